@@ -1,0 +1,1 @@
+"""What is one trial of a cell?"""

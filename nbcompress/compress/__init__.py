@@ -1,0 +1,1 @@
+"""What changes? The compressors and fine-tuning."""

@@ -1,0 +1,95 @@
+"""Every error that nbcompress raises on purpose, as one tree.
+
+A text states the law that was broken, the value that came, and what to write instead.
+The magics show these as one line; library code lets them rise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NbcompressError(Exception):
+    """The root: catch this to catch everything that nbcompress raises on purpose."""
+
+
+class SpaceError(NbcompressError, ValueError):
+    """A parameter or a space that cannot exist, such as a lower bound above the upper."""
+
+
+class SpaceSyntaxError(SpaceError):
+    """A declaration in a cell that is refused; says where.
+
+    Attributes:
+        text: What is wrong.
+        line: Line in the cell as shown; the magic line is 1.
+        column: Column in that line, counted from 1.
+        hint: What to write instead, or an empty string.
+    """
+
+    def __init__(self, text: str, line: int, column: int, hint: str = "") -> None:
+        self.text, self.line, self.column, self.hint = text, line, column, hint
+        super().__init__(text, line, column, hint)
+
+    def __str__(self) -> str:
+        where = f"line {self.line}, column {self.column}: {self.text}"
+        return f"{where} {self.hint}" if self.hint else where
+
+
+class PointError(SpaceError):
+    """A point that is not in its space."""
+
+
+class SpaceExhausted(NbcompressError):
+    """Every point of a finite space was proposed already."""
+
+
+class GoalError(NbcompressError, ValueError):
+    """An objective or a constraint that cannot be read or does not fit the search."""
+
+
+class StudyError(NbcompressError):
+    """A study that cannot be opened, continued or written."""
+
+
+class StudyChanged(StudyError, ValueError):
+    """A stored study has other parameters, objectives or constraints than the search that wants to continue it."""
+
+
+class SearchError(NbcompressError):
+    """A search that cannot start or had to end, such as three equal failures at its beginning."""
+
+
+class TransportError(SearchError):
+    """Something of the notebook cannot be sent to another process."""
+
+
+class CompressionError(NbcompressError, ValueError):
+    """A model cannot be compressed in the way that was asked for. The model is unchanged."""
+
+
+class LayerNotFound(CompressionError):
+    """A layer pattern matches nothing in the model."""
+
+
+class DataError(CompressionError):
+    """Data, an example or a label set that does not fit what needs it."""
+
+
+class ArtifactError(NbcompressError):
+    """A file that cannot be written, or that is truncated, tampered with, foreign or from a newer version."""
+
+
+class MeasureError(NbcompressError):
+    """A cost that cannot be measured on this model or machine."""
+
+
+class MissingPart(NbcompressError, ImportError):
+    """An optional package is needed; the text says what to install."""
+
+
+def did_you_mean(word: str, known: Iterable[object]) -> str:
+    """Return `" Did you mean 'x'?"` for the known word nearest to `word`, or an empty string."""
+    near = get_close_matches(word, [str(one) for one in known], n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

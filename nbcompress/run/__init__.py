@@ -1,0 +1,1 @@
+"""What runs? Ask, run, tell; engines; kept values."""

@@ -1,0 +1,1 @@
+"""What may vary? Parameters, spaces, and the declarations of a cell."""

@@ -1,0 +1,1 @@
+"""What was tried? Trials and studies, kept on disk."""
