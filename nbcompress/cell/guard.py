@@ -1,0 +1,95 @@
+"""The notebook's modules stay as they were: a trial that reaches an original is undone and named."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nbcompress.cell.isolation import stateful_in
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass
+class _Watched:
+    """One tensor of a notebook's module: where it stands, the object, its version when last seen, and a copy."""
+
+    owner: dict[str, Any]
+    key: str
+    tensor: Tensor
+    version: int
+    saved: Tensor
+
+    def is_changed(self) -> bool:
+        return self.owner.get(self.key) is not self.tensor or _version(self.tensor) != self.version
+
+    def restore_(self) -> None:
+        """Put the tensor and its values back in place."""
+        import torch
+
+        with torch.no_grad():
+            if self.tensor.shape != self.saved.shape:
+                self.tensor.resize_(self.saved.shape)
+            self.tensor.copy_(self.saved)
+        self.owner[self.key] = self.tensor
+        self.version = _version(self.tensor)
+
+
+def _version(tensor: Tensor) -> int:
+    # Inference tensors track no version; outside inference mode nothing can write to them.
+    return -1 if tensor.is_inference() else int(tensor._version)
+
+
+class Guard:
+    """Watches every module of a namespace; writes through `.data` are not seen.
+
+    The copies are taken once, when the guard is made, and cost the memory of the modules once.
+    """
+
+    def __init__(self, namespace: Mapping[str, Any]) -> None:
+        self._tensors: dict[str, list[_Watched]] = {}
+        self._children: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+        torch = sys.modules.get("torch")
+        seen: set[int] = set()
+        for name, value in namespace.items():
+            if torch is None or name.startswith("_"):
+                continue
+            for module in stateful_in(value, (torch.nn.Module,)):
+                if id(module) not in seen:
+                    seen.add(id(module))
+                    self._tensors.setdefault(name, []).extend(_watch(module))
+                    folders = [part._modules for part in module.modules()]
+                    folders += [part._parameters for part in module.modules()]
+                    folders += [part._buffers for part in module.modules()]
+                    self._children.setdefault(name, []).extend((folder, dict(folder)) for folder in folders)
+
+    def restore_(self) -> tuple[str, ...]:
+        """Undo every change in place and return the names whose modules had been changed."""
+        changed = []
+        for name, tensors in self._tensors.items():
+            found = False
+            for one in tensors:
+                if one.is_changed():
+                    one.restore_()
+                    found = True
+            for folder, saved in self._children[name]:
+                if list(folder) != list(saved) or any(folder[key] is not saved[key] for key in saved):
+                    folder.clear()
+                    folder.update(saved)
+                    found = True
+            if found:
+                changed.append(name)
+        return tuple(changed)
+
+
+def _watch(module: nn.Module) -> Iterator[_Watched]:
+    from torch.nn.parameter import is_lazy
+
+    for part in module.modules():
+        for owner in (part._parameters, part._buffers):
+            for key, tensor in owner.items():
+                if tensor is not None and not is_lazy(tensor):
+                    yield _Watched(owner, key, tensor, _version(tensor), tensor.detach().clone())

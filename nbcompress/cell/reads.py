@@ -1,0 +1,75 @@
+"""Which names of the notebook a body reads, directly or through the functions it reaches."""
+
+from __future__ import annotations
+
+import dis
+import re
+from collections.abc import Iterator, Mapping
+from types import CodeType, FunctionType
+from typing import Any
+
+_LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_NAME", "DELETE_GLOBAL"})
+_MAGIC_CALLS = frozenset({"run_line_magic", "run_cell_magic"})
+_IDENTIFIER = re.compile(r"[^\W\d]\w*")
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def global_names(code: CodeType) -> frozenset[str]:
+    """Return every name that `code`, or code nested in it, looks up globally.
+
+    A magic inside the body holds its Python expressions as text, so every identifier of that text counts too.
+    """
+    found: set[str] = set()
+    for one in _codes(code):
+        found.update(step.argval for step in dis.get_instructions(one) if step.opname in _LOADS)
+        if _MAGIC_CALLS & set(one.co_names):
+            texts = [text for text in one.co_consts if isinstance(text, str)]
+            found.update(name for text in texts for name in _IDENTIFIER.findall(text))
+    return frozenset(found)
+
+
+def unwrapped(function: Any) -> Any:
+    """Follow `__wrapped__` to the innermost callable."""
+    seen: set[int] = set()
+    while hasattr(function, "__wrapped__") and id(function) not in seen:
+        seen.add(id(function))
+        function = function.__wrapped__
+    return function
+
+
+def is_plain_function(value: Any, namespace: Mapping[str, Any]) -> bool:
+    """Say whether `value` is a function without closure that was defined in `namespace`, also behind `__wrapped__`."""
+    inner = unwrapped(value)
+    return isinstance(inner, FunctionType) and inner.__globals__ is namespace and inner.__closure__ is None
+
+
+def reached_names(code: CodeType, namespace: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of `namespace` that `code` reads, and those that the plain functions among them read, and so on."""
+    reached: set[str] = set()
+    waiting = set(global_names(code))
+    while waiting:
+        name = waiting.pop()
+        if name in reached or name not in namespace:
+            continue
+        reached.add(name)
+        value = namespace[name]
+        if is_plain_function(value, namespace):
+            inner = unwrapped(value)
+            waiting |= global_names(inner.__code__) - reached
+    return frozenset(reached)
+
+
+def missing_names(code: CodeType, namespace: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names that `code`, or a plain function it reaches, reads and `namespace` lacks."""
+    reached = reached_names(code, namespace)
+    names = set(global_names(code))
+    for name in reached:
+        if is_plain_function(namespace[name], namespace):
+            names |= global_names(unwrapped(namespace[name]).__code__)
+    return frozenset(names - set(namespace))

@@ -1,0 +1,84 @@
+"""What every line magic shares: parse, call, show, return."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import no_var_expand, output_can_be_silenced
+from IPython.display import display
+
+from nbcompress.errors import NbcompressError
+from nbcompress.magics.arguments import HelpWanted, MagicParser
+from nbcompress.magics.scope import Scope
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+Bundle = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a magic returns to the person, and what it shows them."""
+
+    value: Any
+    bundle: Bundle | None = None
+
+
+@dataclass(frozen=True)
+class LineMagic:
+    """A line magic: its name, how its line is read, what it does."""
+
+    name: str
+    build_parser: Callable[[], MagicParser]
+    call: Callable[[argparse.Namespace, Scope], Shown]
+
+    @cached_property
+    def parser(self) -> MagicParser:
+        return self.build_parser()
+
+    def function(self, shell: InteractiveShell) -> Callable[[str], Any]:
+        """Return the function that IPython registers."""
+
+        @no_var_expand
+        @output_can_be_silenced
+        def magic(line: str) -> Any:
+            with one_line_errors(f"%{self.name}"):
+                arguments = self.parser.read(line)
+                scope = Scope(shell)
+                shown = self.call(arguments, scope)
+                if shown.bundle is not None and not scope.in_trial:
+                    display(dict(shown.bundle), raw=True)
+                out = getattr(arguments, "out", None)
+                if out is not None:
+                    scope.namespace[out] = shown.value
+                return shown.value
+            return None
+
+        magic.__doc__ = self.parser.format_help()
+        magic.__name__ = self.name
+        return magic
+
+
+@contextmanager
+def one_line_errors(magic: str) -> Iterator[None]:
+    """Turn our errors into `UsageError` itself (IPython prints a traceback for subclasses) and help into text."""
+    try:
+        yield
+    except HelpWanted as wanted:
+        print(wanted)
+    except UsageError as err:
+        raise UsageError(_one_line(magic, str(err))) from None
+    except NbcompressError as err:
+        raise UsageError(_one_line(magic, str(err))) from None
+
+
+def _one_line(magic: str, text: str) -> str:
+    line = " ".join(text.splitlines())
+    return line if line.startswith(magic) else f"{magic}: {line}"
