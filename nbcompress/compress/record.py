@@ -1,32 +1,45 @@
 """What was done to a model, kept beside its weights.
 
 A compressed model stays a plain `nn.Module` with plain float weights whose *values* lie on a grid, in a
-codebook, or at zero. No class is swapped and nothing is parametrized, so `deepcopy`, `pickle`, `state_dict`,
+codebook, or at zero. No weight is wrapped and nothing is parametrized, so `deepcopy`, `pickle`, `state_dict`,
 tracing and export all see an ordinary model. The record says which values are promised, so that fine-tuning
-can keep them and the file can store them in few bits.
+can keep them and the file can store them in few bits. Its tensors live on the CPU wherever the model is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+
+from nbcompress.errors import CompressionError
 
 _ATTRIBUTE = "_nbcompress_record"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
-    """A uniform grid: `value = (code - zero) * scale`, computed in float32.
+    """A uniform grid: `value = (code - zero) * scale`, computed in float32, then cast to the tensor's dtype.
+
+    Codes count from 0. With `b` bits there are
+
+    | scheme | codes | zero |
+    | --- | --- | --- |
+    | symmetric, b = 1 | 0 and 2 (minus and plus); 1 only where a pruned weight is zero | 1 |
+    | symmetric, b >= 2 | 0 ... 2^b - 2, as many below zero as above; b = 2 is ternary | 2^(b-1) - 1 |
+    | affine, b >= 2 | 0 ... 2^b - 1 | any of them |
 
     Attributes:
         bits: 1 to 8.
         scheme: `symmetric` (zero is the middle code) or `affine`.
-        group: `tensor`, `channel` (along axis 0), or a number of consecutive weights within a channel.
-        scale: Shape `(groups,)`, float32, each exactly representable in float16 unless its range forbids it.
-        zero: Shape `(groups,)`, the integer code of the value zero.
+        group: `tensor`, `channel` (along axis 0), or a number of consecutive weights within a channel; the last
+            group of a channel may be shorter. Groups are counted channel by channel.
+        scale: Shape `(groups,)`, float32, positive; each representable in float16 unless its range forbids it.
+        zero: Shape `(groups,)`, int32, the code of the value zero.
     """
 
     bits: int
@@ -35,18 +48,103 @@ class Grid:
     scale: Tensor
     zero: Tensor
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8 or self.scheme not in ("symmetric", "affine"):
+            raise CompressionError(f"a grid has 1 to 8 bits and is symmetric or affine, got {self.bits} {self.scheme}")
+        if self.bits == 1 and self.scheme == "affine":
+            raise CompressionError("a grid of 1 bit is sign * scale, so it is symmetric, got affine")
+        if self.group not in ("tensor", "channel") and not (isinstance(self.group, int) and self.group >= 1):
+            raise CompressionError(f"a grid's group is tensor, channel or a count from 1, got {self.group!r}")
+        scale, zero = self.scale, self.zero
+        if scale.ndim != 1 or scale.shape != zero.shape or scale.dtype != torch.float32 or zero.dtype != torch.int32:
+            raise CompressionError("a grid has one float32 scale and one int32 zero for each group")
+        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+            raise CompressionError("the scales of a grid must be positive and finite")
+        inside = zero == self.n_codes // 2 if self.scheme == "symmetric" else (zero >= 0) & (zero < self.n_codes)
+        if not bool(inside.all()):
+            raise CompressionError(
+                f"zero must be one of the grid's {self.n_codes} codes (the middle of a symmetric one)"
+            )
 
-@dataclass(frozen=True)
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Grid):
+            return NotImplemented
+        same = (self.bits, self.scheme, self.group) == (other.bits, other.scheme, other.group)
+        return same and torch.equal(self.scale, other.scale) and torch.equal(self.zero, other.zero)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def n_codes(self) -> int:
+        """Size of the alphabet: every code is in `range(n_codes)`."""
+        if self.bits == 1:
+            return 3
+        return (1 << self.bits) - (self.scheme == "symmetric")
+
+    def n_groups(self, shape: tuple[int, ...]) -> int:
+        """How many scales a tensor of `shape` has."""
+        if self.group == "tensor":
+            return 1
+        if self.group == "channel":
+            return shape[0]
+        return shape[0] * -(-prod(shape[1:]) // int(self.group))
+
+    def spread(self, shape: tuple[int, ...], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and zero of every weight, float32 and int32, each of a shape that broadcasts to `shape`.
+
+        Raises:
+            CompressionError: The grid has another number of groups than a tensor of `shape`.
+        """
+        if len(self.scale) != self.n_groups(shape):
+            raise CompressionError(
+                f"a tensor of shape {shape} has {self.n_groups(shape)} groups, not {len(self.scale)}"
+            )
+        found = []
+        for one in (self.scale, self.zero):
+            if self.group == "tensor":
+                wide = one.reshape((1,) * len(shape))
+            elif self.group == "channel":
+                wide = one.reshape(shape[0], *(1,) * (len(shape) - 1))
+            else:
+                row = prod(shape[1:])
+                wide = one.reshape(shape[0], -1).repeat_interleave(int(self.group), dim=1)[:, :row].reshape(shape)
+            found.append(wide.to(device))
+        return found[0], found[1]
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Decode: integer codes of any shape, on any device, to float32 values of that shape."""
+        scale, zero = self.spread(tuple(codes.shape), codes.device)
+        return (codes.to(torch.int32) - zero).to(torch.float32) * scale
+
+
+@dataclass(frozen=True, eq=False)
 class Codebook:
     """Shared values of one tensor.
 
     Attributes:
-        values: Shape `(k,)`, float32, ascending. A pruned tensor holds zero among them.
-        grid: The grid that the values themselves lie on, after quantizing a clustered tensor.
+        values: Shape `(k,)`, float32, ascending, each representable in the tensor's dtype (and in float16 if the
+            rest of the model is, unless its range forbids it). A pruned tensor holds zero among them.
+        grid: The grid that the values themselves lie on (one group), after quantizing a clustered tensor.
     """
 
     values: Tensor
     grid: Grid | None = None
+
+    def __post_init__(self) -> None:
+        values = self.values
+        if values.ndim != 1 or not 1 <= len(values) <= 65536 or values.dtype != torch.float32:
+            raise CompressionError("a codebook holds 1 to 65536 float32 values in one row")
+        if not bool(torch.isfinite(values).all()) or not bool((values[1:] > values[:-1]).all()):
+            raise CompressionError("the values of a codebook must be finite and ascending")
+        if self.grid is not None and self.grid.group != "tensor":
+            raise CompressionError("the grid of a codebook has one group")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Codebook):
+            return NotImplemented
+        return torch.equal(self.values, other.values) and self.grid == other.grid
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -55,13 +153,17 @@ class TensorRecord:
 
     Attributes:
         is_pruned: Its zeros stay zeros.
-        grid: Its non-zero values lie on this grid.
+        grid: Its values lie on this grid. Every grid holds zero.
         codebook: Its values are among these. A tensor has a grid or a codebook, never both.
     """
 
     is_pruned: bool = False
     grid: Grid | None = None
     codebook: Codebook | None = None
+
+    def __post_init__(self) -> None:
+        if self.grid is not None and self.codebook is not None:
+            raise CompressionError("a tensor has a grid or a codebook, never both")
 
 
 @dataclass(frozen=True)
@@ -70,15 +172,15 @@ class Surgery:
 
     Attributes:
         kind: `cut` (attributes and shapes of one module) or `factorize` (a layer becomes two).
-        module: Dotted name of the module.
-        shapes: New shape by parameter or buffer name within the module.
-        attributes: New integer attributes, such as `out_channels`.
+        module: Dotted name of the module; an empty name is the model itself.
+        shapes: New shape by parameter or buffer name within the module (after the change).
+        attributes: New numbers of the module, such as `out_channels`, or `rank` of a factorized layer.
     """
 
     kind: Literal["cut", "factorize"]
     module: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    attributes: Mapping[str, int] = field(default_factory=dict)
+    attributes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
