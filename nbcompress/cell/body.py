@@ -64,9 +64,7 @@ class CellBody:
     def code(self) -> CodeType:
         """Compile the body with its declarations replaced by look-ups and its constraints checked early."""
         tree = without_declarations(self.declarations, POINT_NAME)
-        return compile(
-            _with_checks(tree, self.goal), self.filename, "exec", flags=self.flags, dont_inherit=True
-        )
+        return compile(_with_checks(tree, self.goal), self.filename, "exec", flags=self.flags, dont_inherit=True)
 
     @property
     def digest(self) -> str:
@@ -93,7 +91,9 @@ def _with_checks(tree: ast.Module, goal: Goal) -> ast.Module:
     body = list(tree.body)
     places = {name: last_binding(body, name) for name in {one.metric for one in goal.constraints}}
     # From the end, so that earlier positions stay right.
-    for name, index in sorted(places.items(), key=lambda item: (-1 if item[1] is None else item[1], item[0]), reverse=True):
+    for name, index in sorted(
+        places.items(), key=lambda item: (-1 if item[1] is None else item[1], item[0]), reverse=True
+    ):
         if index is not None:
             call = ast.Expr(ast.Call(ast.Name(CHECK_NAME, ast.Load()), [ast.Constant(name)], []))
             body.insert(index + 1, _placed_at(call, body[index]))

@@ -22,9 +22,13 @@ class _Watched:
     tensor: Tensor
     version: int
     saved: Tensor
+    is_buffer: bool
 
     def is_changed(self) -> bool:
-        return self.owner.get(self.key) is not self.tensor or _version(self.tensor) != self.version
+        if self.owner.get(self.key) is not self.tensor or _version(self.tensor) != self.version:
+            return True
+        # Batch normalization updates its running statistics without a new version; buffers are small, so look.
+        return self.is_buffer and not _equal(self.tensor, self.saved)
 
     def restore_(self) -> None:
         """Put the tensor and its values back in place."""
@@ -41,6 +45,12 @@ class _Watched:
 def _version(tensor: Tensor) -> int:
     # Inference tensors track no version; outside inference mode nothing can write to them.
     return -1 if tensor.is_inference() else int(tensor._version)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    import torch
+
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 class Guard:
@@ -92,4 +102,5 @@ def _watch(module: nn.Module) -> Iterator[_Watched]:
         for owner in (part._parameters, part._buffers):
             for key, tensor in owner.items():
                 if tensor is not None and not is_lazy(tensor):
-                    yield _Watched(owner, key, tensor, _version(tensor), tensor.detach().clone())
+                    saved = tensor.detach().clone()
+                    yield _Watched(owner, key, tensor, _version(tensor), saved, owner is part._buffers)

@@ -50,7 +50,7 @@ def is_plain_function(value: Any, namespace: Mapping[str, Any]) -> bool:
 
 
 def reached_names(code: CodeType, namespace: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names of `namespace` that `code` reads, and those that the plain functions among them read, and so on."""
+    """Return the names of `namespace` that `code` reads, directly or through the plain functions it reaches."""
     reached: set[str] = set()
     waiting = set(global_names(code))
     while waiting:

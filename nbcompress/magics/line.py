@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 from IPython.core.error import UsageError
 
-_OPENING = {"(": ")", "[": "]", "{": "}"}
+_PIECE = re.compile(
+    r"""(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')  # a whole quoted text
+      | (?P<open_text>["'])                            # a quote that is never closed
+      | (?P<opening>[(\[{])
+      | (?P<closing>[)\]}])
+      | (?P<comment>(?<!\S)\#.*)
+      | (?P<space>\s+)
+      | (?P<other>.)""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
-def split_line(text: str) -> list[str]:
+def split_line(line: str) -> list[str]:
     """Split at white space that is outside quotes and brackets; drop a comment at the end.
 
     So `--data (X, y)` and `--subject-to "kilobytes <= 60"` are two words each. A word that is quoted as a whole
@@ -16,44 +27,26 @@ def split_line(text: str) -> list[str]:
     Raises:
         UsageError: A quote or a bracket is left open.
     """
-    words: list[str] = []
-    word = ""
-    quote = ""
-    closing: list[str] = []
-    index = 0
-    while index < len(text):
-        letter = text[index]
-        if quote:
-            word += letter
-            if letter == "\\" and index + 1 < len(text):
-                index += 1
-                word += text[index]
-            elif letter == quote:
-                quote = ""
-        elif letter in "\"'":
-            quote = letter
-            word += letter
-        elif letter == "#" and not word and not closing:
+    words = [""]
+    depth = 0
+    for piece in _PIECE.finditer(line):
+        kind, text = piece.lastgroup, piece.group()
+        if kind == "open_text":
+            raise UsageError(f"a quote {text} is opened and not closed in: {line.strip()}")
+        if kind == "comment" and not depth:
             break
-        elif letter.isspace() and not closing:
-            if word:
-                words.append(word)
-            word = ""
-        else:
-            if letter in _OPENING:
-                closing.append(_OPENING[letter])
-            elif closing and letter == closing[-1]:
-                closing.pop()
-            word += letter
-        index += 1
-    if quote:
-        raise UsageError(f"A quote {quote} is opened and not closed: {text.strip()}")
-    if closing:
-        raise UsageError(f"A bracket is opened and not closed, {closing[-1]!r} is missing: {text.strip()}")
-    return [_unquoted(one) for one in [*words, *([word] if word else [])]]
+        if kind == "space" and not depth:
+            words.append("")
+            continue
+        depth += (kind == "opening") - (kind == "closing" and depth > 0)
+        words[-1] += text
+    if depth:
+        raise UsageError(f"a bracket is opened and not closed in: {line.strip()}")
+    return [_unquoted(word) for word in words if word]
 
 
 def _unquoted(word: str) -> str:
-    if len(word) >= 2 and word[0] == word[-1] and word[0] in "\"'" and word[0] not in word[1:-1].replace("\\" + word[0], ""):
-        return word[1:-1].replace("\\" + word[0], word[0])
-    return word
+    whole = _PIECE.fullmatch(word)
+    if whole is None or whole.lastgroup != "text":
+        return word
+    return word[1:-1].replace("\\" + word[0], word[0])

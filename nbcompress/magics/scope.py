@@ -36,7 +36,9 @@ class Scope:
         except NameError as err:
             known = _visible(self.namespace)
             missing = err.name or str(err)
-            raise UsageError(f"there is no variable {missing!r} in this notebook.{did_you_mean(missing, known)}") from None
+            raise UsageError(
+                f"there is no variable {missing!r} in this notebook.{did_you_mean(missing, known)}"
+            ) from None
         except Exception as err:  # whatever the user's expression raises is the user's to read
             raise UsageError(f"evaluating {text!s} raised {type(err).__name__}: {err}") from err
 
