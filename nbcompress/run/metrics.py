@@ -1,0 +1,72 @@
+"""Metrics: which values count as a number, and what is said about the others."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+from nbcompress.run.outcome import TrialEnded
+from nbcompress.study.goal import RESERVED
+from nbcompress.study.trial import Failure, State
+
+
+def refused(kind: str, message: str) -> TrialEnded:
+    """Return what ends the current trial as failed, with `message` as its failure."""
+    return TrialEnded(State.FAILED, message, Failure(kind, message))
+
+
+def number_of(name: str, value: Any) -> float:
+    """Return the metric `value` as a finite float.
+
+    Args:
+        name: The metric's name, for the sentence.
+        value: A real Python number, or a tensor or array of no dimensions. A bool is none.
+
+    Raises:
+        TrialEnded: The name is taken, or the value is no number or not finite; the trial ends as failed.
+    """
+    if name in RESERVED:
+        raise refused("MetricName", f"The metric name {name!r} is taken by a column of the trials; choose another.")
+    number = _scalar(value)
+    if isinstance(number, bool) or type(number).__name__ == "bool_":
+        raise refused(
+            "NotANumber", f"The metric {name!r} is a number, but got the bool {value!r}. Write float({name})."
+        )
+    if not isinstance(number, Real):
+        raise refused("NotANumber", f"The metric {name!r} is a number, but got {_described(value)}.")
+    try:
+        result = float(number)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise refused("NotFinite", f"The metric {name!r} is a finite number, but got {result!r}.")
+    return result
+
+
+def _scalar(value: Any) -> Any:
+    """Take the number out of a tensor, an array or a NumPy scalar without dimensions; leave the rest as it is."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    kind = type(value).__name__
+    if shape is not None:
+        return f"a {kind} of shape {tuple(shape)}. Take one value of it, such as {kind.lower()}.mean()"
+    text = repr(value)
+    return f"the {kind} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def step_of(step: Any) -> int:
+    """Return `step` as an int.
+
+    Raises:
+        TrialEnded: It is no integer of at least 0; the trial ends as failed.
+    """
+    number = _scalar(step)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise refused("Step", f"The step of a report is an integer of at least 0, but got {step!r}.")
+    return number

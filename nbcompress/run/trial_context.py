@@ -1,0 +1,166 @@
+"""The trial that runs now: what it measured, reported and keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+from nbcompress.errors import did_you_mean
+from nbcompress.run.guard import current_guard
+from nbcompress.run.metrics import number_of, refused, step_of
+from nbcompress.run.outcome import Assignment, TrialEnded
+from nbcompress.study.goal import Goal
+from nbcompress.study.trial import State
+
+Listener = Callable[[int, int, Mapping[str, float]], None]
+"""Called with trial number, step and the values reported there."""
+
+_current: ContextVar[TrialContext | None] = ContextVar("nbcompress_trial", default=None)
+_listener: ContextVar[Listener | None] = ContextVar("nbcompress_listener", default=None)
+
+
+class TrialContext:
+    """What one run of a body leaves behind, collected while it runs.
+
+    Attributes:
+        goal: Objectives and constraints.
+        assignment: Number, point, seed and judge of this run.
+        values: The metrics so far, all finite.
+        reports: Intermediate values: metric -> step -> value.
+        kept: What the body asked to keep.
+        remarks: Sentences for the person, added by whoever runs the body.
+    """
+
+    def __init__(self, goal: Goal, assignment: Assignment, *, keep: Collection[str] | None = None) -> None:
+        """Args:
+        keep: Only these names may be kept; None allows every name.
+        """
+        self.goal, self.assignment = goal, assignment
+        self._keep = None if keep is None else frozenset(keep)
+        self.values: dict[str, float] = {}
+        self.reports: dict[str, dict[int, float]] = {}
+        self.kept: dict[str, Any] = {}
+        self.remarks: list[str] = []
+
+    def check(self, metric: str, value: Any) -> float:
+        """Record a final metric and return it as a float.
+
+        Raises:
+            TrialEnded: It is no finite number (failed), or it breaks a constraint (infeasible).
+        """
+        self._record({metric: value})
+        return self.values[metric]
+
+    def report(self, step: int | None = None, **metrics: Any) -> None:
+        """Record final metrics (no step) or intermediate ones (with a step).
+
+        Raises:
+            TrialEnded: A value is no finite number (failed), a final one breaks a constraint (infeasible), or the
+                judge finds the trial not worth going on (stopped).
+        """
+        if step is None:
+            self._record(metrics)
+            return
+        step = step_of(step)
+        numbers = {name: self._number(name, value) for name, value in metrics.items()}
+        for name, number in numbers.items():
+            self.reports.setdefault(name, {})[step] = number
+        listener = _listener.get()
+        if listener is not None and numbers:
+            guard = current_guard()
+            # A cut in the midst of a panel's message or of a file would leave half of it.
+            with guard.shield() if guard else nullcontext():
+                listener(self.assignment.number, step, numbers)
+        judge = self.assignment.judge
+        verdict = judge.verdict(self.reports, step) if judge is not None else ""
+        if verdict:
+            raise TrialEnded(State.STOPPED, verdict)
+
+    def keep(self, **values: Any) -> None:
+        """Remember values that outlive the trial if it is on the front; those that were not asked for are let go."""
+        for name, value in values.items():
+            if self._keep is None or name in self._keep:
+                self.kept[name] = value
+
+    def complete(self, metrics: Mapping[str, Any]) -> None:
+        """Record what the body ended with, and check that nothing is missing.
+
+        Raises:
+            TrialEnded: As `check`; or an objective or a constrained metric is missing (failed).
+        """
+        self._record(metrics)
+        for metric in self.goal.metrics:
+            if metric not in self.values:
+                given = ", ".join(self.values) or "none"
+                hint = did_you_mean(metric, self.values)
+                raise refused(
+                    "NotAssigned", f"The trial ended without the metric {metric!r}; it left these: {given}.{hint}"
+                )
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Make this the current trial inside the `with` block."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def _record(self, metrics: Mapping[str, Any]) -> None:
+        # All are recorded before one may end the trial: an infeasible trial keeps the metrics it has.
+        numbers = {name: self._number(name, value) for name, value in metrics.items()}
+        self.values.update(numbers)
+        for constraint in self.goal.constraints:
+            if constraint.metric in numbers and not constraint.holds(numbers[constraint.metric]):
+                got = f"{constraint.metric} is {numbers[constraint.metric]:.6g}"
+                raise TrialEnded(State.INFEASIBLE, f"{constraint} must hold, but {got}.")
+
+    def _number(self, name: str, value: Any) -> float:
+        if name in self.assignment.point:
+            raise refused("MetricName", f"No name is both a parameter and a metric, but {name!r} is reported as one.")
+        return number_of(name, value)
+
+
+def current_trial() -> TrialContext | None:
+    """The trial that runs in this context, or None outside of one."""
+    return _current.get()
+
+
+def report(step: int | None = None, **metrics: Any) -> None:
+    """Tell the search what the running trial measured; outside a trial this does nothing.
+
+    Args:
+        step: None for final metrics: a constraint on one of them is checked at once, and a trial that breaks it
+            ends here. With a step (an epoch, say) the values are intermediate; only the pruner reads them.
+        metrics: Numbers, or tensors and arrays without dimensions, by name.
+
+    Example:
+        >>> report(kilobytes=48.5)
+        >>> report(accuracy=0.91, step=3)
+    """
+    trial = _current.get()
+    if trial is not None:
+        trial.report(step, **metrics)
+
+
+def keep(**values: Any) -> None:
+    """Keep these values if the running trial is on the front; outside a trial this does nothing.
+
+    Example:
+        >>> keep(small=None)
+    """
+    trial = _current.get()
+    if trial is not None:
+        trial.keep(**values)
+
+
+@contextmanager
+def listening(listener: Listener | None) -> Iterator[None]:
+    """Send intermediate values of the trials inside the `with` block to `listener`."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
