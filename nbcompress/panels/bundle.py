@@ -1,0 +1,73 @@
+"""The saved output of a search: one mime bundle that is complete wherever a notebook is shown.
+
+Data for our viewer, HTML without style sheets, scripts or SVG for every other, a picture, and text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from nbcompress.panels.document import study_html
+from nbcompress.panels.figures import describe, overview_figure, png, slices_figure
+from nbcompress.panels.limits import SAVED, Limits
+from nbcompress.panels.summary import study_text
+from nbcompress.panels.view import MIME, Course, StudyLike, study_view
+
+MOST_BYTES = 300_000
+
+
+def study_bundle(
+    study: StudyLike,
+    *,
+    slices: Iterable[Mapping[str, Any]] = (),
+    importance: Mapping[str, float] | None = None,
+    baseline: Mapping[str, float] | None = None,
+    warnings: Iterable[str] = (),
+    course: Course | None = None,
+) -> dict[str, Any]:
+    """Return the finished output of a study; arguments as in `study_view`.
+
+    The texts are cut as far as it takes to stay below 300 kB.
+    """
+    lines, slices = tuple(warnings), tuple(slices)
+
+    def view(limits: Limits) -> dict[str, Any]:
+        return study_view(
+            study, slices=slices, importance=importance, baseline=baseline, warnings=lines, course=course, limits=limits
+        )
+
+    return smallest(view)
+
+
+def smallest(view: Callable[[Limits], dict[str, Any]]) -> dict[str, Any]:
+    """Return the richest bundle that is small enough."""
+    data = view(SAVED[0])
+    overview, below = pictures(data)
+    for limits in SAVED:
+        data = view(limits)
+        bundle = bundle_of(data, overview, below)
+        if weight(bundle) <= MOST_BYTES:
+            break
+    return bundle
+
+
+def pictures(data: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return the overview and, if there are any, the slices as PNG in base64."""
+    slices = slices_figure(data)
+    return png(overview_figure(data)), png(slices, dpi=85) if slices is not None else None
+
+
+def bundle_of(data: Mapping[str, Any], overview: str, slices: str | None) -> dict[str, Any]:
+    return {
+        MIME: data,
+        "text/html": str(study_html(data, overview, describe(data), slices)),
+        "image/png": overview,
+        "text/plain": study_text(data),
+    }
+
+
+def weight(bundle: Mapping[str, Any]) -> int:
+    """Return the bytes that a bundle adds to a notebook, letters outside ASCII written as escapes."""
+    return len(json.dumps(bundle))

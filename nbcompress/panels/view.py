@@ -1,0 +1,254 @@
+"""A study as plain data: what the live panel, the saved output and the page draw.
+
+The data is JSON without NaN, bounded in size, and described by `schema/study.v1.schema.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, Protocol
+
+from nbcompress.panels.limits import LIVE, Limits
+from nbcompress.panels.progress import progress_of
+from nbcompress.panels.text import cut, cut_middle, finite
+from nbcompress.study.goal import Goal
+from nbcompress.study.trial import State, Trial
+
+VERSION = 1
+MIME = "application/vnd.nbcompress.study.v1+json"
+
+JSON = Any
+
+
+class StudyLike(Protocol):
+    """What a view reads of a study."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def goal(self) -> Goal: ...
+    @property
+    def space(self) -> Any: ...
+    @property
+    def all_trials(self) -> Sequence[Trial]: ...
+    @property
+    def front(self) -> Sequence[Trial]: ...
+    @property
+    def best(self) -> Trial | None: ...
+    @property
+    def record(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a search goes: what the trials themselves do not say.
+
+    Attributes:
+        running: Whether it is still going.
+        ending: One sentence on how it ended.
+        trials: How many trials were asked for.
+        seconds: Its time limit.
+        elapsed: Seconds since it started.
+        left: Seconds that it will still take, estimated.
+    """
+
+    running: bool = False
+    ending: str | None = None
+    trials: int | None = None
+    seconds: float | None = None
+    elapsed: float | None = None
+    left: float | None = None
+
+
+@cache
+def schema() -> Mapping[str, Any]:
+    """Return the JSON schema that every view keeps."""
+    text = files("nbcompress.panels").joinpath("schema/study.v1.schema.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+@dataclass
+class Names:
+    """Short names that stay different: what is cut to the same text gets a number."""
+
+    limit: int
+    _short: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, name: str) -> str:
+        if name not in self._short:
+            short, n = cut(name, self.limit), 2
+            while short in self._short.values():
+                short, n = f"{cut(name, self.limit)}~{n}", n + 1
+            self._short[name] = short
+        return self._short[name]
+
+
+def study_view(
+    study: StudyLike,
+    *,
+    slices: Iterable[Mapping[str, JSON]] = (),
+    importance: Mapping[str, float] | None = None,
+    baseline: Mapping[str, float] | None = None,
+    warnings: Iterable[str] = (),
+    course: Course | None = None,
+    limits: Limits = LIVE,
+) -> dict[str, JSON]:
+    """Return the study as data against the schema.
+
+    Args:
+        study: The study, read once: a trial that ends meanwhile is not in the data.
+        slices: What `nbcompress.panels.slices.slice_data` returns, one for each parameter.
+        importance: Parameter -> share.
+        baseline: Metrics of the original model, by name.
+        warnings: One line each.
+        course: How the search goes; by default it has ended.
+        limits: How much of the texts, and how many trials.
+    """
+    course = course or Course()
+    everything = tuple(study.all_trials)
+    front, best = [one.number for one in study.front], study.best
+    trials = choose_trials(everything, front, limits.trials)
+    name = Names(limits.name)
+    parameters = [parameter_data(key, study.space[key], name, limits) for key in study.space.names]
+    metrics = metric_names(study.goal, trials)
+    shown = {one.number for one in trials}
+    progress = progress_of(study.goal, everything)
+    values = [value for one, value in zip(everything, progress.values, strict=True) if one.number in shown]
+    return {
+        "version": VERSION,
+        "name": name(study.name),
+        "state": "running" if course.running else "ended",
+        "ending": cut(course.ending, limits.message) if course.ending else None,
+        "goal": goal_data(study.goal, name),
+        "parameters": parameters,
+        "metrics": [name(one) for one in metrics],
+        "budget": {"trials": course.trials, "seconds": finite(course.seconds)},
+        "elapsed": finite(course.elapsed),
+        "left": finite(course.left),
+        "trials": [trial_data(one, name, limits) for one in trials],
+        "front": [number for number in front if number in shown],
+        "best": best.number if best is not None else None,
+        "progress": {"label": cut(progress.label, limits.name + 20), "values": [finite(one) for one in values]},
+        "baseline": {name(key): finite(value) for key, value in baseline.items()} if baseline else None,
+        "slices": [slice_cut(one, name, limits) for one in slices],
+        "importance": {name(key): finite(value) for key, value in importance.items()} if importance else None,
+        "record": plain(study.record, limits),
+        "warnings": [cut(one, limits.message) for one in warnings],
+        "cut": cut_sentence(len(trials), len(everything)),
+    }
+
+
+def choose_trials(trials: Sequence[Trial], front: Sequence[int], limit: int) -> tuple[Trial, ...]:
+    """Return at most about `limit` trials by number: the front always, then the latest."""
+    if len(trials) <= limit:
+        return tuple(trials)
+    on_front = set(front[:limit])
+    others = [one for one in trials if one.number not in on_front]
+    latest = {one.number for one in others[len(others) - (limit - len(on_front)) :]}
+    return tuple(one for one in trials if one.number in on_front or one.number in latest)
+
+
+def cut_sentence(shown: int, total: int) -> str | None:
+    if shown == total:
+        return None
+    return f"Shows {shown} of {total} trials: the front and the latest. The study holds them all."
+
+
+def metric_names(goal: Goal, trials: Sequence[Trial]) -> list[str]:
+    """Return the goal's metrics, then every other one that a trial left behind, in order of appearance."""
+    return list(dict.fromkeys([*goal.metrics, *(key for one in trials for key in one.values)]))
+
+
+def goal_data(goal: Goal, name: Names) -> dict[str, JSON]:
+    return {
+        "objectives": [{"metric": name(one.metric), "direction": one.direction} for one in goal.objectives],
+        "constraints": [
+            {"metric": name(one.metric), "operator": one.operator, "bound": one.bound} for one in goal.constraints
+        ],
+    }
+
+
+def parameter_data(key: str, parameter: Any, name: Names, limits: Limits) -> dict[str, JSON]:
+    """Return one axis of the space: its kind, and its range or options."""
+    options = getattr(parameter, "options", None)
+    if options is not None:
+        shown = [scalar(one, limits.value) for one in tuple(options)[:200]]
+        return {"name": name(key), "kind": "choice", "options": shown, "ordered": bool(parameter.is_ordered)}
+    kind = "int" if type(parameter).__name__ == "Int" else "float"
+    return {
+        "name": name(key),
+        "kind": kind,
+        "low": finite(parameter.low),
+        "high": finite(parameter.high),
+        "log": bool(parameter.log),
+        "step": finite(parameter.step),
+    }
+
+
+def trial_data(trial: Trial, name: Names, limits: Limits) -> dict[str, JSON]:
+    """Return one trial; texts that are empty are left out."""
+    data: dict[str, JSON] = {
+        "number": trial.number,
+        "state": State(trial.state).value,
+        "params": {name(key): scalar(value, limits.value) for key, value in trial.params.items()},
+        "metrics": {name(key): finite(value) for key, value in trial.values.items()},
+        "seconds": finite(trial.seconds),
+    }
+    if trial.failure is not None:
+        data["failure"] = {
+            "kind": cut(trial.failure.kind, limits.name),
+            "message": cut(trial.failure.message, limits.message),
+            "traceback": cut_middle(trial.failure.traceback, limits.traceback),
+        }
+    if trial.printed:
+        data["printed"] = cut_middle(trial.printed, limits.printed)
+    if trial.reason:
+        data["reason"] = cut(trial.reason, limits.message)
+    if limits.reports and trial.reports:
+        data["reports"] = {
+            name(metric): [[finite(step), finite(value)] for step, value in sorted(steps.items())[:200]]
+            for metric, steps in trial.reports.items()
+        }
+    return data
+
+
+def slice_cut(data: Mapping[str, JSON], name: Names, limits: Limits) -> dict[str, JSON]:
+    return {
+        **data,
+        "parameter": name(data["parameter"]),
+        "values": [scalar(one, limits.value) for one in data["values"]],
+        "metrics": [{**one, "metric": name(one["metric"])} for one in data["metrics"]],
+        "at": scalar(data["at"], limits.value),
+        "next": scalar(data["next"], limits.value),
+    }
+
+
+def scalar(value: Any, limit: int) -> JSON:
+    """Return a parameter's value as JSON: a number, a bool, None or a cut text."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return cut(value, limit)
+    return finite(value)
+
+
+def plain(value: Any, limits: Limits, depth: int = 5) -> JSON:
+    """Return anything as bounded JSON: what JSON does not know becomes its text."""
+    if isinstance(value, Mapping) and depth:
+        pairs = list(value.items())[:200]
+        return {
+            cut(key, limits.name): cut_middle(one, limits.source)
+            if key == "source" and isinstance(one, str)
+            else plain(one, limits, depth - 1)
+            for key, one in pairs
+        }
+    if isinstance(value, list | tuple) and depth:
+        return [plain(one, limits, depth - 1) for one in value[:200]]
+    if value is None or isinstance(value, bool | int | float):
+        return scalar(value, limits.value)
+    return cut(value, limits.value)

@@ -1,0 +1,102 @@
+"""The data that every view draws."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import jsonschema
+import pytest
+from panel_studies import SAMPLES, digits_study, empty_study, hostile_study, samples, single_study
+
+from nbcompress.panels.limits import SAVED, Limits
+from nbcompress.panels.view import Names, choose_trials, plain, schema, study_view
+from nbcompress.study.goal import Goal
+from nbcompress.study.trial import State, Trial
+
+
+def check(view: Any) -> Any:
+    """Go through JSON as a notebook does, and hold the result against the schema."""
+    data = json.loads(json.dumps(view, allow_nan=False).encode("utf-8"))
+    jsonschema.Draft202012Validator(schema()).validate(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    "study", [digits_study(), single_study(), empty_study(), hostile_study()], ids=lambda s: s.name[:8]
+)
+@pytest.mark.parametrize("limits", [Limits(), *SAVED], ids=str)
+def test_view_keeps_the_schema(study: Any, limits: Limits) -> None:
+    check(study_view(study, limits=limits))
+
+
+def test_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+@pytest.mark.parametrize("name", ["digits", "running", "single", "empty", "hostile"])
+def test_samples_are_what_a_view_gives(name: str) -> None:
+    stored = json.loads((SAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+    assert stored == check(samples()[name]), "run `python tests/panel_studies.py` if the change is meant"
+
+
+def test_what_is_not_a_number_is_null() -> None:
+    trial = Trial(0, State.FAILED, {"x": 0.5}, {"score": math.nan, "other": math.inf}, seconds=math.nan)
+    study = empty_study()
+    study.all_trials = (trial,)
+    data = check(study_view(study))["trials"][0]
+    assert data["metrics"] == {"score": None, "other": None}
+    assert data["seconds"] is None
+
+
+def test_an_inactive_parameter_is_absent() -> None:
+    data = study_view(digits_study())
+    for trial in data["trials"]:
+        assert ("clusters" in trial["params"]) == (trial["params"]["method"] == "cluster")
+
+
+def test_progress_never_falls_and_ends_at_the_front() -> None:
+    values = [one for one in study_view(digits_study(60))["progress"]["values"] if one is not None]
+    assert values == sorted(values)
+    single = study_view(single_study())
+    assert single["progress"]["label"] == "best loss"
+    best = next(one for one in single["trials"] if one["number"] == single["best"])
+    assert single["progress"]["values"][-1] == best["metrics"]["loss"]
+
+
+def test_hypervolume_by_hand() -> None:
+    # Losses (-1, 2), (-2, 4), (-1.5, 1). Ranges 1 and 3, so the reference is (-1 + 0.1, 4 + 0.3).
+    study = empty_study()
+    study.goal = Goal.of(["a"], ["b"])
+    values = [{"a": 1.0, "b": 2.0}, {"a": 2.0, "b": 4.0}, {"a": 1.5, "b": 1.0}]
+    study.all_trials = tuple(Trial(i, State.COMPLETE, {"x": i / 3}, one) for i, one in enumerate(values))
+    first, second, third = study_view(study)["progress"]["values"]
+    assert first == pytest.approx(0.1 * 2.3)
+    assert second == pytest.approx(0.1 * 2.3 + 1.0 * 0.3)
+    assert third == pytest.approx(0.6 * 3.3 + 0.5 * 0.3)
+
+
+def test_names_stay_different_when_cut() -> None:
+    name = Names(10)
+    assert name("a" * 20) != name("a" * 21)
+    assert name("a" * 20) == name("a" * 20)
+
+
+def test_the_front_survives_a_cut() -> None:
+    study = digits_study(80)
+    front = [one.number for one in study.front]
+    kept = [one.number for one in choose_trials(study.all_trials, front, 30)]
+    assert set(front) <= set(kept)
+    assert kept == sorted(kept)
+    assert len(kept) == 30
+    cut = study_view(study, limits=Limits(trials=30))
+    assert cut["cut"] == "Shows 30 of 80 trials: the front and the latest. The study holds them all."
+    assert len(cut["progress"]["values"]) == 30
+
+
+def test_plain_bounds_what_it_does_not_know() -> None:
+    deep: Any = "x"
+    for _ in range(50):
+        deep = {"k": [deep]}
+    assert len(json.dumps(plain({"deep": deep, "odd": object(), "set": {1}, "nan": math.nan}, Limits()))) < 3_000
