@@ -1,1 +1,10 @@
-"""What to try next?"""
+"""What to try next? Samplers over points and losses; a Gaussian process by default. Arrays in, points out."""
+
+from __future__ import annotations
+
+from nbcompress.optimize.history import History, Proposal
+from nbcompress.optimize.optimizer import Optimizer
+from nbcompress.optimize.protocol import Proposer
+from nbcompress.optimize.samplers import proposer, samplers
+
+__all__ = ["History", "Optimizer", "Proposal", "Proposer", "proposer", "samplers"]

@@ -1,0 +1,146 @@
+"""What one more trial is worth, as a function of where it is made: values and gradients in closed form.
+
+Everything is in logarithms and larger is better, so that terms add up: improvement, and the probabilities that the
+constraints hold and that the trial does not fail.
+
+Notation: mu, s the predicted mean and standard deviation of a loss; t a target; z = (t - mu) / s;
+phi, Phi the normal density and distribution; h(z) = phi(z) + z Phi(z), so that EI = s h(z).
+
+References:
+    Ament, Daulton, Eriksson, Balandat, Bakshy (2023), "Unexpected Improvements to Expected Improvement for Bayesian
+    Optimization": LogEI, equation 9 and appendix A.
+    Gardner, Kusner, Xu, Weinberger, Cunningham (2014), "Bayesian Optimization with Inequality Constraints".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.special import erfcx, log_ndtr
+
+from nbcompress.optimize.history import Array
+from nbcompress.optimize.surrogate import GaussianProcess
+
+ACQUISITIONS = ("logei", "ucb", "pi")
+# Standard deviations that the confidence bound reaches below the mean.
+BOUND_WIDTH = 2.0
+# How far below the best, in standardised units, the probability of improvement aims: at 0 it never leaves the best.
+PI_MARGIN = 0.01
+
+_LOG_SQRT_2PI = 0.5 * np.log(2 * np.pi)
+_SQRT_HALF = np.sqrt(0.5)
+_SQRT_PI_HALF = np.sqrt(0.5 * np.pi)
+# Below this z the plain sum phi + z Phi loses digits; below the second, erfcx(-z / sqrt 2) equals its asymptote.
+_PLAIN, _ASYMPTOTIC = -1.0, -1e5
+
+Formula = Callable[[Array, Array], tuple[Array, Array, Array]]
+"""From mean and standard deviation to the value and its derivatives by the two; all of one shape."""
+
+
+def log_density(z: Array) -> Array:
+    """Return log phi(z)."""
+    return -0.5 * z * z - _LOG_SQRT_2PI
+
+
+def log_h(z: Array) -> Array:
+    """Return log(phi(z) + z Phi(z)), exact to about 1e-10 relative for every finite z.
+
+    For z < -1 it is log phi(z) + log(1 - sqrt(pi/2) |z| erfcx(|z| / sqrt 2)); for z < -1e5 the second term is
+    -2 log|z| to double precision (the next term of the series is -3 / z^2).
+    """
+    z = np.asarray(z, dtype=np.float64)
+    plain = np.maximum(z, _PLAIN)
+    upper = np.log(np.exp(log_density(plain)) + plain * np.exp(log_ndtr(plain)))
+    middle = np.clip(z, _ASYMPTOTIC, _PLAIN)
+    ratio = _SQRT_PI_HALF * erfcx(-middle * _SQRT_HALF) * -middle
+    # For large |z| the ratio tends to 1 - 1 / z^2: from |z| = 100 on the series is more exact than 1 - ratio.
+    inverse = 1.0 / (middle * middle)
+    series = inverse * (1.0 - 3.0 * inverse * (1.0 - 5.0 * inverse))
+    rest = np.where(middle < -100.0, series, 1.0 - ratio)
+    tail = np.where(z < _ASYMPTOTIC, -2.0 * np.log(np.maximum(-z, 1.0)), np.log(rest))
+    return np.asarray(np.where(z > _PLAIN, upper, log_density(np.minimum(z, _PLAIN)) + tail))
+
+
+def log_expected_improvement(mean: Array, std: Array, target: Array | float) -> tuple[Array, Array, Array]:
+    """Return log E[max(target - loss, 0)] and its derivatives by mean and standard deviation."""
+    z = (target - mean) / std
+    log_of_h = log_h(z)
+    by_mean = -np.exp(log_ndtr(z) - log_of_h) / std
+    by_std = np.exp(log_density(z) - log_of_h) / std
+    return np.log(std) + log_of_h, by_mean, by_std
+
+
+def log_probability_below(mean: Array, std: Array, target: Array | float) -> tuple[Array, Array, Array]:
+    """Return log P(loss <= target) and its derivatives by mean and standard deviation."""
+    z = (target - mean) / std
+    value = log_ndtr(z)
+    hazard = np.exp(log_density(z) - value)
+    return value, -hazard / std, -hazard * z / std
+
+
+def confidence_bound(mean: Array, std: Array, width: float = BOUND_WIDTH) -> tuple[Array, Array, Array]:
+    """Return `width * std - mean`, the negative lower bound of a loss, and its derivatives."""
+    return width * std - mean, np.full_like(mean, -1.0), np.full_like(std, width)
+
+
+class Acquisition(Protocol):
+    """A function of features; larger is better."""
+
+    def score(self, features: Array) -> Array:
+        """Return the values at features `(m, D)`: shape `(m,)`."""
+        ...
+
+    def score_with_gradient(self, feature: Array) -> tuple[float, Array]:
+        """Return the value at one feature vector `(D,)` and its gradient `(D,)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Term:
+    """A formula of one process's prediction."""
+
+    process: GaussianProcess
+    formula: Formula
+
+    def score(self, features: Array) -> Array:
+        return self.formula(*self.process.predict(features))[0]
+
+    def score_with_gradient(self, feature: Array) -> tuple[float, Array]:
+        mean, std, mean_gradient, std_gradient = self.process.predict_with_gradient(feature)
+        value, by_mean, by_std = self.formula(np.array(mean), np.array(std))
+        return float(value), float(by_mean) * mean_gradient + float(by_std) * std_gradient
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Terms added up: a product of probabilities and improvements."""
+
+    terms: Sequence[Acquisition]
+
+    def score(self, features: Array) -> Array:
+        return np.sum([term.score(features) for term in self.terms], axis=0, initial=0.0) + np.zeros(len(features))
+
+    def score_with_gradient(self, feature: Array) -> tuple[float, Array]:
+        total, gradient = 0.0, np.zeros_like(feature)
+        for term in self.terms:
+            value, by_feature = term.score_with_gradient(feature)
+            total, gradient = total + value, gradient + by_feature
+        return total, gradient
+
+
+def improvement(name: str, process: GaussianProcess, best: float) -> Term:
+    """Return the acquisition of this name for one objective; `best` is the standardised loss to beat."""
+    if name == "ucb":
+        return Term(process, confidence_bound)
+    if name == "pi":
+        return Term(process, lambda mean, std: log_probability_below(mean, std, best - PI_MARGIN))
+    return Term(process, lambda mean, std: log_expected_improvement(mean, std, best))
+
+
+def feasibility(process: GaussianProcess) -> Term:
+    """Return the log probability that a slack is at most 0."""
+    bound = -process.shift / process.scale
+    return Term(process, lambda mean, std: log_probability_below(mean, std, bound))

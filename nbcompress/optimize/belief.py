@@ -1,0 +1,93 @@
+"""What the surrogate believes after a history: one process for each loss, each slack and for failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nbcompress.optimize.embedding import Embedding
+from nbcompress.optimize.fitting import Fit, fit
+from nbcompress.optimize.history import Array, History
+from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
+
+# How many older sets of hyperparameters are tried after a failed fit.
+MAX_OLDER = 3
+# Labels of a trial that failed and of one that ran; a slack is feasible at or below 0.
+FAILED, RAN = 1.0, -1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """Processes over the features of a space.
+
+    Attributes:
+        embedding: From full rows to features.
+        rows: Shape `(n, d)`; full rows of the history.
+        features: Shape `(n, D)`.
+        losses: A process for each objective with a known loss, by its index.
+        limits: Processes that should be at most 0: slacks, by `slack j`, and `failure`.
+        pending: Shape `(p, D)`; features of the points that run. Every process believes its own mean there.
+        note: What `Proposal.note` keeps: hyperparameters, and `trouble` where a fit failed.
+    """
+
+    embedding: Embedding
+    history: History
+    rows: Array
+    features: Array
+    losses: Mapping[int, GaussianProcess]
+    limits: Mapping[str, GaussianProcess]
+    pending: Array
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def after(cls, history: History, embedding: Embedding, form: Form) -> Belief:
+        """Fit every process to what is known of it."""
+        rows = embedding.axes.rows(history.points)
+        features = embedding.features(rows)
+        told, failed = history.having("told"), history.having("failed")
+        pending = features[history.having("pending")]
+        hyper: dict[str, Any] = {}
+        trouble: dict[str, str] = {}
+
+        def learn(name: str, known: Array, values: Array, standard: bool = True) -> GaussianProcess:
+            last = _older(history, name)
+            found: Fit = fit(form, embedding.owner, embedding.axes.d, known, values, last, standard=standard)
+            hyper[name] = found.process.hyper.to_json()
+            if found.trouble:
+                trouble[name] = found.trouble
+            return found.process.believing(pending)
+
+        losses: dict[int, GaussianProcess] = {}
+        for j, column in enumerate(history.losses.T):
+            known = told & np.isfinite(column)
+            if known.any():
+                losses[j] = learn(f"loss {j}", features[known], column[known])
+        limits: dict[str, GaussianProcess] = {}
+        for j, column in enumerate(history.slacks.T):
+            known = np.isfinite(column)
+            if known.any():
+                limits[f"slack {j}"] = learn(f"slack {j}", features[known], column[known])
+        if failed.any():
+            labels = np.where(failed, FAILED, RAN)[told | failed]
+            limits["failure"] = learn("failure", features[told | failed], labels, standard=False)
+        note = {"hyperparameters": hyper, **({"trouble": trouble} if trouble else {})}
+        return cls(embedding, history, rows, features, losses, limits, pending, note)
+
+    def standard_losses(self, features: Array) -> Array:
+        """Return the predicted mean losses at features `(k, D)`, standardised: shape `(k, m)`."""
+        return np.stack([self.losses[j].predict(features)[0] for j in sorted(self.losses)], axis=1)
+
+
+def _older(history: History, name: str) -> list[Hyperparameters]:
+    """Return the newest hyperparameters of a process that the history's notes hold, newest first."""
+    found: list[Hyperparameters] = []
+    for note in reversed(history.notes):
+        stored = note.get("hyperparameters", {}).get(name)
+        if stored is not None:
+            found.append(Hyperparameters.from_json(stored))
+            if len(found) == MAX_OLDER:
+                break
+    return found

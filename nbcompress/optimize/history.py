@@ -1,0 +1,156 @@
+"""What a proposer sees and what it answers: frozen values, all losses minimised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nbcompress.errors import SearchError
+from nbcompress.space import Point
+
+Array = NDArray[np.float64]
+Status = Literal["told", "failed", "pending"]
+
+VERSION = 1
+
+
+def _frozen_rows(rows: ArrayLike, n: int, what: str) -> Array:
+    array = np.array(rows, dtype=np.float64)
+    if array.size == 0:
+        array = array.reshape(n, array.shape[1] if array.ndim == 2 else 0)
+    if array.ndim != 2 or array.shape[0] != n:
+        raise SearchError(f"{what} must have one row for each of the {n} points, but got the shape {array.shape}.")
+    if np.isinf(array).any():
+        raise SearchError(
+            f"{what} must be finite, or NaN for unknown, but row {np.isinf(array).any(1).argmax()} is not."
+        )
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """All points so far, in the order of their numbers.
+
+    Attributes:
+        points: The active parameters of each point.
+        losses: Shape `(n, m)`; every objective with the sign that makes smaller better, NaN where unknown.
+        slacks: Shape `(n, k)`; at most 0 where a constraint holds, NaN where unknown.
+        status: `told` (ran; some numbers may still be unknown), `failed` (raised, crashed, not finite),
+            or `pending` (asked, not told).
+        notes: What the proposer returned with each point; empty for points that came from elsewhere.
+
+    Raises:
+        SearchError: The parts differ in length, a number is infinite or a status is unknown.
+    """
+
+    points: tuple[Point, ...]
+    losses: Array
+    slacks: Array = field(default_factory=lambda: np.empty((0, 0)))
+    status: tuple[Status, ...] = ()
+    notes: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.points)
+        slacks = np.empty((n, 0)) if np.size(self.slacks) == 0 and np.ndim(self.slacks) < 2 else self.slacks
+        slacks = np.empty((n, 0)) if np.shape(slacks) == (0, 0) else slacks
+        object.__setattr__(self, "points", tuple(self.points))
+        object.__setattr__(self, "losses", _frozen_rows(self.losses, n, "Losses"))
+        object.__setattr__(self, "slacks", _frozen_rows(slacks, n, "Slacks"))
+        object.__setattr__(self, "status", tuple(self.status) or ("told",) * n)
+        object.__setattr__(self, "notes", tuple(self.notes) or ({},) * n)
+        for name in ("status", "notes"):
+            if len(getattr(self, name)) != n:
+                raise SearchError(f"A history of {n} points needs {n} {name}, but got {len(getattr(self, name))}.")
+        for one in self.status:
+            if one not in ("told", "failed", "pending"):
+                raise SearchError(f"A status is 'told', 'failed' or 'pending', but got {one!r}.")
+
+    @classmethod
+    def empty(cls, n_objectives: int, n_constraints: int = 0) -> History:
+        return cls((), np.empty((0, n_objectives)), np.empty((0, n_constraints)))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def adding(
+        self,
+        point: Point,
+        status: Status = "pending",
+        losses: Sequence[float] | None = None,
+        slacks: Sequence[float] | None = None,
+        note: Mapping[str, Any] | None = None,
+    ) -> History:
+        """Return a history with one more point; what is left out is unknown."""
+        m, k = self.losses.shape[1], self.slacks.shape[1]
+        return History(
+            (*self.points, point),
+            np.vstack([self.losses, [math.nan] * m if losses is None else losses]),
+            np.vstack([self.slacks, [math.nan] * k if slacks is None else slacks]),
+            (*self.status, status),
+            (*self.notes, note or {}),
+        )
+
+    def having(self, status: Status) -> NDArray[np.bool_]:
+        """Say for each point whether it has this status; shape `(n,)`."""
+        return np.array([one == status for one in self.status], dtype=bool)
+
+    @property
+    def is_feasible(self) -> NDArray[np.bool_]:
+        """Whether each point was told with every loss known and every constraint kept; shape `(n,)`."""
+        with np.errstate(invalid="ignore"):
+            return self.having("told") & np.isfinite(self.losses).all(1) & (self.slacks <= 0).all(1)
+
+    def to_json(self) -> dict[str, Any]:
+        def rows(array: Array) -> list[list[float | None]]:
+            return [[None if math.isnan(value) else float(value) for value in row] for row in array]
+
+        return {
+            "version": VERSION,
+            "points": [dict(point) for point in self.points],
+            "losses": rows(self.losses),
+            "slacks": rows(self.slacks),
+            "shape": [self.losses.shape[1], self.slacks.shape[1]],
+            "status": list(self.status),
+            "notes": [dict(note) for note in self.notes],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> History:
+        if data.get("version") != VERSION:
+            raise SearchError(
+                f"This history has version {data.get('version')!r}, but this nbcompress reads version {VERSION}."
+            )
+        n, (m, k) = len(data["points"]), data["shape"]
+
+        def array(rows: list[list[float | None]], width: int) -> Array:
+            cells = [math.nan if value is None else value for row in rows for value in row]
+            return np.array(cells, dtype=np.float64).reshape(n, width)
+
+        return cls(
+            tuple(data["points"]),
+            array(data["losses"], m),
+            array(data["slacks"], k),
+            tuple(data["status"]),
+            tuple(data["notes"]),
+        )
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The next point.
+
+    Attributes:
+        point: One value per active parameter.
+        note: JSON; what later proposals need (hyperparameters) and `gain`, the expected gain where there is one.
+        reason: One sentence on why this point.
+    """
+
+    point: Point
+    note: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""

@@ -1,0 +1,75 @@
+"""What every sampler is: a pure function from what was tried to the next point."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from nbcompress.errors import SpaceExhausted
+from nbcompress.optimize.axes import Axes
+from nbcompress.optimize.history import Array, History, Proposal
+from nbcompress.space import Point
+
+# How often a sampler may hit known points before the rest of a finite space is listed.
+MAX_TRIES = 64
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """Answers what to try next.
+
+    An implementation keeps no state between calls that changes an answer: equal seeds, numbers and histories (with
+    their notes) give equal points. It never proposes a point of the history again.
+    """
+
+    def propose(self, number: int, history: History) -> Proposal:
+        """Return the point for trial `number`.
+
+        Raises:
+            SpaceExhausted: Every point of a finite space is in the history.
+        """
+        ...
+
+
+class Unseen:
+    """The points of a space that a history does not hold."""
+
+    def __init__(self, axes: Axes, history: History) -> None:
+        self.axes = axes
+        self.known = axes.rows(history.points)
+        self._seen = set(axes.keys(self.known))
+        n_points = axes.space.n_points
+        if n_points is not None and len(self._seen) >= n_points:
+            raise SpaceExhausted(
+                f"All {n_points} points of the space were tried. Widen a parameter, or add one, to go on."
+            )
+
+    def __contains__(self, row: Array) -> bool:
+        return self.axes.keys(row[None])[0] not in self._seen
+
+    def keep(self, rows: Array) -> Array:
+        """Return the rows, each once and in order, that the history does not hold."""
+        first: dict[bytes, int] = {}
+        for i, key in enumerate(self.axes.keys(rows)):
+            if key not in self._seen:
+                first.setdefault(key, i)
+        return rows[list(first.values())]
+
+    def draw(self, rng: np.random.Generator) -> Point:
+        """Return a random point that the history does not hold."""
+        is_finite = self.axes.space.n_points is not None
+        for attempt in count():
+            if is_finite and attempt == MAX_TRIES:
+                break
+            row = self.axes.spread(rng.random((1, self.axes.d)))[0]
+            if row in self:
+                return self.axes.point(row)
+        rest = list(self.axes.unseen_points(self._seen))
+        return rest[int(rng.integers(len(rest)))]
+
+
+def generator(seed: int, number: int, purpose: int = 0) -> np.random.Generator:
+    """Return the random generator of one proposal; other purposes are independent streams."""
+    return np.random.default_rng([abs(seed), int(seed < 0), number, purpose])

@@ -1,0 +1,7 @@
+"""How is the next point chosen? One module per way; each is a `Proposer`."""
+
+from __future__ import annotations
+
+from nbcompress.optimize.samplers.registry import proposer, samplers
+
+__all__ = ["proposer", "samplers"]

@@ -1,0 +1,154 @@
+"""Bayesian optimization: an even design first, then wherever the surrogate expects to gain most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbcompress.errors import GoalError, did_you_mean
+from nbcompress.optimize.acquisition import ACQUISITIONS, Acquisition, Sum, Term, feasibility, improvement
+from nbcompress.optimize.axes import Axes
+from nbcompress.optimize.belief import Belief
+from nbcompress.optimize.candidates import N_SPREAD, CandidateSearch
+from nbcompress.optimize.embedding import Embedding
+from nbcompress.optimize.history import Array, History, Proposal
+from nbcompress.optimize.hypervolume import LogHypervolumeImprovement, is_efficient, reference_point
+from nbcompress.optimize.protocol import Unseen, generator
+from nbcompress.optimize.samplers.sobol import SobolProposer
+from nbcompress.optimize.surrogate import Form
+from nbcompress.space import Space
+
+MAX_OBJECTIVES = 4
+# Known points whose neighbours are candidates.
+N_NEAR = 6
+# With three and four objectives every candidate costs Monte-Carlo samples.
+N_SPREAD_SAMPLED = 256
+
+
+def n_initial_points(d: int) -> int:
+    """Return how many points the design has before the surrogate takes over. A heuristic."""
+    return min(10, 2 * (d + 1))
+
+
+class GaussianProcessProposer:
+    """The sampler `gp`.
+
+    Raises:
+        GoalError: An unknown acquisition, kernel or mean; or more objectives than it can steer by.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        n_objectives: int,
+        n_constraints: int = 0,
+        seed: int = 0,
+        acquisition: str = "logei",
+        kernel: str = "matern52",
+        mean: str = "constant",
+    ) -> None:
+        if acquisition not in ACQUISITIONS:
+            known = ", ".join(ACQUISITIONS)
+            hint = did_you_mean(acquisition, ACQUISITIONS)
+            raise GoalError(f"The acquisition is one of {known}, but got {acquisition!r}.{hint}")
+        if n_objectives > MAX_OBJECTIVES:
+            raise GoalError(
+                f"The sampler 'gp' steers by at most {MAX_OBJECTIVES} objectives, but got {n_objectives}. "
+                "Turn some into constraints, or take the sampler 'nsga2'."
+            )
+        if n_objectives > 1 and acquisition != "logei":
+            raise GoalError(
+                f"The acquisition {acquisition!r} is for one objective, but got {n_objectives}. Leave it out: "
+                "with several objectives the expected gain in hypervolume is used."
+            )
+        self.form = Form(kernel, mean)
+        self.axes = Axes(space)
+        self.embedding = Embedding(self.axes)
+        self.n_objectives, self.n_constraints = n_objectives, n_constraints
+        self.seed, self.acquisition = seed, acquisition
+        self._design = SobolProposer(space, seed)
+
+    def propose(self, number: int, history: History) -> Proposal:
+        unseen = Unseen(self.axes, history)
+        n_initial = n_initial_points(self.axes.d)
+        knows = (history.having("told") | history.having("failed")).any()
+        if len(history) < n_initial or not knows:
+            proposal = self._design.propose(number, history)
+            return Proposal(proposal.point, reason=f"one of the first {n_initial} points: {proposal.reason}")
+        belief = self.believe(history)
+        gain, limits = self.terms(belief, number)
+        if gain is None and not limits:
+            return self._design.propose(number, history)
+        acquisition = Sum([*([gain] if gain else []), *limits])
+        rng = generator(self.seed, number, purpose=2)
+        n_spread = N_SPREAD if self.n_objectives <= 2 else N_SPREAD_SAMPLED
+        search = CandidateSearch(self.embedding, acquisition, unseen, rng, n_spread)
+        row, _ = search.best(self._near(belief))
+        expected, reason = self._explain(belief, gain, limits, row)
+        note: dict[str, Any] = {**belief.note, **({} if expected is None else {"gain": expected})}
+        return Proposal(self.axes.point(row), note, reason)
+
+    def believe(self, history: History) -> Belief:
+        """Return what the surrogate believes after a history."""
+        return Belief.after(history, self.embedding, self.form)
+
+    def terms(self, belief: Belief, number: int) -> tuple[Acquisition | None, list[Term]]:
+        """Return what a point may gain (None before any point is feasible), and the chances that it is feasible."""
+        limits = [feasibility(process) for process in belief.limits.values()]
+        feasible = belief.history.is_feasible
+        if not feasible.any():
+            return None, limits
+        # Pending points count with their predicted losses: to find what they are about to find is no gain.
+        known = np.vstack([belief.features[feasible], belief.pending])
+        losses = belief.standard_losses(known)
+        if self.n_objectives == 1:
+            return improvement(self.acquisition, belief.losses[0], float(losses.min())), limits
+        reference = reference_point(losses)
+        processes = [belief.losses[j] for j in range(self.n_objectives)]
+        if self.n_objectives == 2:
+            return LogHypervolumeImprovement((processes[0], processes[1]), losses, reference), limits
+        from nbcompress.optimize.botorch_model import NoisyHypervolume
+
+        seed = int(generator(self.seed, number, purpose=3).integers(2**31))
+        known = known[is_efficient(losses)]
+        return NoisyHypervolume(processes, known, reference, seed), limits
+
+    def _near(self, belief: Belief) -> Array:
+        """Return full rows of the best known points, shape `(b, d)`."""
+        history = belief.history
+        feasible = history.is_feasible
+        if feasible.any():
+            losses = history.losses[feasible]
+            if self.n_objectives == 1:
+                order = np.argsort(losses[:, 0], kind="stable")
+            else:
+                order = np.flatnonzero(is_efficient(losses))
+                # Spread along the front, its ends included.
+                order = order[np.argsort(losses[order, 0], kind="stable")]
+                order = order[np.unique(np.linspace(0, len(order) - 1, N_NEAR).round().astype(int))]
+            return belief.rows[feasible][order[:N_NEAR]]
+        told = history.having("told")
+        if not told.any():
+            return np.empty((0, self.axes.d))
+        slacks = np.nan_to_num(history.slacks[told], nan=0.0).clip(0.0)
+        spread = slacks.max(0, initial=0.0)
+        violation = (slacks / np.where(spread > 0, spread, 1.0)).sum(1)
+        return belief.rows[told][np.argsort(violation, kind="stable")[:N_NEAR]]
+
+    def _explain(
+        self, belief: Belief, gain: Acquisition | None, limits: list[Term], row: Array
+    ) -> tuple[float | None, str]:
+        """Return the expected gain in the units of the losses (None without one), and why this point."""
+        feature = self.embedding.features(row[None])
+        chance = float(np.exp(Sum(limits).score(feature)[0]))
+        if gain is None:
+            return None, f"no point is feasible yet; this one is with probability {chance:.0%}"
+        if self.n_objectives == 1:
+            feasible = belief.features[belief.history.is_feasible]
+            best = float(belief.standard_losses(np.vstack([feasible, belief.pending])).min())
+            gain = improvement("logei", belief.losses[0], best)
+        scale = float(np.prod([process.scale for process in belief.losses.values()]))
+        expected = float(np.exp(gain.score(feature)[0])) * chance * scale
+        what = "expected gain" if self.n_objectives == 1 else "expected gain in hypervolume"
+        return expected, f"{what} {expected:.3g}" + (f", feasible with probability {chance:.0%}" if limits else "")

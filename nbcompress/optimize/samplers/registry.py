@@ -1,0 +1,53 @@
+"""Every sampler by its name."""
+
+from __future__ import annotations
+
+from nbcompress.errors import GoalError, SearchError, did_you_mean
+from nbcompress.optimize.protocol import Proposer
+from nbcompress.optimize.samplers.grid import GridProposer
+from nbcompress.optimize.samplers.optuna import OptunaProposer
+from nbcompress.optimize.samplers.random import RandomProposer
+from nbcompress.optimize.samplers.sobol import SobolProposer
+from nbcompress.space import Space
+
+_OPTUNA = ("tpe", "nsga2", "optuna-gp")
+_NAMES = ("gp", "sobol", "random", "grid", *_OPTUNA)
+
+
+def samplers() -> tuple[str, ...]:
+    """Return the names that `proposer` takes, the default first."""
+    return _NAMES
+
+
+def proposer(
+    sampler: str,
+    space: Space,
+    *,
+    n_objectives: int,
+    n_constraints: int = 0,
+    seed: int = 0,
+    acquisition: str = "logei",
+    kernel: str = "matern52",
+    mean: str = "constant",
+) -> Proposer:
+    """Return what proposes points by the sampler's name; only `gp` reads the last three.
+
+    Raises:
+        SearchError: No sampler has this name, or it cannot search this space.
+        GoalError: The sampler, or the acquisition, cannot steer by that many objectives.
+    """
+    if n_objectives < 1:
+        raise GoalError(f"A search needs at least one objective, but got {n_objectives}.")
+    if sampler == "gp":
+        from nbcompress.optimize.samplers.gp import GaussianProcessProposer
+
+        return GaussianProcessProposer(space, n_objectives, n_constraints, seed, acquisition, kernel, mean)
+    if sampler == "sobol":
+        return SobolProposer(space, seed)
+    if sampler == "random":
+        return RandomProposer(space, seed)
+    if sampler == "grid":
+        return GridProposer(space, seed)
+    if sampler in _OPTUNA:
+        return OptunaProposer(sampler, space, n_objectives, n_constraints, seed)
+    raise SearchError(f"A sampler is one of {', '.join(_NAMES)}, but got {sampler!r}.{did_you_mean(sampler, _NAMES)}")

@@ -1,0 +1,46 @@
+"""Points that fill the space evenly: a scrambled Sobol sequence.
+
+References:
+    Owen (1998), "Scrambling Sobol' and Niederreiter-Xing points".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import qmc
+
+from nbcompress.optimize.axes import Axes
+from nbcompress.optimize.history import Array, History, Proposal
+from nbcompress.optimize.protocol import Unseen, generator
+from nbcompress.space import Space
+
+# Purpose of the random stream that scrambles the sequence and of the one that replaces known points.
+SCRAMBLE, REPLACE = 1, 0
+
+
+def sobol_rows(axes: Axes, rng: np.random.Generator, n: int, skip: int = 0) -> Array:
+    """Return `n` full rows of a scrambled Sobol sequence from position `skip`; `n` should be a power of two."""
+    if axes.d == 0:
+        return np.empty((n, 0))
+    sequence = qmc.Sobol(axes.d, scramble=True, seed=rng)
+    if skip:
+        sequence.fast_forward(skip)
+    return axes.spread(sequence.random(n))
+
+
+class SobolProposer:
+    """Point `number` of a sequence that the seed scrambles.
+
+    In a finite space the sequence comes to known points again; a random one that is not known replaces them.
+    """
+
+    def __init__(self, space: Space, seed: int = 0) -> None:
+        self.axes, self.seed = Axes(space), seed
+
+    def propose(self, number: int, history: History) -> Proposal:
+        unseen = Unseen(self.axes, history)
+        row = sobol_rows(self.axes, generator(self.seed, 0, SCRAMBLE), 1, skip=number)[0]
+        if row in unseen:
+            return Proposal(self.axes.point(row), reason=f"point {number + 1} of a Sobol sequence")
+        rng = generator(self.seed, number, REPLACE)
+        return Proposal(unseen.draw(rng), reason="drawn at random, since the Sobol sequence came to a known point")

@@ -1,0 +1,220 @@
+"""A Gaussian process in closed form: prediction, gradients, leave-one-out.
+
+Notation, here and in `fitting.py` (all numbers in double precision):
+
+    n, d, D   known points, parameters, features (see `embedding.py`)
+    F         (n, D)   features of the known points
+    y         (n,)     their values, standardised
+    l         (d,)     lengthscales; l[owner] is one for each feature
+    s2        signal variance
+    v         noise variance, at least NOISE_FLOOR
+    r2        squared distance of features divided by lengthscales
+    k(r2)     correlation: k(0) = 1; k' is its derivative by r2
+    K         (n, n)   s2 k(r2) + v I;  L its Cholesky factor
+    H, b      (n, p), (p,)  basis of the mean and its coefficients (p = 0, 1 or 1 + D)
+    e         y - H b;  a = K^-1 e
+
+Small is better throughout the package, so `y` is a loss.
+
+References:
+    Rasmussen & Williams (2006), "Gaussian Processes for Machine Learning": (2.25), (2.26), (4.17), (5.9), (5.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dtrtri
+
+from nbcompress.errors import GoalError, did_you_mean
+from nbcompress.optimize.history import Array
+
+KERNELS = ("matern52", "rbf")
+MEANS = ("constant", "linear", "zero")
+# Enough for a deterministic objective, and K stays well within reach of a Cholesky factor.
+NOISE_FLOOR = 1e-6
+# Below this the predicted variance (of standardised values) is rounding error.
+VARIANCE_FLOOR = 1e-12
+# Prior standard deviation of the coefficients of the mean, in standardised units. Keeps `linear` proper for n < p.
+MEAN_WIDTH = 1.0
+
+_SQRT5 = np.sqrt(5.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Hyperparameters:
+    """What a fit learns: lengthscales `(d,)`, the signal's and the noise's variance."""
+
+    lengthscales: Array
+    signal: float
+    noise: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"lengthscales": self.lengthscales.tolist(), "signal": self.signal, "noise": self.noise}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Hyperparameters:
+        return cls(np.array(data["lengthscales"], dtype=np.float64), float(data["signal"]), float(data["noise"]))
+
+
+@dataclass(frozen=True)
+class Form:
+    """The kernel and the mean by their names.
+
+    Raises:
+        GoalError: There is no such kernel or mean.
+    """
+
+    kernel: str = "matern52"
+    mean: str = "constant"
+
+    def __post_init__(self) -> None:
+        for what, name, known in (("kernel", self.kernel, KERNELS), ("mean", self.mean, MEANS)):
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise GoalError(f"The {what} is one of {', '.join(known)}, but got {name!r}.{hint}")
+
+    def correlation(self, r2: Array) -> tuple[Array, Array]:
+        """Return k and k' at squared distances."""
+        if self.kernel == "rbf":
+            k = np.exp(-0.5 * r2)
+            return k, -0.5 * k
+        r = _SQRT5 * np.sqrt(r2)
+        decay = np.exp(-r)
+        slope = (1.0 + r) * decay
+        return slope + r2 * decay * (5.0 / 3.0), slope * (-5.0 / 6.0)
+
+    def basis(self, features: Array) -> Array:
+        """Return H for features `(n, D)`."""
+        if self.mean == "zero":
+            return np.empty((len(features), 0))
+        ones = np.ones((len(features), 1))
+        return ones if self.mean == "constant" else np.hstack([ones, features])
+
+
+def squared_distances(left: Array, right: Array) -> Array:
+    """Return `|left_i - right_j|^2`, shape `(len(left), len(right))`, never below 0."""
+    r2 = (left * left).sum(1)[:, None] + (right * right).sum(1)[None] - 2.0 * (left @ right.T)
+    return np.maximum(r2, 0.0, out=r2)
+
+
+def inverse_factor(K: Array) -> tuple[Array, float]:
+    """Return L^-1 (lower) and log |K|.
+
+    Raises:
+        np.linalg.LinAlgError: K is not positive definite in double precision.
+    """
+    L, info = dpotrf(K, lower=1, clean=1)
+    if info != 0:
+        raise np.linalg.LinAlgError("the covariance is not positive definite")
+    inverse, _ = dtrtri(L, lower=1)
+    return inverse, 2.0 * float(np.log(np.diag(L)).sum())
+
+
+def mean_coefficients(H: Array, y: Array, L_inverse: Array) -> Array:
+    """Return the b of highest posterior density, given K."""
+    if H.shape[1] == 0:
+        return np.empty(0)
+    A = L_inverse @ H
+    return np.asarray(np.linalg.solve(A.T @ A + np.eye(H.shape[1]) / MEAN_WIDTH**2, A.T @ (L_inverse @ y)))
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcess:
+    """A process with given hyperparameters, conditioned on known points.
+
+    Args:
+        form: Kernel and mean.
+        hyper: What was learned.
+        owner: Shape `(D,)`; the parameter of each feature.
+        features: F.
+        y: Standardised values.
+        shift, scale: `value = shift + scale * y`.
+
+    Raises:
+        np.linalg.LinAlgError: K is not positive definite in double precision.
+    """
+
+    form: Form
+    hyper: Hyperparameters
+    owner: NDArray[np.intp]
+    features: Array
+    y: Array
+    shift: float = 0.0
+    scale: float = 1.0
+    b: Array = field(init=False)
+    _Z: Array = field(init=False, repr=False)
+    _L_inverse: Array = field(init=False, repr=False)
+    _a: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        Z = self.features / self.hyper.lengthscales[self.owner]
+        K = self.hyper.signal * self.form.correlation(squared_distances(Z, Z))[0]
+        K[np.diag_indices_from(K)] = self.hyper.signal + self.hyper.noise
+        L_inverse, _ = inverse_factor(K)
+        H = self.form.basis(self.features)
+        b = mean_coefficients(H, self.y, L_inverse)
+        a = L_inverse.T @ (L_inverse @ (self.y - H @ b))
+        for name, value in (("b", b), ("_Z", Z), ("_L_inverse", L_inverse), ("_a", a)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def n(self) -> int:
+        return len(self.y)
+
+    def predict(self, features: Array) -> tuple[Array, Array]:
+        """Return mean and standard deviation of the noise-free values at features `(m, D)`, standardised."""
+        z = features / self.hyper.lengthscales[self.owner]
+        k = self.hyper.signal * self.form.correlation(squared_distances(z, self._Z))[0]
+        mean = self.form.basis(features) @ self.b + k @ self._a
+        half = k @ self._L_inverse.T
+        variance = self.hyper.signal - np.einsum("ij,ij->i", half, half)
+        return mean, np.sqrt(np.maximum(variance, VARIANCE_FLOOR))
+
+    def predict_with_gradient(self, feature: Array) -> tuple[float, float, Array, Array]:
+        """Return mean, standard deviation and their gradients `(D,)` at one feature vector `(D,)`."""
+        scales = self.hyper.lengthscales[self.owner]
+        difference = feature / scales - self._Z
+        k, slope = self.form.correlation(np.einsum("ij,ij->i", difference, difference))
+        k, slope = self.hyper.signal * k, self.hyper.signal * slope
+        by_feature = (2.0 / scales) * difference * slope[:, None]
+        mean = float(k @ self._a)
+        by_mean = by_feature.T @ self._a
+        if len(self.b):
+            mean += float(self.b[0])
+        if len(self.b) > 1:
+            mean += float(feature @ self.b[1:])
+            by_mean = by_mean + self.b[1:]
+        half = self._L_inverse @ k
+        variance = self.hyper.signal - float(half @ half)
+        if variance <= VARIANCE_FLOOR:
+            return mean, float(np.sqrt(VARIANCE_FLOOR)), by_mean, np.zeros_like(feature)
+        std = float(np.sqrt(variance))
+        return mean, std, by_mean, -(by_feature.T @ (self._L_inverse.T @ half)) / std
+
+    def in_units(self, mean: Array, std: Array) -> tuple[Array, Array]:
+        """Turn standardised predictions into the units of the values."""
+        return self.shift + self.scale * mean, self.scale * std
+
+    def believing(self, features: Array) -> GaussianProcess:
+        """Return the process after seeing its own mean at pending points `(m, D)`: there it is sure, elsewhere equal.
+
+        So the next point keeps away from those that run already (the "kriging believer"; a heuristic).
+        """
+        if len(features) == 0:
+            return self
+        y = np.concatenate([self.y, self.predict(features)[0]])
+        grown = np.vstack([self.features, features])
+        return GaussianProcess(self.form, self.hyper, self.owner, grown, y, self.shift, self.scale)
+
+    def leave_one_out(self) -> tuple[Array, Array]:
+        """Return for each known value the mean and the standard deviation (noise included) given all the others.
+
+        Hyperparameters and the mean's coefficients stay as they are; Rasmussen & Williams (5.12).
+        """
+        precision = np.einsum("ij,ij->j", self._L_inverse, self._L_inverse)
+        return self.y - self._a / precision, 1.0 / np.sqrt(precision)
