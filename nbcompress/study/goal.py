@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nbcompress.errors import GoalError
 
@@ -74,7 +74,7 @@ class Constraint:
         if match is None or number is None:
             raise GoalError(
                 f"A constraint reads 'NAME <= NUMBER' or 'NAME >= NUMBER', but got {text!r}. "
-                "Write for example \"kilobytes <= 60\"."
+                'Write for example "kilobytes <= 60".'
             )
         return cls(match[1], "<=" if match[2] == "<=" else ">=", number)
 
@@ -86,7 +86,7 @@ class Constraint:
         return self.slack(value) <= 0
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.operator} {self.bound:g}"
+        return f"{self.metric} {self.operator} {str(float(self.bound)).removesuffix('.0')}"
 
 
 @dataclass(frozen=True)
@@ -125,3 +125,53 @@ class Goal:
     def is_feasible(self, values: Mapping[str, float]) -> bool:
         """Say whether every constrained metric is there and within its bound."""
         return all(one.metric in values and one.holds(values[one.metric]) for one in self.constraints)
+
+    def is_broken(self, values: Mapping[str, float]) -> bool:
+        """Say whether a constraint is known to be violated; a metric that is missing violates nothing yet."""
+        return any(one.metric in values and not one.holds(values[one.metric]) for one in self.constraints)
+
+    def unmeasured(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """Return the metrics of the goal that are missing in `values` or not finite there."""
+        return tuple(name for name in self.metrics if not math.isfinite(values.get(name, math.nan)))
+
+    def difference(self, other: Goal) -> str:
+        """Say in one sentence what `other` asks for and this goal does not, or `""` if they ask for the same.
+
+        The order of objectives matters, since the first one decides which trial is best; that of constraints does not.
+        """
+        here, there = ({one.metric: one.direction for one in goal.objectives} for goal in (self, other))
+        for name, direction in there.items():
+            if name not in here:
+                return f"The objective {name!r} is new: it was not {direction}d before."
+            if here[name] != direction:
+                return f"The objective {name!r} is {direction}d now and was {here[name]}d before."
+        for name, direction in here.items():
+            if name not in there:
+                return f"The objective {name!r} is gone: it was {direction}d before."
+        if list(here) != list(there):
+            return f"The objectives come in the order {', '.join(there)} now and came in {', '.join(here)} before."
+        added = [one for one in other.constraints if one not in self.constraints]
+        gone = [one for one in self.constraints if one not in other.constraints]
+        if added and gone:
+            return f"The constraint is '{added[0]}' now and was '{gone[0]}' before."
+        if added:
+            return f"The constraint '{added[0]}' is new."
+        return f"The constraint '{gone[0]}' is gone." if gone else ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "objectives": [[one.metric, one.direction] for one in self.objectives],
+            "constraints": [[one.metric, one.operator, one.bound] for one in self.constraints],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Goal:
+        return cls(
+            tuple(Objective(*one) for one in data["objectives"]),
+            tuple(Constraint(*one) for one in data["constraints"]),
+        )
+
+    def __str__(self) -> str:
+        steps = [f"{one.direction} {one.metric}" for one in self.objectives]
+        kept = [str(one) for one in self.constraints]
+        return ", ".join(steps) + (f" subject to {', '.join(kept)}" if kept else "")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
-from nbcompress.space import Point
+if TYPE_CHECKING:
+    from nbcompress.space import Point
 
 
-class State(str, Enum):
+class State(StrEnum):
     """How a trial stands."""
 
     RUNNING = "running"
@@ -61,6 +62,7 @@ class Trial:
         reports: Intermediate values: metric -> step -> value.
         note: What the proposer stored with it (JSON), such as hyperparameters.
         reason: One sentence on why this point was proposed.
+        kept: The values that `--keep` or `nc.keep` kept of it, each read when it is asked for. Not compared.
     """
 
     number: int
@@ -74,6 +76,7 @@ class Trial:
     reports: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     note: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    kept: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def point(self) -> Point:

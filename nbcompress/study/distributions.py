@@ -1,0 +1,49 @@
+"""Our parameters as Optuna's distributions, so that its samplers and its dashboard read our studies."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from nbcompress.space import Choice, Float, Int, Space
+
+
+def distribution_of(parameter: Float | Int | Choice) -> BaseDistribution:
+    """Return the distribution that holds the same values.
+
+    Where Optuna cannot say it, the nearest one: a step together with `log`, or a step that does not end on a float, is
+    dropped; of `True` and `1` among options it takes the first. This only blurs what its tools show, since the exact
+    point is stored with the trial.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    from nbcompress.space import Choice, Int
+
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(parameter.options)
+    if isinstance(parameter, Int):
+        step = 1 if parameter.log else parameter.step
+        # Optuna warns when the last step ends below the upper bound, which is lawful here; so we end there ourselves.
+        high = parameter.high - (parameter.high - parameter.low) % step
+        return IntDistribution(parameter.low, high, log=parameter.log, step=step)
+    if parameter.step is None or parameter.log:
+        return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+    last = _last_step(parameter.low, parameter.high, parameter.step)
+    return FloatDistribution(
+        parameter.low, parameter.high if last is None else last, step=None if last is None else parameter.step
+    )
+
+
+def distributions_of(space: Space) -> dict[str, BaseDistribution]:
+    """Return the distribution of every parameter by its flat name."""
+    return {name: distribution_of(space[name]) for name in space.names}
+
+
+def _last_step(low: float, high: float, step: float) -> float | None:
+    """Return the last value of the grid in decimal arithmetic, as Optuna counts, or None if no float is that value."""
+    base, width = Decimal(str(low)), Decimal(str(step))
+    exact = base + (Decimal(str(high)) - base) // width * width
+    return float(exact) if Decimal(str(float(exact))) == exact else None

@@ -1,0 +1,128 @@
+"""The entries of one study in its storage: what is read there and what is written, and who is alive to write it."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from weakref import WeakSet
+
+from nbcompress.study.attributes import read_attribute, write_attribute
+from nbcompress.study.goal import Goal
+from nbcompress.study.runs import Run, begin_trial, end_items, in_order, optuna_state, read_run
+from nbcompress.study.storage import Ledger
+from nbcompress.study.trial import State, Trial
+from nbcompress.study.worker import Worker, this_worker
+
+_RECORD = "nbcompress:record:"
+_QUEUE = "nbcompress:queue:"
+
+# What this process may still be running trials for. A running trial of this process whose entries are not among them
+# was abandoned: its study object is gone, and nobody will ever end it.
+_alive: WeakSet[Entries] = WeakSet()
+
+
+class Entries:
+    """All entries of one study, read incrementally and written one operation at a time.
+
+    Attributes:
+        ledger: The storage.
+        current: The run that counts for every number, as of the last `reread`.
+        taken: Keys of the queued points that some run carries.
+    """
+
+    def __init__(self, ledger: Ledger, identity: int, goal: Goal, *, is_read_only: bool) -> None:
+        self.ledger, self.goal = ledger, goal
+        self.current: list[Run] = []
+        self.taken: set[str] = set()
+        self._identity = identity
+        self._session = uuid.uuid4().hex
+        self._thread = threading.RLock()
+        self._settled: dict[int, Run] = {}  # runs that no longer change, by Optuna's id
+        if not is_read_only:
+            _alive.add(self)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Be the only thread of this study."""
+        with self._thread, self.ledger.talking():
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only thread and, where the storage is a journal, the only process that looks and then writes."""
+        with self.reading(), self.ledger.exclusive:
+            yield
+
+    def reread(self) -> None:
+        """Learn what was written since, also by other processes."""
+        runs = []
+        for frozen in self.ledger.storage.get_all_trials(self._identity, deepcopy=False):
+            run = self._settled.get(frozen._trial_id) or read_run(frozen)
+            if run is None:
+                continue
+            if not run.has_end and self._is_abandoned(run.worker):
+                run = replace(run, trial=replace(run.trial, state=State.INTERRUPTED))
+            runs.append(run)
+        numbered, self.current = in_order(runs)
+        self._settled = {run.identity: run for run in numbered if run.is_settled}
+        self.taken = {run.queued for run in runs if run.queued}
+
+    def begin(self, template: Trial, queued: str, distributions: Mapping[str, Any], repeats: int | None) -> int:
+        """Write that a run begins and return Optuna's id of it."""
+        frozen = begin_trial(template, this_worker(self._session), repeats, queued, distributions)
+        return self.ledger.storage.create_new_trial(self._identity, frozen)
+
+    def end(self, identity: int, trial: Trial) -> None:
+        """Write how a run ended: first our record, which counts, then Optuna's state, which follows it."""
+        for key, value in end_items(trial):
+            self.ledger.storage.set_trial_user_attr(identity, key, value)
+        self._write_state(identity, trial)
+
+    def settle(self) -> None:
+        """Write the end of runs whose process died before it could."""
+        self.reread()
+        loose = [run for run in self.current if not run.is_settled and run.trial.state is not State.RUNNING]
+        for run in loose:
+            if run.has_end:
+                self._write_state(run.identity, run.trial)
+            else:
+                self.end(run.identity, run.trial)
+        if loose:
+            self.reread()
+
+    def queue(self) -> dict[str, dict[str, Any]]:
+        """Return every point that was ever queued, by key, in order."""
+        attributes = self._attributes()
+        return {key: attributes[key] for key in sorted(attributes) if key.startswith(_QUEUE)}
+
+    def add_to_queue(self, point: Mapping[str, Any]) -> None:
+        key = f"{_QUEUE}{len(self.queue()):06d}"
+        self.ledger.storage.set_study_user_attr(self._identity, key, dict(point))
+
+    def record(self) -> dict[str, Any]:
+        attributes = self._attributes()
+        names = [key.removeprefix(_RECORD) for key in attributes if key.startswith(_RECORD)]
+        return {name: read_attribute(attributes, _RECORD + name) for name in names if "/" not in name}
+
+    def add_to_record(self, name: str, value: object) -> None:
+        def write(key: str, data: Any) -> None:
+            self.ledger.storage.set_study_user_attr(self._identity, key, data)
+
+        write_attribute(write, _RECORD + name, value, f"the record {name!r}")
+
+    def _write_state(self, identity: int, trial: Trial) -> None:
+        is_complete = trial.state is State.COMPLETE
+        values = [trial.values[one.metric] for one in self.goal.objectives] if is_complete else None
+        self.ledger.storage.set_trial_state_values(identity, optuna_state(trial.state), values)
+
+    def _is_abandoned(self, worker: Worker) -> bool:
+        if worker.is_this_process:
+            return all(one._session != worker.session for one in _alive)
+        return worker.is_dead()
+
+    def _attributes(self) -> dict[str, Any]:
+        return self.ledger.storage.get_study_user_attrs(self._identity)

@@ -1,0 +1,183 @@
+"""The journal: one line of JSON per operation, in the format of Optuna's journal files.
+
+Optuna's own file backend waits 30 seconds for the lock of a killed process and refuses a file whose last line is
+half written. This one reads and writes the same lines, locks with `locks.FileLock`, and mends the end of the file
+under that lock before anything is appended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import IO, Any
+
+from optuna.storages.journal import BaseJournalBackend
+
+from nbcompress.errors import StudyError
+from nbcompress.study.locks import FileLock, lock_for
+
+# How every line that Optuna writes begins. A file that is only the first letters of this was killed in its first line.
+_OPENING = b'{"op_code":'
+_BLOCK_BYTES = 1 << 16
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Return the operation in `line`, or None if it is none."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):  # not JSON, not text, or nested without end
+        return None
+    return data if isinstance(data, dict) and isinstance(data.get("op_code"), int) else None
+
+
+class JournalFile(BaseJournalBackend):
+    """A journal at a path, for `optuna.storages.JournalStorage`.
+
+    Guarantees: an operation is on disk when `append_logs` returns; a kill at any moment loses at most the operation
+    being written, and never an earlier one; a file that is not a journal is never changed.
+
+    Args:
+        path: Where the file is or will be. Made absolute and real, so that a later `chdir` does not matter.
+        create: Make the file, and its folder, if they are missing.
+
+    Raises:
+        StudyError: The file is missing, cannot be read, is no journal, or is damaged before its last line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
+        self.path = os.path.realpath(os.path.expanduser(path))
+        self._starts = [0]  # where operation i begins; one more entry than operations seen
+        if create:
+            _create(self.path)
+        elif not os.path.isfile(self.path):
+            raise StudyError(f"There is no journal at {self.path}.")
+        self.lock: FileLock = lock_for(self.path)
+        with self._opened("rb") as file:
+            status = os.fstat(file.fileno())
+            self._identity = (status.st_dev, status.st_ino)
+        self.read_logs(0)
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """Return all operations from `log_number_from` on. What is half written at the end is not there yet."""
+        number = min(log_number_from, len(self._starts) - 1)
+        with self._opened("rb") as file:
+            self._check_same(file)
+            file.seek(self._starts[number])
+            # Without a newline a line is not written yet, or never will be.
+            *lines, rest = file.read().split(b"\n")
+        if number == 0:
+            self._check_is_journal(lines, rest)
+        logs = []
+        for index, line in enumerate(lines):
+            log = _parsed(line)
+            if log is None:
+                if index == len(lines) - 1 and not rest:
+                    break  # the next writer cuts it
+                raise StudyError(
+                    f"The journal {self.path} is damaged: line {number + 1} is not an operation. "
+                    "Everything before it is sound; remove the line and those behind it, or take another --storage."
+                )
+            if number == len(self._starts) - 1:
+                self._starts.append(self._starts[number] + len(line) + 1)
+            if number >= log_number_from:
+                logs.append(log)
+            number += 1
+        return logs
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write operations at the end and force them to disk.
+
+        Raises:
+            StudyError: The disk is full, the file is gone, or was replaced. What was there before is still there.
+        """
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with self.lock, self._opened("r+b") as file:
+            self._check_same(file)
+            end = self._mend(file)
+            try:
+                file.seek(end)
+                _write_all(file, text)
+                os.fsync(file.fileno())
+            except OSError as error:
+                file.truncate(end)
+                raise StudyError(f"The journal {self.path} cannot be written: {error.strerror}.") from error
+
+    def mend(self) -> None:
+        """Cut a half-written end off now."""
+        with self.lock, self._opened("r+b") as file:
+            self._check_same(file)
+            self._mend(file)
+
+    def _mend(self, file: IO[bytes]) -> int:
+        """Leave the file with whole lines only and return its length. The lock is held."""
+        end = file.seek(0, os.SEEK_END)
+        if end == self._starts[-1]:
+            return end  # read to here before, so every line is sound
+        start = _start_of_last_line(file, end)
+        file.seek(start)
+        line = file.read()
+        if _parsed(line) is not None:
+            if not line.endswith(b"\n"):
+                # Whole but for its newline: a prefix of an operation is never an operation, so nothing is missing.
+                file.seek(end)
+                file.write(b"\n")
+                end += 1
+            return end
+        if start == 0:
+            self._check_is_journal([], line)
+        file.truncate(start)
+        return start
+
+    def _opened(self, mode: str) -> IO[bytes]:
+        try:
+            # Unbuffered, so that an error leaves nothing behind that a later close would write.
+            return open(self.path, mode, buffering=0)
+        except FileNotFoundError as error:
+            raise StudyError(f"The journal {self.path} was removed while it was in use.") from error
+        except OSError as error:
+            raise StudyError(f"The journal {self.path} cannot be opened: {error.strerror}.") from error
+
+    def _check_same(self, file: IO[bytes]) -> None:
+        status = os.fstat(file.fileno())
+        if (status.st_dev, status.st_ino) != self._identity or status.st_size < self._starts[-1]:
+            raise StudyError(f"The journal {self.path} was replaced while it was in use. Open the study again.")
+
+    def _check_is_journal(self, lines: Sequence[bytes], rest: bytes) -> None:
+        """Refuse a file whose first line is neither an operation nor the beginning of one."""
+        first = lines[0] if lines else rest
+        if _parsed(first) is None and not first.startswith(_OPENING) and not _OPENING.startswith(first):
+            raise StudyError(
+                f"The file {self.path} is not a journal, and it is left as it is. Name another file with --storage."
+            )
+
+
+def _create(path: str) -> None:
+    if os.path.isdir(path):
+        raise StudyError(f"A journal is a file, but {path} is a folder. Write for example {path}/nbcompress.journal.")
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise StudyError(f"The journal {path} cannot be made: {error.strerror}.") from error
+
+
+def _write_all(file: IO[bytes], text: bytes) -> None:
+    rest = memoryview(text)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _start_of_last_line(file: IO[bytes], end: int) -> int:
+    """Return where the last line begins; a newline at the very end closes it and opens no other."""
+    position = end
+    behind = end - 1  # a newline here is the line's own
+    while position > 0:
+        size = min(_BLOCK_BYTES, position)
+        position -= size
+        file.seek(position)
+        found = file.read(size).rfind(b"\n", 0, behind - position)
+        if found >= 0:
+            return position + found + 1
+    return 0

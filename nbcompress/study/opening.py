@@ -1,0 +1,244 @@
+"""Finding studies in a storage: begin, continue, read, list, delete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from nbcompress.errors import StudyChanged, StudyError, did_you_mean
+from nbcompress.study.attributes import read_attribute, to_text, write_attribute
+from nbcompress.study.entries import Entries
+from nbcompress.study.goal import Goal
+from nbcompress.study.names import check_name, latest_name, next_name
+from nbcompress.study.shelf import Shelf
+from nbcompress.study.storage import DEFAULT_STORAGE, Ledger, open_ledger
+from nbcompress.study.study import Study
+from nbcompress.study.trial import State
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+    from nbcompress.space import Space
+
+    Where = str | os.PathLike[str] | BaseStorage | None
+
+# The version of everything that is stored with a study. A reader refuses a higher one.
+FORMAT = 1
+_HEAD = "nbcompress:study"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is stored about a study when it begins."""
+
+    space: Space
+    goal: Goal
+    identity: Mapping[str, Any]
+    created: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": FORMAT,
+            "space": self.space.to_json(),
+            "goal": self.goal.to_json(),
+            "identity": dict(self.identity),
+            "created": self.created.isoformat(),
+        }
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """One line about a stored study.
+
+    Attributes:
+        name: Name with its generation.
+        counts: Number of trials in every state that occurs.
+        goal: Objectives and constraints.
+        created: When it began.
+    """
+
+    name: str
+    counts: Mapping[State, int]
+    goal: Goal
+    created: datetime
+
+    @property
+    def n_trials(self) -> int:
+        return sum(self.counts.values())
+
+
+def open_study(
+    name: str,
+    space: Space,
+    goal: Goal,
+    *,
+    storage: Where = DEFAULT_STORAGE,
+    fresh: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    shelf: Shelf | None = None,
+) -> Study:
+    """Continue the latest generation of a study, or begin it if it does not exist.
+
+    Args:
+        name: `digits` means its latest generation; `digits~2` that one; `digits~1` the first.
+        space: The parameters.
+        goal: Objectives and constraints.
+        storage: Path of a journal, a database URL, a storage object of Optuna, or None for memory.
+        fresh: Begin the next generation in any case. Nothing is deleted.
+        identity: JSON facts such as a hash of the cell's body. A difference to the stored ones only warns.
+        shelf: Where kept values are.
+
+    Raises:
+        StudyChanged: The stored study has other parameters, objectives or constraints.
+        StudyError: The name or the storage cannot be used, or the stored study is not ours or from a newer version.
+    """
+    check_name(name)
+    for metric in goal.metrics:
+        if metric in space.names:
+            raise StudyError(f"{metric!r} is both a parameter and a metric; rename one of them.")
+    given = Head(space, goal, identity or {}, datetime.now(UTC))
+    to_text(given.to_json(), "the identity of a study")
+    ledger = open_ledger(storage)
+    with ledger.talking(), ledger.exclusive:
+        stored = _stored_names(ledger)
+        full = check_name(next_name(name, stored) if fresh else latest_name(name, stored))
+        number, head = _claim(ledger, full, given)
+        difference = head.space.difference(space) or head.goal.difference(goal)
+        if difference:
+            raise StudyChanged(
+                f"Study {full!r} in {ledger.place} cannot be continued. {difference} "
+                "Give the new search another --study, or begin the next generation with --fresh."
+            )
+        return Study(
+            Entries(ledger, number, head.goal, is_read_only=False),
+            full,
+            head.space,
+            shelf=shelf,
+            warnings=_warnings(full, head.identity, given.identity),
+        )
+
+
+def read_study(name: str, storage: Where = DEFAULT_STORAGE, *, shelf: Shelf | None = None) -> Study:
+    """Open a stored study for reading. Its space and its goal are in the storage.
+
+    Raises:
+        StudyError: There is no such study or storage; the text names the nearest study.
+    """
+    ledger = open_ledger(storage, create=False)
+    with ledger.talking():
+        full, number = _find(ledger, latest_name(name, _stored_names(ledger)))
+        head = _read_head(ledger, number, full)
+        entries = Entries(ledger, number, head.goal, is_read_only=True)
+        return Study(entries, full, head.space, shelf=shelf, is_read_only=True)
+
+
+def list_studies(storage: Where = DEFAULT_STORAGE) -> tuple[StudySummary, ...]:
+    """Return a line about every study of ours in a storage, in the order in which they began. Others are left out.
+
+    A journal that does not exist holds no study.
+    """
+    if isinstance(storage, str | os.PathLike) and "://" not in os.fspath(storage) and not os.path.exists(storage):
+        return ()
+    ledger = open_ledger(storage, create=False)
+    found = []
+    with ledger.talking():
+        for name, number in _stored_names(ledger).items():
+            attributes = ledger.storage.get_study_user_attrs(number)
+            if read_attribute(attributes, _HEAD) is None:
+                continue
+            head = _read_head(ledger, number, name)
+            entries = Entries(ledger, number, head.goal, is_read_only=True)
+            entries.reread()
+            counts = Counter(run.trial.state for run in entries.current)
+            found.append(StudySummary(name, dict(counts), head.goal, head.created))
+    return tuple(found)
+
+
+def delete_study(name: str, storage: Where = DEFAULT_STORAGE) -> None:
+    """Delete a study with what its trials kept. The name is meant exactly, as `list_studies` shows it.
+
+    Raises:
+        StudyError: There is no such study, or a process that is alive runs a trial of it.
+    """
+    ledger = open_ledger(storage, create=False)
+    with ledger.talking(), ledger.exclusive:
+        full, number = _find(ledger, name)
+        entries = Entries(ledger, number, _read_head(ledger, number, full).goal, is_read_only=True)
+        entries.reread()
+        running = [run for run in entries.current if run.trial.state is State.RUNNING]
+        if running:
+            raise StudyError(
+                f"Study {full!r} is in use: trial {running[0].trial.number} runs in {running[0].worker}. Stop it first."
+            )
+        ledger.storage.delete_study(number)
+        folder = ledger.folder_of(full)
+        if folder is not None and folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def _stored_names(ledger: Ledger) -> dict[str, int]:
+    return {study.study_name: study._study_id for study in ledger.storage.get_all_studies()}
+
+
+def _find(ledger: Ledger, name: str) -> tuple[str, int]:
+    stored = _stored_names(ledger)
+    if name not in stored:
+        there = did_you_mean(name, stored) or (f" There is {', '.join(map(repr, stored))}." if stored else "")
+        raise StudyError(f"There is no study {name!r} in {ledger.place}.{there}")
+    return name, stored[name]
+
+
+def _claim(ledger: Ledger, name: str, given: Head) -> tuple[int, Head]:
+    """Return Optuna's id and the head of a study, begun now if it does not exist."""
+    from optuna.exceptions import DuplicatedStudyError
+    from optuna.study import StudyDirection
+
+    storage = ledger.storage
+    number = _stored_names(ledger).get(name)
+    directions = [
+        StudyDirection.MAXIMIZE if one.direction == "maximize" else StudyDirection.MINIMIZE
+        for one in given.goal.objectives
+    ]
+    if number is None:
+        try:
+            number = storage.create_new_study(directions, name)
+        except DuplicatedStudyError:  # another process was faster
+            number = storage.get_study_id_from_name(name)
+    if read_attribute(storage.get_study_user_attrs(number), _HEAD) is None:
+        if storage.get_all_trials(number, deepcopy=False) or storage.get_study_directions(number) != directions:
+            raise StudyError(
+                f"Study {name!r} in {ledger.place} was not begun by nbcompress. Give the search another --study."
+            )
+        # New, or its process was killed between the two operations.
+        write_attribute(
+            lambda key, value: storage.set_study_user_attr(number, key, value), _HEAD, given.to_json(), "the study"
+        )
+    return number, _read_head(ledger, number, name)
+
+
+def _read_head(ledger: Ledger, number: int, name: str) -> Head:
+    from nbcompress.space import Space
+
+    data = read_attribute(ledger.storage.get_study_user_attrs(number), _HEAD)
+    if data is None:
+        raise StudyError(f"Study {name!r} in {ledger.place} was not begun by nbcompress.")
+    if data["version"] > FORMAT:
+        raise StudyError(
+            f"Study {name!r} in {ledger.place} has format {data['version']}, from a newer nbcompress; "
+            f"this one reads up to {FORMAT}. Update nbcompress."
+        )
+    created = datetime.fromisoformat(data["created"])
+    return Head(Space.from_json(data["space"]), Goal.from_json(data["goal"]), data["identity"], created)
+
+
+def _warnings(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Study {name!r} was begun with another {key}; its earlier trials were run with that."
+        for key in given
+        if key in stored and stored[key] != given[key]
+    ]
