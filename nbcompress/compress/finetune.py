@@ -1,0 +1,95 @@
+"""Train a compressed model on, without breaking what was promised of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import Tensor, nn
+
+from nbcompress.compress.data import Batch
+from nbcompress.compress.layers import check_model
+from nbcompress.compress.training import OnEpoch, Plan, train_
+from nbcompress.errors import CompressionError
+
+
+def finetune(
+    model: nn.Module,
+    data: object,
+    epochs: int = 3,
+    lr: float = 1e-3,
+    optimizer: str = "adam",
+    batch_size: int = 64,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    on_epoch: Callable[..., object] | None = None,
+    seed: int = 0,
+    *,
+    momentum: float | None = None,
+    weight_decay: float = 0.0,
+) -> nn.Module:
+    """Train `model` in place; zeros of pruned tensors, grids, codebooks and the half-precision rest are kept.
+
+    Args:
+        model: Any module. It comes back in the mode it came in.
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets).
+        epochs: Passes over the data; 0 changes nothing.
+        lr: Step size.
+        optimizer: `adam`, `adamw` or `sgd`.
+        batch_size: Of data that is not in batches yet.
+        loss: From what the model returns and the target to a scalar. By default cross-entropy for integer
+            targets and mean squared error for float ones.
+        on_epoch: Called after every epoch with the epoch, counted from 1, or with the epoch and its mean loss if
+            it takes two arguments (a second one with a default must be called `loss`). The model keeps its
+            promises and is in the mode it came in, so it can be measured: the place for `report(..., step=epoch)`.
+        seed: Equal seeds give equal results; global randomness is put back afterwards.
+        momentum: Of `sgd`, 0.9 if not given.
+        weight_decay: Of the optimizer.
+
+    Returns:
+        `model`. Scales of grids and shared values are trained along, and its record says the new ones. Weights that
+        were rounded to zero on a grid of a pruned tensor count as pruned.
+
+    Raises:
+        CompressionError: An option makes no sense, or the loss stops being finite; says in which epoch. The model
+            is then what it was before.
+        DataError: The data does not fit the model.
+    """
+    plan = Plan(epochs, lr, optimizer, batch_size, seed, momentum, weight_decay)
+    check_model(model)
+    batch_loss = None
+    if loss is not None:
+        given = loss
+
+        def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
+            return given(batch(model), batch.target)
+
+    train_(model, data, plan, batch_loss=batch_loss, on_epoch=_with_two_arguments(on_epoch))
+    return model
+
+
+def _with_two_arguments(call: Callable[..., object] | None) -> OnEpoch | None:
+    """`call` as a function of epoch and loss, by what it declares to take."""
+    if call is None or not callable(call):
+        if call is not None:
+            raise CompressionError(f"on_epoch must be a function of the epoch, got {type(call).__name__}")
+        return None
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = list(signature(call).parameters.values())
+    except ValueError:
+        # Some functions written in C do not say what they take.
+        return lambda epoch, _loss: call(epoch)
+    positional = [one for one in parameters if one.kind in places]
+    required = [one for one in positional if one.default is Parameter.empty]
+    takes_all = any(one.kind is Parameter.VAR_POSITIONAL for one in parameters)
+    if len(required) > 2 or not (positional or takes_all):
+        raise CompressionError(
+            f"on_epoch is called with the epoch, or the epoch and the loss, but takes {len(required)}"
+        )
+    if len(required) == 2 or (len(positional) > 1 and positional[1].name == "loss"):
+        return lambda epoch, loss: call(epoch, loss)
+    return lambda epoch, _loss: call(epoch)
+
+
+__all__ = ["finetune"]

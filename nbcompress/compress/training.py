@@ -1,0 +1,233 @@
+"""The training loop under fine-tuning, retraining after pruning, and distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+
+from nbcompress.compress.data import Batch, Batches
+from nbcompress.compress.held import Free, Latent, Shared, hold
+from nbcompress.compress.layers import fill_, unique_parameters
+from nbcompress.compress.losses import default_loss
+from nbcompress.compress.options import check_choice, check_count, check_number
+from nbcompress.compress.record import TensorRecord, attach_, record_of
+from nbcompress.compress.rest import rest_tensors, round_tensors_
+from nbcompress.compress.seeding import seeded
+from nbcompress.errors import CompressionError
+
+BatchLoss = Callable[[nn.Module, Batch], Tensor]
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the data, from 0.
+        lr: Step size.
+        optimizer: `adam`, `adamw`, or `sgd` (with momentum).
+        batch_size: Of data that is not in batches yet.
+        seed: Of the order of the data and of the model's own randomness.
+        momentum: Of `sgd`; None stands for 0.9.
+        weight_decay: Share of a weight that decay removes per unit of step size.
+    """
+
+    epochs: int
+    lr: float = 1e-3
+    optimizer: str = "adam"
+    batch_size: int = 64
+    seed: int = 0
+    momentum: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs, 0)
+        check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_count("batch_size", self.batch_size, 1)
+        check_count("seed", self.seed, 0)
+        check_number("weight_decay", self.weight_decay, 0, float("inf"))
+        if self.momentum is not None:
+            check_number("momentum", self.momentum, 0, 1)
+            if self.optimizer != "sgd":
+                raise CompressionError(f"momentum belongs to optimizer='sgd', got momentum with {self.optimizer!r}")
+
+    def make_optimizer(self, leaves: list[nn.Parameter]) -> torch.optim.Optimizer:
+        if self.optimizer == "adam":
+            return torch.optim.Adam(leaves, lr=self.lr, weight_decay=self.weight_decay)
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(leaves, lr=self.lr, weight_decay=self.weight_decay)
+        momentum = 0.9 if self.momentum is None else self.momentum
+        return torch.optim.SGD(leaves, lr=self.lr, momentum=momentum, weight_decay=self.weight_decay)
+
+
+class Trainer:
+    """A model in training, with all its promises.
+
+    Args:
+        model: Changed in place.
+        plan: How to train.
+        latents: Where the leaves of rounded parameters begin, by name.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan, latents: Mapping[str, Tensor]) -> None:
+        self.model = model
+        record = record_of(model)
+        self._is_half = record.rest == "float16"
+        self._held: dict[str, Free | Latent | Shared] = {}
+        for names, parameter in unique_parameters(model):
+            if not parameter.requires_grad:
+                continue
+            promise = next((record.tensors[name] for name in names if name in record.tensors), TensorRecord())
+            self._held[names[0]] = hold(
+                parameter, promise, is_half=self._is_half, is_mean=plan.optimizer == "sgd", start=latents.get(names[0])
+            )
+        if not self._held:
+            raise CompressionError("nothing can be trained: no parameter of the model requires a gradient")
+        self._optimizer = plan.make_optimizer([one.leaf for one in self._held.values()])
+
+    def step(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`, back to values that keep the promises."""
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for one in self._held.values():
+            one.take_gradient()
+        self._optimizer.step()
+        if not all(bool(torch.isfinite(one.leaf.detach().sum())) for one in self._held.values()):
+            raise CompressionError("training diverged: a weight became NaN or infinite; use a smaller lr")
+        self.put()
+
+    def put(self) -> None:
+        """Give the model the promised values of all leaves."""
+        for one in self._held.values():
+            one.put()
+
+    def become(self, name: str, promise: TensorRecord) -> None:
+        """From now on `promise` is kept for parameter `name` as it is now, as after pruning between epochs."""
+        held = self._held.get(name)
+        if isinstance(held, Latent):
+            held.become(promise)
+        elif held is not None:
+            raise CompressionError(f"the promise of {name!r} cannot change in training")
+
+    def publish(self) -> None:
+        """Bring the model's record up to date, and its stored buffers to half precision."""
+        record = record_of(self.model)
+        tensors = dict(record.tensors)
+        for name, one in self._held.items():
+            promise = one.promise()
+            if promise is not None:
+                key = next((other for other in _names(self.model, one.parameter) if other in tensors), name)
+                tensors[key] = promise
+        record = replace(record, tensors=tensors)
+        attach_(self.model, record)
+        if self._is_half:
+            buffers = [one for one in rest_tensors(self.model, record) if not isinstance(one[1], nn.Parameter)]
+            round_tensors_(buffers)
+
+
+BeforeEpoch = Callable[[int, Trainer], None]
+OnEpoch = Callable[[int, float], object]
+
+
+def train_(
+    model: nn.Module,
+    data: object,
+    plan: Plan,
+    *,
+    batch_loss: BatchLoss | None = None,
+    latents: Mapping[str, Tensor] | None = None,
+    before_epoch: BeforeEpoch | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> None:
+    """Train `model` in place, keeping what its record promises.
+
+    Args:
+        model: Comes back in the mode it came in, without gradients.
+        data: See `Batches`.
+        plan: How to train.
+        batch_loss: From the model and a batch to the loss; `default_loss` of what the model returns otherwise.
+        latents: Values before rounding, by parameter name, at which training starts.
+        before_epoch: Called with the epoch, counted from 1, and the trainer.
+        on_epoch: Called with the epoch, counted from 1, and its mean loss, in the mode the model came in.
+
+    Raises:
+        CompressionError: The loss stopped being finite. Model and record are what they were before.
+        DataError: The data does not fit. Model and record are what they were before.
+    """
+    batches = Batches(data, plan.batch_size)
+    loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
+    trainer = Trainer(model, plan, latents or {})
+    mode = _Mode(model)
+    with seeded(plan.seed, *batches.generators), torch.enable_grad(), _settled(trainer, mode):
+        for epoch in range(1, plan.epochs + 1):
+            if before_epoch is not None:
+                before_epoch(epoch, trainer)
+            model.train()
+            loss = _run_epoch(trainer, batches, loss_of, epoch)
+            mode.restore()
+            trainer.publish()
+            if on_epoch is not None:
+                on_epoch(epoch, loss)
+
+
+def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: int) -> float:
+    total, n_batches = 0.0, 0
+    for batch in batches.for_model(trainer.model):
+        loss = loss_of(trainer.model, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise CompressionError(f"the loss must be a tensor with one number, got {kind}")
+        value = float(loss.detach())
+        if not isfinite(value):
+            raise CompressionError(f"training diverged: the loss is {value} in epoch {epoch}; use a smaller lr")
+        trainer.step(loss.reshape(()))
+        total, n_batches = total + value, n_batches + 1
+    return total / n_batches
+
+
+class _Mode:
+    """The training flag of every module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._flags = [(module, module.training) for module in model.modules()]
+
+    def restore(self) -> None:
+        for module, is_training in self._flags:
+            module.training = is_training
+
+
+@contextmanager
+def _settled(trainer: Trainer, mode: _Mode) -> Iterator[None]:
+    """Leave a model behind that keeps its promises: after an error the one from before, else the one trained so far."""
+    model, record = trainer.model, record_of(trainer.model)
+    held = [one for _, one in (*model.named_parameters(), *model.named_buffers())]
+    before = [one.detach().clone() for one in held]
+    try:
+        yield
+    except Exception:
+        for one, values in zip(held, before, strict=True):
+            fill_(one, values)
+        attach_(model, record)
+        raise
+    except BaseException:
+        # An interrupt, or the end of a trial: it may have come between a step of the leaves and the model.
+        trainer.put()
+        trainer.publish()
+        raise
+    finally:
+        mode.restore()
+        model.zero_grad(set_to_none=True)
+
+
+def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:
+    return next(names for names, one in unique_parameters(model) if one is parameter)
+
+
+__all__ = ["OPTIMIZERS", "BatchLoss", "BeforeEpoch", "OnEpoch", "Plan", "Trainer", "train_"]

@@ -1,0 +1,106 @@
+"""What every compressor does around its own work: check first, copy, change the copy, record, fine-tune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor, nn
+
+from nbcompress.compress.data import Batches
+from nbcompress.compress.layers import Patterns, Target, check_model, copied, fill_, select
+from nbcompress.compress.options import check_count, check_number
+from nbcompress.compress.record import Surgery, TensorRecord, attach_, record_of
+from nbcompress.compress.rest import round_rest_
+from nbcompress.compress.training import BeforeEpoch, Plan, train_
+from nbcompress.errors import DataError
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Fine-tuning after a compressor. It checks itself, so that nothing is changed before the data is known to fit.
+
+    Attributes:
+        data: A `DataLoader`, a data set, or a pair of tensors.
+        finetune: Epochs; 0 for none.
+        lr: Step size of Adam.
+        seed: Of the order of the data and of the model's own randomness.
+    """
+
+    data: object
+    finetune: int
+    lr: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_count("finetune", self.finetune, 0)
+        check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
+        check_count("seed", self.seed, 0)
+        if self.finetune and self.data is None:
+            raise DataError(f"finetune={self.finetune} needs data to train on: pass data=, such as (inputs, labels)")
+        if self.data is not None:
+            Batches(self.data)
+
+    def plan(self) -> Plan:
+        return Plan(epochs=self.finetune, lr=self.lr, seed=self.seed)
+
+
+class Workpiece:
+    """A copy of a model on its way through one compressor.
+
+    Attributes:
+        model: The copy.
+        targets: The chosen tensors of the copy.
+        record: What was done so far.
+    """
+
+    def __init__(self, model: nn.Module, layers: Patterns, tuning: Tuning) -> None:
+        select(check_model(model), layers)
+        self.model = copied(model)
+        self.tuning = tuning
+        selection = select(self.model, layers)
+        self.targets = selection.targets
+        before = record_of(self.model)
+        self.record = replace(before, left_out={**before.left_out, **selection.left_out})
+        self._latents: dict[str, Tensor] = {}
+
+    def record_of(self, target: Target) -> TensorRecord:
+        """What is promised of `target` so far."""
+        known = (self.record.tensors[name] for name in target.names if name in self.record.tensors)
+        return next(known, TensorRecord())
+
+    def put(self, target: Target, promise: TensorRecord, values: Tensor) -> None:
+        """Write `values` into `target` and promise what `promise` says. Fine-tuning begins at the values before."""
+        if self.tuning.finetune and promise.grid is not None:
+            self._latents[target.name] = target.parameter.detach().clone()
+        fill_(target.parameter, values)
+        tensors = {name: one for name, one in self.record.tensors.items() if name not in target.names}
+        left_out = {name: why for name, why in self.record.left_out.items() if name not in target.names}
+        self.record = replace(self.record, tensors={**tensors, target.name: promise}, left_out=left_out)
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Name what could not be done, with the reason."""
+        self.record = replace(self.record, left_out={**self.record.left_out, **reasons})
+
+    def operate(self, surgery: Surgery, gone: str) -> None:
+        """Note a structural change, in which the parameter `gone` ceased to be."""
+        tensors = {name: one for name, one in self.record.tensors.items() if name != gone}
+        self.record = replace(self.record, tensors=tensors, surgery=(*self.record.surgery, surgery))
+
+    def round_rest(self, rest: Literal["float16", "float32"]) -> None:
+        """From now on the rest is kept in half precision, if `rest` says so or an earlier step did."""
+        if rest == "float16":
+            self.record = replace(self.record, rest=rest)
+
+    def finished(self, before_epoch: BeforeEpoch | None = None) -> nn.Module:
+        """Keep all promises, fine-tune if asked to, and return the copy."""
+        if self.record.rest == "float16":
+            self.leave_out(round_rest_(self.model, self.record))
+        attach_(self.model, self.record)
+        if self.tuning.finetune:
+            train_(self.model, self.tuning.data, self.tuning.plan(), latents=self._latents, before_epoch=before_epoch)
+        return self.model
+
+
+__all__ = ["Tuning", "Workpiece"]
