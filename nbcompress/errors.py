@@ -18,6 +18,22 @@ class SpaceError(NbcompressError, ValueError):
     """A parameter or a space that cannot exist, such as a lower bound above the upper."""
 
 
+class ParameterError(SpaceError):
+    """A parameter that cannot exist; says which of its arguments is at fault.
+
+    Attributes:
+        argument: The name of the argument, such as `low`; for options `options`.
+        index: Which of the options, or None.
+    """
+
+    def __init__(self, text: str, argument: str, index: int | None = None) -> None:
+        self.argument, self.index = argument, index
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[type[ParameterError], tuple[str, str, int | None]]:
+        return type(self), (str(self), self.argument, self.index)
+
+
 class SpaceSyntaxError(SpaceError):
     """A declaration in a cell that is refused; says where.
 
@@ -83,6 +99,10 @@ class ArtifactError(NbcompressError):
 
 class MeasureError(NbcompressError):
     """A cost that cannot be measured on this model or machine."""
+
+
+class NbcompressWarning(UserWarning):
+    """Something worth a line that stops nothing, such as a weight that left its grid and is stored in full."""
 
 
 class MissingPart(NbcompressError, ImportError):
