@@ -1,0 +1,183 @@
+"""A small model learns from a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nbcompress.compress.data import Batch, Batches, output_of
+from nbcompress.compress.layers import check_model, copied
+from nbcompress.compress.losses import class_scores, default_loss
+from nbcompress.compress.options import check_number
+from nbcompress.compress.seeding import seeded
+from nbcompress.compress.training import Plan, train_
+from nbcompress.errors import CompressionError, DataError
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A student with its control.
+
+    Attributes:
+        student: Trained with the teacher.
+        control: The same student, trained on the same budget from the same start without the teacher.
+    """
+
+    student: nn.Module
+    control: nn.Module
+
+
+@overload
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: object,
+    epochs: int = 10,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    lr: float = 1e-3,
+    batch_size: int = 64,
+    seed: int = 0,
+    control: Literal[False] = False,
+    match: str | None = None,
+) -> nn.Module: ...
+
+
+@overload
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: object,
+    epochs: int = 10,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    lr: float = 1e-3,
+    batch_size: int = 64,
+    seed: int = 0,
+    *,
+    control: Literal[True],
+    match: str | None = None,
+) -> Distillation: ...
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: object,
+    epochs: int = 10,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    lr: float = 1e-3,
+    batch_size: int = 64,
+    seed: int = 0,
+    control: bool = False,
+    match: str | None = None,
+) -> nn.Module | Distillation:
+    """Return a copy of `student`, trained to say what `teacher` says.
+
+    The loss is `alpha * T^2 * KL(teacher / T, student / T) + (1 - alpha) * cross-entropy`; for float targets both
+    parts are mean squared errors.
+
+    Args:
+        teacher: Stays as it is; runs in evaluation mode without gradients.
+        student: Stays as it is. What its record promises is kept in training.
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets).
+        epochs: Passes over the data.
+        temperature: T, above 0; larger ones show more of what the teacher thinks of wrong classes.
+        alpha: Weight of the teacher, 0 to 1.
+        lr: Step size of Adam.
+        batch_size: Of data that is not in batches yet.
+        seed: Equal seeds give equal students.
+        control: Train a second copy without the teacher, for comparison.
+        match: Not built yet.
+
+    Returns:
+        The trained copy, or a `Distillation` of both copies if `control`.
+
+    Raises:
+        CompressionError: An option makes no sense, or the loss stops being finite.
+        DataError: The data does not fit, or teacher and student give outputs of different shapes.
+
+    References:
+        Hinton, Vinyals and Dean (2015), "Distilling the Knowledge in a Neural Network", section 2.
+    """
+    check_number("temperature", temperature, 0, float("inf"), is_open_low=True)
+    check_number("alpha", alpha, 0, 1)
+    if match is not None:
+        raise CompressionError(f"match={match!r} (features of layers) is not built yet: leave it out")
+    plan = Plan(epochs, lr, batch_size=batch_size, seed=seed)
+    check_model(teacher)
+    check_model(student)
+    trained = copied(student)
+    with _listening(teacher):
+        _check_fit(teacher, trained, Batches(data, batch_size), seed)
+
+        def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
+            with torch.no_grad():
+                told = output_of(batch(teacher))
+            result = batch(model)
+            own = default_loss(result, batch.target)
+            return alpha * soft_loss(output_of(result), told, batch.target, temperature) + (1 - alpha) * own
+
+        train_(trained, data, plan, batch_loss=batch_loss)
+    if not control:
+        return trained
+    alone = copied(student)
+    train_(alone, data, plan)
+    return Distillation(trained, alone)
+
+
+def soft_loss(output: Tensor, told: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """How far `output` is from what the teacher `told`: shapes alike, one number.
+
+    Integer targets: Kullback-Leibler divergence of the softened classes, times the square of the temperature, so
+    that its gradient keeps its size; labels of -100 are skipped. Float targets: mean squared error.
+    """
+    if target.is_floating_point():
+        return functional.mse_loss(output.float(), told.float())
+    scores, labels = class_scores(output, target)
+    taught, _ = class_scores(told, target)
+    counts = labels != -100
+    soft = functional.log_softmax(scores[counts].float() / temperature, dim=1)
+    hard = functional.log_softmax(taught[counts].float() / temperature, dim=1)
+    return temperature**2 * functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
+
+
+@contextmanager
+def _listening(teacher: nn.Module) -> Iterator[None]:
+    """The teacher in evaluation mode, and back."""
+    flags = [(module, module.training) for module in teacher.modules()]
+    teacher.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in flags:
+            module.training = is_training
+
+
+def _check_fit(teacher: nn.Module, student: nn.Module, batches: Batches, seed: int) -> None:
+    """Run both once, without a trace, before any training."""
+    flags = [(module, module.training) for module in student.modules()]
+    try:
+        student.eval()
+        with seeded(seed, *batches.generators), torch.no_grad():
+            batch = batches.first(student)
+            told, said = output_of(batch(teacher)), output_of(batch(student))
+            if told.shape != said.shape:
+                raise DataError(
+                    "teacher and student must give outputs of one shape, "
+                    f"got {tuple(told.shape)} and {tuple(said.shape)}"
+                )
+            default_loss(said, batch.target)
+    finally:
+        for module, is_training in flags:
+            module.training = is_training
+
+
+__all__ = ["Distillation", "distill", "soft_loss"]

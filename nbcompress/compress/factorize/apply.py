@@ -1,0 +1,89 @@
+"""Low-rank layers: one matrix becomes the product of two thin ones."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import nn
+
+from nbcompress.compress.factorize.low_rank import LowRank, fill_low_rank_, low_rank_like, why_not
+from nbcompress.compress.layers import Patterns, Target
+from nbcompress.compress.options import check_number
+from nbcompress.compress.record import Surgery
+from nbcompress.compress.workpiece import Tuning, Workpiece
+from nbcompress.errors import CompressionError
+
+
+def factorize(
+    model: nn.Module,
+    rank: float = 0.25,
+    *,
+    layers: Patterns = None,
+    data: object = None,
+    finetune: int = 0,
+    lr: float = 1e-3,
+    seed: int = 0,
+) -> nn.Module:
+    """Return a copy of `model` in which linear layers and convolutions are products of two thinner ones.
+
+    Args:
+        model: Any module; it stays as it is.
+        rank: Share of the full rank that is kept, above 0 to 1; at least rank 1.
+        layers: Shell patterns on dotted module names.
+        data: For fine-tuning.
+        finetune: Epochs of training afterwards.
+        lr: Step size of fine-tuning (Adam).
+        seed: Of fine-tuning.
+
+    Returns:
+        A copy with `LowRank` pairs in the place of layers, the truncated singular value decomposition of their
+        weights: a linear layer becomes two; a convolution becomes one of the same kernel with `rank` channels and a
+        1x1 one. Layers where that would not save parameters, that share their weight, or that are of another kind
+        stay, and `record_of(copy).left_out` names them. A grid, codebook or zeros of a factorized weight are given up.
+
+    Raises:
+        CompressionError: The rank makes no sense, a weight is NaN, or fine-tuning diverges.
+        LayerNotFound: `layers` matches nothing.
+        DataError: Fine-tuning is asked for without data, or with data that does not fit.
+
+    References:
+        Denton et al. (2014), "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation".
+    """
+    share = check_number("rank", rank, 0, 1, is_open_low=True)
+    work = Workpiece(model, layers, Tuning(data, finetune, lr, seed))
+    for target in work.targets:
+        reason = _replace_(work, target, share)
+        if reason is not None:
+            work.leave_out({target.name: reason})
+    return work.finished()
+
+
+def _replace_(work: Workpiece, target: Target, share: float) -> str | None:
+    """Factorize the layer of `target`, or return why not."""
+    path, _, last = target.name.rpartition(".")
+    module = work.model.get_submodule(path)
+    around = work.model.get_submodule(path.rpartition(".")[0])
+    if isinstance(around, LowRank):
+        return "it is a factor already"
+    reason = why_not(module) if last == "weight" else "not the weight of a layer"
+    if reason is not None:
+        return reason
+    if not path:
+        raise CompressionError(
+            "the model is a single layer, which cannot be replaced in itself: put it into a Sequential"
+        )
+    if len(target.names) > 1:
+        return f"it is shared with {target.names[1]}"
+    n_out, n_in = target.parameter.shape[0], prod(target.parameter.shape[1:])
+    rank = max(1, round(share * min(n_out, n_in)))
+    if rank * (n_out + n_in) >= n_out * n_in:
+        return f"rank {rank} would not save parameters"
+    pair = low_rank_like(module, rank)
+    fill_low_rank_(pair, module)
+    setattr(around, path.rpartition(".")[2], pair)
+    shapes = {name: tuple(one.shape) for name, one in pair.named_parameters()}
+    work.operate(Surgery("factorize", path, shapes, {"rank": rank}), gone=target.name)
+    return None
+
+
+__all__ = ["factorize"]

@@ -1,0 +1,139 @@
+"""Pruning: what a person asks for, checked, and handed to the part that does it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from torch import nn
+
+from nbcompress.compress.layers import Patterns, check_model
+from nbcompress.compress.options import check_choice, check_number
+from nbcompress.compress.prune.scores import CRITERIA
+from nbcompress.compress.prune.weights import Cut, prune_gradually, prune_once
+from nbcompress.compress.record import attach_, record_of
+from nbcompress.compress.rest import round_rest_
+from nbcompress.compress.training import train_
+from nbcompress.compress.workpiece import Tuning, Workpiece
+from nbcompress.errors import CompressionError, DataError
+
+_NOT_BUILT = "is not built yet"
+_LATER_CRITERIA = dict.fromkeys(("activation", "mutual-information", "hessian"), _NOT_BUILT)
+
+
+def prune(
+    model: nn.Module,
+    amount: float | None = None,
+    *,
+    threshold: float | None = None,
+    granularity: Literal["weight", "channel"] = "weight",
+    criterion: Literal["magnitude", "random", "gradient"] = "magnitude",
+    scope: Literal["global", "layer", "lamp"] | None = None,
+    schedule: Literal["one-shot", "gradual"] = "one-shot",
+    layers: Patterns = None,
+    example: object = None,
+    data: object = None,
+    finetune: int = 0,
+    lr: float = 1e-3,
+    seed: int = 0,
+) -> nn.Module:
+    """Return a copy of `model` with the least important weights set to zero, or whole channels cut out.
+
+    Args:
+        model: Any module; it stays as it is.
+        amount: Share of the weights that goes, 0 to 1. Weights that are zero already count and go first, so pruning
+            a pruned model by the same amount changes nothing, and by less does not bring weights back.
+        threshold: Instead of `amount`: weights of smaller magnitude go.
+        granularity: `weight` sets single weights to zero; `channel` cuts neurons, channels and heads physically.
+        criterion: `magnitude`, `random`, or `gradient` (weight times gradient over the data, first-order Taylor).
+        scope: `global` ranks the weights of all layers together, `layer` takes the share from each, `lamp` ranks
+            globally by scores made comparable (Lee et al. 2021). The default is `global` for weights and `layer`
+            for channels.
+        schedule: `one-shot`, or `gradual`: a little before every epoch of `finetune`, by the cubic of Zhu and
+            Gupta (2017).
+        layers: Shell patterns on dotted module names.
+        example: Input of the model, for `channel`; the first batch of the data serves too.
+        data: For the gradient criterion and for fine-tuning.
+        finetune: Epochs of training afterwards; zeros stay zeros.
+        lr: Step size of fine-tuning (Adam).
+        seed: Of `random` and of fine-tuning.
+
+    Returns:
+        A copy. With `granularity="weight"`, exactly `round(amount * n)` of the n chosen weights are zero (in each
+        tensor with scope `layer`), unless more were before; ties fall by position. No tensor loses its last weight
+        unless `amount` is 1. Grids and codebooks are kept: zero is a value of each.
+
+    Raises:
+        CompressionError: An option or a weight makes no sense, or fine-tuning diverges.
+        LayerNotFound: `layers` matches nothing.
+        DataError: Data is needed and missing, or does not fit.
+    """
+    check_choice("granularity", granularity, ("weight", "channel"), {"2:4": _NOT_BUILT})
+    check_choice("criterion", criterion, CRITERIA, _LATER_CRITERIA)
+    check_choice("schedule", schedule, ("one-shot", "gradual"))
+    if scope is not None:
+        check_choice("scope", scope, ("global", "layer", "lamp"))
+    if (amount is None) == (threshold is None):
+        raise CompressionError("prune needs amount=, a share from 0 to 1, or threshold=, a magnitude, and not both")
+    if amount is not None:
+        amount = check_number("amount", amount, 0, 1)
+    if threshold is not None:
+        threshold = check_number("threshold", threshold, 0, float("inf"))
+        if criterion != "magnitude" or scope is not None:
+            raise CompressionError("threshold= is a magnitude for every weight: leave out criterion= and scope=")
+    tuning = Tuning(data, finetune, lr, seed)
+    if criterion == "gradient" and data is None:
+        raise DataError("criterion='gradient' needs data: pass data=, such as (inputs, labels)")
+    if granularity == "channel":
+        if schedule == "gradual" or amount is None:
+            raise CompressionError("granularity='channel' cuts a share at once: pass amount= and schedule='one-shot'")
+        return _prune_channels(model, amount, criterion, scope or "layer", layers, example, tuning)
+    cut = Cut(amount, threshold, criterion, scope or "global", data, seed)
+    if schedule == "gradual":
+        return _start_gradually(model, layers, tuning, cut)
+    return prune_once(Workpiece(model, layers, tuning), cut)
+
+
+def _start_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, cut: Cut) -> nn.Module:
+    if not tuning.finetune:
+        raise CompressionError("schedule='gradual' prunes between epochs: pass finetune=EPOCHS and data=")
+    work = Workpiece(model, layers, tuning)
+    for target in work.targets:
+        before = work.record_of(target)
+        if before.grid is not None or before.codebook is not None:
+            raise CompressionError(
+                f"schedule='gradual' comes before quantizing and clustering, but {target.name!r} has "
+                f"{'a grid' if before.grid is not None else 'a codebook'}: use schedule='one-shot'"
+            )
+        if not target.parameter.requires_grad:
+            raise CompressionError(f"schedule='gradual' retrains, but {target.name!r} does not require a gradient")
+    return prune_gradually(work, cut)
+
+
+def _prune_channels(
+    model: nn.Module, amount: float, criterion: str, scope: str, layers: Patterns, example: object, tuning: Tuning
+) -> nn.Module:
+    # Imported here because tracing a graph takes its time to load, and few need it.
+    from nbcompress.compress.data import Batches
+    from nbcompress.compress.prune.channels import cut_channels
+
+    if criterion == "gradient":
+        raise CompressionError("granularity='channel' ranks by magnitude or random, got criterion='gradient'")
+    check_model(model)
+    if example is None and tuning.data is not None:
+        first = Batches(tuning.data).first(model)
+        example = dict(first.kwargs) if first.kwargs else first.args
+    if example is None:
+        raise DataError("granularity='channel' runs the model once: pass example=, an input, or data=")
+    small: nn.Module = cut_channels(
+        model, amount, criterion=criterion, scope=scope, layers=layers, example=example, seed=tuning.seed
+    )
+    record = record_of(small)
+    if record.rest == "float16":
+        attach_(small, replace(record, left_out={**record.left_out, **round_rest_(small, record)}))
+    if tuning.finetune:
+        train_(small, tuning.data, tuning.plan())
+    return small
+
+
+__all__ = ["prune"]

@@ -1,0 +1,66 @@
+"""Which weights go: exact counts, ties broken by position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def lowest(scores: Tensor, count: int) -> Tensor:
+    """Mark the `count` lowest of `scores`; among equal ones, those that come first.
+
+    Args:
+        scores: One axis, no NaN, at least `count` long.
+        count: From 0.
+
+    Returns:
+        bool of the shape of `scores` with exactly `count` times True.
+    """
+    if count <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    edge = torch.kthvalue(scores, count).values
+    marked = scores < edge
+    ties = torch.nonzero(scores == edge).flatten()
+    marked[ties[: count - int(marked.sum())]] = True
+    return marked
+
+
+def keep_masks(scores: Sequence[Tensor], amount: float, *, is_global: bool) -> list[Tensor]:
+    """What stays when the share `amount` of all weights goes.
+
+    Args:
+        scores: One tensor of any shape for each layer, not negative; 0 stands for weights that are zero already.
+        amount: From 0 to 1.
+        is_global: One ranking for all layers; otherwise the share goes from each.
+
+    Returns:
+        One bool tensor for each layer. In all (or in each layer) `round(amount * n)` weights go, the lowest scores
+        first. No layer loses its last weight unless `amount` is 1, even if fewer go for that.
+    """
+    flat = [one.detach().flatten().to("cpu", torch.float64) for one in scores]
+    if is_global:
+        joined = _lowest_but_last(flat, amount)
+        parts = list(torch.split(joined, [len(one) for one in flat]))
+    else:
+        parts = [_lowest_but_last([one], amount) for one in flat]
+    return [(~gone).reshape(one.shape).to(one.device) for gone, one in zip(parts, scores, strict=True)]
+
+
+def _lowest_but_last(layers: list[Tensor], amount: float) -> Tensor:
+    joined = torch.cat(layers)
+    count = round(amount * len(joined))
+    if amount < 1:
+        start, n_kept = 0, 0
+        for layer in layers:
+            best = int(layer.argmax())
+            if layer[best] > 0:
+                joined[start + best] = torch.inf
+                n_kept += 1
+            start += len(layer)
+        count = min(count, len(joined) - n_kept)
+    return lowest(joined, count)
+
+
+__all__ = ["keep_masks", "lowest"]

@@ -1,0 +1,100 @@
+"""How much each weight matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nbcompress.compress.data import Batches
+from nbcompress.compress.layers import Target
+from nbcompress.compress.losses import default_loss
+from nbcompress.compress.seeding import seeded
+from nbcompress.errors import CompressionError
+
+CRITERIA = ("magnitude", "random", "gradient")
+
+
+def scores_of(model: nn.Module, targets: Sequence[Target], criterion: str, data: object, seed: int) -> list[Tensor]:
+    """Scores of the weights of each target, of its shape, float64 on the CPU.
+
+    Every score is positive where the weight is not zero, and 0 where it is: what is zero already goes first.
+
+    Args:
+        model: Where the targets are; unchanged.
+        targets: What is scored.
+        criterion: `magnitude`, `random` or `gradient` (first-order Taylor: weight times gradient).
+        data: For `gradient`.
+        seed: For `random`, and for the order of the data.
+    """
+    weights = [one.parameter.detach().to("cpu", torch.float64) for one in targets]
+    if criterion == "magnitude":
+        found = [one.abs() for one in weights]
+    elif criterion == "random":
+        generator = torch.Generator().manual_seed(seed)
+        found = [torch.rand(one.shape, generator=generator, dtype=torch.float64) for one in weights]
+    else:
+        gradients = _gradients(model, targets, data, seed)
+        found = [(one * gradient).abs() for one, gradient in zip(weights, gradients, strict=True)]
+    # A weight that does not matter by the criterion still comes after one that is not there.
+    smallest = torch.finfo(torch.float64).tiny
+    return [torch.where(one == 0, 0.0, found_.clamp(min=smallest)) for one, found_ in zip(weights, found, strict=True)]
+
+
+def lamp_scores(scores: Sequence[Tensor]) -> list[Tensor]:
+    """Scores that can be compared between layers.
+
+    The square of a score, divided by the sum of all squares in its layer that are not smaller; of equal scores, the
+    one that goes last counts the fewest. The last weight of any layer has score 1, so none is emptied.
+
+    References:
+        Lee et al. (2021), "Layer-adaptive Sparsity for the Magnitude-based Pruning", equation 4.
+    """
+    found = []
+    for one in scores:
+        flat = one.flatten()
+        values, order = torch.sort(flat, stable=True)
+        # Divided by the largest, because squares of the smallest scores vanish in floating point.
+        squares = (values / values[-1].clamp(min=torch.finfo(torch.float64).tiny)).square()
+        left = squares.flip(0).cumsum(0).flip(0)
+        ratio = torch.where(values > 0, squares.clamp(min=1e-300) / left.clamp(min=1e-300), 0.0)
+        lamp = torch.empty_like(flat)
+        lamp[order] = ratio
+        found.append(lamp.reshape(one.shape))
+    return found
+
+
+def _gradients(model: nn.Module, targets: Sequence[Target], data: object, seed: int) -> list[Tensor]:
+    """Mean gradient of the loss over one pass of the data, in evaluation mode."""
+    batches = Batches(data)
+    flags = [(module, module.training) for module in model.modules()]
+    parameters = [one.parameter for one in targets]
+    needed = [one.requires_grad for one in parameters]
+    totals = [torch.zeros(one.shape, dtype=torch.float64) for one in parameters]
+    n_batches = 0
+    # cuDNN cannot run a recurrent layer backward in evaluation mode.
+    without_cudnn = torch.backends.cudnn.flags(enabled=False)
+    try:
+        model.eval()
+        for one in parameters:
+            one.requires_grad_(True)
+        with seeded(seed, *batches.generators), torch.enable_grad(), without_cudnn:
+            for batch in batches.for_model(model):
+                loss = default_loss(batch(model), batch.target)
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                for total, gradient in zip(totals, gradients, strict=True):
+                    if gradient is not None:
+                        total += gradient.detach().to("cpu", torch.float64)
+                n_batches += 1
+    finally:
+        for module, is_training in flags:
+            module.training = is_training
+        for one, was_needed in zip(parameters, needed, strict=True):
+            one.requires_grad_(was_needed)
+    if not all(bool(torch.isfinite(one).all()) for one in totals):
+        raise CompressionError("gradients must be finite for criterion='gradient', but the loss gave NaN or infinity")
+    return [total / n_batches for total in totals]
+
+
+__all__ = ["CRITERIA", "lamp_scores", "scores_of"]

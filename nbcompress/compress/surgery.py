@@ -1,0 +1,108 @@
+"""Structural changes: made once on a copy, recorded, and replayed on a fresh instance when a file is loaded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nbcompress.compress.factorize.low_rank import low_rank_like
+from nbcompress.compress.record import Surgery
+from nbcompress.errors import CompressionError
+
+
+def replay_surgery_(model: nn.Module, surgery: Surgery) -> None:
+    """Make the change that `surgery` describes on `model`, in place.
+
+    New weights are zeros of the new shapes, on the old ones' device and in their dtype: values are filled in
+    later. Everything is checked before anything is changed, since a description may come from a file. A parameter
+    that several modules share is replaced in all of them.
+
+    Raises:
+        CompressionError: The model has no such module, parameter or attribute: it is not a fresh instance of the
+            class that was changed, or the description was tampered with.
+    """
+    if surgery.kind == "factorize":
+        _factorize_(model, surgery)
+    elif surgery.kind == "cut":
+        _cut_(model, surgery)
+    else:
+        raise CompressionError(f"a surgery is cut or factorize, got {surgery.kind!r}")
+
+
+def _module(model: nn.Module, surgery: Surgery) -> nn.Module:
+    try:
+        return model.get_submodule(surgery.module)
+    except AttributeError as err:
+        raise CompressionError(
+            f"the model has no module {surgery.module!r} to {surgery.kind}: pass a fresh instance of the original class"
+        ) from err
+
+
+def _factorize_(model: nn.Module, surgery: Surgery) -> None:
+    module = _module(model, surgery)
+    rank = surgery.attributes.get("rank")
+    if not isinstance(rank, int) or not surgery.module:
+        raise CompressionError(f"factorizing {surgery.module!r} needs its rank, got {rank!r}")
+    parent, _, name = surgery.module.rpartition(".")
+    setattr(model.get_submodule(parent), name, low_rank_like(module, rank))
+
+
+def _cut_(model: nn.Module, surgery: Surgery) -> None:
+    module = _module(model, surgery)
+    for name, value in surgery.attributes.items():
+        _check_attribute(module, surgery.module, name, value)
+    found = {name: _tensor(module, surgery.module, name, shape) for name, shape in surgery.shapes.items()}
+    for name, shape in surgery.shapes.items():
+        old = found[name]
+        values = torch.zeros(shape, dtype=old.dtype, device=old.device)
+        new = nn.Parameter(values, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else values
+        _replace_(model, old, new)
+    for name, value in surgery.attributes.items():
+        setattr(module, name, tuple(value) if isinstance(value, (tuple, list)) else value)
+
+
+def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    path, _, last = name.rpartition(".")
+    try:
+        owner = module.get_submodule(path)
+    except AttributeError:
+        owner = nn.Module()
+    found = owner._parameters.get(last)
+    tensor = found if found is not None else owner._buffers.get(last)
+    if tensor is None:
+        raise CompressionError(f"module {where!r} has no parameter or buffer {name!r}: pass a fresh instance")
+    is_smaller = len(shape) == tensor.ndim and all(
+        isinstance(size, int) and not isinstance(size, bool) and 0 < size <= before
+        for size, before in zip(shape, tensor.shape, strict=True)
+    )
+    if not is_smaller:
+        raise CompressionError(
+            f"{name!r} of module {where!r} can only be cut, from {tuple(tensor.shape)}, but the record says {shape}"
+        )
+    return tensor
+
+
+def _check_attribute(module: nn.Module, where: str, name: str, value: object) -> None:
+    """Only plain numbers that the instance has already: nothing else can be set from a file."""
+    before = module.__dict__.get(name)
+
+    def is_number(one: object) -> bool:
+        return isinstance(one, int) and not isinstance(one, bool)
+
+    is_same_kind = is_number(before) and is_number(value)
+    if isinstance(before, (tuple, list)) and isinstance(value, (tuple, list)):
+        is_same_kind = len(before) == len(value) and all(map(is_number, (*before, *value)))
+    if not is_same_kind:
+        raise CompressionError(f"module {where!r} has no number {name!r} that could become {value!r}")
+
+
+def _replace_(model: nn.Module, old: Tensor, new: Tensor) -> None:
+    """Put `new` in the place of `old` wherever the model holds it."""
+    for owner in model.modules():
+        for held in (owner._parameters, owner._buffers):
+            for name in [name for name, one in held.items() if one is old]:
+                # By attribute, because recurrent modules keep a second list of their weights.
+                setattr(owner, name, new)
+
+
+__all__ = ["replay_surgery_"]
