@@ -1,0 +1,168 @@
+"""A model in a file: `save`, `load`, and `size_bytes`, which is the length of that file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nbcompress.artifact.container import Part, n_file, opened, sealed
+from nbcompress.artifact.fitting import check_class, check_surgery, check_tensors, ties_resolved
+from nbcompress.artifact.header import Header
+from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, unpack
+from nbcompress.compress.record import Record, TensorRecord, attach_
+from nbcompress.compress.surgery import replay_surgery_
+from nbcompress.errors import ArtifactError, CompressionError, NbcompressWarning
+
+Module = TypeVar("Module", bound=nn.Module)
+
+MODEL = "model"
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+    """Write `model` to `path`, in as few bytes as hold it exactly, and return the path.
+
+    What compressors promised (zeros, grids, codebooks) is stored by codes. Every other number is stored bit for
+    bit. A tensor that broke its promise, because it was trained on by other means than `finetune`, is stored in
+    full, and a warning names it. The file appears whole or not at all.
+
+    Raises:
+        ArtifactError: The model's state dict holds what a file cannot, or the file cannot be written.
+    """
+    packed = pack(model)
+    _warn(packed)
+    return write_whole(Path(path), sealed(MODEL, packed.parts))
+
+
+def size_bytes(model: nn.Module) -> int:
+    """Length of the file that `save` writes for `model`, in bytes, without writing it.
+
+    Raises:
+        ArtifactError: The model's state dict holds what a file cannot.
+    """
+    packed = pack(model)
+    _warn(packed)
+    return n_file(MODEL, packed.n_contents)
+
+
+def size_by_tensor(model: nn.Module) -> dict[str, int]:
+    """Bytes of the file by tensor, tied ones under their first name; under an empty name what the file adds.
+
+    The sum is `size_bytes(model)`.
+    """
+    packed = pack(model)
+    n_rest = n_file(MODEL, packed.n_contents) - sum(packed.by_tensor.values())
+    return {**packed.by_tensor, "": n_rest}
+
+
+def load(path: str | os.PathLike[str], model: Module) -> Module:
+    """Fill `model` from the file at `path` and return it.
+
+    Args:
+        path: A file that `save` wrote.
+        model: A fresh instance of the class that was saved, on any device. It is cut to the recorded shapes
+            first. What was promised of its tensors is recorded on it, so `finetune` goes on keeping it.
+
+    Raises:
+        ArtifactError: The file is not one of ours, truncated, changed or of a newer version, or holds another
+            model; names the first difference. The instance is then unchanged.
+    """
+    where = Path(path)
+    load_contents(opened(read_whole(where), MODEL, where), model)
+    return model
+
+
+def load_contents(contents: memoryview, model: nn.Module) -> None:
+    """Fill `model` from the contents of a file, or leave it as it is and raise an ArtifactError."""
+    unread = unpack(contents)
+    header = unread.header
+    check_class(header, model)
+    # Tried on a copy, so that a refusal leaves the instance as it came.
+    fitted = deepcopy(model) if header.surgery else model
+    _operate(header, fitted)
+    check_tensors(header, fitted)
+    found, promises = read_tensors(unread)
+    tensors = ties_resolved(header, found)
+    if fitted is not model:
+        _operate(header, model)
+    slots = check_tensors(header, model)
+    _fill(slots, tensors)
+    attach_(model, _record(header, slots, promises))
+
+
+def _operate(header: Header, model: nn.Module) -> None:
+    if not header.surgery:
+        return
+    check_surgery(header, model)
+    try:
+        for step in header.surgery:
+            replay_surgery_(model, step)
+    except CompressionError as err:
+        raise ArtifactError(f"the file's model was cut, and this {type(model).__name__} cannot be: {err}") from err
+
+
+@torch.no_grad()
+def _fill(slots: list[Slot], tensors: Iterable[Tensor]) -> None:
+    for slot, tensor in zip(slots, tensors, strict=True):
+        slot.tensor.copy_(tensor)
+
+
+def _record(header: Header, slots: list[Slot], promises: dict[int, TensorRecord]) -> Record:
+    by_name = {slots[place].name: promise for place, promise in promises.items()}
+    return Record(by_name, header.surgery, header.rest, header.left_out)
+
+
+def _warn(packed: Packed) -> None:
+    if packed.broken:
+        names = list(packed.broken)
+        listed = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        warnings.warn(f"{listed}: stored in full. {packed.broken[names[0]]}", NbcompressWarning, stacklevel=3)
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of a file."""
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be read: {err.strerror or err}") from err
+
+
+def write_whole(path: Path, parts: Iterable[Part]) -> Path:
+    """Write a file so that it appears whole or not at all: first beside its place, then moved there."""
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{path} cannot be written: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ArtifactError(f"{path} cannot be written: it is a folder, give the path of a file")
+    try:
+        handle, beside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(beside, 0o666 & ~_umask())
+            os.replace(beside, path)
+        except BaseException:
+            os.unlink(beside)
+            raise
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be written: {err.strerror or err}") from err
+    return path
+
+
+def _umask() -> int:
+    """Which permissions new files lack; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+__all__ = ["MODEL", "load", "load_contents", "read_whole", "save", "size_by_tensor", "size_bytes", "write_whole"]

@@ -1,0 +1,220 @@
+"""What stands before the weights: which model this is, what was done to it, and what each tensor is.
+
+Small files count, so names are not stored: a fresh instance of the class has them in the same order. One byte of
+a hash per name finds the first difference, and four bytes over all names make sure.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Literal
+
+import torch
+
+from nbcompress.artifact.binary import Row, RowReader
+from nbcompress.artifact.dtypes import DTYPES
+from nbcompress.compress.record import Surgery
+from nbcompress.errors import ArtifactError
+
+# A header of a model with 100,000 tensors takes some megabytes; what unpacks to more is not one of ours.
+_MOST_BYTES = 1 << 26
+_TIED = 31
+_PRUNED, _GRID, _CODEBOOK = 32, 64, 128
+_GROUP_KINDS = ("tensor", "channel")
+
+Group = Literal["tensor", "channel"] | int
+Scheme = Literal["symmetric", "affine"]
+
+
+@dataclass(frozen=True)
+class GridHead:
+    """A grid without its scales and zeros, which stand in the stream."""
+
+    bits: int
+    scheme: Scheme
+    group: Group
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of the state dict.
+
+    Attributes:
+        check: One byte of a hash of the name.
+        tied_to: Place of the earlier entry that is the same tensor; the other fields are then empty.
+        is_pruned: Its zeros stay zeros.
+        grid: Of its values, or of its codebook's values if it has a codebook.
+        n_values: Size of its codebook, 0 if it has none.
+    """
+
+    check: int
+    tied_to: int | None = None
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+    is_pruned: bool = False
+    grid: GridHead | None = None
+    n_values: int = 0
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything but the numbers."""
+
+    class_name: str
+    names_check: bytes
+    entries: tuple[Entry, ...]
+    rest: Literal["float16", "float32"] = "float32"
+    surgery: tuple[Surgery, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_of_name(name: str) -> int:
+    """One byte that two names seldom share."""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0]
+
+
+def check_of_names(names: Iterable[str]) -> bytes:
+    """Four bytes that two lists of names never share by chance."""
+    return blake2b("\0".join(names).encode("utf-8", "surrogatepass"), digest_size=4).digest()
+
+
+def write_header(header: Header) -> bytes:
+    """The header in bytes: one byte of flags, then the rest, deflated if that is shorter."""
+    row = Row()
+    row.text(header.class_name)
+    row.data += header.names_check
+    row.number(len(header.entries))
+    for entry in header.entries:
+        _write_entry(row, entry)
+    if header.surgery or header.left_out:
+        surgery = [[one.kind, one.module, dict(one.shapes), dict(one.attributes)] for one in header.surgery]
+        row.text(json.dumps([surgery, dict(header.left_out)], separators=(",", ":")))
+    body = bytes(row.data)
+    packer = zlib.compressobj(9, wbits=-15)
+    packed = packer.compress(body) + packer.flush()
+    is_half, is_packed = header.rest == "float16", len(packed) < len(body)
+    return bytes([is_half | is_packed << 1]) + (packed if is_packed else body)
+
+
+def read_header(data: memoryview) -> Header:
+    """Read what `write_header` wrote.
+
+    Raises:
+        ArtifactError: The bytes cannot be a header.
+    """
+    row = RowReader(data)
+    flags = row.byte()
+    if flags > 3:
+        raise ArtifactError(f"the file is damaged: its header has unknown flags {flags}")
+    row = RowReader(_inflated(row.left) if flags & 2 else row.left)
+    class_name = row.text()
+    names_check = bytes(row.take(4))
+    n_entries = row.number()
+    if n_entries > len(row.left):  # each takes two bytes or more
+        raise ArtifactError(f"the file is damaged: its header has no room for {n_entries} tensors")
+    entries = tuple(_read_entry(row, place) for place in range(n_entries))
+    surgery, left_out = _read_extras(row.text()) if len(row.left) else ((), {})
+    if len(row.left):
+        raise ArtifactError(f"the file is damaged: {len(row.left)} bytes follow its header")
+    return Header(class_name, names_check, entries, "float16" if flags & 1 else "float32", surgery, left_out)
+
+
+def _inflated(data: memoryview) -> bytes:
+    unpacker = zlib.decompressobj(wbits=-15)
+    try:
+        body = unpacker.decompress(data, _MOST_BYTES)
+    except zlib.error as err:
+        raise ArtifactError(f"the file is damaged: its header does not unpack ({err})") from err
+    if not unpacker.eof or unpacker.unused_data:
+        raise ArtifactError("the file is damaged: its header does not unpack to its end")
+    return body
+
+
+def _write_entry(row: Row, entry: Entry) -> None:
+    if entry.tied_to is not None:
+        row.data += bytes([_TIED, entry.check])
+        row.number(entry.tied_to)
+        return
+    kind = DTYPES.index(entry.dtype)
+    kind |= entry.is_pruned * _PRUNED | (entry.grid is not None) * _GRID | (entry.n_values > 0) * _CODEBOOK
+    row.data += bytes([kind, entry.check])
+    row.number(len(entry.shape))
+    for length in entry.shape:
+        row.number(length)
+    if entry.n_values:
+        row.number(entry.n_values)
+    if entry.grid is not None:
+        group = entry.grid.group
+        group_kind = _GROUP_KINDS.index(group) if isinstance(group, str) else 2
+        row.number(entry.grid.bits - 1 | (entry.grid.scheme == "affine") << 3 | group_kind << 4)
+        if isinstance(group, int):
+            row.number(group)
+
+
+def _read_entry(row: RowReader, place: int) -> Entry:
+    kind, check = row.byte(), row.byte()
+    if kind == _TIED:
+        tied_to = row.number()
+        if tied_to >= place:
+            raise ArtifactError(f"the file is damaged: its tensor {place} is tied to a later one, {tied_to}")
+        return Entry(check, tied_to)
+    if kind % 32 >= len(DTYPES):
+        raise ArtifactError(f"the file is damaged: its tensor {place} is of an unknown dtype, {kind % 32}")
+    n_axes = row.number()
+    if n_axes > len(row.left):
+        raise ArtifactError(f"the file is damaged: its tensor {place} has {n_axes} axes")
+    shape = tuple(row.number() for _ in range(n_axes))
+    n_values = row.number() if kind & _CODEBOOK else 0
+    if n_values > 65536 or (kind & _CODEBOOK and not n_values):
+        raise ArtifactError(f"the file is damaged: its tensor {place} has {n_values} shared values")
+    grid = _read_grid(row, place) if kind & _GRID else None
+    return Entry(check, None, shape, DTYPES[kind % 32], bool(kind & _PRUNED), grid, n_values)
+
+
+def _read_grid(row: RowReader, place: int) -> GridHead:
+    packed = row.number()
+    group_kind = packed >> 4
+    if group_kind > 2:
+        raise ArtifactError(f"the file is damaged: its tensor {place} has an unknown grid, {packed}")
+    group: Group = row.number() if group_kind == 2 else ("channel" if group_kind else "tensor")
+    if group == 0:
+        raise ArtifactError(f"the file is damaged: its tensor {place} has a grid of empty groups")
+    return GridHead((packed & 7) + 1, "affine" if packed & 8 else "symmetric", group)
+
+
+def _read_extras(text: str) -> tuple[tuple[Surgery, ...], dict[str, str]]:
+    try:
+        surgery, left_out = json.loads(text)
+        steps = tuple(_surgery(*one) for one in surgery)
+        if not all(isinstance(one, str) for pair in left_out.items() for one in pair):
+            raise ValueError("a reason is not text")
+    except (ValueError, TypeError, AttributeError, RecursionError) as err:
+        raise ArtifactError(f"the file is damaged: the surgery in its header cannot be read ({err})") from err
+    return steps, left_out
+
+
+def _surgery(kind: Any, module: Any, shapes: Any, attributes: Any) -> Surgery:
+    if kind not in ("cut", "factorize") or not isinstance(module, str):
+        raise ValueError(f"unknown step {kind!r} on {module!r}")
+    found_shapes = {str(name): _counts(shape) for name, shape in shapes.items()}
+    numbers = {str(name): _counts(one) if isinstance(one, list) else _count(one) for name, one in attributes.items()}
+    return Surgery(kind, module, found_shapes, numbers)
+
+
+def _counts(numbers: Any) -> tuple[int, ...]:
+    if not isinstance(numbers, list) or len(numbers) > 64:
+        raise ValueError("a shape is not a short list of counts")
+    return tuple(_count(one) for one in numbers)
+
+
+def _count(number: Any) -> int:
+    if type(number) is not int or not 0 <= number < 1 << 62:
+        raise ValueError("a size is not a count")
+    return number
+
+
+__all__ = ["Entry", "GridHead", "Header", "check_of_name", "check_of_names", "read_header", "write_header"]
