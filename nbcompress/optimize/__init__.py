@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nbcompress.optimize.history import History, Proposal
 from nbcompress.optimize.optimizer import Optimizer
+from nbcompress.optimize.proposers import proposer, samplers
 from nbcompress.optimize.protocol import Proposer
-from nbcompress.optimize.samplers import proposer, samplers
 
 __all__ = ["History", "Optimizer", "Proposal", "Proposer", "proposer", "samplers"]

@@ -14,21 +14,25 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import botorch
-import gpytorch
 import numpy as np
-import torch
-from botorch.acquisition.multi_objective import logei as botorch_logei
-from botorch.models import ModelListGP, SingleTaskGP
-from botorch.sampling import SobolQMCNormalSampler
-from gpytorch.constraints import GreaterThan
-from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
-from gpytorch.likelihoods import GaussianLikelihood
-from gpytorch.means import ConstantMean, LinearMean, Mean, ZeroMean
-from linear_operator.utils.warnings import NumericalWarning
 
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogate import NOISE_FLOOR, GaussianProcess
+
+with warnings.catch_warnings():
+    # linear_operator uses torch.jit.script at import, which torch announces to remove; nothing a user can act on.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import botorch
+    import gpytorch
+    import torch
+    from botorch.acquisition.multi_objective import logei as botorch_logei
+    from botorch.models import ModelListGP, SingleTaskGP
+    from botorch.sampling import SobolQMCNormalSampler
+    from gpytorch.constraints import GreaterThan
+    from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
+    from gpytorch.likelihoods import GaussianLikelihood
+    from gpytorch.means import ConstantMean, LinearMean, Mean, ZeroMean
+    from linear_operator.utils.warnings import NumericalWarning
 
 N_SAMPLES = 64
 # Rows scored at once; a bound on memory, since every row meets every sample and every box.

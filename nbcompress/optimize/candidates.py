@@ -16,8 +16,8 @@ from nbcompress.optimize.acquisition import Acquisition
 from nbcompress.optimize.axes import Axes
 from nbcompress.optimize.embedding import Embedding
 from nbcompress.optimize.history import Array
+from nbcompress.optimize.proposers.sobol import sobol_rows
 from nbcompress.optimize.protocol import Unseen
-from nbcompress.optimize.samplers.sobol import sobol_rows
 
 # Sizes of the batch and of the local search; heuristics.
 N_SPREAD = 1024

@@ -10,7 +10,7 @@ from typing import Any
 from nbcompress.errors import GoalError, SearchError
 from nbcompress.optimize.axes import Axes
 from nbcompress.optimize.history import History
-from nbcompress.optimize.samplers import proposer
+from nbcompress.optimize.proposers import proposer
 from nbcompress.space import Point, Space
 
 
@@ -21,7 +21,7 @@ class Optimizer:
         space: A `Space`, or a dict of parameters.
         directions: `"minimize"` or `"maximize"` for each objective.
         seed: Equal seeds and equal calls give equal points.
-        sampler: What proposes; see `nbcompress.optimize.samplers`.
+        sampler: What proposes; see `nbcompress.optimize.proposers`.
         acquisition, kernel, mean: The surrogate's parts, for the sampler `gp`.
 
     Example:

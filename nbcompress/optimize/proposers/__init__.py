@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from nbcompress.optimize.samplers.registry import proposer, samplers
+from nbcompress.optimize.proposers.registry import proposer, samplers
 
 __all__ = ["proposer", "samplers"]

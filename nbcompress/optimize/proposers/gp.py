@@ -14,8 +14,8 @@ from nbcompress.optimize.candidates import N_SPREAD, CandidateSearch
 from nbcompress.optimize.embedding import Embedding
 from nbcompress.optimize.history import Array, History, Proposal
 from nbcompress.optimize.hypervolume import LogHypervolumeImprovement, is_efficient, reference_point
+from nbcompress.optimize.proposers.sobol import SobolProposer
 from nbcompress.optimize.protocol import Unseen, generator
-from nbcompress.optimize.samplers.sobol import SobolProposer
 from nbcompress.optimize.surrogate import Form
 from nbcompress.space import Space
 

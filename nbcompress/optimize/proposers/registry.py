@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from nbcompress.errors import GoalError, SearchError, did_you_mean
+from nbcompress.optimize.proposers.grid import GridProposer
+from nbcompress.optimize.proposers.optuna import OptunaProposer
+from nbcompress.optimize.proposers.random import RandomProposer
+from nbcompress.optimize.proposers.sobol import SobolProposer
 from nbcompress.optimize.protocol import Proposer
-from nbcompress.optimize.samplers.grid import GridProposer
-from nbcompress.optimize.samplers.optuna import OptunaProposer
-from nbcompress.optimize.samplers.random import RandomProposer
-from nbcompress.optimize.samplers.sobol import SobolProposer
 from nbcompress.space import Space
 
 _OPTUNA = ("tpe", "nsga2", "optuna-gp")
@@ -39,7 +39,7 @@ def proposer(
     if n_objectives < 1:
         raise GoalError(f"A search needs at least one objective, but got {n_objectives}.")
     if sampler == "gp":
-        from nbcompress.optimize.samplers.gp import GaussianProcessProposer
+        from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 
         return GaussianProcessProposer(space, n_objectives, n_constraints, seed, acquisition, kernel, mean)
     if sampler == "sobol":
