@@ -1,7 +1,8 @@
 """What may vary? Parameters, spaces, and the declarations of a cell."""
 
 from nbcompress.space.conditions import Condition
-from nbcompress.space.parameters import Choice, Float, Int, Parameter
+from nbcompress.space.parameter import Parameter
+from nbcompress.space.parameters import Choice, Float, Int
 from nbcompress.space.space import Space
 from nbcompress.space.values import Point, Value
 

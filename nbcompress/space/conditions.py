@@ -1,8 +1,8 @@
 """When a parameter is active: as a set of combinations of the choices it hangs on.
 
-Words of this module: a parameter's *parents* are the choices that decide whether it is active. A *case* demands a value,
-or one of several, of some parents; a condition holds when one of its cases does. An *assignment* gives a value to each
-active choice of a set that is *closed*: with a choice, the set holds that choice's own parents.
+Words of this module: a parameter's *parents* are the choices that decide whether it is active. A *case* demands a
+value, or one of several, of some parents; a condition holds when one of its cases does. An *assignment* gives a value
+to each active choice of a set that is *closed*: with a choice, the set holds that choice's own parents.
 """
 
 from __future__ import annotations

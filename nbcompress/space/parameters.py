@@ -7,7 +7,7 @@ interval, where samplers and surrogates work:
 | --- | --- |
 | `Float(low, high)`, `Int(low, high)` | `(value - low) / (high - low)`; with `log` the same of the logarithms |
 | with `step`, and `Int` | the same, for the values `low, low + step, ...` only |
-| `Choice` with `k` options | `index / (k - 1)`, the index counted in order of value if ordered and numbers, else as given |
+| `Choice` with `k` options | `index / (k - 1)`, counted by value if ordered numbers, else as given |
 
 The lowest value is 0 and the highest is 1; if there is only one, it is 0. Back from the unit interval, what can be
 counted takes the nearest value.
@@ -18,133 +18,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_FLOOR
 from typing import Any
 
 from nbcompress.errors import ParameterError, PointError
+from nbcompress.space.axis import as_decimal, clipped, on_grid, place_of, value_at
 from nbcompress.space.conditions import Condition
+from nbcompress.space.construction import (
+    check_bounds,
+    checked_option,
+    log_of,
+    number_in,
+    step_of,
+    whole,
+)
+from nbcompress.space.parameter import Parameter
 from nbcompress.space.values import Value, as_value, is_finite_number, is_number, is_same, shown
 
 # Beyond, the unit interval in double precision cannot tell neighbours apart on a logarithmic axis.
 LARGEST_INT = 10**12
 # A value may be off the grid by this share of a step, as what was added up in floating point is.
 _OFF_GRID = 1e-6
-
-
-class Parameter:
-    """What `Float`, `Int` and `Choice` have in common.
-
-    Attributes:
-        each: Names, if the declaration stands for one parameter a name; else None.
-        when: Where it is active, or None for everywhere.
-    """
-
-    each: Any
-    when: Any
-
-    @property
-    def n_values(self) -> int | None:
-        """How many values it has, or None if they cannot be counted."""
-        raise NotImplementedError
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether near values are near in meaning."""
-        return True
-
-    @property
-    def is_continuous(self) -> bool:
-        """Whether its values cannot be counted."""
-        return self.n_values is None
-
-    def check(self, value: object) -> Value:
-        """Return `value` as the plain Python scalar that a point holds.
-
-        Raises:
-            PointError: The parameter does not take it.
-        """
-        raise NotImplementedError
-
-    def to_unit(self, value: object) -> float:
-        """Return where `value` lies in [0, 1].
-
-        Raises:
-            PointError: The parameter does not take it.
-        """
-        raise NotImplementedError
-
-    def from_unit(self, u: float) -> Value:
-        """Return the value at `u`, or the nearest one; `u` beyond [0, 1] is taken as the nearer end.
-
-        Raises:
-            PointError: `u` is NaN.
-        """
-        raise NotImplementedError
-
-    def values(self) -> tuple[Value, ...]:
-        """Return all values, in the order of the unit interval.
-
-        Raises:
-            SpaceError: They cannot be counted.
-        """
-        raise NotImplementedError
-
-    def contains(self, value: object) -> bool:
-        """Say whether the parameter takes `value`: 3.0 is an Int's 3, and True is no number."""
-        try:
-            self.check(value)
-        except PointError:
-            return False
-        return True
-
-    def alone(self) -> Any:
-        """Return the parameter without `each` and `when`."""
-        return self.alone_with(None, None)
-
-    def alone_with(self, each: Sequence[str] | None, when: Condition | None) -> Any:
-        """Return the parameter with another `each` and `when`."""
-        raise NotImplementedError
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the kind and all arguments as JSON data."""
-        data: dict[str, Any] = {"kind": type(self).__name__, **self._json()}
-        if self.each is not None:
-            data["each"] = list(self.each)
-        if self.when is not None:
-            data["when"] = self.when.to_json()
-        return data
-
-    def _json(self) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _arguments(self) -> list[str]:
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        """Return the declaration, which evaluates to an equal parameter."""
-        arguments = self._arguments()
-        if self.each is not None:
-            arguments.append(f"each={list(self.each)!r}")
-        if self.when is not None:
-            arguments.append(f"when={self.when!r}")
-        return f"{type(self).__name__}({', '.join(arguments)})"
-
-    def __eq__(self, other: object) -> bool:
-        # By text, since 1, 1.0 and True are equal for Python, and are not the same option for a search.
-        return repr(self) == repr(other) if isinstance(other, Parameter) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
-    def _set(self, **attributes: object) -> None:
-        for name, value in attributes.items():
-            object.__setattr__(self, name, value)
-
-    def _set_common(self) -> None:
-        self._set(
-            each=None if self.each is None else _names(self.each),
-            when=None if self.when is None else Condition.of(self.when),
-        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -166,13 +60,13 @@ class Float(Parameter):
     when: Condition | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        low, high = (_bound(self, name) for name in ("low", "high"))
+        low, high = (number_in(self, name) for name in ("low", "high"))
         try:
             low, high = float(low) + 0.0, float(high) + 0.0  # -0.0 is 0.0
         except OverflowError as err:
             raise ParameterError("A Float's bounds fit into a float; got a larger integer.", "low") from err
-        log = _flag(self)
-        _check_bounds(self, low, high, log)
+        log = log_of(self)
+        check_bounds(self, low, high, log)
         if not math.isfinite(high - low):
             raise ParameterError(
                 f"The width high - low is a finite number, but got {low!r} and {high!r}. Take a smaller range or log.",
@@ -180,21 +74,21 @@ class Float(Parameter):
             )
         step = None
         if self.step is not None:
-            step = float(_step(self, low, high))
+            step = float(step_of(self))
             if log:
                 raise ParameterError(
-                    f"A Float with log has no step, but got step={step!r}. Leave out one of them, or list the values with "
-                    "Choice.",
+                    f"A Float with log has no step, but got step={step!r}. Leave out one of them, or list the values "
+                    "with Choice.",
                     "step",
                 )
             if step > high - low > 0:
                 raise ParameterError(f"step is at most high - low = {high - low!r}, but got step={step!r}.", "step")
             if step < 2 * math.ulp(max(abs(low), abs(high))):
                 raise ParameterError(f"step is wide enough to change low and high, but got step={step!r}.", "step")
-            n_steps = int(((_decimal(high) - _decimal(low)) / _decimal(step)).to_integral_value(ROUND_FLOOR))
+            n_steps = int(((as_decimal(high) - as_decimal(low)) / as_decimal(step)).to_integral_value(ROUND_FLOOR))
             if n_steps > LARGEST_INT:
                 raise ParameterError(f"A grid has at most {LARGEST_INT:,} steps, but got step={step!r}.", "step")
-            high = _on_grid(low, step, n_steps)
+            high = on_grid(low, step, n_steps)
         self._set(low=low, high=high, log=log, step=step)
         self._set_common()
 
@@ -208,27 +102,27 @@ class Float(Parameter):
         number = _number(self, value)
         if self.step is not None:
             index = max(0, round((number - self.low) / self.step))
-            nearest = _on_grid(self.low, self.step, index)
+            nearest = on_grid(self.low, self.step, index)
             if nearest <= self.high and abs(number - nearest) <= _OFF_GRID * self.step:
                 return nearest
             raise PointError(f"{self!r} takes steps of {self.step!r} from {self.low!r}, but got {number!r}.")
         return number
 
     def to_unit(self, value: object) -> float:
-        return _place(self.check(value), self.low, self.high, self.log)
+        return place_of(self.check(value), self.low, self.high, self.log)
 
     def from_unit(self, u: float) -> float:
-        u = _unit(u)
+        u = clipped(u)
         if self.step is not None:
-            return _on_grid(self.low, self.step, round(u * ((self.n_values or 1) - 1)))
-        return _value_at(u, self.low, self.high, self.log)
+            return on_grid(self.low, self.step, round(u * ((self.n_values or 1) - 1)))
+        return value_at(u, self.low, self.high, self.log)
 
     def values(self) -> tuple[float, ...]:
         if self.n_values is None:
             raise _uncountable(self)
         if self.step is None:
             return (self.low,)
-        return tuple(_on_grid(self.low, self.step, index) for index in range(self.n_values))
+        return tuple(on_grid(self.low, self.step, index) for index in range(self.n_values))
 
     def alone_with(self, each: Sequence[str] | None, when: Condition | None) -> Float:
         return Float(self.low, self.high, self.log, self.step, each=each, when=when)
@@ -259,15 +153,15 @@ class Int(Parameter):
     when: Condition | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        low, high = (_whole(self, name, _bound(self, name)) for name in ("low", "high"))
-        log = _flag(self)
-        _check_bounds(self, low, high, log)
+        low, high = (whole(name, number_in(self, name)) for name in ("low", "high"))
+        log = log_of(self)
+        check_bounds(self, low, high, log)
         for name, bound in (("low", low), ("high", high)):
             if abs(bound) > LARGEST_INT:
                 raise ParameterError(
                     f"An Int's bounds lie within a trillion, 10**12, but got {name}={bound!r}. Take a Float.", name
                 )
-        step = _whole(self, "step", _step(self, low, high))
+        step = whole("step", step_of(self))
         if log and step != 1:
             raise ParameterError(
                 f"An Int with log has step 1, but got step={step!r}. Leave out one of them, or list the values with "
@@ -292,15 +186,15 @@ class Int(Parameter):
         return int(number)
 
     def to_unit(self, value: object) -> float:
-        return _place(self.check(value), self.low, self.high, self.log)
+        return place_of(self.check(value), self.low, self.high, self.log)
 
     def from_unit(self, u: float) -> int:
-        u = _unit(u)
+        u = clipped(u)
         if not self.log:
             return self.low + self.step * round(u * (self.n_values - 1))
-        below = math.floor(_value_at(u, self.low, self.high, log=True))
+        below = math.floor(value_at(u, self.low, self.high, log=True))
         near = [value for value in (below - 1, below, below + 1) if self.low <= value <= self.high]
-        return min(near, key=lambda value: abs(_place(value, self.low, self.high, log=True) - u))
+        return min(near, key=lambda value: abs(place_of(value, self.low, self.high, log=True) - u))
 
     def values(self) -> tuple[int, ...]:
         return tuple(range(self.low, self.high + 1, self.step))
@@ -319,8 +213,8 @@ class Int(Parameter):
 class Choice(Parameter):
     """One of several options, each None, a bool, an int, a float or a str.
 
-    Options that are all numbers (a bool is none) are ordered unless told otherwise: by value, wherever they stand in the
-    list. Other options are unordered; with `ordered=True` their order is the one they are given in.
+    Options that are all numbers (a bool is none) are ordered unless told otherwise: by value, in whatever order they
+    are given. Other options are unordered; with `ordered=True` their order is the one they are given in.
     Two options must not be equal, and as for Python 1, 1.0 and True are: such a choice is refused.
 
     Raises:
@@ -343,7 +237,7 @@ class Choice(Parameter):
             raise ParameterError("A Choice has at least one option. Write for example Choice(2, 4, 8).", "options")
         if ordered is not None and not isinstance(ordered, bool):
             raise ParameterError(f"ordered is None, True or False, but got {shown(ordered)}.", "ordered")
-        checked = tuple(_option(given, index) for index, given in enumerate(options))
+        checked = tuple(checked_option(given, index) for index, given in enumerate(options))
         for index, option in enumerate(checked):
             if option in checked[:index]:
                 first = checked[checked.index(option)]
@@ -385,7 +279,7 @@ class Choice(Parameter):
         return index / (len(self.options) - 1) if index else 0.0
 
     def from_unit(self, u: float) -> Value:
-        return self.values()[round(_unit(u) * (len(self.options) - 1))]
+        return self.values()[round(clipped(u) * (len(self.options) - 1))]
 
     def values(self) -> tuple[Value, ...]:
         numbers = [option for option in self.options if is_number(option)]
@@ -402,80 +296,6 @@ class Choice(Parameter):
         return arguments if self.ordered == self._by_value(self.options) else [*arguments, f"ordered={self.ordered}"]
 
 
-def _names(each: Any) -> tuple[str, ...]:
-    """Check `each=` and return its names."""
-    if isinstance(each, (str, bytes)) or not hasattr(each, "__iter__"):
-        raise ParameterError(f"each= is a list of names, but got {shown(each)}. Write each=[...].", "each")
-    names = tuple(each)
-    if not names:
-        raise ParameterError("each= has at least one name, but got an empty list.", "each")
-    for index, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            raise ParameterError(f"each= is a list of names, that is texts, but got {shown(name)} in it.", "each")
-        if name in names[:index]:
-            raise ParameterError(f"The names in each= differ, but got {name!r} twice.", "each")
-    return tuple(str.__str__(name) for name in names)
-
-
-def _bound(parameter: Any, name: str) -> Any:
-    given = getattr(parameter, name)
-    try:
-        value = as_value(given)
-    except TypeError:
-        value = None
-    if not is_number(value):
-        raise ParameterError(f"{name} is a number, but got {shown(given)}.", name)
-    if not is_finite_number(value):
-        raise ParameterError(f"{name} is a finite number, but got {given!r}.", name)
-    return value
-
-
-def _whole(parameter: Any, name: str, value: int | float) -> int:
-    if value != int(value):
-        raise ParameterError(f"An Int's {name} is a whole number, but got {value!r}. Write Float for others.", name)
-    return int(value)
-
-
-def _flag(parameter: Any) -> bool:
-    if not isinstance(parameter.log, bool):
-        hint = f" Write step={parameter.log!r} if you mean the step." if is_number(parameter.log) else ""
-        raise ParameterError(f"log is True or False, but got {shown(parameter.log)}.{hint}", "log")
-    return parameter.log
-
-
-def _check_bounds(parameter: Any, low: int | float, high: int | float, log: bool) -> None:
-    if low > high:
-        kind = type(parameter).__name__
-        raise ParameterError(
-            f"low <= high must hold, but got {low!r} and {high!r}. Write {kind}({high!r}, {low!r}).", "low"
-        )
-    if log and low <= 0:
-        raise ParameterError(f"With log, low is above 0, but got {low!r}.", "low")
-
-
-def _step(parameter: Any, low: int | float, high: int | float) -> Any:
-    step = _bound(parameter, "step")
-    if step <= 0:
-        raise ParameterError(f"step is above 0, but got {step!r}.", "step")
-    return step
-
-
-def _option(given: Any, index: int) -> Value:
-    try:
-        value = as_value(given)
-    except TypeError as err:
-        several = isinstance(given, (list, tuple, set, frozenset, range, dict))
-        hint = " Write Choice(*options) with a star, if these are the options." if several else ""
-        raise ParameterError(
-            f"An option of a Choice is None, a bool, an int, a float or a str, but got {shown(given)}.{hint}",
-            "options",
-            index,
-        ) from err
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ParameterError(f"A number among the options is finite, but got {value!r}.", "options", index)
-    return value
-
-
 def _number(parameter: Any, given: object) -> int | float:
     """Return a value for a `Float` or an `Int`, as number within its bounds."""
     try:
@@ -489,37 +309,6 @@ def _number(parameter: Any, given: object) -> int | float:
         if not parameter.low - slack <= value <= parameter.high + slack:
             raise PointError(f"{parameter!r} does not reach {value!r}.")
     return value if isinstance(parameter, Int) else float(value)
-
-
-def _unit(u: float) -> float:
-    if math.isnan(u):
-        raise PointError("A place in the unit interval is a number, but got NaN.")
-    return min(max(float(u), 0.0), 1.0)
-
-
-def _place(value: float, low: float, high: float, log: bool) -> float:
-    if low == high:
-        return 0.0
-    if log:
-        return min(max((math.log(value) - math.log(low)) / (math.log(high) - math.log(low)), 0.0), 1.0)
-    return (value - low) / (high - low)
-
-
-def _value_at(u: float, low: float, high: float, log: bool) -> float:
-    # The ends are exact, whatever the logarithm rounds to.
-    if u in (0.0, 1.0):
-        return high if u else low
-    value = math.exp(math.log(low) + u * (math.log(high) - math.log(low))) if log else low + u * (high - low)
-    return min(max(value, low), high)
-
-
-def _decimal(number: float) -> Decimal:
-    return Decimal(repr(number))
-
-
-def _on_grid(low: float, step: float, index: int) -> float:
-    # In decimals, so that 0.1 + 2 * 0.1 is 0.3, as a person writes it.
-    return float(_decimal(low) + index * _decimal(step))
 
 
 def _uncountable(parameter: Parameter) -> ParameterError:

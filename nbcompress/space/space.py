@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import ParameterError, PointError, SpaceError, did_you_mean
 from nbcompress.space.conditions import Condition, closure, simplest
 from nbcompress.space.counting import count_points
-from nbcompress.space.parameters import Choice, Float, Int, Parameter
+from nbcompress.space.parameter import Parameter
+from nbcompress.space.parameters import Choice, Float, Int
 from nbcompress.space.values import Point, Value, shown, shown_point
 
 if TYPE_CHECKING:
