@@ -47,7 +47,7 @@ class Guard:
         self._thread = threading.get_ident()
         self._armed = False
         self._firing = False
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()  # an interrupt may call `cut` while this thread is in it
         self._cut: Cut | None = None
 
     @property

@@ -62,9 +62,6 @@ def _ending(body: Body, context: TrialContext) -> tuple[State, Failure | None]:
     guard = current_guard()
     try:
         metrics = guard.call(body, context) if guard else body(context)
-        if not isinstance(metrics, Mapping):
-            text = f"A trial ends with a dict of metrics, but got {type(metrics).__name__}."
-            return State.FAILED, Failure("NotADict", text)
         context.complete(metrics)
     except TrialEnded as ended:
         # Raised from outside, it says only that it came; how the trial stands is what was asked for.
@@ -78,10 +75,11 @@ def _ending(body: Body, context: TrialContext) -> tuple[State, Failure | None]:
         return State.COMPLETE, None
 
 
-def failure_of(error: BaseException) -> Failure:
+def failure_of(error: BaseException, *, hide_own: bool = True) -> Failure:
     """Describe an exception; the traceback shows the body's frames and those it called, not ours around it."""
     shown = traceback.TracebackException.from_exception(error, compact=True)
-    _hide_own(shown)
+    if hide_own:
+        _hide_own(shown)
     text = "".join(shown.format())
     if len(text) > _TRACEBACK_LIMIT:
         half = _TRACEBACK_LIMIT // 2

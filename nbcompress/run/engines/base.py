@@ -1,0 +1,110 @@
+"""What every engine does: takes assignments, hands back outcomes."""
+
+from __future__ import annotations
+
+import queue
+import time
+from dataclasses import replace
+from typing import Protocol
+
+from nbcompress.errors import SearchError
+from nbcompress.run.guard import Cut
+from nbcompress.run.limits import described
+from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
+from nbcompress.run.trial_context import Listener
+from nbcompress.run.trial_run import failure_of
+from nbcompress.study.trial import Failure, State
+
+
+class EngineError(SearchError):
+    """The engine takes no more work, such as an executor that was shut down. The running trials are interrupted."""
+
+
+class Engine(Protocol):
+    """Runs assignments somewhere.
+
+    An implementation guarantees: each submitted assignment comes back from `next` exactly once, with an outcome,
+    whatever the body does; `cut` may be called from any thread, and the outcome of a trial that was cut has the
+    state that was asked for; `close` ends everything that the engine itself started and returns.
+
+    Attributes:
+        name: As the person wrote it.
+        is_serial: One trial at a time, in this thread.
+        warnings: Sentences for the person, such as that seeds are shared.
+    """
+
+    name: str
+    is_serial: bool
+    warnings: list[str]
+
+    def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
+        """Get ready for up to `jobs` trials at a time. `listener` is called from `next`, or inside the trial.
+
+        Raises:
+            TransportError: `evaluate` cannot be sent to where trials run.
+        """
+
+    def submit(self, assignment: Assignment, limit: float | None) -> None:
+        """Take an assignment, and end it as failed (`Timeout`) when it runs longer than `limit` seconds.
+
+        Raises:
+            EngineError: Nothing can be run any more.
+        """
+
+    def next(self, timeout: float) -> tuple[Assignment, Outcome] | None:
+        """Return an assignment that has ended and how, or None after `timeout` seconds (a serial engine runs one)."""
+
+    def cut(self, number: int, cut: Cut) -> None:
+        """End the running trial `number`. No such trial is no error: it may just have ended."""
+
+    def close(self) -> None:
+        """Let everything go that the engine started. May be called twice."""
+
+
+class Mailbox:
+    """Where the threads of an engine leave what its `next` hands to the loop."""
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[tuple[Assignment, Outcome] | tuple[int, int, dict[str, float]]]
+        self._items = queue.SimpleQueue()
+
+    def post(self, assignment: Assignment, outcome: Outcome) -> None:
+        self._items.put((assignment, outcome))
+
+    def post_report(self, number: int, step: int, values: dict[str, float]) -> None:
+        self._items.put((number, step, values))
+
+    def take(self, timeout: float, listener: Listener | None) -> tuple[Assignment, Outcome] | None:
+        """Wait for the next outcome; reports that come before it go to `listener`."""
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                item = self._items.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                return None
+            if len(item) == 2:
+                return item
+            if listener is not None:
+                listener(*item)
+
+
+def evaluated(evaluate: Evaluate, assignment: Assignment) -> Outcome:
+    """Return the outcome of an assignment; what is raised around the body is a failure of the trial as well."""
+    try:
+        return evaluate(assignment)
+    except TrialEnded as ended:
+        return Outcome(ended.state, failure=ended.failure)
+    except KeyboardInterrupt:
+        return Outcome(State.INTERRUPTED)
+    except BaseException as error:  # noqa: BLE001 - an evaluator's mistake must not end the search without a record
+        return Outcome(State.FAILED, failure=failure_of(error, hide_own=False))
+
+
+def cut_short(outcome: Outcome, cut: Cut) -> Outcome:
+    """Return `outcome` as a trial that was ended from outside, with the metrics it had."""
+    return replace(outcome, state=cut.state, failure=cut.failure, kept={})
+
+
+def over_limit(limit: float) -> Cut:
+    """What a trial gets that ran longer than `limit` seconds."""
+    return Cut(State.FAILED, Failure("Timeout", f"The trial ran over its limit of {described(limit)}."))

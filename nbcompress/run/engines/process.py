@@ -1,0 +1,197 @@
+"""Each trial in a process of its own: a crash or a hang costs one trial, and limits are hard."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any
+
+from nbcompress.run.engines.base import Mailbox, cut_short, over_limit
+from nbcompress.run.engines.child import run_child
+from nbcompress.run.guard import Cut
+from nbcompress.run.outcome import Assignment, Evaluate, Outcome
+from nbcompress.run.transport import pack
+from nbcompress.run.trial_context import Listener
+from nbcompress.study.trial import Failure, State
+
+# torch takes seconds to import: the fork server does it once, before it has any thread. Elsewhere every child pays.
+_PRELOADED = ["torch", "nbcompress.run.engines.child"]
+# Between the signal and the end of a killed process. Only a process stuck inside the system takes longer.
+_DEATH_SECONDS = 5.0
+
+_starting = threading.Lock()
+
+
+@dataclass
+class _Child:
+    """One trial's process, as the thread that watches it sees it."""
+
+    assignment: Assignment
+    limit: float | None
+    cut: Cut | None = None
+    process: Any = None
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    def kill(self) -> None:
+        """End the process and those it started."""
+        if self.process is None or self.process.pid is None:
+            return
+        if hasattr(os, "killpg"):
+            # It may have ended, or have no group of its own yet.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+
+
+class ProcessEngine:
+    """Starts a process per trial; a thread per process waits for what it sends or for its death."""
+
+    name = "process"
+    is_serial = False
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._mailbox = Mailbox()
+        self._children: dict[int, _Child] = {}
+        self._lifeline: tuple[Connection, Connection] | None = None
+
+    def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
+        self._payload = pack(evaluate, self.name)
+        self._listener = listener
+        self._threads = _threads_each(jobs)
+        method = "forkserver" if sys.platform == "linux" else "spawn"
+        self._context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self._context.set_forkserver_preload(_PRELOADED)
+        self._lifeline = self._context.Pipe(duplex=False)
+        # Registered after multiprocessing's own, so it runs before that one waits for our children.
+        atexit.register(self.close)
+
+    def submit(self, assignment: Assignment, limit: float | None) -> None:
+        child = _Child(assignment, limit)
+        self._children[assignment.number] = child
+        name = f"nbcompress-trial-{assignment.number}"
+        threading.Thread(target=self._watch, args=(child,), name=name, daemon=True).start()
+
+    def next(self, timeout: float) -> tuple[Assignment, Outcome] | None:
+        return self._mailbox.take(timeout, self._listener)
+
+    def cut(self, number: int, cut: Cut) -> None:
+        child = self._children.get(number)
+        if child is not None and child.cut is None:
+            child.cut = cut
+            child.kill()
+
+    def close(self) -> None:
+        for child in tuple(self._children.values()):
+            self.cut(child.assignment.number, Cut(State.INTERRUPTED))
+        for child in tuple(self._children.values()):
+            if child.process is not None:
+                child.process.join(_DEATH_SECONDS)
+        if self._lifeline is not None:
+            for end in self._lifeline:
+                end.close()
+            self._lifeline = None
+        atexit.unregister(self.close)
+
+    def _watch(self, child: _Child) -> None:
+        try:
+            outcome = self._run(child)
+        except Exception as error:  # noqa: BLE001 - no process could be started, say; the trial must come back all the same
+            text = f"The process of the trial could not be run: {error}"
+            outcome = Outcome(State.FAILED, failure=Failure(type(error).__name__, text))
+        if child.cut is not None:
+            outcome = cut_short(outcome, child.cut)
+        self._children.pop(child.assignment.number, None)
+        self._mailbox.post(child.assignment, outcome)
+
+    def _run(self, child: _Child) -> Outcome:
+        started = time.perf_counter()
+        connection, theirs = self._context.Pipe()
+        assert self._lifeline is not None
+        arguments = (theirs, self._lifeline[0], dict(os.environ), self._threads)
+        process = self._context.Process(target=run_child, args=arguments, name=f"trial-{child.assignment.number}")
+        with connection:
+            with _starting, _without_main(), theirs:
+                process.start()
+            child.process = process
+            try:
+                if child.cut is not None:  # asked for while it started
+                    child.kill()
+                outcome = self._talk(child, connection)
+            finally:
+                child.kill()
+                process.join(_DEATH_SECONDS)
+        if outcome is None:
+            seconds = time.perf_counter() - started
+            outcome = Outcome(State.FAILED, {}, child.values, _crash(process.exitcode), seconds=seconds)
+        return outcome
+
+    def _talk(self, child: _Child, connection: Connection) -> Outcome | None:
+        """Return the outcome, or None when the process ended without one."""
+        deadline: float | None = None
+        try:
+            connection.send_bytes(self._payload)
+            connection.send_bytes(pack(child.assignment, self.name))
+            while True:
+                if not connection.poll(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    assert child.limit is not None
+                    child.cut = child.cut or over_limit(child.limit)
+                    return None
+                kind, value = pickle.loads(connection.recv_bytes())  # noqa: S301 - sent by our own child process
+                if kind == "outcome":
+                    assert isinstance(value, Outcome)
+                    return value
+                if kind == "started" and child.limit is not None:
+                    deadline = time.monotonic() + child.limit
+                if kind == "report":
+                    step, values = value
+                    for metric, number in values.items():
+                        child.values.setdefault(metric, {})[step] = number
+                    self._mailbox.post_report(child.assignment.number, step, values)
+        except (EOFError, OSError):
+            return None
+
+
+def _threads_each(jobs: int) -> int | None:
+    """How many threads each of `jobs` children gives torch: they share what the kernel's torch would use."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else max(1, torch.get_num_threads() // jobs)
+
+
+def _crash(code: int | None) -> Failure:
+    if code is None:
+        return Failure("Crash", "The process of the trial closed its connection and did not end.")
+    if code >= 0:
+        return Failure("Crash", f"The process of the trial ended by itself with exit code {code}.")
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    hint = " (out of memory, often)" if name == "SIGKILL" else ""
+    return Failure("Crash", f"The process of the trial was ended by the signal {name}{hint}.")
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the running script while a child starts, which would otherwise run it once more to find its functions.
+
+    What a trial needs of it travels by value instead.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -1,0 +1,262 @@
+"""`search` and `maximize`: the search for a plain Python function."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nbcompress._version import __version__
+from nbcompress.errors import GoalError
+from nbcompress.run.controls import Controls
+from nbcompress.run.engines import engine_of
+from nbcompress.run.keeping import give_shelf
+from nbcompress.run.limits import Until, seconds_of, until_of
+from nbcompress.run.loop import run
+from nbcompress.run.metrics import refused
+from nbcompress.run.observers import Observer
+from nbcompress.run.outcome import Assignment, Outcome
+from nbcompress.run.pruner import Pruner
+from nbcompress.run.trial_context import TrialContext
+from nbcompress.run.trial_run import run_trial
+from nbcompress.space import Parameter, Space
+from nbcompress.study.goal import Goal
+
+if TYPE_CHECKING:
+    from nbcompress.study import Study
+
+_log = logging.getLogger("nbcompress")
+
+# What the metric of `maximize` is called, whose function returns a number without a name: the first free one.
+_VALUE_NAMES = ("value", "objective", "score", "f")
+
+
+@dataclass(frozen=True)
+class FunctionTrial:
+    """Runs a function as a trial: `function(**point)` returns metrics by name."""
+
+    function: Callable[..., Any]
+    space: Space
+    goal: Goal
+    keep: tuple[str, ...] = ()
+
+    def __call__(self, assignment: Assignment) -> Outcome:
+        return run_trial(self._body, assignment, goal=self.goal, keep=self.keep or None)
+
+    def _body(self, context: TrialContext) -> Mapping[str, Any]:
+        returned = self.function(**self.space.grouped(context.assignment.point))
+        if not isinstance(returned, Mapping):
+            example = f"{{{self.goal.metrics[0]!r}: 0.5}}"
+            got = type(returned).__name__
+            raise refused("NotADict", f"The function returns a dict of metrics such as {example}, but got {got}.")
+        return returned
+
+
+def search(
+    g: Callable[..., Mapping[str, Any]],
+    space: Space | Mapping[str, Parameter],
+    *,
+    maximize: str | Iterable[str] = (),
+    minimize: str | Iterable[str] = (),
+    subject_to: str | Iterable[str] = (),
+    trials: int = 30,
+    timeout: str | float | None = None,
+    trial_timeout: str | float | None = None,
+    study: str | None = None,
+    fresh: bool = False,
+    storage: str | os.PathLike[str] | None = None,
+    start: Sequence[Mapping[str, Any]] = (),
+    baseline: Mapping[str, float] | None = None,
+    sampler: str = "gp",
+    acquisition: str = "logei",
+    kernel: str = "matern52",
+    mean: str = "constant",
+    pruner: str = "none",
+    until: str | Until | None = None,
+    engine: Any = "inline",
+    jobs: int = 1,
+    repeats: int = 1,
+    keep: str | Iterable[str] = (),
+    seed: int = 0,
+    observers: Sequence[Observer] = (),
+    controls: Controls | None = None,
+) -> Study:
+    """Search the space for points at which `g` is best, and return the study.
+
+    Args:
+        g: Called as `g(**point)` with the active parameters; returns `{metric: number}`. Inside, `report(...)` and
+            `keep(...)` act on the trial.
+        space: Parameters by name.
+        maximize, minimize: Metrics to steer by; at least one.
+        subject_to: Constraints, such as `"kilobytes <= 60"`.
+        trials: Trials in the study in all.
+        timeout, trial_timeout: `"90s"`, `"10m"`, `"2h"` or seconds.
+        study, storage: Nothing is stored unless one of them is given: a name, and a path or a URL.
+        fresh: Begin the next generation of a stored study.
+        start: Points to run first.
+        baseline: Metrics of the original model, noted with the study.
+        sampler, acquisition, kernel, mean: What proposes points.
+        pruner: Early stopping: none, median, asha or hyperband.
+        until: `"no gain 15"` or `"gain < 0.001"`.
+        engine: `"inline"`, `"process"`, or an executor.
+        jobs: Trials at a time.
+        repeats: Runs per point.
+        keep: Names that trials may keep; all when empty.
+        seed: Equal seeds, versions and threads give equal points.
+
+    Raises:
+        GoalError: No objective, or one that cannot be read.
+        SearchError: An option cannot be used.
+        StudyChanged: The stored study has other parameters, objectives or constraints.
+
+    Example:
+        >>> from nbcompress import Float
+        >>> found = search(lambda x: {"loss": x**2}, {"x": Float(-1, 1)}, minimize=["loss"], trials=3, sampler="sobol")
+        >>> len(found.trials)
+        3
+    """
+    goal = Goal.of(_names(maximize), _names(minimize), _names(subject_to))
+    parameters = space if isinstance(space, Space) else Space(space)
+    taken = [metric for metric in goal.metrics if metric in parameters.names]
+    if taken:
+        raise GoalError(f"No name is both a parameter and a metric, but {taken[0]!r} is; rename one of them.")
+    from nbcompress.optimize import proposer
+
+    proposes = proposer(
+        sampler,
+        parameters,
+        n_objectives=len(goal.objectives),
+        n_constraints=len(goal.constraints),
+        seed=seed,
+        acquisition=acquisition,
+        kernel=kernel,
+        mean=mean,
+    )
+    evaluate = FunctionTrial(g, parameters, goal, _names(keep))
+    options: dict[str, Any] = {
+        "trials": trials,
+        "timeout": None if timeout is None else seconds_of(timeout),
+        "trial_timeout": None if trial_timeout is None else seconds_of(trial_timeout),
+        "start": [dict(point) for point in start],
+        "pruner": Pruner(pruner),
+        "until": until_of(until),
+        "jobs": jobs,
+        "repeats": repeats,
+        "seed": seed,
+        "keep": _names(keep),
+        "engine": engine_of(engine),
+    }
+    opened = _opened(g, parameters, goal, study, storage, fresh)
+    opened.annotate(search={"seed": seed, "sampler": sampler, "engine": options["engine"].name, **versions()})
+    if baseline is not None:
+        opened.annotate(baseline={name: float(value) for name, value in baseline.items()})
+    ending = run(opened, proposes, evaluate, observers=observers, controls=controls, **options)
+    opened.annotate(ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
+    for warning in (*opened.warnings, *ending.warnings):
+        _log.warning(warning)
+    if ending.kind in ("same failure", "broken"):
+        _log.warning(ending.reason)
+    return opened
+
+
+def maximize(f: Callable[..., Any], space: Space | Mapping[str, Parameter], trials: int = 30, **options: Any) -> Study:
+    """Search the space for the point at which `f(**point)`, a number, is greatest, and return the study.
+
+    Args:
+        f: Called with the active parameters by name.
+        space: Parameters by name.
+        trials: Trials in the study in all.
+        options: Every option of `search` but objectives.
+
+    Raises:
+        GoalError: An objective is given; `search` is the function for those.
+
+    Example:
+        >>> from nbcompress import Float
+        >>> found = maximize(lambda x: -(x**2), {"x": Float(-1, 1)}, trials=3, sampler="sobol")
+        >>> found.best.values["value"] <= 0
+        True
+    """
+    for name in ("maximize", "minimize"):
+        if name in options:
+            raise GoalError(
+                f"nc.maximize steers by what its function returns; use nc.search for {name}={options[name]!r}."
+            )
+    parameters = space if isinstance(space, Space) else Space(space)
+    metric = next((name for name in _VALUE_NAMES if name not in parameters.names), _VALUE_NAMES[0])
+    return search(_Named(f, metric), parameters, maximize=[metric], trials=trials, **options)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Gives the number that a function returns a name."""
+
+    function: Callable[..., Any]
+    metric: str
+
+    def __call__(self, **point: Any) -> dict[str, Any]:
+        return {self.metric: self.function(**point)}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that equal points depend on, of what is loaded."""
+    found = {"nbcompress": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "botorch", "gpytorch"):
+        module = sys.modules.get(name)
+        if module is not None:
+            found[name] = str(getattr(module, "__version__", ""))
+    return found
+
+
+def _opened(
+    g: Callable[..., Any],
+    space: Space,
+    goal: Goal,
+    name: str | None,
+    storage: str | os.PathLike[str] | None,
+    fresh: bool,
+) -> Study:
+    """Open the study: in memory unless a name or a storage is given."""
+    from nbcompress.study import open_study
+
+    body = _fingerprint(g)
+    identity = {"body": body}
+    if name is None:
+        data = repr((str(space), goal, body)).encode()
+        name = f"{_name_of(g)}-{hashlib.blake2b(data, digest_size=4).hexdigest()}"
+        opened = open_study(name, space, goal, storage=storage, fresh=fresh, identity=identity)
+    elif storage is None:
+        opened = open_study(name, space, goal, fresh=fresh, identity=identity)
+    else:
+        opened = open_study(name, space, goal, storage=storage, fresh=fresh, identity=identity)
+    give_shelf(opened)
+    return opened
+
+
+def _names(names: str | Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _function_of(g: Callable[..., Any]) -> Callable[..., Any]:
+    return g.function if isinstance(g, _Named) else g
+
+
+def _name_of(g: Callable[..., Any]) -> str:
+    name = getattr(_function_of(g), "__name__", type(g).__name__)
+    return name if name.isidentifier() else "search"
+
+
+def _fingerprint(g: Callable[..., Any]) -> str:
+    """Return a hash of a function's text, so that a study that is continued with another one can say so."""
+    function = _function_of(g)
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):  # typed at a prompt, built in, or an object with `__call__`
+        text = getattr(function, "__qualname__", type(function).__qualname__)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

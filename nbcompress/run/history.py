@@ -1,0 +1,45 @@
+"""The trials of a study as a proposer reads them: points and losses, without names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbcompress.study.goal import Goal
+from nbcompress.study.trial import State, Trial
+
+if TYPE_CHECKING:
+    from nbcompress.optimize.history import History, Status
+
+_STATUS: dict[State, Status] = {
+    State.COMPLETE: "told",
+    State.STOPPED: "told",
+    State.INFEASIBLE: "told",
+    State.FAILED: "failed",
+    State.RUNNING: "pending",
+    # It will be run again under its own number, so its point is taken and its result is still to come.
+    State.INTERRUPTED: "pending",
+}
+
+
+def history_of(trials: Sequence[Trial], goal: Goal) -> History:
+    """Return the trials in the order of their numbers; what a trial did not measure is NaN."""
+    from nbcompress.optimize import History
+
+    ordered = sorted(trials, key=lambda one: one.number)
+    losses = [[one.loss(_value(trial, one.metric)) for one in goal.objectives] for trial in ordered]
+    slacks = [[one.slack(_value(trial, one.metric)) for one in goal.constraints] for trial in ordered]
+    return History(
+        tuple(trial.point for trial in ordered),
+        np.array(losses, dtype=np.float64).reshape(len(ordered), len(goal.objectives)),
+        np.array(slacks, dtype=np.float64).reshape(len(ordered), len(goal.constraints)),
+        tuple(_STATUS[trial.state] for trial in ordered),
+        tuple(trial.note for trial in ordered),
+    )
+
+
+def _value(trial: Trial, metric: str) -> float:
+    return trial.values.get(metric, math.nan)

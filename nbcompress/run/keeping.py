@@ -1,0 +1,248 @@
+"""Kept values: what trials on the front leave behind for later."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import sys
+import weakref
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from nbcompress.errors import ArtifactError
+from nbcompress.study.front import front
+from nbcompress.study.shelf import Shelf
+from nbcompress.study.trial import State, Trial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nbcompress.study import Study
+
+VERSION = 1
+
+Modules = Callable[[], "Mapping[str, nn.Module]"]
+"""Returns the notebook's modules as they are now, by name."""
+
+
+class MemoryShelf:
+    """Keeps the values themselves, as long as the study lives."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, dict[str, Any]] = {}
+
+    def put(self, number: int, name: str, value: Any) -> None:
+        self._kept.setdefault(number, {})[name] = value
+
+    def get(self, number: int, name: str) -> Any:
+        return self._kept[number][name]
+
+    def names(self, number: int) -> tuple[str, ...]:
+        return tuple(sorted(self._kept.get(number, {})))
+
+    def drop(self, number: int) -> None:
+        self._kept.pop(number, None)
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A kept module whose class cannot be found here; it waits for a fresh instance.
+
+    Attributes:
+        path: The file.
+        kind: The name of the module's class.
+    """
+
+    path: Path
+    kind: str
+
+    def load(self, into: nn.Module) -> nn.Module:
+        """Fill `into`, a fresh instance of the original class, and return it.
+
+        Raises:
+            ArtifactError: The file does not fit, or is damaged.
+        """
+        from nbcompress.artifact import load_value
+
+        filled: nn.Module = load_value(self.path, into=into)
+        return filled
+
+    def __repr__(self) -> str:
+        return f"Handle({str(self.path)!r}): write .load(into={self.kind}()) to get the module"
+
+
+class FolderShelf:
+    """Keeps each value in a file of our own format, `<folder>/<number>/<name>.nbz`, with a note beside it.
+
+    A module's file holds no class. It is rebuilt in a copy of the notebook's module that it came from: one of the
+    same class, found by its name in the notebook, so also after a restart. In the meantime the shelf remembers a
+    value that somebody else holds anyway.
+
+    Args:
+        folder: Where; it need not exist.
+        modules: The notebook's modules.
+    """
+
+    def __init__(self, folder: Path, modules: Modules = dict) -> None:
+        self._folder, self._modules = folder, modules
+        self._alive: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
+
+    def put(self, number: int, name: str, value: Any) -> None:
+        """Keep a value.
+
+        Raises:
+            ArtifactError: A value of this type cannot be kept.
+            OSError: The file cannot be written.
+        """
+        from nbcompress.artifact import save_value
+
+        path = self._path(number, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        note = {"version": VERSION, "kind": _kind(value), "is_module": _is_module(value), "origin": self._origin(value)}
+        with _whole(path) as partial:
+            save_value(value, partial)
+        # The note comes last: a value without one was not written to its end.
+        with _whole(_note_path(path)) as partial:
+            partial.write_text(json.dumps(note), encoding="utf-8")
+        if note["is_module"]:
+            self._alive[number, name] = value
+
+    def get(self, number: int, name: str) -> Any:
+        from nbcompress.artifact import load_value
+
+        path = self._path(number, name)
+        try:
+            note = json.loads(_note_path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise KeyError(f"trial {number} keeps no {name!r}") from None
+        if note["version"] > VERSION:
+            raise ArtifactError(f"{path} was kept by a newer nbcompress; update this one to read it.")
+        if not note["is_module"]:
+            return load_value(path)
+        alive = self._alive.get((number, name))
+        if alive is not None:
+            return alive
+        source = self._source(note)
+        if source is None:
+            return Handle(path, note["kind"])
+        value = load_value(path, into=copy.deepcopy(source))
+        self._alive[number, name] = value
+        return value
+
+    def names(self, number: int) -> tuple[str, ...]:
+        folder = self._folder / str(number)
+        if not folder.is_dir():
+            return ()
+        return tuple(sorted(_name_of(path) for path in folder.glob("*.json")))
+
+    def drop(self, number: int) -> None:
+        folder = self._folder / str(number)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        for key in [key for key in self._alive if key[0] == number]:
+            del self._alive[key]
+
+    def _path(self, number: int, name: str) -> Path:
+        return self._folder / str(number) / f"{quote(name, safe='')}.nbz"
+
+    def _origin(self, value: Any) -> str | None:
+        """Return the name of the notebook's module that a kept one is a changed copy of: the first of its class."""
+        if not _is_module(value):
+            return None
+        names = (name for name, module in self._modules().items() if type(module) is type(value))
+        return next(names, None) or next(
+            (name for name, module in self._modules().items() if _kind(module) == _kind(value)), None
+        )
+
+    def _source(self, note: Mapping[str, Any]) -> nn.Module | None:
+        modules = self._modules()
+        own = modules.get(note["origin"]) if note["origin"] else None
+        if own is not None and _kind(own) == note["kind"]:
+            return own
+        return next((module for module in modules.values() if _kind(module) == note["kind"]), None)
+
+
+class Keeper:
+    """Stores what trials on the front keep, and removes what trials that left it kept.
+
+    Attributes:
+        warnings: What could not be stored, a sentence each.
+    """
+
+    def __init__(self, study: Study, names: Collection[str] = ()) -> None:
+        self._study, self._names = study, frozenset(names)
+        self._shelf: Shelf | None = study.shelf
+        self._numbers: set[int] = set()
+        if self._shelf is not None:
+            self._numbers = {one.number for one in study.all_trials if self._shelf.names(one.number)}
+        self.warnings: list[str] = []
+
+    def put(self, trial: Trial, kept: Mapping[str, Any]) -> None:
+        """Store what an ending trial keeps if it will be on the front; called before its end is recorded."""
+        wanted = {name: value for name, value in kept.items() if not self._names or name in self._names}
+        if self._shelf is None or not wanted or trial.state is not State.COMPLETE:
+            return
+        others = [one for one in self._study.all_trials if one.number != trial.number]
+        if all(one.number != trial.number for one in front([*others, trial], self._study.goal)):
+            return
+        self._numbers.add(trial.number)
+        for name, value in wanted.items():
+            try:
+                self._shelf.put(trial.number, name, value)
+            except (ArtifactError, OSError) as error:
+                self.warnings.append(f"{name!r} of trial {trial.number} could not be kept: {error}")
+
+    def tidy(self) -> None:
+        """Remove what trials keep that are not on the front."""
+        if self._shelf is None or not self._numbers:
+            return
+        on_front = {one.number for one in self._study.front}
+        for number in sorted(self._numbers - on_front):
+            self._shelf.drop(number)
+        self._numbers &= on_front
+
+
+def give_shelf(study: Study, modules: Modules = dict) -> None:
+    """Give a study its shelf: a folder beside its storage, or memory for a study that is not stored."""
+    folder = study.kept_folder
+    study.shelf = MemoryShelf() if folder is None else FolderShelf(folder, modules)
+    study.refresh()
+
+
+class _whole:  # noqa: N801 - reads as a statement: `with _whole(path) as partial:`
+    """A file that appears whole or not at all: it is written under another name first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+    def __enter__(self) -> Path:
+        return self._partial
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            os.replace(self._partial, self._path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+
+def _note_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _name_of(path: Path) -> str:
+    return unquote(path.stem)
+
+
+def _is_module(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__qualname__

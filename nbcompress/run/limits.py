@@ -1,0 +1,135 @@
+"""How long a search goes on: durations and stop rules, read from text once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nbcompress.errors import SearchError
+from nbcompress.study.goal import Goal
+from nbcompress.study.trial import State, Trial
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_NO_GAIN = re.compile(r"no\s+gain\s+(\d+)")
+_GAIN_BELOW = re.compile(r"gain\s*<\s*(\S+)")
+
+
+def seconds_of(duration: str | float) -> float:
+    """Return a duration in seconds.
+
+    Args:
+        duration: `"90s"`, `"10m"`, `"2h"`, or a number of seconds.
+
+    Raises:
+        SearchError: It is none of these, or not above 0.
+    """
+    seconds: float | None = None
+    if isinstance(duration, str):
+        match = _DURATION.fullmatch(duration.strip())
+        seconds = float(match[1]) * _SECONDS[match[2]] if match else None
+    elif isinstance(duration, (int, float)) and not isinstance(duration, bool):
+        seconds = float(duration)
+    if seconds is None or not math.isfinite(seconds) or seconds <= 0:
+        raise SearchError(
+            f"A time limit is above 0 and reads like 90s, 10m or 2h (a number is seconds), but got {duration!r}."
+        )
+    return seconds
+
+
+def described(seconds: float) -> str:
+    """Return `"90 s"`, `"10 min"` or `"2 h"`."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
+
+
+@dataclass(frozen=True)
+class NoGain:
+    """Ends the search when the last `n` trials brought no better best, or moved the front nowhere."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise SearchError(f'"no gain N" needs at least 1 trial, but got {self.n}.')
+
+    def verdict(self, trials: Sequence[Trial], goal: Goal) -> str:
+        """Return why the search ends, or an empty string."""
+        ended = sorted((one for one in trials if one.state.counts), key=lambda one: one.number)
+        since = len(ended) - 1 - last_gain(ended, goal)
+        if since < self.n:
+            return ""
+        what = "a better best" if len(goal.objectives) == 1 else "a gain of the front"
+        return f"The last {since} trials brought no {what.split(' ', 1)[1]} (--until {str(self)!r})."
+
+    def __str__(self) -> str:
+        return f"no gain {self.n}"
+
+
+@dataclass(frozen=True)
+class GainBelow:
+    """Ends the search when the proposer expects less than `bound` of the next trial."""
+
+    bound: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.bound) and self.bound > 0):
+            raise SearchError(f'"gain < X" needs a finite number above 0, but got {self.bound!r}.')
+
+    def verdict(self, gain: float | None) -> str:
+        """Return why the search ends when the next trial's expected gain is `gain`; None is unknown."""
+        if gain is None or not gain < self.bound:
+            return ""
+        return f"The expected gain of another trial is {gain:.3g} (--until {str(self)!r})."
+
+    def __str__(self) -> str:
+        return f"gain < {self.bound:g}"
+
+
+Until = NoGain | GainBelow
+
+
+def parse_until(text: str) -> Until:
+    """Read `"no gain 15"` or `"gain < 0.001"`.
+
+    Raises:
+        SearchError: The text is neither.
+    """
+    stripped = " ".join(text.split())
+    if match := _NO_GAIN.fullmatch(stripped):
+        return NoGain(int(match[1]))
+    if match := _GAIN_BELOW.fullmatch(stripped):
+        try:
+            return GainBelow(float(match[1]))
+        except ValueError:
+            pass
+    raise SearchError(f'A stop rule reads "no gain N" or "gain < X", but got {text!r}. Write for example "no gain 15".')
+
+
+def until_of(rule: Any) -> Until | None:
+    """Return the rule of an option: None, a text, or a rule already."""
+    return parse_until(rule) if isinstance(rule, str) else rule
+
+
+def last_gain(ended: Sequence[Trial], goal: Goal) -> int:
+    """Return the index of the last trial that joined the front of those before it, or -1.
+
+    A trial that equals one of the front brings nothing.
+    """
+    front: list[tuple[float, ...]] = []
+    found = -1
+    for index, trial in enumerate(ended):
+        if trial.state is not State.COMPLETE or not goal.is_feasible(trial.values):
+            continue
+        losses = tuple(one.loss(trial.values[one.metric]) for one in goal.objectives)
+        if any(all(theirs <= own for theirs, own in zip(other, losses, strict=True)) for other in front):
+            continue
+        front = [one for one in front if not all(own <= theirs for own, theirs in zip(losses, one, strict=True))]
+        front.append(losses)
+        found = index
+    return found

@@ -1,0 +1,402 @@
+"""The loop: ask for a point, run it, record how it ended, again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from nbcompress.errors import SearchError, SpaceExhausted, StudyError
+from nbcompress.run.controls import Command, Controls
+from nbcompress.run.engines.base import Engine, EngineError
+from nbcompress.run.guard import Cut
+from nbcompress.run.history import history_of
+from nbcompress.run.interrupts import Interrupts
+from nbcompress.run.keeping import Keeper
+from nbcompress.run.limits import GainBelow, NoGain, Until, described
+from nbcompress.run.observers import Ending, EndKind, Observer, Observers
+from nbcompress.run.outcome import Assignment, Evaluate, Outcome
+from nbcompress.run.pruner import Pruner
+from nbcompress.run.repeats import folded
+from nbcompress.run.same_failure import same_failure
+from nbcompress.run.seeds import trial_seed
+from nbcompress.study.trial import State, Trial
+
+if TYPE_CHECKING:
+    from nbcompress.optimize import Proposer
+    from nbcompress.space import Point
+    from nbcompress.study import Study
+
+# How long the loop waits at most before it looks at limits and interrupts again.
+_SLICE_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run and how. Checks itself.
+
+    Attributes:
+        trials: How many trials the study shall have in all.
+        timeout: Seconds for the search, or None.
+        trial_timeout: Seconds for one run of a trial, or None.
+        jobs: Trials at a time.
+        until: A stop rule, or None.
+        repeats: Runs per point.
+        seed: Of the search; every run's seed is made from it.
+        start: Points to run first.
+        pruner: Early stopping.
+
+    Raises:
+        SearchError: A number is below 1, or a limit not above 0.
+    """
+
+    trials: int = 30
+    timeout: float | None = None
+    trial_timeout: float | None = None
+    jobs: int = 1
+    until: Until | None = None
+    repeats: int = 1
+    seed: int = 0
+    start: tuple[Point, ...] = ()
+    pruner: Pruner = field(default_factory=Pruner)
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "jobs", "repeats"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SearchError(f"--{name} is an integer of at least 1, but got {value!r}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise SearchError(f"--seed is an integer, but got {self.seed!r}.")
+        for name in ("timeout", "trial_timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SearchError(f"--{name.replace('_', '-')} is above 0 seconds, but got {value!r}.")
+
+
+@dataclass
+class _Running:
+    """A trial of this loop that has begun and not ended."""
+
+    trial: Trial
+    outcomes: list[Outcome] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class _Next:
+    """What to run next, and under which number (None: a new one)."""
+
+    point: Point
+    number: int | None = None
+    note: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+def run(
+    study: Study,
+    proposer: Proposer,
+    evaluate: Evaluate,
+    *,
+    trials: int,
+    engine: Engine,
+    timeout: float | None = None,
+    trial_timeout: float | None = None,
+    jobs: int = 1,
+    until: Until | None = None,
+    repeats: int = 1,
+    keep: Collection[str] = (),
+    seed: int = 0,
+    start: Sequence[Point] = (),
+    pruner: Pruner | None = None,
+    observers: Sequence[Observer] = (),
+    controls: Controls | None = None,
+) -> Ending:
+    """Run trials until the study has `trials` of them, or something else ends the search.
+
+    Interrupted trials come first, under their own numbers; then the start points that the study has not run; then
+    points that were queued; then what the proposer proposes. Whatever ends a trial is recorded before anything else
+    happens. Stop and the first interrupt abandon what runs (*interrupted*) and return.
+
+    Args:
+        keep: Names of kept values to store; empty stores whatever trials keep.
+
+    Raises:
+        SearchError: An option cannot be used, before the first trial.
+        PointError: A start point is not in the space, before the first trial.
+        KeyboardInterrupt: The second interrupt.
+    """
+    plan = Plan(
+        trials,
+        timeout,
+        trial_timeout,
+        jobs,
+        until,
+        repeats,
+        seed,
+        tuple(study.space.check(point) for point in start),
+        pruner or Pruner(),
+    )
+    if engine.is_serial and jobs > 1:
+        raise SearchError(f"--jobs {jobs} needs another engine: {engine.name} runs one trial at a time.")
+    if isinstance(until, GainBelow):
+        _check_gain(proposer, until)
+    return _Loop(study, proposer, engine, plan, Keeper(study, keep), Observers(observers), controls or Controls()).run(
+        evaluate
+    )
+
+
+def _check_gain(proposer: Proposer, until: GainBelow) -> None:
+    from nbcompress.optimize.samplers.gp import GaussianProcessProposer
+
+    if not isinstance(proposer, GaussianProcessProposer):
+        raise SearchError(
+            f"--until {str(until)!r} needs a sampler that expects a gain, which is gp. "
+            'With another one write for example --until "no gain 15".'
+        )
+
+
+class _Loop:
+    def __init__(
+        self,
+        study: Study,
+        proposer: Proposer,
+        engine: Engine,
+        plan: Plan,
+        keeper: Keeper,
+        observers: Observers,
+        controls: Controls,
+    ) -> None:
+        self._study, self._proposer, self._engine, self._plan = study, proposer, engine, plan
+        self._keeper, self._observers, self._controls = keeper, observers, controls
+        self._running: dict[int, _Running] = {}
+        self._again = deque(one.number for one in study.all_trials if one.state is State.INTERRUPTED)
+        self._remarks: list[str] = []
+        self._n_ended = 0
+        self._is_over_time = False
+        self._was_interrupted = False
+
+    def run(self, evaluate: Evaluate) -> Ending:
+        self._engine.start(evaluate, jobs=self._plan.jobs, listener=self._reported)
+        with ExitStack() as stack:
+            self._interrupts = stack.enter_context(Interrupts())
+            stack.callback(self._study.abandon)
+            stack.callback(self._engine.close)
+            stack.enter_context(self._controls.heard_by(self._heard))
+            if self._plan.timeout is not None:
+                alarm = threading.Timer(self._plan.timeout, self._over_time)
+                alarm.daemon = True
+                stack.callback(alarm.cancel)
+                alarm.start()
+            ending = self._cycle()
+        self._keeper.tidy()
+        warnings = (*self._engine.warnings, *self._keeper.warnings, *self._remarks, *self._observers.warnings)
+        ending = replace(ending, warnings=tuple(dict.fromkeys(warnings)))
+        self._observers.tell("ended", ending)
+        return ending
+
+    def _cycle(self) -> Ending:
+        ending: Ending | None = None
+        while True:
+            abandoning = self._abandoning()
+            if abandoning is not None:
+                ending = abandoning
+                self._cut_all()
+            elif ending is None:
+                ending = self._fill()
+            if not self._running:
+                if ending is not None:
+                    return ending
+                time.sleep(_SLICE_SECONDS)  # paused
+                continue
+            ended = self._engine.next(_SLICE_SECONDS)
+            if ended is not None:
+                self._take(*ended)
+                ending = ending or self._verdict()
+            if self._interrupts.count > 1:
+                raise KeyboardInterrupt
+
+    # What ends a search ---------------------------------------------------------------------------------------------
+
+    def _abandoning(self) -> Ending | None:
+        """Return why the search ends at once, abandoning what runs, or None."""
+        if self._was_interrupted or self._interrupts.count:
+            return self._ending("interrupted", "Interrupted")
+        if self._controls.is_stopped:
+            return self._ending("stopped", "Stopped")
+        if self._is_over_time:
+            assert self._plan.timeout is not None
+            return self._ending("timeout", f"The search's limit of {described(self._plan.timeout)} has come")
+        return None
+
+    def _verdict(self) -> Ending | None:
+        """Return why the search ends once what runs has ended, or None. Read after each trial."""
+        failure = same_failure(self._study.all_trials, self._n_ended)
+        if failure is None:
+            return None
+        return Ending("same failure", f"Stopped: the first three trials failed with the same error, {failure}")
+
+    def _ending(self, kind: EndKind, what: str) -> Ending:
+        counted, wanted = self._counted(), self._plan.trials
+        return Ending(kind, f"{what} at {counted} of {wanted} trials; run the cell again to go on.")
+
+    def _counted(self) -> int:
+        return sum(one.state.counts for one in self._study.all_trials)
+
+    # What runs next -------------------------------------------------------------------------------------------------
+
+    def _fill(self) -> Ending | None:
+        """Start trials until as many run as may; return why no more will start, or None."""
+        while len(self._running) < self._plan.jobs and not self._controls.is_paused:
+            trials = self._study.all_trials
+            counted = sum(one.state.counts for one in trials)
+            elsewhere = sum(one.state is State.RUNNING and one.number not in self._running for one in trials)
+            if counted >= self._plan.trials:
+                return self._done(counted)
+            if counted + len(self._running) + elsewhere >= self._plan.trials:
+                if self._running:
+                    return None
+                text = f"{counted} of {self._plan.trials} trials are done and {elsewhere} run in another process."
+                return Ending("elsewhere", text)
+            if isinstance(self._plan.until, NoGain) and not self._again:
+                reason = self._plan.until.verdict(trials, self._study.goal)
+                if reason:
+                    return Ending("until", reason)
+            try:
+                following = self._following(trials)
+                if isinstance(following, Ending):
+                    return following
+                self._begin(following)
+            except SpaceExhausted as error:
+                return Ending("exhausted", str(error))
+            except EngineError as error:
+                return Ending("broken", str(error))
+            if self._abandoning() is not None:
+                return None
+        return None
+
+    def _done(self, counted: int) -> Ending:
+        if self._n_ended:
+            return Ending("done", f"All {counted} trials are done.")
+        name = self._study.name
+        return Ending("done", f"The study {name!r} has its {counted} trials already; none was run again.")
+
+    def _following(self, trials: Sequence[Trial]) -> _Next | Ending:
+        while self._again:
+            number = self._again.popleft()
+            if trials[number].state is State.INTERRUPTED:  # no other process has taken it
+                again = trials[number]
+                return _Next(again.point, number, again.note, again.reason)
+        point = _first_missing(self._plan.start, trials)
+        if point is not None:
+            return _Next(point, reason="A start point.")
+        queued = self._study.take_queued()
+        if queued is not None:
+            return _Next(queued, reason="Queued by hand.")
+        proposal = self._proposer.propose(len(trials), history_of(trials, self._study.goal))
+        if isinstance(self._plan.until, GainBelow):
+            reason = self._plan.until.verdict(proposal.note.get("gain"))
+            if reason:
+                return Ending("until", reason)
+        return _Next(proposal.point, note=proposal.note, reason=proposal.reason)
+
+    def _begin(self, following: _Next) -> None:
+        number = len(self._study.all_trials) if following.number is None else following.number
+        try:
+            trial = self._study.begin(
+                following.point,
+                number=following.number,
+                seed=trial_seed(self._plan.seed, number),
+                note={**following.note, "search_seed": self._plan.seed},
+                reason=following.reason,
+            )
+        except StudyError:
+            self._study.refresh()
+            if following.number is None or self._study.all_trials[following.number].state is State.INTERRUPTED:
+                raise
+            return  # another process has taken this interrupted trial in the meantime
+        self._running[trial.number] = _Running(trial)
+        self._observers.tell("trial_started", trial)
+        self._submit(trial, 0)
+        if self._abandoning() is not None:
+            # Asked for after `_cycle` looked and before the engine had the trial.
+            self._engine.cut(trial.number, Cut(State.INTERRUPTED))
+
+    def _submit(self, trial: Trial, repeat: int) -> None:
+        seed = trial.seed if repeat == 0 else trial_seed(self._plan.seed, trial.number, repeat)
+        judge = self._plan.pruner.judge(trial.number, self._study.all_trials, self._study.goal)
+        try:
+            self._engine.submit(Assignment(trial.number, trial.point, seed, repeat, judge), self._plan.trial_timeout)
+        except EngineError:
+            self._end(trial.number, Outcome(State.INTERRUPTED))
+            raise
+
+    # What has ended -------------------------------------------------------------------------------------------------
+
+    def _take(self, assignment: Assignment, outcome: Outcome) -> None:
+        running = self._running[assignment.number]
+        running.outcomes.append(outcome)
+        repeat = len(running.outcomes)
+        if outcome.state is State.COMPLETE and repeat < self._plan.repeats:
+            if self._abandoning() is None:
+                self._submit(running.trial, repeat)
+                return
+            outcome = replace(outcome, state=State.INTERRUPTED, kept={})
+            running.outcomes[-1] = outcome
+        if outcome.state is State.INTERRUPTED and self._abandoning() is None:
+            self._was_interrupted = True  # by the body's own KeyboardInterrupt
+        self._end(assignment.number, folded(running.outcomes))
+
+    def _end(self, number: int, outcome: Outcome) -> None:
+        trial = replace(
+            self._running[number].trial,
+            state=outcome.state,
+            values=outcome.values,
+            seconds=outcome.seconds,
+            failure=outcome.failure,
+            printed=outcome.printed,
+            reports=outcome.reports,
+        )
+        self._keeper.put(trial, outcome.kept)
+        trial = self._study.finish(trial)
+        del self._running[number]
+        self._n_ended += trial.state.counts
+        self._remarks += outcome.remarks
+        self._keeper.tidy()
+        self._observers.tell("trial_ended", trial)
+
+    # From other threads ---------------------------------------------------------------------------------------------
+
+    def _reported(self, number: int, step: int, values: Mapping[str, float]) -> None:
+        if number in self._running:
+            for metric, value in values.items():
+                self._study.report(number, metric, step, value)
+            self._observers.tell("reported", number, step, values)
+
+    def _over_time(self) -> None:
+        self._is_over_time = True
+        self._cut_all()
+
+    def _heard(self, command: Command) -> None:
+        if command == "stop":
+            self._cut_all()
+        elif command == "skip" and self._running:
+            longest = min(tuple(self._running.items()), key=lambda item: item[1].since)
+            self._engine.cut(longest[0], Cut(State.STOPPED))
+
+    def _cut_all(self) -> None:
+        for number in tuple(self._running):
+            self._engine.cut(number, Cut(State.INTERRUPTED))
+
+
+def _first_missing(start: Sequence[Point], trials: Sequence[Trial]) -> Point | None:
+    """Return the first start point that no trial has run; one that is listed twice wants two trials."""
+    had = [trial.point for trial in trials]
+    for point in start:
+        if point not in had:
+            return point
+        had.remove(point)
+    return None
