@@ -1,7 +1,11 @@
-"""What is kept of it? The packed file: `save`, `load`, and `size_bytes`, its exact length without writing it."""
+"""What is kept of it? The packed file: `save`, `load`, and `size_bytes`, its exact length without writing it.
+
+`save_value` and `load_value` keep plain values in such files, modules among them, without pickle.
+"""
 
 from __future__ import annotations
 
 from nbcompress.artifact.files import load, save, size_by_tensor, size_bytes
+from nbcompress.artifact.values import Handle, load_value, save_value
 
-__all__ = ["load", "save", "size_by_tensor", "size_bytes"]
+__all__ = ["Handle", "load", "load_value", "save", "save_value", "size_by_tensor", "size_bytes"]

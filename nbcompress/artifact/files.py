@@ -37,7 +37,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         ArtifactError: The model's state dict holds what a file cannot, or the file cannot be written.
     """
     packed = pack(model)
-    _warn(packed)
+    warn_of_broken(packed)
     return write_whole(Path(path), sealed(MODEL, packed.parts))
 
 
@@ -48,7 +48,7 @@ def size_bytes(model: nn.Module) -> int:
         ArtifactError: The model's state dict holds what a file cannot.
     """
     packed = pack(model)
-    _warn(packed)
+    warn_of_broken(packed)
     return n_file(MODEL, packed.n_contents)
 
 
@@ -119,7 +119,8 @@ def _record(header: Header, slots: list[Slot], promises: dict[int, TensorRecord]
     return Record(by_name, header.surgery, header.rest, header.left_out)
 
 
-def _warn(packed: Packed) -> None:
+def warn_of_broken(packed: Packed) -> None:
+    """Warn, in one line, of tensors that broke their promise."""
     if packed.broken:
         names = list(packed.broken)
         listed = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -165,4 +166,14 @@ def _umask() -> int:
     return mask
 
 
-__all__ = ["MODEL", "load", "load_contents", "read_whole", "save", "size_by_tensor", "size_bytes", "write_whole"]
+__all__ = [
+    "MODEL",
+    "load",
+    "load_contents",
+    "read_whole",
+    "save",
+    "size_by_tensor",
+    "size_bytes",
+    "warn_of_broken",
+    "write_whole",
+]

@@ -89,9 +89,11 @@ def zero_code(promise: TensorRecord, shape: tuple[int, ...]) -> Zero:
 def _nonzero(data: Bytes) -> Mask:
     width = data.shape[1]
     if width > 8:
-        return np.any(data, axis=1)
+        found: Mask = np.any(data, axis=1)
+        return found
     whole: NDArray[np.unsignedinteger[Any]] = np.ascontiguousarray(data).view(f"u{width}").reshape(-1)
-    return np.not_equal(whole, 0)
+    nonzero: Mask = np.not_equal(whole, 0)
+    return nonzero
 
 
 def _code_values(
