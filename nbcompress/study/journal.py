@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from typing import IO, Any
 
 from optuna.storages.journal import BaseJournalBackend
@@ -56,7 +55,6 @@ class JournalFile(BaseJournalBackend):
         with self._opened("rb") as file:
             status = os.fstat(file.fileno())
             self._identity = (status.st_dev, status.st_ino)
-        self.read_logs(0)
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         """Return all operations from `log_number_from` on. What is half written at the end is not there yet."""
@@ -67,7 +65,7 @@ class JournalFile(BaseJournalBackend):
             # Without a newline a line is not written yet, or never will be.
             *lines, rest = file.read().split(b"\n")
         if number == 0:
-            self._check_is_journal(lines, rest)
+            self._check_is_journal((lines or [rest])[0], is_alone=len(lines) + bool(rest) <= 1)
         logs = []
         for index, line in enumerate(lines):
             log = _parsed(line)
@@ -124,8 +122,9 @@ class JournalFile(BaseJournalBackend):
                 file.write(b"\n")
                 end += 1
             return end
-        if start == 0:
-            self._check_is_journal([], line)
+        file.seek(0)
+        first = file.readline()
+        self._check_is_journal(first, is_alone=len(first) == end)
         file.truncate(start)
         return start
 
@@ -143,10 +142,11 @@ class JournalFile(BaseJournalBackend):
         if (status.st_dev, status.st_ino) != self._identity or status.st_size < self._starts[-1]:
             raise StudyError(f"The journal {self.path} was replaced while it was in use. Open the study again.")
 
-    def _check_is_journal(self, lines: Sequence[bytes], rest: bytes) -> None:
-        """Refuse a file whose first line is neither an operation nor the beginning of one."""
-        first = lines[0] if lines else rest
-        if _parsed(first) is None and not first.startswith(_OPENING) and not _OPENING.startswith(first):
+    def _check_is_journal(self, first: bytes, *, is_alone: bool) -> None:
+        """Refuse a file whose first line is no operation, unless it is alone and may be the beginning of one."""
+        text = first.strip()
+        is_begun = is_alone and (text.startswith(_OPENING) or _OPENING.startswith(text))
+        if _parsed(text) is None and not is_begun:
             raise StudyError(
                 f"The file {self.path} is not a journal, and it is left as it is. Name another file with --storage."
             )
