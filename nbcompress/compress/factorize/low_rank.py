@@ -52,7 +52,7 @@ def why_not(module: nn.Module) -> str | None:
         return None
     if type(module) in _CONVOLUTIONS:
         return "a grouped convolution" if module.groups != 1 else None
-    return f"no plain linear layer or convolution, but a {type(module).__name__}"
+    return f"no plain linear layer or convolution ({type(module).__name__})"
 
 
 def low_rank_like(module: nn.Module, rank: int) -> LowRank:
