@@ -17,8 +17,10 @@ def clipped(u: float) -> float:
 def place_of(value: float, low: float, high: float, log: bool) -> float:
     if low == high:
         return 0.0
-    if log:
-        return min(max((math.log(value) - math.log(low)) / (math.log(high) - math.log(low)), 0.0), 1.0)
+    width = math.log(high) - math.log(low) if log else 0.0
+    # Neighbouring floats can have equal logarithms; between them a logarithmic axis is a linear one.
+    if width > 0:
+        return min(max((math.log(value) - math.log(low)) / width, 0.0), 1.0)
     return (value - low) / (high - low)
 
 

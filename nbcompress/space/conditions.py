@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import ParameterError, SpaceError
@@ -54,10 +56,28 @@ class Condition:
 
     def holds(self, point: Mapping[str, Value]) -> bool:
         """Say whether `point`, which may lack inactive parameters, fulfils one of the cases."""
+        for names, wanted in self._wanted.items():
+            if all(name in point for name in names) and tuple(_key(point[name]) for name in names) in wanted:
+                return True
         return any(
             all(name in point and any(is_same(point[name], value) for value in values) for name, values in case)
-            for case in self.cases
+            for case in self._wide
         )
+
+    @cached_property
+    def _wanted(self) -> dict[tuple[str, ...], set[tuple[object, ...]]]:
+        """The cases that demand one value of each parent, to be looked up: there may be thousands."""
+        found: dict[tuple[str, ...], set[tuple[object, ...]]] = {}
+        for case in self.cases:
+            if all(len(values) == 1 for _, values in case):
+                names = tuple(name for name, _ in case)
+                found.setdefault(names, set()).add(tuple(_key(values[0]) for _, values in case))
+        return found
+
+    @cached_property
+    def _wide(self) -> list[Case]:
+        """The other cases."""
+        return [case for case in self.cases if any(len(values) != 1 for _, values in case)]
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -79,6 +99,10 @@ class Condition:
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+
+def _key(value: Value) -> object:
+    return isinstance(value, bool), value
 
 
 def _case(when: Any) -> Case:
@@ -141,7 +165,8 @@ def simplest(
     """Return the condition that says the same as `is_active` with the fewest parents, or None if it always holds.
 
     There is exactly one smallest closed set of choices that decides; so two descriptions of the same activity give
-    equal conditions. Every case is a whole assignment of that set, with one value a choice.
+    equal conditions. Every case is a whole assignment of that set, with one value a choice; if the cases are all
+    combinations of some values, they are one case with these values.
 
     Args:
         is_active: Decides over one assignment of all `choices`.
@@ -167,6 +192,33 @@ def simplest(
             kept.remove(name)
     if not kept and all(active.values()):
         return None
-    return Condition(
-        tuple(tuple((name, (value,)) for name, value in items) for items, value in active.items() if value)
-    )
+    return Condition(_merged([items for items, value in active.items() if value]))
+
+
+def _merged(found: list[tuple[tuple[str, Value], ...]]) -> tuple[Case, ...]:
+    """Return assignments as cases: as a single one if they are all combinations of some values."""
+    values: dict[str, list[Value]] = {}
+    for items in found:
+        for name, value in items:
+            several = values.setdefault(name, [])
+            if not any(is_same(value, one) for one in several):
+                several.append(value)
+    same_parents = all(len(items) == len(values) for items in found)
+    if found and same_parents and len(found) == prod(len(one) for one in values.values()):
+        return (tuple((name, tuple(several)) for name, several in values.items()),)
+    return tuple(tuple((name, (value,)) for name, value in items) for items in found)
+
+
+def parents_first(names: Iterable[str], conditions: Mapping[str, Condition]) -> list[str]:
+    """Return `names` in their order, except that each one follows its parents."""
+    done: dict[str, None] = {}
+
+    def place(name: str) -> None:
+        if name not in done:
+            for parent in conditions[name].parents if name in conditions else ():
+                place(parent)
+            done[name] = None
+
+    for name in names:
+        place(name)
+    return list(done)

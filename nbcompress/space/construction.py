@@ -44,10 +44,10 @@ def whole(name: str, value: int | float) -> int:
 
 
 def log_of(parameter: Any) -> bool:
-    if not isinstance(parameter.log, bool):
-        hint = f" Write step={parameter.log!r} if you mean the step." if is_number(parameter.log) else ""
-        raise ParameterError(f"log is True or False, but got {shown(parameter.log)}.{hint}", "log")
-    return parameter.log
+    if type(parameter.log).__name__ in ("bool", "bool_"):  # the latter is NumPy's
+        return bool(parameter.log)
+    hint = f" Write step={parameter.log!r} if you mean the step." if is_number(parameter.log) else ""
+    raise ParameterError(f"log is True or False, but got {shown(parameter.log)}.{hint}", "log")
 
 
 def check_bounds(parameter: Any, low: int | float, high: int | float, log: bool) -> None:

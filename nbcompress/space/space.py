@@ -49,7 +49,7 @@ class Space:
         self._conditions: dict[str, Condition] = {}
         self._groups: dict[str, dict[str, str]] = {}
         for name, parameter in parameters.items():
-            _check_name(name)
+            check_name(name)
             if not isinstance(parameter, (Float, Int, Choice)):
                 raise SpaceError(f"{name!r} is a Float, an Int or a Choice, but got {shown(parameter)}.")
             self._add(name, parameter, parameters)
@@ -362,10 +362,6 @@ class Space:
 
     def _test(self, condition: Condition) -> str:
         """Return a condition as a Python expression, parents before what they make active."""
-        if len(condition.parents) == 1:
-            parent = condition.parents[0]
-            values = tuple(values[0] for case in condition.cases for _, values in case)
-            return self._equals(parent, values)
         return " or ".join(
             " and ".join(self._equals(parent, values) for parent, values in case) for case in condition.cases
         )
@@ -379,7 +375,7 @@ class Space:
         return f"{read} == {values[0]!r}" if len(values) == 1 else f"{read} in {values!r}"
 
 
-def _check_name(name: object) -> None:
+def check_name(name: object) -> None:
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise SpaceError(f"A parameter is named by a Python identifier, but got {shown(name)}.")
     plain = unicodedata.normalize("NFKC", name)
