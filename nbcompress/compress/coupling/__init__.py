@@ -1,0 +1,27 @@
+"""Which channels can only be removed together? The model is traced, and every index of every dimension is followed."""
+
+from nbcompress.compress.coupling.groups import Coupling, Group, Place, Unit, couple
+from nbcompress.compress.coupling.trace import (
+    Inputs,
+    Trace,
+    as_inputs,
+    first_line,
+    first_names,
+    named_tensors,
+    trace,
+)
+
+__all__ = [
+    "Coupling",
+    "Group",
+    "Inputs",
+    "Place",
+    "Trace",
+    "Unit",
+    "as_inputs",
+    "couple",
+    "first_line",
+    "first_names",
+    "named_tensors",
+    "trace",
+]

@@ -1,0 +1,106 @@
+"""Labels: which indices of which dimensions belong to the same channel.
+
+Every index of every dimension of every parameter starts with a label of its own. Operators tie labels that can
+only be removed together, and freeze labels that cannot be removed at all.
+
+Notation:
+    axis    the labels of one dimension, an integer array of its length. `NO_LABEL` marks an index that no
+            parameter makes, such as a constant that was concatenated. `None` stands for a dimension that has no
+            channels at all: a batch, a position, or one of length 1.
+    axes    one axis for each dimension of a tensor.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Axis = NDArray[np.int64] | None
+Axes = tuple[Axis, ...]
+
+NO_LABEL = -1
+
+
+class Labels:
+    """A union-find over labels that remembers why a class of them is frozen."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self._why: dict[int, str] = {}
+
+    def fresh(self, length: int) -> Axis:
+        """New labels for a dimension; a dimension of length 1 has no channel that could go."""
+        if length <= 1:
+            return None
+        start = len(self._parent)
+        self._parent.extend(range(start, start + length))
+        return np.arange(start, start + length, dtype=np.int64)
+
+    def find(self, label: int) -> int:
+        """The label that stands for the class of `label`."""
+        parent = self._parent
+        while parent[label] != label:
+            parent[label] = parent[parent[label]]
+            label = parent[label]
+        return label
+
+    def roots(self, axis: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`axis` with each label replaced by the one that stands for its class, frozen ones by `NO_LABEL`."""
+        return np.array(
+            [NO_LABEL if label < 0 or (root := self.find(label)) in self._why else root for label in axis.tolist()],
+            dtype=np.int64,
+        )
+
+    def why_frozen(self, label: int) -> str | None:
+        """The reason why the class of `label` may not be cut; None if it may."""
+        return self._why.get(self.find(label))
+
+    def freeze(self, axis: Axis, why: str) -> None:
+        """Forbid to cut any of `axis`. The first reason stays."""
+        if axis is None:
+            return
+        for label in set(axis.tolist()):
+            if label >= 0:
+                self._why.setdefault(self.find(label), why)
+
+    def freeze_all(self, axes: Axes, why: str) -> None:
+        """Forbid to cut any index of a tensor."""
+        for axis in axes:
+            self.freeze(axis, why)
+
+    def tie(self, one: Axis, other: Axis, why: str) -> Axis:
+        """Tie two axes index by index and return what stands for both.
+
+        Where only one of them has a label, it is frozen for the reason `why`: the other cannot be cut with it.
+        """
+        if one is None or other is None:
+            self.freeze(one, why)
+            self.freeze(other, why)
+            return None
+        if len(one) != len(other):
+            raise ValueError(f"axes of one length can be tied, got {len(one)} and {len(other)}")
+        if np.array_equal(one, other):
+            return one
+        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+            if a >= 0 and b >= 0:
+                self._join(a, b)
+            elif a >= 0 or b >= 0:
+                self._why.setdefault(self.find(max(a, b)), why)
+        return np.where(other < 0, other, one)
+
+    def tie_all(self, axis: NDArray[np.int64]) -> None:
+        """Tie everything along the first dimension of the matrix `axis`: its columns become one label each."""
+        for row in axis[1:]:
+            self.tie(axis[0], row, "it shares its place with a constant")
+
+    def _join(self, a: int, b: int) -> None:
+        a, b = self.find(a), self.find(b)
+        if a == b:
+            return
+        self._parent[b] = a
+        if b in self._why:
+            why = self._why.pop(b)
+            self._why.setdefault(a, why)
+
+
+__all__ = ["NO_LABEL", "Axes", "Axis", "Labels"]

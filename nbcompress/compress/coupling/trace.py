@@ -1,0 +1,121 @@
+"""The operators that a model runs, as a graph."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from nbcompress.errors import CompressionError, DataError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is called with."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, model: nn.Module) -> Any:
+        """Run the model."""
+        return model(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The graph of a model in evaluation mode.
+
+    Attributes:
+        graph: One node an operator, in order; `meta["val"]` holds shapes.
+        tensors: Name in the model of each parameter and buffer that the graph reads, by node. A tensor of several
+            names has the first one only.
+    """
+
+    graph: fx.Graph
+    tensors: Mapping[fx.Node, str]
+
+
+def as_inputs(example: object) -> Inputs:
+    """Read `example` as a tensor, a tuple of positional or a dict of keyword inputs.
+
+    Raises:
+        DataError: It is something else, or holds no tensor.
+    """
+    if isinstance(example, Tensor):
+        return Inputs((example,), {})
+    if isinstance(example, (tuple, list)) and any(isinstance(one, Tensor) for one in example):
+        return Inputs(tuple(example), {})
+    if isinstance(example, Mapping) and any(isinstance(one, Tensor) for one in example.values()):
+        return Inputs((), {str(name): value for name, value in example.items()})
+    if example is None:
+        raise DataError("channels are found by running the model, so an example is needed: pass example=, or data=")
+    raise DataError(
+        f"example must be a tensor, a tuple of positional or a dict of keyword inputs, got {type(example).__name__}"
+    )
+
+
+def trace(model: nn.Module, inputs: Inputs) -> Trace:
+    """Trace `model`, which must be in evaluation mode; nothing about it changes.
+
+    Raises:
+        CompressionError: It cannot be traced, as when its code branches on the data.
+    """
+    try:
+        with _quiet():
+            exported = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
+    except Exception as err:  # tracing runs the user's code, which may raise anything
+        cause = "its code branches on the data, " if "DataDependent" in type(err).__name__ else ""
+        raise CompressionError(
+            f"channels cannot be cut because the model cannot be traced: {cause}{first_line(err)}"
+        ) from err
+    canonical = first_names(model)
+    targets = {
+        spec.arg.name: spec.target
+        for spec in exported.graph_signature.input_specs
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None
+    }
+    nodes = {node: targets.get(node.name) for node in exported.graph.nodes if node.op == "placeholder"}
+    tensors = {node: canonical[target] for node, target in nodes.items() if target is not None}
+    return Trace(exported.graph, tensors)
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """The first name of each parameter and buffer, by each of its names."""
+    seen: dict[int, str] = {}
+    return {name: seen.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()}
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer under every name it has."""
+    parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    return parameters | dict(model.named_buffers(remove_duplicate=False))
+
+
+def first_line(err: BaseException) -> str:
+    """The first line of an error's text that says something, with its type."""
+    line = next((line.strip() for line in str(err).splitlines() if line.strip()), "")
+    return f"{type(err).__name__}: {line}" if line else type(err).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings, log lines and graphs that the tracer prints, which speak of its internals."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+__all__ = ["Inputs", "Trace", "as_inputs", "first_line", "first_names", "named_tensors", "trace"]

@@ -1,0 +1,198 @@
+"""Cut whole channels, neurons and heads out of a model, so that it is smaller and faster as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from torch import nn
+
+from nbcompress.compress.coupling import Group, as_inputs, couple, trace
+from nbcompress.compress.layers import Patterns, check_model, check_patterns, copied, is_chosen, select
+from nbcompress.compress.options import check_choice, check_number
+from nbcompress.compress.prune.channel_scores import (
+    CRITERIA,
+    lowest_of_all,
+    lowest_per_group,
+    magnitude_scores,
+    random_scores,
+)
+from nbcompress.compress.prune.checking import Check, check_of
+from nbcompress.compress.prune.cutting import Plan, cut_, cut_record, plan_of
+from nbcompress.compress.prune.repairs import Attributes, repairs_of
+from nbcompress.compress.record import attach_
+from nbcompress.errors import CompressionError
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is to go from one group, and which numbers of modules change with it."""
+
+    group: Group
+    units: tuple[int, ...]
+    attributes: Attributes = field(default_factory=dict)
+
+
+def cut_channels(
+    model: nn.Module,
+    amount: float,
+    *,
+    criterion: str = "magnitude",
+    scope: str = "layer",
+    layers: Patterns = None,
+    example: object,
+    seed: int = 0,
+) -> nn.Module:
+    """Return a copy of `model` without its least important channels.
+
+    Output channels of convolutions, neurons of linear layers and attention heads go together with everything that is
+    coupled with them; no output of the model changes its shape. The cut model is compared with the original in which
+    the removed channels are zero (see `checking`); what disagrees or fails is left as it was and named in the
+    record's `left_out`, as is everything that could not be cut for another reason.
+
+    Args:
+        model: Any module; it stays as it is.
+        amount: Share of the channels, above 0 and below 1. At least one channel of each group stays.
+        criterion: `magnitude` (L2 norm of everything that goes with a channel) or `random`.
+        scope: `layer` takes the share from each coupled group, `global` from all of them together, ranked by the
+            score over its group's mean.
+        layers: Shell patterns on dotted module names: groups in which the outputs of such a layer take part.
+        example: A tensor, a tuple of positional or a dict of keyword inputs.
+        seed: Of `random`.
+
+    Raises:
+        CompressionError: The model cannot be traced, nothing can be cut, or the amount rounds to nothing.
+        LayerNotFound: `layers` matches nothing.
+        DataError: The example is missing, or the model does not run on it.
+    """
+    check_model(model)
+    check_choice("criterion", criterion, CRITERIA)
+    check_choice("scope", scope, ("layer", "global"))
+    amount = check_number("amount", amount, 0, 1, is_open_low=True)
+    if amount == 1:
+        raise CompressionError("amount must leave channels, so it is below 1, got 1: a layer is never cut to nothing")
+    inputs = as_inputs(example)
+    patterns = check_patterns(layers)
+    if patterns is not None:
+        select(model, layers)
+    check = check_of(model, inputs)
+    traced_model = copied(model).eval()
+    traced = trace(traced_model, inputs)
+    coupling = couple(traced_model, traced)
+    left_out = {name: why for name, why in coupling.frozen.items() if _is_expected(model, name)}
+    left_out |= {
+        name: "the model does not use it when it runs on the example"
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and name not in set(traced.tensors.values())
+    }
+    groups = [
+        one for one in coupling.groups if patterns is None or any(is_chosen(layer, patterns) for layer in one.layers)
+    ]
+    chosen, single = _choose(model, groups, amount, criterion, scope, seed)
+    left_out = {name: why for name, why in (left_out | single).items() if is_chosen(name, patterns)}
+    if not chosen:
+        raise CompressionError(_nothing(amount, groups, left_out))
+    kept, refused = _agreed(model, check, chosen)
+    left_out |= refused
+    if not kept:
+        raise CompressionError(_nothing(amount, groups, left_out))
+    return _carry_out(model, _plan(kept), left_out)
+
+
+def _is_expected(model: nn.Module, name: str) -> bool:
+    """Whether one would expect the outputs of this parameter to be cut: weights, not biases and norms."""
+    return any(one == name and parameter.ndim > 1 for one, parameter in model.named_parameters())
+
+
+def _choose(
+    model: nn.Module, groups: Sequence[Group], amount: float, criterion: str, scope: str, seed: int
+) -> tuple[list[Removal], dict[str, str]]:
+    """What goes from each group, and why nothing goes from some."""
+    scores = magnitude_scores(model, groups) if criterion == "magnitude" else random_scores(groups, seed)
+    lowest = lowest_per_group(scores, amount) if scope == "layer" else lowest_of_all(scores, amount)
+    removals, untouched = [], {}
+    for group, units in zip(groups, lowest, strict=True):
+        if units:
+            removals.append(Removal(group, tuple(units)))
+        elif len(group.units) == 1:
+            untouched[_name(group)] = "all its channels hang together, and at least one must stay"
+        elif scope == "layer":
+            untouched[_name(group)] = f"amount={amount:g} of its {len(group.units)} channels rounds to none"
+        else:
+            untouched[_name(group)] = "its channels all rank above those that went"
+    return removals, untouched
+
+
+def _name(group: Group) -> str:
+    """The first weight whose outputs these channels are."""
+    made = [name for name, dim in group.places if dim == 0 and not name.endswith("bias")]
+    return (made or [group.places[0][0]])[0]
+
+
+def _plan(removals: Sequence[Removal]) -> Plan:
+    attributes: dict[tuple[str, str], int] = {}
+    for one in removals:
+        attributes |= one.attributes
+    return plan_of((one.group.units[unit] for one in removals for unit in one.units), attributes)
+
+
+def _agreed(model: nn.Module, check: Check, removals: list[Removal]) -> tuple[list[Removal], dict[str, str]]:
+    """The removals that the comparison allows, together, and why the others are refused."""
+    refused: dict[str, str] = {}
+    kept = _allowed(model, check, removals, refused)
+    if len(kept) < len(removals) and kept and check.objection(_plan(kept)):
+        # Each part is right alone, but not all together: take them one by one.
+        together: list[Removal] = []
+        for one in kept:
+            why = check.objection(_plan([*together, one]))
+            if why is None:
+                together.append(one)
+            else:
+                refused[_name(one.group)] = f"together with other cuts, {why}"
+        kept = together
+    return kept, refused
+
+
+def _allowed(model: nn.Module, check: Check, removals: list[Removal], refused: dict[str, str]) -> list[Removal]:
+    """Halve until the removals that fail are alone."""
+    why = check.objection(_plan(removals))
+    if why is None:
+        return removals
+    if len(removals) > 1:
+        half = len(removals) // 2
+        return [*_allowed(model, check, removals[:half], refused), *_allowed(model, check, removals[half:], refused)]
+    repaired = _repaired(model, check, removals[0])
+    if repaired is None:
+        refused[_name(removals[0].group)] = why
+    return [repaired] if repaired is not None else []
+
+
+def _repaired(model: nn.Module, check: Check, removal: Removal) -> Removal | None:
+    for attributes in repairs_of(model, removal.group, _plan([removal])):
+        attempt = Removal(removal.group, removal.units, attributes)
+        if check.objection(_plan([attempt])) is None:
+            return attempt
+    return None
+
+
+def _carry_out(model: nn.Module, plan: Plan, left_out: Mapping[str, str]) -> nn.Module:
+    small = copied(model)
+    surgeries = cut_(small, plan)
+    attach_(small, cut_record(model, plan, surgeries, left_out))
+    return small
+
+
+def _nothing(amount: float, groups: Sequence[Group], left_out: Mapping[str, str]) -> str:
+    largest = max((len(group.units) for group in groups), default=0)
+    if largest > 1 and all("rounds to none" in why for name, why in left_out.items() if name in map(_name, groups)):
+        return (
+            f"amount={amount:g} rounds to no channel in every group: the largest has {largest}, "
+            f"so pass at least {0.5 / largest:.2g}"
+        )
+    reasons = "; ".join(f"{name}: {why}" for name, why in islice(left_out.items(), 4))
+    more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+    return f"no channel of the model can be cut ({reasons or 'it has no layer with channels'}{more})"
+
+
+__all__ = ["cut_channels"]

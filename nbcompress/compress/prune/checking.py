@@ -1,0 +1,196 @@
+"""Does the cut model do what the model did without these channels?
+
+The model is compared with a *masked* one: the original, in which every slice of a parameter that belongs to a removed
+channel is zero. By algebra both compute the same, so their outputs must agree: on the example, on a second input
+(another batch size if the first dimension is a batch, other values), with the model's weights and with shaken ones,
+since weights at zero, as in a residual branch that begins at nothing, would hide a mistake.
+
+Copies on the CPU in double precision make the tolerance tight: outputs may differ by 1e-5 of the largest output,
+which leaves room for code that computes in single precision inside. A model that cannot run so is compared where it
+is, with the tolerance of its own precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from nbcompress.compress.coupling import Inputs, first_line
+from nbcompress.compress.prune.cutting import Plan, cut_, mask_
+from nbcompress.errors import DataError
+
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class Check:
+    """Compares cut with masked models.
+
+    Attributes:
+        originals: The model with its own weights, and with shaken ones, in evaluation mode.
+        inputs: What they all run on.
+        tolerance: As a share of the largest output.
+        can_train: The model runs on the first input in training mode, so a cut one must too.
+    """
+
+    originals: tuple[nn.Module, ...]
+    inputs: tuple[Inputs, ...]
+    tolerance: float
+    can_train: bool
+
+    def objection(self, plan: Plan) -> str | None:
+        """Why `plan` must not be carried out; None if all is well."""
+        for original in self.originals:
+            cut = deepcopy(original)
+            cut_(cut, plan)
+            masked = deepcopy(original)
+            mask_(masked, plan)
+            for inputs in self.inputs:
+                try:
+                    got = run(cut, inputs)
+                except Exception as err:  # noqa: BLE001 - the user's code may raise anything on new shapes
+                    return f"the cut model fails: {first_line(err)}"
+                problem = difference(run(masked, inputs), got, self.tolerance)
+                if problem:
+                    return problem
+        if self.can_train:
+            cut = deepcopy(self.originals[0])
+            cut_(cut, plan)
+            try:
+                run(cut.train(), self.inputs[0])
+            except Exception as err:  # noqa: BLE001 - as above
+                return f"the cut model fails in training mode: {first_line(err)}"
+        return None
+
+
+def check_of(model: nn.Module, inputs: Inputs) -> Check:
+    """Prepare the comparison for `model`, which stays as it is.
+
+    Raises:
+        DataError: The model does not run on `inputs`.
+    """
+    original, first = _double(model, inputs)
+    try:
+        run(original, first)
+    except Exception:  # noqa: BLE001 - code that insists on a precision or a device raises anything
+        original, first = deepcopy(model).eval(), inputs
+        try:
+            run(original, first)
+        except Exception as err:
+            raise DataError(f"the model does not run on the example: {first_line(err)}") from err
+    floats = [one.dtype for one in original.parameters() if one.is_floating_point()]
+    tolerance = max((TOLERANCES.get(dtype, 1e-3) for dtype in floats), default=1e-5)
+    shaken = _shaken(original)
+    originals = tuple(one for one in (original, shaken) if one is original or _runs(one, first, finite=True))
+    seconds = [one for one in _others(first) if _runs(original, one)]
+    can_train = _runs(deepcopy(original).train(), first)
+    return Check(originals, (first, *seconds[:1]), tolerance, can_train)
+
+
+@torch.no_grad()
+def run(model: nn.Module, inputs: Inputs) -> Any:
+    """Run a model without a trace in gradients or in the state of random numbers, which start equal each time."""
+    with _same_random_numbers(model):
+        return inputs(model)
+
+
+@contextmanager
+def _same_random_numbers(model: nn.Module) -> Iterator[None]:
+    devices = {one.device.index or 0 for one in model.parameters() if one.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        torch.manual_seed(0)
+        yield
+
+
+def _runs(model: nn.Module, inputs: Inputs, *, finite: bool = False) -> bool:
+    try:
+        result = run(model, inputs)
+    except Exception:  # noqa: BLE001 - the answer is no, whatever was raised
+        return False
+    return not finite or all(bool(torch.isfinite(one).all()) for one in tensors_of(result) if one.is_floating_point())
+
+
+def difference(expected: Any, got: Any, tolerance: float) -> str | None:
+    """How two results of a model differ, in a sentence; None if they agree."""
+    wanted, found = tensors_of(expected), tensors_of(got)
+    if [tuple(one.shape) for one in wanted] != [tuple(one.shape) for one in found]:
+        shapes = [" and ".join(str(tuple(one.shape)) for one in side) for side in (wanted, found)]
+        return f"outputs change their shape, from {shapes[0]} to {shapes[1]}"
+    for a, b in zip(wanted, found, strict=True):
+        if not (a.is_floating_point() or a.is_complex()):
+            if not torch.equal(a, b):
+                return "outputs differ from those of the masked model"
+            continue
+        scale = float(a.abs().nan_to_num(0.0, 0.0, 0.0).max()) if a.numel() else 0.0
+        if not torch.allclose(a, b, rtol=0.0, atol=tolerance * scale + 1e-30, equal_nan=True):
+            share = float((a - b).abs().max()) / max(scale, 1e-30)
+            return f"outputs differ from those of the masked model by {share:.2g} of the largest"
+    return None
+
+
+def tensors_of(result: Any) -> list[Tensor]:
+    """Every tensor in what a model returned."""
+    if not isinstance(result, (Tensor, Mapping, list, tuple)) and hasattr(result, "__dict__"):
+        result = vars(result)
+    if isinstance(result, Mapping):
+        result = dict(result)
+    return [one for one in pytree.tree_leaves(result) if isinstance(one, Tensor)]
+
+
+def _double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
+    def wide(one: Any) -> Any:
+        if not isinstance(one, Tensor):
+            return one
+        return one.detach().to("cpu", torch.float64 if one.is_floating_point() else None)
+
+    return deepcopy(model).eval().to("cpu", torch.float64), _mapped(inputs, wide)
+
+
+def _mapped(inputs: Inputs, change: Any) -> Inputs:
+    args, kwargs = pytree.tree_map(change, (inputs.args, dict(inputs.kwargs)))
+    return Inputs(args, kwargs)
+
+
+@torch.no_grad()
+def _shaken(model: nn.Module) -> nn.Module:
+    """A copy with other weights of about the same size, and none of them zero."""
+    shaken = deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in shaken.parameters():
+        if parameter.is_floating_point():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            size = float(parameter.float().square().mean().sqrt()) if parameter.numel() else 0.0
+            parameter.copy_(parameter + noise * (0.3 * size if size > 0 else 0.1))
+    return shaken
+
+
+def _others(inputs: Inputs) -> list[Inputs]:
+    """Second inputs to try: a larger batch first, then other values."""
+    generator = torch.Generator().manual_seed(1)
+
+    def changed(one: Any) -> Any:
+        if not isinstance(one, Tensor):
+            return one
+        if one.is_floating_point():
+            return one + 0.5 * torch.randn(one.shape, generator=generator).to(one)
+        return one.flip(0) if one.ndim else one
+
+    second = _mapped(inputs, changed)
+    leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
+    lengths = {len(one) for one in leaves if isinstance(one, Tensor) and one.ndim}
+    if len(lengths) != 1:
+        return [second]
+    others = pytree.tree_leaves((second.args, dict(second.kwargs)), is_leaf=lambda one: one is None)
+    joined = [torch.cat([a, b]) if isinstance(a, Tensor) and a.ndim else a for a, b in zip(leaves, others, strict=True)]
+    args, kwargs = pytree.tree_unflatten(joined, spec)
+    return [Inputs(args, kwargs), second]
+
+
+__all__ = ["TOLERANCES", "Check", "check_of", "difference", "run", "tensors_of"]

@@ -1,0 +1,157 @@
+"""Take channels out of a model, or set them to zero where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from nbcompress.compress.coupling import Place, Unit, first_names, named_tensors
+from nbcompress.compress.record import Grid, Record, Surgery, TensorRecord, record_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes.
+
+    Attributes:
+        removed: Indices by place: first name of a parameter or buffer, and dimension.
+        attributes: Numbers of modules that must change with it, by module and name, beside those that
+            torch's own layers have.
+    """
+
+    removed: Mapping[Place, frozenset[int]]
+    attributes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+def plan_of(units: Iterable[Unit], attributes: Mapping[tuple[str, str], int] | None = None) -> Plan:
+    """The plan that removes `units`."""
+    removed: dict[Place, set[int]] = {}
+    for unit in units:
+        for place, indices in unit.items():
+            removed.setdefault(place, set()).update(indices)
+    return Plan({place: frozenset(indices) for place, indices in removed.items()}, attributes or {})
+
+
+@torch.no_grad()
+def mask_(model: nn.Module, plan: Plan) -> None:
+    """Set every slice of a parameter that `plan` would remove to zero, in place. Buffers stay."""
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    for (name, dim), indices in plan.removed.items():
+        if name in parameters:
+            tensor = parameters[name]
+            tensor.index_fill_(dim, torch.tensor(sorted(indices), device=tensor.device), 0.0)
+
+
+@torch.no_grad()
+def cut_(model: nn.Module, plan: Plan) -> tuple[Surgery, ...]:
+    """Remove what `plan` names, in place, and say what changed, module by module.
+
+    The parameters stay the objects that they are, so that ties between modules hold.
+    """
+    tensors = named_tensors(model)
+    first = first_names(model)
+    before = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for (name, dim), indices in plan.removed.items():
+        tensor = tensors[name]
+        kept = [index for index in range(tensor.shape[dim]) if index not in indices]
+        tensor.data = tensor.data.index_select(dim, torch.tensor(kept, device=tensor.device)).contiguous()
+        tensor.grad = None
+    changed = [name for name, tensor in tensors.items() if tuple(tensor.shape) != before[name]]
+    surgeries = []
+    for path, module in model.named_modules():
+        own = [name for name in changed if name.rpartition(".")[0] == path]
+        olds = {name.rpartition(".")[2]: before[name] for name in own}
+        attributes: dict[str, int | tuple[int, ...]] = dict(_set_sizes_(module, olds)) if own else {}
+        for (where, attribute), value in plan.attributes.items():
+            if where == path:
+                setattr(module, attribute, value)
+                attributes[attribute] = value
+        shapes = {name.rpartition(".")[2]: tuple(tensors[name].shape) for name in own if first[name] == name}
+        if shapes or attributes:
+            surgeries.append(Surgery("cut", path, shapes, attributes))
+    return tuple(surgeries)
+
+
+# The tensors whose shape tells the sizes of a layer of torch.
+_TELLING = ("weight", "running_mean", "weight_ih_l0")
+
+
+def _set_sizes_(module: nn.Module, olds: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Give a layer of torch the numbers that its new shapes imply; return those that changed."""
+    if isinstance(module, nn.RNNBase):
+        module.flatten_parameters()
+    held: dict[str, Tensor | None] = {**module._buffers, **module._parameters}
+    name = next((one for one in _TELLING if held.get(one) is not None), "")
+    weight = held.get(name)
+    if not isinstance(weight, Tensor):
+        return {}
+    sizes = _sizes(module, tuple(weight.shape), olds.get(name, tuple(weight.shape)))
+    changed = {name: size for name, size in sizes.items() if getattr(module, name) != size}
+    for name, size in changed.items():
+        setattr(module, name, size)
+    return changed
+
+
+def _sizes(module: nn.Module, new: tuple[int, ...], old: tuple[int, ...]) -> dict[str, int]:
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return _conv_sizes(module, new, old)
+    if isinstance(module, nn.Linear):
+        return {"in_features": new[1], "out_features": new[0]}
+    if isinstance(module, nn.Bilinear):
+        return {"out_features": new[0], "in1_features": new[1], "in2_features": new[2]}
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return {"num_features": new[0]}
+    if isinstance(module, nn.GroupNorm):
+        return {"num_channels": new[0], "num_groups": module.num_groups * new[0] // old[0]}
+    if isinstance(module, nn.RNNBase):
+        return {"input_size": new[1], "hidden_size": module.hidden_size * new[0] // old[0]}
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return {"embedding_dim": new[1]}
+    return {"num_parameters": new[0]} if isinstance(module, nn.PReLU) else {}
+
+
+def _conv_sizes(module: nn.modules.conv._ConvNd, new: tuple[int, ...], old: tuple[int, ...]) -> dict[str, int]:
+    groups = module.groups
+    if module.transposed:
+        # weight (in, out / groups, *); a group of one input channel goes with it.
+        groups = new[0] if groups == old[0] else groups
+        return {"in_channels": new[0], "out_channels": new[1] * groups, "groups": groups}
+    # weight (out, in / groups, *)
+    groups = groups * new[0] // old[0] if groups > 1 and old[1] == 1 else groups
+    return {"in_channels": new[1] * groups, "out_channels": new[0], "groups": groups}
+
+
+def cut_record(model: nn.Module, plan: Plan, surgeries: tuple[Surgery, ...], left_out: Mapping[str, str]) -> Record:
+    """The record after `plan` is carried out on `model`, which is still uncut.
+
+    Grids lose the scales of removed channels; a grid whose groups of weights are torn is given up, its values stay.
+    """
+    record, parameters = record_of(model), dict(model.named_parameters(remove_duplicate=False))
+    tensors: dict[str, TensorRecord] = {}
+    gone: dict[str, str] = {}
+    for name, promise in record.tensors.items():
+        removed = {dim: indices for (where, dim), indices in plan.removed.items() if where == name}
+        after = replace(promise, grid=_cut_grid(promise.grid, removed, len(parameters[name])))
+        if promise.grid is not None and after.grid is None:
+            gone[name] = "its groups of weights no longer fit after the cut, so its grid was given up"
+        if after != TensorRecord():
+            tensors[name] = after
+    surgery = (*record.surgery, *surgeries)
+    return replace(record, tensors=tensors, surgery=surgery, left_out={**record.left_out, **left_out, **gone})
+
+
+def _cut_grid(grid: Grid | None, removed: Mapping[int, frozenset[int]], n_channels: int) -> Grid | None:
+    if grid is None or not removed or grid.group == "tensor":
+        return grid
+    if grid.group != "channel" and set(removed) != {0}:
+        return None
+    # Groups are counted channel by channel, so each channel is one row of the scales.
+    kept = [index for index in range(n_channels) if index not in removed.get(0, ())]
+    scale, zero = (one.reshape(n_channels, -1)[kept].reshape(-1) for one in (grid.scale, grid.zero))
+    return replace(grid, scale=scale, zero=zero)
+
+
+__all__ = ["Plan", "cut_", "cut_record", "mask_", "plan_of"]

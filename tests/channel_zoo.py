@@ -1,0 +1,442 @@
+"""Hand-made models whose channels are coupled in every awkward way, each with an example and what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+@dataclass(frozen=True)
+class Animal:
+    """One model of the zoo.
+
+    Attributes:
+        build: Makes a fresh instance.
+        example: Makes its input.
+        cut: Layers whose weights must lose outputs, with the number that is left at amount=.5.
+        kept: Weights that must stay as they are, with a part of the reason.
+        refused: A part of the error, for a model that is refused as a whole.
+    """
+
+    build: Callable[[], nn.Module]
+    example: Callable[[], object]
+    cut: dict[str, int]
+    kept: dict[str, str]
+    refused: str = ""
+
+
+def image(channels: int = 3, size: int = 8, batch: int = 2) -> Callable[[], Tensor]:
+    return lambda: torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(5))
+
+
+def vectors(*shape: int) -> Callable[[], Tensor]:
+    return lambda: torch.randn(*shape, generator=torch.Generator().manual_seed(6))
+
+
+class PlainCnn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3)
+        self.fc1, self.fc2 = nn.Linear(12 * 4, 20), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(x)))), 2)
+        return self.fc2(torch.tanh(self.fc1(x.view(x.size(0), -1))))
+
+
+def vgg() -> nn.Module:
+    def block(i: int, o: int) -> list[nn.Module]:
+        return [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(16, 4)]
+    return nn.Sequential(*block(3, 8), *block(8, 16), *head)
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, i: int, o: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)
+        self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
+        nn.init.zeros_(self.bn2.weight)
+        self.down = nn.Sequential(nn.Conv2d(i, o, 1, stride, bias=False), nn.BatchNorm2d(o)) if i != o else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out + (x if self.down is None else self.down(x)))
+
+
+class ResNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.layer1, self.layer2, self.layer3 = BasicBlock(8, 8, 1), BasicBlock(8, 16, 2), BasicBlock(16, 16, 1)
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.layer3(self.layer2(self.layer1(self.stem(x)))).mean((2, 3)))
+
+
+class DenseNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(12)
+        self.conv3, self.fc = nn.Conv2d(12, 6, 3, padding=1), nn.Linear(18, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.conv1(x)
+        b = torch.cat([a, self.conv2(F.relu(a))], 1)
+        c = torch.cat([b, self.conv3(F.relu(self.bn(b)))], 1)
+        return self.fc(F.adaptive_avg_pool2d(c, 1).flatten(1))
+
+
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.mid, self.down = nn.Linear(6, 32), nn.Linear(16, 24), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.up(x).chunk(2, dim=-1)
+        return self.down(F.glu(self.mid(a * torch.sigmoid(b)), dim=-1))
+
+
+class Halves(nn.Module):
+    """A chunk whose pieces go different ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.left, self.right = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 6, 3), nn.Conv2d(8, 6, 3)
+        self.head = nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        left, right = up[:, : up.size(1) // 2], up[:, up.size(1) // 2 :]
+        return self.head(torch.cat([self.left(left), self.right(F.relu(right))], 1))
+
+
+def mobile() -> nn.Module:
+    def separable(i: int, o: int) -> list[nn.Module]:
+        depthwise = nn.Conv2d(i, i, 3, padding=1, groups=i, bias=False)
+        return [depthwise, nn.BatchNorm2d(i), nn.ReLU6(), nn.Conv2d(i, o, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU6()]
+
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4)]
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), *separable(8, 16), nn.Conv2d(16, 32, 1, groups=16), *separable(32, 24), *head
+    )
+
+
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, groups=4), nn.Conv2d(32, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 2, 3)
+        self.squeeze, self.excite = nn.Conv2d(12, 4, 1), nn.Conv2d(4, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.conv1(x))
+        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        return self.conv2(x * F.hardsigmoid(gate))
+
+
+class UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.up, self.leave = nn.ConvTranspose2d(16, 8, 2, stride=2), nn.Conv2d(16, 10, 3, padding=1)
+        self.norm, self.head = nn.InstanceNorm2d(10, affine=True), nn.Conv2d(10, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = F.relu(self.enter(x))
+        low = F.interpolate(F.avg_pool2d(F.relu(self.down(skip)), 2), scale_factor=2, mode="nearest")
+        return self.head(F.relu(self.norm(self.leave(torch.cat([skip, self.up(low)], dim=1)))))
+
+
+class Signal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm, self.conv2 = nn.Conv1d(2, 16, 3), nn.GroupNorm(4, 16), nn.Conv1d(16, 8, 3)
+        self.prelu, self.fc = nn.PReLU(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.prelu(self.conv2(F.elu(self.norm(self.conv1(x)))))
+        return self.fc(x.transpose(1, 2)).sum(1)
+
+
+class ResidualMlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.a, self.b, self.leave = (
+            nn.Linear(5, 16),
+            nn.Linear(16, 32),
+            nn.Linear(32, 16),
+            nn.Linear(16, 2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.enter(x))
+        x = x + self.b(F.gelu(self.a(x)))
+        return self.leave(x)
+
+
+class Reused(nn.Module):
+    """One layer three times, and one weight in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.again, self.leave = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.tied = nn.Linear(16, 16)
+        self.tied.weight = self.again.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.enter(x))
+        for _ in range(3):
+            x = F.relu(self.again(x))
+        return self.leave(self.tied(x))
+
+
+class TransformerBlock(nn.Module):
+    """Embeddings, a learned position, pre-norm attention by hand without fixed head counts, a feed-forward part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.position = nn.Embedding(20, 16), nn.Parameter(torch.randn(1, 10, 16))
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(16), nn.LayerNorm(16), nn.LayerNorm(16)
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.up, self.down = nn.Linear(16, 64), nn.Linear(64, 16)
+        self.head = nn.Linear(16, 20, bias=False)
+        self.head.weight = self.token.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.token(ids) + self.position[:, : ids.size(1)]
+        y = self.norm1(x)
+        q, k, v = (part(y).view(*y.shape[:2], -1, 4).transpose(1, 2) for part in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.o(y.transpose(1, 2).flatten(2))
+        x = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return self.head(self.norm3(x))
+
+
+class PackedAttention(nn.Module):
+    """Heads with their count in the code, packed into one layer, with a softmax by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim, self.n_heads = 16, 8
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.scale = 2**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        shares = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
+        return self.out((shares @ v).transpose(1, 2).reshape(n, length, -1))
+
+
+class GroupedQuery(nn.Module):
+    """Two query heads for each key head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = nn.Linear(12, 32), nn.Linear(12, 16), nn.Linear(12, 16), nn.Linear(32, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (-1, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        k = k[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1, 2)
+        v = torch.repeat_interleave(v, 2, dim=1)
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class WithMultihead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(6, 8)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 32, dropout=0.1, batch_first=True)
+        self.leave = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.encoder(self.enter(x)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: str, hidden_size: int = 12, **options: Any) -> None:
+        super().__init__()
+        self.enter = nn.Linear(5, 8)
+        self.rnn = getattr(nn, kind)(8, hidden_size, num_layers=2, batch_first=True, **options)
+        self.mid, self.leave = nn.Linear(24 if self.rnn.bidirectional else 12, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(F.relu(self.mid(self.rnn(F.relu(self.enter(x)))[0][:, -1])))
+
+
+class HardView(nn.Module):
+    """The flattened size is in the code, so the last convolution cannot be cut; the first and the hidden layer can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.fc1, self.fc2 = nn.Linear(128, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.conv1(x)))).view(-1, 128)
+        return self.fc2(F.relu(self.fc1(x)))
+
+
+class SoftView(HardView):
+    """The flattened size is an attribute, which can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_flat = 128
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.conv1(x)))).view(-1, self.n_flat)
+        return self.fc2(F.relu(self.fc1(x)))
+
+
+class BranchOnData(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x) if x.sum() > 0 else self.b(-x)
+
+
+class TwoIn(nn.Module):
+    """Keyword inputs, a dict of outputs, and a bare parameter that is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.bias = nn.Linear(4, 12), nn.Linear(3, 12), nn.Parameter(torch.randn(12))
+        self.one, self.two = nn.Linear(12, 2), nn.Linear(12, 5)
+
+    def forward(self, left: Tensor, right: Tensor | None = None, scale: float = 1.0) -> dict[str, Tensor]:
+        x = self.left(left) * scale + self.bias
+        x = x if right is None else x + self.right(right)
+        return {"one": self.one(F.relu(x)), "two": self.two(torch.sin(x))}
+
+
+class Shuffle(nn.Module):
+    """Grouped 1x1 convolutions with a channel shuffle between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1, groups=2)
+        self.depth, self.conv3 = nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.conv3(self.depth(x))
+
+
+class SuperResolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 32, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(F.pixel_shuffle(self.conv2(F.leaky_relu(self.conv1(x))), 2)).clamp(-1, 1)
+
+
+class Decoder(nn.Module):
+    """A linear layer whose outputs become channels and positions, with positions of its own kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.up = nn.Linear(6, 16 * 4), nn.ConvTranspose2d(16, 8, 4, 2, 1, groups=2)
+        self.head = nn.ConvTranspose2d(8, 1, 4, 2, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(self.head(F.relu(self.up(F.relu(self.fc(z)).view(z.size(0), -1, 2, 2)))))
+
+
+class MaxOverChannels(nn.Module):
+    """A maximum and a mean over channels, which would notice a missing one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(2, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(F.relu(self.conv1(x)))
+        return self.conv3(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1))
+
+
+class Einsum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.weight, self.leave = nn.Linear(4, 8), nn.Parameter(torch.randn(12, 8)), nn.Linear(12, 2)
+        self.register_buffer("gain", torch.rand(12), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(torch.einsum("nli,oi->nlo", self.enter(x), self.weight).relu() * self.gain)
+
+
+OUT = "outputs keep their shape"
+
+ZOO: dict[str, Animal] = {
+    "plain cnn": Animal(PlainCnn, image(), {"conv1": 4, "conv2": 6, "fc1": 10}, {"fc2.weight": OUT}),
+    "vgg": Animal(vgg, image(), {"0": 4, "4": 8}, {"11.weight": OUT}),
+    "resnet": Animal(
+        ResNet,
+        image(),
+        {"stem.0": 4, "layer1.conv1": 4, "layer1.conv2": 4, "layer2.conv1": 8, "layer2.down.0": 8, "layer3.conv2": 8},
+        {"fc.weight": OUT},
+    ),
+    "densenet": Animal(DenseNet, image(), {"conv1": 4, "conv2": 2, "conv3": 3}, {}),
+    "gate": Animal(Gate, vectors(3, 6), {"up": 16, "mid": 12}, {}),
+    "halves": Animal(Halves, image(), {"up": 8, "left": 3, "right": 3}, {}),
+    "mobile": Animal(mobile, image(), {"0": 4, "1": 4, "4": 8, "7": 16, "8": 16, "11": 12}, {}),
+    "grouped": Animal(Grouped, image(), {"conv1": 8, "conv2": 16}, {}),
+    "squeeze-excite": Animal(SqueezeExcite, image(), {"conv1": 6, "squeeze": 2, "excite": 6}, {}),
+    "unet": Animal(UNet, image(), {"enter": 4, "down": 8, "leave": 5}, {}),
+    "signal": Animal(Signal, vectors(2, 2, 12), {"conv1": 8, "conv2": 4}, {}),
+    "residual mlp": Animal(ResidualMlp, vectors(3, 5), {"enter": 8, "a": 16, "b": 8}, {}),
+    "reused": Animal(Reused, vectors(3, 6), {"enter": 8, "again": 8, "tied": 8}, {}),
+    "transformer": Animal(
+        TransformerBlock,
+        lambda: torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(3)),
+        {"up": 32, "q": 8, "k": 8, "v": 8},
+        {"o.weight": "layer_norm"},
+    ),
+    "packed attention": Animal(PackedAttention, vectors(2, 5, 16), {"qkv": 24}, {"out.weight": OUT}),
+    "grouped query": Animal(GroupedQuery, vectors(2, 5, 12), {"q": 16, "k": 8, "v": 8}, {}),
+    "multihead": Animal(
+        WithMultihead, vectors(2, 5, 6), {"encoder.linear1": 16}, {"encoder.self_attn.in_proj_weight": "MultiheadAtt"}
+    ),
+    "lstm": Animal(lambda: Recurrent("LSTM"), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
+    "gru": Animal(lambda: Recurrent("GRU", bidirectional=True), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
+    "projected lstm": Animal(
+        lambda: Recurrent("LSTM", proj_size=12, hidden_size=14), vectors(2, 4, 5), {"mid": 8}, {"enter.weight": "lstm"}
+    ),
+    "hard view": Animal(HardView, image(), {"conv1": 4, "fc1": 8}, {"conv2.weight": "the cut model fails"}),
+    "soft view": Animal(SoftView, image(), {"conv1": 4, "conv2": 4, "fc1": 8}, {}),
+    "branch on data": Animal(BranchOnData, vectors(3, 4), {}, {}, refused="cannot be traced"),
+    "two in": Animal(
+        TwoIn,
+        lambda: {"left": vectors(3, 4)(), "right": vectors(3, 3)(), "scale": 0.5},
+        {"left": 6, "right": 6},
+        {"one.weight": OUT, "two.weight": OUT},
+    ),
+    "shuffle": Animal(Shuffle, image(), {"conv1": 8, "conv2": 8, "depth": 8}, {}),
+    "super-resolution": Animal(SuperResolution, image(), {"conv1": 4, "conv2": 16}, {"conv3.weight": OUT}),
+    "decoder": Animal(Decoder, vectors(2, 6), {"fc": 32, "head": 4}, {}),
+    "max over channels": Animal(MaxOverChannels, image(), {"conv1": 4}, {"conv2.weight": "over it"}),
+    "einsum": Animal(Einsum, vectors(2, 3, 4), {"enter": 4}, {}),
+}
