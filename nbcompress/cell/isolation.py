@@ -145,7 +145,7 @@ def _bound_to(function: Any, trial: dict[str, Any], done: dict[int, Any]) -> Any
             fresh = functools.lru_cache(**function.cache_parameters())(bound)
         else:
             return function
-        fresh.__wrapped__ = bound
+        fresh.__dict__["__wrapped__"] = bound
     done[id(function)] = fresh
     return fresh
 
@@ -164,5 +164,5 @@ def _copy_of_function(
     fresh.__kwdefaults__ = function.__kwdefaults__
     functools.update_wrapper(fresh, function, updated=("__dict__",))
     if "__wrapped__" not in function.__dict__:
-        del fresh.__wrapped__
+        del fresh.__dict__["__wrapped__"]
     return fresh

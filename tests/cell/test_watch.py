@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nbcompress.cell.guard import Guard
+from nbcompress.cell.watch import ModuleWatch
 
 
 def network() -> nn.Sequential:
@@ -14,27 +14,27 @@ def network() -> nn.Sequential:
 
 def test_nothing_changed_nothing_named() -> None:
     model = network()
-    guard = Guard({"model": model})
+    watch = ModuleWatch({"model": model})
     model.eval()(torch.randn(4, 3))
-    assert guard.restore_() == ()
+    assert watch.restore_() == ()
 
 
 def test_a_changed_parameter_is_undone_and_named() -> None:
     model = network()
     before = model[0].weight.detach().clone()
-    guard = Guard({"model": model, "nets": [network()]})
+    watch = ModuleWatch({"model": model, "nets": [network()]})
     with torch.no_grad():
         model[0].weight.add_(1)
-    assert guard.restore_() == ("model",)
+    assert watch.restore_() == ("model",)
     assert torch.equal(model[0].weight, before)
-    assert guard.restore_() == ()
+    assert watch.restore_() == ()
 
 
 def test_a_buffer_changed_by_a_forward_pass_is_undone() -> None:
     model = network().train()
-    guard = Guard({"model": model})
+    watch = ModuleWatch({"model": model})
     model(torch.randn(4, 3))
-    assert guard.restore_() == ("model",)
+    assert watch.restore_() == ("model",)
     assert torch.equal(model[1].running_mean, torch.zeros(3))
     assert model[1].num_batches_tracked == 0
 
@@ -42,11 +42,11 @@ def test_a_buffer_changed_by_a_forward_pass_is_undone() -> None:
 def test_a_replaced_parameter_and_a_replaced_layer_are_put_back() -> None:
     model = network()
     weight, norm = model[0].weight, model[1]
-    guard = Guard({"model": model})
+    watch = ModuleWatch({"model": model})
     model[0].weight = nn.Parameter(torch.zeros(3, 3))
     model[1] = nn.Identity()
     model.add_module("extra", nn.ReLU())
-    assert guard.restore_() == ("model",)
+    assert watch.restore_() == ("model",)
     assert model[0].weight is weight
     assert model[1] is norm
     assert len(model) == 2
@@ -54,22 +54,22 @@ def test_a_replaced_parameter_and_a_replaced_layer_are_put_back() -> None:
 
 def test_a_module_under_two_names_is_named_once() -> None:
     model = network()
-    guard = Guard({"a": model, "b": model})
+    watch = ModuleWatch({"a": model, "b": model})
     with torch.no_grad():
         model[0].bias.zero_()
-    assert guard.restore_() == ("a",)
+    assert watch.restore_() == ("a",)
 
 
 def test_modules_in_containers_are_watched() -> None:
     model = network()
-    guard = Guard({"nets": {"small": [model]}})
+    watch = ModuleWatch({"nets": {"small": [model]}})
     with torch.no_grad():
         model[0].bias.zero_()
-    assert guard.restore_() == ("nets",)
+    assert watch.restore_() == ("nets",)
 
 
 def test_lazy_and_inference_tensors_do_no_harm() -> None:
     with torch.inference_mode():
         frozen = nn.Linear(2, 2)
-    guard = Guard({"lazy": nn.LazyLinear(3), "frozen": frozen})
-    assert guard.restore_() == ()
+    watch = ModuleWatch({"lazy": nn.LazyLinear(3), "frozen": frozen})
+    assert watch.restore_() == ()

@@ -53,7 +53,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
-class Guard:
+class ModuleWatch:
     """Watches every module of a namespace; writes through `.data` are not seen.
 
     The copies are taken once, when the guard is made, and cost the memory of the modules once.
