@@ -26,13 +26,21 @@ TRACEBACK = """Traceback (most recent call last):
 RuntimeError: mat1 and mat2 shapes cannot be multiplied (64x128 and 64x10)"""
 
 
+class AnyNames(dict[str, Any]):
+    """A space that a real one would refuse: its names are no identifiers."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self)
+
+
 @dataclass
 class HandMadeStudy:
     """What a view reads of a study."""
 
     name: str
     goal: Goal
-    space: Space
+    space: Space | AnyNames
     all_trials: tuple[Trial, ...]
     record: Mapping[str, Any] = field(default_factory=dict)
 
@@ -129,7 +137,7 @@ HOSTILE = [
 
 def hostile_study(n: int = 30) -> HandMadeStudy:
     """Strings that want to be more than text, wherever a person may put one."""
-    space = Space({f"p{i} {text}": Choice(text, f"other {text}") for i, text in enumerate(HOSTILE)})
+    space = AnyNames({f"p{i} {text}": Choice(text, f"other {text}") for i, text in enumerate(HOSTILE)})
     trials = []
     for i in range(n):
         text = HOSTILE[i % len(HOSTILE)]

@@ -1,0 +1,140 @@
+// What the surrogate expects along one parameter, and where it wants to look next.
+
+import { axes, canvas, empty, HEIGHT, line, MARGIN, show, type Box } from "./chart";
+import { choice, el, svg } from "./dom";
+import type { Maybe, Slice, SliceMetric, Study } from "./data";
+import { cut, spell } from "./format";
+import type { Part } from "./part";
+import { banded, extent, linear, logarithmic, type Scale } from "./scales";
+
+const SHARE = 0.64;
+const WAITING = "The surrogate shows itself here once it has enough trials to learn from.";
+const NOTHING = "No slices of the surrogate were kept with this study.";
+
+export class Acquisition implements Part {
+  readonly element = el("div");
+  private readonly tools = el("div", { class: "nbc-tools" });
+  private readonly place = el("div", { class: "nbc-place" });
+  private readonly caption = el("p", { class: "nbc-caption" });
+  private parameter: string | null = null;
+  private metric: string | null = null;
+  private drawn = "";
+  private study: Study | null = null;
+
+  constructor() {
+    this.element.append(this.tools, this.place, this.caption);
+  }
+
+  draw(study: Study): void {
+    this.study = study;
+    const slice = study.slices.find((one) => one.parameter === this.parameter) ?? study.slices[0];
+    const metric = slice?.metrics.find((one) => one.metric === this.metric) ?? slice?.metrics[0];
+    if (!slice || !metric || !slice.values.length) {
+      this.tools.replaceChildren();
+      this.caption.textContent = "";
+      this.drawn = "";
+      empty(this.place, study.state === "running" ? WAITING : NOTHING);
+      return;
+    }
+    this.drawTools(study, slice, metric);
+    const label = `Predicted ${metric.metric} along ${slice.parameter} with its 95 percent band, and the acquisition below`;
+    const { root, width } = canvas(this.place, HEIGHT, cut(label, 300));
+    const split = MARGIN.top + (HEIGHT - MARGIN.top - MARGIN.bottom) * SHARE;
+    const above = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: split - 6 };
+    const below = { ...above, top: split + 6, bottom: HEIGHT - MARGIN.bottom };
+    const { x, places } = this.across(study, slice, above);
+    this.drawMean(root, above, x, places, metric);
+    this.drawAcquisition(root, below, x, places, slice);
+    this.drawNext(root, above, below, places, slice);
+    show(this.place, root);
+    const where = slice.next === null ? "" : `The acquisition is largest at ${slice.parameter} = ${spell(slice.next)}. `;
+    const reason = study.trials.findLast((one) => one.reason)?.reason ?? "";
+    this.caption.textContent = where + (reason ? `The latest point: ${reason}` : "");
+  }
+
+  private drawTools(study: Study, slice: Slice, metric: SliceMetric): void {
+    const names = study.slices.map((one) => one.parameter);
+    const metrics = slice.metrics.map((one) => one.metric);
+    const key = JSON.stringify([names, metrics, slice.parameter, metric.metric]);
+    if (key === this.drawn) {
+      return;
+    }
+    this.drawn = key;
+    const redraw = () => this.study && this.draw(this.study);
+    this.tools.replaceChildren(
+      choice("Along", names, slice.parameter, (value) => ((this.parameter = value), redraw())),
+      ...(metrics.length > 1 ? [choice("Metric", metrics, metric.metric, (value) => ((this.metric = value), redraw()))] : []),
+    );
+  }
+
+  private across(study: Study, slice: Slice, box: Box): { x: Scale; places: number[] } {
+    const range: [number, number] = [box.left, box.right];
+    const numbers = slice.values.filter((one): one is number => typeof one === "number");
+    const parameter = study.parameters.find((one) => one.name === slice.parameter);
+    const domain = extent(numbers);
+    if (numbers.length < slice.values.length || parameter?.kind === "choice" || !domain) {
+      const x = banded(slice.values.map(spell), range);
+      return { x, places: slice.values.map((_, i) => x(i)) };
+    }
+    const x = parameter?.log && domain[0] > 0 ? logarithmic(domain, range) : linear(domain, range, 5, false);
+    return { x, places: numbers.map(x) };
+  }
+
+  private drawMean(root: SVGSVGElement, box: Box, x: Scale, places: readonly number[], metric: SliceMetric): void {
+    const known = [...metric.low, ...metric.high, ...metric.mean].filter((one): one is number => one !== null);
+    const y = linear(extent(known) ?? [0, 1], [box.bottom, box.top], 4);
+    axes(root, box, x, y, { x: null, y: metric.metric });
+    const [low, mean, high] = [metric.low, metric.mean, metric.high].map((one) => placed(places, one, y));
+    if (!low || !mean || !high) {
+      return;
+    }
+    if (places.length > 12) {
+      root.append(svg("path", { class: "nbc-band", d: `${line([...high, ...[...low].reverse()])}Z` }));
+      root.append(svg("path", { class: "nbc-line", d: line(mean) }));
+      return;
+    }
+    mean.forEach(([at, middle], i) => {
+      root.append(svg("line", { class: "nbc-whisker", x1: at, x2: at, y1: low[i]?.[1] ?? middle, y2: high[i]?.[1] ?? middle }));
+      root.append(svg("circle", { class: "nbc-mark nbc-complete", cx: at, cy: middle, r: 4.5 }));
+    });
+  }
+
+  private drawAcquisition(root: SVGSVGElement, box: Box, x: Scale, places: readonly number[], slice: Slice): void {
+    const known = slice.acquisition.filter((one): one is number => one !== null);
+    const y = linear(extent(known) ?? [0, 1], [box.bottom, box.top], 2);
+    axes(root, box, x, bare(y), { x: slice.parameter, y: "gain" });
+    const points = placed(places, slice.acquisition, y);
+    if (places.length > 12) {
+      const [first, last] = [points[0], points.at(-1)];
+      if (first && last) {
+        root.append(svg("path", { class: "nbc-gain", d: `M${first[0]} ${box.bottom}L${line(points).slice(1)}L${last[0]} ${box.bottom}Z` }));
+      }
+      return;
+    }
+    points.forEach(([at, top]) => {
+      root.append(svg("rect", { class: "nbc-gain", x: at - 9, y: top, width: 18, height: Math.max(1, box.bottom - top) }));
+    });
+  }
+
+  private drawNext(root: SVGSVGElement, above: Box, below: Box, places: readonly number[], slice: Slice): void {
+    const at = slice.next === null ? undefined : places[slice.values.indexOf(slice.next)];
+    if (at === undefined) {
+      return;
+    }
+    const isRight = at > (above.left + above.right) / 2;
+    root.append(svg("line", { class: "nbc-next", x1: at, x2: at, y1: above.top, y2: below.bottom }));
+    root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top + 10, "text-anchor": isRight ? "end" : "start" }, "next"));
+  }
+}
+
+// The acquisition has no unit, so its axis has no numbers.
+function bare(y: Scale): Scale {
+  return Object.assign((value: number) => y(value), { ticks: [] });
+}
+
+function placed(places: readonly number[], values: readonly Maybe[], y: Scale): [number, number][] {
+  return values.flatMap((value, i) => {
+    const at = places[i];
+    return value === null || at === undefined ? [] : [[at, y(value)] as [number, number]];
+  });
+}

@@ -1,0 +1,73 @@
+// The frame of a chart: axes, grid, labels, and a size that follows its place.
+
+import { el, svg } from "./dom";
+import { cut } from "./format";
+import type { Scale } from "./scales";
+
+export const HEIGHT = 280;
+export const MARGIN = { top: 10, right: 14, bottom: 40, left: 58 };
+const FALLBACK_WIDTH = 480;
+
+export interface Box {
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+}
+
+export function canvas(place: HTMLElement, height: number, label: string): { root: SVGSVGElement; width: number } {
+  const width = Math.max(240, place.clientWidth || FALLBACK_WIDTH);
+  const root = svg("svg", { class: "nbc-chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  return { root, width };
+}
+
+// Appends grid, ticks and names; `named: false` leaves the x axis bare for a chart above another.
+export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: { x: string | null; y: string }): void {
+  const grid = svg("g", { class: "nbc-grid", "aria-hidden": "true" });
+  const words = svg("g", { class: "nbc-ticks", "aria-hidden": "true" });
+  for (const { value, label } of y.ticks) {
+    const at = y(value);
+    grid.append(svg("line", { x1: box.left, x2: box.right, y1: at, y2: at }));
+    words.append(svg("text", { x: box.left - 6, y: at + 3.5, "text-anchor": "end" }, label));
+  }
+  const room = (box.right - box.left) / Math.max(1, x.ticks.length) / 6;
+  for (const { value, label } of x.ticks) {
+    const at = x(value);
+    grid.append(svg("line", { x1: at, x2: at, y1: box.top, y2: box.bottom }));
+    if (names.x !== null) {
+      words.append(svg("text", { x: at, y: box.bottom + 15, "text-anchor": "middle" }, cut(label, Math.max(4, room))));
+    }
+  }
+  root.append(grid, words);
+  if (names.x !== null) {
+    root.append(svg("text", { class: "nbc-axis", x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, cut(names.x, 40)));
+  }
+  const middle = (box.top + box.bottom) / 2;
+  const turned = { class: "nbc-axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(13 ${middle}) rotate(-90)` };
+  root.append(svg("text", turned, cut(names.y, Math.max(8, (box.bottom - box.top) / 7))));
+}
+
+// Replaces the picture in `place` without moving the keyboard's focus.
+export function show(place: HTMLElement, root: SVGSVGElement): void {
+  const focused = place.contains(document.activeElement) && document.activeElement?.tagName.toLowerCase() === "svg";
+  place.replaceChildren(root);
+  if (focused) {
+    root.focus();
+  }
+}
+
+export function empty(place: HTMLElement, sentence: string): void {
+  place.replaceChildren(el("p", { class: "nbc-empty" }, sentence));
+}
+
+export function line(points: readonly (readonly [number, number])[]): string {
+  return points.map(([x, y], i) => `${i ? "L" : "M"}${round(x)} ${round(y)}`).join("");
+}
+
+export function steps(points: readonly (readonly [number, number])[]): string {
+  return points.map(([x, y], i) => (i ? `H${round(x)}V${round(y)}` : `M${round(x)} ${round(y)}`)).join("");
+}
+
+function round(value: number): number {
+  return Math.round(value * 10) / 10;
+}

@@ -1,0 +1,169 @@
+// A study as plain data: the types of nbcompress/panels/schema/study.v1.schema.json, and the guard at the door.
+
+export const VERSION = 1;
+export const MIME = "application/vnd.nbcompress.study.v1+json";
+
+export const STATES = ["complete", "stopped", "infeasible", "failed", "interrupted", "running"] as const;
+export type State = (typeof STATES)[number];
+export type Scalar = string | number | boolean | null;
+export type Maybe = number | null;
+
+export interface Objective {
+  metric: string;
+  direction: "maximize" | "minimize";
+}
+export interface Constraint {
+  metric: string;
+  operator: "<=" | ">=";
+  bound: number;
+}
+export interface Parameter {
+  name: string;
+  kind: "float" | "int" | "choice";
+  log?: boolean;
+}
+export interface Failure {
+  kind: string;
+  message: string;
+  traceback: string;
+}
+export interface Trial {
+  number: number;
+  state: State;
+  params: Record<string, Scalar>;
+  metrics: Record<string, Maybe>;
+  seconds: Maybe;
+  failure?: Failure;
+  printed?: string;
+  reason?: string;
+}
+export interface SliceMetric {
+  metric: string;
+  mean: Maybe[];
+  low: Maybe[];
+  high: Maybe[];
+}
+export interface Slice {
+  parameter: string;
+  values: Scalar[];
+  metrics: SliceMetric[];
+  acquisition: Maybe[];
+  at: Scalar;
+  next: Scalar;
+}
+export interface Study {
+  version: typeof VERSION;
+  name: string;
+  state: "running" | "ended";
+  ending: string | null;
+  goal: { objectives: Objective[]; constraints: Constraint[] };
+  parameters: Parameter[];
+  metrics: string[];
+  budget: { trials: Maybe; seconds: Maybe };
+  elapsed: Maybe;
+  left: Maybe;
+  trials: Trial[];
+  front: number[];
+  best: Maybe;
+  progress: { label: string; values: Maybe[] } | null;
+  baseline: Record<string, Maybe> | null;
+  slices: Slice[];
+  importance: Record<string, Maybe> | null;
+  record: Record<string, unknown>;
+  warnings: string[];
+  cut: string | null;
+}
+
+export type Reading = { study: Study } | { refusal: string };
+
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+export function isTrial(value: unknown): value is Trial {
+  return (
+    isObject(value) &&
+    Number.isInteger(value["number"]) &&
+    STATES.includes(value["state"] as State) &&
+    isObject(value["params"]) &&
+    isObject(value["metrics"]) &&
+    (value["failure"] === undefined || isFailure(value["failure"]))
+  );
+}
+
+function isFailure(value: unknown): value is Failure {
+  return isObject(value) && ["kind", "message", "traceback"].every((key) => typeof value[key] === "string");
+}
+
+function isSlice(value: unknown): value is Slice {
+  return (
+    isObject(value) &&
+    typeof value["parameter"] === "string" &&
+    Array.isArray(value["values"]) &&
+    Array.isArray(value["acquisition"]) &&
+    isListOf(value["metrics"], (one) => isObject(one) && ["mean", "low", "high"].every((key) => Array.isArray(one[key])))
+  );
+}
+
+function isListOf(value: unknown, holds: (one: unknown) => boolean): boolean {
+  return Array.isArray(value) && value.every(holds);
+}
+
+const isText = (value: unknown): boolean => typeof value === "string";
+const isNumber = (value: unknown): boolean => typeof value === "number";
+const orNull = (holds: (one: unknown) => boolean) => (value: unknown) => value === null || holds(value);
+
+function isGoal(value: unknown): boolean {
+  return (
+    isObject(value) &&
+    isListOf(value["objectives"], (one) => isObject(one) && isText(one["metric"])) &&
+    (value["objectives"] as unknown[]).length > 0 &&
+    isListOf(value["constraints"], (one) => isObject(one) && isText(one["metric"]) && isNumber(one["bound"]))
+  );
+}
+
+const FIELDS: [keyof Study, (value: unknown) => boolean][] = [
+  ["name", isText],
+  ["state", (value) => value === "running" || value === "ended"],
+  ["ending", orNull(isText)],
+  ["goal", isGoal],
+  ["parameters", (value) => isListOf(value, (one) => isObject(one) && isText(one["name"]))],
+  ["metrics", (value) => isListOf(value, isText)],
+  ["budget", isObject],
+  ["elapsed", orNull(isNumber)],
+  ["left", orNull(isNumber)],
+  ["trials", (value) => isListOf(value, isTrial)],
+  ["front", (value) => isListOf(value, isNumber)],
+  ["best", orNull(isNumber)],
+  ["progress", orNull((value) => isObject(value) && isText(value["label"]) && Array.isArray(value["values"]))],
+  ["baseline", orNull(isObject)],
+  ["slices", (value) => isListOf(value, isSlice)],
+  ["importance", orNull(isObject)],
+  ["record", isObject],
+  ["warnings", (value) => isListOf(value, isText)],
+  ["cut", orNull(isText)],
+];
+
+// Says whether a part of a study has the shape that its name promises.
+export function isField(key: string, value: unknown): boolean {
+  return FIELDS.some(([name, holds]) => name === key && holds(value));
+}
+
+// Reads data of any origin: a study, or one sentence on why it cannot be drawn.
+export function readStudy(data: unknown): Reading {
+  if (!isObject(data)) {
+    return { refusal: "This output holds no study that can be drawn." };
+  }
+  const version = data["version"];
+  if (typeof version === "number" && version > VERSION) {
+    return { refusal: `This study was saved by a newer nbcompress (data version ${version}; this viewer reads ${VERSION}).` };
+  }
+  if (version !== VERSION) {
+    return { refusal: "This output holds a study of an unknown version." };
+  }
+  const wrong = FIELDS.find(([key, holds]) => !holds(data[key]));
+  if (wrong) {
+    return { refusal: `This study cannot be drawn: its field "${wrong[0]}" is damaged.` };
+  }
+  return { study: data as unknown as Study };
+}

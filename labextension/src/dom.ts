@@ -1,0 +1,51 @@
+// Elements from values. Texts are set as text, never as HTML, so that a user's string stays a string.
+
+type Attributes = Record<string, string | number | boolean | null>;
+type Child = Node | string | null;
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill<T extends Element>(element: T, attributes: Attributes, children: readonly Child[]): T {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== false) {
+      element.setAttribute(name, value === true ? "" : String(value));
+    }
+  }
+  element.append(...children.filter((one): one is Node | string => one !== null));
+  return element;
+}
+
+export function el<K extends keyof HTMLElementTagNameMap>(
+  name: K,
+  attributes: Attributes = {},
+  ...children: Child[]
+): HTMLElementTagNameMap[K] {
+  return fill(document.createElement(name), attributes, children);
+}
+
+export function svg<K extends keyof SVGElementTagNameMap>(
+  name: K,
+  attributes: Attributes = {},
+  ...children: Child[]
+): SVGElementTagNameMap[K] {
+  return fill(document.createElementNS(SVG, name) as SVGElementTagNameMap[K], attributes, children);
+}
+
+// A user's string, kept apart from the direction of the text around it.
+export function user(text: string): HTMLElement {
+  return el("bdi", {}, text);
+}
+
+export function button(label: string, attributes: Attributes, press: (event: MouseEvent) => void): HTMLButtonElement {
+  const made = el("button", { type: "button", ...attributes }, label);
+  made.addEventListener("click", press);
+  return made;
+}
+
+// A <select> whose options are the user's own names.
+export function choice(label: string, options: readonly string[], chosen: string, change: (value: string) => void): HTMLLabelElement {
+  const select = el("select", { class: "nbc-select" });
+  options.forEach((text, index) => select.append(el("option", { value: index, selected: text === chosen }, text)));
+  select.addEventListener("change", () => change(options[Number(select.value)] ?? chosen));
+  return el("label", { class: "nbc-choice" }, `${label} `, select);
+}

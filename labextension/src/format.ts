@@ -1,0 +1,68 @@
+// Numbers and words as a reader sees them; the same rules as nbcompress/panels/text.py.
+
+import type { Constraint, Maybe, Scalar, Study, Trial } from "./data";
+
+export function spell(value: Scalar | undefined): string {
+  if (value === undefined) {
+    return "";
+  }
+  if (value === null) {
+    return "None";
+  }
+  if (typeof value === "boolean") {
+    return value ? "True" : "False";
+  }
+  if (typeof value === "string") {
+    return value;
+  }
+  if (Number.isInteger(value) && Math.abs(value) < 1e6) {
+    return String(value);
+  }
+  return String(Number(value.toPrecision(4)));
+}
+
+// A metric that is not known is an empty cell, while a parameter that is None says so.
+export function spellMetric(value: Maybe | undefined): string {
+  return value === null || value === undefined ? "" : spell(value);
+}
+
+export function duration(seconds: Maybe): string {
+  if (seconds === null) {
+    return "?";
+  }
+  if (seconds < 10) {
+    return seconds >= 0.001 ? `${Number(seconds.toPrecision(2))} s` : "0 s";
+  }
+  const whole = Math.round(seconds);
+  if (whole < 60) {
+    return `${whole} s`;
+  }
+  return whole < 3600
+    ? `${Math.floor(whole / 60)} min ${whole % 60} s`
+    : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
+export function cut(text: string, limit: number): string {
+  return text.length <= limit ? text : text.slice(0, limit - 1) + "…";
+}
+
+export function boundText(one: Constraint): string {
+  return `${cut(one.metric, 30)} ${one.operator} ${spell(one.bound)}`;
+}
+
+export function goalText(goal: Study["goal"]): string {
+  const parts = goal.objectives.map((one) => `${one.direction} ${one.metric}`).join(", ");
+  const bounds = goal.constraints.map((one) => `${one.metric} ${one.operator} ${spell(one.bound)}`).join(" and ");
+  return bounds ? `${parts}, subject to ${bounds}` : parts;
+}
+
+export function metricsText(trial: Trial, metrics: readonly string[]): string {
+  const known = metrics.filter((name) => typeof trial.metrics[name] === "number");
+  return known.map((name) => `${name} ${spellMetric(trial.metrics[name])}`).join(", ");
+}
+
+export function paramsText(trial: Trial): string {
+  return Object.entries(trial.params)
+    .map(([name, value]) => `${name} = ${spell(value)}`)
+    .join(", ");
+}

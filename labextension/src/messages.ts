@@ -1,0 +1,92 @@
+// What the live panel and Python say to each other, with a guard per message.
+
+import { isField, isObject, isTrial, type Maybe, type Study, type Trial } from "./data";
+
+export const CONTROLS = ["stop", "pause", "resume", "skip"] as const;
+export type Control = (typeof CONTROLS)[number];
+
+// The trait that a new or reloaded page starts from.
+export interface PanelState {
+  seq: number;
+  run: string;
+  study: Study;
+}
+
+// Python -> page: what changed since message `seq - 1`. Trials replace those of the same number.
+export interface Delta {
+  kind: "delta";
+  seq: number;
+  trials: Trial[];
+  progress: { label: string; from: number; values: Maybe[] } | null;
+  set: Partial<Study>;
+}
+
+// Python -> page: a control was understood.
+export interface Ack {
+  kind: "ack";
+  control: Control | "hello";
+  run: string;
+  paused: boolean;
+}
+
+// Python -> page: everything anew, sent at the start and as the answer to "hello".
+export interface Whole {
+  kind: "whole";
+  state: PanelState;
+}
+
+// Page -> Python, on the comm of the controls.
+export interface Press {
+  kind: "press";
+  control: Control | "hello";
+  run: string;
+}
+
+export function isPanelState(value: unknown): value is PanelState {
+  return isObject(value) && typeof value["seq"] === "number" && typeof value["run"] === "string" && isObject(value["study"]);
+}
+
+export function isDelta(value: unknown): value is Delta {
+  if (!isObject(value) || value["kind"] !== "delta" || typeof value["seq"] !== "number") {
+    return false;
+  }
+  const { trials, progress, set } = value;
+  return (
+    Array.isArray(trials) &&
+    trials.every(isTrial) &&
+    (progress === null || (isObject(progress) && typeof progress["from"] === "number" && Array.isArray(progress["values"]))) &&
+    isObject(set) &&
+    Object.entries(set).every(([key, one]) => isField(key, one))
+  );
+}
+
+export function isAck(value: unknown): value is Ack {
+  return isObject(value) && value["kind"] === "ack" && typeof value["control"] === "string" && typeof value["run"] === "string";
+}
+
+export function isWhole(value: unknown): value is Whole {
+  return isObject(value) && value["kind"] === "whole" && isPanelState(value["state"]);
+}
+
+// Says whether a message between the state and this delta was missed.
+export function isGap(state: PanelState, delta: Delta): boolean {
+  return delta.seq > state.seq + 1;
+}
+
+// Returns the state after a delta; the same state when it is old news.
+export function applied(state: PanelState, delta: Delta): PanelState {
+  if (delta.seq <= state.seq) {
+    return state;
+  }
+  const trials = new Map(state.study.trials.map((one) => [one.number, one]));
+  for (const one of delta.trials) {
+    trials.set(one.number, one);
+  }
+  const study: Study = { ...state.study, ...delta.set, trials: [...trials.values()].sort((a, b) => a.number - b.number) };
+  if (delta.progress) {
+    const { label, from, values } = delta.progress;
+    const before = Array.from({ length: from }, (_, i) => state.study.progress?.values[i] ?? null);
+    study.progress = { label, values: [...before, ...values] };
+  }
+  return { ...state, seq: delta.seq, study };
+}

@@ -1,0 +1,39 @@
+// The experiment's record: what is known of how the study came about.
+
+import { el, user } from "./dom";
+import { isObject, type Study } from "./data";
+import { spell } from "./format";
+import type { Part } from "./part";
+
+export class Record_ implements Part {
+  readonly element = el("details", { class: "nbc-record" });
+  private drawn = "";
+
+  draw(study: Study): void {
+    const key = JSON.stringify([study.record, study.baseline]);
+    this.element.hidden = key === "[{},null]";
+    if (key === this.drawn) {
+      return;
+    }
+    this.drawn = key;
+    const { source, ...known } = study.record;
+    const entries = Object.entries({ ...known, ...(study.baseline ? { baseline: study.baseline } : {}) });
+    const rows = entries.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, user(name)), el("td", {}, user(entryText(value)))));
+    this.element.replaceChildren(el("summary", {}, "Record of the experiment"), el("table", { class: "nbc-entries" }, el("tbody", {}, ...rows)));
+    if (typeof source === "string") {
+      this.element.append(el("pre", { dir: "auto" }, source));
+    }
+  }
+}
+
+export function entryText(value: unknown): string {
+  if (Array.isArray(value)) {
+    return value.map(entryText).join(", ");
+  }
+  if (isObject(value)) {
+    return Object.entries(value)
+      .map(([key, one]) => `${key} ${entryText(one)}`)
+      .join(", ");
+  }
+  return typeof value === "string" || typeof value === "number" || typeof value === "boolean" || value === null ? spell(value) : "";
+}

@@ -1,0 +1,22 @@
+// Which trial the reader looks at; every part of a view follows it.
+
+export class Selection {
+  private chosen: number | null = null;
+  private readonly listeners = new Set<() => void>();
+
+  get number(): number | null {
+    return this.chosen;
+  }
+
+  choose(number: number | null): void {
+    if (number !== this.chosen) {
+      this.chosen = number;
+      this.listeners.forEach((one) => one());
+    }
+  }
+
+  listen(listener: () => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+}

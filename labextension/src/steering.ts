@@ -1,0 +1,102 @@
+// The buttons of a running search. Each goes to Python on a comm of its own, which a kernel can answer while a cell
+// runs; Stop is sent as an interrupt as well if no answer comes, but only while that very run is still going.
+
+import type { Controls } from "./header";
+import type { Ack, Control, PanelState, Press } from "./messages";
+
+const ANSWER_WITHIN = 300;
+const HELLO_WITHIN = 2000;
+
+// What a front end offers; `kernel` only exists in JupyterLab and Notebook.
+export interface Manager {
+  get_model(id: string): Promise<{ send(content: unknown): void }>;
+  kernel?: { status?: string; interrupt?: () => Promise<void> } | null;
+}
+
+export class Steering {
+  private hears = false;
+  private isPaused = false;
+  private note = "";
+  private waiting = new Map<Control | "hello", ReturnType<typeof setTimeout>>();
+
+  constructor(
+    private readonly manager: Manager,
+    private readonly controlsId: string,
+    private readonly state: () => PanelState | null,
+    private readonly changed: (controls: Controls) => void,
+  ) {}
+
+  start(): void {
+    this.changed(this.offered());
+    void this.send("hello", HELLO_WITHIN, () => {
+      this.note = this.canInterrupt()
+        ? "Stop interrupts the kernel. Pause and Skip do not reach a busy kernel from here; they work with --background."
+        : "The buttons do not reach a busy kernel from here. Interrupt the kernel to stop, or search with --background.";
+      this.changed(this.offered());
+    });
+  }
+
+  // Takes Python's answer to a press.
+  heard(ack: Ack): void {
+    if (ack.run !== this.state()?.run) {
+      return;
+    }
+    clearTimeout(this.waiting.get(ack.control));
+    this.waiting.delete(ack.control);
+    this.hears = true;
+    this.isPaused = ack.paused;
+    this.note = ack.control === "stop" ? "Stopping." : ack.paused ? "Paused: the running trial ends, then the search waits." : "";
+    this.changed(this.offered());
+  }
+
+  dispose(): void {
+    this.waiting.forEach((one) => clearTimeout(one));
+    this.waiting.clear();
+  }
+
+  private offered(): Controls {
+    const press = (control: Control) => () => void this.send(control, ANSWER_WITHIN, () => this.unanswered(control));
+    return {
+      stop: this.hears || this.canInterrupt() ? press("stop") : null,
+      pause: this.hears ? () => press(this.isPaused ? "resume" : "pause")() : null,
+      skip: this.hears ? press("skip") : null,
+      isPaused: this.isPaused,
+      note: this.note,
+    };
+  }
+
+  private canInterrupt(): boolean {
+    return typeof this.manager.kernel?.interrupt === "function";
+  }
+
+  private async send(control: Control | "hello", within: number, late: () => void): Promise<void> {
+    const state = this.state();
+    if (!state || this.waiting.has(control)) {
+      return;
+    }
+    const timer = setTimeout(() => {
+      this.waiting.delete(control);
+      late();
+    }, within);
+    this.waiting.set(control, timer);
+    try {
+      const message: Press = { kind: "press", control, run: state.run };
+      (await this.manager.get_model(this.controlsId)).send(message);
+    } catch {
+      // The comm is gone, so no answer will come, and the timer does what there is to do.
+    }
+  }
+
+  private unanswered(control: Control): void {
+    const state = this.state();
+    const kernel = this.manager.kernel;
+    // A kernel that is idle runs no cell any more: an interrupt now would hit the next one.
+    if (control === "stop" && state?.study.state === "running" && kernel?.interrupt && kernel.status !== "idle") {
+      this.note = "Stopping by an interrupt of the kernel.";
+      void kernel.interrupt();
+    } else {
+      this.note = `The kernel has not answered ${control === "resume" ? "Pause" : control[0]?.toUpperCase() + control.slice(1)} yet.`;
+    }
+    this.changed(this.offered());
+  }
+}

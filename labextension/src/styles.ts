@@ -1,0 +1,110 @@
+// Colours of Okabe and Ito for the states; everything else is the theme's, with the page's own colours behind it.
+
+export const STYLES = `
+.nbc {
+  --nbc-text: var(--jp-ui-font-color1, CanvasText);
+  --nbc-quiet: var(--jp-ui-font-color2, color-mix(in srgb, CanvasText 70%, Canvas));
+  --nbc-paper: var(--jp-layout-color1, Canvas);
+  --nbc-shade: var(--jp-layout-color2, color-mix(in srgb, CanvasText 7%, Canvas));
+  --nbc-edge: var(--jp-border-color2, color-mix(in srgb, CanvasText 22%, Canvas));
+  --nbc-focus: var(--jp-brand-color1, Highlight);
+  --nbc-blue: #0072b2; --nbc-sky: #56b4e9; --nbc-orange: #e69f00; --nbc-green: #009e73;
+  --nbc-red: #d55e00; --nbc-pink: #cc79a7; --nbc-grey: #888;
+  color: var(--nbc-text); background: var(--nbc-paper);
+  font: var(--jp-ui-font-size1, 13px)/1.45 var(--jp-ui-font-family, system-ui, sans-serif);
+  padding: 10px 12px; border: 1px solid var(--nbc-edge); border-radius: 6px; box-sizing: border-box; max-width: 1280px;
+  overflow-wrap: anywhere;
+}
+.nbc *, .nbc *::before { box-sizing: border-box; }
+.nbc [hidden] { display: none !important; }
+.nbc p, .nbc h2, .nbc h3 { margin: 0; padding: 0; color: inherit; }
+.nbc h2 { font-size: 1.25em; font-weight: 600; line-height: 1.3; }
+.nbc h3 { font-size: 1em; font-weight: 600; }
+.nbc bdi { unicode-bidi: isolate; }
+.nbc-top { display: flex; gap: 12px; align-items: flex-start; }
+.nbc-words { flex: 1; min-width: 0; }
+.nbc-title, .nbc-goal, .nbc-best { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
+.nbc-goal { color: var(--nbc-quiet); }
+.nbc-buttons { display: flex; gap: 6px; }
+.nbc-button { font: inherit; color: inherit; background: var(--nbc-shade); border: 1px solid var(--nbc-edge); border-radius: 4px; padding: 3px 12px; cursor: pointer; }
+.nbc-button:hover { border-color: var(--nbc-quiet); }
+.nbc-button[aria-pressed="true"] { background: var(--nbc-text); color: var(--nbc-paper); }
+.nbc-stop { border-color: var(--nbc-red); }
+.nbc button:focus-visible, .nbc select:focus-visible, .nbc svg:focus-visible, .nbc summary:focus-visible, .nbc-scroll:focus-visible { outline: 2px solid var(--nbc-focus); outline-offset: 1px; }
+.nbc-progress { height: 6px; border-radius: 3px; background: var(--nbc-shade); margin: 8px 0 4px; overflow: hidden; border: 1px solid var(--nbc-edge); }
+.nbc-progress > div { height: 100%; background: var(--nbc-blue); transition: width .2s; }
+.nbc-counts { display: flex; flex-wrap: wrap; gap: 2px 14px; color: var(--nbc-quiet); font-variant-numeric: tabular-nums; margin: 2px 0 !important; }
+.nbc-done { color: var(--nbc-text); font-weight: 600; }
+.nbc-count, .nbc-state { white-space: nowrap; }
+.nbc-icon { vertical-align: -1px; overflow: visible; }
+.nbc-notes p { color: var(--nbc-quiet); }
+.nbc-charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 360px), 1fr)); gap: 14px; margin-top: 10px; }
+.nbc-part { min-width: 0; }
+.nbc-charts .nbc-part { display: flex; flex-direction: column; }
+.nbc-charts .nbc-part > h3, .nbc-tabs { min-height: 27px; display: flex; align-items: center; border-bottom: 1px solid var(--nbc-edge); }
+.nbc-tabs { gap: 2px; }
+.nbc-tab { font: inherit; color: var(--nbc-quiet); background: none; border: 0; border-bottom: 2px solid transparent; padding: 3px 10px; cursor: pointer; margin-bottom: -1px; }
+.nbc-tab[aria-selected="true"] { color: var(--nbc-text); font-weight: 600; border-bottom-color: var(--nbc-blue); }
+.nbc-tools { display: flex; flex-wrap: wrap; gap: 4px 14px; padding: 5px 0 2px; min-height: 32px; }
+.nbc-choice { color: var(--nbc-quiet); min-width: 0; }
+.nbc-select { font: inherit; color: var(--nbc-text); background: var(--nbc-paper); border: 1px solid var(--nbc-edge); border-radius: 3px; max-width: 180px; padding: 1px 3px; }
+.nbc-place { min-height: 60px; }
+.nbc-chart { display: block; max-width: 100%; overflow: visible; }
+.nbc-chart text { fill: var(--nbc-quiet); font-size: 11px; font-family: inherit; }
+.nbc-chart .nbc-axis { fill: var(--nbc-text); font-size: 12px; }
+.nbc-grid line { stroke: var(--nbc-edge); stroke-width: 1; opacity: .55; shape-rendering: crispEdges; }
+.nbc-mark { stroke-width: 1.4; cursor: pointer; }
+.nbc-chart .nbc-mark { stroke: var(--nbc-paper); stroke-width: .8; }
+.nbc-complete { fill: var(--nbc-blue); stroke: var(--nbc-blue); }
+.nbc-stopped { fill: var(--nbc-sky); stroke: var(--nbc-sky); }
+.nbc-infeasible { fill: var(--nbc-orange); stroke: var(--nbc-orange); }
+.nbc .nbc-failed { fill: none; stroke: var(--nbc-pink); stroke-width: 2.4; }
+.nbc-interrupted { fill: var(--nbc-grey); stroke: var(--nbc-grey); }
+.nbc .nbc-running { fill: none; stroke: var(--nbc-text); stroke-width: 1.6; stroke-dasharray: 3 2; }
+.nbc-front { fill: none; stroke: var(--nbc-red); stroke-width: 1.6; }
+.nbc-ring { fill: none; stroke: var(--nbc-red); stroke-width: 1.6; pointer-events: none; }
+.nbc-chosen { fill: none; stroke: var(--nbc-text); stroke-width: 2; pointer-events: none; }
+.nbc-bound { stroke: var(--nbc-quiet); stroke-width: 1.2; stroke-dasharray: 5 4; }
+.nbc-base { stroke: var(--nbc-green); stroke-width: 1.4; stroke-dasharray: 2 3; }
+.nbc-star { fill: var(--nbc-green); stroke: var(--nbc-text); stroke-width: .8; }
+.nbc-line { fill: none; stroke: var(--nbc-blue); stroke-width: 2; stroke-linejoin: round; }
+.nbc-faint { fill: var(--nbc-grey); opacity: .7; }
+.nbc-cursor { stroke: var(--nbc-text); stroke-width: 1; stroke-dasharray: 2 2; }
+.nbc-band { fill: var(--nbc-sky); opacity: .35; }
+.nbc-whisker { stroke: var(--nbc-sky); stroke-width: 3; }
+.nbc-gain { fill: var(--nbc-red); opacity: .75; }
+.nbc-next { stroke: var(--nbc-red); stroke-width: 1.3; stroke-dasharray: 4 3; }
+.nbc-caption, .nbc-reason, .nbc-empty { color: var(--nbc-quiet); }
+.nbc .nbc-empty { padding: 24px 8px; text-align: center; }
+.nbc .nbc-detail { margin-top: 8px; padding: 5px 9px; background: var(--nbc-shade); border-radius: 4px; max-height: 8em; overflow: auto; }
+.nbc-wide { margin-top: 10px; }
+.nbc-scroll { max-height: 330px; overflow: auto; border: 1px solid var(--nbc-edge); border-radius: 4px; margin-top: 4px; position: relative; overflow-wrap: normal; }
+.nbc .nbc-table { border-collapse: separate; border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums; margin: 0; font-size: inherit; table-layout: auto; }
+.nbc .nbc-table th, .nbc .nbc-table td { padding: 2px 9px; text-align: right; border-bottom: 1px solid var(--nbc-edge); color: inherit; background: none; max-width: 260px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; vertical-align: middle; }
+.nbc .nbc-table .nbc-text { text-align: left; }
+.nbc .nbc-table thead th { position: sticky; top: 0; background: var(--nbc-shade); z-index: 1; padding: 0; }
+.nbc-sort { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 4px 9px; cursor: pointer; max-width: 240px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.nbc-arrow { font-size: .7em; margin-left: 3px; display: inline-block; min-width: 1em; }
+.nbc .nbc-table tbody tr { background: none; cursor: pointer; }
+.nbc .nbc-table tbody tr:hover { background: var(--nbc-shade); }
+.nbc .nbc-table tbody tr[aria-current] { background: color-mix(in srgb, var(--nbc-sky) 30%, var(--nbc-paper)); }
+.nbc .nbc-is-front td:first-child { box-shadow: inset 3px 0 0 var(--nbc-red); }
+.nbc-number, .nbc-toggle { font: inherit; color: inherit; background: none; border: 0; padding: 0 2px; cursor: pointer; }
+.nbc-toggle { float: left; min-width: 1.4em; }
+.nbc .nbc-table .nbc-fold td { text-align: left; white-space: normal; max-width: none; cursor: default; background: var(--nbc-shade); }
+.nbc pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 3px 0 6px; padding: 5px 8px; max-height: 260px; overflow: auto; font: 12px/1.4 var(--jp-code-font-family, ui-monospace, monospace); background: var(--nbc-paper); color: inherit; border: 1px solid var(--nbc-edge); border-radius: 3px; text-align: left; }
+.nbc-failure { font-weight: 600; }
+.nbc-more { text-align: center; padding: 6px; }
+.nbc-more:empty { display: none; }
+.nbc .nbc-bars, .nbc .nbc-entries { border-collapse: collapse; margin: 8px 0; font-size: inherit; width: 100%; table-layout: auto; }
+.nbc .nbc-entries { width: auto; }
+.nbc .nbc-bars th, .nbc .nbc-bars td, .nbc .nbc-entries th, .nbc .nbc-entries td { text-align: left; padding: 3px 8px; font-weight: 400; background: none; border: 0; color: inherit; vertical-align: top; white-space: normal; max-width: none; }
+.nbc .nbc-entries th { color: var(--nbc-quiet); }
+.nbc .nbc-track { width: 60%; }
+.nbc-bar { height: 11px; background: var(--nbc-blue); border-radius: 2px; min-width: 2px; margin-top: 4px; }
+.nbc-record { margin-top: 10px; }
+.nbc-record summary { cursor: pointer; font-weight: 600; }
+.nbc-refusal { font-weight: 600; margin-bottom: 6px !important; }
+.nbc img { max-width: 100%; background: #fff; }
+@media (prefers-reduced-motion: reduce) { .nbc-progress > div { transition: none; } }
+`;

@@ -1,0 +1,66 @@
+// Several parts in one place, one of them shown.
+
+import { button, el } from "./dom";
+import type { Study } from "./data";
+import type { Part } from "./part";
+
+let made = 0;
+
+export class Tabs implements Part {
+  readonly element: HTMLElement;
+  private readonly list = el("div", { class: "nbc-tabs", role: "tablist" });
+  private readonly panel: HTMLElement;
+  private readonly buttons: HTMLButtonElement[];
+  private chosen = 0;
+  private study: Study | null = null;
+
+  constructor(
+    label: string,
+    private readonly parts: readonly { title: string; part: Part }[],
+  ) {
+    const id = `nbc-tab-${++made}`;
+    this.panel = el("div", { role: "tabpanel", id: `${id}-panel` });
+    this.buttons = parts.map(({ title }, i) => {
+      return button(title, { role: "tab", id: `${id}-${i}`, class: "nbc-tab", "aria-controls": `${id}-panel` }, () => this.choose(i));
+    });
+    this.list.append(...this.buttons);
+    this.list.addEventListener("keydown", (event) => this.move(event));
+    this.element = el("section", { class: "nbc-part", "aria-label": label }, this.list, this.panel);
+    this.mark();
+  }
+
+  draw(study: Study): void {
+    this.study = study;
+    this.parts[this.chosen]?.part.draw(study);
+  }
+
+  private choose(i: number): void {
+    this.chosen = i;
+    this.mark();
+    if (this.study) {
+      this.draw(this.study);
+    }
+  }
+
+  private mark(): void {
+    this.buttons.forEach((one, i) => {
+      one.setAttribute("aria-selected", String(i === this.chosen));
+      one.tabIndex = i === this.chosen ? 0 : -1;
+    });
+    this.panel.setAttribute("aria-labelledby", this.buttons[this.chosen]?.id ?? "");
+    const part = this.parts[this.chosen]?.part.element;
+    if (part) {
+      this.panel.replaceChildren(part);
+    }
+  }
+
+  private move(event: KeyboardEvent): void {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) {
+      event.preventDefault();
+      event.stopPropagation();
+      this.choose((this.chosen + step + this.parts.length) % this.parts.length);
+      this.buttons[this.chosen]?.focus();
+    }
+  }
+}

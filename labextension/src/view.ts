@@ -1,0 +1,128 @@
+// The study view: header, trade-off, history, acquisition, importance, trials and record around one selection.
+
+import { Acquisition } from "./acquisition";
+import { el, user } from "./dom";
+import type { Study } from "./data";
+import { metricsText, paramsText } from "./format";
+import { Header, type Controls } from "./header";
+import { History } from "./history";
+import { Importance } from "./importance";
+import type { Part } from "./part";
+import { Record_ } from "./record";
+import { Selection } from "./selection";
+import { icon } from "./states";
+import { STYLES } from "./styles";
+import { Tabs } from "./tabs";
+import { Tradeoff } from "./tradeoff";
+import { Trials } from "./trials";
+
+export class StudyView {
+  readonly element = el("article", { class: "nbc", "aria-label": "Study" });
+  private readonly selection = new Selection();
+  private readonly header = new Header();
+  private readonly trials = new Trials(this.selection);
+  private readonly detail = el("p", { class: "nbc-detail", "aria-live": "polite" });
+  private readonly parts: Part[];
+  private readonly cleanups: (() => void)[] = [];
+  private study: Study | null = null;
+  private isVisible = true;
+  private isStale = false;
+  private frame = 0;
+
+  constructor() {
+    const history = new History(this.selection);
+    const tabs = new Tabs("Surrogate and history", [
+      { title: "History", part: history },
+      { title: "Acquisition", part: new Acquisition() },
+      { title: "Importance", part: new Importance() },
+    ]);
+    const tradeoff = new Tradeoff(this.selection);
+    const record = new Record_();
+    this.parts = [this.header, tradeoff, tabs, this.trials, record];
+    const charts = el("div", { class: "nbc-charts" }, tradeoff.element, tabs.element);
+    this.element.append(el("style", {}, STYLES), this.header.element, charts, this.detail, this.trials.element, record.element);
+    this.cleanups.push(
+      this.selection.listen(() => {
+        this.redraw();
+        this.trials.reveal();
+      }),
+    );
+    this.watch();
+  }
+
+  // Draws a study, at the next frame and only while the view is on screen.
+  update(study: Study): void {
+    this.study = study;
+    this.redraw();
+  }
+
+  steer(controls: Controls | null): void {
+    this.header.steer(controls);
+  }
+
+  dispose(): void {
+    cancelAnimationFrame(this.frame);
+    this.cleanups.forEach((one) => one());
+    this.element.remove();
+  }
+
+  private redraw(): void {
+    if (!this.isVisible) {
+      this.isStale = true;
+      return;
+    }
+    const study = this.study;
+    if (study) {
+      this.isStale = false;
+      this.parts.forEach((one) => one.draw(study));
+      this.drawDetail(study);
+    }
+  }
+
+  private drawDetail(study: Study): void {
+    const trial = study.trials.find((one) => one.number === this.selection.number);
+    this.detail.hidden = !trial;
+    if (trial) {
+      const values = [metricsText(trial, study.metrics), paramsText(trial)].filter(Boolean).join("; ");
+      const text = user(`${values}${trial.reason ? `. ${trial.reason}` : ""}`);
+      this.detail.replaceChildren(icon(trial.state), el("strong", {}, ` Trial ${trial.number}, ${trial.state}: `), text);
+    }
+  }
+
+  private watch(): void {
+    if (typeof IntersectionObserver !== "undefined") {
+      const seen = new IntersectionObserver((entries) => {
+        this.isVisible = entries.at(-1)?.isIntersecting ?? true;
+        if (this.isVisible && this.isStale) {
+          this.redraw();
+        }
+      });
+      seen.observe(this.element);
+      this.cleanups.push(() => seen.disconnect());
+    }
+    if (typeof ResizeObserver !== "undefined") {
+      let width = 0;
+      const sized = new ResizeObserver(() => {
+        if (Math.abs(this.element.clientWidth - width) > 1) {
+          width = this.element.clientWidth;
+          cancelAnimationFrame(this.frame);
+          this.frame = requestAnimationFrame(() => this.redraw());
+        }
+      });
+      sized.observe(this.element);
+      this.cleanups.push(() => sized.disconnect());
+    }
+  }
+}
+
+// Shows why data could not be drawn, and what its notebook holds besides.
+export function refusal(sentence: string, text: string | null, image: string | null): HTMLElement {
+  const parts: Node[] = [el("style", {}, STYLES), el("p", { class: "nbc-refusal", role: "alert" }, sentence)];
+  if (image && /^[A-Za-z0-9+/=\s]+$/.test(image)) {
+    parts.push(el("img", { src: `data:image/png;base64,${image.replace(/\s/g, "")}`, alt: "Picture of the study" }));
+  }
+  if (text) {
+    parts.push(el("pre", { dir: "auto" }, text));
+  }
+  return el("article", { class: "nbc" }, ...parts);
+}

@@ -1,0 +1,101 @@
+import assert from "node:assert/strict";
+import { mock, test } from "node:test";
+import type { Controls } from "../src/header";
+import type { PanelState } from "../src/messages";
+import { Steering, type Manager } from "../src/steering";
+import { sample } from "./samples";
+
+const flush = () => new Promise<void>((done) => setImmediate(done));
+
+function prepared(kernel: Manager["kernel"], study = sample("running")) {
+  mock.timers.reset();
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const sent: unknown[] = [];
+  let controls: Controls | null = null;
+  const state: PanelState = { seq: 1, run: "r1", study };
+  const manager: Manager = { get_model: async () => ({ send: (content) => void sent.push(content) }), kernel: kernel ?? null };
+  const steering = new Steering(manager, "id", () => state, (now) => (controls = now));
+  return { sent, state, steering, controls: () => controls as unknown as Controls };
+}
+
+function busyKernel() {
+  const interrupt = mock.fn(async () => undefined);
+  return { status: "busy", interrupt };
+}
+
+test("controls appear when Python answers", async () => {
+  const { steering, controls, sent } = prepared(null);
+  steering.start();
+  await flush();
+  assert.deepEqual(sent, [{ kind: "press", control: "hello", run: "r1" }]);
+  assert.equal(controls().stop, null);
+  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+  assert.ok(controls().stop && controls().pause && controls().skip);
+});
+
+test("where nothing can reach the kernel, nothing is offered and a sentence says what works", () => {
+  const { steering, controls } = prepared(null);
+  steering.start();
+  mock.timers.tick(2100);
+  assert.equal(controls().stop, null);
+  assert.match(controls().note, /Interrupt the kernel to stop/);
+});
+
+test("an unanswered Stop interrupts after 300 ms", () => {
+  const kernel = busyKernel();
+  const { steering, controls } = prepared(kernel);
+  steering.start();
+  controls().stop?.();
+  mock.timers.tick(299);
+  assert.equal(kernel.interrupt.mock.callCount(), 0);
+  mock.timers.tick(2);
+  assert.equal(kernel.interrupt.mock.callCount(), 1);
+});
+
+test("an answered Stop does not interrupt", () => {
+  const kernel = busyKernel();
+  const { steering, controls } = prepared(kernel);
+  steering.start();
+  controls().stop?.();
+  steering.heard({ kind: "ack", control: "stop", run: "r1", paused: false });
+  mock.timers.tick(1000);
+  assert.equal(kernel.interrupt.mock.callCount(), 0);
+});
+
+test("a late Stop spares the next cell", () => {
+  for (const late of ["ended", "idle"]) {
+    const kernel = busyKernel();
+    const { steering, controls, state } = prepared(kernel);
+    steering.start();
+    controls().stop?.();
+    if (late === "ended") {
+      state.study = { ...state.study, state: "ended" };
+    } else {
+      kernel.status = "idle";
+    }
+    mock.timers.tick(1000);
+    assert.equal(kernel.interrupt.mock.callCount(), 0, late);
+  }
+});
+
+test("Pause becomes resume once Python has paused", async () => {
+  const { steering, controls, sent } = prepared(null);
+  steering.start();
+  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+  controls().pause?.();
+  steering.heard({ kind: "ack", control: "pause", run: "r1", paused: true });
+  assert.ok(controls().isPaused);
+  controls().pause?.();
+  await flush();
+  assert.deepEqual(sent.slice(1), [
+    { kind: "press", control: "pause", run: "r1" },
+    { kind: "press", control: "resume", run: "r1" },
+  ]);
+});
+
+test("an answer to another run is not ours", () => {
+  const { steering, controls } = prepared(null);
+  steering.start();
+  steering.heard({ kind: "ack", control: "hello", run: "r0", paused: false });
+  assert.equal(controls().stop, null);
+});

@@ -1,0 +1,133 @@
+import assert from "node:assert/strict";
+import { beforeEach, test } from "node:test";
+import { refusal, StudyView } from "../src/view";
+import { byText, click, openPage, press } from "./page";
+import { NAMES, sample } from "./samples";
+
+beforeEach(openPage);
+
+function drawn(name: string): { view: StudyView; root: HTMLElement } {
+  const view = new StudyView();
+  document.body.append(view.element);
+  view.update(sample(name));
+  return { view, root: view.element };
+}
+
+const rows = (root: Element) => [...root.querySelectorAll(".nbc-table tbody tr:not(.nbc-fold)")];
+const firstCells = (root: Element) => rows(root).map((row) => Number(row.querySelector(".nbc-number")?.textContent));
+
+for (const name of NAMES) {
+  test(`draws the sample ${name}`, () => {
+    const { view, root } = drawn(name);
+    assert.equal(rows(root).length, sample(name).trials.length);
+    assert.ok(root.querySelector(".nbc-title")?.textContent?.startsWith("Study "));
+    for (const tab of ["Acquisition", "Importance", "History"]) {
+      click(byText(root, "[role=tab]", tab));
+    }
+    view.dispose();
+    assert.equal(document.querySelector(".nbc"), null);
+  });
+}
+
+test("hostile strings are text", () => {
+  const { root } = drawn("hostile");
+  for (const toggle of root.querySelectorAll(".nbc-toggle")) {
+    click(toggle);
+  }
+  assert.equal(root.querySelectorAll("script, img, b, tags").length, 0);
+  assert.ok(root.textContent?.includes("<script>alert(1)</script>"));
+  assert.ok(root.textContent?.includes("<img src=x onerror=alert(1)>"));
+});
+
+test("dots carry the state as shape and as text", () => {
+  const { root } = drawn("digits");
+  const marks = [...root.querySelectorAll("[aria-label='Trade-off'] [data-trial]")];
+  const complete = sample("digits").trials.filter((one) => one.state === "complete").length;
+  assert.equal(marks.length, complete);
+  assert.match(marks[0]?.querySelector("title")?.textContent ?? "", /^Trial \d+, complete: /);
+  assert.equal(root.querySelectorAll(".nbc-star").length, 1);
+  assert.equal(root.querySelectorAll(".nbc-bound").length, 1);
+});
+
+test("the selection is shared", () => {
+  const { root } = drawn("digits");
+  click(root.querySelector("[data-trial='8']"));
+  assert.equal(root.querySelector("tr[aria-current]")?.querySelector(".nbc-number")?.textContent, "8");
+  assert.match(root.querySelector(".nbc-detail")?.textContent ?? "", /^ Trial 8, complete: accuracy/);
+  assert.ok(root.querySelector(".nbc-chosen"));
+  assert.ok(root.querySelector(".nbc-cursor"));
+  press(root.querySelector("[aria-label='Trade-off'] svg"), "ArrowRight");
+  assert.notEqual(root.querySelector("tr[aria-current] .nbc-number")?.textContent, "8");
+});
+
+test("the table sorts both ways, what is missing last", () => {
+  const { root } = drawn("digits");
+  const accuracy = () => byText(root, ".nbc-sort bdi", "accuracy")?.closest("button");
+  click(accuracy());
+  const study = sample("digits");
+  const value = (number: number) => study.trials.find((one) => one.number === number)?.metrics["accuracy"];
+  const known = (numbers: number[]) => numbers.map(value).filter((one): one is number => typeof one === "number");
+  const up = known(firstCells(root));
+  assert.deepEqual(up, [...up].sort((a, b) => a - b));
+  assert.equal(value(firstCells(root).at(-1) ?? 0), undefined);
+  click(accuracy());
+  assert.equal(accuracy()?.closest("th")?.getAttribute("aria-sort"), "descending");
+  const down = known(firstCells(root));
+  assert.deepEqual(down, [...up].reverse());
+});
+
+test("a failed trial's traceback is folded in its row", () => {
+  const { root } = drawn("digits");
+  assert.equal(root.querySelectorAll(".nbc-fold").length, 0);
+  const toggle = root.querySelector("[aria-label='Details of trial 5']");
+  assert.equal(toggle?.getAttribute("aria-expanded"), "false");
+  click(toggle);
+  const fold = root.querySelector(".nbc-fold");
+  assert.match(fold?.textContent ?? "", /RuntimeError: mat1 and mat2/);
+  assert.match(fold?.querySelector("pre")?.textContent ?? "", /^Traceback/);
+  click(root.querySelector("[aria-label='Details of trial 5']"));
+  assert.equal(root.querySelectorAll(".nbc-fold").length, 0);
+});
+
+test("the buttons are there while it runs and carry exactly their names", () => {
+  const { view, root } = drawn("running");
+  assert.equal(root.querySelectorAll(".nbc-buttons button").length, 0);
+  const pressed: string[] = [];
+  const control = (name: string) => () => void pressed.push(name);
+  view.steer({ stop: control("stop"), pause: control("pause"), skip: control("skip"), isPaused: true, note: "A note." });
+  const buttons = [...root.querySelectorAll<HTMLElement>(".nbc-buttons button")];
+  assert.deepEqual(buttons.map((one) => one.textContent), ["Stop", "Pause", "Skip"]);
+  assert.equal(buttons[1]?.getAttribute("aria-pressed"), "true");
+  buttons.forEach(click);
+  assert.deepEqual(pressed, ["stop", "pause", "skip"]);
+  assert.match(root.querySelector(".nbc-notes")?.textContent ?? "", /A note\./);
+  view.update({ ...sample("running"), state: "ended" });
+  assert.equal(root.querySelectorAll(".nbc-buttons button").length, 0);
+});
+
+test("progress is told to assistive software", () => {
+  const bar = drawn("running").root.querySelector("[role=progressbar]");
+  assert.equal(bar?.getAttribute("aria-valuemax"), "40");
+  assert.equal(bar?.getAttribute("aria-valuenow"), "14");
+});
+
+test("ten thousand trials open and sort in under a second", () => {
+  const study = sample("digits");
+  const first = study.trials.filter((one) => one.state === "complete");
+  const trials = Array.from({ length: 10_000 }, (_, number) => ({ ...first[number % first.length]!, number, seconds: (number * 7919) % 10_007 }));
+  const view = new StudyView();
+  const start = performance.now();
+  view.update({ ...study, trials, progress: null, goal: { ...study.goal, objectives: [{ metric: "none", direction: "minimize" }] } });
+  click(byText(view.element, ".nbc-sort bdi", "time")?.closest("button"));
+  assert.ok(performance.now() - start < 1000, `${performance.now() - start} ms`);
+  assert.equal(rows(view.element).length, 200);
+  assert.equal(firstCells(view.element)[0], 0);
+});
+
+test("a refusal shows the sentence and the fallback as text", () => {
+  const shown = refusal("Too new.", "Study <b>digits</b>", "not base64 <>");
+  assert.equal(shown.querySelector(".nbc-refusal")?.textContent, "Too new.");
+  assert.equal(shown.querySelector("pre")?.textContent, "Study <b>digits</b>");
+  assert.equal(shown.querySelector("img"), null);
+  assert.equal(refusal("Too new.", null, "aGVsbG8=").querySelector("img")?.getAttribute("src"), "data:image/png;base64,aGVsbG8=");
+});

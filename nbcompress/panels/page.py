@@ -1,0 +1,71 @@
+"""A study as one page that opens offline: the interactive view, and under it the plain form for print and no scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nbcompress.panels.assets import asset
+from nbcompress.panels.bundle import pictures
+from nbcompress.panels.document import study_html
+from nbcompress.panels.figures import describe
+from nbcompress.panels.html import Markup, tag
+from nbcompress.panels.limits import LIVE
+from nbcompress.panels.view import Course, StudyLike, study_view
+
+STYLE = (
+    ":root{color-scheme:light dark}"
+    "body{font:14px/1.5 system-ui,sans-serif;max-width:1280px;margin:16px auto;padding:0 12px;"
+    "background:Canvas;color:CanvasText}"
+    "@media print{#nbcompress-view{display:none}#nbcompress-plain[hidden]{display:block}}"
+)
+
+
+def study_page(
+    study: StudyLike,
+    *,
+    slices: Iterable[Mapping[str, Any]] = (),
+    importance: Mapping[str, float] | None = None,
+    baseline: Mapping[str, float] | None = None,
+    warnings: Iterable[str] = (),
+    course: Course | None = None,
+) -> str:
+    """Return one self-contained HTML page; arguments as in `study_view`."""
+    view = study_view(
+        study, slices=slices, importance=importance, baseline=baseline, warnings=warnings, course=course, limits=LIVE
+    )
+    overview, below = pictures(view)
+    plain = study_html(view, overview, describe(view), below)
+    script = asset("page.js")
+    return (
+        "<!doctype html>\n"
+        + tag(
+            "html",
+            tag(
+                "head",
+                Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'),
+                tag("title", f"Study {view['name']}"),
+                tag("style", Markup(STYLE)),
+            ),
+            tag(
+                "body",
+                tag("main", tag("div", id="nbcompress-view"), tag("div", plain, id="nbcompress-plain")),
+                tag("script", Markup(script_json(view)), type="application/json", id="nbcompress-study"),
+                tag("script", Markup(script_safe(script))) if script else None,
+            ),
+            lang="en",
+        )
+        + "\n"
+    )
+
+
+def script_json(data: Mapping[str, Any]) -> str:
+    """Return JSON that no HTML parser can mistake for markup: `<`, `>` and `&` are written as escapes."""
+    text = json.dumps(data, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def script_safe(script: str) -> str:
+    """Return our own script so that it cannot end its element early."""
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
