@@ -5,10 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from nbcompress.space import Choice, Float, Int, Space
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-
-    from nbcompress.space import Choice, Float, Int, Space
 
 
 def distribution_of(parameter: Float | Int | Choice) -> BaseDistribution:
@@ -19,8 +19,6 @@ def distribution_of(parameter: Float | Int | Choice) -> BaseDistribution:
     point is stored with the trial.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    from nbcompress.space import Choice, Int
 
     if isinstance(parameter, Choice):
         return CategoricalDistribution(parameter.options)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
+from nbcompress.errors import StudyError
 from nbcompress.study.attributes import read_attribute, write_attribute
 from nbcompress.study.goal import Goal
 from nbcompress.study.runs import Run, begin_trial, end_items, in_order, optuna_state, read_run
@@ -59,8 +60,12 @@ class Entries:
 
     def reread(self) -> None:
         """Learn what was written since, also by other processes."""
+        try:
+            stored = self.ledger.storage.get_all_trials(self._identity, deepcopy=False)
+        except KeyError as error:
+            raise StudyError(f"The study was deleted from {self.ledger.place} while it was in use.") from error
         runs = []
-        for frozen in self.ledger.storage.get_all_trials(self._identity, deepcopy=False):
+        for frozen in stored:
             run = self._settled.get(frozen._trial_id) or read_run(frozen)
             if run is None:
                 continue
@@ -74,7 +79,8 @@ class Entries:
     def begin(self, template: Trial, queued: str, distributions: Mapping[str, Any], repeats: int | None) -> int:
         """Write that a run begins and return Optuna's id of it."""
         frozen = begin_trial(template, this_worker(self._session), repeats, queued, distributions)
-        return self.ledger.storage.create_new_trial(self._identity, frozen)
+        with self.ledger.relaxed():  # its end is written behind it, and waits for both
+            return self.ledger.storage.create_new_trial(self._identity, frozen)
 
     def end(self, identity: int, trial: Trial) -> None:
         """Write how a run ended: first our record, which counts, then Optuna's state, which follows it."""
@@ -117,7 +123,8 @@ class Entries:
     def _write_state(self, identity: int, trial: Trial) -> None:
         is_complete = trial.state is State.COMPLETE
         values = [trial.values[one.metric] for one in self.goal.objectives] if is_complete else None
-        self.ledger.storage.set_trial_state_values(identity, optuna_state(trial.state), values)
+        with self.ledger.relaxed():  # can be told again from our record
+            self.ledger.storage.set_trial_state_values(identity, optuna_state(trial.state), values)
 
     def _is_abandoned(self, worker: Worker) -> bool:
         if worker.is_this_process:

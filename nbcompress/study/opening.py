@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import StudyChanged, StudyError, did_you_mean
+from nbcompress.space import Space
 from nbcompress.study.attributes import read_attribute, to_text, write_attribute
 from nbcompress.study.entries import Entries
 from nbcompress.study.goal import Goal
@@ -22,8 +23,6 @@ from nbcompress.study.trial import State
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
-
-    from nbcompress.space import Space
 
     Where = str | os.PathLike[str] | BaseStorage | None
 
@@ -99,7 +98,7 @@ def open_study(
     """
     check_name(name)
     for metric in goal.metrics:
-        if metric in space.names:
+        if metric in (*space.names, *space.groups):
             raise StudyError(f"{metric!r} is both a parameter and a metric; rename one of them.")
     given = Head(space, goal, identity or {}, datetime.now(UTC))
     to_text(given.to_json(), "the identity of a study")
@@ -222,8 +221,6 @@ def _claim(ledger: Ledger, name: str, given: Head) -> tuple[int, Head]:
 
 
 def _read_head(ledger: Ledger, number: int, name: str) -> Head:
-    from nbcompress.space import Space
-
     data = read_attribute(ledger.storage.get_study_user_attrs(number), _HEAD)
     if data is None:
         raise StudyError(f"Study {name!r} in {ledger.place} was not begun by nbcompress.")

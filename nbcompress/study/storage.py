@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ class Ledger:
         exclusive: Enter it to be the only writer. Nothing to wait for in a database, which has transactions.
         folder: Folder beside it for kept values, or None when it is in memory.
         failures: What the storage raises when it cannot be reached or written.
+        relaxed: Call and enter it to write what may be lost in a power cut, and not wait for the disk.
     """
 
     storage: BaseStorage
@@ -41,6 +42,7 @@ class Ledger:
     exclusive: AbstractContextManager[Any]
     folder: Path | None
     failures: tuple[type[Exception], ...] = ()
+    relaxed: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @contextmanager
     def talking(self) -> Iterator[None]:
@@ -94,7 +96,8 @@ def _open_journal(path: str | os.PathLike[str], *, create: bool) -> Ledger:
     journal = JournalFile(path, create=create)
     if create:
         journal.mend()
-    return Ledger(JournalStorage(journal), journal.path, journal.lock, _kept_folder(Path(journal.path)))
+    folder = _kept_folder(Path(journal.path))
+    return Ledger(JournalStorage(journal), journal.path, journal.lock, folder, relaxed=journal.relaxed)
 
 
 def _open_database(url: str, *, create: bool) -> Ledger:

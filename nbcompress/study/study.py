@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ class Study:
         self._handed: dict[str, Point] = {}  # queued points that `take_queued` gave out and that did not begin yet
         self._own: dict[int, int] = {}  # trials that this object runs: number -> Optuna's id
         self._reports: dict[int, dict[str, dict[int, float]]] = {}
+        self._seen: dict[int, tuple[Trial, Trial]] = {}  # number -> as stored, and as shown
         self._trials: tuple[Trial, ...] | None = None  # None: to be made anew
         if is_read_only:
             self.refresh()
@@ -132,7 +134,7 @@ class Study:
             del self._own[trial.number]
             self._reports.pop(trial.number, None)
             self._reread()
-            return self.all_trials[trial.number]
+            return self._shown(self._entries.current[trial.number].trial)
 
     def abandon(self) -> None:
         """Record every trial that this object runs as interrupted. A search calls it however it ends."""
@@ -268,10 +270,13 @@ class Study:
 
     def __repr__(self) -> str:
         trials, best = self.all_trials, self.best
-        counts = [f"{n} {state.value}" for state in State if (n := sum(one.state is state for one in trials))]
-        first = f"Study {self.name!r}: {len(trials)} trials" + (f" ({', '.join(counts)})" if counts else "")
+        by_state = Counter(trial.state for trial in trials)
+        counts = [f"{by_state[state]} {state}" for state in State if by_state[state]]
+        first = f"Study {self.name!r}: {len(trials) or 'no'} trial{'' if len(trials) == 1 else 's'}"
+        if trials:
+            first += f" ({', '.join(counts)})"
         if best is None:
-            return f"{first}, nothing feasible yet" if trials else first
+            return f"{first}, nothing feasible" if trials else first
         values = ", ".join(f"{name} {best.values[name]:.4g}" for name in self.goal.metrics)
         return f"{first}\nbest: trial {best.number}, {values}"
 
@@ -320,6 +325,12 @@ class Study:
         self._trials = None
 
     def _shown(self, trial: Trial) -> Trial:
-        reports = self._reports.get(trial.number, {}) if trial.number in self._own else trial.reports
-        copied = {metric: dict(steps) for metric, steps in reports.items()}
-        return replace(trial, kept=KeptValues(self, trial.number), reports=copied)
+        """Return a stored trial as readers see it: with what it keeps, and with what it reported so far."""
+        if trial.number in self._own:
+            reports = {metric: dict(steps) for metric, steps in self._reports.get(trial.number, {}).items()}
+            return replace(trial, kept=KeptValues(self, trial.number), reports=reports)
+        stored, shown = self._seen.get(trial.number, (None, trial))
+        if stored is not trial:
+            shown = replace(trial, kept=KeptValues(self, trial.number))
+            self._seen[trial.number] = (trial, shown)
+        return shown

@@ -143,7 +143,8 @@ def test_damage_in_the_middle_names_line_and_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"# My notes\nshort", b"\x89PNG\r\n\x1a\n\0\0", b"SQLite format 3\0", b'{"cells": []}', b"\nfoo", b"[1]"]
+    "content",
+    [b"# My notes\nshort", b"\x89PNG\r\n\x1a\n\0\0", b"SQLite format 3\0", b'{"cells": []}', b"\nfoo", b"[1]"],
 )
 def test_a_strangers_file_is_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
