@@ -81,11 +81,11 @@ class Float(Parameter):
                     "with Choice.",
                     "step",
                 )
-            if step > high - low > 0:
-                raise ParameterError(f"step is at most high - low = {high - low!r}, but got step={step!r}.", "step")
             if step < 2 * math.ulp(max(abs(low), abs(high))):
                 raise ParameterError(f"step is wide enough to change low and high, but got step={step!r}.", "step")
             n_steps = int(((as_decimal(high) - as_decimal(low)) / as_decimal(step)).to_integral_value(ROUND_FLOOR))
+            if n_steps == 0 and low < high:
+                raise ParameterError(f"step is at most high - low = {high - low!r}, but got step={step!r}.", "step")
             if n_steps > LARGEST_INT:
                 raise ParameterError(f"A grid has at most {LARGEST_INT:,} steps, but got step={step!r}.", "step")
             high = on_grid(low, step, n_steps)
