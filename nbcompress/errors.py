@@ -69,6 +69,10 @@ class StudyError(NbcompressError):
     """A study that cannot be opened, continued or written."""
 
 
+class StorageMissing(StudyError):
+    """A journal or a database file that is to be read and does not exist."""
+
+
 class StudyChanged(StudyError, ValueError):
     """A stored study has other parameters, objectives or constraints than the search that wants to continue it."""
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from optuna.storages.journal import BaseJournalBackend
 
-from nbcompress.errors import StudyError
+from nbcompress.errors import StorageMissing, StudyError
 from nbcompress.study.locks import FileLock, lock_for
 
 # How every line that Optuna writes begins. A file that is only the first letters of this was killed in its first line.
@@ -53,7 +53,7 @@ class JournalFile(BaseJournalBackend):
         if create:
             _create(self.path)
         elif not os.path.isfile(self.path):
-            raise StudyError(f"There is no journal at {self.path}.")
+            raise StorageMissing(f"There is no journal at {self.path}.")
         self.lock: FileLock = lock_for(self.path)
         self._mood = threading.local()
         with self._opened("rb") as file:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import StudyChanged, StudyError, did_you_mean
+from nbcompress.errors import StorageMissing, StudyChanged, StudyError, did_you_mean
 from nbcompress.space import Space
 from nbcompress.study.attributes import read_attribute, to_text, write_attribute
 from nbcompress.study.entries import Entries
@@ -139,11 +139,12 @@ def read_study(name: str, storage: Where = DEFAULT_STORAGE, *, shelf: Shelf | No
 def list_studies(storage: Where = DEFAULT_STORAGE) -> tuple[StudySummary, ...]:
     """Return a line about every study of ours in a storage, in the order in which they began. Others are left out.
 
-    A journal that does not exist holds no study.
+    A storage that does not exist holds no study.
     """
-    if isinstance(storage, str | os.PathLike) and "://" not in os.fspath(storage) and not os.path.exists(storage):
+    try:
+        ledger = open_ledger(storage, create=False)
+    except StorageMissing:
         return ()
-    ledger = open_ledger(storage, create=False)
     found = []
     with ledger.talking():
         for name, number in _stored_names(ledger).items():

@@ -6,6 +6,7 @@ What tensors and modules look like on disk is known on a higher floor; here is o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -29,23 +30,25 @@ class Shelf(Protocol):
         """Remove everything that is kept for a trial. Nothing kept is no error."""
 
 
-class HasShelf(Protocol):
-    """A study, as far as kept values need it."""
+@dataclass
+class ShelfSlot:
+    """Where a study puts its shelf, which may come after its trials. Trials hold this and not the study, so that a
+    study that nobody uses is gone at once and its running trials are known to be abandoned."""
 
-    shelf: Shelf | None
+    shelf: Shelf | None = None
 
 
 class KeptValues(Mapping[str, Any]):
     """The kept values of one trial. Each is read from the study's shelf when it is asked for."""
 
-    def __init__(self, study: HasShelf, number: int) -> None:
-        self._study, self._number = study, number
+    def __init__(self, slot: ShelfSlot, number: int) -> None:
+        self._slot, self._number = slot, number
 
     def __getitem__(self, name: str) -> Any:
         names = self._names()
-        if self._study.shelf is None or name not in names:
+        if self._slot.shelf is None or name not in names:
             raise KeyError(f"trial {self._number} keeps no {name!r}, but {', '.join(names) or 'nothing'}")
-        return self._study.shelf.get(self._number, name)
+        return self._slot.shelf.get(self._number, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names())
@@ -57,4 +60,4 @@ class KeptValues(Mapping[str, Any]):
         return f"KeptValues({', '.join(self)})"
 
     def _names(self) -> tuple[str, ...]:
-        return self._study.shelf.names(self._number) if self._study.shelf is not None else ()
+        return self._slot.shelf.names(self._number) if self._slot.shelf is not None else ()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from nbcompress.errors import MissingPart, StudyError
+from nbcompress.errors import MissingPart, StorageMissing, StudyError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -66,7 +66,8 @@ def open_ledger(where: str | os.PathLike[str] | BaseStorage | None, *, create: b
         create: Make a journal or an SQLite file that does not exist.
 
     Raises:
-        StudyError: It cannot be opened, or is missing and `create` is False.
+        StudyError: It cannot be opened.
+        StorageMissing: It does not exist and `create` is False.
         MissingPart: The database needs a driver that is not installed.
     """
     if where is None:
@@ -141,7 +142,7 @@ def _open_database(url: str, *, create: bool) -> Ledger:
 
 def _prepare_file(file: Path, *, create: bool) -> None:
     if not create and not file.is_file():
-        raise StudyError(f"There is no database at {file}.")
+        raise StorageMissing(f"There is no database at {file}.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,7 +12,7 @@ from nbcompress.errors import StudyError
 from nbcompress.study.distributions import distributions_of
 from nbcompress.study.entries import Entries
 from nbcompress.study.front import feasible, front, hypervolume, losses_of
-from nbcompress.study.shelf import KeptValues, Shelf
+from nbcompress.study.shelf import KeptValues, Shelf, ShelfSlot
 from nbcompress.study.table import trials_table
 from nbcompress.study.trial import Failure, State, Trial
 
@@ -34,7 +34,6 @@ class Study:
         space: The parameters.
         goal: Objectives and constraints.
         warnings: What differs from the search that began this study, one sentence each.
-        shelf: Where kept values are, or None when nothing can be kept.
     """
 
     def __init__(
@@ -48,7 +47,8 @@ class Study:
         is_read_only: bool = False,
     ) -> None:
         self.name, self.space, self.goal = name, space, entries.goal
-        self.shelf, self.warnings, self.is_read_only = shelf, tuple(warnings), is_read_only
+        self.warnings, self.is_read_only = tuple(warnings), is_read_only
+        self._slot = ShelfSlot(shelf)
         self._entries = entries
         self._distributions = distributions_of(space)
         self._handed: dict[str, Point] = {}  # queued points that `take_queued` gave out and that did not begin yet
@@ -227,6 +227,15 @@ class Study:
         return best.kept if best else {}
 
     @property
+    def shelf(self) -> Shelf | None:
+        """Where kept values are, or None when nothing can be kept. May be set after the study is opened."""
+        return self._slot.shelf
+
+    @shelf.setter
+    def shelf(self, shelf: Shelf | None) -> None:
+        self._slot.shelf = shelf
+
+    @property
     def kept_folder(self) -> Path | None:
         """The folder of kept values, beside the storage; None for a study in memory. It need not exist."""
         return self._entries.ledger.folder_of(self.name)
@@ -328,9 +337,9 @@ class Study:
         """Return a stored trial as readers see it: with what it keeps, and with what it reported so far."""
         if trial.number in self._own:
             reports = {metric: dict(steps) for metric, steps in self._reports.get(trial.number, {}).items()}
-            return replace(trial, kept=KeptValues(self, trial.number), reports=reports)
+            return replace(trial, kept=KeptValues(self._slot, trial.number), reports=reports)
         stored, shown = self._seen.get(trial.number, (None, trial))
         if stored is not trial:
-            shown = replace(trial, kept=KeptValues(self, trial.number))
+            shown = replace(trial, kept=KeptValues(self._slot, trial.number))
             self._seen[trial.number] = (trial, shown)
         return shown

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nbcompress.space import Choice, Float, Int, Space
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from nbcompress.space import Space
 
 
 def metric_names(trials: Iterable[Trial], goal: Goal) -> tuple[str, ...]:
@@ -33,21 +32,23 @@ def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFr
         "state": pd.Series([trial.state.value for trial in trials], dtype="object"),
     }
     for name in space.names:
-        columns[name] = _column([trial.params.get(name) for trial in trials])
+        columns[name] = _parameter_column(space[name], [trial.params.get(name) for trial in trials])
     for name in metric_names(trials, goal):
         columns[name] = pd.Series([trial.values.get(name) for trial in trials], dtype="float64")
     columns["seconds"] = pd.Series([trial.seconds for trial in trials], dtype="float64")
     return pd.DataFrame(columns)
 
 
-def _column(values: Sequence[Any]) -> pd.Series[Any]:
+def _parameter_column(parameter: Float | Int | Choice, values: Sequence[Any]) -> pd.Series[Any]:
+    """Return values with a dtype that follows from the parameter; None stands for what was not active."""
     import pandas as pd
 
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {bool} and None not in values:
+    kinds: set[type] = {int} if isinstance(parameter, Int) else {float}
+    if isinstance(parameter, Choice):
+        kinds = {type(option) for option in parameter.options}
+    is_whole = None not in values
+    if kinds == {bool} and is_whole:
         return pd.Series(values, dtype="bool")
-    if not kinds or kinds - {int, float}:
+    if kinds - {int, float}:
         return pd.Series(values, dtype="object")
-    if kinds == {int} and None not in values and all(abs(value) < 2**63 for value in values):
-        return pd.Series(values, dtype="int64")
-    return pd.Series(values, dtype="float64")
+    return pd.Series(values, dtype="int64" if kinds == {int} and is_whole else "float64")

@@ -202,11 +202,14 @@ def test_a_repeat_that_lost_the_race_ends_at_once(place: Place, monkeypatch: pyt
 
 def test_a_living_object_keeps_its_trials_running(place: Place) -> None:
     study = place.open()
+    best = run(study)
     study.begin(PLAIN)
-    assert place.open().all_trials[0].state is State.RUNNING
-    assert place.read().all_trials[0].state is State.RUNNING
-    del study
-    assert place.read().all_trials[0].state is State.INTERRUPTED
+    assert study.best == best
+    for other in (study, place.open(), place.read()):
+        assert [trial.state for trial in other.all_trials] == [State.COMPLETE, State.RUNNING]
+    del other, study
+    # At once, without a garbage collection, although trials are still held.
+    assert place.read().all_trials[1].state is State.INTERRUPTED
 
 
 def test_abandon_ends_what_runs_here(place: Place) -> None:
@@ -499,24 +502,25 @@ def test_columns_keep_the_kind_of_their_values(journal: Place) -> None:
         {
             "flag": Choice(False, True),
             "mixed": Choice(None, 1, "a"),
-            "rest": Choice("float16", None),
+            "numbers": Choice(1, 0.5),
             "big": Int(0, 10**12),
             "x": Float(0, 1, when={"flag": True}),
+            "n": Choice(1, 2, when={"flag": True}),
+            "b": Choice(False, True, when={"flag": True}),
         }
     )
-    study = journal.open(space=space, goal=Goal.of(["y"]))
-    run(study, {"flag": False, "mixed": None, "rest": None, "big": 10**12 - 1}, values={"y": 1.0})
-    run(study, {"flag": True, "mixed": 1, "rest": "float16", "big": 3, "x": 0.5}, values={"y": 2.0})
+    goal = Goal.of(["y"])
+    kinds = ["bool", "object", "float64", "int64", "float64", "int64", "bool"]
+    assert [str(dtype) for dtype in journal.open(space=space, goal=goal).trials[list(space.names)].dtypes] == kinds
+    study = journal.open(space=space, goal=goal)
+    run(study, {"flag": False, "mixed": None, "numbers": 1, "big": 10**12 - 1}, values={"y": 1.0})
+    run(study, {"flag": True, "mixed": 1, "numbers": 0.5, "big": 3, "x": 0.5, "n": 2, "b": True}, values={"y": 2.0})
     table = journal.read().trials
-    assert {name: str(table[name].dtype) for name in space.names} == {
-        "flag": "bool",
-        "mixed": "object",
-        "rest": "object",
-        "big": "int64",
-        "x": "float64",
-    }
+    kinds = ["bool", "object", "float64", "int64", "float64", "float64", "object"]
+    assert [str(dtype) for dtype in table[list(space.names)].dtypes] == kinds
     assert table["mixed"].tolist() == [None, 1]
     assert table["big"].tolist() == [10**12 - 1, 3]
+    assert table["b"].tolist() == [None, True]
 
 
 def test_best_and_front(journal: Place) -> None:
@@ -707,8 +711,8 @@ def test_a_database_that_is_none(tmp_path: Path) -> None:
 
 
 def test_reading_makes_no_file(tmp_path: Path) -> None:
-    assert list_studies(tmp_path / "a.journal") == ()
     for storage in (tmp_path / "a.journal", f"sqlite:///{tmp_path / 'a.db'}"):
+        assert list_studies(storage) == ()
         with pytest.raises(StudyError, match=r"^There is no (journal|database) at "):
             read_study("digits", storage)
     assert os.listdir(tmp_path) == []
