@@ -24,6 +24,7 @@ def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
     Raises:
         CompressionError: A value left its grid or codebook, or nothing was promised.
     """
+    tensor = tensor.detach()
     if record.grid is not None:
         codes, promise = _grid_codes(tensor, record.grid), "grid"
     elif record.codebook is not None:

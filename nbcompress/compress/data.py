@@ -70,7 +70,7 @@ class Batches:
             raise DataError(f"data must be {_FORMS}{reason}, got {type(data).__name__}")
         else:
             self._loader = data
-        if isinstance(self._loader, Sized) and self._tensors is None and not len(self._loader):
+        if self._tensors is None and _is_empty(self._loader):
             raise DataError("data must hold at least one batch, but it is empty")
         self._batch_size = batch_size
 
@@ -135,6 +135,17 @@ def output_of(result: Any) -> Tensor:
         f"the model must return a tensor, an object with logits, or a tuple that starts with a tensor, "
         f"got {type(result).__name__}: pass loss=, a function of what the model returns and the target"
     )
+
+
+def _is_empty(batches: Iterable[Any]) -> bool:
+    """Whether the number of batches is known to be zero."""
+    if not isinstance(batches, Sized):
+        return False
+    try:
+        return len(batches) == 0
+    except TypeError:
+        # A loader has a length by its class, but not over a data set that is a stream.
+        return False
 
 
 def _as_tensor(one: Tensor | np.ndarray[Any, Any]) -> Tensor:

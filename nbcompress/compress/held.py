@@ -135,8 +135,7 @@ class Shared:
         if gradient is None:
             self.leaf.grad = None
             return
-        total = torch.zeros_like(self.leaf)
-        total.index_add_(0, self._codes.flatten(), gradient.to(torch.float32).flatten())
+        total = _summed(gradient.to(torch.float32).flatten(), self._codes.flatten(), len(self.leaf))
         self.leaf.grad = torch.where(self._alive, total / self._divisor, 0.0)
 
     def put(self) -> None:
@@ -155,6 +154,15 @@ class Shared:
         # Training may have changed the order of values, or made two of them one.
         values = torch.unique(self._values.to(torch.float32)).cpu()
         return replace(self._record, codebook=Codebook(values, self._grid))
+
+
+def _summed(values: Tensor, codes: Tensor, n: int) -> Tensor:
+    """The sum of `values` under each code, always in the same order, so that equal seeds give equal results."""
+    total = torch.zeros(n, dtype=values.dtype, device=values.device)
+    if values.device.type == "cpu":
+        return total.index_add_(0, codes, values)
+    # On a GPU, adding by index depends on chance, while accumulating puts sort first.
+    return total.index_put_((codes,), values, accumulate=True)
 
 
 def hold(

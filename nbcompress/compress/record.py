@@ -9,7 +9,7 @@ can keep them and the file can store them in few bits. Its tensors live on the C
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
 
@@ -201,13 +201,30 @@ class Record:
 
 
 def record_of(model: nn.Module) -> Record:
-    """Return what was done to `model`; an empty record for a model that was never compressed."""
-    record = model.__dict__.get(_ATTRIBUTE)
-    return record if isinstance(record, Record) else Record()
+    """What was done to `model` and, under their names, to modules in it that were compressed on their own.
+
+    The record of a model that was never compressed is empty. What the model's own record says goes before that of a
+    part. Half precision of a part's rest is not a promise about the whole.
+    """
+    whole = model.__dict__.get(_ATTRIBUTE)
+    whole = whole if isinstance(whole, Record) else Record()
+    tensors, surgery, left_out = dict(whole.tensors), list(whole.surgery), dict(whole.left_out)
+    n_parts = 0
+    for prefix, module in model.named_modules():
+        part = module.__dict__.get(_ATTRIBUTE)
+        if module is model or not isinstance(part, Record):
+            continue
+        n_parts += 1
+        surgery += [replace(one, module=f"{prefix}.{one.module}" if one.module else prefix) for one in part.surgery]
+        tensors = {**{f"{prefix}.{name}": one for name, one in part.tensors.items()}, **tensors}
+        left_out = {**{f"{prefix}.{name}": why for name, why in part.left_out.items()}, **left_out}
+    return replace(whole, tensors=tensors, surgery=tuple(surgery), left_out=left_out) if n_parts else whole
 
 
 def attach_(model: nn.Module, record: Record) -> None:
-    """Put `record` on `model` in place, instead of the one it has."""
+    """Put `record` on `model` in place, instead of those it and its parts have."""
+    for module in model.modules():
+        module.__dict__.pop(_ATTRIBUTE, None)
     model.__dict__[_ATTRIBUTE] = record
 
 

@@ -94,8 +94,13 @@ def storable_values(values: Tensor, dtype: torch.dtype, *, is_half: bool) -> Ten
 
 
 def nearest_values(tensor: Tensor, codebook: Codebook, is_pruned: bool) -> Tensor:
-    """`tensor` with every value replaced by the nearest one of `codebook`; zeros of a pruned tensor stay zero."""
+    """`tensor` with every value replaced by the nearest one of `codebook`.
+
+    In a pruned tensor zero is a value of its own: zeros stay, and no other weight becomes zero.
+    """
     values = codebook.values.to(tensor.device)
+    if is_pruned and bool((values != 0).any()):
+        values = values[values != 0]
     middles = (values[1:].double() + values[:-1].double()) / 2
     codes = torch.bucketize(tensor.detach().double(), middles)
     nearest = values[codes].to(tensor.dtype)

@@ -91,35 +91,42 @@ def rounded(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Tensor:
 
     Zeros of a pruned tensor stay zero. Under one bit, every other weight becomes plus or minus the scale.
     """
-    codes = nearest_codes(tensor, grid, is_pruned=is_pruned)
-    return grid.values(codes).to(tensor.dtype)
+    scale, _ = grid.spread(tuple(tensor.shape), tensor.device)
+    # Adding zero turns -0.0 into 0.0, as decoding does.
+    return (_nearest_steps(tensor, grid, is_pruned).mul_(scale) + 0.0).to(tensor.dtype)
 
 
 def nearest_codes(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Tensor:
     """int32 codes of the values of `grid` nearest to `tensor`, of its shape."""
-    values = tensor.detach().to(torch.float32)
-    if grid.bits == 1:
-        codes = 2 * (values >= 0).to(torch.int32)
-        return torch.where(values == 0, 1, codes) if is_pruned else codes
-    scale, zero = grid.spread(tuple(tensor.shape), tensor.device)
-    steps = torch.round(values / scale).clamp_(-grid.n_codes, grid.n_codes)
-    return (steps.to(torch.int32) + zero).clamp_(0, grid.n_codes - 1)
+    zero = grid.spread(tuple(tensor.shape), tensor.device)[1]
+    return _nearest_steps(tensor, grid, is_pruned).to(torch.int32) + zero
 
 
 def improved_scale(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Grid:
     """`grid` with the scales of least squared error for the codes that `tensor` has on it now (zeros unchanged).
 
-    Groups where everything rounds to zero keep their scale.
+    Groups where everything rounds to zero keep their scale. In float32 throughout, as it runs at every training step.
     """
-    steps = nearest_codes(tensor, grid, is_pruned=is_pruned) - grid.spread(tuple(tensor.shape), tensor.device)[1]
     w, _ = rows_of(tensor, grid.group)
-    q, _ = rows_of(steps, grid.group)
+    q, _ = rows_of(_nearest_steps(tensor, grid, is_pruned), grid.group)
     s = grid.scale.reshape(-1, 1).to(w.device)
-    best = _closed_form(w, q, None, s)
-    scheme = Scheme(grid.bits, grid.scheme, grid.group)
+    power = q.square().sum(dim=1, keepdim=True)
+    best = (q * w).sum(dim=1, keepdim=True) / power.clamp(min=1)
+    best = torch.where((power > 0) & (best > 0), best, s)
     zero = grid.zero.reshape(-1, 1).to(w.device, torch.float32)
-    scale = _storable(best, zero, scheme, tensor.dtype).flatten().cpu()
+    scheme = Scheme(grid.bits, grid.scheme, grid.group)
+    scale = _storable(_positive(best), zero, scheme, tensor.dtype).flatten().cpu()
     return Grid(grid.bits, grid.scheme, grid.group, scale, grid.zero)
+
+
+def _nearest_steps(tensor: Tensor, grid: Grid, is_pruned: bool) -> Tensor:
+    """Steps away from zero (code minus zero) of the nearest values, as whole float32 numbers."""
+    values = tensor.detach().to(torch.float32)
+    if grid.bits == 1:
+        signs = torch.where(values >= 0, 1.0, -1.0)
+        return signs.mul_(values != 0) if is_pruned else signs
+    scale, zero = grid.spread(tuple(tensor.shape), tensor.device)
+    return torch.minimum(torch.maximum((values / scale).round_(), -zero), grid.n_codes - 1 - zero)
 
 
 def _fit_signs(w: Tensor, v: Tensor | None, is_pruned: bool) -> tuple[Tensor, Tensor]:

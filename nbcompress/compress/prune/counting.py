@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ def lowest(scores: Tensor, count: int) -> Tensor:
     """Mark the `count` lowest of `scores`; among equal ones, those that come first.
 
     Args:
-        scores: One axis, no NaN, at least `count` long.
+        scores: One axis, no NaN, at least `count` long, on the CPU.
         count: From 0.
 
     Returns:
@@ -20,7 +21,7 @@ def lowest(scores: Tensor, count: int) -> Tensor:
     """
     if count <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    edge = torch.kthvalue(scores, count).values
+    edge = float(np.partition(scores.numpy(), count - 1)[count - 1])
     marked = scores < edge
     ties = torch.nonzero(scores == edge).flatten()
     marked[ties[: count - int(marked.sum())]] = True

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from compress_zoo import ZOO
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nbcompress.compress import cluster, prune, quantize, record_of
+from nbcompress.compress.layers import select
+from nbcompress.compress.prune.counting import keep_masks, lowest
+from nbcompress.compress.prune.scores import lamp_scores, scores_of
+from nbcompress.errors import CompressionError, DataError
+
+
+def two_layers() -> nn.Sequential:
+    """Ten weights: 1 ... 6 (signs in turn) and 10, 20, 30, 40."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -2.0, 3.0], [-4.0, 5.0, -6.0]]))
+        model[1].weight.copy_(torch.tensor([[10.0, -20.0], [30.0, -40.0]]))
+    return model
+
+
+def weights(model: nn.Module) -> list[list[float]]:
+    return [model.get_parameter(f"{k}.weight").flatten().tolist() for k in (0, 1)]
+
+
+def n_zeros(model: nn.Module) -> int:
+    return sum(int((one.parameter == 0).sum()) for one in select(model).targets)
+
+
+def test_global_takes_the_smallest_of_all() -> None:
+    assert weights(prune(two_layers(), 0.4)) == [[0, 0, 0, 0, 5, -6], [10, -20, 30, -40]]
+
+
+def test_layer_takes_the_share_from_each() -> None:
+    assert weights(prune(two_layers(), 0.5, scope="layer")) == [[0, 0, 0, -4, 5, -6], [0, 0, 30, -40]]
+
+
+def test_threshold_takes_what_is_below() -> None:
+    assert weights(prune(two_layers(), threshold=4.0)) == [[0, 0, 0, -4, 5, -6], [10, -20, 30, -40]]
+
+
+def test_lamp_by_hand() -> None:
+    """Scores 1, 2, 2: 1/9, 4/8 (first of equals), 4/4."""
+    assert lamp_scores([torch.tensor([2.0, 1.0, 2.0])])[0].tolist() == pytest.approx([0.5, 1 / 9, 1.0])
+    # Layer 0 has squares 1 4 9 16 25 36, layer 1 100 400 900 1600: the first of each goes, then 4/90, 9/86.
+    assert weights(prune(two_layers(), 0.4, scope="lamp")) == [[0, 0, 0, -4, 5, -6], [0, -20, 30, -40]]
+
+
+def test_gradient_by_hand() -> None:
+    """Output w x for squared error: the gradient of weight i is 2 (w x - y) x_i, here 2 * 5 * (1, 2, 0)."""
+    model = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2.0, 9.0]]))
+    x, y = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[0.0]])
+    scores = scores_of(model, select(model).targets, "gradient", (x, y), 0)[0]
+    assert scores.tolist() == [[10.0, 40.0, pytest.approx(0.0, abs=1e-300)]]
+    assert float(scores[0, 2]) > 0
+    # The input of the largest weight is always zero, so it goes first.
+    assert prune(model, 1 / 3, criterion="gradient", data=(x, y)).get_parameter("weight").tolist() == [[1.0, 2.0, 0.0]]
+    assert model.weight.grad is None
+
+
+def test_random_depends_on_the_seed_alone() -> None:
+    model = ZOO["perceptron"]().model
+    one, same, other = (
+        prune(model, 0.5, criterion="random", seed=seed).get_parameter("0.weight") for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    magnitude = prune(model, 0.5).get_parameter("0.weight")
+    assert not torch.equal(one, magnitude)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    scores=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0]), min_size=1, max_size=30),
+    data=st.data(),
+)
+def test_exact_counts_with_ties(scores: list[float], data: st.DataObject) -> None:
+    values = torch.tensor(scores, dtype=torch.float64)
+    count = data.draw(st.integers(0, len(scores)))
+    marked = lowest(values, count)
+    # Python's sort is stable: equal scores go in order of position.
+    expected = sorted(range(len(scores)), key=lambda k: scores[k])[:count]
+    assert torch.nonzero(marked).flatten().tolist() == sorted(expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(amount=st.floats(0, 1), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), is_global=st.booleans())
+def test_no_layer_loses_its_last_weight(amount: float, sizes: list[int], is_global: bool) -> None:
+    scores = [torch.arange(1.0, size + 1) * 10**k for k, size in enumerate(sizes)]
+    masks = keep_masks(scores, amount, is_global=is_global)
+    if amount == 1:
+        assert not any(bool(mask.any()) for mask in masks)
+        return
+    assert all(bool(mask[-1]) for mask in masks)
+    n, gone = sum(sizes), sum(int((~mask).sum()) for mask in masks)
+    if is_global:
+        assert gone == min(round(amount * n), n - len(sizes))
+    else:
+        assert gone == sum(min(round(amount * size), size - 1) for size in sizes)
+
+
+@pytest.mark.parametrize("amount", [0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("animal", ZOO)
+def test_amount_is_a_share_of_all_weights(animal: str, amount: float) -> None:
+    model = ZOO[animal]().model
+    small = prune(model, amount)
+    n = sum(one.parameter.numel() for one in select(model).targets)
+    before = n_zeros(model)
+    assert n_zeros(small) == max(before, round(amount * n))
+    assert all(one.is_pruned for one in record_of(small).tensors.values())
+
+
+def test_zeros_count_and_go_first() -> None:
+    once = prune(ZOO["perceptron"]().model, 0.5)
+    assert n_zeros(once) == round(0.5 * 324)
+    further = prune(once, 0.75)
+    assert n_zeros(further) == round(0.75 * 324)
+    assert all(bool((b == 0)[a == 0].all()) for a, b in zip(once.parameters(), further.parameters(), strict=True))
+    back = prune(further, 0.25)
+    assert all(torch.equal(a, b) for a, b in zip(further.parameters(), back.parameters(), strict=True))
+    # Whatever the criterion: what is zero already goes before anything else.
+    assert n_zeros(prune(once, 0.5, criterion="random")) == round(0.5 * 324)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_grid_outlives_pruning(bits: int) -> None:
+    before = quantize(ZOO["perceptron"]().model, bits)
+    after = prune(before, 0.7)
+    assert n_zeros(after) == max(n_zeros(before), round(0.7 * 324))
+    for name, promise in record_of(after).tensors.items():
+        assert promise.is_pruned
+        assert promise.grid == record_of(before).tensors[name].grid
+
+
+def test_a_codebook_gets_zero() -> None:
+    before = cluster(ZOO["perceptron"]().model, 4)
+    after = prune(before, 0.7)
+    for name, promise in record_of(after).tensors.items():
+        assert promise.codebook is not None
+        earlier = record_of(before).tensors[name].codebook
+        assert earlier is not None
+        assert promise.codebook.values.tolist() == sorted([*earlier.values.tolist(), 0.0])
+
+
+def test_gradually_arrives_at_the_amount() -> None:
+    animal = ZOO["perceptron"]()
+    small = prune(animal.model, 0.8, schedule="gradual", data=animal.data, finetune=4)
+    assert n_zeros(small) == round(0.8 * 324)
+    one = prune(animal.model, 0.8, schedule="gradual", data=animal.data, finetune=1)
+    assert n_zeros(one) == round(0.8 * 324)
+
+
+def test_gradually_is_cubic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six of eight epochs prune: shares 1 - (1 - t)^3 of 0.6, t = 1/6 ... 1."""
+    from nbcompress.compress.training import Trainer
+
+    seen: list[int] = []
+    publish = Trainer.publish
+
+    def noted(self: Trainer) -> None:
+        seen.append(n_zeros(self.model))
+        publish(self)
+
+    monkeypatch.setattr(Trainer, "publish", noted)
+    animal = ZOO["perceptron"]()
+    prune(animal.model, 0.6, schedule="gradual", data=animal.data, finetune=8)
+    shares = [0.6 * (1 - (1 - min(k / 6, 1)) ** 3) for k in range(1, 9)]
+    assert seen == [round(share * 324) for share in shares]
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.01, True, "0.5", float("nan"), float("inf")])
+def test_amount_refused(amount: object) -> None:
+    with pytest.raises(CompressionError, match="amount must be a number from 0 to 1, got"):
+        prune(two_layers(), amount)  # type: ignore[arg-type]
+
+
+DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "prune needs amount=, a share from 0 to 1, or threshold=, a magnitude, and not both"),
+        ({"amount": 0.5, "threshold": 0.1}, "and not both"),
+        ({"threshold": -1}, "threshold must be a number from 0, got -1"),
+        ({"threshold": 0.1, "criterion": "random"}, "threshold= is a magnitude for every weight"),
+        ({"threshold": 0.1, "scope": "layer"}, "threshold= is a magnitude for every weight"),
+        (
+            {"amount": 0.5, "criterion": "magnitud"},
+            "criterion must be one of .* got 'magnitud'. Did you mean 'magnitude'",
+        ),
+        (
+            {"amount": 0.5, "criterion": "hessian"},
+            "criterion='hessian' is not built yet; choose from: magnitude, random",
+        ),
+        ({"amount": 0.5, "criterion": "gradient"}, "criterion='gradient' needs data"),
+        ({"amount": 0.5, "granularity": "2:4"}, "granularity='2:4' is not built yet; choose from: weight, channel"),
+        ({"amount": 0.5, "scope": "all"}, "scope must be one of global, layer, lamp, got 'all'"),
+        ({"amount": 0.5, "schedule": "gradual"}, "schedule='gradual' prunes between epochs: pass finetune=EPOCHS"),
+        ({"threshold": 1.0, "schedule": "gradual", "data": DATA, "finetune": 1}, "'gradual' needs amount="),
+        ({"amount": 0.5, "granularity": "channel"}, "runs the model once: pass example="),
+        ({"amount": 0.5, "granularity": "channel", "schedule": "gradual"}, "cuts a share at once"),
+        ({"amount": 0.5, "finetune": -1}, "finetune must be a whole number from 0, got -1"),
+        ({"amount": 0.5, "lr": 0}, "lr must be a number above 0, got 0"),
+        ({"amount": 0.5, "seed": 1.5}, "seed must be a whole number from 0, got 1.5"),
+    ],
+)
+def test_options_refused(options: dict[str, object], text: str) -> None:
+    with pytest.raises(CompressionError, match=text):
+        prune(two_layers(), **options)  # type: ignore[arg-type]
+
+
+def test_missing_data_is_a_data_error() -> None:
+    with pytest.raises(DataError):
+        prune(two_layers(), 0.5, criterion="gradient")
+
+
+def test_gradual_comes_before_grids() -> None:
+    model = quantize(nn.Sequential(nn.Linear(3, 2)), 4)
+    with pytest.raises(CompressionError, match=r"comes before quantizing and clustering, but '0.weight' has a grid"):
+        prune(model, 0.5, schedule="gradual", data=DATA, finetune=1)
+
+
+def test_scoring_leaves_the_model_alone() -> None:
+    animal = ZOO["convolutional"]()
+    targets = select(animal.model).targets
+    targets[0].parameter.requires_grad_(False)
+    before: list[Tensor] = [one.clone() for one in animal.model.state_dict().values()]
+    scores_of(animal.model, targets, "gradient", animal.data, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, animal.model.state_dict().values(), strict=True))
+    assert animal.model.training
+    assert not targets[0].parameter.requires_grad
