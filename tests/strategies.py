@@ -59,7 +59,7 @@ def parameters(**rest: Any) -> st.SearchStrategy[Parameter]:
 
 def finite_parameters(**rest: Any) -> st.SearchStrategy[Parameter]:
     """A parameter with few values."""
-    grids = floats(**rest).filter(lambda one: one.n_values is not None)
+    grids = floats(**rest).filter(lambda one: one.n_values is not None and one.n_values <= 4)
     return st.one_of(ints(max_width=3, **rest), choices(max_size=3, **rest), grids)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_FLOOR
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 from nbcompress.errors import ParameterError, PointError
@@ -83,7 +83,9 @@ class Float(Parameter):
                 )
             if step < 2 * math.ulp(max(abs(low), abs(high))):
                 raise ParameterError(f"step is wide enough to change low and high, but got step={step!r}.", "step")
-            n_steps = int(((as_decimal(high) - as_decimal(low)) / as_decimal(step)).to_integral_value(ROUND_FLOOR))
+            ratio = (as_decimal(high) - as_decimal(low)) / as_decimal(step)
+            # A bound that was added up in floating point may miss its grid by a rounding error.
+            n_steps = int((ratio + Decimal("1e-9")).to_integral_value(ROUND_FLOOR))
             if n_steps == 0 and low < high:
                 raise ParameterError(f"step is at most high - low = {high - low!r}, but got step={step!r}.", "step")
             if n_steps > LARGEST_INT:

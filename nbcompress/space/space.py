@@ -337,12 +337,13 @@ class Space:
         found += [
             f"{name!r} was {old[name]!r} and is {new[name]!r}" for name in old if name in new and old[name] != new[name]
         ]
-        if not found and list(old) != list(new):
-            found = [f"the order was {', '.join(old)} and is {', '.join(new)}"]
-        if not found:
-            return ""
-        rest = f" ({len(found) - 1} more {'differs' if len(found) == 2 else 'differ'})" if len(found) > 1 else ""
-        return f"The parameter{'s' if found[0].startswith('the order') else ''} {found[0]}{rest}."
+        if found:
+            more = len(found) - 1
+            rest = f" ({more} more {'differs' if more == 1 else 'differ'})" if more else ""
+            return f"The parameter {found[0]}{rest}."
+        if list(old) != list(new):
+            return f"The order of the parameters was {', '.join(old)} and is {', '.join(new)}."
+        return ""
 
     def __str__(self) -> str:
         """Return the declarations as a cell has them; read again they give an equal space."""

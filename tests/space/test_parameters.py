@@ -101,6 +101,8 @@ def test_high_becomes_the_last_value_of_the_grid() -> None:
     assert Float(0, 1, step=0.3).high == 0.9
     assert Int(0, 10, step=3).high == 9
     assert Float(0, 1, step=0.1).high == 1.0
+    assert Float(0.1, 0.1 + 0.2, step=0.2).high == 0.3  # 0.1 + 0.2 is a little more than 0.3
+    assert Float(0.7, 0.7 + 0.1, step=0.1).high == 0.8  # 0.7 + 0.1 is a little less than 0.8
     assert repr(Float(0, 1, step=0.3)) == "Float(0.0, 0.9, step=0.3)"
 
 
