@@ -6,7 +6,7 @@ from nbcompress.run.controls import Controls
 from nbcompress.run.engines import engine_of
 from nbcompress.run.functions import maximize, search
 from nbcompress.run.guard import Cut, Guard
-from nbcompress.run.keeping import FolderShelf, Handle, MemoryShelf, give_shelf
+from nbcompress.run.keeping import FolderShelf, MemoryShelf, give_shelf
 from nbcompress.run.limits import parse_until, seconds_of
 from nbcompress.run.loop import run
 from nbcompress.run.observers import Ending, Observer
@@ -24,7 +24,6 @@ __all__ = [
     "Evaluate",
     "FolderShelf",
     "Guard",
-    "Handle",
     "MemoryShelf",
     "Observer",
     "Outcome",

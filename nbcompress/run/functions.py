@@ -6,13 +6,10 @@ import hashlib
 import inspect
 import logging
 import os
-import platform
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbcompress._version import __version__
 from nbcompress.errors import GoalError
 from nbcompress.run.controls import Controls
 from nbcompress.run.engines import engine_of
@@ -22,6 +19,7 @@ from nbcompress.run.loop import run
 from nbcompress.run.metrics import refused
 from nbcompress.run.observers import Observer
 from nbcompress.run.outcome import Assignment, Outcome
+from nbcompress.run.provenance import provenance
 from nbcompress.run.pruner import Pruner
 from nbcompress.run.trial_context import TrialContext
 from nbcompress.run.trial_run import run_trial
@@ -153,11 +151,13 @@ def search(
         "engine": engine_of(engine),
     }
     opened = _opened(g, parameters, goal, study, storage, fresh)
-    opened.annotate(search={"seed": seed, "sampler": sampler, "engine": options["engine"].name, **versions()})
+    chosen = {"sampler": sampler, "acquisition": acquisition, "kernel": kernel, "mean": mean, "pruner": pruner}
+    numbers = {"engine": options["engine"].name, "jobs": jobs, "repeats": repeats, "seed": seed}
+    _note(opened, search={**chosen, "until": None if until is None else str(until), **numbers}, **provenance())
     if baseline is not None:
-        opened.annotate(baseline={name: float(value) for name, value in baseline.items()})
+        _note(opened, baseline={name: float(value) for name, value in baseline.items()})
     ending = run(opened, proposes, evaluate, observers=observers, controls=controls, **options)
-    opened.annotate(ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
+    _note(opened, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
     for warning in (*opened.warnings, *ending.warnings):
         _log.warning(warning)
     if ending.kind in ("same failure", "broken"):
@@ -204,16 +204,6 @@ class _Named:
         return {self.metric: self.function(**point)}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that equal points depend on, of what is loaded."""
-    found = {"nbcompress": __version__, "python": platform.python_version()}
-    for name in ("torch", "numpy", "botorch", "gpytorch"):
-        module = sys.modules.get(name)
-        if module is not None:
-            found[name] = str(getattr(module, "__version__", ""))
-    return found
-
-
 def _opened(
     g: Callable[..., Any],
     space: Space,
@@ -237,6 +227,14 @@ def _opened(
         opened = open_study(name, space, goal, storage=storage, fresh=fresh, identity=identity)
     give_shelf(opened)
     return opened
+
+
+def _note(study: Study, **facts: Any) -> None:
+    """Note facts with the study; what is noted already is not written again."""
+    known = study.record
+    changed = {name: fact for name, fact in facts.items() if known.get(name) != fact}
+    if changed:
+        study.annotate(**changed)
 
 
 def _names(names: str | Iterable[str]) -> tuple[str, ...]:

@@ -7,9 +7,7 @@ import json
 import os
 import shutil
 import sys
-import weakref
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -22,6 +20,7 @@ from nbcompress.study.trial import State, Trial
 if TYPE_CHECKING:
     from torch import nn
 
+    from nbcompress.artifact import Handle
     from nbcompress.study import Study
 
 VERSION = 1
@@ -49,39 +48,13 @@ class MemoryShelf:
         self._kept.pop(number, None)
 
 
-@dataclass(frozen=True)
-class Handle:
-    """A kept module whose class cannot be found here; it waits for a fresh instance.
-
-    Attributes:
-        path: The file.
-        kind: The name of the module's class.
-    """
-
-    path: Path
-    kind: str
-
-    def load(self, into: nn.Module) -> nn.Module:
-        """Fill `into`, a fresh instance of the original class, and return it.
-
-        Raises:
-            ArtifactError: The file does not fit, or is damaged.
-        """
-        from nbcompress.artifact import load_value
-
-        filled: nn.Module = load_value(self.path, into=into)
-        return filled
-
-    def __repr__(self) -> str:
-        return f"Handle({str(self.path)!r}): write .load(into={self.kind}()) to get the module"
-
-
 class FolderShelf:
     """Keeps each value in a file of our own format, `<folder>/<number>/<name>.nbz`, with a note beside it.
 
     A module's file holds no class. It is rebuilt in a copy of the notebook's module that it came from: one of the
-    same class, found by its name in the notebook, so also after a restart. In the meantime the shelf remembers a
-    value that somebody else holds anyway.
+    same class, found by its name in the notebook, so also after a restart. A module that came from none, such as one
+    that a function made, stays in memory while its trial is on the front; after a restart it is a
+    `Handle`, to be loaded into a fresh instance.
 
     Args:
         folder: Where; it need not exist.
@@ -90,7 +63,7 @@ class FolderShelf:
 
     def __init__(self, folder: Path, modules: Modules = dict) -> None:
         self._folder, self._modules = folder, modules
-        self._alive: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
+        self._held: dict[tuple[int, str], Any] = {}
 
     def put(self, number: int, name: str, value: Any) -> None:
         """Keep a value.
@@ -103,18 +76,26 @@ class FolderShelf:
 
         path = self._path(number, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        note = {"version": VERSION, "kind": _kind(value), "is_module": _is_module(value), "origin": self._origin(value)}
+        origins = [self._origin(module) for module in _modules_in(value)]
         with _whole(path) as partial:
             save_value(value, partial)
         # The note comes last: a value without one was not written to its end.
         with _whole(_note_path(path)) as partial:
-            partial.write_text(json.dumps(note), encoding="utf-8")
-        if note["is_module"]:
-            self._alive[number, name] = value
+            partial.write_text(json.dumps({"version": VERSION, "origins": origins}), encoding="utf-8")
+        if None in origins:
+            self._held[number, name] = value
 
     def get(self, number: int, name: str) -> Any:
+        """Return the value; a module whose class the notebook does not have is a `Handle`.
+
+        Raises:
+            KeyError: Nothing is kept under that number and name.
+            ArtifactError: The file is damaged, or from a newer version.
+        """
         from nbcompress.artifact import load_value
 
+        if (number, name) in self._held:
+            return self._held[number, name]
         path = self._path(number, name)
         try:
             note = json.loads(_note_path(path).read_text(encoding="utf-8"))
@@ -122,49 +103,38 @@ class FolderShelf:
             raise KeyError(f"trial {number} keeps no {name!r}") from None
         if note["version"] > VERSION:
             raise ArtifactError(f"{path} was kept by a newer nbcompress; update this one to read it.")
-        if not note["is_module"]:
-            return load_value(path)
-        alive = self._alive.get((number, name))
-        if alive is not None:
-            return alive
-        source = self._source(note)
-        if source is None:
-            return Handle(path, note["kind"])
-        value = load_value(path, into=copy.deepcopy(source))
-        self._alive[number, name] = value
-        return value
+        origins = iter(note["origins"])
+        return _with_modules(load_value(path), lambda handle: self._rebuilt(handle, next(origins, None)))
 
     def names(self, number: int) -> tuple[str, ...]:
         folder = self._folder / str(number)
-        if not folder.is_dir():
-            return ()
-        return tuple(sorted(_name_of(path) for path in folder.glob("*.json")))
+        return tuple(sorted(unquote(path.stem) for path in folder.glob("*.json"))) if folder.is_dir() else ()
 
     def drop(self, number: int) -> None:
         folder = self._folder / str(number)
         if folder.is_dir():
             shutil.rmtree(folder)
-        for key in [key for key in self._alive if key[0] == number]:
-            del self._alive[key]
+        for key in [key for key in self._held if key[0] == number]:
+            del self._held[key]
 
     def _path(self, number: int, name: str) -> Path:
         return self._folder / str(number) / f"{quote(name, safe='')}.nbz"
 
-    def _origin(self, value: Any) -> str | None:
+    def _origin(self, value: nn.Module) -> str | None:
         """Return the name of the notebook's module that a kept one is a changed copy of: the first of its class."""
-        if not _is_module(value):
-            return None
-        names = (name for name, module in self._modules().items() if type(module) is type(value))
-        return next(names, None) or next(
-            (name for name, module in self._modules().items() if _kind(module) == _kind(value)), None
-        )
+        kind = _kind(value)
+        return next((name for name, module in self._modules().items() if _kind(module) == kind), None)
 
-    def _source(self, note: Mapping[str, Any]) -> nn.Module | None:
-        modules = self._modules()
-        own = modules.get(note["origin"]) if note["origin"] else None
-        if own is not None and _kind(own) == note["kind"]:
-            return own
-        return next((module for module in modules.values() if _kind(module) == note["kind"]), None)
+    def _rebuilt(self, handle: Handle, origin: str | None) -> Any:
+        modules = dict(self._modules())
+        first = {origin: modules.pop(origin)} if origin is not None and origin in modules else {}
+        for module in (first | modules).values():
+            if _kind(module) == handle.class_name:
+                try:
+                    return handle.load(into=copy.deepcopy(module))
+                except ArtifactError:  # the notebook's class of that name has changed, or has other sizes
+                    continue
+        return handle
 
 
 class Keeper:
@@ -235,14 +205,31 @@ def _note_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _name_of(path: Path) -> str:
-    return unquote(path.stem)
-
-
-def _is_module(value: Any) -> bool:
+def _modules_in(value: Any) -> Iterator[nn.Module]:
+    """Yield the modules of a value in the order in which they lie in its file."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.nn.Module)
+    if torch is not None and isinstance(value, torch.nn.Module):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _modules_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _modules_in(part)
 
 
-def _kind(value: Any) -> str:
-    return type(value).__qualname__
+def _with_modules(value: Any, rebuilt: Callable[[Handle], Any]) -> Any:
+    """Return a loaded value with its handles replaced."""
+    from nbcompress.artifact import Handle
+
+    if isinstance(value, Handle):
+        return rebuilt(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_modules(part, rebuilt) for part in value)
+    if isinstance(value, dict):
+        return {key: _with_modules(part, rebuilt) for key, part in value.items()}
+    return value
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__

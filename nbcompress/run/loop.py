@@ -150,7 +150,7 @@ def run(
 
 
 def _check_gain(proposer: Proposer, until: GainBelow) -> None:
-    from nbcompress.optimize.samplers.gp import GaussianProcessProposer
+    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 
     if not isinstance(proposer, GaussianProcessProposer):
         raise SearchError(

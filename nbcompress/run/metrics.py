@@ -55,7 +55,7 @@ def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     kind = type(value).__name__
     if shape is not None:
-        return f"a {kind} of shape {tuple(shape)}. Take one value of it, such as {kind.lower()}.mean()"
+        return f"the {kind} of shape {tuple(shape)}. Take one value of it, such as its .mean()"
     text = repr(value)
     return f"the {kind} {text if len(text) <= 60 else text[:57] + '...'}"
 

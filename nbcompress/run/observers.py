@@ -33,7 +33,7 @@ class Ending:
 
 
 class Observer(Protocol):
-    """Is told what happens, after it is recorded. Every method is called on the loop's thread or the trial's."""
+    """Is told what happens, after it is recorded, on the loop's thread. A method that it lacks is not called."""
 
     def trial_started(self, trial: Trial) -> None: ...
 
@@ -53,8 +53,11 @@ class Observers:
 
     def tell(self, event: str, *arguments: Any) -> None:
         for observer in tuple(self._observers):
+            method = getattr(observer, event, None)
+            if method is None:
+                continue
             try:
-                getattr(observer, event)(*arguments)
+                method(*arguments)
             except Exception as error:
                 self._observers.remove(observer)
                 name = type(observer).__name__

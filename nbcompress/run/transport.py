@@ -23,6 +23,8 @@ def pack(value: Any, engine: str) -> bytes:
     """
     try:
         return bytes(cloudpickle.dumps(value))
+    except TransportError:  # it has said by itself what it is
+        raise
     except Exception as error:
         path, culprit = _culprit(value, "", _DEPTH, set())
         what = f"{path!r} (a {type(culprit).__name__})" if path else f"A {type(culprit).__name__}"

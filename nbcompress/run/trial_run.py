@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import sys
+import os
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcompress.run.guard import current_guard
+from nbcompress.run.memory import free_memory
 from nbcompress.run.outcome import Assignment, Outcome, TrialEnded
 from nbcompress.run.printing import printed_text
 from nbcompress.run.seeds import seeded
@@ -21,10 +21,8 @@ from nbcompress.study.trial import Failure, State
 Body = Callable[[TrialContext], Mapping[str, Any]]
 
 # Frames of these folders only carry the body; nobody looks for a mistake there.
-_OWN = tuple(str(Path(__file__).parent.parent / floor) for floor in ("run", "cell"))
+_OWN = tuple(f"{Path(__file__).parent.parent / floor}{os.sep}" for floor in ("run", "cell"))
 _TRACEBACK_LIMIT = 8_000
-# Collecting garbage costs some 50 ms once torch is loaded: worth it only after a trial that took longer.
-_WORTH_COLLECTING_SECONDS = 1.0
 
 
 def run_trial(body: Body, assignment: Assignment, *, goal: Goal, keep: Collection[str] | None = None) -> Outcome:
@@ -45,7 +43,7 @@ def run_trial(body: Body, assignment: Assignment, *, goal: Goal, keep: Collectio
         started = time.perf_counter()
         state, failure = _ending(body, context)
         seconds = time.perf_counter() - started
-    free_memory(seconds)
+    free_memory()
     return Outcome(
         state,
         context.values,
@@ -85,7 +83,10 @@ def failure_of(error: BaseException, *, hide_own: bool = True) -> Failure:
         half = _TRACEBACK_LIMIT // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
     # The frames hold the body's tensors; a failed trial must not keep them alive.
-    traceback.clear_frames(error.__traceback__)
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
     return Failure(type(error).__name__, str(error), text)
 
 
@@ -94,13 +95,3 @@ def _hide_own(shown: traceback.TracebackException) -> None:
     for other in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
         if other is not None:
             _hide_own(other)
-
-
-def free_memory(seconds: float) -> None:
-    """Collect what a trial of this length left in cycles, and give free CUDA memory back."""
-    torch = sys.modules.get("torch")
-    uses_cuda = torch is not None and torch.cuda.is_initialized()
-    if uses_cuda or seconds > _WORTH_COLLECTING_SECONDS:
-        gc.collect()
-    if torch is not None and uses_cuda:
-        torch.cuda.empty_cache()

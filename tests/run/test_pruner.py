@@ -1,0 +1,104 @@
+"""Early stopping, by hand-made curves."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from nbcompress.errors import SearchError
+from nbcompress.run.pruner import Judge, Pruner
+from nbcompress.study import Goal, State, Trial
+
+ONE = Goal.of(minimize=["loss"])
+TWO = Goal.of(maximize=["accuracy"], minimize=["loss"])
+
+
+def ended(number: int, values: list[float], metric: str = "loss", state: State = State.COMPLETE) -> Trial:
+    return Trial(number, state, {}, reports={metric: dict(enumerate(values))})
+
+
+def verdict(
+    rule: str, number: int, trials: list[Trial], values: list[float], metric: str = "loss", goal: Goal = ONE
+) -> str:
+    judge = Pruner(rule).judge(number, trials, goal)
+    return judge.verdict({metric: dict(enumerate(values))}, len(values) - 1) if judge else "no judge"
+
+
+def test_none_never_stops() -> None:
+    assert Pruner().judge(0, [ended(0, [1.0])], ONE) is None
+
+
+def test_unknown() -> None:
+    with pytest.raises(SearchError, match=r"A pruner is one of none, median.* Did you mean 'median'\?"):
+        Pruner("medain")
+
+
+def test_median_needs_five_trials_and_then_the_worse_half_goes() -> None:
+    trials = [ended(i, [float(i)] * 4) for i in range(5)]
+    assert verdict("median", 5, trials[:4], [99.0]) == ""
+    assert verdict("median", 5, trials, [2.0]) == ""
+    assert verdict("median", 5, trials, [2.1]) == "Behind earlier trials at step 0 in loss (median)."
+    # The best so far counts, not the latest.
+    assert verdict("median", 5, trials, [1.0, 9.0, 9.0]) == ""
+    # Nobody got that far.
+    assert verdict("median", 5, trials, [9.0] * 5) == ""
+
+
+def test_median_compares_with_whole_trials_only() -> None:
+    trials = [ended(i, [0.0], state=State.STOPPED) for i in range(9)]
+    assert verdict("median", 9, trials, [9.0]) == ""
+
+
+@pytest.mark.parametrize(
+    ("n", "is_rung"), [(1, True), (2, False), (3, True), (4, False), (8, False), (9, True), (27, True)]
+)
+def test_asha_decides_on_rungs(n: int, is_rung: bool) -> None:
+    trials = [ended(0, [0.0] * 30)]
+    assert bool(verdict("asha", 1, trials, [1.0] * n)) is is_rung
+
+
+def test_asha_lets_the_best_third_go_on() -> None:
+    trials = [ended(i, [float(i)], state=State.STOPPED) for i in range(8)]
+    # With this one there are nine: the best three go on.
+    assert verdict("asha", 8, trials, [1.5]) == ""
+    assert verdict("asha", 8, trials, [2.5]) != ""
+    # Alone, nobody is behind.
+    assert verdict("asha", 0, [], [9.0]) == ""
+
+
+def test_maximized_objectives_turn_the_sign() -> None:
+    goal = Goal.of(maximize=["accuracy"])
+    trials = [ended(0, [0.9], "accuracy")]
+    assert verdict("asha", 1, trials, [0.95], "accuracy", goal) == ""
+    assert verdict("asha", 1, trials, [0.5], "accuracy", goal) != ""
+
+
+def test_with_several_objectives_one_lead_is_enough() -> None:
+    trials = [Trial(0, State.COMPLETE, {}, reports={"accuracy": {0: 0.9}, "loss": {0: 1.0}})]
+    judge = Pruner("asha").judge(1, trials, TWO)
+    assert judge is not None
+    assert judge.verdict({"accuracy": {0: 0.95}, "loss": {0: 9.0}}, 0) == ""
+    assert judge.verdict({"accuracy": {0: 0.5}, "loss": {0: 0.5}}, 0) == ""
+    both = judge.verdict({"accuracy": {0: 0.5}, "loss": {0: 9.0}}, 0)
+    assert both == "Behind earlier trials at step 0 in accuracy and loss (asha)."
+
+
+def test_metrics_that_are_no_objectives_do_not_decide() -> None:
+    trials = [ended(0, [0.0], "grad")]
+    assert verdict("asha", 1, trials, [9.0], "grad") == ""
+
+
+def test_hyperband_waits_for_a_whole_trial_and_then_takes_turns() -> None:
+    assert Pruner("hyperband").judge(0, [ended(0, [1.0] * 9, state=State.STOPPED)], ONE) is None
+    whole = [ended(0, [1.0] * 9)]  # nine reports: brackets that begin at 1, 3 and 9
+    judges = [Pruner("hyperband").judge(number, whole, ONE) for number in range(1, 7)]
+    assert [judge.first_rung for judge in judges if judge] == [3, 9, 1, 3, 9, 1]
+    # Rivals are those of the own bracket.
+    assert [len(judge.rivals["loss"]) for judge in judges if judge] == [0, 0, 1, 0, 0, 1]
+
+
+def test_a_judge_travels() -> None:
+    judge = Pruner("asha").judge(1, [ended(0, [1.0, 0.5])], ONE)
+    assert isinstance(judge, Judge)
+    assert pickle.loads(pickle.dumps(judge)) == judge

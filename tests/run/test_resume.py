@@ -1,0 +1,87 @@
+"""A kernel that dies in mid search: nothing that ended is lost, and the rest is as if it had lived."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbcompress.study import State, read_study
+
+# `BREAK` is the number of the trial in whose midst the process kills itself; -1 for none.
+SCRIPT = """
+import os, random, signal, sys, time
+import nbcompress as nc
+
+journal, engine, die_at, sampler = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+kernel = os.getpid()
+
+def g(x, method, k=None):
+    nc.report(size=x)
+    count = len(open(journal + ".ran").readlines()) if os.path.exists(journal + ".ran") else 0
+    with open(journal + ".ran", "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    if count == die_at:
+        os.kill(kernel, signal.SIGKILL)
+        time.sleep(60)
+    return {"loss": (x - 0.3) ** 2 + (k or 0) / 100 + random.random() / 1000}
+
+space = {
+    "x": nc.Float(0.0, 1.0),
+    "method": nc.Choice("a", "b"),
+    "k": nc.Int(1, 9, when={"method": "b"}),
+}
+nc.search(g, space, minimize=["loss"], subject_to=["size <= 0.9"], trials=9, study="s", storage=journal,
+          engine=engine, sampler=sampler, seed=3)
+"""
+
+
+def searching(folder: Path, name: str, engine: str, die_at: int = -1, sampler: str = "gp") -> int:
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(folder / name), engine, str(die_at), sampler]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.stderr == ""
+    return done.returncode
+
+
+def rows(folder: Path, name: str) -> list[tuple[Any, ...]]:
+    study = read_study("s", folder / name)
+    return [(one.number, one.state, dict(one.params), dict(one.values), one.seed) for one in study.all_trials]
+
+
+@pytest.mark.parametrize("engine", ["inline", "process"])
+def test_killed_in_mid_search(engine: str, tmp_path: Path) -> None:
+    assert searching(tmp_path, "unbroken", engine) == 0
+    assert searching(tmp_path, "broken", engine, die_at=6) == -signal.SIGKILL
+    study = read_study("s", tmp_path / "broken")
+    assert [one.state for one in study.all_trials][6] is State.INTERRUPTED
+    assert len(study.all_trials) == 7
+    if engine == "process":
+        wait_for_death(tmp_path / "broken.ran")
+    assert searching(tmp_path, "broken", engine) == 0
+    assert rows(tmp_path, "broken") == rows(tmp_path, "unbroken")
+    assert len(read_study("s", tmp_path / "broken").trials) == 9
+    # And again: nothing runs.
+    ran = (tmp_path / "broken.ran").read_text()
+    assert searching(tmp_path, "broken", engine) == 0
+    assert (tmp_path / "broken.ran").read_text() == ran
+
+
+def wait_for_death(ran: Path) -> None:
+    """Wait until the last trial's process has noticed that its kernel is gone."""
+    last = int(ran.read_text().split()[-1])
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            os.kill(last, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the trial outlived its kernel")

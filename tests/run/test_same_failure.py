@@ -1,0 +1,43 @@
+"""When a search has a mistake rather than bad luck."""
+
+from __future__ import annotations
+
+from nbcompress.run.same_failure import same_failure
+from nbcompress.study import Failure, State, Trial
+
+
+def failed(number: int, message: str = "boom") -> Trial:
+    return Trial(number, State.FAILED, {}, failure=Failure("ValueError", message))
+
+
+def test_three_equal_ones_at_the_beginning() -> None:
+    trials = [failed(0), failed(1), failed(2)]
+    assert same_failure(trials[:2], 2) is None
+    assert same_failure(trials, 3) == Failure("ValueError", "boom")
+
+
+def test_addresses_do_not_tell_errors_apart() -> None:
+    assert same_failure([failed(i, f"<Net at 0x7f{i}a>") for i in range(3)], 3) is not None
+
+
+def test_different_ones_go_on() -> None:
+    assert same_failure([failed(0), failed(1, "bang"), failed(2)], 3) is None
+
+
+def test_a_success_means_that_it_can_work() -> None:
+    assert same_failure([Trial(0, State.COMPLETE, {}), failed(1), failed(2), failed(3)], 3) is None
+    assert same_failure([failed(0), failed(1), Trial(2, State.INFEASIBLE, {})], 3) is None
+
+
+def test_later_ones_go_on() -> None:
+    assert same_failure([failed(0, "bang"), *[failed(i) for i in range(1, 4)]], 4) is None
+
+
+def test_continued_without_a_repair_it_ends_after_one_more() -> None:
+    assert same_failure([failed(i) for i in range(3)], 0) is None
+    assert same_failure([failed(i) for i in range(4)], 1) is not None
+
+
+def test_interrupted_ones_say_nothing() -> None:
+    trials = [failed(0), Trial(1, State.INTERRUPTED, {}), failed(2), failed(3)]
+    assert same_failure(trials, 3) is not None
