@@ -1,0 +1,342 @@
+"""Whatever is not exactly a file of ours, for exactly this model, is refused, and the instance stays as it was."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+import zlib
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packed_zoo import CASES, Convolutional, Perceptron
+from safetensors.torch import save_file
+from torch import nn
+
+import nbcompress as nc
+from nbcompress.artifact import load, save, save_value
+from nbcompress.artifact.binary import Row
+from nbcompress.artifact.container import opened, sealed
+from nbcompress.artifact.files import MODEL, load_contents
+from nbcompress.artifact.header import Entry, GridHead, Header, check_of_name, check_of_names, write_header
+from nbcompress.artifact.packed import pack, unpack
+from nbcompress.compress.record import Surgery
+from nbcompress.errors import ArtifactError
+
+
+class Tiny(nn.Module):
+    def __init__(self, n: int = 3) -> None:
+        super().__init__()
+        self.a = nn.Linear(n, 4)
+        self.b = nn.Linear(4, 2)
+
+
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    return nc.quantize(nc.prune(Tiny(), amount=0.5), bits=3, granularity="tensor")
+
+
+def resealed(contents: bytes) -> bytes:
+    """A file whose checksum agrees, whatever it holds: as one who attacks it would write."""
+    return b"".join(sealed(MODEL, [contents]))
+
+
+def state_of(model: nn.Module) -> list[bytes]:
+    return [tensor.numpy().tobytes() for tensor in model.state_dict().values()]
+
+
+def test_every_changed_byte_is_found(tmp_path: Path) -> None:
+    whole = save(tiny(), tmp_path / "model.nbz").read_bytes()
+    instance = Tiny()
+    before = state_of(instance)
+    path = tmp_path / "changed.nbz"
+    for place in range(len(whole)):
+        for flip in (0x01, 0x80):
+            changed = bytearray(whole)
+            changed[place] ^= flip
+            path.write_bytes(changed)
+            with pytest.raises(ArtifactError):
+                load(path, instance)
+    assert state_of(instance) == before
+    assert "_nbcompress_record" not in instance.__dict__
+
+
+def test_every_truncation_is_found(tmp_path: Path) -> None:
+    whole = save(tiny(), tmp_path / "model.nbz").read_bytes()
+    path = tmp_path / "short.nbz"
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ArtifactError):
+            load(path, Tiny())
+    path.write_bytes(whole[:-20])
+    with pytest.raises(ArtifactError, match=f"is truncated: it should have {len(whole)} bytes, but has"):
+        load(path, Tiny())
+
+
+PACKED = list(map(bytes, pack(tiny()).parts))
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_contents_are_read_without_trust(data: st.DataObject) -> None:
+    """With a checksum that agrees, contents either load or are refused; nothing else may come out."""
+    contents = bytearray(opened(b"".join(sealed(MODEL, PACKED)), MODEL, Path("x")))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(contents) - 1))
+        what = data.draw(st.sampled_from(["change", "cut", "insert"]))
+        if what == "change":
+            contents[place] = data.draw(st.integers(0, 255))
+        elif what == "cut":
+            del contents[place : place + data.draw(st.integers(1, 20))]
+        else:
+            contents[place:place] = data.draw(st.binary(min_size=1, max_size=20))
+    instance = Tiny()
+    before = state_of(instance)
+    try:
+        load_contents(memoryview(bytes(contents)), instance)
+    except ArtifactError:
+        assert state_of(instance) == before
+
+
+WEIGHTS = {"a": torch.ones(2)}
+
+
+def _zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", "b")
+
+
+def _numpy(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+
+
+def _newer(path: Path) -> None:
+    path.write_bytes(save(tiny(), path).read_bytes().replace(b'"nbcompress":"1"', b'"nbcompress":"2"'))
+
+
+FOREIGN = {
+    "torch.save": lambda path: torch.save(WEIGHTS, path),
+    "old torch.save": lambda path: torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False),
+    "pickle": lambda path: path.write_bytes(pickle.dumps(WEIGHTS)),
+    "zip": _zip,
+    "safetensors": lambda path: save_file(WEIGHTS, path),
+    "long safetensors": lambda path: save_file({f"weight.of.layer.{n}": torch.ones(2) for n in range(200)}, path),
+    "numpy": _numpy,
+    "text": lambda path: path.write_text("import os\n" * 20),
+    "nothing": lambda path: path.write_bytes(b""),
+    "zeros": lambda path: path.write_bytes(bytes(500)),
+    "deep": lambda path: path.write_bytes((4000).to_bytes(8, "little") + b"{" + b"[" * 3999),
+    "newer": _newer,
+    "value": lambda path: save_value({"a": 1}, path),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("torch.save", r"not a file of nbcompress, but a zip archive, such as torch\.save writes"),
+        ("old torch.save", "not a file of nbcompress, but a pickle"),
+        ("pickle", "not a file of nbcompress, but a pickle"),
+        ("zip", "but a zip archive"),
+        ("safetensors", r"is a safetensors file, but not of nbcompress: load it with safetensors\.torch"),
+        ("long safetensors", "not a file of nbcompress, though it may be safetensors"),
+        ("numpy", "but an array of NumPy"),
+        ("text", r"not a file of nbcompress \(it has 200 bytes\)"),
+        ("nothing", "is empty"),
+        ("zeros", "not a file of nbcompress"),
+        ("deep", "is damaged: its first text cannot be read"),
+        ("newer", "has version 2, and this nbcompress reads up to version 1: update nbcompress"),
+        ("value", r"must hold a model, but it holds value: read kept values with load_value"),
+    ],
+)
+def test_foreign_files_are_told_apart(kind: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    FOREIGN[kind](path)
+    with pytest.raises(ArtifactError, match=text):
+        load(path, Tiny())
+
+
+@pytest.mark.parametrize(("name", "text"), [("no.nbz", "No such file"), (".", "Is a directory")])
+def test_what_cannot_be_read(name: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=f"cannot be read: {text}"):
+        load(tmp_path / name, Tiny())
+
+
+class Other(Tiny):
+    pass
+
+
+class Renamed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 4)
+        self.c = nn.Linear(4, 2)
+
+
+class Longer(Tiny):
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Linear(2, 2)
+
+
+Renamed.__name__ = Longer.__name__ = "Tiny"
+
+
+@pytest.mark.parametrize(
+    ("instance", "text"),
+    [
+        (Other, r"the file holds a Tiny and the instance is a Other: give load\(\) a fresh Tiny$"),
+        (lambda: Tiny(5), r"'a\.weight' has shape \(4, 3\) in the file and \(4, 5\) in this Tiny"),
+        (Renamed, r"tensor 2 of the file, of shape \(2, 4\), is not the 'c\.weight' of this Tiny"),
+        (Longer, r"the file has 4 tensors and this Tiny has 6; 'c\.weight' is not in the file"),
+        (
+            lambda: Tiny().double(),
+            r"'a\.weight' is float32 in the file and float64 in this Tiny: .*\.to\(torch\.float32\)",
+        ),
+        (lambda: {}, r"the file holds a Tiny and the instance is a dict"),
+    ],
+)
+def test_the_first_difference_is_named(instance, text: str, tmp_path: Path) -> None:
+    path = save(tiny(), tmp_path / "model.nbz")
+    given_one = instance()
+    with pytest.raises(ArtifactError, match=text):
+        load(path, given_one)
+
+
+def test_a_cut_that_does_not_fit_leaves_the_instance_whole(tmp_path: Path) -> None:
+    case = next(one for one in CASES if one.name == "perceptron-low-rank")
+    path = save(case.make(), tmp_path / "model.nbz")
+
+    class Smaller(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(24, 40), nn.Linear(40, 30)
+
+    Smaller.__name__ = "Perceptron"
+    instance = Smaller()
+    with pytest.raises(ArtifactError, match=r"the file's model was cut, and this Perceptron cannot be: .*'fc3'"):
+        load(path, instance)
+    assert isinstance(instance.fc1, nn.Linear)
+
+
+def hostile(header: Header) -> bytes:
+    row = Row()
+    row.block(write_header(header))
+    row.number(0)
+    return bytes(row.data)
+
+
+def names_of(model: nn.Module) -> tuple[list[str], bytes]:
+    names = list(model.state_dict())
+    return names, check_of_names(names)
+
+
+HUGE = 1 << 40
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": (HUGE, HUGE)},
+        {"shape": (4, 3), "n_values": 65536},
+        {"shape": (4, 3), "grid": GridHead(8, "affine", HUGE)},
+        {"shape": (4, 3), "grid": GridHead(1, "affine", "tensor")},
+        {"shape": (4, 3), "grid": GridHead(2, "symmetric", "channel")},
+    ],
+    ids=str,
+)
+def test_hostile_tensors_are_refused_before_they_take_memory(change: dict[str, object]) -> None:
+    names, check = names_of(Tiny())
+    shapes = [tuple(tensor.shape) for tensor in Tiny().state_dict().values()]
+    entries = [Entry(check_of_name(name), None, shape) for name, shape in zip(names, shapes, strict=True)]
+    entries[0] = Entry(check_of_name(names[0]), None, **change)  # type: ignore[arg-type]
+    instance = Tiny()
+    before = state_of(instance)
+    with pytest.raises(ArtifactError):
+        load_contents(memoryview(hostile(Header("Tiny", check, tuple(entries)))), instance)
+    assert state_of(instance) == before
+
+
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [
+        (Surgery("cut", "a", {"weight": (HUGE, HUGE)}), "its surgery has .* numbers, the instance only"),
+        (Surgery("cut", "a", {"weight": (5, 3)}), "can only be cut"),
+        (Surgery("cut", "nowhere", {"weight": (1, 1)}), "no module 'nowhere'"),
+        (Surgery("cut", "a", {}, {"training": 0}), "no number 'training'"),
+        (Surgery("cut", "a", {}, {"forward": 0}), "no number 'forward'"),
+        (Surgery("factorize", "a", {}, {"rank": HUGE}), "rank"),
+        (Surgery("factorize", "a", {}, {"rank": 0}), "rank"),
+    ],
+    ids=str,
+)
+def test_hostile_surgery_is_refused(step: Surgery, text: str) -> None:
+    names, check = names_of(Tiny())
+    entries = tuple(Entry(check_of_name(name), None, (1,)) for name in names)
+    instance = Tiny()
+    before = state_of(instance)
+    with pytest.raises(ArtifactError, match=text):
+        load_contents(memoryview(hostile(Header("Tiny", check, entries, surgery=(step,)))), instance)
+    assert state_of(instance) == before
+    assert instance.a.training is True
+
+
+def test_a_bomb_in_the_header_is_refused() -> None:
+    packer = zlib.compressobj(9, wbits=-15)
+    bomb = packer.compress(bytes(1 << 27)) + packer.flush()
+    row = Row()
+    row.block(b"\x02" + bomb)
+    with pytest.raises(ArtifactError, match="does not unpack to its end"):
+        unpack(memoryview(bytes(row.data)))
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        "[" * 3000,
+        "[1",
+        "[[],{}]x",
+        '[[["cut","a",{"w":[1e400]},{}]],{}]',
+        '[[["run","a",{},{}]],{}]',
+        '[[],{"a":1}]',
+        '[[["cut","a",{"w":[-1]},{}]],{}]',
+        "[" + "9" * 5000 + "]",
+        "null",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_hostile_json_is_refused(extras: str) -> None:
+    header = write_header(Header("Tiny", b"abcd", ()))
+    assert header[0] == 0  # not deflated
+    row, inner = Row(), Row()
+    inner.data += header
+    inner.text(extras)
+    row.block(bytes(inner.data))
+    with pytest.raises(ArtifactError, match="surgery in its header cannot be read"):
+        unpack(memoryview(bytes(row.data)))
+
+
+def test_a_checksum_covers_the_text_too(tmp_path: Path) -> None:
+    path = save(tiny(), tmp_path / "model.nbz")
+    whole = path.read_bytes()
+    # The padding after the text may be any white space for a reader of JSON.
+    n_text = int.from_bytes(whole[:8], "little")
+    text = whole[8 : 8 + n_text]
+    assert json.loads(text)["__metadata__"] == {"nbcompress": "1"}
+    changed = whole[:8] + text[:-1] + b"\n" + whole[8 + n_text :] if text.endswith(b" ") else None
+    if changed is not None:
+        path.write_bytes(changed)
+        with pytest.raises(ArtifactError, match="checksum does not agree"):
+            load(path, Tiny())
+    assert blake2b(whole[:-8], digest_size=8).digest() == whole[-8:]
+
+
+def test_unknown_models_and_convolutions_do_not_mix(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="the file holds a Convolutional and the instance is a Perceptron"):
+        load(save(Convolutional(), tmp_path / "model.nbz"), Perceptron())
