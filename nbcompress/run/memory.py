@@ -11,7 +11,6 @@ import psutil
 # some 50 ms once torch is loaded, so it waits until the process has grown by this much.
 _GROWTH_BYTES = 32 * 2**20
 
-_process = psutil.Process()
 _size_after_last = 0
 
 
@@ -28,4 +27,4 @@ def free_memory() -> None:
 
 
 def _size() -> int:
-    return int(_process.memory_info().rss)
+    return int(psutil.Process().memory_info().rss)
