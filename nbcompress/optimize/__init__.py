@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from nbcompress.optimize.history import History, Proposal
+from nbcompress.optimize.insight import Calibration, Slice, importance, leave_one_out, slice_of
 from nbcompress.optimize.optimizer import Optimizer
 from nbcompress.optimize.proposers import proposer, samplers
 from nbcompress.optimize.protocol import Proposer
 
-__all__ = ["History", "Optimizer", "Proposal", "Proposer", "proposer", "samplers"]
+__all__ = [
+    "Calibration",
+    "History",
+    "Optimizer",
+    "Proposal",
+    "Proposer",
+    "Slice",
+    "importance",
+    "leave_one_out",
+    "proposer",
+    "samplers",
+    "slice_of",
+]

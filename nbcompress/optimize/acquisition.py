@@ -42,7 +42,7 @@ Formula = Callable[[Array, Array], tuple[Array, Array, Array]]
 
 def log_density(z: Array) -> Array:
     """Return log phi(z)."""
-    return -0.5 * z * z - _LOG_SQRT_2PI
+    return np.asarray(-0.5 * z * z - _LOG_SQRT_2PI)
 
 
 def log_h(z: Array) -> Array:
@@ -121,7 +121,10 @@ class Sum:
     terms: Sequence[Acquisition]
 
     def score(self, features: Array) -> Array:
-        return np.sum([term.score(features) for term in self.terms], axis=0, initial=0.0) + np.zeros(len(features))
+        total = np.zeros(len(features))
+        for term in self.terms:
+            total = total + term.score(features)
+        return total
 
     def score_with_gradient(self, feature: Array) -> tuple[float, Array]:
         total, gradient = 0.0, np.zeros_like(feature)

@@ -34,6 +34,7 @@ class Axes:
         self.is_continuous: Flags = np.array([one.is_continuous for one in parameters], dtype=bool)
         self.is_ordered: Flags = np.array([one.is_ordered for one in parameters], dtype=bool)
         self.is_conditional: Flags = np.array([bool(space.parents(name)) for name in self.names], dtype=bool)
+        self.n_points: int | None = space.n_points
         self.n_values = [one.n_values for one in parameters]
         self.levels: list[Array | None] = [
             np.array(sorted(one.to_unit(value) for value in one.values()))
@@ -116,7 +117,7 @@ class Axes:
         rows = np.repeat(row[None], len(levels), axis=0)
         rows[:, i] = levels
         rows = self.snap(rows) if self.levels[i] is None else rows
-        return rows[rows[:, i] != row[i]]
+        return np.asarray(rows[rows[:, i] != row[i]])
 
     def all_rows(self) -> Array:
         """Return the full rows of every point of a finite space."""

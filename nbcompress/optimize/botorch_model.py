@@ -26,15 +26,17 @@ with warnings.catch_warnings():
     import gpytorch
     import torch
     from botorch.acquisition.multi_objective import logei as botorch_logei
-    from botorch.models import ModelListGP, SingleTaskGP
-    from botorch.sampling import SobolQMCNormalSampler
+    from botorch.models.gp_regression import SingleTaskGP
+    from botorch.models.model_list_gp_regression import ModelListGP
+    from botorch.sampling.normal import SobolQMCNormalSampler
     from gpytorch.constraints import GreaterThan
     from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
     from gpytorch.likelihoods import GaussianLikelihood
     from gpytorch.means import ConstantMean, LinearMean, Mean, ZeroMean
     from linear_operator.utils.warnings import NumericalWarning
 
-N_SAMPLES = 64
+# Quasi-random samples of the front; its boxes are worked out for every one of them, which is what costs.
+N_SAMPLES = 32
 # Rows scored at once; a bound on memory, since every row meets every sample and every box.
 CHUNK = 128
 
@@ -128,7 +130,7 @@ class NoisyHypervolume:
 
     def score(self, features: Array) -> Array:
         with _settings(), torch.no_grad():
-            parts = [self._function(part[:, None]) for part in tensor(features).split(CHUNK)]
+            parts = [self._function(part[:, None]) for part in torch.split(tensor(features), CHUNK)]
         return np.asarray(torch.cat(parts).numpy() if parts else np.empty(0))
 
     def score_with_gradient(self, feature: Array) -> tuple[float, Array]:

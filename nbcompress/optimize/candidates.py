@@ -9,6 +9,8 @@ A discrete coordinate is never moved to a value in between and rounded. A small 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.optimize import minimize
 
@@ -19,13 +21,8 @@ from nbcompress.optimize.history import Array
 from nbcompress.optimize.proposers.sobol import sobol_rows
 from nbcompress.optimize.protocol import Unseen
 
-# Sizes of the batch and of the local search; heuristics.
-N_SPREAD = 1024
-N_NEIGHBOURS = 64
-N_POLISHED = 5
-N_ROUNDS = 3
 MAX_WHOLE = 2048
-POLISH_ITERATIONS = 40
+N_ROUNDS = 3
 # Neighbours move each coordinate by these shares of the axis, in turn; and about this many coordinates at a time.
 NEIGHBOUR_WIDTHS = (0.2, 0.05, 0.01)
 MOVED_AT_ONCE = 4.0
@@ -33,15 +30,36 @@ MOVED_AT_ONCE = 4.0
 APART = 0.05
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How hard to search; the numbers are heuristics.
+
+    Attributes:
+        n_spread: Points of the quasi-random set, a power of two.
+        n_neighbours: Neighbours of each of the best known points.
+        n_polished: Places that are climbed from.
+        iterations: Of one climb along the continuous coordinates.
+    """
+
+    n_spread: int = 1024
+    n_neighbours: int = 64
+    n_polished: int = 5
+    iterations: int = 40
+
+
+# For an acquisition that costs milliseconds a point (Monte-Carlo samples), not microseconds.
+SPARING = Effort(n_spread=128, n_neighbours=16, n_polished=2, iterations=15)
+
+
 class CandidateSearch:
     """The search for one proposal."""
 
     def __init__(
-        self, embedding: Embedding, acquisition: Acquisition, unseen: Unseen, rng: np.random.Generator, n_spread: int
+        self, embedding: Embedding, acquisition: Acquisition, unseen: Unseen, rng: np.random.Generator, effort: Effort
     ) -> None:
         self.axes: Axes = embedding.axes
         self.embedding, self.acquisition, self.unseen, self.rng = embedding, acquisition, unseen, rng
-        self.n_spread = n_spread
+        self.effort = effort
 
     def best(self, near: Array) -> tuple[Array, float]:
         """Return the full row of the unseen point with the largest acquisition found, and its value.
@@ -49,13 +67,15 @@ class CandidateSearch:
         Args:
             near: Shape `(b, d)`; full rows of the best known points.
         """
-        n_points = self.axes.space.n_points
+        n_points = self.axes.n_points
         if n_points is not None and n_points <= MAX_WHOLE:
             rows = self.unseen.keep(self.axes.all_rows())
             scores = self._score(rows)
             best = int(scores.argmax())
             return rows[best], float(scores[best])
-        rows = np.vstack([sobol_rows(self.axes, self.rng, self.n_spread), *[self._neighbours(row) for row in near]])
+        rows = np.vstack(
+            [sobol_rows(self.axes, self.rng, self.effort.n_spread), *[self._neighbours(row) for row in near]]
+        )
         rows = self.unseen.keep(rows)
         if len(rows) == 0:
             rows = self.axes.rows([self.unseen.draw(self.rng)])
@@ -69,10 +89,11 @@ class CandidateSearch:
         return np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
     def _neighbours(self, row: Array) -> Array:
-        shape = (N_NEIGHBOURS, self.axes.d)
+        n = self.effort.n_neighbours
+        shape = (n, self.axes.d)
         moved = self.rng.random(shape) < min(1.0, MOVED_AT_ONCE / self.axes.d)
-        moved[np.arange(N_NEIGHBOURS), self.rng.integers(self.axes.d, size=N_NEIGHBOURS)] = True
-        width = np.resize(NEIGHBOUR_WIDTHS, N_NEIGHBOURS)[:, None]
+        moved[np.arange(n), self.rng.integers(self.axes.d, size=n)] = True
+        width = np.resize(NEIGHBOUR_WIDTHS, n)[:, None]
         near = self.axes.snap(row + width * self.rng.standard_normal(shape))
         # Any other value of an unordered choice is as near as the next; what a choice activates comes from anywhere.
         anywhere = self.axes.spread(self.rng.random(shape))
@@ -82,10 +103,10 @@ class CandidateSearch:
     def _apart(self, rows: Array, scores: Array) -> list[int]:
         """Return the indices of the best few rows that are not all in one place."""
         chosen: list[int] = []
-        for i in np.argsort(-scores, kind="stable")[: 20 * N_POLISHED].tolist():
+        for i in np.argsort(-scores, kind="stable")[: 20 * self.effort.n_polished].tolist():
             if all(np.abs(rows[i] - rows[j]).max(initial=0.0) > APART for j in chosen):
                 chosen.append(i)
-            if len(chosen) == N_POLISHED:
+            if len(chosen) == self.effort.n_polished:
                 break
         return chosen
 
@@ -114,7 +135,7 @@ class CandidateSearch:
 
         found = minimize(
             loss, row[free], jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(free),
-            options={"maxiter": POLISH_ITERATIONS},
+            options={"maxiter": self.effort.iterations},
         )  # fmt: skip
         better = row.copy()
         better[free] = np.clip(found.x, 0.0, 1.0)

@@ -34,7 +34,7 @@ from nbcompress.optimize.surrogate import (
 # Distances grow with the root of the dimension, so lengthscales do; a longer prior gets stuck on Hartmann 6.
 LENGTHSCALE_MEDIAN, LENGTHSCALE_WIDTH = 0.25, 0.8
 SIGNAL_MEDIAN, SIGNAL_WIDTH = 1.0, 1.0
-NOISE_MEDIAN, NOISE_WIDTH = 1e-4, 3.0
+NOISE_MEDIAN, NOISE_WIDTH = 1e-5, 3.0
 LENGTHSCALE_BOUNDS = (0.02, 50.0)
 SIGNAL_BOUNDS = (1e-2, 1e2)
 NOISE_BOUNDS = (NOISE_FLOOR, 2.0)

@@ -24,7 +24,7 @@ from nbcompress.optimize.acquisition import log_expected_improvement
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogate import GaussianProcess
 
-# How far behind the worst of the front the reference lies, as a share of the front's extent; BoTorch's rule too.
+# How far behind the worst known the reference lies, as a share of the extent of the losses. A heuristic.
 REFERENCE_MARGIN = 0.1
 # Strips thinner than this share of the plane's extent hold no hypervolume worth a logarithm.
 THIN = 1e-12
@@ -38,11 +38,13 @@ def is_efficient(losses: Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 
 def reference_point(losses: Array) -> Array:
-    """Return the reference for losses `(n, m)`: behind the front, or the worst known where the front has no extent."""
-    front = losses[is_efficient(losses)]
-    worst, extent = front.max(0), np.ptp(front, axis=0)
-    reference = worst + REFERENCE_MARGIN * extent
-    return np.asarray(np.where(extent > 0, reference, np.maximum(losses.max(0), worst + REFERENCE_MARGIN)))
+    """Return the reference for losses `(n, m)`: behind the worst known of each, so that the ends of the front count.
+
+    A reference just behind the front (its "nadir") closes in on the first few points when these lie close together,
+    and the search then never leaves them; seen on ZDT1.
+    """
+    worst, extent = losses.max(0), np.ptp(losses, axis=0)
+    return np.asarray(worst + REFERENCE_MARGIN * np.where(extent > 0, extent, 1.0))
 
 
 @dataclass(frozen=True, eq=False)

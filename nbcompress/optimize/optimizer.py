@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nbcompress.errors import GoalError, SearchError
 from nbcompress.optimize.axes import Axes
-from nbcompress.optimize.history import History
+from nbcompress.optimize.history import History, Status
 from nbcompress.optimize.proposers import proposer
 from nbcompress.space import Point, Space
 
@@ -88,7 +87,7 @@ class Optimizer:
         """
         point = self.space.check(point)
         losses = None if values is None else self._losses(values)
-        status = "failed" if values is None else "told"
+        status: Status = "failed" if values is None else "told"
         key = self._axes.keys(self._axes.rows([point]))[0]
         old = self._history
         pending = [i for i, one in enumerate(old.status) if one == "pending"]
@@ -103,7 +102,7 @@ class Optimizer:
         self._history = History(old.points, table, old.slacks, tuple(statuses), old.notes)
 
     def _losses(self, values: Sequence[float] | float) -> list[float]:
-        given = [values] if isinstance(values, Real) else list(values)  # type: ignore[arg-type]
+        given: list[Any] = list(values) if isinstance(values, Iterable) else [values]
         if len(given) != len(self.directions):
             raise SearchError(
                 f"Tell {len(self.directions)} values, one for each direction, but got {len(given)}: {values!r}."

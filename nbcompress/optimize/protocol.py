@@ -40,7 +40,7 @@ class Unseen:
         self.axes = axes
         self.known = axes.rows(history.points)
         self._seen = set(axes.keys(self.known))
-        n_points = axes.space.n_points
+        n_points = axes.n_points
         if n_points is not None and len(self._seen) >= n_points:
             raise SpaceExhausted(
                 f"All {n_points} points of the space were tried. Widen a parameter, or add one, to go on."
@@ -59,7 +59,7 @@ class Unseen:
 
     def draw(self, rng: np.random.Generator) -> Point:
         """Return a random point that the history does not hold."""
-        is_finite = self.axes.space.n_points is not None
+        is_finite = self.axes.n_points is not None
         for attempt in count():
             if is_finite and attempt == MAX_TRIES:
                 break

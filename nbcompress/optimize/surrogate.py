@@ -99,7 +99,7 @@ class Form:
 def squared_distances(left: Array, right: Array) -> Array:
     """Return `|left_i - right_j|^2`, shape `(len(left), len(right))`, never below 0."""
     r2 = (left * left).sum(1)[:, None] + (right * right).sum(1)[None] - 2.0 * (left @ right.T)
-    return np.maximum(r2, 0.0, out=r2)
+    return np.asarray(np.maximum(r2, 0.0, out=r2))
 
 
 def inverse_factor(K: Array) -> tuple[Array, float]:

@@ -10,7 +10,7 @@ from nbcompress.errors import GoalError, did_you_mean
 from nbcompress.optimize.acquisition import ACQUISITIONS, Acquisition, Sum, Term, feasibility, improvement
 from nbcompress.optimize.axes import Axes
 from nbcompress.optimize.belief import Belief
-from nbcompress.optimize.candidates import N_SPREAD, CandidateSearch
+from nbcompress.optimize.candidates import SPARING, CandidateSearch, Effort
 from nbcompress.optimize.embedding import Embedding
 from nbcompress.optimize.history import Array, History, Proposal
 from nbcompress.optimize.hypervolume import LogHypervolumeImprovement, is_efficient, reference_point
@@ -22,13 +22,11 @@ from nbcompress.space import Space
 MAX_OBJECTIVES = 4
 # Known points whose neighbours are candidates.
 N_NEAR = 6
-# With three and four objectives every candidate costs Monte-Carlo samples.
-N_SPREAD_SAMPLED = 256
 
 
 def n_initial_points(d: int) -> int:
     """Return how many points the design has before the surrogate takes over. A heuristic."""
-    return min(10, 2 * (d + 1))
+    return min(8, 2 * (d + 1))
 
 
 class GaussianProcessProposer:
@@ -82,8 +80,8 @@ class GaussianProcessProposer:
             return self._design.propose(number, history)
         acquisition = Sum([*([gain] if gain else []), *limits])
         rng = generator(self.seed, number, purpose=2)
-        n_spread = N_SPREAD if self.n_objectives <= 2 else N_SPREAD_SAMPLED
-        search = CandidateSearch(self.embedding, acquisition, unseen, rng, n_spread)
+        effort = Effort() if self.n_objectives <= 2 else SPARING
+        search = CandidateSearch(self.embedding, acquisition, unseen, rng, effort)
         row, _ = search.best(self._near(belief))
         expected, reason = self._explain(belief, gain, limits, row)
         note: dict[str, Any] = {**belief.note, **({} if expected is None else {"gain": expected})}
