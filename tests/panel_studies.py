@@ -73,10 +73,10 @@ def digits_study(n: int = 24, seed: int = 0) -> HandMadeStudy:
     rng = random.Random(seed)
     trials = tuple(_digits_trial(number, rng) for number in range(n))
     record = {
-        "seed": 0,
+        "search": {"sampler": "gp", "seed": 0},
         "versions": {"nbcompress": "0.1.0", "torch": "2.13.0", "python": "3.11"},
         "machine": {"system": "Linux", "cores": 2},
-        "source": "%%bo_search --trials 24 --maximize accuracy --minimize kilobytes\namount = Float(0.2, 0.98)\n...",
+        "cell": "%%bo_search --trials 24 --maximize accuracy --minimize kilobytes\namount = Float(0.2, 0.98)\n...",
     }
     return HandMadeStudy("digits", goal, digits_space(), trials, record)
 
@@ -114,7 +114,9 @@ def single_study(n: int = 12) -> HandMadeStudy:
         Trial(i, State.COMPLETE, {"x": (i * 7 % n) / n}, {"loss": ((i * 7 % n) / n - 0.3) ** 2}, seconds=0.1)
         for i in range(n)
     )
-    return HandMadeStudy("parabola", Goal.of(minimize=["loss"]), Space({"x": Float(0.0, 1.0)}), trials, {"seed": 1})
+    return HandMadeStudy(
+        "parabola", Goal.of(minimize=["loss"]), Space({"x": Float(0.0, 1.0)}), trials, {"search": {"seed": 1}}
+    )
 
 
 def empty_study() -> HandMadeStudy:
@@ -155,7 +157,7 @@ def hostile_study(n: int = 30) -> HandMadeStudy:
                 reason=text,
             )
         )
-    record = {"seed": 0, HOSTILE[0]: HOSTILE[1], "source": "\n".join(HOSTILE)}
+    record = {"search": {"seed": 0}, HOSTILE[0]: HOSTILE[1], "cell": "\n".join(HOSTILE)}
     return HandMadeStudy(HOSTILE[0] + HOSTILE[3] + "x" * 10_000, Goal.of(["score"]), space, tuple(trials), record)
 
 

@@ -16,7 +16,7 @@ export class Record_ implements Part {
       return;
     }
     this.drawn = key;
-    const { source, ...known } = study.record;
+    const { cell: source, ...known } = study.record;
     const entries = Object.entries({ ...known, ...(study.baseline ? { baseline: study.baseline } : {}) });
     const rows = entries.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, user(name)), el("td", {}, user(entryText(value)))));
     this.element.replaceChildren(el("summary", {}, "Record of the experiment"), el("table", { class: "nbc-entries" }, el("tbody", {}, ...rows)));

@@ -67,7 +67,7 @@ export const STYLES = `
 .nbc-bound { stroke: var(--nbc-quiet); stroke-width: 1.2; stroke-dasharray: 5 4; }
 .nbc-base { stroke: var(--nbc-green); stroke-width: 1.4; stroke-dasharray: 2 3; }
 .nbc-star { fill: var(--nbc-green); stroke: var(--nbc-text); stroke-width: .8; }
-.nbc-line { fill: none; stroke: var(--nbc-blue); stroke-width: 2; stroke-linejoin: round; }
+.nbc-line { fill: none; stroke: color-mix(in srgb, var(--nbc-blue) 80%, var(--nbc-text)); stroke-width: 2; stroke-linejoin: round; }
 .nbc-faint { fill: var(--nbc-grey); opacity: .7; }
 .nbc-cursor { stroke: var(--nbc-text); stroke-width: 1; stroke-dasharray: 2 2; }
 .nbc-band { fill: var(--nbc-sky); opacity: .35; }

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbcompress.panels.bundle import study_bundle
+    from nbcompress.panels.ladder import Output, Panel, panel
+    from nbcompress.panels.page import study_page
     from nbcompress.panels.slices import slice_data
     from nbcompress.panels.summary import closing_line, study_text
     from nbcompress.panels.view import MIME, Course, study_view
@@ -17,9 +19,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "MIME": "view",
     "Course": "view",
+    "Output": "ladder",
+    "Panel": "ladder",
     "closing_line": "summary",
+    "panel": "ladder",
     "slice_data": "slices",
     "study_bundle": "bundle",
+    "study_page": "page",
     "study_text": "summary",
     "study_view": "view",
 }
@@ -33,4 +39,16 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-__all__ = ["MIME", "Course", "closing_line", "slice_data", "study_bundle", "study_text", "study_view"]
+__all__ = [
+    "MIME",
+    "Course",
+    "Output",
+    "Panel",
+    "closing_line",
+    "panel",
+    "slice_data",
+    "study_bundle",
+    "study_page",
+    "study_text",
+    "study_view",
+]

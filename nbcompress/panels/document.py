@@ -8,13 +8,14 @@ from typing import Any
 from nbcompress.panels.html import PRE, Markup, details, join, picture, table, tag, user
 from nbcompress.panels.summary import best_text, by_number, counts_text, goal_text
 from nbcompress.panels.text import duration, spell
+from nbcompress.panels.view import CELL
 
 View = Mapping[str, Any]
 # A shape for each state, so that no state is told by colour alone.
 GLYPHS = {"complete": "●", "stopped": "■", "infeasible": "▲", "failed": "✖", "interrupted": "◆", "running": "○"}
 MOST_ROWS = 200
 # What a reader who wants to repeat the experiment will ask for.
-RECORD = ("data", "seed", "versions", "machine", "source")
+RECORD = ("data", "search", "versions", "machine", CELL)
 
 
 def study_html(view: View, overview: str, alt: str, slices: str | None) -> Markup:
@@ -142,12 +143,12 @@ def slices_alt(view: View) -> str:
 def record(view: View) -> Markup:
     """Return the experiment's record, and name what was not recorded."""
     entries = view["record"]
-    rows = [[user(str(key)), _entry(value)] for key, value in entries.items() if key != "source"]
+    rows = [[user(str(key)), _entry(value)] for key, value in entries.items() if key not in (CELL, "baseline")]
     if view["baseline"]:
         rows.append(
             [Markup("baseline"), user(", ".join(f"{key} {_known(one)}" for key, one in view["baseline"].items()))]
         )
-    source = entries.get("source")
+    source = entries.get(CELL)
     gaps = [key for key in RECORD if key not in entries] + ([] if view["baseline"] else ["baseline"])
     return details(
         "Record of the experiment",

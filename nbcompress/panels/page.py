@@ -1,4 +1,4 @@
-"""A study as one page that opens offline: the interactive view, and under it the plain form for print and no scripts."""
+"""A study as one page that opens offline: the interactive view, and the plain form for print or without scripts."""
 
 from __future__ import annotations
 

@@ -20,6 +20,8 @@ from nbcompress.study.trial import State, Trial
 
 VERSION = 1
 MIME = "application/vnd.nbcompress.study.v1+json"
+# The key of the record that holds the cell's source, which may be longer than other texts.
+CELL = "cell"
 
 JSON = Any
 
@@ -97,6 +99,7 @@ def study_view(
     warnings: Iterable[str] = (),
     course: Course | None = None,
     limits: Limits = LIVE,
+    names: Names | None = None,
 ) -> dict[str, JSON]:
     """Return the study as data against the schema.
 
@@ -108,12 +111,13 @@ def study_view(
         warnings: One line each.
         course: How the search goes; by default it has ended.
         limits: How much of the texts, and how many trials.
+        names: Gives the short names, where others must be cut alike.
     """
     course = course or Course()
     everything = tuple(study.all_trials)
     front, best = [one.number for one in study.front], study.best
     trials = choose_trials(everything, front, limits.trials)
-    name = Names(limits.name)
+    name = names or Names(limits.name)
     parameters = [parameter_data(key, study.space[key], name, limits) for key in study.space.names]
     metrics = metric_names(study.goal, trials)
     shown = {one.number for one in trials}
@@ -243,7 +247,7 @@ def plain(value: Any, limits: Limits, depth: int = 5) -> JSON:
         pairs = list(value.items())[:200]
         return {
             cut(key, limits.name): cut_middle(one, limits.source)
-            if key == "source" and isinstance(one, str)
+            if key == CELL and isinstance(one, str)
             else plain(one, limits, depth - 1)
             for key, one in pairs
         }

@@ -1,0 +1,174 @@
+"""The live panel: a widget that is told what changed, and buttons that reach Python while a cell runs."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import ipywidgets
+import traitlets
+
+from nbcompress.panels.changes import Changes
+from nbcompress.panels.clock import Clock
+from nbcompress.panels.ladder import Output, TextPanel
+from nbcompress.panels.view import StudyLike
+from nbcompress.study.trial import Trial
+
+if TYPE_CHECKING:
+    from nbcompress.optimize import Proposer
+    from nbcompress.run.controls import Controls
+    from nbcompress.run.observers import Ending
+
+# At most five redraws a second, and never more than a fiftieth of the time spent on drawing.
+PAUSE = 0.2
+SHARE = 50
+# A page that is still loading its script misses messages; for this long each redraw therefore carries everything.
+LOADING = 3.0
+SMALL = 300
+NOTHING = "export default { render() {} }"
+
+
+class StudyWidget(anywidget.AnyWidget):
+    """The page's side of a study. `state` is read when a page opens; afterwards it learns by messages."""
+
+    _esm = traitlets.Unicode().tag(sync=True)
+    state = traitlets.Dict().tag(sync=True)
+    controls_id = traitlets.Unicode().tag(sync=True)
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Hold the state for pages that open later, without sending it to those that know it."""
+        self._trait_values["state"] = state
+
+
+class ControlsWidget(ipywidgets.Widget):  # type: ignore[misc]
+    """A comm of its own for the buttons.
+
+    While a cell runs, a front end sends a message to the subshell that last published on its comm. ipykernel 7.4
+    remembers for each comm which shell that was, and the one that opened it is the busy one; with that memory cleared
+    and nothing ever published here, presses arrive on a free subshell.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        if hasattr(self.comm, "_reply_subshell_id"):
+            del self.comm._reply_subshell_id
+
+
+class LivePanel(TextPanel):
+    """Shows a search as it runs; afterwards the finished bundle stands in the same output."""
+
+    def __init__(
+        self,
+        study: StudyLike,
+        output: Output,
+        clock: Clock,
+        baseline: Mapping[str, float] | None,
+        proposer: Proposer | None,
+        controls: Controls | None,
+        script: str,
+    ) -> None:
+        super().__init__(study, output, clock, baseline, proposer)
+        self._controls, self._script = controls, script
+        self._run = uuid.uuid4().hex
+        self._lock = threading.Lock()
+        self._news, self._over = threading.Event(), threading.Event()
+        self._widget: StudyWidget | None = None
+        self._buttons: ControlsWidget | None = None
+        self._thread: threading.Thread | None = None
+
+    def show(self) -> None:
+        self._clock.start(self._study.all_trials)
+        self._changes = Changes(self._study, self._run, self._baseline, self._clock.running())
+        if self._controls is not None:
+            self._buttons = ControlsWidget()
+            self._buttons.on_msg(self._pressed)
+        self._widget = StudyWidget(
+            _esm=self._script,
+            state=self._changes.state,
+            controls_id=self._buttons.model_id if self._buttons is not None else "",
+        )
+        view = {"version_major": 2, "version_minor": 0, "model_id": self._widget.model_id}
+        text = f"Study {self._names(self._study.name)} is running; the result will stand here."
+        self._output.show({"application/vnd.jupyter.widget-view+json": view, "text/plain": text})
+        # The thread publishes under the cell's own message, which is kept in the context.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._draw,), name="nbcompress panel", daemon=True)
+        self._thread.start()
+
+    def trial_started(self, trial: Trial) -> None:
+        self._note(trial)
+
+    def trial_ended(self, trial: Trial) -> None:
+        self._clock.ended(trial)
+        self._note(trial)
+
+    def finish(self, ending: Ending | None) -> None:
+        self._over.set()
+        self._news.set()
+        try:
+            if self._thread is not None:
+                self._thread.join(timeout=5)
+            self._output.show(self.bundle(ending))
+        finally:
+            self._close()
+
+    def _note(self, trial: Trial) -> None:
+        with self._lock:
+            self._changes.note(trial)
+        self._news.set()
+
+    def _draw(self) -> None:
+        """Tell the page what is new, until the search is over."""
+        begun = time.monotonic()
+        while not self._over.is_set():
+            # Without news the page is told the time once a second.
+            self._news.wait(1.0)
+            self._news.clear()
+            if self._over.is_set():
+                break
+            start = time.monotonic()
+            with self._lock:
+                delta = self._changes.delta(self._clock.running())
+                state = self._changes.state
+            if self._widget is not None:
+                self._widget.keep(state)
+                is_loading = start - begun < LOADING and len(state["study"]["trials"]) <= SMALL
+                self._widget.send({"kind": "whole", "state": state} if is_loading else delta)
+            self._over.wait(max(PAUSE, SHARE * (time.monotonic() - start)))
+
+    def _pressed(self, _widget: object, content: Any, _buffers: object) -> None:
+        """Hear a button, on whatever thread the kernel has free, and answer on the comm of the data."""
+        controls, widget = self._controls, self._widget
+        if not isinstance(content, Mapping) or content.get("run") != self._run or controls is None or widget is None:
+            return
+        control = content.get("control")
+        if control == "stop":
+            controls.stop()
+        elif control == "pause":
+            controls.pause()
+        elif control == "resume":
+            controls.resume()
+        elif control == "skip":
+            controls.skip()
+        elif control == "hello":
+            # Whatever was missed while the page was loading.
+            widget.send({"kind": "whole", "state": self._changes.state})
+        else:
+            return
+        widget.send({"kind": "ack", "control": control, "run": self._run, "paused": controls.is_paused})
+
+    def _close(self) -> None:
+        """Close the widgets. Programs that run notebooks save the last state of closed ones too, so leave little."""
+        if self._widget is not None:
+            self._widget.state = {}
+            self._widget._esm = NOTHING
+            self._widget.layout.close()
+            self._widget.close()
+        if self._buttons is not None:
+            self._buttons.close()
+        self._widget = self._buttons = None

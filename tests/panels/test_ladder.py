@@ -1,0 +1,203 @@
+"""The panels of a search, from a live widget to one line, drawn on an output made for the test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from panel_studies import HandMadeStudy, digits_study
+
+from nbcompress.panels import MIME, panel
+from nbcompress.panels.clock import Clock
+from nbcompress.panels.live import ControlsWidget, LivePanel, StudyWidget
+from nbcompress.run.controls import Controls
+from nbcompress.run.observers import Ending
+from nbcompress.study.trial import State, Trial
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+DONE = Ending("done", "Ended after 24 trials.", ("The kernel was slow.",))
+
+
+class Page:
+    """An output that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.shown: list[Mapping[str, Any]] = []
+        self.lines: list[str] = []
+
+    def show(self, bundle: Mapping[str, Any]) -> None:
+        self.shown.append(bundle)
+
+    def print(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def begun(trial: Trial) -> Trial:
+    return Trial(trial.number, State.RUNNING, trial.params)
+
+
+def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_text_adds_a_line_for_each_trial_and_then_the_bundle() -> None:
+    page, whole = Page(), digits_study()
+    study = replace(whole, all_trials=whole.all_trials[:5])
+    watching = panel("text", study, output=page, trials=24)
+    watching.show()
+    for trial in whole.all_trials[5:7]:
+        watching.trial_started(begun(trial))
+        watching.trial_ended(trial)
+    study.all_trials = whole.all_trials
+    watching.finish(DONE)
+    assert page.lines[0] == (
+        "Study digits: maximize accuracy, minimize kilobytes, subject to kilobytes <= 60, 5 trials so far"
+    )
+    assert page.lines[1].startswith("#5   failed")
+    assert "RuntimeError: mat1 and mat2" in page.lines[1]
+    assert len(page.lines) == 3
+    assert len(page.shown) == 1
+    assert page.shown[0][MIME]["ending"] == "Ended after 24 trials."
+    assert page.shown[0][MIME]["warnings"] == ["The kernel was slow."]
+
+
+def test_off_says_one_line_at_the_end() -> None:
+    page = Page()
+    watching = panel("off", digits_study(), output=page)
+    watching.show()
+    assert page.lines == []
+    watching.finish(replace(DONE, warnings=()))
+    assert page.shown == []
+    assert len(page.lines) == 1
+    assert page.lines[0].startswith("Study digits: 24 trials: 16 complete, 2 stopped, 4 infeasible, 2 failed; best: #8")
+    assert page.lines[0].endswith("Ended after 24 trials.")
+
+
+def test_without_a_built_front_end_live_falls_back_to_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbcompress.panels.ladder.asset", lambda name: None)
+    page = Page()
+    watching = panel("live", digits_study(), output=page)
+    watching.show()
+    assert page.lines
+
+
+class Wire:
+    """What a live panel sends, and the way to press its buttons."""
+
+    def __init__(self, study: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.page, self.controls = Page(), Controls()
+        monkeypatch.setattr(StudyWidget, "send", lambda _, content, buffers=None: self.sent.append(content))
+        self.panel = LivePanel(
+            study, self.page, Clock(24), {"accuracy": 0.98}, None, self.controls, "export default {}"
+        )
+        self.panel.show()
+
+    @property
+    def run(self) -> str:
+        run: str = self.panel._changes.state["run"]
+        return run
+
+    def press(self, control: str, run: str | None = None) -> None:
+        assert self.panel._buttons is not None
+        self.panel._buttons._handle_custom_msg({"kind": "press", "control": control, "run": run or self.run}, [])
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [one for one in self.sent if one["kind"] == kind]
+
+
+@pytest.fixture
+def whole() -> HandMadeStudy:
+    return digits_study()
+
+
+@pytest.fixture
+def wire(whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    wire = Wire(replace(whole, all_trials=whole.all_trials[:5]), monkeypatch)
+    yield wire
+    wire.panel.finish(DONE)
+
+
+def test_live_shows_a_widget_whose_state_catches_up(wire: Wire, whole: HandMadeStudy) -> None:
+    assert set(wire.page.shown[0]) == {WIDGET, "text/plain"}
+    widget = wire.panel._widget
+    assert widget is not None
+    assert len(widget.get_state()["state"]["study"]["trials"]) == 5
+    wire.panel.trial_started(begun(whole.all_trials[5]))
+    until(lambda: len(widget.get_state()["state"]["study"]["trials"]) == 6)
+    # A page that may still be loading is sent everything.
+    assert wire.of("whole")
+
+
+def test_live_sends_deltas_and_at_most_five_a_second(
+    wire: Wire, whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbcompress.panels.live.LOADING", -1.0)
+    until(lambda: bool(wire.sent), 3)
+    start, before = time.monotonic(), len(wire.sent)
+    while time.monotonic() - start < 1.1:
+        wire.panel.trial_started(begun(whole.all_trials[6]))
+        wire.panel.trial_ended(whole.all_trials[6])
+        time.sleep(0.005)
+    assert 2 <= len(wire.sent) - before <= 7
+    assert wire.sent[-1]["kind"] == "delta"
+    assert [one["number"] for one in wire.sent[-1]["trials"]] == [6]
+
+
+def test_buttons_are_acknowledged_and_heard(wire: Wire) -> None:
+    wire.press("hello")
+    assert wire.of("ack")[-1] == {"kind": "ack", "control": "hello", "run": wire.run, "paused": False}
+    wire.press("pause")
+    assert wire.controls.is_paused
+    assert wire.of("ack")[-1]["paused"]
+    wire.press("resume")
+    assert not wire.controls.is_paused
+    heard: list[str] = []
+    with wire.controls.heard_by(heard.append):
+        wire.press("skip")
+        wire.press("stop")
+    assert heard == ["skip", "stop"]
+    assert wire.controls.is_stopped
+
+
+def test_a_button_of_another_run_does_nothing(wire: Wire) -> None:
+    wire.press("stop", run="another")
+    assert not wire.controls.is_stopped
+    assert wire.of("ack") == []
+
+
+def test_nonsense_is_not_obeyed(wire: Wire) -> None:
+    wire.press("explode")
+    assert wire.panel._buttons is not None
+    wire.panel._buttons._handle_custom_msg("stop", [])
+    assert wire.of("ack") == []
+
+
+def test_finish_replaces_the_widget_and_closes_it(whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(whole, monkeypatch)
+    widget, buttons = wire.panel._widget, wire.panel._buttons
+    wire.panel.finish(None)
+    assert set(wire.page.shown[-1]) == {MIME, "text/html", "image/png", "text/plain"}
+    assert wire.page.shown[-1][MIME]["ending"] == "The search broke off."
+    assert wire.page.shown[-1][MIME]["baseline"] == {"accuracy": 0.98}
+    assert widget is not None
+    assert buttons is not None
+    assert widget.comm is None
+    assert buttons.comm is None
+    assert widget.layout.comm is None
+    assert not [one for one in threading.enumerate() if one.name == "nbcompress panel" and one.is_alive()]
+
+
+def test_the_controls_comm_forgets_its_shell() -> None:
+    widget = ControlsWidget()
+    try:
+        assert not hasattr(widget.comm, "_reply_subshell_id")
+    finally:
+        widget.close()
