@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -130,23 +131,39 @@ def sensitivity(
         raise MeasureError(f"levels must be a list of numbers, got {levels!r}")
     selection = select(model, layers)
     try:
-        baseline = _evaluated(evaluate, deepcopy(model))
+        baseline = _Baseline(_evaluated(evaluate, deepcopy(model)), size_bytes(model))
     except Exception as err:
         raise MeasureError(f"evaluate must give a number for the model as it came, but {_reason(err)}") from err
-    whole_bytes = size_bytes(model)
     rows = []
     for layer, targets in _by_layer(selection.targets).items():
+        patterns = _patterns(layer, targets, selection.targets)
         n_weights = sum(one.parameter.numel() for one in targets)
         for level in tried:
-            try:
-                small = operation(model, level, _patterns(layer, targets, selection.targets))
-                value = _evaluated(evaluate, small)
-            except Exception as err:  # noqa: BLE001  the user's evaluation may raise anything; the row names it
-                rows.append(SensitivityRow(layer, n_weights, level, error=_reason(err)))
-                continue
-            saved = whole_bytes - size_bytes(small)
-            rows.append(SensitivityRow(layer, n_weights, level, value, value - baseline, saved))
-    return Sensitivity(compressor, tried, baseline, tuple(rows), dict(selection.left_out))
+            empty = SensitivityRow(layer, n_weights, level)
+            rows.append(_row(empty, partial(operation, model, level, patterns), evaluate, baseline))
+    return Sensitivity(compressor, tried, baseline.value, tuple(rows), dict(selection.left_out))
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """The model as it came."""
+
+    value: float
+    size_bytes: int
+
+
+def _row(
+    empty: SensitivityRow, shrink: Callable[[], nn.Module], evaluate: Evaluate, baseline: _Baseline
+) -> SensitivityRow:
+    """`empty` with what was measured, or with the reason why it could not be."""
+    try:
+        with random_state_kept():
+            small = shrink()
+        value = _evaluated(evaluate, small)
+        saved = baseline.size_bytes - size_bytes(small)
+    except Exception as err:  # noqa: BLE001  the user's evaluation may raise anything; the row names it
+        return replace(empty, error=_reason(err))
+    return replace(empty, value=value, change=value - baseline.value, saved_bytes=saved)
 
 
 def _by_layer(targets: Sequence[Target]) -> dict[str, list[Target]]:
