@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
@@ -83,20 +83,39 @@ class Entries:
             return self.ledger.storage.create_new_trial(self._identity, frozen)
 
     def end(self, identity: int, trial: Trial) -> None:
-        """Write how a run ended: first our record, which counts, then Optuna's state, which follows it."""
-        for key, value in end_items(trial):
-            self.ledger.storage.set_trial_user_attr(identity, key, value)
-        self._write_state(identity, trial)
+        """Write how a run ended: first our record, which counts, then Optuna's state, which follows it.
+
+        Raises:
+            StudyError: Another program has ended the run already.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            self._write_end(identity, trial)
+            self._write_state(identity, trial)
+        except UpdateFinishedTrialError as error:
+            raise StudyError(f"Trial {trial.number} was ended by another program while it ran here.") from error
+
+    def running_here(self) -> dict[int, int]:
+        """Return the trials that this object runs, by number, with Optuna's ids of their runs."""
+        return {
+            run.trial.number: run.identity
+            for run in self.current
+            if run.trial.state is State.RUNNING and run.worker.session == self._session
+        }
 
     def settle(self) -> None:
         """Write the end of runs whose process died before it could."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
         self.reread()
         loose = [run for run in self.current if not run.is_settled and run.trial.state is not State.RUNNING]
         for run in loose:
-            if run.has_end:
+            # In a database another process may do the same at the same time; either may win.
+            with suppress(UpdateFinishedTrialError):
+                if not run.has_end:
+                    self._write_end(run.identity, run.trial)
                 self._write_state(run.identity, run.trial)
-            else:
-                self.end(run.identity, run.trial)
         if loose:
             self.reread()
 
@@ -119,6 +138,10 @@ class Entries:
             self.ledger.storage.set_study_user_attr(self._identity, key, data)
 
         write_attribute(write, _RECORD + name, value, f"the record {name!r}")
+
+    def _write_end(self, identity: int, trial: Trial) -> None:
+        for key, value in end_items(trial):
+            self.ledger.storage.set_trial_user_attr(identity, key, value)
 
     def _write_state(self, identity: int, trial: Trial) -> None:
         is_complete = trial.state is State.COMPLETE

@@ -95,7 +95,7 @@ def end_items(trial: Trial) -> list[tuple[str, Any]]:
     end = {
         "state": trial.state.value,
         "values": {name: pack_number(value) for name, value in trial.values.items()},
-        "seconds": trial.seconds,
+        "seconds": None if trial.seconds is None else float(trial.seconds),
         "printed": shorten(trial.printed, MAX_TEXT),
         "reports": {
             metric: [[int(step), pack_number(value)] for step, value in steps.items()]

@@ -90,7 +90,7 @@ class Study:
         self._check_writable()
         checked = self.space.check(point)
         trial = Trial(
-            -1 if number is None else number, State.RUNNING, checked, seed=seed, note=note or {}, reason=reason
+            -1 if number is None else number, State.RUNNING, checked, seed=int(seed), note=note or {}, reason=reason
         )
         with self._entries.alone():
             if number is not None:
@@ -106,6 +106,7 @@ class Study:
                 self._entries.end(identity, replace(trial, state=State.INTERRUPTED))
                 raise StudyError(f"Trial {number} of study {self.name!r} is run again by another process already.")
             self._own[begun.trial.number] = identity
+            self._reports.pop(begun.trial.number, None)  # of an earlier run that another program ended
             return self._shown(begun.trial)
 
     def report(self, number: int, metric: str, step: int, value: float) -> None:
@@ -138,7 +139,12 @@ class Study:
 
     def abandon(self) -> None:
         """Record every trial that this object runs as interrupted. A search calls it however it ends."""
-        with self._entries.reading():
+        if self.is_read_only:
+            return
+        with self._entries.alone():
+            self._reread()
+            # Asked of the storage: an interrupt may have come after a trial was written and before it was noted here.
+            self._own = self._entries.running_here()
             for number in sorted(self._own):
                 self.finish(replace(self.all_trials[number], state=State.INTERRUPTED))
 

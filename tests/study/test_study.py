@@ -224,6 +224,42 @@ def test_abandon_ends_what_runs_here(place: Place) -> None:
     assert study.all_trials[2].reports == {"accuracy": {0: 0.5}}
 
 
+def test_abandon_also_ends_a_trial_whose_beginning_was_interrupted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = place.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "_shown", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(study, "_own", NeverNoted())
+        with pytest.raises(KeyboardInterrupt):
+            study.begin(PLAIN)
+    assert [trial.state for trial in place.read().all_trials] == [State.RUNNING]
+    study.abandon()
+    assert [trial.state for trial in place.read().all_trials] == [State.INTERRUPTED]
+    place.read().abandon()
+
+
+class NeverNoted(dict[int, int]):
+    def __setitem__(self, number: int, identity: int) -> None:
+        pass
+
+
+def test_a_trial_that_another_program_ends_is_told(place: Place) -> None:
+    import optuna
+
+    study = place.open()
+    begun = study.begin(PLAIN)
+    theirs = study.optuna_study()
+    theirs._storage.set_trial_state_values(theirs.trials[0]._trial_id, optuna.trial.TrialState.FAIL)
+    with pytest.raises(StudyError) as caught:
+        study.finish(replace(begun, state=State.COMPLETE, values=GOOD))
+    assert str(caught.value) == "Trial 0 was ended by another program while it ran here."
+    study.refresh()
+    assert [trial.number for trial in study.interrupted] == [0]
+    study.finish(replace(study.begin(PLAIN, number=0), state=State.COMPLETE, values=GOOD))
+    assert [trial.state for trial in place.open().all_trials] == [State.COMPLETE]
+
+
 @pytest.mark.parametrize(
     ("values", "state", "failure"),
     [
