@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compress_zoo import ZOO
+from compress_zoo import ZOO, assert_promises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -206,6 +206,8 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
         ({"threshold": 1.0, "schedule": "gradual", "data": DATA, "finetune": 1}, "'gradual' needs amount="),
         ({"amount": 0.5, "granularity": "channel"}, "runs the model once: pass example="),
         ({"amount": 0.5, "granularity": "channel", "schedule": "gradual"}, "cuts a share at once"),
+        ({"amount": 0.5, "granularity": "channel", "criterion": "gradient", "data": DATA}, "by magnitude or random"),
+        ({"amount": 0.5, "granularity": "channel", "scope": "lamp"}, "takes scope layer or global, got scope='lamp'"),
         ({"amount": 0.5, "finetune": -1}, "finetune must be a whole number from 0, got -1"),
         ({"amount": 0.5, "lr": 0}, "lr must be a number above 0, got 0"),
         ({"amount": 0.5, "seed": 1.5}, "seed must be a whole number from 0, got 1.5"),
@@ -236,3 +238,29 @@ def test_scoring_leaves_the_model_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, animal.model.state_dict().values(), strict=True))
     assert animal.model.training
     assert not targets[0].parameter.requires_grad
+
+
+def test_channels_with_data() -> None:
+    """The first batch is the example, batch norms are measured again, and training keeps what was promised before."""
+    animal = ZOO["convolutional"]()
+    with torch.no_grad():
+        animal.model[1].running_mean.fill_(7.0)
+    model = quantize(animal.model, 4)
+    before, state = [one.clone() for one in model.state_dict().values()], torch.get_rng_state()
+    small = prune(model, 0.5, granularity="channel", data=animal.data)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
+    assert small.get_parameter("0.weight").shape == (4, 2, 3, 3)
+    assert bool((small.get_buffer("1.running_mean") < 1).all())
+    assert_promises(small)
+    assert animal.output(small).shape == (40, 3)
+    tuned = prune(model, 0.5, granularity="channel", data=animal.data, finetune=1)
+    assert_promises(tuned)
+    assert not torch.equal(tuned.get_parameter("0.weight"), small.get_parameter("0.weight"))
+
+
+def test_no_channels() -> None:
+    animal = ZOO["convolutional"]()
+    copy = prune(animal.model, 0, granularity="channel", example=animal.example)
+    assert copy is not animal.model
+    assert record_of(copy).surgery == ()

@@ -7,12 +7,14 @@ from typing import Literal
 
 from torch import nn
 
-from nbcompress.compress.layers import Patterns, check_model
+from nbcompress.compress.data import Batches
+from nbcompress.compress.layers import Patterns, check_model, copied, select
 from nbcompress.compress.options import check_choice, check_number
 from nbcompress.compress.prune.scores import CRITERIA
 from nbcompress.compress.prune.weights import Cut, prune_gradually, prune_once
 from nbcompress.compress.record import attach_, record_of
 from nbcompress.compress.rest import round_rest_
+from nbcompress.compress.seeding import seeded
 from nbcompress.compress.training import train_
 from nbcompress.compress.workpiece import Tuning, Workpiece
 from nbcompress.errors import CompressionError, DataError
@@ -53,7 +55,8 @@ def prune(
             Gupta (2017).
         layers: Shell patterns on dotted module names.
         example: Input of the model, for `channel`; the first batch of the data serves too.
-        data: For the gradient criterion and for fine-tuning.
+        data: For the gradient criterion and for fine-tuning. With `channel`, the statistics of batch norms are
+            measured on it again.
         finetune: Epochs of training afterwards; zeros stay zeros.
         lr: Step size of fine-tuning (Adam).
         seed: Of `random` and of fine-tuning.
@@ -61,7 +64,8 @@ def prune(
     Returns:
         A copy. With `granularity="weight"`, exactly `round(amount * n)` of the n chosen weights are zero (in each
         tensor with scope `layer`), unless more were before; ties fall by position. No tensor loses its last weight
-        unless `amount` is 1. Grids and codebooks are kept: zero is a value of each.
+        unless `amount` is 1. Grids and codebooks are kept: zero is a value of each. With `channel`, see
+        `cut_channels`; an amount of 0 gives a plain copy.
 
     Raises:
         CompressionError: An option or a weight makes no sense, or fine-tuning diverges.
@@ -114,20 +118,29 @@ def _prune_channels(
     model: nn.Module, amount: float, criterion: str, scope: str, layers: Patterns, example: object, tuning: Tuning
 ) -> nn.Module:
     # Imported here because tracing a graph takes its time to load, and few need it.
-    from nbcompress.compress.data import Batches
+    from nbcompress.compress.prune.batchnorm import recompute_batchnorm_
     from nbcompress.compress.prune.channels import cut_channels
 
     if criterion == "gradient":
         raise CompressionError("granularity='channel' ranks by magnitude or random, got criterion='gradient'")
-    check_model(model)
-    if example is None and tuning.data is not None:
-        first = Batches(tuning.data).first(model)
-        example = dict(first.kwargs) if first.kwargs else first.args
-    if example is None:
-        raise DataError("granularity='channel' runs the model once: pass example=, an input, or data=")
-    small: nn.Module = cut_channels(
-        model, amount, criterion=criterion, scope=scope, layers=layers, example=example, seed=tuning.seed
-    )
+    if scope == "lamp":
+        raise CompressionError("granularity='channel' takes scope layer or global, got scope='lamp'")
+    select(check_model(model), layers)
+    if amount == 0:
+        return copied(model)
+    batches = None if tuning.data is None else Batches(tuning.data)
+    with seeded(tuning.seed, *(batches.generators if batches else ())):
+        if example is None and batches is not None:
+            first = batches.first(model)
+            example = dict(first.kwargs) if first.kwargs else first.args
+        if example is None:
+            raise DataError("granularity='channel' runs the model once: pass example=, an input, or data=")
+        small: nn.Module = cut_channels(
+            model, amount, criterion=criterion, scope=scope, layers=layers, example=example, seed=tuning.seed
+        )
+        if tuning.data is not None:
+            # Half of a network cut away shifts what is left; measuring again brings back most of its accuracy.
+            recompute_batchnorm_(small, tuning.data)
     record = record_of(small)
     if record.rest == "float16":
         attach_(small, replace(record, left_out={**record.left_out, **round_rest_(small, record)}))
