@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from nbcompress.errors import GoalError, SearchError
 from nbcompress.optimize.axes import Axes
@@ -102,7 +104,7 @@ class Optimizer:
         self._history = History(old.points, table, old.slacks, tuple(statuses), old.notes)
 
     def _losses(self, values: Sequence[float] | float) -> list[float]:
-        given: list[Any] = list(values) if isinstance(values, Iterable) else [values]
+        given: list[Any] = list(values) if np.ndim(values) else [values]  # type: ignore[arg-type]
         if len(given) != len(self.directions):
             raise SearchError(
                 f"Tell {len(self.directions)} values, one for each direction, but got {len(given)}: {values!r}."

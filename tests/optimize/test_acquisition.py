@@ -1,0 +1,122 @@
+"""Formulas against numbers by hand, quadrature, Monte-Carlo and differences."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.integrate import quad
+
+from nbcompress.optimize.acquisition import (
+    Sum,
+    Term,
+    confidence_bound,
+    feasibility,
+    improvement,
+    log_expected_improvement,
+    log_h,
+    log_probability_below,
+)
+from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
+
+FORMULAS = {
+    "ei": lambda mean, std: log_expected_improvement(mean, std, 0.3),
+    "pi": lambda mean, std: log_probability_below(mean, std, 0.3),
+    "ucb": confidence_bound,
+}
+
+
+def ei(mean: float, std: float, target: float) -> float:
+    value, _ = quad(
+        lambda y: (target - y) * stats.norm.pdf(y, mean, std), mean - 40 * std, target, points=[mean], limit=200
+    )
+    return value
+
+
+def test_numbers_by_hand() -> None:
+    # h(0) = phi(0) = 1 / sqrt(2 pi); h(1) = .24197 + .84134
+    assert float(log_h(np.array(0.0))) == pytest.approx(np.log(0.3989422804))
+    assert float(log_h(np.array(1.0))) == pytest.approx(np.log(1.0833154706))
+
+
+@pytest.mark.parametrize(("mean", "std", "target"), [(0, 1, 0), (1, 0.5, 0.2), (-2, 3, 1), (0.3, 0.01, 0.3), (2, 1, 0)])
+def test_against_quadrature(mean: float, std: float, target: float) -> None:
+    value = log_expected_improvement(np.array(mean), np.array(std), target)[0]
+    assert float(np.exp(value)) == pytest.approx(ei(mean, std, target), rel=1e-7)
+
+
+def test_against_monte_carlo() -> None:
+    draws = np.random.default_rng(0).normal(0.4, 0.7, 400_000)
+    value = log_expected_improvement(np.array(0.4), np.array(0.7), 0.1)[0]
+    assert float(np.exp(value)) == pytest.approx(np.maximum(0.1 - draws, 0).mean(), rel=0.01)
+
+
+def test_stable_where_the_plain_formula_underflows() -> None:
+    z = np.array([-1e8, -1e5 - 1, -1e5 + 1, -1e3, -101.0, -99.0, -40.0, -1.0001, -0.9999, 5.0])
+    value = log_h(z)
+    assert np.isfinite(value).all()
+    assert (np.diff(value) > 0).all()
+    # log h(z) = -z^2 / 2 - log sqrt(2 pi) - 2 log|z| + log(1 - 3 / z^2 + 15 / z^4 ...)
+    far = np.array([-40.0, -99.0, -101.0, -1e3])
+    series = -0.5 * far**2 - 0.5 * np.log(2 * np.pi) - 2 * np.log(-far) + np.log1p(-3 / far**2 + 15 / far**4)
+    np.testing.assert_allclose(log_h(far), series, atol=3e-8, rtol=0)
+
+
+def test_continuous_where_the_branches_meet() -> None:
+    for z in (-1.0, -100.0, -1e5):
+        below, above = log_h(np.array([z * (1 + 1e-9), z * (1 - 1e-9)]))
+        assert above - below == pytest.approx(2e-9 * z * z, abs=max(1e-7, 1e-8 * z * z))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("mean", [-2.0, 0.3, 1.0, 8.0])
+@pytest.mark.parametrize("std", [0.05, 1.0])
+def test_derivatives(name: str, mean: float, std: float) -> None:
+    formula = FORMULAS[name]
+    _, by_mean, by_std = formula(np.array(mean), np.array(std))
+    step = 1e-6
+
+    def slope(dm: float, ds: float) -> float:
+        ahead, behind = (formula(np.array(mean + s * dm), np.array(std + s * ds))[0] for s in (step, -step))
+        return float(ahead - behind) / (2 * step)
+
+    assert float(by_mean) == pytest.approx(slope(1, 0), rel=1e-5, abs=1e-7)
+    assert float(by_std) == pytest.approx(slope(0, 1), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["logei", "ucb", "pi"])
+def test_values_and_gradients_in_corners(name: str) -> None:
+    rng = np.random.default_rng(0)
+    features = np.vstack([rng.random((10, 2)), [[0.0, 0.0], [1.0, 1.0]]])
+    hyper = Hyperparameters(np.array([0.2, 0.3]), 1.0, 1e-6)
+    process = GaussianProcess(Form(), hyper, np.array([0, 1]), features, rng.standard_normal(12))
+    limit = GaussianProcess(Form(), hyper, np.array([0, 1]), features, rng.standard_normal(12), shift=3.0)
+    total = Sum([improvement(name, process, -3.0), feasibility(limit)])
+    corners = np.array([[a, b] for a in (0.0, 1.0) for b in (0.0, 1.0)])
+    scores = total.score(np.vstack([corners, features]))
+    assert scores.shape == (16,)
+    assert np.isfinite(scores).all()
+    for corner, score in zip(corners, scores, strict=False):
+        value, gradient = total.score_with_gradient(corner)
+        assert value == pytest.approx(score, rel=1e-6)
+        assert np.isfinite(gradient).all()
+        assert gradient.shape == (2,)
+
+
+def test_the_gradient_of_a_sum() -> None:
+    rng = np.random.default_rng(0)
+    hyper = Hyperparameters(np.array([0.4, 0.3]), 1.0, 1e-4)
+    process = GaussianProcess(Form(), hyper, np.array([0, 1]), rng.random((8, 2)), rng.standard_normal(8))
+    total = Sum([improvement("logei", process, -0.5), feasibility(process)])
+    x = np.array([0.3, 0.7])
+    numeric = [(total.score((x + e)[None]) - total.score((x - e)[None]))[0] / 2e-6 for e in 1e-6 * np.eye(2)]
+    np.testing.assert_allclose(total.score_with_gradient(x)[1], numeric, rtol=1e-5)
+
+
+def test_feasibility_is_in_the_units_of_the_slack() -> None:
+    features = np.array([[0.0], [1.0]])
+    hyper = Hyperparameters(np.array([0.3]), 1.0, 1e-6)
+    # Slacks 40 and -40: shift 0, scale 40.
+    process = GaussianProcess(Form(), hyper, np.array([0]), features, np.array([1.0, -1.0]), 0.0, 40.0)
+    chance = np.exp(feasibility(process).score(features))
+    assert chance[0] < 1e-6
+    assert chance[1] > 1 - 1e-6
+    assert isinstance(feasibility(process), Term)

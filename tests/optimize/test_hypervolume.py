@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+
+from nbcompress.optimize.botorch_model import NoisyHypervolume, as_botorch, tensor
+from nbcompress.optimize.hypervolume import LogHypervolumeImprovement, is_efficient, reference_point
+from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
+
+OWNER = np.array([0, 1])
+HYPER = Hyperparameters(np.array([0.3, 0.4]), 1.0, 1e-4)
+
+
+def processes(m: int = 2, n: int = 10) -> list[GaussianProcess]:
+    rng = np.random.default_rng(0)
+    features = rng.random((n, 2))
+    return [GaussianProcess(Form(), HYPER, OWNER, features, rng.standard_normal(n)) for _ in range(m)]
+
+
+def losses_of(found: list[GaussianProcess]) -> np.ndarray:
+    return np.stack([one.predict(found[0].features)[0] for one in found], axis=1)
+
+
+def test_efficient_rows() -> None:
+    losses = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 3.0], [3.0, 1.0], [2.0, 2.0]])
+    assert is_efficient(losses).tolist() == [True, True, False, True, True]
+
+
+def test_the_reference_lies_behind_the_worst() -> None:
+    assert reference_point(np.array([[0.0, 5.0], [10.0, 5.0]])).tolist() == pytest.approx([11.0, 5.1])
+
+
+def test_one_point_by_hand() -> None:
+    """An almost certain candidate at (0, 0), a front of (1, 1) and the reference (3, 2): 3 * 2 - 2 * 1 = 4."""
+    features = np.array([[0.0, 0.0]])
+    sure = Hyperparameters(np.array([1.0, 1.0]), 1e-2, 1e-6)
+    both = [GaussianProcess(Form(mean="zero"), sure, OWNER, features, np.zeros(1)) for _ in range(2)]
+    gain = LogHypervolumeImprovement((both[0], both[1]), np.array([[1.0, 1.0]]), np.array([3.0, 2.0]))
+    assert float(np.exp(gain.score(features)[0])) == pytest.approx(4.0, rel=1e-3)
+
+
+def test_equal_to_botorch() -> None:
+    from botorch.acquisition.multi_objective.analytic import ExpectedHypervolumeImprovement
+    from botorch.models.model_list_gp_regression import ModelListGP
+    from botorch.utils.multi_objective.box_decompositions import NondominatedPartitioning
+
+    both = processes()
+    losses = losses_of(both)
+    reference = reference_point(losses)
+    model = ModelListGP(*[as_botorch(one, -1.0) for one in both])
+    boxes = NondominatedPartitioning(ref_point=tensor(-reference), Y=tensor(-losses))
+    theirs = ExpectedHypervolumeImprovement(model, (-reference).tolist(), boxes)
+    x = np.random.default_rng(1).random((6, 2))
+    with torch.no_grad():
+        expected = theirs(tensor(x)[:, None]).numpy()
+    ours = LogHypervolumeImprovement((both[0], both[1]), losses, reference)
+    np.testing.assert_allclose(np.exp(ours.score(x)), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_gradient_and_far_away() -> None:
+    both = processes()
+    losses = losses_of(both)
+    gain = LogHypervolumeImprovement((both[0], both[1]), losses, reference_point(losses))
+    for x in np.random.default_rng(1).random((4, 2)):
+        numeric = [(gain.score((x + e)[None]) - gain.score((x - e)[None]))[0] / 2e-6 for e in 1e-6 * np.eye(2)]
+        value, gradient = gain.score_with_gradient(x)
+        assert value == pytest.approx(gain.score(x[None])[0])
+        np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-6)
+    hopeless = LogHypervolumeImprovement((both[0], both[1]), losses - 30.0, reference_point(losses - 30.0))
+    value, gradient = hopeless.score_with_gradient(np.array([0.5, 0.5]))
+    assert np.isfinite(value)
+    assert value < -100
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+def test_sampled_hypervolume(m: int) -> None:
+    found = processes(m)
+    losses = losses_of(found)
+    reference = reference_point(losses)
+    before = torch.random.get_rng_state()
+    gain = NoisyHypervolume(found, found[0].features[is_efficient(losses)], reference, seed=0)
+    x = np.random.default_rng(1).random((3, 2))
+    scores = gain.score(x)
+    value, gradient = gain.score_with_gradient(x[0])
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert value == pytest.approx(scores[0], abs=1e-6)
+    assert np.isfinite(gradient).all()
+    again = NoisyHypervolume(found, found[0].features[is_efficient(losses)], reference, seed=0)
+    assert again.score(x).tolist() == scores.tolist()
+    if m == 2:
+        exact = LogHypervolumeImprovement((found[0], found[1]), losses, reference)
+        np.testing.assert_allclose(np.exp(scores), np.exp(exact.score(x)), rtol=0.3, atol=0.02)

@@ -1,0 +1,160 @@
+"""The closed forms against differences, against leaving points out, and against GPyTorch."""
+
+import gpytorch
+import numpy as np
+import pytest
+import torch
+
+from nbcompress.errors import GoalError
+from nbcompress.optimize import fitting
+from nbcompress.optimize.botorch_model import as_botorch, tensor
+from nbcompress.optimize.fitting import PosteriorMode, fit, standardise
+from nbcompress.optimize.surrogate import KERNELS, MEAN_WIDTH, MEANS, Form, GaussianProcess, Hyperparameters
+
+OWNER = np.array([0, 1, 2, 2])
+HYPER = Hyperparameters(np.array([0.3, 0.4, 0.5]), 1.3, 1e-3)
+FORMS = [Form(kernel, mean) for kernel in KERNELS for mean in MEANS]
+every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.kernel}-{form.mean}")
+
+
+def process_of(form: Form, n: int = 12) -> GaussianProcess:
+    rng = np.random.default_rng(0)
+    return GaussianProcess(form, HYPER, OWNER, rng.random((n, 4)), rng.standard_normal(n))
+
+
+def differences(function, x: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    return np.array([(function(x + e) - function(x - e)) / (2 * step) for e in step * np.eye(len(x))])
+
+
+@every_form
+def test_prediction_gradients(form: Form) -> None:
+    process = process_of(form)
+    x = np.random.default_rng(1).random(4)
+    mean, std, by_mean, by_std = process.predict_with_gradient(x)
+    batch = process.predict(x[None])
+    assert (mean, std) == (pytest.approx(batch[0][0]), pytest.approx(batch[1][0]))
+    np.testing.assert_allclose(by_mean, differences(lambda u: process.predict(u[None])[0][0], x), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(by_std, differences(lambda u: process.predict(u[None])[1][0], x), rtol=1e-6, atol=1e-8)
+
+
+@every_form
+def test_likelihood_gradients(form: Form) -> None:
+    process = process_of(form)
+    loss = PosteriorMode(form, OWNER, 3, process.features, process.y)
+    theta = np.log([0.2, 0.5, 0.4, 0.8, 0.01])
+    np.testing.assert_allclose(loss(theta)[1], differences(lambda t: loss(t)[0], theta, 1e-6), rtol=1e-5, atol=1e-6)
+
+
+@every_form
+def test_equal_to_gpytorch(form: Form) -> None:
+    process = process_of(form)
+    model = as_botorch(process)
+    x = np.random.default_rng(1).random((5, 4))
+    posterior = model.posterior(tensor(x))
+    mean, std = process.predict(x)
+    np.testing.assert_allclose(posterior.mean.detach().numpy()[:, 0], mean, atol=1e-6)
+    np.testing.assert_allclose(posterior.variance.detach().numpy()[:, 0], std**2, atol=1e-6)
+
+    likelihood = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    model.train()
+    with torch.no_grad():
+        theirs = float(likelihood(model(*model.train_inputs), model.train_targets)) * process.n
+    theta = np.log([*HYPER.lengthscales, HYPER.signal, HYPER.noise])
+    loss = PosteriorMode(form, OWNER, 3, process.features, process.y)
+    ours = -loss.likelihood(theta)[0] + 0.5 * float(process.b @ process.b) / MEAN_WIDTH**2
+    assert ours - 0.5 * process.n * np.log(2 * np.pi) == pytest.approx(theirs, abs=1e-6 * process.n)
+
+
+def test_interpolates_without_noise() -> None:
+    features = np.linspace(0, 1, 5)[:, None]
+    values = np.array([1.0, 3.0, 2.0, 5.0, 4.0])
+    process = fit(Form(), np.array([0]), 1, features, values).process
+    mean, _ = process.in_units(*process.predict(features))
+    np.testing.assert_allclose(mean, values, atol=0.05)
+
+
+@pytest.mark.parametrize("mean", ["zero", "constant"])
+def test_leave_one_out_is_leaving_one_out(mean: str) -> None:
+    whole = process_of(Form(mean=mean))
+    predicted, std = whole.leave_one_out()
+    for i in (0, 5, 11):
+        rest = np.arange(whole.n) != i
+        level = whole.b[0] if len(whole.b) else 0.0
+        part = GaussianProcess(Form(mean="zero"), HYPER, OWNER, whole.features[rest], whole.y[rest] - level)
+        one_mean, one_std = part.predict(whole.features[[i]])
+        assert predicted[i] == pytest.approx(one_mean[0] + level)
+        assert std[i] == pytest.approx(np.sqrt(one_std[0] ** 2 + HYPER.noise))
+
+
+def test_believing_keeps_the_mean_and_narrows_the_deviation() -> None:
+    process = process_of(Form())
+    pending = np.random.default_rng(2).random((2, 4))
+    believing = process.believing(pending)
+    x = np.random.default_rng(3).random((20, 4))
+    np.testing.assert_allclose(believing.predict(x)[0], process.predict(x)[0], atol=5e-3)
+    assert (believing.predict(x)[1] <= process.predict(x)[1] + 1e-9).all()
+    assert (believing.predict(pending)[1] < 0.05).all()
+
+
+@pytest.mark.parametrize(
+    "values", [[5.0, 5.0, 5.0], [0.0, 0.0], [1e300, -1e300, 0.0], [1e-300, 2e-300], [7.0], [0.1, 0.1, 0.1, 0.1, 0.1]]
+)
+def test_standardising_hard_values(values: list[float]) -> None:
+    y, shift, scale = standardise(np.array(values))
+    assert np.isfinite(y).all()
+    assert np.abs(y).max() < 5
+    assert np.isfinite([shift, scale]).all()
+    assert scale > 0
+    np.testing.assert_allclose(shift + scale * y, values, rtol=1e-9, atol=1e-12 * np.abs(values).max())
+
+
+def test_hard_data_still_fits() -> None:
+    twice = np.zeros((6, 1))
+    for values in (np.arange(6.0), np.zeros(6)):
+        process = fit(Form(), np.array([0]), 1, twice, values).process
+        assert np.isfinite(process.predict(np.array([[0.5]]))).all()
+
+
+def test_noise_is_learned() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.random((60, 1))
+    clean = np.sin(6 * features[:, 0])
+    deterministic = fit(Form(), np.array([0]), 1, features, clean).process
+    noisy = fit(Form(), np.array([0]), 1, features, clean + 0.3 * rng.standard_normal(60)).process
+    assert deterministic.hyper.noise < 1e-4
+    assert noisy.hyper.noise * noisy.scale**2 == pytest.approx(0.09, rel=0.5)
+
+
+def test_a_failed_fit_keeps_the_last_good_hyperparameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args, **kwargs):
+        raise ValueError("no way")
+
+    monkeypatch.setattr(fitting, "minimize", fails)
+    process = process_of(Form())
+    found = fit(Form(), OWNER, 3, process.features, process.y, [HYPER])
+    assert found.process.hyper is HYPER
+    assert found.trouble == "the fit failed (no way); older hyperparameters serve"
+    assert fit(Form(), OWNER, 3, process.features, process.y).process.hyper.signal == pytest.approx(1.0)
+
+
+def test_hyperparameters_round_trip() -> None:
+    again = Hyperparameters.from_json(HYPER.to_json())
+    assert again.lengthscales.tolist() == HYPER.lengthscales.tolist()
+    assert (again.signal, again.noise) == (HYPER.signal, HYPER.noise)
+
+
+def test_unknown_parts() -> None:
+    with pytest.raises(
+        GoalError, match=r"The kernel is one of matern52, rbf, but got 'matern'. Did you mean 'matern52'"
+    ):
+        Form(kernel="matern")
+    with pytest.raises(GoalError, match=r"The mean is one of constant, linear, zero"):
+        Form(mean="quadratic")
+
+
+@every_form
+def test_torch_is_left_as_it_was(form: Form) -> None:
+    before = torch.random.get_rng_state()
+    as_botorch(process_of(form))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.get_default_dtype() == torch.float32
