@@ -388,6 +388,196 @@ class Einsum(nn.Module):
         return self.leave(torch.einsum("nli,oi->nlo", self.enter(x), self.weight).relu() * self.gain)
 
 
+class NamedHeads(nn.Module):
+    """Attention whose code names the number of heads, their width and the width of all heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden_size, self.n_attention_heads, self.attention_head_size, self.all_head_size = 16, 8, 2, 16
+        self.query, self.key, self.value, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.norm = nn.LayerNorm(16)
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.n_attention_heads, self.attention_head_size).permute(0, 2, 1, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.heads(self.query(x)), self.heads(self.key(x)), self.heads(self.value(x))
+        scores = torch.matmul(q, k.transpose(-1, -2)) / self.attention_head_size**0.5
+        shares = F.dropout(torch.softmax(scores + mask[:, None, None, :], -1), 0.1, self.training)
+        context = torch.matmul(shares, v).permute(0, 2, 1, 3).contiguous()
+        return self.norm(x + self.out(context.view(*context.shape[:-2], self.all_head_size)))
+
+
+class TransposedLinear(nn.Module):
+    def __init__(self, i: int, o: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.n_out = nn.Parameter(torch.randn(i, o) / i), nn.Parameter(torch.randn(o)), o
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
+        return flat.view(*x.shape[:-1], self.n_out)
+
+
+class PackedSplit(nn.Module):
+    """Queries, keys and values from one transposed layer, split by a number in the code, with a causal buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.n_heads, self.head_width = 24, 4, 6
+        self.attn, self.proj = TransposedLinear(24, 72), TransposedLinear(24, 24)
+        self.up, self.down, self.norm = TransposedLinear(24, 96), TransposedLinear(96, 24), nn.LayerNorm(24)
+        self.register_buffer("causal", torch.tril(torch.ones(1, 1, 9, 9)).bool(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.size(1)
+        q, k, v = self.attn(self.norm(x)).split(self.width, dim=2)
+        q, k, v = (one.view(*one.shape[:2], self.n_heads, self.head_width).transpose(1, 2) for one in (q, k, v))
+        scores = (q @ k.transpose(-2, -1)).masked_fill(~self.causal[:, :, :n, :n], -1e4)
+        x = x + self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Rotary(nn.Module):
+    """Root-mean-square norms, rotated queries and keys, grouped heads, a gated feed-forward part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain1, self.gain2 = nn.Parameter(torch.ones(16)), nn.Parameter(torch.ones(16))
+        self.q, self.k, self.v = nn.Linear(16, 32, False), nn.Linear(16, 16, False), nn.Linear(16, 16, False)
+        self.o, self.gate, self.up, self.down = (
+            nn.Linear(32, 16),
+            nn.Linear(16, 40),
+            nn.Linear(16, 40),
+            nn.Linear(40, 16),
+        )
+        self.register_buffer("speeds", 1.0 / 100 ** torch.linspace(0, 1, 2), persistent=False)
+
+    def norm(self, x: Tensor, gain: Tensor) -> Tensor:
+        return gain * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+    @torch.no_grad()
+    def angles(self, length: int) -> tuple[Tensor, Tensor]:
+        angles = torch.outer(torch.arange(length).to(self.speeds), self.speeds)
+        angles = torch.cat([angles, angles], dim=-1)
+        return angles.cos(), angles.sin()
+
+    def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        half = x.shape[-1] // 2
+        return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, (cos, sin) = self.norm(x, self.gain1), self.angles(x.size(1))
+        q, k, v = (part(y).view(*x.shape[:2], -1, 4).transpose(1, 2) for part in (self.q, self.k, self.v))
+        q, k = self.turned(q, cos, sin), self.turned(k, cos, sin)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x = x + self.o(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+        y = self.norm(x, self.gain2)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+class Window(nn.Module):
+    """Shifted windows with a table of relative positions that has a column for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm = nn.Conv2d(3, 16, 1), nn.LayerNorm(16)
+        self.qkv, self.proj, self.n_heads = nn.Linear(16, 48), nn.Linear(16, 16), 4
+        self.table = nn.Parameter(torch.randn(49, 4))
+        self.register_buffer("places", torch.randint(0, 49, (16, 16)))
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.enter(x).permute(0, 2, 3, 1))
+        x = torch.roll(x, (-2, -2), (1, 2))
+        n, h, w, c = x.shape
+        x = x.view(n, h // 4, 4, w // 4, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, c)
+        q, k, v = self.qkv(x).reshape(len(x), 16, 3, self.n_heads, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.table[self.places.view(-1)].view(16, 16, -1).permute(2, 0, 1)
+        shares = (q @ k.transpose(-2, -1) + bias.unsqueeze(0)).softmax(-1)
+        x = x + self.proj((shares @ v).transpose(1, 2).reshape(len(x), 16, -1))
+        return x + self.down(F.gelu(self.up(x)))
+
+
+class ConvNext(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depth, self.norm = (
+            nn.Conv2d(3, 12, 2, 2),
+            nn.Conv2d(12, 12, 3, 1, 1, groups=12),
+            nn.LayerNorm(12),
+        )
+        self.up, self.down, self.gamma = nn.Linear(12, 48), nn.Linear(48, 12), nn.Parameter(1e-6 * torch.ones(12))
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.gamma * self.down(F.gelu(self.up(self.norm(self.depth(x).permute(0, 2, 3, 1)))))
+        return self.head((x + y.permute(0, 3, 1, 2)).mean((-2, -1)))
+
+
+class ShuffleUnit(nn.Module):
+    """Half of the channels pass by; then all are shuffled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.depth, self.norm, self.leave = nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.BatchNorm2d(8), nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        passed, worked = self.enter(x).chunk(2, dim=1)
+        worked = F.relu(self.b(self.norm(self.depth(F.relu(self.a(worked))))))
+        x = torch.cat([passed, worked], dim=1)
+        n, c, h, w = x.shape
+        return self.leave(x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w))
+
+
+class Video(nn.Module):
+    """Three dimensions, a lazy list of outputs, a transposed depthwise convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.mid = nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.Conv3d(8, 6, 1)
+        self.up, self.out = nn.ConvTranspose3d(6, 6, 2, 2, groups=6), nn.Conv3d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.mid(F.max_pool3d(F.hardswish(self.norm(self.conv(x))), 2))
+        return [self.out(x), self.out(self.up(x))]
+
+
+class SequenceToSequence(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.encoder, self.decoder = nn.Embedding(11, 8), nn.GRU(8, 10), nn.GRU(8, 10)
+        self.head = nn.Linear(10, 11)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        _, state = self.encoder(self.token(source))
+        return self.head(self.decoder(self.token(target), state)[0])
+
+
+class WeightNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.Linear(8, 6)
+        self.c = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.b(torch.relu(self.a(x)))))
+
+
+class FixedBatch(nn.Module):
+    """The batch is in the code, so that the comparison cannot use another one; an in-place write to a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x.view(3, 4))
+        x[1:] *= 2.0
+        return self.b(x.relu_())
+
+
 OUT = "outputs keep their shape"
 
 ZOO: dict[str, Animal] = {
@@ -439,4 +629,21 @@ ZOO: dict[str, Animal] = {
     "decoder": Animal(Decoder, vectors(2, 6), {"fc": 32, "head": 4}, {}),
     "max over channels": Animal(MaxOverChannels, image(), {"conv1": 4}, {"conv2.weight": "over it"}),
     "einsum": Animal(Einsum, vectors(2, 3, 4), {"enter": 4}, {}),
+    "named heads": Animal(
+        NamedHeads,
+        lambda: (vectors(2, 5, 16)(), torch.zeros(2, 5)),
+        {"query": 8, "key": 8, "value": 8},
+        {"out.weight": "add joins"},
+    ),
+    "packed split": Animal(PackedSplit, vectors(2, 5, 24), {}, {}),
+    "rotary": Animal(Rotary, vectors(2, 5, 16), {"q": 16, "k": 8, "v": 8, "gate": 20, "up": 20}, {}),
+    "window": Animal(Window, image(), {"qkv": 24, "up": 16}, {"proj.weight": "layer_norm"}),
+    "convnext": Animal(ConvNext, image(), {"up": 24}, {"stem.weight": "layer_norm"}),
+    "shuffle unit": Animal(ShuffleUnit, image(), {"enter": 8, "a": 4, "b": 4}, {}),
+    "video": Animal(Video, vectors(2, 1, 4, 4, 4), {"conv": 4, "mid": 3, "up": 3}, {"out.weight": OUT}),
+    "sequence to sequence": Animal(
+        SequenceToSequence, lambda: (torch.ones(4, 2).long(), torch.ones(3, 2).long()), {}, {"head.weight": OUT}
+    ),
+    "weight norm": Animal(WeightNorm, vectors(3, 4), {"b": 3}, {"a.parametrizations.weight.original1": "_weight_norm"}),
+    "fixed batch": Animal(FixedBatch, vectors(3, 4), {"a": 4}, {}),
 }

@@ -6,12 +6,11 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import fx, nn
 
 from nbcompress.compress.coupling.call import Call, Marks, Split, owner_of
-from nbcompress.compress.coupling.labels import NO_LABEL, Labels
+from nbcompress.compress.coupling.labels import NO_LABEL, Axes, Labels
 from nbcompress.compress.coupling.rules_layers import LAYER_RULES, pointwise
 from nbcompress.compress.coupling.rules_shape import SHAPE_RULES, blank, frozen
 from nbcompress.compress.coupling.trace import Trace, named_tensors
@@ -32,25 +31,24 @@ class Group:
         places: Where the units sit.
         units: What may be removed, one by one, but never all.
         splits: Reshapes that split a dimension of this group.
+        makers: Weights whose outputs these channels are.
     """
 
     places: tuple[Place, ...]
     units: tuple[Unit, ...]
     splits: tuple[Split, ...] = ()
 
+    makers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The first weight whose outputs these channels are."""
+        return (self.makers or tuple(name for name, _ in self.places))[0]
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Modules whose outputs these channels are, or the parameter's own name for a bare one."""
-        makers = [name for name, dim in self.places if _makes(name, dim)]
-        return tuple(dict.fromkeys(_holder(name) for name in makers or [name for name, _ in self.places]))
-
-
-def _makes(name: str, dim: int) -> bool:
-    return dim == 0 and not name.endswith(("bias", "running_mean", "running_var"))
-
-
-def _holder(name: str) -> str:
-    return name.rpartition(".")[0] or name
+        return tuple(name.rpartition(".")[0] or name for name in self.makers)
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Coupling:
 
     Attributes:
         groups: In the order of the model's parameters.
-        frozen: Why the outputs of a parameter (its dimension 0) may not be cut, by its name.
+        frozen: Why the outputs of a parameter may not be cut, by its name.
     """
 
     groups: tuple[Group, ...]
@@ -90,7 +88,23 @@ def couple(model: nn.Module, traced: Trace, choices: Mapping[str, int] | None = 
             call = Call(node, labels, marks, choices or {})
             marks[node] = _follow(call)
             splits.extend((split, node) for split in call.splits)
-    return _gather(own, labels, splits, marks)
+    outputs = {name: _output_dims(node) for node, name in traced.tensors.items()}
+    return _gather(own, labels, outputs, [(split, _roots_of(marks[node], labels)) for split, node in splits])
+
+
+# Operators that read a weight whose outputs are not along its first dimension: argument and dimension.
+_LAST = ("embedding", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_SECOND = {"addmm": 2, "baddbmm": 2, "mm": 1, "bmm": 1, "matmul": 1}
+
+
+def _output_dims(node: fx.Node) -> set[int]:
+    """The dimensions of a weight along which its outputs lie, for everything that reads it."""
+    found = set()
+    for user in node.users:
+        name = Call(user, Labels(), {}).name
+        is_second = name in _SECOND and len(user.args) > _SECOND[name] and user.args[_SECOND[name]] is node
+        found.add(1 if name in _LAST else len(node.meta["val"].shape) - 1 if is_second else 0)
+    return found
 
 
 def _follow(call: Call) -> Marks:
@@ -120,41 +134,41 @@ def _freeze_outputs(node: fx.Node, marks: Mapping[fx.Node, Marks], labels: Label
             labels.freeze_all(axes, "it is an output of the model, and outputs keep their shape")
 
 
-def _freeze_opaque(model: nn.Module, own: Mapping[str, tuple[object, ...]], labels: Labels) -> None:
+def _freeze_opaque(model: nn.Module, own: Mapping[str, Axes], labels: Labels) -> None:
     """Freeze what torch's own attention computes inside: its code ties the width of heads to that of the input."""
     for path, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             for name, axes in own.items():
                 if name.startswith(f"{path}." if path else ""):
-                    labels.freeze_all(axes, "torch.nn.MultiheadAttention cannot lose heads")  # type: ignore[arg-type]
+                    labels.freeze_all(axes, "torch.nn.MultiheadAttention cannot lose heads")
 
 
 def _gather(
-    own: Mapping[str, tuple[object, ...]],
+    own: Mapping[str, Axes],
     labels: Labels,
-    splits: list[tuple[Split, fx.Node]],
-    marks: Mapping[fx.Node, Marks],
+    outputs: Mapping[str, set[int]],
+    splits: list[tuple[Split, set[int]]],
 ) -> Coupling:
+    """Collect what the labels say: a unit for each class, a group for units in the same places."""
     units: dict[int, dict[Place, list[int]]] = {}
     why: dict[str, str] = {}
     for name, axes in own.items():
         for dim, axis in enumerate(axes):
-            if not isinstance(axis, np.ndarray):
-                continue
             for index, root in enumerate(labels.roots(axis).tolist()):
                 if root != NO_LABEL:
                     units.setdefault(root, {}).setdefault((name, dim), []).append(index)
-                elif dim == 0:
+                elif dim in outputs[name] and axis is not None:
                     why.setdefault(name, labels.why_frozen(int(axis[index])) or "it is fixed")
     alike: dict[tuple[Place, ...], list[int]] = {}
     for root, unit in units.items():
         alike.setdefault(tuple(unit), []).append(root)
-    seen = [(split, _roots_of(marks[node], labels)) for split, node in splits]
     groups = []
     for places, roots in alike.items():
         members = tuple({place: tuple(indices) for place, indices in units[root].items()} for root in roots)
-        touched = tuple(split for split, found in seen if found & set(roots))
-        groups.append(Group(places, members, touched))
+        touched = tuple(split for split, found in splits if found & set(roots))
+        made = [name for name, dim in places if dim in outputs[name]]
+        wide = [name for name in made if len(own[name]) > 1]
+        groups.append(Group(places, members, touched, tuple(wide or made)))
     return Coupling(tuple(groups), why)
 
 

@@ -44,8 +44,10 @@ class Labels:
             label = parent[label]
         return label
 
-    def roots(self, axis: NDArray[np.int64]) -> NDArray[np.int64]:
+    def roots(self, axis: Axis) -> NDArray[np.int64]:
         """`axis` with each label replaced by the one that stands for its class, frozen ones by `NO_LABEL`."""
+        if axis is None:
+            return np.empty(0, dtype=np.int64)
         return np.array(
             [NO_LABEL if label < 0 or (root := self.find(label)) in self._why else root for label in axis.tolist()],
             dtype=np.int64,

@@ -161,7 +161,8 @@ def layer_norm(call: Call) -> Marks:
         call.labels.freeze_all(call.axes(node), f"{call.name} computes a mean over it")
     for axis in axes[-n_dims:]:
         call.freeze(axis, "computes a mean over it")
-    return (*axes[:-n_dims], *(None,) * n_dims)
+    # The frozen axes go on, so that what meets them later is frozen for the same reason.
+    return axes
 
 
 def group_norm(call: Call) -> Marks:
@@ -224,10 +225,9 @@ def einsum(call: Call) -> Marks:
 
 def softmax(call: Call) -> Marks:
     """The shares along `dim` depend on how many there are."""
-    axes = list(call.axes(call["self"]))
+    axes = call.axes(call["self"])
     call.freeze(axes[call["dim"]], "computes shares over it")
-    axes[call["dim"]] = None
-    return tuple(axes)
+    return axes
 
 
 def glu(call: Call) -> Marks:
@@ -283,10 +283,9 @@ def _dims_of(call: Call, n_dims: int) -> set[int]:
 
 def along(call: Call) -> Marks:
     """`cumsum` and the like: everything but `dim` is index by index."""
-    axes = list(call.axes(call["self"]))
+    axes = call.axes(call["self"])
     call.freeze(axes[call["dim"]], "runs along it")
-    axes[call["dim"]] = None
-    return tuple(axes)
+    return axes
 
 
 def prelu(call: Call) -> Marks:
@@ -375,9 +374,8 @@ LAYER_RULES: dict[str, Rule] = {
     "glu": glu,
     **dict.fromkeys((f"{name}{n}d" for name in _POOLS.split() for n in "123"), pool),
     **dict.fromkeys((*_SUMS, *_REDUCTIONS.split()), reduce),
-    **dict.fromkeys(("cumsum", "cumprod", "sort", "roll"), along),
+    **dict.fromkeys(("cumsum", "cumprod"), along),
     **dict.fromkeys(_POINTWISE.split(), pointwise),
 }
-del LAYER_RULES["sort"], LAYER_RULES["roll"]
 
 __all__ = ["LAYER_RULES", "pointwise"]

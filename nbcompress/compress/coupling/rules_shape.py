@@ -95,19 +95,20 @@ def _choose(call: Call, sizes: tuple[int, ...], varying: tuple[int, ...], *, is_
 
 
 def merge_axes(call: Call, members: list[tuple[Axis, int]]) -> Axis:
-    """The axis of factors that become one dimension, the first one varying slowest."""
-    live = [k for k, (axis, _) in enumerate(members) if axis is not None]
-    if len(live) > 1:
+    """The axis of factors that become one dimension, the first one varying slowest; one of them may be cut."""
+    labelled = [k for k, (axis, _) in enumerate(members) if axis is not None]
+    free = [k for k in labelled if (call.labels.roots(members[k][0]) != NO_LABEL).any()]
+    live = free or labelled[:1]
+    if len(free) > 1:
         for axis, _ in members:
             call.freeze(axis, "merges it with another dimension of channels")
         return None
     if not live:
         return None
     axis = members[live[0]][0]
-    assert axis is not None
     before = int(np.prod([size for _, size in members[: live[0]]], dtype=np.int64))
     after = int(np.prod([size for _, size in members[live[0] + 1 :]], dtype=np.int64))
-    return np.tile(np.repeat(axis, after), before)
+    return None if axis is None else np.tile(np.repeat(axis, after), before)
 
 
 def transpose(call: Call) -> Marks:
@@ -271,6 +272,27 @@ def flip(call: Call) -> Marks:
     return tuple(axes)
 
 
+def roll(call: Call) -> Marks:
+    """Positions move around; channels must not."""
+    axes = list(call.axes(call["self"]))
+    for dim in call["dims"] or range(len(axes)):
+        call.freeze(axes[dim], "moves it around")
+        axes[dim] = None
+    return tuple(axes)
+
+
+def index(call: Call) -> Marks:
+    """`table[numbers]`: dimensions that tensors index are looked up, the others stay."""
+    axes, indices = call.axes(call["self"]), list(call["indices"])
+    looked_up = [dim for dim, one in enumerate(indices) if one is not None]
+    if looked_up != list(range(len(looked_up))) or any(one is None for one in indices):
+        return frozen(call)
+    for dim in looked_up:
+        call.freeze(axes[dim], "looks it up by number")
+    rest = axes[len(looked_up) :]
+    return (*(None,) * (len(call.shape()) - len(rest)), *rest)
+
+
 def pad(call: Call) -> Marks:
     """Constants around a tensor; `pad` counts dimensions from the last."""
     axes, amounts = list(call.axes(call["self"])), call["pad"]
@@ -341,6 +363,8 @@ SHAPE_RULES: dict[str, Rule] = {
     "select": select,
     "unbind": unbind,
     "flip": flip,
+    "roll": roll,
+    "index": index,
     **dict.fromkeys(("constant_pad_nd", "pad"), pad),
     "pixel_shuffle": pixel_shuffle,
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty", "_assert_tensor_metadata"), apart),

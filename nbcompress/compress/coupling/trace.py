@@ -82,7 +82,8 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         for spec in exported.graph_signature.input_specs
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None
     }
-    nodes = {node: targets.get(node.name) for node in exported.graph.nodes if node.op == "placeholder"}
+    # Parameters that nothing reads are inputs of the graph as well.
+    nodes = {node: targets.get(node.name) for node in exported.graph.nodes if node.op == "placeholder" and node.users}
     tensors = {node: canonical[target] for node, target in nodes.items() if target is not None}
     return Trace(exported.graph, tensors)
 

@@ -33,6 +33,7 @@ def recompute_batchnorm_(model: nn.Module, data: object) -> int:
     if not norms:
         return 0
     batches = Batches(data)
+    before = [{name: buffer.clone() for name, buffer in one.named_buffers()} for one in norms]
     modes = {module: module.training for module in model.modules()}
     momenta = [one.momentum for one in norms]
     try:
@@ -43,6 +44,10 @@ def recompute_batchnorm_(model: nn.Module, data: object) -> int:
             norm.train()
         for batch in batches.for_model(model):
             batch(model)
+    except BaseException:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm.load_state_dict(buffers, strict=False)
+        raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import ceil
 
 from torch import nn
 
@@ -23,6 +24,8 @@ from nbcompress.compress.prune.cutting import Plan, cut_, cut_record, plan_of
 from nbcompress.compress.prune.repairs import Attributes, repairs_of
 from nbcompress.compress.record import attach_
 from nbcompress.errors import CompressionError
+
+_UNUSED = "the model does not use it when it runs on the example"
 
 
 @dataclass(frozen=True)
@@ -80,29 +83,23 @@ def cut_channels(
     traced_model = copied(model).eval()
     traced = trace(traced_model, inputs)
     coupling = couple(traced_model, traced)
-    left_out = {name: why for name, why in coupling.frozen.items() if _is_expected(model, name)}
-    left_out |= {
-        name: "the model does not use it when it runs on the example"
-        for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and name not in set(traced.tensors.values())
-    }
+    # One expects the outputs of weights to be cut; biases and norms follow.
+    weights = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+    traced_names = set(traced.tensors.values())
+    left_out = {name: coupling.frozen[name] for name in weights if name in coupling.frozen}
+    left_out |= {name: _UNUSED for name in weights if name not in traced_names}
     groups = [
         one for one in coupling.groups if patterns is None or any(is_chosen(layer, patterns) for layer in one.layers)
     ]
     chosen, single = _choose(model, groups, amount, criterion, scope, seed)
     left_out = {name: why for name, why in (left_out | single).items() if is_chosen(name, patterns)}
     if not chosen:
-        raise CompressionError(_nothing(amount, groups, left_out))
+        raise CompressionError(_too_little(amount, groups, scope) or _nothing(left_out))
     kept, refused = _agreed(model, check, chosen)
     left_out |= refused
     if not kept:
-        raise CompressionError(_nothing(amount, groups, left_out))
+        raise CompressionError(_nothing(left_out))
     return _carry_out(model, _plan(kept), left_out)
-
-
-def _is_expected(model: nn.Module, name: str) -> bool:
-    """Whether one would expect the outputs of this parameter to be cut: weights, not biases and norms."""
-    return any(one == name and parameter.ndim > 1 for one, parameter in model.named_parameters())
 
 
 def _choose(
@@ -116,18 +113,12 @@ def _choose(
         if units:
             removals.append(Removal(group, tuple(units)))
         elif len(group.units) == 1:
-            untouched[_name(group)] = "all its channels hang together, and at least one must stay"
+            untouched[group.name] = "all its channels hang together, and at least one must stay"
         elif scope == "layer":
-            untouched[_name(group)] = f"amount={amount:g} of its {len(group.units)} channels rounds to none"
+            untouched[group.name] = f"amount={amount:g} of its {len(group.units)} channels rounds to none"
         else:
-            untouched[_name(group)] = "its channels all rank above those that went"
+            untouched[group.name] = "its channels all rank above those that went"
     return removals, untouched
-
-
-def _name(group: Group) -> str:
-    """The first weight whose outputs these channels are."""
-    made = [name for name, dim in group.places if dim == 0 and not name.endswith("bias")]
-    return (made or [group.places[0][0]])[0]
 
 
 def _plan(removals: Sequence[Removal]) -> Plan:
@@ -149,7 +140,7 @@ def _agreed(model: nn.Module, check: Check, removals: list[Removal]) -> tuple[li
             if why is None:
                 together.append(one)
             else:
-                refused[_name(one.group)] = f"together with other cuts, {why}"
+                refused[one.group.name] = f"together with other cuts, {why}"
         kept = together
     return kept, refused
 
@@ -164,7 +155,7 @@ def _allowed(model: nn.Module, check: Check, removals: list[Removal], refused: d
         return [*_allowed(model, check, removals[:half], refused), *_allowed(model, check, removals[half:], refused)]
     repaired = _repaired(model, check, removals[0])
     if repaired is None:
-        refused[_name(removals[0].group)] = why
+        refused[removals[0].group.name] = why
     return [repaired] if repaired is not None else []
 
 
@@ -183,13 +174,17 @@ def _carry_out(model: nn.Module, plan: Plan, left_out: Mapping[str, str]) -> nn.
     return small
 
 
-def _nothing(amount: float, groups: Sequence[Group], left_out: Mapping[str, str]) -> str:
-    largest = max((len(group.units) for group in groups), default=0)
-    if largest > 1 and all("rounds to none" in why for name, why in left_out.items() if name in map(_name, groups)):
-        return (
-            f"amount={amount:g} rounds to no channel in every group: the largest has {largest}, "
-            f"so pass at least {0.5 / largest:.2g}"
-        )
+def _too_little(amount: float, groups: Sequence[Group], scope: str) -> str:
+    """What is wrong with an amount that rounds to no channel where some could go."""
+    sizes = [len(group.units) for group in groups]
+    if max(sizes, default=0) < 2:
+        return ""
+    n_units = max(sizes) if scope == "layer" else sum(sizes)
+    of_what = f"in every group: the largest has {n_units}" if scope == "layer" else f"of {n_units}"
+    return f"amount={amount:g} rounds to no channel {of_what}, so pass at least {ceil(500 / n_units) / 1000:g}"
+
+
+def _nothing(left_out: Mapping[str, str]) -> str:
     reasons = "; ".join(f"{name}: {why}" for name, why in islice(left_out.items(), 4))
     more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
     return f"no channel of the model can be cut ({reasons or 'it has no layer with channels'}{more})"
