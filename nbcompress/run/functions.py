@@ -147,6 +147,7 @@ def search(
         "jobs": jobs,
         "repeats": repeats,
         "seed": seed,
+        "sampler": sampler,
         "keep": _names(keep),
         "engine": engine_of(engine),
     }

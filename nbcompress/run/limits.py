@@ -64,8 +64,8 @@ class NoGain:
         since = len(ended) - 1 - last_gain(ended, goal)
         if since < self.n:
             return ""
-        what = "a better best" if len(goal.objectives) == 1 else "a gain of the front"
-        return f"The last {since} trials brought no {what.split(' ', 1)[1]} (--until {str(self)!r})."
+        what = "better best" if len(goal.objectives) == 1 else "gain of the front"
+        return f"The last {since} trials brought no {what} (--until {str(self)!r})."
 
     def __str__(self) -> str:
         return f"no gain {self.n}"

@@ -20,6 +20,7 @@ from nbcompress.run.keeping import Keeper
 from nbcompress.run.limits import GainBelow, NoGain, Until, described
 from nbcompress.run.observers import Ending, EndKind, Observer, Observers
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
+from nbcompress.run.plan import Plan
 from nbcompress.run.pruner import Pruner
 from nbcompress.run.repeats import folded
 from nbcompress.run.same_failure import same_failure
@@ -33,48 +34,6 @@ if TYPE_CHECKING:
 
 # How long the loop waits at most before it looks at limits and interrupts again.
 _SLICE_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is run and how. Checks itself.
-
-    Attributes:
-        trials: How many trials the study shall have in all.
-        timeout: Seconds for the search, or None.
-        trial_timeout: Seconds for one run of a trial, or None.
-        jobs: Trials at a time.
-        until: A stop rule, or None.
-        repeats: Runs per point.
-        seed: Of the search; every run's seed is made from it.
-        start: Points to run first.
-        pruner: Early stopping.
-
-    Raises:
-        SearchError: A number is below 1, or a limit not above 0.
-    """
-
-    trials: int = 30
-    timeout: float | None = None
-    trial_timeout: float | None = None
-    jobs: int = 1
-    until: Until | None = None
-    repeats: int = 1
-    seed: int = 0
-    start: tuple[Point, ...] = ()
-    pruner: Pruner = field(default_factory=Pruner)
-
-    def __post_init__(self) -> None:
-        for name in ("trials", "jobs", "repeats"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SearchError(f"--{name} is an integer of at least 1, but got {value!r}.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise SearchError(f"--seed is an integer, but got {self.seed!r}.")
-        for name in ("timeout", "trial_timeout"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SearchError(f"--{name.replace('_', '-')} is above 0 seconds, but got {value!r}.")
 
 
 @dataclass
@@ -110,6 +69,7 @@ def run(
     repeats: int = 1,
     keep: Collection[str] = (),
     seed: int = 0,
+    sampler: str = "",
     start: Sequence[Point] = (),
     pruner: Pruner | None = None,
     observers: Sequence[Observer] = (),
@@ -123,6 +83,7 @@ def run(
 
     Args:
         keep: Names of kept values to store; empty stores whatever trials keep.
+        sampler: What the proposer is called; noted with each trial, for a study may be continued with another.
 
     Raises:
         SearchError: An option cannot be used, before the first trial.
@@ -137,6 +98,7 @@ def run(
         until,
         repeats,
         seed,
+        sampler,
         tuple(study.space.check(point) for point in start),
         pruner or Pruner(),
     )
@@ -241,7 +203,7 @@ class _Loop:
 
     def _ending(self, kind: EndKind, what: str) -> Ending:
         counted, wanted = self._counted(), self._plan.trials
-        return Ending(kind, f"{what} at {counted} of {wanted} trials; run the cell again to go on.")
+        return Ending(kind, f"{what} at {counted} of {wanted} trials; run it again to go on.")
 
     def _counted(self) -> int:
         return sum(one.state.counts for one in self._study.all_trials)
@@ -269,13 +231,13 @@ class _Loop:
                 following = self._following(trials)
                 if isinstance(following, Ending):
                     return following
+                if self._abandoning() is not None:  # asked for while the proposer was thinking
+                    return None
                 self._begin(following)
             except SpaceExhausted as error:
                 return Ending("exhausted", str(error))
             except EngineError as error:
                 return Ending("broken", str(error))
-            if self._abandoning() is not None:
-                return None
         return None
 
     def _done(self, counted: int) -> Ending:
@@ -301,7 +263,8 @@ class _Loop:
             reason = self._plan.until.verdict(proposal.note.get("gain"))
             if reason:
                 return Ending("until", reason)
-        return _Next(proposal.point, note=proposal.note, reason=proposal.reason)
+        search = {"search_seed": self._plan.seed} | ({"sampler": self._plan.sampler} if self._plan.sampler else {})
+        return _Next(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
 
     def _begin(self, following: _Next) -> None:
         number = len(self._study.all_trials) if following.number is None else following.number
@@ -310,7 +273,7 @@ class _Loop:
                 following.point,
                 number=following.number,
                 seed=trial_seed(self._plan.seed, number),
-                note={**following.note, "search_seed": self._plan.seed},
+                note=following.note,
                 reason=following.reason,
             )
         except StudyError:

@@ -31,12 +31,12 @@ class TrialContext:
         reports: Intermediate values: metric -> step -> value.
         kept: What the body asked to keep.
         remarks: Sentences for the person, added by whoever runs the body.
+
+    Args:
+        keep: Only these names may be kept; None allows every name.
     """
 
     def __init__(self, goal: Goal, assignment: Assignment, *, keep: Collection[str] | None = None) -> None:
-        """Args:
-        keep: Only these names may be kept; None allows every name.
-        """
         self.goal, self.assignment = goal, assignment
         self._keep = None if keep is None else frozenset(keep)
         self.values: dict[str, float] = {}

@@ -291,6 +291,12 @@ class TestProcess:
         engine.close()
         wait_until(lambda: not is_alive(left))
 
+    def test_as_it_starts_on_other_systems(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("nbcompress.run.engines.process.START_METHOD", "spawn")
+        engine = ProcessEngine()
+        assert one(engine, lambda x: {"loss": x}).values == {"loss": 2.0}
+        engine.close()
+
     def test_close_ends_what_runs(self) -> None:
         engine = ProcessEngine()
         engine.start(evaluating(lambda x: time.sleep(1000)), jobs=2, listener=None)

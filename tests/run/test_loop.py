@@ -31,13 +31,13 @@ def square(x: float) -> dict[str, float]:
 
 class TestBudget:
     def test_as_many_as_asked_for(self) -> None:
-        study, ending = searched(square)
+        study, ending = searched(square, sampler="walk")
         assert states(study) == ["complete"] * 5
         assert (ending.kind, ending.reason) == ("done", "All 5 trials are done.")
         assert [trial.params["x"] for trial in study.all_trials] == [walk(number) for number in range(5)]
         assert [trial.seed for trial in study.all_trials] == [trial_seed(0, number) for number in range(5)]
         assert study.all_trials[3].reason == "step 3"
-        assert study.all_trials[3].note == {"step": 3, "search_seed": 0}
+        assert study.all_trials[3].note == {"step": 3, "search_seed": 0, "sampler": "walk"}
 
     def test_again_runs_nothing_and_says_so(self) -> None:
         study, _ = searched(square)
@@ -159,7 +159,7 @@ class TestEveryEnding:
         study, ending = searched(body, timeout=0.3)
         assert time.monotonic() - started < 5
         assert states(study) == ["complete", "interrupted"]
-        assert ending.reason == ("The search's limit of 0.3 s has come at 1 of 5 trials; run the cell again to go on.")
+        assert ending.reason == ("The search's limit of 0.3 s has come at 1 of 5 trials; run it again to go on.")
 
     def test_exhausted(self) -> None:
         class Finite(Walk):
@@ -328,7 +328,7 @@ class TestPeople:
 
         study, ending = searched(body, controls=controls)
         assert states(study) == ["complete", "interrupted"]
-        assert ending.reason == "Stopped at 1 of 5 trials; run the cell again to go on."
+        assert ending.reason == "Stopped at 1 of 5 trials; run it again to go on."
         searched(square, study)
         assert [trial.params["x"] for trial in study.all_trials] == [walk(number) for number in range(5)]
 
@@ -382,7 +382,7 @@ class TestPeople:
 
         study, ending = searched(body)
         assert states(study) == ["complete", "interrupted"]
-        assert ending.reason == "Interrupted at 1 of 5 trials; run the cell again to go on."
+        assert ending.reason == "Interrupted at 1 of 5 trials; run it again to go on."
 
     def test_an_interrupt_that_the_body_swallows(self) -> None:
         def body(x: float) -> dict[str, float]:
@@ -430,6 +430,17 @@ class TestPeople:
         timer.join()
         assert time.monotonic() - started < 20
         assert states(study) == ["interrupted"] * 2
+        assert ending.kind == "interrupted"
+
+    def test_an_interrupt_while_the_proposer_thinks_begins_no_trial(self) -> None:
+        class Slow(Walk):
+            def propose(self, number: int, history: Any) -> Any:
+                if number == 2:
+                    signal.raise_signal(signal.SIGINT)
+                return super().propose(number, history)
+
+        study, ending = searched(square, proposer=Slow())
+        assert states(study) == ["complete"] * 2
         assert ending.kind == "interrupted"
 
     def test_in_a_background_thread(self) -> None:

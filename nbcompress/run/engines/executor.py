@@ -137,6 +137,7 @@ class ExecutorEngine:
     def _broken(self, error: BrokenExecutor) -> Outcome:
         """A pool does not say which of its trials killed the worker: with one at a time it was that one."""
         if self._jobs > 1:
+            self.warnings.append(f"A worker of the executor {self.name} died, which ended all its trials: {error}")
             return Outcome(State.INTERRUPTED)
         return Outcome(State.FAILED, failure=Failure("Crash", f"The worker of the trial died: {error}"))
 
@@ -160,6 +161,8 @@ class ExecutorEngine:
         """Run a trial on a thread of this process: nothing is copied, and reports come as they are made."""
         handed.started = time.monotonic()
         handed.guard = Guard()
+        if self._handed.get(handed.assignment.number) is not handed:
+            handed.guard.cut(Cut(State.INTERRUPTED))  # given up while it waited for its thread
 
         def listen(number: int, step: int, values: Any) -> None:
             for metric, value in values.items():

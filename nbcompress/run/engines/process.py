@@ -27,6 +27,7 @@ from nbcompress.study.trial import Failure, State
 
 # torch takes seconds to import: the fork server does it once, before it has any thread. Elsewhere every child pays.
 _PRELOADED = ["torch", "nbcompress.run.engines.child"]
+START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 # Between the signal and the end of a killed process. Only a process stuck inside the system takes longer.
 _DEATH_SECONDS = 5.0
 
@@ -41,6 +42,7 @@ class _Child:
     limit: float | None
     cut: Cut | None = None
     process: Any = None
+    thread: threading.Thread | None = None
     values: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def kill(self) -> None:
@@ -70,9 +72,8 @@ class ProcessEngine:
         self._payload = pack(evaluate, self.name)
         self._listener = listener
         self._threads = _threads_each(jobs)
-        method = "forkserver" if sys.platform == "linux" else "spawn"
-        self._context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
+        self._context: Any = multiprocessing.get_context(START_METHOD)
+        if START_METHOD == "forkserver":
             self._context.set_forkserver_preload(_PRELOADED)
         self._lifeline = self._context.Pipe(duplex=False)
         # Registered after multiprocessing's own, so it runs before that one waits for our children.
@@ -82,7 +83,8 @@ class ProcessEngine:
         child = _Child(assignment, limit)
         self._children[assignment.number] = child
         name = f"nbcompress-trial-{assignment.number}"
-        threading.Thread(target=self._watch, args=(child,), name=name, daemon=True).start()
+        child.thread = threading.Thread(target=self._watch, args=(child,), name=name, daemon=True)
+        child.thread.start()
 
     def next(self, timeout: float) -> tuple[Assignment, Outcome] | None:
         return self._mailbox.take(timeout, self._listener)
@@ -94,11 +96,12 @@ class ProcessEngine:
             child.kill()
 
     def close(self) -> None:
-        for child in tuple(self._children.values()):
+        children = tuple(self._children.values())
+        for child in children:
             self.cut(child.assignment.number, Cut(State.INTERRUPTED))
-        for child in tuple(self._children.values()):
-            if child.process is not None:
-                child.process.join(_DEATH_SECONDS)
+        for child in children:
+            if child.thread is not None:
+                child.thread.join(_DEATH_SECONDS)
         if self._lifeline is not None:
             for end in self._lifeline:
                 end.close()
@@ -190,6 +193,9 @@ def _without_main() -> Iterator[None]:
     What a trial needs of it travels by value instead.
     """
     main = sys.modules["__main__"]
+    if not hasattr(main, "__file__") and getattr(main, "__spec__", None) is None:
+        yield  # a notebook: there is nothing to run once more
+        return
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield

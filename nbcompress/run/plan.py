@@ -1,0 +1,57 @@
+"""How much is run and how: the options of a search that the loop reads, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nbcompress.errors import SearchError
+from nbcompress.run.limits import Until
+from nbcompress.run.pruner import Pruner
+
+if TYPE_CHECKING:
+    from nbcompress.space import Point
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run and how. Checks itself.
+
+    Attributes:
+        trials: How many trials the study shall have in all.
+        timeout: Seconds for the search, or None.
+        trial_timeout: Seconds for one run of a trial, or None.
+        jobs: Trials at a time.
+        until: A stop rule, or None.
+        repeats: Runs per point.
+        seed: Of the search; every run's seed is made from it.
+        sampler: What the proposer is called; noted with each trial.
+        start: Points to run first.
+        pruner: Early stopping.
+
+    Raises:
+        SearchError: A number is below 1, or a limit not above 0.
+    """
+
+    trials: int = 30
+    timeout: float | None = None
+    trial_timeout: float | None = None
+    jobs: int = 1
+    until: Until | None = None
+    repeats: int = 1
+    seed: int = 0
+    sampler: str = ""
+    start: tuple[Point, ...] = ()
+    pruner: Pruner = field(default_factory=Pruner)
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "jobs", "repeats"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SearchError(f"--{name} is an integer of at least 1, but got {value!r}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise SearchError(f"--seed is an integer, but got {self.seed!r}.")
+        for name in ("timeout", "trial_timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SearchError(f"--{name.replace('_', '-')} is above 0 seconds, but got {value!r}.")
