@@ -10,6 +10,7 @@ from nbcompress.errors import ParameterError, SpaceSyntaxError, did_you_mean
 from nbcompress.space.cell_text import CellText
 from nbcompress.space.parameters import Choice, Float, Int
 from nbcompress.space.scopes import reads
+from nbcompress.space.values import shown
 
 KINDS: dict[str, type[Float] | type[Int] | type[Choice]] = {"Float": Float, "Int": Int, "Choice": Choice}
 _POSITIONAL = {"Float": ("low", "high", "log", "step"), "Int": ("low", "high", "log", "step"), "Choice": ()}
@@ -138,13 +139,15 @@ class Arguments:
 
     def _spread(self, starred: ast.Starred) -> list[Any]:
         value = self._value(starred.value)
-        if isinstance(value, (str, bytes)):
-            raise self._text.error(starred, f"What follows the star is a list of options, but got {value!r}.")
         try:
-            return list(value)
+            if not isinstance(value, (str, bytes)):
+                return list(value)
         except TypeError as err:
-            kind = type(value).__name__
-            raise self._text.error(starred, f"What follows the star is a list of options, but got a {kind}.") from err
+            raise self._not_a_list(starred, value) from err
+        raise self._not_a_list(starred, value)
+
+    def _not_a_list(self, starred: ast.Starred, value: object) -> SpaceSyntaxError:
+        return self._text.error(starred, f"What follows the star is a list of options, but got {shown(value)}.")
 
     def _value(self, node: ast.expr) -> Any:
         try:

@@ -8,7 +8,8 @@ from nbcompress.space.arguments import kind_of
 from nbcompress.space.cell_text import CellText
 
 _LAW = (
-    "{kind}(...) declares a parameter only as 'NAME = {kind}(...)', at the top level or inside if, elif, else or match"
+    "{kind}(...) declares a parameter only as 'NAME = {kind}(...)', at the top level or inside if, elif, else or match,"
+    " but here it stands {where}."
 )
 
 # The blocks in which a declaration would run several times, or perhaps never.
