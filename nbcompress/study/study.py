@@ -251,14 +251,15 @@ class Study:
         """Where the study is stored: a path, or a URL without its password."""
         return self._entries.ledger.place
 
-    def hypervolume(self, reference: Mapping[str, float] | None = None) -> float:
+    def hypervolume(self, reference: Mapping[str, float] | None = None, *, first: int | None = None) -> float:
         """Return the volume that the feasible trials cover, in units of the objectives.
 
         Args:
             reference: The worst value of every objective that still counts. Without it, the worst value that a feasible
                 trial had; such volumes of two studies are not comparable.
+            first: Count only so many trials from the start; all without it.
         """
-        losses = losses_of(feasible(self.all_trials, self.goal), self.goal)
+        losses = losses_of(feasible(self.all_trials[:first], self.goal), self.goal)
         if len(losses) == 0:
             return 0.0
         if reference is None:

@@ -570,6 +570,9 @@ def test_best_and_front(journal: Place) -> None:
     assert study.hypervolume({"accuracy": 0.5, "kilobytes": 60.0}) == pytest.approx(0.4 * 20 + 0.3 * 20)
     # Against the worst that a feasible trial had, (0.7, 50).
     assert study.hypervolume() == pytest.approx(0.2 * 10 + 0.1 * 20)
+    reference = {"accuracy": 0.5, "kilobytes": 60.0}
+    assert study.hypervolume(reference, first=0) == 0
+    assert study.hypervolume(reference, first=len(study.trials)) == study.hypervolume(reference)
     with pytest.raises(StudyError) as caught:
         study.hypervolume({"accuracy": 0.5})
     assert str(caught.value) == "A reference names every objective, but 'kilobytes' is missing."
