@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -163,7 +164,10 @@ class Question:
             ]
             node = ast.Match(self.node.subject, cases)
         tree = ast.fix_missing_locations(ast.Module([ast.copy_location(node, self.node)], []))
-        return compile(tree, "<test>", "exec", dont_inherit=True)
+        with warnings.catch_warnings():
+            # Such as `is` with a literal: it comes when the body is compiled to be run; once is enough.
+            warnings.simplefilter("ignore")
+            return compile(tree, "<test>", "exec", dont_inherit=True)
 
     def answer(self, names: Mapping[str, Any], point: Mapping[str, Value]) -> int | None:
         """Return 1 or 0 for an `if`, the index of the case for a `match` (None: no case).

@@ -114,6 +114,7 @@ BRANCHES: list[tuple[str, str]] = [
     ("if True: n = Int(0, 1)", "n = Int(0, 1)"),
     ("if b > 0: n = Int(0, 1)", "n = Int(0, 1)"),
     ("if 1 < 2 <= 3 or m: n = Int(0, 1)\nelse: pass", "n = Int(0, 1)"),
+    ("if b is not None: n = Int(0, 1)", "n = Int(0, 1)"),
     # operators and literals
     ("if m in {'x', 'y'}: n = Int(0, 1)", "if m in ('x', 'y'):\n    n = Int(0, 1)"),
     ("if b % 4 == 0: n = Int(0, 1)", "if b in (4, 8):\n    n = Int(0, 1)"),
@@ -573,6 +574,12 @@ def test_refused_branches(cell: str, line: int, column: int, text: str) -> None:
 def test_assigned_before_is_assigned_again() -> None:
     text = "'a' is the parameter of line 3, and an assignment assigns it again here. Take another name."
     assert refusal("a = 3\na = Int(0, 1)") == (2, 1, text)
+
+
+def test_what_the_compiler_warns_of_waits_for_the_run() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert space_of("x = '\\d'\nm = Choice(1)\nif m is 1: n = Int(0, 1)").names == ("m", "n")
 
 
 def test_too_deep() -> None:
