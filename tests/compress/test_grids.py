@@ -142,6 +142,13 @@ def test_extreme_weights(bits: int, scheme: str, value: float) -> None:
         codes_of(on_grid, TensorRecord(grid=found))
 
 
+def test_no_value_of_a_grid_overflows() -> None:
+    """The best scale of these would put a value beyond 65504."""
+    w = torch.tensor([[61440.0, -41280.0]], dtype=torch.float16)
+    for bits, scheme in BITS:
+        assert bool(torch.isfinite(rounded(w, fit_grid(w, Scheme(bits, scheme)))).all())  # type: ignore[arg-type]
+
+
 def test_scales_fit_into_two_bytes() -> None:
     torch.manual_seed(0)
     for bits, scheme in BITS:

@@ -211,8 +211,10 @@ def _storable(s: Tensor, z: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tenso
     """
     most = 1.0 if scheme.bits == 1 else torch.maximum(z, scheme.n_codes - 1 - z)
     snapped = _snapped(s, dtype)
-    too_far = snapped.double() * most > min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
-    return torch.where(too_far, _snapped(s * (1 - 2**-9), dtype), snapped)
+    limit = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
+    # A little below the limit, since rounding to float16 may go up again.
+    widest = torch.full_like(s, limit * (1 - 2**-9)) / most
+    return torch.where(snapped.double() * most > limit, _snapped(widest, dtype), snapped)
 
 
 def _snapped(s: Tensor, dtype: torch.dtype) -> Tensor:
