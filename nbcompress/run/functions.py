@@ -19,6 +19,7 @@ from nbcompress.run.loop import run
 from nbcompress.run.metrics import refused
 from nbcompress.run.observers import Observer
 from nbcompress.run.outcome import Assignment, Outcome
+from nbcompress.run.plan import Plan
 from nbcompress.run.provenance import provenance
 from nbcompress.run.pruner import Pruner
 from nbcompress.run.trial_context import TrialContext
@@ -141,7 +142,7 @@ def search(
         "trials": trials,
         "timeout": None if timeout is None else seconds_of(timeout),
         "trial_timeout": None if trial_timeout is None else seconds_of(trial_timeout),
-        "start": [dict(point) for point in start],
+        "start": tuple(dict(point) for point in start),
         "pruner": Pruner(pruner),
         "until": until_of(until),
         "jobs": jobs,
@@ -149,15 +150,16 @@ def search(
         "seed": seed,
         "sampler": sampler,
         "keep": _names(keep),
-        "engine": engine_of(engine),
     }
+    chosen_engine = engine_of(engine)
+    Plan(**options).check(parameters, proposes, chosen_engine)
     opened = _opened(g, parameters, goal, study, storage, fresh)
     chosen = {"sampler": sampler, "acquisition": acquisition, "kernel": kernel, "mean": mean, "pruner": pruner}
-    numbers = {"engine": options["engine"].name, "jobs": jobs, "repeats": repeats, "seed": seed}
+    numbers = {"engine": chosen_engine.name, "jobs": jobs, "repeats": repeats, "seed": seed}
     _note(opened, search={**chosen, "until": None if until is None else str(until), **numbers}, **provenance())
     if baseline is not None:
         _note(opened, baseline={name: float(value) for name, value in baseline.items()})
-    ending = run(opened, proposes, evaluate, observers=observers, controls=controls, **options)
+    ending = run(opened, proposes, evaluate, engine=chosen_engine, observers=observers, controls=controls, **options)
     _note(opened, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
     for warning in (*opened.warnings, *ending.warnings):
         _log.warning(warning)

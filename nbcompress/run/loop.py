@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import SearchError, SpaceExhausted, StudyError
+from nbcompress.errors import SpaceExhausted, StudyError
 from nbcompress.run.controls import Command, Controls
 from nbcompress.run.engines.base import Engine, EngineError
 from nbcompress.run.guard import Cut
@@ -91,34 +91,22 @@ def run(
         KeyboardInterrupt: The second interrupt.
     """
     plan = Plan(
-        trials,
-        timeout,
-        trial_timeout,
-        jobs,
-        until,
-        repeats,
-        seed,
-        sampler,
-        tuple(study.space.check(point) for point in start),
-        pruner or Pruner(),
+        trials=trials,
+        timeout=timeout,
+        trial_timeout=trial_timeout,
+        jobs=jobs,
+        until=until,
+        repeats=repeats,
+        seed=seed,
+        sampler=sampler,
+        start=tuple(start),
+        pruner=pruner or Pruner(),
+        keep=tuple(keep),
     )
-    if engine.is_serial and jobs > 1:
-        raise SearchError(f"--jobs {jobs} needs another engine: {engine.name} runs one trial at a time.")
-    if isinstance(until, GainBelow):
-        _check_gain(proposer, until)
-    return _Loop(study, proposer, engine, plan, Keeper(study, keep), Observers(observers), controls or Controls()).run(
-        evaluate
-    )
-
-
-def _check_gain(proposer: Proposer, until: GainBelow) -> None:
-    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
-
-    if not isinstance(proposer, GaussianProcessProposer):
-        raise SearchError(
-            f"--until {str(until)!r} needs a sampler that expects a gain, which is gp. "
-            'With another one write for example --until "no gain 15".'
-        )
+    plan.check(study.space, proposer, engine)
+    plan = replace(plan, start=tuple(study.space.check(point) for point in start))
+    keeper = Keeper(study, keep)
+    return _Loop(study, proposer, engine, plan, keeper, Observers(observers), controls or Controls()).run(evaluate)
 
 
 class _Loop:

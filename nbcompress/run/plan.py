@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nbcompress.errors import SearchError
-from nbcompress.run.limits import Until
+from nbcompress.run.limits import GainBelow, Until
 from nbcompress.run.pruner import Pruner
 
 if TYPE_CHECKING:
-    from nbcompress.space import Point
+    from nbcompress.optimize import Proposer
+    from nbcompress.run.engines import Engine
+    from nbcompress.space import Point, Space
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Plan:
         sampler: What the proposer is called; noted with each trial.
         start: Points to run first.
         pruner: Early stopping.
+        keep: Names of kept values to store; empty stores whatever trials keep.
 
     Raises:
         SearchError: A number is below 1, or a limit not above 0.
@@ -43,6 +46,7 @@ class Plan:
     sampler: str = ""
     start: tuple[Point, ...] = ()
     pruner: Pruner = field(default_factory=Pruner)
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("trials", "jobs", "repeats"):
@@ -55,3 +59,27 @@ class Plan:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SearchError(f"--{name.replace('_', '-')} is above 0 seconds, but got {value!r}.")
+
+    def check(self, space: Space, proposer: Proposer, engine: Engine) -> None:
+        """Check the plan against what it will run with; `run` does, and who opens a study may do it before.
+
+        Raises:
+            PointError: A start point is not in the space.
+            SearchError: The engine runs no several jobs, or the proposer cannot say what the stop rule needs.
+        """
+        for point in self.start:
+            space.check(point)
+        if engine.is_serial and self.jobs > 1:
+            raise SearchError(f"--jobs {self.jobs} needs another engine: {engine.name} runs one trial at a time.")
+        if isinstance(self.until, GainBelow):
+            _check_gain(proposer, self.until)
+
+
+def _check_gain(proposer: Proposer, until: GainBelow) -> None:
+    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+
+    if not isinstance(proposer, GaussianProcessProposer):
+        raise SearchError(
+            f"--until {str(until)!r} needs a sampler that expects a gain, which is gp. "
+            'With another one write for example --until "no gain 15".'
+        )
