@@ -578,6 +578,37 @@ class FixedBatch(nn.Module):
         return self.b(x.relu_())
 
 
+class LinearAttention(nn.Module):
+    """A softmax over the width of heads, so that only whole heads can go, and a part that runs without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.out = 4, nn.Conv2d(3, 24, 1, bias=False), nn.Conv2d(8, 3, 1)
+        self.frozen, self.back = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.back(F.relu(self.frozen(x)))
+        n, _, h, w = x.shape
+        q, k, v = (one.reshape(n, self.heads, -1, h * w) for one in self.qkv(x + y).chunk(3, dim=1))
+        context = torch.einsum("nhdl,nhel->nhde", k.softmax(-1), v)
+        return self.out(torch.einsum("nhde,nhdl->nhel", context, q.softmax(-2)).reshape(n, -1, h, w)) + y
+
+
+class SharedModule(nn.Module):
+    """One module under two names, a vector whose sum counts, and outputs with large constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.vector = nn.Linear(4, 10), nn.Linear(10, 3), nn.Parameter(torch.randn(6))
+        self.again = self.a
+        self.norm = nn.BatchNorm1d(10, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.norm(torch.relu(self.a(x) + self.again(-x)))) + self.vector.sum()
+        return torch.cat([y, torch.full_like(y, -1e9)], dim=1)
+
+
 OUT = "outputs keep their shape"
 
 ZOO: dict[str, Animal] = {
@@ -646,4 +677,6 @@ ZOO: dict[str, Animal] = {
     ),
     "weight norm": Animal(WeightNorm, vectors(3, 4), {"b": 3}, {"a.parametrizations.weight.original1": "_weight_norm"}),
     "fixed batch": Animal(FixedBatch, vectors(3, 4), {"a": 4}, {}),
+    "linear attention": Animal(LinearAttention, image(), {"qkv": 12, "frozen": 3}, {"out.weight": "add joins"}),
+    "shared module": Animal(SharedModule, vectors(3, 4), {"a": 5}, {"b.weight": OUT}),
 }

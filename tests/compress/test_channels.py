@@ -395,7 +395,7 @@ class WrongOnPurpose(nn.Module):
 def test_a_cut_that_computes_something_else_is_rolled_back() -> None:
     small = cut_channels(WrongOnPurpose(), 0.5, example=torch.ones(2, 4))
     assert (small.a.out_features, small.b.out_features) == (8, 4)
-    assert "outputs differ from those of the masked model by" in record_of(small).left_out["a.weight"]
+    assert "outputs differ from those of the masked model, by" in record_of(small).left_out["a.weight"]
 
 
 class TrainsDifferently(nn.Module):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx, nn
 
-from nbcompress.compress.coupling.call import Call, Marks, Split, owner_of
+from nbcompress.compress.coupling.call import Call, Marks, Split
 from nbcompress.compress.coupling.labels import NO_LABEL, Axes, Labels
-from nbcompress.compress.coupling.rules_layers import LAYER_RULES, pointwise
-from nbcompress.compress.coupling.rules_shape import SHAPE_RULES, blank, frozen
 from nbcompress.compress.coupling.trace import Trace, named_tensors
-
-RULES = {**SHAPE_RULES, **LAYER_RULES}
+from nbcompress.compress.coupling.walk import Walk, axes_in
 
 # One dimension of one parameter or buffer, by its first name.
 Place = tuple[str, int]
@@ -64,32 +59,57 @@ class Coupling:
     frozen: Mapping[str, str] = field(default_factory=dict)
 
 
-def couple(model: nn.Module, traced: Trace, choices: Mapping[str, int] | None = None) -> Coupling:
+def couple(model: nn.Module, traced: Trace) -> Coupling:
     """Follow the channels of `model` through its graph.
+
+    Where a reshape splits a dimension in a way that lets nothing of it go, the other factors are tried, as long as
+    that sets more free.
 
     Args:
         model: The model that was traced.
         traced: Its graph.
-        choices: Which factor to cut where a reshape splits a dimension, by name of the call.
     """
+    choices: dict[str, int] = {}
+    best, stuck = _couple_once(model, traced, choices)
+    for _ in range(_MOST_CHOICES):
+        choices |= {split.node: _next(split) for split in stuck}
+        if not stuck:
+            break
+        other, stuck = _couple_once(model, traced, choices)
+        if sum(len(one.units) for one in other.groups) > sum(len(one.units) for one in best.groups):
+            best = other
+    return best
+
+
+# Dimensions are split into two or three factors, so two changes try them all.
+_MOST_CHOICES = 2
+
+
+def _next(split: Split) -> int:
+    return split.varying[(split.varying.index(split.axis) + 1) % len(split.varying)]
+
+
+def _couple_once(model: nn.Module, traced: Trace, choices: Mapping[str, int]) -> tuple[Coupling, list[Split]]:
+    """The coupling under `choices`, and the splits with a choice that end frozen."""
     labels = Labels()
-    tensors = {name: tensor for name, tensor in named_tensors(model).items() if name in set(traced.tensors.values())}
-    own = {name: tuple(labels.fresh(size) for size in tensor.shape) for name, tensor in tensors.items()}
+    names = set(traced.tensors.values())
+    own = {
+        name: tuple(labels.fresh(size) for size in tensor.shape)
+        for name, tensor in named_tensors(model).items()
+        if name in names
+    }
     _freeze_opaque(model, own, labels)
-    marks: dict[fx.Node, Marks] = {}
-    splits: list[tuple[Split, fx.Node]] = []
-    for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            name = traced.tensors.get(node)
-            marks[node] = blank(node.meta.get("val")) if name is None else own[name]
-        elif node.op == "output":
-            _freeze_outputs(node, marks, labels)
-        else:
-            call = Call(node, labels, marks, choices or {})
-            marks[node] = _follow(call)
-            splits.extend((split, node) for split in call.splits)
-    outputs = {name: _output_dims(node) for node, name in traced.tensors.items()}
-    return _gather(own, labels, outputs, [(split, _roots_of(marks[node], labels)) for split, node in splits])
+    walk = Walk(labels, choices)
+    for marks in walk.through(traced.graph, {node: own[name] for node, name in traced.tensors.items()}):
+        for axes in axes_in(marks):
+            labels.freeze_all(axes, "it is an output of the model, and outputs keep their shape")
+    outputs: dict[str, set[int]] = {}
+    for node, name in traced.tensors.items():
+        outputs.setdefault(name, set()).update(_output_dims(node))
+    splits = [(split, _roots_of(marks, labels)) for split, marks in walk.splits]
+    weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    stuck = [split for split, roots in splits if len(split.varying) > 1 and roots <= {NO_LABEL}]
+    return _gather(own, labels, outputs, splits, weights), stuck
 
 
 # Operators that read a weight whose outputs are not along its first dimension: argument and dimension.
@@ -107,39 +127,14 @@ def _output_dims(node: fx.Node) -> set[int]:
     return found
 
 
-def _follow(call: Call) -> Marks:
-    node = call.node
-    if node.op == "get_attr":
-        return blank(node.meta.get("val"))
-    if node.target is operator.getitem:
-        source, index = node.args
-        marks = call.marks[source]  # type: ignore[index]
-        return marks[index] if isinstance(marks, list) else blank(node.meta.get("val"))  # type: ignore[index]
-    name = call.name if call.name in RULES else call.name.rstrip("_")
-    rule = RULES.get(name)
-    if rule is None:
-        is_pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-        rule = pointwise if is_pointwise else frozen
-    try:
-        return rule(call)
-    except (KeyError, IndexError, TypeError, ValueError):
-        # A form of the operator that its rule does not know, such as an overload with other arguments.
-        return frozen(call)
-
-
-def _freeze_outputs(node: fx.Node, marks: Mapping[fx.Node, Marks], labels: Labels) -> None:
-    for source in node.all_input_nodes:
-        found = marks[source]
-        for axes in found if isinstance(found, list) else [found]:
-            labels.freeze_all(axes, "it is an output of the model, and outputs keep their shape")
-
-
 def _freeze_opaque(model: nn.Module, own: Mapping[str, Axes], labels: Labels) -> None:
     """Freeze what torch's own attention computes inside: its code ties the width of heads to that of the input."""
-    for path, module in model.named_modules():
+    tensors = named_tensors(model)
+    for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
+            inside = {id(one) for one in module.parameters()}
             for name, axes in own.items():
-                if name.startswith(f"{path}." if path else ""):
+                if id(tensors[name]) in inside:
                     labels.freeze_all(axes, "torch.nn.MultiheadAttention cannot lose heads")
 
 
@@ -148,6 +143,7 @@ def _gather(
     labels: Labels,
     outputs: Mapping[str, set[int]],
     splits: list[tuple[Split, set[int]]],
+    weights: set[str],
 ) -> Coupling:
     """Collect what the labels say: a unit for each class, a group for units in the same places."""
     units: dict[int, dict[Place, list[int]]] = {}
@@ -164,6 +160,9 @@ def _gather(
         alike.setdefault(tuple(unit), []).append(root)
     groups = []
     for places, roots in alike.items():
+        # Without a matrix of weights they are no channels, but a lone vector or a buffer.
+        if not weights & {name for name, _ in places}:
+            continue
         members = tuple({place: tuple(indices) for place, indices in units[root].items()} for root in roots)
         touched = tuple(split for split, found in splits if found & set(roots))
         made = [name for name, dim in places if dim in outputs[name]]
@@ -173,12 +172,7 @@ def _gather(
 
 
 def _roots_of(marks: Marks, labels: Labels) -> set[int]:
-    found: set[int] = set()
-    for axes in marks if isinstance(marks, list) else [marks]:
-        for axis in axes:
-            if axis is not None:
-                found |= set(labels.roots(axis).tolist())
-    return found
+    return {root for axes in axes_in(marks) for axis in axes for root in labels.roots(axis).tolist()}
 
 
-__all__ = ["RULES", "Coupling", "Group", "Place", "Unit", "couple", "owner_of"]
+__all__ = ["Coupling", "Group", "Place", "Unit", "couple"]

@@ -108,17 +108,22 @@ def _choose(
     """What goes from each group, and why nothing goes from some."""
     scores = magnitude_scores(model, groups) if criterion == "magnitude" else random_scores(groups, seed)
     lowest = lowest_per_group(scores, amount) if scope == "layer" else lowest_of_all(scores, amount)
-    removals, untouched = [], {}
+    removals: list[Removal] = []
+    untouched: dict[str, str] = {}
     for group, units in zip(groups, lowest, strict=True):
         if units:
             removals.append(Removal(group, tuple(units)))
         elif len(group.units) == 1:
-            untouched[group.name] = "all its channels hang together, and at least one must stay"
+            untouched |= _named(group, "all its channels hang together, and at least one must stay")
         elif scope == "layer":
-            untouched[group.name] = f"amount={amount:g} of its {len(group.units)} channels rounds to none"
+            untouched |= _named(group, f"amount={amount:g} of its {len(group.units)} channels rounds to none")
         else:
-            untouched[group.name] = "its channels all rank above those that went"
+            untouched |= _named(group, "its channels all rank above those that went")
     return removals, untouched
+
+
+def _named(group: Group, why: str) -> dict[str, str]:
+    return dict.fromkeys(group.makers or (group.places[0][0],), why)
 
 
 def _plan(removals: Sequence[Removal]) -> Plan:
@@ -140,7 +145,7 @@ def _agreed(model: nn.Module, check: Check, removals: list[Removal]) -> tuple[li
             if why is None:
                 together.append(one)
             else:
-                refused[one.group.name] = f"together with other cuts, {why}"
+                refused |= _named(one.group, f"together with other cuts, {why}")
         kept = together
     return kept, refused
 
@@ -155,7 +160,7 @@ def _allowed(model: nn.Module, check: Check, removals: list[Removal], refused: d
         return [*_allowed(model, check, removals[:half], refused), *_allowed(model, check, removals[half:], refused)]
     repaired = _repaired(model, check, removals[0])
     if repaired is None:
-        refused[removals[0].group.name] = why
+        refused |= _named(removals[0].group, why)
     return [repaired] if repaired is not None else []
 
 
