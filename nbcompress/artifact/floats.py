@@ -6,6 +6,7 @@ exponent is much alike, those of the mantissa mostly noise, which passes by as i
 
 from __future__ import annotations
 
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from nbcompress.artifact.adaptive import code_number, code_symbols
 from nbcompress.artifact.coder import Bytes, Coder, Writer
 
 _ZERO, _CODED, _PLAIN = range(3)
-# On this many bytes of a plane we try whether coding pays; below 2 % it is not worth the time of reading.
-_TRIED = 1 << 16
+# Coding must save 2 % of a plane to be worth the time of reading. A short plane is coded to see; of a long one
+# this many bytes are counted.
 _WORTH = 0.98
+_SHORT = 1 << 12
+_COUNTED = 1 << 18
 
 _CAN_BE_HALF: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -81,10 +84,15 @@ def _code_planes(coder: Coder, data: Bytes | None, n: int, width: int) -> Bytes:
 def _way(plane: Bytes) -> int:
     if not plane.any():
         return _ZERO
-    tried = plane[:: max(1, len(plane) // _TRIED)]
-    trial = Writer()
-    code_symbols(trial, tried, len(tried), 256)
-    return _CODED if trial.n_bytes < _WORTH * len(tried) else _PLAIN
+    if len(plane) <= _SHORT:
+        trial = Writer()
+        code_symbols(trial, plane, len(plane), 256)
+        return _CODED if trial.n_bytes < _WORTH * len(plane) else _PLAIN
+    counts = np.bincount(plane[:: -(-len(plane) // _COUNTED)], minlength=256)
+    share = counts[counts > 0] / counts.sum()
+    # Entropy, and half a logarithm of the length for each symbol that has to be learnt.
+    n_bits = -len(plane) * float(share @ np.log2(share)) + len(share) * log2(len(plane)) / 2
+    return _CODED if n_bits < _WORTH * 8 * len(plane) else _PLAIN
 
 
 __all__ = ["code_values"]

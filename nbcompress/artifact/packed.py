@@ -22,7 +22,7 @@ from nbcompress.artifact.container import Part
 from nbcompress.artifact.dtypes import DTYPES, dtype_name
 from nbcompress.artifact.header import Entry, Header, check_of_name, check_of_names, read_header, write_header
 from nbcompress.artifact.promises import grid_head, read_promise, write_promise
-from nbcompress.artifact.tensors import Codes, read_codes, read_values, write_codes, write_values
+from nbcompress.artifact.tensors import Codes, n_codes, read_codes, read_values, write_codes, write_values
 from nbcompress.compress.codes import codes_of
 from nbcompress.compress.record import Codebook, Record, TensorRecord, record_of
 from nbcompress.errors import ArtifactError, CompressionError
@@ -147,8 +147,8 @@ def _kept_promise(
         except CompressionError as err:
             broken[slot.name] = str(err)
             promise = replace(promise, codebook=Codebook(codebook.values))
-    flat = codes.cpu().contiguous().reshape(-1).numpy()
-    return promise, flat
+    narrow = codes.to(torch.uint8) if n_codes(promise) <= 256 else codes
+    return promise, narrow.cpu().contiguous().reshape(-1).numpy()
 
 
 def _entry(slot: Slot, promise: TensorRecord | None) -> Entry:

@@ -14,7 +14,7 @@ from nbcompress.artifact.adaptive import code_symbols
 from nbcompress.artifact.coder import Bytes, Coder, Reader, Writer
 from nbcompress.artifact.dtypes import bytes_of, tensor_of
 from nbcompress.artifact.floats import code_values
-from nbcompress.artifact.sparse import DENSE, Mask, best_layout, code_layout, code_nonzero, matrix_shape
+from nbcompress.artifact.sparse import DENSE, FLAT, Mask, best_layout, code_layout, code_nonzero
 from nbcompress.compress.codes import values_of
 from nbcompress.compress.record import TensorRecord
 
@@ -28,13 +28,12 @@ def write_values(writer: Writer, tensor: Tensor) -> None:
     data, shape = bytes_of(tensor), tuple(tensor.shape)
     nonzero = _nonzero(data)
 
-    def write(coder: Coder, layout: int, n_rows: int) -> None:
-        part = (n_rows, matrix_shape(shape)[1])
-        _code_values(coder, data[: prod(part)], nonzero[: prod(part)], layout, part, tensor.dtype)
+    def write(coder: Coder, layout: int) -> None:
+        _code_values(coder, data, nonzero, layout, shape, tensor.dtype)
 
-    layout = best_layout(nonzero, shape, write) if len(data) else DENSE
+    layout = best_layout(nonzero, shape, FLAT, write) if len(data) else DENSE
     code_layout(writer, layout)
-    _code_values(writer, data, nonzero, layout, shape, tensor.dtype)
+    write(writer, layout)
 
 
 def read_values(reader: Reader, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -48,15 +47,14 @@ def write_codes(writer: Writer, codes: Codes, shape: tuple[int, ...], promise: T
     n_kinds, zero = n_codes(promise), zero_code(promise, shape)
     nonzero = np.ones(len(codes), dtype=np.bool_) if zero is None else codes != zero
 
-    def write(coder: Coder, layout: int, n_rows: int) -> None:
-        part = (n_rows, matrix_shape(shape)[1])
-        n = prod(part)
-        some_zero = zero[:n] if isinstance(zero, np.ndarray) else zero
-        _code_codes(coder, codes[:n], nonzero[:n], layout, part, n_kinds, some_zero)
+    def write(coder: Coder, layout: int) -> None:
+        _code_codes(coder, codes, nonzero, layout, shape, n_kinds, zero)
 
-    layout = best_layout(nonzero, shape, write) if len(codes) else DENSE
+    # Where groups have different codes for zero, many zeros are not one frequent code.
+    usual = FLAT if isinstance(zero, np.ndarray) else DENSE
+    layout = best_layout(nonzero, shape, usual, write) if len(codes) else DENSE
     code_layout(writer, layout)
-    _code_codes(writer, codes, nonzero, layout, shape, n_kinds, zero)
+    write(writer, layout)
 
 
 def read_codes(reader: Reader, shape: tuple[int, ...], dtype: torch.dtype, promise: TensorRecord) -> Tensor:
@@ -125,7 +123,9 @@ def _code_codes(
     where = code_nonzero(coder, nonzero, layout, shape)
     # Zero is not among what is coded now, so the codes above it move down by one.
     here = zero[where] if isinstance(zero, np.ndarray) else zero
-    given = None if codes is None else codes[where] - (codes[where] > here)
+    given = None if codes is None else codes[where]
+    if given is not None:
+        given = given - (given > here)
     inner = code_symbols(coder, given, int(np.count_nonzero(where)), max(1, n_kinds - 1)).astype(np.int32)
     found = np.empty(n, dtype=np.int32)
     found[:] = zero
