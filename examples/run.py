@@ -49,7 +49,7 @@ class Progress:
             position = self.cells.index(cell_index) + 1
             print(f"[{position:2d}/{len(self.cells)}] {headline(cell.source):<72}", end="", flush=True)
 
-    def ended(self, cell: Any, cell_index: int, execute_reply: Any) -> None:
+    def ended(self, **_: Any) -> None:
         print(f"{time.monotonic() - self.began:6.1f} s", flush=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from IPython.core.error import UsageError
 from IPython.core.magic import no_var_expand, output_can_be_silenced
@@ -43,6 +43,10 @@ class LineMagic:
     def parser(self) -> MagicParser:
         return self.build_parser()
 
+    def get_parser(self) -> MagicParser:
+        """Return the parser, for completion."""
+        return self.parser
+
     def function(self, shell: InteractiveShell) -> Callable[[str], Any]:
         """Return the function that IPython registers."""
 
@@ -50,29 +54,31 @@ class LineMagic:
         @output_can_be_silenced
         def magic(line: str) -> Any:
             with one_line_errors(f"%{self.name}"):
-                arguments = self.parser.read(line)
-                scope = Scope(shell)
-                shown = self.call(arguments, scope)
-                if shown.bundle is not None and not scope.in_trial:
-                    display(dict(shown.bundle), raw=True)
-                out = getattr(arguments, "out", None)
-                if out is not None:
-                    scope.namespace[out] = shown.value
-                return shown.value
-            return None
+                return self._run(line, Scope(shell))
 
         magic.__doc__ = self.parser.format_help()
         magic.__name__ = self.name
-        return magic
+        return cast(Callable[[str], Any], magic)
+
+    def _run(self, line: str, scope: Scope) -> Any:
+        try:
+            arguments = self.parser.read(line)
+        except HelpWanted as wanted:
+            print(wanted)
+            return None
+        shown = self.call(arguments, scope)
+        if shown.bundle is not None and not scope.in_trial:
+            display(dict(shown.bundle), raw=True)
+        if getattr(arguments, "out", None) is not None:
+            scope.namespace[arguments.out] = shown.value
+        return shown.value
 
 
 @contextmanager
 def one_line_errors(magic: str) -> Iterator[None]:
-    """Turn our errors into `UsageError` itself (IPython prints a traceback for subclasses) and help into text."""
+    """Turn our errors into `UsageError` itself: IPython prints a traceback for subclasses."""
     try:
         yield
-    except HelpWanted as wanted:
-        print(wanted)
     except UsageError as err:
         raise UsageError(_one_line(magic, str(err))) from None
     except NbcompressError as err:

@@ -34,11 +34,9 @@ class Scope:
         try:
             return eval(text, self.namespace)  # noqa: S307 (the user's own expression in the user's own kernel)
         except NameError as err:
-            known = _visible(self.namespace)
             missing = err.name or str(err)
-            raise UsageError(
-                f"there is no variable {missing!r} in this notebook.{did_you_mean(missing, known)}"
-            ) from None
+            near = did_you_mean(missing, _visible(self.namespace))
+            raise UsageError(f"there is no variable {missing!r} in this notebook.{near}") from None
         except Exception as err:  # whatever the user's expression raises is the user's to read
             raise UsageError(f"evaluating {text!s} raised {type(err).__name__}: {err}") from err
 

@@ -1,0 +1,141 @@
+"""`%%bo_search`: a cell of the user's own code becomes a Bayesian search."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+from IPython.core.error import UsageError
+from IPython.core.magic import no_var_expand
+
+from nbcompress.magics.arguments import HelpWanted, MagicParser
+from nbcompress.magics.base import one_line_errors
+from nbcompress.magics.scope import Scope
+from nbcompress.magics.search_options import search_parser
+from nbcompress.magics.search_setup import Search, prepare
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from nbcompress.magics.output import Output
+    from nbcompress.panels import Panel
+    from nbcompress.panels.ladder import Kind
+    from nbcompress.run.controls import Controls
+    from nbcompress.run.observers import Ending
+
+
+class BoSearch:
+    """The cell magic of one shell."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+
+    @cached_property
+    def parser(self) -> MagicParser:
+        return search_parser()
+
+    def function(self) -> Callable[[str, str], None]:
+        """Return the function that IPython registers."""
+
+        @no_var_expand
+        def bo_search(line: str, cell: str) -> None:
+            with one_line_errors("%%bo_search"):
+                self._run(line, cell)
+
+        bo_search.__doc__ = self.parser.format_help()
+        return cast(Callable[[str, str], None], bo_search)
+
+    def _run(self, line: str, cell: str) -> None:
+        try:
+            arguments = self.parser.read(line)
+        except HelpWanted as wanted:
+            print(wanted)
+            return
+        scope = Scope(self._shell)
+        if scope.in_trial:
+            raise UsageError("a search cannot run inside a trial of another one.")
+        if arguments.dry_run:
+            from nbcompress.magics.dry_run import dry_run
+
+            print(dry_run(arguments, cell, scope))
+            return
+        search = prepare(arguments, cell, scope)
+        scope.namespace[arguments.out] = search.study
+        running = _Running(search, arguments, scope)
+        if arguments.background:
+            running.start()
+        else:
+            running.run()
+
+
+class _Running:
+    """A search with its panel, in this thread or in one of its own."""
+
+    def __init__(self, search: Search, arguments: argparse.Namespace, scope: Scope) -> None:
+        from nbcompress.magics.output import Output
+        from nbcompress.run.controls import Controls
+
+        self._search = search
+        self._controls: Controls = Controls()
+        self._output: Output = Output(scope.shell)
+        self._panel: Panel = _panel(arguments.panel, search, self._controls, self._output)
+
+    def start(self) -> None:
+        """Run in a thread of its own; output stays in the cell that runs now."""
+        thread = threading.Thread(target=self._in_background, name=f"search {self._search.study.name}", daemon=True)
+        thread.start()
+
+    def run(self) -> None:
+        """Run until the search ends; whatever happens, the panel is replaced by the finished output.
+
+        Raises:
+            UsageError: The search could not go on: the first trials failed alike, or the engine broke.
+            KeyboardInterrupt: The second interrupt.
+        """
+        ending: Ending | None = None
+        self._panel.show()
+        try:
+            ending = self._loop()
+        finally:
+            self._panel.finish(ending)
+        if ending.kind in ("same failure", "broken"):
+            raise UsageError(ending.reason)
+
+    def _loop(self) -> Ending:
+        from nbcompress.run.loop import run
+
+        search = self._search
+        return run(
+            search.study,
+            search.proposer,
+            search.evaluate,
+            engine=search.engine,
+            observers=[self._panel],
+            controls=self._controls,
+            **search.options,
+        )
+
+    def _in_background(self) -> None:
+        self._output.follow()
+        try:
+            self.run()
+        except UsageError as err:
+            self._output.print(f"%%bo_search: {err}")
+
+
+def _panel(kind: str, search: Search, controls: Controls, output: Output) -> Panel:
+    from nbcompress.panels import panel
+
+    return panel(
+        output.best_kind if kind == "auto" else cast(Kind, kind),
+        search.study,
+        trials=search.options["trials"],
+        seconds=search.options["timeout"],
+        baseline=search.baseline,
+        proposer=search.proposer,
+        controls=controls,
+        output=output,
+    )

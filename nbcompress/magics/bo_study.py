@@ -1,0 +1,88 @@
+"""`%bo_study`: list, show or delete stored studies."""
+
+from __future__ import annotations
+
+import argparse
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+
+from nbcompress.magics.arguments import MagicParser, name
+from nbcompress.magics.base import LineMagic, Shown
+from nbcompress.magics.scope import Scope
+from nbcompress.magics.search_setup import notebook_modules
+
+if TYPE_CHECKING:
+    from nbcompress.study import Study, StudySummary
+
+EXAMPLES = """\
+  %bo_study
+  %bo_study digits
+  %bo_study digits --delete"""
+
+
+def _parser() -> MagicParser:
+    parser = MagicParser("%bo_study", "List the stored studies, show one and return it, or delete one.", EXAMPLES)
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="a study; none lists all of them")
+    add_storage(parser)
+    add("--delete", action="store_true", help="delete the study and what it kept; this cannot be undone")
+    add("--out", type=name, metavar="NAME", help="a variable that receives the Study, too")
+    return parser
+
+
+def add_storage(parser: MagicParser) -> None:
+    """Add the option that says where studies are."""
+    help_ = "where studies are (nbcompress.journal)"
+    parser.add_argument("--storage", default="nbcompress.journal", metavar="PATH or URL", help=help_)
+
+
+def stored(study_name: str, storage: str, scope: Scope) -> Study:
+    """Open a stored study for reading, its kept values at hand.
+
+    Raises:
+        StudyError: There is no such study; the text names the nearest.
+    """
+    from nbcompress.run.keeping import give_shelf
+    from nbcompress.study import read_study
+
+    study = read_study(study_name, storage)
+    give_shelf(study, lambda: notebook_modules(scope.namespace))
+    return study
+
+
+def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
+    from nbcompress.study import delete_study, list_studies
+
+    if arguments.delete:
+        if arguments.name is None:
+            raise UsageError("--delete needs the name of a study.")
+        delete_study(arguments.name, arguments.storage)
+        text = f"Deleted the study {arguments.name!r}."
+        return Shown(None, {"text/plain": text, "text/html": f"<p>{escape(text)}</p>"})
+    if arguments.name is None:
+        return Shown(None, _listed(list_studies(arguments.storage)))
+    from nbcompress.panels import study_bundle
+
+    study = stored(arguments.name, arguments.storage, scope)
+    return Shown(study, study_bundle(study, baseline=study.record.get("baseline")))
+
+
+def _listed(studies: tuple[StudySummary, ...]) -> dict[str, Any]:
+    if not studies:
+        text = "No study is stored here yet."
+        return {"text/plain": text, "text/html": f"<p>{text}</p>"}
+    rows = [("study", "trials", "goal", "begun")]
+    for one in studies:
+        counts = ", ".join(f"{count} {state.value}" for state, count in one.counts.items())
+        rows.append((one.name, counts or "none", str(one.goal), f"{one.created:%Y-%m-%d %H:%M}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    cells = ["".join(f"<td style='text-align:left'>{escape(text)}</td>" for text in row) for row in rows]
+    cells[0] = cells[0].replace("<td", "<th").replace("</td>", "</th>")
+    html = "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
+    return {"text/plain": "\n".join(lines), "text/html": html}
+
+
+BO_STUDY = LineMagic("bo_study", _parser, _call)

@@ -1,0 +1,95 @@
+"""The options of `%%bo_search`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from nbcompress.errors import GoalError
+from nbcompress.magics.arguments import MagicParser, OneOf, expression, name, whole
+from nbcompress.study.goal import Constraint, Direction, Goal, Objective
+
+EXAMPLES = """\
+  %%bo_search --trials 40 --maximize accuracy --minimize kilobytes --subject-to "kilobytes <= 60" --study digits
+  amount = Float(0.2, 0.98)
+  bits = Choice(2, 4, 8)
+  small = quantize(prune(model, amount=amount), bits=bits)
+  kilobytes = size_bytes(small) / 1024
+  accuracy = evaluate(small)"""
+
+SUMMARY = (
+    "Search over the parameters that the cell declares with Float, Int and Choice; the rest of the cell is one trial. "
+    "The variables named by --maximize and --minimize are what a trial leaves behind."
+)
+
+
+class _AddObjective(argparse.Action):
+    """Collects objectives of both directions in the order in which they are typed."""
+
+    def __call__(self, _: object, namespace: Any, values: Any, option_string: Any = None) -> None:
+        direction: Direction = "maximize" if option_string == "--maximize" else "minimize"
+        namespace.objectives = [*(namespace.objectives or []), Objective(values, direction)]
+
+
+def _constraint(text: str) -> Constraint:
+    try:
+        return Constraint.parse(text)
+    except GoalError as err:
+        raise argparse.ArgumentTypeError(str(err)) from None
+
+
+def _metric(text: str) -> str:
+    try:
+        return Objective(text, "maximize").metric
+    except GoalError as err:
+        raise argparse.ArgumentTypeError(str(err)) from None
+
+
+def search_parser() -> MagicParser:
+    """Build the parser of `%%bo_search`."""
+    parser = MagicParser("%%bo_search", SUMMARY, EXAMPLES)
+    add = parser.add_argument
+    for option in ("--maximize", "--minimize"):
+        help_ = "an objective; repeat for several"
+        add(option, dest="objectives", action=_AddObjective, type=_metric, metavar="NAME", help=help_)
+    add("--subject-to", action="append", type=_constraint, metavar='"NAME <= NUMBER"', help="a constraint; repeatable")
+    add("--trials", type=whole(1), default=30, metavar="N", help="trials in the study in all (30)")
+    add("--timeout", metavar="90s/10m/2h", help="limit for the search (none)")
+    add("--trial-timeout", metavar="90s/10m/2h", help="limit for one trial (none)")
+    add("--study", metavar="NAME", help="continue or start this study (a name made from the cell)")
+    add("--fresh", action="store_true", help="start that study anew, as NAME~2; nothing is deleted")
+    add("--storage", default="nbcompress.journal", metavar="PATH or URL", help="any Optuna storage (a journal file)")
+    add("--start", type=expression, metavar="POINTS", help="an expression: a list of dicts to run first")
+    add("--baseline", type=expression, metavar="METRICS", help="an expression: a dict of the original's metrics")
+    add("--sampler", default="gp", metavar="NAME", help="what proposes points: gp, sobol, random, grid, tpe, ... (gp)")
+    add("--acquisition", type=OneOf(["logei", "ucb", "pi"]), default="logei", help="logei, ucb, pi (logei)")
+    add("--kernel", type=OneOf(["matern52", "rbf"]), default="matern52", help="matern52, rbf (matern52)")
+    add("--mean", type=OneOf(["constant", "linear", "zero"]), default="constant", help="constant, linear, zero")
+    add("--pruner", default="none", metavar="NAME", help="early stopping from report: none, asha, hyperband, median")
+    add("--until", metavar="RULE", help='a stop rule: "no gain 15" or "gain < 0.001"')
+    add("--engine", type=name, default="inline", help="inline, process, or the name of an executor (inline)")
+    add("--jobs", type=whole(1), default=1, metavar="K", help="trials at a time, not under inline (1)")
+    add("--repeats", type=whole(1), default=1, metavar="K", help="runs per point with different seeds (1)")
+    add(
+        "--keep",
+        action="append",
+        default=[],
+        type=name,
+        metavar="NAME",
+        help="keep this of the front's trials",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="equal seeds give equal points (0)")
+    add("--background", action="store_true", help="return at once; the panel goes on")
+    add("--panel", type=OneOf(["auto", "text", "off"]), default="auto", help="auto, text, off (auto)")
+    add("--dry-run", action="store_true", help="show the space and one timed trial")
+    add("--out", type=name, default="study", metavar="NAME", help="the variable that receives the Study (study)")
+    return parser
+
+
+def goal_of(arguments: argparse.Namespace) -> Goal:
+    """Return objectives and constraints as typed.
+
+    Raises:
+        GoalError: There is no objective, or one is given twice.
+    """
+    return Goal(tuple(arguments.objectives or ()), tuple(arguments.subject_to or ()))

@@ -1,0 +1,82 @@
+"""What a magic's line may hold, and the one line that says why not."""
+
+from __future__ import annotations
+
+import pytest
+from IPython.core.error import UsageError
+
+from nbcompress.magics.arguments import (
+    Expression,
+    HelpWanted,
+    MagicParser,
+    OneOf,
+    expression,
+    name,
+    number_or_expression,
+    whole,
+)
+
+
+def parser() -> MagicParser:
+    made = MagicParser("%shrink", "Make it small.", "  %shrink model --amount 0.5")
+    made.add_argument("model", type=expression, metavar="MODEL")
+    made.add_argument("--amount", type=number_or_expression)
+    made.add_argument("--scheme", type=OneOf(["symmetric", "affine"]), default="symmetric")
+    made.add_argument("--jobs", type=whole(1))
+    made.add_argument("--out", type=name)
+    made.add_argument("--fresh", action="store_true")
+    return made
+
+
+def test_values() -> None:
+    read = parser().read("models['a'] --amount 0.5 --scheme affine --jobs 2 --out small --fresh")
+    assert (read.model, read.amount, read.scheme, read.jobs, read.out, read.fresh) == (
+        *("models['a']", 0.5, "affine", 2, "small", True),
+    )
+    assert isinstance(read.model, Expression)
+
+
+def test_a_number_may_be_an_expression() -> None:
+    assert isinstance(parser().read("model --amount share").amount, Expression)
+    assert parser().read("model --amount 3").amount == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("", "%shrink: the following arguments are required: MODEL"),
+        ("model --amont 1", "there is no option --amont. Did you mean '--amount'? See %shrink -h."),
+        ("model other", "'other' is one word too many. Put an expression with spaces in quotes or brackets."),
+        ("model --scheme afine", "'afine' is not one of symmetric, affine. Did you mean 'affine'?"),
+        ("model --jobs 0", "at least 1 is needed, but got 0."),
+        ("model --jobs two", "a whole number is needed, but got 'two'."),
+        ("model --out my-name", "a Python name is needed, but got 'my-name'."),
+        ("model --amount", "expected one argument"),
+        ("(model --amount 1", "a bracket is opened and not closed in: (model --amount 1"),
+        ("model. --amount 1", "'model.' is not a Python expression"),
+    ],
+)
+def test_refusals(line: str, text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parser().read(line)
+    assert text in str(caught.value)
+    assert type(caught.value) is UsageError
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help", "model --amount 1 -h"])
+def test_help_shows_options_and_examples(flag: str) -> None:
+    with pytest.raises(HelpWanted) as caught:
+        parser().read(flag)
+    text = str(caught.value)
+    assert "Make it small." in text
+    assert "examples:\n  %shrink model --amount 0.5" in text
+    assert "--scheme" in text
+
+
+def test_what_completion_asks_for() -> None:
+    made = parser()
+    assert "--amount" in made.options()
+    assert made.values_of("--scheme") == ("symmetric", "affine")
+    assert made.values_of("--amount") == ()
+    assert made.values_of("--fresh") is None

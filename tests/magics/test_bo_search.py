@@ -1,0 +1,194 @@
+"""The search cell, as a person types it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from torch import nn
+
+if TYPE_CHECKING:
+    from conftest import Notebook
+BODY = "x = Float(0, 1)\nloss = (x - 0.3) ** 2\n"
+
+
+def cell(options: str, body: str = BODY) -> str:
+    return f"%%bo_search --panel off --sampler sobol {options}\n{body}"
+
+
+def test_a_search_leaves_its_study(notebook: Notebook) -> None:
+    ran = notebook.must(cell("--trials 5 --minimize loss --study s"))
+    study = notebook.names["study"]
+    assert list(study.trials.columns) == ["number", "state", "x", "loss", "seconds"]
+    assert list(study.trials.state) == ["complete"] * 5
+    assert study.best.values["loss"] == study.trials.loss.min()
+    assert "x" not in notebook.names
+    assert "loss" not in notebook.names
+    assert ran.shown == []
+    assert len(ran.printed.splitlines()) == 1
+
+
+def test_running_it_again_repeats_no_trial(notebook: Notebook) -> None:
+    notebook.must("runs = []")
+    body = BODY + "runs.append(x)\n"
+    notebook.must(cell("--trials 4 --minimize loss --study s", body))
+    again = notebook.must(cell("--trials 4 --minimize loss --study s", body))
+    assert len(notebook.names["runs"]) == 4
+    assert "has its 4 trials already; none was run again" in again.printed
+    notebook.must(cell("--trials 6 --minimize loss --study s", body))
+    assert len(notebook.names["runs"]) == 6
+
+
+def test_fresh_begins_the_next_generation(notebook: Notebook) -> None:
+    notebook.must(cell("--trials 2 --minimize loss --study s"))
+    notebook.must(cell("--trials 2 --minimize loss --study s --fresh"))
+    assert notebook.names["study"].name == "s~2"
+
+
+def test_an_unnamed_study_is_found_again(notebook: Notebook) -> None:
+    notebook.must(cell("--trials 2 --minimize loss"))
+    first = notebook.names["study"].name
+    notebook.must(cell("--trials 2 --minimize loss", BODY + "# a comment\n"))
+    assert notebook.names["study"].name == first
+    notebook.must(cell("--trials 2 --minimize loss", BODY.replace("0.3", "0.4")))
+    assert notebook.names["study"].name != first
+
+
+def test_a_changed_body_is_one_line_of_warning(notebook: Notebook) -> None:
+    notebook.must(cell("--trials 2 --minimize loss --study s"))
+    ran = notebook.must(cell("--trials 3 --minimize loss --study s", BODY.replace("0.3", "0.4")))
+    assert "was begun with another body" in ran.printed
+
+
+def test_start_points_come_first_in_order(notebook: Notebook) -> None:
+    notebook.must(cell("--trials 3 --minimize loss --study s --start [{'x': 0.25}, {'x': 0.75}]"))
+    assert list(notebook.names["study"].trials.x[:2]) == [0.25, 0.75]
+
+
+def test_constraints_objectives_and_conditions(notebook: Notebook) -> None:
+    body = (
+        "method = Choice('a', 'b')\nx = Float(0, 1)\n"
+        "factor = 1\nif method == 'b':\n    k = Int(2, 8)\n    factor = k\n"
+        "kilobytes = 100 * x * factor\naccuracy = x\n"
+    )
+    options = "--trials 12 --maximize accuracy --minimize kilobytes --subject-to 'kilobytes <= 60'"
+    notebook.must(cell(options, body))
+    study = notebook.names["study"]
+    trials = study.trials
+    assert set(trials.state) == {"complete", "infeasible"}
+    assert (trials.kilobytes[trials.state == "complete"] <= 60).all()
+    assert (trials.kilobytes[trials.state == "infeasible"] > 60).all()
+    assert trials.accuracy[trials.state == "infeasible"].isna().all()
+    assert trials.k[trials.method == "a"].isna().all()
+    assert [one.metric for one in study.goal.objectives] == ["accuracy", "kilobytes"]
+    assert study.best.number == study.front[0].number
+
+
+def test_kept_values_are_of_the_best_trial(notebook: Notebook) -> None:
+    notebook.names["model"] = nn.Linear(2, 1)
+    body = BODY + "small = prune(model, amount=x)\n"
+    notebook.must(cell("--trials 4 --minimize loss --keep small --study s", body))
+    small = notebook.names["study"].kept["small"]
+    assert isinstance(small, nn.Linear)
+    kept = sorted(path.name for path in Path("nbcompress.kept").rglob("small.nbz"))
+    assert kept == ["small.nbz"]
+
+
+def test_a_magic_in_the_body_sees_the_trial(notebook: Notebook) -> None:
+    notebook.names["model"] = nn.Linear(4, 4)
+    body = "x = Float(0.5, 0.9)\nsmall = %prune model --amount x\nloss = (small.weight == 0).float().mean()\n"
+    ran = notebook.must(cell("--trials 2 --minimize loss", body))
+    assert ran.shown == []
+    trials = notebook.names["study"].trials
+    assert trials.loss.tolist() == pytest.approx([round(x * 16) / 16 for x in trials.x], abs=0.07)
+    text = notebook.refused(cell("--trials 2 --minimize loss --engine process", body))
+    assert "%prune, which works under --engine inline only" in text
+
+
+def test_failed_trials_are_rows_and_the_search_goes_on(notebook: Notebook) -> None:
+    body = "x = Int(0, 9)\nif x % 2:\n    raise ValueError(f'odd {x}')\nloss = x\n"
+    notebook.must(cell("--trials 10 --minimize loss", body))
+    study = notebook.names["study"]
+    failed = [trial for trial in study.all_trials if trial.state.value == "failed"]
+    assert len(failed) == 5
+    assert "line 4, in <module>" in failed[0].failure.traceback
+    assert "raise ValueError" in failed[0].failure.traceback
+
+
+def test_three_equal_failures_end_the_search(notebook: Notebook) -> None:
+    ran = notebook.run(cell("--trials 10 --minimize loss", "x = Float(0, 1)\nloss = 1 / 0\n"))
+    assert type(ran.error).__name__ == "UsageError"
+    text = ran.printed.splitlines()[-1]
+    assert "the first three trials failed with the same error" in text
+    assert "ZeroDivisionError: division by zero" in text
+    assert len(notebook.names["study"].trials) == 3
+
+
+def test_dry_run_stores_nothing(notebook: Notebook) -> None:
+    ran = notebook.must(cell("--trials 10 --minimize loss --dry-run"))
+    assert "1 parameters" not in ran.printed
+    assert "x = Float(0" in ran.printed
+    assert re.search(r"complete after .* s, loss", ran.printed)
+    assert "nothing was stored" in ran.printed
+    assert list(Path().glob("nbcompress*")) == []
+
+
+def test_out_names_the_variable(notebook: Notebook) -> None:
+    notebook.must(cell("--trials 1 --minimize loss --out mine"))
+    assert "study" not in notebook.names
+    assert notebook.names["mine"].trials.shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "body", "text"),
+    [
+        ("--minimise loss", BODY, "there is no option --minimise. Did you mean '--minimize'?"),
+        ("", BODY, "A search needs at least one objective. Write --maximize NAME or --minimize NAME."),
+        ("--minimize los", BODY, "The cell never assigns 'los'. Did you mean 'loss'?"),
+        ("--minimize x", BODY, "'x' is a parameter of this cell and cannot be a metric too"),
+        ("--minimize loss", "loss = 1\n", "The cell declares no parameter."),
+        ("--minimize loss", "", "the cell body is empty"),
+        (
+            "--minimize loss",
+            "x = Float(0, 1\nloss = x\n",
+            "line 2, column 10: This is not Python: '(' was never closed.",
+        ),
+        ("--minimize loss", "x = Float(1, 0)\nloss = x\n", "line 2, column 11: low <= high must hold"),
+        ("--minimize loss", "x = Float(0, hihg)\nloss = x\n", "hihg"),
+        ("--minimize loss --subject-to 'loss < 1'", BODY, "A constraint reads 'NAME <= NUMBER'"),
+        ("--minimize loss --sampler gpp", BODY, "A sampler is one of gp, sobol"),
+        ("--minimize loss --acquisition ei", BODY, "'ei' is not one of logei, ucb, pi."),
+        ("--minimize loss --pruner mediam", BODY, "Did you mean 'median'?"),
+        ("--minimize loss --engine pool", BODY, "--engine is inline, process or the name of an executor"),
+        ("--minimize loss --jobs 2", BODY, "--jobs 2 needs another engine"),
+        ("--minimize loss --trials 0", BODY, "at least 1 is needed, but got 0."),
+        ("--minimize loss --timeout soon", BODY, "A time limit is above 0 and reads like 90s, 10m or 2h"),
+        ("--minimize loss --until never", BODY, 'A stop rule reads "no gain N" or "gain < X"'),
+        ("--minimize loss --keep smal", BODY + "small = 1", "the cell never assigns 'smal'. Did you mean 'small'?"),
+        ("--minimize loss --start [{'y': 1}]", BODY, "'y'"),
+        ("--minimize loss --start 3", BODY, "--start is a list of dicts"),
+        ("--minimize loss --baseline nowhere", BODY, "there is no variable 'nowhere'"),
+        ("--minimize loss --baseline 3", BODY, "--baseline is a dict of metrics"),
+        ("--minimize seconds", BODY, "The metric name 'seconds' is taken"),
+        ("--minimize loss --minimize loss", BODY, "The objective 'loss' is given twice."),
+    ],
+)
+def test_refusals_are_one_line_and_leave_nothing(notebook: Notebook, options: str, body: str, text: str) -> None:
+    line = notebook.refused(f"%%bo_search --panel off {options}\n{body}")
+    assert text in line
+    assert "%%bo_search" in line
+    assert list(Path().glob("nbcompress*")) == []
+
+
+def test_a_changed_space_names_the_difference(notebook: Notebook) -> None:
+    notebook.must(cell("--trials 2 --minimize loss --study s"))
+    line = notebook.refused(cell("--trials 2 --minimize loss --study s", BODY.replace("0, 1", "0, 2")))
+    assert "'x'" in line or "x" in line
+    assert "--fresh" in line
+
+
+def test_help(notebook: Notebook) -> None:
+    assert "--subject-to" in notebook.must("%%bo_search -h\n\n").printed
+    assert "--subject-to" in notebook.must("%%bo_search -h\npass").printed
