@@ -291,6 +291,35 @@ class TestProcess:
         engine.close()
         wait_until(lambda: not is_alive(left))
 
+    def test_a_crash_is_seen_though_a_forked_process_holds_on(self) -> None:
+        def body(x: float) -> None:
+            child = os.fork()
+            if child == 0:
+                time.sleep(1000)
+            os._exit(5)
+
+        engine = ProcessEngine()
+        started = time.monotonic()
+        assert str(one(engine, body).failure).endswith("exit code 5.")
+        assert time.monotonic() - started < 20
+        engine.close()
+
+    def test_workers_of_a_loader_start_as_in_the_notebook(self) -> None:
+        class Squares(torch.utils.data.Dataset[float]):  # a class of the notebook: only a fork can pass it on
+            def __len__(self) -> int:
+                return 8
+
+            def __getitem__(self, index: int) -> float:
+                return float(index**2)
+
+        def body(x: float) -> dict[str, float]:
+            loader = torch.utils.data.DataLoader(Squares(), batch_size=4, num_workers=1)
+            return {"loss": sum(float(batch.sum()) for batch in loader)}
+
+        engine = ProcessEngine()
+        assert one(engine, body).values == {"loss": 140.0}
+        engine.close()
+
     def test_as_it_starts_on_other_systems(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("nbcompress.run.engines.process.START_METHOD", "spawn")
         engine = ProcessEngine()

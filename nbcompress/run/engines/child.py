@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,20 +25,38 @@ from nbcompress.study.trial import Failure, State
 _PR_SET_PDEATHSIG = 1
 
 
-def run_child(
-    connection: Connection, lifeline: Connection, environment: Mapping[str, str], threads: int | None
-) -> None:
+@dataclass(frozen=True)
+class Surroundings:
+    """What a trial's process takes over from the kernel.
+
+    Attributes:
+        environment: The environment variables as they are now; the fork server has those of its own start.
+        threads: How many threads torch may use; None leaves it alone.
+        start_method: How `multiprocessing` starts processes, those of a `DataLoader` for instance; None is its
+            default.
+    """
+
+    environment: Mapping[str, str]
+    threads: int | None
+    start_method: str | None
+
+    def take_over(self) -> None:
+        os.environ.clear()
+        os.environ.update(self.environment)
+        # A child inherits the method by which it was started itself, and that is our business alone.
+        multiprocessing.set_start_method(self.start_method, force=True)
+
+
+def run_child(connection: Connection, lifeline: Connection, surroundings: Surroundings) -> None:
     """Receive an evaluator and an assignment, run it, send what it reports and how it ends.
 
     Args:
         connection: Two byte strings come (evaluator, assignment), pairs of kind and value go.
         lifeline: Never carries anything. Its other end closes when the kernel dies, and then this process ends too.
-        environment: The environment variables of the kernel as they are now.
-        threads: How many threads torch may use; None leaves it alone.
+        surroundings: What to take over from the kernel.
     """
     _die_with_the_kernel(lifeline)
-    os.environ.clear()
-    os.environ.update(environment)
+    surroundings.take_over()
     lock = threading.Lock()
 
     def send(kind: str, value: Any) -> None:
@@ -44,7 +64,7 @@ def run_child(
         with lock:
             connection.send_bytes(data)
 
-    outcome = _outcome(connection, send, threads)
+    outcome = _outcome(connection, send, surroundings.threads)
     try:
         send("outcome", outcome)
     except Exception as error:  # noqa: BLE001 - a kept value that cannot be pickled is the trial's failure, whatever it raises

@@ -13,20 +13,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
 
 from nbcompress.run.engines.base import Mailbox, cut_short, over_limit
-from nbcompress.run.engines.child import run_child
+from nbcompress.run.engines.child import Surroundings, run_child
 from nbcompress.run.guard import Cut
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.transport import pack
 from nbcompress.run.trial_context import Listener
 from nbcompress.study.trial import Failure, State
 
-# torch takes seconds to import: the fork server does it once, before it has any thread. Elsewhere every child pays.
-_PRELOADED = ["torch", "nbcompress.run.engines.child"]
+# These take seconds to import: the fork server does it once, before it has any thread. Elsewhere every child pays.
+_PRELOADED = [
+    "torch",
+    "nbcompress.compress",
+    "nbcompress.artifact",
+    "nbcompress.measure",
+    "nbcompress.run.engines.child",
+]
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 # Between the signal and the end of a killed process. Only a process stuck inside the system takes longer.
 _DEATH_SECONDS = 5.0
@@ -123,7 +129,8 @@ class ProcessEngine:
         started = time.perf_counter()
         connection, theirs = self._context.Pipe()
         assert self._lifeline is not None
-        arguments = (theirs, self._lifeline[0], dict(os.environ), self._threads)
+        surroundings = Surroundings(dict(os.environ), self._threads, multiprocessing.get_start_method(allow_none=True))
+        arguments = (theirs, self._lifeline[0], surroundings)
         process = self._context.Process(target=run_child, args=arguments, name=f"trial-{child.assignment.number}")
         with connection:
             with _starting, _without_main(), theirs:
@@ -148,9 +155,14 @@ class ProcessEngine:
             connection.send_bytes(self._payload)
             connection.send_bytes(pack(child.assignment, self.name))
             while True:
-                if not connection.poll(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                # Its death shows by itself: a process that it has forked may hold the connection open.
+                ready = wait([connection, child.process.sentinel], left)
+                if not ready:
                     assert child.limit is not None
                     child.cut = child.cut or over_limit(child.limit)
+                    return None
+                if connection not in ready and not connection.poll():
                     return None
                 kind, value = pickle.loads(connection.recv_bytes())  # noqa: S301 - sent by our own child process
                 if kind == "outcome":
