@@ -130,7 +130,7 @@ def _panel(kind: str, search: Search, controls: Controls, output: Output) -> Pan
     from nbcompress.panels import panel
 
     return panel(
-        output.best_kind if kind == "auto" else cast(Kind, kind),
+        output.best_kind if kind == "auto" else cast("Kind", kind),
         search.study,
         trials=search.options["trials"],
         seconds=search.options["timeout"],
