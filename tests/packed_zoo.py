@@ -108,6 +108,21 @@ def by_hand(model: nn.Module) -> nn.Module:
     return model
 
 
+def even(model: nn.Module) -> nn.Module:
+    """Weights on a grid of 31 values, a third of them zero, the same on every machine and in every version of torch."""
+    tensors = {}
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            codes = (torch.arange(weight.numel()) * 7 % 31).reshape(weight.shape)
+            codes[codes % 3 == 0] = 15
+            grid = Grid(5, "symmetric", "tensor", torch.tensor([0.125]), torch.tensor([15], dtype=torch.int32))
+            weight.copy_(grid.values(codes))
+            if weight.ndim > 1:
+                tensors[name] = TensorRecord(True, grid)
+    attach_(model, Record(tensors))
+    return model
+
+
 def _row(*shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
@@ -128,6 +143,14 @@ CASES = [
     Case(
         "convolutional-both", Convolutional, lambda model: nc.quantize(nc.cluster(model, 16), bits=8), _row(2, 1, 8, 8)
     ),
+    Case(
+        "convolutional-cut",
+        Convolutional,
+        lambda model: nc.quantize(
+            nc.prune(model.eval(), amount=0.5, granularity="channel", example=torch.ones(1, 1, 8, 8)), bits=4
+        ),
+        _row(2, 1, 8, 8),
+    ),
     Case("tied", Tied, lambda model: nc.quantize(model, bits=5, granularity="group:32"), lambda: torch.arange(6)),
     Case("awkward-raw", Awkward, lambda model: model, _row(4, 2, 4)),
     Case("awkward-pruned", Awkward, lambda model: nc.cluster(nc.prune(model, amount=0.7), 6), _row(4, 2, 4)),
@@ -139,4 +162,4 @@ def bits_equal(one: Tensor, two: Tensor) -> bool:
     return one.dtype == two.dtype and one.shape == two.shape and torch.equal(one.nan_to_num(7e7), two.nan_to_num(7e7))
 
 
-__all__ = ["CASES", "Awkward", "Case", "Convolutional", "Perceptron", "Tied", "bits_equal", "by_hand"]
+__all__ = ["CASES", "Awkward", "Case", "Convolutional", "Perceptron", "Tied", "bits_equal", "by_hand", "even"]

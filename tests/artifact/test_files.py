@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from packed_zoo import CASES, Case, Convolutional, Perceptron, Tied, bits_equal
+from packed_zoo import CASES, Case, Convolutional, Perceptron, Tied, bits_equal, even
 from safetensors import safe_open
 from torch import nn
 
@@ -76,6 +76,19 @@ def test_it_is_one_byte_tensor_in_safetensors(tmp_path: Path) -> None:
         assert file.get_tensor("model").dtype == torch.uint8
 
 
+def test_files_of_the_first_version_stay_readable(tmp_path: Path) -> None:
+    kept = Path(__file__).parent.parent / "golden" / "artifact" / "version-1.safetensors"
+    expected = even(Perceptron())
+    if os.environ.get("NBCOMPRESS_REFRESH_GOLDEN") and not kept.exists():  # never written twice
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save(expected, kept)
+    loaded = load(kept, Perceptron())
+    assert all(map(torch.equal, loaded.state_dict().values(), expected.state_dict().values()))
+    assert record_of(loaded).tensors == record_of(expected).tensors
+    # The same bytes on every machine: what is learnt while coding does not depend on it.
+    assert save(expected, tmp_path / "again.nbz").read_bytes() == kept.read_bytes()
+
+
 def test_the_300_100_network_is_small() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
@@ -100,6 +113,18 @@ def test_zeros_pay_off_without_a_record() -> None:
     with torch.no_grad():
         net.weight.mul_(torch.rand_like(net.weight) < 0.1)
     assert size_bytes(net) < 0.22 * full
+
+
+@pytest.mark.parametrize("width", [100, 250], ids=["tried", "estimated"])
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+def test_pruned_codes_take_their_entropy(width: int, scheme: str) -> None:
+    torch.manual_seed(0)
+    net = nc.quantize(nc.prune(nn.Linear(width, width), amount=0.5), bits=4, scheme=scheme)
+    share = net.weight.count_nonzero().item() / net.weight.numel()
+    # One bit tells zero from the rest, and the rest is spread over no more than 16 codes.
+    codes = width * width * (1 + 4 * share) / 8
+    scales = net.weight.shape[0] * (2 + 0.5 * (scheme == "affine"))
+    assert size_bytes(net) < 1.02 * (codes + scales + 2 * width) + 200
 
 
 def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
