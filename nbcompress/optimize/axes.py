@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbcompress.optimize.history import Array
-from nbcompress.space import Point, Space
+from nbcompress.space import Point, Space, Value
 
 Flags = NDArray[np.bool_]
 
@@ -44,6 +44,7 @@ class Axes:
         ]
         self._parents = [i for i, name in enumerate(self.names) if any(name in space.parents(n) for n in self.names)]
         self._active: dict[tuple[float, ...], Flags] = {}
+        self._rows: dict[tuple[tuple[str, Value], ...], Array] = {}
 
     @property
     def d(self) -> int:
@@ -92,10 +93,15 @@ class Axes:
 
     def rows(self, points: Sequence[Point]) -> Array:
         """Return the full rows of points, shape `(n, d)`; inactive columns hold the middle."""
-        if not points:
-            return np.empty((0, self.d))
-        encoded = np.asarray(self.space.encode(points), dtype=np.float64)
-        return self.snap(np.where(np.isnan(encoded), MIDDLE, encoded))
+        # Every proposal meets the whole history again. Equal values of one parameter are the same value (a choice
+        # refuses options that Python holds equal), so points can be looked up by their items.
+        items = [tuple(point.items()) for point in points]
+        new = {item: point for item, point in zip(items, points, strict=True) if item not in self._rows}
+        if new:
+            encoded = np.asarray(self.space.encode(new.values()), dtype=np.float64)
+            rows = self.snap(np.where(np.isnan(encoded), MIDDLE, encoded))
+            self._rows.update(zip(new, rows, strict=True))
+        return np.array([self._rows[item] for item in items]).reshape(len(items), self.d)
 
     def keys(self, rows: Array) -> list[bytes]:
         """Return one key per full row; equal keys are the same point (inactive columns do not count)."""

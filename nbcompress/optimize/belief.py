@@ -17,6 +17,10 @@ from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
 MAX_OLDER = 3
 # Labels of a trial that failed and of one that ran; a slack is feasible at or below 0.
 FAILED, RAN = 1.0, -1.0
+# The process of these labels is not fitted: a step has no lengthscale, and what fits it best forgets failures a short
+# way off. Lengthscale times the root of the dimension, signal and noise are heuristics, chosen on two problems where
+# the optimum lies at the edge of what runs.
+FAILURE_LENGTHSCALE, FAILURE_SIGNAL, FAILURE_NOISE = 0.5, 1.0, 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +56,8 @@ class Belief:
         hyper: dict[str, Any] = {}
         trouble: dict[str, str] = {}
 
-        def learn(name: str, known: Array, values: Array, standard: bool = True) -> GaussianProcess:
-            last = _older(history, name)
-            found: Fit = fit(form, embedding.owner, embedding.axes.d, known, values, last, standard=standard)
+        def learn(name: str, known: Array, values: Array) -> GaussianProcess:
+            found: Fit = fit(form, embedding.owner, embedding.axes.d, known, values, _older(history, name))
             hyper[name] = found.process.hyper.to_json()
             if found.trouble:
                 trouble[name] = found.trouble
@@ -71,14 +74,21 @@ class Belief:
             if known.any():
                 limits[f"slack {j}"] = learn(f"slack {j}", features[known], column[known])
         if failed.any():
-            labels = np.where(failed, FAILED, RAN)[told | failed]
-            limits["failure"] = learn("failure", features[told | failed], labels, standard=False)
+            ended = told | failed
+            labels = np.where(failed, FAILED, RAN)[ended]
+            limits["failure"] = _failure(embedding, form, features[ended], labels).believing(pending)
         note = {"hyperparameters": hyper, **({"trouble": trouble} if trouble else {})}
         return cls(embedding, history, rows, features, losses, limits, pending, note)
 
     def standard_losses(self, features: Array) -> Array:
         """Return the predicted mean losses at features `(k, D)`, standardised: shape `(k, m)`."""
         return np.stack([self.losses[j].predict(features)[0] for j in sorted(self.losses)], axis=1)
+
+
+def _failure(embedding: Embedding, form: Form, features: Array, labels: Array) -> GaussianProcess:
+    lengthscales = np.full(embedding.axes.d, FAILURE_LENGTHSCALE * np.sqrt(embedding.axes.d))
+    hyper = Hyperparameters(lengthscales, FAILURE_SIGNAL, FAILURE_NOISE)
+    return GaussianProcess(Form(form.kernel), hyper, embedding.owner, features, labels)
 
 
 def _older(history: History, name: str) -> list[Hyperparameters]:

@@ -126,8 +126,6 @@ def fit(
     features: Array,
     values: Array,
     last: Sequence[Hyperparameters] = (),
-    *,
-    standard: bool = True,
 ) -> Fit:
     """Fit a process to finite values `(n,)` at features `(n, D)`.
 
@@ -138,9 +136,8 @@ def fit(
         features: F.
         values: In any units, finite.
         last: Hyperparameters of earlier fits, newest first: the first is a start, and serves if the fit fails.
-        standard: Whether to standardise the values.
     """
-    y, shift, scale = standardise(values) if standard else (values, 0.0, 1.0)
+    y, shift, scale = standardise(values)
     loss = PosteriorMode(form, owner, d, features, y)
     best: tuple[float, Array] | None = None
     trouble = ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import qmc
 
 from nbcompress.errors import PointError, SearchError, did_you_mean
 from nbcompress.optimize.acquisition import Sum
 from nbcompress.optimize.belief import Belief
 from nbcompress.optimize.history import Array, History
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
-from nbcompress.optimize.proposers.sobol import sobol_rows
 from nbcompress.optimize.protocol import Proposer, generator
 from nbcompress.space import Point, Value
 
@@ -116,8 +116,9 @@ def importance(proposer: Proposer, history: History, objective: int = 0) -> dict
     """
     gp, belief = _learned(proposer, history)
     axes, process = gp.axes, belief.losses[objective]
-    rows = sobol_rows(axes, generator(gp.seed, 0, purpose=4), N_IMPORTANCE)
-    others = sobol_rows(axes, generator(gp.seed, 0, purpose=5), N_IMPORTANCE)
+    # One sequence of twice the dimension: two scramblings of the same sequence agree digit for digit, or never.
+    cube = qmc.Sobol(2 * axes.d, scramble=True, seed=generator(gp.seed, 0, purpose=4)).random(N_IMPORTANCE)
+    rows, others = axes.spread(cube[:, : axes.d]), axes.spread(cube[:, axes.d :])
     base = process.predict(gp.embedding.features(rows))[0]
     effects = []
     for i in range(axes.d):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Optuna's own default, 50, would draw at random for longer than our usual searches last. A heuristic.
 POPULATION = 12
 # How often a sampler is asked again when it comes to a known point.
-MAX_ASKED = 8
+MAX_ASKED = 4
 NAMES = {"tpe": "TPE", "nsga2": "NSGA-II", "optuna-gp": "Gaussian process"}
 
 

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from nbcompress.errors import PointError, SearchError
+from nbcompress.optimize import History, importance, leave_one_out, proposer, slice_of
+from nbcompress.space import Choice, Float, Int, Space
+
+SPACE = Space(
+    {
+        "x": Float(0.0, 1.0),
+        "idle": Float(0.0, 1.0),
+        "method": Choice("a", "b"),
+        "n": Int(1, 5, when={"method": "b"}),
+    }
+)
+
+
+def explored(m: int = 1, n: int = 24) -> History:
+    design, history = proposer("sobol", SPACE, n_objectives=m), History.empty(m)
+    for number in range(n):
+        point = design.propose(number, history).point
+        loss = 100 + 10 * (point["x"] - 0.5) ** 2 + point.get("n", 0)
+        history = history.adding(point, "told", [loss, -loss][:m])
+    return history
+
+
+GP = proposer("gp", SPACE, n_objectives=1)
+
+
+def test_a_slice_is_in_the_units_of_the_loss() -> None:
+    found = slice_of(GP, explored(), {"x": 0.2, "idle": 0.5, "method": "a"}, "x", n=11)
+    assert found.values[0] == 0.0
+    assert found.values[-1] == 1.0
+    assert found.mean.shape == found.std.shape == (1, 11)
+    assert found.acquisition.shape == (11,)
+    truth = 100 + 10 * (np.array(found.values, dtype=float) - 0.5) ** 2
+    assert np.abs(found.mean[0] - truth).max() < 0.8
+    assert (found.std > 0).all()
+    assert np.isfinite(found.acquisition).all()
+
+
+def test_a_slice_along_a_choice_and_a_conditional_number() -> None:
+    history = explored()
+    methods = slice_of(GP, history, {"x": 0.5, "idle": 0.5, "method": "a"}, "method")
+    assert methods.values == ("a", "b")
+    assert methods.mean[0, 1] > methods.mean[0, 0] + 1
+    numbers = slice_of(GP, history, {"x": 0.5, "idle": 0.5, "method": "b", "n": 1}, "n")
+    assert numbers.values == (1, 2, 3, 4, 5)
+    assert (np.diff(numbers.mean[0]) > 0).all()
+
+
+def test_slices_of_two_objectives() -> None:
+    two = proposer("gp", SPACE, n_objectives=2)
+    found = slice_of(two, explored(2), {"x": 0.5, "idle": 0.5, "method": "a"}, "x", n=5)
+    assert found.mean.shape == (2, 5)
+    np.testing.assert_allclose(found.mean[0], -found.mean[1], atol=0.2)
+
+
+def test_importance_finds_what_matters() -> None:
+    shares = importance(GP, explored())
+    assert list(shares) == list(SPACE.names)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert all(share >= 0 for share in shares.values())
+    assert shares["idle"] < 0.05
+    assert shares["x"] > 0.1
+    assert shares["method"] > 0.1
+
+
+def test_importance_of_a_constant() -> None:
+    history = explored()
+    flat = History(history.points, np.full((24, 1), 3.0))
+    assert sum(importance(GP, flat).values()) == pytest.approx(0.0)
+
+
+def test_calibration() -> None:
+    history = explored().adding({"x": 0.5, "idle": 0.5, "method": "a"})
+    found = leave_one_out(GP, history)
+    assert found.residuals.shape == (24,)
+    assert 0.7 <= found.share_inside <= 1.0
+
+
+def test_what_cannot_be_looked_into() -> None:
+    with pytest.raises(SearchError, match="Only the sampler 'gp' has a surrogate"):
+        importance(proposer("tpe", SPACE, n_objectives=1), explored())
+    with pytest.raises(SearchError, match="nothing to learn from yet"):
+        importance(GP, History.empty(1))
+    with pytest.raises(PointError, match="'n' is not active at this point"):
+        slice_of(GP, explored(), {"x": 0.5, "idle": 0.5, "method": "a"}, "n")
+    with pytest.raises(PointError, match=r"'metod' is no parameter of the space.* Did you mean 'method'"):
+        slice_of(GP, explored(), {"x": 0.5, "idle": 0.5, "method": "a"}, "metod")
