@@ -39,6 +39,9 @@ LENGTHSCALE_BOUNDS = (0.02, 50.0)
 SIGNAL_BOUNDS = (1e-2, 1e2)
 NOISE_BOUNDS = (NOISE_FLOOR, 2.0)
 MAX_ITERATIONS = 60
+# With more points than this one more hardly moves the optimum, and each step costs n^3: only the last good
+# hyperparameters start, and take a few steps.
+MANY, FEW_ITERATIONS = 200, 5
 # What a start that leads to no factorisation counts: worse than any real loss.
 HOPELESS = 1e25
 
@@ -72,6 +75,10 @@ class PosteriorMode:
         self.width = np.array([LENGTHSCALE_WIDTH] * d + [SIGNAL_WIDTH, NOISE_WIDTH])
         low, high = np.array([LENGTHSCALE_BOUNDS] * d + [SIGNAL_BOUNDS, NOISE_BOUNDS]).T
         self.bounds = list(zip(np.log(low), np.log(high), strict=True))
+
+    @property
+    def is_large(self) -> bool:
+        return len(self.y) > MANY
 
     def likelihood(self, theta: Array) -> tuple[float, Array]:
         """Return the negative log marginal likelihood (without its constant; b's prior included) and its gradient."""
@@ -107,15 +114,18 @@ class PosteriorMode:
     def starts(self, warm: Hyperparameters | None) -> list[Array]:
         """Return the last good hyperparameters, the prior's median, and short scales with hardly any noise.
 
-        "All is noise" is a local optimum, which the last start keeps away from.
+        "All is noise" is a local optimum, which the last start keeps away from. With many points the first alone.
         """
+        known = None if warm is None else np.log([*warm.lengthscales, warm.signal, warm.noise])
+        if known is not None and len(known) != self.d + 2:
+            known = None
+        low, high = np.array(self.bounds).T
+        if known is not None and self.is_large:
+            return [known.clip(low, high)]
         short = self.center.copy()
         short[: self.d] += np.log(0.5)
         short[-1] = np.log(10 * NOISE_FLOOR)
-        found = [self.center, short]
-        if warm is not None and warm.lengthscales.shape == (self.d,):
-            found.insert(0, np.log([*warm.lengthscales, warm.signal, warm.noise]))
-        low, high = np.array(self.bounds).T
+        found = [self.center, short] if known is None else [known, self.center, short]
         return [one.clip(low, high) for one in found]
 
 
@@ -141,10 +151,11 @@ def fit(
     loss = PosteriorMode(form, owner, d, features, y)
     best: tuple[float, Array] | None = None
     trouble = ""
+    iterations = FEW_ITERATIONS if loss.is_large and last else MAX_ITERATIONS
     for start in loss.starts(last[0] if last else None):
         try:
             found = minimize(
-                loss, start, jac=True, method="L-BFGS-B", bounds=loss.bounds, options={"maxiter": MAX_ITERATIONS}
+                loss, start, jac=True, method="L-BFGS-B", bounds=loss.bounds, options={"maxiter": iterations}
             )
         except (ValueError, FloatingPointError, np.linalg.LinAlgError) as err:
             trouble = str(err)
