@@ -14,9 +14,9 @@ from nbcompress.cell.isolation import plain_functions, trial_globals
 from nbcompress.cell.namespace import running_in
 from nbcompress.cell.reads import missing_names, reached_names
 from nbcompress.cell.watch import ModuleWatch
-from nbcompress.errors import TransportError
 from nbcompress.run import Assignment, Outcome, TrialContext, TrialEnded, run_trial
 from nbcompress.run.metrics import number_of
+from nbcompress.run.transport import pack
 from nbcompress.space import Space
 
 _NOTHING = object()
@@ -92,11 +92,7 @@ class CellEvaluator:
             TransportError: A value cannot be sent; the text names it.
         """
         values = {name: self._namespace[name] for name in sorted(self._names)}
-        functions = self._functions & self._names
-        try:
-            packed = cloudpickle.dumps((values, functions))
-        except Exception as err:  # pickling runs the classes of the user, which may raise anything
-            raise _not_sendable(values, err) from err
+        packed = pack((values, self._functions & self._names))
         return {"body": self._body.origin, "space": self._space, "keep": self._keep, "packed": packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -131,15 +127,3 @@ def _with_remarks(outcome: Outcome, changed: tuple[str, ...]) -> Outcome:
     listed = " and ".join(repr(name) for name in changed)
     remark = f"A trial changed {listed} of the notebook; the change was undone. Work on a copy inside the cell."
     return replace(outcome, remarks=(*outcome.remarks, remark))
-
-
-def _not_sendable(values: Mapping[str, Any], error: Exception) -> TransportError:
-    for name, value in values.items():
-        try:
-            cloudpickle.dumps(value)
-        except Exception as err:  # noqa: BLE001 (as above)
-            return TransportError(
-                f"{name!r} cannot be sent to another process: {type(err).__name__}: {err}. "
-                "Create it inside the cell, or use --engine inline."
-            )
-    return TransportError(f"The cell cannot be sent to another process: {type(error).__name__}: {error}")

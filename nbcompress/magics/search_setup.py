@@ -104,8 +104,8 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope) -> Search:
         "start": _start(arguments, scope),
         "pruner": Pruner(arguments.pruner),
     }
-    Plan(**options).check(space, proposes, engine)
     evaluate = CellEvaluator(body, space, scope.namespace, arguments.keep)
+    Plan(**options).check(space, proposes, engine, evaluate)
     name = arguments.study or _made_name(body, space)
     study = open_study(
         name, space, goal, storage=arguments.storage, fresh=arguments.fresh, identity={"body": body.digest}

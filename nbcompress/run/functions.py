@@ -152,7 +152,7 @@ def search(
         "keep": _names(keep),
     }
     chosen_engine = engine_of(engine)
-    Plan(**options).check(parameters, proposes, chosen_engine)
+    Plan(**options).check(parameters, proposes, chosen_engine, evaluate)
     opened = _opened(g, parameters, goal, study, storage, fresh)
     chosen = {"sampler": sampler, "acquisition": acquisition, "kernel": kernel, "mean": mean, "pruner": pruner}
     numbers = {"engine": chosen_engine.name, "jobs": jobs, "repeats": repeats, "seed": seed}

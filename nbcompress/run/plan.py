@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from nbcompress.errors import SearchError
 from nbcompress.run.limits import GainBelow, Until
 from nbcompress.run.pruner import Pruner
+from nbcompress.run.transport import pack
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
     from nbcompress.run.engines import Engine
+    from nbcompress.run.outcome import Evaluate
     from nbcompress.space import Point, Space
 
 
@@ -60,17 +62,20 @@ class Plan:
             if value is not None and not value > 0:
                 raise SearchError(f"--{name.replace('_', '-')} is above 0 seconds, but got {value!r}.")
 
-    def check(self, space: Space, proposer: Proposer, engine: Engine) -> None:
+    def check(self, space: Space, proposer: Proposer, engine: Engine, evaluate: Evaluate | None = None) -> None:
         """Check the plan against what it will run with; `run` does, and who opens a study may do it before.
 
         Raises:
             PointError: A start point is not in the space.
             SearchError: The engine runs no several jobs, or the proposer cannot say what the stop rule needs.
+            TransportError: `evaluate`, if given, must be sent to other processes and cannot.
         """
         for point in self.start:
             space.check(point)
         if engine.is_serial and self.jobs > 1:
             raise SearchError(f"--jobs {self.jobs} needs another engine: {engine.name} runs one trial at a time.")
+        if evaluate is not None and engine.sends:
+            pack(evaluate)
         if isinstance(self.until, GainBelow):
             _check_gain(proposer, self.until)
 

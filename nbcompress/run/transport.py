@@ -15,7 +15,7 @@ from nbcompress.errors import TransportError
 _DEPTH = 6
 
 
-def pack(value: Any, engine: str) -> bytes:
+def pack(value: Any) -> bytes:
     """Return `value` as bytes; functions and classes of the notebook travel whole, those of modules by name.
 
     Raises:
@@ -29,8 +29,7 @@ def pack(value: Any, engine: str) -> bytes:
         path, culprit = _culprit(value, "", _DEPTH, set())
         what = f"{path!r} (a {type(culprit).__name__})" if path else f"A {type(culprit).__name__}"
         raise TransportError(
-            f"{what} cannot be sent to where the engine {engine} runs trials: {error}. "
-            "Make it inside the trial, or use the engine inline."
+            f"{what} cannot be sent to another process: {error}. Make it inside the trial, or use the engine inline."
         ) from error
 
 

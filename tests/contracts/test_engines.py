@@ -211,7 +211,7 @@ def test_what_cannot_be_sent_is_named_before_the_start(name: str, executors: dic
         with lock:
             return {"loss": x}
 
-    with pytest.raises(TransportError, match=rf"'lock' \(a lock\) cannot be sent to where the engine {name} runs"):
+    with pytest.raises(TransportError, match=r"'lock' \(a lock\) cannot be sent to another process"):
         engine.start(evaluating(body), jobs=1, listener=None)
 
 

@@ -163,6 +163,11 @@ def test_out_names_the_variable(notebook: Notebook) -> None:
         ("--minimize loss --pruner mediam", BODY, "Did you mean 'median'?"),
         ("--minimize loss --engine pool", BODY, "--engine is inline, process or the name of an executor"),
         ("--minimize loss --jobs 2", BODY, "--jobs 2 needs another engine"),
+        (
+            "--minimize loss --engine process",
+            BODY + "lock.locked()",
+            "'lock' (a lock) cannot be sent to another process",
+        ),
         ("--minimize loss --trials 0", BODY, "at least 1 is needed, but got 0."),
         ("--minimize loss --timeout soon", BODY, "A time limit is above 0 and reads like 90s, 10m or 2h"),
         ("--minimize loss --until never", BODY, 'A stop rule reads "no gain N" or "gain < X"'),
@@ -176,6 +181,7 @@ def test_out_names_the_variable(notebook: Notebook) -> None:
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(notebook: Notebook, options: str, body: str, text: str) -> None:
+    notebook.must("import threading; lock = threading.Lock()")
     line = notebook.refused(f"%%bo_search --panel off {options}\n{body}")
     assert text in line
     assert "%%bo_search" in line

@@ -26,7 +26,7 @@ class Refusing:
 
 def test_functions_travel_whole() -> None:
     factor = 3
-    assert pickle.loads(pack(lambda x: x * factor, "process"))(2) == 6
+    assert pickle.loads(pack(lambda x: x * factor))(2) == 6
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_functions_travel_whole() -> None:
 )
 def test_it_is_named(value: Any, name: str) -> None:
     with pytest.raises(TransportError) as caught:
-        pack(value, "process")
+        pack(value)
     text = str(caught.value)
-    assert text.startswith(f"{name!r} (a lock) cannot be sent to where the engine process runs trials: ")
+    assert text.startswith(f"{name!r} (a lock) cannot be sent to another process: ")
     assert text.endswith("Make it inside the trial, or use the engine inline.")
 
 
 def test_who_says_it_by_itself_is_heard() -> None:
     with pytest.raises(TransportError, match="own words"):
-        pack(Refusing(), "process")
+        pack(Refusing())

@@ -30,11 +30,13 @@ class Engine(Protocol):
     Attributes:
         name: As the person wrote it.
         is_serial: One trial at a time, in this thread.
+        sends: What evaluates is sent to other processes, so it must be sendable.
         warnings: Sentences for the person, such as that seeds are shared.
     """
 
     name: str
     is_serial: bool
+    sends: bool
     warnings: list[str]
 
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:

@@ -51,7 +51,7 @@ class ExecutorEngine:
         self.name = name
         self.warnings: list[str] = []
         self._executor = executor
-        self._uses_threads = isinstance(executor, ThreadPoolExecutor)
+        self.sends = not isinstance(executor, ThreadPoolExecutor)
         self._mailbox = Mailbox()
         self._handed: dict[int, _Handed] = {}
         self._lock = threading.Lock()
@@ -59,18 +59,18 @@ class ExecutorEngine:
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
         self._listener, self._jobs = listener, jobs
         self._evaluate = evaluate
-        self._payload = b"" if self._uses_threads else pack(evaluate, self.name)
-        if self._uses_threads and jobs > 1:
+        self._payload = pack(evaluate) if self.sends else b""
+        if not self.sends and jobs > 1:
             self.warnings.append(SHARED_SEEDS)
 
     def submit(self, assignment: Assignment, limit: float | None) -> None:
         handed = _Handed(assignment, limit)
         self._handed[assignment.number] = handed
         try:
-            if self._uses_threads:
+            if not self.sends:
                 handed.future = self._executor.submit(self._run_here, handed)
             else:
-                packed = pack(assignment, self.name)
+                packed = pack(assignment)
                 handed.future = self._executor.submit(run_packed, self._payload, packed)
                 if not isinstance(self._executor, ProcessPoolExecutor):
                     handed.started = time.monotonic()  # few others say truly when a trial starts
@@ -152,7 +152,7 @@ class ExecutorEngine:
                 continue
             if handed.started is None:
                 running = getattr(handed.future, "running", None)
-                if not self._uses_threads and running is not None and running():
+                if self.sends and running is not None and running():
                     handed.started = now
             elif now - handed.started > handed.limit:
                 self.cut(handed.assignment.number, over_limit(handed.limit))

@@ -15,6 +15,7 @@ class InlineEngine:
 
     name = "inline"
     is_serial = True
+    sends = False
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

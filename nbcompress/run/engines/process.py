@@ -67,6 +67,7 @@ class ProcessEngine:
 
     name = "process"
     is_serial = False
+    sends = True
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -75,7 +76,7 @@ class ProcessEngine:
         self._lifeline: tuple[Connection, Connection] | None = None
 
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
-        self._payload = pack(evaluate, self.name)
+        self._payload = pack(evaluate)
         self._listener = listener
         self._threads = _threads_each(jobs)
         self._context: Any = multiprocessing.get_context(START_METHOD)
@@ -153,7 +154,7 @@ class ProcessEngine:
         deadline: float | None = None
         try:
             connection.send_bytes(self._payload)
-            connection.send_bytes(pack(child.assignment, self.name))
+            connection.send_bytes(pack(child.assignment))
             while True:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 # Its death shows by itself: a process that it has forked may hold the connection open.

@@ -1,0 +1,132 @@
+"""Magics in a real kernel: what they show, and what is left when the kernel stops or dies."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from kernels import kernel
+
+from nbcompress.study import read_study
+
+pytestmark = pytest.mark.kernel
+
+SETUP = """
+%load_ext nbcompress
+import time, torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+inputs, labels = torch.randn(128, 64), torch.randint(0, 10, (128,))
+train = (inputs, labels)
+def evaluate(net):
+    return (net(inputs).argmax(1) == labels).float().mean().item()
+"""
+SEARCH = """
+%%bo_search --trials {trials} --minimize loss --study s --seed 3
+x = Float(0, 1)
+y = Int(1, 9)
+kind = Choice("a", "b")
+time.sleep({seconds})
+loss = (x - 0.3) ** 2 + y / 10 + (kind == "a")
+"""
+MIME = "application/vnd.nbcompress.study.v1+json"
+
+
+def search(trials: int, seconds: float) -> str:
+    return SEARCH.format(trials=trials, seconds=seconds).strip()
+
+
+def test_every_line_magic_shows_a_card_and_returns_its_result(tmp_path: Path) -> None:
+    with kernel(tmp_path) as one:
+        one.must(SETUP)
+        lines = {
+            "small = %prune model --amount 0.8 --evaluate evaluate": "small",
+            "few = %quantize model --bits 4 --example inputs[:1]": "few",
+            "shared = %cluster model --clusters 8 --data train --finetune 1": "shared",
+            "thin = %factorize model --rank 0.25": "thin",
+            "told = %distill model thin --data train --epochs 1 --control --evaluate evaluate": "told",
+            "cut = %prune model --amount 0.5 --granularity channel --example inputs[:1]": "cut",
+        }
+        for line, name in lines.items():
+            reply = one.must(line)
+            (bundle,) = reply.bundles
+            assert {"text/plain", "text/html"} <= set(bundle), line
+            assert one.must(f"print(isinstance({name}, nn.Module))").text == "True\n"
+        footprint = one.must("costs = %footprint [model, small] --example inputs[:1]").bundles[0]
+        assert "small" in footprint["text/plain"]
+        assert "parameters" in footprint["text/plain"]
+        sensitivity = one.must("rows = %sensitivity model --evaluate evaluate").bundles[0]
+        assert "change of the evaluation" in sensitivity["text/plain"]
+        refused = one.run("%prune modle --amount 0.5")
+        assert refused.status == "error"
+        assert "%prune: there is no variable 'modle' in this notebook. Did you mean 'model'?" in refused.error
+
+
+def test_a_search_ends_as_a_bundle_and_again_repeats_nothing(tmp_path: Path) -> None:
+    with kernel(tmp_path) as one:
+        one.must(SETUP)
+        bundle = one.must(search(6, 0)).bundles[-1]
+        assert {MIME, "text/html", "image/png", "text/plain"} <= set(bundle)
+        assert len(bundle[MIME]["trials"]) == 6
+        assert "widget" not in " ".join(bundle)
+        again = one.must(search(6, 0)).bundles[-1]
+        assert "none was run again" in again["text/plain"]
+        listed = one.must("%bo_study").bundles[0]["text/plain"]
+        assert "6 complete" in listed
+        one.must("%bo_report s --html page.html")
+        assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+def test_an_interrupt_ends_the_cell_without_an_error(tmp_path: Path) -> None:
+    with kernel(tmp_path) as one:
+        one.must(SETUP)
+        message = one.start(search(50, 0.3))
+        time.sleep(2.5)
+        one.manager.interrupt_kernel()
+        reply = one.finish(message, 20)
+        assert reply.status == "ok"
+        assert "Interrupted" in reply.bundles[-1]["text/plain"]
+        assert "interrupted" in one.must("print(*study.trials.state)").text
+
+
+def test_a_killed_kernel_loses_nothing_and_changes_nothing(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    broken = tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    with kernel(whole) as one:
+        one.must(SETUP)
+        one.must(search(14, 0))
+    for pause in (2.0, 1.2):
+        with kernel(broken) as one:
+            one.must(SETUP)
+            one.start(search(14, 0.15))
+            time.sleep(pause)
+            one.kill()
+    finished = read_study("s", broken / "nbcompress.journal").all_trials
+    assert 0 < sum(trial.state.counts for trial in finished) < 14
+    with kernel(broken) as one:
+        one.must(SETUP)
+        one.must(search(14, 0))
+    expected = read_study("s", whole / "nbcompress.journal").all_trials
+    got = read_study("s", broken / "nbcompress.journal").all_trials
+    assert [trial.params for trial in got] == [trial.params for trial in expected]
+    assert [trial.values for trial in got] == [trial.values for trial in expected]
+    assert [trial.number for trial in got] == list(range(14))
+
+
+def test_background_returns_at_once_and_other_cells_run(tmp_path: Path) -> None:
+    with kernel(tmp_path) as one:
+        one.must(SETUP)
+        began = time.monotonic()
+        one.must(search(8, 0.4).replace("--seed 3", "--seed 3 --background"))
+        assert time.monotonic() - began < 2.5
+        assert one.must("print(1 + 1)").text == "2\n"
+        for _ in range(60):
+            done = one.must("print(sum(t.state.counts for t in study.all_trials))").text
+            if done == "8\n":
+                break
+            time.sleep(0.3)
+        assert done == "8\n"
