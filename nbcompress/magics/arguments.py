@@ -13,7 +13,7 @@ from nbcompress.errors import did_you_mean
 from nbcompress.magics.line import split_line
 
 
-class HelpWanted(Exception):  # noqa: N818 (not an error: the person asked)
+class HelpWanted(Exception):
     """`-h` was given; carries the help text."""
 
 
