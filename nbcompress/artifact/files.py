@@ -116,7 +116,7 @@ def _fill(slots: list[Slot], tensors: Iterable[Tensor]) -> None:
 
 def _record(header: Header, slots: list[Slot], promises: dict[int, TensorRecord]) -> Record:
     by_name = {slots[place].name: promise for place, promise in promises.items()}
-    return Record(by_name, header.surgery, header.rest, header.left_out)
+    return Record(by_name, header.surgery, header.rest, header.left_out, header.activations)
 
 
 def warn_of_broken(packed: Packed) -> None:

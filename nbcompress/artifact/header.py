@@ -17,8 +17,8 @@ import torch
 
 from nbcompress.artifact.binary import Row, RowReader
 from nbcompress.artifact.dtypes import DTYPES
-from nbcompress.compress.record import Surgery
-from nbcompress.errors import ArtifactError
+from nbcompress.compress.record import ActivationRange, Activations, Surgery
+from nbcompress.errors import ArtifactError, CompressionError
 
 # A header of a model with 100,000 tensors takes some megabytes; what unpacks to more is not one of ours.
 _MOST_BYTES = 1 << 26
@@ -70,6 +70,7 @@ class Header:
     rest: Literal["float16", "float32"] = "float32"
     surgery: tuple[Surgery, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    activations: Activations = field(default_factory=dict)
 
 
 def check_of_name(name: str) -> int:
@@ -90,9 +91,15 @@ def write_header(header: Header) -> bytes:
     row.number(len(header.entries))
     for entry in header.entries:
         _write_entry(row, entry)
-    if header.surgery or header.left_out:
+    if header.surgery or header.left_out or header.activations:
         surgery = [[one.kind, one.module, dict(one.shapes), dict(one.attributes)] for one in header.surgery]
-        row.text(json.dumps([surgery, dict(header.left_out)], separators=(",", ":")))
+        extras: list[Any] = [surgery, dict(header.left_out)]
+        if header.activations:
+            ranges = {
+                name: one if isinstance(one, str) else [one.low, one.high] for name, one in header.activations.items()
+            }
+            extras.append(ranges)
+        row.text(json.dumps(extras, separators=(",", ":")))
     body = bytes(row.data)
     packer = zlib.compressobj(9, wbits=-15)
     packed = packer.compress(body) + packer.flush()
@@ -117,10 +124,11 @@ def read_header(data: memoryview) -> Header:
     if n_entries > len(row.left):  # each takes two bytes or more
         raise ArtifactError(f"the file is damaged: its header has no room for {n_entries} tensors")
     entries = tuple(_read_entry(row, place) for place in range(n_entries))
-    surgery, left_out = _read_extras(row.text()) if len(row.left) else ((), {})
+    surgery, left_out, activations = _read_extras(row.text()) if len(row.left) else ((), {}, {})
     if len(row.left):
         raise ArtifactError(f"the file is damaged: {len(row.left)} bytes follow its header")
-    return Header(class_name, names_check, entries, "float16" if flags & 1 else "float32", surgery, left_out)
+    rest: Literal["float16", "float32"] = "float16" if flags & 1 else "float32"
+    return Header(class_name, names_check, entries, rest, surgery, left_out, activations)
 
 
 def _inflated(data: memoryview) -> bytes:
@@ -186,15 +194,27 @@ def _read_grid(row: RowReader, place: int) -> GridHead:
     return GridHead((packed & 7) + 1, "affine" if packed & 8 else "symmetric", group)
 
 
-def _read_extras(text: str) -> tuple[tuple[Surgery, ...], dict[str, str]]:
+def _read_extras(text: str) -> tuple[tuple[Surgery, ...], dict[str, str], Activations]:
     try:
-        surgery, left_out = json.loads(text)
+        surgery, left_out, *more = json.loads(text)
         steps = tuple(_surgery(*one) for one in surgery)
         if not all(isinstance(one, str) for pair in left_out.items() for one in pair):
             raise ValueError("a reason is not text")
-    except (ValueError, TypeError, AttributeError, RecursionError) as err:
+        if len(more) > 1:
+            raise ValueError(f"{len(more) - 1} unknown parts follow")
+        activations = {name: _activation(one) for name, one in more[0].items()} if more else {}
+    except (ValueError, TypeError, AttributeError, RecursionError, CompressionError) as err:
         raise ArtifactError(f"the file is damaged: the surgery in its header cannot be read ({err})") from err
-    return steps, left_out
+    return steps, left_out, activations
+
+
+def _activation(given: Any) -> ActivationRange | Literal["dynamic"]:
+    if given == "dynamic":
+        return "dynamic"
+    low, high = given
+    if type(low) is not float or type(high) is not float:
+        raise ValueError("an activation range is not two numbers")
+    return ActivationRange(low, high)
 
 
 def _surgery(kind: Any, module: Any, shapes: Any, attributes: Any) -> Surgery:

@@ -113,7 +113,13 @@ def pack(model: nn.Module) -> Packed:
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     broken.update({name: "the model has no such parameter" for name in record.tensors if name not in known})
     header = Header(
-        type(model).__name__, check_of_names(names), tuple(entries), record.rest, record.surgery, record.left_out
+        type(model).__name__,
+        check_of_names(names),
+        tuple(entries),
+        record.rest,
+        record.surgery,
+        record.left_out,
+        record.activations,
     )
     row = Row()
     row.block(write_header(header))

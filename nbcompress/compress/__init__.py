@@ -9,10 +9,20 @@ from nbcompress.compress.factorize import LowRank, factorize
 from nbcompress.compress.finetune import finetune
 from nbcompress.compress.prune import prune
 from nbcompress.compress.quantize import quantize
-from nbcompress.compress.record import Codebook, Grid, Record, Surgery, TensorRecord, attach_, record_of
+from nbcompress.compress.record import (
+    ActivationRange,
+    Codebook,
+    Grid,
+    Record,
+    Surgery,
+    TensorRecord,
+    attach_,
+    record_of,
+)
 from nbcompress.compress.surgery import replay_surgery_
 
 __all__ = [
+    "ActivationRange",
     "Codebook",
     "Distillation",
     "Grid",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import isfinite, prod
 from typing import Literal
 
 import torch
@@ -167,6 +167,42 @@ class TensorRecord:
 
 
 @dataclass(frozen=True)
+class ActivationRange:
+    """The range of the input of one layer, from which integer kernels take their grid of 256 codes.
+
+    The model itself goes on computing its activations in floating point; export reads this.
+
+    Attributes:
+        low: Where the code 0 lies, at most zero.
+        high: Where the code 255 lies, at least zero.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.low) and isfinite(self.high) and self.low <= 0 <= self.high):
+            raise CompressionError(
+                f"an activation range must be finite and hold zero, got {self.low:g} to {self.high:g}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """Distance of two codes, a float32 number above zero; 1 where the input is always zero."""
+        step = torch.tensor(self.high / 255 - self.low / 255, dtype=torch.float32)
+        return float(step.clamp(min=torch.finfo(torch.float32).tiny)) if self.low < self.high else 1.0
+
+    @property
+    def zero(self) -> int:
+        """The code of the value zero, 0 to 255: `value = (code - zero) * scale`."""
+        return min(max(round(-self.low / self.scale), 0), 255)
+
+
+# By dotted module name: the range measured on data (static), or the word that says it is found at every run.
+Activations = Mapping[str, ActivationRange | Literal["dynamic"]]
+
+
+@dataclass(frozen=True)
 class Surgery:
     """One structural change, replayed on a fresh instance before its weights are filled in.
 
@@ -192,12 +228,14 @@ class Record:
         surgery: Structural changes, in order.
         rest: `float16` when everything else was rounded to half precision.
         left_out: Why a tensor that one might expect here was not compressed, by name.
+        activations: How integer kernels take the input of a layer whose weight has a grid, by dotted module name.
     """
 
     tensors: Mapping[str, TensorRecord] = field(default_factory=dict)
     surgery: tuple[Surgery, ...] = ()
     rest: Literal["float16", "float32"] = "float32"
     left_out: Mapping[str, str] = field(default_factory=dict)
+    activations: Activations = field(default_factory=dict)
 
 
 def record_of(model: nn.Module) -> Record:
@@ -209,6 +247,7 @@ def record_of(model: nn.Module) -> Record:
     whole = model.__dict__.get(_ATTRIBUTE)
     whole = whole if isinstance(whole, Record) else Record()
     tensors, surgery, left_out = dict(whole.tensors), list(whole.surgery), dict(whole.left_out)
+    activations = dict(whole.activations)
     n_parts = 0
     for prefix, module in model.named_modules():
         part = module.__dict__.get(_ATTRIBUTE)
@@ -218,7 +257,11 @@ def record_of(model: nn.Module) -> Record:
         surgery += [replace(one, module=f"{prefix}.{one.module}" if one.module else prefix) for one in part.surgery]
         tensors = {**{f"{prefix}.{name}": one for name, one in part.tensors.items()}, **tensors}
         left_out = {**{f"{prefix}.{name}": why for name, why in part.left_out.items()}, **left_out}
-    return replace(whole, tensors=tensors, surgery=tuple(surgery), left_out=left_out) if n_parts else whole
+        inner = {f"{prefix}.{name}" if name else prefix: one for name, one in part.activations.items()}
+        activations = {**inner, **activations}
+    if not n_parts:
+        return whole
+    return replace(whole, tensors=tensors, surgery=tuple(surgery), left_out=left_out, activations=activations)
 
 
 def attach_(model: nn.Module, record: Record) -> None:
@@ -228,4 +271,14 @@ def attach_(model: nn.Module, record: Record) -> None:
     model.__dict__[_ATTRIBUTE] = record
 
 
-__all__ = ["Codebook", "Grid", "Record", "Surgery", "TensorRecord", "attach_", "record_of"]
+__all__ = [
+    "ActivationRange",
+    "Activations",
+    "Codebook",
+    "Grid",
+    "Record",
+    "Surgery",
+    "TensorRecord",
+    "attach_",
+    "record_of",
+]

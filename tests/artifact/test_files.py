@@ -16,7 +16,7 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.artifact import load, save, size_by_tensor, size_bytes
-from nbcompress.compress.record import record_of
+from nbcompress.compress.record import ActivationRange, Activations, Record, attach_, record_of
 from nbcompress.errors import ArtifactError, NbcompressWarning
 
 
@@ -74,6 +74,13 @@ def test_it_is_one_byte_tensor_in_safetensors(tmp_path: Path) -> None:
         assert list(file.keys()) == ["model"]
         assert file.metadata() == {"nbcompress": "1"}
         assert file.get_tensor("model").dtype == torch.uint8
+
+
+def test_activation_ranges_come_back(tmp_path: Path) -> None:
+    model = Perceptron()
+    ranges: Activations = {"fc1": ActivationRange(-1.25, 0.1), "fc2": "dynamic"}
+    attach_(model, Record(activations=ranges))
+    assert record_of(load(save(model, tmp_path / "model.nbz"), Perceptron())).activations == ranges
 
 
 def test_files_of_the_first_version_stay_readable(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nbcompress.compress import (
+    ActivationRange,
     Codebook,
     Grid,
     Record,
@@ -67,3 +68,27 @@ def test_a_change_by_hand_is_found() -> None:
         small.weight[0, 0] += 0.001
     with pytest.raises(CompressionError, match=r"'weight' must keep to its grid, but 1 of 16 values left it"):
         codes_of(small.get_parameter("weight"), record_of(small).tensors["weight"], "weight")
+
+
+def test_a_range_by_hand() -> None:
+    """-1 to 4.1 in 255 steps of 0.02; zero is step 50."""
+    found = ActivationRange(-1.0, 4.1)
+    assert found.scale == pytest.approx(0.02, rel=1e-6)
+    assert found.zero == 50
+    assert (ActivationRange(0.0, 0.0).scale, ActivationRange(0.0, 0.0).zero) == (1.0, 0)
+    assert ActivationRange(-2.0, 0.0).zero == 255
+    # Steps that float32 cannot hold are not zero.
+    assert ActivationRange(0.0, 1e-44).scale > 0
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 1.0), (-1.0, -0.5), (float("nan"), 1.0), (-float("inf"), 0.0)])
+def test_a_range_holds_zero(low: float, high: float) -> None:
+    with pytest.raises(CompressionError, match="an activation range must be finite and hold zero, got"):
+        ActivationRange(low, high)
+
+
+def test_ranges_of_a_part() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)))
+    attach_(model[1], Record(activations={"0": ActivationRange(-1.0, 1.0)}))
+    attach_(model[0], Record(activations={"": "dynamic"}))
+    assert record_of(model).activations == {"0": "dynamic", "1.0": ActivationRange(-1.0, 1.0)}
