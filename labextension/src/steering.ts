@@ -5,7 +5,9 @@ import type { Controls } from "./header";
 import type { Ack, Control, PanelState, Press } from "./messages";
 
 const ANSWER_WITHIN = 300;
-const HELLO_WITHIN = 2000;
+// A front end may need a moment to open its second way into the kernel, and what is sent before goes the busy way.
+const HELLO_AGAIN = [250, 500, 1000, 2000, 4000, 8000];
+const PATIENT = 3;
 
 // What a front end offers; `kernel` only exists in JupyterLab and Notebook.
 export interface Manager {
@@ -28,12 +30,7 @@ export class Steering {
 
   start(): void {
     this.changed(this.offered());
-    void this.send("hello", HELLO_WITHIN, () => {
-      this.note = this.canInterrupt()
-        ? "Stop interrupts the kernel. Pause and Skip do not reach a busy kernel from here; they work with --background."
-        : "The buttons do not reach a busy kernel from here. Interrupt the kernel to stop, or search with --background.";
-      this.changed(this.offered());
-    });
+    this.hello(0);
   }
 
   // Takes Python's answer to a press.
@@ -52,6 +49,23 @@ export class Steering {
   dispose(): void {
     this.waiting.forEach((one) => clearTimeout(one));
     this.waiting.clear();
+  }
+
+  // Asks until Python answers, and says meanwhile what works without an answer.
+  private hello(attempt: number): void {
+    const within = HELLO_AGAIN[attempt];
+    if (within === undefined || this.hears) {
+      return;
+    }
+    void this.send("hello", within, () => {
+      if (attempt === PATIENT) {
+        this.note = this.canInterrupt()
+          ? "Stop interrupts the kernel. Pause and Skip do not reach a busy kernel from here; they work with --background."
+          : "The buttons do not reach a busy kernel from here. Interrupt the kernel to stop, or search with --background.";
+        this.changed(this.offered());
+      }
+      this.hello(attempt + 1);
+    });
   }
 
   private offered(): Controls {

@@ -36,9 +36,24 @@ test("controls appear when Python answers", async () => {
 test("where nothing can reach the kernel, nothing is offered and a sentence says what works", () => {
   const { steering, controls } = prepared(null);
   steering.start();
-  mock.timers.tick(2100);
+  for (let i = 0; i < 40; i++) {
+    mock.timers.tick(250);
+  }
   assert.equal(controls().stop, null);
   assert.match(controls().note, /Interrupt the kernel to stop/);
+});
+
+test("a greeting that was lost is sent again until it is answered", async () => {
+  const { steering, sent, controls } = prepared(null);
+  steering.start();
+  mock.timers.tick(250);
+  await flush();
+  assert.equal(sent.length, 2);
+  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+  mock.timers.tick(60_000);
+  await flush();
+  assert.equal(sent.length, 2);
+  assert.equal(controls().note, "");
 });
 
 test("an unanswered Stop interrupts after 300 ms", () => {

@@ -107,7 +107,7 @@ class SilentPanel:
 
     def finish(self, ending: Ending | None) -> None:
         course = self._clock.over(ending_text(ending))
-        for warning in ending.warnings if ending else ():
+        for warning in study_warnings(self._study, ending):
             self._output.print(f"warning: {warning}")
         self._output.print(closing_line(study_view(self._study, course=course)))
 

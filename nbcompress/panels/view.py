@@ -109,11 +109,11 @@ def study_view(
         importance: Parameter -> share.
         baseline: Metrics of the original model, by name.
         warnings: One line each.
-        course: How the search goes; by default it has ended.
+        course: How the search goes; by default it has ended as its record says.
         limits: How much of the texts, and how many trials.
         names: Gives the short names, where others must be cut alike.
     """
-    course = course or Course()
+    course = course or stored_course(study.record)
     everything = tuple(study.all_trials)
     front, best = [one.number for one in study.front], study.best
     trials = choose_trials(everything, front, limits.trials)
@@ -145,6 +145,13 @@ def study_view(
         "warnings": [cut(one, limits.message) for one in warnings],
         "cut": cut_sentence(len(trials), len(everything)),
     }
+
+
+def stored_course(record: Mapping[str, Any]) -> Course:
+    """Return the course of a search that ended some time ago, as far as the study's record tells it."""
+    ending = record.get("ending")
+    reason = ending.get("reason") if isinstance(ending, Mapping) else None
+    return Course(ending=reason if isinstance(reason, str) else None)
 
 
 def choose_trials(trials: Sequence[Trial], front: Sequence[int], limit: int) -> tuple[Trial, ...]:
