@@ -26,6 +26,11 @@ class Stream(IterableDataset):  # type: ignore[type-arg]
         return iter(zip(X, Y, strict=True))
 
 
+def named(value: object) -> str:
+    """A name for a test case that is the same in every process."""
+    return value if isinstance(value, str) else type(value).__name__
+
+
 @pytest.mark.parametrize(
     "data", [(X, Y), [X, Y], (X.numpy(), Y.numpy()), TensorDataset(X, Y)], ids=lambda one: type(one).__name__
 )
@@ -43,7 +48,9 @@ def test_a_lone_last_example_joins_the_batch_before() -> None:
     assert [len(one) for one in labels_of((X[:1], Y[:1]))] == [1]
 
 
-@pytest.mark.parametrize("data", [DataLoader(TensorDataset(X, Y), 4), [(X[:4], Y[:4]), (X[4:], Y[4:])], Stream()])
+@pytest.mark.parametrize(
+    "data", [DataLoader(TensorDataset(X, Y), 4), [(X[:4], Y[:4]), (X[4:], Y[4:])], Stream()], ids=named
+)
 def test_what_is_in_order_stays_in_order(data: object) -> None:
     assert list(chain(*labels_of(data))) == Y.tolist()
 
