@@ -12,7 +12,7 @@ const PATIENT = 3;
 // What a front end offers; `kernel` only exists in JupyterLab and Notebook.
 export interface Manager {
   get_model(id: string): Promise<{ send(content: unknown): void }>;
-  kernel?: { status?: string; interrupt?: () => Promise<void> } | null;
+  kernel?: { interrupt?: () => Promise<void> } | null;
 }
 
 export class Steering {
@@ -104,8 +104,9 @@ export class Steering {
   private unanswered(control: Control): void {
     const state = this.state();
     const kernel = this.manager.kernel;
-    // A kernel that is idle runs no cell any more: an interrupt now would hit the next one.
-    if (control === "stop" && state?.study.state === "running" && kernel?.interrupt && kernel.status !== "idle") {
+    // Once the search has ended, an interrupt would hit the next cell. The kernel's own status does not tell: a
+    // subshell that has answered something makes it look idle while the cell runs on.
+    if (control === "stop" && state?.study.state === "running" && kernel?.interrupt) {
       this.note = "Stopping by an interrupt of the kernel.";
       void kernel.interrupt();
     } else {

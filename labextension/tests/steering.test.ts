@@ -20,7 +20,7 @@ function prepared(kernel: Manager["kernel"], study = sample("running")) {
 
 function busyKernel() {
   const interrupt = mock.fn(async () => undefined);
-  return { status: "busy", interrupt };
+  return { interrupt };
 }
 
 test("controls appear when Python answers", async () => {
@@ -78,7 +78,7 @@ test("an answered Stop does not interrupt", () => {
 });
 
 test("a late Stop spares the next cell", () => {
-  for (const late of ["ended", "idle"]) {
+  for (const late of ["ended", "closed"]) {
     const kernel = busyKernel();
     const { steering, controls, state } = prepared(kernel);
     steering.start();
@@ -86,7 +86,7 @@ test("a late Stop spares the next cell", () => {
     if (late === "ended") {
       state.study = { ...state.study, state: "ended" };
     } else {
-      kernel.status = "idle";
+      steering.dispose();
     }
     mock.timers.tick(1000);
     assert.equal(kernel.interrupt.mock.callCount(), 0, late);

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbcompress.panels.bundle import study_bundle
+    from nbcompress.panels.cards import Card, Series, comparison_card, footprint_card, sensitivity_card
     from nbcompress.panels.ladder import Output, Panel, panel
     from nbcompress.panels.page import study_page
     from nbcompress.panels.slices import slice_data
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "MIME": "view",
+    "Card": "cards",
     "Course": "view",
     "Output": "ladder",
     "Panel": "ladder",
+    "Series": "cards",
     "closing_line": "summary",
+    "comparison_card": "cards",
+    "footprint_card": "cards",
     "panel": "ladder",
+    "sensitivity_card": "cards",
     "slice_data": "slices",
     "study_bundle": "bundle",
     "study_page": "page",
@@ -41,11 +47,16 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "MIME",
+    "Card",
     "Course",
     "Output",
     "Panel",
+    "Series",
     "closing_line",
+    "comparison_card",
+    "footprint_card",
     "panel",
+    "sensitivity_card",
     "slice_data",
     "study_bundle",
     "study_page",

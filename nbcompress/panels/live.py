@@ -15,7 +15,7 @@ import traitlets
 
 from nbcompress.panels.changes import Changes
 from nbcompress.panels.clock import Clock
-from nbcompress.panels.ladder import Output, TextPanel
+from nbcompress.panels.ladder import Output, TextPanel, ending_text
 from nbcompress.panels.view import StudyLike
 from nbcompress.study.trial import Trial
 
@@ -113,6 +113,9 @@ class LivePanel(TextPanel):
         try:
             if self._thread is not None:
                 self._thread.join(timeout=5)
+            # From now on, a Stop that was pressed late interrupts nobody.
+            with self._lock:
+                self._tell(self._changes.delta(self._clock.running(), state="ended", ending=ending_text(ending)))
             self._output.show(self.bundle(ending))
         finally:
             self._close()
@@ -135,11 +138,15 @@ class LivePanel(TextPanel):
             with self._lock:
                 delta = self._changes.delta(self._clock.running())
                 state = self._changes.state
-            if self._widget is not None:
-                self._widget.keep(state)
                 is_loading = start - begun < LOADING and len(state["study"]["trials"]) <= SMALL
-                self._widget.send({"kind": "whole", "state": state} if is_loading else delta)
+                self._tell({"kind": "whole", "state": state} if is_loading else delta)
             self._over.wait(max(PAUSE, SHARE * (time.monotonic() - start)))
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Send a message to the pages that are open, and keep the state for those that open later."""
+        if self._widget is not None:
+            self._widget.keep(self._changes.state)
+            self._widget.send(message)
 
     def _pressed(self, _widget: object, content: Any, _buffers: object) -> None:
         """Hear a button, on whatever thread the kernel has free, and answer on the comm of the data."""
