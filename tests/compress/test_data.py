@@ -91,7 +91,7 @@ def test_dicts_and_several_inputs() -> None:
         ((X[:0], Y[:0]), "at least one example, but the tensors are empty"),
         ((X, Y[:5]), "inputs and targets must have equal lengths, got 7 and 5"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_data_refused(data: object, text: str) -> None:
     with pytest.raises(DataError, match=text):
@@ -176,7 +176,7 @@ def test_classes_last_or_second() -> None:
         (torch.zeros(4), torch.zeros(4, dtype=torch.bool), "must be integer labels or float values, got torch.bool"),
         (torch.zeros(4), ["a"], "must be integer labels or float values, got list"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_targets_refused(output: torch.Tensor, target: object, text: str) -> None:
     with pytest.raises(DataError, match=text):
