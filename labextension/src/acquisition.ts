@@ -102,7 +102,7 @@ export class Acquisition implements Part {
   private drawAcquisition(root: SVGSVGElement, box: Box, x: Scale, places: readonly number[], slice: Slice): void {
     const known = slice.acquisition.filter((one): one is number => one !== null);
     const y = linear(extent(known) ?? [0, 1], [box.bottom, box.top], 2);
-    axes(root, box, x, bare(y), { x: slice.parameter, y: "gain" });
+    axes(root, box, x, bare(y), { x: slice.parameter, y: "acquisition" });
     const points = placed(places, slice.acquisition, y);
     if (places.length > 12) {
       const [first, last] = [points[0], points.at(-1)];

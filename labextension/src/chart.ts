@@ -44,7 +44,7 @@ export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: {
   }
   const middle = (box.top + box.bottom) / 2;
   const turned = { class: "nbc-axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(13 ${middle}) rotate(-90)` };
-  root.append(svg("text", turned, cut(names.y, Math.max(8, (box.bottom - box.top) / 7))));
+  root.append(svg("text", turned, cut(names.y, Math.max(12, (box.bottom - box.top) / 7))));
 }
 
 // Replaces the picture in `place` without moving the keyboard's focus.

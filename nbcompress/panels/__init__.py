@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbcompress.panels.bundle import study_bundle
     from nbcompress.panels.cards import Card, Series, comparison_card, footprint_card, sensitivity_card
+    from nbcompress.panels.expectations import Expectations, expectations_of
     from nbcompress.panels.ladder import Output, Panel, panel
     from nbcompress.panels.page import study_page
     from nbcompress.panels.slices import slice_data
@@ -21,11 +22,13 @@ _HOMES = {
     "MIME": "view",
     "Card": "cards",
     "Course": "view",
+    "Expectations": "expectations",
     "Output": "ladder",
     "Panel": "ladder",
     "Series": "cards",
     "closing_line": "summary",
     "comparison_card": "cards",
+    "expectations_of": "expectations",
     "footprint_card": "cards",
     "panel": "ladder",
     "sensitivity_card": "cards",
@@ -49,11 +52,13 @@ __all__ = [
     "MIME",
     "Card",
     "Course",
+    "Expectations",
     "Output",
     "Panel",
     "Series",
     "closing_line",
     "comparison_card",
+    "expectations_of",
     "footprint_card",
     "panel",
     "sensitivity_card",

@@ -1,9 +1,12 @@
-"""What the surrogate expects around the best point: slices for the acquisition view."""
+"""What the surrogate expects around the best point, and which parameters it finds to matter."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nbcompress.errors import SearchError
 from nbcompress.panels.slices import slice_data
 from nbcompress.panels.view import StudyLike
 
@@ -12,24 +15,40 @@ if TYPE_CHECKING:
 
 # Each parameter costs one slice of the picture; beyond this many it would not be read.
 MOST = 12
+# The closing output shall not keep anybody waiting: no slice is begun after so many seconds.
+PATIENCE = 3.0
 
 
-def slices_of(proposer: Proposer | None, study: StudyLike) -> list[dict[str, Any]]:
-    """Return slices through the best point along each of its parameters.
+@dataclass(frozen=True)
+class Expectations:
+    """Slices through the best point, and the parameters' shares in the first objective (None if unknown)."""
 
-    Empty where there is nothing to show: no feasible trial yet, or a sampler without a surrogate.
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    importance: dict[str, float] | None = None
+
+
+def expectations_of(proposer: Proposer | None, study: StudyLike, patience: float = PATIENCE) -> Expectations:
+    """Ask the surrogate of a proposer about a study.
+
+    Empty where there is nothing to tell: no feasible trial yet, or a sampler without a surrogate. The parameters
+    that matter most come first, so that what the patience leaves out matters least.
     """
     best = study.best
-    if proposer is None or best is None or not hasattr(proposer, "believe"):
-        return []
-    from nbcompress import optimize
+    if proposer is None or best is None:
+        return Expectations()
+    from nbcompress.optimize import importance, slice_of
     from nbcompress.run.history import history_of
 
-    slice_of = getattr(optimize, "slice_of", None)
-    if slice_of is None:
-        return []
+    end = time.monotonic() + patience
     history = history_of(study.all_trials, study.goal)
-    return [
-        slice_data(name, slice_of(proposer, history, best.point, name), study.goal, at=value)
-        for name, value in list(best.params.items())[:MOST]
-    ]
+    try:
+        shares = importance(proposer, history)
+    except SearchError:
+        return Expectations()
+    slices: list[dict[str, Any]] = []
+    for name in sorted(best.params, key=lambda one: -shares[one])[:MOST]:
+        if time.monotonic() > end:
+            break
+        along = slice_of(proposer, history, best.point, name)
+        slices.append(slice_data(name, along, study.goal, at=best.params[name]))
+    return Expectations(slices, shares)

@@ -17,6 +17,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from nbcompress.panels.text import cut, spell
@@ -157,9 +158,11 @@ def draw_slice(above: Axes, below: Axes, one: Mapping[str, Any], is_log: bool) -
         if value in values:
             ax.axvline(x[values.index(value)], color=VERMILION, linestyle=":", linewidth=1)
     if numeric and is_log and (x > 0).all():
-        above.set_xscale("log")
-        below.set_xscale("log")
-    above.set_xticklabels([])
+        for ax in (above, below):
+            ax.set_xscale("log")
+            # Between the powers of ten there is no room for numbers.
+            ax.xaxis.set_minor_formatter(NullFormatter())
+    above.tick_params(axis="x", which="both", labelbottom=False)
     _name_axes(above, "", cut(metric["metric"], 20))
     _name_axes(below, one["parameter"], "acquisition")
     below.set_yticks([])

@@ -147,11 +147,13 @@ class TextPanel(SilentPanel):
     def bundle(self, ending: Ending | None) -> dict[str, Any]:
         """Return the finished output."""
         from nbcompress.panels.bundle import study_bundle
-        from nbcompress.panels.expectations import slices_of
+        from nbcompress.panels.expectations import expectations_of
 
+        expected = expectations_of(self._proposer, self._study)
         return study_bundle(
             self._study,
-            slices=slices_of(self._proposer, self._study),
+            slices=expected.slices,
+            importance=expected.importance,
             baseline=self._baseline,
             warnings=study_warnings(self._study, ending),
             course=self._clock.over(ending_text(ending)),
