@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from nbcompress.panels.bundle import study_bundle
     from nbcompress.panels.cards import Card, Series, comparison_card, footprint_card, sensitivity_card
     from nbcompress.panels.expectations import Expectations, expectations_of
-    from nbcompress.panels.ladder import Output, Panel, panel
+    from nbcompress.panels.ladder import panel
+    from nbcompress.panels.lines import Output, Panel
     from nbcompress.panels.page import study_page
     from nbcompress.panels.slices import slice_data
     from nbcompress.panels.summary import closing_line, study_text
@@ -23,8 +24,8 @@ _HOMES = {
     "Card": "cards",
     "Course": "view",
     "Expectations": "expectations",
-    "Output": "ladder",
-    "Panel": "ladder",
+    "Output": "lines",
+    "Panel": "lines",
     "Series": "cards",
     "closing_line": "summary",
     "comparison_card": "cards",

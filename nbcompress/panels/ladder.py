@@ -1,51 +1,20 @@
-"""What a search shows while it runs and when it has ended: the ladder from a live widget to one line."""
+"""What a search shows while it runs: the right rung of the ladder from a live widget to one line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from nbcompress.panels.assets import asset
 from nbcompress.panels.clock import Clock
-from nbcompress.panels.limits import LIVE
-from nbcompress.panels.summary import closing_line, goal_text, trial_line
-from nbcompress.panels.view import Names, StudyLike, goal_data, study_view, trial_data
-from nbcompress.study.trial import State, Trial
+from nbcompress.panels.lines import Output, Panel, SilentPanel, TextPanel
+from nbcompress.panels.view import StudyLike
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
     from nbcompress.run.controls import Controls
-    from nbcompress.run.observers import Ending
 
 Kind = Literal["live", "text", "off"]
-
-
-class Output(Protocol):
-    """One output of a notebook, handed in by the magics: panels know no IPython."""
-
-    def show(self, bundle: Mapping[str, Any]) -> None:
-        """Show a mime bundle, or put it in the place of the one shown before."""
-
-    def print(self, text: str) -> None:
-        """Add a line of text."""
-
-
-class Panel(Protocol):
-    """Watches one search. The methods of an observer may be called from any one thread at a time."""
-
-    def show(self) -> None:
-        """Show what there is before the first trial."""
-
-    def trial_started(self, trial: Trial) -> None: ...
-
-    def trial_ended(self, trial: Trial) -> None: ...
-
-    def reported(self, number: int, step: int, values: Mapping[str, float]) -> None: ...
-
-    def ended(self, ending: Ending) -> None: ...
-
-    def finish(self, ending: Ending | None) -> None:
-        """Put the finished output in place; None says that the search broke off."""
 
 
 def panel(
@@ -81,85 +50,3 @@ def panel(
     from nbcompress.panels.live import LivePanel
 
     return LivePanel(study, output, clock, baseline, proposer, controls, script)
-
-
-def ending_text(ending: Ending | None) -> str:
-    return str(ending) if ending is not None else "The search broke off."
-
-
-class SilentPanel:
-    """Says nothing until the end, and then one line."""
-
-    def __init__(self, study: StudyLike, output: Output, clock: Clock) -> None:
-        self._study, self._output, self._clock = study, output, clock
-
-    def show(self) -> None:
-        self._clock.start(self._study.all_trials)
-
-    def trial_started(self, trial: Trial) -> None: ...
-
-    def trial_ended(self, trial: Trial) -> None:
-        self._clock.ended(trial)
-
-    def reported(self, number: int, step: int, values: Mapping[str, float]) -> None: ...
-
-    def ended(self, ending: Ending) -> None: ...
-
-    def finish(self, ending: Ending | None) -> None:
-        course = self._clock.over(ending_text(ending))
-        for warning in study_warnings(self._study, ending):
-            self._output.print(f"warning: {warning}")
-        self._output.print(closing_line(study_view(self._study, course=course)))
-
-
-class TextPanel(SilentPanel):
-    """Adds a line for each trial that ends; then the bundle."""
-
-    def __init__(
-        self,
-        study: StudyLike,
-        output: Output,
-        clock: Clock,
-        baseline: Mapping[str, float] | None = None,
-        proposer: Proposer | None = None,
-    ) -> None:
-        super().__init__(study, output, clock)
-        self._baseline, self._proposer = baseline, proposer
-        self._names = Names(LIVE.name)
-
-    def show(self) -> None:
-        super().show()
-        known = sum(one.state.counts for one in self._study.all_trials)
-        so_far = f", {known} trials so far" if known else ""
-        goal = goal_text(goal_data(self._study.goal, self._names))
-        self._output.print(f"Study {self._names(self._study.name)}: {goal}{so_far}")
-
-    def trial_ended(self, trial: Trial) -> None:
-        super().trial_ended(trial)
-        metrics = [self._names(one) for one in dict.fromkeys([*self._study.goal.metrics, *trial.values])]
-        line = trial_line(trial_data(trial, self._names, LIVE), metrics)
-        if trial.state is not State.RUNNING:
-            self._output.print(line)
-
-    def finish(self, ending: Ending | None) -> None:
-        self._output.show(self.bundle(ending))
-
-    def bundle(self, ending: Ending | None) -> dict[str, Any]:
-        """Return the finished output."""
-        from nbcompress.panels.bundle import study_bundle
-        from nbcompress.panels.expectations import expectations_of
-
-        expected = expectations_of(self._proposer, self._study)
-        return study_bundle(
-            self._study,
-            slices=expected.slices,
-            importance=expected.importance,
-            baseline=self._baseline,
-            warnings=study_warnings(self._study, ending),
-            course=self._clock.over(ending_text(ending)),
-        )
-
-
-def study_warnings(study: StudyLike, ending: Ending | None) -> tuple[str, ...]:
-    """Return what a reader should know: what differed when the study was opened, and what the search met."""
-    return (*getattr(study, "warnings", ()), *(ending.warnings if ending is not None else ()))

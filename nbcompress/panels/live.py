@@ -15,7 +15,7 @@ import traitlets
 
 from nbcompress.panels.changes import Changes
 from nbcompress.panels.clock import Clock
-from nbcompress.panels.ladder import Output, TextPanel, ending_text
+from nbcompress.panels.lines import Output, TextPanel, ending_text
 from nbcompress.panels.view import StudyLike
 from nbcompress.study.trial import Trial
 
