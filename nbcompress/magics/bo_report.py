@@ -10,7 +10,7 @@ from IPython.core.error import UsageError
 
 from nbcompress.magics.arguments import MagicParser
 from nbcompress.magics.base import LineMagic, Shown
-from nbcompress.magics.bo_study import add_storage, stored
+from nbcompress.magics.bo_study import add_storage, known_of, stored
 from nbcompress.magics.scope import Scope
 
 EXAMPLES = """\
@@ -40,7 +40,7 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
     path = Path(arguments.html)
     if not path.parent.is_dir():
         raise UsageError(f"--html: there is no folder {str(path.parent)!r}.")
-    path.write_text(study_page(study, baseline=study.record.get("baseline")), encoding="utf-8")
+    path.write_text(study_page(study, **known_of(study)), encoding="utf-8")
     text = f"Wrote {path} ({path.stat().st_size / 1024:.0f} kB) from the study {study.name!r}."
     return Shown(None, {"text/plain": text, "text/html": f"<p>{escape(text)}</p>"})
 

@@ -66,7 +66,22 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
     from nbcompress.panels import study_bundle
 
     study = stored(arguments.name, arguments.storage, scope)
-    return Shown(study, study_bundle(study, baseline=study.record.get("baseline")))
+    return Shown(study, study_bundle(study, **known_of(study)))
+
+
+def known_of(study: Study) -> dict[str, Any]:
+    """Return what a view of a stored study shows beside its trials: the baseline, and what its surrogate expects."""
+    from nbcompress.optimize import proposer
+    from nbcompress.panels import expectations_of
+
+    record = study.record
+    chosen = {key: record.get("search", {}).get(key) for key in ("sampler", "acquisition", "kernel", "mean", "seed")}
+    proposes = None
+    if None not in chosen.values():
+        n_objectives, n_constraints = len(study.goal.objectives), len(study.goal.constraints)
+        proposes = proposer(space=study.space, n_objectives=n_objectives, n_constraints=n_constraints, **chosen)
+    found = expectations_of(proposes, study)
+    return {"baseline": record.get("baseline"), "slices": found.slices, "importance": found.importance}
 
 
 def _listed(studies: tuple[StudySummary, ...]) -> dict[str, Any]:

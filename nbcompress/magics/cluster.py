@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nbcompress.magics.arguments import MagicParser, OneOf, expression, number_or_expression
-from nbcompress.magics.compressing import COMMON, add_common, compressor
+from nbcompress.magics.compressing import add_common, compressor
 
 EXAMPLES = """\
   small = %cluster model --clusters 16
@@ -21,8 +21,8 @@ def _parser() -> MagicParser:
     add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
     add("--clusters", type=number_or_expression, metavar="K", help="values a layer may hold (16)")
     add("--rest", type=OneOf(["float16", "float32"]), help="biases, norms and other layers: float16, float32 (float16)")
-    add_common(parser, without=("example",))
+    add_common(parser)
     return parser
 
 
-CLUSTER = compressor("cluster", _parser, own=("clusters", "rest"), common=[x for x in COMMON if x != "example"])
+CLUSTER = compressor("cluster", _parser, own=("clusters", "rest"))

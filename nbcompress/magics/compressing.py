@@ -13,7 +13,7 @@ from nbcompress.magics.base import Bundle, LineMagic, Shown
 from nbcompress.magics.scope import Scope
 
 # Options that go to the compressor under their own names.
-COMMON = ("layers", "data", "example", "finetune", "lr", "seed")
+COMMON = ("layers", "data", "finetune", "lr", "seed")
 
 
 def add_common(parser: MagicParser, *, without: Sequence[str] = ()) -> None:
@@ -21,7 +21,11 @@ def add_common(parser: MagicParser, *, without: Sequence[str] = ()) -> None:
     options: dict[str, dict[str, Any]] = {
         "layers": {"action": "append", "metavar": "PATTERN", "help": "only layers whose dotted name fits; repeatable"},
         "data": {"type": expression, "metavar": "D", "help": "a DataLoader, a data set, or a pair of tensors"},
-        "example": {"type": expression, "metavar": "X", "help": "an input of the model"},
+        "example": {
+            "type": expression,
+            "metavar": "X",
+            "help": "an input of the model, for what needs one and for the card's speed",
+        },
         "evaluate": {"type": expression, "metavar": "FN", "help": "a function from model to a number, for the card"},
         "finetune": {"type": number_or_expression, "metavar": "EPOCHS", "help": "epochs of training afterwards (0)"},
         "lr": {"type": number_or_expression, "metavar": "LR", "help": "learning rate of that training (0.001)"},
@@ -33,23 +37,20 @@ def add_common(parser: MagicParser, *, without: Sequence[str] = ()) -> None:
             parser.add_argument(f"--{option}", **settings)
 
 
-def compressor(
-    function: str, build_parser: Callable[[], MagicParser], own: Sequence[str], common: Sequence[str] = COMMON
-) -> LineMagic:
+def compressor(function: str, build_parser: Callable[[], MagicParser], own: Sequence[str]) -> LineMagic:
     """Return the magic of one compressor.
 
     Args:
         function: Its name, in `nbcompress` and as a magic.
         build_parser: Its options; the model is the positional `MODEL`.
         own: Options of its own that go to the function under their names.
-        common: Common options that go to the function.
     """
 
     def call(arguments: argparse.Namespace, scope: Scope) -> Shown:
         import nbcompress
 
         model = model_of(arguments.model, scope)
-        keywords = scope.values(as_keywords(arguments, [*own, *common]))
+        keywords = scope.values(as_keywords(arguments, [*own, *COMMON]))
         small = getattr(nbcompress, function)(model, **keywords)
         if scope.in_trial:
             return Shown(small)

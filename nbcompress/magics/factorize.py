@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nbcompress.magics.arguments import MagicParser, expression, number_or_expression
-from nbcompress.magics.compressing import COMMON, add_common, compressor
+from nbcompress.magics.compressing import add_common, compressor
 
 EXAMPLES = """\
   small = %factorize model --rank 0.25
@@ -19,8 +19,8 @@ def _parser() -> MagicParser:
     add = parser.add_argument
     add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
     add("--rank", type=number_or_expression, metavar="R", help="share of the full rank that is kept (0.25)")
-    add_common(parser, without=("example",))
+    add_common(parser)
     return parser
 
 
-FACTORIZE = compressor("factorize", _parser, own=("rank",), common=[x for x in COMMON if x != "example"])
+FACTORIZE = compressor("factorize", _parser, own=("rank",))

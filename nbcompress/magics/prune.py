@@ -8,6 +8,7 @@ from nbcompress.magics.compressing import add_common, compressor
 EXAMPLES = """\
   small = %prune model --amount 0.8
   small = %prune model --amount 0.9 --data train --finetune 5 --evaluate accuracy
+  small = %prune model --amount 0.8 --criterion hessian --data train
   small = %prune model --amount 0.5 --granularity channel --example images[:1]"""
 
 
@@ -22,12 +23,15 @@ def _parser() -> MagicParser:
     add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
     add("--amount", type=number_or_expression, metavar="A", help="share to remove, 0 to 1; or --threshold")
     add("--threshold", type=number_or_expression, metavar="T", help="remove weights of smaller magnitude")
-    add("--granularity", type=OneOf(["weight", "channel"]), help="weight, channel (weight)")
-    add("--criterion", type=OneOf(["magnitude", "random", "gradient"]), help="magnitude, random, gradient (magnitude)")
+    add("--granularity", type=OneOf(["weight", "2:4", "channel"]), help="weight, 2:4, channel (weight)")
+    criteria = ["magnitude", "random", "gradient", "activation", "mutual-information", "hessian"]
+    add("--criterion", type=OneOf(criteria), help=f"{', '.join(criteria)} (magnitude); all but two need --data")
     add("--scope", type=OneOf(["global", "layer", "lamp"]), help="global, layer, lamp (global; channels: layer)")
     add("--schedule", type=OneOf(["one-shot", "gradual"]), help="one-shot, gradual (one-shot)")
     add_common(parser)
     return parser
 
 
-PRUNE = compressor("prune", _parser, own=("amount", "threshold", "granularity", "criterion", "scope", "schedule"))
+PRUNE = compressor(
+    "prune", _parser, own=("amount", "threshold", "granularity", "criterion", "scope", "schedule", "example")
+)

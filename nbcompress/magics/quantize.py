@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nbcompress.magics.arguments import MagicParser, OneOf, expression, number_or_expression
-from nbcompress.magics.compressing import COMMON, add_common, compressor
+from nbcompress.magics.compressing import add_common, compressor
 
 EXAMPLES = """\
   small = %quantize model --bits 8
@@ -24,10 +24,8 @@ def _parser() -> MagicParser:
     add("--scheme", type=OneOf(["symmetric", "affine"]), help="symmetric, affine (symmetric)")
     add("--granularity", metavar="G", help="a scale per channel, tensor, or group:N of weights (channel)")
     add("--rest", type=OneOf(["float16", "float32"]), help="biases, norms and other layers: float16, float32 (float16)")
-    add_common(parser, without=("example",))
+    add_common(parser)
     return parser
 
 
-QUANTIZE = compressor(
-    "quantize", _parser, own=("bits", "scheme", "granularity", "rest"), common=[x for x in COMMON if x != "example"]
-)
+QUANTIZE = compressor("quantize", _parser, own=("bits", "scheme", "granularity", "rest"))
