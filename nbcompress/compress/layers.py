@@ -120,7 +120,7 @@ def check_patterns(layers: Patterns) -> list[str] | None:
     """Return `layers` as a list of patterns; None stands for all layers."""
     if layers is None:
         return None
-    patterns = [layers] if isinstance(layers, str) else list(layers)
+    patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
     if not patterns or not all(isinstance(one, str) and one for one in patterns):
         raise CompressionError(f"layers must be a shell pattern or a list of them, such as 'conv*', got {layers!r}")
     return patterns

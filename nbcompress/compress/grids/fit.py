@@ -70,7 +70,7 @@ def fit_grid(tensor: Tensor, scheme: Scheme, *, is_pruned: bool = False, counts:
     Returns:
         The grid. Rounding `tensor` to it (`rounded`) has, group by group, no larger squared error than with the
         absmax scale; with `scale="absmax"`, the error of one weight is at most half its scale (and 1/16 of a scale
-        more for the largest weights, as scales are rounded to float16).
+        more for the largest weights, 1/8 if affine, as scales are rounded to float16 and codes count from zero).
     """
     w, real = rows_of(tensor, scheme.group)
     v = None if counts is None else counts.reshape(w.shape).to(torch.float32)
