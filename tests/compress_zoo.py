@@ -113,6 +113,8 @@ def _animal(
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model, x, y = make(), inputs(), torch.randint(0, n_classes, (40,))
+    # For compressors that look at data; copies of the model have it too.
+    model.zoo_data = (x, y)  # type: ignore[assignment]
     return Animal(model if dtype is None else model.to(dtype), (x, y))
 
 
@@ -136,6 +138,15 @@ def pruned_then(then: Callable[..., nn.Module], **options: object) -> Callable[.
     return run
 
 
+def on_data(compress: Callable[..., nn.Module], **options: object) -> Callable[..., nn.Module]:
+    """The compressor with the data of its animal, unless it is given other data."""
+
+    def run(model: nn.Module, **more: object) -> nn.Module:
+        return compress(model, **{"data": model.zoo_data, **options, **more})
+
+    return run
+
+
 def clustered_then_quantized(model: nn.Module, **more: object) -> nn.Module:
     return quantize(cluster(model, 9), 3, **more)  # type: ignore[arg-type]
 
@@ -146,6 +157,11 @@ COMPRESSORS: dict[str, Callable[..., nn.Module]] = {
     "prune-lamp": partial(prune, amount=0.6, scope="lamp"),
     "prune-random": partial(prune, amount=0.6, criterion="random"),
     "prune-threshold": partial(prune, threshold=0.1),
+    "prune-2:4": partial(prune, granularity="2:4"),
+    "prune-gradient": on_data(prune, amount=0.6, criterion="gradient"),
+    "prune-activation": on_data(prune, amount=0.6, criterion="activation"),
+    "prune-hessian": on_data(prune, amount=0.6, criterion="hessian"),
+    "prune-hessian-2:4": on_data(prune, granularity="2:4", criterion="hessian"),
     "quantize-8": partial(quantize, bits=8),
     "quantize-8-affine": partial(quantize, bits=8, scheme="affine"),
     "quantize-4-tensor": partial(quantize, bits=4, granularity="tensor"),
@@ -162,7 +178,13 @@ COMPRESSORS: dict[str, Callable[..., nn.Module]] = {
     "factorize": partial(factorize, rank=0.4),
 }
 
-PAIRS = [(animal, name) for animal in ZOO for name in COMPRESSORS]
+# Bare weights have no layer whose inputs could be seen, and no rows that divide by 4; nor has the only linear layer of
+# the recurrent model.
+IMPOSSIBLE = {("bare", f"prune-{name}") for name in ("2:4", "activation", "hessian", "hessian-2:4")}
+IMPOSSIBLE |= {("recurrent", "prune-hessian-2:4")}
+NEED_DATA = {f"prune-{name}" for name in ("gradient", "activation", "hessian", "hessian-2:4")}
+
+PAIRS = [(animal, name) for animal in ZOO for name in COMPRESSORS if (animal, name) not in IMPOSSIBLE]
 
 
 def assert_promises(model: nn.Module) -> Record:

@@ -64,6 +64,95 @@ def test_gradient_by_hand() -> None:
     assert model.weight.grad is None
 
 
+def test_activation_by_hand() -> None:
+    """Inputs (3, 1, 0) and (4, 0, 0) have norms 5, 1 and 0. Scores 5 2 0 and 10 7 0: a third goes from each output."""
+    model = nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0, 9.0], [2.0, 7.0, 8.0]]))
+    data = (torch.tensor([[3.0, 1.0, 0.0], [4.0, 0.0, 0.0]]), torch.tensor([0, 1]))
+    scores = scores_of(model, select(model).targets, "activation", data, 0)[0]
+    assert scores.flatten().tolist() == pytest.approx([5, 2, 0, 10, 7, 0], abs=1e-300)
+    third = prune(model, 1 / 3, criterion="activation", data=data)
+    assert third.get_parameter("weight").tolist() == [[1.0, -2.0, 0.0], [2.0, 7.0, 0.0]]
+    # By the whole layer, the first output loses three of the four that go.
+    layer = prune(model, 2 / 3, criterion="activation", data=data, scope="layer")
+    assert layer.get_parameter("weight").tolist() == [[0.0, 0.0, 0.0], [2.0, 7.0, 0.0]]
+
+
+def test_what_has_no_input_is_left_out() -> None:
+    animal = ZOO["attention"]()
+    small = prune(animal.model, 0.5, criterion="activation", data=animal.data)
+    assert set(record_of(small).tensors) == {"head.weight"}
+    assert record_of(small).left_out == {
+        "attention.in_proj_weight": "not the weight of a linear layer or a convolution (MultiheadAttention)",
+        "attention.out_proj.weight": "the model does not call its layer on the data",
+    }
+    with pytest.raises(CompressionError, match=r"'activation' can prune no chosen weight \(attention.in_proj_weight: "):
+        prune(animal.model, 0.5, criterion="activation", data=animal.data, layers="attention")
+    # A tensor that is left out has no promise, and none of its own is lost.
+    before = quantize(animal.model, 4)
+    after = record_of(prune(before, 0.5, criterion="activation", data=animal.data))
+    name = "attention.in_proj_weight"
+    assert after.tensors[name] == record_of(before).tensors[name]
+
+
+def test_inputs_must_be_finite() -> None:
+    x, y = ZOO["perceptron"]().data
+    x = x.clone()
+    x[0, 0] = torch.inf
+    with pytest.raises(DataError, match=r"inputs must be finite, but those of '0.weight' hold NaN or infinity"):
+        prune(ZOO["perceptron"]().model, 0.5, criterion="activation", data=(x, y))
+
+
+def test_two_of_four_by_hand() -> None:
+    model = nn.Linear(8, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -3.0, 2.0, 4.0, 5.0, 5.0, 5.0, 0.0]]))
+    small = prune(model, granularity="2:4")
+    assert small.get_parameter("weight").tolist() == [[0.0, -3.0, 0.0, 4.0, 0.0, 5.0, 5.0, 0.0]]
+    assert torch.equal(prune(model, 0.5, granularity="2:4").get_parameter("weight"), small.get_parameter("weight"))
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "gradient", "activation", "hessian"])
+def test_two_of_four_everywhere(criterion: str) -> None:
+    animal = ZOO["convolutional"]()
+    small = prune(animal.model, granularity="2:4", criterion=criterion, data=animal.data)  # type: ignore[arg-type]
+    assert set(record_of(small).tensors) == {"4.weight", "8.weight"}
+    for name in ("4.weight", "8.weight"):
+        fours = small.get_parameter(name).detach().reshape(-1, 4)
+        assert bool(((fours != 0).sum(1) == 2).all())
+    reasons = [record_of(small).left_out[name] for name in ("0.weight", "3.weight")]
+    assert reasons == ["its 18 inputs do not divide by 4", "its 9 inputs do not divide by 4"]
+
+
+@pytest.mark.parametrize("amount", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("criterion", ["activation", "hessian"])
+def test_counts_of_criteria_with_data(criterion: str, amount: float) -> None:
+    animal = ZOO["perceptron"]()
+    options = {"criterion": criterion, "data": animal.data}
+    small = prune(animal.model, amount, **options)  # type: ignore[arg-type]
+    for name in ("0.weight", "2.weight", "4.weight"):
+        zeros = small.get_parameter(name) == 0
+        if criterion == "hessian":
+            assert int(zeros.sum()) == round(amount * zeros.numel())
+        else:
+            assert set(zeros.sum(1).tolist()) == {min(round(amount * zeros.shape[1]), zeros.shape[1] - 1)}
+    # What is zero already counts and stays.
+    before = prune(animal.model, 0.5, scope="layer")
+    after = prune(before, amount, **options)  # type: ignore[arg-type]
+    for name in ("0.weight", "2.weight", "4.weight"):
+        was, now = before.get_parameter(name) == 0, after.get_parameter(name) == 0
+        assert bool(now[was].all())
+        if criterion == "hessian":
+            assert int(now.sum()) == max(int(was.sum()), round(amount * was.numel()))
+
+
+def test_gradually_by_activation() -> None:
+    animal = ZOO["perceptron"]()
+    small = prune(animal.model, 0.5, schedule="gradual", criterion="activation", data=animal.data, finetune=3)
+    assert (small.get_parameter("2.weight") == 0).sum(1).tolist() == [8] * 12
+
+
 def test_random_depends_on_the_seed_alone() -> None:
     model = ZOO["perceptron"]().model
     one, same, other = (
@@ -195,18 +284,39 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
             {"amount": 0.5, "criterion": "magnitud"},
             "criterion must be one of .* got 'magnitud'. Did you mean 'magnitude'",
         ),
-        (
-            {"amount": 0.5, "criterion": "hessian"},
-            "criterion='hessian' is not built yet; choose from: magnitude, random",
-        ),
         ({"amount": 0.5, "criterion": "gradient"}, "criterion='gradient' needs data"),
-        ({"amount": 0.5, "granularity": "2:4"}, "granularity='2:4' is not built yet; choose from: weight, channel"),
+        ({"amount": 0.5, "criterion": "activation"}, "criterion='activation' needs data"),
+        ({"amount": 0.5, "criterion": "hessian"}, "criterion='hessian' needs data"),
+        ({"amount": 0.5, "criterion": "mutual-information", "granularity": "channel"}, "information' needs data"),
+        (
+            {"amount": 0.5, "criterion": "mutual-information", "data": DATA},
+            "is about the activations of channels and neurons: pass granularity='channel', or another criterion",
+        ),
+        (
+            {"amount": 0.5, "criterion": "hessian", "data": DATA, "scope": "lamp"},
+            "looks at each layer by itself: use scope='layer', got 'lamp'",
+        ),
+        (
+            {"amount": 0.5, "criterion": "hessian", "data": DATA, "schedule": "gradual", "finetune": 1},
+            "makes up for what goes at once: use schedule='one-shot'",
+        ),
+        ({"amount": 0.6, "granularity": "2:4"}, r"keeps two of four: leave out .* and threshold=, got amount=0.6"),
+        ({"threshold": 0.6, "granularity": "2:4"}, r"keeps two of four: .*, got threshold=0.6"),
+        ({"scope": "layer", "granularity": "2:4"}, r"ranks within every four weights: leave out scope=, got 'layer'"),
+        ({"schedule": "gradual", "granularity": "2:4"}, "has no share in between to go through"),
+        (
+            {"granularity": "2:4"},
+            r"can prune no chosen weight \(0.weight: its 3 inputs do not divide by 4; 1.weight: its 2",
+        ),
         ({"amount": 0.5, "scope": "all"}, "scope must be one of global, layer, lamp, got 'all'"),
         ({"amount": 0.5, "schedule": "gradual"}, "schedule='gradual' prunes between epochs: pass finetune=EPOCHS"),
         ({"threshold": 1.0, "schedule": "gradual", "data": DATA, "finetune": 1}, "'gradual' needs amount="),
         ({"amount": 0.5, "granularity": "channel"}, "runs the model once: pass example="),
         ({"amount": 0.5, "granularity": "channel", "schedule": "gradual"}, "cuts a share at once"),
-        ({"amount": 0.5, "granularity": "channel", "criterion": "gradient", "data": DATA}, "by magnitude or random"),
+        (
+            {"amount": 0.5, "granularity": "channel", "criterion": "hessian", "data": DATA},
+            "is about single weights: granularity='channel' takes magnitude, random, gradient, activation or mutual",
+        ),
         ({"amount": 0.5, "granularity": "channel", "scope": "lamp"}, "takes scope layer or global, got scope='lamp'"),
         ({"amount": 0.5, "finetune": -1}, "finetune must be a whole number from 0, got -1"),
         ({"amount": 0.5, "lr": 0}, "lr must be a number above 0, got 0"),

@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from compress_zoo import COMPRESSORS, PAIRS, ZOO, assert_promises
+from compress_zoo import COMPRESSORS, NEED_DATA, PAIRS, ZOO, assert_promises
 from torch import Tensor, nn
 
 import nbcompress as nc
@@ -108,8 +108,8 @@ def test_copies_are_equal(animal: str, name: str) -> None:
     assert torch.equal(subject.output(again), out)
 
 
-@pytest.mark.parametrize("name", [one for one in COMPRESSORS if "+" not in one and one != "prune-random"])
-@pytest.mark.parametrize("animal", ZOO)
+# Chance, and a gradient at other weights, choose anew; what was zero stays, and nothing else goes.
+@pytest.mark.parametrize(("animal", "name"), [one for one in PAIRS if "+" not in one[1] and one[1] != "prune-random"])
 def test_twice_is_once(animal: str, name: str) -> None:
     subject = ZOO[animal]()
     once = COMPRESSORS[name](subject.model)
@@ -146,7 +146,7 @@ def test_only_chosen_layers_change(name: str) -> None:
     assert torch.allclose(small.get_parameter("attention.in_proj_weight"), projection, rtol=2**-10)
 
 
-@pytest.mark.parametrize("name", COMPRESSORS)
+@pytest.mark.parametrize("name", [one for one in COMPRESSORS if one not in NEED_DATA])
 def test_tuning_needs_data(name: str) -> None:
     subject = ZOO["perceptron"]()
     with pytest.raises(nc.NbcompressError, match=r"finetune=2 needs data"):

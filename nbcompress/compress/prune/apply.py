@@ -10,7 +10,6 @@ from torch import nn
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Patterns, check_model, copied, select
 from nbcompress.compress.options import check_choice, check_number
-from nbcompress.compress.prune.scores import CRITERIA
 from nbcompress.compress.prune.weights import Cut, prune_gradually, prune_once
 from nbcompress.compress.record import attach_, record_of
 from nbcompress.compress.rest import round_rest_
@@ -19,8 +18,8 @@ from nbcompress.compress.training import train_
 from nbcompress.compress.workpiece import Tuning, Workpiece
 from nbcompress.errors import CompressionError, DataError
 
-_NOT_BUILT = "is not built yet"
-_LATER_CRITERIA = dict.fromkeys(("activation", "mutual-information", "hessian"), _NOT_BUILT)
+_CRITERIA = ("magnitude", "random", "gradient", "activation", "mutual-information", "hessian")
+_WITH_DATA = ("gradient", "activation", "mutual-information", "hessian")
 
 
 def prune(
@@ -28,8 +27,8 @@ def prune(
     amount: float | None = None,
     *,
     threshold: float | None = None,
-    granularity: Literal["weight", "channel"] = "weight",
-    criterion: Literal["magnitude", "random", "gradient"] = "magnitude",
+    granularity: Literal["weight", "2:4", "channel"] = "weight",
+    criterion: Literal["magnitude", "random", "gradient", "activation", "mutual-information", "hessian"] = "magnitude",
     scope: Literal["global", "layer", "lamp"] | None = None,
     schedule: Literal["one-shot", "gradual"] = "one-shot",
     layers: Patterns = None,
@@ -46,38 +45,49 @@ def prune(
         amount: Share of the weights that goes, 0 to 1. Weights that are zero already count and go first, so pruning
             a pruned model by the same amount changes nothing, and by less does not bring weights back.
         threshold: Instead of `amount`: weights of smaller magnitude go.
-        granularity: `weight` sets single weights to zero; `channel` cuts neurons, channels and heads physically.
-        criterion: `magnitude`, `random`, or `gradient` (weight times gradient over the data, first-order Taylor).
+        granularity: `weight` sets single weights to zero; `2:4` two of every four consecutive inputs of an output
+            (along the flattened inputs of a convolution), and needs no amount; `channel` cuts neurons, channels and
+            heads physically.
+        criterion: What is cut first: small `magnitude`; `random`; small `gradient` (weight times gradient over the
+            data, first-order Taylor; of a channel see `taylor_scores`); small `activation` (a weight times the norm
+            of its input, Sun et al. 2024; a channel's mean activation); small `mutual-information` of a channel's
+            activation and the label (binned, corrected by Miller and Madow); `hessian` takes weights that change the
+            outputs of their layer least and lets the others make up for them (see `second_order`). `activation` and
+            `hessian` know single weights of linear layers and convolutions; other layers are left out by name.
         scope: `global` ranks the weights of all layers together, `layer` takes the share from each, `lamp` ranks
             globally by scores made comparable (Lee et al. 2021). The default is `global` for weights and `layer`
-            for channels.
+            for channels. By `activation`, the default takes the share from every output of a layer by itself;
+            `hessian` takes it from each layer.
         schedule: `one-shot`, or `gradual`: a little before every epoch of `finetune`, by the cubic of Zhu and
             Gupta (2017).
         layers: Shell patterns on dotted module names.
         example: Input of the model, for `channel`; the first batch of the data serves too.
-        data: For the gradient criterion and for fine-tuning. With `channel`, the statistics of batch norms are
+        data: For all criteria but the first two, and for fine-tuning. With `channel`, the statistics of batch norms are
             measured on it again.
         finetune: Epochs of training afterwards; zeros stay zeros.
         lr: Step size of fine-tuning (Adam).
-        seed: Of `random` and of fine-tuning.
+        seed: Of `random`, of the order of the data and of fine-tuning.
 
     Returns:
         A copy. With `granularity="weight"`, exactly `round(amount * n)` of the n chosen weights are zero (in each
-        tensor with scope `layer`), unless more were before; ties fall by position. No tensor loses its last weight
-        unless `amount` is 1. Grids and codebooks are kept: zero is a value of each. With `channel`, see
-        `cut_channels`; an amount of 0 gives a plain copy.
+        tensor with scope `layer` or by `hessian`, in each output by `activation`), unless more were before; ties fall
+        by position. No tensor loses its last weight unless `amount` is 1. Grids and codebooks are kept: zero is a
+        value of each (`hessian`, which changes other weights too, refuses them). With `2:4`, tensors whose rows do
+        not divide by 4 are left out by name. With `channel`, see `cut_channels`; an amount of 0 gives a plain copy.
 
     Raises:
         CompressionError: An option or a weight makes no sense, or fine-tuning diverges.
         LayerNotFound: `layers` matches nothing.
         DataError: Data is needed and missing, or does not fit.
     """
-    check_choice("granularity", granularity, ("weight", "channel"), {"2:4": _NOT_BUILT})
-    check_choice("criterion", criterion, CRITERIA, _LATER_CRITERIA)
+    check_choice("granularity", granularity, ("weight", "2:4", "channel"))
+    check_choice("criterion", criterion, _CRITERIA)
     check_choice("schedule", schedule, ("one-shot", "gradual"))
     if scope is not None:
         check_choice("scope", scope, ("global", "layer", "lamp"))
-    if (amount is None) == (threshold is None):
+    if granularity == "2:4":
+        _check_two_of_four(amount, threshold, scope, schedule)
+    elif (amount is None) == (threshold is None):
         raise CompressionError("prune needs amount=, a share from 0 to 1, or threshold=, a magnitude, and not both")
     if amount is not None:
         amount = check_number("amount", amount, 0, 1)
@@ -86,16 +96,45 @@ def prune(
         if criterion != "magnitude" or scope is not None:
             raise CompressionError("threshold= is a magnitude for every weight: leave out criterion= and scope=")
     tuning = Tuning(data, finetune, lr, seed)
-    if criterion == "gradient" and data is None:
-        raise DataError("criterion='gradient' needs data: pass data=, such as (inputs, labels)")
+    if criterion in _WITH_DATA and data is None:
+        raise DataError(f"criterion={criterion!r} needs data: pass data=, such as (inputs, labels)")
     if granularity == "channel":
         if schedule == "gradual" or amount is None:
             raise CompressionError("granularity='channel' cuts a share at once: pass amount= and schedule='one-shot'")
         return _prune_channels(model, amount, criterion, scope or "layer", layers, example, tuning)
-    cut = Cut(amount, threshold, criterion, scope or "global", data, seed)
+    _check_criterion(criterion, scope, schedule)
+    ranked = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
+    cut = Cut(amount, threshold, criterion, ranked, data, seed)
     if schedule == "gradual":
         return _start_gradually(model, layers, tuning, cut)
     return prune_once(Workpiece(model, layers, tuning), cut)
+
+
+def _check_two_of_four(amount: object, threshold: object, scope: str | None, schedule: str) -> None:
+    if threshold is not None or amount not in (None, 0.5):
+        got = f"threshold={threshold!r}" if threshold is not None else f"amount={amount!r}"
+        raise CompressionError(
+            f"granularity='2:4' always keeps two of four: leave out amount= and threshold=, got {got}"
+        )
+    if scope is not None:
+        raise CompressionError(f"granularity='2:4' ranks within every four weights: leave out scope=, got {scope!r}")
+    if schedule == "gradual":
+        raise CompressionError("granularity='2:4' has no share in between to go through: use schedule='one-shot'")
+
+
+def _check_criterion(criterion: str, scope: str | None, schedule: str) -> None:
+    """Refuse what makes no sense for single weights."""
+    if criterion == "mutual-information":
+        raise CompressionError(
+            "criterion='mutual-information' is about the activations of channels and neurons: pass "
+            "granularity='channel', or another criterion"
+        )
+    if criterion != "hessian":
+        return
+    if scope in ("global", "lamp"):
+        raise CompressionError(f"criterion='hessian' looks at each layer by itself: use scope='layer', got {scope!r}")
+    if schedule == "gradual":
+        raise CompressionError("criterion='hessian' makes up for what goes at once: use schedule='one-shot'")
 
 
 def _start_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, cut: Cut) -> nn.Module:
@@ -121,8 +160,11 @@ def _prune_channels(
     from nbcompress.compress.prune.batchnorm import recompute_batchnorm_
     from nbcompress.compress.prune.channels import cut_channels
 
-    if criterion == "gradient":
-        raise CompressionError("granularity='channel' ranks by magnitude or random, got criterion='gradient'")
+    if criterion == "hessian":
+        raise CompressionError(
+            "criterion='hessian' is about single weights: granularity='channel' takes magnitude, random, gradient, "
+            "activation or mutual-information"
+        )
     if scope == "lamp":
         raise CompressionError("granularity='channel' takes scope layer or global, got scope='lamp'")
     select(check_model(model), layers)
@@ -136,7 +178,14 @@ def _prune_channels(
         if example is None:
             raise DataError("granularity='channel' runs the model once: pass example=, an input, or data=")
         small: nn.Module = cut_channels(
-            model, amount, criterion=criterion, scope=scope, layers=layers, example=example, seed=tuning.seed
+            model,
+            amount,
+            criterion=criterion,
+            scope=scope,
+            layers=layers,
+            example=example,
+            data=tuning.data,
+            seed=tuning.seed,
         )
         if tuning.data is not None:
             # Half of a network cut away shifts what is left; measuring again brings back most of its accuracy.

@@ -14,10 +14,14 @@ from nbcompress.compress.layers import Patterns, check_model, check_patterns, co
 from nbcompress.compress.options import check_choice, check_number
 from nbcompress.compress.prune.channel_scores import (
     CRITERIA,
+    Scores,
+    activation_scores,
+    information_scores,
     lowest_of_all,
     lowest_per_group,
     magnitude_scores,
     random_scores,
+    taylor_scores,
 )
 from nbcompress.compress.prune.checking import Check, check_of
 from nbcompress.compress.prune.cutting import Plan, cut_, cut_record, plan_of
@@ -45,6 +49,7 @@ def cut_channels(
     scope: str = "layer",
     layers: Patterns = None,
     example: object,
+    data: object = None,
     seed: int = 0,
 ) -> nn.Module:
     """Return a copy of `model` without its least important channels.
@@ -57,12 +62,15 @@ def cut_channels(
     Args:
         model: Any module; it stays as it is.
         amount: Share of the channels, above 0 and below 1. At least one channel of each group stays.
-        criterion: `magnitude` (L2 norm of everything that goes with a channel) or `random`.
+        criterion: `magnitude` (L2 norm of everything that goes with a channel), `random`, `gradient` (see
+            `taylor_scores`), `activation` (mean absolute activation) or `mutual-information` (of activation and
+            label).
         scope: `layer` takes the share from each coupled group, `global` from all of them together, ranked by the
             score over its group's mean.
         layers: Shell patterns on dotted module names: groups in which the outputs of such a layer take part.
         example: A tensor, a tuple of positional or a dict of keyword inputs.
-        seed: Of `random`.
+        data: For the last three criteria.
+        seed: Of `random`, and of the order of the data.
 
     Raises:
         CompressionError: The model cannot be traced, nothing can be cut, or the amount rounds to nothing.
@@ -91,8 +99,9 @@ def cut_channels(
     groups = [
         one for one in coupling.groups if patterns is None or any(is_chosen(layer, patterns) for layer in one.layers)
     ]
-    chosen, single = _choose(model, groups, amount, criterion, scope, seed)
-    left_out = {name: why for name, why in (left_out | single).items() if is_chosen(name, patterns)}
+    groups, scores, unscored = _scored(model, groups, criterion, data, seed)
+    chosen, single = _choose(groups, scores, amount, scope)
+    left_out = {name: why for name, why in (left_out | unscored | single).items() if is_chosen(name, patterns)}
     if not chosen:
         raise CompressionError(_too_little(amount, groups, scope) or _nothing(left_out))
     kept, refused = _agreed(model, check, chosen)
@@ -102,11 +111,34 @@ def cut_channels(
     return _carry_out(model, _plan(kept), left_out)
 
 
+def _scored(
+    model: nn.Module, groups: Sequence[Group], criterion: str, data: object, seed: int
+) -> tuple[list[Group], list[Scores], dict[str, str]]:
+    """The groups that have scores, these, and why the other groups have none."""
+    found: Sequence[Scores | str]
+    if criterion == "magnitude" or not groups:
+        found = magnitude_scores(model, groups)
+    elif criterion == "random":
+        found = random_scores(groups, seed)
+    elif criterion == "gradient":
+        found = taylor_scores(model, groups, data, seed)
+    elif criterion == "activation":
+        found = activation_scores(model, groups, data, seed)
+    else:
+        found = information_scores(model, groups, data, seed)
+    pairs = list(zip(groups, found, strict=True))
+    reasons: dict[str, str] = {}
+    for group, one in pairs:
+        if isinstance(one, str):
+            reasons |= _named(group, one)
+    known = [(group, one) for group, one in pairs if not isinstance(one, str)]
+    return [group for group, _ in known], [one for _, one in known], reasons
+
+
 def _choose(
-    model: nn.Module, groups: Sequence[Group], amount: float, criterion: str, scope: str, seed: int
+    groups: Sequence[Group], scores: Sequence[Scores], amount: float, scope: str
 ) -> tuple[list[Removal], dict[str, str]]:
     """What goes from each group, and why nothing goes from some."""
-    scores = magnitude_scores(model, groups) if criterion == "magnitude" else random_scores(groups, seed)
     lowest = lowest_per_group(scores, amount) if scope == "layer" else lowest_of_all(scores, amount)
     removals: list[Removal] = []
     untouched: dict[str, str] = {}

@@ -49,6 +49,35 @@ def keep_masks(scores: Sequence[Tensor], amount: float, *, is_global: bool) -> l
     return [(~gone).reshape(one.shape).to(one.device) for gone, one in zip(parts, scores, strict=True)]
 
 
+def keep_masks_by_row(scores: Sequence[Tensor], amount: float) -> list[Tensor]:
+    """As `keep_masks`, where the share goes from each row, the weights of one output, and each row keeps its last."""
+    found = []
+    for one in scores:
+        rows = one.detach().flatten(1).to("cpu", torch.float64)
+        count = round(amount * rows.shape[1])
+        if amount < 1:
+            count = min(count, rows.shape[1] - 1)
+        order = torch.argsort(rows, dim=1, stable=True)[:, :count]
+        gone = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, True)
+        found.append(~gone.reshape(one.shape).to(one.device))
+    return found
+
+
+def keep_two_of_four(scores: Sequence[Tensor]) -> list[Tensor]:
+    """The two highest of every four consecutive scores in a row stay; of equal ones, those that come last.
+
+    Args:
+        scores: Tensors of shape `(out, ...)` whose rows, flattened, divide by 4.
+    """
+    found = []
+    for one in scores:
+        fours = one.detach().to("cpu", torch.float64).reshape(-1, 4)
+        order = torch.argsort(fours, dim=1, stable=True)[:, :2]
+        gone = torch.zeros_like(fours, dtype=torch.bool).scatter_(1, order, True)
+        found.append(~gone.reshape(one.shape).to(one.device))
+    return found
+
+
 def _lowest_but_last(layers: list[Tensor], amount: float) -> Tensor:
     joined = torch.cat(layers)
     count = round(amount * len(joined))
@@ -64,4 +93,4 @@ def _lowest_but_last(layers: list[Tensor], amount: float) -> Tensor:
     return lowest(joined, count)
 
 
-__all__ = ["keep_masks", "lowest"]
+__all__ = ["keep_masks", "keep_masks_by_row", "keep_two_of_four", "lowest"]

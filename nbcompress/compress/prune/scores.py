@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,23 @@ from torch import Tensor, nn
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Target
 from nbcompress.compress.losses import default_loss
+from nbcompress.compress.observing import evaluating
+from nbcompress.compress.prune.input_scores import InputStatistics, input_statistics, wanda_scores
 from nbcompress.compress.seeding import seeded
 from nbcompress.errors import CompressionError
 
-CRITERIA = ("magnitude", "random", "gradient")
+# Of single weights; `hessian` is not a score but an operation, see `second_order`.
+CRITERIA = ("magnitude", "random", "gradient", "activation", "hessian")
 
 
-def scores_of(model: nn.Module, targets: Sequence[Target], criterion: str, data: object, seed: int) -> list[Tensor]:
+def scores_of(
+    model: nn.Module,
+    targets: Sequence[Target],
+    criterion: str,
+    data: object,
+    seed: int,
+    statistics: Mapping[str, InputStatistics] | None = None,
+) -> list[Tensor]:
     """Scores of the weights of each target, of its shape, float64 on the CPU.
 
     Every score is positive where the weight is not zero, and 0 where it is: what is zero already goes first.
@@ -24,9 +34,11 @@ def scores_of(model: nn.Module, targets: Sequence[Target], criterion: str, data:
     Args:
         model: Where the targets are; unchanged.
         targets: What is scored.
-        criterion: `magnitude`, `random` or `gradient` (first-order Taylor: weight times gradient).
-        data: For `gradient`.
+        criterion: `magnitude`, `random`, `gradient` (first-order Taylor: weight times gradient), or `activation`
+            (weight times the norm of its input; every target must have an input, see `input_statistics`).
+        data: For `gradient` and `activation`.
         seed: For `random`, and for the order of the data.
+        statistics: Of `activation`, by name, if they are known already.
     """
     weights = [one.parameter.detach().to("cpu", torch.float64) for one in targets]
     if criterion == "magnitude":
@@ -34,6 +46,10 @@ def scores_of(model: nn.Module, targets: Sequence[Target], criterion: str, data:
     elif criterion == "random":
         generator = torch.Generator().manual_seed(seed)
         found = [torch.rand(one.shape, generator=generator, dtype=torch.float64) for one in weights]
+    elif criterion == "activation":
+        if statistics is None:
+            statistics, _ = input_statistics(model, targets, data, seed)
+        found = [wanda_scores(one, statistics[one.name]) for one in targets]
     else:
         gradients = _gradients(model, targets, data, seed)
         found = [(one * gradient).abs() for one, gradient in zip(weights, gradients, strict=True)]
@@ -66,35 +82,53 @@ def lamp_scores(scores: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _gradients(model: nn.Module, targets: Sequence[Target], data: object, seed: int) -> list[Tensor]:
-    """Mean gradient of the loss over one pass of the data, in evaluation mode."""
+    """Mean gradient of the loss over one pass of the data."""
+    totals = [torch.zeros(one.parameter.shape, dtype=torch.float64) for one in targets]
+
+    def add(gradients: Sequence[Tensor | None]) -> None:
+        for total, gradient in zip(totals, gradients, strict=True):
+            if gradient is not None:
+                total += gradient.detach().to("cpu", torch.float64)
+
+    n_batches = each_gradient(model, [one.parameter for one in targets], data, seed, add)
+    check_gradients(totals)
+    return [total / n_batches for total in totals]
+
+
+def each_gradient(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    data: object,
+    seed: int,
+    see: Callable[[Sequence[Tensor | None]], None],
+) -> int:
+    """Show the gradients of every batch's mean loss, in evaluation mode, and return the number of batches.
+
+    A gradient is None where the loss does not depend on the parameter.
+    """
     batches = Batches(data)
-    flags = [(module, module.training) for module in model.modules()]
-    parameters = [one.parameter for one in targets]
     needed = [one.requires_grad for one in parameters]
-    totals = [torch.zeros(one.shape, dtype=torch.float64) for one in parameters]
     n_batches = 0
     # cuDNN cannot run a recurrent layer backward in evaluation mode.
     without_cudnn = torch.backends.cudnn.flags(enabled=False)
     try:
-        model.eval()
         for one in parameters:
             one.requires_grad_(True)
-        with seeded(seed, *batches.generators), torch.enable_grad(), without_cudnn:
+        with evaluating(model), seeded(seed, *batches.generators), torch.enable_grad(), without_cudnn:
             for batch in batches.for_model(model):
                 loss = default_loss(batch(model), batch.target)
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                for total, gradient in zip(totals, gradients, strict=True):
-                    if gradient is not None:
-                        total += gradient.detach().to("cpu", torch.float64)
+                see(torch.autograd.grad(loss, list(parameters), allow_unused=True))
                 n_batches += 1
     finally:
-        for module, is_training in flags:
-            module.training = is_training
         for one, was_needed in zip(parameters, needed, strict=True):
             one.requires_grad_(was_needed)
+    return n_batches
+
+
+def check_gradients(totals: Sequence[Tensor]) -> None:
+    """Refuse sums of gradients that hold NaN or infinity."""
     if not all(bool(torch.isfinite(one).all()) for one in totals):
         raise CompressionError("gradients must be finite for criterion='gradient', but the loss gave NaN or infinity")
-    return [total / n_batches for total in totals]
 
 
-__all__ = ["CRITERIA", "lamp_scores", "scores_of"]
+__all__ = ["CRITERIA", "check_gradients", "each_gradient", "lamp_scores", "scores_of"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from nbcompress.compress.layers import Target, fill_
-from nbcompress.compress.prune.counting import keep_masks
+from nbcompress.compress.prune.counting import keep_masks, keep_masks_by_row, keep_two_of_four
+from nbcompress.compress.prune.input_scores import InputStatistics, input_statistics
 from nbcompress.compress.prune.scores import lamp_scores, scores_of
+from nbcompress.compress.prune.second_order import surgeon_pruned
 from nbcompress.compress.record import Codebook, TensorRecord
 from nbcompress.compress.training import Trainer
 from nbcompress.compress.workpiece import Workpiece
@@ -27,9 +29,9 @@ class Cut:
     Attributes:
         amount: Share of the chosen weights, or None if `threshold` is given.
         threshold: Weights of smaller magnitude go.
-        criterion: See `scores_of`.
-        scope: `global`, `layer` or `lamp`.
-        data: For the gradient criterion.
+        criterion: See `scores_of`; or `hessian`.
+        scope: `global`, `layer`, `lamp`, `row`, or `2:4` (two of every four inputs of a row, whatever the amount).
+        data: For the criteria that need it.
         seed: For the random one.
     """
 
@@ -40,11 +42,17 @@ class Cut:
     data: object
     seed: int
 
-    def masks(self, model: nn.Module, targets: Sequence[Target]) -> list[Tensor]:
-        """What stays of each target: bool, on its device."""
-        scores = scores_of(model, targets, self.criterion, self.data, self.seed)
+    def masks(
+        self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
+    ) -> list[Tensor]:
+        """What stays of each target: bool, on its device. Statistics of inputs are measured if they are not given."""
+        scores = scores_of(model, targets, self.criterion, self.data, self.seed, statistics)
         if self.threshold is not None:
             masks = [_above(one, self.threshold) for one in scores]
+        elif self.scope == "2:4":
+            masks = keep_two_of_four(scores)
+        elif self.scope == "row":
+            masks = keep_masks_by_row(scores, self.amount or 0.0)
         else:
             ranked = lamp_scores(scores) if self.scope == "lamp" else scores
             masks = keep_masks(ranked, self.amount or 0.0, is_global=self.scope != "layer")
@@ -53,8 +61,52 @@ class Cut:
 
 def prune_once(work: Workpiece, cut: Cut) -> nn.Module:
     """Prune, then fine-tune if the workpiece says so."""
-    _apply(work, cut.masks(work.model, work.targets))
+    if cut.criterion == "hessian":
+        _operate(work, cut)
+    else:
+        statistics = leave_out(work, cut)
+        _apply(work, cut.masks(work.model, work.targets, statistics))
     return work.finished()
+
+
+def leave_out(work: Workpiece, cut: Cut, *, with_products: bool = False) -> dict[str, InputStatistics]:
+    """Take out of `work` what cannot be cut in this way, by name; return the statistics of inputs if they are needed.
+
+    Raises:
+        CompressionError: Nothing is left.
+    """
+    reasons: dict[str, str] = {}
+    if cut.scope == "2:4":
+        lengths = {one.name: one.parameter[0].numel() for one in work.targets}
+        reasons = {name: f"its {n} inputs do not divide by 4" for name, n in lengths.items() if n % 4}
+    statistics: dict[str, InputStatistics] = {}
+    if cut.criterion in ("activation", "hessian"):
+        rest = [one for one in work.targets if one.name not in reasons]
+        statistics, unseen = input_statistics(work.model, rest, cut.data, cut.seed, with_products=with_products)
+        reasons |= unseen
+    if reasons:
+        work.targets = tuple(one for one in work.targets if one.name not in reasons)
+        work.leave_out(reasons)
+    if not work.targets:
+        listed = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:4])
+        how = "granularity='2:4'" if cut.scope == "2:4" else f"criterion={cut.criterion!r}"
+        raise CompressionError(f"{how} can prune no chosen weight ({listed})")
+    return statistics
+
+
+def _operate(work: Workpiece, cut: Cut) -> None:
+    statistics = leave_out(work, cut, with_products=True)
+    for target in work.targets:
+        before = work.record_of(target)
+        if before.grid is not None or before.codebook is not None:
+            raise CompressionError(
+                f"criterion='hessian' changes the weights that stay, but {target.name!r} must keep to its "
+                f"{'grid' if before.grid is not None else 'codebook'}: prune before quantizing and clustering"
+            )
+        amount = None if cut.scope == "2:4" else cut.amount
+        # The statistics of one layer at a time are let go.
+        values = surgeon_pruned(target.parameter, statistics.pop(target.name), amount)
+        work.put(target, TensorRecord(is_pruned=True), values)
 
 
 def prune_gradually(work: Workpiece, cut: Cut) -> nn.Module:
@@ -66,6 +118,7 @@ def prune_gradually(work: Workpiece, cut: Cut) -> nn.Module:
     end = cut.amount
     if end is None:
         raise CompressionError("schedule='gradual' needs amount=, a share to arrive at, not a threshold")
+    leave_out(work, cut)
     n_zeros = sum(int((one.parameter == 0).sum()) for one in work.targets)
     start = min(n_zeros / sum(one.parameter.numel() for one in work.targets), end)
     n_epochs = work.tuning.finetune
