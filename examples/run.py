@@ -69,6 +69,7 @@ def execute(source: Path, output: Path, *, short: bool = False) -> Path:
         notebook,
         timeout=None,
         kernel_name="python3",
+        extra_arguments=["--log-level=40"],
         resources={"metadata": {"path": str(output)}},
         on_cell_start=progress.started,
         on_cell_executed=progress.ended,

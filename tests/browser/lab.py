@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 # Chromium looks things up at its start and fetches components; none of that belongs in a test.
 QUIET = [
@@ -28,6 +29,9 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+RUNNING = "[...document.querySelectorAll('.jp-InputPrompt')].some(one => one.textContent.includes('*'))"
 
 
 def chromium() -> str:
@@ -51,16 +55,30 @@ def browser() -> Iterator[Browser]:
             running.close()
 
 
+def _write_settings(folder: Path, theme: str) -> None:
+    """Ask for nothing, keep every cell in the page, and use `theme`."""
+    settings = {
+        "notebook-extension/tracker": {"windowingMode": "none"},
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "apputils-extension/themes": {"theme": theme},
+    }
+    for name, values in settings.items():
+        path = folder / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+
+
 @contextmanager
-def server(folder: Path, application: str = "lab") -> Iterator[str]:
+def server(folder: Path, application: str = "lab", theme: str = "JupyterLab Light") -> Iterator[str]:
     """Serve `folder` and yield the address."""
     home = Path(tempfile.mkdtemp(prefix="jupyter-"))
+    _write_settings(home / "settings", theme)
     command = [
         *[sys.executable, "-m", "jupyter", application, "--no-browser", "--allow-root", "--port=0"],
         *["--IdentityProvider.token=test", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"],
-        *["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
     ]
-    env = dict(os.environ, JUPYTER_RUNTIME_DIR=str(home / "runtime"), JUPYTER_CONFIG_DIR=str(home / "config"))
+    own = {"RUNTIME": "JUPYTER_RUNTIME_DIR", "config": "JUPYTER_CONFIG_DIR", "settings": "JUPYTERLAB_SETTINGS_DIR"}
+    env = {**os.environ, **{variable: str(home / name.lower()) for name, variable in own.items()}}
     log = (home / "log").open("w")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -105,14 +123,21 @@ class Lab:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
 
     def run_all(self) -> None:
-        """Wait for the kernel, then run all cells by the menu."""
+        """Run all cells by the menu. A new server shows "idle" before it accepts that, so it may take several tries."""
         self.page.wait_for_selector(".jp-NotebookPanel-toolbar [data-status='idle']", timeout=60_000)
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        self.page.wait_for_function(
-            "() => [...document.querySelectorAll('.jp-InputPrompt')].some(one => one.textContent.includes('*'))",
-            timeout=30_000,
-        )
+        for _ in range(6):
+            self.page.get_by_role("menuitem", name="Run", exact=True).click()
+            self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            try:
+                self.page.wait_for_function(f"() => {RUNNING}", timeout=5_000)
+            except PlaywrightTimeout:
+                continue
+            return
+        raise AssertionError("the cells do not start")
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait until no cell runs or waits."""
+        self.page.wait_for_function(f"() => !{RUNNING}", timeout=seconds * 1000)
 
     def save(self) -> None:
         self.page.keyboard.press("Control+s")

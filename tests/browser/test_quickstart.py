@@ -47,10 +47,7 @@ def test_the_panel_lives_and_the_saved_notebook_tells_all(page: Lab, folder: Pat
     for name in ("Pause", "Skip"):
         assert page.page.get_by_role("button", name=name, exact=True).is_visible()
 
-    page.page.wait_for_function(
-        "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(one => one.textContent.includes('*'))",
-        timeout=400_000,
-    )
+    page.wait_for_end(400)
     assert page.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
     assert not stop.is_visible()
     page.page.locator(".nbc-header").first.scroll_into_view_if_needed()
