@@ -26,6 +26,7 @@ _HOMES = {
     "finetune": "compress",
     "prune": "compress",
     "quantize": "compress",
+    "export": "artifact",
     "load": "artifact",
     "save": "artifact",
     "size_bytes": "artifact",
@@ -72,4 +73,4 @@ def _jupyter_labextension_paths() -> list[dict[str, str]]:
     return [{"src": "labextension", "dest": "nbcompress"}]
 
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]

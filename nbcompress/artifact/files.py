@@ -137,10 +137,7 @@ def read_whole(path: Path) -> bytes:
 
 def write_whole(path: Path, parts: Iterable[Part]) -> Path:
     """Write a file so that it appears whole or not at all: first beside its place, then moved there."""
-    if not path.parent.is_dir():
-        raise ArtifactError(f"{path} cannot be written: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ArtifactError(f"{path} cannot be written: it is a folder, give the path of a file")
+    check_place(path)
     try:
         handle, beside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
         try:
@@ -159,6 +156,14 @@ def write_whole(path: Path, parts: Iterable[Part]) -> Path:
     return path
 
 
+def check_place(path: Path) -> None:
+    """Raise an ArtifactError if there can be no file at `path`."""
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{path} cannot be written: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ArtifactError(f"{path} cannot be written: it is a folder, give the path of a file")
+
+
 def _umask() -> int:
     """Which permissions new files lack; it can only be read by setting it."""
     mask = os.umask(0o077)
@@ -168,6 +173,7 @@ def _umask() -> int:
 
 __all__ = [
     "MODEL",
+    "check_place",
     "load",
     "load_contents",
     "read_whole",

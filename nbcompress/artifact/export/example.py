@@ -1,0 +1,137 @@
+"""The input that a model is traced and checked with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from nbcompress.compress.data import Batches
+from nbcompress.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Example:
+    """Arguments of one call, on the CPU, floating ones in float32.
+
+    Attributes:
+        args: Positional ones.
+        kwargs: Keyword ones.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor, in order, however deep it lies."""
+        return [one for one in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(one, Tensor)]
+
+    @property
+    def batch_size(self) -> int:
+        """Length of the first axis of the first tensor that has one."""
+        return next(len(one) for one in self.tensors if one.ndim)
+
+    @property
+    def batched(self) -> list[Tensor]:
+        """The tensors whose first axis counts examples: it is as long as that of the first tensor."""
+        return [one for one in self.tensors if one.ndim and len(one) == self.batch_size]
+
+    def resized(self, n: int) -> Example:
+        """The same call with `n` examples: the first ones, and these again where there are too few."""
+        rows = torch.arange(n) % self.batch_size
+        batched = {id(one) for one in self.batched}
+
+        def picked(one: Any) -> Any:
+            return one[rows] if isinstance(one, Tensor) and id(one) in batched else one
+
+        args, kwargs = pytree.tree_map(picked, (self.args, dict(self.kwargs)))
+        return Example(args, kwargs)
+
+    def outputs(self, model: nn.Module) -> list[Tensor]:
+        """The tensors that `model` returns, in order, however deep they lie.
+
+        Raises:
+            ArtifactError: The model fails on this input, or returns no tensor.
+        """
+        try:
+            with torch.no_grad():
+                returned = model(*self.args, **self.kwargs)
+        except Exception as err:
+            raise ArtifactError(
+                f"{type(model).__name__} must run on the example to be exported, but {reason(err)}"
+            ) from err
+        found = [one.detach() for one in pytree.tree_leaves(returned) if isinstance(one, Tensor)]
+        if not found:
+            raise ArtifactError(
+                f"{type(model).__name__} must return tensors to be exported, got {type(returned).__name__}"
+            )
+        return found
+
+
+def example_of(example: object) -> Example:
+    """What the user gave as an example.
+
+    Args:
+        example: A tensor, a tuple of positional or a dict of keyword inputs.
+
+    Raises:
+        ArtifactError: There is none, it has another form, or no tensor in it has examples along a first axis.
+    """
+    if example is None:
+        raise ArtifactError("to export a model as a program, give an input that it runs on: example=x")
+    if isinstance(example, Tensor):
+        found = _on_cpu((example,), {})
+    elif isinstance(example, tuple):
+        found = _on_cpu(example, {})
+    elif isinstance(example, Mapping) and all(isinstance(name, str) for name in example):
+        found = _on_cpu((), example)
+    else:
+        raise ArtifactError(
+            "example must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
+            f"got {type(example).__name__}"
+        )
+    if not any(one.ndim and len(one) for one in found.tensors):
+        raise ArtifactError("example must hold a tensor with one or more examples along its first axis")
+    return found
+
+
+def examples_of(data: object, model: nn.Module, n_batches: int) -> Iterator[Example]:
+    """The inputs of the first batches of `data`; its random numbers are put back.
+
+    Raises:
+        DataError: The data has another form or is empty.
+    """
+    batches = Batches(data)
+    generators = [(one, one.get_state()) for one in batches.generators if one is not None]
+    try:
+        for place, batch in enumerate(batches.for_model(model), 1):
+            yield _on_cpu(batch.args, batch.kwargs)
+            if place == n_batches:
+                break
+    finally:
+        for generator, state in generators:
+            generator.set_state(state)
+
+
+def reason(err: BaseException) -> str:
+    """`it raised ValueError: its first line`, not longer than a line."""
+    lines = str(err).strip().splitlines()
+    return f"it raised {type(err).__name__}" + (f": {lines[0][:200]}" if lines else "")
+
+
+def _on_cpu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Example:
+    def moved(one: Any) -> Any:
+        if not isinstance(one, Tensor):
+            return one
+        return one.detach().to("cpu", torch.float32 if one.is_floating_point() else None)
+
+    found = pytree.tree_map(moved, (args, dict(kwargs)))
+    return Example(*found)
+
+
+__all__ = ["Example", "example_of", "examples_of", "reason"]
