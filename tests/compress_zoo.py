@@ -168,6 +168,8 @@ COMPRESSORS: dict[str, Callable[..., nn.Module]] = {
     "quantize-3-affine-group": partial(quantize, bits=3, scheme="affine", granularity="group:5"),
     "quantize-2": partial(quantize, bits=2, scale="absmax"),
     "quantize-1": partial(quantize, bits=1, rest="float32"),
+    "quantize-8-dynamic": partial(quantize, activations="dynamic"),
+    "quantize-8-static": on_data(quantize, activations="static"),
     "cluster": partial(cluster, clusters=5),
     "cluster-1": partial(cluster, clusters=1, rest="float32"),
     "cluster-linear": partial(cluster, clusters=7, start="linear"),
@@ -183,6 +185,7 @@ COMPRESSORS: dict[str, Callable[..., nn.Module]] = {
 IMPOSSIBLE = {("bare", f"prune-{name}") for name in ("2:4", "activation", "hessian", "hessian-2:4")}
 IMPOSSIBLE |= {("recurrent", "prune-hessian-2:4")}
 NEED_DATA = {f"prune-{name}" for name in ("gradient", "activation", "hessian", "hessian-2:4")}
+NEED_DATA |= {"quantize-8-static"}
 
 PAIRS = [(animal, name) for animal in ZOO for name in COMPRESSORS if (animal, name) not in IMPOSSIBLE]
 

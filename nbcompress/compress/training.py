@@ -10,6 +10,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batch, Batches
 from nbcompress.compress.held import Free, Latent, Shared, hold
 from nbcompress.compress.layers import fill_, unique_parameters
@@ -175,6 +176,9 @@ def train_(
             trainer.publish()
             if on_epoch is not None:
                 on_epoch(epoch, loss)
+        if plan.epochs:
+            # Other weights, other activations.
+            attach_(model, with_ranges(model, record_of(model), data, plan.seed))
 
 
 def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: int) -> float:

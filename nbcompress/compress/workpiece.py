@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
 
+from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Patterns, Target, check_model, copied, fill_, select
 from nbcompress.compress.options import check_count, check_number
-from nbcompress.compress.record import Surgery, TensorRecord, attach_, record_of
+from nbcompress.compress.record import Activations, Surgery, TensorRecord, attach_, record_of
 from nbcompress.compress.rest import round_rest_
 from nbcompress.compress.training import BeforeEpoch, Plan, train_
 from nbcompress.errors import DataError
@@ -86,7 +87,17 @@ class Workpiece:
     def operate(self, surgery: Surgery, gone: str) -> None:
         """Note a structural change, in which the parameter `gone` ceased to be."""
         tensors = {name: one for name, one in self.record.tensors.items() if name != gone}
-        self.record = replace(self.record, tensors=tensors, surgery=(*self.record.surgery, surgery))
+        activations = {name: one for name, one in self.record.activations.items() if name != surgery.module}
+        steps = (*self.record.surgery, surgery)
+        self.record = replace(self.record, tensors=tensors, surgery=steps, activations=activations)
+
+    def take_inputs(self, activations: Activations, gone: Iterable[str] = ()) -> None:
+        """Note how integer kernels take the inputs of some layers, and that those of others stay in floating point.
+
+        Ranges are measured at the end.
+        """
+        left = {name: one for name, one in self.record.activations.items() if name not in set(gone)}
+        self.record = replace(self.record, activations={**left, **activations})
 
     def round_rest(self, rest: Literal["float16", "float32"]) -> None:
         """From now on the rest is kept in half precision, if `rest` says so or an earlier step did."""
@@ -94,12 +105,15 @@ class Workpiece:
             self.record = replace(self.record, rest=rest)
 
     def finished(self, before_epoch: BeforeEpoch | None = None) -> nn.Module:
-        """Keep all promises, fine-tune if asked to, and return the copy."""
+        """Keep all promises, fine-tune if asked to, measure activation ranges, and return the copy."""
         if self.record.rest == "float16":
             self.leave_out(round_rest_(self.model, self.record))
         attach_(self.model, self.record)
         if self.tuning.finetune:
+            # Which measures the ranges at its end.
             train_(self.model, self.tuning.data, self.tuning.plan(), latents=self._latents, before_epoch=before_epoch)
+        else:
+            attach_(self.model, with_ranges(self.model, self.record, self.tuning.data, self.tuning.seed))
         return self.model
 
 

@@ -23,9 +23,11 @@ def _parser() -> MagicParser:
     add("--bits", type=number_or_expression, metavar="B", help="bits a weight, 1 to 8 (8)")
     add("--scheme", type=OneOf(["symmetric", "affine"]), help="symmetric, affine (symmetric)")
     add("--granularity", metavar="G", help="a scale per channel, tensor, or group:N of weights (channel)")
+    kinds = ["none", "dynamic", "static"]
+    add("--activations", type=OneOf(kinds), help="8-bit inputs in an exported model: none, dynamic, static (none)")
     add("--rest", type=OneOf(["float16", "float32"]), help="biases, norms and other layers: float16, float32 (float16)")
     add_common(parser)
     return parser
 
 
-QUANTIZE = compressor("quantize", _parser, own=("bits", "scheme", "granularity", "rest"))
+QUANTIZE = compressor("quantize", _parser, own=("bits", "scheme", "granularity", "activations", "rest"))

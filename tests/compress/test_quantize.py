@@ -105,7 +105,12 @@ def test_bits_refused(bits: object) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"bits": "auto"}, "bits='auto' is not built yet: choose 1 to 8"),
+        ({"bits": "auto"}, "bits='auto' needs the length of the file: call nbcompress.quantize with budget="),
+        ({"bits": {"weight": 9}}, "bits must be a whole number from 1 to 8, got 9"),
+        ({"bits": {"wieght": 4}}, r"bits names 'wieght', which is no chosen weight. Did you mean 'weight'\?"),
+        ({"bits": {}}, "bits must name every chosen weight, but not weight"),
+        ({"activations": "fixed"}, "activations must be one of none, dynamic, static, got 'fixed'"),
+        ({"activations": "static"}, "activations='static' measures ranges on data: pass data="),
         ({"bits": 1, "scheme": "affine"}, "one bit is sign . scale: bits=1 needs scheme='symmetric', got 'affine'"),
         ({"scheme": "symetric"}, "scheme must be one of symmetric, affine, got 'symetric'. Did you mean 'symmetric'"),
         ({"granularity": "group:1"}, "granularity must be channel, tensor, or group:N with N from 2"),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import nn
 
+from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Patterns, check_model, copied, select
 from nbcompress.compress.options import check_choice, check_number
@@ -195,6 +196,8 @@ def _prune_channels(
         attach_(small, replace(record, left_out={**record.left_out, **round_rest_(small, record)}))
     if tuning.finetune:
         train_(small, tuning.data, tuning.plan())
+    else:
+        attach_(small, with_ranges(small, record_of(small), tuning.data, tuning.seed))
     return small
 
 

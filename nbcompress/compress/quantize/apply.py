@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Literal, cast
 
 import torch
@@ -11,19 +12,21 @@ from nbcompress.compress.codes import codes_of
 from nbcompress.compress.grids.fit import Scheme, fit_grid, rounded
 from nbcompress.compress.grids.groups import parse_granularity
 from nbcompress.compress.layers import Patterns
+from nbcompress.compress.observing import layers_of, why_no_layer
 from nbcompress.compress.options import check_choice, check_count
-from nbcompress.compress.record import Codebook, TensorRecord
+from nbcompress.compress.record import ActivationRange, Codebook, TensorRecord
 from nbcompress.compress.workpiece import Tuning, Workpiece
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, DataError, did_you_mean
 
 
 def quantize(
     model: nn.Module,
-    bits: int = 8,
+    bits: int | Mapping[str, int] = 8,
     *,
     scheme: Literal["symmetric", "affine"] = "symmetric",
     granularity: str = "channel",
     scale: Literal["error", "absmax"] = "error",
+    activations: Literal["none", "dynamic", "static"] = "none",
     rest: Literal["float16", "float32"] = "float16",
     layers: Patterns = None,
     data: object = None,
@@ -35,20 +38,27 @@ def quantize(
 
     Args:
         model: Any module; it stays as it is.
-        bits: 1 to 8. One bit is sign times mean magnitude; two symmetric bits are the three values -s, 0, s.
+        bits: 1 to 8. One bit is sign times mean magnitude; two symmetric bits are the three values -s, 0, s. A dict
+            gives every chosen tensor bits of its own, by parameter name. (`nbcompress.quantize` also takes `auto` with
+            a budget; the length of a file is known on a higher floor.)
         scheme: `symmetric` has as many values below zero as above (`2^bits - 1` in all), `affine` places
             `2^bits` values where the weights are. Both hold zero.
         granularity: What shares a scale: `channel` (along axis 0), `tensor`, or `group:N` consecutive weights of a
             channel.
         scale: `error` searches for the scale of least squared error, which clips outliers where that pays (far
             better below 5 bits), `absmax` spans the largest weight.
+        activations: How integer kernels of an exported model take the inputs of linear layers and convolutions, in 8
+            bits: `static` by ranges of least squared error on the data, `dynamic` by a range found at every run. The
+            record of the copy says it, and export reads it; the copy itself goes on computing activations in floating
+            point, so what rounding them costs is seen in the exported model. Layers of other kinds keep floating
+            inputs, by name.
         rest: `float16` rounds everything else (biases, norms, stored buffers) to half precision in the model.
         layers: Shell patterns on dotted module names.
-        data: For fine-tuning.
+        data: For fine-tuning, and for static activations, whose ranges are measured after it.
         finetune: Epochs of quantization-aware training, from the weights as they are before rounding: gradients
             pass straight through the rounding, and scales follow the weights.
         lr: Step size of fine-tuning (Adam).
-        seed: Of fine-tuning.
+        seed: Of fine-tuning, and of the order of the data.
 
     Returns:
         A copy with the promise that every chosen tensor keeps to its grid. Zeros of a pruned tensor stay zeros. Of a
@@ -64,11 +74,19 @@ def quantize(
         Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
         Inference", sections 2.1 and 3 (grid, straight-through training).
     """
-    plan = _check(bits, scheme, granularity, scale)
+    check_choice("activations", activations, ("none", "dynamic", "static"))
     check_choice("rest", rest, ("float16", "float32"))
-    work = Workpiece(model, layers, Tuning(data, finetune, lr, seed))
+    default = _scheme(next(iter(bits.values()), 8) if isinstance(bits, Mapping) else bits, scheme, granularity, scale)
+    tuning = Tuning(data, finetune, lr, seed)
+    if activations == "static" and data is None:
+        raise DataError("activations='static' measures ranges on data: pass data=, such as (inputs, labels)")
+    work = Workpiece(model, layers, tuning)
+    plans = dict.fromkeys((one.name for one in work.targets), default)
+    if isinstance(bits, Mapping):
+        _check_names(bits, plans)
+        plans = {name: _scheme(bits[name], scheme, granularity, scale) for name in plans}
     for target in work.targets:
-        before = work.record_of(target)
+        before, plan = work.record_of(target), plans[target.name]
         if before.codebook is not None:
             if before.codebook.grid is None or not _codebook_plan(plan).is_that_of(before.codebook.grid):
                 codebook, values = quantized_codebook(target.parameter, before, plan)
@@ -77,8 +95,27 @@ def quantize(
             grid = fit_grid(target.parameter, plan, is_pruned=before.is_pruned)
             values = rounded(target.parameter, grid, is_pruned=before.is_pruned)
             work.put(target, TensorRecord(before.is_pruned, grid=grid), values)
+    _take_inputs(work, activations)
     work.round_rest(rest)
     return work.finished()
+
+
+def _take_inputs(work: Workpiece, activations: str) -> None:
+    """Note how the inputs of the chosen layers are taken, and name the layers whose inputs stay in floating point."""
+    layers = {target.name: list(layers_of(work.model, target)) for target in work.targets}
+    names = [name for found in layers.values() for name in found]
+    if activations == "none":
+        work.take_inputs({}, gone=names)
+        return
+    # Measured at the end, when all weights are what they will be.
+    how: ActivationRange | Literal["dynamic"] = "dynamic" if activations == "dynamic" else ActivationRange(0.0, 0.0)
+    work.take_inputs(dict.fromkeys(names, how))
+    reasons = {}
+    for target in work.targets:
+        owner = work.model.get_submodule(target.name.rpartition(".")[0])
+        if not layers[target.name] and not isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
+            reasons[target.name] = f"its inputs stay in floating point: {why_no_layer(work.model, target)}"
+    work.leave_out(reasons)
 
 
 def quantized_codebook(tensor: Tensor, record: TensorRecord, plan: Scheme) -> tuple[Codebook, Tensor]:
@@ -101,9 +138,18 @@ def _codebook_plan(plan: Scheme) -> Scheme:
     return Scheme(plan.bits, plan.scheme, "tensor", plan.scale)
 
 
-def _check(bits: object, scheme: str, granularity: str, scale: str) -> Scheme:
+def _check_names(bits: Mapping[str, int], chosen: Collection[str]) -> None:
+    for name in bits:
+        if name not in chosen:
+            raise CompressionError(f"bits names {name!r}, which is no chosen weight.{did_you_mean(name, chosen)}")
+    missing = [name for name in chosen if name not in bits]
+    if missing:
+        raise CompressionError(f"bits must name every chosen weight, but not {', '.join(missing[:4])}: use layers= too")
+
+
+def _scheme(bits: object, scheme: str, granularity: str, scale: str) -> Scheme:
     if bits == "auto":
-        raise CompressionError("bits='auto' is not built yet: choose 1 to 8, or search over Choice(2, 4, 8)")
+        raise CompressionError("bits='auto' needs the length of the file: call nbcompress.quantize with budget=")
     check_choice("scheme", scheme, ("symmetric", "affine"))
     check_choice("scale", scale, ("error", "absmax"))
     n_bits = check_count("bits", bits, 1, 8)
