@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from nbcompress.compress.data import Batches
+from nbcompress.compress.seeding import seeded
 from nbcompress.errors import ArtifactError
 
 
@@ -63,7 +65,8 @@ class Example:
                 returned = model(*self.args, **self.kwargs)
         except Exception as err:
             raise ArtifactError(
-                f"{type(model).__name__} must run on the example to be exported, but {reason(err)}"
+                f"{type(model).__name__} must run on {counted(self.batch_size)} like the given to be exported with a "
+                f"free first dimension, but {reason(err)}"
             ) from err
         found = [one.detach() for one in pytree.tree_leaves(returned) if isinstance(one, Tensor)]
         if not found:
@@ -85,11 +88,11 @@ def example_of(example: object) -> Example:
     if example is None:
         raise ArtifactError("to export a model as a program, give an input that it runs on: example=x")
     if isinstance(example, Tensor):
-        found = _on_cpu((example,), {})
+        found = on_cpu((example,), {})
     elif isinstance(example, tuple):
-        found = _on_cpu(example, {})
+        found = on_cpu(example, {})
     elif isinstance(example, Mapping) and all(isinstance(name, str) for name in example):
-        found = _on_cpu((), example)
+        found = on_cpu((), example)
     else:
         raise ArtifactError(
             "example must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
@@ -100,22 +103,20 @@ def example_of(example: object) -> Example:
     return found
 
 
-def examples_of(data: object, model: nn.Module, n_batches: int) -> Iterator[Example]:
-    """The inputs of the first batches of `data`; its random numbers are put back.
+def examples_of(data: object, model: nn.Module, n_batches: int) -> list[Example]:
+    """The inputs of the first batches of `data`, the same at every call; all random numbers are put back.
 
     Raises:
         DataError: The data has another form or is empty.
     """
     batches = Batches(data)
-    generators = [(one, one.get_state()) for one in batches.generators if one is not None]
-    try:
-        for place, batch in enumerate(batches.for_model(model), 1):
-            yield _on_cpu(batch.args, batch.kwargs)
-            if place == n_batches:
-                break
-    finally:
-        for generator, state in generators:
-            generator.set_state(state)
+    with seeded(0, *batches.generators):
+        return [on_cpu(batch.args, batch.kwargs) for batch in islice(batches.for_model(model), n_batches)]
+
+
+def counted(n_examples: int) -> str:
+    """`1 example`, `2 examples`."""
+    return f"{n_examples} example" + "s" * (n_examples != 1)
 
 
 def reason(err: BaseException) -> str:
@@ -124,7 +125,9 @@ def reason(err: BaseException) -> str:
     return f"it raised {type(err).__name__}" + (f": {lines[0][:200]}" if lines else "")
 
 
-def _on_cpu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Example:
+def on_cpu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Example:
+    """These arguments, on the CPU, floating ones in float32."""
+
     def moved(one: Any) -> Any:
         if not isinstance(one, Tensor):
             return one
@@ -134,4 +137,4 @@ def _on_cpu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Example:
     return Example(*found)
 
 
-__all__ = ["Example", "example_of", "examples_of", "reason"]
+__all__ = ["Example", "counted", "example_of", "examples_of", "on_cpu", "reason"]

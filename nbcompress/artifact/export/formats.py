@@ -102,7 +102,7 @@ def _format_of(path: Path, format: str | None) -> str:
 def _examples(copy: nn.Module, example: object, data: object) -> list[Example]:
     """The example, the same with another number of rows, and the first batches of the data."""
     first = example_of(example) if example is not None or data is None else None
-    found = [] if data is None else list(examples_of(data, copy, _BATCHES))
+    found = [] if data is None else examples_of(data, copy, _BATCHES)
     first = found[0] if first is None else first
     return [first, first.resized(first.batch_size + 1), *found]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nbcompress.artifact.export.agreement import FLOAT_TOLERANCE, INTEGER_TOLERANCE, agreement, check
-from nbcompress.artifact.export.example import Example
+from nbcompress.artifact.export.example import Example, counted
 from nbcompress.artifact.export.integers import IntegerWeight, integer_weights
 from nbcompress.artifact.export.session import Session, check_parts, tensors_of
 from nbcompress.artifact.export.trace import onnx_graph, traced
@@ -65,8 +65,7 @@ def _check(
 ) -> None:
     for example, outputs in zip(examples, expected, strict=True):
         found = agreement(outputs, tensors_of(session(_given(session, example))))
-        what = f"ONNX Runtime on {example.batch_size} example" + "s" * (example.batch_size != 1)
-        check(name, what, found, tolerance)
+        check(name, f"ONNX Runtime on {counted(example.batch_size)}", found, tolerance)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.artifact.export.agreement import FLOAT_TOLERANCE, agreement, check
-from nbcompress.artifact.export.example import Example
+from nbcompress.artifact.export.example import Example, counted
 from nbcompress.artifact.export.trace import traced
 from nbcompress.errors import ArtifactError
 
@@ -36,7 +36,7 @@ def program_bytes(copy: nn.Module, examples: Sequence[Example], tolerance: float
         loaded = torch.export.load(file).module()
     for example, outputs in zip(examples, expected, strict=True):
         found = agreement(outputs, example.outputs(loaded))
-        what = f"the loaded program on {example.batch_size} example" + "s" * (example.batch_size != 1)
+        what = f"the loaded program on {counted(example.batch_size)}"
         check(type(copy).__name__, what, found, FLOAT_TOLERANCE if tolerance is None else tolerance)
     return file.getvalue()
 
