@@ -1,6 +1,6 @@
 // What the surrogate expects along one parameter, and where it wants to look next.
 
-import { axes, canvas, empty, HEIGHT, line, MARGIN, show, type Box } from "./chart";
+import { axes, canvas, empty, HEIGHT, leftOf, line, MARGIN, show, type Box } from "./chart";
 import { choice, el, svg } from "./dom";
 import type { Maybe, Slice, SliceMetric, Study } from "./data";
 import { cut, spell } from "./format";
@@ -40,10 +40,11 @@ export class Acquisition implements Part {
     const label = `Predicted ${metric.metric} along ${slice.parameter} with its 95 percent band, and the acquisition below`;
     const { root, width } = canvas(this.place, HEIGHT, cut(label, 300));
     const split = MARGIN.top + (HEIGHT - MARGIN.top - MARGIN.bottom) * SHARE;
-    const above = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: split - 6 };
+    const up = meanScale(metric, [split - 6, MARGIN.top]);
+    const above = { left: leftOf(up), right: width - MARGIN.right, top: MARGIN.top, bottom: split - 6 };
     const below = { ...above, top: split + 6, bottom: HEIGHT - MARGIN.bottom };
     const { x, places } = this.across(study, slice, above);
-    this.drawMean(root, above, x, places, metric);
+    this.drawMean(root, above, x, up, places, metric);
     this.drawAcquisition(root, below, x, places, slice);
     this.drawNext(root, above, below, places, slice);
     show(this.place, root);
@@ -76,13 +77,11 @@ export class Acquisition implements Part {
       const x = banded(slice.values.map(spell), range);
       return { x, places: slice.values.map((_, i) => x(i)) };
     }
-    const x = parameter?.log && domain[0] > 0 ? logarithmic(domain, range) : linear(domain, range, 5, false);
+    const x = parameter?.log && domain[0] > 0 ? logarithmic(domain, range) : linear(domain, range, { padded: false });
     return { x, places: numbers.map(x) };
   }
 
-  private drawMean(root: SVGSVGElement, box: Box, x: Scale, places: readonly number[], metric: SliceMetric): void {
-    const known = [...metric.low, ...metric.high, ...metric.mean].filter((one): one is number => one !== null);
-    const y = linear(extent(known) ?? [0, 1], [box.bottom, box.top], 4);
+  private drawMean(root: SVGSVGElement, box: Box, x: Scale, y: Scale, places: readonly number[], metric: SliceMetric): void {
     axes(root, box, x, y, { x: null, y: metric.metric });
     const [low, mean, high] = [metric.low, metric.mean, metric.high].map((one) => placed(places, one, y));
     if (!low || !mean || !high) {
@@ -101,7 +100,7 @@ export class Acquisition implements Part {
 
   private drawAcquisition(root: SVGSVGElement, box: Box, x: Scale, places: readonly number[], slice: Slice): void {
     const known = slice.acquisition.filter((one): one is number => one !== null);
-    const y = linear(extent(known) ?? [0, 1], [box.bottom, box.top], 2);
+    const y = linear(extent(known) ?? [0, 1], [box.bottom, box.top], { count: 2 });
     axes(root, box, x, bare(y), { x: slice.parameter, y: "acquisition" });
     const points = placed(places, slice.acquisition, y);
     if (places.length > 12) {
@@ -125,6 +124,11 @@ export class Acquisition implements Part {
     root.append(svg("line", { class: "nbc-next", x1: at, x2: at, y1: above.top, y2: below.bottom }));
     root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top + 10, "text-anchor": isRight ? "end" : "start" }, "next"));
   }
+}
+
+function meanScale(metric: SliceMetric, range: [number, number]): Scale {
+  const known = [...metric.low, ...metric.high, ...metric.mean].filter((one): one is number => one !== null);
+  return linear(extent(known) ?? [0, 1], range, { count: 4 });
 }
 
 // The acquisition has no unit, so its axis has no numbers.

@@ -5,7 +5,10 @@ import { cut } from "./format";
 import type { Scale } from "./scales";
 
 export const HEIGHT = 280;
-export const MARGIN = { top: 10, right: 14, bottom: 40, left: 58 };
+export const MARGIN = { top: 10, right: 14, bottom: 40 };
+// Room for the turned name, and for each letter of a tick.
+const NAME_ROOM = 24;
+const LETTER = 6.4;
 const FALLBACK_WIDTH = 480;
 
 export interface Box {
@@ -19,6 +22,12 @@ export function canvas(place: HTMLElement, height: number, label: string): { roo
   const width = Math.max(240, place.clientWidth || FALLBACK_WIDTH);
   const root = svg("svg", { class: "nbc-chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   return { root, width };
+}
+
+// Returns how far from the left the charts begin, so that the longest tick has its place beside the axis' name.
+export function leftOf(...scales: readonly Scale[]): number {
+  const longest = Math.max(0, ...scales.flatMap((one) => one.ticks.map(({ label }) => label.length)));
+  return Math.round(NAME_ROOM + LETTER * Math.max(3, longest) + 8);
 }
 
 // Appends grid, ticks and names; `named: false` leaves the x axis bare for a chart above another.
@@ -43,7 +52,7 @@ export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: {
     root.append(svg("text", { class: "nbc-axis", x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, cut(names.x, 40)));
   }
   const middle = (box.top + box.bottom) / 2;
-  const turned = { class: "nbc-axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(13 ${middle}) rotate(-90)` };
+  const turned = { class: "nbc-axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${middle}) rotate(-90)` };
   root.append(svg("text", turned, cut(names.y, Math.max(12, (box.bottom - box.top) / 7))));
 }
 

@@ -6,6 +6,7 @@ export interface Scale {
 }
 
 const PADDING = 0.06;
+const WIDE = 20;
 
 export function extent(values: Iterable<number>): [number, number] | null {
   let low = Infinity;
@@ -32,12 +33,19 @@ function tickLabel(value: number, step: number): string {
   return size !== 0 && (size >= 1e6 || size < 1e-4) ? Number(value.toPrecision(3)).toExponential() : value.toFixed(Math.min(digits, 8));
 }
 
-export function linear(domain: [number, number], range: [number, number], count = 5, padded = true): Scale {
-  const span = domain[1] - domain[0] || Math.abs(domain[0]) || 1;
-  const edge = padded || domain[1] === domain[0] ? span * PADDING : 0;
+export interface Ticking {
+  count?: number;
+  padded?: boolean;
+  whole?: boolean;
+}
+
+export function linear(domain: [number, number], range: [number, number], { count = 5, padded = true, whole = false }: Ticking = {}): Scale {
+  const span = domain[1] - domain[0];
+  // One value alone stands in the middle of an axis of its own size.
+  const edge = span === 0 ? Math.abs(domain[0]) / 2 || 1 : padded ? span * PADDING : 0;
   const [low, high] = [domain[0] - edge, domain[1] + edge];
   const place = (value: number) => range[0] + ((value - low) / (high - low)) * (range[1] - range[0]);
-  const step = niceStep(high - low, count);
+  const step = Math.max(niceStep(high - low, count), whole ? 1 : 0);
   const ticks = [];
   for (let i = Math.ceil(low / step); i * step <= high; i++) {
     const value = i * step;
@@ -46,16 +54,48 @@ export function linear(domain: [number, number], range: [number, number], count 
   return Object.assign(place, { ticks });
 }
 
-export function logarithmic(domain: [number, number], range: [number, number]): Scale {
-  const [low, high] = [Math.log10(domain[0]), Math.log10(domain[1])];
+export function logarithmic(domain: [number, number], range: [number, number], { count = 6, padded = false }: Ticking = {}): Scale {
+  const ends = domain.map(Math.log10) as [number, number];
+  const edge = (ends[1] - ends[0] || 1) * (padded ? PADDING : 0);
+  const [low, high] = [ends[0] - edge, ends[1] + edge];
   const span = high - low || 1;
   const place = (value: number) => range[0] + ((Math.log10(value) - low) / span) * (range[1] - range[0]);
-  const ticks = [];
-  for (let power = Math.ceil(low - 1e-9); power <= high + 1e-9; power++) {
-    const value = 10 ** power;
-    ticks.push({ value, label: value >= 1e5 || value < 1e-3 ? `1e${power}` : String(Number(value.toPrecision(2))) });
-  }
+  const ticks = logTicks(low, high, count).map((value) => ({ value, label: logLabel(value) }));
   return Object.assign(place, { ticks });
+}
+
+// The closest of 1 2 5 10, 1 3 10, 1 10, 1 100, ... of which there are not too many.
+function logTicks(low: number, high: number, count: number): number[] {
+  for (const digits of [[1, 2, 5], [1, 3], [1]]) {
+    const found = powers(low, high, 1).flatMap((power) => digits.map((one) => Number(`${one}e${power}`)));
+    const inside = found.filter((one) => Math.log10(one) >= low - 1e-9 && Math.log10(one) <= high + 1e-9);
+    if (inside.length <= count) {
+      return inside;
+    }
+  }
+  const by = Math.ceil((high - low) / count);
+  return powers(low, high, by).map((power) => Number(`1e${power}`)).filter((one) => Math.log10(one) >= low - 1e-9 && Math.log10(one) <= high + 1e-9);
+}
+
+function powers(low: number, high: number, by: number): number[] {
+  const first = Math.floor(low / by) * by;
+  return Array.from({ length: Math.floor((high - first) / by) + 1 }, (_, i) => first + i * by);
+}
+
+function logLabel(value: number): string {
+  return value >= 1e5 || value < 1e-3 ? value.toExponential().replace("e+", "e") : String(value);
+}
+
+// Says whether values are so far apart that a straight axis would squeeze most of them into a corner.
+export function isWide(values: Iterable<number>): boolean {
+  const ends = extent(values);
+  return ends !== null && ends[0] > 0 && ends[1] / ends[0] > WIDE;
+}
+
+// An axis for measured values: logarithmic where they are wide apart, unless `straight`.
+export function measured(values: readonly number[], range: [number, number], straight: boolean, count = 5): Scale {
+  const domain = extent(values) ?? [0, 1];
+  return !straight && isWide(values) ? logarithmic(domain, range, { count, padded: true }) : linear(domain, range, { count });
 }
 
 // Positions 0, 1, 2, ... for words.

@@ -68,6 +68,9 @@ export const STYLES = `
 .nbc-base { stroke: var(--nbc-green); stroke-width: 1.4; stroke-dasharray: 2 3; }
 .nbc-star { fill: var(--nbc-green); stroke: var(--nbc-text); stroke-width: .8; }
 .nbc-line { fill: none; stroke: color-mix(in srgb, var(--nbc-blue) 80%, var(--nbc-text)); stroke-width: 2; stroke-linejoin: round; }
+.nbc-gain-dot { fill: color-mix(in srgb, var(--nbc-blue) 80%, var(--nbc-text)); }
+.nbc-chart .nbc-note { paint-order: stroke; stroke: var(--nbc-paper); stroke-width: 3px; stroke-linejoin: round; }
+.nbc-rug { stroke: var(--nbc-edge); stroke-width: 1; }
 .nbc-faint { fill: var(--nbc-grey); opacity: .7; }
 .nbc-cursor { stroke: var(--nbc-text); stroke-width: 1; stroke-dasharray: 2 2; }
 .nbc-band { fill: var(--nbc-sky); opacity: .35; }

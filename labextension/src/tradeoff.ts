@@ -1,20 +1,30 @@
 // Trials as dots: any two metrics against each other, or one against the trials.
 
-import { axes, canvas, empty, HEIGHT, line, MARGIN, show, type Box } from "./chart";
+import { axes, canvas, empty, HEIGHT, leftOf, line, MARGIN, show, type Box } from "./chart";
 import { choice, el, svg } from "./dom";
 import type { Study, Trial } from "./data";
 import { boundText, cut, metricsText, spell } from "./format";
 import type { Part } from "./part";
-import { extent, linear, type Scale } from "./scales";
+import { extent, linear, measured, type Scale } from "./scales";
 import type { Selection } from "./selection";
 import { shape } from "./states";
 
 const BY_NUMBER = "(trial)";
+// The strip along an axis for trials that did not measure the other metric.
+const RUG = 18;
 
+// A trial in the picture; `null` where it did not measure that metric, which puts it at the edge.
 interface Dot {
+  trial: Trial;
+  x: number | null;
+  y: number | null;
+}
+
+interface Place {
   trial: Trial;
   x: number;
   y: number;
+  isFull: boolean;
 }
 
 export class Tradeoff implements Part {
@@ -37,27 +47,44 @@ export class Tradeoff implements Part {
     this.across ??= objectives[1] ?? BY_NUMBER;
     this.drawTools(study);
     const dots = this.dots(study);
-    if (!dots.length) {
+    if (!dots.some((one) => one.x !== null && one.y !== null)) {
       empty(this.place, "No trial has left these metrics yet.");
       return;
     }
     const { root, width } = canvas(this.place, HEIGHT, this.describe(study, dots));
-    const box = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: HEIGHT - MARGIN.bottom };
     const base = this.baseline(study);
     const bounds = this.bounds(study);
-    const xs = [...dots.map((one) => one.x), ...(base ? [base.x] : []), ...bounds.x.map((one) => one.bound)];
-    const ys = [...dots.map((one) => one.y), ...(base ? [base.y] : []), ...bounds.y.map((one) => one.bound)];
-    const x = linear(extent(xs) ?? [0, 1], [box.left, box.right], Math.max(3, width / 90));
-    const y = linear(extent(ys) ?? [0, 1], [box.bottom, box.top]);
+    const xs = [...known(dots.map((one) => one.x)), ...(base ? [base.x] : []), ...bounds.x.map((one) => one.bound)];
+    const ys = [...known(dots.map((one) => one.y)), ...(base ? [base.y] : []), ...bounds.y.map((one) => one.bound)];
+    const [lacksX, lacksY] = [dots.some((one) => one.x === null), dots.some((one) => one.y === null)];
+    const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
+    const y = measured(ys, [bottom - (lacksY ? RUG : 0), top], this.isGain(study, this.up));
+    const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
+    const range: [number, number] = [box.left + (lacksX ? RUG : 0), box.right];
+    const count = Math.max(3, width / 90);
+    const x =
+      this.across === BY_NUMBER ? linear(extent(xs) ?? [0, 1], range, { count, whole: true }) : measured(xs, range, this.isGain(study, this.across), count);
     axes(root, box, x, y, { x: this.across === BY_NUMBER ? "trial" : this.across, y: this.up });
+    this.drawRugs(root, box, lacksX, lacksY);
     this.drawBounds(root, box, bounds, x, y);
-    this.drawFront(root, study, dots, x, y);
+    const places = dots.map((one) => ({
+      trial: one.trial,
+      x: one.x === null ? box.left + RUG / 2 : x(one.x),
+      y: one.y === null ? box.bottom - RUG / 2 : y(one.y),
+      isFull: one.x !== null && one.y !== null,
+    }));
+    this.drawFront(root, study, places);
     if (base) {
       root.append(this.star(x(base.x), y(base.y)));
     }
-    this.drawDots(root, dots, x, y);
-    this.listen(root, dots);
+    this.drawDots(root, places);
+    this.listen(root, places);
     show(this.place, root);
+  }
+
+  // What is maximized has its best values close together at the top, where a logarithmic axis would squeeze them.
+  private isGain(study: Study, metric: string | null): boolean {
+    return study.goal.objectives.some((one) => one.metric === metric && one.direction === "maximize");
   }
 
   private drawTools(study: Study): void {
@@ -79,9 +106,13 @@ export class Tradeoff implements Part {
   }
 
   private dots(study: Study): Dot[] {
+    const value = (trial: Trial, name: string | null) => (name === null ? null : trial.metrics[name] ?? null);
     return study.trials.flatMap((trial) => {
-      const at = this.position(trial.number, trial.metrics);
-      return at ? [{ trial, ...at }] : [];
+      const x = this.across === BY_NUMBER ? trial.number : value(trial, this.across);
+      const y = value(trial, this.up);
+      // Where nothing but the number is known, only a trial that has ended has something missing.
+      const isBlank = (x === null || this.across === BY_NUMBER) && y === null && (x === null || trial.state === "running");
+      return isBlank ? [] : [{ trial, x, y }];
     });
   }
 
@@ -101,7 +132,7 @@ export class Tradeoff implements Part {
       const at = x(one.bound);
       const isRight = at > (box.left + box.right) / 2;
       root.append(svg("line", { class: one.kind, x1: at, x2: at, y1: box.top, y2: box.bottom }));
-      root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -4 : 4), y: box.bottom - 5, "text-anchor": isRight ? "end" : "start" }, one.label));
+      root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -4 : 4), y: box.top + 9, "text-anchor": isRight ? "end" : "start" }, one.label));
     }
     for (const one of bounds.y) {
       const at = y(one.bound);
@@ -110,16 +141,30 @@ export class Tradeoff implements Part {
     }
   }
 
-  private drawFront(root: SVGSVGElement, study: Study, dots: readonly Dot[], x: Scale, y: Scale): void {
+  // Parts the strips at the edges from the axes and says what they hold.
+  private drawRugs(root: SVGSVGElement, box: Box, lacksX: boolean, lacksY: boolean): void {
+    if (lacksX) {
+      const [at, middle] = [box.left + RUG, (box.top + box.bottom) / 2];
+      const turned = { class: "nbc-note", "text-anchor": "middle", transform: `translate(${at + 11} ${middle}) rotate(-90)` };
+      root.append(svg("line", { class: "nbc-rug", x1: at, x2: at, y1: box.top, y2: box.bottom }), svg("text", turned, `without ${cut(this.across ?? "", 24)}`));
+    }
+    if (lacksY) {
+      const at = box.bottom - RUG;
+      const words = { class: "nbc-note", x: box.right - 2, y: at - 4, "text-anchor": "end" };
+      root.append(svg("line", { class: "nbc-rug", x1: box.left, x2: box.right, y1: at, y2: at }), svg("text", words, `without ${cut(this.up ?? "", 24)}`));
+    }
+  }
+
+  private drawFront(root: SVGSVGElement, study: Study, places: readonly Place[]): void {
     const members = new Set(study.front);
-    const front = dots.filter((one) => members.has(one.trial.number));
+    const front = places.filter((one) => one.isFull && members.has(one.trial.number));
     const objectives = study.goal.objectives.map((one) => one.metric);
     const isPair = objectives.length > 1 && objectives.includes(this.up ?? "") && objectives.includes(this.across ?? "");
     if (isPair && front.length > 1) {
-      const points = [...front].sort((a, b) => a.x - b.x).map((one) => [x(one.x), y(one.y)] as const);
+      const points = [...front].sort((a, b) => a.x - b.x).map((one) => [one.x, one.y] as const);
       root.append(svg("path", { class: "nbc-front", d: line(points) }));
     }
-    front.forEach((one) => root.append(svg("circle", { class: "nbc-ring", cx: x(one.x), cy: y(one.y), r: 7 })));
+    front.forEach((one) => root.append(svg("circle", { class: "nbc-ring", cx: one.x, cy: one.y, r: 7 })));
   }
 
   private star(x: number, y: number): SVGElement {
@@ -131,20 +176,20 @@ export class Tradeoff implements Part {
     return svg("g", {}, svg("polygon", { class: "nbc-star", points: points.join(" ") }, svg("title", {}, "The original model (baseline)")));
   }
 
-  private drawDots(root: SVGSVGElement, dots: readonly Dot[], x: Scale, y: Scale): void {
-    for (const { trial, x: across, y: up } of dots) {
-      const mark = shape(trial.state, x(across), y(up), 4.2);
+  private drawDots(root: SVGSVGElement, places: readonly Place[]): void {
+    for (const { trial, x, y } of places) {
+      const mark = shape(trial.state, x, y, 4.2);
       mark.append(svg("title", {}, `Trial ${trial.number}, ${trial.state}: ${cut(metricsText(trial, Object.keys(trial.metrics)), 200)}`));
       mark.setAttribute("data-trial", String(trial.number));
       root.append(mark);
     }
-    const chosen = dots.find((one) => one.trial.number === this.selection.number);
+    const chosen = places.find((one) => one.trial.number === this.selection.number);
     if (chosen) {
-      root.append(svg("circle", { class: "nbc-chosen", cx: x(chosen.x), cy: y(chosen.y), r: 10 }));
+      root.append(svg("circle", { class: "nbc-chosen", cx: chosen.x, cy: chosen.y, r: 10 }));
     }
   }
 
-  private listen(root: SVGSVGElement, dots: readonly Dot[]): void {
+  private listen(root: SVGSVGElement, places: readonly Place[]): void {
     root.setAttribute("tabindex", "0");
     root.addEventListener("click", (event) => {
       const mark = (event.target as Element | null)?.closest("[data-trial]");
@@ -152,7 +197,7 @@ export class Tradeoff implements Part {
         this.selection.choose(Number(mark.getAttribute("data-trial")));
       }
     });
-    const order = [...dots].sort((a, b) => a.x - b.x || a.y - b.y).map((one) => one.trial.number);
+    const order = [...places].sort((a, b) => a.x - b.x || a.y - b.y).map((one) => one.trial.number);
     root.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (step) {
@@ -165,9 +210,13 @@ export class Tradeoff implements Part {
   }
 
   private describe(study: Study, dots: readonly Dot[]): string {
-    const [xs, ys] = [extent(dots.map((one) => one.x)), extent(dots.map((one) => one.y))];
+    const [xs, ys] = [extent(known(dots.map((one) => one.x))), extent(known(dots.map((one) => one.y)))];
     const range = (name: string | null, one: [number, number] | null) => (one ? `${name} from ${spell(one[0])} to ${spell(one[1])}` : name);
     const where = `${range(this.up, ys)} against ${this.across === BY_NUMBER ? "the trials" : range(this.across, xs)}`;
     return cut(`${dots.length} trials: ${where}; ${study.front.length} on the front. Arrow keys choose a trial.`, 400);
   }
+}
+
+function known(values: readonly (number | null)[]): number[] {
+  return values.filter((one): one is number => one !== null);
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { cut, duration, goalText, metricsText, spell, spellMetric } from "../src/format";
-import { extent, linear, logarithmic, niceStep } from "../src/scales";
+import { extent, linear, logarithmic, measured, niceStep } from "../src/scales";
 import { compare } from "../src/trials";
 import { sample } from "./samples";
 
@@ -32,7 +32,7 @@ test("the goal reads as a sentence", () => {
 });
 
 test("scales place the ends of a domain, ticks lie inside", () => {
-  const scale = linear([0, 10], [0, 100], 5, false);
+  const scale = linear([0, 10], [0, 100], { padded: false });
   assert.deepEqual([scale(0), scale(5), scale(10)], [0, 50, 100]);
   assert.deepEqual(scale.ticks.map((one) => one.label), ["0", "2", "4", "6", "8", "10"]);
   const logs = logarithmic([1e-4, 1e-1], [0, 300]);
@@ -41,6 +41,22 @@ test("scales place the ends of a domain, ticks lie inside", () => {
   assert.equal(niceStep(1, 5), 0.2);
   assert.deepEqual(extent([3, 1, NaN, 2]), [1, 3]);
   assert.equal(extent([]), null);
+});
+
+test("values that are wide apart get a logarithmic axis", () => {
+  const labels = (values: number[], straight = false) => measured(values, [0, 400], straight).ticks.map((one) => one.label);
+  assert.deepEqual(labels([2, 60, 500]), ["3", "10", "30", "100", "300"]);
+  assert.deepEqual(labels([2, 50]), ["2", "5", "10", "20", "50"]);
+  assert.deepEqual(labels([1e-9, 1]), ["1e-8", "1e-6", "1e-4", "0.01", "1"]);
+  assert.ok(labels([2, 60, 500], true).includes("200"), "straight where it is asked for");
+  assert.ok(labels([0, 500]).includes("200"), "zero has no logarithm");
+  assert.ok(labels([30, 500]).includes("200"), "not far apart");
+  const scale = measured([2, 500], [0, 400], false);
+  assert.ok(scale(2) > 0 && scale(500) < 400 && scale(2) < scale(20) && scale(20) < scale(500));
+});
+
+test("trials are counted in whole numbers", () => {
+  assert.deepEqual(linear([0, 1], [0, 100], { whole: true }).ticks.map((one) => one.label), ["0", "1"]);
 });
 
 test("a single value has a scale too", () => {

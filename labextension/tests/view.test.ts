@@ -42,11 +42,21 @@ test("hostile strings are text", () => {
 test("dots carry the state as shape and as text", () => {
   const { root } = drawn("digits");
   const marks = [...root.querySelectorAll("[aria-label='Trade-off'] [data-trial]")];
-  const complete = sample("digits").trials.filter((one) => one.state === "complete").length;
-  assert.equal(marks.length, complete);
-  assert.match(marks[0]?.querySelector("title")?.textContent ?? "", /^Trial \d+, complete: /);
+  const measured = sample("digits").trials.filter((one) => "kilobytes" in one.metrics || "accuracy" in one.metrics);
+  assert.deepEqual(marks.map((one) => Number(one.getAttribute("data-trial"))), measured.map((one) => one.number));
+  assert.match(marks[1]?.querySelector("title")?.textContent ?? "", /^Trial \d+, (complete|stopped|infeasible): /);
   assert.equal(root.querySelectorAll(".nbc-star").length, 1);
   assert.equal(root.querySelectorAll(".nbc-bound").length, 1);
+});
+
+test("a trial that lacks a metric stands at the edge", () => {
+  const { root } = drawn("digits");
+  const heights = (state: string) =>
+    [...root.querySelectorAll(`[aria-label='Trade-off'] [data-trial].nbc-${state}`)].map((one) => (one.getAttribute("d") ?? one.getAttribute("cy"))?.split("L")[0]?.split(" ")[1] ?? "");
+  const infeasible = heights("infeasible");
+  assert.equal(infeasible.length, sample("digits").trials.filter((one) => one.state === "infeasible").length);
+  assert.equal(new Set(infeasible).size, 1);
+  assert.match(root.querySelector("[aria-label='Trade-off'] svg")?.textContent ?? "", /without accuracy/);
 });
 
 test("the selection is shared", () => {

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from nbcompress.panels.text import cut, spell
@@ -34,6 +35,8 @@ STATES = {
     "running": (GREY, "P"),
 }
 LABEL = 36
+# Values further apart than this factor get a logarithmic axis, here and in the panel.
+WIDE = 20.0
 
 View = Mapping[str, Any]
 
@@ -99,8 +102,55 @@ def draw_tradeoff(ax: Axes, view: View) -> None:
         label = "front" if x_name else "best"
         ax.scatter(x, y, s=90, facecolors="none", edgecolors=VERMILION, linewidths=1.5, label=label)
     _draw_bounds(ax, view, x_name, y_name)
+    _stretch(ax, view, x_name, y_name)
     _name_axes(ax, x_name or "trial", y_name)
+    _draw_rug(ax, view, x_name, y_name)
     _legend(ax)
+
+
+def _stretch(ax: Axes, view: View, x_name: str | None, y_name: str) -> None:
+    """Make an axis logarithmic where its values are so far apart that most of them would lie in a corner.
+
+    An objective to maximize keeps its straight axis: its best values lie close together at the top.
+    """
+    gains = {one["metric"] for one in view["goal"]["objectives"] if one["direction"] == "maximize"}
+    baseline = (view["baseline"] or {}) if x_name else {}
+    for name, set_scale, axis in ((x_name, ax.set_xscale, ax.xaxis), (y_name, ax.set_yscale, ax.yaxis)):
+        values = [one["metrics"].get(name) for one in view["trials"]] + [baseline.get(name)]
+        values += [one["bound"] for one in view["goal"]["constraints"] if one["metric"] == name]
+        if name is not None and name not in gains and is_wide([one for one in values if one is not None]):
+            set_scale("log")
+            _number_ticks(axis)
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Say whether values need a logarithmic axis."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) > WIDE
+
+
+def _number_ticks(axis: Axis) -> None:
+    """Write the ticks of a logarithmic axis as plain numbers, where the page has them too: at 1, 3, 10, 30, ..."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: spell(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _draw_rug(ax: Axes, view: View, x_name: str | None, y_name: str) -> None:
+    """Draw trials that lack one of the two metrics at the edge of the axis that they know."""
+    known: dict[tuple[str, bool], list[float]] = {}
+    for one in view["trials"]:
+        x = one["number"] if x_name is None else one["metrics"].get(x_name)
+        y = one["metrics"].get(y_name)
+        if (x is None) != (y is None) and one["state"] != "running":
+            known.setdefault((one["state"], y is None), []).append(x if y is None else y)
+    for (state, lacks_y), values in known.items():
+        color, marker = STATES[state]
+        # The missing coordinate is the edge, counted in shares of the axis.
+        edge = [0.0] * len(values)
+        x, y = (values, edge) if lacks_y else (edge, values)
+        across = ax.get_xaxis_transform() if lacks_y else ax.get_yaxis_transform()
+        label = f"{state}, no {cut(y_name if lacks_y else x_name, LABEL)}"
+        ax.scatter(x, y, transform=across, color=color, marker=marker, s=32, linewidth=0.2, clip_on=False, label=label)
 
 
 def _draw_bounds(ax: Axes, view: View, x_name: str | None, y_name: str) -> None:
@@ -130,11 +180,16 @@ def draw_history(ax: Axes, view: View) -> None:
     ]
     if pairs:
         x, y = np.array(pairs, dtype=float).T
+        first = view["goal"]["objectives"][0]
+        if progress["label"] == f"best {first['metric']}" and first["direction"] == "minimize" and is_wide(list(y)):
+            ax.set_yscale("log")
+            _number_ticks(ax.yaxis)
         ax.step(x, y, where="post", color=BLUE, linewidth=1.8)
         sns.scatterplot(x=x, y=y, ax=ax, color=BLUE, s=14, linewidth=0)
     else:
         ax.text(0.5, 0.5, "no feasible trial yet", ha="center", va="center", transform=ax.transAxes)
     _name_axes(ax, "trial", progress["label"])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def draw_slice(above: Axes, below: Axes, one: Mapping[str, Any], is_log: bool) -> None:

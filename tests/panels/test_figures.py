@@ -1,0 +1,47 @@
+"""Figures of a study: axes that fit the values, and a mark for every trial that measured something."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib.figure import Figure
+from panel_studies import digits_study, single_study
+
+from nbcompress.panels.figures import draw_history, draw_tradeoff, is_wide, png
+from nbcompress.panels.view import study_view
+
+
+def test_a_heavy_baseline_does_not_squeeze_the_trials() -> None:
+    ax = Figure().subplots()
+    draw_tradeoff(ax, study_view(digits_study(), baseline={"accuracy": 0.98, "kilobytes": 500.0}))
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+    near = Figure().subplots()
+    draw_tradeoff(near, study_view(digits_study(), baseline={"accuracy": 0.98, "kilobytes": 90.0}))
+    assert near.get_xscale() == "linear"
+
+
+def test_what_is_maximized_keeps_its_straight_axis() -> None:
+    ax = Figure().subplots()
+    draw_tradeoff(ax, study_view(digits_study(), baseline={"accuracy": 0.01, "kilobytes": 90.0}))
+    assert ax.get_yscale() == "linear"
+
+
+def test_a_loss_that_falls_by_powers_of_ten_is_seen_to_fall() -> None:
+    ax = Figure().subplots()
+    draw_history(ax, study_view(single_study()))
+    assert ax.get_yscale() == "log"
+
+
+def test_trials_without_a_metric_stand_at_the_edge() -> None:
+    figure = Figure()
+    ax = figure.subplots()
+    draw_tradeoff(ax, study_view(digits_study()))
+    labels = ax.get_legend_handles_labels()[1]
+    assert {"infeasible, no accuracy", "stopped, no accuracy"} <= set(labels)
+    assert png(figure)
+
+
+@pytest.mark.parametrize(
+    ("values", "wide"), [([], False), ([0.0, 100.0], False), ([-1.0, 100.0], False), ([4.0, 81.0], True)]
+)
+def test_wide(values: list[float], wide: bool) -> None:
+    assert is_wide(values) is wide
