@@ -13,7 +13,7 @@ ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
 FRONT_SOURCES := $(shell find labextension/src -name "*.ts") labextension/package.json labextension/package-lock.json labextension/build.mjs
 
-.PHONY: demo test lab lint types python-tests front-tests browser-tests chromium clean
+.PHONY: demo test bench lab lint types python-tests front-tests browser-tests chromium clean
 
 demo: $(VENV)/installed
 	$(ENV) $(BIN)/python examples/run.py examples/quickstart.ipynb --output output
@@ -22,6 +22,11 @@ lab: $(VENV)/installed
 	$(ENV) $(BIN)/jupyter lab --notebook-dir=examples
 
 test: lint types python-tests front-tests browser-tests
+
+# Some hours for everything; `make bench BENCH=--smoke` shows within a minute that it runs.
+BENCH    ?=
+bench: $(VENV)-bench/installed
+	$(ENV) $(VENV)-bench/bin/python tests/benchmarks/search.py $(BENCH)
 
 lint: $(VENV)/installed-test
 	@echo "== lint"
@@ -82,6 +87,17 @@ $(VENV)/installed: $(VENV)/tools $(FRONT_SOURCES) hatch_build.py pyproject.toml 
 $(VENV)/installed-test: $(VENV)/installed
 	@echo "== installing what the tests need"
 	$(PIP) --group test
+	@touch $@
+
+# The peers of the benchmark stay out of our environment, but theirs sees ours. One that cannot be installed is
+# named in the report.
+$(VENV)-bench/installed: $(VENV)/installed tests/benchmarks/requirements.txt
+	@echo "== installing the peers of the benchmark"
+	$(BIN)/python -m venv $(VENV)-bench
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$($(VENV)-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	for peer in $$(grep -v '^#' tests/benchmarks/requirements.txt); do \
+	  $(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$peer" || true; done
 	@touch $@
 
 clean:
