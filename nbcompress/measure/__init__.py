@@ -6,6 +6,7 @@ from nbcompress.measure.comparison import Comparison, compare, compared
 from nbcompress.measure.footprint import Footprint, Footprints, LayerFootprint, footprint
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
 from nbcompress.measure.latency import Latency
+from nbcompress.measure.runtimes import latencies
 from nbcompress.measure.sensitivity import Sensitivity, SensitivityRow, sensitivity
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "compare",
     "compared",
     "footprint",
+    "latencies",
     "median_interval",
     "proportion_interval",
     "sensitivity",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from nbcompress.measure.footprint import Footprint, footprint, latency_text
+from nbcompress.measure.footprint import Footprint, Runtime, footprint, latency_text
 from nbcompress.measure.interval import Interval, median_interval
 from nbcompress.measure.latency import Latency
 from nbcompress.measure.table import count_text, ratio_text, size_text, text_table
@@ -92,6 +92,7 @@ def compare(
     data: object = None,
     threads: int = 1,
     repeats: int = 30,
+    runtime: Runtime = "torch",
 ) -> Comparison:
     """Measure two models side by side; the arguments are those of `footprint`.
 
@@ -99,7 +100,8 @@ def compare(
         MeasureError: A model cannot be copied or fails on the input, or an argument has another form.
         ArtifactError: A model holds what a file cannot.
     """
-    one, two = footprint({"before": before, "after": after}, example, data=data, threads=threads, repeats=repeats)
+    models = {"before": before, "after": after}
+    one, two = footprint(models, example, data=data, threads=threads, repeats=repeats, runtime=runtime)
     return compared(one, two)
 
 
@@ -121,7 +123,8 @@ def _times(before: int | None, after: int | None) -> str:
 
 
 def _how(latency: Latency) -> str:
-    return f"{latency.repeats} on {latency.threads} thread" + "s" * (latency.threads != 1)
+    where = " in ONNX Runtime" if latency.runtime == "onnx" else ""
+    return f"{latency.repeats} on {latency.threads} thread" + "s" * (latency.threads != 1) + where
 
 
 __all__ = ["Comparison", "compare", "compared"]

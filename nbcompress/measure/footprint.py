@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, overload
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import nn
@@ -15,8 +15,11 @@ from nbcompress.errors import MeasureError
 from nbcompress.measure.inputs import Inputs, inputs_of
 from nbcompress.measure.latency import Latency, measure_latency
 from nbcompress.measure.macs import MacCount, count_macs
+from nbcompress.measure.runtimes import in_onnx
 from nbcompress.measure.table import count_text, milliseconds_text, size_text, text_table
 from nbcompress.measure.undisturbed import measured_copy, random_state_kept
+
+Runtime = Literal["torch", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class LayerFootprint:
     macs: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Footprint:
     """What a model costs.
 
@@ -91,8 +94,11 @@ class Footprint:
         rows.append(["total", self.name, texts[0], texts[1], size_text(self.size_bytes), texts[3]])
         return "\n".join([text_table(header, rows), *_notes([self])])
 
+    def __repr__(self) -> str:
+        return f"<Footprint of {self.name}: {count_text(self.parameters)} parameters, {size_text(self.size_bytes)}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Footprints(Sequence[Footprint]):
     """Footprints of several models, measured in turn."""
 
@@ -125,10 +131,19 @@ class Footprints(Sequence[Footprint]):
         ]
         return "\n".join([text_table(["", *(one.name for one in self.models)], rows), *_notes(self.models)])
 
+    def __repr__(self) -> str:
+        return f"<Footprints of {', '.join(one.name for one in self.models)}>"
+
 
 @overload
 def footprint(
-    model: nn.Module, example: object = None, *, data: object = None, threads: int = 1, repeats: int = 30
+    model: nn.Module,
+    example: object = None,
+    *,
+    data: object = None,
+    threads: int = 1,
+    repeats: int = 30,
+    runtime: Runtime = "torch",
 ) -> Footprint: ...
 @overload
 def footprint(
@@ -138,6 +153,7 @@ def footprint(
     data: object = None,
     threads: int = 1,
     repeats: int = 30,
+    runtime: Runtime = "torch",
 ) -> Footprints: ...
 def footprint(
     model: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module],
@@ -146,6 +162,7 @@ def footprint(
     data: object = None,
     threads: int = 1,
     repeats: int = 30,
+    runtime: Runtime = "torch",
 ) -> Footprint | Footprints:
     """Measure what a model costs, or several models side by side.
 
@@ -156,13 +173,17 @@ def footprint(
         model: A module, a list of modules, or a dict of modules by the name to show.
         example: A tensor, a tuple of positional or a dict of keyword inputs, on the model's device.
         data: A `DataLoader`, a data set, or a pair of tensors.
-        threads: Threads that torch computes on while a call is timed.
+        threads: Threads that are computed on while a call is timed.
         repeats: Timed samples of each model; they alternate between models. 0 times nothing.
+        runtime: Where calls are timed: in `torch`, or in ONNX Runtime (`onnx`) after an export in memory.
 
     Raises:
         MeasureError: A model cannot be copied or fails on the input, or an argument has another form.
-        ArtifactError: The model holds what a file cannot.
+        ArtifactError: The model holds what a file cannot, or cannot be exported to ONNX.
+        MissingPart: ONNX Runtime is asked for and not installed.
     """
+    if runtime not in get_args(Runtime):
+        raise MeasureError(f"runtime must be torch or onnx, got {runtime!r}")
     named = _named(model)
     with random_state_kept():
         copies = [measured_copy(one) for one in named.values()]
@@ -171,12 +192,20 @@ def footprint(
         latencies: list[Latency | None] = [None] * len(copies)
         given = [one for one in inputs if one is not None]
         if given and repeats:
-            latencies = [*measure_latency(copies, given, threads=threads, repeats=repeats)]
+            latencies = [*_timed(copies, given, threads, repeats, runtime)]
     found = [
         _footprint(name, one, what, count, latency)
         for (name, one), what, count, latency in zip(named.items(), inputs, counts, latencies, strict=True)
     ]
     return found[0] if isinstance(model, nn.Module) else Footprints(tuple(found))
+
+
+def _timed(copies: list[nn.Module], given: list[Inputs], threads: int, repeats: int, runtime: Runtime) -> list[Latency]:
+    if runtime == "torch":
+        return measure_latency(copies, given, threads=threads, repeats=repeats)
+    pairs = [in_onnx(one, what, threads) for one, what in zip(copies, given, strict=True)]
+    found = measure_latency([one for one, _ in pairs], [what for _, what in pairs], threads=threads, repeats=repeats)
+    return [replace(one, runtime=runtime) for one in found]
 
 
 def _named(model: object) -> dict[str, nn.Module]:
@@ -248,7 +277,8 @@ def _notes(models: Sequence[Footprint]) -> list[str]:
     if latency is not None:
         threads = f"{latency.threads} thread" + "s" * (latency.threads != 1)
         figure = f"{latency_text(latency)} ms, the" if len(models) == 1 else "ms a call:"
-        notes.append(f"{figure} median of {latency.repeats} on {threads} with its 95 % interval")
+        where = " in ONNX Runtime" if latency.runtime == "onnx" else ""
+        notes.append(f"{figure} median of {latency.repeats} on {threads}{where} with its 95 % interval")
     missed = [f"not counted in {one.name}: {', '.join(one.uncounted)}" for one in models if one.uncounted]
     return [*notes, *missed]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Literal
 
 import torch
 from torch import nn
@@ -33,9 +34,10 @@ class Latency:
         median_ms: Milliseconds.
         low_ms: Lower end of the 95 % interval of the median.
         high_ms: Its upper end.
-        threads: Threads that torch computed on.
+        threads: Threads that it was computed on.
         repeats: Samples.
         samples_ms: Each sample, in order; the samples of models measured together alternate.
+        runtime: What computed: `torch`, or `onnx` for ONNX Runtime.
     """
 
     median_ms: float
@@ -44,6 +46,7 @@ class Latency:
     threads: int
     repeats: int
     samples_ms: tuple[float, ...] = field(default=(), repr=False)
+    runtime: Literal["torch", "onnx"] = "torch"
 
     @property
     def interval(self) -> Interval:

@@ -57,7 +57,7 @@ class SensitivityRow:
     error: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sensitivity:
     """What each layer bears.
 
@@ -96,6 +96,10 @@ class Sensitivity:
         lines += [f"{row.layer} at {row.level:g} failed: {row.error}" for row in self.rows if row.error]
         lines += [f"left out: {name}, {why}" for name, why in self.left_out.items()]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        layers = len({row.layer for row in self.rows})
+        return f"<Sensitivity of {layers} layers to {self.compressor}>"
 
 
 def sensitivity(

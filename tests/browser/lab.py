@@ -17,7 +17,8 @@ from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+SHOTS = Path(__file__).parent / "shots"
 
 # Chromium looks things up at its start and fetches components; none of that belongs in a test.
 QUIET = [
@@ -123,17 +124,23 @@ class Lab:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
 
     def run_all(self) -> None:
-        """Run all cells by the menu. A new server shows "idle" before it accepts that, so it may take several tries."""
+        """Run all cells by the menu, once the page and the server agree that the kernel is there.
+
+        The page shows "idle" before it has a session; Run All would then ask which kernel to start.
+        """
+        end = time.monotonic() + 60
+        while not self._has_idle_kernel():
+            assert time.monotonic() < end, "no kernel has started"
+            time.sleep(0.3)
         self.page.wait_for_selector(".jp-NotebookPanel-toolbar [data-status='idle']", timeout=60_000)
-        for _ in range(6):
-            self.page.get_by_role("menuitem", name="Run", exact=True).click()
-            self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-            try:
-                self.page.wait_for_function(f"() => {RUNNING}", timeout=5_000)
-            except PlaywrightTimeout:
-                continue
-            return
-        raise AssertionError("the cells do not start")
+        self.page.wait_for_timeout(2_000)
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        self.page.wait_for_function(f"() => {RUNNING}", timeout=30_000)
+
+    def _has_idle_kernel(self) -> bool:
+        with urlopen(f"{self.address}api/sessions?token=test", timeout=5) as answer:
+            return any(one["kernel"]["execution_state"] == "idle" for one in json.load(answer))
 
     def wait_for_end(self, seconds: float) -> None:
         """Wait until no cell runs or waits."""
@@ -150,8 +157,13 @@ class Lab:
 
 @contextmanager
 def lab(running: Browser, address: str, **options: Any) -> Iterator[Lab]:
+    """Open a page; what it showed when a test failed is kept as a picture."""
     context = running.new_context(viewport={"width": 1400, "height": 1100}, **options)
+    one = Lab(context.new_page(), address)
     try:
-        yield Lab(context.new_page(), address)
+        yield one
+    except Exception:
+        one.shot(SHOTS / "failed.png")
+        raise
     finally:
         context.close()

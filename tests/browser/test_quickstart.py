@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SHOTS = Path(__file__).parent / "shots"
 sys.path[:0] = [str(EXAMPLES), str(Path(__file__).parent)]
 
-from lab import Lab, browser, lab, server  # noqa: E402
+from lab import SHOTS, Lab, browser, lab, server  # noqa: E402
 from run import shortened  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -27,14 +25,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def page(folder: Path) -> Iterator[Lab]:
-    with browser() as running, server(folder) as address, lab(running, address) as one:
-        one.open("quickstart.ipynb")
-        yield one
+def test_the_panel_lives_and_the_saved_notebook_tells_all(folder: Path) -> None:
+    with browser() as running, server(folder) as address, lab(running, address) as page:
+        page.open("quickstart.ipynb")
+        watch_it_run(page)
+        look_at_it_without_a_kernel(page, folder)
 
 
-def test_the_panel_lives_and_the_saved_notebook_tells_all(page: Lab, folder: Path) -> None:
+def watch_it_run(page: Lab) -> None:
     page.run_all()
     stop = page.page.get_by_role("button", name="Stop", exact=True)
     stop.wait_for(timeout=120_000)
@@ -54,6 +52,8 @@ def test_the_panel_lives_and_the_saved_notebook_tells_all(page: Lab, folder: Pat
     page.shot(SHOTS / "finished.png")
     page.save()
 
+
+def look_at_it_without_a_kernel(page: Lab, folder: Path) -> None:
     saved = nbformat.read(folder / "quickstart.ipynb", as_version=4)
     nbformat.validate(saved)
     page.page.goto("about:blank")
