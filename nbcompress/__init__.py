@@ -25,7 +25,7 @@ _HOMES = {
     "factorize": "compress",
     "finetune": "compress",
     "prune": "compress",
-    "quantize": "compress",
+    "quantize": "artifact",
     "export": "artifact",
     "load": "artifact",
     "save": "artifact",

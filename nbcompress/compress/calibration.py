@@ -97,7 +97,7 @@ class _Histogram:
         if self.low == self.high:
             return ActivationRange(0.0, 0.0)
         width = (self.high - self.low) / _N_BINS
-        centres: NDArray[np.float64] = self.low + width * (np.arange(_N_BINS) + 0.5)
+        centres = self.low + width * (np.arange(_N_BINS, dtype=np.float64) + 0.5)
         sides = [(1.0,) if end == 0 else _SHARES for end in (self.low, self.high)]
         tried = [ActivationRange(self.low * below, self.high * above) for below in sides[0] for above in sides[1]]
         errors = [_squared_error(centres, self.counts, one) for one in tried]

@@ -8,7 +8,17 @@ from nbcompress.magics.compressing import add_common, compressor
 EXAMPLES = """\
   small = %quantize model --bits 8
   small = %quantize model --bits 4 --granularity group:32
+  small = %quantize model --bits auto --budget 60kB --data train
   small = %quantize model --bits 2 --data train --finetune 5 --evaluate accuracy"""
+
+
+def _bits(text: str) -> float | str:
+    return text if text == "auto" else number_or_expression(text)
+
+
+def _budget(text: str) -> str:
+    """A length such as 60kB, or an expression for one."""
+    return text if text[:1].isdigit() or text[:1] == "." else expression(text)
 
 
 def _parser() -> MagicParser:
@@ -20,7 +30,8 @@ def _parser() -> MagicParser:
     )
     add = parser.add_argument
     add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
-    add("--bits", type=number_or_expression, metavar="B", help="bits a weight, 1 to 8 (8)")
+    add("--bits", type=_bits, metavar="B", help="bits a weight, 1 to 8, or auto with --budget (8)")
+    add("--budget", type=_budget, metavar="SIZE", help="length of the file for --bits auto, such as 60kB or 1.5MB")
     add("--scheme", type=OneOf(["symmetric", "affine"]), help="symmetric, affine (symmetric)")
     add("--granularity", metavar="G", help="a scale per channel, tensor, or group:N of weights (channel)")
     kinds = ["none", "dynamic", "static"]
@@ -30,4 +41,4 @@ def _parser() -> MagicParser:
     return parser
 
 
-QUANTIZE = compressor("quantize", _parser, own=("bits", "scheme", "granularity", "activations", "rest"))
+QUANTIZE = compressor("quantize", _parser, own=("bits", "budget", "scheme", "granularity", "activations", "rest"))

@@ -139,4 +139,5 @@ def test_functions_and_not_modules() -> None:
 
     for name in ("prune", "quantize", "cluster", "factorize", "distill", "finetune"):
         assert callable(getattr(compress, name)), name
-        assert getattr(nc, name) is getattr(compress, name)
+        # The one that also knows the length of the file lives a floor higher.
+        assert (getattr(nc, name) is getattr(compress, name)) == (name != "quantize")

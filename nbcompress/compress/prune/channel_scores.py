@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nbcompress.compress.coupling import Group
+from nbcompress.compress.gradients import check_gradients, each_gradient
 from nbcompress.compress.prune.information import equal_frequency_bins, mutual_information
-from nbcompress.compress.prune.scores import check_gradients, each_gradient
 from nbcompress.compress.prune.unit_activations import NO_ACTIVATION, unit_activations
 from nbcompress.errors import DataError
 
@@ -70,7 +70,7 @@ def taylor_scores(model: nn.Module, groups: Sequence[Group], data: object, seed:
             for name, gradient in zip(names, gradients, strict=True)
             if gradient is not None
         }
-        check_gradients(list(slopes.values()))
+        check_gradients(list(slopes.values()), "criterion='gradient'")
         for total, group in zip(totals, groups, strict=True):
             change = np.zeros(len(group.units))
             for place in group.places:
