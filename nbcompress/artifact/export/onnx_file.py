@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from nbcompress._version import __version__
 from nbcompress.artifact.export.agreement import FLOAT_TOLERANCE, INTEGER_TOLERANCE, agreement, check
 from nbcompress.artifact.export.example import Example, counted
 from nbcompress.artifact.export.integers import IntegerWeight, integer_weights
@@ -174,8 +175,11 @@ def _serialized(graph: ir.Model) -> bytes:
     n_weights = sum(one.const_value.nbytes for one in graph.graph.initializers.values() if one.const_value is not None)
     if n_weights > _MOST_BYTES:
         raise ArtifactError(f"one ONNX file holds up to 2 GB, but the model's weights take {n_weights / 1e9:.1f} GB")
-    graph.producer_name = "nbcompress"
-    written: bytes = ir.to_proto(graph).SerializeToString()
+    graph.producer_name, graph.producer_version = "nbcompress", __version__
+    proto = ir.to_proto(graph)
+    # Shapes that are noted here trip other tools once they change the graph, and each constant says its own.
+    del proto.graph.value_info[:]
+    written: bytes = proto.SerializeToString()
     return written
 
 
