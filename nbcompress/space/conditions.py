@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from nbcompress.errors import ParameterError, SpaceError
 from nbcompress.space.values import Point, Value, as_value, is_same, shown
-
-if TYPE_CHECKING:
-    from nbcompress.space.parameters import Choice
 
 # A condition over more combinations is refused: to try them all would take longer than a person wants to wait.
 MAX_COMBINATIONS = 10_000
@@ -136,7 +133,14 @@ def closure(names: Iterable[str], conditions: Mapping[str, Condition]) -> set[st
     return found
 
 
-def assignments(choices: Mapping[str, Choice], conditions: Mapping[str, Condition]) -> Iterator[Point]:
+class Finite(Protocol):
+    """A parameter that can be walked through, such as a `Choice`."""
+
+    def values(self) -> tuple[Value, ...]:
+        """Return every value, in order."""
+
+
+def assignments(choices: Mapping[str, Finite], conditions: Mapping[str, Condition]) -> Iterator[Point]:
     """Walk through all assignments of a closed set of choices, which come parents first.
 
     Raises:
@@ -160,7 +164,7 @@ def assignments(choices: Mapping[str, Choice], conditions: Mapping[str, Conditio
 
 
 def simplest(
-    is_active: Callable[[Point], bool], choices: Mapping[str, Choice], conditions: Mapping[str, Condition]
+    is_active: Callable[[Point], bool], choices: Mapping[str, Finite], conditions: Mapping[str, Condition]
 ) -> Condition | None:
     """Return the condition that says the same as `is_active` with the fewest parents, or None if it always holds.
 
