@@ -5,54 +5,25 @@ Public names load on first use, so that `import nbcompress` and `%load_ext nbcom
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nbcompress._version import __version__
-
-# Where each public name lives. The import happens when the name is first asked for.
-_HOMES = {
-    "Choice": "space",
-    "Float": "space",
-    "Int": "space",
-    "Space": "space",
-    "Study": "study",
-    "Trial": "study",
-    "NbcompressError": "errors",
-    "Optimizer": "optimize",
-    "cluster": "compress",
-    "distill": "compress",
-    "factorize": "compress",
-    "finetune": "compress",
-    "prune": "compress",
-    "quantize": "artifact",
-    "export": "artifact",
-    "load": "artifact",
-    "save": "artifact",
-    "size_bytes": "artifact",
-    "footprint": "measure",
-    "sensitivity": "measure",
-    "keep": "run",
-    "maximize": "run",
-    "report": "run",
-    "search": "run",
-}
+from nbcompress.public import HOMES, public
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module 'nbcompress' has no attribute {name!r}")
-    home = import_module(f"nbcompress.{_HOMES[name]}")
-    value = getattr(home, name)
+    value = public(name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *HOMES])
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
@@ -73,4 +44,4 @@ def _jupyter_labextension_paths() -> list[dict[str, str]]:
     return [{"src": "labextension", "dest": "nbcompress"}]
 
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *HOMES]

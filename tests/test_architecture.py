@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "nbcompress"
 FLOORS = ["space", "study", "optimize", "compress", "artifact", "measure", "run", "cell", "panels", "magics"]
-GROUND = {"errors", "_version"}
+GROUND = {"errors", "public", "_version"}
 
 # Who alone may import what. A name stands for the package and everything in it.
 ONLY_ON = {
@@ -110,6 +110,11 @@ def test_no_cycle_between_modules() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+@pytest.mark.parametrize("name", sorted(GROUND))
+def test_the_ground_stands_alone(name: str) -> None:
+    assert [target for target in imports_of(Path(f"{name}.py")) if target.startswith("nbcompress")] == []
 
 
 def test_there_is_no_utils() -> None:

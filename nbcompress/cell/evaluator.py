@@ -8,12 +8,12 @@ from typing import Any
 
 import cloudpickle
 
-import nbcompress
 from nbcompress.cell.body import CHECK_NAME, POINT_NAME, CellBody
 from nbcompress.cell.isolation import plain_functions, trial_globals
 from nbcompress.cell.namespace import running_in
 from nbcompress.cell.reads import missing_names, reached_names
 from nbcompress.cell.watch import ModuleWatch
+from nbcompress.public import HOMES, public
 from nbcompress.run import Assignment, Outcome, TrialContext, TrialEnded, run_trial
 from nbcompress.run.metrics import number_of
 from nbcompress.run.transport import pack
@@ -49,7 +49,7 @@ class CellEvaluator:
 
     def __call__(self, assignment: Assignment) -> Outcome:
         names = trial_globals(self._namespace, self._names, self._functions)
-        names.update({name: getattr(nbcompress, name) for name in self._library})
+        names.update({name: public(name) for name in self._library})
         for name in self._body.hidden:
             names.pop(name, None)
 
@@ -109,7 +109,7 @@ class CellEvaluator:
 
 def _library_names(code: Any, namespace: Mapping[str, Any]) -> frozenset[str]:
     """Return our public names that the body reads and the notebook does not define: a name of the user wins."""
-    return missing_names(code, namespace) & frozenset(nbcompress.__all__)
+    return missing_names(code, namespace) & frozenset(HOMES)
 
 
 def _keep_what_is_known(context: TrialContext, metrics: Mapping[str, Any]) -> None:

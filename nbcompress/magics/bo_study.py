@@ -81,7 +81,7 @@ def known_of(study: Study) -> dict[str, Any]:
         n_objectives, n_constraints = len(study.goal.objectives), len(study.goal.constraints)
         proposes = proposer(space=study.space, n_objectives=n_objectives, n_constraints=n_constraints, **chosen)
     found = expectations_of(proposes, study)
-    return {"baseline": record.get("baseline"), "slices": found.slices, "importance": found.importance}
+    return {"baseline": record.get("baseline"), **found.fields}
 
 
 def _listed(studies: tuple[StudySummary, ...]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from IPython.core.error import UsageError
 from nbcompress.magics.arguments import Expression, MagicParser, as_keywords, expression, name, number_or_expression
 from nbcompress.magics.base import Bundle, LineMagic, Shown
 from nbcompress.magics.scope import Scope
+from nbcompress.public import public
 
 # Options that go to the compressor under their own names.
 COMMON = ("layers", "data", "finetune", "lr", "seed")
@@ -47,11 +48,9 @@ def compressor(function: str, build_parser: Callable[[], MagicParser], own: Sequ
     """
 
     def call(arguments: argparse.Namespace, scope: Scope) -> Shown:
-        import nbcompress
-
         model = model_of(arguments.model, scope)
         keywords = scope.values(as_keywords(arguments, [*own, *COMMON]))
-        small = getattr(nbcompress, function)(model, **keywords)
+        small = public(function)(model, **keywords)
         if scope.in_trial:
             return Shown(small)
         return Shown(small, before_and_after(f"%{function}", arguments, scope, model, small))

@@ -36,7 +36,7 @@ def _parser() -> MagicParser:
 
 
 def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
-    import nbcompress
+    from nbcompress.compress import distill
 
     teacher, student = model_of(arguments.teacher, scope), model_of(arguments.student, scope)
     keywords = scope.values(as_keywords(arguments, ("epochs", "temperature", "alpha", "lr", "seed")))
@@ -44,10 +44,10 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
         raise UsageError("--data is needed: a DataLoader, a data set, or a pair of tensors.")
     data = scope.evaluate(arguments.data)
     if not arguments.control:
-        trained = nbcompress.distill(teacher, student, data, **keywords)
+        trained = distill(teacher, student, data, **keywords)
         models = {str(arguments.teacher): teacher, "distilled": trained}
     else:
-        both = nbcompress.distill(teacher, student, data, control=True, **keywords)
+        both = distill(teacher, student, data, control=True, **keywords)
         trained = both.student
         models = {str(arguments.teacher): teacher, "distilled": trained, "without teacher": both.control}
     if scope.in_trial:

@@ -19,8 +19,9 @@ def _parser() -> MagicParser:
     add = parser.add_argument
     add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
     add("--rank", type=number_or_expression, metavar="R", help="share of the full rank that is kept (0.25)")
+    add("--energy", type=number_or_expression, metavar="E", help="or the share of squared weights that is kept")
     add_common(parser)
     return parser
 
 
-FACTORIZE = compressor("factorize", _parser, own=("rank",))
+FACTORIZE = compressor("factorize", _parser, own=("rank", "energy"))

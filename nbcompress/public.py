@@ -1,0 +1,42 @@
+"""The public names and where they live, so that each loads on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+HOMES = {
+    "Choice": "space",
+    "Float": "space",
+    "Int": "space",
+    "NbcompressError": "errors",
+    "Optimizer": "optimize",
+    "Space": "space",
+    "Study": "study",
+    "Trial": "study",
+    "cluster": "compress",
+    "distill": "compress",
+    "export": "artifact",
+    "factorize": "compress",
+    "finetune": "compress",
+    "footprint": "measure",
+    "keep": "run",
+    "load": "artifact",
+    "maximize": "run",
+    "prune": "compress",
+    "quantize": "artifact",
+    "report": "run",
+    "save": "artifact",
+    "search": "run",
+    "sensitivity": "measure",
+    "size_bytes": "artifact",
+}
+
+
+def public(name: str) -> Any:
+    """Load and return a public name.
+
+    Raises:
+        KeyError: There is no such name.
+    """
+    return getattr(import_module(f"nbcompress.{HOMES[name]}"), name)
