@@ -178,6 +178,7 @@ COMPRESSORS: dict[str, Callable[..., nn.Module]] = {
     "prune+cluster": pruned_then(cluster, clusters=4),
     "cluster+quantize": clustered_then_quantized,
     "factorize": partial(factorize, rank=0.4),
+    "factorize-energy": partial(factorize, energy=0.5),
 }
 
 # Bare weights have no layer whose inputs could be seen, and no rows that divide by 4; nor has the only linear layer of

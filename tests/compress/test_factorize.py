@@ -137,6 +137,41 @@ def test_rank_refused(rank: object) -> None:
         factorize(nn.Sequential(nn.Linear(2, 2)), rank)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("energy", "rank"), [(0.6, 1), (0.7, 2), (0.95, 2), (0.97, 3), (1 - 1e-9, 3)])
+def test_rank_by_energy(energy: float, rank: int) -> None:
+    """Singular values 8, 5, 2 and zeros: squares 64, 25, 4 of 93 are .688, .957 and 1."""
+    model = nn.Sequential(nn.Linear(20, 10))
+    torch.manual_seed(0)
+    left, right = torch.linalg.qr(torch.randn(10, 3))[0], torch.linalg.qr(torch.randn(20, 3))[0]
+    with torch.no_grad():
+        model[0].weight.copy_(left @ torch.diag(torch.tensor([8.0, 5.0, 2.0])) @ right.T)
+    small = factorize(model, energy=energy)
+    assert record_of(small).surgery[0].attributes == {"rank": rank}
+    lost = (small[0].weight - model[0].weight).detach().square().sum() / model[0].weight.detach().square().sum()
+    assert float(lost) <= 1 - energy + 1e-6
+
+
+def test_energy_of_every_layer() -> None:
+    model = ZOO["perceptron"]().model
+    assert record_of(factorize(model, energy=1.0)).surgery == ()
+    ranks = [one.attributes["rank"] for one in record_of(factorize(model, energy=0.3)).surgery]
+    assert len(ranks) == 3
+    with torch.no_grad():
+        model[2].weight.zero_()
+    assert record_of(factorize(model, energy=1.0)).surgery[0].attributes == {"rank": 1}
+
+
+@pytest.mark.parametrize("energy", [0, -0.5, 1.5, True, "most", float("nan")])
+def test_energy_refused(energy: object) -> None:
+    with pytest.raises(CompressionError, match="energy must be a number above 0 to 1, got"):
+        factorize(nn.Sequential(nn.Linear(2, 2)), energy=energy)  # type: ignore[arg-type]
+
+
+def test_rank_or_energy() -> None:
+    with pytest.raises(CompressionError, match=r"both say how much is kept: pass one, got 0.5 and 0.9"):
+        factorize(nn.Sequential(nn.Linear(2, 2)), 0.5, energy=0.9)
+
+
 def test_a_single_layer_cannot_be_replaced_in_itself() -> None:
     with pytest.raises(CompressionError, match=r"the model is a single layer, .* put it into a Sequential"):
         factorize(nn.Linear(10, 10), 0.1)

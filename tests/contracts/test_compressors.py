@@ -174,7 +174,7 @@ def test_tied_weights_stay_tied() -> None:
     for name, compress in COMPRESSORS.items():
         small = compress(ZOO["tied"]().model)
         assert small.head.weight is small.embedding.weight, name
-        if name != "factorize":
+        if not name.startswith("factorize"):
             assert set(record_of(small).tensors) == {"embedding.weight", "body.weight"}, name
 
 

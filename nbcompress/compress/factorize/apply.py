@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nbcompress.compress.factorize.low_rank import LowRank, fill_low_rank_, low_rank_like, why_not
 from nbcompress.compress.layers import Patterns, Target
@@ -16,8 +18,9 @@ from nbcompress.errors import CompressionError
 
 def factorize(
     model: nn.Module,
-    rank: float = 0.25,
+    rank: float | None = None,
     *,
+    energy: float | None = None,
     layers: Patterns = None,
     data: object = None,
     finetune: int = 0,
@@ -28,7 +31,9 @@ def factorize(
 
     Args:
         model: Any module; it stays as it is.
-        rank: Share of the full rank that is kept, above 0 to 1; at least rank 1.
+        rank: Share of the full rank that is kept, above 0 to 1; at least rank 1. The default is 0.25.
+        energy: Instead of `rank`: every layer keeps the fewest singular values whose squares sum to this share of all
+            squares, above 0 to 1, so the squared error of its weight is at most the share `1 - energy`.
         layers: Shell patterns on dotted module names.
         data: For fine-tuning.
         finetune: Epochs of training afterwards.
@@ -49,16 +54,39 @@ def factorize(
     References:
         Denton et al. (2014), "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation".
     """
-    share = check_number("rank", rank, 0, 1, is_open_low=True)
+    if rank is not None and energy is not None:
+        raise CompressionError(f"rank= and energy= both say how much is kept: pass one, got {rank!r} and {energy!r}")
+    amount = Amount(
+        check_number("rank", 0.25 if rank is None else rank, 0, 1, is_open_low=True),
+        None if energy is None else check_number("energy", energy, 0, 1, is_open_low=True),
+    )
     work = Workpiece(model, layers, Tuning(data, finetune, lr, seed))
     for target in work.targets:
-        reason = _replace_(work, target, share)
+        reason = _replace_(work, target, amount)
         if reason is not None:
             work.leave_out({target.name: reason})
     return work.finished()
 
 
-def _replace_(work: Workpiece, target: Target, share: float) -> str | None:
+@dataclass(frozen=True)
+class Amount:
+    """How much is kept: a share of the rank, or if `energy` is given a share of the squares."""
+
+    share: float
+    energy: float | None
+
+    def rank_of(self, weight: Tensor) -> int:
+        """The rank that a weight of shape `(out, ...)` keeps, at least 1."""
+        matrix = weight.detach().flatten(1)
+        if self.energy is None:
+            return max(1, round(self.share * min(matrix.shape)))
+        values = torch.linalg.svdvals(matrix.to(torch.promote_types(matrix.dtype, torch.float32)))
+        kept = values.double().square().cumsum(0)
+        # A hair of room, since all of the energy shall be reached in spite of rounding.
+        return min(int((kept < self.energy * kept[-1] * (1 - 1e-12)).sum()) + 1, len(values))
+
+
+def _replace_(work: Workpiece, target: Target, amount: Amount) -> str | None:
     """Factorize the layer of `target`, or return why not."""
     path, _, last = target.name.rpartition(".")
     module = work.model.get_submodule(path)
@@ -75,7 +103,7 @@ def _replace_(work: Workpiece, target: Target, share: float) -> str | None:
     if len(target.names) > 1:
         return f"it is shared with {target.names[1]}"
     n_out, n_in = target.parameter.shape[0], prod(target.parameter.shape[1:])
-    rank = max(1, round(share * min(n_out, n_in)))
+    rank = amount.rank_of(target.parameter)
     if rank * (n_out + n_in) >= n_out * n_in:
         return f"rank {rank} would not save parameters"
     pair = low_rank_like(module, rank)
