@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -75,10 +75,18 @@ class Trainer:
         model: Changed in place.
         plan: How to train.
         latents: Where the leaves of rounded parameters begin, by name.
+        learned_along: Parameters outside the model that the loss depends on.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, latents: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        latents: Mapping[str, Tensor],
+        learned_along: Sequence[nn.Parameter] = (),
+    ) -> None:
         self.model = model
+        self._learned_along = list(learned_along)
         record = record_of(model)
         self._is_half = record.rest == "float16"
         self._held: dict[str, Free | Latent | Shared] = {}
@@ -91,11 +99,13 @@ class Trainer:
             )
         if not self._held:
             raise CompressionError("nothing can be trained: no parameter of the model requires a gradient")
-        self._optimizer = plan.make_optimizer([one.leaf for one in self._held.values()])
+        self._optimizer = plan.make_optimizer([*(one.leaf for one in self._held.values()), *self._learned_along])
 
     def step(self, loss: Tensor) -> None:
         """One step down the gradient of `loss`, back to values that keep the promises."""
         self.model.zero_grad(set_to_none=True)
+        for parameter in self._learned_along:
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         for one in self._held.values():
             one.take_gradient()
@@ -144,6 +154,7 @@ def train_(
     *,
     batch_loss: BatchLoss | None = None,
     latents: Mapping[str, Tensor] | None = None,
+    learned_along: Sequence[nn.Parameter] = (),
     before_epoch: BeforeEpoch | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> None:
@@ -155,6 +166,7 @@ def train_(
         plan: How to train.
         batch_loss: From the model and a batch to the loss; `default_loss` of what the model returns otherwise.
         latents: Values before rounding, by parameter name, at which training starts.
+        learned_along: Parameters outside the model that the loss depends on.
         before_epoch: Called with the epoch, counted from 1, and the trainer.
         on_epoch: Called with the epoch, counted from 1, and its mean loss, in the mode the model came in.
 
@@ -164,7 +176,7 @@ def train_(
     """
     batches = Batches(data, plan.batch_size)
     loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
-    trainer = Trainer(model, plan, latents or {})
+    trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
     with seeded(plan.seed, *batches.generators), torch.enable_grad(), _settled(trainer, mode):
         for epoch in range(1, plan.epochs + 1):

@@ -29,6 +29,7 @@ def _parser() -> MagicParser:
     add("--epochs", type=number_or_expression, metavar="N", help="passes over the data (10)")
     add("--temperature", type=number_or_expression, metavar="T", help="softens the outputs (4)")
     add("--alpha", type=number_or_expression, metavar="A", help="weight of the teacher, 0 to 1 (0.9)")
+    add("--match", action="append", metavar="LAYER:LAYER", help="also learn features, teacher:student; repeatable")
     add("--control", action="store_true", help="also train the same student without the teacher, for comparison")
     add_common(parser, without=("layers", "finetune", "example"))
     parser.add_argument("--example", type=expression, metavar="X", help="an input of the model, for the card's latency")
@@ -39,7 +40,7 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
     from nbcompress.compress import distill
 
     teacher, student = model_of(arguments.teacher, scope), model_of(arguments.student, scope)
-    keywords = scope.values(as_keywords(arguments, ("epochs", "temperature", "alpha", "lr", "seed")))
+    keywords = scope.values(as_keywords(arguments, ("epochs", "temperature", "alpha", "match", "lr", "seed")))
     if arguments.data is None:
         raise UsageError("--data is needed: a DataLoader, a data set, or a pair of tensors.")
     data = scope.evaluate(arguments.data)

@@ -8,7 +8,8 @@ from torch import nn
 
 from nbcompress.compress import Distillation, distill, finetune, prune, quantize
 from nbcompress.compress.distill.apply import soft_loss
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.compress.distill.matching import Match
+from nbcompress.errors import CompressionError, DataError, LayerNotFound
 
 
 def small() -> nn.Module:
@@ -95,13 +96,87 @@ def test_shapes_are_compared_before_training() -> None:
         distill(animal.model, perceptron(), (animal.data[0], animal.data[1] + 1))
 
 
+def test_feature_loss_by_hand() -> None:
+    """Features 1, 2 against 3, 0: squares of differences 4 and 4, over 9 and 0: 4 / 4.5."""
+    teacher, student = nn.Sequential(nn.Identity()), nn.Sequential(nn.Identity())
+    match = Match("0:0", teacher, student)
+    with match.listening():
+        teacher(torch.tensor([[3.0, 0.0]]))
+        student(torch.tensor([[1.0, 2.0]]))
+        match.prepare(0)
+        assert match.parameters == []
+        assert float(match.loss()) == pytest.approx(4 / 4.5)
+    assert not teacher[0]._forward_hooks
+
+
+def test_features_come_nearer() -> None:
+    """A layer of the same width and one of another; the last one needs a map that is learned along."""
+    animal = ZOO["perceptron"]()
+    wide = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3))
+    for match in ("1:1", "3:3", ["1:1", "3:3"]):
+        options = {"epochs": 30, "lr": 0.01, "alpha": 0.5}
+        plain = distill(animal.model, wide, animal.data, **options)  # type: ignore[call-overload]
+        matched = distill(animal.model, wide, animal.data, match=match, **options)  # type: ignore[call-overload]
+        again = distill(animal.model, wide, animal.data, match=match, **options)  # type: ignore[call-overload]
+        assert same(state(matched), state(again))
+        assert not same(state(matched), state(plain))
+        assert state(matched)[0].shape == state(plain)[0].shape
+        if match == "1:1":
+            with torch.no_grad():
+                told, near, far = (one[:2](animal.example) for one in (animal.model, matched, plain))
+            assert float((near - told).square().mean()) < 0.5 * float((far - told).square().mean())
+        assert not any(one._forward_hooks for model in (animal.model, wide, matched) for one in model.modules())
+
+
+def test_features_of_maps_and_sequences() -> None:
+    """Channels are mapped where maps have other dimensions alike; a recurrent layer gives its outputs first."""
+    animal = ZOO["convolutional"]()
+    thin = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
+    assert distill(animal.model, thin, animal.data, epochs=1, match="0:0") is not None
+    recurrent = ZOO["recurrent"]()
+    assert distill(recurrent.model, recurrent.model, recurrent.data, epochs=1, match="gru:gru") is not None
+
+
+def test_no_features_at_alpha_zero() -> None:
+    animal = ZOO["perceptron"]()
+    pair = distill(animal.model, small(), animal.data, epochs=2, alpha=0.0, control=True, match="3:1")
+    assert same(state(pair.student), state(pair.control))
+
+
+def test_a_compressed_student_with_features() -> None:
+    animal = ZOO["bfloat16"]()
+    student = quantize(prune(animal.model, 0.7), 3)
+    assert_promises(distill(animal.model, student, animal.data, epochs=2, lr=0.01, match="1:1"))
+
+
+def test_layers_that_there_are_not() -> None:
+    animal = ZOO["attention"]()
+    with pytest.raises(LayerNotFound, match=r"match='haed:head': the teacher has no layer 'haed'. Did you mean 'head'"):
+        distill(animal.model, animal.model, animal.data, match="haed:head")
+    with pytest.raises(LayerNotFound, match=r"match='head:nrm': the student has no layer 'nrm'. Did you mean 'norm'"):
+        distill(animal.model, animal.model, animal.data, match="head:nrm")
+    text = "match='attention.out_proj:head' needs layers that run, but the teacher does not call its layer"
+    with pytest.raises(DataError, match=text):
+        distill(animal.model, animal.model, animal.data, match="attention.out_proj:head")
+
+
+def test_features_of_other_shapes() -> None:
+    animal = ZOO["convolutional"]()
+    text = r"differ in width alone, got \(40, 8, 8, 8\) of the teacher and \(40, 12, 6, 6\) of the student"
+    with pytest.raises(DataError, match=text):
+        distill(animal.model, animal.model, animal.data, match="0:4")
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({"temperature": 0}, "temperature must be a number above 0, got 0"),
         ({"alpha": 1.5}, "alpha must be a number from 0 to 1, got 1.5"),
         ({"epochs": -1}, "epochs must be a whole number from 0, got -1"),
-        ({"match": "0:0"}, r"match='0:0' \(features of layers\) is not built yet: leave it out"),
+        ({"match": "0"}, "match must be TEACHER_LAYER:STUDENT_LAYER, such as 'layer3:layer2', got '0'"),
+        ({"match": "0:1:2"}, "match must be TEACHER_LAYER:STUDENT_LAYER"),
+        ({"match": ":0"}, "match must be TEACHER_LAYER:STUDENT_LAYER"),
+        ({"match": 3}, "match must be TEACHER_LAYER:STUDENT_LAYER, such as 'layer3:layer2', got 3"),
     ],
 )
 def test_options_refused(options: dict[str, object], text: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nbcompress.compress.data import Batch, Batches, output_of
+from nbcompress.compress.distill.matching import matches_of
 from nbcompress.compress.layers import check_model, copied
 from nbcompress.compress.losses import class_scores, default_loss
+from nbcompress.compress.observing import evaluating
 from nbcompress.compress.options import check_number
 from nbcompress.compress.seeding import seeded
 from nbcompress.compress.training import Plan, train_
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def distill(
     batch_size: int = 64,
     seed: int = 0,
     control: Literal[False] = False,
-    match: str | None = None,
+    match: str | Iterable[str] | None = None,
 ) -> nn.Module: ...
 
 
@@ -62,7 +64,7 @@ def distill(
     seed: int = 0,
     *,
     control: Literal[True],
-    match: str | None = None,
+    match: str | Iterable[str] | None = None,
 ) -> Distillation: ...
 
 
@@ -77,12 +79,12 @@ def distill(
     batch_size: int = 64,
     seed: int = 0,
     control: bool = False,
-    match: str | None = None,
+    match: str | Iterable[str] | None = None,
 ) -> nn.Module | Distillation:
     """Return a copy of `student`, trained to say what `teacher` says.
 
     The loss is `alpha * T^2 * KL(teacher / T, student / T) + (1 - alpha) * cross-entropy`; for float targets both
-    parts are mean squared errors.
+    parts are mean squared errors. With `match`, `alpha` times the distance of features is added.
 
     Args:
         teacher: Stays as it is; runs in evaluation mode without gradients.
@@ -95,37 +97,46 @@ def distill(
         batch_size: Of data that is not in batches yet.
         seed: Equal seeds give equal students.
         control: Train a second copy without the teacher, for comparison.
-        match: Not built yet.
+        match: Features to learn, `TEACHER_LAYER:STUDENT_LAYER` by dotted module names, or several such pairs: the mean
+            squared error of what the two layers give, relative to the teacher's mean square. Where they differ in one
+            dimension, such as the number of channels, a linear map from the student's features is learned along.
 
     Returns:
         The trained copy, or a `Distillation` of both copies if `control`.
 
     Raises:
         CompressionError: An option makes no sense, or the loss stops being finite.
-        DataError: The data does not fit, or teacher and student give outputs of different shapes.
+        LayerNotFound: `match` names a layer that there is not.
+        DataError: The data does not fit, or teacher and student give outputs or features of different shapes.
 
     References:
         Hinton, Vinyals and Dean (2015), "Distilling the Knowledge in a Neural Network", section 2.
+        Romero et al. (2015), "FitNets: Hints for Thin Deep Nets", equation 3.
     """
     check_number("temperature", temperature, 0, float("inf"), is_open_low=True)
     check_number("alpha", alpha, 0, 1)
-    if match is not None:
-        raise CompressionError(f"match={match!r} (features of layers) is not built yet: leave it out")
     plan = Plan(epochs, lr, batch_size=batch_size, seed=seed)
     check_model(teacher)
     check_model(student)
     trained = copied(student)
-    with _listening(teacher):
+    matches = matches_of(match, teacher, trained)
+    with evaluating(teacher), ExitStack() as hooks:
+        for one in matches:
+            hooks.enter_context(one.listening())
         _check_fit(teacher, trained, Batches(data, batch_size), seed)
+        for one in matches:
+            one.prepare(seed)
 
         def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
             with torch.no_grad():
                 told = output_of(batch(teacher))
             result = batch(model)
             own = default_loss(result, batch.target)
-            return alpha * soft_loss(output_of(result), told, batch.target, temperature) + (1 - alpha) * own
+            taught = soft_loss(output_of(result), told, batch.target, temperature)
+            return alpha * sum((one.loss() for one in matches), taught) + (1 - alpha) * own
 
-        train_(trained, data, plan, batch_loss=batch_loss)
+        learned = [parameter for one in matches for parameter in one.parameters]
+        train_(trained, data, plan, batch_loss=batch_loss, learned_along=learned)
     if not control:
         return trained
     alone = copied(student)
@@ -149,35 +160,16 @@ def soft_loss(output: Tensor, told: Tensor, target: Tensor, temperature: float) 
     return temperature**2 * functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
 
 
-@contextmanager
-def _listening(teacher: nn.Module) -> Iterator[None]:
-    """The teacher in evaluation mode, and back."""
-    flags = [(module, module.training) for module in teacher.modules()]
-    teacher.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in flags:
-            module.training = is_training
-
-
 def _check_fit(teacher: nn.Module, student: nn.Module, batches: Batches, seed: int) -> None:
     """Run both once, without a trace, before any training."""
-    flags = [(module, module.training) for module in student.modules()]
-    try:
-        student.eval()
-        with seeded(seed, *batches.generators), torch.no_grad():
-            batch = batches.first(student)
-            told, said = output_of(batch(teacher)), output_of(batch(student))
-            if told.shape != said.shape:
-                raise DataError(
-                    "teacher and student must give outputs of one shape, "
-                    f"got {tuple(told.shape)} and {tuple(said.shape)}"
-                )
-            default_loss(said, batch.target)
-    finally:
-        for module, is_training in flags:
-            module.training = is_training
+    with evaluating(student), seeded(seed, *batches.generators), torch.no_grad():
+        batch = batches.first(student)
+        told, said = output_of(batch(teacher)), output_of(batch(student))
+        if told.shape != said.shape:
+            raise DataError(
+                f"teacher and student must give outputs of one shape, got {tuple(told.shape)} and {tuple(said.shape)}"
+            )
+        default_loss(said, batch.target)
 
 
 __all__ = ["Distillation", "distill", "soft_loss"]
