@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from nbcompress.panels.calibration import calibration_data
 from nbcompress.panels.limits import SAVED
 from nbcompress.panels.progress import losses_of
 from nbcompress.panels.slices import slice_data
@@ -191,12 +192,19 @@ def samples() -> dict[str, dict[str, Any]]:
     ]
     ended = Course(ending="Ended after 24 trials.", trials=24, elapsed=48.2)
     running = Course(running=True, trials=40, elapsed=48.2, left=31.7)
-    half = replace(digits, all_trials=(*digits.all_trials[:14], Trial(14, State.RUNNING, digits.all_trials[14].params)))
+    last = digits.all_trials[14]
+    runs = Trial(14, State.RUNNING, last.params, reason=last.reason)
+    half = replace(digits, all_trials=(*digits.all_trials[:14], runs))
     original = {"accuracy": 0.981, "kilobytes": 96.0}
+    trust = calibration_data([0.3, -1.1, 0.8, 2.4, -0.2, 0.1, -0.9, 1.2, 0.05, -7.5, 0.6, -0.4], "accuracy")
     shares = {"amount": 0.62, "bits": 0.21, "lr": 0.12, "method": 0.05}
     return {
-        "digits": study_view(digits, slices=lines, importance=shares, baseline=original, course=ended),
-        "running": study_view(half, baseline=original, course=running, warnings=["The body of the cell changed."]),
+        "digits": study_view(
+            digits, slices=lines, importance=shares, calibration=trust, baseline=original, course=ended
+        ),
+        "running": study_view(
+            half, slices=lines, baseline=original, course=running, warnings=["The body of the cell changed."]
+        ),
         "single": study_view(single_study(), course=Course(ending="Ended after 12 trials.", trials=12, elapsed=1.4)),
         "empty": study_view(empty_study(), course=Course(running=True, trials=30)),
         "hostile": study_view(hostile_study(10), limits=SAVED[1]),

@@ -1,7 +1,7 @@
 // What the surrogate expects along one parameter, and where it wants to look next.
 
 import { axes, canvas, empty, HEIGHT, leftOf, line, MARGIN, show, type Box } from "./chart";
-import { choice, el, svg } from "./dom";
+import { choice, el, svg, user } from "./dom";
 import type { Maybe, Slice, SliceMetric, Study } from "./data";
 import { cut, spell } from "./format";
 import type { Part } from "./part";
@@ -47,10 +47,11 @@ export class Acquisition implements Part {
     this.drawMean(root, above, x, up, places, metric);
     this.drawAcquisition(root, below, x, places, slice);
     this.drawNext(root, above, below, places, slice);
+    this.drawRunning(root, above, below, x, study, slice);
     show(this.place, root);
-    const where = slice.next === null ? "" : `The acquisition is largest at ${slice.parameter} = ${spell(slice.next)}. `;
-    const reason = study.trials.findLast((one) => one.reason)?.reason ?? "";
-    this.caption.textContent = where + (reason ? `The latest point: ${reason}` : "");
+    const best = study.best === null ? "" : ` through the best point, trial ${study.best}`;
+    const where = slice.next === null ? "" : `On this line${best}, the acquisition is largest at ${slice.parameter} = ${spell(slice.next)}. `;
+    this.caption.replaceChildren(user(where + why(study)));
   }
 
   private drawTools(study: Study, slice: Slice, metric: SliceMetric): void {
@@ -115,6 +116,21 @@ export class Acquisition implements Part {
     });
   }
 
+  // Marks where the trials that run now are, and the value that the line goes through.
+  private drawRunning(root: SVGSVGElement, above: Box, below: Box, x: Scale, study: Study, slice: Slice): void {
+    const isNumber = slice.values.every((one) => typeof one === "number") && study.parameters.find((one) => one.name === slice.parameter)?.kind !== "choice";
+    for (const trial of study.trials.filter((one) => one.state === "running")) {
+      const value = trial.params[slice.parameter];
+      const at = isNumber ? (typeof value === "number" ? x(value) : NaN) : slice.values.findIndex((one) => one === value);
+      const place = isNumber ? at : at < 0 ? NaN : x(at);
+      if (place >= above.left && place <= above.right) {
+        const isRight = place > (above.left + above.right) / 2;
+        const words = { class: "nbc-note", x: place + (isRight ? -5 : 5), y: above.bottom - 5, "text-anchor": isRight ? "end" : "start" };
+        root.append(svg("line", { class: "nbc-now", x1: place, x2: place, y1: above.top, y2: below.bottom }), svg("text", words, `trial ${trial.number} runs here`));
+      }
+    }
+  }
+
   private drawNext(root: SVGSVGElement, above: Box, below: Box, places: readonly number[], slice: Slice): void {
     const at = slice.next === null ? undefined : places[slice.values.indexOf(slice.next)];
     if (at === undefined) {
@@ -122,13 +138,19 @@ export class Acquisition implements Part {
     }
     const isRight = at > (above.left + above.right) / 2;
     root.append(svg("line", { class: "nbc-next", x1: at, x2: at, y1: above.top, y2: below.bottom }));
-    root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top + 10, "text-anchor": isRight ? "end" : "start" }, "next"));
+    root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top + 10, "text-anchor": isRight ? "end" : "start" }, "most to gain"));
   }
 }
 
 function meanScale(metric: SliceMetric, range: [number, number]): Scale {
   const known = [...metric.low, ...metric.high, ...metric.mean].filter((one): one is number => one !== null);
   return linear(extent(known) ?? [0, 1], range, { count: 4 });
+}
+
+// Says why the latest point was chosen.
+function why(study: Study): string {
+  const latest = study.trials.findLast((one) => one.state === "running") ?? study.trials.at(-1);
+  return latest?.reason ? `Why trial ${latest.number} ${latest.state === "running" ? "runs" : "ran"}: ${latest.reason}` : "";
 }
 
 // The acquisition has no unit, so its axis has no numbers.

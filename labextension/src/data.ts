@@ -51,6 +51,12 @@ export interface Slice {
   at: Scalar;
   next: Scalar;
 }
+export interface Calibration {
+  metric: string;
+  residuals: Maybe[];
+  inside: number;
+  sentence: string;
+}
 export interface Study {
   version: typeof VERSION;
   name: string;
@@ -69,6 +75,7 @@ export interface Study {
   baseline: Record<string, Maybe> | null;
   slices: Slice[];
   importance: Record<string, Maybe> | null;
+  calibration?: Calibration | null;
   record: Record<string, unknown>;
   warnings: string[];
   cut: string | null;
@@ -122,6 +129,10 @@ function isGoal(value: unknown): boolean {
   );
 }
 
+function isCalibration(value: unknown): boolean {
+  return isObject(value) && isText(value["metric"]) && isText(value["sentence"]) && isListOf(value["residuals"], orNull(isNumber));
+}
+
 const FIELDS: [keyof Study, (value: unknown) => boolean][] = [
   ["name", isText],
   ["state", (value) => value === "running" || value === "ended"],
@@ -139,6 +150,7 @@ const FIELDS: [keyof Study, (value: unknown) => boolean][] = [
   ["baseline", orNull(isObject)],
   ["slices", (value) => isListOf(value, isSlice)],
   ["importance", orNull(isObject)],
+  ["calibration", (value) => value === undefined || value === null || isCalibration(value)],
   ["record", isObject],
   ["warnings", (value) => isListOf(value, isText)],
   ["cut", orNull(isText)],

@@ -1,9 +1,19 @@
-// Which parameters matter, as bars.
+// Which parameters matter, as bars; and whether the surrogate that says so can be trusted.
 
-import { empty } from "./chart";
-import { el, user } from "./dom";
-import type { Study } from "./data";
+import { axes, canvas, empty, leftOf, MARGIN } from "./chart";
+import { el, svg, user } from "./dom";
+import type { Calibration, Study } from "./data";
+import { cut } from "./format";
 import type { Part } from "./part";
+import { linear } from "./scales";
+
+const HEIGHT = 130;
+const WAITING = "How much each parameter matters shows itself here once the surrogate has enough trials to learn from.";
+const NOTHING = "How much each parameter matters was not worked out for this study.";
+// Residuals beyond so many standard deviations are drawn there; half of one is the width of a column.
+const FAR = 5;
+const COLUMN = 0.5;
+const WIDTH_95 = 1.96;
 
 export class Importance implements Part {
   readonly element = el("div", { class: "nbc-place" });
@@ -11,7 +21,7 @@ export class Importance implements Part {
   draw(study: Study): void {
     const shares = Object.entries(study.importance ?? {}).filter((one): one is [string, number] => one[1] !== null);
     if (!shares.length) {
-      empty(this.element, "How much each parameter matters was not worked out for this study.");
+      empty(this.element, study.state === "running" ? WAITING : NOTHING);
       return;
     }
     shares.sort((a, b) => b[1] - a[1]);
@@ -22,5 +32,31 @@ export class Importance implements Part {
       return el("tr", {}, el("th", { scope: "row" }, user(name)), el("td", {}, `${percent} %`), el("td", { class: "nbc-track" }, bar));
     });
     this.element.replaceChildren(el("table", { class: "nbc-bars" }, el("tbody", {}, ...rows)));
+    if (study.calibration) {
+      this.drawCalibration(study.calibration);
+    }
+  }
+
+  // How many trials lie how far from what the others foretell; the band should hold 19 of 20.
+  private drawCalibration(trust: Calibration): void {
+    const known = trust.residuals.filter((one): one is number => one !== null);
+    const columns = new Array<number>((2 * FAR) / COLUMN).fill(0);
+    for (const one of known) {
+      const i = Math.min(columns.length - 1, Math.max(0, Math.floor((one + FAR) / COLUMN)));
+      columns[i] = (columns[i] ?? 0) + 1;
+    }
+    const { root, width } = canvas(this.element, HEIGHT, cut(`Calibration: ${trust.sentence}`, 300));
+    const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
+    const y = linear([0, Math.max(1, ...columns)], [bottom, top], { count: 2, padded: false, whole: true });
+    const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
+    const x = linear([-FAR, FAR], [box.left, box.right], { count: 10, padded: false });
+    root.append(svg("rect", { class: "nbc-band", x: x(-WIDTH_95), y: top, width: x(WIDTH_95) - x(-WIDTH_95), height: bottom - top }));
+    axes(root, box, x, y, { x: `${cut(trust.metric, 24)}: standard deviations off`, y: "trials" });
+    columns.forEach((n, i) => {
+      const [from, to] = [x(i * COLUMN - FAR), x((i + 1) * COLUMN - FAR)];
+      const isFar = from < x(-WIDTH_95) - 1 || to > x(WIDTH_95) + 1;
+      root.append(svg("rect", { class: isFar ? "nbc-gain" : "nbc-column", x: from + 1, y: y(n), width: Math.max(1, to - from - 2), height: bottom - y(n) }));
+    });
+    this.element.append(el("p", { class: "nbc-trust" }, user(trust.sentence)), root);
   }
 }

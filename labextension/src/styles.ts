@@ -76,6 +76,7 @@ export const STYLES = `
 .nbc-band { fill: var(--nbc-sky); opacity: .35; }
 .nbc-whisker { stroke: var(--nbc-sky); stroke-width: 3; }
 .nbc-gain { fill: var(--nbc-red); opacity: .75; }
+.nbc-now { stroke: var(--nbc-text); stroke-width: 1.2; }
 .nbc-next { stroke: var(--nbc-red); stroke-width: 1.3; stroke-dasharray: 4 3; }
 .nbc-caption, .nbc-reason, .nbc-empty { color: var(--nbc-quiet); }
 .nbc .nbc-empty { padding: 24px 8px; text-align: center; }
@@ -105,6 +106,8 @@ export const STYLES = `
 .nbc .nbc-entries th { color: var(--nbc-quiet); }
 .nbc .nbc-track { width: 60%; }
 .nbc-bar { height: 11px; background: var(--nbc-blue); border-radius: 2px; min-width: 2px; margin-top: 4px; }
+.nbc-column { fill: var(--nbc-blue); }
+.nbc .nbc-trust { margin: 10px 8px 2px; }
 .nbc-record { margin-top: 10px; }
 .nbc-record summary { cursor: pointer; font-weight: 600; }
 .nbc-refusal { font-weight: 600; margin-bottom: 6px !important; }

@@ -21,6 +21,14 @@ test("what is no study is refused", () => {
   }
 });
 
+test("what older data lacks and newer data adds within a version is no damage", () => {
+  const { calibration, ...older } = sample("digits");
+  assert.ok(calibration);
+  assert.ok("study" in readStudy(older));
+  assert.ok("study" in readStudy({ ...older, calibration: null, unheardOf: 1 }));
+  assert.ok("refusal" in readStudy({ ...older, calibration: { metric: 1 } }));
+});
+
 test("a damaged field is named", () => {
   for (const [field, value] of [["trials", [{ number: 1 }]], ["goal", {}], ["front", "all"], ["slices", [{}]], ["progress", 3]] as const) {
     assert.deepEqual(readStudy({ ...sample("digits"), [field]: value }), {

@@ -59,6 +59,25 @@ test("a trial that lacks a metric stands at the edge", () => {
   assert.match(root.querySelector("[aria-label='Trade-off'] svg")?.textContent ?? "", /without accuracy/);
 });
 
+test("calibration says whether the surrogate can be trusted, and shows it", () => {
+  const { root } = drawn("digits");
+  click(byText(root, "[role=tab]", "Importance"));
+  const trust = sample("digits").calibration;
+  assert.ok(trust);
+  assert.equal(root.querySelector(".nbc-trust")?.textContent, trust.sentence);
+  const columns = [...root.querySelectorAll("[role=tabpanel] .nbc-column, [role=tabpanel] .nbc-gain")];
+  assert.equal(columns.filter((one) => Number(one.getAttribute("height")) > 0).length, 8);
+  assert.equal(root.querySelectorAll("[role=tabpanel] .nbc-gain").length, 12, "those outside of the band stand out");
+});
+
+test("the acquisition marks what runs and says why", () => {
+  const { root } = drawn("running");
+  click(byText(root, "[role=tab]", "Acquisition"));
+  const panel = root.querySelector("[role=tabpanel]");
+  assert.match(panel?.querySelector("svg")?.textContent ?? "", /trial 14 runs here/);
+  assert.match(panel?.textContent ?? "", /Why trial 14 runs: Most expected gain/);
+});
+
 test("the selection is shared", () => {
   const { root } = drawn("digits");
   click(root.querySelector("[data-trial='8']"));

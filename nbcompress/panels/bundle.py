@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from nbcompress.panels.document import study_html
-from nbcompress.panels.figures import describe, overview_figure, png, slices_figure
+from nbcompress.panels.document import Pictures, study_html
+from nbcompress.panels.figures import calibration_figure, describe, overview_figure, png, slices_figure
 from nbcompress.panels.limits import SAVED, Limits
 from nbcompress.panels.summary import study_text
 from nbcompress.panels.view import MIME, Course, StudyLike, study_view
@@ -23,6 +23,7 @@ def study_bundle(
     *,
     slices: Iterable[Mapping[str, Any]] = (),
     importance: Mapping[str, float] | None = None,
+    calibration: Mapping[str, Any] | None = None,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
     course: Course | None = None,
@@ -35,7 +36,14 @@ def study_bundle(
 
     def view(limits: Limits) -> dict[str, Any]:
         return study_view(
-            study, slices=slices, importance=importance, baseline=baseline, warnings=lines, course=course, limits=limits
+            study,
+            slices=slices,
+            importance=importance,
+            calibration=calibration,
+            baseline=baseline,
+            warnings=lines,
+            course=course,
+            limits=limits,
         )
 
     return smallest(view)
@@ -44,26 +52,30 @@ def study_bundle(
 def smallest(view: Callable[[Limits], dict[str, Any]]) -> dict[str, Any]:
     """Return the richest bundle that is small enough."""
     data = view(SAVED[0])
-    overview, below = pictures(data)
+    drawn = pictures(data)
     for limits in SAVED:
         data = view(limits)
-        bundle = bundle_of(data, overview, below)
+        bundle = bundle_of(data, drawn)
         if weight(bundle) <= MOST_BYTES:
             break
     return bundle
 
 
-def pictures(data: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return the overview and, if there are any, the slices as PNG in base64."""
-    slices = slices_figure(data)
-    return png(overview_figure(data)), png(slices, dpi=85) if slices is not None else None
+def pictures(data: Mapping[str, Any]) -> Pictures:
+    """Draw everything that there is to draw."""
+    slices, calibration = slices_figure(data), calibration_figure(data)
+    return Pictures(
+        png(overview_figure(data)),
+        png(slices, dpi=85) if slices is not None else None,
+        png(calibration, dpi=85) if calibration is not None else None,
+    )
 
 
-def bundle_of(data: Mapping[str, Any], overview: str, slices: str | None) -> dict[str, Any]:
+def bundle_of(data: Mapping[str, Any], drawn: Pictures) -> dict[str, Any]:
     return {
         MIME: data,
-        "text/html": str(study_html(data, overview, describe(data), slices)),
-        "image/png": overview,
+        "text/html": str(study_html(data, drawn, describe(data))),
+        "image/png": drawn.overview,
         "text/plain": study_text(data),
     }
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nbcompress.panels.limits import LIVE
 from nbcompress.panels.progress import progress_of
 from nbcompress.panels.text import finite
-from nbcompress.panels.view import Course, Names, StudyLike, study_view, trial_data
+from nbcompress.panels.view import Course, Names, StudyLike, expected_data, study_view, trial_data
 from nbcompress.study.front import front
+from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State, Trial
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What was tried up to some moment."""
+
+    goal: Goal
+    all_trials: tuple[Trial, ...]
+    best: Trial | None
 
 
 class Changes:
@@ -28,6 +39,18 @@ class Changes:
         self._changed: dict[int, Trial] = {}
         view = study_view(study, baseline=baseline, course=course, names=self._names)
         self.state: dict[str, Any] = {"seq": 0, "run": run, "study": view}
+
+    @property
+    def tried(self) -> Standing:
+        """What the page has been told of, as a surrogate may be asked about it."""
+        trials = tuple(self._trials[number] for number in sorted(self._trials))
+        best = self.state["study"]["best"]
+        return Standing(self._goal, trials, self._trials.get(best))
+
+    def expected(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a surrogate expects as fields of the view; those not given are left out."""
+        data = expected_data(self._names, LIVE, **fields)
+        return {key: data[key] for key in fields}
 
     def note(self, trial: Trial) -> None:
         """Take a trial that began or ended."""

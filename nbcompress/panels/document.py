@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nbcompress.panels.html import PRE, Markup, details, join, picture, table, tag, user
@@ -18,21 +19,36 @@ MOST_ROWS = 200
 RECORD = ("data", "search", "versions", "machine", CELL)
 
 
-def study_html(view: View, overview: str, alt: str, slices: str | None) -> Markup:
+@dataclass(frozen=True)
+class Pictures:
+    """What a study looks like, as PNG in base64; None where there is nothing to draw.
+
+    Attributes:
+        overview: Trade-off and history.
+        slices: What the surrogate expects along each parameter.
+        calibration: How well it foretells each trial from the others.
+    """
+
+    overview: str
+    slices: str | None = None
+    calibration: str | None = None
+
+
+def study_html(view: View, drawn: Pictures, alt: str) -> Markup:
     """Return the study for viewers that only show plain HTML.
 
     Args:
         view: The data of `study_view`.
-        overview: Trade-off and history as PNG in base64.
+        drawn: Its pictures.
         alt: What the overview shows, in words.
-        slices: The slices of the surrogate as PNG in base64, if there are any.
     """
+    slices = drawn.slices
     return tag(
         "div",
         header(view),
-        picture(overview, alt, 960),
+        picture(drawn.overview, alt, 960),
         top_trials(view),
-        importance(view),
+        importance(view, drawn.calibration),
         details("What the surrogate expects", tag("div", picture(slices, slices_alt(view), 960))) if slices else None,
         all_trials(view),
         record(view),
@@ -116,8 +132,8 @@ def folded(trial: Mapping[str, Any]) -> list[Markup]:
     return found
 
 
-def importance(view: View) -> Markup | None:
-    """Return the parameters' shares as bars."""
+def importance(view: View, calibration: str | None = None) -> Markup | None:
+    """Return the parameters' shares as bars, and whether the surrogate that tells them can be trusted."""
     shares = [(key, value or 0.0) for key, value in (view["importance"] or {}).items()]
     if not shares:
         return None
@@ -125,7 +141,19 @@ def importance(view: View) -> Markup | None:
     for key, share in sorted(shares, key=lambda one: -one[1]):
         style = f"background:#0072B2;height:.8em;width:{max(1, round(160 * max(0.0, min(1.0, share))))}px"
         rows.append([user(key), tag("span", f"{100 * share:.0f} %"), tag("div", style=style)])
-    return details("Which parameters matter", table(["parameter", "share", ""], rows, texts=frozenset({0, 2})))
+    bars = table(["parameter", "share", ""], rows, texts=frozenset({0, 2}))
+    trust = view.get("calibration")
+    if not trust:
+        return details("Which parameters matter", bars)
+    sentence = tag("div", user(trust["sentence"]))
+    shown = picture(calibration, calibration_alt(trust), 420) if calibration else None
+    return details("Which parameters matter", bars, sentence, tag("div", shown))
+
+
+def calibration_alt(trust: Mapping[str, Any]) -> str:
+    """Return what the calibration shows, in words."""
+    n = len(trust["residuals"])
+    return f"How far {n} trials lie from what the others foretell of {trust['metric']}, in standard deviations."
 
 
 def slices_alt(view: View) -> str:

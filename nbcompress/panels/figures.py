@@ -37,6 +37,8 @@ STATES = {
 LABEL = 36
 # Values further apart than this factor get a logarithmic axis, here and in the panel.
 WIDE = 20.0
+# Residuals beyond so many standard deviations are drawn there.
+FAR = 5.0
 
 View = Mapping[str, Any]
 
@@ -80,6 +82,21 @@ def slices_figure(view: View, columns: int = 4, most: int = 8) -> Figure | None:
         else:
             above.set_axis_off()
             below.set_axis_off()
+    return figure
+
+
+def calibration_figure(view: View) -> Figure | None:
+    """Return how far trials lie from what the others foretell, in standard deviations; None if it is not known."""
+    trust = view.get("calibration")
+    if not trust:
+        return None
+    figure = _figure(4.6, 1.7)
+    ax = figure.subplots()
+    values = np.clip([one for one in trust["residuals"] if one is not None], -FAR, FAR)
+    ax.axvspan(-1.96, 1.96, color=SKY, alpha=0.35, linewidth=0)
+    sns.histplot(x=values, ax=ax, color=BLUE, binwidth=0.5, binrange=(-FAR, FAR))
+    _name_axes(ax, f"{cut(trust['metric'], 20)}: standard deviations off", "trials")
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     return figure
 
 

@@ -113,8 +113,7 @@ class TextPanel(SilentPanel):
         expected = expectations_of(self._proposer, self._study)
         return study_bundle(
             self._study,
-            slices=expected.slices,
-            importance=expected.importance,
+            **expected.fields,
             baseline=self._baseline,
             warnings=study_warnings(self._study, ending),
             course=self._clock.over(ending_text(ending)),

@@ -15,6 +15,7 @@ import traitlets
 
 from nbcompress.panels.changes import Changes
 from nbcompress.panels.clock import Clock
+from nbcompress.panels.foresight import Foresight
 from nbcompress.panels.lines import Output, TextPanel, ending_text
 from nbcompress.panels.view import StudyLike
 from nbcompress.study.trial import Trial
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from nbcompress.run.controls import Controls
     from nbcompress.run.observers import Ending
 
-# At most five redraws a second, and never more than a fiftieth of the time spent on drawing.
+# At most five redraws a second, and never more than a hundredth of the time spent on drawing. As much again goes to
+# the surrogate's foresight, so that a panel costs a search a fiftieth of its time at most.
 PAUSE = 0.2
-SHARE = 50
+SHARE = 100
 # A page that is still loading its script misses messages; for this long each redraw therefore carries everything.
 LOADING = 3.0
 SMALL = 300
@@ -128,6 +130,7 @@ class LivePanel(TextPanel):
     def _draw(self) -> None:
         """Tell the page what is new, until the search is over."""
         begun = time.monotonic()
+        foresight = Foresight(self._proposer)
         while not self._over.is_set():
             # Without news the page is told the time once a second.
             self._news.wait(1.0)
@@ -140,7 +143,13 @@ class LivePanel(TextPanel):
                 state = self._changes.state
                 is_loading = start - begun < LOADING and len(state["study"]["trials"]) <= SMALL
                 self._tell({"kind": "whole", "state": state} if is_loading else delta)
-            self._over.wait(max(PAUSE, SHARE * (time.monotonic() - start)))
+                tried = self._changes.tried
+            pause = max(PAUSE, SHARE * (time.monotonic() - start))
+            expected = foresight.look(tried, lambda: not self._over.is_set())
+            if expected and not self._over.is_set():
+                with self._lock:
+                    self._tell(self._changes.delta(self._clock.running(), **self._changes.expected(expected)))
+            self._over.wait(pause)
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Send a message to the pages that are open, and keep the state for those that open later."""

@@ -27,16 +27,23 @@ def study_page(
     *,
     slices: Iterable[Mapping[str, Any]] = (),
     importance: Mapping[str, float] | None = None,
+    calibration: Mapping[str, Any] | None = None,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
     course: Course | None = None,
 ) -> str:
     """Return one self-contained HTML page; arguments as in `study_view`."""
     view = study_view(
-        study, slices=slices, importance=importance, baseline=baseline, warnings=warnings, course=course, limits=LIVE
+        study,
+        slices=slices,
+        importance=importance,
+        calibration=calibration,
+        baseline=baseline,
+        warnings=warnings,
+        course=course,
+        limits=LIVE,
     )
-    overview, below = pictures(view)
-    plain = study_html(view, overview, describe(view), below)
+    plain = study_html(view, pictures(view), describe(view))
     script = asset("page.js")
     return (
         "<!doctype html>\n"

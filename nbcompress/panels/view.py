@@ -95,6 +95,7 @@ def study_view(
     *,
     slices: Iterable[Mapping[str, JSON]] = (),
     importance: Mapping[str, float] | None = None,
+    calibration: Mapping[str, JSON] | None = None,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
     course: Course | None = None,
@@ -107,6 +108,7 @@ def study_view(
         study: The study, read once: a trial that ends meanwhile is not in the data.
         slices: What `nbcompress.panels.slices.slice_data` returns, one for each parameter.
         importance: Parameter -> share.
+        calibration: What `nbcompress.panels.calibration.calibration_data` returns.
         baseline: Metrics of the original model, by name.
         warnings: One line each.
         course: How the search goes; by default it has ended as its record says.
@@ -139,11 +141,10 @@ def study_view(
         "best": best.number if best is not None else None,
         "progress": {"label": cut(progress.label, limits.name + 20), "values": [finite(one) for one in values]},
         "baseline": {name(key): finite(value) for key, value in baseline.items()} if baseline else None,
-        "slices": [slice_cut(one, name, limits) for one in slices],
-        "importance": {name(key): finite(value) for key, value in importance.items()} if importance else None,
         "record": plain(study.record, limits),
         "warnings": [cut(one, limits.message) for one in warnings],
         "cut": cut_sentence(len(trials), len(everything)),
+        **expected_data(name, limits, slices=slices, importance=importance, calibration=calibration),
     }
 
 
@@ -225,6 +226,24 @@ def trial_data(trial: Trial, name: Names, limits: Limits) -> dict[str, JSON]:
             name(metric): [[finite(step), finite(value)] for step, value in sorted(steps.items())[:200]]
             for metric, steps in trial.reports.items()
         }
+    return data
+
+
+def expected_data(
+    name: Names,
+    limits: Limits,
+    *,
+    slices: Iterable[Mapping[str, JSON]] = (),
+    importance: Mapping[str, float] | None = None,
+    calibration: Mapping[str, JSON] | None = None,
+) -> dict[str, JSON]:
+    """Return the fields that tell what a surrogate expects; a calibration that is not known is left out."""
+    data: dict[str, JSON] = {
+        "slices": [slice_cut(one, name, limits) for one in slices],
+        "importance": {name(key): finite(value) for key, value in importance.items()} if importance else None,
+    }
+    if calibration:
+        data["calibration"] = {**calibration, "metric": name(calibration["metric"])}
     return data
 
 

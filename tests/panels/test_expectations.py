@@ -16,6 +16,8 @@ def test_a_parabola_is_recognised() -> None:
     study = single_study(12)
     found = expectations_of(proposer("gp", study.space, n_objectives=1), study)
     assert found.importance == {"x": pytest.approx(1.0)}
+    assert found.calibration is not None
+    assert len(found.calibration["residuals"]) == 12
     (along,) = found.slices
     lowest = min(zip(along["metrics"][0]["mean"], along["values"], strict=True))[1]
     assert lowest == pytest.approx(0.3, abs=0.05)

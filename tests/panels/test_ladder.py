@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import jsonschema
 import pytest
 from panel_studies import HandMadeStudy, digits_study
 
+from nbcompress.optimize import proposer
 from nbcompress.panels import MIME, panel
 from nbcompress.panels.clock import Clock
 from nbcompress.panels.live import ControlsWidget, LivePanel, StudyWidget
+from nbcompress.panels.view import schema
 from nbcompress.run.controls import Controls
 from nbcompress.run.observers import Ending
 from nbcompress.study.trial import State, Trial
@@ -91,12 +94,12 @@ def test_without_a_built_front_end_live_falls_back_to_text(monkeypatch: pytest.M
 class Wire:
     """What a live panel sends, and the way to press its buttons."""
 
-    def __init__(self, study: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, study: HandMadeStudy, monkeypatch: pytest.MonkeyPatch, proposer: Any = None) -> None:
         self.sent: list[dict[str, Any]] = []
         self.page, self.controls = Page(), Controls()
         monkeypatch.setattr(StudyWidget, "send", lambda _, content, buffers=None: self.sent.append(content))
         self.panel = LivePanel(
-            study, self.page, Clock(24), {"accuracy": 0.98}, None, self.controls, "export default {}"
+            study, self.page, Clock(24), {"accuracy": 0.98}, proposer, self.controls, "export default {}"
         )
         self.panel.show()
 
@@ -149,6 +152,21 @@ def test_live_sends_deltas_and_at_most_five_a_second(
     assert 2 <= len(wire.sent) - before <= 7
     assert wire.sent[-1]["kind"] == "delta"
     assert [one["number"] for one in wire.sent[-1]["trials"]] == [6]
+
+
+def test_live_tells_what_the_surrogate_expects(whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbcompress.panels.foresight.SHARE", 0)
+    monkeypatch.setattr("nbcompress.panels.live.LOADING", -1.0)
+    gp = proposer("gp", whole.space, n_objectives=2, n_constraints=1)
+    wire = Wire(replace(whole, all_trials=whole.all_trials[:12]), monkeypatch, gp)
+    try:
+        wire.panel.trial_started(begun(whole.all_trials[12]))
+        until(lambda: any("slices" in one["set"] for one in wire.of("delta")), 20)
+        told = next(one["set"] for one in wire.of("delta") if "slices" in one["set"])
+        assert {"slices", "importance", "calibration"} <= set(told)
+        jsonschema.Draft202012Validator(schema()).validate(wire.panel._changes.state["study"])
+    finally:
+        wire.panel.finish(DONE)
 
 
 def test_buttons_are_acknowledged_and_heard(wire: Wire) -> None:

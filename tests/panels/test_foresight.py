@@ -1,0 +1,111 @@
+"""The surrogate is asked while a search runs, but only as often as a strict share of the time allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from panel_studies import HandMadeStudy, digits_study, empty_study
+
+from nbcompress.optimize import proposer
+from nbcompress.panels import foresight
+from nbcompress.panels.expectations import Expectations, always
+from nbcompress.panels.foresight import SHARE, Foresight
+from nbcompress.study.goal import Goal
+
+
+class Time:
+    """A clock that work moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.looks: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    clock = Time()
+
+    def asked(*_: Any, **__: Any) -> Expectations:
+        clock.looks.append(clock.now)
+        clock.now += 0.4
+        return Expectations([], {"x": 1.0})
+
+    monkeypatch.setattr(foresight, "expectations_of", asked)
+    return clock
+
+
+def digits(n: int) -> HandMadeStudy:
+    return digits_study(n)
+
+
+def gp(study: HandMadeStudy) -> Any:
+    return proposer("gp", study.space, n_objectives=2, n_constraints=1)
+
+
+def test_takes_its_share_and_no_more(clock: Time) -> None:
+    watching = Foresight(gp(digits(1)), clock)
+    trials = 0
+    while clock.now < 600:
+        clock.now += 1.0
+        trials += 1
+        found = watching.look(digits(min(trials, 40)), always)
+        assert found in ({}, {"importance": {"x": 1.0}})
+        trials = 0 if trials == 40 else trials
+    assert len(clock.looks) >= 10
+    assert 0.4 * len(clock.looks) <= 600 / SHARE + 0.4
+    gaps = [b - a for a, b in zip(clock.looks, clock.looks[1:], strict=False)]
+    assert min(gaps) >= SHARE * 0.4
+
+
+def test_looks_again_only_after_another_trial(clock: Time) -> None:
+    watching = Foresight(gp(digits(1)), clock)
+    clock.now = 1_000.0
+    assert watching.look(digits(10), always)
+    clock.now = 2_000.0
+    assert watching.look(digits(10), always) == {}
+    assert watching.look(digits(11), always)
+
+
+def test_many_trials_at_the_start_wait_for_their_turn(clock: Time) -> None:
+    watching = Foresight(gp(digits(1)), clock)
+    clock.now = 60.0
+    assert watching.look(digits(300), always) == {}
+
+
+def test_a_failure_is_silent_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def broken(*_: Any, **__: Any) -> Expectations:
+        looks.append(1)
+        raise FloatingPointError("no")
+
+    monkeypatch.setattr(foresight, "expectations_of", broken)
+    clock = Time()
+    watching = Foresight(gp(digits(1)), clock)
+    for n in (10, 11):
+        clock.now += 1_000.0
+        assert watching.look(digits(n), always) == {}
+    assert len(looks) == 1
+
+
+def test_torch_is_left_alone_and_nobody_is_asked_without_a_surrogate(clock: Time) -> None:
+    clock.now = 1_000.0
+    three = replace(digits(10), goal=Goal.of(["accuracy"], ["kilobytes", "seconds_"]))
+    assert Foresight(gp(digits(1)), lambda: 0.0).look(three, always) == {}
+    assert Foresight(None, clock).look(digits(10), always) == {}
+    assert clock.looks == []
+
+
+def test_what_is_not_wanted_any_more_is_left_out() -> None:
+    clock = Time()
+    study = digits(24)
+    watching = Foresight(gp(study), clock)
+    clock.now = 100.0
+    assert set(watching.look(study, lambda: False)) == {"importance"}
+    empty = empty_study()
+    assert Foresight(gp(study), clock).look(empty, always) == {}
