@@ -70,7 +70,7 @@ class Batches:
             raise DataError(f"data must be {_FORMS}{reason}, got {type(data).__name__}")
         else:
             self._loader = data
-        if self._tensors is None and _is_empty(self._loader):
+        if self._tensors is None and _length(self._loader) == 0:
             raise DataError("data must hold at least one batch, but it is empty")
         self._batch_size = batch_size
 
@@ -80,6 +80,15 @@ class Batches:
         sampler = getattr(self._loader, "sampler", None)
         found = (getattr(self._loader, "generator", None), getattr(sampler, "generator", None))
         return tuple(one for one in found if isinstance(one, torch.Generator))
+
+    @property
+    def n_batches(self) -> int | None:
+        """How many batches one pass has, if that is known."""
+        if self._tensors is not None:
+            n_examples = len(self._tensors[0])
+            n_parts = -(-n_examples // self._batch_size)
+            return n_parts - (n_parts > 1 and n_examples % self._batch_size == 1)
+        return _length(self._loader)
 
     def for_model(self, model: nn.Module) -> Iterator[Batch]:
         """One pass, each batch on the model's device, floating inputs in the model's dtype if it has only one.
@@ -137,15 +146,15 @@ def output_of(result: Any) -> Tensor:
     )
 
 
-def _is_empty(batches: Iterable[Any]) -> bool:
-    """Whether the number of batches is known to be zero."""
+def _length(batches: Iterable[Any]) -> int | None:
+    """The number of batches, if it is known."""
     if not isinstance(batches, Sized):
-        return False
+        return None
     try:
-        return len(batches) == 0
+        return len(batches)
     except TypeError:
         # A loader has a length by its class, but not over a data set that is a stream.
-        return False
+        return None
 
 
 def _as_tensor(one: Tensor | np.ndarray[Any, Any]) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from nbcompress.compress.data import Batch
+from nbcompress.compress.data import Batch, Batches
 from nbcompress.compress.layers import check_model
 from nbcompress.compress.training import OnEpoch, Plan, train_
 from nbcompress.errors import CompressionError
@@ -27,6 +27,10 @@ def finetune(
     *,
     momentum: float | None = None,
     weight_decay: float = 0.0,
+    schedule: Literal["constant", "cosine"] = "constant",
+    valid: object = None,
+    patience: int | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> nn.Module:
     """Train `model` in place; zeros of pruned tensors, grids, codebooks and the half-precision rest are kept.
 
@@ -45,6 +49,12 @@ def finetune(
         seed: Equal seeds give equal results; global randomness is put back afterwards.
         momentum: Of `sgd`, 0.9 if not given.
         weight_decay: Of the optimizer.
+        schedule: `constant`, or `cosine`: the step size falls from `lr` towards zero, epoch by epoch.
+        valid: Data on which the loss is measured before training and after every epoch. The model ends in the state
+            in which it was lowest, which may be the one at the start.
+        patience: Epochs without a lower loss on `valid` after which training stops.
+        progress: Called with the share of the training that is done, up to 1: after every batch if their number is
+            known, else after every epoch.
 
     Returns:
         `model`. Scales of grids and shared values are trained along, and its record says the new ones. Weights that
@@ -55,7 +65,14 @@ def finetune(
             is then what it was before.
         DataError: The data does not fit the model.
     """
-    plan = Plan(epochs, lr, optimizer, batch_size, seed, momentum, weight_decay)
+    plan = Plan(epochs, lr, optimizer, batch_size, seed, momentum, weight_decay, schedule, patience)
+    if (valid is None) != (patience is None):
+        one, other = ("patience", "valid") if valid is None else ("valid", "patience")
+        raise CompressionError(f"{one}= stops training early and needs {other}= too: pass both, or neither")
+    if valid is not None:
+        Batches(valid)
+    if progress is not None and not callable(progress):
+        raise CompressionError(f"progress must be a function of the share that is done, got {type(progress).__name__}")
     check_model(model)
     batch_loss = None
     if loss is not None:
@@ -64,7 +81,8 @@ def finetune(
         def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
             return given(batch(model), batch.target)
 
-    train_(model, data, plan, batch_loss=batch_loss, on_epoch=_with_two_arguments(on_epoch))
+    call = _with_two_arguments(on_epoch)
+    train_(model, data, plan, batch_loss=batch_loss, on_epoch=call, valid=valid, progress=progress)
     return model
 
 

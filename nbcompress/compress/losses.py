@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from nbcompress.compress.data import output_of
+from nbcompress.compress.data import Batch, output_of
 from nbcompress.errors import DataError
+
+BatchLoss = Callable[[nn.Module, Batch], Tensor]
 
 # What torch's cross-entropy skips.
 _IGNORED = -100
@@ -81,4 +84,4 @@ def _fitted(target: Tensor, output: Tensor) -> Tensor:
     return target.reshape(output.shape)
 
 
-__all__ = ["class_scores", "default_loss"]
+__all__ = ["BatchLoss", "class_scores", "default_loss"]

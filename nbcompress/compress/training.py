@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import cos, isfinite, pi
 
 import torch
 from torch import Tensor, nn
 
 from nbcompress.compress.calibration import with_ranges
-from nbcompress.compress.data import Batch, Batches
+from nbcompress.compress.data import Batches
+from nbcompress.compress.early import BestSoFar
 from nbcompress.compress.held import Free, Latent, Shared, hold
 from nbcompress.compress.layers import fill_, unique_parameters
-from nbcompress.compress.losses import default_loss
+from nbcompress.compress.losses import BatchLoss, default_loss
 from nbcompress.compress.options import check_choice, check_count, check_number
 from nbcompress.compress.record import TensorRecord, attach_, record_of
 from nbcompress.compress.rest import rest_tensors, round_tensors_
 from nbcompress.compress.seeding import seeded
 from nbcompress.errors import CompressionError
 
-BatchLoss = Callable[[nn.Module, Batch], Tensor]
 OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Plan:
         seed: Of the order of the data and of the model's own randomness.
         momentum: Of `sgd`; None stands for 0.9.
         weight_decay: Share of a weight that decay removes per unit of step size.
+        schedule: `constant`, or `cosine`: the step size falls from `lr` towards zero, epoch by epoch.
+        patience: With validation data, epochs without a lower loss on it after which training stops.
     """
 
     epochs: int
@@ -46,6 +49,8 @@ class Plan:
     seed: int = 0
     momentum: float | None = None
     weight_decay: float = 0.0
+    schedule: str = "constant"
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, 0)
@@ -54,10 +59,20 @@ class Plan:
         check_count("batch_size", self.batch_size, 1)
         check_count("seed", self.seed, 0)
         check_number("weight_decay", self.weight_decay, 0, float("inf"))
+        check_choice("schedule", self.schedule, SCHEDULES)
+        if self.patience is not None:
+            check_count("patience", self.patience, 1)
         if self.momentum is not None:
             check_number("momentum", self.momentum, 0, 1)
             if self.optimizer != "sgd":
                 raise CompressionError(f"momentum belongs to optimizer='sgd', got momentum with {self.optimizer!r}")
+
+    def lr_of(self, epoch: int) -> float:
+        """The step size in an epoch, counted from 1."""
+        if self.schedule == "constant":
+            return self.lr
+        # Loshchilov and Hutter (2017), "SGDR", equation 5, without restarts and down to zero.
+        return self.lr * 0.5 * (1 + cos(pi * (epoch - 1) / self.epochs))
 
     def make_optimizer(self, leaves: list[nn.Parameter]) -> torch.optim.Optimizer:
         if self.optimizer == "adam":
@@ -114,6 +129,11 @@ class Trainer:
             raise CompressionError("training diverged: a weight became NaN or infinite; use a smaller lr")
         self.put()
 
+    def set_lr(self, lr: float) -> None:
+        """From now on, step by `lr`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
     def put(self) -> None:
         """Give the model the promised values of all leaves."""
         for one in self._held.values():
@@ -145,6 +165,7 @@ class Trainer:
 
 BeforeEpoch = Callable[[int, Trainer], None]
 OnEpoch = Callable[[int, float], object]
+Progress = Callable[[float], object]
 
 
 def train_(
@@ -157,6 +178,8 @@ def train_(
     learned_along: Sequence[nn.Parameter] = (),
     before_epoch: BeforeEpoch | None = None,
     on_epoch: OnEpoch | None = None,
+    valid: object = None,
+    progress: Progress | None = None,
 ) -> None:
     """Train `model` in place, keeping what its record promises.
 
@@ -169,6 +192,9 @@ def train_(
         learned_along: Parameters outside the model that the loss depends on.
         before_epoch: Called with the epoch, counted from 1, and the trainer.
         on_epoch: Called with the epoch, counted from 1, and its mean loss, in the mode the model came in.
+        valid: Data for the plan's patience; the model ends in the state with the lowest loss on it.
+        progress: Called with the share of the training that is done, after every batch if their number is known, else
+            after every epoch; at the end with 1.
 
     Raises:
         CompressionError: The loss stopped being finite. Model and record are what they were before.
@@ -178,22 +204,55 @@ def train_(
     loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
     trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
+    told = _Told(progress, plan.epochs, batches.n_batches)
     with seeded(plan.seed, *batches.generators), torch.enable_grad(), _settled(trainer, mode):
+        best = None
+        if plan.patience is not None:
+            best = BestSoFar(model, Batches(valid, plan.batch_size), loss_of, plan.patience, plan.seed)
         for epoch in range(1, plan.epochs + 1):
+            trainer.set_lr(plan.lr_of(epoch))
             if before_epoch is not None:
                 before_epoch(epoch, trainer)
             model.train()
-            loss = _run_epoch(trainer, batches, loss_of, epoch)
+            loss = _run_epoch(trainer, batches, loss_of, epoch, told)
             mode.restore()
             trainer.publish()
             if on_epoch is not None:
                 on_epoch(epoch, loss)
+            if best is not None and best.is_enough():
+                break
+        if best is not None:
+            best.restore_()
         if plan.epochs:
             # Other weights, other activations.
             attach_(model, with_ranges(model, record_of(model), data, plan.seed))
+    told.end()
 
 
-def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: int) -> float:
+class _Told:
+    """Tells how much of the training is done."""
+
+    def __init__(self, progress: Progress | None, n_epochs: int, n_batches: int | None) -> None:
+        self._progress, self._n_epochs, self._n_batches = progress, n_epochs, n_batches
+        self._last = 0.0
+
+    def batch(self, epoch: int, number: int) -> None:
+        if self._n_batches:
+            self._tell((epoch - 1 + min(number / self._n_batches, 1.0)) / self._n_epochs)
+
+    def epoch(self, epoch: int) -> None:
+        self._tell(epoch / self._n_epochs)
+
+    def end(self) -> None:
+        self._tell(1.0)
+
+    def _tell(self, done: float) -> None:
+        if self._progress is not None and done > self._last:
+            self._last = done
+            self._progress(done)
+
+
+def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: int, told: _Told) -> float:
     total, n_batches = 0.0, 0
     for batch in batches.for_model(trainer.model):
         loss = loss_of(trainer.model, batch)
@@ -205,6 +264,8 @@ def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: in
             raise CompressionError(f"training diverged: the loss is {value} in epoch {epoch}; use a smaller lr")
         trainer.step(loss.reshape(()))
         total, n_batches = total + value, n_batches + 1
+        told.batch(epoch, n_batches)
+    told.epoch(epoch)
     return total / n_batches
 
 
@@ -246,4 +307,4 @@ def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:
     return next(names for names, one in unique_parameters(model) if one is parameter)
 
 
-__all__ = ["OPTIMIZERS", "BatchLoss", "BeforeEpoch", "OnEpoch", "Plan", "Trainer", "train_"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "BeforeEpoch", "OnEpoch", "Plan", "Progress", "Trainer", "train_"]

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from compress_zoo import ZOO, assert_promises, perceptron
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nbcompress.compress import cluster, finetune, prune, quantize, record_of
 from nbcompress.compress.seeding import seeded
@@ -214,6 +217,12 @@ def test_divergence_names_the_epoch_and_undoes() -> None:
         ({"optimizer": "sgd", "momentum": 2}, "momentum must be a number from 0 to 1, got 2"),
         ({"batch_size": 0}, "batch_size must be a whole number from 1, got 0"),
         ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+        ({"schedule": "cosin"}, "schedule must be one of constant, cosine, got 'cosin'. Did you mean 'cosine'"),
+        ({"patience": 0, "valid": [1]}, "patience must be a whole number from 1, got 0"),
+        ({"patience": 2}, "patience= stops training early and needs valid= too: pass both, or neither"),
+        ({"valid": [1]}, "valid= stops training early and needs patience= too: pass both, or neither"),
+        ({"patience": 2, "valid": []}, "data must hold at least one batch, but it is empty"),
+        ({"progress": 3}, "progress must be a function of the share that is done, got int"),
         ({"weight_decay": -1}, "weight_decay must be a number from 0, got -1"),
         ({"loss": lambda output, target: output}, r"the loss must be a tensor with one number, got shape \(40, 3\)"),
         ({"loss": lambda output, target: 1.0}, "the loss must be a tensor with one number, got float"),
@@ -223,6 +232,99 @@ def test_options_refused(options: dict[str, object], text: str) -> None:
     animal = ZOO["perceptron"]()
     with pytest.raises(CompressionError, match=text):
         finetune(animal.model, animal.data, **options)  # type: ignore[arg-type]
+
+
+def test_cosine_by_hand() -> None:
+    """Over four epochs the step size is 1, (1 + cos 45) / 2, 1/2 and (1 - cos 45) / 2 of lr; a batch is an epoch."""
+    model, data = line()
+    seen: list[float] = []
+    options = {"epochs": 4, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0}
+    finetune(model, data, schedule="cosine", on_epoch=lambda _: seen.append(float(model.weight.detach())), **options)  # type: ignore[arg-type]
+    weight, expected = 0.0, []
+    for share in (1.0, 0.8535534, 0.5, 0.1464466):
+        weight -= 0.1 * share * 2 * (weight - 1)
+        expected.append(weight)
+    assert seen == pytest.approx(expected, rel=1e-5)
+
+
+def test_early_stop_restores_the_best() -> None:
+    """Training to 1, validation at 0.5: steps of 0.2 (1 - w) pass it, and after two more epochs it is enough."""
+    model, data = line()
+    valid = (torch.tensor([[1.0]]), torch.tensor([[0.5]]))
+    seen: list[float] = []
+    options = {"epochs": 50, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0}
+    finetune(
+        model,
+        data,
+        valid=valid,
+        patience=2,
+        on_epoch=lambda _: seen.append(float(model.weight.detach())),
+        **options,  # type: ignore[arg-type]
+    )
+    assert seen == pytest.approx([0.2, 0.36, 0.488, 0.5904, 0.67232])
+    assert float(model.weight.detach()) == pytest.approx(0.488)
+
+
+def test_the_start_may_be_the_best() -> None:
+    animal = ZOO["convolutional"]()
+    model = quantize(prune(animal.model, 0.5), 4)
+    before, record = {name: one.clone() for name, one in model.state_dict().items()}, record_of(model)
+    x, _ = animal.data
+    with torch.no_grad():
+        said = model.eval()(x).argmax(1)
+    model.train()
+    finetune(model, (x, (said + 1) % 3), 9, lr=0.05, valid=(x, said), patience=2)
+    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    assert record_of(model) == record
+    assert model.training
+
+
+@pytest.mark.parametrize("animal", ["perceptron", "convolutional", "tied", "bfloat16"])
+def test_early_stop_keeps_promises(animal: str) -> None:
+    subject = ZOO[animal]()
+    for make in (lambda m: quantize(prune(m, 0.5), 3), lambda m: cluster(m, 5)):
+        results = []
+        for _ in range(2):
+            model = make(subject.model)
+            finetune(model, subject.data, 6, lr=0.02, valid=subject.data, patience=1, schedule="cosine")
+            assert_promises(model)
+            results.append(list(model.state_dict().values()))
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_validation_does_not_disturb_training() -> None:
+    """Dropout and the order of batches are what they are without it."""
+    animal = ZOO["convolutional"]()
+    plain, watched = deepcopy(animal.model), deepcopy(animal.model)
+    seen: list[list[Tensor]] = [[], []]
+    for model, noted in zip((plain, watched), seen, strict=True):
+        options = {"valid": animal.data, "patience": 9} if model is watched else {}
+        note = partial(lambda model, noted, _: noted.append(model[0].weight.detach().clone()), model, noted)
+        finetune(model, animal.data, 3, on_epoch=lambda epoch, note=note: note(epoch), batch_size=8, **options)  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_progress() -> None:
+    animal = ZOO["perceptron"]()
+    done: list[float] = []
+    finetune(animal.model, animal.data, 2, batch_size=20, progress=done.append)
+    assert done == [0.25, 0.5, 0.75, 1.0]
+    # A lone last example joins the batch before.
+    done.clear()
+    finetune(animal.model, animal.data, 1, batch_size=13, progress=done.append)
+    assert done == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+    class Stream(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return zip(*animal.data, strict=True)
+
+    done.clear()
+    finetune(animal.model, Stream(), 4, batch_size=20, progress=done.append)
+    assert done == [0.25, 0.5, 0.75, 1.0]
+    done.clear()
+    finetune(animal.model, animal.data, 40, lr=1.0, valid=animal.data, patience=1, progress=done.append)
+    assert len(done) < 40
+    assert done[-1] == 1.0
 
 
 def test_no_epochs_change_nothing() -> None:
