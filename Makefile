@@ -18,8 +18,9 @@ FRONT_SOURCES := $(shell find labextension/src -name "*.ts") labextension/packag
 demo: $(VENV)/installed
 	$(ENV) $(BIN)/python examples/run.py examples/quickstart.ipynb --output output
 
+# Opens the notebook that `make demo` has run, so that its trials are there; before that, the one to run.
 lab: $(VENV)/installed
-	$(ENV) $(BIN)/jupyter lab --notebook-dir=examples
+	$(ENV) $(BIN)/jupyter lab $(firstword $(wildcard output/quickstart.ipynb) examples/quickstart.ipynb)
 
 test: lint types python-tests front-tests browser-tests
 
