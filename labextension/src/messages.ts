@@ -78,15 +78,21 @@ export function applied(state: PanelState, delta: Delta): PanelState {
   if (delta.seq <= state.seq) {
     return state;
   }
-  const trials = new Map(state.study.trials.map((one) => [one.number, one]));
-  for (const one of delta.trials) {
-    trials.set(one.number, one);
-  }
-  const study: Study = { ...state.study, ...delta.set, trials: [...trials.values()].sort((a, b) => a.number - b.number) };
+  // What did not change stays the same object, so that a view knows what it need not draw again.
+  const study: Study = { ...state.study, ...delta.set, trials: merged(state.study.trials, delta.trials) };
   if (delta.progress) {
     const { label, from, values } = delta.progress;
     const before = Array.from({ length: from }, (_, i) => state.study.progress?.values[i] ?? null);
     study.progress = { label, values: [...before, ...values] };
   }
   return { ...state, seq: delta.seq, study };
+}
+
+function merged(before: Trial[], changed: readonly Trial[]): Trial[] {
+  if (!changed.length) {
+    return before;
+  }
+  const trials = new Map(before.map((one) => [one.number, one]));
+  changed.forEach((one) => trials.set(one.number, one));
+  return [...trials.values()].sort((a, b) => a.number - b.number);
 }

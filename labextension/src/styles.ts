@@ -97,6 +97,8 @@ export const STYLES = `
 .nbc-toggle { float: left; min-width: 1.4em; }
 .nbc .nbc-table .nbc-fold td { text-align: left; white-space: normal; max-width: none; cursor: default; background: var(--nbc-shade); }
 .nbc pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 3px 0 6px; padding: 5px 8px; max-height: 260px; overflow: auto; font: 12px/1.4 var(--jp-code-font-family, ui-monospace, monospace); background: var(--nbc-paper); color: inherit; border: 1px solid var(--nbc-edge); border-radius: 3px; text-align: left; }
+.nbc-code { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; margin: 4px 0; }
+.nbc .nbc-code code { font: 12px/1.4 var(--jp-code-font-family, ui-monospace, monospace); background: none; color: inherit; padding: 0; overflow-wrap: anywhere; white-space: pre-wrap; flex: 1; min-width: 12em; }
 .nbc-failure { font-weight: 600; }
 .nbc-more { text-align: center; padding: 6px; }
 .nbc-more:empty { display: none; }

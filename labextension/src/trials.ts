@@ -1,6 +1,7 @@
 // All trials as a table that sorts; what a trial printed and why it failed is folded under its row.
 
 import { button, el, user } from "./dom";
+import { copied, startOption } from "./code";
 import type { Scalar, Study, Trial } from "./data";
 import { duration, spell, spellMetric } from "./format";
 import type { Part } from "./part";
@@ -8,6 +9,7 @@ import type { Selection } from "./selection";
 import { icon } from "./states";
 
 const PAGE = 200;
+const THANKS = 2000;
 
 interface Column {
   key: string;
@@ -26,6 +28,7 @@ export class Trials implements Part {
   private isDown = false;
   private shown = PAGE;
   private readonly unfolded = new Set<number>();
+  private copied: { number: number; note: string } | null = null;
   private study: Study | null = null;
 
   constructor(private readonly selection: Selection) {
@@ -107,7 +110,8 @@ export class Trials implements Part {
     const isChosen = trial.number === this.selection.number;
     const row = el("tr", { "aria-current": isChosen ? "true" : null, class: isFront ? "nbc-is-front" : null });
     row.addEventListener("click", () => this.selection.choose(trial.number));
-    const hasMore = Boolean(trial.failure ?? trial.printed ?? trial.reason);
+    const code = startOption(trial);
+    const hasMore = Boolean(trial.failure ?? trial.printed ?? trial.reason ?? code);
     columns.forEach((column, i) => {
       const cell = el("td", { class: column.isText ? "nbc-text" : null }, column.cell(trial));
       if (i === 0) {
@@ -118,7 +122,21 @@ export class Trials implements Part {
     if (!this.unfolded.has(trial.number)) {
       return [row];
     }
-    return [row, el("tr", { class: "nbc-fold" }, el("td", { colspan: columns.length }, ...foldedOf(trial)))];
+    const parts = [...foldedOf(trial), ...(code ? [this.codeOf(trial, code)] : [])];
+    return [row, el("tr", { class: "nbc-fold" }, el("td", { colspan: columns.length }, ...parts))];
+  }
+
+  private codeOf(trial: Trial, code: string): HTMLElement {
+    const { number } = trial;
+    const press = async (): Promise<void> => {
+      this.copied = { number, note: (await copied(code)) ? "Copied." : "No clipboard here: select the text." };
+      this.redraw();
+      setTimeout(() => ((this.copied = null), this.redraw()), THANKS);
+    };
+    const title = "Copy the option of %%bo_search that runs this point first";
+    const copy = button("Copy as code", { class: "nbc-button", title, "data-focus": `copy${number}` }, () => void press());
+    const note = el("span", { role: "status" }, this.copied?.number === number ? this.copied.note : "");
+    return el("div", { class: "nbc-code" }, copy, el("code", { dir: "ltr" }, code), note);
   }
 
   private handles(trial: Trial, hasMore: boolean, isChosen: boolean): Node[] {

@@ -27,6 +27,7 @@ export class StudyView {
   private study: Study | null = null;
   private isVisible = true;
   private isStale = false;
+  private isPressed = false;
   private frame = 0;
 
   constructor() {
@@ -52,8 +53,13 @@ export class StudyView {
 
   // Draws a study, at the next frame and only while the view is on screen.
   update(study: Study): void {
+    const before = this.study;
     this.study = study;
-    this.redraw();
+    if (before && this.isVisible && !this.isStale && isSameButTime(before, study)) {
+      this.header.draw(study);
+    } else {
+      this.redraw();
+    }
   }
 
   steer(controls: Controls | null): void {
@@ -67,7 +73,7 @@ export class StudyView {
   }
 
   private redraw(): void {
-    if (!this.isVisible) {
+    if (!this.isVisible || this.isPressed) {
       this.isStale = true;
       return;
     }
@@ -90,6 +96,17 @@ export class StudyView {
   }
 
   private watch(): void {
+    // A click needs its element from press to release, so nothing is drawn in between.
+    const press = (): void => void (this.isPressed = true);
+    const release = (): void => {
+      this.isPressed = false;
+      setTimeout(() => this.isStale && this.redraw());
+    };
+    this.element.addEventListener("pointerdown", press);
+    for (const name of ["pointerup", "pointercancel", "dragend", "blur"]) {
+      window.addEventListener(name, release);
+      this.cleanups.push(() => window.removeEventListener(name, release));
+    }
     if (typeof IntersectionObserver !== "undefined") {
       const seen = new IntersectionObserver((entries) => {
         this.isVisible = entries.at(-1)?.isIntersecting ?? true;
@@ -113,6 +130,12 @@ export class StudyView {
       this.cleanups.push(() => sized.disconnect());
     }
   }
+}
+
+// Says whether nothing but the clock has moved on.
+function isSameButTime(before: Study, after: Study): boolean {
+  const keys = Object.keys(after) as (keyof Study)[];
+  return keys.every((key) => key === "elapsed" || key === "left" || before[key] === after[key]);
 }
 
 // Shows why data could not be drawn, and what its notebook holds besides.

@@ -35,6 +35,13 @@ test("a delta replaces trials of its numbers and adds the others in order", () =
   assert.equal(before.study.trials.length, numbers.length, "the state before is untouched");
 });
 
+test("what a delta leaves alone stays the same object", () => {
+  const before = state();
+  const after = applied(before, delta({ set: { elapsed: 50 } }));
+  assert.equal(after.study.trials, before.study.trials);
+  assert.equal(after.study.slices, before.study.slices);
+});
+
 test("progress is continued from where it changed", () => {
   const before = state();
   const values = before.study.progress?.values ?? [];

@@ -134,6 +134,29 @@ test("the buttons are there while it runs and carry exactly their names", () => 
   assert.equal(root.querySelectorAll(".nbc-buttons button").length, 0);
 });
 
+test("when only the clock moves on, only the header is drawn", () => {
+  const { view, root } = drawn("running");
+  const study = sample("running");
+  view.update(study);
+  const row = root.querySelector(".nbc-table tbody tr");
+  view.update({ ...study, elapsed: 60, left: 20 });
+  assert.equal(root.querySelector(".nbc-table tbody tr"), row);
+  assert.match(root.querySelector(".nbc-counts")?.textContent ?? "", /1 min 0 s/);
+});
+
+test("nothing is drawn between press and release, so that a click meets its element", async () => {
+  const { view, root } = drawn("running");
+  const row = () => root.querySelector(".nbc-table tbody tr");
+  const before = row();
+  before?.dispatchEvent(new Event("pointerdown", { bubbles: true }));
+  view.update(sample("digits"));
+  assert.equal(row(), before);
+  window.dispatchEvent(new Event("pointerup"));
+  await new Promise((done) => setTimeout(done, 5));
+  assert.notEqual(row(), before);
+  assert.equal(rows(root).length, 24);
+});
+
 test("progress is told to assistive software", () => {
   const bar = drawn("running").root.querySelector("[role=progressbar]");
   assert.equal(bar?.getAttribute("aria-valuemax"), "40");
