@@ -67,19 +67,24 @@ def zero(editor: Editor, weight: IntegerWeight) -> ir.Value | None:
 
 def decode(editor: Editor, weight: IntegerWeight) -> ir.Value:
     """The weight in floating point."""
-    narrow, shape = weight.fits_4_bits, weight.codes.shape
-    flat = weight.codes.reshape(len(weight.codes), -1) if weight.block else weight.codes
-    inputs = [editor.constant(f"{weight.name}.codes", flat, is_narrow=narrow), scale(editor, weight)]
-    if weight.zero is not None:
-        number = weight.zero if weight.zero.size > 1 else weight.zero.reshape(())
-        name = f"{weight.name}.zero" + ".narrow" * narrow
-        inputs.append(editor.constant(name, number, is_narrow=narrow))
+    shape = weight.codes.shape
+    read = codes(editor, weight)
     if not weight.block:
-        return editor.one("DequantizeLinear", inputs, axis=0)
-    found = editor.one("DequantizeLinear", inputs, axis=1, block_size=weight.block)
-    if flat.shape == shape:
+        return editor.one("DequantizeLinear", _grid(editor, weight, read), axis=0)
+    # Blocks run along the flattened rows.
+    if len(shape) > 2:
+        flat = editor.constant(f"{weight.name}.rows", np.array([len(weight.codes), -1], np.int64))
+        read = editor.one("Reshape", [read, flat])
+    found = editor.one("DequantizeLinear", _grid(editor, weight, read), axis=1, block_size=weight.block)
+    if len(shape) == 2:
         return found
     return editor.one("Reshape", [found, editor.constant(f"{weight.name}.shape", np.array(shape, np.int64))])
+
+
+def _grid(editor: Editor, weight: IntegerWeight, read: ir.Value) -> list[ir.Value]:
+    """What decoding takes."""
+    middle = zero(editor, weight)
+    return [read, scale(editor, weight)] + ([] if middle is None else [middle])
 
 
 def _rows(editor: Editor, weight: IntegerWeight, index: ir.Value) -> ir.Value:
