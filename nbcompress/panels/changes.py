@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from nbcompress.panels.limits import LIVE
@@ -11,17 +10,7 @@ from nbcompress.panels.progress import progress_of
 from nbcompress.panels.text import finite
 from nbcompress.panels.view import Course, Names, StudyLike, expected_data, study_view, trial_data
 from nbcompress.study.front import front
-from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State, Trial
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What was tried up to some moment."""
-
-    goal: Goal
-    all_trials: tuple[Trial, ...]
-    best: Trial | None
 
 
 class Changes:
@@ -37,37 +26,32 @@ class Changes:
         self._trials = {one.number: one for one in study.all_trials}
         self._front = {one.number: one for one in study.front}
         self._changed: dict[int, Trial] = {}
+        self._expected: dict[str, Any] = {}
         view = study_view(study, baseline=baseline, course=course, names=self._names)
         self.state: dict[str, Any] = {"seq": 0, "run": run, "study": view}
-
-    @property
-    def tried(self) -> Standing:
-        """What the page has been told of, as a surrogate may be asked about it."""
-        trials = tuple(self._trials[number] for number in sorted(self._trials))
-        best = self.state["study"]["best"]
-        return Standing(self._goal, trials, self._trials.get(best))
-
-    def expected(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a surrogate expects as fields of the view; those not given are left out."""
-        data = expected_data(self._names, LIVE, **fields)
-        return {key: data[key] for key in fields}
 
     def note(self, trial: Trial) -> None:
         """Take a trial that began or ended."""
         self._changed[trial.number] = trial
+
+    def expect(self, expected: Mapping[str, Any]) -> None:
+        """Take what a surrogate expects: arguments of `expected_data`. What is not given stays as it is."""
+        data = expected_data(self._names, LIVE, **expected)
+        self._expected |= {key: data[key] for key in expected}
 
     def delta(self, course: Course, **more: Any) -> dict[str, Any]:
         """Return the message that brings the page up to date, and take it into `state`.
 
         Args:
             course: How the search goes now.
-            more: Other fields of the view that changed, such as `slices`.
+            more: Other fields of the view that changed, such as `ending`.
         """
         changed, self._changed = self._changed, {}
+        expected, self._expected = self._expected, {}
         self._trials.update(changed)
         view = self.state["study"]
         rows = {number: trial_data(one, self._names, LIVE) for number, one in changed.items()}
-        fields: dict[str, Any] = {"elapsed": finite(course.elapsed), "left": finite(course.left), **more}
+        fields: dict[str, Any] = {"elapsed": finite(course.elapsed), "left": finite(course.left), **expected, **more}
         progress = None
         if any(one.state is not State.RUNNING for one in changed.values()):
             fields |= self._standing(changed)

@@ -14,14 +14,12 @@ if TYPE_CHECKING:
 
 # One part in so many of the search's time, at most.
 SHARE = 100
-# The surrogate of three and more objectives lives in torch, whose global settings are not another thread's to touch.
-MOST_OBJECTIVES = 2
 # One slice after the other costs; while it runs, the parameters that matter most are enough.
 MOST = 6
 
 
 class Foresight:
-    """Knows when the next look at the surrogate is affordable. For one thread.
+    """Knows when the next look at the surrogate is affordable. For the thread that also proposes.
 
     Args:
         proposer: Whose surrogate is asked, or None.
@@ -44,12 +42,7 @@ class Foresight:
         n_ended = sum(one.state.counts for one in study.all_trials)
         cost = _guess(n_ended) if self._cost is None else self._cost
         is_early = self._now() - self._rested_since < SHARE * cost
-        if (
-            self._proposer is None
-            or is_early
-            or n_ended == self._n_ended
-            or len(study.goal.objectives) > MOST_OBJECTIVES
-        ):
+        if self._proposer is None or is_early or n_ended == self._n_ended:
             return {}
         start = self._now()
         try:

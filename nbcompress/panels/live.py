@@ -77,6 +77,7 @@ class LivePanel(TextPanel):
         super().__init__(study, output, clock, baseline, proposer)
         self._controls, self._script = controls, script
         self._run = uuid.uuid4().hex
+        self._foresight = Foresight(proposer)
         self._lock = threading.Lock()
         self._news, self._over = threading.Event(), threading.Event()
         self._widget: StudyWidget | None = None
@@ -104,6 +105,12 @@ class LivePanel(TextPanel):
 
     def trial_started(self, trial: Trial) -> None:
         self._note(trial)
+        # On the loop's own thread, which also proposes: the surrogate never works for two at once.
+        expected = self._foresight.look(self._study, self._is_wanted)
+        if expected:
+            with self._lock:
+                self._changes.expect(expected)
+            self._news.set()
 
     def trial_ended(self, trial: Trial) -> None:
         self._clock.ended(trial)
@@ -122,6 +129,9 @@ class LivePanel(TextPanel):
         finally:
             self._close()
 
+    def _is_wanted(self) -> bool:
+        return self._controls is None or not self._controls.is_stopped
+
     def _note(self, trial: Trial) -> None:
         with self._lock:
             self._changes.note(trial)
@@ -130,7 +140,6 @@ class LivePanel(TextPanel):
     def _draw(self) -> None:
         """Tell the page what is new, until the search is over."""
         begun = time.monotonic()
-        foresight = Foresight(self._proposer)
         while not self._over.is_set():
             # Without news the page is told the time once a second.
             self._news.wait(1.0)
@@ -143,13 +152,7 @@ class LivePanel(TextPanel):
                 state = self._changes.state
                 is_loading = start - begun < LOADING and len(state["study"]["trials"]) <= SMALL
                 self._tell({"kind": "whole", "state": state} if is_loading else delta)
-                tried = self._changes.tried
-            pause = max(PAUSE, SHARE * (time.monotonic() - start))
-            expected = foresight.look(tried, lambda: not self._over.is_set())
-            if expected and not self._over.is_set():
-                with self._lock:
-                    self._tell(self._changes.delta(self._clock.running(), **self._changes.expected(expected)))
-            self._over.wait(pause)
+            self._over.wait(max(PAUSE, SHARE * (time.monotonic() - start)))
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Send a message to the pages that are open, and keep the state for those that open later."""

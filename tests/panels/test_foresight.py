@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from nbcompress.optimize import proposer
 from nbcompress.panels import foresight
 from nbcompress.panels.expectations import Expectations, always
 from nbcompress.panels.foresight import SHARE, Foresight
-from nbcompress.study.goal import Goal
 
 
 class Time:
@@ -93,10 +91,8 @@ def test_a_failure_is_silent_and_the_last(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(looks) == 1
 
 
-def test_torch_is_left_alone_and_nobody_is_asked_without_a_surrogate(clock: Time) -> None:
+def test_nobody_is_asked_without_a_surrogate(clock: Time) -> None:
     clock.now = 1_000.0
-    three = replace(digits(10), goal=Goal.of(["accuracy"], ["kilobytes", "seconds_"]))
-    assert Foresight(gp(digits(1)), lambda: 0.0).look(three, always) == {}
     assert Foresight(None, clock).look(digits(10), always) == {}
     assert clock.looks == []
 
