@@ -129,7 +129,7 @@ def test_two_of_four_everywhere(criterion: str) -> None:
 @pytest.mark.parametrize("criterion", ["activation", "hessian"])
 def test_counts_of_criteria_with_data(criterion: str, amount: float) -> None:
     animal = ZOO["perceptron"]()
-    options = {"criterion": criterion, "data": animal.data}
+    options = {"criterion": criterion, "data": animal.data, "scope": "layer" if criterion == "hessian" else None}
     small = prune(animal.model, amount, **options)  # type: ignore[arg-type]
     for name in ("0.weight", "2.weight", "4.weight"):
         zeros = small.get_parameter(name) == 0
@@ -145,6 +145,20 @@ def test_counts_of_criteria_with_data(criterion: str, amount: float) -> None:
         assert bool(now[was].all())
         if criterion == "hessian":
             assert int(now.sum()) == max(int(was.sum()), round(amount * was.numel()))
+
+
+@pytest.mark.parametrize("scope", ["global", "lamp", "layer"])
+def test_the_surgeon_divides_by_magnitude(scope: str) -> None:
+    animal = ZOO["convolutional"]()
+    plain = prune(animal.model, 0.6, scope=scope)  # type: ignore[arg-type]
+    surgeon = prune(animal.model, 0.6, scope=scope, criterion="hessian", data=animal.data)  # type: ignore[arg-type]
+    counts = [[int((one.parameter == 0).sum()) for one in select(model).targets] for model in (plain, surgeon)]
+    assert counts[0] == counts[1]
+    assert weights_differ(plain, surgeon)
+
+
+def weights_differ(one: nn.Module, other: nn.Module) -> bool:
+    return any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_gradually_by_activation() -> None:
@@ -291,10 +305,6 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
         (
             {"amount": 0.5, "criterion": "mutual-information", "data": DATA},
             "is about the activations of channels and neurons: pass granularity='channel', or another criterion",
-        ),
-        (
-            {"amount": 0.5, "criterion": "hessian", "data": DATA, "scope": "lamp"},
-            "looks at each layer by itself: use scope='layer', got 'lamp'",
         ),
         (
             {"amount": 0.5, "criterion": "hessian", "data": DATA, "schedule": "gradual", "finetune": 1},

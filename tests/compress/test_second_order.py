@@ -120,7 +120,7 @@ def test_weights_beyond_the_range_are_refused() -> None:
     target = select(model).targets[0]
     statistics, _ = input_statistics(model, [target], (torch.ones(4, 2), torch.zeros(4, 1)), 0, with_products=True)
     with pytest.raises(CompressionError, match="gave weights beyond the range of their dtype: use float32 weights"):
-        surgeon_pruned(target.parameter, statistics["weight"], 0.5)
+        surgeon_pruned(target.parameter, statistics["weight"], 1)
 
 
 def test_too_many_inputs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,9 @@ def prune(
             `hessian` know single weights of linear layers and convolutions; other layers are left out by name.
         scope: `global` ranks the weights of all layers together, `layer` takes the share from each, `lamp` ranks
             globally by scores made comparable (Lee et al. 2021). The default is `global` for weights and `layer`
-            for channels. By `activation`, the default takes the share from every output of a layer by itself;
-            `hessian` takes it from each layer.
+            for channels. By `activation`, the default takes the share from every output of a layer by itself. With
+            `hessian`, it says how the share is divided among layers, by magnitude; which weights go is decided within
+            each.
         schedule: `one-shot`, or `gradual`: a little before every epoch of `finetune`, by the cubic of Zhu and
             Gupta (2017).
         layers: Shell patterns on dotted module names.
@@ -71,10 +72,10 @@ def prune(
 
     Returns:
         A copy. With `granularity="weight"`, exactly `round(amount * n)` of the n chosen weights are zero (in each
-        tensor with scope `layer` or by `hessian`, in each output by `activation`), unless more were before; ties fall
-        by position. No tensor loses its last weight unless `amount` is 1. Grids and codebooks are kept: zero is a
-        value of each (`hessian`, which changes other weights too, refuses them). With `2:4`, tensors whose rows do
-        not divide by 4 are left out by name. With `channel`, see `cut_channels`; an amount of 0 gives a plain copy.
+        tensor with scope `layer`, in each output by `activation`), unless more were before; ties fall by position. No
+        tensor loses its last weight unless `amount` is 1. Grids and codebooks are kept: zero is a value of each
+        (`hessian`, which changes other weights too, refuses them). With `2:4`, tensors whose rows do not divide by 4
+        are left out by name. With `channel`, see `cut_channels`; an amount of 0 gives a plain copy.
 
     Raises:
         CompressionError: An option or a weight makes no sense, or fine-tuning diverges.
@@ -103,7 +104,7 @@ def prune(
         if schedule == "gradual" or amount is None:
             raise CompressionError("granularity='channel' cuts a share at once: pass amount= and schedule='one-shot'")
         return _prune_channels(model, amount, criterion, scope or "layer", layers, example, tuning)
-    _check_criterion(criterion, scope, schedule)
+    _check_criterion(criterion, schedule)
     ranked = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
     cut = Cut(amount, threshold, criterion, ranked, data, seed)
     if schedule == "gradual":
@@ -123,18 +124,14 @@ def _check_two_of_four(amount: object, threshold: object, scope: str | None, sch
         raise CompressionError("granularity='2:4' has no share in between to go through: use schedule='one-shot'")
 
 
-def _check_criterion(criterion: str, scope: str | None, schedule: str) -> None:
+def _check_criterion(criterion: str, schedule: str) -> None:
     """Refuse what makes no sense for single weights."""
     if criterion == "mutual-information":
         raise CompressionError(
             "criterion='mutual-information' is about the activations of channels and neurons: pass "
             "granularity='channel', or another criterion"
         )
-    if criterion != "hessian":
-        return
-    if scope in ("global", "lamp"):
-        raise CompressionError(f"criterion='hessian' looks at each layer by itself: use scope='layer', got {scope!r}")
-    if schedule == "gradual":
+    if criterion == "hessian" and schedule == "gradual":
         raise CompressionError("criterion='hessian' makes up for what goes at once: use schedule='one-shot'")
 
 

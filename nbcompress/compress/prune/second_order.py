@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nbcompress.compress.prune.counting import keep_masks, keep_two_of_four, lowest
+from nbcompress.compress.prune.counting import keep_two_of_four, lowest
 from nbcompress.compress.prune.input_scores import InputStatistics
 from nbcompress.errors import CompressionError
 
@@ -32,13 +32,13 @@ _BLOCK = 128
 _N_STEPS = 32
 
 
-def surgeon_pruned(weight: Tensor, statistics: InputStatistics, amount: float | None) -> Tensor:
+def surgeon_pruned(weight: Tensor, statistics: InputStatistics, count: int | None) -> Tensor:
     """`weight` with weights set to zero and the others changed to make up for it.
 
     Args:
         weight: Shape `(out, ...)`, finite.
         statistics: With products, of the inputs that go with the flattened weight.
-        amount: Share of the weights that goes; zeros count and stay. None keeps at most 2 of every 4 in a row.
+        count: How many weights go; zeros count and stay. None keeps at most 2 of every 4 in a row.
 
     Returns:
         A tensor of the shape, dtype and device of `weight`.
@@ -51,8 +51,8 @@ def surgeon_pruned(weight: Tensor, statistics: InputStatistics, amount: float | 
     n = statistics.products.shape[-1]
     w = weight.detach().to(statistics.products.device, torch.float64).reshape(statistics.n_groups, -1, n)
     hessians = torch.stack([_damped(one) for one in statistics.products])
-    found = _by_surgery(w, hessians, amount)
-    plain = torch.where(_kept_by_magnitude(w, amount), w, 0.0)
+    found = _by_surgery(w, hessians, count)
+    plain = torch.where(_kept_by_magnitude(w, count), w, 0.0)
     attempts = [_improved(w, hessians, one) for one in (found, plain)]
     best = min(attempts, key=lambda one: float(_error(w, hessians, one)))
     values = best.reshape(weight.shape).to(weight.device, weight.dtype)
@@ -67,11 +67,11 @@ def _damped(products: Tensor) -> Tensor:
     return products + damping * torch.eye(len(products), dtype=products.dtype, device=products.device)
 
 
-def _by_surgery(w: Tensor, hessians: Tensor, amount: float | None) -> Tensor:
+def _by_surgery(w: Tensor, hessians: Tensor, count: int | None) -> Tensor:
     factors = torch.stack([_factor(one) for one in hessians])
     # How much the error grows if one weight alone goes, everything else making up for it: w^2 / [H^-1].
     saliency = w.square() / factors.square().sum(1)[:, None]
-    counts = None if amount is None else _counts(saliency, amount)
+    counts = None if count is None else _counts(saliency, count)
     return torch.stack([_settled(w[k], factors[k], None if counts is None else counts[k]) for k in range(len(w))])
 
 
@@ -81,9 +81,8 @@ def _factor(hessian: Tensor) -> Tensor:
     return upper
 
 
-def _kept_by_magnitude(w: Tensor, amount: float | None) -> Tensor:
-    masks = keep_two_of_four([w.abs()]) if amount is None else keep_masks([w.abs()], amount, is_global=False)
-    return masks[0]
+def _kept_by_magnitude(w: Tensor, count: int | None) -> Tensor:
+    return keep_two_of_four([w.abs()])[0] if count is None else ~_lowest(w.abs(), count)
 
 
 def _improved(w: Tensor, hessians: Tensor, start: Tensor) -> Tensor:
@@ -108,10 +107,9 @@ def _error(w: Tensor, hessians: Tensor, found: Tensor) -> Tensor:
     return (((w - found) @ hessians) * (w - found)).sum()
 
 
-def _counts(saliency: Tensor, amount: float) -> list[list[int]]:
+def _counts(saliency: Tensor, count: int) -> list[list[int]]:
     """How many weights go, by group and block of columns, when all rank together. Zeros have saliency 0."""
-    gone = ~keep_masks([saliency], amount, is_global=False)[0]
-    gone = gone | (saliency == 0)
+    gone = _lowest(saliency, count) | (saliency == 0)
     return [[int(block.sum()) for block in one.split(_BLOCK, dim=1)] for one in gone]
 
 

@@ -125,10 +125,11 @@ def _by_example(layer: nn.Module, x: Tensor, of: Callable[[Tensor], Tensor]) -> 
 
 
 def _by_unit(features: Tensor, owners: Tensor, n_units: int) -> Tensor:
-    owners = owners.to(features.device)
+    # On the CPU, because a GPU adds by index in an order of chance.
+    features = features.cpu()
     total = features.new_zeros((len(features), n_units + 1)).index_add_(1, owners, features)
     counts = torch.bincount(owners, minlength=n_units + 1).clamp(min=1)
-    return (total / counts)[:, :n_units].cpu()
+    return (total / counts)[:, :n_units]
 
 
 __all__ = ["NO_ACTIVATION", "unit_activations"]

@@ -96,16 +96,18 @@ def leave_out(work: Workpiece, cut: Cut, *, with_products: bool = False) -> dict
 
 def _operate(work: Workpiece, cut: Cut) -> None:
     statistics = leave_out(work, cut, with_products=True)
-    for target in work.targets:
+    # How much each layer loses is what magnitude would take; errors of different layers cannot be compared.
+    masks = replace(cut, criterion="magnitude").masks(work.model, work.targets)
+    for target, mask in zip(work.targets, masks, strict=True):
         before = work.record_of(target)
         if before.grid is not None or before.codebook is not None:
             raise CompressionError(
                 f"criterion='hessian' changes the weights that stay, but {target.name!r} must keep to its "
                 f"{'grid' if before.grid is not None else 'codebook'}: prune before quantizing and clustering"
             )
-        amount = None if cut.scope == "2:4" else cut.amount
+        count = None if cut.scope == "2:4" else int((~mask).sum())
         # The statistics of one layer at a time are let go.
-        values = surgeon_pruned(target.parameter, statistics.pop(target.name), amount)
+        values = surgeon_pruned(target.parameter, statistics.pop(target.name), count)
         work.put(target, TensorRecord(is_pruned=True), values)
 
 
