@@ -167,6 +167,35 @@ def test_integers_survive_batch_norms(residual: tuple[nn.Module, Path]) -> None:
     assert 0 in sign
 
 
+class Dense(nn.Module):
+    """A layer that is used twice, a concatenation, a gate, and convolutions whose outputs are returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.last, self.other = nn.Conv2d(8, 3, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.nn.functional.relu6(self.first(x))
+        y = torch.relu(self.again(torch.relu(self.again(x))))
+        y = torch.cat([x, y], dim=1)
+        return self.last(y), torch.sigmoid(self.other(y))
+
+
+def test_static_outputs_and_branches(tmp_path: Path) -> None:
+    data = (IMAGES, torch.zeros(16, 3, 8, 8))
+    model = nc.quantize(Dense(), 8)
+    ranges = {"first": ActivationRange(-4.0, 4.0), "again": ActivationRange(0.0, 3.0)}
+    ranges |= {"last": ActivationRange(0.0, 3.0), "other": ActivationRange(0.0, 2.9)}
+    attach_(model, Record(record_of(model).tensors, activations=ranges))
+    path = nc.export(model, tmp_path / "small.onnx", example=IMAGES, data=data)
+    with torch.no_grad():
+        expected = model(IMAGES)[0]
+    assert error(expected, ran(path, IMAGES)) < 0.05
+    found = running(path, tmp_path)
+    assert (found["QLinearConv"], found["QLinearConcat"], found["Conv"], found["FusedConv"]) == (5, 1, 0, 0)
+
+
 def test_static_product_by_hand(tmp_path: Path) -> None:
     layer = nn.Linear(3, 2)
     with torch.no_grad():
@@ -200,6 +229,19 @@ def test_half_precision_is_exported_in_float32(tmp_path: Path) -> None:
     path = nc.export(model, tmp_path / "small.onnx", example=x.bfloat16())
     assert error(output(model, x.bfloat16()).float(), ran(path, x.bfloat16().float())) < 0.02
     assert next(model.parameters()).dtype == torch.bfloat16
+
+
+def test_names_of_the_model_are_its_own() -> None:
+    import onnx_ir as ir
+
+    from nbcompress.artifact.export.editor import Editor
+
+    theirs = ir.val("relu.scale", const_value=ir.tensor(np.ones(3, np.float32), name="relu.scale"))
+    editor = Editor(ir.Model(ir.Graph([], [], nodes=[], initializers=[theirs]), ir_version=10))
+    ours = editor.constant("relu.scale", np.zeros((), np.float32))
+    assert ours is not theirs
+    assert ours is editor.constant("relu.scale", np.zeros((), np.float32))
+    assert set(editor.graph.initializers) == {"relu.scale", "relu.scale.integers"}
 
 
 def test_what_cannot_be_integer_is_named(tmp_path: Path) -> None:

@@ -23,24 +23,27 @@ class Editor:
 
     def __init__(self, model: ir.Model) -> None:
         self.model, self.graph = model, model.graph
+        self._constants: dict[str, ir.Value] = {}
 
     def constant(self, name: str, array: Integers | Floats, *, is_narrow: bool = False) -> ir.Value:
-        """A constant with a name of its own, or the one that has this name already.
+        """A constant, or the one that was added under this name before.
 
         Args:
-            name: To be found under.
+            name: To be found under, with a word more if the model has something of that name.
             array: What it holds.
             is_narrow: Store int8 and uint8 in 4 bits each.
         """
-        if name in self.graph.initializers:
-            return self.graph.initializers[name]
+        if name in self._constants:
+            return self._constants[name]
         dtype = None
         if is_narrow:
             narrow, dtype = _NARROW[array.dtype]
             array = array.astype(narrow)
         tensor = ir.tensor(np.array(array, order="C"), dtype=dtype, name=name)
-        value = ir.val(name, tensor.dtype, array.shape, const_value=tensor)
+        free = f"{name}.integers" if name in self.graph.initializers else name
+        value = ir.val(free, tensor.dtype, array.shape, const_value=tensor)
         self.graph.register_initializer(value)
+        self._constants[name] = value
         return value
 
     def add(
