@@ -93,8 +93,8 @@ class Acquisition(Protocol):
         """Return the values at features `(m, D)`: shape `(m,)`."""
         ...
 
-    def score_with_gradient(self, feature: Array) -> tuple[float, Array]:
-        """Return the value at one feature vector `(D,)` and its gradient `(D,)`."""
+    def score_with_gradients(self, features: Array) -> tuple[Array, Array]:
+        """Return the values at features `(m, D)`, shape `(m,)`, and their gradients `(m, D)`."""
         ...
 
 
@@ -108,10 +108,10 @@ class Term:
     def score(self, features: Array) -> Array:
         return self.formula(*self.process.predict(features))[0]
 
-    def score_with_gradient(self, feature: Array) -> tuple[float, Array]:
-        mean, std, mean_gradient, std_gradient = self.process.predict_with_gradient(feature)
-        value, by_mean, by_std = self.formula(np.array(mean), np.array(std))
-        return float(value), float(by_mean) * mean_gradient + float(by_std) * std_gradient
+    def score_with_gradients(self, features: Array) -> tuple[Array, Array]:
+        mean, std, mean_gradient, std_gradient = self.process.predict_with_gradients(features)
+        value, by_mean, by_std = self.formula(mean, std)
+        return value, by_mean[:, None] * mean_gradient + by_std[:, None] * std_gradient
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ class Sum:
             total = total + term.score(features)
         return total
 
-    def score_with_gradient(self, feature: Array) -> tuple[float, Array]:
-        total, gradient = 0.0, np.zeros_like(feature)
+    def score_with_gradients(self, features: Array) -> tuple[Array, Array]:
+        total, gradient = np.zeros(len(features)), np.zeros_like(features)
         for term in self.terms:
-            value, by_feature = term.score_with_gradient(feature)
-            total, gradient = total + value, gradient + by_feature
+            value, by_features = term.score_with_gradients(features)
+            total, gradient = total + value, gradient + by_features
         return total, gradient
 
 
@@ -145,5 +145,5 @@ def improvement(name: str, process: GaussianProcess, best: float) -> Term:
 
 def feasibility(process: GaussianProcess) -> Term:
     """Return the log probability that a slack is at most 0."""
-    bound = -process.shift / process.scale
+    bound = process.units.standardised(0.0)
     return Term(process, lambda mean, std: log_probability_below(mean, std, bound))

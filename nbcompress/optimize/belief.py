@@ -56,8 +56,13 @@ class Belief:
         hyper: dict[str, Any] = {}
         trouble: dict[str, str] = {}
 
-        def learn(name: str, known: Array, values: Array) -> GaussianProcess:
-            found: Fit = fit(form, embedding.owner, embedding.axes.d, known, values, _older(history, name))
+        # A front's hypervolume is measured in the losses' own scale. And in a conditional space a branch begins with
+        # bad values, whose differences are all that is known of it.
+        damped = history.losses.shape[1] == 1 and not embedding.axes.space.has_conditions
+
+        def learn(name: str, known: Array, values: Array, is_damped: bool = False) -> GaussianProcess:
+            older = _older(history, name)
+            found: Fit = fit(form, embedding.owner, embedding.axes.d, known, values, older, damped=is_damped)
             hyper[name] = found.process.hyper.to_json()
             if found.trouble:
                 trouble[name] = found.trouble
@@ -67,7 +72,7 @@ class Belief:
         for j, column in enumerate(history.losses.T):
             known = told & np.isfinite(column)
             if known.any():
-                losses[j] = learn(f"loss {j}", features[known], column[known])
+                losses[j] = learn(f"loss {j}", features[known], column[known], damped)
         limits: dict[str, GaussianProcess] = {}
         for j, column in enumerate(history.slacks.T):
             known = np.isfinite(column)
@@ -82,7 +87,7 @@ class Belief:
 
     def standard_losses(self, features: Array) -> Array:
         """Return the predicted mean losses at features `(k, D)`, standardised: shape `(k, m)`."""
-        return np.stack([self.losses[j].predict(features)[0] for j in sorted(self.losses)], axis=1)
+        return np.stack([self.losses[j].means(features) for j in sorted(self.losses)], axis=1)
 
 
 def _failure(embedding: Embedding, form: Form, features: Array, labels: Array) -> GaussianProcess:

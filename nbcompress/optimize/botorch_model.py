@@ -133,9 +133,9 @@ class NoisyHypervolume:
             parts = [self._function(part[:, None]) for part in torch.split(tensor(features), CHUNK)]
         return np.asarray(torch.cat(parts).numpy() if parts else np.empty(0))
 
-    def score_with_gradient(self, feature: Array) -> tuple[float, Array]:
-        x = tensor(feature).requires_grad_(True)
+    def score_with_gradients(self, features: Array) -> tuple[Array, Array]:
+        x = tensor(features).requires_grad_(True)
         with _settings(), torch.enable_grad():
-            value = self._function(x[None, None])[0]
-            (gradient,) = torch.autograd.grad(value, x)
-        return float(value.detach()), np.asarray(gradient.numpy())
+            value = self._function(x[:, None])
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        return np.asarray(value.detach().numpy()), np.asarray(gradient.numpy())

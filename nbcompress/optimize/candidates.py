@@ -12,22 +12,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
+from numpy.typing import NDArray
 
 from nbcompress.optimize.acquisition import Acquisition
 from nbcompress.optimize.axes import Axes
+from nbcompress.optimize.climbing import minimise
 from nbcompress.optimize.embedding import Embedding
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.proposers.sobol import sobol_rows
 from nbcompress.optimize.protocol import Unseen
 
 MAX_WHOLE = 2048
-N_ROUNDS = 3
+N_ROUNDS = 6
 # Neighbours move each coordinate by these shares of the axis, in turn; and about this many coordinates at a time.
 NEIGHBOUR_WIDTHS = (0.2, 0.05, 0.01)
 MOVED_AT_ONCE = 4.0
 # Two of the points to polish differ by at least this in some coordinate.
 APART = 0.05
+# A climb begins with a step of this share of an axis, and ends where the acquisition (a logarithm) hardly changes.
+FIRST_STEP, SLOPE_TOLERANCE, GAIN_TOLERANCE = 0.05, 1e-3, 1e-4
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,19 @@ class Effort:
         n_spread: Points of the quasi-random set, a power of two.
         n_neighbours: Neighbours of each of the best known points.
         n_polished: Places that are climbed from.
-        iterations: Of one climb along the continuous coordinates.
+        n_swept: The best of these climbs, whose discrete coordinates are changed.
+        evaluations: Of one climb along the continuous coordinates; all starts climb at once.
     """
 
     n_spread: int = 1024
     n_neighbours: int = 64
-    n_polished: int = 5
-    iterations: int = 40
+    n_polished: int = 10
+    n_swept: int = 3
+    evaluations: int = 40
 
 
 # For an acquisition that costs milliseconds a point (Monte-Carlo samples), not microseconds.
-SPARING = Effort(n_spread=128, n_neighbours=16, n_polished=2, iterations=15)
+SPARING = Effort(n_spread=128, n_neighbours=16, n_polished=2, evaluations=15)
 
 
 class CandidateSearch:
@@ -80,8 +85,10 @@ class CandidateSearch:
         if len(rows) == 0:
             rows = self.axes.rows([self.unseen.draw(self.rng)])
         scores = self._score(rows)
-        found = [self._climb(rows[i], float(scores[i])) for i in self._apart(rows, scores)]
-        return max(found, key=lambda one: one[1])
+        chosen = self._apart(rows, scores)
+        rows, scores = self._climb(rows[chosen], scores[chosen])
+        best = int(scores.argmax())
+        return rows[best], float(scores[best])
 
     def _score(self, rows: Array) -> Array:
         scores = self.acquisition.score(self.embedding.features(rows))
@@ -101,58 +108,78 @@ class CandidateSearch:
         return np.where(moved | ~self.axes.is_active(row[None]), np.where(anywhere_only, anywhere, near), row)
 
     def _apart(self, rows: Array, scores: Array) -> list[int]:
-        """Return the indices of the best few rows that are not all in one place."""
+        """Return the indices of the best few rows that are not all in one place, and of the best for each choice.
+
+        Where other options lead, the acquisition may be higher than any row there shows.
+        """
+        order = np.argsort(-scores, kind="stable")
         chosen: list[int] = []
-        for i in np.argsort(-scores, kind="stable")[: 20 * self.effort.n_polished].tolist():
+        for i in np.flatnonzero(~self.axes.is_ordered):
+            _, first = np.unique(rows[order, i], return_index=True)
+            chosen += order[first].tolist()
+        chosen = list(dict.fromkeys(chosen))[: self.effort.n_polished]
+        n_choices = len(chosen)
+        for i in order[: 20 * self.effort.n_polished].tolist():
             if all(np.abs(rows[i] - rows[j]).max(initial=0.0) > APART for j in chosen):
                 chosen.append(i)
-            if len(chosen) == self.effort.n_polished:
+            if len(chosen) == n_choices + self.effort.n_polished:
                 break
         return chosen
 
-    def _climb(self, row: Array, score: float) -> tuple[Array, float]:
+    def _climb(self, rows: Array, scores: Array) -> tuple[Array, Array]:
+        """Polish all starts; sweep and polish again the best of them, as long as that gains."""
+        rows, scores = self._polish(rows, scores)
+        best = np.argsort(-scores, kind="stable")[: self.effort.n_swept]
+        rows, scores = rows[best], scores[best]
+        on = np.arange(len(rows))
         for _ in range(N_ROUNDS):
-            row, score = self._polish(row, score)
-            changed, better = self._sweep(row, score)
-            if better <= score:
-                return row, score
-            row, score = changed, better
-        return self._polish(row, score)
+            changed, better = self._sweep(rows[on], scores[on])
+            gained = better > scores[on]
+            if not gained.any():
+                break
+            on = on[gained]
+            rows[on], scores[on] = self._polish(changed[gained], better[gained])
+        return rows, scores
 
-    def _polish(self, row: Array, score: float) -> tuple[Array, float]:
-        """Climb along the active continuous coordinates; return the start if that leads to no better unseen point."""
-        active = self.axes.is_active(row[None])[0]
-        free = np.flatnonzero(self.axes.is_continuous & active)
-        if len(free) == 0 or not np.isfinite(score):
-            return row, score
+    def _polish(self, rows: Array, scores: Array) -> tuple[Array, Array]:
+        """Climb along the active continuous coordinates; a start that leads to no better unseen point stays."""
+        active = self.axes.is_active(rows)
+        free = self.axes.is_continuous & active
+        if not free.any():
+            return rows, scores
 
-        def loss(u: Array) -> tuple[float, Array]:
-            full = row.copy()
-            full[free] = u
-            feature = self.embedding.features(full[None], active[None])[0]
-            value, gradient = self.acquisition.score_with_gradient(feature)
-            return -value, -self.embedding.pull_back(full, active, gradient)[free]
+        def loss(u: Array, on: NDArray[np.intp]) -> tuple[Array, Array]:
+            value, gradient = self.acquisition.score_with_gradients(self.embedding.features(u, active[on]))
+            by_rows = self.embedding.pull_back(u, active[on], gradient)
+            return -value, -np.where(free[on], by_rows, 0.0)
 
-        found = minimize(
-            loss, row[free], jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(free),
-            options={"maxiter": self.effort.iterations},
+        low, high = np.where(free, 0.0, rows), np.where(free, 1.0, rows)
+        found, losses = minimise(
+            loss, rows, low, high, evaluations=self.effort.evaluations, first_step=FIRST_STEP,
+            gradient_tolerance=SLOPE_TOLERANCE, value_tolerance=GAIN_TOLERANCE,
         )  # fmt: skip
-        better = row.copy()
-        better[free] = np.clip(found.x, 0.0, 1.0)
-        if np.isfinite(found.fun) and -found.fun > score and better in self.unseen:
-            return better, -float(found.fun)
-        return row, score
+        better = (-losses > scores) & np.array([row in self.unseen for row in found])
+        return np.where(better[:, None], found, rows), np.where(better, -losses, scores)
 
-    def _sweep(self, row: Array, score: float) -> tuple[Array, float]:
-        """Try every single change of every active discrete coordinate, one coordinate after the other."""
-        for i in np.flatnonzero(~self.axes.is_continuous):
-            if not self.axes.is_active(row[None])[0, i]:
-                continue
-            rows = self.unseen.keep(self.axes.changes(row, int(i)))
-            if len(rows) == 0:
-                continue
-            scores = self._score(rows)
-            best = int(scores.argmax())
-            if scores[best] > score:
-                row, score = rows[best], float(scores[best])
-        return row, score
+    def _sweep(self, rows: Array, scores: Array) -> tuple[Array, Array]:
+        """Return for each row the best of all its changes of one active discrete coordinate, and its score."""
+        changes: list[Array] = []
+        owners: list[NDArray[np.intp]] = []
+        for k, active in enumerate(self.axes.is_active(rows)):
+            for i in np.flatnonzero(~self.axes.is_continuous & active):
+                changes.append(self.axes.changes(rows[k], int(i)))
+                owners.append(np.full(len(changes[-1]), k))
+        if not changes:
+            return rows, scores
+        every, owner = np.vstack(changes), np.concatenate(owners)
+        values = self._score(every)
+        best_rows, best = rows.copy(), scores.copy()
+        for k in range(len(rows)):
+            own = np.flatnonzero(owner == k)
+            for one in own[np.argsort(-values[own], kind="stable")]:
+                if values[one] <= best[k]:
+                    break
+                if every[one] in self.unseen:
+                    best_rows[k], best[k] = every[one], values[one]
+                    break
+        return best_rows, best

@@ -71,16 +71,15 @@ class Embedding:
             features[np.arange(len(rows)), self._columns[i].start + chosen] = np.where(active[:, i], np.sqrt(0.5), 0.0)
         return features
 
-    def pull_back(self, row: Array, active: Flags, gradient: Array) -> Array:
-        """Turn a gradient by features, shape `(D,)`, into one by the coordinates of a full row, shape `(d,)`.
+    def pull_back(self, rows: Array, active: Flags, gradients: Array) -> Array:
+        """Turn gradients by features, shape `(n, D)`, into ones by the coordinates of full rows, shape `(n, d)`.
 
         Unordered choices and inactive parameters get 0: there is no direction to go.
         """
-        by_row = np.zeros(len(row))
-        by_row[self._lines] = gradient[self._line_columns]
+        by_rows = np.zeros_like(rows)
+        by_rows[:, self._lines] = gradients[:, self._line_columns]
         for i in self._arcs:
-            if active[i]:
-                angle = ANGLE * row[i]
-                by_sin, by_cos = gradient[self._columns[i]]
-                by_row[i] = by_sin * np.cos(angle) - by_cos * np.sin(angle)
-        return by_row
+            angle = ANGLE * rows[:, i]
+            by_sin, by_cos = gradients[:, self._columns[i]].T
+            by_rows[:, i] = np.where(active[:, i], by_sin * np.cos(angle) - by_cos * np.sin(angle), 0.0)
+        return by_rows

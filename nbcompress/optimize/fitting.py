@@ -1,12 +1,14 @@
 """Learning hyperparameters: the posterior's mode, with gradients in closed form. Notation: see `surrogate.py`.
 
 The loss is `e' K^-1 e / 2 + log|K| / 2` plus the negative log prior, in the logarithms of l, s2 and v. With
-`G = (K^-1 - a a') / 2`, the derivative by K, and `W = G * s2 k'`, the derivative by log l_i is
+`G = (K^-1 - a a') / 2`, the derivative by K, and `W = G * s2 k'`, the derivatives are
 
-    -2 sum_{features f of i} sum_{jm} W_jm (z_jf - z_mf)^2  =  -4 sum_f (z_f^2 . W 1 - z_f . W z_f)
+    log l_i   -2 sum_{features f of i} sum_{jm} W_jm (z_jf - z_mf)^2  =  -4 sum_f (z_f^2 . W 1 - z_f . W z_f)
+    log v     v tr G
+    log s2    sum_{jm} G_jm s2 k_jm  =  (n - a' e) / 2 - v tr G        since s2 k = K - v I and K a = e
 
 which needs no array of shape n x n x D. The coefficients b are at their optimum for each K, so they add nothing
-(envelope theorem).
+(envelope theorem). All starts of a fit are evaluated at once, in stacks of shape `(S, n, n)`.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.linalg.lapack import dpotrf, dpotri
 
+from nbcompress.optimize.climbing import minimise
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogate import (
     MEAN_WIDTH,
@@ -25,10 +28,9 @@ from nbcompress.optimize.surrogate import (
     Form,
     GaussianProcess,
     Hyperparameters,
-    inverse_factor,
-    mean_coefficients,
     squared_distances,
 )
+from nbcompress.optimize.units import Units
 
 # Priors, normal in the logarithm: (median, width). Heuristics, chosen on Branin, Hartmann 6, Levy 4 and Ackley 5.
 # Distances grow with the root of the dimension, so lengthscales do; a longer prior gets stuck on Hartmann 6.
@@ -38,12 +40,12 @@ NOISE_MEDIAN, NOISE_WIDTH = 1e-5, 3.0
 LENGTHSCALE_BOUNDS = (0.02, 50.0)
 SIGNAL_BOUNDS = (1e-2, 1e2)
 NOISE_BOUNDS = (NOISE_FLOOR, 2.0)
-MAX_ITERATIONS = 60
+MAX_EVALUATIONS = 60
 # With more points than this one more hardly moves the optimum, and each step costs n^3: only the last good
-# hyperparameters start, and take a few steps.
-MANY, FEW_ITERATIONS = 200, 5
-# What a start that leads to no factorisation counts: worse than any real loss.
-HOPELESS = 1e25
+# hyperparameters start, take a few steps, and serve until the points have grown by a share.
+MANY, FEW_EVALUATIONS, GROWN = 200, 8, 1.05
+# The first step, and where a fit ends: a hundredth of a nat changes no decision.
+FIRST_STEP, SLOPE_TOLERANCE, GAIN_TOLERANCE = 0.5, 1e-2, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +54,6 @@ class Fit:
 
     process: GaussianProcess
     trouble: str = ""
-
-
-def standardise(values: Array) -> tuple[Array, float, float]:
-    """Return `(y, shift, scale)` with mean 0 and standard deviation 1; safe for constant and for huge values."""
-    largest = float(np.abs(values).max(initial=0.0))
-    unit = values / largest if largest > 0 else values
-    shift, scale = float(unit.mean()), float(unit.std())
-    # What is left of equal values after rounding is not a scale.
-    scale = scale if scale > 1e-12 else 1.0
-    return (unit - shift) / scale, shift * (largest or 1.0), scale * (largest or 1.0)
 
 
 class PosteriorMode:
@@ -74,59 +66,103 @@ class PosteriorMode:
         self.center = np.log(np.array([median] * d + [SIGNAL_MEDIAN, NOISE_MEDIAN]))
         self.width = np.array([LENGTHSCALE_WIDTH] * d + [SIGNAL_WIDTH, NOISE_WIDTH])
         low, high = np.array([LENGTHSCALE_BOUNDS] * d + [SIGNAL_BOUNDS, NOISE_BOUNDS]).T
-        self.bounds = list(zip(np.log(low), np.log(high), strict=True))
+        self.low, self.high = np.log(low), np.log(high)
+        self._diagonal = np.arange(len(y))
+        self._owned = np.eye(d)[owner]  # (D, d): adds up the features of a parameter
 
     @property
     def is_large(self) -> bool:
         return len(self.y) > MANY
 
-    def likelihood(self, theta: Array) -> tuple[float, Array]:
-        """Return the negative log marginal likelihood (without its constant; b's prior included) and its gradient."""
-        lengthscales, (signal, noise) = np.exp(theta[: self.d]), np.exp(theta[self.d :])
-        Z = self.F / lengthscales[self.owner]
-        k, slope = self.form.correlation(squared_distances(Z, Z))
-        k[np.diag_indices_from(k)] = 1.0  # free of rounding
-        K = signal * k
-        K[np.diag_indices_from(K)] += noise
-        L_inverse, log_determinant = inverse_factor(K)
-        b = mean_coefficients(self.H, self.y, L_inverse)
-        e = self.y - self.H @ b
-        K_inverse = L_inverse.T @ L_inverse
-        a = K_inverse @ e
-        value = 0.5 * float(e @ a) + 0.5 * log_determinant + 0.5 * float(b @ b) / MEAN_WIDTH**2
-        G = 0.5 * (K_inverse - np.outer(a, a))
-        W = G * (signal * slope)
-        by_feature = -4.0 * ((Z * Z).T @ W.sum(1) - np.einsum("ij,ij->j", Z, W @ Z))
-        by_lengthscale = np.bincount(self.owner, by_feature, minlength=self.d)
-        return value, np.append(by_lengthscale, [signal * (G * k).sum(), noise * np.trace(G)])
+    def likelihood(self, theta: Array) -> tuple[Array, Array]:
+        """Return the negative log marginal likelihoods at `theta` `(S, d + 2)`, and their gradients.
 
-    def __call__(self, theta: Array) -> tuple[float, Array]:
-        try:
-            value, gradient = self.likelihood(theta)
-        except np.linalg.LinAlgError:
-            return HOPELESS, np.zeros_like(theta)
+        Without the constant, b's prior included; infinite where K is not positive definite in double precision.
+        """
+        lengthscales, signal, noise = np.exp(theta[:, : self.d]), np.exp(theta[:, -2]), np.exp(theta[:, -1])
+        Z = self.F / lengthscales[:, self.owner][:, None, :]
+        K, slope = self.form.correlation(squared_distances(Z, Z))
+        K *= signal[:, None, None]
+        K[:, self._diagonal, self._diagonal] = (signal + noise)[:, None]  # free of rounding
+        inverse, log_determinant = self._inverses(K)
+        b, a, fit_term = self._coefficients(inverse)
+        value = 0.5 * (fit_term + log_determinant + (b * b).sum(1) / MEAN_WIDTH**2)
+        trace = 0.5 * (inverse[:, self._diagonal, self._diagonal].sum(1) - (a * a).sum(1))
+        Z1 = np.concatenate([Z, np.ones((*Z.shape[:2], 1))], axis=2)
+        inverse *= slope
+        WZ1 = inverse @ Z1 - a[:, :, None] * (slope @ (a[:, :, None] * Z1))
+        by_feature = ((Z * Z) * WZ1[:, :, -1:] - Z * WZ1[:, :, :-1]).sum(1) @ self._owned
+        by_signal = 0.5 * (len(self.y) - fit_term) - noise * trace
+        by_lengthscale = (-2.0 * signal)[:, None] * by_feature
+        return value, np.concatenate([by_lengthscale, by_signal[:, None], (noise * trace)[:, None]], axis=1)
+
+    def _inverses(self, K: Array) -> tuple[Array, Array]:
+        """Turn a stack `(S, n, n)` into its inverses, in place, and return them with log |K| `(S,)`."""
+        log_determinant = np.full(len(K), np.inf)
+        for s, one in enumerate(K):
+            factor, info = dpotrf(one.T, lower=1, clean=1, overwrite_a=1)
+            if info != 0:
+                one[:] = np.eye(len(one))
+                continue
+            log_determinant[s] = 2.0 * float(np.log(factor.diagonal()).sum())
+            lower, _ = dpotri(factor, lower=1, overwrite_c=1)
+            np.add(lower, lower.T, out=one)
+            one[self._diagonal, self._diagonal] *= 0.5
+        return K, log_determinant
+
+    def _coefficients(self, inverse: Array) -> tuple[Array, Array, Array]:
+        """Return b `(S, p)`, a `(S, n)` and `e' a` `(S,)`."""
+        p = self.H.shape[1]
+        if p == 0:
+            a = inverse @ self.y
+            return np.empty((len(inverse), 0)), a, a @ self.y
+        A = inverse @ self.H
+        right = (A.swapaxes(1, 2) @ self.y)[:, :, None]
+        b = np.linalg.solve(self.H.T @ A + np.eye(p) / MEAN_WIDTH**2, right)[:, :, 0]
+        e = self.y - b @ self.H.T
+        a = (inverse @ e[:, :, None])[:, :, 0]
+        return np.asarray(b), a, np.asarray((e * a).sum(1))
+
+    def __call__(self, theta: Array) -> tuple[Array, Array]:
+        """Return the losses at `theta` `(S, d + 2)`, and their gradients."""
+        value, gradient = self.likelihood(theta)
         off = (theta - self.center) / self.width
-        return value + 0.5 * float(off @ off), gradient + off / self.width
+        return value + 0.5 * (off * off).sum(1), gradient + off / self.width
 
     def hyperparameters(self, theta: Array) -> Hyperparameters:
-        return Hyperparameters(np.exp(theta[: self.d]), float(np.exp(theta[-2])), float(np.exp(theta[-1])))
+        signal, noise = np.exp(theta[-2:]).tolist()
+        return Hyperparameters(np.exp(theta[: self.d]), signal, noise, len(self.y))
 
-    def starts(self, warm: Hyperparameters | None) -> list[Array]:
-        """Return the last good hyperparameters, the prior's median, and short scales with hardly any noise.
+    def starts(self, warm: Hyperparameters | None) -> Array:
+        """Return, one a row, the last good hyperparameters, the prior's median, and short scales with hardly any noise.
 
         "All is noise" is a local optimum, which the last start keeps away from. With many points the first alone.
         """
         known = None if warm is None else np.log([*warm.lengthscales, warm.signal, warm.noise])
         if known is not None and len(known) != self.d + 2:
             known = None
-        low, high = np.array(self.bounds).T
         if known is not None and self.is_large:
-            return [known.clip(low, high)]
+            return known[None]
         short = self.center.copy()
         short[: self.d] += np.log(0.5)
         short[-1] = np.log(10 * NOISE_FLOOR)
-        found = [self.center, short] if known is None else [known, self.center, short]
-        return [one.clip(low, high) for one in found]
+        return np.array([self.center, short] if known is None else [known, self.center, short])
+
+
+def _minima(loss: PosteriorMode, last: Sequence[Hyperparameters]) -> list[Hyperparameters]:
+    """Return the best hyperparameters found, or nothing if no start led anywhere."""
+    found, values = minimise(
+        lambda theta, _: loss(theta),
+        loss.starts(last[0] if last else None),
+        loss.low,
+        loss.high,
+        evaluations=FEW_EVALUATIONS if loss.is_large and last else MAX_EVALUATIONS,
+        first_step=FIRST_STEP,
+        gradient_tolerance=SLOPE_TOLERANCE,
+        value_tolerance=GAIN_TOLERANCE,
+    )
+    best = int(values.argmin())
+    return [loss.hyperparameters(found[best])] if np.isfinite(values[best]) else []
 
 
 def fit(
@@ -136,6 +172,8 @@ def fit(
     features: Array,
     values: Array,
     last: Sequence[Hyperparameters] = (),
+    *,
+    damped: bool = False,
 ) -> Fit:
     """Fit a process to finite values `(n,)` at features `(n, D)`.
 
@@ -146,27 +184,21 @@ def fit(
         features: F.
         values: In any units, finite.
         last: Hyperparameters of earlier fits, newest first: the first is a start, and serves if the fit fails.
+        damped: Whether values worse than the median count by their logarithm; see `Units`.
     """
-    y, shift, scale = standardise(values)
+    y, units = Units.of(values, damped=damped)
     loss = PosteriorMode(form, owner, d, features, y)
-    best: tuple[float, Array] | None = None
-    trouble = ""
-    iterations = FEW_ITERATIONS if loss.is_large and last else MAX_ITERATIONS
-    for start in loss.starts(last[0] if last else None):
+    trouble, candidates = "", []
+    if loss.is_large and last and last[0].n_fitted * GROWN >= len(y) and len(last[0].lengthscales) == d:
+        candidates = [last[0]]
+    else:
         try:
-            found = minimize(
-                loss, start, jac=True, method="L-BFGS-B", bounds=loss.bounds, options={"maxiter": iterations}
-            )
+            candidates = _minima(loss, last)
         except (ValueError, FloatingPointError, np.linalg.LinAlgError) as err:
             trouble = str(err)
-            continue
-        usable = np.isfinite(found.fun) and found.fun < HOPELESS and np.isfinite(found.x).all()
-        if usable and (best is None or found.fun < best[0]):
-            best = (float(found.fun), found.x)
-    candidates = [loss.hyperparameters(best[1])] if best else []
     for hyper in [*candidates, *last, loss.hyperparameters(loss.center)]:
         try:
-            process = GaussianProcess(form, hyper, owner, features, y, shift, scale)
+            process = GaussianProcess(form, hyper, owner, features, y, units)
         except (ValueError, np.linalg.LinAlgError) as err:
             trouble = str(err)
             continue

@@ -92,9 +92,11 @@ class LogHypervolumeImprovement:
         mean, std = (np.stack([one[i] for one in predictions], 1) for i in (0, 1))
         return self._value(mean, std)[0]
 
-    def score_with_gradient(self, feature: Array) -> tuple[float, Array]:
-        predictions = [process.predict_with_gradient(feature) for process in self.processes]
-        mean, std = (np.array([[one[i] for one in predictions]]) for i in (0, 1))
+    def score_with_gradients(self, features: Array) -> tuple[Array, Array]:
+        predictions = [process.predict_with_gradients(features) for process in self.processes]
+        mean, std = (np.stack([one[i] for one in predictions], 1) for i in (0, 1))
         value, by_mean, by_std = self._value(mean, std)
-        gradient = sum(by_mean[0, j] * one[2] + by_std[0, j] * one[3] for j, one in enumerate(predictions))
-        return float(value[0]), np.asarray(gradient)
+        gradient = np.zeros_like(features)
+        for j, (_, _, mean_gradient, std_gradient) in enumerate(predictions):
+            gradient += by_mean[:, [j]] * mean_gradient + by_std[:, [j]] * std_gradient
+        return value, gradient

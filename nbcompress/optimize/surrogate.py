@@ -32,6 +32,7 @@ from scipy.linalg.lapack import dpotrf, dtrtri
 
 from nbcompress.errors import GoalError, did_you_mean
 from nbcompress.optimize.history import Array
+from nbcompress.optimize.units import Units
 
 KERNELS = ("matern52", "rbf")
 MEANS = ("constant", "linear", "zero")
@@ -42,23 +43,31 @@ VARIANCE_FLOOR = 1e-12
 # Prior standard deviation of the coefficients of the mean, in standardised units. Keeps `linear` proper for n < p.
 MEAN_WIDTH = 1.0
 
+PLAIN = Units()
 _SQRT5 = np.sqrt(5.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Hyperparameters:
-    """What a fit learns: lengthscales `(d,)`, the signal's and the noise's variance."""
+    """What a fit learns: lengthscales `(d,)`, the signal's and the noise's variance; and from how many values."""
 
     lengthscales: Array
     signal: float
     noise: float
+    n_fitted: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"lengthscales": self.lengthscales.tolist(), "signal": self.signal, "noise": self.noise}
+        return {
+            "lengthscales": self.lengthscales.tolist(),
+            "signal": self.signal,
+            "noise": self.noise,
+            "n_fitted": self.n_fitted,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Hyperparameters:
-        return cls(np.array(data["lengthscales"], dtype=np.float64), float(data["signal"]), float(data["noise"]))
+        lengthscales = np.array(data["lengthscales"], dtype=np.float64)
+        return cls(lengthscales, float(data["signal"]), float(data["noise"]), int(data.get("n_fitted", 0)))
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,10 @@ class Form:
 
 
 def squared_distances(left: Array, right: Array) -> Array:
-    """Return `|left_i - right_j|^2`, shape `(len(left), len(right))`, never below 0."""
-    r2 = (left * left).sum(1)[:, None] + (right * right).sum(1)[None] - 2.0 * (left @ right.T)
+    """Return `|left_i - right_j|^2`, never below 0: `(.., n, D)` and `(.., m, D)` give `(.., n, m)`."""
+    r2 = left @ (-2.0 * right.swapaxes(-1, -2))
+    r2 += (left * left).sum(-1)[..., :, None]
+    r2 += (right * right).sum(-1)[..., None, :]
     return np.asarray(np.maximum(r2, 0.0, out=r2))
 
 
@@ -133,7 +144,7 @@ class GaussianProcess:
         owner: Shape `(D,)`; the parameter of each feature.
         features: F.
         y: Standardised values.
-        shift, scale: `value = shift + scale * y`.
+        units: What y means in the units of the values.
 
     Raises:
         np.linalg.LinAlgError: K is not positive definite in double precision.
@@ -144,8 +155,7 @@ class GaussianProcess:
     owner: NDArray[np.intp]
     features: Array
     y: Array
-    shift: float = 0.0
-    scale: float = 1.0
+    units: Units = PLAIN
     b: Array = field(init=False)
     _Z: Array = field(init=False, repr=False)
     _L_inverse: Array = field(init=False, repr=False)
@@ -175,30 +185,39 @@ class GaussianProcess:
         variance = self.hyper.signal - np.einsum("ij,ij->i", half, half)
         return mean, np.sqrt(np.maximum(variance, VARIANCE_FLOOR))
 
-    def predict_with_gradient(self, feature: Array) -> tuple[float, float, Array, Array]:
-        """Return mean, standard deviation and their gradients `(D,)` at one feature vector `(D,)`."""
+    def means(self, features: Array) -> Array:
+        """Return the means of `predict` alone, which cost less."""
+        z = features / self.hyper.lengthscales[self.owner]
+        k = self.form.correlation(squared_distances(z, self._Z))[0]
+        return np.asarray(self.form.basis(features) @ self.b + self.hyper.signal * (k @ self._a))
+
+    def predict_with_gradients(self, features: Array) -> tuple[Array, Array, Array, Array]:
+        """Return mean and standard deviation `(m,)` and their gradients `(m, D)` at features `(m, D)`.
+
+        The gradient of `sum_j w_j k(x, x_j)` by x is `2 sum_j w_j k' (z - z_j) / l`: no array of shape m x n x D.
+        """
         scales = self.hyper.lengthscales[self.owner]
-        difference = feature / scales - self._Z
-        k, slope = self.form.correlation(np.einsum("ij,ij->i", difference, difference))
-        k, slope = self.hyper.signal * k, self.hyper.signal * slope
-        by_feature = (2.0 / scales) * difference * slope[:, None]
-        mean = float(k @ self._a)
-        by_mean = by_feature.T @ self._a
-        if len(self.b):
-            mean += float(self.b[0])
+        z = features / scales
+        k, slope = self.form.correlation(squared_distances(z, self._Z))
+        k, slope = self.hyper.signal * k, (2.0 * self.hyper.signal) * slope
+        mean = self.form.basis(features) @ self.b + k @ self._a
+        half = k @ self._L_inverse.T
+        variance = self.hyper.signal - np.einsum("ij,ij->i", half, half)
+        is_known = variance <= VARIANCE_FLOOR
+        std = np.sqrt(np.maximum(variance, VARIANCE_FLOOR))
+        by_mean = self._by_features(slope * self._a, z) / scales
         if len(self.b) > 1:
-            mean += float(feature @ self.b[1:])
-            by_mean = by_mean + self.b[1:]
-        half = self._L_inverse @ k
-        variance = self.hyper.signal - float(half @ half)
-        if variance <= VARIANCE_FLOOR:
-            return mean, float(np.sqrt(VARIANCE_FLOOR)), by_mean, np.zeros_like(feature)
-        std = float(np.sqrt(variance))
-        return mean, std, by_mean, -(by_feature.T @ (self._L_inverse.T @ half)) / std
+            by_mean += self.b[1:]
+        by_std = self._by_features(slope * (half @ self._L_inverse), z) / (-std[:, None] * scales)
+        by_std[is_known] = 0.0
+        return mean, std, by_mean, by_std
+
+    def _by_features(self, weights: Array, z: Array) -> Array:
+        return np.asarray(weights.sum(1)[:, None] * z - weights @ self._Z)
 
     def in_units(self, mean: Array, std: Array) -> tuple[Array, Array]:
         """Turn standardised predictions into the units of the values."""
-        return self.shift + self.scale * mean, self.scale * std
+        return self.units.restored(mean, std)
 
     def believing(self, features: Array) -> GaussianProcess:
         """Return the process after seeing its own mean at pending points `(m, D)`: there it is sure, elsewhere equal.
@@ -209,7 +228,7 @@ class GaussianProcess:
             return self
         y = np.concatenate([self.y, self.predict(features)[0]])
         grown = np.vstack([self.features, features])
-        return GaussianProcess(self.form, self.hyper, self.owner, grown, y, self.shift, self.scale)
+        return GaussianProcess(self.form, self.hyper, self.owner, grown, y, self.units)
 
     def leave_one_out(self) -> tuple[Array, Array]:
         """Return for each known value the mean and the standard deviation (noise included) given all the others.

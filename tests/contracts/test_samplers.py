@@ -159,10 +159,26 @@ def test_thousands_of_proposals_without_a_repeat(name: str) -> None:
             one.propose(560, history)
 
 
-def test_the_model_walks_a_space_of_hundreds() -> None:
-    space = Space({"a": Int(1, 10), "b": Choice("x", "y", "z"), "c": Int(1, 64, log=True)})
-    history = walk(make("gp", space), History.empty(1), 60)
-    assert len({repr(point) for point in history.points}) == 60
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"a": Int(1, 8), "b": Choice("x", "y", "z", ordered=False), "c": Int(1, 64, log=True, step=1)},
+        {"a": Float(0, 0.9, step=0.1), "b": Choice(2, 4, 8), "c": Choice(True, False)},
+        {"m": Choice("p", "q", "r"), "n": Int(1, 20, when={"m": "q"}), "k": Float(0, 1, step=0.05, when={"m": "r"})},
+    ],
+    ids=["begun", "steps", "conditional"],
+)
+def test_the_model_walks_a_space_without_a_repeat(parameters: dict) -> None:
+    """Whole where that is short; 80 points otherwise."""
+    space = Space(parameters)
+    assert space.n_points is not None
+    n = min(space.n_points, 80)
+    one = make("gp", space)
+    history = walk(one, History.empty(1), n)
+    assert len({repr(point) for point in history.points}) == n
+    if n == space.n_points:
+        with pytest.raises(SpaceExhausted):
+            one.propose(n, history)
 
 
 @pytest.mark.parametrize("name", ENDLESS)

@@ -105,4 +105,4 @@ def test_the_gradient_is_pulled_back() -> None:
         step[i] = 1e-6
         ahead, behind = (embedding.features(one[None], active[None])[0] for one in (row + step, row - step))
         numeric[i] = gradient @ (ahead - behind) / 2e-6
-    np.testing.assert_allclose(embedding.pull_back(row, active, gradient), numeric, atol=1e-8)
+    np.testing.assert_allclose(embedding.pull_back(row[None], active[None], gradient[None])[0], numeric, atol=1e-8)

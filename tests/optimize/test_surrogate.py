@@ -1,15 +1,15 @@
 """The closed forms against differences, against leaving points out, and against GPyTorch."""
 
-import gpytorch
 import numpy as np
 import pytest
 import torch
 
 from nbcompress.errors import GoalError
 from nbcompress.optimize import fitting
-from nbcompress.optimize.botorch_model import as_botorch, tensor
-from nbcompress.optimize.fitting import PosteriorMode, fit, standardise
+from nbcompress.optimize.botorch_model import as_botorch, gpytorch, tensor
+from nbcompress.optimize.fitting import PosteriorMode, fit
 from nbcompress.optimize.surrogate import KERNELS, MEAN_WIDTH, MEANS, Form, GaussianProcess, Hyperparameters
+from nbcompress.optimize.units import Units
 
 OWNER = np.array([0, 1, 2, 2])
 HYPER = Hyperparameters(np.array([0.3, 0.4, 0.5]), 1.3, 1e-3)
@@ -30,7 +30,8 @@ def differences(function, x: np.ndarray, step: float = 1e-5) -> np.ndarray:
 def test_prediction_gradients(form: Form) -> None:
     process = process_of(form)
     x = np.random.default_rng(1).random(4)
-    mean, std, by_mean, by_std = process.predict_with_gradient(x)
+    others = np.random.default_rng(2).random((3, 4))
+    mean, std, by_mean, by_std = (one[0] for one in process.predict_with_gradients(np.vstack([x, others])))
     batch = process.predict(x[None])
     assert (mean, std) == (pytest.approx(batch[0][0]), pytest.approx(batch[1][0]))
     np.testing.assert_allclose(by_mean, differences(lambda u: process.predict(u[None])[0][0], x), rtol=1e-6, atol=1e-8)
@@ -41,8 +42,10 @@ def test_prediction_gradients(form: Form) -> None:
 def test_likelihood_gradients(form: Form) -> None:
     process = process_of(form)
     loss = PosteriorMode(form, OWNER, 3, process.features, process.y)
-    theta = np.log([0.2, 0.5, 0.4, 0.8, 0.01])
-    np.testing.assert_allclose(loss(theta)[1], differences(lambda t: loss(t)[0], theta, 1e-6), rtol=1e-5, atol=1e-6)
+    thetas = np.log([[0.2, 0.5, 0.4, 0.8, 0.01], [1.0, 0.1, 0.3, 2.0, 1e-4]])
+    for theta, gradient in zip(thetas, loss(thetas)[1], strict=True):
+        numeric = differences(lambda t: loss(t[None])[0][0], theta, 1e-6)
+        np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-6)
 
 
 @every_form
@@ -59,9 +62,9 @@ def test_equal_to_gpytorch(form: Form) -> None:
     model.train()
     with torch.no_grad():
         theirs = float(likelihood(model(*model.train_inputs), model.train_targets)) * process.n
-    theta = np.log([*HYPER.lengthscales, HYPER.signal, HYPER.noise])
+    theta = np.log([[*HYPER.lengthscales, HYPER.signal, HYPER.noise]])
     loss = PosteriorMode(form, OWNER, 3, process.features, process.y)
-    ours = -loss.likelihood(theta)[0] + 0.5 * float(process.b @ process.b) / MEAN_WIDTH**2
+    ours = -loss.likelihood(theta)[0][0] + 0.5 * float(process.b @ process.b) / MEAN_WIDTH**2
     assert ours - 0.5 * process.n * np.log(2 * np.pi) == pytest.approx(theirs, abs=1e-6 * process.n)
 
 
@@ -99,13 +102,16 @@ def test_believing_keeps_the_mean_and_narrows_the_deviation() -> None:
 @pytest.mark.parametrize(
     "values", [[5.0, 5.0, 5.0], [0.0, 0.0], [1e300, -1e300, 0.0], [1e-300, 2e-300], [7.0], [0.1, 0.1, 0.1, 0.1, 0.1]]
 )
-def test_standardising_hard_values(values: list[float]) -> None:
-    y, shift, scale = standardise(np.array(values))
+@pytest.mark.parametrize("damped", [False, True])
+def test_standardising_hard_values(values: list[float], damped: bool) -> None:
+    y, units = Units.of(np.array(values), damped=damped)
     assert np.isfinite(y).all()
     assert np.abs(y).max() < 5
-    assert np.isfinite([shift, scale]).all()
-    assert scale > 0
-    np.testing.assert_allclose(shift + scale * y, values, rtol=1e-9, atol=1e-12 * np.abs(values).max())
+    assert np.isfinite([units.shift, units.scale, units.knee, units.unit]).all()
+    assert units.slope > 0
+    back, _ = units.restored(y, np.zeros_like(y))
+    np.testing.assert_allclose(back, values, rtol=1e-9, atol=1e-12 * np.abs(values).max())
+    np.testing.assert_allclose([units.standardised(value) for value in values], y, atol=1e-6)
 
 
 def test_hard_data_still_fits() -> None:
@@ -122,14 +128,14 @@ def test_noise_is_learned() -> None:
     deterministic = fit(Form(), np.array([0]), 1, features, clean).process
     noisy = fit(Form(), np.array([0]), 1, features, clean + 0.3 * rng.standard_normal(60)).process
     assert deterministic.hyper.noise < 1e-4
-    assert noisy.hyper.noise * noisy.scale**2 == pytest.approx(0.09, rel=0.5)
+    assert noisy.hyper.noise * noisy.units.slope**2 == pytest.approx(0.09, rel=0.5)
 
 
 def test_a_failed_fit_keeps_the_last_good_hyperparameters(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args, **kwargs):
         raise ValueError("no way")
 
-    monkeypatch.setattr(fitting, "minimize", fails)
+    monkeypatch.setattr(fitting, "minimise", fails)
     process = process_of(Form())
     found = fit(Form(), OWNER, 3, process.features, process.y, [HYPER])
     assert found.process.hyper is HYPER

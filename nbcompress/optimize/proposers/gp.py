@@ -17,6 +17,7 @@ from nbcompress.optimize.hypervolume import LogHypervolumeImprovement, is_effici
 from nbcompress.optimize.proposers.sobol import SobolProposer
 from nbcompress.optimize.protocol import Unseen, generator
 from nbcompress.optimize.surrogate import Form
+from nbcompress.optimize.threads import one_thread
 from nbcompress.space import Space
 
 MAX_OBJECTIVES = 4
@@ -68,6 +69,10 @@ class GaussianProcessProposer:
         self._design = SobolProposer(space, seed)
 
     def propose(self, number: int, history: History) -> Proposal:
+        with one_thread():
+            return self._propose(number, history)
+
+    def _propose(self, number: int, history: History) -> Proposal:
         unseen = Unseen(self.axes, history)
         n_initial = n_initial_points(self.axes.d)
         knows = (history.having("told") | history.having("failed")).any()
@@ -89,7 +94,8 @@ class GaussianProcessProposer:
 
     def believe(self, history: History) -> Belief:
         """Return what the surrogate believes after a history."""
-        return Belief.after(history, self.embedding, self.form)
+        with one_thread():
+            return Belief.after(history, self.embedding, self.form)
 
     def terms(self, belief: Belief, number: int) -> tuple[Acquisition | None, list[Term]]:
         """Return what a point may gain (None before any point is feasible), and the chances that it is feasible."""
@@ -146,7 +152,7 @@ class GaussianProcessProposer:
             feasible = belief.features[belief.history.is_feasible]
             best = float(belief.standard_losses(np.vstack([feasible, belief.pending])).min())
             gain = improvement("logei", belief.losses[0], best)
-        scale = float(np.prod([process.scale for process in belief.losses.values()]))
+        scale = float(np.prod([process.units.slope for process in belief.losses.values()]))
         expected = float(np.exp(gain.score(feature)[0])) * chance * scale
         what = "expected gain" if self.n_objectives == 1 else "expected gain in hypervolume"
         return expected, f"{what} {expected:.3g}" + (f", feasible with probability {chance:.0%}" if limits else "")

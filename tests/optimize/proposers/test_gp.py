@@ -176,7 +176,7 @@ def test_a_failed_fit_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args, **kwargs):
         raise ValueError("no way")
 
-    monkeypatch.setattr(fitting, "minimize", fails)
+    monkeypatch.setattr(fitting, "minimise", fails)
     proposal = one.propose(9, history)
     assert "older hyperparameters serve" in proposal.note["trouble"]["loss 0"]
     kept = proposal.note["hyperparameters"]["loss 0"]
