@@ -133,14 +133,14 @@ def main() -> None:
         n_weights = sum(one.numel() for one in model.state_dict().values())
         times = latencies(models, test[0][:1], repeats=30)
         print(f"{processor()}; 1 thread, torch {torch.__version__}, {side} x {side} pixels, one a call, 30 samples")
-        print(f"{'':24}{'MB':>7}{'smaller':>9}  {'ms':22}{'faster than eager':24}{'than ONNX fp32':24}accuracy")
+        print(f"{'':24}{'MB':>7}{'smaller':>9}  {'ms':24}{'faster than eager':24}{'than ONNX fp32':24}accuracy")
         for name, one in models.items():
             size = one.stat().st_size if isinstance(one, Path) else 4 * n_weights
             found = times[name]
             shown = f"{found.median_ms:.2f} ({found.low_ms:.2f} to {found.high_ms:.2f})"
             faster = [ratio(times[other], found) for other in ("eager fp32", "ONNX Runtime fp32")]
             print(
-                f"{name:24}{size / 1e6:7.2f}{4 * n_weights / size:8.1f}x  {shown:22}{faster[0]:24}{faster[1]:24}"
+                f"{name:24}{size / 1e6:7.2f}{4 * n_weights / size:8.1f}x  {shown:24}{faster[0]:24}{faster[1]:24}"
                 f"{hits(logits(one, test[0]), test[1])}",
                 flush=True,
             )
