@@ -49,7 +49,9 @@ export class Acquisition implements Part {
     this.drawNext(root, above, below, places, slice);
     this.drawRunning(root, above, below, x, study, slice);
     show(this.place, root);
-    const best = study.best === null ? "" : ` through the best point, trial ${study.best}`;
+    // The best point may have changed since the slices were worked out.
+    const through = study.trials.find((trial) => study.slices.every((one) => trial.params[one.parameter] === one.at));
+    const best = through ? ` through trial ${through.number}` : "";
     const where = slice.next === null ? "" : `On this line${best}, the acquisition is largest at ${slice.parameter} = ${spell(slice.next)}. `;
     this.caption.replaceChildren(user(where + why(study)));
   }

@@ -105,7 +105,7 @@ export const STYLES = `
 .nbc .nbc-bars, .nbc .nbc-entries { border-collapse: collapse; margin: 8px 0; font-size: inherit; width: 100%; table-layout: auto; }
 .nbc .nbc-entries { width: auto; }
 .nbc .nbc-bars th, .nbc .nbc-bars td, .nbc .nbc-entries th, .nbc .nbc-entries td { text-align: left; padding: 3px 8px; font-weight: 400; background: none; border: 0; color: inherit; vertical-align: top; white-space: normal; max-width: none; }
-.nbc .nbc-entries th { color: var(--nbc-quiet); }
+.nbc .nbc-entries th { color: var(--nbc-quiet); overflow-wrap: normal; min-width: 6em; }
 .nbc .nbc-track { width: 60%; }
 .nbc-bar { height: 11px; background: var(--nbc-blue); border-radius: 2px; min-width: 2px; margin-top: 4px; }
 .nbc-column { fill: var(--nbc-blue); }

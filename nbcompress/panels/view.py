@@ -115,8 +115,8 @@ def study_view(
         limits: How much of the texts, and how many trials.
         names: Gives the short names, where others must be cut alike.
     """
-    course = course or stored_course(study.record)
     everything = tuple(study.all_trials)
+    course = course or stored_course(study.record, everything)
     front, best = [one.number for one in study.front], study.best
     trials = choose_trials(everything, front, limits.trials)
     name = names or Names(limits.name)
@@ -148,8 +148,14 @@ def study_view(
     }
 
 
-def stored_course(record: Mapping[str, Any]) -> Course:
-    """Return the course of a search that ended some time ago, as far as the study's record tells it."""
+def stored_course(record: Mapping[str, Any], trials: Sequence[Trial]) -> Course:
+    """Return the course of a search that this process does not run, as far as the study tells it."""
+    running = sum(one.state is State.RUNNING for one in trials)
+    if running:
+        budget = record.get("budget")
+        wanted = budget.get("trials") if isinstance(budget, Mapping) else None
+        text = "Another process is searching. This is how far it was; show the study again to see more."
+        return Course(True, text, wanted if isinstance(wanted, int) else None)
     ending = record.get("ending")
     reason = ending.get("reason") if isinstance(ending, Mapping) else None
     return Course(ending=reason if isinstance(reason, str) else None)

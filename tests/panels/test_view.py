@@ -50,6 +50,15 @@ def test_what_is_not_a_number_is_null() -> None:
     assert data["seconds"] is None
 
 
+def test_a_study_that_another_process_runs_is_shown_as_running() -> None:
+    study = single_study()
+    study.all_trials = (*study.all_trials, Trial(12, State.RUNNING, {"x": 0.5}))
+    study.record = {"budget": {"trials": 30}, "ending": {"reason": "Stopped at 5 of 30 trials."}}
+    data = check(study_view(study))
+    assert (data["state"], data["budget"]["trials"]) == ("running", 30)
+    assert data["ending"].startswith("Another process is searching.")
+
+
 def test_an_inactive_parameter_is_absent() -> None:
     data = study_view(digits_study())
     for trial in data["trials"]:
