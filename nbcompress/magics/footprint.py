@@ -8,7 +8,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from nbcompress.magics.arguments import Expression, MagicParser, expression, name, number_or_expression
+from nbcompress.magics.arguments import Expression, MagicParser, OneOf, expression, name, number_or_expression
 from nbcompress.magics.base import LineMagic, Shown
 from nbcompress.magics.scope import Scope
 
@@ -29,6 +29,7 @@ def _parser() -> MagicParser:
     add("models", nargs="+", type=expression, metavar="MODEL", help="expressions: models, or lists of models")
     add("--example", type=expression, metavar="X", help="an input; without one nothing is run")
     add("--data", type=expression, metavar="D", help="data whose first batch serves as the example")
+    add("--runtime", type=OneOf(["torch", "onnx"]), help="where latency is measured: torch, onnx (torch)")
     add("--threads", type=number_or_expression, metavar="N", help="threads while latency is measured (1)")
     add("--out", type=name, metavar="NAME", help="a variable that receives the result, too")
     return parser
@@ -38,7 +39,7 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
     from nbcompress.measure import footprint
 
     models = named_models(arguments.models, scope)
-    keywords = {key: scope.value(getattr(arguments, key)) for key in ("example", "data", "threads")}
+    keywords = {key: scope.value(getattr(arguments, key)) for key in ("example", "data", "threads", "runtime")}
     given = {key: value for key, value in keywords.items() if value is not None}
     if len(models) == 1:
         (label, model), *_ = models.items()
