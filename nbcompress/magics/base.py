@@ -62,7 +62,8 @@ class LineMagic:
 
     def _run(self, line: str, scope: Scope) -> Any:
         try:
-            arguments = self.parser.read(line)
+            # A semicolon at the end silences the result, as everywhere in a notebook; it is no part of the line.
+            arguments = self.parser.read(line.rstrip().removesuffix(";"))
         except HelpWanted as wanted:
             print(wanted)
             return None

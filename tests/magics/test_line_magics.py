@@ -1,0 +1,98 @@
+"""Line magics in a shell, apart from what a kernel shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from conftest import Notebook
+
+
+@pytest.fixture
+def ready(notebook: Notebook) -> Notebook:
+    torch.manual_seed(0)
+    notebook.names.update(
+        model=nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)),
+        inputs=torch.randn(32, 8),
+        labels=torch.randint(0, 4, (32,)),
+        torch=torch,
+        nn=nn,
+    )
+    notebook.must(
+        "train = (inputs, labels)\ndef evaluate(net): return (net(inputs).argmax(1) == labels).float().mean()"
+    )
+    return notebook
+
+
+def test_a_semicolon_silences_the_result(ready: Notebook) -> None:
+    ran = ready.must("%prune model --amount 0.5;")
+    assert len(ran.shown) == 1
+    assert "Sequential" not in ran.printed
+
+
+def test_an_amount_may_be_a_variable_and_out_names_the_result(ready: Notebook) -> None:
+    ready.must("share = 0.25\nsmall = %prune model --amount share --out other")
+    assert ready.names["small"] is ready.names["other"]
+    assert sum(int((one == 0).sum()) for one in ready.names["small"].parameters() if one.ndim == 2) == 48
+
+
+def test_data_in_brackets(ready: Notebook) -> None:
+    ready.must("small = %quantize model --bits 4 --data (inputs, labels) --finetune 1 --evaluate evaluate")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("%prune model --amount 1.5", "%prune: amount must be a number from 0 to 1, got 1.5"),
+        ("%prune model", "%prune: "),
+        ("%prune 3 --amount 0.5", "%prune: MODEL must be a torch.nn.Module, but 3 is an int."),
+        ("%prune model --amount 0.5 --layers 1x", "%prune: "),
+        ("%prune model --amount 0.5 --finetune 2", "%prune: "),
+        ("%quantize model --bits 9", "%quantize: bits must be a whole number from 1 to 8, got 9"),
+        (
+            "%quantize model --bits 4 --evaluate 3",
+            "takes a function from model to a number, but got an int.",
+        ),
+        ("%quantize model --bits 4 --evaluate str", "but it returned a str."),
+        ("%quantize model --evaluate 1/0", "evaluating 1/0 raised ZeroDivisionError: division by zero"),
+        ("%cluster model --clusters 0", "%cluster: clusters must be a whole number from 1"),
+        ("%distill model model", "%distill: --data is needed"),
+        ("%footprint []", "%footprint: there is no model in an empty list."),
+        ("%footprint [model, 3]", "%footprint: 3 is no torch.nn.Module, but of the type int."),
+        ("%sensitivity model", "%sensitivity: the following arguments are required: --evaluate"),
+        ("%bo_study nothing", "%bo_study: "),
+        ("%bo_study --delete", "%bo_study: --delete needs the name of a study."),
+        ("%bo_report --html x.html", "%bo_report: "),
+        ("%bo_report", "%bo_report: the following arguments are required: --html"),
+    ],
+)
+def test_refusals_are_one_line(ready: Notebook, line: str, text: str) -> None:
+    assert text in ready.refused(line)
+
+
+def test_studies_are_listed_shown_reported_and_deleted(ready: Notebook) -> None:
+    ready.must(
+        "%%bo_search --panel off --trials 3 --minimize loss --study s --sampler sobol\nx = Float(0, 1)\nloss = x"
+    )
+    listed = ready.must("%bo_study").shown[0]
+    assert "s      3 complete  minimize loss" in listed["text/plain"]
+    shown = ready.must("again = %bo_study s").shown[0]
+    assert "text/html" in shown
+    assert len(ready.names["again"].trials) == 3
+    ready.must("%bo_report --html page.html")
+    assert Path("page.html").stat().st_size > 10_000
+    assert "there is no folder" in ready.refused("%bo_report s --html nowhere/page.html")
+    ready.must("%bo_study s --delete")
+    assert "No study" in ready.must("%bo_study").shown[0]["text/plain"]
+
+
+@pytest.mark.parametrize("name", ["prune", "quantize", "cluster", "factorize", "distill", "footprint", "sensitivity"])
+def test_help_has_examples(ready: Notebook, name: str) -> None:
+    text = ready.must(f"%{name} -h").printed
+    assert f"usage: %{name}" in text
+    assert "examples:\n" in text
