@@ -12,8 +12,14 @@ function literal(value: Scalar): string {
   if (typeof value === "boolean") {
     return value ? "True" : "False";
   }
-  // Every escape that JSON writes is one of Python's.
-  return typeof value === "string" ? JSON.stringify(value) : String(value);
+  return typeof value === "string" ? quoted(value) : String(value);
+}
+
+// Every escape that JSON writes is one of Python's. Letters that cannot be seen, such as those that turn the direction
+// of a line, are written as escapes as well: code shall be what it looks like.
+function quoted(text: string): string {
+  const unseen = (letter: string): string => `\\U${(letter.codePointAt(0) ?? 0).toString(16).padStart(8, "0")}`;
+  return JSON.stringify(text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, unseen);
 }
 
 // Returns the option of `%%bo_search` that runs this point first; null where a text of it was cut.
@@ -22,7 +28,7 @@ export function startOption(trial: Trial): string | null {
   if (!pairs.length || pairs.some(([name, value]) => name.endsWith(CUT) || (typeof value === "string" && value.endsWith(CUT)))) {
     return null;
   }
-  return `--start [{${pairs.map(([name, value]) => `${JSON.stringify(name)}: ${literal(value)}`).join(", ")}}]`;
+  return `--start [{${pairs.map(([name, value]) => `${quoted(name)}: ${literal(value)}`).join(", ")}}]`;
 }
 
 // Puts a text on the clipboard; says whether that worked.
