@@ -40,6 +40,7 @@ export interface Press {
   kind: "press";
   control: Control | "hello";
   run: string;
+  page: string;
 }
 
 export function isPanelState(value: unknown): value is PanelState {

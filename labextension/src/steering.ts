@@ -9,6 +9,9 @@ const ANSWER_WITHIN = 300;
 const HELLO_AGAIN = [250, 500, 1000, 2000, 4000, 8000];
 const PATIENT = 3;
 
+// Tells one page from the next, such as after a reload.
+const PAGE = Math.random().toString(36).slice(2);
+
 // What a front end offers; `kernel` only exists in JupyterLab and Notebook.
 export interface Manager {
   get_model(id: string): Promise<{ send(content: unknown): void }>;
@@ -94,7 +97,7 @@ export class Steering {
     }, within);
     this.waiting.set(control, timer);
     try {
-      const message: Press = { kind: "press", control, run: state.run };
+      const message: Press = { kind: "press", control, run: state.run, page: PAGE };
       (await this.manager.get_model(this.controlsId)).send(message);
     } catch {
       // The comm is gone, so no answer will come, and the timer does what there is to do.

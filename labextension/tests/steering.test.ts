@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { mock, test } from "node:test";
 import type { Controls } from "../src/header";
-import type { PanelState } from "../src/messages";
+import type { PanelState, Press } from "../src/messages";
 import { Steering, type Manager } from "../src/steering";
 import { sample } from "./samples";
 
@@ -13,7 +13,12 @@ function prepared(kernel: Manager["kernel"], study = sample("running")) {
   const sent: unknown[] = [];
   let controls: Controls | null = null;
   const state: PanelState = { seq: 1, run: "r1", study };
-  const manager: Manager = { get_model: async () => ({ send: (content) => void sent.push(content) }), kernel: kernel ?? null };
+  const send = (content: unknown): void => {
+    const { page, ...rest } = content as Press;
+    assert.match(page, /^\w+$/);
+    sent.push(rest);
+  };
+  const manager: Manager = { get_model: async () => ({ send }), kernel: kernel ?? null };
   const steering = new Steering(manager, "id", () => state, (now) => (controls = now));
   return { sent, state, steering, controls: () => controls as unknown as Controls };
 }

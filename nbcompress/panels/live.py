@@ -78,6 +78,7 @@ class LivePanel(TextPanel):
         self._controls, self._script = controls, script
         self._run = uuid.uuid4().hex
         self._foresight = Foresight(proposer)
+        self._pages: set[str] = set()
         self._lock = threading.Lock()
         self._news, self._over = threading.Event(), threading.Event()
         self._widget: StudyWidget | None = None
@@ -175,6 +176,7 @@ class LivePanel(TextPanel):
         elif control == "skip":
             controls.skip()
         elif control == "hello":
+            self._pages.add(str(content.get("page"))[:40])
             # Whatever was missed while the page was loading.
             widget.send({"kind": "whole", "state": self._changes.state})
         else:
@@ -182,8 +184,12 @@ class LivePanel(TextPanel):
         widget.send({"kind": "ack", "control": control, "run": self._run, "paused": controls.is_paused})
 
     def _close(self) -> None:
-        """Close the widgets. Programs that run notebooks save the last state of closed ones too, so leave little."""
-        if self._widget is not None:
+        """Close the widgets. Programs that run notebooks save the last state of closed ones too, so leave little.
+
+        A page that was loaded again no longer knows which output to replace, and there the widget is all that shows
+        how the search ended: it stays while the kernel lives.
+        """
+        if self._widget is not None and len(self._pages) <= 1:
             self._widget.state = {}
             self._widget._esm = NOTHING
             self._widget.layout.close()

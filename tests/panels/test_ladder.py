@@ -213,6 +213,21 @@ def test_finish_replaces_the_widget_and_closes_it(whole: HandMadeStudy, monkeypa
     assert not [one for one in threading.enumerate() if one.name == "nbcompress panel" and one.is_alive()]
 
 
+def test_a_page_that_was_loaded_again_keeps_its_widget(wire: Wire) -> None:
+    widget, buttons = wire.panel._widget, wire.panel._buttons
+    assert widget is not None
+    assert buttons is not None
+    for page in ("one", "one", "two"):
+        buttons._handle_custom_msg({"kind": "press", "control": "hello", "run": wire.run, "page": page}, [])
+    wire.panel.finish(DONE)
+    try:
+        assert widget.comm is not None
+        assert widget.get_state()["state"]["study"]["ending"] == "Ended after 24 trials."
+        assert buttons.comm is None
+    finally:
+        widget.close()
+
+
 def test_the_controls_comm_forgets_its_shell() -> None:
     widget = ControlsWidget()
     try:
