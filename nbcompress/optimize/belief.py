@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nbcompress.optimize.embedding import Embedding
-from nbcompress.optimize.fitting import Fit, fit
+from nbcompress.optimize.fitting import LENGTHSCALE_WIDTH, LENGTHSCALE_WIDTH_OF_SEVERAL, Fit, fit
 from nbcompress.optimize.history import Array, History
 from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
 
@@ -58,11 +58,15 @@ class Belief:
 
         # A front's hypervolume is measured in the losses' own scale. And in a conditional space a branch begins with
         # bad values, whose differences are all that is known of it.
-        damped = history.losses.shape[1] == 1 and not embedding.axes.space.has_conditions
+        is_single = history.losses.shape[1] == 1
+        damped = is_single and not embedding.axes.space.has_conditions
+        width = LENGTHSCALE_WIDTH if is_single else LENGTHSCALE_WIDTH_OF_SEVERAL
 
         def learn(name: str, known: Array, values: Array, is_damped: bool = False) -> GaussianProcess:
             older = _older(history, name)
-            found: Fit = fit(form, embedding.owner, embedding.axes.d, known, values, older, damped=is_damped)
+            found: Fit = fit(
+                form, embedding.owner, embedding.axes.d, known, values, older, damped=is_damped, width=width
+            )
             hyper[name] = found.process.hyper.to_json()
             if found.trouble:
                 trouble[name] = found.trouble

@@ -35,15 +35,19 @@ from nbcompress.optimize.units import Units
 # Priors, normal in the logarithm: (median, width). Heuristics, chosen on Branin, Hartmann 6, Levy 4 and Ackley 5.
 # Distances grow with the root of the dimension, so lengthscales do; a longer prior gets stuck on Hartmann 6.
 LENGTHSCALE_MEDIAN, LENGTHSCALE_WIDTH = 0.25, 0.8
+# With several objectives a single one depends on few parameters (a size knows no learning rate), so scales spread
+# wider: otherwise a search keeps expecting gains along those that do not matter. Chosen on ZDT1, ZDT2 and a trade-off.
+LENGTHSCALE_WIDTH_OF_SEVERAL = 1.1
 SIGNAL_MEDIAN, SIGNAL_WIDTH = 1.0, 1.0
 NOISE_MEDIAN, NOISE_WIDTH = 1e-5, 3.0
 LENGTHSCALE_BOUNDS = (0.02, 50.0)
 SIGNAL_BOUNDS = (1e-2, 1e2)
 NOISE_BOUNDS = (NOISE_FLOOR, 2.0)
 MAX_EVALUATIONS = 60
-# With more points than this one more hardly moves the optimum, and each step costs n^3: only the last good
-# hyperparameters start, take a few steps, and serve until the points have grown by a share.
-MANY, FEW_EVALUATIONS, GROWN = 200, 8, 1.05
+# With more points than SETTLED one more hardly moves the optimum: hyperparameters serve until the points have grown
+# by a share. With MANY, where each step costs n^3, only the last good ones start, and take a few steps.
+SETTLED, GROWN = 50, 1.05
+MANY, FEW_EVALUATIONS = 200, 8
 # The first step, and where a fit ends: a hundredth of a nat changes no decision.
 FIRST_STEP, SLOPE_TOLERANCE, GAIN_TOLERANCE = 0.5, 1e-2, 1e-3
 
@@ -59,12 +63,14 @@ class Fit:
 class PosteriorMode:
     """The loss of hyperparameters as a function of `theta = log(l.., s2, v)`, shape `(d + 2,)`."""
 
-    def __init__(self, form: Form, owner: NDArray[np.intp], d: int, features: Array, y: Array) -> None:
+    def __init__(
+        self, form: Form, owner: NDArray[np.intp], d: int, features: Array, y: Array, width: float = LENGTHSCALE_WIDTH
+    ) -> None:
         self.form, self.owner, self.d, self.F, self.y = form, owner, d, features, y
         self.H = form.basis(features)
         median = LENGTHSCALE_MEDIAN * np.sqrt(max(d, 1))
         self.center = np.log(np.array([median] * d + [SIGNAL_MEDIAN, NOISE_MEDIAN]))
-        self.width = np.array([LENGTHSCALE_WIDTH] * d + [SIGNAL_WIDTH, NOISE_WIDTH])
+        self.width = np.array([width] * d + [SIGNAL_WIDTH, NOISE_WIDTH])
         low, high = np.array([LENGTHSCALE_BOUNDS] * d + [SIGNAL_BOUNDS, NOISE_BOUNDS]).T
         self.low, self.high = np.log(low), np.log(high)
         self._diagonal = np.arange(len(y))
@@ -174,6 +180,7 @@ def fit(
     last: Sequence[Hyperparameters] = (),
     *,
     damped: bool = False,
+    width: float = LENGTHSCALE_WIDTH,
 ) -> Fit:
     """Fit a process to finite values `(n,)` at features `(n, D)`.
 
@@ -185,11 +192,12 @@ def fit(
         values: In any units, finite.
         last: Hyperparameters of earlier fits, newest first: the first is a start, and serves if the fit fails.
         damped: Whether values worse than the median count by their logarithm; see `Units`.
+        width: Of the prior on lengthscales, in the logarithm.
     """
     y, units = Units.of(values, damped=damped)
-    loss = PosteriorMode(form, owner, d, features, y)
+    loss = PosteriorMode(form, owner, d, features, y, width)
     trouble, candidates = "", []
-    if loss.is_large and last and last[0].n_fitted * GROWN >= len(y) and len(last[0].lengthscales) == d:
+    if len(y) > SETTLED and last and last[0].n_fitted * GROWN >= len(y) and len(last[0].lengthscales) == d:
         candidates = [last[0]]
     else:
         try:

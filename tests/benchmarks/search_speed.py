@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from time import process_time
 
 import numpy as np
 from problems import PROBLEMS, Problem
 from search_peers import PEERS, Unable
 
-# A suggestion is measured so often; the first, which imports and warms up, does not count.
-REPEATS = 3
+# So many suggestions are measured, and the mean counts, since some refit only now and then. The first one, which
+# imports and warms up, does not count.
+REPEATS = 20
 
 
 def seconds(problem: Problem, peer: str, n: int) -> float:
-    """Median CPU seconds of a suggestion with `n` known points; half are random, half crowd as a search leaves them.
+    """Mean CPU seconds of a suggestion with `n` known points; half are random, half crowd as a search leaves them.
 
     Raises:
         Unable: The peer is missing, or learns from its own points alone.
@@ -38,7 +39,7 @@ def seconds(problem: Problem, peer: str, n: int) -> float:
         point = searcher.ask()
         searcher.tell(point, problem.losses(point), problem.slacks(point))
         found.append(process_time() - start)
-    return median(found[1:])
+    return mean(found[1:])
 
 
 def write_speed(folder: Path, peers: Sequence[str], sizes: Sequence[int]) -> None:

@@ -143,8 +143,20 @@ def test_a_failed_fit_keeps_the_last_good_hyperparameters(monkeypatch: pytest.Mo
     assert fit(Form(), OWNER, 3, process.features, process.y).process.hyper.signal == pytest.approx(1.0)
 
 
+def test_hyperparameters_serve_until_the_points_have_grown() -> None:
+    rng = np.random.default_rng(0)
+    features, values = rng.random((60, 4)), rng.standard_normal(60)
+    for n_fitted, is_kept in ((58, True), (50, False), (0, False)):
+        last = Hyperparameters(HYPER.lengthscales, HYPER.signal, HYPER.noise, n_fitted)
+        found = fit(Form(), OWNER, 3, features, values, [last])
+        assert found.trouble == ""
+        assert (found.process.hyper is last) == is_kept
+        assert found.process.hyper.n_fitted == (58 if is_kept else 60)
+
+
 def test_hyperparameters_round_trip() -> None:
     again = Hyperparameters.from_json(HYPER.to_json())
+    assert again.n_fitted == HYPER.n_fitted
     assert again.lengthscales.tolist() == HYPER.lengthscales.tolist()
     assert (again.signal, again.noise) == (HYPER.signal, HYPER.noise)
 
