@@ -53,9 +53,15 @@ class Kernel:
             elif kind == "error":
                 reply.error = f"{content['ename']}: {content['evalue']}"
             elif kind == "status" and content["execution_state"] == "idle":
-                reply.status = self.client.get_shell_msg(timeout=10)["content"]["status"]
+                reply.status = self._status_of(message)
                 return reply
         raise TimeoutError(f"the cell still ran after {timeout} s")
+
+    def _status_of(self, message: str) -> str:
+        while True:
+            answer = self.client.get_shell_msg(timeout=20)
+            if answer["parent_header"].get("msg_id") == message:
+                return str(answer["content"]["status"])
 
     def run(self, code: str, timeout: float = 120) -> Reply:
         """Run a cell to its end."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from types import CodeType
 
 from nbcompress.cell.bindings import bound_names, is_read_first, last_binding
-from nbcompress.errors import GoalError, did_you_mean
+from nbcompress.errors import GoalError, SpaceSyntaxError, did_you_mean
 from nbcompress.space import Space
 from nbcompress.space.declarations import Declarations, find_declarations, without_declarations
 from nbcompress.study.goal import RESERVED, Goal
@@ -71,14 +71,21 @@ class CellBody:
         return self.declarations.resolve(evaluate, known)
 
     def code(self) -> CodeType:
-        """Compile the body with its declarations replaced by look-ups and its constraints checked early."""
+        """Compile the body with its declarations replaced by look-ups and its constraints checked early.
+
+        Raises:
+            SpaceSyntaxError: The body awaits something at its top level.
+        """
         origin = self.origin
         text = "\n" * (origin.first_line - 1) + origin.source
         # Tracebacks find the lines of the cell here.
         linecache.cache[origin.filename] = (len(text), None, text.splitlines(keepends=True), origin.filename)
         tree = _with_checks(without_declarations(self.declarations, POINT_NAME), self.goal)
         ast.increment_lineno(tree, origin.first_line - 1)
-        code: CodeType = compile(tree, origin.filename, "exec", flags=origin.flags, dont_inherit=True)
+        try:
+            code: CodeType = compile(tree, origin.filename, "exec", flags=origin.flags, dont_inherit=True)
+        except SyntaxError as err:  # a top-level await, which a cell may hold and a trial may not
+            raise SpaceSyntaxError(f"A trial cannot run this: {err.msg}.", err.lineno or 1, err.offset or 1) from err
         return code
 
     @cached_property

@@ -31,7 +31,9 @@ def register(shell: InteractiveShell) -> None:
     """Give `shell` our magics and their completion; doing it twice does no harm."""
     unregister(shell)
     add: Any = shell.register_magic_function
-    add(BoSearch(shell).function(), "cell", CELL_MAGIC)
+    search = BoSearch(shell)
+    add(search.function(), "cell", CELL_MAGIC)
+    add(search.line_function(), "line", CELL_MAGIC)
     for magic in LINE_MAGICS:
         add(magic.function(shell), "line", magic.name)
     parsers = {magic.name: magic.get_parser for magic in LINE_MAGICS} | {CELL_MAGIC: search_parser}
@@ -49,8 +51,8 @@ def unregister(shell: InteractiveShell) -> None:
     if shell.Completer is not None and matcher in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(matcher)
     shell.magics_manager.magics["cell"].pop(CELL_MAGIC, None)
-    for magic in LINE_MAGICS:
-        shell.magics_manager.magics["line"].pop(magic.name, None)
+    for name in (CELL_MAGIC, *(magic.name for magic in LINE_MAGICS)):
+        shell.magics_manager.magics["line"].pop(name, None)
 
 
 __all__ = ["CELL_MAGIC", "LINE_MAGICS", "register", "unregister"]

@@ -40,7 +40,11 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
     path = Path(arguments.html)
     if not path.parent.is_dir():
         raise UsageError(f"--html: there is no folder {str(path.parent)!r}.")
-    path.write_text(study_page(study, **known_of(study)), encoding="utf-8")
+    page = study_page(study, **known_of(study))
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as err:
+        raise UsageError(f"--html: {str(path)!r} cannot be written: {err.strerror}.") from err
     text = f"Wrote {path} ({path.stat().st_size / 1024:.0f} kB) from the study {study.name!r}."
     return Shown(None, {"text/plain": text, "text/html": f"<p>{escape(text)}</p>"})
 

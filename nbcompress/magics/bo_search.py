@@ -48,6 +48,20 @@ class BoSearch:
         bo_search.__doc__ = self.parser.format_help()
         return cast(Callable[[str, str], None], bo_search)
 
+    def line_function(self) -> Callable[[str], None]:
+        """Return what `%bo_search`, with one per cent, does: it helps."""
+
+        @no_var_expand
+        def bo_search(line: str) -> None:
+            with one_line_errors("%bo_search"):
+                if {"-h", "--help"} & set(line.split()):
+                    print(self.parser.format_help())
+                    return
+                raise UsageError("a search is a cell: write %%bo_search, with two per cents, and a body below.")
+
+        bo_search.__doc__ = self.parser.format_help()
+        return cast(Callable[[str], None], bo_search)
+
     def _run(self, line: str, cell: str) -> None:
         try:
             arguments = self.parser.read(line)
@@ -62,7 +76,11 @@ class BoSearch:
 
             print(dry_run(arguments, cell, scope))
             return
-        search = prepare(arguments, cell, scope)
+        try:
+            search = prepare(arguments, cell, scope)
+        except KeyboardInterrupt:
+            print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
+            return
         scope.namespace[arguments.out] = search.study
         running = _Running(search, arguments, scope)
         if arguments.background:
@@ -95,12 +113,15 @@ class _Running:
             UsageError: The search could not go on: the first trials failed alike, or the engine broke.
             KeyboardInterrupt: The second interrupt.
         """
+        from nbcompress.run.interrupts import uninterrupted
+
         ending: Ending | None = None
         self._panel.show()
         try:
             ending = self._loop()
         finally:
-            self._panel.finish(ending)
+            with uninterrupted():
+                self._panel.finish(ending)
         if ending.kind in ("same failure", "broken"):
             raise UsageError(ending.reason)
 

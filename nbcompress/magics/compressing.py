@@ -86,7 +86,10 @@ def scoring(function: Any) -> Callable[[Any], float]:
         raise UsageError(f"--evaluate takes a function from model to a number, but got {_a(type(function).__name__)}.")
 
     def score(model: Any) -> float:
-        given = function(model)
+        try:
+            given = function(model)
+        except Exception as err:  # the user's own function may raise anything
+            raise UsageError(f"--evaluate raised {type(err).__name__}: {err}") from err
         try:
             return float(given)
         except (TypeError, ValueError):

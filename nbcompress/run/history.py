@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbcompress.run.same_failure import begun_in_vain
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State, Trial
 
@@ -26,10 +27,13 @@ _STATUS: dict[State, Status] = {
 
 
 def history_of(trials: Sequence[Trial], goal: Goal) -> History:
-    """Return the trials in the order of their numbers; what a trial did not measure is NaN."""
+    """Return the trials in the order of their numbers; what a trial did not measure is NaN.
+
+    Trials of a search that began with failures alike are left out: their points may be proposed again.
+    """
     from nbcompress.optimize import History
 
-    ordered = sorted(trials, key=lambda one: one.number)
+    ordered = sorted(trials, key=lambda one: one.number)[begun_in_vain(trials) :]
     losses = [[one.loss(_value(trial, one.metric)) for one in goal.objectives] for trial in ordered]
     slacks = [[one.slack(_value(trial, one.metric)) for one in goal.constraints] for trial in ordered]
     return History(

@@ -4,10 +4,36 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from nbcompress.run.guard import Cut, current_guard
 from nbcompress.study.trial import State
+
+Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+
+
+def _drop(_number: int, _frame: FrameType | None) -> None: ...
+
+
+@contextmanager
+def uninterrupted(handler: Handler = _drop) -> Iterator[None]:
+    """A `with` block in which interrupts are dropped: it is short, and half of what it does would be worse.
+
+    With `signal.SIG_IGN`, programs that are started inside ignore interrupts as well.
+
+    Outside the main thread no signals arrive, and this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class Interrupts:

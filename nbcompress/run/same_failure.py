@@ -11,6 +11,22 @@ FIRST = 3
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
+def begun_in_vain(trials: Sequence[Trial]) -> int:
+    """Return how many trials at the beginning of a study failed alike, if they are enough to have ended a search.
+
+    They tell of a mistake in the body that was mended since, not of a region of the space to avoid.
+    """
+    n, first = 0, None
+    for one in sorted(trials, key=lambda one: one.number):
+        if one.state is not State.FAILED or one.failure is None:
+            break
+        alike = (one.failure.kind, _ADDRESS.sub("0x", one.failure.message))
+        if first is not None and alike != first:
+            break
+        n, first = n + 1, alike
+    return n if n >= FIRST else 0
+
+
 def same_failure(trials: Sequence[Trial], n_ended: int) -> Failure | None:
     """Return the failure that ends the search, or None.
 

@@ -168,6 +168,7 @@ def test_out_names_the_variable(notebook: Notebook) -> None:
             BODY + "lock.locked()",
             "'lock' (a lock) cannot be sent to another process",
         ),
+        ("--minimize loss", BODY + "await x\n", "A trial cannot run this"),
         ("--minimize loss --trials 0", BODY, "at least 1 is needed, but got 0."),
         ("--minimize loss --timeout soon", BODY, "A time limit is above 0 and reads like 90s, 10m or 2h"),
         ("--minimize loss --until never", BODY, 'A stop rule reads "no gain N" or "gain < X"'),
@@ -196,5 +197,6 @@ def test_a_changed_space_names_the_difference(notebook: Notebook) -> None:
 
 
 def test_help(notebook: Notebook) -> None:
-    assert "--subject-to" in notebook.must("%%bo_search -h\n\n").printed
+    assert "--subject-to" in notebook.must("%bo_search -h").printed
+    assert "write %%bo_search, with two per cents" in notebook.refused("%bo_search --trials 3")
     assert "--subject-to" in notebook.must("%%bo_search -h\npass").printed

@@ -60,6 +60,7 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ),
         ("%quantize model --bits 4 --evaluate str", "but it returned a str."),
         ("%quantize model --evaluate 1/0", "evaluating 1/0 raised ZeroDivisionError: division by zero"),
+        ("%quantize model --evaluate (lambda net: 1 / 0)", "%quantize: --evaluate raised ZeroDivisionError"),
         ("%cluster model --clusters 0", "%cluster: clusters must be a whole number from 1"),
         ("%distill model model", "%distill: --data is needed"),
         ("%footprint []", "%footprint: there is no model in an empty list."),

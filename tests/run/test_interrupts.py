@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from nbcompress.run.guard import Guard, guarded
-from nbcompress.run.interrupts import Interrupts
+from nbcompress.run.interrupts import Interrupts, uninterrupted
 from nbcompress.run.outcome import TrialEnded
 
 
@@ -73,3 +73,12 @@ def test_one_who_ignores_interrupts_is_left_alone() -> None:
             assert interrupts.count == 0
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_uninterrupted_drops_interrupts_and_puts_the_handler_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

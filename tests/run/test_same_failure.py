@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbcompress.run.same_failure import same_failure
+from nbcompress.run.same_failure import begun_in_vain, same_failure
 from nbcompress.study import Failure, State, Trial
 
 
@@ -41,3 +41,11 @@ def test_continued_without_a_repair_it_ends_after_one_more() -> None:
 def test_interrupted_ones_say_nothing() -> None:
     trials = [failed(0), Trial(1, State.INTERRUPTED, {}), failed(2), failed(3)]
     assert same_failure(trials, 3) is not None
+
+
+def test_a_search_that_began_in_vain() -> None:
+    same = [failed(number, "nosuch") for number in range(3)]
+    assert begun_in_vain(same) == 3
+    assert begun_in_vain(same[:2]) == 0
+    assert begun_in_vain([*same, Trial(3, State.COMPLETE, {}), failed(4, "nosuch")]) == 3
+    assert begun_in_vain([failed(0, "other"), *[failed(number, "nosuch") for number in (1, 2, 3)]]) == 0

@@ -135,11 +135,12 @@ class ExecutorEngine:
             self._mailbox.post(handed.assignment, outcome)
 
     def _broken(self, error: BrokenExecutor) -> Outcome:
-        """A pool does not say which of its trials killed the worker: with one at a time it was that one."""
-        if self._jobs > 1:
-            self.warnings.append(f"A worker of the executor {self.name} died, which ended all its trials: {error}")
-            return Outcome(State.INTERRUPTED)
-        return Outcome(State.FAILED, failure=Failure("Crash", f"The worker of the trial died: {error}"))
+        """A pool does not say which of its trials killed the worker, so all of them failed.
+
+        To run them again under their numbers could kill every pool that comes after.
+        """
+        beside = ", or that of a trial beside it" if self._jobs > 1 else ""
+        return Outcome(State.FAILED, failure=Failure("Crash", f"The worker of the trial died{beside}: {error}"))
 
     def _note_process(self, process: int) -> None:
         if process == os.getpid() and self._jobs > 1 and SHARED_SEEDS not in self.warnings:

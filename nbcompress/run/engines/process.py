@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from nbcompress.run.engines.base import Mailbox, cut_short, over_limit
 from nbcompress.run.engines.child import Surroundings, run_child
 from nbcompress.run.guard import Cut
+from nbcompress.run.interrupts import uninterrupted
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.transport import pack
 from nbcompress.run.trial_context import Listener
@@ -38,6 +40,16 @@ START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 _DEATH_SECONDS = 5.0
 
 _starting = threading.Lock()
+
+
+def _start_server() -> None:
+    """Start the server that forks the trials, deaf to interrupts from its first moment.
+
+    It shares the terminal's process group, so an interrupt while it still imports torch would end it with a
+    traceback in the cell. A program that is started while interrupts are ignored goes on ignoring them.
+    """
+    with uninterrupted(signal.SIG_IGN):
+        forkserver.ensure_running()
 
 
 @dataclass
@@ -82,6 +94,7 @@ class ProcessEngine:
         self._context: Any = multiprocessing.get_context(START_METHOD)
         if START_METHOD == "forkserver":
             self._context.set_forkserver_preload(_PRELOADED)
+            _start_server()
         self._lifeline = self._context.Pipe(duplex=False)
         # Registered after multiprocessing's own, so it runs before that one waits for our children.
         atexit.register(self.close)
