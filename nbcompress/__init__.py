@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *HOMES])
+    return sorted({"__version__", *HOMES})
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

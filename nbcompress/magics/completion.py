@@ -12,6 +12,7 @@ from IPython.core.error import UsageError
 
 from nbcompress.magics.arguments import MagicParser
 from nbcompress.magics.line import split_line
+from nbcompress.magics.scope import OF_IPYTHON
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -63,8 +64,7 @@ def suggestions(parser: MagicParser, text: str, namespace: Mapping[str, Any]) ->
 
 
 def _variables(namespace: Mapping[str, Any]) -> list[str]:
-    hidden = {"In", "Out", "exit", "quit", "get_ipython", "open"}
-    return sorted(name for name in namespace if not name.startswith("_") and name not in hidden)
+    return sorted(name for name in namespace if not name.startswith("_") and name not in OF_IPYTHON)
 
 
 def _models(namespace: Mapping[str, Any]) -> list[str]:

@@ -11,9 +11,14 @@ from IPython.core.error import UsageError
 from nbcompress.cell.namespace import current_globals
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import Expression
+from nbcompress.public import HOMES, public
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+
+# What IPython itself puts into a notebook's namespace.
+OF_IPYTHON = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
 
 
 class Scope:
@@ -32,13 +37,18 @@ class Scope:
             UsageError: A name is unknown, or evaluating raised.
         """
         try:
-            return eval(text, self.namespace)  # noqa: S307 (the user's own expression in the user's own kernel)
+            # The user's own expression in the user's own kernel; our functions are there as in a trial.
+            return eval(text, self.namespace, self._library(text))  # noqa: S307
         except NameError as err:
             missing = err.name or str(err)
             near = did_you_mean(missing, _visible(self.namespace))
             raise UsageError(f"there is no variable {missing!r} in this notebook.{near}") from None
         except Exception as err:  # whatever the user's expression raises is the user's to read
             raise UsageError(f"evaluating {text!s} raised {type(err).__name__}: {err}") from err
+
+    def _library(self, text: Expression) -> dict[str, Any]:
+        read = {node.id for node in ast.walk(ast.parse(text, mode="eval")) if isinstance(node, ast.Name)}
+        return {name: public(name) for name in read & set(HOMES) if name not in self.namespace}
 
     def evaluate_node(self, node: ast.expr) -> Any:
         """Evaluate a part of a syntax tree here; errors rise as they are."""
@@ -54,4 +64,4 @@ class Scope:
 
 
 def _visible(namespace: Mapping[str, Any]) -> list[str]:
-    return [name for name in namespace if not name.startswith("_")]
+    return [name for name in namespace if not name.startswith("_") and name not in OF_IPYTHON]

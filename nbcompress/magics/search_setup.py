@@ -80,7 +80,7 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope) -> Search:
     body, space = read_cell(arguments, cell, scope)
     goal = body.goal
     engine = _engine(arguments, body, scope)
-    baseline = _baseline(arguments, scope)
+    baseline = _baseline(arguments, body, scope)
     proposes = proposer(
         arguments.sampler,
         space,
@@ -151,7 +151,7 @@ def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Engi
     choice: Any = arguments.engine
     if choice not in ENGINES:
         if choice not in scope.namespace:
-            near = did_you_mean(choice, [*ENGINES, *(key for key in scope.namespace if not key.startswith("_"))])
+            near = did_you_mean(choice, ENGINES)
             raise UsageError(
                 f"--engine is inline, process or the name of an executor in this notebook, but got {choice!r}.{near}"
             )
@@ -167,17 +167,23 @@ def _start(arguments: argparse.Namespace, scope: Scope) -> tuple[dict[str, Any],
     points = scope.evaluate(arguments.start) if arguments.start else []
     if not isinstance(points, (list, tuple)) or not all(isinstance(point, Mapping) for point in points):
         raise UsageError(
-            f"--start is a list of dicts of the active parameters, but {arguments.start} is {points!r:.80}."
+            "--start is a list of dicts of the active parameters, "
+            f"but {arguments.start} is of the type {type(points).__name__}."
         )
     return tuple(dict(point) for point in points)
 
 
-def _baseline(arguments: argparse.Namespace, scope: Scope) -> dict[str, float] | None:
+def _baseline(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> dict[str, float] | None:
     if arguments.baseline is None:
         return None
     given = scope.evaluate(arguments.baseline)
     if not isinstance(given, Mapping):
-        raise UsageError(f"--baseline is a dict of metrics, but {arguments.baseline} is {given!r:.80}.")
+        raise UsageError(
+            f"--baseline is a dict of metrics, but {arguments.baseline} is of the type {type(given).__name__}."
+        )
+    for key in given:
+        if key not in body.assigned:
+            raise UsageError(f"--baseline: the cell never assigns {key!r}.{did_you_mean(key, body.goal.metrics)}")
     try:
         return {str(key): float(value) for key, value in given.items()}
     except (TypeError, ValueError):

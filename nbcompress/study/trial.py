@@ -46,7 +46,7 @@ class Failure:
         return f"{self.kind}: {self.message}" if self.message else self.kind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trial:
     """A point that was run.
 
@@ -78,6 +78,15 @@ class Trial:
     reason: str = ""
     kept: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        params = ", ".join(f"{name}={_short(value)}" for name, value in self.params.items())
+        return f"<Trial {self.number}: {self.state.value}{', ' * bool(values)}{values} ({params})>"
+
     @property
     def point(self) -> Point:
         return dict(self.params)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
