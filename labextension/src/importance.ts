@@ -54,7 +54,7 @@ export class Importance implements Part {
     axes(root, box, x, y, { x: `${cut(trust.metric, 24)}: standard deviations off`, y: "trials" });
     columns.forEach((n, i) => {
       const [from, to] = [x(i * COLUMN - FAR), x((i + 1) * COLUMN - FAR)];
-      const isFar = from < x(-WIDTH_95) - 1 || to > x(WIDTH_95) + 1;
+      const isFar = Math.abs((i + 0.5) * COLUMN - FAR) > WIDTH_95;
       root.append(svg("rect", { class: isFar ? "nbc-gain" : "nbc-column", x: from + 1, y: y(n), width: Math.max(1, to - from - 2), height: bottom - y(n) }));
     });
     this.element.append(el("p", { class: "nbc-trust" }, user(trust.sentence)), root);
