@@ -191,8 +191,8 @@ def _baseline(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> di
 
 
 def _annotate(study: Study, arguments: argparse.Namespace, cell: str, baseline: Mapping[str, float] | None) -> None:
-    """Note with the study how it is searched; only what changed is written, so that a rerun adds nothing."""
-    from nbcompress.run.provenance import provenance
+    """Note with the study how it is searched."""
+    from nbcompress.run.provenance import note, provenance
 
     chosen = ("sampler", "acquisition", "kernel", "mean", "pruner", "until", "engine", "jobs", "repeats", "seed")
     facts: dict[str, Any] = {
@@ -203,7 +203,4 @@ def _annotate(study: Study, arguments: argparse.Namespace, cell: str, baseline: 
     }
     if baseline is not None:
         facts["baseline"] = dict(baseline)
-    known = study.record
-    changed = {key: value for key, value in facts.items() if known.get(key) != value}
-    if changed:
-        study.annotate(**changed)
+    note(study, **facts)

@@ -20,7 +20,7 @@ from nbcompress.run.metrics import refused
 from nbcompress.run.observers import Observer
 from nbcompress.run.outcome import Assignment, Outcome
 from nbcompress.run.plan import Plan
-from nbcompress.run.provenance import provenance
+from nbcompress.run.provenance import note, provenance
 from nbcompress.run.pruner import Pruner
 from nbcompress.run.trial_context import TrialContext
 from nbcompress.run.trial_run import run_trial
@@ -156,11 +156,10 @@ def search(
     opened = _opened(g, parameters, goal, study, storage, fresh)
     chosen = {"sampler": sampler, "acquisition": acquisition, "kernel": kernel, "mean": mean, "pruner": pruner}
     numbers = {"engine": chosen_engine.name, "jobs": jobs, "repeats": repeats, "seed": seed}
-    _note(opened, search={**chosen, "until": None if until is None else str(until), **numbers}, **provenance())
+    note(opened, search={**chosen, "until": None if until is None else str(until), **numbers}, **provenance())
     if baseline is not None:
-        _note(opened, baseline={name: float(value) for name, value in baseline.items()})
+        note(opened, baseline={name: float(value) for name, value in baseline.items()})
     ending = run(opened, proposes, evaluate, engine=chosen_engine, observers=observers, controls=controls, **options)
-    _note(opened, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
     for warning in (*opened.warnings, *ending.warnings):
         _log.warning(warning)
     if ending.kind in ("same failure", "broken"):
@@ -230,14 +229,6 @@ def _opened(
         opened = open_study(name, space, goal, storage=storage, fresh=fresh, identity=identity)
     give_shelf(opened)
     return opened
-
-
-def _note(study: Study, **facts: Any) -> None:
-    """Note facts with the study; what is noted already is not written again."""
-    known = study.record
-    changed = {name: fact for name, fact in facts.items() if known.get(name) != fact}
-    if changed:
-        study.annotate(**changed)
 
 
 def _names(names: str | Iterable[str]) -> tuple[str, ...]:

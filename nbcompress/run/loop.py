@@ -21,6 +21,7 @@ from nbcompress.run.limits import GainBelow, NoGain, Until, described
 from nbcompress.run.observers import Ending, EndKind, Observer, Observers
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.plan import Plan
+from nbcompress.run.provenance import note
 from nbcompress.run.pruner import Pruner
 from nbcompress.run.repeats import folded
 from nbcompress.run.same_failure import same_failure
@@ -145,6 +146,7 @@ class _Loop:
         self._keeper.tidy()
         warnings = (*self._engine.warnings, *self._keeper.warnings, *self._remarks, *self._observers.warnings)
         ending = replace(ending, warnings=tuple(dict.fromkeys(warnings)))
+        note(self._study, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
         self._observers.tell("ended", ending)
         return ending
 

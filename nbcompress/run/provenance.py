@@ -1,4 +1,4 @@
-"""With what a search was run: versions and machine, for the study's record."""
+"""How a search was run: what its study's record holds beside the trials."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import os
 import platform
 import sys
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbcompress.study import Study
 
 # Packages whose versions decide which points are proposed and which numbers come out.
 _PACKAGES = ("nbcompress", "torch", "numpy", "scipy", "botorch", "gpytorch", "optuna", "scikit-learn")
+
+
+def note(study: Study, **facts: Any) -> None:
+    """Note facts (JSON) with the study; what is noted already is not written again, so a rerun adds nothing."""
+    known = study.record
+    changed = {name: fact for name, fact in facts.items() if known.get(name) != fact}
+    if changed:
+        study.annotate(**changed)
 
 
 def provenance() -> dict[str, Any]:

@@ -84,6 +84,7 @@ def test_studies_are_listed_shown_reported_and_deleted(ready: Notebook) -> None:
     assert "s      3 complete  minimize loss" in listed["text/plain"]
     shown = ready.must("again = %bo_study s").shown[0]
     assert "text/html" in shown
+    assert "All 3 trials are done." in shown["text/plain"]
     assert len(ready.names["again"].trials) == 3
     ready.must("%bo_report --html page.html")
     assert Path("page.html").stat().st_size > 10_000
