@@ -39,6 +39,14 @@ def search(trials: int, seconds: float) -> str:
     return SEARCH.format(trials=trials, seconds=seconds).strip()
 
 
+def counted(folder: Path) -> int:
+    """How many trials have ended, as another process sees it."""
+    try:
+        return sum(trial.state.counts for trial in read_study("s", folder / "nbcompress.journal").all_trials)
+    except StudyError:  # not begun yet
+        return 0
+
+
 def test_every_line_magic_shows_a_card_and_returns_its_result(tmp_path: Path) -> None:
     with kernel(tmp_path) as one:
         one.must(SETUP)
@@ -84,20 +92,13 @@ def test_an_interrupt_ends_the_cell_without_an_error(tmp_path: Path) -> None:
     with kernel(tmp_path) as one:
         one.must(SETUP)
         message = one.start(search(50, 0.3))
-        time.sleep(2.5)
+        while counted(tmp_path) < 2:
+            time.sleep(0.05)
         one.manager.interrupt_kernel()
         reply = one.finish(message, 20)
         assert reply.status == "ok"
         assert "Interrupted" in reply.bundles[-1]["text/plain"]
         assert "interrupted" in one.must("print(*study.trials.state)").text
-
-
-def counted(folder: Path) -> int:
-    """How many trials have ended, as another process sees it."""
-    try:
-        return sum(trial.state.counts for trial in read_study("s", folder / "nbcompress.journal").all_trials)
-    except StudyError:  # not begun yet
-        return 0
 
 
 def test_a_killed_kernel_loses_nothing_and_changes_nothing(tmp_path: Path) -> None:
@@ -131,7 +132,8 @@ def test_background_returns_at_once_and_other_cells_run(tmp_path: Path) -> None:
         one.must(SETUP)
         began = time.monotonic()
         one.must(search(8, 0.4).replace("--seed 3", "--seed 3 --background"))
-        assert time.monotonic() - began < 2.5
+        # Eight trials of 0.4 s take longer than this, whatever else the machine does.
+        assert time.monotonic() - began < 8 * 0.4 or "running" in one.must("print(*study.trials.state)").text
         assert one.must("print(1 + 1)").text == "2\n"
         for _ in range(60):
             done = one.must("print(sum(t.state.counts for t in study.all_trials))").text
