@@ -54,82 +54,76 @@ def minimise(
         value_tolerance: It also ends when a step gains less than this, twice in turn.
     """
     low, high = np.broadcast_to(low, starts.shape), np.broadcast_to(high, starts.shape)
-    x = np.clip(starts, low, high)
-    n_starts, d = x.shape
-    f, g = function(x, np.arange(n_starts))
+    x = np.minimum(np.maximum(starts, low), high)
+    on = np.arange(len(x))  # the starts that still climb; all arrays below are theirs
+    f, g = function(x, on)
     f = np.where(np.isfinite(f), f, np.inf)
-    H = np.repeat(np.eye(d)[None], n_starts, axis=0)
-    is_scaled = np.zeros(n_starts, dtype=bool)
-    n_slow = np.zeros(n_starts, dtype=np.intp)
-    t = np.ones(n_starts)
-    p = np.zeros_like(x)
-    fresh = np.isfinite(f)  # starts that need a new direction
-    running = fresh.copy()
-    for _ in range(evaluations - 1):
-        new = np.flatnonzero(fresh & running)
-        if len(new):
-            p[new], ended = _directions(x[new], g[new], H[new], low[new], high[new], gradient_tolerance)
-            largest = np.abs(p[new]).max(1, initial=0.0)
-            unscaled = ~is_scaled[new]
-            t[new] = np.where(unscaled, np.minimum(1.0, first_step / np.maximum(largest, 1e-300)), 1.0)
-            running[new[ended]] = False
-        on = np.flatnonzero(running)
-        if len(on) == 0:
-            break
-        trial = np.clip(x[on] + t[on, None] * p[on], low[on], high[on])
-        step = trial - x[on]
-        value, gradient = function(trial, on)
-        slope = (g[on] * step).sum(1)
-        with np.errstate(invalid="ignore"):
-            good = np.isfinite(value) & (value <= f[on] + SUFFICIENT * slope) & (slope < 0)
-        fresh[:] = False
-        won, lost = on[good], on[~good]
-        if len(won):
-            gained = f[won] - value[good]
-            n_slow[won] = np.where(gained < value_tolerance, n_slow[won] + 1, 0)
-            H[won], is_scaled[won] = _updated(H[won], step[good], gradient[good] - g[won], is_scaled[won])
-            x[won], f[won], g[won] = trial[good], value[good], gradient[good]
-            fresh[won] = True
-            running[won] = n_slow[won] < 2
-        if len(lost):
-            t[lost] *= _cut(value[~good] - f[lost], slope[~good])
-            running[lost] = t[lost] * np.abs(p[lost]).max(1) > SHORTEST
-    return x, f
+    found, best = x.copy(), f.copy()
+    H = np.repeat(np.eye(x.shape[1])[None], len(x), axis=0)
+    is_scaled, n_slow, t = np.zeros(len(x), dtype=bool), np.zeros(len(x), dtype=np.intp), np.ones(len(x))
+    ended = np.isinf(f)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        for _ in range(evaluations - 1):
+            p, steepest = _directions(x, g, H, low, high)
+            longest = np.abs(p).max(1, initial=0.0)
+            scale = np.where(is_scaled, t, t * np.minimum(1.0, first_step / np.maximum(longest, 1e-300)))
+            ended |= (steepest <= gradient_tolerance) | (scale * longest <= SHORTEST) | (n_slow == 2)
+            if ended.any():
+                found[on], best[on] = x, f
+                kept = ~ended
+                if not kept.any():
+                    return found, best
+                on, x, f, g, H, low, high, is_scaled, n_slow, t, p, scale, ended = (
+                    one[kept] for one in (on, x, f, g, H, low, high, is_scaled, n_slow, t, p, scale, ended)
+                )
+            trial = np.minimum(np.maximum(x + scale[:, None] * p, low), high)
+            step = trial - x
+            value, gradient = function(trial, on)
+            slope, rise = (g * step).sum(1), value - f
+            won = np.isfinite(value) & (rise <= SUFFICIENT * slope) & (slope < 0)
+            H, is_scaled = _updated(H, step, gradient - g, is_scaled, won)
+            n_slow = np.where(won, np.where(-rise < value_tolerance, n_slow + 1, 0), n_slow)
+            t = np.where(won, 1.0, t * _cut(rise, slope))
+            x, g = np.where(won[:, None], trial, x), np.where(won[:, None], gradient, g)
+            f = np.where(won, value, f)
+    found[on], best[on] = x, f
+    return found, best
 
 
-def _directions(
-    x: Array, g: Array, H: Array, low: Array, high: Array, tolerance: float
-) -> tuple[Array, NDArray[np.bool_]]:
-    """Return directions of descent within the box, and which starts are at a minimum."""
-    free = ~(((x <= low) & (g > 0)) | ((x >= high) & (g < 0)))
-    downhill = np.where(free, -g, 0.0)
-    p = np.where(free, (H @ downhill[:, :, None])[:, :, 0], 0.0)
+def _directions(x: Array, g: Array, H: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """Return directions of descent within the box, and the steepest slope of any free coordinate."""
+    held = np.where(g > 0, x <= low, x >= high)
+    downhill = np.where(held, 0.0, -g)
+    p = np.where(held, 0.0, (H @ downhill[:, :, None])[:, :, 0])
     # Masked curvature stays positive definite; rounding may still spoil a direction.
-    bad = (p * downhill).sum(1) <= 1e-12 * np.abs(p).max(1, initial=0.0) * np.abs(downhill).max(1, initial=0.0)
-    p[bad] = downhill[bad]
-    return p, np.abs(downhill).max(1, initial=0.0) <= tolerance
+    steepest = np.abs(downhill).max(1, initial=0.0)
+    bad = (p * downhill).sum(1) <= 1e-12 * np.abs(p).max(1, initial=0.0) * steepest
+    return np.where(bad[:, None], downhill, p), steepest
 
 
-def _updated(H: Array, s: Array, y: Array, is_scaled: NDArray[np.bool_]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the inverse curvatures after steps `s` that changed the gradients by `y`."""
+def _updated(
+    H: Array, s: Array, y: Array, is_scaled: NDArray[np.bool_], won: NDArray[np.bool_]
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Return the inverse curvatures after steps `s` that changed the gradients by `y`, of those that `won`."""
     # A coordinate that a bound holds says nothing of the curvature among the others.
     y = np.where(s != 0.0, y, 0.0)
     sy, yy = (s * y).sum(1), (y * y).sum(1)
-    use = sy > CURVED * np.sqrt((s * s).sum(1) * yy)
+    use = won & (sy > CURVED * np.sqrt((s * s).sum(1) * yy))
     if not use.any():
         return H, is_scaled
     first = use & ~is_scaled
-    H = np.where(first[:, None, None], (sy / np.where(yy > 0, yy, 1.0))[:, None, None] * H, H)
-    rho = np.where(use, 1.0 / np.where(use, sy, 1.0), 0.0)
+    if first.any():
+        H = np.where(first[:, None, None], (sy / yy)[:, None, None] * H, H)
+    y = np.where(use[:, None], y, 0.0)  # which may not be finite where a step was lost
+    sy = np.where(use, sy, 1.0)
     Hy = (H @ y[:, :, None])[:, :, 0]
-    scale = rho * (1.0 + rho * (y * Hy).sum(1))
-    sHy = s[:, :, None] * Hy[:, None, :]
-    change = scale[:, None, None] * s[:, :, None] * s[:, None, :] - rho[:, None, None] * (sHy + sHy.transpose(0, 2, 1))
-    return H + change, is_scaled | use
+    u = np.where(use, 1.0 / sy, 0.0)[:, None] * s
+    # u s' + u u' (y'Hy) - u (Hy)' - (Hy) u', each pair of a product and its transpose as one.
+    half = u[:, :, None] * (0.5 * (s + (y * Hy).sum(1)[:, None] * u) - Hy)[:, None, :]
+    return H + half + half.transpose(0, 2, 1), is_scaled | use
 
 
 def _cut(rise: Array, slope: Array) -> Array:
     """Return by how much to shorten steps that rose by `rise`: the minimum of the parabola, within bounds."""
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        share = -slope / (2.0 * (rise - slope))
-    return np.clip(np.where(np.isfinite(share), share, CUT[0]), *CUT)
+    share = -slope / (2.0 * (rise - slope))
+    return np.minimum(np.maximum(np.where(np.isfinite(share), share, CUT[0]), CUT[0]), CUT[1])
