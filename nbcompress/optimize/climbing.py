@@ -73,9 +73,8 @@ def minimise(
                 kept = ~ended
                 if not kept.any():
                     return found, best
-                on, x, f, g, H, low, high, is_scaled, n_slow, t, p, scale, ended = (
-                    one[kept] for one in (on, x, f, g, H, low, high, is_scaled, n_slow, t, p, scale, ended)
-                )
+                on, n_slow, is_scaled, ended = on[kept], n_slow[kept], is_scaled[kept], ended[kept]
+                x, f, g, H, low, high, t, p, scale = (a[kept] for a in (x, f, g, H, low, high, t, p, scale))
             trial = np.minimum(np.maximum(x + scale[:, None] * p, low), high)
             step = trial - x
             value, gradient = function(trial, on)
