@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nbcompress._version import __version__
-from nbcompress.public import HOMES, public
+from nbcompress.public import HOMES, MODULES, public
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 
 def __getattr__(name: str) -> Any:
-    if name not in HOMES:
+    if name not in (*HOMES, *MODULES):
         raise AttributeError(f"module 'nbcompress' has no attribute {name!r}")
     value = public(name)
     globals()[name] = value
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({"__version__", *HOMES})
+    return sorted({"__version__", *HOMES, *MODULES})
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

@@ -32,6 +32,10 @@ HOMES = {
     "size_bytes": "artifact",
 }
 
+# Modules that are reached as attributes, such as `nc.optuna.Sampler`. A star import does not bring them: the names of
+# the libraries that they stand in for are in use already.
+MODULES = ("optuna",)
+
 
 def public(name: str) -> Any:
     """Load and return a public name.
@@ -39,4 +43,6 @@ def public(name: str) -> Any:
     Raises:
         KeyError: There is no such name.
     """
+    if name in MODULES:
+        return import_module(f"nbcompress.{name}")
     return getattr(import_module(f"nbcompress.{HOMES[name]}"), name)

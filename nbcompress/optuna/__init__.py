@@ -1,0 +1,7 @@
+"""How does Optuna ask our proposer? `optuna.create_study(sampler=nbcompress.optuna.Sampler())`."""
+
+from __future__ import annotations
+
+from nbcompress.optuna.sampler import Sampler
+
+__all__ = ["Sampler"]

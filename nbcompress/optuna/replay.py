@@ -1,0 +1,116 @@
+"""An Optuna study as a proposer reads it: distributions become parameters, trials become a history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from nbcompress.errors import ParameterError, PointError
+from nbcompress.optimize import History
+from nbcompress.space import Choice, Float, Int, Parameter, Point, Space
+from nbcompress.study.attributes import read_attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+    from nbcompress.optimize.history import Array, Status
+
+# Under this key a trial holds what was proposed for it: its parameters are not known to others before it asks for them.
+PROPOSAL = "nbcompress:proposal"
+
+# A pruned trial tells that its point was run; what it would have reached is not known.
+_STATUS: Mapping[TrialState, Status] = {
+    TrialState.COMPLETE: "told",
+    TrialState.PRUNED: "told",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "pending",
+}
+
+
+def parameter_of(distribution: BaseDistribution) -> Parameter | None:
+    """Return the parameter with the same values, or None if there is none, as for an integer beyond 10**12.
+
+    Choices that are all numbers count as ordered, as everywhere here.
+    """
+    try:
+        if isinstance(distribution, FloatDistribution):
+            return Float(distribution.low, distribution.high, distribution.log, distribution.step)
+        if isinstance(distribution, IntDistribution):
+            return Int(distribution.low, distribution.high, distribution.log, distribution.step)
+        if isinstance(distribution, CategoricalDistribution):
+            return Choice(*distribution.choices)
+    except ParameterError:
+        pass
+    return None
+
+
+def history_of(
+    trials: Iterable[FrozenTrial],
+    space: Space,
+    search_space: Mapping[str, BaseDistribution],
+    directions: Sequence[StudyDirection],
+) -> History:
+    """Return the trials that lie in the space, in the order of their numbers.
+
+    Trials that were run with other ranges, or whose parameters are not known yet, are left out. Failed trials are
+    points to keep away from; of pruned ones the constraints count.
+    """
+    chosen = [
+        (trial, point)
+        for trial in sorted(trials, key=lambda one: one.number)
+        if trial.state in _STATUS and (point := _point(trial, space, search_space)) is not None
+    ]
+    signs = np.array([-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in directions])
+    unknown = [math.nan] * len(signs)
+    losses = [
+        signs * np.array(trial.values if trial.state == TrialState.COMPLETE else unknown, dtype=np.float64)
+        for trial, _ in chosen
+    ]
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    constraints = [trial.constraints if trial.state in ended else {} for trial, _ in chosen]
+    names = sorted({name for one in constraints for name in one})
+    slacks = [[one.get(name, math.nan) for name in names] for one in constraints]
+    n = len(chosen)
+    return History(
+        tuple(point for _, point in chosen),
+        _finite(np.array(losses, dtype=np.float64).reshape(n, len(signs))),
+        _finite(np.array(slacks, dtype=np.float64).reshape(n, len(names))),
+        tuple(_STATUS[trial.state] for trial, _ in chosen),
+        tuple((read_attribute(trial.system_attrs, PROPOSAL) or {}).get("note", {}) for trial, _ in chosen),
+    )
+
+
+def _point(trial: FrozenTrial, space: Space, search_space: Mapping[str, BaseDistribution]) -> Point | None:
+    proposed = read_attribute(trial.system_attrs, PROPOSAL) or {}
+    # A trial that was enqueued takes its fixed parameters, whatever was proposed.
+    values: dict[str, Any] = {
+        **proposed.get("point", {}),
+        **trial.system_attrs.get("fixed_params", {}),
+        **trial.params,
+    }
+    for name, distribution in search_space.items():
+        if name not in values or trial.distributions.get(name, distribution) != distribution:
+            return None
+    try:
+        return space.check({name: values[name] for name in search_space})
+    except PointError:  # enqueued outside of the range, which Optuna allows
+        return None
+
+
+def _finite(table: Array) -> Array:
+    """Put the worst and the best finite number of its column in the place of an infinite one."""
+    for column in table.T:
+        finite = column[np.isfinite(column)]
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+        column[column == math.inf] = high
+        column[column == -math.inf] = low
+    return table

@@ -1,0 +1,139 @@
+"""Our proposer as one of Optuna's samplers."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import intersection_search_space
+
+from nbcompress.errors import SpaceExhausted
+from nbcompress.optimize import Proposer, proposer
+from nbcompress.optimize.protocol import generator
+from nbcompress.optuna.replay import PROPOSAL, history_of, parameter_of
+from nbcompress.space import Space
+from nbcompress.study.attributes import write_attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, TrialState
+
+
+class Sampler(BaseSampler):
+    """The sampler `gp` of nbcompress, for a study of Optuna.
+
+    Parameters that every complete trial had, with the same range, are proposed together by the surrogate; all others,
+    and those of the first trial, are drawn at random. Up to 4 objectives; constraints from `trial.set_constraint` or
+    `constraints_func`; trials that run beside this one count as pending; failed ones are kept away from.
+
+    It has no state but its seed: a proposal depends on the seed, the trial's number and the trials before it. So equal
+    seeds give equal points also when a study is continued later, and samplers in several processes may share a seed.
+
+    Args:
+        seed: Equal seeds and equal trials give equal points; None draws one.
+        acquisition: `logei`, `ucb` or `pi`; the last two for one objective.
+        kernel: `matern52` or `rbf`.
+        mean: `constant`, `linear` or `zero`.
+        constraints_func: Returns the constraints of an ended trial, which holds them where they are at most 0. Optuna
+            5 prefers `trial.set_constraint` and says so with a warning for its own samplers; this one takes both.
+
+    Raises:
+        GoalError: An unknown acquisition, kernel or mean; at the first proposal also: more objectives than 4, or
+            another acquisition than `logei` with several.
+
+    Example:
+        study = optuna.create_study(sampler=nbcompress.optuna.Sampler(seed=0))
+        study.optimize(objective, n_trials=40)
+    """
+
+    def __init__(
+        self,
+        seed: int | None = None,
+        *,
+        acquisition: str = "logei",
+        kernel: str = "matern52",
+        mean: str = "constant",
+        constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
+    ) -> None:
+        self._seed = secrets.randbits(31) if seed is None else seed
+        self._parts: dict[str, Any] = {"acquisition": acquisition, "kernel": kernel, "mean": mean}
+        self._constraints_func = constraints_func
+        self._made: tuple[Any, Space, Proposer] | None = None
+        self._lock = threading.Lock()
+        self._proposer({"x": FloatDistribution(0.0, 1.0)}, 1)  # wrong parts are told now
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
+    def reseed_rng(self) -> None:
+        """Do nothing: what is drawn depends on the trial's number, which no other thread or process has."""
+
+    def infer_relative_search_space(
+        self,
+        study: Study,
+        trial: FrozenTrial,  # noqa: ARG002 - Optuna's signature
+    ) -> dict[str, BaseDistribution]:
+        found = intersection_search_space(study.get_trials(deepcopy=False))
+        return {name: one for name, one in found.items() if not one.single() and parameter_of(one) is not None}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        known = {name: one for name, one in search_space.items() if parameter_of(one) is not None}
+        if not known:
+            return {}
+        # One at a time, so that a thread sees what was proposed to the others.
+        with self._lock:
+            space, proposes = self._proposer(known, len(study.directions))
+            others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
+            history = history_of(others, space, known, study.directions)
+            try:
+                proposal = proposes.propose(trial.number, history)
+            except SpaceExhausted:  # a study of Optuna goes on all the same, with known points drawn at random
+                return {name: self.sample_independent(study, trial, name, one) for name, one in known.items()}
+            stored = {"point": proposal.point, "note": dict(proposal.note), "reason": proposal.reason}
+
+            def write(key: str, value: Any) -> None:
+                study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+            write_attribute(write, PROPOSAL, stored, "a proposal")
+            return dict(proposal.point)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        seed = int(generator(self._seed, trial.number, purpose=crc32(param_name.encode())).integers(2**31))
+        return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,  # noqa: ARG002 - Optuna's signature
+    ) -> None:
+        if self._constraints_func is not None:
+            # What Optuna's own samplers call; it stores them where its `best_trials` finds them.
+            from optuna.samplers._base import _process_constraints_after_trial
+
+            _process_constraints_after_trial(self._constraints_func, study, trial, state)
+
+    def _proposer(self, search_space: dict[str, BaseDistribution], n_objectives: int) -> tuple[Space, Proposer]:
+        """Return the proposer of a search space; the last one is kept, for it remembers the rows of known points."""
+        key = (search_space, n_objectives)
+        if self._made is None or self._made[0] != key:
+            parameters = {name: parameter_of(one) for name, one in search_space.items()}
+            space = Space({name: one for name, one in parameters.items() if one is not None})
+            made = proposer("gp", space, n_objectives=n_objectives, seed=self._seed, **self._parts)
+            self._made = (key, space, made)
+        return self._made[1:]
