@@ -1,23 +1,41 @@
-"""What does it cost? Parameters, bytes, multiply-accumulates and milliseconds, and what each layer bears."""
+"""What does it cost? Parameters, bytes, multiply-accumulates, memory, milliseconds, accuracy; what each layer bears."""
 
 from __future__ import annotations
 
+from nbcompress.measure.accuracy import (
+    Accuracy,
+    AccuracyChange,
+    ClassAccuracy,
+    accuracies,
+    accuracy,
+    accuracy_change,
+)
 from nbcompress.measure.comparison import Comparison, compare, compared
 from nbcompress.measure.footprint import Footprint, Footprints, LayerFootprint, footprint
+from nbcompress.measure.histogram import WeightHistogram, weight_histogram
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
 from nbcompress.measure.latency import Latency
+from nbcompress.measure.memory import PeakMemory
 from nbcompress.measure.runtimes import latencies
 from nbcompress.measure.sensitivity import Sensitivity, SensitivityRow, sensitivity
 
 __all__ = [
+    "Accuracy",
+    "AccuracyChange",
+    "ClassAccuracy",
     "Comparison",
     "Footprint",
     "Footprints",
     "Interval",
     "Latency",
     "LayerFootprint",
+    "PeakMemory",
     "Sensitivity",
     "SensitivityRow",
+    "WeightHistogram",
+    "accuracies",
+    "accuracy",
+    "accuracy_change",
     "compare",
     "compared",
     "footprint",
@@ -25,4 +43,5 @@ __all__ = [
     "median_interval",
     "proportion_interval",
     "sensitivity",
+    "weight_histogram",
 ]

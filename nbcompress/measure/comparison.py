@@ -1,16 +1,30 @@
-"""Before and after: what a change of a model saves, and whether the clock can tell."""
+"""Before and after: what a change of a model saves, whether the clock can tell, and what it costs in accuracy."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from nbcompress.measure.footprint import Footprint, Runtime, footprint, latency_text
+from nbcompress.errors import DataError
+from nbcompress.measure.accuracy import AccuracyChange, accuracies, accuracy_change
+from nbcompress.measure.footprint import Footprint, Footprints, Runtime, footprint, footprint_notes, latency_text
+from nbcompress.measure.histogram import WeightHistogram, weight_histogram
 from nbcompress.measure.interval import Interval, median_interval
 from nbcompress.measure.latency import Latency
-from nbcompress.measure.table import count_text, ratio_text, size_text, text_table
+from nbcompress.measure.table import (
+    count_text,
+    points_text,
+    ratio_text,
+    share_text,
+    size_text,
+    text_table,
+    times_text,
+)
+
+# So many flipped examples are named in a text; all of them are in the result.
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -22,11 +36,17 @@ class Comparison:
         after: Footprint of the other.
         speedup: Time of `before` over time of `after`: the median over pairs of samples taken one after the other,
             with its 95 % interval. None without an example.
+        accuracy: Of both on the data, None without data or without integer labels in it.
+        weights: How the weights of both are spread.
+        remark: Why data was given and there is no accuracy, or an empty text.
     """
 
     before: Footprint
     after: Footprint
     speedup: Interval | None = None
+    accuracy: AccuracyChange | None = None
+    weights: WeightHistogram | None = None
+    remark: str = ""
 
     @property
     def is_speed_different(self) -> bool | None:
@@ -48,32 +68,70 @@ class Comparison:
             "speedup": None if self.speedup is None else asdict(self.speedup),
             "is_speed_different": self.is_speed_different,
             "size_ratio": self.size_ratio,
+            "accuracy": None if self.accuracy is None else self.accuracy.to_json(),
         }
 
-    def __str__(self) -> str:
+    def rows(self) -> list[list[str]]:
+        """The name of a figure, before, after, and what was gained; accuracy is there if it was measured."""
         one, two = self.before, self.after
+        memory = one.memory_bytes, two.memory_bytes
         rows = [
-            [
-                "parameters",
-                count_text(one.parameters),
-                count_text(two.parameters),
-                _times(one.parameters, two.parameters),
-            ],
-            ["non-zeros", count_text(one.nonzeros), count_text(two.nonzeros), _times(one.nonzeros, two.nonzeros)],
-            ["size", size_text(one.size_bytes), size_text(two.size_bytes), _times(one.size_bytes, two.size_bytes)],
-            ["MACs", count_text(one.macs), count_text(two.macs), _times(one.macs, two.macs)],
+            ["size", size_text(one.size_bytes), size_text(two.size_bytes), times_text(one.size_bytes, two.size_bytes)],
+            _counts("parameters", one.parameters, two.parameters),
+            _counts("non-zeros", one.nonzeros, two.nonzeros),
+            _counts("MACs", one.macs, two.macs),
+            ["peak memory", size_text(memory[0]), size_text(memory[1]), times_text(*memory)],
             ["ms a call", latency_text(one.latency), latency_text(two.latency), self._speed()],
         ]
-        lines = [text_table(["", "before", "after", "gain"], rows)]
-        if one.latency is None:
-            lines.append("MACs and latency were not measured: give an example")
-        else:
-            lines.append(f"one call on {one.inputs}; medians of {_how(one.latency)}, in turn, with 95 % intervals")
-        lines += [f"not counted {when}: {', '.join(which.uncounted)}" for when, which in self._uncounted()]
-        return "\n".join(lines)
+        if self.accuracy is not None:
+            before, after = self.accuracy.before.interval, self.accuracy.after.interval
+            rows.append(["accuracy", share_text(before), share_text(after), points_text(self.accuracy.change)])
+        return rows
 
-    def _uncounted(self) -> list[tuple[str, Footprint]]:
-        return [(when, one) for when, one in (("before", self.before), ("after", self.after)) if one.uncounted]
+    def notes(self) -> list[str]:
+        """What the table cannot say: how it was measured, which examples flipped, what was not counted."""
+        notes = self.flip_notes()
+        if self.remark:
+            notes.append(self.remark)
+        if self.before.latency is not None:
+            how = f"medians of {_how(self.before.latency)}, in turn, with 95 % intervals"
+            notes.append(f"one call on {self.before.inputs}; ms a call: {how}")
+        return [*notes, *(one for one in footprint_notes([self.before, self.after]) if not _is_said(one))]
+
+    def flip_notes(self) -> list[str]:
+        """Which examples flipped, and whether that can be chance; empty without accuracy."""
+        found = self.accuracy
+        if found is None:
+            return []
+        broken, mended = len(found.broken), len(found.mended)
+        first = "the first " if found.before.is_part else ""
+        said = [f"accuracy on {first}{found.before.n:,} examples, with 95 % intervals"]
+        if not broken + mended:
+            return [*said, "no example flipped between right and wrong"]
+        p = f"p = {found.p_value:.2g}" if found.p_value >= 0.001 else "p < 0.001"
+        chance = "which may be chance" if found.p_value >= 0.05 else "more than chance explains"
+        said.append(f"{broken + mended} flipped: {broken} broken, {mended} mended, {chance} (McNemar, {p})")
+        named = (("right before, wrong after", found.broken), ("wrong before, right after", found.mended))
+        return said + [f"{what}: example {_listed(places)}" for what, places in named if places]
+
+    def layer_table(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of what each layer costs, before and after."""
+        return Footprints((replace(self.before, name="before"), replace(self.after, name="after"))).layer_table()
+
+    def class_table(self) -> tuple[list[str], list[list[str]]] | None:
+        """Head and rows of the accuracy of each class; None if it was not measured."""
+        if self.accuracy is None:
+            return None
+        pairs = zip(self.accuracy.before.per_class, self.accuracy.after.per_class, strict=True)
+        rows = [[str(a.label), f"{a.n:,}", share_text(a.interval), share_text(b.interval)] for a, b in pairs]
+        return ["class", "examples", "before", "after"], rows
+
+    def __str__(self) -> str:
+        tables = [text_table(["", "before", "after", "gain"], self.rows()), text_table(*self.layer_table())]
+        classes = self.class_table()
+        if classes is not None:
+            tables.append(text_table(*classes))
+        return "\n\n".join([*tables, "\n".join(self.notes())])
 
     def _speed(self) -> str:
         if self.speedup is None:
@@ -93,16 +151,36 @@ def compare(
     threads: int = 1,
     repeats: int = 30,
     runtime: Runtime = "torch",
+    seconds: float | None = None,
 ) -> Comparison:
-    """Measure two models side by side; the arguments are those of `footprint`.
+    """Measure two models side by side: size, cost of a call, and accuracy if there are labels.
+
+    Args:
+        before: A module.
+        after: Another one.
+        example: As in `footprint`.
+        data: A `DataLoader`, a data set, or a pair of tensors. Its first batch serves as the example if none is given;
+            if its targets are integer labels, accuracy is measured on all of it.
+        threads: As in `footprint`.
+        repeats: As in `footprint`.
+        runtime: As in `footprint`.
+        seconds: Measure accuracy on what can be read of the data in so long; on all of it if None.
 
     Raises:
         MeasureError: A model cannot be copied or fails on the input, or an argument has another form.
+        DataError: The data has another form or is empty.
         ArtifactError: A model holds what a file cannot.
     """
     models = {"before": before, "after": after}
     one, two = footprint(models, example, data=data, threads=threads, repeats=repeats, runtime=runtime)
-    return compared(one, two)
+    found = replace(compared(one, two), weights=weight_histogram(models))
+    if data is None:
+        return found
+    try:
+        measured = accuracies(models, data, seconds=seconds)
+    except DataError as err:
+        return replace(found, remark=f"no accuracy: {err}")
+    return replace(found, accuracy=accuracy_change(measured["before"], measured["after"]))
 
 
 def compared(before: Footprint, after: Footprint) -> Comparison:
@@ -114,17 +192,23 @@ def compared(before: Footprint, after: Footprint) -> Comparison:
     return Comparison(before, after, speedup)
 
 
-def _times(before: int | None, after: int | None) -> str:
-    if before is None or after is None:
-        return "-"
-    if before == after:
-        return "the same"
-    return ratio_text(before / after) if after else "all"
+def _counts(name: str, before: int | None, after: int | None) -> list[str]:
+    return [name, count_text(before), count_text(after), times_text(before, after)]
 
 
 def _how(latency: Latency) -> str:
     where = " in ONNX Runtime" if latency.runtime == "onnx" else ""
     return f"{latency.repeats} on {latency.threads} thread" + "s" * (latency.threads != 1) + where
+
+
+def _is_said(note: str) -> bool:
+    """Whether a note of the footprints is in the comparison's own words already."""
+    return note.startswith(("one call on", "ms a call:"))
+
+
+def _listed(places: tuple[int, ...]) -> str:
+    rest = len(places) - _NAMED
+    return ", ".join(map(str, places[:_NAMED])) + (f" and {rest} more" if rest > 0 else "")
 
 
 __all__ = ["Comparison", "compare", "compared"]

@@ -15,11 +15,16 @@ from nbcompress.errors import MeasureError
 from nbcompress.measure.inputs import Inputs, inputs_of
 from nbcompress.measure.latency import Latency, measure_latency
 from nbcompress.measure.macs import MacCount, count_macs
+from nbcompress.measure.memory import HOW, PeakMemory, measure_memory
 from nbcompress.measure.runtimes import in_onnx
 from nbcompress.measure.table import count_text, milliseconds_text, size_text, text_table
 from nbcompress.measure.undisturbed import measured_copy, random_state_kept
 
 Runtime = Literal["torch", "onnx"]
+
+# Columns of what each layer costs, and what stands for the name of the outermost module.
+LAYER_HEAD = ("layer", "kind", "parameters", "non-zeros", "size", "MACs")
+THE_MODEL = "(the model)"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Footprint:
         inputs: What that call was given, in words; empty without an example.
         layers: Layer by layer. Their bytes and `overhead_bytes` add up to `size_bytes`.
         overhead_bytes: What the file adds to the tensors.
+        memory: Of that call in torch, None without an example.
     """
 
     name: str
@@ -70,16 +76,22 @@ class Footprint:
     inputs: str = ""
     layers: tuple[LayerFootprint, ...] = ()
     overhead_bytes: int = 0
+    memory: PeakMemory | None = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The most that weights, inputs and results took at once in one call; None without an example."""
+        return None if self.memory is None else self.memory.total_bytes
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""
         return {**asdict(self), "uncounted": list(self.uncounted), "layers": [asdict(one) for one in self.layers]}
 
-    def __str__(self) -> str:
-        header = ["layer", "kind", "parameters", "non-zeros", "size", "MACs"]
-        rows = [
+    def layer_rows(self) -> list[list[str]]:
+        """What each layer costs, in the columns of `LAYER_HEAD`."""
+        return [
             [
-                one.name or "(the model)",
+                one.name or THE_MODEL,
                 one.kind,
                 count_text(one.parameters),
                 count_text(one.nonzeros),
@@ -88,11 +100,16 @@ class Footprint:
             ]
             for one in self.layers
         ]
-        rows.append(["(file)", "", "", "", size_text(self.overhead_bytes), ""])
+
+    def __str__(self) -> str:
         total = [self.parameters, self.nonzeros, None, self.macs]
         texts = [count_text(one) for one in total]
-        rows.append(["total", self.name, texts[0], texts[1], size_text(self.size_bytes), texts[3]])
-        return "\n".join([text_table(header, rows), *_notes([self])])
+        rows = [
+            *self.layer_rows(),
+            ["(file)", "", "", "", size_text(self.overhead_bytes), ""],
+            ["total", self.name, texts[0], texts[1], size_text(self.size_bytes), texts[3]],
+        ]
+        return "\n".join([text_table(LAYER_HEAD, rows), *footprint_notes([self])])
 
     def __repr__(self) -> str:
         return f"<Footprint of {self.name}: {count_text(self.parameters)} parameters, {size_text(self.size_bytes)}>"
@@ -121,15 +138,36 @@ class Footprints(Sequence[Footprint]):
         """Plain data: dicts, lists, texts and numbers."""
         return {"models": [one.to_json() for one in self.models]}
 
-    def __str__(self) -> str:
-        rows = [
-            ["parameters", *(count_text(one.parameters) for one in self.models)],
-            ["non-zeros", *(count_text(one.nonzeros) for one in self.models)],
-            ["size", *(size_text(one.size_bytes) for one in self.models)],
-            ["MACs", *(count_text(one.macs) for one in self.models)],
-            ["ms a call", *(latency_text(one.latency) for one in self.models)],
+    def rows(self) -> list[list[str]]:
+        """What each model costs in all: the name of the cost, then one text for each model."""
+        models = self.models
+        return [
+            ["parameters", *(count_text(one.parameters) for one in models)],
+            ["non-zeros", *(count_text(one.nonzeros) for one in models)],
+            ["size", *(size_text(one.size_bytes) for one in models)],
+            ["MACs", *(count_text(one.macs) for one in models)],
+            ["peak memory", *(size_text(one.memory_bytes) for one in models)],
+            ["ms a call", *(latency_text(one.latency) for one in models)],
         ]
-        return "\n".join([text_table(["", *(one.name for one in self.models)], rows), *_notes(self.models)])
+
+    def layer_table(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of what each layer costs, the models side by side; a dash where a model lacks a layer."""
+        names = dict.fromkeys(layer.name for one in self.models for layer in one.layers)
+        known = [{layer.name: layer for layer in one.layers} for one in self.models]
+        head = ["layer", *(f"size, {one.name}" for one in self.models)]
+        with_macs = any(one.macs is not None for one in self.models)
+        if with_macs:
+            head += [f"MACs, {one.name}" for one in self.models]
+        rows = []
+        for name in names:
+            layers = [layers.get(name) for layers in known]
+            row = [name or THE_MODEL, *(size_text(one.size_bytes if one else None) for one in layers)]
+            rows.append(row + [count_text(one.macs if one else None) for one in layers] * with_macs)
+        return head, rows
+
+    def __str__(self) -> str:
+        summary = text_table(["", *(one.name for one in self.models)], self.rows())
+        return "\n".join([summary, "", text_table(*self.layer_table()), "", *footprint_notes(self.models)])
 
     def __repr__(self) -> str:
         return f"<Footprints of {', '.join(one.name for one in self.models)}>"
@@ -189,13 +227,16 @@ def footprint(
         copies = [measured_copy(one) for one in named.values()]
         inputs = [inputs_of(one, example, data) for one in copies]
         counts = [_count(one, given) for one, given in zip(copies, inputs, strict=True)]
+        memories = [_memory(one, given) for one, given in zip(copies, inputs, strict=True)]
         latencies: list[Latency | None] = [None] * len(copies)
         given = [one for one in inputs if one is not None]
         if given and repeats:
             latencies = [*_timed(copies, given, threads, repeats, runtime)]
     found = [
-        _footprint(name, one, what, count, latency)
-        for (name, one), what, count, latency in zip(named.items(), inputs, counts, latencies, strict=True)
+        replace(_footprint(name, one, what, count), latency=latency, memory=memory)
+        for (name, one), what, count, latency, memory in zip(
+            named.items(), inputs, counts, latencies, memories, strict=True
+        )
     ]
     return found[0] if isinstance(model, nn.Module) else Footprints(tuple(found))
 
@@ -227,10 +268,12 @@ def _count(copy: nn.Module, inputs: Inputs | None) -> MacCount | None:
     return None if inputs is None else count_macs(measured_copy(copy), inputs)
 
 
+def _memory(copy: nn.Module, inputs: Inputs | None) -> PeakMemory | None:
+    return None if inputs is None else measure_memory(measured_copy(copy), inputs)
+
+
 @torch.no_grad()
-def _footprint(
-    name: str, model: nn.Module, inputs: Inputs | None, count: MacCount | None, latency: Latency | None
-) -> Footprint:
+def _footprint(name: str, model: nn.Module, inputs: Inputs | None, count: MacCount | None) -> Footprint:
     sizes = size_by_tensor(model)
     overhead = sizes.pop("")
     weights = {names[0]: one for names, one in unique_parameters(model)}
@@ -250,10 +293,9 @@ def _footprint(
         sum(sizes.values()) + overhead,
         None if count is None else count.total,
         () if count is None else tuple(sorted(count.uncounted)),
-        latency,
-        "" if inputs is None else str(inputs),
-        tuple(layers),
-        overhead,
+        inputs="" if inputs is None else str(inputs),
+        layers=tuple(layers),
+        overhead_bytes=overhead,
     )
 
 
@@ -265,22 +307,34 @@ def latency_text(latency: Latency | None) -> str:
     return f"{milliseconds_text(latency.median_ms)} ({ends})"
 
 
-def _notes(models: Sequence[Footprint]) -> list[str]:
-    """What a table cannot say: the input, how latency was measured, what was not counted."""
+def footprint_notes(models: Sequence[Footprint]) -> list[str]:
+    """What a table cannot say: the input, how latency and memory were measured, what was not counted."""
     notes = []
     first = models[0]
     if first.inputs:
         notes.append(f"one call on {first.inputs}")
     else:
-        notes.append("MACs and latency were not measured: give an example")
+        notes.append("MACs, memory and latency were not measured: give an example")
     latency = first.latency
     if latency is not None:
         threads = f"{latency.threads} thread" + "s" * (latency.threads != 1)
         figure = f"{latency_text(latency)} ms, the" if len(models) == 1 else "ms a call:"
         where = " in ONNX Runtime" if latency.runtime == "onnx" else ""
         notes.append(f"{figure} median of {latency.repeats} on {threads}{where} with its 95 % interval")
+    if first.memory is not None:
+        figure = f"{size_text(first.memory_bytes)} peak memory" if len(models) == 1 else "peak memory"
+        notes.append(f"{figure}: weights, and {HOW[first.memory.method]}")
     missed = [f"not counted in {one.name}: {', '.join(one.uncounted)}" for one in models if one.uncounted]
     return [*notes, *missed]
 
 
-__all__ = ["Footprint", "Footprints", "LayerFootprint", "footprint", "latency_text"]
+__all__ = [
+    "LAYER_HEAD",
+    "THE_MODEL",
+    "Footprint",
+    "Footprints",
+    "LayerFootprint",
+    "footprint",
+    "footprint_notes",
+    "latency_text",
+]

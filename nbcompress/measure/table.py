@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nbcompress.measure.interval import Interval
+
 _MISSING = "-"
 
 
@@ -48,4 +50,32 @@ def ratio_text(ratio: float) -> str:
     return f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.1f}x" if ratio >= 10 else f"{ratio:.2f}x"
 
 
-__all__ = ["count_text", "milliseconds_text", "ratio_text", "size_text", "text_table"]
+def times_text(before: int | None, after: int | None) -> str:
+    """How many times less `after` is: `12.3x`, `the same`, or `all` if nothing is left."""
+    if before is None or after is None:
+        return _MISSING
+    if before == after:
+        return "the same"
+    return ratio_text(before / after) if after else "all"
+
+
+def share_text(interval: Interval) -> str:
+    """`96.9 % (94.6 to 98.3)`."""
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def points_text(interval: Interval) -> str:
+    """A difference of shares in percentage points: `-1.9 points (-3.1 to -0.7)`."""
+    return f"{100 * interval.value:+.1f} points ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+
+
+__all__ = [
+    "count_text",
+    "milliseconds_text",
+    "points_text",
+    "ratio_text",
+    "share_text",
+    "size_text",
+    "text_table",
+    "times_text",
+]

@@ -1,0 +1,248 @@
+"""How many examples a model gets right, how sure that is, and which ones a change of the model flipped.
+
+References:
+    McNemar (1947), "Note on the sampling error of the difference between correlated proportions or percentages";
+        here its exact form, on the binomial distribution.
+    Agresti and Min (2005), "Simple improved confidence intervals for comparing matched proportions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import sqrt
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nbcompress.compress.data import Batches, output_of
+from nbcompress.compress.losses import class_scores
+from nbcompress.errors import DataError, MeasureError
+from nbcompress.measure.examples import batches_in_order
+from nbcompress.measure.inputs import Inputs
+from nbcompress.measure.interval import Interval, proportion_interval
+from nbcompress.measure.table import points_text, share_text, text_table
+from nbcompress.measure.undisturbed import measured_copy
+
+# What torch's cross-entropy skips.
+_IGNORED = -100
+# An output with a NaN in it names no class.
+_NO_CLASS = -1
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """The examples of one class.
+
+    Attributes:
+        label: The class.
+        n: Examples with this label.
+        interval: Share of these that is right, with Wilson's 95 % interval.
+    """
+
+    label: int
+    n: int
+    interval: Interval
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Accuracy:
+    """What a model says of examples in a fixed order.
+
+    Attributes:
+        labels: What is right, int64 of shape (n,); -100 is not counted, as in cross-entropy.
+        predictions: The class with the largest output, int64 of shape (n,); -1 where the output holds a NaN.
+        is_part: Whether time ran out before the data ended.
+    """
+
+    labels: Tensor
+    predictions: Tensor
+    is_part: bool = False
+
+    @cached_property
+    def is_right(self) -> Tensor:
+        """Bool of shape (n,)."""
+        return self.labels == self.predictions
+
+    @property
+    def n(self) -> int:
+        """Examples that count."""
+        return int((self.labels != _IGNORED).sum())
+
+    @property
+    def interval(self) -> Interval:
+        """Share of the examples that is right, with Wilson's 95 % interval."""
+        return proportion_interval(int(self.is_right.sum()), self.n)
+
+    @cached_property
+    def per_class(self) -> tuple[ClassAccuracy, ...]:
+        """Class by class, as the labels name them."""
+        found = []
+        for label in torch.unique(self.labels[self.labels != _IGNORED]).tolist():
+            right = self.is_right[self.labels == label]
+            found.append(ClassAccuracy(label, len(right), proportion_interval(int(right.sum()), len(right))))
+        return tuple(found)
+
+    def __float__(self) -> float:
+        return self.interval.value
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: dicts, lists, texts and numbers."""
+        per_class = [asdict(one) for one in self.per_class]
+        return {"n": self.n, **asdict(self.interval), "per_class": per_class, "is_part": self.is_part}
+
+    def __str__(self) -> str:
+        rows = [[str(one.label), f"{one.n:,}", share_text(one.interval)] for one in self.per_class]
+        table = text_table(
+            ["class", "examples", "accuracy"], [*rows, ["all", f"{self.n:,}", share_text(self.interval)]]
+        )
+        part = " of the first examples; time ran out" if self.is_part else ""
+        return f"{table}\naccuracy{part}, in parentheses its 95 % interval"
+
+    def __repr__(self) -> str:
+        return f"<Accuracy {share_text(self.interval)} of {self.n:,} examples>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AccuracyChange:
+    """Two models on the same examples.
+
+    Attributes:
+        before: Of the one.
+        after: Of the other.
+    """
+
+    before: Accuracy
+    after: Accuracy
+
+    @cached_property
+    def broken(self) -> tuple[int, ...]:
+        """Places of the examples that were right before and are wrong after."""
+        return _places(self.before.is_right & ~self.after.is_right)
+
+    @cached_property
+    def mended(self) -> tuple[int, ...]:
+        """Places of the examples that were wrong before and are right after."""
+        return _places(self.after.is_right & ~self.before.is_right)
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's exact test: how likely so uneven a number of flips is if both models were equally good."""
+        from scipy.special import bdtr
+
+        flips = len(self.broken) + len(self.mended)
+        fewer = min(len(self.broken), len(self.mended))
+        return min(1.0, 2 * float(bdtr(fewer, flips, 0.5))) if flips else 1.0
+
+    @property
+    def change(self) -> Interval:
+        """Accuracy after minus accuracy before, with a 95 % interval for matched pairs (Agresti and Min)."""
+        up, down, n = len(self.mended), len(self.broken), self.before.n
+        value = (up - down) / n
+        middle = (up - down) / (n + 2)
+        half = 1.959964 * sqrt(up + down + 1 - (up - down) ** 2 / (n + 2)) / (n + 2)
+        return Interval(value, min(value, max(-1.0, middle - half)), max(value, min(1.0, middle + half)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: dicts, lists, texts and numbers."""
+        return {
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "change": asdict(self.change),
+            "broken": list(self.broken),
+            "mended": list(self.mended),
+            "p_value": self.p_value,
+        }
+
+    def __str__(self) -> str:
+        rows = [
+            ["accuracy", share_text(self.before.interval), share_text(self.after.interval), points_text(self.change)]
+        ]
+        return text_table(["", "before", "after", "change"], rows)
+
+    def __repr__(self) -> str:
+        return f"<AccuracyChange {points_text(self.change)}, {len(self.broken) + len(self.mended)} examples flipped>"
+
+
+def accuracy(model: nn.Module, data: object, *, batch_size: int = 256) -> Accuracy:
+    """Return how many examples of `data` a model gets right, with the interval of that, per class.
+
+    The examples are read in their order, without shuffling; the model runs as a copy in evaluation mode.
+
+    Args:
+        model: From inputs to scores of classes, as in training by cross-entropy.
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, integer labels).
+        batch_size: Of data that is not in batches yet.
+
+    Raises:
+        DataError: The data is empty, or has no integer labels that fit the model's outputs.
+        MeasureError: The model fails on it, or cannot be copied.
+    """
+    return accuracies({"model": model}, data, batch_size=batch_size)["model"]
+
+
+def accuracies(
+    models: Mapping[str, nn.Module], data: object, *, batch_size: int = 256, seconds: float | None = None
+) -> dict[str, Accuracy]:
+    """Measure the accuracy of several models on the same batches, in one pass.
+
+    Args:
+        models: By the name to show.
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, integer labels).
+        batch_size: Of data that is not in batches yet.
+        seconds: Stop reading after so long; what was read until then counts. At least one batch is.
+
+    Raises:
+        DataError: The data is empty, or has no integer labels that fit the models' outputs.
+        MeasureError: A model fails on it, or cannot be copied.
+    """
+    copies = {name: measured_copy(model) for name, model in models.items()}
+    labels: list[Tensor] = []
+    said: dict[str, list[Tensor]] = {name: [] for name in copies}
+    start, is_part = perf_counter(), False
+    with batches_in_order(data, batch_size) as batches, torch.inference_mode():
+        for raw in batches:
+            if is_part := seconds is not None and bool(labels) and perf_counter() - start > seconds:
+                break
+            for place, (name, model) in enumerate(copies.items()):
+                given, predicted = _predictions(model, raw)
+                said[name].append(predicted)
+                if not place:
+                    labels.append(given)
+    if not labels:
+        raise DataError("data must hold at least one batch, but it gave none")
+    right = torch.cat(labels)
+    if not bool((right != _IGNORED).any()):
+        raise DataError("accuracy needs at least one label, but all labels are -100, which stands for none")
+    return {name: Accuracy(right, torch.cat(parts), is_part) for name, parts in said.items()}
+
+
+def accuracy_change(before: Accuracy, after: Accuracy) -> AccuracyChange:
+    """Compare two accuracies on the same examples.
+
+    Raises:
+        MeasureError: Their labels differ.
+    """
+    if not torch.equal(before.labels, after.labels):
+        raise MeasureError("to see which examples flipped, both models must be measured on the same data, in one order")
+    return AccuracyChange(before, after)
+
+
+def _predictions(model: nn.Module, raw: Any) -> tuple[Tensor, Tensor]:
+    batch = Batches([raw]).first(model)
+    if not isinstance(batch.target, Tensor) or batch.target.is_floating_point():
+        kind = str(batch.target.dtype) if isinstance(batch.target, Tensor) else type(batch.target).__name__
+        raise DataError(f"accuracy needs integer labels, got targets of {kind}")
+    scores, labels = class_scores(output_of(Inputs(batch.args, batch.kwargs)(model)), batch.target)
+    predicted = scores.argmax(1).masked_fill(scores.isnan().any(1), _NO_CLASS)
+    return labels.cpu(), predicted.cpu()
+
+
+def _places(which: Tensor) -> tuple[int, ...]:
+    return tuple(torch.nonzero(which).flatten().tolist())
+
+
+__all__ = ["Accuracy", "AccuracyChange", "ClassAccuracy", "accuracies", "accuracy", "accuracy_change"]
