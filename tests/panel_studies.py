@@ -34,6 +34,10 @@ class AnyNames(dict[str, Any]):
     def names(self) -> tuple[str, ...]:
         return tuple(self)
 
+    @property
+    def conditions(self) -> dict[str, Any]:
+        return {}
+
 
 @dataclass
 class HandMadeStudy:

@@ -20,7 +20,13 @@ export interface Constraint {
 export interface Parameter {
   name: string;
   kind: "float" | "int" | "choice";
+  low?: number;
+  high?: number;
   log?: boolean;
+  step?: Maybe;
+  options?: Scalar[];
+  ordered?: boolean;
+  when?: Record<string, Scalar[]>[];
 }
 export interface Failure {
   kind: string;
@@ -57,6 +63,33 @@ export interface Calibration {
   inside: number;
   sentence: string;
 }
+export interface Units {
+  shift: number;
+  scale: number;
+  knee: number;
+  unit: number;
+  damped: boolean;
+}
+export interface ProcessData {
+  role: "objective" | "constraint" | "failure";
+  metric: string | null;
+  sign: number;
+  offset: number;
+  trials: number[];
+  y: number[];
+  b: number[];
+  lengthscales: number[];
+  signal: number;
+  noise: number;
+  units: Units;
+}
+export interface SurrogateData {
+  kernel: "matern52" | "rbf";
+  acquisition: "logei" | "ucb" | "pi" | "hypervolume" | null;
+  feasible: number[];
+  pending: number[];
+  processes: ProcessData[];
+}
 export interface Study {
   version: typeof VERSION;
   name: string;
@@ -76,6 +109,7 @@ export interface Study {
   slices: Slice[];
   importance: Record<string, Maybe> | null;
   calibration?: Calibration | null;
+  surrogate?: SurrogateData | null;
   record: Record<string, unknown>;
   warnings: string[];
   cut: string | null;
@@ -133,12 +167,42 @@ function isCalibration(value: unknown): boolean {
   return isObject(value) && isText(value["metric"]) && isText(value["sentence"]) && isListOf(value["residuals"], orNull(isNumber));
 }
 
+function isProcess(value: unknown): boolean {
+  return (
+    isObject(value) &&
+    ["objective", "constraint", "failure"].includes(value["role"] as string) &&
+    orNull(isText)(value["metric"]) &&
+    ["trials", "y", "b", "lengthscales"].every((key) => isListOf(value[key], isNumber)) &&
+    ["sign", "offset", "signal", "noise"].every((key) => isNumber(value[key])) &&
+    isObject(value["units"])
+  );
+}
+
+function isSurrogate(value: unknown): boolean {
+  return (
+    isObject(value) &&
+    ["matern52", "rbf"].includes(value["kernel"] as string) &&
+    ["logei", "ucb", "pi", "hypervolume", null].includes(value["acquisition"] as string | null) &&
+    ["feasible", "pending"].every((key) => isListOf(value[key], isNumber)) &&
+    isListOf(value["processes"], isProcess)
+  );
+}
+
+function isParameter(value: unknown): boolean {
+  return (
+    isObject(value) &&
+    isText(value["name"]) &&
+    (value["options"] === undefined || Array.isArray(value["options"])) &&
+    (value["when"] === undefined || isListOf(value["when"], (one) => isObject(one) && Object.values(one).every(Array.isArray)))
+  );
+}
+
 const FIELDS: [keyof Study, (value: unknown) => boolean][] = [
   ["name", isText],
   ["state", (value) => value === "running" || value === "ended"],
   ["ending", orNull(isText)],
   ["goal", isGoal],
-  ["parameters", (value) => isListOf(value, (one) => isObject(one) && isText(one["name"]))],
+  ["parameters", (value) => isListOf(value, isParameter)],
   ["metrics", (value) => isListOf(value, isText)],
   ["budget", isObject],
   ["elapsed", orNull(isNumber)],
@@ -151,6 +215,7 @@ const FIELDS: [keyof Study, (value: unknown) => boolean][] = [
   ["slices", (value) => isListOf(value, isSlice)],
   ["importance", orNull(isObject)],
   ["calibration", (value) => value === undefined || value === null || isCalibration(value)],
+  ["surrogate", (value) => value === undefined || value === null || isSurrogate(value)],
   ["record", isObject],
   ["warnings", (value) => isListOf(value, isText)],
   ["cut", orNull(isText)],

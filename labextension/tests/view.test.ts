@@ -168,10 +168,12 @@ test("ten thousand trials open and sort in under a second", () => {
   const first = study.trials.filter((one) => one.state === "complete");
   const trials = Array.from({ length: 10_000 }, (_, number) => ({ ...first[number % first.length]!, number, seconds: (number * 7919) % 10_007 }));
   const view = new StudyView();
-  const start = performance.now();
+  // Of this process: what else the machine does shall not count.
+  const start = process.cpuUsage();
   view.update({ ...study, trials, progress: null, goal: { ...study.goal, objectives: [{ metric: "none", direction: "minimize" }] } });
   click(byText(view.element, ".nbc-sort bdi", "time")?.closest("button"));
-  assert.ok(performance.now() - start < 1000, `${performance.now() - start} ms`);
+  const { user, system } = process.cpuUsage(start);
+  assert.ok(user + system < 1e6, `${(user + system) / 1000} ms`);
   assert.equal(rows(view.element).length, 200);
   assert.equal(firstCells(view.element)[0], 0);
 });

@@ -8,7 +8,7 @@ from typing import Any
 from nbcompress.panels.limits import LIVE
 from nbcompress.panels.progress import progress_of
 from nbcompress.panels.text import finite
-from nbcompress.panels.view import Course, Names, StudyLike, expected_data, study_view, trial_data
+from nbcompress.panels.view import Course, Names, StudyLike, expected_data, is_evaluable, study_view, trial_data
 from nbcompress.study.front import front
 from nbcompress.study.trial import State, Trial
 
@@ -21,7 +21,7 @@ class Changes:
     """
 
     def __init__(self, study: StudyLike, run: str, baseline: Mapping[str, float] | None, course: Course) -> None:
-        self._goal = study.goal
+        self._goal, self._space = study.goal, study.space
         self._names = Names(LIVE.name)
         self._trials = {one.number: one for one in study.all_trials}
         self._front = {one.number: one for one in study.front}
@@ -36,6 +36,10 @@ class Changes:
 
     def expect(self, expected: Mapping[str, Any]) -> None:
         """Take what a surrogate expects: arguments of `expected_data`. What is not given stays as it is."""
+        surrogate, parameters = expected.get("surrogate"), self.state["study"]["parameters"]
+        shown = self._trials.keys() | self._changed.keys()
+        if surrogate is not None and not is_evaluable(surrogate, self._space, parameters, shown):
+            expected = {key: one for key, one in expected.items() if key != "surrogate"}
         data = expected_data(self._names, LIVE, **expected)
         self._expected |= {key: data[key] for key in expected}
 

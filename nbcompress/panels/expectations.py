@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nbcompress.errors import SearchError
 from nbcompress.panels.calibration import calibration_data
 from nbcompress.panels.slices import slice_data
+from nbcompress.panels.surrogate import surrogate_data
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import Trial
 
@@ -41,16 +42,23 @@ class Expectations:
         slices: Through the best point, one for each parameter, as `slice_data` returns them.
         importance: The parameters' shares in the first objective, or None.
         calibration: How well each trial is foretold from the others, as `calibration_data` returns it, or None.
+        surrogate: The fitted processes, as `surrogate_data` returns them, or None.
     """
 
     slices: list[dict[str, Any]] = field(default_factory=list)
     importance: dict[str, float] | None = None
     calibration: dict[str, Any] | None = None
+    surrogate: dict[str, Any] | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
         """Return the arguments of a view that shows them."""
-        return {"slices": self.slices, "importance": self.importance, "calibration": self.calibration}
+        return {
+            "slices": self.slices,
+            "importance": self.importance,
+            "calibration": self.calibration,
+            "surrogate": self.surrogate,
+        }
 
 
 def always() -> bool:
@@ -89,6 +97,7 @@ def expectations_of(
         shares = importance(proposer, history)
     except SearchError:
         return Expectations()
+    surrogate = surrogate_data(proposer, study.all_trials, study.goal)
     calibration = None
     if is_wanted():
         calibration = calibration_data(leave_one_out(proposer, history).residuals, study.goal.objectives[0].metric)
@@ -98,4 +107,4 @@ def expectations_of(
             break
         along = slice_of(proposer, history, best.point, name)
         slices.append(slice_data(name, along, study.goal, at=best.params[name]))
-    return Expectations(slices, shares, calibration)
+    return Expectations(slices, shares, calibration, surrogate)

@@ -4,22 +4,66 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.panels.expectations import PATIENCE, Tried, expectations_of
+from nbcompress.panels.surrogate import surrogate_data
+from nbcompress.study.goal import Goal
+from nbcompress.study.trial import Trial
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
 
-# One part in so many of the search's time, at most.
-SHARE = 100
+# One part in so many of the search's time at most, for each of the two kinds of work.
+SHARE = 200
 # One slice after the other costs; while it runs, the parameters that matter most are enough.
 MOST = 6
 
 
+@dataclass(frozen=True)
+class Before:
+    """A study as it was before one of its trials began: what the proposer knew when it chose that point.
+
+    Its surrogate was fitted for that proposal, so that asking about it costs little.
+    """
+
+    goal: Goal
+    all_trials: Sequence[Trial]
+    best: Trial | None
+
+    @classmethod
+    def trial(cls, study: Tried, number: int | None) -> Before:
+        return cls(study.goal, tuple(one for one in study.all_trials if one.number != number), study.best)
+
+
+@dataclass
+class _Pace:
+    """Knows when a kind of work is affordable again."""
+
+    now: Callable[[], float]
+    rested_since: float = field(init=False)
+    cost: float | None = None
+    n_ended: int = 0
+
+    def __post_init__(self) -> None:
+        self.rested_since = self.now()
+
+    def is_due(self, n_ended: int) -> bool:
+        cost = _guess(n_ended) if self.cost is None else self.cost
+        return n_ended != self.n_ended and self.now() - self.rested_since >= SHARE * cost
+
+    def done(self, start: float, n_ended: int) -> None:
+        self.rested_since = self.now()
+        self.cost, self.n_ended = self.rested_since - start, n_ended
+
+
 class Foresight:
-    """Knows when the next look at the surrogate is affordable. For the thread that also proposes.
+    """Asks the surrogate when that is affordable. For the thread that also proposes.
+
+    The surrogate itself is cheap to tell, so that the page can draw from it after nearly every trial; what has to be
+    worked out in Python (importance, calibration) follows less often.
 
     Args:
         proposer: Whose surrogate is asked, or None.
@@ -28,35 +72,45 @@ class Foresight:
 
     def __init__(self, proposer: Proposer | None, now: Callable[[], float] = time.monotonic) -> None:
         self._proposer, self._now = proposer, now
-        self._rested_since = now()
-        self._cost: float | None = None
-        self._n_ended = 0
+        self._glances, self._looks = _Pace(now), _Pace(now)
 
-    def look(self, study: Tried, is_wanted: Callable[[], bool]) -> dict[str, Any]:
+    def look(self, study: Tried, is_wanted: Callable[[], bool], begun: int | None = None) -> dict[str, Any]:
         """Return the fields of a view that have changed; empty if it is too early, or if there is nothing new.
 
         Args:
             study: What was tried, not altered meanwhile.
             is_wanted: Asked between parts of the work, which ends early if not.
+            begun: The trial that has just begun. The surrogate is asked as it was when it chose that trial.
         """
-        n_ended = sum(one.state.counts for one in study.all_trials)
-        cost = _guess(n_ended) if self._cost is None else self._cost
-        is_early = self._now() - self._rested_since < SHARE * cost
-        if self._proposer is None or is_early or n_ended == self._n_ended:
+        if self._proposer is None:
             return {}
-        start = self._now()
+        before = Before.trial(study, begun)
+        n_ended = sum(one.state.counts for one in before.all_trials)
+        found: dict[str, Any] = {}
         try:
-            found = expectations_of(self._proposer, study, PATIENCE, is_wanted=is_wanted, most=MOST)
+            if self._glances.is_due(n_ended):
+                start = self._now()
+                found["surrogate"] = surrogate_data(self._proposer, before.all_trials, before.goal)
+                self._glances.done(start, n_ended)
+            if self._looks.is_due(n_ended):
+                start = self._now()
+                found |= expectations_of(
+                    self._proposer, before, PATIENCE, is_wanted=is_wanted, most=_most(study)
+                ).fields
+                self._looks.done(start, n_ended)
         except Exception:
             # Whatever is wrong with the surrogate, the search goes on and says so itself when it proposes.
             logging.getLogger(__name__).debug("the panel could not ask the surrogate", exc_info=True)
             self._proposer = None
             return {}
-        self._rested_since = self._now()
-        self._cost, self._n_ended = self._rested_since - start, n_ended
-        return {key: one for key, one in found.fields.items() if one}
+        return {key: one for key, one in found.items() if one}
+
+
+def _most(study: Tried) -> int:
+    """Return how many slices are worked out here: none where the page has the acquisition's formula."""
+    return MOST if len(study.goal.objectives) > 2 else 0
 
 
 def _guess(n: int) -> float:
     """Return how many seconds the first look may take: fitting costs the cube of the number of trials."""
-    return 0.05 + 1.5 * (n / 200) ** 3
+    return 0.02 + 1.5 * (n / 200) ** 3

@@ -107,7 +107,7 @@ class LivePanel(TextPanel):
     def trial_started(self, trial: Trial) -> None:
         self._note(trial)
         # On the loop's own thread, which also proposes: the surrogate never works for two at once.
-        expected = self._foresight.look(self._study, self._is_wanted)
+        expected = self._foresight.look(self._study, self._is_wanted, trial.number)
         if expected:
             with self._lock:
                 self._changes.expect(expected)

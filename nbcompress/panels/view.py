@@ -6,7 +6,7 @@ The data is JSON without NaN, bounded in size, and described by `schema/study.v1
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -22,6 +22,8 @@ VERSION = 1
 MIME = "application/vnd.nbcompress.study.v1+json"
 # The key of the record that holds the cell's source, which may be longer than other texts.
 CELL = "cell"
+# A condition of more cases than this is not told; its parameter cannot be tried out on a page.
+MOST_CASES = 100
 
 JSON = Any
 
@@ -96,6 +98,7 @@ def study_view(
     slices: Iterable[Mapping[str, JSON]] = (),
     importance: Mapping[str, float] | None = None,
     calibration: Mapping[str, JSON] | None = None,
+    surrogate: Mapping[str, JSON] | None = None,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
     course: Course | None = None,
@@ -109,6 +112,8 @@ def study_view(
         slices: What `nbcompress.panels.slices.slice_data` returns, one for each parameter.
         importance: Parameter -> share.
         calibration: What `nbcompress.panels.calibration.calibration_data` returns.
+        surrogate: What `nbcompress.panels.surrogate.surrogate_data` returns; left out where the page could not
+            evaluate it, because trials or options that it needs are not shown.
         baseline: Metrics of the original model, by name.
         warnings: One line each.
         course: How the search goes; by default it has ended as its record says.
@@ -120,11 +125,13 @@ def study_view(
     front, best = [one.number for one in study.front], study.best
     trials = choose_trials(everything, front, limits.trials)
     name = names or Names(limits.name)
-    parameters = [parameter_data(key, study.space[key], name, limits) for key in study.space.names]
+    parameters = parameters_data(study.space, name, limits)
     metrics = metric_names(study.goal, trials)
     shown = {one.number for one in trials}
     progress = progress_of(study.goal, everything)
     values = [value for one, value in zip(everything, progress.values, strict=True) if one.number in shown]
+    if surrogate is not None and not is_evaluable(surrogate, study.space, parameters, shown):
+        surrogate = None
     return {
         "version": VERSION,
         "name": name(study.name),
@@ -144,7 +151,9 @@ def study_view(
         "record": plain(study.record, limits),
         "warnings": [cut(one, limits.message) for one in warnings],
         "cut": cut_sentence(len(trials), len(everything)),
-        **expected_data(name, limits, slices=slices, importance=importance, calibration=calibration),
+        **expected_data(
+            name, limits, slices=slices, importance=importance, calibration=calibration, surrogate=surrogate
+        ),
     }
 
 
@@ -189,6 +198,36 @@ def goal_data(goal: Goal, name: Names) -> dict[str, JSON]:
             {"metric": name(one.metric), "operator": one.operator, "bound": one.bound} for one in goal.constraints
         ],
     }
+
+
+def parameters_data(space: Any, name: Names, limits: Limits) -> list[dict[str, JSON]]:
+    """Return the axes of a space, each with the cases in which it is active unless it always is."""
+    found = []
+    for key in space.names:
+        data = parameter_data(key, space[key], name, limits)
+        cases = space.conditions[key].to_json() if key in space.conditions else []
+        if 0 < len(cases) <= MOST_CASES:
+            data["when"] = [
+                {name(parent): [scalar(one, limits.value) for one in values] for parent, values in case.items()}
+                for case in cases
+            ]
+        found.append(data)
+    return found
+
+
+def is_evaluable(
+    surrogate: Mapping[str, JSON], space: Any, parameters: Sequence[Mapping[str, JSON]], shown: Collection[int]
+) -> bool:
+    """Say whether these data tell a page all that the surrogate's features are made of."""
+    if not all(number in shown for one in surrogate["processes"] for number in one["trials"]):
+        return False
+    for key, data in zip(space.names, parameters, strict=True):
+        options = data.get("options")
+        if options is not None and len(set(map(repr, options))) < len(space[key].options):
+            return False
+        if key in space.conditions and "when" not in data:
+            return False
+    return True
 
 
 def parameter_data(key: str, parameter: Any, name: Names, limits: Limits) -> dict[str, JSON]:
@@ -242,14 +281,18 @@ def expected_data(
     slices: Iterable[Mapping[str, JSON]] = (),
     importance: Mapping[str, float] | None = None,
     calibration: Mapping[str, JSON] | None = None,
+    surrogate: Mapping[str, JSON] | None = None,
 ) -> dict[str, JSON]:
-    """Return the fields that tell what a surrogate expects; a calibration that is not known is left out."""
+    """Return the fields that tell what a surrogate expects; a calibration or surrogate not known is left out."""
     data: dict[str, JSON] = {
         "slices": [slice_cut(one, name, limits) for one in slices],
         "importance": {name(key): finite(value) for key, value in importance.items()} if importance else None,
     }
     if calibration:
         data["calibration"] = {**calibration, "metric": name(calibration["metric"])}
+    if surrogate:
+        processes = [{**one, "metric": one["metric"] and name(one["metric"])} for one in surrogate["processes"]]
+        data["surrogate"] = {**surrogate, "processes": processes}
     return data
 
 

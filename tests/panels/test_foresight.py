@@ -19,6 +19,7 @@ class Time:
     def __init__(self) -> None:
         self.now = 0.0
         self.looks: list[float] = []
+        self.glances: list[float] = []
 
     def __call__(self) -> float:
         return self.now
@@ -33,7 +34,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
         clock.now += 0.4
         return Expectations([], {"x": 1.0})
 
+    def glanced(*_: Any) -> None:
+        clock.glances.append(clock.now)
+        clock.now += 0.004
+
     monkeypatch.setattr(foresight, "expectations_of", asked)
+    monkeypatch.setattr(foresight, "surrogate_data", glanced)
     return clock
 
 
@@ -54,8 +60,10 @@ def test_takes_its_share_and_no_more(clock: Time) -> None:
         found = watching.look(digits(min(trials, 40)), always)
         assert found in ({}, {"importance": {"x": 1.0}})
         trials = 0 if trials == 40 else trials
-    assert len(clock.looks) >= 10
+    assert len(clock.looks) >= 5
     assert 0.4 * len(clock.looks) <= 600 / SHARE + 0.4
+    # What the page draws from by itself is cheap, and is told after nearly every trial.
+    assert len(clock.glances) > 400
     gaps = [b - a for a, b in zip(clock.looks, clock.looks[1:], strict=False)]
     assert min(gaps) >= SHARE * 0.4
 
@@ -97,11 +105,23 @@ def test_nobody_is_asked_without_a_surrogate(clock: Time) -> None:
     assert clock.looks == []
 
 
+def test_the_surrogate_is_asked_as_it_was_before_the_trial_began() -> None:
+    clock = Time()
+    study = digits(24)
+    watching = Foresight(gp(study), clock)
+    clock.now = 100.0
+    found = watching.look(study, always, begun=23)
+    assert found["surrogate"]["processes"][-1]["trials"][-1] < 23
+    assert found["surrogate"]["pending"] == []
+    clock.now = 200.0
+    assert watching.look(study, always, begun=23) == {}
+
+
 def test_what_is_not_wanted_any_more_is_left_out() -> None:
     clock = Time()
     study = digits(24)
     watching = Foresight(gp(study), clock)
     clock.now = 100.0
-    assert set(watching.look(study, lambda: False)) == {"importance"}
+    assert set(watching.look(study, lambda: False)) == {"importance", "surrogate"}
     empty = empty_study()
     assert Foresight(gp(study), clock).look(empty, always) == {}

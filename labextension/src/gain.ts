@@ -1,0 +1,80 @@
+// What one more trial may gain: the acquisitions of nbcompress/optimize in closed form, in logarithms but for `ucb`.
+
+import type { SurrogateData } from "./data";
+import { logBelow, logImprovement } from "./normal";
+import type { Process } from "./process";
+
+const BOUND_WIDTH = 2;
+const PI_MARGIN = 0.01;
+// How far behind the worst known loss the reference of the hypervolume lies, and what is too thin to count.
+const REFERENCE_MARGIN = 0.1;
+const THIN = 1e-12;
+
+type Pair = readonly [number, number];
+
+export class Gain {
+  private readonly strips: { low: number; high: number; c: number }[] = [];
+  private best = Infinity;
+
+  // Returns null where nothing is known to improve on, or the formula stays in Python.
+  static of(name: SurrogateData["acquisition"], processes: readonly Process[], known: readonly Float64Array[]): Gain | null {
+    return name === null || !known.length ? null : new Gain(name, processes, known);
+  }
+
+  // `known` are the features of the points to improve on; they count with their predicted losses.
+  private constructor(
+    private readonly name: NonNullable<SurrogateData["acquisition"]>,
+    private readonly processes: readonly Process[],
+    known: readonly Float64Array[],
+  ) {
+    const losses = known.map((one) => processes.map((process) => process.mean(one)));
+    if (name === "hypervolume") {
+      this.strips = strips(losses.map(([first = NaN, second = NaN]) => [first, second] as const));
+    } else {
+      this.best = Math.min(...losses.map((one) => one[0] ?? Infinity));
+    }
+  }
+
+  at(features: Float64Array): number {
+    const [[mean, std] = [NaN, NaN], second] = this.processes.map((one) => one.predict(features));
+    switch (this.name) {
+      case "logei":
+        return logImprovement(mean, std, this.best);
+      case "pi":
+        return logBelow((this.best - PI_MARGIN - mean) / std);
+      case "ucb":
+        return BOUND_WIDTH * std - mean;
+      case "hypervolume":
+        return this.volume(mean, std, ...(second ?? [NaN, NaN]));
+    }
+  }
+
+  // log of the sum over strips (low, high) x (-inf, c) of (psi(high) - psi(low)) psi(c).
+  private volume(mean: number, std: number, otherMean: number, otherStd: number): number {
+    const parts = this.strips.map(({ low, high, c }) => {
+      const upper = logImprovement(mean, std, high);
+      const share = low === -Infinity ? 0 : Math.exp(Math.min(logImprovement(mean, std, low) - upper, -1e-15));
+      return upper + Math.log1p(-share) + logImprovement(otherMean, otherStd, c);
+    });
+    const largest = Math.max(...parts);
+    return largest + Math.log(parts.reduce((sum, one) => sum + Math.exp(one - largest), 0));
+  }
+}
+
+// Cuts what no known point dominates into strips along the first loss.
+function strips(losses: readonly Pair[]): { low: number; high: number; c: number }[] {
+  const reference = ([0, 1] as const).map((j) => {
+    const column = losses.map((one) => one[j]);
+    const worst = Math.max(...column);
+    const extent = worst - Math.min(...column);
+    return worst + REFERENCE_MARGIN * (extent > 0 ? extent : 1);
+  }) as [number, number];
+  const isBeaten = (one: Pair): boolean => losses.some((by) => by[0] <= one[0] && by[1] <= one[1] && (by[0] < one[0] || by[1] < one[1]));
+  const front = losses.filter((one) => !isBeaten(one)).sort((a, b) => a[0] - b[0]);
+  const a = [-Infinity, ...front.map((one) => one[0]), reference[0]];
+  const c = [reference[1], ...front.map((one) => one[1])];
+  const extent = Math.max(1, ...a.slice(1).map(Math.abs));
+  return c
+    .map((one, k) => ({ low: a[k] ?? NaN, high: a[k + 1] ?? NaN, c: one }))
+    .filter(({ low, high }) => high - low > THIN * extent);
+}
