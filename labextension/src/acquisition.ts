@@ -1,14 +1,18 @@
-// What the surrogate expects along one parameter, and where it wants to look next.
+// What the surrogate expects along one parameter, or over two, and where it wants to look next.
 
 import { axes, canvas, empty, HEIGHT, leftOf, line, MARGIN, show, type Box } from "./chart";
 import { choice, el, svg, user } from "./dom";
-import type { Maybe, Slice, SliceMetric, Study } from "./data";
+import type { Maybe, Slice, SliceMetric, Study, Trial } from "./data";
 import { cut, spell } from "./format";
+import { drawMaps, mapsOf, type Maps } from "./heatmap";
 import type { Part } from "./part";
 import { banded, extent, linear, logarithmic, type Scale } from "./scales";
+import type { Selection } from "./selection";
+import { Surrogate } from "./surrogate";
 
 const SHARE = 0.64;
 const WAITING = "The surrogate shows itself here once it has enough trials to learn from.";
+const ALONE = "(alone)";
 const NOTHING = "No slices of the surrogate were kept with this study.";
 
 export class Acquisition implements Part {
@@ -17,17 +21,23 @@ export class Acquisition implements Part {
   private readonly place = el("div", { class: "nbc-place" });
   private readonly caption = el("p", { class: "nbc-caption" });
   private parameter: string | null = null;
+  private second: string | null = null;
   private metric: string | null = null;
   private drawn = "";
+  private maps: { key: unknown[]; maps: Maps } | null = null;
   private study: Study | null = null;
 
-  constructor() {
+  constructor(private readonly selection: Selection) {
     this.element.append(this.tools, this.place, this.caption);
   }
 
   draw(study: Study): void {
     this.study = study;
-    const slice = study.slices.find((one) => one.parameter === this.parameter) ?? study.slices[0];
+    const surrogate = Surrogate.of(study);
+    const through = throughOf(study, surrogate ? this.selection.number : study.best);
+    const names = surrogate && through ? byImportance(study, Object.keys(through.params)) : study.slices.map((one) => one.parameter);
+    const name = names.find((one) => one === this.parameter) ?? names[0];
+    const slice = name === undefined ? undefined : this.slice(study, surrogate, through, name);
     const metric = slice?.metrics.find((one) => one.metric === this.metric) ?? slice?.metrics[0];
     if (!slice || !metric || !slice.values.length) {
       this.tools.replaceChildren();
@@ -36,37 +46,70 @@ export class Acquisition implements Part {
       empty(this.place, study.state === "running" ? WAITING : NOTHING);
       return;
     }
-    this.drawTools(study, slice, metric);
+    const others = surrogate ? names.filter((one) => one !== slice.parameter) : [];
+    const second = others.find((one) => one === this.second) ?? null;
+    this.drawTools(names, others, slice, second, metric);
+    if (surrogate && through && second !== null) {
+      this.drawMaps(study, surrogate, through, [slice.parameter, second], metric.metric);
+    } else {
+      this.drawSlice(study, slice, metric, through);
+    }
+  }
+
+  // The page's own slice. Where the acquisition's formula stays in Python, Python's slice through the best point is better.
+  private slice(study: Study, surrogate: Surrogate | null, through: Trial | null, name: string): Slice | undefined {
+    const stored = study.slices.find((one) => one.parameter === name);
+    const isStored = stored && through && study.slices.every((one) => through.params[one.parameter] === one.at);
+    return !surrogate || !through || (isStored && !surrogate.hasAcquisition) ? stored : surrogate.slice(through.params, name);
+  }
+
+  private drawSlice(study: Study, slice: Slice, metric: SliceMetric, through: Trial | null): void {
     const label = `Predicted ${metric.metric} along ${slice.parameter} with its 95 percent band, and the acquisition below`;
     const { root, width } = canvas(this.place, HEIGHT, cut(label, 300));
-    const split = MARGIN.top + (HEIGHT - MARGIN.top - MARGIN.bottom) * SHARE;
+    const hasGain = slice.acquisition.some((one) => one !== null);
+    const split = MARGIN.top + (HEIGHT - MARGIN.top - MARGIN.bottom) * (hasGain ? SHARE : 1);
     const up = meanScale(metric, [split - 6, MARGIN.top]);
     const above = { left: leftOf(up), right: width - MARGIN.right, top: MARGIN.top, bottom: split - 6 };
-    const below = { ...above, top: split + 6, bottom: HEIGHT - MARGIN.bottom };
+    const below = hasGain ? { ...above, top: split + 6, bottom: HEIGHT - MARGIN.bottom } : above;
     const { x, places } = this.across(study, slice, above);
-    this.drawMean(root, above, x, up, places, metric);
-    this.drawAcquisition(root, below, x, places, slice);
+    this.drawMean(root, above, x, up, places, metric, hasGain ? null : slice.parameter);
+    if (hasGain) {
+      this.drawAcquisition(root, below, x, places, slice);
+    }
     this.drawNext(root, above, below, places, slice);
     this.drawRunning(root, above, below, x, study, slice);
     show(this.place, root);
-    // The best point may have changed since the slices were worked out.
-    const through = study.trials.find((trial) => study.slices.every((one) => trial.params[one.parameter] === one.at));
-    const best = through ? ` through trial ${through.number}` : "";
-    const where = slice.next === null ? "" : `On this line${best}, the acquisition is largest at ${slice.parameter} = ${spell(slice.next)}. `;
+    // The best point may have changed since Python worked its slices out.
+    const passes = through && through.params[slice.parameter] === slice.at ? ` through trial ${through.number}${through.number === study.best ? " (the best)" : ""}` : "";
+    const where = slice.next === null ? "" : `On this line${passes}, the acquisition is largest at ${slice.parameter} = ${spell(slice.next)}. `;
     this.caption.replaceChildren(user(where + why(study)));
   }
 
-  private drawTools(study: Study, slice: Slice, metric: SliceMetric): void {
-    const names = study.slices.map((one) => one.parameter);
+  private drawMaps(study: Study, surrogate: Surrogate, through: Trial, names: [string, string], metric: string): void {
+    const key = [surrogate, through.number, ...names, metric];
+    if (!this.maps || this.maps.key.some((one, i) => one !== key[i])) {
+      this.maps = { key, maps: mapsOf(study, surrogate, through.params, names, metric) };
+    }
+    const { maps } = this.maps;
+    show(this.place, drawMaps(this.place, study, maps, through));
+    const running = study.trials.some((one) => one.state === "running") ? ", the cross the one that runs" : "";
+    const marks = `Dots are trials, the ring is trial ${through.number}${through.number === study.best ? " (the best)" : ""}${running}. `;
+    const most = maps.most ? `The diamond has most to gain: ${names[0]} = ${spell(maps.most.across)}, ${names[1]} = ${spell(maps.most.up)}. ` : "";
+    this.caption.replaceChildren(user(marks + most + why(study)));
+  }
+
+  private drawTools(names: readonly string[], others: readonly string[], slice: Slice, second: string | null, metric: SliceMetric): void {
     const metrics = slice.metrics.map((one) => one.metric);
-    const key = JSON.stringify([names, metrics, slice.parameter, metric.metric]);
+    const key = JSON.stringify([names, others, metrics, slice.parameter, second, metric.metric]);
     if (key === this.drawn) {
       return;
     }
     this.drawn = key;
     const redraw = () => this.study && this.draw(this.study);
+    const pick = (value: string) => (value === ALONE ? null : value);
     this.tools.replaceChildren(
       choice("Along", names, slice.parameter, (value) => ((this.parameter = value), redraw())),
+      ...(others.length ? [choice("and", [ALONE, ...others], second ?? ALONE, (value) => ((this.second = pick(value)), redraw()))] : []),
       ...(metrics.length > 1 ? [choice("Metric", metrics, metric.metric, (value) => ((this.metric = value), redraw()))] : []),
     );
   }
@@ -84,8 +127,8 @@ export class Acquisition implements Part {
     return { x, places: numbers.map(x) };
   }
 
-  private drawMean(root: SVGSVGElement, box: Box, x: Scale, y: Scale, places: readonly number[], metric: SliceMetric): void {
-    axes(root, box, x, y, { x: null, y: metric.metric });
+  private drawMean(root: SVGSVGElement, box: Box, x: Scale, y: Scale, places: readonly number[], metric: SliceMetric, name: string | null): void {
+    axes(root, box, x, y, { x: name, y: metric.metric });
     const [low, mean, high] = [metric.low, metric.mean, metric.high].map((one) => placed(places, one, y));
     if (!low || !mean || !high) {
       return;
@@ -147,6 +190,17 @@ export class Acquisition implements Part {
 function meanScale(metric: SliceMetric, range: [number, number]): Scale {
   const known = [...metric.low, ...metric.high, ...metric.mean].filter((one): one is number => one !== null);
   return linear(extent(known) ?? [0, 1], range, { count: 4 });
+}
+
+// The trial whose point the slices and maps go through: the selected one, else the best.
+function throughOf(study: Study, chosen: number | null): Trial | null {
+  const found = study.trials.find((one) => one.number === chosen) ?? study.trials.find((one) => one.number === study.best);
+  return found ?? null;
+}
+
+function byImportance(study: Study, names: readonly string[]): string[] {
+  const share = (name: string): number => study.importance?.[name] ?? 0;
+  return [...names].sort((a, b) => share(b) - share(a));
 }
 
 // Says why the latest point was chosen.

@@ -8,7 +8,7 @@ export const HEIGHT = 280;
 export const MARGIN = { top: 10, right: 14, bottom: 40 };
 // Room for the turned name, and for each letter of a tick.
 const NAME_ROOM = 24;
-const LETTER = 6.4;
+export const LETTER = 6.4;
 const FALLBACK_WIDTH = 480;
 
 export interface Box {

@@ -23,7 +23,7 @@ function quoted(text: string): string {
 }
 
 // Returns the option of `%%bo_search` that runs this point first; null where a text of it was cut.
-export function startOption(trial: Trial): string | null {
+export function startOption(trial: Pick<Trial, "params">): string | null {
   const pairs = Object.entries(trial.params);
   if (!pairs.length || pairs.some(([name, value]) => name.endsWith(CUT) || (typeof value === "string" && value.endsWith(CUT)))) {
     return null;

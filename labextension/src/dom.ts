@@ -43,9 +43,9 @@ export function button(label: string, attributes: Attributes, press: (event: Mou
 }
 
 // A <select> whose options are the user's own names.
-export function choice(label: string, options: readonly string[], chosen: string, change: (value: string) => void): HTMLLabelElement {
+export function choice(label: string, options: readonly string[], chosen: string, change: (value: string, index: number) => void): HTMLLabelElement {
   const select = el("select", { class: "nbc-select" });
   options.forEach((text, index) => select.append(el("option", { value: index, selected: text === chosen }, text)));
-  select.addEventListener("change", () => change(options[Number(select.value)] ?? chosen));
-  return el("label", { class: "nbc-choice" }, `${label} `, select);
+  select.addEventListener("change", () => change(options[Number(select.value)] ?? chosen, Number(select.value)));
+  return el("label", { class: "nbc-choice" }, user(label), " ", select);
 }

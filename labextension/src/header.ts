@@ -11,6 +11,10 @@ export interface Controls {
   stop: (() => void) | null;
   pause: (() => void) | null;
   skip: (() => void) | null;
+  // Queues a point, its values by the places of the parameters.
+  run: ((values: (number | null)[]) => void) | null;
+  // What Python said to the latest point.
+  answer: string;
   isPaused: boolean;
   note: string;
 }

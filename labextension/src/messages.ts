@@ -2,8 +2,7 @@
 
 import { isField, isObject, isTrial, type Maybe, type Study, type Trial } from "./data";
 
-export const CONTROLS = ["stop", "pause", "resume", "skip"] as const;
-export type Control = (typeof CONTROLS)[number];
+export type Control = "stop" | "pause" | "resume" | "skip" | "next";
 
 // The trait that a new or reloaded page starts from.
 export interface PanelState {
@@ -27,6 +26,8 @@ export interface Ack {
   control: Control | "hello";
   run: string;
   paused: boolean;
+  // What became of a point that was to run next.
+  note?: string;
 }
 
 // Python -> page: everything anew, sent at the start and as the answer to "hello".
@@ -41,6 +42,7 @@ export interface Press {
   control: Control | "hello";
   run: string;
   page: string;
+  values?: (number | null)[];
 }
 
 export function isPanelState(value: unknown): value is PanelState {

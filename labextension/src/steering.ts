@@ -8,6 +8,7 @@ const ANSWER_WITHIN = 300;
 // A front end may need a moment to open its second way into the kernel, and what is sent before goes the busy way.
 const HELLO_AGAIN = [250, 500, 1000, 2000, 4000, 8000];
 const PATIENT = 3;
+const NAMES: Record<Control, string> = { stop: "Stop", pause: "Pause", resume: "Pause", skip: "Skip", next: "Run this next" };
 
 // Tells one page from the next, such as after a reload.
 const PAGE = Math.random().toString(36).slice(2);
@@ -22,6 +23,7 @@ export class Steering {
   private hears = false;
   private isPaused = false;
   private note = "";
+  private answer = "";
   private waiting = new Map<Control | "hello", ReturnType<typeof setTimeout>>();
 
   constructor(
@@ -45,6 +47,7 @@ export class Steering {
     this.waiting.delete(ack.control);
     this.hears = true;
     this.isPaused = ack.paused;
+    this.answer = ack.note ?? "";
     this.note = ack.control === "stop" ? "Stopping." : ack.paused ? "Paused: the running trial ends, then the search waits." : "";
     this.changed(this.offered());
   }
@@ -77,6 +80,8 @@ export class Steering {
       stop: this.hears || this.canInterrupt() ? press("stop") : null,
       pause: this.hears ? () => press(this.isPaused ? "resume" : "pause")() : null,
       skip: this.hears ? press("skip") : null,
+      run: this.hears ? (values) => void this.send("next", ANSWER_WITHIN, () => this.unanswered("next"), values) : null,
+      answer: this.answer,
       isPaused: this.isPaused,
       note: this.note,
     };
@@ -86,7 +91,7 @@ export class Steering {
     return typeof this.manager.kernel?.interrupt === "function";
   }
 
-  private async send(control: Control | "hello", within: number, late: () => void): Promise<void> {
+  private async send(control: Control | "hello", within: number, late: () => void, values?: (number | null)[]): Promise<void> {
     const state = this.state();
     if (!state || this.waiting.has(control)) {
       return;
@@ -97,7 +102,7 @@ export class Steering {
     }, within);
     this.waiting.set(control, timer);
     try {
-      const message: Press = { kind: "press", control, run: state.run, page: PAGE };
+      const message: Press = { kind: "press", control, run: state.run, page: PAGE, ...(values && { values }) };
       (await this.manager.get_model(this.controlsId)).send(message);
     } catch {
       // The comm is gone, so no answer will come, and the timer does what there is to do.
@@ -113,7 +118,9 @@ export class Steering {
       this.note = "Stopping by an interrupt of the kernel.";
       void kernel.interrupt();
     } else {
-      this.note = `The kernel has not answered ${control === "resume" ? "Pause" : control[0]?.toUpperCase() + control.slice(1)} yet.`;
+      const late = `The kernel has not answered ${NAMES[control]} yet.`;
+      this.answer = control === "next" ? late : this.answer;
+      this.note = control === "next" ? this.note : late;
     }
     this.changed(this.offered());
   }

@@ -30,7 +30,7 @@ export const STYLES = `
 .nbc-button:hover { border-color: var(--nbc-quiet); }
 .nbc-button[aria-pressed="true"] { background: var(--nbc-text); color: var(--nbc-paper); }
 .nbc-stop { border-color: var(--nbc-red); }
-.nbc button:focus-visible, .nbc select:focus-visible, .nbc svg:focus-visible, .nbc summary:focus-visible, .nbc-scroll:focus-visible { outline: 2px solid var(--nbc-focus); outline-offset: 1px; }
+.nbc button:focus-visible, .nbc select:focus-visible, .nbc svg:focus-visible, .nbc input:focus-visible, .nbc summary:focus-visible, .nbc-scroll:focus-visible { outline: 2px solid var(--nbc-focus); outline-offset: 1px; }
 .nbc-progress { height: 6px; border-radius: 3px; background: var(--nbc-shade); margin: 8px 0 4px; overflow: hidden; border: 1px solid var(--nbc-edge); }
 .nbc-progress > div { height: 100%; background: var(--nbc-blue); transition: width .2s; }
 .nbc-counts { display: flex; flex-wrap: wrap; gap: 2px 14px; color: var(--nbc-quiet); font-variant-numeric: tabular-nums; margin: 2px 0 !important; }
@@ -43,6 +43,7 @@ export const STYLES = `
 .nbc-charts .nbc-part { display: flex; flex-direction: column; }
 .nbc-charts .nbc-part > h3, .nbc-tabs { min-height: 27px; display: flex; align-items: center; border-bottom: 1px solid var(--nbc-edge); }
 .nbc-tabs { gap: 2px; }
+.nbc-tabs + div { min-height: 360px; }
 .nbc-tab { font: inherit; color: var(--nbc-quiet); background: none; border: 0; border-bottom: 2px solid transparent; padding: 3px 10px; cursor: pointer; margin-bottom: -1px; }
 .nbc-tab[aria-selected="true"] { color: var(--nbc-text); font-weight: 600; border-bottom-color: var(--nbc-blue); }
 .nbc-tools { display: flex; flex-wrap: wrap; gap: 4px 14px; padding: 5px 0 2px; min-height: 32px; }
@@ -78,6 +79,26 @@ export const STYLES = `
 .nbc-gain { fill: var(--nbc-red); opacity: .75; }
 .nbc-now { stroke: var(--nbc-text); stroke-width: 1.2; }
 .nbc-next { stroke: var(--nbc-red); stroke-width: 1.3; stroke-dasharray: 4 3; }
+.nbc-sample { fill: #fff; stroke: #000; stroke-width: .8; opacity: .8; }
+.nbc-mark-edge { fill: none; stroke: #000; stroke-width: 5; stroke-linejoin: round; stroke-linecap: round; }
+.nbc-mark-most, .nbc-mark-through, .nbc-mark-now { fill: none; stroke: #fff; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
+.nbc-whatif { padding-top: 6px; }
+.nbc-sliders { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 3px 18px; max-height: 230px; overflow: auto; padding: 2px; }
+.nbc-slider { display: flex; align-items: center; gap: 8px; color: var(--nbc-quiet); min-width: 0; min-height: 26px; }
+.nbc-slider > bdi { flex: 0 0 34%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.nbc-slider input { flex: 1; min-width: 60px; margin: 0; accent-color: var(--nbc-blue); }
+.nbc-slider select { flex: 1; min-width: 0; max-width: none; }
+.nbc-slider output { flex: 0 0 5.5em; color: var(--nbc-text); text-align: right; font-variant-numeric: tabular-nums; }
+.nbc-results { margin-top: 8px; overflow-x: auto; }
+.nbc .nbc-predicted { border-collapse: collapse; width: 100%; margin: 0; font-size: inherit; font-variant-numeric: tabular-nums; table-layout: auto; }
+.nbc .nbc-predicted th, .nbc .nbc-predicted td { text-align: left; font-weight: 400; padding: 3px 10px 3px 2px; border: 0; border-bottom: 1px solid var(--nbc-edge); background: none; color: inherit; vertical-align: middle; max-width: 180px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.nbc .nbc-predicted thead th { color: var(--nbc-quiet); }
+.nbc .nbc-predicted td:nth-child(2) { font-weight: 600; }
+.nbc .nbc-predicted td:last-child { max-width: none; width: 40%; padding-right: 0; }
+.nbc-strip .nbc-rug { stroke: var(--nbc-quiet); }
+.nbc-strip { display: block; max-width: 100%; overflow: visible; }
+.nbc .nbc-chance { margin: 6px 0 2px; }
+.nbc-answer { align-self: center; min-height: 1.4em; }
 .nbc-caption, .nbc-reason, .nbc-empty { color: var(--nbc-quiet); }
 .nbc .nbc-empty { padding: 24px 8px; text-align: center; }
 .nbc .nbc-detail { margin-top: 8px; padding: 5px 9px; background: var(--nbc-shade); border-radius: 4px; max-height: 8em; overflow: auto; }

@@ -15,12 +15,14 @@ import { STYLES } from "./styles";
 import { Tabs } from "./tabs";
 import { Tradeoff } from "./tradeoff";
 import { Trials } from "./trials";
+import { WhatIf } from "./whatif";
 
 export class StudyView {
   readonly element = el("article", { class: "nbc", "aria-label": "Study" });
   private readonly selection = new Selection();
   private readonly header = new Header();
   private readonly trials = new Trials(this.selection);
+  private readonly whatIf = new WhatIf(this.selection);
   private readonly detail = el("p", { class: "nbc-detail", "aria-live": "polite" });
   private readonly parts: Part[];
   private readonly cleanups: (() => void)[] = [];
@@ -34,7 +36,8 @@ export class StudyView {
     const history = new History(this.selection);
     const tabs = new Tabs("Surrogate and history", [
       { title: "History", part: history },
-      { title: "Acquisition", part: new Acquisition() },
+      { title: "Acquisition", part: new Acquisition(this.selection) },
+      { title: "What if", part: this.whatIf },
       { title: "Importance", part: new Importance() },
     ]);
     const tradeoff = new Tradeoff(this.selection);
@@ -64,6 +67,7 @@ export class StudyView {
 
   steer(controls: Controls | null): void {
     this.header.steer(controls);
+    this.whatIf.steer(controls);
   }
 
   dispose(): void {

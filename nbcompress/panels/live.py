@@ -7,12 +7,14 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import anywidget
 import ipywidgets
 import traitlets
 
+from nbcompress.errors import NbcompressError
+from nbcompress.panels.asked import asked_point
 from nbcompress.panels.changes import Changes
 from nbcompress.panels.clock import Clock
 from nbcompress.panels.foresight import Foresight
@@ -32,7 +34,17 @@ SHARE = 100
 # A page that is still loading its script misses messages; for this long each redraw therefore carries everything.
 LOADING = 3.0
 SMALL = 300
+QUEUED = "Queued: it runs after the trials that run now."
 NOTHING = "export default { render() {} }"
+
+
+@runtime_checkable
+class Queueing(Protocol):
+    """A study that takes points to run next, from any thread."""
+
+    def queue(self, point: Mapping[str, Any]) -> bool:
+        """Store a point; say whether it is new."""
+        ...
 
 
 class StudyWidget(anywidget.AnyWidget):
@@ -166,7 +178,7 @@ class LivePanel(TextPanel):
         controls, widget = self._controls, self._widget
         if not isinstance(content, Mapping) or content.get("run") != self._run or controls is None or widget is None:
             return
-        control = content.get("control")
+        control, note = content.get("control"), ""
         if control == "stop":
             controls.stop()
         elif control == "pause":
@@ -175,13 +187,25 @@ class LivePanel(TextPanel):
             controls.resume()
         elif control == "skip":
             controls.skip()
+        elif control == "next":
+            note = self._queue(content.get("values"))
         elif control == "hello":
             self._pages.add(str(content.get("page"))[:40])
             # Whatever was missed while the page was loading.
             widget.send({"kind": "whole", "state": self._changes.state})
         else:
             return
-        widget.send({"kind": "ack", "control": control, "run": self._run, "paused": controls.is_paused})
+        widget.send({"kind": "ack", "control": control, "run": self._run, "paused": controls.is_paused, "note": note})
+
+    def _queue(self, values: Any) -> str:
+        """Let the search run a point next, and say in a sentence what becomes of it."""
+        if not isinstance(self._study, Queueing):
+            return "This search takes no points."
+        try:
+            is_new = self._study.queue(asked_point(values, self._study.space))
+        except NbcompressError as error:
+            return f"Not queued: {error}"
+        return QUEUED if is_new else "Not queued: this point waits already, or was run before."
 
     def _close(self) -> None:
         """Close the widgets. Programs that run notebooks save the last state of closed ones too, so leave little.

@@ -76,7 +76,7 @@ def test_what_a_page_could_not_evaluate_is_left_out() -> None:
     # A trial that it learned from is not shown.
     assert "surrogate" not in study_view(study, surrogate=data, limits=Limits(trials=10))
     # Two options are cut to the same text.
-    assert "surrogate" not in study_view(hostile_study(30), surrogate={"processes": []}, limits=Limits(value=2))
+    assert "surrogate" not in study_view(hostile_study(30), surrogate={"processes": []}, limits=Limits(value=1))
 
 
 def test_a_parameter_tells_when_it_is_active() -> None:
