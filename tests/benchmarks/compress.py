@@ -1,95 +1,42 @@
-"""Every criterion of pruning on handwritten digits: accuracy of a 64-300-100-10 network at 90 and 95 % sparsity.
+"""What the compressors are worth: every benchmark of theirs, one after the other, each in a process of its own.
 
-Each seed has its own split (1297 digits to train on, 500 to test), its own start of the network and its own order of
-batches; the dense network learns for 30 epochs. Then weights go, one-shot, and 5 epochs of training follow. The table
-shows the mean accuracy over seeds, straight after pruning and after training. Each criterion has its default scope:
-`activation` takes the share from each output, the others from all layers together. Channels are cut by half and by
-three quarters instead, since no network lives on 5 % of its neurons.
+| question | script |
+| --- | --- |
+| how small is the file before accuracy is lost? | `size.py` |
+| which criterion of pruning hurts least? | `criteria.py` |
+| what is an encoder worth in 8 and 4 bits? | `encoder.py` |
+| how much faster is a network that was cut by half, in 8 bits? | `export.py` |
+| how much of the gap to its teacher does a student close? | `distillation.py` |
+| how fast is the file written and read? | `file_speed.py` |
 
-    python tests/benchmarks/compress.py [--seeds 5] [--smoke]
+Those that read the clock want a quiet machine.
+
+    python tests/benchmarks/compress.py [size encoder ...] [--smoke]
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-from functools import partial
-from statistics import mean
+import subprocess
+import sys
+from pathlib import Path
 
-import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
-
-import nbcompress as nc
-
-Data = tuple[Tensor, Tensor]
-
-CRITERIA = ("magnitude", "random", "gradient", "activation", "hessian")
-CHANNEL_CRITERIA = ("magnitude", "random", "gradient", "activation", "mutual-information")
-
-
-def digits(seed: int) -> tuple[Data, Data]:
-    """Training and test data, 500 digits of it, as many of each class."""
-    x, y = load_digits(return_X_y=True)
-    split = train_test_split(x / 16, y, test_size=500, stratify=y, random_state=seed)
-    images, tests = (torch.tensor(one, dtype=torch.float32) for one in split[:2])
-    return (images, torch.tensor(split[2])), (tests, torch.tensor(split[3]))
-
-
-def network(seed: int) -> nn.Module:
-    """The 300-100 network."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, data: Data) -> float:
-    """In percent."""
-    return 100 * float((model.eval()(data[0]).argmax(1) == data[1]).double().mean())
-
-
-def recipes() -> dict[str, tuple[partial[nn.Module], partial[nn.Module]]]:
-    """Two amounts of each way to prune, by name."""
-    found = {}
-    for criterion in CRITERIA:
-        found[criterion] = tuple(partial(nc.prune, amount=amount, criterion=criterion) for amount in (0.9, 0.95))
-    for criterion in ("magnitude", "hessian"):
-        options = {"criterion": criterion, "scope": "lamp"}
-        found[f"{criterion}, lamp"] = tuple(partial(nc.prune, amount=amount, **options) for amount in (0.9, 0.95))
-    for criterion in CHANNEL_CRITERIA:
-        options = {"granularity": "channel", "criterion": criterion}
-        found[f"channels, {criterion}"] = tuple(partial(nc.prune, amount=amount, **options) for amount in (0.5, 0.75))
-    return found
+SCRIPTS = ("size", "criteria", "encoder", "export", "distillation", "file_speed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="one seed, two epochs")
+    parser.add_argument("scripts", nargs="*", choices=[*SCRIPTS, []], default=list(SCRIPTS))
+    parser.add_argument("--smoke", action="store_true", help="show within minutes that all of them run")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    seeds, epochs, tuning = (range(1), 2, 1) if options.smoke else (range(options.seeds), 30, 5)
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread, {len(seeds)} seeds")
-    scores: dict[str, list[list[float]]] = {}
-    dense: list[float] = []
-    for seed in seeds:
-        train, test = digits(seed)
-        model = nc.finetune(network(seed), train, epochs=epochs, seed=seed)
-        dense.append(accuracy(model, test))
-        for name, prunes in recipes().items():
-            row = []
-            for prune in prunes:
-                small = prune(model, data=train, seed=seed)
-                row.append(accuracy(small, test))
-                row.append(accuracy(nc.finetune(small, train, epochs=tuning, seed=seed), test))
-            scores.setdefault(name, []).append(row)
-    print(f"dense {mean(dense):.1f} % of the test digits")
-    print(f"{'weights':30}{'90 %':>8}{'tuned':>8}{'95 %':>8}{'tuned':>8}")
-    for name, rows in scores.items():
-        if name == f"channels, {CHANNEL_CRITERIA[0]}":
-            print(f"{'channels':30}{'50 %':>8}{'tuned':>8}{'75 %':>8}{'tuned':>8}")
-        print(f"{name:30}" + "".join(f"{mean(column):8.1f}" for column in zip(*rows, strict=True)), flush=True)
+    failed = []
+    for name in options.scripts:
+        print(f"== {name}", flush=True)
+        command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *["--smoke"] * options.smoke]
+        if subprocess.run(command, check=False).returncode:
+            failed.append(name)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

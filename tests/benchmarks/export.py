@@ -1,31 +1,34 @@
 """A network cut by half and exported in 8 bits, against what it was: size, speed and accuracy.
 
-A ResNet-18-like network is trained on digits, half of every group of channels is cut and the rest tuned, and it is
-quantized with calibrated activations and exported to ONNX. Times are medians with 95 % intervals over samples that
-take turns, one example a call, on one thread; ratios are medians over pairs of samples taken one after the other.
-Accuracy is told with its 95 % interval over digits that nothing was fitted to.
+A ResNet-18-like network of 11 million weights learns digits of 32 by 32 pixels (small pictures first, which is quick).
+Half of every group of channels is cut and the rest tuned; then it is quantized with calibrated activations and exported
+to ONNX. Accuracy is that on 500 digits that nothing was fitted to.
 
-    python tests/benchmarks/export.py [--short]
+Networks that were trained once are kept in `results/` and taken again; `--fresh` trains anew. Time it on a quiet
+machine.
+
+    python tests/benchmarks/export.py [--seed 0] [--fresh] [--smoke]
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 import torch
-from sklearn.datasets import load_digits
+from against_eager import Rival, compare, n_dense
+from digits import Data, as_images, digits, hits
+from records import conditions, kept
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.artifact.export.session import Session
-from nbcompress.measure import Latency, latencies, median_interval, proportion_interval
+from nbcompress.measure import proportion_interval
+from nbcompress.measure.runtimes import OnnxModel
 
-Pair = tuple[Tensor, Tensor]
+SIDE = 32
+N_CALIBRATION = 200
 
 
 class Block(nn.Module):
@@ -63,87 +66,89 @@ class ResNet(nn.Module):
         return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def digits(side: int) -> tuple[Pair, Pair]:
-    """Digits of `side` by `side` pixels and three colours: 1297 to train on, 500 to test."""
-    found = load_digits()
-    x = torch.tensor(found.images, dtype=torch.float32)[:, None] / 16 - 0.5
-    x = nn.functional.interpolate(x, size=(side, side), mode="bilinear").expand(-1, 3, -1, -1).contiguous()
-    y = torch.tensor(found.target)
-    return (x[:-500], y[:-500]), (x[-500:], y[-500:])
+def pictures(data: Data, side: int) -> Data:
+    """Digits as `(n, 3, side, side)`, from -.5 to .5."""
+    images, labels = as_images(data)
+    wide = nn.functional.interpolate(images - 0.5, size=(side, side), mode="bilinear")
+    return wide.expand(-1, 3, -1, -1).contiguous(), labels
 
 
-def processor() -> str:
-    """The processor's name and its instructions for products of 8-bit integers."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = re.search(r"model name\s*: (.*)", text)
-    flags = set(re.findall(r"\w+", (re.search(r"flags\s*: (.*)", text) or [""])[0]))
-    known = [one for one in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8") if one in flags]
-    return f"{name[1] if name else platform.machine()}, 8-bit products by {', '.join(known) or 'nothing of their own'}"
+def learned(model: nn.Module, train: Data, n_small: int, n_full: int, seed: int) -> nn.Module:
+    """`model` after so many epochs on small pictures, then on those of full size."""
+    nc.finetune(model, pictures(train, SIDE // 2), epochs=n_small, lr=1e-3, schedule="cosine", seed=seed)
+    return nc.finetune(model, pictures(train, SIDE), epochs=n_full, lr=3e-4, schedule="cosine", seed=seed)
 
 
-def hits(logits: Tensor, labels: Tensor) -> str:
+def networks(train: Data, seed: int, *, is_fresh: bool, is_smoke: bool) -> tuple[nn.Module, nn.Module]:
+    """The dense network and the one cut by half, both in evaluation mode."""
+
+    def make() -> nn.Module:
+        torch.manual_seed(seed)
+        return ResNet(8) if is_smoke else ResNet()
+
+    def trained(model: nn.Module) -> nn.Module:
+        return learned(model, train, *((1, 1) if is_smoke else (5, 1)), seed).eval()
+
+    name = f"resnet-{'smoke' if is_smoke else seed}"
+    dense = kept(name, make, trained, is_fresh=is_fresh).eval()
+
+    def cut(_: nn.Module) -> nn.Module:
+        small = nc.prune(dense, 0.5, granularity="channel", data=calibration(train), seed=seed)
+        return learned(small, train, *((1, 1) if is_smoke else (4, 2)), seed).eval()
+
+    return dense, kept(f"{name}-cut", make, cut, is_fresh=is_fresh).eval()
+
+
+def calibration(train: Data) -> Data:
+    """A few of the training pictures, in full size."""
+    return pictures((train[0][:N_CALIBRATION], train[1][:N_CALIBRATION]), SIDE)
+
+
+def quality(model: nn.Module, test: Data) -> str:
     """Accuracy with its interval."""
-    n_hits = int((logits.argmax(1) == labels).sum())
-    found = proportion_interval(n_hits, len(labels))
-    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+    right = hits(model, test)
+    found = proportion_interval(int(right.sum()), len(right))
+    return f"accuracy {100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
-def logits(model: nn.Module | Path, x: Tensor) -> Tensor:
-    if isinstance(model, Path):
-        return torch.from_numpy(Session(str(model), 1)([x])[0])
-    with torch.no_grad():
-        return model.eval()(x)
+class FirstOutput(OnnxModel):
+    """A file in ONNX Runtime that gives one tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.cat([super(FirstOutput, self).forward(part)[0] for part in x.split(50)])
 
 
-def ratio(one: Latency, other: Latency) -> str:
-    """How many times faster the other is."""
-    found = median_interval([a / b for a, b in zip(one.samples_ms, other.samples_ms, strict=True)])
-    return f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f})"
+def rivals(dense: nn.Module, cut: nn.Module, train: Data, test: Data, folder: Path) -> list[Rival]:
+    """Every form of the two networks."""
+    few = calibration(train)
+    found = [Rival("eager fp32", dense, n_dense(dense), quality(dense, test))]
+    models = {
+        "ONNX Runtime fp32": dense,
+        "int8": nc.quantize(dense, 8, activations="static", data=few),
+        "cut, ONNX Runtime fp32": cut,
+        "cut, int8": nc.quantize(cut, 8, activations="static", data=few),
+    }
+    for name, model in models.items():
+        path = nc.export(model, folder / f"{len(found)}.onnx", example=few[0][:2], data=few)
+        found.append(Rival(name, path, path.stat().st_size, quality(FirstOutput(str(path)), test)))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="small pictures and few epochs: minutes, not an hour")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the split, of the start and of training")
+    parser.add_argument("--fresh", action="store_true", help="train anew")
+    parser.add_argument("--smoke", action="store_true", help="a thin network, two epochs")
     options = parser.parse_args()
-    side, epochs, tuning = (16, 2, 2) if options.short else (32, 6, 6)
-    torch.set_num_threads(1)
-    torch.manual_seed(options.seed)
-    train, test = digits(side)
-    model = ResNet()
-    nc.finetune(model, train, epochs=epochs, lr=1e-3)
-    example = train[0][:2]
-    cut = nc.prune(model.eval(), 0.5, granularity="channel", example=example, data=train, finetune=tuning, lr=1e-3)
-    small = nc.quantize(cut.eval(), 8, activations="static", data=train)
+    print(f"{conditions()}; {SIDE} by {SIDE} pixels, one a call")
+    train, test = digits(options.seed)
+    is_fresh = options.fresh or options.smoke
+    dense, cut = networks(train, options.seed, is_fresh=is_fresh, is_smoke=options.smoke)
+    test = pictures(test, SIDE)
     with TemporaryDirectory() as folder:
-        where = Path(folder)
-        plain = nc.export(model, where / "plain.onnx", example=example)
-        models: dict[str, nn.Module | Path] = {
-            "eager fp32": model,
-            "ONNX Runtime fp32": plain,
-            "cut, ONNX Runtime fp32": nc.export(cut, where / "cut.onnx", example=example),
-            "int8": nc.export(
-                nc.quantize(model, 8, activations="static", data=train), where / "8.onnx", example=example, data=train
-            ),
-            "cut, int8": nc.export(small, where / "small.onnx", example=example, data=train),
-        }
-        n_weights = sum(one.numel() for one in model.state_dict().values())
-        times = latencies(models, test[0][:1], repeats=30)
-        print(f"{processor()}; 1 thread, torch {torch.__version__}, {side} x {side} pixels, one a call, 30 samples")
-        print(f"{'':24}{'MB':>7}{'smaller':>9}  {'ms':24}{'faster than eager':24}{'than ONNX fp32':24}accuracy")
-        for name, one in models.items():
-            size = one.stat().st_size if isinstance(one, Path) else 4 * n_weights
-            found = times[name]
-            shown = f"{found.median_ms:.2f} ({found.low_ms:.2f} to {found.high_ms:.2f})"
-            faster = [ratio(times[other], found) for other in ("eager fp32", "ONNX Runtime fp32")]
-            print(
-                f"{name:24}{size / 1e6:7.2f}{4 * n_weights / size:8.1f}x  {shown:24}{faster[0]:24}{faster[1]:24}"
-                f"{hits(logits(one, test[0]), test[1])}",
-                flush=True,
-            )
+        found = rivals(dense, cut, train, test, Path(folder))
+        name = "export-smoke" if options.smoke else f"export-{options.seed}"
+        compare(found, test[0][:1], name, repeats=6 if options.smoke else 30)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 The law is 20 MB/s either way, counted in bytes of the weights in memory, for whatever was done to them. Seconds are
 those of the processor, so that other work on the machine does not count.
 
-    python tests/benchmarks/file_speed.py [--megabytes 100]
+    python tests/benchmarks/file_speed.py [--megabytes 100] [--smoke]
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,14 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from time import process_time
 
+import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 import torch
+from records import Rows, conditions
 from torch import nn
 
 import nbcompress as nc
 
+COLUMNS = ("what", "MB", "file MB", "size_bytes MB/s", "save MB/s", "load MB/s")
 WIDTH = 1024
 RECIPES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "as it is": lambda model: model,
@@ -58,21 +60,22 @@ def seconds(call: Callable[[], object], repeats: int = 3) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=100)
+    parser.add_argument("--smoke", action="store_true", help="8 MB")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread, CPU seconds, median of 3"
-    )
+    megabytes = 8 if options.smoke else options.megabytes
+    print(f"{conditions()}; CPU seconds, median of 3")
+    rows = Rows("file-speed-smoke" if options.smoke else "file-speed", COLUMNS)
     print(f"{'':28}{'MB':>8}{'file MB':>9}{'times':>7}{'size MB/s':>11}{'save MB/s':>11}{'load MB/s':>11}")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.nbz"
         for name, shrink in RECIPES.items():
-            model = shrink(network(options.megabytes))
-            fresh = network(options.megabytes).to(next(model.parameters()).dtype)
+            model = shrink(network(megabytes))
+            fresh = network(megabytes).to(next(model.parameters()).dtype)
             n = sum(one.numel() * one.element_size() for one in model.parameters()) / 1e6
             calls = (partial(nc.size_bytes, model), partial(nc.save, model, path), partial(nc.load, path, fresh))
             measured = [seconds(call) for call in calls]
             size = path.stat().st_size / 1e6
+            rows.add(name, n, size, *(n / one for one in measured))
             rates = "".join(f"{n / one:11.0f}" for one in measured)
             print(f"{name:28}{n:8.1f}{size:9.2f}{n / size:6.1f}x{rates}", flush=True)
 

@@ -1,0 +1,78 @@
+"""What a benchmark leaves behind: rows in a file, written as they come, and the machine that they come from."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import nbcompress as nc
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Rows:
+    """A table of comma-separated values that is on disk after every row.
+
+    Args:
+        name: Of the file, without its ending; it starts anew.
+        columns: Names of the columns.
+    """
+
+    def __init__(self, name: str, columns: tuple[str, ...]) -> None:
+        self.path = RESULTS / f"{name}.csv"
+        self._n_columns = len(columns)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(columns)
+
+    def add(self, *values: object) -> None:
+        """Write one row, a value for every column."""
+        if len(values) != self._n_columns:
+            raise ValueError(f"a row of {self.path.name} has {self._n_columns} values, got {len(values)}")
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(values)
+
+
+def kept(
+    name: str, make: Callable[[], nn.Module], train: Callable[[nn.Module], nn.Module], *, is_fresh: bool = False
+) -> nn.Module:
+    """What `train` made of a network some time before, or makes of it now; it is kept among the results.
+
+    Args:
+        name: Of the file; one name for every way of training.
+        make: Gives the network as it starts.
+        train: Gives what is kept: the network trained, or another made of it.
+        is_fresh: Train, whatever is kept.
+    """
+    path = RESULTS / f"{name}.nbz"
+    if path.exists() and not is_fresh:
+        print(f"{name}: as trained before")
+        return nc.load(path, make())
+    model = train(make())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nc.save(model, path)
+    return model
+
+
+def processor() -> str:
+    """The processor's name and its instructions for products of 8-bit integers."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = re.search(r"model name\s*: (.*)", text)
+    flags = set(re.findall(r"\w+", (re.search(r"flags\s*: (.*)", text) or [""])[0]))
+    known = [one for one in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8") if one in flags]
+    return f"{name[1] if name else platform.machine()}, 8-bit products by {', '.join(known) or 'nothing of their own'}"
+
+
+def conditions() -> str:
+    """One line on machine and versions; pins torch to one thread."""
+    torch.set_num_threads(1)
+    return f"{processor()}; 1 thread, Python {platform.python_version()}, torch {torch.__version__}"

@@ -1,0 +1,54 @@
+"""Whether a difference is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, bootstrap
+from torch import Tensor
+
+from nbcompress.measure import Interval
+
+Floats = NDArray[np.float64]
+
+
+def mcnemar(before: Tensor, after: Tensor) -> float:
+    """How likely chance splits the examples that only one of two models gets right so unevenly (exact, two-sided).
+
+    Args:
+        before: Which examples the one gets right: bool, `(n,)`.
+        after: Which the other.
+
+    References:
+        McNemar (1947), "Note on the sampling error of the difference between correlated proportions".
+    """
+    lost, won = int((before & ~after).sum()), int((~before & after).sum())
+    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean of independent values with a 95 % interval by bootstrap."""
+    return _interval(lambda one, axis: np.mean(one, axis=axis), values)
+
+
+def share_interval(top: Sequence[float], bottom: Sequence[float], found: Sequence[float]) -> Interval:
+    """How much of the way from `bottom` to `top` was gone, of means over seeds, with a 95 % interval by bootstrap.
+
+    The seeds are drawn, each with its three values. A ratio of means, since the gap of a single seed can be nothing.
+    """
+
+    def share(tops: Floats, bottoms: Floats, founds: Floats, axis: int) -> Floats:
+        low, high, here = (np.mean(one, axis=axis) for one in (bottoms, tops, founds))
+        return np.asarray((here - low) / (high - low))
+
+    return _interval(share, top, bottom, found)
+
+
+def _interval(statistic: Callable[..., Floats], *columns: Sequence[float]) -> Interval:
+    arrays = tuple(np.asarray(one, dtype=np.float64) for one in columns)
+    drawn = bootstrap(
+        arrays, statistic, paired=True, vectorized=True, n_resamples=9999, method="percentile", rng=0
+    ).confidence_interval
+    return Interval(float(statistic(*arrays, axis=0)), float(drawn.low), float(drawn.high))
