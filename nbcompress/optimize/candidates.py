@@ -19,7 +19,7 @@ from nbcompress.optimize.axes import Axes
 from nbcompress.optimize.climbing import minimise
 from nbcompress.optimize.embedding import Embedding
 from nbcompress.optimize.history import Array
-from nbcompress.optimize.proposers.sobol import sobol_rows
+from nbcompress.optimize.proposers.sobol import shifted_rows
 from nbcompress.optimize.protocol import Unseen
 
 MAX_WHOLE = 2048
@@ -30,7 +30,7 @@ MOVED_AT_ONCE = 4.0
 # Two of the points to polish differ by at least this in some coordinate.
 APART = 0.05
 # A climb begins with a step of this share of an axis, and ends where the acquisition (a logarithm) hardly changes.
-FIRST_STEP, SLOPE_TOLERANCE, GAIN_TOLERANCE = 0.05, 1e-3, 1e-4
+FIRST_STEP, SLOPE_TOLERANCE, GAIN_TOLERANCE = 0.05, 1e-2, 3e-3
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ class CandidateSearch:
             scores = self._score(rows)
             best = int(scores.argmax())
             return rows[best], float(scores[best])
-        rows = np.vstack(
-            [sobol_rows(self.axes, self.rng, self.effort.n_spread), *[self._neighbours(row) for row in near]]
-        )
+        rows = np.vstack([shifted_rows(self.axes, self.rng, self.effort.n_spread), self._neighbours(near)])
         rows = self.unseen.keep(rows)
         if len(rows) == 0:
             rows = self.axes.rows([self.unseen.draw(self.rng)])
@@ -95,17 +93,20 @@ class CandidateSearch:
         # An acquisition of minus infinity is a point without hope; NaN must not win a comparison.
         return np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
-    def _neighbours(self, row: Array) -> Array:
-        n = self.effort.n_neighbours
-        shape = (n, self.axes.d)
-        moved = self.rng.random(shape) < min(1.0, MOVED_AT_ONCE / self.axes.d)
-        moved[np.arange(n), self.rng.integers(self.axes.d, size=n)] = True
+    def _neighbours(self, near: Array) -> Array:
+        """Return `n_neighbours` full rows around each of `near`, shape `(b, d)`."""
+        around = np.repeat(near, self.effort.n_neighbours, axis=0)
+        n, d = around.shape
+        moved = self.rng.random((n, d)) < min(1.0, MOVED_AT_ONCE / d)
+        moved[np.arange(n), self.rng.integers(d, size=n)] = True
         width = np.resize(NEIGHBOUR_WIDTHS, n)[:, None]
-        near = self.axes.snap(row + width * self.rng.standard_normal(shape))
+        rows = self.axes.snap(around + width * self.rng.standard_normal((n, d)))
+        inactive = ~self.axes.is_active(around)
         # Any other value of an unordered choice is as near as the next; what a choice activates comes from anywhere.
-        anywhere = self.axes.spread(self.rng.random(shape))
-        anywhere_only = ~self.axes.is_ordered | ~self.axes.is_active(row[None])[0]
-        return np.where(moved | ~self.axes.is_active(row[None]), np.where(anywhere_only, anywhere, near), row)
+        if inactive.any() or not self.axes.is_ordered.all():
+            anywhere = self.axes.spread(self.rng.random((n, d)))
+            rows = np.where(inactive | ~self.axes.is_ordered, anywhere, rows)
+        return np.where(moved | inactive, rows, around)
 
     def _apart(self, rows: Array, scores: Array) -> list[int]:
         """Return the indices of the best few rows that are not all in one place, and of the best for each choice.
@@ -118,12 +119,12 @@ class CandidateSearch:
             _, first = np.unique(rows[order, i], return_index=True)
             chosen += order[first].tolist()
         chosen = list(dict.fromkeys(chosen))[: self.effort.n_polished]
-        n_choices = len(chosen)
-        for i in order[: 20 * self.effort.n_polished].tolist():
-            if all(np.abs(rows[i] - rows[j]).max(initial=0.0) > APART for j in chosen):
-                chosen.append(i)
-            if len(chosen) == n_choices + self.effort.n_polished:
-                break
+        wanted = len(chosen) + self.effort.n_polished
+        order = order[: 20 * self.effort.n_polished]
+        distances = np.abs(rows[order][:, None] - rows[chosen]).max(2, initial=0.0).min(1, initial=np.inf)
+        while len(chosen) < wanted and (distances > APART).any():
+            chosen.append(int(order[(distances > APART).argmax()]))
+            distances = np.minimum(distances, np.abs(rows[order] - rows[chosen[-1]]).max(1, initial=0.0))
         return chosen
 
     def _climb(self, rows: Array, scores: Array) -> tuple[Array, Array]:

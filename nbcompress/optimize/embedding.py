@@ -52,6 +52,7 @@ class Embedding:
         self._arcs = [i for i in range(axes.d) if axes.is_ordered[i] and axes.is_conditional[i]]
         self._choices = [i for i in range(axes.d) if not axes.is_ordered[i]]
         self._line_columns = [columns[i].start for i in self._lines]
+        self._is_plain = len(self._lines) == axes.d  # then features are the rows
 
     @property
     def n_features(self) -> int:
@@ -59,6 +60,8 @@ class Embedding:
 
     def features(self, rows: Array, active: Flags | None = None) -> Array:
         """Return the features of full rows of shape `(n, d)`: shape `(n, D)`."""
+        if self._is_plain:
+            return rows
         active = self.axes.is_active(rows) if active is None else active
         features = np.zeros((len(rows), self.n_features))
         features[:, self._line_columns] = rows[:, self._lines]
@@ -76,6 +79,8 @@ class Embedding:
 
         Unordered choices and inactive parameters get 0: there is no direction to go.
         """
+        if self._is_plain:
+            return gradients
         by_rows = np.zeros_like(rows)
         by_rows[:, self._lines] = gradients[:, self._line_columns]
         for i in self._arcs:

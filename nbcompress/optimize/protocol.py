@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from nbcompress.errors import SpaceExhausted
-from nbcompress.optimize.axes import Axes
+from nbcompress.optimize.axes import KEY_DECIMALS, Axes
 from nbcompress.optimize.history import Array, History, Proposal
 from nbcompress.space import Point
 
@@ -50,12 +50,16 @@ class Unseen:
         return self.axes.keys(row[None])[0] not in self._seen
 
     def keep(self, rows: Array) -> Array:
-        """Return the rows, each once and in order, that the history does not hold."""
-        first: dict[bytes, int] = {}
-        for i, key in enumerate(self.axes.keys(rows)):
-            if key not in self._seen:
-                first.setdefault(key, i)
-        return rows[list(first.values())]
+        """Return the rows, in order, that the history does not hold."""
+        suspects = np.arange(len(rows))
+        always = np.flatnonzero(self.axes.is_continuous & ~self.axes.is_conditional)
+        if len(always) > 0:
+            # Nearly every row differs from all known ones here already; keys cost more.
+            i = always[0]
+            suspects = np.flatnonzero(np.isin(rows[:, i].round(KEY_DECIMALS), self.known[:, i].round(KEY_DECIMALS)))
+        kept = np.ones(len(rows), dtype=bool)
+        kept[suspects] = [key not in self._seen for key in self.axes.keys(rows[suspects])]
+        return rows[kept]
 
     def draw(self, rng: np.random.Generator) -> Point:
         """Return a random point that the history does not hold."""

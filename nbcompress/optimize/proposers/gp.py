@@ -148,7 +148,7 @@ class GaussianProcessProposer:
         chance = float(np.exp(Sum(limits).score(feature)[0]))
         if gain is None:
             return None, f"no point is feasible yet; this one is with probability {chance:.0%}"
-        if self.n_objectives == 1:
+        if self.n_objectives == 1 and self.acquisition != "logei":
             feasible = belief.features[belief.history.is_feasible]
             best = float(belief.standard_losses(np.vstack([feasible, belief.pending])).min())
             gain = improvement("logei", belief.losses[0], best)
