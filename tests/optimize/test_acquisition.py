@@ -1,11 +1,14 @@
-"""Formulas against numbers by hand, quadrature, Monte-Carlo and differences."""
+"""Formulas against numbers by hand, quadrature, Monte-Carlo, differences and BoTorch."""
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from scipy.integrate import quad
 
 from nbcompress.optimize.acquisition import (
+    BOUND_WIDTH,
+    PI_MARGIN,
     Sum,
     Term,
     confidence_bound,
@@ -15,6 +18,7 @@ from nbcompress.optimize.acquisition import (
     log_h,
     log_probability_below,
 )
+from nbcompress.optimize.botorch_model import as_botorch, tensor
 from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
 from nbcompress.optimize.units import Units
 
@@ -42,6 +46,32 @@ def test_numbers_by_hand() -> None:
 def test_against_quadrature(mean: float, std: float, target: float) -> None:
     value = log_expected_improvement(np.array(mean), np.array(std), target)[0]
     assert float(np.exp(value)) == pytest.approx(ei(mean, std, target), rel=1e-7)
+
+
+@pytest.mark.parametrize("name", ["logei", "pi", "ucb"])
+def test_equal_to_botorch(name: str) -> None:
+    """Values and gradients by features."""
+    from botorch.acquisition.analytic import (
+        LogExpectedImprovement,
+        LogProbabilityOfImprovement,
+        UpperConfidenceBound,
+    )
+
+    rng = np.random.default_rng(0)
+    hyper = Hyperparameters(np.array([0.3, 0.5]), 1.2, 1e-4)
+    process = GaussianProcess(Form(), hyper, np.array([0, 1]), rng.random((10, 2)), rng.standard_normal(10))
+    model, best = as_botorch(process, -1.0), float(process.y.min())
+    theirs = {
+        "logei": LogExpectedImprovement(model, -best),
+        "pi": LogProbabilityOfImprovement(model, -best + PI_MARGIN),
+        "ucb": UpperConfidenceBound(model, BOUND_WIDTH**2),
+    }[name]
+    x = tensor(rng.random((8, 2))).requires_grad_(True)
+    expected = theirs(x[:, None])
+    (slopes,) = torch.autograd.grad(expected.sum(), x)
+    value, gradient = improvement(name, process, best).score_with_gradients(x.detach().numpy())
+    np.testing.assert_allclose(value, expected.detach().numpy(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(gradient, slopes.numpy(), rtol=1e-6, atol=1e-6)
 
 
 def test_against_monte_carlo() -> None:

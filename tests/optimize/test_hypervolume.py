@@ -50,10 +50,12 @@ def test_equal_to_botorch() -> None:
     boxes = NondominatedPartitioning(ref_point=tensor(-reference), Y=tensor(-losses))
     theirs = ExpectedHypervolumeImprovement(model, (-reference).tolist(), boxes)
     x = np.random.default_rng(1).random((6, 2))
-    with torch.no_grad():
-        expected = theirs(tensor(x)[:, None]).numpy()
-    ours = LogHypervolumeImprovement((both[0], both[1]), losses, reference)
-    np.testing.assert_allclose(np.exp(ours.score(x)), expected, rtol=1e-6, atol=1e-9)
+    points = tensor(x).requires_grad_(True)
+    expected = theirs(points[:, None])
+    (slopes,) = torch.autograd.grad(expected.sum(), points)
+    value, gradient = LogHypervolumeImprovement((both[0], both[1]), losses, reference).score_with_gradients(x)
+    np.testing.assert_allclose(np.exp(value), expected.detach().numpy(), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(np.exp(value)[:, None] * gradient, slopes.numpy(), rtol=1e-6, atol=1e-6)
 
 
 def test_gradient_and_far_away() -> None:

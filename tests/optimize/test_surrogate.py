@@ -68,6 +68,33 @@ def test_equal_to_gpytorch(form: Form) -> None:
     assert ours - 0.5 * process.n * np.log(2 * np.pi) == pytest.approx(theirs, abs=1e-6 * process.n)
 
 
+@every_form
+def test_likelihood_gradient_equal_to_gpytorch(form: Form) -> None:
+    """By the logarithms of lengthscales, signal and noise, from the derivatives by GPyTorch's raw parameters."""
+    process = process_of(form)
+    model = as_botorch(process)
+    model.train()
+    likelihood = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    (likelihood(model(*model.train_inputs), model.train_targets) * process.n).backward()
+    kernel, noise = model.covar_module, model.likelihood.noise_covar
+    theirs = []
+    for raw, value, constraint in (
+        (
+            kernel.base_kernel.raw_lengthscale,
+            kernel.base_kernel.lengthscale,
+            kernel.base_kernel.raw_lengthscale_constraint,
+        ),
+        (kernel.raw_outputscale, kernel.outputscale, kernel.raw_outputscale_constraint),
+        (noise.raw_noise, noise.noise, noise.raw_noise_constraint),
+    ):
+        (by_raw,) = torch.autograd.grad(constraint.transform(raw).sum(), raw)
+        theirs.append((raw.grad / by_raw * value).detach().numpy().ravel())
+    lengthscales = np.bincount(OWNER, theirs[0])
+    theta = np.log([[*HYPER.lengthscales, HYPER.signal, HYPER.noise]])
+    ours = -PosteriorMode(form, OWNER, 3, process.features, process.y).likelihood(theta)[1][0]
+    np.testing.assert_allclose(ours, [*lengthscales, *theirs[1], *theirs[2]], rtol=1e-6, atol=1e-6)
+
+
 def test_interpolates_without_noise() -> None:
     features = np.linspace(0, 1, 5)[:, None]
     values = np.array([1.0, 3.0, 2.0, 5.0, 4.0])
