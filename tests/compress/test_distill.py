@@ -183,3 +183,29 @@ def test_options_refused(options: dict[str, object], text: str) -> None:
     animal = ZOO["perceptron"]()
     with pytest.raises(CompressionError, match=text):
         distill(animal.model, small(), animal.data, **options)  # type: ignore[call-overload]
+
+
+def test_only_the_chosen_layers_are_trained() -> None:
+    animal, student = ZOO["perceptron"](), small()
+    found = distill(animal.model, student, animal.data, epochs=2, layers="3", finetune=1, control=True)
+    for trained in (found.student, found.control):
+        assert torch.equal(trained[0].weight, student[0].weight)
+        assert torch.equal(trained[0].bias, student[0].bias)
+        assert not torch.equal(trained[3].weight, student[3].weight)
+        assert all(one.requires_grad for one in trained.parameters())
+
+
+def test_a_layer_pattern_that_fits_nothing() -> None:
+    animal = ZOO["perceptron"]()
+    with pytest.raises(LayerNotFound, match="layers='2' matches no layer of the student with parameters"):
+        distill(animal.model, small(), animal.data, layers=["3", "2"])
+
+
+def test_finetuning_after_distillation_is_on_the_labels_alone() -> None:
+    animal = ZOO["perceptron"]()
+    both = distill(animal.model, small(), animal.data, epochs=2, finetune=2, lr=0.01)
+    first = distill(animal.model, small(), animal.data, epochs=2, lr=0.01)
+    finetune(first, animal.data, epochs=2, lr=0.01)
+    assert same(state(both), state(first))
+    with pytest.raises(CompressionError, match="finetune must be a whole number from 0, got -1"):
+        distill(animal.model, small(), animal.data, finetune=-1)

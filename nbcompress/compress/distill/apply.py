@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal, overload
 
 import torch
@@ -13,13 +13,20 @@ from torch.nn import functional
 
 from nbcompress.compress.data import Batch, Batches, output_of
 from nbcompress.compress.distill.matching import matches_of
-from nbcompress.compress.layers import check_model, copied
+from nbcompress.compress.layers import (
+    Patterns,
+    check_model,
+    check_patterns,
+    copied,
+    is_chosen,
+    unique_parameters,
+)
 from nbcompress.compress.losses import class_scores, default_loss
 from nbcompress.compress.observing import evaluating
-from nbcompress.compress.options import check_number
+from nbcompress.compress.options import check_count, check_number
 from nbcompress.compress.seeding import seeded
 from nbcompress.compress.training import Plan, train_
-from nbcompress.errors import DataError
+from nbcompress.errors import DataError, LayerNotFound, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ def distill(
     seed: int = 0,
     control: Literal[False] = False,
     match: str | Iterable[str] | None = None,
+    layers: Patterns = None,
+    finetune: int = 0,
 ) -> nn.Module: ...
 
 
@@ -65,6 +74,8 @@ def distill(
     *,
     control: Literal[True],
     match: str | Iterable[str] | None = None,
+    layers: Patterns = None,
+    finetune: int = 0,
 ) -> Distillation: ...
 
 
@@ -80,6 +91,8 @@ def distill(
     seed: int = 0,
     control: bool = False,
     match: str | Iterable[str] | None = None,
+    layers: Patterns = None,
+    finetune: int = 0,
 ) -> nn.Module | Distillation:
     """Return a copy of `student`, trained to say what `teacher` says.
 
@@ -100,13 +113,16 @@ def distill(
         match: Features to learn, `TEACHER_LAYER:STUDENT_LAYER` by dotted module names, or several such pairs: the mean
             squared error of what the two layers give, relative to the teacher's mean square. Where they differ in one
             dimension, such as the number of channels, a linear map from the student's features is learned along.
+        layers: Shell patterns on dotted module names: only parameters in these layers of the student are trained, the
+            others stay as they are. All are without it.
+        finetune: Epochs of training on the labels alone afterwards; the control gets them too.
 
     Returns:
         The trained copy, or a `Distillation` of both copies if `control`.
 
     Raises:
         CompressionError: An option makes no sense, or the loss stops being finite.
-        LayerNotFound: `match` names a layer that there is not.
+        LayerNotFound: `match` or `layers` names a layer that there is not.
         DataError: The data does not fit, or teacher and student give outputs or features of different shapes.
 
     References:
@@ -116,9 +132,11 @@ def distill(
     check_number("temperature", temperature, 0, float("inf"), is_open_low=True)
     check_number("alpha", alpha, 0, 1)
     plan = Plan(epochs, lr, batch_size=batch_size, seed=seed)
+    alone_after = replace(plan, epochs=check_count("finetune", finetune, 0))
     check_model(teacher)
     check_model(student)
     trained = copied(student)
+    _check_layers(trained, layers)
     matches = matches_of(match, teacher, trained)
     with evaluating(teacher), ExitStack() as hooks:
         for one in matches:
@@ -136,11 +154,15 @@ def distill(
             return alpha * sum((one.loss() for one in matches), taught) + (1 - alpha) * own
 
         learned = [parameter for one in matches for parameter in one.parameters]
-        train_(trained, data, plan, batch_loss=batch_loss, learned_along=learned)
+        with _only_these_train(trained, layers):
+            train_(trained, data, plan, batch_loss=batch_loss, learned_along=learned)
+            train_(trained, data, alone_after)
     if not control:
         return trained
     alone = copied(student)
-    train_(alone, data, plan)
+    with _only_these_train(alone, layers):
+        train_(alone, data, plan)
+        train_(alone, data, alone_after)
     return Distillation(trained, alone)
 
 
@@ -158,6 +180,34 @@ def soft_loss(output: Tensor, told: Tensor, target: Tensor, temperature: float) 
     soft = functional.log_softmax(scores[counts].float() / temperature, dim=1)
     hard = functional.log_softmax(taught[counts].float() / temperature, dim=1)
     return temperature**2 * functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
+
+
+def _check_layers(student: nn.Module, layers: Patterns) -> None:
+    """Every pattern must match a parameter of the student."""
+    for pattern in check_patterns(layers) or []:
+        names = [name for name, _ in student.named_parameters(remove_duplicate=False)]
+        if not any(is_chosen(name, [pattern]) for name in names):
+            modules = [name for name, _ in student.named_modules() if name]
+            hint = did_you_mean(pattern, [*modules, *names])
+            raise LayerNotFound(f"layers={pattern!r} matches no layer of the student with parameters.{hint}")
+
+
+@contextmanager
+def _only_these_train(student: nn.Module, layers: Patterns) -> Iterator[None]:
+    """Freeze every parameter outside `layers`, and let it be trainable again afterwards."""
+    patterns = check_patterns(layers)
+    frozen = [
+        parameter
+        for names, parameter in unique_parameters(student)
+        if parameter.requires_grad and not any(is_chosen(name, patterns) for name in names)
+    ]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 def _check_fit(teacher: nn.Module, student: nn.Module, batches: Batches, seed: int) -> None:
