@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in (*HOMES, *MODULES):
-        raise AttributeError(f"module 'nbcompress' has no attribute {name!r}")
+        from nbcompress.errors import did_you_mean
+
+        near = did_you_mean(name, [*HOMES, *MODULES])
+        raise AttributeError(f"module 'nbcompress' has no attribute {name!r}.{near}")
     value = public(name)
     globals()[name] = value
     return value

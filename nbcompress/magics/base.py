@@ -63,10 +63,12 @@ class LineMagic:
     def _run(self, line: str, scope: Scope) -> Any:
         try:
             # A semicolon at the end silences the result, as everywhere in a notebook; it is no part of the line.
-            arguments = self.parser.read(line.rstrip().removesuffix(";"))
+            typed = line.strip().removesuffix(";")
+            arguments = self.parser.read(typed)
         except HelpWanted as wanted:
             print(wanted)
             return None
+        arguments.typed = f"%{self.name} {typed}".strip()
         shown = self.call(arguments, scope)
         if shown.bundle is not None and not scope.in_trial:
             display(dict(shown.bundle), raw=True)

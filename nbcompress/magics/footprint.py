@@ -50,7 +50,7 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
         return Shown(result)
     from nbcompress.panels import footprint_card
 
-    return Shown(result, footprint_card(result))
+    return Shown(result, footprint_card(result, title=arguments.typed))
 
 
 def named_models(texts: list[Expression], scope: Scope) -> dict[str, Any]:

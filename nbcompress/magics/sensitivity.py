@@ -6,7 +6,8 @@ import argparse
 
 from nbcompress.magics.arguments import Expression, MagicParser, OneOf, expression, name
 from nbcompress.magics.base import LineMagic, Shown
-from nbcompress.magics.compressing import model_of, scoring
+from nbcompress.magics.compressing import model_of
+from nbcompress.magics.result_card import scoring
 from nbcompress.magics.scope import Scope
 
 EXAMPLES = """\
@@ -46,7 +47,7 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
         return Shown(result)
     from nbcompress.panels import sensitivity_card
 
-    return Shown(result, sensitivity_card(result))
+    return Shown(result, sensitivity_card(result, title=arguments.typed))
 
 
 SENSITIVITY = LineMagic("sensitivity", _parser, _call)

@@ -31,6 +31,8 @@ from nbcompress.measure.undisturbed import measured_copy
 _IGNORED = -100
 # An output with a NaN in it names no class.
 _NO_CLASS = -1
+# So many flipped examples are named in a text; all of them are in the result.
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,19 @@ class AccuracyChange:
         half = 1.959964 * sqrt(up + down + 1 - (up - down) ** 2 / (n + 2)) / (n + 2)
         return Interval(value, min(value, max(-1.0, middle - half)), max(value, min(1.0, middle + half)))
 
+    def notes(self) -> list[str]:
+        """How many examples that is, which ones flipped, and whether that can be chance."""
+        broken, mended = len(self.broken), len(self.mended)
+        first = "the first " if self.before.is_part else ""
+        said = [f"accuracy on {first}{self.before.n:,} examples, with 95 % intervals"]
+        if not broken + mended:
+            return [*said, "no example flipped between right and wrong"]
+        p = f"p = {self.p_value:.2g}" if self.p_value >= 0.001 else "p < 0.001"
+        chance = "which may be chance" if self.p_value >= 0.05 else "more than chance explains"
+        said.append(f"{broken + mended} flipped: {broken} broken, {mended} mended, {chance} (McNemar, {p})")
+        named = (("right before, wrong after", self.broken), ("wrong before, right after", self.mended))
+        return said + [f"{what}: example {_listed(places)}" for what, places in named if places]
+
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""
         return {
@@ -239,6 +254,11 @@ def _predictions(model: nn.Module, raw: Any) -> tuple[Tensor, Tensor]:
     scores, labels = class_scores(output_of(Inputs(batch.args, batch.kwargs)(model)), batch.target)
     predicted = scores.argmax(1).masked_fill(scores.isnan().any(1), _NO_CLASS)
     return labels.cpu(), predicted.cpu()
+
+
+def _listed(places: tuple[int, ...]) -> str:
+    rest = len(places) - _NAMED
+    return ", ".join(map(str, places[:_NAMED])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _places(which: Tensor) -> tuple[int, ...]:

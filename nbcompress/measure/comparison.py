@@ -9,10 +9,11 @@ from torch import nn
 
 from nbcompress.errors import DataError
 from nbcompress.measure.accuracy import AccuracyChange, accuracies, accuracy_change
-from nbcompress.measure.footprint import Footprint, Footprints, Runtime, footprint, footprint_notes, latency_text
+from nbcompress.measure.footprint import Footprint, Runtime, footprint, footprint_notes, latency_text
 from nbcompress.measure.histogram import WeightHistogram, weight_histogram
 from nbcompress.measure.interval import Interval, median_interval
 from nbcompress.measure.latency import Latency
+from nbcompress.measure.side_by_side import layer_table
 from nbcompress.measure.table import (
     count_text,
     points_text,
@@ -22,9 +23,6 @@ from nbcompress.measure.table import (
     text_table,
     times_text,
 )
-
-# So many flipped examples are named in a text; all of them are in the result.
-_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """What the table cannot say: how it was measured, which examples flipped, what was not counted."""
-        notes = self.flip_notes()
+        notes = [] if self.accuracy is None else self.accuracy.notes()
         if self.remark:
             notes.append(self.remark)
         if self.before.latency is not None:
@@ -98,25 +96,9 @@ class Comparison:
             notes.append(f"one call on {self.before.inputs}; ms a call: {how}")
         return [*notes, *(one for one in footprint_notes([self.before, self.after]) if not _is_said(one))]
 
-    def flip_notes(self) -> list[str]:
-        """Which examples flipped, and whether that can be chance; empty without accuracy."""
-        found = self.accuracy
-        if found is None:
-            return []
-        broken, mended = len(found.broken), len(found.mended)
-        first = "the first " if found.before.is_part else ""
-        said = [f"accuracy on {first}{found.before.n:,} examples, with 95 % intervals"]
-        if not broken + mended:
-            return [*said, "no example flipped between right and wrong"]
-        p = f"p = {found.p_value:.2g}" if found.p_value >= 0.001 else "p < 0.001"
-        chance = "which may be chance" if found.p_value >= 0.05 else "more than chance explains"
-        said.append(f"{broken + mended} flipped: {broken} broken, {mended} mended, {chance} (McNemar, {p})")
-        named = (("right before, wrong after", found.broken), ("wrong before, right after", found.mended))
-        return said + [f"{what}: example {_listed(places)}" for what, places in named if places]
-
     def layer_table(self) -> tuple[list[str], list[list[str]]]:
         """Head and rows of what each layer costs, before and after."""
-        return Footprints((replace(self.before, name="before"), replace(self.after, name="after"))).layer_table()
+        return layer_table([replace(self.before, name="before"), replace(self.after, name="after")])
 
     def class_table(self) -> tuple[list[str], list[list[str]]] | None:
         """Head and rows of the accuracy of each class; None if it was not measured."""
@@ -204,11 +186,6 @@ def _how(latency: Latency) -> str:
 def _is_said(note: str) -> bool:
     """Whether a note of the footprints is in the comparison's own words already."""
     return note.startswith(("one call on", "ms a call:"))
-
-
-def _listed(places: tuple[int, ...]) -> str:
-    rest = len(places) - _NAMED
-    return ", ".join(map(str, places[:_NAMED])) + (f" and {rest} more" if rest > 0 else "")
 
 
 __all__ = ["Comparison", "compare", "compared"]

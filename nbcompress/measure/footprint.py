@@ -17,14 +17,14 @@ from nbcompress.measure.latency import Latency, measure_latency
 from nbcompress.measure.macs import MacCount, count_macs
 from nbcompress.measure.memory import HOW, PeakMemory, measure_memory
 from nbcompress.measure.runtimes import in_onnx
+from nbcompress.measure.side_by_side import THE_MODEL, layer_table
 from nbcompress.measure.table import count_text, milliseconds_text, size_text, text_table
 from nbcompress.measure.undisturbed import measured_copy, random_state_kept
 
 Runtime = Literal["torch", "onnx"]
 
-# Columns of what each layer costs, and what stands for the name of the outermost module.
+# Columns of what each layer costs.
 LAYER_HEAD = ("layer", "kind", "parameters", "non-zeros", "size", "MACs")
-THE_MODEL = "(the model)"
 
 
 @dataclass(frozen=True)
@@ -142,32 +142,17 @@ class Footprints(Sequence[Footprint]):
         """What each model costs in all: the name of the cost, then one text for each model."""
         models = self.models
         return [
+            ["size", *(size_text(one.size_bytes) for one in models)],
             ["parameters", *(count_text(one.parameters) for one in models)],
             ["non-zeros", *(count_text(one.nonzeros) for one in models)],
-            ["size", *(size_text(one.size_bytes) for one in models)],
             ["MACs", *(count_text(one.macs) for one in models)],
             ["peak memory", *(size_text(one.memory_bytes) for one in models)],
             ["ms a call", *(latency_text(one.latency) for one in models)],
         ]
 
-    def layer_table(self) -> tuple[list[str], list[list[str]]]:
-        """Head and rows of what each layer costs, the models side by side; a dash where a model lacks a layer."""
-        names = dict.fromkeys(layer.name for one in self.models for layer in one.layers)
-        known = [{layer.name: layer for layer in one.layers} for one in self.models]
-        head = ["layer", *(f"size, {one.name}" for one in self.models)]
-        with_macs = any(one.macs is not None for one in self.models)
-        if with_macs:
-            head += [f"MACs, {one.name}" for one in self.models]
-        rows = []
-        for name in names:
-            layers = [layers.get(name) for layers in known]
-            row = [name or THE_MODEL, *(size_text(one.size_bytes if one else None) for one in layers)]
-            rows.append(row + [count_text(one.macs if one else None) for one in layers] * with_macs)
-        return head, rows
-
     def __str__(self) -> str:
         summary = text_table(["", *(one.name for one in self.models)], self.rows())
-        return "\n".join([summary, "", text_table(*self.layer_table()), "", *footprint_notes(self.models)])
+        return "\n".join([summary, "", text_table(*layer_table(self.models)), "", *footprint_notes(self.models)])
 
     def __repr__(self) -> str:
         return f"<Footprints of {', '.join(one.name for one in self.models)}>"
@@ -330,7 +315,6 @@ def footprint_notes(models: Sequence[Footprint]) -> list[str]:
 
 __all__ = [
     "LAYER_HEAD",
-    "THE_MODEL",
     "Footprint",
     "Footprints",
     "LayerFootprint",

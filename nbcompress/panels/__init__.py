@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbcompress.panels.bundle import study_bundle
-    from nbcompress.panels.cards import Card, Series, comparison_card, footprint_card, sensitivity_card
+    from nbcompress.panels.cards import Card, comparison_card, footprint_card, sensitivity_card
     from nbcompress.panels.expectations import Expectations, expectations_of
     from nbcompress.panels.ladder import panel
     from nbcompress.panels.lines import Output, Panel
@@ -26,7 +26,6 @@ _HOMES = {
     "Expectations": "expectations",
     "Output": "lines",
     "Panel": "lines",
-    "Series": "cards",
     "closing_line": "summary",
     "comparison_card": "cards",
     "expectations_of": "expectations",
@@ -56,7 +55,6 @@ __all__ = [
     "Expectations",
     "Output",
     "Panel",
-    "Series",
     "closing_line",
     "comparison_card",
     "expectations_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.measure import compare, footprint, sensitivity
-from nbcompress.panels import Card, Series, comparison_card, footprint_card, sensitivity_card
+from nbcompress.panels import Card, comparison_card, footprint_card, sensitivity_card
+from nbcompress.panels.cards import Drawing, Folded
+from nbcompress.panels.cards.figures import bars_figure, dots_figure
 
 FORMS = {"text/plain", "text/html", "image/png"}
 
@@ -25,6 +28,11 @@ def is_plain(html: str) -> bool:
     return not any(tag in html for tag in ("<style", "<script", "<svg", "onerror="))
 
 
+def data(n: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 16, generator=generator), torch.arange(n) % 4
+
+
 def test_before_and_after(model: nn.Module) -> None:
     small = nc.prune(model, amount=0.5)
     scores = {"accuracy": {"before": 0.95, "after": 0.94}}
@@ -34,23 +42,76 @@ def test_before_and_after(model: nn.Module) -> None:
     assert "<td>-0.01</td>" in card["text/html"]
     assert "left out: 0.bias, it is a bias" in card["text/html"]
     assert card["text/plain"].startswith("%prune\n")
-    assert "accuracy: before 0.95, after 0.94" in card["text/plain"]
+    assert re.search(r"accuracy +0.95 +0.94 +-0.01", card["text/plain"])
     assert "left out: 0.bias, it is a bias" in card["text/plain"]
+    assert "Layers\nlayer  size, before  size, after\n" in card["text/plain"]
+    assert "ms a call" not in card["text/plain"]
+
+
+def test_with_data_accuracy_and_flips_are_told_in_every_form(model: nn.Module) -> None:
+    found = compare(model, nc.prune(model, amount=0.9), data=data(), repeats=8)
+    assert found.accuracy is not None
+    card = comparison_card("%prune", found, remarks=["a remark"])
+    assert is_plain(card["text/html"])
+    for text in (
+        "accuracy on 60 examples, with 95 % intervals",
+        "broken",
+        "McNemar",
+        "a remark",
+        "Accuracy of each class",
+    ):
+        assert text in card["text/plain"]
+        assert text in card["text/html"]
+    for name, places in (("Right before, wrong after", found.accuracy.broken),) * bool(found.accuracy.broken):
+        table = card["text/html"].split(f"{name} ({len(places)})")[1].split("</table>")[0]
+        rows = re.findall(r"<tr>(?:<td[^>]*>\d+</td>){4}</tr>", table)
+        assert len(rows) == len(places)
+    alt = re.search(r'alt="([^"]+)"', card["text/html"])
+    assert alt is not None
+    assert alt[1].startswith(
+        "Histogram: values of the weights, zero are 0 of 640 before, 576 of 640 after. Dots: accuracy"
+    )
+    assert "Bars: kilobytes of each layer in the file; before" in alt[1]
+
+
+def test_many_reasons_fold_away(model: nn.Module) -> None:
+    reasons = {f"layer{place}": "because" for place in range(12)}
+    card = comparison_card("%prune", compare(model, model), left_out=reasons)
+    assert "Left out (12)" in card["text/html"]
+    assert "left out: layer0" not in card["text/html"]
+
+
+def test_what_stands_in_the_place_of_a_layer_counts_for_it() -> None:
+    wide = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    card = comparison_card("%factorize", compare(wide, nc.factorize(wide, rank=0.1)))
+    table = card["text/plain"].split("Layers\n")[1]
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["0", "2"]
+    assert " -" not in table.split("\n", 2)[2]
 
 
 def test_before_and_after_with_latency(model: nn.Module) -> None:
     card = comparison_card("%quantize", compare(model, nc.quantize(model, bits=4), torch.randn(1, 16), repeats=8))
-    assert "ms a call" in card["text/html"]
-    assert "MACs" in card["text/html"]
+    for name in ("ms a call", "MACs", "peak memory"):
+        assert name in card["text/html"]
+        assert name in card["text/plain"]
 
 
 def test_footprints_side_by_side(model: nn.Module) -> None:
     both = footprint({"teacher": model, "student": nn.Linear(16, 4)})
-    card = footprint_card(both, title="%distill", scores={"f": {"teacher": 0.9, "student": 0.8}})
+    card = footprint_card(
+        both,
+        title="%distill",
+        scores={"f": {"teacher": 0.9, "student": 0.8}},
+        accuracies={"teacher": nc.accuracy(model, data())},
+    )
     assert set(card) == FORMS
     assert "Layers of teacher" in card["text/html"]
     assert "<td>0.9</td><td>0.8</td>" in card["text/html"]
-    assert set(footprint_card(footprint(model))) == FORMS
+    assert re.search(r"accuracy +\d+\.\d % \(.*\) +-", card["text/plain"])
+    assert "Layers side by side\nlayer        size, teacher  size, student" in card["text/plain"]
+    alone = footprint_card(footprint(model))
+    assert set(alone) == FORMS
+    assert "Layers of Sequential\nlayer    kind  parameters" in alone["text/plain"]
 
 
 def test_what_each_layer_bears(model: nn.Module) -> None:
@@ -58,13 +119,29 @@ def test_what_each_layer_bears(model: nn.Module) -> None:
     card = sensitivity_card(found)
     assert set(card) == FORMS
     assert "prune 0.5" in card["text/html"]
+    assert "Dots: change of the evaluation" in card["text/html"]
+    failed = sensitivity_card(sensitivity(model, lambda one: 1.0 if (one[0].weight != 0).all() else 1 / 0, layers="0"))
+    assert "at 0.5 failed: it raised ZeroDivisionError" in failed["text/plain"]
+    assert "All of them failed." in failed["text/html"]
+
+
+def test_a_model_with_very_many_layers_stays_small() -> None:
+    names = [f"layer{place}" for place in range(900)]
+    sizes = (("before", tuple(float(place) for place in range(900))), ("after", (None, *(1.0,) * 899)))
+    rows = tuple((name, "1") for name in names)
+    for figure in (bars_figure(names, sizes, "kB"), dots_figure(names, sizes, "change")):
+        bundle = Card(
+            "many", ("layer", "n"), rows[:5], (), (Folded("Layers", ("layer", "n"), rows),), Drawing(figure, "alt")
+        ).bundle()
+        assert len(bundle["text/html"]) < 250_000
+        assert "and 600 more, which the result holds" in bundle["text/html"]
+        assert "... and 860 more" in bundle["text/plain"]
 
 
 def test_hostile_names_are_text() -> None:
     bad = "<img src=x onerror=alert(1)> $\\frac{ \u202eolleh " + "n" * 10_000
-    card = Card(
-        bad[:200], ("", bad[:80]), ((bad, "1"),), (bad[:90],), labels=(bad,), series=(Series(bad, (1.0,)),), unit="$_"
-    )
+    drawing = Drawing(bars_figure([bad], [(bad, (1.0,))], "$_"), bad)
+    card = Card(bad, ("", bad), ((bad, "1"),), (bad,), (Folded(bad, (bad, ""), ((bad, bad),)),), drawing)
     bundle: dict[str, Any] = card.bundle()
     assert "<img src=x" not in bundle["text/html"]
     assert "&lt;img src=x" in bundle["text/html"]
