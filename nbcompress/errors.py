@@ -6,7 +6,9 @@ The magics show these as one line; library code lets them rise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 
 
@@ -81,6 +83,18 @@ class SearchError(NbcompressError):
     """A search that cannot start or had to end, such as three equal failures at its beginning."""
 
 
+class SearchFailed(SearchError):
+    """A search ended since it could not go on: its first trials failed alike, or its engine broke.
+
+    Attributes:
+        study: The study with every trial so far; it can be continued.
+    """
+
+    def __init__(self, text: str, study: object = None) -> None:
+        self.study = study
+        super().__init__(text)
+
+
 class TransportError(SearchError):
     """Something of the notebook cannot be sent to another process."""
 
@@ -117,3 +131,31 @@ def did_you_mean(word: str, known: Iterable[object]) -> str:
     """Return `" Did you mean 'x'?"` for the known word nearest to `word`, or an empty string."""
     near = get_close_matches(word, [str(one) for one in known], n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+_in_magic: ContextVar[bool] = ContextVar("nbcompress_in_magic", default=False)
+
+
+@contextmanager
+def speaking_of_options() -> Iterator[None]:
+    """Inside the `with` block texts name options as magics have them."""
+    token = _in_magic.set(True)
+    try:
+        yield
+    finally:
+        _in_magic.reset(token)
+
+
+def option(name: str, value: str | int | None = None) -> str:
+    """Return an option as whoever reads the text types it: `--trial-timeout 10m`, or `trial_timeout='10m'` in Python.
+
+    Args:
+        name: The keyword, such as `trial_timeout`.
+        value: What it is set to; None names the option alone. True stands for a switch.
+    """
+    if not _in_magic.get():
+        return name if value is None else f"{name}={value!r}"
+    dashed = f"--{name.replace('_', '-')}"
+    if value is None or value is True:
+        return dashed
+    return f'{dashed} "{value}"' if " " in str(value) else f"{dashed} {value}"

@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import no_var_expand, output_can_be_silenced
 from IPython.display import display
 
-from nbcompress.errors import NbcompressError
+from nbcompress.errors import NbcompressError, speaking_of_options
 from nbcompress.magics.arguments import HelpWanted, MagicParser
 from nbcompress.magics.scope import Scope
 
@@ -81,7 +81,8 @@ class LineMagic:
 def one_line_errors(magic: str) -> Iterator[None]:
     """Turn our errors into `UsageError` itself: IPython prints a traceback for subclasses."""
     try:
-        yield
+        with speaking_of_options():
+            yield
     except UsageError as err:
         raise UsageError(_one_line(magic, str(err))) from None
     except NbcompressError as err:

@@ -15,7 +15,7 @@ from nbcompress.magics.arguments import HelpWanted, MagicParser
 from nbcompress.magics.base import one_line_errors
 from nbcompress.magics.scope import Scope
 from nbcompress.magics.search_options import search_parser
-from nbcompress.magics.search_setup import Search, prepare
+from nbcompress.magics.search_setup import prepared
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nbcompress.panels.ladder import Kind
     from nbcompress.run.controls import Controls
     from nbcompress.run.observers import Ending
+    from nbcompress.run.preparing import Search
 
 
 class BoSearch:
@@ -77,7 +78,7 @@ class BoSearch:
             print(dry_run(arguments, cell, scope))
             return
         try:
-            search = prepare(arguments, cell, scope)
+            search = prepared(arguments, cell, scope)
         except KeyboardInterrupt:
             print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
             return
@@ -118,33 +119,20 @@ class _Running:
         ending: Ending | None = None
         self._panel.show()
         try:
-            ending = self._loop()
+            ending = self._search.run([self._panel], self._controls)
         finally:
             with uninterrupted():
                 self._panel.finish(ending)
         if ending.kind in ("same failure", "broken"):
             raise UsageError(ending.reason)
 
-    def _loop(self) -> Ending:
-        from nbcompress.run.loop import run
-
-        search = self._search
-        return run(
-            search.study,
-            search.proposer,
-            search.evaluate,
-            engine=search.engine,
-            observers=[self._panel],
-            controls=self._controls,
-            **search.options,
-        )
-
     def _in_background(self) -> None:
         self._output.follow()
         try:
-            self.run()
+            with one_line_errors("%%bo_search"):
+                self.run()
         except UsageError as err:
-            self._output.print(f"%%bo_search: {err}")
+            self._output.print(str(err))
 
 
 def _panel(kind: str, search: Search, controls: Controls, output: Output) -> Panel:
@@ -153,8 +141,8 @@ def _panel(kind: str, search: Search, controls: Controls, output: Output) -> Pan
     return panel(
         output.best_kind if kind == "auto" else cast("Kind", kind),
         search.study,
-        trials=search.options["trials"],
-        seconds=search.options["timeout"],
+        trials=search.plan.trials,
+        seconds=search.plan.timeout,
         baseline=search.baseline,
         proposer=search.proposer,
         controls=controls,

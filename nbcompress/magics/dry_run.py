@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from nbcompress.magics.scope import Scope
-from nbcompress.magics.search_setup import Search, prepare
+from nbcompress.magics.search_setup import prepared
 from nbcompress.run import Assignment, Outcome
+from nbcompress.run.preparing import Search
 from nbcompress.run.seeds import trial_seed
 from nbcompress.study.trial import State
 
@@ -15,9 +16,9 @@ def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
     """Run one trial in the kernel and describe what a search would do; nothing is stored."""
     # In memory: a dry run leaves no study behind.
     arguments.storage = None
-    search = prepare(arguments, cell, scope)
+    search = prepared(arguments, cell, scope)
     study = search.study
-    start = search.options["start"]
+    start = search.plan.start
     if start:
         point = start[0]
     else:
@@ -49,8 +50,8 @@ def _trial_lines(point: object, outcome: Outcome) -> list[str]:
 
 
 def _estimate(search: Search, outcome: Outcome) -> str:
-    trials, jobs = search.options["trials"], search.options["jobs"]
-    seconds = outcome.seconds * trials * search.options["repeats"] / jobs
+    trials, jobs = search.plan.trials, search.plan.jobs
+    seconds = outcome.seconds * trials * search.plan.repeats / jobs
     text = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     if seconds >= 7200:
         text = f"{seconds / 3600:.1f} h"

@@ -7,7 +7,7 @@ import ast
 import hashlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -19,30 +19,8 @@ from nbcompress.space import Space
 
 if TYPE_CHECKING:
     from nbcompress.magics.scope import Scope
-    from nbcompress.optimize import Proposer
     from nbcompress.run.engines import Engine
-    from nbcompress.study import Study
-
-
-@dataclass(frozen=True)
-class Search:
-    """A search that can start.
-
-    Attributes:
-        study: Opened: begun anew or continued.
-        proposer: What proposes points.
-        evaluate: Runs the cell's body at a point.
-        engine: Where trials run.
-        options: Keywords for the loop.
-        baseline: Metrics of the original model.
-    """
-
-    study: Study
-    proposer: Proposer
-    evaluate: CellEvaluator
-    engine: Engine
-    options: Mapping[str, Any]
-    baseline: Mapping[str, float] | None
+    from nbcompress.run.preparing import Search
 
 
 def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope) -> tuple[CellBody, Space]:
@@ -64,55 +42,27 @@ def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope) -> tuple[C
     return body, space
 
 
-def prepare(arguments: argparse.Namespace, cell: str, scope: Scope) -> Search:
+def prepared(arguments: argparse.Namespace, cell: str, scope: Scope) -> Search:
     """Check every option, open the study, and return what can start.
 
     Raises:
         UsageError: An option does not fit; what the floors below refuse rises as their own errors.
     """
-    from nbcompress.optimize import proposer
-    from nbcompress.run.keeping import give_shelf
-    from nbcompress.run.limits import seconds_of, until_of
-    from nbcompress.run.plan import Plan
-    from nbcompress.run.pruner import Pruner
-    from nbcompress.study import open_study
+    from nbcompress.run.preparing import Options, Place, prepare
 
     body, space = read_cell(arguments, cell, scope)
-    goal = body.goal
     engine = _engine(arguments, body, scope)
     baseline = _baseline(arguments, body, scope)
-    proposes = proposer(
-        arguments.sampler,
-        space,
-        n_objectives=len(goal.objectives),
-        n_constraints=len(goal.constraints),
-        seed=arguments.seed,
-        acquisition=arguments.acquisition,
-        kernel=arguments.kernel,
-        mean=arguments.mean,
-    )
-    options: dict[str, Any] = {
-        "trials": arguments.trials,
-        "timeout": None if arguments.timeout is None else seconds_of(arguments.timeout),
-        "trial_timeout": None if arguments.trial_timeout is None else seconds_of(arguments.trial_timeout),
-        "jobs": arguments.jobs,
-        "until": until_of(arguments.until),
-        "repeats": arguments.repeats,
-        "keep": tuple(arguments.keep),
-        "seed": arguments.seed,
-        "sampler": arguments.sampler,
-        "start": _start(arguments, scope),
-        "pruner": Pruner(arguments.pruner),
-    }
-    evaluate = CellEvaluator(body, space, scope.namespace, arguments.keep)
-    Plan(**options).check(space, proposes, engine, evaluate)
+    typed = {one.name: getattr(arguments, one.name) for one in fields(Options)}
+    options = Options(**{**typed, "start": _start(arguments, scope), "keep": tuple(arguments.keep)})
     name = arguments.study or _made_name(body, space)
-    study = open_study(
-        name, space, goal, storage=arguments.storage, fresh=arguments.fresh, identity={"body": body.digest}
-    )
-    give_shelf(study, lambda: notebook_modules(scope.namespace))
-    _annotate(study, arguments, cell, baseline)
-    return Search(study, proposes, evaluate, engine, options, baseline)
+
+    def modules() -> dict[str, Any]:
+        return notebook_modules(scope.namespace)
+
+    place = Place(name, arguments.storage, arguments.fresh, {"body": body.digest}, modules)
+    evaluate = CellEvaluator(body, space, scope.namespace, arguments.keep)
+    return prepare(options, evaluate, space, body.goal, engine, place, baseline=baseline, facts={"cell": cell})
 
 
 def notebook_modules(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,19 +138,3 @@ def _baseline(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> di
         return {str(key): float(value) for key, value in given.items()}
     except (TypeError, ValueError):
         raise UsageError(f"--baseline holds a number per metric, but got {given!r:.80}.") from None
-
-
-def _annotate(study: Study, arguments: argparse.Namespace, cell: str, baseline: Mapping[str, float] | None) -> None:
-    """Note with the study how it is searched."""
-    from nbcompress.run.provenance import note, provenance
-
-    chosen = ("sampler", "acquisition", "kernel", "mean", "pruner", "until", "engine", "jobs", "repeats", "seed")
-    facts: dict[str, Any] = {
-        "cell": cell,
-        "search": {key: getattr(arguments, key) for key in chosen},
-        "budget": {"trials": arguments.trials, "timeout": arguments.timeout, "trial timeout": arguments.trial_timeout},
-        **provenance(),
-    }
-    if baseline is not None:
-        facts["baseline"] = dict(baseline)
-    note(study, **facts)

@@ -10,22 +10,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import GoalError
+from nbcompress.errors import GoalError, SearchFailed
 from nbcompress.run.controls import Controls
 from nbcompress.run.engines import engine_of
-from nbcompress.run.keeping import give_shelf
-from nbcompress.run.limits import Until, seconds_of, until_of
-from nbcompress.run.loop import run
+from nbcompress.run.limits import Until
 from nbcompress.run.metrics import refused
-from nbcompress.run.observers import Observer
+from nbcompress.run.observers import Ending, Observer
 from nbcompress.run.outcome import Assignment, Outcome
-from nbcompress.run.plan import Plan
-from nbcompress.run.provenance import note, provenance
-from nbcompress.run.pruner import Pruner
+from nbcompress.run.preparing import Options, Place, Search, prepare
 from nbcompress.run.trial_context import TrialContext
 from nbcompress.run.trial_run import run_trial
 from nbcompress.space import Parameter, Space
 from nbcompress.study.goal import Goal
+from nbcompress.study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from nbcompress.study import Study
@@ -113,6 +110,8 @@ def search(
         GoalError: No objective, or one that cannot be read.
         SearchError: An option cannot be used.
         StudyChanged: The stored study has other parameters, objectives or constraints.
+        SearchFailed: The first three trials failed with the same error, or the engine broke; its `study` has the
+            trials. Whatever else ends a search, such as an interrupt, returns the study.
 
     Example:
         >>> from nbcompress import Float
@@ -125,46 +124,45 @@ def search(
     taken = [metric for metric in goal.metrics if metric in parameters.names]
     if taken:
         raise GoalError(f"No name is both a parameter and a metric, but {taken[0]!r} is; rename one of them.")
-    from nbcompress.optimize import proposer
-
-    proposes = proposer(
-        sampler,
-        parameters,
-        n_objectives=len(goal.objectives),
-        n_constraints=len(goal.constraints),
-        seed=seed,
+    options = Options(
+        trials=trials,
+        timeout=timeout,
+        trial_timeout=trial_timeout,
+        start=tuple(dict(point) for point in start),
+        sampler=sampler,
         acquisition=acquisition,
         kernel=kernel,
         mean=mean,
+        pruner=pruner,
+        until=until,
+        jobs=jobs,
+        repeats=repeats,
+        keep=_names(keep),
+        seed=seed,
     )
-    evaluate = FunctionTrial(g, parameters, goal, _names(keep))
-    options: dict[str, Any] = {
-        "trials": trials,
-        "timeout": None if timeout is None else seconds_of(timeout),
-        "trial_timeout": None if trial_timeout is None else seconds_of(trial_timeout),
-        "start": tuple(dict(point) for point in start),
-        "pruner": Pruner(pruner),
-        "until": until_of(until),
-        "jobs": jobs,
-        "repeats": repeats,
-        "seed": seed,
-        "sampler": sampler,
-        "keep": _names(keep),
-    }
-    chosen_engine = engine_of(engine)
-    Plan(**options).check(parameters, proposes, chosen_engine, evaluate)
-    opened = _opened(g, parameters, goal, study, storage, fresh)
-    chosen = {"sampler": sampler, "acquisition": acquisition, "kernel": kernel, "mean": mean, "pruner": pruner}
-    numbers = {"engine": chosen_engine.name, "jobs": jobs, "repeats": repeats, "seed": seed}
-    note(opened, search={**chosen, "until": None if until is None else str(until), **numbers}, **provenance())
-    if baseline is not None:
-        note(opened, baseline={name: float(value) for name, value in baseline.items()})
-    ending = run(opened, proposes, evaluate, engine=chosen_engine, observers=observers, controls=controls, **options)
-    for warning in (*opened.warnings, *ending.warnings):
+    prepared = prepare(
+        options,
+        FunctionTrial(g, parameters, goal, options.keep),
+        parameters,
+        goal,
+        engine_of(engine),
+        _place(g, parameters, goal, study, storage, fresh),
+        baseline=None if baseline is None else {name: float(value) for name, value in baseline.items()},
+    )
+    return ended_well(prepared, prepared.run(observers, controls))
+
+
+def ended_well(search: Search, ending: Ending) -> Study:
+    """Return the study of a search that has ended; what the person should know goes to the log.
+
+    Raises:
+        SearchFailed: It could not go on. The study is at hand in the error, and stored where it was to be.
+    """
+    for warning in (*search.study.warnings, *ending.warnings):
         _log.warning(warning)
     if ending.kind in ("same failure", "broken"):
-        _log.warning(ending.reason)
-    return opened
+        raise SearchFailed(ending.reason, search.study)
+    return search.study
 
 
 def maximize(f: Callable[..., Any], space: Space | Mapping[str, Parameter], trials: int = 30, **options: Any) -> Study:
@@ -206,29 +204,22 @@ class _Named:
         return {self.metric: self.function(**point)}
 
 
-def _opened(
+def _place(
     g: Callable[..., Any],
     space: Space,
     goal: Goal,
     name: str | None,
     storage: str | os.PathLike[str] | None,
     fresh: bool,
-) -> Study:
-    """Open the study: in memory unless a name or a storage is given."""
-    from nbcompress.study import open_study
-
+) -> Place:
+    """Return which study is meant: in memory unless a name or a storage is given."""
     body = _fingerprint(g)
-    identity = {"body": body}
     if name is None:
         data = repr((str(space), goal, body)).encode()
         name = f"{_name_of(g)}-{hashlib.blake2b(data, digest_size=4).hexdigest()}"
-        opened = open_study(name, space, goal, storage=storage, fresh=fresh, identity=identity)
     elif storage is None:
-        opened = open_study(name, space, goal, fresh=fresh, identity=identity)
-    else:
-        opened = open_study(name, space, goal, storage=storage, fresh=fresh, identity=identity)
-    give_shelf(opened)
-    return opened
+        storage = DEFAULT_STORAGE
+    return Place(name, storage, fresh, {"body": body})
 
 
 def _names(names: str | Iterable[str]) -> tuple[str, ...]:

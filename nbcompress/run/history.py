@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbcompress.run.extrapolation import expected_value
 from nbcompress.run.same_failure import begun_in_vain
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State, Trial
@@ -29,13 +29,15 @@ _STATUS: dict[State, Status] = {
 def history_of(trials: Sequence[Trial], goal: Goal) -> History:
     """Return the trials in the order of their numbers; what a trial did not measure is NaN.
 
+    For one that was stopped early it is what it would have come to, as far as its reports and whole trials tell.
+
     Trials of a search that began with failures alike are left out: their points may be proposed again.
     """
     from nbcompress.optimize import History
 
     ordered = sorted(trials, key=lambda one: one.number)[begun_in_vain(trials) :]
-    losses = [[one.loss(_value(trial, one.metric)) for one in goal.objectives] for trial in ordered]
-    slacks = [[one.slack(_value(trial, one.metric)) for one in goal.constraints] for trial in ordered]
+    losses = [[one.loss(_value(trial, one.metric, ordered)) for one in goal.objectives] for trial in ordered]
+    slacks = [[one.slack(_value(trial, one.metric, ordered)) for one in goal.constraints] for trial in ordered]
     return History(
         tuple(trial.point for trial in ordered),
         np.array(losses, dtype=np.float64).reshape(len(ordered), len(goal.objectives)),
@@ -45,5 +47,5 @@ def history_of(trials: Sequence[Trial], goal: Goal) -> History:
     )
 
 
-def _value(trial: Trial, metric: str) -> float:
-    return trial.values.get(metric, math.nan)
+def _value(trial: Trial, metric: str, trials: Sequence[Trial]) -> float:
+    return trial.values[metric] if metric in trial.values else expected_value(trial, metric, trials)

@@ -138,11 +138,7 @@ class FolderShelf:
 
 
 class Keeper:
-    """Stores what trials on the front keep, and removes what trials that left it kept.
-
-    Attributes:
-        warnings: What could not be stored, a sentence each.
-    """
+    """Stores what trials on the front keep, and removes what trials that left it kept."""
 
     def __init__(self, study: Study, names: Collection[str] = ()) -> None:
         self._study, self._names = study, frozenset(names)
@@ -150,7 +146,17 @@ class Keeper:
         self._numbers: set[int] = set()
         if self._shelf is not None:
             self._numbers = {one.number for one in study.all_trials if self._shelf.names(one.number)}
-        self.warnings: list[str] = []
+        self._refused: dict[tuple[str, str], list[int]] = {}  # name and reason -> trials
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What could not be stored, a sentence for each name and reason."""
+        found = []
+        for (name, reason), numbers in self._refused.items():
+            others = len(numbers) - 1
+            more = f" and {others} other{'s' * (others > 1)}" if others else ""
+            found.append(f"{name!r} of trial {numbers[0]}{more} could not be kept: {reason}")
+        return tuple(found)
 
     def put(self, trial: Trial, kept: Mapping[str, Any]) -> None:
         """Store what an ending trial keeps if it will be on the front; called before its end is recorded."""
@@ -165,7 +171,7 @@ class Keeper:
             try:
                 self._shelf.put(trial.number, name, value)
             except (ArtifactError, OSError) as error:
-                self.warnings.append(f"{name!r} of trial {trial.number} could not be kept: {error}")
+                self._refused.setdefault((name, str(error)), []).append(trial.number)
 
     def tidy(self) -> None:
         """Remove what trials keep that are not on the front."""

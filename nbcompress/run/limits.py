@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbcompress.errors import SearchError
+from nbcompress.errors import SearchError, option
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State, Trial
 
@@ -65,7 +65,7 @@ class NoGain:
         if since < self.n:
             return ""
         what = "better best" if len(goal.objectives) == 1 else "gain of the front"
-        return f"The last {since} trials brought no {what} (--until {str(self)!r})."
+        return f"The last {since} trials brought no {what} ({option('until', str(self))})."
 
     def __str__(self) -> str:
         return f"no gain {self.n}"
@@ -85,7 +85,7 @@ class GainBelow:
         """Return why the search ends when the next trial's expected gain is `gain`; None is unknown."""
         if gain is None or not gain < self.bound:
             return ""
-        return f"The expected gain of another trial is {gain:.3g} (--until {str(self)!r})."
+        return f"The expected gain of another trial is {gain:.3g} ({option('until', str(self))})."
 
     def __str__(self) -> str:
         return f"gain < {self.bound:g}"

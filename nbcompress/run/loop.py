@@ -24,7 +24,7 @@ from nbcompress.run.plan import Plan
 from nbcompress.run.provenance import note
 from nbcompress.run.pruner import Pruner
 from nbcompress.run.repeats import folded
-from nbcompress.run.same_failure import same_failure
+from nbcompress.run.same_failure import in_short, same_failure
 from nbcompress.run.seeds import trial_seed
 from nbcompress.study.trial import State, Trial
 
@@ -89,6 +89,7 @@ def run(
     Raises:
         SearchError: An option cannot be used, before the first trial.
         PointError: A start point is not in the space, before the first trial.
+        StudyError: Another search of the study runs in this process.
         KeyboardInterrupt: The second interrupt.
     """
     plan = Plan(
@@ -131,8 +132,9 @@ class _Loop:
         self._was_interrupted = False
 
     def run(self, evaluate: Evaluate) -> Ending:
-        self._engine.start(evaluate, jobs=self._plan.jobs, listener=self._reported)
         with ExitStack() as stack:
+            stack.enter_context(self._study.searched())
+            self._engine.start(evaluate, jobs=self._plan.jobs, listener=self._reported)
             self._interrupts = stack.enter_context(Interrupts())
             stack.callback(self._study.abandon)
             stack.callback(self._engine.close)
@@ -189,7 +191,8 @@ class _Loop:
         failure = same_failure(self._study.all_trials, self._n_ended)
         if failure is None:
             return None
-        return Ending("same failure", f"Stopped: the first three trials failed with the same error, {failure}")
+        reason = f"Stopped: the first three trials failed with the same error, {in_short(failure)}"
+        return Ending("same failure", reason)
 
     def _ending(self, kind: EndKind, what: str) -> Ending:
         counted, wanted = self._counted(), self._plan.trials

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nbcompress.errors import SearchError
+from nbcompress.errors import SearchError, option
 from nbcompress.run.limits import GainBelow, Until
 from nbcompress.run.pruner import Pruner
 from nbcompress.run.transport import pack
@@ -54,13 +54,13 @@ class Plan:
         for name in ("trials", "jobs", "repeats"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SearchError(f"--{name} is an integer of at least 1, but got {value!r}.")
+                raise SearchError(f"{option(name)} is an integer of at least 1, but got {value!r}.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise SearchError(f"--seed is an integer, but got {self.seed!r}.")
+            raise SearchError(f"{option('seed')} is an integer, but got {self.seed!r}.")
         for name in ("timeout", "trial_timeout"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise SearchError(f"--{name.replace('_', '-')} is above 0 seconds, but got {value!r}.")
+                raise SearchError(f"{option(name)} is above 0 seconds, but got {value!r}.")
 
     def check(self, space: Space, proposer: Proposer, engine: Engine, evaluate: Evaluate | None = None) -> None:
         """Check the plan against what it will run with; `run` does, and who opens a study may do it before.
@@ -73,7 +73,8 @@ class Plan:
         for point in self.start:
             space.check(point)
         if engine.is_serial and self.jobs > 1:
-            raise SearchError(f"--jobs {self.jobs} needs another engine: {engine.name} runs one trial at a time.")
+            jobs = option("jobs", self.jobs)
+            raise SearchError(f"{jobs} needs another engine: {engine.name} runs one trial at a time.")
         if evaluate is not None and engine.sends:
             pack(evaluate)
         if isinstance(self.until, GainBelow):
@@ -85,6 +86,6 @@ def _check_gain(proposer: Proposer, until: GainBelow) -> None:
 
     if not isinstance(proposer, GaussianProcessProposer):
         raise SearchError(
-            f"--until {str(until)!r} needs a sampler that expects a gain, which is gp. "
-            'With another one write for example --until "no gain 15".'
+            f"{option('until', str(until))} needs a sampler that expects a gain, which is gp. "
+            f"With another one write for example {option('until', 'no gain 15')}."
         )

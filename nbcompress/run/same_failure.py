@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from nbcompress.study.trial import Failure, State, Trial
 
 FIRST = 3
+# Characters of a failure that a sentence holds; all of it stays with the trial.
+_SHORT = 200
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
@@ -45,3 +47,9 @@ def same_failure(trials: Sequence[Trial], n_ended: int) -> Failure | None:
     failures = [one.failure for one in ended[-FIRST:] if one.failure is not None]
     kinds = {(one.kind, _ADDRESS.sub("0x", one.message)) for one in failures}
     return failures[-1] if len(failures) == FIRST and len(kinds) == 1 else None
+
+
+def in_short(failure: Failure) -> str:
+    """Return a failure as one line of bounded length."""
+    line = " ".join(str(failure).split())
+    return line if len(line) <= _SHORT else f"{line[:_SHORT].rstrip()} ..."

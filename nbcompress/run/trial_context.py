@@ -74,7 +74,7 @@ class TrialContext:
             with guard.shield() if guard else nullcontext():
                 listener(self.assignment.number, step, numbers)
         judge = self.assignment.judge
-        verdict = judge.verdict(self.reports, step) if judge is not None else ""
+        verdict = judge.verdict(self.reports, step, self.values) if judge is not None else ""
         if verdict:
             raise TrialEnded(State.STOPPED, verdict)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nbcompress.errors import GoalError
+from nbcompress.errors import GoalError, option
 
 Direction = Literal["maximize", "minimize"]
 
@@ -98,7 +98,8 @@ class Goal:
 
     def __post_init__(self) -> None:
         if not self.objectives:
-            raise GoalError("A search needs at least one objective. Write --maximize NAME or --minimize NAME.")
+            one = " or ".join(option(direction, "NAME") for direction in ("maximize", "minimize"))
+            raise GoalError(f"A search needs at least one objective. Write {one}.")
         names = [one.metric for one in self.objectives]
         for name in names:
             if names.count(name) > 1:

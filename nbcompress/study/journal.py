@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from optuna.storages.journal import BaseJournalBackend
 
-from nbcompress.errors import StorageMissing, StudyError
+from nbcompress.errors import StorageMissing, StudyError, option
 from nbcompress.study.locks import FileLock, lock_for
 
 # How every line that Optuna writes begins. A file that is only the first letters of this was killed in its first line.
@@ -78,7 +78,8 @@ class JournalFile(BaseJournalBackend):
                     break  # the next writer cuts it
                 raise StudyError(
                     f"The journal {self.path} is damaged: line {number + 1} is not an operation. "
-                    "Everything before it is sound; remove the line and those behind it, or take another --storage."
+                    "Everything before it is sound; remove the line and those behind it, or take another "
+                    f"{option('storage')}."
                 )
             if number == len(self._starts) - 1:
                 self._starts.append(self._starts[number] + len(line) + 1)
@@ -162,7 +163,8 @@ class JournalFile(BaseJournalBackend):
         is_begun = is_alone and (text.startswith(_OPENING) or _OPENING.startswith(text))
         if _parsed(text) is None and not is_begun:
             raise StudyError(
-                f"The file {self.path} is not a journal, and it is left as it is. Name another file with --storage."
+                f"The file {self.path} is not a journal, and it is left as it is. "
+                f"Name another file with {option('storage')}."
             )
 
 

@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from weakref import WeakValueDictionary
 
-from nbcompress.errors import StudyError
+from nbcompress.errors import StudyError, option
 
 if sys.platform == "win32":
     import msvcrt
@@ -95,7 +95,7 @@ class FileLock:
             os.close(descriptor)
             raise StudyError(
                 f"The file system of {self._path} cannot lock files ({error.strerror}), so a journal is not "
-                "safe there. Keep the study elsewhere: --storage PATH."
+                f"safe there. Keep the study elsewhere: {option('storage', 'PATH')}."
             ) from error
         except BaseException:
             os.close(descriptor)

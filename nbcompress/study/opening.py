@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import StorageMissing, StudyChanged, StudyError, did_you_mean
+from nbcompress.errors import StorageMissing, StudyChanged, StudyError, did_you_mean, option
 from nbcompress.space import Space
 from nbcompress.study.attributes import read_attribute, to_text, write_attribute
 from nbcompress.study.entries import Entries
 from nbcompress.study.goal import Goal
+from nbcompress.study.in_use import check_free
 from nbcompress.study.names import check_name, latest_name, next_name
 from nbcompress.study.shelf import Shelf
 from nbcompress.study.storage import DEFAULT_STORAGE, Ledger, open_ledger
@@ -110,8 +111,8 @@ def open_study(
         difference = head.space.difference(space) or head.goal.difference(goal)
         if difference:
             raise StudyChanged(
-                f"Study {full!r} in {ledger.place} cannot be continued. {difference} "
-                "Give the new search another --study, or begin the next generation with --fresh."
+                f"Study {full!r} in {ledger.place} cannot be continued. {difference} Give the new search another "
+                f"{option('study')}, or begin the next generation with {option('fresh', True)}."
             )
         return Study(
             Entries(ledger, number, head.goal, is_read_only=False),
@@ -163,11 +164,12 @@ def delete_study(name: str, storage: Where = DEFAULT_STORAGE) -> None:
     """Delete a study with what its trials kept. The name is meant exactly, as `list_studies` shows it.
 
     Raises:
-        StudyError: There is no such study, or a process that is alive runs a trial of it.
+        StudyError: There is no such study, this process searches it, or another one that is alive runs a trial of it.
     """
     ledger = open_ledger(storage, create=False)
     with ledger.talking(), ledger.exclusive:
         full, number = _find(ledger, name)
+        check_free(ledger, full)
         entries = Entries(ledger, number, _read_head(ledger, number, full).goal, is_read_only=True)
         entries.reread()
         running = [run for run in entries.current if run.trial.state is State.RUNNING]
@@ -212,7 +214,8 @@ def _claim(ledger: Ledger, name: str, given: Head) -> tuple[int, Head]:
     if read_attribute(storage.get_study_user_attrs(number), _HEAD) is None:
         if storage.get_all_trials(number, deepcopy=False) or storage.get_study_directions(number) != directions:
             raise StudyError(
-                f"Study {name!r} in {ledger.place} was not begun by nbcompress. Give the search another --study."
+                f"Study {name!r} in {ledger.place} was not begun by nbcompress. "
+                f"Give the search another {option('study')}."
             )
         # New, or its process was killed between the two operations.
         write_attribute(

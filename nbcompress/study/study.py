@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from nbcompress.errors import StudyError
 from nbcompress.study.distributions import distributions_of
 from nbcompress.study.entries import Entries
 from nbcompress.study.front import feasible, front, hypervolume, losses_of
+from nbcompress.study.in_use import check_free, searched
 from nbcompress.study.shelf import KeptValues, Shelf, ShelfSlot
 from nbcompress.study.table import trials_table
 from nbcompress.study.trial import Failure, State, Trial
@@ -189,6 +191,22 @@ class Study:
         with self._entries.alone():
             for name, value in record.items():
                 self._entries.add_to_record(name, value)
+
+    def searched(self) -> AbstractContextManager[None]:
+        """Return a context manager that holds the study for one search.
+
+        Raises:
+            StudyError: When it is entered: another search of the study runs in this process.
+        """
+        return searched(self._entries.ledger, self.name)
+
+    def check_free(self) -> None:
+        """Check that no search of the study runs in this process.
+
+        Raises:
+            StudyError: One does.
+        """
+        check_free(self._entries.ledger, self.name)
 
     # For readers -----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +126,30 @@ def test_three_equal_failures_end_the_search(notebook: Notebook) -> None:
     assert "the first three trials failed with the same error" in text
     assert "ZeroDivisionError: division by zero" in text
     assert len(notebook.names["study"].trials) == 3
+
+
+def test_a_long_failure_is_clipped_in_the_sentence(notebook: Notebook) -> None:
+    ran = notebook.run(cell("--trials 10 --minimize loss", "x = Float(0, 1)\nloss = x\nraise ValueError('no ' * 900)\n"))
+    assert len(ran.printed.splitlines()[-1]) < 400
+    (failure,) = {trial.failure.message for trial in notebook.names["study"].all_trials}
+    assert len(failure) > 1000
+
+
+def test_a_background_search_is_not_started_twice_nor_deleted(notebook: Notebook) -> None:
+    notebook.must("import threading; go = threading.Event()")
+    body = BODY + "go.wait(60)\n"
+    notebook.must(cell("--trials 2 --minimize loss --study s --background", body))
+    (thread,) = (one for one in threading.enumerate() if one.name == "search s")
+    try:
+        while not notebook.names["study"].all_trials:
+            time.sleep(0.01)
+        for line in (cell("--trials 3 --minimize loss --study s", body), "%bo_study s --delete"):
+            assert "Study 's' is being searched in this process" in notebook.refused(line)
+    finally:
+        notebook.names["go"].set()
+        thread.join(60)
+    assert list(notebook.names["study"].trials.state) == ["complete"] * 2
+    notebook.must("%bo_study s --delete")
 
 
 def test_dry_run_stores_nothing(notebook: Notebook) -> None:

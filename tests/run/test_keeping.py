@@ -145,6 +145,12 @@ def test_what_an_earlier_process_left_is_removed_when_it_leaves_the_front(tmp_pa
 def test_what_cannot_be_kept_is_said_and_the_trial_stays(tmp_path: Path) -> None:
     study = study_with(storage=tmp_path / "journal")
     keeper = Keeper(study)
-    ended(study, keeper, 1, 1, value=object())
+    ended(study, keeper, 3, 3, value=object())
     assert study.all_trials[0].state is State.COMPLETE
-    assert keeper.warnings[0].startswith("'v' of trial 0 could not be kept: the value is a object, which cannot be")
+    (warning,) = keeper.warnings
+    assert warning.startswith("'v' of trial 0 could not be kept: the value is a object, which cannot be")
+    # Once for the search, however many trials it was.
+    for better in (2, 1):
+        ended(study, keeper, better, better, value=object())
+    (warning,) = keeper.warnings
+    assert warning.startswith("'v' of trial 0 and 2 others could not be kept: the value is a object")

@@ -79,15 +79,15 @@ class TestBudget:
     @pytest.mark.parametrize(
         ("option", "text"),
         [
-            ({"trials": 0}, "--trials is an integer of at least 1, but got 0"),
-            ({"trials": 2.5}, "--trials is an integer of at least 1, but got 2.5"),
-            ({"repeats": 0}, "--repeats is an integer of at least 1"),
-            ({"jobs": True}, "--jobs is an integer of at least 1, but got True"),
-            ({"seed": "a"}, "--seed is an integer, but got 'a'"),
-            ({"timeout": -1}, "--timeout is above 0 seconds, but got -1"),
-            ({"trial_timeout": 0}, "--trial-timeout is above 0 seconds, but got 0"),
-            ({"jobs": 2}, "--jobs 2 needs another engine: inline runs one trial at a time"),
-            ({"until": GainBelow(0.1)}, "--until 'gain < 0.1' needs a sampler that expects a gain, which is gp"),
+            ({"trials": 0}, "trials is an integer of at least 1, but got 0"),
+            ({"trials": 2.5}, "trials is an integer of at least 1, but got 2.5"),
+            ({"repeats": 0}, "repeats is an integer of at least 1"),
+            ({"jobs": True}, "jobs is an integer of at least 1, but got True"),
+            ({"seed": "a"}, "seed is an integer, but got 'a'"),
+            ({"timeout": -1}, "timeout is above 0 seconds, but got -1"),
+            ({"trial_timeout": 0}, "trial_timeout is above 0 seconds, but got 0"),
+            ({"jobs": 2}, "jobs=2 needs another engine: inline runs one trial at a time"),
+            ({"until": GainBelow(0.1)}, "until='gain < 0.1' needs a sampler that expects a gain, which is gp"),
         ],
     )
     def test_wrong_options(self, option: dict[str, Any], text: str) -> None:
@@ -174,7 +174,7 @@ class TestEveryEnding:
     def test_no_gain(self) -> None:
         study, ending = searched(lambda x: {"loss": 1.0}, trials=20, until=NoGain(4))
         assert counted(study) == 5
-        assert ending.reason == "The last 4 trials brought no better best (--until 'no gain 4')."
+        assert ending.reason == "The last 4 trials brought no better best (until='no gain 4')."
         _, ending = searched(lambda x: pytest.fail("ran"), study, trials=20, until=NoGain(4))
         assert (counted(study), ending.kind) == (5, "until")
 

@@ -22,7 +22,7 @@ def verdict(
     rule: str, number: int, trials: list[Trial], values: list[float], metric: str = "loss", goal: Goal = ONE
 ) -> str:
     judge = Pruner(rule).judge(number, trials, goal)
-    return judge.verdict({metric: dict(enumerate(values))}, len(values) - 1) if judge else "no judge"
+    return judge.verdict({metric: dict(enumerate(values))}, len(values) - 1, {}) if judge else "no judge"
 
 
 def test_none_never_stops() -> None:
@@ -78,10 +78,52 @@ def test_with_several_objectives_one_lead_is_enough() -> None:
     trials = [Trial(0, State.COMPLETE, {}, reports={"accuracy": {0: 0.9}, "loss": {0: 1.0}})]
     judge = Pruner("asha").judge(1, trials, TWO)
     assert judge is not None
-    assert judge.verdict({"accuracy": {0: 0.95}, "loss": {0: 9.0}}, 0) == ""
-    assert judge.verdict({"accuracy": {0: 0.5}, "loss": {0: 0.5}}, 0) == ""
-    both = judge.verdict({"accuracy": {0: 0.5}, "loss": {0: 9.0}}, 0)
+    assert judge.verdict({"accuracy": {0: 0.95}, "loss": {0: 9.0}}, 0, {}) == ""
+    assert judge.verdict({"accuracy": {0: 0.5}, "loss": {0: 0.5}}, 0, {}) == ""
+    both = judge.verdict({"accuracy": {0: 0.5}, "loss": {0: 9.0}}, 0, {})
     assert both == "Behind earlier trials at step 0 in accuracy and loss (asha)."
+
+
+def sized(number: int, accuracy: list[float], kilobytes: float) -> Trial:
+    values = {"accuracy": accuracy[-1], "kilobytes": kilobytes}
+    return Trial(number, State.COMPLETE, {}, values, reports={"accuracy": dict(enumerate(accuracy))})
+
+
+def test_a_metric_that_is_known_before_the_training_takes_part() -> None:
+    goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
+    judge = Pruner("asha").judge(1, [sized(0, [0.5, 0.9], 40.0)], goal)
+    assert judge is not None
+    worse = {"accuracy": {0: 0.3}}
+    # Smaller than all: it may end on the front, however little it has learned so far.
+    assert judge.verdict(worse, 0, {"kilobytes": 10.0}) == ""
+    expected = "Behind earlier trials at step 0 in accuracy and kilobytes (asha)."
+    assert judge.verdict(worse, 0, {"kilobytes": 50.0}) == expected
+    # Nothing is known of its size: what it reports decides.
+    assert judge.verdict(worse, 0, {}) == "Behind earlier trials at step 0 in accuracy (asha)."
+
+
+def test_a_trial_that_is_nearer_to_keeping_a_constraint_is_not_behind() -> None:
+    goal = Goal.of(minimize=["kilobytes"], subject_to=["accuracy >= 0.9"])
+    judge = Pruner("asha").judge(1, [sized(0, [0.5, 0.95], 20.0)], goal)
+    assert judge is not None
+    assert judge.verdict({"accuracy": {0: 0.6}}, 0, {"kilobytes": 30.0}) == ""
+    assert judge.verdict({"accuracy": {0: 0.4}}, 0, {"kilobytes": 30.0}) != ""
+    # Both keep it: then the size decides alone.
+    assert judge.verdict({"accuracy": {0: 0.4, 1: 0.92, 2: 0.92}}, 2, {"kilobytes": 30.0}) == ""
+    kept = Pruner("asha").judge(1, [sized(0, [0.95], 20.0)], goal)
+    assert kept is not None
+    assert kept.verdict({"accuracy": {0: 0.99}}, 0, {"kilobytes": 30.0}) != ""
+
+
+def test_a_third_in_layers_of_fronts_goes_on() -> None:
+    goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
+    front = [sized(i, [0.5 + i / 10], 10.0 + i) for i in range(4)]
+    behind = [sized(4 + i, [0.3 + i / 10], 20.0 + i) for i in range(4)]
+    judge = Pruner("asha").judge(8, [*front, *behind], goal)
+    assert judge is not None
+    # With this one there are nine, of which three go on; the front has four already.
+    assert judge.verdict({"accuracy": {0: 0.55}}, 0, {"kilobytes": 12.5}) != ""
+    assert judge.verdict({"accuracy": {0: 0.65}}, 0, {"kilobytes": 11.5}) == ""
 
 
 def test_metrics_that_are_no_objectives_do_not_decide() -> None:
@@ -95,7 +137,7 @@ def test_hyperband_waits_for_a_whole_trial_and_then_takes_turns() -> None:
     judges = [Pruner("hyperband").judge(number, whole, ONE) for number in range(1, 7)]
     assert [judge.first_rung for judge in judges if judge] == [3, 9, 1, 3, 9, 1]
     # Rivals are those of the own bracket.
-    assert [len(judge.rivals["loss"]) for judge in judges if judge] == [0, 0, 1, 0, 0, 1]
+    assert [len(judge.rivals) for judge in judges if judge] == [0, 0, 1, 0, 0, 1]
 
 
 def test_a_judge_travels() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbcompress.run.same_failure import begun_in_vain, same_failure
+from nbcompress.run.same_failure import begun_in_vain, in_short, same_failure
 from nbcompress.study import Failure, State, Trial
 
 
@@ -49,3 +49,11 @@ def test_a_search_that_began_in_vain() -> None:
     assert begun_in_vain(same[:2]) == 0
     assert begun_in_vain([*same, Trial(3, State.COMPLETE, {}), failed(4, "nosuch")]) == 3
     assert begun_in_vain([failed(0, "other"), *[failed(number, "nosuch") for number in (1, 2, 3)]]) == 0
+
+
+def test_a_failure_in_short_is_one_line_of_bounded_length() -> None:
+    assert in_short(Failure("ValueError", "two\n  lines")) == "ValueError: two lines"
+    text = in_short(Failure("ValueError", "long " * 1000))
+    assert text.startswith("ValueError: long long")
+    assert text.endswith(" ...")
+    assert len(text) < 210

@@ -9,6 +9,7 @@ import pytest
 
 from nbcompress.run import Assignment, TrialContext, TrialEnded, current_trial, keep, report
 from nbcompress.run.pruner import Judge
+from nbcompress.run.standing import Showing, aspects_of
 from nbcompress.run.trial_context import listening
 from nbcompress.study import Goal, State
 
@@ -85,7 +86,7 @@ def test_only_wanted_names_are_kept() -> None:
 
 
 def test_a_judge_stops_the_trial() -> None:
-    judge = Judge("asha", {"accuracy": -1.0}, {"accuracy": ((-0.9,),)})
+    judge = Judge("asha", GOAL, (Showing.of(aspects_of(GOAL), {"accuracy": {0: 0.9}}, {}),))
     with pytest.raises(TrialEnded, match=r"Behind earlier trials at step 0 in accuracy \(asha\)\.") as caught:
         context(judge=judge).report(accuracy=0.5, step=0)
     assert caught.value.state is State.STOPPED

@@ -53,7 +53,7 @@ def test_malformed_constraints(text: str) -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: Goal(()), "A search needs at least one objective. Write --maximize NAME or --minimize NAME."),
+        (lambda: Goal(()), "A search needs at least one objective. Write maximize='NAME' or minimize='NAME'."),
         (lambda: Goal.of(["a"], ["a"]), "The objective 'a' is given twice."),
         (lambda: Goal.of(["state"]), "The metric name 'state' is taken by a column of the trials; choose another."),
         (lambda: Goal.of(["a b"]), "A metric is named by a Python identifier, but got 'a b'."),

@@ -137,7 +137,7 @@ def test_damage_in_the_middle_names_line_and_file(path: Path) -> None:
         JournalFile(path).read_logs(0)
     assert str(caught.value) == (
         f"The journal {path} is damaged: line 2 is not an operation. Everything before it is sound; "
-        "remove the line and those behind it, or take another --storage."
+        "remove the line and those behind it, or take another storage."
     )
     assert path.read_bytes() == lines(FIRST) + b"oops\n" + lines(SECOND)
 
@@ -148,7 +148,7 @@ def test_damage_in_the_middle_names_line_and_file(path: Path) -> None:
 )
 def test_a_strangers_file_is_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    text = f"The file {path} is not a journal, and it is left as it is. Name another file with --storage."
+    text = f"The file {path} is not a journal, and it is left as it is. Name another file with storage."
     for use in (lambda journal: journal.read_logs(0), JournalFile.mend, lambda journal: journal.append_logs([FIRST])):
         with pytest.raises(StudyError) as caught:
             use(JournalFile(path))

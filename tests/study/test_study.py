@@ -433,7 +433,7 @@ def test_other_declarations_or_goals_are_an_error_that_names_the_difference(plac
     text = str(caught.value)
     assert text.startswith("Study 'digits' in ")
     assert SPACE.difference(changed) in text
-    assert text.endswith("Give the new search another --study, or begin the next generation with --fresh.")
+    assert text.endswith("Give the new search another study, or begin the next generation with fresh=True.")
     with pytest.raises(StudyChanged, match=r"The objective 'loss' is new: it was not minimized before\."):
         place.open(goal=Goal.of([], ["loss"]))
     with pytest.raises(

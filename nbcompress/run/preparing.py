@@ -1,0 +1,183 @@
+"""What every search needs before its first trial: options checked, study opened, facts noted. For functions and cells.
+
+Nothing is opened before everything is checked, so that a mistake leaves no study behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from nbcompress.run.keeping import Modules, give_shelf
+from nbcompress.run.limits import Until, seconds_of, until_of
+from nbcompress.run.loop import run
+from nbcompress.run.plan import Plan
+from nbcompress.run.provenance import note, provenance
+from nbcompress.run.pruner import Pruner
+
+if TYPE_CHECKING:
+    from nbcompress.optimize import Proposer
+    from nbcompress.run.controls import Controls
+    from nbcompress.run.engines import Engine
+    from nbcompress.run.observers import Ending, Observer
+    from nbcompress.run.outcome import Evaluate
+    from nbcompress.space import Point, Space
+    from nbcompress.study import Study
+    from nbcompress.study.goal import Goal
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a search, as they are typed; the names are the keywords of `nc.search`."""
+
+    trials: int = 30
+    timeout: str | float | None = None
+    trial_timeout: str | float | None = None
+    start: tuple[Point, ...] = ()
+    sampler: str = "gp"
+    acquisition: str = "logei"
+    kernel: str = "matern52"
+    mean: str = "constant"
+    pruner: str = "none"
+    until: str | Until | None = None
+    jobs: int = 1
+    repeats: int = 1
+    keep: tuple[str, ...] = ()
+    seed: int = 0
+
+    def plan(self) -> Plan:
+        """Return what the loop reads.
+
+        Raises:
+            SearchError: An option cannot be used.
+        """
+        return Plan(
+            trials=self.trials,
+            timeout=None if self.timeout is None else seconds_of(self.timeout),
+            trial_timeout=None if self.trial_timeout is None else seconds_of(self.trial_timeout),
+            jobs=self.jobs,
+            until=until_of(self.until),
+            repeats=self.repeats,
+            seed=self.seed,
+            sampler=self.sampler,
+            start=self.start,
+            pruner=Pruner(self.pruner),
+            keep=self.keep,
+        )
+
+    def proposer(self, space: Space, goal: Goal) -> Proposer:
+        """Return what proposes points.
+
+        Raises:
+            SearchError: No sampler has this name, or it cannot search this space.
+            GoalError: It cannot steer by that many objectives, or there is no such part of the surrogate.
+        """
+        from nbcompress.optimize import proposer
+
+        return proposer(
+            self.sampler,
+            space,
+            n_objectives=len(goal.objectives),
+            n_constraints=len(goal.constraints),
+            seed=self.seed,
+            acquisition=self.acquisition,
+            kernel=self.kernel,
+            mean=self.mean,
+        )
+
+    def facts(self, engine: Engine) -> dict[str, Any]:
+        """Return what a study's record says about them, as JSON."""
+        chosen = ("sampler", "acquisition", "kernel", "mean", "pruner", "jobs", "repeats", "seed")
+        until = None if self.until is None else str(self.until)
+        budget = {"trials": self.trials, "timeout": self.timeout, "trial timeout": self.trial_timeout}
+        search = {**{name: getattr(self, name) for name in chosen}, "until": until, "engine": engine.name}
+        return {"search": search, "budget": budget}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which study a search begins or continues.
+
+    Attributes:
+        name: Of the study.
+        storage: A path, a URL, or None for memory.
+        fresh: Begin its next generation.
+        identity: What the study only warns about when it differs, such as a hash of the body.
+        modules: Returns the modules that kept ones are loaded into.
+    """
+
+    name: str
+    storage: str | os.PathLike[str] | None
+    fresh: bool = False
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    modules: Modules = dict
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that can start.
+
+    Attributes:
+        study: Opened: begun anew or continued.
+        proposer: What proposes points.
+        evaluate: Runs a trial.
+        engine: Where trials run.
+        plan: How much is run and how.
+        baseline: Metrics of the original model.
+    """
+
+    study: Study
+    proposer: Proposer
+    evaluate: Evaluate
+    engine: Engine
+    plan: Plan
+    baseline: Mapping[str, float] | None = None
+
+    def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
+        """Run it to its end; see `loop.run`."""
+        plan = {one.name: getattr(self.plan, one.name) for one in fields(self.plan)}
+        return run(
+            self.study,
+            self.proposer,
+            self.evaluate,
+            engine=self.engine,
+            observers=observers,
+            controls=controls,
+            **plan,
+        )
+
+
+def prepare(
+    options: Options,
+    evaluate: Evaluate,
+    space: Space,
+    goal: Goal,
+    engine: Engine,
+    place: Place,
+    *,
+    baseline: Mapping[str, float] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Search:
+    """Check every option, open the study, note the facts, and return what can start.
+
+    Args:
+        facts: What else the record of the study holds, such as the text of a cell.
+
+    Raises:
+        SearchError, GoalError, PointError, TransportError: An option cannot be used; nothing was opened.
+        StudyChanged: The stored study has other parameters, objectives or constraints.
+        StudyError: It cannot be opened, or is being searched in this process.
+    """
+    from nbcompress.study import open_study
+
+    plan, proposes = options.plan(), options.proposer(space, goal)
+    plan.check(space, proposes, engine, evaluate)
+    study = open_study(place.name, space, goal, storage=place.storage, fresh=place.fresh, identity=place.identity)
+    study.check_free()
+    give_shelf(study, place.modules)
+    note(study, **(facts or {}), **options.facts(engine), **provenance())
+    if baseline is not None:
+        note(study, baseline=dict(baseline))
+    return Search(study, proposes, evaluate, engine, plan, baseline)
