@@ -1,4 +1,4 @@
-"""`%bo_study`: list, show or delete stored studies."""
+"""`%bo_study`: list, show, follow or delete stored studies."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nbcompress.magics.scope import Scope
 from nbcompress.magics.search_setup import notebook_modules
 
 if TYPE_CHECKING:
+    from nbcompress.optimize import Proposer
     from nbcompress.study import Study, StudySummary
 
 EXAMPLES = """\
@@ -23,7 +24,11 @@ EXAMPLES = """\
 
 
 def _parser() -> MagicParser:
-    parser = MagicParser("%bo_study", "List the stored studies, show one and return it, or delete one.", EXAMPLES)
+    parser = MagicParser(
+        "%bo_study",
+        "List the stored studies, show one and return it (one that is searched is followed), or delete one.",
+        EXAMPLES,
+    )
     add = parser.add_argument
     add("name", nargs="?", metavar="NAME", help="a study; none lists all of them")
     add_storage(parser)
@@ -63,25 +68,37 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
         return Shown(None, {"text/plain": text, "text/html": f"<p>{escape(text)}</p>"})
     if arguments.name is None:
         return Shown(None, _listed(list_studies(arguments.storage)))
+    from nbcompress.magics.output import Output
     from nbcompress.panels import study_bundle
 
     study = stored(arguments.name, arguments.storage, scope)
+    output = Output(scope.shell)
+    if output.best_kind == "live" and not scope.in_trial:
+        from nbcompress.panels.following import follow
+
+        if follow(study, output, study.record.get("baseline"), proposer_of(study)) is not None:
+            return Shown(study)
     return Shown(study, study_bundle(study, **known_of(study)))
 
 
 def known_of(study: Study) -> dict[str, Any]:
     """Return what a view of a stored study shows beside its trials: the baseline, and what its surrogate expects."""
-    from nbcompress.optimize import proposer
     from nbcompress.panels import expectations_of
+
+    found = expectations_of(proposer_of(study), study)
+    return {"baseline": study.record.get("baseline"), **found.fields}
+
+
+def proposer_of(study: Study) -> Proposer | None:
+    """Return what the study was searched with, or None where that is not recorded."""
+    from nbcompress.optimize import proposer
 
     record = study.record
     chosen = {key: record.get("search", {}).get(key) for key in ("sampler", "acquisition", "kernel", "mean", "seed")}
-    proposes = None
-    if None not in chosen.values():
-        n_objectives, n_constraints = len(study.goal.objectives), len(study.goal.constraints)
-        proposes = proposer(space=study.space, n_objectives=n_objectives, n_constraints=n_constraints, **chosen)
-    found = expectations_of(proposes, study)
-    return {"baseline": record.get("baseline"), **found.fields}
+    if None in chosen.values():
+        return None
+    n_objectives, n_constraints = len(study.goal.objectives), len(study.goal.constraints)
+    return proposer(space=study.space, n_objectives=n_objectives, n_constraints=n_constraints, **chosen)
 
 
 def _listed(studies: tuple[StudySummary, ...]) -> dict[str, Any]:

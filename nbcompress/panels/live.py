@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from weakref import WeakValueDictionary
 
 import anywidget
 import ipywidgets
@@ -73,6 +74,19 @@ class ControlsWidget(ipywidgets.Widget):  # type: ignore[misc]
             del self.comm._reply_subshell_id
 
 
+# The panels of the searches that this process runs and shows, by the place and the name of the study.
+_SHOWING: WeakValueDictionary[tuple[str, str], LivePanel] = WeakValueDictionary()
+
+
+def showing(study: StudyLike) -> LivePanel | None:
+    """Return the panel that shows a search of this study that this process runs, or None."""
+    return _SHOWING.get(_key(study))
+
+
+def _key(study: StudyLike) -> tuple[str, str]:
+    return str(getattr(study, "storage", "")), study.name
+
+
 class LivePanel(TextPanel):
     """Shows a search as it runs; afterwards the finished bundle stands in the same output."""
 
@@ -89,6 +103,7 @@ class LivePanel(TextPanel):
         super().__init__(study, output, clock, baseline, proposer)
         self._controls, self._script = controls, script
         self._run = uuid.uuid4().hex
+        self._outputs = [output]
         self._foresight = Foresight(proposer)
         self._pages: set[str] = set()
         self._lock = threading.Lock()
@@ -103,18 +118,34 @@ class LivePanel(TextPanel):
         if self._controls is not None:
             self._buttons = ControlsWidget()
             self._buttons.on_msg(self._pressed)
+            _SHOWING[_key(self._study)] = self
         self._widget = StudyWidget(
             _esm=self._script,
             state=self._changes.state,
             controls_id=self._buttons.model_id if self._buttons is not None else "",
         )
-        view = {"version_major": 2, "version_minor": 0, "model_id": self._widget.model_id}
-        text = f"Study {self._names(self._study.name)} is running; the result will stand here."
-        self._output.show({"application/vnd.jupyter.widget-view+json": view, "text/plain": text})
+        self._draw_in(self._output, self._widget)
         # The thread publishes under the cell's own message, which is kept in the context.
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._draw,), name="nbcompress panel", daemon=True)
         self._thread.start()
+
+    def show_again(self, output: Output) -> None:
+        """Show the panel in another output as well."""
+        with self._lock:
+            if self._widget is not None:
+                self._draw_in(output, self._widget)
+                self._outputs.append(output)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a page can still show the panel: its widget was not closed."""
+        return self._widget is not None and self._widget.comm is not None
+
+    def _draw_in(self, output: Output, widget: StudyWidget) -> None:
+        view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+        text = f"Study {self._names(self._study.name)} is running; the result will stand here."
+        output.show({"application/vnd.jupyter.widget-view+json": view, "text/plain": text})
 
     def trial_started(self, trial: Trial) -> None:
         self._note(trial)
@@ -138,9 +169,11 @@ class LivePanel(TextPanel):
             # From now on, a Stop that was pressed late interrupts nobody.
             with self._lock:
                 self._tell(self._changes.delta(self._clock.running(), state="ended", ending=ending_text(ending)))
-            self._output.show(self.bundle(ending))
+            bundle = self.bundle(ending)
+            for output in self._outputs:
+                output.show(bundle)
         finally:
-            self._close()
+            self.close()
 
     def _is_wanted(self) -> bool:
         return self._controls is None or not self._controls.is_stopped
@@ -207,12 +240,15 @@ class LivePanel(TextPanel):
             return f"Not queued: {error}"
         return QUEUED if is_new else "Not queued: this point waits already, or was run before."
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Close the widgets. Programs that run notebooks save the last state of closed ones too, so leave little.
 
         A page that was loaded again no longer knows which output to replace, and there the widget is all that shows
         how the search ended: it stays while the kernel lives.
         """
+        self._over.set()
+        self._news.set()
+        _SHOWING.pop(_key(self._study), None)
         if self._widget is not None and len(self._pages) <= 1:
             self._widget.state = {}
             self._widget._esm = NOTHING

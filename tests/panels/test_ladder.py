@@ -108,9 +108,10 @@ class Wire:
         run: str = self.panel._changes.state["run"]
         return run
 
-    def press(self, control: str, run: str | None = None) -> None:
+    def press(self, control: str, run: str | None = None, **more: Any) -> None:
         assert self.panel._buttons is not None
-        self.panel._buttons._handle_custom_msg({"kind": "press", "control": control, "run": run or self.run}, [])
+        message = {"kind": "press", "control": control, "run": run or self.run, **more}
+        self.panel._buttons._handle_custom_msg(message, [])
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [one for one in self.sent if one["kind"] == kind]
@@ -161,9 +162,9 @@ def test_live_tells_what_the_surrogate_expects(whole: HandMadeStudy, monkeypatch
     wire = Wire(replace(whole, all_trials=whole.all_trials[:12]), monkeypatch, gp)
     try:
         wire.panel.trial_started(begun(whole.all_trials[12]))
-        until(lambda: any("slices" in one["set"] for one in wire.of("delta")), 20)
-        told = next(one["set"] for one in wire.of("delta") if "slices" in one["set"])
-        assert {"slices", "importance", "calibration"} <= set(told)
+        until(lambda: any("surrogate" in one["set"] for one in wire.of("delta")), 20)
+        told = next(one["set"] for one in wire.of("delta") if "surrogate" in one["set"])
+        assert {"surrogate", "importance", "calibration"} <= set(told)
         jsonschema.Draft202012Validator(schema()).validate(wire.panel._changes.state["study"])
     finally:
         wire.panel.finish(DONE)
@@ -171,7 +172,7 @@ def test_live_tells_what_the_surrogate_expects(whole: HandMadeStudy, monkeypatch
 
 def test_buttons_are_acknowledged_and_heard(wire: Wire) -> None:
     wire.press("hello")
-    assert wire.of("ack")[-1] == {"kind": "ack", "control": "hello", "run": wire.run, "paused": False}
+    assert wire.of("ack")[-1] == {"kind": "ack", "control": "hello", "run": wire.run, "paused": False, "note": ""}
     wire.press("pause")
     assert wire.controls.is_paused
     assert wire.of("ack")[-1]["paused"]
@@ -183,6 +184,28 @@ def test_buttons_are_acknowledged_and_heard(wire: Wire) -> None:
         wire.press("stop")
     assert heard == ["skip", "stop"]
     assert wire.controls.is_stopped
+
+
+def test_a_point_from_the_page_is_queued_or_refused_in_a_sentence(
+    wire: Wire, whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = [0.5, 1, 0.01, 1, 12]
+    wire.press("next", values=values)
+    assert wire.of("ack")[-1]["note"] == "This search takes no points."
+    queued: list[Mapping[str, Any]] = []
+
+    def queue(_: HandMadeStudy, point: Mapping[str, Any]) -> bool:
+        queued.append(point)
+        return len(queued) == 1
+
+    monkeypatch.setattr(HandMadeStudy, "queue", queue, raising=False)
+    wire.press("next", values=values)
+    assert wire.of("ack")[-1]["note"] == "Queued: it runs after the trials that run now."
+    assert queued == [{"amount": 0.5, "bits": 4, "lr": 0.01, "method": "cluster", "clusters": 12}]
+    wire.press("next", values=values)
+    assert "waits already" in wire.of("ack")[-1]["note"]
+    wire.press("next", values=[7, 1, 0.01, 1, 12])
+    assert wire.of("ack")[-1]["note"].startswith("Not queued: ")
 
 
 def test_a_button_of_another_run_does_nothing(wire: Wire) -> None:

@@ -1,0 +1,156 @@
+"""A study that is searched elsewhere is followed until its search, or the view of it, ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbcompress.panels import MIME, following, panel
+from nbcompress.panels.following import Following, follow
+from nbcompress.panels.live import LivePanel, StudyWidget
+from nbcompress.run.controls import Controls
+from nbcompress.run.observers import Ending
+from nbcompress.space import Float, Space
+from nbcompress.study import Study, open_study, read_study
+from nbcompress.study.goal import Goal
+from nbcompress.study.trial import State
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class Page:
+    """An output that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.shown: list[Mapping[str, Any]] = []
+
+    def show(self, bundle: Mapping[str, Any]) -> None:
+        self.shown.append(bundle)
+
+    def print(self, text: str) -> None: ...
+
+    def follow(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """Poll often, and hear what a page would hear."""
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(following, "PAUSE", 0.02)
+    monkeypatch.setattr(following, "PATIENCE", 0.1)
+    monkeypatch.setattr("nbcompress.panels.ladder.asset", lambda name: "export default {}")
+    monkeypatch.setattr(following, "asset", lambda name: "export default {}")
+    monkeypatch.setattr(StudyWidget, "send", lambda self, content: sent.append(content))
+    yield sent
+    for one in following._LATEST.values():
+        one.leave()
+        if one.thread is not None:
+            one.thread.join(10)
+    following._LATEST.clear()
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Study:
+    study = open_study("s", Space({"x": Float(0, 1)}), Goal.of(["score"]), storage=str(tmp_path / "a.journal"))
+    study.annotate(budget={"trials": 5})
+    return study
+
+
+def reader(writer: Study) -> Study:
+    return read_study("s", writer.storage)
+
+
+def run_one(study: Study, x: float) -> None:
+    trial = study.begin({"x": x})
+    study.finish(replace(trial, state=State.COMPLETE, values={"score": x}, seconds=0.1))
+
+
+def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def numbers(sent: list[dict[str, Any]]) -> set[int]:
+    """Return the trials that a page has heard have ended."""
+    trials = [
+        one
+        for message in sent
+        for one in message.get("trials", message.get("state", {}).get("study", message).get("trials", []))
+    ]
+    return {one["number"] for one in trials if one["state"] == "complete"}
+
+
+def test_what_another_process_does_arrives_until_its_search_ends(writer: Study, hurried: list[dict[str, Any]]) -> None:
+    run_one(writer, 0.1)
+    running = writer.begin({"x": 0.5})
+    page = Page()
+    found = follow(reader(writer), page, None, None)
+    assert isinstance(found, Following)
+    assert found.thread is not None
+    assert WIDGET in page.shown[0]
+    writer.finish(replace(running, state=State.COMPLETE, values={"score": 0.5}, seconds=0.1))
+    until(lambda: 1 in numbers(hurried))
+    run_one(writer, 0.9)
+    until(lambda: 2 in numbers(hurried))
+    writer.annotate(ending={"kind": "stopped", "reason": "Stopped at 3 of 5 trials.", "warnings": []})
+    found.thread.join(30)
+    assert not found.thread.is_alive()
+    view = page.shown[-1][MIME]
+    assert view["ending"] == "Stopped at 3 of 5 trials."
+    assert view["state"] == "ended"
+    assert len(view["trials"]) == 3
+    assert all(message.get("set", {}).get("elapsed") is None for message in hurried), "nobody knows when it began"
+
+
+def test_a_search_whose_process_is_gone_is_over_after_a_while(writer: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "QUIET", 0.1)
+    running = writer.begin({"x": 0.5})
+    page = Page()
+    found = follow(reader(writer), page, None, None)
+    assert found is not None
+    assert found.thread is not None
+    writer.finish(replace(running, state=State.INTERRUPTED))
+    found.thread.join(30)
+    assert page.shown[-1][MIME]["ending"] == "The process that searched is gone."
+
+
+def test_a_second_follower_takes_over_and_a_closed_widget_ends_it(writer: Study) -> None:
+    writer.begin({"x": 0.5})
+    first, second = (follow(reader(writer), Page(), None, None) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.thread is not None
+    assert second.thread is not None
+    first.thread.join(10)
+    assert not first.thread.is_alive()
+    assert second.thread.is_alive()
+    second.leave()
+    second.thread.join(10)
+    assert not second.thread.is_alive()
+
+
+def test_a_study_that_nobody_searches_is_not_followed(writer: Study) -> None:
+    run_one(writer, 0.1)
+    assert follow(reader(writer), Page(), None, None) is None
+
+
+def test_a_search_of_this_process_shows_its_own_panel_with_its_buttons(writer: Study) -> None:
+    first, again = Page(), Page()
+    shown = panel("live", writer, output=first, trials=5, controls=Controls())
+    assert isinstance(shown, LivePanel)
+    shown.show()
+    writer.begin({"x": 0.5})
+    assert follow(reader(writer), again, None, None) is not None
+    assert again.shown[0][WIDGET]["model_id"] == first.shown[0][WIDGET]["model_id"]
+    assert follow(read_study("s", writer.storage), Page(), None, None) is not None
+    writer.abandon()
+    shown.finish(Ending("stopped", "Stopped."))
+    assert first.shown[-1][MIME] == again.shown[-1][MIME]
+    assert follow(reader(writer), Page(), None, None) is None
