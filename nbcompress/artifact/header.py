@@ -20,8 +20,21 @@ from nbcompress.artifact.dtypes import DTYPES
 from nbcompress.compress.record import ActivationRange, Activations, Surgery
 from nbcompress.errors import ArtifactError, CompressionError
 
+# What headers often say, so that a short one need not say it in full. Files are read by it: it must stay as it is.
+_USUAL = (
+    b'stays in float32: half precision would overflow, or make a variance zero","dynamic","a buffer, not a parameter"'
+    b'["factorize","",{"0.weight":[],"1.weight":[],"1.bias":[]},{"rank":64}],'
+    b'"embedding_dim":"normalized_shape":[],"num_heads":"groups":"running_mean":[],"running_var":[]},'
+    b'{"weight":[64,3,3,3]},{"out_channels":64}],["cut","layers.0.norm",{"weight":[],"bias":[]},{"num_features":'
+    b'{"in_channels":,"out_channels":128}],["cut","conv1",{"weight":[32,1,5,5],"bias":[32]},{"out_channels":32}],'
+    b'["cut","fc1",{"weight":[512,256],"bias":[512]},{"in_features":256,"out_features":512}],'
+    b'["cut","4",{"weight":[10,100]},{"in_features":100}]],{'
+    b'"4.weight":"it is an output of the model, and outputs keep their shape"}]],{}]'
+    b'\nSequential[[["cut","0",{"weight":['
+)
 # A header of a model with 100,000 tensors takes some megabytes; what unpacks to more is not one of ours.
 _MOST_BYTES = 1 << 26
+_HALF, _DEFLATED, _AFTER_USUAL = 1, 2, 4
 _TIED = 31
 _PRUNED, _GRID, _CODEBOOK = 32, 64, 128
 _GROUP_KINDS = ("tensor", "channel")
@@ -84,7 +97,10 @@ def check_of_names(names: Iterable[str]) -> bytes:
 
 
 def write_header(header: Header) -> bytes:
-    """The header in bytes: one byte of flags, then the rest, deflated if that is shorter."""
+    """The header in bytes: one byte of flags, then the rest in the shortest of three ways.
+
+    As it is, deflated, or deflated after what headers often say.
+    """
     row = Row()
     row.text(header.class_name)
     row.data += header.names_check
@@ -101,10 +117,14 @@ def write_header(header: Header) -> bytes:
             extras.append(ranges)
         row.text(json.dumps(extras, separators=(",", ":")))
     body = bytes(row.data)
-    packer = zlib.compressobj(9, wbits=-15)
-    packed = packer.compress(body) + packer.flush()
-    is_half, is_packed = header.rest == "float16", len(packed) < len(body)
-    return bytes([is_half | is_packed << 1]) + (packed if is_packed else body)
+    ways = {0: body, _DEFLATED: _deflated(body, b""), _DEFLATED | _AFTER_USUAL: _deflated(body, _USUAL)}
+    way = min(ways, key=lambda one: len(ways[one]))
+    return bytes([way | (_HALF if header.rest == "float16" else 0)]) + ways[way]
+
+
+def _deflated(body: bytes, known: bytes) -> bytes:
+    packer = zlib.compressobj(9, wbits=-15, zdict=known)
+    return packer.compress(body) + packer.flush()
 
 
 def read_header(data: memoryview) -> Header:
@@ -115,9 +135,10 @@ def read_header(data: memoryview) -> Header:
     """
     row = RowReader(data)
     flags = row.byte()
-    if flags > 3:
+    if flags & ~(_HALF | _DEFLATED | _AFTER_USUAL) or (flags & _AFTER_USUAL and not flags & _DEFLATED):
         raise ArtifactError(f"the file is damaged: its header has unknown flags {flags}")
-    row = RowReader(_inflated(row.left) if flags & 2 else row.left)
+    if flags & _DEFLATED:
+        row = RowReader(_inflated(row.left, _USUAL if flags & _AFTER_USUAL else b""))
     class_name = row.text()
     names_check = bytes(row.take(4))
     n_entries = row.number()
@@ -127,12 +148,12 @@ def read_header(data: memoryview) -> Header:
     surgery, left_out, activations = _read_extras(row.text()) if len(row.left) else ((), {}, {})
     if len(row.left):
         raise ArtifactError(f"the file is damaged: {len(row.left)} bytes follow its header")
-    rest: Literal["float16", "float32"] = "float16" if flags & 1 else "float32"
+    rest: Literal["float16", "float32"] = "float16" if flags & _HALF else "float32"
     return Header(class_name, names_check, entries, rest, surgery, left_out, activations)
 
 
-def _inflated(data: memoryview) -> bytes:
-    unpacker = zlib.decompressobj(wbits=-15)
+def _inflated(data: memoryview, known: bytes) -> bytes:
+    unpacker = zlib.decompressobj(wbits=-15, zdict=known)
     try:
         body = unpacker.decompress(data, _MOST_BYTES)
     except zlib.error as err:
