@@ -11,11 +11,11 @@ import cloudpickle
 from nbcompress.cell.body import CHECK_NAME, POINT_NAME, CellBody
 from nbcompress.cell.isolation import plain_functions, trial_globals
 from nbcompress.cell.namespace import running_in
-from nbcompress.cell.reads import missing_names, reached_names
 from nbcompress.cell.watch import ModuleWatch
 from nbcompress.public import HOMES, public
 from nbcompress.run import Assignment, Outcome, TrialContext, TrialEnded, run_trial
 from nbcompress.run.metrics import number_of
+from nbcompress.run.reads import missing_names, reached_names
 from nbcompress.run.transport import pack
 from nbcompress.space import Space
 
@@ -84,6 +84,10 @@ class CellEvaluator:
             raise
         context.keep(**{name: names[name] for name in self._keep if name in names})
         return metrics()
+
+    def reads(self) -> dict[str, Any]:
+        """Return what the body reads of the notebook, by name, for the record."""
+        return {name: self._namespace[name] for name in self._names if name in self._namespace}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: the body and the names that it reaches, as one pickle.

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import CellType, FunctionType
 from typing import Any
 
-from nbcompress.cell.reads import is_plain_function
 from nbcompress.errors import SearchError
+from nbcompress.run.reads import is_plain_function
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 

@@ -17,6 +17,8 @@ GLYPHS = {"complete": "●", "stopped": "■", "infeasible": "▲", "failed": "�
 MOST_ROWS = 200
 # What a reader who wants to repeat the experiment will ask for.
 RECORD = ("data", "search", "versions", "machine", CELL)
+# Where the record itself names what is missing.
+GAPS = "not recorded"
 
 
 @dataclass(frozen=True)
@@ -171,22 +173,25 @@ def slices_alt(view: View) -> str:
 def record(view: View) -> Markup:
     """Return the experiment's record, and name what was not recorded."""
     entries = view["record"]
-    rows = [[user(str(key)), _entry(value)] for key, value in entries.items() if key not in (CELL, "baseline")]
+    rows = [[user(str(key)), _entry(value)] for key, value in entries.items() if key not in (CELL, GAPS, "baseline")]
     if view["baseline"]:
         rows.append(
             [Markup("baseline"), user(", ".join(f"{key} {_known(one)}" for key, one in view["baseline"].items()))]
         )
     source = entries.get(CELL)
     gaps = [key for key in RECORD if key not in entries] + ([] if view["baseline"] else ["baseline"])
+    gaps += [str(one) for one in entries.get(GAPS, ())]
     return details(
         "Record of the experiment",
         table(["what", "value"], rows, texts=frozenset({0, 1})) if rows else None,
         tag("pre", user(source), style=PRE) if isinstance(source, str) else None,
-        tag("div", f"Not recorded: {', '.join(gaps)}.") if gaps else None,
+        tag("div", "Not recorded: ", user(", ".join(gaps)), ".") if gaps else None,
     )
 
 
 def _entry(value: Any) -> Markup:
+    if isinstance(value, Mapping) and any(isinstance(one, str) and len(one) > 40 for one in value.values()):
+        return join(tag("div", user(f"{key}: {_entry_text(one)}")) for key, one in value.items())
     if isinstance(value, Mapping):
         return user(", ".join(f"{key} {_entry_text(one)}" for key, one in value.items()))
     return user(_entry_text(value))

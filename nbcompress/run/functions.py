@@ -18,6 +18,7 @@ from nbcompress.run.metrics import refused
 from nbcompress.run.observers import Ending, Observer
 from nbcompress.run.outcome import Assignment, Outcome
 from nbcompress.run.preparing import Options, Place, Search, prepare
+from nbcompress.run.reads import values_read
 from nbcompress.run.trial_context import TrialContext
 from nbcompress.run.trial_run import run_trial
 from nbcompress.space import Parameter, Space
@@ -44,6 +45,10 @@ class FunctionTrial:
 
     def __call__(self, assignment: Assignment) -> Outcome:
         return run_trial(self._body, assignment, goal=self.goal, keep=self.keep or None)
+
+    def reads(self) -> dict[str, Any]:
+        """Return what the function reads from outside, by name, for the record."""
+        return values_read(_function_of(self.function))
 
     def _body(self, context: TrialContext) -> Mapping[str, Any]:
         returned = self.function(**self.space.grouped(context.assignment.point))
@@ -146,7 +151,7 @@ def search(
         parameters,
         goal,
         engine_of(engine),
-        _place(g, parameters, goal, study, storage, fresh),
+        place_of(g, parameters, goal, study, storage, fresh),
         baseline=None if baseline is None else {name: float(value) for name, value in baseline.items()},
     )
     return ended_well(prepared, prepared.run(observers, controls))
@@ -204,7 +209,7 @@ class _Named:
         return {self.metric: self.function(**point)}
 
 
-def _place(
+def place_of(
     g: Callable[..., Any],
     space: Space,
     goal: Goal,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from nbcompress.run.data_record import data_facts
 from nbcompress.run.keeping import Modules, give_shelf
 from nbcompress.run.limits import Until, seconds_of, until_of
 from nbcompress.run.loop import run
@@ -174,10 +175,12 @@ def prepare(
 
     plan, proposes = options.plan(), options.proposer(space, goal)
     plan.check(space, proposes, engine, evaluate)
-    study = open_study(place.name, space, goal, storage=place.storage, fresh=place.fresh, identity=place.identity)
+    data = data_facts(getattr(evaluate, "reads", dict)())
+    identity = {**place.identity, **data.identity}
+    study = open_study(place.name, space, goal, storage=place.storage, fresh=place.fresh, identity=identity)
     study.check_free()
     give_shelf(study, place.modules)
-    note(study, **(facts or {}), **options.facts(engine), **provenance())
+    note(study, **(facts or {}), **options.facts(engine), **data.to_json(), **provenance())
     if baseline is not None:
         note(study, baseline=dict(baseline))
     return Search(study, proposes, evaluate, engine, plan, baseline)

@@ -192,3 +192,11 @@ def test_a_magic_sees_the_trials_names() -> None:
     run("x = Float(0, 1)\ninner = x\nkilobytes = accuracy = look()", look=look)
     assert seen == {"inner": 0.5}
     assert current_globals() is None
+
+
+def test_what_a_body_reads_of_the_notebook_is_told_by_name() -> None:
+    source = "x = Float(0, 1)\nkilobytes = 1\naccuracy = score(x)"
+    train = torch.arange(3.0)
+    found = evaluator(source, setup="def score(x): return x * float(train.sum())", train=train, unread=7)
+    assert found.reads()["train"] is train
+    assert "unread" not in found.reads()

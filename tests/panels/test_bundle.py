@@ -106,6 +106,15 @@ def test_slices_and_gaps_are_named() -> None:
     assert "Not recorded: data, baseline." in page.text
 
 
+def test_the_record_tells_the_data_line_by_line_and_its_gaps() -> None:
+    study = digits_study()
+    data = {"train <b>": "float32[1437, 64], int64[1437], sha256 0123456789abcdef (DataLoader of TensorDataset)"}
+    study.record |= {"data": data, "not recorded": ["content of files (Files)"]}
+    html = study_bundle(study)["text/html"]
+    assert "<div>train &lt;b&gt;: float32[1437, 64], int64[1437], sha256 0123456789abcdef" in html
+    assert "Not recorded: baseline, content of files (Files)." in Reader(html).text
+
+
 def test_text_says_how_it_went() -> None:
     course = Course(ending="Stopped by you after 24 trials.", elapsed=40.0)
     text = study_bundle(digits_study(), course=course, warnings=["The body changed."])["text/plain"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nbcompress.cell.reads import global_names, is_plain_function, missing_names, reached_names
+from nbcompress.run.reads import global_names, is_plain_function, missing_names, reached_names, values_read
 
 
 def notebook(source: str) -> dict[str, Any]:
@@ -81,3 +81,17 @@ def test_missing_names() -> None:
 def test_names_in_nested_code_are_found() -> None:
     code = compile("def f():\n    def g():\n        return deep\n    return g", "<body>", "exec")
     assert "deep" in global_names(code)
+
+
+def test_values_that_a_function_reads() -> None:
+    namespace = notebook("a = 1\nb = 2\nc = 3\ndef g(): return a\ndef f(x, y): return g() + x")
+    inner = namespace["f"]
+    local = 5
+
+    def closing() -> Any:
+        return local + inner(1, 2)
+
+    assert values_read(namespace["f"]) == {"g": namespace["g"], "a": 1}
+    assert values_read(functools.partial(inner, 7, y=8)) == {"argument 1": 7, "y": 8, "g": namespace["g"], "a": 1}
+    assert {name: one for name, one in values_read(closing).items() if not callable(one)} == {"local": 5}
+    assert values_read(len) == {}

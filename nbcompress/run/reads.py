@@ -1,10 +1,11 @@
-"""Which names of the notebook a body reads, directly or through the functions it reaches."""
+"""What of a notebook or a module a body or a function reads, directly or through the functions it reaches."""
 
 from __future__ import annotations
 
 import dis
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -73,3 +74,33 @@ def missing_names(code: CodeType, namespace: Mapping[str, Any]) -> frozenset[str
         if is_plain_function(namespace[name], namespace):
             names |= global_names(unwrapped(namespace[name]).__code__)
     return frozenset(names - set(namespace))
+
+
+def values_read(function: Any) -> dict[str, Any]:
+    """Return what a function reads from outside: globals, closures and the arguments of partials, by name.
+
+    Functions of the same module that it reaches are followed; those of other modules are not.
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    waiting = [function]
+    while waiting:
+        one = waiting.pop()
+        while isinstance(one, partial):
+            waiting += [value for value in (*one.args, *one.keywords.values()) if isinstance(value, FunctionType)]
+            found |= {**{f"argument {place}": value for place, value in enumerate(one.args, 1)}, **one.keywords}
+            one = one.func
+        one = unwrapped(getattr(one, "__func__", one))
+        if not isinstance(one, FunctionType) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        here = {name: one.__globals__[name] for name in global_names(one.__code__) if name in one.__globals__}
+        for name, cell in zip(one.__code__.co_freevars, one.__closure__ or (), strict=True):
+            try:
+                here[name] = cell.cell_contents
+            except ValueError:  # an empty cell
+                continue
+        found |= {name: value for name, value in here.items() if name not in found}
+        inner = [unwrapped(value) for value in here.values()]
+        waiting += [one_ for one_ in inner if getattr(one_, "__globals__", None) is one.__globals__]
+    return found
