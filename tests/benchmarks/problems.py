@@ -36,11 +36,12 @@ class Problem:
         group: `public`, `own`, `fronts` or `tuning`.
         parameters: Of the space.
         losses: From a point to one or two losses.
-        best: The optimum; for two objectives the hypervolume of the best front. None where it is not known: then the
-            report takes the best that any search found.
+        best: The optimum; for two objectives the hypervolume of the best front. None for a tuning task whose best is
+            still to be searched; it cannot be scored.
         slacks: From a point to constraints that hold at or below 0.
         n_slacks: How many.
         reference: For two objectives, the point that the hypervolume reaches to.
+        scale: What a regret is divided by.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Problem:
     slacks: Losses = field(default=no_slacks, repr=False)
     n_slacks: int = 0
     reference: tuple[float, float] | None = None
+    scale: float = 1.0
 
     @cached_property
     def space(self) -> Space:
@@ -62,18 +64,25 @@ class Problem:
 
     def scores(self, losses: Sequence[tuple[float, ...]], slacks: Sequence[tuple[float, ...]]) -> list[float]:
         """Return the score after each trial (NaN as long as nothing is feasible)."""
-        feasible = [all(slack <= 0 for slack in one) for one in slacks]
-        scores, kept = [], []
-        for loss, is_feasible in zip(losses, feasible, strict=True):
-            kept += [loss] if is_feasible else []
-            scores.append(self._score(kept))
+        scores: list[float] = []
+        front: list[tuple[float, ...]] = []
+        for loss, slack in zip(losses, slacks, strict=True):
+            is_feasible = all(one <= 0 for one in slack)
+            if is_feasible and not any(covers(one, loss) for one in front):
+                front = [one for one in front if not covers(loss, one)] + [loss]
+            scores.append(self._score(front))
         return scores
 
-    def _score(self, kept: Sequence[tuple[float, ...]]) -> float:
-        best = 0.0 if self.best is None else self.best
+    def _score(self, front: Sequence[tuple[float, ...]]) -> float:
+        if self.best is None:
+            raise ValueError(f"{self.name} has no known best to score against: run search_scales.py first")
         if self.reference is not None:
-            return 1.0 - area(kept, self.reference) / best
-        return min(loss[0] for loss in kept) - best if kept else math.nan
+            return 1.0 - area(front, self.reference) / self.best
+        return (front[0][0] - self.best) / self.scale if front else math.nan
+
+
+def covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def area(losses: Sequence[tuple[float, ...]], reference: tuple[float, float]) -> float:
@@ -86,8 +95,25 @@ def area(losses: Sequence[tuple[float, ...]], reference: tuple[float, float]) ->
     return total
 
 
+def wide_share(problem: Problem, losses: Sequence[tuple[float, ...]]) -> float:
+    """Return the share of the hypervolume below (11, 11); NaN unless the front ends within the problem's reference."""
+    if problem.reference != ZDT_REFERENCE or problem.best is None:
+        return math.nan
+    (x, y), (wide_x, wide_y) = problem.reference, WIDE_REFERENCE
+    return area(losses, WIDE_REFERENCE) / (problem.best + wide_x * wide_y - x * y)
+
+
 def cube(d: int, low: float = 0.0, high: float = 1.0) -> dict[str, object]:
     return {f"x{i}": Float(low, high) for i in range(d)}
+
+
+def point_at(space: Space, unit: Sequence[float]) -> Point:
+    """Return the point at one number from 0 to 1 for each parameter; those that are not active are left out."""
+    point = Point()
+    for name, u in zip(space.names, unit, strict=True):
+        if space.is_active(name, point):
+            point[name] = space[name].from_unit(float(u))
+    return point
 
 
 def vector(point: Point) -> np.ndarray:
@@ -227,8 +253,8 @@ def layers30(point: Point) -> tuple[float]:
 
 LAYERS_PRICE = 6.0
 # Each layer alone: minimise s a^2 - p a / n over [0, 1], so a = min(1, p / (2 n s)).
-_AMOUNTS = np.minimum(1.0, LAYERS_PRICE / (2 * N_LAYERS * SENSITIVITY))
-LAYERS_BEST = float((SENSITIVITY * _AMOUNTS**2).sum() + (1 - _AMOUNTS).mean() * LAYERS_PRICE)
+LAYERS_BEST_AMOUNTS = np.minimum(1.0, LAYERS_PRICE / (2 * N_LAYERS * SENSITIVITY))
+LAYERS_BEST = float((SENSITIVITY * LAYERS_BEST_AMOUNTS**2).sum() + (1 - LAYERS_BEST_AMOUNTS).mean() * LAYERS_PRICE)
 
 # --- fronts ----------------------------------------------------------------------------------------------------------
 
@@ -280,18 +306,19 @@ def tradeoff_volume(reference: tuple[float, float]) -> float:
 
 
 ZDT_REFERENCE = (1.1, 1.1)
+WIDE_REFERENCE = (11.0, 11.0)
 # Areas below (1.1, 1.1): 1.21 less the integrals of 1 - sqrt(x) (1/3) and of 1 - x^2 (2/3).
 ZDT1_VOLUME, ZDT2_VOLUME = 1.21 - 1 / 3, 1.21 - 2 / 3
 TRADEOFF_REFERENCE = (0.3, 0.5)
 
 PROBLEMS: tuple[Problem, ...] = (
-    Problem("branin", "public", {"x": Float(-5.0, 10.0), "y": Float(0.0, 15.0)}, branin, 0.39788735773),
-    Problem("hartmann6", "public", cube(6), hartmann6, -3.32236801141),
+    Problem("branin", "public", {"x": Float(-5.0, 10.0), "y": Float(0.0, 15.0)}, branin, 0.39788735772974),
+    Problem("hartmann6", "public", cube(6), hartmann6, -3.32236801142),
     Problem("levy4", "public", cube(4, -10.0, 10.0), levy),
     Problem("ackley5", "public", cube(5, -32.768, 32.768), ackley),
     Problem("rosenbrock4", "public", cube(4, -2.048, 2.048), rosenbrock),
     Problem("fourth power", "public", cube(1, -10.0, 10.0), fourth_power),
-    Problem("constrained", "public", cube(2), gramacy, 0.59979, gramacy_slacks, 2),
+    Problem("constrained", "public", cube(2), gramacy, 0.59978805, gramacy_slacks, 2),
     Problem("mixed", "own", MIXED, mixed),
     Problem("conditional", "own", CONDITIONAL, conditional),
     Problem("layers30", "own", {"amounts": Float(0.0, 1.0, each=[f"l{i}" for i in range(N_LAYERS)])}, layers30),

@@ -1,13 +1,13 @@
 """How good suggestions are and what they cost: 40 trials on every problem, paired seeds, against the peers.
 
-    python tests/benchmarks/search.py --smoke                 two problems, two seeds, 12 trials: does it run?
+    python tests/benchmarks/search.py --smoke                 three problems, two seeds, 12 trials: does it run?
     python tests/benchmarks/search.py                         everything that is installed, 10 seeds
     python tests/benchmarks/search.py --peers ours optuna-gp --problems hartmann6 levy4 --seeds 20:30
     python tests/benchmarks/search.py --speed                 CPU seconds a suggestion at n = 10 .. 1000
-    python tests/benchmarks/search.py --report                tables and figure from the runs so far
+    python tests/benchmarks/search.py --report                tables and figures from the runs so far
 
 Every run is one line of `results/runs.jsonl`; a run that is there is not repeated (`--again ours` forgets a peer's).
-The report goes to `results/`: `scores.csv`, `ranks.csv`, `report.txt`, `curves.png`, `speed.csv`.
+What a peer could not run is in `results/unable.json`. The report goes to `results/`: see `search_report.py`.
 Scores are regrets, or for fronts the missing share of the hypervolume: less is better, 0 is perfect. One thread.
 """
 
@@ -29,7 +29,8 @@ from tuning_tasks import TASKS
 
 RESULTS = Path(__file__).parent / "results"
 ALL = (*PROBLEMS, *TASKS)
-SMOKE = ("branin", "conditional")
+SMOKE = ("branin", "conditional", "elastic diabetes")
+SIZES = (10, 30, 100, 300, 1000)
 
 
 def run(problem: Problem, peer: str, seed: int, n: int) -> dict[str, object]:
@@ -51,11 +52,11 @@ def run(problem: Problem, peer: str, seed: int, n: int) -> dict[str, object]:
         seconds[-1] += process_time() - start
     return {
         "problem": problem.name,
-        "group": problem.group,
         "peer": peer,
         "seed": seed,
         "n": n,
-        "scores": problem.scores(losses, slacks),
+        "losses": losses,
+        "slacks": slacks,
         "cpu_s": sum(seconds[10:]) / max(1, n - 10),
     }
 
@@ -67,23 +68,37 @@ def read(path: Path) -> Iterator[dict[str, object]]:
 
 def search_all(
     path: Path, problems: Sequence[Problem], peers: Sequence[str], seeds: Sequence[int], n: int
-) -> dict[str, set[str]]:
-    """Run what is missing; return for each peer why it did not run."""
+) -> dict[tuple[str, str], str | None]:
+    """Run what is missing; return for each peer and problem why it could not run, or None where it did."""
     done = {(one["problem"], one["peer"], one["seed"], one["n"]) for one in read(path)}
-    unable: dict[str, set[str]] = {}
+    reasons: dict[tuple[str, str], str | None] = {}
     for seed in seeds:
         for problem in problems:
             for peer in peers:
-                if (problem.name, peer, seed, n) in done:
+                if (problem.name, peer, seed, n) in done or reasons.get((peer, problem.name)):
                     continue
+                start = process_time()
                 try:
                     line = run(problem, peer, seed, n)
                 except Unable as err:
-                    unable.setdefault(peer, set()).add(f"{problem.name}: {err}")
+                    reasons[peer, problem.name] = str(err)
                     continue
+                reasons[peer, problem.name] = None
                 with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
-                print(f"{problem.name:24}{peer:12}seed {seed:<3}{line['scores'][-1]:.3g}", file=sys.stderr, flush=True)
+                took = process_time() - start
+                print(f"{problem.name:24}{peer:12}seed {seed:<3}{took:6.1f} CPU s", file=sys.stderr, flush=True)
+    return reasons
+
+
+def remember(path: Path, reasons: dict[tuple[str, str], str | None]) -> dict[str, dict[str, str]]:
+    """Add what this run learned to the file of what peers cannot search; return all of it, by peer and problem."""
+    unable: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for (peer, problem), why in reasons.items():
+        unable.setdefault(peer, {}).pop(problem, None)
+        if why:
+            unable[peer][problem] = why
+    path.write_text(json.dumps(unable, indent=1) + "\n", encoding="utf-8")
     return unable
 
 
@@ -97,7 +112,7 @@ def seeds_of(text: str) -> range:
     return range(int(low), int(high)) if high else range(int(low))
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few short searches by whoever is installed")
     parser.add_argument("--speed", action="store_true", help="measure CPU seconds a suggestion instead")
@@ -108,21 +123,26 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--again", nargs="+", default=[], metavar="PEER", help="forget the runs of these first")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    folder: Path = options.results / "smoke" if options.smoke else options.results
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
+    folder: Path = given.results / "smoke" if given.smoke else given.results
     folder.mkdir(parents=True, exist_ok=True)
-    if options.speed:
-        write_speed(folder, options.peers, (10, 40) if options.smoke else (10, 40, 100, 300, 1000))
+    if given.speed:
+        write_speed(folder, given.peers, (10, 40) if given.smoke else SIZES)
         return
-    names = SMOKE if options.smoke else options.problems
+    names = SMOKE if given.smoke else given.problems
     problems = [one for one in ALL if one.name in names or one.group in names]
-    seeds, n = (range(2), 12) if options.smoke else (options.seeds, options.trials)
+    seeds, n = (range(2), 12) if given.smoke else (given.seeds, given.trials)
     path = folder / "runs.jsonl"
-    if options.again:
-        forget(path, options.again, [one.name for one in problems])
-    unable = {} if options.report else search_all(path, problems, options.peers, seeds, n)
-    lines = [one for one in read(path) if one["n"] == n and one["seed"] in seeds and one["peer"] in options.peers]
-    print(write_report(folder, lines, [one.name for one in problems], unable))
+    if given.again:
+        forget(path, given.again, [one.name for one in problems])
+    reasons = {} if given.report else search_all(path, problems, given.peers, seeds, n)
+    unable = remember(folder / "unable.json", reasons)
+    lines = [one for one in read(path) if one["n"] == n and one["seed"] in seeds and one["peer"] in given.peers]
+    print(write_report(folder, lines, problems, unable))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ A peer whose package is missing, or that cannot search such a problem, says so i
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,7 +47,9 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def refuse(problem: Problem, *, choices: bool = False, conditions: bool = False, fronts: bool = False) -> None:
+def refuse(
+    problem: Problem, *, choices: bool = False, conditions: bool = False, fronts: bool = False, slacks: bool = False
+) -> None:
     """Raise `Unable` unless a peer with these abilities can search the problem."""
     space = problem.space
     if not choices and not all(isinstance(space[name], Float) and space[name].is_continuous for name in space.names):
@@ -53,13 +58,11 @@ def refuse(problem: Problem, *, choices: bool = False, conditions: bool = False,
         raise Unable("no conditional parameters")
     if not fronts and problem.n_objectives > 1:
         raise Unable("one objective only, as used here")
-    if problem.n_slacks:
+    if problem.n_slacks and not slacks:
         raise Unable("no constraints, as used here")
 
 
 def needs(name: str) -> Any:
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError as err:
@@ -242,11 +245,11 @@ class Skopt:
 
 
 class Smac:
-    """SMAC's facade for hyperparameters (a random forest), with its defaults."""
+    """SMAC's facade for hyperparameters (a random forest), with its defaults; ParEGO for two objectives."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
         package, spaces = needs("smac"), needs("ConfigSpace")
-        refuse(problem, choices=True, conditions=True)
+        refuse(problem, choices=True, conditions=True, fronts=True)
         logging.getLogger("smac").setLevel(logging.ERROR)
         self.problem, self.info = problem, None
         space = spaces.ConfigurationSpace(seed=seed)
@@ -258,19 +261,20 @@ class Smac:
                 chosen = [one for one in options if problem.space.is_active(name, {parent: one})]
                 space.add(spaces.InCondition(own[name], own[parent], chosen))
         with quiet():
+            # It writes its history to files; they go with the search.
+            self.folder = TemporaryDirectory(prefix="smac-")
+            names = [f"loss{i}" for i in range(problem.n_objectives)]
             scenario = package.Scenario(
-                space, deterministic=True, n_trials=10_000, seed=seed, output_directory=self._folder()
-            )
-            self.facade = package.HyperparameterOptimizationFacade(
-                scenario, lambda config, seed=0: 0.0, overwrite=True, logging_level=False,
-                initial_design=package.HyperparameterOptimizationFacade.get_initial_design(scenario, n_configs=10),
+                space, objectives=names, deterministic=True, n_trials=10_000, seed=seed,
+                output_directory=Path(self.folder.name),
             )  # fmt: skip
-
-    def _folder(self) -> Any:
-        from pathlib import Path
-        from tempfile import mkdtemp
-
-        return Path(mkdtemp(prefix="smac-"))
+            facade = package.HyperparameterOptimizationFacade
+            parego = needs("smac.multi_objective.parego").ParEGO(scenario) if problem.n_objectives > 1 else None
+            self.facade = facade(
+                scenario, lambda config, seed=0: 0.0, overwrite=True, logging_level=False,
+                multi_objective_algorithm=parego,
+                initial_design=facade.get_initial_design(scenario, n_configs=10),
+            )  # fmt: skip
 
     def _axis(self, spaces: Any, name: str, one: object) -> Any:
         if isinstance(one, Float) and one.step is None:
@@ -294,7 +298,7 @@ class Smac:
         from smac.runhistory import TrialValue
 
         with quiet():
-            self.facade.tell(self.info, TrialValue(cost=losses[0]))
+            self.facade.tell(self.info, TrialValue(cost=list(losses) if len(losses) > 1 else losses[0]))
 
 
 class Ax:
@@ -302,7 +306,7 @@ class Ax:
 
     def __init__(self, problem: Problem, seed: int) -> None:
         package = needs("ax")
-        refuse(problem, choices=True)
+        refuse(problem, choices=True, fronts=True, slacks=True)
         logging.disable(logging.WARNING)
         self.problem, self.index = problem, 0
         with quiet():
@@ -310,7 +314,10 @@ class Ax:
             self.client.configure_experiment(
                 parameters=[self._axis(package, name, problem.space[name]) for name in problem.space.names]
             )
-            self.client.configure_optimization(objective="-loss")
+            self.client.configure_optimization(
+                objective=", ".join(f"-loss{i}" for i in range(problem.n_objectives)),
+                outcome_constraints=[f"slack{i} <= 0" for i in range(problem.n_slacks)],
+            )
 
     def _axis(self, package: Any, name: str, one: object) -> Any:
         if isinstance(one, (Float, Int)) and one.step in (None, 1):
@@ -329,7 +336,9 @@ class Ax:
 
     def tell(self, point: Point, losses: tuple[float, ...], slacks: tuple[float, ...]) -> None:
         with quiet():
-            self.client.complete_trial(trial_index=self.index, raw_data={"loss": losses[0]})
+            found = {f"loss{i}": loss for i, loss in enumerate(losses)}
+            found |= {f"slack{i}": slack for i, slack in enumerate(slacks)}
+            self.client.complete_trial(trial_index=self.index, raw_data=found)
 
 
 PEERS: dict[str, Build] = {
@@ -343,5 +352,3 @@ PEERS: dict[str, Build] = {
     "smac": Smac,
     "ax": Ax,
 }
-# Without these a comparison says little; the others are slow, so the full mode alone runs them.
-USUAL = ("ours", "random", "optuna-tpe", "optuna-gp")

@@ -1,4 +1,4 @@
-"""Tables and the figure from the runs: medians, spread, wins, ranks, paired tests, CPU seconds."""
+"""The report of a benchmark: `report.txt`, `scores.csv`, `best.csv`, `ranks.csv`, `curves.png`, `growth.png`."""
 
 from __future__ import annotations
 
@@ -6,138 +6,74 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-import seaborn as sns
-from scipy.stats import wilcoxon
+from problems import Problem
+from search_figures import draw_curves, draw_growth
+from search_tables import OURS, against_best, by_problem, duels, fronts, ranks, scored
 
-# Everything is compared with this one.
-OURS = "ours"
-# Regrets below this are rounding: they count as equal.
-ZERO = 1e-12
-
-
-def final_scores(lines: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    """Return one row a run: problem, group, peer, seed, score, cpu_s.
-
-    The tuning tasks have no known optimum: 0 is the best that any run found, 1 the median of all first random points.
-    """
-    table = pd.DataFrame([{**one, "score": one["scores"][-1], "first": one["scores"][0]} for one in lines])
-    for problem in table.loc[table.group == "tuning", "problem"].unique():
-        own = table.problem == problem
-        best = table.loc[own, "score"].min()
-        typical = table.loc[own & (table.peer == "random"), "first"].median()
-        typical = table.loc[own, "first"].median() if np.isnan(typical) else typical
-        table.loc[own, "score"] = (table.loc[own, "score"] - best) / (typical - best)
-    # A search that found nothing feasible is worse than any that did.
-    table["score"] = table["score"].fillna(np.inf)
-    return table
+LEGEND = """Scores: less is better, 0 is perfect. Regret above the optimum (public, own), missing share of the best \
+front's hypervolume (fronts), regret between a long search (0) and the median of random points (1; tuning).
+seeds: how many searches a figure stands on; low, high: quartiles; wins: seeds where no peer that ran is better;
+cpu_s: median CPU seconds a suggestion, telling included, after the tenth; common, better, worse: seeds that ours ran
+too, and on how many ours is better or worse; p: two-sided signed-rank test on these (none below six)."""
 
 
-def by_problem(table: pd.DataFrame) -> pd.DataFrame:
-    """Return median, quartiles, wins, p against ours and CPU seconds for each problem and peer."""
-    rows = []
-    for problem, runs in table.groupby("problem", sort=False):
-        wide = runs.pivot_table(index="seed", columns="peer", values="score")
-        lowest = wide.min(axis=1)
-        for peer in wide.columns:
-            scores = wide[peer].dropna()
-            rows.append(
-                {
-                    "problem": problem,
-                    "group": runs.group.iloc[0],
-                    "peer": peer,
-                    "seeds": len(scores),
-                    "median": scores.median(),
-                    "low": scores.quantile(0.25),
-                    "high": scores.quantile(0.75),
-                    "wins": int((wide[peer] <= lowest + ZERO).sum()),
-                    "p": paired_p(wide, peer),
-                    "better": int((wide[OURS] < wide[peer] - ZERO).sum()) if OURS in wide else 0,
-                    "cpu_s": runs.loc[runs.peer == peer, "cpu_s"].median(),
-                }
-            )
-    return pd.DataFrame(rows)
+def readable(table: pd.DataFrame, digits: int = 2) -> str:
+    shown = table.copy()
+    for name in shown.select_dtypes("float"):
+        shown[name] = ["" if pd.isna(value) else f"{value:.{digits}g}" for value in shown[name]]
+    return shown.to_string(index=False)
 
 
-def paired_p(wide: pd.DataFrame, peer: str) -> float:
-    """Return the two-sided signed-rank probability that ours and the peer are alike, over seeds both have."""
-    if OURS not in wide or peer == OURS:
-        return np.nan
-    both = wide[[OURS, peer]].replace(np.inf, np.nan).dropna()
-    difference = (both[OURS] - both[peer]).to_numpy(copy=True)
-    difference[np.abs(difference) <= ZERO] = 0.0
-    if len(both) < 5 or not difference.any():
-        return np.nan
-    return float(wilcoxon(difference, zero_method="zsplit").pvalue)
-
-
-def ranks(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean rank of each peer in each group, over problems and seeds; only where all of the peers ran.
-
-    Peers that cannot search every problem of a group are ranked on what they ran: read them with the count beside.
-    """
-    table = table.assign(rank=table.groupby(["problem", "seed"])["score"].rank(method="average"))
-    mean = table.pivot_table(index="peer", columns="group", values="rank", aggfunc="mean")
-    mean["all"] = table.groupby("peer")["rank"].mean()
-    mean["problems"] = table.groupby("peer")["problem"].nunique()
-    return mean.sort_values("all")
-
-
-def draw_curves(lines: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Draw the median score after each trial, with quartiles, one panel a problem."""
-    long = pd.DataFrame(
-        [
-            {"problem": one["problem"], "peer": one["peer"], "trial": i + 1, "score": max(score, 1e-6)}
-            for one in lines
-            for i, score in enumerate(one["scores"])
-            if one["group"] != "tuning"
+def reasons(unable: Mapping[str, Mapping[str, str]]) -> str:
+    """Return a line for each peer and reason, with the problems that it holds for."""
+    lines = []
+    for peer, why in unable.items():
+        lines += [
+            f"{peer}: {reason}: {', '.join(name for name, one in why.items() if one == reason)}"
+            for reason in sorted(set(why.values()))
         ]
-    )
-    if long.empty:
-        return
-    grid = sns.relplot(
-        long, x="trial", y="score", hue="peer", col="problem", col_wrap=4, kind="line", estimator="median",
-        errorbar=("pi", 50), height=2.4, aspect=1.2, facet_kws={"sharey": False},
-    )  # fmt: skip
-    grid.set(yscale="log")
-    grid.set_titles("{col_name}")
-    grid.savefig(path, dpi=120)
-    plt.close("all")
+    return "\n".join(lines) or "Every peer ran every problem asked for."
+
+
+def growth(folder: Path) -> tuple[str, str] | None:
+    """Return the section on speed, once it was measured."""
+    path = folder / "speed.csv"
+    if not path.exists():
+        return None
+    speed = pd.read_csv(path)
+    draw_growth(speed, folder / "growth.png")
+    wide = speed.pivot_table(index=["problem", "n"], columns="peer", values="cpu_s").reset_index()
+    if {OURS, "optuna-gp"} <= set(wide):
+        wide["ours / optuna-gp"] = wide[OURS] / wide["optuna-gp"]
+    return "CPU seconds a suggestion by known points, peers in turn in one process", readable(wide)
 
 
 def write_report(
-    folder: Path, lines: Sequence[Mapping[str, object]], order: Sequence[str], unable: Mapping[str, set[str]]
+    folder: Path,
+    lines: Sequence[Mapping[str, object]],
+    problems: Sequence[Problem],
+    unable: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """Write `scores.csv`, `ranks.csv`, `report.txt` and `curves.png`; return the text."""
-    if not lines:
+    """Write the tables and figures of all runs in `lines`; return the text."""
+    table = scored(lines, problems)
+    if table.empty:
         return "Nothing was run."
-    lines = sorted(lines, key=lambda one: order.index(one["problem"]) if one["problem"] in order else len(order))
-    lines = [one for one in lines if one["problem"] in order]
-    table = final_scores(lines)
-    scores, mean_ranks = by_problem(table), ranks(table)
-    scores.to_csv(folder / "scores.csv", index=False)
-    mean_ranks.to_csv(folder / "ranks.csv")
-    draw_curves(lines, folder / "curves.png")
-    shown = scores.copy()
-    for name in ("median", "low", "high", "p", "cpu_s"):
-        shown[name] = [f"{value:.2g}" for value in shown[name]]
-    trials = {one["n"] for one in lines}
-    parts = [
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, one thread, "
-        f"{', '.join(map(str, sorted(trials)))} trials. Scores: less is better. `p`: paired signed-rank test "
-        "against ours; `better`: seeds where ours is better; `wins`: seeds where nobody is better; "
-        "cpu_s: median a suggestion.",
-        shown.drop(columns="group").to_string(index=False),
-        "Mean rank (1 is best)",
-        mean_ranks.round(2).to_string(),
-        *(f"{peer} did not run: {'; '.join(sorted(why))}" for peer, why in unable.items()),
+    scores, best, mean_ranks = by_problem(table), against_best(by_problem(table)), ranks(table)
+    for name, one in (("scores", scores), ("best", best), ("ranks", mean_ranks)):
+        one.to_csv(folder / f"{name}.csv", index=False)
+    draw_curves(table, folder / "curves.png")
+    trials = ", ".join(str(n) for n in sorted({line["n"] for line in lines}))
+    sections = [
+        (f"{trials} trials, one thread, {platform.machine()}, Python {platform.python_version()}", LEGEND),
+        ("Ours against the best peer that ran the same seeds", readable(best)),
+        ("Mean rank (1 is best)", readable(mean_ranks, 3)),
+        ("Ours against each peer, all problems and seeds that both ran", readable(duels(table))),
+        ("Fronts: share of the hypervolume; trials until what optuna-gp has in the end", readable(fronts(table), 3)),
+        growth(folder),
+        ("Every problem and peer", readable(scores.drop(columns="group"))),
+        ("What could not be run", reasons(unable)),
     ]
-    text = "\n\n".join(parts)
+    text = "\n\n".join(f"== {title}\n\n{body}" for title, body in filter(None, sections))
     (folder / "report.txt").write_text(text + "\n", encoding="utf-8")
     return text
