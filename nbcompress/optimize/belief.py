@@ -35,6 +35,7 @@ class Belief:
         limits: Processes that should be at most 0: slacks, by `slack j`, and `failure`.
         pending: Shape `(p, D)`; features of the points that run. Every process believes its own mean there.
         note: What `Proposal.note` keeps: hyperparameters, and `trouble` where a fit failed.
+        fitted: The processes of `losses` before they believed in pending points.
     """
 
     embedding: Embedding
@@ -45,6 +46,7 @@ class Belief:
     limits: Mapping[str, GaussianProcess]
     pending: Array
     note: Mapping[str, Any] = field(default_factory=dict)
+    fitted: Mapping[int, GaussianProcess] = field(default_factory=dict)
 
     @classmethod
     def after(cls, history: History, embedding: Embedding, form: Form) -> Belief:
@@ -70,24 +72,25 @@ class Belief:
             hyper[name] = found.process.hyper.to_json()
             if found.trouble:
                 trouble[name] = found.trouble
-            return found.process.believing(pending)
+            return found.process
 
-        losses: dict[int, GaussianProcess] = {}
+        fitted: dict[int, GaussianProcess] = {}
         for j, column in enumerate(history.losses.T):
             known = told & np.isfinite(column)
             if known.any():
-                losses[j] = learn(f"loss {j}", features[known], column[known], damped)
+                fitted[j] = learn(f"loss {j}", features[known], column[known], damped)
         limits: dict[str, GaussianProcess] = {}
         for j, column in enumerate(history.slacks.T):
             known = np.isfinite(column)
             if known.any():
-                limits[f"slack {j}"] = learn(f"slack {j}", features[known], column[known])
+                limits[f"slack {j}"] = learn(f"slack {j}", features[known], column[known]).believing(pending)
         if failed.any():
             ended = told | failed
             labels = np.where(failed, FAILED, RAN)[ended]
             limits["failure"] = _failure(embedding, form, features[ended], labels).believing(pending)
         note = {"hyperparameters": hyper, **({"trouble": trouble} if trouble else {})}
-        return cls(embedding, history, rows, features, losses, limits, pending, note)
+        losses = {j: process.believing(pending) for j, process in fitted.items()}
+        return cls(embedding, history, rows, features, losses, limits, pending, note, fitted)
 
     def standard_losses(self, features: Array) -> Array:
         """Return the predicted mean losses at features `(k, D)`, standardised: shape `(k, m)`."""

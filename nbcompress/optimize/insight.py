@@ -136,18 +136,7 @@ def leave_one_out(proposer: Proposer, history: History, objective: int = 0) -> C
     Raises:
         SearchError: The proposer has no surrogate, or no loss is known yet.
     """
-    gp, _ = _learned(proposer, history)
-    # Pending points would count as known, at their own predictions.
-    told = history.having("told")
-    kept = [i for i in range(len(history)) if told[i]]
-    quiet = History(
-        tuple(history.points[i] for i in kept),
-        history.losses[kept],
-        history.slacks[kept],
-        tuple(history.status[i] for i in kept),
-        tuple(history.notes[i] for i in kept),
-    )
-    process = gp.believe(quiet).losses[objective]
+    process = _learned(proposer, history)[1].fitted[objective]
     mean, std = process.leave_one_out()
     residuals = (process.y - mean) / std
     return Calibration(residuals, float((np.abs(residuals) <= WIDTH_95).mean()))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from nbcompress.errors import PointError, SearchError
-from nbcompress.optimize import History, importance, leave_one_out, proposer, slice_of
+from nbcompress.optimize import History, belief, importance, leave_one_out, proposer, slice_of
+from nbcompress.optimize.fitting import fit
 from nbcompress.space import Choice, Float, Int, Space
 
 SPACE = Space(
@@ -77,6 +78,32 @@ def test_calibration() -> None:
     found = leave_one_out(GP, history)
     assert found.residuals.shape == (24,)
     assert 0.7 <= found.share_inside <= 1.0
+
+
+def test_calibration_leaves_out_what_runs() -> None:
+    history = explored()
+    pending = history.adding({"x": 0.33, "idle": 0.5, "method": "a"})
+    np.testing.assert_allclose(leave_one_out(GP, pending).residuals, leave_one_out(GP, history).residuals)
+
+
+def test_many_questions_about_one_history_cost_one_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_fits = 0
+
+    def counted(*args, **kwargs):
+        nonlocal n_fits
+        n_fits += 1
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(belief, "fit", counted)
+    one, history = proposer("gp", SPACE, n_objectives=1), explored()
+    importance(one, history)
+    leave_one_out(one, history)
+    for name in ("x", "idle"):
+        slice_of(one, history, {"x": 0.2, "idle": 0.5, "method": "a"}, name)
+    one.propose(len(history), history)
+    assert n_fits == 1
+    importance(one, history.adding({"x": 0.1, "idle": 0.5, "method": "a"}, "told", [99.0]))
+    assert n_fits == 2
 
 
 def test_what_cannot_be_looked_into() -> None:

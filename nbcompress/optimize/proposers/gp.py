@@ -67,6 +67,7 @@ class GaussianProcessProposer:
         self.n_objectives, self.n_constraints = n_objectives, n_constraints
         self.seed, self.acquisition = seed, acquisition
         self._design = SobolProposer(space, seed)
+        self._believed: tuple[History, Belief] | None = None
 
     def propose(self, number: int, history: History) -> Proposal:
         with one_thread():
@@ -93,9 +94,11 @@ class GaussianProcessProposer:
         return Proposal(self.axes.point(row), note, reason)
 
     def believe(self, history: History) -> Belief:
-        """Return what the surrogate believes after a history."""
-        with one_thread():
-            return Belief.after(history, self.embedding, self.form)
+        """Return what the surrogate believes after a history; the last answer is kept, for panels ask many times."""
+        if self._believed is None or self._believed[0] is not history:
+            with one_thread():
+                self._believed = history, Belief.after(history, self.embedding, self.form)
+        return self._believed[1]
 
     def terms(self, belief: Belief, number: int) -> tuple[Acquisition | None, list[Term]]:
         """Return what a point may gain (None before any point is feasible), and the chances that it is feasible."""
