@@ -15,7 +15,7 @@ from nbcompress.errors import DataError
 BatchLoss = Callable[[nn.Module, Batch], Tensor]
 
 # What torch's cross-entropy skips.
-_IGNORED = -100
+IGNORED = -100
 
 
 def default_loss(result: Any, target: Any) -> Tensor:
@@ -40,11 +40,34 @@ def default_loss(result: Any, target: Any) -> Tensor:
 
 
 def class_scores(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs as `(examples, classes)` beside labels as `(examples,)`.
+    """Outputs as `(examples, classes)` beside labels as `(examples,)`; a label of -100 says that it does not count.
 
     Raises:
         DataError: Shapes do not fit, or a label is not among the classes.
     """
+    scores, labels = _in_rows(output, target)
+    low, high = _ends(labels)
+    if low == IGNORED:
+        low, high = _ends(labels[labels != IGNORED])
+    if low < 0 or high >= scores.shape[1]:
+        raise DataError(
+            f"labels must be 0 to {scores.shape[1] - 1} for a model with {scores.shape[1]} outputs, "
+            f"but they run from {low} to {high}"
+        )
+    if scores.shape[1] == 1:
+        raise DataError("cross-entropy needs at least two classes, but the model has one output: use float targets")
+    return scores, labels
+
+
+def _ends(labels: Tensor) -> tuple[int, int]:
+    """The least and the largest label, 0 where there is none."""
+    if not len(labels):
+        return 0, 0
+    low, high = labels.aminmax()
+    return int(low), int(high)
+
+
+def _in_rows(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     labels = target
     if labels.ndim == output.ndim and labels.shape[-1] == 1:
         labels = labels.squeeze(-1)
@@ -57,16 +80,7 @@ def class_scores(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             f"integer targets need outputs with one axis more, the classes; got targets {tuple(target.shape)} and "
             f"outputs {tuple(output.shape)}: pass loss=, or float targets for squared error"
         )
-    labels = labels.reshape(-1).long()
-    kept = labels[labels != _IGNORED]
-    if len(kept) and (int(kept.min()) < 0 or int(kept.max()) >= scores.shape[1]):
-        raise DataError(
-            f"labels must be 0 to {scores.shape[1] - 1} for a model with {scores.shape[1]} outputs, "
-            f"but they run from {int(kept.min())} to {int(kept.max())}"
-        )
-    if scores.shape[1] == 1:
-        raise DataError("cross-entropy needs at least two classes, but the model has one output: use float targets")
-    return scores, labels
+    return scores, labels.reshape(-1).long()
 
 
 def _fitted(target: Tensor, output: Tensor) -> Tensor:
@@ -84,4 +98,4 @@ def _fitted(target: Tensor, output: Tensor) -> Tensor:
     return target.reshape(output.shape)
 
 
-__all__ = ["BatchLoss", "class_scores", "default_loss"]
+__all__ = ["IGNORED", "BatchLoss", "class_scores", "default_loss"]

@@ -29,7 +29,7 @@ def half_rounded(values: Tensor, *, keeps_positive: bool = False) -> Tensor | No
     if values.dtype not in _WIDE:
         return values
     half = values.to(torch.float16)
-    if bool((torch.isinf(half) & torch.isfinite(values)).any()):
+    if not torch.equal(torch.isinf(half), torch.isinf(values)):
         return None
     if keeps_positive and bool(((values > 0) & (half == 0)).any()):
         return None

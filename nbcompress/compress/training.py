@@ -75,12 +75,14 @@ class Plan:
         return self.lr * 0.5 * (1 + cos(pi * (epoch - 1) / self.epochs))
 
     def make_optimizer(self, leaves: list[nn.Parameter]) -> torch.optim.Optimizer:
+        # Fused, a step is one pass over the leaves in place of a dozen; torch has it for real numbers on these devices.
+        fused = all(one.is_floating_point() and one.device.type in ("cpu", "cuda") for one in leaves) or None
         if self.optimizer == "adam":
-            return torch.optim.Adam(leaves, lr=self.lr, weight_decay=self.weight_decay)
+            return torch.optim.Adam(leaves, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(leaves, lr=self.lr, weight_decay=self.weight_decay)
+            return torch.optim.AdamW(leaves, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         momentum = 0.9 if self.momentum is None else self.momentum
-        return torch.optim.SGD(leaves, lr=self.lr, momentum=momentum, weight_decay=self.weight_decay)
+        return torch.optim.SGD(leaves, lr=self.lr, momentum=momentum, weight_decay=self.weight_decay, fused=fused)
 
 
 class Trainer:
@@ -125,7 +127,8 @@ class Trainer:
         for one in self._held.values():
             one.take_gradient()
         self._optimizer.step()
-        if not all(bool(torch.isfinite(one.leaf.detach().sum())) for one in self._held.values()):
+        # A sum is NaN or infinite if one of its numbers is.
+        if not isfinite(sum(float(one.leaf.detach().sum()) for one in self._held.values())):
             raise CompressionError("training diverged: a weight became NaN or infinite; use a smaller lr")
         self.put()
 

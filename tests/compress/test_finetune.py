@@ -372,3 +372,18 @@ def test_randomness_is_put_back() -> None:
     after = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[union-attr]
     assert torch.equal(states[0], after[0])
     assert states[1:] == after[1:]
+
+
+def test_complex_parameters_are_trained_too() -> None:
+    class Turning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * self.turn).real
+
+    model = Turning()
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    finetune(model, (x, 2 * x), epochs=40, lr=0.05)
+    assert torch.allclose(model.turn.real, torch.full((3,), 2.0), atol=0.1)

@@ -21,7 +21,7 @@ from nbcompress.compress.layers import (
     is_chosen,
     unique_parameters,
 )
-from nbcompress.compress.losses import class_scores, default_loss
+from nbcompress.compress.losses import IGNORED, class_scores, default_loss
 from nbcompress.compress.observing import evaluating
 from nbcompress.compress.options import check_count, check_number
 from nbcompress.compress.seeding import seeded
@@ -176,9 +176,11 @@ def soft_loss(output: Tensor, told: Tensor, target: Tensor, temperature: float) 
         return functional.mse_loss(output.float(), told.float())
     scores, labels = class_scores(output, target)
     taught, _ = class_scores(told, target)
-    counts = labels != -100
-    soft = functional.log_softmax(scores[counts].float() / temperature, dim=1)
-    hard = functional.log_softmax(taught[counts].float() / temperature, dim=1)
+    counts = labels != IGNORED
+    if not bool(counts.all()):
+        scores, taught = scores[counts], taught[counts]
+    soft = functional.log_softmax(scores.float() / temperature, dim=1)
+    hard = functional.log_softmax(taught.float() / temperature, dim=1)
     return temperature**2 * functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
 
 
