@@ -385,5 +385,11 @@ def test_complex_parameters_are_trained_too() -> None:
 
     model = Turning()
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    finetune(model, (x, 2 * x), epochs=40, lr=0.05)
+    finetune(model, (x, 2 * x), epochs=150, lr=0.05)
     assert torch.allclose(model.turn.real, torch.full((3,), 2.0), atol=0.1)
+
+
+def test_a_loss_that_is_no_function_is_refused() -> None:
+    animal = ZOO["perceptron"]()
+    with pytest.raises(CompressionError, match="loss must be a function of what the model returns.*got int"):
+        finetune(animal.model, animal.data, loss=3)  # type: ignore[arg-type]
