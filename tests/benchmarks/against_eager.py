@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from records import Rows
-from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from nbcompress.measure import Latency, latencies, median_interval
@@ -33,13 +32,6 @@ class Rival:
     model: nn.Module | Path | None
     n_bytes: int
     quality: str
-
-
-def n_dense(model: nn.Module) -> int:
-    """Length of the safetensors file of the state dict, shared tensors once."""
-    tensors = {name: one.detach().clone() for name, one in model.named_parameters()}
-    tensors |= {name: one for name, one in model.state_dict().items() if name not in dict(model.named_parameters())}
-    return len(to_safetensors(tensors))
 
 
 def compare(rivals: list[Rival], example: object, name: str, repeats: int) -> None:

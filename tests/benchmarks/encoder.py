@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 import torch
-from against_eager import Rival, compare, n_dense
-from records import conditions, kept
+from against_eager import Rival, compare
+from records import conditions, kept, n_dense
 from texts import N_TOKENS, Texts, texts
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 
 import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 import torch
-from against_eager import Rival, compare, n_dense
+from against_eager import Rival, compare
 from digits import Data, as_images, digits, hits
-from records import conditions, kept
+from records import conditions, kept, n_dense
 from torch import Tensor, nn
 
 import nbcompress as nc

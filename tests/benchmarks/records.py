@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save as to_safetensors
 from torch import nn
 
 import nbcompress as nc
@@ -58,6 +59,14 @@ def kept(
     path.parent.mkdir(parents=True, exist_ok=True)
     nc.save(model, path)
     return model
+
+
+def n_dense(model: nn.Module) -> int:
+    """Length of the safetensors file of the state dict: what a user has without us. Shared tensors are in it once."""
+    parameters = dict(model.named_parameters())
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {name: one for name, one in model.state_dict().items() if name not in names}
+    return len(to_safetensors({**parameters, **buffers}))
 
 
 def processor() -> str:
