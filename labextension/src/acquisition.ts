@@ -13,6 +13,9 @@ import { Surrogate } from "./surrogate";
 const SHARE = 0.64;
 const WAITING = "The surrogate shows itself here once it has enough trials to learn from.";
 const ALONE = "(alone)";
+// So few values stand apart, each with a whisker and a column; lines stand beside these.
+const FEW = 12;
+const BESIDE = 14;
 const NOTHING = "No slices of the surrogate were kept with this study.";
 
 export class Acquisition implements Part {
@@ -46,6 +49,8 @@ export class Acquisition implements Part {
       empty(this.place, study.state === "running" ? WAITING : NOTHING);
       return;
     }
+    // Once something is shown, it stays, even if another parameter turns out to matter more.
+    this.parameter = slice.parameter;
     const others = surrogate ? names.filter((one) => one !== slice.parameter) : [];
     const second = others.find((one) => one === this.second) ?? null;
     this.drawTools(names, others, slice, second, metric);
@@ -133,7 +138,7 @@ export class Acquisition implements Part {
     if (!low || !mean || !high) {
       return;
     }
-    if (places.length > 12) {
+    if (places.length > FEW) {
       root.append(svg("path", { class: "nbc-band", d: `${line([...high, ...[...low].reverse()])}Z` }));
       root.append(svg("path", { class: "nbc-line", d: line(mean) }));
       return;
@@ -149,7 +154,7 @@ export class Acquisition implements Part {
     const y = linear(extent(known) ?? [0, 1], [box.bottom, box.top], { count: 2 });
     axes(root, box, x, bare(y), { x: slice.parameter, y: "acquisition" });
     const points = placed(places, slice.acquisition, y);
-    if (places.length > 12) {
+    if (places.length > FEW) {
       const [first, last] = [points[0], points.at(-1)];
       if (first && last) {
         root.append(svg("path", { class: "nbc-gain", d: `M${first[0]} ${box.bottom}L${line(points).slice(1)}L${last[0]} ${box.bottom}Z` }));
@@ -167,7 +172,7 @@ export class Acquisition implements Part {
     for (const trial of study.trials.filter((one) => one.state === "running")) {
       const value = trial.params[slice.parameter];
       const at = isNumber ? (typeof value === "number" ? x(value) : NaN) : slice.values.findIndex((one) => one === value);
-      const place = isNumber ? at : at < 0 ? NaN : x(at);
+      const place = (isNumber ? at : at < 0 ? NaN : x(at)) + (slice.values.length > FEW ? 0 : BESIDE);
       if (place >= above.left && place <= above.right) {
         const isRight = place > (above.left + above.right) / 2;
         const words = { class: "nbc-note", x: place + (isRight ? -5 : 5), y: above.bottom - 5, "text-anchor": isRight ? "end" : "start" };
@@ -177,10 +182,11 @@ export class Acquisition implements Part {
   }
 
   private drawNext(root: SVGSVGElement, above: Box, below: Box, places: readonly number[], slice: Slice): void {
-    const at = slice.next === null ? undefined : places[slice.values.indexOf(slice.next)];
-    if (at === undefined) {
+    const place = slice.next === null ? undefined : places[slice.values.indexOf(slice.next)];
+    if (place === undefined) {
       return;
     }
+    const at = place - (slice.values.length > FEW ? 0 : BESIDE);
     const isRight = at > (above.left + above.right) / 2;
     root.append(svg("line", { class: "nbc-next", x1: at, x2: at, y1: above.top, y2: below.bottom }));
     root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top + 10, "text-anchor": isRight ? "end" : "start" }, "most to gain"));

@@ -9,7 +9,8 @@ import { linear, measured } from "./scales";
 import type { Selection } from "./selection";
 
 export class History implements Part {
-  readonly element = el("div", { class: "nbc-place" });
+  // Level with the chart beside it, which has its choices above.
+  readonly element = el("div", { class: "nbc-place nbc-level" });
 
   constructor(private readonly selection: Selection) {}
 

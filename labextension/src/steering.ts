@@ -8,6 +8,8 @@ const ANSWER_WITHIN = 300;
 // A front end may need a moment to open its second way into the kernel, and what is sent before goes the busy way.
 const HELLO_AGAIN = [250, 500, 1000, 2000, 4000, 8000];
 const PATIENT = 3;
+// How long a sentence stays that is true for a moment only.
+const PASSING = 2000;
 const NAMES: Record<Control, string> = { stop: "Stop", pause: "Pause", resume: "Pause", skip: "Skip", next: "Run this next" };
 
 // Tells one page from the next, such as after a reload.
@@ -24,6 +26,7 @@ export class Steering {
   private isPaused = false;
   private note = "";
   private answer = "";
+  private passing: ReturnType<typeof setTimeout> | undefined;
   private waiting = new Map<Control | "hello", ReturnType<typeof setTimeout>>();
 
   constructor(
@@ -48,11 +51,17 @@ export class Steering {
     this.hears = true;
     this.isPaused = ack.paused;
     this.answer = ack.note ?? "";
-    this.note = ack.control === "stop" ? "Stopping." : ack.paused ? "Paused: the running trial ends, then the search waits." : "";
+    const standing = ack.paused ? "Paused: the running trial ends, then the search waits." : "";
+    this.note = ack.control === "stop" ? "Stopping." : ack.control === "skip" ? "Skipped: that trial ends as stopped." : standing;
     this.changed(this.offered());
+    clearTimeout(this.passing);
+    if (ack.control === "skip") {
+      this.passing = setTimeout(() => ((this.note = standing), this.changed(this.offered())), PASSING);
+    }
   }
 
   dispose(): void {
+    clearTimeout(this.passing);
     this.waiting.forEach((one) => clearTimeout(one));
     this.waiting.clear();
   }

@@ -95,6 +95,7 @@ export const STYLES = `
 .nbc .nbc-predicted thead th { color: var(--nbc-quiet); }
 .nbc .nbc-predicted td:nth-child(2) { font-weight: 600; }
 .nbc .nbc-predicted td:last-child { max-width: none; width: 40%; padding-right: 0; }
+.nbc-level { margin-top: 32px; }
 .nbc-strip .nbc-rug { stroke: var(--nbc-quiet); }
 .nbc-strip { display: block; max-width: 100%; overflow: visible; }
 .nbc .nbc-chance { margin: 6px 0 2px; }
@@ -106,6 +107,7 @@ export const STYLES = `
 .nbc-scroll { max-height: 330px; overflow: auto; border: 1px solid var(--nbc-edge); border-radius: 4px; margin-top: 4px; position: relative; overflow-wrap: normal; }
 .nbc .nbc-table { border-collapse: separate; border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums; margin: 0; font-size: inherit; table-layout: auto; }
 .nbc .nbc-table th, .nbc .nbc-table td { padding: 2px 9px; text-align: right; border-bottom: 1px solid var(--nbc-edge); color: inherit; background: none; max-width: 260px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; vertical-align: middle; }
+.nbc .nbc-table th:first-child, .nbc .nbc-table td:first-child { width: 1%; }
 .nbc .nbc-table .nbc-text { text-align: left; }
 .nbc .nbc-table thead th { position: sticky; top: 0; background: var(--nbc-shade); z-index: 1; padding: 0; }
 .nbc-sort { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 4px 9px; cursor: pointer; max-width: 240px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }

@@ -132,7 +132,7 @@ export class Tradeoff implements Part {
       const at = x(one.bound);
       const isRight = at > (box.left + box.right) / 2;
       root.append(svg("line", { class: one.kind, x1: at, x2: at, y1: box.top, y2: box.bottom }));
-      root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -4 : 4), y: box.top + 9, "text-anchor": isRight ? "end" : "start" }, one.label));
+      root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -4 : 4), y: box.top - 1, "text-anchor": isRight ? "end" : "start" }, one.label));
     }
     for (const one of bounds.y) {
       const at = y(one.bound);

@@ -119,3 +119,31 @@ test("an answer to another run is not ours", () => {
   steering.heard({ kind: "ack", control: "hello", run: "r0", paused: false });
   assert.equal(controls().stop, null);
 });
+
+test("Skip is answered by a sentence that passes", () => {
+  const { steering, controls } = prepared(null);
+  steering.start();
+  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+  controls().skip?.();
+  steering.heard({ kind: "ack", control: "skip", run: "r1", paused: false });
+  assert.match(controls().note, /Skipped/);
+  mock.timers.tick(3001);
+  assert.equal(controls().note, "");
+});
+
+test("a point is sent by its values, and what became of it is told beside it", async () => {
+  const kernel = busyKernel();
+  const { steering, controls, sent } = prepared(kernel);
+  steering.start();
+  assert.equal(controls().run, null, "nobody would hear it");
+  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+  controls().run?.([0.5, 1, null]);
+  await flush();
+  assert.deepEqual(sent.at(-1), { kind: "press", control: "next", run: "r1", values: [0.5, 1, null] });
+  steering.heard({ kind: "ack", control: "next", run: "r1", paused: false, note: "Queued." });
+  assert.equal(controls().answer, "Queued.");
+  controls().run?.([0.5, 1, null]);
+  mock.timers.tick(301);
+  assert.match(controls().answer, /not answered Run this next yet/);
+  assert.equal(kernel.interrupt.mock.callCount(), 0, "only Stop interrupts");
+});

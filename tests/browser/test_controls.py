@@ -16,20 +16,29 @@ from small_notebooks import search, write  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-# Presses a button and counts the milliseconds until the page shows Python's answer.
-PRESS = """async ([name, shows]) => {
-    const button = [...document.querySelectorAll('.nbc-buttons button')].find(one => one.textContent === name);
+# Waits for a click on the button of this name, and then counts the milliseconds until the page shows Python's answer.
+TIMED = """([name, shows]) => {
     const holds = new Function('return ' + shows);
-    const start = performance.now();
-    button.click();
-    while (!holds()) {
-        if (performance.now() - start > 20000) throw new Error(`${name} was not answered`);
-        await new Promise(done => setTimeout(done, 5));
-    }
-    return performance.now() - start;
+    window.answered = new Promise((done, failed) => {
+        const clicked = event => {
+            if (event.target.closest('button')?.textContent !== name) return;
+            document.removeEventListener('click', clicked, true);
+            const start = performance.now();
+            const look = () => {
+                const took = performance.now() - start;
+                if (holds()) done(took);
+                else if (took > 20000) failed(new Error(`${name} was not answered`));
+                else setTimeout(look, 2);
+            };
+            setTimeout(look);
+        };
+        document.addEventListener('click', clicked, true);
+    });
 }"""
 PAUSED = "document.querySelector('.nbc-buttons [aria-pressed=true]')"
+SKIPPED = "/Skipped/.test(document.querySelector('.nbc-notes').innerText)"
 STOPPING = "/Stopp/.test(document.querySelector('.nbc-notes').innerText)"
+ANSWERED = "/ueued/.test(document.querySelector('.nbc-answer').innerText)"
 # No answer is ever heard, as in a front end without a second way into a busy kernel.
 DEAF = "from nbcompress.panels import live\nlive.LivePanel._pressed = lambda *given: None"
 AFTER = "time.sleep(1)\nprint('after:', len(study.trials))"
@@ -63,22 +72,35 @@ def says(page: Lab, words: str, seconds: float = 30) -> None:
     )
 
 
+def press(page: Lab, name: str, shows: str) -> float:
+    """Click a button as a person does; return the milliseconds until the answer shows."""
+    page.page.evaluate(TIMED, [name, shows])
+    page.page.get_by_role("button", name=name, exact=True).click()
+    return float(page.page.evaluate("window.answered"))
+
+
 def test_every_button_is_answered_within_a_second_while_the_cell_runs(
     page: Lab, place: tuple[Browser, str, Path]
 ) -> None:
     begin(page, place[2] / "controls.ipynb", search(400), AFTER)
     page.page.get_by_role("button", name="Pause", exact=True).wait_for(timeout=30_000)
     says(page, "complete")
+    page.page.get_by_role("tab", name="What if").click()
+    page.page.locator(".nbc-predicted").wait_for(timeout=60_000)
     took = []
-    for _ in range(5):
-        took.append(page.page.evaluate(PRESS, ["Pause", PAUSED]))
-        took.append(page.page.evaluate(PRESS, ["Pause", f"!{PAUSED}"]))
-    assert (
-        page.page.evaluate(PRESS, ["Skip", "/stopped/.test(document.querySelector('.nbc-counts').innerText)"]) < 3_000
-    )
+    for _ in range(6):
+        took.append(press(page, "Pause", PAUSED))
+        took.append(press(page, "Pause", f"!{PAUSED}"))
+        took.append(press(page, "Skip", SKIPPED))
+        page.page.locator(".nbc-slider input").press("ArrowRight")
+        took.append(press(page, "Run this next", ANSWERED))
+        page.page.wait_for_function(f"() => !({SKIPPED})", timeout=10_000)
+    says(page, "stopped")
     page.shot(SHOTS / "controls.png")
-    took.append(page.page.evaluate(PRESS, ["Stop", STOPPING]))
-    assert max(took) < 1_000, took
+    took.append(press(page, "Stop", STOPPING))
+    took.sort()
+    print(f"{len(took)} clicks: median {took[len(took) // 2]:.0f} ms, longest {took[-1]:.0f} ms")
+    assert took[int(0.95 * len(took))] < 1_000, took
     says(page, "Stopped at")
     page.wait_for_end(60)
     # The search ended without an error, and the cell after it ran to its end.

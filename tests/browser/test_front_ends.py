@@ -73,7 +73,11 @@ def test_a_background_search_survives_a_reload_and_is_seen_from_another_notebook
 
         one.open("watching.ipynb")
         one.run_all()
-        says(page, "Another process is searching.", 120)
+        says(page, "this view follows it", 120)
+        counted = "Number(document.querySelector('.nbc-done').innerText.split(' ')[0])"
+        before = page.evaluate(counted)
+        page.wait_for_function(f"before => {counted} > before + 2", arg=before, timeout=30_000)
+        assert page.get_by_role("button", name="Stop", exact=True).count() == 0, "the buttons are where it runs"
         one.shot(SHOTS / "watching.png")
 
         page.goto(f"{address}lab/tree/behind.ipynb?token=test&reset")
