@@ -23,6 +23,7 @@ _KEY = "nbcompress"
 _N_CHECK = 8
 # Our texts are shorter than this; those of other safetensors files may be longer.
 _LONGEST_TEXT = 4096
+_CHANGED = "was changed after it was written, or damaged: its checksum does not agree"
 Part = bytes | memoryview
 
 _FOREIGN = (
@@ -72,15 +73,26 @@ def opened(data: bytes | memoryview, name: str, path: Path) -> memoryview:
     shape = entry.get("shape") if isinstance(entry, dict) else None
     if not isinstance(shape, list) or len(shape) != 1 or type(shape[0]) is not int:
         kinds = ", ".join(sorted(str(key) for key in text if key != "__metadata__"))
-        raise ArtifactError(f"{path} must hold a {name}, but it holds {kinds or 'nothing'}: {_hint(name)}")
+        raise _refusal(whole, path, f"must hold a {name}, but it holds {kinds or 'nothing'}: {_hint(name)}")
     n = shape[0]
     if len(whole) - start < n or n < _N_CHECK:
         raise ArtifactError(
             f"{path} is truncated: it should have {start + n} bytes, but has {len(whole)}: copy it again"
         )
-    if blake2b(whole[:-_N_CHECK], digest_size=_N_CHECK).digest() != bytes(whole[-_N_CHECK:]):
-        raise ArtifactError(f"{path} was changed after it was written, or damaged: its checksum does not agree")
+    if not _agrees(whole):
+        raise ArtifactError(f"{path} {_CHANGED}")
     return whole[start:-_N_CHECK]
+
+
+def _agrees(whole: memoryview) -> bool:
+    """Whether the end is the checksum of everything before it."""
+    return blake2b(whole[:-_N_CHECK], digest_size=_N_CHECK).digest() == bytes(whole[-_N_CHECK:])
+
+
+def _refusal(whole: memoryview, path: Path, why: str) -> ArtifactError:
+    """What to say of a text that makes no sense: of one of ours whose checksum does not agree, that it was changed."""
+    is_ours = _KEY.encode() in bytes(whole[:_LONGEST_TEXT])
+    return ArtifactError(f"{path} {_CHANGED if is_ours and not _agrees(whole) else why}")
 
 
 def _hint(name: str) -> str:
@@ -95,23 +107,22 @@ def _text(whole: memoryview, path: Path) -> dict[str, object]:
     length = int.from_bytes(whole[:8], "little")
     if len(whole) < 9 or whole[8] != ord("{"):
         what = f"is not a file of nbcompress (it has {len(whole)} bytes)" if len(whole) else "is empty"
-        raise ArtifactError(f"{path} {what}: save(model, path) writes such files")
+        raise _refusal(whole, path, f"{what}: save(model, path) writes such files")
     head = bytes(whole[8 : 8 + min(length, _LONGEST_TEXT)])
     if len(whole) < 8 + length and length <= _LONGEST_TEXT:
         raise ArtifactError(f"{path} is truncated: it ends within its first {8 + length} bytes: copy it again")
     if length > _LONGEST_TEXT:
-        raise ArtifactError(f"{path} is not a file of nbcompress, though it may be safetensors of other tensors")
+        raise _refusal(whole, path, "is not a file of nbcompress, though it may be safetensors of other tensors")
     try:
         text = json.loads(head)
         version = text["__metadata__"][_KEY]
     except (KeyError, TypeError):
-        raise ArtifactError(
-            f"{path} is a safetensors file, but not of nbcompress: load it with safetensors.torch.load_file"
-        ) from None
+        why = "is a safetensors file, but not of nbcompress: load it with safetensors.torch.load_file"
+        raise _refusal(whole, path, why) from None
     except (ValueError, RecursionError):
-        raise ArtifactError(f"{path} is damaged: its first text cannot be read") from None
+        raise _refusal(whole, path, "is damaged: its first text cannot be read") from None
     if not isinstance(version, str) or not version.isascii() or not version.isdigit() or len(version) > 9:
-        raise ArtifactError(f"{path} is damaged: its version is {version!r:.40}")
+        raise _refusal(whole, path, f"is damaged: its version is {version!r:.40}")
     if int(version) > VERSION:
         raise ArtifactError(
             f"{path} has version {version}, and this nbcompress reads up to version {VERSION}: update nbcompress"

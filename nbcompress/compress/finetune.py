@@ -73,6 +73,10 @@ def finetune(
         Batches(valid)
     if progress is not None and not callable(progress):
         raise CompressionError(f"progress must be a function of the share that is done, got {type(progress).__name__}")
+    if loss is not None and not callable(loss):
+        raise CompressionError(
+            f"loss must be a function of what the model returns and the target to a scalar, got {type(loss).__name__}"
+        )
     check_model(model)
     batch_loss = None
     if loss is not None:

@@ -191,6 +191,8 @@ def _check_match(model: nn.Module, targets: list[Target], pattern: str) -> None:
     holders = list(dict.fromkeys(name.rpartition(".")[0] or name for one in targets for name in one.names))
     listed = ", ".join(holders[:8]) + (", ..." if len(holders) > 8 else "")
     hint = did_you_mean(pattern, [*modules, *parameters])
+    if "," in pattern:
+        hint = f" Several patterns are a list: {[part.strip() for part in pattern.split(',') if part.strip()]}."
     raise LayerNotFound(f"layers={pattern!r} matches no layer of the model.{hint} Layers with weights: {listed}")
 
 

@@ -68,5 +68,6 @@ def step_of(step: Any) -> int:
     """
     number = _scalar(step)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise refused("Step", f"The step of a report is an integer of at least 0, but got {step!r}.")
+        hint = "" if isinstance(step, int) else " Metrics are given by name: report(accuracy=0.9)."
+        raise refused("Step", f"The step of a report is an integer of at least 0, but got {step!r}.{hint}")
     return number

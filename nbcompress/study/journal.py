@@ -176,7 +176,8 @@ def _create(path: str) -> None:
         with open(path, "ab"):
             pass
     except OSError as error:
-        raise StudyError(f"The journal {path} cannot be made: {error.strerror}.") from error
+        what = "written" if os.path.exists(path) else "made"
+        raise StudyError(f"The journal {path} cannot be {what}: {error.strerror}.") from error
 
 
 def _write_all(file: IO[bytes], text: bytes) -> None:

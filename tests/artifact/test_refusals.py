@@ -353,3 +353,15 @@ def test_unknown_flags_are_refused(flags: int) -> None:
     row.block(bytes([flags]) + write_header(Header("Tiny", b"abcd", ()))[1:])
     with pytest.raises(ArtifactError, match=f"its header has unknown flags {flags}"):
         unpack(memoryview(bytes(row.data)))
+
+
+def test_a_change_of_the_first_text_is_told_by_the_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "small.nbz"
+    save(Tiny(), path)
+    whole = path.read_bytes()
+    begin, end = whole.index(b'"model"'), whole.index(b"}}")
+    changed = [whole[:place] + b"?" + whole[place + 1 :] for place in range(begin, end)]
+    for one in changed:
+        path.write_bytes(one)
+        with pytest.raises(ArtifactError, match="was changed after it was written, or damaged: its checksum does not"):
+            load(path, Tiny())

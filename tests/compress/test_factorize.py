@@ -131,7 +131,7 @@ def test_no_randomness_is_used() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("rank", [0, -0.5, 1.5, True, "all", float("nan")])
+@pytest.mark.parametrize("rank", [0, -0.5, True, "all", float("nan")])
 def test_rank_refused(rank: object) -> None:
     with pytest.raises(CompressionError, match="rank must be a number above 0 to 1, got"):
         factorize(nn.Sequential(nn.Linear(2, 2)), rank)  # type: ignore[arg-type]
@@ -175,3 +175,9 @@ def test_rank_or_energy() -> None:
 def test_a_single_layer_cannot_be_replaced_in_itself() -> None:
     with pytest.raises(CompressionError, match=r"the model is a single layer, .* put it into a Sequential"):
         factorize(nn.Linear(10, 10), 0.1)
+
+
+@pytest.mark.parametrize("rank", [4, 1.5, float("inf")])
+def test_a_rank_is_a_share(rank: float) -> None:
+    with pytest.raises(CompressionError, match=rf"above 0 to 1, got {rank}: 4 of 64 are rank=0\.0625"):
+        factorize(nn.Linear(64, 64), rank=rank)

@@ -391,5 +391,5 @@ def test_complex_parameters_are_trained_too() -> None:
 
 def test_a_loss_that_is_no_function_is_refused() -> None:
     animal = ZOO["perceptron"]()
-    with pytest.raises(CompressionError, match="loss must be a function of what the model returns.*got int"):
+    with pytest.raises(CompressionError, match="loss must be a function of what the model returns"):
         finetune(animal.model, animal.data, loss=3)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from compress_zoo import ZOO
@@ -141,3 +143,8 @@ def test_functions_and_not_modules() -> None:
         assert callable(getattr(compress, name)), name
         # The one that also knows the length of the file lives a floor higher.
         assert (getattr(nc, name) is getattr(compress, name)) == (name != "quantize")
+
+
+def test_several_patterns_in_one_text_get_a_hint() -> None:
+    with pytest.raises(LayerNotFound, match=r"Several patterns are a list: \['fc1', 'fc2'\]"):
+        select(nn.Sequential(OrderedDict(fc1=nn.Linear(2, 2), fc2=nn.Linear(2, 2))), "fc1, fc2")

@@ -77,3 +77,8 @@ def test_steps() -> None:
     for wrong in (-1, 1.5, True, "1"):
         with pytest.raises(TrialEnded, match="The step of a report is an integer of at least 0, but got"):
             step_of(wrong)
+
+
+def test_a_report_without_names_says_how_to_give_them() -> None:
+    with pytest.raises(TrialEnded, match=r"Metrics are given by name: report\(accuracy=0.9\)"):
+        step_of("accuracy")

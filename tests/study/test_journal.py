@@ -294,3 +294,16 @@ def test_optuna_reads_and_writes_the_same_file(path: Path) -> None:
     assert theirs.get_study_user_attrs(study) == {"key": "ü" * 10}
     theirs.set_study_user_attr(study, "other", 1)
     assert ours.get_study_user_attrs(study) == {"key": "ü" * 10, "other": 1}
+
+
+def test_a_journal_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.journal"
+    path.write_text("")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # The tests may run as root, to whom nothing is forbidden.
+    monkeypatch.setattr("builtins.open", refused)
+    with pytest.raises(StudyError, match=r"cannot be written: Permission denied\.$"):
+        JournalFile(path)

@@ -56,6 +56,11 @@ def factorize(
     """
     if rank is not None and energy is not None:
         raise CompressionError(f"rank= and energy= both say how much is kept: pass one, got {rank!r} and {energy!r}")
+    if isinstance(rank, (int, float)) and rank > 1:
+        raise CompressionError(
+            f"rank is the share of a layer's full rank that is kept, above 0 to 1, got {rank!r}: "
+            "4 of 64 are rank=0.0625"
+        )
     amount = Amount(
         check_number("rank", 0.25 if rank is None else rank, 0, 1, is_open_low=True),
         None if energy is None else check_number("energy", energy, 0, 1, is_open_low=True),
