@@ -36,7 +36,7 @@ HOMES = {
 
 # Modules that are reached as attributes, such as `nc.optuna.Sampler`. A star import does not bring them: the names of
 # the libraries that they stand in for are in use already.
-MODULES = ("optuna",)
+MODULES = ("compat", "optuna")
 
 
 def public(name: str) -> Any:

@@ -12,6 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "nbcompress"
 FLOORS = ["space", "study", "optimize", "optuna", "compress", "artifact", "measure", "run", "cell", "panels", "magics"]
+FLOORS += ["compat"]
 GROUND = {"errors", "public", "_version"}
 
 # Who alone may import what. A name stands for the package and everything in it.

@@ -16,15 +16,14 @@ from nbcompress.magics.base import one_line_errors
 from nbcompress.magics.scope import Scope
 from nbcompress.magics.search_options import search_parser
 from nbcompress.magics.search_setup import prepared
+from nbcompress.magics.watched import panel_of, run_watched
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from nbcompress.magics.output import Output
     from nbcompress.panels import Panel
-    from nbcompress.panels.ladder import Kind
     from nbcompress.run.controls import Controls
-    from nbcompress.run.observers import Ending
     from nbcompress.run.preparing import Search
 
 
@@ -100,7 +99,7 @@ class _Running:
         self._search = search
         self._controls: Controls = Controls()
         self._output: Output = Output(scope.shell)
-        self._panel: Panel = _panel(arguments.panel, search, self._controls, self._output)
+        self._panel: Panel = panel_of(arguments.panel, search, self._controls, self._output)
 
     def start(self) -> None:
         """Run in a thread of its own; output stays in the cell that runs now."""
@@ -114,15 +113,7 @@ class _Running:
             UsageError: The search could not go on: the first trials failed alike, or the engine broke.
             KeyboardInterrupt: The second interrupt.
         """
-        from nbcompress.run.interrupts import uninterrupted
-
-        ending: Ending | None = None
-        self._panel.show()
-        try:
-            ending = self._search.run([self._panel], self._controls)
-        finally:
-            with uninterrupted():
-                self._panel.finish(ending)
+        ending = run_watched(self._search, self._panel, self._controls)
         if ending.kind in ("same failure", "broken"):
             raise UsageError(ending.reason)
 
@@ -133,18 +124,3 @@ class _Running:
                 self.run()
         except UsageError as err:
             self._output.print(str(err))
-
-
-def _panel(kind: str, search: Search, controls: Controls, output: Output) -> Panel:
-    from nbcompress.panels import panel
-
-    return panel(
-        output.best_kind if kind == "auto" else cast("Kind", kind),
-        search.study,
-        trials=search.plan.trials,
-        seconds=search.plan.timeout,
-        baseline=search.baseline,
-        proposer=search.proposer,
-        controls=controls,
-        output=output,
-    )

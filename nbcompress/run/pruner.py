@@ -58,8 +58,9 @@ class Judge:
         """
         aspects = aspects_of(self.goal)
         showing = Showing.of(aspects, reports, values)
-        own, rivals = showing.beside(self.rivals)
-        if not showing.n_reports or not self._is_behind(showing.n_reports, own, rivals):
+        n, longest = showing.n_reports, max((one.n_reports for one in self.rivals), default=0)
+        # One that has come as far as any other ends by itself.
+        if not 0 < n < longest or not self._is_behind(n, *showing.beside(self.rivals)):
             return ""
         metrics = dict.fromkeys(one.metric for one in aspects if one.metric in reports or one.metric in values)
         return f"Behind earlier trials at step {step} in {' and '.join(metrics)} ({self.rule})."

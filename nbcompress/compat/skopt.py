@@ -1,0 +1,192 @@
+"""`gp_minimize`, as scikit-optimize has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import OptimizeResult
+
+from nbcompress.compat.dimensions import Dimension, Dimensions
+from nbcompress.compat.searching import Searching, refuse
+from nbcompress.errors import SearchError, did_you_mean
+from nbcompress.study import Goal
+
+if TYPE_CHECKING:
+    from nbcompress.study import Trial
+
+_ACQUISITIONS = {"EI": "logei", "LCB": "ucb", "PI": "pi"}
+_GENERATORS = ("random", "sobol")
+_HINTS = {
+    "base_estimator": "The surrogate is our own; its parts are options of nc.search.",
+    "xi": "The margin of PI is fixed; EI has none.",
+    "kappa": "LCB reaches two standard deviations below the mean.",
+    "acq_optimizer": "Leave it out.",
+    "n_points": "Leave it out.",
+    "n_restarts_optimizer": "Leave it out.",
+    "model_queue_size": "The result holds no models.",
+    "space_constraint": "A metric with a bound is an option of nc.search: subject_to.",
+}
+
+Callback = Callable[[OptimizeResult], Any]
+
+
+def gp_minimize(
+    func: Callable[[list[Any]], Any],
+    dimensions: Sequence[Any],
+    *,
+    n_calls: int = 100,
+    n_initial_points: int = 10,
+    n_random_starts: int | None = None,
+    initial_point_generator: str = "random",
+    acq_func: str = "EI",
+    x0: Sequence[Any] | None = None,
+    y0: Sequence[float] | float | None = None,
+    random_state: Any = None,
+    verbose: bool = False,
+    callback: Callback | Sequence[Callback] | None = None,
+    noise: str = "gaussian",
+    n_jobs: int = 1,
+    study: str | None = None,
+    storage: str | os.PathLike[str] | None = None,
+    panel: bool = True,
+    **others: Any,
+) -> OptimizeResult:
+    """Minimize `func(x)`, x a list with one value a dimension.
+
+    Calls that raise or return no finite number are failed trials: they count as calls, are kept away from, and are not
+    in the result. An interrupt ends the search and returns the result so far.
+
+    Args:
+        func: Returns a number.
+        dimensions: `Real`, `Integer`, `Categorical`, `(low, high)`, `(low, high, prior)` or lists of categories.
+        n_calls: Calls in all, those at `x0` and at initial points included.
+        n_initial_points, n_random_starts: Points before the surrogate takes over. It takes over after
+            `min(8, 2 (d + 1))` at the earliest, and fewer are warned of.
+        initial_point_generator: `random` or `sobol`.
+        acq_func: `EI`, `LCB` or `PI`.
+        x0, y0: A point or a list of points to begin with, and their values; without values they are called.
+        random_state: None, an integer or NumPy's `RandomState`.
+        verbose: Print a line after each call.
+        callback: Called with the result so far after each call, or a list of such; a true answer ends the search.
+        noise: `gaussian`: it is learned.
+        n_jobs: 1.
+        study, storage: Ours: a name, and a path or a URL. A study that exists is continued, so a script that runs again
+            repeats no call.
+        panel: Ours: whether a notebook shows the panel.
+
+    Returns:
+        `x`, `fun`, `x_iters` (lists), `func_vals` (array), `space`, and `study`, which holds everything.
+
+    Raises:
+        SearchError: An option cannot be honoured; it is named.
+        SpaceError: A dimension cannot be read.
+        SearchFailed: The first three calls failed alike, or none succeeded.
+
+    Example:
+        >>> result = gp_minimize(lambda x: (x[0] - 0.3) ** 2, [(-1.0, 1.0)], n_calls=15, random_state=0)
+        >>> abs(result.x[0] - 0.3) < 0.1
+        True
+    """
+    refuse("gp_minimize", others, _HINTS)
+    _check("acq_func", acq_func, tuple(_ACQUISITIONS))
+    _check("initial_point_generator", initial_point_generator, _GENERATORS)
+    _check("noise", noise, ("gaussian",))
+    _check("n_jobs", n_jobs, (1,))
+    space = Dimensions.of(dimensions)
+    metric = next(name for name in ("fun", "value", "loss") if name not in space.names)
+    searching = Searching(
+        func,
+        lambda point: func([point[name] for name in space.names]),
+        space.space(),
+        Goal.of(minimize=[metric]),
+        random_state=random_state,
+        acquisition=_ACQUISITIONS[acq_func],
+        study=study,
+        storage=storage,
+        panel=panel,
+    )
+    n_initial = n_initial_points if n_random_starts is None else n_random_starts
+    points, values = _known(space, x0, y0)
+    wanted = n_initial + (0 if values else len(points))
+    if n_calls < max(1, wanted):
+        raise SearchError(f"n_calls is at least {max(1, wanted)}, the points to begin with, but got {n_calls!r}.")
+    for point, value in zip(points, values, strict=False):
+        searching.tell_once(point, value)
+    searching.warn_of_design(len(points) + n_initial, "n_initial_points")
+    start = [*points, *searching.drawn(n_initial, first=len(points), sampler=initial_point_generator)]
+    callbacks = [callback] if callable(callback) else list(callback or ())
+
+    def after(_: Trial) -> bool:
+        result = _result(searching, space)
+        if verbose and not searching.is_shown:
+            n = len(searching.study.all_trials)
+            print(f"call {n}: {result.func_vals[-1]:.6g}, least so far {result.fun:.6g}", flush=True)
+        answers = [bool(one(result)) for one in callbacks]
+        return any(answers)
+
+    searching.run(n_calls + len(values), start, after)
+    return _result(searching, space)
+
+
+def use_named_args(dimensions: Sequence[Dimension]) -> Callable[[Callable[..., Any]], Callable[[list[Any]], Any]]:
+    """Decorate a function of keywords so that it takes a list, as `gp_minimize` calls it.
+
+    Raises:
+        SearchError: A dimension has no name.
+
+    Example:
+        >>> from nbcompress.compat import Real
+        >>> space = [Real(0, 1, name="x")]
+        >>> use_named_args(space)(lambda x: x + 1)([0.5])
+        1.5
+    """
+    names = [one.name for one in dimensions]
+    if None in names:
+        raise SearchError(f"use_named_args needs dimensions with names, but got {dimensions[names.index(None)]!r}.")
+
+    def decorate(func: Callable[..., Any]) -> Callable[[list[Any]], Any]:
+        @wraps(func)
+        def called(x: list[Any]) -> Any:
+            return func(**{str(name): value for name, value in zip(names, x, strict=True)})
+
+        return called
+
+    return decorate
+
+
+def _known(
+    space: Dimensions, x0: Sequence[Any] | None, y0: Sequence[float] | float | None
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Return the points to begin with, and their values if they are known."""
+    if x0 is None:
+        if y0 is not None:
+            raise SearchError(f"y0 are the values of x0, but x0 is missing and y0 is {y0!r:.80}.")
+        return [], []
+    rows = list(x0) if len(x0) and isinstance(x0[0], (list, tuple, np.ndarray)) else [x0]
+    points = [space.point([one.item() if isinstance(one, np.generic) else one for one in row]) for row in rows]
+    values = [] if y0 is None else [float(one) for one in np.atleast_1d(np.asarray(y0, dtype=np.float64))]
+    if values and len(values) != len(points):
+        raise SearchError(f"y0 has a value for each point of x0, which are {len(points)}, but got {len(values)}.")
+    return points, values
+
+
+def _result(searching: Searching, space: Dimensions) -> OptimizeResult:
+    trials = searching.complete
+    if not trials:
+        raise searching.failed("No call returned a finite number")
+    values = np.array([searching.value(one) for one in trials])
+    rows = [[one.params[name] for name in space.names] for one in trials]
+    best = int(values.argmin())
+    return OptimizeResult(
+        x=rows[best], fun=float(values[best]), x_iters=rows, func_vals=values, space=space, study=searching.study
+    )
+
+
+def _check(option: str, value: Any, known: tuple[Any, ...]) -> None:
+    if value not in known:
+        names = ", ".join(map(repr, known))
+        raise SearchError(f"{option} is one of {names} here, but got {value!r}.{did_you_mean(str(value), known)}")

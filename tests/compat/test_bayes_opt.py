@@ -1,0 +1,178 @@
+"""Scripts as readers of bayes_opt's documentation write them, with one import changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbcompress.compat import BayesianOptimization
+from nbcompress.errors import PointError, SearchError, SearchFailed, SpaceError
+
+BOUNDS = {"x": (2, 4), "y": (-3, 3)}
+
+
+def black_box_function(x: float, y: float) -> float:
+    return -(x**2) - (y - 1) ** 2 + 1
+
+
+def quiet(f: Any = black_box_function, bounds: Any = BOUNDS, **options: Any) -> BayesianOptimization:
+    return BayesianOptimization(f=f, pbounds=bounds, **{"random_state": 1, "verbose": 0, **options})
+
+
+def test_the_first_page_of_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    optimizer = BayesianOptimization(f=black_box_function, pbounds=BOUNDS, random_state=1)
+    optimizer.maximize(init_points=2, n_iter=13)
+    assert optimizer.max is not None
+    assert optimizer.max["target"] == pytest.approx(-3.0, abs=0.05)
+    assert optimizer.max["params"]["x"] == pytest.approx(2.0, abs=0.05)
+    assert len(optimizer.res) == 15
+    for result in optimizer.res:
+        assert result["target"] == black_box_function(**result["params"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 15
+    assert lines[0].startswith("call 1: ")
+    assert sum(line.endswith(" *") for line in lines) < 15
+
+
+def test_maximize_goes_on() -> None:
+    optimizer = quiet()
+    optimizer.maximize(init_points=3, n_iter=2)
+    first = optimizer.res
+    optimizer.maximize(init_points=0, n_iter=3)
+    assert optimizer.res[:5] == first
+    assert len(optimizer.res) == 8
+
+
+def test_probing() -> None:
+    calls: list[dict[str, float]] = []
+
+    def f(**params: float) -> float:
+        calls.append(params)
+        return black_box_function(**params)
+
+    optimizer = quiet(f)
+    optimizer.probe(params={"x": 2.5, "y": 0.7}, lazy=True)
+    optimizer.probe(params=[2.2, 1.0])
+    assert calls == []
+    optimizer.maximize(init_points=0, n_iter=0)
+    assert calls == [{"x": 2.5, "y": 0.7}, {"x": 2.2, "y": 1.0}]
+    optimizer.probe(params={"x": 2.0, "y": 1.0}, lazy=False)
+    assert optimizer.max == {"target": -3.0, "params": {"x": 2.0, "y": 1.0}}
+    optimizer.probe(params={"x": 2.0, "y": 1.0}, lazy=False)  # is known
+    assert len(calls) == 3
+    optimizer.maximize(init_points=1, n_iter=1)
+    assert len(calls) == 5
+
+
+def test_a_loop_of_ones_own() -> None:
+    optimizer = quiet(f=None)
+    for _ in range(12):
+        point = optimizer.suggest()
+        assert optimizer.suggest() == point
+        optimizer.register(params=point, target=black_box_function(**point))
+    assert len(optimizer.res) == 12
+    assert optimizer.max is not None
+    assert optimizer.max["target"] > -3.5
+    with pytest.raises(SearchError, match="There is no function to call"):
+        optimizer.maximize()
+
+
+def test_registered_points_help_what_comes() -> None:
+    optimizer = quiet()
+    optimizer.register(params={"x": 2.0, "y": 1.0}, target=-3.0)
+    optimizer.maximize(init_points=2, n_iter=2)
+    assert len(optimizer.res) == 5
+    assert optimizer.res[0] == {"target": -3.0, "params": {"x": 2.0, "y": 1.0}}
+    with pytest.raises(SearchError, match=r"is known already\. Set allow_duplicate_points=True"):
+        optimizer.register(params={"x": 2.0, "y": 1.0}, target=-3.1)
+    free = quiet(allow_duplicate_points=True)
+    for target in (-3.0, -3.0, -3.1):
+        free.register(params={"x": 2.0, "y": 1.0}, target=target)
+    assert [one["target"] for one in free.res] == [-3.0, -3.0, -3.1]
+
+
+def test_typed_parameters() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def f(n: int, kernel: str, c: float) -> float:
+        seen.append((n, kernel, c))
+        return n * c * (2 if kernel == "rbf" else 1)
+
+    optimizer = quiet(f, {"n": (1, 9, int), "kernel": ("rbf", "poly"), "c": (0.0, 1.0, float)})
+    optimizer.maximize(init_points=4, n_iter=8)
+    assert {type(one[0]) for one in seen} == {int}
+    assert {one[1] for one in seen} == {"rbf", "poly"}
+    assert optimizer.max is not None
+    assert optimizer.max["target"] > 12
+
+
+def test_a_script_that_runs_again_calls_nothing_again(tmp_path: Path) -> None:
+    calls: list[dict[str, float]] = []
+
+    def f(**params: float) -> float:
+        calls.append(params)
+        return black_box_function(**params)
+
+    def script(n_iter: int) -> BayesianOptimization:
+        optimizer = quiet(f, study="old script", storage=tmp_path / "studies.journal")
+        optimizer.register(params={"x": 3.5, "y": 1.0}, target=black_box_function(3.5, 1.0))
+        optimizer.probe(params={"x": 2.5, "y": 0.7})
+        optimizer.maximize(init_points=2, n_iter=n_iter)
+        optimizer.maximize(init_points=1, n_iter=1)
+        return optimizer
+
+    first = script(2)
+    assert len(calls) == 7
+    again = script(2)
+    assert len(calls) == 7
+    assert again.res == first.res
+    assert len(script(4).res) == len(first.res) + 2
+    assert len(calls) == 9
+
+
+def test_before_anything_is_known() -> None:
+    assert quiet().max is None
+    assert quiet().res == []
+
+
+def test_failures() -> None:
+    def f(x: float, y: float) -> float:
+        if y > 0:
+            raise ValueError("positive")
+        return x
+
+    optimizer = quiet(f)
+    optimizer.maximize(init_points=5, n_iter=5)
+    assert 0 < len(optimizer.res) < 10
+    assert all(one["params"]["y"] <= 0 for one in optimizer.res)
+    with pytest.raises(SearchFailed, match="ZeroDivisionError"):
+        quiet(lambda x, y: 1 / 0).maximize()
+
+
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        (lambda: quiet(constraint=object()), "BayesianOptimization here has no option constraint"),
+        (lambda: quiet(bounds_transformer=1), "no option bounds_transformer"),
+        (
+            lambda: quiet(acquisition_function="ucb"),
+            "no option acquisition_function, but got 'ucb'. Expected improvement",
+        ),
+        (lambda: quiet().maximize(acq="ucb", kappa=2.5), "maximize here has no option acq"),
+        (lambda: quiet().maximize(init_points=-1), "init_points is a whole number of at least 0, but got -1"),
+        (lambda: quiet().register({"x": 2, "y": 0}, 1.0, constraint_value=3), "register here has no option constraint"),
+        (lambda: quiet().register({"x": 2, "y": 0}, "high"), "A value that is told is a finite number, but got 'high'"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_named(act: Any, text: str) -> None:
+    with pytest.raises(SearchError, match=text):
+        act()
+
+
+def test_points_and_bounds_are_checked() -> None:
+    with pytest.raises(PointError, match="'x'"):
+        quiet().probe({"x": 5, "y": 0})
+    with pytest.raises(SpaceError, match=r"The bounds of 'x' are \(low, high\), \(low, high, int\) or texts"):
+        quiet(bounds={"x": (1, 2, 3, 4)})
