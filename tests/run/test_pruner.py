@@ -15,7 +15,8 @@ TWO = Goal.of(maximize=["accuracy"], minimize=["loss"])
 
 
 def ended(number: int, values: list[float], metric: str = "loss", state: State = State.COMPLETE) -> Trial:
-    return Trial(number, state, {}, reports={metric: dict(enumerate(values))})
+    # One report more: nothing is judged at the last one.
+    return Trial(number, state, {}, reports={metric: dict(enumerate([*values, values[-1]]))})
 
 
 def verdict(
@@ -43,6 +44,13 @@ def test_median_needs_five_trials_and_then_the_worse_half_goes() -> None:
     assert verdict("median", 5, trials, [1.0, 9.0, 9.0]) == ""
     # Nobody got that far.
     assert verdict("median", 5, trials, [9.0] * 5) == ""
+
+
+def test_the_last_report_of_a_whole_trial_stops_nothing() -> None:
+    trials = [ended(0, [0.0] * 8)]  # nine reports in all
+    assert verdict("asha", 1, trials, [1.0] * 3) != ""
+    assert verdict("asha", 1, trials, [1.0] * 9) == ""
+    assert verdict("asha", 1, trials, [1.0] * 27) == ""
 
 
 def test_median_compares_with_whole_trials_only() -> None:
@@ -75,7 +83,7 @@ def test_maximized_objectives_turn_the_sign() -> None:
 
 
 def test_with_several_objectives_one_lead_is_enough() -> None:
-    trials = [Trial(0, State.COMPLETE, {}, reports={"accuracy": {0: 0.9}, "loss": {0: 1.0}})]
+    trials = [Trial(0, State.COMPLETE, {}, reports={"accuracy": {0: 0.9, 1: 0.9}, "loss": {0: 1.0, 1: 1.0}})]
     judge = Pruner("asha").judge(1, trials, TWO)
     assert judge is not None
     assert judge.verdict({"accuracy": {0: 0.95}, "loss": {0: 9.0}}, 0, {}) == ""
@@ -86,7 +94,7 @@ def test_with_several_objectives_one_lead_is_enough() -> None:
 
 def sized(number: int, accuracy: list[float], kilobytes: float) -> Trial:
     values = {"accuracy": accuracy[-1], "kilobytes": kilobytes}
-    return Trial(number, State.COMPLETE, {}, values, reports={"accuracy": dict(enumerate(accuracy))})
+    return Trial(number, State.COMPLETE, {}, values, reports={"accuracy": dict(enumerate([*accuracy, accuracy[-1]]))})
 
 
 def test_a_metric_that_is_known_before_the_training_takes_part() -> None:

@@ -86,7 +86,7 @@ def test_only_wanted_names_are_kept() -> None:
 
 
 def test_a_judge_stops_the_trial() -> None:
-    judge = Judge("asha", GOAL, (Showing.of(aspects_of(GOAL), {"accuracy": {0: 0.9}}, {}),))
+    judge = Judge("asha", GOAL, (Showing.of(aspects_of(GOAL), {"accuracy": {0: 0.9, 1: 0.9}}, {}),))
     with pytest.raises(TrialEnded, match=r"Behind earlier trials at step 0 in accuracy \(asha\)\.") as caught:
         context(judge=judge).report(accuracy=0.5, step=0)
     assert caught.value.state is State.STOPPED
