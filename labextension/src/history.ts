@@ -7,6 +7,7 @@ import { cut, spell } from "./format";
 import type { Part } from "./part";
 import { linear, measured } from "./scales";
 import type { Selection } from "./selection";
+import { outline } from "./states";
 
 export class History implements Part {
   // Level with the chart beside it, which has its choices above.
@@ -39,7 +40,8 @@ export class History implements Part {
     const until = study.trials.at(-1)?.number ?? last.number;
     const x = linear([from, Math.max(until, from + 1)], [box.left, box.right], { count: Math.max(3, width / 90), whole: true });
     axes(root, box, x, y, { x: "trial", y: name });
-    dots.forEach((one) => root.append(svg("circle", { class: "nbc-faint", cx: x(one.number), cy: y(one.metrics[objective] as number), r: 2.6 })));
+    const faint = dots.map((one) => outline("complete", x(one.number), y(one.metrics[objective] as number), 2.6));
+    root.append(svg("path", { class: "nbc-faint", d: faint.join("") }));
     const path = points.map((one) => [x(one.number), y(one.value)] as const);
     root.append(svg("path", { class: "nbc-line", d: steps([...path, [x(until), y(last.value)]]) }));
     // The trials that brought something new; a line of one point could not be seen without.

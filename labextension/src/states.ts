@@ -3,23 +3,31 @@
 import { svg } from "./dom";
 import type { State } from "./data";
 
-export function shape(state: State, x: number, y: number, size: number): SVGElement {
-  const common = { class: `nbc-mark nbc-${state}` };
-  const r = size;
+// The outline of a state's shape around a place, as a path.
+export function outline(state: State, x: number, y: number, size: number): string {
+  const r = state === "running" ? size * 0.9 : size;
+  const at = (dx: number, dy: number): string => `${round(x + dx * r)} ${round(y + dy * r)}`;
   switch (state) {
     case "complete":
-      return svg("circle", { ...common, cx: x, cy: y, r });
     case "running":
-      return svg("circle", { ...common, cx: x, cy: y, r: r * 0.9 });
+      return `M${at(-1, 0)}A${round(r)} ${round(r)} 0 1 0 ${at(1, 0)}A${round(r)} ${round(r)} 0 1 0 ${at(-1, 0)}Z`;
     case "stopped":
-      return svg("rect", { ...common, x: x - r * 0.9, y: y - r * 0.9, width: r * 1.8, height: r * 1.8 });
+      return `M${at(-0.9, -0.9)}L${at(0.9, -0.9)}L${at(0.9, 0.9)}L${at(-0.9, 0.9)}Z`;
     case "infeasible":
-      return svg("path", { ...common, d: `M${x} ${y - r * 1.15}L${x + r * 1.1} ${y + r * 0.8}H${x - r * 1.1}Z` });
+      return `M${at(0, -1.15)}L${at(1.1, 0.8)}L${at(-1.1, 0.8)}Z`;
     case "failed":
-      return svg("path", { ...common, d: `M${x - r} ${y - r}L${x + r} ${y + r}M${x - r} ${y + r}L${x + r} ${y - r}` });
+      return `M${at(-1, -1)}L${at(1, 1)}M${at(-1, 1)}L${at(1, -1)}`;
     case "interrupted":
-      return svg("path", { ...common, d: `M${x} ${y - r * 1.2}L${x + r * 1.2} ${y}L${x} ${y + r * 1.2}L${x - r * 1.2} ${y}Z` });
+      return `M${at(0, -1.2)}L${at(1.2, 0)}L${at(0, 1.2)}L${at(-1.2, 0)}Z`;
   }
+}
+
+export function shape(state: State, x: number, y: number, size: number): SVGPathElement {
+  return svg("path", { class: `nbc-mark nbc-${state}`, d: outline(state, x, y, size) });
+}
+
+function round(value: number): number {
+  return Math.round(value * 100) / 100;
 }
 
 export function icon(state: State): SVGSVGElement {

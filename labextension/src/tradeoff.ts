@@ -2,16 +2,21 @@
 
 import { axes, canvas, empty, HEIGHT, leftOf, line, MARGIN, show, type Box } from "./chart";
 import { choice, el, svg } from "./dom";
-import type { Study, Trial } from "./data";
+import { STATES, type Study, type Trial } from "./data";
 import { boundText, cut, metricsText, spell } from "./format";
 import type { Part } from "./part";
 import { extent, linear, measured, type Scale } from "./scales";
 import type { Selection } from "./selection";
-import { shape } from "./states";
+import { outline, shape } from "./states";
 
 const BY_NUMBER = "(trial)";
 // The strip along an axis for trials that did not measure the other metric.
 const RUG = 18;
+// The size of a mark, and from how far a click still means it.
+const SIZE = 4.2;
+const REACH = 10;
+// So many marks are drawn one by one, each with what it says when pointed at.
+const MANY = 1500;
 
 // A trial in the picture; `null` where it did not measure that metric, which puts it at the edge.
 interface Dot {
@@ -177,11 +182,19 @@ export class Tradeoff implements Part {
   }
 
   private drawDots(root: SVGSVGElement, places: readonly Place[]): void {
-    for (const { trial, x, y } of places) {
-      const mark = shape(trial.state, x, y, 4.2);
-      mark.append(svg("title", {}, `Trial ${trial.number}, ${trial.state}: ${cut(metricsText(trial, Object.keys(trial.metrics)), 200)}`));
-      mark.setAttribute("data-trial", String(trial.number));
-      root.append(mark);
+    if (places.length > MANY) {
+      // An element for each would keep the reader waiting: one for each state, and a click finds the nearest trial.
+      for (const state of STATES) {
+        const d = places.filter((one) => one.trial.state === state).map((one) => outline(state, one.x, one.y, SIZE));
+        root.append(svg("path", { class: `nbc-mark nbc-${state}`, d: d.join("") }));
+      }
+    } else {
+      for (const { trial, x, y } of places) {
+        const mark = shape(trial.state, x, y, SIZE);
+        mark.append(svg("title", {}, `Trial ${trial.number}, ${trial.state}: ${cut(metricsText(trial, Object.keys(trial.metrics)), 200)}`));
+        mark.setAttribute("data-trial", String(trial.number));
+        root.append(mark);
+      }
     }
     const chosen = places.find((one) => one.trial.number === this.selection.number);
     if (chosen) {
@@ -193,8 +206,10 @@ export class Tradeoff implements Part {
     root.setAttribute("tabindex", "0");
     root.addEventListener("click", (event) => {
       const mark = (event.target as Element | null)?.closest("[data-trial]");
-      if (mark) {
-        this.selection.choose(Number(mark.getAttribute("data-trial")));
+      const box = root.getBoundingClientRect();
+      const number = mark ? Number(mark.getAttribute("data-trial")) : nearest(places, event.clientX - box.left, event.clientY - box.top)?.trial.number;
+      if (number !== undefined) {
+        this.selection.choose(number);
       }
     });
     const order = [...places].sort((a, b) => a.x - b.x || a.y - b.y).map((one) => one.trial.number);
@@ -215,6 +230,18 @@ export class Tradeoff implements Part {
     const where = `${range(this.up, ys)} against ${this.across === BY_NUMBER ? "the trials" : range(this.across, xs)}`;
     return cut(`${dots.length} trials: ${where}; ${study.front.length} on the front. Arrow keys choose a trial.`, 400);
   }
+}
+
+// The trial that a click means: the nearest, if it is near.
+function nearest(places: readonly Place[], x: number, y: number): Place | null {
+  let [found, least]: [Place | null, number] = [null, REACH];
+  for (const one of places) {
+    const distance = Math.hypot(one.x - x, one.y - y);
+    if (distance <= least) {
+      [found, least] = [one, distance];
+    }
+  }
+  return found;
 }
 
 function known(values: readonly (number | null)[]): number[] {

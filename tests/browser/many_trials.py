@@ -1,0 +1,65 @@
+"""A study of 10,000 trials on a page: how long it takes to open, to sort and to choose a trial."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from panel_studies import digits_study
+from playwright.sync_api import Browser, CDPSession, Page
+
+from nbcompress.panels.assets import asset
+from nbcompress.panels.view import Course, study_view
+
+N_TRIALS = 10_000
+PLACE = '<div id="nbcompress-view"></div><script type="application/json" id="nbcompress-study"></script>'
+FILL = "text => { document.getElementById('nbcompress-study').textContent = text }"
+# Runs something, and waits until its consequences are on screen.
+TIMED = """([what, given]) => new Promise(done => {
+    const start = performance.now();
+    if (what === 'open') (0, eval)(given);
+    else if (what === 'choose') document.querySelectorAll('.nbc-number')[5].click();
+    else [...document.querySelectorAll('.nbc-sort')].find(one => one.innerText.trim().startsWith(given)).click();
+    requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
+})"""
+
+
+@dataclass(frozen=True)
+class Took:
+    """Milliseconds: on the clock, and of the page's own processor time, which other programs do not change."""
+
+    wall: float
+    cpu: float
+
+
+def timed(running: Browser) -> dict[str, Took]:
+    """Open the study, sort it by three columns, and choose a trial."""
+    view = study_view(digits_study(N_TRIALS), course=Course(ending="Ended.", trials=N_TRIALS))
+    script = asset("page.js")
+    assert script is not None, "the front end is not built"
+    page = running.new_page()
+    try:
+        page.set_content(PLACE)
+        page.evaluate(FILL, json.dumps(view))
+        meter = page.context.new_cdp_session(page)
+        meter.send("Performance.enable", {"timeDomain": "threadTicks"})
+        found = {"open": _one(page, meter, "open", script)}
+        for column in ("accuracy", "lr", "time"):
+            found[f"sort by {column}"] = _one(page, meter, "sort", column)
+        found["choose a trial"] = _one(page, meter, "choose", "")
+        assert page.locator(".nbc-table tbody tr").count() >= 200
+        return found
+    finally:
+        page.close()
+
+
+def _one(page: Page, meter: CDPSession, what: str, given: str) -> Took:
+    before = _busy(meter)
+    wall = float(page.evaluate(TIMED, [what, given]))
+    return Took(wall, 1000 * (_busy(meter) - before))
+
+
+def _busy(meter: CDPSession) -> float:
+    """Return the seconds of processor time that the page's thread has spent on tasks."""
+    metrics = meter.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
