@@ -119,6 +119,16 @@ def whole(low: int) -> Callable[[str], int]:
     return read
 
 
+def pattern(text: str) -> str:
+    """Accept one shell pattern on layer names."""
+    if "," in text:
+        several = " ".join(f"--layers {part.strip()}" for part in text.split(",") if part.strip())
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is one pattern, and no layer's name holds a comma. Write {several}."
+        )
+    return text
+
+
 def name(text: str) -> str:
     """Accept a Python name."""
     if not text.isidentifier():

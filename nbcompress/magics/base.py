@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from IPython.display import display
 from nbcompress.errors import NbcompressError, speaking_of_options
 from nbcompress.magics.arguments import HelpWanted, MagicParser
 from nbcompress.magics.scope import Scope
+from nbcompress.magics.wording import in_options
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -53,7 +54,7 @@ class LineMagic:
         @no_var_expand
         @output_can_be_silenced
         def magic(line: str) -> Any:
-            with one_line_errors(f"%{self.name}"):
+            with one_line_errors(f"%{self.name}", self.parser.options()):
                 return self._run(line, Scope(shell))
 
         magic.__doc__ = self.parser.format_help()
@@ -78,15 +79,20 @@ class LineMagic:
 
 
 @contextmanager
-def one_line_errors(magic: str) -> Iterator[None]:
-    """Turn our errors into `UsageError` itself: IPython prints a traceback for subclasses."""
+def one_line_errors(magic: str, options: Iterable[str] = ()) -> Iterator[None]:
+    """Turn our errors into `UsageError` itself: IPython prints a traceback for subclasses.
+
+    Args:
+        magic: As typed, such as `%prune`.
+        options: Those of it; where a text names the keyword of one, the option is named.
+    """
     try:
         with speaking_of_options():
             yield
     except UsageError as err:
         raise UsageError(_one_line(magic, str(err))) from None
     except NbcompressError as err:
-        raise UsageError(_one_line(magic, str(err))) from None
+        raise UsageError(_one_line(magic, in_options(str(err), options))) from None
 
 
 def _one_line(magic: str, text: str) -> str:

@@ -8,7 +8,15 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from nbcompress.magics.arguments import Expression, MagicParser, as_keywords, expression, name, number_or_expression
+from nbcompress.magics.arguments import (
+    Expression,
+    MagicParser,
+    as_keywords,
+    expression,
+    name,
+    number_or_expression,
+    pattern,
+)
 from nbcompress.magics.base import LineMagic, Shown
 from nbcompress.magics.result_card import CardInputs, before_and_after, with_article
 from nbcompress.magics.scope import Scope
@@ -21,7 +29,12 @@ COMMON = ("layers", "data", "finetune", "lr", "seed")
 def add_common(parser: MagicParser, **helps: str) -> None:
     """Add the options that belong to every compressor, some with a help text of the magic's own."""
     options: dict[str, dict[str, Any]] = {
-        "layers": {"action": "append", "metavar": "PATTERN", "help": "only layers whose dotted name fits; repeatable"},
+        "layers": {
+            "action": "append",
+            "type": pattern,
+            "metavar": "PATTERN",
+            "help": "only layers whose dotted name fits; repeatable",
+        },
         "data": {"type": expression, "metavar": "D", "help": "a DataLoader, a data set, or a pair of tensors"},
         "example": {
             "type": expression,
@@ -53,7 +66,7 @@ def compressor(function: str, build_parser: Callable[[], MagicParser], own: Sequ
         if scope.in_trial:
             return Shown(public(function)(model, **keywords))
         card = CardInputs.of(arguments, scope, keywords, is_trained=bool(keywords.get("finetune")))
-        before = card.scores({"before": model})
+        before = card.begun({"before": model})
         small = public(function)(model, **keywords)
         return Shown(small, card.safely(lambda: before_and_after(card, before, model, small)))
 

@@ -59,7 +59,7 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
         return Shown(distill(teacher, student, **keywords))
     card = CardInputs.of(arguments, scope, keywords, is_trained=True)
     name = str(arguments.teacher)
-    before = card.scores({name: teacher})
+    before = card.begun({name: teacher})
     found = distill(teacher, student, control=arguments.control, **keywords)
     models = {name: teacher}
     if isinstance(found, nn.Module):

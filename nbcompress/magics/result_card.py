@@ -63,6 +63,14 @@ class CardInputs:
             is_trained,
         )
 
+    def begun(self, models: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+        """Return the scores of models as they came: what does not fit is told before anything runs for long."""
+        from nbcompress.measure import check_runs
+
+        for model in models.values():
+            check_runs(model, self.example, self.data)
+        return self.scores(models)
+
     def scores(self, models: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         """Return `{function: {model: number}}`, empty without `--evaluate`."""
         score = self.score

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nbcompress.magics.arguments import Expression, MagicParser, OneOf, expression, name
+from nbcompress.magics.arguments import Expression, MagicParser, OneOf, expression, name, pattern
 from nbcompress.magics.base import LineMagic, Shown
 from nbcompress.magics.compressing import model_of
 from nbcompress.magics.result_card import scoring
@@ -24,7 +24,13 @@ def _parser() -> MagicParser:
     add = parser.add_argument
     add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
     add("--evaluate", type=expression, required=True, metavar="FN", help="a function from model to a number")
-    add("--layers", action="append", metavar="PATTERN", help="only layers whose dotted name fits; repeatable")
+    add(
+        "--layers",
+        action="append",
+        type=pattern,
+        metavar="PATTERN",
+        help="only layers whose dotted name fits; repeatable",
+    )
     kinds = ["prune", "quantize", "cluster", "factorize"]
     add("--compressor", type=OneOf(kinds), help="prune, quantize, cluster, factorize (prune)")
     add("--levels", type=expression, metavar="LIST", help="an expression: amounts, bits, clusters or ranks to try")

@@ -11,7 +11,7 @@ from nbcompress.measure.accuracy import (
     accuracy_change,
 )
 from nbcompress.measure.comparison import Comparison, compare, compared
-from nbcompress.measure.footprint import Footprint, Footprints, LayerFootprint, footprint
+from nbcompress.measure.footprint import Footprint, Footprints, LayerFootprint, check_runs, footprint
 from nbcompress.measure.histogram import WeightHistogram, weight_histogram
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
 from nbcompress.measure.latency import Latency
@@ -36,6 +36,7 @@ __all__ = [
     "accuracies",
     "accuracy",
     "accuracy_change",
+    "check_runs",
     "compare",
     "compared",
     "footprint",

@@ -226,6 +226,20 @@ def footprint(
     return found[0] if isinstance(model, nn.Module) else Footprints(tuple(found))
 
 
+def check_runs(model: nn.Module, example: object = None, data: object = None) -> None:
+    """Run a copy of `model` once on the example or the first batch of the data, if there is either.
+
+    Raises:
+        MeasureError: The model fails on it, or cannot be copied.
+        DataError: The data has another form or is empty.
+    """
+    with random_state_kept(), torch.inference_mode():
+        copy = measured_copy(model)
+        inputs = inputs_of(copy, example, data)
+        if inputs is not None:
+            inputs(copy)
+
+
 def _timed(copies: list[nn.Module], given: list[Inputs], threads: int, repeats: int, runtime: Runtime) -> list[Latency]:
     if runtime == "torch":
         return measure_latency(copies, given, threads=threads, repeats=repeats)
@@ -318,6 +332,7 @@ __all__ = [
     "Footprint",
     "Footprints",
     "LayerFootprint",
+    "check_runs",
     "footprint",
     "footprint_notes",
     "latency_text",

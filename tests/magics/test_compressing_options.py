@@ -32,7 +32,7 @@ def test_prune(work: Any) -> None:
     work.must("a = %prune model --amount 0.5 --granularity channel --criterion mutual-information --data train")
     assert work.names["a"][0].out_features == 16
     line = work.refused("a = %prune model --amount 0.5 --criterion hessian")
-    assert "criterion='hessian' needs data" in line
+    assert "--criterion hessian needs data: pass --data, such as" in line
     line = work.refused("a = %prune model --amount 0.5 --criterion hesian --data train")
     assert "Did you mean 'hessian'?" in line
 
@@ -41,8 +41,8 @@ def test_quantize(work: Any) -> None:
     for budget in ("1.5kB", "limit"):
         work.must(f"b = %quantize model --bits auto --budget {budget} --data train")
         assert nc.size_bytes(work.names["b"]) <= 1500
-    assert "bits='auto' needs budget=" in work.refused("%quantize model --bits auto")
-    assert "budget= belongs to bits='auto'" in work.refused("%quantize model --bits 4 --budget 2kB")
+    assert "--bits auto needs --budget, the length" in work.refused("%quantize model --bits auto")
+    assert "--budget belongs to --bits auto, got --bits 4" in work.refused("%quantize model --bits 4 --budget 2kB")
     work.must("b = %quantize model --activations dynamic")
     assert record_of(work.names["b"]).activations == {"0": "dynamic", "2": "dynamic"}
     work.must("b = %quantize model --activations static --data train")

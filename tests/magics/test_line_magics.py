@@ -48,12 +48,15 @@ def test_data_in_brackets(ready: Notebook) -> None:
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("%prune model --amount 1.5", "%prune: amount must be a number from 0 to 1, got 1.5"),
-        ("%prune model", "%prune: "),
+        ("%prune model --amount 1.5", "%prune: --amount must be a number from 0 to 1, got 1.5"),
+        ("%prune model", "%prune: prune needs --amount, a share from 0 to 1, or --threshold"),
         ("%prune 3 --amount 0.5", "%prune: MODEL must be a torch.nn.Module, but 3 is an int."),
         ("%prune model --amount 0.5 --layers 1x", "%prune: "),
-        ("%prune model --amount 0.5 --finetune 2", "%prune: "),
-        ("%quantize model --bits 9", "%quantize: bits must be a whole number from 1 to 8, got 9"),
+        ("%prune model --amount 0.5 --finetune 2", "%prune: --finetune 2 needs data to train on: pass --data"),
+        ("%prune model --amount 0.5 --layers 0,2", "no layer's name holds a comma. Write --layers 0 --layers 2."),
+        ("%quantize model --data (inputs[:, :3], labels)", "Sequential must run on the example, float32[32, 3], but"),
+        ("%factorize model --rank 4", "%factorize: --rank is the share of a layer's full rank that is kept"),
+        ("%quantize model --bits 9", "%quantize: --bits must be a whole number from 1 to 8, got 9"),
         (
             "%quantize model --bits 4 --evaluate 3",
             "takes a function from model to a number, but got an int.",
@@ -61,7 +64,7 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%quantize model --bits 4 --evaluate str", "but it returned a str."),
         ("%quantize model --evaluate 1/0", "evaluating 1/0 raised ZeroDivisionError: division by zero"),
         ("%quantize model --evaluate (lambda net: 1 / 0)", "%quantize: --evaluate raised ZeroDivisionError"),
-        ("%cluster model --clusters 0", "%cluster: clusters must be a whole number from 1"),
+        ("%cluster model --clusters 0", "%cluster: --clusters must be a whole number from 1"),
         ("%distill model model", "%distill: --data is needed"),
         ("%footprint []", "%footprint: there is no model in an empty list."),
         ("%footprint [model, 3]", "%footprint: 3 is no torch.nn.Module, but of the type int."),
@@ -98,3 +101,24 @@ def test_help_has_examples(ready: Notebook, name: str) -> None:
     text = ready.must(f"%{name} -h").printed
     assert f"usage: %{name}" in text
     assert "examples:\n" in text
+
+
+def test_a_card_tells_accuracy_and_flips_where_there_are_labels(ready: Notebook) -> None:
+    for line in ("%prune model --amount 0.5", "%quantize model", "%cluster model --clusters 3", "%factorize model"):
+        (card,) = ready.must(f"a = {line} --data train").shown
+        for form in ("text/plain", "text/html"):
+            assert "accuracy on 32 examples, with 95 % intervals" in card[form]
+            assert "was trained on" not in card[form]
+        assert card["text/plain"].startswith(f"{line} --data train\n")
+    (card,) = ready.must("a = %quantize model --data train --finetune 1").shown
+    assert "train was trained on: on other data accuracy may be lower" in card["text/plain"]
+    (card,) = ready.must("a = %distill model model --data train --epochs 1 --control --finetune 1 --layers 0").shown
+    assert "without teacher" in card["text/plain"]
+    assert "model to distilled: " in card["text/plain"]
+
+
+def test_no_result_is_lost_to_its_card(ready: Notebook) -> None:
+    ready.must("calls = []\ndef once(net):\n    calls.append(net)\n    return 1.0 if len(calls) == 1 else 1 / 0")
+    ran = ready.must("small = %prune model --amount 0.5 --evaluate once")
+    assert "The result is returned, but it could not be measured: --evaluate raised" in ran.shown[0]["text/plain"]
+    assert ready.names["small"] is ready.names["calls"][1]
