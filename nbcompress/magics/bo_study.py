@@ -14,6 +14,7 @@ from nbcompress.magics.scope import Scope
 from nbcompress.magics.search_setup import notebook_modules
 
 if TYPE_CHECKING:
+    from nbcompress.magics.output import Output
     from nbcompress.optimize import Proposer
     from nbcompress.study import Study, StudySummary
 
@@ -69,16 +70,29 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
     if arguments.name is None:
         return Shown(None, _listed(list_studies(arguments.storage)))
     from nbcompress.magics.output import Output
-    from nbcompress.panels import study_bundle
 
     study = stored(arguments.name, arguments.storage, scope)
     output = Output(scope.shell)
-    if output.best_kind == "live" and not scope.in_trial:
-        from nbcompress.panels.following import follow
+    if output.best_kind != "live" or scope.in_trial:
+        from nbcompress.panels import study_bundle
 
-        if follow(study, output, study.record.get("baseline"), proposer_of(study)) is not None:
-            return Shown(study)
-    return Shown(study, study_bundle(study, **known_of(study)))
+        return Shown(study, study_bundle(study, **known_of(study)))
+    _show_live(study, output)
+    return Shown(study)
+
+
+def _show_live(study: Study, output: Output) -> None:
+    """Show a study where the output can change: followed while it is searched, else the data first and then all."""
+    from nbcompress.panels.following import follow
+    from nbcompress.panels.glance import study_glance
+
+    baseline = study.record.get("baseline")
+    if follow(study, output, baseline, lambda: proposer_of(study)) is None:
+        # To load what draws, to ask the surrogate and to draw takes seconds, in which one can read already.
+        output.show(study_glance(study, baseline))
+        from nbcompress.panels import study_bundle
+
+        output.show(study_bundle(study, **known_of(study)))
 
 
 def known_of(study: Study) -> dict[str, Any]:

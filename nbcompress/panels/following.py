@@ -60,7 +60,10 @@ _LATEST: dict[tuple[str, str], Following] = {}
 
 
 def follow(
-    study: Followed, output: FollowingOutput, baseline: Mapping[str, float] | None, proposer: Proposer | None
+    study: Followed,
+    output: FollowingOutput,
+    baseline: Mapping[str, float] | None,
+    proposer: Callable[[], Proposer | None],
 ) -> Following | None:
     """Show a study that is being searched in a live panel; return None if nobody searches it.
 
@@ -70,7 +73,7 @@ def follow(
         study: Opened for reading.
         output: Where to draw: of a front end that shows widgets.
         baseline: Metrics of the original model.
-        proposer: What the search proposes with, for what its surrogate expects.
+        proposer: Makes what the search proposes with, for what its surrogate expects.
     """
     own = showing(study)
     script = asset("panel.js")
@@ -82,7 +85,7 @@ def follow(
         return following
     assert script is not None
     clock = Elsewhere(stored_course(study.record, study.all_trials).trials)
-    following.start(LivePanel(study, output, clock, baseline, proposer, None, script))
+    following.start(LivePanel(study, output, clock, baseline, proposer(), None, script))
     return following
 
 

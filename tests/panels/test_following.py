@@ -61,6 +61,10 @@ def writer(tmp_path: Path) -> Study:
     return study
 
 
+def nobody() -> None:
+    """What proposes is not known."""
+
+
 def reader(writer: Study) -> Study:
     return read_study("s", writer.storage)
 
@@ -91,7 +95,7 @@ def test_what_another_process_does_arrives_until_its_search_ends(writer: Study, 
     run_one(writer, 0.1)
     running = writer.begin({"x": 0.5})
     page = Page()
-    found = follow(reader(writer), page, None, None)
+    found = follow(reader(writer), page, None, nobody)
     assert isinstance(found, Following)
     assert found.thread is not None
     assert WIDGET in page.shown[0]
@@ -113,7 +117,7 @@ def test_a_search_whose_process_is_gone_is_over_after_a_while(writer: Study, mon
     monkeypatch.setattr(following, "QUIET", 0.1)
     running = writer.begin({"x": 0.5})
     page = Page()
-    found = follow(reader(writer), page, None, None)
+    found = follow(reader(writer), page, None, nobody)
     assert found is not None
     assert found.thread is not None
     writer.finish(replace(running, state=State.INTERRUPTED))
@@ -123,7 +127,7 @@ def test_a_search_whose_process_is_gone_is_over_after_a_while(writer: Study, mon
 
 def test_a_second_follower_takes_over_and_a_closed_widget_ends_it(writer: Study) -> None:
     writer.begin({"x": 0.5})
-    first, second = (follow(reader(writer), Page(), None, None) for _ in range(2))
+    first, second = (follow(reader(writer), Page(), None, nobody) for _ in range(2))
     assert first is not None
     assert second is not None
     assert first.thread is not None
@@ -138,7 +142,7 @@ def test_a_second_follower_takes_over_and_a_closed_widget_ends_it(writer: Study)
 
 def test_a_study_that_nobody_searches_is_not_followed(writer: Study) -> None:
     run_one(writer, 0.1)
-    assert follow(reader(writer), Page(), None, None) is None
+    assert follow(reader(writer), Page(), None, nobody) is None
 
 
 def test_a_search_of_this_process_shows_its_own_panel_with_its_buttons(writer: Study) -> None:
@@ -147,10 +151,10 @@ def test_a_search_of_this_process_shows_its_own_panel_with_its_buttons(writer: S
     assert isinstance(shown, LivePanel)
     shown.show()
     writer.begin({"x": 0.5})
-    assert follow(reader(writer), again, None, None) is not None
+    assert follow(reader(writer), again, None, nobody) is not None
     assert again.shown[0][WIDGET]["model_id"] == first.shown[0][WIDGET]["model_id"]
-    assert follow(read_study("s", writer.storage), Page(), None, None) is not None
+    assert follow(read_study("s", writer.storage), Page(), None, nobody) is not None
     writer.abandon()
     shown.finish(Ending("stopped", "Stopped."))
     assert first.shown[-1][MIME] == again.shown[-1][MIME]
-    assert follow(reader(writer), Page(), None, None) is None
+    assert follow(reader(writer), Page(), None, nobody) is None
