@@ -24,7 +24,8 @@ from scipy.special import erfcx, log_ndtr
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogate import GaussianProcess
 
-ACQUISITIONS = ("logei", "ucb", "pi")
+# `qlogei` is `logei` but for how it sees trials that run; see `pending.py`.
+ACQUISITIONS = ("logei", "ucb", "pi", "qlogei")
 # Standard deviations that the confidence bound reaches below the mean.
 BOUND_WIDTH = 2.0
 # How far below the best, in standardised units, the probability of improvement aims: at 0 it never leaves the best.

@@ -185,6 +185,31 @@ class GaussianProcess:
         variance = self.hyper.signal - np.einsum("ij,ij->i", half, half)
         return mean, np.sqrt(np.maximum(variance, VARIANCE_FLOOR))
 
+    def joint(self, features: Array) -> tuple[Array, Array]:
+        """Return the mean `(m,)` and the covariance `(m, m)` of values at features `(m, D)`, noise included."""
+        z = features / self.hyper.lengthscales[self.owner]
+        k = self.covariances(features)
+        half = k @ self._L_inverse.T
+        prior = self.hyper.signal * self.form.correlation(squared_distances(z, z))[0]
+        covariance = prior - half @ half.T + self.hyper.noise * np.eye(len(z))
+        return self.form.basis(features) @ self.b + k @ self._a, covariance
+
+    def covariances(self, features: Array) -> Array:
+        """Return the prior covariances of features `(m, D)` with the known points: shape `(m, n)`."""
+        z = features / self.hyper.lengthscales[self.owner]
+        return self.hyper.signal * self.form.correlation(squared_distances(z, self._Z))[0]
+
+    def covariance_gradients(self, features: Array, weights: Array) -> Array:
+        """Return the gradients of `sum_j w_j k(x, x_j)` at features `(m, D)`, weights `(m, n)`: shape `(m, D)`."""
+        scales = self.hyper.lengthscales[self.owner]
+        z = features / scales
+        slope = (2.0 * self.hyper.signal) * self.form.correlation(squared_distances(z, self._Z))[1]
+        return self._by_features(slope * weights, z) / scales
+
+    def solved(self, values: Array) -> Array:
+        """Return K^-1 values, for values `(n, S)`."""
+        return np.asarray(self._L_inverse.T @ (self._L_inverse @ values))
+
     def means(self, features: Array) -> Array:
         """Return the means of `predict` alone, which cost less."""
         z = features / self.hyper.lengthscales[self.owner]
@@ -222,7 +247,8 @@ class GaussianProcess:
     def believing(self, features: Array) -> GaussianProcess:
         """Return the process after seeing its own mean at pending points `(m, D)`: there it is sure, elsewhere equal.
 
-        So the next point keeps away from those that run already (the "kriging believer"; a heuristic).
+        So the next point keeps away from those that run already (the "kriging believer"; a heuristic). With
+        four workers it finds better points than qLogEI does, for half of its cost; figures in `pending.py`.
         """
         if len(features) == 0:
             return self

@@ -38,7 +38,7 @@ class Sampler(BaseSampler):
 
     Args:
         seed: Equal seeds and equal trials give equal points; None draws one.
-        acquisition: `logei`, `ucb` or `pi`; the last two for one objective.
+        acquisition: `logei`, `ucb`, `pi` or `qlogei`; the last three for one objective.
         kernel: `matern52` or `rbf`.
         mean: `constant`, `linear` or `zero`.
         constraints_func: Returns the constraints of an ended trial, which holds them where they are at most 0. Optuna

@@ -58,9 +58,12 @@ def surrogate_data(proposer: Proposer | None, trials: Sequence[Trial], goal: Goa
 
 
 def _acquisition(proposer: GaussianProcessProposer) -> str | None:
-    """Return which formula a page may use; with three objectives and more it is a sum over samples, kept in Python."""
+    """Return which formula a page may use; with three objectives and more it is a sum over samples, kept in Python.
+
+    For `qlogei`, which samples what pending trials may find, the page believes their means.
+    """
     if proposer.n_objectives == 1:
-        return proposer.acquisition
+        return proposer.acquisition.removeprefix("q")
     return "hypervolume" if proposer.n_objectives == 2 else None
 
 

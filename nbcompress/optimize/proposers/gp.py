@@ -14,6 +14,7 @@ from nbcompress.optimize.candidates import SPARING, CandidateSearch, Effort
 from nbcompress.optimize.embedding import Embedding
 from nbcompress.optimize.history import Array, History, Proposal
 from nbcompress.optimize.hypervolume import LogHypervolumeImprovement, is_efficient, reference_point
+from nbcompress.optimize.pending import ImprovementWhilePending
 from nbcompress.optimize.proposers.sobol import SobolProposer
 from nbcompress.optimize.protocol import Unseen, generator
 from nbcompress.optimize.surrogate import Form
@@ -106,6 +107,10 @@ class GaussianProcessProposer:
         feasible = belief.history.is_feasible
         if not feasible.any():
             return None, limits
+        if self.n_objectives == 1 and self.acquisition == "qlogei" and len(belief.pending) > 0:
+            best = float(belief.fitted[0].means(belief.features[feasible]).min())
+            draws = generator(self.seed, number, purpose=5)
+            return ImprovementWhilePending(belief.fitted[0], belief.pending, best, draws), limits
         # Pending points count with their predicted losses: to find what they are about to find is no gain.
         known = np.vstack([belief.features[feasible], belief.pending])
         losses = belief.standard_losses(known)
@@ -151,7 +156,7 @@ class GaussianProcessProposer:
         chance = float(np.exp(Sum(limits).score(feature)[0]))
         if gain is None:
             return None, f"no point is feasible yet; this one is with probability {chance:.0%}"
-        if self.n_objectives == 1 and self.acquisition != "logei":
+        if self.acquisition in ("ucb", "pi"):
             feasible = belief.features[belief.history.is_feasible]
             best = float(belief.standard_losses(np.vstack([feasible, belief.pending])).min())
             gain = improvement("logei", belief.losses[0], best)

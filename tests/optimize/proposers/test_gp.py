@@ -154,8 +154,9 @@ def test_a_small_feasible_corner_is_found() -> None:
     assert any("no point is feasible yet" in one for one in reasons)
 
 
-def test_pending_points_keep_the_next_away() -> None:
-    optimizer = Optimizer(BRANIN, seed=0)
+@pytest.mark.parametrize("acquisition", ["logei", "qlogei", "ucb"])
+def test_pending_points_keep_the_next_away(acquisition: str) -> None:
+    optimizer = Optimizer(BRANIN, seed=0, acquisition=acquisition)
     for _ in range(12):
         point = optimizer.ask()[0]
         optimizer.tell(point, branin(point))
