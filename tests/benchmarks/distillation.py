@@ -5,9 +5,9 @@ with labels: it learns for the same number of epochs, from the same start and in
 alone (the control) and once from teacher and labels. The share is (student - control) / (teacher - control), of
 accuracies on 500 test digits: of their means over all seeds, with a 95 % interval by bootstrap over seeds.
 
-Settings of the teacher (temperature and weight) were chosen on other seeds, away from test digits, by `--choose`.
+Temperature and weight are what `distill` takes unless told otherwise.
 
-    python tests/benchmarks/distillation.py [--seeds 20] [--choose] [--smoke]
+    python tests/benchmarks/distillation.py [--seeds 20] [--smoke]
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from statistics import mean
 
 import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 import torch
-from digits import Data, accuracy, digits, digits_to_choose_on, parted, perceptron, trained
+from digits import Data, accuracy, digits, parted, perceptron, trained
 from records import Rows, conditions
 from significance import mean_interval, share_interval
 from torch import nn
 
 import nbcompress as nc
 
-SEEDS_TO_CHOOSE_ON = range(100, 104)
 TEACHER_EPOCHS = 60
 EPOCHS = 150
 
@@ -49,26 +48,13 @@ class Task:
 
 
 TASKS = (Task(32, 100), Task(32, 300), Task(8, 600))
-TEMPERATURE, ALPHA = 4.0, 0.9
-OTHERS = ((2.0, 0.9), (4.0, 1.0), (8.0, 0.9))
 
 
-def accuracies(
-    task: Task, teacher: nn.Module, train: Data, test: Data, seed: int, temperature: float, alpha: float, epochs: int
-) -> tuple[float, float]:
-    """Of the student and of its control, in percent."""
+def accuracies(task: Task, teacher: nn.Module, train: Data, test: Data, seed: int, epochs: int) -> tuple[float, float]:
+    """Of the control and of the student, in percent."""
     few = parted(train, task.n_labelled, seed)[1]
-    both = nc.distill(
-        teacher,
-        task.student(seed),
-        few,
-        epochs=epochs,
-        temperature=temperature,
-        alpha=alpha,
-        seed=seed,
-        control=True,
-    )
-    return accuracy(both.student, test), accuracy(both.control, test)
+    both = nc.distill(teacher, task.student(seed), few, epochs=epochs, seed=seed, control=True)
+    return accuracy(both.control, test), accuracy(both.student, test)
 
 
 def measure(seeds: Iterable[int], teacher_epochs: int, epochs: int, name: str) -> None:
@@ -79,8 +65,8 @@ def measure(seeds: Iterable[int], teacher_epochs: int, epochs: int, name: str) -
         train, test = digits(seed)
         teacher = trained(perceptron(seed), train, teacher_epochs, seed)
         for task in TASKS:
-            student, control = accuracies(task, teacher, train, test, seed, TEMPERATURE, ALPHA, epochs)
-            found[task].append((accuracy(teacher, test), control, student))
+            both = accuracies(task, teacher, train, test, seed, epochs)
+            found[task].append((accuracy(teacher, test), *both))
             rows.add(task.n_neurons, task.n_labelled, seed, *found[task][-1])
     print(f"{'neurons':>8}{'digits':>8}{'teacher':>9}{'control':>9}{'student':>9}  {'gain, points':24}share of the gap")
     for task, columns in found.items():
@@ -94,30 +80,13 @@ def measure(seeds: Iterable[int], teacher_epochs: int, epochs: int, name: str) -
         )
 
 
-def choose() -> None:
-    """Print what settings of the teacher bring, away from test digits."""
-    for temperature, alpha in ((TEMPERATURE, ALPHA), *OTHERS):
-        gains: dict[Task, list[float]] = {task: [] for task in TASKS}
-        for seed in SEEDS_TO_CHOOSE_ON:
-            train, valid = digits_to_choose_on(seed)
-            teacher = trained(perceptron(seed), train, TEACHER_EPOCHS, seed)
-            for task in TASKS:
-                student, control = accuracies(task, teacher, train, valid, seed, temperature, alpha, EPOCHS)
-                gains[task].append(student - control)
-        told = ", ".join(f"{task.n_neurons}/{task.n_labelled} {mean(one):+.2f}" for task, one in gains.items())
-        print(f"temperature {temperature:g}, alpha {alpha:g}: {told} points over the control", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--choose", action="store_true", help="compare settings on a validation part")
     parser.add_argument("--smoke", action="store_true", help="three seeds, few epochs")
     options = parser.parse_args()
     print(f"{conditions()}; {3 if options.smoke else options.seeds} seeds")
-    if options.choose:
-        choose()
-    elif options.smoke:
+    if options.smoke:
         measure(range(100, 103), 5, 10, "distillation-smoke")
     else:
         measure(range(options.seeds), TEACHER_EPOCHS, EPOCHS, "distillation")
