@@ -113,4 +113,4 @@ def _most(study: Tried) -> int:
 
 def _guess(n: int) -> float:
     """Return how many seconds the first look may take: fitting costs the cube of the number of trials."""
-    return 0.02 + 1.5 * (n / 200) ** 3
+    return 0.01 + 0.1 * (n / 200) ** 3

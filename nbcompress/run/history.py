@@ -26,13 +26,34 @@ _STATUS: dict[State, Status] = {
 }
 
 
+# What was asked last, and the answer.
+_latest: tuple[tuple[Trial, ...], Goal, History] | None = None
+
+
 def history_of(trials: Sequence[Trial], goal: Goal) -> History:
     """Return the trials in the order of their numbers; what a trial did not measure is NaN.
 
     For one that was stopped early it is what it would have come to, as far as its reports and whole trials tell.
 
     Trials of a search that began with failures alike are left out: their points may be proposed again.
+
+    The very same trials give the very same history as the last time: a panel asks about what the loop has just asked
+    about, and a surrogate that was fitted to it is recognised.
     """
+    global _latest
+    asked = tuple(trials)
+    if _latest is not None and _latest[1] == goal and _are_same(_latest[0], asked):
+        return _latest[2]
+    history = _history_of(asked, goal)
+    _latest = (asked, goal, history)
+    return history
+
+
+def _are_same(left: Sequence[Trial], right: Sequence[Trial]) -> bool:
+    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
+
+
+def _history_of(trials: Sequence[Trial], goal: Goal) -> History:
     from nbcompress.optimize import History
 
     ordered = sorted(trials, key=lambda one: one.number)[begun_in_vain(trials) :]

@@ -8,9 +8,11 @@ import pytest
 from panel_studies import HandMadeStudy, digits_study, empty_study
 
 from nbcompress.optimize import proposer
+from nbcompress.optimize.belief import Belief
 from nbcompress.panels import foresight
 from nbcompress.panels.expectations import Expectations, always
 from nbcompress.panels.foresight import SHARE, Foresight
+from nbcompress.run.history import history_of
 
 
 class Time:
@@ -115,6 +117,18 @@ def test_the_surrogate_is_asked_as_it_was_before_the_trial_began() -> None:
     assert found["surrogate"]["pending"] == []
     clock.now = 200.0
     assert watching.look(study, always, begun=23) == {}
+
+
+def test_what_the_proposal_has_fitted_is_not_fitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, study = Time(), digits(24)
+    proposes = gp(study)
+    watching = Foresight(proposes, clock)
+    proposes.propose(23, history_of(study.all_trials[:23], study.goal))
+    monkeypatch.setattr(Belief, "after", lambda *_: pytest.fail("one fit answers the panel as well"))
+    clock.now = 100.0
+    # The search has begun trial 23 since.
+    found = watching.look(study, always, begun=23)
+    assert {"surrogate", "importance", "calibration"} == set(found)
 
 
 def test_what_is_not_wanted_any_more_is_left_out() -> None:
