@@ -639,7 +639,7 @@ ZOO: dict[str, Animal] = {
     "packed attention": Animal(PackedAttention, vectors(2, 5, 16), {"qkv": 24}, {"out.weight": OUT}),
     "grouped query": Animal(GroupedQuery, vectors(2, 5, 12), {"q": 16, "k": 8, "v": 8}, {}),
     "multihead": Animal(
-        WithMultihead, vectors(2, 5, 6), {"encoder.linear1": 16}, {"encoder.self_attn.in_proj_weight": "MultiheadAtt"}
+        WithMultihead, vectors(2, 5, 6), {"encoder.linear1": 16, "encoder.self_attn": 12}, {}
     ),
     "lstm": Animal(lambda: Recurrent("LSTM"), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
     "gru": Animal(lambda: Recurrent("GRU", bidirectional=True), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
@@ -675,7 +675,7 @@ ZOO: dict[str, Animal] = {
     "sequence to sequence": Animal(
         SequenceToSequence, lambda: (torch.ones(4, 2).long(), torch.ones(3, 2).long()), {}, {"head.weight": OUT}
     ),
-    "weight norm": Animal(WeightNorm, vectors(3, 4), {"b": 3}, {"a.parametrizations.weight.original1": "_weight_norm"}),
+    "weight norm": Animal(WeightNorm, vectors(3, 4), {"b": 3}, {}),
     "fixed batch": Animal(FixedBatch, vectors(3, 4), {"a": 4}, {}),
     "linear attention": Animal(LinearAttention, image(), {"qkv": 12, "frozen": 3}, {"out.weight": "add joins"}),
     "shared module": Animal(SharedModule, vectors(3, 4), {"a": 5}, {"b.weight": OUT}),

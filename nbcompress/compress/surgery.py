@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compress.attention import free_
 from nbcompress.compress.factorize.low_rank import low_rank_like
+from nbcompress.compress.numbers import is_number, number_at, set_number_
 from nbcompress.compress.record import Surgery
 from nbcompress.errors import CompressionError
 
@@ -51,14 +53,19 @@ def _cut_(model: nn.Module, surgery: Surgery) -> None:
     module = _module(model, surgery)
     for name, value in surgery.attributes.items():
         _check_attribute(module, surgery.module, name, value)
+    if surgery.shapes:
+        free_(module)
     found = {name: _tensor(module, surgery.module, name, shape) for name, shape in surgery.shapes.items()}
     for name, shape in surgery.shapes.items():
         old = found[name]
         values = torch.zeros(shape, dtype=old.dtype, device=old.device)
         new = nn.Parameter(values, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else values
         _replace_(model, old, new)
-    for name, value in surgery.attributes.items():
-        setattr(module, name, tuple(value) if isinstance(value, (tuple, list)) else value)
+    for path, value in surgery.attributes.items():
+        if isinstance(value, int):
+            set_number_(model, module, path, value)
+        else:
+            setattr(module, path, tuple(value))
 
 
 def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -82,18 +89,14 @@ def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) ->
     return tensor
 
 
-def _check_attribute(module: nn.Module, where: str, name: str, value: object) -> None:
-    """Only plain numbers that the instance has already: nothing else can be set from a file."""
-    before = module.__dict__.get(name)
-
-    def is_number(one: object) -> bool:
-        return isinstance(one, int) and not isinstance(one, bool)
-
-    is_same_kind = is_number(before) and is_number(value)
+def _check_attribute(module: nn.Module, where: str, path: str, value: object) -> None:
+    """Only numbers that the instance has already, and rows of them: nothing else can be set from a file."""
+    is_same_kind = number_at(module, path) is not None and is_number(value)
+    before = module.__dict__.get(path)
     if isinstance(before, (tuple, list)) and isinstance(value, (tuple, list)):
         is_same_kind = len(before) == len(value) and all(map(is_number, (*before, *value)))
     if not is_same_kind:
-        raise CompressionError(f"module {where!r} has no number {name!r} that could become {value!r}")
+        raise CompressionError(f"module {where!r} has no number {path!r} that could become {value!r}")
 
 
 def _replace_(model: nn.Module, old: Tensor, new: Tensor) -> None:

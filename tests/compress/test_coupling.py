@@ -127,22 +127,20 @@ def test_a_layer_used_again_ties_its_inputs_to_its_outputs() -> None:
 
 
 def test_unknown_operators_freeze_what_reaches_them() -> None:
-    class Sorted(nn.Module):
+    class Waves(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.a, self.b, self.c = nn.Linear(2, 4), nn.Linear(4, 5), nn.Linear(5, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.c(self.b(self.a(x).sort(-1).values))
+            return self.c(self.b(torch.fft.fft(self.a(x)).real))
 
-    coupling = coupling_of(Sorted(), torch.randn(3, 2))
-    assert coupling.frozen["a.weight"] == "sort is an operator that channels cannot be followed through"
+    coupling = coupling_of(Waves(), torch.randn(3, 2))
+    assert coupling.frozen["a.weight"] == "fft_fft is an operator that channels cannot be followed through"
     assert [one.name for one in coupling.groups] == ["b.weight"]
 
 
-@pytest.mark.parametrize(
-    "code", ["x[:, ::2]", "x[:, 1:3]", "x[:, 0:1]", "x.split([1, 3], 1)[1]", "x.select(1, 0)[:, None]"]
-)
+@pytest.mark.parametrize("code", ["x[:, ::2]", "x[:, 1:3]", "x[:, 0:1]", "x.select(1, 0)[:, None]"])
 def test_pieces_that_the_code_fixes_freeze(code: str) -> None:
     class Piece(nn.Module):
         def __init__(self) -> None:

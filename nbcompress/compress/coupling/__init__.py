@@ -8,6 +8,7 @@ from nbcompress.compress.coupling.trace import (
     first_line,
     first_names,
     named_tensors,
+    tensors_of,
     trace,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "first_line",
     "first_names",
     "named_tensors",
+    "tensors_of",
     "trace",
 ]

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from nbcompress.compress.coupling.labels import Axes, Axis, Labels
@@ -97,6 +99,10 @@ class Call:
     def tie(self, one: Axis, other: Axis) -> Axis:
         """Tie two axes that meet in this call."""
         return self.labels.tie(one, other, f"{self.name}{self._place} joins it with an input, a constant or a position")
+
+    def note_part(self, axis: NDArray[np.int64], start: int, stop: int) -> None:
+        """Say that the call takes the part from `start` to `stop` of a dimension by itself."""
+        self.labels.note_part(axis, start, stop, f"{self.name}{self._place} takes a slice of it that the code fixes")
 
     @property
     def _place(self) -> str:

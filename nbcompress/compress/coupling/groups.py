@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from nbcompress.compress.attention import HeadwiseAttention
 from nbcompress.compress.coupling.call import Call, Marks, Split
 from nbcompress.compress.coupling.labels import NO_LABEL, Axes, Labels
 from nbcompress.compress.coupling.trace import Trace, named_tensors
@@ -103,6 +104,7 @@ def _couple_once(model: nn.Module, traced: Trace, choices: Mapping[str, int]) ->
     for marks in walk.through(traced.graph, {node: own[name] for node, name in traced.tensors.items()}):
         for axes in axes_in(marks):
             labels.freeze_all(axes, "it is an output of the model, and outputs keep their shape")
+    labels.settle_parts()
     outputs: dict[str, set[int]] = {}
     for node, name in traced.tensors.items():
         outputs.setdefault(name, set()).update(_output_dims(node))
@@ -113,29 +115,42 @@ def _couple_once(model: nn.Module, traced: Trace, choices: Mapping[str, int]) ->
 
 
 # Operators that read a weight whose outputs are not along its first dimension: argument and dimension.
-_LAST = ("embedding", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_SECOND = {"addmm": 2, "baddbmm": 2, "mm": 1, "bmm": 1, "matmul": 1}
+_TABLES = ("embedding", "embedding_bag", "index", "index_select")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_SECOND = {"addmm": 2, "baddbmm": 2, "mm": 1, "bmm": 1, "matmul": 1, "_grouped_mm": 1, "grouped_mm_fallback": 1}
 
 
 def _output_dims(node: fx.Node) -> set[int]:
     """The dimensions of a weight along which its outputs lie, for everything that reads it."""
     found = set()
+    last = len(node.meta["val"].shape) - 1
     for user in node.users:
         name = Call(user, Labels(), {}).name
-        is_second = name in _SECOND and len(user.args) > _SECOND[name] and user.args[_SECOND[name]] is node
-        found.add(1 if name in _LAST else len(node.meta["val"].shape) - 1 if is_second else 0)
+        if name in _TABLES or _is_second(user, node):
+            found.add(last)
+        elif name == "transpose" and any(_is_second(one, user) for one in user.users):
+            found.add(last - 1)
+        else:
+            found.add(1 if name in _TRANSPOSED else 0)
     return found
 
 
+def _is_second(user: fx.Node, node: fx.Node) -> bool:
+    """Whether `user` multiplies by `node` from the right."""
+    place = _SECOND.get(Call(user, Labels(), {}).name)
+    return place is not None and len(user.args) > place and user.args[place] is node
+
+
 def _freeze_opaque(model: nn.Module, own: Mapping[str, Axes], labels: Labels) -> None:
-    """Freeze what torch's own attention computes inside: its code ties the width of heads to that of the input."""
+    """Freeze what is inside of the user's own kinds of torch's attention, whose code may count on its form."""
     tensors = named_tensors(model)
     for module in model.modules():
-        if isinstance(module, nn.MultiheadAttention):
+        if isinstance(module, nn.MultiheadAttention) and not isinstance(module, HeadwiseAttention):
             inside = {id(one) for one in module.parameters()}
             for name, axes in own.items():
                 if id(tensors[name]) in inside:
-                    labels.freeze_all(axes, "torch.nn.MultiheadAttention cannot lose heads")
+                    kind = type(module).__name__
+                    labels.freeze_all(axes, f"{kind}, a class made from torch.nn.MultiheadAttention, cannot lose heads")
 
 
 def _gather(

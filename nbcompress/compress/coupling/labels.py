@@ -8,6 +8,8 @@ Notation:
             parameter makes, such as a constant that was concatenated. `None` stands for a dimension that has no
             channels at all: a batch, a position, or one of length 1.
     axes    one axis for each dimension of a tensor.
+    soft    of labels that no parameter makes, along which all values are equal, such as zeros: what is tied to them
+            can go, if the number in the code that says how many there are can follow.
 """
 
 from __future__ import annotations
@@ -27,14 +29,22 @@ class Labels:
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._why: dict[int, str] = {}
+        self._hard: set[int] = set()
+        self._parts: dict[bytes, tuple[NDArray[np.int64], set[tuple[int, int]], str]] = {}
 
-    def fresh(self, length: int) -> Axis:
+    def fresh(self, length: int, *, soft: bool = False) -> Axis:
         """New labels for a dimension; a dimension of length 1 has no channel that could go."""
         if length <= 1:
             return None
         start = len(self._parent)
         self._parent.extend(range(start, start + length))
+        if not soft:
+            self._hard.update(range(start, start + length))
         return np.arange(start, start + length, dtype=np.int64)
+
+    def is_soft(self, axis: Axis) -> bool:
+        """Whether no index of `axis` is tied to a parameter."""
+        return axis is not None and not any(label >= 0 and self.find(label) in self._hard for label in axis.tolist())
 
     def find(self, label: int) -> int:
         """The label that stands for the class of `label`."""
@@ -95,11 +105,44 @@ class Labels:
         for row in axis[1:]:
             self.tie(axis[0], row, "it shares its place with a constant")
 
+    def note_part(self, axis: NDArray[np.int64], start: int, stop: int, why: str) -> None:
+        """Remember that the part from `start` to `stop` of `axis` is taken by itself; `why` says so if it is frozen."""
+        self._parts.setdefault(axis.tobytes(), (axis, set(), why))[1].add((start, stop))
+
+    def settle_parts(self) -> None:
+        """Tie the parts of dimensions that are taken by themselves, once all are known.
+
+        Where the borders follow from the length, as in thirds of it, every part must lose the same places. Parts of
+        several lengths, as many heads of queries and few of keys in one layer, may stand for numbers of their own: they
+        are tied unless all channels would hang together then. What is neither is fixed.
+        """
+        for axis, spans, why in self._parts.values():
+            lengths = {stop - start for start, stop in spans}
+            unit = min(lengths)
+            borders = sorted(spans)
+            covers = [start for start, _ in borders] + [len(axis)] == [0] + [stop for _, stop in borders]
+            if len(axis) % unit == 0 and not any(start % unit or stop % unit for start, stop in spans):
+                table = axis.reshape(-1, unit)
+                if len(lengths) == 1 or not covers or self._n_classes(table) > 1:
+                    self.tie_all(table)
+            elif not covers:
+                self.freeze(axis, why)
+
+    def _n_classes(self, table: NDArray[np.int64]) -> int:
+        """How many classes would be left if the columns of `table` became one label each."""
+        tied: list[set[int]] = []
+        for column in self.roots(table.reshape(-1)).reshape(table.shape).T:
+            meeting = [one for one in tied if one & set(column.tolist())]
+            tied = [one for one in tied if one not in meeting] + [set(column.tolist()).union(*meeting)]
+        return len(tied)
+
     def _join(self, a: int, b: int) -> None:
         a, b = self.find(a), self.find(b)
         if a == b:
             return
         self._parent[b] = a
+        if b in self._hard:
+            self._hard.add(a)
         if b in self._why:
             why = self._why.pop(b)
             self._why.setdefault(a, why)

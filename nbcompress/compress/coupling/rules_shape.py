@@ -1,4 +1,4 @@
-"""Rules for operators that move indices around: reshapes, transpositions, concatenations, chunks, slices.
+"""Rules for operators that move whole indices around: reshapes, transpositions, repetitions.
 
 A dimension that is split, as `(batch, length, heads * width)` into `(batch, length, heads, width)`, can lose whole
 rows (heads) or whole columns, but not single elements. Which factor goes is found out: if the labels vary along
@@ -9,7 +9,6 @@ for one in the middle (groups come before their channels), unless the caller cho
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nbcompress.compress.coupling.call import Call, Marks, Rule, Split
 from nbcompress.compress.coupling.labels import NO_LABEL, Axes, Axis
@@ -98,6 +97,11 @@ def merge_axes(call: Call, members: list[tuple[Axis, int]]) -> Axis:
     """The axis of factors that become one dimension, the first one varying slowest; one of them may be cut."""
     labelled = [k for k, (axis, _) in enumerate(members) if axis is not None]
     free = [k for k in labelled if (call.labels.roots(members[k][0]) != NO_LABEL).any()]
+    hard = [k for k in free if not call.labels.is_soft(members[k][0])]
+    if hard:
+        for k in set(free) - set(hard):
+            call.freeze(members[k][0], "merges it with a dimension of channels")
+        free = hard
     live = free or labelled[:1]
     if len(free) > 1:
         for axis, _ in members:
@@ -146,19 +150,27 @@ def unsqueeze(call: Call) -> Marks:
 
 
 def expand(call: Call) -> Marks:
-    """New leading dimensions, and repeated ones of length 1, carry no channels."""
-    axes = call.axes(next(iter(call.inputs())))
-    return (None,) * (len(call.shape()) - len(axes)) + axes
+    """New leading dimensions, and repeated ones of length 1, hold the same values several times."""
+    source = next(iter(call.inputs()))
+    axes, old, new = call.axes(source), call.shape(source), call.shape()
+    lead = len(new) - len(old)
+    pairs = zip(axes, old, new[lead:], strict=True)
+    own = [axis if size == n else call.labels.fresh(n, soft=True) for axis, size, n in pairs]
+    return (*(call.labels.fresh(n, soft=True) for n in new[:lead]), *own)
 
 
 def repeat(call: Call) -> Marks:
     """`repeat` and `tile`: the whole tensor several times along a dimension."""
-    axes = call.axes(call["self"])
-    times = call["repeats"] if call.name == "repeat" else call["dims"]
-    lead = len(call.shape()) - len(axes)
-    times = (1,) * (len(call.shape()) - len(times)) + tuple(times)
-    own = tuple(None if axis is None else np.tile(axis, n) for axis, n in zip(axes, times[lead:], strict=True))
-    return (None,) * lead + own
+    source = call["self"]
+    axes, old, new = call.axes(source), call.shape(source), call.shape()
+    lead = len(new) - len(old)
+    result: list[Axis] = [call.labels.fresh(n, soft=True) for n in new[:lead]]
+    for axis, size, n in zip(axes, old, new[lead:], strict=True):
+        if size == 1:
+            result.append(call.labels.fresh(n, soft=True))
+        else:
+            result.append(None if axis is None else np.tile(axis, n // size))
+    return tuple(result)
 
 
 def repeat_interleave(call: Call) -> Marks:
@@ -170,97 +182,6 @@ def repeat_interleave(call: Call) -> Marks:
     axis = changed[dim]
     changed[dim] = None if axis is None else np.repeat(axis, call["repeats"])
     return tuple(changed)
-
-
-def cat(call: Call) -> Marks:
-    """Concatenation: the labels one after another; all other dimensions are tied."""
-    parts = [part for part in call["tensors"] if len(call.shape(part)) == len(call.shape())]
-    dim = call["dim"] % len(call.shape())
-    joined: list[Axis] = list(call.axes(parts[0]))
-    for part in parts[1:]:
-        joined = [
-            call.tie(a, b) if k != dim else a for k, (a, b) in enumerate(zip(joined, call.axes(part), strict=True))
-        ]
-    pieces = [(call.axes(part)[dim], call.shape(part)[dim]) for part in parts]
-    if all(axis is None for axis, _ in pieces):
-        joined[dim] = None
-    else:
-        joined[dim] = np.concatenate([np.full(n, NO_LABEL) if axis is None else axis for axis, n in pieces])
-    return tuple(joined)
-
-
-def stack(call: Call) -> Marks:
-    """Concatenation along a new dimension, which has no channels."""
-    parts = call["tensors"]
-    joined = call.axes(parts[0])
-    for part in parts[1:]:
-        joined = tuple(call.tie(a, b) for a, b in zip(joined, call.axes(part), strict=True))
-    dim = call["dim"] % (len(joined) + 1)
-    return (*joined[:dim], None, *joined[dim:])
-
-
-def pieces(call: Call) -> Marks:
-    """`chunk`, `split`, `tensor_split`: equal pieces lose the same places, so that the borders stay right."""
-    source = call["self"]
-    dim = call["dim"] % len(call.shape(source))
-    axes = call.axes(source)
-    sizes = [int(value.shape[dim]) for value in call.node.meta["val"]]
-    ends = np.cumsum(sizes).tolist()
-    axis = axes[dim]
-    if axis is not None:
-        tie_pieces(call, axis, sizes)
-    parts: list[Axis] = [None if axis is None else axis[end - n : end] for end, n in zip(ends, sizes, strict=True)]
-    parts = [part if n > 1 else _single(call, part) for part, n in zip(parts, sizes, strict=True)]
-    return [(*axes[:dim], part, *axes[dim + 1 :]) for part in parts]
-
-
-def tie_pieces(call: Call, axis: NDArray[np.int64], sizes: list[int]) -> None:
-    """Tie the same places of pieces of equal length; pieces of other lengths are fixed in the user's code."""
-    if len(sizes) == 1:
-        return
-    if len(set(sizes)) == 1:
-        call.labels.tie_all(axis.reshape(len(sizes), -1))
-    else:
-        call.freeze(axis, "cuts it into pieces of lengths that the code fixes")
-
-
-def slices(call: Call) -> Marks:
-    """A slice of a dimension of channels must be one of several equal parts of it, or nothing of it can go."""
-    axes, old, new = list(call.axes(call["self"])), call.shape(call["self"]), call.shape()
-    dim = call["dim"] % len(axes)
-    axis = axes[dim]
-    if axis is None or old[dim] == new[dim]:
-        return tuple(axes)
-    start, n = int(call["start"] or 0) % old[dim], new[dim]
-    step = 1 if call.name == "narrow" else call["step"]
-    if step == 1 and n and old[dim] % n == 0 and start % n == 0:
-        tie_pieces(call, axis, [n] * (old[dim] // n))
-        axes[dim] = axis[start : start + n] if n > 1 else _single(call, axis[start : start + 1])
-    else:
-        call.freeze(axis, "takes a slice of it that the code fixes")
-        axes[dim] = None
-    return tuple(axes)
-
-
-def _single(call: Call, axis: Axis) -> Axis:
-    call.freeze(axis, "takes a single one of it")
-    return None
-
-
-def select(call: Call) -> Marks:
-    """One index of a dimension, which goes."""
-    axes = call.axes(call["self"])
-    dim = call["dim"] % len(axes)
-    call.freeze(axes[dim], "takes a single one of it")
-    return (*axes[:dim], *axes[dim + 1 :])
-
-
-def unbind(call: Call) -> Marks:
-    """All indices of a dimension, one by one."""
-    axes = call.axes(call["self"])
-    dim = call["dim"] % len(axes)
-    call.freeze(axes[dim], "takes it apart one by one")
-    return [(*axes[:dim], *axes[dim + 1 :])] * len(call.node.meta["val"])
 
 
 def flip(call: Call) -> Marks:
@@ -281,34 +202,6 @@ def roll(call: Call) -> Marks:
     return tuple(axes)
 
 
-def index(call: Call) -> Marks:
-    """`table[numbers]`: dimensions that tensors index are looked up, the others stay."""
-    axes, indices = call.axes(call["self"]), list(call["indices"])
-    looked_up = [dim for dim, one in enumerate(indices) if one is not None]
-    if looked_up != list(range(len(looked_up))) or any(one is None for one in indices):
-        return frozen(call)
-    for dim in looked_up:
-        call.freeze(axes[dim], "looks it up by number")
-    rest = axes[len(looked_up) :]
-    return (*(None,) * (len(call.shape()) - len(rest)), *rest)
-
-
-def pad(call: Call) -> Marks:
-    """Constants around a tensor; `pad` counts dimensions from the last."""
-    axes, amounts = list(call.axes(call["self"])), call["pad"]
-    for k in range(len(amounts) // 2):
-        before, after = amounts[2 * k], amounts[2 * k + 1]
-        axis = axes[-1 - k]
-        if axis is None or not (before or after):
-            continue
-        if before < 0 or after < 0 or (call.name == "pad" and call["mode"] != "constant"):
-            call.freeze(axis, "crops or mirrors it")
-            axes[-1 - k] = None
-        else:
-            axes[-1 - k] = np.concatenate([np.full(before, NO_LABEL), axis, np.full(after, NO_LABEL)])
-    return tuple(axes)
-
-
 def pixel_shuffle(call: Call) -> Marks:
     """Channel `c` of the result comes from the channels `c * r**2 ... c * r**2 + r**2 - 1`."""
     axes, new = list(call.axes(call["self"])), call.shape()
@@ -319,8 +212,19 @@ def pixel_shuffle(call: Call) -> Marks:
     if axis is not None:
         table = axis.reshape(new[-3], -1).T
         call.labels.tie_all(table)
-        axes[-3] = table[0] if new[-3] > 1 else _single(call, axis)
+        axes[-3] = table[0] if new[-3] > 1 else single(call, axis)
     return tuple(axes)
+
+
+def single(call: Call, axis: Axis) -> Axis:
+    """What is left of a dimension of which one index is taken."""
+    call.freeze(axis, "takes a single one of it")
+    return None
+
+
+def constant(call: Call) -> Marks:
+    """A tensor of one value everywhere, such as zeros."""
+    return tuple(call.labels.fresh(size, soft=True) for size in call.shape())
 
 
 def frozen(call: Call) -> Marks:
@@ -356,18 +260,11 @@ SHAPE_RULES: dict[str, Rule] = {
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), expand),
     **dict.fromkeys(("repeat", "tile"), repeat),
     "repeat_interleave": repeat_interleave,
-    **dict.fromkeys(("cat", "concat", "concatenate"), cat),
-    "stack": stack,
-    **dict.fromkeys(("chunk", "split", "split_with_sizes", "unsafe_chunk", "unsafe_split", "tensor_split"), pieces),
-    **dict.fromkeys(("slice", "narrow"), slices),
-    "select": select,
-    "unbind": unbind,
     "flip": flip,
     "roll": roll,
-    "index": index,
-    **dict.fromkeys(("constant_pad_nd", "pad"), pad),
     "pixel_shuffle": pixel_shuffle,
-    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty", "_assert_tensor_metadata"), apart),
+    **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), constant),
+    **dict.fromkeys(("new_empty", "_assert_tensor_metadata"), apart),
 }
 
-__all__ = ["SHAPE_RULES", "blank", "common_factors", "frozen", "merge_axes", "reshaped", "split_axis"]
+__all__ = ["SHAPE_RULES", "blank", "common_factors", "frozen", "merge_axes", "reshaped", "single", "split_axis"]

@@ -6,13 +6,14 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from nbcompress.errors import CompressionError, DataError
 
@@ -68,6 +69,8 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     Raises:
         CompressionError: It cannot be traced, as when its code branches on the data.
     """
+    # Only the tensors: an object of a class that the tracer does not know, such as a cache, would stop it.
+    flat = model.register_forward_hook(lambda _, __, result: tensors_of(result))
     try:
         with _quiet():
             exported = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
@@ -76,6 +79,10 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         raise CompressionError(
             f"channels cannot be cut because the model cannot be traced: {cause}{first_line(err)}"
         ) from err
+    finally:
+        flat.remove()
+    # What no output needs holds nothing together.
+    exported.graph.eliminate_dead_code()
     canonical = first_names(model)
     targets = {
         spec.arg.name: spec.target
@@ -86,6 +93,25 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     nodes = {node: targets.get(node.name) for node in exported.graph.nodes if node.op == "placeholder" and node.users}
     tensors = {node: canonical[target] for node, target in nodes.items() if target is not None}
     return Trace(exported.graph, tensors)
+
+
+def tensors_of(result: Any) -> list[Tensor]:
+    """Every tensor in what a model returned, in order.
+
+    Looked for in lists, tuples, mappings, dataclasses, and in the attributes of `result` itself if it is of a class
+    of its own. Other objects inside of it, as a cache of keys and values, are a state rather than an output.
+    """
+    if not isinstance(result, (Tensor, Mapping, list, tuple)) and hasattr(result, "__dict__"):
+        result = vars(result)
+    if isinstance(result, Mapping):
+        result = dict(result)
+    found: list[Tensor] = []
+    for leaf in pytree.tree_leaves(result):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf) or isinstance(leaf, Mapping):
+            found.extend(tensors_of(vars(leaf) if is_dataclass(leaf) else leaf))
+    return found
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
@@ -119,4 +145,4 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-__all__ = ["Inputs", "Trace", "as_inputs", "first_line", "first_names", "named_tensors", "trace"]
+__all__ = ["Inputs", "Trace", "as_inputs", "first_line", "first_names", "named_tensors", "tensors_of", "trace"]

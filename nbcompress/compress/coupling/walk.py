@@ -11,10 +11,13 @@ from torch import fx
 
 from nbcompress.compress.coupling.call import Call, Marks, Rule, Split
 from nbcompress.compress.coupling.labels import Axes, Labels
-from nbcompress.compress.coupling.rules_layers import LAYER_RULES, pointwise
+from nbcompress.compress.coupling.rules_elements import ELEMENT_RULES, pointwise
+from nbcompress.compress.coupling.rules_layers import LAYER_RULES
+from nbcompress.compress.coupling.rules_parts import PART_RULES
+from nbcompress.compress.coupling.rules_products import PRODUCT_RULES
 from nbcompress.compress.coupling.rules_shape import SHAPE_RULES, blank, frozen
 
-RULES = {**SHAPE_RULES, **LAYER_RULES}
+RULES = {**SHAPE_RULES, **PART_RULES, **ELEMENT_RULES, **PRODUCT_RULES, **LAYER_RULES}
 
 # Operators of the tracer around a part of the graph, such as what runs under `torch.no_grad()`.
 _AROUND = ("wrap_with_set_grad_enabled", "wrap_with_autocast")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
 
 from torch import nn
 
+from nbcompress.compress.attention import free_heads_
 from nbcompress.compress.coupling import Group, as_inputs, couple, trace
 from nbcompress.compress.layers import Patterns, check_model, check_patterns, copied, is_chosen, select
 from nbcompress.compress.options import check_choice, check_number
+from nbcompress.compress.prune.agreeing import Removal, agreed, named, plan_for
 from nbcompress.compress.prune.channel_scores import (
     CRITERIA,
     Scores,
@@ -23,22 +24,12 @@ from nbcompress.compress.prune.channel_scores import (
     random_scores,
     taylor_scores,
 )
-from nbcompress.compress.prune.checking import Check, check_of
-from nbcompress.compress.prune.cutting import Plan, cut_, cut_record, plan_of
-from nbcompress.compress.prune.repairs import Attributes, repairs_of
+from nbcompress.compress.prune.checking import check_of
+from nbcompress.compress.prune.cutting import Plan, cut_, cut_record
 from nbcompress.compress.record import attach_
 from nbcompress.errors import CompressionError
 
 _UNUSED = "the model does not use it when it runs on the example"
-
-
-@dataclass(frozen=True)
-class Removal:
-    """What is to go from one group, and which numbers of modules change with it."""
-
-    group: Group
-    units: tuple[int, ...]
-    attributes: Attributes = field(default_factory=dict)
 
 
 def cut_channels(
@@ -89,6 +80,7 @@ def cut_channels(
         select(model, layers)
     check = check_of(model, inputs)
     traced_model = copied(model).eval()
+    free_heads_(traced_model)
     traced = trace(traced_model, inputs)
     coupling = couple(traced_model, traced)
     # One expects the outputs of weights to be cut; biases and norms follow.
@@ -104,11 +96,11 @@ def cut_channels(
     left_out = {name: why for name, why in (left_out | unscored | single).items() if is_chosen(name, patterns)}
     if not chosen:
         raise CompressionError(_too_little(amount, groups, scope) or _nothing(left_out))
-    kept, refused = _agreed(model, check, chosen)
+    kept, refused = agreed(model, check, chosen)
     left_out |= refused
     if not kept:
         raise CompressionError(_nothing(left_out))
-    return _carry_out(model, _plan(kept), left_out)
+    return _carry_out(model, plan_for(kept), left_out)
 
 
 def _scored(
@@ -130,7 +122,7 @@ def _scored(
     reasons: dict[str, str] = {}
     for group, one in pairs:
         if isinstance(one, str):
-            reasons |= _named(group, one)
+            reasons |= named(group, one)
     known = [(group, one) for group, one in pairs if not isinstance(one, str)]
     return [group for group, _ in known], [one for _, one in known], reasons
 
@@ -146,62 +138,12 @@ def _choose(
         if units:
             removals.append(Removal(group, tuple(units)))
         elif len(group.units) == 1:
-            untouched |= _named(group, "all its channels hang together, and at least one must stay")
+            untouched |= named(group, "all its channels hang together, and at least one must stay")
         elif scope == "layer":
-            untouched |= _named(group, f"amount={amount:g} of its {len(group.units)} channels rounds to none")
+            untouched |= named(group, f"amount={amount:g} of its {len(group.units)} channels rounds to none")
         else:
-            untouched |= _named(group, "its channels all rank above those that went")
+            untouched |= named(group, "its channels all rank above those that went")
     return removals, untouched
-
-
-def _named(group: Group, why: str) -> dict[str, str]:
-    return dict.fromkeys(group.makers or (group.places[0][0],), why)
-
-
-def _plan(removals: Sequence[Removal]) -> Plan:
-    attributes: dict[tuple[str, str], int] = {}
-    for one in removals:
-        attributes |= one.attributes
-    return plan_of((one.group.units[unit] for one in removals for unit in one.units), attributes)
-
-
-def _agreed(model: nn.Module, check: Check, removals: list[Removal]) -> tuple[list[Removal], dict[str, str]]:
-    """The removals that the comparison allows, together, and why the others are refused."""
-    refused: dict[str, str] = {}
-    kept = _allowed(model, check, removals, refused)
-    if len(kept) < len(removals) and kept and check.objection(_plan(kept)):
-        # Each part is right alone, but not all together: take them one by one.
-        together: list[Removal] = []
-        for one in kept:
-            why = check.objection(_plan([*together, one]))
-            if why is None:
-                together.append(one)
-            else:
-                refused |= _named(one.group, f"together with other cuts, {why}")
-        kept = together
-    return kept, refused
-
-
-def _allowed(model: nn.Module, check: Check, removals: list[Removal], refused: dict[str, str]) -> list[Removal]:
-    """Halve until the removals that fail are alone."""
-    why = check.objection(_plan(removals))
-    if why is None:
-        return removals
-    if len(removals) > 1:
-        half = len(removals) // 2
-        return [*_allowed(model, check, removals[:half], refused), *_allowed(model, check, removals[half:], refused)]
-    repaired = _repaired(model, check, removals[0])
-    if repaired is None:
-        refused |= _named(removals[0].group, why)
-    return [repaired] if repaired is not None else []
-
-
-def _repaired(model: nn.Module, check: Check, removal: Removal) -> Removal | None:
-    for attributes in repairs_of(model, removal.group, _plan([removal])):
-        attempt = Removal(removal.group, removal.units, attributes)
-        if check.objection(_plan([attempt])) is None:
-            return attempt
-    return None
 
 
 def _carry_out(model: nn.Module, plan: Plan, left_out: Mapping[str, str]) -> nn.Module:

@@ -6,14 +6,16 @@ channel is zero. By algebra both compute the same, so their outputs must agree: 
 since weights at zero, as in a residual branch that begins at nothing, would hide a mistake.
 
 Copies on the CPU in double precision make the tolerance tight: an output may differ by 1e-5 of itself or of the
-median output, which leaves room for code that computes in single precision inside. A model that cannot run so is
+median output. Code that computes in single precision inside needs more room: then it is ten times what the original's
+outputs change by when its weights are rounded to single precision. A model that cannot run in double precision is
 compared where it is, with the tolerance of its own precision.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from nbcompress.compress.coupling import Inputs, first_line
+from nbcompress.compress.coupling import Inputs, first_line, tensors_of
 from nbcompress.compress.prune.cutting import Plan, cut_, mask_
 from nbcompress.errors import DataError
 
@@ -38,18 +40,18 @@ class Check:
     Attributes:
         originals: The model with its own weights, and with shaken ones, in evaluation mode.
         inputs: What they all run on.
-        tolerance: As a share of an output, and of the median one.
+        tolerances: For each original, as a share of an output, and of the median one.
         can_train: The model runs on the first input in training mode, so a cut one must too.
     """
 
     originals: tuple[nn.Module, ...]
     inputs: tuple[Inputs, ...]
-    tolerance: float
+    tolerances: tuple[float, ...]
     can_train: bool
 
     def objection(self, plan: Plan) -> str | None:
         """Why `plan` must not be carried out; None if all is well."""
-        for original in self.originals:
+        for original, tolerance in zip(self.originals, self.tolerances, strict=True):
             cut = deepcopy(original)
             cut_(cut, plan)
             masked = deepcopy(original)
@@ -60,7 +62,7 @@ class Check:
                     got = run(cut, inputs)
                 except Exception as err:  # noqa: BLE001 - the user's code may raise anything on new shapes
                     return f"the cut model fails: {first_line(err)}"
-                problem = difference(run(masked, inputs), got, self.tolerance)
+                problem = difference(run(masked, inputs), got, tolerance)
                 if problem:
                     return problem
         if self.can_train:
@@ -89,12 +91,25 @@ def check_of(model: nn.Module, inputs: Inputs) -> Check:
         except Exception as err:
             raise DataError(f"the model does not run on the example: {first_line(err)}") from err
     floats = [one.dtype for one in original.parameters() if one.is_floating_point()]
-    tolerance = max((TOLERANCES.get(dtype, 1e-3) for dtype in floats), default=1e-5)
+    least = max((TOLERANCES.get(dtype, 1e-3) for dtype in floats), default=1e-5)
     shaken = _shaken(original)
     originals = tuple(one for one in (original, shaken) if one is original or _runs(one, first, finite=True))
     seconds = (one for one in _others(first) if _runs(original, one))
     can_train = _runs(deepcopy(original).train(), first)
-    return Check(originals, (first, *islice(seconds, 1)), tolerance, can_train)
+    tolerances = tuple(max(least, min(1e-3, 10 * _rounding(one, first))) for one in originals)
+    return Check(originals, (first, *islice(seconds, 1)), tolerances, can_train)
+
+
+@torch.no_grad()
+def _rounding(model: nn.Module, inputs: Inputs) -> float:
+    """By how much the outputs of a model in double precision change when its weights are rounded to single."""
+    rounded = deepcopy(model)
+    for parameter in rounded.parameters():
+        if parameter.is_floating_point():
+            parameter.copy_(parameter.float())
+    pairs = zip(tensors_of(run(model, inputs)), tensors_of(run(rounded, inputs)), strict=True)
+    shares = [_share(a, b) for a, b in pairs if a.is_floating_point() and a.shape == b.shape]
+    return max(shares, default=0.0)
 
 
 @torch.no_grad()
@@ -137,9 +152,13 @@ def difference(expected: Any, got: Any, tolerance: float) -> str | None:
             continue
         scale = _scale(a)
         if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
-            share = float((a - b).abs().nan_to_num(0.0).max()) / scale
-            return f"outputs differ from those of the masked model, by {share:.2g} of their usual size"
+            return f"outputs differ from those of the masked model, by {_share(a, b):.2g} of their usual size"
     return None
+
+
+def _share(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two tensors, as a share of the usual size of the first."""
+    return float((a - b).abs().nan_to_num(0.0).max()) / _scale(a) if a.numel() else 0.0
 
 
 def _scale(values: Tensor) -> float:
@@ -147,15 +166,6 @@ def _scale(values: Tensor) -> float:
     sizes = values.detach().abs().flatten()
     sizes = sizes[(sizes > 0) & torch.isfinite(sizes)]
     return float(sizes.to(torch.float64).median()) if sizes.numel() else 1e-30
-
-
-def tensors_of(result: Any) -> list[Tensor]:
-    """Every tensor in what a model returned."""
-    if not isinstance(result, (Tensor, Mapping, list, tuple)) and hasattr(result, "__dict__"):
-        result = vars(result)
-    if isinstance(result, Mapping):
-        result = dict(result)
-    return [one for one in pytree.tree_leaves(result) if isinstance(one, Tensor)]
 
 
 def _double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
@@ -174,14 +184,19 @@ def _mapped(inputs: Inputs, change: Any) -> Inputs:
 
 @torch.no_grad()
 def _shaken(model: nn.Module) -> nn.Module:
-    """A copy with other weights of about the same size, and none of them zero."""
+    """A copy with other weights, none of them zero, and matrices that neither damp nor blow up what they are given.
+
+    Weights that begin very small, as in transformers, would make all scores of attention equal, whatever they are
+    divided by.
+    """
     shaken = deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     for parameter in shaken.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and parameter.numel():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-            size = float(parameter.float().square().mean().sqrt()) if parameter.numel() else 0.0
-            parameter.copy_(parameter + noise * (0.3 * size if size > 0 else 0.1))
+            size = float(parameter.float().square().mean().sqrt())
+            usual = max(size, 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.0) or 0.3
+            parameter.mul_(usual / size if size > 0 else 1.0).add_(0.3 * usual * noise)
     return shaken
 
 
@@ -207,4 +222,4 @@ def _others(inputs: Inputs) -> list[Inputs]:
     return [Inputs(args, kwargs), second]
 
 
-__all__ = ["TOLERANCES", "Check", "check_of", "difference", "run", "tensors_of"]
+__all__ = ["TOLERANCES", "Check", "check_of", "difference", "run"]

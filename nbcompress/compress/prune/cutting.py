@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from nbcompress.compress.attention import free_
 from nbcompress.compress.coupling import Place, Unit, first_names, named_tensors
+from nbcompress.compress.numbers import set_number_
 from nbcompress.compress.record import Grid, Record, Surgery, TensorRecord, record_of
 
 
@@ -18,7 +22,7 @@ class Plan:
 
     Attributes:
         removed: Indices by place: first name of a parameter or buffer, and dimension.
-        attributes: Numbers of modules that must change with it, by module and name, beside those that
+        attributes: Numbers of modules that must change with it, by module and path, beside those that
             torch's own layers have.
     """
 
@@ -40,9 +44,20 @@ def mask_(model: nn.Module, plan: Plan) -> None:
     """Set every slice of a parameter that `plan` would remove to zero, in place. Buffers stay."""
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     for (name, dim), indices in plan.removed.items():
-        if name in parameters:
+        if name in parameters and (_length_of(name), dim) not in plan.removed:
             tensor = parameters[name]
             tensor.index_fill_(dim, torch.tensor(sorted(indices), device=tensor.device), 0.0)
+
+
+def _length_of(name: str) -> str:
+    """Under weight normalization, the name of the length of a weight whose direction is called `name`.
+
+    At length zero a channel is zero; a direction of zeros has no length to be divided by.
+    """
+    for direction, length in (("original1", "original0"), ("weight_v", "weight_g")):
+        if name.endswith(f".{direction}"):
+            return name.removesuffix(direction) + length
+    return ""
 
 
 @torch.no_grad()
@@ -54,6 +69,9 @@ def cut_(model: nn.Module, plan: Plan) -> tuple[Surgery, ...]:
     tensors = named_tensors(model)
     first = first_names(model)
     before = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    computed = {
+        path: tuple(cast(Tensor, one.weight).shape) for path, one in model.named_modules() if _computes_weight(one)
+    }
     for (name, dim), indices in plan.removed.items():
         tensor = tensors[name]
         kept = [index for index in range(tensor.shape[dim]) if index not in indices]
@@ -64,10 +82,14 @@ def cut_(model: nn.Module, plan: Plan) -> tuple[Surgery, ...]:
     for path, module in model.named_modules():
         own = [name for name in changed if name.rpartition(".")[0] == path]
         olds = {name.rpartition(".")[2]: before[name] for name in own}
-        attributes: dict[str, int | tuple[int, ...]] = dict(_set_sizes_(module, olds)) if own else {}
+        if path in computed:
+            olds["weight"] = computed[path]
+        if own:
+            free_(module)
+        attributes: dict[str, int | tuple[int, ...]] = dict(_set_sizes_(module, olds)) if olds else {}
         for (where, attribute), value in plan.attributes.items():
             if where == path:
-                setattr(module, attribute, value)
+                set_number_(model, module, attribute, value)
                 attributes[attribute] = value
         shapes = {name.rpartition(".")[2]: tuple(tensors[name].shape) for name in own if first[name] == name}
         if shapes or attributes:
@@ -75,8 +97,13 @@ def cut_(model: nn.Module, plan: Plan) -> tuple[Surgery, ...]:
     return tuple(surgeries)
 
 
+def _computes_weight(module: nn.Module) -> bool:
+    """Whether the weight of a layer is made of other parameters at each call, as under weight normalization."""
+    return is_parametrized(module, "weight")
+
+
 # The tensors whose shape tells the sizes of a layer of torch.
-_TELLING = ("weight", "running_mean", "weight_ih_l0")
+_TELLING = ("weight", "running_mean", "weight_ih_l0", "weight_ih", "in_proj_weight", "q_proj_weight")
 
 
 def _set_sizes_(module: nn.Module, olds: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -84,6 +111,8 @@ def _set_sizes_(module: nn.Module, olds: Mapping[str, tuple[int, ...]]) -> dict[
     if isinstance(module, nn.RNNBase):
         module.flatten_parameters()
     held: dict[str, Tensor | None] = {**module._buffers, **module._parameters}
+    if _computes_weight(module):
+        held["weight"] = cast(Tensor, module.weight)
     name = next((one for one in _TELLING if held.get(one) is not None), "")
     weight = held.get(name)
     if not isinstance(weight, Tensor):
@@ -106,7 +135,10 @@ def _sizes(module: nn.Module, new: tuple[int, ...], old: tuple[int, ...]) -> dic
         return {"num_features": new[0]}
     if isinstance(module, nn.GroupNorm):
         return {"num_channels": new[0], "num_groups": module.num_groups * new[0] // old[0]}
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, nn.MultiheadAttention):
+        rows = new[0] // 3 if module.in_proj_weight is not None else new[0]
+        return {"num_heads": rows // module.head_dim, "embed_dim": new[1]}
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return {"input_size": new[1], "hidden_size": module.hidden_size * new[0] // old[0]}
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return {"embedding_dim": new[1]}

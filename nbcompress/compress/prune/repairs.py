@@ -2,40 +2,60 @@
 
 Attention that writes `view(batch, length, self.n_heads, -1)`, or a network that writes `view(-1, self.n_flat)`, runs
 on when that number is changed as well. Which number it is cannot be read from the graph, where it is a constant. So
-the modules around the cut layers are searched for whole numbers that equal a size that changes, and a few of these
-are tried; the comparison with the masked model decides.
+the modules around the cut layers, and the configurations that they hold, are searched for whole numbers that equal a
+size that changes, and a few of these are tried; the comparison with the masked model decides. Layers of one kind are
+tried together, since they may share a configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
 from nbcompress.compress.coupling import Group, named_tensors
+from nbcompress.compress.numbers import numbers_of
 from nbcompress.compress.prune.cutting import Plan
 
+# New numbers by dotted name of a module and path of the number in it.
 Attributes = Mapping[tuple[str, str], int]
 
 # Each try costs a few runs of the model.
 _MOST_TRIES = 24
 
 
-def repairs_of(model: nn.Module, group: Group, plan: Plan) -> Iterator[Attributes]:
-    """Sets of numbers to try, the likeliest first."""
-    changes = _changed_sizes(model, group, plan)
+def repairs_of(model: nn.Module, groups: Sequence[Group], plan: Plan) -> Iterator[Attributes]:
+    """Sets of numbers to try, the likeliest first.
+
+    Args:
+        model: Before the cut.
+        groups: All of one kind, or a single one.
+        plan: What goes from them.
+    """
     found: dict[tuple[str, str], int] = {}
-    for path in _around(model, group):
-        for name, value in vars(model.get_submodule(path)).items():
-            if type(value) is int and not name.startswith("_") and value in changes:
-                found[path, name] = changes[value]
-    heads = {key: value for key, value in found.items() if "head" in key[1] and "dim" not in key[1]}
-    rest = {key: value for key, value in found.items() if key not in heads}
-    tries: list[Attributes] = [found, heads, rest]
-    tries += [{key: value} for key, value in found.items()]
-    tries += [{key: value for key, value in found.items() if key != one} for one in found]
+    for group in groups:
+        changes = _changed_sizes(model, group, plan)
+        for path in _around(model, group):
+            for name, value in numbers_of(model.get_submodule(path)):
+                if value in changes:
+                    found.setdefault((path, name), changes[value])
+    names = list(dict.fromkeys(name for _, name in found))
+    heads = [name for name in names if _counts_heads(name)]
+    own = [name for name in names if "." not in name and "[" not in name]
+    # A configuration may be read by much else, so it comes after the numbers of the modules themselves.
+    sets = [[name for name in heads if name in own], heads, own, names, [name for name in names if name not in heads]]
+    sets += [[one] for one in names]
+    sets += [[name for name in names if name != one] for one in names]
+    tries: list[Attributes] = [{key: value for key, value in found.items() if key[1] in one} for one in sets]
+    if len(groups) == 1:
+        tries += [{key: value} for key, value in found.items()]
     unique = [one for k, one in enumerate(tries) if one and one not in tries[:k]]
     yield from unique[:_MOST_TRIES]
+
+
+def _counts_heads(name: str) -> bool:
+    """Whether a number is called like the number of heads or the width of all of them, and not like that of one."""
+    return "head" in name and "dim" not in name and ("size" not in name or "all" in name)
 
 
 def _changed_sizes(model: nn.Module, group: Group, plan: Plan) -> dict[int, int]:
