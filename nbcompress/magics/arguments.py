@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import ast
-from collections.abc import Callable, Iterable
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.line import split_line
+
+# Of a help text's sentences, as wide as argparse makes its lists where nobody knows how wide a page is.
+_WIDTH = 78
 
 
 class HelpWanted(Exception):
@@ -28,13 +33,19 @@ class MagicParser(argparse.ArgumentParser):
     def __init__(self, magic: str, summary: str, examples: str = "") -> None:
         super().__init__(
             prog=magic,
-            description=summary,
+            description=textwrap.fill(summary, _WIDTH),
             epilog=f"examples:\n{examples}" if examples else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=False,
         )
         self.add_argument("-h", "--help", action=_ShowHelp, nargs=0, help="show this help")
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add an argument; one that takes a word out of several is shown as WORD."""
+        if isinstance(settings.get("type"), OneOf):
+            settings.setdefault("metavar", "WORD")
+        return super().add_argument(*names, **settings)
 
     def read(self, line: str) -> argparse.Namespace:
         """Parse a line.
@@ -48,7 +59,10 @@ class MagicParser(argparse.ArgumentParser):
             word = unknown[0].split("=")[0]
             if word.startswith("-"):
                 self.error(f"there is no option {word}.{did_you_mean(word, self.options())} See {self.prog} -h.")
-            self.error(f"{word!r} is one word too many. Put an expression with spaces in quotes or brackets.")
+            self.error(
+                f"{word!r} is one word too many. Options have names, see {self.prog} -h; "
+                "an expression with spaces stands in quotes or brackets."
+            )
         return arguments
 
     def options(self) -> list[str]:
@@ -64,8 +78,35 @@ class MagicParser(argparse.ArgumentParser):
                 return tuple(getattr(action.type, "choices", ()))
         return ()
 
+    def takes_number(self, option: str) -> bool:
+        """Return whether `option` takes a number."""
+        return any(action.type is number_or_expression for action in self._actions if option in action.option_strings)
+
+    def positional_after(self, words: Sequence[str]) -> str | None:
+        """Return what the word after `words` names, such as MODEL; None if only options may follow."""
+        n_given, place = 0, 0
+        while place < len(words):
+            is_option = words[place].startswith("--")
+            n_given += not is_option
+            # The value of an option is no word of its own, unless it is written behind an equals sign.
+            place += 2 if is_option and "=" not in words[place] and self.values_of(words[place]) is not None else 1
+        places = [action for action in self._actions if not action.option_strings]
+        if n_given < len(places):
+            return str(places[n_given].metavar)
+        return str(places[-1].metavar) if places and places[-1].nargs == "+" else None
+
     def error(self, message: str) -> NoReturn:
+        for pattern, text in _PLAINER:
+            message = re.sub(pattern, text.format(prog=self.prog), message)
         raise UsageError(f"{self.prog}: {message}")
+
+
+# What argparse says, and how a person would say it.
+_PLAINER = (
+    (r"^the following arguments are required: (.*)$", r"\1 is missing. See {prog} -h."),
+    (r"^argument ([^:]*): expected .*$", r"\1 needs a value. See {prog} -h."),
+    (r"^argument ([^:]*): ", r"\1: "),
+)
 
 
 class Expression(str):
@@ -102,6 +143,18 @@ class OneOf:
             return text
         listed = ", ".join(self.choices)
         raise argparse.ArgumentTypeError(f"{text!r} is not one of {listed}.{did_you_mean(text, self.choices)}")
+
+
+class Suggests:
+    """Accepts any word and knows some to suggest."""
+
+    def __init__(self, read: Callable[[str], Any], words: Iterable[str]) -> None:
+        self._read, self.choices = read, tuple(words)
+        # What argparse names in its own refusals.
+        self.__name__ = getattr(read, "__name__", "value")
+
+    def __call__(self, text: str) -> Any:
+        return self._read(text)
 
 
 def whole(low: int) -> Callable[[str], int]:

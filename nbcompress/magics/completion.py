@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.error import UsageError
 
+from nbcompress.errors import StudyError
 from nbcompress.magics.arguments import MagicParser
 from nbcompress.magics.line import split_line
 from nbcompress.magics.scope import OF_IPYTHON
+from nbcompress.study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -53,14 +56,61 @@ def suggestions(parser: MagicParser, text: str, namespace: Mapping[str, Any]) ->
         return []
     if unfinished[:1] and unfinished[0] in "([{\"'":
         return []
+    option, equals, _ = unfinished.partition("=")
+    if option.startswith("--") and equals:
+        return _values(parser, option, words, namespace)
     if unfinished.startswith("-"):
         return parser.options()
     last = words[-1] if words else ""
-    if last == "--layers":
-        return _layer_names(words, namespace)
-    if last.startswith("--") and parser.values_of(last) is not None:
-        return list(parser.values_of(last) or ()) or _variables(namespace)
+    if last.startswith("--") and "=" not in last and parser.values_of(last) is not None:
+        return _values(parser, last, words, namespace)
+    expected = parser.positional_after(words)
+    if expected is None:
+        return parser.options()
+    if expected == "NAME":
+        return _studies()
     return _models(namespace) or _variables(namespace)
+
+
+def _values(parser: MagicParser, option: str, words: Iterable[str], namespace: Mapping[str, Any]) -> list[str]:
+    """Return what `option` may be set to: its words, layers of the model, or variables of the right kind."""
+    known = parser.values_of(option)
+    if known:
+        return list(known)
+    if option in ("--layers", "--match"):
+        return _layer_names(words, namespace, ":" if option == "--match" else "")
+    fits = _is_number if parser.takes_number(option) else _FITTING.get(option)
+    fitting = [name for name in _variables(namespace) if fits is not None and fits(namespace[name])]
+    return fitting or _variables(namespace)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type) and not _is_of("torch.nn", ("Module",), value)
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) or _is_of("torch.utils.data", ("DataLoader", "Dataset"), value)
+
+
+def _is_input(value: Any) -> bool:
+    return isinstance(value, (tuple, dict)) or _is_of("torch", ("Tensor",), value)
+
+
+_FITTING: Mapping[str, Callable[[Any], bool]] = {
+    "--evaluate": _is_function,
+    "--data": _is_data,
+    "--example": _is_input,
+}
+
+
+def _is_of(module: str, kinds: Iterable[str], value: Any) -> bool:
+    """Whether `value` is of a class of a module that is loaded; Tab loads nothing."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, tuple(getattr(loaded, kind) for kind in kinds))
 
 
 def _variables(namespace: Mapping[str, Any]) -> list[str]:
@@ -68,15 +118,24 @@ def _variables(namespace: Mapping[str, Any]) -> list[str]:
 
 
 def _models(namespace: Mapping[str, Any]) -> list[str]:
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return []
-    return [name for name in _variables(namespace) if isinstance(namespace[name], torch.nn.Module)]
+    return [name for name in _variables(namespace) if _is_of("torch.nn", ("Module",), namespace[name])]
 
 
-def _layer_names(words: Iterable[str], namespace: Mapping[str, Any]) -> list[str]:
+def _layer_names(words: Iterable[str], namespace: Mapping[str, Any], end: str) -> list[str]:
     for word in words:
         model = namespace.get(word)
         if word in _models(namespace) and model is not None:
-            return [name for name, _ in model.named_modules() if name]
+            return [name + end for name, _ in model.named_modules() if name]
     return []
+
+
+def _studies() -> list[str]:
+    """Return the names of the studies in the journal of the working directory."""
+    if not Path(DEFAULT_STORAGE).is_file():
+        return []
+    from nbcompress.study import list_studies
+
+    try:
+        return [one.name for one in list_studies(DEFAULT_STORAGE)]
+    except StudyError:  # a file that is no journal; Tab is not the place to say so
+        return []

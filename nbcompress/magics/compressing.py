@@ -63,6 +63,8 @@ def compressor(function: str, build_parser: Callable[[], MagicParser], own: Sequ
     def call(arguments: argparse.Namespace, scope: Scope) -> Shown:
         model = model_of(arguments.model, scope)
         keywords = scope.values(as_keywords(arguments, [*own, *COMMON]))
+        if "lr" in keywords and not keywords.get("finetune"):
+            raise UsageError("--lr is the learning rate of --finetune EPOCHS, and has no effect without it.")
         if scope.in_trial:
             return Shown(public(function)(model, **keywords))
         card = CardInputs.of(arguments, scope, keywords, is_trained=bool(keywords.get("finetune")))

@@ -25,7 +25,11 @@ def _parser() -> MagicParser:
     add("--threshold", type=number_or_expression, metavar="T", help="remove weights of smaller magnitude")
     add("--granularity", type=OneOf(["weight", "2:4", "channel"]), help="weight, 2:4, channel (weight)")
     criteria = ["magnitude", "random", "gradient", "activation", "mutual-information", "hessian"]
-    add("--criterion", type=OneOf(criteria), help=f"{', '.join(criteria)} (magnitude); all but two need --data")
+    add(
+        "--criterion",
+        type=OneOf(criteria),
+        help=f"{', '.join(criteria)} (magnitude); all but magnitude and random need --data",
+    )
     add("--scope", type=OneOf(["global", "layer", "lamp"]), help="global, layer, lamp (global; channels: layer)")
     add("--schedule", type=OneOf(["one-shot", "gradual"]), help="one-shot, gradual (one-shot)")
     add_common(parser)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbcompress.magics.arguments import MagicParser, OneOf, expression, number_or_expression
+from nbcompress.magics.arguments import MagicParser, OneOf, Suggests, expression, number_or_expression
 from nbcompress.magics.compressing import add_common, compressor
 
 EXAMPLES = """\
@@ -10,6 +10,9 @@ EXAMPLES = """\
   small = %quantize model --bits 4 --granularity group:32
   small = %quantize model --bits auto --budget 60kB --data train
   small = %quantize model --bits 2 --data train --finetune 5 --evaluate accuracy"""
+
+# Any number of weights may share a scale.
+GROUPS = ("channel", "tensor", "group:16", "group:32", "group:64", "group:128")
 
 
 def _bits(text: str) -> float | str:
@@ -30,10 +33,15 @@ def _parser() -> MagicParser:
     )
     add = parser.add_argument
     add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
-    add("--bits", type=_bits, metavar="B", help="bits a weight, 1 to 8, or auto with --budget (8)")
+    add("--bits", type=Suggests(_bits, ["auto"]), metavar="B", help="bits a weight, 1 to 8, or auto with --budget (8)")
     add("--budget", type=_budget, metavar="SIZE", help="length of the file for --bits auto, such as 60kB or 1.5MB")
     add("--scheme", type=OneOf(["symmetric", "affine"]), help="symmetric, affine (symmetric)")
-    add("--granularity", metavar="G", help="a scale per channel, tensor, or group:N of weights (channel)")
+    add(
+        "--granularity",
+        type=Suggests(str, GROUPS),
+        metavar="G",
+        help="a scale per channel, tensor, or group:N of weights (channel)",
+    )
     kinds = ["none", "dynamic", "static"]
     add("--activations", type=OneOf(kinds), help="8-bit inputs in an exported model: none, dynamic, static (none)")
     add("--rest", type=OneOf(["float16", "float32"]), help="biases, norms and other layers: float16, float32 (float16)")

@@ -10,7 +10,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from nbcompress.errors import DataError, NbcompressError
+from nbcompress.errors import DataError, MeasureError, NbcompressError
 from nbcompress.magics.base import Bundle
 from nbcompress.magics.scope import Scope
 
@@ -94,10 +94,10 @@ def with_article(noun: str) -> str:
 
 
 def scoring(function: Any) -> Callable[[Any], float]:
-    """Return the user's `--evaluate` function, with its result checked.
+    """Return the user's `--evaluate` function, with its result checked: what is no number is a `MeasureError`.
 
     Raises:
-        UsageError: It is no function, or returns no number.
+        UsageError: It is no function.
     """
     if not callable(function):
         raise UsageError(
@@ -108,13 +108,13 @@ def scoring(function: Any) -> Callable[[Any], float]:
         try:
             given = function(model)
         except Exception as err:  # the user's own function may raise anything
-            raise UsageError(f"--evaluate raised {type(err).__name__}: {err}") from err
+            raise MeasureError(f"--evaluate raised {type(err).__name__}: {err}") from err
         try:
             return float(given)
         except (TypeError, ValueError):
             kind = with_article(type(given).__name__)
             text = f"--evaluate takes a function from model to a number, but it returned {kind}."
-            raise UsageError(text) from None
+            raise MeasureError(text) from None
 
     return score
 

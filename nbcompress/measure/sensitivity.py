@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -130,7 +130,8 @@ def sensitivity(
         known = ", ".join(_OPERATIONS)
         raise MeasureError(f"compressor must be {known}, got {compressor!r}.{did_you_mean(compressor, _OPERATIONS)}")
     operation, usual = _OPERATIONS[compressor]
-    tried = tuple(usual if levels is None else levels)
+    given = usual if levels is None else levels
+    tried = tuple(given) if isinstance(given, Iterable) else ()
     if not tried or not all(isinstance(level, (int, float)) and isfinite(level) for level in tried):
         raise MeasureError(f"levels must be a list of numbers, got {levels!r}")
     selection = select(model, layers)

@@ -44,14 +44,14 @@ def test_a_number_may_be_an_expression() -> None:
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("", "%shrink: the following arguments are required: MODEL"),
+        ("", "%shrink: MODEL is missing. See %shrink -h."),
         ("model --amont 1", "there is no option --amont. Did you mean '--amount'? See %shrink -h."),
-        ("model other", "'other' is one word too many. Put an expression with spaces in quotes or brackets."),
+        ("model other", "'other' is one word too many. Options have names, see %shrink -h; an expression"),
         ("model --scheme afine", "'afine' is not one of symmetric, affine. Did you mean 'affine'?"),
         ("model --jobs 0", "at least 1 is needed, but got 0."),
         ("model --jobs two", "a whole number is needed, but got 'two'."),
         ("model --out my-name", "a Python name is needed, but got 'my-name'."),
-        ("model --amount", "expected one argument"),
+        ("model --amount", "%shrink: --amount needs a value. See %shrink -h."),
         ("(model --amount 1", "a bracket is opened and not closed in: (model --amount 1"),
         ("model. --amount 1", "'model.' is not a Python expression"),
     ],

@@ -55,6 +55,11 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%prune model --amount 0.5 --finetune 2", "%prune: --finetune 2 needs data to train on: pass --data"),
         ("%prune model --amount 0.5 --layers 0,2", "no layer's name holds a comma. Write --layers 0 --layers 2."),
         ("%quantize model --data (inputs[:, :3], labels)", "Sequential must run on the example, float32[32, 3], but"),
+        ("%prune model --amount", "%prune: --amount needs a value. See %prune -h."),
+        ("%prune model 0.5", "'0.5' is one word too many. Options have names, see %prune -h"),
+        ("%prune model --amount 0.5 --lr 0.1", "--lr is the learning rate of --finetune EPOCHS"),
+        ("%sensitivity model --evaluate evaluate --levels 3", "--levels must be a list of numbers, got 3"),
+        ("%sensitivity model --evaluate (lambda net: 'a')", "as it came, but --evaluate takes a function from model"),
         ("%factorize model --rank 4", "%factorize: --rank is the share of a layer's full rank that is kept"),
         ("%quantize model --bits 9", "%quantize: --bits must be a whole number from 1 to 8, got 9"),
         (
@@ -68,11 +73,11 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%distill model model", "%distill: --data is needed"),
         ("%footprint []", "%footprint: there is no model in an empty list."),
         ("%footprint [model, 3]", "%footprint: 3 is no torch.nn.Module, but of the type int."),
-        ("%sensitivity model", "%sensitivity: the following arguments are required: --evaluate"),
+        ("%sensitivity model", "%sensitivity: --evaluate is missing. See %sensitivity -h."),
         ("%bo_study nothing", "%bo_study: "),
         ("%bo_study --delete", "%bo_study: --delete needs the name of a study."),
         ("%bo_report --html x.html", "%bo_report: "),
-        ("%bo_report", "%bo_report: the following arguments are required: --html"),
+        ("%bo_report", "%bo_report: --html is missing. See %bo_report -h."),
     ],
 )
 def test_refusals_are_one_line(ready: Notebook, line: str, text: str) -> None:
