@@ -12,6 +12,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,39 +55,82 @@ def minimise(
         value_tolerance: It also ends when a step gains less than this, twice in turn.
     """
     low, high = np.broadcast_to(low, starts.shape), np.broadcast_to(high, starts.shape)
-    x = np.minimum(np.maximum(starts, low), high)
-    on = np.arange(len(x))  # the starts that still climb; all arrays below are theirs
-    f, g = function(x, on)
-    f = np.where(np.isfinite(f), f, np.inf)
-    found, best = x.copy(), f.copy()
-    H = np.repeat(np.eye(x.shape[1])[None], len(x), axis=0)
-    is_scaled, n_slow, t = np.zeros(len(x), dtype=bool), np.zeros(len(x), dtype=np.intp), np.ones(len(x))
-    ended = np.isinf(f)
+    climbers = _Climbers.at(starts, low, high, function)
+    found, best = climbers.x.copy(), climbers.f.copy()
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         for _ in range(evaluations - 1):
-            p, steepest = _directions(x, g, H, low, high)
-            longest = np.abs(p).max(1, initial=0.0)
-            scale = np.where(is_scaled, t, t * np.minimum(1.0, first_step / np.maximum(longest, 1e-300)))
-            ended |= (steepest <= gradient_tolerance) | (scale * longest <= SHORTEST) | (n_slow == 2)
+            step, steepest = climbers.steps(first_step)
+            longest = np.abs(step).max(1, initial=0.0)
+            ended = (
+                np.isinf(climbers.f) | (steepest <= gradient_tolerance) | (longest <= SHORTEST) | (climbers.n_slow == 2)
+            )
             if ended.any():
-                found[on], best[on] = x, f
-                kept = ~ended
-                if not kept.any():
+                found[climbers.on], best[climbers.on] = climbers.x, climbers.f
+                if ended.all():
                     return found, best
-                on, n_slow, is_scaled, ended = on[kept], n_slow[kept], is_scaled[kept], ended[kept]
-                x, f, g, H, low, high, t, p, scale = (a[kept] for a in (x, f, g, H, low, high, t, p, scale))
-            trial = np.minimum(np.maximum(x + scale[:, None] * p, low), high)
-            step = trial - x
-            value, gradient = function(trial, on)
-            slope, rise = (g * step).sum(1), value - f
-            won = np.isfinite(value) & (rise <= SUFFICIENT * slope) & (slope < 0)
-            H, is_scaled = _updated(H, step, gradient - g, is_scaled, won)
-            n_slow = np.where(won, np.where(-rise < value_tolerance, n_slow + 1, 0), n_slow)
-            t = np.where(won, 1.0, t * _cut(rise, slope))
-            x, g = np.where(won[:, None], trial, x), np.where(won[:, None], gradient, g)
-            f = np.where(won, value, f)
-    found[on], best[on] = x, f
+                climbers, step = climbers.only(~ended), step[~ended]
+            climbers = climbers.moved(step, function, value_tolerance)
+    found[climbers.on], best[climbers.on] = climbers.x, climbers.f
     return found, best
+
+
+@dataclass
+class _Climbers:
+    """The starts that still climb; each array has a row for each of them.
+
+    Attributes:
+        on: Which starts they are.
+        low, high: Their box.
+        x, f, g: Where they stand: the point, its value and its gradient.
+        H: The inverse curvature.
+        is_scaled: Whether H has learned anything.
+        t: By how much the step is cut, after steps that were too long.
+        n_slow: How many steps in turn have gained next to nothing.
+    """
+
+    on: NDArray[np.intp]
+    low: Array
+    high: Array
+    x: Array
+    f: Array
+    g: Array
+    H: Array
+    is_scaled: NDArray[np.bool_]
+    t: Array
+    n_slow: NDArray[np.intp]
+
+    @classmethod
+    def at(cls, starts: Array, low: Array, high: Array, function: Function) -> _Climbers:
+        x = np.minimum(np.maximum(starts, low), high)
+        n, d = x.shape
+        on = np.arange(n)
+        f, g = function(x, on)
+        H = np.repeat(np.eye(d)[None], n, axis=0)
+        f = np.where(np.isfinite(f), f, np.inf)
+        return cls(on, low, high, x, f, g, H, np.zeros(n, dtype=bool), np.ones(n), np.zeros(n, dtype=np.intp))
+
+    def only(self, kept: NDArray[np.bool_]) -> _Climbers:
+        return _Climbers(*(getattr(self, one.name)[kept] for one in fields(self)))
+
+    def steps(self, first_step: float) -> tuple[Array, Array]:
+        """Return the steps to try, and the steepest slope of any free coordinate."""
+        p, steepest = _directions(self.x, self.g, self.H, self.low, self.high)
+        longest = np.maximum(np.abs(p).max(1, initial=0.0), 1e-300)
+        share = np.where(self.is_scaled, self.t, self.t * np.minimum(1.0, first_step / longest))
+        return share[:, None] * p, steepest
+
+    def moved(self, step: Array, function: Function, value_tolerance: float) -> _Climbers:
+        """Return the climbers after these steps, for those that gain; the others stay and cut the next one."""
+        trial = np.minimum(np.maximum(self.x + step, self.low), self.high)
+        step = trial - self.x
+        value, gradient = function(trial, self.on)
+        slope, rise = (self.g * step).sum(1), value - self.f
+        won = np.isfinite(value) & (rise <= SUFFICIENT * slope) & (slope < 0)
+        H, is_scaled = _updated(self.H, step, gradient - self.g, self.is_scaled, won)
+        x, g = np.where(won[:, None], trial, self.x), np.where(won[:, None], gradient, self.g)
+        t = np.where(won, 1.0, self.t * _cut(rise, slope))
+        n_slow = np.where(won, np.where(-rise < value_tolerance, self.n_slow + 1, 0), self.n_slow)
+        return _Climbers(self.on, self.low, self.high, x, np.where(won, value, self.f), g, H, is_scaled, t, n_slow)
 
 
 def _directions(x: Array, g: Array, H: Array, low: Array, high: Array) -> tuple[Array, Array]:
