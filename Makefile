@@ -26,8 +26,9 @@ test: lint types python-tests front-tests browser-tests
 
 # Some hours for everything; `make bench BENCH=--smoke` shows within a minute that it runs.
 BENCH    ?=
-bench: $(VENV)-bench/installed
+bench: $(VENV)-bench/installed $(VENV)-bench-compress/installed
 	$(ENV) $(VENV)-bench/bin/python tests/benchmarks/search.py $(BENCH)
+	$(ENV) $(VENV)-bench-compress/bin/python tests/benchmarks/compress_peers $(BENCH)
 
 lint: $(VENV)/installed-test
 	@echo "== lint"
@@ -90,16 +91,18 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) --group test
 	@touch $@
 
-# The peers of the benchmark stay out of our environment, but theirs sees ours. One that cannot be installed is
-# named in the report.
+# The peers of the benchmarks stay out of our environment, but theirs see ours; search and compression have one each,
+# so that no peer holds another back. One that cannot be installed is named in the report.
 $(VENV)-bench/installed: $(VENV)/installed tests/benchmarks/requirements.txt
-	@echo "== installing the peers of the benchmark"
-	$(BIN)/python -m venv $(VENV)-bench
+$(VENV)-bench-compress/installed: $(VENV)/installed-test tests/benchmarks/compress_peers/requirements.txt
+$(VENV)-bench/installed $(VENV)-bench-compress/installed:
+	@echo "== installing peers for a benchmark"
+	$(BIN)/python -m venv $(@D)
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-	  > $$($(VENV)-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
-	for peer in $$(grep -v '^#' tests/benchmarks/requirements.txt); do \
-	  $(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$peer" || true; done
+	  > $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	for peer in $$(grep -v '^#' $(filter %requirements.txt,$^)); do \
+	  $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$peer" || true; done
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench output nbcompress/labextension nbcompress/panels/static labextension/lib labextension/node_modules
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-compress output nbcompress/labextension nbcompress/panels/static labextension/lib labextension/node_modules

@@ -1,0 +1,95 @@
+"""Few bits a weight: ours, a plain round to nearest, and (`bits_torch`, `bits_onnx`) those of others."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import bits_onnx
+import bits_torch
+import torch
+from bits_onnx import answers_of
+from methods import OURS, Make, Method, Stage, layers_of, ours, theirs, weights_of
+from nets import TUNING_LR, Case
+
+import nbcompress as nc
+
+BITS = (8, 4, 3, 2)
+
+
+def _tuning(case: Case) -> dict[str, object]:
+    return {"data": case.train, "finetune": case.tuning, "lr": TUNING_LR, "seed": case.seed}
+
+
+def quantized(case: Case, bits: int, **options: object) -> Iterator[Stage]:
+    """Ours: rounded, and trained with rounded weights."""
+    options["layers"] = layers_of(case.model)
+    yield ours("plain", nc.quantize(case.model, bits, **options))
+    yield ours("tuned", nc.quantize(case.model, bits, **options, **_tuning(case)))
+
+
+def rounded(case: Case, bits: int, **options: object) -> Iterator[Stage]:
+    """Ours, not trained."""
+    yield ours("plain", nc.quantize(case.model, bits, **options, layers=layers_of(case.model)))
+
+
+def clustered(case: Case, bits: int) -> Iterator[Stage]:
+    """Ours: as many shared values as there are codes."""
+    yield ours("plain", nc.cluster(case.model, 2**bits, layers=layers_of(case.model)))
+    yield ours("tuned", nc.cluster(case.model, 2**bits, layers=layers_of(case.model), **_tuning(case)))
+
+
+def mixed(case: Case, bits: int) -> Iterator[Stage]:
+    """Ours: bits by layer, in no longer a file than equal bits give."""
+    layers = layers_of(case.model)
+    budget = nc.size_bytes(nc.quantize(case.model, bits, layers=layers))
+    found = nc.quantize(case.model, "auto", budget=budget, layers=layers, data=case.train, seed=case.seed)
+    yield ours("plain", found)
+
+
+def in_integers(case: Case, bits: int, activations: str) -> Iterator[Stage]:
+    """Ours, exported: inputs of layers are rounded too, and ONNX Runtime multiplies integers."""
+    layers = layers_of(case.model)
+    model = nc.quantize(case.model, bits, activations=activations, layers=layers, data=case.train)
+    with TemporaryDirectory() as folder:
+        path = nc.export(model, Path(folder) / "model.onnx", example=case.example, data=case.train)
+        yield Stage("plain", answers_of(path), lambda: path.stat().st_size)
+
+
+def to_nearest(case: Case, bits: int) -> Iterator[Stage]:
+    """The textbook's: symmetric codes of each channel, the largest weight on the last one.
+
+    For two bits and more; the file holds 32 bits a weight, since nobody packs them.
+    """
+    model = copy.deepcopy(case.model)
+    most = 2 ** (bits - 1) - 1
+    for one in weights_of(model).values():
+        flat = one.data.flatten(1)
+        scale = flat.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / most
+        one.data = ((flat / scale).round().clamp(-most, most) * scale).reshape(one.shape)
+    yield theirs("plain", model)
+
+
+def _ours(name: str, make: Make, budgets: tuple[int, ...] = BITS, **options: object) -> Method:
+    return Method("bits", OURS, name, partial(make, **options) if options else make, budgets)
+
+
+METHODS = (
+    _ours("symmetric, channel", quantized),
+    _ours("affine, channel", quantized, scheme="affine"),
+    _ours("symmetric, group", quantized, granularity="group:32"),
+    _ours("affine, group", quantized, scheme="affine", granularity="group:32"),
+    _ours("symmetric, tensor", rounded, granularity="tensor"),
+    _ours("symmetric, channel, absmax", rounded, scale="absmax"),
+    _ours("affine, channel, absmax", rounded, scheme="affine", scale="absmax"),
+    _ours("shared values", clustered),
+    _ours("mixed bits", mixed, (4, 3, 2)),
+    _ours("static inputs", in_integers, (8,), activations="static"),
+    _ours("dynamic inputs", in_integers, (8,), activations="dynamic"),
+    Method("bits", "round to nearest", "symmetric, channel, absmax", to_nearest, BITS),
+    *bits_torch.METHODS,
+    *bits_onnx.METHODS,
+)

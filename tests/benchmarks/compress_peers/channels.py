@@ -1,0 +1,121 @@
+"""Whole channels, neurons and heads cut out: ours and torch-pruning.
+
+A budget is the share of a hidden layer's products that goes, in percent: for 75, half of the channels of every group
+are cut, since both sides of a product shrink. In the encoder both cut heads and the inner layer of the block, so there
+the budget is the share of these. Ours leaves the width under a layer norm alone, whose mean would change;
+torch-pruning can cut it too, which is shown as a method of its own that leaves as many weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+
+from methods import OURS, Method, Stage, ours, theirs
+from nets import Case, Encoder
+from torch import nn
+
+import nbcompress as nc
+
+# Shares of channels, in steps that come out even for 16 and 32 channels: ours rounds to the nearest, theirs up.
+CHANNELS = {50: 9 / 32, 75: 16 / 32, 90: 22 / 32, 95: 25 / 32}
+SHARES = tuple(CHANNELS)
+
+
+def channel_share(case: Case, share: int) -> float:
+    return share / 100 if case.net == "encoder" else CHANNELS[share]
+
+
+def cut(case: Case, share: int, **options: object) -> Iterator[Stage]:
+    """Ours; the statistics of batch norms are measured again on the training data."""
+    options |= {"granularity": "channel", "example": case.example, "data": case.train, "seed": case.seed}
+    model = nc.prune(case.model, channel_share(case, share), **options)
+    yield ours("plain", model)
+    yield ours("tuned", case.tuned(model))
+
+
+def torch_pruned(case: Case, share: int, importance: str, *, with_width: bool = False) -> Iterator[Stage]:
+    """By torch-pruning, as its documentation shows for a network with attention."""
+    import torch_pruning
+
+    model = copy.deepcopy(case.model)
+    rank = getattr(torch_pruning.importance, importance)()
+    amount = channel_share(case, share)
+    ignored: list[nn.Module] = [model.head]
+    heads: dict[str, object] = {}
+    if isinstance(model, Encoder):
+        block = model.block
+        if with_width:
+            # Ours leaves 1 - .91 * amount of the weights; the width acts on both sides of every product.
+            amount = 1 - (1 - 0.91 * amount) ** 0.5
+        else:
+            ignored += [model.rows, block.out, block.down]
+        projections = [block.query, block.key, block.value]
+        heads = {"num_heads": dict.fromkeys(projections, 4), "prune_num_heads": True, "prune_head_dims": False}
+        heads["head_pruning_ratio"] = amount
+    pruner = torch_pruning.pruner.BasePruner(
+        model, case.example, importance=rank, pruning_ratio=amount, ignored_layers=ignored, **heads
+    )
+    if importance in ("GroupTaylorImportance", "GroupHessianImportance"):
+        _with_gradients(case, model, rank)
+    pruner.step()
+    model.zero_grad(set_to_none=True)
+    yield theirs("plain", model)
+    yield theirs("tuned", case.tuned(model))
+
+
+def _with_gradients(case: Case, model: nn.Module, rank: object) -> None:
+    """Give every weight the gradient that the criterion reads: of the whole data, or of each example for Hessians."""
+    x, y = case.train
+    loss = nn.functional.cross_entropy(model(x), y, reduction="none")
+    if not hasattr(rank, "accumulate_grad"):
+        loss.mean().backward()
+        return
+    rank.zero_grad()
+    # As many examples as the documentation's batch: each costs a backward pass of its own.
+    for one in loss[:64]:
+        model.zero_grad()
+        one.backward(retain_graph=True)
+        rank.accumulate_grad(model)
+
+
+def _ours(name: str, **options: object) -> tuple[Method, ...]:
+    make = partial(cut, **options)
+    # One head of four stays, so an encoder cannot lose more than three quarters.
+    return (
+        Method("channels", OURS, name, make, SHARES, ("mlp", "conv")),
+        Method("channels", OURS, name, make, SHARES[:2], ("encoder",)),
+    )
+
+
+def _theirs(name: str, importance: str, nets: tuple[str, ...] = ("mlp", "conv", "encoder")) -> tuple[Method, ...]:
+    make = partial(torch_pruned, importance=importance)
+    plain = tuple(one for one in nets if one != "encoder")
+    found = [Method("channels", "torch-pruning", name, make, SHARES, plain)]
+    if "encoder" in nets:
+        found.append(Method("channels", "torch-pruning", name, make, SHARES[:2], ("encoder",)))
+    return tuple(found)
+
+
+METHODS = (
+    *_ours("magnitude"),
+    *_ours("random", criterion="random"),
+    *_ours("gradient", criterion="gradient"),
+    *_ours("activation", criterion="activation"),
+    *_ours("mutual-information", criterion="mutual-information"),
+    *_theirs("magnitude", "GroupMagnitudeImportance"),
+    *_theirs("random", "RandomImportance"),
+    *_theirs("gradient", "GroupTaylorImportance"),
+    *_theirs("hessian", "GroupHessianImportance"),
+    *_theirs("geometric median", "FPGMImportance"),
+    *_theirs("batch norm scale", "BNScaleImportance", ("conv",)),
+    Method(
+        "channels",
+        "torch-pruning",
+        "magnitude, with width",
+        partial(torch_pruned, importance="GroupMagnitudeImportance", with_width=True),
+        SHARES[:2],
+        ("encoder",),
+    ),
+)
