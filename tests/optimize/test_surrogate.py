@@ -7,7 +7,7 @@ import torch
 from nbcompress.errors import GoalError
 from nbcompress.optimize import fitting
 from nbcompress.optimize.botorch_model import as_botorch, gpytorch, tensor
-from nbcompress.optimize.fitting import PosteriorMode, fit
+from nbcompress.optimize.fitting import FAMILIAR, FRESH, PosteriorMode, fit
 from nbcompress.optimize.surrogate import KERNELS, MEAN_WIDTH, MEANS, Form, GaussianProcess, Hyperparameters
 from nbcompress.optimize.units import Units
 
@@ -179,6 +179,17 @@ def test_hyperparameters_serve_until_the_points_have_grown() -> None:
         assert found.trouble == ""
         assert (found.process.hyper is last) == is_kept
         assert found.process.hyper.n_fitted == (58 if is_kept else 60)
+
+
+def test_familiar_fits_start_from_the_last_one_and_fresh_ones_from_everywhere() -> None:
+    rng = np.random.default_rng(0)
+    for n, expected in ((FAMILIAR, 3), (FAMILIAR + 1, 1), (4 * FRESH, 3), (4 * FRESH + 1, 1)):
+        loss = PosteriorMode(Form(), OWNER, 3, rng.random((n, 4)), rng.standard_normal(n))
+        starts = loss.starts(HYPER)
+        assert len(starts) == expected
+        np.testing.assert_allclose(np.exp(starts[0]), [*HYPER.lengthscales, HYPER.signal, HYPER.noise])
+        assert len(loss.starts(None)) == 2
+        assert len(loss.starts(Hyperparameters(np.ones(5), 1.0, 1e-3))) == 2, "of a space that has changed"
 
 
 def test_hyperparameters_round_trip() -> None:
