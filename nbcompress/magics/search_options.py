@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from nbcompress.errors import GoalError
-from nbcompress.magics.arguments import MagicParser, OneOf, expression, name, whole
+from nbcompress.magics.arguments import MagicParser, OneOf, Suggests, expression, name, whole
 from nbcompress.study.goal import Constraint, Direction, Goal, Objective
 
 EXAMPLES = """\
@@ -16,6 +16,9 @@ EXAMPLES = """\
   small = quantize(prune(model, amount=amount), bits=bits)
   kilobytes = size_bytes(small) / 1024
   accuracy = evaluate(small)"""
+
+# What Tab offers.
+SAMPLERS = ("gp", "sobol", "random", "grid", "tpe", "nsga2", "optuna-gp")
 
 SUMMARY = (
     "Search over the parameters that the cell declares with Float, Int and Choice; the rest of the cell is one trial. "
@@ -61,13 +64,27 @@ def search_parser() -> MagicParser:
     add("--storage", default="nbcompress.journal", metavar="PATH or URL", help="any Optuna storage (a journal file)")
     add("--start", type=expression, metavar="POINTS", help="an expression: a list of dicts to run first")
     add("--baseline", type=expression, metavar="METRICS", help="an expression: a dict of the original's metrics")
-    add("--sampler", default="gp", metavar="NAME", help="what proposes points: gp, sobol, random, grid, tpe, ... (gp)")
+    add(
+        "--sampler",
+        type=Suggests(str, SAMPLERS),
+        default="gp",
+        metavar="NAME",
+        help="what proposes points: gp, sobol, random, grid, tpe, ... (gp)",
+    )
     add("--acquisition", type=OneOf(["logei", "ucb", "pi"]), default="logei", help="logei, ucb, pi (logei)")
     add("--kernel", type=OneOf(["matern52", "rbf"]), default="matern52", help="matern52, rbf (matern52)")
     add("--mean", type=OneOf(["constant", "linear", "zero"]), default="constant", help="constant, linear, zero")
-    add("--pruner", default="none", metavar="NAME", help="early stopping from report: none, asha, hyperband, median")
+    pruners = Suggests(str, ["none", "asha", "hyperband", "median"])
+    add("--pruner", type=pruners, default="none", metavar="NAME", help=f"early stopping: {', '.join(pruners.choices)}")
     add("--until", metavar="RULE", help='a stop rule: "no gain 15" or "gain < 0.001"')
-    add("--engine", type=name, default="inline", help="inline, process, or the name of an executor (inline)")
+    engines = Suggests(name, ["inline", "process"])
+    add(
+        "--engine",
+        type=engines,
+        default="inline",
+        metavar="NAME",
+        help="inline, process, or the name of an executor (inline)",
+    )
     add("--jobs", type=whole(1), default=1, metavar="K", help="trials at a time, not under inline (1)")
     add("--repeats", type=whole(1), default=1, metavar="K", help="runs per point with different seeds (1)")
     add(
