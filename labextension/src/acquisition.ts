@@ -189,7 +189,7 @@ export class Acquisition implements Part {
     const at = place - (slice.values.length > FEW ? 0 : BESIDE);
     const isRight = at > (above.left + above.right) / 2;
     root.append(svg("line", { class: "nbc-next", x1: at, x2: at, y1: above.top, y2: below.bottom }));
-    root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top + 10, "text-anchor": isRight ? "end" : "start" }, "most to gain"));
+    root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top - 1, "text-anchor": isRight ? "end" : "start" }, "most to gain"));
   }
 }
 

@@ -32,6 +32,7 @@ export function entryText(value: unknown): string {
   }
   if (isObject(value)) {
     return Object.entries(value)
+      .filter(([, one]) => !Array.isArray(one) || one.length)
       .map(([key, one]) => `${key} ${entryText(one)}`)
       .join(", ");
   }
