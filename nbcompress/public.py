@@ -20,6 +20,7 @@ HOMES = {
     "distill": "compress",
     "export": "artifact",
     "factorize": "compress",
+    "finalists": "run",
     "finetune": "compress",
     "footprint": "measure",
     "keep": "run",

@@ -96,6 +96,13 @@ def search_parser() -> MagicParser:
         help="keep this of the front's trials",
     )
     add("--seed", type=int, default=0, metavar="N", help="equal seeds give equal points (0)")
+    add(
+        "--finalists",
+        type=whole(0),
+        default=0,
+        metavar="M",
+        help="use the last M trials to run the best again if the objective is noisy (0)",
+    )
     add("--background", action="store_true", help="return at once; the panel goes on")
     add("--panel", type=OneOf(["auto", "text", "off"]), default="auto", help="auto, text, off (auto)")
     add("--dry-run", action="store_true", help="show the space and one timed trial")

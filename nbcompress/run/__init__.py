@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nbcompress.run.controls import Controls
 from nbcompress.run.engines import engine_of
+from nbcompress.run.finals import finalists
 from nbcompress.run.functions import maximize, search
 from nbcompress.run.guard import Cut, Guard
 from nbcompress.run.keeping import FolderShelf, MemoryShelf, give_shelf
@@ -32,6 +33,7 @@ __all__ = [
     "TrialEnded",
     "current_trial",
     "engine_of",
+    "finalists",
     "give_shelf",
     "keep",
     "maximize",

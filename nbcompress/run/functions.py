@@ -85,6 +85,7 @@ def search(
     repeats: int = 1,
     keep: str | Iterable[str] = (),
     seed: int = 0,
+    finalists: int = 0,
     observers: Sequence[Observer] = (),
     controls: Controls | None = None,
 ) -> Study:
@@ -110,6 +111,8 @@ def search(
         repeats: Runs per point.
         keep: Names that trials may keep; all when empty.
         seed: Equal seeds, versions and threads give equal points.
+        finalists: How many of the trials, at the end, run the best points again, with other seeds, as long as their
+            values differ; `nc.finalists(study)` has the choice, with intervals. For one objective.
 
     Raises:
         GoalError: No objective, or one that cannot be read.
@@ -144,6 +147,7 @@ def search(
         repeats=repeats,
         keep=_names(keep),
         seed=seed,
+        finalists=finalists,
     )
     prepared = prepare(
         options,

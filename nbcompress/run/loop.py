@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import SpaceExhausted, StudyError
 from nbcompress.run.controls import Command, Controls
 from nbcompress.run.engines.base import Engine, EngineError
+from nbcompress.run.finals import Finalist, Finals
 from nbcompress.run.guard import Cut
 from nbcompress.run.history import history_of
 from nbcompress.run.interrupts import Interrupts
@@ -73,6 +74,7 @@ def run(
     sampler: str = "",
     start: Sequence[Point] = (),
     pruner: Pruner | None = None,
+    finalists: int = 0,
     observers: Sequence[Observer] = (),
     controls: Controls | None = None,
 ) -> Ending:
@@ -85,6 +87,7 @@ def run(
     Args:
         keep: Names of kept values to store; empty stores whatever trials keep.
         sampler: What the proposer is called; noted with each trial, for a study may be continued with another.
+        finalists: How many of the trials, the last ones, run the best points again, if the objective is noisy.
 
     Raises:
         SearchError: An option cannot be used, before the first trial.
@@ -104,6 +107,7 @@ def run(
         start=tuple(start),
         pruner=pruner or Pruner(),
         keep=tuple(keep),
+        finalists=finalists,
     )
     plan.check(study.space, proposer, engine)
     plan = replace(plan, start=tuple(study.space.check(point) for point in start))
@@ -126,6 +130,7 @@ class _Loop:
         self._keeper, self._observers, self._controls = keeper, observers, controls
         self._running: dict[int, _Running] = {}
         self._again = deque(one.number for one in study.all_trials if one.state is State.INTERRUPTED)
+        self._finals = Finals(study.space, study.goal) if plan.finalists else None
         self._remarks: list[str] = []
         self._n_ended = 0
         self._is_over_time = False
@@ -251,6 +256,10 @@ class _Loop:
         queued = self._study.take_queued()
         if queued is not None:
             return _Next(queued, reason="Queued by hand.")
+        finalist = self._finalist(trials)
+        if finalist is not None:
+            reason = f"Trial {finalist.number} again: one of the best, and values may be noisy."
+            return _Next(finalist.point, reason=reason)
         proposal = self._proposer.propose(len(trials), history_of(trials, self._study.goal))
         if isinstance(self._plan.until, GainBelow):
             reason = self._plan.until.verdict(proposal.note.get("gain"))
@@ -258,6 +267,13 @@ class _Loop:
                 return Ending("until", reason)
         search = {"search_seed": self._plan.seed} | ({"sampler": self._plan.sampler} if self._plan.sampler else {})
         return _Next(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
+
+    def _finalist(self, trials: Sequence[Trial]) -> Finalist | None:
+        """Return the point to run again if this is one of the last trials, which are kept for that."""
+        taken = sum(one.state.counts or one.state is State.RUNNING for one in trials)
+        if self._finals is None or taken < self._plan.trials - self._plan.finalists:
+            return None
+        return self._finals.again(trials)
 
     def _begin(self, following: _Next) -> None:
         number = len(self._study.all_trials) if following.number is None else following.number

@@ -33,6 +33,7 @@ class Plan:
         start: Points to run first.
         pruner: Early stopping.
         keep: Names of kept values to store; empty stores whatever trials keep.
+        finalists: How many of the trials, at the end, run the best points again.
 
     Raises:
         SearchError: A number is below 1, or a limit not above 0.
@@ -49,12 +50,15 @@ class Plan:
     start: tuple[Point, ...] = ()
     pruner: Pruner = field(default_factory=Pruner)
     keep: tuple[str, ...] = ()
+    finalists: int = 0
 
     def __post_init__(self) -> None:
         for name in ("trials", "jobs", "repeats"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SearchError(f"{option(name)} is an integer of at least 1, but got {value!r}.")
+        if isinstance(self.finalists, bool) or not isinstance(self.finalists, int) or self.finalists < 0:
+            raise SearchError(f"{option('finalists')} is an integer of at least 0, but got {self.finalists!r}.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise SearchError(f"{option('seed')} is an integer, but got {self.seed!r}.")
         for name in ("timeout", "trial_timeout"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.run.data_record import data_facts
+from nbcompress.run.finals import Finals
 from nbcompress.run.keeping import Modules, give_shelf
 from nbcompress.run.limits import Until, seconds_of, until_of
 from nbcompress.run.loop import run
@@ -47,6 +48,7 @@ class Options:
     repeats: int = 1
     keep: tuple[str, ...] = ()
     seed: int = 0
+    finalists: int = 0
 
     def plan(self) -> Plan:
         """Return what the loop reads.
@@ -66,6 +68,7 @@ class Options:
             start=self.start,
             pruner=Pruner(self.pruner),
             keep=self.keep,
+            finalists=self.finalists,
         )
 
     def proposer(self, space: Space, goal: Goal) -> Proposer:
@@ -90,7 +93,7 @@ class Options:
 
     def facts(self, engine: Engine) -> dict[str, Any]:
         """Return what a study's record says about them, as JSON."""
-        chosen = ("sampler", "acquisition", "kernel", "mean", "pruner", "jobs", "repeats", "seed")
+        chosen = ("sampler", "acquisition", "kernel", "mean", "pruner", "jobs", "repeats", "seed", "finalists")
         until = None if self.until is None else str(self.until)
         budget = {"trials": self.trials, "timeout": self.timeout, "trial timeout": self.trial_timeout}
         search = {**{name: getattr(self, name) for name in chosen}, "until": until, "engine": engine.name}
@@ -174,6 +177,8 @@ def prepare(
     from nbcompress.study import open_study
 
     plan, proposes = options.plan(), options.proposer(space, goal)
+    if plan.finalists:
+        Finals(space, goal)
     plan.check(space, proposes, engine, evaluate)
     data = data_facts(getattr(evaluate, "reads", dict)())
     identity = {**place.identity, **data.identity}

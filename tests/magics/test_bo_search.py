@@ -129,10 +129,20 @@ def test_three_equal_failures_end_the_search(notebook: Notebook) -> None:
 
 
 def test_a_long_failure_is_clipped_in_the_sentence(notebook: Notebook) -> None:
-    ran = notebook.run(cell("--trials 10 --minimize loss", "x = Float(0, 1)\nloss = x\nraise ValueError('no ' * 900)\n"))
+    ran = notebook.run(
+        cell("--trials 10 --minimize loss", "x = Float(0, 1)\nloss = x\nraise ValueError('no ' * 900)\n")
+    )
     assert len(ran.printed.splitlines()[-1]) < 400
     (failure,) = {trial.failure.message for trial in notebook.names["study"].all_trials}
     assert len(failure) > 1000
+
+
+def test_the_last_trials_of_a_noisy_search_run_the_best_again(notebook: Notebook) -> None:
+    body = "import random\nx = Float(0, 1)\nloss = (x - 0.3) ** 2 + random.gauss(0, 0.1)\n"
+    notebook.must(cell("--trials 12 --finalists 3 --minimize loss --study s", body))
+    trials = notebook.names["study"].all_trials
+    assert [trial.params["x"] in [one.params["x"] for one in trials[:9]] for trial in trials[9:]] == [True] * 3
+    assert len(notebook.must("import nbcompress as nc\nnc.finalists(study)").value) == 3
 
 
 def test_a_background_search_is_not_started_twice_nor_deleted(notebook: Notebook) -> None:
