@@ -11,7 +11,7 @@
 
 Those that read the clock want a quiet machine.
 
-    python tests/benchmarks/compress.py [size encoder ...] [--smoke]
+    python tests/benchmarks/compress.py [--only size encoder ...] [--smoke]
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SCRIPTS = ("size", "criteria", "encoder", "export", "distillation", "file_speed"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scripts", nargs="*", choices=[*SCRIPTS, []], default=list(SCRIPTS))
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, metavar="SCRIPT")
     parser.add_argument("--smoke", action="store_true", help="show within minutes that all of them run")
     options = parser.parse_args()
     failed = []
-    for name in options.scripts:
+    for name in options.only:
         print(f"== {name}", flush=True)
         command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *["--smoke"] * options.smoke]
         if subprocess.run(command, check=False).returncode:
