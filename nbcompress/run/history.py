@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbcompress.run.extrapolation import expected_value
 from nbcompress.run.same_failure import begun_in_vain
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State, Trial
@@ -33,7 +33,9 @@ _latest: tuple[tuple[Trial, ...], Goal, History] | None = None
 def history_of(trials: Sequence[Trial], goal: Goal) -> History:
     """Return the trials in the order of their numbers; what a trial did not measure is NaN.
 
-    For one that was stopped early it is what it would have come to, as far as its reports and whole trials tell.
+    An objective of a trial that was stopped early is what it reported last: the trial did reach that, so it makes no
+    front that is not there, and the surrogate learns to keep away. A heuristic. What a constrained metric would have
+    come to is not known.
 
     Trials of a search that began with failures alike are left out: their points may be proposed again.
 
@@ -57,8 +59,8 @@ def _history_of(trials: Sequence[Trial], goal: Goal) -> History:
     from nbcompress.optimize import History
 
     ordered = sorted(trials, key=lambda one: one.number)[begun_in_vain(trials) :]
-    losses = [[one.loss(_value(trial, one.metric, ordered)) for one in goal.objectives] for trial in ordered]
-    slacks = [[one.slack(_value(trial, one.metric, ordered)) for one in goal.constraints] for trial in ordered]
+    losses = [[one.loss(_value(trial, one.metric, reached=True)) for one in goal.objectives] for trial in ordered]
+    slacks = [[one.slack(_value(trial, one.metric)) for one in goal.constraints] for trial in ordered]
     return History(
         tuple(trial.point for trial in ordered),
         np.array(losses, dtype=np.float64).reshape(len(ordered), len(goal.objectives)),
@@ -68,5 +70,6 @@ def _history_of(trials: Sequence[Trial], goal: Goal) -> History:
     )
 
 
-def _value(trial: Trial, metric: str, trials: Sequence[Trial]) -> float:
-    return trial.values[metric] if metric in trial.values else expected_value(trial, metric, trials)
+def _value(trial: Trial, metric: str, *, reached: bool = False) -> float:
+    steps = trial.reports.get(metric, {}) if reached and trial.state is State.STOPPED else {}
+    return trial.values.get(metric, steps[max(steps)] if steps else math.nan)

@@ -30,6 +30,19 @@ def test_every_state_has_its_row() -> None:
     np.testing.assert_allclose(history.slacks, slacks)
 
 
+def test_a_stopped_trial_tells_what_it_reached() -> None:
+    reports = {"accuracy": {2: 0.6, 0: 0.2, 1: 0.7}}
+    stopped, failed = (
+        Trial(number, state, {"x": 0}, {"size": 40.0}, reports=reports)
+        for number, state in enumerate((State.STOPPED, State.FAILED))
+    )
+    history = history_of([stopped, failed], GOAL)
+    np.testing.assert_allclose(history.losses, [[-0.6, 40], [np.nan, 40]])
+    # Its accuracy was to rise: whether the trial would have kept the limit is not known.
+    np.testing.assert_allclose(history.slacks, [[-20, np.nan], [-20, np.nan]])
+    assert dict(stopped.values) == {"size": 40.0}
+
+
 def test_empty() -> None:
     history = history_of([], GOAL)
     assert history.losses.shape == (0, 2)
