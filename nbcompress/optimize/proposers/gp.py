@@ -14,6 +14,7 @@ from nbcompress.optimize.candidates import SPARING, CandidateSearch, Effort
 from nbcompress.optimize.embedding import Embedding
 from nbcompress.optimize.history import Array, History, Proposal
 from nbcompress.optimize.hypervolume import LogHypervolumeImprovement, is_efficient, reference_point
+from nbcompress.optimize.narrowing import Narrowing, UnseenWithin
 from nbcompress.optimize.pending import ImprovementWhilePending
 from nbcompress.optimize.proposers.sobol import SobolProposer
 from nbcompress.optimize.protocol import Unseen, generator
@@ -67,6 +68,7 @@ class GaussianProcessProposer:
         self.embedding = Embedding(self.axes)
         self.n_objectives, self.n_constraints = n_objectives, n_constraints
         self.seed, self.acquisition = seed, acquisition
+        self.narrowing = Narrowing(space)
         self._design = SobolProposer(space, seed)
         self._believed: tuple[History, Belief] | None = None
 
@@ -75,16 +77,18 @@ class GaussianProcessProposer:
             return self._propose(number, history)
 
     def _propose(self, number: int, history: History) -> Proposal:
-        unseen = Unseen(self.axes, history)
+        return self.narrowing.proposal(self.axes, history, lambda unseen: self._propose_among(number, history, unseen))
+
+    def _propose_among(self, number: int, history: History, unseen: Unseen) -> Proposal:
         n_initial = n_initial_points(self.axes.d)
         knows = (history.having("told") | history.having("failed")).any()
         if len(history) < n_initial or not knows:
-            proposal = self._design.propose(number, history)
+            proposal = self._first(number, history, unseen)
             return Proposal(proposal.point, reason=f"one of the first {n_initial} points: {proposal.reason}")
         belief = self.believe(history)
         gain, limits = self.terms(belief, number)
         if gain is None and not limits:
-            return self._design.propose(number, history)
+            return self._first(number, history, unseen)
         acquisition = Sum([*([gain] if gain else []), *limits])
         rng = generator(self.seed, number, purpose=2)
         effort = Effort() if self.n_objectives <= 2 else SPARING
@@ -93,6 +97,12 @@ class GaussianProcessProposer:
         expected, reason = self._explain(belief, gain, limits, row)
         note: dict[str, Any] = {**belief.note, **({} if expected is None else {"gain": expected})}
         return Proposal(self.axes.point(row), note, reason)
+
+    def _first(self, number: int, history: History, unseen: Unseen) -> Proposal:
+        """Return a point of the design, which covers the whole space; within limits a random one."""
+        if isinstance(unseen, UnseenWithin):
+            return Proposal(unseen.draw(generator(self.seed, number, purpose=6)), reason="random")
+        return self._design.propose(number, history)
 
     def believe(self, history: History) -> Belief:
         """Return what the surrogate believes after a history; the last answer is kept, for panels ask many times."""
