@@ -67,7 +67,7 @@ def gp_minimize(
         n_initial_points, n_random_starts: Points before the surrogate takes over. It takes over after
             `min(8, 2 (d + 1))` at the earliest, and fewer are warned of.
         initial_point_generator: `random` or `sobol`.
-        acq_func: `EI`, `LCB` or `PI`.
+        acq_func: `EI` (the default; `gp_hedge`, the default there, is not here), `LCB` or `PI`.
         x0, y0: A point or a list of points to begin with, and their values; without values they are called.
         random_state: None, an integer or NumPy's `RandomState`.
         verbose: Print a line after each call.
