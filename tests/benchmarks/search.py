@@ -1,6 +1,6 @@
 """How good suggestions are and what they cost: 40 trials on every problem, paired seeds, against the peers.
 
-    python tests/benchmarks/search.py --smoke                 three problems, two seeds, 12 trials: does it run?
+    python tests/benchmarks/search.py --smoke                 three problems, one seed, 12 trials: does it run?
     python tests/benchmarks/search.py                         everything that is installed, 10 seeds
     python tests/benchmarks/search.py --peers ours optuna-gp --problems hartmann6 levy4 --seeds 20:30
     python tests/benchmarks/search.py --speed                 CPU seconds a suggestion at n = 10 .. 1000
@@ -135,7 +135,7 @@ def main() -> None:
         return
     names = SMOKE if given.smoke else given.problems
     problems = [one for one in ALL if one.name in names or one.group in names]
-    seeds, n = (range(2), 12) if given.smoke else (given.seeds, given.trials)
+    seeds, n = (range(1), 12) if given.smoke else (given.seeds, given.trials)
     path = folder / "runs.jsonl"
     if given.again:
         forget(path, given.again, [one.name for one in problems])

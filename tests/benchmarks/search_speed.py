@@ -17,7 +17,7 @@ PROBLEMS_MEASURED = ("hartmann6", "zdt1")
 # up, does not count.
 REPEATS = 20
 # A peer that has used so many CPU seconds at one size is asked no more than three times.
-ENOUGH = 30.0
+ENOUGH = 10.0
 
 
 def told(problem: Problem, peer: str, n: int) -> Searcher:
