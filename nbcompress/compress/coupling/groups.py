@@ -131,7 +131,9 @@ def _output_dims(node: fx.Node) -> set[int]:
         elif name == "transpose" and any(_is_second(one, user) for one in user.users):
             found.add(last - 1)
         else:
-            found.add(1 if name in _TRANSPOSED else 0)
+            # A bare parameter that is added, as the embedding of a class, has a first dimension for the batch.
+            is_row = node.meta["val"].shape[:1] == (1,)
+            found.add(1 if name in _TRANSPOSED else last if is_row else 0)
     return found
 
 

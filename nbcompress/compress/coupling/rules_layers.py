@@ -154,11 +154,25 @@ def recurrent(call: Call) -> Marks:
     return [(*lead, inner), *((*(None,) * (len(call.shape(state)) - 1), hidden) for state in states)]
 
 
+def cell(call: Call) -> Marks:
+    """input (n, i), states (n, h), weights (gates h, i) and (gates h, h), biases (gates h) -> states (n, h)."""
+    lead, inner = call.axes(call["input"])
+    call.tie(inner, call.axes(call["w_ih"])[1])
+    hidden = call.tie(_gate_axis(call, call.axes(call["w_ih"])[0]), call.axes(call["w_hh"])[1])
+    for name in ("w_hh", "b_ih", "b_hh"):
+        if call[name] is not None:
+            call.tie(hidden, _gate_axis(call, call.axes(call[name])[0]))
+    states = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
+    for state in states:
+        call.tie(call.axes(state)[-1], hidden)
+    return [(lead, hidden)] * len(states) if call.name == "lstm_cell" else (lead, hidden)
+
+
 def _gate_axis(call: Call, axis: Axis) -> Axis:
     """The axis of hidden units, from one that holds them once for each gate."""
     if axis is None:
         return None
-    table = axis.reshape(_GATES[call.name], -1)
+    table = axis.reshape(_GATES[call.name.removesuffix("_cell")], -1)
     call.labels.tie_all(table)
     return table[0] if table.shape[1] > 1 else _lone(call, axis)
 
@@ -178,6 +192,7 @@ LAYER_RULES: dict[str, Rule] = {
     **dict.fromkeys(("layer_norm", "rms_norm"), layer_norm),
     "group_norm": group_norm,
     **dict.fromkeys(_GATES, recurrent),
+    **dict.fromkeys((f"{name}_cell" for name in _GATES), cell),
 }
 
 __all__ = ["LAYER_RULES"]

@@ -59,6 +59,8 @@ class Walk:
             return found[index] if isinstance(found, list) and isinstance(index, int) else blank(node.meta.get("val"))
         if call.name in _AROUND:
             return self._inside(node, marks)
+        if call.name == "cond":
+            return self._either(call, marks)
         try:
             result = _rule_of(call)(call)
         except (KeyError, IndexError, TypeError, ValueError):
@@ -68,11 +70,20 @@ class Walk:
         return result
 
     def _inside(self, node: fx.Node, marks: Mapping[fx.Node, Marks]) -> Marks:
-        parts = list(node.args)
-        place = next(k for k, one in enumerate(parts) if isinstance(one, fx.Node) and one.op == "get_attr")
-        inner = getattr(node.graph.owning_module, str(parts[place].target))  # type: ignore[union-attr]
+        place = next(k for k, one in enumerate(node.args) if isinstance(one, fx.Node) and one.op == "get_attr")
+        return self._part(node, node.args[place], node.args[place + 1 :], marks)
+
+    def _either(self, call: Call, marks: Mapping[fx.Node, Marks]) -> Marks:
+        """`torch.cond`: both branches are followed, and what they give is tied."""
+        _, first, second, operands = call.node.args
+        one, other = (self._part(call.node, branch, operands, marks) for branch in (first, second))
+        return [tuple(map(call.tie, a, b)) for a, b in zip(one, other, strict=True)]
+
+    def _part(self, node: fx.Node, part: object, operands: object, marks: Mapping[fx.Node, Marks]) -> list[Axes]:
+        """What a part of the graph gives for `operands`."""
+        inner = getattr(node.graph.owning_module, str(part.target))  # type: ignore[attr-defined]
         holders = [one for one in inner.graph.nodes if one.op == "placeholder"]
-        given = [marks[one] for one in parts[place + 1 :] if isinstance(one, fx.Node)]
+        given = [marks[one] for one in _flat(operands)]
         results = self.through(inner.graph, dict(zip(holders, given, strict=True)))
         return [one for one in results if not isinstance(one, list)]
 

@@ -33,20 +33,29 @@ def repairs_of(model: nn.Module, groups: Sequence[Group], plan: Plan) -> Iterato
         plan: What goes from them.
     """
     found: dict[tuple[str, str], int] = {}
+    doubtful: set[tuple[str, str]] = set()
     for group in groups:
         changes = _changed_sizes(model, group, plan)
         for path in _around(model, group):
-            for name, value in numbers_of(model.get_submodule(path)):
-                if value in changes:
-                    found.setdefault((path, name), changes[value])
+            module = model.get_submodule(path)
+            changed, same = _sizes_of(module, path, plan) if not module._modules else (changes, set())
+            for name, value in numbers_of(module):
+                if value in changed:
+                    found.setdefault((path, name), changed[value])
+                    if value in same:
+                        doubtful.add((path, name))
     names = list(dict.fromkeys(name for _, name in found))
     heads = [name for name in names if _counts_heads(name)]
     own = [name for name in names if "." not in name and "[" not in name]
     # A configuration may be read by much else, so it comes after the numbers of the modules themselves.
-    sets = [[name for name in heads if name in own], heads, own, names, [name for name in names if name not in heads]]
+    sets = [own, names, [name for name in names if name not in heads]]
     sets += [[one] for one in names]
     sets += [[name for name in names if name != one] for one in names]
-    tries: list[Attributes] = [{key: value for key, value in found.items() if key[1] in one} for one in sets]
+    first = [[name for name in heads if name in own], heads, own]
+    tries: list[Attributes] = [
+        {key: value for key, value in found.items() if key[1] in one and key not in doubtful} for one in first
+    ]
+    tries += [{key: value for key, value in found.items() if key[1] in one} for one in sets]
     if len(groups) == 1:
         tries += [{key: value} for key, value in found.items()]
     unique = [one for k, one in enumerate(tries) if one and one not in tries[:k]]
@@ -56,6 +65,20 @@ def repairs_of(model: nn.Module, groups: Sequence[Group], plan: Plan) -> Iterato
 def _counts_heads(name: str) -> bool:
     """Whether a number is called like the number of heads or the width of all of them, and not like that of one."""
     return "head" in name and "dim" not in name and ("size" not in name or "all" in name)
+
+
+def _sizes_of(module: nn.Module, path: str, plan: Plan) -> tuple[dict[int, int], set[int]]:
+    """Of the tensors that a single layer holds itself: new by old sizes that change, and sizes that stay."""
+    changed: dict[int, int] = {}
+    same: set[int] = set()
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        for dim, size in enumerate(tensor.shape if tensor is not None else ()):
+            n_removed = len(plan.removed.get((f"{path}.{name}" if path else name, dim), ()))
+            if n_removed:
+                changed[size] = size - n_removed
+            else:
+                same.add(size)
+    return changed, same
 
 
 def _changed_sizes(model: nn.Module, group: Group, plan: Plan) -> dict[int, int]:

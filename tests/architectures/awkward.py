@@ -1,0 +1,155 @@
+"""Hand-made models, each with one awkward thing in it; the first ones are those on which other tools broke."""
+
+from __future__ import annotations
+
+import torch
+from architectures.entry import Architecture, numbers, tokens
+from channel_zoo import BranchOnData, DenseNet, Gate, HardView, Recurrent, Reused, SoftView, WithMultihead
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class Gated(nn.Module):
+    """A convolution whose two halves gate each other, as in WaveNet, under weight normalization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 16, 3, padding=1))
+        self.both = nn.utils.parametrizations.weight_norm(nn.Conv1d(16, 32, 3, padding=2, dilation=2))
+        self.skip, self.leave = nn.Conv1d(16, 16, 1), nn.Conv1d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        signal, gate = self.both(x).split(self.both.out_channels // 2, dim=1)
+        return self.leave(x + self.skip(torch.tanh(signal) * torch.sigmoid(gate)))
+
+
+class Either(nn.Module):
+    """A branch on data that the tracer can see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.one, self.other, self.leave = (
+            nn.Linear(6, 16),
+            nn.Linear(16, 12),
+            nn.Linear(16, 12),
+            nn.Linear(12, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        return self.leave(torch.cond(x.sum() > 0, lambda y: self.one(y).sin(), lambda y: self.other(y).cos(), (x,)))
+
+
+class Bag(nn.Module):
+    """Sums of embeddings, and a table of bare numbers, as in recommendation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.table = nn.EmbeddingBag(60, 16, mode="sum"), nn.Parameter(torch.randn(60, 8))
+        self.mid, self.leave = nn.Linear(24, 20), nn.Linear(20, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = torch.cat([self.bag(ids), self.table[ids].sum(1)], dim=-1)
+        return self.leave(torch.relu(self.mid(x)))
+
+
+class Stepwise(nn.Module):
+    """A recurrent cell in a loop of the user's own."""
+
+    def __init__(self, cell: type[nn.LSTMCell] | type[nn.GRUCell]) -> None:
+        super().__init__()
+        self.cell, self.leave = cell(5, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return self.leave(state[0] if isinstance(state, tuple) else state)
+
+
+class Cross(nn.Module):
+    """torch's own attention to another sequence, of another width, with a mask and a position for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(16, 4, kdim=6, vdim=6, add_zero_attn=True, batch_first=True)
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        x, _ = self.attend(self.enter(x), memory, memory, key_padding_mask=mask)
+        return self.leave(torch.relu(x))
+
+
+class Encoder(nn.Module):
+    """torch's own encoder, which goes over to sequences of several lengths when it is given a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Embedding(60, 16)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2)
+        self.head = nn.Linear(16, 60, bias=False)
+        self.head.weight = self.token.weight
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.head(self.encoder(self.token(ids), src_key_padding_mask=mask))
+
+
+class Fixed(nn.Module):
+    """Pieces whose lengths are numbers in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.left, self.right = nn.Linear(6, 16), nn.Linear(5, 3), nn.Linear(11, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.enter(x).split([5, 11], dim=-1)
+        return self.left(left) + self.right(torch.relu(right))
+
+
+class Options(nn.Module):
+    """Attention that reads the number of heads from a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = {"heads": 4, "width": 4}
+        self.qkv, self.out = nn.Linear(6, 48), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = (one.view(*x.shape[:2], self.options["heads"], -1).transpose(1, 2) for one in parts)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def _masked(n: int) -> Tensor:
+    mask = torch.zeros(2, n, dtype=torch.bool)
+    mask[0, -2:] = True
+    return mask
+
+
+AWKWARD = {
+    "view of a fixed size": Architecture(HardView, lambda: numbers(2, 3, 8, 8)),
+    "a layer used three times": Architecture(Reused, lambda: numbers(3, 6), share=0.6),
+    "LSTM": Architecture(lambda: Recurrent("LSTM"), lambda: numbers(2, 4, 5), share=0.6),
+    "gate by chunk": Architecture(Gate, lambda: numbers(3, 6)),
+    "branch on data": Architecture(
+        BranchOnData, lambda: numbers(3, 4), refused="cannot be traced: its code branches on the data"
+    ),
+    "torch.cond": Architecture(Either, lambda: numbers(3, 6), share=0.6),
+    "GRU, both directions": Architecture(
+        lambda: Recurrent("GRU", bidirectional=True), lambda: numbers(2, 4, 5), share=0.6
+    ),
+    "LSTM cell in a loop": Architecture(lambda: Stepwise(nn.LSTMCell), lambda: numbers(2, 4, 5), share=0.6),
+    "GRU cell in a loop": Architecture(lambda: Stepwise(nn.GRUCell), lambda: numbers(2, 4, 5), share=0.6),
+    "concatenation": Architecture(DenseNet, lambda: numbers(2, 3, 8, 8)),
+    "flatten": Architecture(SoftView, lambda: numbers(2, 3, 8, 8), share=0.6),
+    "weight normalization": Architecture(Gated, lambda: numbers(2, 2, 12), share=0.6),
+    "EmbeddingBag, bare parameter": Architecture(Bag, lambda: tokens(3, 4)),
+    "MultiheadAttention": Architecture(Cross, lambda: (numbers(2, 7, 5), numbers(2, 4, 6), _masked(4))),
+    "TransformerEncoderLayer": Architecture(WithMultihead, lambda: numbers(2, 5, 6)),
+    "TransformerEncoder, tied": Architecture(Encoder, lambda: (tokens(2, 7), _masked(7))),
+    "pieces of fixed lengths": Architecture(Fixed, lambda: numbers(3, 6), refused="the cut model fails"),
+    "heads in a dictionary": Architecture(Options, lambda: numbers(2, 5, 6)),
+}
+
+__all__ = ["AWKWARD"]

@@ -1,0 +1,95 @@
+"""Laws that hold for every architecture: cut, saved, loaded and equal, or refused with a reason."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from architectures.entry import Architecture
+from architectures.zoo import KINDS, ZOO
+from torch import Tensor, nn
+
+import nbcompress as nc
+from nbcompress.compress.coupling import as_inputs, tensors_of
+from nbcompress.compress.record import record_of
+from nbcompress.errors import CompressionError
+
+# What libraries say of their own classes, not of ours.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+REFUSED = {name for name, one in ZOO.items() if one.refused}
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, example: object) -> list[Tensor]:
+    return tensors_of(as_inputs(example)(copy.deepcopy(model).eval()))
+
+
+def agree(one: list[Tensor], other: list[Tensor], tolerance: float = 1e-4) -> None:
+    assert [a.shape for a in one] == [b.shape for b in other]
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(a.float().abs().median())))
+
+
+def n_parameters(model: nn.Module) -> int:
+    return sum(one.numel() for one in model.parameters())
+
+
+def built(one: Architecture) -> nn.Module:
+    torch.manual_seed(0)
+    return one.build().eval()
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
+def test_cut_saved_and_loaded(name: str, tmp_path: Path) -> None:
+    one = ZOO[name]
+    model, example = built(one), one.example()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    small = nc.prune(model, 0.5, granularity="channel", example=example)
+    assert 1 - n_parameters(small) / n_parameters(model) >= one.share
+    assert [a.shape for a in outputs(small, example)] == [b.shape for b in outputs(model, example)]
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    # Every matrix went smaller or is named.
+    shapes = {key: value.shape for key, value in small.named_parameters()}
+    whole = [key for key, value in model.named_parameters() if value.ndim > 1 and shapes[key] == value.shape]
+    assert set(whole) <= set(record_of(small).left_out)
+    packed = nc.quantize(nc.prune(small, 0.5), bits=8)
+    path = nc.save(packed, tmp_path / "small.nbz")
+    assert path.stat().st_size == nc.size_bytes(packed)
+    agree(outputs(nc.load(path, one.build()), example), outputs(packed, example), 1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_refused_by_name(name: str) -> None:
+    one = ZOO[name]
+    model = built(one)
+    with pytest.raises(CompressionError, match=one.refused):
+        nc.prune(model, 0.5, granularity="channel", example=one.example())
+
+
+def test_four_fifths_are_cut() -> None:
+    assert len(ZOO) >= 30
+    assert all(kind for kind in KINDS.values())
+    assert REFUSED == {"ConvNeXt V2", "branch on data", "pieces of fixed lengths"}  # noqa: SIM300
+    assert len(REFUSED) <= 0.2 * len(ZOO)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["BERT", "Llama", "ResNet", "TransformerEncoderLayer"])
+def test_half_precision(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    one = ZOO[name]
+    model = built(one).to(dtype)
+    example = one.example()
+    example = {key: value.to(dtype) if value.is_floating_point() else value for key, value in as_dict(example).items()}
+    given = example["x"] if list(example) == ["x"] else example
+    small = nc.prune(model, 0.5, granularity="channel", example=given)
+    assert {value.dtype for value in small.parameters()} == {dtype}
+    assert 1 - n_parameters(small) / n_parameters(model) >= one.share
+    fresh = nc.load(nc.save(small, tmp_path / "half.nbz"), one.build().to(dtype))
+    agree(outputs(fresh, given), outputs(small, given))
+
+
+def as_dict(example: object) -> dict[str, Tensor]:
+    return example if isinstance(example, dict) else {"x": example}

@@ -1,0 +1,20 @@
+"""All architectures, by name."""
+
+from __future__ import annotations
+
+from architectures.audio import AUDIO
+from architectures.awkward import AWKWARD
+from architectures.entry import Architecture
+from architectures.language import LANGUAGE
+from architectures.vision import VISION
+
+KINDS: dict[str, dict[str, Architecture]] = {
+    "language": LANGUAGE,
+    "vision": VISION,
+    "audio": AUDIO,
+    "hand-made": AWKWARD,
+}
+
+ZOO: dict[str, Architecture] = {name: one for kind in KINDS.values() for name, one in kind.items()}
+
+__all__ = ["KINDS", "ZOO"]

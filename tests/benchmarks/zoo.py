@@ -1,0 +1,73 @@
+"""What is left of every architecture of the zoo when half of its channels go, as a table.
+
+    python tests/benchmarks/zoo.py            prints it
+    python tests/benchmarks/zoo.py FILE.md    writes it
+
+Takes about a minute on one core. Nothing is downloaded: the models are small ones with random weights, since the
+shares, and what is left out, depend on the architecture alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from architectures.entry import Architecture
+from architectures.zoo import KINDS
+
+import nbcompress as nc
+from nbcompress.compress.record import record_of
+from nbcompress.errors import CompressionError
+
+# Reasons in the words of the record, and what they come to.
+WORDS = {
+    "mean over it": "width of a normalization",
+    "number over it": "width of a normalization",
+    "an output of the model": "outputs",
+    "by their number": "tokens of an embedding",
+    "by number": "entries of a table",
+    "joins it": "width of what an input or a position is added to",
+    "cut the model": "does not run",
+}
+
+
+def row(name: str, one: Architecture) -> str:
+    """One architecture as a row of the table."""
+    torch.manual_seed(0)
+    model = one.build().eval()
+    before = sum(parameter.numel() for parameter in model.parameters())
+    try:
+        small = nc.prune(model, 0.5, granularity="channel", example=one.example())
+    except CompressionError as err:
+        return f"| {name} | {before:,} | refused | | {str(err)[:160]} |"
+    after = sum(parameter.numel() for parameter in small.parameters())
+    kinds = Counter(shortened(why) for why in record_of(small).left_out.values())
+    left_out = ", ".join(f"{why} ({n})" for why, n in kinds.most_common())
+    return f"| {name} | {before:,} | {after:,} | {1 - after / before:.0%} | {left_out} |"
+
+
+def shortened(why: str) -> str:
+    """A reason without the names of operators and modules."""
+    return next((words for part, words in WORDS.items() if part in why), why)
+
+
+def main() -> None:
+    """Print the table, or write it."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    out = Path(sys.argv[1]).open("w") if len(sys.argv) > 1 else sys.stdout
+    print("| architecture | parameters | after | cut | what was left whole, and why (weights) |", file=out)
+    print("| --- | --- | --- | --- | --- |", file=out)
+    for kind in KINDS.values():
+        for name, one in kind.items():
+            print(row(name, one), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()
