@@ -110,6 +110,7 @@ export interface Study {
   importance: Record<string, Maybe> | null;
   calibration?: Calibration | null;
   surrogate?: SurrogateData | null;
+  narrowed?: Record<string, Scalar[]>;
   record: Record<string, unknown>;
   warnings: string[];
   cut: string | null;
@@ -216,6 +217,7 @@ const FIELDS: [keyof Study, (value: unknown) => boolean][] = [
   ["importance", orNull(isObject)],
   ["calibration", (value) => value === undefined || value === null || isCalibration(value)],
   ["surrogate", (value) => value === undefined || value === null || isSurrogate(value)],
+  ["narrowed", (value) => value === undefined || (isObject(value) && Object.values(value).every(Array.isArray))],
   ["record", isObject],
   ["warnings", (value) => isListOf(value, isText)],
   ["cut", orNull(isText)],

@@ -66,3 +66,16 @@ export function paramsText(trial: Trial): string {
     .map(([name, value]) => `${name} = ${spell(value)}`)
     .join(", ");
 }
+
+// One limit in words: a range, or what is left of a choice.
+export function limitText(name: string, values: readonly Scalar[]): string {
+  const isRange = values.length === 2 && values.every((one) => typeof one === "number") && values[0] !== values[1];
+  const shown = [...new Set(values.map((one) => cut(spell(one), 30)))];
+  return `${cut(name, 40)} ${isRange ? `from ${shown[0]} to ${shown[1]}` : shown.join(" or ")}`;
+}
+
+export function limitsText(limits: Study["narrowed"]): string {
+  return Object.entries(limits ?? {})
+    .map(([name, values]) => limitText(name, values))
+    .join(", ");
+}

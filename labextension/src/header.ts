@@ -2,7 +2,7 @@
 
 import { button, el, user } from "./dom";
 import { STATES, type Study } from "./data";
-import { cut, duration, goalText, metricsText, paramsText } from "./format";
+import { cut, duration, goalText, limitsText, metricsText, paramsText } from "./format";
 import type { Part } from "./part";
 import { icon } from "./states";
 
@@ -13,7 +13,9 @@ export interface Controls {
   skip: (() => void) | null;
   // Queues a point, its values by the places of the parameters.
   run: ((values: (number | null)[]) => void) | null;
-  // What Python said to the latest point.
+  // Searches within limits from now on, by the places of the parameters.
+  narrow: ((limits: (number[] | null)[]) => void) | null;
+  // What Python said to the latest point or limits.
   answer: string;
   isPaused: boolean;
   note: string;
@@ -61,7 +63,8 @@ export class Header implements Part {
       el("strong", {}, best ? `Best: trial ${best.number}` : "No feasible trial yet"),
       best ? user(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "",
     );
-    const notes = [study.ending, ...study.warnings.map((one) => `⚠ ${one}`), study.cut, this.controls?.note || null];
+    const limits = study.state === "running" ? limitsText(study.narrowed) : "";
+    const notes = [limits && `Searches within ${limits} only, as asked under What if.`, study.ending, ...study.warnings.map((one) => `⚠ ${one}`), study.cut, this.controls?.note || null];
     const texts = notes.filter((one): one is string => Boolean(one));
     // Rewriting an unchanged sentence would make a screen reader say it again.
     if (this.notes.dataset["texts"] !== JSON.stringify(texts)) {

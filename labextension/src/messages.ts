@@ -2,7 +2,7 @@
 
 import { isField, isObject, isTrial, type Maybe, type Study, type Trial } from "./data";
 
-export type Control = "stop" | "pause" | "resume" | "skip" | "next";
+export type Control = "stop" | "pause" | "resume" | "skip" | "next" | "narrow";
 
 // The trait that a new or reloaded page starts from.
 export interface PanelState {
@@ -43,6 +43,7 @@ export interface Press {
   run: string;
   page: string;
   values?: (number | null)[];
+  limits?: (number[] | null)[];
 }
 
 export function isPanelState(value: unknown): value is PanelState {

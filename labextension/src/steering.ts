@@ -10,7 +10,7 @@ const HELLO_AGAIN = [250, 500, 1000, 2000, 4000, 8000];
 const PATIENT = 3;
 // How long a sentence stays that is true for a moment only.
 const PASSING = 2000;
-const NAMES: Record<Control, string> = { stop: "Stop", pause: "Pause", resume: "Pause", skip: "Skip", next: "Run this next" };
+const NAMES: Record<Control, string> = { stop: "Stop", pause: "Pause", resume: "Pause", skip: "Skip", next: "Run this next", narrow: "the limits" };
 
 // Tells one page from the next, such as after a reload.
 const PAGE = Math.random().toString(36).slice(2);
@@ -89,7 +89,9 @@ export class Steering {
       stop: this.hears || this.canInterrupt() ? press("stop") : null,
       pause: this.hears ? () => press(this.isPaused ? "resume" : "pause")() : null,
       skip: this.hears ? press("skip") : null,
-      run: this.hears ? (values) => void this.send("next", ANSWER_WITHIN, () => this.unanswered("next"), values) : null,
+      run: this.hears ? (values) => void this.send("next", ANSWER_WITHIN, () => this.unanswered("next"), { values }) : null,
+      narrow:
+        this.hears && this.state()?.study.narrowed ? (limits) => void this.send("narrow", ANSWER_WITHIN, () => this.unanswered("narrow"), { limits }) : null,
       answer: this.answer,
       isPaused: this.isPaused,
       note: this.note,
@@ -100,7 +102,7 @@ export class Steering {
     return typeof this.manager.kernel?.interrupt === "function";
   }
 
-  private async send(control: Control | "hello", within: number, late: () => void, values?: (number | null)[]): Promise<void> {
+  private async send(control: Control | "hello", within: number, late: () => void, more: Pick<Press, "values" | "limits"> = {}): Promise<void> {
     const state = this.state();
     if (!state || this.waiting.has(control)) {
       return;
@@ -111,7 +113,7 @@ export class Steering {
     }, within);
     this.waiting.set(control, timer);
     try {
-      const message: Press = { kind: "press", control, run: state.run, page: PAGE, ...(values && { values }) };
+      const message: Press = { kind: "press", control, run: state.run, page: PAGE, ...more };
       (await this.manager.get_model(this.controlsId)).send(message);
     } catch {
       // The comm is gone, so no answer will come, and the timer does what there is to do.
@@ -128,8 +130,9 @@ export class Steering {
       void kernel.interrupt();
     } else {
       const late = `The kernel has not answered ${NAMES[control]} yet.`;
-      this.answer = control === "next" ? late : this.answer;
-      this.note = control === "next" ? this.note : late;
+      const isBeside = control === "next" || control === "narrow";
+      this.answer = isBeside ? late : this.answer;
+      this.note = isBeside ? this.note : late;
     }
     this.changed(this.offered());
   }

@@ -99,6 +99,10 @@ export const STYLES = `
 .nbc-strip .nbc-rug { stroke: var(--nbc-quiet); }
 .nbc-strip { display: block; max-width: 100%; overflow: visible; }
 .nbc .nbc-chance { margin: 6px 0 2px; }
+.nbc-narrow .nbc-tools { align-items: center; gap: 4px 6px; }
+.nbc-narrow .nbc-tools:empty { display: none; }
+.nbc-button:disabled { opacity: .5; cursor: default; }
+.nbc-chip { border-radius: 12px; border-color: var(--nbc-blue); }
 .nbc-answer { align-self: center; min-height: 1.4em; }
 .nbc-caption, .nbc-reason, .nbc-empty { color: var(--nbc-quiet); }
 .nbc .nbc-empty { padding: 24px 8px; text-align: center; }

@@ -1,10 +1,11 @@
 // A point put together by hand: what the surrogate expects there, at once, and a button that queues it.
 
 import { copied, startOption } from "./code";
-import type { Parameter, Study, Trial } from "./data";
+import type { Parameter, Scalar, Study, Trial } from "./data";
 import { button, choice, el, svg, user } from "./dom";
 import { boundText, cut, spell } from "./format";
 import type { Controls } from "./header";
+import { Narrow } from "./narrow";
 import type { Part } from "./part";
 import { extent, linear } from "./scales";
 import type { Selection } from "./selection";
@@ -30,7 +31,9 @@ export class WhatIf implements Part {
   private readonly tools = el("div", { class: "nbc-tools" });
   private readonly run: HTMLButtonElement;
   private readonly note = el("span", { class: "nbc-answer", role: "status" });
+  private readonly narrow = new Narrow((limits) => this.limit(limits));
   private rows: Row[] = [];
+  private touched: string | null = null;
   private drawn = "";
   private answered = "";
   private point: Point | null = null;
@@ -44,7 +47,7 @@ export class WhatIf implements Part {
     const best = button("Best", { class: "nbc-button", title: "Go to the best trial's point" }, () => this.goTo(this.best()));
     const copy = button("Copy as code", { class: "nbc-button", title: "Copy the option of %%bo_search that runs this point first" }, () => void this.copy());
     this.tools.append(this.run, best, copy, this.note);
-    this.element.append(this.empty, this.sliders, this.results, this.tools);
+    this.element.append(this.empty, this.sliders, this.results, this.tools, this.narrow.element);
   }
 
   draw(study: Study): void {
@@ -52,7 +55,7 @@ export class WhatIf implements Part {
     const surrogate = Surrogate.of(study);
     this.empty.textContent = surrogate ? "" : study.state === "running" ? WAITING : NOTHING;
     this.empty.hidden = Boolean(surrogate);
-    [this.sliders, this.results, this.tools].forEach((one) => (one.hidden = !surrogate));
+    [this.sliders, this.results, this.tools, this.narrow.element].forEach((one) => (one.hidden = !surrogate));
     if (surrogate) {
       this.drawSliders(study);
       this.follow(study);
@@ -95,6 +98,7 @@ export class WhatIf implements Part {
   }
 
   private move(parameter: Parameter, value: Point[string]): void {
+    this.touched = parameter.name;
     this.setPoint({ ...this.point, [parameter.name]: value });
   }
 
@@ -134,7 +138,13 @@ export class WhatIf implements Part {
   }
 
   private mark(): void {
-    this.run.hidden = !this.controls?.run || this.study?.state !== "running";
+    const isOver = this.study?.state !== "running";
+    this.run.hidden = isOver || !this.controls?.run;
+    this.narrow.element.hidden = isOver || !this.controls?.narrow;
+    if (this.study && this.point) {
+      const { parameters } = this.study;
+      this.narrow.draw(this.study, parameters.find((one) => one.name === this.touched) ?? parameters[0], this.point);
+    }
   }
 
   private queue(): void {
@@ -144,6 +154,12 @@ export class WhatIf implements Part {
       // By place, since names and options may have been cut for the page.
       this.controls?.run?.(study.parameters.map((one) => coded(one, point)));
     }
+  }
+
+  private limit(limits: Record<string, Scalar[]>): void {
+    this.note.textContent = "…";
+    const entries = (this.study?.parameters ?? []).map((one) => limits[one.name]?.map((value) => coded(one, { [one.name]: value }) ?? 0) ?? null);
+    this.controls?.narrow?.(entries);
   }
 
   private async copy(): Promise<void> {

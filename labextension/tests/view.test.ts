@@ -123,7 +123,7 @@ test("the buttons are there while it runs and carry exactly their names", () => 
   assert.equal(root.querySelectorAll(".nbc-buttons button").length, 0);
   const pressed: string[] = [];
   const control = (name: string) => () => void pressed.push(name);
-  view.steer({ stop: control("stop"), pause: control("pause"), skip: control("skip"), run: null, answer: "", isPaused: true, note: "A note." });
+  view.steer({ stop: control("stop"), pause: control("pause"), skip: control("skip"), run: null, narrow: null, answer: "", isPaused: true, note: "A note." });
   const buttons = [...root.querySelectorAll<HTMLElement>(".nbc-buttons button")];
   assert.deepEqual(buttons.map((one) => one.textContent), ["Stop", "Pause", "Skip"]);
   assert.equal(buttons[1]?.getAttribute("aria-pressed"), "true");

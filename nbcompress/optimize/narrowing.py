@@ -41,6 +41,11 @@ class Narrowing:
         """
         self._asked = {name: _checked(self._space, name, values) for name, values in limits.items()}
 
+    @property
+    def asked(self) -> dict[str, list[Value]] | None:
+        """What was asked for in this process; None if nothing was."""
+        return self._asked
+
     def now(self, history: History) -> dict[str, list[Value]]:
         """Return the limits of the next proposal: those asked for, else those of the latest one in the history."""
         if self._asked is not None:

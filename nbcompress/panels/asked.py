@@ -1,4 +1,4 @@
-"""A point that somebody put together on the page, as the search's space knows it."""
+"""What somebody put together on the page, a point or limits, as the search's space knows it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,28 @@ def asked_point(values: Any, space: Space) -> Point:
         if value is not None:
             point[name] = _option(space[name], value) if isinstance(space[name], Choice) else value
     return space.check(point)
+
+
+def asked_limits(values: Any, space: Space) -> dict[str, list[Any]]:
+    """Return the limits of a message, by parameter.
+
+    Args:
+        values: A list with an entry for each parameter of the space, in its order: None where it is not limited, the
+            lowest and the highest value of a number, or the places of the options of a choice that are left.
+
+    Raises:
+        PointError: It is no such list. Whether the values fit their parameters is for who takes them to say.
+    """
+    if not isinstance(values, list) or len(values) != len(space):
+        raise PointError(f"Limits are {len(space)} entries, one for each parameter, but got {values!r}.")
+    limits: dict[str, list[Any]] = {}
+    for name, entry in zip(space.names, values, strict=True):
+        if entry is not None:
+            if not isinstance(entry, list):
+                raise PointError(f"The limits of {name!r} are a list, but got {entry!r}.")
+            parameter = space[name]
+            limits[name] = [_option(parameter, one) for one in entry] if isinstance(parameter, Choice) else entry
+    return limits
 
 
 def _option(choice: Any, place: Any) -> Any:

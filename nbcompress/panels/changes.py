@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbcompress.panels.limits import LIVE
 from nbcompress.panels.progress import progress_of
 from nbcompress.panels.text import finite
-from nbcompress.panels.view import Course, Names, StudyLike, expected_data, is_evaluable, study_view, trial_data
+from nbcompress.panels.view import Course, Names, StudyLike, expected_data, is_evaluable, scalar, study_view, trial_data
 from nbcompress.study.front import front
 from nbcompress.study.trial import State, Trial
 
@@ -33,6 +33,11 @@ class Changes:
     def note(self, trial: Trial) -> None:
         """Take a trial that began or ended."""
         self._changed[trial.number] = trial
+
+    def limit(self, limits: Mapping[str, Sequence[Any]]) -> None:
+        """Take within what the search goes on."""
+        shown = {self._names(key): [scalar(one, LIVE.value) for one in values] for key, values in limits.items()}
+        self._expected["narrowed"] = shown
 
     def expect(self, expected: Mapping[str, Any]) -> None:
         """Take what a surrogate expects: arguments of `expected_data`. What is not given stays as it is."""

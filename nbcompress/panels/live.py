@@ -15,7 +15,7 @@ import ipywidgets
 import traitlets
 
 from nbcompress.errors import NbcompressError
-from nbcompress.panels.asked import asked_point
+from nbcompress.panels.asked import asked_limits, asked_point
 from nbcompress.panels.changes import Changes
 from nbcompress.panels.clock import Clock
 from nbcompress.panels.foresight import Foresight
@@ -25,6 +25,7 @@ from nbcompress.study.trial import Trial
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
+    from nbcompress.optimize.narrowing import Narrowing
     from nbcompress.run.controls import Controls
     from nbcompress.run.observers import Ending
 
@@ -36,7 +37,15 @@ SHARE = 100
 LOADING = 3.0
 SMALL = 300
 QUEUED = "Queued: it runs after the trials that run now."
+NARROWED = "From the next proposal on."
 NOTHING = "export default { render() {} }"
+
+
+def narrowing_of(proposer: Proposer | None) -> Narrowing | None:
+    """Return what narrows a proposer, or None where it cannot be narrowed."""
+    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+
+    return proposer.narrowing if isinstance(proposer, GaussianProcessProposer) else None
 
 
 @runtime_checkable
@@ -105,6 +114,7 @@ class LivePanel(TextPanel):
         self._run = uuid.uuid4().hex
         self._outputs = [output]
         self._foresight = Foresight(proposer)
+        self._narrowing = narrowing_of(proposer)
         self._pages: set[str] = set()
         self._lock = threading.Lock()
         self._news, self._over = threading.Event(), threading.Event()
@@ -113,9 +123,14 @@ class LivePanel(TextPanel):
         self._thread: threading.Thread | None = None
 
     def show(self) -> None:
+        from nbcompress.run.history import history_of
+
         self._clock.start(self._study.all_trials)
         self._changes = Changes(self._study, self._run, self._baseline, self._clock.running())
         if self._controls is not None:
+            if self._narrowing is not None:
+                self._changes.limit(self._narrowing.now(history_of(self._study.all_trials, self._study.goal)))
+                self._changes.delta(self._clock.running())
             self._buttons = ControlsWidget()
             self._buttons.on_msg(self._pressed)
             _SHOWING[_key(self._study)] = self
@@ -149,6 +164,10 @@ class LivePanel(TextPanel):
 
     def trial_started(self, trial: Trial) -> None:
         self._note(trial)
+        if self._narrowing is not None and self._narrowing.asked is not None:
+            # Limits that were used up have been given up.
+            with self._lock:
+                self._changes.limit(self._narrowing.asked)
         # On the loop's own thread, which also proposes: the surrogate never works for two at once.
         expected = self._foresight.look(self._study, self._is_wanted, trial.number)
         if expected:
@@ -222,6 +241,8 @@ class LivePanel(TextPanel):
             controls.skip()
         elif control == "next":
             note = self._queue(content.get("values"))
+        elif control == "narrow":
+            note = self._narrow(content.get("limits"))
         elif control == "hello":
             self._pages.add(str(content.get("page"))[:40])
             # Whatever was missed while the page was loading.
@@ -239,6 +260,20 @@ class LivePanel(TextPanel):
         except NbcompressError as error:
             return f"Not queued: {error}"
         return QUEUED if is_new else "Not queued: this point waits already, or was run before."
+
+    def _narrow(self, limits: Any) -> str:
+        """Search within limits from the next proposal on, and say so in a sentence."""
+        if self._narrowing is None:
+            return "Only the sampler gp can be narrowed."
+        try:
+            self._narrowing.ask(asked_limits(limits, self._study.space))
+        except NbcompressError as error:
+            return f"Not narrowed: {error}"
+        with self._lock:
+            # Told before the answer, so that the next press builds on it.
+            self._changes.limit(self._narrowing.asked or {})
+            self._tell(self._changes.delta(self._clock.running()))
+        return NARROWED
 
     def close(self) -> None:
         """Close the widgets. Programs that run notebooks save the last state of closed ones too, so leave little.

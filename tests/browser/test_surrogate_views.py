@@ -81,6 +81,31 @@ def test_sliders_ask_the_surrogate_and_the_point_is_run_next(page: Lab) -> None:
     )
 
 
+def test_the_search_is_narrowed_and_widened_while_it_runs(page: Lab) -> None:
+    tab(page, "What if")
+    slider = page.page.get_by_role("slider", name="x")
+    slider.fill("600")
+    page.page.get_by_role("button", name="Search with x at least 0.6").click()
+    says(page, ".nbc-answer", "From the next proposal on")
+    page.page.get_by_role("combobox", name="kind").select_option(label="plain")
+    page.page.get_by_role("button", name="Search with kind only plain").click()
+    says(page, ".nbc-notes", "Searches within x from 0.6 to 1, kind plain only")
+    table = "[...document.querySelectorAll('.nbc-table tbody tr:not(.nbc-fold)')]"
+    rows = f"() => {table}.map(one => one.innerText.split('\\t'))"
+    seen = len(page.page.evaluate(rows))
+    page.page.wait_for_function(f"seen => ({rows})().length > seen + 3", arg=seen, timeout=30_000)
+    page.shot(SHOTS / "narrowed-dark.png")
+    # The trial after those that were chosen before.
+    later = page.page.evaluate(rows)[seen + 1 :]
+    assert later
+    assert all(float(row[4]) >= 0.6 and row[7] == "plain" for row in later), later
+    page.page.get_by_role("button", name="Search all of kind again").click()
+    page.page.get_by_role("button", name="Search all of x again").click()
+    page.page.wait_for_function(
+        "() => !/Searches within/.test(document.querySelector('.nbc-notes').innerText)", timeout=10_000
+    )
+
+
 def test_slices_and_maps_show_where_the_next_point_lies(page: Lab) -> None:
     tab(page, "Acquisition")
     says(page, ".nbc-caption", "the acquisition is largest at")

@@ -1,0 +1,71 @@
+// Narrows the search to a part of the space, from the value that a slider stands on: at least, at most, only, not.
+
+import type { Parameter, Scalar, Study } from "./data";
+import { button, el, user } from "./dom";
+import { cut, limitText, spell } from "./format";
+import { optionsOf, type Point } from "./space";
+
+type Limits = Record<string, Scalar[]>;
+
+export class Narrow {
+  readonly element = el("div", { class: "nbc-narrow", role: "group", "aria-label": "Narrow the search" });
+  private drawn = "";
+
+  constructor(private readonly ask: (limits: Limits) => void) {}
+
+  // `parameter` is the one whose slider was moved last.
+  draw(study: Study, parameter: Parameter | undefined, point: Point): void {
+    const value = parameter && point[parameter.name];
+    const limits = study.narrowed ?? {};
+    const key = JSON.stringify([parameter?.name, value, limits]);
+    if (key === this.drawn) {
+      return;
+    }
+    this.drawn = key;
+    const focus = document.activeElement?.getAttribute("data-focus");
+    const hadFocus = this.element.contains(document.activeElement);
+    const chips = Object.entries(limits).map(([name, values]) => this.chip(limits, name, values));
+    const row = parameter && value !== undefined ? this.choices(limits, parameter, value) : [];
+    this.element.replaceChildren(el("div", { class: "nbc-tools" }, ...row), el("div", { class: "nbc-tools" }, ...chips));
+    if (hadFocus && focus) {
+      this.element.querySelector<HTMLElement>(`[data-focus="${focus}"]`)?.focus();
+    }
+  }
+
+  private choices(limits: Limits, parameter: Parameter, value: Scalar): Node[] {
+    const { name } = parameter;
+    const made = (word: string, values: Scalar[]): HTMLButtonElement => {
+      const label = `${word} ${cut(spell(value), 20)}`;
+      const more = { class: "nbc-button", "data-focus": word, "aria-label": `Search with ${cut(name, 40)} ${label}`, disabled: !values.length };
+      return button(label, more, () => this.ask(without(parameter, { ...limits, [name]: values })));
+    };
+    const [low, high] = [limits[name]?.[0] ?? parameter.low ?? null, limits[name]?.at(-1) ?? parameter.high ?? null];
+    const left = limits[name] ?? optionsOf(parameter);
+    const buttons =
+      parameter.kind === "choice"
+        ? [made("only", [value]), made("not", left.filter((one) => one !== value))]
+        : [made("at least", [value, larger(high, value)]), made("at most", [smaller(low, value), value]), made("only", [value, value])];
+    return [el("span", { class: "nbc-choice" }, "From now on, search with ", user(cut(name, 40))), ...buttons];
+  }
+
+  private chip(limits: Limits, name: string, values: Scalar[]): HTMLButtonElement {
+    const { [name]: _, ...rest } = limits;
+    const text = limitText(name, values);
+    return button(`${text} ✕`, { class: "nbc-button nbc-chip", "aria-label": `Search all of ${cut(name, 40)} again, not only ${text}` }, () => this.ask(rest));
+  }
+}
+
+// Leaves out a limit that limits nothing.
+function without(parameter: Parameter, limits: Limits): Limits {
+  const { [parameter.name]: values, ...rest } = limits;
+  const isAll = parameter.kind === "choice" ? values?.length === parameter.options?.length : values?.[0] === parameter.low && values?.[1] === parameter.high;
+  return isAll ? rest : limits;
+}
+
+function larger(a: Scalar, b: Scalar): Scalar {
+  return Number(a) > Number(b) ? a : b;
+}
+
+function smaller(a: Scalar, b: Scalar): Scalar {
+  return Number(a) < Number(b) ? a : b;
+}
