@@ -5,9 +5,11 @@ with labels: it learns for the same number of epochs, from the same start and in
 alone (the control) and once from teacher and labels. The share is (student - control) / (teacher - control), of
 accuracies on 500 test digits: of their means over all seeds, with a 95 % interval by bootstrap over seeds.
 
-Temperature and weight are what `distill` takes unless told otherwise.
+Temperature and weight are what `distill` takes unless told otherwise. Budget and step size are those at which the
+control did best on other seeds, away from test digits; with less training or smaller steps the teacher is no help,
+since scores as sure as a teacher's take their time.
 
-    python tests/benchmarks/distillation.py [--seeds 20] [--smoke]
+    python tests/benchmarks/distillation.py [--seeds 12] [--smoke]
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from torch import nn
 import nbcompress as nc
 
 TEACHER_EPOCHS = 60
-EPOCHS = 150
+EPOCHS = 300
+LR = 3e-3
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class Task:
         return nn.Sequential(nn.Linear(64, self.n_neurons), nn.ReLU(), nn.Linear(self.n_neurons, 10))
 
 
-TASKS = (Task(32, 100), Task(32, 300), Task(8, 600))
+TASKS = (Task(32, 50), Task(32, 100), Task(32, 300), Task(8, 300))
 
 
 def accuracies(task: Task, teacher: nn.Module, train: Data, test: Data, seed: int, epochs: int) -> tuple[float, float]:
     """Of the control and of the student, in percent."""
     few = parted(train, task.n_labelled, seed)[1]
-    both = nc.distill(teacher, task.student(seed), few, epochs=epochs, seed=seed, control=True)
+    both = nc.distill(teacher, task.student(seed), few, epochs=epochs, lr=LR, seed=seed, control=True)
     return accuracy(both.control, test), accuracy(both.student, test)
 
 
@@ -82,7 +85,7 @@ def measure(seeds: Iterable[int], teacher_epochs: int, epochs: int, name: str) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--smoke", action="store_true", help="three seeds, few epochs")
     options = parser.parse_args()
     print(f"{conditions()}; {3 if options.smoke else options.seeds} seeds")
