@@ -76,7 +76,7 @@ def rebuilt(data: dict[str, Any], study: HandMadeStudy, gp: GaussianProcessPropo
     losses: dict[int, GaussianProcess] = {}
     limits: dict[str, GaussianProcess] = {}
     for one in data["processes"]:
-        hyper = Hyperparameters(np.array(one["lengthscales"]), one["signal"], one["noise"])
+        hyper = Hyperparameters(np.array(one["lengthscales"]), one["signal"], one["noise"], trend=one["trend"])
         units = Units(*(one["units"][key] for key in ("shift", "scale", "knee", "unit", "damped")))
         mean = {0: "zero", 1: "constant"}.get(len(one["b"]), "linear")
         form = Form(data["kernel"], mean)

@@ -81,6 +81,8 @@ export interface ProcessData {
   lengthscales: number[];
   signal: number;
   noise: number;
+  // The variance of lines and parabolas along single features, 0 without them; studies of before have none.
+  trend?: number;
   units: Units;
 }
 export interface SurrogateData {
@@ -175,6 +177,7 @@ function isProcess(value: unknown): boolean {
     orNull(isText)(value["metric"]) &&
     ["trials", "y", "b", "lengthscales"].every((key) => isListOf(value[key], isNumber)) &&
     ["sign", "offset", "signal", "noise"].every((key) => isNumber(value[key])) &&
+    isNumber(value["trend"] ?? 0) &&
     isObject(value["units"])
   );
 }

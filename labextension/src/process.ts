@@ -14,6 +14,8 @@ export class Process {
   private readonly n: number;
   // The points, divided by the lengthscales; L of the covariance; and a = K^-1 (y - H b).
   private readonly z: Float64Array[];
+  // Their rows of the trend's basis, times the root of its variance.
+  private readonly rows: Float64Array[];
   private readonly factor: Float64Array[];
   private readonly a: Float64Array;
   private readonly scales: Float64Array;
@@ -28,6 +30,7 @@ export class Process {
     this.n = features.length;
     this.scales = Float64Array.from(owner, (i) => data.lengthscales[i] ?? NaN);
     this.z = features.map((one) => this.scaled(one));
+    this.rows = features.map((one) => this.trend(one));
     this.factor = this.factorized();
     const rest = Float64Array.from(features, (one, i) => (data.y[i] ?? NaN) - this.basis(one));
     this.a = this.backward(this.forward(rest));
@@ -36,7 +39,9 @@ export class Process {
   predict(features: Float64Array): Belief {
     const k = this.covariances(features);
     const half = this.forward(k);
-    return [this.basis(features) + dot(k, this.a), Math.sqrt(Math.max(VARIANCE_FLOOR, this.data.signal - dot(half, half)))];
+    const row = this.trend(features);
+    const variance = this.data.signal + dot(row, row) - dot(half, half);
+    return [this.basis(features) + dot(k, this.a), Math.sqrt(Math.max(VARIANCE_FLOOR, variance))];
   }
 
   mean(features: Float64Array): number {
@@ -54,7 +59,18 @@ export class Process {
 
   private covariances(features: Float64Array): Float64Array {
     const z = this.scaled(features);
-    return Float64Array.from(this.z, (one) => this.data.signal * this.correlation(distance(z, one)));
+    const row = this.trend(features);
+    return Float64Array.from(this.z, (one, i) => this.data.signal * this.correlation(distance(z, one)) + dot(row, this.rows[i]!));
+  }
+
+  // Lines and parabolas along the features, of mean 0 on even points; see nbcompress/optimize/trend.py.
+  private trend(features: Float64Array): Float64Array {
+    const variance = this.data.trend ?? 0;
+    const share = Math.sqrt((0.5 * variance) / Math.max(features.length, 1));
+    return Float64Array.from({ length: variance > 0 ? 2 * features.length : 0 }, (_, i) => {
+      const centred = (features[i % features.length] ?? NaN) - 0.5;
+      return share * (i < features.length ? Math.sqrt(12) * centred : Math.sqrt(180) * (centred * centred - 1 / 12));
+    });
   }
 
   private correlation(r2: number): number {
@@ -74,6 +90,7 @@ export class Process {
       for (let j = 0; j <= i; j++) {
         const other = rows[j] ?? row;
         let sum = i === j ? signal + noise : signal * this.correlation(distance(this.z[i]!, this.z[j]!));
+        sum += dot(this.rows[i]!, this.rows[j]!);
         for (let k = 0; k < j; k++) {
           sum -= row[k]! * other[k]!;
         }

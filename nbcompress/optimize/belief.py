@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,8 @@ class Belief:
         is_single = history.losses.shape[1] == 1
         damped = is_single and not embedding.axes.space.has_conditions
         width = LENGTHSCALE_WIDTH if is_single else LENGTHSCALE_WIDTH_OF_SEVERAL
+        # What choices and stepped numbers do tends to add up. Among continuous parameters alone a trend won nothing.
+        form = replace(form, has_trend=not embedding.axes.is_continuous.all())
 
         def learn(name: str, known: Array, values: Array, is_damped: bool = False) -> GaussianProcess:
             older = _older(history, name)

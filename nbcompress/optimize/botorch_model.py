@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     from botorch.models.model_list_gp_regression import ModelListGP
     from botorch.sampling.normal import SobolQMCNormalSampler
     from gpytorch.constraints import GreaterThan
-    from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
+    from gpytorch.kernels import Kernel, MaternKernel, RBFKernel, ScaleKernel
     from gpytorch.likelihoods import GaussianLikelihood
     from gpytorch.means import ConstantMean, LinearMean, Mean, ZeroMean
     from linear_operator.utils.warnings import NumericalWarning
@@ -58,6 +58,27 @@ def tensor(array: Array) -> torch.Tensor:
     return torch.tensor(array, dtype=torch.float64)
 
 
+class Trend(Kernel):  # type: ignore[misc]  # GPyTorch comes without types
+    """The covariance of a trend, `t2 P P'`; see `trend.py`."""
+
+    def __init__(self, variance: float) -> None:
+        super().__init__()
+        self.variance = variance
+
+    def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **_: object) -> torch.Tensor:
+        left, right = self._basis(x1), self._basis(x2)
+        if diag:
+            return self.variance * (left * right).sum(-1)
+        return self.variance * (left @ right.transpose(-1, -2))
+
+    @staticmethod
+    def _basis(x: torch.Tensor) -> torch.Tensor:
+        centred = x - 0.5
+        columns = torch.cat([centred * 12**0.5, (centred * centred - 1 / 12) * 180**0.5], dim=-1)
+        share: float = (0.5 / x.shape[-1]) ** 0.5
+        return columns * share
+
+
 def as_botorch(process: GaussianProcess, sign: float = 1.0) -> SingleTaskGP:
     """Return the process of `sign * y` as a BoTorch model over features: equal mean, variance and likelihood."""
     n_features = len(process.owner)
@@ -65,6 +86,7 @@ def as_botorch(process: GaussianProcess, sign: float = 1.0) -> SingleTaskGP:
     kernel = ScaleKernel(base[process.form.kernel]()).double()
     kernel.outputscale = process.hyper.signal
     kernel.base_kernel.lengthscale = tensor(process.hyper.lengthscales[process.owner])
+    covariance = kernel + Trend(process.hyper.trend) if process.hyper.trend > 0 else kernel
     likelihood = GaussianLikelihood(noise_constraint=GreaterThan(NOISE_FLOOR / 10)).double()
     likelihood.noise = process.hyper.noise
     with _settings():
@@ -72,7 +94,7 @@ def as_botorch(process: GaussianProcess, sign: float = 1.0) -> SingleTaskGP:
             tensor(process.features),
             tensor(sign * process.y)[:, None],
             likelihood=likelihood,
-            covar_module=kernel,
+            covar_module=covariance,
             mean_module=_mean(process, sign),
             outcome_transform=None,
         )

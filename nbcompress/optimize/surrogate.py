@@ -10,7 +10,8 @@ Notation, here and in `fitting.py` (all numbers in double precision):
     v         noise variance, at least NOISE_FLOOR
     r2        squared distance of features divided by lengthscales
     k(r2)     correlation: k(0) = 1; k' is its derivative by r2
-    K         (n, n)   s2 k(r2) + v I;  L its Cholesky factor
+    t2, P     variance of the trend and its basis (n, 2D), see `trend.py`; t2 = 0 without one
+    K         (n, n)   s2 k(r2) + t2 P P' + v I;  L its Cholesky factor
     H, b      (n, p), (p,)  basis of the mean and its coefficients (p = 0, 1 or 1 + D)
     e         y - H b;  a = K^-1 e
 
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri
 
 from nbcompress.errors import GoalError, did_you_mean
+from nbcompress.optimize import trend
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.units import Units
 
@@ -49,12 +51,13 @@ _SQRT5 = np.sqrt(5.0)
 
 @dataclass(frozen=True, eq=False)
 class Hyperparameters:
-    """What a fit learns: lengthscales `(d,)`, the signal's and the noise's variance; and from how many values."""
+    """What a fit learns: lengthscales `(d,)`, variances of signal, noise and trend; and from how many values."""
 
     lengthscales: Array
     signal: float
     noise: float
     n_fitted: int = 0
+    trend: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -62,17 +65,19 @@ class Hyperparameters:
             "signal": self.signal,
             "noise": self.noise,
             "n_fitted": self.n_fitted,
+            "trend": self.trend,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Hyperparameters:
         lengthscales = np.array(data["lengthscales"], dtype=np.float64)
-        return cls(lengthscales, float(data["signal"]), float(data["noise"]), int(data.get("n_fitted", 0)))
+        n_fitted, trend = int(data.get("n_fitted", 0)), float(data.get("trend", 0.0))
+        return cls(lengthscales, float(data["signal"]), float(data["noise"]), n_fitted, trend)
 
 
 @dataclass(frozen=True)
 class Form:
-    """The kernel and the mean by their names.
+    """The kernel and the mean by their names, and whether a trend is learned beside the kernel.
 
     Raises:
         GoalError: There is no such kernel or mean.
@@ -80,6 +85,7 @@ class Form:
 
     kernel: str = "matern52"
     mean: str = "constant"
+    has_trend: bool = False
 
     def __post_init__(self) -> None:
         for what, name, known in (("kernel", self.kernel, KERNELS), ("mean", self.mean, MEANS)):
@@ -160,16 +166,20 @@ class GaussianProcess:
     _Z: Array = field(init=False, repr=False)
     _L_inverse: Array = field(init=False, repr=False)
     _a: Array = field(init=False, repr=False)
+    _P: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         Z = self.features / self.hyper.lengthscales[self.owner]
         K = self.hyper.signal * self.form.correlation(squared_distances(Z, Z))[0]
         K[np.diag_indices_from(K)] = self.hyper.signal + self.hyper.noise
+        P = trend.basis(self.features)[0]
+        if self.hyper.trend > 0:
+            K += self.hyper.trend * (P @ P.T)
         L_inverse, _ = inverse_factor(K)
         H = self.form.basis(self.features)
         b = mean_coefficients(H, self.y, L_inverse)
         a = L_inverse.T @ (L_inverse @ (self.y - H @ b))
-        for name, value in (("b", b), ("_Z", Z), ("_L_inverse", L_inverse), ("_a", a)):
+        for name, value in (("b", b), ("_Z", Z), ("_L_inverse", L_inverse), ("_a", a), ("_P", P)):
             object.__setattr__(self, name, value)
 
     @property
@@ -178,11 +188,10 @@ class GaussianProcess:
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation of the noise-free values at features `(m, D)`, standardised."""
-        z = features / self.hyper.lengthscales[self.owner]
-        k = self.hyper.signal * self.form.correlation(squared_distances(z, self._Z))[0]
+        k = self.covariances(features)
         mean = self.form.basis(features) @ self.b + k @ self._a
         half = k @ self._L_inverse.T
-        variance = self.hyper.signal - np.einsum("ij,ij->i", half, half)
+        variance = self._prior_variances(features) - np.einsum("ij,ij->i", half, half)
         return mean, np.sqrt(np.maximum(variance, VARIANCE_FLOOR))
 
     def joint(self, features: Array) -> tuple[Array, Array]:
@@ -191,20 +200,36 @@ class GaussianProcess:
         k = self.covariances(features)
         half = k @ self._L_inverse.T
         prior = self.hyper.signal * self.form.correlation(squared_distances(z, z))[0]
+        if self.hyper.trend > 0:
+            P = trend.basis(features)[0]
+            prior += self.hyper.trend * (P @ P.T)
         covariance = prior - half @ half.T + self.hyper.noise * np.eye(len(z))
         return self.form.basis(features) @ self.b + k @ self._a, covariance
 
     def covariances(self, features: Array) -> Array:
         """Return the prior covariances of features `(m, D)` with the known points: shape `(m, n)`."""
         z = features / self.hyper.lengthscales[self.owner]
-        return self.hyper.signal * self.form.correlation(squared_distances(z, self._Z))[0]
+        k = self.hyper.signal * self.form.correlation(squared_distances(z, self._Z))[0]
+        if self.hyper.trend > 0:
+            k += self.hyper.trend * (trend.basis(features)[0] @ self._P.T)
+        return k
+
+    def _prior_variances(self, features: Array) -> Array:
+        variances = np.full(len(features), self.hyper.signal)
+        if self.hyper.trend > 0:
+            P = trend.basis(features)[0]
+            variances += self.hyper.trend * np.einsum("ij,ij->i", P, P)
+        return variances
 
     def covariance_gradients(self, features: Array, weights: Array) -> Array:
         """Return the gradients of `sum_j w_j k(x, x_j)` at features `(m, D)`, weights `(m, n)`: shape `(m, D)`."""
         scales = self.hyper.lengthscales[self.owner]
         z = features / scales
         slope = (2.0 * self.hyper.signal) * self.form.correlation(squared_distances(z, self._Z))[1]
-        return self._by_features(slope * weights, z) / scales
+        gradients = self._by_features(slope * weights, z) / scales
+        if self.hyper.trend > 0:
+            gradients += self.hyper.trend * trend.by_feature((weights @ self._P) * trend.basis(features)[1])
+        return gradients
 
     def solved(self, values: Array) -> Array:
         """Return K^-1 values, for values `(n, S)`."""
@@ -212,9 +237,7 @@ class GaussianProcess:
 
     def means(self, features: Array) -> Array:
         """Return the means of `predict` alone, which cost less."""
-        z = features / self.hyper.lengthscales[self.owner]
-        k = self.form.correlation(squared_distances(z, self._Z))[0]
-        return np.asarray(self.form.basis(features) @ self.b + self.hyper.signal * (k @ self._a))
+        return np.asarray(self.form.basis(features) @ self.b + self.covariances(features) @ self._a)
 
     def predict_with_gradients(self, features: Array) -> tuple[Array, Array, Array, Array]:
         """Return mean and standard deviation `(m,)` and their gradients `(m, D)` at features `(m, D)`.
@@ -225,15 +248,23 @@ class GaussianProcess:
         z = features / scales
         k, slope = self.form.correlation(squared_distances(z, self._Z))
         k, slope = self.hyper.signal * k, (2.0 * self.hyper.signal) * slope
+        t2 = self.hyper.trend
+        if t2 > 0:
+            P, P_slope = trend.basis(features)
+            k += t2 * (P @ self._P.T)
         mean = self.form.basis(features) @ self.b + k @ self._a
         half = k @ self._L_inverse.T
-        variance = self.hyper.signal - np.einsum("ij,ij->i", half, half)
+        variance = self._prior_variances(features) - np.einsum("ij,ij->i", half, half)
         is_known = variance <= VARIANCE_FLOOR
         std = np.sqrt(np.maximum(variance, VARIANCE_FLOOR))
         by_mean = self._by_features(slope * self._a, z) / scales
         if len(self.b) > 1:
             by_mean += self.b[1:]
-        by_std = self._by_features(slope * (half @ self._L_inverse), z) / (-std[:, None] * scales)
+        weights = half @ self._L_inverse
+        by_std = self._by_features(slope * weights, z) / (-std[:, None] * scales)
+        if t2 > 0:
+            by_mean += t2 * trend.by_feature((self._P.T @ self._a) * P_slope)
+            by_std += t2 * trend.by_feature((P - weights @ self._P) * P_slope) / std[:, None]
         by_std[is_known] = 0.0
         return mean, std, by_mean, by_std
 

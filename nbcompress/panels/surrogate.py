@@ -98,6 +98,7 @@ def _process(
         "lengthscales": process.hyper.lengthscales.tolist(),
         "signal": process.hyper.signal,
         "noise": process.hyper.noise,
+        "trend": process.hyper.trend,
         "units": {
             "shift": units.shift,
             "scale": units.scale,

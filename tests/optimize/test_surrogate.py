@@ -1,5 +1,7 @@
 """The closed forms against differences, against leaving points out, and against GPyTorch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,17 +11,32 @@ from nbcompress.optimize import fitting
 from nbcompress.optimize.botorch_model import as_botorch, gpytorch, tensor
 from nbcompress.optimize.fitting import FAMILIAR, FRESH, PosteriorMode, fit
 from nbcompress.optimize.surrogate import KERNELS, MEAN_WIDTH, MEANS, Form, GaussianProcess, Hyperparameters
+from nbcompress.optimize.trend import basis
 from nbcompress.optimize.units import Units
 
 OWNER = np.array([0, 1, 2, 2])
 HYPER = Hyperparameters(np.array([0.3, 0.4, 0.5]), 1.3, 1e-3)
+WITH_TREND = replace(HYPER, trend=0.7)
 FORMS = [Form(kernel, mean) for kernel in KERNELS for mean in MEANS]
-every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.kernel}-{form.mean}")
+EVERY = [*FORMS, Form(has_trend=True), Form("rbf", "linear", has_trend=True)]
+
+
+def name_of(form: Form) -> str:
+    return f"{form.kernel}-{form.mean}" + ("-trend" if form.has_trend else "")
+
+
+every_form = pytest.mark.parametrize("form", EVERY, ids=name_of)
 
 
 def process_of(form: Form, n: int = 12) -> GaussianProcess:
     rng = np.random.default_rng(0)
-    return GaussianProcess(form, HYPER, OWNER, rng.random((n, 4)), rng.standard_normal(n))
+    hyper = WITH_TREND if form.has_trend else HYPER
+    return GaussianProcess(form, hyper, OWNER, rng.random((n, 4)), rng.standard_normal(n))
+
+
+def thetas_of(form: Form) -> np.ndarray:
+    known = [*HYPER.lengthscales, HYPER.signal, HYPER.noise, WITH_TREND.trend]
+    return np.log([known, [1.0, 0.1, 0.3, 2.0, 1e-4, 3.0]])[:, : 5 + form.has_trend]
 
 
 def differences(function, x: np.ndarray, step: float = 1e-5) -> np.ndarray:
@@ -42,7 +59,7 @@ def test_prediction_gradients(form: Form) -> None:
 def test_likelihood_gradients(form: Form) -> None:
     process = process_of(form)
     loss = PosteriorMode(form, OWNER, 3, process.features, process.y)
-    thetas = np.log([[0.2, 0.5, 0.4, 0.8, 0.01], [1.0, 0.1, 0.3, 2.0, 1e-4]])
+    thetas = thetas_of(form)
     for theta, gradient in zip(thetas, loss(thetas)[1], strict=True):
         numeric = differences(lambda t: loss(t[None])[0][0], theta, 1e-6)
         np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-6)
@@ -62,13 +79,12 @@ def test_equal_to_gpytorch(form: Form) -> None:
     model.train()
     with torch.no_grad():
         theirs = float(likelihood(model(*model.train_inputs), model.train_targets)) * process.n
-    theta = np.log([[*HYPER.lengthscales, HYPER.signal, HYPER.noise]])
     loss = PosteriorMode(form, OWNER, 3, process.features, process.y)
-    ours = -loss.likelihood(theta)[0][0] + 0.5 * float(process.b @ process.b) / MEAN_WIDTH**2
+    ours = -loss.likelihood(thetas_of(form)[:1])[0][0] + 0.5 * float(process.b @ process.b) / MEAN_WIDTH**2
     assert ours - 0.5 * process.n * np.log(2 * np.pi) == pytest.approx(theirs, abs=1e-6 * process.n)
 
 
-@every_form
+@pytest.mark.parametrize("form", FORMS, ids=name_of)
 def test_likelihood_gradient_equal_to_gpytorch(form: Form) -> None:
     """By the logarithms of lengthscales, signal and noise, from the derivatives by GPyTorch's raw parameters."""
     process = process_of(form)
@@ -93,6 +109,21 @@ def test_likelihood_gradient_equal_to_gpytorch(form: Form) -> None:
     theta = np.log([[*HYPER.lengthscales, HYPER.signal, HYPER.noise]])
     ours = -PosteriorMode(form, OWNER, 3, process.features, process.y).likelihood(theta)[1][0]
     np.testing.assert_allclose(ours, [*lengthscales, *theirs[1], *theirs[2]], rtol=1e-6, atol=1e-6)
+
+
+def test_a_trend_by_hand() -> None:
+    """Where the kernel is gone, lines and parabolas go on: the value far from all points, in both directions."""
+    P, slopes = basis(np.array([[0.0], [0.5], [1.0]]))
+    # Halves of variance 1: -sqrt 3 = -.5 / (sqrt(1/12)), and (1/4 - 1/12) sqrt 180 = sqrt 5, both times sqrt(1/2).
+    np.testing.assert_allclose(P, np.sqrt(0.5) * np.array([[-(3**0.5), 5**0.5], [0, -(1.25**0.5)], [3**0.5, 5**0.5]]))
+    np.testing.assert_allclose(slopes[1], [np.sqrt(6.0), 0.0])
+    even = basis(np.random.default_rng(0).random((200_000, 3)))[0]
+    np.testing.assert_allclose(even.mean(0), 0.0, atol=0.01)
+    assert (even * even).sum(1).mean() == pytest.approx(1.0, rel=0.01)
+    features = np.linspace(0, 0.5, 8)[:, None]
+    hyper = Hyperparameters(np.array([0.02]), 1e-6, 1e-6, trend=10.0)
+    process = GaussianProcess(Form(has_trend=True), hyper, np.array([0]), features, (features[:, 0] - 0.3) ** 2)
+    assert process.predict(np.array([[0.9]]))[0][0] == pytest.approx(0.36, abs=0.05)
 
 
 def test_interpolates_without_noise() -> None:
@@ -179,6 +210,18 @@ def test_hyperparameters_serve_until_the_points_have_grown() -> None:
         assert found.trouble == ""
         assert (found.process.hyper is last) == is_kept
         assert found.process.hyper.n_fitted == (58 if is_kept else 60)
+
+
+def test_a_trend_is_learned_where_effects_add_up() -> None:
+    features = np.random.default_rng(0).random((40, 4))
+    values = 3 * features[:, 0] + (features[:, 1] - 0.4) ** 2 - 2 * features[:, 3]
+    with_trend = fit(Form(has_trend=True), np.arange(4), 4, features[:20], values[:20]).process
+    without = fit(Form(), np.arange(4), 4, features[:20], values[:20]).process
+    errors = [np.abs(one.in_units(*one.predict(features[20:]))[0] - values[20:]).max() for one in (with_trend, without)]
+    assert errors[0] < 0.02
+    assert errors[0] < errors[1] / 2
+    again = Hyperparameters.from_json(with_trend.hyper.to_json())
+    assert again.trend == with_trend.hyper.trend > 0.1
 
 
 def test_familiar_fits_start_from_the_last_one_and_fresh_ones_from_everywhere() -> None:
