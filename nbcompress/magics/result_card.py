@@ -13,6 +13,7 @@ from IPython.core.error import UsageError
 from nbcompress.errors import DataError, MeasureError, NbcompressError
 from nbcompress.magics.base import Bundle
 from nbcompress.magics.scope import Scope
+from nbcompress.public import public
 
 # A card measures accuracy on as much of the data as both models can read in so long, and says if that is a part.
 CARD_SECONDS = 20.0
@@ -99,6 +100,8 @@ def scoring(function: Any) -> Callable[[Any], float]:
     Raises:
         UsageError: It is no function.
     """
+    if function is public("accuracy"):
+        raise UsageError("--evaluate takes a function of the model alone: (lambda model: accuracy(model, test)).")
     if not callable(function):
         raise UsageError(
             f"--evaluate takes a function from model to a number, but got {with_article(type(function).__name__)}."

@@ -37,8 +37,10 @@ class Scope:
             UsageError: A name is unknown, or evaluating raised.
         """
         try:
-            # The user's own expression in the user's own kernel; our functions are there as in a trial.
-            return eval(text, self.namespace, self._library(text))  # noqa: S307
+            # The user's own expression in the user's own kernel; our functions are there as in a trial, also inside
+            # a lambda, which sees globals alone.
+            ours = self._library(text)
+            return eval(text, {**ours, **self.namespace} if ours else self.namespace)  # noqa: S307
         except NameError as err:
             missing = err.name or str(err)
             near = did_you_mean(missing, _visible(self.namespace))

@@ -9,6 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from nbcompress.magics.base import LineMagic
+from nbcompress.magics.cluster import CLUSTER
+from nbcompress.magics.distill import DISTILL
+from nbcompress.magics.factorize import FACTORIZE
+from nbcompress.magics.prune import PRUNE
+from nbcompress.magics.quantize import QUANTIZE
+
 if TYPE_CHECKING:
     from conftest import Notebook
 
@@ -58,6 +65,7 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%prune model --amount", "%prune: --amount needs a value. See %prune -h."),
         ("%prune model 0.5", "'0.5' is one word too many. Options have names, see %prune -h"),
         ("%prune model --amount 0.5 --lr 0.1", "--lr is the learning rate of --finetune EPOCHS"),
+        ("%prune model --amount 0.5 --evaluate accuracy", "model alone: (lambda model: accuracy(model, test))."),
         ("%sensitivity model --evaluate evaluate --levels 3", "--levels must be a list of numbers, got 3"),
         ("%sensitivity model --evaluate (lambda net: 'a')", "as it came, but --evaluate takes a function from model"),
         ("%factorize model --rank 4", "%factorize: --rank is the share of a layer's full rank that is kept"),
@@ -127,3 +135,15 @@ def test_no_result_is_lost_to_its_card(ready: Notebook) -> None:
     ran = ready.must("small = %prune model --amount 0.5 --evaluate once")
     assert "The result is returned, but it could not be measured: --evaluate raised" in ran.shown[0]["text/plain"]
     assert ready.names["small"] is ready.names["calls"][1]
+
+
+@pytest.mark.parametrize("magic", [PRUNE, QUANTIZE, CLUSTER, FACTORIZE, DISTILL], ids=lambda magic: magic.name)
+def test_every_compressor_takes_the_common_options(magic: LineMagic) -> None:
+    common = "--layers --data --example --evaluate --finetune --lr --seed --out"
+    assert set(common.split()) <= set(magic.parser.options())
+
+
+def test_our_functions_are_there_in_expressions(ready: Notebook) -> None:
+    (card,) = ready.must("a = %prune model --amount 0.5 --evaluate (lambda net: accuracy(net, train))").shown
+    assert "(lambda net: accuracy(net, train))" in card["text/plain"]
+    assert "accuracy" not in ready.names
