@@ -10,12 +10,18 @@ Notation
 The scale that spans the largest weight (`absmax`) wastes most codes of a narrow grid on a few outliers. The default
 therefore searches for the least squared error: a fixed set of clipping ranges is tried, the best is improved by
 alternating between rounding and the closed-form scale `sum(w q) / sum(q q)`, and absmax stays where it is better.
+
+An affine grid of few codes has more of them on one side of zero. Clipping the other side then shifts all weights of an
+output the same way, which squared errors `e` of single weights do not see, but inputs that are not centred do: for
+inputs of mean m and deviation d the output is off by `d^2 sum(e^2) + m^2 sum(e)^2` in the mean square. So for affine
+rows within an output, `b sum(e)^2` is added to the error, with b that of a rectified normal input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import pi
 from typing import Literal
 
 import torch
@@ -29,6 +35,8 @@ from nbcompress.compress.record import Grid
 _N_SAMPLED = 4096
 # Each improvement can only lower the error; after a few it moves by less than the rounding of a scale to float16.
 _N_IMPROVEMENTS = 4
+# Mean squared over variance of max(0, x) for x normal: 1 / (2 pi) over (pi - 1) / (2 pi).
+_RECTIFIED = 1 / (pi - 1)
 _SMALLEST_NORMAL_HALF = 2.0**-14
 _SMALLEST_HALF = 2.0**-24
 
@@ -41,8 +49,8 @@ class Scheme:
         bits: 1 to 8.
         scheme: See `Grid`.
         group: See `Grid`.
-        scale: `error` searches for the least squared error, `absmax` spans the largest weight. One bit has only
-            one sensible scale, the mean magnitude, which is the one of least squared error.
+        scale: `error` searches for the least error, `absmax` spans the largest weight. One bit has only one sensible
+            scale, the mean magnitude, which is the one of least squared error.
     """
 
     bits: int
@@ -53,6 +61,11 @@ class Scheme:
     @property
     def n_codes(self) -> int:
         return 3 if self.bits == 1 else (1 << self.bits) - (self.scheme == "symmetric")
+
+    @property
+    def shift_weight(self) -> float:
+        """How much the squared sum of a row's errors counts beside the sum of their squares."""
+        return _RECTIFIED if self.scheme == "affine" and self.group != "tensor" else 0.0
 
     def is_that_of(self, grid: Grid) -> bool:
         return (self.bits, self.scheme, self.group) == (grid.bits, grid.scheme, grid.group)
@@ -68,9 +81,9 @@ def fit_grid(tensor: Tensor, scheme: Scheme, *, is_pruned: bool = False, counts:
         counts: How often each value occurs (shape of `tensor`), for the values of a codebook.
 
     Returns:
-        The grid. Rounding `tensor` to it (`rounded`) has, group by group, no larger squared error than with the
-        absmax scale; with `scale="absmax"`, the error of one weight is at most half its scale (and 1/16 of a scale
-        more for the largest weights, 1/8 if affine, as scales are rounded to float16 and codes count from zero).
+        The grid. Rounding `tensor` to it (`rounded`) has, group by group, no larger error (see `shift_weight`) than
+        with the absmax scale; with `scale="absmax"`, the error of one weight is at most half its scale (and 1/16 of a
+        scale more for the largest weights, 1/8 if affine, as scales are rounded to float16 and codes count from zero).
     """
     w, real = rows_of(tensor, scheme.group)
     v = None if counts is None else counts.reshape(w.shape).to(torch.float32)
@@ -140,11 +153,11 @@ def _fit_signs(w: Tensor, v: Tensor | None, is_pruned: bool) -> tuple[Tensor, Te
 
 
 def _fit_error(w: Tensor, v: Tensor | None, scheme: Scheme, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    step = max(1, w.shape[1] // _N_SAMPLED)
+    step, shift = max(1, w.shape[1] // _N_SAMPLED), scheme.shift_weight
     few, few_v = w[:, ::step], None if v is None else v[:, ::step]
     best_s, best_z, lowest = w.new_empty(0), w.new_empty(0), w.new_empty(0)
     for s, z in _candidates(w, scheme):
-        error = _error(few, few_v, s, z, scheme.n_codes)
+        error = _error(few, few_v, s, z, scheme.n_codes, shift)
         if not len(lowest):
             best_s, best_z, lowest = s, z, error
             continue
@@ -152,10 +165,15 @@ def _fit_error(w: Tensor, v: Tensor | None, scheme: Scheme, dtype: torch.dtype) 
         best_s, best_z = torch.where(better, s, best_s), torch.where(better, z, best_z)
         lowest = torch.where(better, error, lowest)
     for _ in range(_N_IMPROVEMENTS):
-        best_s = _closed_form(w, _steps(w, best_s, best_z, scheme.n_codes), v, best_s)
+        better_s = _closed_form(w, _steps(w, best_s, best_z, scheme.n_codes), v, best_s, shift)
+        if shift:
+            # Rounding to the nearest lowers each square, but not always their squared sum.
+            errors = [_error(w, v, s, best_z, scheme.n_codes, shift) for s in (better_s, best_s)]
+            better_s = torch.where(errors[0] < errors[1], better_s, best_s)
+        best_s = better_s
     first_s, first_z = next(_candidates(w, scheme))
-    found = _error(w, v, _storable(best_s, best_z, scheme, dtype), best_z, scheme.n_codes)
-    plain = _error(w, v, _storable(first_s, first_z, scheme, dtype), first_z, scheme.n_codes)
+    found = _error(w, v, _storable(best_s, best_z, scheme, dtype), best_z, scheme.n_codes, shift)
+    plain = _error(w, v, _storable(first_s, first_z, scheme, dtype), first_z, scheme.n_codes, shift)
     worse = found > plain
     return torch.where(worse, first_s, best_s), torch.where(worse, first_z, best_z)
 
@@ -185,16 +203,23 @@ def _steps(w: Tensor, s: Tensor, z: Tensor, n_codes: int) -> Tensor:
     return torch.minimum(torch.maximum(q, -z), n_codes - 1 - z)
 
 
-def _error(w: Tensor, v: Tensor | None, s: Tensor, z: Tensor, n_codes: int) -> Tensor:
-    squares = (w - _steps(w, s, z, n_codes) * s).double().square()
-    return (squares if v is None else squares * v).sum(dim=1, keepdim=True)
+def _error(w: Tensor, v: Tensor | None, s: Tensor, z: Tensor, n_codes: int, shift: float) -> Tensor:
+    differences = (w - _steps(w, s, z, n_codes) * s).double()
+    counted = differences if v is None else differences * v
+    squares = (differences * counted).sum(dim=1, keepdim=True)
+    return squares + shift * counted.sum(dim=1, keepdim=True).square() if shift else squares
 
 
-def _closed_form(w: Tensor, q: Tensor, v: Tensor | None, s: Tensor) -> Tensor:
-    """The scale of least squared error for given steps; the old one where all steps are zero."""
-    weighted = q.double() if v is None else q.double() * v
-    power = (weighted * q).sum(dim=1, keepdim=True)
-    best = (weighted * w).sum(dim=1, keepdim=True) / power.clamp(min=1)
+def _closed_form(w: Tensor, q: Tensor, v: Tensor | None, s: Tensor, shift: float) -> Tensor:
+    """The scale of least error for given steps; the old one where all steps are zero."""
+    counted = q.double() if v is None else q.double() * v
+    power = (counted * q).sum(dim=1, keepdim=True)
+    product = (counted * w).sum(dim=1, keepdim=True)
+    if shift:
+        total = counted.sum(dim=1, keepdim=True)
+        weights = (w.double() if v is None else w.double() * v).sum(dim=1, keepdim=True)
+        power, product = power + shift * total.square(), product + shift * total * weights
+    best = product / power.clamp(min=1)
     return torch.where((power > 0) & (best > 0), best.float(), s)
 
 
