@@ -45,7 +45,7 @@ def quantize(
             `2^bits` values where the weights are. Both hold zero.
         granularity: What shares a scale: `channel` (along axis 0), `tensor`, or `group:N` consecutive weights of a
             channel.
-        scale: `error` searches for the scale of least error (see `grids.fit`), which clips outliers where that pays (far
+        scale: `error` searches for the scale of least error, which clips outliers where that pays (far
             better below 5 bits), `absmax` spans the largest weight.
         activations: How integer kernels of an exported model take the inputs of linear layers and convolutions, in 8
             bits: `static` by ranges of least squared error on the data, `dynamic` by a range found at every run. The
