@@ -7,25 +7,20 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-import anywidget
-import ipywidgets
-import traitlets
-
-from nbcompress.errors import NbcompressError
-from nbcompress.panels.asked import asked_limits, asked_point
 from nbcompress.panels.changes import Changes
 from nbcompress.panels.clock import Clock
 from nbcompress.panels.foresight import Foresight
 from nbcompress.panels.lines import Output, TextPanel, ending_text
+from nbcompress.panels.presses import Presses, narrowing_of
 from nbcompress.panels.view import StudyLike
+from nbcompress.panels.widgets import NOTHING, ControlsWidget, StudyWidget
 from nbcompress.study.trial import Trial
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
-    from nbcompress.optimize.narrowing import Narrowing
     from nbcompress.run.controls import Controls
     from nbcompress.run.observers import Ending
 
@@ -36,53 +31,6 @@ SHARE = 100
 # A page that is still loading its script misses messages; for this long each redraw therefore carries everything.
 LOADING = 3.0
 SMALL = 300
-QUEUED = "Queued: it runs after the trials that run now."
-NARROWED = "From the next proposal on."
-NOTHING = "export default { render() {} }"
-
-
-def narrowing_of(proposer: Proposer | None) -> Narrowing | None:
-    """Return what narrows a proposer, or None where it cannot be narrowed."""
-    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
-
-    return proposer.narrowing if isinstance(proposer, GaussianProcessProposer) else None
-
-
-@runtime_checkable
-class Queueing(Protocol):
-    """A study that takes points to run next, from any thread."""
-
-    def queue(self, point: Mapping[str, Any]) -> bool:
-        """Store a point; say whether it is new."""
-        ...
-
-
-class StudyWidget(anywidget.AnyWidget):
-    """The page's side of a study. `state` is read when a page opens; afterwards it learns by messages."""
-
-    _esm = traitlets.Unicode().tag(sync=True)
-    state = traitlets.Dict().tag(sync=True)
-    controls_id = traitlets.Unicode().tag(sync=True)
-
-    def keep(self, state: dict[str, Any]) -> None:
-        """Hold the state for pages that open later, without sending it to those that know it."""
-        self._trait_values["state"] = state
-
-
-class ControlsWidget(ipywidgets.Widget):  # type: ignore[misc]
-    """A comm of its own for the buttons.
-
-    While a cell runs, a front end sends a message to the subshell that last published on its comm. ipykernel 7.4
-    remembers for each comm which shell that was, and the one that opened it is the busy one; with that memory cleared
-    and nothing ever published here, presses arrive on a free subshell.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        if hasattr(self.comm, "_reply_subshell_id"):
-            del self.comm._reply_subshell_id
-
-
 # The panels of the searches that this process runs and shows, by the place and the name of the study.
 _SHOWING: WeakValueDictionary[tuple[str, str], LivePanel] = WeakValueDictionary()
 
@@ -115,6 +63,7 @@ class LivePanel(TextPanel):
         self._outputs = [output]
         self._foresight = Foresight(proposer)
         self._narrowing = narrowing_of(proposer)
+        self._presses = Presses(study, controls, self._narrowing) if controls is not None else None
         self._pages: set[str] = set()
         self._lock = threading.Lock()
         self._news, self._over = threading.Event(), threading.Event()
@@ -164,10 +113,8 @@ class LivePanel(TextPanel):
 
     def trial_started(self, trial: Trial) -> None:
         self._note(trial)
-        if self._narrowing is not None and self._narrowing.asked is not None:
-            # Limits that were used up have been given up.
-            with self._lock:
-                self._changes.limit(self._narrowing.asked)
+        with self._lock:
+            self._show_limits()
         # On the loop's own thread, which also proposes: the surrogate never works for two at once.
         expected = self._foresight.look(self._study, self._is_wanted, trial.number)
         if expected:
@@ -227,53 +174,28 @@ class LivePanel(TextPanel):
 
     def _pressed(self, _widget: object, content: Any, _buffers: object) -> None:
         """Hear a button, on whatever thread the kernel has free, and answer on the comm of the data."""
-        controls, widget = self._controls, self._widget
-        if not isinstance(content, Mapping) or content.get("run") != self._run or controls is None or widget is None:
+        presses, widget = self._presses, self._widget
+        if not isinstance(content, Mapping) or content.get("run") != self._run or presses is None or widget is None:
             return
-        control, note = content.get("control"), ""
-        if control == "stop":
-            controls.stop()
-        elif control == "pause":
-            controls.pause()
-        elif control == "resume":
-            controls.resume()
-        elif control == "skip":
-            controls.skip()
-        elif control == "next":
-            note = self._queue(content.get("values"))
-        elif control == "narrow":
-            note = self._narrow(content.get("limits"))
-        elif control == "hello":
+        control = content.get("control")
+        if control == "hello":
             self._pages.add(str(content.get("page"))[:40])
             # Whatever was missed while the page was loading.
             widget.send({"kind": "whole", "state": self._changes.state})
-        else:
+        note = "" if control == "hello" else presses.heard(control, content)
+        if note is None:
             return
-        widget.send({"kind": "ack", "control": control, "run": self._run, "paused": controls.is_paused, "note": note})
+        if control == "narrow":
+            with self._lock:
+                # Told before the answer, so that the next press builds on it.
+                self._show_limits()
+                self._tell(self._changes.delta(self._clock.running()))
+        widget.send({"kind": "ack", "control": control, "run": self._run, "paused": presses.is_paused, "note": note})
 
-    def _queue(self, values: Any) -> str:
-        """Let the search run a point next, and say in a sentence what becomes of it."""
-        if not isinstance(self._study, Queueing):
-            return "This search takes no points."
-        try:
-            is_new = self._study.queue(asked_point(values, self._study.space))
-        except NbcompressError as error:
-            return f"Not queued: {error}"
-        return QUEUED if is_new else "Not queued: this point waits already, or was run before."
-
-    def _narrow(self, limits: Any) -> str:
-        """Search within limits from the next proposal on, and say so in a sentence."""
-        if self._narrowing is None:
-            return "Only the sampler gp can be narrowed."
-        try:
-            self._narrowing.ask(asked_limits(limits, self._study.space))
-        except NbcompressError as error:
-            return f"Not narrowed: {error}"
-        with self._lock:
-            # Told before the answer, so that the next press builds on it.
-            self._changes.limit(self._narrowing.asked or {})
-            self._tell(self._changes.delta(self._clock.running()))
-        return NARROWED
+    def _show_limits(self) -> None:
+        """Show within what the search goes on, if anything was asked; limits that were used up have been given up."""
+        if self._narrowing is not None and self._narrowing.asked is not None:
+            self._changes.limit(self._narrowing.asked)
 
     def close(self) -> None:
         """Close the widgets. Programs that run notebooks save the last state of closed ones too, so leave little.

@@ -6,7 +6,7 @@ import pytest
 from panel_studies import digits_space
 
 from nbcompress.errors import PointError
-from nbcompress.panels.asked import asked_point
+from nbcompress.panels.asked import asked_limits, asked_point
 
 
 def test_values_come_by_place() -> None:
@@ -34,3 +34,22 @@ def test_values_come_by_place() -> None:
 def test_anything_else_is_refused(values: object, words: str) -> None:
     with pytest.raises(PointError, match=words):
         asked_point(values, digits_space())
+
+
+def test_limits_come_by_place() -> None:
+    limits = asked_limits([[0.3, 0.9], [0, 2], None, [1], None], digits_space())
+    assert limits == {"amount": [0.3, 0.9], "bits": [2, 8], "method": ["cluster"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (None, "5 entries"),
+        ([None], "5 entries"),
+        ([0.5, None, None, None, None], "a list"),
+        ([None, [9], *[None] * 3], "place 9"),
+    ],
+)
+def test_other_limits_are_refused(values: object, words: str) -> None:
+    with pytest.raises(PointError, match=words):
+        asked_limits(values, digits_space())

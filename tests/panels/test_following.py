@@ -12,7 +12,8 @@ import pytest
 
 from nbcompress.panels import MIME, following, panel
 from nbcompress.panels.following import Following, follow
-from nbcompress.panels.live import LivePanel, StudyWidget
+from nbcompress.panels.live import LivePanel
+from nbcompress.panels.widgets import StudyWidget
 from nbcompress.run.controls import Controls
 from nbcompress.run.observers import Ending
 from nbcompress.space import Float, Space

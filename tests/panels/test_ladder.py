@@ -12,11 +12,12 @@ import jsonschema
 import pytest
 from panel_studies import HandMadeStudy, digits_study
 
-from nbcompress.optimize import proposer
+from nbcompress.optimize import History, proposer
 from nbcompress.panels import MIME, panel
 from nbcompress.panels.clock import Clock
-from nbcompress.panels.live import ControlsWidget, LivePanel, StudyWidget
+from nbcompress.panels.live import LivePanel
 from nbcompress.panels.view import schema
+from nbcompress.panels.widgets import ControlsWidget, StudyWidget
 from nbcompress.run.controls import Controls
 from nbcompress.run.observers import Ending
 from nbcompress.study.trial import State, Trial
@@ -257,3 +258,28 @@ def test_the_controls_comm_forgets_its_shell() -> None:
         assert not hasattr(widget.comm, "_reply_subshell_id")
     finally:
         widget.close()
+
+
+def test_limits_from_the_page_narrow_the_proposer_and_are_shown(
+    whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gp = proposer("gp", whole.space, n_objectives=2, n_constraints=1)
+    wire = Wire(replace(whole, all_trials=whole.all_trials[:4]), monkeypatch, gp)
+    try:
+        wire.press("narrow", limits=[[0.5, 0.8], None, None, [1], None])
+        assert wire.sent[-2]["set"]["narrowed"] == {"amount": [0.5, 0.8], "method": ["cluster"]}
+        assert wire.of("ack")[-1]["note"] == "From the next proposal on."
+        found = gp.propose(4, History.empty(2, 1))
+        assert 0.5 <= found.point["amount"] <= 0.8
+        assert found.point["method"] == "cluster"
+        wire.press("narrow", limits=[[0.8, 0.5], None, None, None, None])
+        assert wire.of("ack")[-1]["note"].startswith("Not narrowed: The range of 'amount'")
+        jsonschema.Draft202012Validator(schema()).validate(wire.panel._changes.state["study"])
+    finally:
+        wire.panel.finish(DONE)
+
+
+def test_a_sampler_that_cannot_be_narrowed_says_so(wire: Wire) -> None:
+    wire.press("narrow", limits=[None] * 5)
+    assert wire.of("ack")[-1]["note"] == "Only the sampler gp can be narrowed."
+    assert "narrowed" not in wire.panel._changes.state["study"]
