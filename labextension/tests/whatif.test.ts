@@ -1,0 +1,87 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { beforeEach, test } from "node:test";
+import type { Study } from "../src/data";
+import type { Controls } from "../src/header";
+import { StudyView } from "../src/view";
+import { byText, click, openPage, press } from "./page";
+
+beforeEach(openPage);
+
+const FILE = new URL("../../../tests/samples/surrogate/hypervolume.json", import.meta.url);
+const study = (more: Partial<Study> = {}): Study => ({ ...(JSON.parse(readFileSync(FILE, "utf8")) as { study: Study }).study, state: "running", ...more });
+
+function shown(one: Study, controls: Partial<Controls> = {}) {
+  const view = new StudyView();
+  view.update(one);
+  view.steer({ stop: null, pause: null, skip: null, run: null, narrow: null, answer: "", isPaused: false, note: "", ...controls });
+  click(byText(view.element, "[role=tab]", "What if"));
+  return { view, root: view.element };
+}
+
+function slide(root: Element, i: number, value: string): void {
+  const slider = root.querySelectorAll<HTMLInputElement>(".nbc-slider input")[i];
+  assert.ok(slider);
+  slider.value = value;
+  slider.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+const expected = (root: Element): string | null | undefined => root.querySelector(".nbc-predicted td")?.textContent;
+
+test("a slider is answered at once", () => {
+  const { root } = shown(study());
+  const before = expected(root);
+  assert.ok(before);
+  slide(root, 0, "1000");
+  assert.notEqual(expected(root), before);
+  assert.equal(root.querySelector(".nbc-slider output")?.textContent, "0.98");
+  assert.equal(root.querySelector<HTMLInputElement>(".nbc-slider input")?.getAttribute("aria-valuetext"), "0.98");
+  assert.match(root.querySelector(".nbc-chance")?.textContent ?? "", /probability/);
+});
+
+test("the point is queued by place, only where somebody hears it", () => {
+  const asked: (number | null)[][] = [];
+  const { root } = shown(study(), { run: (values) => void asked.push(values) });
+  click(byText(root, "button", "Run this next"));
+  const best = study().trials.find((one) => one.number === study().best);
+  assert.ok(best);
+  assert.deepEqual(asked, [[best.params["amount"], [2, 4, 8].indexOf(Number(best.params["bits"])), best.params["lr"], ["plain", "cluster"].indexOf(String(best.params["method"])), best.params["clusters"] ?? null]]);
+  const hidden = (one: Study, controls: Partial<Controls>) => byText(shown(one, controls).root, "button", "Run this next")?.hidden;
+  assert.equal(hidden(study(), {}), true);
+  assert.equal(hidden(study({ state: "ended" }), { run: () => undefined }), true);
+});
+
+test("limits build on those there are, and one that limits nothing is left out", () => {
+  const asked: (number[] | null)[][] = [];
+  const rounded = (values: number[]): number[] => values.map((one) => Number(one.toPrecision(12)));
+  const narrow = (limits: (number[] | null)[]): void => void asked.push(limits.map((one) => one && rounded(one)));
+  const { root, view } = shown(study({ narrowed: { method: ["plain"] } }), { narrow });
+  slide(root, 0, "500");
+  click(byText(root, ".nbc-narrow button", "at least 0.59"));
+  assert.deepEqual(asked.at(-1), [[0.59, 0.98], null, null, [0], null]);
+  slide(root, 0, "0");
+  click(byText(root, ".nbc-narrow button", "at least 0.2"));
+  assert.deepEqual(asked.at(-1), [null, null, null, [0], null]);
+  click(byText(root, ".nbc-chip", "method plain ✕"));
+  assert.deepEqual(asked.at(-1), [null, null, null, null, null]);
+  assert.match(root.querySelector(".nbc-notes")?.textContent ?? "", /Searches within method plain only/);
+  view.update(study({ state: "ended", narrowed: { method: ["plain"] } }));
+  assert.equal(root.querySelector<HTMLElement>(".nbc-narrow")?.hidden, true);
+});
+
+test("the tabs are walked with the arrow keys", () => {
+  const { root } = shown(study());
+  press(root.querySelector("[role=tablist]"), "ArrowLeft");
+  assert.equal(root.querySelector("[role=tab][aria-selected=true]")?.textContent, "Acquisition");
+});
+
+test("a map is drawn over two parameters, through the selected trial", () => {
+  const { root } = shown(study());
+  click(byText(root, "[role=tab]", "Acquisition"));
+  const select = [...root.querySelectorAll("label")].find((one) => one.textContent?.startsWith("and"))?.querySelector("select");
+  assert.ok(select);
+  select.value = "1";
+  select.dispatchEvent(new Event("change", { bubbles: true }));
+  assert.match(root.querySelector(".nbc-caption")?.textContent ?? "", /The diamond has most to gain: /);
+  assert.equal(root.querySelectorAll(".nbc-mark-most").length, 2);
+});
