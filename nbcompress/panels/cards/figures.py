@@ -113,7 +113,7 @@ def draw_weights(ax: Axes, weights: WeightHistogram) -> None:
             element="step",
             fill=not i,
             color=LOOKS[0][0] if not i else VERMILION,
-            alpha=0.45 if not i else 1.0,
+            alpha=0.3 if not i else 1.0,
             linewidth=0.6 if not i else 1.4,
             label=cut(name, 30),
             ax=ax,
