@@ -7,7 +7,7 @@
     python tests/benchmarks/search.py --report                tables and figures from the runs so far
 
 Every run is one line of `results/runs.jsonl`; a run that is there is not repeated (`--again ours` forgets a peer's).
-What a peer could not run is in `results/unable.json`. The report goes to `results/`: see `search_report.py`.
+The report goes to `results/`: see `search_report.py`.
 Scores are regrets, or for fronts the missing share of the hypervolume: less is better, 0 is perfect. One thread.
 """
 
@@ -30,15 +30,13 @@ from tuning_tasks import TASKS
 RESULTS = Path(__file__).parent / "results"
 ALL = (*PROBLEMS, *TASKS)
 SMOKE = ("branin", "conditional", "elastic diabetes")
+# For each peer the problems that it cannot search, and why.
+Unabilities = dict[str, dict[str, str]]
 SIZES = (10, 30, 100, 300, 1000)
 
 
 def run(problem: Problem, peer: str, seed: int, n: int) -> dict[str, object]:
-    """Search once; return what a line of the runs holds.
-
-    Raises:
-        Unable: The peer is missing, or cannot search this problem.
-    """
+    """Search once; return what a line of the runs holds."""
     searcher = PEERS[peer](problem, seed)
     losses, slacks, seconds = [], [], []
     for _ in range(n):
@@ -66,40 +64,34 @@ def read(path: Path) -> Iterator[dict[str, object]]:
         yield from (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
 
 
+def inabilities(problems: Sequence[Problem], peers: Sequence[str]) -> Unabilities:
+    """Return for each peer the problems that it cannot search, and why."""
+    unable: Unabilities = {}
+    for peer in peers:
+        for problem in problems:
+            try:
+                PEERS[peer](problem, 0)
+            except Unable as err:
+                unable.setdefault(peer, {})[problem.name] = str(err)
+    return unable
+
+
 def search_all(
-    path: Path, problems: Sequence[Problem], peers: Sequence[str], seeds: Sequence[int], n: int
-) -> dict[tuple[str, str], str | None]:
-    """Run what is missing; return for each peer and problem why it could not run, or None where it did."""
+    path: Path, problems: Sequence[Problem], peers: Sequence[str], seeds: Sequence[int], n: int, unable: Unabilities
+) -> None:
+    """Run what is missing, seed by seed, so that one can stop at any time; every run is written as it ends."""
     done = {(one["problem"], one["peer"], one["seed"], one["n"]) for one in read(path)}
-    reasons: dict[tuple[str, str], str | None] = {}
     for seed in seeds:
         for problem in problems:
             for peer in peers:
-                if (problem.name, peer, seed, n) in done or reasons.get((peer, problem.name)):
+                if (problem.name, peer, seed, n) in done or problem.name in unable.get(peer, {}):
                     continue
                 start = process_time()
-                try:
-                    line = run(problem, peer, seed, n)
-                except Unable as err:
-                    reasons[peer, problem.name] = str(err)
-                    continue
-                reasons[peer, problem.name] = None
+                line = run(problem, peer, seed, n)
+                took = process_time() - start
                 with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
-                took = process_time() - start
                 print(f"{problem.name:24}{peer:12}seed {seed:<3}{took:6.1f} CPU s", file=sys.stderr, flush=True)
-    return reasons
-
-
-def remember(path: Path, reasons: dict[tuple[str, str], str | None]) -> dict[str, dict[str, str]]:
-    """Add what this run learned to the file of what peers cannot search; return all of it, by peer and problem."""
-    unable: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for (peer, problem), why in reasons.items():
-        unable.setdefault(peer, {}).pop(problem, None)
-        if why:
-            unable[peer][problem] = why
-    path.write_text(json.dumps(unable, indent=1) + "\n", encoding="utf-8")
-    return unable
 
 
 def forget(path: Path, peers: Sequence[str], problems: Sequence[str]) -> None:
@@ -139,8 +131,9 @@ def main() -> None:
     path = folder / "runs.jsonl"
     if given.again:
         forget(path, given.again, [one.name for one in problems])
-    reasons = {} if given.report else search_all(path, problems, given.peers, seeds, n)
-    unable = remember(folder / "unable.json", reasons)
+    unable = inabilities(problems, given.peers)
+    if not given.report:
+        search_all(path, problems, given.peers, seeds, n, unable)
     lines = [one for one in read(path) if one["n"] == n and one["seed"] in seeds and one["peer"] in given.peers]
     print(write_report(folder, lines, problems, unable))
 

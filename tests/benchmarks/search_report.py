@@ -33,7 +33,7 @@ def reasons(unable: Mapping[str, Mapping[str, str]]) -> str:
             f"{peer}: {reason}: {', '.join(name for name, one in why.items() if one == reason)}"
             for reason in sorted(set(why.values()))
         ]
-    return "\n".join(lines) or "Every peer ran every problem asked for."
+    return "\n".join(lines) or "Every peer can search every problem asked for."
 
 
 def growth(folder: Path) -> tuple[str, str] | None:
@@ -72,7 +72,7 @@ def write_report(
         ("Fronts: share of the hypervolume; trials until what optuna-gp has in the end", readable(fronts(table), 3)),
         growth(folder),
         ("Every problem and peer", readable(scores.drop(columns="group"))),
-        ("What could not be run", reasons(unable)),
+        ("What peers cannot search", reasons(unable)),
     ]
     text = "\n\n".join(f"== {title}\n\n{body}" for title, body in filter(None, sections))
     (folder / "report.txt").write_text(text + "\n", encoding="utf-8")

@@ -17,6 +17,8 @@ from scipy.stats import wilcoxon
 OURS = "ours"
 # Scores below this are rounding: they count as 0, and so as equal.
 ZERO = 1e-12
+# A peer with fewer runs in a group is not ranked there beside the others: the common ones would be too few.
+ENOUGH_RUNS = 6
 
 
 def scored(lines: Sequence[Mapping[str, object]], problems: Sequence[Problem]) -> pd.DataFrame:
@@ -96,7 +98,7 @@ def against_best(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranks(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean ranks by group, twice: among the peers with every run of the group, and among all of its peers.
+    """Return mean ranks by group, twice: among the peers with every run that ours has, and among all that ran enough.
 
     Ranks are taken within a problem and seed, and only where all of the peers compared ran: `blocks` says how many.
     """
@@ -104,8 +106,9 @@ def ranks(table: pd.DataFrame) -> pd.DataFrame:
     for group, runs in [*table.groupby("group", sort=False), ("all", table)]:
         wide = wide_of(runs)
         wide = wide[wide[OURS].notna()] if OURS in wide else wide
-        every = [peer for peer in wide.columns if wide[peer].notna().all()]
-        for among, peers in (("peers with every run", every), ("all peers", wide.columns[wide.notna().any()].tolist())):
+        every = wide.columns[wide.notna().all()].tolist()
+        enough = wide.columns[wide.notna().sum() >= ENOUGH_RUNS].tolist()
+        for among, peers in (("every run", every), (f"{ENOUGH_RUNS} runs or more", enough)):
             blocks = wide[peers].dropna()
             if len(blocks) and len(peers) > 1:
                 counts = {"problems": blocks.index.get_level_values("problem").nunique(), "blocks": len(blocks)}

@@ -52,10 +52,16 @@ def test_the_best_peer_ran_the_same_seeds() -> None:
 
 
 def test_ranks_only_where_all_ran() -> None:
-    every, everybody = ranks(table()).query("group == 'public'").to_dict("records")
-    assert (every["blocks"], every["ours"], every["optuna-gp"]) == (10, 1.1, 1.9)
-    assert math.isnan(every["ax"])
-    assert (everybody["blocks"], everybody["ax"], everybody["ours"], everybody["optuna-gp"]) == (3, 1.0, 2.0, 3.0)
+    third = [line("ackley5", "ax", seed, [(5.0,), (0.0,)]) for seed in range(3, 6)]
+    few, _, more, enough = (
+        row
+        for lines in (runs(), runs() + third)
+        for row in ranks(scored(lines, list(PROBLEMS))).query("group == 'public'").to_dict("records")
+    )
+    assert (few["blocks"], few["ours"], few["optuna-gp"]) == (10, 1.1, 1.9)
+    assert "ax" not in few
+    assert math.isnan(more["ax"])
+    assert (enough["blocks"], enough["ax"], enough["ours"], enough["optuna-gp"]) == (6, 1.0, 2.0, 3.0)
 
 
 def test_duels_count_pairs() -> None:
