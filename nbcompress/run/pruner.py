@@ -29,6 +29,8 @@ PRUNERS = ("none", "median", "asha", "hyperband")
 
 # One trial in three goes on from a rung to the next, as in the paper.
 _REDUCTION = 3
+# With several objectives, of which the first report tells least, one in two goes on from the first rung. A heuristic.
+_FIRST_REDUCTION = 2
 # The median of fewer trials says little (the default of the reference implementations).
 _ENOUGH_TRIALS = 5
 
@@ -68,7 +70,8 @@ class Judge:
     def _is_behind(self, n: int, own: list[float], rivals: list[list[float]]) -> bool:
         if self.rule == "median":
             return len(rivals) >= _ENOUGH_TRIALS and n_ahead(own, rivals) > len(rivals) / 2
-        going_on = max(1, (len(rivals) + 1) // _REDUCTION)
+        is_gentle = n == self.first_rung and len(self.goal.objectives) > 1
+        going_on = max(1, (len(rivals) + 1) // (_FIRST_REDUCTION if is_gentle else _REDUCTION))
         return _is_rung(n, self.first_rung) and n_ahead(own, rivals) >= going_on
 
 

@@ -123,15 +123,29 @@ def test_a_trial_that_is_nearer_to_keeping_a_constraint_is_not_behind() -> None:
     assert kept.verdict({"accuracy": {0: 0.99}}, 0, {"kilobytes": 30.0}) != ""
 
 
-def test_a_third_in_layers_of_fronts_goes_on() -> None:
+def test_the_best_layers_of_fronts_go_on() -> None:
     goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
     front = [sized(i, [0.5 + i / 10], 10.0 + i) for i in range(4)]
     behind = [sized(4 + i, [0.3 + i / 10], 20.0 + i) for i in range(4)]
     judge = Pruner("asha").judge(8, [*front, *behind], goal)
     assert judge is not None
-    # With this one there are nine, of which three go on; the front has four already.
+    # With this one there are nine, of which four go on from the first rung; the front has four already.
     assert judge.verdict({"accuracy": {0: 0.55}}, 0, {"kilobytes": 12.5}) != ""
     assert judge.verdict({"accuracy": {0: 0.65}}, 0, {"kilobytes": 11.5}) == ""
+
+
+def test_with_several_objectives_a_half_goes_on_from_the_first_rung_and_a_third_from_later_ones() -> None:
+    goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
+    # One is better than the next in both.
+    judge = Pruner("asha").judge(8, [sized(i, [0.9 - i / 10] * 4, 10.0 + i) for i in range(8)], goal)
+    assert judge is not None
+
+    def is_stopped(ahead: int, n_reports: int) -> bool:
+        own = {"accuracy": dict.fromkeys(range(n_reports), 0.95 - ahead / 10)}
+        return judge.verdict(own, n_reports - 1, {"kilobytes": 9.5 + ahead}) != ""
+
+    assert [is_stopped(ahead, 1) for ahead in (3, 4)] == [False, True]
+    assert [is_stopped(ahead, 3) for ahead in (2, 3)] == [False, True]
 
 
 def test_metrics_that_are_no_objectives_do_not_decide() -> None:
