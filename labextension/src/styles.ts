@@ -139,6 +139,8 @@ export const STYLES = `
 .nbc .nbc-trust { margin: 10px 8px 2px; }
 .nbc-record { margin-top: 10px; }
 .nbc-record summary { cursor: pointer; font-weight: 600; }
+.nbc .nbc-foot { margin-top: 8px; font-size: .92em; }
+.nbc .nbc-foot code { background: none; color: inherit; padding: 0; font-size: 1em; }
 .nbc-refusal { font-weight: 600; margin-bottom: 6px !important; }
 .nbc img { max-width: 100%; background: #fff; }
 @media (prefers-reduced-motion: reduce) { .nbc-progress > div { transition: none; } }

@@ -17,6 +17,12 @@ import { Tradeoff } from "./tradeoff";
 import { Trials } from "./trials";
 import { WhatIf } from "./whatif";
 
+// What a person should know before the page is loaded again.
+const RELOADING = [
+  "If this page is loaded again, the panel of a search with --background comes back at once, any other when its cell ends; until then ",
+  " in another notebook follows it.",
+] as const;
+
 export class StudyView {
   readonly element = el("article", { class: "nbc", "aria-label": "Study" });
   private readonly selection = new Selection();
@@ -24,12 +30,14 @@ export class StudyView {
   private readonly trials = new Trials(this.selection);
   private readonly whatIf = new WhatIf(this.selection);
   private readonly detail = el("p", { class: "nbc-detail", "aria-live": "polite" });
+  private readonly foot = el("p", { class: "nbc-caption nbc-foot", hidden: true });
   private readonly parts: Part[];
   private readonly cleanups: (() => void)[] = [];
   private study: Study | null = null;
   private isVisible = true;
   private isStale = false;
   private isPressed = false;
+  private isLive = false;
   private frame = 0;
 
   constructor() {
@@ -44,7 +52,7 @@ export class StudyView {
     const record = new Record_();
     this.parts = [this.header, tradeoff, tabs, this.trials, record];
     const charts = el("div", { class: "nbc-charts" }, tradeoff.element, tabs.element);
-    this.element.append(el("style", {}, STYLES), this.header.element, charts, this.detail, this.trials.element, record.element);
+    this.element.append(el("style", {}, STYLES), this.header.element, charts, this.detail, this.trials.element, record.element, this.foot);
     this.cleanups.push(
       this.selection.listen(() => {
         this.redraw();
@@ -68,6 +76,7 @@ export class StudyView {
   steer(controls: Controls | null): void {
     this.header.steer(controls);
     this.whatIf.steer(controls);
+    this.isLive = controls !== null;
   }
 
   dispose(): void {
@@ -86,6 +95,8 @@ export class StudyView {
       this.isStale = false;
       this.parts.forEach((one) => one.draw(study));
       this.drawDetail(study);
+      this.foot.hidden = !this.isLive || study.state !== "running";
+      this.foot.replaceChildren(RELOADING[0], el("code", {}, "%bo_study ", user(study.name)), RELOADING[1]);
     }
   }
 

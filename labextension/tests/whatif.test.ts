@@ -85,3 +85,12 @@ test("a map is drawn over two parameters, through the selected trial", () => {
   assert.match(root.querySelector(".nbc-caption")?.textContent ?? "", /The diamond has most to gain: /);
   assert.equal(root.querySelectorAll(".nbc-mark-most").length, 2);
 });
+
+test("a live panel says what a reload does, a saved view does not", () => {
+  const foot = (one: Study) => shown(one).root.querySelector<HTMLElement>(".nbc-foot");
+  const { view, root } = shown(study());
+  view.update({ ...study(), left: 3, trials: study().trials.slice(1) });
+  assert.equal(root.querySelector<HTMLElement>(".nbc-foot")?.hidden, false);
+  assert.match(root.querySelector(".nbc-foot")?.textContent ?? "", /%bo_study digits in another notebook follows it/);
+  assert.equal(foot(study({ state: "ended" }))?.hidden, true);
+});
