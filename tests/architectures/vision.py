@@ -84,6 +84,7 @@ TRANSFORMERS = {
             )
         ),
         lambda: {**text(), **image()},
+        share=0.25,
     ),
 }
 

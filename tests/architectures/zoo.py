@@ -5,6 +5,7 @@ from __future__ import annotations
 from architectures.audio import AUDIO
 from architectures.awkward import AWKWARD
 from architectures.entry import Architecture
+from architectures.keras_models import KERAS
 from architectures.language import LANGUAGE
 from architectures.vision import VISION
 
@@ -13,6 +14,7 @@ KINDS: dict[str, dict[str, Architecture]] = {
     "vision": VISION,
     "audio": AUDIO,
     "hand-made": AWKWARD,
+    "Keras 3": KERAS,
 }
 
 ZOO: dict[str, Architecture] = {name: one for kind in KINDS.values() for name, one in kind.items()}

@@ -1,7 +1,7 @@
 """What is left of every architecture of the zoo when half of its channels go, as a table.
 
     python tests/benchmarks/zoo.py            prints it
-    python tests/benchmarks/zoo.py FILE.md    writes it
+    python tests/benchmarks/zoo.py FILE.md    and writes it
 
 Takes about a minute on one core. Nothing is downloaded: the models are small ones with random weights, since the
 shares, and what is left out, depend on the architecture alone.
@@ -33,7 +33,7 @@ WORDS = {
     "by their number": "tokens of an embedding",
     "by number": "entries of a table",
     "joins it": "width of what an input or a position is added to",
-    "cut the model": "does not run",
+    "together": "hangs together",
 }
 
 
@@ -61,12 +61,15 @@ def main() -> None:
     """Print the table, or write it."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    out = Path(sys.argv[1]).open("w") if len(sys.argv) > 1 else sys.stdout
-    print("| architecture | parameters | after | cut | what was left whole, and why (weights) |", file=out)
-    print("| --- | --- | --- | --- | --- |", file=out)
+    rows = ["| architecture | parameters | after | cut | what was left whole, and why (weights) |"]
+    rows.append("| --- | --- | --- | --- | --- |")
+    print(*rows, sep="\n", flush=True)
     for kind in KINDS.values():
         for name, one in kind.items():
-            print(row(name, one), file=out, flush=True)
+            rows.append(row(name, one))
+            print(rows[-1], flush=True)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text("\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     """Trace `model`, which must be in evaluation mode; nothing about it changes.
 
     Raises:
-        CompressionError: It cannot be traced, as when its code branches on the data.
+        CompressionError: It cannot be traced, as when its code branches on the data, or keeps its weights elsewhere.
     """
     # Only the tensors: an object of a class that the tracer does not know, such as a cache, would stop it.
     flat = model.register_forward_hook(lambda _, __, result: tensors_of(result))
@@ -92,6 +92,11 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     # Parameters that nothing reads are inputs of the graph as well.
     nodes = {node: targets.get(node.name) for node in exported.graph.nodes if node.op == "placeholder" and node.users}
     tensors = {node: canonical[target] for node, target in nodes.items() if target is not None}
+    if not tensors and canonical:
+        raise CompressionError(
+            "channels cannot be cut because the tracer sees none of the model's parameters: its code reads them from "
+            "objects that are no torch modules, as Keras does (single weights can be pruned and quantized all the same)"
+        )
     return Trace(exported.graph, tensors)
 
 

@@ -17,7 +17,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from nbcompress.compress.coupling import Inputs, first_line, tensors_of
+from nbcompress.compress.layers import copied
 from nbcompress.compress.prune.cutting import Plan, cut_, mask_
 from nbcompress.errors import DataError
 
@@ -52,9 +52,9 @@ class Check:
     def objection(self, plan: Plan) -> str | None:
         """Why `plan` must not be carried out; None if all is well."""
         for original, tolerance in zip(self.originals, self.tolerances, strict=True):
-            cut = deepcopy(original)
+            cut = copied(original)
             cut_(cut, plan)
-            masked = deepcopy(original)
+            masked = copied(original)
             mask_(masked, plan)
             # For the shaken weights, which only look for mistakes in structure, the larger input is enough.
             for inputs in self.inputs if original is self.originals[0] else self.inputs[-1:]:
@@ -66,7 +66,7 @@ class Check:
                 if problem:
                     return problem
         if self.can_train:
-            cut = deepcopy(self.originals[0])
+            cut = copied(self.originals[0])
             cut_(cut, plan)
             try:
                 run(cut.train(), self.inputs[0])
@@ -85,7 +85,7 @@ def check_of(model: nn.Module, inputs: Inputs) -> Check:
     try:
         run(original, first)
     except Exception:  # noqa: BLE001 - code that insists on a precision or a device raises anything
-        original, first = deepcopy(model).eval(), inputs
+        original, first = copied(model).eval(), inputs
         try:
             run(original, first)
         except Exception as err:
@@ -95,7 +95,7 @@ def check_of(model: nn.Module, inputs: Inputs) -> Check:
     shaken = _shaken(original)
     originals = tuple(one for one in (original, shaken) if one is original or _runs(one, first, finite=True))
     seconds = (one for one in _others(first) if _runs(original, one))
-    can_train = _runs(deepcopy(original).train(), first)
+    can_train = _runs(copied(original).train(), first)
     tolerances = tuple(max(least, min(1e-3, 10 * _rounding(one, first))) for one in originals)
     return Check(originals, (first, *islice(seconds, 1)), tolerances, can_train)
 
@@ -103,7 +103,7 @@ def check_of(model: nn.Module, inputs: Inputs) -> Check:
 @torch.no_grad()
 def _rounding(model: nn.Module, inputs: Inputs) -> float:
     """By how much the outputs of a model in double precision change when its weights are rounded to single."""
-    rounded = deepcopy(model)
+    rounded = copied(model)
     for parameter in rounded.parameters():
         if parameter.is_floating_point():
             parameter.copy_(parameter.float())
@@ -174,7 +174,7 @@ def _double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
             return one
         return one.detach().to("cpu", torch.float64 if one.is_floating_point() else None)
 
-    return deepcopy(model).eval().to("cpu", torch.float64), _mapped(inputs, wide)
+    return copied(model).eval().to("cpu", torch.float64), _mapped(inputs, wide)
 
 
 def _mapped(inputs: Inputs, change: Any) -> Inputs:
@@ -189,7 +189,7 @@ def _shaken(model: nn.Module) -> nn.Module:
     Weights that begin very small, as in transformers, would make all scores of attention equal, whatever they are
     divided by.
     """
-    shaken = deepcopy(model)
+    shaken = copied(model)
     generator = torch.Generator().manual_seed(0)
     for parameter in shaken.parameters():
         if parameter.is_floating_point() and parameter.numel():
