@@ -108,7 +108,8 @@ def ranks(table: pd.DataFrame) -> pd.DataFrame:
         wide = wide[wide[OURS].notna()] if OURS in wide else wide
         every = wide.columns[wide.notna().all()].tolist()
         enough = wide.columns[wide.notna().sum() >= ENOUGH_RUNS].tolist()
-        for among, peers in (("every run", every), (f"{ENOUGH_RUNS} runs or more", enough)):
+        compared = {"every run": every} | ({} if enough == every else {f"{ENOUGH_RUNS} runs or more": enough})
+        for among, peers in compared.items():
             blocks = wide[peers].dropna()
             if len(blocks) and len(peers) > 1:
                 counts = {"problems": blocks.index.get_level_values("problem").nunique(), "blocks": len(blocks)}

@@ -53,7 +53,7 @@ def test_the_best_peer_ran_the_same_seeds() -> None:
 
 def test_ranks_only_where_all_ran() -> None:
     third = [line("ackley5", "ax", seed, [(5.0,), (0.0,)]) for seed in range(3, 6)]
-    few, _, more, enough = (
+    few, more, enough = (
         row
         for lines in (runs(), runs() + third)
         for row in ranks(scored(lines, list(PROBLEMS))).query("group == 'public'").to_dict("records")
