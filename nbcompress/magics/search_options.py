@@ -71,7 +71,8 @@ def search_parser() -> MagicParser:
         metavar="NAME",
         help="what proposes points: gp, sobol, random, grid, tpe, ... (gp)",
     )
-    add("--acquisition", type=OneOf(["logei", "ucb", "pi"]), default="logei", help="logei, ucb, pi (logei)")
+    acquisitions = ["logei", "qlogei", "ucb", "pi"]
+    add("--acquisition", type=OneOf(acquisitions), default="logei", help=f"{', '.join(acquisitions)} (logei)")
     add("--kernel", type=OneOf(["matern52", "rbf"]), default="matern52", help="matern52, rbf (matern52)")
     add("--mean", type=OneOf(["constant", "linear", "zero"]), default="constant", help="constant, linear, zero")
     pruners = Suggests(str, ["none", "asha", "hyperband", "median"])
