@@ -104,6 +104,8 @@ def best_against_best(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame
     """
     rows = []
     for _, methods in scores[scores.covers >= COVERED].groupby(PLACE, sort=False, observed=True):
+        # While runs are missing, only methods that have compressed all networks of the place are looked at.
+        methods = methods[methods.models == methods.models.max()]
         mine, others = methods[methods.by == OURS], methods[methods.by != OURS]
         if len(mine) and len(others):
             best = [one.loc[one.accuracy.idxmax()] for one in (mine, others)]
