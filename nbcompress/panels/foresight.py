@@ -33,9 +33,10 @@ class Before:
     all_trials: Sequence[Trial]
     best: Trial | None
 
-    @classmethod
-    def trial(cls, study: Tried, number: int | None) -> Before:
-        return cls(study.goal, tuple(one for one in study.all_trials if one.number != number), study.best)
+
+def before(study: Tried, number: int | None) -> tuple[Trial, ...]:
+    """Return the trials of a study without one of them."""
+    return tuple(one for one in study.all_trials if one.number != number)
 
 
 @dataclass
@@ -84,19 +85,18 @@ class Foresight:
         """
         if self._proposer is None:
             return {}
-        before = Before.trial(study, begun)
-        n_ended = sum(one.state.counts for one in before.all_trials)
+        n_ended = sum(one.state.counts for one in study.all_trials)
         found: dict[str, Any] = {}
         try:
             if self._glances.is_due(n_ended):
                 start = self._now()
-                found["surrogate"] = surrogate_data(self._proposer, before.all_trials, before.goal)
+                trials = before(study, begun)
+                found["surrogate"] = surrogate_data(self._proposer, trials, study.goal)
                 self._glances.done(start, n_ended)
             if self._looks.is_due(n_ended):
                 start = self._now()
-                found |= expectations_of(
-                    self._proposer, before, PATIENCE, is_wanted=is_wanted, most=_most(study)
-                ).fields
+                then = Before(study.goal, before(study, begun), study.best)
+                found |= expectations_of(self._proposer, then, PATIENCE, is_wanted=is_wanted, most=_most(study)).fields
                 self._looks.done(start, n_ended)
         except Exception:
             # Whatever is wrong with the surrogate, the search goes on and says so itself when it proposes.
