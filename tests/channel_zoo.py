@@ -638,9 +638,7 @@ ZOO: dict[str, Animal] = {
     ),
     "packed attention": Animal(PackedAttention, vectors(2, 5, 16), {"qkv": 24}, {"out.weight": OUT}),
     "grouped query": Animal(GroupedQuery, vectors(2, 5, 12), {"q": 16, "k": 8, "v": 8}, {}),
-    "multihead": Animal(
-        WithMultihead, vectors(2, 5, 6), {"encoder.linear1": 16, "encoder.self_attn": 12}, {}
-    ),
+    "multihead": Animal(WithMultihead, vectors(2, 5, 6), {"encoder.linear1": 16, "encoder.self_attn": 12}, {}),
     "lstm": Animal(lambda: Recurrent("LSTM"), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
     "gru": Animal(lambda: Recurrent("GRU", bidirectional=True), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
     "projected lstm": Animal(
