@@ -9,7 +9,8 @@ from torch import nn
 
 from nbcompress.errors import DataError
 from nbcompress.measure.accuracy import AccuracyChange, accuracies, accuracy_change
-from nbcompress.measure.footprint import Footprint, Runtime, footprint, footprint_notes, latency_text
+from nbcompress.measure.costs import Footprint, footprint_notes, latency_text
+from nbcompress.measure.footprint import Runtime, footprint
 from nbcompress.measure.histogram import WeightHistogram, weight_histogram
 from nbcompress.measure.interval import Interval, median_interval
 from nbcompress.measure.latency import Latency

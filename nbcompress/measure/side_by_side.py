@@ -1,20 +1,59 @@
-"""The layers of several models, side by side by name."""
+"""The costs of several models side by side, in all and layer by layer."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
 
-from nbcompress.measure.table import count_text, size_text
-
-if TYPE_CHECKING:
-    from nbcompress.measure.footprint import Footprint
-
-# What stands for the name of the outermost module.
-THE_MODEL = "(the model)"
+from nbcompress.measure.costs import THE_MODEL, Footprint, footprint_notes, latency_text
+from nbcompress.measure.table import count_text, size_text, text_table
 
 # Bytes and multiply-accumulates of a layer.
 Cost = tuple[int, int | None]
+
+
+@dataclass(frozen=True, repr=False)
+class Footprints(Sequence[Footprint]):
+    """Footprints of several models, measured in turn."""
+
+    models: tuple[Footprint, ...]
+
+    @overload
+    def __getitem__(self, place: int) -> Footprint: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Footprint, ...]: ...
+    def __getitem__(self, place: int | slice) -> Footprint | tuple[Footprint, ...]:
+        return self.models[place]
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def __iter__(self) -> Iterator[Footprint]:
+        return iter(self.models)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: dicts, lists, texts and numbers."""
+        return {"models": [one.to_json() for one in self.models]}
+
+    def rows(self) -> list[list[str]]:
+        """What each model costs in all: the name of the cost, then one text for each model."""
+        models = self.models
+        return [
+            ["size", *(size_text(one.size_bytes) for one in models)],
+            ["parameters", *(count_text(one.parameters) for one in models)],
+            ["non-zeros", *(count_text(one.nonzeros) for one in models)],
+            ["MACs", *(count_text(one.macs) for one in models)],
+            ["peak memory", *(size_text(one.memory_bytes) for one in models)],
+            ["ms a call", *(latency_text(one.latency) for one in models)],
+        ]
+
+    def __str__(self) -> str:
+        summary = text_table(["", *(one.name for one in self.models)], self.rows())
+        return "\n".join([summary, "", text_table(*layer_table(self.models)), "", *footprint_notes(self.models)])
+
+    def __repr__(self) -> str:
+        return f"<Footprints of {', '.join(one.name for one in self.models)}>"
 
 
 def layers_side_by_side(models: Sequence[Footprint]) -> dict[str, list[Cost | None]]:
@@ -53,4 +92,4 @@ def _name_in(known: Collection[str], name: str) -> str:
     return around or name
 
 
-__all__ = ["THE_MODEL", "layer_table", "layers_side_by_side"]
+__all__ = ["Footprints", "layer_table", "layers_side_by_side"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.measure.footprint import LAYER_HEAD, Footprints, footprint_notes
-from nbcompress.measure.side_by_side import layer_table
+from nbcompress.measure.costs import LAYER_HEAD, footprint_notes
+from nbcompress.measure.side_by_side import Footprints, layer_table
 from nbcompress.measure.table import share_text
 from nbcompress.panels.cards.card import NAME, Card, Drawing, Folded
 from nbcompress.panels.cards.figures import bars_figure

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nbcompress.measure.side_by_side import THE_MODEL, layers_side_by_side
+from nbcompress.measure.costs import THE_MODEL
+from nbcompress.measure.side_by_side import layers_side_by_side
 from nbcompress.measure.table import size_text
 from nbcompress.panels.cards.card import NAME
 from nbcompress.panels.text import cut
