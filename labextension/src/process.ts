@@ -6,6 +6,7 @@ const SQRT5 = Math.sqrt(5);
 // Below this the predicted variance of standardised values is rounding.
 const VARIANCE_FLOOR = 1e-12;
 const DAMPING = 3;
+const REACH = 300;
 
 // Mean and standard deviation, standardised.
 export type Belief = readonly [mean: number, std: number];
@@ -149,7 +150,7 @@ function dot(a: Float64Array, b: Float64Array): number {
 
 // From standardised numbers to the units of the values; damped, values above the knee grow exponentially.
 export function restored([mean, std]: Belief, { shift, scale, knee, unit, damped }: Units): Belief {
-  const expand = (w: number): number => (damped && w > 0 ? DAMPING * Math.expm1(w / DAMPING) : w);
+  const expand = (w: number): number => (damped && w > 0 ? DAMPING * Math.expm1(Math.min(w / DAMPING, REACH)) : w);
   const w = shift + scale * mean;
   const band = scale * std;
   return [knee + unit * expand(w), unit * 0.5 * (expand(w + band) - expand(w - band))];

@@ -15,6 +15,9 @@ MIDDLE, LOWER = 0.5, 0.16
 # Up to so many units above the knee the scale is nearly linear. A heuristic, chosen on Levy 4, Rosenbrock 4, Ackley 5
 # and 30 layers: less loses half of the gain there, more finds no way out of a first good branch of a conditional space.
 DAMPING = 3.0
+# The logarithmic side ends so many powers of e above the knee: one value far below the others makes a standardised unit
+# so long that the band around a middling one would reach past every number.
+REACH = 300.0
 
 
 @dataclass(frozen=True)
@@ -72,4 +75,4 @@ def _compress(w: Array) -> Array:
 
 
 def _expand(w: Array) -> Array:
-    return np.where(w > 0.0, DAMPING * np.expm1(np.maximum(w, 0.0) / DAMPING), w)
+    return np.where(w > 0.0, DAMPING * np.expm1(np.clip(w / DAMPING, 0.0, REACH)), w)

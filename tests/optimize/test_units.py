@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nbcompress.optimize.units import Units
@@ -11,6 +11,7 @@ VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda value: round(value, 3)), min_s
 
 
 @given(VALUES, st.booleans())
+@example(values=[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.5, -16056.0], damped=True)
 def test_order_and_way_back(values: list[float], damped: bool) -> None:
     y, units = Units.of(np.array(values), damped=damped)
     assert (np.diff(y[np.argsort(values, kind="stable")]) >= -1e-9).all()
