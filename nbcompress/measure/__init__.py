@@ -9,6 +9,7 @@ from nbcompress.measure.accuracy import (
     accuracies,
     accuracy,
     accuracy_change,
+    mcnemar,
 )
 from nbcompress.measure.comparison import Comparison, compare, compared
 from nbcompress.measure.costs import Footprint, LayerFootprint
@@ -43,6 +44,7 @@ __all__ = [
     "compared",
     "footprint",
     "latencies",
+    "mcnemar",
     "median_interval",
     "proportion_interval",
     "sensitivity",

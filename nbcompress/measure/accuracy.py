@@ -133,11 +133,7 @@ class AccuracyChange:
     @property
     def p_value(self) -> float:
         """McNemar's exact test: how likely so uneven a number of flips is if both models were equally good."""
-        from scipy.special import bdtr
-
-        flips = len(self.broken) + len(self.mended)
-        fewer = min(len(self.broken), len(self.mended))
-        return min(1.0, 2 * float(bdtr(fewer, flips, 0.5))) if flips else 1.0
+        return mcnemar(len(self.broken), len(self.mended))
 
     @property
     def change(self) -> Interval:
@@ -246,6 +242,19 @@ def accuracy_change(before: Accuracy, after: Accuracy) -> AccuracyChange:
     return AccuracyChange(before, after)
 
 
+def mcnemar(broken: int, mended: int) -> float:
+    """How likely chance splits flipped examples so unevenly, or more so (exact, two-sided).
+
+    Args:
+        broken: How many examples only the one of two models gets right.
+        mended: How many only the other does.
+    """
+    from scipy.special import bdtr
+
+    flips = broken + mended
+    return min(1.0, 2 * float(bdtr(min(broken, mended), flips, 0.5))) if flips else 1.0
+
+
 def _predictions(model: nn.Module, raw: Any) -> tuple[Tensor, Tensor]:
     batch = Batches([raw]).first(model)
     if not isinstance(batch.target, Tensor) or batch.target.is_floating_point():
@@ -265,4 +274,4 @@ def _places(which: Tensor) -> tuple[int, ...]:
     return tuple(torch.nonzero(which).flatten().tolist())
 
 
-__all__ = ["Accuracy", "AccuracyChange", "ClassAccuracy", "accuracies", "accuracy", "accuracy_change"]
+__all__ = ["Accuracy", "AccuracyChange", "ClassAccuracy", "accuracies", "accuracy", "accuracy_change", "mcnemar"]

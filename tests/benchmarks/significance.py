@@ -1,4 +1,4 @@
-"""Whether a difference is more than chance."""
+"""How sure means over seeds are."""
 
 from __future__ import annotations
 
@@ -6,26 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, bootstrap
-from torch import Tensor
+from scipy.stats import bootstrap
 
 from nbcompress.measure import Interval
 
 Floats = NDArray[np.float64]
-
-
-def mcnemar(before: Tensor, after: Tensor) -> float:
-    """How likely chance splits the examples that only one of two models gets right so unevenly (exact, two-sided).
-
-    Args:
-        before: Which examples the one gets right: bool, `(n,)`.
-        after: Which the other.
-
-    References:
-        McNemar (1947), "Note on the sampling error of the difference between correlated proportions".
-    """
-    lost, won = int((before & ~after).sum()), int((~before & after).sum())
-    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def mean_interval(values: Sequence[float]) -> Interval:

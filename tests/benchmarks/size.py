@@ -24,10 +24,10 @@ import torch
 from deep_compression import deep_compressed, n_bytes
 from digits import Data, accuracy, as_images, digits, digits_to_choose_on, hits, lenet, perceptron, trained
 from records import Rows, conditions, n_dense
-from significance import mcnemar
 from torch import Tensor, nn
 
 import nbcompress as nc
+from nbcompress.measure import mcnemar
 
 SEEDS = range(5)
 SEEDS_TO_CHOOSE_ON = range(10, 13)
@@ -132,11 +132,15 @@ class Outcome:
         """Of accuracy, in points."""
         return 100 * float(self.after.double().mean() - self.before.double().mean())
 
+    @property
+    def flips(self) -> tuple[int, int]:
+        """How many examples were lost, and how many won."""
+        return int((self.before & ~self.after).sum()), int((~self.before & self.after).sum())
+
     def row(self) -> tuple[object, ...]:
-        lost, won = int((self.before & ~self.after).sum()), int((~self.before & self.after).sum())
         dense, small = (100 * float(one.double().mean()) for one in (self.before, self.after))
-        p = mcnemar(self.before, self.after)
-        return self.recipe, self.seed, self.n_dense, self.n_file, self.times, dense, small, lost, won, p
+        p = mcnemar(*self.flips)
+        return self.recipe, self.seed, self.n_dense, self.n_file, self.times, dense, small, *self.flips, p
 
 
 COLUMNS = ("recipe", "seed", "dense bytes", "bytes", "times", "dense %", "small %", "lost", "won", "p")
@@ -157,12 +161,13 @@ def report(outcomes: Sequence[Outcome]) -> None:
     print(f"{'':22}{'bytes':>8}{'smaller':>10}{'least':>8}{'dense %':>9}{'change':>8}  all seeds p, least p of a seed")
     for recipe in dict.fromkeys(one.recipe for one in outcomes):
         rows = [one for one in outcomes if one.recipe == recipe]
-        before, after = torch.cat([one.before for one in rows]), torch.cat([one.after for one in rows])
+        before = torch.cat([one.before for one in rows])
+        lost, won = map(sum, zip(*(one.flips for one in rows), strict=True))
         print(
             f"{recipe:22}{mean(one.n_file for one in rows):8.0f}{mean(one.times for one in rows):9.1f}x"
             f"{min(one.times for one in rows):7.1f}x{100 * float(before.double().mean()):9.2f}"
-            f"{mean(one.change for one in rows):+8.2f}  {mcnemar(before, after):.3f}, "
-            f"{min(mcnemar(one.before, one.after) for one in rows):.3f}"
+            f"{mean(one.change for one in rows):+8.2f}  {mcnemar(lost, won):.3f}, "
+            f"{min(mcnemar(*one.flips) for one in rows):.3f}"
         )
 
 
