@@ -8,6 +8,7 @@ from typing import Any
 from nbcompress.optimize import History, Proposal
 from nbcompress.run import Assignment, Ending, Evaluate, TrialContext, run, run_trial
 from nbcompress.run.engines import InlineEngine
+from nbcompress.run.plan import Plan
 from nbcompress.space import Float, Space
 from nbcompress.study import Goal, State, Study, Trial, open_study
 
@@ -69,9 +70,10 @@ def fresh_study(goal: Goal = ONE, space: Space = SPACE) -> Study:
 def searched(body: Any, study: Study | None = None, **options: Any) -> tuple[Study, Ending]:
     """Run a search inline over `x`; by default five trials."""
     study = study or fresh_study()
-    options = {"trials": 5, "engine": InlineEngine(), "proposer": Walk(), **options}
-    proposer = options.pop("proposer")
-    return study, run(study, proposer, evaluating(body, study.goal), **options)
+    told = {name: options.pop(name) for name in ("observers", "controls") if name in options}
+    proposer, engine = options.pop("proposer", Walk()), options.pop("engine", InlineEngine())
+    plan = Plan(**{"trials": 5, **options})
+    return study, run(study, proposer, evaluating(body, study.goal), plan, engine, **told)
 
 
 def states(study: Study) -> list[str]:

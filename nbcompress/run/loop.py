@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,11 @@ from nbcompress.run.guard import Cut
 from nbcompress.run.history import history_of
 from nbcompress.run.interrupts import Interrupts
 from nbcompress.run.keeping import Keeper
-from nbcompress.run.limits import GainBelow, NoGain, Until, described
+from nbcompress.run.limits import GainBelow, NoGain, described
 from nbcompress.run.observers import Ending, EndKind, Observer, Observers
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.plan import Plan
 from nbcompress.run.provenance import note
-from nbcompress.run.pruner import Pruner
 from nbcompress.run.repeats import folded
 from nbcompress.run.same_failure import in_short, same_failure
 from nbcompress.run.seeds import trial_seed
@@ -61,57 +60,27 @@ def run(
     study: Study,
     proposer: Proposer,
     evaluate: Evaluate,
-    *,
-    trials: int,
+    plan: Plan,
     engine: Engine,
-    timeout: float | None = None,
-    trial_timeout: float | None = None,
-    jobs: int = 1,
-    until: Until | None = None,
-    repeats: int = 1,
-    keep: Collection[str] = (),
-    seed: int = 0,
-    sampler: str = "",
-    start: Sequence[Point] = (),
-    pruner: Pruner | None = None,
-    finalists: int = 0,
+    *,
     observers: Sequence[Observer] = (),
     controls: Controls | None = None,
 ) -> Ending:
-    """Run trials until the study has `trials` of them, or something else ends the search.
+    """Run trials until the study has as many as planned, or something else ends the search.
 
     Interrupted trials come first, under their own numbers; then the start points that the study has not run; then
     points that were queued; then what the proposer proposes. Whatever ends a trial is recorded before anything else
     happens. Stop and the first interrupt abandon what runs (*interrupted*) and return.
 
-    Args:
-        keep: Names of kept values to store; empty stores whatever trials keep.
-        sampler: What the proposer is called; noted with each trial, for a study may be continued with another.
-        finalists: How many of the trials, the last ones, run the best points again, if the objective is noisy.
-
     Raises:
-        SearchError: An option cannot be used, before the first trial.
+        SearchError: The engine or the proposer cannot do what is planned, before the first trial.
         PointError: A start point is not in the space, before the first trial.
         StudyError: Another search of the study runs in this process.
         KeyboardInterrupt: The second interrupt.
     """
-    plan = Plan(
-        trials=trials,
-        timeout=timeout,
-        trial_timeout=trial_timeout,
-        jobs=jobs,
-        until=until,
-        repeats=repeats,
-        seed=seed,
-        sampler=sampler,
-        start=tuple(start),
-        pruner=pruner or Pruner(),
-        keep=tuple(keep),
-        finalists=finalists,
-    )
     plan.check(study.space, proposer, engine)
-    plan = replace(plan, start=tuple(study.space.check(point) for point in start))
-    keeper = Keeper(study, keep)
+    plan = replace(plan, start=tuple(study.space.check(point) for point in plan.start))
+    keeper = Keeper(study, plan.keep)
     return _Loop(study, proposer, engine, plan, keeper, Observers(observers), controls or Controls()).run(evaluate)
 
 

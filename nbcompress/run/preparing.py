@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.run.data_record import data_facts
@@ -141,15 +141,14 @@ class Search:
 
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
         """Run it to its end; see `loop.run`."""
-        plan = {one.name: getattr(self.plan, one.name) for one in fields(self.plan)}
         return run(
             self.study,
             self.proposer,
             self.evaluate,
-            engine=self.engine,
+            self.plan,
+            self.engine,
             observers=observers,
             controls=controls,
-            **plan,
         )
 
 

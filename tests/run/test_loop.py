@@ -19,6 +19,7 @@ from nbcompress.errors import PointError, SearchError, SpaceExhausted
 from nbcompress.run import Controls, keep, report, run
 from nbcompress.run.engines import ExecutorEngine, InlineEngine, ProcessEngine
 from nbcompress.run.limits import GainBelow, NoGain
+from nbcompress.run.plan import Plan
 from nbcompress.run.pruner import Pruner
 from nbcompress.run.seeds import trial_seed
 from nbcompress.space import Choice, Space
@@ -211,7 +212,7 @@ class TestEveryEnding:
 
 class TestOrder:
     def test_start_points_come_first_and_once(self) -> None:
-        start = [{"x": 0.5}, {"x": 0.25}, {"x": 0.5}]
+        start = ({"x": 0.5}, {"x": 0.25}, {"x": 0.5})
         study, _ = searched(square, start=start)
         assert [trial.params["x"] for trial in study.all_trials] == [0.5, 0.25, 0.5, walk(3), walk(4)]
         assert study.all_trials[0].reason == "A start point."
@@ -221,7 +222,7 @@ class TestOrder:
     def test_a_start_point_outside_the_space_is_an_error_before_the_start(self) -> None:
         study = fresh_study()
         with pytest.raises(PointError):
-            searched(square, study, start=[{"x": 0.5}, {"x": 2.0}])
+            searched(square, study, start=({"x": 0.5}, {"x": 2.0}))
         assert study.all_trials == ()
 
     def test_interrupted_ones_run_again_under_their_number(self) -> None:
@@ -238,7 +239,7 @@ class TestOrder:
             ran.append(x)
             return square(x)
 
-        searched(body, study, trials=6, start=[{"x": 0.5}])
+        searched(body, study, trials=6, start=({"x": 0.5},))
         assert ran == [walk(1), walk(3), 0.5, walk(5)]
         assert len(study.trials) == 6
         assert states(study) == ["complete"] * 6
@@ -247,7 +248,7 @@ class TestOrder:
     def test_queued_ones_before_proposals(self) -> None:
         study = fresh_study()
         study.queue({"x": 0.125})
-        searched(square, study, trials=3, start=[{"x": 0.5}])
+        searched(square, study, trials=3, start=({"x": 0.5},))
         assert [trial.params["x"] for trial in study.all_trials] == [0.5, 0.125, walk(2)]
 
     def test_proposers_see_everything(self) -> None:
@@ -537,7 +538,7 @@ def test_kept_values_of_the_front() -> None:
 
             return Proposal({"x": number + 1})
 
-    run(study, Counting(), evaluating(body, BOUNDED), trials=4, engine=InlineEngine(), keep=["which"])
+    run(study, Counting(), evaluating(body, BOUNDED), Plan(trials=4, keep=("which",)), InlineEngine())
     assert study.shelf is not None
     assert [study.shelf.names(number) for number in range(4)] == [(), ("which",), (), ("which",)]
     assert dict(study.kept) == {"which": 4}
