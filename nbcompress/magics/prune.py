@@ -32,10 +32,15 @@ def _parser() -> MagicParser:
     )
     add("--scope", type=OneOf(["global", "layer", "lamp"]), help="global, layer, lamp (global; channels: layer)")
     add("--schedule", type=OneOf(["one-shot", "gradual"]), help="one-shot, gradual (one-shot)")
+    add(
+        "--norms",
+        type=OneOf(["keep", "cut"]),
+        help="keep, cut (keep); cut: channels that a layer norm averages over go too, and it averages over those left",
+    )
     add_common(parser)
     return parser
 
 
 PRUNE = compressor(
-    "prune", _parser, own=("amount", "threshold", "granularity", "criterion", "scope", "schedule", "example")
+    "prune", _parser, own=("amount", "threshold", "granularity", "criterion", "scope", "schedule", "norms", "example")
 )

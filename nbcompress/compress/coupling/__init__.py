@@ -1,6 +1,6 @@
 """Which channels can only be removed together? The model is traced, and every index of every dimension is followed."""
 
-from nbcompress.compress.coupling.groups import Coupling, Group, Place, Unit, couple
+from nbcompress.compress.coupling.groups import Average, Coupling, Group, Place, Unit, couple
 from nbcompress.compress.coupling.trace import (
     Inputs,
     Trace,
@@ -13,6 +13,7 @@ from nbcompress.compress.coupling.trace import (
 )
 
 __all__ = [
+    "Average",
     "Coupling",
     "Group",
     "Inputs",

@@ -45,6 +45,8 @@ class Call:
         marks: Axes of every tensor seen so far, by node; a list for a call with several results.
         choices: Which factor of a split dimension to cut, by name of the call, where the default is wrong.
         splits: Filled by reshapes.
+        averages: Filled by averages: dimension, counted from the last, and its labels. None if nothing that is averaged
+            over may be cut.
     """
 
     node: fx.Node
@@ -52,6 +54,7 @@ class Call:
     marks: Mapping[fx.Node, Marks]
     choices: Mapping[str, int] = field(default_factory=dict)
     splits: list[Split] = field(default_factory=list)
+    averages: list[tuple[int, NDArray[np.int64]]] | None = None
 
     @property
     def name(self) -> str:
@@ -95,6 +98,14 @@ class Call:
     def freeze(self, axis: Axis, does: str) -> None:
         """Freeze one axis, because the call `does` something to it."""
         self.labels.freeze(axis, f"{self.name}{self._place} {does}")
+
+    def average(self, axes: Axes, dim: int, does: str = "computes a mean over it") -> None:
+        """Say that the call averages over one dimension of its input, which freezes it unless such may be cut."""
+        axis = axes[dim]
+        if self.averages is None:
+            self.freeze(axis, does)
+        elif axis is not None:
+            self.averages.append((dim - len(axes) if dim >= 0 else dim, axis))
 
     def tie(self, one: Axis, other: Axis) -> Axis:
         """Tie two axes that meet in this call."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx, nn
 
 from nbcompress.compress.attention import HeadwiseAttention
-from nbcompress.compress.coupling.call import Call, Marks, Split
+from nbcompress.compress.coupling.call import Call, Marks, Split, owner_of
 from nbcompress.compress.coupling.labels import NO_LABEL, Axes, Labels
 from nbcompress.compress.coupling.trace import Trace, named_tensors
 from nbcompress.compress.coupling.walk import Walk, axes_in
@@ -20,6 +20,34 @@ Unit = Mapping[Place, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
+class Average:
+    """A call of the graph that averages over channels that may go, as a layer norm does.
+
+    Attributes:
+        node: The call.
+        dim: The dimension of its input that it averages over, counted from the last.
+        sources: For each index of that dimension, where a parameter holds the channel; None if none does.
+    """
+
+    node: fx.Node
+    dim: int
+    sources: tuple[tuple[Place, int] | None, ...]
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the module that makes the call."""
+        return owner_of(self.node)
+
+    def kept(self, removed: Mapping[Place, Collection[int]]) -> list[int]:
+        """The indices that are left when `removed` goes from parameters."""
+        return [
+            index
+            for index, source in enumerate(self.sources)
+            if source is None or source[1] not in removed.get(source[0], ())
+        ]
+
+
+@dataclass(frozen=True)
 class Group:
     """Units that sit in the same places: the channels of one layer and of everything coupled with it.
 
@@ -28,13 +56,19 @@ class Group:
         units: What may be removed, one by one, but never all.
         splits: Reshapes that split a dimension of this group.
         makers: Weights whose outputs these channels are.
+        averages: Calls that average over these channels.
     """
 
     places: tuple[Place, ...]
     units: tuple[Unit, ...]
     splits: tuple[Split, ...] = ()
-
     makers: tuple[str, ...] = ()
+    averages: tuple[Average, ...] = ()
+
+    @property
+    def n_stay(self) -> int:
+        """How many units must stay. A norm over a single number gives the same for whatever it is."""
+        return 2 if self.averages else 1
 
     @property
     def name(self) -> str:
@@ -54,13 +88,15 @@ class Coupling:
     Attributes:
         groups: In the order of the model's parameters.
         frozen: Why the outputs of a parameter may not be cut, by its name.
+        averages: All calls that average over what may be cut.
     """
 
     groups: tuple[Group, ...]
     frozen: Mapping[str, str] = field(default_factory=dict)
+    averages: tuple[Average, ...] = ()
 
 
-def couple(model: nn.Module, traced: Trace) -> Coupling:
+def couple(model: nn.Module, traced: Trace, *, norms: bool = False) -> Coupling:
     """Follow the channels of `model` through its graph.
 
     Where a reshape splits a dimension in a way that lets nothing of it go, the other factors are tried, as long as
@@ -69,14 +105,15 @@ def couple(model: nn.Module, traced: Trace) -> Coupling:
     Args:
         model: The model that was traced.
         traced: Its graph.
+        norms: Whether channels that a norm averages over may be cut.
     """
     choices: dict[str, int] = {}
-    best, stuck = _couple_once(model, traced, choices)
+    best, stuck = _couple_once(model, traced, choices, norms)
     for _ in range(_MOST_CHOICES):
         choices |= {split.node: _next(split) for split in stuck}
         if not stuck:
             break
-        other, stuck = _couple_once(model, traced, choices)
+        other, stuck = _couple_once(model, traced, choices, norms)
         if sum(len(one.units) for one in other.groups) > sum(len(one.units) for one in best.groups):
             best = other
     return best
@@ -90,7 +127,9 @@ def _next(split: Split) -> int:
     return split.varying[(split.varying.index(split.axis) + 1) % len(split.varying)]
 
 
-def _couple_once(model: nn.Module, traced: Trace, choices: Mapping[str, int]) -> tuple[Coupling, list[Split]]:
+def _couple_once(
+    model: nn.Module, traced: Trace, choices: Mapping[str, int], norms: bool
+) -> tuple[Coupling, list[Split]]:
     """The coupling under `choices`, and the splits with a choice that end frozen."""
     labels = Labels()
     names = set(traced.tensors.values())
@@ -100,7 +139,7 @@ def _couple_once(model: nn.Module, traced: Trace, choices: Mapping[str, int]) ->
         if name in names
     }
     _freeze_opaque(model, own, labels)
-    walk = Walk(labels, choices)
+    walk = Walk(labels, choices, norms)
     for marks in walk.through(traced.graph, {node: own[name] for node, name in traced.tensors.items()}):
         for axes in axes_in(marks):
             labels.freeze_all(axes, "it is an output of the model, and outputs keep their shape")
@@ -111,7 +150,8 @@ def _couple_once(model: nn.Module, traced: Trace, choices: Mapping[str, int]) ->
     splits = [(split, _roots_of(marks, labels)) for split, marks in walk.splits]
     weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     stuck = [split for split, roots in splits if len(split.varying) > 1 and roots <= {NO_LABEL}]
-    return _gather(own, labels, outputs, splits, weights), stuck
+    averages = _averages_of(walk, own, labels)
+    return _gather(own, labels, outputs, splits, averages, weights), stuck
 
 
 # Operators that read a weight whose outputs are not along its first dimension: argument and dimension.
@@ -160,6 +200,7 @@ def _gather(
     labels: Labels,
     outputs: Mapping[str, set[int]],
     splits: list[tuple[Split, set[int]]],
+    averages: list[tuple[Average, set[int]]],
     weights: set[str],
 ) -> Coupling:
     """Collect what the labels say: a unit for each class, a group for units in the same places."""
@@ -182,14 +223,31 @@ def _gather(
             continue
         members = tuple({place: tuple(indices) for place, indices in units[root].items()} for root in roots)
         touched = tuple(split for split, found in splits if found & set(roots))
+        over = tuple(average for average, found in averages if found & set(roots))
         made = [name for name, dim in places if dim in outputs[name]]
         wide = [name for name in made if len(own[name]) > 1]
-        groups.append(Group(places, members, touched, tuple(wide or made)))
-    return Coupling(tuple(groups), why)
+        groups.append(Group(places, members, touched, tuple(wide or made), over))
+    return Coupling(tuple(groups), why, tuple(average for average, _ in averages))
+
+
+def _averages_of(walk: Walk, own: Mapping[str, Axes], labels: Labels) -> list[tuple[Average, set[int]]]:
+    """What the walk met, and the classes of channels that each average is over."""
+    holders: dict[int, tuple[Place, int]] = {}
+    for name, axes in own.items() if walk.averages else ():
+        for dim, axis in enumerate(axes):
+            for index, label in enumerate(() if axis is None else axis.tolist()):
+                holders.setdefault(labels.find(label), ((name, dim), index))
+    return [
+        (
+            Average(node, dim, tuple(None if one < 0 else holders.get(labels.find(one)) for one in axis.tolist())),
+            set(labels.roots(axis).tolist()) - {NO_LABEL},
+        )
+        for node, dim, axis in walk.averages
+    ]
 
 
 def _roots_of(marks: Marks, labels: Labels) -> set[int]:
     return {root for axes in axes_in(marks) for axis in axes for root in labels.roots(axis).tolist()}
 
 
-__all__ = ["Coupling", "Group", "Place", "Unit", "couple"]
+__all__ = ["Average", "Coupling", "Group", "Place", "Unit", "couple"]

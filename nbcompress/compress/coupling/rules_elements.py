@@ -70,6 +70,8 @@ def pool(call: Call) -> Marks:
 
 # A sum over channels does not notice a missing one that was zero; a mean or a maximum does.
 _SUMS = ("sum", "linalg_vector_norm", "norm", "nansum")
+# What norms written by hand are made of.
+_AVERAGES = ("mean", "var", "std", "var_mean", "std_mean")
 
 
 def reduce(call: Call) -> Marks:
@@ -77,8 +79,10 @@ def reduce(call: Call) -> Marks:
     source = call.inputs()[0]
     axes = call.axes(source)
     dims = _dims_of(call, len(axes))
-    if call.name not in _SUMS:
-        for dim in dims:
+    for dim in () if call.name in _SUMS else dims:
+        if call.name in _AVERAGES:
+            call.average(axes, dim, "computes one number over it")
+        else:
             call.freeze(axes[dim], "computes one number over it")
     value = call.node.meta["val"]
     first = value[0] if isinstance(value, (tuple, list)) else value

@@ -97,15 +97,14 @@ def batch_norm(call: Call) -> Marks:
 
 
 def layer_norm(call: Call) -> Marks:
-    """input (*, d), weight and bias (d): the mean over `d` would change if one of them went."""
-    axes = call.axes(call["input"])
-    n_dims = len(call["normalized_shape"])
-    for node in call.inputs()[1:]:
-        call.labels.freeze_all(call.axes(node), f"{call.name} computes a mean over it")
-    for axis in axes[-n_dims:]:
-        call.freeze(axis, "computes a mean over it")
-    # The frozen axes go on, so that what meets them later is frozen for the same reason.
-    return axes
+    """input (*, d), weight and bias (d): the mean over `d` changes if one of them goes."""
+    axes = list(call.axes(call["input"]))
+    for dim in range(-len(call["normalized_shape"]), 0):
+        call.average(tuple(axes), dim)
+        for node in call.inputs()[1:]:
+            axes[dim] = call.tie(axes[dim], call.axes(node)[dim])
+    # Frozen axes go on too, so that what meets them later is frozen for the same reason.
+    return tuple(axes)
 
 
 def group_norm(call: Call) -> Marks:
@@ -118,7 +117,7 @@ def group_norm(call: Call) -> Marks:
     axis = axes[1]
     if axis is not None:
         if groups == 1:
-            call.freeze(axis, "computes a mean over it")
+            call.average(tuple(axes), 1)
         else:
             call.labels.tie_all(axis.reshape(groups, -1).T)
     return (*axes[:2], *(None,) * (len(axes) - 2))

@@ -38,10 +38,14 @@ class Trace:
         graph: One node an operator, in order; `meta["val"]` holds shapes.
         tensors: Name in the model of each parameter and buffer that the graph reads, by node. A tensor of several
             names has the first one only.
+        constants: Tensors that the code makes of numbers, by node.
+        inputs: The nodes of what the model is called with, as `pytree` orders it.
     """
 
     graph: fx.Graph
     tensors: Mapping[fx.Node, str]
+    constants: Mapping[fx.Node, Tensor]
+    inputs: tuple[fx.Node, ...]
 
 
 def as_inputs(example: object) -> Inputs:
@@ -84,9 +88,10 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     # What no output needs holds nothing together.
     exported.graph.eliminate_dead_code()
     canonical = first_names(model)
+    specs = exported.graph_signature.input_specs
     targets = {
         spec.arg.name: spec.target
-        for spec in exported.graph_signature.input_specs
+        for spec in specs
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None
     }
     # Parameters that nothing reads are inputs of the graph as well.
@@ -97,7 +102,11 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
             "channels cannot be cut because the tracer sees none of the model's parameters: its code reads them from "
             "objects that are no torch modules, as Keras does (single weights can be pruned and quantized all the same)"
         )
-    return Trace(exported.graph, tensors)
+    made = {spec.arg.name: spec.target for spec in specs if spec.kind is InputKind.CONSTANT_TENSOR}
+    constants = {node: exported.constants[str(made[node.name])] for node in nodes if node.name in made}
+    given = {spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT}
+    holders = exported.graph.find_nodes(op="placeholder")
+    return Trace(exported.graph, tensors, constants, tuple(node for node in holders if node.name in given))
 
 
 def tensors_of(result: Any) -> list[Tensor]:

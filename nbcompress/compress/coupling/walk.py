@@ -6,7 +6,9 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from nbcompress.compress.coupling.call import Call, Marks, Rule, Split
@@ -30,12 +32,16 @@ class Walk:
     Attributes:
         labels: The labels of the whole model.
         choices: Which factor to cut where a reshape splits a dimension, by name of the call.
+        norms: Whether what is averaged over may be cut.
         splits: Every split on the way, with what the call gave.
+        averages: Every average on the way, if they may be cut: the call, the dimension and its labels.
     """
 
     labels: Labels
     choices: Mapping[str, int]
+    norms: bool = False
     splits: list[tuple[Split, Marks]] = field(default_factory=list)
+    averages: list[tuple[fx.Node, int, NDArray[np.int64]]] = field(default_factory=list)
 
     def through(self, graph: fx.Graph, inputs: Mapping[fx.Node, Marks]) -> list[Marks]:
         """Walk through `graph`, given what its placeholders carry, and return what its outputs carry."""
@@ -52,7 +58,7 @@ class Walk:
     def _follow(self, node: fx.Node, marks: Mapping[fx.Node, Marks]) -> Marks:
         if node.op == "get_attr":
             return blank(node.meta.get("val"))
-        call = Call(node, self.labels, marks, self.choices)
+        call = Call(node, self.labels, marks, self.choices, averages=[] if self.norms else None)
         if node.target is operator.getitem:
             found = marks[call.inputs()[0]]
             index = node.args[1]
@@ -67,6 +73,7 @@ class Walk:
             # A form of the operator that its rule does not know, such as an overload with other arguments.
             result = frozen(call)
         self.splits.extend((split, result) for split in call.splits)
+        self.averages.extend((node, dim, axis) for dim, axis in call.averages or ())
         return result
 
     def _inside(self, node: fx.Node, marks: Mapping[fx.Node, Marks]) -> Marks:

@@ -29,7 +29,8 @@ def plan_for(removals: Sequence[Removal]) -> Plan:
     attributes: dict[tuple[str, str], int] = {}
     for one in removals:
         attributes |= one.attributes
-    return plan_of((one.group.units[unit] for one in removals for unit in one.units), attributes)
+    units = (one.group.units[unit] for one in removals for unit in one.units)
+    return plan_of(units, attributes, (average for one in removals for average in one.group.averages))
 
 
 def named(group: Group, why: str) -> dict[str, str]:

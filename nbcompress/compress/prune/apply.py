@@ -32,6 +32,7 @@ def prune(
     criterion: Literal["magnitude", "random", "gradient", "activation", "mutual-information", "hessian"] = "magnitude",
     scope: Literal["global", "layer", "lamp"] | None = None,
     schedule: Literal["one-shot", "gradual"] = "one-shot",
+    norms: Literal["keep", "cut"] = "keep",
     layers: Patterns = None,
     example: object = None,
     data: object = None,
@@ -62,6 +63,9 @@ def prune(
             each.
         schedule: `one-shot`, or `gradual`: a little before every epoch of `finetune`, by the cubic of Zhu and
             Gupta (2017).
+        norms: What `channel` does with a width that layer norms average over, as that of everything a transformer adds
+            up: `keep` leaves it whole; `cut` cuts it too. The cut model then equals the model without these channels
+            only if its norms average over the channels that are left (see `cut_channels`).
         layers: Shell patterns on dotted module names.
         example: Input of the model, for `channel`; the first batch of the data serves too.
         data: For all criteria but the first two, and for fine-tuning. With `channel`, the statistics of batch norms are
@@ -85,6 +89,7 @@ def prune(
     check_choice("granularity", granularity, ("weight", "2:4", "channel"))
     check_choice("criterion", criterion, _CRITERIA)
     check_choice("schedule", schedule, ("one-shot", "gradual"))
+    check_choice("norms", norms, ("keep", "cut"))
     if scope is not None:
         check_choice("scope", scope, ("global", "layer", "lamp"))
     if granularity == "2:4":
@@ -103,7 +108,9 @@ def prune(
     if granularity == "channel":
         if schedule == "gradual" or amount is None:
             raise CompressionError("granularity='channel' cuts a share at once: pass amount= and schedule='one-shot'")
-        return _prune_channels(model, amount, criterion, scope or "layer", layers, example, tuning)
+        return _prune_channels(model, amount, criterion, scope or "layer", norms, layers, example, tuning)
+    if norms != "keep":
+        raise CompressionError(f"norms={norms!r} is about the width of channels: pass granularity='channel'")
     _check_criterion(criterion, schedule)
     ranked = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
     cut = Cut(amount, threshold, criterion, ranked, data, seed)
@@ -152,7 +159,14 @@ def _start_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, cut: Cu
 
 
 def _prune_channels(
-    model: nn.Module, amount: float, criterion: str, scope: str, layers: Patterns, example: object, tuning: Tuning
+    model: nn.Module,
+    amount: float,
+    criterion: str,
+    scope: str,
+    norms: str,
+    layers: Patterns,
+    example: object,
+    tuning: Tuning,
 ) -> nn.Module:
     # Imported here because tracing a graph takes its time to load, and few need it.
     from nbcompress.compress.prune.batchnorm import recompute_batchnorm_
@@ -180,6 +194,7 @@ def _prune_channels(
             amount,
             criterion=criterion,
             scope=scope,
+            norms=norms,
             layers=layers,
             example=example,
             data=tuning.data,

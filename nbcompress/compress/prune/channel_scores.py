@@ -127,20 +127,19 @@ def _labels(targets: Sequence[object]) -> NDArray[np.int64]:
     return joined.astype(np.int64)
 
 
-def lowest_per_group(scores: Sequence[Scores], amount: float) -> list[list[int]]:
-    """In each group the share `amount` with the lowest scores, rounded to the nearest number; one always stays."""
-    return [_lowest(one, _n_cut(len(one), amount)) for one in scores]
+def lowest_per_group(scores: Sequence[Scores], amount: float, n_stay: Sequence[int]) -> list[list[int]]:
+    """In each group the share `amount` with the lowest scores, rounded to the nearest number; `n_stay` always stay."""
+    return [_lowest(one, _n_cut(len(one), amount, least)) for one, least in zip(scores, n_stay, strict=True)]
 
 
-def lowest_of_all(scores: Sequence[Scores], amount: float) -> list[list[int]]:
-    """The share `amount` of all units, ranked by score over the mean score of the group; one of each group stays."""
+def lowest_of_all(scores: Sequence[Scores], amount: float, n_stay: Sequence[int]) -> list[list[int]]:
+    """The share `amount` of all units, ranked by score over the mean of the group; `n_stay` of each group stay."""
     relative = [one / (mean if (mean := one.mean()) > 0 else 1.0) for one in scores]
-    # The best unit of each group never goes, so it takes no part in the ranking.
+    # The best units of each group never go, so they take no part in the ranking.
     ranked = sorted(
-        (float(value), group, unit)
-        for group, one in enumerate(relative)
-        for unit, value in enumerate(one)
-        if unit != int(np.argmax(one))
+        (float(one[unit]), group, unit)
+        for group, (one, least) in enumerate(zip(relative, n_stay, strict=True))
+        for unit in np.argsort(-one, kind="stable")[least:].tolist()
     )
     n_cut = min(int(amount * sum(len(one) for one in scores) + 0.5), len(ranked))
     chosen: list[list[int]] = [[] for _ in scores]
@@ -149,9 +148,9 @@ def lowest_of_all(scores: Sequence[Scores], amount: float) -> list[list[int]]:
     return [sorted(units) for units in chosen]
 
 
-def _n_cut(n_units: int, amount: float) -> int:
+def _n_cut(n_units: int, amount: float, least: int) -> int:
     # A half is rounded up; the small number keeps .3 * 5 = 1.4999999999999998 from being less than a half.
-    return min(int(amount * n_units + 0.5 + 1e-9), n_units - 1)
+    return max(0, min(int(amount * n_units + 0.5 + 1e-9), n_units - least))
 
 
 def _lowest(scores: Scores, n_cut: int) -> list[int]:

@@ -29,6 +29,8 @@ from nbcompress.compress.prune.cutting import Plan, cut_, cut_record
 from nbcompress.compress.record import attach_
 from nbcompress.errors import CompressionError
 
+NORMS = ("keep", "cut")
+
 _UNUSED = "the model does not use it when it runs on the example"
 
 
@@ -38,6 +40,7 @@ def cut_channels(
     *,
     criterion: str = "magnitude",
     scope: str = "layer",
+    norms: str = "keep",
     layers: Patterns = None,
     example: object,
     data: object = None,
@@ -58,6 +61,9 @@ def cut_channels(
             label).
         scope: `layer` takes the share from each coupled group, `global` from all of them together, ranked by the
             score over its group's mean.
+        norms: `keep` leaves a width whole that a layer norm, an RMS norm or any other mean or variance is computed
+            over, since a channel of zeros still counts in it. `cut` cuts it like any other, at least down to two
+            channels; the cut model then equals the masked one whose averages are over the channels that are left.
         layers: Shell patterns on dotted module names: groups in which the outputs of such a layer take part.
         example: A tensor, a tuple of positional or a dict of keyword inputs.
         data: For the last three criteria.
@@ -71,6 +77,7 @@ def cut_channels(
     check_model(model)
     check_choice("criterion", criterion, CRITERIA)
     check_choice("scope", scope, ("layer", "global"))
+    check_choice("norms", norms, NORMS)
     amount = check_number("amount", amount, 0, 1, is_open_low=True)
     if amount == 1:
         raise CompressionError("amount must leave channels, so it is below 1, got 1: a layer is never cut to nothing")
@@ -79,10 +86,12 @@ def cut_channels(
     if patterns is not None:
         select(model, layers)
     check = check_of(model, inputs)
-    traced_model = copied(model).eval()
+    traced_model = copied(check.originals[0])
     free_heads_(traced_model)
-    traced = trace(traced_model, inputs)
-    coupling = couple(traced_model, traced)
+    traced = trace(traced_model, check.inputs[0])
+    coupling = couple(traced_model, traced, norms=norms == "cut")
+    if coupling.averages:
+        check = check.with_averages(traced_model, (traced, coupling.averages))
     # One expects the outputs of weights to be cut; biases and norms follow.
     weights = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
     traced_names = set(traced.tensors.values())
@@ -131,7 +140,8 @@ def _choose(
     groups: Sequence[Group], scores: Sequence[Scores], amount: float, scope: str
 ) -> tuple[list[Removal], dict[str, str]]:
     """What goes from each group, and why nothing goes from some."""
-    lowest = lowest_per_group(scores, amount) if scope == "layer" else lowest_of_all(scores, amount)
+    n_stay = [group.n_stay for group in groups]
+    lowest = lowest_per_group(scores, amount, n_stay) if scope == "layer" else lowest_of_all(scores, amount, n_stay)
     removals: list[Removal] = []
     untouched: dict[str, str] = {}
     for group, units in zip(groups, lowest, strict=True):
@@ -139,6 +149,8 @@ def _choose(
             removals.append(Removal(group, tuple(units)))
         elif len(group.units) == 1:
             untouched |= named(group, "all its channels hang together, and at least one must stay")
+        elif len(group.units) == group.n_stay:
+            untouched |= named(group, "a norm needs two channels at least, and it has no more")
         elif scope == "layer":
             untouched |= named(group, f"amount={amount:g} of its {len(group.units)} channels rounds to none")
         else:
@@ -169,4 +181,4 @@ def _nothing(left_out: Mapping[str, str]) -> str:
     return f"no channel of the model can be cut ({reasons or 'it has no layer with channels'}{more})"
 
 
-__all__ = ["cut_channels"]
+__all__ = ["NORMS", "cut_channels"]

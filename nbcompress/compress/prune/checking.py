@@ -1,7 +1,8 @@
 """Does the cut model do what the model did without these channels?
 
 The model is compared with a *masked* one: the original, in which every slice of a parameter that belongs to a removed
-channel is zero. By algebra both compute the same, so their outputs must agree: on the example, on a second input
+channel is zero, and whose averages leave such channels out (see `reference`; without that, nothing is cut that is
+averaged over). By algebra both compute the same, so their outputs must agree: on the example, on a second input
 (another batch size if the first dimension is a batch, other values), with the model's weights and with shaken ones,
 since weights at zero, as in a residual branch that begins at nothing, would hide a mistake.
 
@@ -17,7 +18,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -25,10 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from nbcompress.compress.coupling import Inputs, first_line, tensors_of
+from nbcompress.compress.coupling import Average, Inputs, Trace, couple, first_line, tensors_of, trace
 from nbcompress.compress.layers import copied
 from nbcompress.compress.prune.cutting import Plan, cut_, mask_
-from nbcompress.errors import DataError
+from nbcompress.compress.prune.reference import AveragesOverKept
+from nbcompress.errors import CompressionError, DataError
 
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
@@ -42,12 +44,14 @@ class Check:
         inputs: What they all run on.
         tolerances: For each original, as a share of an output, and of the median one.
         can_train: The model runs on the first input in training mode, so a cut one must too.
+        graphs: For each input the model's graph and its averages, if what is averaged over may be cut.
     """
 
     originals: tuple[nn.Module, ...]
     inputs: tuple[Inputs, ...]
     tolerances: tuple[float, ...]
     can_train: bool
+    graphs: tuple[tuple[Trace, tuple[Average, ...]], ...] = ()
 
     def objection(self, plan: Plan) -> str | None:
         """Why `plan` must not be carried out; None if all is well."""
@@ -57,12 +61,15 @@ class Check:
             masked = copied(original)
             mask_(masked, plan)
             # For the shaken weights, which only look for mistakes in structure, the larger input is enough.
-            for inputs in self.inputs if original is self.originals[0] else self.inputs[-1:]:
+            numbers = range(len(self.inputs))
+            for number in numbers if original is self.originals[0] else numbers[-1:]:
+                inputs = self.inputs[number]
                 try:
                     got = run(cut, inputs)
                 except Exception as err:  # noqa: BLE001 - the user's code may raise anything on new shapes
                     return f"the cut model fails: {first_line(err)}"
-                problem = difference(run(masked, inputs), got, tolerance)
+                wanted = AveragesOverKept(masked, *self.graphs[number], plan) if plan.averages else masked
+                problem = difference(run(wanted, inputs), got, tolerance)
                 if problem:
                     return problem
         if self.can_train:
@@ -73,6 +80,30 @@ class Check:
             except Exception as err:  # noqa: BLE001 - as above
                 return f"the cut model fails in training mode: {first_line(err)}"
         return None
+
+    def with_averages(self, model: nn.Module, first: tuple[Trace, tuple[Average, ...]]) -> Check:
+        """The same comparison, which can also judge plans that remove what the model averages over.
+
+        Args:
+            model: The first of the originals, with heads that can go.
+            first: Its graph on the first input, and the averages of this graph.
+
+        Raises:
+            CompressionError: A graph does not compute what the model computes.
+        """
+        graphs = [first]
+        for inputs in self.inputs[1:]:
+            traced = trace(model, inputs)
+            graphs.append((traced, couple(model, traced, norms=True).averages))
+        for graph, inputs in zip(graphs, self.inputs, strict=True):
+            followed = AveragesOverKept(self.originals[0], *graph, Plan({}))
+            problem = difference(run(self.originals[0], inputs), run(followed, inputs), self.tolerances[0])
+            if problem:
+                raise CompressionError(
+                    "norms='cut' is checked along the graph of the model, but this graph does not compute what the "
+                    f"model computes ({problem}): use norms='keep'"
+                )
+        return replace(self, graphs=tuple(graphs))
 
 
 def check_of(model: nn.Module, inputs: Inputs) -> Check:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from nbcompress.compress.attention import free_
-from nbcompress.compress.coupling import Place, Unit, first_names, named_tensors
-from nbcompress.compress.numbers import set_number_
+from nbcompress.compress.coupling import Average, Place, Unit, first_names, named_tensors
+from nbcompress.compress.numbers import number_at, set_number_
 from nbcompress.compress.record import Grid, Record, Surgery, TensorRecord, record_of
 
 
@@ -24,19 +24,26 @@ class Plan:
         removed: Indices by place: first name of a parameter or buffer, and dimension.
         attributes: Numbers of modules that must change with it, by module and path, beside those that
             torch's own layers have.
+        averages: Calls that average over some of it.
     """
 
     removed: Mapping[Place, frozenset[int]]
     attributes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    averages: tuple[Average, ...] = ()
 
 
-def plan_of(units: Iterable[Unit], attributes: Mapping[tuple[str, str], int] | None = None) -> Plan:
-    """The plan that removes `units`."""
+def plan_of(
+    units: Iterable[Unit],
+    attributes: Mapping[tuple[str, str], int] | None = None,
+    averages: Iterable[Average] = (),
+) -> Plan:
+    """The plan that removes `units`, which belong to groups over which `averages` are taken."""
     removed: dict[Place, set[int]] = {}
     for unit in units:
         for place, indices in unit.items():
             removed.setdefault(place, set()).update(indices)
-    return Plan({place: frozenset(indices) for place, indices in removed.items()}, attributes or {})
+    going = {place: frozenset(indices) for place, indices in removed.items()}
+    return Plan(going, attributes or {}, tuple(dict.fromkeys(averages)))
 
 
 @torch.no_grad()
@@ -78,6 +85,7 @@ def cut_(model: nn.Module, plan: Plan) -> tuple[Surgery, ...]:
         tensor.data = tensor.data.index_select(dim, torch.tensor(kept, device=tensor.device)).contiguous()
         tensor.grad = None
     changed = [name for name, tensor in tensors.items() if tuple(tensor.shape) != before[name]]
+    numbers = {**_norm_widths(model, plan), **plan.attributes}
     surgeries = []
     for path, module in model.named_modules():
         own = [name for name in changed if name.rpartition(".")[0] == path]
@@ -87,7 +95,7 @@ def cut_(model: nn.Module, plan: Plan) -> tuple[Surgery, ...]:
         if own:
             free_(module)
         attributes: dict[str, int | tuple[int, ...]] = dict(_set_sizes_(module, olds)) if olds else {}
-        for (where, attribute), value in plan.attributes.items():
+        for (where, attribute), value in numbers.items():
             if where == path:
                 set_number_(model, module, attribute, value)
                 attributes[attribute] = value
@@ -100,6 +108,20 @@ def cut_(model: nn.Module, plan: Plan) -> tuple[Surgery, ...]:
 def _computes_weight(module: nn.Module) -> bool:
     """Whether the weight of a layer is made of other parameters at each call, as under weight normalization."""
     return is_parametrized(module, "weight")
+
+
+def _norm_widths(model: nn.Module, plan: Plan) -> dict[tuple[str, str], int]:
+    """The widths that modules of norms expect, which no shape tells where a norm has no weights."""
+    first = {id(module): path for path, module in model.named_modules()}
+    widths: dict[tuple[str, str], int] = {}
+    for average in plan.averages:
+        module = model.get_submodule(average.module)
+        shape = getattr(module, "normalized_shape", None)
+        if isinstance(shape, (tuple, list)) and len(shape) >= -average.dim:
+            name = f"normalized_shape[{len(shape) + average.dim}]"
+            if number_at(module, name) == len(average.sources):
+                widths[first[id(module)], name] = len(average.kept(plan.removed))
+    return widths
 
 
 # The tensors whose shape tells the sizes of a layer of torch.
@@ -134,7 +156,8 @@ def _sizes(module: nn.Module, new: tuple[int, ...], old: tuple[int, ...]) -> dic
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return {"num_features": new[0]}
     if isinstance(module, nn.GroupNorm):
-        return {"num_channels": new[0], "num_groups": module.num_groups * new[0] // old[0]}
+        # A group goes whole, unless it is the only one.
+        return {"num_channels": new[0], "num_groups": max(1, module.num_groups * new[0] // old[0])}
     if isinstance(module, nn.MultiheadAttention):
         rows = new[0] // 3 if module.in_proj_weight is not None else new[0]
         return {"num_heads": rows // module.head_dim, "embed_dim": new[1]}

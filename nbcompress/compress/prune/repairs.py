@@ -102,8 +102,7 @@ def _changed_sizes(model: nn.Module, group: Group, plan: Plan) -> dict[int, int]
 def _around(model: nn.Module, group: Group) -> list[str]:
     """The modules that hold what is cut and those around them, the innermost first, without torch's own layers."""
     paths: dict[str, None] = {}
-    for name, _ in group.places:
-        path = name.rpartition(".")[0]
+    for path in [name.rpartition(".")[0] for name, _ in group.places] + [one.module for one in group.averages]:
         while path:
             paths[path] = None
             path = path.rpartition(".")[0]
