@@ -6,7 +6,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable
-from copy import deepcopy
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from nbcompress.artifact.container import Part, n_file, opened, sealed
 from nbcompress.artifact.fitting import check_class, check_surgery, check_tensors, ties_resolved
 from nbcompress.artifact.header import Header
 from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, unpack
+from nbcompress.compress.copying import deep_copy
 from nbcompress.compress.record import Record, TensorRecord, attach_
 from nbcompress.compress.surgery import replay_surgery_
 from nbcompress.errors import ArtifactError, CompressionError, NbcompressWarning
@@ -85,7 +85,7 @@ def load_contents(contents: memoryview, model: nn.Module) -> None:
     header = unread.header
     check_class(header, model)
     # Tried on a copy, so that a refusal leaves the instance as it came.
-    fitted = deepcopy(model) if header.surgery else model
+    fitted = deep_copy(model) if header.surgery else model
     _operate(header, fitted)
     check_tensors(header, fitted)
     found, promises = read_tensors(unread)

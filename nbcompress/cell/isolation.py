@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import sys
 import weakref
@@ -77,8 +76,10 @@ def _copies_of(values: Mapping[str, Any]) -> dict[int, Any]:
     copies: dict[int, Any] = {}
     for name, value in values.items():
         for one in stateful_in(value):
+            from nbcompress.compress.copying import deep_copy  # where something is stateful, torch is there
+
             try:
-                copies[id(one)] = copy.deepcopy(one, memo)
+                copies[id(one)] = deep_copy(one, memo)
             except Exception as err:  # a user's class may refuse in any way
                 raise SearchError(
                     f"A trial works on a copy of {name!r}, but copying it raised {type(err).__name__}: {err}. "

@@ -7,9 +7,7 @@ Biases and the weights of norms are the *rest*. A tensor that several layers sha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from nbcompress.compress.copying import deep_copy
 from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean
 
 Patterns = str | Iterable[str] | None
@@ -139,38 +138,12 @@ def copied(model: nn.Module) -> nn.Module:
         CompressionError: The model cannot be copied, as after `torch.nn.utils.prune` without `remove`.
     """
     try:
-        with _plain_copies(model):
-            return deepcopy(model)
+        return deep_copy(model)
     except (RuntimeError, TypeError, AttributeError) as err:
         raise CompressionError(
             f"the model must allow copy.deepcopy, but it failed: {str(err).splitlines()[0]} "
             "(after torch.nn.utils.prune, call torch.nn.utils.prune.remove first)"
         ) from err
-
-
-@contextmanager
-def _plain_copies(model: nn.Module) -> Iterator[None]:
-    """Have modules copied attribute by attribute where their class would make a new instance instead.
-
-    Keras saves and loads a model to copy it, after which its parameters have other names and what was attached to it is
-    gone.
-    """
-    owners = {next(kind for kind in type(one).__mro__ if "__reduce__" in vars(kind)) for one in model.modules()}
-    owners = {one for one in owners if one is not object and not hasattr(one, "__deepcopy__")}
-    try:
-        for one in owners:
-            one.__deepcopy__ = _plain_copy  # type: ignore[attr-defined]
-        yield
-    finally:
-        for one in owners:
-            del one.__deepcopy__  # type: ignore[attr-defined]
-
-
-def _plain_copy(one: object, memo: dict[int, object]) -> object:
-    new = type(one).__new__(type(one))
-    memo[id(one)] = new
-    vars(new).update(deepcopy(vars(one), memo))
-    return new
 
 
 def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import isfinite
@@ -13,6 +12,7 @@ from torch import nn
 
 from nbcompress.artifact import size_bytes
 from nbcompress.compress.cluster import cluster
+from nbcompress.compress.copying import deep_copy
 from nbcompress.compress.factorize import factorize
 from nbcompress.compress.layers import Patterns, Target, select
 from nbcompress.compress.prune import prune
@@ -136,7 +136,7 @@ def sensitivity(
         raise MeasureError(f"levels must be a list of numbers, got {levels!r}")
     selection = select(model, layers)
     try:
-        baseline = _Baseline(_evaluated(evaluate, deepcopy(model)), size_bytes(model))
+        baseline = _Baseline(_evaluated(evaluate, deep_copy(model)), size_bytes(model))
     except Exception as err:
         raise MeasureError(f"evaluate must give a number for the model as it came, but {_reason(err)}") from err
     rows = []

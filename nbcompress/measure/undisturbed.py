@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 
 import numpy as np
 import torch
 from torch import nn
 
+from nbcompress.compress.copying import deep_copy
 from nbcompress.errors import MeasureError
 
 
@@ -23,7 +23,7 @@ def measured_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise MeasureError(f"what is measured must be a torch.nn.Module, got {type(model).__name__}")
     try:
-        return deepcopy(model).eval()
+        return deep_copy(model).eval()
     except (RuntimeError, TypeError, AttributeError) as err:
         raise MeasureError(
             f"{type(model).__name__} must allow copy.deepcopy to be measured, because its forward may change it, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -127,11 +126,13 @@ class FolderShelf:
 
     def _rebuilt(self, handle: Handle, origin: str | None) -> Any:
         modules = dict(self._modules())
+        from nbcompress.compress.copying import deep_copy
+
         first = {origin: modules.pop(origin)} if origin is not None and origin in modules else {}
         for module in (first | modules).values():
             if _kind(module) == handle.class_name:
                 try:
-                    return handle.load(into=copy.deepcopy(module))
+                    return handle.load(into=deep_copy(module))
                 except ArtifactError:  # the notebook's class of that name has changed, or has other sizes
                     continue
         return handle

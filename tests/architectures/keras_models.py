@@ -1,7 +1,4 @@
-"""Keras 3 models on the torch backend: their single weights can be compressed, but their channels cannot be traced.
-
-Recurrent layers hold the backend itself, a Python module, and cannot be copied.
-"""
+"""Keras 3 models on the torch backend: their single weights can be compressed, but their channels cannot be traced."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ def recurrent() -> nn.Module:
 KERAS = {
     "Keras, convolutional": Architecture(convolutional, lambda: numbers(2, 12, 12, 3), refused=_WHY),
     "Keras, transformer": Architecture(transformer, lambda: tokens(2, 6), refused=_WHY),
-    "Keras, recurrent": Architecture(recurrent, lambda: numbers(2, 6, 5), refused="must allow copy.deepcopy"),
+    "Keras, recurrent": Architecture(recurrent, lambda: numbers(2, 6, 5), refused=_WHY),
 }
 
 __all__ = ["KERAS"]

@@ -69,7 +69,7 @@ def test_refused_by_name(name: str) -> None:
         nc.prune(model, 0.5, granularity="channel", example=one.example())
 
 
-@pytest.mark.parametrize("name", ["Keras, convolutional", "Keras, transformer"])
+@pytest.mark.parametrize("name", KERAS)
 def test_single_weights_of_what_keras_makes(name: str, tmp_path: Path) -> None:
     one = ZOO[name]
     model, example = built(one), one.example()
