@@ -33,12 +33,14 @@ class Entries:
         ledger: The storage.
         current: The run that counts for every number, as of the last `reread`.
         taken: Keys of the queued points that some run carries.
+        record: Facts about the search, by name, as of the last `reread` or `add_to_record`.
     """
 
     def __init__(self, ledger: Ledger, identity: int, goal: Goal, *, is_read_only: bool) -> None:
         self.ledger, self.goal = ledger, goal
         self.current: list[Run] = []
         self.taken: set[str] = set()
+        self.record: dict[str, Any] = {}
         self._identity = identity
         self._session = uuid.uuid4().hex
         self._thread = threading.RLock()
@@ -60,10 +62,9 @@ class Entries:
 
     def reread(self) -> None:
         """Learn what was written since, also by other processes."""
-        try:
+        attributes = self._attributes()
+        with self._existing():
             stored = self.ledger.storage.get_all_trials(self._identity, deepcopy=False)
-        except KeyError as error:
-            raise StudyError(f"The study was deleted from {self.ledger.place} while it was in use.") from error
         runs = []
         for frozen in stored:
             run = self._settled.get(frozen._trial_id) or read_run(frozen)
@@ -75,11 +76,12 @@ class Entries:
         numbered, self.current = in_order(runs)
         self._settled = {run.identity: run for run in numbered if run.is_settled}
         self.taken = {run.queued for run in runs if run.queued}
+        self.record = _record_of(attributes)
 
     def begin(self, template: Trial, queued: str, distributions: Mapping[str, Any], repeats: int | None) -> int:
         """Write that a run begins and return Optuna's id of it."""
         frozen = begin_trial(template, this_worker(self._session), repeats, queued, distributions)
-        with self.ledger.relaxed():  # its end is written behind it, and waits for both
+        with self._existing(), self.ledger.relaxed():  # its end is written behind it, and waits for both
             return self.ledger.storage.create_new_trial(self._identity, frozen)
 
     def end(self, identity: int, trial: Trial) -> None:
@@ -128,16 +130,13 @@ class Entries:
         key = f"{_QUEUE}{len(self.queue()):06d}"
         self.ledger.storage.set_study_user_attr(self._identity, key, dict(point))
 
-    def record(self) -> dict[str, Any]:
-        attributes = self._attributes()
-        names = [key.removeprefix(_RECORD) for key in attributes if key.startswith(_RECORD)]
-        return {name: read_attribute(attributes, _RECORD + name) for name in names if "/" not in name}
-
     def add_to_record(self, name: str, value: object) -> None:
         def write(key: str, data: Any) -> None:
             self.ledger.storage.set_study_user_attr(self._identity, key, data)
 
-        write_attribute(write, _RECORD + name, value, f"the record {name!r}")
+        with self._existing():
+            write_attribute(write, _RECORD + name, value, f"the record {name!r}")
+        self.record = _record_of(self._attributes())
 
     def _write_end(self, identity: int, trial: Trial) -> None:
         for key, value in end_items(trial):
@@ -155,4 +154,18 @@ class Entries:
         return worker.is_dead()
 
     def _attributes(self) -> dict[str, Any]:
-        return self.ledger.storage.get_study_user_attrs(self._identity)
+        with self._existing():
+            return self.ledger.storage.get_study_user_attrs(self._identity)
+
+    @contextmanager
+    def _existing(self) -> Iterator[None]:
+        """Say plainly that the study, which was there when it was opened, is gone."""
+        try:
+            yield
+        except KeyError as error:
+            raise StudyError(f"The study was deleted from {self.ledger.place} while it was in use.") from error
+
+
+def _record_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    names = [key.removeprefix(_RECORD) for key in attributes if key.startswith(_RECORD)]
+    return {name: read_attribute(attributes, _RECORD + name) for name in names if "/" not in name}

@@ -213,8 +213,7 @@ class Study:
     @property
     def record(self) -> dict[str, Any]:
         """What `annotate` stored."""
-        with self._entries.reading():
-            return self._entries.record()
+        return dict(self._entries.record)
 
     @property
     def all_trials(self) -> tuple[Trial, ...]:

@@ -371,6 +371,11 @@ def test_records_come_back(place: Place) -> None:
     study.annotate(seed=4)
     expected = {"seed": 4, "source": "x = 1\n" * 20_000, "versions": {"torch": "2.13.0"}}
     assert study.record == place.read().record == expected
+    reader = place.read()
+    study.annotate(seed=5)
+    assert reader.record["seed"] == 4, "as its trials, until it is refreshed"
+    reader.refresh()
+    assert reader.record["seed"] == 5
     with pytest.raises(StudyError) as caught:
         study.annotate(model={1, 2})
     assert str(caught.value) == (
@@ -418,8 +423,11 @@ def test_deleting(place: Place) -> None:
         place.read("digits")
     with pytest.raises(StudyError, match=r"^There is no study 'othre' in .*\. Did you mean 'other'\?$"):
         delete_study("othre", place.storage)
-    with pytest.raises(StudyError, match=r"^The study was deleted from .* while it was in use\.$"):
-        study.refresh()
+    known = study.record
+    for use in (study.refresh, lambda: study.annotate(seed=1), lambda: study.queued, lambda: study.begin(PLAIN)):
+        with pytest.raises(StudyError, match=r"^The study was deleted from .* while it was in use\.$"):
+            use()
+    assert study.record == known, "what was read of it can still be shown"
     assert place.open("digits").all_trials == ()
 
 
