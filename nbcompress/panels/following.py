@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nbcompress.errors import StudyError
 from nbcompress.panels.assets import asset
 from nbcompress.panels.clock import Clock
 from nbcompress.panels.lines import Output
 from nbcompress.panels.live import LivePanel, showing
 from nbcompress.panels.view import Course, StudyLike, stored_course
+from nbcompress.run.observers import Ending
 from nbcompress.study.trial import State, Trial
 
 if TYPE_CHECKING:
@@ -134,9 +136,19 @@ class Following:
         self._left.set()
 
     def _run(self, panel: LivePanel) -> None:
-        from nbcompress.run.observers import Ending
-
         self._output.follow()
+        try:
+            ending = self._watch(panel)
+        except StudyError as error:
+            # Deleted or damaged meanwhile. What was read of it stays on the page.
+            ending = Ending("broken", f"This view cannot follow the study any longer: {error}")
+        if ending is None:
+            panel.close()
+        else:
+            panel.finish(ending)
+
+    def _watch(self, panel: LivePanel) -> Ending | None:
+        """Tell the panel what is new until the search ends, and return how it did; None if nobody watches any more."""
         known = {one.number: one for one in self._study.all_trials}
         ending, seen = self._ending(), self._now()
         while not self._left.wait(PAUSE) and panel.is_open:
@@ -147,9 +159,8 @@ class Following:
                 seen = self._now()
             elif self._ending() != ending or self._now() - seen > QUIET:
                 text = stored_course(self._study.record, trials).ending
-                panel.finish(Ending("elsewhere", text or "The process that searched is gone."))
-                return
-        panel.close()
+                return Ending("elsewhere", text or "The process that searched is gone.")
+        return None
 
     def _ending(self) -> Any:
         return self._study.record.get("ending")

@@ -17,7 +17,7 @@ from nbcompress.panels.widgets import StudyWidget
 from nbcompress.run.controls import Controls
 from nbcompress.run.observers import Ending
 from nbcompress.space import Float, Space
-from nbcompress.study import Study, open_study, read_study
+from nbcompress.study import Study, delete_study, open_study, read_study
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State
 
@@ -124,6 +124,52 @@ def test_a_search_whose_process_is_gone_is_over_after_a_while(writer: Study, mon
     writer.finish(replace(running, state=State.INTERRUPTED))
     found.thread.join(30)
     assert page.shown[-1][MIME]["ending"] == "The process that searched is gone."
+
+
+def remove_file(storage: str) -> None:
+    Path(storage).unlink()
+
+
+def damage_file(storage: str) -> None:
+    with Path(storage).open("a", encoding="utf-8") as file:
+        file.write("nothing that was ever meant\nto stand here\n")
+
+
+@pytest.mark.parametrize(("lose", "why"), [(remove_file, "was removed"), (damage_file, "is damaged")])
+def test_a_study_that_cannot_be_read_any_more_ends_the_view_with_a_sentence(
+    writer: Study, lose: Callable[[str], None], why: str
+) -> None:
+    run_one(writer, 0.1)
+    writer.begin({"x": 0.5})
+    page = Page()
+    found = follow(reader(writer), page, None, nobody)
+    assert found is not None
+    assert found.thread is not None
+    lose(writer.storage)
+    found.thread.join(30)
+    view = page.shown[-1][MIME]
+    assert view["state"] == "ended"
+    assert view["ending"].startswith(
+        f"This view cannot follow the study any longer: The journal {writer.storage} {why}"
+    )
+    assert len(view["trials"]) == 2
+    assert view["record"]["budget"] == {"trials": 5}
+
+
+def test_a_study_that_is_deleted_ends_the_view_with_a_sentence(writer: Study) -> None:
+    run_one(writer, 0.1)  # four trials are missing, so that it may be between two of them
+    page = Page()
+    found = Following(reader(writer), page)
+    shown = panel("live", reader(writer), output=page, trials=5)
+    assert isinstance(shown, LivePanel)
+    found.start(shown)
+    delete_study("s", writer.storage)
+    assert found.thread is not None
+    found.thread.join(30)
+    assert page.shown[-1][MIME]["ending"] == (
+        f"This view cannot follow the study any longer: The study was deleted from {writer.storage} "
+        "while it was in use."
+    )
 
 
 def test_a_second_follower_takes_over_and_a_closed_widget_ends_it(writer: Study) -> None:
