@@ -36,9 +36,11 @@ def repairs_of(model: nn.Module, groups: Sequence[Group], plan: Plan) -> Iterato
     doubtful: set[tuple[str, str]] = set()
     for group in groups:
         changes = _changed_sizes(model, group, plan)
+        averaging = {one.module for one in group.averages}
         for path in _around(model, group):
             module = model.get_submodule(path)
-            changed, same = _sizes_of(module, path, plan) if not module._modules else (changes, set())
+            is_layer = not module._modules and path not in averaging
+            changed, same = _sizes_of(module, path, plan) if is_layer else (changes, set())
             for name, value in numbers_of(module):
                 if value in changed:
                     found.setdefault((path, name), changed[value])
