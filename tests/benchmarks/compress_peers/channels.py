@@ -2,8 +2,8 @@
 
 A budget is the share of a hidden layer's products that goes, in percent: for 75, half of the channels of every group
 are cut, since both sides of a product shrink. In the encoder both cut heads and the inner layer of the block, so there
-the budget is the share of these. Ours leaves the width under a layer norm alone, whose mean would change;
-torch-pruning can cut it too, which is shown as a method of its own that leaves as many weights.
+the budget is the share of these. Both can cut the width under the layer norms too (ours with `norms="cut"`), which is
+shown as methods of their own that leave no more weights.
 """
 
 from __future__ import annotations
@@ -21,16 +21,22 @@ import nbcompress as nc
 # Shares of channels, in steps that come out even for 16 and 32 channels: ours rounds to the nearest, theirs up.
 CHANNELS = {50: 9 / 32, 75: 16 / 32, 90: 22 / 32, 95: 25 / 32}
 SHARES = tuple(CHANNELS)
+# Of everything in the encoder if the width goes too, and of its four heads; even for both in the same way.
+WIDTHS = {50: 9 / 32, 75: 14 / 32, 90: 39 / 64, 95: 40 / 64}
+HEADS = {50: 1 / 4, 75: 2 / 4, 90: 2 / 4, 95: 3 / 4}
 
 
-def channel_share(case: Case, share: int) -> float:
+def channel_share(case: Case, share: int, *, with_width: bool = False) -> float:
+    if with_width:
+        return WIDTHS[share]
     return share / 100 if case.net == "encoder" else CHANNELS[share]
 
 
 def cut(case: Case, share: int, **options: object) -> Iterator[Stage]:
     """Ours; the statistics of batch norms are measured again on the training data."""
     options |= {"granularity": "channel", "example": case.example, "data": case.train, "seed": case.seed}
-    model = nc.prune(case.model, channel_share(case, share), **options)
+    amount = channel_share(case, share, with_width=options.get("norms") == "cut")
+    model = nc.prune(case.model, amount, **options)
     yield ours("plain", model)
     yield ours("tuned", case.tuned(model))
 
@@ -41,19 +47,16 @@ def torch_pruned(case: Case, share: int, importance: str, *, with_width: bool = 
 
     model = copy.deepcopy(case.model)
     rank = getattr(torch_pruning.importance, importance)()
-    amount = channel_share(case, share)
+    amount = channel_share(case, share, with_width=with_width)
     ignored: list[nn.Module] = [model.head]
     heads: dict[str, object] = {}
     if isinstance(model, Encoder):
         block = model.block
-        if with_width:
-            # Ours leaves 1 - .91 * amount of the weights; the width acts on both sides of every product.
-            amount = 1 - (1 - 0.91 * amount) ** 0.5
-        else:
+        if not with_width:
             ignored += [model.rows, block.out, block.down]
         projections = [block.query, block.key, block.value]
         heads = {"num_heads": dict.fromkeys(projections, 4), "prune_num_heads": True, "prune_head_dims": False}
-        heads["head_pruning_ratio"] = amount
+        heads["head_pruning_ratio"] = HEADS[share] if with_width else amount
     pruner = torch_pruning.pruner.BasePruner(
         model, case.example, importance=rank, pruning_ratio=amount, ignored_layers=ignored, **heads
     )
@@ -82,10 +85,11 @@ def _with_gradients(case: Case, model: nn.Module, rank: object) -> None:
 
 def _ours(name: str, **options: object) -> tuple[Method, ...]:
     make = partial(cut, **options)
-    # One head of four stays, so an encoder cannot lose more than three quarters.
+    # One head of four stays, so an encoder that keeps its width cannot lose more than three quarters.
     return (
         Method("channels", OURS, name, make, SHARES, ("mlp", "conv")),
         Method("channels", OURS, name, make, SHARES[:2], ("encoder",)),
+        Method("channels", OURS, f"{name}, with width", partial(make, norms="cut"), SHARES, ("encoder",)),
     )
 
 
@@ -94,7 +98,9 @@ def _theirs(name: str, importance: str, nets: tuple[str, ...] = ("mlp", "conv", 
     plain = tuple(one for one in nets if one != "encoder")
     found = [Method("channels", "torch-pruning", name, make, SHARES, plain)]
     if "encoder" in nets:
+        wide = partial(make, with_width=True)
         found.append(Method("channels", "torch-pruning", name, make, SHARES[:2], ("encoder",)))
+        found.append(Method("channels", "torch-pruning", f"{name}, with width", wide, SHARES, ("encoder",)))
     return tuple(found)
 
 
@@ -110,12 +116,4 @@ METHODS = (
     *_theirs("hessian", "GroupHessianImportance"),
     *_theirs("geometric median", "FPGMImportance"),
     *_theirs("batch norm scale", "BNScaleImportance", ("conv",)),
-    Method(
-        "channels",
-        "torch-pruning",
-        "magnitude, with width",
-        partial(torch_pruned, importance="GroupMagnitudeImportance", with_width=True),
-        SHARES[:2],
-        ("encoder",),
-    ),
 )
