@@ -118,6 +118,8 @@ class Following:
 
     def start(self, panel: LivePanel) -> None:
         """Show the panel and begin; an earlier follower of the same study in this process gives way."""
+        # What ended while the view was made counts as there before: the estimate of what is left begins here.
+        self._study.refresh()
         key = (self._study.storage, self._study.name)
         earlier = _LATEST.get(key)
         if earlier is not None:

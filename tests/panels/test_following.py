@@ -92,6 +92,13 @@ def numbers(sent: list[dict[str, Any]]) -> set[int]:
     return {one["number"] for one in trials if one["state"] == "complete"}
 
 
+def left(message: dict[str, Any]) -> float | None:
+    """Return the seconds that a page is told the search will still take."""
+    fields = message["state"]["study"] if message["kind"] == "whole" else message["set"]
+    found: float | None = fields.get("left")
+    return found
+
+
 def test_what_another_process_does_arrives_until_its_search_ends(writer: Study, hurried: list[dict[str, Any]]) -> None:
     run_one(writer, 0.1)
     running = writer.begin({"x": 0.5})
@@ -112,6 +119,23 @@ def test_what_another_process_does_arrives_until_its_search_ends(writer: Study, 
     assert view["state"] == "ended"
     assert len(view["trials"]) == 3
     assert all(message.get("set", {}).get("elapsed") is None for message in hurried), "nobody knows when it began"
+
+
+def test_the_time_left_is_told_by_trials_that_end_while_it_is_watched(
+    writer: Study, hurried: list[dict[str, Any]]
+) -> None:
+    running = writer.begin({"x": 0.5})
+    page = Page()
+
+    def slow_to_load() -> None:
+        run_one(writer, 0.1)
+
+    found = follow(reader(writer), page, None, slow_to_load)
+    assert found is not None
+    until(lambda: 1 in numbers(hurried))
+    assert all(left(one) is None for one in hurried), "the trial ended before anybody watched"
+    writer.finish(replace(running, state=State.COMPLETE, values={"score": 0.5}, seconds=0.1))
+    until(lambda: any(left(one) is not None for one in hurried))
 
 
 def test_a_search_whose_process_is_gone_is_over_after_a_while(writer: Study, monkeypatch: pytest.MonkeyPatch) -> None:
