@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from math import sqrt
+from pathlib import Path
 
 import channel_zoo as zoo
+import onnxruntime
 import pytest
 import torch
 from channel_zoo import ZOO
@@ -392,6 +397,31 @@ def test_without_norms_the_option_changes_nothing() -> None:
     one, other = (cut_channels(model, 0.5, norms=norms, example=example) for norms in ("keep", "cut"))
     assert torch.equal(output(one, example), output(other, example))
     assert record_of(one) == record_of(other)
+
+
+def test_a_file_loads_in_a_clean_process(tmp_path: Path) -> None:
+    example = ZOO["transformer"].example()
+    small = cut_channels(ZOO["transformer"].build(), 0.5, norms="cut", example=example)
+    path = nc.save(small, tmp_path / "small.nbz")
+    torch.save((example, output(small, example)), tmp_path / "expected.pt")
+    script = (
+        "import sys, torch, nbcompress as nc\n"
+        "from channel_zoo import TransformerBlock\n"
+        "x, y = torch.load(sys.argv[2])\n"
+        "model = nc.load(sys.argv[1], TransformerBlock()).eval()\n"
+        "assert model.norm3.normalized_shape == (8,)\n"
+        "assert torch.equal(model(x), y)\n"
+    )
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", script, str(path), str(tmp_path / "expected.pt")], check=True, env=here)
+
+
+def test_an_export_computes_what_the_cut_model_computes(tmp_path: Path) -> None:
+    example = ZOO["multihead"].example()
+    small = cut_channels(ZOO["multihead"].build(), 0.5, norms="cut", example=example).eval()
+    session = onnxruntime.InferenceSession(nc.export(small, tmp_path / "small.onnx", example=example))
+    (found,) = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    assert found == pytest.approx(output(small, example).numpy(), abs=1e-5)
 
 
 # Errors

@@ -31,6 +31,10 @@ def test_prune(work: Any) -> None:
         assert 0.45 < float((work.names["a"][0].weight == 0).double().mean()) < 0.6
     work.must("a = %prune model --amount 0.5 --granularity channel --criterion mutual-information --data train")
     assert work.names["a"][0].out_features == 16
+    work.names["normed"] = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 4))
+    work.must("a = %prune normed --amount 0.5 --granularity channel --norms cut --data train")
+    assert work.names["a"][1].normalized_shape == (16,)
+    assert "Did you mean 'cut'?" in work.refused("a = %prune normed --amount 0.5 --norms cutt --data train")
     line = work.refused("a = %prune model --amount 0.5 --criterion hessian")
     assert "--criterion hessian needs data: pass --data, such as" in line
     line = work.refused("a = %prune model --amount 0.5 --criterion hesian --data train")
