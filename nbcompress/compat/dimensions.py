@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from nbcompress.errors import SpaceError
+from nbcompress.errors import NbcompressWarning, SpaceError
 from nbcompress.space import Choice, Float, Int, Space, Value
 
 _PRIORS = ("uniform", "log-uniform")
+# How their surrogate reads values, which changes nothing here.
+_TRANSFORMS = (None, "identity", "normalize")
+# What a study stores as it is.
+_STORED = (bool, int, float, str)
+_CATEGORY_TRANSFORMS = (None, "identity", "onehot", "label", "string")
 
 
 @dataclass(frozen=True)
 class Real:
     """A real number from `low` to `high`. The base of the logarithm changes nothing, here as there.
+
+    `transform` and `dtype` say how their surrogate reads values, and change nothing here.
 
     Raises:
         SpaceError: An option is one that cannot be honoured.
@@ -29,9 +37,10 @@ class Real:
     base: int = 10
     transform: str | None = None
     name: str | None = None
+    dtype: Any = field(default=float, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self, prior=_PRIORS, transform=(None, "normalize"))
+        _check(self, prior=_PRIORS, transform=_TRANSFORMS)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -55,9 +64,10 @@ class Integer:
     base: int = 10
     transform: str | None = None
     name: str | None = None
+    dtype: Any = field(default=int, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self, prior=_PRIORS, transform=(None, "normalize"))
+        _check(self, prior=_PRIORS, transform=_TRANSFORMS)
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -69,26 +79,44 @@ class Integer:
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of several categories without an order, each None, a bool, a number or a text.
+    """One of several categories without an order. One that is no number, text, bool or None is stored as its `repr`.
 
     Raises:
-        SpaceError: An option is one that cannot be honoured, such as probabilities of the categories.
+        SpaceError: An option is one that cannot be honoured.
     """
 
-    categories: Sequence[Value]
-    prior: None = None
+    categories: Sequence[Any]
+    prior: Sequence[float] | None = None
     transform: str | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self, prior=(None,), transform=(None, "onehot"))
+        values = tuple(one.item() if isinstance(one, np.generic) else one for one in self.categories)
+        object.__setattr__(self, "categories", values)
+        _check(self, transform=_CATEGORY_TRANSFORMS)
+        if self.prior is not None:
+            what = f"Categorical here passes over prior={list(self.prior)!r:.60}: all categories are as likely."
+            warnings.warn(what, NbcompressWarning, stacklevel=3)
 
     @property
-    def bounds(self) -> tuple[Value, ...]:
+    def bounds(self) -> tuple[Any, ...]:
         return tuple(self.categories)
 
+    @property
+    def options(self) -> tuple[Value, ...]:
+        """What stands for each category in the study."""
+        return tuple(one if one is None or isinstance(one, _STORED) else repr(one) for one in self.categories)
+
     def parameter(self) -> Choice:
-        return Choice(*self.categories, ordered=False)
+        return Choice(*self.options, ordered=False)
+
+    def stored(self, category: Any) -> Any:
+        """Return what stands for a category; something else, which the space refuses, for what is none."""
+        return category if category in self.options else repr(category)
+
+    def category(self, option: Value) -> Any:
+        """Return the category that an option stands for."""
+        return self.categories[self.options.index(option)]
 
 
 Dimension = Real | Integer | Categorical
@@ -106,8 +134,18 @@ class Dimensions:
     dimensions: tuple[Dimension, ...]
 
     @classmethod
-    def of(cls, given: Sequence[Any]) -> Dimensions:
-        return cls(tuple(dimension_of(one) for one in given))
+    def of(cls, given: Any) -> Dimensions:
+        """Read a list of dimensions, or a space of scikit-optimize."""
+        return cls(tuple(dimension_of(one) for one in getattr(given, "dimensions", given)))
+
+    def __iter__(self) -> Iterator[Dimension]:
+        return iter(self.dimensions)
+
+    def __len__(self) -> int:
+        return len(self.dimensions)
+
+    def __getitem__(self, index: int) -> Dimension:
+        return self.dimensions[index]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,11 +182,23 @@ class Dimensions:
         """
         if len(x) != len(self.dimensions):
             raise SpaceError(f"A point has {len(self.dimensions)} values, one a dimension, but got {x!r}.")
-        return dict(zip(self.names, x, strict=True))
+        values = [
+            one.stored(value) if isinstance(one, Categorical) else value
+            for one, value in zip(self.dimensions, x, strict=True)
+        ]
+        return dict(zip(self.names, values, strict=True))
+
+    def values(self, point: Mapping[str, Value]) -> list[Any]:
+        """Return a point as a list of values."""
+        values = [point[name] for name in self.names]
+        return [
+            one.category(value) if isinstance(one, Categorical) else value
+            for one, value in zip(self.dimensions, values, strict=True)
+        ]
 
 
 def dimension_of(given: Any) -> Dimension:
-    """Read a dimension: an object, `(low, high)`, `(low, high, prior)`, or a list of categories.
+    """Read a dimension: an object (also one of scikit-optimize's), `(low, high)`, `(low, high, prior)`, or categories.
 
     Two whole numbers are an `Integer`, two numbers otherwise a `Real`; everything else lists categories.
 
@@ -157,6 +207,8 @@ def dimension_of(given: Any) -> Dimension:
     """
     if isinstance(given, Dimension):
         return given
+    if type(given).__name__ in _THEIRS:
+        return _of_theirs(given)
     if not isinstance(given, (list, tuple, np.ndarray)) or len(given) == 0:
         raise SpaceError(
             "A dimension is Real, Integer, Categorical, (low, high), (low, high, prior) or a list of categories, "
@@ -171,6 +223,19 @@ def dimension_of(given: Any) -> Dimension:
         if all(_is_number(one) for one in (low, high)):
             return Real(low, high, prior)
     return Categorical(tuple(values))
+
+
+_THEIRS = ("Real", "Integer", "Categorical")
+
+
+def _of_theirs(given: Any) -> Dimension:
+    """Read an object of scikit-optimize by its attributes."""
+    if type(given).__name__ == "Categorical":
+        prior = given.prior if given.prior is None or len(set(given.prior)) > 1 else None
+        return Categorical(given.categories, prior, name=given.name)
+    low, high = (one.item() if isinstance(one, np.generic) else one for one in (given.low, given.high))
+    kind = Integer if type(given).__name__ == "Integer" else Real
+    return kind(low, high, given.prior, name=given.name)
 
 
 def _is_number(value: object) -> bool:

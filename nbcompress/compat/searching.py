@@ -8,14 +8,15 @@ import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed
+from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceExhausted
 from nbcompress.optimize import History, proposer
-from nbcompress.optimize.proposers.gp import n_initial_points
+from nbcompress.optimize.proposers.gp import GaussianProcessProposer, n_initial_points
 from nbcompress.run.controls import Controls
 from nbcompress.run.engines import engine_of
 from nbcompress.run.functions import place_of
@@ -25,6 +26,7 @@ from nbcompress.run.preparing import Options, prepare
 from nbcompress.run.same_failure import in_short
 from nbcompress.run.trial_context import TrialContext
 from nbcompress.run.trial_run import run_trial
+from nbcompress.space import Choice, Float, Int, Value
 from nbcompress.study import State, Trial
 
 if TYPE_CHECKING:
@@ -75,11 +77,12 @@ class Searching:
         storage: str | os.PathLike[str] | None,
         panel: bool,
     ) -> None:
-        options = Options(seed=seed_of(random_state), acquisition=acquisition)
+        self._options = Options(seed=seed_of(random_state), acquisition=acquisition)
         place = place_of(function, space, goal, study, storage, fresh=False)
-        self._search = prepare(options, Call(call, goal), space, goal, engine_of("inline"), place)
+        self._search = prepare(self._options, Call(call, goal), space, goal, engine_of("inline"), place)
         self._metric = goal.objectives[0].metric
         self._panel = panel
+        self._bounds = space
 
     @property
     def study(self) -> Study:
@@ -117,12 +120,27 @@ class Searching:
             self.study.finish(replace(trial, state=State.COMPLETE, values={self._metric: number}, seconds=0.0))
 
     def drawn(self, n: int, *, first: int, sampler: str = "random") -> list[Point]:
-        """Return `n` initial points for the trials from number `first` on."""
-        draws = proposer(sampler, self.study.space, n_objectives=1, seed=self._search.plan.seed)
+        """Return `n` initial points for the trials from number `first` on; all points of a space that has fewer."""
+        draws = proposer(sampler, self._bounds, n_objectives=1, seed=self._search.plan.seed)
         history = History.empty(1)
-        for number in range(first, first + n):
-            history = history.adding(draws.propose(number, history).point)
+        with suppress(SpaceExhausted):
+            for number in range(first, first + n):
+                history = history.adding(draws.propose(number, history).point)
         return list(history.points)
+
+    def steer_by(self, acquisition: str) -> None:
+        """Propose by another acquisition from now on."""
+        self._options = replace(self._options, acquisition=acquisition)
+        proposes = self._options.proposer(self.study.space, self.study.goal)
+        self._search = replace(self._search, proposer=proposes)
+        self.stay_within(self._bounds)
+
+    def stay_within(self, bounds: Space) -> None:
+        """Propose and draw within a part of the space from now on, with as many parameters."""
+        self._bounds = bounds
+        steers = self._search.proposer
+        if isinstance(steers, GaussianProcessProposer) and (bounds != self.study.space or steers.narrowing.asked):
+            steers.narrowing.ask({name: limits_of(bounds[name]) for name in bounds.names})
 
     def proposed(self) -> Point:
         """Return the point that would be run next."""
@@ -148,6 +166,8 @@ class Searching:
             raise listener.error
         if ending.kind == "same failure":
             raise SearchFailed(ending.reason, self.study)
+        if ending.kind == "exhausted":
+            warnings.warn(ending.reason, NbcompressWarning, stacklevel=4)
 
     def _run(self, search: Search, listener: _Listener, controls: Controls) -> Ending:
         observers = [cast("Observer", listener)]  # what it lacks is not called
@@ -205,19 +225,9 @@ def seed_of(random_state: Any) -> int:
     raise SearchError(f"random_state is None, an integer or NumPy's RandomState, but got {random_state!r}.")
 
 
-def refuse(call: str, options: Mapping[str, Any], hints: Mapping[str, str]) -> None:
-    """Raise an error that names the first option that is set and cannot be honoured.
-
-    Args:
-        hints: What to do instead, by option; unknown ones have none.
-
-    Raises:
-        SearchError: An option is set.
-    """
-    for name, value in options.items():
-        if value is not None:
-            hint = hints.get(name, "")
-            raise SearchError(f"{call} here has no option {name}, but got {value!r:.80}. {hint}".rstrip())
+def limits_of(parameter: Float | Int | Choice) -> tuple[Value, ...]:
+    """Return lowest and highest value of a number, or the options of a choice."""
+    return parameter.options if isinstance(parameter, Choice) else (parameter.low, parameter.high)
 
 
 def notebook_shell() -> Any:

@@ -11,27 +11,33 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from nbcompress.compat.dimensions import Dimension, Dimensions
-from nbcompress.compat.searching import Searching, refuse
+from nbcompress.compat.searching import Searching
+from nbcompress.compat.theirs import pass_over, refuse
 from nbcompress.errors import SearchError, did_you_mean
 from nbcompress.study import Goal
 
 if TYPE_CHECKING:
     from nbcompress.study import Trial
 
-_ACQUISITIONS = {"EI": "logei", "LCB": "ucb", "PI": "pi"}
-_GENERATORS = ("random", "sobol")
-_HINTS = {
-    "base_estimator": "The surrogate is our own; its parts are options of nc.search.",
-    "xi": "The margin of PI is fixed; EI has none.",
-    "kappa": "LCB reaches two standard deviations below the mean.",
-    "acq_optimizer": "Leave it out.",
-    "n_points": "Leave it out.",
-    "n_restarts_optimizer": "Leave it out.",
-    "model_queue_size": "The result holds no models.",
-    "space_constraint": "A metric with a bound is an option of nc.search: subject_to.",
+_ACQUISITIONS = {"EI": "logei", "LCB": "ucb", "PI": "pi", "gp_hedge": "logei"}
+# Even designs of theirs, and the one that stands for them here.
+_DESIGNS = {"random": "random", **dict.fromkeys(("sobol", "lhs", "halton", "hammersly", "grid"), "sobol")}
+_HINTS = {"space_constraint": "A metric with a bound is an option of nc.search: subject_to."}
+_PASSED_OVER = {
+    "base_estimator": "the surrogate is our own; its parts are options of nc.search",
+    "xi": "EI has no margin, and that of PI is fixed",
+    "kappa": "LCB reaches two standard deviations below the mean",
+    "noise": "noise is learned",
+    "acq_func": "EI is used",
+    "initial_point_generator": "a Sobol sequence is used",
+    "acq_optimizer": "mixed spaces are searched as they are",
+    "n_points": "the search of a proposal has its own numbers",
+    "n_restarts_optimizer": "the search of a proposal has its own numbers",
+    "model_queue_size": "the result holds no models",
+    "n_jobs": "a proposal takes one core",
 }
 
-Callback = Callable[[OptimizeResult], Any]
+Callback = Callable[["Result"], Any]
 
 
 def gp_minimize(
@@ -48,13 +54,12 @@ def gp_minimize(
     random_state: Any = None,
     verbose: bool = False,
     callback: Callback | Sequence[Callback] | None = None,
-    noise: str = "gaussian",
-    n_jobs: int = 1,
+    noise: str | float = "gaussian",
     study: str | None = None,
     storage: str | os.PathLike[str] | None = None,
     panel: bool = True,
     **others: Any,
-) -> OptimizeResult:
+) -> Result:
     """Minimize `func(x)`, x a list with one value a dimension.
 
     Calls that raise or return no finite number are failed trials: they count as calls, are kept away from, and are not
@@ -66,20 +71,22 @@ def gp_minimize(
         n_calls: Calls in all, those at `x0` and at initial points included.
         n_initial_points, n_random_starts: Points before the surrogate takes over. It takes over after
             `min(8, 2 (d + 1))` at the earliest, and fewer are warned of.
-        initial_point_generator: `random` or `sobol`.
-        acq_func: `EI` (the default; `gp_hedge`, the default there, is not here), `LCB` or `PI`.
+        initial_point_generator: `random` or `sobol`, which also stands for the other even designs.
+        acq_func: `EI` (the default), `LCB` or `PI`. `gp_hedge`, the default there, is `EI` here.
         x0, y0: A point or a list of points to begin with, and their values; without values they are called.
         random_state: None, an integer or NumPy's `RandomState`.
         verbose: Print a line after each call.
         callback: Called with the result so far after each call, or a list of such; a true answer ends the search.
-        noise: `gaussian`: it is learned.
-        n_jobs: 1.
+        noise: It is learned, whatever is given.
         study, storage: Ours: a name, and a path or a URL. A study that exists is continued, so a script that runs again
             repeats no call.
         panel: Ours: whether a notebook shows the panel.
+        others: What tunes their surrogate (`kappa`, `xi`, `n_points`, `acq_optimizer`, `n_jobs`, ...) is passed over
+            with one warning that names it.
 
     Returns:
-        `x`, `fun`, `x_iters` (lists), `func_vals` (array), `space`, and `study`, which holds everything.
+        `x`, `fun`, `x_iters` (lists), `func_vals` (array), `space`, `specs`, and `study`, which holds everything and
+        does not go into a copy or a pickle of the result.
 
     Raises:
         SearchError: An option cannot be honoured; it is named.
@@ -91,16 +98,16 @@ def gp_minimize(
         >>> abs(result.x[0] - 0.3) < 0.1
         True
     """
-    refuse("gp_minimize", others, _HINTS)
+    arguments = {name: value for name, value in locals().items() if name != "others"} | others
+    pass_over("gp_minimize", _tuning(others, acq_func, noise, initial_point_generator), _PASSED_OVER)
+    refuse("gp_minimize", {name: one for name, one in others.items() if name not in _PASSED_OVER}, _HINTS)
     _check("acq_func", acq_func, tuple(_ACQUISITIONS))
-    _check("initial_point_generator", initial_point_generator, _GENERATORS)
-    _check("noise", noise, ("gaussian",))
-    _check("n_jobs", n_jobs, (1,))
+    _check("initial_point_generator", initial_point_generator, tuple(_DESIGNS))
     space = Dimensions.of(dimensions)
     metric = next(name for name in ("fun", "value", "loss") if name not in space.names)
     searching = Searching(
         func,
-        lambda point: func([point[name] for name in space.names]),
+        lambda point: func(space.values(point)),
         space.space(),
         Goal.of(minimize=[metric]),
         random_state=random_state,
@@ -117,11 +124,12 @@ def gp_minimize(
     for point, value in zip(points, values, strict=False):
         searching.tell_once(point, value)
     searching.warn_of_design(len(points) + n_initial, "n_initial_points")
-    start = [*points, *searching.drawn(n_initial, first=len(points), sampler=initial_point_generator)]
+    start = [*points, *searching.drawn(n_initial, first=len(points), sampler=_DESIGNS[initial_point_generator])]
+    specs = {"function": "gp_minimize", "args": arguments}
     callbacks = [callback] if callable(callback) else list(callback or ())
 
     def after(_: Trial) -> bool:
-        result = _result(searching, space)
+        result = _result(searching, space, specs)
         if verbose and not searching.is_shown:
             n = len(searching.study.all_trials)
             print(f"call {n}: {result.func_vals[-1]:.6g}, least so far {result.fun:.6g}", flush=True)
@@ -129,7 +137,7 @@ def gp_minimize(
         return any(answers)
 
     searching.run(n_calls + len(values), start, after)
-    return _result(searching, space)
+    return _result(searching, space, specs)
 
 
 def use_named_args(dimensions: Sequence[Dimension]) -> Callable[[Callable[..., Any]], Callable[[list[Any]], Any]]:
@@ -174,15 +182,36 @@ def _known(
     return points, values
 
 
-def _result(searching: Searching, space: Dimensions) -> OptimizeResult:
+class Result(OptimizeResult):  # type: ignore[misc]  # SciPy comes without types
+    """The result of `gp_minimize`. A copy or a pickle has no `study`, which is open and stays where it is stored."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OptimizeResult, (), None, None, iter([one for one in self.items() if one[0] != "study"])
+
+
+def _tuning(others: dict[str, Any], acq_func: str, noise: Any, design: str) -> dict[str, Any]:
+    """Return the options that are passed over, with those of our own signature that are not taken as they are."""
+    found = {name: value for name, value in others.items() if name in _PASSED_OVER}
+    found |= {"noise": noise} if noise != "gaussian" else {}
+    found |= {"acq_func": acq_func} if acq_func == "gp_hedge" else {}
+    return found | ({"initial_point_generator": design} if _DESIGNS.get(design, design) != design else {})
+
+
+def _result(searching: Searching, space: Dimensions, specs: dict[str, Any]) -> Result:
     trials = searching.complete
     if not trials:
         raise searching.failed("No call returned a finite number")
     values = np.array([searching.value(one) for one in trials])
-    rows = [[one.params[name] for name in space.names] for one in trials]
+    rows = [space.values(one.params) for one in trials]
     best = int(values.argmin())
-    return OptimizeResult(
-        x=rows[best], fun=float(values[best]), x_iters=rows, func_vals=values, space=space, study=searching.study
+    return Result(
+        x=rows[best],
+        fun=float(values[best]),
+        x_iters=rows,
+        func_vals=values,
+        space=space,
+        specs=specs,
+        study=searching.study,
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nbcompress.compat import BayesianOptimization
-from nbcompress.errors import PointError, SearchError, SearchFailed, SpaceError
+from nbcompress.compat import BayesianOptimization, UtilityFunction, acquisition
+from nbcompress.errors import NbcompressWarning, PointError, SearchError, SearchFailed, SpaceError
 
 BOUNDS = {"x": (2, 4), "y": (-3, 3)}
 
@@ -155,12 +155,13 @@ def test_failures() -> None:
     ("act", "text"),
     [
         (lambda: quiet(constraint=object()), "BayesianOptimization here has no option constraint"),
-        (lambda: quiet(bounds_transformer=1), "no option bounds_transformer"),
+        (lambda: quiet(bounds_transformer=1), "no option bounds_transformer.* set_bounds"),
         (
-            lambda: quiet(acquisition_function="ucb"),
-            "no option acquisition_function, but got 'ucb'. Expected improvement",
+            lambda: quiet(acquisition_function=object()),
+            "The acquisition is 'ucb', 'ei' or 'poi', or an object of these kinds, but got <object",
         ),
-        (lambda: quiet().maximize(acq="ucb", kappa=2.5), "maximize here has no option acq"),
+        (lambda: quiet().maximize(acq="uctb"), "but got 'uctb'. Did you mean 'ucb'?"),
+        (lambda: quiet().maximize(n_itre=3), "maximize here has no option n_itre"),
         (lambda: quiet().maximize(init_points=-1), "init_points is a whole number of at least 0, but got -1"),
         (lambda: quiet().register({"x": 2, "y": 0}, 1.0, constraint_value=3), "register here has no option constraint"),
         (lambda: quiet().register({"x": 2, "y": 0}, "high"), "A value that is told is a finite number, but got 'high'"),
@@ -176,3 +177,71 @@ def test_points_and_bounds_are_checked() -> None:
         quiet().probe({"x": 5, "y": 0})
     with pytest.raises(SpaceError, match=r"The bounds of 'x' are \(low, high\), \(low, high, int\) or texts"):
         quiet(bounds={"x": (1, 2, 3, 4)})
+
+
+def test_other_bounds_while_it_goes_on(tmp_path: Path) -> None:
+    """As the documentation's first pages do: narrower ones, then ones that reach outside."""
+    calls: list[float] = []
+
+    def f(x: float, y: float) -> float:
+        calls.append(x)
+        return black_box_function(x, y)
+
+    def script() -> BayesianOptimization:
+        optimizer = quiet(f, study="wider", storage=tmp_path / "studies.journal")
+        optimizer.maximize(init_points=2, n_iter=3)
+        optimizer.set_bounds(new_bounds={"x": (3, 4)})
+        optimizer.maximize(init_points=2, n_iter=6)
+        assert all(x >= 3 for x in calls[5:13])
+        optimizer.set_bounds(new_bounds={"x": (-2, 3)})
+        optimizer.probe(params={"x": 0.5, "y": 0.7})
+        optimizer.maximize(init_points=1, n_iter=8)
+        return optimizer
+
+    optimizer = script()
+    assert len(calls) == len(optimizer.res) == 23
+    assert all(-2 <= x <= 3 for x in calls[13:])
+    assert optimizer.max is not None
+    assert optimizer.max["target"] > 0.9
+    again = script()
+    assert len(calls) == 23
+    assert again.res == optimizer.res
+    with pytest.raises(SpaceError, match="of the same kind, but 'z' is none of x, y"):
+        optimizer.set_bounds({"z": (0, 1)})
+    with pytest.raises(SpaceError, match=r"but 'x' had Float\(-2.0, 3.0\)"):
+        optimizer.set_bounds({"x": (0, 1, int)})
+
+
+def test_acquisitions_by_their_names() -> None:
+    def ran(**options: Any) -> list[Any]:
+        optimizer = quiet(**options)
+        optimizer.maximize(init_points=6, n_iter=4)
+        return optimizer.res
+
+    plain, ucb = ran(), ran(acquisition_function="ucb")
+    assert plain != ucb
+    assert ran(acquisition_function=acquisition.ExpectedImprovement()) == plain
+    assert ran(acquisition_function=UtilityFunction(kind="ucb")) == ucb
+    with pytest.warns(NbcompressWarning, match="'UpperConfidenceBound' here passes over kappa=2.5"):
+        assert ran(acquisition_function=acquisition.UpperConfidenceBound(kappa=2.5)) == ucb
+    older = quiet()
+    with pytest.warns(NbcompressWarning, match=r"maximize here passes over kappa=2.5 \(UCB .*alpha=0.001 \(noise"):
+        older.maximize(init_points=6, n_iter=4, acq="ucb", kappa=2.5, alpha=1e-3)
+    assert older.res == ucb
+    with pytest.warns(NbcompressWarning, match="set_gp_params here passes over alpha=0.001"):
+        older.set_gp_params(alpha=1e-3)
+
+
+def test_a_suggestion_by_an_acquisition() -> None:
+    optimizer = quiet(None)
+    for _ in range(8):
+        point = optimizer.suggest(UtilityFunction(kind="ucb"))
+        optimizer.register(params=point, target=black_box_function(**point))
+    assert optimizer.suggest(UtilityFunction(kind="ei")) == optimizer.suggest()
+
+
+def test_a_small_space_is_drawn_whole() -> None:
+    optimizer = BayesianOptimization(lambda n: n, {"n": (1, 3, int)}, random_state=1, verbose=0)
+    with pytest.warns(NbcompressWarning, match="All 3 points of the space were tried"):
+        optimizer.maximize(init_points=5, n_iter=5)
+    assert sorted(one["target"] for one in optimizer.res) == [1, 2, 3]

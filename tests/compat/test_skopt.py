@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -190,17 +192,85 @@ def test_calls_that_fail_are_left_out_and_counted() -> None:
         gp_minimize(never, [(1, 12)], n_calls=12, random_state=0)
 
 
+def test_options_that_tune_their_surrogate_are_passed_over_with_one_warning() -> None:
+    tuned = {
+        "acq_func": "gp_hedge", "noise": 0.1**2, "kappa": 1.96, "xi": 0.01, "n_jobs": -1, "acq_optimizer": "lbfgs",
+        "n_restarts_optimizer": 5, "n_points": 10000, "base_estimator": "GP", "initial_point_generator": "lhs",
+    }  # fmt: skip
+    with pytest.warns(NbcompressWarning) as caught:
+        res = gp_minimize(square, [(-1.0, 1.0)], n_calls=12, random_state=0, **tuned)  # type: ignore[arg-type]
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert text.startswith("gp_minimize here passes over ")
+    assert all(f"{name}=" in text for name in tuned)
+    plain = gp_minimize(square, [(-1.0, 1.0)], n_calls=12, initial_point_generator="sobol", random_state=0)
+    assert res.x_iters == plain.x_iters
+
+
+def test_dimensions_of_scikit_optimize_are_read() -> None:
+    """Stands in for its objects, which are not installed: what is read are their attributes."""
+
+    def dimension(kind: str, **attributes: Any) -> Any:
+        return type(kind, (), attributes)()
+
+    theirs = [
+        dimension("Real", low=1e-3, high=1.0, prior="log-uniform", name="lr"),
+        dimension("Integer", low=np.int64(1), high=np.int64(5), prior="uniform", name=None),
+        dimension("Categorical", categories=("a", np.str_("b")), prior=None, name="kind"),
+    ]
+    whole = type("Space", (), {"dimensions": theirs})()
+    for given in (theirs, whole):
+        res = gp_minimize(lambda x: x[0] + x[1], given, n_calls=10, random_state=0)
+        assert res.space.dimension_names == ["lr", "x1", "kind"]
+        assert [type(one) for one in res.space] == [Real, Integer, Categorical]
+        assert [type(one) for one in res.x] == [float, int, str]
+
+
+def test_categories_that_are_no_scalars() -> None:
+    seen: list[Any] = []
+    layers = Categorical([(50,), (50, 50), (100, 50, 50)], name="layers")
+    res = gp_minimize(
+        lambda x: seen.append(x[0]) or len(x[0]) + x[1],  # type: ignore[func-returns-value]
+        [layers, (0.0, 1.0)],
+        n_calls=12,
+        x0=[[(50, 50), 0.5]],
+        random_state=0,
+    )
+    assert set(seen) == {(50,), (50, 50), (100, 50, 50)}
+    assert seen[0] == (50, 50)
+    assert res.x[0] == (50,)
+    assert set(res.study.trials["layers"]) == {"(50,)", "(50, 50)", "(100, 50, 50)"}
+    with pytest.raises(SpaceError, match="layers"):
+        gp_minimize(sum, [layers, (0.0, 1.0)], n_calls=12, x0=[[(1,), 0.5]])
+
+
+def test_a_category_that_is_likelier_is_warned_of() -> None:
+    with pytest.warns(NbcompressWarning, match=r"passes over prior=\[0.1, 0.9\]"):
+        Categorical(["a", "b"], prior=[0.1, 0.9])
+
+
+def test_a_small_space_ends_the_search_with_a_sentence() -> None:
+    with pytest.warns(NbcompressWarning, match="All 5 points of the space were tried"):
+        res = gp_minimize(square, [(-2, 2)], n_calls=20, random_state=0)
+    assert sorted(x[0] for x in res.x_iters) == [-2, -1, 0, 1, 2]
+
+
+def test_a_result_is_pickled_without_its_study() -> None:
+    res = gp_minimize(square, [(-1.0, 1.0)], n_calls=10, random_state=0)
+    again = pickle.loads(pickle.dumps(res))
+    assert again.x_iters == res.x_iters
+    assert again.specs["args"]["func"] is square
+    assert "study" not in again
+    assert copy.deepcopy(res).fun == res.fun
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"base_estimator": "GP"}, "gp_minimize here has no option base_estimator, but got 'GP'"),
-        ({"kappa": 1.96}, "no option kappa, but got 1.96. LCB reaches two standard deviations"),
-        ({"acq_optimizer": "lbfgs"}, "no option acq_optimizer"),
+        ({"space_constraint": square}, "gp_minimize here has no option space_constraint.* subject_to"),
         ({"n_pionts": 3}, "no option n_pionts"),
-        ({"acq_func": "gp_hedge"}, "acq_func is one of 'EI', 'LCB', 'PI' here, but got 'gp_hedge'"),
-        ({"initial_point_generator": "lhs"}, "initial_point_generator is one of 'random', 'sobol' here"),
-        ({"noise": 0.01}, "noise is one of 'gaussian' here, but got 0.01"),
-        ({"n_jobs": -1}, "n_jobs is one of 1 here"),
+        ({"acq_func": "EIps"}, "acq_func is one of 'EI', 'LCB', 'PI', 'gp_hedge' here, but got 'EIps'"),
+        ({"initial_point_generator": "even"}, "initial_point_generator is one of 'random', 'sobol'"),
         ({"n_calls": 5}, "n_calls is at least 10, the points to begin with, but got 5"),
         ({"y0": [1.0]}, "y0 are the values of x0, but x0 is missing"),
         ({"x0": [[0.1], [0.2]], "y0": [1.0]}, "y0 has a value for each point of x0, which are 2, but got 1"),
@@ -222,9 +292,8 @@ def test_too_few_initial_points_are_warned_of() -> None:
     ("make", "text"),
     [
         (lambda: Real(0, 1, "normal"), "prior of a Real is 'uniform' or 'log-uniform' here, but got 'normal'"),
-        (lambda: Real(0, 1, transform="identity"), "transform of a Real is None or 'normalize' here"),
-        (lambda: Categorical(["a", "b"], prior=[0.1, 0.9]), "prior of a Categorical is None here"),  # type: ignore[arg-type]
-        (lambda: Categorical(["a", "b"], transform="label"), "transform of a Categorical is None or 'onehot' here"),
+        (lambda: Real(0, 1, transform="log"), "transform of a Real is None or 'identity' or 'normalize' here"),
+        (lambda: Categorical(["a", "b"], transform="log"), "transform of a Categorical is None or 'identity'"),
         (lambda: gp_minimize(square, [3]), "A dimension is Real, Integer, Categorical"),
         (lambda: gp_minimize(square, [(0, 1.0)], x0=[0.1, 0.2]), "A point has 1 values, one a dimension"),
         (lambda: gp_minimize(square, [Real(0, 1, name="a"), Real(0, 1, name="a")]), "'a' is there twice"),

@@ -1,0 +1,83 @@
+"""Acquisition functions as bayes_opt names them; which one counts here, what it is tuned by does not."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from nbcompress.errors import NbcompressWarning, SearchError, did_you_mean
+
+# By the names that both generations of bayes_opt use: ours, what theirs is tuned by, and how it is here.
+_UCB = ("ucb", "kappa", "it reaches two standard deviations")
+_EI = ("logei", "xi", "it has no margin")
+_POI = ("pi", "xi", "its margin is fixed")
+_OURS = {
+    "ucb": _UCB,
+    "ei": _EI,
+    "poi": _POI,
+    "UpperConfidenceBound": _UCB,
+    "ExpectedImprovement": _EI,
+    "ProbabilityOfImprovement": _POI,
+}
+
+
+@dataclass(frozen=True)
+class UpperConfidenceBound:
+    """The mean and some standard deviations above it."""
+
+    kappa: float | None = None
+    exploration_decay: float | None = None
+    exploration_decay_delay: int | None = None
+    random_state: Any = None
+
+
+@dataclass(frozen=True)
+class ExpectedImprovement:
+    """What a call is expected to gain. The default here."""
+
+    xi: float | None = None
+    exploration_decay: float | None = None
+    exploration_decay_delay: int | None = None
+    random_state: Any = None
+
+
+@dataclass(frozen=True)
+class ProbabilityOfImprovement:
+    """How likely a call is to gain anything."""
+
+    xi: float | None = None
+    exploration_decay: float | None = None
+    exploration_decay_delay: int | None = None
+    random_state: Any = None
+
+
+@dataclass(frozen=True)
+class UtilityFunction:
+    """The same by `kind`, as bayes_opt had it before version 2: `ucb`, `ei` or `poi`."""
+
+    kind: str = "ucb"
+    kappa: float | None = None
+    xi: float | None = None
+    kappa_decay: float = 1.0
+    kappa_decay_delay: int = 0
+
+
+def acquisition_of(given: Any) -> str:
+    """Return the name of our acquisition for one of theirs: a text, an object of this module or one of bayes_opt.
+
+    Raises:
+        SearchError: There is none like it.
+    """
+    name = given if isinstance(given, str) else getattr(given, "kind", None) or type(given).__name__
+    if name not in _OURS:
+        raise SearchError(
+            f"The acquisition is 'ucb', 'ei' or 'poi', or an object of these kinds, but got {given!r:.80}."
+            f"{did_you_mean(str(name), _OURS)}"
+        )
+    ours, tuning, how = _OURS[name]
+    value = getattr(given, tuning, None)
+    if value:
+        what = f"The acquisition {name!r} here passes over {tuning}={value!r}: {how}."
+        warnings.warn(what, NbcompressWarning, stacklevel=4)
+    return ours
