@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from secrets import token_hex
 from typing import TypeVar
 
 import torch
@@ -136,20 +136,22 @@ def read_whole(path: Path) -> bytes:
 
 
 def write_whole(path: Path, parts: Iterable[Part]) -> Path:
-    """Write a file so that it appears whole or not at all: first beside its place, then moved there."""
+    """Write a file so that it appears whole or not at all: first beside its place, then moved there.
+
+    A link goes on pointing where it points.
+    """
     check_place(path)
     try:
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+        place = path.resolve()
+        beside = place.with_name(f".{token_hex(8)}.part")
         try:
-            with os.fdopen(handle, "wb") as file:
-                for part in parts:
-                    file.write(part)
+            with open(beside, "xb") as file:
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(beside, 0o666 & ~_umask())
-            os.replace(beside, path)
+            os.replace(beside, place)
         except BaseException:
-            os.unlink(beside)
+            beside.unlink(missing_ok=True)
             raise
     except OSError as err:
         raise ArtifactError(f"{path} cannot be written: {err.strerror or err}") from err
@@ -158,17 +160,15 @@ def write_whole(path: Path, parts: Iterable[Part]) -> Path:
 
 def check_place(path: Path) -> None:
     """Raise an ArtifactError if there can be no file at `path`."""
-    if not path.parent.is_dir():
+    try:
+        kind = "a folder" if path.is_dir() else "a device or a pipe" if path.exists() and not path.is_file() else ""
+        has_folder = path.parent.is_dir()
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be written: {err.strerror or err}") from err
+    if not has_folder:
         raise ArtifactError(f"{path} cannot be written: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ArtifactError(f"{path} cannot be written: it is a folder, give the path of a file")
-
-
-def _umask() -> int:
-    """Which permissions new files lack; it can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    if kind:
+        raise ArtifactError(f"{path} cannot be written: it is {kind}, give the path of a file")
 
 
 __all__ = [
