@@ -1,9 +1,11 @@
 """What is left of every architecture of the zoo when half of its channels go, as a table.
 
+The column `with norms` is for `norms="cut"`, which also cuts the width that norms average over.
+
     python tests/benchmarks/zoo.py            prints it
     python tests/benchmarks/zoo.py FILE.md    and writes it
 
-Takes about a minute on one core. Nothing is downloaded: the models are small ones with random weights, since the
+Takes about two minutes on one core. Nothing is downloaded: the models are small ones with random weights, since the
 shares, and what is left out, depend on the architecture alone.
 """
 
@@ -13,8 +15,10 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -41,15 +45,28 @@ def row(name: str, one: Architecture) -> str:
     """One architecture as a row of the table."""
     torch.manual_seed(0)
     model = one.build().eval()
-    before = sum(parameter.numel() for parameter in model.parameters())
-    try:
-        small = nc.prune(model, 0.5, granularity="channel", example=one.example())
-    except CompressionError as err:
-        return f"| {name} | {before:,} | refused | | {str(err)[:160]} |"
-    after = sum(parameter.numel() for parameter in small.parameters())
+    before = n_parameters(model)
+    small, wide = (halved(model, one, norms) for norms in ("keep", "cut"))
+    with_norms = "" if isinstance(wide, str) else f"{1 - n_parameters(wide) / before:.0%}"
+    if isinstance(small, str):
+        return f"| {name} | {before:,} | refused | | {with_norms} | {small[:160]} |"
+    after = n_parameters(small)
     kinds = Counter(shortened(why) for why in record_of(small).left_out.values())
     left_out = ", ".join(f"{why} ({n})" for why, n in kinds.most_common())
-    return f"| {name} | {before:,} | {after:,} | {1 - after / before:.0%} | {left_out} |"
+    return f"| {name} | {before:,} | {after:,} | {1 - after / before:.0%} | {with_norms} | {left_out} |"
+
+
+def halved(model: nn.Module, one: Architecture, norms: Literal["keep", "cut"]) -> nn.Module | str:
+    """The model without half of its channels, or why it is refused."""
+    try:
+        return nc.prune(model, 0.5, granularity="channel", norms=norms, example=one.example())
+    except CompressionError as err:
+        return str(err)
+
+
+def n_parameters(model: nn.Module) -> int:
+    """How many numbers are left."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def shortened(why: str) -> str:
@@ -61,8 +78,8 @@ def main() -> None:
     """Print the table, or write it."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    rows = ["| architecture | parameters | after | cut | what was left whole, and why (weights) |"]
-    rows.append("| --- | --- | --- | --- | --- |")
+    rows = ["| architecture | parameters | after | cut | with norms | what was left whole, and why (weights) |"]
+    rows.append("| --- | --- | --- | --- | --- | --- |")
     print(*rows, sep="\n", flush=True)
     for kind in KINDS.values():
         for name, one in kind.items():

@@ -292,7 +292,9 @@ class TracedDifferently(Residual):
 def test_a_graph_that_computes_something_else_is_refused() -> None:
     with pytest.raises(CompressionError, match="this graph does not compute what the model computes: use norms='keep'"):
         cut_channels(TracedDifferently(), 0.5, norms="cut", example=torch.ones(2, 5))
-    assert cut_channels(TracedDifferently(), 0.5, example=torch.ones(2, 5)).up.out_features == 5
+    example = torch.ones(2, 5)
+    assert cut_channels(TracedDifferently(), 0.5, example=example).up.out_features == 5
+    assert cut_channels(TracedDifferently(), 0.5, norms="cut", layers="up", example=example).up.out_features == 5
 
 
 def test_the_reference_averages_over_what_is_left_and_gives_zero_elsewhere() -> None:

@@ -62,8 +62,10 @@ def cut_channels(
         scope: `layer` takes the share from each coupled group, `global` from all of them together, ranked by the
             score over its group's mean.
         norms: `keep` leaves a width whole that a layer norm, an RMS norm or any other mean or variance is computed
-            over, since a channel of zeros still counts in it. `cut` cuts it like any other, at least down to two
-            channels; the cut model then equals the masked one whose averages are over the channels that are left.
+            over, since a channel of zeros still counts in it. `cut` cuts it like any other, down to two channels at
+            most; the cut model then equals the masked one whose averages are over the channels that are left. Such a
+            channel is scored by all that goes with it: its numbers in embeddings, in weights and biases of norms, and
+            in both sides of every projection.
         layers: Shell patterns on dotted module names: groups in which the outputs of such a layer take part.
         example: A tensor, a tuple of positional or a dict of keyword inputs.
         data: For the last three criteria.
@@ -90,8 +92,6 @@ def cut_channels(
     free_heads_(traced_model)
     traced = trace(traced_model, check.inputs[0])
     coupling = couple(traced_model, traced, norms=norms == "cut")
-    if coupling.averages:
-        check = check.with_averages(traced_model, (traced, coupling.averages))
     # One expects the outputs of weights to be cut; biases and norms follow.
     weights = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
     traced_names = set(traced.tensors.values())
@@ -105,6 +105,8 @@ def cut_channels(
     left_out = {name: why for name, why in (left_out | unscored | single).items() if is_chosen(name, patterns)}
     if not chosen:
         raise CompressionError(_too_little(amount, groups, scope) or _nothing(left_out))
+    if any(one.group.averages for one in chosen):
+        check = check.with_averages(traced_model, (traced, coupling.averages))
     kept, refused = agreed(model, check, chosen)
     left_out |= refused
     if not kept:
