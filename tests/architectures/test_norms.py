@@ -20,7 +20,6 @@ STREAMS = {
     "BERT": ("bert.embeddings.word_embeddings.weight", 0.68),
     "GPT-2": ("transformer.wte.weight", 0.68),
     "Llama": ("model.embed_tokens.weight", 0.68),
-    "Mixtral": ("model.embed_tokens.weight", 0.7),
     "ViT": ("vit.embeddings.cls_token", 0.65),
     "Swin": ("swin.embeddings.norm.weight", 0.7),
     "ConvNeXt V2": ("convnextv2.embeddings.layernorm.weight", 0.65),
