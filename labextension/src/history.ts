@@ -2,7 +2,7 @@
 
 import { axes, canvas, empty, HEIGHT, leftOf, MARGIN, show, steps } from "./chart";
 import { el, svg } from "./dom";
-import type { Study } from "./data";
+import { STATES, type Study } from "./data";
 import { cut, spell } from "./format";
 import type { Part } from "./part";
 import { linear, measured } from "./scales";
@@ -40,8 +40,11 @@ export class History implements Part {
     const until = study.trials.at(-1)?.number ?? last.number;
     const x = linear([from, Math.max(until, from + 1)], [box.left, box.right], { count: Math.max(3, width / 90), whole: true });
     axes(root, box, x, y, { x: "trial", y: name });
-    const faint = dots.map((one) => outline("complete", x(one.number), y(one.metrics[objective] as number), 2.6));
-    root.append(svg("path", { class: "nbc-faint", d: faint.join("") }));
+    // What failed or broke a bound may be better than the line and does not count: its shape says so.
+    for (const state of STATES) {
+      const faint = dots.filter((one) => one.state === state).map((one) => outline(state, x(one.number), y(one.metrics[objective] as number), 2.6));
+      root.append(svg("path", { class: state === "complete" ? "nbc-faint" : `nbc-faint nbc-${state}`, d: faint.join("") }));
+    }
     const path = points.map((one) => [x(one.number), y(one.value)] as const);
     root.append(svg("path", { class: "nbc-line", d: steps([...path, [x(until), y(last.value)]]) }));
     // The trials that brought something new; a line of one point could not be seen without.

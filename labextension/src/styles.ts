@@ -15,6 +15,8 @@ export const STYLES = `
   padding: 10px 12px; border: 1px solid var(--nbc-edge); border-radius: 6px; box-sizing: border-box; max-width: 1280px;
   overflow-wrap: anywhere;
 }
+/* Sliders and scroll bars, which the browser draws, in the brightness of the theme. */
+[data-jp-theme-light="false"] .nbc { color-scheme: dark; }
 .nbc *, .nbc *::before { box-sizing: border-box; }
 .nbc [hidden] { display: none !important; }
 .nbc p, .nbc h2, .nbc h3 { margin: 0; padding: 0; color: inherit; }
@@ -43,7 +45,8 @@ export const STYLES = `
 .nbc-charts .nbc-part { display: flex; flex-direction: column; }
 .nbc-charts .nbc-part > h3, .nbc-tabs { min-height: 27px; display: flex; align-items: center; border-bottom: 1px solid var(--nbc-edge); }
 .nbc-tabs { gap: 2px; }
-.nbc-tabs + div { min-height: 360px; }
+/* Changing tabs does not move the table below; where nothing is drawn yet, there is nothing to keep room for. */
+.nbc-charts:has(.nbc-chart) .nbc-tabs + div { min-height: 360px; }
 .nbc-tab { font: inherit; color: var(--nbc-quiet); background: none; border: 0; border-bottom: 2px solid transparent; padding: 3px 10px; cursor: pointer; margin-bottom: -1px; }
 .nbc-tab[aria-selected="true"] { color: var(--nbc-text); font-weight: 600; border-bottom-color: var(--nbc-blue); }
 .nbc-tools { display: flex; flex-wrap: wrap; gap: 4px 14px; padding: 5px 0 2px; min-height: 32px; }

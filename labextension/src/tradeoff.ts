@@ -80,7 +80,7 @@ export class Tradeoff implements Part {
     }));
     this.drawFront(root, study, places);
     if (base) {
-      root.append(this.star(x(base.x), y(base.y)));
+      root.append(this.star(x(base.x), y(base.y), box));
     }
     this.drawDots(root, places);
     this.listen(root, places);
@@ -172,13 +172,19 @@ export class Tradeoff implements Part {
     front.forEach((one) => root.append(svg("circle", { class: "nbc-ring", cx: one.x, cy: one.y, r: 7 })));
   }
 
-  private star(x: number, y: number): SVGElement {
+  private star(x: number, y: number, box: Box): SVGElement {
     const points = Array.from({ length: 10 }, (_, i) => {
       const r = i % 2 ? 3.6 : 8.5;
       const angle = (i * Math.PI) / 5 - Math.PI / 2;
       return `${x + r * Math.cos(angle)},${y + r * Math.sin(angle)}`;
     });
-    return svg("g", {}, svg("polygon", { class: "nbc-star", points: points.join(" ") }, svg("title", {}, "The original model (baseline)")));
+    const [isRight, isLow] = [x > (box.left + box.right) / 2, y > box.bottom - 60];
+    return svg(
+      "g",
+      {},
+      svg("text", { class: "nbc-note", x: x + (isRight ? 8 : -8), y: y + (isLow ? -13 : 20), "text-anchor": isRight ? "end" : "start" }, "baseline"),
+      svg("polygon", { class: "nbc-star", points: points.join(" ") }, svg("title", {}, "The original model (baseline)")),
+    );
   }
 
   private drawDots(root: SVGSVGElement, places: readonly Place[]): void {

@@ -105,8 +105,8 @@ export class StudyView {
     this.detail.hidden = !trial;
     if (trial) {
       const values = [metricsText(trial, study.metrics), paramsText(trial)].filter(Boolean).join("; ");
-      const text = user(`${values}${trial.reason ? `. ${trial.reason}` : ""}`);
-      this.detail.replaceChildren(icon(trial.state), el("strong", {}, ` Trial ${trial.number}, ${trial.state}: `), text);
+      const why = trial.reason ? [". Why this point: ", user(trial.reason)] : [];
+      this.detail.replaceChildren(icon(trial.state), el("strong", {}, ` Trial ${trial.number}, ${trial.state}: `), user(values), ...why);
     }
   }
 

@@ -46,7 +46,18 @@ test("dots carry the state as shape and as text", () => {
   assert.deepEqual(marks.map((one) => Number(one.getAttribute("data-trial"))), measured.map((one) => one.number));
   assert.match(marks[1]?.querySelector("title")?.textContent ?? "", /^Trial \d+, (complete|stopped|infeasible): /);
   assert.equal(root.querySelectorAll(".nbc-star").length, 1);
+  assert.ok(byText(root, "[aria-label='Trade-off'] .nbc-note", "baseline"), "what the star is can be read without a pointer");
   assert.equal(root.querySelectorAll(".nbc-bound").length, 1);
+});
+
+test("what failed beside the best so far is told by its shape", () => {
+  const { view, root } = drawn("single");
+  const study = sample("single");
+  const trials = study.trials.map((one) => (one.number === 3 ? { ...one, state: "failed" as const, metrics: { loss: -1 } } : one));
+  view.update({ ...study, trials });
+  const path = (state: string) => root.querySelector(`[role=tabpanel] .nbc-faint.nbc-${state}`)?.getAttribute("d") ?? "";
+  assert.ok(path("failed"));
+  assert.equal(path("infeasible"), "");
 });
 
 test("a trial that lacks a metric stands at the edge", () => {
@@ -82,7 +93,7 @@ test("the selection is shared", () => {
   const { root } = drawn("digits");
   click(root.querySelector("[data-trial='8']"));
   assert.equal(root.querySelector("tr[aria-current]")?.querySelector(".nbc-number")?.textContent, "8");
-  assert.match(root.querySelector(".nbc-detail")?.textContent ?? "", /^ Trial 8, complete: accuracy/);
+  assert.match(root.querySelector(".nbc-detail")?.textContent ?? "", /^ Trial 8, complete: accuracy.*\. Why this point: \w/);
   assert.ok(root.querySelector(".nbc-chosen"));
   assert.ok(root.querySelector(".nbc-cursor"));
   press(root.querySelector("[aria-label='Trade-off'] svg"), "ArrowRight");
