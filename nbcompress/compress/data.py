@@ -11,25 +11,49 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from nbcompress.errors import DataError
+from nbcompress.errors import DataError, NbcompressError
 
 # Under these names a batch that is a dict holds what the model should say.
 _TARGET_NAMES = ("labels", "label", "targets", "target", "y")
 
 _FORMS = "a DataLoader, a data set, or a pair of tensors (inputs, targets)"
 
+NO_TARGET = (
+    "targets are needed here, and the data has none: a batch must be a tuple (inputs, target), or a dict with a target "
+    f"named {', '.join(_TARGET_NAMES)}"
+)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: what goes into the model, and what should come out."""
+    """One batch.
+
+    Attributes:
+        args: What goes into the model by position.
+        kwargs: What goes into it by name.
+        target: What should come out; None in data without targets.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     target: Any
 
     def __call__(self, model: nn.Module) -> Any:
-        """Run the model on the inputs."""
-        return model(*self.args, **self.kwargs)
+        """Run the model on the inputs.
+
+        Raises:
+            DataError: The model fails on them; says how.
+        """
+        try:
+            return model(*self.args, **self.kwargs)
+        except NbcompressError:
+            raise
+        except Exception as err:
+            text = str(err).strip().splitlines()
+            raise DataError(
+                f"{type(model).__name__} must run on the data, {described(self.args, self.kwargs)}, "
+                f"but raised {type(err).__name__}" + (f": {text[0]}" if text else "")
+            ) from err
 
 
 class Batches:
@@ -38,7 +62,8 @@ class Batches:
     Args:
         data: A `DataLoader` or another iterable of batches (as it is); a data set, or tensors or arrays of equal
             length of which the last holds the targets (shuffled, in batches of `batch_size`). A batch is a tuple
-            of inputs and a target, or a dict whose target is called `labels`, `label`, `targets`, `target` or `y`.
+            of inputs and a target, or a dict whose target is called `labels`, `label`, `targets`, `target` or `y`;
+            where targets are not needed, also a single tensor, a tuple of one, or a dict without a target.
         batch_size: Of what is not in batches yet.
 
     Raises:
@@ -94,7 +119,7 @@ class Batches:
         """One pass, each batch on the model's device, floating inputs in the model's dtype if it has only one.
 
         Raises:
-            DataError: There is no batch, or one has no target.
+            DataError: There is no batch, or one has another form.
         """
         parameters = list(model.parameters())
         device = parameters[0].device if parameters else torch.device("cpu")
@@ -174,20 +199,31 @@ def _aligned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tensors
 
 
+def described(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Dtype and shape of every input: `float32[64, 784], mask=bool[64, 12]`."""
+    named = (f"{name}={_described(one)}" for name, one in kwargs.items())
+    return ", ".join([*map(_described, args), *named]) or "no input"
+
+
+def _described(one: object) -> str:
+    if isinstance(one, Tensor):
+        return f"{str(one.dtype).removeprefix('torch.')}{list(one.shape)}"
+    return type(one).__name__
+
+
 def _split(raw: Any) -> Batch:
     if isinstance(raw, Mapping):
         name = next((one for one in _TARGET_NAMES if one in raw), None)
-        if name is not None:
-            return Batch((), {key: value for key, value in raw.items() if key != name}, raw[name])
-        raise DataError(
-            f"a batch that is a dict needs a target named {', '.join(_TARGET_NAMES)}, got {', '.join(map(str, raw))}"
-        )
-    if isinstance(raw, (tuple, list)) and len(raw) >= 2:
-        *inputs, target = raw
-        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            return Batch((), inputs[0], target)
-        return Batch(tuple(inputs), {}, target)
-    raise DataError(f"a batch must be a tuple (inputs, target) or a dict, got {type(raw).__name__}")
+        return Batch((), {key: value for key, value in raw.items() if key != name}, raw.get(name))
+    if isinstance(raw, (Tensor, np.ndarray)):
+        return Batch((raw,), {}, None)
+    if not isinstance(raw, (tuple, list)) or not raw:
+        kind = ("an empty " if isinstance(raw, (tuple, list)) else "") + type(raw).__name__
+        raise DataError(f"a batch must be a tuple (inputs, target) or a dict, got {kind}")
+    *inputs, target = raw if len(raw) > 1 else (*raw, None)
+    if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+        return Batch((), inputs[0], target)
+    return Batch(tuple(inputs), {}, target)
 
 
 def _moved(one: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
@@ -198,4 +234,4 @@ def _moved(one: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     return one
 
 
-__all__ = ["Batch", "Batches", "output_of"]
+__all__ = ["NO_TARGET", "Batch", "Batches", "described", "output_of"]

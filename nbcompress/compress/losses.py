@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nbcompress.compress.data import Batch, output_of
+from nbcompress.compress.data import NO_TARGET, Batch, output_of
 from nbcompress.errors import DataError
 
 BatchLoss = Callable[[nn.Module, Batch], Tensor]
@@ -27,9 +27,11 @@ def default_loss(result: Any, target: Any) -> Tensor:
             of the outputs, up to axes of length one at the end.
 
     Raises:
-        DataError: Shapes do not fit, a label is not among the classes, or the target is no tensor of numbers.
+        DataError: Shapes do not fit, a label is not among the classes, or the target is missing or no tensor.
     """
     output = output_of(result)
+    if target is None:
+        raise DataError(NO_TARGET)
     if not isinstance(target, Tensor) or target.dtype == torch.bool or target.is_complex():
         kind = str(target.dtype) if isinstance(target, Tensor) else type(target).__name__
         raise DataError(f"targets must be integer labels or float values, got {kind}: convert them, or pass loss=")

@@ -31,6 +31,11 @@ def check_count(name: str, value: object, low: int, high: int | None = None) -> 
     return number
 
 
+def check_seed(seed: object) -> int:
+    """Return `seed` if every generator takes it."""
+    return check_count("seed", seed, 0, 2**63 - 1)
+
+
 def check_choice(name: str, value: object, known: Iterable[str], later: Mapping[str, str] | None = None) -> str:
     """Return `value` if it is among `known`.
 
@@ -50,4 +55,4 @@ def check_choice(name: str, value: object, known: Iterable[str], later: Mapping[
     raise CompressionError(f"{name} must be one of {listed}, got {value!r}.{hint}")
 
 
-__all__ = ["check_choice", "check_count", "check_number"]
+__all__ = ["check_choice", "check_count", "check_number", "check_seed"]

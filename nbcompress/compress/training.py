@@ -16,7 +16,7 @@ from nbcompress.compress.early import BestSoFar
 from nbcompress.compress.held import Free, Latent, Shared, hold
 from nbcompress.compress.layers import fill_, unique_parameters
 from nbcompress.compress.losses import BatchLoss, default_loss
-from nbcompress.compress.options import check_choice, check_count, check_number
+from nbcompress.compress.options import check_choice, check_count, check_number, check_seed
 from nbcompress.compress.record import TensorRecord, attach_, record_of
 from nbcompress.compress.rest import rest_tensors, round_tensors_
 from nbcompress.compress.seeding import seeded
@@ -57,7 +57,7 @@ class Plan:
         check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_count("batch_size", self.batch_size, 1)
-        check_count("seed", self.seed, 0)
+        check_seed(self.seed)
         check_number("weight_decay", self.weight_decay, 0, float("inf"))
         check_choice("schedule", self.schedule, SCHEDULES)
         if self.patience is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Patterns, Target, check_model, copied, fill_, select
-from nbcompress.compress.options import check_count, check_number
+from nbcompress.compress.options import check_count, check_number, check_seed
 from nbcompress.compress.record import Activations, Surgery, TensorRecord, attach_, record_of
 from nbcompress.compress.rest import round_rest_
 from nbcompress.compress.training import BeforeEpoch, Plan, train_
@@ -37,7 +37,7 @@ class Tuning:
     def __post_init__(self) -> None:
         check_count("finetune", self.finetune, 0)
         check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
-        check_count("seed", self.seed, 0)
+        check_seed(self.seed)
         if self.finetune and self.data is None:
             raise DataError(f"finetune={self.finetune} needs data to train on: pass data=, such as (inputs, labels)")
         if self.data is not None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compress.data import Batches, output_of
+from nbcompress.compress.data import NO_TARGET, Batches, output_of
 from nbcompress.compress.losses import class_scores
 from nbcompress.errors import DataError, MeasureError
 from nbcompress.measure.examples import batches_in_order
@@ -257,6 +257,8 @@ def mcnemar(broken: int, mended: int) -> float:
 
 def _predictions(model: nn.Module, raw: Any) -> tuple[Tensor, Tensor]:
     batch = Batches([raw]).first(model)
+    if batch.target is None:
+        raise DataError(NO_TARGET)
     if not isinstance(batch.target, Tensor) or batch.target.is_floating_point():
         kind = str(batch.target.dtype) if isinstance(batch.target, Tensor) else type(batch.target).__name__
         raise DataError(f"accuracy needs integer labels, got targets of {kind}")

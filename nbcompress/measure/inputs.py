@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nbcompress.compress.data import Batches
+from nbcompress.compress.data import Batches, described
 from nbcompress.errors import MeasureError
 
 
@@ -44,8 +44,7 @@ class Inputs:
         return any(isinstance(one, Tensor) and one.is_cuda for one in (*self.args, *self.kwargs.values()))
 
     def __str__(self) -> str:
-        named = (f"{name}={_shown(one)}" for name, one in self.kwargs.items())
-        return ", ".join([*map(_shown, self.args), *named]) or "no input"
+        return described(self.args, self.kwargs)
 
 
 def inputs_of(model: nn.Module, example: object, data: object) -> Inputs | None:
@@ -81,12 +80,6 @@ def inputs_of(model: nn.Module, example: object, data: object) -> Inputs | None:
         for generator, state in generators:
             generator.set_state(state)
     return Inputs(batch.args, batch.kwargs)
-
-
-def _shown(one: object) -> str:
-    if isinstance(one, Tensor):
-        return f"{str(one.dtype).removeprefix('torch.')}{list(one.shape)}"
-    return type(one).__name__
 
 
 __all__ = ["Inputs", "inputs_of"]

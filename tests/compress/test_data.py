@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Callable
 from itertools import chain
 from types import SimpleNamespace
 
@@ -10,9 +11,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from nbcompress.compress import distill, finetune, prune, quantize, record_of
 from nbcompress.compress.data import Batches, output_of
 from nbcompress.compress.losses import class_scores, default_loss
-from nbcompress.errors import DataError
+from nbcompress.errors import CompressionError, DataError
 
 X, Y = torch.arange(14.0).reshape(7, 2), torch.arange(7)
 
@@ -101,16 +103,74 @@ def test_data_refused(data: object, text: str) -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ([X], r"a batch must be a tuple \(inputs, target\) or a dict, got Tensor"),
-        ([(X,)], "got tuple"),
-        ([{"a": X, "b": Y}], "a dict needs a target named labels, label, targets, target, y, got a, b"),
-        ((one for one in ()).__class__, "got type"),
+        ([7], r"a batch must be a tuple \(inputs, target\) or a dict, got int"),
+        ([()], "got an empty tuple"),
+        (dict, "got type"),
     ],
-    ids=["tensor", "single", "dict", "class"],
+    ids=["number", "empty", "class"],
 )
 def test_batches_refused(data: object, text: str) -> None:
     with pytest.raises(DataError, match=text):
         labels_of(data)
+
+
+WITHOUT_TARGETS = [[X], [(X,)], [{"input": X}], DataLoader(TensorDataset(X), 4)]
+
+
+@pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=["tensor", "single", "dict", "loader"])
+def test_inputs_alone_serve_where_targets_are_not_needed(data: object) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 7))
+    labeled = DataLoader(TensorDataset(X, Y), 4) if isinstance(data, DataLoader) else [(X, Y)]
+    uses: list[Callable[[object], nn.Module]] = [
+        lambda data: prune(model, amount=0.5, criterion="activation", data=data),
+        lambda data: prune(model, amount=0.5, criterion="hessian", data=data),
+        lambda data: prune(model, amount=0.5, granularity="channel", criterion="activation", data=data),
+        lambda data: quantize(model, activations="static", data=data),
+    ]
+    for compress in uses:
+        one, other = compress(data), compress(labeled)
+        assert record_of(one).activations == record_of(other).activations
+        for got, wanted in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=["tensor", "single", "dict", "loader"])
+def test_inputs_alone_are_refused_where_targets_are_needed(data: object) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 7))
+    before = [one.clone() for one in model.parameters()]
+    uses: list[Callable[[], nn.Module]] = [
+        lambda: finetune(model, data),
+        lambda: quantize(model, data=data, finetune=1),
+        lambda: prune(model, amount=0.5, criterion="gradient", data=data),
+        lambda: distill(model, model, data),
+    ]
+    for train in uses:
+        with pytest.raises(DataError, match=r"targets are needed here, and the data has none: .* or a dict with a"):
+            train()
+    for one, values in zip(model.parameters(), before, strict=True):
+        assert torch.equal(one, values)
+
+
+def test_data_on_which_the_model_fails_is_named() -> None:
+    model = nn.Linear(3, 7)
+    text = r"Linear must run on the data, float32\[7, 2\], but raised RuntimeError: mat1 and mat2 shapes"
+    uses: list[Callable[[], nn.Module]] = [
+        lambda: finetune(model, (X, Y)),
+        lambda: distill(model, model, (X, Y)),
+        lambda: quantize(model, activations="static", data=(X, Y)),
+    ]
+    for use in uses:
+        with pytest.raises(DataError, match=text):
+            use()
+    with pytest.raises(DataError, match=r"the data, wrong=float32\[7, 2\], but raised TypeError: .* 'wrong'"):
+        finetune(nn.Linear(2, 7), [{"wrong": X, "labels": Y}])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True])
+def test_seeds_that_no_generator_takes(seed: object) -> None:
+    with pytest.raises(CompressionError, match="seed must be a whole number from 0 to 9223372036854775807, got"):
+        finetune(nn.Linear(2, 7), (X, Y), seed=seed)  # type: ignore[arg-type]
 
 
 def test_an_empty_stream_is_found_out() -> None:
