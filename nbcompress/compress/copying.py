@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from copy import deepcopy
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from operator import is_
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar, cast
 
 from torch import nn
+
+from nbcompress.compress.keras_layers import train_anew_
 
 Value = TypeVar("Value")
 
@@ -50,7 +53,10 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
             empty.append(one)
     for one in empty:
         _fill_(memo[id(one)], one, memo)
-    return deepcopy(value, memo)
+    new = deepcopy(value, memo)
+    if isinstance(new, nn.Module):
+        train_anew_(new)
+    return new
 
 
 def _reached(value: object, owners: tuple[type, ...], memo: dict[int, Any]) -> list[Any]:
@@ -112,9 +118,9 @@ def _empty(one: object) -> Any:
 
 
 def _fill_(new: Any, old: Any, memo: dict[int, Any]) -> None:
-    # Functions that `__new__` puts on an instance belong to it: those of the original work on the original.
-    own = {name for name, value in vars(new).items() if isinstance(value, FunctionType)}
-    attributes = {name: value for name, value in vars(old).items() if name not in own}
+    attributes = {
+        name: _rebound(one, memo) if isinstance(one, FunctionType) else one for name, one in vars(old).items()
+    }
     vars(new).update(deepcopy(attributes, memo))
     if not isinstance(new, _CONTAINERS):
         return
@@ -126,6 +132,28 @@ def _fill_(new: Any, old: Any, memo: dict[int, Any]) -> None:
     else:
         add = kind.extend if kind is list else kind.update
         add(new, deepcopy([*old], memo))
+
+
+def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """The function as the copy needs it, if it works on something that is copied, such as the object that holds it.
+
+    Keras keeps such functions: after `fit`, one that makes a step of training.
+    """
+
+    def inner(one: Any) -> Any:
+        if isinstance(one, FunctionType):
+            return _rebound(one, memo)
+        return deepcopy(one, memo) if isinstance(one, MethodType) else memo.get(id(one), one)
+
+    before = [cell.cell_contents for cell in function.__closure__ or ()]
+    after = [inner(one) for one in before]
+    if all(map(is_, before, after)):
+        return function
+    cells = tuple(map(CellType, after))
+    new = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    new.__kwdefaults__ = function.__kwdefaults__
+    vars(new).update({name: inner(one) for name, one in vars(function).items()})
+    return new
 
 
 __all__ = ["deep_copy"]

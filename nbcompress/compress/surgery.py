@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nbcompress.compress.attention import free_
 from nbcompress.compress.factorize.low_rank import low_rank_like
+from nbcompress.compress.keras_layers import settle_
 from nbcompress.compress.numbers import is_number, number_at, set_number_
 from nbcompress.compress.record import Surgery
 from nbcompress.errors import CompressionError
@@ -15,9 +16,9 @@ from nbcompress.errors import CompressionError
 def replay_surgery_(model: nn.Module, surgery: Surgery) -> None:
     """Make the change that `surgery` describes on `model`, in place.
 
-    New weights are zeros of the new shapes, on the old ones' device and in their dtype: values are filled in
-    later. Everything is checked before anything is changed, since a description may come from a file. A parameter
-    that several modules share is replaced in all of them.
+    Weights become zeros of the new shapes, on the same device and in the same dtype: values are filled in later.
+    Everything is checked before anything is changed, since a description may come from a file. A parameter that
+    several modules share is cut in all of them.
 
     Raises:
         CompressionError: The model has no such module, parameter or attribute: it is not a fresh instance of the
@@ -58,14 +59,15 @@ def _cut_(model: nn.Module, surgery: Surgery) -> None:
     found = {name: _tensor(module, surgery.module, name, shape) for name, shape in surgery.shapes.items()}
     for name, shape in surgery.shapes.items():
         old = found[name]
-        values = torch.zeros(shape, dtype=old.dtype, device=old.device)
-        new = nn.Parameter(values, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else values
-        _replace_(model, old, new)
+        # The object stays, so that everything that holds it does: other modules, and layers that are no modules.
+        old.data = torch.zeros(shape, dtype=old.dtype, device=old.device)
+        old.grad = None
     for path, value in surgery.attributes.items():
         if isinstance(value, int):
             set_number_(model, module, path, value)
         else:
             setattr(module, path, tuple(value))
+    settle_(model)
 
 
 def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -97,15 +99,6 @@ def _check_attribute(module: nn.Module, where: str, path: str, value: object) ->
         is_same_kind = len(before) == len(value) and all(map(is_number, (*before, *value)))
     if not is_same_kind:
         raise CompressionError(f"module {where!r} has no number {path!r} that could become {value!r}")
-
-
-def _replace_(model: nn.Module, old: Tensor, new: Tensor) -> None:
-    """Put `new` in the place of `old` wherever the model holds it."""
-    for owner in model.modules():
-        for held in (owner._parameters, owner._buffers):
-            for name in [name for name, one in held.items() if one is old]:
-                # By attribute, because recurrent modules keep a second list of their weights.
-                setattr(owner, name, new)
 
 
 __all__ = ["replay_surgery_"]

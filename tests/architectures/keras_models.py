@@ -1,4 +1,4 @@
-"""Keras 3 models on the torch backend: their single weights can be compressed, but their channels cannot be traced."""
+"""Keras 3 models on the torch backend, whose layers are no modules to torch where they sit in lists."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import keras
 from architectures.entry import Architecture, numbers, tokens
 from keras import layers
 from torch import nn
-
-_WHY = "the tracer sees none of the model's parameters"
 
 
 def convolutional() -> nn.Module:
@@ -29,6 +27,17 @@ def convolutional() -> nn.Module:
     )
 
 
+def residual() -> nn.Module:
+    """Residual addition, concatenation, a convolution that takes itself apart, one in groups, one that enlarges."""
+    keras.utils.clear_session()
+    image = keras.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(12, 3, padding="same")(image)))
+    x = layers.Add()([x, layers.SeparableConv2D(12, 3, padding="same", activation="relu")(x)])
+    x = layers.MaxPooling2D()(layers.Concatenate()([x, layers.Conv2D(8, 1)(x)]))
+    x = layers.Conv2DTranspose(8, 2, strides=2, activation="relu")(layers.Conv2D(16, 3, groups=2)(x))
+    return keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
 def transformer() -> nn.Module:
     keras.utils.clear_session()
     ids = keras.Input((6,), dtype="int32")
@@ -40,13 +49,43 @@ def transformer() -> nn.Module:
 
 def recurrent() -> nn.Module:
     keras.utils.clear_session()
-    return keras.Sequential([keras.Input((6, 5)), layers.LSTM(16), layers.Dense(3)])
+    return keras.Sequential(
+        [
+            keras.Input((6, 5)),
+            layers.LSTM(16, return_sequences=True),
+            layers.Bidirectional(layers.GRU(8)),
+            layers.Dense(3),
+        ]
+    )
+
+
+class Blocks(keras.Model):
+    """A class of the user's own, with layers in a list and in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [layers.Dense(16, activation="relu") for _ in range(2)]
+        self.heads = {"first": layers.Dense(2), "second": layers.Dense(3)}
+
+    def call(self, x: object) -> dict[str, object]:
+        for block in self.blocks:
+            x = block(x)
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+def blocks() -> nn.Module:
+    keras.utils.clear_session()
+    model = Blocks()
+    model(keras.ops.zeros((1, 7)))
+    return model
 
 
 KERAS = {
-    "Keras, convolutional": Architecture(convolutional, lambda: numbers(2, 12, 12, 3), refused=_WHY),
-    "Keras, transformer": Architecture(transformer, lambda: tokens(2, 6), refused=_WHY),
-    "Keras, recurrent": Architecture(recurrent, lambda: numbers(2, 6, 5), refused=_WHY),
+    "Keras, convolutional": Architecture(convolutional, lambda: numbers(2, 12, 12, 3)),
+    "Keras, residual": Architecture(residual, lambda: numbers(2, 8, 8, 3)),
+    "Keras, transformer": Architecture(transformer, lambda: tokens(2, 6)),
+    "Keras, recurrent": Architecture(recurrent, lambda: numbers(2, 6, 5)),
+    "Keras, a class with lists": Architecture(blocks, lambda: numbers(2, 7)),
 }
 
 __all__ = ["KERAS"]

@@ -91,6 +91,29 @@ def test_what_several_copies_share_is_copied_once() -> None:
     assert follower.param_groups[0]["params"][0] is small.inner.weight
 
 
+def test_functions_that_work_on_the_model_work_on_its_copy() -> None:
+    model = Rebuilt()
+    inner, factor = model.inner, 2
+
+    def step(x: torch.Tensor, *, plus: float = 0.0) -> torch.Tensor:
+        return factor * model.inner(x) + plus
+
+    model.step = step
+    model.twice = lambda x: step(step(x)[:, :1].expand(-1, 3))
+    model.other = nn.functional.relu
+    small = copied(model)
+    x = torch.randn(4, 3)
+    assert torch.equal(small.step(x, plus=1.0), model.step(x, plus=1.0))
+    with torch.no_grad():
+        small.inner.weight.zero_()
+        small.inner.bias.fill_(0.5)
+    assert torch.equal(small.step(x), torch.ones(4, 2))
+    assert torch.equal(small.twice(x), torch.ones(4, 2))
+    assert not torch.equal(model.step(x), torch.ones(4, 2))
+    assert model.inner is inner
+    assert small.other is nn.functional.relu
+
+
 def test_no_class_is_touched_while_threads_copy_at_once() -> None:
     models = [Rebuilt() for _ in range(8)]
     seen: list[bool] = []

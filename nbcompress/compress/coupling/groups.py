@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from nbcompress.compress.attention import HeadwiseAttention
-from nbcompress.compress.coupling.call import Call, Marks, Split, owner_of
+from nbcompress.compress.coupling.call import Marks, Split, owner_of
 from nbcompress.compress.coupling.labels import NO_LABEL, Axes, Labels
+from nbcompress.compress.coupling.makers import output_dims
 from nbcompress.compress.coupling.trace import Trace, named_tensors
 from nbcompress.compress.coupling.walk import Walk, axes_in
 
@@ -146,41 +147,12 @@ def _couple_once(
     labels.settle_parts()
     outputs: dict[str, set[int]] = {}
     for node, name in traced.tensors.items():
-        outputs.setdefault(name, set()).update(_output_dims(node))
+        outputs.setdefault(name, set()).update(output_dims(node))
     splits = [(split, _roots_of(marks, labels)) for split, marks in walk.splits]
     weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     stuck = [split for split, roots in splits if len(split.varying) > 1 and roots <= {NO_LABEL}]
     averages = _averages_of(walk, own, labels)
     return _gather(own, labels, outputs, splits, averages, weights), stuck
-
-
-# Operators that read a weight whose outputs are not along its first dimension: argument and dimension.
-_TABLES = ("embedding", "embedding_bag", "index", "index_select")
-_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_SECOND = {"addmm": 2, "baddbmm": 2, "mm": 1, "bmm": 1, "matmul": 1, "_grouped_mm": 1, "grouped_mm_fallback": 1}
-
-
-def _output_dims(node: fx.Node) -> set[int]:
-    """The dimensions of a weight along which its outputs lie, for everything that reads it."""
-    found = set()
-    last = len(node.meta["val"].shape) - 1
-    for user in node.users:
-        name = Call(user, Labels(), {}).name
-        if name in _TABLES or _is_second(user, node):
-            found.add(last)
-        elif name == "transpose" and any(_is_second(one, user) for one in user.users):
-            found.add(last - 1)
-        else:
-            # A bare parameter that is added, as the embedding of a class, has a first dimension for the batch.
-            is_row = node.meta["val"].shape[:1] == (1,)
-            found.add(1 if name in _TRANSPOSED else last if is_row else 0)
-    return found
-
-
-def _is_second(user: fx.Node, node: fx.Node) -> bool:
-    """Whether `user` multiplies by `node` from the right."""
-    place = _SECOND.get(Call(user, Labels(), {}).name)
-    return place is not None and len(user.args) > place and user.args[place] is node
 
 
 def _freeze_opaque(model: nn.Module, own: Mapping[str, Axes], labels: Labels) -> None:

@@ -131,7 +131,7 @@ _POINTWISE = (
     "logsigmoid softplus softsign dropout feature_dropout alpha_dropout dropout2d dropout3d clone contiguous detach "
     "alias to _to_copy type_as float half bfloat16 double masked_fill where clamp lift_fresh_copy "
     "lift_fresh zeros_like ones_like full_like rand_like randn_like empty_like "
-    "add sub mul div pow neg exp rsqrt sqrt square abs add_ lerp addcmul"
+    "add sub mul div subtract multiply divide true_divide pow neg exp rsqrt sqrt square abs add_ lerp addcmul"
 )
 
 

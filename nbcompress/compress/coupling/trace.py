@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
@@ -71,7 +72,8 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     """Trace `model`, which must be in evaluation mode; nothing about it changes.
 
     Raises:
-        CompressionError: It cannot be traced, as when its code branches on the data, or keeps its weights elsewhere.
+        CompressionError: It cannot be traced, as when its code branches on the data, or computes without its
+            parameters.
     """
     # Only the tensors: an object of a class that the tracer does not know, such as a cache, would stop it.
     flat = model.register_forward_hook(lambda _, __, result: tensors_of(result))
@@ -87,26 +89,44 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         flat.remove()
     # What no output needs holds nothing together.
     exported.graph.eliminate_dead_code()
-    canonical = first_names(model)
-    specs = exported.graph_signature.input_specs
-    targets = {
-        spec.arg.name: spec.target
-        for spec in specs
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None
-    }
-    # Parameters that nothing reads are inputs of the graph as well.
-    nodes = {node: targets.get(node.name) for node in exported.graph.nodes if node.op == "placeholder" and node.users}
-    tensors = {node: canonical[target] for node, target in nodes.items() if target is not None}
-    if not tensors and canonical:
-        raise CompressionError(
-            "channels cannot be cut because the tracer sees none of the model's parameters: its code reads them from "
-            "objects that are no torch modules, as Keras does (single weights can be pruned and quantized all the same)"
-        )
-    made = {spec.arg.name: spec.target for spec in specs if spec.kind is InputKind.CONSTANT_TENSOR}
-    constants = {node: exported.constants[str(made[node.name])] for node in nodes if node.name in made}
-    given = {spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT}
+    tensors, constants = _what_it_reads(model, exported)
+    if not tensors and any(True for _ in model.parameters()):
+        raise CompressionError("channels cannot be cut because the model computes without any of its own parameters")
+    given = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT}
     holders = exported.graph.find_nodes(op="placeholder")
     return Trace(exported.graph, tensors, constants, tuple(node for node in holders if node.name in given))
+
+
+def _what_it_reads(model: nn.Module, exported: ExportedProgram) -> tuple[dict[fx.Node, str], dict[fx.Node, Tensor]]:
+    """Names of the parameters and buffers that the graph reads, and its constants, by node.
+
+    What code reads through an object that is no torch module, as layers of Keras read their variables, is a constant
+    to the tracer: which parameter it is shows by its memory.
+    """
+    canonical = first_names(model)
+    by_memory = {_memory(tensor): canonical[name] for name, tensor in named_tensors(model).items() if tensor.numel()}
+    tensors: dict[fx.Node, str] = {}
+    constants: dict[fx.Node, Tensor] = {}
+    specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+    for node in exported.graph.find_nodes(op="placeholder"):
+        spec = specs[node.name]
+        # Parameters that nothing reads are inputs of the graph as well.
+        if not node.users or spec.target is None:
+            continue
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            tensors[node] = canonical[spec.target]
+        elif spec.kind is InputKind.CONSTANT_TENSOR:
+            constant = exported.constants[spec.target]
+            name = by_memory.get(_memory(constant)) if isinstance(constant, Tensor) else None
+            if name is None:
+                constants[node] = constant
+            else:
+                tensors[node] = name
+    return tensors, constants
+
+
+def _memory(tensor: Tensor) -> object:
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def tensors_of(result: Any) -> list[Tensor]:

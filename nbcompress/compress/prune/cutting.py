@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nbcompress.compress.attention import free_
 from nbcompress.compress.coupling import Average, Place, Unit, first_names, named_tensors
+from nbcompress.compress.keras_layers import settle_
 from nbcompress.compress.numbers import number_at, set_number_
 from nbcompress.compress.record import Grid, Record, Surgery, TensorRecord, record_of
 
@@ -102,6 +103,7 @@ def cut_(model: nn.Module, plan: Plan) -> tuple[Surgery, ...]:
         shapes = {name.rpartition(".")[2]: tuple(tensors[name].shape) for name in own if first[name] == name}
         if shapes or attributes:
             surgeries.append(Surgery("cut", path, shapes, attributes))
+    settle_(model)
     return tuple(surgeries)
 
 
