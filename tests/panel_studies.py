@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from nbcompress.panels.calibration import calibration_data
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.limits import SAVED
 from nbcompress.panels.progress import losses_of
 from nbcompress.panels.slices import slice_data
@@ -203,11 +204,13 @@ def samples() -> dict[str, dict[str, Any]]:
     trust = calibration_data([0.3, -1.1, 0.8, 2.4, -0.2, 0.1, -0.9, 1.2, 0.05, -7.5, 0.6, -0.4], "accuracy")
     shares = {"amount": 0.62, "bits": 0.21, "lr": 0.12, "method": 0.05}
     return {
-        "digits": study_view(
-            digits, slices=lines, importance=shares, calibration=trust, baseline=original, course=ended
-        ),
+        "digits": study_view(digits, expected=Expectations(lines, shares, trust), baseline=original, course=ended),
         "running": study_view(
-            half, slices=lines, baseline=original, course=running, warnings=["The body of the cell changed."]
+            half,
+            expected=Expectations(lines),
+            baseline=original,
+            course=running,
+            warnings=["The body of the cell changed."],
         ),
         "single": study_view(single_study(), course=Course(ending="Ended after 12 trials.", trials=12, elapsed=1.4)),
         "empty": study_view(empty_study(), course=Course(running=True, trials=30)),

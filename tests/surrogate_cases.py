@@ -21,6 +21,7 @@ from nbcompress.optimize.belief import Belief
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
 from nbcompress.optimize.units import Units
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.surrogate import surrogate_data
 from nbcompress.panels.view import study_view
 from nbcompress.run.history import history_of
@@ -116,7 +117,7 @@ def write() -> None:
         data = surrogate_data(gp, study.all_trials, study.goal)
         assert data is not None
         belief = rebuilt(data, study, gp)
-        view = study_view(study, surrogate=data)
+        view = study_view(study, expected=Expectations(surrogate=data))
         cases = [expected_at(belief, study, gp, point) for point in points_of(study.space)]
         text = json.dumps({"study": view, "cases": cases}, indent=1, allow_nan=False)
         (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -99,8 +99,7 @@ def known_of(study: Study) -> dict[str, Any]:
     """Return what a view of a stored study shows beside its trials: the baseline, and what its surrogate expects."""
     from nbcompress.panels import expectations_of
 
-    found = expectations_of(proposer_of(study), study)
-    return {"baseline": study.record.get("baseline"), **found.fields}
+    return {"baseline": study.record.get("baseline"), "expected": expectations_of(proposer_of(study), study)}
 
 
 def proposer_of(study: Study) -> Proposer | None:

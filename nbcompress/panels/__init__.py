@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbcompress.panels.bundle import study_bundle
     from nbcompress.panels.cards import Card, comparison_card, footprint_card, sensitivity_card
-    from nbcompress.panels.expectations import Expectations, expectations_of
+    from nbcompress.panels.expectations import expectations_of
+    from nbcompress.panels.expected import Expectations
     from nbcompress.panels.ladder import panel
     from nbcompress.panels.lines import Output, Panel
     from nbcompress.panels.page import study_page
@@ -23,7 +24,7 @@ _HOMES = {
     "MIME": "view",
     "Card": "cards",
     "Course": "view",
-    "Expectations": "expectations",
+    "Expectations": "expected",
     "Output": "lines",
     "Panel": "lines",
     "closing_line": "summary",

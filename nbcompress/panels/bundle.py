@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nbcompress.panels.document import Pictures, study_html
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.figures import calibration_figure, describe, overview_figure, png, slices_figure
 from nbcompress.panels.limits import SAVED, Limits
 from nbcompress.panels.summary import study_text
-from nbcompress.panels.view import MIME, Course, StudyLike, study_view
+from nbcompress.panels.view import MIME, NOTHING, Course, StudyLike, study_view
 
 MOST_BYTES = 300_000
 
@@ -21,10 +22,7 @@ MOST_BYTES = 300_000
 def study_bundle(
     study: StudyLike,
     *,
-    slices: Iterable[Mapping[str, Any]] = (),
-    importance: Mapping[str, float] | None = None,
-    calibration: Mapping[str, Any] | None = None,
-    surrogate: Mapping[str, Any] | None = None,
+    expected: Expectations = NOTHING,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
     course: Course | None = None,
@@ -33,15 +31,12 @@ def study_bundle(
 
     The texts are cut as far as it takes to stay below 300 kB.
     """
-    lines, slices = tuple(warnings), tuple(slices)
+    lines = tuple(warnings)
 
     def view(limits: Limits) -> dict[str, Any]:
         return study_view(
             study,
-            slices=slices,
-            importance=importance,
-            calibration=calibration,
-            surrogate=surrogate,
+            expected=expected,
             baseline=baseline,
             warnings=lines,
             course=course,

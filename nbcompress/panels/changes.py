@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from nbcompress.panels.expected import Expectations, expected_data
 from nbcompress.panels.limits import LIVE
 from nbcompress.panels.progress import progress_of
-from nbcompress.panels.text import finite
-from nbcompress.panels.view import Course, Names, StudyLike, expected_data, is_evaluable, scalar, study_view, trial_data
+from nbcompress.panels.text import cut, finite, scalar
+from nbcompress.panels.view import Course, Names, StudyLike, is_evaluable, study_view, trial_data
 from nbcompress.study.front import front
 from nbcompress.study.trial import State, Trial
 
@@ -39,14 +41,16 @@ class Changes:
         shown = {self._names(key): [scalar(one, LIVE.value) for one in values] for key, values in limits.items()}
         self._expected["narrowed"] = shown
 
-    def expect(self, expected: Mapping[str, Any]) -> None:
-        """Take what a surrogate expects: arguments of `expected_data`. What is not given stays as it is."""
-        surrogate, parameters = expected.get("surrogate"), self.state["study"]["parameters"]
+    def expect(self, expected: Expectations) -> None:
+        """Take what a surrogate tells. What is empty stays as it is."""
+        surrogate, study = expected.surrogate, self.state["study"]
         shown = self._trials.keys() | self._changed.keys()
-        if surrogate is not None and not is_evaluable(surrogate, self._space, parameters, shown):
-            expected = {key: one for key, one in expected.items() if key != "surrogate"}
-        data = expected_data(self._names, LIVE, **expected)
-        self._expected |= {key: data[key] for key in expected}
+        if surrogate is not None and not is_evaluable(surrogate, self._space, study["parameters"], shown):
+            expected = replace(expected, surrogate=None)
+        data = expected_data(expected, self._names, LIVE)
+        self._expected |= {key: one for key, one in data.items() if one}
+        if expected.remark:
+            self._expected["warnings"] = [*study["warnings"], cut(expected.remark, LIVE.message)]
 
     def delta(self, course: Course, **more: Any) -> dict[str, Any]:
         """Return the message that brings the page up to date, and take it into `state`.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbcompress.errors import SearchError
 from nbcompress.panels.calibration import calibration_data
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.slices import slice_data
 from nbcompress.panels.surrogate import surrogate_data
 from nbcompress.study.goal import Goal
@@ -34,33 +35,6 @@ class Tried(Protocol):
     def best(self) -> Trial | None: ...
 
 
-@dataclass(frozen=True)
-class Expectations:
-    """What a surrogate tells about a study.
-
-    Attributes:
-        slices: Through the best point, one for each parameter, as `slice_data` returns them.
-        importance: The parameters' shares in the first objective, or None.
-        calibration: How well each trial is foretold from the others, as `calibration_data` returns it, or None.
-        surrogate: The fitted processes, as `surrogate_data` returns them, or None.
-    """
-
-    slices: list[dict[str, Any]] = field(default_factory=list)
-    importance: dict[str, float] | None = None
-    calibration: dict[str, Any] | None = None
-    surrogate: dict[str, Any] | None = None
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """Return the arguments of a view that shows them."""
-        return {
-            "slices": self.slices,
-            "importance": self.importance,
-            "calibration": self.calibration,
-            "surrogate": self.surrogate,
-        }
-
-
 def always() -> bool:
     return True
 
@@ -75,8 +49,9 @@ def expectations_of(
 ) -> Expectations:
     """Ask the surrogate of a proposer about a study.
 
-    Empty where there is nothing to tell: no feasible trial yet, or a sampler without a surrogate. The parameters
-    that matter most come first, so that what the patience leaves out matters least.
+    Empty where there is nothing to tell: no feasible trial yet, or a sampler without a surrogate. Where the surrogate
+    fails, the reader is told; the trials are there all the same. The parameters that matter most come first, so that
+    what the patience leaves out matters least.
 
     Args:
         proposer: Whose surrogate is asked.
@@ -85,9 +60,25 @@ def expectations_of(
         is_wanted: Asked before each part of the work; what is not wanted any more is left out.
         most: The most slices.
     """
-    best = study.best
-    if proposer is None or best is None:
+    if proposer is None or study.best is None:
         return Expectations()
+    try:
+        return _asked(proposer, study, study.best, patience, is_wanted, most)
+    except Exception as error:
+        # What there is to see of the trials must not be lost to it.
+        logging.getLogger(__name__).debug("the surrogate could not be asked", exc_info=True)
+        return unasked(error)
+
+
+def unasked(error: Exception) -> Expectations:
+    """Return what is told where the surrogate fails."""
+    why = f"{type(error).__name__}: {error}".rstrip(": ")
+    return Expectations(remark=f"What the surrogate expects cannot be shown; asking it failed with {why}.")
+
+
+def _asked(
+    proposer: Proposer, study: Tried, best: Trial, patience: float, is_wanted: Callable[[], bool], most: int
+) -> Expectations:
     from nbcompress.optimize import importance, leave_one_out, slice_of
     from nbcompress.run.history import history_of
 

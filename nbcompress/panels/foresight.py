@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from nbcompress.panels.expectations import PATIENCE, Tried, expectations_of
+from nbcompress.panels.expectations import PATIENCE, Tried, expectations_of, unasked
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.surrogate import surrogate_data
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import Trial
@@ -75,8 +76,8 @@ class Foresight:
         self._proposer, self._now = proposer, now
         self._glances, self._looks = _Pace(now), _Pace(now)
 
-    def look(self, study: Tried, is_wanted: Callable[[], bool], begun: int | None = None) -> dict[str, Any]:
-        """Return the fields of a view that have changed; empty if it is too early, or if there is nothing new.
+    def look(self, study: Tried, is_wanted: Callable[[], bool], begun: int | None = None) -> Expectations:
+        """Return what is new; empty if it is too early, or if there is nothing. A surrogate that fails is left alone.
 
         Args:
             study: What was tried, not altered meanwhile.
@@ -84,26 +85,30 @@ class Foresight:
             begun: The trial that has just begun. The surrogate is asked as it was when it chose that trial.
         """
         if self._proposer is None:
-            return {}
+            return Expectations()
         n_ended = sum(one.state.counts for one in study.all_trials)
-        found: dict[str, Any] = {}
-        try:
-            if self._glances.is_due(n_ended):
-                start = self._now()
-                trials = before(study, begun)
-                found["surrogate"] = surrogate_data(self._proposer, trials, study.goal)
-                self._glances.done(start, n_ended)
-            if self._looks.is_due(n_ended):
-                start = self._now()
-                then = Before(study.goal, before(study, begun), study.best)
-                found |= expectations_of(self._proposer, then, PATIENCE, is_wanted=is_wanted, most=_most(study)).fields
-                self._looks.done(start, n_ended)
-        except Exception:
-            # Whatever is wrong with the surrogate, the search goes on and says so itself when it proposes.
-            logging.getLogger(__name__).debug("the panel could not ask the surrogate", exc_info=True)
+        found = Expectations()
+        if self._glances.is_due(n_ended):
+            start = self._now()
+            found = self._glance(before(study, begun), study.goal)
+            self._glances.done(start, n_ended)
+        if not found.remark and self._looks.is_due(n_ended):
+            start = self._now()
+            then = Before(study.goal, before(study, begun), study.best)
+            seen = expectations_of(self._proposer, then, PATIENCE, is_wanted=is_wanted, most=_most(study))
+            found = replace(seen, surrogate=seen.surrogate or found.surrogate)
+            self._looks.done(start, n_ended)
+        if found.remark:
             self._proposer = None
-            return {}
-        return {key: one for key, one in found.items() if one}
+        return found
+
+    def _glance(self, trials: Sequence[Trial], goal: Goal) -> Expectations:
+        try:
+            return Expectations(surrogate=surrogate_data(self._proposer, trials, goal))
+        except Exception as error:
+            # Whatever is wrong with the surrogate, the search goes on and says so itself when it proposes.
+            logging.getLogger(__name__).debug("the surrogate could not be asked", exc_info=True)
+            return unasked(error)
 
 
 def _most(study: Tried) -> int:

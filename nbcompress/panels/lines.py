@@ -110,10 +110,9 @@ class TextPanel(SilentPanel):
         from nbcompress.panels.bundle import study_bundle
         from nbcompress.panels.expectations import expectations_of
 
-        expected = expectations_of(self._proposer, self._study)
         return study_bundle(
             self._study,
-            **expected.fields,
+            expected=expectations_of(self._proposer, self._study),
             baseline=self._baseline,
             warnings=study_warnings(self._study, ending),
             course=self._clock.over(ending_text(ending)),

@@ -117,7 +117,7 @@ class LivePanel(TextPanel):
             self._show_limits()
         # On the loop's own thread, which also proposes: the surrogate never works for two at once.
         expected = self._foresight.look(self._study, self._is_wanted, trial.number)
-        if expected:
+        if not expected.is_empty:
             with self._lock:
                 self._changes.expect(expected)
             self._news.set()

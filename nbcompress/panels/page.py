@@ -9,10 +9,11 @@ from typing import Any
 from nbcompress.panels.assets import asset
 from nbcompress.panels.bundle import pictures
 from nbcompress.panels.document import study_html
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.figures import describe
 from nbcompress.panels.html import Markup, tag
 from nbcompress.panels.limits import LIVE
-from nbcompress.panels.view import Course, StudyLike, study_view
+from nbcompress.panels.view import NOTHING, Course, StudyLike, study_view
 
 STYLE = (
     ":root{color-scheme:light dark}"
@@ -25,10 +26,7 @@ STYLE = (
 def study_page(
     study: StudyLike,
     *,
-    slices: Iterable[Mapping[str, Any]] = (),
-    importance: Mapping[str, float] | None = None,
-    calibration: Mapping[str, Any] | None = None,
-    surrogate: Mapping[str, Any] | None = None,
+    expected: Expectations = NOTHING,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
     course: Course | None = None,
@@ -36,10 +34,7 @@ def study_page(
     """Return one self-contained HTML page; arguments as in `study_view`."""
     view = study_view(
         study,
-        slices=slices,
-        importance=importance,
-        calibration=calibration,
-        surrogate=surrogate,
+        expected=expected,
         baseline=baseline,
         warnings=warnings,
         course=course,

@@ -44,6 +44,15 @@ def finite(value: Any) -> float | None:
     return number if number.is_integer() and abs(number) < 1e15 else float(f"{number:.7g}")
 
 
+def scalar(value: Any, limit: int) -> Any:
+    """Return a parameter's value as JSON: a number, a bool, None or a text of at most `limit` characters."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return cut(value, limit)
+    return finite(value)
+
+
 def spell(value: Any) -> str:
     """Return a number, a choice or a missing value as a short text."""
     if value is None:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol
 
+from nbcompress.panels.expected import Expectations, expected_data
 from nbcompress.panels.limits import LIVE, Limits
 from nbcompress.panels.progress import progress_of
-from nbcompress.panels.text import cut, cut_middle, finite
+from nbcompress.panels.text import cut, cut_middle, finite, scalar
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State, Trial
 
@@ -24,6 +25,7 @@ MIME = "application/vnd.nbcompress.study.v1+json"
 CELL = "cell"
 # A condition of more cases than this is not told; its parameter cannot be tried out on a page.
 MOST_CASES = 100
+NOTHING = Expectations()
 
 JSON = Any
 
@@ -95,10 +97,7 @@ class Names:
 def study_view(
     study: StudyLike,
     *,
-    slices: Iterable[Mapping[str, JSON]] = (),
-    importance: Mapping[str, float] | None = None,
-    calibration: Mapping[str, JSON] | None = None,
-    surrogate: Mapping[str, JSON] | None = None,
+    expected: Expectations = NOTHING,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
     course: Course | None = None,
@@ -109,11 +108,8 @@ def study_view(
 
     Args:
         study: The study, read once: a trial that ends meanwhile is not in the data.
-        slices: What `nbcompress.panels.slices.slice_data` returns, one for each parameter.
-        importance: Parameter -> share.
-        calibration: What `nbcompress.panels.calibration.calibration_data` returns.
-        surrogate: What `nbcompress.panels.surrogate.surrogate_data` returns; left out where the page could not
-            evaluate it, because trials or options that it needs are not shown.
+        expected: What its surrogate tells. The surrogate itself is left out where the page could not evaluate it,
+            because trials or options that it needs are not shown.
         baseline: Metrics of the original model, by name.
         warnings: One line each.
         course: How the search goes; by default it has ended as its record says.
@@ -130,8 +126,9 @@ def study_view(
     shown = {one.number for one in trials}
     progress = progress_of(study.goal, everything)
     values = [value for one, value in zip(everything, progress.values, strict=True) if one.number in shown]
-    if surrogate is not None and not is_evaluable(surrogate, study.space, parameters, shown):
-        surrogate = None
+    if expected.surrogate is not None and not is_evaluable(expected.surrogate, study.space, parameters, shown):
+        expected = replace(expected, surrogate=None)
+    lines = [*warnings, *([expected.remark] if expected.remark else [])]
     return {
         "version": VERSION,
         "name": name(study.name),
@@ -149,11 +146,9 @@ def study_view(
         "progress": {"label": cut(progress.label, limits.name + 20), "values": [finite(one) for one in values]},
         "baseline": {name(key): finite(value) for key, value in baseline.items()} if baseline else None,
         "record": plain(study.record, limits),
-        "warnings": [cut(one, limits.message) for one in warnings],
+        "warnings": [cut(one, limits.message) for one in lines],
         "cut": cut_sentence(len(trials), len(everything)),
-        **expected_data(
-            name, limits, slices=slices, importance=importance, calibration=calibration, surrogate=surrogate
-        ),
+        **expected_data(expected, name, limits),
     }
 
 
@@ -272,48 +267,6 @@ def trial_data(trial: Trial, name: Names, limits: Limits) -> dict[str, JSON]:
             for metric, steps in trial.reports.items()
         }
     return data
-
-
-def expected_data(
-    name: Names,
-    limits: Limits,
-    *,
-    slices: Iterable[Mapping[str, JSON]] = (),
-    importance: Mapping[str, float] | None = None,
-    calibration: Mapping[str, JSON] | None = None,
-    surrogate: Mapping[str, JSON] | None = None,
-) -> dict[str, JSON]:
-    """Return the fields that tell what a surrogate expects; a calibration or surrogate not known is left out."""
-    data: dict[str, JSON] = {
-        "slices": [slice_cut(one, name, limits) for one in slices],
-        "importance": {name(key): finite(value) for key, value in importance.items()} if importance else None,
-    }
-    if calibration:
-        data["calibration"] = {**calibration, "metric": name(calibration["metric"])}
-    if surrogate:
-        processes = [{**one, "metric": one["metric"] and name(one["metric"])} for one in surrogate["processes"]]
-        data["surrogate"] = {**surrogate, "processes": processes}
-    return data
-
-
-def slice_cut(data: Mapping[str, JSON], name: Names, limits: Limits) -> dict[str, JSON]:
-    return {
-        **data,
-        "parameter": name(data["parameter"]),
-        "values": [scalar(one, limits.value) for one in data["values"]],
-        "metrics": [{**one, "metric": name(one["metric"])} for one in data["metrics"]],
-        "at": scalar(data["at"], limits.value),
-        "next": scalar(data["next"], limits.value),
-    }
-
-
-def scalar(value: Any, limit: int) -> JSON:
-    """Return a parameter's value as JSON: a number, a bool, None or a cut text."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return cut(value, limit)
-    return finite(value)
 
 
 def plain(value: Any, limits: Limits, depth: int = 5) -> JSON:

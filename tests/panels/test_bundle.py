@@ -12,6 +12,7 @@ from panel_studies import HOSTILE, choices, curve, digits_study, empty_study, ho
 from PIL import Image
 
 from nbcompress.panels.bundle import MOST_BYTES, study_bundle, weight
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.slices import slice_data
 from nbcompress.panels.view import MIME, Course
 
@@ -75,7 +76,7 @@ def test_html_needs_no_style_sheet_script_or_svg(bundle: dict[str, Any]) -> None
 def test_200_trials_stay_below_300_kb(make: Any) -> None:
     study = make(200)
     lines = [slice_data("amount", curve(), study.goal)] * 4 if make is digits_study else []
-    bundle = study_bundle(study, slices=lines)
+    bundle = study_bundle(study, expected=Expectations(lines))
     assert weight(bundle) <= MOST_BYTES
     if make is digits_study:
         assert len(bundle[MIME]["trials"]) == 200
@@ -100,7 +101,7 @@ def test_no_string_ends_in_a_half_letter() -> None:
 def test_slices_and_gaps_are_named() -> None:
     study = digits_study()
     lines = [slice_data("amount", curve(), study.goal, at=0.7), slice_data("method", choices(), study.goal)]
-    page = Reader(study_bundle(study, slices=lines)["text/html"])
+    page = Reader(study_bundle(study, expected=Expectations(lines))["text/html"])
     assert len(page.images) == 2
     assert "amount: next at 0.8045" in str(page.images[1]["alt"])
     assert "Not recorded: data, baseline." in page.text

@@ -10,6 +10,7 @@ from panel_studies import digits_study
 
 from nbcompress.panels.bundle import study_bundle
 from nbcompress.panels.calibration import calibration_data
+from nbcompress.panels.expected import Expectations
 
 
 def sentence(residuals: list[float]) -> str:
@@ -46,7 +47,7 @@ def test_what_is_not_a_number_is_left_out() -> None:
 @pytest.mark.parametrize("n", [12, 500])
 def test_is_part_of_the_saved_output(n: int) -> None:
     trust = calibration_data(np.random.default_rng(1).normal(size=n), "accuracy")
-    bundle = study_bundle(digits_study(), importance={"amount": 1.0}, calibration=trust)
+    bundle = study_bundle(digits_study(), expected=Expectations(importance={"amount": 1.0}, calibration=trust))
     assert trust is not None
     assert trust["sentence"].replace("'", "&#x27;") in bundle["text/html"]
     assert bundle["text/html"].count("<img") == 2

@@ -11,6 +11,7 @@ from panel_studies import digits_study, single_study
 
 from nbcompress.panels.changes import Changes
 from nbcompress.panels.clock import Clock
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.view import Course, schema, study_view
 from nbcompress.study.trial import State, Trial
 
@@ -58,6 +59,15 @@ def test_several_events_make_one_delta_with_only_what_changed() -> None:
     assert len(json.dumps(delta)) < 2_000
     quiet = changes.delta(RUNNING)
     assert quiet == {"kind": "delta", "seq": 2, "trials": [], "progress": None, "set": {}}
+
+
+def test_what_is_empty_stays_and_a_remark_is_a_warning() -> None:
+    changes = Changes(digits_study(10), "r", None, RUNNING)
+    changes.expect(Expectations(importance={"amount": 0.75}))
+    assert changes.delta(RUNNING)["set"] == {"importance": {"amount": 0.75}}
+    changes.expect(Expectations(remark="It failed."))
+    assert changes.delta(RUNNING)["set"] == {"warnings": ["It failed."]}
+    assert changes.state["study"]["importance"] == {"amount": 0.75}
 
 
 def test_state_is_replaced_and_never_altered() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from panel_studies import digits_study, empty_study, single_study
 
-from nbcompress.optimize import proposer
+from nbcompress.optimize import History, proposer
+from nbcompress.optimize.belief import Belief
+from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 from nbcompress.panels.bundle import study_bundle
 from nbcompress.panels.expectations import expectations_of
 from nbcompress.panels.slices import slice_data
@@ -21,7 +23,7 @@ def test_a_parabola_is_recognised() -> None:
     (along,) = found.slices
     lowest = min(zip(along["metrics"][0]["mean"], along["values"], strict=True))[1]
     assert lowest == pytest.approx(0.3, abs=0.05)
-    (saved,) = study_bundle(study, slices=found.slices, importance=found.importance)[MIME]["slices"]
+    (saved,) = study_bundle(study, expected=found)[MIME]["slices"]
     assert saved["next"] in saved["values"]
 
 
@@ -35,7 +37,7 @@ def test_a_maximised_metric_has_its_own_sign() -> None:
         assert all(0 < value < 1.5 for value in accuracy["mean"])
         assert max(kilobytes["mean"]) > 1
         assert all(low <= high for low, high in zip(accuracy["low"], accuracy["high"], strict=True))
-    assert study_view(study, slices=found.slices, importance=found.importance)["importance"]
+    assert study_view(study, expected=found)["importance"]
 
 
 def test_nothing_to_tell() -> None:
@@ -44,6 +46,24 @@ def test_nothing_to_tell() -> None:
     assert expectations_of(proposer("sobol", study.space, n_objectives=1), study).slices == []
     nothing = empty_study()
     assert expectations_of(proposer("gp", nothing.space, n_objectives=1), nothing).importance is None
+
+
+def test_a_surrogate_that_fails_costs_no_view() -> None:
+    study = digits_study(24)
+
+    class Broken(GaussianProcessProposer):
+        def believe(self, history: History) -> Belief:
+            raise ValueError("the matrix is <b>singular</b>")
+
+    found = expectations_of(Broken(study.space, 2, 1), study)
+    bundle = study_bundle(study, expected=found, warnings=["The body changed."])
+    sentence = (
+        "What the surrogate expects cannot be shown; asking it failed with ValueError: the matrix is <b>singular</b>."
+    )
+    assert bundle[MIME]["warnings"] == ["The body changed.", sentence]
+    assert f"warning: {sentence}" in bundle["text/plain"]
+    assert "<b>" not in bundle["text/html"]
+    assert len(bundle[MIME]["trials"]) == 24
 
 
 def test_patience_ends_the_list() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,8 +11,9 @@ from panel_studies import HandMadeStudy, digits_study, empty_study
 
 from nbcompress.optimize import proposer
 from nbcompress.optimize.belief import Belief
-from nbcompress.panels import foresight
-from nbcompress.panels.expectations import Expectations, always
+from nbcompress.panels import expectations, foresight
+from nbcompress.panels.expectations import always
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.foresight import SHARE, Foresight
 from nbcompress.run.history import history_of
 
@@ -53,6 +56,11 @@ def gp(study: HandMadeStudy) -> Any:
     return proposer("gp", study.space, n_objectives=2, n_constraints=1)
 
 
+def told(found: Expectations) -> set[str]:
+    """Return the names of what is not empty."""
+    return {one.name for one in fields(found) if getattr(found, one.name)}
+
+
 def test_takes_its_share_and_no_more(clock: Time) -> None:
     watching = Foresight(gp(digits(1)), clock)
     trials = 0
@@ -60,7 +68,7 @@ def test_takes_its_share_and_no_more(clock: Time) -> None:
         clock.now += 1.0
         trials += 1
         found = watching.look(digits(min(trials, 40)), always)
-        assert found in ({}, {"importance": {"x": 1.0}})
+        assert found in (Expectations(), Expectations(importance={"x": 1.0}))
         trials = 0 if trials == 40 else trials
     assert len(clock.looks) >= 5
     assert 0.4 * len(clock.looks) <= 600 / SHARE + 0.4
@@ -73,37 +81,40 @@ def test_takes_its_share_and_no_more(clock: Time) -> None:
 def test_looks_again_only_after_another_trial(clock: Time) -> None:
     watching = Foresight(gp(digits(1)), clock)
     clock.now = 1_000.0
-    assert watching.look(digits(10), always)
+    assert not watching.look(digits(10), always).is_empty
     clock.now = 2_000.0
-    assert watching.look(digits(10), always) == {}
-    assert watching.look(digits(11), always)
+    assert watching.look(digits(10), always).is_empty
+    assert not watching.look(digits(11), always).is_empty
 
 
 def test_many_trials_at_the_start_wait_for_their_turn(clock: Time) -> None:
     watching = Foresight(gp(digits(1)), clock)
     clock.now = 60.0
-    assert watching.look(digits(300), always) == {}
+    assert watching.look(digits(300), always).is_empty
 
 
-def test_a_failure_is_silent_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", [foresight, expectations], ids=["glance", "look"])
+def test_a_failure_is_told_once_and_nobody_asks_again(where: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
 
-    def broken(*_: Any, **__: Any) -> Expectations:
+    def broken(*_: Any, **__: Any) -> Any:
         looks.append(1)
         raise FloatingPointError("no")
 
-    monkeypatch.setattr(foresight, "expectations_of", broken)
+    monkeypatch.setattr(where, "surrogate_data", broken)
     clock = Time()
     watching = Foresight(gp(digits(1)), clock)
+    said = []
     for n in (10, 11):
         clock.now += 1_000.0
-        assert watching.look(digits(n), always) == {}
+        said.append(watching.look(digits(n), always).remark)
+    assert said == ["What the surrogate expects cannot be shown; asking it failed with FloatingPointError: no.", ""]
     assert len(looks) == 1
 
 
 def test_nobody_is_asked_without_a_surrogate(clock: Time) -> None:
     clock.now = 1_000.0
-    assert Foresight(None, clock).look(digits(10), always) == {}
+    assert Foresight(None, clock).look(digits(10), always).is_empty
     assert clock.looks == []
 
 
@@ -113,10 +124,11 @@ def test_the_surrogate_is_asked_as_it_was_before_the_trial_began() -> None:
     watching = Foresight(gp(study), clock)
     clock.now = 100.0
     found = watching.look(study, always, begun=23)
-    assert found["surrogate"]["processes"][-1]["trials"][-1] < 23
-    assert found["surrogate"]["pending"] == []
+    assert found.surrogate is not None
+    assert found.surrogate["processes"][-1]["trials"][-1] < 23
+    assert found.surrogate["pending"] == []
     clock.now = 200.0
-    assert watching.look(study, always, begun=23) == {}
+    assert watching.look(study, always, begun=23).is_empty
 
 
 def test_what_the_proposal_has_fitted_is_not_fitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +140,8 @@ def test_what_the_proposal_has_fitted_is_not_fitted_again(monkeypatch: pytest.Mo
     clock.now = 100.0
     # The search has begun trial 23 since.
     found = watching.look(study, always, begun=23)
-    assert {"surrogate", "importance", "calibration"} == set(found)
+    assert found.surrogate is not None
+    assert {"surrogate", "importance", "calibration"} == told(found)
 
 
 def test_what_is_not_wanted_any_more_is_left_out() -> None:
@@ -136,6 +149,6 @@ def test_what_is_not_wanted_any_more_is_left_out() -> None:
     study = digits(24)
     watching = Foresight(gp(study), clock)
     clock.now = 100.0
-    assert set(watching.look(study, lambda: False)) == {"importance", "surrogate"}
+    assert told(watching.look(study, lambda: False)) == {"importance", "surrogate"}
     empty = empty_study()
-    assert Foresight(gp(study), clock).look(empty, always) == {}
+    assert Foresight(gp(study), clock).look(empty, always).is_empty

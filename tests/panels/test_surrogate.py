@@ -11,6 +11,7 @@ from surrogate_cases import FOLDER, expected_at, points_of, proposer_of, rebuilt
 
 from nbcompress.optimize import proposer
 from nbcompress.panels import surrogate
+from nbcompress.panels.expected import Expectations
 from nbcompress.panels.limits import Limits
 from nbcompress.panels.surrogate import surrogate_data
 from nbcompress.panels.view import schema, study_view
@@ -72,11 +73,13 @@ def test_what_a_page_could_not_evaluate_is_left_out() -> None:
     study = digits_study(24)
     data = surrogate_data(proposer_of(study, {}), study.all_trials, study.goal)
     assert data is not None
-    assert study_view(study, surrogate=data)["surrogate"] == data
+    assert study_view(study, expected=Expectations(surrogate=data))["surrogate"] == data
     # A trial that it learned from is not shown.
-    assert "surrogate" not in study_view(study, surrogate=data, limits=Limits(trials=10))
+    assert "surrogate" not in study_view(study, expected=Expectations(surrogate=data), limits=Limits(trials=10))
     # Two options are cut to the same text.
-    assert "surrogate" not in study_view(hostile_study(30), surrogate={"processes": []}, limits=Limits(value=1))
+    assert "surrogate" not in study_view(
+        hostile_study(30), expected=Expectations(surrogate={"processes": []}), limits=Limits(value=1)
+    )
 
 
 def test_a_parameter_tells_when_it_is_active() -> None:
