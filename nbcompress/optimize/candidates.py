@@ -154,7 +154,7 @@ class CandidateSearch:
             by_rows = self.embedding.pull_back(u, active[on], gradient)
             return -value, -np.where(free[on], by_rows, 0.0)
 
-        low, high = np.where(free, 0.0, rows), np.where(free, 1.0, rows)
+        low, high = np.where(free, self.unseen.low, rows), np.where(free, self.unseen.high, rows)
         found, losses = minimise(
             loss, rows, low, high, evaluations=self.effort.evaluations, first_step=FIRST_STEP,
             gradient_tolerance=SLOPE_TOLERANCE, value_tolerance=GAIN_TOLERANCE,

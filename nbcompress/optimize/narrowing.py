@@ -110,6 +110,8 @@ class UnseenWithin(Unseen):
             axes.names.index(name): np.array(sorted(axes.space[name].to_unit(value) for value in values))
             for name, values in limits.items()
         }
+        for i, units in self._units.items():
+            self.low[i], self.high[i] = units[0], units[-1]
 
     def inside(self, rows: Array) -> Array:
         """Return the rows with every coordinate moved to the nearest value within its limits."""

@@ -34,10 +34,15 @@ class Proposer(Protocol):
 
 
 class Unseen:
-    """The points of a space that a history does not hold."""
+    """The points of a space that a history does not hold.
+
+    Attributes:
+        low, high: Shape `(d,)`; the box of the unit cube that they lie in.
+    """
 
     def __init__(self, axes: Axes, history: History) -> None:
         self.axes = axes
+        self.low, self.high = np.zeros(axes.d), np.ones(axes.d)
         self.known = axes.rows(history.points)
         self._seen = set(axes.keys(self.known))
         n_points = axes.n_points

@@ -5,6 +5,10 @@ import pytest
 
 from nbcompress.optimize import History
 from nbcompress.optimize.axes import Axes
+from nbcompress.optimize.candidates import CandidateSearch, Effort
+from nbcompress.optimize.embedding import Embedding
+from nbcompress.optimize.history import Array
+from nbcompress.optimize.narrowing import UnseenWithin
 from nbcompress.optimize.proposers.sobol import shifted_rows
 from nbcompress.optimize.protocol import Unseen, generator
 from nbcompress.space import Choice, Float, Int, Space
@@ -38,3 +42,21 @@ def test_known_rows_are_left_out(space: Space) -> None:
     kept = Unseen(axes, history).keep(rows)
     np.testing.assert_array_equal(kept, [row for row in rows if axes.keys(row[None])[0] not in known])
     assert len(kept) < 64
+
+
+def test_a_climb_stays_within_limits() -> None:
+    """The slope leads out of the limits: the best point inside lies on their edge, not where the climb began."""
+    space = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
+    embedding = Embedding(Axes(space))
+
+    class Slope:
+        def score(self, features: Array) -> Array:
+            return features.sum(1)
+
+        def score_with_gradients(self, features: Array) -> tuple[Array, Array]:
+            return self.score(features), np.ones_like(features)
+
+    unseen = UnseenWithin(embedding.axes, History.empty(1), {"x": [0.2, 0.4], "y": [0.0, 0.7]})
+    row, score = CandidateSearch(embedding, Slope(), unseen, generator(0, 0), Effort()).best(np.empty((0, 2)))
+    np.testing.assert_allclose(row, [0.4, 0.7], atol=1e-9)
+    assert score == pytest.approx(1.1)

@@ -16,6 +16,7 @@ from nbcompress.optimize.history import Array, History, Proposal
 from nbcompress.optimize.hypervolume import LogHypervolumeImprovement, is_efficient, reference_point
 from nbcompress.optimize.narrowing import Narrowing, UnseenWithin
 from nbcompress.optimize.pending import ImprovementWhilePending
+from nbcompress.optimize.plateau import n_repeats, should_leave
 from nbcompress.optimize.proposers.sobol import SobolProposer
 from nbcompress.optimize.protocol import Unseen, generator
 from nbcompress.optimize.surrogate import Form
@@ -85,6 +86,9 @@ class GaussianProcessProposer:
         if len(history) < n_initial or not knows:
             proposal = self._first(number, history, unseen)
             return Proposal(proposal.point, reason=f"one of the first {n_initial} points: {proposal.reason}")
+        if should_leave(number, history):
+            reason = f"drawn at random, since {n_repeats(history)} of the latest trials only repeat the best value"
+            return Proposal(unseen.draw(generator(self.seed, number, purpose=6)), reason=reason)
         belief = self.believe(history)
         gain, limits = self.terms(belief, number)
         if gain is None and not limits:
