@@ -6,12 +6,14 @@ import numbers
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from nbcompress.errors import NbcompressWarning, SpaceError
 from nbcompress.space import Choice, Float, Int, Space, Value
+
+Number = TypeVar("Number", int, float)
 
 _PRIORS = ("uniform", "log-uniform")
 # How their surrogate reads values, which changes nothing here.
@@ -22,7 +24,30 @@ _CATEGORY_TRANSFORMS = (None, "identity", "onehot", "label", "string")
 
 
 @dataclass(frozen=True)
-class Real:
+class _Range(Generic[Number]):
+    """What `Real` and `Integer` have in common."""
+
+    low: Number
+    high: Number
+    prior: str = "uniform"
+    base: int = 10
+    transform: str | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, prior=_PRIORS, transform=_TRANSFORMS)
+
+    @property
+    def bounds(self) -> tuple[Number, Number]:
+        return self.low, self.high
+
+    @property
+    def is_logarithmic(self) -> bool:
+        return self.prior == "log-uniform"
+
+
+@dataclass(frozen=True)
+class Real(_Range[float]):
     """A real number from `low` to `high`. The base of the logarithm changes nothing, here as there.
 
     `transform` and `dtype` say how their surrogate reads values, and change nothing here.
@@ -31,50 +56,24 @@ class Real:
         SpaceError: An option is one that cannot be honoured.
     """
 
-    low: float
-    high: float
-    prior: str = "uniform"
-    base: int = 10
-    transform: str | None = None
-    name: str | None = None
     dtype: Any = field(default=float, repr=False)
 
-    def __post_init__(self) -> None:
-        _check(self, prior=_PRIORS, transform=_TRANSFORMS)
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return self.low, self.high
-
     def parameter(self) -> Float:
-        return Float(self.low, self.high, log=self.prior == "log-uniform")
+        return Float(self.low, self.high, log=self.is_logarithmic)
 
 
 @dataclass(frozen=True)
-class Integer:
-    """A whole number from `low` to `high`, both included.
+class Integer(_Range[int]):
+    """A whole number from `low` to `high`, both included; the options are those of `Real`.
 
     Raises:
         SpaceError: An option is one that cannot be honoured.
     """
 
-    low: int
-    high: int
-    prior: str = "uniform"
-    base: int = 10
-    transform: str | None = None
-    name: str | None = None
     dtype: Any = field(default=int, repr=False)
 
-    def __post_init__(self) -> None:
-        _check(self, prior=_PRIORS, transform=_TRANSFORMS)
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        return self.low, self.high
-
     def parameter(self) -> Int:
-        return Int(self.low, self.high, log=self.prior == "log-uniform")
+        return Int(self.low, self.high, log=self.is_logarithmic)
 
 
 @dataclass(frozen=True)
@@ -257,7 +256,7 @@ def _name(given: str | None, otherwise: str) -> str:
     return given
 
 
-def _check(dimension: Dimension, **allowed: tuple[str | None, ...]) -> None:
+def _check(dimension: object, **allowed: tuple[str | None, ...]) -> None:
     for option, values in allowed.items():
         value = getattr(dimension, option)
         if not any(value is one or (isinstance(value, str) and value == one) for one in values):
