@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from nbcompress.errors import GoalError
@@ -19,6 +20,8 @@ EXAMPLES = """\
 
 # What Tab offers.
 SAMPLERS = ("gp", "sobol", "random", "grid", "tpe", "nsga2", "optuna-gp")
+
+Add = Callable[..., argparse.Action]
 
 SUMMARY = (
     "Search over the parameters that the cell declares with Float, Int and Choice; the rest of the cell is one trial. "
@@ -51,19 +54,37 @@ def _metric(text: str) -> str:
 def search_parser() -> MagicParser:
     """Build the parser of `%%bo_search`."""
     parser = MagicParser("%%bo_search", SUMMARY, EXAMPLES)
-    add = parser.add_argument
+    for add_options in (_steering, _limiting, _storing, _proposing, _running, _showing):
+        add_options(parser.add_argument)
+    return parser
+
+
+def _steering(add: Add) -> None:
+    """What the search is for."""
     for option in ("--maximize", "--minimize"):
         help_ = "an objective; repeat for several"
         add(option, dest="objectives", action=_AddObjective, type=_metric, metavar="NAME", help=help_)
     add("--subject-to", action="append", type=_constraint, metavar='"NAME <= NUMBER"', help="a constraint; repeatable")
+
+
+def _limiting(add: Add) -> None:
+    """How much is run."""
     add("--trials", type=whole(1), default=30, metavar="N", help="trials in the study in all (30)")
     add("--timeout", metavar="90s/10m/2h", help="limit for the search (none)")
     add("--trial-timeout", metavar="90s/10m/2h", help="limit for one trial (none)")
+
+
+def _storing(add: Add) -> None:
+    """Which study it is, and what is known at its start."""
     add("--study", metavar="NAME", help="continue or start this study (a name made from the cell)")
     add("--fresh", action="store_true", help="start that study anew, as NAME~2; nothing is deleted")
     add("--storage", default="nbcompress.journal", metavar="PATH or URL", help="any Optuna storage (a journal file)")
     add("--start", type=expression, metavar="POINTS", help="an expression: a list of dicts to run first")
     add("--baseline", type=expression, metavar="METRICS", help="an expression: a dict of the original's metrics")
+
+
+def _proposing(add: Add) -> None:
+    """What chooses points, and what ends a trial or the search early."""
     add(
         "--sampler",
         type=Suggests(str, SAMPLERS),
@@ -78,6 +99,10 @@ def search_parser() -> MagicParser:
     pruners = Suggests(str, ["none", "asha", "hyperband", "median"])
     add("--pruner", type=pruners, default="none", metavar="NAME", help=f"early stopping: {', '.join(pruners.choices)}")
     add("--until", metavar="RULE", help='a stop rule: "no gain 15" or "gain < 0.001"')
+
+
+def _running(add: Add) -> None:
+    """Where trials run, how often, and what of them is kept."""
     engines = Suggests(name, ["inline", "process"])
     add(
         "--engine",
@@ -104,11 +129,14 @@ def search_parser() -> MagicParser:
         metavar="M",
         help="use the last M trials to run the best again if the objective is noisy (0)",
     )
+
+
+def _showing(add: Add) -> None:
+    """What the cell shows and leaves behind."""
     add("--background", action="store_true", help="return at once; the panel goes on")
     add("--panel", type=OneOf(["auto", "text", "off"]), default="auto", help="auto, text, off (auto)")
     add("--dry-run", action="store_true", help="show the space and one timed trial")
     add("--out", type=name, default="study", metavar="NAME", help="the variable that receives the Study (study)")
-    return parser
 
 
 def goal_of(arguments: argparse.Namespace) -> Goal:
