@@ -23,7 +23,7 @@ from nbcompress.compress.losses import class_scores
 from nbcompress.errors import DataError, MeasureError
 from nbcompress.measure.examples import batches_in_order
 from nbcompress.measure.inputs import Inputs
-from nbcompress.measure.interval import Interval, proportion_interval
+from nbcompress.measure.interval import Interval, normal_width, proportion_interval
 from nbcompress.measure.table import points_text, share_text, text_table
 from nbcompress.measure.undisturbed import measured_copy
 
@@ -141,7 +141,7 @@ class AccuracyChange:
         up, down, n = len(self.mended), len(self.broken), self.before.n
         value = (up - down) / n
         middle = (up - down) / (n + 2)
-        half = 1.959964 * sqrt(up + down + 1 - (up - down) ** 2 / (n + 2)) / (n + 2)
+        half = normal_width() * sqrt(up + down + 1 - (up - down) ** 2 / (n + 2)) / (n + 2)
         return Interval(value, min(value, max(-1.0, middle - half)), max(value, min(1.0, middle + half)))
 
     def notes(self) -> list[str]:

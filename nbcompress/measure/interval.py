@@ -44,13 +44,22 @@ def proportion_interval(n_hits: int, n: int, confidence: float = 0.95) -> Interv
     """
     if n < 1 or not 0 <= n_hits <= n:
         raise MeasureError(f"a proportion needs 0 <= hits <= n and n >= 1, got {n_hits} of {n}")
-    _check_confidence(confidence)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = normal_width(confidence)
     share = n_hits / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At 0 and n hits one end is the share itself; rounding must not put it on the wrong side.
     return Interval(share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
+
+
+def normal_width(confidence: float = 0.95) -> float:
+    """Return how many standard deviations on each side of the mean hold that share of a normal distribution.
+
+    Raises:
+        MeasureError: A confidence outside (0, 1).
+    """
+    _check_confidence(confidence)
+    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -80,4 +89,4 @@ def _check_confidence(confidence: float) -> None:
         raise MeasureError(f"confidence must lie between 0 and 1, got {confidence}")
 
 
-__all__ = ["Interval", "median_interval", "proportion_interval"]
+__all__ = ["Interval", "median_interval", "normal_width", "proportion_interval"]
