@@ -4,6 +4,7 @@ import { axes, canvas, empty, leftOf, MARGIN } from "./chart";
 import { el, svg, user } from "./dom";
 import type { Calibration, Study } from "./data";
 import { cut } from "./format";
+import { WIDTH_95 } from "./normal";
 import type { Part } from "./part";
 import { linear } from "./scales";
 
@@ -13,7 +14,6 @@ const NOTHING = "How much each parameter matters was not worked out for this stu
 // Residuals beyond so many standard deviations are drawn there; half of one is the width of a column.
 const FAR = 5;
 const COLUMN = 0.5;
-const WIDTH_95 = 1.96;
 
 export class Importance implements Part {
   readonly element = el("div", { class: "nbc-place" });

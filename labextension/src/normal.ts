@@ -4,6 +4,9 @@ const SQRT_PI = Math.sqrt(Math.PI);
 const LOG_SQRT_2PI = 0.5 * Math.log(2 * Math.PI);
 const SERIES_UNTIL = 2;
 
+// So many standard deviations on each side of the mean hold 95 %.
+export const WIDTH_95 = 1.96;
+
 // exp(x^2) erfc(x) for x >= 0.
 export function erfcx(x: number): number {
   if (x < SERIES_UNTIL) {

@@ -2,14 +2,13 @@
 
 import type { Parameter, ProcessData, Slice, SliceMetric, Study, SurrogateData } from "./data";
 import { Gain } from "./gain";
-import { logBelow } from "./normal";
+import { logBelow, WIDTH_95 } from "./normal";
 import { Process, restored, standardised, type Belief } from "./process";
 import { completed, countOf, fromUnit, placesOf, toUnit, type Point } from "./space";
 
 // The part of a circle that a conditional number runs along; see nbcompress/optimize/embedding.py.
 const ANGLE = Math.PI / 2;
 const MOST_PLACES = 41;
-const WIDTH_95 = 1.96;
 
 // What is expected of one metric: mean and the ends of the 95 % interval.
 export interface Prediction {
