@@ -123,6 +123,33 @@ def even(model: nn.Module) -> nn.Module:
     return model
 
 
+def sided(model: nn.Module) -> nn.Module:
+    """As `even`, but each channel on four values of its own, with one more below zero or above it in turn."""
+    tensors = {}
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                zero = torch.arange(len(weight), dtype=torch.int32) % 2 + 1
+                grid = Grid(2, "symmetric", "channel", zero / 8, zero)
+                weight.copy_(grid.values((torch.arange(weight.numel()) * 7 % 4).reshape(weight.shape)))
+                tensors[name] = TensorRecord(grid=grid)
+            else:
+                weight.zero_()
+    attach_(model, Record(tensors))
+    return model
+
+
+def shared(model: nn.Module) -> nn.Module:
+    """As `even`, but five shared values that lie on a grid of 3 bits."""
+    grid = Grid(3, "symmetric", "tensor", torch.tensor([0.125]), torch.tensor([3], dtype=torch.int32))
+    codebook = Codebook(torch.tensor([-0.375, -0.125, 0.0, 0.125, 0.25]), grid)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(codebook.values[torch.arange(weight.numel()) * 7 % 5].reshape(weight.shape))
+    attach_(model, Record({name: TensorRecord(codebook=codebook) for name, _ in model.named_parameters()}))
+    return model
+
+
 def _row(*shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 

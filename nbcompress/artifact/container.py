@@ -1,7 +1,7 @@
 """The shell of a file: `safetensors` with one byte tensor, a version, and a checksum over everything.
 
     8 bytes   length of the text that follows
-    text      {"__metadata__": {"nbcompress": "2"}, "model": {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}}
+    text      {"__metadata__": {"nbcompress": "3"}, "model": {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}}
     n bytes   contents, of which the last 8 are BLAKE2b over every byte of the file before them
 
 So every reader of safetensors lists the file, and a change of any byte is found, also in the text. The checksum
@@ -17,8 +17,9 @@ from pathlib import Path
 
 from nbcompress.errors import ArtifactError
 
-# 2: a header may begin from what headers often say. Files of version 1 are read as ever.
-VERSION = 2
+# 2: a header may begin from what headers often say. 3: symmetric grids of 2 to 7 bits have 2^bits codes.
+# Files of older versions are read as ever.
+VERSION = 3
 _KEY = "nbcompress"
 _N_CHECK = 8
 # Our texts are shorter than this; those of other safetensors files may be longer.

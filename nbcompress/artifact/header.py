@@ -17,7 +17,7 @@ import torch
 
 from nbcompress.artifact.binary import Row, RowReader
 from nbcompress.artifact.dtypes import DTYPES
-from nbcompress.compress.record import ActivationRange, Activations, Surgery
+from nbcompress.compress.record import ActivationRange, Activations, Surgery, n_codes_of
 from nbcompress.errors import ArtifactError, CompressionError
 
 # What headers often say, so that a short one need not say it in full. Files are read by it: it must stay as it is.
@@ -38,6 +38,7 @@ _HALF, _DEFLATED, _AFTER_USUAL = 1, 2, 4
 _TIED = 31
 _PRUNED, _GRID, _CODEBOOK = 32, 64, 128
 _GROUP_KINDS = ("tensor", "channel")
+_AFFINE, _SIDES = 8, 64
 
 Group = Literal["tensor", "channel"] | int
 Scheme = Literal["symmetric", "affine"]
@@ -45,11 +46,30 @@ Scheme = Literal["symmetric", "affine"]
 
 @dataclass(frozen=True)
 class GridHead:
-    """A grid without its scales and zeros, which stand in the stream."""
+    """A grid without its scales and zeros, which stand in the stream.
+
+    Attributes:
+        bits: See `Grid`.
+        scheme: See `Grid`.
+        group: See `Grid`.
+        is_balanced: A symmetric grid of 2 to 7 bits as in files of versions 1 and 2, with as many codes below zero as
+            above: the last code and the zeros are not in the stream.
+    """
 
     bits: int
     scheme: Scheme
     group: Group
+    is_balanced: bool = False
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether the stream says for each group on which side of zero there is one code more."""
+        return self.scheme == "symmetric" and self.n_codes % 2 == 0
+
+    @property
+    def n_codes(self) -> int:
+        """How many codes the stream tells apart."""
+        return n_codes_of(self.bits, self.scheme) - self.is_balanced
 
 
 @dataclass(frozen=True)
@@ -179,7 +199,8 @@ def _write_entry(row: Row, entry: Entry) -> None:
     if entry.grid is not None:
         group = entry.grid.group
         group_kind = _GROUP_KINDS.index(group) if isinstance(group, str) else 2
-        row.number(entry.grid.bits - 1 | (entry.grid.scheme == "affine") << 3 | group_kind << 4)
+        flags = (entry.grid.scheme == "affine") * _AFFINE | entry.grid.has_sides * _SIDES
+        row.number(entry.grid.bits - 1 | flags | group_kind << 4)
         if isinstance(group, int):
             row.number(group)
 
@@ -206,13 +227,15 @@ def _read_entry(row: RowReader, place: int) -> Entry:
 
 def _read_grid(row: RowReader, place: int) -> GridHead:
     packed = row.number()
-    group_kind = packed >> 4
-    if group_kind > 2:
+    bits, group_kind = (packed & 7) + 1, packed >> 4 & 3
+    scheme: Scheme = "affine" if packed & _AFFINE else "symmetric"
+    can_have_sides = scheme == "symmetric" and n_codes_of(bits, scheme) % 2 == 0
+    if packed >= 2 * _SIDES or group_kind > 2 or (packed & _SIDES and not can_have_sides):
         raise ArtifactError(f"the file is damaged: its tensor {place} has an unknown grid, {packed}")
     group: Group = row.number() if group_kind == 2 else ("channel" if group_kind else "tensor")
     if group == 0:
         raise ArtifactError(f"the file is damaged: its tensor {place} has a grid of empty groups")
-    return GridHead((packed & 7) + 1, "affine" if packed & 8 else "symmetric", group)
+    return GridHead(bits, scheme, group, can_have_sides and not packed & _SIDES)
 
 
 def _read_extras(text: str) -> tuple[tuple[Surgery, ...], dict[str, str], Activations]:

@@ -149,7 +149,7 @@ def _kept_promise(
     codebook = promise.codebook
     if codebook is not None and codebook.grid is not None:
         try:
-            codes_of(codebook.values, TensorRecord(grid=codebook.grid), slot.name)
+            codes_of(codebook.values.to(slot.tensor.dtype), TensorRecord(grid=codebook.grid), slot.name)
         except CompressionError as err:
             broken[slot.name] = str(err)
             promise = replace(promise, codebook=Codebook(codebook.values))
@@ -176,7 +176,7 @@ def _write_tensor(writer: Writer, tensor: Tensor, promise: TensorRecord | None, 
     if promise is None or codes is None:
         write_values(writer, tensor)
         return
-    write_promise(writer, promise)
+    write_promise(writer, promise, tensor.dtype)
     write_codes(writer, codes, tuple(tensor.shape), promise)
 
 
@@ -221,7 +221,8 @@ def read_tensors(unread: Unread) -> tuple[list[Tensor | None], dict[int, TensorR
                 promises[place] = TensorRecord(is_pruned=True)
         else:
             promises[place] = read_promise(reader, entry)
-            tensors.append(read_codes(reader, entry.shape, entry.dtype, promises[place]))
+            is_balanced = entry.grid is not None and entry.grid.is_balanced and not entry.n_values
+            tensors.append(read_codes(reader, entry.shape, entry.dtype, promises[place], is_balanced=is_balanced))
     reader.check_end()
     return tensors, promises
 

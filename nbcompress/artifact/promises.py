@@ -16,17 +16,17 @@ from nbcompress.compress.record import Codebook, Grid, TensorRecord
 from nbcompress.errors import ArtifactError, CompressionError
 
 
-def write_promise(writer: Writer, promise: TensorRecord) -> None:
-    """Write what the header does not say of a promise that has a grid or a codebook."""
+def write_promise(writer: Writer, promise: TensorRecord, dtype: torch.dtype) -> None:
+    """Write what the header does not say of a promise that has a grid or a codebook, for a tensor of `dtype`."""
     codebook = promise.codebook
     grid = promise.grid if codebook is None else codebook.grid
     if grid is not None:
         _code_floats(writer, grid.scale, len(grid.scale))
-        _code_zeros(writer, grid.zero, len(grid.zero), grid_head(grid), grid.n_codes)
+        _code_zeros(writer, grid.zero, len(grid.zero), grid_head(grid))
     if codebook is not None and grid is None:
         _code_floats(writer, codebook.values, len(codebook.values))
     elif codebook is not None:
-        codes = codes_of(codebook.values, TensorRecord(grid=grid))
+        codes = codes_of(codebook.values.to(dtype), TensorRecord(grid=grid))
         code_symbols(writer, codes.numpy(), len(codes), grid.n_codes if grid else 0)
 
 
@@ -36,16 +36,18 @@ def read_promise(reader: Reader, entry: Entry) -> TensorRecord:
     Raises:
         ArtifactError: The numbers cannot be a grid or a codebook.
     """
+    head = entry.grid
     try:
         # The values of a codebook are one group, whatever the tensor's shape.
-        grid = None if entry.grid is None else _read_grid(reader, entry.grid, () if entry.n_values else entry.shape)
+        grid = None if head is None else _read_grid(reader, head, () if entry.n_values else entry.shape)
         if not entry.n_values:
             return TensorRecord(entry.is_pruned, grid)
-        if grid is None:
+        if head is None:
             values = _code_floats(reader, None, entry.n_values)
         else:
-            codes = code_symbols(reader, None, entry.n_values, grid.n_codes).astype(np.int32)
-            values = values_of(torch.from_numpy(codes), TensorRecord(grid=grid), torch.float32)
+            codes = code_symbols(reader, None, entry.n_values, head.n_codes).astype(np.int32)
+            # Shared values are such as the tensor can hold, on the grid up to the rounding of its dtype.
+            values = values_of(torch.from_numpy(codes), TensorRecord(grid=grid), entry.dtype).to(torch.float32)
         return TensorRecord(entry.is_pruned, None, Codebook(values, grid))
     except CompressionError as err:
         raise ArtifactError(f"the file is damaged: {err}") from err
@@ -63,12 +65,12 @@ def _read_grid(reader: Reader, head: GridHead, shape: tuple[int, ...]) -> Grid:
         raise ArtifactError("the file is damaged: a grid by channel of what has no channels")
     n_groups = one.n_groups(shape)
     scale = _code_floats(reader, None, n_groups)
-    zero = _code_zeros(reader, None, n_groups, head, one.n_codes)
+    zero = _code_zeros(reader, None, n_groups, head)
     return Grid(head.bits, head.scheme, head.group, scale, zero)
 
 
 def _middle(head: GridHead) -> int:
-    return 1 if head.bits == 1 else (1 << head.bits - 1) - 1
+    return (head.n_codes - 1) // 2
 
 
 def _code_floats(coder: Coder, numbers: Tensor | None, n: int) -> Tensor:
@@ -76,11 +78,12 @@ def _code_floats(coder: Coder, numbers: Tensor | None, n: int) -> Tensor:
     return tensor_of(data, (n,), torch.float32)
 
 
-def _code_zeros(coder: Coder, zeros: Tensor | None, n: int, head: GridHead, n_codes: int) -> Tensor:
+def _code_zeros(coder: Coder, zeros: Tensor | None, n: int, head: GridHead) -> Tensor:
+    least, n_kinds = 0, head.n_codes
     if head.scheme == "symmetric":
-        return torch.full((n,), _middle(head), dtype=torch.int32)
-    found = code_symbols(coder, None if zeros is None else zeros.numpy(), n, n_codes)
-    return torch.from_numpy(found.astype(np.int32))
+        least, n_kinds = _middle(head), 1 + head.has_sides
+    found = code_symbols(coder, None if zeros is None else (zeros - least).numpy(), n, n_kinds)
+    return torch.from_numpy(found.astype(np.int32)) + least
 
 
 __all__ = ["grid_head", "read_promise", "write_promise"]

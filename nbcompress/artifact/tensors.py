@@ -44,6 +44,7 @@ def read_values(reader: Reader, shape: tuple[int, ...], dtype: torch.dtype) -> T
 
 def write_codes(writer: Writer, codes: Codes, shape: tuple[int, ...], promise: TensorRecord) -> None:
     """Write the flat codes of a tensor of `shape` that keeps the grid or codebook of `promise`."""
+    codes = _turned(codes, promise, shape)
     n_kinds, zero = n_codes(promise), zero_code(promise, shape)
     nonzero = np.ones(len(codes), dtype=np.bool_) if zero is None else codes != zero
 
@@ -57,11 +58,18 @@ def write_codes(writer: Writer, codes: Codes, shape: tuple[int, ...], promise: T
     write(writer, layout)
 
 
-def read_codes(reader: Reader, shape: tuple[int, ...], dtype: torch.dtype, promise: TensorRecord) -> Tensor:
-    """Read what `write_codes` wrote, as values of `dtype`."""
+def read_codes(
+    reader: Reader, shape: tuple[int, ...], dtype: torch.dtype, promise: TensorRecord, *, is_balanced: bool = False
+) -> Tensor:
+    """Read what `write_codes` wrote, as values of `dtype`; or, balanced, what that of versions 1 and 2 did."""
     layout = code_layout(reader, None)
-    codes = _code_codes(reader, None, None, layout, shape, n_codes(promise), zero_code(promise, shape))
-    return values_of(torch.from_numpy(codes.astype(np.int32)).reshape(shape), promise, dtype)
+    n_kinds, zero = n_codes(promise) - is_balanced, zero_code(promise, shape)
+    if is_balanced:
+        zero = n_kinds // 2
+    codes = _code_codes(reader, None, None, layout, shape, n_kinds, zero).astype(np.int32)
+    if not is_balanced:
+        codes = _turned(codes, promise, shape)
+    return values_of(torch.from_numpy(codes).reshape(shape), promise, dtype)
 
 
 def n_codes(promise: TensorRecord) -> int:
@@ -72,7 +80,7 @@ def n_codes(promise: TensorRecord) -> int:
 
 
 def zero_code(promise: TensorRecord, shape: tuple[int, ...]) -> Zero:
-    """The code of the value zero in a tensor of `shape`."""
+    """The code of the value zero in a tensor of `shape`, symmetric grids all turned to one side."""
     if promise.grid is not None:
         if promise.grid.scheme == "symmetric":
             return promise.grid.n_codes // 2
@@ -82,6 +90,19 @@ def zero_code(promise: TensorRecord, shape: tuple[int, ...]) -> Zero:
         return None
     places = torch.nonzero(promise.codebook.values == 0)
     return int(places[0]) if len(places) else None
+
+
+def _turned(codes: Codes, promise: TensorRecord, shape: tuple[int, ...]) -> Codes:
+    """Flat codes of a symmetric grid, mirrored where it has one code more above zero; all others as they are.
+
+    So zero has the same code in all groups, and the one code more has the same one too. Its own inverse.
+    """
+    grid = promise.grid
+    if grid is None or grid.scheme == "affine" or bool((grid.zero == grid.n_codes // 2).all()):
+        return codes
+    zero = np.broadcast_to(grid.spread(shape)[1].numpy(), shape).reshape(-1)
+    turned: Codes = np.where(zero == grid.n_codes // 2, codes, grid.n_codes - 1 - codes).astype(codes.dtype)
+    return turned
 
 
 def _nonzero(data: Bytes) -> Mask:

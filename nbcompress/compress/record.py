@@ -21,6 +21,13 @@ from nbcompress.errors import CompressionError
 _ATTRIBUTE = "_nbcompress_record"
 
 
+def n_codes_of(bits: int, scheme: str) -> int:
+    """How many codes a grid has; see `Grid`."""
+    if bits == 1:
+        return 3
+    return (1 << bits) - (bits == 8 and scheme == "symmetric")
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A uniform grid: `value = (code - zero) * scale`, computed in float32, then cast to the tensor's dtype.
@@ -30,12 +37,15 @@ class Grid:
     | scheme | codes | zero |
     | --- | --- | --- |
     | symmetric, b = 1 | 0 and 2 (minus and plus); 1 only where a pruned weight is zero | 1 |
-    | symmetric, b >= 2 | 0 ... 2^b - 2, as many below zero as above; b = 2 is ternary | 2^(b-1) - 1 |
+    | symmetric, b = 2 to 7 | 0 ... 2^b - 1, one more below zero than above or the other way round | a middle one |
+    | symmetric, b = 8 | 0 ... 254, as many below zero as above, as kernels of 8 bits take them | 127 |
     | affine, b >= 2 | 0 ... 2^b - 1 | any of them |
+
+    The middle ones are 2^(b-1) and 2^(b-1) - 1.
 
     Attributes:
         bits: 1 to 8.
-        scheme: `symmetric` (zero is the middle code) or `affine`.
+        scheme: `symmetric` (zero is a middle code) or `affine`.
         group: `tensor`, `channel` (along axis 0), or a number of consecutive weights within a channel; the last
             group of a channel may be shorter. Groups are counted channel by channel.
         scale: Shape `(groups,)`, float32, positive; each representable in float16 unless its range forbids it.
@@ -60,11 +70,10 @@ class Grid:
             raise CompressionError("a grid has one float32 scale and one int32 zero for each group")
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise CompressionError("the scales of a grid must be positive and finite")
-        inside = zero == self.n_codes // 2 if self.scheme == "symmetric" else (zero >= 0) & (zero < self.n_codes)
-        if not bool(inside.all()):
-            raise CompressionError(
-                f"zero must be one of the grid's {self.n_codes} codes (the middle of a symmetric one)"
-            )
+        n = self.n_codes
+        low, high = ((n - 1) // 2, n // 2) if self.scheme == "symmetric" else (0, n - 1)
+        if not bool(((zero >= low) & (zero <= high)).all()):
+            raise CompressionError(f"zero must be one of the grid's {n} codes (a middle one if it is symmetric)")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid):
@@ -77,9 +86,7 @@ class Grid:
     @property
     def n_codes(self) -> int:
         """Size of the alphabet: every code is in `range(n_codes)`."""
-        if self.bits == 1:
-            return 3
-        return (1 << self.bits) - (self.scheme == "symmetric")
+        return n_codes_of(self.bits, self.scheme)
 
     def n_groups(self, shape: tuple[int, ...]) -> int:
         """How many scales a tensor of `shape` has."""
@@ -280,5 +287,6 @@ __all__ = [
     "Surgery",
     "TensorRecord",
     "attach_",
+    "n_codes_of",
     "record_of",
 ]

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from packed_zoo import CASES, Case, Convolutional, Perceptron, Tied, bits_equal, even
+from packed_zoo import CASES, Case, Convolutional, Perceptron, Tied, bits_equal, even, shared, sided
 from safetensors import safe_open
 from torch import nn
 
@@ -72,7 +73,7 @@ def test_it_is_one_byte_tensor_in_safetensors(tmp_path: Path) -> None:
     path = save(Perceptron(), tmp_path / "model.nbz")
     with safe_open(path, "pt") as file:
         assert list(file.keys()) == ["model"]
-        assert file.metadata() == {"nbcompress": "2"}
+        assert file.metadata() == {"nbcompress": "3"}
         assert file.get_tensor("model").dtype == torch.uint8
 
 
@@ -93,14 +94,23 @@ def check_against(kept: Path, expected: nn.Module) -> None:
     assert record_of(loaded).surgery == record_of(expected).surgery
 
 
-def test_files_of_the_first_version_stay_readable() -> None:
+def even_and_cut() -> nn.Module:
+    """Cut, so that the header has much to say."""
+    return nc.prune(even(Perceptron()), 0.5, granularity="channel", example=torch.zeros(1, 24))
+
+
+def test_files_of_older_versions_stay_readable() -> None:
+    """Their symmetric grids had one code fewer."""
     check_against(GOLDEN / "version-1.safetensors", even(Perceptron()))
+    check_against(GOLDEN / "version-2.safetensors", even_and_cut())
+    check_against(GOLDEN / "version-2-shared.safetensors", shared(Perceptron()))
 
 
-def test_files_of_this_version_stay_what_they_are(tmp_path: Path) -> None:
-    kept = GOLDEN / "version-2.safetensors"
-    # Cut, so that the header has much to say.
-    expected = nc.prune(even(Perceptron()), 0.5, granularity="channel", example=torch.zeros(1, 24))
+@pytest.mark.parametrize(
+    ("name", "make"), [("version-3", even_and_cut), ("version-3-sides", lambda: sided(Perceptron()))]
+)
+def test_files_of_this_version_stay_what_they_are(name: str, make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    kept, expected = GOLDEN / f"{name}.safetensors", make()
     if os.environ.get("NBCOMPRESS_REFRESH_GOLDEN") and not kept.exists():  # never written twice
         save(expected, kept)
     check_against(kept, expected)

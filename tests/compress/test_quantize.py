@@ -19,12 +19,16 @@ def test_scales_by_granularity(granularity: str, n_scales: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "scheme", "n_values"), [(1, "symmetric", 2), (2, "symmetric", 3), (2, "affine", 4), (8, "affine", 256)]
+    ("bits", "scheme", "n_values"),
+    [(1, "symmetric", 2), (2, "symmetric", 4), (8, "symmetric", 255), (2, "affine", 4), (8, "affine", 256)],
 )
 def test_number_of_values(bits: int, scheme: str, n_values: int) -> None:
     torch.manual_seed(0)
-    small = quantize(nn.Linear(100, 100), bits, scheme=scheme, granularity="tensor")  # type: ignore[arg-type]
-    assert n_values * 0.9 <= small.get_parameter("weight").unique().numel() <= n_values
+    model = nn.Linear(100, 100)
+    nn.init.normal_(model.weight)
+    small = quantize(model, bits, scheme=scheme, granularity="tensor")  # type: ignore[arg-type]
+    # Outside four deviations a value of eight bits has no weight.
+    assert n_values * 0.8 <= small.get_parameter("weight").unique().numel() <= n_values
 
 
 def test_another_grid_is_fitted_anew() -> None:

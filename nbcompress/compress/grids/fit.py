@@ -1,20 +1,21 @@
 """Scales and zeros of a uniform grid, for all groups of a tensor at once.
 
 Notation
-    w   rows of weights, `(G, n)`: one row for each group
-    v   how much each weight counts, `(G, n)`, or None for all alike
-    s   scales, `(G, 1)`
-    z   code of the value zero, `(G, 1)`
-    q   steps away from zero, `(G, n)`: code minus z
+    w   groups of weights, `(G, o, n)`: n of each of o outputs; a group within one output has o = 1
+    v   which weights count, `(G, o, n)`, 1 or 0, or None for all
+    s   scales, `(G, 1, 1)`
+    z   code of the value zero, `(G, 1, 1)`
+    q   steps away from zero, `(G, o, n)`: code minus z
 
 The scale that spans the largest weight (`absmax`) wastes most codes of a narrow grid on a few outliers. The default
 therefore searches for the least squared error: a fixed set of clipping ranges is tried, the best is improved by
 alternating between rounding and the closed-form scale `sum(w q) / sum(q q)`, and absmax stays where it is better.
 
-An affine grid of few codes has more of them on one side of zero. Clipping the other side then shifts all weights of an
-output the same way, which squared errors `e` of single weights do not see, but inputs that are not centred do: for
-inputs of mean m and deviation d the output is off by `d^2 sum(e^2) + m^2 sum(e)^2` in the mean square. So for affine
-rows within an output, `b sum(e)^2` is added to the error, with b that of a rectified normal input.
+A grid with zero and an even number of codes has more of them on one side. Clipping the other side then shifts all
+weights of an output the same way, which squared errors `e` of single weights do not see, but inputs that are not
+centred do: for inputs of mean m and deviation d the output is off by `d^2 sum(e^2) + m^2 sum(e)^2` in the mean square.
+So `b sum(e)^2` is added for each output, with b that of a rectified normal input. Without it, a symmetric grid of two
+bits does worse with four codes than with three.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ import torch
 from torch import Tensor
 
 from nbcompress.compress.grids.groups import Group, rows_of
-from nbcompress.compress.record import Grid
+from nbcompress.compress.record import Grid, n_codes_of
 
-# More weights than these in a row are sampled at even steps while clipping ranges are compared (a heuristic: the
+# More weights than these of an output are sampled at even steps while clipping ranges are compared (a heuristic: the
 # error of a range is a mean, and the last comparison reads all weights again).
 _N_SAMPLED = 4096
 # Each improvement can only lower the error; after a few it moves by less than the rounding of a scale to float16.
 _N_IMPROVEMENTS = 4
+# Up to so many bits, the side of a symmetric grid with one value more is chosen group by group. From 4 bits on it is
+# below zero, as in the integers of 4 and 8 bits that kernels take; one value in sixteen is not worth other ones.
+_MOST_BITS_WITH_SIDES = 3
 # Mean squared over variance of max(0, x) for x normal: 1 / (2 pi) over (pi - 1) / (2 pi).
 _RECTIFIED = 1 / (pi - 1)
 _SMALLEST_NORMAL_HALF = 2.0**-14
@@ -49,8 +53,9 @@ class Scheme:
         bits: 1 to 8.
         scheme: See `Grid`.
         group: See `Grid`.
-        scale: `error` searches for the least error, `absmax` spans the largest weight. One bit has only one sensible
-            scale, the mean magnitude, which is the one of least squared error.
+        scale: `error` searches for the least error, `absmax` spans the largest weight: the smallest scale at which no
+            weight is more than half a step off (8 symmetric bits have it on their last code). One bit has only one
+            sensible scale, the mean magnitude, which is the one of least squared error.
     """
 
     bits: int
@@ -60,35 +65,31 @@ class Scheme:
 
     @property
     def n_codes(self) -> int:
-        return 3 if self.bits == 1 else (1 << self.bits) - (self.scheme == "symmetric")
+        return n_codes_of(self.bits, self.scheme)
 
     @property
     def shift_weight(self) -> float:
-        """How much the squared sum of a row's errors counts beside the sum of their squares."""
-        return _RECTIFIED if self.scheme == "affine" and self.group != "tensor" else 0.0
+        """How much the squared sum of an output's errors counts beside the sum of their squares."""
+        return _RECTIFIED if self.n_codes % 2 == 0 else 0.0
 
     def is_that_of(self, grid: Grid) -> bool:
         return (self.bits, self.scheme, self.group) == (grid.bits, grid.scheme, grid.group)
 
 
-def fit_grid(tensor: Tensor, scheme: Scheme, *, is_pruned: bool = False, counts: Tensor | None = None) -> Grid:
+def fit_grid(tensor: Tensor, scheme: Scheme, *, is_pruned: bool = False) -> Grid:
     """Fit a grid to `tensor`.
 
     Args:
         tensor: Finite values of shape `(out, ...)`, at least one.
         scheme: Bits, symmetry and groups.
         is_pruned: Zeros are no weights: they take no part in the scale of one bit.
-        counts: How often each value occurs (shape of `tensor`), for the values of a codebook.
 
     Returns:
         The grid. Rounding `tensor` to it (`rounded`) has, group by group, no larger error (see `shift_weight`) than
         with the absmax scale; with `scale="absmax"`, the error of one weight is at most half its scale (and 1/16 of a
         scale more for the largest weights, 1/8 if affine, as scales are rounded to float16 and codes count from zero).
     """
-    w, real = rows_of(tensor, scheme.group)
-    v = None if counts is None else counts.reshape(w.shape).to(torch.float32)
-    if real is not None:
-        v = real.to(torch.float32)
+    w, v = _groups_of(tensor, scheme.group)
     if scheme.bits == 1:
         s, z = _fit_signs(w, v, is_pruned)
     elif scheme.scale == "absmax":
@@ -116,20 +117,27 @@ def nearest_codes(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Ten
 
 
 def improved_scale(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Grid:
-    """`grid` with the scales of least squared error for the codes that `tensor` has on it now (zeros unchanged).
+    """`grid` with the scales of least error for the codes that `tensor` has on it now; its zeros stay.
 
-    Groups where everything rounds to zero keep their scale. In float32 throughout, as it runs at every training step.
+    A group keeps its scale where rounding again would not lower the error, and where everything rounds to zero.
     """
-    w, _ = rows_of(tensor, grid.group)
-    q, _ = rows_of(_nearest_steps(tensor, grid, is_pruned), grid.group)
-    s = grid.scale.reshape(-1, 1).to(w.device)
-    power = q.square().sum(dim=1, keepdim=True)
-    best = (q * w).sum(dim=1, keepdim=True) / power.clamp(min=1)
-    best = torch.where((power > 0) & (best > 0), best, s)
-    zero = grid.zero.reshape(-1, 1).to(w.device, torch.float32)
     scheme = Scheme(grid.bits, grid.scheme, grid.group)
-    scale = _storable(_positive(best), zero, scheme, tensor.dtype).flatten().cpu()
-    return Grid(grid.bits, grid.scheme, grid.group, scale, grid.zero)
+    w, _ = _groups_of(tensor, grid.group)
+    q, _ = _groups_of(_nearest_steps(tensor, grid, is_pruned), grid.group)
+    s, z = (one.reshape(-1, 1, 1).to(w.device, torch.float32) for one in (grid.scale, grid.zero))
+    best = _closed_form(w, q, None, s, scheme.shift_weight)
+    best = _storable(_positive(best), z, scheme, tensor.dtype)
+    if scheme.bits > 1:
+        found, kept = (_error(w, None, one, z, scheme.n_codes, scheme.shift_weight) for one in (best, s))
+        best = torch.where(found < kept, best, s)
+    return Grid(grid.bits, grid.scheme, grid.group, best.flatten().cpu(), grid.zero)
+
+
+def _groups_of(tensor: Tensor, group: Group) -> tuple[Tensor, Tensor | None]:
+    """`w` and `v` of the notation above. The numbers of a vector are an output each."""
+    rows, real = rows_of(tensor, group)
+    w = rows.reshape(len(rows), tensor.shape[0] if group == "tensor" and tensor.ndim else 1, -1)
+    return w, None if real is None else real.reshape(w.shape).to(torch.float32)
 
 
 def _nearest_steps(tensor: Tensor, grid: Grid, is_pruned: bool) -> Tensor:
@@ -147,14 +155,13 @@ def _fit_signs(w: Tensor, v: Tensor | None, is_pruned: bool) -> tuple[Tensor, Te
     v = torch.ones_like(w) if v is None else v
     if is_pruned:
         v = v * (w != 0)
-    total = v.sum(dim=1, keepdim=True)
-    s = (w.abs().double() * v).sum(dim=1, keepdim=True) / total.clamp(min=1)
+    s = _sum(w.abs().double() * v) / _sum(v).clamp(min=1)
     return _positive(s.float()), torch.ones_like(s, dtype=torch.float32)
 
 
 def _fit_error(w: Tensor, v: Tensor | None, scheme: Scheme, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    step, shift = max(1, w.shape[1] // _N_SAMPLED), scheme.shift_weight
-    few, few_v = w[:, ::step], None if v is None else v[:, ::step]
+    step, shift = max(1, w.shape[2] // _N_SAMPLED), scheme.shift_weight
+    few, few_v = w[:, :, ::step], None if v is None else v[:, :, ::step]
     best_s, best_z, lowest = w.new_empty(0), w.new_empty(0), w.new_empty(0)
     for s, z in _candidates(w, scheme):
         error = _error(few, few_v, s, z, scheme.n_codes, shift)
@@ -165,7 +172,8 @@ def _fit_error(w: Tensor, v: Tensor | None, scheme: Scheme, dtype: torch.dtype) 
         best_s, best_z = torch.where(better, s, best_s), torch.where(better, z, best_z)
         lowest = torch.where(better, error, lowest)
     for _ in range(_N_IMPROVEMENTS):
-        better_s = _closed_form(w, _steps(w, best_s, best_z, scheme.n_codes), v, best_s, shift)
+        q = _steps(w, best_s, best_z, scheme.n_codes)
+        better_s = _closed_form(w.double(), q.double(), v, best_s, shift)
         if shift:
             # Rounding to the nearest lowers each square, but not always their squared sum.
             errors = [_error(w, v, s, best_z, scheme.n_codes, shift) for s in (better_s, best_s)]
@@ -180,22 +188,35 @@ def _fit_error(w: Tensor, v: Tensor | None, scheme: Scheme, dtype: torch.dtype) 
 
 def _candidates(w: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor]]:
     """Scales and zeros to try, absmax first. Narrow grids gain from clipping far, wide ones hardly at all."""
-    is_narrow = scheme.bits <= 4
+    is_narrow, most = scheme.bits <= 4, scheme.n_codes - 1
+    low = w.amin(dim=(1, 2), keepdim=True).clamp(max=0)
+    high = w.amax(dim=(1, 2), keepdim=True).clamp(min=0)
     if scheme.scheme == "symmetric":
-        most = (scheme.n_codes - 1) // 2
-        peak = w.abs().amax(dim=1, keepdim=True)
-        z = torch.full_like(peak, most)
-        for share in torch.linspace(1.0, 0.1 if is_narrow else 0.5, 28 if is_narrow else 11).tolist():
-            yield _positive(peak * share / most), z
+        yield from _symmetric_candidates(low, high, scheme)
         return
-    low = w.amin(dim=1, keepdim=True).clamp(max=0)
-    high = w.amax(dim=1, keepdim=True).clamp(min=0)
     shares = torch.linspace(1.0, 0.3 if is_narrow else 0.7, 8 if is_narrow else 4).tolist()
     for below in shares:
         for above in shares:
             # Divided before they are added: the range itself may not fit into float32.
-            s = _positive(high * above / (scheme.n_codes - 1) - low * below / (scheme.n_codes - 1))
-            yield s, torch.round(-low * below / s).clamp(0, scheme.n_codes - 1)
+            s = _positive(high * above / most - low * below / most)
+            yield s, torch.round(-low * below / s).clamp(0, most)
+
+
+def _symmetric_candidates(low: Tensor, high: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor]]:
+    is_narrow, most = scheme.bits <= 4, scheme.n_codes - 1
+    zeros = [torch.full_like(low, scheme.n_codes // 2)]
+    if scheme.bits <= _MOST_BITS_WITH_SIDES:
+        zeros.append(zeros[0] - 1)
+
+    def spanning(z: Tensor, share: float, beyond: float) -> Tensor:
+        """The scale at which the share of the range ends so many steps beyond the last codes."""
+        return _positive(torch.maximum(-low * share / (z + beyond), high * share / (most - z + beyond)))
+
+    z = torch.where(-low >= high, zeros[0], zeros[-1])
+    yield spanning(z, 1.0, 0.5 if scheme.n_codes % 2 == 0 else 0.0), z
+    for z in zeros:
+        for share in torch.linspace(1.0, 0.1 if is_narrow else 0.5, 28 if is_narrow else 11).tolist():
+            yield spanning(z, share, 0.0), z
 
 
 def _steps(w: Tensor, s: Tensor, z: Tensor, n_codes: int) -> Tensor:
@@ -206,21 +227,28 @@ def _steps(w: Tensor, s: Tensor, z: Tensor, n_codes: int) -> Tensor:
 def _error(w: Tensor, v: Tensor | None, s: Tensor, z: Tensor, n_codes: int, shift: float) -> Tensor:
     differences = (w - _steps(w, s, z, n_codes) * s).double()
     counted = differences if v is None else differences * v
-    squares = (differences * counted).sum(dim=1, keepdim=True)
-    return squares + shift * counted.sum(dim=1, keepdim=True).square() if shift else squares
+    squares = _sum(differences * counted)
+    return squares + shift * _sum(_by_output(counted).square()) if shift else squares
 
 
 def _closed_form(w: Tensor, q: Tensor, v: Tensor | None, s: Tensor, shift: float) -> Tensor:
     """The scale of least error for given steps; the old one where all steps are zero."""
-    counted = q.double() if v is None else q.double() * v
-    power = (counted * q).sum(dim=1, keepdim=True)
-    product = (counted * w).sum(dim=1, keepdim=True)
+    counted = q if v is None else q * v
+    power, product = _sum(counted * q), _sum(counted * w)
     if shift:
-        total = counted.sum(dim=1, keepdim=True)
-        weights = (w.double() if v is None else w.double() * v).sum(dim=1, keepdim=True)
-        power, product = power + shift * total.square(), product + shift * total * weights
+        total = _by_output(counted)
+        weights = _by_output(w if v is None else w * v)
+        power, product = power + shift * _sum(total.square()), product + shift * _sum(total * weights)
     best = product / power.clamp(min=1)
     return torch.where((power > 0) & (best > 0), best.float(), s)
+
+
+def _sum(one: Tensor) -> Tensor:
+    return one.sum(dim=(1, 2), keepdim=True)
+
+
+def _by_output(one: Tensor) -> Tensor:
+    return one.sum(dim=2, keepdim=True)
 
 
 def _positive(s: Tensor) -> Tensor:

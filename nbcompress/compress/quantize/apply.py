@@ -38,15 +38,16 @@ def quantize(
 
     Args:
         model: Any module; it stays as it is.
-        bits: 1 to 8. One bit is sign times mean magnitude; two symmetric bits are the three values -s, 0, s. A dict
-            gives every chosen tensor bits of its own, by parameter name. (`nbcompress.quantize` also takes `auto` with
-            a budget; the length of a file is known on a higher floor.)
-        scheme: `symmetric` has as many values below zero as above (`2^bits - 1` in all), `affine` places
-            `2^bits` values where the weights are. Both hold zero.
+        bits: 1 to 8. One bit is sign times mean magnitude. A dict gives every chosen tensor bits of its own, by
+            parameter name. (`nbcompress.quantize` also takes `auto` with a budget; the length of a file is known on a
+            higher floor.)
+        scheme: `symmetric` has zero in the middle of its `2^bits` values, with one more on one side: on the one that
+            fits better where bits are 2 or 3, below zero from 4 to 7; 8 bits leave that one out. `affine` places the
+            values where the weights are. Both hold zero.
         granularity: What shares a scale: `channel` (along axis 0), `tensor`, or `group:N` consecutive weights of a
             channel.
-        scale: `error` searches for the scale of least error, which clips outliers where that pays (far
-            better below 5 bits), `absmax` spans the largest weight.
+        scale: `error` searches for the scale of least error, which clips outliers where that pays, `absmax` spans the
+            largest weight to within half a step.
         activations: How integer kernels of an exported model take the inputs of linear layers and convolutions, in 8
             bits: `static` by ranges of least squared error on the data, `dynamic` by a range found at every run. The
             record of the copy says it, and export reads it; the copy itself goes on computing activations in floating
@@ -128,8 +129,7 @@ def quantized_codebook(tensor: Tensor, record: TensorRecord, plan: Scheme) -> tu
         raise CompressionError("a tensor without a codebook has no shared values to quantize")
     codes = codes_of(tensor, record).long()
     values = record.codebook.values
-    counts = torch.bincount(codes.flatten(), minlength=len(values)).cpu()
-    grid = fit_grid(values.to(tensor.dtype), _codebook_plan(plan), is_pruned=record.is_pruned, counts=counts)
+    grid = fit_grid(tensor, _codebook_plan(plan), is_pruned=record.is_pruned)
     snapped = rounded(values.to(tensor.dtype), grid, is_pruned=record.is_pruned)
     return Codebook(torch.unique(snapped.to(torch.float32)), grid), snapped.to(tensor.device)[codes]
 
