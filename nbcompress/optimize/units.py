@@ -44,7 +44,8 @@ class Units:
         if damped:
             low, knee = np.quantile(unit_values, [LOWER, MIDDLE]).tolist()
             unit = knee - low
-            damped = unit > ROUNDING
+            # Beside one huge value these two are tiny; whether they differ by rounding is a matter of their own size.
+            damped = unit > ROUNDING * max(abs(low), abs(knee))
             knee, unit = (knee, unit) if damped else (0.0, 1.0)
         w = _compress((unit_values - knee) / unit) if damped else unit_values
         shift, scale = float(w.mean()), float(w.std())

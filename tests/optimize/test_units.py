@@ -37,5 +37,13 @@ def test_an_outlier_no_longer_hides_the_others() -> None:
     assert np.ptp(damped[:9]) > 0.2
 
 
+@pytest.mark.parametrize("worst", [1e6, 1e12, 1e30, 1e300])
+def test_however_large_the_outlier_is(worst: float) -> None:
+    values = np.append(np.arange(9.0), worst)
+    y, units = Units.of(values, damped=True)
+    assert np.ptp(y[:9]) > 0.003
+    np.testing.assert_allclose(units.restored(y[:9], np.ones(9))[0], values[:9], atol=1e-9)
+
+
 def test_half_of_them_equal_and_best_are_not_damped() -> None:
     assert not Units.of(np.array([1.0, 1.0, 1.0, 5.0]), damped=True)[1].is_damped
