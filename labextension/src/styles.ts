@@ -90,6 +90,8 @@ export const STYLES = `
 .nbc-slider { display: flex; align-items: center; gap: 8px; color: var(--nbc-quiet); min-width: 0; min-height: 26px; }
 .nbc-slider > bdi { flex: 0 0 34%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .nbc-slider input { flex: 1; min-width: 60px; margin: 0; accent-color: var(--nbc-blue); }
+/* Beside a dark accent browsers draw the rest of the track white. */
+.nbc-slider input { accent-color: light-dark(var(--nbc-blue), var(--nbc-sky)); }
 .nbc-slider select { flex: 1; min-width: 0; max-width: none; }
 .nbc-slider output { flex: 0 0 5.5em; color: var(--nbc-text); text-align: right; font-variant-numeric: tabular-nums; }
 .nbc-results { margin-top: 8px; overflow-x: auto; }

@@ -58,7 +58,8 @@ def test_sliders_ask_the_surrogate_and_the_point_is_run_next(page: Lab) -> None:
     tab(page, "What if")
     page.page.locator(".nbc-predicted").wait_for(timeout=60_000)
     slider = page.page.get_by_role("slider", name="x")
-    assert slider.evaluate("one => getComputedStyle(one).colorScheme") == "dark"
+    look = slider.evaluate("one => [getComputedStyle(one).colorScheme, getComputedStyle(one).accentColor]")
+    assert look == ["dark", "rgb(86, 180, 233)"]
     before = page.page.locator(".nbc-predicted td").first.inner_text()
     slider.focus()
     slider.press("End")
