@@ -393,6 +393,31 @@ def test_a_norm_over_channels_and_positions_loses_channels() -> None:
     assert (small.enter.out_channels, small.norm.normalized_shape) == (3, (3, 4, 4))
 
 
+class Patches(nn.Module):
+    """Attention over patches; the code reads the width and the number of heads, and a side of 4 beside 4 heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.n_heads, self.side = 16, 4, 4
+        self.enter, self.norm, self.leave = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16), nn.Linear(16, 3)
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).reshape(len(x), self.width, -1).transpose(1, 2)
+        q, k, v = (
+            one(self.norm(x)).view(*x.shape[:2], self.n_heads, 4).transpose(1, 2) for one in (self.q, self.k, self.v)
+        )
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.leave((x + self.o(y.flatten(2)))[:, 0])
+
+
+def test_numbers_that_the_code_reads_follow_and_equal_ones_stay() -> None:
+    torch.manual_seed(0)
+    small = cut_channels(Patches(), 0.5, norms="cut", example=zoo.image(3, 8)())
+    assert (small.width, small.n_heads, small.side) == (8, 2, 4)
+    assert (small.q.in_features, small.q.out_features) == (8, 8)
+
+
 def test_without_norms_the_option_changes_nothing() -> None:
     torch.manual_seed(0)
     model, example = ZOO["resnet"].build(), ZOO["resnet"].example()

@@ -35,7 +35,8 @@ def repairs_of(model: nn.Module, groups: Sequence[Group], plan: Plan) -> Iterato
     found: dict[tuple[str, str], int] = {}
     doubtful: set[tuple[str, str]] = set()
     for group in groups:
-        changes = _changed_sizes(model, group, plan)
+        lengths, factors = _changed_sizes(model, group, plan)
+        changes = {**factors, **lengths}
         averaging = {one.module for one in group.averages}
         for path in _around(model, group):
             module = model.get_submodule(path)
@@ -44,7 +45,8 @@ def repairs_of(model: nn.Module, groups: Sequence[Group], plan: Plan) -> Iterato
             for name, value in numbers_of(module):
                 if value in changed:
                     found.setdefault((path, name), changed[value])
-                    if value in same:
+                    # A factor is a small number, such as 4 heads, that much else may be by chance.
+                    if value in same or (value in factors and not _counts_heads(name)):
                         doubtful.add((path, name))
     names = list(dict.fromkeys(name for _, name in found))
     heads = [name for name in names if _counts_heads(name)]
@@ -83,22 +85,23 @@ def _sizes_of(module: nn.Module, path: str, plan: Plan) -> tuple[dict[int, int],
     return changed, same
 
 
-def _changed_sizes(model: nn.Module, group: Group, plan: Plan) -> dict[int, int]:
+def _changed_sizes(model: nn.Module, group: Group, plan: Plan) -> tuple[dict[int, int], dict[int, int]]:
     """New by old size: of the dimensions that are cut, and of the factors that reshapes split them into."""
     tensors = named_tensors(model)
-    changes: dict[int, int] = {}
+    lengths: dict[int, int] = {}
+    factors: dict[int, int] = {}
     shares = []
     for name, dim in group.places:
         old = tensors[name].shape[dim]
         new = old - len(plan.removed.get((name, dim), ()))
-        changes[old] = new
+        lengths[old] = new
         shares.append((old, new))
     old, new = shares[0]
     for split in group.splits:
         size = split.sizes[split.axis]
-        if size * new % old == 0:
-            changes.setdefault(size, size * new // old)
-    return {before: after for before, after in changes.items() if before != after}
+        if size not in lengths and old != new and size * new % old == 0:
+            factors[size] = size * new // old
+    return {before: after for before, after in lengths.items() if before != after}, factors
 
 
 def _around(model: nn.Module, group: Group) -> list[str]:
