@@ -118,10 +118,14 @@ def _empty(one: object) -> Any:
 
 
 def _fill_(new: Any, old: Any, memo: dict[int, Any]) -> None:
-    attributes = {
-        name: _rebound(one, memo) if isinstance(one, FunctionType) else one for name, one in vars(old).items()
-    }
-    vars(new).update(deepcopy(attributes, memo))
+    # A module leaves out what it makes anew, as a compiled one does with the function that runs what it wraps.
+    state = old.__getstate__() if isinstance(old, nn.Module) else vars(old)  # type: ignore[no-untyped-call]
+    attributes = {name: _rebound(one, memo) if isinstance(one, FunctionType) else one for name, one in state.items()}
+    attributes = deepcopy(attributes, memo)
+    if isinstance(new, nn.Module):
+        new.__setstate__(attributes)  # type: ignore[no-untyped-call]
+    else:
+        vars(new).update(attributes)
     if not isinstance(new, _CONTAINERS):
         return
     kind = next(one for one in _CONTAINERS if isinstance(new, one))
