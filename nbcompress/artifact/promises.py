@@ -45,11 +45,7 @@ def read_promise(reader: Reader, entry: Entry) -> TensorRecord:
         if head is None:
             values = _code_floats(reader, None, entry.n_values)
         else:
-<<<<<<< Updated upstream
             codes = code_symbols(reader, None, entry.n_values, head.n_codes).astype(np.int32)
-=======
-            codes = code_symbols(reader, None, entry.n_values, grid.n_codes).astype(np.int32)
->>>>>>> Stashed changes
             # Shared values are such as the tensor can hold, on the grid up to the rounding of its dtype.
             values = values_of(torch.from_numpy(codes), TensorRecord(grid=grid), entry.dtype).to(torch.float32)
         return TensorRecord(entry.is_pruned, None, Codebook(values, grid))
