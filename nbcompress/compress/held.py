@@ -19,6 +19,10 @@ from nbcompress.compress.layers import fill_
 from nbcompress.compress.record import Codebook, TensorRecord
 from nbcompress.compress.rest import half_rounded
 
+# The scales of a grid follow its weights once in so many steps: at every step they would follow its noise, which costs
+# accuracy as well as time.
+_N_STEPS_A_SCALE = 16
+
 
 class Held(Protocol):
     """One parameter in training."""
@@ -71,6 +75,7 @@ class Latent:
         values = parameter.detach() if start is None else start
         self.leaf = nn.Parameter(values.to(torch.promote_types(values.dtype, torch.float32), copy=True))
         self._alive: Tensor | None = None
+        self._n_steps = 0
         self.mask_again(values)
 
     def mask_again(self, values: Tensor) -> None:
@@ -97,8 +102,10 @@ class Latent:
             fill_(self.leaf, torch.where(self._alive, self.leaf.detach(), 0.0))
         values = self.leaf.detach().to(self.parameter.dtype)
         if self._record.grid is not None:
-            grid = improved_scale(values, self._record.grid, is_pruned=self._record.is_pruned)
-            self._record = replace(self._record, grid=grid)
+            grid, self._n_steps = self._record.grid, self._n_steps + 1
+            if self._n_steps % _N_STEPS_A_SCALE == 0:
+                grid = improved_scale(values, grid, is_pruned=self._record.is_pruned)
+                self._record = replace(self._record, grid=grid)
             values = rounded(values, grid, is_pruned=self._record.is_pruned)
         elif self._is_half:
             half = half_rounded(values)

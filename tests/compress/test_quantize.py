@@ -138,3 +138,15 @@ def test_aware_training_starts_from_the_weights_before_rounding() -> None:
     plain = quantize(animal.model, 2, rest="float32")
     tuned = quantize(animal.model, 2, rest="float32", data=animal.data, finetune=1, lr=1e-9)
     assert torch.allclose(plain.get_parameter("0.weight"), tuned.get_parameter("0.weight"), atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+@pytest.mark.parametrize("bits", [3, 8])
+def test_scales_follow_the_weights_in_training(bits: int, scheme: str) -> None:
+    """Weights that have to grow a hundred times are not held back by the range that they began in."""
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.constant_(model.weight, 0.1)
+    x = torch.randn(640, 2)
+    small = quantize(model, bits, scheme=scheme, data=(x, 10 * x.sum(1, keepdim=True)), finetune=20, lr=0.1)  # type: ignore[arg-type]
+    assert small.get_parameter("weight").flatten().tolist() == pytest.approx([10, 10], rel=0.05)

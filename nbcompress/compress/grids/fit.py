@@ -53,9 +53,9 @@ class Scheme:
         bits: 1 to 8.
         scheme: See `Grid`.
         group: See `Grid`.
-        scale: `error` searches for the least error, `absmax` spans the largest weight: the smallest scale at which no
-            weight is more than half a step off (8 symmetric bits have it on their last code). One bit has only one
-            sensible scale, the mean magnitude, which is the one of least squared error.
+        scale: `error` searches for the least error, `absmax` spans the largest weight. A symmetric grid of 2 to 7 bits
+            then has the smallest scale at which no weight is more than half a step off; others have their ends on the
+            last codes. One bit has only one sensible scale, the mean magnitude, which is that of least squared error.
     """
 
     bits: int

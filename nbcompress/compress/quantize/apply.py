@@ -57,7 +57,7 @@ def quantize(
         layers: Shell patterns on dotted module names.
         data: For fine-tuning, and for static activations, whose ranges are measured after it.
         finetune: Epochs of quantization-aware training, from the weights as they are before rounding: gradients
-            pass straight through the rounding, and scales follow the weights.
+            pass straight through the rounding, and every few steps scales follow the weights.
         lr: Step size of fine-tuning (Adam).
         seed: Of fine-tuning, and of the order of the data.
 

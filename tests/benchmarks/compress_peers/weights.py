@@ -118,7 +118,9 @@ METHODS = (
     Method("weights", "torch.nn.utils.prune", "random, global", partial(masked, prune=any_of_all), SHARES),
     # NNCF's global ranking divides by the norm of each layer first.
     Method("weights", "nncf", "magnitude, normed", partial(nncf_pruned, mode="UNSTRUCTURED_MAGNITUDE_GLOBAL"), SHARES),
-    Method("weights", "nncf", "magnitude, layer", partial(nncf_pruned, mode="UNSTRUCTURED_MAGNITUDE_LOCAL"), SHARES),
+    # Layer by layer it rounds what goes down: of the 144 weights of a first layer 8 stay at 95 %, where 7.2 were asked
+    # for and everybody else leaves 7, which is 5 points of accuracy after tuning. So it has no twin.
+    Method("weights", "nncf", "magnitude, layer up", partial(nncf_pruned, mode="UNSTRUCTURED_MAGNITUDE_LOCAL"), SHARES),
     Method("weights", "torchao", "activation, layer", wanda, SHARES),
     Method("weights", "torchao", "activation, 2:4", partial(wanda, block=4), (50,)),
 )
