@@ -17,6 +17,7 @@ from nbcompress.artifact.fitting import check_class, check_surgery, check_tensor
 from nbcompress.artifact.header import Header
 from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, unpack
 from nbcompress.compress.copying import deep_copy
+from nbcompress.compress.keras_layers import restate_
 from nbcompress.compress.record import Record, TensorRecord, attach_
 from nbcompress.compress.surgery import replay_surgery_
 from nbcompress.errors import ArtifactError, CompressionError, NbcompressWarning
@@ -104,6 +105,7 @@ def _operate(header: Header, model: nn.Module) -> None:
     try:
         for step in header.surgery:
             replay_surgery_(model, step)
+        restate_(model)
     except CompressionError as err:
         raise ArtifactError(f"the file's model was cut, and this {type(model).__name__} cannot be: {err}") from err
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from nbcompress.compress.keras_layers import train_anew_
+from nbcompress.compress.keras_layers import mend_copy_
 
 Value = TypeVar("Value")
 
@@ -55,7 +55,7 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
         _fill_(memo[id(one)], one, memo)
     new = deepcopy(value, memo)
     if isinstance(new, nn.Module):
-        train_anew_(new)
+        mend_copy_(new)
     return new
 
 

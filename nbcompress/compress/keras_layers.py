@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 # What to set on a layer, by attribute, and the size that it takes of inputs; 0 if it does not say.
 _Sizes = tuple[Mapping[str, Any], int]
@@ -20,6 +21,11 @@ _Sizes = tuple[Mapping[str, Any], int]
 def settle_(model: nn.Module) -> None:
     """Let every layer of Keras in `model` agree with the shapes of its parameters, in place."""
     layers = list(_layers_of(model))
+    changed = {id(one) for layer in layers for one in layer.variables if one.shape != tuple(one.value.shape)}
+    for layer in layers:
+        # What it was built for is said in the files of Keras. A model is called with what it was called with before.
+        if not isinstance(layer, sys.modules["keras"].Model) and any(id(one) in changed for one in layer.variables):
+            layer._build_shapes_dict = None
     for layer in layers:
         for variable in layer.variables:
             variable._shape = tuple(variable.value.shape)
@@ -35,12 +41,33 @@ def settle_(model: nn.Module) -> None:
                 axes.update(dict.fromkeys(axes, n_in))
 
 
-def train_anew_(model: nn.Module) -> None:
-    """Let copies of compiled models of Keras be trained as if for the first time, in place.
+def restate_(model: nn.Module) -> None:
+    """Work out again, in place, the shapes between the layers of models of Keras, which `summary` shows.
 
-    An optimizer that has made steps knows its variables by their identity, and the steps themselves may be compiled.
+    Every cut must have been made: nothing is computed, but shapes must fit.
     """
     for layer in _layers_of(model):
+        nodes = getattr(layer, "_nodes_by_depth", {})
+        for node in (one for depth in sorted(nodes, reverse=True) for one in nodes[depth] if not one.is_input):
+            after = node.operation.compute_output_spec(*node.arguments.args, **node.arguments.kwargs)
+            for old, new in zip(node.outputs, tree_leaves(after), strict=True):
+                old._shape = new.shape
+
+
+def mend_copy_(model: nn.Module) -> None:
+    """What layers of Keras know by identity, a copy must know by that of its own parts; in place.
+
+    A compiled model is trained as if for the first time: its optimizer knows variables by identity, and functions
+    that make a step may be compiled.
+    """
+    for layer in _layers_of(model):
+        tracker = layer._tracker
+        tracker.stored_ids = {name: {id(one) for one in store} for name, (_, store) in tracker.config.items()}
+        nodes = getattr(layer, "_nodes_by_depth", None)
+        if nodes is not None:
+            function = sys.modules["keras.src.ops.function"]
+            places = [(node, node.operation) for depth in nodes.values() for node in depth]
+            layer._nodes = {function.make_node_key(one, one._inbound_nodes.index(node)) for node, one in places}
         optimizer = vars(layer).get("optimizer")
         if optimizer is not None and optimizer.built:
             layer.optimizer = type(optimizer).from_config(optimizer.get_config())
@@ -139,4 +166,4 @@ _SIZES: dict[str, Callable[[Any], _Sizes]] = {
     "Embedding": _embedding,
 }
 
-__all__ = ["settle_", "train_anew_"]
+__all__ = ["mend_copy_", "restate_", "settle_"]

@@ -177,6 +177,12 @@ def _matches(target: Target, pattern: str) -> bool:
     return any(_covers([pattern], name) for name in target.names)
 
 
+def _holder(model: nn.Module, name: str) -> str:
+    """What one would call the place of a parameter: its layer; itself where it is bare, or one of many in a dict."""
+    path = name.rpartition(".")[0]
+    return name if isinstance(model.get_submodule(path), (nn.ParameterDict, nn.ParameterList)) else path or name
+
+
 def _check_match(model: nn.Module, targets: list[Target], pattern: str) -> None:
     if any(_matches(one, pattern) for one in targets):
         return
@@ -188,7 +194,7 @@ def _check_match(model: nn.Module, targets: list[Target], pattern: str) -> None:
             f"layers={pattern!r} matches only what has no weights to compress: {', '.join(matched[:5])} "
             "(a weight is a parameter of floating point with two axes or more, and not of a norm)"
         )
-    holders = list(dict.fromkeys(name.rpartition(".")[0] or name for one in targets for name in one.names))
+    holders = list(dict.fromkeys(_holder(model, name) for one in targets for name in one.names))
     listed = ", ".join(holders[:8]) + (", ..." if len(holders) > 8 else "")
     hint = did_you_mean(pattern, [*modules, *parameters])
     if "," in pattern:

@@ -10,6 +10,7 @@ from torch import nn
 
 from nbcompress.compress.attention import free_heads_
 from nbcompress.compress.coupling import Group, as_inputs, couple, trace
+from nbcompress.compress.keras_layers import restate_
 from nbcompress.compress.layers import Patterns, check_model, check_patterns, copied, is_chosen, select
 from nbcompress.compress.options import check_choice, check_number
 from nbcompress.compress.prune.agreeing import Removal, agreed, named, plan_for
@@ -98,7 +99,7 @@ def cut_channels(
     left_out = {name: coupling.frozen[name] for name in weights if name in coupling.frozen}
     left_out |= {name: _UNUSED for name in weights if name not in traced_names}
     groups = [
-        one for one in coupling.groups if patterns is None or any(is_chosen(layer, patterns) for layer in one.layers)
+        one for one in coupling.groups if patterns is None or any(is_chosen(name, patterns) for name in one.makers)
     ]
     groups, scores, unscored = _scored(model, groups, criterion, data, seed)
     chosen, single = _choose(groups, scores, amount, scope)
@@ -163,6 +164,7 @@ def _choose(
 def _carry_out(model: nn.Module, plan: Plan, left_out: Mapping[str, str]) -> nn.Module:
     small = copied(model)
     surgeries = cut_(small, plan)
+    restate_(small)
     attach_(small, cut_record(model, plan, surgeries, left_out))
     return small
 
