@@ -1,4 +1,4 @@
-"""An Optuna study as a proposer reads it: distributions become parameters, trials become a history."""
+"""An Optuna study as a proposer reads it: trials become a history."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from nbcompress.errors import ParameterError, PointError
 from nbcompress.optimize import History
-from nbcompress.space import Choice, Float, Int, Parameter, Point, Space
 from nbcompress.study.attributes import read_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
     from nbcompress.optimize.history import Array, Status
+    from nbcompress.optuna.spaces import SearchSpace
+    from nbcompress.space import Point
 
 # Under this key a trial holds what was proposed for it: its parameters are not known to others before it asks for them.
 PROPOSAL = "nbcompress:proposal"
@@ -36,27 +34,9 @@ _STATUS: Mapping[TrialState, Status] = {
 }
 
 
-def parameter_of(distribution: BaseDistribution) -> Parameter | None:
-    """Return the parameter with the same values, or None if there is none, as for an integer beyond 10**12.
-
-    Choices that are all numbers count as ordered, as everywhere here.
-    """
-    try:
-        if isinstance(distribution, FloatDistribution):
-            return Float(distribution.low, distribution.high, distribution.log, distribution.step)
-        if isinstance(distribution, IntDistribution):
-            return Int(distribution.low, distribution.high, distribution.log, distribution.step)
-        if isinstance(distribution, CategoricalDistribution):
-            return Choice(*distribution.choices)
-    except ParameterError:
-        pass
-    return None
-
-
 def history_of(
     trials: Iterable[FrozenTrial],
-    space: Space,
-    search_space: Mapping[str, BaseDistribution],
+    search_space: SearchSpace,
     directions: Sequence[StudyDirection],
 ) -> History:
     """Return the trials that lie in the space, in the order of their numbers.
@@ -67,7 +47,7 @@ def history_of(
     chosen = [
         (trial, point)
         for trial in sorted(trials, key=lambda one: one.number)
-        if trial.state in _STATUS and (point := _point(trial, space, search_space)) is not None
+        if trial.state in _STATUS and (point := _point(trial, search_space)) is not None
     ]
     signs = np.array([-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in directions])
     unknown = [math.nan] * len(signs)
@@ -89,21 +69,19 @@ def history_of(
     )
 
 
-def _point(trial: FrozenTrial, space: Space, search_space: Mapping[str, BaseDistribution]) -> Point | None:
-    proposed = read_attribute(trial.system_attrs, PROPOSAL) or {}
+def _point(trial: FrozenTrial, search_space: SearchSpace) -> Point | None:
+    # A complete trial has what it was asked for; another one may have ended, or not yet come, before it was.
+    proposed = {} if trial.state == TrialState.COMPLETE else read_attribute(trial.system_attrs, PROPOSAL) or {}
     # A trial that was enqueued takes its fixed parameters, whatever was proposed.
     values: dict[str, Any] = {
         **proposed.get("point", {}),
         **trial.system_attrs.get("fixed_params", {}),
         **trial.params,
     }
-    for name, distribution in search_space.items():
-        if name not in values or trial.distributions.get(name, distribution) != distribution:
+    for name, distribution in search_space.distributions.items():
+        if trial.distributions.get(name, distribution) != distribution:
             return None
-    try:
-        return space.check({name: values[name] for name in search_space})
-    except PointError:  # enqueued outside of the range, which Optuna allows
-        return None
+    return search_space.point(values)
 
 
 def _finite(table: Array) -> Array:

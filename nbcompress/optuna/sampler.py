@@ -9,13 +9,13 @@ from zlib import crc32
 
 from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import intersection_search_space
 
 from nbcompress.errors import SpaceExhausted
 from nbcompress.optimize import Proposer, proposer
 from nbcompress.optimize.protocol import generator
-from nbcompress.optuna.replay import PROPOSAL, history_of, parameter_of
-from nbcompress.space import Space
+from nbcompress.optuna.conditions import conditional_search_space, conditions_of
+from nbcompress.optuna.replay import PROPOSAL, history_of
+from nbcompress.optuna.spaces import SearchSpace, parameter_of
 from nbcompress.study.attributes import write_attribute
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class Sampler(BaseSampler):
     """The sampler `gp` of nbcompress, for a study of Optuna.
 
-    Parameters that every complete trial had, with the same range, are proposed together by the surrogate; all others,
-    and those of the first trial, are drawn at random. Up to 4 objectives; constraints from `trial.set_constraint` or
+    Parameters that the complete trials had, with the same range, are proposed together by the surrogate, also those
+    that only some trials were asked for, where a category or a small whole number tells which. All others, and those of
+    the first trial, are drawn at random. Up to 4 objectives; constraints from `trial.set_constraint` or
     `constraints_func`; trials that run beside this one count as pending; failed ones are kept away from.
 
     It has no state but its seed: a proposal depends on the seed, the trial's number and the trials before it. So equal
@@ -65,9 +66,9 @@ class Sampler(BaseSampler):
         self._seed = secrets.randbits(31) if seed is None else seed
         self._parts: dict[str, Any] = {"acquisition": acquisition, "kernel": kernel, "mean": mean}
         self._constraints_func = constraints_func
-        self._made: tuple[Any, Space, Proposer] | None = None
+        self._made: tuple[Any, SearchSpace, Proposer] | None = None
         self._lock = threading.Lock()
-        self._proposer({"x": FloatDistribution(0.0, 1.0)}, 1)  # wrong parts are told now
+        self._proposer(SearchSpace({"x": FloatDistribution(0.0, 1.0)}), 1)  # wrong parts are told now
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
@@ -83,8 +84,7 @@ class Sampler(BaseSampler):
         study: Study,
         trial: FrozenTrial,  # noqa: ARG002 - Optuna's signature
     ) -> dict[str, BaseDistribution]:
-        found = intersection_search_space(study.get_trials(deepcopy=False))
-        return {name: one for name, one in found.items() if not one.single() and parameter_of(one) is not None}
+        return conditional_search_space(study.get_trials(deepcopy=False))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -94,20 +94,21 @@ class Sampler(BaseSampler):
             return {}
         # One at a time, so that a thread sees what was proposed to the others.
         with self._lock:
-            space, proposes = self._proposer(known, len(study.directions))
             others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
-            history = history_of(others, space, known, study.directions)
+            space, proposes = self._proposer(SearchSpace(known, conditions_of(others, known)), len(study.directions))
+            history = history_of(others, space, study.directions)
             try:
                 proposal = proposes.propose(trial.number, history)
             except SpaceExhausted:  # a study of Optuna goes on all the same, with known points drawn at random
                 return {name: self.sample_independent(study, trial, name, one) for name, one in known.items()}
-            stored = {"point": proposal.point, "note": dict(proposal.note), "reason": proposal.reason}
+            values = space.values(proposal.point)
+            stored = {"point": values, "note": dict(proposal.note), "reason": proposal.reason}
 
             def write(key: str, value: Any) -> None:
                 study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
             write_attribute(write, PROPOSAL, stored, "a proposal")
-            return dict(proposal.point)
+            return values
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -128,12 +129,10 @@ class Sampler(BaseSampler):
 
             _process_constraints_after_trial(self._constraints_func, study, trial, state)
 
-    def _proposer(self, search_space: dict[str, BaseDistribution], n_objectives: int) -> tuple[Space, Proposer]:
-        """Return the proposer of a search space; the last one is kept, for it remembers the rows of known points."""
-        key = (search_space, n_objectives)
+    def _proposer(self, space: SearchSpace, n_objectives: int) -> tuple[SearchSpace, Proposer]:
+        """Return a search space and its proposer. The last ones are kept: they remember the rows of known points."""
+        key = (space, n_objectives)
         if self._made is None or self._made[0] != key:
-            parameters = {name: parameter_of(one) for name, one in search_space.items()}
-            space = Space({name: one for name, one in parameters.items() if one is not None})
-            made = proposer("gp", space, n_objectives=n_objectives, seed=self._seed, **self._parts)
+            made = proposer("gp", space.space, n_objectives=n_objectives, seed=self._seed, **self._parts)
             self._made = (key, space, made)
         return self._made[1:]
