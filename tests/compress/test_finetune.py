@@ -216,7 +216,7 @@ def test_divergence_names_the_epoch_and_undoes() -> None:
         ({"momentum": 0.9}, "momentum belongs to optimizer='sgd', got momentum with 'adam'"),
         ({"optimizer": "sgd", "momentum": 2}, "momentum must be a number from 0 to 1, got 2"),
         ({"batch_size": 0}, "batch_size must be a whole number from 1, got 0"),
-        ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 9223372036854775807, got -1"),
         ({"schedule": "cosin"}, "schedule must be one of constant, cosine, got 'cosin'. Did you mean 'cosine'"),
         ({"patience": 0, "valid": [1]}, "patience must be a whole number from 1, got 0"),
         ({"patience": 2}, "patience= stops training early and needs valid= too: pass both, or neither"),
