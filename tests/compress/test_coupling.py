@@ -44,7 +44,7 @@ def test_the_groups_of_a_resnet_block_with_a_shortcut() -> None:
     )
     assert [len(one.units) for one in coupling.groups] == [4, 6, 6]
     assert inner.units[2][("1.conv1.weight", 0)] == (2,)
-    assert outer.layers == ("1.conv2", "1.down.0")
+    assert outer.makers == ("1.conv2.weight", "1.down.0.weight")
     assert outer.name == "1.conv2.weight"
     assert coupling.frozen == {
         "2.weight": "it is an output of the model, and outputs keep their shape",

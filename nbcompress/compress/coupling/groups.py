@@ -76,11 +76,6 @@ class Group:
         """The first weight whose outputs these channels are."""
         return (self.makers or tuple(name for name, _ in self.places))[0]
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Modules whose outputs these channels are, or the parameter's own name for a bare one."""
-        return tuple(name.rpartition(".")[0] or name for name in self.makers)
-
 
 @dataclass(frozen=True)
 class Coupling:

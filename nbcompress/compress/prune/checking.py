@@ -227,7 +227,11 @@ def _shaken(model: nn.Module) -> nn.Module:
             noise = torch.randn(parameter.shape, generator=generator).to(parameter)
             size = float(parameter.float().square().mean().sqrt())
             usual = max(size, 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.0) or 0.3
+            is_positive = bool((parameter > 0).all())
             parameter.mul_(usual / size if size > 0 else 1.0).add_(0.3 * usual * noise)
+            if is_positive:
+                # A variance may be a parameter, as in Keras.
+                parameter.abs_()
     return shaken
 
 
