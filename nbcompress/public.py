@@ -28,6 +28,7 @@ HOMES = {
     "maximize": "run",
     "prune": "compress",
     "quantize": "artifact",
+    "record_of": "compress",
     "report": "run",
     "save": "artifact",
     "search": "run",

@@ -6,16 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Patterns, Target, check_model, copied, fill_, select
+from nbcompress.compress.observing import evaluating
 from nbcompress.compress.options import check_count, check_number, check_seed
 from nbcompress.compress.record import Activations, Surgery, TensorRecord, attach_, record_of
 from nbcompress.compress.rest import round_rest_
 from nbcompress.compress.training import BeforeEpoch, Plan, train_
-from nbcompress.errors import DataError
+from nbcompress.errors import CompressionError, DataError
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,14 @@ class Workpiece:
             self.record = replace(self.record, rest=rest)
 
     def finished(self, before_epoch: BeforeEpoch | None = None) -> nn.Module:
-        """Keep all promises, fine-tune if asked to, measure activation ranges, and return the copy."""
+        """Keep all promises, fine-tune if asked to, measure activation ranges, and return the copy.
+
+        Raises:
+            CompressionError: A tensor that a parametrization computes is not finite any more, or training diverges.
+        """
         if self.record.rest == "float16":
             self.leave_out(round_rest_(self.model, self.record))
+        _check_computed(self.model)
         attach_(self.model, self.record)
         if self.tuning.finetune:
             # Which measures the ranges at its end.
@@ -115,6 +123,22 @@ class Workpiece:
         else:
             attach_(self.model, with_ranges(self.model, self.record, self.tuning.data, self.tuning.seed))
         return self.model
+
+
+@torch.no_grad()
+def _check_computed(model: nn.Module) -> None:
+    """Refuse weights from which a parametrization computes NaN, as weight norm does from a direction of zeros."""
+    parametrized = [(path, one) for path, one in model.named_modules() if parametrize.is_parametrized(one)]
+    with evaluating(model):
+        for path, module in parametrized:
+            for name in module.parametrizations:
+                if not bool(torch.isfinite(getattr(module, name)).all()):
+                    where = f"{path}.{name}".removeprefix(".")
+                    raise CompressionError(
+                        f"the parametrization of {where!r} computes NaN or infinity from what is left of its weights: "
+                        "take a smaller amount, choose other layers with layers=, or make the weight plain with "
+                        "torch.nn.utils.parametrize.remove_parametrizations"
+                    )
 
 
 __all__ = ["Tuning", "Workpiece"]

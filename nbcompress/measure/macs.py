@@ -35,10 +35,10 @@ _FREE_NAMES = """
     new_full new_ones new_zeros nonzero norm normal_ one_hot ones ones_like permute pixel_shuffle pixel_unshuffle
     prod rand rand_like randint randint_like randn randn_like randperm reflection_pad1d reflection_pad2d
     reflection_pad3d repeat replication_pad1d replication_pad2d replication_pad3d resize_ roll scalar_tensor scatter
-    scatter_ scatter_add select_scatter set_ slice_scatter softmax sort split split_with_sizes stack std std_mean
-    sum sym_size topk tril triu unbind unfold uniform_ unique_dim unsafe_chunk unsafe_split unsafe_split_with_sizes
-    unsqueeze_copy upsample_nearest1d upsample_nearest2d upsample_nearest3d var var_mean view where zero_ zeros
-    zeros_like
+    scatter_ scatter_add select_scatter set_ slice_scatter softmax sort split split_with_sizes squeeze_ stack std
+    std_mean sum sym_size t_ topk transpose_ tril triu unbind unfold uniform_ unique_dim unsafe_chunk unsafe_split
+    unsafe_split_with_sizes unsqueeze_ unsqueeze_copy upsample_nearest1d upsample_nearest2d upsample_nearest3d var
+    var_mean view where zero_ zeros zeros_like
 """
 _FREE = frozenset(_FREE_NAMES.split())
 

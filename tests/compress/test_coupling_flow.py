@@ -48,7 +48,7 @@ def test_a_model_with_a_condition_is_cut_in_both_branches() -> None:
     torch.manual_seed(0)
     model = Branches()
     with torch.no_grad():
-        # Channel 1 of the first layer says nothing and is not listened to, channels 0 and 4 of both branches say nothing.
+        # Channel 1 of the first layer gives nothing and is not read, channels 0 and 4 of both branches give nothing.
         model.enter.weight[1], model.enter.bias[1] = 0.0, 0.0
         for branch in (model.left, model.right):
             branch.weight[:, 1], branch.weight[[0, 4]], branch.bias[[0, 4]] = 0.0, 0.0, 0.0

@@ -47,6 +47,9 @@ class Grown(nn.Module):
         # Three gates, each with 5 inputs and 6 states; two steps of four rows.
         (nn.GRU(5, 6), (2, 4, 5), 2 * 4 * 3 * 6 * (5 + 6)),
         (nn.LSTM(5, 6, bidirectional=True), (2, 4, 5), 2 * 2 * 4 * 4 * 6 * (5 + 6)),
+        # With the batch first, torch turns its result in place.
+        (nn.LSTM(5, 6, batch_first=True), (4, 2, 5), 2 * 4 * 4 * 6 * (5 + 6)),
+        (nn.GRU(5, 6, batch_first=True), (4, 2, 5), 2 * 4 * 3 * 6 * (5 + 6)),
         # Scores and mixing: 2 * 3 * 3 * 4 numbers each, in 2 batches.
         (Attention(), (2, 3, 4), 2 * 2 * 3 * 3 * 4),
         (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Softmax(-1)), (2, 3, 4, 4), 0),
