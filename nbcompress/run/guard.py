@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -41,9 +42,13 @@ class Guard:
     The exception can reach the thread only while the guard is armed. Disarming waits until no other thread is about
     to set the exception, then takes back one that was set and has not arrived. The own thread takes no lock for
     that: an exception that arrives between taking and keeping a lock would leave it taken.
+
+    Args:
+        limit: Seconds that the body may take, and how it is cut then. What is done around the body does not count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: tuple[float, Cut] | None = None) -> None:
+        self._limit = limit
         self._thread = threading.get_ident()
         self._armed = False
         self._firing = False
@@ -65,16 +70,32 @@ class Guard:
         Raises:
             CutShort: `cut` was called before or while it ran. Nothing arrives after this method has ended.
         """
-        try:
+        with self._alarm():
             try:
-                self._arm()
-                return body(*args, **kwargs)
-            finally:
+                try:
+                    self._arm()
+                    return body(*args, **kwargs)
+                finally:
+                    self._disarm()
+            except CutShort:
+                # It may have arrived in the midst of `_disarm`. It comes once, so this one runs to its end.
                 self._disarm()
-        except CutShort:
-            # It may have arrived in the midst of `_disarm`. It comes once, so this one runs to its end.
-            self._disarm()
-            raise
+                raise
+
+    @contextmanager
+    def _alarm(self) -> Iterator[None]:
+        """Cut what takes longer than the limit."""
+        if self._limit is None:
+            yield
+            return
+        seconds, cut = self._limit
+        alarm = threading.Timer(seconds, self.cut, [cut])
+        alarm.daemon = True
+        alarm.start()
+        try:
+            yield
+        finally:
+            alarm.cancel()
 
     def cut(self, cut: Cut) -> None:
         """End the body; the first call decides how. Before the body starts, it will end at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,10 @@ def test_states_of_a_mixed_search() -> None:
 
     study = nc.search(h, {"x": nc.Float(0, 1)}, minimize="loss", subject_to="size <= 0.5", trials=16, sampler="sobol")
     assert {trial.state for trial in study.all_trials} == {State.COMPLETE, State.FAILED, State.INFEASIBLE}
+
+
+def test_a_trial_limit_is_about_the_function_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cleaned up after a trial that has ended in time must not make it a failed one."""
+    monkeypatch.setattr("nbcompress.run.trial_run.free_memory", lambda: time.sleep(0.6))
+    study = nc.search(lambda x: {"loss": x}, {"x": nc.Float(0, 1)}, minimize=["loss"], trials=1, trial_timeout=0.3)
+    assert study.all_trials[0].state is State.COMPLETE

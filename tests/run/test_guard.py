@@ -39,6 +39,23 @@ def test_it_ends_at_the_next_instruction() -> None:
     assert guard.asked == STOP
 
 
+def test_a_limit_ends_the_body() -> None:
+    guard = Guard((0.05, STOP))
+    started = time.monotonic()
+    with pytest.raises(TrialEnded):
+        guard.call(spin, 20.0)
+    assert time.monotonic() - started < 5
+    assert guard.asked == STOP
+
+
+def test_a_limit_is_not_about_what_comes_before_and_after_the_body() -> None:
+    guard = Guard((0.2, STOP))
+    spin(0.3)
+    assert guard.call(spin, 0.0) == "ended"
+    spin(0.3)
+    assert guard.asked is None
+
+
 def test_a_cut_before_the_start_ends_it_at_once() -> None:
     guard = Guard()
     guard.cut(STOP)

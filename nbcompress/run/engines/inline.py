@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from nbcompress.run.engines.base import cut_short, evaluated, over_limit
 from nbcompress.run.guard import Cut, Guard, guarded
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
@@ -19,35 +17,29 @@ class InlineEngine:
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-        self._waiting: tuple[Assignment, float | None, Guard] | None = None
+        self._waiting: tuple[Assignment, Guard] | None = None
 
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:  # noqa: ARG002
         self._evaluate, self._listener = evaluate, listener
 
     def submit(self, assignment: Assignment, limit: float | None) -> None:
-        self._waiting = assignment, limit, Guard()
+        self._waiting = assignment, Guard(None if limit is None else (limit, over_limit(limit)))
 
     def next(self, timeout: float) -> tuple[Assignment, Outcome] | None:  # noqa: ARG002
         if self._waiting is None:
             return None
-        assignment, limit, guard = self._waiting
-        alarm = threading.Timer(limit, guard.cut, [over_limit(limit)]) if limit is not None else None
-        if alarm:
-            alarm.daemon = True
-            alarm.start()
+        assignment, guard = self._waiting
         try:
             with guarded(guard), listening(self._listener):
                 outcome = evaluated(self._evaluate, assignment)
         finally:
-            if alarm:
-                alarm.cancel()
             self._waiting = None
         return assignment, cut_short(outcome, guard.asked) if guard.asked else outcome
 
     def cut(self, number: int, cut: Cut) -> None:
         waiting = self._waiting
         if waiting is not None and waiting[0].number == number:
-            waiting[2].cut(cut)
+            waiting[1].cut(cut)
 
     def close(self) -> None:
         self._waiting = None
