@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.artifact.container import Part, n_file, opened, sealed
-from nbcompress.artifact.fitting import check_class, check_surgery, check_tensors, ties_resolved
+from nbcompress.artifact.fitting import check_class, check_memory, check_surgery, check_tensors, ties_resolved
 from nbcompress.artifact.header import Header
 from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, unpack
 from nbcompress.compress.copying import deep_copy
@@ -94,6 +94,7 @@ def load_contents(contents: memoryview, model: nn.Module) -> None:
     if fitted is not model:
         _operate(header, model)
     slots = check_tensors(header, model)
+    check_memory(slots, tensors, model)
     _fill(slots, tensors)
     attach_(model, _record(header, slots, promises))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from nbcompress.artifact.dtypes import dtype_name
@@ -74,6 +75,47 @@ def _check_tensor(entry: Entry, slot: Slot, place: int, who: str, entries: tuple
         )
 
 
+def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> None:
+    """Refuse to fill an instance in which numbers that differ in the file lie in one place in memory."""
+    by_memory: dict[object, list[tuple[Slot, Tensor]]] = {}
+    for place, (slot, tensor) in enumerate(zip(slots, tensors, strict=True)):
+        if slot.first == place and slot.tensor.numel():
+            memory = (slot.tensor.device, slot.tensor.untyped_storage().data_ptr(), slot.tensor.dtype)
+            by_memory.setdefault(memory, []).append((slot, tensor))
+    for together in by_memory.values():
+        stale = next((slot for slot, _ in together if _is_spread(slot.tensor)), None)
+        if stale is None and len(together) > 1:
+            stale = _not_as_filled(together)
+        if stale is not None:
+            raise ArtifactError(
+                f"{stale.name!r} of this {type(model).__name__} has numbers that lie in one place in memory and differ "
+                "in the file: make it a tensor of its own with clone() before you load"
+            )
+
+
+def _is_spread(tensor: Tensor) -> bool:
+    """Whether one number stands for several, as after `expand`."""
+    return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _not_as_filled(together: list[tuple[Slot, Tensor]]) -> Slot | None:
+    """A tensor that would not hold its numbers once all views of one memory were filled; tried beside it."""
+    first = together[0][0].tensor
+    memory = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=first.dtype)
+    views = [
+        memory.as_strided(one.tensor.shape, one.tensor.stride(), one.tensor.storage_offset()) for one, _ in together
+    ]
+    for view, (_, tensor) in zip(views, together, strict=True):
+        view.copy_(tensor)
+    filled = zip(views, together, strict=True)
+    return next((slot for view, (slot, tensor) in filled if not _are_equal(view, tensor)), None)
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """Bit for bit."""
+    return torch.equal(*(both.contiguous().reshape(-1).view(torch.uint8) for both in (one, other)))
+
+
 def ties_resolved(header: Header, tensors: list[Tensor | None]) -> list[Tensor]:
     """The tensors with those that are tied to earlier ones filled in."""
     found: list[Tensor] = []
@@ -82,4 +124,4 @@ def ties_resolved(header: Header, tensors: list[Tensor | None]) -> list[Tensor]:
     return found
 
 
-__all__ = ["check_class", "check_surgery", "check_tensors", "ties_resolved"]
+__all__ = ["check_class", "check_memory", "check_surgery", "check_tensors", "ties_resolved"]
