@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbcompress.run.expected_end import Precedents, curve_of
 from nbcompress.run.same_failure import begun_in_vain
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State, Trial
@@ -33,9 +34,8 @@ _latest: tuple[tuple[Trial, ...], Goal, History] | None = None
 def history_of(trials: Sequence[Trial], goal: Goal) -> History:
     """Return the trials in the order of their numbers; what a trial did not measure is NaN.
 
-    An objective of a trial that was stopped early is what it reported last: the trial did reach that, so it makes no
-    front that is not there, and the surrogate learns to keep away. A heuristic. What a constrained metric would have
-    come to is not known.
+    An objective of a trial that was stopped early is what it can be expected to have come to; see `Precedents`.
+    Whether it would have kept a constraint is not known.
 
     Trials of a search that began with failures alike are left out: their points may be proposed again.
 
@@ -59,8 +59,11 @@ def _history_of(trials: Sequence[Trial], goal: Goal) -> History:
     from nbcompress.optimize import History
 
     ordered = sorted(trials, key=lambda one: one.number)[begun_in_vain(trials) :]
-    losses = [[one.loss(_value(trial, one.metric, reached=True)) for one in goal.objectives] for trial in ordered]
-    slacks = [[one.slack(_value(trial, one.metric)) for one in goal.constraints] for trial in ordered]
+    has_stopped = any(trial.state is State.STOPPED for trial in ordered)
+    complete = [trial for trial in ordered if trial.state is State.COMPLETE] if has_stopped else []
+    precedents = {one.metric: Precedents.of(complete, one.metric) for one in goal.objectives}
+    losses = [[one.loss(_end(trial, one.metric, precedents)) for one in goal.objectives] for trial in ordered]
+    slacks = [[one.slack(trial.values.get(one.metric, math.nan)) for one in goal.constraints] for trial in ordered]
     return History(
         tuple(trial.point for trial in ordered),
         np.array(losses, dtype=np.float64).reshape(len(ordered), len(goal.objectives)),
@@ -70,6 +73,7 @@ def _history_of(trials: Sequence[Trial], goal: Goal) -> History:
     )
 
 
-def _value(trial: Trial, metric: str, *, reached: bool = False) -> float:
-    steps = trial.reports.get(metric, {}) if reached and trial.state is State.STOPPED else {}
-    return trial.values.get(metric, steps[max(steps)] if steps else math.nan)
+def _end(trial: Trial, metric: str, precedents: Mapping[str, Precedents]) -> float:
+    if metric not in trial.values and trial.state is State.STOPPED:
+        return precedents[metric].expected_end(curve_of(trial, metric))
+    return trial.values.get(metric, math.nan)

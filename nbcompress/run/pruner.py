@@ -29,8 +29,9 @@ PRUNERS = ("none", "median", "asha", "hyperband")
 
 # One trial in three goes on from a rung to the next, as in the paper.
 _REDUCTION = 3
-# With several objectives, of which the first report tells least, one in two goes on from the first rung. A heuristic.
-_FIRST_REDUCTION = 2
+# After how many reports the first decision falls, with one objective and with several. A front has room for trials that
+# begin badly in one of them, and the first report tells least. A heuristic; see `tests/benchmarks/early_stopping.py`.
+_FIRST_RUNG, _FIRST_RUNG_OF_SEVERAL = 1, 2
 # The median of fewer trials says little (the default of the reference implementations).
 _ENOUGH_TRIALS = 5
 
@@ -70,8 +71,7 @@ class Judge:
     def _is_behind(self, n: int, own: list[float], rivals: list[list[float]]) -> bool:
         if self.rule == "median":
             return len(rivals) >= _ENOUGH_TRIALS and n_ahead(own, rivals) > len(rivals) / 2
-        is_gentle = n == self.first_rung and len(self.goal.objectives) > 1
-        going_on = max(1, (len(rivals) + 1) // (_FIRST_REDUCTION if is_gentle else _REDUCTION))
+        going_on = max(1, (len(rivals) + 1) // _REDUCTION)
         return _is_rung(n, self.first_rung) and n_ahead(own, rivals) >= going_on
 
 
@@ -96,7 +96,7 @@ class Pruner:
             return None
         fair = (State.COMPLETE,) if self.rule == "median" else (State.COMPLETE, State.STOPPED)
         ended = [one for one in trials if one.state in fair and one.reports]
-        first_rung = 1
+        first_rung = _FIRST_RUNG if len(goal.objectives) == 1 else _FIRST_RUNG_OF_SEVERAL
         if self.rule == "hyperband":
             lengths = [len(steps) for one in ended if one.state is State.COMPLETE for steps in one.reports.values()]
             if not lengths:

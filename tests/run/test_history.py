@@ -30,7 +30,7 @@ def test_every_state_has_its_row() -> None:
     np.testing.assert_allclose(history.slacks, slacks)
 
 
-def test_a_stopped_trial_tells_what_it_reached() -> None:
+def test_a_stopped_trial_tells_what_it_reached_while_few_are_complete() -> None:
     reports = {"accuracy": {2: 0.6, 0: 0.2, 1: 0.7}}
     stopped, failed = (
         Trial(number, state, {"x": 0}, {"size": 40.0}, reports=reports)

@@ -82,14 +82,26 @@ def test_maximized_objectives_turn_the_sign() -> None:
     assert verdict("asha", 1, trials, [0.5], "accuracy", goal) != ""
 
 
+def twice(**values: float) -> dict[str, dict[int, float]]:
+    """Two reports alike: where the first decision falls with several objectives."""
+    return {name: {0: value, 1: value} for name, value in values.items()}
+
+
 def test_with_several_objectives_one_lead_is_enough() -> None:
-    trials = [Trial(0, State.COMPLETE, {}, reports={"accuracy": {0: 0.9, 1: 0.9}, "loss": {0: 1.0, 1: 1.0}})]
+    trials = [
+        Trial(
+            0,
+            State.COMPLETE,
+            {},
+            reports={"accuracy": dict.fromkeys(range(3), 0.9), "loss": dict.fromkeys(range(3), 1.0)},
+        )
+    ]
     judge = Pruner("asha").judge(1, trials, TWO)
     assert judge is not None
-    assert judge.verdict({"accuracy": {0: 0.95}, "loss": {0: 9.0}}, 0, {}) == ""
-    assert judge.verdict({"accuracy": {0: 0.5}, "loss": {0: 0.5}}, 0, {}) == ""
-    both = judge.verdict({"accuracy": {0: 0.5}, "loss": {0: 9.0}}, 0, {})
-    assert both == "Behind earlier trials at step 0 in accuracy and loss (asha)."
+    assert judge.verdict(twice(accuracy=0.95, loss=9.0), 1, {}) == ""
+    assert judge.verdict(twice(accuracy=0.5, loss=0.5), 1, {}) == ""
+    both = judge.verdict(twice(accuracy=0.5, loss=9.0), 1, {})
+    assert both == "Behind earlier trials at step 1 in accuracy and loss (asha)."
 
 
 def sized(number: int, accuracy: list[float], kilobytes: float) -> Trial:
@@ -99,15 +111,15 @@ def sized(number: int, accuracy: list[float], kilobytes: float) -> Trial:
 
 def test_a_metric_that_is_known_before_the_training_takes_part() -> None:
     goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
-    judge = Pruner("asha").judge(1, [sized(0, [0.5, 0.9], 40.0)], goal)
+    judge = Pruner("asha").judge(1, [sized(0, [0.5, 0.6, 0.9], 40.0)], goal)
     assert judge is not None
-    worse = {"accuracy": {0: 0.3}}
+    worse = twice(accuracy=0.3)
     # Smaller than all: it may end on the front, however little it has learned so far.
-    assert judge.verdict(worse, 0, {"kilobytes": 10.0}) == ""
-    expected = "Behind earlier trials at step 0 in accuracy and kilobytes (asha)."
-    assert judge.verdict(worse, 0, {"kilobytes": 50.0}) == expected
+    assert judge.verdict(worse, 1, {"kilobytes": 10.0}) == ""
+    expected = "Behind earlier trials at step 1 in accuracy and kilobytes (asha)."
+    assert judge.verdict(worse, 1, {"kilobytes": 50.0}) == expected
     # Nothing is known of its size: what it reports decides.
-    assert judge.verdict(worse, 0, {}) == "Behind earlier trials at step 0 in accuracy (asha)."
+    assert judge.verdict(worse, 1, {}) == "Behind earlier trials at step 1 in accuracy (asha)."
 
 
 def test_a_trial_that_is_nearer_to_keeping_a_constraint_is_not_behind() -> None:
@@ -125,27 +137,27 @@ def test_a_trial_that_is_nearer_to_keeping_a_constraint_is_not_behind() -> None:
 
 def test_the_best_layers_of_fronts_go_on() -> None:
     goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
-    front = [sized(i, [0.5 + i / 10], 10.0 + i) for i in range(4)]
-    behind = [sized(4 + i, [0.3 + i / 10], 20.0 + i) for i in range(4)]
+    front = [sized(i, [0.5 + i / 10] * 2, 10.0 + i) for i in range(3)]
+    behind = [sized(3 + i, [0.3 + i / 10] * 2, 20.0 + i) for i in range(5)]
     judge = Pruner("asha").judge(8, [*front, *behind], goal)
     assert judge is not None
-    # With this one there are nine, of which four go on from the first rung; the front has four already.
-    assert judge.verdict({"accuracy": {0: 0.55}}, 0, {"kilobytes": 12.5}) != ""
-    assert judge.verdict({"accuracy": {0: 0.65}}, 0, {"kilobytes": 11.5}) == ""
+    # With this one there are nine, of which three go on; the front has three already.
+    assert judge.verdict({"accuracy": {0: 0.55, 1: 0.55}}, 1, {"kilobytes": 12.5}) != ""
+    assert judge.verdict({"accuracy": {0: 0.65, 1: 0.65}}, 1, {"kilobytes": 11.5}) == ""
 
 
-def test_with_several_objectives_a_half_goes_on_from_the_first_rung_and_a_third_from_later_ones() -> None:
+def test_with_several_objectives_the_first_report_stops_nothing() -> None:
     goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
     # One is better than the next in both.
-    judge = Pruner("asha").judge(8, [sized(i, [0.9 - i / 10] * 4, 10.0 + i) for i in range(8)], goal)
+    judge = Pruner("asha").judge(8, [sized(i, [0.9 - i / 10] * 6, 10.0 + i) for i in range(8)], goal)
     assert judge is not None
 
     def is_stopped(ahead: int, n_reports: int) -> bool:
         own = {"accuracy": dict.fromkeys(range(n_reports), 0.95 - ahead / 10)}
         return judge.verdict(own, n_reports - 1, {"kilobytes": 9.5 + ahead}) != ""
 
-    assert [is_stopped(ahead, 1) for ahead in (3, 4)] == [False, True]
-    assert [is_stopped(ahead, 3) for ahead in (2, 3)] == [False, True]
+    assert [is_stopped(8, n) for n in range(1, 7)] == [False, True, False, False, False, True]
+    assert [is_stopped(ahead, 2) for ahead in (2, 3)] == [False, True]
 
 
 def test_metrics_that_are_no_objectives_do_not_decide() -> None:
