@@ -26,6 +26,8 @@ from nbcompress.space import Space
 MAX_OBJECTIVES = 4
 # Known points whose neighbours are candidates.
 N_NEAR = 6
+# A gain below this, in standardised units, is told in words: its digits mean nothing to a reader.
+HARDLY_ANY = 1e-9
 
 
 def n_initial_points(d: int) -> int:
@@ -177,4 +179,10 @@ class GaussianProcessProposer:
         scale = float(np.prod([process.units.slope for process in belief.losses.values()]))
         expected = float(np.exp(gain.score(feature)[0])) * chance * scale
         what = "expected gain" if self.n_objectives == 1 else "expected gain in hypervolume"
-        return expected, f"{what} {expected:.3g}" + (f", feasible with probability {chance:.0%}" if limits else "")
+        reason = f"{what} {in_words(expected, scale)}"
+        return expected, reason + (f", feasible with probability {chance:.0%}" if limits else "")
+
+
+def in_words(gain: float, scale: float) -> str:
+    """Return an expected gain as a reader wants it; `scale` is what one standardised unit comes to."""
+    return f"{gain:.3g}" if gain > HARDLY_ANY * scale else "next to nothing"

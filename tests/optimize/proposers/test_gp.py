@@ -9,6 +9,7 @@ import pytest
 
 from nbcompress.errors import GoalError
 from nbcompress.optimize import History, Optimizer, fitting, proposer
+from nbcompress.optimize.proposers.gp import in_words
 from nbcompress.space import Choice, Float, Int, Point, Space
 
 BRANIN = {"x": Float(-5.0, 10.0), "y": Float(0.0, 15.0)}
@@ -202,6 +203,13 @@ def test_the_note_and_the_reason() -> None:
     assert first == {}
     assert last["gain"] > 0
     assert len(last["hyperparameters"]["loss 0"]["lengthscales"]) == 2
+
+
+def test_a_gain_that_is_no_gain_is_told_in_words() -> None:
+    assert in_words(0.01234, 1.0) == "0.0123"
+    assert in_words(1e-276, 1.0) == in_words(0.0, 1.0) == "next to nothing"
+    # What is little depends on the units of the losses.
+    assert in_words(1e-12, 1e-10) == "1e-12"
 
 
 def test_many_dimensions() -> None:
