@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbcompress.errors import GoalError, SearchError, did_you_mean
+from nbcompress.errors import GoalError, SearchError, did_you_mean, option
 from nbcompress.optimize.proposers.grid import GridProposer
 from nbcompress.optimize.proposers.optuna import OptunaProposer
 from nbcompress.optimize.proposers.random import RandomProposer
@@ -11,6 +11,8 @@ from nbcompress.optimize.protocol import Proposer
 from nbcompress.space import Space
 
 _OPTUNA = ("tpe", "nsga2", "optuna-gp")
+# What the surrogate of `gp` is made of, if nothing is said.
+_PARTS = {"acquisition": "logei", "kernel": "matern52", "mean": "constant"}
 _NAMES = ("gp", "sobol", "random", "grid", *_OPTUNA)
 
 
@@ -26,14 +28,14 @@ def proposer(
     n_objectives: int,
     n_constraints: int = 0,
     seed: int = 0,
-    acquisition: str = "logei",
-    kernel: str = "matern52",
-    mean: str = "constant",
+    acquisition: str = _PARTS["acquisition"],
+    kernel: str = _PARTS["kernel"],
+    mean: str = _PARTS["mean"],
 ) -> Proposer:
     """Return what proposes points by the sampler's name; only `gp` reads the last three.
 
     Raises:
-        SearchError: No sampler has this name, or it cannot search this space.
+        SearchError: No sampler has this name, it cannot search this space, or a part of `gp` is given to another one.
         GoalError: The sampler, or the acquisition, cannot steer by that many objectives.
     """
     if n_objectives < 1:
@@ -42,6 +44,8 @@ def proposer(
         from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 
         return GaussianProcessProposer(space, n_objectives, n_constraints, seed, acquisition, kernel, mean)
+    if sampler in _NAMES:
+        _refuse_parts(sampler, acquisition=acquisition, kernel=kernel, mean=mean)
     if sampler == "sobol":
         return SobolProposer(space, seed)
     if sampler == "random":
@@ -51,3 +55,12 @@ def proposer(
     if sampler in _OPTUNA:
         return OptunaProposer(sampler, space, n_objectives, n_constraints, seed)
     raise SearchError(f"A sampler is one of {', '.join(_NAMES)}, but got {sampler!r}.{did_you_mean(sampler, _NAMES)}")
+
+
+def _refuse_parts(sampler: str, **parts: str) -> None:
+    given = [option(name, value) for name, value in parts.items() if value != _PARTS[name]]
+    if given:
+        raise SearchError(
+            f"{' and '.join(given)} is for the surrogate of {option('sampler', 'gp')}, but got "
+            f"{option('sampler', sampler)}, which has none. Leave it out."
+        )

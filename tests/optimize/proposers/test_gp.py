@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nbcompress.errors import GoalError
+from nbcompress.errors import GoalError, SearchError
 from nbcompress.optimize import History, Optimizer, fitting, proposer
 from nbcompress.optimize.proposers.gp import in_words
 from nbcompress.space import Choice, Float, Int, Point, Space
@@ -232,6 +232,15 @@ def test_a_suggestion_is_cheap() -> None:
         start = time.process_time()
         optimizer.ask(3)
         assert (time.process_time() - start) / 3 < limit
+
+
+def test_parts_of_the_surrogate_are_refused_by_samplers_without_one() -> None:
+    space = Space(BRANIN)
+    with pytest.raises(SearchError, match=r"^kernel='rbf' is for the surrogate of sampler='gp', but got sampler='tpe'"):
+        proposer("tpe", space, n_objectives=1, kernel="rbf")
+    with pytest.raises(SearchError, match=r"^acquisition='ucb' and mean='zero' is for .* Leave it out\.$"):
+        proposer("random", space, n_objectives=1, acquisition="ucb", mean="zero")
+    assert proposer("tpe", space, n_objectives=1, kernel="matern52")
 
 
 def test_several_objectives_take_one_acquisition() -> None:
