@@ -315,7 +315,10 @@ PROBLEMS: tuple[Problem, ...] = (
     Problem("branin", "public", {"x": Float(-5.0, 10.0), "y": Float(0.0, 15.0)}, branin, 0.39788735772974),
     Problem("hartmann6", "public", cube(6), hartmann6, -3.32236801142),
     Problem("levy4", "public", cube(4, -10.0, 10.0), levy),
+    # The optimum is the middle of the usual box, where some searches begin; the other box is that of Eriksson et al.
+    # (2019), "Scalable Global Optimization via Local Bayesian Optimization".
     Problem("ackley5", "public", cube(5, -32.768, 32.768), ackley),
+    Problem("ackley5 shifted", "public", cube(5, -5.0, 10.0), ackley),
     Problem("rosenbrock4", "public", cube(4, -2.048, 2.048), rosenbrock),
     Problem("fourth power", "public", cube(1, -10.0, 10.0), fourth_power),
     Problem("constrained", "public", cube(2), gramacy, 0.59978805, gramacy_slacks, 2),
