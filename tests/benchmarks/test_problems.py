@@ -28,6 +28,7 @@ OPTIMA: list[tuple[str, Point]] = [
     ("hartmann6", at("hartmann6", 0.20169, 0.150011, 0.476874, 0.275332, 0.311652, 0.6573)),
     ("levy4", at("levy4", 1.0, 1.0, 1.0, 1.0)),
     ("ackley5", at("ackley5", 0.0, 0.0, 0.0, 0.0, 0.0)),
+    ("ackley5 shifted", at("ackley5 shifted", 0.0, 0.0, 0.0, 0.0, 0.0)),
     ("rosenbrock4", at("rosenbrock4", 1.0, 1.0, 1.0, 1.0)),
     ("fourth power", at("fourth power", 3.0)),
     ("constrained", at("constrained", 0.1951227, 0.4046654)),

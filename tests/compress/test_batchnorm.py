@@ -44,7 +44,7 @@ def test_data_that_does_not_fit_leaves_the_statistics() -> None:
     before = {name: one.clone() for name, one in model.state_dict().items()}
     with pytest.raises(DataError, match="empty"):
         recompute_batchnorm_(model, [])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DataError):
         recompute_batchnorm_(model, (torch.randn(4, 5, 8, 8), torch.zeros(4)))
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
     assert model[1].momentum == 0.1

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nbcompress.compress.layers import select
 from nbcompress.compress.observing import input_rows, layers_of, observe
+from nbcompress.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_the_model_comes_back_as_it_was() -> None:
     layers = {"8": animal.model.get_submodule("8")}
     observe(animal.model, layers, animal.data, 0, lambda name, x, y: seen.append(name))
     assert seen == ["8"]
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(DataError, match="raised ZeroDivisionError"):
         observe(animal.model, layers, animal.data, 0, lambda name, x, y: seen.append(str(1 / 0)))
     assert [one.training for one in animal.model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
