@@ -155,7 +155,8 @@ class AccuracyChange:
         chance = "which may be chance" if self.p_value >= 0.05 else "more than chance explains"
         said.append(f"{broken + mended} flipped: {broken} broken, {mended} mended, {chance} (McNemar, {p})")
         named = (("right before, wrong after", self.broken), ("wrong before, right after", self.mended))
-        return said + [f"{what}: example{'s'[: len(places) > 1]} {_listed(places)}" for what, places in named if places]
+        some = [(what, "example" + "s" * (len(places) > 1), _listed(places)) for what, places in named if places]
+        return said + [f"{what}: {kind} {listed}" for what, kind, listed in some]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""

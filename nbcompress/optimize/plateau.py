@@ -9,8 +9,7 @@ from .23 to .07; searches in which no loss comes twice are not touched.
 
 from __future__ import annotations
 
-from nbcompress.optimize.history import History
-from nbcompress.optimize.hypervolume import is_efficient
+from nbcompress.optimize.history import Array, History
 
 # So many of so many recent trials that repeat the best are a plateau. Chosen on two trees, with 3 as the other answer.
 REPEATED, RECENT = 2, 6
@@ -21,13 +20,16 @@ EVERY = 2
 def n_repeats(history: History) -> int:
     """Return how many of the recent feasible trials have the very losses of an earlier one that nothing beats."""
     losses = history.losses[history.is_feasible]
-    seen: set[bytes] = set()
-    repeats: list[bool] = []
-    for row, is_best in zip(losses, is_efficient(losses), strict=True):
-        key = (row + 0.0).tobytes()  # -0. is 0.
-        repeats.append(bool(is_best) and key in seen)
-        seen.add(key)
-    return sum(repeats[-RECENT:])
+    recent = range(max(0, len(losses) - RECENT), len(losses))
+    return sum(_came_before(losses, i) and not _is_beaten(losses, losses[i]) for i in recent)
+
+
+def _came_before(losses: Array, i: int) -> bool:
+    return bool((losses[:i] == losses[i]).all(1).any())
+
+
+def _is_beaten(losses: Array, row: Array) -> bool:
+    return bool(((losses <= row).all(1) & (losses < row).any(1)).any())
 
 
 def should_leave(number: int, history: History) -> bool:

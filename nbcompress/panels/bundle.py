@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nbcompress.panels.document import Pictures, study_html
-from nbcompress.panels.expected import Expectations
+from nbcompress.panels.expected import NOTHING, Expectations
 from nbcompress.panels.figures import calibration_figure, describe, overview_figure, png, slices_figure
 from nbcompress.panels.limits import SAVED, Limits
 from nbcompress.panels.summary import study_text
-from nbcompress.panels.view import MIME, NOTHING, Course, StudyLike, study_view
+from nbcompress.panels.view import MIME, Course, StudyLike, study_view
 
 MOST_BYTES = 300_000
 

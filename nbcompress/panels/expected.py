@@ -33,6 +33,9 @@ class Expectations:
         return not (self.slices or self.importance or self.calibration or self.surrogate or self.remark)
 
 
+NOTHING = Expectations()
+
+
 def expected_data(expected: Expectations, name: Callable[[str], str], limits: Limits) -> dict[str, Any]:
     """Return the fields of a view that tell it; a calibration or surrogate not known is left out.
 

@@ -9,11 +9,11 @@ from typing import Any
 from nbcompress.panels.assets import asset
 from nbcompress.panels.bundle import pictures
 from nbcompress.panels.document import study_html
-from nbcompress.panels.expected import Expectations
+from nbcompress.panels.expected import NOTHING, Expectations
 from nbcompress.panels.figures import describe
 from nbcompress.panels.html import Markup, tag
 from nbcompress.panels.limits import LIVE
-from nbcompress.panels.view import NOTHING, Course, StudyLike, study_view
+from nbcompress.panels.view import Course, StudyLike, study_view
 
 STYLE = (
     ":root{color-scheme:light dark}"

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol
 
-from nbcompress.panels.expected import Expectations, expected_data
+from nbcompress.panels.expected import NOTHING, Expectations, expected_data
 from nbcompress.panels.limits import LIVE, Limits
 from nbcompress.panels.progress import progress_of
 from nbcompress.panels.text import cut, cut_middle, finite, scalar
@@ -25,7 +25,6 @@ MIME = "application/vnd.nbcompress.study.v1+json"
 CELL = "cell"
 # A condition of more cases than this is not told; its parameter cannot be tried out on a page.
 MOST_CASES = 100
-NOTHING = Expectations()
 
 JSON = Any
 

@@ -125,9 +125,9 @@ class FolderShelf:
         return next((name for name, module in self._modules().items() if _kind(module) == kind), None)
 
     def _rebuilt(self, handle: Handle, origin: str | None) -> Any:
-        modules = dict(self._modules())
         from nbcompress.compress.copying import deep_copy
 
+        modules = dict(self._modules())
         first = {origin: modules.pop(origin)} if origin is not None and origin in modules else {}
         for module in (first | modules).values():
             if _kind(module) == handle.class_name:

@@ -30,8 +30,6 @@ from nbcompress.compress.prune.cutting import Plan, cut_, cut_record
 from nbcompress.compress.record import attach_
 from nbcompress.errors import CompressionError
 
-NORMS = ("keep", "cut")
-
 _UNUSED = "the model does not use it when it runs on the example"
 
 
@@ -80,7 +78,7 @@ def cut_channels(
     check_model(model)
     check_choice("criterion", criterion, CRITERIA)
     check_choice("scope", scope, ("layer", "global"))
-    check_choice("norms", norms, NORMS)
+    check_choice("norms", norms, ("keep", "cut"))
     amount = check_number("amount", amount, 0, 1, is_open_low=True)
     if amount == 1:
         raise CompressionError("amount must leave channels, so it is below 1, got 1: a layer is never cut to nothing")
@@ -185,4 +183,4 @@ def _nothing(left_out: Mapping[str, str]) -> str:
     return f"no channel of the model can be cut ({reasons or 'it has no layer with channels'}{more})"
 
 
-__all__ = ["NORMS", "cut_channels"]
+__all__ = ["cut_channels"]

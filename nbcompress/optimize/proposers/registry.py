@@ -58,9 +58,9 @@ def proposer(
 
 
 def _refuse_parts(sampler: str, **parts: str) -> None:
-    given = [option(name, value) for name, value in parts.items() if value != _PARTS[name]]
+    given = {name: value for name, value in parts.items() if value != _PARTS[name]}
     if given:
         raise SearchError(
-            f"{' and '.join(given)} is for the surrogate of {option('sampler', 'gp')}, but got "
-            f"{option('sampler', sampler)}, which has none. Leave it out."
+            f"Only {option('sampler', 'gp')} takes {' and '.join(option(*one) for one in given.items())}, "
+            f"but got {option('sampler', sampler)}. Leave out {' and '.join(map(option, given))}."
         )
