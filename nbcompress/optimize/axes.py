@@ -20,7 +20,7 @@ Flags = NDArray[np.bool_]
 MAX_LEVELS = 1000
 # Two points are the same when they differ by less than this in every coordinate (in decimals).
 KEY_DECIMALS = 10
-# What stands in the column of an inactive parameter of a known point.
+# Of an axis; it also stands in the column of an inactive parameter of a known point.
 MIDDLE = 0.5
 
 
@@ -76,6 +76,10 @@ class Axes:
                 low, high = (levels[1] - levels[0]) / 2, (levels[-1] - levels[-2]) / 2
                 rows[:, i] = cube[:, i] * (1 + low + high) - low
         return self.snap(rows)
+
+    def middle(self) -> Array:
+        """Return the full row in the middle of every range; of an unordered choice it takes the first option."""
+        return np.asarray(self.snap(np.where(self.is_ordered, MIDDLE, 0.0)[None])[0])
 
     def snap(self, rows: Array) -> Array:
         """Move every discrete coordinate of full rows to its nearest value."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nbcompress.optimize.axes import Axes
 from nbcompress.optimize.embedding import Embedding
 from nbcompress.optimize.fitting import LENGTHSCALE_WIDTH, LENGTHSCALE_WIDTH_OF_SEVERAL, Fit, fit
 from nbcompress.optimize.history import Array, History
@@ -15,6 +16,9 @@ from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
 
 # How many older sets of hyperparameters are tried after a failed fit.
 MAX_OLDER = 3
+# What choices and stepped numbers do tends to add up; and of so many parameters tens of trials tell hardly more than a
+# sum. Among fewer continuous parameters a trend won nothing. Chosen on functions of 10, 20 and 30 parameters.
+MANY_PARAMETERS = 10
 # Labels of a trial that failed and of one that ran; a slack is feasible at or below 0.
 FAILED, RAN = 1.0, -1.0
 # The process of these labels is not fitted: a step has no lengthscale, and what fits it best forgets failures a short
@@ -63,8 +67,7 @@ class Belief:
         is_single = history.losses.shape[1] == 1
         damped = is_single and not embedding.axes.space.has_conditions
         width = LENGTHSCALE_WIDTH if is_single else LENGTHSCALE_WIDTH_OF_SEVERAL
-        # What choices and stepped numbers do tends to add up. Among continuous parameters alone a trend won nothing.
-        form = replace(form, has_trend=not embedding.axes.is_continuous.all())
+        form = replace(form, has_trend=_adds_up(embedding.axes))
 
         def learn(name: str, known: Array, values: Array, is_damped: bool = False) -> GaussianProcess:
             older = _older(history, name)
@@ -97,6 +100,11 @@ class Belief:
     def standard_losses(self, features: Array) -> Array:
         """Return the predicted mean losses at features `(k, D)`, standardised: shape `(k, m)`."""
         return np.stack([self.losses[j].means(features) for j in sorted(self.losses)], axis=1)
+
+
+def _adds_up(axes: Axes) -> bool:
+    """Say whether losses are likely to be close to a sum over parameters, so that a trend pays."""
+    return axes.d >= MANY_PARAMETERS or not bool(axes.is_continuous.all())
 
 
 def _failure(embedding: Embedding, form: Form, features: Array, labels: Array) -> GaussianProcess:

@@ -31,6 +31,9 @@ MOVED_AT_ONCE = 4.0
 APART = 0.05
 # A climb begins with a step of this share of an axis, and ends where the acquisition (a logarithm) hardly changes.
 FIRST_STEP, SLOPE_TOLERANCE, GAIN_TOLERANCE = 0.05, 1e-2, 3e-3
+# A climb that would not be the best in so many steps more is given up. On eight problems (64 proposals) that saves a
+# third of the calls, half of them on Hartmann 6 and Ackley 5, for a hundredth of the logarithm at most, but once.
+PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class CandidateSearch:
         low, high = np.where(free, self.unseen.low, rows), np.where(free, self.unseen.high, rows)
         found, losses = minimise(
             loss, rows, low, high, evaluations=self.effort.evaluations, first_step=FIRST_STEP,
-            gradient_tolerance=SLOPE_TOLERANCE, value_tolerance=GAIN_TOLERANCE,
+            gradient_tolerance=SLOPE_TOLERANCE, value_tolerance=GAIN_TOLERANCE, patience=PATIENCE,
         )  # fmt: skip
         better = (-losses > scores) & np.array([row in self.unseen for row in found])
         return np.where(better[:, None], found, rows), np.where(better, -losses, scores)

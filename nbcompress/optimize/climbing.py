@@ -30,6 +30,8 @@ CUT = (0.1, 0.5)
 CURVED = 1e-8
 # So short a step moves nothing any more.
 SHORTEST = 1e-10
+# In a race nobody is called behind before so many steps: the first ones only learn the curvature.
+HEAD_START = 3
 
 
 def minimise(
@@ -42,6 +44,7 @@ def minimise(
     first_step: float,
     gradient_tolerance: float = 1e-5,
     value_tolerance: float = 1e-9,
+    patience: float = np.inf,
 ) -> tuple[Array, Array]:
     """Return the best point of every start, shape `(B, d)`, and its value, `(B,)`.
 
@@ -53,17 +56,22 @@ def minimise(
         first_step: Length of the first step in the largest coordinate, before anything is known of curvature.
         gradient_tolerance: A start ends when no free coordinate's slope is larger.
         value_tolerance: It also ends when a step gains less than this, twice in turn.
+        patience: And when so many steps like its last one would not take it to the best value of all. Most calls are
+            for the last few starts, and these are rarely the best; but an end far behind says where a start stood
+            then, not how low it could have come.
     """
     low, high = np.broadcast_to(low, starts.shape), np.broadcast_to(high, starts.shape)
     climbers = _Climbers.at(starts, low, high, function)
     found, best = climbers.x.copy(), climbers.f.copy()
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        for _ in range(evaluations - 1):
+        for n_steps in range(evaluations - 1):
             step, steepest = climbers.steps(first_step)
             longest = np.abs(step).max(1, initial=0.0)
             ended = (
                 np.isinf(climbers.f) | (steepest <= gradient_tolerance) | (longest <= SHORTEST) | (climbers.n_slow == 2)
             )
+            if patience < np.inf and n_steps >= HEAD_START:
+                ended |= climbers.f - patience * climbers.gain > min(best.min(), climbers.f.min())
             if ended.any():
                 found[climbers.on], best[climbers.on] = climbers.x, climbers.f
                 if ended.all():
@@ -86,6 +94,7 @@ class _Climbers:
         is_scaled: Whether H has learned anything.
         t: By how much the step is cut, after steps that were too long.
         n_slow: How many steps in turn have gained next to nothing.
+        gain: By how much the last step that gained did.
     """
 
     on: NDArray[np.intp]
@@ -98,6 +107,7 @@ class _Climbers:
     is_scaled: NDArray[np.bool_]
     t: Array
     n_slow: NDArray[np.intp]
+    gain: Array
 
     @classmethod
     def at(cls, starts: Array, low: Array, high: Array, function: Function) -> _Climbers:
@@ -107,7 +117,8 @@ class _Climbers:
         f, g = function(x, on)
         H = np.repeat(np.eye(d)[None], n, axis=0)
         f = np.where(np.isfinite(f), f, np.inf)
-        return cls(on, low, high, x, f, g, H, np.zeros(n, dtype=bool), np.ones(n), np.zeros(n, dtype=np.intp))
+        n_slow, gain = np.zeros(n, dtype=np.intp), np.full(n, np.inf)
+        return cls(on, low, high, x, f, g, H, np.zeros(n, dtype=bool), np.ones(n), n_slow, gain)
 
     def only(self, kept: NDArray[np.bool_]) -> _Climbers:
         return _Climbers(*(getattr(self, one.name)[kept] for one in fields(self)))
@@ -130,7 +141,8 @@ class _Climbers:
         x, g = np.where(won[:, None], trial, self.x), np.where(won[:, None], gradient, self.g)
         t = np.where(won, 1.0, self.t * _cut(rise, slope))
         n_slow = np.where(won, np.where(-rise < value_tolerance, self.n_slow + 1, 0), self.n_slow)
-        return _Climbers(self.on, self.low, self.high, x, np.where(won, value, self.f), g, H, is_scaled, t, n_slow)
+        f, gain = np.where(won, value, self.f), np.where(won, -rise, self.gain)
+        return _Climbers(self.on, self.low, self.high, x, f, g, H, is_scaled, t, n_slow, gain)
 
 
 def _directions(x: Array, g: Array, H: Array, low: Array, high: Array) -> tuple[Array, Array]:

@@ -39,7 +39,7 @@ class Sampler(BaseSampler):
 
     Args:
         seed: Equal seeds and equal trials give equal points; None draws one.
-        acquisition: `logei`, `ucb`, `pi` or `qlogei`; the last three for one objective.
+        acquisition: `logei`, `ucb`, `pi` or `qlogei`; the last one for one objective.
         kernel: `matern52` or `rbf`.
         mean: `constant`, `linear` or `zero`.
         constraints_func: Returns the constraints of an ended trial, which holds them where they are at most 0. Optuna
@@ -47,7 +47,7 @@ class Sampler(BaseSampler):
 
     Raises:
         GoalError: An unknown acquisition, kernel or mean; at the first proposal also: more objectives than 4, or
-            another acquisition than `logei` with several.
+            `qlogei` with several.
 
     Example:
         study = optuna.create_study(sampler=nbcompress.optuna.Sampler(seed=0))

@@ -80,3 +80,30 @@ def test_no_more_calls_than_allowed() -> None:
     calls = []
     climb(lambda x, on: (calls.append(len(x)), rosenbrock(x, on))[1], np.full((2, 4), -1.5), evaluations=7)
     assert len(calls) == 7
+
+
+def test_in_a_race_those_far_behind_give_up() -> None:
+    """Bowls whose depth is their number: the deepest is found as ever, in fewer and smaller calls."""
+    starts = np.random.default_rng(2).uniform(-2, 2, (5, 3))
+
+    def bowls(x, on):
+        sizes.append(len(on))
+        return (x**4).sum(1) - 10.0 * on, 4 * x**3
+
+    found = {}
+    n_evaluated = {}
+    for patience in (np.inf, 2.0):
+        sizes: list[int] = []
+        found[patience] = climb(bowls, starts, value_tolerance=1e-12, patience=patience)
+        n_evaluated[patience] = sum(sizes)
+    assert found[2.0][1].argmin() == 4
+    assert found[2.0][1][4] == found[np.inf][1][4]
+    assert n_evaluated[2.0] < n_evaluated[np.inf] / 2
+    # Those that gave up are told where they stood.
+    np.testing.assert_allclose(found[2.0][1], bowls(found[2.0][0], np.arange(5))[0])
+
+
+def test_a_race_of_one_is_none() -> None:
+    start = np.array([[-1.2, 1.0]])
+    alone, racing = climb(rosenbrock, start), climb(rosenbrock, start, patience=1e-3)
+    np.testing.assert_array_equal(alone[0], racing[0])

@@ -112,6 +112,6 @@ def test_any_text_is_a_name() -> None:
         return sum((trial.suggest_float(name, 0, 1) - 0.3) ** 2 for name in names)
 
     study = optuna.create_study(sampler=Sampler(seed=0))
-    study.optimize(objective, n_trials=15)
+    study.optimize(objective, n_trials=20)
     assert set(study.trials[-1].system_attrs[PROPOSAL]["point"]) == set(names)
     assert study.best_value < 0.05

@@ -75,8 +75,8 @@ def front_volume(losses: np.ndarray, reference: float = 1.1) -> float:
     return area
 
 
-def zdt1(sampler: str, n: int = 40) -> float:
-    optimizer = Optimizer(CUBE, ["minimize", "minimize"], seed=0, sampler=sampler)
+def zdt1(sampler: str, n: int = 40, **rest: str) -> float:
+    optimizer = Optimizer(CUBE, ["minimize", "minimize"], seed=0, sampler=sampler, **rest)
     for _ in range(n):
         point = optimizer.ask()[0]
         x = np.array(list(point.values()))
@@ -91,8 +91,16 @@ def test_zdt1() -> None:
     assert zdt1("gp") > 0.85 * best
 
 
-def test_three_objectives() -> None:
-    optimizer = Optimizer({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)}, ["minimize"] * 3, seed=0)
+@pytest.mark.parametrize("acquisition", ["ucb", "pi"])
+def test_other_acquisitions_of_two_objectives(acquisition: str) -> None:
+    assert zdt1("gp", acquisition=acquisition) > 0.6 * (1.21 - 1 / 3)
+
+
+@pytest.mark.parametrize("acquisition", ["logei", "ucb", "pi"])
+def test_three_objectives(acquisition: str) -> None:
+    optimizer = Optimizer(
+        {"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)}, ["minimize"] * 3, seed=0, acquisition=acquisition
+    )
     for _ in range(12):
         point = optimizer.ask()[0]
         x, y = point["x"], point["y"]
@@ -243,6 +251,24 @@ def test_parts_of_the_surrogate_are_refused_by_samplers_without_one() -> None:
     assert proposer("tpe", space, n_objectives=1, kernel="matern52")
 
 
-def test_several_objectives_take_one_acquisition() -> None:
+def test_waiting_outcomes_are_drawn_for_one_objective_only() -> None:
     with pytest.raises(GoalError, match="Leave it out"):
-        Optimizer(BRANIN, ["minimize", "minimize"], acquisition="pi")
+        Optimizer(BRANIN, ["minimize", "minimize"], acquisition="qlogei")
+
+
+def test_the_first_point_is_the_middle() -> None:
+    """A geometric mean on a logarithmic range; of an unordered choice the first option."""
+    space = {
+        "rate": Float(1e-4, 1e-2, log=True),
+        "bits": Choice(2, 4, 8),
+        "method": Choice("plain", "cluster"),
+        "clusters": Int(4, 64, log=True, when={"method": "cluster"}),
+    }
+    for seed in (0, 1):
+        optimizer = Optimizer(space, seed=seed)
+        first = optimizer.ask()[0]
+        assert first == {"rate": pytest.approx(1e-3), "bits": 4, "method": "plain"}
+    # What was tried before is not tried again.
+    optimizer = Optimizer({"on": Choice(True, False)})
+    optimizer.tell({"on": True}, 1.0)
+    assert optimizer.ask()[0] == {"on": False}
