@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from nbcompress.optimize.axes import Axes
 from nbcompress.optimize.embedding import Embedding
 from nbcompress.optimize.fitting import LENGTHSCALE_WIDTH, LENGTHSCALE_WIDTH_OF_SEVERAL, Fit, fit
 from nbcompress.optimize.history import Array, History
+from nbcompress.optimize.hypervolume import is_efficient
 from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
+from nbcompress.optimize.units import without_penalties
 
 # How many older sets of hyperparameters are tried after a failed fit.
 MAX_OLDER = 3
-# What choices and stepped numbers do tends to add up; and of so many parameters tens of trials tell hardly more than a
-# sum. Among fewer continuous parameters a trend won nothing. Chosen on functions of 10, 20 and 30 parameters.
-MANY_PARAMETERS = 10
 # Labels of a trial that failed and of one that ran; a slack is feasible at or below 0.
 FAILED, RAN = 1.0, -1.0
 # The process of these labels is not fitted: a step has no lengthscale, and what fits it best forgets failures a short
@@ -67,7 +65,8 @@ class Belief:
         is_single = history.losses.shape[1] == 1
         damped = is_single and not embedding.axes.space.has_conditions
         width = LENGTHSCALE_WIDTH if is_single else LENGTHSCALE_WIDTH_OF_SEVERAL
-        form = replace(form, has_trend=_adds_up(embedding.axes))
+        # What choices and stepped numbers do tends to add up. Among continuous parameters alone a trend won nothing.
+        form = replace(form, has_trend=not embedding.axes.is_continuous.all())
 
         def learn(name: str, known: Array, values: Array, is_damped: bool = False) -> GaussianProcess:
             older = _older(history, name)
@@ -80,10 +79,12 @@ class Belief:
             return found.process
 
         fitted: dict[int, GaussianProcess] = {}
+        ends_of_front = _ends_of_front(history)
         for j, column in enumerate(history.losses.T):
             known = told & np.isfinite(column)
             if known.any():
-                fitted[j] = learn(f"loss {j}", features[known], column[known], damped)
+                values = without_penalties(column[known], ends_of_front[j])
+                fitted[j] = learn(f"loss {j}", features[known], values, damped)
         limits: dict[str, GaussianProcess] = {}
         for j, column in enumerate(history.slacks.T):
             known = np.isfinite(column)
@@ -102,9 +103,10 @@ class Belief:
         return np.stack([self.losses[j].means(features) for j in sorted(self.losses)], axis=1)
 
 
-def _adds_up(axes: Axes) -> bool:
-    """Say whether losses are likely to be close to a sum over parameters, so that a trend pays."""
-    return axes.d >= MANY_PARAMETERS or not bool(axes.is_continuous.all())
+def _ends_of_front(history: History) -> Array:
+    """Return the largest of each loss, shape `(m,)`, among the feasible points that nothing beats."""
+    feasible = history.losses[history.is_feasible]
+    return np.asarray(feasible[is_efficient(feasible)].max(0, initial=-np.inf))
 
 
 def _failure(embedding: Embedding, form: Form, features: Array, labels: Array) -> GaussianProcess:

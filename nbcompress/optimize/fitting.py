@@ -50,7 +50,7 @@ TREND_BOUNDS = (1e-4, 1e2)
 MAX_EVALUATIONS = 60
 # With more points than SETTLED one more hardly moves the optimum: hyperparameters serve until the points have grown
 # by a share. With MANY, where each step costs n^3, only the last good ones start, and take a few steps.
-SETTLED, GROWN = 50, 1.05
+SETTLED, GROWN = 24, 1.05
 MANY, FEW_EVALUATIONS = 200, 8
 # The first step, and where a fit ends: a hundredth of a nat changes no decision. And the same from known ground.
 FIRST_STEP, SLOPE_TOLERANCE, GAIN_TOLERANCE = 0.5, 1e-2, 1e-3

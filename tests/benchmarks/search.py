@@ -22,13 +22,14 @@ from time import process_time
 
 import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 from problems import PROBLEMS, Problem
+from pruned_layers import PRUNED_LAYERS
 from search_peers import PEERS, Unable
 from search_report import write_report
 from search_speed import write_speed
 from tuning_tasks import TASKS
 
 RESULTS = Path(__file__).parent / "results"
-ALL = (*PROBLEMS, *TASKS)
+ALL = (*PROBLEMS, PRUNED_LAYERS, *TASKS)
 SMOKE = ("branin", "conditional", "elastic diabetes")
 # For each peer the problems that it cannot search, and why.
 Unabilities = dict[str, dict[str, str]]

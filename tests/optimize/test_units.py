@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from nbcompress.optimize.units import Units
+from nbcompress.optimize.units import Units, without_penalties
 
 VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda value: round(value, 3)), min_size=2, max_size=30)
 
@@ -47,3 +48,29 @@ def test_however_large_the_outlier_is(worst: float) -> None:
 
 def test_half_of_them_equal_and_best_are_not_damped() -> None:
     assert not Units.of(np.array([1.0, 1.0, 1.0, 5.0]), damped=True)[1].is_damped
+
+
+def test_penalties_by_hand() -> None:
+    """The rest reaches from 1 to 3: what lies beyond 3 + 10 * 2 comes to 3 + 2."""
+    values = np.array([1.0, 100.0, 2.0, 3.0, 2.5, 1e9, 1.5])
+    assert without_penalties(values).tolist() == [1.0, 5.0, 2.0, 3.0, 2.5, 5.0, 1.5]
+    # Too near, too many of them, too little known, or on the front: as they are.
+    for few in (
+        [1.0, 22.0, 2.0, 3.0, 2.5],
+        [1.0, 100.0, 200.0, 2.0, 3.0],
+        [1.0, 100.0],
+        [100.0],
+        [],
+        [2.0, 2.0, 2.0, 9.0],
+    ):
+        assert without_penalties(np.array(few)).tolist() == few
+    assert without_penalties(values, known_good=100.0)[1] == 100.0
+
+
+@given(values=arrays(np.float64, st.integers(0, 30), elements=st.floats(-1e308, 1e308)))
+def test_without_penalties_the_order_stays_and_most_values_too(values: np.ndarray) -> None:
+    found = without_penalties(values)
+    order = np.argsort(values, kind="stable")
+    assert (np.diff(found[order]) >= 0).all()
+    assert (found <= values).all()
+    assert (found == values).sum() >= np.ceil(len(values) * 2 / 3 - 1e-9)
