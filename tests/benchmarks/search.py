@@ -5,20 +5,25 @@
     python tests/benchmarks/search.py --peers ours optuna-gp --problems hartmann6 levy4 --seeds 20:30
     python tests/benchmarks/search.py --speed                 CPU seconds a suggestion at n = 10 .. 1000
     python tests/benchmarks/search.py --report                tables and figures from the runs so far
+    python tests/benchmarks/search.py --keep                  keep the runs so far in `search_runs.jsonl.gz`
 
 Every run is one line of `results/runs.jsonl`; a run that is there is not repeated (`--again ours` forgets a peer's).
-The report goes to `results/`: see `search_report.py`.
+What peers propose does not depend on us, and some take hours: so a folder without runs begins with theirs from
+`search_runs.jsonl.gz`, which the tables in `docs/benchmarks.md` were made from. The report goes to `results/`: see
+`search_report.py`.
 Scores are regrets, or for fronts the missing share of the hypervolume: less is better, 0 is perfect. One thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 from problems import PROBLEMS, Problem
@@ -26,9 +31,13 @@ from pruned_layers import PRUNED_LAYERS
 from search_peers import PEERS, Unable
 from search_report import write_report
 from search_speed import write_speed
+from search_tables import OURS
 from tuning_tasks import TASKS
 
 RESULTS = Path(__file__).parent / "results"
+KEPT = Path(__file__).with_name("search_runs.jsonl.gz")
+# More digits than any difference that counts, in a file that is committed.
+KEPT_DIGITS = 10
 ALL = (*PROBLEMS, PRUNED_LAYERS, *TASKS)
 SMOKE = ("branin", "conditional", "elastic diabetes")
 # For each peer the problems that it cannot search, and why.
@@ -60,9 +69,30 @@ def run(problem: Problem, peer: str, seed: int, n: int) -> dict[str, object]:
     }
 
 
-def read(path: Path) -> Iterator[dict[str, object]]:
+def read(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         yield from (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def begin(path: Path) -> None:
+    """Write the runs of peers that were kept, unless there are runs already."""
+    if path.exists() or not KEPT.exists():
+        return
+    lines = gzip.decompress(KEPT.read_bytes()).decode("utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["peer"] != OURS]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def keep(path: Path) -> None:
+    """Keep the runs so far, the same bytes for the same runs."""
+
+    def rounded(rows: list[list[float]]) -> list[list[float]]:
+        return [[float(f"{value:.{KEPT_DIGITS}g}") for value in row] for row in rows]
+
+    lines = [one | {name: rounded(one[name]) for name in ("losses", "slacks")} for one in read(path)]
+    lines.sort(key=lambda one: (one["problem"], one["peer"], one["seed"], one["n"]))
+    text = "".join(json.dumps(one, separators=(",", ":")) + "\n" for one in lines)
+    KEPT.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
 
 
 def inabilities(problems: Sequence[Problem], peers: Sequence[str]) -> Unabilities:
@@ -110,6 +140,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="a few short searches by whoever is installed")
     parser.add_argument("--speed", action="store_true", help="measure CPU seconds a suggestion instead")
     parser.add_argument("--report", action="store_true", help="run nothing, report what was run")
+    parser.add_argument("--keep", action="store_true", help="keep the runs so far beside this script")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="PEER")
     parser.add_argument("--problems", nargs="+", default=[one.name for one in ALL], metavar="NAME", help="or groups")
     parser.add_argument("--seeds", type=seeds_of, default=range(10), help="10 or 20:30")
@@ -130,6 +161,11 @@ def main() -> None:
     problems = [one for one in ALL if one.name in names or one.group in names]
     seeds, n = (range(1), 12) if given.smoke else (given.seeds, given.trials)
     path = folder / "runs.jsonl"
+    if given.keep:
+        keep(path)
+        return
+    if not given.smoke:
+        begin(path)
     if given.again:
         forget(path, given.again, [one.name for one in problems])
     unable = inabilities(problems, given.peers)
