@@ -29,9 +29,11 @@ PRUNERS = ("none", "median", "asha", "hyperband")
 
 # One trial in three goes on from a rung to the next, as in the paper.
 _REDUCTION = 3
-# After how many reports the first decision falls, with one objective and with several. A front has room for trials that
-# begin badly in one of them, and the first report tells least. A heuristic; see `tests/benchmarks/early_stopping.py`.
+# A front has room for trials that begin badly in one objective, and the first reports tell least. So with several
+# objectives the first decision falls a report later, and one trial in two goes on from there. Heuristics; see
+# `tests/benchmarks/early_stopping.py`.
 _FIRST_RUNG, _FIRST_RUNG_OF_SEVERAL = 1, 2
+_FIRST_REDUCTION_OF_SEVERAL = 2
 # The median of fewer trials says little (the default of the reference implementations).
 _ENOUGH_TRIALS = 5
 
@@ -71,7 +73,9 @@ class Judge:
     def _is_behind(self, n: int, own: list[float], rivals: list[list[float]]) -> bool:
         if self.rule == "median":
             return len(rivals) >= _ENOUGH_TRIALS and n_ahead(own, rivals) > len(rivals) / 2
-        going_on = max(1, (len(rivals) + 1) // _REDUCTION)
+        is_lenient = n == self.first_rung and len(self.goal.objectives) > 1
+        reduction = _FIRST_REDUCTION_OF_SEVERAL if is_lenient else _REDUCTION
+        going_on = max(1, (len(rivals) + 1) // reduction)
         return _is_rung(n, self.first_rung) and n_ahead(own, rivals) >= going_on
 
 

@@ -137,13 +137,13 @@ def test_a_trial_that_is_nearer_to_keeping_a_constraint_is_not_behind() -> None:
 
 def test_the_best_layers_of_fronts_go_on() -> None:
     goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
-    front = [sized(i, [0.5 + i / 10] * 2, 10.0 + i) for i in range(3)]
-    behind = [sized(3 + i, [0.3 + i / 10] * 2, 20.0 + i) for i in range(5)]
+    front = [sized(i, [0.5 + i / 10] * 6, 10.0 + i) for i in range(3)]
+    behind = [sized(3 + i, [0.3 + i / 10] * 6, 20.0 + i) for i in range(5)]
     judge = Pruner("asha").judge(8, [*front, *behind], goal)
     assert judge is not None
     # With this one there are nine, of which three go on; the front has three already.
-    assert judge.verdict({"accuracy": {0: 0.55, 1: 0.55}}, 1, {"kilobytes": 12.5}) != ""
-    assert judge.verdict({"accuracy": {0: 0.65, 1: 0.65}}, 1, {"kilobytes": 11.5}) == ""
+    assert judge.verdict({"accuracy": dict.fromkeys(range(6), 0.55)}, 5, {"kilobytes": 12.5}) != ""
+    assert judge.verdict({"accuracy": dict.fromkeys(range(6), 0.65)}, 5, {"kilobytes": 11.5}) == ""
 
 
 def test_with_several_objectives_the_first_report_stops_nothing() -> None:
@@ -157,7 +157,9 @@ def test_with_several_objectives_the_first_report_stops_nothing() -> None:
         return judge.verdict(own, n_reports - 1, {"kilobytes": 9.5 + ahead}) != ""
 
     assert [is_stopped(8, n) for n in range(1, 7)] == [False, True, False, False, False, True]
-    assert [is_stopped(ahead, 2) for ahead in (2, 3)] == [False, True]
+    # With this one there are nine: four go on from the first decision, three from the next.
+    assert [is_stopped(ahead, 2) for ahead in (3, 4)] == [False, True]
+    assert [is_stopped(ahead, 6) for ahead in (2, 3)] == [False, True]
 
 
 def test_metrics_that_are_no_objectives_do_not_decide() -> None:
