@@ -40,7 +40,7 @@ LEAST_SHARE = 0.02
 
 def draw_direction(rng: np.random.Generator, m: int) -> Array:
     """Return a random direction of `m` positive shares, of length 1."""
-    shares = np.maximum(np.abs(rng.standard_normal(m)), 1e-12)
+    shares = np.abs(rng.standard_normal(m))
     shares = np.maximum(shares / np.linalg.norm(shares), LEAST_SHARE)
     return np.asarray(shares / np.linalg.norm(shares))
 

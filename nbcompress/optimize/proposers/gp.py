@@ -1,8 +1,8 @@
 """Bayesian optimization: the middle and an even design first, then wherever the surrogate expects to gain most.
 
 Whoever writes down ranges tends to put what is usual into their middle, so the search begins there; as Ax does. On 12
-tuning tasks that neither helped nor hurt (mean normalised regret .054 and .053, 12 seeds); many test functions have
-their optimum near the middle, which is why `tests/benchmarks` also has them in boxes that are shifted.
+tuning tasks that neither helped nor hurt (mean normalised regret .054 and .053, 12 seeds); some test functions have
+their optimum near the middle or in it, which is why `tests/benchmarks` has Ackley's in a shifted box, too.
 """
 
 from __future__ import annotations
