@@ -12,10 +12,12 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from nbcompress.errors import SpaceExhausted
 from nbcompress.optimize import Proposer, proposer
+from nbcompress.optimize.axes import Axes
 from nbcompress.optimize.protocol import generator
 from nbcompress.optuna.conditions import conditional_search_space, conditions_of
 from nbcompress.optuna.replay import PROPOSAL, history_of
 from nbcompress.optuna.spaces import SearchSpace, parameter_of
+from nbcompress.space import Space
 from nbcompress.study.attributes import write_attribute
 
 if TYPE_CHECKING:
@@ -30,9 +32,10 @@ class Sampler(BaseSampler):
     """The sampler `gp` of nbcompress, for a study of Optuna.
 
     Parameters that the complete trials had, with the same range, are proposed together by the surrogate, also those
-    that only some trials were asked for, where a category or a small whole number tells which. All others, and those of
-    the first trial, are drawn at random. Up to 4 objectives; constraints from `trial.set_constraint` or
-    `constraints_func`; trials that run beside this one count as pending; failed ones are kept away from.
+    that only some trials were asked for, where a category or a small whole number tells which. All others are drawn at
+    random. The study's first trial stands in the middle of every range. Up to 4 objectives; constraints from
+    `trial.set_constraint` or `constraints_func`; trials that run beside this one count as pending; failed ones are kept
+    away from.
 
     It has no state but its seed: a proposal depends on the seed, the trial's number and the trials before it. So equal
     seeds give equal points also when a study is continued later, and samplers in several processes may share a seed.
@@ -113,6 +116,10 @@ class Sampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        parameter = parameter_of(param_distribution)
+        if trial.number == 0 and parameter is not None:
+            axes = Axes(Space({"x": parameter}))
+            return axes.point(axes.middle())["x"]
         seed = int(generator(self._seed, trial.number, purpose=crc32(param_name.encode())).integers(2**31))
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
 

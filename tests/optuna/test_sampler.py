@@ -60,8 +60,9 @@ def test_a_study_that_is_continued_later_goes_on_as_if_it_had_not_stopped() -> N
     ]
 
 
-def test_the_first_trial_is_drawn_and_the_others_are_proposed_with_a_reason() -> None:
+def test_the_first_trial_is_the_middle_and_the_others_are_proposed_with_a_reason() -> None:
     study = studied(branin, 10)
+    assert study.trials[0].params == {"x": 2.5, "y": 7.5}
     assert proposed(study) == [False] + [True] * 9
     assert "expected gain" in study.trials[-1].system_attrs[PROPOSAL]["reason"]
 
@@ -107,10 +108,11 @@ def test_failed_trials_are_kept_away_from() -> None:
         x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
         return x + y if x + y > 0.8 else math.nan
 
-    study = studied(objective, 30)
-    # The optimum lies at the edge, where failures are to be expected; well beyond it nothing is looked for.
-    assert study.best_value < 0.85
-    assert sum(sum(one.params.values()) < 0.6 for one in study.trials[15:]) <= 1
+    studies = [studied(objective, 30, Sampler(seed=seed)) for seed in range(3)]
+    # The optimum lies at the edge, where failures are to be expected; well beyond it next to nothing is looked for.
+    # At random 8 of 45 would be there.
+    assert max(study.best_value for study in studies) < 0.82
+    assert sum(sum(one.params.values()) < 0.6 for study in studies for one in study.trials[15:]) <= 4
 
 
 def test_running_trials_count_as_pending() -> None:
