@@ -1,4 +1,4 @@
-"""Problems as values: public test functions, and our own mixed, conditional and many-parameter ones.
+"""Problems as values: public test functions, our own mixed, conditional and many-parameter ones, some with penalties.
 
 Every loss is minimised. A problem with one objective is scored by its regret, the best feasible loss found above the
 optimum; one with two by the share of the best front's hypervolume that is missing. So 0 is perfect in both.
@@ -33,7 +33,7 @@ class Problem:
 
     Attributes:
         name: Short, for tables.
-        group: `public`, `own`, `fronts` or `tuning`.
+        group: `public`, `own`, `penalties`, `fronts` or `tuning`.
         parameters: Of the space.
         losses: From a point to one or two losses.
         best: The optimum; for two objectives the hypervolume of the best front. None for a tuning task whose best is
@@ -121,6 +121,10 @@ def vector(point: Point) -> np.ndarray:
 
 
 # --- public ----------------------------------------------------------------------------------------------------------
+
+
+BRANIN = {"x": Float(-5.0, 10.0), "y": Float(0.0, 15.0)}
+BRANIN_BEST = 0.39788735772974
 
 
 def branin(point: Point) -> tuple[float]:
@@ -256,6 +260,19 @@ LAYERS_PRICE = 6.0
 LAYERS_BEST_AMOUNTS = np.minimum(1.0, LAYERS_PRICE / (2 * N_LAYERS * SENSITIVITY))
 LAYERS_BEST = float((SENSITIVITY * LAYERS_BEST_AMOUNTS**2).sum() + (1 - LAYERS_BEST_AMOUNTS).mean() * LAYERS_PRICE)
 
+# --- penalties: what a cell returns for a run that went wrong ---------------------------------------------------------
+
+
+def diverging(losses: Losses) -> Losses:
+    """Rates above .25, an eighth of their range, cost 100."""
+    return lambda point: (100.0,) if point["lr"] > 0.25 else losses(point)
+
+
+def branin_or_penalty(point: Point) -> tuple[float, ...]:
+    """Beyond 7.75, a seventh of the box with one of the three optima, nothing can be measured."""
+    return (1e5,) if point["x"] > 7.75 else branin(point)
+
+
 # --- fronts ----------------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +329,7 @@ ZDT1_VOLUME, ZDT2_VOLUME = 1.21 - 1 / 3, 1.21 - 2 / 3
 TRADEOFF_REFERENCE = (0.3, 0.5)
 
 PROBLEMS: tuple[Problem, ...] = (
-    Problem("branin", "public", {"x": Float(-5.0, 10.0), "y": Float(0.0, 15.0)}, branin, 0.39788735772974),
+    Problem("branin", "public", BRANIN, branin, BRANIN_BEST),
     Problem("hartmann6", "public", cube(6), hartmann6, -3.32236801142),
     Problem("levy4", "public", cube(4, -10.0, 10.0), levy),
     # The optimum is the middle of the usual box, where some searches begin; the other box is that of Eriksson et al.
@@ -325,6 +342,9 @@ PROBLEMS: tuple[Problem, ...] = (
     Problem("mixed", "own", MIXED, mixed),
     Problem("conditional", "own", CONDITIONAL, conditional),
     Problem("layers30", "own", {"amounts": Float(0.0, 1.0, each=[f"l{i}" for i in range(N_LAYERS)])}, layers30),
+    Problem("branin, penalties", "penalties", BRANIN, branin_or_penalty, BRANIN_BEST),
+    Problem("mixed, penalties", "penalties", MIXED, diverging(mixed)),
+    Problem("conditional, penalties", "penalties", CONDITIONAL, diverging(conditional)),
     Problem("zdt1", "fronts", cube(6), zdt1, ZDT1_VOLUME, reference=ZDT_REFERENCE),
     Problem("zdt2", "fronts", cube(6), zdt2, ZDT2_VOLUME, reference=ZDT_REFERENCE),
     Problem(

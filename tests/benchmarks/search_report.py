@@ -11,8 +11,8 @@ from problems import Problem
 from search_figures import draw_curves, draw_growth
 from search_tables import OURS, against_best, by_problem, duels, fronts, ranks, scored
 
-LEGEND = """Scores: less is better, 0 is perfect. Regret above the optimum (public, own), missing share of the best \
-front's hypervolume (fronts), regret between a long search (0) and the median of random points (1; tuning).
+LEGEND = """Scores: less is better, 0 is perfect. Regret above the optimum (public, own, penalties), missing share of \
+the best front's hypervolume (fronts), regret between a long search (0) and the median of random points (1; tuning).
 seeds: how many searches a figure stands on; low, high: quartiles; wins: seeds where no peer that ran is better;
 cpu_s: median CPU seconds a suggestion, telling included, after the tenth; common, better, worse: seeds that ours ran
 too, and on how many ours is better or worse; p: two-sided signed-rank test on these (none below six)."""
