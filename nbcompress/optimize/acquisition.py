@@ -24,7 +24,8 @@ from scipy.special import erfcx, log_ndtr
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogate import GaussianProcess
 
-# `qlogei` is `logei` but for how it sees trials that run; see `pending.py`.
+# `qlogei` is `logei` with what is not known for sure drawn: what trials that run will find (`pending.py`), and with
+# several objectives where the front lies (`botorch_model.py`).
 ACQUISITIONS = ("logei", "ucb", "pi", "qlogei")
 # Standard deviations that the confidence bound reaches below the mean.
 BOUND_WIDTH = 2.0

@@ -1,4 +1,4 @@
-"""A fitted process as a GPyTorch/BoTorch model, and qLogNEHVI on such models.
+"""A fitted process as a GPyTorch/BoTorch model, qLogNEHVI on such models, and the boxes that a front leaves.
 
 The only module that loads torch. It leaves the global random state and the default dtype of torch alone: every tensor
 is double by name, and random numbers come with their own generator.
@@ -29,6 +29,7 @@ with warnings.catch_warnings():
     from botorch.models.gp_regression import SingleTaskGP
     from botorch.models.model_list_gp_regression import ModelListGP
     from botorch.sampling.normal import SobolQMCNormalSampler
+    from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
     from gpytorch.constraints import GreaterThan
     from gpytorch.kernels import Kernel, MaternKernel, RBFKernel, ScaleKernel
     from gpytorch.likelihoods import GaussianLikelihood
@@ -129,13 +130,19 @@ def _without_compiler() -> Iterator[None]:
         botorch_logei._load_attempted = before
 
 
+def boxes(front: Array, reference: Array) -> tuple[Array, Array]:
+    """Return the boxes that a front `(K, m)` leaves below the reference: lower and upper corners, each `(B, m)`."""
+    found = FastNondominatedPartitioning(ref_point=tensor(-reference), Y=tensor(-front)).get_hypercell_bounds()
+    high, low = (-corner.numpy() for corner in found)
+    return np.asarray(low), np.asarray(high)
+
+
 class NoisyHypervolume:
-    """qLogNEHVI of two to four losses at one point.
+    """qLogNEHVI of two to four losses at one point: what the losses of known and pending points are is drawn.
 
     Args:
-        processes: One for each loss.
-        known: Shape `(n, D)`; features of the points whose front is to be improved. Pending ones belong here, if the
-            processes believe their means there.
+        processes: One for each loss, before they believe anything of pending points.
+        known: Shape `(n, D)`; features of the points whose front is to be improved, pending ones among them.
         reference: Shape `(m,)`, standardised losses.
         seed: Of the quasi-random samples.
     """

@@ -1,23 +1,28 @@
-"""What one more trial is worth with two objectives: the expected gain in hypervolume, in closed form.
+"""What one more trial is worth with several objectives: the expected gain in hypervolume, in closed form.
 
-The part of the plane that no front point dominates is cut into strips along the first loss. With the front
-`p_1 .. p_K` sorted by it, and the reference point r,
+What no front point dominates, below the reference, is cut into boxes that do not overlap. With independent predictions,
+
+    EHVI = sum over boxes of prod_j (psi_j(high_j) - psi_j(low_j)),      psi_j(t) = E[max(t - loss_j, 0)]
+
+Each psi is an expected improvement, so everything stays in logarithms (see `acquisition.py`); psi(-inf) = 0. With two
+objectives the boxes are strips along the first loss. With the front `p_1 .. p_K` sorted by it, and the reference r,
 
     strip k = (a_k, a_(k+1)) x (-inf, c_k),   a_0 = -inf, a_k = p_k1, a_(K+1) = r1;   c_0 = r2, c_k = p_k2
-    EHVI = sum_k (psi_1(a_(k+1)) - psi_1(a_k)) psi_2(c_k),      psi_j(t) = E[max(t - loss_j, 0)]
-
-Each factor is an expected improvement, so everything stays in logarithms (see `acquisition.py`).
 
 References:
     Emmerich, Deutz, Klinkenberg (2011), "Hypervolume-based expected improvement: Monotonicity properties and exact
     computation".
+    Lacour, Klamroth, Fonseca (2017), "A box decomposition algorithm to compute the hypervolume indicator": the boxes of
+    three and four objectives, as BoTorch works them out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from nbcompress.optimize.acquisition import log_expected_improvement
@@ -26,8 +31,10 @@ from nbcompress.optimize.surrogate import GaussianProcess
 
 # How far behind the worst known the reference lies, as a share of the extent of the losses. A heuristic.
 REFERENCE_MARGIN = 0.1
-# Strips thinner than this share of the plane's extent hold no hypervolume worth a logarithm.
+# Boxes thinner than this share of the plane's extent hold no hypervolume worth a logarithm.
 THIN = 1e-12
+# Rows are scored so many at once that they meet this many boxes in all; a bound on memory.
+AT_ONCE = 2**18
 
 
 def is_efficient(losses: Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -48,44 +55,86 @@ def reference_point(losses: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class LogHypervolumeImprovement:
-    """Log EHVI of two independent processes.
+class Sides:
+    """The sides of B boxes along one loss. Many boxes share an end, and each end is worked out once.
 
-    Args:
-        processes: One for each of the two losses.
-        front: Shape `(K, 2)`, standardised; dominated rows and those beyond the reference are dropped.
-        reference: Shape `(2,)`, standardised.
+    Attributes:
+        ends: Shape `(E,)`; the distinct finite ends.
+        low, high: Shape `(B,)`; which end each side has; `low` is -1 where a side has none.
     """
 
-    processes: tuple[GaussianProcess, GaussianProcess]
+    ends: Array
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, low: Array, high: Array) -> Sides:
+        ends, which = np.unique(np.concatenate([high, low[np.isfinite(low)]]), return_inverse=True)
+        lower = np.full(len(low), -1)
+        lower[np.isfinite(low)] = which[len(high) :]
+        return cls(ends, lower, which[: len(high)])
+
+    def log_gain(self, mean: Array, std: Array) -> tuple[Array, Array, Array]:
+        """Return log(psi(high) - psi(low)) for means and deviations `(k, 1)`: `(k, B)`, and its derivatives."""
+        value, by_mean, by_std = log_expected_improvement(mean, std, self.ends)
+        log_share = value[:, self.low] - value[:, self.high]
+        share = np.where(self.low < 0, 0.0, np.exp(np.minimum(log_share, -1e-15)))
+        slopes = [(one[:, self.high] - share * one[:, self.low]) / (1.0 - share) for one in (by_mean, by_std)]
+        return value[:, self.high] + np.log1p(-share), slopes[0], slopes[1]
+
+
+def strips(front: Array, reference: Array) -> tuple[Array, Array]:
+    """Return the boxes that a front `(K, 2)` leaves below the reference: lower and upper corners, each `(B, 2)`."""
+    front = front[np.argsort(front[:, 0], kind="stable")]
+    edges = np.concatenate([[-np.inf], front[:, 0], reference[:1]])
+    tops = np.concatenate([reference[1:], front[:, 1]])
+    low = np.stack([edges[:-1], np.full_like(tops, -np.inf)], axis=1)
+    return low, np.stack([edges[1:], tops], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class LogHypervolumeImprovement:
+    """Log EHVI of independent processes.
+
+    Args:
+        processes: One for each of the m losses, 2 to 4.
+        front: Shape `(K, m)`, standardised; dominated rows and those beyond the reference are dropped.
+        reference: Shape `(m,)`, standardised.
+    """
+
+    processes: Sequence[GaussianProcess]
     front: Array
     reference: Array
 
     def __post_init__(self) -> None:
         front = self.front[(self.front < self.reference).all(1)]
         front = front[is_efficient(front)]
-        front = front[np.argsort(front[:, 0], kind="stable")]
-        a = np.concatenate([[-np.inf], front[:, 0], self.reference[:1]])
-        c = np.concatenate([self.reference[1:], front[:, 1]])
-        extent = max(1.0, float(np.abs(a[1:]).max()))
-        thick = np.diff(a) > THIN * extent
-        object.__setattr__(self, "_strips", (a[:-1][thick], a[1:][thick], c[thick]))
+        if len(self.reference) == 2:
+            low, high = strips(front, self.reference)
+        else:
+            from nbcompress.optimize.botorch_model import boxes
+
+            low, high = boxes(front, self.reference)
+        extent = np.maximum(1.0, np.abs(high).max(0))
+        thick = (high - low > THIN * extent).all(1)
+        object.__setattr__(self, "_sides", [Sides.of(*side) for side in zip(low[thick].T, high[thick].T, strict=True)])
 
     def _value(self, mean: Array, std: Array) -> tuple[Array, Array, Array]:
-        """From means and deviations `(m, 2)` to log EHVI `(m,)` and its derivatives, each `(m, 2)`."""
-        low, high, c = self._strips  # type: ignore[attr-defined]
-        first = mean[:, :1], std[:, :1]
-        upper = log_expected_improvement(*first, high)
-        lower = log_expected_improvement(*first, np.where(np.isinf(low), 0.0, low))
-        # psi(-inf) = 0: the leftmost strip has no lower part.
-        share = np.where(np.isinf(low), 0.0, np.exp(np.minimum(lower[0] - upper[0], -1e-15)))
-        second = log_expected_improvement(mean[:, 1:], std[:, 1:], c)
-        parts = upper[0] + np.log1p(-share) + second[0]
+        """From means and deviations `(k, m)` to log EHVI `(k,)` and its derivatives, each `(k, m)`."""
+        sides: list[Sides] = self._sides  # type: ignore[attr-defined]
+        step = max(1, AT_ONCE // len(sides[0].high))
+        starts = range(0, max(1, len(mean)), step)
+        parts = [self._part(sides, mean[i : i + step], std[i : i + step]) for i in starts]
+        value, by_mean, by_std = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        return value, by_mean, by_std
+
+    def _part(self, sides: Sequence[Sides], mean: Array, std: Array) -> tuple[Array, Array, Array]:
+        factors = [side.log_gain(mean[:, [j]], std[:, [j]]) for j, side in enumerate(sides)]
+        parts = sum(factor[0] for factor in factors)
         value = logsumexp(parts, axis=1)
         weight = np.exp(parts - value[:, None])
-        by_first = [(weight * (upper[i] - share * lower[i]) / (1.0 - share)).sum(1) for i in (1, 2)]
-        by_second = [(weight * second[i]).sum(1) for i in (1, 2)]
-        return value, np.stack([by_first[0], by_second[0]], 1), np.stack([by_first[1], by_second[1]], 1)
+        by_mean, by_std = (np.stack([(weight * factor[i]).sum(1) for factor in factors], 1) for i in (1, 2))
+        return value, by_mean, by_std
 
     def score(self, features: Array) -> Array:
         predictions = [process.predict(features) for process in self.processes]

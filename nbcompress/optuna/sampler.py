@@ -42,15 +42,14 @@ class Sampler(BaseSampler):
 
     Args:
         seed: Equal seeds and equal trials give equal points; None draws one.
-        acquisition: `logei`, `ucb`, `pi` or `qlogei`; the last one for one objective.
+        acquisition: `logei`, `ucb`, `pi` or `qlogei`.
         kernel: `matern52` or `rbf`.
         mean: `constant`, `linear` or `zero`.
         constraints_func: Returns the constraints of an ended trial, which holds them where they are at most 0. Optuna
             5 prefers `trial.set_constraint` and says so with a warning for its own samplers; this one takes both.
 
     Raises:
-        GoalError: An unknown acquisition, kernel or mean; at the first proposal also: more objectives than 4, or
-            `qlogei` with several.
+        GoalError: An unknown acquisition, kernel or mean; at the first proposal also: more objectives than 4.
 
     Example:
         study = optuna.create_study(sampler=nbcompress.optuna.Sampler(seed=0))

@@ -58,13 +58,14 @@ def surrogate_data(proposer: Proposer | None, trials: Sequence[Trial], goal: Goa
 
 
 def _acquisition(proposer: GaussianProcessProposer) -> str | None:
-    """Return which formula a page may use; with three objectives and more it is a sum over samples, kept in Python.
+    """Return which formula a page may use; boxes of three objectives and more, and random directions, stay in Python.
 
-    For `qlogei`, which samples what pending trials may find, the page believes their means.
+    For `qlogei`, which samples what pending trials may find and where a front lies, the page believes the means.
     """
+    name = proposer.acquisition.removeprefix("q")
     if proposer.n_objectives == 1:
-        return proposer.acquisition.removeprefix("q")
-    return "hypervolume" if proposer.n_objectives == 2 else None
+        return name
+    return "hypervolume" if proposer.n_objectives == 2 and name == "logei" else None
 
 
 def _processes(belief: Belief, numbers: NDArray[np.int_], goal: Goal) -> Iterator[dict[str, Any]]:

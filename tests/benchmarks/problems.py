@@ -1,11 +1,13 @@
 """Problems as values: public test functions, our own mixed, conditional and many-parameter ones, some with penalties.
 
 Every loss is minimised. A problem with one objective is scored by its regret, the best feasible loss found above the
-optimum; one with two by the share of the best front's hypervolume that is missing. So 0 is perfect in both.
+optimum; one with several by the share of the best front's hypervolume that is missing. So 0 is perfect in both.
 
 References:
     Surjanovic & Bingham, "Virtual Library of Simulation Experiments" (Branin, Hartmann, Levy, Ackley, Rosenbrock).
     Zitzler, Deb, Thiele (2000), "Comparison of Multiobjective Evolutionary Algorithms" (ZDT1, ZDT2).
+    Deb, Thiele, Laumanns, Zitzler (2005), "Scalable Test Problems for Evolutionary Multi-Objective
+        Optimization" (DTLZ2).
     Gramacy et al. (2016), "Modeling an Augmented Lagrangian for Blackbox Constrained Optimization" (`constrained`).
 """
 
@@ -15,6 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,12 +38,12 @@ class Problem:
         name: Short, for tables.
         group: `public`, `own`, `penalties`, `fronts` or `tuning`.
         parameters: Of the space.
-        losses: From a point to one or two losses.
-        best: The optimum; for two objectives the hypervolume of the best front. None for a tuning task whose best is
-            still to be searched; it cannot be scored.
+        losses: From a point to one to three losses.
+        best: The optimum; for several objectives the hypervolume of the best front. None for a tuning task whose best
+            is still to be searched; it cannot be scored.
         slacks: From a point to constraints that hold at or below 0.
         n_slacks: How many.
-        reference: For two objectives, the point that the hypervolume reaches to.
+        reference: For several objectives, the point that the hypervolume reaches to.
         scale: What a regret is divided by.
     """
 
@@ -51,7 +54,7 @@ class Problem:
     best: float | None = 0.0
     slacks: Losses = field(default=no_slacks, repr=False)
     n_slacks: int = 0
-    reference: tuple[float, float] | None = None
+    reference: tuple[float, ...] | None = None
     scale: float = 1.0
 
     @cached_property
@@ -60,7 +63,7 @@ class Problem:
 
     @property
     def n_objectives(self) -> int:
-        return 1 if self.reference is None else 2
+        return 1 if self.reference is None else len(self.reference)
 
     def scores(self, losses: Sequence[tuple[float, ...]], slacks: Sequence[tuple[float, ...]]) -> list[float]:
         """Return the score after each trial (NaN as long as nothing is feasible)."""
@@ -77,7 +80,7 @@ class Problem:
         if self.best is None:
             raise ValueError(f"{self.name} has no known best to score against: run search_scales.py first")
         if self.reference is not None:
-            return 1.0 - area(front, self.reference) / self.best
+            return 1.0 - volume(front, self.reference) / self.best
         return (front[0][0] - self.best) / self.scale if front else math.nan
 
 
@@ -85,8 +88,20 @@ def covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True))
 
 
-def area(losses: Sequence[tuple[float, ...]], reference: tuple[float, float]) -> float:
-    """Return the area that losses dominate below the reference."""
+def volume(losses: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
+    """Return the hypervolume of two or more losses below the reference: slab by slab along the last of them."""
+    if len(reference) == 2:
+        return area(losses, reference)
+    ordered = sorted((one for one in losses if one[-1] < reference[-1]), key=lambda one: one[-1])
+    slabs = enumerate(pairwise([*ordered, reference]), start=1)
+    return sum(
+        (above[-1] - one[-1]) * volume([below[:-1] for below in ordered[:i]], reference[:-1])
+        for i, (one, above) in slabs
+    )
+
+
+def area(losses: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
+    """Return the area that two losses dominate below the reference."""
     total, lowest = 0.0, reference[1]
     for x, y in sorted(losses):
         if x < reference[0] and y < lowest:
@@ -288,6 +303,15 @@ def zdt2(point: Point) -> tuple[float, float]:
     return float(x[0]), float(g * (1 - (x[0] / g) ** 2))
 
 
+def dtlz2(point: Point) -> tuple[float, float, float]:
+    """Two angles say where on a sphere, the other four how far behind it; the front is its octant of radius 1."""
+    x = vector(point)
+    first, second = (math.pi / 2 * x[:2]).tolist()
+    radius = 1 + float(((x[2:] - 0.5) ** 2).sum())
+    flat = radius * math.cos(first)
+    return flat * math.cos(second), flat * math.sin(second), radius * math.sin(first)
+
+
 TRADEOFF = {
     "amount": Float(0.0, 0.98),
     "bits": Choice(2, 3, 4, 6, 8),
@@ -327,6 +351,9 @@ WIDE_REFERENCE = (11.0, 11.0)
 # Areas below (1.1, 1.1): 1.21 less the integrals of 1 - sqrt(x) (1/3) and of 1 - x^2 (2/3).
 ZDT1_VOLUME, ZDT2_VOLUME = 1.21 - 1 / 3, 1.21 - 2 / 3
 TRADEOFF_REFERENCE = (0.3, 0.5)
+DTLZ2_REFERENCE = (1.5, 1.5, 1.5)
+# The cube less the octant of the ball.
+DTLZ2_VOLUME = 1.5**3 - math.pi / 6
 
 PROBLEMS: tuple[Problem, ...] = (
     Problem("branin", "public", BRANIN, branin, BRANIN_BEST),
@@ -350,4 +377,5 @@ PROBLEMS: tuple[Problem, ...] = (
     Problem(
         "tradeoff", "fronts", TRADEOFF, tradeoff, tradeoff_volume(TRADEOFF_REFERENCE), reference=TRADEOFF_REFERENCE
     ),
+    Problem("dtlz2", "fronts", cube(6), dtlz2, DTLZ2_VOLUME, reference=DTLZ2_REFERENCE),
 )

@@ -131,7 +131,7 @@ class Optuna:
 
 
 class BoTorch:
-    """A `SingleTaskGP` with default priors; LogEI, or qLogNEHVI for two objectives; 10 restarts of 512 raw samples."""
+    """A `SingleTaskGP` with default priors; LogEI, or qLogNEHVI for several losses; 10 restarts of 512 raw samples."""
 
     N_INITIAL = 10
 
@@ -245,7 +245,7 @@ class Skopt:
 
 
 class Smac:
-    """SMAC's facade for hyperparameters (a random forest), with its defaults; ParEGO for two objectives."""
+    """SMAC's facade for hyperparameters (a random forest), with its defaults; ParEGO for several objectives."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
         package, spaces = needs("smac"), needs("ConfigSpace")

@@ -6,14 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from problems import LAYERS_BEST_AMOUNTS, PROBLEMS, area, point_at, wide_share
+from problems import LAYERS_BEST_AMOUNTS, PROBLEMS, area, point_at, volume, wide_share
 from tuning_tasks import TASKS, WORST
 
 from nbcompress.space import Point
 
 BY_NAME = {problem.name: problem for problem in PROBLEMS}
 ONE_LOSS = [problem for problem in PROBLEMS if problem.n_objectives == 1]
-FRONTS = [problem for problem in PROBLEMS if problem.n_objectives == 2]
 
 
 def at(name: str, *values: float) -> Point:
@@ -98,6 +97,23 @@ def test_area_of_steps() -> None:
     assert area([(0.0, 1.0), (1.0, 0.0)], (2.0, 2.0)) == 3.0
     assert area([(0.0, 1.0), (1.0, 0.0), (1.5, 1.5), (3.0, -1.0)], (2.0, 2.0)) == 3.0
     assert area([], (2.0, 2.0)) == 0.0
+
+
+def test_volume_of_slabs() -> None:
+    """By hand: two cuboids of 4 that share 2 below (2, 2, 2)."""
+    reference = (2.0, 2.0, 2.0)
+    assert volume([(0.0, 1.0, 0.0)], reference) == 4.0
+    assert volume([(0.0, 1.0, 0.0), (1.0, 0.0, 0.0)], reference) == 6.0
+    assert volume([(0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.5, 1.5, 1.5), (-1.0, -1.0, 2.0)], reference) == 6.0
+    assert volume([], reference) == 0.0
+
+
+def test_the_whole_octant_scores_zero() -> None:
+    problem = BY_NAME["dtlz2"]
+    angles = np.linspace(0, 1, 30).tolist()
+    losses = [problem.losses(at("dtlz2", one, other, 0.5, 0.5, 0.5, 0.5)) for one in angles for other in angles]
+    assert sum(value**2 for value in losses[100]) == pytest.approx(1.0)
+    assert 0 <= problem._score(losses) < 0.03
 
 
 @pytest.mark.parametrize("name", ["zdt1", "zdt2"])

@@ -238,11 +238,6 @@ def test_many_points_at_once_before_anything_is_known(name: str) -> None:
         (lambda: make("gp", SMALL, 5), GoalError, "at most 4 objectives, but got 5"),
         (lambda: make("gp", SMALL, 0), GoalError, "at least one objective, but got 0"),
         (lambda: make("grid", MIXED), SearchError, r"lr = Float\(0.0001, 0.1, log=True\) takes any value"),
-        (
-            lambda: proposer("gp", SMALL, n_objectives=2, acquisition="qlogei"),
-            GoalError,
-            "'qlogei' is for one objective, but got 2",
-        ),
         (lambda: proposer("gp", SMALL, n_objectives=1, acquisition="ei"), GoalError, "one of logei, ucb, pi"),
         (lambda: proposer("gp", SMALL, n_objectives=1, kernel="cubic"), GoalError, "one of matern52, rbf"),
     ],

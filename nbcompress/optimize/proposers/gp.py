@@ -67,11 +67,6 @@ class GaussianProcessProposer:
                 f"The sampler 'gp' steers by at most {MAX_OBJECTIVES} objectives, but got {n_objectives}. "
                 "Turn some into constraints, or take the sampler 'nsga2'."
             )
-        if n_objectives > 1 and acquisition == "qlogei":
-            raise GoalError(
-                f"The acquisition {acquisition!r} is for one objective, but got {n_objectives}. Leave it out: "
-                "with several objectives the expected gain in hypervolume is used."
-            )
         self.form = Form(kernel, mean)
         self.axes = Axes(space)
         self.embedding = Embedding(self.axes)
@@ -103,7 +98,7 @@ class GaussianProcessProposer:
             return self._first(number, history, unseen)
         acquisition = Sum([*([gain] if gain else []), *limits])
         rng = generator(self.seed, number, purpose=2)
-        is_sampled = self.n_objectives > 2 and self.acquisition == "logei"
+        is_sampled = self.n_objectives > 1 and self.acquisition == "qlogei"
         effort = SPARING if is_sampled else Effort()
         search = CandidateSearch(self.embedding, acquisition, unseen, rng, effort)
         row, _ = search.best(self._near(belief))
@@ -137,7 +132,7 @@ class GaussianProcessProposer:
     def _gain(self, belief: Belief, number: int, acquisition: str) -> Acquisition:
         """Return what a point may gain by an acquisition of this name, once a point is feasible."""
         feasible = belief.features[belief.history.is_feasible]
-        if acquisition == "qlogei" and len(belief.pending) > 0:
+        if self.n_objectives == 1 and acquisition == "qlogei" and len(belief.pending) > 0:
             best = float(belief.fitted[0].means(feasible).min())
             draws = generator(self.seed, number, purpose=5)
             return ImprovementWhilePending(belief.fitted[0], belief.pending, best, draws)
@@ -151,13 +146,14 @@ class GaussianProcessProposer:
         if acquisition in ("ucb", "pi"):
             direction = draw_direction(generator(self.seed, number, purpose=7), self.n_objectives)
             return improvement_along(acquisition, processes, losses, reference, direction)
-        if self.n_objectives == 2:
-            return LogHypervolumeImprovement((processes[0], processes[1]), losses, reference)
+        if acquisition == "logei":
+            return LogHypervolumeImprovement(processes, losses, reference)
         from nbcompress.optimize.botorch_model import NoisyHypervolume
 
         seed = int(generator(self.seed, number, purpose=3).integers(2**31))
-        known = known[is_efficient(losses)]
-        return NoisyHypervolume(processes, known, reference, seed)
+        front = feasible[is_efficient(losses[: len(feasible)])]
+        fitted = [belief.fitted[j] for j in range(self.n_objectives)]
+        return NoisyHypervolume(fitted, np.vstack([front, belief.pending]), reference, seed)
 
     def _near(self, belief: Belief) -> Array:
         """Return full rows of the best known points, shape `(b, d)`."""
