@@ -8,6 +8,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from typing import Any
 
 
 def trial_seed(study_seed: int, number: int, repeat: int = 0) -> int:
@@ -20,27 +24,67 @@ def trial_seed(study_seed: int, number: int, repeat: int = 0) -> int:
 
 
 def set_seeds(seed: int) -> None:
-    """Set the global generators of `random`, and of NumPy and torch (CUDA too) where they are loaded."""
+    """Set the global generators of `random`, NumPy and torch (CUDA too), which are loaded or will be."""
     random.seed(seed)
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed(seed)
-    if torch := sys.modules.get("torch"):
-        torch.manual_seed(seed)
+    _expect_nothing()
+    for name, setting in _SETTING.items():
+        if module := sys.modules.get(name):
+            setting(module, seed)
+        else:
+            sys.meta_path.insert(0, _SeedsOnImport(name, seed))
+
+
+_SETTING: dict[str, Callable[[Any, int], object]] = {
+    "numpy": lambda numpy, seed: numpy.random.seed(seed),
+    "torch": lambda torch, seed: torch.manual_seed(seed),
+}
+
+
+class _SeedsOnImport(MetaPathFinder):
+    """Seeds a module when a trial is the first to import it; else that trial alone would begin somewhere else."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self._name, self._seed = name, seed
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        if fullname != self._name or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        loader: Any = spec.loader if spec is not None else None
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                _restore.extend(_restoring(fullname, module))
+                _SETTING[fullname](module, self._seed)
+
+            loader.exec_module = exec_module
+        return spec
+
+
+def _expect_nothing() -> None:
+    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, _SeedsOnImport)]
 
 
 def _snapshot() -> list[Callable[[], None]]:
     """Return what sets every loaded generator back to how it stands now."""
     python = random.getstate()
-    restore: list[Callable[[], None]] = [lambda: random.setstate(python)]
-    if numpy := sys.modules.get("numpy"):
-        state = numpy.random.get_state()
-        restore.append(lambda: numpy.random.set_state(state))
-    if torch := sys.modules.get("torch"):
-        cpu = torch.get_rng_state()
-        restore.append(lambda: torch.set_rng_state(cpu))
-        if torch.cuda.is_initialized():
-            devices = torch.cuda.get_rng_state_all()
-            restore.append(lambda: torch.cuda.set_rng_state_all(devices))
+    loaded = [(name, sys.modules[name]) for name in _SETTING if name in sys.modules]
+    return [lambda: random.setstate(python), *(one for name, module in loaded for one in _restoring(name, module))]
+
+
+def _restoring(name: str, module: Any) -> list[Callable[[], None]]:
+    """Return what sets the generators of NumPy or torch back to how they stand now."""
+    if name == "numpy":
+        state = module.random.get_state()
+        return [lambda: module.random.set_state(state)]
+    cpu = module.get_rng_state()
+    restore: list[Callable[[], None]] = [lambda: module.set_rng_state(cpu)]
+    if module.cuda.is_initialized():
+        devices = module.cuda.get_rng_state_all()
+        restore.append(lambda: module.cuda.set_rng_state_all(devices))
     return restore
 
 
@@ -68,6 +112,7 @@ def seeded(seed: int) -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
+                _expect_nothing()
                 for put_back in _restore:
                     put_back()
                 _restore = []

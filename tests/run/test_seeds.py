@@ -51,3 +51,24 @@ def test_threads_that_share_generators_leave_the_notebook_s_as_they_were() -> No
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(100)))
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
+
+
+def test_the_trial_that_imports_torch_first_has_its_seed_too() -> None:
+    code = """
+import sys
+from nbcompress.run.seeds import seeded
+if len(sys.argv) > 1:
+    import torch
+with seeded(5):
+    import torch
+    drawn = torch.rand(()).item()
+assert "Seeds" not in str(sys.meta_path)
+print(drawn, torch.rand(()).item())
+"""
+
+    def said(*arguments: str) -> str:
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    # And outside of the trial the notebook's generator stands where it would without one.
+    assert said() == said("torch is loaded")
