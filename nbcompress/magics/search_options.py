@@ -71,7 +71,7 @@ def _limiting(add: Add) -> None:
     """How much is run."""
     add("--trials", type=whole(1), default=30, metavar="N", help="trials in the study in all (30)")
     add("--timeout", metavar="90s/10m/2h", help="limit for the search (none)")
-    add("--trial-timeout", metavar="90s/10m/2h", help="limit for one trial (none)")
+    add("--trial-timeout", metavar="90s/10m/2h", help="limit for one trial; inline a call into C ends first (none)")
 
 
 def _storing(add: Add) -> None:
@@ -127,7 +127,7 @@ def _running(add: Add) -> None:
         type=whole(0),
         default=0,
         metavar="M",
-        help="use the last M trials to run the best again if the objective is noisy (0)",
+        help="use the last M trials to run the best again if the objective is noisy; then see nc.finalists(study) (0)",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nbcompress.errors import GoalError, SearchError
+from nbcompress.errors import GoalError, SearchError, SpaceExhausted
 from nbcompress.optimize.axes import Axes
 from nbcompress.optimize.history import History, Status
 from nbcompress.optimize.proposers import proposer
@@ -66,14 +66,24 @@ class Optimizer:
         return self._history
 
     def ask(self, n: int = 1) -> list[Point]:
-        """Return `n` new points: dicts of the active parameters. They are pending until told.
+        """Return `n` new points, or as many as a finite space still has: dicts of the active parameters.
+
+        They are pending until told.
 
         Raises:
+            SearchError: `n` is not a whole number of at least 1.
             SpaceExhausted: A finite space has no further point.
         """
-        points = []
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise SearchError(f"Ask for a whole number of points, at least 1, but got {n!r}.")
+        points: list[Point] = []
         for _ in range(n):
-            proposal = self._proposer.propose(len(self._history), self._history)
+            try:
+                proposal = self._proposer.propose(len(self._history), self._history)
+            except SpaceExhausted:
+                if not points:
+                    raise
+                break
             self._history = self._history.adding(proposal.point, note=proposal.note)
             points.append(dict(proposal.point))
         return points
@@ -111,6 +121,8 @@ class Optimizer:
             )
         losses = []
         for value, direction in zip(given, self.directions, strict=True):
+            if isinstance(value, (str, bool)):
+                raise SearchError(f"A value is a number, but got {value!r}. Write float(...) if that is meant.")
             try:
                 number = float(value)
             except (TypeError, ValueError) as err:

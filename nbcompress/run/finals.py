@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # How many points are run again in turn.
 N_FINALISTS = 3
+# Under this key the note of a trial that runs a point again has the number of the first trial there.
+AGAIN = "again"
 # Half the width, in standard deviations, of the interval that holds 95 % of a normal distribution.
 _WIDTH_95 = 1.959964
 
@@ -107,8 +110,31 @@ class Finals:
         found = self.standings(trials)[:N_FINALISTS]
         return min(found, key=lambda one: one.n_runs, default=None)
 
+    def sentence(self, trials: Sequence[Trial]) -> str:
+        """Return which point is the best by posterior, or an empty text while no trial is feasible."""
+        found = self.standings(trials)
+        if not found:
+            return ""
+        best, metric = found[0], self._goal.objectives[0].metric
+        runs = f"{best.n_runs} run{'s' * (best.n_runs != 1)}"
+        return (
+            f"By posterior the best point is that of trial {best.number}: {metric} {best.expected:.4g} "
+            f"(95 % from {best.low:.4g} to {best.high:.4g}, {runs})."
+        )
+
     def _counts(self, trial: Trial) -> bool:
         return trial.state is State.COMPLETE and self._goal.is_feasible(trial.values)
+
+
+def n_finals(trials: Sequence[Trial]) -> int:
+    """Return how many trials at the end of a study run a point again."""
+    latest_first = sorted(trials, key=lambda one: one.number, reverse=True)
+    return sum(1 for _ in takewhile(is_final, latest_first))
+
+
+def is_final(trial: Trial) -> bool:
+    """Say whether a trial runs a point again because values may be noisy."""
+    return AGAIN in trial.note
 
 
 def finalists(study: Study, k: int = N_FINALISTS) -> pd.DataFrame:

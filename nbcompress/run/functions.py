@@ -112,7 +112,8 @@ def search(
         keep: Names that trials may keep; all when empty.
         seed: Equal seeds, versions and threads give equal points.
         finalists: How many of the trials, at the end, run the best points again, with other seeds, as long as their
-            values differ; `nc.finalists(study)` has the choice, with intervals. For one objective.
+            values differ; at most half. Where `until` ends the search, they come then; the pruner lets them be.
+            `nc.finalists(study)` has the choice, with intervals. For one objective.
 
     Raises:
         GoalError: No objective, or one that cannot be read.

@@ -50,7 +50,10 @@ def described(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class NoGain:
-    """Ends the search when the last `n` trials brought no better best, or moved the front nowhere."""
+    """Ends the search when the last `n` trials brought no better best, or moved the front nowhere.
+
+    Before the first feasible trial there is nothing to be better than, and the search goes on.
+    """
 
     n: int
 
@@ -61,8 +64,9 @@ class NoGain:
     def verdict(self, trials: Sequence[Trial], goal: Goal) -> str:
         """Return why the search ends, or an empty string."""
         ended = sorted((one for one in trials if one.state.counts), key=lambda one: one.number)
-        since = len(ended) - 1 - last_gain(ended, goal)
-        if since < self.n:
+        last = last_gain(ended, goal)
+        since = len(ended) - 1 - last
+        if last < 0 or since < self.n:
             return ""
         what = "better best" if len(goal.objectives) == 1 else "gain of the front"
         return f"The last {since} trials brought no {what} ({option('until', str(self))})."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import SpaceExhausted, StudyError
 from nbcompress.run.controls import Command, Controls
 from nbcompress.run.engines.base import Engine, EngineError
-from nbcompress.run.finals import Finalist, Finals
+from nbcompress.run.finals import AGAIN, Finals, is_final, n_finals
 from nbcompress.run.guard import Cut
 from nbcompress.run.history import history_of
 from nbcompress.run.interrupts import Interrupts
@@ -23,6 +23,7 @@ from nbcompress.run.observers import Ending, EndKind, Observer, Observers
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.plan import Plan
 from nbcompress.run.provenance import note
+from nbcompress.run.pruner import Pruner
 from nbcompress.run.repeats import folded
 from nbcompress.run.same_failure import in_short, same_failure
 from nbcompress.run.seeds import trial_seed
@@ -120,6 +121,8 @@ class _Loop:
                 alarm.start()
             ending = self._cycle()
         self._keeper.tidy()
+        if self._finals is not None and ending.kind in ("done", "until", "exhausted"):
+            ending = replace(ending, reason=f"{ending.reason} {self._finals.sentence(self._study.all_trials)}".strip())
         warnings = (*self._engine.warnings, *self._keeper.warnings, *self._remarks, *self._observers.warnings)
         ending = replace(ending, warnings=tuple(dict.fromkeys(warnings)))
         note(self._study, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
@@ -190,10 +193,6 @@ class _Loop:
                     return None
                 text = f"{counted} of {self._plan.trials} trials are done and {elsewhere} run in another process."
                 return Ending("elsewhere", text)
-            if isinstance(self._plan.until, NoGain) and not self._again:
-                reason = self._plan.until.verdict(trials, self._study.goal)
-                if reason:
-                    return Ending("until", reason)
             try:
                 following = self._following(trials)
                 if isinstance(following, Ending):
@@ -219,30 +218,45 @@ class _Loop:
             if trials[number].state is State.INTERRUPTED:  # no other process has taken it
                 again = trials[number]
                 return _Next(again.point, number, again.note, again.reason)
+        if isinstance(self._plan.until, NoGain):
+            reason = self._plan.until.verdict([one for one in trials if not is_final(one)], self._study.goal)
+            if reason:
+                return self._final(trials, is_over=True) or Ending("until", reason)
         point = _first_missing(self._plan.start, trials)
         if point is not None:
             return _Next(point, reason="A start point.")
         queued = self._study.take_queued()
         if queued is not None:
             return _Next(queued, reason="Queued by hand.")
-        finalist = self._finalist(trials)
-        if finalist is not None:
-            reason = f"Trial {finalist.number} again: one of the best, and values may be noisy."
-            return _Next(finalist.point, reason=reason)
+        final = self._final(trials)
+        if final is not None:
+            return final
         proposal = self._proposer.propose(len(trials), history_of(trials, self._study.goal))
         if isinstance(self._plan.until, GainBelow):
             reason = self._plan.until.verdict(proposal.note.get("gain"))
             if reason:
-                return Ending("until", reason)
+                return self._final(trials, is_over=True) or Ending("until", reason)
         search = {"search_seed": self._plan.seed} | ({"sampler": self._plan.sampler} if self._plan.sampler else {})
         return _Next(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
 
-    def _finalist(self, trials: Sequence[Trial]) -> Finalist | None:
-        """Return the point to run again if this is one of the last trials, which are kept for that."""
-        taken = sum(one.state.counts or one.state is State.RUNNING for one in trials)
-        if self._finals is None or taken < self._plan.trials - self._plan.finalists:
+    def _final(self, trials: Sequence[Trial], *, is_over: bool = False) -> _Next | None:
+        """Return a point to run again if this is one of the last trials, which are kept for that.
+
+        Args:
+            is_over: A stop rule has ended the search, so the last trials are now.
+        """
+        if self._finals is None:
             return None
-        return self._finals.again(trials)
+        n_run = n_finals(trials)
+        taken = sum(one.state.counts or one.state is State.RUNNING for one in trials)
+        is_time = is_over or n_run > 0 or taken >= self._plan.trials - self._plan.finalists
+        if n_run >= self._plan.finalists or not is_time:
+            return None
+        finalist = self._finals.again(trials)
+        if finalist is None:
+            return None
+        reason = f"Trial {finalist.number} again: one of the best, and values may be noisy."
+        return _Next(finalist.point, note={AGAIN: finalist.number}, reason=reason)
 
     def _begin(self, following: _Next) -> None:
         number = len(self._study.all_trials) if following.number is None else following.number
@@ -268,7 +282,9 @@ class _Loop:
 
     def _submit(self, trial: Trial, repeat: int) -> None:
         seed = trial.seed if repeat == 0 else trial_seed(self._plan.seed, trial.number, repeat)
-        judge = self._plan.pruner.judge(trial.number, self._study.all_trials, self._study.goal)
+        # What is run again shall be measured, whatever it shows on the way.
+        pruner = Pruner() if is_final(trial) else self._plan.pruner
+        judge = pruner.judge(trial.number, self._study.all_trials, self._study.goal)
         try:
             self._engine.submit(Assignment(trial.number, trial.point, seed, repeat, judge), self._plan.trial_timeout)
         except EngineError:

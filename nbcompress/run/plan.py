@@ -36,7 +36,7 @@ class Plan:
         finalists: How many of the trials, at the end, run the best points again.
 
     Raises:
-        SearchError: A number is below 1, or a limit not above 0.
+        SearchError: A number is below 1, a limit not above 0, or more than half of the trials are finalists.
     """
 
     trials: int = 30
@@ -59,6 +59,11 @@ class Plan:
                 raise SearchError(f"{option(name)} is an integer of at least 1, but got {value!r}.")
         if isinstance(self.finalists, bool) or not isinstance(self.finalists, int) or self.finalists < 0:
             raise SearchError(f"{option('finalists')} is an integer of at least 0, but got {self.finalists!r}.")
+        if self.finalists > self.trials / 2:
+            raise SearchError(
+                f"{option('finalists')} is at most half of {option('trials')}, so {self.trials // 2} here, but got "
+                f"{self.finalists}: the other trials find what is run again."
+            )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise SearchError(f"{option('seed')} is an integer, but got {self.seed!r}.")
         for name in ("timeout", "trial_timeout"):

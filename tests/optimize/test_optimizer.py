@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nbcompress as nc
-from nbcompress.errors import GoalError, PointError, SearchError
+from nbcompress.errors import GoalError, PointError, SearchError, SpaceExhausted
 from nbcompress.optimize import Optimizer
 from nbcompress.space import Choice, Float, Int, Space
 
@@ -99,3 +99,22 @@ def test_maximizing_is_minimizing_the_negative() -> None:
         assert point == same
         up.tell(point, [-(point["x"] ** 2)])
         down.tell(same, [point["x"] ** 2])
+
+
+def test_the_last_points_of_a_small_space_are_handed_out() -> None:
+    optimizer = Optimizer({"x": Int(1, 3)})
+    assert sorted(point["x"] for point in optimizer.ask(5)) == [1, 2, 3]
+    with pytest.raises(SpaceExhausted, match="All 3 points"):
+        optimizer.ask()
+
+
+@pytest.mark.parametrize("n", [0, -1, True, 1.5])
+def test_how_many_points_is_a_whole_number(n: object) -> None:
+    with pytest.raises(SearchError, match="Ask for a whole number of points, at least 1, but got"):
+        Optimizer({"x": Int(1, 3)}).ask(n)
+
+
+@pytest.mark.parametrize("value", ["12", True])
+def test_texts_and_bools_are_no_values(value: object) -> None:
+    with pytest.raises(SearchError, match=r"A value is a number, but got .*Write float\("):
+        Optimizer({"x": Int(1, 3)}).tell({"x": 1}, value)

@@ -88,6 +88,49 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path)
     assert [trial.values for trial in study.all_trials] == [trial.values for trial in whole.all_trials]
 
 
+@pytest.mark.parametrize("until", ["no gain 4", "gain < 0.05"])
+def test_a_stop_rule_is_followed_by_the_finalists(until: str, tmp_path: Path) -> None:
+    where = {"study": "s", "storage": tmp_path / "journal"}
+    study = sought(trials=40, until=until, seed=2, **where)
+    n = len(study.all_trials)
+    assert n < 40
+    assert again(study) == [False] * (n - 6) + [True] * 6
+    ending = study.record["ending"]
+    assert ending["kind"] == "until"
+    assert "By posterior the best point is that of trial" in ending["reason"]
+    if until.startswith("no"):
+        # What a point measures when it is run again is no gain, so the rule still holds.
+        assert len(sought(trials=40, until=until, seed=2, **where).all_trials) == n
+
+
+def test_the_end_says_which_point_is_the_best() -> None:
+    study = sought(seed=1)
+    first = nc.finalists(study).iloc[0]
+    assert study.record["ending"]["reason"] == (
+        f"All 26 trials are done. By posterior the best point is that of trial {first.number:.0f}: loss "
+        f"{first.expected:.4g} (95 % from {first.low:.4g} to {first.high:.4g}, {first.runs:.0f} runs)."
+    )
+
+
+def test_more_trials_have_finalists_of_their_own(tmp_path: Path) -> None:
+    where = {"study": "s", "storage": tmp_path / "journal"}
+    sought(trials=12, finalists=2, **where)
+    study = sought(trials=16, finalists=2, **where)
+    assert again(study) == [False] * 10 + [True] * 2 + [False] * 2 + [True] * 2
+
+
+def test_the_pruner_lets_them_be() -> None:
+    def learning(x: float, y: float) -> dict[str, float]:
+        loss = noisy(x, y)["loss"]
+        for step in range(4):
+            nc.report(loss=loss + 1 / (step + 1), step=step)
+        return {"loss": loss}
+
+    study = nc.search(learning, SPACE, minimize="loss", trials=24, finalists=6, pruner="median", seed=1)
+    assert sum(trial.state == "stopped" for trial in study.all_trials) > 3
+    assert {trial.state for trial in study.all_trials[18:]} == {"complete"}
+
+
 def test_maximized_and_constrained() -> None:
     def body(x: float) -> dict[str, float]:
         nc.report(size=x)
@@ -107,6 +150,8 @@ def test_wrong_uses_are_told_before_the_start() -> None:
         nc.search(noisy, SPACE, minimize=["loss", "size"], finalists=3)
     with pytest.raises(SearchError, match="finalists is an integer of at least 0, but got -1"):
         sought(finalists=-1)
+    with pytest.raises(SearchError, match=r"finalists is at most half of trials, so 5 here, but got 6: the other"):
+        sought(trials=10)
 
 
 def test_nothing_feasible_has_no_finalists() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,10 +88,20 @@ def test_no_gain_of_a_front() -> None:
 
 
 def test_what_counts_counts_and_what_does_not_does_not() -> None:
-    trials = [Trial(0, State.FAILED, {}), Trial(1, State.INTERRUPTED, {}), Trial(2, State.RUNNING, {})]
+    ended = [State.FAILED, State.INTERRUPTED, State.RUNNING]
+    trials = [complete(0, loss=1), *(Trial(number, state, {}) for number, state in enumerate(ended, start=1))]
     assert NoGain(1).verdict(trials, LOSS) != ""
     assert NoGain(2).verdict(trials, LOSS) == ""
     assert NoGain(1).verdict([], LOSS) == ""
+
+
+def test_before_anything_is_feasible_nothing_can_be_gained() -> None:
+    goal = Goal.of(minimize=["loss"], subject_to=["size <= 1"])
+    broken = [Trial(number, State.INFEASIBLE, {"x": 0.5}, {"size": 2.0}) for number in range(5)]
+    assert NoGain(2).verdict(broken, goal) == ""
+    found = Trial(5, State.COMPLETE, {"x": 0.5}, {"size": 1.0, "loss": 1.0})
+    later = [replace(one, number=one.number + 6) for one in broken]
+    assert NoGain(5).verdict([*broken, found, *later], goal).startswith("The last 5 trials brought no better best")
 
 
 def test_gain_below() -> None:
