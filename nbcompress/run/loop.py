@@ -23,9 +23,9 @@ from nbcompress.run.observers import Ending, EndKind, Observer, Observers
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.plan import Plan
 from nbcompress.run.provenance import note
-from nbcompress.run.pruner import Pruner
+from nbcompress.run.pruner import Pruner, not_judged
 from nbcompress.run.repeats import folded
-from nbcompress.run.same_failure import in_short, same_failure
+from nbcompress.run.same_failure import all_failed, in_short, same_failure
 from nbcompress.run.seeds import trial_seed
 from nbcompress.study.trial import State, Trial
 
@@ -123,8 +123,10 @@ class _Loop:
         self._keeper.tidy()
         if self._finals is not None and ending.kind in ("done", "until", "exhausted"):
             ending = replace(ending, reason=f"{ending.reason} {self._finals.sentence(self._study.all_trials)}".strip())
+        if self._n_ended:
+            self._remarks.append(not_judged(self._plan.pruner.rule, self._study.all_trials, self._study.goal))
         warnings = (*self._engine.warnings, *self._keeper.warnings, *self._remarks, *self._observers.warnings)
-        ending = replace(ending, warnings=tuple(dict.fromkeys(warnings)))
+        ending = replace(ending, warnings=tuple(one for one in dict.fromkeys(warnings) if one))
         note(self._study, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
         self._observers.tell("ended", ending)
         return ending
@@ -208,7 +210,7 @@ class _Loop:
 
     def _done(self, counted: int) -> Ending:
         if self._n_ended:
-            return Ending("done", f"All {counted} trials are done.")
+            return Ending("done", f"All {counted} trials are done.{all_failed(self._study.all_trials)}")
         name = self._study.name
         return Ending("done", f"The study {name!r} has its {counted} trials already; none was run again.")
 

@@ -21,7 +21,8 @@ def number_of(name: str, value: Any) -> float:
 
     Args:
         name: The metric's name, for the sentence.
-        value: A real Python number, or a tensor or array of no dimensions. A bool is none.
+        value: A real Python number, a tensor or array of no dimensions, or what says by `__float__` which number it is,
+            as the result of `nc.accuracy` does. A bool is none.
 
     Raises:
         TrialEnded: The name is taken, or the value is no number or not finite; the trial ends as failed.
@@ -33,7 +34,7 @@ def number_of(name: str, value: Any) -> float:
         raise refused(
             "NotANumber", f"The metric {name!r} is a number, but got the bool {value!r}. Write float({name})."
         )
-    if not isinstance(number, Real):
+    if not isinstance(number, Real) and (hasattr(number, "shape") or not hasattr(type(number), "__float__")):
         raise refused("NotANumber", f"The metric {name!r} is a number, but got {_described(value)}.")
     try:
         result = float(number)

@@ -3,7 +3,8 @@
 A rule compares the running trial with earlier ones after the same number of reports, by the best values so far: in
 every objective, and in how far it is from keeping the constraints. With several of these, the front of the earlier
 trials is what counts: only those that are in a better layer of fronts are ahead. Metrics that are reported without a
-step before the training, such as a size, take part; an objective that is neither known nor reported does not.
+step before the training, such as a size, take part. A trial one of whose objectives is neither known nor reported is
+not judged: by accuracy alone every small model is behind.
 What a rule needs of the earlier trials travels with the assignment, so it is the same under every engine, and a trial
 that runs beside others is judged by what was known when it started.
 
@@ -20,7 +21,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from nbcompress.errors import SearchError, did_you_mean
+from nbcompress.errors import SearchError, did_you_mean, option
 from nbcompress.run.standing import Reports, Showing, aspects_of, n_ahead
 from nbcompress.study.goal import Goal
 from nbcompress.study.trial import State, Trial
@@ -54,6 +55,11 @@ class Judge:
     rivals: tuple[Showing, ...] = ()
     first_rung: int = 1
 
+    def unseen(self, reports: Reports, values: Mapping[str, float]) -> tuple[str, ...]:
+        """Return the objectives of several that are neither reported nor known, without which no trial is judged."""
+        metrics = [one.metric for one in self.goal.objectives]
+        return tuple(one for one in metrics if len(metrics) > 1 and one not in reports and one not in values)
+
     def verdict(self, reports: Reports, step: int, values: Mapping[str, float]) -> str:
         """Return why the trial should end now, or an empty string.
 
@@ -65,7 +71,7 @@ class Judge:
         showing = Showing.of(aspects, reports, values)
         n, longest = showing.n_reports, max((one.n_reports for one in self.rivals), default=0)
         # One that has come as far as any other ends by itself.
-        if not 0 < n < longest or not self._is_behind(n, *showing.beside(self.rivals)):
+        if self.unseen(reports, values) or not 0 < n < longest or not self._is_behind(n, *showing.beside(self.rivals)):
             return ""
         metrics = dict.fromkeys(one.metric for one in aspects if one.metric in reports or one.metric in values)
         return f"Behind earlier trials at step {step} in {' and '.join(metrics)} ({self.rule})."
@@ -110,6 +116,17 @@ class Pruner:
             ended = [one for one in ended if one.number % n_brackets == number % n_brackets]
         aspects = aspects_of(goal)
         return Judge(self.rule, goal, tuple(Showing.of(aspects, one.reports, one.values) for one in ended), first_rung)
+
+
+def not_judged(rule: str, trials: Iterable[Trial], goal: Goal) -> str:
+    """Return what to do for a rule that judged no trial, since none reported any objective; or an empty string."""
+    metrics = [one.metric for one in goal.objectives]
+    if rule == "none" or any(metric in one.reports for one in trials for metric in metrics):
+        return ""
+    return (
+        f"No trial was judged by {option('pruner', rule)}: none reported {' or '.join(metrics)} with a step. "
+        f"Write report({metrics[0]}=..., step=epoch) where it trains."
+    )
 
 
 def _is_rung(n: int, first: int) -> bool:

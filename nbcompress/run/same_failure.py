@@ -10,7 +10,10 @@ from nbcompress.study.trial import Failure, State, Trial
 FIRST = 3
 # Characters of a failure that a sentence holds; all of it stays with the trial.
 _SHORT = 200
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+# What of a message differs from point to point: addresses, numbers, truth.
+_VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?(e[+-]?\d+)?|True|False")
+# Too little memory is a matter of the point, and the numbers say of which.
+_MEMORY = ("MemoryError", "OutOfMemoryError")
 
 
 def begun_in_vain(trials: Sequence[Trial]) -> int:
@@ -22,7 +25,7 @@ def begun_in_vain(trials: Sequence[Trial]) -> int:
     for one in sorted(trials, key=lambda one: one.number):
         if one.state is not State.FAILED or one.failure is None:
             break
-        alike = (one.failure.kind, _ADDRESS.sub("0x", one.failure.message))
+        alike = _alike(one.failure)
         if first is not None and alike != first:
             break
         n, first = n + 1, alike
@@ -45,8 +48,22 @@ def same_failure(trials: Sequence[Trial], n_ended: int) -> Failure | None:
     if any(one.state is not State.FAILED for one in ended):
         return None
     failures = [one.failure for one in ended[-FIRST:] if one.failure is not None]
-    kinds = {(one.kind, _ADDRESS.sub("0x", one.message)) for one in failures}
+    kinds = {_alike(one) for one in failures}
     return failures[-1] if len(failures) == FIRST and len(kinds) == 1 else None
+
+
+def _alike(failure: Failure) -> tuple[str, str]:
+    """Return what equal mistakes have in common: the class, and the message without what varies with the point."""
+    message = failure.message
+    return failure.kind, message if failure.kind in _MEMORY else _VARYING.sub("#", message)
+
+
+def all_failed(trials: Sequence[Trial]) -> str:
+    """Return a sentence with the latest failure if nothing else has ended in a study, else an empty text."""
+    ended = sorted((one for one in trials if one.state.counts), key=lambda one: one.number)
+    if not ended or any(one.state is not State.FAILED for one in ended) or ended[-1].failure is None:
+        return ""
+    return f" All failed, the last one with {in_short(ended[-1].failure)}"
 
 
 def in_short(failure: Failure) -> str:

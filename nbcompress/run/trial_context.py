@@ -73,8 +73,19 @@ class TrialContext:
             # A cut in the midst of a panel's message or of a file would leave half of it.
             with guard.shield() if guard else nullcontext():
                 listener(self.assignment.number, step, numbers)
+        self._face_judge(step)
+
+    def _face_judge(self, step: int) -> None:
         judge = self.assignment.judge
-        verdict = judge.verdict(self.reports, step, self.values) if judge is not None else ""
+        if judge is None:
+            return
+        unseen = judge.unseen(self.reports, self.values)
+        if unseen:
+            self.remarks.append(
+                f"No trial was stopped early while {' and '.join(unseen)} was not known. Where it can be known before "
+                f"the training, write report({unseen[0]}=...) there; else report it with a step, too."
+            )
+        verdict = judge.verdict(self.reports, step, self.values)
         if verdict:
             raise TrialEnded(State.STOPPED, verdict)
 

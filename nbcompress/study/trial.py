@@ -81,7 +81,8 @@ class Trial:
     def __repr__(self) -> str:
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
         params = ", ".join(f"{name}={_short(value)}" for name, value in self.params.items())
-        return f"<Trial {self.number}: {self.state.value}{', ' * bool(values)}{values} ({params})>"
+        failure = f", {self.failure.kind}" if self.failure is not None else ""
+        return f"<Trial {self.number}: {self.state.value}{failure}{', ' * bool(values)}{values} ({params})>"
 
     @property
     def point(self) -> Point:

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from nbcompress.errors import SearchError
-from nbcompress.run.pruner import Judge, Pruner
+from nbcompress.run.pruner import Judge, Pruner, not_judged
 from nbcompress.study import Goal, State, Trial
 
 ONE = Goal.of(minimize=["loss"])
@@ -118,8 +118,26 @@ def test_a_metric_that_is_known_before_the_training_takes_part() -> None:
     assert judge.verdict(worse, 1, {"kilobytes": 10.0}) == ""
     expected = "Behind earlier trials at step 1 in accuracy and kilobytes (asha)."
     assert judge.verdict(worse, 1, {"kilobytes": 50.0}) == expected
-    # Nothing is known of its size: what it reports decides.
-    assert judge.verdict(worse, 1, {}) == "Behind earlier trials at step 1 in accuracy (asha)."
+    # Nothing is known of its size: it may be the smallest, and is not judged by the other objective alone.
+    assert judge.verdict(worse, 1, {}) == ""
+    assert judge.unseen(worse, {}) == ("kilobytes",)
+
+
+def test_one_objective_is_judged_though_a_constraint_is_not_known() -> None:
+    goal = Goal.of(maximize=["accuracy"], subject_to=["kilobytes <= 50"])
+    judge = Pruner("asha").judge(1, [sized(0, [0.5, 0.6, 0.9], 40.0)], goal)
+    assert judge is not None
+    assert judge.verdict({"accuracy": {0: 0.3}}, 0, {}) == "Behind earlier trials at step 0 in accuracy (asha)."
+
+
+def test_a_rule_that_judged_no_trial_says_what_to_write() -> None:
+    silent, telling = Trial(0, State.COMPLETE, {}, {"loss": 1.0}), ended(1, [1.0])
+    assert not_judged("median", [silent], ONE) == (
+        "No trial was judged by pruner='median': none reported loss with a step. "
+        "Write report(loss=..., step=epoch) where it trains."
+    )
+    assert not_judged("median", [silent, telling], ONE) == ""
+    assert not_judged("none", [silent], ONE) == ""
 
 
 def test_a_trial_that_is_nearer_to_keeping_a_constraint_is_not_behind() -> None:

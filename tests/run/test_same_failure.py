@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nbcompress.run.same_failure import begun_in_vain, in_short, same_failure
+import pytest
+
+from nbcompress.run.same_failure import all_failed, begun_in_vain, in_short, same_failure
 from nbcompress.study import Failure, State, Trial
 
 
@@ -18,6 +20,35 @@ def test_three_equal_ones_at_the_beginning() -> None:
 
 def test_addresses_do_not_tell_errors_apart() -> None:
     assert same_failure([failed(i, f"<Net at 0x7f{i}a>") for i in range(3)], 3) is not None
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ["got the str '0.5'", "got the str '1e-05'", "got the str '12'"],
+        ["the bool True", "the bool False", "the bool True"],
+        ["bad x 0.25", "bad x 0.75", "bad x 1"],
+    ],
+)
+def test_what_varies_with_the_point_does_not_tell_errors_apart(messages: list[str]) -> None:
+    trials = [failed(number, message) for number, message in enumerate(messages)]
+    assert same_failure(trials, 3) is not None
+    assert begun_in_vain(trials) == 3
+
+
+def test_too_little_memory_is_a_matter_of_the_point() -> None:
+    trials = [
+        Trial(i, State.FAILED, {}, failure=Failure("OutOfMemoryError", f"Tried to allocate {i} GiB")) for i in range(3)
+    ]
+    assert same_failure(trials, 3) is None
+
+
+def test_when_all_have_failed_the_last_one_is_named() -> None:
+    trials = [failed(0), failed(1, "bang")]
+    assert all_failed(trials) == " All failed, the last one with ValueError: bang"
+    assert all_failed([*trials, Trial(2, State.INFEASIBLE, {})]) == ""
+    assert all_failed([]) == ""
+    assert repr(trials[0]) == "<Trial 0: failed, ValueError ()>"
 
 
 def test_different_ones_go_on() -> None:

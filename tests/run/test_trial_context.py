@@ -86,9 +86,16 @@ def test_only_wanted_names_are_kept() -> None:
 
 
 def test_a_judge_stops_the_trial() -> None:
-    judge = Judge("asha", GOAL, (Showing.of(aspects_of(GOAL), {"accuracy": {0: 0.9, 1: 0.9}}, {}),))
-    with pytest.raises(TrialEnded, match=r"Behind earlier trials at step 0 in accuracy \(asha\)\.") as caught:
-        context(judge=judge).report(accuracy=0.5, step=0)
+    rival = Showing.of(aspects_of(GOAL), {"accuracy": {0: 0.9, 1: 0.9}}, {"size": 20.0})
+    trial = context(judge=Judge("asha", GOAL, (rival,)))
+    trial.report(accuracy=0.5, step=0)  # how large it is, nobody knows yet
+    assert trial.remarks == [
+        "No trial was stopped early while size was not known. Where it can be known before the training, write "
+        "report(size=...) there; else report it with a step, too."
+    ]
+    trial.report(size=30.0)
+    with pytest.raises(TrialEnded, match=r"Behind earlier trials at step 0 in accuracy and size \(asha\)\.") as caught:
+        trial.report(accuracy=0.5, step=0)
     assert caught.value.state is State.STOPPED
 
 
