@@ -94,10 +94,15 @@ class CellBody:
         return frozenset(name for statement in self.declarations.tree.body for name in bound_names(statement))
 
     @cached_property
+    def own(self) -> frozenset[str]:
+        """Names that the body gives a value before it reads them, whatever the notebook calls by these names."""
+        body = self.declarations.tree.body
+        return frozenset(name for name in self.assigned if not is_read_first(body, name))
+
+    @cached_property
     def hidden(self) -> frozenset[str]:
         """Metrics whose value in the notebook, if any, a trial must not take for its own."""
-        body = self.declarations.tree.body
-        return frozenset(name for name in self.goal.metrics if not is_read_first(body, name))
+        return self.own & set(self.goal.metrics)
 
     @cached_property
     def magics(self) -> tuple[str, ...]:

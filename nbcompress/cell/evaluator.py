@@ -87,7 +87,7 @@ class CellEvaluator:
 
     def reads(self) -> dict[str, Any]:
         """Return what the body reads of the notebook, by name, for the record."""
-        return {name: self._namespace[name] for name in self._names if name in self._namespace}
+        return {name: self._namespace[name] for name in self._names - self._body.own if name in self._namespace}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: the body and the names that it reaches, as one pickle.

@@ -84,6 +84,11 @@ def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
             yield from _parts(one, depth - 1)
 
 
+def digest_of(parts: list[Any]) -> str:
+    """Return a hash of tensors, arrays or frames, or an empty text if there is none, or one that cannot be read."""
+    return _digest(parts)[0] if parts else ""
+
+
 def _digest(parts: list[Any]) -> tuple[str, str]:
     """Return the hash of all parts, and in words how much of them it is of; empty texts if one cannot be read."""
     digest = hashlib.sha256()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import GoalError, SearchFailed
 from nbcompress.run.controls import Controls
 from nbcompress.run.engines import engine_of
+from nbcompress.run.fingerprints import code_digits
 from nbcompress.run.limits import Until
 from nbcompress.run.metrics import refused
 from nbcompress.run.observers import Ending, Observer
@@ -223,7 +223,7 @@ def place_of(
     fresh: bool,
 ) -> Place:
     """Return which study is meant: in memory unless a name or a storage is given."""
-    body = _fingerprint(g)
+    body = code_digits(_function_of(g))
     if name is None:
         data = repr((str(space), goal, body)).encode()
         name = f"{_name_of(g)}-{hashlib.blake2b(data, digest_size=4).hexdigest()}"
@@ -243,13 +243,3 @@ def _function_of(g: Callable[..., Any]) -> Callable[..., Any]:
 def _name_of(g: Callable[..., Any]) -> str:
     name = getattr(_function_of(g), "__name__", type(g).__name__)
     return name if name.isidentifier() else "search"
-
-
-def _fingerprint(g: Callable[..., Any]) -> str:
-    """Return a hash of a function's text, so that a study that is continued with another one can say so."""
-    function = _function_of(g)
-    try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):  # typed at a prompt, built in, or an object with `__call__`
-        text = getattr(function, "__qualname__", type(function).__qualname__)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.run.data_record import data_facts
 from nbcompress.run.finals import Finals
+from nbcompress.run.fingerprints import fingerprints
 from nbcompress.run.keeping import Modules, give_shelf
 from nbcompress.run.limits import Until, seconds_of, until_of
 from nbcompress.run.loop import run
@@ -179,8 +180,9 @@ def prepare(
     if plan.finalists:
         Finals(space, goal)
     plan.check(space, proposes, engine, evaluate)
-    data = data_facts(getattr(evaluate, "reads", dict)())
-    identity = {**place.identity, **data.identity}
+    reads: dict[str, Any] = getattr(evaluate, "reads", dict)()
+    data = data_facts(reads)
+    identity = {**place.identity, **data.identity, **fingerprints(reads)}
     study = open_study(place.name, space, goal, storage=place.storage, fresh=place.fresh, identity=identity)
     study.check_free()
     give_shelf(study, place.modules)

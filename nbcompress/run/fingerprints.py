@@ -1,0 +1,62 @@
+"""What a search reads beside data, in a few digits: functions, models and numbers of the notebook.
+
+Who trains the model again, or mends a function, and then runs a search's cell again continues the study of the old
+one. With these digits the study can say so. Data has digits of its own, which also stand in the record; see
+`data_record.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any
+
+from nbcompress.run.data_record import digest_of
+
+_SCALARS = (bool, int, float, complex, str, bytes, type(None))
+
+
+def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return digits for what is the notebook's own among `values`, under names that a sentence can hold.
+
+    Numbers, texts and tuples of them; functions written in the notebook or script itself; models, by their parameters
+    and buffers. Lists and dicts are left out: what is read there may be a log that grows.
+    """
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if _is_plain(value):
+            found[f"value of {name}"] = _digits(repr(value))
+        elif isinstance(value, FunctionType) and value.__module__ == "__main__":
+            found[f"version of {name}"] = code_digits(value)
+        elif _is_module(value):
+            digits = digest_of([one for one in value.state_dict().values() if hasattr(one, "shape")])
+            if digits:
+                found[f"content of {name}"] = digits
+    return found
+
+
+def code_digits(function: Callable[..., Any]) -> str:
+    """Return digits of a function's text."""
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):  # typed at a prompt, built in, or an object with `__call__`
+        text = getattr(function, "__qualname__", type(function).__qualname__)
+    return _digits(text)
+
+
+def _digits(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(one) for one in value)
+    return type(value) in _SCALARS
+
+
+def _is_module(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
