@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from nbcompress.study.goal import Goal
 
 
+# What decides which points are proposed and which trials end early. Trials before a change were run with the old ones.
+STEERING = ("sampler", "acquisition", "kernel", "mean", "pruner", "seed")
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of a search, as they are typed; the names are the keywords of `nc.search`."""
@@ -153,6 +157,16 @@ class Search:
         )
 
 
+def _searches(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts about this search, and what steered the trials before it where that was something else."""
+    earlier, now = study.record.get("search", {}), facts["search"]
+    before = [earlier["before"]] if "before" in earlier else []
+    changed = [f"{name} {earlier[name]}" for name in STEERING if name in earlier and earlier[name] != now[name]]
+    if changed and study.all_trials:
+        before.append(f"up to trial {len(study.all_trials) - 1}: {', '.join(changed)}")
+    return {**facts, "search": {**now, **({"before": "; ".join(before)} if before else {})}}
+
+
 def prepare(
     options: Options,
     evaluate: Evaluate,
@@ -182,11 +196,13 @@ def prepare(
     plan.check(space, proposes, engine, evaluate)
     reads: dict[str, Any] = getattr(evaluate, "reads", dict)()
     data = data_facts(reads)
-    identity = {**place.identity, **data.identity, **fingerprints(reads)}
+    steering = {name: getattr(options, name) for name in STEERING}
+    identity = {**place.identity, **data.identity, **fingerprints(reads), **steering}
     study = open_study(place.name, space, goal, storage=place.storage, fresh=place.fresh, identity=identity)
     study.check_free()
     give_shelf(study, place.modules)
-    note(study, **(facts or {}), **options.facts(engine), **data.to_json(), **provenance())
+    if sum(one.state.counts for one in study.all_trials) < plan.trials or "search" not in study.record:
+        note(study, **(facts or {}), **_searches(study, options.facts(engine)), **data.to_json(), **provenance())
     if baseline is not None:
         note(study, baseline=dict(baseline))
     return Search(study, proposes, evaluate, engine, plan, baseline)

@@ -67,6 +67,24 @@ def test_continued_studies(tmp_path: Path) -> None:
         sought(**where, subject_to=["size <= 1"])
 
 
+def test_another_steering_is_said_and_the_record_keeps_both(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def sought(**options: Any) -> nc.Study:
+        caplog.clear()
+        where = {"study": "s", "storage": tmp_path / "journal"}
+        return nc.search(lambda x: {"loss": x}, {"x": nc.Float(0, 1)}, minimize="loss", **{**where, **options})
+
+    first = dict(sought(trials=3, seed=0).record["search"])
+    # Nothing is run, so nothing of it is recorded.
+    assert sought(trials=3, seed=1, sampler="random").record["search"] == first
+    assert "was begun with another seed; its earlier trials were run with that." in caplog.text
+    record = sought(trials=5, seed=9, sampler="random").record["search"]
+    assert (record["seed"], record["sampler"]) == (9, "random")
+    assert record["before"] == "up to trial 2: sampler gp, seed 0"
+    assert sought(trials=6, seed=9, sampler="random").record["search"]["before"] == record["before"]
+    again = sought(trials=7, seed=3, sampler="random").record["search"]["before"]
+    assert again == "up to trial 2: sampler gp, seed 0; up to trial 5: seed 9"
+
+
 def test_another_function_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def first(x: float) -> float:
         return x

@@ -19,16 +19,17 @@ SCRIPT = """
 import os, random, signal, sys, time
 import nbcompress as nc
 
-journal, engine, die_at, sampler = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-kernel = os.getpid()
+journal, engine, sampler = sys.argv[1], sys.argv[2], sys.argv[4]
+# In a dict, since the study would notice that the function reads other numbers than before.
+once = {"die at": int(sys.argv[3]), "kernel": os.getpid()}
 
 def g(x, method, k=None):
     nc.report(size=x)
     count = len(open(journal + ".ran").readlines()) if os.path.exists(journal + ".ran") else 0
     with open(journal + ".ran", "a") as file:
         file.write(f"{os.getpid()}\\n")
-    if count == die_at:
-        os.kill(kernel, signal.SIGKILL)
+    if count == once["die at"]:
+        os.kill(once["kernel"], signal.SIGKILL)
         time.sleep(60)
     return {"loss": (x - 0.3) ** 2 + (k or 0) / 100 + random.random() / 1000}
 
