@@ -25,8 +25,11 @@ Add = Callable[..., argparse.Action]
 
 SUMMARY = (
     "Search over the parameters that the cell declares with Float, Int and Choice; the rest of the cell is one trial. "
-    "The variables named by --maximize and --minimize are what a trial leaves behind."
+    "The variables named by --maximize and --minimize are what a trial leaves behind. A parameter declared inside an "
+    "if over a Choice is active there alone; each=NAMES makes one for each name. report(kilobytes=...) tells early "
+    "what is known early, report(accuracy=..., step=epoch) how training goes."
 )
+PRUNER = "early stopping by what report(..., step=...) tells: none, asha, hyperband, median (none)"
 
 
 class _AddObjective(argparse.Action):
@@ -71,7 +74,7 @@ def _limiting(add: Add) -> None:
     """How much is run."""
     add("--trials", type=whole(1), default=30, metavar="N", help="trials in the study in all (30)")
     add("--timeout", metavar="90s/10m/2h", help="limit for the search (none)")
-    add("--trial-timeout", metavar="90s/10m/2h", help="limit for one trial; inline a call into C ends first (none)")
+    add("--trial-timeout", metavar="90s/10m/2h", help="limit for one trial; inline waits for calls into C (none)")
 
 
 def _storing(add: Add) -> None:
@@ -97,7 +100,7 @@ def _proposing(add: Add) -> None:
     add("--kernel", type=OneOf(["matern52", "rbf"]), default="matern52", help="matern52, rbf (matern52)")
     add("--mean", type=OneOf(["constant", "linear", "zero"]), default="constant", help="constant, linear, zero")
     pruners = Suggests(str, ["none", "asha", "hyperband", "median"])
-    add("--pruner", type=pruners, default="none", metavar="NAME", help=f"early stopping: {', '.join(pruners.choices)}")
+    add("--pruner", type=pruners, default="none", metavar="NAME", help=PRUNER)
     add("--until", metavar="RULE", help='a stop rule: "no gain 15" or "gain < 0.001"')
 
 

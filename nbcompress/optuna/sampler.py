@@ -10,7 +10,7 @@ from zlib import crc32
 from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 
-from nbcompress.errors import SpaceExhausted
+from nbcompress.errors import SearchError, SpaceExhausted
 from nbcompress.optimize import Proposer, proposer
 from nbcompress.optimize.axes import Axes
 from nbcompress.optimize.protocol import generator
@@ -49,6 +49,7 @@ class Sampler(BaseSampler):
             5 prefers `trial.set_constraint` and says so with a warning for its own samplers; this one takes both.
 
     Raises:
+        SearchError: The seed is no whole number.
         GoalError: An unknown acquisition, kernel or mean; at the first proposal also: more objectives than 4.
 
     Example:
@@ -65,6 +66,8 @@ class Sampler(BaseSampler):
         mean: str = "constant",
         constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
     ) -> None:
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise SearchError(f"A seed is a whole number or None, but got {seed!r}.")
         self._seed = secrets.randbits(31) if seed is None else seed
         self._parts: dict[str, Any] = {"acquisition": acquisition, "kernel": kernel, "mean": mean}
         self._constraints_func = constraints_func

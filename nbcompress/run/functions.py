@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import GoalError, SearchFailed
+from nbcompress.errors import GoalError, SearchError, SearchFailed
 from nbcompress.run.controls import Controls
 from nbcompress.run.engines import engine_of
 from nbcompress.run.fingerprints import code_digits
@@ -128,7 +128,9 @@ def search(
         >>> len(found.trials)
         3
     """
-    goal = Goal.of(_names(maximize), _names(minimize), _names(subject_to))
+    if not callable(g):
+        raise SearchError(f"A search runs a function of the parameters, but got {g!r}.")
+    goal = Goal.of(_names("maximize", maximize), _names("minimize", minimize), _names("subject_to", subject_to))
     parameters = space if isinstance(space, Space) else Space(space)
     taken = [metric for metric in goal.metrics if metric in parameters.names]
     if taken:
@@ -137,7 +139,7 @@ def search(
         trials=trials,
         timeout=timeout,
         trial_timeout=trial_timeout,
-        start=tuple(dict(point) for point in start),
+        start=_points(start),
         sampler=sampler,
         acquisition=acquisition,
         kernel=kernel,
@@ -146,7 +148,7 @@ def search(
         until=until,
         jobs=jobs,
         repeats=repeats,
-        keep=_names(keep),
+        keep=_names("keep", keep),
         seed=seed,
         finalists=finalists,
     )
@@ -157,7 +159,7 @@ def search(
         goal,
         engine_of(engine),
         place_of(g, parameters, goal, study, storage, fresh),
-        baseline=None if baseline is None else {name: float(value) for name, value in baseline.items()},
+        baseline=_baseline(baseline),
     )
     return ended_well(prepared, prepared.run(observers, controls))
 
@@ -232,8 +234,26 @@ def place_of(
     return Place(name, storage, fresh, {"body": body})
 
 
-def _names(names: str | Iterable[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def _names(name: str, given: Any) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    if not all(isinstance(one, str) for one in names):
+        raise GoalError(f"{name} is a name or a list of names, but got {given!r}.")
+    return names
+
+
+def _points(start: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(start, (list, tuple)) or not all(isinstance(one, Mapping) for one in start):
+        raise SearchError(f"start is a list of points such as [{{'x': 0.5}}], but got {start!r}.")
+    return tuple(dict(point) for point in start)
+
+
+def _baseline(given: Any) -> dict[str, float] | None:
+    if given is None:
+        return None
+    try:
+        return {str(name): float(value) for name, value in given.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise SearchError(f"baseline is a dict with a number for each metric, but got {given!r}.") from None
 
 
 def _function_of(g: Callable[..., Any]) -> Callable[..., Any]:

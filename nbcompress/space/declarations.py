@@ -188,12 +188,16 @@ class _Finder:
         own = {id(target) for one in self.found for target in _targets(one.statement)}
         for binding in bound:
             if binding.name in self._earlier and id(binding.node) not in own:
-                line = next(one.line for one in self.found if one.name == binding.name)
+                declared = next(one for one in self.found if one.name == binding.name)
+                line, hint = declared.line, "Take another name."
+                if declared.tests and binding.how == "an assignment":
+                    new = f"its_{binding.name}"
+                    hint = f"Take another name: '{new} = {binding.name}' where it is declared, '{new} = ...' here."
                 does = "deletes it" if binding.deletes else "assigns it again"
                 raise self.text.error(
                     binding.node,
                     f"{binding.name!r} is the parameter of line {line}, and {binding.how} {does} here.",
-                    "Take another name.",
+                    hint,
                 )
 
     def check_arguments(self, bound: list[Binding]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import Trial, TrialState
 
-from nbcompress.errors import GoalError
+from nbcompress.errors import GoalError, SearchError
 from nbcompress.optuna import Sampler
 from nbcompress.optuna.replay import PROPOSAL
 from nbcompress.study import hypervolume
@@ -190,6 +190,8 @@ def test_infinite_values_do_not_end_a_study() -> None:
 def test_wrong_parts_are_told_at_once_and_too_many_objectives_at_the_first_proposal() -> None:
     with pytest.raises(GoalError, match=r"acquisition is one of .*Did you mean 'logei'"):
         Sampler(acquisition="loge")
+    with pytest.raises(SearchError, match="A seed is a whole number or None, but got 'a'"):
+        Sampler(seed="a")
     study = optuna.create_study(directions=["minimize"] * 5, sampler=Sampler())
     with pytest.raises(GoalError, match="at most 4 objectives"):
         study.optimize(lambda trial: [trial.suggest_float("x", 0, 1)] * 5, n_trials=2)

@@ -149,6 +149,11 @@ def test_what_a_function_returns(function: Any, text: str) -> None:
     assert len(study.kept) == 0
 
 
+def test_a_search_runs_a_function() -> None:
+    with pytest.raises(SearchError, match="A search runs a function of the parameters, but got 3"):
+        nc.search(3, SPACE, minimize="loss")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -165,6 +170,12 @@ def test_what_a_function_returns(function: Any, text: str) -> None:
         ({"trials": -1}, SearchError, "trials is an integer of at least 1"),
         ({"jobs": 2}, SearchError, "inline runs one trial at a time"),
         ({"start": [{"x": 3.0, "method": "plain"}]}, SpaceError, "x"),
+        ({"start": {"x": 0.5}}, SearchError, r"start is a list of points such as .*, but got \{'x': 0.5\}"),
+        ({"start": [0.3]}, SearchError, r"start is a list of points .*, but got \[0.3\]"),
+        ({"baseline": 0.3}, SearchError, "baseline is a dict with a number for each metric, but got 0.3"),
+        ({"baseline": {"size": "big"}}, SearchError, "baseline is a dict with a number for each metric"),
+        ({"maximize": None}, GoalError, "maximize is a name or a list of names, but got None"),
+        ({"keep": [3]}, GoalError, r"keep is a name or a list of names, but got \[3\]"),
     ],
 )
 def test_mistakes(options: dict[str, Any], error: type[Exception], text: str, tmp_path: Path) -> None:

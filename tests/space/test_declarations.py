@@ -548,7 +548,8 @@ REFUSED_BRANCHES: list[tuple[str, int, int, str]] = [
         "if b == 2: n = Int(0, 1)\nelse: n = 3",
         5,
         7,
-        "'n' is the parameter of line 4, and an assignment assigns it again here. Take another name.",
+        "'n' is the parameter of line 4, and an assignment assigns it again here. "
+        "Take another name: 'its_n = n' where it is declared, 'its_n = ...' here.",
     ),
 ]
 
