@@ -19,6 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
+from functools import cached_property
 from typing import Any
 
 from nbcompress.errors import ParameterError, PointError
@@ -240,15 +241,17 @@ class Choice(Parameter):
         if ordered is not None and not isinstance(ordered, bool):
             raise ParameterError(f"ordered is None, True or False, but got {shown(ordered)}.", "ordered")
         checked = tuple(checked_option(given, index) for index, given in enumerate(options))
+        firsts: dict[Value, Value] = {}
         for index, option in enumerate(checked):
-            if option in checked[:index]:
-                first = checked[checked.index(option)]
+            if option in firsts:
+                first = firsts[option]
                 raise ParameterError(
                     f"The options of a Choice differ, but got {shown(first)} and {shown(option)}, which are equal"
                     f"{'' if repr(first) == repr(option) else ' to Python'}. Leave out one of them.",
                     "options",
                     index,
                 )
+            firsts[option] = option
         self._set(
             options=checked, ordered=self._by_value(checked) if ordered is None else ordered, each=each, when=when
         )
@@ -271,21 +274,29 @@ class Choice(Parameter):
             plain = as_value(value)
         except TypeError:
             plain = None if value is None else math.nan  # equal to no option
-        for option in self.options:
-            if is_same(option, plain):
-                return option
-        raise PointError(f"{self!r} has no option {shown(value)}.")
+        place = self._places.get(plain)
+        if place is None or not is_same(self._values[place], plain):
+            raise PointError(f"{self!r} has no option {shown(value)}.")
+        return self._values[place]
 
     def to_unit(self, value: object) -> float:
-        index = self.values().index(self.check(value))
+        index = self._places[self.check(value)]
         return index / (len(self.options) - 1) if index else 0.0
 
     def from_unit(self, u: float) -> Value:
-        return self.values()[round(clipped(u) * (len(self.options) - 1))]
+        return self._values[round(clipped(u) * (len(self.options) - 1))]
 
     def values(self) -> tuple[Value, ...]:
+        return self._values
+
+    @cached_property
+    def _values(self) -> tuple[Value, ...]:
         numbers = [option for option in self.options if is_number(option)]
         return tuple(sorted(numbers)) if self.ordered and len(numbers) == len(self.options) else self.options
+
+    @cached_property
+    def _places(self) -> dict[Value, int]:
+        return {value: place for place, value in enumerate(self._values)}
 
     def alone_with(self, each: Sequence[str] | None, when: Condition | None) -> Choice:
         return Choice(*self.options, ordered=self.ordered, each=each, when=when)
