@@ -1,13 +1,13 @@
 """A real search over many parameters: how much of each of 30 layers of a trained network to prune.
 
-The network is a residual perceptron for 8 by 8 digits (30 linear layers, 68,064 weights, 96 % right). It was trained by
+The network is a residual perceptron for 8 by 8 digits (30 linear layers, 68,064 weights, 98 % right). It was trained by
 this script (`--train`) and is kept in `pruned_layers.npz`: trained on another machine, rounding makes it another
-network, whose searches cannot be compared with those that were kept. Every amount
-goes to 0 the weights of smallest magnitude of one layer; the loss is the cross-entropy on digits that the training did
-not see, at most 3 (a network that guesses has 2.3), and the share of the weights that is left. Nothing is tuned after.
+network, whose searches cannot be compared with those that were kept. Every amount sets the weights of smallest
+magnitude of one layer to 0; the loss is the cross-entropy on digits that the training did not see, at most 3 (a network
+that guesses has 2.3), and the share of the weights that is left. Nothing is tuned after.
 
-With one amount for all layers the best loss is about .72, with one for the first and one for the second layers of all
-blocks no lower; layer by layer it comes down to .35.
+With one amount for all layers the best loss is .60, with one for the first and one for the second layers of all blocks
+.58; layer by layer it comes down to .34.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ N_TRAIN, EPOCHS, BATCH = 1200, 15, 50
 WORST = 3.0
 MOST = 0.98
 KEPT = Path(__file__).with_suffix(".npz")
-# What coordinate descent came to (`python tests/benchmarks/pruned_layers.py`, some minutes). Searches of 40 trials stay
-# far above, so it only sets the zero of the scores.
+# About what coordinate descent comes to (`python tests/benchmarks/pruned_layers.py`, a minute: .342). Searches of 40
+# trials stay far above, so it only sets the zero of the scores.
 BEST = 0.352
 
 
