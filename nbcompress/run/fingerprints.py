@@ -31,10 +31,8 @@ def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
             found[f"value of {name}"] = _digits(repr(value))
         elif isinstance(value, FunctionType) and value.__module__ == "__main__":
             found[f"version of {name}"] = code_digits(value)
-        elif _is_module(value):
-            digits = digest_of([one for one in value.state_dict().values() if hasattr(one, "shape")])
-            if digits:
-                found[f"content of {name}"] = digits
+        elif _is_module(value) and (digits := _module_digits(value)):
+            found[f"content of {name}"] = digits
     return found
 
 
@@ -45,6 +43,13 @@ def code_digits(function: Callable[..., Any]) -> str:
     except (OSError, TypeError):  # typed at a prompt, built in, or an object with `__call__`
         text = getattr(function, "__qualname__", type(function).__qualname__)
     return _digits(text)
+
+
+def _module_digits(module: Any) -> str:
+    try:
+        return digest_of([one for one in module.state_dict().values() if hasattr(one, "shape")])
+    except Exception:  # noqa: BLE001 - a state of its own, or weights that are not made yet; no reason to stop a search
+        return ""
 
 
 def _digits(text: str) -> str:

@@ -50,3 +50,4 @@ def test_functions_of_the_notebook() -> None:
 def test_what_is_not_the_notebook_s_or_may_grow_has_none() -> None:
     assert fingerprints({"sqrt": math.sqrt, "f": function_of.__call__, "m": math, "log": [1, 2], "c": {"a": 1}}) == {}
     assert fingerprints({"digits": code_digits, "empty": nn.ReLU()}) == {}
+    assert fingerprints({"lazy": nn.LazyLinear(3), "meta": nn.Linear(2, 3, device="meta")}) == {}
