@@ -96,16 +96,18 @@ def test_what_cannot_be_read_here_is_a_gap() -> None:
 
 
 def test_a_search_notes_what_its_function_reads_and_warns_of_other_data(tmp_path: Path, caplog: Any) -> None:
-    def run(data: torch.Tensor) -> Any:
+    def run(data: torch.Tensor, trials: int = 2) -> Any:
         def g(x: float) -> dict[str, float]:
             return {"y": float((data * x).sum())}
 
         space = {"x": nc.Float(0, 1)}
-        return nc.search(g, space, maximize="y", trials=2, sampler="sobol", study="s", storage=tmp_path / "j")
+        return nc.search(g, space, maximize="y", trials=trials, sampler="sobol", study="s", storage=tmp_path / "j")
 
     digest = data_facts({"data": X}).hashes["data"]
     assert run(X).record["data"] == {"data": f"float32[4, 3], sha256 {digest}"}
     assert "content of data" not in caplog.text
     again = run(X + 1)
     assert "begun with another content of data" in caplog.text
-    assert digest not in again.record["data"]["data"]
+    # No trial was run with it.
+    assert digest in again.record["data"]["data"]
+    assert digest not in run(X + 1, trials=3).record["data"]["data"]
