@@ -149,6 +149,18 @@ class TestEveryEnding:
         assert states(study) == ["failed", "complete", "failed"]
         assert str(study.all_trials[0].failure) == "Timeout: The trial ran over its limit of 0.1 s."
 
+    def test_inline_a_call_that_stays_away_from_python_is_said_to_end_late(self) -> None:
+        def body(x: float) -> dict[str, float]:
+            time.sleep(1.5)
+            return {"loss": x}
+
+        study, ending = searched(body, trials=1, trial_timeout=0.1)
+        assert states(study) == ["failed"]
+        assert ending.warnings == (
+            "A trial ran far over its limit: inline, a call that does not come back to Python, such as a sleep or a "
+            "fit, ends by itself first. The engine process ends it in time.",
+        )
+
     def test_the_search_s_limit_interrupts(self) -> None:
         def body(x: float) -> dict[str, float]:
             end = time.monotonic() + (10 if x < 0.3 else 0)
