@@ -202,8 +202,6 @@ class _Loop:
                 if self._abandoning() is not None:  # asked for while the proposer was thinking
                     return None
                 self._begin(following)
-            except SpaceExhausted as error:
-                return Ending("exhausted", str(error))
             except EngineError as error:
                 return Ending("broken", str(error))
         return None
@@ -233,7 +231,10 @@ class _Loop:
         final = self._final(trials)
         if final is not None:
             return final
-        proposal = self._proposer.propose(len(trials), history_of(trials, self._study.goal))
+        try:
+            proposal = self._proposer.propose(len(trials), history_of(trials, self._study.goal))
+        except SpaceExhausted as error:
+            return self._final(trials, is_over=True) or Ending("exhausted", str(error))
         if isinstance(self._plan.until, GainBelow):
             reason = self._plan.until.verdict(proposal.note.get("gain"))
             if reason:

@@ -103,6 +103,15 @@ def test_a_stop_rule_is_followed_by_the_finalists(until: str, tmp_path: Path) ->
         assert len(sought(trials=40, until=until, seed=2, **where).all_trials) == n
 
 
+def test_an_exhausted_space_is_followed_by_the_finalists() -> None:
+    def body(n: int) -> dict[str, float]:
+        return {"loss": n + float(np.random.normal())}
+
+    study = nc.search(body, {"n": nc.Int(1, 6)}, minimize="loss", trials=20, finalists=4)
+    assert again(study) == [False] * 6 + [True] * 4
+    assert study.record["ending"]["kind"] == "exhausted"
+
+
 def test_the_end_says_which_point_is_the_best() -> None:
     study = sought(seed=1)
     first = nc.finalists(study).iloc[0]
