@@ -164,7 +164,8 @@ export class Tradeoff implements Part {
     const members = new Set(study.front);
     const front = places.filter((one) => one.isFull && members.has(one.trial.number));
     const objectives = study.goal.objectives.map((one) => one.metric);
-    const isPair = objectives.length > 1 && objectives.includes(this.up ?? "") && objectives.includes(this.across ?? "");
+    // Of more than two objectives the front is no line.
+    const isPair = objectives.length === 2 && objectives.includes(this.up ?? "") && objectives.includes(this.across ?? "");
     if (isPair && front.length > 1) {
       const points = [...front].sort((a, b) => a.x - b.x).map((one) => [one.x, one.y] as const);
       root.append(svg("path", { class: "nbc-front", d: line(points) }));

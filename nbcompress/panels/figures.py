@@ -115,7 +115,8 @@ def draw_tradeoff(ax: Axes, view: View) -> None:
     ends = sorted(dot for dot in front if dot is not None)
     if ends:
         x, y = np.array(ends, dtype=float).T
-        ax.plot(x, y, color=VERMILION, linewidth=1.4, zorder=1)
+        if len(objectives) == 2:  # of more than two the front is no line
+            ax.plot(x, y, color=VERMILION, linewidth=1.4, zorder=1)
         label = "front" if x_name else "best"
         ax.scatter(x, y, s=90, facecolors="none", edgecolors=VERMILION, linewidths=1.5, label=label)
     _draw_bounds(ax, view, x_name, y_name)

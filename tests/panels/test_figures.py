@@ -31,6 +31,15 @@ def test_a_loss_that_falls_by_powers_of_ten_is_seen_to_fall() -> None:
     assert ax.get_yscale() == "log"
 
 
+def test_only_the_front_of_two_objectives_is_a_line() -> None:
+    view = study_view(digits_study())
+    objectives = [*view["goal"]["objectives"], {"metric": "milliseconds", "direction": "minimize"}]
+    two, three = Figure().subplots(), Figure().subplots()
+    draw_tradeoff(two, view)
+    draw_tradeoff(three, {**view, "goal": {**view["goal"], "objectives": objectives}})
+    assert len(two.lines) == len(three.lines) + 1
+
+
 def test_trials_without_a_metric_stand_at_the_edge() -> None:
     figure = Figure()
     ax = figure.subplots()
