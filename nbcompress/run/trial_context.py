@@ -43,6 +43,8 @@ class TrialContext:
         self.reports: dict[str, dict[int, float]] = {}
         self.kept: dict[str, Any] = {}
         self.remarks: list[str] = []
+        # Objectives that the judge did not know at the latest report.
+        self._awaited: tuple[str, ...] = ()
 
     def check(self, metric: str, value: Any) -> float:
         """Record a final metric and return it as a float.
@@ -73,18 +75,10 @@ class TrialContext:
             # A cut in the midst of a panel's message or of a file would leave half of it.
             with guard.shield() if guard else nullcontext():
                 listener(self.assignment.number, step, numbers)
-        self._face_judge(step)
-
-    def _face_judge(self, step: int) -> None:
         judge = self.assignment.judge
         if judge is None:
             return
-        unseen = judge.unseen(self.reports, self.values)
-        if unseen:
-            self.remarks.append(
-                f"No trial was stopped early while {' and '.join(unseen)} was not known. Where it can be known before "
-                f"the training, write report({unseen[0]}=...) there; else report it with a step, too."
-            )
+        self._awaited = judge.unseen(self.reports, self.values)
         verdict = judge.verdict(self.reports, step, self.values)
         if verdict:
             raise TrialEnded(State.STOPPED, verdict)
@@ -101,6 +95,11 @@ class TrialContext:
         Raises:
             TrialEnded: As `check`; or an objective or a constrained metric is missing (failed).
         """
+        if self._awaited:
+            self.remarks.append(
+                f"No trial was stopped early while {' and '.join(self._awaited)} was not known. Where it can be known "
+                f"before the training, write report({self._awaited[0]}=...) there; else report it with a step, too."
+            )
         self._record(metrics)
         for metric in self.goal.metrics:
             if metric not in self.values:

@@ -89,14 +89,28 @@ def test_a_judge_stops_the_trial() -> None:
     rival = Showing.of(aspects_of(GOAL), {"accuracy": {0: 0.9, 1: 0.9}}, {"size": 20.0})
     trial = context(judge=Judge("asha", GOAL, (rival,)))
     trial.report(accuracy=0.5, step=0)  # how large it is, nobody knows yet
-    assert trial.remarks == [
-        "No trial was stopped early while size was not known. Where it can be known before the training, write "
-        "report(size=...) there; else report it with a step, too."
-    ]
     trial.report(size=30.0)
     with pytest.raises(TrialEnded, match=r"Behind earlier trials at step 0 in accuracy and size \(asha\)\.") as caught:
         trial.report(accuracy=0.5, step=0)
     assert caught.value.state is State.STOPPED
+    assert trial.remarks == []
+
+
+def test_an_objective_that_the_judge_waited_for_in_vain_is_named_once() -> None:
+    trial = context(judge=Judge("asha", GOAL))
+    for step in range(3):
+        trial.report(accuracy=0.5, step=step)
+    trial.check("size", 30.0)  # as a cell does when it comes to a constraint; too late for the judge
+    trial.complete({"accuracy": 0.5, "size": 30.0})
+    assert trial.remarks == [
+        "No trial was stopped early while size was not known. Where it can be known before the training, write "
+        "report(size=...) there; else report it with a step, too."
+    ]
+    both = context(judge=Judge("asha", GOAL))
+    both.report(accuracy=0.5, step=0)
+    both.report(size=30.0, step=0)
+    both.complete({"accuracy": 0.5, "size": 30.0})
+    assert both.remarks == []
 
 
 def test_a_listener_hears_intermediate_values() -> None:
