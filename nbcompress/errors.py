@@ -129,7 +129,7 @@ class MissingPart(NbcompressError, ImportError):
 
 def did_you_mean(word: str, known: Iterable[object]) -> str:
     """Return `" Did you mean 'x'?"` for the known word nearest to `word`, or an empty string."""
-    near = get_close_matches(word, [str(one) for one in known], n=1, cutoff=0.6)
+    near = get_close_matches(word, [str(trial) for trial in known], n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compress import Record, cluster, codes_of, factorize, prune, quantize, record_of
+from nbcompress.compressors import Record, cluster, codes_of, factorize, prune, quantize, record_of
 
 
 class Recurrent(nn.Module):

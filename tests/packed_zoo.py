@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.compress.record import Codebook, Grid, Record, TensorRecord, attach_
+from nbcompress.compressors.record import Codebook, Grid, Record, TensorRecord, attach_
 
 
 class Perceptron(nn.Module):

@@ -11,16 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nbcompress.panels.calibration import calibration_data
-from nbcompress.panels.expected import Expectations
-from nbcompress.panels.limits import SAVED
-from nbcompress.panels.progress import losses_of
-from nbcompress.panels.slices import slice_data
-from nbcompress.panels.view import Course, study_view
+from nbcompress.panels.surrogate_data import Expectations, calibration_data, slice_data
+from nbcompress.panels.text import SAVED
+from nbcompress.panels.view import Course, losses_of, study_view
 from nbcompress.space import Choice, Float, Int, Space
 from nbcompress.study.front import front
-from nbcompress.study.goal import Goal
-from nbcompress.study.trial import Failure, State, Trial
+from nbcompress.study.goal import Failure, Goal, State, Trial
 
 TRACEBACK = """Traceback (most recent call last):
   File "<search cell>", line 14, in <module>

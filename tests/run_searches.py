@@ -8,7 +8,7 @@ from typing import Any
 from nbcompress.optimize import History, Proposal
 from nbcompress.run import Assignment, Ending, Evaluate, TrialContext, run, run_trial
 from nbcompress.run.engines import InlineEngine
-from nbcompress.run.plan import Plan
+from nbcompress.run.options import Plan
 from nbcompress.space import Float, Space
 from nbcompress.study import Goal, State, Study, Trial, open_study
 

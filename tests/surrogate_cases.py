@@ -17,17 +17,15 @@ from panel_studies import HandMadeStudy, digits_study, single_study
 
 from nbcompress.optimize import proposer
 from nbcompress.optimize.acquisition import Sum
-from nbcompress.optimize.belief import Belief
+from nbcompress.optimize.models import Belief
+from nbcompress.optimize.outcome_transform import Units
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
-from nbcompress.optimize.surrogate import Form, GaussianProcess, Hyperparameters
-from nbcompress.optimize.units import Units
-from nbcompress.panels.expected import Expectations
-from nbcompress.panels.surrogate import surrogate_data
+from nbcompress.optimize.surrogates.closed_form import Form, GaussianProcess, Hyperparameters
+from nbcompress.panels.surrogate_data import Expectations, surrogate_data
 from nbcompress.panels.view import study_view
 from nbcompress.run.history import history_of
 from nbcompress.space import Choice, Float, Int, Space
-from nbcompress.study.goal import Goal
-from nbcompress.study.trial import State, Trial
+from nbcompress.study.goal import Goal, State, Trial
 
 FOLDER = Path(__file__).parent / "samples" / "surrogate"
 N_POINTS = 12

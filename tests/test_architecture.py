@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "nbcompress"
-FLOORS = ["space", "study", "optimize", "optuna", "compress", "artifact", "measure", "run", "cell", "panels", "magics"]
+FLOORS = [
+    "space",
+    "study",
+    "optimize",
+    "optuna",
+    "compressors",
+    "artifact",
+    "measure",
+    "run",
+    "cell",
+    "panels",
+    "magics",
+]
 FLOORS += ["compat"]
 GROUND = {"errors", "public", "_version"}
 
@@ -23,7 +35,7 @@ ONLY_ON = {
     "seaborn": {"panels"},
     "matplotlib": {"panels"},
 }
-NEVER_ON = {"torch": {"space", "study"}, "gpytorch": {"space", "study", "compress"}, "optuna": {"space"}}
+NEVER_ON = {"torch": {"space", "study"}, "gpytorch": {"space", "study", "compressors"}, "optuna": {"space"}}
 HEAVY = ["torch", "gpytorch", "botorch", "optuna", "pandas", "seaborn", "matplotlib", "scipy", "sklearn"]
 
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if "labextension" not in path.parts)

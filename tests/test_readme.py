@@ -38,7 +38,7 @@ def test_every_folder_and_picture_exists() -> None:
 
 
 def test_the_version_is_in_one_place() -> None:
-    from nbcompress import __version__
+    from nbcompress._version import __version__
 
     package = (ROOT / "labextension" / "package.json").read_text(encoding="utf-8")
     assert f'"version": "{__version__}"' in package

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from nbcompress.artifact.budget import quantize
 from nbcompress.artifact.export import export
-from nbcompress.artifact.files import load, save, size_by_tensor, size_bytes
+from nbcompress.artifact.file import load, save, size_by_tensor, size_bytes
 from nbcompress.artifact.values import Handle, load_value, save_value
 
 __all__ = ["Handle", "export", "load", "load_value", "quantize", "save", "save_value", "size_by_tensor", "size_bytes"]

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from nbcompress.artifact.files import size_by_tensor, size_bytes
-from nbcompress.compress import quantize as quantize_by_bits
-from nbcompress.compress.layers import Patterns, Target, check_model, check_patterns, select
-from nbcompress.compress.quantize.allotting import Cost, Costs, allotted, importances, steps_up
-from nbcompress.compress.workpiece import Tuning
+from nbcompress.artifact.file import size_by_tensor, size_bytes
+from nbcompress.compressors import quantize as quantize_by_bits
+from nbcompress.compressors.layers import Patterns, Target, check_model, check_patterns, select
+from nbcompress.compressors.quantize import Cost, Costs, allotted, importances, steps_up
+from nbcompress.compressors.session import Tuning
 from nbcompress.errors import CompressionError
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -42,7 +42,7 @@ def quantize(
     lr: float = 1e-3,
     seed: int = 0,
 ) -> nn.Module:
-    """Return a copy of `model` whose weights lie on uniform grids; see `nbcompress.compress.quantize` for all options.
+    """Return a copy of `model` whose weights lie on uniform grids; see `nbcompress.compressors.quantize` for all options.
 
     Args:
         model: Any module; it stays as it is.
@@ -116,7 +116,7 @@ class _Attempt:
 
     def __post_init__(self) -> None:
         self.targets = select(check_model(self.model), self.grids["layers"]).targets
-        self.names = [one.name for one in self.targets]
+        self.names = [target.name for target in self.targets]
 
     def quantized(self, bits: Mapping[str, int]) -> nn.Module:
         """Everything that was asked for, with these bits."""
@@ -136,7 +136,7 @@ class _Attempt:
                 return small
             room = sum(costs[name][b].n_bytes for name, b in bits.items()) - n_over - _SLACK
         n_least = size_bytes(
-            quantize_by_bits(self.model, {name: min(one) for name, one in costs.items()}, **self.grids)
+            quantize_by_bits(self.model, {name: min(cost) for name, cost in costs.items()}, **self.grids)
         )
         if n_least > self.budget:
             why = f"with the fewest bits the file has {n_least} bytes: prune or cluster first, or allow more"
@@ -155,7 +155,7 @@ class _Attempt:
             for target, weight in zip(self.targets, weights, strict=True):
                 error = _error(target, small, weight)
                 costs[target.name][bits] = Cost(_n_bytes(sizes, target), error)
-            n_chosen = sum(one[bits].n_bytes for one in costs.values())
+            n_chosen = sum(cost[bits].n_bytes for cost in costs.values())
             n_rest = sum(sizes.values()) - n_chosen
             n_other = n_rest if n_other is None else min(n_other, n_rest)
         return costs, n_other or 0
@@ -176,8 +176,8 @@ class _Attempt:
         refused: set[tuple[str, int]] = set()
         while True:
             left = room - sum(costs[name][b].n_bytes for name, b in bits.items()) + _SLACK
-            fits = (one for one in steps_up(costs, bits) if one.n_bytes <= left)
-            step = next((one for one in fits if (one.name, one.bits) not in refused), None)
+            fits = (step for step in steps_up(costs, bits) if step.n_bytes <= left)
+            step = next((fit for fit in fits if (fit.name, fit.bits) not in refused), None)
             if step is None:
                 return bits
             tried = {**bits, step.name: step.bits}

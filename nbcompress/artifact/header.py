@@ -2,6 +2,10 @@
 
 Small files count, so names are not stored: a fresh instance of the class has them in the same order. One byte of
 a hash per name finds the first difference, and four bytes over all names make sure.
+
+The kinds of numbers that a file can hold, and tensors as bytes.
+
+Small numbers, texts and byte strings in a row, and reading them back without trust.
 """
 
 from __future__ import annotations
@@ -13,12 +17,131 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from nbcompress.artifact.binary import Row, RowReader
-from nbcompress.artifact.dtypes import DTYPES
-from nbcompress.compress.record import ActivationRange, Activations, Surgery, n_codes_of
+from nbcompress.artifact.entropy import Bytes
+from nbcompress.compressors.record import ActivationRange, Activations, Surgery, n_codes_of
 from nbcompress.errors import ArtifactError, CompressionError
+
+# The place in this row is what the file stores: append, never insert.
+DTYPES: tuple[torch.dtype, ...] = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+    torch.complex64,
+    torch.complex128,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def bytes_of(tensor: Tensor) -> Bytes:
+    """The bytes of `tensor`, on any device and of any strides, shape `(n, width)`; a view where possible."""
+    flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    if flat.is_complex():
+        return torch.view_as_real(flat).reshape(-1).view(torch.uint8).numpy().reshape(len(flat), -1)
+    width = flat.element_size()
+    return flat.view(torch.uint8).numpy().reshape(len(flat), width)
+
+
+def tensor_of(data: Bytes, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The tensor whose bytes are `data`, on the CPU, in memory of its own."""
+    found = torch.empty(shape, dtype=dtype)
+    if data.size:
+        flat = torch.from_numpy(np.array(data, dtype=np.uint8, order="C").reshape(-1))
+        # A complex tensor has no view as bytes, but bytes have one as complex numbers.
+        found.copy_(flat.view(dtype).reshape(shape))
+    return found
+
+
+# No dimension, count or length in a file is larger; also bounds the loop that reads one.
+_MOST_BITS = 63
+
+
+class Row:
+    """Bytes that grow."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def number(self, value: int) -> None:
+        """A whole number from 0, 7 bits a byte, lowest first."""
+        while value > 127:
+            self.data.append(value & 127 | 128)
+            value >>= 7
+        self.data.append(value)
+
+    def block(self, data: bytes) -> None:
+        """A byte string with its length before it."""
+        self.number(len(data))
+        self.data += data
+
+    def text(self, text: str) -> None:
+        """A text in UTF-8 with its length before it."""
+        self.block(text.encode("utf-8", "surrogatepass"))
+
+
+class RowReader:
+    """Reads what a `Row` holds.
+
+    Raises:
+        ArtifactError: From every method, where the bytes end early or cannot be what was asked for.
+    """
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = memoryview(data)
+        self.position = 0
+
+    @property
+    def left(self) -> memoryview:
+        """What was not read yet."""
+        return self._data[self.position :]
+
+    def take(self, n: int) -> memoryview:
+        """The next `n` bytes, not copied."""
+        if n > len(self._data) - self.position:
+            raise ArtifactError(f"the file is damaged: {n} bytes should follow, {len(self.left)} do")
+        self.position += n
+        return self._data[self.position - n : self.position]
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def number(self) -> int:
+        value = 0
+        for shift in range(0, _MOST_BITS, 7):
+            part = self.byte()
+            value |= (part & 127) << shift
+            if part < 128:
+                return value
+        raise ArtifactError("the file is damaged: a number in its header has no end")
+
+    def block(self) -> memoryview:
+        return self.take(self.number())
+
+    def text(self) -> str:
+        try:
+            return bytes(self.block()).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as err:
+            raise ArtifactError("the file is damaged: a name in its header is not text") from err
+
 
 # What headers often say, so that a short one need not say it in full. Files are read by it: it must stay as it is.
 _USUAL = (
@@ -128,17 +251,18 @@ def write_header(header: Header) -> bytes:
     for entry in header.entries:
         _write_entry(row, entry)
     if header.surgery or header.left_out or header.activations:
-        surgery = [[one.kind, one.module, dict(one.shapes), dict(one.attributes)] for one in header.surgery]
+        surgery = [[cut.kind, cut.module, dict(cut.shapes), dict(cut.attributes)] for cut in header.surgery]
         extras: list[Any] = [surgery, dict(header.left_out)]
         if header.activations:
             ranges = {
-                name: one if isinstance(one, str) else [one.low, one.high] for name, one in header.activations.items()
+                name: activation if isinstance(activation, str) else [activation.low, activation.high]
+                for name, activation in header.activations.items()
             }
             extras.append(ranges)
         row.text(json.dumps(extras, separators=(",", ":")))
     body = bytes(row.data)
     ways = {0: body, _DEFLATED: _deflated(body, b""), _DEFLATED | _AFTER_USUAL: _deflated(body, _USUAL)}
-    way = min(ways, key=lambda one: len(ways[one]))
+    way = min(ways, key=lambda way: len(ways[way]))
     return bytes([way | (_HALF if header.rest == "float16" else 0)]) + ways[way]
 
 
@@ -241,8 +365,8 @@ def _read_grid(row: RowReader, place: int) -> GridHead:
 def _read_extras(text: str) -> tuple[tuple[Surgery, ...], dict[str, str], Activations]:
     try:
         surgery, left_out, *more = json.loads(text)
-        steps = tuple(_surgery(*one) for one in surgery)
-        if not all(isinstance(one, str) for pair in left_out.items() for one in pair):
+        steps = tuple(_surgery(*cut) for cut in surgery)
+        if not all(isinstance(item, str) for pair in left_out.items() for item in pair):
             raise ValueError("a reason is not text")
         if len(more) > 1:
             raise ValueError(f"{len(more) - 1} unknown parts follow")
@@ -265,20 +389,20 @@ def _surgery(kind: Any, module: Any, shapes: Any, attributes: Any) -> Surgery:
     if kind not in ("cut", "factorize") or not isinstance(module, str):
         raise ValueError(f"unknown step {kind!r} on {module!r}")
     found_shapes = {str(name): _counts(shape) for name, shape in shapes.items()}
-    numbers = {str(name): _counts(one) if isinstance(one, list) else _count(one) for name, one in attributes.items()}
+    numbers = {
+        str(name): _counts(attribute) if isinstance(attribute, list) else _count(attribute)
+        for name, attribute in attributes.items()
+    }
     return Surgery(kind, module, found_shapes, numbers)
 
 
 def _counts(numbers: Any) -> tuple[int, ...]:
     if not isinstance(numbers, list) or len(numbers) > 64:
         raise ValueError("a shape is not a short list of counts")
-    return tuple(_count(one) for one in numbers)
+    return tuple(_count(number) for number in numbers)
 
 
 def _count(number: Any) -> int:
     if type(number) is not int or not 0 <= number < 1 << 62:
         raise ValueError("a size is not a count")
     return number
-
-
-__all__ = ["Entry", "GridHead", "Header", "check_of_name", "check_of_names", "read_header", "write_header"]

@@ -16,15 +16,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from nbcompress.artifact.binary import Row, RowReader
-from nbcompress.artifact.coder import Reader, Writer
 from nbcompress.artifact.container import Part
-from nbcompress.artifact.dtypes import DTYPES, dtype_name
-from nbcompress.artifact.header import Entry, Header, check_of_name, check_of_names, read_header, write_header
-from nbcompress.artifact.promises import grid_head, read_promise, write_promise
-from nbcompress.artifact.tensors import Codes, n_codes, read_codes, read_values, write_codes, write_values
-from nbcompress.compress.codes import codes_of
-from nbcompress.compress.record import Codebook, Record, TensorRecord, record_of
+from nbcompress.artifact.entropy import Reader, Writer
+from nbcompress.artifact.header import (
+    DTYPES,
+    Entry,
+    Header,
+    Row,
+    RowReader,
+    check_of_name,
+    check_of_names,
+    dtype_name,
+    read_header,
+    write_header,
+)
+from nbcompress.artifact.tensors import (
+    Codes,
+    grid_head,
+    n_codes,
+    read_codes,
+    read_promise,
+    read_values,
+    write_codes,
+    write_promise,
+    write_values,
+)
+from nbcompress.compressors.record import Codebook, Record, TensorRecord, codes_of, record_of
 from nbcompress.errors import ArtifactError, CompressionError
 
 

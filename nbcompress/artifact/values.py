@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.binary import Row, RowReader
 from nbcompress.artifact.container import Part, opened, sealed
-from nbcompress.artifact.dtypes import DTYPES, bytes_of, dtype_name, tensor_of
-from nbcompress.artifact.files import load_contents, read_whole, warn_of_broken, write_whole
+from nbcompress.artifact.file import load_contents, read_whole, warn_of_broken, write_whole
+from nbcompress.artifact.header import DTYPES, Row, RowReader, bytes_of, dtype_name, tensor_of
 from nbcompress.artifact.packed import pack, unpack
 from nbcompress.errors import ArtifactError
 
@@ -124,10 +123,10 @@ class _ValueWriter:
         if isinstance(value, (np.ndarray, np.generic)):
             return self._array(value, where)
         if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-            inner = [self.node(one, f"{where}[{place}]", depth + 1) for place, one in enumerate(value)]
+            inner = [self.node(item, f"{where}[{place}]", depth + 1) for place, item in enumerate(value)]
             return [type(value).__name__, inner]
         if isinstance(value, dict) and type(value) in (dict, OrderedDict):
-            return ["dict", [self._item(key, one, where, depth) for key, one in value.items()]]
+            return ["dict", [self._item(key, item, where, depth) for key, item in value.items()]]
         raise _not_kept(value, where)
 
     def _item(self, key: object, value: object, where: str, depth: int) -> list[Node]:
@@ -189,7 +188,7 @@ class _ValueReader:
                 raise ValueError(f"unknown plain value {plain!r:.40}")
             return plain
         if kind in ("list", "tuple"):
-            inner = [self.value(one, depth + 1) for one in details[0]]
+            inner = [self.value(detail, depth + 1) for detail in details[0]]
             return inner if kind == "list" else tuple(inner)
         if kind == "dict":
             return {self.value(key, depth + 1): self.value(one, depth + 1) for key, one in details[0]}
@@ -226,9 +225,9 @@ def _filled(value: Any, module: nn.Module) -> Any:
     if isinstance(value, Handle):
         return module
     if isinstance(value, (list, tuple)):
-        return type(value)(_filled(one, module) for one in value)
+        return type(value)(_filled(item, module) for item in value)
     if isinstance(value, dict):
-        return {key: _filled(one, module) for key, one in value.items()}
+        return {key: _filled(item, module) for key, item in value.items()}
     return value
 
 

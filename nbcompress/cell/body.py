@@ -1,4 +1,7 @@
-"""The body of a search cell, read and compiled once: parameters taken out, constraint checks put in."""
+"""The body of a search cell, read and compiled once: parameters taken out, constraint checks put in.
+
+Where a body binds a metric, so that a constraint is checked as soon as its metric is known.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,48 @@ import ast
 import copy
 import hashlib
 import linecache
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import CodeType
 
-from nbcompress.cell.bindings import bound_names, is_read_first, last_binding
+from nbcompress.cell.parser import Declarations, find_declarations, without_declarations
+from nbcompress.cell.source import bindings
 from nbcompress.errors import GoalError, SpaceSyntaxError, did_you_mean
 from nbcompress.space import Space
-from nbcompress.space.declarations import Declarations, find_declarations, without_declarations
 from nbcompress.study.goal import RESERVED, Goal
+
+# A function or class of that name is no metric.
+_DEFINITIONS = frozenset({"a function", "a class"})
+
+
+def bound_names(statement: ast.stmt) -> Iterator[str]:
+    """Yield the names that `statement` gives a value in the body's own scope, also in the blocks inside it."""
+    for binding in bindings(ast.Module([statement], [])):
+        if not binding.deletes and binding.how not in _DEFINITIONS:
+            yield binding.name
+
+
+def last_binding(body: list[ast.stmt], name: str) -> int | None:
+    """Return the index of the last top-level statement that contains a binding of `name`."""
+    for index in range(len(body) - 1, -1, -1):
+        if name in bound_names(body[index]):
+            return index
+    return None
+
+
+def is_read_first(body: list[ast.stmt], name: str) -> bool:
+    """Say whether the body reads `name` before, or while, it first binds it (as `+=` does)."""
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load):
+                return True
+            if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+                return True
+        if name in bound_names(statement):
+            return False
+    return False
+
 
 # Names that instrumented code looks up in the trial's globals; no user writes them by accident.
 POINT_NAME = "__nbcompress_point__"
@@ -122,7 +157,7 @@ class CellBody:
         return hashlib.sha256(ast.dump(self.declarations.tree).encode()).hexdigest()[:12]
 
     def _check_metrics(self) -> None:
-        parameters = {one.name for one in self.declarations.declarations}
+        parameters = {declaration.name for declaration in self.declarations.declarations}
         for name in self.goal.metrics:
             if name in parameters:
                 raise GoalError(f"{name!r} is a parameter of this cell and cannot be a metric too; rename one of them.")
@@ -136,7 +171,7 @@ class CellBody:
 def _with_checks(tree: ast.Module, goal: Goal) -> ast.Module:
     """Return `tree` with a check of each constrained metric after the last statement that contains its binding."""
     body = list(tree.body)
-    places = [(last_binding(body, name), name) for name in {one.metric for one in goal.constraints}]
+    places = [(last_binding(body, name), name) for name in {constraint.metric for constraint in goal.constraints}]
     # From the end, so that earlier positions stay right.
     for index, name in sorted(((index, name) for index, name in places if index is not None), reverse=True):
         call = ast.Expr(ast.Call(ast.Name(CHECK_NAME, ast.Load()), [ast.Constant(name)], []))

@@ -1,8 +1,13 @@
-"""Run a cell's body at one point, in globals of the trial's own, here or in another process."""
+"""Run a cell's body at one point, in globals of the trial's own, here or in another process.
+
+Which trial's globals are current here, for magics inside a body.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +15,31 @@ import cloudpickle
 
 from nbcompress.cell.body import CHECK_NAME, POINT_NAME, CellBody
 from nbcompress.cell.isolation import plain_functions, trial_globals
-from nbcompress.cell.namespace import running_in
 from nbcompress.cell.watch import ModuleWatch
 from nbcompress.public import HOMES, public
 from nbcompress.run import Assignment, Outcome, TrialContext, TrialEnded, run_trial
-from nbcompress.run.metrics import number_of
-from nbcompress.run.reads import missing_names, reached_names
+from nbcompress.run.outcome import number_of
+from nbcompress.run.record import missing_names, reached_names
 from nbcompress.run.transport import pack
 from nbcompress.space import Space
+
+_CURRENT: ContextVar[dict[str, Any] | None] = ContextVar("nbcompress_trial_globals", default=None)
+
+
+def current_globals() -> dict[str, Any] | None:
+    """Return the globals of the trial that runs in this context; None outside a trial."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def running_in(globals_: dict[str, Any]) -> Iterator[None]:
+    """Make `globals_` the current trial's for the time of the `with` block."""
+    token = _CURRENT.set(globals_)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
 
 _NOTHING = object()
 

@@ -10,7 +10,7 @@ from types import CellType, FunctionType
 from typing import Any
 
 from nbcompress.errors import SearchError
-from nbcompress.run.reads import is_plain_function
+from nbcompress.run.record import is_plain_function
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 
@@ -75,17 +75,17 @@ def _copies_of(values: Mapping[str, Any]) -> dict[int, Any]:
     memo: dict[int, Any] = {}
     copies: dict[int, Any] = {}
     for name, value in values.items():
-        for one in stateful_in(value):
-            from nbcompress.compress.copying import deep_copy  # where something is stateful, torch is there
+        for item in stateful_in(value):
+            from nbcompress.compressors.copying import deep_copy
 
             try:
-                copies[id(one)] = deep_copy(one, memo)
+                copies[id(item)] = deep_copy(item, memo)
             except Exception as err:  # a user's class may refuse in any way
                 raise SearchError(
                     f"A trial works on a copy of {name!r}, but copying it raised {type(err).__name__}: {err}. "
                     "Build it inside the cell instead."
                 ) from err
-            _track_steps_(one, copies[id(one)])
+            _track_steps_(item, copies[id(item)])
     return copies
 
 
@@ -113,18 +113,18 @@ def _with_copies(value: Any, copies: Mapping[int, Any], rebuilt: dict[int, Any])
     """Return `value` with everything stateful in it replaced; containers without any arrive as they are."""
     if id(value) in copies:
         return copies[id(value)]
-    if type(value) not in _CONTAINERS or not any(id(one) in copies for one in stateful_in(value)):
+    if type(value) not in _CONTAINERS or not any(id(item) in copies for item in stateful_in(value)):
         return value
     if id(value) in rebuilt:
         return rebuilt[id(value)]
     if isinstance(value, dict):
         fresh: Any = rebuilt.setdefault(id(value), {})
-        fresh.update({key: _with_copies(one, copies, rebuilt) for key, one in value.items()})
+        fresh.update({key: _with_copies(item, copies, rebuilt) for key, item in value.items()})
     elif isinstance(value, list):
         fresh = rebuilt.setdefault(id(value), [])
-        fresh.extend(_with_copies(one, copies, rebuilt) for one in value)
+        fresh.extend(_with_copies(item, copies, rebuilt) for item in value)
     else:
-        fresh = type(value)(_with_copies(one, copies, rebuilt) for one in value)
+        fresh = type(value)(_with_copies(item, copies, rebuilt) for item in value)
         rebuilt[id(value)] = fresh
     return fresh
 

@@ -81,9 +81,9 @@ class ModuleWatch:
         changed = []
         for name, tensors in self._tensors.items():
             found = False
-            for one in tensors:
-                if one.is_changed():
-                    one.restore_()
+            for tensor in tensors:
+                if tensor.is_changed():
+                    tensor.restore_()
                     found = True
             for folder, saved in self._children[name]:
                 if list(folder) != list(saved) or any(folder[key] is not saved[key] for key in saved):

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.compat.acquisition import acquisition_of
-from nbcompress.compat.searching import Searching, limits_of, seed_of
-from nbcompress.compat.theirs import pass_over, refuse
+from nbcompress.compat.searching import Searching, limits_of, pass_over, refuse, seed_of
 from nbcompress.errors import SearchError, SpaceError
 from nbcompress.space import Choice, Float, Int, Parameter, Point, Space
 from nbcompress.study import Goal
@@ -112,7 +111,7 @@ class BayesianOptimization:
     @property
     def res(self) -> list[dict[str, Any]]:
         """All targets with their parameters, in order."""
-        return [self._shown(one) for one in self._searching.complete]
+        return [self._shown(trial) for trial in self._searching.complete]
 
     @property
     def max(self) -> dict[str, Any] | None:
@@ -199,7 +198,7 @@ class BayesianOptimization:
                 raise SpaceError(f"Bounds are set anew for a parameter of the same kind, but {name!r} {before}.")
             bounds[name] = parameter
         self._bounds = Space(bounds)
-        around = Space({name: _around(self.study.space[name], one) for name, one in bounds.items()})
+        around = Space({name: _around(self.study.space[name], bound) for name, bound in bounds.items()})
         if around != self.study.space:
             self._begin_again(around)
         self._searching.stay_within(self._bounds)
@@ -209,14 +208,14 @@ class BayesianOptimization:
         pass_over("set_gp_params", params, dict.fromkeys(params, "the surrogate is our own"))
 
     def _begin_again(self, space: Space) -> None:
-        known, ran = self._searching.complete, [one.point for one in self.study.all_trials]
+        known, ran = self._searching.complete, [trial.point for trial in self.study.all_trials]
         self._n_opened += 1
         name = self._place[0]
         self._searching = self._opened(space, name and f"{name}-{self._n_opened}")
-        points = [one.point for one in known]
-        for n, one in enumerate(known):
-            self._searching.tell_once(one.point, one.values["target"], times=points[: n + 1].count(one.point))
-        self._probes = [one for one in self._probes if one not in ran]
+        points = [trial.point for trial in known]
+        for n, trial in enumerate(known):
+            self._searching.tell_once(trial.point, trial.values["target"], times=points[: n + 1].count(trial.point))
+        self._probes = [probe for probe in self._probes if probe not in ran]
         self._asked = len(known) + len(self._probes)
 
     def _steer_by(self, given: Any) -> None:
@@ -271,7 +270,7 @@ def _around(one: Float | Int | Choice, other: Float | Int | Choice) -> Parameter
 
 def _parameter(name: str, bounds: Any) -> Float | Int | Choice:
     values = list(bounds)
-    if values and all(isinstance(one, str) for one in values):
+    if values and all(isinstance(value, str) for value in values):
         return Choice(*values)
     if len(values) == 3 and values[2] in (int, float):
         return Int(*values[:2]) if values[2] is int else Float(*values[:2])

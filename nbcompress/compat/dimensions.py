@@ -90,7 +90,9 @@ class Categorical:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        values = tuple(one.item() if isinstance(one, np.generic) else one for one in self.categories)
+        values = tuple(
+            category.item() if isinstance(category, np.generic) else category for category in self.categories
+        )
         object.__setattr__(self, "categories", values)
         _check(self, transform=_CATEGORY_TRANSFORMS)
         if self.prior is not None:
@@ -104,7 +106,10 @@ class Categorical:
     @property
     def options(self) -> tuple[Value, ...]:
         """What stands for each category in the study."""
-        return tuple(one if one is None or isinstance(one, _STORED) else repr(one) for one in self.categories)
+        return tuple(
+            category if category is None or isinstance(category, _STORED) else repr(category)
+            for category in self.categories
+        )
 
     def parameter(self) -> Choice:
         return Choice(*self.options, ordered=False)
@@ -148,7 +153,7 @@ class Dimensions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(_name(one.name, f"x{i}") for i, one in enumerate(self.dimensions))
+        return tuple(_name(dimension.name, f"x{i}") for i, dimension in enumerate(self.dimensions))
 
     @property
     def dimension_names(self) -> list[str]:
@@ -156,7 +161,7 @@ class Dimensions:
 
     @property
     def bounds(self) -> list[tuple[Any, ...]]:
-        return [one.bounds for one in self.dimensions]
+        return [dimension.bounds for dimension in self.dimensions]
 
     @property
     def n_dims(self) -> int:
@@ -171,7 +176,7 @@ class Dimensions:
         for name in self.names:
             if self.names.count(name) > 1:
                 raise SpaceError(f"Every dimension has a name of its own, but {name!r} is there twice.")
-        return Space({name: one.parameter() for name, one in zip(self.names, self.dimensions, strict=True)})
+        return Space({name: dimension.parameter() for name, dimension in zip(self.names, self.dimensions, strict=True)})
 
     def point(self, x: Sequence[Any]) -> dict[str, Any]:
         """Return a list of values as a point.
@@ -182,8 +187,8 @@ class Dimensions:
         if len(x) != len(self.dimensions):
             raise SpaceError(f"A point has {len(self.dimensions)} values, one a dimension, but got {x!r}.")
         values = [
-            one.stored(value) if isinstance(one, Categorical) else value
-            for one, value in zip(self.dimensions, x, strict=True)
+            dimension.stored(value) if isinstance(dimension, Categorical) else value
+            for dimension, value in zip(self.dimensions, x, strict=True)
         ]
         return dict(zip(self.names, values, strict=True))
 
@@ -191,8 +196,8 @@ class Dimensions:
         """Return a point as a list of values."""
         values = [point[name] for name in self.names]
         return [
-            one.category(value) if isinstance(one, Categorical) else value
-            for one, value in zip(self.dimensions, values, strict=True)
+            dimension.category(value) if isinstance(dimension, Categorical) else value
+            for dimension, value in zip(self.dimensions, values, strict=True)
         ]
 
 
@@ -213,13 +218,13 @@ def dimension_of(given: Any) -> Dimension:
             "A dimension is Real, Integer, Categorical, (low, high), (low, high, prior) or a list of categories, "
             f"but got {given!r}."
         )
-    values = [one.item() if isinstance(one, np.generic) else one for one in given]
+    values = [item.item() if isinstance(item, np.generic) else item for item in given]
     prior = values[2] if len(values) == 3 and values[2] in _PRIORS else "uniform"
     if len(values) == 2 or (len(values) == 3 and values[2] in _PRIORS):
         low, high = values[:2]
-        if all(_is_whole(one) for one in (low, high)):
+        if all(_is_whole(bound) for bound in (low, high)):
             return Integer(low, high, prior)
-        if all(_is_number(one) for one in (low, high)):
+        if all(_is_number(bound) for bound in (low, high)):
             return Real(low, high, prior)
     return Categorical(tuple(values))
 
@@ -232,7 +237,7 @@ def _of_theirs(given: Any) -> Dimension:
     if type(given).__name__ == "Categorical":
         prior = given.prior if given.prior is None or len(set(given.prior)) > 1 else None
         return Categorical(given.categories, prior, name=given.name)
-    low, high = (one.item() if isinstance(one, np.generic) else one for one in (given.low, given.high))
+    low, high = (bound.item() if isinstance(bound, np.generic) else bound for bound in (given.low, given.high))
     kind = Integer if type(given).__name__ == "Integer" else Real
     return kind(low, high, given.prior, name=given.name)
 

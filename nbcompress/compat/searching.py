@@ -1,4 +1,7 @@
-"""What both call shapes share: a study that is opened once, known values told to it, and runs that show themselves."""
+"""What both call shapes share: a study that is opened once, known values told to it, and runs that show themselves.
+
+Options of theirs: which change what is computed, and which only tune a surrogate that is not ours.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,51 @@ import numpy as np
 from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceExhausted
 from nbcompress.optimize import History, proposer
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer, n_initial_points
-from nbcompress.run.controls import Controls
+from nbcompress.run.api import place_of
+from nbcompress.run.callbacks import Controls
 from nbcompress.run.engines import engine_of
-from nbcompress.run.functions import place_of
-from nbcompress.run.history import history_of
+from nbcompress.run.history import history_of, in_short
 from nbcompress.run.outcome import Assignment, Outcome
-from nbcompress.run.preparing import Options, prepare
-from nbcompress.run.same_failure import in_short
-from nbcompress.run.trial_context import TrialContext
-from nbcompress.run.trial_run import run_trial
+from nbcompress.run.setup import Options, prepare
+from nbcompress.run.trial import TrialContext, run_trial
 from nbcompress.space import Choice, Float, Int, Value
 from nbcompress.study import State, Trial
 
 if TYPE_CHECKING:
-    from nbcompress.run.observers import Ending, Observer
-    from nbcompress.run.preparing import Search
+    from nbcompress.run.callbacks import Ending, Observer
+    from nbcompress.run.setup import Search
     from nbcompress.space import Point, Space
     from nbcompress.study import Goal, Study
+
+
+def refuse(call: str, options: Mapping[str, Any], hints: Mapping[str, str]) -> None:
+    """Raise an error that names the first option that is set and cannot be honoured.
+
+    Args:
+        hints: What to do instead, by option; unknown ones have none.
+
+    Raises:
+        SearchError: An option is set.
+    """
+    for name, value in options.items():
+        if value is not None:
+            hint = hints.get(name, "")
+            raise SearchError(f"{call} here has no option {name}, but got {value!r:.80}. {hint}".rstrip())
+
+
+def pass_over(call: str, options: dict[str, Any], instead: Mapping[str, str]) -> None:
+    """Take the options out that only say how the other package does its work, with one warning that names them.
+
+    A script that sets them runs as it is; what they would have tuned is done in another way here.
+
+    Args:
+        options: As given by name; those of `instead` are removed.
+        instead: What is done here, by option.
+    """
+    found = {name: options.pop(name) for name in [option for option in options if option in instead]}
+    parts = [f"{name}={value!r:.40} ({instead[name]})" for name, value in found.items() if value is not None]
+    if parts:
+        warnings.warn(f"{call} here passes over {', '.join(parts)}.", NbcompressWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -96,7 +127,7 @@ class Searching:
     @property
     def complete(self) -> list[Trial]:
         """The trials that have a value, by number."""
-        return [one for one in self.study.all_trials if one.state is State.COMPLETE]
+        return [trial for trial in self.study.all_trials if trial.state is State.COMPLETE]
 
     def value(self, trial: Trial) -> float:
         return trial.values[self._metric]
@@ -115,7 +146,7 @@ class Searching:
             number = math.nan
         if not math.isfinite(number):
             raise SearchError(f"A value that is told is a finite number, but got {value!r}.")
-        if sum(one.point == checked and self.value(one) == number for one in self.complete) < times:
+        if sum(trial.point == checked and self.value(trial) == number for trial in self.complete) < times:
             trial = self.study.begin(checked, reason="Told by hand.")
             self.study.finish(replace(trial, state=State.COMPLETE, values={self._metric: number}, seconds=0.0))
 
@@ -174,8 +205,8 @@ class Searching:
         shell = notebook_shell() if self._panel else None
         if shell is None:
             return search.run(observers, controls)
-        from nbcompress.magics.output import Output
-        from nbcompress.magics.watched import panel_of, run_watched
+        from nbcompress.magics.base import Output
+        from nbcompress.magics.search_cell import panel_of, run_watched
 
         return run_watched(search, panel_of("auto", search, controls, Output(shell)), controls, observers)
 
@@ -188,7 +219,7 @@ class Searching:
 
     def failed(self, what: str) -> SearchFailed:
         """Return an error that says what the last failed call ran into."""
-        failure = next((one.failure for one in reversed(self.study.all_trials) if one.failure is not None), None)
+        failure = next((trial.failure for trial in reversed(self.study.all_trials) if trial.failure is not None), None)
         return SearchFailed(f"{what}{f': {in_short(failure)}' if failure else ''}.", self.study)
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from nbcompress.compat.dimensions import Dimension, Dimensions
-from nbcompress.compat.searching import Searching
-from nbcompress.compat.theirs import pass_over, refuse
+from nbcompress.compat.searching import Searching, pass_over, refuse
 from nbcompress.errors import SearchError, did_you_mean
 from nbcompress.study import Goal
 
@@ -100,7 +99,7 @@ def gp_minimize(
     """
     arguments = {name: value for name, value in locals().items() if name != "others"} | others
     pass_over("gp_minimize", _tuning(others, acq_func, noise, initial_point_generator), _PASSED_OVER)
-    refuse("gp_minimize", {name: one for name, one in others.items() if name not in _PASSED_OVER}, _HINTS)
+    refuse("gp_minimize", {name: other for name, other in others.items() if name not in _PASSED_OVER}, _HINTS)
     _check("acq_func", acq_func, tuple(_ACQUISITIONS))
     _check("initial_point_generator", initial_point_generator, tuple(_DESIGNS))
     space = Dimensions.of(dimensions)
@@ -133,7 +132,7 @@ def gp_minimize(
         if verbose and not searching.is_shown:
             n = len(searching.study.all_trials)
             print(f"call {n}: {result.func_vals[-1]:.6g}, least so far {result.fun:.6g}", flush=True)
-        answers = [bool(one(result)) for one in callbacks]
+        answers = [bool(callback(result)) for callback in callbacks]
         return any(answers)
 
     searching.run(n_calls + len(values), start, after)
@@ -152,7 +151,7 @@ def use_named_args(dimensions: Sequence[Dimension]) -> Callable[[Callable[..., A
         >>> use_named_args(space)(lambda x: x + 1)([0.5])
         1.5
     """
-    names = [one.name for one in dimensions]
+    names = [dimension.name for dimension in dimensions]
     if None in names:
         raise SearchError(f"use_named_args needs dimensions with names, but got {dimensions[names.index(None)]!r}.")
 
@@ -175,7 +174,7 @@ def _known(
             raise SearchError(f"y0 are the values of x0, but x0 is missing and y0 is {y0!r:.80}.")
         return [], []
     rows = list(x0) if len(x0) and isinstance(x0[0], (list, tuple, np.ndarray)) else [x0]
-    points = [space.point([one.item() if isinstance(one, np.generic) else one for one in row]) for row in rows]
+    points = [space.point([cell.item() if isinstance(cell, np.generic) else cell for cell in row]) for row in rows]
     values = [] if y0 is None else [float(one) for one in np.atleast_1d(np.asarray(y0, dtype=np.float64))]
     if values and len(values) != len(points):
         raise SearchError(f"y0 has a value for each point of x0, which are {len(points)}, but got {len(values)}.")
@@ -186,7 +185,7 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy comes without types
     """The result of `gp_minimize`. A copy or a pickle has no `study`, which is open and stays where it is stored."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OptimizeResult, (), None, None, iter([one for one in self.items() if one[0] != "study"])
+        return OptimizeResult, (), None, None, iter([item for item in self.items() if item[0] != "study"])
 
 
 def _tuning(others: dict[str, Any], acq_func: str, noise: Any, design: str) -> dict[str, Any]:
@@ -201,8 +200,8 @@ def _result(searching: Searching, space: Dimensions, specs: dict[str, Any]) -> R
     trials = searching.complete
     if not trials:
         raise searching.failed("No call returned a finite number")
-    values = np.array([searching.value(one) for one in trials])
-    rows = [space.values(one.params) for one in trials]
+    values = np.array([searching.value(trial) for trial in trials])
+    rows = [space.values(trial.params) for trial in trials]
     best = int(values.argmin())
     return Result(
         x=rows[best],

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.magics.bo_report import BO_REPORT
-from nbcompress.magics.bo_search import BoSearch
-from nbcompress.magics.bo_study import BO_STUDY
-from nbcompress.magics.cluster import CLUSTER
 from nbcompress.magics.completion import Matcher, option_matcher
-from nbcompress.magics.distill import DISTILL
-from nbcompress.magics.factorize import FACTORIZE
-from nbcompress.magics.footprint import FOOTPRINT
-from nbcompress.magics.prune import PRUNE
-from nbcompress.magics.quantize import QUANTIZE
+from nbcompress.magics.compressors import CLUSTER, DISTILL, FACTORIZE, PRUNE, QUANTIZE
+from nbcompress.magics.measures import FOOTPRINT, SENSITIVITY
+from nbcompress.magics.search_cell import BoSearch
 from nbcompress.magics.search_options import search_parser
-from nbcompress.magics.sensitivity import SENSITIVITY
+from nbcompress.magics.study import BO_REPORT, BO_STUDY
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

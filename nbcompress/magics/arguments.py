@@ -1,4 +1,9 @@
-"""Arguments of a magic: declared once, read into values, refused in one line."""
+"""Arguments of a magic: declared once, read into values, refused in one line.
+
+A magic's line, split the way people write it.
+
+Errors of functions speak of keywords, such as `amount=`; whoever typed a magic reads of `--amount`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,79 @@ from typing import Any, NoReturn
 from IPython.core.error import UsageError
 
 from nbcompress.errors import did_you_mean
-from nbcompress.magics.line import split_line
+
+_PIECE = re.compile(
+    r"""(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')  # a whole quoted text
+      | (?P<open_text>["'])                            # a quote that is never closed
+      | (?P<opening>[(\[{])
+      | (?P<closing>[)\]}])
+      | (?P<comment>(?<!\S)\#.*)
+      | (?P<space>\s+)
+      | (?P<other>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def split_line(line: str) -> list[str]:
+    """Split at white space that is outside quotes and brackets; drop a comment at the end.
+
+    So `--data (X, y)` and `--subject-to "kilobytes <= 60"` are two words each. A word that is quoted as a whole
+    loses its quotes.
+
+    Raises:
+        UsageError: A quote or a bracket is left open.
+    """
+    words = [""]
+    depth = 0
+    for piece in _PIECE.finditer(line):
+        kind, text = piece.lastgroup, piece.group()
+        if kind == "open_text":
+            raise UsageError(f"a quote {text} is opened and not closed in: {line.strip()}")
+        if kind == "comment" and not depth:
+            break
+        if kind == "space" and not depth:
+            words.append("")
+            continue
+        depth += (kind == "opening") - (kind == "closing" and depth > 0)
+        words[-1] += text
+    if depth:
+        raise UsageError(f"a bracket is opened and not closed in: {line.strip()}")
+    return [_unquoted(word) for word in words if word]
+
+
+def _unquoted(word: str) -> str:
+    whole = _PIECE.fullmatch(word)
+    if whole is None or whole.lastgroup != "text":
+        return word
+    return word[1:-1].replace("\\" + word[0], word[0])
+
+
+def in_options(text: str, options: Iterable[str]) -> str:
+    """Return `text` with keywords written as options.
+
+    Args:
+        text: Such as `criterion='hessian' needs data: pass data=, such as (inputs, labels)`.
+        options: Those of the magic, such as `--criterion`; other keywords stay as they are.
+
+    Returns:
+        Such as `--criterion hessian needs data: pass --data, such as (inputs, labels)`.
+    """
+    keywords = "|".join(re.escape(option.removeprefix("--").replace("-", "_")) for option in options)
+    if not keywords:
+        return text
+
+    def option(found: re.Match[str]) -> str:
+        word, value = found["word"], found["value"]
+        return f"--{(found['first'] or found['name']).replace('_', '-')} {word or value or ''}".rstrip()
+
+    pattern = (
+        # A text that begins with the keyword itself: `amount must be ...`.
+        rf"^(?P<first>{keywords})(?= (?:must|is|are) )"
+        # A keyword with what it is set to: a quoted word without spaces loses its quotes.
+        rf"|(?<![\w.\-])(?P<name>{keywords})=(?:'(?P<word>[^'\s]+)'|(?P<value>[\w\[(\"'-][^\s,;]*))?"
+    )
+    return re.sub(pattern, option, text)
+
 
 # Of a help text's sentences, as wide as argparse makes its lists where nobody knows how wide a page is.
 _WIDTH = 78

@@ -12,9 +12,8 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from IPython.core.error import UsageError
 
 from nbcompress.errors import StudyError
-from nbcompress.magics.arguments import MagicParser
-from nbcompress.magics.line import split_line
-from nbcompress.magics.scope import OF_IPYTHON
+from nbcompress.magics.arguments import MagicParser, split_line
+from nbcompress.magics.base import OF_IPYTHON
 from nbcompress.study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def option_matcher(shell: InteractiveShell, parsers: Mapping[str, Callable[[], M
             return {"completions": []}
         found = suggestions(parsers[line[1]](), line[2], shell.user_ns)
         token = context.token
-        wanted = [one for one in found if one.startswith(token)]
+        wanted = [item for item in found if item.startswith(token)]
         return {"completions": [SimpleCompletion(one, type="magic") for one in wanted], "suppress": bool(wanted)}
 
     return cast(Matcher, match)
@@ -136,6 +135,6 @@ def _studies() -> list[str]:
     from nbcompress.study import list_studies
 
     try:
-        return [one.name for one in list_studies(DEFAULT_STORAGE)]
+        return [list_study.name for list_study in list_studies(DEFAULT_STORAGE)]
     except StudyError:  # a file that is no journal; Tab is not the place to say so
         return []

@@ -11,8 +11,7 @@ from typing import Any
 from IPython.core.error import UsageError
 
 from nbcompress.errors import DataError, MeasureError, NbcompressError
-from nbcompress.magics.base import Bundle
-from nbcompress.magics.scope import Scope
+from nbcompress.magics.base import Bundle, Scope
 from nbcompress.public import public
 
 # A card measures accuracy on as much of the data as both models can read in so long, and says if that is a part.
@@ -124,7 +123,7 @@ def scoring(function: Any) -> Callable[[Any], float]:
 
 def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -> Bundle:
     """Measure both models side by side and return the card; the model's own scores are known."""
-    from nbcompress.compress import record_of
+    from nbcompress.compressors import record_of
     from nbcompress.measure import compare
     from nbcompress.panels import comparison_card
 
@@ -145,7 +144,7 @@ def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any]) ->
     from nbcompress.panels import footprint_card
 
     known = {label for values in before.values() for label in values}
-    scores = card.scores({label: one for label, one in models.items() if label not in known})
+    scores = card.scores({label: model for label, model in models.items() if label not in known})
     footprints = footprint(dict(models), card.example, data=card.data)
     remarks = []
     try:

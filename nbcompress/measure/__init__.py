@@ -13,14 +13,12 @@ from nbcompress.measure.accuracy import (
 )
 from nbcompress.measure.comparison import Comparison, compare, compared
 from nbcompress.measure.costs import Footprint, LayerFootprint
-from nbcompress.measure.footprint import check_runs, footprint
-from nbcompress.measure.histogram import WeightHistogram, weight_histogram
+from nbcompress.measure.footprint import Footprints, check_runs, footprint
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
-from nbcompress.measure.latency import Latency
+from nbcompress.measure.latency import Latency, latencies
 from nbcompress.measure.memory import PeakMemory
-from nbcompress.measure.runtimes import latencies
 from nbcompress.measure.sensitivity import Sensitivity, SensitivityRow, sensitivity
-from nbcompress.measure.side_by_side import Footprints
+from nbcompress.measure.text import WeightHistogram, weight_histogram
 
 __all__ = [
     "Accuracy",

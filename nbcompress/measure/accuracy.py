@@ -18,14 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compress.data import NO_TARGET, Batches, output_of
-from nbcompress.compress.losses import class_scores
+from nbcompress.compressors.data import NO_TARGET, Batches, output_of
+from nbcompress.compressors.losses import class_scores
 from nbcompress.errors import DataError, MeasureError
-from nbcompress.measure.examples import batches_in_order
-from nbcompress.measure.inputs import Inputs
+from nbcompress.measure.inputs import Inputs, batches_in_order, measured_copy
 from nbcompress.measure.interval import Interval, normal_width, proportion_interval
-from nbcompress.measure.table import points_text, share_text, text_table
-from nbcompress.measure.undisturbed import measured_copy
+from nbcompress.measure.text import points_text, share_text, text_table
 
 # What torch's cross-entropy skips.
 _IGNORED = -100
@@ -93,11 +91,11 @@ class Accuracy:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""
-        per_class = [asdict(one) for one in self.per_class]
+        per_class = [asdict(class_) for class_ in self.per_class]
         return {"n": self.n, **asdict(self.interval), "per_class": per_class, "is_part": self.is_part}
 
     def __str__(self) -> str:
-        rows = [[str(one.label), f"{one.n:,}", share_text(one.interval)] for one in self.per_class]
+        rows = [[str(class_.label), f"{class_.n:,}", share_text(class_.interval)] for class_ in self.per_class]
         table = text_table(
             ["class", "examples", "accuracy"], [*rows, ["all", f"{self.n:,}", share_text(self.interval)]]
         )

@@ -10,12 +10,11 @@ from torch import nn
 from nbcompress.errors import DataError
 from nbcompress.measure.accuracy import AccuracyChange, accuracies, accuracy_change
 from nbcompress.measure.costs import Footprint, footprint_notes, latency_text
-from nbcompress.measure.footprint import Runtime, footprint
-from nbcompress.measure.histogram import WeightHistogram, weight_histogram
+from nbcompress.measure.footprint import Runtime, footprint, layer_table
 from nbcompress.measure.interval import Interval, median_interval
 from nbcompress.measure.latency import Latency
-from nbcompress.measure.side_by_side import layer_table
-from nbcompress.measure.table import (
+from nbcompress.measure.text import (
+    WeightHistogram,
     count_text,
     points_text,
     ratio_text,
@@ -23,6 +22,7 @@ from nbcompress.measure.table import (
     size_text,
     text_table,
     times_text,
+    weight_histogram,
 )
 
 
@@ -95,7 +95,7 @@ class Comparison:
         if self.before.latency is not None:
             how = f"medians of {_how(self.before.latency)}, in turn, with 95 % intervals"
             notes.append(f"one call on {self.before.inputs}; ms a call: {how}")
-        return [*notes, *(one for one in footprint_notes([self.before, self.after]) if not _is_said(one))]
+        return [*notes, *(note for note in footprint_notes([self.before, self.after]) if not _is_said(note))]
 
     def layer_table(self) -> tuple[list[str], list[list[str]]]:
         """Head and rows of what each layer costs, before and after."""

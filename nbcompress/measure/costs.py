@@ -8,7 +8,7 @@ from typing import Any
 
 from nbcompress.measure.latency import Latency
 from nbcompress.measure.memory import HOW, PeakMemory
-from nbcompress.measure.table import count_text, milliseconds_text, size_text, text_table
+from nbcompress.measure.text import count_text, milliseconds_text, size_text, text_table
 
 # What stands for the name of the outermost module.
 THE_MODEL = "(the model)"
@@ -75,25 +75,25 @@ class Footprint:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""
-        return {**asdict(self), "uncounted": list(self.uncounted), "layers": [asdict(one) for one in self.layers]}
+        return {**asdict(self), "uncounted": list(self.uncounted), "layers": [asdict(layer) for layer in self.layers]}
 
     def layer_rows(self) -> list[list[str]]:
         """What each layer costs, in the columns of `LAYER_HEAD`."""
         return [
             [
-                one.name or THE_MODEL,
-                one.kind,
-                count_text(one.parameters),
-                count_text(one.nonzeros),
-                size_text(one.size_bytes),
-                count_text(one.macs),
+                layer.name or THE_MODEL,
+                layer.kind,
+                count_text(layer.parameters),
+                count_text(layer.nonzeros),
+                size_text(layer.size_bytes),
+                count_text(layer.macs),
             ]
-            for one in self.layers
+            for layer in self.layers
         ]
 
     def __str__(self) -> str:
         total = [self.parameters, self.nonzeros, None, self.macs]
-        texts = [count_text(one) for one in total]
+        texts = [count_text(cost) for cost in total]
         rows = [
             *self.layer_rows(),
             ["(file)", "", "", "", size_text(self.overhead_bytes), ""],
@@ -130,7 +130,7 @@ def footprint_notes(models: Sequence[Footprint]) -> list[str]:
     if first.memory is not None:
         figure = f"{size_text(first.memory_bytes)} peak memory" if len(models) == 1 else "peak memory"
         notes.append(f"{figure}: weights, and {HOW[first.memory.method]}")
-    missed = [f"not counted in {one.name}: {', '.join(one.uncounted)}" for one in models if one.uncounted]
+    missed = [f"not counted in {model.name}: {', '.join(model.uncounted)}" for model in models if model.uncounted]
     return [*notes, *missed]
 
 

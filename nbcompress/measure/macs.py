@@ -119,18 +119,18 @@ def _is_free(func: Any) -> bool:
 def _taken_apart() -> Iterator[None]:
     """Have attention and recurrent layers run as matrix products, not as one operator of a backend."""
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-    before = [one.enabled for one in backends]
+    before = [backend.enabled for backend in backends]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        for one in backends:
-            one.enabled = False
+        for backend in backends:
+            backend.enabled = False
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for one, was_enabled in zip(backends, before, strict=True):
-            one.enabled = was_enabled
+        for backend, was_enabled in zip(backends, before, strict=True):
+            backend.enabled = was_enabled
 
 
 @contextmanager

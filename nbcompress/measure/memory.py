@@ -52,10 +52,10 @@ def measure_memory(copy: nn.Module, inputs: Inputs) -> PeakMemory:
         MeasureError: The model fails on the inputs.
     """
     weights = _storages([*copy.parameters(), *copy.buffers()])
-    given = [one for one in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(one, Tensor)]
-    weight_bytes = sum(one.nbytes() for one in weights.values())
+    given = [leaf for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)]
+    weight_bytes = sum(weight.nbytes() for weight in weights.values())
     # An example is often a slice of all the data, so its own elements count, not what lies behind them.
-    given_bytes = sum(one.nbytes for one in given)
+    given_bytes = sum(item.nbytes for item in given)
     with torch.inference_mode():
         if inputs.on_cuda:
             made, method = _on_cuda(copy, inputs), "allocator"
@@ -103,7 +103,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        made = _storages(one for one in tree_leaves(result) if isinstance(one, Tensor))
+        made = _storages(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
         for key, storage in made.items():
             if key not in self._known and key not in self._alive:
                 self._add(key, storage)

@@ -11,15 +11,15 @@ from typing import Any
 from torch import nn
 
 from nbcompress.artifact import size_bytes
-from nbcompress.compress.cluster import cluster
-from nbcompress.compress.copying import deep_copy
-from nbcompress.compress.factorize import factorize
-from nbcompress.compress.layers import Patterns, Target, select
-from nbcompress.compress.prune import prune
-from nbcompress.compress.quantize import quantize
+from nbcompress.compressors.cluster import cluster
+from nbcompress.compressors.copying import deep_copy
+from nbcompress.compressors.factorize import factorize
+from nbcompress.compressors.layers import Patterns, Target, select
+from nbcompress.compressors.prune import prune
+from nbcompress.compressors.quantize import quantize
 from nbcompress.errors import MeasureError, NbcompressError, did_you_mean
-from nbcompress.measure.table import count_text, text_table
-from nbcompress.measure.undisturbed import random_state_kept
+from nbcompress.measure.inputs import random_state_kept
+from nbcompress.measure.text import count_text, text_table
 
 Evaluate = Callable[[nn.Module], Any]
 # (model, level, layers) -> the model with only these layers compressed
@@ -142,7 +142,7 @@ def sensitivity(
     rows = []
     for layer, targets in _by_layer(selection.targets).items():
         patterns = _patterns(layer, targets, selection.targets)
-        n_weights = sum(one.parameter.numel() for one in targets)
+        n_weights = sum(target.parameter.numel() for target in targets)
         for level in tried:
             empty = SensitivityRow(layer, n_weights, level)
             rows.append(_row(empty, partial(operation, model, level, patterns), evaluate, baseline))
@@ -173,15 +173,15 @@ def _row(
 
 def _by_layer(targets: Sequence[Target]) -> dict[str, list[Target]]:
     found: dict[str, list[Target]] = {}
-    for one in targets:
-        found.setdefault(one.name.rpartition(".")[0] or one.name, []).append(one)
+    for target in targets:
+        found.setdefault(target.name.rpartition(".")[0] or target.name, []).append(target)
     return found
 
 
 def _patterns(layer: str, targets: Sequence[Target], every: Sequence[Target]) -> list[str]:
     """Patterns for the weights of `layer` alone: its name would bring the layers inside it too."""
     inside = any(one.name.rpartition(".")[0].startswith(f"{layer}.") for one in every)
-    return [one.name for one in targets] if inside else [layer]
+    return [target.name for target in targets] if inside else [layer]
 
 
 def _evaluated(evaluate: Evaluate, model: nn.Module) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from nbcompress.optimize.ask_tell import Optimizer
 from nbcompress.optimize.history import History, Proposal
 from nbcompress.optimize.insight import Calibration, Slice, importance, leave_one_out, slice_of
-from nbcompress.optimize.optimizer import Optimizer
 from nbcompress.optimize.proposers import proposer, samplers
 from nbcompress.optimize.protocol import Proposer
 

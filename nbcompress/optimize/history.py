@@ -67,9 +67,9 @@ class History:
         for name in ("status", "notes"):
             if len(getattr(self, name)) != n:
                 raise SearchError(f"A history of {n} points needs {n} {name}, but got {len(getattr(self, name))}.")
-        for one in self.status:
-            if one not in ("told", "failed", "pending"):
-                raise SearchError(f"A status is 'told', 'failed' or 'pending', but got {one!r}.")
+        for status in self.status:
+            if status not in ("told", "failed", "pending"):
+                raise SearchError(f"A status is 'told', 'failed' or 'pending', but got {status!r}.")
 
     @classmethod
     def empty(cls, n_objectives: int, n_constraints: int = 0) -> History:

@@ -9,8 +9,8 @@ from scipy.stats import qmc
 
 from nbcompress.errors import PointError, SearchError, did_you_mean
 from nbcompress.optimize.acquisition import Sum
-from nbcompress.optimize.belief import Belief
 from nbcompress.optimize.history import Array, History
+from nbcompress.optimize.models import Belief
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 from nbcompress.optimize.protocol import Proposer, generator
 from nbcompress.space import Point, Value

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from nbcompress.errors import PointError, SpaceExhausted
-from nbcompress.optimize.axes import Axes
+from nbcompress.optimize.encoding import Axes
 from nbcompress.optimize.history import Array, History, Proposal
 from nbcompress.optimize.protocol import MAX_TRIES, Unseen
 from nbcompress.space import Choice, Point, Space, Value
@@ -92,7 +92,7 @@ def described(limits: Limits, space: Space) -> str:
     """Return the limits in words: `x from 0.2 to 0.4, kind plain or deep`."""
     parts = []
     for name, values in limits.items():
-        shown = [f"{one:.4g}" if isinstance(one, float) else str(one) for one in values]
+        shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
         is_range = not isinstance(space[name], Choice) and shown[0] != shown[-1]
         parts.append(
             f"{name} from {shown[0]} to {shown[-1]}" if is_range else f"{name} {' or '.join(dict.fromkeys(shown))}"

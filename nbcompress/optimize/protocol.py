@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from nbcompress.errors import SpaceExhausted
-from nbcompress.optimize.axes import KEY_DECIMALS, Axes
+from nbcompress.optimize.encoding import KEY_DECIMALS, Axes
 from nbcompress.optimize.history import Array, History, Proposal
 from nbcompress.space import Point
 

@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from nbcompress.optimize import History
-from nbcompress.study.attributes import read_attribute
+from nbcompress.study.trial_store import read_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,10 +46,10 @@ def history_of(
     """
     chosen = [
         (trial, point)
-        for trial in sorted(trials, key=lambda one: one.number)
+        for trial in sorted(trials, key=lambda trial: trial.number)
         if trial.state in _STATUS and (point := _point(trial, search_space)) is not None
     ]
-    signs = np.array([-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in directions])
+    signs = np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions])
     unknown = [math.nan] * len(signs)
     losses = [
         signs * np.array(trial.values if trial.state == TrialState.COMPLETE else unknown, dtype=np.float64)
@@ -57,8 +57,8 @@ def history_of(
     ]
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
     constraints = [trial.constraints if trial.state in ended else {} for trial, _ in chosen]
-    names = sorted({name for one in constraints for name in one})
-    slacks = [[one.get(name, math.nan) for name in names] for one in constraints]
+    names = sorted({name for constraint in constraints for name in constraint})
+    slacks = [[constraint.get(name, math.nan) for name in names] for constraint in constraints]
     n = len(chosen)
     return History(
         tuple(point for _, point in chosen),

@@ -12,13 +12,12 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from nbcompress.errors import SearchError, SpaceExhausted
 from nbcompress.optimize import Proposer, proposer
-from nbcompress.optimize.axes import Axes
+from nbcompress.optimize.encoding import Axes
 from nbcompress.optimize.protocol import generator
-from nbcompress.optuna.conditions import conditional_search_space, conditions_of
 from nbcompress.optuna.replay import PROPOSAL, history_of
-from nbcompress.optuna.spaces import SearchSpace, parameter_of
+from nbcompress.optuna.spaces import SearchSpace, conditional_search_space, conditions_of, parameter_of
 from nbcompress.space import Space
-from nbcompress.study.attributes import write_attribute
+from nbcompress.study.trial_store import write_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,7 +98,7 @@ class Sampler(BaseSampler):
             return {}
         # One at a time, so that a thread sees what was proposed to the others.
         with self._lock:
-            others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
+            others = [get_trial for get_trial in study.get_trials(deepcopy=False) if get_trial.number != trial.number]
             space, proposes = self._proposer(SearchSpace(known, conditions_of(others, known)), len(study.directions))
             history = history_of(others, space, study.directions)
             try:

@@ -11,32 +11,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbcompress.panels.bundle import study_bundle
     from nbcompress.panels.cards import Card, comparison_card, footprint_card, sensitivity_card
-    from nbcompress.panels.expectations import expectations_of
-    from nbcompress.panels.expected import Expectations
-    from nbcompress.panels.ladder import panel
-    from nbcompress.panels.lines import Output, Panel
+    from nbcompress.panels.document import closing_line, study_text
+    from nbcompress.panels.live import panel
     from nbcompress.panels.page import study_page
-    from nbcompress.panels.slices import slice_data
-    from nbcompress.panels.summary import closing_line, study_text
+    from nbcompress.panels.surrogate_data import Expectations, expectations_of, slice_data
+    from nbcompress.panels.text_panel import Output, Panel
     from nbcompress.panels.view import MIME, Course, study_view
 
 _HOMES = {
     "MIME": "view",
     "Card": "cards",
     "Course": "view",
-    "Expectations": "expected",
-    "Output": "lines",
-    "Panel": "lines",
-    "closing_line": "summary",
+    "Expectations": "surrogate_data",
+    "Output": "text_panel",
+    "Panel": "text_panel",
+    "closing_line": "document",
     "comparison_card": "cards",
-    "expectations_of": "expectations",
+    "expectations_of": "surrogate_data",
     "footprint_card": "cards",
-    "panel": "ladder",
+    "panel": "live",
     "sensitivity_card": "cards",
-    "slice_data": "slices",
+    "slice_data": "surrogate_data",
     "study_bundle": "bundle",
     "study_page": "page",
-    "study_text": "summary",
+    "study_text": "document",
     "study_view": "view",
 }
 

@@ -1,6 +1,8 @@
 """The saved output of a search: one mime bundle that is complete wherever a notebook is shown.
 
 Data for our viewer, HTML without style sheets, scripts or SVG for every other, a picture, and text.
+
+What there is to show of a study at once: its data, without figures, which take seconds.
 """
 
 from __future__ import annotations
@@ -9,12 +11,18 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from nbcompress.panels.document import Pictures, study_html
-from nbcompress.panels.expected import NOTHING, Expectations
+from nbcompress.panels.document import Pictures, study_html, study_text
 from nbcompress.panels.figures import calibration_figure, describe, overview_figure, png, slices_figure
-from nbcompress.panels.limits import SAVED, Limits
-from nbcompress.panels.summary import study_text
+from nbcompress.panels.surrogate_data import NOTHING, Expectations
+from nbcompress.panels.text import SAVED, Limits
 from nbcompress.panels.view import MIME, Course, StudyLike, study_view
+
+
+def study_glance(study: StudyLike, baseline: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return a mime bundle for a front end that will be shown the whole one next."""
+    data = study_view(study, baseline=baseline, limits=SAVED[0])
+    return {MIME: data, "text/plain": study_text(data)}
+
 
 MOST_BYTES = 300_000
 

@@ -1,17 +1,178 @@
-"""A study as HTML that stands alone: no style sheet, no script, no inline SVG."""
+"""A study as HTML that stands alone: no style sheet, no script, no inline SVG.
+
+Elements of HTML as values: every text is escaped unless it was built here.
+
+A study in a few lines of text: for terminals, logs and whatever shows nothing else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from typing import Any, TypeAlias
 
-from nbcompress.panels.html import PRE, Markup, details, join, picture, table, tag, user
-from nbcompress.panels.summary import best_text, by_number, counts_text, goal_text
-from nbcompress.panels.text import duration, spell
+from nbcompress.panels.text import cut, duration, spell
 from nbcompress.panels.view import CELL
 
+# Viewers of saved notebooks strip style sheets, scripts and inline SVG, so each element carries its own style.
+# Only lines and shades that show on dark and on light paper; the text keeps the page's colour.
+TABLE = "border-collapse:collapse;margin:6px 0;text-align:right;font-variant-numeric:tabular-nums"
+PRE = (
+    "white-space:pre-wrap;overflow-wrap:anywhere;text-align:left;"
+    "margin:4px 0;padding:4px 8px;border-left:3px solid rgba(128,128,128,.45)"
+)
+LEFT = "text-align:left"
+VOID = frozenset({"img", "br"})
+
+
+class Markup(str):
+    """A text that is HTML already."""
+
+    __slots__ = ()
+
+
+Child: TypeAlias = "str | Markup | Iterable[str | Markup] | None"
+
+
+def tag(name: str, *children: Child, **attributes: str | None) -> Markup:
+    """Return `<name attributes>children</name>`; children that are not `Markup` are escaped."""
+    written = "".join(f' {key}="{escape(value, quote=True)}"' for key, value in attributes.items() if value is not None)
+    if name in VOID:
+        return Markup(f"<{name}{written}>")
+    return Markup(f"<{name}{written}>{join(children)}</{name}>")
+
+
+def join(children: Iterable[Child]) -> Markup:
+    """Return the children one after another, escaped where they need it."""
+    parts: list[str] = []
+    for child in children:
+        if child is None:
+            continue
+        if isinstance(child, str):
+            parts.append(child if isinstance(child, Markup) else escape(child, quote=True))
+        else:
+            parts.append(join(child))
+    return Markup("".join(parts))
+
+
+def user(text: str) -> Markup:
+    """Return a text of the user's, kept apart from the direction of the text around it."""
+    return Markup(escape(text, quote=True)) if text.isascii() else tag("bdi", text)
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str | Markup]], *, texts: frozenset[int] = frozenset()
+) -> Markup:
+    """Return a table whose cells are numbers, except in the columns `texts`.
+
+    A row with fewer cells than the head lets its last cell span the rest. Cells carry almost no style of their own:
+    a study has thousands of them.
+    """
+
+    def cell(kind: str, i: int, one: str | Markup, span: int = 1, **attributes: str) -> Markup:
+        style = LEFT if i in texts or span > 1 else None
+        return tag(kind, one, style=style, colspan=str(span) if span > 1 else None, **attributes)
+
+    body = []
+    for row in rows:
+        rest = len(head) - len(row) + 1
+        body.append(tag("tr", (cell("td", i, one, rest if i == len(row) - 1 else 1) for i, one in enumerate(row))))
+    caption = tag("tr", (cell("th", i, user(column), scope="col") for i, column in enumerate(head)))
+    whole = tag("table", tag("thead", caption), tag("tbody", body), cellpadding="4", rules="rows", style=TABLE)
+    return tag("div", whole, style="overflow-x:auto")
+
+
+def details(summary: str | Markup, *children: Child, is_open: bool = False) -> Markup:
+    """Return a part that the reader can fold."""
+    head = tag("summary", summary, style="cursor:pointer;font-weight:600;margin:6px 0")
+    return tag("details", head, *children, open="open" if is_open else None)
+
+
+def picture(png_base64: str, alt: str, width: int) -> Markup:
+    """Return an image that carries its data and its description."""
+    style = f"width:{width}px;max-width:100%;height:auto;background:#fff"
+    return tag("img", src=f"data:image/png;base64,{png_base64}", alt=alt, style=style)
+
+
 View = Mapping[str, Any]
+
+
+def goal_text(goal: Mapping[str, Any]) -> str:
+    """Return `maximize accuracy, minimize kilobytes, subject to kilobytes <= 60`."""
+    parts = [f"{objective['direction']} {objective['metric']}" for objective in goal["objectives"]]
+    bounds = [
+        f"{constraint['metric']} {constraint['operator']} {spell(constraint['bound'])}"
+        for constraint in goal["constraints"]
+    ]
+    return ", ".join(parts) + (f", subject to {' and '.join(bounds)}" if bounds else "")
+
+
+def counts_text(view: View) -> str:
+    """Return `38 trials: 30 complete, 6 infeasible, 2 failed`."""
+    states = ("complete", "stopped", "infeasible", "failed", "interrupted", "running")
+    counts = {state: sum(trial["state"] == state for trial in view["trials"]) for state in states}
+    parts = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    total = len(view["trials"])
+    return f"{total} trial{'' if total == 1 else 's'}" + (f": {parts}" if parts else "")
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {spell(value)}" for key, value in params.items())
+
+
+def values_text(trial: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    """Return the known metrics of a trial: `accuracy 0.97, kilobytes 18.2`."""
+    known = [(key, trial["metrics"].get(key)) for key in metrics]
+    return ", ".join(f"{key} {spell(value)}" for key, value in known if value is not None)
+
+
+def trial_line(trial: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    """Return one trial as one line: number, state, metrics, point, seconds, and why it failed."""
+    parts = [f"#{trial['number']:<3} {trial['state']:<11}", values_text(trial, metrics), params_text(trial["params"])]
+    failure = trial.get("failure")
+    if failure:
+        parts.append(f"{failure['kind']}: {failure['message']}".rstrip(": "))
+    if trial["seconds"] is not None:
+        parts.append(duration(trial["seconds"]))
+    return cut("  ".join(part for part in parts if part).replace("\n", " "), 400)
+
+
+def by_number(view: View) -> dict[int, Mapping[str, Any]]:
+    return {trial["number"]: trial for trial in view["trials"]}
+
+
+def best_text(view: View) -> str:
+    """Return the best trial as one line, or that there is none."""
+    best = by_number(view).get(view["best"]) if view["best"] is not None else None
+    if best is None:
+        return "no feasible trial yet" if view["state"] == "running" else "no feasible trial"
+    return f"best: #{best['number']}  {values_text(best, view['metrics'])}  ({params_text(best['params'])})"
+
+
+def closing_line(view: View) -> str:
+    """Return the whole search in one line."""
+    line = f"Study {view['name']}: {counts_text(view)}; {best_text(view)}."
+    return cut(f"{line} {view['ending'] or ''}".strip().replace("\n", " "), 600)
+
+
+def study_text(view: View) -> str:
+    """Return the study as plain text: goal, counts, ending, warnings, and the front."""
+    lines = [f"Study {view['name']}: {goal_text(view['goal'])}", counts_text(view)]
+    lines += [view["ending"]] if view["ending"] else []
+    lines += [f"warning: {warning}" for warning in view["warnings"]]
+    trials = by_number(view)
+    front = [trials[number] for number in view["front"] if number in trials]
+    if len(view["goal"]["objectives"]) > 1 and front:
+        lines.append(f"front ({len(front)}), best in {view['goal']['objectives'][0]['metric']} first:")
+        lines += ["  " + trial_line(trial, view["metrics"]) for trial in front[:10]]
+        if len(front) > 10:
+            lines.append(f"  and {len(front) - 10} more")
+    else:
+        lines.append(best_text(view))
+    return "\n".join(lines)
+
+
 # A shape for each state, so that no state is told by colour alone.
 GLYPHS = {"complete": "●", "stopped": "■", "infeasible": "▲", "failed": "✖", "interrupted": "◆", "running": "○"}
 MOST_ROWS = 200
@@ -68,13 +229,13 @@ def header(view: View) -> Markup:
         tag("div", tag("strong", user(best_text(view)))),
     ]
     lines += [tag("div", user(view["ending"]))] if view["ending"] else []
-    lines += [tag("div", "⚠ ", user(one)) for one in view["warnings"]]
+    lines += [tag("div", "⚠ ", user(warning)) for warning in view["warnings"]]
     lines += [tag("div", view["cut"])] if view["cut"] else []
     return tag("div", lines, style="margin-bottom:8px;overflow-wrap:anywhere")
 
 
 def columns(view: View) -> list[str]:
-    return ["trial", "state", *view["metrics"], *(one["name"] for one in view["parameters"]), "seconds"]
+    return ["trial", "state", *view["metrics"], *(parameter["name"] for parameter in view["parameters"]), "seconds"]
 
 
 def row(view: View, trial: Mapping[str, Any]) -> list[Markup]:
@@ -82,7 +243,10 @@ def row(view: View, trial: Mapping[str, Any]) -> list[Markup]:
     params = trial["params"]
     cells = [Markup(trial["number"]), Markup(f"{GLYPHS[trial['state']]} {trial['state']}")]
     cells += [user(_known(trial["metrics"].get(key))) for key in view["metrics"]]
-    cells += [user(spell(params[one["name"]]) if one["name"] in params else "") for one in view["parameters"]]
+    cells += [
+        user(spell(params[parameter["name"]]) if parameter["name"] in params else "")
+        for parameter in view["parameters"]
+    ]
     return [*cells, Markup(_known(trial["seconds"]))]
 
 
@@ -92,7 +256,9 @@ def _known(value: float | None) -> str:
 
 def text_columns(view: View) -> frozenset[int]:
     first = 2 + len(view["metrics"])
-    return frozenset({1} | {first + i for i, one in enumerate(view["parameters"]) if one["kind"] == "choice"})
+    return frozenset(
+        {1} | {first + i for i, parameter in enumerate(view["parameters"]) if parameter["kind"] == "choice"}
+    )
 
 
 def top_trials(view: View) -> Markup | None:
@@ -106,7 +272,7 @@ def top_trials(view: View) -> Markup | None:
     return join(
         [
             tag("div", title, user(more), style="font-weight:600;margin-top:8px"),
-            table(columns(view), [row(view, one) for one in front], texts=text_columns(view)),
+            table(columns(view), [row(view, trial) for trial in front], texts=text_columns(view)),
         ]
     )
 
@@ -116,7 +282,7 @@ def all_trials(view: View) -> Markup:
     rows: list[Sequence[str | Markup]] = []
     for trial in view["trials"][-MOST_ROWS:]:
         rows.append(row(view, trial))
-        rows += [["", one] for one in folded(trial)]
+        rows += [["", line] for line in folded(trial)]
     left_out = len(view["trials"]) - MOST_ROWS
     note = tag("div", f"The latest {MOST_ROWS}; {left_out} earlier ones are in the study.") if left_out > 0 else None
     return details(f"All trials ({len(view['trials'])})", note, table(columns(view), rows, texts=text_columns(view)))
@@ -140,7 +306,7 @@ def importance(view: View, calibration: str | None = None) -> Markup | None:
     if not shares:
         return None
     rows = []
-    for key, share in sorted(shares, key=lambda one: -one[1]):
+    for key, share in sorted(shares, key=lambda share: -share[1]):
         style = f"background:#0072B2;height:.8em;width:{max(1, round(160 * max(0.0, min(1.0, share))))}px"
         rows.append([user(key), tag("span", f"{100 * share:.0f} %"), tag("div", style=style)])
     bars = table(["parameter", "share", ""], rows, texts=frozenset({0, 2}))
@@ -161,8 +327,8 @@ def calibration_alt(trust: Mapping[str, Any]) -> str:
 def slices_alt(view: View) -> str:
     """Return what the slices show, in words."""
     parts = [
-        f"{one['parameter']}: next at {spell(one['next'])}" if one["next"] is not None else one["parameter"]
-        for one in view["slices"]
+        f"{slice_['parameter']}: next at {spell(slice_['next'])}" if slice_["next"] is not None else slice_["parameter"]
+        for slice_ in view["slices"]
     ]
     metric = view["goal"]["objectives"][0]["metric"]
     return f"Predicted {metric} with its 95 % band, and the acquisition below, along each parameter. " + "; ".join(
@@ -190,16 +356,16 @@ def record(view: View) -> Markup:
 
 
 def _entry(value: Any) -> Markup:
-    if isinstance(value, Mapping) and any(isinstance(one, str) and len(one) > 40 for one in value.values()):
-        return join(tag("div", user(f"{key}: {_entry_text(one)}")) for key, one in value.items())
+    if isinstance(value, Mapping) and any(isinstance(item, str) and len(item) > 40 for item in value.values()):
+        return join(tag("div", user(f"{key}: {_entry_text(item)}")) for key, item in value.items())
     if isinstance(value, Mapping):
-        return user(", ".join(f"{key} {_entry_text(one)}" for key, one in value.items()))
+        return user(", ".join(f"{key} {_entry_text(item)}" for key, item in value.items()))
     return user(_entry_text(value))
 
 
 def _entry_text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_entry_text(one)}" for key, one in value.items())
+        return ", ".join(f"{key} {_entry_text(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(_entry_text(one) for one in value)
+        return ", ".join(_entry_text(item) for item in value)
     return str(value) if isinstance(value, str | bool) or value is None else spell(value)

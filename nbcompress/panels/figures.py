@@ -92,7 +92,7 @@ def calibration_figure(view: View) -> Figure | None:
         return None
     figure = _figure(4.6, 1.7)
     ax = figure.subplots()
-    values = np.clip([one for one in trust["residuals"] if one is not None], -FAR, FAR)
+    values = np.clip([residual for residual in trust["residuals"] if residual is not None], -FAR, FAR)
     ax.axvspan(-1.96, 1.96, color=SKY, alpha=0.35, linewidth=0)
     sns.histplot(x=values, ax=ax, color=BLUE, binwidth=0.5, binrange=(-FAR, FAR))
     _name_axes(ax, f"{cut(trust['metric'], 20)}: standard deviations off", "trials")
@@ -102,16 +102,16 @@ def calibration_figure(view: View) -> Figure | None:
 
 def draw_tradeoff(ax: Axes, view: View) -> None:
     """Draw the trials by state, the front, the constraints and the baseline."""
-    objectives = [one["metric"] for one in view["goal"]["objectives"]]
+    objectives = [objective["metric"] for objective in view["goal"]["objectives"]]
     x_name, y_name = (objectives[1], objectives[0]) if len(objectives) > 1 else (None, objectives[0])
     for state, (color, marker) in STATES.items():
-        dots = [_position(one, x_name, y_name) for one in view["trials"] if one["state"] == state]
+        dots = [_position(trial, x_name, y_name) for trial in view["trials"] if trial["state"] == state]
         dots = [dot for dot in dots if dot is not None]
         if dots:
             x, y = np.array(dots, dtype=float).T
             sns.scatterplot(x=x, y=y, ax=ax, color=color, marker=marker, s=36, alpha=0.8, label=state, linewidth=0.4)
     chosen = set(view["front"]) if x_name else {view["best"]}
-    front = [_position(one, x_name, y_name) for one in view["trials"] if one["number"] in chosen]
+    front = [_position(trial, x_name, y_name) for trial in view["trials"] if trial["number"] in chosen]
     ends = sorted(dot for dot in front if dot is not None)
     if ends:
         x, y = np.array(ends, dtype=float).T
@@ -131,12 +131,12 @@ def _stretch(ax: Axes, view: View, x_name: str | None, y_name: str) -> None:
 
     An objective to maximize keeps its straight axis: its best values lie close together at the top.
     """
-    gains = {one["metric"] for one in view["goal"]["objectives"] if one["direction"] == "maximize"}
+    gains = {objective["metric"] for objective in view["goal"]["objectives"] if objective["direction"] == "maximize"}
     baseline = (view["baseline"] or {}) if x_name else {}
     for name, set_scale, axis in ((x_name, ax.set_xscale, ax.xaxis), (y_name, ax.set_yscale, ax.yaxis)):
-        values = [one["metrics"].get(name) for one in view["trials"]] + [baseline.get(name)]
-        values += [one["bound"] for one in view["goal"]["constraints"] if one["metric"] == name]
-        if name is not None and name not in gains and is_wide([one for one in values if one is not None]):
+        values = [trial["metrics"].get(name) for trial in view["trials"]] + [baseline.get(name)]
+        values += [constraint["bound"] for constraint in view["goal"]["constraints"] if constraint["metric"] == name]
+        if name is not None and name not in gains and is_wide([value for value in values if value is not None]):
             set_scale("log")
             _number_ticks(axis)
 
@@ -156,11 +156,11 @@ def _number_ticks(axis: Axis) -> None:
 def _draw_rug(ax: Axes, view: View, x_name: str | None, y_name: str) -> None:
     """Draw trials that lack one of the two metrics at the edge of the axis that they know."""
     known: dict[tuple[str, bool], list[float]] = {}
-    for one in view["trials"]:
-        x = one["number"] if x_name is None else one["metrics"].get(x_name)
-        y = one["metrics"].get(y_name)
-        if (x is None) != (y is None) and one["state"] != "running":
-            known.setdefault((one["state"], y is None), []).append(x if y is None else y)
+    for trial in view["trials"]:
+        x = trial["number"] if x_name is None else trial["metrics"].get(x_name)
+        y = trial["metrics"].get(y_name)
+        if (x is None) != (y is None) and trial["state"] != "running":
+            known.setdefault((trial["state"], y is None), []).append(x if y is None else y)
     for (state, lacks_y), values in known.items():
         color, marker = STATES[state]
         # The missing coordinate is the edge, counted in shares of the axis.
@@ -172,12 +172,12 @@ def _draw_rug(ax: Axes, view: View, x_name: str | None, y_name: str) -> None:
 
 
 def _draw_bounds(ax: Axes, view: View, x_name: str | None, y_name: str) -> None:
-    for one in view["goal"]["constraints"]:
-        label = f"{cut(one['metric'], LABEL)} {one['operator']} {spell(one['bound'])}"
-        if one["metric"] == x_name:
-            ax.axvline(one["bound"], color=GREY, linestyle="--", linewidth=1, label=label)
-        elif one["metric"] == y_name:
-            ax.axhline(one["bound"], color=GREY, linestyle="--", linewidth=1, label=label)
+    for constraint in view["goal"]["constraints"]:
+        label = f"{cut(constraint['metric'], LABEL)} {constraint['operator']} {spell(constraint['bound'])}"
+        if constraint["metric"] == x_name:
+            ax.axvline(constraint["bound"], color=GREY, linestyle="--", linewidth=1, label=label)
+        elif constraint["metric"] == y_name:
+            ax.axhline(constraint["bound"], color=GREY, linestyle="--", linewidth=1, label=label)
     baseline = view["baseline"] or {}
     y = baseline.get(y_name)
     if y is None:
@@ -294,9 +294,9 @@ def describe(view: View) -> str:
     """Return what the overview shows in words, for who cannot see it."""
     counts = count_states(view["trials"])
     parts = ", ".join(f"{n} {state}" for state, n in counts.items())
-    objectives = " against ".join(one["metric"] for one in view["goal"]["objectives"][:2])
+    objectives = " against ".join(objective["metric"] for objective in view["goal"]["objectives"][:2])
     text = f"Left: {objectives} of {len(view['trials'])} trials ({parts}); {len(view['front'])} on the front."
-    values = [one for one in (view["progress"] or {"values": []})["values"] if one is not None]
+    values = [value for value in (view["progress"] or {"values": []})["values"] if value is not None]
     if values:
         text += f" Right: {view['progress']['label']} after each trial, from {spell(values[0])} to {spell(values[-1])}."
     return text
@@ -304,5 +304,5 @@ def describe(view: View) -> str:
 
 def count_states(trials: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how many trials are in each state that occurs, in the order of `STATES`."""
-    counts = {state: sum(one["state"] == state for one in trials) for state in STATES}
+    counts = {state: sum(trial["state"] == state for trial in trials) for state in STATES}
     return {state: n for state, n in counts.items() if n}

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbcompress.errors import StudyError
-from nbcompress.panels.assets import asset
-from nbcompress.panels.clock import Clock
-from nbcompress.panels.lines import Output
 from nbcompress.panels.live import LivePanel, showing
+from nbcompress.panels.page import asset
+from nbcompress.panels.text_panel import Clock, Output
 from nbcompress.panels.view import Course, StudyLike, stored_course
-from nbcompress.run.observers import Ending
-from nbcompress.study.trial import State, Trial
+from nbcompress.run.callbacks import Ending
+from nbcompress.study.goal import State, Trial
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
@@ -94,7 +93,7 @@ def follow(
 def _is_searched(study: Followed) -> bool:
     """Say whether a trial runs; a study that lacks trials may just be between two of them."""
     end = time.monotonic() + PATIENCE
-    while not any(one.state is State.RUNNING for one in study.all_trials):
+    while not any(trial.state is State.RUNNING for trial in study.all_trials):
         if time.monotonic() > end or not _lacks_trials(study):
             return False
         time.sleep(PATIENCE / 10)
@@ -105,7 +104,7 @@ def _is_searched(study: Followed) -> bool:
 def _lacks_trials(study: Followed) -> bool:
     budget = study.record.get("budget")
     wanted = budget.get("trials") if isinstance(budget, Mapping) else None
-    return isinstance(wanted, int) and sum(one.state.counts for one in study.all_trials) < wanted
+    return isinstance(wanted, int) and sum(trial.state.counts for trial in study.all_trials) < wanted
 
 
 class Following:
@@ -151,13 +150,13 @@ class Following:
 
     def _watch(self, panel: LivePanel) -> Ending | None:
         """Tell the panel what is new until the search ends, and return how it did; None if nobody watches any more."""
-        known = {one.number: one for one in self._study.all_trials}
+        known = {trial.number: trial for trial in self._study.all_trials}
         ending, seen = self._ending(), self._now()
         while not self._left.wait(PAUSE) and panel.is_open:
             self._study.refresh()
             trials = self._study.all_trials
             self._tell(panel, known, trials)
-            if any(one.state is State.RUNNING for one in trials):
+            if any(trial.state is State.RUNNING for trial in trials):
                 seen = self._now()
             elif self._ending() != ending or self._now() - seen > QUIET:
                 text = stored_course(self._study.record, trials).ending
@@ -169,7 +168,7 @@ class Following:
 
     def _tell(self, panel: LivePanel, known: dict[int, Trial], trials: Sequence[Trial]) -> None:
         """Tell what is new: the trials that ended first, as the search itself does."""
-        fresh = [one for one in trials if known.get(one.number) != one]
+        fresh = [trial for trial in trials if known.get(trial.number) != trial]
         for trial in sorted(fresh, key=lambda one: one.state is State.RUNNING):
             known[trial.number] = trial
             if trial.state is State.RUNNING:

@@ -1,4 +1,11 @@
-"""The live panel: a widget that is told what changed, and buttons that reach Python while a cell runs."""
+"""What a search shows while it runs: the right rung of the ladder from a live widget to one line.
+
+What changed in a running search since the page was last told: the state of a live panel and its deltas.
+
+The widgets of a live panel: one that carries a study to the page, and one that hears the buttons.
+
+The live panel: a widget that is told what changed, and buttons that reach Python while a cell runs.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +13,145 @@ import contextvars
 import threading
 import time
 import uuid
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
-from nbcompress.panels.changes import Changes
-from nbcompress.panels.clock import Clock
-from nbcompress.panels.foresight import Foresight
-from nbcompress.panels.lines import Output, TextPanel, ending_text
-from nbcompress.panels.presses import Presses, narrowing_of
-from nbcompress.panels.view import StudyLike
-from nbcompress.panels.widgets import NOTHING, ControlsWidget, StudyWidget
-from nbcompress.study.trial import Trial
+import anywidget
+import ipywidgets
+import traitlets
+
+from nbcompress.panels.messages import Presses, narrowing_of
+from nbcompress.panels.page import asset
+from nbcompress.panels.surrogate_data import Expectations, expected_data
+from nbcompress.panels.surrogate_refresh import Foresight
+from nbcompress.panels.text import LIVE, cut, finite, scalar
+from nbcompress.panels.text_panel import Clock, Output, Panel, SilentPanel, TextPanel, ending_text
+from nbcompress.panels.view import Course, Names, StudyLike, is_evaluable, progress_of, study_view, trial_data
+from nbcompress.study.front import front
+from nbcompress.study.goal import State, Trial
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
-    from nbcompress.run.controls import Controls
-    from nbcompress.run.observers import Ending
+    from nbcompress.run.callbacks import Controls, Ending
+
+
+class Changes:
+    """Holds a study's data as the page has it, and says what to tell it next. Not for two threads at once.
+
+    `state` is what a page that opens now starts from; it is replaced, never altered, so that another thread may send
+    it at any moment.
+    """
+
+    def __init__(self, study: StudyLike, run: str, baseline: Mapping[str, float] | None, course: Course) -> None:
+        self._goal, self._space = study.goal, study.space
+        self._names = Names(LIVE.name)
+        self._trials = {trial.number: trial for trial in study.all_trials}
+        self._front = {trial.number: trial for trial in study.front}
+        self._changed: dict[int, Trial] = {}
+        self._expected: dict[str, Any] = {}
+        view = study_view(study, baseline=baseline, course=course, names=self._names)
+        self.state: dict[str, Any] = {"seq": 0, "run": run, "study": view}
+
+    def note(self, trial: Trial) -> None:
+        """Take a trial that began or ended."""
+        self._changed[trial.number] = trial
+
+    def limit(self, limits: Mapping[str, Sequence[Any]]) -> None:
+        """Take within what the search goes on."""
+        shown = {self._names(key): [scalar(value, LIVE.value) for value in values] for key, values in limits.items()}
+        self._expected["narrowed"] = shown
+
+    def expect(self, expected: Expectations) -> None:
+        """Take what a surrogate tells. What is empty stays as it is."""
+        surrogate, study = expected.surrogate, self.state["study"]
+        shown = self._trials.keys() | self._changed.keys()
+        if surrogate is not None and not is_evaluable(surrogate, self._space, study["parameters"], shown):
+            expected = replace(expected, surrogate=None)
+        data = expected_data(expected, self._names, LIVE)
+        self._expected |= {key: item for key, item in data.items() if item}
+        if expected.remark:
+            self._expected["warnings"] = [*study["warnings"], cut(expected.remark, LIVE.message)]
+
+    def delta(self, course: Course, **more: Any) -> dict[str, Any]:
+        """Return the message that brings the page up to date, and take it into `state`.
+
+        Args:
+            course: How the search goes now.
+            more: Other fields of the view that changed, such as `ending`.
+        """
+        changed, self._changed = self._changed, {}
+        expected, self._expected = self._expected, {}
+        self._trials.update(changed)
+        view = self.state["study"]
+        rows = {number: trial_data(one, self._names, LIVE) for number, one in changed.items()}
+        fields: dict[str, Any] = {"elapsed": finite(course.elapsed), "left": finite(course.left), **expected, **more}
+        progress = None
+        if any(row.state is not State.RUNNING for row in changed.values()):
+            fields |= self._standing(changed)
+            progress = self._progress(view["progress"]["values"])
+        fields = {key: value for key, value in fields.items() if view.get(key) != value}
+        known = {trial["number"]: trial for trial in view["trials"]} | rows
+        after = {**view, **fields, "trials": [known[number] for number in sorted(known)]}
+        if progress is not None:
+            head = view["progress"]["values"][: progress["from"]]
+            after["progress"] = {"label": progress["label"], "values": head + progress["values"]}
+        seq = self.state["seq"] + 1
+        self.state = {**self.state, "seq": seq, "study": after}
+        return {"kind": "delta", "seq": seq, "trials": list(rows.values()), "progress": progress, "set": fields}
+
+    def _standing(self, changed: Mapping[int, Trial]) -> dict[str, Any]:
+        """Return the fields that depend on which trials are the best."""
+        # What was beaten once stays beaten, so only the front and what is new can be on the new front.
+        candidates = [trial for number, trial in self._front.items() if number not in changed] + list(changed.values())
+        best_first = front(candidates, self._goal)
+        self._front = {trial.number: trial for trial in best_first}
+        metrics = list(self.state["study"]["metrics"])
+        for trial in changed.values():
+            metrics += [name for name in map(self._names, trial.values) if name not in metrics]
+        numbers = [trial.number for trial in best_first]
+        return {"front": numbers, "best": numbers[0] if numbers else None, "metrics": metrics}
+
+    def _progress(self, before: list[float | None]) -> dict[str, Any]:
+        """Return the values from the first one that is not as before."""
+        progress = progress_of(self._goal, [self._trials[number] for number in sorted(self._trials)])
+        values = [finite(value) for value in progress.values]
+        same = 0
+        while same < min(len(values), len(before)) and values[same] == before[same]:
+            same += 1
+        return {"label": progress.label, "from": same, "values": values[same:]}
+
+
+# What is left of the script of a closed widget.
+NOTHING = "export default { render() {} }"
+
+
+class StudyWidget(anywidget.AnyWidget):
+    """The page's side of a study. `state` is read when a page opens; afterwards it learns by messages."""
+
+    _esm = traitlets.Unicode().tag(sync=True)
+    state = traitlets.Dict().tag(sync=True)
+    controls_id = traitlets.Unicode().tag(sync=True)
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Hold the state for pages that open later, without sending it to those that know it."""
+        self._trait_values["state"] = state
+
+
+class ControlsWidget(ipywidgets.Widget):  # type: ignore[misc]
+    """A comm of its own for the buttons.
+
+    While a cell runs, a front end sends a message to the subshell that last published on its comm. ipykernel 7.4
+    remembers for each comm which shell that was, and the one that opened it is the busy one; with that memory cleared
+    and nothing ever published here, presses arrive on a free subshell.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        if hasattr(self.comm, "_reply_subshell_id"):
+            del self.comm._reply_subshell_id
+
 
 # At most five redraws a second, and never more than a hundredth of the time spent on drawing. As much again goes to
 # the surrogate's foresight, so that a panel costs a search a fiftieth of its time at most.
@@ -214,3 +343,40 @@ class LivePanel(TextPanel):
         if self._buttons is not None:
             self._buttons.close()
         self._widget = self._buttons = None
+
+
+Kind = Literal["live", "text", "off"]
+
+
+def panel(
+    kind: Kind,
+    study: StudyLike,
+    *,
+    output: Output,
+    trials: int | None = None,
+    seconds: float | None = None,
+    baseline: Mapping[str, float] | None = None,
+    proposer: Proposer | None = None,
+    controls: Controls | None = None,
+) -> Panel:
+    """Return the panel of a search.
+
+    Args:
+        kind: `live` (a widget, where its front end was built; else as `text`), `text` (a line for each trial, then
+            the bundle), or `off` (one closing line).
+        study: Opened for the search.
+        output: Where to draw.
+        trials: How many trials were asked for.
+        seconds: The search's time limit.
+        baseline: Metrics of the original model.
+        proposer: What proposes, for slices of its surrogate.
+        controls: The search's buttons; None shows none.
+    """
+    clock = Clock(trials, seconds)
+    script = asset("panel.js")
+    if kind == "off":
+        return SilentPanel(study, output, clock)
+    if kind == "text" or script is None:
+        return TextPanel(study, output, clock, baseline, proposer)
+
+    return LivePanel(study, output, clock, baseline, proposer, controls, script)

@@ -1,19 +1,30 @@
-"""A study as one page that opens offline: the interactive view, and the plain form for print or without scripts."""
+"""A study as one page that opens offline: the interactive view, and the plain form for print or without scripts.
+
+The built front end, as it lies in the package.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
-from nbcompress.panels.assets import asset
 from nbcompress.panels.bundle import pictures
-from nbcompress.panels.document import study_html
-from nbcompress.panels.expected import NOTHING, Expectations
+from nbcompress.panels.document import Markup, study_html, tag
 from nbcompress.panels.figures import describe
-from nbcompress.panels.html import Markup, tag
-from nbcompress.panels.limits import LIVE
+from nbcompress.panels.surrogate_data import NOTHING, Expectations
+from nbcompress.panels.text import LIVE
 from nbcompress.panels.view import Course, StudyLike, study_view
+
+
+@cache
+def asset(name: str) -> str | None:
+    """Return a built script, or None where the package was installed without its front end."""
+    path = files("nbcompress.panels").joinpath(f"static/{name}")
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
 
 STYLE = (
     ":root{color-scheme:light dark}"

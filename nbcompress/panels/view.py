@@ -1,6 +1,8 @@
 """A study as plain data: what the live panel, the saved output and the page draw.
 
 The data is JSON without NaN, bounded in size, and described by `schema/study.v1.schema.json`.
+
+How far a search has come after each of its trials: the best value, or the hypervolume of the front.
 """
 
 from __future__ import annotations
@@ -12,12 +14,74 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol
 
-from nbcompress.panels.expected import NOTHING, Expectations, expected_data
-from nbcompress.panels.limits import LIVE, Limits
-from nbcompress.panels.progress import progress_of
-from nbcompress.panels.text import cut, cut_middle, finite, scalar
-from nbcompress.study.goal import Goal
-from nbcompress.study.trial import State, Trial
+import numpy as np
+from numpy.typing import NDArray
+
+from nbcompress.panels.surrogate_data import NOTHING, Expectations, expected_data
+from nbcompress.panels.text import LIVE, Limits, cut, cut_middle, finite, scalar
+from nbcompress.study.front import hypervolume
+from nbcompress.study.goal import Goal, State, Trial
+
+# The exact hypervolume is computed up to here; beyond it, the first objective stands for all.
+MOST_OBJECTIVES = 4
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A number for each trial, in the order of the trials; None before the first feasible one."""
+
+    label: str
+    values: tuple[float | None, ...]
+
+
+def progress_of(goal: Goal, trials: Sequence[Trial]) -> Progress:
+    """Return the best value so far of the first objective, or the hypervolume so far for 2 to 4 objectives.
+
+    The reference point of the hypervolume is, in every objective, the worst value of any complete trial,
+    moved a tenth of the range outward, so that the ends of the front count.
+    """
+    if not 2 <= len(goal.objectives) <= MOST_OBJECTIVES:
+        return _best_so_far(goal, trials)
+    losses = [losses_of(goal, trial) for trial in trials]
+    known = np.array([loss for loss in losses if loss is not None])
+    if not len(known):
+        return Progress("hypervolume", tuple(None for _ in trials))
+    spread = known.max(axis=0) - known.min(axis=0)
+    reference = known.max(axis=0) + 0.1 * np.where(spread > 0, spread, 1.0)
+    front = np.empty((0, len(goal.objectives)))
+    volume: float | None = None
+    values: list[float | None] = []
+    for loss in losses:
+        if loss is not None and not (front <= loss).all(axis=1).any():
+            front = np.vstack([front[~(front >= loss).all(axis=1)], loss])
+            volume = float(hypervolume(front, reference))
+        values.append(volume)
+    return Progress("hypervolume", tuple(values))
+
+
+def losses_of(goal: Goal, trial: Trial) -> NDArray[np.float64] | None:
+    """Return the objectives of a complete, feasible trial with smaller better, else None."""
+    if trial.state is not State.COMPLETE or not goal.is_feasible(trial.values):
+        return None
+    values = [trial.values.get(objective.metric) for objective in goal.objectives]
+    if any(value is None or not np.isfinite(value) for value in values):
+        return None
+    return np.array(
+        [objective.loss(value) for objective, value in zip(goal.objectives, values, strict=True) if value is not None]
+    )
+
+
+def _best_so_far(goal: Goal, trials: Sequence[Trial]) -> Progress:
+    objective = goal.objectives[0]
+    best: float | None = None
+    values: list[float | None] = []
+    for trial in trials:
+        losses = losses_of(goal, trial)
+        if losses is not None and (best is None or losses[0] < best):
+            best = float(losses[0])
+        values.append(None if best is None else objective.loss(best))
+    return Progress(f"best {objective.metric}", tuple(values))
+
 
 VERSION = 1
 MIME = "application/vnd.nbcompress.study.v1+json"
@@ -117,14 +181,14 @@ def study_view(
     """
     everything = tuple(study.all_trials)
     course = course or stored_course(study.record, everything)
-    front, best = [one.number for one in study.front], study.best
+    front, best = [trial.number for trial in study.front], study.best
     trials = choose_trials(everything, front, limits.trials)
     name = names or Names(limits.name)
     parameters = parameters_data(study.space, name, limits)
     metrics = metric_names(study.goal, trials)
-    shown = {one.number for one in trials}
+    shown = {trial.number for trial in trials}
     progress = progress_of(study.goal, everything)
-    values = [value for one, value in zip(everything, progress.values, strict=True) if one.number in shown]
+    values = [value for trial, value in zip(everything, progress.values, strict=True) if trial.number in shown]
     if expected.surrogate is not None and not is_evaluable(expected.surrogate, study.space, parameters, shown):
         expected = replace(expected, surrogate=None)
     lines = [*warnings, *([expected.remark] if expected.remark else [])]
@@ -135,17 +199,17 @@ def study_view(
         "ending": cut(course.ending, limits.message) if course.ending else None,
         "goal": goal_data(study.goal, name),
         "parameters": parameters,
-        "metrics": [name(one) for one in metrics],
+        "metrics": [name(metric) for metric in metrics],
         "budget": {"trials": course.trials, "seconds": finite(course.seconds)},
         "elapsed": finite(course.elapsed),
         "left": finite(course.left),
-        "trials": [trial_data(one, name, limits) for one in trials],
+        "trials": [trial_data(trial, name, limits) for trial in trials],
         "front": [number for number in front if number in shown],
         "best": best.number if best is not None else None,
-        "progress": {"label": cut(progress.label, limits.name + 20), "values": [finite(one) for one in values]},
+        "progress": {"label": cut(progress.label, limits.name + 20), "values": [finite(value) for value in values]},
         "baseline": {name(key): finite(value) for key, value in baseline.items()} if baseline else None,
         "record": plain(study.record, limits),
-        "warnings": [cut(one, limits.message) for one in lines],
+        "warnings": [cut(line, limits.message) for line in lines],
         "cut": cut_sentence(len(trials), len(everything)),
         **expected_data(expected, name, limits),
     }
@@ -153,7 +217,7 @@ def study_view(
 
 def stored_course(record: Mapping[str, Any], trials: Sequence[Trial]) -> Course:
     """Return the course of a search that this process does not run, as far as the study tells it."""
-    running = sum(one.state is State.RUNNING for one in trials)
+    running = sum(trial.state is State.RUNNING for trial in trials)
     if running:
         budget = record.get("budget")
         wanted = budget.get("trials") if isinstance(budget, Mapping) else None
@@ -169,9 +233,9 @@ def choose_trials(trials: Sequence[Trial], front: Sequence[int], limit: int) -> 
     if len(trials) <= limit:
         return tuple(trials)
     on_front = set(front[:limit])
-    others = [one for one in trials if one.number not in on_front]
-    latest = {one.number for one in others[len(others) - (limit - len(on_front)) :]}
-    return tuple(one for one in trials if one.number in on_front or one.number in latest)
+    others = [trial for trial in trials if trial.number not in on_front]
+    latest = {other.number for other in others[len(others) - (limit - len(on_front)) :]}
+    return tuple(trial for trial in trials if trial.number in on_front or trial.number in latest)
 
 
 def cut_sentence(shown: int, total: int) -> str | None:
@@ -182,14 +246,17 @@ def cut_sentence(shown: int, total: int) -> str | None:
 
 def metric_names(goal: Goal, trials: Sequence[Trial]) -> list[str]:
     """Return the goal's metrics, then every other one that a trial left behind, in order of appearance."""
-    return list(dict.fromkeys([*goal.metrics, *(key for one in trials for key in one.values)]))
+    return list(dict.fromkeys([*goal.metrics, *(key for trial in trials for key in trial.values)]))
 
 
 def goal_data(goal: Goal, name: Names) -> dict[str, JSON]:
     return {
-        "objectives": [{"metric": name(one.metric), "direction": one.direction} for one in goal.objectives],
+        "objectives": [
+            {"metric": name(objective.metric), "direction": objective.direction} for objective in goal.objectives
+        ],
         "constraints": [
-            {"metric": name(one.metric), "operator": one.operator, "bound": one.bound} for one in goal.constraints
+            {"metric": name(constraint.metric), "operator": constraint.operator, "bound": constraint.bound}
+            for constraint in goal.constraints
         ],
     }
 
@@ -202,7 +269,7 @@ def parameters_data(space: Any, name: Names, limits: Limits) -> list[dict[str, J
         cases = space.conditions[key].to_json() if key in space.conditions else []
         if 0 < len(cases) <= MOST_CASES:
             data["when"] = [
-                {name(parent): [scalar(one, limits.value) for one in values] for parent, values in case.items()}
+                {name(parent): [scalar(value, limits.value) for value in values] for parent, values in case.items()}
                 for case in cases
             ]
         found.append(data)
@@ -213,7 +280,7 @@ def is_evaluable(
     surrogate: Mapping[str, JSON], space: Any, parameters: Sequence[Mapping[str, JSON]], shown: Collection[int]
 ) -> bool:
     """Say whether these data tell a page all that the surrogate's features are made of."""
-    if not all(number in shown for one in surrogate["processes"] for number in one["trials"]):
+    if not all(number in shown for process in surrogate["processes"] for number in process["trials"]):
         return False
     for key, data in zip(space.names, parameters, strict=True):
         options = data.get("options")
@@ -228,7 +295,7 @@ def parameter_data(key: str, parameter: Any, name: Names, limits: Limits) -> dic
     """Return one axis of the space: its kind, and its range or options."""
     options = getattr(parameter, "options", None)
     if options is not None:
-        shown = [scalar(one, limits.value) for one in tuple(options)[:200]]
+        shown = [scalar(option, limits.value) for option in tuple(options)[:200]]
         return {"name": name(key), "kind": "choice", "options": shown, "ordered": bool(parameter.is_ordered)}
     kind = "int" if type(parameter).__name__ == "Int" else "float"
     return {
@@ -279,7 +346,7 @@ def plain(value: Any, limits: Limits, depth: int = 5) -> JSON:
             for key, one in pairs
         }
     if isinstance(value, list | tuple) and depth:
-        return [plain(one, limits, depth - 1) for one in value[:200]]
+        return [plain(item, limits, depth - 1) for item in value[:200]]
     if value is None or isinstance(value, bool | int | float):
         return scalar(value, limits.value)
     return cut(value, limits.value)

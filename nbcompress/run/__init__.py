@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from nbcompress.run.controls import Controls
+from nbcompress.run.api import maximize, search
+from nbcompress.run.callbacks import Controls, Ending, Observer
+from nbcompress.run.early_stopping import PRUNERS, Pruner
 from nbcompress.run.engines import engine_of
-from nbcompress.run.finals import finalists
-from nbcompress.run.functions import maximize, search
-from nbcompress.run.guard import Cut, Guard
-from nbcompress.run.keeping import FolderShelf, MemoryShelf, give_shelf
-from nbcompress.run.limits import parse_until, seconds_of
+from nbcompress.run.kept import FolderShelf, MemoryShelf, give_shelf
 from nbcompress.run.loop import run
-from nbcompress.run.observers import Ending, Observer
+from nbcompress.run.options import parse_until, seconds_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
-from nbcompress.run.pruner import PRUNERS, Pruner
-from nbcompress.run.trial_context import TrialContext, current_trial, keep, report
-from nbcompress.run.trial_run import run_trial
+from nbcompress.run.reevaluation import finalists
+from nbcompress.run.termination import Cut, Guard
+from nbcompress.run.trial import TrialContext, current_trial, keep, report, run_trial
 
 __all__ = [
     "PRUNERS",

@@ -1,7 +1,11 @@
-"""The loop: ask for a point, run it, record how it ended, again."""
+"""The loop: ask for a point, run it, record how it ended, again.
+
+Several runs of one point make one trial.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -11,28 +15,42 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SpaceExhausted, StudyError
-from nbcompress.run.controls import Command, Controls
+from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
+from nbcompress.run.capture import trial_seed
+from nbcompress.run.early_stopping import Pruner, not_judged
 from nbcompress.run.engines.base import Engine, EngineError
-from nbcompress.run.finals import AGAIN, Finals, is_final, n_finals
-from nbcompress.run.guard import Cut
-from nbcompress.run.history import history_of
-from nbcompress.run.interrupts import Interrupts
-from nbcompress.run.keeping import Keeper
-from nbcompress.run.limits import GainBelow, NoGain, described
-from nbcompress.run.observers import Ending, EndKind, Observer, Observers
+from nbcompress.run.history import all_failed, history_of, in_short, same_failure
+from nbcompress.run.kept import Keeper
+from nbcompress.run.options import GainBelow, NoGain, Plan, described
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
-from nbcompress.run.plan import Plan
-from nbcompress.run.provenance import note
-from nbcompress.run.pruner import Pruner, not_judged
-from nbcompress.run.repeats import folded
-from nbcompress.run.same_failure import all_failed, in_short, same_failure
-from nbcompress.run.seeds import trial_seed
-from nbcompress.study.trial import State, Trial
+from nbcompress.run.record import note
+from nbcompress.run.reevaluation import AGAIN, Finals, is_final, n_finals
+from nbcompress.run.termination import Cut, Interrupts
+from nbcompress.study.goal import State, Trial
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
     from nbcompress.space import Point
     from nbcompress.study import Study
+
+
+def folded(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the runs of a point, in order, as one outcome.
+
+    Metrics are means over the runs. A run that does not complete ends the trial, and what it measured stands alone:
+    the mean with earlier runs could keep a constraint that this run broke. Reports and kept values are the first
+    run's, seconds are added up.
+    """
+    last = outcomes[-1]
+    seconds = math.fsum(outcome.seconds for outcome in outcomes)
+    printed = "".join(outcome.printed for outcome in outcomes)
+    remarks = tuple(dict.fromkeys(remark for outcome in outcomes for remark in outcome.remarks))
+    if last.state is not State.COMPLETE:
+        return replace(last, seconds=seconds, printed=printed, remarks=remarks)
+    shared = [name for name in outcomes[0].values if all(name in outcome.values for outcome in outcomes)]
+    means = {name: math.fsum(outcome.values[name] for outcome in outcomes) / len(outcomes) for name in shared}
+    return replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks)
+
 
 # How long the loop waits at most before it looks at limits and interrupts again.
 _SLICE_SECONDS = 0.1
@@ -99,7 +117,7 @@ class _Loop:
         self._study, self._proposer, self._engine, self._plan = study, proposer, engine, plan
         self._keeper, self._observers, self._controls = keeper, observers, controls
         self._running: dict[int, _Running] = {}
-        self._again = deque(one.number for one in study.all_trials if one.state is State.INTERRUPTED)
+        self._again = deque(trial.number for trial in study.all_trials if trial.state is State.INTERRUPTED)
         self._finals = Finals(study.space, study.goal) if plan.finalists else None
         self._remarks: list[str] = []
         self._n_ended = 0
@@ -126,7 +144,7 @@ class _Loop:
         if self._n_ended:
             self._remarks.append(not_judged(self._plan.pruner.rule, self._study.all_trials, self._study.goal))
         warnings = (*self._engine.warnings, *self._keeper.warnings, *self._remarks, *self._observers.warnings)
-        ending = replace(ending, warnings=tuple(one for one in dict.fromkeys(warnings) if one))
+        ending = replace(ending, warnings=tuple(warning for warning in dict.fromkeys(warnings) if warning))
         note(self._study, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
         self._observers.tell("ended", ending)
         return ending
@@ -178,7 +196,7 @@ class _Loop:
         return Ending(kind, f"{what} at {counted} of {wanted} trials; run it again to go on.")
 
     def _counted(self) -> int:
-        return sum(one.state.counts for one in self._study.all_trials)
+        return sum(trial.state.counts for trial in self._study.all_trials)
 
     # What runs next -------------------------------------------------------------------------------------------------
 
@@ -186,8 +204,8 @@ class _Loop:
         """Start trials until as many run as may; return why no more will start, or None."""
         while len(self._running) < self._plan.jobs and not self._controls.is_paused:
             trials = self._study.all_trials
-            counted = sum(one.state.counts for one in trials)
-            elsewhere = sum(one.state is State.RUNNING and one.number not in self._running for one in trials)
+            counted = sum(trial.state.counts for trial in trials)
+            elsewhere = sum(trial.state is State.RUNNING and trial.number not in self._running for trial in trials)
             if counted >= self._plan.trials:
                 return self._done(counted)
             if counted + len(self._running) + elsewhere >= self._plan.trials:
@@ -219,7 +237,7 @@ class _Loop:
                 again = trials[number]
                 return _Next(again.point, number, again.note, again.reason)
         if isinstance(self._plan.until, NoGain):
-            reason = self._plan.until.verdict([one for one in trials if not is_final(one)], self._study.goal)
+            reason = self._plan.until.verdict([trial for trial in trials if not is_final(trial)], self._study.goal)
             if reason:
                 return self._final(trials, is_over=True) or Ending("until", reason)
         point = _first_missing(self._plan.start, trials)
@@ -251,7 +269,7 @@ class _Loop:
         if self._finals is None:
             return None
         n_run = n_finals(trials)
-        taken = sum(one.state.counts or one.state is State.RUNNING for one in trials)
+        taken = sum(trial.state.counts or trial.state is State.RUNNING for trial in trials)
         is_time = is_over or n_run > 0 or taken >= self._plan.trials - self._plan.finalists
         if n_run >= self._plan.finalists or not is_time:
             return None

@@ -65,7 +65,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
                 yield name, cell.cell_contents
             except ValueError:  # not assigned yet
                 continue
-        yield from ((f"[{i}]", one) for i, one in enumerate(value.__defaults__ or ()))
+        yield from ((f"[{i}]", default) for i, default in enumerate(value.__defaults__ or ()))
     elif isinstance(value, Mapping):
         yield from ((str(key) if str(key).isidentifier() else f"[{key!r}]", part) for key, part in value.items())
     elif isinstance(value, (list, tuple, set, frozenset)):

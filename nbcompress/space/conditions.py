@@ -49,7 +49,7 @@ class Condition:
         cases = [when] if isinstance(when, Mapping) else when
         if not isinstance(cases, (list, tuple)) or not cases:
             raise ParameterError(f"{_LAW}, but got {shown(when)}.", "when")
-        return cls(tuple(_case(one) for one in cases))
+        return cls(tuple(_case(case) for case in cases))
 
     def holds(self, point: Mapping[str, Value]) -> bool:
         """Say whether `point`, which may lack inactive parameters, fulfils one of the cases."""
@@ -149,11 +149,11 @@ def assignments(choices: Mapping[str, Finite], conditions: Mapping[str, Conditio
     found: list[Point] = [{}]
     for name, choice in choices.items():
         grown: list[Point] = []
-        for one in found:
-            if name in conditions and not conditions[name].holds(one):
-                grown.append(one)
+        for item in found:
+            if name in conditions and not conditions[name].holds(item):
+                grown.append(item)
             else:
-                grown += [{**one, name: value} for value in choice.values()]
+                grown += [{**item, name: value} for value in choice.values()]
             if len(grown) > MAX_COMBINATIONS:
                 raise SpaceError(
                     f"A condition may read choices with at most {MAX_COMBINATIONS:,} combinations in all, but "
@@ -181,7 +181,7 @@ def simplest(
         A condition without cases if `is_active` never holds.
     """
     active: dict[tuple[tuple[str, Value], ...], bool] = {
-        tuple(one.items()): is_active(one) for one in assignments(choices, conditions)
+        tuple(assignment.items()): is_active(assignment) for assignment in assignments(choices, conditions)
     }
     kept = list(choices)
     for name in reversed(list(choices)):
@@ -205,10 +205,10 @@ def _merged(found: list[tuple[tuple[str, Value], ...]]) -> tuple[Case, ...]:
     for items in found:
         for name, value in items:
             several = values.setdefault(name, [])
-            if not any(is_same(value, one) for one in several):
+            if not any(is_same(value, case) for case in several):
                 several.append(value)
     same_parents = all(len(items) == len(values) for items in found)
-    if found and same_parents and len(found) == prod(len(one) for one in values.values()):
+    if found and same_parents and len(found) == prod(len(value) for value in values.values()):
         return (tuple((name, tuple(several)) for name, several in values.items()),)
     return tuple(tuple((name, (value,)) for name, value in items) for items in found)
 

@@ -11,6 +11,12 @@ interval, where samplers and surrogates work:
 
 The lowest value is 0 and the highest is 1; if there is only one, it is 0. Back from the unit interval, what can be
 counted takes the nearest value.
+
+The unit interval: where a value lies on it, and which value lies at a place.
+
+What the arguments of a parameter may be: one check, and one sentence, for each law.
+
+What the three kinds of parameter have in common.
 """
 
 from __future__ import annotations
@@ -23,18 +29,232 @@ from functools import cached_property
 from typing import Any
 
 from nbcompress.errors import ParameterError, PointError
-from nbcompress.space.axis import as_decimal, clipped, on_grid, place_of, value_at
 from nbcompress.space.conditions import Condition
-from nbcompress.space.construction import (
-    check_bounds,
-    checked_option,
-    log_of,
-    number_in,
-    step_of,
-    whole,
-)
-from nbcompress.space.parameter import Parameter
 from nbcompress.space.values import Value, as_value, is_finite_number, is_number, is_same, shown
+
+
+def clipped(u: float) -> float:
+    if math.isnan(u):
+        raise PointError("A place in the unit interval is a number, but got NaN.")
+    return min(max(float(u), 0.0), 1.0)
+
+
+def place_of(value: float, low: float, high: float, log: bool) -> float:
+    if low == high:
+        return 0.0
+    width = math.log(high) - math.log(low) if log else 0.0
+    # Neighbouring floats can have equal logarithms; between them a logarithmic axis is a linear one.
+    if width > 0:
+        return min(max((math.log(value) - math.log(low)) / width, 0.0), 1.0)
+    return (value - low) / (high - low)
+
+
+def value_at(u: float, low: float, high: float, log: bool) -> float:
+    # The ends are exact, whatever the logarithm rounds to.
+    if u in (0.0, 1.0):
+        return high if u else low
+    value = math.exp(math.log(low) + u * (math.log(high) - math.log(low))) if log else low + u * (high - low)
+    return min(max(value, low), high)
+
+
+def as_decimal(number: float) -> Decimal:
+    return Decimal(repr(number))
+
+
+def on_grid(low: float, step: float, index: int) -> float:
+    # In decimals, so that 0.1 + 2 * 0.1 is 0.3, as a person writes it.
+    return float(as_decimal(low) + index * as_decimal(step))
+
+
+def checked_names(each: Any) -> tuple[str, ...]:
+    """Check `each=` and return its names."""
+    if isinstance(each, (str, bytes)) or not hasattr(each, "__iter__"):
+        raise ParameterError(f"each= is a list of names, but got {shown(each)}. Write each=[...].", "each")
+    names = tuple(each)
+    if not names:
+        raise ParameterError("each= has at least one name, but got an empty list.", "each")
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise ParameterError(f"each= is a list of names, that is texts, but got {shown(name)} in it.", "each")
+        if name in names[:index]:
+            raise ParameterError(f"The names in each= differ, but got {name!r} twice.", "each")
+    return tuple(str.__str__(name) for name in names)
+
+
+def number_in(parameter: Any, name: str) -> Any:
+    given = getattr(parameter, name)
+    try:
+        value = as_value(given)
+    except TypeError:
+        value = None
+    if not is_number(value):
+        raise ParameterError(f"{name} is a number, but got {shown(given)}.", name)
+    if not is_finite_number(value):
+        raise ParameterError(f"{name} is a finite number, but got {given!r}.", name)
+    return value
+
+
+def whole(name: str, value: int | float) -> int:
+    if value != int(value):
+        raise ParameterError(f"An Int's {name} is a whole number, but got {value!r}. Write Float for others.", name)
+    return int(value)
+
+
+def log_of(parameter: Any) -> bool:
+    if type(parameter.log).__name__ in ("bool", "bool_"):  # the latter is NumPy's
+        return bool(parameter.log)
+    hint = f" Write step={parameter.log!r} if you mean the step." if is_number(parameter.log) else ""
+    raise ParameterError(f"log is True or False, but got {shown(parameter.log)}.{hint}", "log")
+
+
+def check_bounds(parameter: Any, low: int | float, high: int | float, log: bool) -> None:
+    if low > high:
+        kind = type(parameter).__name__
+        raise ParameterError(
+            f"low <= high must hold, but got {low!r} and {high!r}. Write {kind}({high!r}, {low!r}).", "low"
+        )
+    if log and low <= 0:
+        raise ParameterError(f"With log, low is above 0, but got {low!r}.", "low")
+
+
+def step_of(parameter: Any) -> Any:
+    step = number_in(parameter, "step")
+    if step <= 0:
+        raise ParameterError(f"step is above 0, but got {step!r}.", "step")
+    return step
+
+
+def checked_option(given: Any, index: int) -> Value:
+    try:
+        value = as_value(given)
+    except TypeError as err:
+        several = isinstance(given, (list, tuple, set, frozenset, range, dict))
+        hint = " Write Choice(*options) with a star, if these are the options." if several else ""
+        raise ParameterError(
+            f"An option of a Choice is None, a bool, an int, a float or a str, but got {shown(given)}.{hint}",
+            "options",
+            index,
+        ) from err
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ParameterError(f"A number among the options is finite, but got {value!r}.", "options", index)
+    return value
+
+
+class Parameter:
+    """The base of `Float`, `Int` and `Choice`.
+
+    Attributes:
+        each: Names, if the declaration stands for one parameter a name; else None.
+        when: Where it is active, or None for everywhere.
+    """
+
+    each: Any
+    when: Any
+
+    @property
+    def n_values(self) -> int | None:
+        """How many values it has, or None if they cannot be counted."""
+        raise NotImplementedError
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether near values are near in meaning."""
+        return True
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether its values cannot be counted."""
+        return self.n_values is None
+
+    def check(self, value: object) -> Value:
+        """Return `value` as the plain Python scalar that a point holds.
+
+        Raises:
+            PointError: The parameter does not take it.
+        """
+        raise NotImplementedError
+
+    def to_unit(self, value: object) -> float:
+        """Return where `value` lies in [0, 1].
+
+        Raises:
+            PointError: The parameter does not take it.
+        """
+        raise NotImplementedError
+
+    def from_unit(self, u: float) -> Value:
+        """Return the value at `u`, or the nearest one; `u` beyond [0, 1] is taken as the nearer end.
+
+        Raises:
+            PointError: `u` is NaN.
+        """
+        raise NotImplementedError
+
+    def values(self) -> tuple[Value, ...]:
+        """Return all values, in the order of the unit interval.
+
+        Raises:
+            SpaceError: They cannot be counted.
+        """
+        raise NotImplementedError
+
+    def contains(self, value: object) -> bool:
+        """Say whether the parameter takes `value`: 3.0 is an Int's 3, and True is no number."""
+        try:
+            self.check(value)
+        except PointError:
+            return False
+        return True
+
+    def alone(self) -> Any:
+        """Return the parameter without `each` and `when`."""
+        return self.alone_with(None, None)
+
+    def alone_with(self, each: Sequence[str] | None, when: Condition | None) -> Any:
+        """Return the parameter with another `each` and `when`."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the kind and all arguments as JSON data."""
+        data: dict[str, Any] = {"kind": type(self).__name__, **self._json()}
+        if self.each is not None:
+            data["each"] = list(self.each)
+        if self.when is not None:
+            data["when"] = self.when.to_json()
+        return data
+
+    def _json(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _arguments(self) -> list[str]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """Return the declaration, which evaluates to an equal parameter."""
+        arguments = self._arguments()
+        if self.each is not None:
+            arguments.append(f"each={list(self.each)!r}")
+        if self.when is not None:
+            arguments.append(f"when={self.when!r}")
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+    def __eq__(self, other: object) -> bool:
+        # By text, since 1, 1.0 and True are equal for Python, and are not the same option for a search.
+        return repr(self) == repr(other) if isinstance(other, Parameter) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def _set(self, **attributes: object) -> None:
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
+
+    def _set_common(self) -> None:
+        self._set(
+            each=None if self.each is None else checked_names(self.each),
+            when=None if self.when is None else Condition.of(self.when),
+        )
+
 
 # Beyond, the unit interval in double precision cannot tell neighbours apart on a logarithmic axis.
 LARGEST_INT = 10**12

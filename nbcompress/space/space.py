@@ -1,4 +1,7 @@
-"""The space of a search: all parameters, and which of them are active at which point."""
+"""The space of a search: all parameters, and which of them are active at which point.
+
+How many points a finite conditional space has, without walking through them.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,113 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import ParameterError, PointError, SpaceError, did_you_mean
 from nbcompress.space.conditions import Condition, closure, simplest
-from nbcompress.space.counting import count_points
-from nbcompress.space.parameter import Parameter
-from nbcompress.space.parameters import Choice, Float, Int
-from nbcompress.space.values import Point, Value, shown, shown_point
+from nbcompress.space.parameters import Choice, Float, Int, Parameter
+from nbcompress.space.values import Point, Value, is_same, shown, shown_point
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+# What is left of a condition when some choices are known: its cases, each a list of demands still open.
+# An empty case is fulfilled; no case is out of reach.
+_Open = list[list[tuple[str, tuple[Value, ...]]]]
+
+
+def count_points(sizes: Mapping[str, int], choices: Mapping[str, Choice], conditions: Mapping[str, Condition]) -> int:
+    """Return the number of points.
+
+    Parts of the space that share no open condition are counted apart and multiplied; inside a part the first choice
+    takes its values one after the other, which closes conditions. So a hundred layers with a condition each are quick.
+
+    Args:
+        sizes: The number of values of every parameter, parents first.
+        choices: The parameters that conditions may read.
+        conditions: Those of the parameters that are not always active.
+    """
+    return _count(
+        list(sizes),
+        {name: [list(case) for case in condition.cases] for name, condition in conditions.items()},
+        sizes,
+        choices,
+    )
+
+
+def _count(names: list[str], open_: dict[str, _Open], sizes: Mapping[str, int], choices: Mapping[str, Choice]) -> int:
+    total = 1
+    for part in _parts(names, open_):
+        if len(part) == 1:
+            total *= sizes[part[0]]
+            continue
+        # The first of a part is always active: its own parents, if any, are known.
+        first, rest = part[0], part[1:]
+        counted = 0
+        for value in choices[first].values():
+            counted += _after(first, value, rest, open_, sizes, choices)
+        total *= counted
+    return total
+
+
+def _after(
+    name: str,
+    value: Value,
+    rest: list[str],
+    open_: dict[str, _Open],
+    sizes: Mapping[str, int],
+    choices: Mapping[str, Choice],
+) -> int:
+    """Count the points of `rest` where `name` has `value`."""
+    left = {other: _close(cases, name, value) for other, cases in open_.items() if other in rest}
+    return _count_reachable(rest, left, sizes, choices)
+
+
+def _count_reachable(
+    names: list[str], open_: dict[str, _Open], sizes: Mapping[str, int], choices: Mapping[str, Choice]
+) -> int:
+    """Drop what is out of reach, and what demands a value of it, then count the others."""
+    kept: list[str] = []
+    gone: set[str] = set()
+    for name in names:
+        if name in open_:
+            cases = [case for case in open_[name] if not any(parent in gone for parent, _ in case)]
+            if not cases:
+                gone.add(name)
+                continue
+            if [] in cases:
+                del open_[name]
+            else:
+                open_[name] = cases
+        kept.append(name)
+    return _count(kept, open_, sizes, choices)
+
+
+def _close(cases: _Open, name: str, value: Value) -> _Open:
+    """Return what is left of `cases` when `name` has `value`."""
+    left: _Open = []
+    for case in cases:
+        wanted = [values for parent, values in case if parent == name]
+        if all(any(is_same(value, one) for one in values) for values in wanted):
+            left.append([demand for demand in case if demand[0] != name])
+    return left
+
+
+def _parts(names: list[str], open_: dict[str, _Open]) -> list[list[str]]:
+    """Split names into parts that no open condition joins, each in the order of `names`."""
+    leader = {name: name for name in names}
+
+    def find(name: str) -> str:
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    for name in names:
+        for parent in {parent for case in open_.get(name, []) for parent, _ in case}:
+            leader[find(name)] = find(parent)
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(find(name), []).append(name)
+    return list(parts.values())
+
 
 VERSION = 1
 # These are columns of `study.trials`, beside the parameters.
@@ -102,7 +204,7 @@ class Space:
         raise SpaceError(f"{start} there is no such parameter.{did_you_mean(parent, self._choices())}")
 
     def _choices(self) -> dict[str, Choice]:
-        return {name: one for name, one in self._parameters.items() if isinstance(one, Choice)}
+        return {name: parameter for name, parameter in self._parameters.items() if isinstance(parameter, Choice)}
 
     def __len__(self) -> int:
         return len(self._parameters)
@@ -157,7 +259,7 @@ class Space:
     @property
     def n_points(self) -> int | None:
         """How many points there are, or None if they cannot be counted."""
-        sizes = {name: one.n_values for name, one in self._parameters.items()}
+        sizes = {name: parameter.n_values for name, parameter in self._parameters.items()}
         if None in sizes.values():
             return None
         return count_points({name: size or 0 for name, size in sizes.items()}, self._choices(), self._conditions)
@@ -234,7 +336,7 @@ class Space:
         return {names[name]: value for name, value in values.items()}
 
     def _where(self, name: str, point: Point) -> str:
-        return f"when {shown_point({one: point[one] for one in self.parents(name) if one in point})}"
+        return f"when {shown_point({parent: point[parent] for parent in self.parents(name) if parent in point})}"
 
     def encode(self, points: Iterable[Mapping[str, Value]]) -> NDArray[np.float64]:
         """Return points as rows of the unit cube, shape `(n, d)`, columns in order of `names`; inactive ones are NaN.
@@ -265,7 +367,7 @@ class Space:
         Raises:
             PointError: The row has another length, or NaN for an active parameter.
         """
-        numbers = [float(one) for one in row]
+        numbers = [float(cell) for cell in row]
         if len(numbers) != len(self):
             raise PointError(f"A row has one number a parameter, that is {len(self)}, but got {len(numbers)}.")
         point: Point = {}
@@ -320,9 +422,9 @@ class Space:
             )
         parameters = {}
         try:
-            for one in data["parameters"]:
-                arguments = {key: value for key, value in one.items() if key not in ("name", "kind", "options")}
-                parameters[one["name"]] = KINDS[one["kind"]](*one.get("options", ()), **arguments)
+            for parameter in data["parameters"]:
+                arguments = {key: value for key, value in parameter.items() if key not in ("name", "kind", "options")}
+                parameters[parameter["name"]] = KINDS[parameter["kind"]](*parameter.get("options", ()), **arguments)
         except ParameterError:
             raise
         except (KeyError, TypeError, AttributeError) as err:

@@ -5,13 +5,12 @@ of it; a `Goal` says which metrics steer and which are bounded. Optuna is import
 its table is asked for, and torch never.
 """
 
+from nbcompress.study.artifact_store import KeptValues, Shelf
 from nbcompress.study.front import feasible, front, hypervolume, is_unbeaten, losses_of
-from nbcompress.study.goal import RESERVED, Constraint, Goal, Objective
+from nbcompress.study.goal import RESERVED, Constraint, Failure, Goal, Objective, State, Trial
 from nbcompress.study.opening import StudySummary, delete_study, list_studies, open_study, read_study
-from nbcompress.study.shelf import KeptValues, Shelf
 from nbcompress.study.storage import DEFAULT_STORAGE
 from nbcompress.study.study import Study
-from nbcompress.study.trial import Failure, State, Trial
 
 __all__ = [
     "DEFAULT_STORAGE",

@@ -17,15 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nbcompress.errors import StudyError
-from nbcompress.study.goal import Goal
-from nbcompress.study.trial import State, Trial
+from nbcompress.study.goal import Goal, State, Trial
 
 Losses = NDArray[np.float64]
 
 
 def losses_of(trials: Iterable[Trial], goal: Goal) -> Losses:
     """Return the objectives of complete trials as losses, shape `(n_trials, n_objectives)`."""
-    rows = [[one.loss(trial.values[one.metric]) for one in goal.objectives] for trial in trials]
+    rows = [[objective.loss(trial.values[objective.metric]) for objective in goal.objectives] for trial in trials]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(goal.objectives))
 
 

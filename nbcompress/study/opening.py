@@ -1,31 +1,74 @@
-"""Finding studies in a storage: begin, continue, read, list, delete."""
+"""Finding studies in a storage: begin, continue, read, list, delete.
+
+Names of studies and their generations: `digits`, then `digits~2`, `digits~3`, ...
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import StorageMissing, StudyChanged, StudyError, did_you_mean, option
 from nbcompress.space import Space
-from nbcompress.study.attributes import read_attribute, to_text, write_attribute
-from nbcompress.study.entries import Entries
-from nbcompress.study.goal import Goal
-from nbcompress.study.in_use import check_free
-from nbcompress.study.names import check_name, latest_name, next_name
-from nbcompress.study.shelf import Shelf
+from nbcompress.study.artifact_store import Shelf
+from nbcompress.study.goal import Goal, State
+from nbcompress.study.processes import check_free
 from nbcompress.study.storage import DEFAULT_STORAGE, Ledger, open_ledger
 from nbcompress.study.study import Study
-from nbcompress.study.trial import State
+from nbcompress.study.trial_store import Entries, read_attribute, to_text, write_attribute
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     Where = str | os.PathLike[str] | BaseStorage | None
+
+
+# Optuna's tables hold 512 characters; the rest is for the generation.
+_MAX_LENGTH = 500
+_GENERATION = re.compile(r"(.*)~([1-9][0-9]*)", re.DOTALL)
+
+
+def check_name(name: str) -> str:
+    """Return the name if it can be stored, else raise StudyError."""
+    if not name.strip() or not name.isprintable():
+        raise StudyError(f"A study's name is printable text, but got {name!r}.")
+    if len(name) > _MAX_LENGTH:
+        raise StudyError(f"A study's name has at most {_MAX_LENGTH} characters, but got {len(name)}.")
+    return name
+
+
+def split_name(name: str) -> tuple[str, int]:
+    """Return base and generation: `"digits~2"` is `("digits", 2)`, `"digits"` is `("digits", 1)`."""
+    match = _GENERATION.fullmatch(name)
+    return (match[1], int(match[2])) if match and match[1] else (name, 1)
+
+
+def join_name(base: str, generation: int) -> str:
+    return base if generation == 1 else f"{base}~{generation}"
+
+
+def latest_name(name: str, stored: Iterable[str]) -> str:
+    """Return the stored name that `name` means: a generation that is named, else the latest one.
+
+    A name that is not stored yet is returned as it would be.
+    """
+    base, generation = split_name(name)
+    if name != base:
+        return join_name(base, generation)  # `digits~1` is stored as `digits`
+    return join_name(base, max((one for other, one in map(split_name, stored) if other == base), default=1))
+
+
+def next_name(name: str, stored: Iterable[str]) -> str:
+    """Return the name of the generation after the latest stored one."""
+    base = split_name(name)[0]
+    return join_name(base, 1 + max((one for other, one in map(split_name, stored) if other == base), default=0))
+
 
 # The version of everything that is stored with a study. A reader refuses a higher one.
 FORMAT = 1
@@ -203,8 +246,8 @@ def _claim(ledger: Ledger, name: str, given: Head) -> tuple[int, Head]:
     storage = ledger.storage
     number = _stored_names(ledger).get(name)
     directions = [
-        StudyDirection.MAXIMIZE if one.direction == "maximize" else StudyDirection.MINIMIZE
-        for one in given.goal.objectives
+        StudyDirection.MAXIMIZE if objective.direction == "maximize" else StudyDirection.MINIMIZE
+        for objective in given.goal.objectives
     ]
     if number is None:
         try:

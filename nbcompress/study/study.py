@@ -1,28 +1,72 @@
-"""The study: all trials of one search, in a storage of Optuna."""
+"""The study: all trials of one search, in a storage of Optuna.
+
+`study.trials`: every trial a row, every parameter and every metric a column.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import StudyError
-from nbcompress.study.distributions import distributions_of
-from nbcompress.study.entries import Entries
+from nbcompress.space import Choice, Float, Int, Space
+from nbcompress.study.artifact_store import KeptValues, Shelf, ShelfSlot
 from nbcompress.study.front import feasible, front, hypervolume, losses_of
-from nbcompress.study.in_use import check_free, searched
-from nbcompress.study.shelf import KeptValues, Shelf, ShelfSlot
-from nbcompress.study.table import trials_table
-from nbcompress.study.trial import Failure, State, Trial
+from nbcompress.study.goal import Failure, Goal, State, Trial
+from nbcompress.study.optuna_distributions import distributions_of
+from nbcompress.study.processes import check_free, searched
+from nbcompress.study.trial_store import Entries
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
     from nbcompress.space import Point, Space
+
+
+def metric_names(trials: Iterable[Trial], goal: Goal) -> tuple[str, ...]:
+    """Return the goal's metrics, then every other one in the order in which trials brought it."""
+    others = (name for trial in trials for name in trial.values)
+    return tuple(dict.fromkeys((*goal.metrics, *others)))
+
+
+def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFrame:
+    """Return the trials as a DataFrame.
+
+    Columns: `number`, `state`, one per parameter, one per metric, `seconds`. What is missing (a parameter that was not
+    active, a metric that was not reached) is NaN in a column of numbers and None in any other.
+    """
+    import pandas as pd
+
+    columns: dict[str, Any] = {
+        "number": pd.Series([trial.number for trial in trials], dtype="int64"),
+        "state": pd.Series([trial.state.value for trial in trials], dtype="object"),
+    }
+    for name in space.names:
+        columns[name] = _parameter_column(space[name], [trial.params.get(name) for trial in trials])
+    for name in metric_names(trials, goal):
+        columns[name] = pd.Series([trial.values.get(name) for trial in trials], dtype="float64")
+    columns["seconds"] = pd.Series([trial.seconds for trial in trials], dtype="float64")
+    return pd.DataFrame(columns)
+
+
+def _parameter_column(parameter: Float | Int | Choice, values: Sequence[Any]) -> pd.Series[Any]:
+    """Return values with a dtype that follows from the parameter; None stands for what was not active."""
+    import pandas as pd
+
+    kinds: set[type] = {int} if isinstance(parameter, Int) else {float}
+    if isinstance(parameter, Choice):
+        kinds = {type(option) for option in parameter.options}
+    is_whole = None not in values
+    if kinds == {bool} and is_whole:
+        return pd.Series(values, dtype="bool")
+    if kinds - {int, float}:
+        return pd.Series(values, dtype="object")
+    return pd.Series(values, dtype="int64" if kinds == {int} and is_whole else "float64")
 
 
 class Study:
@@ -281,10 +325,10 @@ class Study:
             return 0.0
         if reference is None:
             return hypervolume(losses, losses.max(axis=0))
-        missing = [one.metric for one in self.goal.objectives if one.metric not in reference]
+        missing = [objective.metric for objective in self.goal.objectives if objective.metric not in reference]
         if missing:
             raise StudyError(f"A reference names every objective, but {missing[0]!r} is missing.")
-        return hypervolume(losses, [one.loss(reference[one.metric]) for one in self.goal.objectives])
+        return hypervolume(losses, [objective.loss(reference[objective.metric]) for objective in self.goal.objectives])
 
     def refresh(self) -> None:
         """Read what other processes have written."""

@@ -11,7 +11,7 @@ from architectures.keras_models import KERAS, keras  # which chooses the backend
 from torch import nn
 
 import nbcompress as nc
-from nbcompress.compress.layers import copied
+from nbcompress.compressors.layers import copied
 from nbcompress.errors import LayerNotFound
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,7 @@ from architectures.test_zoo import agree, built, n_parameters, outputs
 from architectures.zoo import ZOO
 
 import nbcompress as nc
-from nbcompress.compress.record import record_of
+from nbcompress.compressors.record import record_of
 
 # What libraries say of their own classes, not of ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

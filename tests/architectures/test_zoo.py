@@ -12,8 +12,8 @@ from architectures.zoo import KINDS, ZOO
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.compress.coupling import as_inputs, tensors_of
-from nbcompress.compress.record import record_of
+from nbcompress.compressors.coupling import as_inputs, tensors_of
+from nbcompress.compressors.record import record_of
 from nbcompress.errors import CompressionError
 
 # What libraries say of their own classes, not of ours.

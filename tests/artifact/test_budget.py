@@ -9,8 +9,8 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.artifact.budget import parse_budget
-from nbcompress.compress import quantize as quantize_by_bits
-from nbcompress.compress import record_of
+from nbcompress.compressors import quantize as quantize_by_bits
+from nbcompress.compressors import record_of
 from nbcompress.errors import CompressionError, DataError
 
 

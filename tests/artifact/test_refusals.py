@@ -20,12 +20,11 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.artifact import load, save, save_value
-from nbcompress.artifact.binary import Row
 from nbcompress.artifact.container import opened, sealed
-from nbcompress.artifact.files import MODEL, load_contents
-from nbcompress.artifact.header import Entry, GridHead, Header, check_of_name, check_of_names, write_header
+from nbcompress.artifact.file import MODEL, load_contents
+from nbcompress.artifact.header import Entry, GridHead, Header, Row, check_of_name, check_of_names, write_header
 from nbcompress.artifact.packed import pack, unpack
-from nbcompress.compress.record import Surgery
+from nbcompress.compressors.record import Surgery
 from nbcompress.errors import ArtifactError
 
 

@@ -10,7 +10,7 @@ import torch
 from packed_zoo import Perceptron
 
 from nbcompress.artifact import load, save, size_bytes
-from nbcompress.compress import cluster, finetune, prune, quantize, record_of
+from nbcompress.compressors import cluster, finetune, prune, quantize, record_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)

@@ -18,7 +18,7 @@ from torch import nn
 import nbcompress as nc
 from nbcompress.artifact import Handle, load_value, save, save_value
 from nbcompress.artifact.container import sealed
-from nbcompress.compress.record import record_of
+from nbcompress.compressors.record import record_of
 from nbcompress.errors import ArtifactError, NbcompressWarning
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

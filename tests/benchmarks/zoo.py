@@ -26,7 +26,7 @@ from architectures.entry import Architecture
 from architectures.zoo import KINDS
 
 import nbcompress as nc
-from nbcompress.compress.record import record_of
+from nbcompress.compressors.record import record_of
 from nbcompress.errors import CompressionError
 
 # Reasons in the words of the record, and what they come to.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from panel_studies import digits_study
 from playwright.sync_api import Browser, CDPSession, Page
 
-from nbcompress.panels.assets import asset
+from nbcompress.panels.page import asset
 from nbcompress.panels.view import Course, study_view
 
 N_TRIALS = 10_000

@@ -14,8 +14,7 @@ from torch import nn
 from nbcompress.cell import CellBody, CellEvaluator, Origin
 from nbcompress.errors import TransportError
 from nbcompress.run import Assignment, Outcome
-from nbcompress.study.goal import Goal
-from nbcompress.study.trial import State
+from nbcompress.study.goal import Goal, State
 
 GOAL = Goal.of(maximize=["accuracy"], subject_to=["kilobytes <= 60"])
 

@@ -11,7 +11,7 @@ from compress_zoo import COMPRESSORS, NEED_DATA, PAIRS, ZOO, assert_promises
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.compress import finetune, record_of
+from nbcompress.compressors import finetune, record_of
 
 
 def snapshot(model: nn.Module) -> dict[str, object]:

@@ -17,7 +17,7 @@ from run_searches import evaluating
 from nbcompress.errors import SearchError, TransportError
 from nbcompress.run import Assignment, Outcome, keep, report
 from nbcompress.run.engines import Engine, EngineError, ExecutorEngine, InlineEngine, ProcessEngine, engine_of
-from nbcompress.run.guard import Cut
+from nbcompress.run.termination import Cut
 from nbcompress.study import Failure, State
 
 PATIENCE = 60.0

@@ -10,11 +10,7 @@ import torch
 from torch import nn
 
 from nbcompress.magics.base import LineMagic
-from nbcompress.magics.cluster import CLUSTER
-from nbcompress.magics.distill import DISTILL
-from nbcompress.magics.factorize import FACTORIZE
-from nbcompress.magics.prune import PRUNE
-from nbcompress.magics.quantize import QUANTIZE
+from nbcompress.magics.compressors import CLUSTER, DISTILL, FACTORIZE, PRUNE, QUANTIZE
 
 if TYPE_CHECKING:
     from conftest import Notebook

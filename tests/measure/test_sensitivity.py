@@ -11,7 +11,7 @@ from packed_zoo import Awkward, Perceptron
 from torch import nn
 
 import nbcompress as nc
-from nbcompress.compress.record import record_of
+from nbcompress.compressors.record import record_of
 from nbcompress.errors import LayerNotFound, MeasureError
 from nbcompress.measure import sensitivity
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from nbcompress.errors import PointError, SearchError
-from nbcompress.optimize import History, belief, importance, leave_one_out, proposer, slice_of
-from nbcompress.optimize.fitting import fit
+from nbcompress.optimize import History, importance, leave_one_out, proposer, slice_of
+from nbcompress.optimize import models as belief
+from nbcompress.optimize.surrogates.fit import fit
 from nbcompress.space import Choice, Float, Int, Space
 
 SPACE = Space(

@@ -1,20 +1,24 @@
-"""The saved output: complete, small, and made of nothing that viewers strip."""
+"""The saved output: complete, small, and made of nothing that viewers strip.
+
+What is shown of a study at once."""
 
 from __future__ import annotations
 
 import base64
 import io
+import subprocess
+import sys
 from html.parser import HTMLParser
 from typing import Any
 
+import jsonschema
 import pytest
 from panel_studies import HOSTILE, choices, curve, digits_study, empty_study, hostile_study, single_study
 from PIL import Image
 
-from nbcompress.panels.bundle import MOST_BYTES, study_bundle, weight
-from nbcompress.panels.expected import Expectations
-from nbcompress.panels.slices import slice_data
-from nbcompress.panels.view import MIME, Course
+from nbcompress.panels.bundle import MOST_BYTES, study_bundle, study_glance, weight
+from nbcompress.panels.surrogate_data import Expectations, slice_data
+from nbcompress.panels.view import MIME, Course, schema
 
 STUDIES = {"digits": digits_study, "single": single_study, "empty": empty_study, "hostile": hostile_study}
 ALLOWED = {
@@ -124,3 +128,16 @@ def test_text_says_how_it_went() -> None:
     assert "Stopped by you after 24 trials." in text
     assert "warning: The body changed." in text
     assert "front (" in text
+
+
+def test_a_glance_is_a_view_without_pictures() -> None:
+    bundle = study_glance(digits_study(24), {"accuracy": 0.98})
+    jsonschema.validate(bundle[MIME], dict(schema()))
+    assert set(bundle) == {MIME, "text/plain"}
+    assert "digits" in bundle["text/plain"]
+
+
+def test_a_glance_waits_for_nothing_that_draws() -> None:
+    code = "import sys, nbcompress.panels.bundle; print({'seaborn', 'matplotlib', 'pandas'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

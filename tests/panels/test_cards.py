@@ -12,8 +12,8 @@ from torch import nn
 import nbcompress as nc
 from nbcompress.measure import compare, footprint, sensitivity
 from nbcompress.panels import Card, comparison_card, footprint_card, sensitivity_card
+from nbcompress.panels.card_figures import bars_figure, dots_figure
 from nbcompress.panels.cards import Drawing, Folded
-from nbcompress.panels.cards.figures import bars_figure, dots_figure
 
 FORMS = {"text/plain", "text/html", "image/png"}
 

@@ -12,14 +12,11 @@ import pytest
 
 from nbcompress.panels import MIME, following, panel
 from nbcompress.panels.following import Following, follow
-from nbcompress.panels.live import LivePanel
-from nbcompress.panels.widgets import StudyWidget
-from nbcompress.run.controls import Controls
-from nbcompress.run.observers import Ending
+from nbcompress.panels.live import LivePanel, StudyWidget
+from nbcompress.run.callbacks import Controls, Ending
 from nbcompress.space import Float, Space
 from nbcompress.study import Study, delete_study, open_study, read_study
-from nbcompress.study.goal import Goal
-from nbcompress.study.trial import State
+from nbcompress.study.goal import Goal, State
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -44,7 +41,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     sent: list[dict[str, Any]] = []
     monkeypatch.setattr(following, "PAUSE", 0.02)
     monkeypatch.setattr(following, "PATIENCE", 0.1)
-    monkeypatch.setattr("nbcompress.panels.ladder.asset", lambda name: "export default {}")
+    monkeypatch.setattr("nbcompress.panels.live.asset", lambda name: "export default {}")
     monkeypatch.setattr(following, "asset", lambda name: "export default {}")
     monkeypatch.setattr(StudyWidget, "send", lambda self, content: sent.append(content))
     yield sent

@@ -1,13 +1,17 @@
-"""The page of a report: complete in one file, its data out of reach of the HTML parser."""
+"""The page of a report: complete in one file, its data out of reach of the HTML parser.
+
+The built front end is small."""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from panel_studies import digits_study, hostile_study
 
+import nbcompress
 from nbcompress.panels.page import script_json, study_page
 
 
@@ -40,3 +44,17 @@ def test_without_scripts_the_plain_form_remains(monkeypatch: pytest.MonkeyPatch)
     page = study_page(digits_study())
     assert "The front, best in accuracy first" in page
     assert page.count("<script") == 1
+
+
+MOST_BYTES = 150_000
+PACKAGE = Path(nbcompress.__file__).parent
+BUILT = [*PACKAGE.glob("panels/static/*.js"), *PACKAGE.glob("labextension/static/*.js")]
+
+
+@pytest.mark.parametrize("path", BUILT, ids=lambda path: path.name.split(".")[0])
+def test_scripts_are_small(path: Path) -> None:
+    assert 10_000 < path.stat().st_size < MOST_BYTES
+
+
+def test_the_front_end_is_built() -> None:
+    assert len(BUILT) == 3, "panel.js, page.js and the viewer of saved notebooks"

@@ -10,10 +10,9 @@ import jsonschema
 import pytest
 from panel_studies import SAMPLES, digits_study, empty_study, hostile_study, samples, single_study
 
-from nbcompress.panels.limits import SAVED, Limits
+from nbcompress.panels.text import SAVED, Limits
 from nbcompress.panels.view import Names, choose_trials, plain, schema, study_view
-from nbcompress.study.goal import Goal
-from nbcompress.study.trial import State, Trial
+from nbcompress.study.goal import Goal, State, Trial
 
 
 def check(view: Any) -> Any:

@@ -1,11 +1,18 @@
-"""What proposers see of the trials."""
+"""What proposers see of the trials.
+
+What stopped trials count as, by hand.
+
+When a search has a mistake rather than bad luck."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from nbcompress.run.history import history_of
-from nbcompress.study import Goal, State, Trial
+import numpy as np
+import pytest
+
+from nbcompress.run.history import Precedents, all_failed, begun_in_vain, curve_of, history_of, in_short, same_failure
+from nbcompress.study import Failure, Goal, State, Trial
 
 GOAL = Goal.of(maximize=["accuracy"], minimize=["size"], subject_to=["size <= 60", "accuracy >= 0.5"])
 
@@ -47,3 +54,138 @@ def test_empty() -> None:
     history = history_of([], GOAL)
     assert history.losses.shape == (0, 2)
     assert history.slacks.shape == (0, 2)
+
+
+# After one report .2, .4, .5, .9; in the end .8, .8, .7, .95: gains of .6, .4, .2, .05.
+CURVES = ([0.2, 0.6, 0.8], [0.4, 0.7, 0.8], [0.5, 0.6, 0.7], [0.9, 0.95])
+COMPLETE = [
+    Trial(i, State.COMPLETE, {"x": i}, {"accuracy": curve[-1]}, reports={"accuracy": dict(enumerate(curve))})
+    for i, curve in enumerate(CURVES)
+]
+
+
+@pytest.mark.parametrize(
+    ("curve", "end"),
+    [
+        ([], math.nan),
+        ([0.3], 0.3 + 0.4),
+        ([0.8], 0.8 + (0.05 + 0.2 + 0.4) / 3),
+        # After two reports: gains of .2, .1, .1, 0.
+        ([0.1, 0.5], 0.5 + (0.2 + 0.1 + 0.1) / 3),
+        # Only three got as far as three reports, and were at their end.
+        ([0.1, 0.1, 0.2], 0.2),
+        # Nobody got that far.
+        ([0.1] * 4, 0.1),
+    ],
+)
+def test_the_three_nearest_tell_the_gain(curve: list[float], end: float) -> None:
+    assert Precedents.of(COMPLETE, "accuracy").expected_end(curve) == pytest.approx(end, nan_ok=True)
+
+
+def test_fewer_than_three_tell_nothing() -> None:
+    assert Precedents.of(COMPLETE[:2], "accuracy").expected_end([0.3]) == 0.3
+    assert Precedents.of([], "accuracy").expected_end([0.3]) == 0.3
+
+
+def test_reports_are_read_in_the_order_of_their_steps() -> None:
+    trial = Trial(0, State.STOPPED, {}, reports={"accuracy": {5: 0.7, 1: 0.2}})
+    assert curve_of(trial, "accuracy") == [0.2, 0.7]
+    assert curve_of(trial, "loss") == []
+
+
+def test_the_surrogate_is_told_the_expected_end_of_a_stopped_trial_alone() -> None:
+    reports = {"accuracy": {0: 0.3}}
+    others = [
+        Trial(4, State.STOPPED, {"x": 4}, {"size": 2.0}, reports=reports),
+        # Its accuracy was known for good when it ended.
+        Trial(5, State.STOPPED, {"x": 5}, {"accuracy": 0.6, "size": 3.0}, reports=reports),
+        Trial(6, State.FAILED, {"x": 6}, reports=reports),
+    ]
+    losses = history_of([*COMPLETE, *others], Goal.of(maximize=["accuracy"], minimize=["size"])).losses
+    assert losses[4:].tolist() == [
+        [pytest.approx(-0.7), 2.0],
+        [-0.6, 3.0],
+        [pytest.approx(math.nan, nan_ok=True), pytest.approx(math.nan, nan_ok=True)],
+    ]
+
+
+def failed(number: int, message: str = "boom") -> Trial:
+    return Trial(number, State.FAILED, {}, failure=Failure("ValueError", message))
+
+
+def test_three_equal_ones_at_the_beginning() -> None:
+    trials = [failed(0), failed(1), failed(2)]
+    assert same_failure(trials[:2], 2) is None
+    assert same_failure(trials, 3) == Failure("ValueError", "boom")
+
+
+def test_addresses_do_not_tell_errors_apart() -> None:
+    assert same_failure([failed(i, f"<Net at 0x7f{i}a>") for i in range(3)], 3) is not None
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ["got the str '0.5'", "got the str '1e-05'", "got the str '12'"],
+        ["the bool True", "the bool False", "the bool True"],
+        ["bad x 0.25", "bad x 0.75", "bad x 1"],
+    ],
+)
+def test_what_varies_with_the_point_does_not_tell_errors_apart(messages: list[str]) -> None:
+    trials = [failed(number, message) for number, message in enumerate(messages)]
+    assert same_failure(trials, 3) is not None
+    assert begun_in_vain(trials) == 3
+
+
+def test_too_little_memory_is_a_matter_of_the_point() -> None:
+    trials = [
+        Trial(i, State.FAILED, {}, failure=Failure("OutOfMemoryError", f"Tried to allocate {i} GiB")) for i in range(3)
+    ]
+    assert same_failure(trials, 3) is None
+
+
+def test_when_all_have_failed_the_last_one_is_named() -> None:
+    trials = [failed(0), failed(1, "bang")]
+    assert all_failed(trials) == " All failed, the last one with ValueError: bang"
+    assert all_failed([*trials, Trial(2, State.INFEASIBLE, {})]) == ""
+    assert all_failed([]) == ""
+    assert repr(trials[0]) == "<Trial 0: failed, ValueError ()>"
+
+
+def test_different_ones_go_on() -> None:
+    assert same_failure([failed(0), failed(1, "bang"), failed(2)], 3) is None
+
+
+def test_a_success_means_that_it_can_work() -> None:
+    assert same_failure([Trial(0, State.COMPLETE, {}), failed(1), failed(2), failed(3)], 3) is None
+    assert same_failure([failed(0), failed(1), Trial(2, State.INFEASIBLE, {})], 3) is None
+
+
+def test_later_ones_go_on() -> None:
+    assert same_failure([failed(0, "bang"), *[failed(i) for i in range(1, 4)]], 4) is None
+
+
+def test_continued_without_a_repair_it_ends_after_one_more() -> None:
+    assert same_failure([failed(i) for i in range(3)], 0) is None
+    assert same_failure([failed(i) for i in range(4)], 1) is not None
+
+
+def test_interrupted_ones_say_nothing() -> None:
+    trials = [failed(0), Trial(1, State.INTERRUPTED, {}), failed(2), failed(3)]
+    assert same_failure(trials, 3) is not None
+
+
+def test_a_search_that_began_in_vain() -> None:
+    same = [failed(number, "nosuch") for number in range(3)]
+    assert begun_in_vain(same) == 3
+    assert begun_in_vain(same[:2]) == 0
+    assert begun_in_vain([*same, Trial(3, State.COMPLETE, {}), failed(4, "nosuch")]) == 3
+    assert begun_in_vain([failed(0, "other"), *[failed(number, "nosuch") for number in (1, 2, 3)]]) == 0
+
+
+def test_a_failure_in_short_is_one_line_of_bounded_length() -> None:
+    assert in_short(Failure("ValueError", "two\n  lines")) == "ValueError: two lines"
+    text = in_short(Failure("ValueError", "long " * 1000))
+    assert text.startswith("ValueError: long long")
+    assert text.endswith(" ...")
+    assert len(text) < 210

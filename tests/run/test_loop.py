@@ -1,4 +1,6 @@
-"""The loop: which trials are run, in which order, and how a search ends."""
+"""The loop: which trials are run, in which order, and how a search ends.
+
+Several runs of one point."""
 
 from __future__ import annotations
 
@@ -17,13 +19,14 @@ from run_searches import BOUNDED, ONE, SPACE, Diary, Walk, counted, evaluating, 
 
 from nbcompress.errors import PointError, SearchError, SpaceExhausted
 from nbcompress.run import Controls, keep, report, run
+from nbcompress.run.capture import trial_seed
+from nbcompress.run.early_stopping import Pruner
 from nbcompress.run.engines import ExecutorEngine, InlineEngine, ProcessEngine
-from nbcompress.run.limits import GainBelow, NoGain
-from nbcompress.run.plan import Plan
-from nbcompress.run.pruner import Pruner
-from nbcompress.run.seeds import trial_seed
+from nbcompress.run.loop import folded
+from nbcompress.run.options import GainBelow, NoGain, Plan
+from nbcompress.run.outcome import Outcome
 from nbcompress.space import Choice, Space
-from nbcompress.study import State, Study, open_study
+from nbcompress.study import Failure, State, Study, open_study
 
 
 def square(x: float) -> dict[str, float]:
@@ -555,3 +558,22 @@ def test_kept_values_of_the_front() -> None:
     assert [study.shelf.names(number) for number in range(4)] == [(), ("which",), (), ("which",)]
     assert dict(study.kept) == {"which": 4}
     assert dict(study.front[1].kept) == {"which": 2}
+
+
+def test_metrics_are_means() -> None:
+    first = Outcome(State.COMPLETE, {"a": 1.0, "b": 5.0}, {"a": {0: 1.0}}, None, "one ", 2.0, {"k": 1}, ("careful",))
+    second = Outcome(State.COMPLETE, {"a": 2.0}, {"a": {0: 9.0}}, None, "two", 3.0, {"k": 2}, ("careful",))
+    assert folded([first, second]) == Outcome(
+        State.COMPLETE, {"a": 1.5}, {"a": {0: 1.0}}, None, "one two", 5.0, {"k": 1}, ("careful",)
+    )
+
+
+def test_one_run_is_itself() -> None:
+    outcome = Outcome(State.FAILED, {"a": 1.0}, failure=Failure("X", ""), seconds=1.0)
+    assert folded([outcome]) == outcome
+
+
+def test_a_run_that_does_not_complete_stands_alone() -> None:
+    first = Outcome(State.COMPLETE, {"size": 10.0}, seconds=1.0, kept={"k": 1})
+    second = Outcome(State.INFEASIBLE, {"size": 61.0}, seconds=1.0)
+    assert folded([first, second]) == Outcome(State.INFEASIBLE, {"size": 61.0}, seconds=2.0)

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import points_of, spaces, spaces_with_points
 
+from nbcompress.cell.parser import find_declarations
 from nbcompress.errors import PointError, SpaceError
-from nbcompress.space import Choice, Float, Int, Point, Space, find_declarations
+from nbcompress.space import Choice, Float, Int, Point, Space
 from nbcompress.space.conditions import MAX_COMBINATIONS
 
 

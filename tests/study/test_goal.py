@@ -1,4 +1,6 @@
-"""Goals: what they refuse, what they say of values, and how two of them differ."""
+"""Goals: what they refuse, what they say of values, and how two of them differ.
+
+Trials: plain values with states that count or do not."""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbcompress.errors import GoalError
-from nbcompress.study import Constraint, Goal, Objective
+from nbcompress.study import Constraint, Failure, Goal, Objective, State, Trial
 
 METRICS = st.sampled_from(["accuracy", "kilobytes", "latency_ms", "größe", "f1"])
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -133,3 +135,30 @@ def test_a_constraint_holds_where_its_slack_is_not_positive(
 def test_a_printed_constraint_says_its_bound(name: str, operator: str, bound: float) -> None:
     constraint = Constraint(name, operator, bound)
     assert Constraint.parse(str(constraint)) == constraint
+
+
+def test_states_are_the_words_of_the_design() -> None:
+    words = ["running", "complete", "stopped", "infeasible", "failed", "interrupted"]
+    assert [state.value for state in State] == words
+    assert [str(state) for state in State] == words
+    assert [state.value for state in State if state.counts] == ["complete", "stopped", "infeasible", "failed"]
+
+
+def test_a_trial_is_frozen_and_compared_without_what_it_keeps() -> None:
+    trial = Trial(0, State.COMPLETE, {"x": 1}, {"y": 2.0})
+    assert trial == Trial(0, State.COMPLETE, {"x": 1}, {"y": 2.0}, kept={"small": object()})
+    assert trial != Trial(0, State.COMPLETE, {"x": 1}, {"y": 3.0})
+    assert "kept" not in repr(trial)
+    with pytest.raises(AttributeError):
+        trial.number = 1
+
+
+def test_the_point_is_a_copy() -> None:
+    trial = Trial(0, State.RUNNING, {"x": 1})
+    trial.point["x"] = 2
+    assert trial.params == {"x": 1}
+
+
+def test_a_failure_reads_as_kind_and_message() -> None:
+    assert str(Failure("ValueError", "no")) == "ValueError: no"
+    assert str(Failure("Crash", "")) == "Crash"

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbcompress.errors import StudyError
-from nbcompress.study.journal import JournalFile
-from nbcompress.study.locks import lock_for
+from nbcompress.study.journal import JournalFile, lock_for
 
 FIRST = {"op_code": 0, "worker_id": "w", "study_name": "größe\nzwei", "directions": [1]}
 SECOND = {"op_code": 2, "worker_id": "w", "study_id": 0, "user_attr": {"a": [1.5, None, "x"]}}
@@ -243,7 +242,7 @@ def test_threads_wait_for_each_other(path: Path) -> None:
 
 HOLDER = """
 import sys, time
-from nbcompress.study.locks import lock_for
+from nbcompress.study.journal import lock_for
 with lock_for(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

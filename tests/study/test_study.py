@@ -17,17 +17,7 @@ import pytest
 
 from nbcompress.errors import PointError, StudyChanged, StudyError
 from nbcompress.space import Choice, Float, Int, Space
-from nbcompress.study import (
-    Failure,
-    Goal,
-    State,
-    Study,
-    Trial,
-    delete_study,
-    list_studies,
-    open_study,
-    read_study,
-)
+from nbcompress.study import Failure, Goal, State, Study, Trial, delete_study, list_studies, open_study, read_study
 
 SPACE = Space(
     {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import nn
 
-from nbcompress.artifact.export.example import Example, example_of, examples_of
+from nbcompress.artifact.export.agreement import Example, example_of, examples_of
 from nbcompress.artifact.export.onnx_file import onnx_bytes
 from nbcompress.artifact.export.program import pickled_state_bytes, program_bytes, state_bytes
-from nbcompress.artifact.files import check_place, write_whole
-from nbcompress.compress.layers import copied
+from nbcompress.artifact.file import check_place, write_whole
+from nbcompress.compressors.layers import copied
 from nbcompress.errors import ArtifactError, did_you_mean
 
 _FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors", ".pt": "pt", ".pth": "pt"}

@@ -10,13 +10,11 @@ import torch
 from torch import nn
 
 from nbcompress._version import __version__
-from nbcompress.artifact.export.agreement import FLOAT_TOLERANCE, INTEGER_TOLERANCE, agreement, check
-from nbcompress.artifact.export.example import Example, counted
-from nbcompress.artifact.export.integers import IntegerWeight, integer_weights
-from nbcompress.artifact.export.session import Session, check_parts, tensors_of
-from nbcompress.artifact.export.trace import onnx_graph, traced
-from nbcompress.compress.layers import parameters_by_name
-from nbcompress.compress.record import ActivationRange, record_of
+from nbcompress.artifact.export.agreement import FLOAT_TOLERANCE, INTEGER_TOLERANCE, Example, agreement, check, counted
+from nbcompress.artifact.export.onnx_graph import IntegerWeight, Session, check_parts, integer_weights, tensors_of
+from nbcompress.artifact.export.program import onnx_graph, traced
+from nbcompress.compressors.layers import parameters_by_name
+from nbcompress.compressors.record import ActivationRange, record_of
 from nbcompress.errors import ArtifactError, NbcompressWarning
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ def onnx_bytes(model: nn.Module, copy: nn.Module, examples: Sequence[Example], t
     check_parts()
     weights = integer_weights(model)
     _fill(copy, weights)
-    expected = [one.outputs(copy) for one in examples]
+    expected = [example.outputs(copy) for example in examples]
     graph = onnx_graph(traced(copy, examples[0]), weights)
     has_integers = _quantize(graph, weights, record_of(model).activations, examples)
     written = _serialized(graph)
@@ -84,11 +82,8 @@ def _quantize(
     examples: Sequence[Example],
 ) -> bool:
     """Put integers into the graph, in place, and tell whether activations become integers, too."""
-    from nbcompress.artifact.export.dynamic import make_dynamic_
-    from nbcompress.artifact.export.editor import Editor
-    from nbcompress.artifact.export.products import integer_products
-    from nbcompress.artifact.export.static import make_static_
-    from nbcompress.artifact.export.weights import place_weights_
+    from nbcompress.artifact.export.integers import integer_products, make_dynamic_, make_static_, place_weights_
+    from nbcompress.artifact.export.onnx_graph import Editor
 
     editor = Editor(graph)
     decoded = place_weights_(editor, weights)
@@ -96,14 +91,14 @@ def _quantize(
     products, left = integer_products(decoded, set(wanted))
     _warn(left)
     ranges = {name: one for name, one in wanted.items() if isinstance(one, ActivationRange)}
-    static = [one for one in products if one.name in ranges]
+    static = [product for product in products if product.name in ranges]
     if static:
 
         def calibrate(values: Sequence[ir.Value]) -> list[ActivationRange]:
             return _calibrated(graph, values, examples)
 
         make_static_(editor, static, ranges, calibrate)
-    make_dynamic_(editor, [one for one in products if one.name not in ranges])
+    make_dynamic_(editor, [product for product in products if product.name not in ranges])
     editor.done()
     return bool(products)
 
@@ -129,11 +124,11 @@ def _calibrated(graph: ir.Model, values: Sequence[ir.Value], examples: Sequence[
 
     n_outputs = len(graph.graph.outputs)
     graph.graph.sort()
-    new = [one for one in values if not one.is_graph_output()]
+    new = [value for value in values if not value.is_graph_output()]
     graph.graph.outputs.extend(new)
     try:
         session = Session(ir.to_proto(graph).SerializeToString())
-        names = [one.name for one in graph.graph.outputs]
+        names = [output.name for output in graph.graph.outputs]
         lows, highs = [0.0] * len(values), [0.0] * len(values)
         for example in examples:
             outputs = dict(zip(names, session(_given(session, example)), strict=True))
@@ -172,7 +167,11 @@ def _warn(left: Mapping[str, str]) -> None:
 def _serialized(graph: ir.Model) -> bytes:
     import onnx_ir as ir
 
-    n_weights = sum(one.const_value.nbytes for one in graph.graph.initializers.values() if one.const_value is not None)
+    n_weights = sum(
+        initializer.const_value.nbytes
+        for initializer in graph.graph.initializers.values()
+        if initializer.const_value is not None
+    )
     if n_weights > _MOST_BYTES:
         raise ArtifactError(f"one ONNX file holds up to 2 GB, but the model's weights take {n_weights / 1e9:.1f} GB")
     graph.producer_name, graph.producer_version = "nbcompress", __version__

@@ -3,31 +3,97 @@
 Whoever writes down ranges tends to put what is usual into their middle, so the search begins there; as Ax does. On 12
 tuning tasks that neither helped nor hurt (mean normalised regret .054 and .053, 12 seeds); some test functions have
 their optimum near the middle or in it, which is why `tests/benchmarks` has Ackley's in a shifted box, too.
+
+Does a search stand on a plateau? Its trials keep coming to the best loss, to the last digit, and nothing below it.
+
+A decision tree whose depth no longer matters, or an accuracy counted over few examples, has steps. A process that is
+smooth everywhere believes that the next point of a step may be lower, however often it was not; and if its own
+proposals only repeat the best known loss, what it expects of the others is worth little. Then every other trial is
+drawn at random. On tuning a decision tree (breast cancer, 6 parameters, 40 trials, 16 seeds) the median regret fell
+from .23 to .07; searches in which no loss comes twice are not touched.
+
+One thread for linear algebra while a point is proposed.
+
+The matrices are small: several threads spin longer than they work (four times the processor time on a busy machine),
+and how many there are would decide the last digits. PyTorch, which the trials train with, has threads of its own and is
+left alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from nbcompress.errors import GoalError, did_you_mean
-from nbcompress.optimize.acquisition import ACQUISITIONS, Acquisition, Sum, Term, feasibility, improvement
-from nbcompress.optimize.axes import Axes
-from nbcompress.optimize.belief import Belief
-from nbcompress.optimize.candidates import SPARING, CandidateSearch, Effort
-from nbcompress.optimize.directions import draw_direction, improvement_along
-from nbcompress.optimize.embedding import Embedding
+from nbcompress.optimize.acquisition import (
+    ACQUISITIONS,
+    Acquisition,
+    ImprovementWhilePending,
+    Sum,
+    Term,
+    feasibility,
+    improvement,
+)
+from nbcompress.optimize.acquisition_optimizer import SPARING, CandidateSearch, Effort
+from nbcompress.optimize.encoding import Axes, Embedding
 from nbcompress.optimize.history import Array, History, Proposal
-from nbcompress.optimize.hypervolume import LogHypervolumeImprovement, is_efficient, reference_point
+from nbcompress.optimize.models import Belief
+from nbcompress.optimize.multi_objective import (
+    LogHypervolumeImprovement,
+    draw_direction,
+    improvement_along,
+    is_efficient,
+    reference_point,
+)
 from nbcompress.optimize.narrowing import Narrowing, UnseenWithin
-from nbcompress.optimize.pending import ImprovementWhilePending
-from nbcompress.optimize.plateau import n_repeats, should_leave
-from nbcompress.optimize.proposers.sobol import SobolProposer
+from nbcompress.optimize.proposers.baselines import SobolProposer
 from nbcompress.optimize.protocol import Unseen, generator
-from nbcompress.optimize.surrogate import Form
-from nbcompress.optimize.threads import one_thread
+from nbcompress.optimize.surrogates.closed_form import Form
 from nbcompress.space import Space
+
+# So many of so many recent trials that repeat the best are a plateau. Chosen on two trees, with 3 as the other answer.
+REPEATED, RECENT = 2, 6
+# One trial in so many is drawn at random then.
+EVERY = 2
+
+
+def n_repeats(history: History) -> int:
+    """Return how many of the recent feasible trials have the very losses of an earlier one that nothing beats."""
+    losses = history.losses[history.is_feasible]
+    recent = range(max(0, len(losses) - RECENT), len(losses))
+    return sum(_came_before(losses, i) and not _is_beaten(losses, losses[i]) for i in recent)
+
+
+def _came_before(losses: Array, i: int) -> bool:
+    return bool((losses[:i] == losses[i]).all(1).any())
+
+
+def _is_beaten(losses: Array, row: Array) -> bool:
+    return bool(((losses <= row).all(1) & (losses < row).any(1)).any())
+
+
+def should_leave(number: int, history: History) -> bool:
+    """Say whether trial `number` is to be drawn at random."""
+    return number % EVERY == 0 and n_repeats(history) >= REPEATED
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    # Finding the libraries takes milliseconds; by the first call NumPy's and SciPy's are loaded.
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold the BLAS of NumPy and SciPy to one thread, and give back what it had."""
+    with _controller().limit(limits=1, user_api="blas"):
+        yield
+
 
 MAX_OBJECTIVES = 4
 # Known points whose neighbours are candidates.
@@ -148,7 +214,7 @@ class GaussianProcessProposer:
             return improvement_along(acquisition, processes, losses, reference, direction)
         if acquisition == "logei":
             return LogHypervolumeImprovement(processes, losses, reference)
-        from nbcompress.optimize.botorch_model import NoisyHypervolume
+        from nbcompress.optimize.surrogates.botorch import NoisyHypervolume
 
         seed = int(generator(self.seed, number, purpose=3).integers(2**31))
         front = feasible[is_efficient(losses[: len(feasible)])]

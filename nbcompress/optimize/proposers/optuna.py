@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbcompress.optimize.axes import Axes
+from nbcompress.optimize.encoding import Axes
 from nbcompress.optimize.history import Array, History, Proposal
 from nbcompress.optimize.protocol import Unseen, generator
 from nbcompress.space import Choice, Float, Int, Point, Space

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from nbcompress.errors import GoalError, SearchError, did_you_mean, option
-from nbcompress.optimize.proposers.grid import GridProposer
+from nbcompress.optimize.proposers.baselines import GridProposer, RandomProposer, SobolProposer
 from nbcompress.optimize.proposers.optuna import OptunaProposer
-from nbcompress.optimize.proposers.random import RandomProposer
-from nbcompress.optimize.proposers.sobol import SobolProposer
 from nbcompress.optimize.protocol import Proposer
 from nbcompress.space import Space
 
@@ -61,6 +59,6 @@ def _refuse_parts(sampler: str, **parts: str) -> None:
     given = {name: value for name, value in parts.items() if value != _PARTS[name]}
     if given:
         raise SearchError(
-            f"Only {option('sampler', 'gp')} takes {' and '.join(option(*one) for one in given.items())}, "
+            f"Only {option('sampler', 'gp')} takes {' and '.join(option(*item) for item in given.items())}, "
             f"but got {option('sampler', sampler)}. Leave out {' and '.join(map(option, given))}."
         )

@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from nbcompress.errors import SearchError
-from nbcompress.run.guard import Cut
-from nbcompress.run.limits import described
+from nbcompress.run.options import described
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
-from nbcompress.run.trial_context import Listener
-from nbcompress.run.trial_run import failure_of
-from nbcompress.study.trial import Failure, State
+from nbcompress.run.termination import Cut
+from nbcompress.run.trial import Listener, failure_of
+from nbcompress.study.goal import Failure, State
 
 
 class EngineError(SearchError):

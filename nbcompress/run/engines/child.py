@@ -19,8 +19,8 @@ import cloudpickle
 
 from nbcompress.run.engines.base import evaluated
 from nbcompress.run.outcome import Outcome
-from nbcompress.run.trial_context import listening
-from nbcompress.study.trial import Failure, State
+from nbcompress.run.trial import listening
+from nbcompress.study.goal import Failure, State
 
 _PR_SET_PDEATHSIG = 1
 

@@ -13,12 +13,11 @@ from typing import Any
 import cloudpickle
 
 from nbcompress.run.engines.base import EngineError, Mailbox, cut_short, evaluated, over_limit
-from nbcompress.run.guard import Cut, Guard, guarded
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
+from nbcompress.run.termination import Cut, Guard, guarded
 from nbcompress.run.transport import pack
-from nbcompress.run.trial_context import Listener, listening
-from nbcompress.run.trial_run import failure_of
-from nbcompress.study.trial import Failure, State
+from nbcompress.run.trial import Listener, failure_of, listening
+from nbcompress.study.goal import Failure, State
 
 SHARED_SEEDS = (
     "The trials run on threads of one process and share its random generators: "

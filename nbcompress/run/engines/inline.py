@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from nbcompress.run.engines.base import cut_short, evaluated, over_limit
-from nbcompress.run.guard import Cut, Guard, guarded
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
-from nbcompress.run.trial_context import Listener, listening
+from nbcompress.run.termination import Cut, Guard, guarded
+from nbcompress.run.trial import Listener, listening
 
 # Who limits trials is told when one took more than twice as long.
 FAR_OVER = 2.0

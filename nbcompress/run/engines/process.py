@@ -20,17 +20,16 @@ from typing import Any
 
 from nbcompress.run.engines.base import Mailbox, cut_short, over_limit
 from nbcompress.run.engines.child import Surroundings, run_child
-from nbcompress.run.guard import Cut
-from nbcompress.run.interrupts import uninterrupted
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
+from nbcompress.run.termination import Cut, uninterrupted
 from nbcompress.run.transport import pack
-from nbcompress.run.trial_context import Listener
-from nbcompress.study.trial import Failure, State
+from nbcompress.run.trial import Listener
+from nbcompress.study.goal import Failure, State
 
 # These take seconds to import: the fork server does it once, before it has any thread. Elsewhere every child pays.
 _PRELOADED = [
     "torch",
-    "nbcompress.compress",
+    "nbcompress.compressors",
     "nbcompress.artifact",
     "nbcompress.measure",
     "nbcompress.run.engines.child",

@@ -14,7 +14,7 @@ from methods import Method, Stage, weights_of
 from nets import Case
 from torch import Tensor
 
-from nbcompress.artifact.export.session import Session
+from nbcompress.artifact.export.onnx_graph import Session
 
 BATCH = 64
 

@@ -1,0 +1,246 @@
+"""Cut whole channels, neurons and heads out of a model, so that it is smaller and faster as it stands.
+
+Statistics of batch norm, measured again after channels are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from math import ceil
+
+import torch
+from torch import nn
+
+from nbcompress.compressors.attention import free_heads_
+from nbcompress.compressors.coupling import Group, as_inputs, couple, trace
+from nbcompress.compressors.data import Batches
+from nbcompress.compressors.keras import restate_
+from nbcompress.compressors.layers import (
+    Patterns,
+    check_choice,
+    check_model,
+    check_number,
+    check_patterns,
+    copied,
+    is_chosen,
+    select,
+)
+from nbcompress.compressors.prune.channel_scores import (
+    CRITERIA,
+    Scores,
+    activation_scores,
+    information_scores,
+    lowest_of_all,
+    lowest_per_group,
+    magnitude_scores,
+    random_scores,
+    taylor_scores,
+)
+from nbcompress.compressors.prune.cutting import Plan, cut_, cut_record
+from nbcompress.compressors.prune.verification import Removal, agreed, check_of, named, plan_for
+from nbcompress.compressors.record import attach_
+from nbcompress.errors import CompressionError
+
+
+@torch.no_grad()
+def recompute_batchnorm_(model: nn.Module, data: object) -> int:
+    """Measure mean and variance of every batch norm that tracks them, in place, over one pass of `data`.
+
+    Each batch counts the same. Dropout is off while they are measured, and the module comes back in the mode it
+    came in.
+
+    Args:
+        model: Any module. Without batch norm nothing happens, and the data is not read.
+        data: A `DataLoader`, a data set, or a pair of tensors.
+
+    Returns:
+        The number of batch norms that were measured.
+
+    Raises:
+        DataError: `data` is empty or has another form.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    ]
+    if not norms:
+        return 0
+    batches = Batches(data)
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over all batches
+            norm.train()
+        for batch in batches.for_model(model):
+            batch(model)
+    except BaseException:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm.load_state_dict(buffers, strict=False)
+        raise
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
+    return len(norms)
+
+
+_UNUSED = "the model does not use it when it runs on the example"
+
+
+def cut_channels(
+    model: nn.Module,
+    amount: float,
+    *,
+    criterion: str = "magnitude",
+    scope: str = "layer",
+    norms: str = "keep",
+    layers: Patterns = None,
+    example: object,
+    data: object = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Return a copy of `model` without its least important channels.
+
+    Output channels of convolutions, neurons of linear layers and attention heads go together with everything that is
+    coupled with them; no output of the model changes its shape. The cut model is compared with the original in which
+    the removed channels are zero (see `checking`); what disagrees or fails is left as it was and named in the
+    record's `left_out`, as is everything that could not be cut for another reason.
+
+    Args:
+        model: Any module; it stays as it is.
+        amount: Share of the channels, above 0 and below 1. At least one channel of each group stays.
+        criterion: `magnitude` (L2 norm of everything that goes with a channel), `random`, `gradient` (see
+            `taylor_scores`), `activation` (mean absolute activation) or `mutual-information` (of activation and
+            label).
+        scope: `layer` takes the share from each coupled group, `global` from all of them together, ranked by the
+            score over its group's mean.
+        norms: `keep` leaves a width whole that a layer norm, an RMS norm or any other mean or variance is computed
+            over, since a channel of zeros still counts in it. `cut` cuts it like any other, down to two channels at
+            most; the cut model then equals the masked one whose averages are over the channels that are left. Such a
+            channel is scored by all that goes with it: its numbers in embeddings, in weights and biases of norms, and
+            in both sides of every projection.
+        layers: Shell patterns on dotted module names: groups in which the outputs of such a layer take part.
+        example: A tensor, a tuple of positional or a dict of keyword inputs.
+        data: For the last three criteria.
+        seed: Of `random`, and of the order of the data.
+
+    Raises:
+        CompressionError: The model cannot be traced, nothing can be cut, or the amount rounds to nothing.
+        LayerNotFound: `layers` matches nothing.
+        DataError: The example is missing, or the model does not run on it.
+    """
+    check_model(model)
+    check_choice("criterion", criterion, CRITERIA)
+    check_choice("scope", scope, ("layer", "global"))
+    check_choice("norms", norms, ("keep", "cut"))
+    amount = check_number("amount", amount, 0, 1, is_open_low=True)
+    if amount == 1:
+        raise CompressionError("amount must leave channels, so it is below 1, got 1: a layer is never cut to nothing")
+    inputs = as_inputs(example)
+    patterns = check_patterns(layers)
+    if patterns is not None:
+        select(model, layers)
+    check = check_of(model, inputs)
+    traced_model = copied(check.originals[0])
+    free_heads_(traced_model)
+    traced = trace(traced_model, check.inputs[0])
+    coupling = couple(traced_model, traced, norms=norms == "cut")
+    # One expects the outputs of weights to be cut; biases and norms follow.
+    weights = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+    traced_names = set(traced.tensors.values())
+    left_out = {name: coupling.frozen[name] for name in weights if name in coupling.frozen}
+    left_out |= {name: _UNUSED for name in weights if name not in traced_names}
+    groups = [
+        group
+        for group in coupling.groups
+        if patterns is None or any(is_chosen(name, patterns) for name in group.makers)
+    ]
+    groups, scores, unscored = _scored(model, groups, criterion, data, seed)
+    chosen, single = _choose(groups, scores, amount, scope)
+    left_out = {name: why for name, why in (left_out | unscored | single).items() if is_chosen(name, patterns)}
+    if not chosen:
+        raise CompressionError(_too_little(amount, groups, scope) or _nothing(left_out))
+    if any(unit.group.averages for unit in chosen):
+        check = check.with_averages(traced_model, (traced, coupling.averages))
+    kept, refused = agreed(model, check, chosen)
+    left_out |= refused
+    if not kept:
+        raise CompressionError(_nothing(left_out))
+    return _carry_out(model, plan_for(kept), left_out)
+
+
+def _scored(
+    model: nn.Module, groups: Sequence[Group], criterion: str, data: object, seed: int
+) -> tuple[list[Group], list[Scores], dict[str, str]]:
+    """The groups that have scores, these, and why the other groups have none."""
+    found: Sequence[Scores | str]
+    if criterion == "magnitude" or not groups:
+        found = magnitude_scores(model, groups)
+    elif criterion == "random":
+        found = random_scores(groups, seed)
+    elif criterion == "gradient":
+        found = taylor_scores(model, groups, data, seed)
+    elif criterion == "activation":
+        found = activation_scores(model, groups, data, seed)
+    else:
+        found = information_scores(model, groups, data, seed)
+    pairs = list(zip(groups, found, strict=True))
+    reasons: dict[str, str] = {}
+    for group, one in pairs:
+        if isinstance(one, str):
+            reasons |= named(group, one)
+    known = [(group, one) for group, one in pairs if not isinstance(one, str)]
+    return [group for group, _ in known], [one for _, one in known], reasons
+
+
+def _choose(
+    groups: Sequence[Group], scores: Sequence[Scores], amount: float, scope: str
+) -> tuple[list[Removal], dict[str, str]]:
+    """What goes from each group, and why nothing goes from some."""
+    n_stay = [group.n_stay for group in groups]
+    lowest = lowest_per_group(scores, amount, n_stay) if scope == "layer" else lowest_of_all(scores, amount, n_stay)
+    removals: list[Removal] = []
+    untouched: dict[str, str] = {}
+    for group, units in zip(groups, lowest, strict=True):
+        if units:
+            removals.append(Removal(group, tuple(units)))
+        elif len(group.units) == 1:
+            untouched |= named(group, "all its channels hang together, and at least one must stay")
+        elif len(group.units) == group.n_stay:
+            untouched |= named(group, "a norm needs two channels at least, and it has no more")
+        elif scope == "layer":
+            untouched |= named(group, f"amount={amount:g} of its {len(group.units)} channels rounds to none")
+        else:
+            untouched |= named(group, "its channels all rank above those that went")
+    return removals, untouched
+
+
+def _carry_out(model: nn.Module, plan: Plan, left_out: Mapping[str, str]) -> nn.Module:
+    small = copied(model)
+    surgeries = cut_(small, plan)
+    restate_(small)
+    attach_(small, cut_record(model, plan, surgeries, left_out))
+    return small
+
+
+def _too_little(amount: float, groups: Sequence[Group], scope: str) -> str:
+    """What is wrong with an amount that rounds to no channel where some could go."""
+    sizes = [len(group.units) for group in groups]
+    if max(sizes, default=0) < 2:
+        return ""
+    n_units = max(sizes) if scope == "layer" else sum(sizes)
+    of_what = f"in every group: the largest has {n_units}" if scope == "layer" else f"of {n_units}"
+    return f"amount={amount:g} rounds to no channel {of_what}, so pass at least {ceil(500 / n_units) / 1000:g}"
+
+
+def _nothing(left_out: Mapping[str, str]) -> str:
+    reasons = "; ".join(f"{name}: {why}" for name, why in islice(left_out.items(), 4))
+    more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+    return f"no channel of the model can be cut ({reasons or 'it has no layer with channels'}{more})"

@@ -1,0 +1,403 @@
+"""The training loop under fine-tuning, retraining after pruning, and distillation.
+
+How the loss of a batch depends on weights.
+
+When to stop training, and which of its states to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import cos, isfinite, pi
+
+import torch
+from torch import Tensor, nn
+
+from nbcompress.compressors.calibration import with_ranges
+from nbcompress.compressors.constraints import Free, Latent, Shared, hold, rest_tensors, round_tensors_
+from nbcompress.compressors.data import Batches
+from nbcompress.compressors.layers import check_choice, check_count, check_number, check_seed, fill_, unique_parameters
+from nbcompress.compressors.losses import BatchLoss, default_loss
+from nbcompress.compressors.observing import evaluating, seeded
+from nbcompress.compressors.record import TensorRecord, attach_, record_of
+from nbcompress.errors import CompressionError, DataError
+
+
+def each_gradient(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    data: object,
+    seed: int,
+    see: Callable[[Sequence[Tensor | None]], None],
+) -> int:
+    """Show the gradients of every batch's mean loss, in evaluation mode, and return the number of batches.
+
+    A gradient is None where the loss does not depend on the parameter.
+    """
+    batches = Batches(data)
+    needed = [parameter.requires_grad for parameter in parameters]
+    n_batches = 0
+    # cuDNN cannot run a recurrent layer backward in evaluation mode.
+    without_cudnn = torch.backends.cudnn.flags(enabled=False)
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        with evaluating(model), seeded(seed, *batches.generators), torch.enable_grad(), without_cudnn:
+            for batch in batches.for_model(model):
+                loss = default_loss(batch(model), batch.target)
+                see(torch.autograd.grad(loss, list(parameters), allow_unused=True))
+                n_batches += 1
+    finally:
+        for parameter, was_needed in zip(parameters, needed, strict=True):
+            parameter.requires_grad_(was_needed)
+    return n_batches
+
+
+def check_gradients(totals: Sequence[Tensor], what_for: str) -> None:
+    """Refuse sums of gradients that hold NaN or infinity."""
+    if not all(bool(torch.isfinite(total).all()) for total in totals):
+        raise CompressionError(f"gradients must be finite for {what_for}, but the loss gave NaN or infinity")
+
+
+class BestSoFar:
+    """The state of a model with the lowest loss on validation data, the one at the start among them.
+
+    Args:
+        model: In training.
+        batches: Validation data.
+        loss_of: The loss of a batch.
+        patience: After so many epochs without a lower loss, training stops.
+        seed: Of the order of the data and of the model's own randomness.
+
+    Raises:
+        DataError: The loss of the model as it is, is NaN or infinite.
+    """
+
+    def __init__(self, model: nn.Module, batches: Batches, loss_of: BatchLoss, patience: int, seed: int) -> None:
+        self._model, self._batches, self._loss_of = model, batches, loss_of
+        self._patience, self._seed = patience, seed
+        self._n_waited = 0
+        self._lowest = self._loss()
+        if not isfinite(self._lowest):
+            raise DataError(f"the loss on valid= must be finite before training, got {self._lowest}")
+        self._note()
+
+    def is_enough(self) -> bool:
+        """After an epoch: whether training should stop."""
+        loss = self._loss()
+        if loss < self._lowest:
+            self._lowest, self._n_waited = loss, 0
+            self._note()
+        else:
+            self._n_waited += 1
+        return self._n_waited >= self._patience
+
+    def restore_(self) -> None:
+        """Give the model the best state back, record included."""
+        for tensor, values in zip(self._tensors(), self._values, strict=True):
+            fill_(tensor, values)
+        attach_(self._model, self._record)
+
+    def _note(self) -> None:
+        self._values = [tensor.detach().clone() for tensor in self._tensors()]
+        self._record = record_of(self._model)
+
+    def _tensors(self) -> list[Tensor]:
+        return [one for _, one in (*self._model.named_parameters(), *self._model.named_buffers())]
+
+    def _loss(self) -> float:
+        """The mean over batches, in evaluation mode."""
+        with evaluating(self._model), seeded(self._seed, *self._batches.generators), torch.no_grad():
+            batches = self._batches.for_model(self._model)
+            losses = [float(self._loss_of(self._model, batch)) for batch in batches]
+        return sum(losses) / len(losses)
+
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the data, from 0.
+        lr: Step size.
+        optimizer: `adam`, `adamw`, or `sgd` (with momentum).
+        batch_size: Of data that is not in batches yet.
+        seed: Of the order of the data and of the model's own randomness.
+        momentum: Of `sgd`; None stands for 0.9.
+        weight_decay: Share of a weight that decay removes per unit of step size.
+        schedule: `constant`, or `cosine`: the step size falls from `lr` towards zero, epoch by epoch.
+        patience: With validation data, epochs without a lower loss on it after which training stops.
+    """
+
+    epochs: int
+    lr: float = 1e-3
+    optimizer: str = "adam"
+    batch_size: int = 64
+    seed: int = 0
+    momentum: float | None = None
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs, 0)
+        check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_count("batch_size", self.batch_size, 1)
+        check_seed(self.seed)
+        check_number("weight_decay", self.weight_decay, 0, float("inf"))
+        check_choice("schedule", self.schedule, SCHEDULES)
+        if self.patience is not None:
+            check_count("patience", self.patience, 1)
+        if self.momentum is not None:
+            check_number("momentum", self.momentum, 0, 1)
+            if self.optimizer != "sgd":
+                raise CompressionError(f"momentum belongs to optimizer='sgd', got momentum with {self.optimizer!r}")
+
+    def lr_of(self, epoch: int) -> float:
+        """The step size in an epoch, counted from 1."""
+        if self.schedule == "constant":
+            return self.lr
+        # Loshchilov and Hutter (2017), "SGDR", equation 5, without restarts and down to zero.
+        return self.lr * 0.5 * (1 + cos(pi * (epoch - 1) / self.epochs))
+
+    def make_optimizer(self, leaves: list[nn.Parameter]) -> torch.optim.Optimizer:
+        # Fused, a step is one pass over the leaves in place of a dozen; torch has it for real numbers on these devices.
+        fused = all(leave.is_floating_point() and leave.device.type in ("cpu", "cuda") for leave in leaves) or None
+        if self.optimizer == "adam":
+            return torch.optim.Adam(leaves, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(leaves, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        momentum = 0.9 if self.momentum is None else self.momentum
+        return torch.optim.SGD(leaves, lr=self.lr, momentum=momentum, weight_decay=self.weight_decay, fused=fused)
+
+
+class Trainer:
+    """A model in training, with all its promises.
+
+    Args:
+        model: Changed in place.
+        plan: How to train.
+        latents: Where the leaves of rounded parameters begin, by name.
+        learned_along: Parameters outside the model that the loss depends on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        latents: Mapping[str, Tensor],
+        learned_along: Sequence[nn.Parameter] = (),
+    ) -> None:
+        self.model = model
+        self._learned_along = list(learned_along)
+        record = record_of(model)
+        self._is_half = record.rest == "float16"
+        self._held: dict[str, Free | Latent | Shared] = {}
+        for names, parameter in unique_parameters(model):
+            if not parameter.requires_grad:
+                continue
+            promise = next((record.tensors[name] for name in names if name in record.tensors), TensorRecord())
+            self._held[names[0]] = hold(
+                parameter, promise, is_half=self._is_half, is_mean=plan.optimizer == "sgd", start=latents.get(names[0])
+            )
+        if not self._held:
+            raise CompressionError("nothing can be trained: no parameter of the model requires a gradient")
+        self._optimizer = plan.make_optimizer([*(held.leaf for held in self._held.values()), *self._learned_along])
+
+    def step(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`, back to values that keep the promises."""
+        self.model.zero_grad(set_to_none=True)
+        for parameter in self._learned_along:
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        for held in self._held.values():
+            held.take_gradient()
+        self._optimizer.step()
+        # A sum is NaN or infinite if one of its numbers is.
+        if not isfinite(sum(float(held.leaf.detach().sum()) for held in self._held.values())):
+            raise CompressionError("training diverged: a weight became NaN or infinite; use a smaller lr")
+        self.put()
+
+    def set_lr(self, lr: float) -> None:
+        """From now on, step by `lr`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
+    def put(self) -> None:
+        """Give the model the promised values of all leaves."""
+        for held in self._held.values():
+            held.put()
+
+    def become(self, name: str, promise: TensorRecord) -> None:
+        """From now on `promise` is kept for parameter `name` as it is now, as after pruning between epochs."""
+        held = self._held.get(name)
+        if isinstance(held, Latent):
+            held.become(promise)
+        elif held is not None:
+            raise CompressionError(f"the promise of {name!r} cannot change in training")
+
+    def publish(self) -> None:
+        """Bring the model's record up to date, and its stored buffers to half precision."""
+        record = record_of(self.model)
+        tensors = dict(record.tensors)
+        for name, parameter in self._held.items():
+            promise = parameter.promise()
+            if promise is not None:
+                key = next((other for other in _names(self.model, parameter.parameter) if other in tensors), name)
+                tensors[key] = promise
+        record = replace(record, tensors=tensors)
+        attach_(self.model, record)
+        if self._is_half:
+            buffers = [tensor for tensor in rest_tensors(self.model, record) if not isinstance(tensor[1], nn.Parameter)]
+            round_tensors_(buffers)
+
+
+BeforeEpoch = Callable[[int, Trainer], None]
+OnEpoch = Callable[[int, float], object]
+Progress = Callable[[float], object]
+
+
+def train_(
+    model: nn.Module,
+    data: object,
+    plan: Plan,
+    *,
+    batch_loss: BatchLoss | None = None,
+    latents: Mapping[str, Tensor] | None = None,
+    learned_along: Sequence[nn.Parameter] = (),
+    before_epoch: BeforeEpoch | None = None,
+    on_epoch: OnEpoch | None = None,
+    valid: object = None,
+    progress: Progress | None = None,
+) -> None:
+    """Train `model` in place, keeping what its record promises.
+
+    Args:
+        model: Comes back in the mode it came in, without gradients.
+        data: See `Batches`.
+        plan: How to train.
+        batch_loss: From the model and a batch to the loss; `default_loss` of what the model returns otherwise.
+        latents: Values before rounding, by parameter name, at which training starts.
+        learned_along: Parameters outside the model that the loss depends on.
+        before_epoch: Called with the epoch, counted from 1, and the trainer.
+        on_epoch: Called with the epoch, counted from 1, and its mean loss, in the mode the model came in.
+        valid: Data for the plan's patience; the model ends in the state with the lowest loss on it.
+        progress: Called with the share of the training that is done, after every batch if their number is known, else
+            after every epoch; at the end with 1.
+
+    Raises:
+        CompressionError: The loss stopped being finite. Model and record are what they were before.
+        DataError: The data does not fit. Model and record are what they were before.
+    """
+    batches = Batches(data, plan.batch_size)
+    loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
+    trainer = Trainer(model, plan, latents or {}, learned_along)
+    mode = _Mode(model)
+    told = _Told(progress, plan.epochs, batches.n_batches)
+    with seeded(plan.seed, *batches.generators), torch.enable_grad(), _settled(trainer, mode):
+        best = None
+        if plan.patience is not None:
+            best = BestSoFar(model, Batches(valid, plan.batch_size), loss_of, plan.patience, plan.seed)
+        for epoch in range(1, plan.epochs + 1):
+            trainer.set_lr(plan.lr_of(epoch))
+            if before_epoch is not None:
+                before_epoch(epoch, trainer)
+            model.train()
+            loss = _run_epoch(trainer, batches, loss_of, epoch, told)
+            mode.restore()
+            trainer.publish()
+            if on_epoch is not None:
+                on_epoch(epoch, loss)
+            if best is not None and best.is_enough():
+                break
+        if best is not None:
+            best.restore_()
+        if plan.epochs:
+            # Other weights, other activations.
+            attach_(model, with_ranges(model, record_of(model), data, plan.seed))
+    told.end()
+
+
+class _Told:
+    """Tells how much of the training is done."""
+
+    def __init__(self, progress: Progress | None, n_epochs: int, n_batches: int | None) -> None:
+        self._progress, self._n_epochs, self._n_batches = progress, n_epochs, n_batches
+        self._last = 0.0
+
+    def batch(self, epoch: int, number: int) -> None:
+        if self._n_batches:
+            self._tell((epoch - 1 + min(number / self._n_batches, 1.0)) / self._n_epochs)
+
+    def epoch(self, epoch: int) -> None:
+        self._tell(epoch / self._n_epochs)
+
+    def end(self) -> None:
+        self._tell(1.0)
+
+    def _tell(self, done: float) -> None:
+        if self._progress is not None and done > self._last:
+            self._last = done
+            self._progress(done)
+
+
+def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: int, told: _Told) -> float:
+    total, n_batches = 0.0, 0
+    for batch in batches.for_model(trainer.model):
+        loss = loss_of(trainer.model, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise CompressionError(f"the loss must be a tensor with one number, got {kind}")
+        value = float(loss.detach())
+        if not isfinite(value):
+            raise CompressionError(f"training diverged: the loss is {value} in epoch {epoch}; use a smaller lr")
+        trainer.step(loss.reshape(()))
+        total, n_batches = total + value, n_batches + 1
+        told.batch(epoch, n_batches)
+    told.epoch(epoch)
+    return total / n_batches
+
+
+class _Mode:
+    """The training flag of every module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._flags = [(module, module.training) for module in model.modules()]
+
+    def restore(self) -> None:
+        for module, is_training in self._flags:
+            module.training = is_training
+
+
+@contextmanager
+def _settled(trainer: Trainer, mode: _Mode) -> Iterator[None]:
+    """Leave a model behind that keeps its promises: after an error the one from before, else the one trained so far."""
+    model, record = trainer.model, record_of(trainer.model)
+    held = [one for _, one in (*model.named_parameters(), *model.named_buffers())]
+    before = [parameter.detach().clone() for parameter in held]
+    try:
+        yield
+    except Exception:
+        for parameter, values in zip(held, before, strict=True):
+            fill_(parameter, values)
+        attach_(model, record)
+        raise
+    except BaseException:
+        # An interrupt, or the end of a trial: it may have come between a step of the leaves and the model.
+        trainer.put()
+        trainer.publish()
+        raise
+    finally:
+        mode.restore()
+        model.zero_grad(set_to_none=True)
+
+
+def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:
+    return next(names for names, one in unique_parameters(model) if one is parameter)

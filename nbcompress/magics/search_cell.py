@@ -1,0 +1,339 @@
+"""`%%bo_search`: a cell of the user's own code becomes a Bayesian search.
+
+A search that is watched: shown before its first trial, and finished however it ends.
+
+From a search cell's text to everything that its search needs, checked before anything runs.
+
+`%%bo_search --dry-run`: the space as it was read, one timed trial, and what the search would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from IPython.core.error import UsageError
+from IPython.core.magic import no_var_expand
+
+from nbcompress.cell import CellBody, CellEvaluator, Origin
+from nbcompress.errors import did_you_mean
+from nbcompress.magics.arguments import HelpWanted, MagicParser
+from nbcompress.magics.base import Output, Scope, one_line_errors
+from nbcompress.magics.search_options import goal_of, search_parser
+from nbcompress.run import Assignment, Outcome
+from nbcompress.run.capture import trial_seed
+from nbcompress.run.setup import Search
+from nbcompress.space import Space
+from nbcompress.study.goal import State
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from nbcompress.magics.base import Output, Scope
+    from nbcompress.panels import Panel
+    from nbcompress.panels.live import Kind
+    from nbcompress.run.callbacks import Controls, Ending, Observer
+    from nbcompress.run.engines import Engine
+    from nbcompress.run.setup import Search
+
+
+def panel_of(kind: str, search: Search, controls: Controls, output: Output) -> Panel:
+    """Return the panel of a search; `auto` is the best that the front end can show."""
+    from nbcompress.panels import panel
+
+    return panel(
+        output.best_kind if kind == "auto" else cast("Kind", kind),
+        search.study,
+        trials=search.plan.trials,
+        seconds=search.plan.timeout,
+        baseline=search.baseline,
+        proposer=search.proposer,
+        controls=controls,
+        output=output,
+    )
+
+
+def run_watched(search: Search, panel: Panel, controls: Controls, observers: Sequence[Observer] = ()) -> Ending:
+    """Run a search to its end; whatever happens, the panel is replaced by the finished output.
+
+    Raises:
+        KeyboardInterrupt: The second interrupt.
+    """
+    from nbcompress.run.termination import uninterrupted
+
+    ending: Ending | None = None
+    panel.show()
+    try:
+        ending = search.run([*observers, panel], controls)
+    finally:
+        with uninterrupted():
+            panel.finish(ending)
+    return ending
+
+
+def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope) -> tuple[CellBody, Space]:
+    """Read the body, and evaluate its declarations in the notebook's namespace.
+
+    Raises:
+        UsageError, SpaceError, GoalError: What is wrong, and where.
+    """
+    if not cell.strip():
+        raise UsageError(
+            "the cell has no body. Declare parameters with Float, Int or Choice and assign the objectives."
+        )
+    goal = goal_of(arguments)
+    body = CellBody(Origin(_as_python(cell, scope), goal, filename=_shown_name(arguments), flags=_flags(scope)))
+    space = body.space(scope.evaluate_node, tuple(scope.namespace))
+    for name in arguments.keep:
+        if name not in body.assigned:
+            raise UsageError(f"--keep {name}: the cell never assigns {name!r}.{did_you_mean(name, body.assigned)}")
+    return body, space
+
+
+def prepared(arguments: argparse.Namespace, cell: str, scope: Scope) -> Search:
+    """Check every option, open the study, and return what can start.
+
+    Raises:
+        UsageError: An option does not fit; what the floors below refuse rises as their own errors.
+    """
+    from nbcompress.run.setup import Options, Place, prepare
+
+    body, space = read_cell(arguments, cell, scope)
+    engine = _engine(arguments, body, scope)
+    baseline = _baseline(arguments, body, scope)
+    typed = {field.name: getattr(arguments, field.name) for field in fields(Options)}
+    options = Options(**{**typed, "start": _start(arguments, scope), "keep": tuple(arguments.keep)})
+    name = arguments.study or _made_name(body, space)
+
+    def modules() -> dict[str, Any]:
+        return notebook_modules(scope.namespace)
+
+    place = Place(name, arguments.storage, arguments.fresh, {"body": body.digest}, modules)
+    evaluate = CellEvaluator(body, space, scope.namespace, arguments.keep)
+    return prepare(options, evaluate, space, body.goal, engine, place, baseline=baseline, facts={"cell": cell})
+
+
+def notebook_modules(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the modules of the notebook by name."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    found = dict(namespace)
+    return {key: item for key, item in found.items() if isinstance(item, torch.nn.Module) and not key.startswith("_")}
+
+
+def _as_python(cell: str, scope: Scope) -> str:
+    """Turn magics into calls. IPython drops blank lines at the start; put them back, so that line numbers hold."""
+    transformed: str = scope.shell.transform_cell(cell)
+    lines = cell.split("\n")
+    blank = next((index for index, line in enumerate(lines) if line.strip()), 0)
+    return "\n" * blank + transformed
+
+
+def _flags(scope: Scope) -> int:
+    return int(scope.shell.compile.flags) & ~ast.PyCF_ONLY_AST
+
+
+def _shown_name(arguments: argparse.Namespace) -> str:
+    return f"<%%bo_search {arguments.study}>" if arguments.study else "<%%bo_search>"
+
+
+def _made_name(body: CellBody, space: Space) -> str:
+    text = f"{space}\n{body.goal}\n{body.digest}"
+    return f"search-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Engine:
+    from nbcompress.run.engines import ENGINES, engine_of
+
+    choice: Any = arguments.engine
+    if choice not in ENGINES:
+        if choice not in scope.namespace:
+            near = did_you_mean(choice, ENGINES)
+            raise UsageError(
+                f"--engine is inline, process or the name of an executor in this notebook, but got {choice!r}.{near}"
+            )
+        choice = scope.namespace[choice]
+    if arguments.engine != "inline" and body.magics:
+        raise UsageError(
+            f"the body uses {body.magics[0]}, which works under --engine inline only. Call the function instead."
+        )
+    return engine_of(choice, arguments.engine)
+
+
+def _start(arguments: argparse.Namespace, scope: Scope) -> tuple[dict[str, Any], ...]:
+    points = scope.evaluate(arguments.start) if arguments.start else []
+    if not isinstance(points, (list, tuple)) or not all(isinstance(point, Mapping) for point in points):
+        raise UsageError(
+            "--start is a list of dicts of the active parameters, "
+            f"but {arguments.start} is of the type {type(points).__name__}."
+        )
+    return tuple(dict(point) for point in points)
+
+
+def _baseline(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> dict[str, float] | None:
+    if arguments.baseline is None:
+        return None
+    given = scope.evaluate(arguments.baseline)
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"--baseline is a dict of metrics, but {arguments.baseline} is of the type {type(given).__name__}."
+        )
+    for key in given:
+        if key not in body.assigned:
+            raise UsageError(f"--baseline: the cell never assigns {key!r}.{did_you_mean(key, body.goal.metrics)}")
+    try:
+        return {str(key): float(value) for key, value in given.items()}
+    except (TypeError, ValueError):
+        raise UsageError(f"--baseline holds a number per metric, but got {given!r:.80}.") from None
+
+
+def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
+    """Run one trial in the kernel and describe what a search would do; nothing is stored."""
+    # In memory: a dry run leaves no study behind.
+    arguments.storage = None
+    search = prepared(arguments, cell, scope)
+    study = search.study
+    start = search.plan.start
+    if start:
+        point = start[0]
+    else:
+        from nbcompress.run.history import history_of
+
+        point = search.proposer.propose(0, history_of((), study.goal)).point
+    outcome = search.evaluate(Assignment(0, point, trial_seed(arguments.seed, 0)))
+    return "\n".join([*_space_lines(search), *_trial_lines(point, outcome), _estimate(search, outcome)])
+
+
+def _space_lines(search: Search) -> list[str]:
+    space = search.study.space
+    size = "uncountably many" if space.n_points is None else f"{space.n_points:,}"
+    return [
+        f"{len(space)} parameter{'s' * (len(space) != 1)}, {size} points:",
+        *(f"  {line}" for line in str(space).splitlines()),
+        f"goal: {search.study.goal}",
+    ]
+
+
+def _trial_lines(point: object, outcome: Outcome) -> list[str]:
+    values = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items()) or "no metric"
+    lines = [f"one trial at {point}:", f"  {outcome.state.value} after {outcome.seconds:.2f} s, {values}"]
+    if outcome.failure is not None:
+        lines.append(f"  {outcome.failure}")
+    if outcome.printed:
+        lines += ["  it printed:", *(f"    {line}" for line in outcome.printed.splitlines()[:10])]
+    return [*lines, *(f"  {remark}" for remark in outcome.remarks)]
+
+
+def _estimate(search: Search, outcome: Outcome) -> str:
+    trials, jobs = search.plan.trials, search.plan.jobs
+    seconds = outcome.seconds * trials * search.plan.repeats / jobs
+    text = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    if seconds >= 7200:
+        text = f"{seconds / 3600:.1f} h"
+    some = "" if outcome.state is State.COMPLETE else " or more: this one did not run to its end"
+    return f"{trials} trials would take about {text}{some}; nothing was stored."
+
+
+class BoSearch:
+    """The cell magic of one shell."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+
+    @cached_property
+    def parser(self) -> MagicParser:
+        return search_parser()
+
+    def function(self) -> Callable[[str, str], None]:
+        """Return the function that IPython registers."""
+
+        @no_var_expand
+        def bo_search(line: str, cell: str) -> None:
+            with one_line_errors("%%bo_search"):
+                self._run(line, cell)
+
+        bo_search.__doc__ = self.parser.format_help()
+        return cast(Callable[[str, str], None], bo_search)
+
+    def line_function(self) -> Callable[[str], None]:
+        """Return what `%bo_search`, with one per cent, does: it helps."""
+
+        @no_var_expand
+        def bo_search(line: str) -> None:
+            with one_line_errors("%bo_search"):
+                if {"-h", "--help"} & set(line.split()):
+                    print(self.parser.format_help())
+                    return
+                raise UsageError("a search is a cell: write %%bo_search, with two per cents, and a body below.")
+
+        bo_search.__doc__ = self.parser.format_help()
+        return cast(Callable[[str], None], bo_search)
+
+    def _run(self, line: str, cell: str) -> None:
+        try:
+            arguments = self.parser.read(line)
+        except HelpWanted as wanted:
+            print(wanted)
+            return
+        scope = Scope(self._shell)
+        if scope.in_trial:
+            raise UsageError("a search cannot run inside a trial of another one.")
+        if arguments.dry_run:
+            print(dry_run(arguments, cell, scope))
+            return
+        try:
+            search = prepared(arguments, cell, scope)
+        except KeyboardInterrupt:
+            print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
+            return
+        scope.namespace[arguments.out] = search.study
+        running = _Running(search, arguments, scope)
+        if arguments.background:
+            running.start()
+        else:
+            running.run()
+
+
+class _Running:
+    """A search with its panel, in this thread or in one of its own."""
+
+    def __init__(self, search: Search, arguments: argparse.Namespace, scope: Scope) -> None:
+        from nbcompress.magics.base import Output
+        from nbcompress.run.callbacks import Controls
+
+        self._search = search
+        self._controls: Controls = Controls()
+        self._output: Output = Output(scope.shell)
+        self._panel: Panel = panel_of(arguments.panel, search, self._controls, self._output)
+
+    def start(self) -> None:
+        """Run in a thread of its own; output stays in the cell that runs now."""
+        thread = threading.Thread(target=self._in_background, name=f"search {self._search.study.name}", daemon=True)
+        thread.start()
+
+    def run(self) -> None:
+        """Run until the search ends; whatever happens, the panel is replaced by the finished output.
+
+        Raises:
+            UsageError: The search could not go on: the first trials failed alike, or the engine broke.
+            KeyboardInterrupt: The second interrupt.
+        """
+        ending = run_watched(self._search, self._panel, self._controls)
+        if ending.kind in ("same failure", "broken"):
+            raise UsageError(ending.reason)
+
+    def _in_background(self) -> None:
+        self._output.follow()
+        try:
+            with one_line_errors("%%bo_search"):
+                self.run()
+        except UsageError as err:
+            self._output.print(str(err))

@@ -1,0 +1,187 @@
+"""Pictures of cards: bars of each layer, the spread of the weights, accuracy by class, and what each layer bears."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from nbcompress.panels.figures import BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILION
+from nbcompress.panels.text import cut, spell
+
+if TYPE_CHECKING:
+    from nbcompress.measure import AccuracyChange, WeightHistogram
+
+# Patterns and markers as well as colours, so that a print in black and white can be read.
+LOOKS = ((BLUE, ""), (ORANGE, "///"), (GREEN, "..."), (PINK, "xxx"), (SKY, "\\\\\\"), (VERMILION, "ooo"))
+MARKERS = "os^Dvp"
+MOST_LAYERS = 40
+# With more classes than this, one accuracy for all of them is shown.
+MOST_CLASSES = 20
+# Labels along an axis with more letters than this are turned.
+MOST_LETTERS = 80
+WIDE, HIGH = 7.2, 2.5
+INK = "#222222"
+
+Rows = Sequence[tuple[str, Sequence[float | None]]]
+
+
+def compression_figure(
+    labels: Sequence[str],
+    sizes: Rows,
+    weights: WeightHistogram | None = None,
+    accuracy: AccuracyChange | None = None,
+) -> Figure:
+    """Return weights and accuracy side by side, where they are known, and below them the bytes of each layer."""
+    n_above = (weights is not None) + (accuracy is not None)
+    if not n_above:
+        return bars_figure(labels, sizes, "kB in the file")
+    below = _bars_height(len(_largest(labels, sizes)), len(sizes))
+    figure = Figure(figsize=(WIDE, HIGH + below), layout="constrained", facecolor="white")
+    above, rest = figure.subfigures(2, 1, height_ratios=[HIGH, below], hspace=0.03, squeeze=False)[:, 0]
+    axes = list(above.subplots(1, n_above, squeeze=False)[0])
+    if weights is not None:
+        draw_weights(axes.pop(0), weights)
+    if accuracy is not None:
+        draw_accuracy(axes.pop(0), accuracy)
+    draw_bars(rest.subplots(), labels, sizes, "kB in the file")
+    return figure
+
+
+def bars_figure(labels: Sequence[str], series: Rows, unit: str) -> Figure:
+    """Return horizontal bars alone: for each label one bar of each series, the first label on top."""
+    height = _bars_height(len(_largest(labels, series)), len(series))
+    figure = Figure(figsize=(WIDE, height), layout="constrained", facecolor="white")
+    draw_bars(figure.subplots(), labels, series, unit)
+    return figure
+
+
+def dots_figure(labels: Sequence[str], series: Rows, unit: str) -> Figure:
+    """Return dots above the labels, a kind for each series; of more than `MOST_LAYERS` labels the first ones."""
+    shown = list(range(min(len(labels), MOST_LAYERS)))
+    figure = Figure(figsize=(WIDE, 3.0), layout="constrained", facecolor="white")
+    ax = figure.subplots()
+    for i, (name, values) in enumerate(series):
+        known = np.array([np.nan if values[j] is None else values[j] for j in shown], dtype=float)
+        at = np.array(shown) + (i - (len(series) - 1) / 2) * 0.16
+        color, marker = LOOKS[i % len(LOOKS)][0], MARKERS[i % len(MARKERS)]
+        ax.vlines(at, np.minimum(known, 0), np.maximum(known, 0), color=color, linewidth=1.2)
+        ax.plot(at, known, color=color, marker=marker, markersize=6, linestyle="none", label=cut(name, 30))
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    names = [cut(labels[j], 18) for j in shown]
+    turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if sum(map(len, names)) > MOST_LETTERS else {}
+    ax.set_xticks(shown, names, parse_math=False, fontsize=8, **turned)
+    more = len(labels) - len(shown)
+    _finish(ax, f"the first {len(shown)} of {len(labels)} layers" if more else "", unit, "y")
+    return figure
+
+
+def draw_bars(ax: Axes, labels: Sequence[str], series: Rows, unit: str) -> None:
+    """Draw bars of the largest labels, each with its number at the end."""
+    shown = _largest(labels, series)
+    place = np.arange(len(shown), dtype=float)
+    height = 0.8 / len(series)
+    for i, (name, values) in enumerate(series):
+        color, hatch = LOOKS[i % len(LOOKS)]
+        at = place + (i - (len(series) - 1) / 2) * height
+        lengths = [values[j] or 0.0 for j in shown]
+        ax.barh(at, lengths, height, color=color, hatch=hatch, edgecolor="white", linewidth=0.4, label=cut(name, 30))
+        for y, j, length in zip(at, shown, lengths, strict=True):
+            text = "none" if values[j] is None else spell(float(f"{length:.3g}"))
+            ax.text(length, y, f" {text}", va="center", fontsize=7, color=INK)
+    ax.set_yticks(place, [cut(labels[j], 40) for j in shown], parse_math=False, fontsize=8)
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    more = len(labels) - len(shown)
+    _finish(ax, f"{unit}, the largest {len(shown)} of {len(labels)} layers" if more else unit, "", "x")
+
+
+def draw_weights(ax: Axes, weights: WeightHistogram) -> None:
+    """Draw how the weights are spread: the first model filled, the others as lines over it, counts as logarithms."""
+    edges = np.array(weights.edges)
+    middles = (edges[:-1] + edges[1:]) / 2
+    for i, (name, counts) in enumerate(weights.counts.items()):
+        sns.histplot(
+            x=middles,
+            weights=np.array(counts),
+            bins=list(weights.edges),
+            element="step",
+            fill=not i,
+            color=LOOKS[0][0] if not i else VERMILION,
+            alpha=0.3 if not i else 1.0,
+            linewidth=0.6 if not i else 1.4,
+            label=cut(name, 30),
+            ax=ax,
+        )
+    ax.set_yscale("log", nonpositive="clip")
+    ax.set_ylim(bottom=0.7)
+    _finish(ax, "value of a weight", "weights", "y")
+
+
+def draw_accuracy(ax: Axes, found: AccuracyChange) -> None:
+    """Draw accuracy before and after with its 95 % interval, class by class and for all."""
+    classes = found.before.per_class if 1 < len(found.before.per_class) <= MOST_CLASSES else ()
+    names = [str(class_.label) for class_ in classes] + ["all"]
+    for i, (name, one) in enumerate((("before", found.before), ("after", found.after))):
+        per_class = [part.interval for part in one.per_class] if classes else []
+        every = [*per_class, one.interval]
+        value = np.array([part.value for part in every]) * 100
+        low = value - np.array([part.low for part in every]) * 100
+        high = np.array([part.high for part in every]) * 100 - value
+        at = np.arange(len(every)) + (i - 0.5) * 0.34
+        color = BLUE if not i else VERMILION
+        ax.errorbar(
+            at,
+            value,
+            yerr=np.maximum(0, np.stack([low, high])),
+            fmt=MARKERS[i],
+            color=color,
+            markerfacecolor=color if not i else "white",
+            markersize=4.5,
+            elinewidth=1,
+            label=name,
+        )
+    ax.set_xticks(range(len(names)), names, parse_math=False, fontsize=8)
+    ax.set_xlim(-0.7, len(names) - 0.3)
+    ax.margins(y=0.08)
+    if classes:
+        ax.axvline(len(classes) - 0.5, color=GREY, linewidth=0.6)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    _finish(ax, "class" if classes else "", "accuracy", "y")
+
+
+def _largest(labels: Sequence[str], series: Rows) -> list[int]:
+    """Return the places of the labels to show: all of them, or the largest in their order."""
+    sizes = [max((values[j] or 0.0 for _, values in series), default=0.0) for j in range(len(labels))]
+    return sorted(sorted(range(len(labels)), key=lambda j: -sizes[j])[:MOST_LAYERS])
+
+
+def _bars_height(n_labels: int, n_series: int) -> float:
+    return 0.9 + n_labels * (0.16 + 0.16 * n_series)
+
+
+def _finish(ax: Axes, x: str, y: str, grid: str) -> None:
+    # A user's dollar sign is a dollar sign.
+    ax.set_xlabel(x, parse_math=False, fontsize=9)
+    ax.set_ylabel(y, parse_math=False, fontsize=9)
+    ax.tick_params(axis="both", labelsize=8)
+    ax.grid(visible=True, axis="x" if grid == "x" else "y", color="#e4e4e4", linewidth=0.6)
+    ax.set_axisbelow(True)
+    sns.despine(ax=ax)
+    legend = ax.legend(
+        fontsize=8,
+        frameon=False,
+        ncols=len(ax.get_legend_handles_labels()[1]),
+        # Above the axes it hides nothing.
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=0.2,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -1,0 +1,266 @@
+"""Giving back what a trial leaves in memory.
+
+What a trial prints goes to its record, not into the cell.
+
+`contextlib.redirect_stdout` would swap `sys.stdout` for every thread. Here a router stands in for it while trials
+run: text goes to the trial of the writer's context, and to the stream that was there when there is none.
+
+Seeds: one per trial, the same in every process and version, and the notebook's own generators left as they were.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import random
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from typing import Any
+
+import psutil
+
+HEAD = 2_000
+TAIL = 6_000
+
+
+class Printed:
+    """Text of bounded length: its first `HEAD` characters, its last `TAIL`, and how much lies between."""
+
+    def __init__(self) -> None:
+        self._head = ""
+        self._tail: deque[str] = deque()
+        self._tail_length = 0
+        self._left_out = 0
+
+    def write(self, text: str) -> None:
+        room = HEAD - len(self._head)
+        if room > 0:
+            self._head += text[:room]
+            text = text[room:]
+        if not text:
+            return
+        self._tail.append(text)
+        self._tail_length += len(text)
+        while self._tail_length > TAIL:
+            surplus = self._tail_length - TAIL
+            first = self._tail.popleft()
+            if len(first) > surplus:
+                self._tail.appendleft(first[surplus:])
+            dropped = min(surplus, len(first))
+            self._tail_length -= dropped
+            self._left_out += dropped
+
+    def __str__(self) -> str:
+        gap = f"\n... {self._left_out} characters left out ...\n" if self._left_out else ""
+        return self._head + gap + "".join(self._tail)
+
+
+_printed: ContextVar[Printed | None] = ContextVar("nbcompress_printed", default=None)
+
+
+class _Router:
+    """Stands in for one stream; everything but writing is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        printed = _printed.get()
+        if printed is None:
+            written = self._stream.write(text)
+            return len(text) if written is None else int(written)
+        printed.write(text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if _printed.get() is None:
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return _printed.get() is None and bool(self._stream.isatty())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_printing_lock = threading.Lock()
+_printing_users = 0
+_routers: dict[str, _Router] = {}
+
+
+def _install() -> None:
+    global _printing_users
+    with _printing_lock:
+        _printing_users += 1
+        if _printing_users == 1:
+            for name in ("stdout", "stderr"):
+                stream = getattr(sys, name)
+                if stream is not None:
+                    _routers[name] = _Router(stream)
+                    setattr(sys, name, _routers[name])
+
+
+def _uninstall() -> None:
+    global _printing_users
+    with _printing_lock:
+        _printing_users -= 1
+        if _printing_users == 0:
+            for name, router in _routers.items():
+                # A body that has put its own stream there keeps it: it asked for that.
+                if getattr(sys, name) is router:
+                    setattr(sys, name, router._stream)
+            _routers.clear()
+
+
+@contextmanager
+def printed_text() -> Iterator[Printed]:
+    """Collect what this context writes to `sys.stdout` and `sys.stderr` inside the `with` block."""
+    printed = Printed()
+    _install()
+    token = _printed.set(printed)
+    try:
+        yield printed
+    finally:
+        _printed.reset(token)
+        _uninstall()
+
+
+def trial_seed(study_seed: int, number: int, repeat: int = 0) -> int:
+    """Return the seed of a run, in `[0, 2**32)` as NumPy's generators take it.
+
+    A hash rather than a sum, so that the trials of neighbouring study seeds share none.
+    """
+    text = f"nbcompress/{study_seed}/{number}/{repeat}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+
+def set_seeds(seed: int) -> None:
+    """Set the global generators of `random`, NumPy and torch (CUDA too), which are loaded or will be."""
+    random.seed(seed)
+    _expect_nothing()
+    for name, setting in _SETTING.items():
+        if module := sys.modules.get(name):
+            setting(module, seed)
+        else:
+            sys.meta_path.insert(0, _SeedsOnImport(name, seed))
+
+
+_SETTING: dict[str, Callable[[Any, int], object]] = {
+    "numpy": lambda numpy, seed: numpy.random.seed(seed),
+    "torch": lambda torch, seed: torch.manual_seed(seed),
+}
+
+
+class _SeedsOnImport(MetaPathFinder):
+    """Seeds a module when a trial is the first to import it; else that trial alone would begin somewhere else."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self._name, self._seed = name, seed
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        if fullname != self._name or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        loader: Any = spec.loader if spec is not None else None
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                _restore.extend(_restoring(fullname, module))
+                _SETTING[fullname](module, self._seed)
+
+            loader.exec_module = exec_module
+        return spec
+
+
+def _expect_nothing() -> None:
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _SeedsOnImport)]
+
+
+def _snapshot() -> list[Callable[[], None]]:
+    """Return what sets every loaded generator back to how it stands now."""
+    python = random.getstate()
+    loaded = [(name, sys.modules[name]) for name in _SETTING if name in sys.modules]
+    return [
+        lambda: random.setstate(python),
+        *(restore for name, module in loaded for restore in _restoring(name, module)),
+    ]
+
+
+def _restoring(name: str, module: Any) -> list[Callable[[], None]]:
+    """Return what sets the generators of NumPy or torch back to how they stand now."""
+    if name == "numpy":
+        state = module.random.get_state()
+        return [lambda: module.random.set_state(state)]
+    cpu = module.get_rng_state()
+    restore: list[Callable[[], None]] = [lambda: module.set_rng_state(cpu)]
+    if module.cuda.is_initialized():
+        devices = module.cuda.get_rng_state_all()
+        restore.append(lambda: module.cuda.set_rng_state_all(devices))
+    return restore
+
+
+_seed_lock = threading.Lock()
+_seed_users = 0
+_restore: list[Callable[[], None]] = []
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Set all seeds inside the `with` block and put the generators back after it.
+
+    The generators belong to the process. Where several threads run trials, they share them: the first one in takes
+    the snapshot, and the last one out puts it back.
+    """
+    global _seed_users, _restore
+    with _seed_lock:
+        if _seed_users == 0:
+            _restore = _snapshot()
+        _seed_users += 1
+        set_seeds(seed)
+    try:
+        yield
+    finally:
+        with _seed_lock:
+            _seed_users -= 1
+            if _seed_users == 0:
+                _expect_nothing()
+                for put_back in _restore:
+                    put_back()
+                _restore = []
+
+
+# Python collects cycles by their number, not by what they hold: a few of them may hold many models. Collecting costs
+# some 50 ms once torch is loaded, so it waits until the process has grown by this much.
+_GROWTH_BYTES = 32 * 2**20
+
+_size_after_last = 0
+
+
+def free_memory() -> None:
+    """Collect what the last trial left in cycles, if it may be much, and give free CUDA memory back."""
+    global _size_after_last
+    torch = sys.modules.get("torch")
+    uses_cuda = torch is not None and torch.cuda.is_initialized()
+    if uses_cuda or _size() > _size_after_last + _GROWTH_BYTES:
+        gc.collect()
+        _size_after_last = _size()
+    if torch is not None and uses_cuda:
+        torch.cuda.empty_cache()
+
+
+def _size() -> int:
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,242 @@
+"""Kept values: what trials on the front leave behind for later."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from nbcompress.errors import ArtifactError
+from nbcompress.study.artifact_store import Shelf
+from nbcompress.study.front import front
+from nbcompress.study.goal import State, Trial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nbcompress.artifact import Handle
+    from nbcompress.study import Study
+
+VERSION = 1
+
+Modules = Callable[[], "Mapping[str, nn.Module]"]
+"""Returns the notebook's modules as they are now, by name."""
+
+
+class MemoryShelf:
+    """Keeps the values themselves, as long as the study lives."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, dict[str, Any]] = {}
+
+    def put(self, number: int, name: str, value: Any) -> None:
+        self._kept.setdefault(number, {})[name] = value
+
+    def get(self, number: int, name: str) -> Any:
+        return self._kept[number][name]
+
+    def names(self, number: int) -> tuple[str, ...]:
+        return tuple(sorted(self._kept.get(number, {})))
+
+    def drop(self, number: int) -> None:
+        self._kept.pop(number, None)
+
+
+class FolderShelf:
+    """Keeps each value in a file of our own format, `<folder>/<number>/<name>.nbz`, with a note beside it.
+
+    A module's file holds no class. It is rebuilt in a copy of the notebook's module that it came from: one of the
+    same class, found by its name in the notebook, so also after a restart. A module that came from none, such as one
+    that a function made, stays in memory while its trial is on the front; after a restart it is a
+    `Handle`, to be loaded into a fresh instance.
+
+    Args:
+        folder: Where; it need not exist.
+        modules: The notebook's modules.
+    """
+
+    def __init__(self, folder: Path, modules: Modules = dict) -> None:
+        self._folder, self._modules = folder, modules
+        self._held: dict[tuple[int, str], Any] = {}
+
+    def put(self, number: int, name: str, value: Any) -> None:
+        """Keep a value.
+
+        Raises:
+            ArtifactError: A value of this type cannot be kept.
+            OSError: The file cannot be written.
+        """
+        from nbcompress.artifact import save_value
+
+        path = self._path(number, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        origins = [self._origin(module) for module in _modules_in(value)]
+        with _whole(path) as partial:
+            save_value(value, partial)
+        # The note comes last: a value without one was not written to its end.
+        with _whole(_note_path(path)) as partial:
+            partial.write_text(json.dumps({"version": VERSION, "origins": origins}), encoding="utf-8")
+        if None in origins:
+            self._held[number, name] = value
+
+    def get(self, number: int, name: str) -> Any:
+        """Return the value; a module whose class the notebook does not have is a `Handle`.
+
+        Raises:
+            KeyError: Nothing is kept under that number and name.
+            ArtifactError: The file is damaged, or from a newer version.
+        """
+        from nbcompress.artifact import load_value
+
+        if (number, name) in self._held:
+            return self._held[number, name]
+        path = self._path(number, name)
+        try:
+            note = json.loads(_note_path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise KeyError(f"trial {number} keeps no {name!r}") from None
+        if note["version"] > VERSION:
+            raise ArtifactError(f"{path} was kept by a newer nbcompress; update this one to read it.")
+        origins = iter(note["origins"])
+        return _with_modules(load_value(path), lambda handle: self._rebuilt(handle, next(origins, None)))
+
+    def names(self, number: int) -> tuple[str, ...]:
+        folder = self._folder / str(number)
+        return tuple(sorted(unquote(path.stem) for path in folder.glob("*.json"))) if folder.is_dir() else ()
+
+    def drop(self, number: int) -> None:
+        folder = self._folder / str(number)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        for key in [key for key in self._held if key[0] == number]:
+            del self._held[key]
+
+    def _path(self, number: int, name: str) -> Path:
+        return self._folder / str(number) / f"{quote(name, safe='')}.nbz"
+
+    def _origin(self, value: nn.Module) -> str | None:
+        """Return the name of the notebook's module that a kept one is a changed copy of: the first of its class."""
+        kind = _kind(value)
+        return next((name for name, module in self._modules().items() if _kind(module) == kind), None)
+
+    def _rebuilt(self, handle: Handle, origin: str | None) -> Any:
+        from nbcompress.compressors.copying import deep_copy
+
+        modules = dict(self._modules())
+        first = {origin: modules.pop(origin)} if origin is not None and origin in modules else {}
+        for module in (first | modules).values():
+            if _kind(module) == handle.class_name:
+                try:
+                    return handle.load(into=deep_copy(module))
+                except ArtifactError:  # the notebook's class of that name has changed, or has other sizes
+                    continue
+        return handle
+
+
+class Keeper:
+    """Stores what trials on the front keep, and removes what trials that left it kept."""
+
+    def __init__(self, study: Study, names: Collection[str] = ()) -> None:
+        self._study, self._names = study, frozenset(names)
+        self._shelf: Shelf | None = study.shelf
+        self._numbers: set[int] = set()
+        if self._shelf is not None:
+            self._numbers = {trial.number for trial in study.all_trials if self._shelf.names(trial.number)}
+        self._refused: dict[tuple[str, str], list[int]] = {}  # name and reason -> trials
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What could not be stored, a sentence for each name and reason."""
+        found = []
+        for (name, reason), numbers in self._refused.items():
+            others = len(numbers) - 1
+            more = f" and {others} other{'s' * (others > 1)}" if others else ""
+            found.append(f"{name!r} of trial {numbers[0]}{more} could not be kept: {reason}")
+        return tuple(found)
+
+    def put(self, trial: Trial, kept: Mapping[str, Any]) -> None:
+        """Store what an ending trial keeps if it will be on the front; called before its end is recorded."""
+        wanted = {name: value for name, value in kept.items() if not self._names or name in self._names}
+        if self._shelf is None or not wanted or trial.state is not State.COMPLETE:
+            return
+        others = [one for one in self._study.all_trials if one.number != trial.number]
+        if all(one.number != trial.number for one in front([*others, trial], self._study.goal)):
+            return
+        self._numbers.add(trial.number)
+        for name, value in wanted.items():
+            try:
+                self._shelf.put(trial.number, name, value)
+            except (ArtifactError, OSError) as error:
+                self._refused.setdefault((name, str(error)), []).append(trial.number)
+
+    def tidy(self) -> None:
+        """Remove what trials keep that are not on the front."""
+        if self._shelf is None or not self._numbers:
+            return
+        on_front = {trial.number for trial in self._study.front}
+        for number in sorted(self._numbers - on_front):
+            self._shelf.drop(number)
+        self._numbers &= on_front
+
+
+def give_shelf(study: Study, modules: Modules = dict) -> None:
+    """Give a study its shelf: a folder beside its storage, or memory for a study that is not stored."""
+    folder = study.kept_folder
+    study.shelf = MemoryShelf() if folder is None else FolderShelf(folder, modules)
+    study.refresh()
+
+
+class _whole:  # noqa: N801 - reads as a statement: `with _whole(path) as partial:`
+    """A file that appears whole or not at all: it is written under another name first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+    def __enter__(self) -> Path:
+        return self._partial
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            os.replace(self._partial, self._path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+
+def _note_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _modules_in(value: Any) -> Iterator[nn.Module]:
+    """Yield the modules of a value in the order in which they lie in its file."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.nn.Module):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _modules_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _modules_in(part)
+
+
+def _with_modules(value: Any, rebuilt: Callable[[Handle], Any]) -> Any:
+    """Return a loaded value with its handles replaced."""
+    from nbcompress.artifact import Handle
+
+    if isinstance(value, Handle):
+        return rebuilt(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_modules(part, rebuilt) for part in value)
+    if isinstance(value, dict):
+        return {key: _with_modules(part, rebuilt) for key, part in value.items()}
+    return value
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__

@@ -1,0 +1,245 @@
+"""Ending a body that runs in this process from another thread, at its next Python instruction.
+
+CPython can set an exception in another thread. It arrives at some later instruction of that thread, which may lie
+behind the end of the body; the whole care of this module is that it never does. (A signal would also wake a sleeping
+body, but there are none on Windows nor outside the main thread.)
+
+The person's interrupt (Ctrl-C, the toolbar's square): it may end a body, never tear our own book-keeping.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import ParamSpec, TypeVar
+
+from nbcompress.run.outcome import TrialEnded
+from nbcompress.study.goal import Failure, State
+
+Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+
+
+def _drop(_number: int, _frame: FrameType | None) -> None: ...
+
+
+@contextmanager
+def uninterrupted(handler: Handler = _drop) -> Iterator[None]:
+    """A `with` block in which interrupts are dropped: it is short, and half of what it does would be worse.
+
+    With `signal.SIG_IGN`, programs that are started inside ignore interrupts as well.
+
+    Outside the main thread no signals arrive, and this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class Interrupts:
+    """A `with` block in which the first interrupt is counted and the second one raises.
+
+    The first one raises `KeyboardInterrupt` only inside a trial's body; anywhere else it is noted, so that what is
+    being recorded is recorded whole, and the loop reads `count`. Outside the main thread no signals arrive, and this
+    does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._previous: object = None
+        self._installed = False
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            previous = signal.getsignal(signal.SIGINT)
+            # Someone who ignores interrupts, or handles them outside of Python, means it.
+            if callable(previous):
+                self._previous = previous
+                signal.signal(signal.SIGINT, self._interrupted)
+                self._installed = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
+
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        guard = current_guard()
+        if self.count > 1 or (guard is not None and guard.is_armed):
+            raise KeyboardInterrupt
+        if guard is not None:
+            guard.cut(Cut(State.INTERRUPTED))
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CutShort(TrialEnded):
+    """Raised inside a body that is ended from outside."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a trial that is ended from outside shall stand: interrupted, stopped, or failed with a failure."""
+
+    state: State
+    failure: Failure | None = None
+
+
+class Guard:
+    """Runs a body in the thread that makes it; `cut` may be called from any thread.
+
+    The exception can reach the thread only while the guard is armed. Disarming waits until no other thread is about
+    to set the exception, then takes back one that was set and has not arrived. The own thread takes no lock for
+    that: an exception that arrives between taking and keeping a lock would leave it taken.
+
+    Args:
+        limit: Seconds that the body may take, and how it is cut then. What is done around the body does not count.
+    """
+
+    def __init__(self, limit: tuple[float, Cut] | None = None) -> None:
+        self._limit = limit
+        self._thread = threading.get_ident()
+        self._armed = False
+        self._firing = False
+        self._turn = threading.RLock()  # an interrupt may call `cut` while this thread is in it
+        self._cut: Cut | None = None
+
+    @property
+    def is_armed(self) -> bool:
+        return self._armed
+
+    @property
+    def asked(self) -> Cut | None:
+        """What the first `cut` asked for, or None."""
+        return self._cut
+
+    def call(self, body: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what `body` returns.
+
+        Raises:
+            CutShort: `cut` was called before or while it ran. Nothing arrives after this method has ended.
+        """
+        with self._alarm():
+            try:
+                try:
+                    self._arm()
+                    return body(*args, **kwargs)
+                finally:
+                    self._disarm()
+            except CutShort:
+                # It may have arrived in the midst of `_disarm`. It comes once, so this one runs to its end.
+                self._disarm()
+                raise
+
+    @contextmanager
+    def _alarm(self) -> Iterator[None]:
+        """Cut what takes longer than the limit."""
+        if self._limit is None:
+            yield
+            return
+        seconds, cut = self._limit
+        alarm = threading.Timer(seconds, self.cut, [cut])
+        alarm.daemon = True
+        alarm.start()
+        try:
+            yield
+        finally:
+            alarm.cancel()
+
+    def cut(self, cut: Cut) -> None:
+        """End the body; the first call decides how. Before the body starts, it will end at once."""
+        with self._turn:
+            if self._cut is not None:
+                return
+            if threading.get_ident() == self._thread:
+                self._cut = cut
+                own = self._armed
+            else:
+                own = False
+                self._firing = True
+                try:
+                    self._cut = cut
+                    if self._armed:
+                        _set_exception(self._thread, CutShort)
+                finally:
+                    self._firing = False
+        if own:
+            raise CutShort(cut.state, failure=cut.failure)
+
+    def shield(self) -> Shield:
+        """A `with` block inside the body that is never torn in the middle; a cut waits for its end."""
+        return Shield(self)
+
+    def _arm(self) -> None:
+        self._armed = True
+        if self._cut is not None:
+            raise CutShort(self._cut.state, failure=self._cut.failure)
+
+    def _disarm(self) -> None:
+        self._armed = False
+        while self._firing:
+            time.sleep(0)
+        _set_exception(self._thread, None)
+
+
+class Shield:
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._was_armed = guard.is_armed
+
+    def __enter__(self) -> None:
+        if self._was_armed:
+            self._guard._disarm()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._was_armed:
+            self._guard._arm()
+
+
+def _set_exception(thread: int, error: type[BaseException] | None) -> None:
+    """Set what `thread` raises at its next instruction; None takes back what has not arrived."""
+    target = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), target)
+
+
+_current: ContextVar[Guard | None] = ContextVar("nbcompress_guard", default=None)
+
+
+def current_guard() -> Guard | None:
+    """The guard of the trial that runs in this context, if its engine uses one."""
+    return _current.get()
+
+
+class guarded:  # noqa: N801 - reads as a statement: `with guarded(guard):`
+    """Make `guard` the current one."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def __enter__(self) -> Guard:
+        self._token = _current.set(self._guard)
+        return self._guard
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _current.reset(self._token)

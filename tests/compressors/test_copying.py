@@ -1,0 +1,131 @@
+"""Copies of models whose classes propose to be made anew."""
+
+from __future__ import annotations
+
+import copy
+import math
+import types
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from nbcompress.compressors.copying import deep_copy
+from nbcompress.compressors.layers import copied
+
+
+class Rebuilt(nn.Module):
+    """Made anew, with other weights, by whoever copies it as Python proposes."""
+
+    def __init__(self, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 2) if inner is None else inner
+
+    def __reduce__(self) -> tuple[type[Rebuilt], tuple[()]]:
+        return Rebuilt, ()
+
+
+class Counting(list[nn.Module]):
+    """Tells its owner of all that is put into it, but takes nothing once it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.is_closed = 0, False
+
+    def append(self, one: nn.Module) -> None:
+        if self.is_closed:
+            raise ValueError("closed")
+        self.count += 1
+        super().append(one)
+
+
+def equal_and_apart(one: nn.Module, other: nn.Module) -> bool:
+    equal = all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+    return equal and not {id(value) for value in one.parameters()} & {id(value) for value in other.parameters()}
+
+
+def test_a_class_that_makes_its_modules_anew_has_them_copied_attribute_by_attribute() -> None:
+    shared = Rebuilt()
+    model = nn.Sequential(shared, Rebuilt(shared))
+    small = copied(model)
+    assert small[0] is small[1].inner is not shared
+    assert equal_and_apart(model, small)
+
+
+def test_also_where_torch_does_not_know_of_them() -> None:
+    model, hidden = Rebuilt(), Rebuilt()
+    model.hidden = [{"one": (hidden,)}]
+    model.method = hidden.forward
+    small = copied(model)
+    inside = small.hidden[0]["one"][0]
+    assert inside is small.method.__self__ is not hidden
+    assert equal_and_apart(hidden, inside)
+
+
+def test_containers_are_filled_without_being_told() -> None:
+    model = Rebuilt()
+    model.layers = Counting()
+    model.layers.append(nn.Linear(2, 2))
+    model.layers.is_closed = True
+    with pytest.raises(ValueError, match="closed"):
+        copy.deepcopy(model.layers)
+    small = copied(model)
+    assert type(small.layers) is Counting
+    assert small.layers.count == len(small.layers) == 1
+    assert equal_and_apart(model.layers[0], small.layers[0])
+
+
+def test_python_modules_stay_what_they_are() -> None:
+    model = nn.Linear(2, 2)
+    model.backend = types.SimpleNamespace(numbers=math)
+    assert copied(model).backend.numbers is math
+    assert copied(model).backend is not model.backend
+
+
+def test_what_several_copies_share_is_copied_once() -> None:
+    model = Rebuilt()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    memo: dict[int, object] = {}
+    small, follower = deep_copy(model, memo), deep_copy(optimizer, memo)
+    assert follower.param_groups[0]["params"][0] is small.inner.weight
+
+
+def test_functions_that_work_on_the_model_work_on_its_copy() -> None:
+    model = Rebuilt()
+    inner, factor = model.inner, 2
+
+    def step(x: torch.Tensor, *, plus: float = 0.0) -> torch.Tensor:
+        return factor * model.inner(x) + plus
+
+    model.step = step
+    model.twice = lambda x: step(step(x)[:, :1].expand(-1, 3))
+    model.other = nn.functional.relu
+    small = copied(model)
+    x = torch.randn(4, 3)
+    assert torch.equal(small.step(x, plus=1.0), model.step(x, plus=1.0))
+    with torch.no_grad():
+        small.inner.weight.zero_()
+        small.inner.bias.fill_(0.5)
+    assert torch.equal(small.step(x), torch.ones(4, 2))
+    assert torch.equal(small.twice(x), torch.ones(4, 2))
+    assert not torch.equal(model.step(x), torch.ones(4, 2))
+    assert model.inner is inner
+    assert small.other is nn.functional.relu
+
+
+def test_no_class_is_touched_while_threads_copy_at_once() -> None:
+    models = [Rebuilt() for _ in range(8)]
+    seen: list[bool] = []
+
+    class Watching:
+        def __deepcopy__(self, memo: dict[int, object]) -> Watching:
+            seen.append(hasattr(Rebuilt, "__deepcopy__"))
+            return self
+
+    for one in models:
+        one.watching = Watching()
+    with ThreadPoolExecutor(4) as threads:
+        copies = list(threads.map(copied, models * 4))
+    assert all(map(equal_and_apart, models * 4, copies))
+    assert seen == [False] * 32

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from itertools import chain
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from nbcompress.compressors import distill, finetune, prune, quantize, record_of
+from nbcompress.compressors.data import Batches, output_of
+from nbcompress.compressors.losses import class_scores, default_loss
+from nbcompress.errors import CompressionError, DataError
+
+X, Y = torch.arange(14.0).reshape(7, 2), torch.arange(7)
+
+
+def labels_of(data: object, batch_size: int = 3, model: nn.Module | None = None) -> list[list[int]]:
+    return [batch.target.tolist() for batch in Batches(data, batch_size).for_model(model or nn.Linear(2, 2))]
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(zip(X, Y, strict=True))
+
+
+def named(value: object) -> str:
+    """A name for a test case that is the same in every process."""
+    return value if isinstance(value, str) else type(value).__name__
+
+
+@pytest.mark.parametrize(
+    "data", [(X, Y), [X, Y], (X.numpy(), Y.numpy()), TensorDataset(X, Y)], ids=lambda one: type(one).__name__
+)
+def test_what_is_not_in_batches_is_shuffled(data: object) -> None:
+    torch.manual_seed(0)
+    once, again = labels_of(data), labels_of(data)
+    assert sorted(chain(*once)) == Y.tolist()
+    assert once != again
+    torch.manual_seed(0)
+    assert labels_of(data) == once
+
+
+def test_a_lone_last_example_joins_the_batch_before() -> None:
+    assert [len(one) for one in labels_of((X, Y))] == [3, 4]
+    assert [len(one) for one in labels_of((X[:1], Y[:1]))] == [1]
+
+
+@pytest.mark.parametrize(
+    "data", [DataLoader(TensorDataset(X, Y), 4), [(X[:4], Y[:4]), (X[4:], Y[4:])], Stream()], ids=named
+)
+def test_what_is_in_order_stays_in_order(data: object) -> None:
+    assert list(chain(*labels_of(data))) == Y.tolist()
+
+
+def test_inputs_come_in_the_dtype_of_the_model() -> None:
+    model = nn.Linear(2, 2).bfloat16()
+    batch = Batches((X, Y)).first(model)
+    assert batch.args[0].dtype == torch.bfloat16
+    assert batch(model).shape == (7, 2)
+    assert Batches((X.double().numpy(), Y)).first(nn.Linear(2, 2)).args[0].dtype == torch.float32
+    # Targets, and inputs of a model in several dtypes, come as they are.
+    assert Batches((X, X.double())).first(model).target.dtype == torch.float64
+    mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
+    assert Batches((X, Y)).first(mixed).args[0].dtype == torch.float32
+
+
+def test_dicts_and_several_inputs() -> None:
+    class Sum(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a + 2 * b
+
+    for data in ([{"a": X, "b": X, "labels": Y}], [({"a": X, "b": X}, Y)], [(X, X, Y)], (X, X, Y)):
+        batch = Batches(data).first(Sum())
+        assert sorted(batch(Sum()).flatten().tolist()) == (3 * X).flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (7, r"data must be a DataLoader, a data set, or a pair of tensors \(inputs, targets\), got int"),
+        (X, "got Tensor"),
+        ({"a": X}, "got dict"),
+        ("train", "got str"),
+        (iter([(X, Y)]), "that can be read more than once, got list_iterator"),
+        ([], "data must hold at least one batch, but it is empty"),
+        (DataLoader(TensorDataset(X[:0], Y[:0])), "at least one batch, but it is empty"),
+        (TensorDataset(X[:0], Y[:0]), "at least one example, but the data set is empty"),
+        ((X[:0], Y[:0]), "at least one example, but the tensors are empty"),
+        ((X, Y[:5]), "inputs and targets must have equal lengths, got 7 and 5"),
+    ],
+    ids=named,
+)
+def test_data_refused(data: object, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        Batches(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ([7], r"a batch must be a tuple \(inputs, target\) or a dict, got int"),
+        ([()], "got an empty tuple"),
+        (dict, "got type"),
+    ],
+    ids=["number", "empty", "class"],
+)
+def test_batches_refused(data: object, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        labels_of(data)
+
+
+WITHOUT_TARGETS = [[X], [(X,)], [{"input": X}], DataLoader(TensorDataset(X), 4)]
+
+
+@pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=["tensor", "single", "dict", "loader"])
+def test_inputs_alone_serve_where_targets_are_not_needed(data: object) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 7))
+    labeled = DataLoader(TensorDataset(X, Y), 4) if isinstance(data, DataLoader) else [(X, Y)]
+    uses: list[Callable[[object], nn.Module]] = [
+        lambda data: prune(model, amount=0.5, criterion="activation", data=data),
+        lambda data: prune(model, amount=0.5, criterion="hessian", data=data),
+        lambda data: prune(model, amount=0.5, granularity="channel", criterion="activation", data=data),
+        lambda data: quantize(model, activations="static", data=data),
+    ]
+    for compress in uses:
+        one, other = compress(data), compress(labeled)
+        assert record_of(one).activations == record_of(other).activations
+        for got, wanted in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=["tensor", "single", "dict", "loader"])
+def test_inputs_alone_are_refused_where_targets_are_needed(data: object) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 7))
+    before = [one.clone() for one in model.parameters()]
+    uses: list[Callable[[], nn.Module]] = [
+        lambda: finetune(model, data),
+        lambda: quantize(model, data=data, finetune=1),
+        lambda: prune(model, amount=0.5, criterion="gradient", data=data),
+        lambda: distill(model, model, data),
+    ]
+    for train in uses:
+        with pytest.raises(DataError, match=r"targets are needed here, and the data has none: .* or a dict with a"):
+            train()
+    for one, values in zip(model.parameters(), before, strict=True):
+        assert torch.equal(one, values)
+
+
+def test_data_on_which_the_model_fails_is_named() -> None:
+    model = nn.Linear(3, 7)
+    text = r"Linear must run on the data, float32\[7, 2\], but raised RuntimeError: mat1 and mat2 shapes"
+    uses: list[Callable[[], nn.Module]] = [
+        lambda: finetune(model, (X, Y)),
+        lambda: distill(model, model, (X, Y)),
+        lambda: quantize(model, activations="static", data=(X, Y)),
+    ]
+    for use in uses:
+        with pytest.raises(DataError, match=text):
+            use()
+    with pytest.raises(DataError, match=r"the data, wrong=float32\[7, 2\], but raised TypeError: .* 'wrong'"):
+        finetune(nn.Linear(2, 7), [{"wrong": X, "labels": Y}])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True])
+def test_seeds_that_no_generator_takes(seed: object) -> None:
+    with pytest.raises(CompressionError, match="seed must be a whole number from 0 to 9223372036854775807, got"):
+        finetune(nn.Linear(2, 7), (X, Y), seed=seed)  # type: ignore[arg-type]
+
+
+def test_an_empty_stream_is_found_out() -> None:
+    class Nothing(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            return iter(())
+
+    with pytest.raises(DataError, match="data must hold at least one batch, but it gave none"):
+        labels_of(Nothing())
+
+
+def test_the_output_among_what_a_model_returns() -> None:
+    pair = namedtuple("pair", ["first", "second"])
+    for result in (X, (X, Y), [X], {"logits": X}, SimpleNamespace(logits=X), pair(X, Y)):
+        assert output_of(result) is X
+    with pytest.raises(DataError, match=r"the model must return a tensor, .* got dict: pass loss="):
+        output_of({"out": X})
+
+
+def test_cross_entropy_by_hand() -> None:
+    """Two equal scores: log 2. A score of log 3 against 0: -log(3/4)."""
+    assert float(default_loss(torch.zeros(1, 2), torch.tensor([0]))) == pytest.approx(np.log(2))
+    scores = torch.tensor([[np.log(3), 0.0]])
+    assert float(default_loss(scores, torch.tensor([[0]]))) == pytest.approx(np.log(4 / 3))
+    assert float(default_loss(scores, torch.tensor([0], dtype=torch.int32))) == pytest.approx(np.log(4 / 3))
+
+
+def test_squared_error_by_hand() -> None:
+    assert float(default_loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 0.0]))) == 5.0
+    assert float(default_loss(torch.tensor([1.0, 3.0]).bfloat16(), torch.tensor([[0.0], [0.0]]).double())) == 5.0
+
+
+def test_classes_last_or_second() -> None:
+    tokens = torch.randn(2, 5, 3)
+    labels = torch.randint(0, 3, (2, 5))
+    last, _ = class_scores(tokens, labels)
+    second, _ = class_scores(tokens.movedim(-1, 1), labels)
+    assert torch.equal(last, second)
+    labels[0, 0] = -100
+    assert torch.isfinite(default_loss(tokens, labels))
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "text"),
+    [
+        (
+            torch.zeros(4, 3),
+            torch.tensor([0, 1, 2, 3]),
+            "labels must be 0 to 2 for a model with 3 .* run from 0 to 3",
+        ),
+        (torch.zeros(4, 3), torch.tensor([-1, 1, 2, 0]), "they run from -1 to 2"),
+        (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), "at least two classes, but the model has one output"),
+        (
+            torch.zeros(4, 3),
+            torch.zeros(5, dtype=torch.int64),
+            r"with one axis more.*got targets \(5,\)",
+        ),
+        (
+            torch.zeros(4, 3),
+            torch.zeros(4, 2),
+            r"the shape of the outputs, got targets \(4, 2\)",
+        ),
+        (torch.zeros(4), torch.zeros(4, dtype=torch.bool), "must be integer labels or float values, got torch.bool"),
+        (torch.zeros(4), ["a"], "must be integer labels or float values, got list"),
+    ],
+    ids=named,
+)
+def test_targets_refused(output: torch.Tensor, target: object, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        default_loss(output, target)

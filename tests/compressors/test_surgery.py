@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+from compress_zoo import Tied
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+import nbcompress as nc
+from nbcompress.compressors import Surgery, replay_surgery_
+from nbcompress.compressors.record import record_of
+from nbcompress.compressors.surgery import number_at, numbers_of, set_number_
+from nbcompress.errors import CompressionError
+
+
+def test_cut_a_convolution_and_its_norm() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    model[0].weight.requires_grad_(False)
+    replay_surgery_(model, Surgery("cut", "0", {"weight": (5, 3, 3, 3), "bias": (5,)}, {"out_channels": 5}))
+    shapes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (5,))
+    replay_surgery_(model, Surgery("cut", "1", shapes, {"num_features": 5}))
+    assert model[0].out_channels == 5
+    assert not model[0].weight.requires_grad
+    assert isinstance(model[0].weight, nn.Parameter)
+    assert model(torch.randn(1, 3, 4, 4)).shape == (1, 5, 2, 2)
+
+
+def test_cut_what_is_tied_everywhere() -> None:
+    model = Tied()
+    replay_surgery_(model, Surgery("cut", "embedding", {"weight": (16, 6)}, {"embedding_dim": 6}))
+    replay_surgery_(
+        model, Surgery("cut", "body", {"weight": (6, 6), "bias": (6,)}, {"in_features": 6, "out_features": 6})
+    )
+    assert model.head.weight is model.embedding.weight
+    assert model(torch.randint(0, 16, (2, 3))).shape == (2, 16)
+
+
+def test_cut_a_recurrent_layer() -> None:
+    """A GRU keeps a second list of its weights."""
+    model = nn.Sequential(nn.GRU(6, 4))
+    replay_surgery_(model, Surgery("cut", "0", {"weight_ih_l0": (12, 3)}, {"input_size": 3}))
+    out, _ = model[0](torch.randn(5, 2, 3))
+    assert out.shape == (5, 2, 4)
+
+
+def test_cut_parameters_of_the_model_itself_and_tuples() -> None:
+    model = nn.LayerNorm(8)
+    replay_surgery_(model, Surgery("cut", "", {"weight": (5,), "bias": (5,)}, {"normalized_shape": (5,)}))
+    assert model(torch.randn(2, 5)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("surgery", "text"),
+    [
+        (Surgery("cut", "9"), "the model has no module '9' to cut: pass a fresh instance of the original class"),
+        (Surgery("factorize", "9", attributes={"rank": 1}), "no module '9' to factorize"),
+        (Surgery("cut", "0", {"wait": (1, 1)}), "module '0' has no parameter or buffer 'wait'"),
+        (Surgery("cut", "0", {"x.weight": (1, 1)}), "module '0' has no parameter or buffer 'x.weight'"),
+        (Surgery("cut", "0", {"weight": (9, 3)}), r"can only be cut, from \(4, 3\), but the record says \(9, 3\)"),
+        (Surgery("cut", "0", {"weight": (4,)}), r"can only be cut"),
+        (Surgery("cut", "0", {"weight": (0, 3)}), r"can only be cut"),
+        (Surgery("cut", "0", {}, {"forward": 3}), "module '0' has no number 'forward' that could become 3"),
+        (Surgery("cut", "0", {}, {"training": 3}), "module '0' has no number 'training'"),
+        (Surgery("cut", "0", {}, {"in_features": "3"}), "module '0' has no number 'in_features' that could become '3'"),  # type: ignore[dict-item]
+        (Surgery("factorize", "0"), "factorizing '0' needs its rank, got None"),
+        (Surgery("factorize", "0", attributes={"rank": 4}), "rank must be from 1 to 3 here, got 4"),
+        (Surgery("factorize", "1", attributes={"rank": 1}), r"can be factorized; this is no plain linear layer .*ReLU"),
+        (Surgery("melt", "0"), "a surgery is cut or factorize, got 'melt'"),  # type: ignore[arg-type]
+    ],
+)
+def test_refused_before_anything_changes(surgery: Surgery, text: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    weight = model[0].weight
+    with pytest.raises(CompressionError, match=text):
+        replay_surgery_(model, surgery)
+    assert model[0].weight is weight
+    assert model[0].in_features == 3
+
+
+def test_shapes_are_checked_before_the_first_is_set() -> None:
+    model = nn.Sequential(nn.Linear(3, 4))
+    with pytest.raises(CompressionError):
+        replay_surgery_(model, Surgery("cut", "0", {"weight": (2, 3), "bias": (9,)}))
+    assert model[0].weight.shape == (4, 3)
+
+
+class Sizes(NamedTuple):
+    width: int
+    depth: int
+
+
+class Configured(nn.Module):
+    """Attention that reads everything from a configuration."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.qkv, self.out = nn.Linear(6, 3 * config.width), nn.Linear(config.width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        parts = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = (one.view(n, length, self.config.heads, 4).transpose(1, 2) for one in parts)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def holder() -> nn.Module:
+    module = nn.Module()
+    module.n = 3
+    module.flag = True
+    module._secret = 4
+    module.config = SimpleNamespace(heads=4, sizes=[8, 16], inner=SimpleNamespace(k=5), _hidden=1)
+    module.options = {"heads": 4, 7: 9, "not a name": 1}
+    module.sizes = Sizes(2, 6)
+    return module
+
+
+FOUND = {
+    "n": 3,
+    "config.heads": 4,
+    "config.sizes[0]": 8,
+    "config.sizes[1]": 16,
+    "config.inner.k": 5,
+    "options[heads]": 4,
+    "options[7]": 9,
+    "sizes[0]": 2,
+    "sizes[1]": 6,
+}
+
+
+def test_numbers_are_found_by_path() -> None:
+    module = holder()
+    assert {path: n for path, n in numbers_of(module) if path != "training"} == FOUND
+    assert {path: number_at(module, path) for path in FOUND} == FOUND
+
+
+PATHS = ["", "_secret", "flag", "config", "config._hidden", "missing", "n.real", "config.sizes[2]", "[0]", "n n"]
+PATHS += ["__class__", "forward.__globals__", "config.__class__", "a" * 300, "config.inner.k.real", "options[heads"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_but_numbers_can_be_reached(path: str) -> None:
+    assert number_at(holder(), path) is None
+
+
+def test_what_holds_a_number_is_copied_wherever_the_model_holds_it() -> None:
+    module = holder()
+    model = nn.Sequential(module, nn.Module())
+    model[1].shared = module.config
+    before = module.config
+    for path in FOUND:
+        set_number_(model, module, path, 1)
+    assert {number_at(module, path) for path in FOUND} == {1}
+    assert (before.heads, before.sizes, before.inner.k) == (4, [8, 16], 5)
+    assert model[1].shared is module.config
+    assert isinstance(module.sizes, Sizes)
+
+
+def test_a_configuration_follows_and_the_users_own_stays(tmp_path: Path) -> None:
+    config, example = SimpleNamespace(heads=4, width=16), torch.randn(2, 5, 6)
+    model = Configured(config)
+    small = nc.prune(model, 0.5, granularity="channel", example=example)
+    assert (small.qkv.out_features, small.config.heads) == (24, 2)
+    assert model.config is config
+    assert config.heads == 4
+    surgery = {one.module: dict(one.attributes) for one in record_of(small).surgery}
+    assert surgery[""] == {"config.heads": 2}
+    loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), Configured(config))
+    assert (loaded.config.heads, config.heads) == (2, 4)
+    with torch.no_grad():
+        assert torch.equal(loaded(example), small(example))

@@ -1,0 +1,405 @@
+"""What the page is told while a search runs.
+
+The panels of a search, from a live widget to one line, drawn on an output made for the test."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import jsonschema
+import pytest
+from panel_studies import HandMadeStudy, digits_study, single_study
+
+from nbcompress.optimize import History, proposer
+from nbcompress.panels import MIME, panel
+from nbcompress.panels.live import PAUSE, Changes, ControlsWidget, LivePanel, StudyWidget
+from nbcompress.panels.surrogate_data import Expectations
+from nbcompress.panels.text_panel import Clock
+from nbcompress.panels.view import Course, schema, study_view
+from nbcompress.run.callbacks import Controls, Ending
+from nbcompress.study.goal import State, Trial
+
+RUNNING = Course(running=True, trials=40, elapsed=1.0)
+
+
+def page_after(study: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
+    """What the page does with a delta (see messages.ts)."""
+    trials = {one["number"]: one for one in study["trials"]} | {one["number"]: one for one in delta["trials"]}
+    after = {**study, **delta["set"], "trials": [trials[number] for number in sorted(trials)]}
+    if delta["progress"]:
+        head = study["progress"]["values"][: delta["progress"]["from"]]
+        after["progress"] = {"label": delta["progress"]["label"], "values": head + delta["progress"]["values"]}
+    return after
+
+
+def begun(trial: Trial) -> Trial:
+    return Trial(trial.number, State.RUNNING, trial.params, seed=trial.seed)
+
+
+def test_deltas_lead_to_the_same_data_as_a_fresh_view() -> None:
+    for whole in (digits_study(40), single_study(20)):
+        study = replace(whole, all_trials=whole.all_trials[:5])
+        changes = Changes(study, "r", None, RUNNING)
+        page = changes.state["study"]
+        for trial in whole.all_trials[5:]:
+            for event in (begun(trial), trial):
+                changes.note(event)
+                delta = json.loads(json.dumps(changes.delta(RUNNING), allow_nan=False))
+                page = page_after(page, delta)
+                jsonschema.Draft202012Validator(schema()).validate(page)
+                assert page == json.loads(json.dumps(changes.state["study"]))
+        fresh = study_view(whole, course=RUNNING)
+        assert page == json.loads(json.dumps(fresh))
+
+
+def test_several_events_make_one_delta_with_only_what_changed() -> None:
+    whole = digits_study(40)
+    changes = Changes(replace(whole, all_trials=whole.all_trials[:38]), "r", None, RUNNING)
+    for trial in whole.all_trials[38:]:
+        changes.note(begun(trial))
+        changes.note(trial)
+    delta = changes.delta(RUNNING)
+    assert [one["number"] for one in delta["trials"]] == [38, 39]
+    assert len(json.dumps(delta)) < 2_000
+    quiet = changes.delta(RUNNING)
+    assert quiet == {"kind": "delta", "seq": 2, "trials": [], "progress": None, "set": {}}
+
+
+def test_what_is_empty_stays_and_a_remark_is_a_warning() -> None:
+    changes = Changes(digits_study(10), "r", None, RUNNING)
+    changes.expect(Expectations(importance={"amount": 0.75}))
+    assert changes.delta(RUNNING)["set"] == {"importance": {"amount": 0.75}}
+    changes.expect(Expectations(remark="It failed."))
+    assert changes.delta(RUNNING)["set"] == {"warnings": ["It failed."]}
+    assert changes.state["study"]["importance"] == {"amount": 0.75}
+
+
+def test_state_is_replaced_and_never_altered() -> None:
+    whole = digits_study(10)
+    changes = Changes(replace(whole, all_trials=whole.all_trials[:9]), "r", None, RUNNING)
+    before, copy = changes.state, json.dumps(changes.state)
+    changes.note(whole.all_trials[9])
+    changes.delta(RUNNING)
+    assert json.dumps(before) == copy
+    assert changes.state["seq"] == 1
+
+
+def test_clock_estimates_from_what_this_run_did() -> None:
+    now = [100.0]
+    clock = Clock(10, None, lambda: now[0])
+    study = single_study(6)
+    clock.start(study.all_trials[:4])
+    now[0] = 104.0
+    assert clock.running().left is None
+    for trial in study.all_trials[4:]:
+        clock.ended(trial)
+    assert clock.running().left == 4 * 4.0 / 2
+    assert clock.over("Done.").elapsed == 4.0
+
+
+def test_clock_of_a_run_that_ran_nothing() -> None:
+    clock = Clock(4, 60.0)
+    clock.start(single_study(4).all_trials)
+    assert clock.over("Done.").elapsed is None
+    assert clock.running().left is None
+
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+DONE = Ending("done", "Ended after 24 trials.", ("The kernel was slow.",))
+
+
+class Page:
+    """An output that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.shown: list[Mapping[str, Any]] = []
+        self.lines: list[str] = []
+
+    def show(self, bundle: Mapping[str, Any]) -> None:
+        self.shown.append(bundle)
+
+    def print(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def begun_ladder(trial: Trial) -> Trial:
+    return Trial(trial.number, State.RUNNING, trial.params)
+
+
+def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_text_adds_a_line_for_each_trial_and_then_the_bundle() -> None:
+    page, whole = Page(), digits_study()
+    study = replace(whole, all_trials=whole.all_trials[:5])
+    watching = panel("text", study, output=page, trials=24)
+    watching.show()
+    for trial in whole.all_trials[5:7]:
+        watching.trial_started(begun_ladder(trial))
+        watching.trial_ended(trial)
+    study.all_trials = whole.all_trials
+    watching.finish(DONE)
+    assert page.lines[0] == (
+        "Study digits: maximize accuracy, minimize kilobytes, subject to kilobytes <= 60, 5 trials so far"
+    )
+    assert page.lines[1].startswith("#5   failed")
+    assert "RuntimeError: mat1 and mat2" in page.lines[1]
+    assert len(page.lines) == 3
+    assert len(page.shown) == 1
+    assert page.shown[0][MIME]["ending"] == "Ended after 24 trials."
+    assert page.shown[0][MIME]["warnings"] == ["The kernel was slow."]
+
+
+def test_off_says_one_line_at_the_end() -> None:
+    page = Page()
+    watching = panel("off", digits_study(), output=page)
+    watching.show()
+    assert page.lines == []
+    watching.finish(replace(DONE, warnings=()))
+    assert page.shown == []
+    assert len(page.lines) == 1
+    assert page.lines[0].startswith("Study digits: 24 trials: 16 complete, 2 stopped, 4 infeasible, 2 failed; best: #8")
+    assert page.lines[0].endswith("Ended after 24 trials.")
+
+
+def test_without_a_built_front_end_live_falls_back_to_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbcompress.panels.live.asset", lambda name: None)
+    page = Page()
+    watching = panel("live", digits_study(), output=page)
+    watching.show()
+    assert page.lines
+
+
+class Wire:
+    """What a live panel sends, and the way to press its buttons."""
+
+    def __init__(self, study: HandMadeStudy, monkeypatch: pytest.MonkeyPatch, proposer: Any = None) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.page, self.controls = Page(), Controls()
+        monkeypatch.setattr(StudyWidget, "send", lambda _, content, buffers=None: self._send(content))
+        # A slow machine draws seldom, and the tests would wait for it.
+        monkeypatch.setattr("nbcompress.panels.live.SHARE", 0)
+        self.panel = LivePanel(
+            study, self.page, Clock(24), {"accuracy": 0.98}, proposer, self.controls, "export default {}"
+        )
+        self.panel.show()
+
+    def _send(self, content: dict[str, Any]) -> None:
+        self.sent.append(content)
+        self.times.append(time.monotonic())
+
+    @property
+    def run(self) -> str:
+        run: str = self.panel._changes.state["run"]
+        return run
+
+    def press(self, control: str, run: str | None = None, **more: Any) -> None:
+        assert self.panel._buttons is not None
+        message = {"kind": "press", "control": control, "run": run or self.run, **more}
+        self.panel._buttons._handle_custom_msg(message, [])
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [one for one in self.sent if one["kind"] == kind]
+
+
+@pytest.fixture
+def whole() -> HandMadeStudy:
+    return digits_study()
+
+
+@pytest.fixture
+def wire(whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    wire = Wire(replace(whole, all_trials=whole.all_trials[:5]), monkeypatch)
+    yield wire
+    wire.panel.finish(DONE)
+
+
+def test_live_shows_a_widget_whose_state_catches_up(wire: Wire, whole: HandMadeStudy) -> None:
+    assert set(wire.page.shown[0]) == {WIDGET, "text/plain"}
+    widget = wire.panel._widget
+    assert widget is not None
+    assert len(widget.get_state()["state"]["study"]["trials"]) == 5
+    wire.panel.trial_started(begun_ladder(whole.all_trials[5]))
+    until(lambda: len(widget.get_state()["state"]["study"]["trials"]) == 6)
+    # A page that may still be loading is sent everything.
+    assert wire.of("whole")
+
+
+def gaps(wire: Wire, trial: Trial, redraws: int) -> list[float]:
+    """Return the seconds between redraws while there is always news."""
+    before = len(wire.sent)
+
+    def more() -> bool:
+        wire.panel.trial_started(begun_ladder(trial))
+        wire.panel.trial_ended(trial)
+        return len(wire.times) > before + redraws
+
+    until(more)
+    times = wire.times[before:]
+    return [later - earlier for earlier, later in pairwise(times)]
+
+
+def test_live_sends_deltas_and_at_most_five_a_second(
+    wire: Wire, whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbcompress.panels.live.LOADING", -1.0)
+    until(lambda: bool(wire.sent))
+    before = len(wire.sent)
+    # A wait may end a little early, by the clock's own grain.
+    assert min(gaps(wire, whole.all_trials[6], 3)) > 0.9 * PAUSE
+    assert {one["kind"] for one in wire.sent[before:]} == {"delta"}
+    assert {trial["number"] for one in wire.sent[before:] for trial in one["trials"]} == {6}
+
+
+def test_a_redraw_that_takes_long_is_seldom(wire: Wire, whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbcompress.panels.live.SHARE", 20)
+    delta = Changes.delta
+
+    def slow(changes: Changes, *arguments: Any, **more: Any) -> dict[str, Any]:
+        time.sleep(0.03)
+        return delta(changes, *arguments, **more)
+
+    monkeypatch.setattr(Changes, "delta", slow)
+    until(lambda: bool(wire.sent))
+    assert min(gaps(wire, whole.all_trials[6], 2)[1:]) > 0.9 * 20 * 0.03
+
+
+def test_live_tells_what_the_surrogate_expects(whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbcompress.panels.surrogate_refresh.SHARE", 0)
+    monkeypatch.setattr("nbcompress.panels.live.LOADING", -1.0)
+    gp = proposer("gp", whole.space, n_objectives=2, n_constraints=1)
+    wire = Wire(replace(whole, all_trials=whole.all_trials[:12]), monkeypatch, gp)
+    try:
+        wire.panel.trial_started(begun_ladder(whole.all_trials[12]))
+        until(lambda: any("surrogate" in one["set"] for one in wire.of("delta")), 20)
+        told = next(one["set"] for one in wire.of("delta") if "surrogate" in one["set"])
+        assert {"surrogate", "importance", "calibration"} <= set(told)
+        jsonschema.Draft202012Validator(schema()).validate(wire.panel._changes.state["study"])
+    finally:
+        wire.panel.finish(DONE)
+
+
+def test_buttons_are_acknowledged_and_heard(wire: Wire) -> None:
+    wire.press("hello")
+    assert wire.of("ack")[-1] == {"kind": "ack", "control": "hello", "run": wire.run, "paused": False, "note": ""}
+    wire.press("pause")
+    assert wire.controls.is_paused
+    assert wire.of("ack")[-1]["paused"]
+    wire.press("resume")
+    assert not wire.controls.is_paused
+    heard: list[str] = []
+    with wire.controls.heard_by(heard.append):
+        wire.press("skip")
+        wire.press("stop")
+    assert heard == ["skip", "stop"]
+    assert wire.controls.is_stopped
+
+
+def test_a_point_from_the_page_is_queued_or_refused_in_a_sentence(
+    wire: Wire, whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = [0.5, 1, 0.01, 1, 12]
+    wire.press("next", values=values)
+    assert wire.of("ack")[-1]["note"] == "This search takes no points."
+    queued: list[Mapping[str, Any]] = []
+
+    def queue(_: HandMadeStudy, point: Mapping[str, Any]) -> bool:
+        queued.append(point)
+        return len(queued) == 1
+
+    monkeypatch.setattr(HandMadeStudy, "queue", queue, raising=False)
+    wire.press("next", values=values)
+    assert wire.of("ack")[-1]["note"] == "Queued: it runs after the trials that run now."
+    assert queued == [{"amount": 0.5, "bits": 4, "lr": 0.01, "method": "cluster", "clusters": 12}]
+    wire.press("next", values=values)
+    assert "waits already" in wire.of("ack")[-1]["note"]
+    wire.press("next", values=[7, 1, 0.01, 1, 12])
+    assert wire.of("ack")[-1]["note"].startswith("Not queued: ")
+
+
+def test_a_button_of_another_run_does_nothing(wire: Wire) -> None:
+    wire.press("stop", run="another")
+    assert not wire.controls.is_stopped
+    assert wire.of("ack") == []
+
+
+def test_nonsense_is_not_obeyed(wire: Wire) -> None:
+    wire.press("explode")
+    assert wire.panel._buttons is not None
+    wire.panel._buttons._handle_custom_msg("stop", [])
+    assert wire.of("ack") == []
+
+
+def test_finish_replaces_the_widget_and_closes_it(whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(whole, monkeypatch)
+    widget, buttons = wire.panel._widget, wire.panel._buttons
+    wire.panel.finish(None)
+    assert set(wire.page.shown[-1]) == {MIME, "text/html", "image/png", "text/plain"}
+    assert wire.page.shown[-1][MIME]["ending"] == "The search broke off."
+    assert wire.page.shown[-1][MIME]["baseline"] == {"accuracy": 0.98}
+    assert widget is not None
+    assert buttons is not None
+    assert widget.comm is None
+    assert buttons.comm is None
+    assert widget.layout.comm is None
+    assert not [one for one in threading.enumerate() if one.name == "nbcompress panel" and one.is_alive()]
+
+
+def test_a_page_that_was_loaded_again_keeps_its_widget(wire: Wire) -> None:
+    widget, buttons = wire.panel._widget, wire.panel._buttons
+    assert widget is not None
+    assert buttons is not None
+    for page in ("one", "one", "two"):
+        buttons._handle_custom_msg({"kind": "press", "control": "hello", "run": wire.run, "page": page}, [])
+    wire.panel.finish(DONE)
+    try:
+        assert widget.comm is not None
+        assert widget.get_state()["state"]["study"]["ending"] == "Ended after 24 trials."
+        assert buttons.comm is None
+    finally:
+        widget.close()
+
+
+def test_the_controls_comm_forgets_its_shell() -> None:
+    widget = ControlsWidget()
+    try:
+        assert not hasattr(widget.comm, "_reply_subshell_id")
+    finally:
+        widget.close()
+
+
+def test_limits_from_the_page_narrow_the_proposer_and_are_shown(
+    whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gp = proposer("gp", whole.space, n_objectives=2, n_constraints=1)
+    wire = Wire(replace(whole, all_trials=whole.all_trials[:4]), monkeypatch, gp)
+    try:
+        wire.press("narrow", limits=[[0.5, 0.8], None, None, [1], None])
+        narrowed = [one["set"]["narrowed"] for one in wire.of("delta") if "narrowed" in one["set"]]
+        assert narrowed == [{"amount": [0.5, 0.8], "method": ["cluster"]}]
+        assert wire.of("ack")[-1]["note"] == "From the next proposal on."
+        found = gp.propose(4, History.empty(2, 1))
+        assert 0.5 <= found.point["amount"] <= 0.8
+        assert found.point["method"] == "cluster"
+        wire.press("narrow", limits=[[0.8, 0.5], None, None, None, None])
+        assert wire.of("ack")[-1]["note"].startswith("Not narrowed: The range of 'amount'")
+        jsonschema.Draft202012Validator(schema()).validate(wire.panel._changes.state["study"])
+    finally:
+        wire.panel.finish(DONE)
+
+
+def test_a_sampler_that_cannot_be_narrowed_says_so(wire: Wire) -> None:
+    wire.press("narrow", limits=[None] * 5)
+    assert wire.of("ack")[-1]["note"] == "Only the sampler gp can be narrowed."
+    assert "narrowed" not in wire.panel._changes.state["study"]

@@ -1,0 +1,156 @@
+"""Kept values: on the front only, whole or not at all, and back in the right module."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nbcompress.artifact import Handle
+from nbcompress.errors import ArtifactError
+from nbcompress.run import FolderShelf, MemoryShelf, give_shelf
+from nbcompress.run.kept import Keeper
+from nbcompress.space import Float, Space
+from nbcompress.study import Goal, State, Study, Trial, open_study
+
+SPACE = Space({"x": Float(0, 10)})
+GOAL = Goal.of(minimize=["loss", "size"])
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x)
+        return out
+
+
+class Other(nn.Module):
+    pass
+
+
+@pytest.fixture(params=["memory", "folder"])
+def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryShelf | FolderShelf:
+    return MemoryShelf() if request.param == "memory" else FolderShelf(tmp_path / "kept")
+
+
+def test_put_and_get(shelf: Any) -> None:
+    shelf.put(3, "answer", {"a": [1, 2.5, "x", None], "t": torch.ones(2)})
+    shelf.put(3, "answer2", 7)
+    assert shelf.names(3) == ("answer", "answer2")
+    value = shelf.get(3, "answer")
+    assert value["a"] == [1, 2.5, "x", None]
+    assert torch.equal(value["t"], torch.ones(2))
+    shelf.put(3, "answer", 8)
+    assert shelf.get(3, "answer") == 8
+    with pytest.raises(KeyError):
+        shelf.get(3, "nothing")
+    with pytest.raises(KeyError):
+        shelf.get(4, "answer")
+    assert shelf.names(4) == ()
+    shelf.drop(3)
+    shelf.drop(99)
+    assert shelf.names(3) == ()
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_module_comes_back_in_a_copy_of_the_notebook_s(tmp_path: Path) -> None:
+    model, small = Net(), Net()
+    FolderShelf(tmp_path, lambda: {"other": Other(), "model": model}).put(0, "small", {"net": small, "n": 1})
+    assert json.loads((tmp_path / "0" / "small.json").read_text())["origins"] == ["model"]
+    restarted = Net()
+    found = FolderShelf(tmp_path, lambda: {"model": restarted}).get(0, "small")
+    assert found["n"] == 1
+    assert equal(found["net"], small)
+    assert found["net"] is not restarted
+    assert not equal(restarted, small)
+
+
+def test_a_renamed_module_of_the_class_serves_too(tmp_path: Path) -> None:
+    small = Net()
+    FolderShelf(tmp_path, lambda: {"model": small}).put(0, "small", small)
+    assert equal(FolderShelf(tmp_path, lambda: {"net2": Net()}).get(0, "small"), small)
+
+
+def test_without_its_class_it_is_a_handle(tmp_path: Path) -> None:
+    small = Net()
+    shelf = FolderShelf(tmp_path)
+    shelf.put(0, "small", small)
+    assert shelf.get(0, "small") is small  # while this process lives
+    handle = FolderShelf(tmp_path, lambda: {"model": Other()}).get(0, "small")
+    assert isinstance(handle, Handle)
+    assert equal(handle.load(into=Net()), small)
+
+
+def test_a_value_that_was_not_written_to_its_end_is_not_there(tmp_path: Path) -> None:
+    shelf = FolderShelf(tmp_path)
+    with pytest.raises(ArtifactError):
+        shelf.put(0, "small", object())
+    assert shelf.names(0) == ()
+    assert list((tmp_path / "0").iterdir()) == []
+
+
+def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+    shelf = FolderShelf(tmp_path)
+    shelf.put(0, "a", 1)
+    (tmp_path / "0" / "a.json").write_text('{"version": 99, "origins": []}')
+    with pytest.raises(ArtifactError, match="was kept by a newer nbcompress"):
+        shelf.get(0, "a")
+
+
+def study_with(*values: tuple[float, float], storage: Path | None = None) -> Study:
+    study = open_study("s", SPACE, GOAL, storage=storage)
+    give_shelf(study)
+    keeper = Keeper(study)
+    for loss, size in values:
+        ended(study, keeper, loss, size)
+    return study
+
+
+def ended(study: Study, keeper: Keeper, loss: float, size: float, value: Any = None) -> Trial:
+    from dataclasses import replace
+
+    trial = replace(study.begin({"x": loss}), state=State.COMPLETE, values={"loss": loss, "size": size})
+    keeper.put(trial, {"v": loss if value is None else value})
+    study.finish(trial)
+    keeper.tidy()
+    return trial
+
+
+def test_only_the_front_is_kept(tmp_path: Path) -> None:
+    study = study_with((5, 5), (6, 6), (4, 6), (3, 3), storage=tmp_path / "journal")
+    assert study.shelf is not None
+    assert [study.shelf.names(number) for number in range(4)] == [(), (), (), ("v",)]
+    assert dict(study.kept) == {"v": 3.0}
+    assert study.kept_folder is not None
+    assert sorted(path.name for path in study.kept_folder.iterdir()) == ["3"]
+
+
+def test_what_an_earlier_process_left_is_removed_when_it_leaves_the_front(tmp_path: Path) -> None:
+    study_with((5, 5), storage=tmp_path / "journal")
+    study = study_with((4, 4), storage=tmp_path / "journal")
+    assert study.shelf is not None
+    assert [study.shelf.names(number) for number in range(2)] == [(), ("v",)]
+
+
+def test_what_cannot_be_kept_is_said_and_the_trial_stays(tmp_path: Path) -> None:
+    study = study_with(storage=tmp_path / "journal")
+    keeper = Keeper(study)
+    ended(study, keeper, 3, 3, value=object())
+    assert study.all_trials[0].state is State.COMPLETE
+    (warning,) = keeper.warnings
+    assert warning.startswith("'v' of trial 0 could not be kept: the value is a object, which cannot be")
+    # Once for the search, however many trials it was.
+    for better in (2, 1):
+        ended(study, keeper, better, better, value=object())
+    (warning,) = keeper.warnings
+    assert warning.startswith("'v' of trial 0 and 2 others could not be kept: the value is a object")

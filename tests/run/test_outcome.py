@@ -1,0 +1,99 @@
+"""Which values are metrics."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbcompress.run import TrialEnded
+from nbcompress.run.outcome import number_of, step_of
+from nbcompress.study import State
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**60), 2**60))
+def test_a_number_is_itself(value: float) -> None:
+    assert number_of("a", value) == float(value)
+    assert number_of("a", np.float64(value)) == float(value)
+    assert number_of("a", torch.tensor(float(value), dtype=torch.float64)) == float(value)
+
+
+class Three:
+    """Like results of ours, which say by themselves which number they are."""
+
+    def __float__(self) -> float:
+        return 3.0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.int64(3),
+        np.array(3),
+        torch.tensor(3),
+        Fraction(3),
+        Decimal(3),
+        torch.nn.Parameter(torch.tensor(3.0)),
+        Three(),
+    ],
+)
+def test_numbers_without_dimensions(value: Any) -> None:
+    number = number_of("a", value)
+    assert number == 3.0
+    assert type(number) is float
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        (True, "NotANumber", "but got the bool True. Write float(a)."),
+        (np.True_, "NotANumber", "the bool"),
+        (torch.tensor(True), "NotANumber", "the bool"),
+        ("0.5", "NotANumber", "but got the str '0.5'"),
+        (None, "NotANumber", "but got the NoneType None"),
+        (1j, "NotANumber", "but got the complex 1j"),
+        ([1.0], "NotANumber", "but got the list [1.0]"),
+        (
+            torch.zeros(2, 3),
+            "NotANumber",
+            "the Tensor of shape (2, 3). Take one value of it, such as its .mean()",
+        ),
+        (np.zeros(1), "NotANumber", "the ndarray of shape (1,)"),
+        (float("nan"), "NotFinite", "The metric 'a' is a finite number, but got nan."),
+        (float("-inf"), "NotFinite", "but got -inf."),
+        (torch.tensor(float("inf")), "NotFinite", "but got inf."),
+        (10**400, "NotFinite", "but got inf."),
+    ],
+    ids=repr,
+)
+def test_what_is_refused(value: Any, kind: str, text: str) -> None:
+    with pytest.raises(TrialEnded) as caught:
+        number_of("a", value)
+    assert caught.value.state is State.FAILED
+    assert caught.value.failure is not None
+    assert caught.value.failure.kind == kind
+    assert text in caught.value.failure.message
+
+
+@pytest.mark.parametrize("name", ["number", "state", "seconds"])
+def test_taken_names(name: str) -> None:
+    with pytest.raises(TrialEnded, match=f"The metric name '{name}' is taken"):
+        number_of(name, 1.0)
+
+
+def test_steps() -> None:
+    assert step_of(3) == step_of(np.int64(3)) == step_of(torch.tensor(3)) == 3
+    for wrong in (-1, 1.5, True, "1"):
+        with pytest.raises(TrialEnded, match="The step of a report is an integer of at least 0, but got"):
+            step_of(wrong)
+
+
+def test_a_report_without_names_says_how_to_give_them() -> None:
+    with pytest.raises(TrialEnded, match=r"Metrics are given by name: report\(accuracy=0.9\)"):
+        step_of("accuracy")

@@ -1,0 +1,271 @@
+"""The record of data: shapes and hashes that change with the content and with nothing else.
+
+Digits of what a search reads beside data: they change with it and with nothing else.
+
+The record of versions and machine.
+
+What a body reads."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+
+import nbcompress as nc
+from nbcompress.run.record import (
+    HASHED_BYTES,
+    code_digits,
+    data_facts,
+    fingerprints,
+    global_names,
+    is_plain_function,
+    missing_names,
+    provenance,
+    reached_names,
+    values_read,
+)
+
+X, Y = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 0, 1])
+
+
+class Files(Dataset[int]):
+    """Reads its examples from elsewhere."""
+
+    def __getitem__(self, place: int) -> int:
+        return place
+
+
+def test_shapes_types_and_a_hash() -> None:
+    loader = DataLoader(TensorDataset(X, Y), batch_size=2, shuffle=True)
+    found = data_facts({"train": loader, "pair": (X, Y), "lr": 0.1, "f": print, "net": torch.nn.Linear(3, 2)})
+    assert set(found.described) == {"train", "pair"}
+    assert found.hashes["train"] == found.hashes["pair"]
+    text = f"float32[4, 3], int64[4], sha256 {found.hashes['pair']}"
+    assert found.described == {"train": f"{text} (DataLoader of TensorDataset)", "pair": text}
+    assert found.gaps == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        X,
+        X.numpy(),
+        {"x": X, "y": [Y]},
+        Subset(TensorDataset(X, Y), [0, 1]),
+        ConcatDataset([TensorDataset(X), TensorDataset(X)]),
+        pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}),
+        pd.Series([1, 2, 3]),
+        list(range(40)),
+        X.to(torch.bfloat16),
+        torch.tensor(1.0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_form_has_a_hash_that_stays(value: Any) -> None:
+    one, two = data_facts({"data": value}), data_facts({"data": value})
+    assert one == two
+    assert re.search(r"sha256 [0-9a-f]{16}\b", one.described["data"])
+    assert ("data" in one.hashes) == (type(value) is not list)
+    assert set(one.to_json()) == {"data"}
+
+
+def test_another_value_type_or_shape_is_another_hash() -> None:
+    other = X.clone()
+    other[3, 2] = 99
+    kinds = [X, other, X.int(), X.reshape(3, 4), X.T]
+    assert len({data_facts({"x": one}).hashes["x"] for one in kinds}) == len(kinds)
+
+
+def test_a_transposed_view_and_its_copy_are_the_same_data() -> None:
+    assert data_facts({"x": X.T}).hashes == data_facts({"x": X.T.contiguous()}).hashes
+
+
+def test_of_much_data_a_sample_is_hashed_and_said_so() -> None:
+    large = np.zeros((40, HASHED_BYTES // 16), dtype=np.uint8)
+    found = data_facts({"x": large})
+    assert "sha256 of a sample " in found.described["x"]
+    large[0] = 1
+    assert data_facts({"x": large}).hashes != found.hashes
+    assert "sample" not in data_facts({"x": large[:16]}).described["x"]
+
+
+def test_what_cannot_be_read_here_is_a_gap() -> None:
+    found = data_facts(
+        {"files": Files(), "loader": DataLoader(Files(), sampler=[1]), "lines": io.StringIO("a"), "stream": iter([1])}
+    )
+    assert found.described == {}
+    assert found.gaps == (
+        "content of files (Files)",
+        "content of lines (StringIO)",
+        "content of loader (DataLoader of Files)",
+        "content of stream (list_iterator)",
+    )
+    assert data_facts({"io": io, "odd": torch.zeros(3, device="meta")}).gaps == ("content of odd (Tensor)",)
+    assert data_facts({"conjugate": torch.zeros(3, dtype=torch.complex64).conj()}).hashes
+
+
+def test_a_search_notes_what_its_function_reads_and_warns_of_other_data(tmp_path: Path, caplog: Any) -> None:
+    def run(data: torch.Tensor, trials: int = 2) -> Any:
+        def g(x: float) -> dict[str, float]:
+            return {"y": float((data * x).sum())}
+
+        space = {"x": nc.Float(0, 1)}
+        return nc.search(g, space, maximize="y", trials=trials, sampler="sobol", study="s", storage=tmp_path / "j")
+
+    digest = data_facts({"data": X}).hashes["data"]
+    assert run(X).record["data"] == {"data": f"float32[4, 3], sha256 {digest}"}
+    assert "content of data" not in caplog.text
+    again = run(X + 1)
+    assert "begun with another content of data" in caplog.text
+    # No trial was run with it.
+    assert digest in again.record["data"]["data"]
+    assert digest not in run(X + 1, trials=3).record["data"]["data"]
+
+
+def function_of(text: str, name: str = "score") -> Any:
+    """Define a function as a notebook does."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(text, namespace)
+    return namespace[name]
+
+
+@pytest.mark.parametrize(
+    ("value", "other"), [(3, 5), (0.1, 0.2), ("a", "b"), (None, 1), ((1, "a"), (1, "b")), (1, True)]
+)
+def test_numbers_and_texts(value: object, other: object) -> None:
+    assert fingerprints({"k": value}) == fingerprints({"k": copy.copy(value)})
+    assert fingerprints({"k": value}) != fingerprints({"k": other})
+    assert set(fingerprints({"k": value})) == {"value of k"}
+
+
+def test_models_by_their_parameters_and_buffers() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    before = fingerprints({"net": net})
+    assert set(before) == {"content of net"}
+    assert fingerprints({"net": copy.deepcopy(net).eval()}) == before
+    changed = copy.deepcopy(net)
+    changed(torch.rand(8, 3))  # moves the statistics of the normalisation
+    assert fingerprints({"net": changed}) != before
+    with torch.no_grad():
+        net[0].weight[0, 0] += 1
+    assert fingerprints({"net": net}) != before
+
+
+def test_functions_of_the_notebook() -> None:
+    assert set(fingerprints({"score": function_of("def score(x): return x")})) == {"version of score"}
+    assert code_digits(test_functions_of_the_notebook) != code_digits(function_of)
+
+
+def test_what_is_not_the_notebook_s_or_may_grow_has_none() -> None:
+    assert fingerprints({"sqrt": math.sqrt, "f": function_of.__call__, "m": math, "log": [1, 2], "c": {"a": 1}}) == {}
+    assert fingerprints({"digits": code_digits, "empty": nn.ReLU()}) == {}
+    assert fingerprints({"lazy": nn.LazyLinear(3), "meta": nn.Linear(2, 3, device="meta")}) == {}
+
+
+def test_it_is_json_and_names_no_person() -> None:
+    found = provenance()
+    text = json.dumps(found)
+    assert found["versions"]["python"].count(".") == 2
+    assert found["machine"]["cores"] == os.cpu_count()
+    assert os.path.expanduser("~") not in text
+
+
+def notebook(source: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {"functools": functools}
+    exec(source, namespace)
+    return namespace
+
+
+def read(body: str, namespace: dict[str, Any]) -> set[str]:
+    return set(reached_names(compile(body, "<body>", "exec"), namespace)) - {"functools"}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("y = a + 1", {"a"}),
+        ("a = 1", set()),
+        ("y = [a for _ in b]", {"a", "b"}),
+        ("def f():\n    return a", {"a"}),
+        ("y = (lambda: a)()", {"a"}),
+        ("class K:\n    x = a", {"a"}),
+        ("y = b.a", {"b"}),
+        ("y = f'{a}'", {"a"}),
+        ("get_ipython().run_line_magic('prune', 'a --amount b')", {"a", "b"}),
+        ("print('a b')", set()),
+    ],
+)
+def test_names_read_directly(body: str, expected: set[str]) -> None:
+    assert read(body, notebook("a = b = 1")) == expected
+
+
+def test_names_read_through_functions() -> None:
+    namespace = notebook("a = 1\nb = 2\ndef g(): return a\ndef f(): return g()\ndef h(): return b")
+    assert read("f()", namespace) == {"f", "g", "a"}
+
+
+def test_names_read_behind_a_decorator() -> None:
+    namespace = notebook(
+        "def twice(fn):\n"
+        "    @functools.wraps(fn)\n"
+        "    def inner(*args): return fn(*args) * 2\n"
+        "    return inner\n"
+        "a = 1\n"
+        "@twice\n"
+        "def f(): return a\n"
+    )
+    assert read("f()", namespace) == {"f", "a"}
+    assert is_plain_function(namespace["f"], namespace)
+
+
+def test_functions_that_call_each_other_end() -> None:
+    namespace = notebook("a = 1\ndef f(n): return g(n) + a\ndef g(n): return f(n)")
+    assert read("f(1)", namespace) == {"f", "g", "a"}
+
+
+def test_closures_and_foreign_functions_are_not_plain() -> None:
+    namespace = notebook("def make():\n    x = 1\n    def f(): return x\n    return f\nf = make()")
+    assert not is_plain_function(namespace["f"], namespace)
+    assert not is_plain_function(functools.reduce, namespace)
+
+
+def test_missing_names() -> None:
+    namespace = notebook("def f(): return prune")
+    assert missing_names(compile("f(); report; print", "<body>", "exec"), namespace) == {
+        "prune",
+        "report",
+        "print",
+    } - set(namespace)
+
+
+def test_names_in_nested_code_are_found() -> None:
+    code = compile("def f():\n    def g():\n        return deep\n    return g", "<body>", "exec")
+    assert "deep" in global_names(code)
+
+
+def test_values_that_a_function_reads() -> None:
+    namespace = notebook("a = 1\nb = 2\nc = 3\ndef g(): return a\ndef f(x, y): return g() + x")
+    inner = namespace["f"]
+    local = 5
+
+    def closing() -> Any:
+        return local + inner(1, 2)
+
+    assert values_read(namespace["f"]) == {"g": namespace["g"], "a": 1}
+    assert values_read(functools.partial(inner, 7, y=8)) == {"argument 1": 7, "y": 8, "g": namespace["g"], "a": 1}
+    assert {name: one for name, one in values_read(closing).items() if not callable(one)} == {"local": 5}
+    assert values_read(len) == {}

@@ -1,0 +1,41 @@
+"""Our parameters as Optuna's distributions: the same values, and never a warning (warnings are errors here)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from nbcompress.space import Choice, Float, Int, Space
+from nbcompress.study.optuna_distributions import distribution_of, distributions_of
+
+
+@pytest.mark.parametrize(
+    ("parameter", "distribution"),
+    [
+        (Float(0.2, 0.98), FloatDistribution(0.2, 0.98)),
+        (Float(1e-4, 1e-1, log=True), FloatDistribution(1e-4, 1e-1, log=True)),
+        (Float(0.0, 0.95, step=0.25), FloatDistribution(0.0, 0.75, step=0.25)),
+        (Int(1, 10), IntDistribution(1, 10)),
+        (Int(1, 10, step=4), IntDistribution(1, 9, step=4)),
+        (Int(4, 64, log=True), IntDistribution(4, 64, log=True)),
+        (Choice(2, 4, 8), CategoricalDistribution([2, 4, 8])),
+        (Choice("a", None, True), CategoricalDistribution(["a", None, True])),
+    ],
+)
+def test_table(parameter: Float | Int | Choice, distribution: object) -> None:
+    assert distribution_of(parameter) == distribution
+
+
+@given(st.floats(-1e3, 1e3), st.floats(1e-3, 1e3), st.floats(1e-3, 0.9))
+def test_every_step_is_taken_without_a_warning(low: float, width: float, share: float) -> None:
+    parameter = Float(low, low + width, step=width * share)
+    distribution = distribution_of(parameter)
+    assert distribution.low == parameter.low
+    assert parameter.low <= distribution.high <= parameter.high
+
+
+def test_all_of_a_space_by_flat_name() -> None:
+    space = Space({"a": Float(0, 1, each=["x", "y"]), "b": Choice(1, 2)})
+    assert list(distributions_of(space)) == ["a[x]", "a[y]", "b"]

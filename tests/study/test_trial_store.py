@@ -1,0 +1,57 @@
+"""Records in attributes: short ones as they are, long ones in pieces, never half."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbcompress.errors import StudyError
+from nbcompress.study.trial_store import attribute_items, pack_number, read_attribute, write_attribute
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(JSON, st.integers(0, 4))
+def test_what_is_written_is_read(data: object, size: int) -> None:
+    record = {"data": data, "padding": "ü" * (size * 10_000)}
+    attributes: dict[str, object] = {}
+    write_attribute(attributes.__setitem__, "key", record, "it")
+    assert read_attribute(attributes, "key") == record
+    # MySQL holds 65,535 bytes.
+    assert all(len(str(value).encode()) < 32_000 for value in attributes.values())
+
+
+def test_the_head_comes_last() -> None:
+    items = attribute_items("key", "x" * 100_000, "it")
+    assert [key for key, _ in items] == ["key/0", "key/1", "key/2", "key/3", "key"]
+    attributes = dict(items[:-1])
+    assert read_attribute(attributes, "key") is None
+
+
+def test_a_longer_record_may_be_replaced_by_a_shorter_one() -> None:
+    attributes: dict[str, object] = {}
+    write_attribute(attributes.__setitem__, "key", "x" * 100_000, "it")
+    write_attribute(attributes.__setitem__, "key", [1], "it")
+    assert read_attribute(attributes, "key") == [1]
+
+
+def test_what_is_not_json_is_named() -> None:
+    with pytest.raises(StudyError) as caught:
+        attribute_items("key", {"a": {1}}, "the note")
+    assert str(caught.value) == (
+        "What is stored with a study is plain JSON, but the note is not: Object of type set is not JSON serializable."
+    )
+
+
+@given(st.floats())
+def test_numbers_come_back(value: float) -> None:
+    packed = pack_number(value)
+    assert isinstance(packed, float) == math.isfinite(value)
+    assert float(packed) == value or math.isnan(value)
