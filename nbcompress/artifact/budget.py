@@ -42,7 +42,7 @@ def quantize(
     lr: float = 1e-3,
     seed: int = 0,
 ) -> nn.Module:
-    """Return a copy of `model` whose weights lie on uniform grids; see `nbcompress.compressors.quantize` for all options.
+    """Return a copy of `model` whose weights lie on uniform grids; see `compressors.quantize` for all options.
 
     Args:
         model: Any module; it stays as it is.
