@@ -13,15 +13,18 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nbcompress.artifact.container import Part, n_file, opened, sealed
-from nbcompress.artifact.header import Entry, Header, check_of_name, check_of_names, dtype_name
+from nbcompress.artifact.header import Entry, Header, bytes_of, check_of_name, check_of_names, dtype_name
 from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, slots_of, unpack
+from nbcompress.compressors.buffers import cut_buffers, is_spread, own_buffers_
 from nbcompress.compressors.copying import deep_copy
 from nbcompress.compressors.keras import restate_
-from nbcompress.compressors.record import Record, TensorRecord, attach_
+from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
 from nbcompress.errors import ArtifactError, CompressionError, NbcompressWarning
 
@@ -54,7 +57,7 @@ def check_tensors(header: Header, model: nn.Module) -> list[Slot]:
     Raises:
         ArtifactError: They do not; names the first difference.
     """
-    slots, who = slots_of(model), f"this {type(model).__name__}"
+    slots, who = slots_of(model, header.surgery), f"this {type(model).__name__}"
     for place, (entry, slot) in enumerate(zip(header.entries, slots, strict=False)):
         _check_tensor(entry, slot, place, who, header.entries)
     if len(slots) != len(header.entries):
@@ -96,7 +99,7 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
             memory = (slot.tensor.device, slot.tensor.untyped_storage().data_ptr(), slot.tensor.dtype)
             by_memory.setdefault(memory, []).append((slot, tensor))
     for together in by_memory.values():
-        stale = next((slot for slot, _ in together if _is_spread(slot.tensor)), None)
+        stale = next((slot for slot, _ in together if is_spread(slot.tensor)), None)
         if stale is None and len(together) > 1:
             stale = _not_as_filled(together)
         if stale is not None:
@@ -106,27 +109,22 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
             )
 
 
-def _is_spread(tensor: Tensor) -> bool:
-    """Whether one number stands for several, as after `expand`."""
-    return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-
-
 def _not_as_filled(together: list[tuple[Slot, Tensor]]) -> Slot | None:
     """A tensor that would not hold its numbers once all views of one memory were filled; tried beside it."""
     first = together[0][0].tensor
-    memory = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=first.dtype)
+    memory = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=first.dtype, device="cpu")
     views = [
         memory.as_strided(one.tensor.shape, one.tensor.stride(), one.tensor.storage_offset()) for one, _ in together
     ]
     for view, (_, tensor) in zip(views, together, strict=True):
         view.copy_(tensor)
     filled = zip(views, together, strict=True)
-    return next((slot for view, (slot, tensor) in filled if not _are_equal(view, tensor)), None)
+    return next((slot for view, (slot, tensor) in filled if not are_equal(view, tensor)), None)
 
 
-def _are_equal(one: Tensor, other: Tensor) -> bool:
+def are_equal(one: Tensor, other: Tensor) -> bool:
     """Bit for bit."""
-    return torch.equal(*(both.contiguous().reshape(-1).view(torch.uint8) for both in (one, other)))
+    return np.array_equal(bytes_of(one), bytes_of(other))
 
 
 def ties_resolved(header: Header, tensors: list[Tensor | None]) -> list[Tensor]:
@@ -146,14 +144,16 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write `model` to `path`, in as few bytes as hold it exactly, and return the path.
 
     What compressors promised (zeros, grids, codebooks) is stored by codes. Every other number is stored bit for
-    bit. A tensor that broke its promise, because it was trained on by other means than `finetune`, is stored in
-    full, and a warning names it. The file appears whole or not at all.
+    bit. Of buffers that are not in the state dict, those that a cut went through are stored, since a fresh instance
+    computes them whole. A tensor that broke its promise, because it was trained on by other means than `finetune`, is
+    stored in full, and a warning names it. The file appears whole or not at all.
 
     Raises:
         ArtifactError: The model's state dict holds what a file cannot, or the file cannot be written.
     """
     packed = pack(model)
     warn_of_broken(packed)
+    check_packed(packed, model)
     return write_whole(Path(path), sealed(MODEL, packed.parts))
 
 
@@ -197,6 +197,18 @@ def load(path: str | os.PathLike[str], model: Module) -> Module:
 
 def load_contents(contents: memoryview, model: nn.Module) -> None:
     """Fill `model` from the contents of a file, or leave it as it is and raise an ArtifactError."""
+    # What was made under `torch.inference_mode` can be filled in that mode only.
+    fill = _load_contents if _is_of_inference(model) else outside_inference(_load_contents)
+    fill(contents, model)
+
+
+def _is_of_inference(model: object) -> bool:
+    if not isinstance(model, nn.Module):
+        return False
+    return any(parameter.is_inference() for parameter in (*model.parameters(), *model.buffers()))
+
+
+def _load_contents(contents: memoryview, model: nn.Module) -> None:
     unread = unpack(contents)
     header = unread.header
     check_class(header, model)
@@ -208,6 +220,7 @@ def load_contents(contents: memoryview, model: nn.Module) -> None:
     tensors = ties_resolved(header, found)
     if fitted is not model:
         _operate(header, model)
+    own_buffers_(model)
     slots = check_tensors(header, model)
     check_memory(slots, tensors, model)
     _fill(slots, tensors)
@@ -235,6 +248,22 @@ def _fill(slots: list[Slot], tensors: Iterable[Tensor]) -> None:
 def _record(header: Header, slots: list[Slot], promises: dict[int, TensorRecord]) -> Record:
     by_name = {slots[place].name: promise for place, promise in promises.items()}
     return Record(by_name, header.surgery, header.rest, header.left_out, header.activations)
+
+
+def check_packed(packed: Packed, model: nn.Module) -> None:
+    """Read what was packed of `model` again, if a cut went through buffers that its state dict does not hold.
+
+    Raises:
+        ArtifactError: It does not give the tensors of `model` back.
+    """
+    if not cut_buffers(model, record_of(model).surgery):
+        return
+    unread = unpack(memoryview(b"".join(packed.parts)))
+    slots = check_tensors(unread.header, model)
+    tensors = ties_resolved(unread.header, read_tensors(unread)[0])
+    wrong = [slot.name for slot, tensor in zip(slots, tensors, strict=True) if not are_equal(slot.tensor, tensor)]
+    if wrong:
+        raise ArtifactError(f"{wrong[0]!r} could not be read back as it is: nothing was written, report this as a bug")
 
 
 def warn_of_broken(packed: Packed) -> None:

@@ -8,7 +8,7 @@ so that small tensors do not pay for an end each; the plain part holds the bytes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,7 +41,8 @@ from nbcompress.artifact.tensors import (
     write_promise,
     write_values,
 )
-from nbcompress.compressors.record import Codebook, Record, TensorRecord, codes_of, record_of
+from nbcompress.compressors.buffers import cut_buffers
+from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, codes_of, record_of
 from nbcompress.errors import ArtifactError, CompressionError
 
 
@@ -74,8 +75,10 @@ class Slot:
     first: int
 
 
-def slots_of(model: nn.Module) -> list[Slot]:
-    """The tensors of the state dict of `model`, in order.
+def slots_of(model: nn.Module, surgery: Iterable[Surgery] | None = None) -> list[Slot]:
+    """What a file of `model` holds: the tensors of its state dict, in order, then other buffers that `surgery` cut.
+
+    Without `surgery`, that of the model's own record counts.
 
     Raises:
         ArtifactError: Something in the state dict is not a tensor of plain numbers in memory.
@@ -84,17 +87,27 @@ def slots_of(model: nn.Module) -> list[Slot]:
         raise ArtifactError(f"only a torch.nn.Module can be saved or filled, got {type(model).__name__}")
     slots: list[Slot] = []
     seen: dict[object, int] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        _check(name, tensor)
+    held = model.state_dict(keep_vars=True)
+    steps = record_of(model).surgery if surgery is None else surgery
+    held = {**held, **{name: cut_buffer for name, cut_buffer in cut_buffers(model, steps).items() if name not in held}}
+    for name, tensor in held.items():
+        _check(name, tensor, type(model).__name__)
         memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         key: object = memory if tensor.numel() and tensor.data_ptr() else id(tensor)
         slots.append(Slot(name, tensor, seen.setdefault(key, len(slots))))
     return slots
 
 
-def _check(name: str, tensor: object) -> None:
+def _check(name: str, tensor: object, who: str) -> None:
     if not isinstance(tensor, Tensor):
-        raise ArtifactError(f"a state dict must hold tensors, but {name!r} is a {type(tensor).__name__}")
+        way_on = (
+            "let get_extra_state return a tensor"
+            if name.rpartition(".")[2] == "_extra_state"
+            else f"save an instance of a subclass of {who} with `state_dict = torch.nn.Module.state_dict`"
+        )
+        raise ArtifactError(
+            f"a state dict must hold tensors, but {name!r} in that of {who} is a {type(tensor).__name__}: {way_on}"
+        )
     if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
         raise ArtifactError(f"{name!r} has no shape yet: run the model once on an example")
     if tensor.is_meta:

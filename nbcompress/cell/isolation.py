@@ -10,7 +10,7 @@ from types import CellType, FunctionType
 from typing import Any
 
 from nbcompress.errors import SearchError
-from nbcompress.run.record import is_plain_function
+from nbcompress.run.reads import is_a, is_plain_function, items_of, own_attributes, wrapped_in
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 
@@ -33,12 +33,10 @@ def stateful_in(value: Any, kinds: tuple[type, ...] | None = None) -> Iterator[A
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, wanted):
+        if is_a(one, *wanted):
             yield one
-        elif isinstance(one, dict):
-            waiting.extend(one.values())
-        elif isinstance(one, _CONTAINERS):
-            waiting.extend(one)
+        elif is_a(one, *_CONTAINERS):
+            waiting.extend(items_of(one))
 
 
 def trial_globals(namespace: dict[str, Any], names: Iterable[str], functions: frozenset[str]) -> dict[str, Any]:
@@ -76,14 +74,18 @@ def _copies_of(values: Mapping[str, Any]) -> dict[int, Any]:
     copies: dict[int, Any] = {}
     for name, value in values.items():
         for item in stateful_in(value):
-            from nbcompress.compressors.copying import deep_copy
+            # Where something is stateful, torch is there.
+            from torch import nn
+
+            from nbcompress.compressors.copying import deep_copy, why_uncopied
 
             try:
                 copies[id(item)] = deep_copy(item, memo)
             except Exception as err:  # a user's class may refuse in any way
+                is_module = isinstance(item, nn.Module)
+                why = why_uncopied(item, err) if is_module else f"copying it raised {type(err).__name__}: {err}"
                 raise SearchError(
-                    f"A trial works on a copy of {name!r}, but copying it raised {type(err).__name__}: {err}. "
-                    "Build it inside the cell instead."
+                    f"A trial works on a copy of {name!r}, but {why}. Build it inside the cell instead."
                 ) from err
             _track_steps_(item, copies[id(item)])
     return copies
@@ -133,15 +135,15 @@ def _bound_to(function: Any, trial: dict[str, Any], done: dict[int, Any]) -> Any
     """Return `function` reading the trial's globals; a decorated one is wrapped anew around the bound function."""
     if id(function) in done:
         return done[id(function)]
-    inner = getattr(function, "__wrapped__", None)
+    inner = wrapped_in(function)
     if inner is None:
         fresh = _copy_of_function(function, globals_=trial, closure=function.__closure__)
     else:
         bound = _bound_to(inner, trial, done)
-        if isinstance(function, FunctionType):
+        if type(function) is FunctionType:
             cells = tuple(_cell_with(cell, inner, bound) for cell in function.__closure__ or ())
             fresh = _copy_of_function(function, globals_=function.__globals__, closure=cells or None)
-        elif hasattr(function, "cache_parameters"):
+        elif "cache_parameters" in own_attributes(function):
             # A cache shared between trials would hand one trial's results to the next.
             fresh = functools.lru_cache(**function.cache_parameters())(bound)
         else:

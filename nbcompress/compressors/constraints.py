@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compressors.buffers import cut_buffers, unstored_buffers
 from nbcompress.compressors.grids import improved_scale, rounded
 from nbcompress.compressors.layers import fill_, unique_parameters
 from nbcompress.compressors.record import Codebook, Record, TensorRecord, codes_of
@@ -51,11 +52,14 @@ def rest_tensors(model: nn.Module, record: Record) -> Iterator[tuple[str, Tensor
         promised = [record.tensors[name] for name in names if name in record.tensors]
         if parameter.is_floating_point() and not any(name.grid or name.codebook for name in promised):
             yield names[0], parameter
-    for prefix, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            # A buffer that is not stored is made anew by the class: what we round would not come back.
-            if buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
-                yield (f"{prefix}.{name}" if prefix else name), buffer
+    # A buffer that is not stored is made anew by the class: what we round would not come back.
+    unstored = unstored_buffers(model).keys() - cut_buffers(model, record.surgery).keys()
+    seen: set[int] = set()
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        is_dense = buffer.is_floating_point() and buffer.layout == torch.strided
+        if is_dense and name not in unstored and id(buffer) not in seen:
+            seen.add(id(buffer))
+            yield name, buffer
 
 
 def round_rest_(model: nn.Module, record: Record) -> dict[str, str]:
@@ -235,4 +239,6 @@ def hold(
     if record.codebook is not None:
         return Shared(parameter, record, is_half=is_half, is_mean=is_mean)
     is_plain = record == TensorRecord() and not is_half and parameter.dtype in (torch.float32, torch.float64)
+    # Complex numbers are kept in full precision.
+    is_plain = is_plain or parameter.is_complex()
     return Free(parameter) if is_plain else Latent(parameter, record, is_half=is_half, start=start)

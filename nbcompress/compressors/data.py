@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
+from nbcompress.compressors.modes import numbers_on_cpu
 from nbcompress.errors import DataError, NbcompressError
 
 # Under these names a batch that is a dict holds what the model should say.
@@ -32,11 +33,13 @@ class Batch:
         args: What goes into the model by position.
         kwargs: What goes into it by name.
         target: What should come out; None in data without targets.
+        target_name: Under which name a batch that is a dict holds the target.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     target: Any
+    target_name: str | None = None
 
     def __call__(self, model: nn.Module) -> Any:
         """Run the model on the inputs.
@@ -73,6 +76,7 @@ class Batches:
     def __init__(self, data: object, batch_size: int = 64) -> None:
         self._tensors: tuple[Tensor, ...] | None = None
         self._loader: Iterable[Any] = ()
+        self._is_own_loader = False
         if (
             isinstance(data, (tuple, list))
             and len(data) >= 2
@@ -85,7 +89,7 @@ class Batches:
             shuffle = not isinstance(data, IterableDataset)
             if shuffle and isinstance(data, Sized) and not len(data):
                 raise DataError("data must hold at least one example, but the data set is empty")
-            self._loader = DataLoader(data, batch_size, shuffle=shuffle)
+            self._loader, self._is_own_loader = DataLoader(data, batch_size, shuffle=shuffle), True
         elif (
             isinstance(data, Iterator)
             or not isinstance(data, Iterable)
@@ -107,6 +111,17 @@ class Batches:
         return tuple(item for item in found if isinstance(item, torch.Generator))
 
     @property
+    def targets(self) -> Tensor | None:
+        """All targets, where the data holds them in memory as one tensor."""
+        if self._tensors is not None:
+            return self._tensors[-1]
+        if isinstance(self._loader, DataLoader) and isinstance(self._loader.dataset, TensorDataset):
+            tensors = self._loader.dataset.tensors
+            is_plain = self._loader.collate_fn is default_collate and len(tensors) > 1
+            return tensors[-1] if is_plain else None
+        return None
+
+    @property
     def n_batches(self) -> int | None:
         """How many batches one pass has, if that is known."""
         if self._tensors is not None:
@@ -126,13 +141,14 @@ class Batches:
         dtypes = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
         dtype = dtypes.pop() if len(dtypes) == 1 else None
         n_batches = 0
-        for raw in self._shuffled() if self._tensors is not None else self._loader:
+        for raw in self._raw():
             n_batches += 1
             batch = _split(raw)
             yield Batch(
                 tuple(_moved(arg, device, dtype) for arg in batch.args),
                 {name: _moved(kwarg, device, dtype) for name, kwarg in batch.kwargs.items()},
                 _moved(batch.target, device, None),
+                batch.target_name,
             )
         if not n_batches:
             raise DataError("data must hold at least one batch, but it gave none")
@@ -141,34 +157,30 @@ class Batches:
         """The first batch of a pass: an example of the model's inputs."""
         return next(self.for_model(model))
 
+    def _raw(self) -> Iterator[Any]:
+        if self._tensors is not None or not self._is_own_loader:
+            yield from self._shuffled() if self._tensors is not None else self._loader
+            return
+        # The loader that we made draws its order where tensors are made by default.
+        with numbers_on_cpu():
+            batches = iter(self._loader)
+        while True:
+            with numbers_on_cpu():
+                try:
+                    raw = next(batches)
+                except StopIteration:
+                    return
+            yield raw
+
     def _shuffled(self) -> Iterator[tuple[Tensor, ...]]:
         tensors = self._tensors or ()
-        order = torch.randperm(len(tensors[0]))
+        order = torch.randperm(len(tensors[0]), device="cpu")
         parts = list(torch.split(order, self._batch_size))
         if len(parts) > 1 and len(parts[-1]) == 1:
             # Batch norm cannot train on a single example, so a lone one at the end joins the batch before.
             parts[-2:] = [torch.cat(parts[-2:])]
         for part in parts:
             yield tuple(tensor[part.to(tensor.device)] for tensor in tensors)
-
-
-def output_of(result: Any) -> Tensor:
-    """The tensor among what a model returned: itself, its `logits`, or the first of a tuple.
-
-    Raises:
-        DataError: There is none.
-    """
-    if isinstance(result, Tensor):
-        return result
-    logits = result.get("logits") if isinstance(result, Mapping) else getattr(result, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    if isinstance(result, (tuple, list)) and result and isinstance(result[0], Tensor):
-        return result[0]
-    raise DataError(
-        f"the model must return a tensor, an object with logits, or a tuple that starts with a tensor, "
-        f"got {type(result).__name__}: pass loss=, a function of what the model returns and the target"
-    )
 
 
 def _length(batches: Iterable[Any]) -> int | None:
@@ -214,7 +226,7 @@ def _described(one: object) -> str:
 def _split(raw: Any) -> Batch:
     if isinstance(raw, Mapping):
         name = next((target_name for target_name in _TARGET_NAMES if target_name in raw), None)
-        return Batch((), {key: value for key, value in raw.items() if key != name}, raw.get(name))
+        return Batch((), {key: value for key, value in raw.items() if key != name}, raw.get(name), name)
     if isinstance(raw, (Tensor, np.ndarray)):
         return Batch((raw,), {}, None)
     if not isinstance(raw, (tuple, list)) or not raw:
@@ -228,10 +240,12 @@ def _split(raw: Any) -> Batch:
 
 def _moved(one: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     if isinstance(one, Tensor):
+        if one.is_inference() and not torch.is_inference_mode_enabled():
+            one = one.clone()  # which can take part in training, as what is made under `torch.inference_mode` cannot
         return one.to(device, dtype if one.is_floating_point() else None)
     if isinstance(one, np.ndarray):
         return _moved(_as_tensor(one), device, dtype)
     return one
 
 
-__all__ = ["NO_TARGET", "Batch", "Batches", "described", "output_of"]
+__all__ = ["NO_TARGET", "Batch", "Batches", "described"]

@@ -1,20 +1,22 @@
 """A small model learns from a large one.
 
 A student's layer learns to hold what a teacher's layer holds.
+
+Which outputs of a student learn from which of its teacher, and how each is compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from nbcompress.compressors.data import Batch, Batches, output_of
+from nbcompress.compressors.calibration import evaluating
+from nbcompress.compressors.data import NO_TARGET, Batch, Batches
 from nbcompress.compressors.layers import (
     Patterns,
     check_count,
@@ -25,8 +27,9 @@ from nbcompress.compressors.layers import (
     is_chosen,
     unique_parameters,
 )
-from nbcompress.compressors.losses import IGNORED, class_scores, default_loss
-from nbcompress.compressors.observing import evaluating, seeded
+from nbcompress.compressors.losses import Kind, LossFunction, LossSpec, Reading, ending_beside, soft_loss
+from nbcompress.compressors.modes import outside_inference, seeded
+from nbcompress.compressors.outputs import Ending, Output, prediction_of, predictions_of, rows_of
 from nbcompress.compressors.training import Plan, train_
 from nbcompress.errors import CompressionError, DataError, LayerNotFound, did_you_mean
 
@@ -65,7 +68,7 @@ class Match:
 
         def hook_for(side: int) -> Callable[..., None]:
             def hook(_: nn.Module, __: Any, output: Any) -> None:
-                self._seen[side] = output_of(output)
+                self._seen[side] = self._features_in(output)
 
             return hook
 
@@ -93,7 +96,8 @@ class Match:
         if differing:
             self._axis = differing[0]
             with seeded(seed):
-                self._projection = nn.Linear(said.shape[self._axis], told.shape[self._axis], device=said.device)
+                widths = said.shape[self._axis], told.shape[self._axis]
+                self._projection = nn.Linear(*widths, device=said.device, dtype=torch.float32)
 
     def loss(self) -> Tensor:
         """Squared distance of the features of the last batch, relative to the size of the teacher's."""
@@ -102,6 +106,16 @@ class Match:
             said = self._projection(said.movedim(self._axis, -1)).movedim(-1, self._axis)
         size = told.square().mean().clamp(min=torch.finfo(torch.float32).tiny)
         return (said - told).square().mean() / size
+
+    def _features_in(self, output: Any) -> Tensor:
+        """What a layer gives: a tensor, or the first of a tuple, as of recurrent layers and of attention."""
+        first = output[0] if isinstance(output, (tuple, list)) and output else output
+        if not isinstance(first, Tensor):
+            raise DataError(
+                f"match={self.text!r} needs layers that give a tensor, or a tuple that starts with one, "
+                f"got {type(output).__name__}"
+            )
+        return first
 
     def _features(self) -> tuple[Tensor, Tensor]:
         told, said = self._seen
@@ -125,6 +139,163 @@ def _layer(model: nn.Module, name: str, who: str, text: object) -> nn.Module:
         hint = did_you_mean(name, [module for module in modules if module])
         raise LayerNotFound(f"match={text!r}: the {who} has no layer {name!r}.{hint}")
     return modules[name]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One output of each model.
+
+    Attributes:
+        told: Index or key of the teacher's.
+        said: Index or key of the student's.
+        teacher: How the teacher's ends.
+        student: How the student's ends.
+        reading: How the teacher's is read beside the targets, None if they are about another output or missing.
+    """
+
+    told: Output
+    said: Output
+    teacher: Ending
+    student: Ending
+    reading: Reading | None
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How a student's results are compared with its teacher's.
+
+    Attributes:
+        pairs: Outputs that are compared; none if `given` compares all that the models return.
+        reading: How the teacher is read beside the targets, None where that is not known.
+        given: The user's own loss, where it takes the place of the soft one.
+        has_targets: Whether the data has targets.
+    """
+
+    pairs: tuple[_Pair, ...]
+    reading: Reading | None
+    given: LossFunction | None
+    has_targets: bool
+
+    @classmethod
+    def of(cls, teacher: nn.Module, student: nn.Module, batches: Batches, spec: LossSpec, seed: int) -> Teaching:
+        """Decide by the first batch, on which both models run in evaluation mode, without a trace.
+
+        Raises:
+            DataError: Outputs do not go together, or how to compare them is not clear.
+        """
+        with seeded(seed, *batches.generators):
+            batch = batches.first(student)
+            with evaluating(student), torch.no_grad():
+                results = batch(teacher), batch(student)
+            has_targets = batch.target is not None
+            if spec.loss is not None and not has_targets:
+                return cls((), None, spec.loss, has_targets)
+            told, said = _outputs(*results, batch, spec)
+            if not told or not said:
+                if spec.loss is not None:
+                    return cls((), None, spec.loss, has_targets)
+                prediction_of(results[0] if not told else results[1], None, rows_of(batch))
+            main = _main(results[0], told, batch, spec)
+            reading = _reading(teacher, batches, spec, seed) if has_targets and main is not None else None
+            pairs = []
+            for (told_key, aim), (said_key, value) in zip(told.items(), said.items(), strict=True):
+                if aim.shape != value.shape:
+                    raise DataError(
+                        f"teacher and student must give outputs of one shape, got {tuple(aim.shape)} and "
+                        f"{tuple(value.shape)}"
+                    )
+                endings = _ending(teacher, batch, aim, told_key), _ending(student, batch, value, said_key)
+                own = reading if told_key == main else None
+                if own is None and len(told) == 1:
+                    own = _without_targets(aim)
+                pair = _Pair(told_key, said_key, *endings, own)
+                _check(pair)
+                pairs.append(pair)
+        return cls(tuple(pairs), reading, None, has_targets)
+
+    def counts(self, batch: Batch) -> bool:
+        """Whether any target of the batch does, or targets do not matter."""
+        return self.reading is None or self.reading.counts(batch)
+
+    def loss(self, result: Any, told: Any, batch: Batch, temperature: float) -> Tensor:
+        """How far what the student returned is from what the teacher did."""
+        if self.given is not None:
+            return self.given(result, told)
+        total: Tensor | None = None
+        for pair in self.pairs:
+            target = batch.target if pair.reading is self.reading else None
+            part = soft_loss(
+                prediction_of(result, pair.said),
+                prediction_of(told, pair.told),
+                temperature,
+                pair.reading,
+                target,
+                student=pair.student,
+                teacher=pair.teacher,
+            )
+            total = part if total is None else total + part
+        if total is None:
+            raise DataError("teacher and student have no output in common")
+        return total
+
+
+def _outputs(
+    told: Any, said: Any, batch: Batch, spec: LossSpec
+) -> tuple[Mapping[Output, Tensor], Mapping[Output, Tensor]]:
+    """The tensors that are compared, in the same order."""
+    found = predictions_of(told, rows_of(batch)), predictions_of(said, rows_of(batch))
+    if spec.output is not None:
+        named = prediction_of(told, spec.output)
+        if len(found[0]) != len(found[1]) or not any(item is named for item in found[0].values()):
+            # One of the models returns no more than the prediction.
+            return {spec.output: named}, {spec.output: prediction_of(said, spec.output)}
+    if found[0].keys() == found[1].keys():
+        return found[0], {key: found[1][key] for key in found[0]}
+    if len(found[0]) != len(found[1]) and found[0] and found[1]:
+        raise DataError(
+            f"teacher and student must return as many tensors, got {len(found[0])} and {len(found[1])}: pass output=, "
+            "the index or key of the one to learn"
+        )
+    return found
+
+
+def _main(result: Any, told: Mapping[Output, Tensor], batch: Batch, spec: LossSpec) -> Output | None:
+    """The teacher's output that the targets are about; None where several could be it."""
+    if spec.output is not None:
+        named = prediction_of(result, spec.output, rows_of(batch))
+        return next((key for key, one in told.items() if one is named), None)
+    return next(iter(told)) if len(told) == 1 else None
+
+
+def _reading(teacher: nn.Module, batches: Batches, spec: LossSpec, seed: int) -> Reading | None:
+    """How the teacher is read; with a loss of the user's own, targets may be of a kind that only it knows."""
+    try:
+        return LossSpec(None, spec.output).reading(teacher, batches, seed)
+    except DataError:
+        if spec.loss is None:
+            raise
+        return None
+
+
+def _without_targets(told: Tensor) -> Reading | None:
+    """The only output of a teacher beside no targets: scores of classes, if it has several columns."""
+    axis = 1 if told.ndim > 3 else -1
+    return Reading(Kind.CLASSES) if told.ndim > 1 and told.shape[axis] > 1 else None
+
+
+def _ending(model: nn.Module, batch: Batch, value: Tensor, key: Output) -> Ending:
+    return ending_beside(model, value, lambda one: prediction_of(batch(one), key))
+
+
+def _check(pair: _Pair) -> None:
+    """Refuse a student that seems to give probabilities beside a teacher of labels, and is not known to."""
+    kind = None if pair.reading is None else pair.reading.kind
+    is_binary = pair.teacher is Ending.SIGMOID or kind in (Kind.LOGITS, Kind.PROBABILITIES)
+    if is_binary and pair.student not in (Ending.SIGMOID, Ending.OPEN):
+        raise DataError(
+            "the teacher gives probabilities of labels, and all outputs of the student lie in [0, 1], but it does not "
+            "end in a sigmoid: let it end in one, or return logits"
+        )
 
 
 @dataclass(frozen=True)
@@ -155,6 +326,8 @@ def distill(
     match: str | Iterable[str] | None = None,
     layers: Patterns = None,
     finetune: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module: ...
 
 
@@ -174,9 +347,12 @@ def distill(
     match: str | Iterable[str] | None = None,
     layers: Patterns = None,
     finetune: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> Distillation: ...
 
 
+@outside_inference
 def distill(
     teacher: nn.Module,
     student: nn.Module,
@@ -191,16 +367,22 @@ def distill(
     match: str | Iterable[str] | None = None,
     layers: Patterns = None,
     finetune: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module | Distillation:
     """Return a copy of `student`, trained to say what `teacher` says.
 
-    The loss is `alpha * T^2 * KL(teacher / T, student / T) + (1 - alpha) * cross-entropy`; for float targets both
-    parts are mean squared errors. With `match`, `alpha` times the distance of features is added.
+    The loss is `alpha * soft + (1 - alpha) * hard`. The hard part is the loss on the targets, as in `finetune`. The
+    soft part follows the teacher: for classes, also those of tokens, `T^2 * KL(teacher / T, student / T)`; for a
+    sigmoid, one logit or several labels, binary cross-entropy with the teacher's probabilities; for other numbers,
+    squared error. Of several outputs each has its own, and they add up. With `match`, `alpha` times the distance of
+    features is added.
 
     Args:
         teacher: Stays as it is; runs in evaluation mode without gradients.
         student: Stays as it is. What its record promises is kept in training.
-        data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets).
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets); with `alpha=1` also without targets,
+            where a single output of several columns that does not end in a sigmoid is taken for scores of classes.
         epochs: Passes over the data.
         temperature: T, above 0; larger ones show more of what the teacher thinks of wrong classes.
         alpha: Weight of the teacher, 0 to 1.
@@ -214,6 +396,9 @@ def distill(
         layers: Shell patterns on dotted module names: only parameters in these layers of the student are trained, the
             others stay as they are. All are without it.
         finetune: Epochs of training on the labels alone afterwards; the control gets them too.
+        loss: As in `finetune`, for the hard part; where there are no targets, or outputs are no tensors that the soft
+            part knows, it compares what the student returns with what the teacher does.
+        output: Index or key of the prediction, where a model returns several tensors.
 
     Returns:
         The trained copy, or a `Distillation` of both copies if `control`.
@@ -236,50 +421,38 @@ def distill(
     trained = copied(student)
     _check_layers(trained, layers)
     matches = matches_of(match, teacher, trained)
+    spec = LossSpec(loss, output)
+    batches = Batches(data, batch_size)
     with evaluating(teacher), ExitStack() as hooks:
         for one in matches:
             hooks.enter_context(one.listening())
-        _check_fit(teacher, trained, Batches(data, batch_size), seed)
+        teaching = Teaching.of(teacher, trained, batches, spec, seed)
+        if not teaching.has_targets and (alpha < 1 or control or finetune):
+            raise DataError(NO_TARGET)
+        own = spec.reading(trained, batches, seed) if alpha < 1 else None
         for one in matches:
             one.prepare(seed)
 
-        def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
+        def batch_loss(model: nn.Module, batch: Batch) -> Tensor | None:
+            if not teaching.counts(batch):
+                return None
             with torch.no_grad():
-                told = output_of(batch(teacher))
-            result = batch(model)
-            own = default_loss(result, batch.target)
-            taught = soft_loss(output_of(result), told, batch.target, temperature)
-            return alpha * sum((match.loss() for match in matches), taught) + (1 - alpha) * own
+                told = batch(teacher)
+            result = batch(model) if own is None else own.run(model, batch)
+            taught = alpha * sum((match.loss() for match in matches), teaching.loss(result, told, batch, temperature))
+            return taught if own is None else taught + (1 - alpha) * own.loss(result, batch)
 
         learned = [parameter for match in matches for parameter in match.parameters]
         with _only_these_train(trained, layers):
             train_(trained, data, plan, batch_loss=batch_loss, learned_along=learned)
-            train_(trained, data, alone_after)
+            train_(trained, data, alone_after, spec=spec)
     if not control:
         return trained
     alone = copied(student)
     with _only_these_train(alone, layers):
-        train_(alone, data, plan)
-        train_(alone, data, alone_after)
+        train_(alone, data, plan, spec=spec)
+        train_(alone, data, alone_after, spec=spec)
     return Distillation(trained, alone)
-
-
-def soft_loss(output: Tensor, told: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """How far `output` is from what the teacher `told`: shapes alike, one number.
-
-    Integer targets: Kullback-Leibler divergence of the softened classes, times the square of the temperature, so
-    that its gradient keeps its size; labels of -100 are skipped. Float targets: mean squared error.
-    """
-    if target.is_floating_point():
-        return functional.mse_loss(output.float(), told.float())
-    scores, labels = class_scores(output, target)
-    taught, _ = class_scores(told, target)
-    counts = labels != IGNORED
-    if not bool(counts.all()):
-        scores, taught = scores[counts], taught[counts]
-    soft = functional.log_softmax(scores.float() / temperature, dim=1)
-    hard = functional.log_softmax(taught.float() / temperature, dim=1)
-    return temperature**2 * functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
 
 
 def _check_layers(student: nn.Module, layers: Patterns) -> None:
@@ -308,15 +481,3 @@ def _only_these_train(student: nn.Module, layers: Patterns) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-
-
-def _check_fit(teacher: nn.Module, student: nn.Module, batches: Batches, seed: int) -> None:
-    """Run both once, without a trace, before any training."""
-    with evaluating(student), seeded(seed, *batches.generators), torch.no_grad():
-        batch = batches.first(student)
-        told, said = output_of(batch(teacher)), output_of(batch(student))
-        if told.shape != said.shape:
-            raise DataError(
-                f"teacher and student must give outputs of one shape, got {tuple(told.shape)} and {tuple(said.shape)}"
-            )
-        default_loss(said, batch.target)

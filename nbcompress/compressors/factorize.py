@@ -12,7 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compressors.keeping import keep_again_
 from nbcompress.compressors.layers import Patterns, Target, check_number
+from nbcompress.compressors.losses import LossFunction, LossSpec
+from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.outputs import Output
 from nbcompress.compressors.record import Surgery
 from nbcompress.compressors.session import Tuning, Workpiece
 from nbcompress.errors import CompressionError
@@ -120,6 +124,7 @@ def fill_low_rank_(pair: LowRank, module: nn.Module) -> None:
         last.bias.requires_grad_(layer.bias.requires_grad)
 
 
+@outside_inference
 def factorize(
     model: nn.Module,
     rank: float | None = None,
@@ -130,6 +135,8 @@ def factorize(
     finetune: int = 0,
     lr: float = 1e-3,
     seed: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module:
     """Return a copy of `model` in which linear layers and convolutions are products of two thinner ones.
 
@@ -143,6 +150,8 @@ def factorize(
         finetune: Epochs of training afterwards.
         lr: Step size of fine-tuning (Adam).
         seed: Of fine-tuning.
+        loss: As in `finetune`: from what the model returns and the target to a scalar.
+        output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:
         A copy with `LowRank` pairs in the place of layers, the truncated singular value decomposition of their
@@ -169,10 +178,11 @@ def factorize(
         check_number("rank", 0.25 if rank is None else rank, 0, 1, is_open_low=True),
         None if energy is None else check_number("energy", energy, 0, 1, is_open_low=True),
     )
-    work = Workpiece(model, layers, Tuning(data, finetune, lr, seed))
+    work = Workpiece(model, layers, Tuning(data, finetune, lr, seed, LossSpec(loss, output)))
     for target in work.targets:
         reason = _replace_(work, target, amount)
         if reason is not None:
+            keep_again_(work, [target])
             work.leave_out({target.name: reason})
     return work.finished()
 

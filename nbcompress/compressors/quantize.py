@@ -14,10 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nbcompress.compressors.calibration import layers_of, why_no_layer
 from nbcompress.compressors.grids import Scheme, fit_grid, parse_granularity, rounded
+from nbcompress.compressors.keeping import keeps, kept_again, quantized_codebook
 from nbcompress.compressors.layers import Patterns, Target, check_choice, check_count
-from nbcompress.compressors.observing import layers_of, why_no_layer
-from nbcompress.compressors.record import ActivationRange, Codebook, TensorRecord, codes_of
+from nbcompress.compressors.losses import LossFunction, LossSpec
+from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.outputs import Output
+from nbcompress.compressors.record import ActivationRange, Codebook, TensorRecord
 from nbcompress.compressors.session import Tuning, Workpiece
 from nbcompress.compressors.training import check_gradients, each_gradient
 from nbcompress.errors import CompressionError, DataError, did_you_mean
@@ -39,7 +43,9 @@ Costs = Mapping[str, Mapping[int, Cost]]
 _UNTOUCHED = 1e-6
 
 
-def importances(model: nn.Module, targets: Sequence[Target], data: object, seed: int) -> list[Tensor]:
+def importances(
+    model: nn.Module, targets: Sequence[Target], data: object, seed: int, spec: LossSpec | None = None
+) -> list[Tensor]:
     """How much the squared error of each weight counts, of the shape of each target, float64 on the CPU.
 
     Without data, one over the sum of squares of the tensor: noise relative to the signal, which every layer hands on to
@@ -58,7 +64,7 @@ def importances(model: nn.Module, targets: Sequence[Target], data: object, seed:
             if gradient is not None:
                 total += gradient.detach().to("cpu", torch.float64).square()
 
-    each_gradient(model, [target.parameter for target in targets], data, seed, add)
+    each_gradient(model, [target.parameter for target in targets], data, seed, spec or LossSpec(), add)
     check_gradients(totals, "bits='auto' with data")
     whole = sum(float((total * weight.square()).sum()) for total, weight in zip(totals, weights, strict=True))
     return [total / max(whole, 1e-300) + _UNTOUCHED * one for total, one in zip(totals, relative, strict=True)]
@@ -144,6 +150,7 @@ def steps_up(costs: Costs, bits: Mapping[str, int]) -> Iterator[Step]:
     yield from sorted(found, key=lambda item: (-item.gain / max(item.n_bytes, 1e-9), item.name, item.bits))
 
 
+@outside_inference
 def quantize(
     model: nn.Module,
     bits: int | Mapping[str, int] = 8,
@@ -158,6 +165,8 @@ def quantize(
     finetune: int = 0,
     lr: float = 1e-3,
     seed: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids: `(code - zero) * scale`.
 
@@ -185,11 +194,14 @@ def quantize(
             pass straight through the rounding, and every few steps scales follow the weights.
         lr: Step size of fine-tuning (Adam).
         seed: Of fine-tuning, and of the order of the data.
+        loss: As in `finetune`: from what the model returns and the target to a scalar.
+        output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:
         A copy with the promise that every chosen tensor keeps to its grid. Zeros of a pruned tensor stay zeros. Of a
-        clustered tensor, the shared values are rounded to a grid of one group. A tensor on such a grid already
-        (same bits, scheme and granularity) stays as it is.
+        clustered tensor, the shared values are rounded to a grid of one group. A tensor whose values lie on such a grid
+        already (same bits, scheme and granularity) stays as it is. Where the values of a clustered tensor were changed
+        since by other means than `finetune`, as many shared values are fitted to them first.
 
     Raises:
         CompressionError: An option or a weight makes no sense, or fine-tuning diverges.
@@ -203,7 +215,7 @@ def quantize(
     check_choice("activations", activations, ("none", "dynamic", "static"))
     check_choice("rest", rest, ("float16", "float32"))
     default = _scheme(next(iter(bits.values()), 8) if isinstance(bits, Mapping) else bits, scheme, granularity, scale)
-    tuning = Tuning(data, finetune, lr, seed)
+    tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     if activations == "static" and data is None:
         raise DataError("activations='static' measures ranges on data: pass data=, such as (inputs, labels)")
     work = Workpiece(model, layers, tuning)
@@ -211,13 +223,19 @@ def quantize(
     if isinstance(bits, Mapping):
         _check_names(bits, plans)
         plans = {name: _scheme(bits[name], scheme, granularity, scale) for name in plans}
+    is_half = rest == "float16" or work.record.rest == "float16"
     for target in work.targets:
         before, plan = work.record_of(target), plans[target.name]
-        if before.codebook is not None:
-            if before.codebook.grid is None or not _codebook_plan(plan).is_that_of(before.codebook.grid):
-                codebook, values = quantized_codebook(target.parameter, before, plan)
+        is_kept, codebook = keeps(target.parameter, before), before.codebook
+        if codebook is not None:
+            if not is_kept or codebook.grid is None or not _codebook_plan(plan).is_that_of(codebook.grid):
+                shared, values = before, target.parameter.detach()
+                if not is_kept:
+                    plain = TensorRecord(before.is_pruned, codebook=Codebook(codebook.values))
+                    shared, values = kept_again(values, plain, is_half=is_half)
+                codebook, values = quantized_codebook(values, shared, plan)
                 work.put(target, TensorRecord(before.is_pruned, codebook=codebook), values)
-        elif before.grid is None or not plan.is_that_of(before.grid):
+        elif not is_kept or before.grid is None or not plan.is_that_of(before.grid):
             grid = fit_grid(target.parameter, plan, is_pruned=before.is_pruned)
             values = rounded(target.parameter, grid, is_pruned=before.is_pruned)
             work.put(target, TensorRecord(before.is_pruned, grid=grid), values)
@@ -242,21 +260,6 @@ def _take_inputs(work: Workpiece, activations: str) -> None:
         if not layers[target.name] and not isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
             reasons[target.name] = f"its inputs stay in floating point: {why_no_layer(work.model, target)}"
     work.leave_out(reasons)
-
-
-def quantized_codebook(tensor: Tensor, record: TensorRecord, plan: Scheme) -> tuple[Codebook, Tensor]:
-    """Round the shared values of a clustered tensor to a grid of one group.
-
-    Returns:
-        The new codebook, in which equal values are one, and the tensor's new values.
-    """
-    if record.codebook is None:
-        raise CompressionError("a tensor without a codebook has no shared values to quantize")
-    codes = codes_of(tensor, record).long()
-    values = record.codebook.values
-    grid = fit_grid(tensor, _codebook_plan(plan), is_pruned=record.is_pruned)
-    snapped = rounded(values.to(tensor.dtype), grid, is_pruned=record.is_pruned)
-    return Codebook(torch.unique(snapped.to(torch.float32)), grid), snapped.to(tensor.device)[codes]
 
 
 def _codebook_plan(plan: Scheme) -> Scheme:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from nbcompress.compressors.calibration import with_ranges
+from nbcompress.compressors.calibration import evaluating, with_ranges
 from nbcompress.compressors.constraints import round_rest_
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.layers import (
@@ -24,7 +27,7 @@ from nbcompress.compressors.layers import (
     fill_,
     select,
 )
-from nbcompress.compressors.observing import evaluating
+from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of
 from nbcompress.compressors.training import BeforeEpoch, Plan, train_
 from nbcompress.errors import CompressionError, DataError
@@ -39,12 +42,14 @@ class Tuning:
         finetune: Epochs; 0 for none.
         lr: Step size of Adam.
         seed: Of the order of the data and of the model's own randomness.
+        spec: What the user says of the loss.
     """
 
     data: object
     finetune: int
     lr: float
     seed: int
+    spec: LossSpec = field(default_factory=LossSpec)
 
     def __post_init__(self) -> None:
         check_count("finetune", self.finetune, 0)
@@ -130,7 +135,15 @@ class Workpiece:
         attach_(self.model, self.record)
         if self.tuning.finetune:
             # Which measures the ranges at its end.
-            train_(self.model, self.tuning.data, self.tuning.plan(), latents=self._latents, before_epoch=before_epoch)
+            tuning = self.tuning
+            train_(
+                self.model,
+                tuning.data,
+                tuning.plan(),
+                spec=tuning.spec,
+                latents=self._latents,
+                before_epoch=before_epoch,
+            )
         else:
             attach_(self.model, with_ranges(self.model, self.record, self.tuning.data, self.tuning.seed))
         return self.model
@@ -139,17 +152,29 @@ class Workpiece:
 @torch.no_grad()
 def _check_computed(model: nn.Module) -> None:
     """Refuse weights from which a parametrization computes NaN, as weight norm does from a direction of zeros."""
-    parametrized = [(path, one) for path, one in model.named_modules() if parametrize.is_parametrized(one)]
     with evaluating(model):
-        for path, module in parametrized:
-            for name in module.parametrizations:
-                if not bool(torch.isfinite(getattr(module, name)).all()):
+        for path, module in model.named_modules():
+            for name, weight, function in _computed(module):
+                if not bool(torch.isfinite(weight()).all()):
                     where = f"{path}.{name}".removeprefix(".")
                     raise CompressionError(
                         f"the parametrization of {where!r} computes NaN or infinity from what is left of its weights: "
                         "take a smaller amount, choose other layers with layers=, or make the weight plain with "
-                        "torch.nn.utils.parametrize.remove_parametrizations"
+                        f"torch.nn.utils.{function}"
                     )
+
+
+def _computed(module: nn.Module) -> Iterator[tuple[str, Callable[[], Tensor], str]]:
+    """Each weight of `module` that is made of other parameters: its name, how, and what makes it plain."""
+    if parametrize.is_parametrized(module):
+        for name in cast(nn.ModuleDict, module.parametrizations):
+            yield name, partial(getattr, module, name), "parametrize.remove_parametrizations"
+    # The older way: a hook that computes the weight before each call.
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            yield hook.name, partial(hook.compute_weight, module), "remove_weight_norm"
+        elif isinstance(hook, SpectralNorm):
+            yield hook.name, partial(hook.compute_weight, module, False), "remove_spectral_norm"
 
 
 __all__ = ["Tuning", "Workpiece"]

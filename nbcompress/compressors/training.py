@@ -15,12 +15,13 @@ from math import cos, isfinite, pi
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.calibration import with_ranges
+from nbcompress.compressors.buffers import own_buffers_
+from nbcompress.compressors.calibration import evaluating, with_ranges
 from nbcompress.compressors.constraints import Free, Latent, Shared, hold, rest_tensors, round_tensors_
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.layers import check_choice, check_count, check_number, check_seed, fill_, unique_parameters
-from nbcompress.compressors.losses import BatchLoss, default_loss
-from nbcompress.compressors.observing import evaluating, seeded
+from nbcompress.compressors.losses import NOTHING_COUNTS, BatchLoss, LossSpec
+from nbcompress.compressors.modes import numbers_on_cpu, seeded
 from nbcompress.compressors.record import TensorRecord, attach_, record_of
 from nbcompress.errors import CompressionError, DataError
 
@@ -30,6 +31,7 @@ def each_gradient(
     parameters: Sequence[nn.Parameter],
     data: object,
     seed: int,
+    spec: LossSpec,
     see: Callable[[Sequence[Tensor | None]], None],
 ) -> int:
     """Show the gradients of every batch's mean loss, in evaluation mode, and return the number of batches.
@@ -37,6 +39,7 @@ def each_gradient(
     A gradient is None where the loss does not depend on the parameter.
     """
     batches = Batches(data)
+    loss_of = spec.reading(model, batches, seed)
     needed = [parameter.requires_grad for parameter in parameters]
     n_batches = 0
     # cuDNN cannot run a recurrent layer backward in evaluation mode.
@@ -46,12 +49,16 @@ def each_gradient(
             parameter.requires_grad_(True)
         with evaluating(model), seeded(seed, *batches.generators), torch.enable_grad(), without_cudnn:
             for batch in batches.for_model(model):
-                loss = default_loss(batch(model), batch.target)
+                loss = loss_of(model, batch)
+                if loss is None:
+                    continue
                 see(torch.autograd.grad(loss, list(parameters), allow_unused=True))
                 n_batches += 1
     finally:
         for parameter, was_needed in zip(parameters, needed, strict=True):
             parameter.requires_grad_(was_needed)
+    if not n_batches:
+        raise DataError(NOTHING_COUNTS)
     return n_batches
 
 
@@ -111,7 +118,10 @@ class BestSoFar:
         """The mean over batches, in evaluation mode."""
         with evaluating(self._model), seeded(self._seed, *self._batches.generators), torch.no_grad():
             batches = self._batches.for_model(self._model)
-            losses = [float(self._loss_of(self._model, batch)) for batch in batches]
+            found = [self._loss_of(self._model, batch) for batch in batches]
+        losses = [float(item) for item in found if item is not None]
+        if not losses:
+            raise DataError(NOTHING_COUNTS)
         return sum(losses) / len(losses)
 
 
@@ -219,9 +229,10 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         for held in self._held.values():
             held.take_gradient()
-        self._optimizer.step()
+        with numbers_on_cpu():
+            self._optimizer.step()
         # A sum is NaN or infinite if one of its numbers is.
-        if not isfinite(sum(float(held.leaf.detach().sum()) for held in self._held.values())):
+        if not isfinite(sum(_total(held.leaf.detach()) for held in self._held.values())):
             raise CompressionError("training diverged: a weight became NaN or infinite; use a smaller lr")
         self.put()
 
@@ -269,6 +280,7 @@ def train_(
     data: object,
     plan: Plan,
     *,
+    spec: LossSpec | None = None,
     batch_loss: BatchLoss | None = None,
     latents: Mapping[str, Tensor] | None = None,
     learned_along: Sequence[nn.Parameter] = (),
@@ -280,10 +292,11 @@ def train_(
     """Train `model` in place, keeping what its record promises.
 
     Args:
-        model: Comes back in the mode it came in, without gradients.
+        model: Comes back in the mode it came in, without gradients. What is frozen (see `_Mode.train_`) stays so.
         data: See `Batches`.
         plan: How to train.
-        batch_loss: From the model and a batch to the loss; `default_loss` of what the model returns otherwise.
+        spec: What the user says of the loss.
+        batch_loss: Instead of `spec`: from the model and a batch to the loss, None where no target counts.
         latents: Values before rounding, by parameter name, at which training starts.
         learned_along: Parameters outside the model that the loss depends on.
         before_epoch: Called with the epoch, counted from 1, and the trainer.
@@ -297,11 +310,16 @@ def train_(
         DataError: The data does not fit. Model and record are what they were before.
     """
     batches = Batches(data, plan.batch_size)
-    loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
+    _check_trainable(model)
+    own_buffers_(model)
     trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
     told = _Told(progress, plan.epochs, batches.n_batches)
+    if not plan.epochs:
+        told.end()
+        return
     with seeded(plan.seed, *batches.generators), torch.enable_grad(), _settled(trainer, mode):
+        loss_of = batch_loss or (spec or LossSpec()).reading(model, batches, plan.seed)
         best = None
         if plan.patience is not None:
             best = BestSoFar(model, Batches(valid, plan.batch_size), loss_of, plan.patience, plan.seed)
@@ -309,7 +327,7 @@ def train_(
             trainer.set_lr(plan.lr_of(epoch))
             if before_epoch is not None:
                 before_epoch(epoch, trainer)
-            model.train()
+            mode.train_()
             loss = _run_epoch(trainer, batches, loss_of, epoch, told)
             mode.restore()
             trainer.publish()
@@ -319,9 +337,8 @@ def train_(
                 break
         if best is not None:
             best.restore_()
-        if plan.epochs:
-            # Other weights, other activations.
-            attach_(model, with_ranges(model, record_of(model), data, plan.seed))
+        # Other weights, other activations.
+        attach_(model, with_ranges(model, record_of(model), data, plan.seed))
     told.end()
 
 
@@ -352,15 +369,16 @@ def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: in
     total, n_batches = 0.0, 0
     for batch in batches.for_model(trainer.model):
         loss = loss_of(trainer.model, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise CompressionError(f"the loss must be a tensor with one number, got {kind}")
+        if loss is None:
+            continue
         value = float(loss.detach())
         if not isfinite(value):
             raise CompressionError(f"training diverged: the loss is {value} in epoch {epoch}; use a smaller lr")
-        trainer.step(loss.reshape(()))
+        trainer.step(loss)
         total, n_batches = total + value, n_batches + 1
         told.batch(epoch, n_batches)
+    if not n_batches:
+        raise DataError(NOTHING_COUNTS)
     told.epoch(epoch)
     return total / n_batches
 
@@ -369,11 +387,37 @@ class _Mode:
     """The training flag of every module."""
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._flags = [(module, module.training) for module in model.modules()]
+
+    def train_(self) -> None:
+        """Training mode, but for what is frozen: a part in evaluation mode of a model in training mode, and running
+        statistics that belong to parameters of which none is trained."""
+        was_training = self._model.training
+        self._model.train()
+        for module, is_training in self._flags:
+            if was_training and not is_training:
+                module.training = False
+        for module in _with_frozen_buffers(self._model):
+            module.training = False
 
     def restore(self) -> None:
         for module, is_training in self._flags:
             module.training = is_training
+
+
+def _with_frozen_buffers(model: nn.Module) -> list[nn.Module]:
+    """Modules with buffers whose parameters, or else those of the smallest module around, are not trained."""
+    frozen: list[nn.Module] = []
+    for path, module in model.named_modules():
+        if not module._buffers:
+            continue
+        names = path.split(".") if path else []
+        around = [".".join(names[:end]) for end in range(len(names), -1, -1)]
+        held = next(filter(None, (list(model.get_submodule(module).parameters()) for module in around)), [])
+        if held and not any(parameter.requires_grad for parameter in held):
+            frozen.append(module)
+    return frozen
 
 
 @contextmanager
@@ -397,6 +441,20 @@ def _settled(trainer: Trainer, mode: _Mode) -> Iterator[None]:
     finally:
         mode.restore()
         model.zero_grad(set_to_none=True)
+
+
+def _check_trainable(model: nn.Module) -> None:
+    for name, one in (*model.named_parameters(), *model.named_buffers()):
+        if one.is_inference():
+            raise CompressionError(
+                f"{name!r} was made under torch.inference_mode, so that it can never be trained: train "
+                "copy.deepcopy(model), copied outside of that mode"
+            )
+
+
+def _total(values: Tensor) -> float:
+    """The sum of all numbers, of complex ones both parts."""
+    return float((torch.view_as_real(values) if values.is_complex() else values).sum())
 
 
 def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from nbcompress.magics.arguments import (
     Suggests,
     as_keywords,
     expression,
+    index_or_key,
     name,
     number_or_expression,
     pattern,
@@ -35,7 +36,7 @@ from nbcompress.magics.result_card import CardInputs, before_and_after, side_by_
 from nbcompress.public import public
 
 # Options that go to the compressor under their own names.
-COMMON = ("layers", "data", "finetune", "lr", "seed")
+COMMON = ("layers", "data", "finetune", "lr", "seed", "loss", "output")
 
 
 def add_common(parser: MagicParser, **helps: str) -> None:
@@ -56,6 +57,16 @@ def add_common(parser: MagicParser, **helps: str) -> None:
         "evaluate": {"type": expression, "metavar": "FN", "help": "a function from model to a number, for the card"},
         "finetune": {"type": number_or_expression, "metavar": "EPOCHS", "help": "epochs of training afterwards (0)"},
         "lr": {"type": number_or_expression, "metavar": "LR", "help": "learning rate of that training (0.001)"},
+        "loss": {
+            "type": expression,
+            "metavar": "FN",
+            "help": "from what the model returns and the target to a scalar (by model and targets)",
+        },
+        "output": {
+            "type": index_or_key,
+            "metavar": "KEY",
+            "help": "index or key of the prediction, of a model that returns several tensors",
+        },
         "seed": {"type": number_or_expression, "metavar": "N", "help": "equal seeds give equal results (0)"},
         "out": {"type": name, "metavar": "NAME", "help": "a variable that receives the result, too"},
     }
@@ -250,8 +261,8 @@ OWN = ("epochs", "temperature", "alpha", "match")
 def _distill_parser() -> MagicParser:
     parser = MagicParser(
         "%distill",
-        "Train a copy of STUDENT on what TEACHER says: alpha * T^2 * KL(softened outputs) + (1 - alpha) * loss on the "
-        "labels. Returns the trained copy.",
+        "Train a copy of STUDENT on what TEACHER says: alpha * soft loss, for classes T^2 * KL(softened outputs), + "
+        "(1 - alpha) * loss on the labels. Returns the trained copy.",
         DISTILL_EXAMPLES,
     )
     add = parser.add_argument

@@ -29,6 +29,7 @@ from nbcompress.magics.base import Output, Scope, one_line_errors
 from nbcompress.magics.search_options import goal_of, search_parser
 from nbcompress.run import Assignment, Outcome
 from nbcompress.run.capture import trial_seed
+from nbcompress.run.reads import is_a
 from nbcompress.run.setup import Search
 from nbcompress.space import Space
 from nbcompress.study.goal import State
@@ -115,7 +116,15 @@ def prepared(arguments: argparse.Namespace, cell: str, scope: Scope) -> Search:
     def modules() -> dict[str, Any]:
         return notebook_modules(scope.namespace)
 
-    place = Place(name, arguments.storage, arguments.fresh, {"body": body.digest}, modules)
+    place = Place(
+        name,
+        arguments.storage,
+        arguments.fresh,
+        is_made=not arguments.study,
+        accept_changes=arguments.accept_changes,
+        identity={"body": body.digest},
+        modules=modules,
+    )
     evaluate = CellEvaluator(body, space, scope.namespace, arguments.keep)
     return prepare(options, evaluate, space, body.goal, engine, place, baseline=baseline, facts={"cell": cell})
 
@@ -126,7 +135,7 @@ def notebook_modules(namespace: Mapping[str, Any]) -> dict[str, Any]:
     if torch is None:
         return {}
     found = dict(namespace)
-    return {key: item for key, item in found.items() if isinstance(item, torch.nn.Module) and not key.startswith("_")}
+    return {key: item for key, item in found.items() if is_a(item, torch.nn.Module) and not key.startswith("_")}
 
 
 def _as_python(cell: str, scope: Scope) -> str:

@@ -6,10 +6,14 @@ from nbcompress.measure.accuracy import (
     Accuracy,
     AccuracyChange,
     ClassAccuracy,
+    LanguageChange,
+    LanguageLoss,
     accuracies,
     accuracy,
     accuracy_change,
+    language_note,
     mcnemar,
+    scores_on,
 )
 from nbcompress.measure.comparison import Comparison, compare, compared
 from nbcompress.measure.costs import Footprint, LayerFootprint
@@ -28,6 +32,8 @@ __all__ = [
     "Footprint",
     "Footprints",
     "Interval",
+    "LanguageChange",
+    "LanguageLoss",
     "Latency",
     "LayerFootprint",
     "PeakMemory",
@@ -41,10 +47,12 @@ __all__ = [
     "compare",
     "compared",
     "footprint",
+    "language_note",
     "latencies",
     "mcnemar",
     "median_interval",
     "proportion_interval",
+    "scores_on",
     "sensitivity",
     "weight_histogram",
 ]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from nbcompress.compressors.copying import deep_copy
+from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.compressors.data import Batches, described
 from nbcompress.errors import MeasureError
 
@@ -27,16 +27,19 @@ def measured_copy(model: nn.Module) -> nn.Module:
     """A copy of `model` in evaluation mode, so that whatever its forward changes is changed in the copy.
 
     Raises:
-        MeasureError: It is no module, or cannot be copied.
+        MeasureError: It is no module, has no shapes yet, or cannot be copied.
     """
     if not isinstance(model, nn.Module):
         raise MeasureError(f"what is measured must be a torch.nn.Module, got {type(model).__name__}")
+    missing = without_shape(model)
+    if missing:
+        raise MeasureError(missing)
     try:
         return deep_copy(model).eval()
-    except (RuntimeError, TypeError, AttributeError) as err:
+    except Exception as err:  # a class refuses in any way
         raise MeasureError(
             f"{type(model).__name__} must allow copy.deepcopy to be measured, because its forward may change it, "
-            f"but: {str(err).splitlines()[0]}"
+            f"but {why_uncopied(model, err)}"
         ) from err
 
 

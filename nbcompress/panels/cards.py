@@ -28,7 +28,8 @@ from nbcompress.panels.figures import png
 from nbcompress.panels.text import cut, spell
 
 if TYPE_CHECKING:
-    from nbcompress.measure import Accuracy, AccuracyChange, Comparison, Footprint, Sensitivity
+    from nbcompress.measure import AccuracyChange, Comparison, Footprint, Sensitivity
+    from nbcompress.measure.accuracy import Scores as Measured
 
 
 # The most characters of a name, and of a sentence.
@@ -253,7 +254,7 @@ def footprint_card(
     *,
     title: str = "%footprint",
     scores: Scores | None = None,
-    accuracies: Mapping[str, Accuracy] | None = None,
+    measured: Measured | None = None,
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the card of what one or several models cost, with their layers.
@@ -262,15 +263,19 @@ def footprint_card(
         footprints: Of one model, or of several that were measured in turn.
         title: Its first line.
         scores: What the user's functions gave, by the models' names.
-        accuracies: On the same data, by the models' names.
+        measured: Accuracy, or loss and perplexity of language models, on the same data.
         remarks: Further sentences below the table.
     """
     models = footprints if isinstance(footprints, Footprints) else Footprints((footprints,))
     names = [model.name for model in models]
     rows = [tuple(row) for row in models.rows() if set(row[1:]) != {"-"}]
-    if accuracies:
-        known = [accuracies.get(name) for name in names]
+    if measured is not None and measured.accuracy:
+        known = [measured.accuracy.get(name) for name in names]
         rows.append(("accuracy", *("-" if trial is None else share_text(trial.interval) for trial in known)))
+    if measured is not None and measured.language:
+        losses = [measured.language.get(name) for name in names]
+        rows.append(("loss", *("-" if loss is None else f"{loss.loss:.4g}" for loss in losses)))
+        rows.append(("perplexity", *("-" if loss is None else f"{loss.perplexity:.4g}" for loss in losses)))
     rows += score_rows(scores, names)
     pairs = [(cut(model.name, NAME), model) for model in models]
     labels, sizes = layer_sizes(pairs)

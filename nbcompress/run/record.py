@@ -1,185 +1,34 @@
 """How a search was run: what its study's record holds beside the trials.
 
+Which data a search read: shape, type and a hash of the content, so that readers can tell whether theirs is the same.
+
+The cost is bounded: of an object with more than `HASHED_BYTES` only rows at equal distances are hashed, and the
+record says so. What may be data and cannot be read here is named as a gap.
+
 What a search reads beside data, in a few digits: functions, models and numbers of the notebook.
 
 Who trains the model again, or mends a function, and then runs a search's cell again continues the study of the old
 one. With these digits the study can say so. Data has digits of its own, which also stand in the record; see
 `data_record.py`.
-
-What of a notebook or a module a body or a function reads, directly or through the functions it reaches.
-
-Which data a search read: shape, type and a hash of the content, so that readers can tell whether theirs is the same.
-
-The cost is bounded: of an object with more than `HASHED_BYTES` only rows at equal distances are hashed, and the
-record says so. What may be data and cannot be read here is named as a gap.
 """
 
 from __future__ import annotations
 
-import dis
 import hashlib
 import inspect
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
+
+from nbcompress.run.reads import is_a, is_declared, items_of, own_attributes, unwrapped
 
 if TYPE_CHECKING:
     from nbcompress.study import Study
-
-
-_SCALARS = (bool, int, float, complex, str, bytes, type(None))
-
-
-def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return digits for what is the notebook's own among `values`, under names that a sentence can hold.
-
-    Numbers, texts and tuples of them; functions written in the notebook or script itself; models, by their parameters
-    and buffers. Lists and dicts are left out: what is read there may be a log that grows.
-    """
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        if _is_plain(value):
-            found[f"value of {name}"] = _digits(repr(value))
-        elif isinstance(value, FunctionType) and value.__module__ == "__main__":
-            found[f"version of {name}"] = code_digits(value)
-        elif _is_module(value) and (digits := _module_digits(value)):
-            found[f"content of {name}"] = digits
-    return found
-
-
-def code_digits(function: Callable[..., Any]) -> str:
-    """Return digits of a function's text."""
-    try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):  # typed at a prompt, built in, or an object with `__call__`
-        text = getattr(function, "__qualname__", type(function).__qualname__)
-    return _digits(text)
-
-
-def _module_digits(module: Any) -> str:
-    try:
-        return digest_of([tensor for tensor in module.state_dict().values() if hasattr(tensor, "shape")])
-    except Exception:  # noqa: BLE001 - a state of its own, or weights that are not made yet; no reason to stop a search
-        return ""
-
-
-def _digits(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(_is_plain(item) for item in value)
-    return type(value) in _SCALARS
-
-
-def _is_module(value: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.nn.Module)
-
-
-_LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_NAME", "DELETE_GLOBAL"})
-_MAGIC_CALLS = frozenset({"run_line_magic", "run_cell_magic"})
-_IDENTIFIER = re.compile(r"[^\W\d]\w*")
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
-def global_names(code: CodeType) -> frozenset[str]:
-    """Return every name that `code`, or code nested in it, looks up globally.
-
-    A magic inside the body holds its Python expressions as text, so every identifier of that text counts too.
-    """
-    found: set[str] = set()
-    for one in _codes(code):
-        found.update(step.argval for step in dis.get_instructions(one) if step.opname in _LOADS)
-        if _MAGIC_CALLS & set(one.co_names):
-            texts = [text for text in one.co_consts if isinstance(text, str)]
-            found.update(name for text in texts for name in _IDENTIFIER.findall(text))
-    return frozenset(found)
-
-
-def unwrapped(function: Any) -> Any:
-    """Follow `__wrapped__` to the innermost callable."""
-    seen: set[int] = set()
-    while hasattr(function, "__wrapped__") and id(function) not in seen:
-        seen.add(id(function))
-        function = function.__wrapped__
-    return function
-
-
-def is_plain_function(value: Any, namespace: Mapping[str, Any]) -> bool:
-    """Say whether `value` is a function without closure that was defined in `namespace`, also behind `__wrapped__`."""
-    inner = unwrapped(value)
-    return isinstance(inner, FunctionType) and inner.__globals__ is namespace and inner.__closure__ is None
-
-
-def reached_names(code: CodeType, namespace: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names of `namespace` that `code` reads, directly or through the plain functions it reaches."""
-    reached: set[str] = set()
-    waiting = set(global_names(code))
-    while waiting:
-        name = waiting.pop()
-        if name in reached or name not in namespace:
-            continue
-        reached.add(name)
-        value = namespace[name]
-        if is_plain_function(value, namespace):
-            inner = unwrapped(value)
-            waiting |= global_names(inner.__code__) - reached
-    return frozenset(reached)
-
-
-def missing_names(code: CodeType, namespace: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names that `code`, or a plain function it reaches, reads and `namespace` lacks."""
-    reached = reached_names(code, namespace)
-    names = set(global_names(code))
-    for name in reached:
-        if is_plain_function(namespace[name], namespace):
-            names |= global_names(unwrapped(namespace[name]).__code__)
-    return frozenset(names - set(namespace))
-
-
-def values_read(function: Any) -> dict[str, Any]:
-    """Return what a function reads from outside: globals, closures and the arguments of partials, by name.
-
-    Functions of the same module that it reaches are followed; those of other modules are not.
-    """
-    found: dict[str, Any] = {}
-    seen: set[int] = set()
-    waiting = [function]
-    while waiting:
-        one = waiting.pop()
-        while isinstance(one, partial):
-            waiting += [value for value in (*one.args, *one.keywords.values()) if isinstance(value, FunctionType)]
-            found |= {**{f"argument {place}": value for place, value in enumerate(one.args, 1)}, **one.keywords}
-            one = one.func
-        one = unwrapped(getattr(one, "__func__", one))
-        if not isinstance(one, FunctionType) or id(one) in seen:
-            continue
-        seen.add(id(one))
-        here = {name: one.__globals__[name] for name in global_names(one.__code__) if name in one.__globals__}
-        for name, cell in zip(one.__code__.co_freevars, one.__closure__ or (), strict=True):
-            try:
-                here[name] = cell.cell_contents
-            except ValueError:  # an empty cell
-                continue
-        found |= {name: value for name, value in here.items() if name not in found}
-        inner = [unwrapped(value) for value in here.values()]
-        waiting += [one_ for one_ in inner if getattr(one_, "__globals__", None) is one.__globals__]
-    return found
 
 
 HASHED_BYTES = 16 * 2**20
@@ -222,12 +71,16 @@ def data_facts(values: Mapping[str, Any]) -> DataFacts:
     described, hashes, gaps = {}, {}, []
     for name in sorted(values):
         value = values[name]
-        parts = list(_parts(value))
+        try:
+            parts = list(_parts(value))
+        except Exception:  # noqa: BLE001 - an object of the person's that cannot be read; no reason to stop a search
+            gaps.append(f"content of {name}{_form(value)}")
+            continue
         digest, share = _digest(parts) if parts else ("", "")
         if digest:
             shapes = ", ".join(_shape(part) for part in parts[:4]) + (", ..." if len(parts) > 4 else "")
             described[name] = f"{shapes}, sha256 {share}{digest}{_form(value)}"
-            if not isinstance(parts[0], (list, tuple)):
+            if not is_a(parts[0], list, tuple):
                 hashes[name] = digest
         elif _may_hold_data(value):
             gaps.append(f"content of {name}{_form(value)}")
@@ -238,19 +91,30 @@ def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
     """Yield the tensors, arrays and frames in `value`, in an order that does not change."""
     if _is_array(value):
         yield value
-    elif depth and isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            yield from _parts(value[key], depth - 1)
-    elif depth and isinstance(value, (list, tuple)):
-        if len(value) >= _LONG and all(isinstance(item, _PLAIN) for item in value):
-            yield value
-        for item in value if len(value) < _LONG else ():
-            yield from _parts(item, depth - 1)
+    elif depth and is_a(value, Mapping):
+        items = dict.items(value) if is_a(value, dict) else value.items()
+        for _, one in sorted(items, key=lambda item: str(item[0])):
+            yield from _parts(one, depth - 1)
+    elif depth and is_a(value, list, tuple):
+        held = list(items_of(value))
+        if len(held) >= _LONG and all(is_a(parameter, *_PLAIN) for parameter in held):
+            yield held if is_a(value, list) else tuple(held)
+        for parameter in held if len(held) < _LONG else ():
+            yield from _parts(parameter, depth - 1)
     elif depth and _is_a(value, "torch.utils.data", "DataLoader"):
         yield from _parts(value.dataset, depth - 1)
     elif depth and _is_a(value, "torch.utils.data", "Dataset"):
-        for var in vars(value).values():
-            yield from _parts(var, depth - 1)
+        for attribute in own_attributes(value).values():
+            yield from _parts(attribute, depth - 1)
+
+
+def data_parts(value: Any) -> list[Any]:
+    """Return the tensors, arrays and frames of something that is data itself, not of a list or a dict that holds it."""
+    is_data = _is_array(value) or _is_a(value, "torch.utils.data", "DataLoader", "Dataset")
+    try:
+        return list(_parts(value)) if is_data else []
+    except Exception:  # noqa: BLE001 - a loader of the person's that cannot be read
+        return []
 
 
 def digest_of(parts: list[Any]) -> str:
@@ -277,7 +141,7 @@ def _content(one: Any, limit: int) -> tuple[bytes, bool]:
     """Return the bytes of an array, or of rows at equal distances, and whether that is all of it."""
     import numpy as np
 
-    if isinstance(one, (list, tuple)):
+    if is_a(one, list, tuple):
         text = repr(one[:limit]).encode()
         return text[:limit], len(text) <= limit and len(one) <= limit
     if _is_a(one, "pandas", "DataFrame", "Series"):
@@ -298,7 +162,7 @@ def _content(one: Any, limit: int) -> tuple[bytes, bool]:
 
 
 def _shape(one: Any) -> str:
-    if isinstance(one, (list, tuple)):
+    if is_a(one, list, tuple):
         return f"{type(one).__name__}[{len(one)}]"
     kind = str(getattr(one, "dtype", "")).removeprefix("torch.") or type(one).__name__
     return f"{kind}{list(one.shape)}"
@@ -306,7 +170,7 @@ def _shape(one: Any) -> str:
 
 def _form(value: Any) -> str:
     """Say in parentheses what the value is, unless its shape says so."""
-    if _is_array(value) or isinstance(value, (list, tuple, dict)):
+    if _is_array(value) or is_a(value, list, tuple, dict):
         return ""
     inside = f" of {type(value.dataset).__name__}" if _is_a(value, "torch.utils.data", "DataLoader") else ""
     return f" ({type(value).__name__}{inside})"
@@ -322,16 +186,76 @@ def _may_hold_data(value: Any) -> bool:
     """Whether a value that is no known data may still be, or lead to, data."""
     if _is_a(value, "torch.utils.data", "DataLoader", "Dataset") or _is_a(value, "torch", "Tensor"):
         return True
-    if callable(value) or isinstance(value, ModuleType):
+    if callable(value) or is_a(value, ModuleType, list, tuple, dict):
         return False
-    return isinstance(value, Iterator) or hasattr(value, "read") or type(value).__module__.startswith("datasets.")
+    return is_a(value, Iterator) or is_declared(value, "read") or type(value).__module__.startswith("datasets.")
 
 
 def _is_a(value: Any, module: str, *names: str) -> bool:
     """Whether `value` is of a class of a package that is loaded; nothing is loaded for the question."""
     loaded = sys.modules.get(module)
     kinds = tuple(getattr(loaded, name) for name in names) if loaded is not None else ()
-    return isinstance(value, kinds)
+    return is_a(value, *kinds)
+
+
+_SCALARS = (bool, int, float, complex, str, bytes, type(None))
+
+
+def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return digits for what is the notebook's own among `values`, under names that a sentence can hold.
+
+    Numbers, texts and tuples of them; functions written in the notebook or script itself; models, by their parameters
+    and buffers. Lists and dicts are left out: what is read there may be a log that grows.
+    """
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if _is_plain(value):
+            found[f"value of {name}"] = _digits(repr(value))
+        elif type(value) is FunctionType and value.__module__ == "__main__":
+            found[f"version of {name}"] = code_digits(value)
+        elif _is_module(value) and (digits := _module_digits(value)):
+            found[f"content of {name}"] = digits
+    return found
+
+
+def code_digits(function: Callable[..., Any]) -> str:
+    """Return digits of a function's text."""
+    inner = unwrapped(function)
+    is_written = type(inner) in (FunctionType, MethodType) or is_a(inner, type)
+    try:
+        text = inspect.getsource(inner) if is_written else ""
+    except (OSError, TypeError):  # typed at a prompt
+        text = ""
+    if not text:  # that, or built in, or an object with `__call__`
+        text = inner.__qualname__ if is_written or is_a(inner, BuiltinFunctionType) else type(inner).__qualname__
+    return _digits(text)
+
+
+def content_digits(value: Any) -> str:
+    """Return digits of an array, a frame, a loader, a data set or a model; an empty text for anything else."""
+    return _module_digits(value) if _is_module(value) else digest_of(data_parts(value))
+
+
+def _module_digits(module: Any) -> str:
+    try:
+        return digest_of([tensor for tensor in module.state_dict().values() if hasattr(tensor, "shape")])
+    except Exception:  # noqa: BLE001 - a state of its own, or weights that are not made yet; no reason to stop a search
+        return ""
+
+
+def _digits(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is tuple:
+        return all(_is_plain(item) for item in value)
+    return type(value) in _SCALARS
+
+
+def _is_module(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and is_a(value, torch.nn.Module)
 
 
 # Packages whose versions decide which points are proposed and which numbers come out.

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nbcompress.compressors import cluster, finetune, prune, quantize, record_of
-from nbcompress.compressors.observing import seeded
+from nbcompress.compressors.modes import seeded
 from nbcompress.errors import CompressionError, DataError
+
+# Of targets that happen to be 0 or 1, which would be taken for labels.
+SQUARED = nn.functional.mse_loss
 
 
 def line() -> tuple[nn.Linear, tuple[Tensor, Tensor]]:
@@ -27,13 +30,13 @@ def line() -> tuple[nn.Linear, tuple[Tensor, Tensor]]:
 def test_a_step_by_hand() -> None:
     """The gradient of (w - 1)^2 at 0 is -2. SGD moves by 0.1 * 2, then momentum adds 0.9 of that."""
     model, data = line()
-    finetune(model, data, epochs=1, lr=0.1, optimizer="sgd")
+    finetune(model, data, epochs=1, lr=0.1, optimizer="sgd", loss=SQUARED)
     assert float(model.weight.detach()) == pytest.approx(0.2)
     model, data = line()
-    finetune(model, data, epochs=2, lr=0.1, optimizer="sgd", momentum=0.9)
+    finetune(model, data, epochs=2, lr=0.1, optimizer="sgd", momentum=0.9, loss=SQUARED)
     assert float(model.weight.detach()) == pytest.approx(0.2 + 0.1 * (0.9 * 2 + 2 * 0.8))
     model, data = line()
-    finetune(model, data, epochs=1, lr=0.1)
+    finetune(model, data, epochs=1, lr=0.1, loss=SQUARED)
     assert float(model.weight.detach()) == pytest.approx(0.1)
 
 
@@ -41,7 +44,7 @@ def test_a_step_by_hand() -> None:
 def test_optimizers_by_name(optimizer: str) -> None:
     model, data = line()
     losses: list[float] = []
-    finetune(model, data, 60, 0.05, optimizer, on_epoch=lambda epoch, loss: losses.append(loss), momentum=None)
+    finetune(model, data, 60, 0.05, optimizer, loss=SQUARED, on_epoch=lambda epoch, loss: losses.append(loss))
     assert losses[0] == 1.0
     assert losses[-1] < 0.3
 
@@ -52,11 +55,11 @@ def test_a_shared_value_moves_by_all_its_members() -> None:
     nn.init.ones_(model.weight)
     small = cluster(model, 1)
     data = (torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0]]))
-    finetune(small, data, epochs=1, lr=0.01, optimizer="sgd")
+    finetune(small, data, epochs=1, lr=0.01, optimizer="sgd", loss=SQUARED)
     # Plain descent takes the mean of the two gradients, 9.
     assert small.get_parameter("weight").tolist() == [[pytest.approx(0.91, abs=1e-3)] * 2]
     small = cluster(model, 1)
-    finetune(small, data, epochs=1, lr=0.01)
+    finetune(small, data, epochs=1, lr=0.01, loss=SQUARED)
     assert small.get_parameter("weight").tolist() == [[pytest.approx(0.99, abs=1e-3)] * 2]
 
 
@@ -99,6 +102,57 @@ def test_the_mode_comes_back() -> None:
     )
     assert [one.training for one in animal.model.modules()] == modes
     assert seen == [modes]
+
+
+class Backboned(nn.Module):
+    """A backbone with statistics in layers with and without parameters, and a head with some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        plain = nn.BatchNorm1d(6, affine=False)
+        self.backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), plain, nn.Dropout(0.5))
+        self.head = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))  # type: ignore[no-any-return]
+
+
+BATCHES = (3 + torch.randn(40, 4), torch.arange(40) % 3)
+
+
+def moved(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    """Parts whose running statistics changed."""
+    after = model.state_dict()
+    return {name.split(".")[0] for name in before if "running" in name and not torch.equal(after[name], before[name])}
+
+
+def test_a_part_in_evaluation_mode_stays_in_it() -> None:
+    torch.manual_seed(0)
+    model = Backboned().train()
+    model.backbone.eval()
+    modes: list[bool] = []
+    model.backbone[4].register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    before = deepcopy(model.state_dict())
+    finetune(model, BATCHES, epochs=2)
+    assert moved(model, before) == {"head"}
+    assert set(modes) == {False}
+    assert (model.training, model.backbone.training, model.head[1].training) == (True, False, True)
+    # In evaluation mode as a whole it was measured, and says nothing about its parts.
+    finetune(model.eval(), BATCHES, epochs=1)
+    assert moved(model, before) == {"backbone", "head"}
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_statistics_of_frozen_parameters_stay(is_training: bool) -> None:
+    torch.manual_seed(0)
+    model = Backboned().train(is_training)
+    model.backbone.requires_grad_(False)
+    x, before = torch.randn(5, 4), deepcopy(model.state_dict())
+    finetune(model, BATCHES, epochs=2)
+    assert moved(model, before) == {"head"}
+    other = Backboned().train(is_training)
+    other.load_state_dict(before)
+    assert torch.equal(model.eval().backbone(x), other.eval().backbone(x))
 
 
 def test_on_epoch_in_its_forms() -> None:
@@ -238,7 +292,7 @@ def test_cosine_by_hand() -> None:
     """Over four epochs the step size is 1, (1 + cos 45) / 2, 1/2 and (1 - cos 45) / 2 of lr; a batch is an epoch."""
     model, data = line()
     seen: list[float] = []
-    options = {"epochs": 4, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0}
+    options = {"epochs": 4, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0, "loss": SQUARED}
     finetune(model, data, schedule="cosine", on_epoch=lambda _: seen.append(float(model.weight.detach())), **options)  # type: ignore[arg-type]
     weight, expected = 0.0, []
     for share in (1.0, 0.8535534, 0.5, 0.1464466):
@@ -252,7 +306,7 @@ def test_early_stop_restores_the_best() -> None:
     model, data = line()
     valid = (torch.tensor([[1.0]]), torch.tensor([[0.5]]))
     seen: list[float] = []
-    options = {"epochs": 50, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0}
+    options = {"epochs": 50, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0, "loss": SQUARED}
     finetune(
         model,
         data,
@@ -350,7 +404,7 @@ def test_empty_data() -> None:
 def test_within_no_grad() -> None:
     model, data = line()
     with torch.no_grad():
-        finetune(model, data, 1, 0.1)
+        finetune(model, data, 1, 0.1, loss=SQUARED)
     assert float(model.weight.detach()) == pytest.approx(0.1)
 
 

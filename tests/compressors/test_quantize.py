@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from nbcompress.artifact import load, save
 from nbcompress.compressors import quantize, record_of
 from nbcompress.compressors.constraints import half_rounded
 from nbcompress.compressors.layers import select
+from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.quantize import Cost, Costs, allotted, importances, steps_up
 from nbcompress.errors import CompressionError, DataError
 
@@ -158,6 +162,22 @@ def test_scales_follow_the_weights_in_training(bits: int, scheme: str) -> None:
     assert small.get_parameter("weight").flatten().tolist() == pytest.approx([10, 10], rel=0.05)
 
 
+@pytest.mark.parametrize("granularity", ["channel", "tensor", "group:3"])
+def test_one_bit_of_zeros(granularity: str, tmp_path: Path) -> None:
+    """A layer that begins at zero, as at the end of a residual branch, and the row of a padding token."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(6, 8, padding_idx=0), nn.Linear(8, 5), nn.Linear(5, 4))
+    nn.init.zeros_(model[1].weight)
+    small = quantize(model, 1, granularity=granularity)
+    assert not small[1].weight.any()
+    assert granularity == "tensor" or not small[0].weight[0].any()
+    loaded = load(save(small, tmp_path / "small.nbz"), copy.deepcopy(model))
+    assert torch.equal(loaded[1].weight, small[1].weight)
+    data = torch.randint(1, 6, (64,)), torch.randint(0, 4, (64,))
+    trained = quantize(model, 1, granularity=granularity, data=data, finetune=20, lr=0.01)
+    assert 0 < float(trained[1].weight.detach().abs().max()) < 0.5
+
+
 def test_choices_by_hand() -> None:
     """Over the least 3 bytes, `a` saves 6 for 2 more and 1 for another 2, `b` 2 for 1 more."""
     costs: Costs = {
@@ -227,7 +247,9 @@ def test_importance_by_hand() -> None:
         model.weight.fill_(2.0)
     loader = [(torch.ones(1, 1), torch.zeros(1, 1)), (torch.ones(1, 1), torch.full((1, 1), 3.0))]
     targets = select(model).targets
-    assert importances(model, targets, loader, 0)[0].tolist() == [[pytest.approx(0.25 + 0.25e-6)]]
+    assert importances(model, targets, loader, 0, LossSpec(nn.functional.mse_loss))[0].tolist() == [
+        [pytest.approx(0.25 + 0.25e-6)]
+    ]
     assert importances(model, targets, None, 0)[0].tolist() == [[0.25]]
 
 

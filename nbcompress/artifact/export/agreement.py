@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from nbcompress.compressors.data import Batches
-from nbcompress.compressors.observing import seeded
+from nbcompress.compressors.modes import seeded
 from nbcompress.errors import ArtifactError
 
 
@@ -48,7 +48,7 @@ class Example:
 
     def resized(self, n: int) -> Example:
         """The same call with `n` examples: the first ones, and these again where there are too few."""
-        rows = torch.arange(n) % self.batch_size
+        rows = torch.arange(n, device="cpu") % self.batch_size
         batched = {id(size) for size in self.batched}
 
         def picked(one: Any) -> Any:

@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from nbcompress.compressors.attention import HeadwiseAttention
-from nbcompress.compressors.coupling.channel_ids import NO_LABEL, Axes, Call, Labels, Marks, Rule, Split, owner_of
+from nbcompress.compressors.coupling.channel_ids import (
+    NO_LABEL,
+    Axes,
+    Call,
+    Labels,
+    Marks,
+    Rule,
+    Split,
+    owner_of,
+    size_of,
+)
 from nbcompress.compressors.coupling.rules_elements import ELEMENT_RULES, PRODUCT_RULES, pointwise
 from nbcompress.compressors.coupling.rules_layers import LAYER_RULES, PART_RULES
 from nbcompress.compressors.coupling.rules_shape import SHAPE_RULES, blank, frozen
@@ -117,7 +127,7 @@ def _outputs_of_einsum(user: fx.Node, source: fx.Node, origins: Origins) -> froz
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(int(size) for size in node.meta["val"].shape)
+    return tuple(map(size_of, node.meta["val"].shape))
 
 
 RULES = {**SHAPE_RULES, **PART_RULES, **ELEMENT_RULES, **PRODUCT_RULES, **LAYER_RULES}
@@ -168,6 +178,9 @@ class Walk:
             return self._inside(node, marks)
         if call.name == "cond":
             return self._either(call, marks)
+        value = node.meta.get("val")
+        if call.name.startswith("sym_") or not (call.inputs() or isinstance(value, (torch.Tensor, list, tuple))):
+            return blank(value)  # a size, or what is computed from sizes
         try:
             result = _rule_of(call)(call)
         except (KeyError, IndexError, TypeError, ValueError):

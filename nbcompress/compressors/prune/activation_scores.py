@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compressors.calibration import NOT_CALLED, input_rows, layers_of, observe, why_no_layer
 from nbcompress.compressors.coupling import Group, Place
 from nbcompress.compressors.data import Batch
 from nbcompress.compressors.layers import Target
-from nbcompress.compressors.observing import NOT_CALLED, input_rows, layers_of, observe, why_no_layer
 from nbcompress.errors import DataError
 
 NO_ACTIVATION = "no linear layer or convolution takes or gives its channels on the data"
@@ -110,7 +110,7 @@ def _sources(model: nn.Module, group: Group) -> list[_Source]:
 def _owners(group: Group, place: Place, model: nn.Module) -> Tensor:
     """For each feature along `place` the unit that it belongs to, or the number of units if to none."""
     name, dim = place
-    owners = torch.full((model.get_parameter(name).shape[dim],), len(group.units), dtype=torch.int64)
+    owners = torch.full((model.get_parameter(name).shape[dim],), len(group.units), dtype=torch.int64, device="cpu")
     for number, unit in enumerate(group.units):
         owners[list(unit[place])] = number
     return owners

@@ -11,7 +11,9 @@ from nbcompress.compressors.calibration import with_ranges
 from nbcompress.compressors.constraints import round_rest_
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.layers import Patterns, check_choice, check_model, check_number, copied, select
-from nbcompress.compressors.observing import seeded
+from nbcompress.compressors.losses import LossFunction, LossSpec
+from nbcompress.compressors.modes import outside_inference, seeded
+from nbcompress.compressors.outputs import Output
 from nbcompress.compressors.prune.weights import Cut, prune_gradually, prune_once
 from nbcompress.compressors.record import attach_, record_of
 from nbcompress.compressors.session import Tuning, Workpiece
@@ -22,6 +24,7 @@ _CRITERIA = ("magnitude", "random", "gradient", "activation", "mutual-informatio
 _WITH_DATA = ("gradient", "activation", "mutual-information", "hessian")
 
 
+@outside_inference
 def prune(
     model: nn.Module,
     amount: float | None = None,
@@ -38,6 +41,8 @@ def prune(
     finetune: int = 0,
     lr: float = 1e-3,
     seed: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module:
     """Return a copy of `model` with the least important weights set to zero, or whole channels cut out.
 
@@ -72,13 +77,16 @@ def prune(
         finetune: Epochs of training afterwards; zeros stay zeros.
         lr: Step size of fine-tuning (Adam).
         seed: Of `random`, of the order of the data and of fine-tuning.
+        loss: As in `finetune`: from what the model returns and the target to a scalar. For `gradient`, too.
+        output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:
         A copy. With `granularity="weight"`, exactly `round(amount * n)` of the n chosen weights are zero (in each
         tensor with scope `layer`, in each output by `activation`), unless more were before; ties fall by position. No
-        tensor loses its last weight unless `amount` is 1. Grids and codebooks are kept: zero is a value of each
-        (`hessian`, which changes other weights too, refuses them). With `2:4`, tensors whose rows do not divide by 4
-        are left out by name. With `channel`, see `cut_channels`; an amount of 0 gives a plain copy.
+        tensor loses its last weight unless `amount` is 1. Grids and codebooks are kept, fitted anew where values left
+        them: zero is a value of each (`hessian`, which changes other weights too, refuses them). With `2:4`, tensors
+        whose rows do not divide by 4 are left out by name. With `channel`, see `cut_channels`; an amount of 0 gives a
+        plain copy.
 
     Raises:
         CompressionError: An option or a weight makes no sense, or fine-tuning diverges.
@@ -101,7 +109,7 @@ def prune(
         threshold = check_number("threshold", threshold, 0, float("inf"))
         if criterion != "magnitude" or scope is not None:
             raise CompressionError("threshold= is a magnitude for every weight: leave out criterion= and scope=")
-    tuning = Tuning(data, finetune, lr, seed)
+    tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     if criterion in _WITH_DATA and data is None:
         raise DataError(f"criterion={criterion!r} needs data: pass data=, such as (inputs, labels)")
     if granularity == "channel":
@@ -112,7 +120,7 @@ def prune(
         raise CompressionError(f"norms={norms!r} is about the width of channels: pass granularity='channel'")
     _check_criterion(criterion, schedule)
     ranked = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
-    cut = Cut(amount, threshold, criterion, ranked, data, seed)
+    cut = Cut(amount, threshold, criterion, ranked, data, seed, tuning.spec)
     if schedule == "gradual":
         return _start_gradually(model, layers, tuning, cut)
     return prune_once(Workpiece(model, layers, tuning), cut)
@@ -197,6 +205,7 @@ def _prune_channels(
             example=example,
             data=tuning.data,
             seed=tuning.seed,
+            spec=tuning.spec,
         )
         if tuning.data is not None:
             # Half of a network cut away shifts what is left; measuring again brings back most of its accuracy.
@@ -205,7 +214,7 @@ def _prune_channels(
     if record.rest == "float16":
         attach_(small, replace(record, left_out={**record.left_out, **round_rest_(small, record)}))
     if tuning.finetune:
-        train_(small, tuning.data, tuning.plan())
+        train_(small, tuning.data, tuning.plan(), spec=tuning.spec)
     else:
         attach_(small, with_ranges(small, record_of(small), tuning.data, tuning.seed))
     return small

@@ -6,6 +6,7 @@ Statistics of batch norm, measured again after channels are gone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import ceil
 
@@ -15,7 +16,7 @@ from torch import nn
 from nbcompress.compressors.attention import free_heads_
 from nbcompress.compressors.coupling import Group, as_inputs, couple, trace
 from nbcompress.compressors.data import Batches
-from nbcompress.compressors.keras import restate_
+from nbcompress.compressors.keras import inference_arguments, restate_
 from nbcompress.compressors.layers import (
     Patterns,
     check_choice,
@@ -26,6 +27,7 @@ from nbcompress.compressors.layers import (
     is_chosen,
     select,
 )
+from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.channel_scores import (
     CRITERIA,
     Scores,
@@ -38,7 +40,8 @@ from nbcompress.compressors.prune.channel_scores import (
     taylor_scores,
 )
 from nbcompress.compressors.prune.cutting import Plan, cut_, cut_record
-from nbcompress.compressors.prune.verification import Removal, agreed, check_of, named, plan_for
+from nbcompress.compressors.prune.equivalence import check_of
+from nbcompress.compressors.prune.verification import Removal, agreed, named, plan_for, without_remade
 from nbcompress.compressors.record import attach_
 from nbcompress.errors import CompressionError
 
@@ -105,6 +108,7 @@ def cut_channels(
     example: object,
     data: object = None,
     seed: int = 0,
+    spec: LossSpec | None = None,
 ) -> nn.Module:
     """Return a copy of `model` without its least important channels.
 
@@ -130,6 +134,7 @@ def cut_channels(
         example: A tensor, a tuple of positional or a dict of keyword inputs.
         data: For the last three criteria.
         seed: Of `random`, and of the order of the data.
+        spec: What the user says of the loss, for `gradient`.
 
     Raises:
         CompressionError: The model cannot be traced, nothing can be cut, or the amount rounds to nothing.
@@ -144,6 +149,7 @@ def cut_channels(
     if amount == 1:
         raise CompressionError("amount must leave channels, so it is below 1, got 1: a layer is never cut to nothing")
     inputs = as_inputs(example)
+    inputs = replace(inputs, kwargs={**inference_arguments(model), **inputs.kwargs})
     patterns = check_patterns(layers)
     if patterns is not None:
         select(model, layers)
@@ -162,11 +168,15 @@ def cut_channels(
         for group in coupling.groups
         if patterns is None or any(is_chosen(name, patterns) for name in group.makers)
     ]
-    groups, scores, unscored = _scored(model, groups, criterion, data, seed)
+    groups, scores, unscored = _scored(model, groups, criterion, data, seed, spec)
     chosen, single = _choose(groups, scores, amount, scope)
     left_out = {name: why for name, why in (left_out | unscored | single).items() if is_chosen(name, patterns)}
     if not chosen:
         raise CompressionError(_too_little(amount, groups, scope) or _nothing(left_out))
+    chosen, remade = without_remade(model, check, chosen)
+    left_out |= remade
+    if not chosen:
+        raise CompressionError(_nothing(left_out))
     if any(unit.group.averages for unit in chosen):
         check = check.with_averages(traced_model, (traced, coupling.averages))
     kept, refused = agreed(model, check, chosen)
@@ -177,7 +187,7 @@ def cut_channels(
 
 
 def _scored(
-    model: nn.Module, groups: Sequence[Group], criterion: str, data: object, seed: int
+    model: nn.Module, groups: Sequence[Group], criterion: str, data: object, seed: int, spec: LossSpec | None
 ) -> tuple[list[Group], list[Scores], dict[str, str]]:
     """The groups that have scores, these, and why the other groups have none."""
     found: Sequence[Scores | str]
@@ -186,7 +196,7 @@ def _scored(
     elif criterion == "random":
         found = random_scores(groups, seed)
     elif criterion == "gradient":
-        found = taylor_scores(model, groups, data, seed)
+        found = taylor_scores(model, groups, data, seed, spec)
     elif criterion == "activation":
         found = activation_scores(model, groups, data, seed)
     else:

@@ -17,8 +17,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from nbcompress.compressors.attention import free_
 from nbcompress.compressors.coupling import Average, Place, Unit, first_names, named_tensors
 from nbcompress.compressors.keras import settle_
+from nbcompress.compressors.numbers import number_at, set_number_
 from nbcompress.compressors.record import Grid, Record, Surgery, TensorRecord, record_of
-from nbcompress.compressors.surgery import number_at, set_number_
 
 
 def lowest(scores: Tensor, count: int) -> Tensor:

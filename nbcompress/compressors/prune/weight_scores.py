@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.layers import Target
+from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import InputStatistics, input_statistics, wanda_scores
 from nbcompress.compressors.prune.cutting import keep_two_of_four, lowest
 from nbcompress.compressors.training import check_gradients, each_gradient
@@ -167,6 +168,7 @@ def scores_of(
     data: object,
     seed: int,
     statistics: Mapping[str, InputStatistics] | None = None,
+    spec: LossSpec | None = None,
 ) -> list[Tensor]:
     """Scores of the weights of each target, of its shape, float64 on the CPU.
 
@@ -180,19 +182,20 @@ def scores_of(
         data: For `gradient` and `activation`.
         seed: For `random`, and for the order of the data.
         statistics: Of `activation`, by name, if they are known already.
+        spec: What the user says of the loss, for `gradient`.
     """
     weights = [target.parameter.detach().to("cpu", torch.float64) for target in targets]
     if criterion == "magnitude":
         found = [weight.abs() for weight in weights]
     elif criterion == "random":
-        generator = torch.Generator().manual_seed(seed)
-        found = [torch.rand(weight.shape, generator=generator, dtype=torch.float64) for weight in weights]
+        generator = torch.Generator("cpu").manual_seed(seed)
+        found = [torch.rand(weight.shape, generator=generator, dtype=torch.float64, device="cpu") for weight in weights]
     elif criterion == "activation":
         if statistics is None:
             statistics, _ = input_statistics(model, targets, data, seed)
         found = [wanda_scores(target, statistics[target.name]) for target in targets]
     else:
-        gradients = _gradients(model, targets, data, seed)
+        gradients = _gradients(model, targets, data, seed, spec or LossSpec())
         found = [(weight * gradient).abs() for weight, gradient in zip(weights, gradients, strict=True)]
     # A weight that does not matter by the criterion still comes after one that is not there.
     smallest = torch.finfo(torch.float64).tiny
@@ -224,15 +227,15 @@ def lamp_scores(scores: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def _gradients(model: nn.Module, targets: Sequence[Target], data: object, seed: int) -> list[Tensor]:
+def _gradients(model: nn.Module, targets: Sequence[Target], data: object, seed: int, spec: LossSpec) -> list[Tensor]:
     """Mean gradient of the loss over one pass of the data."""
-    totals = [torch.zeros(target.parameter.shape, dtype=torch.float64) for target in targets]
+    totals = [torch.zeros(target.parameter.shape, dtype=torch.float64, device="cpu") for target in targets]
 
     def add(gradients: Sequence[Tensor | None]) -> None:
         for total, gradient in zip(totals, gradients, strict=True):
             if gradient is not None:
                 total += gradient.detach().to("cpu", torch.float64)
 
-    n_batches = each_gradient(model, [target.parameter for target in targets], data, seed, add)
+    n_batches = each_gradient(model, [target.parameter for target in targets], data, seed, spec, add)
     check_gradients(totals, "criterion='gradient'")
     return [total / n_batches for total in totals]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compressors.keeping import keep_again_
 from nbcompress.compressors.layers import Target, fill_
+from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import InputStatistics, input_statistics
 from nbcompress.compressors.prune.cutting import keep_masks, keep_masks_by_row, keep_two_of_four
 from nbcompress.compressors.prune.weight_scores import lamp_scores, scores_of, surgeon_pruned
@@ -32,6 +34,7 @@ class Cut:
         scope: `global`, `layer`, `lamp`, `row`, or `2:4` (two of every four inputs of a row, whatever the amount).
         data: For the criteria that need it.
         seed: For the random one.
+        spec: What the user says of the loss, for `gradient`.
     """
 
     amount: float | None
@@ -40,12 +43,13 @@ class Cut:
     scope: str
     data: object
     seed: int
+    spec: LossSpec = field(default_factory=LossSpec)
 
     def masks(
         self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
     ) -> list[Tensor]:
         """What stays of each target: bool, on its device. Statistics of inputs are measured if they are not given."""
-        scores = scores_of(model, targets, self.criterion, self.data, self.seed, statistics)
+        scores = scores_of(model, targets, self.criterion, self.data, self.seed, statistics, self.spec)
         if self.threshold is not None:
             masks = [_above(score, self.threshold) for score in scores]
         elif self.scope == "2:4":
@@ -64,6 +68,7 @@ def prune_once(work: Workpiece, cut: Cut) -> nn.Module:
         _operate(work, cut)
     else:
         statistics = leave_out(work, cut)
+        keep_again_(work, work.targets)
         _apply(work, cut.masks(work.model, work.targets, statistics))
     return work.finished()
 
@@ -152,7 +157,7 @@ def _pruned(before: TensorRecord, has_zeros: bool) -> TensorRecord:
     """The promise of a pruned tensor. Every grid holds zero; a codebook gets it as one more value."""
     codebook = before.codebook
     if codebook is not None and has_zeros and not bool((codebook.values == 0).any()):
-        codebook = Codebook(torch.unique(torch.cat([codebook.values, torch.zeros(1)])), codebook.grid)
+        codebook = Codebook(torch.unique(torch.cat([codebook.values, codebook.values.new_zeros(1)])), codebook.grid)
     return TensorRecord(True, before.grid, codebook)
 
 

@@ -27,7 +27,8 @@ from nbcompress.compressors.coupling import Group, as_inputs, couple, tensors_of
 from nbcompress.compressors.prune.channel_scores import magnitude_scores
 from nbcompress.compressors.prune.channels import cut_channels
 from nbcompress.compressors.prune.cutting import Plan, cut_
-from nbcompress.compressors.prune.verification import AveragesOverKept, Check, Removal, check_of, plan_for
+from nbcompress.compressors.prune.equivalence import AveragesOverKept, Check, check_of
+from nbcompress.compressors.prune.verification import Removal, plan_for
 from nbcompress.compressors.record import record_of
 from nbcompress.compressors.surgery import replay_surgery_
 from nbcompress.errors import CompressionError
