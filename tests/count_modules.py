@@ -1,7 +1,7 @@
 """How many of our modules does one search pass through? Run it by hand: `python tests/count_modules.py`.
 
-The job is 12 trials of a one-line objective with the journal on disk. It runs twice in this process, so that imports are
-done; the second run is counted, in the main thread.
+The job is 12 trials of a one-line objective with the journal on disk. It runs twice in this process, so that imports
+are done; the second run is counted, in the main thread.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def test_both_commands_stand_on_a_line_of_their_own_in_a_code_block() -> None:
     assert "make test" in lines
 
 
-@pytest.mark.parametrize("name", [CELL_MAGIC, *(magic.name for magic in LINE_MAGICS)])
+@pytest.mark.parametrize("name", [CELL_MAGIC, *LINE_MAGICS])
 def test_every_magic_is_named(name: str) -> None:
     assert f"%{name}" in README
 

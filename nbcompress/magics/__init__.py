@@ -1,21 +1,38 @@
-"""What does one type? Magics parse, call a floor below, show, and return; `%load_ext nbcompress` registers them."""
+"""What does one type? Magics parse, call a floor below, show, and return; `%load_ext nbcompress` registers them.
+
+Only the names are registered. The module of a magic is imported when the magic is first used, or asked for its help.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from nbcompress.magics.completion import Matcher, option_matcher
-from nbcompress.magics.compressors import CLUSTER, DISTILL, FACTORIZE, PRUNE, QUANTIZE
-from nbcompress.magics.measures import FOOTPRINT, SENSITIVITY
-from nbcompress.magics.search_cell import BoSearch
-from nbcompress.magics.search_options import search_parser
-from nbcompress.magics.study import BO_REPORT, BO_STUDY
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext, SimpleMatcherResult
     from IPython.core.interactiveshell import InteractiveShell
 
-LINE_MAGICS = (PRUNE, QUANTIZE, CLUSTER, FACTORIZE, DISTILL, FOOTPRINT, SENSITIVITY, BO_STUDY, BO_REPORT)
+    from nbcompress.magics.arguments import MagicParser
+    from nbcompress.magics.base import LineMagic
+
+    Matcher = Callable[[CompletionContext], SimpleMatcherResult]
+
+# Each line magic and the module of this folder that holds it, as a `LineMagic` under the name in capitals.
+LINE_MAGICS = {
+    "prune": "compressors",
+    "quantize": "compressors",
+    "cluster": "compressors",
+    "factorize": "compressors",
+    "distill": "compressors",
+    "footprint": "measures",
+    "sensitivity": "measures",
+    "bo_study": "study",
+    "bo_report": "study",
+}
 CELL_MAGIC = "bo_search"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # The matcher that each shell got, to take it away again.
 _matchers: dict[int, Matcher] = {}
@@ -25,13 +42,11 @@ def register(shell: InteractiveShell) -> None:
     """Give `shell` our magics and their completion; doing it twice does no harm."""
     unregister(shell)
     add: Any = shell.register_magic_function
-    search = BoSearch(shell)
-    add(search.function(), "cell", CELL_MAGIC)
-    add(search.line_function(), "line", CELL_MAGIC)
-    for magic in LINE_MAGICS:
-        add(magic.function(shell), "line", magic.name)
-    parsers = {magic.name: magic.get_parser for magic in LINE_MAGICS} | {CELL_MAGIC: search_parser}
-    matcher = option_matcher(shell, parsers)
+    add(_cell_function(shell), "cell", CELL_MAGIC)
+    add(_line_function(shell, CELL_MAGIC), "line", CELL_MAGIC)
+    for name in LINE_MAGICS:
+        add(_line_function(shell, name), "line", name)
+    matcher = _matcher(shell)
     _matchers[id(shell)] = matcher
     if shell.Completer is not None:
         shell.Completer.custom_matchers.append(matcher)
@@ -45,8 +60,77 @@ def unregister(shell: InteractiveShell) -> None:
     if shell.Completer is not None and matcher in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(matcher)
     shell.magics_manager.magics["cell"].pop(CELL_MAGIC, None)
-    for name in (CELL_MAGIC, *(magic.name for magic in LINE_MAGICS)):
+    for name in (CELL_MAGIC, *LINE_MAGICS):
         shell.magics_manager.magics["line"].pop(name, None)
 
 
-__all__ = ["CELL_MAGIC", "LINE_MAGICS", "register", "unregister"]
+def line_magic(name: str) -> LineMagic:
+    """Import the module of a line magic and return it."""
+    found: LineMagic = getattr(import_module(f"nbcompress.magics.{LINE_MAGICS[name]}"), name.upper())
+    return found
+
+
+def parser_of(name: str) -> MagicParser:
+    """Return what reads the line of a magic of ours, the cell's included."""
+    if name != CELL_MAGIC:
+        return line_magic(name).parser
+    from nbcompress.magics.search_options import search_parser
+
+    return search_parser()
+
+
+def _line_function(shell: InteractiveShell, name: str) -> Callable[[str], Any]:
+    """Return the function that IPython registers for a line magic."""
+    from IPython.core.magic import no_var_expand, output_can_be_silenced
+
+    @no_var_expand
+    @output_can_be_silenced
+    def magic(line: str) -> Any:
+        if name != CELL_MAGIC:
+            return line_magic(name).run(line, shell)
+        from nbcompress.magics.search_cell import run_line
+
+        run_line(line, shell)
+        return None
+
+    return _named(magic, name)
+
+
+def _cell_function(shell: InteractiveShell) -> Callable[[str, str], None]:
+    """Return the function that IPython registers for the search cell."""
+    from IPython.core.magic import no_var_expand
+
+    @no_var_expand
+    def magic(line: str, cell: str) -> None:
+        from nbcompress.magics.search_cell import run_cell
+
+        run_cell(line, cell, shell)
+
+    return _named(magic, CELL_MAGIC)
+
+
+def _named(function: Function, name: str) -> Function:
+    changed: Any = function
+    changed.__name__ = name
+    # `%prune?` asks an object for `getdoc()` first; so the parser is built only then.
+    changed.getdoc = lambda: parser_of(name).format_help()
+    return function
+
+
+def _matcher(shell: InteractiveShell) -> Matcher:
+    """Return a matcher for IPython's completer, for the lines of our magics."""
+    from IPython.core.completer import context_matcher
+
+    @context_matcher()  # type: ignore[untyped-decorator]
+    def match(context: CompletionContext) -> SimpleMatcherResult:
+        if "%" not in context.text_until_cursor:
+            return {"completions": []}
+        from nbcompress.magics.completion import completions
+
+        return completions(context, shell)
+
+    found: Matcher = match
+    return found
+
+
+__all__ = ["CELL_MAGIC", "LINE_MAGICS", "line_magic", "parser_of", "register", "unregister"]

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import no_var_expand, output_can_be_silenced
 from IPython.display import display
 
 from nbcompress.cell.evaluator import current_globals
@@ -139,22 +138,14 @@ class LineMagic:
     def parser(self) -> MagicParser:
         return self.build_parser()
 
-    def get_parser(self) -> MagicParser:
-        """Return the parser, for completion."""
-        return self.parser
+    def run(self, line: str, shell: InteractiveShell) -> Any:
+        """Do what a line asks for and return its result.
 
-    def function(self, shell: InteractiveShell) -> Callable[[str], Any]:
-        """Return the function that IPython registers."""
-
-        @no_var_expand
-        @output_can_be_silenced
-        def magic(line: str) -> Any:
-            with one_line_errors(f"%{self.name}", self.parser.options()):
-                return self._run(line, Scope(shell))
-
-        magic.__doc__ = self.parser.format_help()
-        magic.__name__ = self.name
-        return cast(Callable[[str], Any], magic)
+        Raises:
+            UsageError: The line, or what it names, cannot be used.
+        """
+        with one_line_errors(f"%{self.name}", self.parser.options()):
+            return self._run(line, Scope(shell))
 
     def _run(self, line: str, scope: Scope) -> Any:
         try:

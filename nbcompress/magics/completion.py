@@ -6,12 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult
 from IPython.core.error import UsageError
 
 from nbcompress.errors import StudyError
+from nbcompress.magics import CELL_MAGIC, LINE_MAGICS, parser_of
 from nbcompress.magics.arguments import MagicParser, split_line
 from nbcompress.magics.base import OF_IPYTHON
 from nbcompress.study.storage import DEFAULT_STORAGE
@@ -22,28 +23,15 @@ if TYPE_CHECKING:
 # `%prune model`, `small = %prune model` and `%%bo_search --trials 3`.
 _LINE = re.compile(r"\s*(?:[\w., ]+=\s*)?%{1,2}(\w+)\s(.*)", re.DOTALL)
 
-Matcher = Callable[[CompletionContext], SimpleMatcherResult]
 
-
-def option_matcher(shell: InteractiveShell, parsers: Mapping[str, Callable[[], MagicParser]]) -> Matcher:
-    """Return a matcher for IPython's completer.
-
-    Args:
-        shell: Whose variables are suggested.
-        parsers: How to get the parser of each magic, by name without per cents.
-    """
-
-    @context_matcher()  # type: ignore[untyped-decorator]
-    def match(context: CompletionContext) -> SimpleMatcherResult:
-        line = _LINE.fullmatch(context.text_until_cursor)
-        if line is None or line[1] not in parsers:
-            return {"completions": []}
-        found = suggestions(parsers[line[1]](), line[2], shell.user_ns)
-        token = context.token
-        wanted = [item for item in found if item.startswith(token)]
-        return {"completions": [SimpleCompletion(one, type="magic") for one in wanted], "suppress": bool(wanted)}
-
-    return cast(Matcher, match)
+def completions(context: CompletionContext, shell: InteractiveShell) -> SimpleMatcherResult:
+    """Return what may stand at the cursor, if it is on the line of one of our magics."""
+    line = _LINE.fullmatch(context.text_until_cursor)
+    if line is None or line[1] not in (CELL_MAGIC, *LINE_MAGICS):
+        return {"completions": []}
+    found = suggestions(parser_of(line[1]), line[2], shell.user_ns)
+    wanted = [item for item in found if item.startswith(context.token)]
+    return {"completions": [SimpleCompletion(item, type="magic") for item in wanted], "suppress": bool(wanted)}
 
 
 def suggestions(parser: MagicParser, text: str, namespace: Mapping[str, Any]) -> list[str]:
@@ -135,6 +123,6 @@ def _studies() -> list[str]:
     from nbcompress.study import list_studies
 
     try:
-        return [list_study.name for list_study in list_studies(DEFAULT_STORAGE)]
+        return [study.name for study in list_studies(DEFAULT_STORAGE)]
     except StudyError:  # a file that is no journal; Tab is not the place to say so
         return []

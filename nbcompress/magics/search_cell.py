@@ -14,35 +14,31 @@ import ast
 import hashlib
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from IPython.core.error import UsageError
-from IPython.core.magic import no_var_expand
 
 from nbcompress.cell import CellBody, CellEvaluator, Origin
 from nbcompress.errors import did_you_mean
-from nbcompress.magics.arguments import HelpWanted, MagicParser
+from nbcompress.magics.arguments import HelpWanted
 from nbcompress.magics.base import Output, Scope, one_line_errors
 from nbcompress.magics.search_options import goal_of, search_parser
 from nbcompress.run import Assignment, Outcome
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.reads import is_a
-from nbcompress.run.setup import Search
-from nbcompress.space import Space
 from nbcompress.study.goal import State
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbcompress.magics.base import Output, Scope
     from nbcompress.panels import Panel
     from nbcompress.panels.live import Kind
     from nbcompress.run.callbacks import Controls, Ending, Observer
     from nbcompress.run.engines import Engine
     from nbcompress.run.setup import Search
+    from nbcompress.space import Space
 
 
 def panel_of(kind: str, search: Search, controls: Controls, output: Output) -> Panel:
@@ -251,77 +247,58 @@ def _estimate(search: Search, outcome: Outcome) -> str:
     return f"{trials} trials would take about {text}{some}; nothing was stored."
 
 
-class BoSearch:
-    """The cell magic of one shell."""
+def run_line(line: str, _shell: InteractiveShell) -> None:
+    """Do what `%bo_search`, with one per cent, does: `-h` shows the help of the cell, all else is refused."""
+    with one_line_errors("%bo_search"):
+        if not {"-h", "--help"} & set(line.split()):
+            raise UsageError("a search is a cell: write %%bo_search, with two per cents, and a body below.")
+        print(search_parser().format_help())
 
-    def __init__(self, shell: InteractiveShell) -> None:
-        self._shell = shell
 
-    @cached_property
-    def parser(self) -> MagicParser:
-        return search_parser()
+def run_cell(line: str, cell: str, shell: InteractiveShell) -> None:
+    """Do what a `%%bo_search` cell asks for.
 
-    def function(self) -> Callable[[str, str], None]:
-        """Return the function that IPython registers."""
-
-        @no_var_expand
-        def bo_search(line: str, cell: str) -> None:
-            with one_line_errors("%%bo_search"):
-                self._run(line, cell)
-
-        bo_search.__doc__ = self.parser.format_help()
-        return cast(Callable[[str, str], None], bo_search)
-
-    def line_function(self) -> Callable[[str], None]:
-        """Return what `%bo_search`, with one per cent, does: it helps."""
-
-        @no_var_expand
-        def bo_search(line: str) -> None:
-            with one_line_errors("%bo_search"):
-                if {"-h", "--help"} & set(line.split()):
-                    print(self.parser.format_help())
-                    return
-                raise UsageError("a search is a cell: write %%bo_search, with two per cents, and a body below.")
-
-        bo_search.__doc__ = self.parser.format_help()
-        return cast(Callable[[str], None], bo_search)
-
-    def _run(self, line: str, cell: str) -> None:
+    Raises:
+        UsageError: The line or the cell cannot be used, or the search could not go on.
+    """
+    with one_line_errors("%%bo_search"):
         try:
-            arguments = self.parser.read(line)
+            arguments = search_parser().read(line)
         except HelpWanted as wanted:
             print(wanted)
             return
-        scope = Scope(self._shell)
-        if scope.in_trial:
-            raise UsageError("a search cannot run inside a trial of another one.")
-        if arguments.dry_run:
-            print(dry_run(arguments, cell, scope))
-            return
-        try:
-            search = prepared(arguments, cell, scope)
-        except KeyboardInterrupt:
-            print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
-            return
-        scope.namespace[arguments.out] = search.study
-        running = _Running(search, arguments, scope)
-        if arguments.background:
-            running.start()
-        else:
-            running.run()
+        _run(arguments, cell, Scope(shell))
+
+
+def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
+    if scope.in_trial:
+        raise UsageError("a search cannot run inside a trial of another one.")
+    if arguments.dry_run:
+        print(dry_run(arguments, cell, scope))
+        return
+    try:
+        search = prepared(arguments, cell, scope)
+    except KeyboardInterrupt:
+        print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
+        return
+    scope.namespace[arguments.out] = search.study
+    running = _Running(search, arguments, scope)
+    if arguments.background:
+        running.start()
+    else:
+        running.run()
 
 
 class _Running:
     """A search with its panel, in this thread or in one of its own."""
 
     def __init__(self, search: Search, arguments: argparse.Namespace, scope: Scope) -> None:
-        from nbcompress.magics.base import Output
         from nbcompress.run.callbacks import Controls
 
         self._search = search
-        self._controls: Controls = Controls()
-        self._output: Output = Output(scope.shell)
-        self._panel: Panel = panel_of(arguments.panel, search, self._controls, self._output)
+        self._controls = Controls()
+        self._output = Output(scope.shell)
+        self._panel = panel_of(arguments.panel, search, self._controls, self._output)
 
     def start(self) -> None:
         """Run in a thread of its own; output stays in the cell that runs now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from nbcompress.errors import GoalError
@@ -54,8 +55,9 @@ def _metric(text: str) -> str:
         raise argparse.ArgumentTypeError(str(err)) from None
 
 
+@cache
 def search_parser() -> MagicParser:
-    """Build the parser of `%%bo_search`."""
+    """Return the parser of `%%bo_search`."""
     parser = MagicParser("%%bo_search", SUMMARY, EXAMPLES)
     for add_options in (_steering, _limiting, _storing, _proposing, _running, _showing):
         add_options(parser.add_argument)
