@@ -13,7 +13,7 @@ The card of what one or several models cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ from nbcompress.measure.costs import LAYER_HEAD, THE_MODEL, footprint_notes
 from nbcompress.measure.footprint import Footprints, layer_table, layers_side_by_side
 from nbcompress.measure.text import share_text, size_text, text_table
 from nbcompress.panels.card_figures import bars_figure, compression_figure, dots_figure
-from nbcompress.panels.document import Markup, details, join, picture, table, tag, user
-from nbcompress.panels.figures import png
+from nbcompress.panels.document import Markup, details, join, table, tag, user
+from nbcompress.panels.drawing import Picture, drawn
 from nbcompress.panels.text import cut, spell
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Folded:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and the words for who cannot see it."""
+    """What draws a picture, and the words for who cannot see it."""
 
-    figure: Figure
+    draw: Callable[[], Figure]
     alt: str
 
 
@@ -88,9 +88,9 @@ class Card:
 
     def bundle(self) -> dict[str, Any]:
         """Return the mime bundle: text, HTML, and a picture if there is one."""
-        drawn = png(self.drawing.figure, dpi=130) if self.drawing else None
-        bundle = {"text/plain": self.text(), "text/html": str(self._html(drawn))}
-        return bundle | ({"image/png": drawn} if drawn else {})
+        picture = drawn(self.drawing.draw, dpi=130) if self.drawing else None
+        bundle = {"text/plain": self.text(), "text/html": str(self._html(picture))}
+        return bundle | ({"image/png": picture.png} if picture and picture.png else {})
 
     def text(self) -> str:
         """Return the whole card as lines."""
@@ -105,14 +105,15 @@ class Card:
                 )
         return "\n\n".join(parts)
 
-    def _html(self, drawn: str | None) -> Markup:
+    def _html(self, picture: Picture | None) -> Markup:
         return tag(
             "div",
             tag("div", user(cut(self.title, SENTENCE)), style="font-weight:600"),
             _table(self.head, self.rows),
-            picture(drawn, cut(self.drawing.alt, 600), WIDTH) if drawn and self.drawing else None,
+            picture.html(cut(self.drawing.alt, 600), WIDTH) if picture and self.drawing else None,
             join(tag("div", user(cut(note, SENTENCE)), style="opacity:.8") for note in self.notes),
             [_folded(section) for section in self.folded],
+            dir="ltr",
             style="line-height:1.4;max-width:1000px;overflow-wrap:anywhere",
         )
 
@@ -225,7 +226,7 @@ def _drawing(comparison: Comparison) -> Drawing | None:
         before, after = float(accuracy.before), float(accuracy.after)
         alt.append(f"Dots: accuracy by class with 95 % intervals, in all {before:.1%} before and {after:.1%} after.")
     alt.append(sizes_alt(models))
-    return Drawing(compression_figure(labels, sizes, weights, accuracy), " ".join(alt))
+    return Drawing(lambda: compression_figure(labels, sizes, weights, accuracy), " ".join(alt))
 
 
 def _flips(found: AccuracyChange) -> list[Folded]:
@@ -279,7 +280,7 @@ def footprint_card(
     rows += score_rows(scores, names)
     pairs = [(cut(model.name, NAME), model) for model in models]
     labels, sizes = layer_sizes(pairs)
-    drawing = Drawing(bars_figure(labels, sizes, "kB in the file"), sizes_alt(pairs)) if labels else None
+    drawing = Drawing(lambda: bars_figure(labels, sizes, "kB in the file"), sizes_alt(pairs)) if labels else None
     notes = (*remarks, *footprint_notes(list(models)))
     return Card(title, ("", *names), tuple(rows), notes, _layers(models), drawing).bundle()
 
@@ -315,7 +316,7 @@ def sensitivity_card(found: Sensitivity, *, title: str = "%sensitivity") -> dict
     notes += [f"{row.layer} at {row.level:g} failed: {row.error}" for row in found.rows if row.error]
     notes += [f"left out: {name}, {why}" for name, why in found.left_out.items()]
     labels = [cut(layer, NAME) for layer in layers]
-    drawing = Drawing(dots_figure(labels, series, "change of the evaluation"), _alt(found)) if labels else None
+    drawing = Drawing(lambda: dots_figure(labels, series, "change of the evaluation"), _alt(found)) if labels else None
     return Card(title, ("layer", "weights", *levels), tuple(rows), tuple(notes), (), drawing).bundle()
 
 

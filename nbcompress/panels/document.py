@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, TypeAlias
 
+from nbcompress.panels.drawing import Picture
 from nbcompress.panels.text import cut, duration, spell
 from nbcompress.panels.view import CELL
 
@@ -109,12 +110,16 @@ def goal_text(goal: Mapping[str, Any]) -> str:
 
 
 def counts_text(view: View) -> str:
-    """Return `38 trials: 30 complete, 6 infeasible, 2 failed`."""
-    states = ("complete", "stopped", "infeasible", "failed", "interrupted", "running")
-    counts = {state: sum(trial["state"] == state for trial in view["trials"]) for state in states}
-    parts = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    total = len(view["trials"])
-    return f"{total} trial{'' if total == 1 else 's'}" + (f": {parts}" if parts else "")
+    """Return `38 trials: 30 complete, 6 infeasible, 2 failed`, or `600 trials, 100 shown: ...`."""
+    parts = ", ".join(f"{n} {state}" for state, n in view["counts"].items())
+    total, shown = total_of(view), len(view["trials"])
+    text = f"{total} trial{'' if total == 1 else 's'}" + (f", {shown} shown" if shown < total else "")
+    return text + (f": {parts}" if parts else "")
+
+
+def total_of(view: View) -> int:
+    """Return how many trials the study has, of which the view may hold a part."""
+    return sum(view["counts"].values())
 
 
 def params_text(params: Mapping[str, Any]) -> str:
@@ -184,7 +189,7 @@ GAPS = "not recorded"
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a study looks like, as PNG in base64; None where there is nothing to draw.
+    """What a study looks like; None where there is nothing to draw.
 
     Attributes:
         overview: Trade-off and history.
@@ -192,9 +197,9 @@ class Pictures:
         calibration: How well it foretells each trial from the others.
     """
 
-    overview: str
-    slices: str | None = None
-    calibration: str | None = None
+    overview: Picture | None
+    slices: Picture | None = None
+    calibration: Picture | None = None
 
 
 def study_html(view: View, drawn: Pictures, alt: str) -> Markup:
@@ -209,12 +214,13 @@ def study_html(view: View, drawn: Pictures, alt: str) -> Markup:
     return tag(
         "div",
         header(view),
-        picture(drawn.overview, alt, 960),
+        drawn.overview.html(alt, 960) if drawn.overview else None,
         top_trials(view),
         importance(view, drawn.calibration),
-        details("What the surrogate expects", tag("div", picture(slices, slices_alt(view), 960))) if slices else None,
+        details("What the surrogate expects", tag("div", slices.html(slices_alt(view), 960))) if slices else None,
         all_trials(view),
         record(view),
+        dir="ltr",
         style="max-width:1000px;line-height:1.4",
     )
 
@@ -278,14 +284,16 @@ def top_trials(view: View) -> Markup | None:
 
 
 def all_trials(view: View) -> Markup:
-    """Return every trial in one folded table; failures and printed texts are folded under their rows."""
+    """Return the trials in one folded table; failures and printed texts are folded under their rows."""
     rows: list[Sequence[str | Markup]] = []
     for trial in view["trials"][-MOST_ROWS:]:
         rows.append(row(view, trial))
         rows += [["", line] for line in folded(trial)]
-    left_out = len(view["trials"]) - MOST_ROWS
-    note = tag("div", f"The latest {MOST_ROWS}; {left_out} earlier ones are in the study.") if left_out > 0 else None
-    return details(f"All trials ({len(view['trials'])})", note, table(columns(view), rows, texts=text_columns(view)))
+    shown, total = min(MOST_ROWS, len(view["trials"])), total_of(view)
+    left_out = total - shown
+    note = tag("div", f"The other {left_out} are in the study.") if left_out > 0 else None
+    title = f"Trials ({shown} of {total})" if left_out > 0 else f"All trials ({total})"
+    return details(title, note, table(columns(view), rows, texts=text_columns(view)))
 
 
 def folded(trial: Mapping[str, Any]) -> list[Markup]:
@@ -300,7 +308,7 @@ def folded(trial: Mapping[str, Any]) -> list[Markup]:
     return found
 
 
-def importance(view: View, calibration: str | None = None) -> Markup | None:
+def importance(view: View, calibration: Picture | None = None) -> Markup | None:
     """Return the parameters' shares as bars, and whether the surrogate that tells them can be trusted."""
     shares = [(key, value or 0.0) for key, value in (view["importance"] or {}).items()]
     if not shares:
@@ -314,7 +322,7 @@ def importance(view: View, calibration: str | None = None) -> Markup | None:
     if not trust:
         return details("Which parameters matter", bars)
     sentence = tag("div", user(trust["sentence"]))
-    shown = picture(calibration, calibration_alt(trust), 420) if calibration else None
+    shown = calibration.html(calibration_alt(trust), 420) if calibration else None
     return details("Which parameters matter", bars, sentence, tag("div", shown))
 
 

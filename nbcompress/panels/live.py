@@ -28,7 +28,17 @@ from nbcompress.panels.surrogate_data import Expectations, expected_data
 from nbcompress.panels.surrogate_refresh import Foresight
 from nbcompress.panels.text import LIVE, cut, finite, scalar
 from nbcompress.panels.text_panel import Clock, Output, Panel, SilentPanel, TextPanel, ending_text
-from nbcompress.panels.view import Course, Names, StudyLike, is_evaluable, progress_of, study_view, trial_data
+from nbcompress.panels.view import (
+    Course,
+    Names,
+    StudyLike,
+    count_trials,
+    cut_sentence,
+    is_evaluable,
+    progress_of,
+    study_view,
+    trial_data,
+)
 from nbcompress.study.front import front
 from nbcompress.study.goal import State, Trial
 
@@ -87,12 +97,15 @@ class Changes:
         view = self.state["study"]
         rows = {number: trial_data(one, self._names, LIVE) for number, one in changed.items()}
         fields: dict[str, Any] = {"elapsed": finite(course.elapsed), "left": finite(course.left), **expected, **more}
+        known = {trial["number"]: trial for trial in view["trials"]} | rows
+        if changed:
+            fields["counts"] = count_trials(self._trials.values())
+            fields["cut"] = cut_sentence(len(known), len(self._trials))
         progress = None
         if any(row.state is not State.RUNNING for row in changed.values()):
             fields |= self._standing(changed)
             progress = self._progress(view["progress"]["values"])
         fields = {key: value for key, value in fields.items() if view.get(key) != value}
-        known = {trial["number"]: trial for trial in view["trials"]} | rows
         after = {**view, **fields, "trials": [known[number] for number in sorted(known)]}
         if progress is not None:
             head = view["progress"]["values"][: progress["from"]]
@@ -133,6 +146,13 @@ class StudyWidget(anywidget.AnyWidget):
     _esm = traitlets.Unicode().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
     controls_id = traitlets.Unicode().tag(sync=True)
+    # Whether an interrupt of the kernel ends the search: one in the background never sees it, the next cell does.
+    interrupts = traitlets.Bool().tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        hear_without_events(self)
+        hear_without_events(self.layout)
 
     def keep(self, state: dict[str, Any]) -> None:
         """Hold the state for pages that open later, without sending it to those that know it."""
@@ -149,14 +169,27 @@ class ControlsWidget(ipywidgets.Widget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
+        hear_without_events(self)
         if hasattr(self.comm, "_reply_subshell_id"):
             del self.comm._reply_subshell_id
+
+
+def hear_without_events(widget: ipywidgets.Widget) -> None:
+    """Let messages of a widget reach it without `pre_execute` and `post_execute`.
+
+    ipykernel fires these around every message, and on the latter the inline backend shows and closes all figures of
+    `pyplot`, also those that a trial in the background has open.
+    """
+    if widget.comm is not None:
+        widget.comm.handle_msg = widget._handle_msg
 
 
 # At most five redraws a second, and never more than a hundredth of the time spent on drawing. As much again goes to
 # the surrogate's foresight, so that a panel costs a search a fiftieth of its time at most.
 PAUSE = 0.2
 SHARE = 100
+# However long drawing takes, the page hears so often that the search is still there.
+LONGEST = 3.0
 # A page that is still loading its script misses messages; for this long each redraw therefore carries everything.
 LOADING = 3.0
 SMALL = 300
@@ -216,6 +249,7 @@ class LivePanel(TextPanel):
             _esm=self._script,
             state=self._changes.state,
             controls_id=self._buttons.model_id if self._buttons is not None else "",
+            interrupts=threading.current_thread() is threading.main_thread(),
         )
         self._draw_in(self._output, self._widget)
         # The thread publishes under the cell's own message, which is kept in the context.
@@ -293,7 +327,7 @@ class LivePanel(TextPanel):
                 state = self._changes.state
                 is_loading = start - begun < LOADING and len(state["study"]["trials"]) <= SMALL
                 self._tell({"kind": "whole", "state": state} if is_loading else delta)
-            self._over.wait(max(PAUSE, SHARE * (time.monotonic() - start)))
+            self._over.wait(min(max(PAUSE, SHARE * (time.monotonic() - start)), LONGEST))
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Send a message to the pages that are open, and keep the state for those that open later."""

@@ -8,6 +8,7 @@ How far a search has come after each of its trials: the best value, or the hyper
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -87,6 +88,8 @@ VERSION = 1
 MIME = "application/vnd.nbcompress.study.v1+json"
 # The key of the record that holds the cell's source, which may be longer than other texts.
 CELL = "cell"
+# In the order in which they are counted.
+STATES = (State.COMPLETE, State.STOPPED, State.INFEASIBLE, State.FAILED, State.INTERRUPTED, State.RUNNING)
 # A condition of more cases than this is not told; its parameter cannot be tried out on a page.
 MOST_CASES = 100
 
@@ -203,6 +206,7 @@ def study_view(
         "budget": {"trials": course.trials, "seconds": finite(course.seconds)},
         "elapsed": finite(course.elapsed),
         "left": finite(course.left),
+        "counts": count_trials(everything),
         "trials": [trial_data(trial, name, limits) for trial in trials],
         "front": [number for number in front if number in shown],
         "best": best.number if best is not None else None,
@@ -236,6 +240,12 @@ def choose_trials(trials: Sequence[Trial], front: Sequence[int], limit: int) -> 
     others = [trial for trial in trials if trial.number not in on_front]
     latest = {other.number for other in others[len(others) - (limit - len(on_front)) :]}
     return tuple(trial for trial in trials if trial.number in on_front or trial.number in latest)
+
+
+def count_trials(trials: Iterable[Trial]) -> dict[str, int]:
+    """Return how many trials are in each state that occurs: of the study, however many of them are shown."""
+    counts = Counter(State(trial.state) for trial in trials)
+    return {state.value: counts[state] for state in STATES if counts[state]}
 
 
 def cut_sentence(shown: int, total: int) -> str | None:
