@@ -23,8 +23,7 @@ from nbcompress.measure.costs import LAYER_HEAD, THE_MODEL, footprint_notes
 from nbcompress.measure.footprint import Footprints, layer_table, layers_side_by_side
 from nbcompress.measure.text import share_text, size_text, text_table
 from nbcompress.panels.card_figures import bars_figure, compression_figure, dots_figure
-from nbcompress.panels.document import Markup, details, join, table, tag, user
-from nbcompress.panels.drawing import Picture, drawn
+from nbcompress.panels.drawing import Markup, Picture, details, drawn, join, table, tag, user
 from nbcompress.panels.text import cut, spell
 
 if TYPE_CHECKING:

@@ -1,20 +1,103 @@
-"""Draws a figure in one style, whatever the notebook's is, and gives up a picture rather than what it belongs to."""
+"""Draws a figure in one style, whatever the notebook's is, and gives up a picture rather than what it belongs to.
+
+Elements of HTML as values: every text is escaped unless it was built here.
+"""
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from nbcompress.panels.document import Markup, picture, tag, user
 from nbcompress.panels.figures import png
 from nbcompress.panels.text import cut
+
+# Viewers of saved notebooks strip style sheets, scripts and inline SVG, so each element carries its own style.
+# Only lines and shades that show on dark and on light paper; the text keeps the page's colour.
+TABLE = "border-collapse:collapse;margin:6px 0;text-align:right;font-variant-numeric:tabular-nums"
+PRE = (
+    "white-space:pre-wrap;overflow-wrap:anywhere;text-align:left;"
+    "margin:4px 0;padding:4px 8px;border-left:3px solid rgba(128,128,128,.45)"
+)
+LEFT = "text-align:left"
+VOID = frozenset({"img", "br"})
+
+
+class Markup(str):
+    """A text that is HTML already."""
+
+    __slots__ = ()
+
+
+Child: TypeAlias = "str | Markup | Iterable[str | Markup] | None"
+
+
+def tag(name: str, *children: Child, **attributes: str | None) -> Markup:
+    """Return `<name attributes>children</name>`; children that are not `Markup` are escaped."""
+    written = "".join(f' {key}="{escape(value, quote=True)}"' for key, value in attributes.items() if value is not None)
+    if name in VOID:
+        return Markup(f"<{name}{written}>")
+    return Markup(f"<{name}{written}>{join(children)}</{name}>")
+
+
+def join(children: Iterable[Child]) -> Markup:
+    """Return the children one after another, escaped where they need it."""
+    parts: list[str] = []
+    for child in children:
+        if child is None:
+            continue
+        if isinstance(child, str):
+            parts.append(child if isinstance(child, Markup) else escape(child, quote=True))
+        else:
+            parts.append(join(child))
+    return Markup("".join(parts))
+
+
+def user(text: str) -> Markup:
+    """Return a text of the user's, kept apart from the direction of the text around it."""
+    return Markup(escape(text, quote=True)) if text.isascii() else tag("bdi", text)
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str | Markup]], *, texts: frozenset[int] = frozenset()
+) -> Markup:
+    """Return a table whose cells are numbers, except in the columns `texts`.
+
+    A row with fewer cells than the head lets its last cell span the rest. Cells carry almost no style of their own:
+    a study has thousands of them.
+    """
+
+    def cell(kind: str, i: int, one: str | Markup, span: int = 1, **attributes: str) -> Markup:
+        style = LEFT if i in texts or span > 1 else None
+        return tag(kind, one, style=style, colspan=str(span) if span > 1 else None, **attributes)
+
+    body = []
+    for row in rows:
+        rest = len(head) - len(row) + 1
+        body.append(tag("tr", (cell("td", i, one, rest if i == len(row) - 1 else 1) for i, one in enumerate(row))))
+    caption = tag("tr", (cell("th", i, user(column), scope="col") for i, column in enumerate(head)))
+    whole = tag("table", tag("thead", caption), tag("tbody", body), cellpadding="4", rules="rows", style=TABLE)
+    return tag("div", whole, style="overflow-x:auto")
+
+
+def details(summary: str | Markup, *children: Child, is_open: bool = False) -> Markup:
+    """Return a part that the reader can fold."""
+    head = tag("summary", summary, style="cursor:pointer;font-weight:600;margin:6px 0")
+    return tag("details", head, *children, open="open" if is_open else None)
+
+
+def picture(png_base64: str, alt: str, width: int) -> Markup:
+    """Return an image that carries its data and its description."""
+    style = f"width:{width}px;max-width:100%;height:auto;background:#fff"
+    return tag("img", src=f"data:image/png;base64,{png_base64}", alt=alt, style=style)
+
 
 # Settings that say where and when to draw, not how it looks.
 _NO_STYLE = (

@@ -12,7 +12,8 @@ from importlib.resources import files
 from typing import Any
 
 from nbcompress.panels.bundle import pictures
-from nbcompress.panels.document import Markup, study_html, tag
+from nbcompress.panels.document import study_html
+from nbcompress.panels.drawing import Markup, tag
 from nbcompress.panels.figures import describe
 from nbcompress.panels.surrogate_data import NOTHING, Expectations
 from nbcompress.panels.text import LIVE
