@@ -27,7 +27,7 @@ from nbcompress.compressors.layers import (
 from nbcompress.compressors.observing import evaluating
 from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of
 from nbcompress.compressors.training import BeforeEpoch, Plan, train_
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.errors import CompressionError, DataError, option
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ class Tuning:
         check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
         check_seed(self.seed)
         if self.finetune and self.data is None:
-            raise DataError(f"finetune={self.finetune} needs data to train on: pass data=, such as (inputs, labels)")
+            raise DataError(
+                f"{option('finetune', self.finetune)} needs data to train on: pass {option('data=')}, "
+                "such as (inputs, labels)"
+            )
         if self.data is not None:
             Batches(self.data)
 
@@ -147,8 +150,8 @@ def _check_computed(model: nn.Module) -> None:
                     where = f"{path}.{name}".removeprefix(".")
                     raise CompressionError(
                         f"the parametrization of {where!r} computes NaN or infinity from what is left of its weights: "
-                        "take a smaller amount, choose other layers with layers=, or make the weight plain with "
-                        "torch.nn.utils.parametrize.remove_parametrizations"
+                        f"take a smaller amount, choose other layers with {option('layers=')}, or make the weight "
+                        "plain with torch.nn.utils.parametrize.remove_parametrizations"
                     )
 
 

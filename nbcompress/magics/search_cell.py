@@ -257,7 +257,7 @@ class BoSearch:
 
         @no_var_expand
         def bo_search(line: str, cell: str) -> None:
-            with one_line_errors("%%bo_search"):
+            with one_line_errors("%%bo_search", self.parser.options()):
                 self._run(line, cell)
 
         bo_search.__doc__ = self.parser.format_help()
@@ -295,7 +295,7 @@ class BoSearch:
             print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
             return
         scope.namespace[arguments.out] = search.study
-        running = _Running(search, arguments, scope)
+        running = _Running(search, arguments, scope, self.parser.options())
         if arguments.background:
             running.start()
         else:
@@ -305,10 +305,11 @@ class BoSearch:
 class _Running:
     """A search with its panel, in this thread or in one of its own."""
 
-    def __init__(self, search: Search, arguments: argparse.Namespace, scope: Scope) -> None:
+    def __init__(self, search: Search, arguments: argparse.Namespace, scope: Scope, options: Sequence[str]) -> None:
         from nbcompress.magics.base import Output
         from nbcompress.run.callbacks import Controls
 
+        self._options = options
         self._search = search
         self._controls: Controls = Controls()
         self._output: Output = Output(scope.shell)
@@ -333,7 +334,7 @@ class _Running:
     def _in_background(self) -> None:
         self._output.follow()
         try:
-            with one_line_errors("%%bo_search"):
+            with one_line_errors("%%bo_search", self._options):
                 self.run()
         except UsageError as err:
             self._output.print(str(err))

@@ -59,7 +59,7 @@ from nbcompress.compressors.coupling import (
 from nbcompress.compressors.layers import copied
 from nbcompress.compressors.prune.cutting import Plan, cut_, mask_, plan_of
 from nbcompress.compressors.surgery import numbers_of
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.errors import CompressionError, DataError, option
 
 
 @dataclass(frozen=True)
@@ -398,8 +398,8 @@ class Check:
             followed = AveragesOverKept(originals[0], *graph, Plan({}))
             if difference(run(originals[0], inputs), run(followed, inputs), self.tolerances[0]):
                 raise CompressionError(
-                    "norms='cut' is checked along the graph of the model, but this graph does not compute what the "
-                    "model computes: use norms='keep'"
+                    f"{option('norms', 'cut')} is checked along the graph of the model, but this graph does not "
+                    f"compute what the model computes: use {option('norms', 'keep')}"
                 )
         return replace(self, originals=originals, graphs=tuple(graphs))
 
