@@ -17,8 +17,8 @@ from types import CodeType
 from nbcompress.cell.parser import Declarations, find_declarations, without_declarations
 from nbcompress.cell.source import bindings
 from nbcompress.errors import GoalError, SpaceSyntaxError, did_you_mean
-from nbcompress.space import Space
-from nbcompress.study.goal import RESERVED, Goal
+from nbcompress.space import RESERVED, Space
+from nbcompress.study.goal import Goal
 
 # A function or class of that name is no metric.
 _DEFINITIONS = frozenset({"a function", "a class"})

@@ -12,11 +12,11 @@ from typing import Any
 
 from nbcompress.cell.branches import Declaration
 from nbcompress.cell.source import CellText, reads
-from nbcompress.errors import ParameterError, SpaceError, SpaceSyntaxError, did_you_mean
-from nbcompress.space.conditions import Condition, assignments, closure, parents_first, simplest
+from nbcompress.errors import ParameterError, SpaceError, SpaceSyntaxError, did_you_mean, shown
+from nbcompress.space.conditions import Condition, assignments, closure, parents_first, simplified
 from nbcompress.space.parameters import Choice, Float, Int
 from nbcompress.space.space import Space
-from nbcompress.space.values import Point, shown, shown_point
+from nbcompress.space.values import Point, shown_point
 
 KINDS: dict[str, type[Float] | type[Int] | type[Choice]] = {"Float": Float, "Int": Int, "Choice": Choice}
 _POSITIONAL = {"Float": ("low", "high", "log", "step"), "Int": ("low", "high", "log", "step"), "Choice": ()}
@@ -259,7 +259,7 @@ class _Resolver:
                 )
         return Space(
             {
-                name: self._parameters[name].alone_with(self._parameters[name].each, self._conditions.get(name))
+                name: self._parameters[name].replaced(self._parameters[name].each, self._conditions.get(name))
                 for name in parents_first(self._parameters, self._by_declaration())
             }
         )
@@ -289,7 +289,7 @@ class _Resolver:
 
         read = [flat for branch in declaration.tests for item in branch.question.items for flat in self._flat(*item)]
         try:
-            return simplest(is_active, self._closed(read), self._conditions)
+            return simplified(is_active, self._closed(read), self._conditions)
         except SpaceSyntaxError:
             raise
         except SpaceError as err:
@@ -317,7 +317,7 @@ class _Resolver:
                     f"{f' when {shown_point(point)}' if point else ''}.",
                     "The same name is allowed only on branches that exclude each other.",
                 )
-        return simplest(lambda point: any(part.holds(point) for part in parts), choices, self._conditions)
+        return simplified(lambda point: any(part.holds(point) for part in parts), choices, self._conditions)
 
     def _closed(self, names: Iterable[str]) -> dict[str, Choice]:
         needed = closure(names, self._conditions)

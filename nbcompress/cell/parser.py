@@ -18,7 +18,7 @@ from nbcompress.cell.branches import Branch, Declaration, Name, Question
 from nbcompress.cell.evaluate import argument_reads, check_form, check_spelling, kind_of, resolve
 from nbcompress.cell.source import Binding, CellText, bindings
 from nbcompress.errors import SpaceError, SpaceSyntaxError
-from nbcompress.space.space import Space, check_name
+from nbcompress.space import Space, check_name
 
 _LAW = (
     "{kind}(...) declares a parameter only as 'NAME = {kind}(...)', at the top level or inside if, elif, else or match,"
