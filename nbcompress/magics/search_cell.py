@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from IPython.core.error import UsageError
 from IPython.core.magic import no_var_expand
 
-from nbcompress.cell import CellBody, CellEvaluator, Origin
+from nbcompress.cell import CellBody, CellEvaluator, CellSource
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import HelpWanted, MagicParser
 from nbcompress.magics.base import Output, Scope, one_line_errors
@@ -89,7 +89,7 @@ def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope) -> tuple[C
             "the cell has no body. Declare parameters with Float, Int or Choice and assign the objectives."
         )
     goal = goal_of(arguments)
-    body = CellBody(Origin(_as_python(cell, scope), goal, filename=_shown_name(arguments), flags=_flags(scope)))
+    body = CellBody(CellSource(_as_python(cell, scope), goal, filename=_shown_name(arguments), flags=_flags(scope)))
     space = body.space(scope.evaluate_node, tuple(scope.namespace))
     for name in arguments.keep:
         if name not in body.assigned:

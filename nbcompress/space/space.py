@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 VERSION = 1
-KINDS = {"Float": Float, "Int": Int, "Choice": Choice}
+KINDS: dict[str, type[Float] | type[Int] | type[Choice]] = {"Float": Float, "Int": Int, "Choice": Choice}
 
 
 class Space:
@@ -298,14 +298,7 @@ class Space:
     def grouped(self, point: Mapping[str, Value]) -> dict[str, Any]:
         """Return `point` as a cell sees it: each group is one dict, and inactive parameters are absent."""
         members = {flat: (group, name) for group, names in self._groups.items() for name, flat in names.items()}
-        result: dict[str, Any] = {}
-        for flat, value in point.items():
-            if flat in members:
-                group, name = members[flat]
-                result.setdefault(group, {})[name] = value
-            else:
-                result[flat] = value
-        return result
+        return grouped(point, members)
 
     def declared(self) -> dict[str, Float | Int | Choice]:
         """Return the parameters from which an equal space can be made, with their `each=` and `when=`."""
@@ -393,6 +386,23 @@ class Space:
                 if flat == parent:
                     expression = f"{group}[{name!r}]"
         return f"{expression} == {values[0]!r}" if len(values) == 1 else f"{expression} in {values!r}"
+
+
+def grouped(point: Mapping[str, Value], members: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Return `point` with one dict for each group.
+
+    Args:
+        point: Values by flat name.
+        members: Group and name of each member of a group, by flat name.
+    """
+    result: dict[str, Any] = {}
+    for flat, value in point.items():
+        if flat in members:
+            group, name = members[flat]
+            result.setdefault(group, {})[name] = value
+        else:
+            result[flat] = value
+    return result
 
 
 # --- Counting the points of a finite space ----------------------------------------------------------------------------

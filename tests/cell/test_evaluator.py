@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbcompress.cell import CellBody, CellEvaluator, Origin
+from nbcompress.cell import CellBody, CellEvaluator, CellSource
 from nbcompress.errors import TransportError
 from nbcompress.run import Assignment, Outcome
 from nbcompress.study.goal import Goal, State
@@ -23,7 +23,7 @@ def evaluator(source: str, goal: Goal = GOAL, keep: tuple[str, ...] = (), **name
     namespace: dict[str, Any] = {"__name__": "__main__", "torch": torch, "nn": nn, **names}
     setup = namespace.pop("setup", "")
     exec(setup, namespace)
-    body = CellBody(Origin(source, goal))
+    body = CellBody(CellSource(source, goal))
     space = body.space(lambda node: eval(compile(ast.Expression(node), "<test>", "eval"), namespace))
     return CellEvaluator(body, space, namespace, keep)
 

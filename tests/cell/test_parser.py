@@ -200,7 +200,7 @@ def test_groups_by_hand() -> None:
 def test_positions_count_characters_and_shown_lines() -> None:
     declarations = find_declarations("x = 1\n'ä€𝄞'; größe = Float(0, 1)", first_line=2)
     (one,) = declarations.declarations
-    assert (one.name, one.kind, one.line, one.column, one.tests) == ("größe", "Float", 3, 16, ())
+    assert (one.name, one.kind, one.line, one.column, one.branches) == ("größe", "Float", 3, 16, ())
     assert not one.is_group
     assert declarations.assigned == {"x", "größe"}
 
