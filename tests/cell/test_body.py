@@ -1,6 +1,4 @@
-"""A body, read and compiled once.
-
-Where a body binds a name."""
+"""Bodies: the metrics that they must assign, compilation, and the statements that assign a name."""
 
 from __future__ import annotations
 
