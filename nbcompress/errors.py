@@ -2,18 +2,77 @@
 
 A text states the law that was broken, the value that came, and what to write instead.
 The magics show these as one line; library code lets them rise.
+
+A text names an option with `option(keyword, value)`. The error keeps keyword and value apart from the words around
+them: Python shows `layers='conv*'`, and a magic that has the option shows `--layers conv*`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import re
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from numbers import Integral
+
+# These characters mark an option in a text: `_OPEN` Python's form `_BAR` the magic's form `_CLOSE`. Unicode reserves
+# them for internal use, so that no text of a user holds them.
+_OPEN, _BAR, _CLOSE = "\ufdd0", "\ufdd1", "\ufdd2"
+_MARKED = re.compile(f"{_OPEN}([^{_BAR}]*){_BAR}([^{_CLOSE}]*){_CLOSE}")
+_NOT_GIVEN = object()
+
+
+def option(keyword: str, value: object = _NOT_GIVEN) -> str:
+    """Return an option for the text of an error, which shows it as its reader types it.
+
+    Args:
+        keyword: Such as `trial_timeout`; or as Python is to show it, such as `data=` or `finetune=EPOCHS`.
+        value: What it is set to, if it is set. True stands for a switch.
+
+    Example:
+        >>> error = SearchError(f"{option('jobs', 2)} needs another engine: choose one with {option('engine=')}.")
+        >>> str(error)
+        'jobs=2 needs another engine: choose one with engine=.'
+        >>> error.as_typed(["--jobs", "--engine"])
+        '--jobs 2 needs another engine: choose one with --engine.'
+    """
+    name, _, word = keyword.partition("=")
+    if value is not _NOT_GIVEN:
+        keyword = f"{name}={value!r}"
+        word = "" if value is True else _as_word(value)
+    typed = f"--{name.replace('_', '-')} {word}".rstrip()
+    return f"{_OPEN}{keyword}{_BAR}{typed}{_CLOSE}"
+
+
+def _as_word(value: object) -> str:
+    # What cannot be printed is escaped, the marks above among it.
+    if not isinstance(value, str) or not value.isprintable() or '"' in value:
+        return repr(value)
+    return f'"{value}"' if " " in value else value
 
 
 class NbcompressError(Exception):
-    """The root: catch this to catch everything that nbcompress raises on purpose."""
+    """The root: catch this to catch everything that nbcompress raises on purpose.
+
+    Args:
+        text: The message; it names options with `option(...)`.
+        details: Further arguments of a subclass.
+    """
+
+    def __init__(self, text: str = "", *details: object) -> None:
+        self._template = text
+        super().__init__(_MARKED.sub(r"\1", text), *details)
+
+    def as_typed(self, options: Collection[str]) -> str:
+        """Return the message for a person who typed a magic.
+
+        Args:
+            options: The options of the magic, such as `--layers`. Others are shown as keywords of Python.
+        """
+
+        def shown_option(found: re.Match[str]) -> str:
+            return found[2] if found[2].split(" ")[0] in options else found[1]
+
+        return _MARKED.sub(shown_option, self._template) if _MARKED.search(self._template) else str(self)
 
 
 class SpaceError(NbcompressError, ValueError):
@@ -129,33 +188,50 @@ class MissingPart(NbcompressError, ImportError):
 
 def did_you_mean(word: str, known: Iterable[object]) -> str:
     """Return `" Did you mean 'x'?"` for the known word nearest to `word`, or an empty string."""
-    near = get_close_matches(word, [str(trial) for trial in known], n=1, cutoff=0.6)
+    near = get_close_matches(word, [str(candidate) for candidate in known], n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-_in_magic: ContextVar[bool] = ContextVar("nbcompress_in_magic", default=False)
-
-
-@contextmanager
-def speaking_of_options() -> Iterator[None]:
-    """Inside the `with` block texts name options as magics have them."""
-    token = _in_magic.set(True)
-    try:
-        yield
-    finally:
-        _in_magic.reset(token)
-
-
-def option(name: str, value: str | int | None = None) -> str:
-    """Return an option as whoever reads the text types it: `--trial-timeout 10m`, or `trial_timeout='10m'` in Python.
+def check_integer(
+    keyword: str,
+    value: object,
+    low: int | None = None,
+    high: int | None = None,
+    *,
+    error: type[NbcompressError] = SearchError,
+) -> int:
+    """Return `value` as an int of Python; a bool is refused.
 
     Args:
-        name: The keyword, such as `trial_timeout`.
-        value: What it is set to; None names the option alone. True stands for a switch.
+        keyword: The option that it was given for, such as `trials`.
+        value: What came.
+        low: The smallest value that is allowed, or None.
+        high: The largest value that is allowed, or None.
+        error: The class of the error.
+
+    Raises:
+        NbcompressError: As `error`; `value` is no integer from `low` to `high`.
+
+    Example:
+        >>> check_integer("trials", 0, low=1)
+        Traceback (most recent call last):
+        ...
+        nbcompress.errors.SearchError: trials is an integer of at least 1, but got 0.
     """
-    if not _in_magic.get():
-        return name if value is None else f"{name}={value!r}"
-    dashed = f"--{name.replace('_', '-')}"
-    if value is None or value is True:
-        return dashed
-    return f'{dashed} "{value}"' if " " in str(value) else f"{dashed} {value}"
+    number = None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+    if number is not None and (low is None or number >= low) and (high is None or number <= high):
+        return number
+    if low is not None and high is not None:
+        bounds = f" from {low} to {high}"
+    else:
+        bounds = f" of at least {low}" if low is not None else f" of at most {high}" if high is not None else ""
+    raise error(f"{option(keyword)} is an integer{bounds}, but got {shown(value)}.")
+
+
+_LONGEST_SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """Return the `repr` of a value for a message, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

@@ -59,7 +59,7 @@ def parameters(**rest: Any) -> st.SearchStrategy[Parameter]:
 
 def finite_parameters(**rest: Any) -> st.SearchStrategy[Parameter]:
     """A parameter with few values."""
-    grids = floats(**rest).filter(lambda one: one.n_values is not None and one.n_values <= 4)
+    grids = floats(**rest).filter(lambda grid: grid.n_values is not None and grid.n_values <= 4)
     return st.one_of(ints(max_width=3, **rest), choices(max_size=3, **rest), grids)
 
 
@@ -88,7 +88,7 @@ def spaces(draw: st.DrawFn, finite: bool = False, conditional: bool = True, max_
     for index in range(draw(st.integers(1, max_size))):
         parents = {}
         if conditional and space is not None:
-            parents = {name: one for name in space if isinstance(one := space[name], Choice)}
+            parents = {name: parameter for name in space if isinstance(parameter := space[name], Choice)}
         rest: dict[str, Any] = {"when": draw(conditions(parents)), "each": draw(st.none() | names_of_layers)}
         if finite and rest["each"]:
             rest["each"] = rest["each"][:2]

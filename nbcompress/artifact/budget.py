@@ -20,7 +20,7 @@ from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.outputs import Output
 from nbcompress.compressors.quantize import Cost, Costs, allotted, importances, steps_up
 from nbcompress.compressors.session import Tuning
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, option
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 # Tensors share words of the file, so the bytes of one by itself are right to some words.
@@ -73,10 +73,14 @@ def quantize(
     training |= {"loss": loss, "output": output}
     if bits != "auto":
         if budget is not None:
-            raise CompressionError(f"budget= belongs to bits='auto', got bits={bits!r}")
+            raise CompressionError(
+                f"{option('budget=')} belongs to {option('bits', 'auto')}, got {option('bits', bits)}"
+            )
         return quantize_by_bits(model, bits, **grids, **training)  # type: ignore[arg-type]
     if budget is None:
-        raise CompressionError("bits='auto' needs budget=, the length of the file, such as '60kB'")
+        raise CompressionError(
+            f"{option('bits', 'auto')} needs {option('budget=')}, the length of the file, such as '60kB'"
+        )
     n_bytes = parse_budget(budget)
     Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     # With the most bits first: this checks every other option, and where they fit there is nothing to choose.
@@ -101,7 +105,9 @@ def parse_budget(budget: object) -> int:
     elif not isinstance(budget, bool) and isinstance(budget, Real):
         number = float(budget)
     if number is None or not isfinite(number) or number < 1:
-        raise CompressionError(f"budget must be a length such as '60kB', '60KiB', '1.5MB' or 60000, got {budget!r}")
+        raise CompressionError(
+            f"{option('budget')} must be a length such as '60kB', '60KiB', '1.5MB' or 60000, got {budget!r}"
+        )
     return int(number)
 
 
@@ -149,7 +155,7 @@ class _Attempt:
             why = f"with the fewest bits the file has {n_least} bytes: prune or cluster first, or allow more"
         else:
             why = f"fine-tuning ended {n_over} bytes above it: allow more, or train less"
-        raise CompressionError(f"budget={self.budget} bytes cannot be kept: {why}")
+        raise CompressionError(f"{option('budget', self.budget)} bytes cannot be kept: {why}")
 
     def _costs(self) -> tuple[Costs, int]:
         """What each tensor costs at each number of bits, and the bytes of everything else."""

@@ -1,6 +1,6 @@
-"""What is one trial of a cell? The body, compiled once, and the globals that each trial runs in."""
+"""The search cell: its declarations, its body, which is compiled once, and the globals in which each trial runs."""
 
-from nbcompress.cell.body import CellBody, Origin
+from nbcompress.cell.body import CellBody, CellSource
 from nbcompress.cell.evaluator import CellEvaluator, current_globals
 
-__all__ = ["CellBody", "CellEvaluator", "Origin", "current_globals"]
+__all__ = ["CellBody", "CellEvaluator", "CellSource", "current_globals"]

@@ -1,6 +1,7 @@
-"""One declaration, as it was found in the text.
+"""A declaration in a cell, and the branches of `if` and `match` in which it stands.
 
-Where a declaration stands: the tests of `if` and `match` that lead to it, and their answers.
+The test of a branch is evaluated for each combination of the Choices that it reads, to learn where the declaration is
+active.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from functools import cached_property
 from types import CodeType
 from typing import Any
 
-from nbcompress.cell.source import CellText, reads
+from nbcompress.cell.source import CellText, names_read
 from nbcompress.errors import SpaceSyntaxError, did_you_mean
 from nbcompress.space.values import Value, shown_point
 
-_LAW = "A test over a declaration reads only earlier Choices and constants"
-_ANSWER = "__nbcompress_answer__"
+_RULE = "A test over a declaration reads only earlier Choices and constants"
+_OUTCOME = "__nbcompress_outcome__"
 
-# What a test, or a pattern, may be made of. Nothing here can call the notebook's code.
+# The nodes that a test or a pattern may contain. None of them can call code of the notebook.
 _ALLOWED = (
     ast.BoolOp,
     ast.BinOp,
@@ -67,20 +68,20 @@ _REFUSED = {
 
 
 @dataclass(frozen=True)
-class Name:
-    """What a test may meet under a name: a declaration, by its kind and line."""
+class DeclaredName:
+    """The kind (such as `Choice`) and the line of the declaration of a name."""
 
     kind: str
     line: int
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
-    """An `if` or a `match`, as a question that the choices answer.
+class BranchTest:
+    """The test of an `if`, or the subject and the cases of a `match`.
 
     Attributes:
         node: The statement.
-        text: The text that it is in.
+        text: The text of the body.
     """
 
     node: ast.If | ast.Match
@@ -88,7 +89,7 @@ class Question:
 
     @property
     def expressions(self) -> list[ast.AST]:
-        """Everything that is evaluated to answer it."""
+        """The expressions and patterns that are evaluated."""
         if isinstance(self.node, ast.If):
             return [self.node.test]
         parts: list[ast.AST] = [self.node.subject]
@@ -98,20 +99,20 @@ class Question:
 
     @cached_property
     def names(self) -> list[ast.Name]:
-        """The names that it reads; what a pattern captures is its own."""
+        """The names that it reads, except those that a pattern captures."""
         if isinstance(self.node, ast.If):
-            return reads(self.node.test)
-        found = reads(self.node.subject)
+            return names_read(self.node.test)
+        found = names_read(self.node.subject)
         for case in self.node.cases:
-            own = _captured(case.pattern)
+            captured = _captured_names(case.pattern)
             inside = [node for node in ast.walk(case.pattern) if isinstance(node, ast.Name)]
-            inside += [] if case.guard is None else [read for read in reads(case.guard) if read.id not in own]
+            inside += [] if case.guard is None else [read for read in names_read(case.guard) if read.id not in captured]
             found += inside
         return found
 
     @cached_property
-    def items(self) -> list[tuple[ast.Name, str | None]]:
-        """The names that it reads, with the key where it reads a single one of a group: `methods["conv1"]`."""
+    def keyed_names(self) -> list[tuple[ast.Name, str | None]]:
+        """The names that it reads; with the key where it reads one member of a group: `methods["conv1"]`."""
         keys = {
             id(node.value): node.slice.value
             for expression in self.expressions
@@ -122,70 +123,72 @@ class Question:
         }
         return [(name, keys.get(id(name))) for name in self.names]
 
-    def check(self, earlier: Mapping[str, Name], anywhere: Mapping[str, Name]) -> None:
-        """Refuse what reads anything but Choices that are declared earlier, and constants.
+    def check(self, earlier: Mapping[str, DeclaredName], anywhere: Mapping[str, DeclaredName]) -> None:
+        """Check that it reads only constants and Choices that are declared earlier.
 
         Args:
             earlier: The declarations above it.
             anywhere: All declarations of the body.
 
         Raises:
-            SpaceSyntaxError: It does.
+            SpaceSyntaxError: It reads something else.
         """
         for expression in self.expressions:
             for node in ast.walk(expression):
                 if not isinstance(node, _ALLOWED):
                     what = _REFUSED.get(type(node), f"a {type(node).__name__}")
-                    raise self.text.error(node, f"{_LAW}, but here is {what}.", "Compare the Choice with constants.")
+                    raise self.text.error(node, f"{_RULE}, but here is {what}.", "Compare the Choice with constants.")
         for name in self.names:
             self._check_name(name, earlier, anywhere)
 
-    def _check_name(self, node: ast.Name, earlier: Mapping[str, Name], anywhere: Mapping[str, Name]) -> None:
+    def _check_name(
+        self, node: ast.Name, earlier: Mapping[str, DeclaredName], anywhere: Mapping[str, DeclaredName]
+    ) -> None:
         found = earlier.get(node.id)
         if found is not None and found.kind == "Choice":
             return
         if found is not None:
             article = "an" if found.kind == "Int" else "a"
-            raise self.text.error(node, f"{_LAW}, but {node.id!r} is {article} {found.kind}.")
+            raise self.text.error(node, f"{_RULE}, but {node.id!r} is {article} {found.kind}.")
         if node.id in anywhere:
             line = anywhere[node.id].line
-            raise self.text.error(node, f"{_LAW}, but {node.id!r} is declared later, in line {line}.", "Move it up.")
-        near = did_you_mean(node.id, [name for name, trial in earlier.items() if trial.kind == "Choice"]).strip()
-        raise self.text.error(node, f"{_LAW}, but {node.id!r} is neither.", near)
+            raise self.text.error(node, f"{_RULE}, but {node.id!r} is declared later, in line {line}.", "Move it up.")
+        near = did_you_mean(node.id, [name for name, declared in earlier.items() if declared.kind == "Choice"]).strip()
+        raise self.text.error(node, f"{_RULE}, but {node.id!r} is neither.", near)
 
     @cached_property
     def _code(self) -> CodeType:
         node: ast.stmt
         if isinstance(self.node, ast.If):
-            node = _answered(self.node.test)
+            node = _assign_outcome(self.node.test)
         else:
-            # The same patterns and guards; what happens in a case is that its index is noted.
+            # The same patterns and guards; the body of each case stores its index.
             cases = [
-                ast.match_case(case.pattern, case.guard, [_answered(ast.Constant(index))])
+                ast.match_case(case.pattern, case.guard, [_assign_outcome(ast.Constant(index))])
                 for index, case in enumerate(self.node.cases)
             ]
             node = ast.Match(self.node.subject, cases)
         tree = ast.fix_missing_locations(ast.Module([ast.copy_location(node, self.node)], []))
         with warnings.catch_warnings():
-            # Such as `is` with a literal: it comes when the body is compiled to be run; once is enough.
+            # Such as one about `is` with a literal: it is issued when the body is compiled to be run.
             warnings.simplefilter("ignore")
             return compile(tree, "<test>", "exec", dont_inherit=True)
 
-    def answer(self, names: Mapping[str, Any], point: Mapping[str, Value]) -> int | None:
+    def outcome(self, names: Mapping[str, Any], point: Mapping[str, Value]) -> int | None:
         """Return 1 or 0 for an `if`, the index of the case for a `match` (None: no case).
 
         Args:
-            names: The active choices, as the cell sees them.
-            point: The same under flat names, for the text of an error.
+            names: The active Choices, as the cell sees them.
+            point: The same values under flat names, for the text of an error.
 
         Raises:
-            SpaceSyntaxError: It reads an inactive choice, or cannot be evaluated.
+            SpaceSyntaxError: It reads an inactive Choice, or evaluating it raised an exception.
         """
         namespace: dict[str, Any] = {"__builtins__": {}, **names}
         try:
             exec(self._code, namespace)  # noqa: S102 - nothing but operators on choices and constants, see `check`
-            answer = namespace.get(_ANSWER)
-            return answer if answer is None or isinstance(self.node, ast.Match) else int(bool(answer))
+            outcome = namespace.get(_OUTCOME)
+            return outcome if outcome is None or isinstance(self.node, ast.Match) else int(bool(outcome))
         except NameError as err:
             node = next(name for name in self.names if name.id == err.name)
             raise self.text.error(
@@ -205,27 +208,27 @@ class Question:
 
 @dataclass(frozen=True)
 class Branch:
-    """One way out of a question: the declaration stands where the answer is this one."""
+    """The block of an `if` or `match` that runs where the test has this outcome (see `BranchTest.outcome`)."""
 
-    question: Question
-    answer: int
+    test: BranchTest
+    outcome: int
 
     def is_taken(self, names: Mapping[str, Any], point: Mapping[str, Value]) -> bool:
-        return self.question.answer(names, point) == self.answer
+        return self.test.outcome(names, point) == self.outcome
 
 
-def _answered(value: ast.expr) -> ast.Assign:
-    return ast.Assign([ast.Name(_ANSWER, ast.Store())], value)
+def _assign_outcome(value: ast.expr) -> ast.Assign:
+    return ast.Assign([ast.Name(_OUTCOME, ast.Store())], value)
 
 
-def _captured(pattern: ast.AST) -> set[str]:
+def _captured_names(pattern: ast.AST) -> set[str]:
     names = [getattr(node, "name", None) or getattr(node, "rest", None) for node in ast.walk(pattern)]
     return {name for name in names if isinstance(name, str)}
 
 
 @dataclass(frozen=True, eq=False)
 class Declaration:
-    """One statement that declares a parameter; a parameter may have several on exclusive branches.
+    """A statement that declares a parameter. A parameter may have several, on branches that exclude each other.
 
     Attributes:
         name: The parameter's name.
@@ -234,7 +237,7 @@ class Declaration:
         call: Its right-hand side.
         line: Line in the cell as shown.
         column: Column of the call in that line, from 1.
-        tests: The branches that lead to it, outermost first.
+        branches: The branches in which it stands, outermost first.
     """
 
     name: str
@@ -243,7 +246,7 @@ class Declaration:
     call: ast.Call
     line: int
     column: int
-    tests: tuple[Branch, ...]
+    branches: tuple[Branch, ...]
 
     @property
     def is_group(self) -> bool:

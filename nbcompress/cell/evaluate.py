@@ -1,7 +1,4 @@
-"""From declarations to a space: arguments evaluated, activity learned, branches brought together.
-
-The arguments of a declaration: their form, and their values.
-"""
+"""Make a space from declarations: check and evaluate their arguments, and learn where each is active."""
 
 from __future__ import annotations
 
@@ -11,14 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from nbcompress.cell.branches import Declaration
-from nbcompress.cell.source import CellText, reads
-from nbcompress.errors import ParameterError, SpaceError, SpaceSyntaxError, did_you_mean
-from nbcompress.space.conditions import Condition, assignments, closure, parents_first, simplest
+from nbcompress.cell.source import CellText, names_read
+from nbcompress.errors import ParameterError, SpaceError, SpaceSyntaxError, did_you_mean, shown
+from nbcompress.space.conditions import Condition, assignments, closure, parents_first, simplified
 from nbcompress.space.parameters import Choice, Float, Int
-from nbcompress.space.space import Space
-from nbcompress.space.values import Point, shown, shown_point
+from nbcompress.space.space import KINDS, Space, grouped
+from nbcompress.space.values import Point, shown_point
 
-KINDS: dict[str, type[Float] | type[Int] | type[Choice]] = {"Float": Float, "Int": Int, "Choice": Choice}
 _POSITIONAL = {"Float": ("low", "high", "log", "step"), "Int": ("low", "high", "log", "step"), "Choice": ()}
 _KEYWORDS = {name: (*positional, "each") for name, positional in _POSITIONAL.items()}
 _KEYWORDS["Choice"] = ("ordered", "each")
@@ -32,7 +28,7 @@ _CALLEES = {f"{module}{kind}": kind for module in _MODULES for kind in KINDS}
 
 
 def kind_of(node: ast.AST | None) -> str | None:
-    """Return `Float`, `Int` or `Choice` if `node` is a call of it, whatever these names are bound to; else None."""
+    """Return `Float`, `Int` or `Choice` if `node` is a call of that name, else None. The name is not looked up."""
     if not isinstance(node, ast.Call) or not isinstance(node.func, (ast.Name, ast.Attribute)):
         return None
     parts: list[str] = []
@@ -46,10 +42,10 @@ def kind_of(node: ast.AST | None) -> str | None:
 
 
 def check_form(call: ast.Call, kind: str, text: CellText) -> None:
-    """Refuse arguments that do not fit the signature.
+    """Check that the arguments of a call fit the signature of its kind.
 
     Raises:
-        SpaceSyntaxError: They do not.
+        SpaceSyntaxError: They do not fit.
     """
     signature = f"Write {_SIGNATURES[kind]}."
     for arg in call.args:
@@ -94,18 +90,18 @@ def _check_keyword(keyword: ast.keyword, kind: str, given: set[str], text: CellT
 def argument_reads(call: ast.Call) -> Iterator[ast.Name]:
     """Yield the names that the arguments of a declaration read from the notebook."""
     for node in [*call.args, *(keyword.value for keyword in call.keywords)]:
-        yield from reads(node)
+        yield from names_read(node)
 
 
-class Arguments:
-    """The values of a declaration's arguments, each with the node it came from.
+class EvaluatedArguments:
+    """The values of the arguments of a declaration, each with its node.
 
     Args:
-        call: A call of the right form.
-        kind: Its kind.
-        text: The text that it is in.
+        call: A call that `check_form` accepts.
+        kind: `Float`, `Int` or `Choice`.
+        text: The text of the body.
         evaluate: Returns the value of an expression in the notebook's namespace.
-        known: Names of the notebook, for the hint when one is unknown.
+        known: The names of the notebook, for a hint when a name is unknown.
 
     Raises:
         SpaceSyntaxError: An argument cannot be evaluated.
@@ -133,7 +129,7 @@ class Arguments:
         """Return the parameter.
 
         Raises:
-            SpaceSyntaxError: Its constructor refuses an argument; the place is the argument's.
+            SpaceSyntaxError: Its constructor refuses an argument; the position is that of the argument.
         """
         try:
             return KINDS[self._kind](*self._args, **self._keywords)
@@ -159,7 +155,7 @@ class Arguments:
         try:
             return self._evaluate(node)
         except NameError as err:
-            where = next((read for read in reads(node) if read.id == err.name), node)
+            where = next((read for read in names_read(node) if read.id == err.name), node)
             near = did_you_mean(err.name or "", self._known).strip()
             raise self._text.error(where, f"The notebook has no name {err.name!r}.", near) from err
         except Exception as err:
@@ -170,7 +166,7 @@ class Arguments:
         return self._text.error(node, f"{ast.unparse(node)} cannot be evaluated: {what}.")
 
 
-# Where a declaration stands that is always active.
+# The condition of a declaration that is always active: one case without demands.
 _ALWAYS = Condition(((),))
 
 
@@ -188,22 +184,22 @@ def resolve(
             1,
             "Write for example 'lr = Float(1e-4, 1e-1, log=True)'.",
         )
-    resolver = _Resolver(text, evaluate, known)
+    builder = _SpaceBuilder(text, evaluate, known)
     for declaration in declarations:
-        resolver.add(declaration)
-    return resolver.space()
+        builder.add(declaration)
+    return builder.space()
 
 
 def check_spelling(text: CellText, assigned: Collection[str], known: Collection[str]) -> None:
-    """Refuse `lr = Flaot(0, 1)` where nothing is called `Flaot`.
+    """Refuse a misspelt kind, as in `lr = Flaot(0, 1)`, if no variable has that name.
 
     Args:
-        text: The body.
-        assigned: The names that it binds.
-        known: Those of the notebook; if there are none, nothing can be said.
+        text: The text of the body.
+        assigned: The names that the body assigns.
+        known: The names of the notebook. If it is empty, nothing is checked.
 
     Raises:
-        SpaceSyntaxError: There is such a call.
+        SpaceSyntaxError: A kind is misspelt.
     """
     if not known:
         return
@@ -218,38 +214,38 @@ def check_spelling(text: CellText, assigned: Collection[str], known: Collection[
             raise text.error(callee, f"The notebook has no name {callee.id!r}.", near.strip())
 
 
-class _Resolver:
-    """Adds one declaration after the other to what is known of the space."""
+class _SpaceBuilder:
+    """Builds a space from one declaration after the other."""
 
     def __init__(self, text: CellText, evaluate: Callable[[ast.expr], object], known: Collection[str]) -> None:
         self._text, self._evaluate, self._known = text, evaluate, known
         self._parameters: dict[str, Float | Int | Choice] = {}
         self._first: dict[str, Declaration] = {}
-        # By flat name, as those of a Space; `_conditions` also has the group's name.
+        # By flat name, as in a Space; `_conditions` also has the name of each group.
         self._choices: dict[str, Choice] = {}
         self._conditions: dict[str, Condition] = {}
         self._members: dict[str, tuple[str, str]] = {}
 
     def add(self, declaration: Declaration) -> None:
-        """Evaluate the arguments of a declaration and learn where it is active."""
-        arguments = Arguments(declaration.call, declaration.kind, self._text, self._evaluate, self._known)
+        """Evaluate the arguments of a declaration and find its condition."""
+        arguments = EvaluatedArguments(declaration.call, declaration.kind, self._text, self._evaluate, self._known)
         parameter = arguments.parameter()
-        condition = self._activity(declaration)
+        condition = self._condition_of(declaration)
         name = declaration.name
         if name in self._parameters:
-            condition = self._joined(declaration, parameter, condition)
+            condition = self._merged_condition(declaration, parameter, condition)
         else:
             self._parameters[name], self._first[name] = parameter, declaration
-        flat_names = [name] if parameter.each is None else [f"{name}[{one}]" for one in parameter.each]
+        flat_names = [name] if parameter.each is None else [f"{name}[{member}]" for member in parameter.each]
         if parameter.each is not None:
-            self._members |= {flat: (name, one) for flat, one in zip(flat_names, parameter.each, strict=True)}
+            self._members |= {flat: (name, member) for flat, member in zip(flat_names, parameter.each, strict=True)}
         for flat in {name, *flat_names}:
             self._conditions.pop(flat, None)
             if condition is not None:
                 self._conditions[flat] = condition
         if isinstance(parameter, Choice):
             self._choices |= dict.fromkeys(flat_names, parameter)
-            self._choices = {name: self._choices[name] for name in parents_first(self._choices, self._conditions)}
+            self._choices = {choice: self._choices[choice] for choice in parents_first(self._choices, self._conditions)}
 
     def space(self) -> Space:
         for name, condition in self._conditions.items():
@@ -259,13 +255,13 @@ class _Resolver:
                 )
         return Space(
             {
-                name: self._parameters[name].alone_with(self._parameters[name].each, self._conditions.get(name))
+                name: self._parameters[name].replaced(self._parameters[name].each, self._conditions.get(name))
                 for name in parents_first(self._parameters, self._by_declaration())
             }
         )
 
     def _by_declaration(self) -> dict[str, Condition]:
-        """Return the conditions with declared names for flat ones, for the order of declarations."""
+        """Return the conditions of the declarations, with groups in place of their members."""
         return {
             name: Condition(
                 tuple(
@@ -277,28 +273,34 @@ class _Resolver:
             if name in self._parameters
         }
 
-    def _activity(self, declaration: Declaration) -> Condition | None:
-        """Return where a declaration is active, or None for everywhere."""
-        if not declaration.tests:
+    def _condition_of(self, declaration: Declaration) -> Condition | None:
+        """Return the condition under which a declaration is active, or None if it always is."""
+        if not declaration.branches:
             return None
 
         def is_active(point: Point) -> bool:
-            seen = self._seen(point)
-            # As the cell runs: an inner test is not reached where an outer one sends elsewhere.
-            return all(branch.is_taken(seen, point) for branch in declaration.tests)
+            names = grouped(point, self._members)
+            # From the outermost test to the innermost, as the cell runs: an inner test is evaluated only where the
+            # outer ones lead to it.
+            return all(branch.is_taken(names, point) for branch in declaration.branches)
 
-        read = [flat for branch in declaration.tests for item in branch.question.items for flat in self._flat(*item)]
+        read = [
+            flat
+            for branch in declaration.branches
+            for item in branch.test.keyed_names
+            for flat in self._flat_names_read(*item)
+        ]
         try:
-            return simplest(is_active, self._closed(read), self._conditions)
+            return simplified(is_active, self._closed(read), self._conditions)
         except SpaceSyntaxError:
             raise
         except SpaceError as err:
-            raise self._text.error(declaration.tests[-1].question.expressions[0], str(err)) from err
+            raise self._text.error(declaration.branches[-1].test.expressions[0], str(err)) from err
 
-    def _joined(
+    def _merged_condition(
         self, declaration: Declaration, parameter: Float | Int | Choice, condition: Condition | None
     ) -> Condition | None:
-        """Return where a name that is declared already is active in all, if the declarations agree."""
+        """Return the condition of a parameter with several declarations, which must be equal and exclude each other."""
         name, first = declaration.name, self._first[declaration.name]
         before = self._conditions.get(name)
         if parameter != self._parameters[name]:
@@ -307,7 +309,7 @@ class _Resolver:
                 f"{name!r} was declared as {self._parameters[name]!r} in line {first.line}, and is {parameter!r} here.",
                 "Write the same on both branches, or take another name.",
             )
-        parts = [_ALWAYS if test is None else test for test in (before, condition)]
+        parts = [_ALWAYS if part is None else part for part in (before, condition)]
         choices = self._closed(parent for part in parts for parent in part.parents)
         for point in assignments(choices, self._conditions):
             if all(part.holds(point) for part in parts):
@@ -317,31 +319,20 @@ class _Resolver:
                     f"{f' when {shown_point(point)}' if point else ''}.",
                     "The same name is allowed only on branches that exclude each other.",
                 )
-        return simplest(lambda point: any(part.holds(point) for part in parts), choices, self._conditions)
+        return simplified(lambda point: any(part.holds(point) for part in parts), choices, self._conditions)
 
     def _closed(self, names: Iterable[str]) -> dict[str, Choice]:
         needed = closure(names, self._conditions)
         return {name: choice for name, choice in self._choices.items() if name in needed}
 
-    def _flat(self, node: ast.Name, key: str | None) -> list[str]:
-        """Return the flat names behind what a test reads: `method`, `methods["conv1"]`, or all of `methods`."""
+    def _flat_names_read(self, node: ast.Name, key: str | None) -> list[str]:
+        """Return the flat names that a test reads: `method`, `methods["conv1"]`, or all members of `methods`."""
         if node.id in self._choices:
             return [node.id]
-        members = {one: flat for flat, (group, one) in self._members.items() if group == node.id}
+        members = {member: flat for flat, (group, member) in self._members.items() if group == node.id}
         if key is None:
             return list(members.values())
         if key not in members:
             near = did_you_mean(key, members).strip()
             raise self._text.error(node, f"{node.id!r} has nothing for {key!r}.", near)
         return [members[key]]
-
-    def _seen(self, point: Point) -> dict[str, Any]:
-        """Return active choices as the cell sees them."""
-        seen: dict[str, Any] = {}
-        for flat, value in point.items():
-            if flat in self._members:
-                group, name = self._members[flat]
-                seen.setdefault(group, {})[name] = value
-            else:
-                seen[flat] = value
-        return seen

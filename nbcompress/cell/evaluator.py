@@ -1,7 +1,4 @@
-"""Run a cell's body at one point, in globals of the trial's own, here or in another process.
-
-Which trial's globals are current here, for magics inside a body.
-"""
+"""Run the body of a search cell at one point, in globals of its own; here or in another process."""
 
 from __future__ import annotations
 
@@ -13,8 +10,9 @@ from typing import Any
 
 import cloudpickle
 
-from nbcompress.cell.body import CHECK_NAME, POINT_NAME, CellBody, written_into
+from nbcompress.cell.body import CHECK_NAME, CellBody, written_into
 from nbcompress.cell.isolation import plain_functions, trial_globals
+from nbcompress.cell.parser import POINT_NAME
 from nbcompress.cell.watch import ModuleWatch
 from nbcompress.public import HOMES, public
 from nbcompress.run import Assignment, Outcome, TrialContext, TrialEnded, run_trial
@@ -27,13 +25,13 @@ _CURRENT: ContextVar[dict[str, Any] | None] = ContextVar("nbcompress_trial_globa
 
 
 def current_globals() -> dict[str, Any] | None:
-    """Return the globals of the trial that runs in this context; None outside a trial."""
+    """Return the globals of the trial that runs in this context (magics inside a body need them), or None."""
     return _CURRENT.get()
 
 
 @contextmanager
 def running_in(globals_: dict[str, Any]) -> Iterator[None]:
-    """Make `globals_` the current trial's for the time of the `with` block."""
+    """Let `current_globals` return `globals_` inside the `with` block."""
     token = _CURRENT.set(globals_)
     try:
         yield
@@ -41,20 +39,20 @@ def running_in(globals_: dict[str, Any]) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-_NOTHING = object()
+_MISSING = object()
 
 
 class CellEvaluator:
-    """Runs the body of a search cell; an `Evaluate` of the run floor.
+    """Runs the body of a search cell as a trial; implements `run.Evaluate`.
 
-    The notebook's namespace is taken as it is when the search starts: what other cells assign meanwhile does not
-    change later trials.
+    The notebook's namespace is copied when the search starts, so that later trials do not see what other cells assign
+    meanwhile.
 
     Args:
-        body: The cell.
-        space: Its space.
+        body: The parsed body.
+        space: The space of its declarations.
         namespace: The notebook's namespace.
-        keep: Names of variables of the body to keep.
+        keep: The variables of the body to keep with each trial.
 
     Raises:
         SpaceSyntaxError: The body does not compile.
@@ -72,7 +70,7 @@ class CellEvaluator:
     def __call__(self, assignment: Assignment) -> Outcome:
         names = trial_globals(self._namespace, self._names, self._functions)
         names.update({name: public(name) for name in self._library})
-        for name in self._body.hidden:
+        for name in self._body.metrics_to_hide:
             names.pop(name, None)
 
         def body(context: TrialContext) -> Mapping[str, Any]:
@@ -85,10 +83,10 @@ class CellEvaluator:
         return _with_remarks(outcome, changed)
 
     def _run(self, names: dict[str, Any], context: TrialContext) -> Mapping[str, Any]:
-        inherited = {metric: names.get(metric, _NOTHING) for metric in self._body.goal.metrics}
+        inherited = {metric: names.get(metric, _MISSING) for metric in self._body.goal.metrics}
 
         def metrics() -> dict[str, Any]:
-            found = {metric: names.get(metric, _NOTHING) for metric in inherited}
+            found = {metric: names.get(metric, _MISSING) for metric in inherited}
             return {name: value for name, value in found.items() if value is not inherited[name]}
 
         def check(metric: str) -> None:
@@ -102,28 +100,32 @@ class CellEvaluator:
             with running_in(names):
                 exec(self._code, names)  # noqa: S102 (the user's own cell in the user's own kernel)
         except BaseException:
-            _keep_what_is_known(context, metrics())
+            _record_metrics(context, metrics())
             raise
         context.keep(**{name: names[name] for name in self._keep if name in names})
         return metrics()
 
     def reads(self) -> dict[str, Any]:
-        """Return what the body reads of the notebook, by name, for the record."""
-        return {name: self._namespace[name] for name in self._names - self._body.own if name in self._namespace}
+        """Return the values that the body reads from the notebook, by name, for the record of the data."""
+        return {
+            name: self._namespace[name]
+            for name in self._names - self._body.assigned_before_read
+            if name in self._namespace
+        }
 
     def written(self) -> frozenset[tuple[str, ...]]:
         """Return the places of the notebook's values that the body's own statements write into."""
         return written_into(self._body.declarations.tree)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs: the body and the names that it reaches, as one pickle.
+        """Return what another process needs: the body, and one pickle of the values that it reaches.
 
         Raises:
-            TransportError: A value cannot be sent; the text names it.
+            TransportError: A value cannot be pickled; the message names it.
         """
         values = {name: self._namespace[name] for name in sorted(self._names)}
         packed = pack((values, self._functions & self._names))
-        return {"body": self._body.origin, "space": self._space, "keep": self._keep, "packed": packed}
+        return {"body": self._body.source, "space": self._space, "keep": self._keep, "packed": packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._body = CellBody(state["body"])
@@ -138,12 +140,12 @@ class CellEvaluator:
 
 
 def _library_names(code: Any, namespace: Mapping[str, Any]) -> frozenset[str]:
-    """Return our public names that the body reads and the notebook does not define: a name of the user wins."""
+    """Return the public names of nbcompress that the body reads and the notebook does not define."""
     return missing_names(code, namespace) & frozenset(HOMES)
 
 
-def _keep_what_is_known(context: TrialContext, metrics: Mapping[str, Any]) -> None:
-    """Record the metrics of a trial that ends early; what is no finite number is left out."""
+def _record_metrics(context: TrialContext, metrics: Mapping[str, Any]) -> None:
+    """Record the metrics of a trial that ends early, except those that are not finite numbers."""
     for name, value in metrics.items():
         try:
             context.values.setdefault(name, number_of(name, value))

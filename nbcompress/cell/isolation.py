@@ -1,4 +1,4 @@
-"""The globals of one trial: what it reads comes from the notebook, what it writes stays its own."""
+"""The globals of one trial: a copy of the notebook's namespace, with copies of models, optimizers and schedulers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 def _stateful_types() -> tuple[type, ...]:
-    """Modules, optimizers and schedulers: what training changes in place. None exist while torch is not loaded."""
+    """Return the types that training changes in place: modules, optimizers, schedulers. Empty without torch."""
     torch = sys.modules.get("torch")
     if torch is None:
         return ()
@@ -29,14 +29,14 @@ def stateful_in(value: Any, kinds: tuple[type, ...] | None = None) -> Iterator[A
     seen: set[int] = set()
     waiting = [value]
     while wanted and waiting:
-        one = waiting.pop()
-        if id(one) in seen:
+        candidate = waiting.pop()
+        if id(candidate) in seen:
             continue
-        seen.add(id(one))
-        if is_a(one, *wanted):
-            yield one
-        elif is_a(one, *_CONTAINERS):
-            waiting.extend(items_of(one))
+        seen.add(id(candidate))
+        if is_a(candidate, *wanted):
+            yield candidate
+        elif is_a(candidate, *_CONTAINERS):
+            waiting.extend(items_of(candidate))
 
 
 def trial_globals(namespace: dict[str, Any], names: Iterable[str], functions: frozenset[str]) -> dict[str, Any]:
@@ -44,12 +44,12 @@ def trial_globals(namespace: dict[str, Any], names: Iterable[str], functions: fr
 
     Args:
         namespace: The notebook's namespace, or the part of it that was sent to this process.
-        names: The names that the body reaches; what is stateful under them arrives as copies, made together, so
-            that an optimizer still belongs to its module.
-        functions: Names of plain functions of the notebook: they see the trial's globals.
+        names: The names that the body reaches. The stateful objects under them are copied together, so that the copy
+            of an optimizer refers to the copy of its module.
+        functions: The names of plain functions of the notebook; their copies read the trial's globals.
 
     Raises:
-        SearchError: Something stateful cannot be copied; the text names it.
+        SearchError: A stateful object cannot be copied; the message names it.
     """
     trial = dict(namespace)
     copies = _copies_of({name: namespace[name] for name in names if name in namespace})
@@ -69,7 +69,7 @@ def plain_functions(namespace: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _copies_of(values: Mapping[str, Any]) -> dict[int, Any]:
-    """Copy everything stateful in `values` with one memo; return the copies by the identity of their originals."""
+    """Copy the stateful objects in `values` with one memo; return the copies by the `id` of their originals."""
     memo: dict[int, Any] = {}
     copies: dict[int, Any] = {}
     for name, value in values.items():
@@ -92,10 +92,10 @@ def _copies_of(values: Mapping[str, Any]) -> dict[int, Any]:
 
 
 def _track_steps_(original: Any, copied: Any) -> None:
-    """Let a copied optimizer be tracked by its copied scheduler, in place, as the original was.
+    """Patch `step` of a copied optimizer, as a scheduler patched the original.
 
-    A scheduler patches `optimizer.step` to notice calls; copying an optimizer loses the patch, and the scheduler
-    would warn that `step` was overridden.
+    A scheduler patches `optimizer.step` to notice calls. The patch is lost in a copy, and the scheduler would warn
+    that `step` was overridden.
     """
     if not hasattr(getattr(original, "step", None), "_wrapped_by_lr_sched"):
         return
@@ -112,7 +112,7 @@ def _track_steps_(original: Any, copied: Any) -> None:
 
 
 def _with_copies(value: Any, copies: Mapping[int, Any], rebuilt: dict[int, Any]) -> Any:
-    """Return `value` with everything stateful in it replaced; containers without any arrive as they are."""
+    """Return `value` with the stateful objects in it replaced by copies; a container without any is not copied."""
     if id(value) in copies:
         return copies[id(value)]
     if type(value) not in _CONTAINERS or not any(id(item) in copies for item in stateful_in(value)):
@@ -132,7 +132,7 @@ def _with_copies(value: Any, copies: Mapping[int, Any], rebuilt: dict[int, Any])
 
 
 def _bound_to(function: Any, trial: dict[str, Any], done: dict[int, Any]) -> Any:
-    """Return `function` reading the trial's globals; a decorated one is wrapped anew around the bound function."""
+    """Return a copy of `function` that reads the trial's globals; a decorator is applied to the copy again."""
     if id(function) in done:
         return done[id(function)]
     inner = wrapped_in(function)
@@ -144,7 +144,7 @@ def _bound_to(function: Any, trial: dict[str, Any], done: dict[int, Any]) -> Any
             cells = tuple(_cell_with(cell, inner, bound) for cell in function.__closure__ or ())
             fresh = _copy_of_function(function, globals_=function.__globals__, closure=cells or None)
         elif "cache_parameters" in own_attributes(function):
-            # A cache shared between trials would hand one trial's results to the next.
+            # With a shared cache, a trial would get results of an earlier trial.
             fresh = functools.lru_cache(**function.cache_parameters())(bound)
         else:
             return function

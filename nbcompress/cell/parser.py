@@ -1,11 +1,9 @@
-"""The declarations of a cell, found in its syntax tree before anything runs.
+"""Find the declarations of a cell in its syntax tree, before anything runs.
 
-`NAME = Float(...)`, `Int(...)` or `Choice(...)`, also as `nc.Float(...)` or `nbcompress.Float(...)` and annotated,
-declares a parameter: at the top level of the body, or inside `if`, `elif`, `else` and `match` whose tests read only
-earlier Choices and constants. Everything else that one might write with these calls is refused, each with its own
-sentence.
-
-Calls of `Float`, `Int` and `Choice` that declare nothing, and what to say about each.
+`NAME = Float(...)`, `Int(...)` or `Choice(...)` declares a parameter. It may be annotated, and written as
+`nc.Float(...)` or `nbcompress.Float(...)`. It stands at the top level of the body, or inside `if`, `elif`, `else` and
+`match` whose tests read only earlier Choices and constants. A call of these three anywhere else is refused, with a
+message that says where it stands.
 """
 
 from __future__ import annotations
@@ -14,18 +12,18 @@ import ast
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from nbcompress.cell.branches import Branch, Declaration, Name, Question
+from nbcompress.cell.branches import Branch, BranchTest, Declaration, DeclaredName
 from nbcompress.cell.evaluate import argument_reads, check_form, check_spelling, kind_of, resolve
 from nbcompress.cell.source import Binding, CellText, bindings
 from nbcompress.errors import SpaceError, SpaceSyntaxError
-from nbcompress.space.space import Space, check_name
+from nbcompress.space import Space, check_name
 
-_LAW = (
+_RULE = (
     "{kind}(...) declares a parameter only as 'NAME = {kind}(...)', at the top level or inside if, elif, else or match,"
     " but here it stands {where}."
 )
 
-# The blocks in which a declaration would run several times, or perhaps never.
+# Blocks in which a declaration could run several times, or never.
 _BLOCKS: dict[type[ast.AST], str] = {
     ast.FunctionDef: "inside a function",
     ast.AsyncFunctionDef: "inside a function",
@@ -58,21 +56,21 @@ _EXPRESSIONS: dict[type[ast.AST], str] = {
 
 
 def refuse_calls(node: ast.AST, text: CellText, parents: tuple[ast.AST, ...] = ()) -> None:
-    """Refuse every call of a kind in `node`.
+    """Check that `node` contains no call of `Float`, `Int` or `Choice`.
 
     Args:
-        node: What to look through.
-        text: The text that it is in.
-        parents: What it stands in, outermost first; a statement has none.
+        node: The node to search.
+        text: The text of the body.
+        parents: The nodes around it, outermost first; a statement has none.
 
     Raises:
-        SpaceSyntaxError: There is one.
+        SpaceSyntaxError: It contains such a call.
     """
     kind = kind_of(node)
     if kind is not None:
-        # Before Python 3.12 the parts of an f-string do not know their place.
-        place = next((parent for parent in parents if isinstance(parent, ast.JoinedStr)), node)
-        raise text.error(place, _LAW.format(kind=kind, where=_where(node, parents)))
+        # Before Python 3.12 the parts of an f-string have no position of their own.
+        positioned = next((parent for parent in parents if isinstance(parent, ast.JoinedStr)), node)
+        raise text.error(positioned, _RULE.format(kind=kind, where=_where(node, parents)))
     for child in ast.iter_child_nodes(node):
         refuse_calls(child, text, (*parents, node))
 
@@ -106,18 +104,18 @@ def _assigned_where(statement: ast.Assign | ast.AnnAssign) -> str:
     return kinds.get(type(targets[0]), "as part of an expression")
 
 
-# The variable in which a running trial finds its point, grouped, unless its runner says otherwise.
+# The variable of the trial's globals that holds the point; no user writes this name by accident.
 POINT_NAME = "__nbcompress_point__"
 
 
 @dataclass(frozen=True, eq=False)
 class Declarations:
-    """A body that was read: its text and its declarations, in order.
+    """The declarations of a body.
 
     Attributes:
-        text: The source with its tree.
-        declarations: All of them, in order of the text.
-        assigned: Every name that the body binds in its own scope, parameters included.
+        text: The text of the body with its syntax tree.
+        declarations: All declarations, in order of the text.
+        assigned: The names that the body assigns, parameters included.
     """
 
     text: CellText
@@ -126,7 +124,7 @@ class Declarations:
 
     @property
     def tree(self) -> ast.Module:
-        """The syntax tree of the body, untouched."""
+        """The syntax tree of the body, not modified."""
         return self.text.tree
 
     @property
@@ -135,21 +133,21 @@ class Declarations:
         return tuple(dict.fromkeys(declaration.name for declaration in self.declarations))
 
     def resolve(self, evaluate: Callable[[ast.expr], object], known: Collection[str] = ()) -> Space:
-        """Evaluate all arguments, once each and in order, and return the space.
+        """Evaluate all arguments, each once and in order, and return the space.
 
         Args:
             evaluate: Returns the value of an expression in the notebook's namespace.
-            known: The names of that namespace, for hints and to tell a misspelt kind from a function of the user.
+            known: The names of that namespace, for hints and to recognize a misspelt `Float`, `Int` or `Choice`.
 
         Raises:
-            SpaceSyntaxError: There is no declaration, or one makes no parameter or no sense.
+            SpaceSyntaxError: There is no declaration, or one is refused.
         """
         check_spelling(self.text, self.assigned, known)
         return resolve(self.text, self.declarations, evaluate, known)
 
 
 def find_declarations(source: str, first_line: int = 1) -> Declarations:
-    """Find the declarations of a body; nothing is evaluated.
+    """Return the declarations of a body; nothing is evaluated.
 
     Args:
         source: The body as Python; magics are calls already.
@@ -158,7 +156,7 @@ def find_declarations(source: str, first_line: int = 1) -> Declarations:
     Raises:
         SpaceSyntaxError: The source is not Python, or a declaration is refused.
     """
-    finder = _Finder(CellText(source, first_line))
+    finder = _DeclarationFinder(CellText(source, first_line))
     try:
         finder.read(finder.text.tree.body, ())
         bound = bindings(finder.text.tree)
@@ -175,20 +173,20 @@ def without_declarations(declarations: Declarations, point_name: str = POINT_NAM
 
     All positions stay, so that a traceback shows the cell. The variable holds `space.grouped(point)`.
     """
-    own = {id(declaration.statement): declaration.name for declaration in declarations.declarations}
-    # Read again rather than copied: a deep copy of a long sum runs into the recursion limit.
-    tree = declarations.text.parsed_again()
+    names = {id(declaration.statement): declaration.name for declaration in declarations.declarations}
+    # Parsed again and not copied: `copy.deepcopy` of a long sum exceeds the recursion limit.
+    tree = declarations.text.parse_again()
     for old, new in list(zip(ast.walk(declarations.tree), ast.walk(tree), strict=True)):
-        if id(old) in own and isinstance(new, (ast.Assign, ast.AnnAssign)) and new.value is not None:
-            found = ast.Subscript(ast.Name(point_name, ast.Load()), ast.Constant(own[id(old)]), ast.Load())
-            for part in (found, found.value, found.slice):
+        if id(old) in names and isinstance(new, (ast.Assign, ast.AnnAssign)) and new.value is not None:
+            lookup = ast.Subscript(ast.Name(point_name, ast.Load()), ast.Constant(names[id(old)]), ast.Load())
+            for part in (lookup, lookup.value, lookup.slice):
                 ast.copy_location(part, new.value)
-            new.value = found
+            new.value = lookup
     return tree
 
 
 def target_of(statement: ast.stmt) -> tuple[str, ast.Call, str] | None:
-    """Return name, call and kind if a statement is `NAME = Float(...)` or the like, else None."""
+    """Return name, call and kind if a statement has the form `NAME = Float(...)`, else None."""
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
         target: ast.expr = statement.targets[0]
     elif isinstance(statement, ast.AnnAssign):
@@ -201,32 +199,32 @@ def target_of(statement: ast.stmt) -> tuple[str, ast.Call, str] | None:
     return target.id, statement.value, kind
 
 
-class _Finder:
-    """Reads statements from top to bottom and remembers what is declared so far."""
+class _DeclarationFinder:
+    """Reads statements from top to bottom and collects the declarations."""
 
     def __init__(self, text: CellText) -> None:
         self.text = text
         self.found: list[Declaration] = []
-        self._earlier: dict[str, Name] = {}
-        self._anywhere: dict[str, Name] = {}
+        self._earlier: dict[str, DeclaredName] = {}
+        self._anywhere: dict[str, DeclaredName] = {}
         for node in ast.walk(text.tree):
             found = target_of(node) if isinstance(node, ast.stmt) else None
             if found is not None:
-                self._anywhere.setdefault(found[0], Name(found[2], text.line(node)))
+                self._anywhere.setdefault(found[0], DeclaredName(found[2], text.line(node)))
 
-    def read(self, body: list[ast.stmt], tests: tuple[Branch, ...]) -> None:
-        """Find the declarations in a block that these branches lead to."""
+    def read(self, body: list[ast.stmt], branches: tuple[Branch, ...]) -> None:
+        """Find the declarations in a block, which stands in these branches."""
         for statement in body:
             found = target_of(statement)
             if found is not None and isinstance(statement, (ast.Assign, ast.AnnAssign)):
-                self._declare(statement, *found, tests)
+                self._declare(statement, *found, branches)
             elif isinstance(statement, (ast.If, ast.Match)):
-                self._read_branches(statement, tests)
+                self._read_branches(statement, branches)
             else:
                 refuse_calls(statement, self.text)
 
     def _declare(
-        self, statement: ast.Assign | ast.AnnAssign, name: str, call: ast.Call, kind: str, tests: tuple[Branch, ...]
+        self, statement: ast.Assign | ast.AnnAssign, name: str, call: ast.Call, kind: str, branches: tuple[Branch, ...]
     ) -> None:
         for part in [*call.args, *call.keywords]:
             refuse_calls(part, self.text, (statement, call))
@@ -237,44 +235,44 @@ class _Finder:
             check_name(name)
         except SpaceError as err:
             raise self.text.error(statement, str(err)) from err
-        self._check_branches(name, call, tests)
-        declaration = Declaration(name, kind, statement, call, *self.text.place(call), tests)
+        self._check_branches(name, call, branches)
+        declaration = Declaration(name, kind, statement, call, *self.text.position(call), branches)
         self.found.append(declaration)
-        self._earlier[name] = Name(kind, declaration.line)
+        self._earlier[name] = DeclaredName(kind, declaration.line)
 
-    def _check_branches(self, name: str, call: ast.Call, tests: tuple[Branch, ...]) -> None:
-        """Refuse a second declaration of a name where the first one surely runs too."""
+    def _check_branches(self, name: str, call: ast.Call, branches: tuple[Branch, ...]) -> None:
+        """Refuse a second declaration of a name on a branch on which the first one runs, too."""
         for declaration in self.found:
             if declaration.name == name:
-                shared = min(len(declaration.tests), len(tests))
-                if declaration.tests[:shared] == tests[:shared]:
+                shared = min(len(declaration.branches), len(branches))
+                if declaration.branches[:shared] == branches[:shared]:
                     raise self.text.error(
                         call,
                         f"{name!r} is declared already, in line {declaration.line}.",
                         "The same name is allowed only on branches that exclude each other.",
                     )
 
-    def _read_branches(self, statement: ast.If | ast.Match, tests: tuple[Branch, ...]) -> None:
-        question = Question(statement, self.text)
-        for expression in question.expressions:
+    def _read_branches(self, statement: ast.If | ast.Match, branches: tuple[Branch, ...]) -> None:
+        test = BranchTest(statement, self.text)
+        for expression in test.expressions:
             refuse_calls(expression, self.text, (statement,))
         if isinstance(statement, ast.If):
             blocks = [(1, statement.body), (0, statement.orelse)]
         else:
             blocks = [(index, case.body) for index, case in enumerate(statement.cases)]
         if _declares(statement):
-            question.check(self._earlier, self._anywhere)
-        for answer, body in blocks:
-            self.read(body, (*tests, Branch(question, answer)))
+            test.check(self._earlier, self._anywhere)
+        for outcome, body in blocks:
+            self.read(body, (*branches, Branch(test, outcome)))
 
     def check_bindings(self, bound: list[Binding]) -> None:
-        """Refuse a parameter that is assigned again, in whatever way."""
-        own = {id(target) for declaration in self.found for target in _targets(declaration.statement)}
+        """Refuse a parameter that is assigned or deleted elsewhere in the body."""
+        declaring = {id(target) for declaration in self.found for target in _targets(declaration.statement)}
         for binding in bound:
-            if binding.name in self._earlier and id(binding.node) not in own:
+            if binding.name in self._earlier and id(binding.node) not in declaring:
                 declared = next(declaration for declaration in self.found if declaration.name == binding.name)
                 line, hint = declared.line, "Take another name."
-                if declared.tests and binding.how == "an assignment":
+                if declared.branches and binding.how == "an assignment":
                     new = f"its_{binding.name}"
                     hint = f"Take another name: '{new} = {binding.name}' where it is declared, '{new} = ...' here."
                 does = "deletes it" if binding.deletes else "assigns it again"
@@ -285,7 +283,7 @@ class _Finder:
                 )
 
     def check_arguments(self, bound: list[Binding]) -> None:
-        """Refuse arguments that read what the body assigns: they are evaluated before it runs."""
+        """Refuse arguments that read names which the body assigns: arguments are evaluated before it runs."""
         how = {binding.name: binding for binding in reversed(bound) if not binding.deletes}
         for declaration in self.found:
             for node in argument_reads(declaration.call):

@@ -1,7 +1,4 @@
-"""Which names a piece of Python binds in the scope of the body, and which ones an expression reads from it.
-
-The text of a body: read once, and every place in it told as line and column of the cell as shown.
-"""
+"""The text of a body: its syntax tree, positions as line and column of the cell, and the names it binds and reads."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ from nbcompress.errors import SpaceSyntaxError
 
 
 class CellText:
-    """The source of a body and its syntax tree.
+    """The text of a body and its syntax tree.
 
     Args:
-        source: Python; magics are calls already.
+        source: The body as Python; magics are calls already.
         first_line: The line of the cell, as shown, on which the source begins.
 
     Raises:
@@ -28,12 +25,12 @@ class CellText:
 
     def __init__(self, source: str, first_line: int = 1) -> None:
         self.source, self.first_line = source, first_line
-        # As Python counts lines: a form feed or a Unicode line separator does not end one.
+        # As Python counts lines: unlike in `str.splitlines`, a form feed or a Unicode separator does not end a line.
         self._lines = re.split(r"\r\n|\r|\n", source)
         self.tree = self._parsed()
 
     def _parsed(self) -> ast.Module:
-        # Warnings, as about an escape sequence, come when the body is compiled to be run; once is enough.
+        # Warnings, as about an escape sequence, are issued when the body is compiled to be run; once is enough.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -45,10 +42,10 @@ class CellText:
             except (RecursionError, MemoryError) as err:
                 raise SpaceSyntaxError("This is nested too deeply for Python.", self.first_line, 1) from err
             try:
-                # Only the compiler finds some mistakes, such as a `return` outside a function.
+                # Some mistakes, such as a `return` outside a function, are found by the compiler, not by the parser.
                 compile(tree, "<cell>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
             except SyntaxError as err:
-                # The parser counts characters, the compiler bytes.
+                # The parser counts characters, the compiler counts bytes.
                 raise self._syntax_error(err, self._column(err.lineno or 1, (err.offset or 1) - 1)) from err
             except RecursionError as err:
                 raise SpaceSyntaxError("This is nested too deeply for Python.", self.first_line, 1) from err
@@ -59,28 +56,28 @@ class CellText:
         return SpaceSyntaxError(f"This is not Python: {err.msg}.", line + self.first_line - 1, max(column, 1))
 
     def _column(self, row: int, offset: int) -> int:
-        # A syntax tree counts bytes of UTF-8.
+        # The offsets of a syntax tree are bytes of UTF-8.
         before = self._lines[row - 1].encode("utf-8")[:offset]
         return len(before.decode("utf-8", errors="ignore")) + 1
 
-    def parsed_again(self) -> ast.Module:
+    def parse_again(self) -> ast.Module:
         """Return another tree of the same text."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse(self.source)
 
-    def place(self, node: ast.AST) -> tuple[int, int]:
-        """Return line and column of a node, both as a person counts them, from 1."""
+    def position(self, node: ast.AST) -> tuple[int, int]:
+        """Return the line of a node in the cell, and its column; both are counted from 1."""
         row: int = getattr(node, "lineno", 1)
         offset: int = getattr(node, "col_offset", 0)
         return row + self.first_line - 1, self._column(row, offset)
 
     def line(self, node: ast.AST) -> int:
-        return self.place(node)[0]
+        return self.position(node)[0]
 
     def error(self, node: ast.AST, text: str, hint: str = "") -> SpaceSyntaxError:
-        """Return the error that says `text` about a node."""
-        line, column = self.place(node)
+        """Return an error at the position of a node."""
+        line, column = self.position(node)
         return SpaceSyntaxError(text, line, column, hint)
 
 
@@ -90,13 +87,13 @@ _Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 @dataclass(frozen=True)
 class Binding:
-    """One place that binds, or deletes, a name of the body.
+    """A binding (assignment, import, definition, ...) or deletion of a name.
 
     Attributes:
         name: The name.
-        node: Where; it has a position.
-        how: What does it, as the subject of a sentence: `a for loop`.
-        deletes: Whether it takes the name away.
+        node: The node that binds it.
+        how: The kind of statement, as the subject of a sentence: `a for loop`.
+        deletes: Whether it is a `del`.
     """
 
     name: str
@@ -106,21 +103,22 @@ class Binding:
 
 
 def bindings(tree: ast.Module) -> list[Binding]:
-    """Return all bindings of the body's own names, in order of the text.
+    """Return all bindings in the scope of the body, in order of the text.
 
-    Functions bind their local names elsewhere, and classes their attributes, unless `global` says otherwise; so do the
-    loop variables of comprehensions, but not a walrus in one. What `from x import *` binds cannot be known.
+    Local names of functions, attributes of classes and loop variables of comprehensions are in other scopes, unless
+    they are declared `global`. An assignment expression (`:=`) inside a comprehension binds in the scope of the body.
+    The names of `from x import *` are not known.
     """
-    binder = _Binder()
+    binder = _BindingVisitor()
     binder.visit(tree)
     return binder.found
 
 
-class _Binder(ast.NodeVisitor):
+class _BindingVisitor(ast.NodeVisitor):
     def __init__(self) -> None:
         self.found: list[Binding] = []
         self._how = "an assignment"
-        # Names that belong to the body although a function or class binds them; None in the body itself: all do.
+        # The names that the current function or class declares global; None in the scope of the body.
         self._global: frozenset[str] | None = None
 
     def _bind(self, name: str, node: ast.AST, how: str | None = None, deletes: bool = False) -> None:
@@ -128,8 +126,8 @@ class _Binder(ast.NodeVisitor):
             self.found.append(Binding(name, node, how or self._how, deletes))
 
     @contextmanager
-    def _scope(self, own: frozenset[str]) -> Iterator[None]:
-        before, self._global = self._global, own
+    def _scope(self, global_names: frozenset[str]) -> Iterator[None]:
+        before, self._global = self._global, global_names
         yield
         self._global = before
 
@@ -221,13 +219,13 @@ class _Binder(ast.NodeVisitor):
                 self.visit(statement)
 
     def visit_comprehension(self, node: ast.comprehension) -> None:
-        # Its target is its own; a walrus in the rest binds outside.
+        # Its target is local to it; a `:=` in the other parts binds outside.
         for part in [node.iter, *node.ifs]:
             self.visit(part)
 
 
 def _declared_global(scope: _Function | ast.ClassDef) -> frozenset[str]:
-    """Return the names that a function or class declares global itself, not in scopes inside it."""
+    """Return the names that a function or class declares global, without those of functions and classes inside it."""
     found: set[str] = set()
     waiting: list[ast.AST] = list(scope.body)
     while waiting:
@@ -239,30 +237,30 @@ def _declared_global(scope: _Function | ast.ClassDef) -> frozenset[str]:
     return frozenset(found)
 
 
-def reads(expression: ast.expr) -> list[ast.Name]:
-    """Return the names that an expression reads from outside itself, in order of the text.
+def names_read(expression: ast.expr) -> list[ast.Name]:
+    """Return the free names of an expression, in order of the text.
 
-    The arguments of a lambda and the loop variables of a comprehension are its own.
+    The arguments of a lambda and the loop variables of a comprehension are not free.
     """
-    return list(_reads(expression, frozenset()))
+    return list(_names_read(expression, frozenset()))
 
 
-def _reads(node: ast.AST, own: frozenset[str]) -> Iterator[ast.Name]:
+def _names_read(node: ast.AST, local: frozenset[str]) -> Iterator[ast.Name]:
     if isinstance(node, ast.Name):
-        if isinstance(node.ctx, ast.Load) and node.id not in own:
+        if isinstance(node.ctx, ast.Load) and node.id not in local:
             yield node
     elif isinstance(node, ast.Lambda):
-        yield from _reads(node.args, own)
-        yield from _reads(node.body, own | {arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)})
+        yield from _names_read(node.args, local)
+        yield from _names_read(node.body, local | {arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)})
     elif isinstance(node, _Comprehension):
-        # The first iterable is read outside, all the rest inside.
-        yield from _reads(node.generators[0].iter, own)
+        # The first iterable is evaluated outside the comprehension, everything else inside.
+        yield from _names_read(node.generators[0].iter, local)
         targets = [part for generator in node.generators for part in ast.walk(generator.target)]
-        inside = own | {part.id for part in targets if isinstance(part, ast.Name)}
+        inside = local | {part.id for part in targets if isinstance(part, ast.Name)}
         results = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
         later: list[ast.AST] = [generator.iter for generator in node.generators[1:]]
         for part in [*later, *(test for generator in node.generators for test in generator.ifs), *results]:
-            yield from _reads(part, inside)
+            yield from _names_read(part, inside)
     else:
         for child in ast.iter_child_nodes(node):
-            yield from _reads(child, own)
+            yield from _names_read(child, local)

@@ -1,4 +1,4 @@
-"""The notebook's modules stay as they were: a trial that reaches an original is undone and named."""
+"""Detect and undo changes that a trial makes to the modules of the notebook."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FOLDERS = ("_modules", "_parameters", "_buffers")
 
 @dataclass
 class _Watched:
-    """One tensor of a notebook's module: where it stands, the object, its version when last seen, and a copy."""
+    """A tensor of a module of the notebook: its dict and key, its version when last seen, and a copy of its values."""
 
     owner: dict[str, Any]
     key: str
@@ -31,14 +31,14 @@ class _Watched:
     def is_changed(self) -> bool:
         if not self._is_in_place() or _version(self.tensor) != self.version:
             return True
-        # Batch normalization updates its running statistics without a new version; buffers are small, so look.
+        # Batch normalization updates its running statistics without a new version. Buffers are small, so compare them.
         return self.is_buffer and not _equal(self.tensor, self.saved)
 
     def _is_in_place(self) -> bool:
         return self.key in self.owner and self.owner[self.key] is self.tensor
 
     def restore_(self) -> None:
-        """Put the tensor and its values back in place."""
+        """Restore the tensor and its values, in place."""
         import torch
 
         with torch.no_grad():
@@ -51,25 +51,28 @@ class _Watched:
 
 
 def _version(tensor: Tensor) -> int:
-    # Inference tensors track no version; outside inference mode nothing can write to them.
+    # Inference tensors have no version; outside inference mode they cannot be written to.
     return -1 if tensor.is_inference() else int(tensor._version)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def _equal(tensor: Tensor, saved: Tensor) -> bool:
     import torch
 
     try:
-        if torch.equal(one, other):
+        if torch.equal(tensor, saved):
             return True
-        return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+        return tensor.shape == saved.shape and torch.equal(tensor.nan_to_num(), saved.nan_to_num())
     except RuntimeError:  # a kind of tensor that torch does not compare; its version has to do
         return True
 
 
 class ModuleWatch:
-    """Watches every module of a namespace; writes through `.data` are not seen.
+    """Watches every module of a namespace. Writes through `.data` are not detected.
 
-    The copies are taken once, when the guard is made, and cost the memory of the modules once.
+    The values of all modules are copied once, when the watch is made; this takes as much memory as the modules.
+
+    Args:
+        namespace: The notebook's namespace.
     """
 
     def __init__(self, namespace: Mapping[str, Any]) -> None:

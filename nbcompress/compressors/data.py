@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from nbcompress.compressors.modes import numbers_on_cpu
-from nbcompress.errors import DataError, NbcompressError
+from nbcompress.errors import DataError, NbcompressError, option
 
 # Under these names a batch that is a dict holds what the model should say.
 _TARGET_NAMES = ("labels", "label", "targets", "target", "y")
@@ -96,11 +96,11 @@ class Batches:
             or isinstance(data, (str, bytes, Tensor, Mapping))
         ):
             reason = " that can be read more than once" if isinstance(data, Iterator) else ""
-            raise DataError(f"data must be {_FORMS}{reason}, got {type(data).__name__}")
+            raise DataError(f"{option('data')} must be {_FORMS}{reason}, got {type(data).__name__}")
         else:
             self._loader = data
         if self._tensors is None and _length(self._loader) == 0:
-            raise DataError("data must hold at least one batch, but it is empty")
+            raise DataError(f"{option('data')} must hold at least one batch, but it is empty")
         self._batch_size = batch_size
 
     @property
@@ -151,7 +151,7 @@ class Batches:
                 batch.target_name,
             )
         if not n_batches:
-            raise DataError("data must hold at least one batch, but it gave none")
+            raise DataError(f"{option('data')} must hold at least one batch, but it gave none")
 
     def first(self, model: nn.Module) -> Batch:
         """The first batch of a pass: an example of the model's inputs."""
@@ -207,7 +207,7 @@ def _aligned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if len(set(lengths)) > 1:
         raise DataError(f"inputs and targets must have equal lengths, got {' and '.join(map(str, lengths))}")
     if not lengths[0]:
-        raise DataError("data must hold at least one example, but the tensors are empty")
+        raise DataError(f"{option('data')} must hold at least one example, but the tensors are empty")
     return tensors
 
 

@@ -31,7 +31,7 @@ from nbcompress.compressors.losses import Kind, LossFunction, LossSpec, Reading,
 from nbcompress.compressors.modes import outside_inference, seeded
 from nbcompress.compressors.outputs import Ending, Output, prediction_of, predictions_of, rows_of
 from nbcompress.compressors.training import Plan, train_
-from nbcompress.errors import CompressionError, DataError, LayerNotFound, did_you_mean
+from nbcompress.errors import CompressionError, DataError, LayerNotFound, did_you_mean, option
 
 
 class Match:
@@ -50,7 +50,9 @@ class Match:
     def __init__(self, text: object, teacher: nn.Module, student: nn.Module) -> None:
         names = text.split(":") if isinstance(text, str) else []
         if len(names) != 2 or not all(names):
-            raise CompressionError(f"match must be TEACHER_LAYER:STUDENT_LAYER, such as 'layer3:layer2', got {text!r}")
+            raise CompressionError(
+                f"{option('match')} must be TEACHER_LAYER:STUDENT_LAYER, such as 'layer3:layer2', got {text!r}"
+            )
         self.text = text
         self._modules = (_layer(teacher, names[0], "teacher", text), _layer(student, names[1], "student", text))
         self._seen: list[Tensor | None] = [None, None]
@@ -90,8 +92,8 @@ class Match:
         differing = [k for k in range(1, told.ndim) if told.ndim == said.ndim and told.shape[k] != said.shape[k]]
         if told.ndim != said.ndim or told.shape[0] != said.shape[0] or len(differing) > 1:
             raise DataError(
-                f"match={self.text!r} needs features that differ in width alone, got {tuple(told.shape)} of the "
-                f"teacher and {tuple(said.shape)} of the student"
+                f"{option('match', self.text)} needs features that differ in width alone, got {tuple(told.shape)} of "
+                f"the teacher and {tuple(said.shape)} of the student"
             )
         if differing:
             self._axis = differing[0]
@@ -121,7 +123,9 @@ class Match:
         told, said = self._seen
         if told is None or said is None:
             who = "teacher" if told is None else "student"
-            raise DataError(f"match={self.text!r} needs layers that run, but the {who} does not call its layer")
+            raise DataError(
+                f"{option('match', self.text)} needs layers that run, but the {who} does not call its layer"
+            )
         return told.detach(), said
 
 
@@ -137,7 +141,7 @@ def _layer(model: nn.Module, name: str, who: str, text: object) -> nn.Module:
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if name not in modules:
         hint = did_you_mean(name, [module for module in modules if module])
-        raise LayerNotFound(f"match={text!r}: the {who} has no layer {name!r}.{hint}")
+        raise LayerNotFound(f"{option('match', text)}: the {who} has no layer {name!r}.{hint}")
     return modules[name]
 
 
@@ -462,7 +466,7 @@ def _check_layers(student: nn.Module, layers: Patterns) -> None:
         if not any(is_chosen(name, [pattern]) for name in names):
             modules = [name for name, _ in student.named_modules() if name]
             hint = did_you_mean(pattern, [*modules, *names])
-            raise LayerNotFound(f"layers={pattern!r} matches no layer of the student with parameters.{hint}")
+            raise LayerNotFound(f"{option('layers', pattern)} matches no layer of the student with parameters.{hint}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.outputs import Output
 from nbcompress.compressors.record import Surgery
 from nbcompress.compressors.session import Tuning, Workpiece
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, option
 
 # Subclasses may use their weight in ways of their own, as attention does with its output projection.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -85,7 +85,7 @@ def low_rank_like(module: nn.Module, rank: int) -> LowRank:
     weight: Tensor = module.weight  # type: ignore[assignment]
     full = min(weight.shape[0], weight[0].numel())
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full:
-        raise CompressionError(f"rank must be from 1 to {full} here, got {rank!r}")
+        raise CompressionError(f"{option('rank')} must be from 1 to {full} here, got {rank!r}")
     has_bias = module.bias is not None
     place: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     # Without the usual random start, which would also move the notebook's generator.
@@ -168,11 +168,14 @@ def factorize(
         Denton et al. (2014), "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation".
     """
     if rank is not None and energy is not None:
-        raise CompressionError(f"rank= and energy= both say how much is kept: pass one, got {rank!r} and {energy!r}")
+        raise CompressionError(
+            f"{option('rank=')} and {option('energy=')} both say how much is kept: "
+            f"pass one, got {rank!r} and {energy!r}"
+        )
     if isinstance(rank, (int, float)) and rank > 1:
         raise CompressionError(
-            f"rank is the share of a layer's full rank that is kept, above 0 to 1, got {rank!r}: "
-            "4 of 64 are rank=0.0625"
+            f"{option('rank')} is the share of a layer's full rank that is kept, above 0 to 1, got {rank!r}: "
+            f"4 of 64 are {option('rank', 0.0625)}"
         )
     amount = Amount(
         check_number("rank", 0.25 if rank is None else rank, 0, 1, is_open_low=True),

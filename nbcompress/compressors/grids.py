@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from nbcompress.compressors.record import Grid, n_codes_of
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, option
 
 Group = Literal["tensor", "channel"] | int
 
@@ -49,7 +49,7 @@ def parse_granularity(text: object) -> Group:
     if isinstance(text, str) and text.startswith("group:") and text[6:].isdecimal() and int(text[6:]) >= 2:
         return int(text[6:])
     raise CompressionError(
-        f"granularity must be channel, tensor, or group:N with N from 2, such as group:32, got {text!r}"
+        f"{option('granularity')} must be channel, tensor, or group:N with N from 2, such as group:32, got {text!r}"
     )
 
 

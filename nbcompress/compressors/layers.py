@@ -22,17 +22,17 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from nbcompress.compressors.buffers import is_spread, own_buffers_
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
-from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean
+from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean, option
 
 
 def check_number(name: str, value: object, low: float, high: float, *, is_open_low: bool = False) -> float:
     """Return `value` as a float in `[low, high]` (in `(low, high]` if `is_open_low`); bool and NaN are refused."""
     bounds = f"{'above' if is_open_low else 'from'} {low:g}" + (f" to {high:g}" if isfinite(high) else "")
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
-        raise CompressionError(f"{name} must be a number {bounds}, got {value!r}")
+        raise CompressionError(f"{option(name)} must be a number {bounds}, got {value!r}")
     number = float(value)
     if number < low or number > high or (is_open_low and number == low):
-        raise CompressionError(f"{name} must be a number {bounds}, got {value!r}")
+        raise CompressionError(f"{option(name)} must be a number {bounds}, got {value!r}")
     return number
 
 
@@ -40,10 +40,10 @@ def check_count(name: str, value: object, low: int, high: int | None = None) -> 
     """Return `value` as an int in `low ... high`; bool and fractions are refused."""
     bounds = f"from {low}" + (f" to {high}" if high is not None else "")
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise CompressionError(f"{name} must be a whole number {bounds}, got {value!r}")
+        raise CompressionError(f"{option(name)} must be a whole number {bounds}, got {value!r}")
     number = int(value)
     if number < low or (high is not None and number > high):
-        raise CompressionError(f"{name} must be a whole number {bounds}, got {value!r}")
+        raise CompressionError(f"{option(name)} must be a whole number {bounds}, got {value!r}")
     return number
 
 
@@ -66,9 +66,9 @@ def check_choice(name: str, value: object, known: Iterable[str], later: Mapping[
         return value
     listed = ", ".join(options)
     if later and isinstance(value, str) and value in later:
-        raise CompressionError(f"{name}={value!r} {later[value]}; choose from: {listed}")
+        raise CompressionError(f"{option(name, value)} {later[value]}; choose from: {listed}")
     hint = did_you_mean(value, options) if isinstance(value, str) else ""
-    raise CompressionError(f"{name} must be one of {listed}, got {value!r}.{hint}")
+    raise CompressionError(f"{option(name)} must be one of {listed}, got {value!r}.{hint}")
 
 
 Patterns = str | Iterable[str] | None
@@ -187,7 +187,9 @@ def check_patterns(layers: Patterns) -> list[str] | None:
         return None
     patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise CompressionError(f"layers must be a shell pattern or a list of them, such as 'conv*', got {layers!r}")
+        raise CompressionError(
+            f"{option('layers')} must be a shell pattern or a list of them, such as 'conv*', got {layers!r}"
+        )
     return patterns
 
 
@@ -268,7 +270,7 @@ def _check_match(model: nn.Module, targets: list[Target], pattern: str) -> None:
     matched = [name for name in (*modules, *parameters) if fnmatchcase(name, pattern)]
     if matched:
         raise LayerNotFound(
-            f"layers={pattern!r} matches only what has no weights to compress: {', '.join(matched[:5])} "
+            f"{option('layers', pattern)} matches only what has no weights to compress: {', '.join(matched[:5])} "
             "(a weight is a parameter of floating point with two axes or more, and not of a norm)"
         )
     holders = list(dict.fromkeys(_holder(model, name) for target in targets for name in target.names))
@@ -276,4 +278,6 @@ def _check_match(model: nn.Module, targets: list[Target], pattern: str) -> None:
     hint = did_you_mean(pattern, [*modules, *parameters])
     if "," in pattern:
         hint = f" Several patterns are a list: {[part.strip() for part in pattern.split(',') if part.strip()]}."
-    raise LayerNotFound(f"layers={pattern!r} matches no layer of the model.{hint} Layers with weights: {listed}")
+    raise LayerNotFound(
+        f"{option('layers', pattern)} matches no layer of the model.{hint} Layers with weights: {listed}"
+    )

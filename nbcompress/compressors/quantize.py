@@ -24,7 +24,7 @@ from nbcompress.compressors.outputs import Output
 from nbcompress.compressors.record import ActivationRange, Codebook, TensorRecord
 from nbcompress.compressors.session import Tuning, Workpiece
 from nbcompress.compressors.training import check_gradients, each_gradient
-from nbcompress.errors import CompressionError, DataError, did_you_mean
+from nbcompress.errors import CompressionError, DataError, did_you_mean, option
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,10 @@ def quantize(
     default = _scheme(next(iter(bits.values()), 8) if isinstance(bits, Mapping) else bits, scheme, granularity, scale)
     tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     if activations == "static" and data is None:
-        raise DataError("activations='static' measures ranges on data: pass data=, such as (inputs, labels)")
+        raise DataError(
+            f"{option('activations', 'static')} measures ranges on data: pass {option('data=')}, "
+            "such as (inputs, labels)"
+        )
     work = Workpiece(model, layers, tuning)
     plans = dict.fromkeys((target.name for target in work.targets), default)
     if isinstance(bits, Mapping):
@@ -272,7 +275,10 @@ def _check_names(bits: Mapping[str, int], chosen: Collection[str]) -> None:
             raise CompressionError(f"bits names {name!r}, which is no chosen weight.{did_you_mean(name, chosen)}")
     missing = [name for name in chosen if name not in bits]
     if missing:
-        raise CompressionError(f"bits must name every chosen weight, but not {', '.join(missing[:4])}: use layers= too")
+        raise CompressionError(
+            f"{option('bits')} must name every chosen weight, but not {', '.join(missing[:4])}: "
+            f"use {option('layers=')} too"
+        )
 
 
 def _scheme(bits: object, scheme: str, granularity: str, scale: str) -> Scheme:
@@ -282,7 +288,9 @@ def _scheme(bits: object, scheme: str, granularity: str, scale: str) -> Scheme:
     check_choice("scale", scale, ("error", "absmax"))
     n_bits = check_count("bits", bits, 1, 8)
     if n_bits == 1 and scheme == "affine":
-        raise CompressionError("one bit is sign * scale: bits=1 needs scheme='symmetric', got 'affine'")
+        raise CompressionError(
+            f"one bit is sign * scale: {option('bits', 1)} needs {option('scheme', 'symmetric')}, got 'affine'"
+        )
     return Scheme(
         n_bits,
         cast(Literal["symmetric", "affine"], scheme),

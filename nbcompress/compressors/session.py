@@ -30,7 +30,7 @@ from nbcompress.compressors.layers import (
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of
 from nbcompress.compressors.training import BeforeEpoch, Plan, train_
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.errors import CompressionError, DataError, option
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ class Tuning:
         check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
         check_seed(self.seed)
         if self.finetune and self.data is None:
-            raise DataError(f"finetune={self.finetune} needs data to train on: pass data=, such as (inputs, labels)")
+            raise DataError(
+                f"{option('finetune', self.finetune)} needs data to train on: pass {option('data=')}, "
+                "such as (inputs, labels)"
+            )
         if self.data is not None:
             Batches(self.data)
 

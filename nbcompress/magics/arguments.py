@@ -1,8 +1,6 @@
 """Arguments of a magic: declared once, read into values, refused in one line.
 
 A magic's line, split the way people write it.
-
-Errors of functions speak of keywords, such as `amount=`; whoever typed a magic reads of `--amount`.
 """
 
 from __future__ import annotations
@@ -62,33 +60,6 @@ def _unquoted(word: str) -> str:
     if whole is None or whole.lastgroup != "text":
         return word
     return word[1:-1].replace("\\" + word[0], word[0])
-
-
-def in_options(text: str, options: Iterable[str]) -> str:
-    """Return `text` with keywords written as options.
-
-    Args:
-        text: Such as `criterion='hessian' needs data: pass data=, such as (inputs, labels)`.
-        options: Those of the magic, such as `--criterion`; other keywords stay as they are.
-
-    Returns:
-        Such as `--criterion hessian needs data: pass --data, such as (inputs, labels)`.
-    """
-    keywords = "|".join(re.escape(option.removeprefix("--").replace("-", "_")) for option in options)
-    if not keywords:
-        return text
-
-    def option(found: re.Match[str]) -> str:
-        word, value = found["word"], found["value"]
-        return f"--{(found['first'] or found['name']).replace('_', '-')} {word or value or ''}".rstrip()
-
-    pattern = (
-        # A text that begins with the keyword itself: `amount must be ...`.
-        rf"^(?P<first>{keywords})(?= (?:must|is|are) )"
-        # A keyword with what it is set to: a quoted word without spaces loses its quotes.
-        rf"|(?<![\w.\-])(?P<name>{keywords})=(?:'(?P<word>[^'\s]+)'|(?P<value>[\w\[(\"'-][^\s,;]*))?"
-    )
-    return re.sub(pattern, option, text)
 
 
 # Of a help text's sentences, as wide as argparse makes its lists where nobody knows how wide a page is.

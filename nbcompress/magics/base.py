@@ -20,8 +20,8 @@ from IPython.core.error import UsageError
 from IPython.display import display
 
 from nbcompress.cell.evaluator import current_globals
-from nbcompress.errors import NbcompressError, did_you_mean, speaking_of_options
-from nbcompress.magics.arguments import Expression, HelpWanted, MagicParser, in_options
+from nbcompress.errors import NbcompressError, did_you_mean
+from nbcompress.magics.arguments import Expression, HelpWanted, MagicParser
 from nbcompress.public import HOMES, public
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ class LineMagic:
             print(wanted)
             return None
         arguments.typed = f"%{self.name} {typed}".strip()
+        arguments.options = tuple(self.parser.options())
         shown = self.call(arguments, scope)
         if shown.bundle is not None and not scope.in_trial:
             display(dict(shown.bundle), raw=True)
@@ -170,15 +171,14 @@ def one_line_errors(magic: str, options: Iterable[str] = ()) -> Iterator[None]:
 
     Args:
         magic: As typed, such as `%prune`.
-        options: Those of it; where a text names the keyword of one, the option is named.
+        options: Those of it, such as `--layers`: where an error of ours names one, it is shown as typed.
     """
     try:
-        with speaking_of_options():
-            yield
+        yield
     except UsageError as err:
         raise UsageError(_one_line(magic, str(err))) from None
     except NbcompressError as err:
-        raise UsageError(_one_line(magic, in_options(str(err), options))) from None
+        raise UsageError(_one_line(magic, err.as_typed(tuple(options)))) from None
 
 
 def _one_line(magic: str, text: str) -> str:

@@ -27,6 +27,7 @@ class CardInputs:
 
     Attributes:
         title: The magic as it was typed.
+        options: The options that the magic has, such as `--data`.
         example: An input, or None.
         data: Data, or None.
         said: The expression of the data.
@@ -37,6 +38,7 @@ class CardInputs:
     """
 
     title: str
+    options: tuple[str, ...]
     example: object
     data: object
     said: str
@@ -57,6 +59,7 @@ class CardInputs:
         score = None if arguments.evaluate is None else scoring(scope.evaluate(arguments.evaluate))
         return cls(
             arguments.typed,
+            arguments.options,
             given["example"],
             given["data"],
             str(arguments.data),
@@ -89,7 +92,8 @@ class CardInputs:
         try:
             return show()
         except (UsageError, NbcompressError) as err:
-            text = f"{self.title}\nThe result is returned, but it could not be measured: {err}"
+            why = err.as_typed(self.options) if isinstance(err, NbcompressError) else str(err)
+            text = f"{self.title}\nThe result is returned, but it could not be measured: {why}"
             return {"text/plain": text, "text/html": f"<p>{escape(text)}</p>"}
 
 

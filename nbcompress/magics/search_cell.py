@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from IPython import get_ipython
 from IPython.core.error import UsageError
 
-from nbcompress.cell import CellBody, CellEvaluator, Origin
+from nbcompress.cell import CellBody, CellEvaluator, CellSource
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import HelpWanted
 from nbcompress.magics.base import Output, Scope, one_line_errors
@@ -131,7 +131,7 @@ def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope) -> tuple[C
             "the cell has no body. Declare parameters with Float, Int or Choice and assign the objectives."
         )
     goal = goal_of(arguments)
-    body = CellBody(Origin(_as_python(cell, scope), goal, filename=_shown_name(arguments), flags=_flags(scope)))
+    body = CellBody(CellSource(_as_python(cell, scope), goal, filename=_shown_name(arguments), flags=_flags(scope)))
     space = body.space(scope.evaluate_node, tuple(scope.namespace))
     for name in arguments.keep:
         if name not in body.assigned:
@@ -306,7 +306,7 @@ def run_cell(line: str, cell: str, shell: InteractiveShell) -> None:
     Raises:
         UsageError: The line or the cell cannot be used, or the search could not go on.
     """
-    with one_line_errors("%%bo_search"):
+    with one_line_errors("%%bo_search", search_parser().options()):
         try:
             arguments = search_parser().read(line)
         except HelpWanted as wanted:
@@ -327,7 +327,7 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
         print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
         return
     scope.namespace[arguments.out] = search.study
-    running = _Running(search, arguments, scope)
+    running = _Running(search, arguments, scope, search_parser().options())
     if arguments.background:
         running.start()
     else:
@@ -337,9 +337,10 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
 class _Running:
     """A search with its panel, in this thread or in one of its own."""
 
-    def __init__(self, search: Search, arguments: argparse.Namespace, scope: Scope) -> None:
+    def __init__(self, search: Search, arguments: argparse.Namespace, scope: Scope, options: Sequence[str]) -> None:
         from nbcompress.run.callbacks import Controls
 
+        self._options = options
         self._search = search
         self._controls = Controls()
         self._output = Output(scope.shell)
@@ -364,7 +365,7 @@ class _Running:
     def _in_background(self) -> None:
         self._output.follow()
         try:
-            with one_line_errors("%%bo_search"):
+            with one_line_errors("%%bo_search", self._options):
                 self.run()
         except UsageError as err:
             self._output.print(str(err))

@@ -27,7 +27,7 @@ from nbcompress.compressors.data import Batch, Batches
 from nbcompress.compressors.losses import IGNORED, Kind, LossFunction, LossSpec, Reading
 from nbcompress.compressors.modes import seeded
 from nbcompress.compressors.outputs import Output
-from nbcompress.errors import DataError, MeasureError
+from nbcompress.errors import DataError, MeasureError, option
 from nbcompress.measure.inputs import Inputs, batches_in_order, measured_copy
 from nbcompress.measure.interval import Interval, normal_width, proportion_interval
 from nbcompress.measure.text import points_text, share_text, text_table
@@ -252,7 +252,7 @@ def accuracies(
                 if not place:
                     labels.append(given)
     if not labels:
-        raise DataError("data must hold at least one batch, but it gave none")
+        raise DataError(f"{option('data')} must hold at least one batch, but it gave none")
     right = torch.cat(labels)
     if not bool((right != _IGNORED).any()):
         raise DataError("accuracy needs at least one label, but all labels are -100, which stands for none")

@@ -14,7 +14,7 @@ from torch import nn
 
 from nbcompress.artifact import size_by_tensor
 from nbcompress.compressors.layers import unique_parameters
-from nbcompress.errors import MeasureError
+from nbcompress.errors import MeasureError, option
 from nbcompress.measure.costs import THE_MODEL, Footprint, LayerFootprint, footprint_notes, latency_text
 from nbcompress.measure.inputs import Inputs, inputs_of, measured_copy, random_state_kept
 from nbcompress.measure.latency import Latency, in_onnx, measure_latency
@@ -156,7 +156,7 @@ def footprint(
         MissingPart: ONNX Runtime is asked for and not installed.
     """
     if runtime not in get_args(Runtime):
-        raise MeasureError(f"runtime must be torch or onnx, got {runtime!r}")
+        raise MeasureError(f"{option('runtime')} must be torch or onnx, got {runtime!r}")
     named = _named(model)
     with random_state_kept():
         copies = [measured_copy(model) for model in named.values()]

@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.compressors.data import Batches, described
-from nbcompress.errors import MeasureError
+from nbcompress.errors import MeasureError, option
 
 
 def measured_copy(model: nn.Module) -> nn.Module:
@@ -59,7 +59,7 @@ def random_state_kept() -> Iterator[None]:
 def threads_pinned(n_threads: int) -> Iterator[None]:
     """Let torch compute on `n_threads` threads, and on as many as before afterwards."""
     if type(n_threads) is not int or n_threads < 1:
-        raise MeasureError(f"threads must be a count from 1, got {n_threads!r}")
+        raise MeasureError(f"{option('threads')} must be a count from 1, got {n_threads!r}")
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
@@ -178,7 +178,7 @@ def inputs_of(model: nn.Module, example: object, data: object) -> Inputs | None:
         if isinstance(example, Mapping) and all(isinstance(name, str) for name in example):
             return Inputs((), dict(example))
         raise MeasureError(
-            "example must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
+            f"{option('example')} must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
             f"got {type(example).__name__}"
         )
     if data is None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nbcompress.artifact.export.agreement import Example, on_cpu
 from nbcompress.artifact.export.onnx_file import onnx_bytes
 from nbcompress.artifact.export.onnx_graph import Session, tensors_of
-from nbcompress.errors import MeasureError
+from nbcompress.errors import MeasureError, option
 from nbcompress.measure.inputs import Inputs, inputs_of, measured_copy, threads_pinned
 from nbcompress.measure.interval import Interval, median_interval
 
@@ -192,7 +192,7 @@ def latencies(
         timed.append(measured_copy(model) if isinstance(model, nn.Module) else OnnxModel(str(Path(model)), threads))
         inputs = inputs_of(timed[-1], example, None)
         if inputs is None:
-            raise MeasureError("to time a model, give an input that it runs on: example=x")
+            raise MeasureError(f"to time a model, give an input that it runs on: {option('example=x')}")
         given.append(inputs if in_torch else _for_onnx(inputs))
     found = measure_latency(timed, given, threads=threads, repeats=repeats)
     return {

@@ -17,7 +17,7 @@ from nbcompress.compressors.factorize import factorize
 from nbcompress.compressors.layers import Patterns, Target, select
 from nbcompress.compressors.prune import prune
 from nbcompress.compressors.quantize import quantize
-from nbcompress.errors import MeasureError, NbcompressError, did_you_mean
+from nbcompress.errors import MeasureError, NbcompressError, did_you_mean, option
 from nbcompress.measure.inputs import random_state_kept
 from nbcompress.measure.text import count_text, text_table
 
@@ -128,17 +128,21 @@ def sensitivity(
     """
     if compressor not in _OPERATIONS:
         known = ", ".join(_OPERATIONS)
-        raise MeasureError(f"compressor must be {known}, got {compressor!r}.{did_you_mean(compressor, _OPERATIONS)}")
+        raise MeasureError(
+            f"{option('compressor')} must be {known}, got {compressor!r}.{did_you_mean(compressor, _OPERATIONS)}"
+        )
     operation, usual = _OPERATIONS[compressor]
     given = usual if levels is None else levels
     tried = tuple(given) if isinstance(given, Iterable) else ()
     if not tried or not all(isinstance(level, (int, float)) and isfinite(level) for level in tried):
-        raise MeasureError(f"levels must be a list of numbers, got {levels!r}")
+        raise MeasureError(f"{option('levels')} must be a list of numbers, got {levels!r}")
     selection = select(model, layers)
     try:
         baseline = _Baseline(_evaluated(evaluate, deep_copy(model)), size_bytes(model))
     except Exception as err:
-        raise MeasureError(f"evaluate must give a number for the model as it came, but {_reason(err)}") from err
+        raise MeasureError(
+            f"{option('evaluate')} must give a number for the model as it came, but {_reason(err)}"
+        ) from err
     rows = []
     for layer, targets in _by_layer(selection.targets).items():
         patterns = _patterns(layer, targets, selection.targets)

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbcompress.errors import SearchError, did_you_mean, option
+from nbcompress.errors import SearchError, did_you_mean
 from nbcompress.study.front import is_unbeaten
 from nbcompress.study.goal import Constraint, Goal, Objective, State, Trial
 
@@ -226,7 +226,7 @@ def not_judged(rule: str, trials: Iterable[Trial], goal: Goal) -> str:
     if rule == "none" or any(metric in trial.reports for trial in trials for metric in metrics):
         return ""
     return (
-        f"No trial was judged by {option('pruner', rule)}: none reported {' or '.join(metrics)} with a step. "
+        f"No trial was judged by the pruner {rule!r}: none reported {' or '.join(metrics)} with a step. "
         f"Write report({metrics[0]}=..., step=epoch) where it trains."
     )
 

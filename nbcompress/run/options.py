@@ -80,7 +80,7 @@ class NoGain:
         if last < 0 or since < self.n:
             return ""
         what = "better best" if len(goal.objectives) == 1 else "gain of the front"
-        return f"The last {since} trials brought no {what} ({option('until', str(self))})."
+        return f'The last {since} trials brought no {what} (stop rule "{self}").'
 
     def __str__(self) -> str:
         return f"no gain {self.n}"
@@ -100,7 +100,7 @@ class GainBelow:
         """Return why the search ends when the next trial's expected gain is `gain`; None is unknown."""
         if gain is None or not gain < self.bound:
             return ""
-        return f"The expected gain of another trial is {gain:.3g} ({option('until', str(self))})."
+        return f'The expected gain of another trial is {gain:.3g} (stop rule "{self}").'
 
     def __str__(self) -> str:
         return f"gain < {self.bound:g}"

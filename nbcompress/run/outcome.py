@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.study.goal import RESERVED, Failure, State
+from nbcompress.space import RESERVED
+from nbcompress.study.goal import Failure, State
 
 if TYPE_CHECKING:
     from nbcompress.run.early_stopping import Judge

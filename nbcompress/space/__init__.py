@@ -1,14 +1,15 @@
-"""What may vary? Parameters, the space they span with its unit cube, and the declarations of a cell.
+"""The search space: parameters, the conditions under which they are active, and the encoding to the unit cube.
 
-Nothing here loads torch, Optuna or pandas; NumPy comes with the first `encode`.
+This package does not import torch, Optuna or pandas. It imports NumPy at the first `Space.encode`.
 """
 
 from nbcompress.space.conditions import Condition
 from nbcompress.space.parameters import Choice, Float, Int, Parameter
 from nbcompress.space.space import Space
-from nbcompress.space.values import Point, Value
+from nbcompress.space.values import RESERVED, Point, Value, check_name, is_number
 
 __all__ = [
+    "RESERVED",
     "Choice",
     "Condition",
     "Float",
@@ -17,4 +18,6 @@ __all__ = [
     "Point",
     "Space",
     "Value",
+    "check_name",
+    "is_number",
 ]

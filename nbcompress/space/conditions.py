@@ -1,8 +1,9 @@
-"""When a parameter is active: as a set of combinations of the choices it hangs on.
+"""Conditions: at which values of its parents a parameter is active.
 
-Words of this module: a parameter's *parents* are the choices that decide whether it is active. A *case* demands a
-value, or one of several, of some parents; a condition holds when one of its cases does. An *assignment* gives a value
-to each active choice of a set that is *closed*: with a choice, the set holds that choice's own parents.
+The *parents* of a parameter are the Choices that decide whether it is active. A *case* lists the values that some
+parents must have. A condition holds where at least one of its cases holds (a disjunction of conjunctions). A set of
+choices is *closed* if it includes the parents of all its members. An *assignment* gives a value to each active choice
+of a closed set.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
-from nbcompress.errors import ParameterError, SpaceError
-from nbcompress.space.values import Point, Value, as_value, is_same, shown
+from nbcompress.errors import ParameterError, SpaceError, shown
+from nbcompress.space.values import Point, Value, as_value, is_same
 
-# A condition over more combinations is refused: to try them all would take longer than a person wants to wait.
+# A condition is simplified by evaluating it at all combinations; more of them would take too long.
 MAX_COMBINATIONS = 10_000
 
 Case = tuple[tuple[str, tuple[Value, ...]], ...]
 
-_LAW = (
+_FORMS = (
     "when= is a dict from the name of a Choice to the value, or a tuple of the values, at which the parameter is active"
     " (or a list of such dicts, of which one must hold)"
 )
@@ -29,41 +30,44 @@ _LAW = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Condition:
-    """A parameter is active where one of these cases holds.
+    """A parameter is active where at least one of these cases holds.
 
     Attributes:
-        cases: Each a tuple of `(parent, values that it may have)`.
+        cases: Each case is a tuple of `(parent, allowed values)`.
     """
 
     cases: tuple[Case, ...]
 
     @classmethod
     def of(cls, when: Any) -> Condition:
-        """Read `{"method": "cluster"}`, `{"method": ("a", "b")}`, or a list of such, of which one must hold.
+        """Return the condition that `when=` describes.
+
+        Args:
+            when: `{"method": "cluster"}`, `{"method": ("a", "b")}`, or a list of such dicts, of which one must hold.
 
         Raises:
-            ParameterError: It is something else.
+            ParameterError: It has another form.
         """
         if isinstance(when, Condition):
             return when
         cases = [when] if isinstance(when, Mapping) else when
         if not isinstance(cases, (list, tuple)) or not cases:
-            raise ParameterError(f"{_LAW}, but got {shown(when)}.", "when")
+            raise ParameterError(f"{_FORMS}, but got {shown(when)}.", "when")
         return cls(tuple(_case(case) for case in cases))
 
     def holds(self, point: Mapping[str, Value]) -> bool:
-        """Say whether `point`, which may lack inactive parameters, fulfils one of the cases."""
-        for names, wanted in self._wanted.items():
-            if all(name in point for name in names) and tuple(_key(point[name]) for name in names) in wanted:
+        """Say whether a case holds at `point`, in which inactive parameters may be missing."""
+        for names, allowed in self._single_valued_cases.items():
+            if all(name in point for name in names) and tuple(_key(point[name]) for name in names) in allowed:
                 return True
         return any(
             all(name in point and any(is_same(point[name], value) for value in values) for name, values in case)
-            for case in self._wide
+            for case in self._multi_valued_cases
         )
 
     @cached_property
-    def _wanted(self) -> dict[tuple[str, ...], set[tuple[object, ...]]]:
-        """The cases that demand one value of each parent, to be looked up: there may be thousands."""
+    def _single_valued_cases(self) -> dict[tuple[str, ...], set[tuple[object, ...]]]:
+        """The cases with one allowed value for each parent. They are hashed, since there may be thousands."""
         found: dict[tuple[str, ...], set[tuple[object, ...]]] = {}
         for case in self.cases:
             if all(len(values) == 1 for _, values in case):
@@ -72,17 +76,17 @@ class Condition:
         return found
 
     @cached_property
-    def _wide(self) -> list[Case]:
-        """The other cases."""
+    def _multi_valued_cases(self) -> list[Case]:
+        """The cases with several allowed values for a parent."""
         return [case for case in self.cases if any(len(values) != 1 for _, values in case)]
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """Every name that a case demands a value of, each once."""
+        """The names of all parents, each once, in the order of the cases."""
         return tuple(dict.fromkeys(name for case in self.cases for name, _ in case))
 
     def to_json(self) -> list[dict[str, list[Value]]]:
-        """Return what `Condition.of` reads."""
+        """Return the condition as JSON data, which `Condition.of` reads."""
         return [{name: list(values) for name, values in case} for case in self.cases]
 
     def __repr__(self) -> str:
@@ -91,7 +95,7 @@ class Condition:
         return repr(cases[0] if len(cases) == 1 else cases)
 
     def __eq__(self, other: object) -> bool:
-        # By text, since 1, 1.0 and True are equal for Python, and are not the same option for a space.
+        # By text, since 1, 1.0 and True are equal in Python but are different options of a Choice.
         return repr(self) == repr(other) if isinstance(other, Condition) else NotImplemented
 
     def __hash__(self) -> int:
@@ -104,24 +108,24 @@ def _key(value: Value) -> object:
 
 def _case(when: Any) -> Case:
     if not isinstance(when, Mapping) or not when:
-        raise ParameterError(f"{_LAW}, but got {shown(when)}.", "when")
+        raise ParameterError(f"{_FORMS}, but got {shown(when)}.", "when")
     case = []
-    for name, wanted in when.items():
+    for name, given in when.items():
         if not isinstance(name, str):
-            raise ParameterError(f"{_LAW}, but got the key {shown(name)}.", "when")
-        several = list(wanted) if isinstance(wanted, (list, tuple, set, frozenset)) else [wanted]
+            raise ParameterError(f"{_FORMS}, but got the key {shown(name)}.", "when")
+        allowed = list(given) if isinstance(given, (list, tuple, set, frozenset)) else [given]
         try:
-            values = [as_value(value) for value in several]
+            values = [as_value(value) for value in allowed]
         except TypeError as err:
-            raise ParameterError(f"{_LAW}, but got {shown(wanted)} for {name!r}.", "when") from err
+            raise ParameterError(f"{_FORMS}, but got {shown(given)} for {name!r}.", "when") from err
         if not values:
-            raise ParameterError(f"{_LAW}, but got no value for {name!r}.", "when")
+            raise ParameterError(f"{_FORMS}, but got no value for {name!r}.", "when")
         case.append((name, tuple(values)))
     return tuple(case)
 
 
 def closure(names: Iterable[str], conditions: Mapping[str, Condition]) -> set[str]:
-    """Return `names`, their parents, the parents of these, and so on."""
+    """Return `names` with all their ancestors: their parents, the parents of those, and so on."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -133,49 +137,49 @@ def closure(names: Iterable[str], conditions: Mapping[str, Condition]) -> set[st
     return found
 
 
-class Finite(Protocol):
-    """A parameter that can be walked through, such as a `Choice`."""
+class FiniteParameter(Protocol):
+    """A parameter whose values can be listed, such as a `Choice`."""
 
     def values(self) -> tuple[Value, ...]:
         """Return every value, in order."""
 
 
-def assignments(choices: Mapping[str, Finite], conditions: Mapping[str, Condition]) -> Iterator[Point]:
-    """Walk through all assignments of a closed set of choices, which come parents first.
+def assignments(choices: Mapping[str, FiniteParameter], conditions: Mapping[str, Condition]) -> Iterator[Point]:
+    """Iterate over all assignments of a closed set of choices, which are ordered parents first.
 
     Raises:
         SpaceError: There are more than `MAX_COMBINATIONS`.
     """
     found: list[Point] = [{}]
     for name, choice in choices.items():
-        grown: list[Point] = []
-        for item in found:
-            if name in conditions and not conditions[name].holds(item):
-                grown.append(item)
+        extended: list[Point] = []
+        for assignment in found:
+            if name in conditions and not conditions[name].holds(assignment):
+                extended.append(assignment)
             else:
-                grown += [{**item, name: value} for value in choice.values()]
-            if len(grown) > MAX_COMBINATIONS:
+                extended += [{**assignment, name: value} for value in choice.values()]
+            if len(extended) > MAX_COMBINATIONS:
                 raise SpaceError(
                     f"A condition may read choices with at most {MAX_COMBINATIONS:,} combinations in all, but "
                     f"{', '.join(choices)} have more."
                 )
-        found = grown
+        found = extended
     return iter(found)
 
 
-def simplest(
-    is_active: Callable[[Point], bool], choices: Mapping[str, Finite], conditions: Mapping[str, Condition]
+def simplified(
+    is_active: Callable[[Point], bool], choices: Mapping[str, FiniteParameter], conditions: Mapping[str, Condition]
 ) -> Condition | None:
-    """Return the condition that says the same as `is_active` with the fewest parents, or None if it always holds.
+    """Return the condition that is equivalent to `is_active` and has the fewest parents; None if it always holds.
 
-    There is exactly one smallest closed set of choices that decides; so two descriptions of the same activity give
-    equal conditions. Every case is a whole assignment of that set, with one value a choice; if the cases are all
-    combinations of some values, they are one case with these values.
+    The smallest closed set of parents is unique, so equivalent descriptions give equal conditions. Each case is an
+    assignment of all parents, with one value each. If the cases are all combinations of some values, they are merged
+    into one case with these values.
 
     Args:
-        is_active: Decides over one assignment of all `choices`.
-        choices: A closed set, parents first.
-        conditions: Those of the choices; equally simplified.
+        is_active: Takes an assignment of all `choices`.
+        choices: A closed set, ordered parents first.
+        conditions: The simplified conditions of the choices.
 
     Returns:
         A condition without cases if `is_active` never holds.
@@ -200,29 +204,29 @@ def simplest(
 
 
 def _merged(found: list[tuple[tuple[str, Value], ...]]) -> tuple[Case, ...]:
-    """Return assignments as cases: as a single one if they are all combinations of some values."""
+    """Return assignments as cases: as one case if they are all combinations of some values."""
     values: dict[str, list[Value]] = {}
     for items in found:
         for name, value in items:
-            several = values.setdefault(name, [])
-            if not any(is_same(value, case) for case in several):
-                several.append(value)
+            known = values.setdefault(name, [])
+            if not any(is_same(value, other) for other in known):
+                known.append(value)
     same_parents = all(len(items) == len(values) for items in found)
-    if found and same_parents and len(found) == prod(len(value) for value in values.values()):
-        return (tuple((name, tuple(several)) for name, several in values.items()),)
+    if found and same_parents and len(found) == prod(len(allowed) for allowed in values.values()):
+        return (tuple((name, tuple(allowed)) for name, allowed in values.items()),)
     return tuple(tuple((name, (value,)) for name, value in items) for items in found)
 
 
 def parents_first(names: Iterable[str], conditions: Mapping[str, Condition]) -> list[str]:
-    """Return `names` in their order, except that each one follows its parents."""
+    """Return `names` in their order, except that each name follows its parents (a stable topological sort)."""
     done: dict[str, None] = {}
 
-    def place(name: str) -> None:
+    def visit(name: str) -> None:
         if name not in done:
             for parent in conditions[name].parents if name in conditions else ():
-                place(parent)
+                visit(parent)
             done[name] = None
 
     for name in names:
-        place(name)
+        visit(name)
     return list(done)

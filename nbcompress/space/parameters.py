@@ -1,7 +1,7 @@
 """The three kinds of parameter: `Float`, `Int` and `Choice`.
 
-A parameter is a frozen value that checks itself: a wrong one cannot exist. Each one maps its values to the unit
-interval, where samplers and surrogates work:
+A parameter is frozen and checks its arguments when it is made. It maps its values to the unit interval, in which
+samplers and surrogates work:
 
 | parameter | value to unit |
 | --- | --- |
@@ -9,14 +9,8 @@ interval, where samplers and surrogates work:
 | with `step`, and `Int` | the same, for the values `low, low + step, ...` only |
 | `Choice` with `k` options | `index / (k - 1)`, counted by value if ordered numbers, else as given |
 
-The lowest value is 0 and the highest is 1; if there is only one, it is 0. Back from the unit interval, what can be
-counted takes the nearest value.
-
-The unit interval: where a value lies on it, and which value lies at a place.
-
-What the arguments of a parameter may be: one check, and one sentence, for each law.
-
-What the three kinds of parameter have in common.
+The lowest value is mapped to 0 and the highest to 1; a single value is mapped to 0. In the other direction, a
+parameter with countable values takes the nearest one.
 """
 
 from __future__ import annotations
@@ -28,29 +22,31 @@ from decimal import ROUND_FLOOR, Decimal
 from functools import cached_property
 from typing import Any
 
-from nbcompress.errors import ParameterError, PointError
+from nbcompress.errors import ParameterError, PointError, shown
 from nbcompress.space.conditions import Condition
-from nbcompress.space.values import Value, as_value, is_finite_number, is_number, is_same, shown
+from nbcompress.space.values import Value, as_value, is_finite_number, is_number, is_same
+
+# --- The unit interval ------------------------------------------------------------------------------------------------
 
 
 def clipped(u: float) -> float:
     if math.isnan(u):
-        raise PointError("A place in the unit interval is a number, but got NaN.")
+        raise PointError("A position in the unit interval is a number, but got NaN.")
     return min(max(float(u), 0.0), 1.0)
 
 
-def place_of(value: float, low: float, high: float, log: bool) -> float:
+def normalized(value: float, low: float, high: float, log: bool) -> float:
     if low == high:
         return 0.0
     width = math.log(high) - math.log(low) if log else 0.0
-    # Neighbouring floats can have equal logarithms; between them a logarithmic axis is a linear one.
+    # Neighbouring floats can have equal logarithms; between them the logarithmic scale is replaced by the linear one.
     if width > 0:
         return min(max((math.log(value) - math.log(low)) / width, 0.0), 1.0)
     return (value - low) / (high - low)
 
 
-def value_at(u: float, low: float, high: float, log: bool) -> float:
-    # The ends are exact, whatever the logarithm rounds to.
+def unnormalized(u: float, low: float, high: float, log: bool) -> float:
+    # The bounds are returned exactly: `exp(log(high))` may differ from `high` by rounding.
     if u in (0.0, 1.0):
         return high if u else low
     value = math.exp(math.log(low) + u * (math.log(high) - math.log(low))) if log else low + u * (high - low)
@@ -61,9 +57,12 @@ def as_decimal(number: float) -> Decimal:
     return Decimal(repr(number))
 
 
-def on_grid(low: float, step: float, index: int) -> float:
-    # In decimals, so that 0.1 + 2 * 0.1 is 0.3, as a person writes it.
+def grid_value(low: float, step: float, index: int) -> float:
+    # In decimals, so that 0.1 + 2 * 0.1 is 0.3 and not 0.30000000000000004.
     return float(as_decimal(low) + index * as_decimal(step))
+
+
+# --- Checks of arguments: each rule has one function and one sentence ------------------------------------------------
 
 
 def checked_names(each: Any) -> tuple[str, ...]:
@@ -81,7 +80,7 @@ def checked_names(each: Any) -> tuple[str, ...]:
     return tuple(str.__str__(name) for name in names)
 
 
-def number_in(parameter: Any, name: str) -> Any:
+def checked_number(parameter: Any, name: str) -> Any:
     given = getattr(parameter, name)
     try:
         value = as_value(given)
@@ -94,13 +93,13 @@ def number_in(parameter: Any, name: str) -> Any:
     return value
 
 
-def whole(name: str, value: int | float) -> int:
+def checked_whole_number(name: str, value: int | float) -> int:
     if value != int(value):
         raise ParameterError(f"An Int's {name} is a whole number, but got {value!r}. Write Float for others.", name)
     return int(value)
 
 
-def log_of(parameter: Any) -> bool:
+def checked_log(parameter: Any) -> bool:
     if type(parameter.log).__name__ in ("bool", "bool_"):  # the latter is NumPy's
         return bool(parameter.log)
     hint = f" Write step={parameter.log!r} if you mean the step." if is_number(parameter.log) else ""
@@ -117,8 +116,8 @@ def check_bounds(parameter: Any, low: int | float, high: int | float, log: bool)
         raise ParameterError(f"With log, low is above 0, but got {low!r}.", "low")
 
 
-def step_of(parameter: Any) -> Any:
-    step = number_in(parameter, "step")
+def checked_step(parameter: Any) -> Any:
+    step = checked_number(parameter, "step")
     if step <= 0:
         raise ParameterError(f"step is above 0, but got {step!r}.", "step")
     return step
@@ -140,12 +139,15 @@ def checked_option(given: Any, index: int) -> Value:
     return value
 
 
+# --- Parameters -------------------------------------------------------------------------------------------------------
+
+
 class Parameter:
-    """The base of `Float`, `Int` and `Choice`.
+    """The base class of `Float`, `Int` and `Choice`.
 
     Attributes:
-        each: Names, if the declaration stands for one parameter a name; else None.
-        when: Where it is active, or None for everywhere.
+        each: Names, if the declaration stands for one parameter per name; else None.
+        when: The condition under which it is active, or None if it is always active.
     """
 
     each: Any
@@ -153,37 +155,37 @@ class Parameter:
 
     @property
     def n_values(self) -> int | None:
-        """How many values it has, or None if they cannot be counted."""
+        """The number of values, or None if it is continuous."""
         raise NotImplementedError
 
     @property
     def is_ordered(self) -> bool:
-        """Whether near values are near in meaning."""
+        """Whether the order of its values has a meaning."""
         return True
 
     @property
     def is_continuous(self) -> bool:
-        """Whether its values cannot be counted."""
+        """Whether it has more values than can be counted."""
         return self.n_values is None
 
     def check(self, value: object) -> Value:
-        """Return `value` as the plain Python scalar that a point holds.
+        """Return `value` as a plain Python scalar, as a point holds it.
 
         Raises:
-            PointError: The parameter does not take it.
+            PointError: `value` is outside the parameter.
         """
         raise NotImplementedError
 
     def to_unit(self, value: object) -> float:
-        """Return where `value` lies in [0, 1].
+        """Return the position of `value` in [0, 1].
 
         Raises:
-            PointError: The parameter does not take it.
+            PointError: `value` is outside the parameter.
         """
         raise NotImplementedError
 
     def from_unit(self, u: float) -> Value:
-        """Return the value at `u`, or the nearest one; `u` beyond [0, 1] is taken as the nearer end.
+        """Return the value at position `u`, or the nearest one; `u` is clipped to [0, 1].
 
         Raises:
             PointError: `u` is NaN.
@@ -194,28 +196,24 @@ class Parameter:
         """Return all values, in the order of the unit interval.
 
         Raises:
-            SpaceError: They cannot be counted.
+            SpaceError: The parameter is continuous.
         """
         raise NotImplementedError
 
     def contains(self, value: object) -> bool:
-        """Say whether the parameter takes `value`: 3.0 is an Int's 3, and True is no number."""
+        """Say whether `value` is inside the parameter: 3.0 is the 3 of an Int, and True is no number."""
         try:
             self.check(value)
         except PointError:
             return False
         return True
 
-    def alone(self) -> Any:
-        """Return the parameter without `each` and `when`."""
-        return self.alone_with(None, None)
-
-    def alone_with(self, each: Sequence[str] | None, when: Condition | None) -> Any:
-        """Return the parameter with another `each` and `when`."""
+    def replaced(self, each: Sequence[str] | None, when: Condition | None) -> Any:
+        """Return a copy with another `each` and `when`."""
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
-        """Return the kind and all arguments as JSON data."""
+        """Return the kind and all arguments as JSON data, which `Space.from_json` reads."""
         data: dict[str, Any] = {"kind": type(self).__name__, **self._json()}
         if self.each is not None:
             data["each"] = list(self.each)
@@ -239,7 +237,7 @@ class Parameter:
         return f"{type(self).__name__}({', '.join(arguments)})"
 
     def __eq__(self, other: object) -> bool:
-        # By text, since 1, 1.0 and True are equal for Python, and are not the same option for a search.
+        # By text, since 1, 1.0 and True are equal in Python but are different options of a Choice.
         return repr(self) == repr(other) if isinstance(other, Parameter) else NotImplemented
 
     def __hash__(self) -> int:
@@ -256,21 +254,34 @@ class Parameter:
         )
 
 
-# Beyond, the unit interval in double precision cannot tell neighbours apart on a logarithmic axis.
+# Above it, neighbours on a logarithmic axis have the same position in the unit interval in double precision.
 LARGEST_INT = 10**12
-# A value may be off the grid by this share of a step, as what was added up in floating point is.
-_OFF_GRID = 1e-6
+# A value may be off the grid by this share of a step, because sums of floats are rounded.
+_GRID_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Float(Parameter):
     """A real number from `low` to `high`, both included.
 
-    With `log` its magnitudes are equally likely. With `step` it takes only `low, low + step, ...`; `high` becomes the
-    last of these, so `Float(0, 1, step=0.3)` ends at 0.9 and says so.
+    Args:
+        low: The smallest value.
+        high: The largest value. With `step` it becomes the last value of the grid: `Float(0, 1, step=0.3)` ends at 0.9.
+        log: Search on a logarithmic scale; `low` must be above 0.
+        step: Take only the values `low, low + step, ...`; not with `log`.
+        each: Names, to declare one such parameter per name. They are called `group[name]`.
+        when: The parameter is active only where a Choice has these values, such as `{"method": "cluster"}` or
+            `{"method": ("prune", "cluster")}`; a list of such dicts if one of them must hold.
 
     Raises:
-        ParameterError: The arguments fit no parameter.
+        ParameterError: An argument is of the wrong type or out of range, or two arguments exclude each other.
+
+    Example:
+        >>> lr = Float(1e-4, 1e-1, log=True)
+        >>> round(lr.from_unit(1 / 3), 6), lr.to_unit(0.1)
+        (0.001, 1.0)
+        >>> Float(0, 1, step=0.3)
+        Float(0.0, 0.9, step=0.3)
     """
 
     low: float
@@ -281,12 +292,12 @@ class Float(Parameter):
     when: Condition | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        low, high = (number_in(self, name) for name in ("low", "high"))
+        low, high = (checked_number(self, name) for name in ("low", "high"))
         try:
             low, high = float(low) + 0.0, float(high) + 0.0  # -0.0 is 0.0
         except OverflowError as err:
             raise ParameterError("A Float's bounds fit into a float; got a larger integer.", "low") from err
-        log = log_of(self)
+        log = checked_log(self)
         check_bounds(self, low, high, log)
         if not math.isfinite(high - low):
             raise ParameterError(
@@ -295,7 +306,7 @@ class Float(Parameter):
             )
         step = None
         if self.step is not None:
-            step = float(step_of(self))
+            step = float(checked_step(self))
             if log:
                 raise ParameterError(
                     f"A Float with log has no step, but got step={step!r}. Leave out one of them, or list the values "
@@ -311,7 +322,7 @@ class Float(Parameter):
                 raise ParameterError(f"step is at most high - low = {high - low!r}, but got step={step!r}.", "step")
             if n_steps > LARGEST_INT:
                 raise ParameterError(f"A grid has at most {LARGEST_INT:,} steps, but got step={step!r}.", "step")
-            high = on_grid(low, step, n_steps)
+            high = grid_value(low, step, n_steps)
         self._set(low=low, high=high, log=log, step=step)
         self._set_common()
 
@@ -325,29 +336,29 @@ class Float(Parameter):
         number = _number(self, value)
         if self.step is not None:
             index = max(0, round((number - self.low) / self.step))
-            nearest = on_grid(self.low, self.step, index)
-            if nearest <= self.high and abs(number - nearest) <= _OFF_GRID * self.step:
+            nearest = grid_value(self.low, self.step, index)
+            if nearest <= self.high and abs(number - nearest) <= _GRID_TOLERANCE * self.step:
                 return nearest
             raise PointError(f"{self!r} takes steps of {self.step!r} from {self.low!r}, but got {number!r}.")
         return number
 
     def to_unit(self, value: object) -> float:
-        return place_of(self.check(value), self.low, self.high, self.log)
+        return normalized(self.check(value), self.low, self.high, self.log)
 
     def from_unit(self, u: float) -> float:
         u = clipped(u)
         if self.step is not None:
-            return on_grid(self.low, self.step, round(u * ((self.n_values or 1) - 1)))
-        return value_at(u, self.low, self.high, self.log)
+            return grid_value(self.low, self.step, round(u * ((self.n_values or 1) - 1)))
+        return unnormalized(u, self.low, self.high, self.log)
 
     def values(self) -> tuple[float, ...]:
         if self.n_values is None:
             raise _uncountable(self)
         if self.step is None:
             return (self.low,)
-        return tuple(on_grid(self.low, self.step, index) for index in range(self.n_values))
+        return tuple(grid_value(self.low, self.step, index) for index in range(self.n_values))
 
-    def alone_with(self, each: Sequence[str] | None, when: Condition | None) -> Float:
+    def replaced(self, each: Sequence[str] | None, when: Condition | None) -> Float:
         return Float(self.low, self.high, self.log, self.step, each=each, when=when)
 
     def _json(self) -> dict[str, Any]:
@@ -359,13 +370,23 @@ class Float(Parameter):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Int(Parameter):
-    """A whole number from `low` to `high`, both included, at most a trillion in size.
+    """A whole number from `low` to `high`, both included.
 
-    With `log` its magnitudes are equally likely. With `step` it takes only `low, low + step, ...`; `high` becomes the
-    last of these, so `Int(0, 10, step=3)` ends at 9 and says so.
+    Args:
+        low: The smallest value, at least -10**12.
+        high: The largest value, at most 10**12. With `step` it becomes the last value of the grid: `Int(0, 10, step=3)`
+            ends at 9.
+        log: Search on a logarithmic scale; `low` must be above 0.
+        step: Take only the values `low, low + step, ...`; not with `log`.
+        each: Names, to declare one such parameter per name. They are called `group[name]`.
+        when: Where the parameter is active, see `Float`.
 
     Raises:
-        ParameterError: The arguments fit no parameter.
+        ParameterError: An argument is of the wrong type or out of range, or two arguments exclude each other.
+
+    Example:
+        >>> Int(0, 10, step=3).values()
+        (0, 3, 6, 9)
     """
 
     low: int
@@ -376,15 +397,15 @@ class Int(Parameter):
     when: Condition | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        low, high = (whole(name, number_in(self, name)) for name in ("low", "high"))
-        log = log_of(self)
+        low, high = (checked_whole_number(name, checked_number(self, name)) for name in ("low", "high"))
+        log = checked_log(self)
         check_bounds(self, low, high, log)
         for name, bound in (("low", low), ("high", high)):
             if abs(bound) > LARGEST_INT:
                 raise ParameterError(
                     f"An Int's bounds lie within a trillion, 10**12, but got {name}={bound!r}. Take a Float.", name
                 )
-        step = whole("step", step_of(self))
+        step = checked_whole_number("step", checked_step(self))
         if log and step != 1:
             raise ParameterError(
                 f"An Int with log has step 1, but got step={step!r}. Leave out one of them, or list the values with "
@@ -409,20 +430,20 @@ class Int(Parameter):
         return int(number)
 
     def to_unit(self, value: object) -> float:
-        return place_of(self.check(value), self.low, self.high, self.log)
+        return normalized(self.check(value), self.low, self.high, self.log)
 
     def from_unit(self, u: float) -> int:
         u = clipped(u)
         if not self.log:
             return self.low + self.step * round(u * (self.n_values - 1))
-        below = math.floor(value_at(u, self.low, self.high, log=True))
+        below = math.floor(unnormalized(u, self.low, self.high, log=True))
         near = [value for value in (below - 1, below, below + 1) if self.low <= value <= self.high]
-        return min(near, key=lambda value: abs(place_of(value, self.low, self.high, log=True) - u))
+        return min(near, key=lambda value: abs(normalized(value, self.low, self.high, log=True) - u))
 
     def values(self) -> tuple[int, ...]:
         return tuple(range(self.low, self.high + 1, self.step))
 
-    def alone_with(self, each: Sequence[str] | None, when: Condition | None) -> Int:
+    def replaced(self, each: Sequence[str] | None, when: Condition | None) -> Int:
         return Int(self.low, self.high, self.log, self.step, each=each, when=when)
 
     def _json(self) -> dict[str, Any]:
@@ -434,14 +455,24 @@ class Int(Parameter):
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class Choice(Parameter):
-    """One of several options, each None, a bool, an int, a float or a str.
+    """One of several options.
 
-    Options that are all numbers (a bool is none) are ordered unless told otherwise: by value, in whatever order they
-    are given. Other options are unordered; with `ordered=True` their order is the one they are given in.
-    Two options must not be equal, and as for Python 1, 1.0 and True are: such a choice is refused.
+    Args:
+        options: Each is None, a bool, an int, a float or a str. Two of them must not be equal in Python, as 1, 1.0
+            and True are.
+        ordered: Whether the order of the options has a meaning. By default it has if all options are numbers (a bool
+            is not a number). Numbers are ordered by value, other options as they are given.
+        each: Names, to declare one such parameter per name. They are called `group[name]`.
+        when: Where the parameter is active, see `Float`.
 
     Raises:
-        ParameterError: The arguments fit no parameter.
+        ParameterError: An option has another type, two options are equal, or there is none.
+
+    Example:
+        >>> Choice(8, 2, 4).values()
+        (2, 4, 8)
+        >>> Choice("prune", "cluster").is_ordered
+        False
     """
 
     options: tuple[Value, ...]
@@ -493,14 +524,14 @@ class Choice(Parameter):
         try:
             plain = as_value(value)
         except TypeError:
-            plain = None if value is None else math.nan  # equal to no option
-        place = self._places.get(plain)
-        if place is None or not is_same(self._values[place], plain):
+            plain = math.nan  # is equal to no option
+        index = self._index_of.get(plain)
+        if index is None or not is_same(self._values[index], plain):
             raise PointError(f"{self!r} has no option {shown(value)}.")
-        return self._values[place]
+        return self._values[index]
 
     def to_unit(self, value: object) -> float:
-        index = self._places[self.check(value)]
+        index = self._index_of[self.check(value)]
         return index / (len(self.options) - 1) if index else 0.0
 
     def from_unit(self, u: float) -> Value:
@@ -515,10 +546,10 @@ class Choice(Parameter):
         return tuple(sorted(numbers)) if self.ordered and len(numbers) == len(self.options) else self.options
 
     @cached_property
-    def _places(self) -> dict[Value, int]:
-        return {value: place for place, value in enumerate(self._values)}
+    def _index_of(self) -> dict[Value, int]:
+        return {value: index for index, value in enumerate(self._values)}
 
-    def alone_with(self, each: Sequence[str] | None, when: Condition | None) -> Choice:
+    def replaced(self, each: Sequence[str] | None, when: Condition | None) -> Choice:
         return Choice(*self.options, ordered=self.ordered, each=each, when=when)
 
     def _json(self) -> dict[str, Any]:
@@ -530,7 +561,7 @@ class Choice(Parameter):
 
 
 def _number(parameter: Any, given: object) -> int | float:
-    """Return a value for a `Float` or an `Int`, as number within its bounds."""
+    """Return `given` as a number within the bounds of a `Float` or an `Int`."""
     try:
         value = as_value(given)
     except TypeError:
@@ -538,8 +569,8 @@ def _number(parameter: Any, given: object) -> int | float:
     if not is_finite_number(value):
         raise PointError(f"{parameter!r} takes numbers, but got {shown(given)}.")
     if not parameter.low <= value <= parameter.high:
-        slack = _OFF_GRID * (parameter.step or 0)
-        if not parameter.low - slack <= value <= parameter.high + slack:
+        tolerance = _GRID_TOLERANCE * (parameter.step or 0)
+        if not parameter.low - tolerance <= value <= parameter.high + tolerance:
             raise PointError(f"{parameter!r} does not reach {value!r}.")
     return value if isinstance(parameter, Int) else float(value)
 
@@ -548,10 +579,10 @@ def _uncountable(parameter: Parameter) -> ParameterError:
     return ParameterError(f"The values of {parameter!r} cannot be listed: it is continuous. Give it a step.", "step")
 
 
-def _numeric_arguments(parameter: Any, plain_step: int | None) -> list[str]:
+def _numeric_arguments(parameter: Any, default_step: int | None) -> list[str]:
     arguments = [repr(parameter.low), repr(parameter.high)]
     if parameter.log:
         arguments.append("log=True")
-    if parameter.step != plain_step:
+    if parameter.step != default_step:
         arguments.append(f"step={parameter.step!r}")
     return arguments

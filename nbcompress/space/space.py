@@ -1,143 +1,49 @@
-"""The space of a search: all parameters, and which of them are active at which point.
-
-How many points a finite conditional space has, without walking through them.
-"""
+"""The search space: its parameters, which of them are active at a point, the unit cube, and the number of points."""
 
 from __future__ import annotations
 
-import keyword
 import math
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import ParameterError, PointError, SpaceError, did_you_mean
-from nbcompress.space.conditions import Condition, closure, simplest
+from nbcompress.errors import ParameterError, PointError, SpaceError, did_you_mean, shown
+from nbcompress.space.conditions import Condition, closure, simplified
 from nbcompress.space.parameters import Choice, Float, Int, Parameter
-from nbcompress.space.values import Point, Value, is_same, shown, shown_point
+from nbcompress.space.values import Point, Value, check_name, is_same, shown_point
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-# What is left of a condition when some choices are known: its cases, each a list of demands still open.
-# An empty case is fulfilled; no case is out of reach.
-_Open = list[list[tuple[str, tuple[Value, ...]]]]
-
-
-def count_points(sizes: Mapping[str, int], choices: Mapping[str, Choice], conditions: Mapping[str, Condition]) -> int:
-    """Return the number of points.
-
-    Parts of the space that share no open condition are counted apart and multiplied; inside a part the first choice
-    takes its values one after the other, which closes conditions. So a hundred layers with a condition each are quick.
-
-    Args:
-        sizes: The number of values of every parameter, parents first.
-        choices: The parameters that conditions may read.
-        conditions: Those of the parameters that are not always active.
-    """
-    return _count(
-        list(sizes),
-        {name: [list(case) for case in condition.cases] for name, condition in conditions.items()},
-        sizes,
-        choices,
-    )
-
-
-def _count(names: list[str], open_: dict[str, _Open], sizes: Mapping[str, int], choices: Mapping[str, Choice]) -> int:
-    total = 1
-    for part in _parts(names, open_):
-        if len(part) == 1:
-            total *= sizes[part[0]]
-            continue
-        # The first of a part is always active: its own parents, if any, are known.
-        first, rest = part[0], part[1:]
-        counted = 0
-        for value in choices[first].values():
-            counted += _after(first, value, rest, open_, sizes, choices)
-        total *= counted
-    return total
-
-
-def _after(
-    name: str,
-    value: Value,
-    rest: list[str],
-    open_: dict[str, _Open],
-    sizes: Mapping[str, int],
-    choices: Mapping[str, Choice],
-) -> int:
-    """Count the points of `rest` where `name` has `value`."""
-    left = {other: _close(cases, name, value) for other, cases in open_.items() if other in rest}
-    return _count_reachable(rest, left, sizes, choices)
-
-
-def _count_reachable(
-    names: list[str], open_: dict[str, _Open], sizes: Mapping[str, int], choices: Mapping[str, Choice]
-) -> int:
-    """Drop what is out of reach, and what demands a value of it, then count the others."""
-    kept: list[str] = []
-    gone: set[str] = set()
-    for name in names:
-        if name in open_:
-            cases = [case for case in open_[name] if not any(parent in gone for parent, _ in case)]
-            if not cases:
-                gone.add(name)
-                continue
-            if [] in cases:
-                del open_[name]
-            else:
-                open_[name] = cases
-        kept.append(name)
-    return _count(kept, open_, sizes, choices)
-
-
-def _close(cases: _Open, name: str, value: Value) -> _Open:
-    """Return what is left of `cases` when `name` has `value`."""
-    left: _Open = []
-    for case in cases:
-        wanted = [values for parent, values in case if parent == name]
-        if all(any(is_same(value, one) for one in values) for values in wanted):
-            left.append([demand for demand in case if demand[0] != name])
-    return left
-
-
-def _parts(names: list[str], open_: dict[str, _Open]) -> list[list[str]]:
-    """Split names into parts that no open condition joins, each in the order of `names`."""
-    leader = {name: name for name in names}
-
-    def find(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    for name in names:
-        for parent in {parent for case in open_.get(name, []) for parent, _ in case}:
-            leader[find(name)] = find(parent)
-    parts: dict[str, list[str]] = {}
-    for name in names:
-        parts.setdefault(find(name), []).append(name)
-    return list(parts.values())
-
-
 VERSION = 1
-# These are columns of `study.trials`, beside the parameters.
-TAKEN = frozenset({"number", "state", "seconds"})
-KINDS = {"Float": Float, "Int": Int, "Choice": Choice}
+KINDS: dict[str, type[Float] | type[Int] | type[Choice]] = {"Float": Float, "Int": Int, "Choice": Choice}
 
 
 class Space:
-    """An ordered set of parameters, some of them active only at some values of earlier choices.
+    """An ordered set of parameters, some of which are active only at some values of earlier Choices.
 
-    A parameter with `each=` is a *group*: it stands for one parameter a name, called `group[name]`. `space.names` and
-    points use these flat names.
+    A parameter with `each=` is a *group*: it stands for one parameter per name, called `group[name]`. `space.names`
+    and points use these flat names.
 
     Args:
-        parameters: The parameters by name, in order. A parameter's `when=` names earlier choices.
+        parameters: The parameters by name, in order. The `when=` of a parameter names Choices before it.
 
     Raises:
-        SpaceError: A name or a condition is refused.
+        SpaceError: There is no parameter, a name is not allowed, or a condition names no earlier Choice.
+
+    Example:
+        >>> space = Space({
+        ...     "method": Choice("prune", "cluster"),
+        ...     "amount": Float(0, 0.9, when={"method": "prune"}),
+        ...     "clusters": Int(2, 16, when={"method": "cluster"}),
+        ... })
+        >>> space.active({"method": "cluster", "clusters": 8})
+        ('method', 'clusters')
+        >>> space.encode([{"method": "cluster", "clusters": 16}]).tolist()
+        [[1.0, nan, 1.0]]
+        >>> space.decode([0.0, 0.5, 0.0])
+        {'method': 'prune', 'amount': 0.45}
     """
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
@@ -157,24 +63,24 @@ class Space:
             self._add(name, parameter, parameters)
         self.names: tuple[str, ...] = tuple(self._parameters)
 
-    def _add(self, name: str, parameter: Float | Int | Choice, everything: Mapping[str, Parameter]) -> None:
+    def _add(self, name: str, parameter: Float | Int | Choice, declared: Mapping[str, Parameter]) -> None:
         condition = None
         if parameter.when is not None:
-            condition = self._condition(name, Condition.of(parameter.when), everything)
+            condition = self._condition(name, Condition.of(parameter.when), declared)
         flat_names = [name]
         if parameter.each is not None:
-            self._groups[name] = {one: f"{name}[{one}]" for one in parameter.each}
+            self._groups[name] = {member: f"{name}[{member}]" for member in parameter.each}
             flat_names = list(self._groups[name].values())
         for flat in flat_names:
-            self._parameters[flat] = parameter.alone()
+            self._parameters[flat] = parameter.replaced(None, None)
             if condition is not None:
                 self._conditions[flat] = condition
 
-    def _condition(self, name: str, when: Condition, everything: Mapping[str, Parameter]) -> Condition | None:
-        """Check a condition against the parameters so far and bring it to its simplest form."""
+    def _condition(self, name: str, when: Condition, declared: Mapping[str, Parameter]) -> Condition | None:
+        """Check a condition against the parameters before it, and simplify it."""
         for case in when.cases:
             for parent, values in case:
-                choice = self._parent(name, parent, everything)
+                choice = self._parent(name, parent, declared)
                 for value in values:
                     if not choice.contains(value):
                         near = did_you_mean(str(value), choice.options)
@@ -183,13 +89,13 @@ class Space:
                             f"{parent} = {choice!r}.{near}"
                         )
         needed = closure(when.parents, self._conditions)
-        choices = {one: choice for one, choice in self._choices().items() if one in needed}
-        condition = simplest(when.holds, choices, self._conditions)
+        choices = {parent: choice for parent, choice in self._choices().items() if parent in needed}
+        condition = simplified(when.holds, choices, self._conditions)
         if condition is not None and not condition.cases:
             raise SpaceError(f"{name!r} is never active: nothing fulfils {when!r}.")
         return condition
 
-    def _parent(self, name: str, parent: str, everything: Mapping[str, Parameter]) -> Choice:
+    def _parent(self, name: str, parent: str, declared: Mapping[str, Parameter]) -> Choice:
         found = self._parameters.get(parent)
         if isinstance(found, Choice):
             return found
@@ -199,7 +105,7 @@ class Space:
         if parent in self._groups:
             inner = next(iter(self._groups[parent].values()))
             raise SpaceError(f"{start} that is a group. Name one of it, such as {inner!r}.")
-        if parent in everything:
+        if parent in declared:
             raise SpaceError(f"{start} that is declared later. Declare {parent!r} before {name!r}.")
         raise SpaceError(f"{start} there is no such parameter.{did_you_mean(parent, self._choices())}")
 
@@ -219,12 +125,12 @@ class Space:
         """Return the parameter of a flat name, without `each` and `when`.
 
         Raises:
-            KeyError: There is none of that name.
+            KeyError: There is no parameter of that name.
         """
         return self._parameters[name]
 
     def __eq__(self, other: object) -> bool:
-        # By text, as parameters are.
+        # By text, as parameters are compared.
         return repr(self) == repr(other) if isinstance(other, Space) else NotImplemented
 
     def __hash__(self) -> int:
@@ -237,7 +143,7 @@ class Space:
 
     @property
     def conditions(self) -> dict[str, Condition]:
-        """The conditions by flat name, in their simplest form, of the parameters that are not always active."""
+        """The simplified conditions of the parameters that are not always active, by flat name."""
         return dict(self._conditions)
 
     @property
@@ -245,37 +151,37 @@ class Space:
         return bool(self._conditions)
 
     def parents(self, name: str) -> tuple[str, ...]:
-        """Return the choices that decide whether `name` is active; empty if it always is."""
+        """Return the names of the Choices that decide whether `name` is active; empty if it always is."""
         return self._conditions[name].parents if name in self._conditions else ()
 
     def is_active(self, name: str, point: Mapping[str, Value]) -> bool:
-        """Say whether `name` is active where the choices are those of `point`."""
+        """Say whether `name` is active, given the values of its parents in `point`."""
         return name not in self._conditions or self._conditions[name].holds(point)
 
     def active(self, point: Mapping[str, Value]) -> tuple[str, ...]:
-        """Return the names that are active where the choices are those of `point`, in order."""
+        """Return the names of the parameters that are active, given the Choices in `point`, in order."""
         return tuple(name for name in self._parameters if self.is_active(name, point))
 
     @property
     def n_points(self) -> int | None:
-        """How many points there are, or None if they cannot be counted."""
+        """The number of points, or None if a parameter is continuous."""
         sizes = {name: parameter.n_values for name, parameter in self._parameters.items()}
         if None in sizes.values():
             return None
         return count_points({name: size or 0 for name, size in sizes.items()}, self._choices(), self._conditions)
 
     def points(self) -> Iterator[Point]:
-        """Walk through every point; the last parameter changes fastest.
+        """Iterate over all points; the last parameter changes fastest.
 
         Raises:
-            SpaceError: A parameter is continuous, so that the points cannot be counted.
+            SpaceError: A parameter is continuous.
         """
         for name, parameter in self._parameters.items():
             if parameter.is_continuous:
                 raise SpaceError(f"The points cannot be listed: {name} = {parameter!r} is continuous. Give it a step.")
-        return self._walk(0, {})
+        return self._points_from(0, {})
 
-    def _walk(self, position: int, point: Point) -> Iterator[Point]:
+    def _points_from(self, position: int, point: Point) -> Iterator[Point]:
         while position < len(self.names) and not self.is_active(self.names[position], point):
             position += 1
         if position == len(self.names):
@@ -283,27 +189,29 @@ class Space:
             return
         name = self.names[position]
         for value in self._parameters[name].values():
-            yield from self._walk(position + 1, {**point, name: value})
+            yield from self._points_from(position + 1, {**point, name: value})
 
     def check(self, point: Mapping[str, Any]) -> Point:
         """Return `point` with plain Python scalars, in order of declaration.
 
-        A group may come as one dict, as a cell sees it, or under its flat names.
+        Args:
+            point: The values of the active parameters, by name. A group is one dict, as a cell sees it, or its
+                members under their flat names.
 
         Raises:
-            PointError: A parameter is unknown, missing, inactive, or its value outside.
+            PointError: A parameter is unknown, missing or inactive, or a value is outside its parameter.
         """
         given = self._flat(point)
         checked: Point = {}
         for name, parameter in self._parameters.items():
             if not self.is_active(name, checked):
                 if name in given:
-                    where = self._where(name, checked)
-                    raise PointError(f"{name!r} is inactive {where}, but got {shown(given[name])}. Leave it out.")
+                    context = self._context(name, checked)
+                    raise PointError(f"{name!r} is inactive {context}, but got {shown(given[name])}. Leave it out.")
                 continue
             if name not in given:
-                where = f" {self._where(name, checked)}" if name in self._conditions else ""
-                raise PointError(f"The point lacks {name!r}, which is active{where}: {name} = {parameter!r}.")
+                context = f" {self._context(name, checked)}" if name in self._conditions else ""
+                raise PointError(f"The point lacks {name!r}, which is active{context}: {name} = {parameter!r}.")
             try:
                 checked[name] = parameter.check(given[name])
             except PointError as err:
@@ -335,11 +243,17 @@ class Space:
                 raise PointError(f"{group!r} has no {shown(name)}.{did_you_mean(str(name), names)}")
         return {names[name]: value for name, value in values.items()}
 
-    def _where(self, name: str, point: Point) -> str:
+    def _context(self, name: str, point: Point) -> str:
         return f"when {shown_point({parent: point[parent] for parent in self.parents(name) if parent in point})}"
 
     def encode(self, points: Iterable[Mapping[str, Value]]) -> NDArray[np.float64]:
-        """Return points as rows of the unit cube, shape `(n, d)`, columns in order of `names`; inactive ones are NaN.
+        """Return points as rows of the unit cube.
+
+        Args:
+            points: `n` points.
+
+        Returns:
+            An array of shape `(n, d)` with the columns in the order of `names`; NaN where a parameter is inactive.
 
         Raises:
             PointError: A value is outside its parameter, or an active parameter is missing.
@@ -359,15 +273,18 @@ class Space:
         return parameter.to_unit(point[name])
 
     def decode(self, row: Iterable[float]) -> Point:
-        """Return the point of one row of the unit cube, shape `(d,)`.
+        """Return the point of one row of the unit cube.
 
-        Which parameters are active follows from the row's choices; what stands in the columns of others is ignored.
-        Parameters with countable values take the nearest one.
+        Args:
+            row: Numbers of shape `(d,)`. They are clipped to [0, 1]; those of inactive parameters are ignored.
+
+        Returns:
+            The active parameters by name. Parameters with countable values take the nearest value.
 
         Raises:
             PointError: The row has another length, or NaN for an active parameter.
         """
-        numbers = [float(cell) for cell in row]
+        numbers = [float(number) for number in row]
         if len(numbers) != len(self):
             raise PointError(f"A row has one number a parameter, that is {len(self)}, but got {len(numbers)}.")
         point: Point = {}
@@ -379,32 +296,25 @@ class Space:
         return point
 
     def grouped(self, point: Mapping[str, Value]) -> dict[str, Any]:
-        """Return `point` as a cell sees it: each group as one dict; what is inactive is absent."""
+        """Return `point` as a cell sees it: each group is one dict, and inactive parameters are absent."""
         members = {flat: (group, name) for group, names in self._groups.items() for name, flat in names.items()}
-        result: dict[str, Any] = {}
-        for flat, value in point.items():
-            if flat in members:
-                group, name = members[flat]
-                result.setdefault(group, {})[name] = value
-            else:
-                result[flat] = value
-        return result
+        return grouped(point, members)
 
     def declared(self) -> dict[str, Float | Int | Choice]:
-        """Return the declarations that make an equal space: groups with `each=`, conditions with `when=`."""
+        """Return the parameters from which an equal space can be made, with their `each=` and `when=`."""
         found: dict[str, Float | Int | Choice] = {}
         members = {flat: group for group, names in self._groups.items() for flat in names.values()}
         for flat, parameter in self._parameters.items():
             name = members.get(flat, flat)
             each = tuple(self._groups[name]) if flat in members else None
-            found.setdefault(name, parameter.alone_with(each, self._conditions.get(flat)))
+            found.setdefault(name, parameter.replaced(each, self._conditions.get(flat)))
         return found
 
     def to_json(self) -> dict[str, Any]:
         """Return the space as JSON data, which `from_json` reads."""
         return {
             "version": VERSION,
-            "parameters": [{"name": name, **one.to_json()} for name, one in self.declared().items()],
+            "parameters": [{"name": name, **parameter.to_json()} for name, parameter in self.declared().items()],
         }
 
     @classmethod
@@ -412,7 +322,7 @@ class Space:
         """Return the space that `to_json` wrote.
 
         Raises:
-            SpaceError: The data is of a newer version, or no space.
+            SpaceError: The data has another version, or is no stored space.
         """
         if not isinstance(data, Mapping) or "version" not in data:
             raise SpaceError(f"A stored space is a dict with a version, but got {shown(data)}.")
@@ -432,7 +342,7 @@ class Space:
         return cls(parameters)
 
     def difference(self, other: Space) -> str:
-        """Say in one sentence how `other`, the newer one, differs from this space; empty if they are equal."""
+        """Return one sentence that says how `other`, the newer space, differs; an empty string if they are equal."""
         old, new = self.declared(), other.declared()
         found = [f"{name!r} was {old[name]!r} and is gone" for name in old if name not in new]
         found += [f"{name!r} = {new[name]!r} is new" for name in new if name not in old]
@@ -448,41 +358,145 @@ class Space:
         return ""
 
     def __str__(self) -> str:
-        """Return the declarations as a cell has them; read again they give an equal space."""
+        """Return the declarations as in a cell; parsed again they give an equal space."""
         lines = []
-        shown_condition = None
+        previous_condition = None
         for name, parameter in self.declared().items():
             condition = parameter.when if isinstance(parameter.when, Condition) else None
-            if condition is not None and condition != shown_condition:
+            if condition is not None and condition != previous_condition:
                 lines.append(f"if {self._test(condition)}:")
-            shown_condition = condition
+            previous_condition = condition
             indent = "    " if condition is not None else ""
-            lines.append(f"{indent}{name} = {parameter.alone_with(parameter.each, None)!r}")
+            lines.append(f"{indent}{name} = {parameter.replaced(parameter.each, None)!r}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"Space({self.declared()!r})"
 
     def _test(self, condition: Condition) -> str:
-        """Return a condition as a Python expression, parents before what they make active."""
+        """Return a condition as a Python expression."""
         return " or ".join(
             " and ".join(self._equals(parent, values) for parent, values in case) for case in condition.cases
         )
 
     def _equals(self, parent: str, values: tuple[Value, ...]) -> str:
-        read = parent
+        expression = parent
         for group, names in self._groups.items():
             for name, flat in names.items():
                 if flat == parent:
-                    read = f"{group}[{name!r}]"
-        return f"{read} == {values[0]!r}" if len(values) == 1 else f"{read} in {values!r}"
+                    expression = f"{group}[{name!r}]"
+        return f"{expression} == {values[0]!r}" if len(values) == 1 else f"{expression} in {values!r}"
 
 
-def check_name(name: object) -> None:
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise SpaceError(f"A parameter is named by a Python identifier, but got {shown(name)}.")
-    plain = unicodedata.normalize("NFKC", name)
-    if plain != name:
-        raise SpaceError(f"Python reads the name {name!r} as {plain!r}. Write {plain!r}.")
-    if name in TAKEN:
-        raise SpaceError(f"The name {name!r} is taken by a column of the trials; choose another.")
+def grouped(point: Mapping[str, Value], members: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Return `point` with one dict for each group.
+
+    Args:
+        point: Values by flat name.
+        members: Group and name of each member of a group, by flat name.
+    """
+    result: dict[str, Any] = {}
+    for flat, value in point.items():
+        if flat in members:
+            group, name = members[flat]
+            result.setdefault(group, {})[name] = value
+        else:
+            result[flat] = value
+    return result
+
+
+# --- Counting the points of a finite space ----------------------------------------------------------------------------
+
+# The part of a condition that is not decided by the choices known so far: its cases, each a list of the demands that
+# are left. An empty case holds; a condition without cases never holds.
+_OpenCases = list[list[tuple[str, tuple[Value, ...]]]]
+
+
+def count_points(sizes: Mapping[str, int], choices: Mapping[str, Choice], conditions: Mapping[str, Condition]) -> int:
+    """Return the number of points of a space, without iterating over them.
+
+    Parameters that no open condition connects form separate components, whose counts are multiplied. Inside a
+    component the count is summed over the values of its first choice, which decides conditions. So the time is linear
+    in the number of layers that have a condition each.
+
+    Args:
+        sizes: The number of values of every parameter, ordered parents first.
+        choices: The parameters that conditions may read.
+        conditions: The conditions of the parameters that are not always active.
+    """
+    return _count(
+        list(sizes),
+        {name: [list(case) for case in condition.cases] for name, condition in conditions.items()},
+        sizes,
+        choices,
+    )
+
+
+def _count(
+    names: list[str], open_cases: dict[str, _OpenCases], sizes: Mapping[str, int], choices: Mapping[str, Choice]
+) -> int:
+    total = 1
+    for component in _components(names, open_cases):
+        if len(component) == 1:
+            total *= sizes[component[0]]
+            continue
+        # The first parameter of a component is always active: its own parents, if it has any, are known.
+        first, rest = component[0], component[1:]
+        total *= sum(
+            _count_reachable(rest, _given(first, value, rest, open_cases), sizes, choices)
+            for value in choices[first].values()
+        )
+    return total
+
+
+def _given(name: str, value: Value, names: list[str], open_cases: Mapping[str, _OpenCases]) -> dict[str, _OpenCases]:
+    """Return the open cases of `names` where `name` has `value`."""
+    return {other: _decided(cases, name, value) for other, cases in open_cases.items() if other in names}
+
+
+def _decided(cases: _OpenCases, name: str, value: Value) -> _OpenCases:
+    """Return the cases that can still hold where `name` has `value`, without their demands on `name`."""
+    left: _OpenCases = []
+    for case in cases:
+        allowed = [values for parent, values in case if parent == name]
+        if all(any(is_same(value, option) for option in values) for values in allowed):
+            left.append([demand for demand in case if demand[0] != name])
+    return left
+
+
+def _count_reachable(
+    names: list[str], open_cases: dict[str, _OpenCases], sizes: Mapping[str, int], choices: Mapping[str, Choice]
+) -> int:
+    """Count without the parameters that can no longer be active, and without the cases that need these."""
+    reachable: list[str] = []
+    inactive: set[str] = set()
+    for name in names:
+        if name in open_cases:
+            cases = [case for case in open_cases[name] if not any(parent in inactive for parent, _ in case)]
+            if not cases:
+                inactive.add(name)
+                continue
+            if [] in cases:
+                del open_cases[name]
+            else:
+                open_cases[name] = cases
+        reachable.append(name)
+    return _count(reachable, open_cases, sizes, choices)
+
+
+def _components(names: list[str], open_cases: Mapping[str, _OpenCases]) -> list[list[str]]:
+    """Return the connected components of the graph of open conditions, each in the order of `names` (union-find)."""
+    linked_to = {name: name for name in names}
+
+    def root(name: str) -> str:
+        while linked_to[name] != name:
+            name = linked_to[name]
+        return name
+
+    for name in names:
+        for parent in {parent for case in open_cases.get(name, []) for parent, _ in case}:
+            linked_to[root(name)] = root(parent)
+    components: dict[str, list[str]] = {}
+    for name in names:
+        components.setdefault(root(name), []).append(name)
+    return list(components.values())

@@ -1,22 +1,54 @@
-"""The values that a parameter may take: None, bool, int, float and str, and nothing else."""
+"""The values that a parameter takes (None, bool, int, float, str), points, and the names of parameters and metrics."""
 
 from __future__ import annotations
 
+import keyword
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, TypeGuard
+
+from nbcompress.errors import GoalError, SpaceError, shown
 
 Value = None | bool | int | float | str
 Point = dict[str, Value]
 
-_SHOWN = 80
+# These columns of `study.trials` are ours, so no parameter and no metric may have their names.
+RESERVED = frozenset({"number", "state", "seconds"})
+
+
+def check_name(name: object) -> None:
+    """Check the name of a parameter.
+
+    Raises:
+        SpaceError: It is no Python identifier, Python would read it as another name, or it is reserved.
+    """
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise SpaceError(f"A parameter is named by a Python identifier, but got {shown(name)}.")
+    plain = unicodedata.normalize("NFKC", name)
+    if plain != name:
+        raise SpaceError(f"Python reads the name {name!r} as {plain!r}. Write {plain!r}.")
+    if name in RESERVED:
+        raise SpaceError(f"The name {name!r} is taken by a column of the trials; choose another.")
+
+
+def check_metric_name(name: str) -> None:
+    """Check the name of a metric. It may be a keyword of Python, since a function returns its metrics in a dict.
+
+    Raises:
+        GoalError: It is no Python identifier, or it is reserved.
+    """
+    if not name.isidentifier():
+        raise GoalError(f"A metric is named by a Python identifier, but got {name!r}.")
+    if name in RESERVED:
+        raise GoalError(f"The metric name {name!r} is taken by a column of the trials; choose another.")
 
 
 def as_value(given: Any) -> Value:
     """Return `given` as a plain Python scalar.
 
-    Scalars and 0-d arrays of NumPy and torch become what their `item()` is; subclasses such as members of a string
-    enumeration become their plain value.
+    Scalars and 0-d arrays of NumPy and torch are converted with `item()`. Members of a string enumeration, and of
+    other subclasses, are converted to the plain class.
 
     Raises:
         TypeError: It is no scalar.
@@ -27,7 +59,7 @@ def as_value(given: Any) -> Value:
         return given
     for kind in (int, float, str):
         if isinstance(given, kind):
-            # The method of the plain class, for subclasses like to print themselves in their own way.
+            # `str(given)` would call the `__str__` of the subclass, which may print something else.
             return str.__str__(given) if kind is str else kind(given)
     raise TypeError(f"a {type(given).__name__} is no scalar")
 
@@ -41,17 +73,11 @@ def is_finite_number(value: Any) -> TypeGuard[int | float]:
     return is_number(value) and (isinstance(value, int) or math.isfinite(value))
 
 
-def is_same(one: Value, other: Value) -> bool:
+def is_same(value: Value, other: Value) -> bool:
     """Say whether two values are the same: `1` and `1.0` are, `1` and `True` are not."""
-    return one == other and isinstance(one, bool) == isinstance(other, bool)
-
-
-def shown(given: object) -> str:
-    """Return the text of a value for a message, cut to a readable length."""
-    text = repr(given)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
 def shown_point(point: Mapping[str, Value]) -> str:
-    """Return `method = 'plain', bits = 4`."""
+    """Return the text of a point for a message: `method = 'plain', bits = 4`."""
     return ", ".join(f"{name} = {shown(value)}" for name, value in point.items())

@@ -7,14 +7,13 @@ its table is asked for, and torch never.
 
 from nbcompress.study.artifact_store import KeptValues, Shelf
 from nbcompress.study.front import feasible, front, hypervolume, is_unbeaten, losses_of
-from nbcompress.study.goal import RESERVED, Constraint, Failure, Goal, Objective, State, Trial
+from nbcompress.study.goal import Constraint, Failure, Goal, Objective, State, Trial
 from nbcompress.study.opening import StudySummary, delete_study, list_studies, open_study, read_study
 from nbcompress.study.storage import DEFAULT_STORAGE
 from nbcompress.study.study import Study
 
 __all__ = [
     "DEFAULT_STORAGE",
-    "RESERVED",
     "Constraint",
     "Failure",
     "Goal",

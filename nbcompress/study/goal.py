@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbcompress.errors import GoalError, option
+from nbcompress.space.values import check_metric_name
 
 if TYPE_CHECKING:
     from nbcompress.space import Point
@@ -102,17 +103,7 @@ def _short(value: Any) -> str:
 
 Direction = Literal["maximize", "minimize"]
 
-# These columns of `study.trials` are ours, so no metric may carry their names.
-RESERVED = frozenset({"number", "state", "seconds"})
-
 _CONSTRAINT = re.compile(r"\s*([^\W\d]\w*)\s*(<=|>=)\s*(\S+)\s*")
-
-
-def _check_metric(name: str) -> None:
-    if not name.isidentifier():
-        raise GoalError(f"A metric is named by a Python identifier, but got {name!r}.")
-    if name in RESERVED:
-        raise GoalError(f"The metric name {name!r} is taken by a column of the trials; choose another.")
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,7 @@ class Objective:
     direction: Direction
 
     def __post_init__(self) -> None:
-        _check_metric(self.metric)
+        check_metric_name(self.metric)
         if self.direction not in ("maximize", "minimize"):
             raise GoalError(f"A direction is 'maximize' or 'minimize', but got {self.direction!r}.")
 
@@ -141,7 +132,7 @@ class Constraint:
     bound: float
 
     def __post_init__(self) -> None:
-        _check_metric(self.metric)
+        check_metric_name(self.metric)
         if self.operator not in ("<=", ">="):
             raise GoalError(f"A constraint uses <= or >=, but got {self.operator!r}.")
         if not math.isfinite(self.bound):

@@ -17,9 +17,9 @@ from many_trials import FILL, PLACE  # noqa: E402
 from panel_studies import digits_study  # noqa: E402
 from playwright.sync_api import Browser, Page  # noqa: E402
 
-from nbcompress.panels.bundle import study_bundle
-from nbcompress.panels.page import asset
-from nbcompress.panels.view import study_view
+from nbcompress.panels.bundle import study_bundle  # noqa: E402
+from nbcompress.panels.page import asset  # noqa: E402
+from nbcompress.panels.view import study_view  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

@@ -1,6 +1,4 @@
-"""A body, read and compiled once.
-
-Where a body binds a name."""
+"""Bodies: the metrics that they must assign, compilation, and the statements that assign a name."""
 
 from __future__ import annotations
 
@@ -8,8 +6,8 @@ import ast
 
 import pytest
 
-from nbcompress.cell import CellBody, Origin
-from nbcompress.cell.body import bound_names, is_read_first, last_binding
+from nbcompress.cell import CellBody, CellSource
+from nbcompress.cell.body import bound_names, is_read_before_assigned, last_binding
 from nbcompress.errors import GoalError, SpaceSyntaxError
 from nbcompress.study.goal import Goal
 
@@ -18,7 +16,7 @@ TEXT = "x = Float(0, 1)\nkilobytes = x\naccuracy = x\n"
 
 
 def body(source: str, goal: Goal = GOAL) -> CellBody:
-    return CellBody(Origin(source, goal))
+    return CellBody(CellSource(source, goal))
 
 
 def test_space_comes_from_the_declarations() -> None:
@@ -58,8 +56,8 @@ def test_magics_are_named() -> None:
 
 
 def test_metrics_of_the_notebook_are_hidden_unless_read_first() -> None:
-    assert body(TEXT).hidden == {"accuracy", "kilobytes"}
-    assert body("x = Float(0, 1)\nkilobytes = 1\naccuracy += x\n").hidden == {"kilobytes"}
+    assert body(TEXT).metrics_to_hide == {"accuracy", "kilobytes"}
+    assert body("x = Float(0, 1)\nkilobytes = 1\naccuracy += x\n").metrics_to_hide == {"kilobytes"}
 
 
 @pytest.mark.parametrize(
@@ -115,4 +113,4 @@ def test_the_last_top_level_statement_counts() -> None:
     ],
 )
 def test_read_before_bound(source: str, expected: bool) -> None:
-    assert is_read_first(ast.parse(source).body, "m") is expected
+    assert is_read_before_assigned(ast.parse(source).body, "m") is expected

@@ -1,4 +1,4 @@
-"""One trial of a cell: the point, the metrics, the ways it ends, here and in another process."""
+"""A trial of a cell: its point, its metrics and how it ends; here and in another process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbcompress.cell import CellBody, CellEvaluator, Origin
+from nbcompress.cell import CellBody, CellEvaluator, CellSource
 from nbcompress.errors import TransportError
 from nbcompress.run import Assignment, Outcome
 from nbcompress.study.goal import Goal, State
@@ -24,7 +24,7 @@ def evaluator(source: str, goal: Goal = GOAL, keep: tuple[str, ...] = (), **name
     namespace: dict[str, Any] = {"__name__": "__main__", "torch": torch, "nn": nn, **names}
     setup = namespace.pop("setup", "")
     exec(setup, namespace)
-    body = CellBody(Origin(source, goal))
+    body = CellBody(CellSource(source, goal))
     space = body.space(lambda node: eval(compile(ast.Expression(node), "<test>", "eval"), namespace))
     return CellEvaluator(body, space, namespace, keep)
 
@@ -142,10 +142,12 @@ def test_kept_values() -> None:
 
 
 def test_the_namespace_is_taken_when_the_search_starts() -> None:
-    one = evaluator("x = Float(0, 1)\nkilobytes = 1\naccuracy = offset()", setup="base = 1\ndef offset(): return base")
-    before = one(Assignment(0, {"x": 0.0}, 0)).values["accuracy"]
-    one._namespace["offset"].__globals__["base"] = 5
-    assert one(Assignment(1, {"x": 0.0}, 0)).values["accuracy"] == before == 1
+    evaluate = evaluator(
+        "x = Float(0, 1)\nkilobytes = 1\naccuracy = offset()", setup="base = 1\ndef offset(): return base"
+    )
+    before = evaluate(Assignment(0, {"x": 0.0}, 0)).values["accuracy"]
+    evaluate._namespace["offset"].__globals__["base"] = 5
+    assert evaluate(Assignment(1, {"x": 0.0}, 0)).values["accuracy"] == before == 1
 
 
 SETUP = """
@@ -173,9 +175,9 @@ def test_what_is_sent_to_another_process_gives_the_same_outcome() -> None:
 
 
 def test_what_cannot_be_sent_is_named() -> None:
-    one = evaluator("x = Float(0, 1)\nkilobytes = accuracy = lock.locked()", lock=threading.Lock())
+    evaluate = evaluator("x = Float(0, 1)\nkilobytes = accuracy = lock.locked()", lock=threading.Lock())
     with pytest.raises(TransportError, match=r"'lock' \(a lock\) cannot be sent to another process: .*engine inline"):
-        pickle.dumps(one)
+        pickle.dumps(evaluate)
 
 
 def test_a_magic_sees_the_trials_names() -> None:

@@ -1,4 +1,4 @@
-"""A trial's globals: copies made together, functions that see them."""
+"""The globals of a trial: stateful objects are copied together, and functions read the copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grammar of declarations, as two lists: cells that are read, and cells that are refused."""
+"""The grammar of declarations, as two lists: cells that are accepted and cells that are refused."""
 
 from __future__ import annotations
 
@@ -181,7 +181,9 @@ def runs_as_it_says(cell: str, space: Space) -> None:
     """Run a cell at points of its space: it must bind exactly the active parameters, to their values."""
     declarations = find_declarations(cell)
     code = compile(without_declarations(declarations, "__point__"), "<cell>", "exec")
-    finite = Space({name: one if one.n_values else Int(0, 1) for name, one in space.declared().items()})
+    finite = Space(
+        {name: parameter if parameter.n_values else Int(0, 1) for name, parameter in space.declared().items()}
+    )
     assert finite.n_points is None or finite.n_points > 0
     rows = [[u] * len(space) for u in (0.0, 1.0)] if not all(space[name].n_values for name in space) else []
     for point in [space.decode(row) for row in rows] or space.points():
@@ -199,9 +201,15 @@ def test_groups_by_hand() -> None:
 
 def test_positions_count_characters_and_shown_lines() -> None:
     declarations = find_declarations("x = 1\n'ä€𝄞'; größe = Float(0, 1)", first_line=2)
-    (one,) = declarations.declarations
-    assert (one.name, one.kind, one.line, one.column, one.tests) == ("größe", "Float", 3, 16, ())
-    assert not one.is_group
+    (declaration,) = declarations.declarations
+    assert (declaration.name, declaration.kind, declaration.line, declaration.column, declaration.branches) == (
+        "größe",
+        "Float",
+        3,
+        16,
+        (),
+    )
+    assert not declaration.is_group
     assert declarations.assigned == {"x", "größe"}
 
 

@@ -1,4 +1,4 @@
-"""The notebook's modules stay as they were."""
+"""Changes of the notebook's modules are detected and undone."""
 
 from __future__ import annotations
 

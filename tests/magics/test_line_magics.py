@@ -88,6 +88,24 @@ def test_refusals_are_one_line(ready: Notebook, line: str, text: str) -> None:
     assert text in ready.refused(line)
 
 
+@pytest.mark.parametrize(
+    "line", ["%sensitivity model", "%prune model --amount 0.5", "%distill model model --data train"]
+)
+@pytest.mark.parametrize(
+    "text", ["layers=(3, 4) were given", "data must be sorted", "evaluate is off: pass amount='x', or data="]
+)
+def test_what_the_user_raises_arrives_verbatim(ready: Notebook, line: str, text: str) -> None:
+    ready.must(f"def fails(net): raise ValueError({text!r})")
+    assert ready.refused(f"{line} --evaluate fails").endswith(f"--evaluate raised ValueError: {text}")
+
+
+def test_an_error_of_ours_names_options_as_they_were_typed(ready: Notebook) -> None:
+    assert "%prune: --layers none* matches no layer" in ready.refused("%prune model --amount 0.5 --layers none*")
+    ready.must("import nbcompress as nc\ndef cut(net): return nc.prune(net, 0.5, layers='none*')")
+    raised = "--evaluate raised LayerNotFound: layers='none*' matches no layer"
+    assert raised in ready.refused("%sensitivity model --evaluate cut")
+
+
 def test_studies_are_listed_shown_reported_and_deleted(ready: Notebook) -> None:
     ready.must(
         "%%bo_search --panel off --trials 3 --minimize loss --study s --sampler sobol\nx = Float(0, 1)\nloss = x"

@@ -139,7 +139,7 @@ def test_one_objective_is_judged_though_a_constraint_is_not_known() -> None:
 def test_a_rule_that_judged_no_trial_says_what_to_write() -> None:
     silent, telling = Trial(0, State.COMPLETE, {}, {"loss": 1.0}), ended(1, [1.0])
     assert not_judged("median", [silent], ONE) == (
-        "No trial was judged by pruner='median': none reported loss with a step. "
+        "No trial was judged by the pruner 'median': none reported loss with a step. "
         "Write report(loss=..., step=epoch) where it trains."
     )
     assert not_judged("median", [silent, telling], ONE) == ""

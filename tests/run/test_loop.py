@@ -196,7 +196,7 @@ class TestEveryEnding:
     def test_no_gain(self) -> None:
         study, ending = searched(lambda x: {"loss": 1.0}, trials=20, until=NoGain(4))
         assert counted(study) == 5
-        assert ending.reason == "The last 4 trials brought no better best (until='no gain 4')."
+        assert ending.reason == 'The last 4 trials brought no better best (stop rule "no gain 4").'
         _, ending = searched(lambda x: pytest.fail("ran"), study, trials=20, until=NoGain(4))
         assert (counted(study), ending.kind) == (5, "until")
 

@@ -78,13 +78,13 @@ def test_no_gain_counts_from_the_last_better_best() -> None:
     trials = [complete(i, loss=value) for i, value in enumerate([3, 2, 2, 5, 4])]
     assert last_gain(trials, LOSS) == 1
     assert NoGain(4).verdict(trials, LOSS) == ""
-    assert NoGain(3).verdict(trials, LOSS) == "The last 3 trials brought no better best (until='no gain 3')."
+    assert NoGain(3).verdict(trials, LOSS) == 'The last 3 trials brought no better best (stop rule "no gain 3").'
 
 
 def test_no_gain_of_a_front() -> None:
     trials = [complete(0, a=1, b=5), complete(1, a=2, b=6), complete(2, a=2, b=7), complete(3, a=9, b=11)]
     assert last_gain(trials, TWO) == 1  # 2 is beaten, 3 breaks the constraint
-    assert NoGain(2).verdict(trials, TWO) == "The last 2 trials brought no gain of the front (until='no gain 2')."
+    assert NoGain(2).verdict(trials, TWO) == 'The last 2 trials brought no gain of the front (stop rule "no gain 2").'
 
 
 def test_what_counts_counts_and_what_does_not_does_not() -> None:
@@ -106,4 +106,4 @@ def test_before_anything_is_feasible_nothing_can_be_gained() -> None:
 
 def test_gain_below() -> None:
     assert GainBelow(0.1).verdict(None) == GainBelow(0.1).verdict(0.1) == ""
-    assert GainBelow(0.1).verdict(0.05) == "The expected gain of another trial is 0.05 (until='gain < 0.1')."
+    assert GainBelow(0.1).verdict(0.05) == 'The expected gain of another trial is 0.05 (stop rule "gain < 0.1").'

@@ -1,4 +1,4 @@
-"""Float, Int and Choice: what they take, where their values lie, and what they refuse."""
+"""`Float`, `Int` and `Choice`: their values, the unit interval, and the arguments that they refuse."""
 
 from __future__ import annotations
 
@@ -352,7 +352,7 @@ def test_from_unit_lands_inside(parameter: Parameter, u: float) -> None:
     assert 0 <= parameter.to_unit(value) <= 1
 
 
-@given(st.one_of(ints(), choices(), floats().filter(lambda one: one.n_values is not None)), units)
+@given(st.one_of(ints(), choices(), floats().filter(lambda parameter: parameter.n_values is not None)), units)
 def test_countable_values_come_back_exactly(parameter: Parameter, u: float) -> None:
     value = parameter.from_unit(u)
     again = parameter.from_unit(parameter.to_unit(value))
@@ -372,8 +372,8 @@ def test_real_values_come_back_within_rounding(parameter: Float, u: float) -> No
 def test_order_is_kept(parameter: Parameter, u: float, v: float) -> None:
     low, high = sorted([u, v])
     assert parameter.from_unit(low) <= parameter.from_unit(high)  # type: ignore[operator]
-    one, other = sorted([parameter.from_unit(u), parameter.from_unit(v)])  # type: ignore[type-var]
-    assert parameter.to_unit(one) <= parameter.to_unit(other)
+    smaller, larger = sorted([parameter.from_unit(u), parameter.from_unit(v)])  # type: ignore[type-var]
+    assert parameter.to_unit(smaller) <= parameter.to_unit(larger)
 
 
 @given(choices())

@@ -1,4 +1,4 @@
-"""Spaces: activity, points, the unit cube, text and JSON."""
+"""Spaces: active parameters, points, the unit cube, text and JSON."""
 
 from __future__ import annotations
 
@@ -305,14 +305,16 @@ def test_refused_json(data: Any, text: str) -> None:
     ],
 )
 def test_difference(change: dict[str, Any], text: str) -> None:
-    changed = {name: one for name, one in {**digits().declared(), **change}.items() if one is not None}
+    changed = {
+        name: parameter for name, parameter in {**digits().declared(), **change}.items() if parameter is not None
+    }
     assert digits().difference(Space(changed)) == text
     assert (digits() == Space(changed)) == (text == "")
 
 
 def test_difference_in_order() -> None:
-    one, other = Space({"a": A, "b": A}), Space({"b": A, "a": A})
-    assert one.difference(other) == "The order of the parameters was a, b and is b, a."
+    first, second = Space({"a": A, "b": A}), Space({"b": A, "a": A})
+    assert first.difference(second) == "The order of the parameters was a, b and is b, a."
 
 
 # --- laws
@@ -367,10 +369,14 @@ def test_points_are_all_points_once(space: Space) -> None:
 @given(st.data())
 def test_parents_decide(data: st.DataObject) -> None:
     space = data.draw(spaces())
-    one, other = data.draw(points_of(space)), data.draw(points_of(space))
+    first, second = data.draw(points_of(space)), data.draw(points_of(space))
     for name in space:
         parents = space.parents(name)
         assert all(isinstance(space[parent], Choice) for parent in parents)
-        assert all(space.names.index(one) < space.names.index(other) for one, other in pairwise((*parents, name)))
-        if all((parent in one) == (parent in other) and one.get(parent) == other.get(parent) for parent in parents):
-            assert (name in one) == (name in other)
+        assert all(
+            space.names.index(earlier) < space.names.index(later) for earlier, later in pairwise((*parents, name))
+        )
+        if all(
+            (parent in first) == (parent in second) and first.get(parent) == second.get(parent) for parent in parents
+        ):
+            assert (name in first) == (name in second)

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.modes import seeded
-from nbcompress.errors import ArtifactError
+from nbcompress.errors import ArtifactError, option
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def example_of(example: object) -> Example:
         ArtifactError: There is none, it has another form, or no tensor in it has examples along a first axis.
     """
     if example is None:
-        raise ArtifactError("to export a model as a program, give an input that it runs on: example=x")
+        raise ArtifactError(f"to export a model as a program, give an input that it runs on: {option('example=x')}")
     if isinstance(example, Tensor):
         found = on_cpu((example,), {})
     elif isinstance(example, tuple):
@@ -98,11 +98,11 @@ def example_of(example: object) -> Example:
         found = on_cpu((), example)
     else:
         raise ArtifactError(
-            "example must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
+            f"{option('example')} must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
             f"got {type(example).__name__}"
         )
     if not any(tensor.ndim and len(tensor) for tensor in found.tensors):
-        raise ArtifactError("example must hold a tensor with one or more examples along its first axis")
+        raise ArtifactError(f"{option('example')} must hold a tensor with one or more examples along its first axis")
     return found
 
 

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.errors import CompressionError, DataError, option
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,13 @@ def as_inputs(example: object) -> Inputs:
     if isinstance(example, Mapping) and _holds_tensors(dict(example)):
         return Inputs((), {str(name): value for name, value in example.items()})
     if example is None:
-        raise DataError("channels are found by running the model, so an example is needed: pass example=, or data=")
+        raise DataError(
+            "channels are found by running the model, so an example is needed: "
+            f"pass {option('example=')}, or {option('data=')}"
+        )
     raise DataError(
-        f"example must be a tensor, a tuple of positional or a dict of keyword inputs, got {type(example).__name__}"
+        f"{option('example')} must be a tensor, a tuple of positional or a dict of keyword inputs, "
+        f"got {type(example).__name__}"
     )
 
 

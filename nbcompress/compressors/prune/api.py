@@ -18,7 +18,7 @@ from nbcompress.compressors.prune.weights import Cut, prune_gradually, prune_onc
 from nbcompress.compressors.record import attach_, record_of
 from nbcompress.compressors.session import Tuning, Workpiece
 from nbcompress.compressors.training import train_
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.errors import CompressionError, DataError, option
 
 _CRITERIA = ("magnitude", "random", "gradient", "activation", "mutual-information", "hessian")
 _WITH_DATA = ("gradient", "activation", "mutual-information", "hessian")
@@ -102,7 +102,10 @@ def prune(
     if granularity == "2:4":
         _check_two_of_four(amount, threshold, scope, schedule)
     elif (amount is None) == (threshold is None):
-        raise CompressionError("prune needs amount=, a share from 0 to 1, or threshold=, a magnitude, and not both")
+        raise CompressionError(
+            f"prune needs {option('amount=')}, a share from 0 to 1, or {option('threshold=')}, a magnitude, "
+            "and not both"
+        )
     if amount is not None:
         amount = check_number("amount", amount, 0, 1)
     if threshold is not None:
@@ -111,13 +114,20 @@ def prune(
             raise CompressionError("threshold= is a magnitude for every weight: leave out criterion= and scope=")
     tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     if criterion in _WITH_DATA and data is None:
-        raise DataError(f"criterion={criterion!r} needs data: pass data=, such as (inputs, labels)")
+        raise DataError(
+            f"{option('criterion', criterion)} needs data: pass {option('data=')}, such as (inputs, labels)"
+        )
     if granularity == "channel":
         if schedule == "gradual" or amount is None:
-            raise CompressionError("granularity='channel' cuts a share at once: pass amount= and schedule='one-shot'")
+            raise CompressionError(
+                f"{option('granularity', 'channel')} cuts a share at once: pass {option('amount=')} and "
+                f"{option('schedule', 'one-shot')}"
+            )
         return _prune_channels(model, amount, criterion, scope or "layer", norms, layers, example, tuning)
     if norms != "keep":
-        raise CompressionError(f"norms={norms!r} is about the width of channels: pass granularity='channel'")
+        raise CompressionError(
+            f"{option('norms', norms)} is about the width of channels: pass {option('granularity', 'channel')}"
+        )
     _check_criterion(criterion, schedule)
     ranked = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
     cut = Cut(amount, threshold, criterion, ranked, data, seed, tuning.spec)
@@ -128,40 +138,54 @@ def prune(
 
 def _check_two_of_four(amount: object, threshold: object, scope: str | None, schedule: str) -> None:
     if threshold is not None or amount not in (None, 0.5):
-        got = f"threshold={threshold!r}" if threshold is not None else f"amount={amount!r}"
+        got = option("threshold", threshold) if threshold is not None else option("amount", amount)
         raise CompressionError(
-            f"granularity='2:4' always keeps two of four: leave out amount= and threshold=, got {got}"
+            f"{option('granularity', '2:4')} always keeps two of four: leave out {option('amount=')} and "
+            f"{option('threshold=')}, got {got}"
         )
     if scope is not None:
-        raise CompressionError(f"granularity='2:4' ranks within every four weights: leave out scope=, got {scope!r}")
+        raise CompressionError(
+            f"{option('granularity', '2:4')} ranks within every four weights: leave out {option('scope=')}, "
+            f"got {scope!r}"
+        )
     if schedule == "gradual":
-        raise CompressionError("granularity='2:4' has no share in between to go through: use schedule='one-shot'")
+        raise CompressionError(
+            f"{option('granularity', '2:4')} has no share in between to go through: "
+            f"use {option('schedule', 'one-shot')}"
+        )
 
 
 def _check_criterion(criterion: str, schedule: str) -> None:
     """Refuse what makes no sense for single weights."""
     if criterion == "mutual-information":
         raise CompressionError(
-            "criterion='mutual-information' is about the activations of channels and neurons: pass "
-            "granularity='channel', or another criterion"
+            f"{option('criterion', 'mutual-information')} is about the activations of channels and neurons: pass "
+            f"{option('granularity', 'channel')}, or another criterion"
         )
     if criterion == "hessian" and schedule == "gradual":
-        raise CompressionError("criterion='hessian' makes up for what goes at once: use schedule='one-shot'")
+        raise CompressionError(
+            f"{option('criterion', 'hessian')} makes up for what goes at once: use {option('schedule', 'one-shot')}"
+        )
 
 
 def _start_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, cut: Cut) -> nn.Module:
     if not tuning.finetune:
-        raise CompressionError("schedule='gradual' prunes between epochs: pass finetune=EPOCHS and data=")
+        raise CompressionError(
+            f"{option('schedule', 'gradual')} prunes between epochs: pass {option('finetune=EPOCHS')} and "
+            f"{option('data=')}"
+        )
     work = Workpiece(model, layers, tuning)
     for target in work.targets:
         before = work.record_of(target)
         if before.grid is not None or before.codebook is not None:
             raise CompressionError(
-                f"schedule='gradual' comes before quantizing and clustering, but {target.name!r} has "
-                f"{'a grid' if before.grid is not None else 'a codebook'}: use schedule='one-shot'"
+                f"{option('schedule', 'gradual')} comes before quantizing and clustering, but {target.name!r} has "
+                f"{'a grid' if before.grid is not None else 'a codebook'}: use {option('schedule', 'one-shot')}"
             )
         if not target.parameter.requires_grad:
-            raise CompressionError(f"schedule='gradual' retrains, but {target.name!r} does not require a gradient")
+            raise CompressionError(
+                f"{option('schedule', 'gradual')} retrains, but {target.name!r} does not require a gradient"
+            )
     return prune_gradually(work, cut)
 
 
@@ -180,11 +204,13 @@ def _prune_channels(
 
     if criterion == "hessian":
         raise CompressionError(
-            "criterion='hessian' is about single weights: granularity='channel' takes magnitude, random, gradient, "
-            "activation or mutual-information"
+            f"{option('criterion', 'hessian')} is about single weights: {option('granularity', 'channel')} takes "
+            "magnitude, random, gradient, activation or mutual-information"
         )
     if scope == "lamp":
-        raise CompressionError("granularity='channel' takes scope layer or global, got scope='lamp'")
+        raise CompressionError(
+            f"{option('granularity', 'channel')} takes scope layer or global, got {option('scope', 'lamp')}"
+        )
     select(check_model(model), layers)
     if amount == 0:
         return copied(model)
@@ -194,7 +220,10 @@ def _prune_channels(
             first = batches.first(model)
             example = dict(first.kwargs) if first.kwargs else first.args
         if example is None:
-            raise DataError("granularity='channel' runs the model once: pass example=, an input, or data=")
+            raise DataError(
+                f"{option('granularity', 'channel')} runs the model once: pass {option('example=')}, an input, or "
+                f"{option('data=')}"
+            )
         small: nn.Module = cut_channels(
             model,
             amount,

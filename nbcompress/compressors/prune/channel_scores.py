@@ -16,7 +16,7 @@ from nbcompress.compressors.coupling import Group
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import NO_ACTIVATION, unit_activations
 from nbcompress.compressors.training import check_gradients, each_gradient
-from nbcompress.errors import DataError
+from nbcompress.errors import DataError, option
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -125,7 +125,7 @@ def taylor_scores(
             for name, gradient in zip(names, gradients, strict=True)
             if gradient is not None
         }
-        check_gradients(list(slopes.values()), "criterion='gradient'")
+        check_gradients(list(slopes.values()), option("criterion", "gradient"))
         for total, group in zip(totals, groups, strict=True):
             change = np.zeros(len(group.units))
             for place in group.places:
@@ -177,12 +177,16 @@ def _labels(targets: Sequence[object]) -> NDArray[np.int64]:
             or target.numel() != len(target)
         ):
             got = f"shape {tuple(target.shape)}" if isinstance(target, torch.Tensor) else type(target).__name__
-            raise DataError(f"criterion='mutual-information' needs one label for each example, got targets of {got}")
+            raise DataError(
+                f"{option('criterion', 'mutual-information')} needs one label for each example, got targets of {got}"
+            )
         flat.append(target.detach().reshape(-1).cpu())
     joined = torch.cat(flat).numpy()
     if joined.dtype.kind == "f":
         if not np.isfinite(joined).all():
-            raise DataError("criterion='mutual-information' needs finite targets, but some are NaN or infinite")
+            raise DataError(
+                f"{option('criterion', 'mutual-information')} needs finite targets, but some are NaN or infinite"
+            )
         return equal_frequency_bins(joined.astype(np.float64), N_TARGET_BINS)
     return joined.astype(np.int64)
 

@@ -43,7 +43,7 @@ from nbcompress.compressors.prune.cutting import Plan, cut_, cut_record
 from nbcompress.compressors.prune.equivalence import check_of
 from nbcompress.compressors.prune.verification import Removal, agreed, named, plan_for, without_remade
 from nbcompress.compressors.record import attach_
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, option
 
 
 @torch.no_grad()
@@ -147,7 +147,9 @@ def cut_channels(
     check_choice("norms", norms, ("keep", "cut"))
     amount = check_number("amount", amount, 0, 1, is_open_low=True)
     if amount == 1:
-        raise CompressionError("amount must leave channels, so it is below 1, got 1: a layer is never cut to nothing")
+        raise CompressionError(
+            f"{option('amount')} must leave channels, so it is below 1, got 1: a layer is never cut to nothing"
+        )
     inputs = as_inputs(example)
     inputs = replace(inputs, kwargs={**inference_arguments(model), **inputs.kwargs})
     patterns = check_patterns(layers)
@@ -247,7 +249,8 @@ def _too_little(amount: float, groups: Sequence[Group], scope: str) -> str:
         return ""
     n_units = max(sizes) if scope == "layer" else sum(sizes)
     of_what = f"in every group: the largest has {n_units}" if scope == "layer" else f"of {n_units}"
-    return f"amount={amount:g} rounds to no channel {of_what}, so pass at least {ceil(500 / n_units) / 1000:g}"
+    given = option(f"amount={amount:g}")
+    return f"{given} rounds to no channel {of_what}, so pass at least {ceil(500 / n_units) / 1000:g}"
 
 
 def _nothing(left_out: Mapping[str, str]) -> str:

@@ -30,7 +30,7 @@ from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import InputStatistics, input_statistics, wanda_scores
 from nbcompress.compressors.prune.cutting import keep_two_of_four, lowest
 from nbcompress.compressors.training import check_gradients, each_gradient
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, option
 
 # Share of the mean diagonal that is added to the diagonal, so that inputs that always go together can be told apart.
 _DAMPING = 0.01
@@ -64,7 +64,9 @@ def surgeon_pruned(weight: Tensor, statistics: InputStatistics, count: int | Non
     best = min(attempts, key=lambda attempt: float(_error(w, hessians, attempt)))
     values = best.reshape(weight.shape).to(weight.device, weight.dtype)
     if not bool(torch.isfinite(values).all()):
-        raise CompressionError("criterion='hessian' gave weights beyond the range of their dtype: use float32 weights")
+        raise CompressionError(
+            f"{option('criterion', 'hessian')} gave weights beyond the range of their dtype: use float32 weights"
+        )
     return values
 
 

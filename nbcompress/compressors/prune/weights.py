@@ -17,7 +17,7 @@ from nbcompress.compressors.prune.weight_scores import lamp_scores, scores_of, s
 from nbcompress.compressors.record import Codebook, TensorRecord
 from nbcompress.compressors.session import Workpiece
 from nbcompress.compressors.training import Trainer
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, option
 
 # The last quarter of gradual pruning trains at the final amount, so that the weights left can settle (a heuristic).
 _PRUNING_SHARE = 0.75
@@ -93,7 +93,7 @@ def leave_out(work: Workpiece, cut: Cut, *, with_products: bool = False) -> dict
         work.leave_out(reasons)
     if not work.targets:
         listed = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:4])
-        how = "granularity='2:4'" if cut.scope == "2:4" else f"criterion={cut.criterion!r}"
+        how = option("granularity", "2:4") if cut.scope == "2:4" else option("criterion", cut.criterion)
         raise CompressionError(f"{how} can prune no chosen weight ({listed})")
     return statistics
 
@@ -106,7 +106,7 @@ def _operate(work: Workpiece, cut: Cut) -> None:
         before = work.record_of(target)
         if before.grid is not None or before.codebook is not None:
             raise CompressionError(
-                f"criterion='hessian' changes the weights that stay, but {target.name!r} must keep to its "
+                f"{option('criterion', 'hessian')} changes the weights that stay, but {target.name!r} must keep to its "
                 f"{'grid' if before.grid is not None else 'codebook'}: prune before quantizing and clustering"
             )
         count = None if cut.scope == "2:4" else int((~mask).sum())
@@ -123,7 +123,9 @@ def prune_gradually(work: Workpiece, cut: Cut) -> nn.Module:
     """
     end = cut.amount
     if end is None:
-        raise CompressionError("schedule='gradual' needs amount=, a share to arrive at, not a threshold")
+        raise CompressionError(
+            f"{option('schedule', 'gradual')} needs {option('amount=')}, a share to arrive at, not a threshold"
+        )
     leave_out(work, cut)
     n_zeros = sum(int((target.parameter == 0).sum()) for target in work.targets)
     start = min(n_zeros / sum(target.parameter.numel() for target in work.targets), end)
