@@ -19,8 +19,8 @@ def test_feasible_needs_every_loss_and_every_constraint() -> None:
 
 
 def test_json_round_trip() -> None:
-    history = History.empty(2, 1).adding({"x": 0.1}, "told", [1 / 3, math.nan], [-1.0], {"gain": 0.1})
-    history = history.adding({"x": 0.2}).adding({"x": 0.3}, "failed")
+    history = History.empty(2, 1).with_point({"x": 0.1}, "told", [1 / 3, math.nan], [-1.0], {"gain": 0.1})
+    history = history.with_point({"x": 0.2}).with_point({"x": 0.3}, "failed")
     again = History.from_json(json.loads(json.dumps(history.to_json())))
     assert again.points == history.points
     assert again.status == history.status
