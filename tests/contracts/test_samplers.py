@@ -1,5 +1,6 @@
 """The laws that every sampler keeps."""
 
+import inspect
 import json
 import math
 import random
@@ -13,7 +14,19 @@ from hypothesis import strategies as st
 from strategies import spaces
 
 from nbcompress.errors import GoalError, SearchError, SpaceExhausted
-from nbcompress.optimize import History, Proposer, proposer, samplers
+from nbcompress.optimize import (
+    History,
+    NarrowableProposer,
+    Optimizer,
+    Proposer,
+    SurrogateProposer,
+    proposer,
+    samplers,
+)
+from nbcompress.optimize.acquisition import ACQUISITIONS
+from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+from nbcompress.optimize.surrogates.closed_form import KERNELS, MEANS, ModelSpec
+from nbcompress.optuna import Sampler
 from nbcompress.space import Choice, Float, Int, Point, Space
 
 CHEAP = ("sobol", "random", "grid")
@@ -245,3 +258,19 @@ def test_many_points_at_once_before_anything_is_known(name: str) -> None:
 def test_what_is_refused(build: Callable[[], Proposer], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         build()
+
+
+@pytest.mark.parametrize("name", samplers())
+def test_only_gp_has_a_surrogate_and_can_be_narrowed(name: str) -> None:
+    sampler = make(name, SMALL)
+    assert isinstance(sampler, Proposer)
+    assert isinstance(sampler, SurrogateProposer) == (name == "gp")
+    assert isinstance(sampler, NarrowableProposer) == (name == "gp")
+
+
+@pytest.mark.parametrize("function", [proposer, GaussianProcessProposer, Optimizer, Sampler])
+def test_every_signature_has_the_same_defaults(function: Callable[..., object]) -> None:
+    parameters = inspect.signature(function).parameters
+    defaults = {name: parameters[name].default for name in ("acquisition", "kernel", "mean")}
+    assert defaults == {"acquisition": ACQUISITIONS[0], "kernel": KERNELS[0], "mean": MEANS[0]}
+    assert (ModelSpec().kernel, ModelSpec().mean) == (KERNELS[0], MEANS[0])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nbcompress.errors import PointError, SearchError
-from nbcompress.optimize import History, importance, leave_one_out, proposer, slice_of
+from nbcompress.optimize import History, SurrogateProposer, importance, leave_one_out, proposer, slice_of
 from nbcompress.optimize import models as models_module
 from nbcompress.optimize.surrogates.fit import fit
 from nbcompress.space import Choice, Float, Int, Space
@@ -116,3 +116,14 @@ def test_what_cannot_be_looked_into() -> None:
         slice_of(GP, explored(), {"x": 0.5, "idle": 0.5, "method": "a"}, "n")
     with pytest.raises(PointError, match=r"'metod' is no parameter of the space.* Did you mean 'method'"):
         slice_of(GP, explored(), {"x": 0.5, "idle": 0.5, "method": "a"}, "metod")
+
+
+def test_two_proposers_of_the_same_space_share_the_fitted_models() -> None:
+    history = explored()
+    first, second = (proposer("gp", SPACE, n_objectives=1, seed=seed) for seed in (0, 1))
+    other = proposer("gp", SPACE, n_objectives=1, kernel="rbf")
+    assert isinstance(first, SurrogateProposer)
+    assert isinstance(second, SurrogateProposer)
+    assert isinstance(other, SurrogateProposer)
+    assert first.fit_models(history) is second.fit_models(history)
+    assert first.fit_models(history) is not other.fit_models(history)
