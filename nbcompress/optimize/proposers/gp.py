@@ -163,7 +163,8 @@ class GaussianProcessProposer:
     def _initial_point(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
         """Return the middle of the space, and then points of a Sobol sequence; a random point within ranges.
 
-        Users tend to center a range on the usual value; Ax begins in the middle, too.
+        Users tend to center a range on the usual value; Ax begins in the middle, too. Heuristic, see
+        benchmarks.md#initial-points.
         """
         if isinstance(untried, UntriedPointsWithin):
             rng = random_generator(self.seed, number, Stream.RANDOM_AMONG_UNTRIED)
