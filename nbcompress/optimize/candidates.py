@@ -189,7 +189,7 @@ def _checked(space: Space, name: str, values: Sequence[Value]) -> list[Value]:
     canonical = [parameter.check(value) for value in values]
     if isinstance(parameter, Choice):
         if not canonical:
-            raise PointError(f"{name!r} keeps at least one option.")
+            raise PointError(f"At least one option of {name!r} must remain.")
         return canonical
     if len(canonical) != 2 or canonical[0] > canonical[1]:  # type: ignore[operator]
         raise PointError(f"The range of {name!r} is a lowest and a highest value, but got {list(values)!r}.")

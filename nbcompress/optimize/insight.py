@@ -54,7 +54,7 @@ class Calibration:
 def _fitted(proposer: Proposer, history: History) -> tuple[SurrogateProposer, FittedModels]:
     if not isinstance(proposer, SurrogateProposer):
         raise SearchError(
-            "Only the sampler 'gp' has a surrogate to look into. Make one for the same history: proposer('gp', ...)."
+            "Only the sampler 'gp' has a surrogate. Make one for the same history: proposer('gp', ...)."
         )
     models = proposer.fit_models(history)
     if not models.has_all_objectives:
@@ -82,7 +82,7 @@ def slice_of(proposer: Proposer, history: History, point: Point, name: str, n: i
     encoder = models.embedding.encoder
     point = encoder.space.check(point)
     if name not in point:
-        why = "is not active at this point" if name in encoder.names else "is no parameter of the space"
+        why = "is not active at this point" if name in encoder.names else "is not a parameter of the space"
         raise PointError(f"{name!r} {why}; a slice runs along one of {', '.join(point)}.{did_you_mean(name, point)}")
     i = encoder.names.index(name)
     levels = encoder.levels[i]

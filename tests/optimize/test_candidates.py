@@ -115,7 +115,7 @@ def test_without_ranges_nothing_changes() -> None:
         ({"x": [0.5]}, "lowest and a highest"),
         ({"x": [0.8, 0.6]}, "lowest and a highest"),
         ({"x": [0.5, 2.0]}, "does not reach 2.0"),
-        ({"kind": []}, "at least one option"),
+        ({"kind": []}, "At least one option of 'kind' must remain"),
         ({"kind": ["round"]}, "no option"),
     ],
 )

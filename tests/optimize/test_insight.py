@@ -114,7 +114,7 @@ def test_what_cannot_be_looked_into() -> None:
         importance(GP, History.empty(1))
     with pytest.raises(PointError, match="'n' is not active at this point"):
         slice_of(GP, explored(), {"x": 0.5, "idle": 0.5, "method": "a"}, "n")
-    with pytest.raises(PointError, match=r"'metod' is no parameter of the space.* Did you mean 'method'"):
+    with pytest.raises(PointError, match=r"'metod' is not a parameter of the space.* Did you mean 'method'"):
         slice_of(GP, explored(), {"x": 0.5, "idle": 0.5, "method": "a"}, "metod")
 
 

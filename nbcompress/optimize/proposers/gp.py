@@ -94,8 +94,8 @@ class GaussianProcessProposer:
             raise GoalError(f"The acquisition is one of {known}, but got {acquisition!r}.{hint}")
         if n_objectives > MAX_OBJECTIVES:
             raise GoalError(
-                f"The sampler 'gp' steers by at most {MAX_OBJECTIVES} objectives, but got {n_objectives}. "
-                "Turn some into constraints, or take the sampler 'nsga2'."
+                f"The sampler 'gp' supports at most {MAX_OBJECTIVES} objectives, but got {n_objectives}. "
+                "Turn some into constraints, or use the sampler 'nsga2'."
             )
         self.spec = ModelSpec(kernel, mean)
         self.encoder = SpaceEncoder(space)

@@ -77,7 +77,7 @@ class OptunaProposer:
                 if self.encoder.rows([point])[0] in untried:
                     note = {"optuna": attributes} if attributes else {}
                     return Proposal(point, note, f"asked Optuna's {SAMPLERS[self.name]} sampler")
-        reason = f"drawn at random, since Optuna's {SAMPLERS[self.name]} sampler came to known points"
+        reason = f"drawn at random, since Optuna's {SAMPLERS[self.name]} sampler proposed known points only"
         return Proposal(untried.draw(rng), reason=reason)
 
     def _ask(self, study: Study) -> tuple[Point, dict[str, Any]]:

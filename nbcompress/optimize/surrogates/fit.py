@@ -250,7 +250,7 @@ def fit(
             error = str(err)
             continue
         failed = not candidates or hyper is not candidates[0]
-        return Fit(model, f"the fit failed ({error}); older hyperparameters serve" if failed else "")
+        return Fit(model, f"the fit failed ({error}); fell back to earlier hyperparameters" if failed else "")
     # Only values that are not finite lead here: the noise floor makes every K positive definite.
     raise np.linalg.LinAlgError(error)
 

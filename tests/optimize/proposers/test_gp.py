@@ -194,7 +194,7 @@ def test_a_failed_fit_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fitting, "batched_minimize", fails)
     proposal = gp.propose(9, history)
-    assert "older hyperparameters serve" in proposal.note["trouble"]["loss 0"]
+    assert "fell back to earlier hyperparameters" in proposal.note["trouble"]["loss 0"]
     kept = proposal.note["hyperparameters"]["loss 0"]
     assert kept["lengthscales"] == pytest.approx(good["lengthscales"])
 

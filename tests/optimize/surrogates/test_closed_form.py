@@ -204,7 +204,7 @@ def test_a_failed_fit_falls_back_to_earlier_hyperparameters(monkeypatch: pytest.
     model = gp_of(ModelSpec())
     found = fit(ModelSpec(), OWNER, 3, model.features, model.y, [HYPER])
     assert found.model.hyper is HYPER
-    assert found.error == "the fit failed (no way); older hyperparameters serve"
+    assert found.error == "the fit failed (no way); fell back to earlier hyperparameters"
     assert fit(ModelSpec(), OWNER, 3, model.features, model.y).model.hyper.signal == pytest.approx(1.0)
 
 
