@@ -36,7 +36,7 @@ Flags = NDArray[np.bool_]
 MAX_LEVELS = 1000
 # Two points are equal if they agree to this many decimals in every coordinate.
 KEY_DECIMALS = 10
-# The middle of an axis. It also stands in the columns of the inactive parameters of a known point.
+# The middle of an axis; also the value in the columns of the inactive parameters of a known point.
 CENTER = 0.5
 # The part of a circle that a conditional number is mapped to. On a quarter circle the chord is within 10 % of the arc,
 # so lengthscales mean the same as for plain numbers. Heuristic.

@@ -53,7 +53,7 @@ from nbcompress.study.front import is_unbeaten
 
 # Distance of the reference beyond the worst known losses, as a share of their extent. Heuristic.
 REFERENCE_MARGIN = 0.1
-# Boxes thinner than this share of the extent hold no hypervolume worth a logarithm.
+# Boxes thinner than this share of the extent are dropped: their hypervolume is negligible.
 MIN_BOX_WIDTH = 1e-12
 # Bounds memory: rows are scored in chunks, so that rows times boxes stays below this.
 MAX_ROWS_TIMES_BOXES = 2**18

@@ -1,4 +1,4 @@
-"""Our proposer as Optuna's sampler: what its test-suite does not ask."""
+"""The sampler `gp` in studies of Optuna: what Optuna's own test suite does not check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that only some trials were asked for."""
+"""Search spaces of Optuna, and parameters that only some trials have."""
 
 from __future__ import annotations
 
