@@ -53,9 +53,7 @@ class Calibration:
 
 def _fitted(proposer: Proposer, history: History) -> tuple[SurrogateProposer, FittedModels]:
     if not isinstance(proposer, SurrogateProposer):
-        raise SearchError(
-            "Only the sampler 'gp' has a surrogate. Make one for the same history: proposer('gp', ...)."
-        )
+        raise SearchError("Only the sampler 'gp' has a surrogate. Make one for the same history: proposer('gp', ...).")
     models = proposer.fit_models(history)
     if not models.has_all_objectives:
         raise SearchError("The surrogate has nothing to learn from yet: no told point has every loss.")

@@ -110,4 +110,4 @@ class SobolProposer:
         if row in untried:
             return Proposal(self.encoder.point(row), reason=f"point {number + 1} of a Sobol sequence")
         rng = random_generator(self.seed, number)
-        return Proposal(untried.draw(rng), reason="drawn at random, since the point of the Sobol sequence is known already")
+        return Proposal(untried.draw(rng), reason="drawn at random, since the point of the Sobol sequence is known")
