@@ -98,8 +98,8 @@ def server(
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _address(process: subprocess.Popen[bytes], home: Path, patience: float = 60) -> str:
-    end = time.monotonic() + patience
+def _address(process: subprocess.Popen[bytes], home: Path, time_limit: float = 60) -> str:
+    end = time.monotonic() + time_limit
     while time.monotonic() < end:
         for info in (home / "runtime").glob("jpserver-*.json"):
             text = info.read_text()

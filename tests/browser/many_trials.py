@@ -9,7 +9,7 @@ from panel_studies import digits_study
 from playwright.sync_api import Browser, CDPSession, Page
 
 from nbcompress.panels.page import asset
-from nbcompress.panels.view import Course, study_view
+from nbcompress.panels.view import SearchStatus, study_view
 
 N_TRIALS = 10_000
 PLACE = '<div id="nbcompress-view"></div><script type="application/json" id="nbcompress-study"></script>'
@@ -34,7 +34,7 @@ class Took:
 
 def timed(running: Browser) -> dict[str, Took]:
     """Open the study, sort it by three columns, and choose a trial."""
-    view = study_view(digits_study(N_TRIALS), course=Course(ending="Ended.", trials=N_TRIALS))
+    view = study_view(digits_study(N_TRIALS), status=SearchStatus(ending="Ended.", trials=N_TRIALS))
     script = asset("page.js")
     assert script is not None, "the front end is not built"
     page = running.new_page()

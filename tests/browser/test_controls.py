@@ -41,7 +41,7 @@ SKIPPED = "/Skipped/.test(document.querySelector('.nbc-notes').innerText)"
 STOPPING = "/Stopp/.test(document.querySelector('.nbc-notes').innerText)"
 ANSWERED = "/ueued/.test(document.querySelector('.nbc-answer').innerText)"
 # No answer is ever heard, as in a front end without a second way into a busy kernel.
-DEAF = "from nbcompress.panels import live\nlive.LivePanel._pressed = lambda *given: None"
+DEAF = "from nbcompress.panels import live\nlive.LivePanel._on_message = lambda *given: None"
 # Each trial has a figure open while it trains, and saves it afterwards.
 DRAWS = """import matplotlib.pyplot as plt
 plt.plot([0, 1], [x, 1], linewidth=30)

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from nbcompress.panels import MIME
+from nbcompress.panels.view import MIME
 
 pytestmark = pytest.mark.timeout(300)
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
