@@ -52,9 +52,9 @@ class HandMadeStudy:
 
     @property
     def best(self) -> Trial | None:
-        known = [one for one in self.all_trials if losses_of(self.goal, one) is not None]
+        known = [trial for trial in self.all_trials if losses_of(self.goal, trial) is not None]
         first = self.goal.objectives[0]
-        return min(known, key=lambda one: first.loss(one.values[first.metric])) if known else None
+        return min(known, key=lambda trial: first.loss(trial.values[first.metric])) if known else None
 
 
 def digits_space() -> Space:

@@ -32,7 +32,7 @@ MOST_SHARE, MOST_CLOSING, MOST_PAGE, MAX_BYTES = 0.02, 3.0, 1_000.0, 150_000
 SETUP = """
 %load_ext nbcompress
 import json, time
-from nbcompress.panels import lines, live
+from nbcompress.panels import live, text_panel
 from nbcompress.run import loop
 class Watch:
     pass
@@ -45,7 +45,7 @@ def clocked(kind):
         watch.closing = (time.perf_counter() - watch.ended[0], time.process_time() - watch.ended[1])
     kind.finish = finish
 clocked(live.LivePanel)
-clocked(lines.SilentPanel)
+clocked(text_panel.SilentPanel)
 """
 SEARCH = """
 watch.begun = (time.perf_counter(), time.process_time())

@@ -19,7 +19,7 @@ TIMED = """([what, given]) => new Promise(done => {
     const start = performance.now();
     if (what === 'open') (0, eval)(given);
     else if (what === 'choose') document.querySelectorAll('.nbc-number')[5].click();
-    else [...document.querySelectorAll('.nbc-sort')].find(one => one.innerText.trim().startsWith(given)).click();
+    else [...document.querySelectorAll('.nbc-sort')].find(button => button.innerText.trim().startsWith(given)).click();
     requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
 })"""
 
@@ -62,4 +62,4 @@ def _one(page: Page, meter: CDPSession, what: str, given: str) -> Took:
 def _busy(meter: CDPSession) -> float:
     """Return the seconds of processor time that the page's thread has spent on tasks."""
     metrics = meter.send("Performance.getMetrics")["metrics"]
-    return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
+    return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))

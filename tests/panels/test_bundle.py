@@ -1,6 +1,4 @@
-"""The saved output: complete, small, and made of nothing that viewers strip.
-
-What is shown of a study at once."""
+"""The saved output is complete, small, and holds nothing that viewers strip; the first bundle needs no drawing."""
 
 from __future__ import annotations
 
@@ -128,7 +126,7 @@ def test_counts_are_the_studys_and_not_of_what_is_shown(kept: int, monkeypatch: 
     monkeypatch.setattr("nbcompress.panels.bundle.SAVED_LIMITS", (ViewLimits(trials=kept),))
     bundle = study_bundle(study)
     data, page = bundle[MIME], Reader(bundle["text/html"])
-    counts = {state.value: sum(one.state is state for one in study.all_trials) for state in State}
+    counts = {state.value: sum(trial.state is state for trial in study.all_trials) for state in State}
     assert data["counts"] == {state: n for state, n in counts.items() if n}
     assert len(data["trials"]) == kept
     line = f"600 trials, {kept} shown: {counts['complete']} complete, {counts['stopped']} stopped"
@@ -151,14 +149,14 @@ def test_text_says_how_it_went() -> None:
     assert "front (" in text
 
 
-def test_a_glance_is_a_view_without_pictures() -> None:
+def test_the_first_bundle_is_a_view_without_pictures() -> None:
     bundle = first_bundle(digits_study(24), {"accuracy": 0.98})
     jsonschema.validate(bundle[MIME], dict(schema()))
     assert set(bundle) == {MIME, "text/plain"}
     assert "digits" in bundle["text/plain"]
 
 
-def test_a_glance_waits_for_nothing_that_draws() -> None:
-    code = "import sys, nbcompress.panels.bundle; print({'seaborn', 'matplotlib', 'pandas'} & set(sys.modules))"
+def test_the_first_bundle_and_lines_of_text_load_nothing_that_draws() -> None:
+    code = "import sys, nbcompress.panels.text_panel; print({'seaborn', 'matplotlib', 'pandas'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

@@ -116,12 +116,12 @@ def test_footprints_side_by_side(model: nn.Module) -> None:
 
 
 def test_what_each_layer_bears(model: nn.Module) -> None:
-    found = sensitivity(model, lambda one: float(one[0].weight.abs().sum().detach()))
+    found = sensitivity(model, lambda net: float(net[0].weight.abs().sum().detach()))
     card = sensitivity_card(found)
     assert set(card) == FORMS
     assert "prune 0.5" in card["text/html"]
     assert "Dots: change of the evaluation" in card["text/html"]
-    failed = sensitivity_card(sensitivity(model, lambda one: 1.0 if (one[0].weight != 0).all() else 1 / 0, layers="0"))
+    failed = sensitivity_card(sensitivity(model, lambda net: 1.0 if (net[0].weight != 0).all() else 1 / 0, layers="0"))
     assert "at 0.5 failed: it raised ZeroDivisionError" in failed["text/plain"]
     assert "All of them failed." in failed["text/html"]
 

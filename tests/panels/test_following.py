@@ -46,10 +46,10 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     monkeypatch.setattr(following, "asset", lambda name: "export default {}")
     monkeypatch.setattr(StudyWidget, "send", lambda self, content: sent.append(content))
     yield sent
-    for one in following._FOLLOWERS.values():
-        one.stop()
-        if one.thread is not None:
-            one.thread.join(10)
+    for follower in following._FOLLOWERS.values():
+        follower.stop()
+        if follower.thread is not None:
+            follower.thread.join(10)
     following._FOLLOWERS.clear()
 
 
@@ -83,11 +83,11 @@ def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 def numbers(sent: list[dict[str, Any]]) -> set[int]:
     """Return the trials that a page has heard have ended."""
     trials = [
-        one
+        trial
         for message in sent
-        for one in message.get("trials", message.get("state", {}).get("study", message).get("trials", []))
+        for trial in message.get("trials", message.get("state", {}).get("study", message).get("trials", []))
     ]
-    return {one["number"] for one in trials if one["state"] == "complete"}
+    return {trial["number"] for trial in trials if trial["state"] == "complete"}
 
 
 def left(message: dict[str, Any]) -> float | None:
@@ -131,9 +131,9 @@ def test_the_time_left_is_told_by_trials_that_end_while_it_is_watched(
     found = follow(reader(writer), page, None, slow_to_load)
     assert found is not None
     until(lambda: 1 in numbers(hurried))
-    assert all(left(one) is None for one in hurried), "the trial ended before anybody watched"
+    assert all(left(message) is None for message in hurried), "the trial ended before anybody watched"
     writer.finish(replace(running, state=State.COMPLETE, values={"score": 0.5}, seconds=0.1))
-    until(lambda: any(left(one) is not None for one in hurried))
+    until(lambda: any(left(message) is not None for message in hurried))
 
 
 def test_a_search_whose_process_is_gone_is_over_after_a_while(writer: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,4 @@
-"""What the page is told while a search runs.
-
-The panels of a search, from a live widget to one line, drawn on an output made for the test."""
+"""The panels of a search, shown in an output made for the test, and the messages to the page."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ RUNNING = SearchStatus(running=True, trials=40, elapsed=1.0)
 
 def page_after(study: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
     """What the page does with a delta (see messages.ts)."""
-    trials = {one["number"]: one for one in study["trials"]} | {one["number"]: one for one in delta["trials"]}
+    trials = {trial["number"]: trial for trial in [*study["trials"], *delta["trials"]]}
     after = {**study, **delta["set"], "trials": [trials[number] for number in sorted(trials)]}
     if delta["progress"]:
         head = study["progress"]["values"][: delta["progress"]["from"]]
@@ -64,13 +62,13 @@ def test_several_events_make_one_delta_with_only_what_changed() -> None:
         changes.add_trial(begun(trial))
         changes.add_trial(trial)
     delta = changes.delta(RUNNING)
-    assert [one["number"] for one in delta["trials"]] == [38, 39]
+    assert [trial["number"] for trial in delta["trials"]] == [38, 39]
     assert len(json.dumps(delta)) < 2_000
     quiet = changes.delta(RUNNING)
     assert quiet == {"kind": "delta", "seq": 2, "trials": [], "progress": None, "set": {}}
 
 
-def test_what_is_empty_stays_and_a_remark_is_a_warning() -> None:
+def test_what_is_empty_stays_and_a_warning_is_shown() -> None:
     changes = DeltaBuilder(digits_study(10), "r", None, RUNNING)
     changes.set_insight(SurrogateInsight(importance={"amount": 0.75}))
     assert changes.delta(RUNNING)["set"] == {"importance": {"amount": 0.75}}
@@ -127,10 +125,6 @@ class Page:
         self.lines.append(text)
 
 
-def begun_ladder(trial: Trial) -> Trial:
-    return Trial(trial.number, State.RUNNING, trial.params)
-
-
 def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
@@ -144,7 +138,7 @@ def test_text_adds_a_line_for_each_trial_and_then_the_bundle() -> None:
     watching = make_panel("text", study, output=page, trials=24)
     watching.show()
     for trial in whole.all_trials[5:7]:
-        watching.trial_started(begun_ladder(trial))
+        watching.trial_started(begun(trial))
         watching.trial_ended(trial)
     study.all_trials = whole.all_trials
     watching.finish(DONE)
@@ -209,7 +203,7 @@ class Wire:
         self.panel._controls_widget._handle_custom_msg(message, [])
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        return [one for one in self.sent if one["kind"] == kind]
+        return [message for message in self.sent if message["kind"] == kind]
 
 
 @pytest.fixture
@@ -229,7 +223,7 @@ def test_live_shows_a_widget_whose_state_catches_up(wire: Wire, whole: HandMadeS
     widget = wire.panel._widget
     assert widget is not None
     assert len(widget.get_state()["state"]["study"]["trials"]) == 5
-    wire.panel.trial_started(begun_ladder(whole.all_trials[5]))
+    wire.panel.trial_started(begun(whole.all_trials[5]))
     until(lambda: len(widget.get_state()["state"]["study"]["trials"]) == 6)
     # A page that may still be loading is sent everything.
     assert wire.of("whole")
@@ -240,7 +234,7 @@ def gaps(wire: Wire, trial: Trial, redraws: int) -> list[float]:
     before = len(wire.sent)
 
     def more() -> bool:
-        wire.panel.trial_started(begun_ladder(trial))
+        wire.panel.trial_started(begun(trial))
         wire.panel.trial_ended(trial)
         return len(wire.times) > before + redraws
 
@@ -257,8 +251,8 @@ def test_live_sends_deltas_and_at_most_five_a_second(
     before = len(wire.sent)
     # A wait may end a little early, by the clock's own grain.
     assert min(gaps(wire, whole.all_trials[6], 3)) > 0.9 * MIN_INTERVAL
-    assert {one["kind"] for one in wire.sent[before:]} == {"delta"}
-    assert {trial["number"] for one in wire.sent[before:] for trial in one["trials"]} == {6}
+    assert {message["kind"] for message in wire.sent[before:]} == {"delta"}
+    assert {trial["number"] for message in wire.sent[before:] for trial in message["trials"]} == {6}
 
 
 def test_a_redraw_that_takes_long_is_seldom(wire: Wire, whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,9 +274,9 @@ def test_live_tells_what_the_surrogate_expects(whole: HandMadeStudy, monkeypatch
     gp = proposer("gp", whole.space, n_objectives=2, n_constraints=1)
     wire = Wire(replace(whole, all_trials=whole.all_trials[:12]), monkeypatch, gp)
     try:
-        wire.panel.trial_started(begun_ladder(whole.all_trials[12]))
-        until(lambda: any("surrogate" in one["set"] for one in wire.of("delta")), 20)
-        told = next(one["set"] for one in wire.of("delta") if "surrogate" in one["set"])
+        wire.panel.trial_started(begun(whole.all_trials[12]))
+        until(lambda: any("surrogate" in message["set"] for message in wire.of("delta")), 20)
+        told = next(message["set"] for message in wire.of("delta") if "surrogate" in message["set"])
         assert {"surrogate", "importance", "calibration"} <= set(told)
         jsonschema.Draft202012Validator(schema()).validate(wire.panel._deltas.state["study"])
     finally:
@@ -333,7 +327,7 @@ def test_a_button_of_another_run_does_nothing(wire: Wire) -> None:
     assert wire.of("ack") == []
 
 
-def test_nonsense_is_not_obeyed(wire: Wire) -> None:
+def test_unknown_messages_are_ignored(wire: Wire) -> None:
     wire.press("explode")
     assert wire.panel._controls_widget is not None
     wire.panel._controls_widget._handle_custom_msg("stop", [])
@@ -352,7 +346,7 @@ def test_finish_replaces_the_widget_and_closes_it(whole: HandMadeStudy, monkeypa
     assert widget.comm is None
     assert buttons.comm is None
     assert widget.layout.comm is None
-    assert not [one for one in threading.enumerate() if one.name == "nbcompress panel" and one.is_alive()]
+    assert not [thread for thread in threading.enumerate() if thread.name == "nbcompress panel" and thread.is_alive()]
 
 
 def test_a_page_that_was_loaded_again_keeps_its_widget(wire: Wire) -> None:
@@ -385,7 +379,7 @@ def test_limits_from_the_page_narrow_the_proposer_and_are_shown(
     wire = Wire(replace(whole, all_trials=whole.all_trials[:4]), monkeypatch, gp)
     try:
         wire.press("narrow", limits=[[0.5, 0.8], None, None, [1], None])
-        narrowed = [one["set"]["narrowed"] for one in wire.of("delta") if "narrowed" in one["set"]]
+        narrowed = [message["set"]["narrowed"] for message in wire.of("delta") if "narrowed" in message["set"]]
         assert narrowed == [{"amount": [0.5, 0.8], "method": ["cluster"]}]
         assert wire.of("ack")[-1]["note"] == "From the next proposal on."
         found = gp.propose(4, History.empty(2, 1))

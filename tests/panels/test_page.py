@@ -1,6 +1,4 @@
-"""The page of a report: complete in one file, its data out of reach of the HTML parser.
-
-The built front end is small."""
+"""The page of a report is one file whose data no HTML parser reads as markup; the built front end is small."""
 
 from __future__ import annotations
 

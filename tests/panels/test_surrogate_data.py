@@ -1,8 +1,4 @@
-"""Whether the surrogate can be trusted, in a sentence that follows from the numbers.
-
-What the surrogate tells about a study, in the units of its metrics.
-
-The surrogate as data: from it alone, Python and the page predict the same numbers."""
+"""Slices, importance and calibration of the surrogate, and the surrogate as data from which a page predicts."""
 
 from __future__ import annotations
 
@@ -34,12 +30,12 @@ def sentence(residuals: list[float]) -> str:
 
 def test_the_sentence_follows_from_the_numbers() -> None:
     normal = np.random.default_rng(0).normal(size=100).tolist()
-    inside = sum(abs(one) <= 1.959964 for one in normal)
+    inside = sum(abs(residual) <= 1.959964 for residual in normal)
     start = f"{inside} of 100 trials lie in the 95 % interval that the other trials foretell"
     assert sentence(normal) == f"{start}: the surrogate's bands can be trusted."
-    assert sentence([3 * one for one in normal]).startswith("Only ")
-    assert "too narrow" in sentence([3 * one for one in normal])
-    assert "wider than they need be" in sentence([one / 10 for one in normal])
+    assert sentence([3 * residual for residual in normal]).startswith("Only ")
+    assert "too narrow" in sentence([3 * residual for residual in normal])
+    assert "wider than they need be" in sentence([residual / 10 for residual in normal])
     assert "too few" in sentence([0.1, 0.2])
 
 
@@ -84,7 +80,7 @@ def test_a_maximised_metric_has_its_own_sign() -> None:
     study = digits_study(24)
     found = insight_of(proposer("gp", study.space, n_objectives=2, n_constraints=1), study, time_limit=60)
     assert study.best is not None
-    assert {one["parameter"] for one in found.slices} == set(study.best.params)
+    assert {slice_["parameter"] for slice_ in found.slices} == set(study.best.params)
     for along in found.slices:
         accuracy, kilobytes = along["metrics"]
         assert all(0 < value < 1.5 for value in accuracy["mean"])
@@ -148,7 +144,7 @@ CASES = sorted(studies())
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_data_tell_all_that_the_surrogate_believes(name: str) -> None:
+def test_the_data_hold_all_that_the_surrogate_predicts_with(name: str) -> None:
     study, options = studies()[name]
     gp = proposer_of(study, options)
     data = surrogate_data(gp, study.all_trials, study.goal)
@@ -157,12 +153,12 @@ def test_the_data_tell_all_that_the_surrogate_believes(name: str) -> None:
     again = rebuilt(json.loads(json.dumps(data)), study, gp)
     assert len(again.objectives) + len(again.constraints) == len(models.objectives) + len(models.constraints)
     for point in points_of(study.space):
-        known, told = (expected_at(fitted, study, gp, point) for fitted in (models, again))
+        known, found = (expected_at(fitted, study, gp, point) for fitted in (models, again))
         for metric, numbers in known["metrics"].items():
-            assert told["metrics"][metric] == pytest.approx(numbers, rel=1e-9)
-        assert (told["chance"] is None) == (known["chance"] is None)
-        assert told["chance"] is None or told["chance"] == pytest.approx(known["chance"], rel=1e-9)
-        assert told["acquisition"] == pytest.approx(known["acquisition"], rel=1e-8)
+            assert found["metrics"][metric] == pytest.approx(numbers, rel=1e-9)
+        assert (found["chance"] is None) == (known["chance"] is None)
+        assert found["chance"] is None or found["chance"] == pytest.approx(known["chance"], rel=1e-9)
+        assert found["acquisition"] == pytest.approx(known["acquisition"], rel=1e-8)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -65,11 +65,11 @@ def test_an_inactive_parameter_is_absent() -> None:
 
 
 def test_progress_never_falls_and_ends_at_the_front() -> None:
-    values = [one for one in study_view(digits_study(60))["progress"]["values"] if one is not None]
+    values = [value for value in study_view(digits_study(60))["progress"]["values"] if value is not None]
     assert values == sorted(values)
     single = study_view(single_study())
     assert single["progress"]["label"] == "best loss"
-    best = next(one for one in single["trials"] if one["number"] == single["best"])
+    best = next(trial for trial in single["trials"] if trial["number"] == single["best"])
     assert single["progress"]["values"][-1] == best["metrics"]["loss"]
 
 
@@ -78,7 +78,7 @@ def test_hypervolume_by_hand() -> None:
     study = empty_study()
     study.goal = Goal.of(["a"], ["b"])
     values = [{"a": 1.0, "b": 2.0}, {"a": 2.0, "b": 4.0}, {"a": 1.5, "b": 1.0}]
-    study.all_trials = tuple(Trial(i, State.COMPLETE, {"x": i / 3}, one) for i, one in enumerate(values))
+    study.all_trials = tuple(Trial(i, State.COMPLETE, {"x": i / 3}, metrics) for i, metrics in enumerate(values))
     first, second, third = study_view(study)["progress"]["values"]
     assert first == pytest.approx(0.1 * 2.3)
     assert second == pytest.approx(0.1 * 2.3 + 1.0 * 0.3)
@@ -93,8 +93,8 @@ def test_names_stay_different_when_cut() -> None:
 
 def test_the_front_survives_a_cut() -> None:
     study = digits_study(80)
-    front = [one.number for one in study.front]
-    kept = [one.number for one in choose_trials(study.all_trials, front, 30)]
+    front = [trial.number for trial in study.front]
+    kept = [trial.number for trial in choose_trials(study.all_trials, front, 30)]
     assert set(front) <= set(kept)
     assert kept == sorted(kept)
     assert len(kept) == 30
