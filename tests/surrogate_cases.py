@@ -21,7 +21,7 @@ from nbcompress.optimize.models import FittedModels
 from nbcompress.optimize.outcome_transform import OutcomeTransform
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
-from nbcompress.panels.surrogate_data import Expectations, surrogate_data
+from nbcompress.panels.surrogate_data import SurrogateInsight, surrogate_data
 from nbcompress.panels.view import study_view
 from nbcompress.run.history import history_of
 from nbcompress.space import Choice, Float, Int, Space
@@ -120,7 +120,7 @@ def write() -> None:
         data = surrogate_data(gp, study.all_trials, study.goal)
         assert data is not None
         models = rebuilt(data, study, gp)
-        view = study_view(study, expected=Expectations(surrogate=data))
+        view = study_view(study, insight=SurrogateInsight(surrogate=data))
         cases = [expected_at(models, study, gp, point) for point in points_of(study.space)]
         text = json.dumps({"study": view, "cases": cases}, indent=1, allow_nan=False)
         (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
