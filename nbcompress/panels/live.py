@@ -240,7 +240,7 @@ class LivePanel(TextPanel):
         self._changes = Changes(self._study, self._run, self._baseline, self._clock.running())
         if self._controls is not None:
             if self._narrowing is not None:
-                self._changes.limit(self._narrowing.now(history_of(self._study.all_trials, self._study.goal)))
+                self._changes.limit(self._narrowing.current(history_of(self._study.all_trials, self._study.goal)))
                 self._changes.delta(self._clock.running())
             self._buttons = ControlsWidget()
             self._buttons.on_msg(self._pressed)
@@ -357,8 +357,8 @@ class LivePanel(TextPanel):
 
     def _show_limits(self) -> None:
         """Show within what the search goes on, if anything was asked; limits that were used up have been given up."""
-        if self._narrowing is not None and self._narrowing.asked is not None:
-            self._changes.limit(self._narrowing.asked)
+        if self._narrowing is not None and self._narrowing.requested is not None:
+            self._changes.limit(self._narrowing.requested)
 
     def close(self) -> None:
         """Close the widgets. Programs that run notebooks save the last state of closed ones too, so leave little.

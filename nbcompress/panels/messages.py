@@ -14,7 +14,7 @@ from nbcompress.space import Choice
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
-    from nbcompress.optimize.narrowing import Narrowing
+    from nbcompress.optimize.candidates import Narrowing
     from nbcompress.run.callbacks import Controls
     from nbcompress.space import Point, Space
 
@@ -83,9 +83,9 @@ class Queueing(Protocol):
 
 def narrowing_of(proposer: Proposer | None) -> Narrowing | None:
     """Return what narrows a proposer, or None where it cannot be narrowed."""
-    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+    from nbcompress.optimize import NarrowableProposer
 
-    return proposer.narrowing if isinstance(proposer, GaussianProcessProposer) else None
+    return proposer.narrowing if isinstance(proposer, NarrowableProposer) else None
 
 
 class Presses:
@@ -127,7 +127,7 @@ class Presses:
         if self._narrowing is None:
             return "Only the sampler gp can be narrowed."
         try:
-            self._narrowing.ask(asked_limits(limits, self._study.space))
+            self._narrowing.narrow_to(asked_limits(limits, self._study.space))
         except NbcompressError as error:
             return f"Not narrowed: {error}"
         return NARROWED

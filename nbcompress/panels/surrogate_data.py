@@ -31,9 +31,8 @@ from nbcompress.study.goal import Goal, Trial
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from nbcompress.optimize import Proposer
-    from nbcompress.optimize.models import Belief
-    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+    from nbcompress.optimize import History, Proposer, SurrogateProposer
+    from nbcompress.optimize.models import FittedModels
     from nbcompress.optimize.surrogates.closed_form import GaussianProcess
 
 
@@ -210,62 +209,64 @@ def surrogate_data(proposer: Proposer | None, trials: Sequence[Trial], goal: Goa
         trials: What it learns from.
         goal: What the losses and slacks of its processes mean.
     """
-    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+    from nbcompress.optimize import SurrogateProposer
     from nbcompress.run.history import begun_in_vain, history_of
 
-    if not isinstance(proposer, GaussianProcessProposer):
+    if not isinstance(proposer, SurrogateProposer):
         return None
     # The trials of the history, in its order.
     numbers = np.array(sorted(trial.number for trial in trials)[begun_in_vain(trials) :], dtype=int)
     if len(numbers) > MOST_TRIALS:
         return None
-    belief = proposer.believe(history_of(trials, goal))
-    if len(belief.losses) < proposer.n_objectives:
+    history = history_of(trials, goal)
+    models = proposer.fit_models(history)
+    if not models.has_all_objectives:
         return None
     return {
-        "kernel": proposer.form.kernel,
-        "acquisition": _acquisition(proposer),
-        "feasible": numbers[belief.history.is_feasible].tolist(),
-        "pending": numbers[belief.history.having("pending")].tolist(),
-        "processes": list(_processes(belief, numbers, goal)),
+        "kernel": models.spec.kernel,
+        "acquisition": _acquisition(proposer, models.n_objectives),
+        "feasible": numbers[history.is_feasible].tolist(),
+        "pending": numbers[history.has_status("pending")].tolist(),
+        "processes": list(_processes(models, history, numbers, goal)),
     }
 
 
-def _acquisition(proposer: GaussianProcessProposer) -> str | None:
+def _acquisition(proposer: SurrogateProposer, n_objectives: int) -> str | None:
     """Return which formula a page may use; boxes of three objectives and more, and random directions, stay in Python.
 
     For `qlogei`, which samples what pending trials may find and where a front lies, the page believes the means.
     """
     name = proposer.acquisition.removeprefix("q")
-    if proposer.n_objectives == 1:
+    if n_objectives == 1:
         return name
-    return "hypervolume" if proposer.n_objectives == 2 and name == "logei" else None
+    return "hypervolume" if n_objectives == 2 and name == "logei" else None
 
 
-def _processes(belief: Belief, numbers: NDArray[np.int_], goal: Goal) -> Iterator[dict[str, Any]]:
-    history = belief.history
-    told, failed, pending = (history.having(status) for status in ("told", "failed", "pending"))
+def _processes(
+    models: FittedModels, history: History, numbers: NDArray[np.int_], goal: Goal
+) -> Iterator[dict[str, Any]]:
+    told, failed, pending = (history.has_status(status) for status in ("told", "failed", "pending"))
     for j, objective in enumerate(goal.objectives):
         known = told & np.isfinite(history.losses[:, j])
         sign = -1 if objective.direction == "maximize" else 1
         means = {"role": "objective", "metric": objective.metric, "sign": sign, "offset": 0.0}
-        yield means | _process(belief.losses[j], numbers, known, pending)
+        yield means | _process(models.objectives[j], numbers, known, pending)
     for j, constraint in enumerate(goal.constraints):
-        if f"slack {j}" in belief.limits:
+        if f"slack {j}" in models.constraints:
             known = np.isfinite(history.slacks[:, j])
             sign = 1 if constraint.operator == "<=" else -1
             means = {"role": "constraint", "metric": constraint.metric, "sign": sign, "offset": float(constraint.bound)}
-            yield means | _process(belief.limits[f"slack {j}"], numbers, known, pending)
-    if "failure" in belief.limits:
+            yield means | _process(models.constraints[f"slack {j}"], numbers, known, pending)
+    if "failure" in models.constraints:
         means = {"role": "failure", "metric": None, "sign": 1, "offset": 0.0}
-        yield means | _process(belief.limits["failure"], numbers, told | failed, pending)
+        yield means | _process(models.constraints["failure"], numbers, told | failed, pending)
 
 
 def _process(
     process: GaussianProcess, numbers: NDArray[np.int_], known: NDArray[np.bool_], pending: NDArray[np.bool_]
 ) -> dict[str, Any]:
     """Return one process; what runs comes last, at the values that the process believes there."""
-    units = process.units
+    transform = process.outcome_transform
     return {
         "trials": [*numbers[known].tolist(), *numbers[pending].tolist()],
         "y": process.y.tolist(),
@@ -275,11 +276,11 @@ def _process(
         "noise": process.hyper.noise,
         "trend": process.hyper.trend,
         "units": {
-            "shift": units.shift,
-            "scale": units.scale,
-            "knee": units.knee,
-            "unit": units.unit,
-            "damped": units.is_damped,
+            "shift": transform.shift,
+            "scale": transform.scale,
+            "knee": transform.knee,
+            "unit": transform.unit,
+            "damped": transform.has_log_tail,
         },
     }
 

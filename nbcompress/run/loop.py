@@ -267,7 +267,7 @@ class _Loop:
         except SpaceExhausted as error:
             return self._final(trials, is_over=True) or Ending("exhausted", str(error))
         if isinstance(self._plan.until, GainBelow):
-            reason = self._plan.until.verdict(proposal.note.get("gain"))
+            reason = self._plan.until.verdict(proposal.expected_gain)
             if reason:
                 return self._final(trials, is_over=True) or Ending("until", reason)
         search = {"search_seed": self._plan.seed} | ({"sampler": self._plan.sampler} if self._plan.sampler else {})

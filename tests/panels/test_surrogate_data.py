@@ -16,7 +16,7 @@ from panel_studies import digits_study, empty_study, hostile_study, single_study
 from surrogate_cases import FOLDER, expected_at, points_of, proposer_of, rebuilt, studies
 
 from nbcompress.optimize import History, proposer
-from nbcompress.optimize.models import Belief
+from nbcompress.optimize.models import FittedModels
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 from nbcompress.panels import surrogate_data as surrogate
 from nbcompress.panels.bundle import study_bundle
@@ -105,7 +105,7 @@ def test_a_surrogate_that_fails_costs_no_view() -> None:
     study = digits_study(24)
 
     class Broken(GaussianProcessProposer):
-        def believe(self, history: History) -> Belief:
+        def fit_models(self, history: History) -> FittedModels:
             raise ValueError("the matrix is <b>singular</b>")
 
     found = expectations_of(Broken(study.space, 2, 1), study)
@@ -153,11 +153,11 @@ def test_the_data_tell_all_that_the_surrogate_believes(name: str) -> None:
     gp = proposer_of(study, options)
     data = surrogate_data(gp, study.all_trials, study.goal)
     assert data is not None
-    belief = gp.believe(history_of(study.all_trials, study.goal))
+    models = gp.fit_models(history_of(study.all_trials, study.goal))
     again = rebuilt(json.loads(json.dumps(data)), study, gp)
-    assert len(again.losses) + len(again.limits) == len(belief.losses) + len(belief.limits)
+    assert len(again.objectives) + len(again.constraints) == len(models.objectives) + len(models.constraints)
     for point in points_of(study.space):
-        known, told = (expected_at(one, study, gp, point) for one in (belief, again))
+        known, told = (expected_at(fitted, study, gp, point) for fitted in (models, again))
         for metric, numbers in known["metrics"].items():
             assert told["metrics"][metric] == pytest.approx(numbers, rel=1e-9)
         assert (told["chance"] is None) == (known["chance"] is None)
@@ -171,9 +171,9 @@ def test_samples_hold_pythons_numbers(name: str) -> None:
     jsonschema.validate(sample["study"], dict(schema()))
     study, options = studies()[name]
     gp = proposer_of(study, options)
-    belief = rebuilt(sample["study"]["surrogate"], study, gp)
+    models = rebuilt(sample["study"]["surrogate"], study, gp)
     for case in sample["cases"]:
-        found = expected_at(belief, study, gp, case["point"])
+        found = expected_at(models, study, gp, case["point"])
         assert found["acquisition"] == pytest.approx(case["acquisition"], rel=1e-8)
         for metric, numbers in case["metrics"].items():
             assert found["metrics"][metric] == pytest.approx(numbers, rel=1e-8)
@@ -193,7 +193,7 @@ def test_a_sampler_without_a_surrogate_has_no_data(monkeypatch: pytest.MonkeyPat
 def test_three_objectives_keep_their_acquisition_in_python() -> None:
     study = digits_study(24)
     three = type(study.goal).of(["accuracy"], ["kilobytes", "amount"])
-    assert surrogate._acquisition(proposer_of(type(study)("t", three, study.space, ()), {})) is None
+    assert surrogate._acquisition(proposer_of(type(study)("t", three, study.space, ()), {}), 3) is None
 
 
 def test_what_a_page_could_not_evaluate_is_left_out() -> None:

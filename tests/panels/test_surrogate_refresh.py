@@ -10,7 +10,7 @@ import pytest
 from panel_studies import HandMadeStudy, digits_study, empty_study
 
 from nbcompress.optimize import proposer
-from nbcompress.optimize.models import Belief
+from nbcompress.optimize.models import FittedModels
 from nbcompress.panels import surrogate_data as expectations
 from nbcompress.panels import surrogate_refresh as foresight
 from nbcompress.panels.surrogate_data import Expectations, always
@@ -136,7 +136,7 @@ def test_what_the_proposal_has_fitted_is_not_fitted_again(monkeypatch: pytest.Mo
     proposes = gp(study)
     watching = Foresight(proposes, clock)
     proposes.propose(23, history_of(study.all_trials[:23], study.goal))
-    monkeypatch.setattr(Belief, "after", lambda *_: pytest.fail("one fit answers the panel as well"))
+    monkeypatch.setattr(FittedModels, "fit", lambda *_: pytest.fail("one fit answers the panel as well"))
     clock.now = 100.0
     # The search has begun trial 23 since.
     found = watching.look(study, always, begun=23)
