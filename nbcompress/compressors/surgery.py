@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.attention import free_
-from nbcompress.compressors.factorize import low_rank_like
+from nbcompress.compressors.factorize import LowRank, low_rank_like
 from nbcompress.compressors.keras import settle_
 from nbcompress.compressors.numbers import is_number, number_at, set_number_
 from nbcompress.compressors.record import Surgery
@@ -46,8 +46,12 @@ def _factorize_(model: nn.Module, surgery: Surgery) -> None:
     rank = surgery.attributes.get("rank")
     if not isinstance(rank, int) or not surgery.module:
         raise CompressionError(f"factorizing {surgery.module!r} needs its rank, got {rank!r}")
-    parent, _, name = surgery.module.rpartition(".")
-    setattr(model.get_submodule(parent), name, low_rank_like(module, rank))
+    path, _, name = surgery.module.rpartition(".")
+    parent = model.get_submodule(path)
+    if isinstance(parent, LowRank):
+        # Each step may double what it replaces, so steps within steps from a file would have no bound.
+        raise CompressionError(f"{surgery.module!r} is a factor already, and cannot be factorized again")
+    setattr(parent, name, low_rank_like(module, rank))
 
 
 def _cut_(model: nn.Module, surgery: Surgery) -> None:
