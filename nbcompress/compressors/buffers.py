@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nbcompress.compressors.record import Surgery
 
 
-def unstored_buffers(model: nn.Module) -> dict[str, Tensor]:
+def non_persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Every buffer that the state dict of `model` leaves out, under every name it has."""
     found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
@@ -29,7 +29,7 @@ def unstored_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 def cut_buffers(model: nn.Module, surgery: Iterable[Surgery]) -> dict[str, Tensor]:
     """Those of them that `surgery` cut, in its order: a file must keep their values."""
-    unstored = unstored_buffers(model)
+    unstored = non_persistent_buffers(model)
     names = (f"{step.module}.{name}" if step.module else name for step in surgery for name in step.shapes)
     return {name: unstored[name] for name in names if name in unstored}
 
@@ -50,22 +50,29 @@ def shared_buffers(model: nn.Module) -> list[tuple[str, ...]]:
     return [tuple(names) for names in found.values() if len(names) > 1]
 
 
-def is_spread(tensor: Tensor) -> bool:
+def is_expanded(tensor: Tensor) -> bool:
     """Whether one number in memory stands for several, as after `expand`: then none of them can be written."""
     if tensor.layout != torch.strided:
         return False
     return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def own_buffers_(model: nn.Module) -> None:
+def materialize_buffers_(model: nn.Module) -> None:
     """Give every buffer of the state dict of `model` a number in memory for each of its own, in place."""
-    unstored = unstored_buffers(model)
+    unstored = non_persistent_buffers(model)
     own: dict[int, Tensor] = {}
     for name, buffer in list(model.named_buffers(remove_duplicate=False)):
-        if is_spread(buffer) and name not in unstored:
+        if is_expanded(buffer) and name not in unstored:
             path, _, last = name.rpartition(".")
             contiguous = own.setdefault(id(buffer), buffer.clone(memory_format=torch.contiguous_format))
             model.get_submodule(path)._buffers[last] = contiguous
 
 
-__all__ = ["cut_buffers", "is_spread", "own_buffers_", "share_buffers_", "shared_buffers", "unstored_buffers"]
+__all__ = [
+    "cut_buffers",
+    "is_expanded",
+    "materialize_buffers_",
+    "non_persistent_buffers",
+    "share_buffers_",
+    "shared_buffers",
+]

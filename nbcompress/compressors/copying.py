@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from nbcompress.compressors.keras import mend_copy_
+from nbcompress.compressors.keras import repair_copy_
 
 Value = TypeVar("Value")
 
@@ -60,7 +60,7 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
         _fill_(memo[id(module)], module, memo)
     new = deepcopy(value, memo)
     if isinstance(new, nn.Module):
-        mend_copy_(new)
+        repair_copy_(new)
     return new
 
 

@@ -15,14 +15,14 @@ from typing import Any
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from nbcompress.compressors.numbers import is_number
+from nbcompress.compressors.numbers import is_integer
 from nbcompress.errors import CompressionError
 
 # What to set on a layer, by attribute, and the size that it takes of inputs; 0 if it does not say.
 _Sizes = tuple[Mapping[str, Any], int]
 
 
-def settle_(model: nn.Module) -> None:
+def update_layers_(model: nn.Module) -> None:
     """Let every layer of Keras in `model` agree with the shapes of its parameters, in place."""
     layers = list(_layers_of(model))
     changed = {
@@ -55,7 +55,7 @@ def settle_(model: nn.Module) -> None:
                 axes.update(dict.fromkeys(axes, n_in))
 
 
-def restate_(model: nn.Module) -> None:
+def recompute_shapes_(model: nn.Module) -> None:
     """Work out again, in place, the shapes between the layers of models of Keras, which it checks and saves.
 
     Every cut must have been made: nothing is computed, but shapes must fit. A model within a model takes what arrives.
@@ -63,17 +63,17 @@ def restate_(model: nn.Module) -> None:
     Raises:
         CompressionError: They do not fit.
     """
-    roots = list(_outermost(model))
+    roots = list(_root_layers(model))
     if not roots:
         return
     graphs = [layer for layer in _layers_of(model) if _graph_of(layer) is not None]
-    following = _Following()
+    propagation = _ShapePropagation()
     for layer in graphs:
         # In the place of the check that refuses other shapes than before. `vars`, since Keras tracks what is set.
-        vars(layer)["_assert_input_compatibility"] = partial(following.arrive, _graph_of(layer))
+        vars(layer)["_assert_input_compatibility"] = partial(propagation.receive, _graph_of(layer))
     try:
         for layer in roots:
-            following.follow(layer)
+            propagation.start(layer)
     except Exception as err:  # the code of layers, which may raise anything on shapes that do not fit
         lines = [line for line in str(err).splitlines() if line.strip()]
         raise CompressionError(
@@ -82,7 +82,7 @@ def restate_(model: nn.Module) -> None:
     finally:
         for layer in graphs:
             del vars(layer)["_assert_input_compatibility"]
-    _retell_(list(_layers_of(model)))
+    _update_configs_(list(_layers_of(model)))
 
 
 # Numbers of a layer before a cut, until the configurations of the classes around it have followed.
@@ -91,14 +91,14 @@ _BEFORE = "_numbers_before"
 _WIDTHS = ("units", "filters", "output_dim")
 
 
-def _retell_(layers: list[Any]) -> None:
+def _update_configs_(layers: list[Any]) -> None:
     """Let the configurations of classes that are not Keras's own follow the layers that they make; in place.
 
     A file of Keras holds what a class makes its layers of, and the class makes them anew. Where that does not tell a
     size that was cut, the file could not be opened, so it is not written.
     """
     for layer in layers:
-        changes = {} if type(layer).__module__.startswith("keras.") else _changes_in(layer)
+        changes = {} if type(layer).__module__.startswith("keras.") else _changed_numbers(layer)
         config = _config_of(layer) if changes else None
         if config is None:
             continue
@@ -106,14 +106,14 @@ def _retell_(layers: list[Any]) -> None:
             after = tree_map(partial(_changed_number, changes), value)
             if after != value and vars(layer).get(name) == value and name not in vars(layer).get(_BEFORE, {}):
                 setattr(layer, name, after)
-        told = set(filter(is_number, tree_leaves(_config_of(layer))))
-        if not set().union(*changes.values()) <= told:
-            vars(layer)["get_config"] = partial(_refuse_to_tell, type(layer).__name__)
+        in_config = set(filter(is_integer, tree_leaves(_config_of(layer))))
+        if not set().union(*changes.values()) <= in_config:
+            vars(layer)["get_config"] = partial(_refuse_config, type(layer).__name__)
     for layer in layers:
         vars(layer).pop(_BEFORE, None)
 
 
-def _changes_in(layer: Any) -> dict[int, set[int]]:
+def _changed_numbers(layer: Any) -> dict[int, set[int]]:
     """What became of each number that was cut in `layer` and the layers inside of it; itself if it also stays."""
     changes: dict[int, set[int]] = {}
     stays: set[int] = set()
@@ -129,7 +129,7 @@ def _changes_in(layer: Any) -> dict[int, set[int]]:
 
 def _changed_number(changes: Mapping[int, set[int]], value: object) -> object:
     """What a number in a configuration becomes, if that is clear."""
-    news = changes.get(value, set()) if is_number(value) else set()  # type: ignore[call-overload]
+    news = changes.get(value, set()) if is_integer(value) else set()  # type: ignore[call-overload]
     return next(iter(news)) if len(news) == 1 else value
 
 
@@ -141,31 +141,31 @@ def _config_of(layer: Any) -> dict[str, Any] | None:
         return None
 
 
-def _refuse_to_tell(kind: str) -> dict[str, Any]:
+def _refuse_config(kind: str) -> dict[str, Any]:
     raise CompressionError(
         f"a .keras file holds what a class makes its layers of, but get_config of {kind} does not tell the sizes that "
         "were cut, so the file could not be opened: save the model with nc.save and load it with nc.load"
     )
 
 
-class _Following:
+class _ShapePropagation:
     """Follows shapes through models of Keras that hold each other, and notes them in the models."""
 
     def __init__(self) -> None:
         self._done: set[int] = set()
 
-    def follow(self, layer: Any) -> None:
+    def start(self, layer: Any) -> None:
         """Begin at a layer that no other holds."""
         graph = _graph_of(layer)
         if graph is not None:
             self._restate(graph)
-        elif layer._build_shapes_dict and self._waits_in(layer):
+        elif layer._build_shapes_dict and self._has_pending(layer):
             # A class of the user's own. What it was built with is what it is called with.
             shapes = layer._build_shapes_dict.values()
             dtype = layer.input_dtype
             self._call(layer, *(_tensors_of_shape(shape, dtype) for shape in shapes))
 
-    def arrive(self, graph: Any, *inputs: Any) -> None:
+    def receive(self, graph: Any, *inputs: Any) -> None:
         """What arrives at a model within a model is from now on what it expects."""
         keras: Any = sys.modules["keras"]
         given = keras.tree.flatten(inputs)
@@ -192,11 +192,11 @@ class _Following:
             after = node.operation.compute_output_spec(*args, **kwargs)
             for old, new in zip(node.outputs, tree_leaves(after), strict=True):
                 old._shape = new.shape
-            if self._waits_in(node.operation):
+            if self._has_pending(node.operation):
                 # It told the shape of its output without a call of what it holds.
                 self._call(node.operation, *args, **kwargs)
 
-    def _waits_in(self, operation: Any) -> bool:
+    def _has_pending(self, operation: Any) -> bool:
         """Whether `operation` holds models that nothing has arrived at."""
         inside = operation._flatten_layers() if hasattr(operation, "_flatten_layers") else ()
         return any(graph is not None and id(graph) not in self._done for graph in map(_graph_of, inside))
@@ -220,17 +220,17 @@ def _graph_of(layer: Any) -> Any:
     return layer if hasattr(layer, "_nodes_by_depth") else getattr(layer, "_functional", None)
 
 
-def _outermost(model: nn.Module) -> Iterator[Any]:
+def _root_layers(model: nn.Module) -> Iterator[Any]:
     """The layers of Keras in `model` that no other layer holds."""
     keras: Any = sys.modules.get("keras")
     seen: set[int] = set()
     for module in model.modules() if keras is not None else ():
         if isinstance(module, keras.layers.Layer) and id(module) not in seen:
-            seen.update(id(with_graph) for with_graph in _with_graphs(module))
+            seen.update(id(with_graph) for with_graph in _layers_inside(module))
             yield module
 
 
-def mend_copy_(model: nn.Module) -> None:
+def repair_copy_(model: nn.Module) -> None:
     """What layers of Keras know by identity, a copy must know by that of its own parts; in place.
 
     A compiled model is trained as if for the first time: its optimizer knows variables by identity, and functions
@@ -267,11 +267,11 @@ def _layers_of(model: nn.Module) -> Iterator[Any]:
     found: dict[int, Any] = {}
     for module in model.modules() if keras is not None else ():
         if isinstance(module, keras.layers.Layer):
-            found |= {id(with_graph): with_graph for with_graph in _with_graphs(module)}
+            found |= {id(with_graph): with_graph for with_graph in _layers_inside(module)}
     return iter(found.values())
 
 
-def _with_graphs(layer: Any) -> Iterator[Any]:
+def _layers_inside(layer: Any) -> Iterator[Any]:
     """`layer` and all layers that it holds; a `Sequential` does not count the model that it makes of its layers."""
     for flatten_layer in layer._flatten_layers():
         yield flatten_layer
@@ -360,4 +360,4 @@ _SIZES: dict[str, Callable[[Any], _Sizes]] = {
     "Embedding": _embedding,
 }
 
-__all__ = ["inference_arguments", "mend_copy_", "restate_", "settle_"]
+__all__ = ["inference_arguments", "recompute_shapes_", "repair_copy_", "update_layers_"]

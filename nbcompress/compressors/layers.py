@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.prune import BasePruningMethod
 
-from nbcompress.compressors.buffers import is_spread, own_buffers_
+from nbcompress.compressors.buffers import is_expanded, materialize_buffers_
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean, option
 
@@ -134,7 +134,7 @@ def check_model(model: object) -> nn.Module:
                 f"weights must be dense, but parameter {name!r} is {parameter.layout}: make it dense with to_dense(), "
                 "or a buffer if it is not trained"
             )
-        if is_spread(parameter):
+        if is_expanded(parameter):
             raise CompressionError(
                 f"each weight must have a number in memory of its own, but {name!r} is expanded: make it a tensor of "
                 "its own with clone()"
@@ -217,7 +217,7 @@ def copied(model: nn.Module) -> nn.Module:
         new = deep_copy(model)
     except Exception as err:  # a class refuses in any way
         raise CompressionError(f"the model must allow copy.deepcopy, but {why_uncopied(model, err)}") from err
-    own_buffers_(new)
+    materialize_buffers_(new)
     return new
 
 
@@ -232,7 +232,7 @@ def fill_(parameter: Tensor, values: Tensor) -> None:
 
     Nothing is written where one number in memory stands for several, and they have the values already.
     """
-    if not (is_spread(parameter) and torch.equal(parameter, values)):
+    if not (is_expanded(parameter) and torch.equal(parameter, values)):
         parameter.copy_(values)
 
 

@@ -22,7 +22,7 @@ _MOST_STEPS = 4
 _MOST_ITEMS = 64
 
 
-def is_number(value: object) -> bool:
+def is_integer(value: object) -> bool:
     """Whether `value` is a whole number, and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -35,7 +35,7 @@ def numbers_of(module: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def _inside(path: str, value: object, depth: int) -> Iterator[tuple[str, int]]:
-    if is_number(value):
+    if is_integer(value):
         yield path, value  # type: ignore[misc]
     elif depth < _MOST_STEPS:
         for step, inner in _steps_from(value):
@@ -47,7 +47,7 @@ def _steps_from(value: object) -> Iterator[tuple[int | str, object]]:
     if isinstance(value, (list, tuple)):
         yield from enumerate(value[:_MOST_ITEMS])
     elif isinstance(value, dict):
-        keys = [key for key in value if is_number(key) or (isinstance(key, str) and key.isidentifier())]
+        keys = [key for key in value if is_integer(key) or (isinstance(key, str) and key.isidentifier())]
         yield from ((key, value[key]) for key in keys if not str(key).startswith("_"))
     elif _is_plain(value):
         yield from ((name, one) for name, one in getattr(value, "__dict__", {}).items() if not name.startswith("_"))
@@ -73,7 +73,7 @@ def number_at(module: nn.Module, path: str) -> int | None:
     value: object = module.__dict__.get(str(steps[0])) if steps else None
     for step in steps[1:]:
         value = dict(_steps_from(value)).get(step)
-    return value if is_number(value) else None  # type: ignore[return-value]
+    return value if is_integer(value) else None  # type: ignore[return-value]
 
 
 def set_number_(model: nn.Module, module: nn.Module, path: str, number: int) -> None:
@@ -159,4 +159,4 @@ def _parsed(path: str) -> list[int | str]:
     return steps
 
 
-__all__ = ["is_number", "number_at", "numbers_of", "set_number_"]
+__all__ = ["is_integer", "number_at", "numbers_of", "set_number_"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.attention import free_
+from nbcompress.compressors.attention import convert_attention_
 from nbcompress.compressors.factorize import low_rank_like
-from nbcompress.compressors.keras import settle_
-from nbcompress.compressors.numbers import is_number, number_at, set_number_
+from nbcompress.compressors.keras import update_layers_
+from nbcompress.compressors.numbers import is_integer, number_at, set_number_
 from nbcompress.compressors.record import Surgery
 from nbcompress.errors import CompressionError
 
@@ -55,7 +55,7 @@ def _cut_(model: nn.Module, surgery: Surgery) -> None:
     for name, value in surgery.attributes.items():
         _check_attribute(module, surgery.module, name, value)
     if surgery.shapes:
-        free_(module)
+        convert_attention_(module)
     found = {name: _tensor(module, surgery.module, name, shape) for name, shape in surgery.shapes.items()}
     for name, shape in surgery.shapes.items():
         old = found[name]
@@ -67,7 +67,7 @@ def _cut_(model: nn.Module, surgery: Surgery) -> None:
             set_number_(model, module, path, value)
         else:
             setattr(module, path, tuple(value))
-    settle_(model)
+    update_layers_(model)
 
 
 def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -93,10 +93,10 @@ def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) ->
 
 def _check_attribute(module: nn.Module, where: str, path: str, value: object) -> None:
     """Only numbers that the instance has already, and rows of them: nothing else can be set from a file."""
-    is_same_kind = number_at(module, path) is not None and is_number(value)
+    is_same_kind = number_at(module, path) is not None and is_integer(value)
     before = module.__dict__.get(path)
     if isinstance(before, (tuple, list)) and isinstance(value, (tuple, list)):
-        is_same_kind = len(before) == len(value) and all(map(is_number, (*before, *value)))
+        is_same_kind = len(before) == len(value) and all(map(is_integer, (*before, *value)))
     if not is_same_kind:
         raise CompressionError(f"module {where!r} has no number {path!r} that could become {value!r}")
 

@@ -12,7 +12,8 @@ from architectures.zoo import KINDS, ZOO
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.compressors.coupling import as_inputs, tensors_of
+from nbcompress.compressors.coupling import tensors_of
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.record import record_of
 from nbcompress.errors import CompressionError
 
@@ -24,7 +25,7 @@ REFUSED = {name for name, one in ZOO.items() if one.refused}
 
 @torch.no_grad()
 def outputs(model: nn.Module, example: object) -> list[Tensor]:
-    return tensors_of(as_inputs(example)(model.eval()))
+    return tensors_of(inputs_from_example(example)(model.eval()))
 
 
 def agree(one: list[Tensor], other: list[Tensor], tolerance: float = 1e-4) -> None:

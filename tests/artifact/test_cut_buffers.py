@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import nbcompress as nc
 from nbcompress.artifact import file as files
-from nbcompress.compressors.coupling import as_inputs, tensors_of
+from nbcompress.compressors.coupling import tensors_of
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.record import record_of
 from nbcompress.errors import ArtifactError
 
@@ -111,7 +112,7 @@ print("equal")
 @pytest.mark.parametrize("name", [name for name, animal in ZOO.items() if not animal.refused])
 def test_every_cut_model_of_the_zoo_comes_back(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    inputs = as_inputs(ZOO[name].example())
+    inputs = inputs_from_example(ZOO[name].example())
     small = nc.prune(ZOO[name].build().eval(), 0.5, granularity="channel", example=ZOO[name].example())
     loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), ZOO[name].build().eval())
     for one, other in zip(tensors_of(inputs(loaded)), tensors_of(inputs(small)), strict=True):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.compressors.attention import HeadwiseAttention, free_heads_
+from nbcompress.compressors.attention import HeadwiseAttention, convert_all_attention_
 
 # torch asks for masks of one kind; its own encoder says that nested tensors are new.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def freed(model: nn.Module) -> nn.Module:
     other = copy.deepcopy(model)
-    free_heads_(other)
+    convert_all_attention_(other)
     return other
 
 

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors import prune
-from nbcompress.compressors.coupling import Group, as_inputs, couple, trace
+from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, trace
+from nbcompress.compressors.inputs import inputs_from_example
 
 
-def groups_of(model: nn.Module, example: Tensor) -> tuple[Group, ...]:
+def groups_of(model: nn.Module, example: Tensor) -> tuple[ChannelGroup, ...]:
     model = model.eval()
-    return tuple(couple(model, trace(model, as_inputs(example))).groups)
+    return tuple(find_dependencies(model, trace(model, inputs_from_example(example))).groups)
 
 
-def places(group: Group) -> set[str]:
-    return {f"{name}[{dim}]" for name, dim in group.places}
+def tensor_axes(group: ChannelGroup) -> set[str]:
+    return {f"{name}[{dim}]" for name, dim in group.tensor_axes}
 
 
 class Branches(nn.Module):
@@ -38,8 +39,14 @@ class Branches(nn.Module):
 
 def test_both_branches_of_a_condition_lose_the_same_channels() -> None:
     enter, inner = groups_of(Branches(), torch.randn(2, 3))
-    assert places(enter) == {"enter.weight[0]", "enter.bias[0]", "left.weight[1]", "right.weight[1]"}
-    assert places(inner) == {"left.weight[0]", "left.bias[0]", "right.weight[0]", "right.bias[0]", "leave.weight[1]"}
+    assert tensor_axes(enter) == {"enter.weight[0]", "enter.bias[0]", "left.weight[1]", "right.weight[1]"}
+    assert tensor_axes(inner) == {
+        "left.weight[0]",
+        "left.bias[0]",
+        "right.weight[0]",
+        "right.bias[0]",
+        "leave.weight[1]",
+    }
     assert [len(one.units) for one in (enter, inner)] == [4, 6]
     assert inner.units[5][("right.weight", 0)] == inner.units[5][("leave.weight", 1)] == (5,)
 
@@ -82,7 +89,7 @@ class Loop(nn.Module):
 @pytest.mark.parametrize(("kind", "n_gates"), [(nn.RNNCell, 1), (nn.GRUCell, 3), (nn.LSTMCell, 4)])
 def test_a_cell_in_a_loop_loses_a_unit_from_every_gate(kind: type[nn.RNNCellBase], n_gates: int) -> None:
     enter, hidden = groups_of(Loop(kind), torch.randn(2, 3, 3))
-    assert places(enter) == {"enter.weight[0]", "enter.bias[0]", "cell.weight_ih[1]"}
+    assert tensor_axes(enter) == {"enter.weight[0]", "enter.bias[0]", "cell.weight_ih[1]"}
     gates = tuple(1 + 5 * number for number in range(n_gates))
     assert hidden.units[1] == {
         ("cell.weight_ih", 0): gates,
@@ -133,7 +140,7 @@ def test_equal_pieces_lose_the_same_places() -> None:
 
 def test_a_piece_of_one_channel_stays() -> None:
     model = Pieces(2, 1).eval()
-    coupling = couple(model, trace(model, as_inputs(torch.randn(2, 3))))
+    coupling = find_dependencies(model, trace(model, inputs_from_example(torch.randn(2, 3))))
     (group,) = coupling.groups
     assert [unit[("up.weight", 0)] for unit in group.units] == [(0,), (1,)]
     assert coupling.frozen["up.weight"] == "split_with_sizes takes a single one of it"

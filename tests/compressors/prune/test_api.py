@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from nbcompress.compressors import cluster, prune, quantize, record_of
 from nbcompress.compressors.layers import select
 from nbcompress.compressors.losses import LossSpec
-from nbcompress.compressors.prune.cutting import keep_masks, lowest
-from nbcompress.compressors.prune.weight_scores import lamp_scores, scores_of
+from nbcompress.compressors.prune.weight_scores import keep_masks, lamp_scores, lowest, scores_of
 from nbcompress.errors import CompressionError, DataError
 
 

@@ -7,22 +7,23 @@ from compress_zoo import ZOO
 from torch import Tensor, nn
 
 from nbcompress.compressors import prune, record_of
-from nbcompress.compressors.coupling import Group, as_inputs, couple, trace
+from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, trace
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import unit_activations
 from nbcompress.compressors.prune.channel_scores import (
     activation_scores,
     equal_frequency_bins,
-    information_scores,
     magnitude_scores,
     mutual_information,
+    mutual_information_scores,
     taylor_scores,
 )
 from nbcompress.errors import DataError
 
 
-def groups_of(model: nn.Module, example: Tensor) -> tuple[Group, ...]:
-    return couple(model, trace(model, as_inputs(example))).groups
+def groups_of(model: nn.Module, example: Tensor) -> tuple[ChannelGroup, ...]:
+    return find_dependencies(model, trace(model, inputs_from_example(example))).groups
 
 
 def test_information_by_hand() -> None:
@@ -127,7 +128,7 @@ def test_scores_of_every_group_are_finite() -> None:
         for found in (
             taylor_scores(animal.model, groups, animal.data, 0),
             activation_scores(animal.model, groups, animal.data, 0),
-            information_scores(animal.model, groups, animal.data, 0),
+            mutual_information_scores(animal.model, groups, animal.data, 0),
             magnitude_scores(animal.model, groups),
         ):
             for group, one in zip(groups, found, strict=True):

@@ -11,8 +11,9 @@ from channel_zoo import ZOO
 from torch import Tensor, nn
 
 from nbcompress.compressors import prune
-from nbcompress.compressors.attention import free_heads_
-from nbcompress.compressors.coupling import Inputs, as_inputs, couple, tensors_of, trace
+from nbcompress.compressors.attention import convert_all_attention_
+from nbcompress.compressors.coupling import find_dependencies, tensors_of, trace
+from nbcompress.compressors.inputs import Inputs, inputs_from_example
 from nbcompress.compressors.prune.channels import cut_channels, recompute_batchnorm_
 from nbcompress.compressors.record import Grid, Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
@@ -41,7 +42,7 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def inputs_of(name: str) -> Inputs:
-    return as_inputs(ZOO[name].example())
+    return inputs_from_example(ZOO[name].example())
 
 
 def agree(one: list[Tensor], other: list[Tensor]) -> None:
@@ -118,8 +119,8 @@ def test_the_input_model_is_untouched(name: str) -> None:
 def test_channels_that_were_zero_leave_the_outputs_as_they_are(name: str) -> None:
     """The first units of every group are set to zero by hand; magnitude then finds them, and nothing changes."""
     inputs, model = inputs_of(name), copy.deepcopy(original(name)).eval()
-    free_heads_(model)
-    groups = couple(model, trace(model, inputs)).groups
+    convert_all_attention_(model)
+    groups = find_dependencies(model, trace(model, inputs)).groups
     with torch.no_grad():
         for group in groups:
             for unit in group.units[: int(0.5 * len(group.units) + 0.5)]:
@@ -288,7 +289,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     example = zoo.image()().to(dtype)
     small = cut_channels(model, 0.5, example=example)
     assert {one.dtype for one in small.parameters()} == {dtype}
-    assert outputs(small, as_inputs(example))[0].dtype == dtype
+    assert outputs(small, inputs_from_example(example))[0].dtype == dtype
 
 
 class InsistsOnSingle(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nbcompress.compressors import cluster, prune, quantize
 from nbcompress.compressors.layers import select
 from nbcompress.compressors.prune.activation_scores import input_statistics
-from nbcompress.compressors.prune.weight_scores import surgeon_pruned
+from nbcompress.compressors.prune.weight_scores import prune_by_hessian
 from nbcompress.errors import CompressionError
 
 
@@ -87,13 +87,13 @@ def test_outputs_change_less_than_by_magnitude(layer: nn.Module, amount: float |
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all of 2:4 decided within fours, the size of blocks only orders the arithmetic."""
-    from nbcompress.compressors.prune import weight_scores as second_order
+    from nbcompress.compressors.prune import weight_scores as weight_scores
 
     model = nn.Sequential(nn.Linear(64, 5))
     data = (correlated(100, 64), torch.zeros(100))
     found = []
     for block in (8, 64):
-        monkeypatch.setattr(second_order, "_BLOCK", block)
+        monkeypatch.setattr(weight_scores, "_BLOCK", block)
         found.append(prune(model, granularity="2:4", criterion="hessian", data=data).get_parameter("0.weight"))
     torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=0)
 
@@ -120,7 +120,7 @@ def test_weights_beyond_the_range_are_refused() -> None:
     target = select(model).targets[0]
     statistics, _ = input_statistics(model, [target], (torch.ones(4, 2), torch.zeros(4, 1)), 0, with_products=True)
     with pytest.raises(CompressionError, match="gave weights beyond the range of their dtype: use float32 weights"):
-        surgeon_pruned(target.parameter, statistics["weight"], 1)
+        prune_by_hessian(target.parameter, statistics["weight"], 1)
 
 
 def test_too_many_inputs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import nbcompress as nc
-from nbcompress.compressors.attention import free_heads_
-from nbcompress.compressors.coupling import Group, as_inputs, couple, tensors_of, trace
+from nbcompress.compressors.attention import convert_all_attention_
+from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, tensors_of, trace
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.prune.channel_scores import magnitude_scores
 from nbcompress.compressors.prune.channels import cut_channels
-from nbcompress.compressors.prune.cutting import Plan, cut_
-from nbcompress.compressors.prune.equivalence import AveragesOverKept, Check, check_of
-from nbcompress.compressors.prune.verification import Removal, plan_for
+from nbcompress.compressors.prune.cutting import RemovalPlan, cut_
+from nbcompress.compressors.prune.equivalence import EquivalenceCheck, MaskedReference, equivalence_check
+from nbcompress.compressors.prune.valid_plan import GroupRemoval, plan_of_removals
 from nbcompress.compressors.record import record_of
 from nbcompress.compressors.surgery import replay_surgery_
 from nbcompress.errors import CompressionError
@@ -116,7 +117,7 @@ RMS_NORMS: dict[str, Callable[[], nn.Module]] = {
 
 @torch.no_grad()
 def output(model: nn.Module, example: object) -> Tensor:
-    return tensors_of(as_inputs(example)(copy.deepcopy(model).eval()))[0]
+    return tensors_of(inputs_from_example(example)(copy.deepcopy(model).eval()))[0]
 
 
 # Figures by hand
@@ -159,7 +160,7 @@ class Residual(nn.Module):
 
 
 @cache
-def residual() -> tuple[nn.Module, Group, Check]:
+def residual() -> tuple[nn.Module, ChannelGroup, EquivalenceCheck]:
     """A network without weights of equal size, the group that its norms average over, and a comparison."""
     torch.manual_seed(0)
     model = Residual()
@@ -179,20 +180,20 @@ def test_the_cut_model_is_the_narrower_network_with_the_weights_that_are_left(ke
         for dim, size in enumerate(one.shape):
             whole = whole.index_select(dim, torch.tensor(rows)) if size != whole.shape[dim] else whole
         one.data = whole
-    plan = plan_for([Removal(group, tuple(unit for unit in range(12) if unit not in kept))])
+    plan = plan_of_removals([GroupRemoval(group, tuple(unit for unit in range(12) if unit not in kept))])
     assert check.objection(plan) is None
     cut_(model, plan)
     x = torch.randn(4, 5)
     torch.testing.assert_close(output(model, x), output(narrow, x))
 
 
-def widest(model: nn.Module, example: object) -> tuple[Group, Check]:
+def widest(model: nn.Module, example: object) -> tuple[ChannelGroup, EquivalenceCheck]:
     """The group that norms average over, and a comparison that can judge what becomes of it."""
-    check = check_of(model, as_inputs(example))
+    check = equivalence_check(model, inputs_from_example(example))
     followed = copy.deepcopy(check.originals[0])
-    free_heads_(followed)
+    convert_all_attention_(followed)
     traced = trace(followed, check.inputs[0])
-    coupling = couple(followed, traced, norms=True)
+    coupling = find_dependencies(followed, traced, cut_norms=True)
     (group,) = [one for one in coupling.groups if one.averages]
     return group, check.with_averages(followed, (traced, coupling.averages))
 
@@ -236,19 +237,19 @@ def test_two_channels_stay_at_least() -> None:
 @pytest.mark.parametrize("name", ["enter.weight", "place", "norm1.weight", "up.weight", "down.bias", "leave.weight"])
 def test_a_place_that_loses_other_channels_is_found_out(name: str) -> None:
     _, group, check = residual()
-    right = plan_for([Removal(group, (0, 1, 2))])
+    right = plan_of_removals([GroupRemoval(group, (0, 1, 2))])
     assert check.objection(right) is None
     (place,) = [one for one in right.removed if one[0] == name]
     wrong = {**right.removed, place: frozenset({0, 1, 3})}
-    problem = check.objection(Plan(wrong, right.attributes, right.averages))
+    problem = check.objection(RemovalPlan(wrong, right.attributes, right.averages))
     assert problem is not None
     assert problem.startswith("outputs differ from those of the masked model, by ")
 
 
 def test_without_norms_over_what_is_left_the_masked_model_is_another_one() -> None:
     _, group, check = residual()
-    right = plan_for([Removal(group, (0, 1, 2))])
-    assert "outputs differ" in str(check.objection(Plan(right.removed, right.attributes | widths(9))))
+    right = plan_of_removals([GroupRemoval(group, (0, 1, 2))])
+    assert "outputs differ" in str(check.objection(RemovalPlan(right.removed, right.attributes | widths(9))))
 
 
 def widths(n: int) -> dict[tuple[str, str], int]:
@@ -303,12 +304,12 @@ def test_the_reference_averages_over_what_is_left_and_gives_zero_elsewhere() -> 
     for one in (model[0], model[2]):
         nn.init.eye_(one.weight)
     x = torch.tensor([[1.0, 2.0, 3.0, 6.0]], dtype=torch.float64)
-    traced = trace(model, as_inputs(x))
-    coupling = couple(model, traced, norms=True)
+    traced = trace(model, inputs_from_example(x))
+    coupling = find_dependencies(model, traced, cut_norms=True)
     (group,) = [one for one in coupling.groups if one.averages]
-    plan = plan_for([Removal(group, (3,))])
+    plan = plan_of_removals([GroupRemoval(group, (3,))])
     with torch.no_grad():
-        (found,) = AveragesOverKept(model, traced, coupling.averages, plan)(x)
+        (found,) = MaskedReference(model, traced, coupling.averages, plan)(x)
     assert found[0].tolist() == pytest.approx([-sqrt(1.5), 0.0, sqrt(1.5), 0.0])
 
 
