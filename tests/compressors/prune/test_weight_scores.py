@@ -87,7 +87,7 @@ def test_outputs_change_less_than_by_magnitude(layer: nn.Module, amount: float |
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all of 2:4 decided within fours, the size of blocks only orders the arithmetic."""
-    from nbcompress.compressors.prune import weight_scores as weight_scores
+    from nbcompress.compressors.prune import weight_scores
 
     model = nn.Sequential(nn.Linear(64, 5))
     data = (correlated(100, 64), torch.zeros(100))
@@ -124,9 +124,9 @@ def test_weights_beyond_the_range_are_refused() -> None:
 
 
 def test_too_many_inputs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nbcompress.compressors.prune import activation_scores as input_scores
+    from nbcompress.compressors.prune import activation_scores
 
-    monkeypatch.setattr(input_scores, "_MOST_COLUMNS", 10)
+    monkeypatch.setattr(activation_scores, "_MAX_COLUMNS", 10)
     animal = ZOO["perceptron"]()
     targets = select(animal.model).targets
     found, reasons = input_statistics(animal.model, targets, animal.data, 0, with_products=True)
