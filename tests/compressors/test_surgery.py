@@ -1,3 +1,5 @@
+"""Recorded structural changes are replayed on a fresh instance, or refused."""
+
 from __future__ import annotations
 
 import pytest

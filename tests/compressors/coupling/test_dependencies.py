@@ -1,3 +1,5 @@
+"""Groups of channels that can only be removed together, and the union-find of channel ids."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -43,7 +45,7 @@ def test_the_groups_of_a_resnet_block_with_a_shortcut() -> None:
     assert tensor_axes(outer) == {"1.conv2.weight[0]", "1.down.0.weight[0]", "2.weight[1]"} | norm("1.bn2") | norm(
         "1.down.1"
     )
-    assert [len(one.units) for one in coupling.groups] == [4, 6, 6]
+    assert [len(group.units) for group in coupling.groups] == [4, 6, 6]
     assert inner.units[2][("1.conv1.weight", 0)] == (2,)
     assert outer.producers == ("1.conv2.weight", "1.down.0.weight")
     assert outer.name == "1.conv2.weight"
@@ -64,7 +66,7 @@ def test_concatenation_keeps_groups_apart_and_moves_their_indices() -> None:
     assert second.units[0][("conv3.weight", 1)] == (8,)
     assert first.units[3][("fc.weight", 1)] == (3,)
     assert third.units[5][("fc.weight", 1)] == (17,)
-    assert [len(one.units) for one in (first, second, third)] == [8, 4, 6]
+    assert [len(group.units) for group in (first, second, third)] == [8, 4, 6]
 
 
 def test_a_gate_ties_the_halves() -> None:
@@ -115,7 +117,7 @@ def test_a_key_head_goes_with_its_query_heads() -> None:
 
 def test_recurrent_units_go_from_all_gates_and_layers() -> None:
     groups = coupling_of(zoo.Recurrent("LSTM"), ZOO["lstm"].example()).groups
-    hidden = next(one for one in groups if ("rnn.weight_hh_l1", 1) in one.tensor_axes)
+    hidden = next(group for group in groups if ("rnn.weight_hh_l1", 1) in group.tensor_axes)
     assert hidden.units[1][("rnn.weight_ih_l0", 0)] == (1, 13, 25, 37)
     assert hidden.units[1][("rnn.weight_hh_l0", 1)] == (1,)
     assert hidden.units[1][("rnn.weight_ih_l1", 1)] == (1,)
@@ -138,7 +140,7 @@ def test_unknown_operators_freeze_what_reaches_them() -> None:
 
     coupling = coupling_of(Waves(), torch.randn(3, 2))
     assert coupling.frozen["a.weight"] == "fft_fft is an operator that channels cannot be followed through"
-    assert [one.name for one in coupling.groups] == ["b.weight"]
+    assert [group.name for group in coupling.groups] == ["b.weight"]
 
 
 @pytest.mark.parametrize("code", ["x[:, ::2]", "x[:, 1:3]", "x[:, 0:1]", "x.select(1, 0)[:, None]"])
@@ -174,28 +176,28 @@ def test_units_of_a_group_are_disjoint_and_alike(name: str) -> None:
 
 def test_labels_tie_and_freeze_by_class() -> None:
     channel_ids = ChannelIds()
-    one, other = channel_ids.new_axis(3), channel_ids.new_axis(3)
-    assert channel_ids.tie(one, other, "") is not None
-    channel_ids.freeze(other[:1], "because")
-    assert channel_ids.roots(one).tolist()[0] == NO_CHANNEL
-    assert channel_ids.reason_frozen(int(one[0])) == "because"
-    assert channel_ids.roots(one).tolist()[1:] == channel_ids.roots(other).tolist()[1:]
+    first, second = channel_ids.new_axis(3), channel_ids.new_axis(3)
+    assert channel_ids.tie(first, second, "") is not None
+    channel_ids.freeze(second[:1], "because")
+    assert channel_ids.roots(first).tolist()[0] == NO_CHANNEL
+    assert channel_ids.reason_frozen(int(first[0])) == "because"
+    assert channel_ids.roots(first).tolist()[1:] == channel_ids.roots(second).tolist()[1:]
 
 
 def test_the_first_reason_stays_through_ties() -> None:
     channel_ids = ChannelIds()
-    one, other = channel_ids.new_axis(2), channel_ids.new_axis(2)
-    channel_ids.freeze(one, "first")
-    channel_ids.freeze(one, "second")
-    channel_ids.tie(other, one, "third")
-    assert channel_ids.reason_frozen(int(other[0])) == "first"
+    first, second = channel_ids.new_axis(2), channel_ids.new_axis(2)
+    channel_ids.freeze(first, "first")
+    channel_ids.freeze(first, "second")
+    channel_ids.tie(second, first, "third")
+    assert channel_ids.reason_frozen(int(second[0])) == "first"
 
 
 def test_an_axis_that_meets_no_axis_is_frozen() -> None:
     channel_ids = ChannelIds()
-    one = channel_ids.new_axis(2)
-    assert channel_ids.tie(one, None, "alone") is None
-    assert channel_ids.reason_frozen(int(one[1])) == "alone"
+    first = channel_ids.new_axis(2)
+    assert channel_ids.tie(first, None, "alone") is None
+    assert channel_ids.reason_frozen(int(first[1])) == "alone"
     assert channel_ids.tie(None, None, "") is None
     assert channel_ids.new_axis(1) is None
     partly = np.array([NO_CHANNEL, NO_CHANNEL])

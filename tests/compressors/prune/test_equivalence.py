@@ -1,4 +1,4 @@
-"""A width that norms average over: left whole, or cut and compared with norms over the channels that are left."""
+"""`norms="cut"`: a width that norms average over is cut, and compared with norms over the kept channels."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class OneGroup(nn.Module):
 
 
 class Frozen(nn.Module):
-    """A norm that is run without gradients, which the tracer makes a part of its own."""
+    """A norm that runs without gradients, which the tracer puts into a subgraph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def test_an_rms_norm_averages_over_the_channels_that_are_left(name: str) -> None
 
 
 class Residual(nn.Module):
-    """Two layers around which the input is added, each behind a norm."""
+    """Two residual blocks, each after a norm."""
 
     def __init__(self, width: int = 12, inner: int = 10) -> None:
         super().__init__()
@@ -161,11 +161,11 @@ class Residual(nn.Module):
 
 @cache
 def residual() -> tuple[nn.Module, ChannelGroup, EquivalenceCheck]:
-    """A network without weights of equal size, the group that its norms average over, and a comparison."""
+    """A network with random weights, the group that its norms average over, and a check of plans."""
     torch.manual_seed(0)
     model = Residual()
-    for one in model.parameters():
-        one.data = torch.randn(one.shape)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape)
     return model, *widest(model, torch.randn(3, 5))
 
 
@@ -175,11 +175,11 @@ def test_the_cut_model_is_the_narrower_network_with_the_weights_that_are_left(ke
     original, group, check = residual()
     model, rows = copy.deepcopy(original), sorted(kept)
     narrow = Residual(len(rows))
-    for name, one in narrow.named_parameters():
+    for name, parameter in narrow.named_parameters():
         whole = model.get_parameter(name).data
-        for dim, size in enumerate(one.shape):
+        for dim, size in enumerate(parameter.shape):
             whole = whole.index_select(dim, torch.tensor(rows)) if size != whole.shape[dim] else whole
-        one.data = whole
+        parameter.data = whole
     plan = plan_of_removals([GroupRemoval(group, tuple(unit for unit in range(12) if unit not in kept))])
     assert check.objection(plan) is None
     cut_(model, plan)
@@ -188,20 +188,20 @@ def test_the_cut_model_is_the_narrower_network_with_the_weights_that_are_left(ke
 
 
 def widest(model: nn.Module, example: object) -> tuple[ChannelGroup, EquivalenceCheck]:
-    """The group that norms average over, and a comparison that can judge what becomes of it."""
+    """The group that norms average over, and a check that accepts plans for it."""
     check = equivalence_check(model, inputs_from_example(example))
     followed = copy.deepcopy(check.originals[0])
     convert_all_attention_(followed)
     traced = trace(followed, check.inputs[0])
     coupling = find_dependencies(followed, traced, cut_norms=True)
-    (group,) = [one for one in coupling.groups if one.averages]
+    (group,) = [group for group in coupling.groups if group.averages]
     return group, check.with_averages(followed, (traced, coupling.averages))
 
 
 def test_everything_follows_the_width() -> None:
     torch.manual_seed(0)
     small = cut_channels(Residual(), 0.5, norms="cut", example=torch.ones(2, 5))
-    shapes = {name: tuple(one.shape) for name, one in small.named_parameters() if one.ndim > 1}
+    shapes = {name: tuple(parameter.shape) for name, parameter in small.named_parameters() if parameter.ndim > 1}
     assert shapes == {
         "place": (1, 6),
         "enter.weight": (6, 5),
@@ -239,7 +239,7 @@ def test_a_place_that_loses_other_channels_is_found_out(name: str) -> None:
     _, group, check = residual()
     right = plan_of_removals([GroupRemoval(group, (0, 1, 2))])
     assert check.objection(right) is None
-    (place,) = [one for one in right.removed if one[0] == name]
+    (place,) = [axis for axis in right.removed if axis[0] == name]
     wrong = {**right.removed, place: frozenset({0, 1, 3})}
     problem = check.objection(RemovalPlan(wrong, right.attributes, right.averages))
     assert problem is not None
@@ -257,7 +257,7 @@ def widths(n: int) -> dict[tuple[str, str], int]:
 
 
 class ReadsItsWidth(Residual):
-    """What it computes depends on its width by itself."""
+    """The output depends on the width itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x) + self.place
@@ -265,7 +265,7 @@ class ReadsItsWidth(Residual):
 
 
 class MeanByItsWidth(nn.Module):
-    """An RMS norm with a sum over a number that the tracer takes for a constant."""
+    """An RMS norm that divides a sum by a number which the tracer takes for a constant."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) / x.shape[-1])
@@ -298,15 +298,15 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
 
 
 def test_the_reference_averages_over_what_is_left_and_gives_zero_elsewhere() -> None:
-    """Values 1, 2, 3, 6, of which the last goes: mean 2, variance 2 / 3."""
+    """Values 1, 2, 3, 6; the last is removed: mean 2, variance 2 / 3."""
     norm = nn.LayerNorm(4, eps=0.0).double()
     model = nn.Sequential(nn.Linear(4, 4, bias=False), norm, nn.Linear(4, 4, bias=False)).double().eval()
-    for one in (model[0], model[2]):
-        nn.init.eye_(one.weight)
+    for layer in (model[0], model[2]):
+        nn.init.eye_(layer.weight)
     x = torch.tensor([[1.0, 2.0, 3.0, 6.0]], dtype=torch.float64)
     traced = trace(model, inputs_from_example(x))
     coupling = find_dependencies(model, traced, cut_norms=True)
-    (group,) = [one for one in coupling.groups if one.averages]
+    (group,) = [group for group in coupling.groups if group.averages]
     plan = plan_of_removals([GroupRemoval(group, (3,))])
     with torch.no_grad():
         (found,) = MaskedReference(model, traced, coupling.averages, plan)(x)
@@ -323,7 +323,7 @@ def test_models_with_norms_lose_three_quarters_and_are_made_again(name: str) -> 
     torch.manual_seed(0)
     model, example = ZOO[name].build(), ZOO[name].example()
     small = cut_channels(model, 0.5, norms="cut", example=example)
-    sizes = [sum(one.numel() for one in net.parameters()) for net in (model, small)]
+    sizes = [sum(parameter.numel() for parameter in net.parameters()) for net in (model, small)]
     assert sizes[1] < 0.4 * sizes[0]
     fresh = ZOO[name].build()
     for surgery in record_of(small).surgery:
@@ -331,15 +331,15 @@ def test_models_with_norms_lose_three_quarters_and_are_made_again(name: str) -> 
     fresh.load_state_dict(small.state_dict())
     torch.testing.assert_close(output(fresh, example), output(small, example))
     twice = cut_channels(small, 0.5, norms="cut", example=example)
-    assert sum(one.numel() for one in twice.parameters()) < 0.6 * sizes[1]
+    assert sum(parameter.numel() for parameter in twice.parameters()) < 0.6 * sizes[1]
 
 
 def test_scores_are_over_every_place_of_the_width() -> None:
-    """The square of a unit's score is the sum of the squares of all that goes with it."""
+    """The square of a unit's score is the sum of the squares of all its weights."""
     model = Residual()
     group, _ = widest(model, torch.ones(3, 5))
-    for number, one in enumerate(model.parameters(), 1):
-        one.data = torch.full(one.shape, float(number))
+    for number, parameter in enumerate(model.parameters(), 1):
+        parameter.data = torch.full(parameter.shape, float(number))
     # enter.weight has 5 numbers for a channel, down.weight and up.weight 10, leave.weight 3, all others 1.
     counts = {"enter.weight": 5, "up.weight": 10, "down.weight": 10, "leave.weight": 3}
     outside = ("up.bias", "leave.bias")
@@ -360,7 +360,7 @@ def test_every_criterion_scores_the_width(criterion: str) -> None:
 
 
 class Behind(nn.Module):
-    """A norm over channels beside which a constant is put."""
+    """A norm over channels and a constant that is concatenated to them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -394,7 +394,7 @@ def test_a_norm_over_channels_and_positions_loses_channels() -> None:
 
 
 class Patches(nn.Module):
-    """Attention over patches; the code reads the width and the number of heads, and a side of 4 beside 4 heads."""
+    """Attention over patches; the code reads the width and the number of heads, and has a side of 4 and 4 heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -405,7 +405,8 @@ class Patches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x).reshape(len(x), self.width, -1).transpose(1, 2)
         q, k, v = (
-            one(self.norm(x)).view(*x.shape[:2], self.n_heads, 4).transpose(1, 2) for one in (self.q, self.k, self.v)
+            layer(self.norm(x)).view(*x.shape[:2], self.n_heads, 4).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
         )
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         return self.leave((x + self.o(y.flatten(2)))[:, 0])
@@ -421,9 +422,9 @@ def test_numbers_that_the_code_reads_follow_and_equal_ones_stay() -> None:
 def test_without_norms_the_option_changes_nothing() -> None:
     torch.manual_seed(0)
     model, example = ZOO["resnet"].build(), ZOO["resnet"].example()
-    one, other = (cut_channels(model, 0.5, norms=norms, example=example) for norms in ("keep", "cut"))
-    assert torch.equal(output(one, example), output(other, example))
-    assert record_of(one) == record_of(other)
+    kept, cut = (cut_channels(model, 0.5, norms=norms, example=example) for norms in ("keep", "cut"))
+    assert torch.equal(output(kept, example), output(cut, example))
+    assert record_of(kept) == record_of(cut)
 
 
 def test_a_file_loads_in_a_clean_process(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Second-order pruning of single weights, and the statistics that it needs."""
+
 from __future__ import annotations
 
 import pytest
@@ -19,7 +21,7 @@ def correlated(n: int, columns: int, seed: int = 0) -> Tensor:
 
 
 def test_one_weight_by_hand() -> None:
-    """Inputs that are always equal: when one weight goes, the other takes its place, but for the damping of 1 %.
+    """Inputs that are always equal: when a weight is removed, the other one replaces it, up to the damping of 1 %.
 
     H = [[1, 1], [1, 1]] + 0.01 I per row of inputs. Without weight 1, the other becomes w2 + w1 / 1.01.
     """
@@ -32,7 +34,7 @@ def test_one_weight_by_hand() -> None:
 
 
 def test_against_the_closed_form() -> None:
-    """For the mask that was found, no other weights in the last column's place do better: one row, one weight gone.
+    """For the mask that was found, the updated weights are optimal: one row, one removed weight.
 
     The surgeon's formula: w - w_k / [H^-1]_kk * H^-1 e_k, with k of least w_k^2 / [H^-1]_kk, if k comes first in the
     order of columns, as all others may then change.
@@ -81,12 +83,12 @@ def test_outputs_change_less_than_by_magnitude(layer: nn.Module, amount: float |
     surgeon = prune(model, amount, granularity=granularity, criterion="hessian", **options)  # type: ignore[arg-type]
     with torch.no_grad():
         told = model(x)
-        errors = [float((one(x) - told).square().mean()) for one in (surgeon, plain)]
+        errors = [float((pruned(x) - told).square().mean()) for pruned in (surgeon, plain)]
     assert errors[0] < 0.8 * errors[1]
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all of 2:4 decided within fours, the size of blocks only orders the arithmetic."""
+    """With 2:4, weights are chosen within fours, so the block size does not change the result."""
     from nbcompress.compressors.prune import weight_scores
 
     model = nn.Sequential(nn.Linear(64, 5))
