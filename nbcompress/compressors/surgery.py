@@ -98,7 +98,7 @@ def _check_attribute(module: nn.Module, where: str, path: str, value: object) ->
     if isinstance(before, (tuple, list)) and isinstance(value, (tuple, list)):
         is_same_kind = len(before) == len(value) and all(map(is_integer, (*before, *value)))
     if not is_same_kind:
-        raise CompressionError(f"module {where!r} has no number {path!r} that could become {value!r}")
+        raise CompressionError(f"module {where!r} has no number {path!r} that could be set to {value!r}")
 
 
 __all__ = ["replay_surgery_"]

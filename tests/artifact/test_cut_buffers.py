@@ -124,7 +124,7 @@ def test_every_cut_model_of_the_zoo_comes_back(name: str, tmp_path: Path) -> Non
 def test_a_buffer_that_the_forward_pass_makes_anew_is_not_cut(name: str, has_run: bool) -> None:
     small = halved(name, has_run=has_run)
     assert record_of(small).left_out["distances"] == (
-        "the buffer 'distances' goes with it, which the forward pass makes anew"
+        "the buffer 'distances' would be cut too, but the forward pass computes it again"
     )
     assert small.get_submodule("up").out_features == 10
     assert small(vectors(2, 7, 6)).shape == (2, 7, 12)

@@ -148,4 +148,4 @@ def test_a_piece_of_one_channel_stays() -> None:
     coupling = find_dependencies(model, trace(model, inputs_from_example(torch.randn(2, 3))))
     (group,) = coupling.groups
     assert [unit[("up.weight", 0)] for unit in group.units] == [(0,), (1,)]
-    assert coupling.frozen["up.weight"] == "split_with_sizes takes a single one of it"
+    assert coupling.frozen["up.weight"] == "split_with_sizes selects a single index of it"

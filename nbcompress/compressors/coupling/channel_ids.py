@@ -105,7 +105,7 @@ class ChannelIds:
             self.freeze(second, reason)
             return None
         if len(first) != len(second):
-            raise ValueError(f"axes of one length can be tied, got {len(first)} and {len(second)}")
+            raise ValueError(f"axes of equal length can be tied, got {len(first)} and {len(second)}")
         if np.array_equal(first, second):
             return first
         for a, b in zip(first.tolist(), second.tolist(), strict=True):
@@ -118,7 +118,7 @@ class ChannelIds:
     def tie_rows(self, table: NDArray[np.int64]) -> None:
         """Tie the rows of a matrix of ids, so that the ids of each column become one set."""
         for row in table[1:]:
-            self.tie(table[0], row, "it shares its place with a constant")
+            self.tie(table[0], row, "it is combined with a constant")
 
     def add_slice(self, axis: NDArray[np.int64], start: int, stop: int, reason: str) -> None:
         """Note that the code reads the slice from `start` to `stop` of `axis`; `reason` is used if it is frozen."""
@@ -270,7 +270,7 @@ class OperatorCall:
 
     def add_slice(self, axis: NDArray[np.int64], start: int, stop: int) -> None:
         """Note that the call reads the slice from `start` to `stop` of a dimension."""
-        reason = f"{self.name}{self._location} takes a slice of it that the code fixes"
+        reason = f"{self.name}{self._location} takes a slice of it with fixed borders"
         self.channel_ids.add_slice(axis, start, stop, reason)
 
     @property

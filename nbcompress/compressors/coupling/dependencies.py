@@ -385,7 +385,7 @@ def _freeze_custom_attention(model: nn.Module, tensor_ids: Mapping[str, TensorId
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention) and not isinstance(module, HeadwiseAttention):
             inside = {id(parameter) for parameter in module.parameters()}
-            reason = f"{type(module).__name__}, a class made from torch.nn.MultiheadAttention, cannot lose heads"
+            reason = f"{type(module).__name__}, a subclass of torch.nn.MultiheadAttention, cannot lose heads"
             for name, axes in tensor_ids.items():
                 if id(tensors[name]) in inside:
                     channel_ids.freeze_all(axes, reason)
@@ -408,7 +408,7 @@ def _collect_groups(
                 if root != NO_CHANNEL:
                     units.setdefault(root, {}).setdefault((name, dim), []).append(index)
                 elif dim in outputs[name] and axis is not None:
-                    frozen.setdefault(name, channel_ids.reason_frozen(int(axis[index])) or "it is fixed")
+                    frozen.setdefault(name, channel_ids.reason_frozen(int(axis[index])) or "it cannot be cut")
     roots_by_axes: dict[tuple[TensorAxis, ...], list[int]] = {}
     for root, unit in units.items():
         roots_by_axes.setdefault(tuple(unit), []).append(root)

@@ -44,7 +44,7 @@ def copy_into(call: OperatorCall) -> ResultIds:
 def softmax(call: OperatorCall) -> ResultIds:
     """`softmax` along `dim`: every result depends on all indices."""
     axes = call.axes(call["self"])
-    call.freeze(axes[call["dim"]], "computes shares over it")
+    call.freeze(axes[call["dim"]], "computes a softmax over it")
     return axes
 
 
@@ -62,7 +62,7 @@ def freeze_positions(call: OperatorCall, *dims: TensorIds | list[AxisIds]) -> No
     """Freeze dimensions that the call treats as positions."""
     for axes in dims:
         for axis in axes:
-            call.freeze(axis, "takes it for positions")
+            call.freeze(axis, "treats it as positions")
 
 
 def pool(call: OperatorCall) -> ResultIds:
@@ -90,9 +90,9 @@ def reduce(call: OperatorCall) -> ResultIds:
     dims = _reduced_dims(call, len(axes))
     for dim in () if call.name in _SUMS else dims:
         if call.name in _AVERAGES:
-            call.average(axes, dim, "computes one number over it")
+            call.average(axes, dim, "reduces it to one number")
         else:
-            call.freeze(axes[dim], "computes one number over it")
+            call.freeze(axes[dim], "reduces it to one number")
     value = call.node.meta["val"]
     first = value[0] if isinstance(value, (tuple, list)) else value
     keeps = len(first.shape) == len(axes)
@@ -113,7 +113,7 @@ def _reduced_dims(call: OperatorCall, n_dims: int) -> set[int]:
 def cumulative(call: OperatorCall) -> ResultIds:
     """`cumsum` and `cumprod` along `dim`."""
     axes = call.axes(call["self"])
-    call.freeze(axes[call["dim"]], "runs along it")
+    call.freeze(axes[call["dim"]], "accumulates along it")
     return axes
 
 
@@ -238,7 +238,7 @@ def grouped_mm(call: OperatorCall) -> ResultIds:
     if len(a) != 2 or len(b) != 3:
         return unknown_operator(call)
     call.tie(a[1], b[1])
-    call.freeze(b[0], "looks matrices up by number")
+    call.freeze(b[0], "looks its matrices up by index")
     return (a[0], b[2])
 
 

@@ -55,7 +55,7 @@ def conv_transpose(call: OperatorCall) -> ResultIds:
     groups = int(call["groups"])
     if groups > 1 and shape[0] == groups:
         # Depthwise: all outputs of the filters of an input channel are removed with it.
-        call.freeze(out, "spreads one channel over several")
+        call.freeze(out, "spreads a channel over several outputs")
         out = None if inner is None else np.repeat(inner, shape[1])
     elif groups > 1:
         _tie_groups(call, inner, groups)
@@ -73,16 +73,16 @@ def _tie_groups(call: OperatorCall, axis: AxisIds, groups: int) -> None:
 def embedding(call: OperatorCall) -> ResultIds:
     """weight (entries, d), indices (*) -> (*, d)."""
     entries, width = call.axes(call["weight"])
-    call.freeze(entries, "looks entries up by their number")
+    call.freeze(entries, "looks its entries up by index")
     for axis in call.axes(call["indices"]):
-        call.freeze(axis, "takes it for positions")
+        call.freeze(axis, "treats it as positions")
     return (*(None,) * len(call.shape(call["indices"])), width)
 
 
 def embedding_bag(call: OperatorCall) -> ResultIds:
     """weight (entries, d), indices (n), offsets (bags) -> sums or means (bags, d), and tensors for backward."""
     entries, width = call.axes(call["weight"])
-    call.freeze(entries, "looks entries up by their number")
+    call.freeze(entries, "looks its entries up by index")
     for node in call.inputs()[1:]:
         freeze_positions(call, call.axes(node))
     return [(None, width), *no_ids(call.node.meta["val"])[1:]]
@@ -199,7 +199,7 @@ LAYER_RULES: dict[str, Rule] = {
 }
 
 
-_DATA_DEPENDENT = "takes a part of it whose size depends on the data"
+_DATA_DEPENDENT = "takes a slice of it whose size depends on the data"
 
 
 def cat(call: OperatorCall) -> ResultIds:
@@ -265,7 +265,7 @@ def slices(call: OperatorCall) -> ResultIds:
         call.add_slice(axis, start, start + n)
         axes[dim] = axis[start : start + n] if n > 1 else take_single(call, axis[start : start + 1])
     else:
-        call.freeze(axis, "takes a slice of it that the code fixes")
+        call.freeze(axis, "takes a slice of it with fixed borders")
         axes[dim] = None
     return tuple(axes)
 
@@ -274,7 +274,7 @@ def select(call: OperatorCall) -> ResultIds:
     """One index of a dimension, which is dropped."""
     axes = call.axes(call["self"])
     dim = call["dim"] % len(axes)
-    call.freeze(axes[dim], "takes a single one of it")
+    call.freeze(axes[dim], "selects a single index of it")
     return (*axes[:dim], *axes[dim + 1 :])
 
 
@@ -282,7 +282,7 @@ def unbind(call: OperatorCall) -> ResultIds:
     """Every index of a dimension as a tensor of its own."""
     axes = call.axes(call["self"])
     dim = call["dim"] % len(axes)
-    call.freeze(axes[dim], "takes it apart one by one")
+    call.freeze(axes[dim], "separates its indices")
     return [(*axes[:dim], *axes[dim + 1 :])] * len(call.node.meta["val"])
 
 
@@ -295,7 +295,7 @@ def index(call: OperatorCall) -> ResultIds:
     if not looked_up or any(indices[dim].meta["val"].dtype is torch.bool for dim in looked_up):
         return unknown_operator(call)
     for dim in looked_up:
-        call.freeze(axes[dim], "looks it up by number")
+        call.freeze(axes[dim], "looks it up by index")
     rest = [axis for dim, axis in enumerate(axes) if dim not in looked_up]
     n_new = len(call.shape()) - len(rest)
     # New dimensions replace adjacent looked-up dimensions; otherwise they come first.
@@ -309,7 +309,7 @@ def _boolean_mask(call: OperatorCall, first: int, mask: fx.Node) -> ResultIds:
     axes, chosen = call.axes(call["self"]), call.axes(mask)
     end = first + len(chosen)
     for axis in (*axes[first:end], *chosen):
-        call.freeze(axis, "chooses from it by the data")
+        call.freeze(axis, "selects from it by a mask")
     return (*axes[:first], None, *axes[end:])
 
 
@@ -317,7 +317,7 @@ def index_select(call: OperatorCall) -> ResultIds:
     """Look up indices of one dimension."""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
-    call.freeze(axes[dim], "looks it up by number")
+    call.freeze(axes[dim], "looks it up by index")
     axes[dim] = None
     return tuple(axes)
 
@@ -328,8 +328,8 @@ def gather(call: OperatorCall) -> ResultIds:
     dim, old, new = call["dim"] % len(axes), call.shape(call["self"]), call.shape()
     for k, (axis, other) in enumerate(zip(axes, numbers, strict=True)):
         if k == dim or old[k] != new[k]:
-            call.freeze(axis, "looks it up by number")
-            call.freeze(other, "takes it for positions")
+            call.freeze(axis, "looks it up by index")
+            call.freeze(other, "treats it as positions")
             axes[k] = None
         else:
             axes[k] = call.tie(axis, other)
@@ -342,8 +342,8 @@ def index_add(call: OperatorCall) -> ResultIds:
     dim = call["dim"] % len(axes)
     for k, (axis, other) in enumerate(zip(axes, source, strict=True)):
         if k == dim:
-            call.freeze(axis, "looks it up by number")
-            call.freeze(other, "takes it for positions")
+            call.freeze(axis, "looks it up by index")
+            call.freeze(other, "treats it as positions")
             axes[k] = None
         else:
             axes[k] = call.tie(axis, other)
@@ -356,9 +356,9 @@ def scatter(call: OperatorCall) -> ResultIds:
     dim, size, n = call["dim"] % len(axes), call.shape(call["self"]), call.shape(call["index"])
     for k, (axis, other, third) in enumerate(zip(axes, numbers, source, strict=True)):
         if k == dim or not size[k] == n[k] == call.shape(call["src"])[k]:
-            call.freeze(axis, "looks it up by number")
-            call.freeze(other, "takes it for positions")
-            call.freeze(third, "takes it for positions")
+            call.freeze(axis, "looks it up by index")
+            call.freeze(other, "treats it as positions")
+            call.freeze(third, "treats it as positions")
             axes[k] = None
         else:
             axes[k] = call.tie(call.tie(axis, other), third)
@@ -368,7 +368,7 @@ def scatter(call: OperatorCall) -> ResultIds:
 def sort(call: OperatorCall) -> ResultIds:
     """`topk`, `sort`, `argsort`: the order along a dimension depends on all of its indices."""
     axes = list(call.axes(call["self"]))
-    call.freeze(axes[call["dim"]], "orders it")
+    call.freeze(axes[call["dim"]], "sorts it")
     axes[call["dim"]] = None
     value = call.node.meta["val"]
     return [tuple(axes)] * len(value) if isinstance(value, (tuple, list)) else tuple(axes)
@@ -383,7 +383,7 @@ def pad(call: OperatorCall) -> ResultIds:
         if axis is None or not (before or after):
             continue
         if before < 0 or after < 0 or (call.name == "pad" and call["mode"] != "constant"):
-            call.freeze(axis, "crops or mirrors it")
+            call.freeze(axis, "crops it or pads it with its own values")
             axes[-1 - k] = None
         else:
             axes[-1 - k] = np.concatenate([np.full(before, NO_CHANNEL), axis, np.full(after, NO_CHANNEL)])

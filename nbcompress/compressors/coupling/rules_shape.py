@@ -85,7 +85,7 @@ def split_axis(call: OperatorCall, axis: AxisIds, sizes: tuple[int, ...], *, is_
     roots = call.channel_ids.roots(axis).reshape(sizes)
     varying = tuple(k for k in range(len(sizes)) if not (roots == np.take(roots, [0], axis=k)).all())
     if not varying:
-        call.freeze(axis, "splits what cannot be split")
+        call.freeze(axis, "splits it, but its indices can only be removed together")
         return [None] * len(sizes)
     chosen = varying[0] if len(varying) == 1 else _choose_factor(call, sizes, varying, is_last=is_last)
     lines = np.moveaxis(table, chosen, -1).reshape(-1, sizes[chosen])
@@ -208,7 +208,7 @@ def roll(call: OperatorCall) -> ResultIds:
     """Rotate some dimensions, which are frozen."""
     axes = list(call.axes(call["self"]))
     for dim in call["dims"] or range(len(axes)):
-        call.freeze(axes[dim], "moves it around")
+        call.freeze(axes[dim], "rotates it")
         axes[dim] = None
     return tuple(axes)
 
@@ -229,7 +229,7 @@ def pixel_shuffle(call: OperatorCall) -> ResultIds:
 
 def take_single(call: OperatorCall, axis: AxisIds) -> AxisIds:
     """Freeze a dimension of which a single index is selected; it has no channels any more."""
-    call.freeze(axis, "takes a single one of it")
+    call.freeze(axis, "selects a single index of it")
     return None
 
 
@@ -244,7 +244,7 @@ def unknown_operator(call: OperatorCall) -> ResultIds:
         ids = call.known.get(node, ())
         for axes in ids if isinstance(ids, list) else [ids]:
             for axis in axes:
-                call.freeze(axis, "is an operator that channels cannot be followed through")
+                call.freeze(axis, "is an operator without a rule for channels")
     return no_ids(call.node.meta.get("val"))
 
 

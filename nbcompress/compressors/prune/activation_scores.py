@@ -189,7 +189,7 @@ def input_statistics(
         if not found:
             reasons[target.name] = why_no_layer(model, target)
         elif with_products and target.parameter[0].numel() > _MAX_COLUMNS:
-            reasons[target.name] = f"its {target.parameter[0].numel()} inputs are too many to go together"
+            reasons[target.name] = f"its {target.parameter[0].numel()} inputs are too many for products of inputs"
         else:
             layers |= found
             owners |= dict.fromkeys(found, target)

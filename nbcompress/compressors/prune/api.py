@@ -157,7 +157,7 @@ def prune(
         return _prune_channels(model, amount, criterion, scope or "layer", norms, layers, example, tuning)
     if norms != "keep":
         raise CompressionError(
-            f"{option('norms', norms)} is about the width of channels: pass {option('granularity', 'channel')}"
+            f"{option('norms', norms)} concerns the width of channels: pass {option('granularity', 'channel')}"
         )
     _check_criterion(criterion, schedule)
     ranked_by = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
@@ -181,8 +181,7 @@ def _check_two_of_four(amount: object, threshold: object, scope: str | None, sch
         )
     if schedule == "gradual":
         raise CompressionError(
-            f"{option('granularity', '2:4')} has no share in between to go through: "
-            f"use {option('schedule', 'one-shot')}"
+            f"{option('granularity', '2:4')} has no smaller share to start with: use {option('schedule', 'one-shot')}"
         )
 
 
@@ -190,12 +189,12 @@ def _check_criterion(criterion: str, schedule: str) -> None:
     """Refuse criteria that single weights do not have."""
     if criterion == "mutual-information":
         raise CompressionError(
-            f"{option('criterion', 'mutual-information')} is about the activations of channels and neurons: pass "
+            f"{option('criterion', 'mutual-information')} scores the activations of channels and neurons: pass "
             f"{option('granularity', 'channel')}, or another criterion"
         )
     if criterion == "hessian" and schedule == "gradual":
         raise CompressionError(
-            f"{option('criterion', 'hessian')} makes up for what goes at once: use {option('schedule', 'one-shot')}"
+            f"{option('criterion', 'hessian')} updates the other weights at once: use {option('schedule', 'one-shot')}"
         )
 
 
@@ -235,7 +234,7 @@ def _prune_channels(
 
     if criterion == "hessian":
         raise CompressionError(
-            f"{option('criterion', 'hessian')} is about single weights: {option('granularity', 'channel')} takes "
+            f"{option('criterion', 'hessian')} prunes single weights: {option('granularity', 'channel')} takes "
             "magnitude, random, gradient, activation or mutual-information"
         )
     if scope == "lamp":

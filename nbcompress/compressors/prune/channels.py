@@ -235,13 +235,13 @@ def _choose_units(
         if units:
             removals.append(GroupRemoval(group, tuple(units)))
         elif len(group.units) == 1:
-            untouched |= reasons_for(group, "all its channels hang together, and at least one must stay")
+            untouched |= reasons_for(group, "all its channels can only be removed together, and at least one must stay")
         elif len(group.units) == group.min_kept:
-            untouched |= reasons_for(group, "a norm needs two channels at least, and it has no more")
+            untouched |= reasons_for(group, "a norm needs at least two channels, and it has no more")
         elif scope == "layer":
-            untouched |= reasons_for(group, f"amount={amount:g} of its {len(group.units)} channels rounds to none")
+            untouched |= reasons_for(group, f"amount={amount:g} of its {len(group.units)} channels rounds to 0")
         else:
-            untouched |= reasons_for(group, "its channels all rank above those that went")
+            untouched |= reasons_for(group, "all its channels rank above the removed ones")
     return removals, untouched
 
 

@@ -205,7 +205,7 @@ def cut_record(
         removed = {dim: indices for (parameter, dim), indices in plan.removed.items() if parameter == name}
         after = replace(before, grid=_cut_grid(before.grid, removed, len(parameters[name])))
         if before.grid is not None and after.grid is None:
-            dropped[name] = "its groups of weights no longer fit after the cut, so its grid was given up"
+            dropped[name] = "its groups of weights no longer fit after the cut, so its grid was dropped"
         if after != TensorRecord():
             tensors[name] = after
     surgery = (*record.surgery, *surgeries)

@@ -308,7 +308,7 @@ def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
                     f"{n_bad} of {a.numel()} outputs of the masked model are NaN or infinite, so none can be compared"
                 )
             size = f"{_relative_difference(a, b):.2g}"
-            return f"outputs differ from those of the masked model, by {size} of their usual size"
+            return f"outputs differ from those of the masked model, by {size} of their median size"
     return None
 
 

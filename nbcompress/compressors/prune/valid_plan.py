@@ -259,7 +259,7 @@ def exclude_recomputed_buffers(
         if name is None:
             kept.append(removal)
         else:
-            reason = f"the buffer {name!r} goes with it, which the forward pass makes anew"
+            reason = f"the buffer {name!r} would be cut too, but the forward pass computes it again"
             reasons |= reasons_for(removal.group, reason)
     return kept, reasons
 

@@ -141,7 +141,7 @@ def prune_gradually(work: Workpiece, options: PruneOptions) -> nn.Module:
     end = options.amount
     if end is None:
         raise CompressionError(
-            f"{option('schedule', 'gradual')} needs {option('amount=')}, a share to arrive at, not a threshold"
+            f"{option('schedule', 'gradual')} needs {option('amount=')}, the final share, not a threshold"
         )
     leave_out_unsupported(work, options)
     n_zeros = sum(int((target.parameter == 0).sum()) for target in work.targets)

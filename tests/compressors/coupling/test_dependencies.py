@@ -139,7 +139,7 @@ def test_unknown_operators_freeze_what_reaches_them() -> None:
             return self.c(self.b(torch.fft.fft(self.a(x)).real))
 
     coupling = coupling_of(Waves(), torch.randn(3, 2))
-    assert coupling.frozen["a.weight"] == "fft_fft is an operator that channels cannot be followed through"
+    assert coupling.frozen["a.weight"] == "fft_fft is an operator without a rule for channels"
     assert [group.name for group in coupling.groups] == ["b.weight"]
 
 
@@ -208,7 +208,7 @@ def test_an_axis_that_meets_no_axis_is_frozen() -> None:
 
 def test_axes_of_different_lengths_cannot_be_tied() -> None:
     channel_ids = ChannelIds()
-    with pytest.raises(ValueError, match="axes of one length can be tied, got 2 and 3"):
+    with pytest.raises(ValueError, match="axes of equal length can be tied, got 2 and 3"):
         channel_ids.tie(channel_ids.new_axis(2), channel_ids.new_axis(3), "")
 
 

@@ -306,16 +306,16 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
         ({"amount": 0.5, "criterion": "mutual-information", "granularity": "channel"}, "information' needs data"),
         (
             {"amount": 0.5, "criterion": "mutual-information", "data": DATA},
-            "is about the activations of channels and neurons: pass granularity='channel', or another criterion",
+            "scores the activations of channels and neurons: pass granularity='channel', or another criterion",
         ),
         (
             {"amount": 0.5, "criterion": "hessian", "data": DATA, "schedule": "gradual", "finetune": 1},
-            "makes up for what goes at once: use schedule='one-shot'",
+            "updates the other weights at once: use schedule='one-shot'",
         ),
         ({"amount": 0.6, "granularity": "2:4"}, r"keeps two of four: leave out .* and threshold=, got amount=0.6"),
         ({"threshold": 0.6, "granularity": "2:4"}, r"keeps two of four: .*, got threshold=0.6"),
         ({"scope": "layer", "granularity": "2:4"}, r"ranks within every four weights: leave out scope=, got 'layer'"),
-        ({"schedule": "gradual", "granularity": "2:4"}, "has no share in between to go through"),
+        ({"schedule": "gradual", "granularity": "2:4"}, "has no smaller share to start with"),
         (
             {"granularity": "2:4"},
             r"can prune no chosen weight \(0.weight: its 3 inputs do not divide by 4; 1.weight: its 2",
@@ -327,7 +327,7 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
         ({"amount": 0.5, "granularity": "channel", "schedule": "gradual"}, "cuts a share at once"),
         (
             {"amount": 0.5, "granularity": "channel", "criterion": "hessian", "data": DATA},
-            "is about single weights: granularity='channel' takes magnitude, random, gradient, activation or mutual",
+            "prunes single weights: granularity='channel' takes magnitude, random, gradient, activation or mutual",
         ),
         ({"amount": 0.5, "granularity": "channel", "scope": "lamp"}, "takes scope layer or global, got scope='lamp'"),
         ({"amount": 0.5, "finetune": -1}, "finetune must be a whole number from 0, got -1"),

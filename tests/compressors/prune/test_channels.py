@@ -243,7 +243,7 @@ def test_global_scope_takes_from_where_scores_are_lowest() -> None:
     # 16 units in all, a quarter goes: four of the five small ones, all in the second layer.
     small = cut_channels(model, 0.25, scope="global", example=torch.ones(1, 2))
     assert (small[0].out_features, small[2].out_features) == (8, 4)
-    assert record_of(small).left_out["0.weight"] == "its channels all rank above those that went"
+    assert record_of(small).left_out["0.weight"] == "all its channels rank above the removed ones"
 
 
 def test_attributes_of_torch_layers_follow() -> None:
@@ -497,7 +497,7 @@ def test_an_amount_that_rounds_to_nothing_says_what_would_not() -> None:
 def test_a_group_in_which_the_amount_rounds_to_nothing_is_named() -> None:
     model = nn.Sequential(nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 2), nn.Linear(2, 2))
     small = cut_channels(model, 0.2, example=torch.ones(1, 3))
-    assert record_of(small).left_out["2.weight"] == "amount=0.2 of its 2 channels rounds to none"
+    assert record_of(small).left_out["2.weight"] == "amount=0.2 of its 2 channels rounds to 0"
 
 
 @pytest.mark.parametrize(

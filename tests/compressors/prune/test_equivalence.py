@@ -228,7 +228,7 @@ def test_two_channels_stay_at_least() -> None:
     small = cut_channels(Residual(), 0.99, norms="cut", scope="global", example=torch.ones(2, 5))
     assert (small.enter.out_features, small.up.out_features) == (2, 1)
     small = cut_channels(Residual(width=2), 0.5, norms="cut", example=torch.ones(2, 5))
-    assert record_of(small).left_out["enter.weight"] == "a norm needs two channels at least, and it has no more"
+    assert record_of(small).left_out["enter.weight"] == "a norm needs at least two channels, and it has no more"
 
 
 # The comparison finds out what is wrong
@@ -460,7 +460,7 @@ def test_an_export_computes_what_the_cut_model_computes(tmp_path: Path) -> None:
     [
         ({"norms": "all", "granularity": "channel"}, "norms must be one of keep, cut, got 'all'"),
         ({"norms": True, "granularity": "channel"}, "norms must be one of keep, cut, got True"),
-        ({"norms": "cut"}, "norms='cut' is about the width of channels: pass granularity='channel'"),
+        ({"norms": "cut"}, "norms='cut' concerns the width of channels: pass granularity='channel'"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], text: str) -> None:

@@ -133,4 +133,4 @@ def test_too_many_inputs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = select(animal.model).targets
     found, reasons = input_statistics(animal.model, targets, animal.data, 0, with_products=True)
     assert list(found) == ["0.weight"]
-    assert reasons["2.weight"] == "its 16 inputs are too many to go together"
+    assert reasons["2.weight"] == "its 16 inputs are too many for products of inputs"
