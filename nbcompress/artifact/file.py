@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from nbcompress.artifact.container import Part, n_file, opened, sealed
 from nbcompress.artifact.header import Entry, Header, bytes_of, check_of_name, check_of_names, dtype_name
 from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, slots_of, unpack
-from nbcompress.compressors.buffers import cut_buffers, is_spread, own_buffers_
+from nbcompress.compressors.buffers import cut_buffers, is_expanded, materialize_buffers_
 from nbcompress.compressors.copying import deep_copy
-from nbcompress.compressors.keras import restate_
+from nbcompress.compressors.keras import recompute_shapes_
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
@@ -99,7 +99,7 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
             memory = (slot.tensor.device, slot.tensor.untyped_storage().data_ptr(), slot.tensor.dtype)
             by_memory.setdefault(memory, []).append((slot, tensor))
     for together in by_memory.values():
-        stale = next((slot for slot, _ in together if is_spread(slot.tensor)), None)
+        stale = next((slot for slot, _ in together if is_expanded(slot.tensor)), None)
         if stale is None and len(together) > 1:
             stale = _not_as_filled(together)
         if stale is not None:
@@ -220,7 +220,7 @@ def _load_contents(contents: memoryview, model: nn.Module) -> None:
     tensors = ties_resolved(header, found)
     if fitted is not model:
         _operate(header, model)
-    own_buffers_(model)
+    materialize_buffers_(model)
     slots = check_tensors(header, model)
     check_memory(slots, tensors, model)
     _fill(slots, tensors)
@@ -234,7 +234,7 @@ def _operate(header: Header, model: nn.Module) -> None:
     try:
         for step in header.surgery:
             replay_surgery_(model, step)
-        restate_(model)
+        recompute_shapes_(model)
     except CompressionError as err:
         raise ArtifactError(f"the file's model was cut, and this {type(model).__name__} cannot be: {err}") from err
 
