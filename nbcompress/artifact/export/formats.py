@@ -11,7 +11,7 @@ from torch import nn
 from nbcompress.artifact.export.agreement import Example, example_of, examples_of
 from nbcompress.artifact.export.onnx_file import onnx_bytes
 from nbcompress.artifact.export.program import pickled_state_bytes, program_bytes, state_bytes
-from nbcompress.artifact.file import check_place, write_whole
+from nbcompress.artifact.file import check_writable, write_atomically
 from nbcompress.compressors.layers import copied
 from nbcompress.errors import ArtifactError, did_you_mean
 
@@ -74,14 +74,14 @@ def export(
         raise ArtifactError(f"what is exported must be a torch.nn.Module, got {type(model).__name__}")
     if tolerance is not None and not (isfinite(tolerance) and tolerance > 0):
         raise ArtifactError(f"tolerance must be a number above zero, got {tolerance!r}")
-    check_place(where)
+    check_writable(where)
     if kind in ("safetensors", "pt"):
-        return write_whole(where, [state_bytes(model) if kind == "safetensors" else pickled_state_bytes(model)])
+        return write_atomically(where, [state_bytes(model) if kind == "safetensors" else pickled_state_bytes(model)])
     copy = copied(model).eval().cpu().float()
     examples = _examples(copy, example, data)
     if kind == "pt2":
-        return write_whole(where, [program_bytes(copy, examples, tolerance)])
-    return write_whole(where, [onnx_bytes(model, copy, examples, tolerance)])
+        return write_atomically(where, [program_bytes(copy, examples, tolerance)])
+    return write_atomically(where, [onnx_bytes(model, copy, examples, tolerance)])
 
 
 def _format_of(path: Path, format: str | None) -> str:
