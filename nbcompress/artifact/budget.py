@@ -55,10 +55,10 @@ def quantize(
 
     Args:
         model: Any module; it stays unchanged.
-        bits: 1 to 8 for all weights; one bit is the sign times the mean magnitude. Or a dict from the name of each chosen
-            parameter to its bits. Or `auto`: each tensor gets its own bits, so that the file is at or under `budget`.
-            `auto` spends bytes where they reduce the error most: the error of the loss if there is data (Fisher
-            information), else the error relative to the size of each tensor.
+        bits: 1 to 8 for all weights; one bit is the sign times the mean magnitude. Or a dict from the name of each
+            chosen parameter to its bits. Or `auto`: each tensor gets its own bits, so that the file is at or under
+            `budget`. `auto` spends bytes where they reduce the error most: the error of the loss if there is data
+            (Fisher information), else the error relative to the size of each tensor.
         budget: Length of the file for `bits="auto"`: a number of bytes, or text such as `60kB` (1000 bytes each),
             `60KiB` (1024 bytes each) or `1.5MB`.
         scheme: `symmetric` has zero in the middle of its codes, `affine` places the codes where the weights are. Both
@@ -82,8 +82,8 @@ def quantize(
 
     Returns:
         A quantized copy. `nc.finetune` keeps its weights on their grids. Pruned zeros stay zero; of a clustered weight,
-        the shared values are rounded. With `auto`, no single tensor could have more bits within the budget, unless `finetune`
-        changed the length of the file.
+        the shared values are rounded. With `auto`, no single tensor could have more bits within the budget, unless
+        `finetune` changed the length of the file.
 
     Raises:
         CompressionError: An option is invalid, the model does not fit the budget with the fewest bits, or fine-tuning
