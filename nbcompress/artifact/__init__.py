@@ -1,8 +1,8 @@
-"""What is kept of it? The packed file: `save`, `load`, and `size_bytes`, its exact length without writing it.
+"""Files of models: `save`, `load`, and `size_bytes`, the exact length of the file without writing it.
 
-`save_value` and `load_value` keep plain values in such files, modules among them, without pickle. `export` writes what
-others can run: ONNX, a program of torch, a plain state dict. `quantize` adds to the compressor of that name what needs
-the length of the file: mixed bits under a budget.
+`save_value` and `load_value` keep plain values, also with modules among them, without pickle. `export` writes models
+for other programs: ONNX, `torch.export`, plain state dicts. `quantize` extends the compressor of that name by bits
+under a budget, because that needs the length of the file.
 """
 
 from __future__ import annotations

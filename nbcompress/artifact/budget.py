@@ -1,4 +1,4 @@
-"""As many bits as a file may have: mixed bits under a budget, held by the real length of the file."""
+"""`quantize` with bits chosen for each tensor, so that the file is at or under a budget."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from nbcompress.compressors.session import Tuning
 from nbcompress.errors import CompressionError, option
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-# Tensors share words of the file, so the bytes of one by itself are right to some words.
-_SLACK = 64
-# Training changes how well codes pack; each time it ends above the budget, the next attempt aims lower.
-_MOST_ATTEMPTS = 6
+# Tensors share words of the file, so the bytes of a single tensor are known up to some words only.
+_SLACK_BYTES = 64
+# Fine-tuning changes how well codes compress. After each attempt that ends above the budget, the next one aims lower.
+_MAX_ATTEMPTS = 6
 
 
 @outside_inference
@@ -48,24 +48,61 @@ def quantize(
     loss: LossFunction | None = None,
     output: Output | None = None,
 ) -> nn.Module:
-    """Return a copy of `model` whose weights lie on uniform grids; see `compressors.quantize` for all options.
+    """Return a copy of `model` whose weights lie on uniform grids of a few bits.
+
+    Weights stay floating-point tensors whose *values* lie on a grid, so the copy runs, trains and exports as any
+    module. `nc.save` stores the codes; `nc.export` writes integers.
 
     Args:
-        model: Any module; it stays as it is.
-        bits: 1 to 8, or `auto`: every tensor gets bits of its own, so that the file is at or under `budget`. Bits go
-            where they take most error away for a byte: by the loss on the data if there is data (Fisher information),
-            else relative to each tensor's size.
-        budget: Length of the file, such as `60kB`, `60KiB`, `1.5MB`, or a number of bytes. For `auto`.
-        scheme: As there, and so on.
+        model: Any module; it stays unchanged.
+        bits: 1 to 8 for all weights; one bit is the sign times the mean magnitude. Or a dict from the name of each
+            chosen parameter to its bits. Or `auto`: each tensor gets its own bits, so that the file is at or under
+            `budget`. `auto` spends bytes where they reduce the error most: the error of the loss if there is data
+            (Fisher information), else the error relative to the size of each tensor.
+        budget: Length of the file for `bits="auto"`: a number of bytes, or text such as `60kB` (1000 bytes each),
+            `60KiB` (1024 bytes each) or `1.5MB`.
+        scheme: `symmetric` has zero in the middle of its codes, `affine` places the codes where the weights are. Both
+            represent zero exactly.
+        granularity: What shares a scale: `channel` (along axis 0), `tensor`, or `group:N` (N consecutive weights of a
+            channel).
+        scale: `error` searches the scale of least squared error, which may clip outliers; `absmax` covers the largest
+            weight.
+        activations: How an exported model takes the inputs of linear layers and convolutions: `none` (floating point),
+            `dynamic` (8 bits, range found at every run) or `static` (8 bits, range measured on `data`). The copy itself
+            computes activations in floating point.
+        rest: `float16` rounds everything else (biases, norms, stored buffers) to half precision.
+        layers: Shell patterns on dotted module names, such as `conv*`; all layers if None.
+        data: For `finetune`, `static` activations and `auto`: a `DataLoader`, a data set, or a pair of tensors (inputs,
+            targets).
+        finetune: Epochs of quantization-aware training, starting from the weights before rounding; 0 for none.
+        lr: Learning rate of that training (Adam).
+        seed: Of the training, and of the order of the data.
+        loss: Training loss, from the output and the target to a scalar; chosen by the targets if None.
+        output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:
-        A copy. By `auto`, no single tensor could have had more bits within the budget (but for what training changes).
+        A quantized copy. `nc.finetune` keeps its weights on their grids. Pruned zeros stay zero; of a clustered weight,
+        the shared values are rounded. With `auto`, no single tensor could have more bits within the budget, unless
+        `finetune` changed the length of the file.
 
     Raises:
-        CompressionError: An option makes no sense, the model does not fit the budget with the fewest bits, or
-            fine-tuning diverges.
-        LayerNotFound: `layers` matches nothing.
+        CompressionError: An option is invalid, the model does not fit the budget with the fewest bits, or fine-tuning
+            diverges.
+        LayerNotFound: A pattern matches nothing.
         DataError: Data is needed and missing, or does not fit.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 10))
+        >>> small = nc.quantize(model, bits=4)
+        >>> nc.record_of(small).tensors["0.weight"].grid.bits
+        4
+        >>> nc.size_bytes(nc.quantize(model, bits="auto", budget="3kB")) <= 3000
+        True
+
+    References:
+        Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+        Inference".
     """
     patterns = check_patterns(layers)
     grids = {"scheme": scheme, "granularity": granularity, "scale": scale, "rest": rest, "layers": patterns}
@@ -83,25 +120,25 @@ def quantize(
         )
     n_bytes = parse_budget(budget)
     Tuning(data, finetune, lr, seed, LossSpec(loss, output))
-    # With the most bits first: this checks every other option, and where they fit there is nothing to choose.
+    # The most bits first: this checks every other option, and if the file fits there is nothing to choose.
     widest = quantize_by_bits(model, 8, **grids)  # type: ignore[arg-type]
-    attempt = _Attempt(model, n_bytes, grids, training)
+    search = _BitSearch(model, n_bytes, grids, training)
     if not finetune and size_bytes(widest) <= n_bytes:
-        return attempt.quantized(dict.fromkeys(attempt.names, 8))
-    return attempt.within_budget()
+        return search.quantized(dict.fromkeys(search.names, 8))
+    return search.within_budget()
 
 
 def parse_budget(budget: object) -> int:
-    """A number of bytes from `60kB` (1000), `60KiB` (1024), `1.5MB`, or a number; fractions of a byte are dropped.
+    """Return a number of bytes from `60kB` (1000), `60KiB` (1024), `1.5MB`, or a number; fractions are dropped.
 
     Raises:
         CompressionError: Something else, or less than a byte.
     """
     number: float | None = None
     if isinstance(budget, str):
-        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)\s*", budget)
-        if found and found[2].lower() in _UNITS:
-            number = float(found[1]) * _UNITS[found[2].lower()]
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)\s*", budget)
+        if match and match[2].lower() in _UNITS:
+            number = float(match[1]) * _UNITS[match[2].lower()]
     elif not isinstance(budget, bool) and isinstance(budget, Real):
         number = float(budget)
     if number is None or not isfinite(number) or number < 1:
@@ -112,11 +149,11 @@ def parse_budget(budget: object) -> int:
 
 
 @dataclass
-class _Attempt:
-    """One search for bits.
+class _BitSearch:
+    """A search for the bits of each tensor.
 
     Attributes:
-        model: What is quantized.
+        model: The model to quantize.
         budget: Bytes that its file may have.
         grids: Options of `quantize` that say which grids, and where.
         training: The other options.
@@ -132,33 +169,36 @@ class _Attempt:
         self.names = [target.name for target in self.targets]
 
     def quantized(self, bits: Mapping[str, int]) -> nn.Module:
-        """Everything that was asked for, with these bits."""
+        """Return the model with these bits and all other options."""
         return quantize_by_bits(self.model, bits, **self.grids, **self.training)
 
     def within_budget(self) -> nn.Module:
+        """Return the model with the best bits within the budget.
+
+        Raises:
+            CompressionError: No bits fit, or fine-tuning ends above the budget.
+        """
         costs, n_other = self._costs()
         room = self.budget - n_other
         n_over = 0
-        for _ in range(_MOST_ATTEMPTS):
-            bits = self._fitting(costs, room)
+        for _ in range(_MAX_ATTEMPTS):
+            bits = self._best_bits(costs, room)
             if bits is None:
                 break
             small = self.quantized(bits)
             n_over = size_bytes(small) - self.budget
             if n_over <= 0:
                 return small
-            room = sum(costs[name][b].n_bytes for name, b in bits.items()) - n_over - _SLACK
-        n_least = size_bytes(
-            quantize_by_bits(self.model, {name: min(cost) for name, cost in costs.items()}, **self.grids)
-        )
+            room = sum(costs[name][b].n_bytes for name, b in bits.items()) - n_over - _SLACK_BYTES
+        n_least = self._file_bytes({name: min(cost) for name, cost in costs.items()})
         if n_least > self.budget:
-            why = f"with the fewest bits the file has {n_least} bytes: prune or cluster first, or allow more"
+            reason = f"with the fewest bits the file has {n_least} bytes: prune or cluster first, or allow more"
         else:
-            why = f"fine-tuning ended {n_over} bytes above it: allow more, or train less"
-        raise CompressionError(f"{option('budget', self.budget)} bytes cannot be kept: {why}")
+            reason = f"fine-tuning ended {n_over} bytes above it: allow more, or train less"
+        raise CompressionError(f"{option('budget', self.budget)} bytes cannot be kept: {reason}")
 
     def _costs(self) -> tuple[Costs, int]:
-        """What each tensor costs at each number of bits, and the bytes of everything else."""
+        """Bytes and error of each tensor at each number of bits, and the bytes of everything else."""
         spec = LossSpec(self.training["loss"], self.training["output"])
         weights = importances(self.model, self.targets, self.training["data"], self.training["seed"], spec)
         costs: dict[str, dict[int, Cost]] = {name: {} for name in self.names}
@@ -167,44 +207,43 @@ class _Attempt:
             small = quantize_by_bits(self.model, bits, **self.grids)
             sizes = size_by_tensor(small)
             for target, weight in zip(self.targets, weights, strict=True):
-                error = _error(target, small, weight)
-                costs[target.name][bits] = Cost(_n_bytes(sizes, target), error)
+                costs[target.name][bits] = Cost(_tensor_bytes(sizes, target), _error(target, small, weight))
             n_chosen = sum(cost[bits].n_bytes for cost in costs.values())
             n_rest = sum(sizes.values()) - n_chosen
             n_other = n_rest if n_other is None else min(n_other, n_rest)
         return costs, n_other or 0
 
-    def _fitting(self, costs: Costs, room: int) -> dict[str, int] | None:
-        """Bits for `room` whose file is within the budget before any training, or None if there are none."""
+    def _best_bits(self, costs: Costs, room: int) -> dict[str, int] | None:
+        """Return bits for `room` bytes whose file, before training, is within the budget; None if there are none."""
         while True:
             bits = allotted(costs, room)
             if bits is None:
                 return None
-            n_over = self._n_bytes(bits) - self.budget
+            n_over = self._file_bytes(bits) - self.budget
             if n_over <= 0:
-                return self._filled(costs, bits, room)
+                return self._raised(costs, bits, room)
             room -= n_over
 
-    def _filled(self, costs: Costs, bits: dict[str, int], room: int) -> dict[str, int]:
-        """`bits` with the steps up that fit by the real length of the file, where costs by tensor are a little off."""
+    def _raised(self, costs: Costs, bits: dict[str, int], room: int) -> dict[str, int]:
+        """Raise `bits` as far as the file allows; its true length can leave room that costs by tensor do not show."""
         refused: set[tuple[str, int]] = set()
         while True:
-            left = room - sum(costs[name][b].n_bytes for name, b in bits.items()) + _SLACK
-            fits = (step for step in steps_up(costs, bits) if step.n_bytes <= left)
-            step = next((fit for fit in fits if (fit.name, fit.bits) not in refused), None)
+            left = room - sum(costs[name][b].n_bytes for name, b in bits.items()) + _SLACK_BYTES
+            steps = (step for step in steps_up(costs, bits) if step.n_bytes <= left)
+            step = next((step for step in steps if (step.name, step.bits) not in refused), None)
             if step is None:
                 return bits
-            tried = {**bits, step.name: step.bits}
-            if self._n_bytes(tried) <= self.budget:
-                bits = tried
+            raised = {**bits, step.name: step.bits}
+            if self._file_bytes(raised) <= self.budget:
+                bits = raised
             else:
                 refused.add((step.name, step.bits))
 
-    def _n_bytes(self, bits: Mapping[str, int]) -> int:
+    def _file_bytes(self, bits: Mapping[str, int]) -> int:
         return size_bytes(quantize_by_bits(self.model, bits, **self.grids))
 
 
-def _n_bytes(sizes: Mapping[str, int], target: Target) -> int:
+def _tensor_bytes(sizes: Mapping[str, int], target: Target) -> int:
     return next(sizes[name] for name in target.names if name in sizes)
 
 

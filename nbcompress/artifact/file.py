@@ -1,6 +1,6 @@
-"""A model in a file: `save`, `load`, and `size_bytes`, which is the length of that file.
+"""A model in a file: `save`, `load`, and `size_bytes`, the length of that file.
 
-Whether a file and the instance that it should fill are the same model, and what differs first.
+`load` fills an instance only if it is the same model as the one in the file, and names the first difference if not.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.container import Part, n_file, opened, sealed
-from nbcompress.artifact.header import Entry, Header, bytes_of, check_of_name, check_of_names, dtype_name
-from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, slots_of, unpack
+from nbcompress.artifact.container import Part, checked_contents, file_length, file_parts
+from nbcompress.artifact.header import Header, TensorEntry, bytes_of, dtype_name, hash_of_name, hash_of_names
+from nbcompress.artifact.packed import PackedModel, Slot, pack, parse_contents, read_tensors, slots_of
 from nbcompress.compressors.buffers import cut_buffers, is_expanded, materialize_buffers_
 from nbcompress.compressors.copying import deep_copy
 from nbcompress.compressors.keras import recompute_shapes_
@@ -28,206 +28,186 @@ from nbcompress.compressors.record import Record, TensorRecord, attach_, record_
 from nbcompress.compressors.surgery import replay_surgery_
 from nbcompress.errors import ArtifactError, CompressionError, NbcompressWarning
 
-# Surgery makes a model smaller; a factorized layer of full rank is at most twice as large.
-_MOST_GROWTH = 2
-
-
-def check_class(header: Header, model: nn.Module) -> None:
-    """Refuse an instance of another class than the one that was saved."""
-    found = type(model).__name__
-    if found != header.class_name:
-        raise ArtifactError(
-            f"the file holds a {header.class_name:.200} and the instance is a {found}: "
-            f"give load() a fresh {header.class_name:.200}"
-        )
-
-
-def check_surgery(header: Header, model: nn.Module) -> None:
-    """Refuse recorded shapes that would allocate more than surgery can."""
-    n_before = sum(parameter.numel() for parameter in model.parameters()) + sum(b.numel() for b in model.buffers())
-    n_after = sum(prod(shape) for step in header.surgery for shape in step.shapes.values())
-    # Every step tells shapes of what is there, so all steps together are bounded by their number.
-    if n_after > _MOST_GROWTH * n_before * max(1, len(header.surgery)):
-        raise ArtifactError(f"the file is damaged: its surgery has {n_after} numbers, the instance only {n_before}")
-
-
-def check_tensors(header: Header, model: nn.Module) -> list[Slot]:
-    """The tensors of `model`, which agree with the file in number, names, shapes, dtypes and ties.
-
-    Raises:
-        ArtifactError: They do not; names the first difference.
-    """
-    slots, who = slots_of(model, header.surgery), f"this {type(model).__name__}"
-    for place, (entry, slot) in enumerate(zip(header.entries, slots, strict=False)):
-        _check_tensor(entry, slot, place, who, header.entries)
-    if len(slots) != len(header.entries):
-        extra = f"; {slots[len(header.entries)].name!r} is not in the file" if len(slots) > len(header.entries) else ""
-        raise ArtifactError(f"the file has {len(header.entries)} tensors and {who} has {len(slots)}{extra}")
-    if check_of_names(slot.name for slot in slots) != header.names_check:
-        raise ArtifactError(f"the file's tensors have other names than those of {who}, though the same shapes")
-    return slots
-
-
-def _check_tensor(entry: Entry, slot: Slot, place: int, who: str, entries: tuple[Entry, ...]) -> None:
-    described = entries[entry.tied_to] if entry.tied_to is not None else entry
-    shape, dtype = tuple(slot.tensor.shape), slot.tensor.dtype
-    if entry.check != check_of_name(slot.name):
-        raise ArtifactError(
-            f"tensor {place} of the file, of shape {described.shape}, is not the {slot.name!r} of {who}, "
-            f"of shape {shape}"
-        )
-    if described.shape != shape:
-        raise ArtifactError(f"{slot.name!r} has shape {described.shape} in the file and {shape} in {who}")
-    if described.dtype != dtype:
-        asked = dtype_name(described.dtype)
-        raise ArtifactError(
-            f"{slot.name!r} is {asked} in the file and {dtype_name(dtype)} in {who}: a file is loaded exactly, so "
-            f"make the instance .to(torch.{asked}) first and convert it afterwards"
-        )
-    tied_to = place if entry.tied_to is None else entry.tied_to
-    if slot.first not in (place, tied_to):
-        raise ArtifactError(
-            f"{slot.name!r} shares its values with an earlier tensor in {who}, but has values of its own in the file"
-        )
-
-
-def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> None:
-    """Refuse to fill an instance in which numbers that differ in the file lie in one place in memory."""
-    by_memory: dict[object, list[tuple[Slot, Tensor]]] = {}
-    for place, (slot, tensor) in enumerate(zip(slots, tensors, strict=True)):
-        if slot.first == place and slot.tensor.numel():
-            memory = (slot.tensor.device, slot.tensor.untyped_storage().data_ptr(), slot.tensor.dtype)
-            by_memory.setdefault(memory, []).append((slot, tensor))
-    for together in by_memory.values():
-        stale = next((slot for slot, _ in together if is_expanded(slot.tensor)), None)
-        if stale is None and len(together) > 1:
-            stale = _not_as_filled(together)
-        if stale is not None:
-            raise ArtifactError(
-                f"{stale.name!r} of this {type(model).__name__} has numbers that lie in one place in memory and differ "
-                "in the file: make it a tensor of its own with clone() before you load"
-            )
-
-
-def _not_as_filled(together: list[tuple[Slot, Tensor]]) -> Slot | None:
-    """A tensor that would not hold its numbers once all views of one memory were filled; tried beside it."""
-    first = together[0][0].tensor
-    memory = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=first.dtype, device="cpu")
-    views = [
-        memory.as_strided(one.tensor.shape, one.tensor.stride(), one.tensor.storage_offset()) for one, _ in together
-    ]
-    for view, (_, tensor) in zip(views, together, strict=True):
-        view.copy_(tensor)
-    filled = zip(views, together, strict=True)
-    return next((slot for view, (slot, tensor) in filled if not are_equal(view, tensor)), None)
-
-
-def are_equal(one: Tensor, other: Tensor) -> bool:
-    """Bit for bit."""
-    return np.array_equal(bytes_of(one), bytes_of(other))
-
-
-def ties_resolved(header: Header, tensors: list[Tensor | None]) -> list[Tensor]:
-    """The tensors with those that are tied to earlier ones filled in."""
-    found: list[Tensor] = []
-    for entry, tensor in zip(header.entries, tensors, strict=True):
-        found.append(found[entry.tied_to or 0] if tensor is None else tensor)
-    return found
-
-
 Module = TypeVar("Module", bound=nn.Module)
 
-MODEL = "model"
+# Name of the byte tensor in a file that holds a model.
+MODEL_KEY = "model"
+
+# Surgery makes a model smaller, except that a factorized layer of full rank is at most twice as large.
+_MAX_GROWTH = 2
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Write `model` to `path`, in as few bytes as hold it exactly, and return the path.
+    """Write `model` to a file, exactly and in as few bytes as possible.
 
-    What compressors promised (zeros, grids, codebooks) is stored by codes. Every other number is stored bit for
-    bit. Of buffers that are not in the state dict, those that a cut went through are stored, since a fresh instance
-    computes them whole. A tensor that broke its promise, because it was trained on by other means than `finetune`, is
-    stored in full, and a warning names it. The file appears whole or not at all.
+    Weights that `quantize`, `cluster` or `prune` put on a grid, into a codebook or to zero are stored as codes. Every
+    other number is stored bit for bit. Buffers outside the state dict are stored only if pruning cut them, because a
+    fresh instance computes them at their full size.
+
+    Args:
+        model: Any module, compressed or not. It does not change.
+        path: Of the file. It appears whole or not at all; an existing file is replaced.
+
+    Returns:
+        The path.
 
     Raises:
-        ArtifactError: The model's state dict holds what a file cannot, or the file cannot be written.
+        ArtifactError: The state dict holds what a file cannot, such as an object or a sparse tensor, or the file
+            cannot be written.
+
+    Warns:
+        NbcompressWarning: A weight left its grid or codebook, because it was trained without `nc.finetune`. It is
+            stored in full.
+
+    Example:
+        >>> import tempfile, torch, nbcompress as nc
+        >>> small = nc.quantize(torch.nn.Linear(100, 10), bits=4)
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = nc.save(small, f"{folder.name}/small.nbz")
+        >>> path.stat().st_size == nc.size_bytes(small)
+        True
+        >>> loaded = nc.load(path, torch.nn.Linear(100, 10))
+        >>> torch.equal(loaded.weight, small.weight)
+        True
+        >>> folder.cleanup()
     """
     packed = pack(model)
     warn_of_broken(packed)
     check_packed(packed, model)
-    return write_whole(Path(path), sealed(MODEL, packed.parts))
-
-
-def size_bytes(model: nn.Module) -> int:
-    """Length of the file that `save` writes for `model`, in bytes, without writing it.
-
-    Raises:
-        ArtifactError: The model's state dict holds what a file cannot.
-    """
-    packed = pack(model)
-    warn_of_broken(packed)
-    return n_file(MODEL, packed.n_contents)
-
-
-def size_by_tensor(model: nn.Module) -> dict[str, int]:
-    """Bytes of the file by tensor, tied ones under their first name; under an empty name what the file adds.
-
-    The sum is `size_bytes(model)`.
-    """
-    packed = pack(model)
-    n_rest = n_file(MODEL, packed.n_contents) - sum(packed.by_tensor.values())
-    return {**packed.by_tensor, "": n_rest}
+    return write_atomically(Path(path), file_parts(MODEL_KEY, packed.parts))
 
 
 def load(path: str | os.PathLike[str], model: Module) -> Module:
-    """Fill `model` from the file at `path` and return it.
+    """Fill a fresh instance from a file that `save` wrote.
+
+    The structure of the instance is first cut or factorized as that of the saved model was. Grids, codebooks and
+    pruned zeros are recorded on it, so `nc.finetune` keeps them.
 
     Args:
-        path: A file that `save` wrote.
-        model: A fresh instance of the class that was saved, on any device. It is cut to the recorded shapes
-            first. What was promised of its tensors is recorded on it, so `finetune` goes on keeping it.
+        path: Of the file. It is parsed without trust: nothing in it is executed.
+        model: A fresh instance of the class that was saved, with the same arguments, on any device. It is filled in
+            place.
+
+    Returns:
+        The same instance.
 
     Raises:
-        ArtifactError: The file is not one of ours, truncated, changed or of a newer version, or holds another
-            model; names the first difference. The instance is then unchanged.
+        ArtifactError: The file is not one of nbcompress, is truncated, changed or of a newer version, or holds
+            another model; the message names the first difference. The instance is then unchanged.
+
+    Example:
+        >>> import tempfile, torch, nbcompress as nc
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = nc.save(torch.nn.Linear(8, 4), f"{folder.name}/model.nbz")
+        >>> nc.load(path, torch.nn.Linear(8, 4))
+        Linear(in_features=8, out_features=4, bias=True)
+        >>> nc.load(path, torch.nn.Linear(8, 5))
+        Traceback (most recent call last):
+        ...
+        nbcompress.errors.ArtifactError: 'weight' has shape (4, 8) in the file and (5, 8) in this Linear
+        >>> folder.cleanup()
     """
     where = Path(path)
-    load_contents(opened(read_whole(where), MODEL, where), model)
+    load_contents(checked_contents(read_file(where), MODEL_KEY, where), model)
     return model
 
 
+def size_bytes(model: nn.Module) -> int:
+    """Return the length of the file that `save` writes for `model`, without writing it.
+
+    Args:
+        model: Any module, compressed or not. It does not change.
+
+    Returns:
+        Bytes, everything in the file counted; tied tensors count once.
+
+    Raises:
+        ArtifactError: The state dict holds what a file cannot.
+
+    Warns:
+        NbcompressWarning: A weight left its grid or codebook and is stored in full.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> model = torch.nn.Linear(100, 10)
+        >>> nc.size_bytes(nc.quantize(model, bits=4)) < nc.size_bytes(model) / 4
+        True
+    """
+    packed = pack(model)
+    warn_of_broken(packed)
+    return file_length(MODEL_KEY, packed.n_contents)
+
+
+def size_by_tensor(model: nn.Module) -> dict[str, int]:
+    """Return the bytes of the file for each tensor; the sum is `size_bytes(model)`.
+
+    Tied tensors count under their first name. The empty name stands for what the file adds to the tensors.
+    """
+    packed = pack(model)
+    n_rest = file_length(MODEL_KEY, packed.n_contents) - sum(packed.by_tensor.values())
+    return {**packed.by_tensor, "": n_rest}
+
+
+def warn_of_broken(packed: PackedModel) -> None:
+    """Warn, in one line, of tensors that left their grid or codebook."""
+    if packed.broken:
+        names = list(packed.broken)
+        listed = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        warnings.warn(f"{listed}: stored in full. {packed.broken[names[0]]}", NbcompressWarning, stacklevel=3)
+
+
+def check_packed(packed: PackedModel, model: nn.Module) -> None:
+    """Decode the packed model again and compare, if a cut went through buffers outside its state dict.
+
+    Raises:
+        ArtifactError: It does not give the tensors of `model` back.
+    """
+    if not cut_buffers(model, record_of(model).surgery):
+        return
+    undecoded = parse_contents(memoryview(b"".join(packed.parts)))
+    slots = check_tensors(undecoded.header, model)
+    tensors = resolve_ties(undecoded.header, read_tensors(undecoded)[0])
+    wrong = [slot.name for slot, tensor in zip(slots, tensors, strict=True) if not bitwise_equal(slot.tensor, tensor)]
+    if wrong:
+        raise ArtifactError(f"{wrong[0]!r} could not be read back as it is: nothing was written, report this as a bug")
+
+
+# ---- Filling an instance ----
+
+
 def load_contents(contents: memoryview, model: nn.Module) -> None:
-    """Fill `model` from the contents of a file, or leave it as it is and raise an ArtifactError."""
-    # What was made under `torch.inference_mode` can be filled in that mode only.
-    fill = _load_contents if _is_of_inference(model) else outside_inference(_load_contents)
+    """Fill `model` from the contents of a file, or leave it unchanged and raise an ArtifactError."""
+    # Tensors made under `torch.inference_mode` can be filled in that mode only.
+    fill = _load_contents if _has_inference_tensors(model) else outside_inference(_load_contents)
     fill(contents, model)
 
 
-def _is_of_inference(model: object) -> bool:
+def _has_inference_tensors(model: object) -> bool:
     if not isinstance(model, nn.Module):
         return False
-    return any(parameter.is_inference() for parameter in (*model.parameters(), *model.buffers()))
+    return any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _load_contents(contents: memoryview, model: nn.Module) -> None:
-    unread = unpack(contents)
-    header = unread.header
+    undecoded = parse_contents(contents)
+    header = undecoded.header
     check_class(header, model)
-    # Tried on a copy, so that a refusal leaves the instance as it came.
-    fitted = deep_copy(model) if header.surgery else model
-    _operate(header, fitted)
-    check_tensors(header, fitted)
-    found, promises = read_tensors(unread)
-    tensors = ties_resolved(header, found)
-    if fitted is not model:
-        _operate(header, model)
+    # Everything is tried on a copy, so that the instance stays unchanged if the file is refused.
+    trial = deep_copy(model) if header.surgery else model
+    _replay_surgery(header, trial)
+    check_tensors(header, trial)
+    decoded, records = read_tensors(undecoded)
+    tensors = resolve_ties(header, decoded)
+    if trial is not model:
+        _replay_surgery(header, model)
     materialize_buffers_(model)
     slots = check_tensors(header, model)
     check_memory(slots, tensors, model)
     _fill(slots, tensors)
-    attach_(model, _record(header, slots, promises))
+    attach_(model, _record(header, slots, records))
 
 
-def _operate(header: Header, model: nn.Module) -> None:
+def _replay_surgery(header: Header, model: nn.Module) -> None:
     if not header.surgery:
         return
     check_surgery(header, model)
@@ -245,67 +225,156 @@ def _fill(slots: list[Slot], tensors: Iterable[Tensor]) -> None:
         slot.tensor.copy_(tensor)
 
 
-def _record(header: Header, slots: list[Slot], promises: dict[int, TensorRecord]) -> Record:
-    by_name = {slots[place].name: promise for place, promise in promises.items()}
+def _record(header: Header, slots: list[Slot], records: dict[int, TensorRecord]) -> Record:
+    by_name = {slots[index].name: record for index, record in records.items()}
     return Record(by_name, header.surgery, header.rest, header.left_out, header.activations)
 
 
-def check_packed(packed: Packed, model: nn.Module) -> None:
-    """Read what was packed of `model` again, if a cut went through buffers that its state dict does not hold.
+def resolve_ties(header: Header, tensors: list[Tensor | None]) -> list[Tensor]:
+    """Return `tensors` with each None replaced by the earlier tensor that it is tied to."""
+    resolved: list[Tensor] = []
+    for entry, tensor in zip(header.entries, tensors, strict=True):
+        resolved.append(resolved[entry.tied_to or 0] if tensor is None else tensor)
+    return resolved
+
+
+# ---- Whether the instance is the model in the file ----
+
+
+def check_class(header: Header, model: nn.Module) -> None:
+    """Raise an ArtifactError if `model` is of another class than the saved one."""
+    class_name = type(model).__name__
+    if class_name != header.class_name:
+        raise ArtifactError(
+            f"the file holds a {header.class_name:.200} and the instance is a {class_name}: "
+            f"give load() a fresh {header.class_name:.200}"
+        )
+
+
+def check_surgery(header: Header, model: nn.Module) -> None:
+    """Raise an ArtifactError if the recorded shapes would allocate more than surgery can."""
+    n_before = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    n_after = sum(prod(shape) for step in header.surgery for shape in step.shapes.values())
+    # Each step names shapes of existing tensors only, so the number of steps bounds all of them together.
+    if n_after > _MAX_GROWTH * n_before * max(1, len(header.surgery)):
+        raise ArtifactError(f"the file is damaged: its surgery has {n_after} numbers, the instance only {n_before}")
+
+
+def check_tensors(header: Header, model: nn.Module) -> list[Slot]:
+    """Return the slots of `model` if they agree with the file in number, names, shapes, dtypes and ties.
 
     Raises:
-        ArtifactError: It does not give the tensors of `model` back.
+        ArtifactError: They do not; names the first difference.
     """
-    if not cut_buffers(model, record_of(model).surgery):
-        return
-    unread = unpack(memoryview(b"".join(packed.parts)))
-    slots = check_tensors(unread.header, model)
-    tensors = ties_resolved(unread.header, read_tensors(unread)[0])
-    wrong = [slot.name for slot, tensor in zip(slots, tensors, strict=True) if not are_equal(slot.tensor, tensor)]
-    if wrong:
-        raise ArtifactError(f"{wrong[0]!r} could not be read back as it is: nothing was written, report this as a bug")
+    slots, instance = slots_of(model, header.surgery), f"this {type(model).__name__}"
+    for index, (entry, slot) in enumerate(zip(header.entries, slots, strict=False)):
+        _check_tensor(entry, slot, index, instance, header.entries)
+    if len(slots) != len(header.entries):
+        extra = f"; {slots[len(header.entries)].name!r} is not in the file" if len(slots) > len(header.entries) else ""
+        raise ArtifactError(f"the file has {len(header.entries)} tensors and {instance} has {len(slots)}{extra}")
+    if hash_of_names(slot.name for slot in slots) != header.names_hash:
+        raise ArtifactError(f"the file's tensors have other names than those of {instance}, though the same shapes")
+    return slots
 
 
-def warn_of_broken(packed: Packed) -> None:
-    """Warn, in one line, of tensors that broke their promise."""
-    if packed.broken:
-        names = list(packed.broken)
-        listed = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        warnings.warn(f"{listed}: stored in full. {packed.broken[names[0]]}", NbcompressWarning, stacklevel=3)
+def _check_tensor(entry: TensorEntry, slot: Slot, index: int, instance: str, entries: tuple[TensorEntry, ...]) -> None:
+    stored = entries[entry.tied_to] if entry.tied_to is not None else entry
+    shape, dtype = tuple(slot.tensor.shape), slot.tensor.dtype
+    if entry.name_hash != hash_of_name(slot.name):
+        raise ArtifactError(
+            f"tensor {index} of the file, of shape {stored.shape}, is not the {slot.name!r} of {instance}, "
+            f"of shape {shape}"
+        )
+    if stored.shape != shape:
+        raise ArtifactError(f"{slot.name!r} has shape {stored.shape} in the file and {shape} in {instance}")
+    if stored.dtype != dtype:
+        expected = dtype_name(stored.dtype)
+        raise ArtifactError(
+            f"{slot.name!r} is {expected} in the file and {dtype_name(dtype)} in {instance}: a file is loaded exactly, "
+            f"so make the instance .to(torch.{expected}) first and convert it afterwards"
+        )
+    tied_to = index if entry.tied_to is None else entry.tied_to
+    if slot.first not in (index, tied_to):
+        raise ArtifactError(
+            f"{slot.name!r} shares its values with an earlier tensor in {instance}, "
+            "but has values of its own in the file"
+        )
 
 
-def read_whole(path: Path) -> bytes:
-    """The bytes of a file."""
+def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> None:
+    """Raise an ArtifactError if numbers that differ in the file share memory in the instance."""
+    by_memory: dict[object, list[tuple[Slot, Tensor]]] = {}
+    for index, (slot, tensor) in enumerate(zip(slots, tensors, strict=True)):
+        if slot.first == index and slot.tensor.numel():
+            memory = (slot.tensor.device, slot.tensor.untyped_storage().data_ptr(), slot.tensor.dtype)
+            by_memory.setdefault(memory, []).append((slot, tensor))
+    for group in by_memory.values():
+        conflict = next((slot for slot, _ in group if is_expanded(slot.tensor)), None)
+        if conflict is None and len(group) > 1:
+            conflict = _first_overwritten(group)
+        if conflict is not None:
+            raise ArtifactError(
+                f"{conflict.name!r} of this {type(model).__name__} has numbers that lie in one place in memory and "
+                "differ in the file: make it a tensor of its own with clone() before you load"
+            )
+
+
+def _first_overwritten(group: list[tuple[Slot, Tensor]]) -> Slot | None:
+    """The first slot that would not hold its numbers after all views of one memory were filled; tried on a copy."""
+    first = group[0][0].tensor
+    memory = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=first.dtype, device="cpu")
+    views = [
+        memory.as_strided(slot.tensor.shape, slot.tensor.stride(), slot.tensor.storage_offset()) for slot, _ in group
+    ]
+    for view, (_, tensor) in zip(views, group, strict=True):
+        view.copy_(tensor)
+    filled = zip(views, group, strict=True)
+    return next((slot for view, (slot, tensor) in filled if not bitwise_equal(view, tensor)), None)
+
+
+def bitwise_equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same bytes; a NaN equals itself."""
+    return np.array_equal(bytes_of(first), bytes_of(second))
+
+
+# ---- Files ----
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file; an ArtifactError says why it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as err:
         raise ArtifactError(f"{path} cannot be read: {err.strerror or err}") from err
 
 
-def write_whole(path: Path, parts: Iterable[Part]) -> Path:
-    """Write a file so that it appears whole or not at all: first beside its place, then moved there.
+def write_atomically(path: Path, parts: Iterable[Part]) -> Path:
+    """Write a file so that it appears whole or not at all: first under another name beside it, then renamed.
 
-    A link goes on pointing where it points.
+    A symbolic link keeps its target, and the target is replaced.
+
+    Raises:
+        ArtifactError: The file cannot be written; says why.
     """
-    check_place(path)
+    check_writable(path)
     try:
-        place = path.resolve()
-        beside = place.with_name(f".{token_hex(8)}.part")
+        target = path.resolve()
+        partial = target.with_name(f".{token_hex(8)}.part")
         try:
-            with open(beside, "xb") as file:
+            with open(partial, "xb") as file:
                 file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, place)
+            os.replace(partial, target)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
     except OSError as err:
         raise ArtifactError(f"{path} cannot be written: {err.strerror or err}") from err
     return path
 
 
-def check_place(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Raise an ArtifactError if there can be no file at `path`."""
     try:
         kind = "a folder" if path.is_dir() else "a device or a pipe" if path.exists() and not path.is_file() else ""

@@ -1,11 +1,7 @@
-"""What stands before the weights: which model this is, what was done to it, and what each tensor is.
+"""The header of a file: which model it holds, how that model was compressed, and what each tensor is.
 
-Small files count, so names are not stored: a fresh instance of the class has them in the same order. One byte of
-a hash per name finds the first difference, and four bytes over all names make sure.
-
-The kinds of numbers that a file can hold, and tensors as bytes.
-
-Small numbers, texts and byte strings in a row, and reading them back without trust.
+Names are not stored, because small files count: a fresh instance of the class has the same names in the same order.
+One byte of a hash for each name finds the first difference; four bytes over all names confirm the whole list.
 """
 
 from __future__ import annotations
@@ -25,7 +21,9 @@ from nbcompress.artifact.entropy import Bytes
 from nbcompress.compressors.record import ActivationRange, Activations, Surgery, n_codes_of
 from nbcompress.errors import ArtifactError, CompressionError
 
-# The place in this row is what the file stores: append, never insert.
+# ---- Tensors as bytes ----
+
+# The file stores the index in this tuple: append, never insert.
 DTYPES: tuple[torch.dtype, ...] = (
     torch.float32,
     torch.float16,
@@ -53,7 +51,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def bytes_of(tensor: Tensor) -> Bytes:
-    """The bytes of `tensor`, on any device and of any strides, shape `(n, width)`; a view where possible."""
+    """Return the bytes of `tensor`, shape `(n, width)`, for any device and strides; a view where possible."""
     flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     if flat.is_complex():
         return torch.view_as_real(flat).reshape(-1).view(torch.uint8).numpy().reshape(len(flat), -1)
@@ -62,44 +60,46 @@ def bytes_of(tensor: Tensor) -> Bytes:
 
 
 def tensor_of(data: Bytes, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """The tensor whose bytes are `data`, on the CPU, in memory of its own."""
-    found = torch.empty(shape, dtype=dtype, device="cpu")
+    """Return the tensor whose bytes are `data`, on the CPU, in memory of its own."""
+    tensor = torch.empty(shape, dtype=dtype, device="cpu")
     if data.size:
         flat = torch.from_numpy(np.array(data, dtype=np.uint8, order="C").reshape(-1))
-        # A complex tensor has no view as bytes, but bytes have one as complex numbers.
-        found.copy_(flat.view(dtype).reshape(shape))
-    return found
+        # A complex tensor cannot be viewed as bytes, but bytes can be viewed as complex numbers.
+        tensor.copy_(flat.view(dtype).reshape(shape))
+    return tensor
 
 
-# No dimension, count or length in a file is larger; also bounds the loop that reads one.
-_MOST_BITS = 63
+# ---- Reading and writing bytes ----
+
+# No dimension, count or length in a file is larger; this also bounds the loop that reads a number.
+_MAX_BITS = 63
 
 
-class Row:
-    """Bytes that grow."""
+class ByteWriter:
+    """Numbers, byte strings and texts, appended to `data`."""
 
     def __init__(self) -> None:
         self.data = bytearray()
 
     def number(self, value: int) -> None:
-        """A whole number from 0, 7 bits a byte, lowest first."""
+        """Append a whole number from 0, as a varint: 7 bits a byte, lowest first."""
         while value > 127:
             self.data.append(value & 127 | 128)
             value >>= 7
         self.data.append(value)
 
     def block(self, data: bytes) -> None:
-        """A byte string with its length before it."""
+        """Append the length of a byte string, then the byte string."""
         self.number(len(data))
         self.data += data
 
     def text(self, text: str) -> None:
-        """A text in UTF-8 with its length before it."""
+        """Append a text as a block of UTF-8."""
         self.block(text.encode("utf-8", "surrogatepass"))
 
 
-class RowReader:
-    """Reads what a `Row` holds.
+class ByteReader:
+    """Reads what a `ByteWriter` wrote.
 
     Raises:
         ArtifactError: From every method, where the bytes end early or cannot be what was asked for.
@@ -111,11 +111,11 @@ class RowReader:
 
     @property
     def left(self) -> memoryview:
-        """What was not read yet."""
+        """The bytes that were not read yet."""
         return self._data[self.position :]
 
     def take(self, n: int) -> memoryview:
-        """The next `n` bytes, not copied."""
+        """Return the next `n` bytes, not copied."""
         if n > len(self._data) - self.position:
             raise ArtifactError(f"the file is damaged: {n} bytes should follow, {len(self.left)} do")
         self.position += n
@@ -126,7 +126,7 @@ class RowReader:
 
     def number(self) -> int:
         value = 0
-        for shift in range(0, _MOST_BITS, 7):
+        for shift in range(0, _MAX_BITS, 7):
             part = self.byte()
             value |= (part & 127) << shift
             if part < 128:
@@ -143,8 +143,10 @@ class RowReader:
             raise ArtifactError("the file is damaged: a name in its header is not text") from err
 
 
-# What headers often say, so that a short one need not say it in full. Files are read by it: it must stay as it is.
-_USUAL = (
+# ---- The header ----
+
+# Preset dictionary of zlib: text that headers often contain. Files are read with it, so it must never change.
+_DICTIONARY = (
     b'stays in float32: half precision would overflow, or make a variance zero","dynamic","a buffer, not a parameter"'
     b'["factorize","",{"0.weight":[],"1.weight":[],"1.bias":[]},{"rank":64}],'
     b'"embedding_dim":"normalized_shape":[],"num_heads":"groups":"running_mean":[],"running_var":[]},'
@@ -155,28 +157,31 @@ _USUAL = (
     b'"4.weight":"it is an output of the model, and outputs keep their shape"}]],{}]'
     b'\nSequential[[["cut","0",{"weight":['
 )
-# A header of a model with 100,000 tensors takes some megabytes; what unpacks to more is not one of ours.
-_MOST_BYTES = 1 << 26
-_HALF, _DEFLATED, _AFTER_USUAL = 1, 2, 4
+# The header of a model with 100,000 tensors takes a few megabytes; anything that inflates to more is refused.
+_MAX_BYTES = 1 << 26
+# Flags of the header.
+_REST_IS_HALF, _DEFLATED, _WITH_DICTIONARY = 1, 2, 4
+# First byte of an entry: an index into `DTYPES` with flags, or this value for a tied tensor.
 _TIED = 31
-_PRUNED, _GRID, _CODEBOOK = 32, 64, 128
+_IS_PRUNED, _HAS_GRID, _HAS_CODEBOOK = 32, 64, 128
 _GROUP_KINDS = ("tensor", "channel")
-_AFFINE, _SIDES = 8, 64
+# Flags of a grid.
+_IS_AFFINE, _HAS_SIDES = 8, 64
 
 Group = Literal["tensor", "channel"] | int
 Scheme = Literal["symmetric", "affine"]
 
 
 @dataclass(frozen=True)
-class GridHead:
-    """A grid without its scales and zeros, which stand in the stream.
+class GridHeader:
+    """A grid without its scales and zeros, which are in the coded part.
 
     Attributes:
         bits: See `Grid`.
         scheme: See `Grid`.
         group: See `Grid`.
-        is_balanced: A symmetric grid of 2 to 7 bits as in files of versions 1 and 2, with as many codes below zero as
-            above: the last code and the zeros are not in the stream.
+        is_balanced: Whether this is a symmetric grid of 2 to 7 bits from a file of version 1 or 2. Such a grid has as
+            many codes below zero as above: the last code and the zeros are not in the coded part.
     """
 
     bits: int
@@ -186,70 +191,82 @@ class GridHead:
 
     @property
     def has_sides(self) -> bool:
-        """Whether the stream says for each group on which side of zero there is one code more."""
+        """Whether the coded part says for each group on which side of zero the extra code is."""
         return self.scheme == "symmetric" and self.n_codes % 2 == 0
 
     @property
     def n_codes(self) -> int:
-        """How many codes the stream tells apart."""
+        """How many codes the coded part distinguishes."""
         return n_codes_of(self.bits, self.scheme) - self.is_balanced
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One name of the state dict.
 
     Attributes:
-        check: One byte of a hash of the name.
-        tied_to: Place of the earlier entry that is the same tensor; the other fields are then empty.
-        is_pruned: Its zeros stay zeros.
-        grid: Of its values, or of its codebook's values if it has a codebook.
-        n_values: Size of its codebook, 0 if it has none.
+        name_hash: One byte of a hash of the name.
+        tied_to: Index of the earlier entry that is the same tensor, or None. A tied entry has no other fields.
+        shape: Of the tensor.
+        dtype: Of the tensor.
+        is_pruned: Whether its zeros must stay zero.
+        grid: Grid of its values, or of the values of its codebook if it has one; None without a grid.
+        n_values: Size of its codebook, 0 without a codebook.
     """
 
-    check: int
+    name_hash: int
     tied_to: int | None = None
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     is_pruned: bool = False
-    grid: GridHead | None = None
+    grid: GridHeader | None = None
     n_values: int = 0
 
 
 @dataclass(frozen=True)
 class Header:
-    """Everything but the numbers."""
+    """Everything about a model but its numbers.
+
+    Attributes:
+        class_name: Class of the model.
+        names_hash: Four bytes of a hash of all names.
+        entries: One for each name of the state dict, in order.
+        rest: See `Record`.
+        surgery: See `Record`.
+        left_out: See `Record`.
+        activations: See `Record`.
+    """
 
     class_name: str
-    names_check: bytes
-    entries: tuple[Entry, ...]
+    names_hash: bytes
+    entries: tuple[TensorEntry, ...]
     rest: Literal["float16", "float32"] = "float32"
     surgery: tuple[Surgery, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     activations: Activations = field(default_factory=dict)
 
 
-def check_of_name(name: str) -> int:
-    """One byte that two names seldom share."""
+def hash_of_name(name: str) -> int:
+    """One byte; two names rarely share it."""
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0]
 
 
-def check_of_names(names: Iterable[str]) -> bytes:
-    """Four bytes that two lists of names never share by chance."""
+def hash_of_names(names: Iterable[str]) -> bytes:
+    """Four bytes; two lists of names do not share them by chance."""
     return blake2b("\0".join(names).encode("utf-8", "surrogatepass"), digest_size=4).digest()
 
 
 def write_header(header: Header) -> bytes:
-    """The header in bytes: one byte of flags, then the rest in the shortest of three ways.
+    """Return the header as bytes: one byte of flags, then the body in the shortest of three forms.
 
-    As it is, deflated, or deflated after what headers often say.
+    The forms are plain, deflated, and deflated with the preset dictionary.
     """
-    row = Row()
-    row.text(header.class_name)
-    row.data += header.names_check
-    row.number(len(header.entries))
+    writer = ByteWriter()
+    writer.text(header.class_name)
+    writer.data += header.names_hash
+    writer.number(len(header.entries))
     for entry in header.entries:
-        _write_entry(row, entry)
+        _write_entry(writer, entry)
     if header.surgery or header.left_out or header.activations:
         surgery = [[cut.kind, cut.module, dict(cut.shapes), dict(cut.attributes)] for cut in header.surgery]
         extras: list[Any] = [surgery, dict(header.left_out)]
@@ -259,16 +276,16 @@ def write_header(header: Header) -> bytes:
                 for name, activation in header.activations.items()
             }
             extras.append(ranges)
-        row.text(json.dumps(extras, separators=(",", ":")))
-    body = bytes(row.data)
-    ways = {0: body, _DEFLATED: _deflated(body, b""), _DEFLATED | _AFTER_USUAL: _deflated(body, _USUAL)}
-    way = min(ways, key=lambda way: len(ways[way]))
-    return bytes([way | (_HALF if header.rest == "float16" else 0)]) + ways[way]
+        writer.text(json.dumps(extras, separators=(",", ":")))
+    body = bytes(writer.data)
+    forms = {0: body, _DEFLATED: _deflated(body, b""), _DEFLATED | _WITH_DICTIONARY: _deflated(body, _DICTIONARY)}
+    form = min(forms, key=lambda form: len(forms[form]))
+    return bytes([form | (_REST_IS_HALF if header.rest == "float16" else 0)]) + forms[form]
 
 
-def _deflated(body: bytes, known: bytes) -> bytes:
-    packer = zlib.compressobj(9, wbits=-15, zdict=known)
-    return packer.compress(body) + packer.flush()
+def _deflated(body: bytes, dictionary: bytes) -> bytes:
+    deflater = zlib.compressobj(9, wbits=-15, zdict=dictionary)
+    return deflater.compress(body) + deflater.flush()
 
 
 def read_header(data: memoryview) -> Header:
@@ -277,89 +294,89 @@ def read_header(data: memoryview) -> Header:
     Raises:
         ArtifactError: The bytes cannot be a header.
     """
-    row = RowReader(data)
-    flags = row.byte()
-    if flags & ~(_HALF | _DEFLATED | _AFTER_USUAL) or (flags & _AFTER_USUAL and not flags & _DEFLATED):
+    reader = ByteReader(data)
+    flags = reader.byte()
+    if flags & ~(_REST_IS_HALF | _DEFLATED | _WITH_DICTIONARY) or (flags & _WITH_DICTIONARY and not flags & _DEFLATED):
         raise ArtifactError(f"the file is damaged: its header has unknown flags {flags}")
     if flags & _DEFLATED:
-        row = RowReader(_inflated(row.left, _USUAL if flags & _AFTER_USUAL else b""))
-    class_name = row.text()
-    names_check = bytes(row.take(4))
-    n_entries = row.number()
-    if n_entries > len(row.left):  # each takes two bytes or more
+        reader = ByteReader(_inflated(reader.left, _DICTIONARY if flags & _WITH_DICTIONARY else b""))
+    class_name = reader.text()
+    names_hash = bytes(reader.take(4))
+    n_entries = reader.number()
+    if n_entries > len(reader.left):  # each entry takes two bytes or more
         raise ArtifactError(f"the file is damaged: its header has no room for {n_entries} tensors")
-    entries = tuple(_read_entry(row, place) for place in range(n_entries))
-    surgery, left_out, activations = _read_extras(row.text()) if len(row.left) else ((), {}, {})
-    if len(row.left):
-        raise ArtifactError(f"the file is damaged: {len(row.left)} bytes follow its header")
-    rest: Literal["float16", "float32"] = "float16" if flags & _HALF else "float32"
-    return Header(class_name, names_check, entries, rest, surgery, left_out, activations)
+    entries = tuple(_read_entry(reader, index) for index in range(n_entries))
+    surgery, left_out, activations = _read_extras(reader.text()) if len(reader.left) else ((), {}, {})
+    if len(reader.left):
+        raise ArtifactError(f"the file is damaged: {len(reader.left)} bytes follow its header")
+    rest: Literal["float16", "float32"] = "float16" if flags & _REST_IS_HALF else "float32"
+    return Header(class_name, names_hash, entries, rest, surgery, left_out, activations)
 
 
-def _inflated(data: memoryview, known: bytes) -> bytes:
-    unpacker = zlib.decompressobj(wbits=-15, zdict=known)
+def _inflated(data: memoryview, dictionary: bytes) -> bytes:
+    inflater = zlib.decompressobj(wbits=-15, zdict=dictionary)
     try:
-        body = unpacker.decompress(data, _MOST_BYTES)
+        body = inflater.decompress(data, _MAX_BYTES)
     except zlib.error as err:
         raise ArtifactError(f"the file is damaged: its header does not unpack ({err})") from err
-    if not unpacker.eof or unpacker.unused_data:
+    if not inflater.eof or inflater.unused_data:
         raise ArtifactError("the file is damaged: its header does not unpack to its end")
     return body
 
 
-def _write_entry(row: Row, entry: Entry) -> None:
+def _write_entry(writer: ByteWriter, entry: TensorEntry) -> None:
     if entry.tied_to is not None:
-        row.data += bytes([_TIED, entry.check])
-        row.number(entry.tied_to)
+        writer.data += bytes([_TIED, entry.name_hash])
+        writer.number(entry.tied_to)
         return
     kind = DTYPES.index(entry.dtype)
-    kind |= entry.is_pruned * _PRUNED | (entry.grid is not None) * _GRID | (entry.n_values > 0) * _CODEBOOK
-    row.data += bytes([kind, entry.check])
-    row.number(len(entry.shape))
+    kind |= entry.is_pruned * _IS_PRUNED | (entry.grid is not None) * _HAS_GRID | (entry.n_values > 0) * _HAS_CODEBOOK
+    writer.data += bytes([kind, entry.name_hash])
+    writer.number(len(entry.shape))
     for length in entry.shape:
-        row.number(length)
+        writer.number(length)
     if entry.n_values:
-        row.number(entry.n_values)
+        writer.number(entry.n_values)
     if entry.grid is not None:
         group = entry.grid.group
         group_kind = _GROUP_KINDS.index(group) if isinstance(group, str) else 2
-        flags = (entry.grid.scheme == "affine") * _AFFINE | entry.grid.has_sides * _SIDES
-        row.number(entry.grid.bits - 1 | flags | group_kind << 4)
+        flags = (entry.grid.scheme == "affine") * _IS_AFFINE | entry.grid.has_sides * _HAS_SIDES
+        writer.number(entry.grid.bits - 1 | flags | group_kind << 4)
         if isinstance(group, int):
-            row.number(group)
+            writer.number(group)
 
 
-def _read_entry(row: RowReader, place: int) -> Entry:
-    kind, check = row.byte(), row.byte()
+def _read_entry(reader: ByteReader, index: int) -> TensorEntry:
+    kind, name_hash = reader.byte(), reader.byte()
     if kind == _TIED:
-        tied_to = row.number()
-        if tied_to >= place:
-            raise ArtifactError(f"the file is damaged: its tensor {place} is tied to a later one, {tied_to}")
-        return Entry(check, tied_to)
+        tied_to = reader.number()
+        if tied_to >= index:
+            raise ArtifactError(f"the file is damaged: its tensor {index} is tied to a later one, {tied_to}")
+        return TensorEntry(name_hash, tied_to)
     if kind % 32 >= len(DTYPES):
-        raise ArtifactError(f"the file is damaged: its tensor {place} is of an unknown dtype, {kind % 32}")
-    n_axes = row.number()
-    if n_axes > len(row.left):
-        raise ArtifactError(f"the file is damaged: its tensor {place} has {n_axes} axes")
-    shape = tuple(row.number() for _ in range(n_axes))
-    n_values = row.number() if kind & _CODEBOOK else 0
-    if n_values > 65536 or (kind & _CODEBOOK and not n_values):
-        raise ArtifactError(f"the file is damaged: its tensor {place} has {n_values} shared values")
-    grid = _read_grid(row, place) if kind & _GRID else None
-    return Entry(check, None, shape, DTYPES[kind % 32], bool(kind & _PRUNED), grid, n_values)
+        raise ArtifactError(f"the file is damaged: its tensor {index} is of an unknown dtype, {kind % 32}")
+    n_axes = reader.number()
+    if n_axes > len(reader.left):
+        raise ArtifactError(f"the file is damaged: its tensor {index} has {n_axes} axes")
+    shape = tuple(reader.number() for _ in range(n_axes))
+    n_values = reader.number() if kind & _HAS_CODEBOOK else 0
+    if n_values > 65536 or (kind & _HAS_CODEBOOK and not n_values):
+        raise ArtifactError(f"the file is damaged: its tensor {index} has {n_values} shared values")
+    grid = _read_grid(reader, index) if kind & _HAS_GRID else None
+    return TensorEntry(name_hash, None, shape, DTYPES[kind % 32], bool(kind & _IS_PRUNED), grid, n_values)
 
 
-def _read_grid(row: RowReader, place: int) -> GridHead:
-    packed = row.number()
+def _read_grid(reader: ByteReader, index: int) -> GridHeader:
+    packed = reader.number()
     bits, group_kind = (packed & 7) + 1, packed >> 4 & 3
-    scheme: Scheme = "affine" if packed & _AFFINE else "symmetric"
+    scheme: Scheme = "affine" if packed & _IS_AFFINE else "symmetric"
     can_have_sides = scheme == "symmetric" and n_codes_of(bits, scheme) % 2 == 0
-    if packed >= 2 * _SIDES or group_kind > 2 or (packed & _SIDES and not can_have_sides):
-        raise ArtifactError(f"the file is damaged: its tensor {place} has an unknown grid, {packed}")
-    group: Group = row.number() if group_kind == 2 else ("channel" if group_kind else "tensor")
+    if packed >= 2 * _HAS_SIDES or group_kind > 2 or (packed & _HAS_SIDES and not can_have_sides):
+        raise ArtifactError(f"the file is damaged: its tensor {index} has an unknown grid, {packed}")
+    group: Group = reader.number() if group_kind == 2 else ("channel" if group_kind else "tensor")
     if group == 0:
-        raise ArtifactError(f"the file is damaged: its tensor {place} has a grid of empty groups")
-    return GridHead(bits, scheme, group, can_have_sides and not packed & _SIDES)
+        raise ArtifactError(f"the file is damaged: its tensor {index} has a grid of empty groups")
+    return GridHeader(bits, scheme, group, can_have_sides and not packed & _HAS_SIDES)
 
 
 def _read_extras(text: str) -> tuple[tuple[Surgery, ...], dict[str, str], Activations]:
@@ -370,16 +387,16 @@ def _read_extras(text: str) -> tuple[tuple[Surgery, ...], dict[str, str], Activa
             raise ValueError("a reason is not text")
         if len(more) > 1:
             raise ValueError(f"{len(more) - 1} unknown parts follow")
-        activations = {name: _activation(one) for name, one in more[0].items()} if more else {}
+        activations = {name: _activation(value) for name, value in more[0].items()} if more else {}
     except (ValueError, TypeError, AttributeError, RecursionError, CompressionError) as err:
         raise ArtifactError(f"the file is damaged: the surgery in its header cannot be read ({err})") from err
     return steps, left_out, activations
 
 
-def _activation(given: Any) -> ActivationRange | Literal["dynamic"]:
-    if given == "dynamic":
+def _activation(value: Any) -> ActivationRange | Literal["dynamic"]:
+    if value == "dynamic":
         return "dynamic"
-    low, high = given
+    low, high = value
     if type(low) is not float or type(high) is not float:
         raise ValueError("an activation range is not two numbers")
     return ActivationRange(low, high)
@@ -388,21 +405,21 @@ def _activation(given: Any) -> ActivationRange | Literal["dynamic"]:
 def _surgery(kind: Any, module: Any, shapes: Any, attributes: Any) -> Surgery:
     if kind not in ("cut", "factorize") or not isinstance(module, str):
         raise ValueError(f"unknown step {kind!r} on {module!r}")
-    found_shapes = {str(name): _counts(shape) for name, shape in shapes.items()}
-    numbers = {
-        str(name): _counts(attribute) if isinstance(attribute, list) else _count(attribute)
+    new_shapes = {str(name): _sizes(shape) for name, shape in shapes.items()}
+    new_attributes = {
+        str(name): _sizes(attribute) if isinstance(attribute, list) else _size(attribute)
         for name, attribute in attributes.items()
     }
-    return Surgery(kind, module, found_shapes, numbers)
+    return Surgery(kind, module, new_shapes, new_attributes)
 
 
-def _counts(numbers: Any) -> tuple[int, ...]:
+def _sizes(numbers: Any) -> tuple[int, ...]:
     if not isinstance(numbers, list) or len(numbers) > 64:
         raise ValueError("a shape is not a short list of counts")
-    return tuple(_count(number) for number in numbers)
+    return tuple(_size(number) for number in numbers)
 
 
-def _count(number: Any) -> int:
+def _size(number: Any) -> int:
     if type(number) is not int or not 0 <= number < 1 << 62:
         raise ValueError("a size is not a count")
     return number

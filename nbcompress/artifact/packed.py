@@ -1,9 +1,9 @@
-"""A model as one stream of bytes, and back.
+"""A model as one byte string, the contents of its file, and back.
 
-    contents = length of header | header | length of coded part | coded part | plain part
+    contents = length of header | header | length of coded part | coded part | raw part
 
-The header says what each tensor is; the coded part is one range-coded row of numbers for all tensors together,
-so that small tensors do not pay for an end each; the plain part holds the bytes that no model shortens.
+The header says what each tensor is. The coded part is one range-coded stream for all tensors together, so that small
+tensors do not pay for a stream end each. The raw part holds the bytes that no model can shorten.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nbcompress.artifact.container import Part
-from nbcompress.artifact.entropy import Reader, Writer
+from nbcompress.artifact.entropy import EntropyDecoder, EntropyEncoder
 from nbcompress.artifact.header import (
     DTYPES,
-    Entry,
+    ByteReader,
+    ByteWriter,
     Header,
-    Row,
-    RowReader,
-    check_of_name,
-    check_of_names,
+    TensorEntry,
     dtype_name,
+    hash_of_name,
+    hash_of_names,
     read_header,
     write_header,
 )
 from nbcompress.artifact.tensors import (
     Codes,
-    grid_head,
+    grid_header,
     n_codes,
     read_codes,
-    read_promise,
+    read_encoding,
     read_values,
     write_codes,
-    write_promise,
+    write_encoding,
     write_values,
 )
 from nbcompress.compressors.buffers import cut_buffers
@@ -47,14 +47,14 @@ from nbcompress.errors import ArtifactError, CompressionError
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A model in bytes.
+class PackedModel:
+    """A model as bytes.
 
     Attributes:
-        parts: The contents, to be written one after the other.
-        by_tensor: Bytes of each tensor by its first name, in the state dict's order; small tensors share words of
-            4 bytes, so one of them can read 0.
-        broken: Why a promise does not hold any more, by tensor name; such a tensor is stored in full.
+        parts: The contents, to write one after the other.
+        by_tensor: Bytes of each tensor by its first name, in the order of the state dict. Small tensors share words of
+            4 bytes, so a tensor can have 0.
+        broken: By name of a tensor, why it no longer has its grid or codebook. Such a tensor is stored in full.
     """
 
     parts: tuple[Part, ...]
@@ -63,12 +63,19 @@ class Packed:
 
     @property
     def n_contents(self) -> int:
+        """Length of the contents in bytes."""
         return sum(len(part) for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One name of a state dict and the place of the first name of the same tensor."""
+    """One name of a state dict.
+
+    Attributes:
+        name: The name.
+        tensor: Its tensor.
+        first: Index of the first slot with the same tensor; its own index if it is not tied to an earlier one.
+    """
 
     name: str
     tensor: Tensor
@@ -76,37 +83,39 @@ class Slot:
 
 
 def slots_of(model: nn.Module, surgery: Iterable[Surgery] | None = None) -> list[Slot]:
-    """What a file of `model` holds: the tensors of its state dict, in order, then other buffers that `surgery` cut.
+    """Return what a file of `model` holds: the tensors of its state dict in order, then other buffers that were cut.
 
-    Without `surgery`, that of the model's own record counts.
+    Args:
+        model: Any module.
+        surgery: The cuts that decide which other buffers are stored; those of the record of `model` if None.
 
     Raises:
         ArtifactError: Something in the state dict is not a tensor of plain numbers in memory.
     """
     if not isinstance(model, nn.Module):
         raise ArtifactError(f"only a torch.nn.Module can be saved or filled, got {type(model).__name__}")
+    state = model.state_dict(keep_vars=True)
+    steps = record_of(model).surgery if surgery is None else surgery
+    state = {**state, **{name: buffer for name, buffer in cut_buffers(model, steps).items() if name not in state}}
     slots: list[Slot] = []
     seen: dict[object, int] = {}
-    held = model.state_dict(keep_vars=True)
-    steps = record_of(model).surgery if surgery is None else surgery
-    held = {**held, **{name: cut_buffer for name, cut_buffer in cut_buffers(model, steps).items() if name not in held}}
-    for name, tensor in held.items():
-        _check(name, tensor, type(model).__name__)
+    for name, tensor in state.items():
+        _check_storable(name, tensor, type(model).__name__)
         memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         key: object = memory if tensor.numel() and tensor.data_ptr() else id(tensor)
         slots.append(Slot(name, tensor, seen.setdefault(key, len(slots))))
     return slots
 
 
-def _check(name: str, tensor: object, who: str) -> None:
+def _check_storable(name: str, tensor: object, model_name: str) -> None:
     if not isinstance(tensor, Tensor):
-        way_on = (
+        hint = (
             "let get_extra_state return a tensor"
             if name.rpartition(".")[2] == "_extra_state"
-            else f"save an instance of a subclass of {who} with `state_dict = torch.nn.Module.state_dict`"
+            else f"save an instance of a subclass of {model_name} with `state_dict = torch.nn.Module.state_dict`"
         )
         raise ArtifactError(
-            f"a state dict must hold tensors, but {name!r} in that of {who} is a {type(tensor).__name__}: {way_on}"
+            f"a state dict must hold tensors, but {name!r} in that of {model_name} is a {type(tensor).__name__}: {hint}"
         )
     if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
         raise ArtifactError(f"{name!r} has no shape yet: run the model once on an example")
@@ -117,144 +126,152 @@ def _check(name: str, tensor: object, who: str) -> None:
         raise ArtifactError(f"{name!r} is {kind}, which the file cannot hold: make it a plain dense tensor")
 
 
+# ---- Writing ----
+
+
 @torch.no_grad()
-def pack(model: nn.Module) -> Packed:
-    """The contents of the file of `model`, in memory.
+def pack(model: nn.Module) -> PackedModel:
+    """Return the contents of the file of `model`, in memory.
 
     Raises:
         ArtifactError: The state dict holds what a file cannot.
     """
     slots, record = slots_of(model), record_of(model)
-    promises = _promises_by_place(slots, record)
-    writer = Writer()
-    entries: list[Entry] = []
+    records = _records_by_index(slots, record)
+    encoder = EntropyEncoder()
+    entries: list[TensorEntry] = []
     by_tensor: dict[str, int] = {}
     broken: dict[str, str] = {}
-    for place, slot in enumerate(slots):
-        if slot.first != place:
-            entries.append(Entry(check_of_name(slot.name), tied_to=slot.first))
+    for index, slot in enumerate(slots):
+        if slot.first != index:
+            entries.append(TensorEntry(hash_of_name(slot.name), tied_to=slot.first))
             continue
-        before = writer.n_bytes
-        promise, codes = _kept_promise(slot, promises.get(place), broken)
-        entries.append(_entry(slot, promise))
-        _write_tensor(writer, slot.tensor, promise, codes)
-        by_tensor[slot.name] = writer.n_bytes - before
-    names = [slot.name for slot in slots]
+        n_before = encoder.n_bytes
+        tensor_record, codes = _valid_encoding(slot, records.get(index), broken)
+        entries.append(_entry(slot, tensor_record))
+        _write_tensor(encoder, slot.tensor, tensor_record, codes)
+        by_tensor[slot.name] = encoder.n_bytes - n_before
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     broken.update({name: "the model has no such parameter" for name in record.tensors if name not in known})
     header = Header(
         type(model).__name__,
-        check_of_names(names),
+        hash_of_names(slot.name for slot in slots),
         tuple(entries),
         record.rest,
         record.surgery,
         record.left_out,
         record.activations,
     )
-    row = Row()
-    row.block(write_header(header))
-    coded = writer.coded()
-    row.number(len(coded))
-    parts: list[Part] = [bytes(row.data), coded]
-    parts += [np.ascontiguousarray(part).data for part in writer.plain_parts]
-    return Packed(tuple(parts), by_tensor, broken)
+    start = ByteWriter()
+    start.block(write_header(header))
+    coded = encoder.coded()
+    start.number(len(coded))
+    parts: list[Part] = [bytes(start.data), coded]
+    parts += [np.ascontiguousarray(part).data for part in encoder.raw_parts]
+    return PackedModel(tuple(parts), by_tensor, broken)
 
 
-def _promises_by_place(slots: list[Slot], record: Record) -> dict[int, TensorRecord]:
-    """The record's promises, each at the place of the first name of its tensor."""
+def _records_by_index(slots: list[Slot], record: Record) -> dict[int, TensorRecord]:
+    """The record of each tensor, by the index of the first slot of that tensor."""
     return {slot.first: record.tensors[slot.name] for slot in slots if slot.name in record.tensors}
 
 
-def _kept_promise(
-    slot: Slot, promise: TensorRecord | None, broken: dict[str, str]
+def _valid_encoding(
+    slot: Slot, record: TensorRecord | None, broken: dict[str, str]
 ) -> tuple[TensorRecord | None, Codes | None]:
-    """The promise as far as the tensor keeps it, and its codes if it has any."""
-    if promise is None or (promise.grid is None and promise.codebook is None):
-        return promise, None
+    """The part of `record` that the tensor still satisfies, and its codes if it has any; reasons go to `broken`."""
+    if record is None or (record.grid is None and record.codebook is None):
+        return record, None
     try:
-        codes = codes_of(slot.tensor.detach(), promise, slot.name)
+        codes = codes_of(slot.tensor.detach(), record, slot.name)
     except CompressionError as err:
         broken[slot.name] = str(err)
-        return (TensorRecord(is_pruned=True) if promise.is_pruned else None), None
-    codebook = promise.codebook
+        return (TensorRecord(is_pruned=True) if record.is_pruned else None), None
+    codebook = record.codebook
     if codebook is not None and codebook.grid is not None:
         try:
             codes_of(codebook.values.to(slot.tensor.dtype), TensorRecord(grid=codebook.grid), slot.name)
         except CompressionError as err:
             broken[slot.name] = str(err)
-            promise = replace(promise, codebook=Codebook(codebook.values))
-    narrow = codes.to(torch.uint8) if n_codes(promise) <= 256 else codes
-    return promise, narrow.cpu().contiguous().reshape(-1).numpy()
+            record = replace(record, codebook=Codebook(codebook.values))
+    narrow = codes.to(torch.uint8) if n_codes(record) <= 256 else codes
+    return record, narrow.cpu().contiguous().reshape(-1).numpy()
 
 
-def _entry(slot: Slot, promise: TensorRecord | None) -> Entry:
-    promise = promise or TensorRecord()
-    codebook = promise.codebook
-    grid = promise.grid if codebook is None else codebook.grid
-    return Entry(
-        check_of_name(slot.name),
+def _entry(slot: Slot, record: TensorRecord | None) -> TensorEntry:
+    record = record or TensorRecord()
+    codebook = record.codebook
+    grid = record.grid if codebook is None else codebook.grid
+    return TensorEntry(
+        hash_of_name(slot.name),
         None,
         tuple(slot.tensor.shape),
         slot.tensor.dtype,
-        promise.is_pruned,
-        None if grid is None else grid_head(grid),
+        record.is_pruned,
+        None if grid is None else grid_header(grid),
         0 if codebook is None else len(codebook.values),
     )
 
 
-def _write_tensor(writer: Writer, tensor: Tensor, promise: TensorRecord | None, codes: Codes | None) -> None:
-    if promise is None or codes is None:
-        write_values(writer, tensor)
+def _write_tensor(encoder: EntropyEncoder, tensor: Tensor, record: TensorRecord | None, codes: Codes | None) -> None:
+    if record is None or codes is None:
+        write_values(encoder, tensor)
         return
-    write_promise(writer, promise, tensor.dtype)
-    write_codes(writer, codes, tuple(tensor.shape), promise)
+    write_encoding(encoder, record, tensor.dtype)
+    write_codes(encoder, codes, tuple(tensor.shape), record)
+
+
+# ---- Reading ----
 
 
 @dataclass(frozen=True)
-class Unread:
-    """Contents whose header was read, and whose numbers were not."""
+class UndecodedModel:
+    """Contents whose header is parsed and whose numbers are not decoded yet."""
 
     header: Header
     coded: memoryview
-    plain: memoryview
+    raw: memoryview
 
 
-def unpack(contents: memoryview) -> Unread:
-    """Read the header of what `pack` made.
+def parse_contents(contents: memoryview) -> UndecodedModel:
+    """Parse the header of what `pack` made.
 
     Raises:
         ArtifactError: The contents cannot be those of a model.
     """
-    row = RowReader(contents)
-    header = read_header(row.block())
-    coded = row.block()
-    return Unread(header, coded, row.left)
+    reader = ByteReader(contents)
+    header = read_header(reader.block())
+    coded = reader.block()
+    return UndecodedModel(header, coded, reader.left)
 
 
-def read_tensors(unread: Unread) -> tuple[list[Tensor | None], dict[int, TensorRecord]]:
-    """The tensors in the state dict's order, None where one is tied to an earlier one, and promises by place.
+def read_tensors(undecoded: UndecodedModel) -> tuple[list[Tensor | None], dict[int, TensorRecord]]:
+    """Decode the tensors.
 
     Call it only after the shapes in the header were checked against an instance: they bound what is allocated.
+
+    Returns:
+        The tensors in the order of the header, None where one is tied to an earlier one; and records by index.
 
     Raises:
         ArtifactError: The numbers cannot be read, or are more than the tensors.
     """
-    reader = Reader(unread.coded, unread.plain)
+    decoder = EntropyDecoder(undecoded.coded, undecoded.raw)
     tensors: list[Tensor | None] = []
-    promises: dict[int, TensorRecord] = {}
-    for place, entry in enumerate(unread.header.entries):
+    records: dict[int, TensorRecord] = {}
+    for index, entry in enumerate(undecoded.header.entries):
         if entry.tied_to is not None:
             tensors.append(None)
         elif entry.grid is None and not entry.n_values:
-            tensors.append(read_values(reader, entry.shape, entry.dtype))
+            tensors.append(read_values(decoder, entry.shape, entry.dtype))
             if entry.is_pruned:
-                promises[place] = TensorRecord(is_pruned=True)
+                records[index] = TensorRecord(is_pruned=True)
         else:
-            promises[place] = read_promise(reader, entry)
+            records[index] = read_encoding(decoder, entry)
             is_balanced = entry.grid is not None and entry.grid.is_balanced and not entry.n_values
-            tensors.append(read_codes(reader, entry.shape, entry.dtype, promises[place], is_balanced=is_balanced))
-    reader.check_end()
-    return tensors, promises
+            tensors.append(read_codes(decoder, entry.shape, entry.dtype, records[index], is_balanced=is_balanced))
+    decoder.check_end()
+    return tensors, records
 
 
-__all__ = ["Packed", "Slot", "Unread", "pack", "read_tensors", "slots_of", "unpack"]
+__all__ = ["PackedModel", "Slot", "UndecodedModel", "pack", "parse_contents", "read_tensors", "slots_of"]

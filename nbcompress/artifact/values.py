@@ -1,7 +1,7 @@
-"""A plain value in a file, without pickle: what a trial keeps.
+"""A plain value in a file, without pickle: the value that a trial keeps.
 
-Numbers, texts, None, tensors, arrays and modules, and lists, tuples and dicts of these. The structure is JSON of
-tagged nodes; tensors and arrays stand behind it byte for byte, modules as packed models.
+A value is a number, text, None, tensor, array or module, or a list, tuple or dict of these. Its structure is stored as
+JSON of tagged nodes. The bytes of tensors and arrays follow the JSON, and so do modules, as packed models.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.container import Part, opened, sealed
-from nbcompress.artifact.file import check_packed, load_contents, read_whole, warn_of_broken, write_whole
-from nbcompress.artifact.header import DTYPES, Row, RowReader, bytes_of, dtype_name, tensor_of
-from nbcompress.artifact.packed import pack, unpack
+from nbcompress.artifact.container import Part, checked_contents, file_parts
+from nbcompress.artifact.file import check_packed, load_contents, read_file, warn_of_broken, write_atomically
+from nbcompress.artifact.header import DTYPES, ByteReader, ByteWriter, bytes_of, dtype_name, tensor_of
+from nbcompress.artifact.packed import pack, parse_contents
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.errors import ArtifactError
 
-VALUE = "value"
-# Deeper nesting is a mistake, such as a list that holds itself.
-_DEEPEST = 100
+VALUE_KEY = "value"
+# Deeper nesting is a mistake, such as a list that contains itself.
+_MAX_DEPTH = 100
 _ARRAY_KINDS = "biufc"
 _DTYPE_BY_NAME = {dtype_name(dtype): dtype for dtype in DTYPES}
 
@@ -37,10 +37,10 @@ Node = list[Any]
 
 @dataclass(frozen=True, eq=False)
 class Handle:
-    """A module in a file, before there is an instance to fill.
+    """A kept module for which there is no instance to fill yet.
 
     Attributes:
-        class_name: The class that was saved.
+        class_name: Name of the class that was saved.
         contents: The packed model.
     """
 
@@ -48,10 +48,13 @@ class Handle:
     contents: bytes
 
     def load(self, into: nn.Module) -> nn.Module:
-        """Fill `into`, a fresh instance of the class that was saved, and return it.
+        """Fill a fresh instance of the class that was saved, and return it.
+
+        Args:
+            into: The instance; it is filled in place.
 
         Raises:
-            ArtifactError: It is another class, or has other shapes; it is then unchanged.
+            ArtifactError: The instance is of another class, or has other shapes. It is then unchanged.
         """
         load_contents(memoryview(self.contents), into)
         return into
@@ -67,51 +70,51 @@ def save_value(value: object, path: str | os.PathLike[str]) -> Path:
     Raises:
         ArtifactError: The value holds something that cannot be kept; names its type and where it is.
     """
-    writer = _ValueWriter()
-    node = writer.node(value, "the value", 0)
-    row = Row()
-    row.text(json.dumps(node, separators=(",", ":")))
-    return write_whole(Path(path), sealed(VALUE, [bytes(row.data), *writer.blobs]))
+    builder = _NodeBuilder()
+    node = builder.node(value, "the value", 0)
+    start = ByteWriter()
+    start.text(json.dumps(node, separators=(",", ":")))
+    return write_atomically(Path(path), file_parts(VALUE_KEY, [bytes(start.data), *builder.blobs]))
 
 
 @outside_inference
 def load_value(path: str | os.PathLike[str], into: nn.Module | None = None) -> Any:
-    """Read what `save_value` wrote; tensors on the CPU.
+    """Return the value that `save_value` wrote, with tensors on the CPU.
 
     Args:
-        path: The file.
-        into: A fresh instance for the one module in the value. Without it a module comes back as a `Handle`.
+        path: Of the file.
+        into: A fresh instance for the one module in the value. Without it a module is returned as a `Handle`.
 
     Raises:
-        ArtifactError: The file is not one of ours, damaged or newer, `into` does not fit, or the value does not
-            hold exactly one module though `into` is given.
+        ArtifactError: The file is not one of nbcompress, is damaged or of a newer version, `into` does not fit, or
+            `into` is given and the value does not hold exactly one module.
     """
     where = Path(path)
-    row = RowReader(opened(read_whole(where), VALUE, where))
+    data = ByteReader(checked_contents(read_file(where), VALUE_KEY, where))
     try:
-        node = json.loads(row.text())
-        reader = _ValueReader(row)
-        value = reader.value(node, 0)
+        node = json.loads(data.text())
+        parser = _NodeParser(data)
+        value = parser.value(node, 0)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError) as err:
         raise ArtifactError(f"{where} is damaged: its structure cannot be read ({err})") from err
-    if len(row.left):
-        raise ArtifactError(f"{where} is damaged: {len(row.left)} bytes are left over")
+    if len(data.left):
+        raise ArtifactError(f"{where} is damaged: {len(data.left)} bytes are left over")
     if into is None:
         return value
-    if len(reader.handles) != 1:
-        raise ArtifactError(f"into= needs a value with one module in it, but {where} holds {len(reader.handles)}")
-    return _filled(value, reader.handles[0].load(into))
+    if len(parser.handles) != 1:
+        raise ArtifactError(f"into= needs a value with one module in it, but {where} holds {len(parser.handles)}")
+    return _replace_handle(value, parser.handles[0].load(into))
 
 
-class _ValueWriter:
-    """Turns a value into tagged nodes; what is not text goes to `blobs`, in the order of the nodes."""
+class _NodeBuilder:
+    """Turns a value into tagged nodes. Bytes of tensors, arrays and modules go to `blobs`, in the order of nodes."""
 
     def __init__(self) -> None:
         self.blobs: list[Part] = []
 
     def node(self, value: object, where: str, depth: int) -> Node:
-        if depth > _DEEPEST:
-            raise ArtifactError(f"{where[:80]}... is nested more than {_DEEPEST} deep, or holds itself")
+        if depth > _MAX_DEPTH:
+            raise ArtifactError(f"{where[:80]}... is nested more than {_MAX_DEPTH} deep, or holds itself")
         if value is None or type(value) in (bool, str):
             return ["=", value]
         if type(value) is int:
@@ -125,15 +128,15 @@ class _ValueWriter:
         if isinstance(value, (np.ndarray, np.generic)):
             return self._array(value, where)
         if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-            inner = [self.node(item, f"{where}[{place}]", depth + 1) for place, item in enumerate(value)]
+            inner = [self.node(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
             return [type(value).__name__, inner]
         if isinstance(value, dict) and type(value) in (dict, OrderedDict):
             return ["dict", [self._item(key, item, where, depth) for key, item in value.items()]]
-        raise _not_kept(value, where)
+        raise _cannot_keep(value, where)
 
     def _item(self, key: object, value: object, where: str, depth: int) -> list[Node]:
         if type(key) not in (str, int, float, bool, type(None)):
-            raise _not_kept(key, f"a key of {where}")
+            raise _cannot_keep(key, f"a key of {where}")
         return [self.node(key, where, depth + 1), self.node(value, f"{where}[{key!r}]", depth + 1)]
 
     def _module(self, module: nn.Module) -> Node:
@@ -159,20 +162,20 @@ class _ValueWriter:
         return ["array" if isinstance(array, np.ndarray) else "scalar", flat.dtype.str, list(array.shape)]
 
 
-def _not_kept(value: object, where: str) -> ArtifactError:
+def _cannot_keep(value: object, where: str) -> ArtifactError:
     return ArtifactError(
         f"{where} is a {type(value).__name__}, which cannot be kept: keep modules, tensors, arrays, numbers, "
         "strings, None, and lists, tuples and dicts of these"
     )
 
 
-class _ValueReader:
-    """Turns tagged nodes back into values, without trust: nothing is larger than the file."""
+class _NodeParser:
+    """Turns tagged nodes back into values, without trust: nothing that it makes is larger than the file."""
 
-    def __init__(self, row: RowReader) -> None:
-        self._row = row
+    def __init__(self, data: ByteReader) -> None:
+        self._data = data
         self.handles: list[Handle] = []
-        self._readers: dict[str, Callable[..., Any]] = {
+        self._parsers: dict[str, Callable[..., Any]] = {
             "int": lambda text: int(text, 16),
             "float": float.fromhex,
             "module": self._module,
@@ -183,7 +186,7 @@ class _ValueReader:
 
     def value(self, node: Node, depth: int) -> Any:
         kind, *details = node
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             raise ValueError("it is nested too deep")
         if kind == "=":
             (plain,) = details
@@ -194,26 +197,26 @@ class _ValueReader:
             inner = [self.value(detail, depth + 1) for detail in details[0]]
             return inner if kind == "list" else tuple(inner)
         if kind == "dict":
-            return {self.value(key, depth + 1): self.value(one, depth + 1) for key, one in details[0]}
-        return self._readers[kind](*details)
+            return {self.value(key, depth + 1): self.value(item, depth + 1) for key, item in details[0]}
+        return self._parsers[kind](*details)
 
     def _module(self, n: int) -> Handle:
-        contents = bytes(self._row.take(_count(n)))
-        handle = Handle(unpack(memoryview(contents)).header.class_name, contents)
+        contents = bytes(self._data.take(_count(n)))
+        handle = Handle(parse_contents(memoryview(contents)).header.class_name, contents)
         self.handles.append(handle)
         return handle
 
     def _tensor(self, name: str, shape: list[int]) -> Tensor:
         dtype, sizes = _DTYPE_BY_NAME[name], tuple(map(_count, shape))
         width = dtype.itemsize
-        data = np.frombuffer(self._row.take(prod(sizes) * width), dtype=np.uint8)
+        data = np.frombuffer(self._data.take(prod(sizes) * width), dtype=np.uint8)
         return tensor_of(data.reshape(-1, width), sizes, dtype)
 
     def _array(self, name: str, shape: list[int]) -> np.ndarray[Any, Any]:
         dtype, sizes = np.dtype(name), tuple(map(_count, shape))
         if dtype.kind not in _ARRAY_KINDS:
             raise ValueError(f"unknown dtype {name!r:.40}")
-        data = self._row.take(prod(sizes) * dtype.itemsize)
+        data = self._data.take(prod(sizes) * dtype.itemsize)
         return np.frombuffer(data, dtype=dtype).reshape(sizes).copy()
 
 
@@ -223,14 +226,14 @@ def _count(number: object) -> int:
     return number
 
 
-def _filled(value: Any, module: nn.Module) -> Any:
-    """`value` with its one handle replaced by `module`."""
+def _replace_handle(value: Any, module: nn.Module) -> Any:
+    """Return `value` with its one handle replaced by `module`."""
     if isinstance(value, Handle):
         return module
     if isinstance(value, (list, tuple)):
-        return type(value)(_filled(item, module) for item in value)
+        return type(value)(_replace_handle(item, module) for item in value)
     if isinstance(value, dict):
-        return {key: _filled(item, module) for key, item in value.items()}
+        return {key: _replace_handle(item, module) for key, item in value.items()}
     return value
 
 

@@ -17,9 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.export.agreement import Example, on_cpu
+from nbcompress.artifact.export.agreement import ExampleInputs, on_cpu
 from nbcompress.artifact.export.onnx_file import onnx_bytes
-from nbcompress.artifact.export.onnx_graph import Session, tensors_of
+from nbcompress.artifact.export.onnx_graph import OnnxSession, tensors_of
 from nbcompress.errors import MeasureError, option
 from nbcompress.measure.inputs import Inputs, inputs_of, measured_copy, threads_pinned
 from nbcompress.measure.interval import Interval, median_interval
@@ -142,7 +142,7 @@ class OnnxModel(nn.Module):
 
     def __init__(self, model: bytes | str, threads: int = 1) -> None:
         super().__init__()
-        self._session = Session(model, threads)
+        self._session = OnnxSession(model, threads)
 
     def forward(self, *args: object, **kwargs: object) -> list[Tensor]:
         """The outputs in order; inputs are tensors, in the order of the model's."""
@@ -158,7 +158,7 @@ def in_onnx(model: nn.Module, inputs: Inputs, threads: int) -> tuple[OnnxModel, 
         MissingPart: The packages for ONNX are not installed.
     """
     given = _for_onnx(inputs)
-    example = Example(given.args, given.kwargs)
+    example = ExampleInputs(given.args, given.kwargs)
     exported = onnx_bytes(model, measured_copy(model).cpu().float(), [example])
     return OnnxModel(exported, threads), given
 

@@ -20,10 +20,18 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.artifact import load, save, save_value
-from nbcompress.artifact.container import opened, sealed
-from nbcompress.artifact.file import MODEL, load_contents
-from nbcompress.artifact.header import Entry, GridHead, Header, Row, check_of_name, check_of_names, write_header
-from nbcompress.artifact.packed import pack, unpack
+from nbcompress.artifact.container import checked_contents, file_parts
+from nbcompress.artifact.file import MODEL_KEY, load_contents
+from nbcompress.artifact.header import (
+    ByteWriter,
+    GridHeader,
+    Header,
+    TensorEntry,
+    hash_of_name,
+    hash_of_names,
+    write_header,
+)
+from nbcompress.artifact.packed import pack, parse_contents
 from nbcompress.compressors.record import Surgery
 from nbcompress.errors import ArtifactError
 
@@ -42,7 +50,7 @@ def tiny() -> nn.Module:
 
 def resealed(contents: bytes) -> bytes:
     """A file whose checksum agrees, whatever it holds: as one who attacks it would write."""
-    return b"".join(sealed(MODEL, [contents]))
+    return b"".join(file_parts(MODEL_KEY, [contents]))
 
 
 def state_of(model: nn.Module) -> list[bytes]:
@@ -84,7 +92,7 @@ PACKED = list(map(bytes, pack(tiny()).parts))
 @settings(max_examples=300, deadline=None)
 def test_contents_are_read_without_trust(data: st.DataObject) -> None:
     """With a checksum that agrees, contents either load or are refused; nothing else may come out."""
-    contents = bytearray(opened(b"".join(sealed(MODEL, PACKED)), MODEL, Path("x")))
+    contents = bytearray(checked_contents(b"".join(file_parts(MODEL_KEY, PACKED)), MODEL_KEY, Path("x")))
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(contents) - 1))
         what = data.draw(st.sampled_from(["change", "cut", "insert"]))
@@ -225,7 +233,7 @@ def test_a_cut_that_does_not_fit_leaves_the_instance_whole(tmp_path: Path) -> No
 
 
 def hostile(header: Header) -> bytes:
-    row = Row()
+    row = ByteWriter()
     row.block(write_header(header))
     row.number(0)
     return bytes(row.data)
@@ -233,7 +241,7 @@ def hostile(header: Header) -> bytes:
 
 def names_of(model: nn.Module) -> tuple[list[str], bytes]:
     names = list(model.state_dict())
-    return names, check_of_names(names)
+    return names, hash_of_names(names)
 
 
 HUGE = 1 << 40
@@ -244,18 +252,18 @@ HUGE = 1 << 40
     [
         {"shape": (HUGE, HUGE)},
         {"shape": (4, 3), "n_values": 65536},
-        {"shape": (4, 3), "grid": GridHead(8, "affine", HUGE)},
-        {"shape": (4, 3), "grid": GridHead(1, "affine", "tensor")},
-        {"shape": (4, 3), "grid": GridHead(2, "symmetric", "channel")},
-        {"shape": (4, 3), "grid": GridHead(2, "symmetric", "channel", is_balanced=True)},
+        {"shape": (4, 3), "grid": GridHeader(8, "affine", HUGE)},
+        {"shape": (4, 3), "grid": GridHeader(1, "affine", "tensor")},
+        {"shape": (4, 3), "grid": GridHeader(2, "symmetric", "channel")},
+        {"shape": (4, 3), "grid": GridHeader(2, "symmetric", "channel", is_balanced=True)},
     ],
     ids=str,
 )
 def test_hostile_tensors_are_refused_before_they_take_memory(change: dict[str, object]) -> None:
     names, check = names_of(Tiny())
     shapes = [tuple(tensor.shape) for tensor in Tiny().state_dict().values()]
-    entries = [Entry(check_of_name(name), None, shape) for name, shape in zip(names, shapes, strict=True)]
-    entries[0] = Entry(check_of_name(names[0]), None, **change)  # type: ignore[arg-type]
+    entries = [TensorEntry(hash_of_name(name), None, shape) for name, shape in zip(names, shapes, strict=True)]
+    entries[0] = TensorEntry(hash_of_name(names[0]), None, **change)  # type: ignore[arg-type]
     instance = Tiny()
     before = state_of(instance)
     with pytest.raises(ArtifactError):
@@ -278,7 +286,7 @@ def test_hostile_tensors_are_refused_before_they_take_memory(change: dict[str, o
 )
 def test_hostile_surgery_is_refused(step: Surgery, text: str) -> None:
     names, check = names_of(Tiny())
-    entries = tuple(Entry(check_of_name(name), None, (1,)) for name in names)
+    entries = tuple(TensorEntry(hash_of_name(name), None, (1,)) for name in names)
     instance = Tiny()
     before = state_of(instance)
     with pytest.raises(ArtifactError, match=text):
@@ -290,7 +298,7 @@ def test_hostile_surgery_is_refused(step: Surgery, text: str) -> None:
 def test_factors_of_factors_are_refused() -> None:
     """Each step may double a layer, so steps within steps would take memory without a bound."""
     names, check = names_of(Tiny())
-    entries = tuple(Entry(check_of_name(name), None, (1,)) for name in names)
+    entries = tuple(TensorEntry(hash_of_name(name), None, (1,)) for name in names)
     steps = tuple(Surgery("factorize", path, {}, {"rank": 3}) for path in ("a", "a.0", "a.1"))
     instance = Tiny()
     with pytest.raises(ArtifactError, match=r"'a\.0' is a factor already"):
@@ -301,10 +309,10 @@ def test_factors_of_factors_are_refused() -> None:
 def test_a_bomb_in_the_header_is_refused() -> None:
     packer = zlib.compressobj(9, wbits=-15)
     bomb = packer.compress(bytes(1 << 27)) + packer.flush()
-    row = Row()
+    row = ByteWriter()
     row.block(b"\x02" + bomb)
     with pytest.raises(ArtifactError, match="does not unpack to its end"):
-        unpack(memoryview(bytes(row.data)))
+        parse_contents(memoryview(bytes(row.data)))
 
 
 @pytest.mark.parametrize(
@@ -333,12 +341,12 @@ def test_a_bomb_in_the_header_is_refused() -> None:
 def test_hostile_json_is_refused(extras: str) -> None:
     header = write_header(Header("Tiny", b"abcd", ()))
     assert header[0] == 0  # not deflated
-    row, inner = Row(), Row()
+    row, inner = ByteWriter(), ByteWriter()
     inner.data += header
     inner.text(extras)
     row.block(bytes(inner.data))
     with pytest.raises(ArtifactError, match="surgery in its header cannot be read"):
-        unpack(memoryview(bytes(row.data)))
+        parse_contents(memoryview(bytes(row.data)))
 
 
 def test_a_checksum_covers_the_text_too(tmp_path: Path) -> None:
@@ -360,10 +368,10 @@ def test_unknown_models_and_convolutions_do_not_mix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [4, 5, 8, 255])
 def test_unknown_flags_are_refused(flags: int) -> None:
-    row = Row()
+    row = ByteWriter()
     row.block(bytes([flags]) + write_header(Header("Tiny", b"abcd", ()))[1:])
     with pytest.raises(ArtifactError, match=f"its header has unknown flags {flags}"):
-        unpack(memoryview(bytes(row.data)))
+        parse_contents(memoryview(bytes(row.data)))
 
 
 def test_a_change_of_the_first_text_is_told_by_the_checksum(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.artifact import Handle, load_value, save, save_value
-from nbcompress.artifact.container import sealed
+from nbcompress.artifact.container import file_parts
 from nbcompress.compressors.record import record_of
 from nbcompress.errors import ArtifactError, NbcompressWarning
 
@@ -164,7 +164,7 @@ def test_a_model_is_no_value(tmp_path: Path) -> None:
 def forged(structure: bytes, blob: bytes = b"") -> bytes:
     length = len(structure)
     prefix = bytes([length & 127 | 128, length >> 7]) if length > 127 else bytes([length])
-    return b"".join(sealed("value", [prefix + structure + blob]))
+    return b"".join(file_parts("value", [prefix + structure + blob]))
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_refusals(file: Path) -> None:
     with pytest.raises(MeasureError, match="give an input that it runs on: example=x"):
         latencies({"file": file}, None)
     with pytest.raises(
-        ArtifactError, match=r"ONNX Runtime must be able to load the model, but it says: .*missing\.onnx"
+        ArtifactError, match=r"ONNX Runtime must be able to load the model, but it raised .*missing\.onnx"
     ):
         latencies({"file": file.parent / "missing.onnx"}, X_RUNTIMES)
     with pytest.raises(

@@ -1,6 +1,6 @@
-"""What can others run? A model as ONNX, as a program of `torch.export`, as a plain state dict: checked, then kept."""
+"""`export`: a model as ONNX, as a program of `torch.export`, or as a plain state dict, checked before it is written."""
 
-# The function is named like the folder it lives in, as the compressors are.
+# The function has the same name as its folder, as the compressors have.
 from nbcompress.artifact.export.formats import export
 
 __all__ = ["export"]

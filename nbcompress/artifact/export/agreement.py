@@ -1,7 +1,4 @@
-"""Whether what was exported does what the model does.
-
-The input that a model is traced and checked with.
-"""
+"""Example inputs for an export, and the check that the exported model computes the same as the model."""
 
 from __future__ import annotations
 
@@ -14,18 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from nbcompress.compressors.coupling import first_line
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.modes import seeded
-from nbcompress.errors import ArtifactError, option
+from nbcompress.errors import ArtifactError, NbcompressError, option
+
+# ---- Example inputs ----
 
 
 @dataclass(frozen=True)
-class Example:
-    """Arguments of one call, on the CPU, floating ones in float32.
+class ExampleInputs:
+    """Arguments of one call, on the CPU, floating-point ones in float32.
 
     Attributes:
-        args: Positional ones.
-        kwargs: Keyword ones.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
     """
 
     args: tuple[Any, ...]
@@ -33,7 +33,7 @@ class Example:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Every tensor, in order, however deep it lies."""
+        """All tensors in order, also those inside of lists and dicts."""
         return [leaf for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Tensor)]
 
     @property
@@ -46,19 +46,19 @@ class Example:
         """The tensors whose first axis counts examples: it is as long as that of the first tensor."""
         return [tensor for tensor in self.tensors if tensor.ndim and len(tensor) == self.batch_size]
 
-    def resized(self, n: int) -> Example:
-        """The same call with `n` examples: the first ones, and these again where there are too few."""
+    def resized(self, n: int) -> ExampleInputs:
+        """Return the same call with `n` examples, repeated from the first on where there are fewer."""
         rows = torch.arange(n, device="cpu") % self.batch_size
-        batched = {id(size) for size in self.batched}
+        batched = {id(tensor) for tensor in self.batched}
 
-        def picked(one: Any) -> Any:
-            return one[rows] if isinstance(one, Tensor) and id(one) in batched else one
+        def take_rows(leaf: Any) -> Any:
+            return leaf[rows] if isinstance(leaf, Tensor) and id(leaf) in batched else leaf
 
-        args, kwargs = pytree.tree_map(picked, (self.args, dict(self.kwargs)))
-        return Example(args, kwargs)
+        args, kwargs = pytree.tree_map(take_rows, (self.args, dict(self.kwargs)))
+        return ExampleInputs(args, kwargs)
 
     def outputs(self, model: nn.Module) -> list[Tensor]:
-        """The tensors that `model` returns, in order, however deep they lie.
+        """Return the tensors that `model` returns in order, also those inside of lists and dicts.
 
         Raises:
             ArtifactError: The model fails on this input, or returns no tensor.
@@ -68,19 +68,41 @@ class Example:
                 returned = model(*self.args, **self.kwargs)
         except Exception as err:
             raise ArtifactError(
-                f"{type(model).__name__} must run on {counted(self.batch_size)} like the given to be exported with a "
-                f"free first dimension, but {reason(err)}"
+                f"{type(model).__name__} must run on {examples_text(self.batch_size)} like the given to be exported "
+                f"with a free first dimension, but {failure_text(err)}"
             ) from err
-        found = [leaf.detach() for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
-        if not found:
+        tensors = [leaf.detach() for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
+        if not tensors:
             raise ArtifactError(
                 f"{type(model).__name__} must return tensors to be exported, got {type(returned).__name__}"
             )
-        return found
+        return tensors
 
 
-def example_of(example: object) -> Example:
-    """What the user gave as an example.
+def call_arguments(example: object, error: type[NbcompressError]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments of a call from what the user gave as `example`.
+
+    Args:
+        example: A tensor, a tuple of positional or a dict of keyword inputs.
+        error: Class of the error.
+
+    Raises:
+        NbcompressError: As `error`; the example has another form.
+    """
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, tuple):
+        return example, {}
+    if isinstance(example, Mapping) and all(isinstance(name, str) for name in example):
+        return (), dict(example)
+    raise error(
+        f"{option('example')} must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
+        f"got {type(example).__name__}"
+    )
+
+
+def example_inputs(example: object) -> ExampleInputs:
+    """Return what the user gave as an example of the inputs.
 
     Args:
         example: A tensor, a tuple of positional or a dict of keyword inputs.
@@ -90,24 +112,14 @@ def example_of(example: object) -> Example:
     """
     if example is None:
         raise ArtifactError(f"to export a model as a program, give an input that it runs on: {option('example=x')}")
-    if isinstance(example, Tensor):
-        found = on_cpu((example,), {})
-    elif isinstance(example, tuple):
-        found = on_cpu(example, {})
-    elif isinstance(example, Mapping) and all(isinstance(name, str) for name in example):
-        found = on_cpu((), example)
-    else:
-        raise ArtifactError(
-            f"{option('example')} must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
-            f"got {type(example).__name__}"
-        )
-    if not any(tensor.ndim and len(tensor) for tensor in found.tensors):
+    inputs = on_cpu(*call_arguments(example, ArtifactError))
+    if not any(tensor.ndim and len(tensor) for tensor in inputs.tensors):
         raise ArtifactError(f"{option('example')} must hold a tensor with one or more examples along its first axis")
-    return found
+    return inputs
 
 
-def examples_of(data: object, model: nn.Module, n_batches: int) -> list[Example]:
-    """The inputs of the first batches of `data`, the same at every call; all random numbers are put back.
+def batch_inputs(data: object, model: nn.Module, n_batches: int) -> list[ExampleInputs]:
+    """Return the inputs of the first batches of `data`, the same at every call; random states are restored.
 
     Raises:
         DataError: The data has another form or is empty.
@@ -117,91 +129,102 @@ def examples_of(data: object, model: nn.Module, n_batches: int) -> list[Example]
         return [on_cpu(batch.args, batch.kwargs) for batch in islice(batches.for_model(model), n_batches)]
 
 
-def counted(n_examples: int) -> str:
+def on_cpu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExampleInputs:
+    """Return these arguments with tensors on the CPU, floating-point ones in float32."""
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.detach().to("cpu", torch.float32 if leaf.is_floating_point() else None)
+
+    return ExampleInputs(*pytree.tree_map(moved, (args, dict(kwargs))))
+
+
+# ---- Texts ----
+
+# Some errors of the exporter and of ONNX Runtime are very long.
+_MAX_FAILURE_LENGTH = 300
+
+
+def examples_text(n_examples: int) -> str:
     """`1 example`, `2 examples`."""
     return f"{n_examples} example" + "s" * (n_examples != 1)
 
 
-def reason(err: BaseException) -> str:
-    """`it raised ValueError: its first line`, not longer than a line."""
-    lines = str(err).strip().splitlines()
-    return f"it raised {type(err).__name__}" + (f": {lines[0][:200]}" if lines else "")
+def failure_text(err: BaseException) -> str:
+    """`it raised ValueError: ` and the first line of its text, cut to a readable length."""
+    return f"it raised {first_line(err)[:_MAX_FAILURE_LENGTH]}"
 
 
-def on_cpu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Example:
-    """These arguments, on the CPU, floating ones in float32."""
+# ---- Agreement of outputs ----
 
-    def moved(one: Any) -> Any:
-        if not isinstance(one, Tensor):
-            return one
-        return one.detach().to("cpu", torch.float32 if one.is_floating_point() else None)
-
-    found = pytree.tree_map(moved, (args, dict(kwargs)))
-    return Example(*found)
-
-
-# Sums in another order move a float32 result by far less, and a forgotten bias by far more.
+# Largest error of floating-point outputs. Another order of summation changes a float32 result by far less, and a lost
+# bias by far more.
 FLOAT_TOLERANCE = 1e-3
-# A cosine of .955. Networks that bear 8 bits stay below .15; one that does not is beyond .9.
+# Largest error of outputs with 8-bit activations: a cosine of .955. Heuristic, see
+# benchmarks.md#constants-of-the-export.
 INTEGER_TOLERANCE = 0.3
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far outputs are from those of the model, in the output where that is farthest.
+    """How far outputs are from those of the model, in the output where the distance is largest.
 
     Attributes:
-        error: Length of the difference over length of the expected output; for integers and truth values the share
-            that differs. Infinite if the shapes differ or a finite number became none.
-        cosine: Of the angle between the two.
+        error: Length of the difference over length of the expected output; for integers and booleans the share of
+            elements that differ. Infinite if the shapes differ, or a finite number became NaN or infinite.
+        cosine: Cosine of the angle between the two.
     """
 
     error: float
     cosine: float
 
     def worse(self, other: Agreement) -> Agreement:
+        """Return the one of the two with the larger error."""
         return self if self.error >= other.error else other
 
 
-def agreement(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Agreement:
-    """Compare outputs one by one."""
-    if len(expected) != len(found):
+def agreement(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Agreement:
+    """Compare outputs pair by pair and return the worst agreement."""
+    if len(expected) != len(actual):
         return Agreement(float("inf"), 0.0)
     worst = Agreement(0.0, 1.0)
-    for one, two in zip(expected, found, strict=True):
-        worst = worst.worse(_agreement(one, two))
+    for expected_output, actual_output in zip(expected, actual, strict=True):
+        worst = worst.worse(_agreement(expected_output, actual_output))
     return worst
 
 
-def check(name: str, what: str, found: Agreement, tolerance: float) -> None:
-    """Raise an ArtifactError with the figure if the outputs are too far from those of the model.
+def check_agreement(name: str, what: str, measured: Agreement, tolerance: float) -> None:
+    """Raise an ArtifactError with the error if the outputs are too far from those of the model.
 
     Args:
-        name: Of the model's class.
-        what: Was run, and on what.
-        found: How far they are.
-        tolerance: How far they may be.
+        name: Class of the model.
+        what: What was run, and on what.
+        measured: Agreement of its outputs.
+        tolerance: The largest error that is allowed.
     """
-    if not found.error <= tolerance:
+    if not measured.error <= tolerance:
         raise ArtifactError(
-            f"what is exported must agree with {name}, but {what} gives outputs that are off by {found.error:.3g} of "
-            f"their length (cosine {found.cosine:.3f}), and tolerance={tolerance:g} is allowed: nothing was written"
+            f"what is exported must agree with {name}, but {what} gives outputs that are off by {measured.error:.3g} "
+            f"of their length (cosine {measured.cosine:.3f}), and {option('tolerance', tolerance)} is allowed: "
+            "nothing was written"
         )
 
 
-def _agreement(expected: Tensor, found: Tensor) -> Agreement:
-    if expected.shape != found.shape:
+def _agreement(expected: Tensor, actual: Tensor) -> Agreement:
+    if expected.shape != actual.shape:
         return Agreement(float("inf"), 0.0)
     if not (expected.is_floating_point() or expected.is_complex()):
-        differs = float((expected != found).double().mean()) if expected.numel() else 0.0
-        return Agreement(differs, 1 - differs)
-    one, two = expected.double().flatten(), found.double().flatten()
-    same = one.isfinite() & two.isfinite()
-    if not bool((same | (one == two) | (one.isnan() & two.isnan())).all()):
+        differing = float((expected != actual).double().mean()) if expected.numel() else 0.0
+        return Agreement(differing, 1 - differing)
+    a, b = expected.double().flatten(), actual.double().flatten()
+    finite = a.isfinite() & b.isfinite()
+    # Infinities and NaN must be the same in both.
+    if not bool((finite | (a == b) | (a.isnan() & b.isnan())).all()):
         return Agreement(float("inf"), 0.0)
-    one, two = one[same], two[same]
-    length = float(one.norm())
-    error = float((one - two).norm())
-    lengths = length * float(two.norm())
-    cosine = float(one @ two) / lengths if lengths else float(not error)
+    a, b = a[finite], b[finite]
+    length = float(a.norm())
+    error = float((a - b).norm())
+    lengths = length * float(b.norm())
+    cosine = float(a @ b) / lengths if lengths else float(not error)
     return Agreement(error / length if length else error, cosine)

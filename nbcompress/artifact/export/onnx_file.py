@@ -1,4 +1,4 @@
-"""A model as one ONNX file, in integers where its layers are quantized."""
+"""A model as one ONNX file, with integers where its layers are quantized."""
 
 from __future__ import annotations
 
@@ -10,9 +10,23 @@ import torch
 from torch import nn
 
 from nbcompress._version import __version__
-from nbcompress.artifact.export.agreement import FLOAT_TOLERANCE, INTEGER_TOLERANCE, Example, agreement, check, counted
-from nbcompress.artifact.export.onnx_graph import IntegerWeight, Session, check_parts, integer_weights, tensors_of
-from nbcompress.artifact.export.program import onnx_graph, traced
+from nbcompress.artifact.export.agreement import (
+    FLOAT_TOLERANCE,
+    INTEGER_TOLERANCE,
+    ExampleInputs,
+    agreement,
+    check_agreement,
+    examples_text,
+)
+from nbcompress.artifact.export.onnx_graph import (
+    IntegerWeight,
+    OnnxSession,
+    check_onnx_installed,
+    integer_weights,
+    tensors_of,
+    union_of,
+)
+from nbcompress.artifact.export.program import onnx_graph, trace_program
 from nbcompress.compressors.layers import parameters_by_name
 from nbcompress.compressors.record import ActivationRange, record_of
 from nbcompress.errors import ArtifactError, NbcompressWarning
@@ -20,129 +34,133 @@ from nbcompress.errors import ArtifactError, NbcompressWarning
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# What one protocol buffer can hold, which an ONNX file is.
-_MOST_BYTES = 2**31 - 1
+# An ONNX file is one protocol buffer, which holds up to this many bytes.
+_MAX_BYTES = 2**31 - 1
 
 
-def onnx_bytes(model: nn.Module, copy: nn.Module, examples: Sequence[Example], tolerance: float | None = None) -> bytes:
-    """The ONNX file of `model`, after it was run in ONNX Runtime and agreed.
+def onnx_bytes(
+    model: nn.Module, copy: nn.Module, examples: Sequence[ExampleInputs], tolerance: float | None = None
+) -> bytes:
+    """Return the ONNX file of `model`, after running it in ONNX Runtime and checking its outputs.
 
     Args:
-        model: As it is, with its record.
-        copy: Of it, in evaluation mode, in float32 on the CPU; this is what is exported.
-        examples: The first is traced; all are checked, and serve to calibrate what the record has no range of.
-        tolerance: The largest error of an output, see `Agreement`.
+        model: The model with its record.
+        copy: A copy of it in evaluation mode, in float32 on the CPU, which is exported. It is changed.
+        examples: The first is traced. All are checked, and calibrate values whose range is not recorded.
+        tolerance: The largest error of an output, see `Agreement`; if None, the one for floats or for integers.
 
     Raises:
-        ArtifactError: The model cannot be traced, has no counterpart in ONNX, does not fit into one file, or does
+        ArtifactError: The model cannot be traced, has no counterpart in ONNX, does not fit into one file, or computes
             something else there.
         MissingPart: The packages for ONNX are not installed.
     """
-    check_parts()
+    check_onnx_installed()
     weights = integer_weights(model)
-    _fill(copy, weights)
+    _restore_grid_values(copy, weights)
     expected = [example.outputs(copy) for example in examples]
-    graph = onnx_graph(traced(copy, examples[0]), weights)
-    has_integers = _quantize(graph, weights, record_of(model).activations, examples)
+    graph = onnx_graph(trace_program(copy, examples[0]), weights)
+    has_integers = _insert_integers(graph, weights, record_of(model).activations, examples)
     written = _serialized(graph)
     name = type(model).__name__
     if not has_integers:
         allowed = FLOAT_TOLERANCE if tolerance is None else tolerance
-        _check(name, Session(written, is_exact=True), examples, expected, allowed)
-    # As whoever opens the file will run it.
+        _check(name, OnnxSession(written, is_exact=True), examples, expected, allowed)
+    # And with the settings that whoever opens the file will use.
     allowed = INTEGER_TOLERANCE if weights else FLOAT_TOLERANCE
-    _check(name, Session(written), examples, expected, allowed if tolerance is None else tolerance)
+    _check(name, OnnxSession(written), examples, expected, allowed if tolerance is None else tolerance)
     return written
 
 
 def _check(
     name: str,
-    session: Session,
-    examples: Sequence[Example],
+    session: OnnxSession,
+    examples: Sequence[ExampleInputs],
     expected: Sequence[Sequence[torch.Tensor]],
     tolerance: float,
 ) -> None:
     for example, outputs in zip(examples, expected, strict=True):
-        found = agreement(outputs, tensors_of(session(_given(session, example))))
-        check(name, f"ONNX Runtime on {counted(example.batch_size)}", found, tolerance)
+        measured = agreement(outputs, tensors_of(session(_session_inputs(session, example))))
+        check_agreement(name, f"ONNX Runtime on {examples_text(example.batch_size)}", measured, tolerance)
 
 
 @torch.no_grad()
-def _fill(copy: nn.Module, weights: Mapping[str, IntegerWeight]) -> None:
-    """Undo the rounding that half precision did to values of a grid."""
+def _restore_grid_values(copy: nn.Module, weights: Mapping[str, IntegerWeight]) -> None:
+    """Put back the float32 values of grids, which half precision has rounded."""
     parameters = parameters_by_name(copy)
     for name, weight in weights.items():
         parameters[name].copy_(torch.from_numpy(weight.values))
 
 
-def _quantize(
+def _insert_integers(
     graph: ir.Model,
     weights: Mapping[str, IntegerWeight],
     activations: Mapping[str, ActivationRange | str],
-    examples: Sequence[Example],
+    examples: Sequence[ExampleInputs],
 ) -> bool:
-    """Put integers into the graph, in place, and tell whether activations become integers, too."""
-    from nbcompress.artifact.export.integers import integer_products, make_dynamic_, make_static_, place_weights_
-    from nbcompress.artifact.export.onnx_graph import Editor
+    """Put integers into the graph, in place, and return whether products compute in integers."""
+    from nbcompress.artifact.export.integers import (
+        insert_integer_weights_,
+        integer_products,
+        quantize_dynamic_,
+        quantize_static_,
+    )
+    from nbcompress.artifact.export.onnx_graph import GraphEditor
 
-    editor = Editor(graph)
-    decoded = place_weights_(editor, weights)
-    wanted = _wanted(weights, activations)
-    products, left = integer_products(decoded, set(wanted))
-    _warn(left)
-    ranges = {name: one for name, one in wanted.items() if isinstance(one, ActivationRange)}
+    editor = GraphEditor(graph)
+    decoded = insert_integer_weights_(editor, weights)
+    wanted = _activations_by_weight(weights, activations)
+    products, left_out = integer_products(decoded, set(wanted))
+    _warn_of_float_layers(left_out)
+    ranges = {name: mode for name, mode in wanted.items() if isinstance(mode, ActivationRange)}
     static = [product for product in products if product.name in ranges]
     if static:
 
         def calibrate(values: Sequence[ir.Value]) -> list[ActivationRange]:
-            return _calibrated(graph, values, examples)
+            return _calibrate(graph, values, examples)
 
-        make_static_(editor, static, ranges, calibrate)
-    make_dynamic_(editor, [product for product in products if product.name not in ranges])
-    editor.done()
+        quantize_static_(editor, static, ranges, calibrate)
+    quantize_dynamic_(editor, [product for product in products if product.name not in ranges])
+    editor.finish()
     return bool(products)
 
 
-def _wanted(
+def _activations_by_weight(
     weights: Mapping[str, IntegerWeight], activations: Mapping[str, ActivationRange | str]
 ) -> dict[str, ActivationRange | str]:
-    """How the products of each weight take their input, by the weight's first name; shared ones in one way."""
-    found: dict[str, ActivationRange | str] = {}
+    """How the products of each weight take their input, by the first name of the weight; the union for shared ones."""
+    modes: dict[str, ActivationRange | str] = {}
     for name, weight in weights.items():
-        mine = activations.get(name.rpartition(".")[0])
-        other = found.get(weight.name)
-        if isinstance(mine, ActivationRange) and isinstance(other, ActivationRange):
-            mine = ActivationRange(min(mine.low, other.low), max(mine.high, other.high))
-        if mine is not None:
-            found[weight.name] = mine
-    return found
+        mode, other = activations.get(name.rpartition(".")[0]), modes.get(weight.name)
+        if isinstance(mode, ActivationRange) and isinstance(other, ActivationRange):
+            mode = union_of(mode, other)
+        if mode is not None:
+            modes[weight.name] = mode
+    return modes
 
 
-def _calibrated(graph: ir.Model, values: Sequence[ir.Value], examples: Sequence[Example]) -> list[ActivationRange]:
-    """The range that each value has on the examples."""
+def _calibrate(graph: ir.Model, values: Sequence[ir.Value], examples: Sequence[ExampleInputs]) -> list[ActivationRange]:
+    """Return the range of each value over the examples."""
     import onnx_ir as ir
 
     n_outputs = len(graph.graph.outputs)
     graph.graph.sort()
-    new = [value for value in values if not value.is_graph_output()]
-    graph.graph.outputs.extend(new)
+    graph.graph.outputs.extend(value for value in values if not value.is_graph_output())
     try:
-        session = Session(ir.to_proto(graph).SerializeToString())
+        session = OnnxSession(ir.to_proto(graph).SerializeToString())
         names = [output.name for output in graph.graph.outputs]
         lows, highs = [0.0] * len(values), [0.0] * len(values)
         for example in examples:
-            outputs = dict(zip(names, session(_given(session, example)), strict=True))
-            for place, value in enumerate(values):
-                found = outputs[value.name]
-                lows[place] = min(lows[place], float(found.min()))
-                highs[place] = max(highs[place], float(found.max()))
+            outputs = dict(zip(names, session(_session_inputs(session, example)), strict=True))
+            for index, value in enumerate(values):
+                lows[index] = min(lows[index], float(outputs[value.name].min()))
+                highs[index] = max(highs[index], float(outputs[value.name].max()))
     finally:
         del graph.graph.outputs[n_outputs:]
     return [ActivationRange(low, high) for low, high in zip(lows, highs, strict=True)]
 
 
-def _given(session: Session, example: Example) -> list[torch.Tensor]:
-    """The tensors of `example` that became inputs."""
+def _session_inputs(session: OnnxSession, example: ExampleInputs) -> list[torch.Tensor]:
+    """Return the tensors of `example`, which must all be inputs of the session."""
     tensors = example.tensors
     if len(tensors) != len(session.inputs):
         raise ArtifactError(
@@ -152,11 +170,11 @@ def _given(session: Session, example: Example) -> list[torch.Tensor]:
     return tensors
 
 
-def _warn(left: Mapping[str, str]) -> None:
-    """Say, in one line, which layers asked for integers and compute in floating point."""
-    if left:
-        listed = "; ".join(f"{name!r}: {why}" for name, why in list(left.items())[:5])
-        more = f" (and {len(left) - 5} more)" if len(left) > 5 else ""
+def _warn_of_float_layers(left_out: Mapping[str, str]) -> None:
+    """Warn, in one line, of layers that asked for integers and compute in floating point."""
+    if left_out:
+        listed = "; ".join(f"{name!r}: {reason}" for name, reason in list(left_out.items())[:5])
+        more = f" (and {len(left_out) - 5} more)" if len(left_out) > 5 else ""
         warnings.warn(
             f"these weights are stored in integers, but computed with in floating point: {listed}{more}",
             NbcompressWarning,
@@ -172,11 +190,11 @@ def _serialized(graph: ir.Model) -> bytes:
         for initializer in graph.graph.initializers.values()
         if initializer.const_value is not None
     )
-    if n_weights > _MOST_BYTES:
+    if n_weights > _MAX_BYTES:
         raise ArtifactError(f"one ONNX file holds up to 2 GB, but the model's weights take {n_weights / 1e9:.1f} GB")
     graph.producer_name, graph.producer_version = "nbcompress", __version__
     proto = ir.to_proto(graph)
-    # Shapes that are noted here trip other tools once they change the graph, and each constant says its own.
+    # Other tools that change the graph fail on outdated shapes here, and each constant has its own shape.
     del proto.graph.value_info[:]
     written: bytes = proto.SerializeToString()
     return written

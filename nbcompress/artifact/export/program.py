@@ -1,7 +1,4 @@
-"""A model as a program of `torch.export`, and as a plain state dict. Both hold weights in floating point.
-
-A model as a program of `torch.export`, and that as a simplified ONNX graph.
-"""
+"""A model as a program of `torch.export`, as a simplified ONNX graph of that program, and as a plain state dict."""
 
 from __future__ import annotations
 
@@ -16,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.export.agreement import FLOAT_TOLERANCE, Example, agreement, check, counted, reason
+from nbcompress.artifact.export.agreement import (
+    FLOAT_TOLERANCE,
+    ExampleInputs,
+    agreement,
+    check_agreement,
+    examples_text,
+    failure_text,
+)
 from nbcompress.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -24,44 +28,45 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-# The first set of operators with 4-bit and with blocked integers.
+# The first operator set with 4-bit integers and with scales by block.
 _OPSET = 21
-# What they say is in the error, or is about packages that are not installed.
-_TALKATIVE = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
+# These loggers repeat what the error says, or speak of packages that are not installed.
+_NOISY_LOGGERS = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
 
 
-def traced(model: nn.Module, example: Example) -> ExportedProgram:
-    """Trace `model`, in evaluation mode, with a first dimension that is free.
+def trace_program(model: nn.Module, example: ExampleInputs) -> ExportedProgram:
+    """Trace `model`, which is in evaluation mode, with a free first dimension.
 
     Raises:
         ArtifactError: It cannot be traced, or works with one batch size only.
     """
-    # One example would be taken for a constant.
+    # The tracer would take a batch size of 1 for a constant.
     example = example.resized(max(2, example.batch_size))
     shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    for size in example.batched:
-        shapes[size] = {0: torch.export.Dim("batch")}
+    for tensor in example.batched:
+        shapes[tensor] = {0: torch.export.Dim("batch")}
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with _quiet_exporter(), torch.random.fork_rng(devices=[]):
             return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=shapes)
     except Exception as err:
         raise ArtifactError(
-            f"torch.export must be able to trace {type(model).__name__} with a free first dimension, but {reason(err)}"
+            f"torch.export must be able to trace {type(model).__name__} with a free first dimension, "
+            f"but {failure_text(err)}"
         ) from err
 
 
 def onnx_graph(program: ExportedProgram, inputs: Collection[str]) -> ir.Model:
-    """Turn `program` into an ONNX model, fold what is constant in it, and drop what it does not use.
+    """Convert `program` to an ONNX model, fold its constants, and drop what it does not use.
 
     Args:
         program: The traced model.
-        inputs: Names of weights that become inputs, after those of the model, so that nothing folds or merges them.
+        inputs: Names of weights that become inputs after those of the model, so that they are not folded or merged.
 
     Raises:
         ArtifactError: An operator has no counterpart in ONNX.
     """
     try:
-        with _quiet():
+        with _quiet_exporter():
             converted = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=_OPSET)
             assert converted is not None  # it is None only where a file is written
             graph = converted.model.graph
@@ -72,35 +77,36 @@ def onnx_graph(program: ExportedProgram, inputs: Collection[str]) -> ir.Model:
                     graph.inputs.append(weight)
             converted.optimize()
     except Exception as err:
-        raise ArtifactError(f"every operator of the model must have a counterpart in ONNX, but {reason(err)}") from err
-    _name_batch(converted.model)
+        raise ArtifactError(
+            f"every operator of the model must have a counterpart in ONNX, but {failure_text(err)}"
+        ) from err
+    _name_batch_dimension(converted.model)
     return converted.model
 
 
-def _name_batch(model: ir.Model) -> None:
-    """Call the free dimension `batch` in the inputs and outputs."""
+def _name_batch_dimension(model: ir.Model) -> None:
+    """Call the free dimension `batch` in the shapes of inputs and outputs."""
     import onnx_ir as ir
 
-    ends = [*model.graph.inputs, *model.graph.outputs]
-    free = {
-        str(dim.value) for input_ in model.graph.inputs for dim in input_.shape or () if isinstance(dim, ir.SymbolicDim)
-    }
-    for value in ends:
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    free = {str(dim.value) for value in inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
+    for value in (*inputs, *outputs):
         dims = [dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape or ()]
         if value.shape is not None:
-            value.shape = ir.Shape([_renamed(dim, free) if isinstance(dim, str) else dim for dim in dims])
+            value.shape = ir.Shape([_as_batch(dim, free) if isinstance(dim, str) else dim for dim in dims])
 
 
-def _renamed(dim: str, free: Collection[str]) -> str:
-    for size in free:
-        dim = re.sub(rf"\b{re.escape(size)}\b", "batch", dim)
+def _as_batch(dim: str, free: Collection[str]) -> str:
+    """`dim`, which can be a formula such as `2*s0`, with the free dimensions named `batch`."""
+    for symbol in free:
+        dim = re.sub(rf"\b{re.escape(symbol)}\b", "batch", dim)
     return dim
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes on its own parts, and without the graph that it prints when it fails."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+def _quiet_exporter() -> Iterator[None]:
+    """Hide the log lines of the exporter, and the graph that it prints when it fails."""
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -113,37 +119,37 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def program_bytes(copy: nn.Module, examples: Sequence[Example], tolerance: float | None = None) -> bytes:
-    """What `torch.export.save` writes for `copy`, after it was loaded and run and agreed.
+def program_bytes(copy: nn.Module, examples: Sequence[ExampleInputs], tolerance: float | None = None) -> bytes:
+    """Return what `torch.export.save` writes for `copy`, after loading it and checking its outputs.
 
     Args:
         copy: The model in evaluation mode, in float32 on the CPU.
         examples: The first is traced; all are checked.
-        tolerance: The largest error of an output, see `Agreement`.
+        tolerance: The largest error of an output, see `Agreement`; `FLOAT_TOLERANCE` if None.
 
     Raises:
-        ArtifactError: The model cannot be traced, or the program does something else.
+        ArtifactError: The model cannot be traced, or the program computes something else.
     """
     expected = [example.outputs(copy) for example in examples]
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # Notes of the exporter on its own parts.
+        # The exporter warns about its own parts.
         warnings.simplefilter("ignore")
-        torch.export.save(traced(copy, examples[0]), file)
+        torch.export.save(trace_program(copy, examples[0]), file)
         file.seek(0)
         loaded = torch.export.load(file).module()
     for example, outputs in zip(examples, expected, strict=True):
-        found = agreement(outputs, example.outputs(loaded))
-        what = f"the loaded program on {counted(example.batch_size)}"
-        check(type(copy).__name__, what, found, FLOAT_TOLERANCE if tolerance is None else tolerance)
+        measured = agreement(outputs, example.outputs(loaded))
+        what = f"the loaded program on {examples_text(example.batch_size)}"
+        check_agreement(type(copy).__name__, what, measured, FLOAT_TOLERANCE if tolerance is None else tolerance)
     return file.getvalue()
 
 
 def state_bytes(model: nn.Module) -> bytes:
-    """The state dict of `model` as a safetensors file, tied tensors once: `safetensors.torch.load_model` reads it.
+    """Return the state dict of `model` as a safetensors file for `safetensors.torch.load_model`, tied tensors once.
 
     Raises:
-        ArtifactError: The state dict holds what is no tensor.
+        ArtifactError: The state dict holds something that is not a tensor.
     """
     from safetensors.torch import save
 
@@ -155,18 +161,18 @@ def state_bytes(model: nn.Module) -> bytes:
         memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         key = memory if tensor.numel() and tensor.data_ptr() else name
         if key in first:
-            # The words in which safetensors notes a name that it dropped.
+            # This is how safetensors records a name that it dropped.
             other_names[name] = first[key]
             continue
         first[key] = name
-        # Views of one memory are written as what they are: tensors.
+        # Views of shared memory are written as tensors of their own.
         kept[name] = tensor.detach().cpu().contiguous().clone()
     written: bytes = save(kept, {"format": "pt", **other_names})
     return written
 
 
 def pickled_state_bytes(model: nn.Module) -> bytes:
-    """The state dict of `model` as `torch.save` writes it: `torch.load` reads it with `weights_only=True`."""
+    """Return the state dict of `model` as `torch.save` writes it; `torch.load(weights_only=True)` reads it."""
     file = io.BytesIO()
     torch.save({name: tensor.detach().cpu() for name, tensor in _state(model).items()}, file)
     return file.getvalue()

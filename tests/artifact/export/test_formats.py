@@ -13,7 +13,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.artifact.export.agreement import Example, example_of
+from nbcompress.artifact.export.agreement import ExampleInputs, example_inputs
 from nbcompress.errors import ArtifactError, DataError, MissingPart
 
 X = torch.ones(3, 12)
@@ -104,15 +104,15 @@ def test_data_gives_the_example(tmp_path: Path) -> None:
 
 def test_examples_of_every_form() -> None:
     tensor = torch.ones(3, 2, dtype=torch.float64)
-    assert example_of(tensor).args[0].dtype == torch.float32
-    found = example_of(
+    assert example_inputs(tensor).args[0].dtype == torch.float32
+    found = example_inputs(
         {"ids": torch.zeros(3, 4, dtype=torch.int64), "pair": (torch.ones(3), torch.ones(5)), "flag": True}
     )
     assert (found.batch_size, len(found.batched), len(found.tensors)) == (3, 2, 3)
     more = found.resized(5)
     assert [tuple(one.shape) for one in more.tensors] == [(5, 4), (5,), (5,)]
     assert more.kwargs["flag"] is True
-    rows = Example((torch.arange(3),), {}).resized(7).args[0]
+    rows = ExampleInputs((torch.arange(3),), {}).resized(7).args[0]
     assert rows.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import nbcompress as nc
-from nbcompress.artifact.export.agreement import agreement, check
+from nbcompress.artifact.export.agreement import agreement, check_agreement
 from nbcompress.artifact.export.onnx_graph import IntegerWeight, integer_weights
 from nbcompress.errors import ArtifactError, NbcompressWarning
 
@@ -109,10 +109,10 @@ def test_agreement_of_integers_and_of_several() -> None:
 
 def test_disagreement_is_told_with_its_figure() -> None:
     figure = agreement([torch.tensor([3.0, 4.0])], [torch.tensor([4.0, 3.0])])
-    check("Net", "ONNX Runtime on 3 examples", figure, 0.3)
+    check_agreement("Net", "ONNX Runtime on 3 examples", figure, 0.3)
     text = (
         r"what is exported must agree with Net, but ONNX Runtime on 3 examples gives outputs that are off by 0\.283 of "
         r"their length \(cosine 0\.960\), and tolerance=0\.1 is allowed: nothing was written"
     )
     with pytest.raises(ArtifactError, match=text):
-        check("Net", "ONNX Runtime on 3 examples", figure, 0.1)
+        check_agreement("Net", "ONNX Runtime on 3 examples", figure, 0.1)

@@ -234,10 +234,10 @@ def test_half_precision_is_exported_in_float32(tmp_path: Path) -> None:
 def test_names_of_the_model_are_its_own() -> None:
     import onnx_ir as ir
 
-    from nbcompress.artifact.export.onnx_graph import Editor
+    from nbcompress.artifact.export.onnx_graph import GraphEditor
 
     theirs = ir.val("relu.scale", const_value=ir.tensor(np.ones(3, np.float32), name="relu.scale"))
-    editor = Editor(ir.Model(ir.Graph([], [], nodes=[], initializers=[theirs]), ir_version=10))
+    editor = GraphEditor(ir.Model(ir.Graph([], [], nodes=[], initializers=[theirs]), ir_version=10))
     ours = editor.constant("relu.scale", np.zeros((), np.float32))
     assert ours is not theirs
     assert ours is editor.constant("relu.scale", np.zeros((), np.float32))

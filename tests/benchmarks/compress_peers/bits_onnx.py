@@ -14,14 +14,14 @@ from methods import Method, Stage, weights_of
 from nets import Case
 from torch import Tensor
 
-from nbcompress.artifact.export.onnx_graph import Session
+from nbcompress.artifact.export.onnx_graph import OnnxSession
 
 BATCH = 64
 
 
 def answers_of(path: Path) -> Callable[[Tensor], Tensor]:
     """What an ONNX file answers, one thread, while the file is there."""
-    session = Session(str(path), 1)
+    session = OnnxSession(str(path), 1)
     return lambda x: torch.from_numpy(session([x])[0])
 
 
