@@ -1,4 +1,4 @@
-"""Our parameters as Optuna's distributions, so that its samplers and its dashboard read our studies."""
+"""Our parameters as Optuna's distributions, for its samplers, its plots and its dashboard."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def distribution_of(parameter: Float | Int | Choice) -> BaseDistribution:
-    """Return the distribution that holds the same values.
+    """Return the distribution of Optuna with the same values, or the nearest one.
 
-    Where Optuna cannot say it, the nearest one: a step together with `log`, or a step that does not end on a float, is
-    dropped; of `True` and `1` among options it takes the first. This only blurs what its tools show, since the exact
-    point is stored with the trial.
+    Optuna has no step together with `log`, nor one whose last value is not a float: there the step is dropped. Of
+    `True` and `1` among options it takes the first. Only what its tools show is affected: the exact point is stored
+    with the trial.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -24,7 +24,7 @@ def distribution_of(parameter: Float | Int | Choice) -> BaseDistribution:
         return CategoricalDistribution(parameter.options)
     if isinstance(parameter, Int):
         step = 1 if parameter.log else parameter.step
-        # Optuna warns when the last step ends below the upper bound, which is lawful here; so we end there ourselves.
+        # Here the last step may end below the upper bound. Optuna warns of that, so its upper bound is the last step.
         high = parameter.high - (parameter.high - parameter.low) % step
         return IntDistribution(parameter.low, high, log=parameter.log, step=step)
     if parameter.step is None or parameter.log:
@@ -41,7 +41,7 @@ def distributions_of(space: Space) -> dict[str, BaseDistribution]:
 
 
 def _last_step(low: float, high: float, step: float) -> float | None:
-    """Return the last value of the grid in decimal arithmetic, as Optuna counts, or None if no float is that value."""
+    """Return the last value of the grid in decimal arithmetic, as Optuna has it; None if no float has that value."""
     base, width = Decimal(str(low)), Decimal(str(step))
     exact = base + (Decimal(str(high)) - base) // width * width
     return float(exact) if Decimal(str(float(exact))) == exact else None
