@@ -17,7 +17,7 @@ from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE,
     fit,
 )
-from nbcompress.study.front import is_unbeaten
+from nbcompress.study.front import is_non_dominated
 
 # How many earlier sets of hyperparameters are tried after a failed fit.
 MAX_EARLIER = 3
@@ -135,7 +135,7 @@ class FittedModels:
 def _worst_on_front(history: History) -> Array:
     """Return the largest of each loss, shape `(m,)`, among the non-dominated feasible points."""
     feasible = history.losses[history.is_feasible]
-    return np.asarray(feasible[is_unbeaten(feasible)].max(0, initial=-np.inf))
+    return np.asarray(feasible[is_non_dominated(feasible)].max(0, initial=-np.inf))
 
 
 def _failure_model(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> GaussianProcess:

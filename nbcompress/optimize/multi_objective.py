@@ -49,7 +49,7 @@ from nbcompress.optimize.acquisition import (
 )
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess
-from nbcompress.study.front import is_unbeaten
+from nbcompress.study.front import is_non_dominated
 
 # Distance of the reference beyond the worst known losses, as a share of their extent. Heuristic.
 REFERENCE_MARGIN = 0.1
@@ -134,7 +134,7 @@ class LogExpectedHypervolumeImprovement:
 
     def __post_init__(self) -> None:
         front = self.front[(self.front < self.reference).all(1)]
-        front = front[is_unbeaten(front)]
+        front = front[is_non_dominated(front)]
         if len(self.reference) == 2:
             low, high = box_decomposition_2d(front, self.reference)
         else:

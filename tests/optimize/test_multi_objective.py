@@ -28,7 +28,7 @@ from nbcompress.optimize.surrogates.botorch import (
     tensor,
 )
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
-from nbcompress.study.front import is_unbeaten
+from nbcompress.study.front import is_non_dominated
 
 OWNER = np.array([0, 1])
 HYPER = Hyperparameters(np.array([0.3, 0.4]), 1.0, 1e-4)
@@ -126,7 +126,7 @@ def losses_of(found: list[GaussianProcess]) -> np.ndarray:
 
 def test_unbeaten_rows() -> None:
     losses = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 3.0], [3.0, 1.0], [2.0, 2.0]])
-    assert is_unbeaten(losses).tolist() == [True, True, False, True, True]
+    assert is_non_dominated(losses).tolist() == [True, True, False, True, True]
 
 
 def test_the_reference_lies_behind_the_worst() -> None:
@@ -196,18 +196,24 @@ def test_sampled_hypervolume(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = losses_of(found)
     reference = reference_point(losses)
     before = torch.random.get_rng_state()
-    gain = QLogNoisyExpectedHypervolumeImprovement(found, found[0].features[is_unbeaten(losses)], reference, seed=0)
+    gain = QLogNoisyExpectedHypervolumeImprovement(
+        found, found[0].features[is_non_dominated(losses)], reference, seed=0
+    )
     x = np.random.default_rng(1).random((3, 2))
     scores = gain.score(x)
     value, gradient = gain.score_with_gradients(x)
     assert torch.equal(before, torch.random.get_rng_state())
     assert value == pytest.approx(scores, abs=1e-6)
     assert np.isfinite(gradient).all()
-    again = QLogNoisyExpectedHypervolumeImprovement(found, found[0].features[is_unbeaten(losses)], reference, seed=0)
+    again = QLogNoisyExpectedHypervolumeImprovement(
+        found, found[0].features[is_non_dominated(losses)], reference, seed=0
+    )
     assert again.score(x).tolist() == scores.tolist()
     # With more and more samples it comes to the closed form, for here the known losses are all but certain.
     monkeypatch.setattr(botorch_model, "N_SAMPLES", 2048)
-    sampled = QLogNoisyExpectedHypervolumeImprovement(found, found[0].features[is_unbeaten(losses)], reference, seed=0)
+    sampled = QLogNoisyExpectedHypervolumeImprovement(
+        found, found[0].features[is_non_dominated(losses)], reference, seed=0
+    )
     exact = LogExpectedHypervolumeImprovement(found, losses, reference)
     np.testing.assert_allclose(np.exp(sampled.score(x)), np.exp(exact.score(x)), rtol=0.03, atol=1e-6)
 
@@ -216,7 +222,7 @@ def test_sampled_hypervolume(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_boxes_fill_what_the_front_leaves_and_do_not_overlap(m: int) -> None:
     rng = np.random.default_rng(m)
     front = rng.random((12, m))
-    front = front[is_unbeaten(front)]
+    front = front[is_non_dominated(front)]
     reference = np.full(m, 1.1)
     low, high = box_decomposition_2d(front, reference) if m == 2 else box_decomposition(front, reference)
     points = rng.uniform(-0.2, 1.3, (2000, m))

@@ -43,7 +43,7 @@ from nbcompress.optimize.proposers.baselines import SobolProposer
 from nbcompress.optimize.protocol import Stream, random_generator
 from nbcompress.optimize.surrogates.closed_form import ModelSpec
 from nbcompress.space import Space
-from nbcompress.study.front import is_unbeaten
+from nbcompress.study.front import is_non_dominated
 
 MAX_OBJECTIVES = 4
 # The acquisition optimizer starts near this many of the best known points.
@@ -198,7 +198,7 @@ class GaussianProcessProposer:
         from nbcompress.optimize.surrogates.botorch import QLogNoisyExpectedHypervolumeImprovement
 
         seed = int(random_generator(self.seed, number, Stream.SAMPLED_FRONT).integers(2**31))
-        front = feasible[is_unbeaten(losses[: len(feasible)])]
+        front = feasible[is_non_dominated(losses[: len(feasible)])]
         unconditioned = [models.unconditioned[j] for j in range(self.n_objectives)]
         X_baseline = np.vstack([front, models.X_pending])
         return QLogNoisyExpectedHypervolumeImprovement(unconditioned, X_baseline, reference, seed)
@@ -211,7 +211,7 @@ class GaussianProcessProposer:
             if self.n_objectives == 1:
                 order = np.argsort(losses[:, 0], kind="stable")
             else:
-                order = np.flatnonzero(is_unbeaten(losses))
+                order = np.flatnonzero(is_non_dominated(losses))
                 # Evenly spread along the front, including its ends.
                 order = order[np.argsort(losses[order, 0], kind="stable")]
                 order = order[np.unique(np.linspace(0, len(order) - 1, N_BEST_KNOWN).round().astype(int))]
@@ -269,7 +269,7 @@ def is_random_on_plateau(number: int, history: History) -> bool:
 def n_repeats(history: History) -> int:
     """Return how many of the latest feasible trials repeat exactly the losses of an earlier, non-dominated one."""
     losses = history.losses[history.is_feasible]
-    is_on_front = is_unbeaten(losses)
+    is_on_front = is_non_dominated(losses)
     latest = range(max(0, len(losses) - PLATEAU_WINDOW), len(losses))
     return sum(bool(is_on_front[i]) and bool((losses[:i] == losses[i]).all(1).any()) for i in latest)
 
