@@ -148,6 +148,14 @@ def size_by_tensor(model: nn.Module) -> dict[str, int]:
     return {**packed.by_tensor, "": n_rest}
 
 
+def bytes_text(n_bytes: int) -> str:
+    """`17 B`, `3.4 kB` (of 1024 bytes), `8.0 MB`."""
+    if n_bytes < 1024:
+        return f"{n_bytes} B"
+    kilobytes = n_bytes / 1024
+    return f"{kilobytes:.1f} kB" if kilobytes < 1000 else f"{kilobytes / 1024:.1f} MB"
+
+
 def warn_of_broken(packed: PackedModel) -> None:
     """Warn, in one line, of tensors that left their grid or codebook."""
     if packed.broken:

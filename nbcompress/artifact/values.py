@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.artifact.container import Part, checked_contents, file_parts
-from nbcompress.artifact.file import check_packed, load_contents, read_file, warn_of_broken, write_atomically
+from nbcompress.artifact.file import (
+    check_packed,
+    load_contents,
+    read_file,
+    warn_of_broken,
+    write_atomically,
+)
 from nbcompress.artifact.header import DTYPES, ByteReader, ByteWriter, bytes_of, dtype_name, tensor_of
 from nbcompress.artifact.packed import pack, parse_contents
 from nbcompress.compressors.modes import outside_inference

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from nbcompress.measure.costs import LAYER_HEAD, THE_MODEL, footprint_notes
-from nbcompress.measure.footprint import Footprints, layer_table, layers_side_by_side
+from nbcompress.measure.costs import LAYER_HEADER, ROOT_NAME, footprint_notes
+from nbcompress.measure.footprint import FootprintTable, align_layers, layer_table
 from nbcompress.measure.text import share_text, size_text, text_table
 from nbcompress.panels.card_figures import bars_figure, compression_figure, dots_figure
 from nbcompress.panels.drawing import Markup, Picture, details, drawn, join, table, tag, user
@@ -28,7 +28,7 @@ from nbcompress.panels.text import cut, spell
 
 if TYPE_CHECKING:
     from nbcompress.measure import AccuracyChange, Comparison, Footprint, Sensitivity
-    from nbcompress.measure.accuracy import Scores as Measured
+    from nbcompress.measure.accuracy import EvaluationScores as Measured
 
 
 # The most characters of a name, and of a sentence.
@@ -137,13 +137,13 @@ Sizes = tuple[tuple[str, tuple[float | None, ...]], ...]
 
 def layer_sizes(models: Sequence[tuple[str, Footprint]]) -> tuple[tuple[str, ...], Sizes]:
     """Return the layers of all models in order, and for each model the kilobytes of each; None where there is none."""
-    found = layers_side_by_side([one for _, one in models])
+    found = align_layers([one for _, one in models])
     shown = {name: costs for name, costs in found.items() if any(cost is not None and cost[0] for cost in costs)}
     series = [
         (label, tuple(None if (cost := costs[place]) is None else cost[0] / 1024 for costs in shown.values()))
         for place, (label, _) in enumerate(models)
     ]
-    return tuple(cut(name or THE_MODEL, NAME) for name in shown), tuple(series)
+    return tuple(cut(name or ROOT_NAME, NAME) for name in shown), tuple(series)
 
 
 def sizes_alt(models: Sequence[tuple[str, Footprint]]) -> str:
@@ -152,7 +152,7 @@ def sizes_alt(models: Sequence[tuple[str, Footprint]]) -> str:
     for label, one in models:
         largest = max(one.layers, key=lambda layer: layer.size_bytes, default=None)
         if largest is not None:
-            parts.append(f"{label} {size_text(one.size_bytes)}, most in {cut(largest.name or THE_MODEL, NAME)}")
+            parts.append(f"{label} {size_text(one.size_bytes)}, most in {cut(largest.name or ROOT_NAME, NAME)}")
     return "Bars: kilobytes of each layer in the file; " + "; ".join(parts) + "."
 
 
@@ -250,7 +250,7 @@ def _frozen(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[tuple[s
 
 
 def footprint_card(
-    footprints: Footprint | Footprints,
+    footprints: Footprint | FootprintTable,
     *,
     title: str = "%footprint",
     scores: Scores | None = None,
@@ -266,7 +266,7 @@ def footprint_card(
         measured: Accuracy, or loss and perplexity of language models, on the same data.
         remarks: Further sentences below the table.
     """
-    models = footprints if isinstance(footprints, Footprints) else Footprints((footprints,))
+    models = footprints if isinstance(footprints, FootprintTable) else FootprintTable((footprints,))
     names = [model.name for model in models]
     rows = [tuple(row) for row in models.rows() if set(row[1:]) != {"-"}]
     if measured is not None and measured.accuracy:
@@ -284,14 +284,14 @@ def footprint_card(
     return Card(title, ("", *names), tuple(rows), notes, _layers(models), drawing).bundle()
 
 
-def _layers(models: Footprints) -> tuple[Folded, ...]:
+def _layers(models: FootprintTable) -> tuple[Folded, ...]:
     """Side by side, which is all that the text form has room for, and each model's own table."""
     side_by_side = []
     if len(models) > 1:
         head, rows = layer_table(list(models))
         side_by_side = [Folded("Layers side by side", tuple(head), tuple(tuple(row) for row in rows))]
     own = [
-        Folded(f"Layers of {model.name}", LAYER_HEAD, tuple(map(tuple, model.layer_rows())), is_text=len(models) == 1)
+        Folded(f"Layers of {model.name}", LAYER_HEADER, tuple(map(tuple, model.layer_rows())), is_text=len(models) == 1)
         for model in models
     ]
     return (*side_by_side, *own)

@@ -53,7 +53,7 @@ def test_what_is_loaded_computes_what_was_saved(name: str, has_run: bool, tmp_pa
     x, cut = CASES[name][1:]
     small = halved(name, has_run=has_run)
     shapes = {step.module + name: shape for step in record_of(small).surgery for name, shape in step.shapes.items()}
-    assert {one for one, _ in small.named_buffers() if one in shapes} == cut
+    assert {buffer for buffer, _ in small.named_buffers() if buffer in shapes} == cut
     expected = small(x)
     path = nc.save(small, tmp_path / "small.nbz")
     assert nc.size_bytes(small) == path.stat().st_size
@@ -68,7 +68,7 @@ def test_cut_again_and_compressed_further(then: Callable[[nn.Module], nn.Module]
     small = nc.prune(then(halved("scaled")), 0.5, granularity="channel", example=x)
     loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), made("scaled", 1))
     assert torch.equal(loaded(x), small(x))
-    assert [tuple(one.shape) for one in loaded.buffers()] == [(4,), (2,), (5, 4), (2,), (4,)]
+    assert [tuple(buffer.shape) for buffer in loaded.buffers()] == [(4,), (2,), (5, 4), (2,), (4,)]
 
 
 def test_a_cut_part_of_a_model(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_every_cut_model_of_the_zoo_comes_back(name: str, tmp_path: Path) -> Non
     inputs = as_inputs(ZOO[name].example())
     small = nc.prune(ZOO[name].build().eval(), 0.5, granularity="channel", example=ZOO[name].example())
     loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), ZOO[name].build().eval())
-    for one, other in zip(tensors_of(inputs(loaded)), tensors_of(inputs(small)), strict=True):
-        assert torch.equal(one, other)
+    for actual, expected in zip(tensors_of(inputs(loaded)), tensors_of(inputs(small)), strict=True):
+        assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("name", ["relative", "relative, none yet"])

@@ -1,4 +1,4 @@
-"""Whatever is not exactly a file of ours, for exactly this model, is refused, and the instance stays as it was."""
+"""Files that are not of nbcompress, are changed, or hold another model are refused; the instance stays unchanged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tiny() -> nn.Module:
 
 
 def resealed(contents: bytes) -> bytes:
-    """A file whose checksum agrees, whatever it holds: as one who attacks it would write."""
+    """A file with these contents and a valid checksum, as an attacker would write it."""
     return b"".join(file_parts(MODEL_KEY, [contents]))
 
 
@@ -217,7 +217,7 @@ def test_the_first_difference_is_named(instance, text: str, tmp_path: Path) -> N
 
 
 def test_a_cut_that_does_not_fit_leaves_the_instance_whole(tmp_path: Path) -> None:
-    case = next(one for one in CASES if one.name == "perceptron-low-rank")
+    case = next(case for case in CASES if case.name == "perceptron-low-rank")
     path = save(case.make(), tmp_path / "model.nbz")
 
     class Smaller(nn.Module):
@@ -369,7 +369,7 @@ def test_a_change_of_the_first_text_is_told_by_the_checksum(tmp_path: Path) -> N
     whole = path.read_bytes()
     begin, end = whole.index(b'"model"'), whole.index(b"}}")
     changed = [whole[:place] + b"?" + whole[place + 1 :] for place in range(begin, end)]
-    for one in changed:
-        path.write_bytes(one)
+    for data in changed:
+        path.write_bytes(data)
         with pytest.raises(ArtifactError, match="was changed after it was written, or damaged: its checksum does not"):
             load(path, Tiny())

@@ -1,4 +1,4 @@
-"""Tensors that share memory: views side by side are filled, numbers in one place cannot be."""
+"""Tensors that share memory: disjoint views are filled, overlapping ones with different numbers are refused."""
 
 from __future__ import annotations
 

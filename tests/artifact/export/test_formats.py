@@ -110,7 +110,7 @@ def test_examples_of_every_form() -> None:
     )
     assert (found.batch_size, len(found.batched), len(found.tensors)) == (3, 2, 3)
     more = found.resized(5)
-    assert [tuple(one.shape) for one in more.tensors] == [(5, 4), (5,), (5,)]
+    assert [tuple(tensor.shape) for tensor in more.tensors] == [(5, 4), (5,), (5,)]
     assert more.kwargs["flag"] is True
     rows = ExampleInputs((torch.arange(3),), {}).resized(7).args[0]
     assert rows.tolist() == [0, 1, 2, 0, 1, 2, 0]
