@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nbcompress.artifact.container import Part, checked_contents, file_parts
 from nbcompress.artifact.file import (
+    bytes_text,
     check_packed,
     load_contents,
     read_file,
@@ -66,7 +67,7 @@ class Handle:
         return into
 
     def __repr__(self) -> str:
-        size = f"{len(self.contents) / 1024:.1f} kB"
+        size = bytes_text(len(self.contents))
         return f"<a kept {self.class_name}, {size}: .load(into={self.class_name}()) fills a fresh instance>"
 
 

@@ -20,7 +20,7 @@ from nbcompress.artifact.export.agreement import call_arguments
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.compressors.coupling import first_line
 from nbcompress.compressors.data import Batches, described
-from nbcompress.errors import MeasureError, option
+from nbcompress.errors import MeasureError, check_integer
 
 # ---- Nothing is left changed ----
 
@@ -60,10 +60,9 @@ def preserved_random_state() -> Iterator[None]:
 @contextmanager
 def pinned_threads(threads: int) -> Iterator[None]:
     """Let torch compute on this number of threads, and restore the number at the end."""
-    if type(threads) is not int or threads < 1:
-        raise MeasureError(f"{option('threads')} must be a count from 1, got {threads!r}")
+    n_threads = check_integer("threads", threads, 1, error=MeasureError)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(n_threads)
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nbcompress.artifact.export.agreement import ExampleInputs, on_cpu
 from nbcompress.artifact.export.onnx_file import onnx_bytes
 from nbcompress.artifact.export.onnx_graph import OnnxSession, tensors_of
-from nbcompress.errors import MeasureError, option
+from nbcompress.errors import MeasureError, check_integer, option
 from nbcompress.measure.inputs import ModelInputs, evaluation_copy, model_inputs, pinned_threads
 from nbcompress.measure.interval import Interval, median_interval
 
@@ -80,8 +80,8 @@ def measure_latency(
     Raises:
         MeasureError: A model fails on its inputs, or `threads` or `repeats` is not a count from 1.
     """
-    if type(repeats) is not int or repeats < 1:
-        raise MeasureError(f"{option('repeats')} must be a count from 1, got {repeats!r}")
+    repeats = check_integer("repeats", repeats, 1, error=MeasureError)
+    threads = check_integer("threads", threads, 1, error=MeasureError)
     samples: list[list[float]] = [[] for _ in copies]
     with pinned_threads(threads), torch.inference_mode(), _no_garbage_collection():
         n_calls = [_warm_up(model, model_input, clock) for model, model_input in zip(copies, inputs, strict=True)]

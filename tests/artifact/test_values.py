@@ -96,7 +96,7 @@ def test_a_module_comes_back_as_a_handle_or_into_an_instance(tmp_path: Path) -> 
     handle = load_value(path)["small"]
     assert isinstance(handle, Handle)
     assert repr(handle).startswith("<a kept Perceptron, ")
-    assert repr(handle).endswith(" kB: .load(into=Perceptron()) fills a fresh instance>")
+    assert repr(handle).endswith(" B: .load(into=Perceptron()) fills a fresh instance>")
     for found in (handle.load(into=Perceptron()), load_value(path, into=Perceptron())["small"]):
         assert all(map(torch.equal, model.state_dict().values(), found.state_dict().values()))
         assert record_of(found).tensors == record_of(model).tensors

@@ -168,7 +168,7 @@ class Uncopied(nn.Module):
         (
             lambda: footprint(Perceptron(), torch.ones(1, 24), repeats=-1),
             MeasureError,
-            "repeats must be a count",
+            "repeats is an integer",
         ),
     ],
 )

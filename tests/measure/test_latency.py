@@ -88,9 +88,9 @@ def test_threads_are_put_back() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"repeats": 0}, "repeats must be a count from 1, got 0"),
-        ({"repeats": 2.5}, r"repeats must be a count from 1, got 2\.5"),
-        ({"threads": 0}, "threads must be a count from 1, got 0"),
+        ({"repeats": 0}, "repeats is an integer of at least 1, but got 0"),
+        ({"repeats": 2.5}, r"repeats is an integer of at least 1, but got 2\.5"),
+        ({"threads": 0}, "threads is an integer of at least 1, but got 0"),
     ],
 )
 def test_bad_options(options: dict[str, object], text: str) -> None:
