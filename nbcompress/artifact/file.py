@@ -224,7 +224,7 @@ def _replay_surgery(header: Header, model: nn.Module) -> None:
             replay_surgery_(model, step)
         restate_(model)
     except CompressionError as err:
-        raise ArtifactError(f"the file's model was cut, and this {type(model).__name__} cannot be: {err}") from err
+        raise ArtifactError(f"the model in the file was cut, but this {type(model).__name__} cannot be: {err}") from err
 
 
 @torch.no_grad()
@@ -322,8 +322,8 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
             conflict = _first_overwritten(group)
         if conflict is not None:
             raise ArtifactError(
-                f"{conflict.name!r} of this {type(model).__name__} has numbers that lie in one place in memory and "
-                "differ in the file: make it a tensor of its own with clone() before you load"
+                f"{conflict.name!r} of this {type(model).__name__} shares memory between numbers that differ in the "
+                "file: make it a tensor of its own with clone() before you load"
             )
 
 

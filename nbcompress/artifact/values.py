@@ -31,7 +31,7 @@ from nbcompress.artifact.file import (
 from nbcompress.artifact.header import DTYPES, ByteReader, ByteWriter, bytes_of, dtype_name, tensor_of
 from nbcompress.artifact.packed import pack, parse_contents
 from nbcompress.compressors.modes import outside_inference
-from nbcompress.errors import ArtifactError
+from nbcompress.errors import ArtifactError, option
 
 VALUE_KEY = "value"
 # Deeper nesting is a mistake, such as a list that contains itself.
@@ -109,7 +109,9 @@ def load_value(path: str | os.PathLike[str], into: nn.Module | None = None) -> A
     if into is None:
         return value
     if len(parser.handles) != 1:
-        raise ArtifactError(f"into= needs a value with one module in it, but {where} holds {len(parser.handles)}")
+        raise ArtifactError(
+            f"{option('into=')} needs a value with one module in it, but {where} holds {len(parser.handles)}"
+        )
     return _replace_handle(value, parser.handles[0].load(into))
 
 

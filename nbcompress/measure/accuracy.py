@@ -107,8 +107,8 @@ class Accuracy:
         table = text_table(
             ["class", "examples", "accuracy"], [*rows, ["all", f"{self.n:,}", share_text(self.interval)]]
         )
-        part = " of the first examples; time ran out" if self.is_part else ""
-        return f"{table}\naccuracy{part}, in parentheses its 95 % interval"
+        part = " of the first examples, up to the time limit" if self.is_part else ""
+        return f"{table}\naccuracy{part}, with its 95 % interval in parentheses"
 
     def __repr__(self) -> str:
         return f"<Accuracy {share_text(self.interval)} of {self.n:,} examples>"
@@ -159,7 +159,7 @@ class AccuracyChange:
             return [*notes, "no example flipped between right and wrong"]
         p = f"p = {self.p_value:.2g}" if self.p_value >= 0.001 else "p < 0.001"
         chance = "which may be chance" if self.p_value >= 0.05 else "more than chance explains"
-        notes.append(f"{broken + mended} flipped: {broken} broken, {mended} mended, {chance} (McNemar, {p})")
+        notes.append(f"{broken + mended} flipped: {broken} now wrong, {mended} now right, {chance} (McNemar, {p})")
         for what, indices in (
             ("right before, wrong after", self.broken),
             ("wrong before, right after", self.mended),
@@ -287,7 +287,9 @@ def accuracy_change(before: Accuracy, after: Accuracy) -> AccuracyChange:
         MeasureError: Their labels differ.
     """
     if not torch.equal(before.labels, after.labels):
-        raise MeasureError("to see which examples flipped, both models must be measured on the same data, in one order")
+        raise MeasureError(
+            "to see which examples flipped, both models must be measured on the same data in the same order"
+        )
     return AccuracyChange(before, after)
 
 

@@ -32,7 +32,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         MeasureError: It is not a module, has no shapes yet, or cannot be copied.
     """
     if not isinstance(model, nn.Module):
-        raise MeasureError(f"what is measured must be a torch.nn.Module, got {type(model).__name__}")
+        raise MeasureError(f"only a torch.nn.Module can be measured, got {type(model).__name__}")
     missing = without_shape(model)
     if missing:
         raise MeasureError(missing)

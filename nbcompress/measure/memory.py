@@ -22,7 +22,7 @@ from nbcompress.measure.inputs import ModelInputs
 Method = Literal["tensors", "allocator"]
 METHOD_TEXT: dict[Method, str] = {
     "tensors": "tensors alive at once, without scratch memory inside an operator",
-    "allocator": "handed out at once by the allocator of the GPU",
+    "allocator": "allocated at once by torch on the GPU",
 }
 
 

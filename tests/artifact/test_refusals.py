@@ -157,7 +157,7 @@ FOREIGN = {
         ("text", r"not a file of nbcompress \(it has 200 bytes\)"),
         ("nothing", "is empty"),
         ("zeros", "not a file of nbcompress"),
-        ("deep", "is damaged: its first text cannot be read"),
+        ("deep", "is damaged: its header cannot be read"),
         ("newer", "has version 4, and this nbcompress reads up to version 3: update nbcompress"),
         ("value", r"must hold a model, but it holds value: read kept values with load_value"),
     ],
@@ -227,7 +227,7 @@ def test_a_cut_that_does_not_fit_leaves_the_instance_whole(tmp_path: Path) -> No
 
     Smaller.__name__ = "Perceptron"
     instance = Smaller()
-    with pytest.raises(ArtifactError, match=r"the file's model was cut, and this Perceptron cannot be: .*'fc3'"):
+    with pytest.raises(ArtifactError, match=r"the model in the file was cut, but this Perceptron cannot be: .*'fc3'"):
         load(path, instance)
     assert isinstance(instance.fc1, nn.Linear)
 

@@ -170,7 +170,7 @@ def test_a_comparison_with_labels() -> None:
     assert found.accuracy is not None
     assert (len(found.accuracy.broken), len(found.accuracy.mended)) == (30, 0)
     text = str(found)
-    assert "30 flipped: 30 broken, 0 mended, more than chance explains (McNemar, p < 0.001)" in text
+    assert "30 flipped: 30 now wrong, 0 now right, more than chance explains (McNemar, p < 0.001)" in text
     assert "right before, wrong after: examples 0, 1, 2, 3, 4, 5, 6, 7 and 22 more" in text
     assert "accuracy" in [row[0] for row in found.rows()]
     json.dumps(found.to_json())

@@ -154,7 +154,7 @@ class Uncopied(nn.Module):
             r"^Perceptron must run on the example, float32\[2, 3\], but raised RuntimeError: mat1",
         ),
         (lambda: footprint(Perceptron(), [1, 2]), MeasureError, "^example must be a tensor, a tuple .* got list"),
-        (lambda: footprint("model"), MeasureError, r"^what is measured must be a torch\.nn\.Module, got str"),
+        (lambda: footprint("model"), MeasureError, r"^only a torch\.nn\.Module can be measured, got str"),
         (lambda: footprint([]), MeasureError, "^footprint needs at least one model"),
         (lambda: footprint(Uncopied()), MeasureError, r"^Uncopied must allow copy\.deepcopy to be measured"),
         (lambda: footprint(Perceptron(), data=3), DataError, "^data must be"),

@@ -168,7 +168,7 @@ def test_what_is_no_module_and_what_returns_nothing(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> None:
             return None
 
-    with pytest.raises(ArtifactError, match=r"what is exported must be a torch.nn.Module, got dict"):
+    with pytest.raises(ArtifactError, match=r"only a torch.nn.Module can be exported, got dict"):
         nc.export({}, tmp_path / "a.onnx", example=X)  # type: ignore[arg-type]
     with pytest.raises(ArtifactError, match="Silent must return tensors to be exported, got NoneType"):
         nc.export(Silent(), tmp_path / "a.onnx", example=X)
