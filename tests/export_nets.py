@@ -1,4 +1,4 @@
-"""Small models that are exported, and what became of them: operators in the file, and those that really run."""
+"""Small models to export, and readers of the result: operators in the file, and those that ONNX Runtime runs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Recurrent(nn.Module):
 
 
 def settled(model: nn.Module, x: Tensor) -> nn.Module:
-    """`model` in evaluation mode, its batch norms away from where they start."""
+    """Return `model` in evaluation mode, with batch norms that are not in their initial state."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -80,12 +80,12 @@ def settled(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def operators(path: Path) -> Counter[str]:
-    """Operators in the file."""
+    """Count the operators in the file."""
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
 def running(path: Path, folder: Path) -> Counter[str]:
-    """Operators that ONNX Runtime makes of them."""
+    """Count the operators that ONNX Runtime runs."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(folder / "running.onnx")
@@ -94,23 +94,23 @@ def running(path: Path, folder: Path) -> Counter[str]:
 
 
 def constants(path: Path) -> dict[str, NDArray[np.generic]]:
-    """Constants in the file."""
-    return {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+    """Return the constants in the file by name."""
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
 
 
 def ran(path: Path, *inputs: Tensor, is_exact: bool = False) -> Tensor:
-    """The first output of the file in ONNX Runtime."""
+    """Return the first output of the file in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if is_exact:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
-    return torch.from_numpy(session.run(None, dict(zip(names, [one.numpy() for one in inputs], strict=True)))[0])
+    names = [value.name for value in session.get_inputs()]
+    return torch.from_numpy(session.run(None, dict(zip(names, [tensor.numpy() for tensor in inputs], strict=True)))[0])
 
 
 def error(expected: Tensor, found: Tensor) -> float:
-    """Length of the difference over length of what is expected."""
+    """Return the length of the difference over the length of the expected output."""
     return float((expected - found).norm() / expected.norm())
 
 

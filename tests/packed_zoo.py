@@ -1,4 +1,4 @@
-"""Small models of every kind that a file must hold, each made anew and made small, for the tests of the file."""
+"""Small models of every kind that a file must hold, compressed in every way, for the tests of the file."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Awkward(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of model, what is done to it, and an input."""
+    """A kind of model, how it is compressed, and an input."""
 
     name: str
     fresh: Callable[[], nn.Module]
@@ -82,7 +82,7 @@ class Case:
 
 
 def by_hand(model: nn.Module) -> nn.Module:
-    """Awkward promises: a group that does not divide, an affine grid with zeros of its own, a codebook on a grid."""
+    """Unusual records: groups that do not divide, an affine grid with different zeros, a codebook on a grid."""
     tensors = {}
     with torch.no_grad():
         for place, (name, weight) in enumerate(model.named_parameters()):
@@ -97,8 +97,8 @@ def by_hand(model: nn.Module) -> nn.Module:
                 weight.copy_(values[codes])
             else:
                 group = 7 if kind else "channel"
-                one = Grid(3, "affine", group, torch.ones(1), torch.zeros(1, dtype=torch.int32))
-                n_groups = one.n_groups(tuple(weight.shape))
+                template = Grid(3, "affine", group, torch.ones(1), torch.zeros(1, dtype=torch.int32))
+                n_groups = template.n_groups(tuple(weight.shape))
                 zero = torch.randint(0, 8, (n_groups,), dtype=torch.int32)
                 grid = Grid(3, "affine", group, torch.rand(n_groups) + 0.1, zero)
                 promise = TensorRecord(True, grid)
@@ -124,7 +124,7 @@ def even(model: nn.Module) -> nn.Module:
 
 
 def sided(model: nn.Module) -> nn.Module:
-    """As `even`, but each channel on four values of its own, with one more below zero or above it in turn."""
+    """As `even`, but each channel has four values of its own, with the extra one below and above zero in turn."""
     tensors = {}
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -184,9 +184,9 @@ CASES = [
 ]
 
 
-def bits_equal(one: Tensor, two: Tensor) -> bool:
-    """Equal dtype, shape and values, NaN where NaN is; a zero may differ in its sign where the tensor has codes."""
-    return one.dtype == two.dtype and one.shape == two.shape and torch.equal(one.nan_to_num(7e7), two.nan_to_num(7e7))
+def bits_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether dtype, shape and values are equal; NaN equals NaN, and zeros may differ in sign."""
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.nan_to_num(7e7), b.nan_to_num(7e7))
 
 
 __all__ = ["CASES", "Awkward", "Case", "Convolutional", "Perceptron", "Tied", "bits_equal", "by_hand", "even"]

@@ -133,7 +133,7 @@ def _read_metadata(whole: memoryview, path: Path) -> dict[str, object]:
         reason = "is a safetensors file, but not of nbcompress: load it with safetensors.torch.load_file"
         raise _unreadable(whole, path, reason) from None
     except (ValueError, RecursionError):
-        raise _unreadable(whole, path, "is damaged: its first text cannot be read") from None
+        raise _unreadable(whole, path, "is damaged: its header cannot be read") from None
     if not isinstance(version, str) or not version.isascii() or not version.isdigit() or len(version) > 9:
         raise _unreadable(whole, path, f"is damaged: its version is {version!r:.40}")
     if int(version) > VERSION:

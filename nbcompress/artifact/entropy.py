@@ -306,11 +306,13 @@ DENSE, MATRIX, FLAT = range(3)
 
 # Up to this many entries every layout is tried in full; above it the gain of MATRIX is estimated from counts.
 _MAX_TRIED_ENTRIES = 1 << 15
-# Bits that MATRIX must save on average for each row and column; a random mask appears to save 0.7.
+# Bits that MATRIX must save on average for each row and column, since chance alone appears to save some. Heuristic, see
+# benchmarks.md#constants-of-the-file-format.
 _MIN_GAIN_BITS = 2.0
 # With a smaller share of zeros only DENSE is considered.
 _MIN_ZERO_SHARE = 0.15
-# MATRIX takes rows + columns steps, each of some time, so a large matrix must hold this many entries for each step.
+# MATRIX takes rows + columns steps, so a large matrix must hold this many entries for each step. Heuristic, see
+# benchmarks.md#constants-of-the-file-format.
 _MIN_ENTRIES_PER_STEP = 16
 
 

@@ -148,6 +148,14 @@ def size_by_tensor(model: nn.Module) -> dict[str, int]:
     return {**packed.by_tensor, "": n_rest}
 
 
+def bytes_text(n_bytes: int) -> str:
+    """`17 B`, `3.4 kB` (of 1024 bytes), `8.0 MB`."""
+    if n_bytes < 1024:
+        return f"{n_bytes} B"
+    kilobytes = n_bytes / 1024
+    return f"{kilobytes:.1f} kB" if kilobytes < 1000 else f"{kilobytes / 1024:.1f} MB"
+
+
 def warn_of_broken(packed: PackedModel) -> None:
     """Warn, in one line, of tensors that left their grid or codebook."""
     if packed.broken:
@@ -216,7 +224,7 @@ def _replay_surgery(header: Header, model: nn.Module) -> None:
             replay_surgery_(model, step)
         recompute_shapes_(model)
     except CompressionError as err:
-        raise ArtifactError(f"the file's model was cut, and this {type(model).__name__} cannot be: {err}") from err
+        raise ArtifactError(f"the model in the file was cut, but this {type(model).__name__} cannot be: {err}") from err
 
 
 @torch.no_grad()
@@ -314,8 +322,8 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
             conflict = _first_overwritten(group)
         if conflict is not None:
             raise ArtifactError(
-                f"{conflict.name!r} of this {type(model).__name__} has numbers that lie in one place in memory and "
-                "differ in the file: make it a tensor of its own with clone() before you load"
+                f"{conflict.name!r} of this {type(model).__name__} shares memory between numbers that differ in the "
+                "file: make it a tensor of its own with clone() before you load"
             )
 
 

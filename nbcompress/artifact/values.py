@@ -20,11 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.artifact.container import Part, checked_contents, file_parts
-from nbcompress.artifact.file import check_packed, load_contents, read_file, warn_of_broken, write_atomically
+from nbcompress.artifact.file import (
+    bytes_text,
+    check_packed,
+    load_contents,
+    read_file,
+    warn_of_broken,
+    write_atomically,
+)
 from nbcompress.artifact.header import DTYPES, ByteReader, ByteWriter, bytes_of, dtype_name, tensor_of
 from nbcompress.artifact.packed import pack, parse_contents
 from nbcompress.compressors.modes import outside_inference
-from nbcompress.errors import ArtifactError
+from nbcompress.errors import ArtifactError, option
 
 VALUE_KEY = "value"
 # Deeper nesting is a mistake, such as a list that contains itself.
@@ -60,7 +67,7 @@ class Handle:
         return into
 
     def __repr__(self) -> str:
-        size = f"{len(self.contents) / 1024:.1f} kB"
+        size = bytes_text(len(self.contents))
         return f"<a kept {self.class_name}, {size}: .load(into={self.class_name}()) fills a fresh instance>"
 
 
@@ -102,7 +109,9 @@ def load_value(path: str | os.PathLike[str], into: nn.Module | None = None) -> A
     if into is None:
         return value
     if len(parser.handles) != 1:
-        raise ArtifactError(f"into= needs a value with one module in it, but {where} holds {len(parser.handles)}")
+        raise ArtifactError(
+            f"{option('into=')} needs a value with one module in it, but {where} holds {len(parser.handles)}"
+        )
     return _replace_handle(value, parser.handles[0].load(into))
 
 

@@ -1,4 +1,4 @@
-"""What does it cost? Parameters, bytes, multiply-accumulates, memory, milliseconds, accuracy; what each layer bears."""
+"""Costs of models: parameters, bytes, multiply-accumulates, memory, latency, accuracy; accuracy loss per layer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nbcompress.measure.accuracy import (
     mcnemar,
     scores_on,
 )
-from nbcompress.measure.comparison import Comparison, compare, compared
+from nbcompress.measure.comparison import Comparison, compare, compare_footprints
 from nbcompress.measure.costs import Footprint, LayerFootprint
-from nbcompress.measure.footprint import Footprints, check_runs, footprint
+from nbcompress.measure.footprint import FootprintTable, check_runs, footprint
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
 from nbcompress.measure.latency import Latency, latencies
 from nbcompress.measure.memory import PeakMemory
@@ -30,7 +30,7 @@ __all__ = [
     "ClassAccuracy",
     "Comparison",
     "Footprint",
-    "Footprints",
+    "FootprintTable",
     "Interval",
     "LanguageChange",
     "LanguageLoss",
@@ -45,7 +45,7 @@ __all__ = [
     "accuracy_change",
     "check_runs",
     "compare",
-    "compared",
+    "compare_footprints",
     "footprint",
     "language_note",
     "latencies",

@@ -1,13 +1,11 @@
-"""What models are worth on data: accuracy, or loss and perplexity of language models.
+"""Scores of models on data: accuracy, or loss and perplexity of language models.
 
-How many examples a model gets right, how sure that is, and which ones a change of the model flipped.
+Accuracies of two models on the same examples are paired: it is known which examples flipped between right and wrong.
 
 References:
     McNemar (1947), "Note on the sampling error of the difference between correlated proportions or percentages";
         here its exact form, on the binomial distribution.
     Agresti and Min (2005), "Simple improved confidence intervals for comparing matched proportions".
-
-How well a language model says its tokens: loss and perplexity.
 """
 
 from __future__ import annotations
@@ -28,26 +26,29 @@ from nbcompress.compressors.losses import IGNORED, Kind, LossFunction, LossSpec,
 from nbcompress.compressors.modes import seeded
 from nbcompress.compressors.outputs import Output
 from nbcompress.errors import DataError, MeasureError, option
-from nbcompress.measure.inputs import Inputs, batches_in_order, measured_copy
-from nbcompress.measure.interval import Interval, normal_width, proportion_interval
+from nbcompress.measure.inputs import ModelInputs, evaluation_copy, ordered_batches
+from nbcompress.measure.interval import Interval, proportion_interval, z_score
 from nbcompress.measure.text import points_text, share_text, text_table
 
-# Of a label that does not count.
-_IGNORED = IGNORED
-# An output with a NaN in it names no class.
+# The prediction from an output that holds a NaN.
 _NO_CLASS = -1
-# So many flipped examples are named in a text; all of them are in the result.
-_NAMED = 8
+# Number of flipped examples that a text names; the result holds all of them.
+_MAX_NAMED = 8
+# Of data that is not in batches yet.
+_BATCH_SIZE = 256
+
+
+# ---- Accuracy ----
 
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """The examples of one class.
+    """Accuracy on the examples of one class.
 
     Attributes:
         label: The class.
-        n: Examples with this label.
-        interval: Share of these that is right, with Wilson's 95 % interval.
+        n: Number of examples with this label.
+        interval: Share of them that is right, with Wilson's 95 % interval.
     """
 
     label: int
@@ -57,12 +58,12 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Accuracy:
-    """What a model says of examples in a fixed order.
+    """Predictions of a model on examples in a fixed order.
 
     Attributes:
-        labels: What is right, int64 of shape (n,); -100 is not counted, as in cross-entropy.
-        predictions: The class with the largest output, int64 of shape (n,); -1 where the output holds a NaN.
-        is_part: Whether time ran out before the data ended.
+        labels: Correct classes, int64 of shape `(n,)`; -100 is not counted, as in cross-entropy.
+        predictions: Classes with the largest output, int64 of shape `(n,)`; -1 where the output holds a NaN.
+        is_part: Whether the time limit ended the pass before the data did.
     """
 
     labels: Tensor
@@ -71,13 +72,13 @@ class Accuracy:
 
     @cached_property
     def is_right(self) -> Tensor:
-        """Bool of shape (n,)."""
+        """Whether each prediction is right, bool of shape `(n,)`."""
         return self.labels == self.predictions
 
     @property
     def n(self) -> int:
-        """Examples that count."""
-        return int((self.labels != _IGNORED).sum())
+        """Number of examples that count."""
+        return int((self.labels != IGNORED).sum())
 
     @property
     def interval(self) -> Interval:
@@ -86,28 +87,28 @@ class Accuracy:
 
     @cached_property
     def per_class(self) -> tuple[ClassAccuracy, ...]:
-        """Class by class, as the labels name them."""
-        found = []
-        for label in torch.unique(self.labels[self.labels != _IGNORED]).tolist():
+        """Accuracy of each class, in the order of the labels."""
+        classes = []
+        for label in torch.unique(self.labels[self.labels != IGNORED]).tolist():
             right = self.is_right[self.labels == label]
-            found.append(ClassAccuracy(label, len(right), proportion_interval(int(right.sum()), len(right))))
-        return tuple(found)
+            classes.append(ClassAccuracy(label, len(right), proportion_interval(int(right.sum()), len(right))))
+        return tuple(classes)
 
     def __float__(self) -> float:
         return self.interval.value
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""
-        per_class = [asdict(class_) for class_ in self.per_class]
+        per_class = [asdict(accuracy) for accuracy in self.per_class]
         return {"n": self.n, **asdict(self.interval), "per_class": per_class, "is_part": self.is_part}
 
     def __str__(self) -> str:
-        rows = [[str(class_.label), f"{class_.n:,}", share_text(class_.interval)] for class_ in self.per_class]
+        rows = [[str(row.label), f"{row.n:,}", share_text(row.interval)] for row in self.per_class]
         table = text_table(
             ["class", "examples", "accuracy"], [*rows, ["all", f"{self.n:,}", share_text(self.interval)]]
         )
-        part = " of the first examples; time ran out" if self.is_part else ""
-        return f"{table}\naccuracy{part}, in parentheses its 95 % interval"
+        part = " of the first examples, up to the time limit" if self.is_part else ""
+        return f"{table}\naccuracy{part}, with its 95 % interval in parentheses"
 
     def __repr__(self) -> str:
         return f"<Accuracy {share_text(self.interval)} of {self.n:,} examples>"
@@ -115,11 +116,11 @@ class Accuracy:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AccuracyChange:
-    """Two models on the same examples.
+    """Accuracies of two models on the same examples.
 
     Attributes:
-        before: Of the one.
-        after: Of the other.
+        before: Of the first model.
+        after: Of the second model.
     """
 
     before: Accuracy
@@ -127,41 +128,45 @@ class AccuracyChange:
 
     @cached_property
     def broken(self) -> tuple[int, ...]:
-        """Places of the examples that were right before and are wrong after."""
-        return _places(self.before.is_right & ~self.after.is_right)
+        """Indices of the examples that were right before and are wrong after."""
+        return _indices(self.before.is_right & ~self.after.is_right)
 
     @cached_property
     def mended(self) -> tuple[int, ...]:
-        """Places of the examples that were wrong before and are right after."""
-        return _places(self.after.is_right & ~self.before.is_right)
+        """Indices of the examples that were wrong before and are right after."""
+        return _indices(self.after.is_right & ~self.before.is_right)
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact test: how likely so uneven a number of flips is if both models were equally good."""
+        """p value of McNemar's exact test that both models are equally good."""
         return mcnemar(len(self.broken), len(self.mended))
 
     @property
     def change(self) -> Interval:
         """Accuracy after minus accuracy before, with a 95 % interval for matched pairs (Agresti and Min)."""
-        up, down, n = len(self.mended), len(self.broken), self.before.n
-        value = (up - down) / n
-        middle = (up - down) / (n + 2)
-        half = normal_width() * sqrt(up + down + 1 - (up - down) ** 2 / (n + 2)) / (n + 2)
+        gained, lost, n = len(self.mended), len(self.broken), self.before.n
+        value = (gained - lost) / n
+        middle = (gained - lost) / (n + 2)
+        half = z_score() * sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) / (n + 2)
         return Interval(value, min(value, max(-1.0, middle - half)), max(value, min(1.0, middle + half)))
 
     def notes(self) -> list[str]:
-        """How many examples that is, which ones flipped, and whether that can be chance."""
+        """Notes under a table: the number of examples, which ones flipped, and whether chance can explain it."""
         broken, mended = len(self.broken), len(self.mended)
         first = "the first " if self.before.is_part else ""
-        said = [f"accuracy on {first}{self.before.n:,} examples, with 95 % intervals"]
+        notes = [f"accuracy on {first}{self.before.n:,} examples, with 95 % intervals"]
         if not broken + mended:
-            return [*said, "no example flipped between right and wrong"]
+            return [*notes, "no example flipped between right and wrong"]
         p = f"p = {self.p_value:.2g}" if self.p_value >= 0.001 else "p < 0.001"
         chance = "which may be chance" if self.p_value >= 0.05 else "more than chance explains"
-        said.append(f"{broken + mended} flipped: {broken} broken, {mended} mended, {chance} (McNemar, {p})")
-        named = (("right before, wrong after", self.broken), ("wrong before, right after", self.mended))
-        some = [(what, "example" + "s" * (len(places) > 1), _listed(places)) for what, places in named if places]
-        return said + [f"{what}: {kind} {listed}" for what, kind, listed in some]
+        notes.append(f"{broken + mended} flipped: {broken} now wrong, {mended} now right, {chance} (McNemar, {p})")
+        for what, indices in (
+            ("right before, wrong after", self.broken),
+            ("wrong before, right after", self.mended),
+        ):
+            if indices:
+                notes.append(f"{what}: example{'s' * (len(indices) > 1)} {_listed(indices)}")
+        return notes
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""
@@ -188,27 +193,43 @@ def accuracy(
     model: nn.Module,
     data: object,
     *,
-    batch_size: int = 256,
+    batch_size: int = _BATCH_SIZE,
     loss: LossFunction | None = None,
     output: Output | None = None,
 ) -> Accuracy:
-    """Return how many examples of `data` a model gets right, with the interval of that, per class.
+    """Measure the share of examples that a model classifies correctly, with its 95 % interval, and per class.
 
-    The examples are read in their order, without shuffling; the model runs as a copy in evaluation mode.
+    The examples are read in their order, without shuffling. The model runs as a copy in evaluation mode.
 
     Args:
-        model: From inputs to scores of classes, as in training by cross-entropy; or to one logit, or several, of
-            targets of 0 and 1 (or to probabilities, if it ends in a sigmoid), where every label counts.
-        data: A `DataLoader`, a data set, or a pair of tensors (inputs, labels). Where the labels are the inputs of a
-            causal language model, or it shifts them itself, the tokens after the first count.
+        model: From inputs to scores of shape `(n, classes)`, as in training with cross-entropy; or, for targets of 0
+            and 1, to logits (or probabilities, if it ends in a sigmoid) of the shape of the targets.
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, labels). For a causal language model whose
+            labels are its inputs, or that shifts labels itself, every token after the first counts.
         batch_size: Of data that is not in batches yet.
-        loss: What the model was trained by. A loss of torch tells logits from probabilities, and which label does not
-            count (`ignore_index`).
+        loss: Loss that the model was trained with. A loss of torch tells logits from probabilities, and which label
+            does not count (`ignore_index`).
         output: Index or key of the prediction, where the model returns several tensors.
 
+    Returns:
+        Labels and predictions, with `n`, `interval` (a share from 0 to 1 with Wilson's 95 % interval) and `per_class`.
+        `float` gives the share; `print` shows a table.
+
     Raises:
-        DataError: The data is empty, or has no labels that fit the model's outputs.
-        MeasureError: The model fails on it, or cannot be copied.
+        DataError: The data is empty, or has no labels that fit the outputs of the model.
+        MeasureError: The model fails on the data, or cannot be copied.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> scores = torch.eye(2)[[0, 0, 1, 1, 1]]
+        >>> result = nc.accuracy(torch.nn.Identity(), (scores, torch.tensor([0, 0, 1, 1, 0])))
+        >>> result
+        <Accuracy 80.0 % (37.6 to 96.4) of 5 examples>
+        >>> float(result)
+        0.8
+
+    References:
+        Wilson (1927), "Probable inference, the law of succession, and statistical inference".
     """
     return accuracies({"model": model}, data, batch_size=batch_size, spec=LossSpec(loss, output))["model"]
 
@@ -217,7 +238,7 @@ def accuracies(
     models: Mapping[str, nn.Module],
     data: object,
     *,
-    batch_size: int = 256,
+    batch_size: int = _BATCH_SIZE,
     seconds: float | None = None,
     spec: LossSpec | None = None,
     readings: Mapping[str, Reading] | None = None,
@@ -228,54 +249,56 @@ def accuracies(
         models: By the name to show.
         data: As in `accuracy`.
         batch_size: Of data that is not in batches yet.
-        seconds: Stop reading after so long; what was read until then counts. At least one batch is.
-        spec: What the user says of the loss and the output.
-        readings: How the models are read, by name, if that is known already.
+        seconds: Time limit; the batches that were read by then count, at least one. No limit if None.
+        spec: Loss and output, as the user gave them.
+        readings: By name of the model, how its outputs are read; found out if None.
 
     Raises:
         DataError: The data is empty, or has no labels that fit the models' outputs.
         MeasureError: A model fails on it, or cannot be copied.
     """
-    copies = {name: measured_copy(model) for name, model in models.items()}
+    copies = {name: evaluation_copy(model) for name, model in models.items()}
     if readings is None:
         readings = score_readings(copies, data, batch_size, spec or LossSpec())
     labels: list[Tensor] = []
-    said: dict[str, list[Tensor]] = {name: [] for name in copies}
+    predictions: dict[str, list[Tensor]] = {name: [] for name in copies}
     start, is_part = perf_counter(), False
-    with batches_in_order(data, batch_size) as batches, torch.inference_mode():
+    with ordered_batches(data, batch_size) as batches, torch.inference_mode():
         for raw in batches:
             if is_part := seconds is not None and bool(labels) and perf_counter() - start > seconds:
                 break
-            for place, (name, model) in enumerate(copies.items()):
-                given, predicted = _predictions(model, raw, readings[name])
-                said[name].append(predicted)
-                if not place:
-                    labels.append(given)
+            for index, (name, model) in enumerate(copies.items()):
+                batch_labels, batch_predictions = _labels_and_predictions(model, raw, readings[name])
+                predictions[name].append(batch_predictions)
+                if not index:
+                    labels.append(batch_labels)
     if not labels:
         raise DataError(f"{option('data')} must hold at least one batch, but it gave none")
-    right = torch.cat(labels)
-    if not bool((right != _IGNORED).any()):
+    all_labels = torch.cat(labels)
+    if not bool((all_labels != IGNORED).any()):
         raise DataError("accuracy needs at least one label, but all labels are -100, which stands for none")
-    return {name: Accuracy(right, torch.cat(parts), is_part) for name, parts in said.items()}
+    return {name: Accuracy(all_labels, torch.cat(parts), is_part) for name, parts in predictions.items()}
 
 
 def accuracy_change(before: Accuracy, after: Accuracy) -> AccuracyChange:
-    """Compare two accuracies on the same examples.
+    """Pair two accuracies on the same examples.
 
     Raises:
         MeasureError: Their labels differ.
     """
     if not torch.equal(before.labels, after.labels):
-        raise MeasureError("to see which examples flipped, both models must be measured on the same data, in one order")
+        raise MeasureError(
+            "to see which examples flipped, both models must be measured on the same data in the same order"
+        )
     return AccuracyChange(before, after)
 
 
 def mcnemar(broken: int, mended: int) -> float:
-    """How likely chance splits flipped examples so unevenly, or more so (exact, two-sided).
+    """Return the p value of McNemar's exact test, two-sided.
 
     Args:
-        broken: How many examples only the one of two models gets right.
-        mended: How many only the other does.
+        broken: Number of examples that only the first of two models gets right.
+        mended: Number of examples that only the second gets right.
     """
     from scipy.special import bdtr
 
@@ -286,10 +309,10 @@ def mcnemar(broken: int, mended: int) -> float:
 def score_readings(
     models: Mapping[str, nn.Module], data: object, batch_size: int, spec: LossSpec
 ) -> dict[str, Reading]:
-    """How the outputs of each model are read beside the targets of `data`.
+    """Return how the outputs of each model are compared with the targets of `data`.
 
     Raises:
-        DataError: The data is empty, or what its targets mean is not clear.
+        DataError: The data is empty, or the meaning of its targets is not clear.
         MeasureError: A model fails on the data.
     """
     batches = Batches(data, batch_size)
@@ -300,52 +323,55 @@ def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> Readin
     try:
         return spec.score_reading(model, batches)
     except DataError:
-        # A model that does not run at all is told as such.
+        # A model that does not run at all is the clearer error.
         with seeded(0, *batches.generators), torch.no_grad():
             first = batches.first(model)
-            Inputs(first.args, first.kwargs)(model)
+            ModelInputs(first.args, first.kwargs)(model)
         raise
 
 
-def _predictions(model: nn.Module, raw: Any, reading: Reading) -> tuple[Tensor, Tensor]:
+def _labels_and_predictions(model: nn.Module, raw: Any, reading: Reading) -> tuple[Tensor, Tensor]:
     batch = Batches([raw]).first(model)
     if reading.kind is Kind.NUMBERS:
-        raise DataError(f"accuracy needs integer labels, or targets of 0 and 1, got targets of {_kind(batch)}")
-    output = reading.prediction(Inputs(batch.args, batch.kwargs)(model), batch)
+        raise DataError(f"accuracy needs integer labels, or targets of 0 and 1, got targets of {_target_kind(batch)}")
+    output = reading.prediction(ModelInputs(batch.args, batch.kwargs)(model), batch)
     if reading.kind is Kind.CLASSES:
         scores, labels = reading.scores(output, batch.target)
         predicted = scores.argmax(1).masked_fill(scores.isnan().any(1), _NO_CLASS)
     else:
-        said, labels = reading.pairs(output, batch.target)
+        scores, labels = reading.pairs(output, batch.target)
         if not bool(((labels == 0) | (labels == 1)).all()):
             raise DataError("accuracy needs integer labels, or targets of 0 and 1, got targets between 0 and 1")
-        least = 0.0 if reading.kind is Kind.LOGITS else 0.5
-        predicted = (said > least).long().masked_fill(said.isnan(), _NO_CLASS)
-    return labels.long().masked_fill(labels == reading.ignored, _IGNORED).cpu(), predicted.cpu()
+        threshold = 0.0 if reading.kind is Kind.LOGITS else 0.5
+        predicted = (scores > threshold).long().masked_fill(scores.isnan(), _NO_CLASS)
+    return labels.long().masked_fill(labels == reading.ignored, IGNORED).cpu(), predicted.cpu()
 
 
-def _kind(batch: Batch) -> str:
+def _target_kind(batch: Batch) -> str:
     target = batch.target
     return str(target.dtype) if isinstance(target, Tensor) else type(target).__name__
 
 
-def _listed(places: tuple[int, ...]) -> str:
-    rest = len(places) - _NAMED
-    return ", ".join(map(str, places[:_NAMED])) + (f" and {rest} more" if rest > 0 else "")
+def _listed(indices: tuple[int, ...]) -> str:
+    n_more = len(indices) - _MAX_NAMED
+    return ", ".join(map(str, indices[:_MAX_NAMED])) + (f" and {n_more} more" if n_more > 0 else "")
 
 
-def _places(which: Tensor) -> tuple[int, ...]:
-    return tuple(torch.nonzero(which).flatten().tolist())
+def _indices(mask: Tensor) -> tuple[int, ...]:
+    return tuple(torch.nonzero(mask).flatten().tolist())
+
+
+# ---- Loss and perplexity ----
 
 
 @dataclass(frozen=True)
 class LanguageLoss:
-    """What a language model loses on tokens.
+    """Loss of a language model on tokens.
 
     Attributes:
-        loss: Mean over the tokens that count.
-        n: How many tokens count.
-        is_part: Whether time ran out before the data ended.
+        loss: Mean cross-entropy over the tokens that count, in nats.
+        n: Number of tokens that count.
+        is_part: Whether the time limit ended the pass before the data did.
     """
 
     loss: float
@@ -364,26 +390,26 @@ class LanguageLoss:
 
 @dataclass(frozen=True)
 class LanguageChange:
-    """Two language models on the same tokens.
+    """Losses of two language models on the same tokens.
 
     Attributes:
-        before: Of the one.
-        after: Of the other.
+        before: Of the first model.
+        after: Of the second model.
     """
 
     before: LanguageLoss
     after: LanguageLoss
 
     def rows(self) -> list[list[str]]:
-        """Loss and perplexity: before, after, and what was gained or lost."""
+        """Rows of a table: loss and perplexity before, after, and their change."""
         pairs = (
             ("loss", self.before.loss, self.after.loss),
             ("perplexity", self.before.perplexity, self.after.perplexity),
         )
-        return [[name, f"{one:.4g}", f"{two:.4g}", f"{two - one:+.4g}"] for name, one, two in pairs]
+        return [[name, f"{before:.4g}", f"{after:.4g}", f"{after - before:+.4g}"] for name, before, after in pairs]
 
     def notes(self) -> list[str]:
-        """On how much it was measured."""
+        """Notes under a table: the number of tokens."""
         return [language_note(self.before)]
 
     def to_json(self) -> dict[str, Any]:
@@ -391,10 +417,10 @@ class LanguageChange:
         return {"before": self.before.to_json(), "after": self.after.to_json()}
 
 
-def language_note(found: LanguageLoss) -> str:
-    """On how much it was measured."""
-    first = "the first " if found.is_part else ""
-    return f"loss and perplexity on {first}{found.n:,} tokens"
+def language_note(measured: LanguageLoss) -> str:
+    """`loss and perplexity on 1,234 tokens`."""
+    first = "the first " if measured.is_part else ""
+    return f"loss and perplexity on {first}{measured.n:,} tokens"
 
 
 def language_losses(
@@ -402,26 +428,26 @@ def language_losses(
     data: object,
     readings: Mapping[str, Reading],
     *,
-    batch_size: int = 256,
+    batch_size: int = _BATCH_SIZE,
     seconds: float | None = None,
 ) -> dict[str, LanguageLoss]:
-    """Measure what several language models lose on the same batches, in one pass.
+    """Measure the loss of several language models on the same batches, in one pass.
 
     Args:
         models: By the name to show.
         data: A `DataLoader`, a data set, or a pair of tensors.
-        readings: How the models are read, by name.
+        readings: By name of the model, how its outputs are read.
         batch_size: Of data that is not in batches yet.
-        seconds: Stop reading after so long; what was read until then counts. At least one batch is.
+        seconds: Time limit; the batches that were read by then count, at least one. No limit if None.
 
     Raises:
         DataError: No token counts.
         MeasureError: A model cannot be copied.
     """
-    copies = {name: measured_copy(model) for name, model in models.items()}
+    copies = {name: evaluation_copy(model) for name, model in models.items()}
     totals = dict.fromkeys(copies, 0.0)
     n_tokens, start, is_part = 0, perf_counter(), False
-    with batches_in_order(data, batch_size) as batches, torch.inference_mode():
+    with ordered_batches(data, batch_size) as batches, torch.inference_mode():
         for raw in batches:
             if is_part := seconds is not None and n_tokens > 0 and perf_counter() - start > seconds:
                 break
@@ -443,12 +469,12 @@ def _n_counted(reading: Reading, batch: Batch) -> int:
     return int((counted != reading.ignored).sum())
 
 
-_BATCH_SIZE = 256
+# ---- Either of the two ----
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Either of the two, by the models' names.
+class EvaluationScores:
+    """Scores of several models, by their names; one of the two mappings is empty.
 
     Attributes:
         accuracy: Of classifiers.
@@ -459,25 +485,27 @@ class Scores:
     language: Mapping[str, LanguageLoss] = field(default_factory=dict)
 
 
-def scores_on(models: Mapping[str, nn.Module], data: object, spec: LossSpec, *, seconds: float | None = None) -> Scores:
-    """Measure several models on the same batches, in one pass.
+def scores_on(
+    models: Mapping[str, nn.Module], data: object, spec: LossSpec, *, seconds: float | None = None
+) -> EvaluationScores:
+    """Measure the accuracy, or the loss of language models, of several models on the same batches, in one pass.
 
     Args:
         models: By the name to show.
         data: A `DataLoader`, a data set, or a pair of tensors.
-        spec: What the user says of the loss and the output.
-        seconds: Stop reading after so long; what was read until then counts. At least one batch is.
+        spec: Loss and output, as the user gave them.
+        seconds: Time limit; the batches that were read by then count, at least one. No limit if None.
 
     Raises:
-        DataError: The data has no labels that fit, or what they mean is not clear.
+        DataError: The data has no labels that fit, or their meaning is not clear.
         MeasureError: A model fails on it, or cannot be copied.
     """
-    copies = {name: measured_copy(model) for name, model in models.items()}
+    copies = {name: evaluation_copy(model) for name, model in models.items()}
     readings = score_readings(copies, data, _BATCH_SIZE, spec)
     is_language = {reading.is_language for reading in readings.values()}
     if is_language == {True}:
-        found = language_losses(copies, data, readings, batch_size=_BATCH_SIZE, seconds=seconds)
-        return Scores(language=found)
+        losses = language_losses(copies, data, readings, batch_size=_BATCH_SIZE, seconds=seconds)
+        return EvaluationScores(language=losses)
     if True in is_language:
         raise DataError("a language model has loss and perplexity, another model accuracy: they cannot be compared")
-    return Scores(accuracies(copies, data, batch_size=_BATCH_SIZE, seconds=seconds, readings=readings))
+    return EvaluationScores(accuracies(copies, data, batch_size=_BATCH_SIZE, seconds=seconds, readings=readings))

@@ -1,7 +1,8 @@
-"""Before and after: what a change of a model saves, whether the clock can tell, and what it costs in accuracy."""
+"""`compare`: two models side by side, in size, costs of a call, and accuracy."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,10 +21,10 @@ from nbcompress.measure.text import (
     count_text,
     points_text,
     ratio_text,
+    reduction_text,
     share_text,
     size_text,
     text_table,
-    times_text,
     weight_histogram,
 )
 
@@ -33,14 +34,14 @@ class Comparison:
     """Two models, measured in turn.
 
     Attributes:
-        before: Footprint of the one.
-        after: Footprint of the other.
-        speedup: Time of `before` over time of `after`: the median over pairs of samples taken one after the other,
-            with its 95 % interval. None without an example.
-        accuracy: Of both on the data, None without data or without labels in it, and for language models.
+        before: Footprint of the first model.
+        after: Footprint of the second model.
+        speedup: Time of `before` over time of `after`: the median over pairs of consecutive samples, with its 95 %
+            interval. None without an example.
+        accuracy: Of both on the data; None without data, without labels, and for language models.
+        weights: Histogram of the weights of both.
+        remark: Why there is no accuracy although data was given, or an empty text.
         language: Loss and perplexity of both on the data, for language models.
-        weights: How the weights of both are spread.
-        remark: Why data was given and there is no accuracy, or an empty text.
     """
 
     before: Footprint
@@ -53,7 +54,7 @@ class Comparison:
 
     @property
     def is_speed_different(self) -> bool | None:
-        """Whether one of the two is faster for sure: the intervals of their medians do not overlap."""
+        """Whether one of the two is certainly faster: the intervals of their medians do not overlap."""
         if self.before.latency is None or self.after.latency is None:
             return None
         return not self.before.latency.interval.overlaps(self.after.latency.interval)
@@ -76,24 +77,24 @@ class Comparison:
         }
 
     def rows(self) -> list[list[str]]:
-        """The name of a figure, before, after, and what was gained; accuracy, or loss, is there if it was measured."""
-        one, two = self.before, self.after
-        memory = one.memory_bytes, two.memory_bytes
+        """Rows of a table: name of the cost, before, after, gain; with accuracy or loss if it was measured."""
+        before, after = self.before, self.after
         rows = [
-            ["size", size_text(one.size_bytes), size_text(two.size_bytes), times_text(one.size_bytes, two.size_bytes)],
-            _counts("parameters", one.parameters, two.parameters),
-            _counts("non-zeros", one.nonzeros, two.nonzeros),
-            _counts("MACs", one.macs, two.macs),
-            ["peak memory", size_text(memory[0]), size_text(memory[1]), times_text(*memory)],
-            ["ms a call", latency_text(one.latency), latency_text(two.latency), self._speed()],
+            _row("size", before.size_bytes, after.size_bytes, size_text),
+            _row("parameters", before.parameters, after.parameters, count_text),
+            _row("non-zeros", before.nonzeros, after.nonzeros, count_text),
+            _row("MACs", before.macs, after.macs, count_text),
+            _row("peak memory", before.memory_bytes, after.memory_bytes, size_text),
+            ["ms a call", latency_text(before.latency), latency_text(after.latency), self._speed()],
         ]
         if self.accuracy is not None:
-            before, after = self.accuracy.before.interval, self.accuracy.after.interval
-            rows.append(["accuracy", share_text(before), share_text(after), points_text(self.accuracy.change)])
+            accuracy = self.accuracy
+            shares = share_text(accuracy.before.interval), share_text(accuracy.after.interval)
+            rows.append(["accuracy", *shares, points_text(accuracy.change)])
         return rows if self.language is None else [*rows, *self.language.rows()]
 
     def notes(self) -> list[str]:
-        """What the table cannot say: how it was measured, which examples flipped, what was not counted."""
+        """Notes under the table: how it was measured, which examples flipped, and what was not counted."""
         notes = [] if self.accuracy is None else self.accuracy.notes()
         if self.language is not None:
             notes += self.language.notes()
@@ -102,14 +103,14 @@ class Comparison:
         if self.before.latency is not None:
             how = f"medians of {_how(self.before.latency)}, in turn, with 95 % intervals"
             notes.append(f"one call on {self.before.inputs}; ms a call: {how}")
-        return [*notes, *(note for note in footprint_notes([self.before, self.after]) if not _is_said(note))]
+        return [*notes, *(note for note in footprint_notes([self.before, self.after]) if not _is_repeated(note))]
 
     def layer_table(self) -> tuple[list[str], list[list[str]]]:
-        """Head and rows of what each layer costs, before and after."""
+        """Return header and rows of a table of layers, before and after."""
         return layer_table([replace(self.before, name="before"), replace(self.after, name="after")])
 
     def class_table(self) -> tuple[list[str], list[list[str]]] | None:
-        """Head and rows of the accuracy of each class; None if it was not measured."""
+        """Return header and rows of the accuracy of each class; None if it was not measured."""
         if self.accuracy is None:
             return None
         pairs = zip(self.accuracy.before.per_class, self.accuracy.after.per_class, strict=True)
@@ -145,54 +146,74 @@ def compare(
     loss: LossFunction | None = None,
     output: Output | None = None,
 ) -> Comparison:
-    """Measure two models side by side: size, cost of a call, and accuracy if there are labels.
+    """Compare two models: size, costs of a call, and accuracy if there is data with labels.
 
-    Of language models loss and perplexity are measured instead of accuracy.
+    Accuracies are paired, example by example, so a change is significant with fewer examples than two separate
+    accuracies would need. For language models, loss and perplexity are measured instead of accuracy.
 
     Args:
-        before: A module.
-        after: Another one.
-        example: As in `footprint`.
-        data: A `DataLoader`, a data set, or a pair of tensors. Its first batch serves as the example if none is given;
-            if its targets are labels, accuracy is measured on all of it.
-        threads: As in `footprint`.
-        repeats: As in `footprint`.
-        runtime: As in `footprint`.
-        seconds: Measure accuracy on what can be read of the data in so long; on all of it if None.
-        loss: As in `accuracy`.
+        before: A module, such as the original.
+        after: Another module, such as a compressed copy.
+        example: A tensor, a tuple of positional or a dict of keyword inputs, on the device of the models.
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, labels). Its first batch is the example if none
+            is given.
+        threads: Threads of the runtime while a call is timed.
+        repeats: Samples of each model; they alternate between models. 0 switches timing off.
+        runtime: Where calls are timed: in `torch`, or in ONNX Runtime (`onnx`) after an export in memory.
+        seconds: Time limit for accuracy; the examples that were read by then count. All examples if None.
+        loss: Loss that the models were trained with; chosen by the targets if None. See `nc.accuracy`.
         output: Index or key of the prediction, where a model returns several tensors.
+
+    Returns:
+        The footprints of both models and what changed. `print` shows tables.
 
     Raises:
         MeasureError: A model cannot be copied or fails on the input, or an argument has another form.
         DataError: The data has another form or is empty.
-        ArtifactError: A model holds what a file cannot.
+        ArtifactError: A model holds what a file cannot, or cannot be exported to ONNX.
+        MissingPart: ONNX Runtime is asked for and not installed.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> model = torch.nn.Linear(8, 3)
+        >>> data = torch.randn(60, 8), torch.arange(60) % 3
+        >>> report = nc.compare(model, nc.quantize(model, bits=4), data=data, repeats=0)
+        >>> report.size_ratio > 1
+        True
+        >>> flipped = len(report.accuracy.broken) + len(report.accuracy.mended)
+        >>> 0 <= flipped <= 60
+        True
+
+    References:
+        Agresti and Min (2005), "Simple improved confidence intervals for comparing matched proportions".
+        McNemar (1947), "Note on the sampling error of the difference between correlated proportions or percentages".
     """
     spec = LossSpec(loss, output)
     models = {"before": before, "after": after}
-    one, two = footprint(models, example, data=data, threads=threads, repeats=repeats, runtime=runtime)
-    found = replace(compared(one, two), weights=weight_histogram(models))
+    footprints = footprint(models, example, data=data, threads=threads, repeats=repeats, runtime=runtime)
+    comparison = replace(compare_footprints(*footprints), weights=weight_histogram(models))
     if data is None:
-        return found
+        return comparison
     try:
         scores = scores_on(models, data, spec, seconds=seconds)
     except DataError as err:
-        return replace(found, remark=f"no accuracy: {err}")
+        return replace(comparison, remark=f"no accuracy: {err}")
     if scores.language:
-        return replace(found, language=LanguageChange(scores.language["before"], scores.language["after"]))
-    return replace(found, accuracy=accuracy_change(scores.accuracy["before"], scores.accuracy["after"]))
+        return replace(comparison, language=LanguageChange(scores.language["before"], scores.language["after"]))
+    return replace(comparison, accuracy=accuracy_change(scores.accuracy["before"], scores.accuracy["after"]))
 
 
-def compared(before: Footprint, after: Footprint) -> Comparison:
-    """Compare two footprints that were measured in turn."""
+def compare_footprints(before: Footprint, after: Footprint) -> Comparison:
+    """Return the comparison of two footprints that were measured in turn."""
     speedup = None
     if before.latency is not None and after.latency is not None:
         pairs = zip(before.latency.samples_ms, after.latency.samples_ms, strict=True)
-        speedup = median_interval([one / two for one, two in pairs])
+        speedup = median_interval([before_ms / after_ms for before_ms, after_ms in pairs])
     return Comparison(before, after, speedup)
 
 
-def _counts(name: str, before: int | None, after: int | None) -> list[str]:
-    return [name, count_text(before), count_text(after), times_text(before, after)]
+def _row(name: str, before: int | None, after: int | None, text: Callable[[int | None], str]) -> list[str]:
+    return [name, text(before), text(after), reduction_text(before, after)]
 
 
 def _how(latency: Latency) -> str:
@@ -200,9 +221,9 @@ def _how(latency: Latency) -> str:
     return f"{latency.repeats} on {latency.threads} thread" + "s" * (latency.threads != 1) + where
 
 
-def _is_said(note: str) -> bool:
-    """Whether a note of the footprints is in the comparison's own words already."""
+def _is_repeated(note: str) -> bool:
+    """Whether a note of the footprints repeats a note of the comparison."""
     return note.startswith(("one call on", "ms a call:"))
 
 
-__all__ = ["Comparison", "compare", "compared"]
+__all__ = ["Comparison", "compare", "compare_footprints"]

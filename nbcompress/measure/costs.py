@@ -1,4 +1,4 @@
-"""The cost of one model and of its layers, as values and as text."""
+"""The costs of one model and of its layers, as values and as text."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nbcompress.measure.latency import Latency
-from nbcompress.measure.memory import HOW, PeakMemory
+from nbcompress.measure.memory import METHOD_TEXT, PeakMemory
 from nbcompress.measure.text import count_text, milliseconds_text, size_text, text_table
 
-# What stands for the name of the outermost module.
-THE_MODEL = "(the model)"
+# Shown for the model itself, whose module name is empty.
+ROOT_NAME = "(the model)"
 
-# Columns of what each layer costs.
-LAYER_HEAD = ("layer", "kind", "parameters", "non-zeros", "size", "MACs")
+# Columns of a table of layers.
+LAYER_HEADER = ("layer", "kind", "parameters", "non-zeros", "size", "MACs")
 
 
 @dataclass(frozen=True)
 class LayerFootprint:
-    """The share of one layer: a module that holds tensors of its own or multiplies something.
+    """The costs of one layer: a module that holds tensors of its own or has multiply-accumulates.
 
     Attributes:
         name: Dotted module name; the model itself is "".
-        kind: Its class.
+        kind: Name of its class.
         parameters: Weights in it; a tensor that several layers share counts in the first.
-        nonzeros: Of these, how many are not zero.
-        size_bytes: Bytes of the file that its parameters and buffers take.
+        nonzeros: How many of them are not zero.
+        size_bytes: Bytes that its parameters and buffers take in the file.
         macs: Multiply-accumulates of one call, None without an example.
     """
 
@@ -40,20 +40,20 @@ class LayerFootprint:
 
 @dataclass(frozen=True, repr=False)
 class Footprint:
-    """What a model costs.
+    """The costs of one model.
 
     Attributes:
-        name: The model's class, or the name it was given.
-        parameters: Weights, shared ones once.
-        nonzeros: Of these, how many are not zero.
-        size_bytes: Length of the file that `save` writes.
+        name: Class of the model, or the name it was given.
+        parameters: Number of weights, shared ones once.
+        nonzeros: How many of them are not zero.
+        size_bytes: Length of the file that `nc.save` writes.
         macs: Multiply-accumulates of one call, None without an example.
         uncounted: Operators of that call that were not counted, by name.
-        latency: Of that call, None without an example.
-        inputs: What that call was given, in words; empty without an example.
-        layers: Layer by layer. Their bytes and `overhead_bytes` add up to `size_bytes`.
-        overhead_bytes: What the file adds to the tensors.
-        memory: Of that call in torch, None without an example.
+        latency: Of that call in milliseconds, None without an example.
+        inputs: Dtypes and shapes of that call's inputs as text; empty without an example.
+        layers: Costs of each layer. Their bytes and `overhead_bytes` add up to `size_bytes`.
+        overhead_bytes: Bytes of the file besides the tensors.
+        memory: Peak memory of that call in torch, None without an example.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Footprint:
 
     @property
     def memory_bytes(self) -> int | None:
-        """The most that weights, inputs and results took at once in one call; None without an example."""
+        """Peak memory of weights, inputs and results in one call; None without an example."""
         return None if self.memory is None else self.memory.total_bytes
 
     def to_json(self) -> dict[str, Any]:
@@ -78,10 +78,10 @@ class Footprint:
         return {**asdict(self), "uncounted": list(self.uncounted), "layers": [asdict(layer) for layer in self.layers]}
 
     def layer_rows(self) -> list[list[str]]:
-        """What each layer costs, in the columns of `LAYER_HEAD`."""
+        """Rows of a table of layers, in the columns of `LAYER_HEADER`."""
         return [
             [
-                layer.name or THE_MODEL,
+                layer.name or ROOT_NAME,
                 layer.kind,
                 count_text(layer.parameters),
                 count_text(layer.nonzeros),
@@ -92,21 +92,20 @@ class Footprint:
         ]
 
     def __str__(self) -> str:
-        total = [self.parameters, self.nonzeros, None, self.macs]
-        texts = [count_text(cost) for cost in total]
+        parameters, nonzeros, macs = map(count_text, (self.parameters, self.nonzeros, self.macs))
         rows = [
             *self.layer_rows(),
             ["(file)", "", "", "", size_text(self.overhead_bytes), ""],
-            ["total", self.name, texts[0], texts[1], size_text(self.size_bytes), texts[3]],
+            ["total", self.name, parameters, nonzeros, size_text(self.size_bytes), macs],
         ]
-        return "\n".join([text_table(LAYER_HEAD, rows), *footprint_notes([self])])
+        return "\n".join([text_table(LAYER_HEADER, rows), *footprint_notes([self])])
 
     def __repr__(self) -> str:
         return f"<Footprint of {self.name}: {count_text(self.parameters)} parameters, {size_text(self.size_bytes)}>"
 
 
 def latency_text(latency: Latency | None) -> str:
-    """`1.23 (1.20 to 1.31)`."""
+    """Milliseconds with their interval: `1.23 (1.20 to 1.31)`; a dash for None."""
     if latency is None:
         return "-"
     ends = f"{milliseconds_text(latency.low_ms)} to {milliseconds_text(latency.high_ms)}"
@@ -114,7 +113,7 @@ def latency_text(latency: Latency | None) -> str:
 
 
 def footprint_notes(models: Sequence[Footprint]) -> list[str]:
-    """What a table cannot say: the input, how latency and memory were measured, what was not counted."""
+    """Notes under a table: the input, how latency and memory were measured, and what was not counted."""
     notes = []
     first = models[0]
     if first.inputs:
@@ -129,9 +128,9 @@ def footprint_notes(models: Sequence[Footprint]) -> list[str]:
         notes.append(f"{figure} median of {latency.repeats} on {threads}{where} with its 95 % interval")
     if first.memory is not None:
         figure = f"{size_text(first.memory_bytes)} peak memory" if len(models) == 1 else "peak memory"
-        notes.append(f"{figure}: weights, and {HOW[first.memory.method]}")
-    missed = [f"not counted in {model.name}: {', '.join(model.uncounted)}" for model in models if model.uncounted]
-    return [*notes, *missed]
+        notes.append(f"{figure}: weights, and {METHOD_TEXT[first.memory.method]}")
+    uncounted = [f"not counted in {model.name}: {', '.join(model.uncounted)}" for model in models if model.uncounted]
+    return [*notes, *uncounted]
 
 
-__all__ = ["LAYER_HEAD", "THE_MODEL", "Footprint", "LayerFootprint", "footprint_notes", "latency_text"]
+__all__ = ["LAYER_HEADER", "ROOT_NAME", "Footprint", "LayerFootprint", "footprint_notes", "latency_text"]

@@ -1,8 +1,6 @@
-"""What goes into a model when it is measured.
+"""What is measured, and on what: copies of models, inputs of one call, and data in a fixed order.
 
-Measuring without leaving a trace.
-
-Data in an order that stays, so that an example can be told by its place.
+Measuring changes neither the model nor random states nor the number of threads.
 """
 
 from __future__ import annotations
@@ -18,25 +16,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from nbcompress.artifact.export.agreement import call_arguments
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
+from nbcompress.compressors.coupling import first_line
 from nbcompress.compressors.data import Batches, described
-from nbcompress.errors import MeasureError, option
+from nbcompress.errors import MeasureError, check_integer
+
+# ---- Nothing is left changed ----
 
 
-def measured_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` in evaluation mode, so that whatever its forward changes is changed in the copy.
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of `model` in evaluation mode; a forward pass that changes the module changes only the copy.
 
     Raises:
-        MeasureError: It is no module, has no shapes yet, or cannot be copied.
+        MeasureError: It is not a module, has no shapes yet, or cannot be copied.
     """
     if not isinstance(model, nn.Module):
-        raise MeasureError(f"what is measured must be a torch.nn.Module, got {type(model).__name__}")
+        raise MeasureError(f"only a torch.nn.Module can be measured, got {type(model).__name__}")
     missing = without_shape(model)
     if missing:
         raise MeasureError(missing)
     try:
         return deep_copy(model).eval()
-    except Exception as err:  # a class refuses in any way
+    except Exception as err:  # a class may refuse with any error
         raise MeasureError(
             f"{type(model).__name__} must allow copy.deepcopy to be measured, because its forward may change it, "
             f"but {why_uncopied(model, err)}"
@@ -44,8 +46,8 @@ def measured_copy(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Put the random numbers of Python, NumPy and torch back to where they were."""
+def preserved_random_state() -> Iterator[None]:
+    """Restore the random states of Python, NumPy and torch at the end."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
@@ -56,10 +58,9 @@ def random_state_kept() -> Iterator[None]:
 
 
 @contextmanager
-def threads_pinned(n_threads: int) -> Iterator[None]:
-    """Let torch compute on `n_threads` threads, and on as many as before afterwards."""
-    if type(n_threads) is not int or n_threads < 1:
-        raise MeasureError(f"{option('threads')} must be a count from 1, got {n_threads!r}")
+def pinned_threads(threads: int) -> Iterator[None]:
+    """Let torch compute on this number of threads, and restore the number at the end."""
+    n_threads = check_integer("threads", threads, 1, error=MeasureError)
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
@@ -68,12 +69,19 @@ def threads_pinned(n_threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def batches_in_order(data: object, batch_size: int) -> Iterator[Iterable[Any]]:
-    """Batches of `data`, not shuffled: place 0 is the first example of the tensors or of the data set.
+# ---- Data in a fixed order ----
 
-    A loader with a sampler of the user's own, or of a stream, is read as it comes: there a place is one in this pass.
-    Random numbers, also of the loader, are put back.
+
+@contextmanager
+def ordered_batches(data: object, batch_size: int) -> Iterator[Iterable[Any]]:
+    """Batches of `data` in the order of its examples, not shuffled, so that an index names an example.
+
+    A loader with a custom sampler, or over a stream, is read as it comes; an index is then valid for this pass only.
+    Random states, also that of the loader, are restored at the end.
+
+    Args:
+        data: A `DataLoader`, a data set, or a pair of tensors.
+        batch_size: Of data that is not in batches yet.
 
     Raises:
         DataError: The data has another form or is empty.
@@ -81,16 +89,16 @@ def batches_in_order(data: object, batch_size: int) -> Iterator[Iterable[Any]]:
     generators = [generator for generator in Batches(data, batch_size).generators if generator is not None]
     states = [generator.get_state() for generator in generators]
     try:
-        with random_state_kept():
-            yield _ordered(data, batch_size)
+        with preserved_random_state():
+            yield _unshuffled(data, batch_size)
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
 
 
-def _ordered(data: Any, batch_size: int) -> Iterable[Any]:
-    if isinstance(data, (tuple, list)) and all(isinstance(item, (Tensor, np.ndarray)) for item in data):
-        return _Slices(data, batch_size)
+def _unshuffled(data: Any, batch_size: int) -> Iterable[Any]:
+    if isinstance(data, (tuple, list)) and all(isinstance(part, (Tensor, np.ndarray)) for part in data):
+        return _TensorBatches(data, batch_size)
     if isinstance(data, DataLoader):
         if not _only_shuffles(data):
             return data
@@ -102,7 +110,7 @@ def _ordered(data: Any, batch_size: int) -> Iterable[Any]:
 
 
 def _only_shuffles(loader: DataLoader[Any]) -> bool:
-    """Whether a loader reads all of its data set, in another order."""
+    """Whether a loader reads every example of its data set once, in random order."""
     sampler = loader.sampler
     return (
         type(sampler) is RandomSampler
@@ -112,7 +120,7 @@ def _only_shuffles(loader: DataLoader[Any]) -> bool:
     )
 
 
-class _Slices:
+class _TensorBatches:
     """Tensors or arrays of equal length, cut into batches."""
 
     def __init__(self, parts: Sequence[Any], batch_size: int) -> None:
@@ -123,13 +131,16 @@ class _Slices:
             yield tuple(part[start : start + self._batch_size] for part in self._parts)
 
 
+# ---- Inputs of one call ----
+
+
 @dataclass(frozen=True)
-class Inputs:
+class ModelInputs:
     """Arguments of one call.
 
     Attributes:
-        args: Positional ones.
-        kwargs: Keyword ones.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
     """
 
     args: tuple[Any, ...] = ()
@@ -144,10 +155,8 @@ class Inputs:
         try:
             return model(*self.args, **self.kwargs)
         except Exception as err:
-            text = str(err).strip().splitlines()
             raise MeasureError(
-                f"{type(model).__name__} must run on the example, {self}, but raised {type(err).__name__}"
-                + (f": {text[0]}" if text else "")
+                f"{type(model).__name__} must run on the example, {self}, but raised {first_line(err)}"
             ) from err
 
     @property
@@ -158,36 +167,27 @@ class Inputs:
         return described(self.args, self.kwargs)
 
 
-def inputs_of(model: nn.Module, example: object, data: object) -> Inputs | None:
-    """The inputs that the user gave: an example, or else the first batch of the data, or else None.
+def model_inputs(model: nn.Module, example: object, data: object) -> ModelInputs | None:
+    """Return the inputs that the user gave: the example, else the first batch of the data, else None.
 
     Args:
         model: Tells device and dtype for a batch of the data.
-        example: A tensor, a tuple of positional or a dict of keyword inputs.
-        data: A `DataLoader`, a data set, or a pair of tensors.
+        example: A tensor, a tuple of positional or a dict of keyword inputs; or None.
+        data: A `DataLoader`, a data set, or a pair of tensors; or None.
 
     Raises:
         MeasureError: The example has another form.
         DataError: The data has another form or is empty.
     """
     if example is not None:
-        if isinstance(example, Tensor):
-            return Inputs((example,))
-        if isinstance(example, tuple):
-            return Inputs(example)
-        if isinstance(example, Mapping) and all(isinstance(name, str) for name in example):
-            return Inputs((), dict(example))
-        raise MeasureError(
-            f"{option('example')} must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
-            f"got {type(example).__name__}"
-        )
+        return ModelInputs(*call_arguments(example, MeasureError))
     if data is None:
         return None
     batches = Batches(data)
-    generators = [(generator, generator.get_state()) for generator in batches.generators if generator is not None]
+    states = [(generator, generator.get_state()) for generator in batches.generators if generator is not None]
     try:
         batch = batches.first(model)
     finally:
-        for generator, state in generators:
+        for generator, state in states:
             generator.set_state(state)
-    return Inputs(batch.args, batch.kwargs)
+    return ModelInputs(batch.args, batch.kwargs)

@@ -1,4 +1,4 @@
-"""How sure a measured number is.
+"""Confidence intervals of proportions and medians.
 
 References:
     Wilson (1927), "Probable inference, the law of succession, and statistical inference".
@@ -17,7 +17,7 @@ from nbcompress.errors import MeasureError
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the range in which the true value lies, at the stated confidence.
+    """An estimate and its confidence interval.
 
     Attributes:
         value: The estimate.
@@ -30,30 +30,30 @@ class Interval:
     high: float
 
     def overlaps(self, other: Interval) -> bool:
-        """Whether the two ranges have a number in common."""
+        """Whether the two intervals have a number in common."""
         return self.low <= other.high and other.low <= self.high
 
 
 def proportion_interval(n_hits: int, n: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion, such as an accuracy of `n_hits` of `n` examples.
+    """Return Wilson's score interval of a proportion, such as an accuracy of `n_hits` of `n` examples.
 
-    It keeps its confidence for few examples and near 0 and 1, where the usual interval does not.
+    It keeps its confidence for few examples and near 0 and 1, where the normal approximation does not.
 
     Raises:
         MeasureError: Not `0 <= n_hits <= n` with `n >= 1`, or a confidence outside (0, 1).
     """
     if n < 1 or not 0 <= n_hits <= n:
         raise MeasureError(f"a proportion needs 0 <= hits <= n and n >= 1, got {n_hits} of {n}")
-    z = normal_width(confidence)
+    z = z_score(confidence)
     share = n_hits / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At 0 and n hits one end is the share itself; rounding must not put it on the wrong side.
+    # At 0 and at n hits one end equals the share; rounding must not put it on the wrong side.
     return Interval(share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
 
 
-def normal_width(confidence: float = 0.95) -> float:
-    """Return how many standard deviations on each side of the mean hold that share of a normal distribution.
+def z_score(confidence: float = 0.95) -> float:
+    """Return half the width of the central interval of a normal distribution, in standard deviations; 1.96 for 0.95.
 
     Raises:
         MeasureError: A confidence outside (0, 1).
@@ -63,10 +63,11 @@ def normal_width(confidence: float = 0.95) -> float:
 
 
 def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Median of `samples` and an interval between two of them that makes no assumption on their distribution.
+    """Return the median of `samples` and its interval, without an assumption on their distribution.
 
-    With `k` the largest rank for which `2 P(Binomial(n, 1/2) < k) <= 1 - confidence`, the interval goes from the
-    k-th smallest sample to the k-th largest. Fewer than 6 samples cannot give 95 %: then it spans all of them.
+    With `k` the largest rank for which `2 P(Binomial(n, 1/2) < k) <= 1 - confidence`, the interval goes from the k-th
+    smallest sample to the k-th largest. With fewer than 6 samples no such rank exists for 95 %; the interval then spans
+    all samples.
 
     Raises:
         MeasureError: No samples, or a confidence outside (0, 1).
@@ -89,4 +90,4 @@ def _check_confidence(confidence: float) -> None:
         raise MeasureError(f"confidence must lie between 0 and 1, got {confidence}")
 
 
-__all__ = ["Interval", "median_interval", "normal_width", "proportion_interval"]
+__all__ = ["Interval", "median_interval", "proportion_interval", "z_score"]

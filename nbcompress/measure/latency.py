@@ -1,6 +1,6 @@
-"""Models that run elsewhere than in torch, timed in turn with those that do.
+"""Latency of one call, in torch or in ONNX Runtime, with its confidence interval.
 
-How long one call takes, told with its spread.
+Several models are timed in turn, sample by sample, so that a disturbance of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from nbcompress.artifact.export.agreement import ExampleInputs, on_cpu
 from nbcompress.artifact.export.onnx_file import onnx_bytes
 from nbcompress.artifact.export.onnx_graph import OnnxSession, tensors_of
-from nbcompress.errors import MeasureError, option
-from nbcompress.measure.inputs import Inputs, inputs_of, measured_copy, threads_pinned
+from nbcompress.errors import MeasureError, check_integer, option
+from nbcompress.measure.inputs import ModelInputs, evaluation_copy, model_inputs, pinned_threads
 from nbcompress.measure.interval import Interval, median_interval
 
-# A sample shorter than this is mostly the noise of the clock and of the caches, so short calls are repeated in it.
-_SHORTEST_SAMPLE_S = 1e-3
-_MOST_CALLS = 1000
+# In a shorter sample, noise of the clock and of the caches dominates, so a sample repeats short calls.
+_MIN_SAMPLE_S = 1e-3
+_MAX_CALLS_PER_SAMPLE = 1000
 _WARM_UP_CALLS = 3
-# After these seconds for each model we stop at the samples we have, if there are enough for an interval.
+# Timing stops after these seconds for each model, once there are enough samples for an interval.
 _BUDGET_S = 10.0
-_ENOUGH = 7
+_MIN_SAMPLES = 7
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Latency:
     """Time of one call in evaluation mode.
 
     Attributes:
-        median_ms: Milliseconds.
+        median_ms: Median of the samples, in milliseconds.
         low_ms: Lower end of the 95 % interval of the median.
-        high_ms: Its upper end.
-        threads: Threads that it was computed on.
-        repeats: Samples.
-        samples_ms: Each sample, in order; the samples of models measured together alternate.
-        runtime: What computed: `torch`, or `onnx` for ONNX Runtime.
+        high_ms: Upper end of that interval.
+        threads: Number of threads of the runtime.
+        repeats: Number of samples.
+        samples_ms: Each sample, in order; the samples of models that were timed together alternate.
+        runtime: `torch`, or `onnx` for ONNX Runtime.
     """
 
     median_ms: float
@@ -62,63 +62,63 @@ class Latency:
 
 def measure_latency(
     copies: Sequence[nn.Module],
-    inputs: Sequence[Inputs],
+    inputs: Sequence[ModelInputs],
     *,
     threads: int = 1,
     repeats: int = 30,
     clock: Callable[[], float] = perf_counter,
 ) -> list[Latency]:
-    """Time models in turn, so that whatever slows the machine down slows all of them.
+    """Time models in turn, so that a disturbance of the machine affects all of them.
 
     Args:
-        copies: Models in evaluation mode that nobody else uses.
+        copies: Models in evaluation mode; copies, because a call may change them.
         inputs: Of each model.
-        threads: Threads that torch computes on meanwhile.
+        threads: Threads of torch.
         repeats: Samples of each model; fewer if they take more than 10 seconds a model.
-        clock: Seconds; tests pass their own.
+        clock: Returns seconds; tests pass their own.
 
     Raises:
         MeasureError: A model fails on its inputs, or `threads` or `repeats` is not a count from 1.
     """
-    if type(repeats) is not int or repeats < 1:
-        raise MeasureError(f"repeats must be a count from 1, got {repeats!r}")
+    repeats = check_integer("repeats", repeats, 1, error=MeasureError)
+    threads = check_integer("threads", threads, 1, error=MeasureError)
     samples: list[list[float]] = [[] for _ in copies]
-    with threads_pinned(threads), torch.inference_mode(), _no_collection():
-        calls = [_warm_up(model, given, clock) for model, given in zip(copies, inputs, strict=True)]
+    with pinned_threads(threads), torch.inference_mode(), _no_garbage_collection():
+        n_calls = [_warm_up(model, model_input, clock) for model, model_input in zip(copies, inputs, strict=True)]
         start = clock()
         while len(samples[-1]) < repeats:
-            for mine, model, given, n_calls in zip(samples, copies, inputs, calls, strict=True):
-                mine.append(_timed(model, given, n_calls, clock) / n_calls * 1e3)
-            if len(samples[-1]) >= _ENOUGH and clock() - start > _BUDGET_S * len(copies):
+            for model_samples, model, model_input, n in zip(samples, copies, inputs, n_calls, strict=True):
+                model_samples.append(_timed(model, model_input, n, clock) / n * 1e3)
+            if len(samples[-1]) >= _MIN_SAMPLES and clock() - start > _BUDGET_S * len(copies):
                 break
-    return [_latency(mine, threads) for mine in samples]
+    return [_latency(model_samples, threads) for model_samples in samples]
 
 
-def _warm_up(model: nn.Module, given: Inputs, clock: Callable[[], float]) -> int:
-    """Run a few times and return how many calls make a sample long enough."""
-    shortest = min(_timed(model, given, 1, clock) for _ in range(_WARM_UP_CALLS))
-    return max(1, min(_MOST_CALLS, round(_SHORTEST_SAMPLE_S / max(shortest, 1e-9))))
+def _warm_up(model: nn.Module, inputs: ModelInputs, clock: Callable[[], float]) -> int:
+    """Run the model a few times and return how many calls a sample needs to be long enough."""
+    shortest = min(_timed(model, inputs, 1, clock) for _ in range(_WARM_UP_CALLS))
+    return max(1, min(_MAX_CALLS_PER_SAMPLE, round(_MIN_SAMPLE_S / max(shortest, 1e-9))))
 
 
-def _timed(model: nn.Module, given: Inputs, n_calls: int, clock: Callable[[], float]) -> float:
-    if given.on_cuda:
+def _timed(model: nn.Module, inputs: ModelInputs, n_calls: int, clock: Callable[[], float]) -> float:
+    if inputs.on_cuda:
         torch.cuda.synchronize()
     start = clock()
     for _ in range(n_calls):
-        given(model)
-    if given.on_cuda:
+        inputs(model)
+    if inputs.on_cuda:
         torch.cuda.synchronize()
     return clock() - start
 
 
 def _latency(samples_ms: list[float], threads: int) -> Latency:
-    found = median_interval(samples_ms)
-    return Latency(found.value, found.low, found.high, threads, len(samples_ms), tuple(samples_ms))
+    median = median_interval(samples_ms)
+    return Latency(median.value, median.low, median.high, threads, len(samples_ms), tuple(samples_ms))
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """No garbage collection in the middle of a sample."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Switch garbage collection off, so that it does not run in the middle of a sample."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -129,11 +129,11 @@ def _no_collection() -> Iterator[None]:
 
 
 class OnnxModel(nn.Module):
-    """An ONNX model in ONNX Runtime, called as the module that it was exported from.
+    """An ONNX model in ONNX Runtime, called like the module that it was exported from.
 
     Args:
         model: Bytes of the model, or the path of its file.
-        threads: That ONNX Runtime computes on.
+        threads: Threads of ONNX Runtime.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
@@ -145,22 +145,22 @@ class OnnxModel(nn.Module):
         self._session = OnnxSession(model, threads)
 
     def forward(self, *args: object, **kwargs: object) -> list[Tensor]:
-        """The outputs in order; inputs are tensors, in the order of the model's."""
-        given = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
-        return tensors_of(self._session(given))
+        """Return the outputs; tensors among the arguments are the inputs, both in the order of the model."""
+        tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+        return tensors_of(self._session(tensors))
 
 
-def in_onnx(model: nn.Module, inputs: Inputs, threads: int) -> tuple[OnnxModel, Inputs]:
-    """`model`, exported to ONNX as `export` does and checked, and its inputs as that takes them.
+def onnx_model(model: nn.Module, inputs: ModelInputs, threads: int) -> tuple[OnnxModel, ModelInputs]:
+    """Export `model` to ONNX in memory, and return the exported model and the inputs for it.
 
     Raises:
-        ArtifactError: It cannot be exported, or does not do the same.
+        ArtifactError: It cannot be exported, or its outputs differ.
         MissingPart: The packages for ONNX are not installed.
     """
-    given = _for_onnx(inputs)
-    example = ExampleInputs(given.args, given.kwargs)
-    exported = onnx_bytes(model, measured_copy(model).cpu().float(), [example])
-    return OnnxModel(exported, threads), given
+    inputs = _for_onnx(inputs)
+    example = ExampleInputs(inputs.args, inputs.kwargs)
+    exported = onnx_bytes(model, evaluation_copy(model).cpu().float(), [example])
+    return OnnxModel(exported, threads), inputs
 
 
 def latencies(
@@ -170,13 +170,13 @@ def latencies(
     threads: int = 1,
     repeats: int = 30,
 ) -> dict[str, Latency]:
-    """Time models in turn: modules in torch, and ONNX files, which are given by their path, in ONNX Runtime.
+    """Time models in turn: modules in torch, ONNX files in ONNX Runtime.
 
     Args:
-        models: By the name to show.
-        example: A tensor, a tuple of positional or a dict of keyword inputs, on the models' device.
-        threads: Threads that either computes on.
-        repeats: Timed samples of each; they alternate between models.
+        models: Modules, or paths of ONNX files, by the name to show.
+        example: A tensor, a tuple of positional or a dict of keyword inputs, on the device of the models.
+        threads: Threads of either runtime.
+        repeats: Samples of each model; they alternate between models.
 
     Raises:
         MeasureError: A model fails on the example, or an argument has another form.
@@ -186,21 +186,21 @@ def latencies(
     if not models:
         raise MeasureError("latencies needs at least one model, got none")
     timed: list[nn.Module] = []
-    given: list[Inputs] = []
+    inputs: list[ModelInputs] = []
     for model in models.values():
         in_torch = isinstance(model, nn.Module)
-        timed.append(measured_copy(model) if isinstance(model, nn.Module) else OnnxModel(str(Path(model)), threads))
-        inputs = inputs_of(timed[-1], example, None)
-        if inputs is None:
+        timed.append(evaluation_copy(model) if isinstance(model, nn.Module) else OnnxModel(str(Path(model)), threads))
+        model_input = model_inputs(timed[-1], example, None)
+        if model_input is None:
             raise MeasureError(f"to time a model, give an input that it runs on: {option('example=x')}")
-        given.append(inputs if in_torch else _for_onnx(inputs))
-    found = measure_latency(timed, given, threads=threads, repeats=repeats)
+        inputs.append(model_input if in_torch else _for_onnx(model_input))
+    measured = measure_latency(timed, inputs, threads=threads, repeats=repeats)
     return {
-        name: replace(item, runtime="onnx" if isinstance(model, OnnxModel) else "torch")
-        for name, item, model in zip(models, found, timed, strict=True)
+        name: replace(latency, runtime="onnx" if isinstance(model, OnnxModel) else "torch")
+        for name, latency, model in zip(models, measured, timed, strict=True)
     }
 
 
-def _for_onnx(inputs: Inputs) -> Inputs:
+def _for_onnx(inputs: ModelInputs) -> ModelInputs:
     example = on_cpu(inputs.args, inputs.kwargs)
-    return Inputs(example.args, example.kwargs)
+    return ModelInputs(example.args, example.kwargs)

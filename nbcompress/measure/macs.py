@@ -1,8 +1,8 @@
 """Multiply-accumulates of one call, counted while the model runs.
 
-One multiplication with its addition counts one: those of matrix products and convolutions, which attention and
-recurrent layers are taken apart into. Activations, norms, sums, pooling and moving of data count none, as is the
-custom. An operator that is neither is named as uncounted.
+A multiplication with its addition counts as one. Counted are matrix products and convolutions; attention and recurrent
+layers run as these. Activations, norms, sums, pooling and copies count zero, as is usual. Any other operator is
+reported as uncounted.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from nbcompress.errors import MeasureError
-from nbcompress.measure.inputs import Inputs
+from nbcompress.measure.inputs import ModelInputs
 
-# Operators that torch does not tag as pointwise or view, and that multiply and add nothing by the custom above.
-_FREE_NAMES = """
+# Operators that count zero by the convention above and that torch does not tag as pointwise or as a view.
+_ZERO_COST_NAMES = """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _efficientzerotensor _fused_dropout _fused_rms_norm
     _local_scalar_dense _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training _reshape_copy
     _safe_softmax _softmax _to_copy _unsafe_index _unsafe_view adaptive_avg_pool1d adaptive_max_pool2d alias all
@@ -41,16 +41,16 @@ _FREE_NAMES = """
     unsafe_split_with_sizes unsqueeze_ unsqueeze_copy upsample_nearest1d upsample_nearest2d upsample_nearest3d var
     var_mean view where zero_ zeros zeros_like
 """
-_FREE = frozenset(_FREE_NAMES.split())
+_ZERO_COST = frozenset(_ZERO_COST_NAMES.split())
 
 
 @dataclass(frozen=True)
 class MacCount:
-    """What was counted in one call.
+    """Multiply-accumulates of one call.
 
     Attributes:
-        by_layer: Multiply-accumulates by dotted name of the innermost module that ran them; the model itself is "".
-        uncounted: Operators that were not counted, each with the number of its calls.
+        by_layer: By dotted name of the innermost module that ran them; the model itself is "".
+        uncounted: Operators that were not counted, with the number of their calls.
     """
 
     by_layer: Mapping[str, int]
@@ -61,11 +61,15 @@ class MacCount:
         return sum(self.by_layer.values())
 
 
-def count_macs(copy: nn.Module, inputs: Inputs) -> MacCount:
-    """Run `copy`, which nobody else uses, once on `inputs` and count.
+def count_macs(copy: nn.Module, inputs: ModelInputs) -> MacCount:
+    """Run a model once on `inputs` and count.
+
+    Args:
+        copy: The model; a copy, because the call may change it.
+        inputs: Of the call.
 
     Raises:
-        MeasureError: The model fails on the inputs, or a part of it is scripted.
+        MeasureError: The model fails on the inputs, or a part of it is a scripted module.
     """
     scripted = [name for name, module in copy.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
@@ -74,43 +78,43 @@ def count_macs(copy: nn.Module, inputs: Inputs) -> MacCount:
             "it before it is scripted, or leave out the example"
         )
     with ExitStack() as stack:
-        counter = _Counter()
-        stack.enter_context(_taken_apart())
-        stack.enter_context(_layers_told(copy, counter))
+        counter = _MacCounter()
+        stack.enter_context(_decomposed_layers())
+        stack.enter_context(_track_modules(copy, counter))
         stack.enter_context(torch.no_grad())
         stack.enter_context(counter)
         inputs(copy)
     return MacCount(dict(counter.by_layer), dict(counter.uncounted))
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operator that reaches a backend."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.by_layer: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
-        self.inside = [""]
+        self.module_stack = [""]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = getattr(func, "_overloadpacket", func)
         if packet not in flop_registry and isinstance(func, torch._ops.OpOverload):
-            # An operator that is made of others, such as `linear` in inference mode, is counted by its parts.
+            # A composite operator, such as `linear` in inference mode, is counted by its parts.
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
         result = func(*args, **kwargs)
         if packet in flop_registry:
-            # Torch counts a multiplication and an addition as two.
-            self.by_layer[self.inside[-1]] += flop_registry[packet](*args, **kwargs, out_val=result) // 2
-        elif not _is_free(func):
+            # Torch counts floating-point operations: two for a multiplication with its addition.
+            self.by_layer[self.module_stack[-1]] += flop_registry[packet](*args, **kwargs, out_val=result) // 2
+        elif not _costs_nothing(func):
             self.uncounted[str(packet).replace("aten.", "")] += 1
         return result
 
 
-def _is_free(func: Any) -> bool:
+def _costs_nothing(func: Any) -> bool:
     if not isinstance(func, torch._ops.OpOverload):
         return False
     name = func._schema.name
@@ -118,13 +122,13 @@ def _is_free(func: Any) -> bool:
         torch.Tag.pointwise in func.tags
         or func.is_view
         or name.startswith("prim::")
-        or (name.startswith("aten::") and name.removeprefix("aten::") in _FREE)
+        or (name.startswith("aten::") and name.removeprefix("aten::") in _ZERO_COST)
     )
 
 
 @contextmanager
-def _taken_apart() -> Iterator[None]:
-    """Have attention and recurrent layers run as matrix products, not as one operator of a backend."""
+def _decomposed_layers() -> Iterator[None]:
+    """Run attention and recurrent layers as matrix products instead of one operator of a backend."""
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
     before = [backend.enabled for backend in backends]
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -141,19 +145,19 @@ def _taken_apart() -> Iterator[None]:
 
 
 @contextmanager
-def _layers_told(copy: nn.Module, counter: _Counter) -> Iterator[None]:
-    """Keep `counter.inside` at the module that runs."""
+def _track_modules(copy: nn.Module, counter: _MacCounter) -> Iterator[None]:
+    """Keep the running module on top of `counter.module_stack`."""
 
-    def entered(name: str) -> Any:
-        return lambda _module, _args: counter.inside.append(name)
+    def enter(name: str) -> Any:
+        return lambda _module, _args: counter.module_stack.append(name)
 
-    def left(_module: nn.Module, _args: Any, _result: Any) -> None:
-        counter.inside.pop()
+    def leave(_module: nn.Module, _args: Any, _result: Any) -> None:
+        counter.module_stack.pop()
 
     handles = []
     for name, module in copy.named_modules():
-        handles.append(module.register_forward_pre_hook(entered(name), prepend=True))
-        handles.append(module.register_forward_hook(left, always_call=True))
+        handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
+        handles.append(module.register_forward_hook(leave, always_call=True))
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""How much memory one call takes at its fullest.
+"""Peak memory of one call.
 
-On a CPU: every operator's results are seen as they are made and as they are given up, so the figure is the bytes of
-all tensors that are alive at once. Scratch memory that an operator takes and returns inside itself is not seen. On a
-GPU: what torch's allocator handed out at once, scratch memory included.
+On a CPU, the results of every operator are tracked from creation to release, so the figure is the bytes of all tensors
+that are alive at once. Scratch memory inside an operator is not seen. On a GPU the figure comes from the allocator of
+torch, scratch memory included.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nbcompress.measure.inputs import Inputs
+from nbcompress.measure.inputs import ModelInputs
 
 Method = Literal["tensors", "allocator"]
-HOW: dict[Method, str] = {
+METHOD_TEXT: dict[Method, str] = {
     "tensors": "tensors alive at once, without scratch memory inside an operator",
-    "allocator": "handed out at once by the allocator of the GPU",
+    "allocator": "allocated at once by torch on the GPU",
 }
 
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Memory of one call in evaluation mode.
+    """Peak memory of one call in evaluation mode, in bytes.
 
     Attributes:
-        weight_bytes: Parameters and buffers as they lie in memory, shared ones once.
-        call_bytes: Inputs and what operators made, at the fullest moment.
-        method: `tensors` or `allocator`: how `call_bytes` was found.
+        weight_bytes: Parameters and buffers in memory, shared ones once.
+        call_bytes: Inputs and results of operators, at the peak.
+        method: How `call_bytes` was measured: by `tensors` or by the `allocator`.
     """
 
     weight_bytes: int
@@ -45,26 +45,30 @@ class PeakMemory:
         return self.weight_bytes + self.call_bytes
 
 
-def measure_memory(copy: nn.Module, inputs: Inputs) -> PeakMemory:
-    """Run `copy`, which nobody else uses, once on `inputs` and watch what it holds.
+def measure_memory(copy: nn.Module, inputs: ModelInputs) -> PeakMemory:
+    """Run a model once on `inputs` and measure its peak memory.
+
+    Args:
+        copy: The model; a copy, because the call may change it.
+        inputs: Of the call.
 
     Raises:
         MeasureError: The model fails on the inputs.
     """
     weights = _storages([*copy.parameters(), *copy.buffers()])
-    given = [leaf for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)]
     weight_bytes = sum(weight.nbytes() for weight in weights.values())
-    # An example is often a slice of all the data, so its own elements count, not what lies behind them.
-    given_bytes = sum(item.nbytes for item in given)
+    # An example is often a slice of a large tensor: its elements count, not the whole storage.
+    input_bytes = sum(tensor.nbytes for tensor in tensors)
     with torch.inference_mode():
         if inputs.on_cuda:
-            made, method = _on_cuda(copy, inputs), "allocator"
+            result_bytes, method = _on_cuda(copy, inputs), "allocator"
         else:
-            made, method = _on_cpu(copy, inputs, {*weights, *_storages(given)}), "tensors"
-    return PeakMemory(weight_bytes, given_bytes + made, method)  # type: ignore[arg-type]
+            result_bytes, method = _on_cpu(copy, inputs, {*weights, *_storages(tensors)}), "tensors"
+    return PeakMemory(weight_bytes, input_bytes + result_bytes, method)  # type: ignore[arg-type]
 
 
-def _on_cuda(copy: nn.Module, inputs: Inputs) -> int:
+def _on_cuda(copy: nn.Module, inputs: ModelInputs) -> int:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -73,52 +77,52 @@ def _on_cuda(copy: nn.Module, inputs: Inputs) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _on_cpu(copy: nn.Module, inputs: Inputs, known: Iterable[int]) -> int:
-    watch = _Watch(known)
-    with watch:
+def _on_cpu(copy: nn.Module, inputs: ModelInputs, known: Iterable[int]) -> int:
+    tracker = _StorageTracker(known)
+    with tracker:
         inputs(copy)
-    return watch.most
+    return tracker.peak
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, torch.UntypedStorage]:
-    """The memory behind `tensors` by its address, each piece once."""
-    found = {}
+    """The storages of `tensors` by address, each once."""
+    storages = {}
     for tensor in tensors:
-        # A sparse or otherwise odd tensor has no one storage; its parts are not counted.
+        # A sparse tensor has no single storage; its parts are not counted.
         if tensor.layout is torch.strided:
             storage = tensor.untyped_storage()
-            found[storage._cdata] = storage
-    return found
+            storages[storage._cdata] = storage
+    return storages
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that operators make, for as long as each lives."""
+class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that operators create, as long as each is alive."""
 
     def __init__(self, known: Iterable[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known = set(known)
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._now = 0
-        self.most = 0
+        self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        made = _storages(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
-        for key, storage in made.items():
+        created = _storages(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        for key, storage in created.items():
             if key not in self._known and key not in self._alive:
                 self._add(key, storage)
-        self.most = max(self.most, self._now)
+        self.peak = max(self.peak, self._now)
         return result
 
     def _add(self, key: int, storage: torch.UntypedStorage) -> None:
         n_bytes = storage.nbytes()
 
-        def gone(_: object) -> None:
+        def released(_: object) -> None:
             self._now -= n_bytes
             del self._alive[key]
 
         self._now += n_bytes
-        self._alive[key] = weakref.ref(storage, gone)
+        self._alive[key] = weakref.ref(storage, released)
 
 
-__all__ = ["HOW", "Method", "PeakMemory", "measure_memory"]
+__all__ = ["METHOD_TEXT", "Method", "PeakMemory", "measure_memory"]

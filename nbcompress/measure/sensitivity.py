@@ -1,4 +1,4 @@
-"""What each layer bears: every layer is compressed alone, by the real operation, and the model is evaluated."""
+"""`sensitivity`: change of an evaluation per layer, when that layer alone is compressed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from torch import nn
 from nbcompress.artifact import size_bytes
 from nbcompress.compressors.cluster import cluster
 from nbcompress.compressors.copying import deep_copy
+from nbcompress.compressors.coupling import first_line
 from nbcompress.compressors.factorize import factorize
 from nbcompress.compressors.layers import Patterns, Target, select
 from nbcompress.compressors.prune import prune
 from nbcompress.compressors.quantize import quantize
 from nbcompress.errors import MeasureError, NbcompressError, did_you_mean, option
-from nbcompress.measure.inputs import random_state_kept
+from nbcompress.measure.inputs import preserved_random_state
 from nbcompress.measure.text import count_text, text_table
 
 Evaluate = Callable[[nn.Module], Any]
-# (model, level, layers) -> the model with only these layers compressed
+# (model, level, layers) -> a copy with only these layers compressed
 Operation = Callable[[nn.Module, float, list[str]], nn.Module]
 
-# The rest stays as it is, so that a row shows its layer alone.
+# The compressors with their default levels. The rest stays in float32, so that a row shows the effect of its layer.
 _OPERATIONS: Mapping[str, tuple[Operation, tuple[float, ...]]] = {
     "prune": (lambda model, level, layers: prune(model, level, layers=layers), (0.5, 0.7, 0.9)),
     "quantize": (lambda model, level, layers: quantize(model, int(level), rest="float32", layers=layers), (8, 4, 2)),
@@ -42,9 +43,9 @@ class SensitivityRow:
         layer: Dotted module name, or the name of a parameter that sits on the model itself.
         parameters: Weights that were compressed.
         level: Of the compressor, such as the amount pruned or the bits.
-        value: What the evaluation gave, None if it failed.
-        change: `value` minus the value of the model as it came, None if it failed.
-        saved_bytes: How much shorter the file became, None if it failed.
+        value: Result of the evaluation, None if it failed.
+        change: `value` minus the value of the uncompressed model, None if it failed.
+        saved_bytes: Bytes by which the file became shorter, None if it failed.
         error: Why it failed, empty if it did not.
     """
 
@@ -59,14 +60,14 @@ class SensitivityRow:
 
 @dataclass(frozen=True, repr=False)
 class Sensitivity:
-    """What each layer bears.
+    """Change of an evaluation per layer.
 
     Attributes:
-        compressor: The operation.
-        levels: In the order they were tried.
-        baseline: What the evaluation gave for the model as it came.
-        rows: Layer by layer in the model's order, level by level.
-        left_out: Why a layer that one might expect here was not compressed, by name.
+        compressor: Name of the compressor.
+        levels: In the order in which they were tried.
+        baseline: Value of the uncompressed model.
+        rows: By layer in the order of the model, then by level.
+        left_out: By name of a layer, why it was not compressed.
     """
 
     compressor: str
@@ -77,8 +78,8 @@ class Sensitivity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""
-        found = asdict(self)
-        return {**found, "levels": list(self.levels), "rows": list(found["rows"]), "left_out": dict(self.left_out)}
+        plain = asdict(self)
+        return {**plain, "levels": list(self.levels), "rows": list(plain["rows"]), "left_out": dict(self.left_out)}
 
     def __str__(self) -> str:
         layers = list(dict.fromkeys(row.layer for row in self.rows))
@@ -110,42 +111,53 @@ def sensitivity(
     compressor: str = "prune",
     levels: Sequence[float] | None = None,
 ) -> Sensitivity:
-    """Compress one layer at a time, evaluate, and tell how far the evaluation moved.
+    """Compress one layer at a time and measure how an evaluation changes.
 
-    Every evaluation sees a copy of its own and starts from the same random numbers, which are put back in the end.
+    Each evaluation gets a copy of its own and starts from the same random state, which is restored at the end.
 
     Args:
-        model: Left as it is.
+        model: Any module; it stays unchanged.
         evaluate: From a model to a number, such as its accuracy.
-        layers: Shell patterns on dotted module names; all layers without it.
+        layers: Shell patterns on dotted module names; all layers if None.
         compressor: `prune`, `quantize`, `cluster` or `factorize`.
-        levels: Amounts, bits, clusters or ranks; three usual ones without it.
+        levels: Shares to prune, bits, numbers of clusters, or ranks; three usual levels of the compressor if None.
+
+    Returns:
+        A row for each layer and level, with the change of the evaluation and the bytes saved. A row whose evaluation
+        failed says why. `print` shows a table.
 
     Raises:
-        MeasureError: The compressor is unknown, levels are missing, or the model as it came cannot be evaluated.
-            A layer that fails is a row that says so.
+        MeasureError: The compressor is unknown, levels are missing, or the uncompressed model cannot be evaluated.
         LayerNotFound: A pattern matches nothing.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+        >>> x = torch.randn(20, 8)
+        >>> report = nc.sensitivity(model, lambda small: small(x).std().item(), compressor="quantize", levels=[8, 2])
+        >>> [(row.layer, row.level) for row in report.rows]
+        [('0', 8), ('0', 2), ('2', 8), ('2', 2)]
     """
     if compressor not in _OPERATIONS:
         known = ", ".join(_OPERATIONS)
         raise MeasureError(
             f"{option('compressor')} must be {known}, got {compressor!r}.{did_you_mean(compressor, _OPERATIONS)}"
         )
-    operation, usual = _OPERATIONS[compressor]
-    given = usual if levels is None else levels
-    tried = tuple(given) if isinstance(given, Iterable) else ()
+    operation, defaults = _OPERATIONS[compressor]
+    chosen = defaults if levels is None else levels
+    tried = tuple(chosen) if isinstance(chosen, Iterable) else ()
     if not tried or not all(isinstance(level, (int, float)) and isfinite(level) for level in tried):
         raise MeasureError(f"{option('levels')} must be a list of numbers, got {levels!r}")
     selection = select(model, layers)
     try:
-        baseline = _Baseline(_evaluated(evaluate, deep_copy(model)), size_bytes(model))
+        baseline = _Baseline(_evaluate(evaluate, deep_copy(model)), size_bytes(model))
     except Exception as err:
         raise MeasureError(
-            f"{option('evaluate')} must give a number for the model as it came, but {_reason(err)}"
+            f"{option('evaluate')} must give a number for the model as it came, but {_failure_text(err)}"
         ) from err
     rows = []
     for layer, targets in _by_layer(selection.targets).items():
-        patterns = _patterns(layer, targets, selection.targets)
+        patterns = _layer_patterns(layer, targets, selection.targets)
         n_weights = sum(target.parameter.numel() for target in targets)
         for level in tried:
             empty = SensitivityRow(layer, n_weights, level)
@@ -155,52 +167,49 @@ def sensitivity(
 
 @dataclass(frozen=True)
 class _Baseline:
-    """The model as it came."""
+    """The uncompressed model."""
 
     value: float
     size_bytes: int
 
 
 def _row(
-    empty: SensitivityRow, shrink: Callable[[], nn.Module], evaluate: Evaluate, baseline: _Baseline
+    empty: SensitivityRow, compress: Callable[[], nn.Module], evaluate: Evaluate, baseline: _Baseline
 ) -> SensitivityRow:
-    """`empty` with what was measured, or with the reason why it could not be."""
+    """Return `empty` with the measured values, or with the reason why it failed."""
     try:
-        with random_state_kept():
-            small = shrink()
-        value = _evaluated(evaluate, small)
+        with preserved_random_state():
+            small = compress()
+        value = _evaluate(evaluate, small)
         saved = baseline.size_bytes - size_bytes(small)
     except Exception as err:  # noqa: BLE001  the user's evaluation may raise anything; the row names it
-        return replace(empty, error=_reason(err))
+        return replace(empty, error=_failure_text(err))
     return replace(empty, value=value, change=value - baseline.value, saved_bytes=saved)
 
 
 def _by_layer(targets: Sequence[Target]) -> dict[str, list[Target]]:
-    found: dict[str, list[Target]] = {}
+    by_layer: dict[str, list[Target]] = {}
     for target in targets:
-        found.setdefault(target.name.rpartition(".")[0] or target.name, []).append(target)
-    return found
+        by_layer.setdefault(target.name.rpartition(".")[0] or target.name, []).append(target)
+    return by_layer
 
 
-def _patterns(layer: str, targets: Sequence[Target], every: Sequence[Target]) -> list[str]:
-    """Patterns for the weights of `layer` alone: its name would bring the layers inside it too."""
-    inside = any(one.name.rpartition(".")[0].startswith(f"{layer}.") for one in every)
-    return [target.name for target in targets] if inside else [layer]
+def _layer_patterns(layer: str, targets: Sequence[Target], all_targets: Sequence[Target]) -> list[str]:
+    """Patterns for the weights of `layer` alone; its name would also match the layers inside it."""
+    has_inner = any(target.name.rpartition(".")[0].startswith(f"{layer}.") for target in all_targets)
+    return [target.name for target in targets] if has_inner else [layer]
 
 
-def _evaluated(evaluate: Evaluate, model: nn.Module) -> float:
-    with random_state_kept():
+def _evaluate(evaluate: Evaluate, model: nn.Module) -> float:
+    with preserved_random_state():
         value = float(evaluate(model))
     if not isfinite(value):
         raise MeasureError(f"the evaluation gave {value}")
     return value
 
 
-def _reason(err: Exception) -> str:
-    if isinstance(err, NbcompressError):
-        return str(err)
-    text = str(err).strip().splitlines()
-    return f"it raised {type(err).__name__}" + (f": {text[0]}" if text else "")
+def _failure_text(err: Exception) -> str:
+    return str(err) if isinstance(err, NbcompressError) else f"it raised {first_line(err)}"
 
 
 def _change_text(row: SensitivityRow) -> str:

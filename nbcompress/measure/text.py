@@ -1,7 +1,4 @@
-"""How the weights of models are spread, on one axis.
-
-Tables as plain text, and numbers as a reader likes them.
-"""
+"""Tables and numbers as plain text, and a histogram of the weights of models."""
 
 from __future__ import annotations
 
@@ -11,20 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nbcompress.artifact.file import bytes_text
 from nbcompress.compressors.layers import FLOATS, unique_parameters
 from nbcompress.measure.interval import Interval
 
+# ---- Text ----
+
+# Stands for a number that was not measured.
 _MISSING = "-"
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in columns two spaces apart: the first to the left, the others to the right, a line under the header."""
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+    """Return a table: the first column aligned left, the others right, two spaces apart, a rule under the header."""
+    widths = [max(len(row[index]) for row in (header, *rows)) for index in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
         first, *others = (
-            cell.ljust(width) if not place else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            cell.ljust(width) if not index else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         return "  ".join([first, *others]).rstrip()
 
@@ -33,18 +34,13 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def count_text(number: int | None) -> str:
-    """`1,234,567`; a dash for what was not measured."""
+    """`1,234,567`; a dash for None."""
     return _MISSING if number is None else f"{number:,}"
 
 
 def size_text(n_bytes: int | None) -> str:
-    """`17 B`, `3.4 kB` (of 1024 bytes), `8.0 MB`."""
-    if n_bytes is None:
-        return _MISSING
-    if n_bytes < 1024:
-        return f"{n_bytes} B"
-    kilo = n_bytes / 1024
-    return f"{kilo:.1f} kB" if kilo < 1000 else f"{kilo / 1024:.1f} MB"
+    """`17 B`, `3.4 kB` (of 1024 bytes), `8.0 MB`; a dash for None."""
+    return _MISSING if n_bytes is None else bytes_text(n_bytes)
 
 
 def milliseconds_text(milliseconds: float) -> str:
@@ -58,8 +54,8 @@ def ratio_text(ratio: float) -> str:
     return f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.1f}x" if ratio >= 10 else f"{ratio:.2f}x"
 
 
-def times_text(before: int | None, after: int | None) -> str:
-    """How many times less `after` is: `12.3x`, `the same`, or `all` if nothing is left."""
+def reduction_text(before: int | None, after: int | None) -> str:
+    """How many times smaller `after` is: `12.3x`, `the same`, `all` if nothing is left, a dash for None."""
     if before is None or after is None:
         return _MISSING
     if before == after:
@@ -77,20 +73,22 @@ def points_text(interval: Interval) -> str:
     return f"{100 * interval.value:+.1f} points ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
-# Odd, so that zero is the middle of a bin.
-_BINS = 81
-# The counts of one piece are float32, which is exact that far.
-_PIECE = 2**22
+# ---- Histogram ----
+
+# An odd number, so that zero is in the middle of a bin.
+_N_BINS = 81
+# `histc` counts in float32, which is exact for so many weights.
+_CHUNK = 2**22
 
 
 @dataclass(frozen=True)
 class WeightHistogram:
-    """Counts of weights in equal bins: of every parameter with two axes or more, so without biases and norms.
+    """Counts of weights in equal bins, of parameters with two axes or more, so without biases and norms.
 
     Attributes:
         edges: Ends of the bins, one more than there are bins; symmetric around zero.
-        counts: For each model, by name, the weights in each bin. All weights of a model are in some bin.
-        zeros: For each model, by name, how many weights are exactly zero. They are in `counts` too.
+        counts: By name of the model, the weights in each bin. Every weight is in a bin.
+        zeros: By name of the model, how many weights are exactly zero. They are in `counts` too.
     """
 
     edges: tuple[float, ...]
@@ -99,28 +97,29 @@ class WeightHistogram:
 
 
 @torch.no_grad()
-def weight_histogram(models: Mapping[str, nn.Module], bins: int = _BINS) -> WeightHistogram | None:
-    """Count the weights of models in bins that are the same for all; None if there are no finite weights."""
+def weight_histogram(models: Mapping[str, nn.Module], bins: int = _N_BINS) -> WeightHistogram | None:
+    """Count the weights of models in the same bins for all models; None if there are no finite weights."""
     weights = {name: _weights(model) for name, model in models.items()}
-    widest = max((float(part.abs().max()) for parts in weights.values() for part in parts), default=0.0)
-    if not 0 < widest < float("inf"):
+    limit = max((float(weight.abs().max()) for parts in weights.values() for weight in parts), default=0.0)
+    if not 0 < limit < float("inf"):
         return None
-    step = 2 * widest / bins
+    step = 2 * limit / bins
     return WeightHistogram(
-        tuple(-widest + step * place for place in range(bins + 1)),
-        {name: _counts(parts, bins, widest) for name, parts in weights.items()},
-        {name: sum(int((part == 0).sum()) for part in parts) for name, parts in weights.items()},
+        tuple(-limit + step * index for index in range(bins + 1)),
+        {name: _counts(parts, bins, limit) for name, parts in weights.items()},
+        {name: sum(int((weight == 0).sum()) for weight in parts) for name, parts in weights.items()},
     )
 
 
-def _counts(parts: list[Tensor], bins: int, widest: float) -> tuple[int, ...]:
+def _counts(parts: list[Tensor], bins: int, limit: float) -> tuple[int, ...]:
     total = torch.zeros(bins, dtype=torch.int64, device="cpu")
     for part in parts:
-        for piece in torch.split(part, _PIECE):
-            total += torch.histc(piece, bins, -widest, widest).long()
+        for chunk in torch.split(part, _CHUNK):
+            total += torch.histc(chunk, bins, -limit, limit).long()
     return tuple(total.tolist())
 
 
 def _weights(model: nn.Module) -> list[Tensor]:
-    found = [one for _, one in unique_parameters(model) if one.ndim >= 2 and one.dtype in FLOATS and one.numel()]
-    return [item.detach().float().cpu().flatten() for item in found]
+    weights = (parameter for _, parameter in unique_parameters(model))
+    chosen = [weight for weight in weights if weight.ndim >= 2 and weight.dtype in FLOATS and weight.numel()]
+    return [weight.detach().float().cpu().flatten() for weight in chosen]

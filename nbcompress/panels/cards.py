@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from nbcompress.measure.costs import LAYER_HEAD, THE_MODEL, footprint_notes
-from nbcompress.measure.footprint import Footprints, layer_table, layers_side_by_side
+from nbcompress.measure.costs import LAYER_HEADER, ROOT_NAME, footprint_notes
+from nbcompress.measure.footprint import FootprintTable, align_layers, layer_table
 from nbcompress.measure.text import share_text, size_text, text_table
 from nbcompress.panels.card_figures import bars_figure, compression_figure, dots_figure
 from nbcompress.panels.drawing import render
@@ -22,7 +22,7 @@ from nbcompress.panels.text import format_value, shorten
 
 if TYPE_CHECKING:
     from nbcompress.measure import AccuracyChange, Comparison, Footprint, Sensitivity
-    from nbcompress.measure.accuracy import Scores
+    from nbcompress.measure.accuracy import EvaluationScores
 
 
 # The most characters of a name, and of a sentence.
@@ -140,13 +140,13 @@ def layer_sizes(models: Sequence[tuple[str, Footprint]]) -> tuple[tuple[str, ...
         The layers of all models that have weights, in order, and for each model its name and the kilobytes of each
         layer; None where the model lacks the layer.
     """
-    layers = layers_side_by_side([footprint for _, footprint in models])
+    layers = align_layers([footprint for _, footprint in models])
     shown = {name: costs for name, costs in layers.items() if any(cost is not None and cost[0] for cost in costs)}
     series = [
         (label, tuple(None if (cost := costs[i]) is None else cost[0] / 1024 for costs in shown.values()))
         for i, (label, _) in enumerate(models)
     ]
-    return tuple(shorten(name or THE_MODEL, MAX_NAME) for name in shown), tuple(series)
+    return tuple(shorten(name or ROOT_NAME, MAX_NAME) for name in shown), tuple(series)
 
 
 def sizes_alt(models: Sequence[tuple[str, Footprint]]) -> str:
@@ -155,7 +155,7 @@ def sizes_alt(models: Sequence[tuple[str, Footprint]]) -> str:
     for label, footprint in models:
         largest = max(footprint.layers, key=lambda layer: layer.size_bytes, default=None)
         if largest is not None:
-            name = shorten(largest.name or THE_MODEL, MAX_NAME)
+            name = shorten(largest.name or ROOT_NAME, MAX_NAME)
             parts.append(f"{label} {size_text(footprint.size_bytes)}, most in {name}")
     return "Bars: kilobytes of each layer in the file; " + "; ".join(parts) + "."
 
@@ -251,11 +251,11 @@ def _frozen(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[tuple[s
 
 
 def footprint_card(
-    footprints: Footprint | Footprints,
+    footprints: Footprint | FootprintTable,
     *,
     title: str = "%footprint",
     scores: FunctionScores | None = None,
-    measured: Scores | None = None,
+    measured: EvaluationScores | None = None,
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the card of the costs of one or several models, with their layers.
@@ -267,7 +267,7 @@ def footprint_card(
         measured: Accuracy, or loss and perplexity of language models, on the same data.
         remarks: Further sentences below the table.
     """
-    models = footprints if isinstance(footprints, Footprints) else Footprints((footprints,))
+    models = footprints if isinstance(footprints, FootprintTable) else FootprintTable((footprints,))
     names = [model.name for model in models]
     rows = [tuple(row) for row in models.rows() if set(row[1:]) != {"-"}]
     if measured is not None and measured.accuracy:
@@ -285,7 +285,7 @@ def footprint_card(
     return Card(title, ("", *names), tuple(rows), notes, _layers(models), drawing).bundle()
 
 
-def _layers(models: Footprints) -> tuple[FoldedTable, ...]:
+def _layers(models: FootprintTable) -> tuple[FoldedTable, ...]:
     """Return the layers of all models side by side, and a table for each model; as text only the former fits."""
     side_by_side = []
     if len(models) > 1:
@@ -293,7 +293,7 @@ def _layers(models: Footprints) -> tuple[FoldedTable, ...]:
         side_by_side = [FoldedTable("Layers side by side", tuple(head), tuple(tuple(row) for row in rows))]
     is_alone = len(models) == 1
     per_model = [
-        FoldedTable(f"Layers of {model.name}", LAYER_HEAD, tuple(map(tuple, model.layer_rows())), is_text=is_alone)
+        FoldedTable(f"Layers of {model.name}", LAYER_HEADER, tuple(map(tuple, model.layer_rows())), is_text=is_alone)
         for model in models
     ]
     return (*side_by_side, *per_model)

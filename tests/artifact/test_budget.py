@@ -15,7 +15,8 @@ from nbcompress.errors import CompressionError, DataError
 
 
 def bits_of(model: nn.Module) -> dict[str, int]:
-    grids = {name: one.grid or (one.codebook and one.codebook.grid) for name, one in record_of(model).tensors.items()}
+    records = record_of(model).tensors
+    grids = {name: record.grid or (record.codebook and record.codebook.grid) for name, record in records.items()}
     return {name: grid.bits for name, grid in grids.items() if grid}
 
 
@@ -76,7 +77,7 @@ def test_within_the_budget_and_filled(share: float, options: dict[str, object]) 
 def test_any_model(animal: str) -> None:
     subject = ZOO[animal]()
     least, most = (nc.size_bytes(nc.quantize(subject.model, b)) for b in (1, 8))
-    before = [one.clone() for one in subject.model.state_dict().values()]
+    before = [tensor.clone() for tensor in subject.model.state_dict().values()]
     for data in (None, subject.data):
         small = nc.quantize(subject.model, "auto", budget=(least + most) // 2, data=data)
         assert nc.size_bytes(small) <= (least + most) // 2
@@ -103,13 +104,13 @@ def test_bits_go_where_they_matter() -> None:
 
 
 def test_mixed_is_no_worse_than_equal_bits() -> None:
-    """At the length of 3 bits for all, relative errors sum to no more than theirs."""
+    """With the file length of 3 bits for all, the sum of relative errors is not larger than with 3 bits for all."""
     model = network()
     equal = nc.quantize(model, 3)
     mixed = nc.quantize(model, "auto", budget=nc.size_bytes(equal))
 
     def error(small: nn.Module) -> float:
-        pairs = [[one.get_parameter(f"{k}.weight").detach() for one in (small, model)] for k in (0, 2, 4)]
+        pairs = [[net.get_parameter(f"{k}.weight").detach() for net in (small, model)] for k in (0, 2, 4)]
         return sum(float((a - b).square().sum() / b.square().sum()) for a, b in pairs)
 
     assert error(mixed) <= error(equal)

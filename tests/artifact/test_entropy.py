@@ -1,4 +1,4 @@
-"""What was coded is decoded, in about as many bits as its entropy."""
+"""Decoding returns what was encoded, in about as many bits as its entropy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_masks_come_back(n_rows: int, n_columns: int, data: st.DataObject) -> No
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.binary(max_size=5)), max_size=10))
-def test_numbers_and_plain_bytes_come_back_in_order(items: list[tuple[int, bytes]]) -> None:
+def test_numbers_and_raw_bytes_come_back_in_order(items: list[tuple[int, bytes]]) -> None:
     encoder = EntropyEncoder()
     for number, data in items:
         code_number(encoder, number, 7)
@@ -81,7 +81,7 @@ def test_a_mask_with_empty_rows_and_columns_takes_less_than_its_share_of_ones() 
     assert 8 * len(encoder.coded()) < 0.7 * by_share
 
 
-def test_a_reader_names_what_is_missing_and_what_is_left() -> None:
+def test_a_decoder_names_what_is_missing_and_what_is_left() -> None:
     encoder = EntropyEncoder()
     encoder.raw(np.arange(5, dtype=np.uint8), 5)
     with pytest.raises(ArtifactError, match="ends early: 3 bytes of values are missing"):

@@ -18,7 +18,7 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.artifact import load, save, size_by_tensor, size_bytes
-from nbcompress.compressors.record import ActivationRange, Activations, Record, attach_, record_of
+from nbcompress.compressors.record import ActivationRange, Activations, Record, TensorRecord, attach_, record_of
 from nbcompress.errors import ArtifactError, NbcompressWarning
 
 
@@ -43,14 +43,13 @@ def test_size_is_the_length_of_the_file(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_promises_come_back(case: Case, tmp_path: Path) -> None:
+def test_records_come_back(case: Case, tmp_path: Path) -> None:
     model = case.make()
     loaded = load(save(model, tmp_path / "model.nbz"), case.fresh())
-    one, two = record_of(model), record_of(loaded)
-    kept = {name: promise for name, promise in one.tensors.items() if promise != type(promise)()}
-    assert dict(two.tensors) == kept
-    assert two.surgery == one.surgery
-    assert (two.rest, dict(two.left_out)) == (one.rest, dict(one.left_out))
+    before, after = record_of(model), record_of(loaded)
+    assert dict(after.tensors) == {name: record for name, record in before.tensors.items() if record != TensorRecord()}
+    assert after.surgery == before.surgery
+    assert (after.rest, dict(after.left_out)) == (before.rest, dict(before.left_out))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -101,7 +100,7 @@ def even_and_cut() -> nn.Module:
 
 
 def test_files_of_older_versions_stay_readable() -> None:
-    """Their symmetric grids had one code fewer."""
+    """Symmetric grids of versions 1 and 2 had one code fewer."""
     check_against(GOLDEN / "version-1.safetensors", even(Perceptron()))
     check_against(GOLDEN / "version-2.safetensors", even_and_cut())
     check_against(GOLDEN / "version-2-shared.safetensors", shared(Perceptron()))
@@ -110,7 +109,7 @@ def test_files_of_older_versions_stay_readable() -> None:
 @pytest.mark.parametrize(
     ("name", "make"), [("version-3", even_and_cut), ("version-3-sides", lambda: sided(Perceptron()))]
 )
-def test_files_of_this_version_stay_what_they_are(name: str, make: Callable[[], nn.Module], tmp_path: Path) -> None:
+def test_files_of_this_version_do_not_change(name: str, make: Callable[[], nn.Module], tmp_path: Path) -> None:
     kept, expected = GOLDEN / f"{name}.safetensors", make()
     if os.environ.get("NBCOMPRESS_REFRESH_GOLDEN") and not kept.exists():  # never written twice
         save(expected, kept)
@@ -119,7 +118,7 @@ def test_files_of_this_version_stay_what_they_are(name: str, make: Callable[[], 
     assert save(expected, tmp_path / "again.nbz").read_bytes() == kept.read_bytes()
 
 
-def test_a_network_that_was_cut_says_so_in_few_bytes() -> None:
+def test_a_cut_network_needs_few_extra_bytes() -> None:
     net = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
     small = nc.prune(net, 0.5, granularity="channel", example=torch.zeros(1, 64))
     assert size_by_tensor(small)[""] < 220  # text of the container, checksum, names, shapes, surgery
@@ -132,7 +131,7 @@ def test_the_300_100_network_is_small() -> None:
     assert size_bytes(small) < 17_000  # of 1,066,440 bytes in float32
 
 
-def test_half_precision_pays_off() -> None:
+def test_half_precision_makes_the_file_smaller() -> None:
     torch.manual_seed(0)
     net = nn.Linear(100, 100)
     with torch.no_grad():
@@ -142,7 +141,7 @@ def test_half_precision_pays_off() -> None:
     assert size_bytes(net) < 0.55 * full
 
 
-def test_zeros_pay_off_without_a_record() -> None:
+def test_zeros_without_a_record_make_the_file_smaller() -> None:
     torch.manual_seed(0)
     net = nn.Linear(200, 200)
     full = size_bytes(net)
@@ -171,7 +170,7 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
     assert size_bytes(model) < 0.6 * size_bytes(apart)
     loaded = load(save(model, tmp_path / "model.nbz"), Tied())
     assert loaded.out.weight is loaded.embedding.weight
-    # Two tensors can be filled with the values of one, but one cannot hold the values of two.
+    # Two tensors can be filled with the same values, but one tensor cannot hold the values of two.
     load(tmp_path / "model.nbz", apart)
     assert torch.equal(apart.out.weight, model.out.weight)
     with torch.no_grad():
@@ -197,7 +196,7 @@ def test_a_weight_that_left_its_grid_is_stored_in_full_and_named(tmp_path: Path)
         save(loaded, path)  # what was loaded keeps every promise that it has
 
 
-def test_finetune_goes_on_keeping_promises(tmp_path: Path) -> None:
+def test_finetune_keeps_grids_after_loading(tmp_path: Path) -> None:
     loaded = load(save(CASES[2].make(), tmp_path / "model.nbz"), Perceptron())
     zeros = loaded.fc1.weight == 0
     nc.finetune(loaded, (torch.randn(64, 24), torch.randint(0, 10, (64,))), epochs=1, lr=1e-2)
@@ -208,7 +207,7 @@ def test_finetune_goes_on_keeping_promises(tmp_path: Path) -> None:
 
 
 def test_it_loads_in_a_clean_process(tmp_path: Path) -> None:
-    case = next(one for one in CASES if one.name == "perceptron-low-rank")
+    case = next(case for case in CASES if case.name == "perceptron-low-rank")
     model = case.make()
     path = save(model, tmp_path / "model.nbz")
     x = case.example()

@@ -1,4 +1,4 @@
-"""Whatever is not exactly a file of ours, for exactly this model, is refused, and the instance stays as it was."""
+"""Files that are not of nbcompress, are changed, or hold another model are refused; the instance stays unchanged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tiny() -> nn.Module:
 
 
 def resealed(contents: bytes) -> bytes:
-    """A file whose checksum agrees, whatever it holds: as one who attacks it would write."""
+    """A file with these contents and a valid checksum, as an attacker would write it."""
     return b"".join(file_parts(MODEL_KEY, [contents]))
 
 
@@ -157,7 +157,7 @@ FOREIGN = {
         ("text", r"not a file of nbcompress \(it has 200 bytes\)"),
         ("nothing", "is empty"),
         ("zeros", "not a file of nbcompress"),
-        ("deep", "is damaged: its first text cannot be read"),
+        ("deep", "is damaged: its header cannot be read"),
         ("newer", "has version 4, and this nbcompress reads up to version 3: update nbcompress"),
         ("value", r"must hold a model, but it holds value: read kept values with load_value"),
     ],
@@ -217,7 +217,7 @@ def test_the_first_difference_is_named(instance, text: str, tmp_path: Path) -> N
 
 
 def test_a_cut_that_does_not_fit_leaves_the_instance_whole(tmp_path: Path) -> None:
-    case = next(one for one in CASES if one.name == "perceptron-low-rank")
+    case = next(case for case in CASES if case.name == "perceptron-low-rank")
     path = save(case.make(), tmp_path / "model.nbz")
 
     class Smaller(nn.Module):
@@ -227,7 +227,7 @@ def test_a_cut_that_does_not_fit_leaves_the_instance_whole(tmp_path: Path) -> No
 
     Smaller.__name__ = "Perceptron"
     instance = Smaller()
-    with pytest.raises(ArtifactError, match=r"the file's model was cut, and this Perceptron cannot be: .*'fc3'"):
+    with pytest.raises(ArtifactError, match=r"the model in the file was cut, but this Perceptron cannot be: .*'fc3'"):
         load(path, instance)
     assert isinstance(instance.fc1, nn.Linear)
 
@@ -380,7 +380,7 @@ def test_a_change_of_the_first_text_is_told_by_the_checksum(tmp_path: Path) -> N
     whole = path.read_bytes()
     begin, end = whole.index(b'"model"'), whole.index(b"}}")
     changed = [whole[:place] + b"?" + whole[place + 1 :] for place in range(begin, end)]
-    for one in changed:
-        path.write_bytes(one)
+    for data in changed:
+        path.write_bytes(data)
         with pytest.raises(ArtifactError, match="was changed after it was written, or damaged: its checksum does not"):
             load(path, Tiny())

@@ -1,4 +1,4 @@
-"""Tensors that share memory: views side by side are filled, numbers in one place cannot be."""
+"""Tensors that share memory: disjoint views are filled, overlapping ones with different numbers are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_views_that_overlap_and_differ_are_refused(is_by_column: bool, tmp_path:
     path = save(apart, tmp_path / "apart.nbz")
     instance = Views(slice(0, 4), slice(2, 6), is_by_column=is_by_column)
     before = instance.first.detach().clone()
-    with pytest.raises(ArtifactError, match=r"'first' of this Views has numbers that lie in one place in memory"):
+    with pytest.raises(ArtifactError, match=r"'first' of this Views shares memory between numbers that differ"):
         load(path, instance)
     assert torch.equal(instance.first, before)
     # The same numbers in the same places are no contradiction.
@@ -55,5 +55,5 @@ def test_one_number_that_stands_for_several_is_refused(tmp_path: Path) -> None:
     path = save(nn.Linear(3, 4), tmp_path / "model.nbz")
     instance = nn.Linear(3, 4)
     instance.weight = nn.Parameter(torch.randn(1, 3).expand(4, 3))
-    with pytest.raises(ArtifactError, match=r"'weight' of this Linear has numbers that lie in one place in memory"):
+    with pytest.raises(ArtifactError, match=r"'weight' of this Linear shares memory between numbers that differ"):
         load(path, instance)

@@ -1,4 +1,4 @@
-"""Shared values on a grid of their own, in tensors of every dtype: few bits in the file, and the same promise after."""
+"""Codebooks whose values lie on a grid, in tensors of every dtype: few bits in the file, and the same record after."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def test_the_grid_of_shared_values_is_kept(dtype: torch.dtype, bits: int, scheme
     small = quantize(shared, bits=bits, scheme=scheme)  # type: ignore[arg-type]
     data = torch.randn(20, 24, dtype=dtype), torch.arange(20) % 10
     with warnings.catch_warnings():
-        # Of a promise that does not hold.
+        # A codebook that left its grid would warn.
         warnings.simplefilter("error")
         path = save(small, tmp_path / "small.nbz")
         finetune(small, data, epochs=1)
         trained = save(small, tmp_path / "trained.nbz")
     loaded = load(trained, Perceptron().to(dtype))
     assert dict(record_of(loaded).tensors) == dict(record_of(small).tensors)
-    assert all(one.codebook and one.codebook.grid for one in record_of(loaded).tensors.values())
+    assert all(record.codebook and record.codebook.grid for record in record_of(loaded).tensors.values())
     assert torch.equal(loaded(data[0]), small(data[0]))
     assert path.stat().st_size <= size_bytes(shared)

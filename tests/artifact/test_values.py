@@ -33,15 +33,15 @@ VALUES = st.recursive(
 )
 
 
-def same(one: Any, two: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Equal, with equal types all the way down."""
-    if type(one) is not type(two):
+    if type(a) is not type(b):
         return False
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(two) and all(map(same, one, two))
-    if isinstance(one, dict):
-        return len(one) == len(two) and all(map(same, one, two)) and all(map(same, one.values(), two.values()))
-    return bool(one == two)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(map(same, a, b)) and all(map(same, a.values(), b.values()))
+    return bool(a == b)
 
 
 @given(VALUES)
@@ -96,7 +96,7 @@ def test_a_module_comes_back_as_a_handle_or_into_an_instance(tmp_path: Path) -> 
     handle = load_value(path)["small"]
     assert isinstance(handle, Handle)
     assert repr(handle).startswith("<a kept Perceptron, ")
-    assert repr(handle).endswith(" kB: .load(into=Perceptron()) fills a fresh instance>")
+    assert repr(handle).endswith(" B: .load(into=Perceptron()) fills a fresh instance>")
     for found in (handle.load(into=Perceptron()), load_value(path, into=Perceptron())["small"]):
         assert all(map(torch.equal, model.state_dict().values(), found.state_dict().values()))
         assert record_of(found).tensors == record_of(model).tensors
@@ -112,7 +112,7 @@ def test_an_instance_needs_one_module(value: object, tmp_path: Path) -> None:
         load_value(path, into=nn.Linear(1, 1))
 
 
-def test_a_kept_module_that_broke_its_promise_is_named(tmp_path: Path) -> None:
+def test_a_kept_module_that_left_its_grid_is_named(tmp_path: Path) -> None:
     model = nc.quantize(Perceptron(), bits=2)
     with torch.no_grad():
         model.fc1.weight.add_(0.01)

@@ -1,4 +1,4 @@
-"""Files appear whole, where they should, and nothing else changes."""
+"""Files appear whole or not at all, at the right path, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -68,4 +68,4 @@ def test_saving_in_several_threads_leaves_one_whole_file(tmp_path: Path) -> None
         list(threads.map(lambda model: save(model, place), models * 10))
     assert os.listdir(tmp_path) == ["model.nbz"]
     loaded = load(place, nn.Linear(3, 2))
-    assert any(torch.equal(loaded.weight, one.weight) for one in models)
+    assert any(torch.equal(loaded.weight, model.weight) for model in models)

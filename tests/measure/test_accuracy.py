@@ -1,6 +1,4 @@
-"""Accuracy by hand, examples told by their place, and flips against the definition.
-
-Loss and perplexity by hand."""
+"""Accuracy, flips, loss and perplexity against numbers by hand and against their definitions."""
 
 from __future__ import annotations
 
@@ -33,8 +31,8 @@ class Shown(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return N
 
-    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
-        return SCORES[place], LABELS[place]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return SCORES[index], LABELS[index]
 
 
 FORMS = {
@@ -56,8 +54,8 @@ def test_every_form_of_data_in_its_order(name: str) -> None:
     found = accuracy(nn.Identity() if name != "arrays" else Same(), FORMS[name])
     assert found.is_right.tolist() == [place < 30 for place in range(N)]
     assert float(found) == found.interval.value == 30 / N
-    assert [(one.label, one.n) for one in found.per_class] == [(label, 10) for label in range(4)]
-    assert [one.interval.value for one in found.per_class] == [0.8, 0.8, 0.7, 0.7]
+    assert [(row.label, row.n) for row in found.per_class] == [(label, 10) for label in range(4)]
+    assert [row.interval.value for row in found.per_class] == [0.8, 0.8, 0.7, 0.7]
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -73,17 +71,17 @@ class Same(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.one = nn.Parameter(torch.ones(1))
+        self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.one
+        return x * self.scale
 
 
 def test_a_sampler_of_the_users_own_is_obeyed_and_both_models_see_the_same() -> None:
     chosen = DataLoader(TensorDataset(SCORES, LABELS), batch_size=4, sampler=SubsetRandomSampler(range(20, 40)))
-    found = accuracies({"one": nn.Identity(), "two": Same()}, chosen)
-    assert found["one"].n == 20
-    assert torch.equal(found["one"].predictions, found["two"].predictions)
+    found = accuracies({"identity": nn.Identity(), "same": Same()}, chosen)
+    assert found["identity"].n == 20
+    assert torch.equal(found["identity"].predictions, found["same"].predictions)
 
 
 def test_what_carries_no_label_is_not_counted_but_keeps_its_place() -> None:
@@ -133,16 +131,16 @@ def test_time_may_run_out() -> None:
 
 
 def told(right: list[bool]) -> Accuracy:
-    return Accuracy(torch.zeros(len(right), dtype=torch.int64), torch.tensor([0 if one else 1 for one in right]))
+    return Accuracy(torch.zeros(len(right), dtype=torch.int64), torch.tensor([0 if hit else 1 for hit in right]))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
 @settings(deadline=None)
 def test_flips_are_those_of_the_definition(pairs: list[tuple[bool, bool]]) -> None:
-    before, after = [one for one, _ in pairs], [two for _, two in pairs]
+    before, after = [a for a, _ in pairs], [b for _, b in pairs]
     found = accuracy_change(told(before), told(after))
-    assert found.broken == tuple(i for i, (one, two) in enumerate(pairs) if one and not two)
-    assert found.mended == tuple(i for i, (one, two) in enumerate(pairs) if two and not one)
+    assert found.broken == tuple(i for i, (a, b) in enumerate(pairs) if a and not b)
+    assert found.mended == tuple(i for i, (a, b) in enumerate(pairs) if b and not a)
     assert found.change.value == pytest.approx(sum(after) / len(pairs) - sum(before) / len(pairs))
     assert -1 <= found.change.low <= found.change.value <= found.change.high <= 1
     n, fewer = len(found.broken) + len(found.mended), min(len(found.broken), len(found.mended))
@@ -172,7 +170,7 @@ def test_a_comparison_with_labels() -> None:
     assert found.accuracy is not None
     assert (len(found.accuracy.broken), len(found.accuracy.mended)) == (30, 0)
     text = str(found)
-    assert "30 flipped: 30 broken, 0 mended, more than chance explains (McNemar, p < 0.001)" in text
+    assert "30 flipped: 30 now wrong, 0 now right, more than chance explains (McNemar, p < 0.001)" in text
     assert "right before, wrong after: examples 0, 1, 2, 3, 4, 5, 6, 7 and 22 more" in text
     assert "accuracy" in [row[0] for row in found.rows()]
     json.dumps(found.to_json())
@@ -204,15 +202,15 @@ def test_by_hand() -> None:
     short = IDS.clone()
     short[:, 2:] = -100
     for data, n in (([(IDS, IDS)], 6), ([(IDS, IDS), (IDS, short)], 8), ([(IDS, IDS), (IDS, 0 * IDS - 100)], 6)):
-        found = scores_on({"one": Tokens(3), "other": Tokens(8)}, data, LossSpec())
+        found = scores_on({"first": Tokens(3), "second": Tokens(8)}, data, LossSpec())
         assert not found.accuracy
-        assert [one.n for one in found.language.values()] == [n, n]
-        assert found.language["one"].loss == pytest.approx(log(5 / 3))
-        assert found.language["other"].perplexity == pytest.approx(10 / 8)
+        assert [loss.n for loss in found.language.values()] == [n, n]
+        assert found.language["first"].loss == pytest.approx(log(5 / 3))
+        assert found.language["second"].perplexity == pytest.approx(10 / 8)
     # Unequal losses, weighted: two rows of wrong tokens beside six of right ones.
     wrong = torch.tensor([[0, 2], [1, 0]])
-    found = scores_on({"one": Tokens(3)}, [(IDS, IDS), (wrong, wrong)], LossSpec())
-    assert found.language["one"].loss == pytest.approx((6 * log(5 / 3) + 2 * log(5)) / 8)
+    found = scores_on({"first": Tokens(3)}, [(IDS, IDS), (wrong, wrong)], LossSpec())
+    assert found.language["first"].loss == pytest.approx((6 * log(5 / 3) + 2 * log(5)) / 8)
 
 
 def test_a_comparison_of_language_models() -> None:
@@ -231,4 +229,4 @@ def test_what_cannot_be_told() -> None:
     assert found.language is None
     assert LanguageLoss(1e9, 1).perplexity == inf
     with pytest.raises(DataError, match="a language model has loss and perplexity, another model accuracy"):
-        scores_on({"one": Tokens(3), "other": nn.Embedding(5, 3)}, [(IDS, IDS.flip(1))], LossSpec())
+        scores_on({"first": Tokens(3), "second": nn.Embedding(5, 3)}, [(IDS, IDS.flip(1))], LossSpec())

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import nbcompress as nc
 from nbcompress.artifact import size_bytes
 from nbcompress.errors import ArtifactError, DataError, MeasureError
-from nbcompress.measure import Comparison, Footprint, Footprints, Latency, compare, compared, footprint
+from nbcompress.measure import Comparison, Footprint, FootprintTable, Latency, compare, compare_footprints, footprint
 
 IMAGE = torch.randn(2, 1, 8, 8)
 
@@ -33,15 +33,15 @@ def even(model: nn.Module) -> nn.Module:
 
 def test_a_small_network_by_hand() -> None:
     found = footprint(even(Convolutional()), IMAGE, repeats=0)
-    by_name = {one.name: one for one in found.layers}
-    assert [one.name for one in found.layers] == ["conv1", "norm", "conv2", "head"]
+    by_name = {layer.name: layer for layer in found.layers}
+    assert [layer.name for layer in found.layers] == ["conv1", "norm", "conv2", "head"]
     assert by_name["conv1"].parameters == 8 * 9 + 8
     assert by_name["conv1"].macs == 2 * 8 * 64 * 9
     assert by_name["norm"].macs == 0
     assert by_name["conv2"].macs == 2 * 8 * 36 * 2 * 9
     assert by_name["head"].macs == 2 * 288 * 10
     assert found.parameters == 80 + 16 + 8 * 2 * 9 + 8 + 2890
-    assert found.macs == sum(one.macs or 0 for one in found.layers)
+    assert found.macs == sum(layer.macs or 0 for layer in found.layers)
     # Of every 17 weights in a row one is zero, the ninth.
     assert by_name["head"].nonzeros == 2890 - len(range(8, 2880, 17)) - len(range(8, 10, 17))
     assert found.uncounted == ()
@@ -53,14 +53,17 @@ def test_layers_and_overhead_add_up(case: Case) -> None:
     model = case.make()
     found = footprint(model)
     assert found.size_bytes == size_bytes(model)
-    assert found.size_bytes == found.overhead_bytes + sum(one.size_bytes for one in found.layers)
-    assert found.parameters == sum(one.numel() for one in model.parameters())
-    assert found.nonzeros == sum(int(one.count_nonzero()) for one in model.parameters())
+    assert found.size_bytes == found.overhead_bytes + sum(layer.size_bytes for layer in found.layers)
+    assert found.parameters == sum(weight.numel() for weight in model.parameters())
+    assert found.nonzeros == sum(int(weight.count_nonzero()) for weight in model.parameters())
 
 
 def test_shared_weights_count_once() -> None:
     found = footprint(Tied(), torch.arange(6), repeats=0)
-    assert [(one.name, one.parameters, one.macs) for one in found.layers] == [("embedding", 800, 0), ("out", 0, 4800)]
+    assert [(layer.name, layer.parameters, layer.macs) for layer in found.layers] == [
+        ("embedding", 800, 0),
+        ("out", 0, 4800),
+    ]
 
 
 class Stateful(nn.Module):
@@ -84,16 +87,16 @@ class Stateful(nn.Module):
 def test_nothing_is_left_behind() -> None:
     model = Stateful().train()
     model.norm.eval()
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     loader = DataLoader(TensorDataset(torch.randn(8, 4), torch.zeros(8)), 4, shuffle=True, generator=torch.Generator())
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     turned = loader.generator.get_state()
     footprint(model, torch.randn(3, 4, generator=torch.Generator()), repeats=2)
     footprint(model, data=loader, repeats=2)
     assert (model.training, model.norm.training, model.drop.training) == (True, False, True)
-    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert model.seen == []
-    assert all(not one._forward_hooks and not one._forward_pre_hooks for one in model.modules())
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1], states[2]) == (random.getstate(), np.random.get_state()[1].tolist())
     assert torch.equal(turned, loader.generator.get_state())
@@ -128,10 +131,10 @@ def test_examples_and_data() -> None:
 
 def test_several_models() -> None:
     found = footprint([Perceptron(), Perceptron()], torch.randn(1, 24), repeats=7)
-    assert isinstance(found, Footprints)
-    assert [one.name for one in found] == ["Perceptron 1", "Perceptron 2"]
-    assert all(one.latency is not None and len(one.latency.samples_ms) == 7 for one in found)
-    assert [one.name for one in footprint({"old": Perceptron(), "new": Tied()})] == ["old", "new"]
+    assert isinstance(found, FootprintTable)
+    assert [costs.name for costs in found] == ["Perceptron 1", "Perceptron 2"]
+    assert all(costs.latency is not None and len(costs.latency.samples_ms) == 7 for costs in found)
+    assert [costs.name for costs in footprint({"old": Perceptron(), "new": Tied()})] == ["old", "new"]
     json.dumps(found.to_json())
 
 
@@ -151,7 +154,7 @@ class Uncopied(nn.Module):
             r"^Perceptron must run on the example, float32\[2, 3\], but raised RuntimeError: mat1",
         ),
         (lambda: footprint(Perceptron(), [1, 2]), MeasureError, "^example must be a tensor, a tuple .* got list"),
-        (lambda: footprint("model"), MeasureError, r"^what is measured must be a torch\.nn\.Module, got str"),
+        (lambda: footprint("model"), MeasureError, r"^only a torch\.nn\.Module can be measured, got str"),
         (lambda: footprint([]), MeasureError, "^footprint needs at least one model"),
         (lambda: footprint(Uncopied()), MeasureError, r"^Uncopied must allow copy\.deepcopy to be measured"),
         (lambda: footprint(Perceptron(), data=3), DataError, "^data must be"),
@@ -162,7 +165,11 @@ class Uncopied(nn.Module):
             "inside of a scripted module, and '0' is one: measure it before it is scripted",
         ),
         (lambda: footprint(nn.Linear(2, 2, device="meta")), ArtifactError, "on the meta device"),
-        (lambda: footprint(Perceptron(), torch.ones(1, 24), repeats=-1), MeasureError, "repeats must be a count"),
+        (
+            lambda: footprint(Perceptron(), torch.ones(1, 24), repeats=-1),
+            MeasureError,
+            "repeats is an integer",
+        ),
     ],
 )
 def test_what_cannot_be_measured(call, error: type[Exception], text: str) -> None:
@@ -185,7 +192,7 @@ def test_the_text_of_a_footprint() -> None:
 def test_the_text_of_several() -> None:
     model = even(Perceptron())
     pair = footprint({"before": model, "after": nc.quantize(model, bits=4)}, torch.ones(1, 24), repeats=0)
-    texts = Footprints((timed(pair[0], 1.2, 1.3, 1.25), timed(pair[1], 0.011, 0.012, 0.013)))
+    texts = FootprintTable((timed(pair[0], 1.2, 1.3, 1.25), timed(pair[1], 0.011, 0.012, 0.013)))
     check_golden("measure/footprints.txt", str(texts))
 
 
@@ -194,11 +201,11 @@ def test_the_text_of_a_comparison() -> None:
     before = footprint(model, torch.ones(1, 24), repeats=0)
     small = even(nn.Sequential(nn.Linear(24, 20), nn.ReLU(), nn.Linear(20, 10)))
     after = footprint(small, torch.ones(1, 24), repeats=0)
-    faster = compared(timed(before, 2.0, 2.2, 2.1), timed(after, 1.0, 1.0, 1.05))
+    faster = compare_footprints(timed(before, 2.0, 2.2, 2.1), timed(after, 1.0, 1.0, 1.05))
     assert faster.is_speed_different
     assert (faster.speedup.value, faster.speedup.low, faster.speedup.high) == (2.0, 2.0, 2.2)
     check_golden("measure/comparison.txt", str(faster))
-    same = compared(timed(before, 2.0, 2.2, 2.1), timed(after, 1.9, 2.0, 2.05))
+    same = compare_footprints(timed(before, 2.0, 2.2, 2.1), timed(after, 1.9, 2.0, 2.05))
     assert same.is_speed_different is False
     check_golden("measure/comparison-no-difference.txt", str(same))
     check_golden("measure/comparison-without-example.txt", str(compare(model, nc.prune(model, amount=0.5))))

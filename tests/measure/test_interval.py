@@ -46,7 +46,7 @@ def test_wilson_holds_the_share_and_is_symmetric(n: int, data: st.DataObject) ->
     ],
 )
 def test_the_median_of_the_first_numbers(n: int, low: int, high: int) -> None:
-    found = median_interval([float(one) for one in range(n, 0, -1)])
+    found = median_interval([float(sample) for sample in range(n, 0, -1)])
     assert found == Interval((n + 1) / 2, low, high)
 
 

@@ -1,6 +1,4 @@
-"""Timing with a clock that the test turns by hand.
-
-Latency in ONNX Runtime, in turn with torch."""
+"""Latency with a clock that the test moves, and latency in ONNX Runtime, in turn with torch."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.artifact.export import onnx_graph as session
+from nbcompress.artifact.export.onnx_graph import OnnxSession
 from nbcompress.errors import ArtifactError, MeasureError
 from nbcompress.measure import compare, footprint, latencies
-from nbcompress.measure import latency as runtimes
-from nbcompress.measure.inputs import Inputs
+from nbcompress.measure import latency as latency_module
+from nbcompress.measure.inputs import ModelInputs
 from nbcompress.measure.latency import measure_latency
 
 
@@ -48,13 +46,13 @@ class Timed(nn.Module):
         return x
 
 
-X = Inputs((torch.ones(1),))
+X = ModelInputs((torch.ones(1),))
 
 
 def test_median_and_interval_of_known_times() -> None:
     clock = Clock()
     # Three calls of warm-up, then ten samples: 1 to 10 hundredths of a second, in some order.
-    model = Timed(clock, 0.01, 0.01, 0.01, *(0.01 * one for one in (3, 1, 2, 10, 5, 4, 9, 6, 8, 7)))
+    model = Timed(clock, 0.01, 0.01, 0.01, *(0.01 * factor for factor in (3, 1, 2, 10, 5, 4, 9, 6, 8, 7)))
     (found,) = measure_latency([model], [X], repeats=10, threads=1, clock=clock)
     assert found.median_ms == pytest.approx(55)
     assert (found.low_ms, found.high_ms) == (pytest.approx(20), pytest.approx(90))  # second and ninth
@@ -70,9 +68,9 @@ def test_models_take_turns_and_short_calls_are_repeated() -> None:
     short, long = Timed(clock, 1e-4), Timed(clock, 2e-3)
     short.register_forward_hook(lambda *_: order.append("s"))
     long.register_forward_hook(lambda *_: order.append("l"))
-    one, two = measure_latency([short, long], [X, X], repeats=3, clock=clock)
+    first, second = measure_latency([short, long], [X, X], repeats=3, clock=clock)
     assert "".join(order) == "sss" + "lll" + ("s" * 10 + "l") * 3
-    assert (one.median_ms, two.median_ms) == (pytest.approx(0.1), pytest.approx(2))
+    assert (first.median_ms, second.median_ms) == (pytest.approx(0.1), pytest.approx(2))
 
 
 def test_it_ends_at_its_budget() -> None:
@@ -90,9 +88,9 @@ def test_threads_are_put_back() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"repeats": 0}, "repeats must be a count from 1, got 0"),
-        ({"repeats": 2.5}, r"repeats must be a count from 1, got 2\.5"),
-        ({"threads": 0}, "threads must be a count from 1, got 0"),
+        ({"repeats": 0}, "repeats is an integer of at least 1, but got 0"),
+        ({"repeats": 2.5}, r"repeats is an integer of at least 1, but got 2\.5"),
+        ({"threads": 0}, "threads is an integer of at least 1, but got 0"),
     ],
 )
 def test_bad_options(options: dict[str, object], text: str) -> None:
@@ -117,7 +115,7 @@ def test_torch_and_onnx_take_turns(file: Path, monkeypatch: pytest.MonkeyPatch) 
     order: list[str] = []
     seen: list[int] = []
 
-    class Told(runtimes.OnnxModel):
+    class Recording(latency_module.OnnxModel):
         def __init__(self, model: str, threads: int) -> None:
             super().__init__(model, threads)
             seen.append(threads)
@@ -126,9 +124,9 @@ def test_torch_and_onnx_take_turns(file: Path, monkeypatch: pytest.MonkeyPatch) 
             order.append("o")
             return super().forward(*args, **kwargs)
 
-    monkeypatch.setattr(runtimes, "OnnxModel", Told)
+    monkeypatch.setattr(latency_module, "OnnxModel", Recording)
     # Calls of a thousandth of a second are not repeated within a sample.
-    monkeypatch.setattr("nbcompress.measure.latency._SHORTEST_SAMPLE_S", 0.0)
+    monkeypatch.setattr("nbcompress.measure.latency._MIN_SAMPLE_S", 0.0)
 
     class Slow(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
@@ -138,7 +136,7 @@ def test_torch_and_onnx_take_turns(file: Path, monkeypatch: pytest.MonkeyPatch) 
     found = latencies({"eager": Slow(12, 3), "file": file}, X_RUNTIMES, repeats=4, threads=2)
     assert "".join(order) == "ttt" + "ooo" + "to" * 4
     assert seen == [2]
-    assert {name: (one.runtime, one.repeats, one.threads) for name, one in found.items()} == {
+    assert {name: (latency.runtime, latency.repeats, latency.threads) for name, latency in found.items()} == {
         "eager": ("torch", 4, 2),
         "file": ("onnx", 4, 2),
     }
@@ -150,12 +148,12 @@ def test_sessions_are_pinned(file: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     options: list[onnxruntime.SessionOptions] = []
     real = onnxruntime.InferenceSession
 
-    def noted(model: object, given: onnxruntime.SessionOptions, **more: object) -> object:
-        options.append(given)
-        return real(model, given, **more)
+    def recording(model: object, session_options: onnxruntime.SessionOptions, **more: object) -> object:
+        options.append(session_options)
+        return real(model, session_options, **more)
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
-    session.Session(str(file), 3)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", recording)
+    OnnxSession(str(file), 3)
     assert (options[0].intra_op_num_threads, options[0].inter_op_num_threads) == (3, 1)
 
 

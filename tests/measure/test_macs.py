@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nbcompress.measure.inputs import Inputs
+from nbcompress.measure.inputs import ModelInputs
 from nbcompress.measure.macs import MacCount, count_macs
 
 
 def counted(model: nn.Module, *inputs: Tensor) -> MacCount:
-    return count_macs(deepcopy(model).eval(), Inputs(inputs))
+    return count_macs(deepcopy(model).eval(), ModelInputs(inputs))
 
 
 class Attention(nn.Module):
@@ -55,7 +55,7 @@ class Grown(nn.Module):
         (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Softmax(-1)), (2, 3, 4, 4), 0),
         (nn.Sequential(nn.LayerNorm(4), nn.GELU(), nn.Dropout(), nn.AdaptiveAvgPool1d(1)), (2, 3, 4), 0),
     ],
-    ids=lambda one: type(one).__name__ if isinstance(one, nn.Module) else None,
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
 def test_counts_by_hand(model: nn.Module, shape: tuple[int, ...], expected: int) -> None:
     found = counted(model, torch.randn(shape))

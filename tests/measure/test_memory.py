@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.measure import compare, footprint
-from nbcompress.measure.inputs import Inputs
+from nbcompress.measure.inputs import ModelInputs
 from nbcompress.measure.memory import measure_memory
 
 FLOAT = 4
@@ -15,8 +15,8 @@ X = torch.zeros(8, 100)
 
 def test_a_chain_holds_two_results_at_once() -> None:
     chain = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10))
-    found = measure_memory(chain, Inputs((X,)))
-    assert found.weight_bytes == FLOAT * sum(one.numel() for one in chain.parameters())
+    found = measure_memory(chain, ModelInputs((X,)))
+    assert found.weight_bytes == FLOAT * sum(weight.numel() for weight in chain.parameters())
     # The fullest moment: the input, and the 50 numbers of each example before and after the activation.
     assert found.call_bytes == FLOAT * 8 * (100 + 50 + 50)
     assert found.total_bytes == found.weight_bytes + found.call_bytes
@@ -25,7 +25,7 @@ def test_a_chain_holds_two_results_at_once() -> None:
 
 def test_in_place_and_views_add_nothing() -> None:
     chain = nn.Sequential(nn.Linear(100, 50), nn.ReLU(inplace=True), nn.Unflatten(1, (5, 10)), nn.Flatten())
-    assert measure_memory(chain, Inputs((X,))).call_bytes == FLOAT * 8 * (100 + 50)
+    assert measure_memory(chain, ModelInputs((X,))).call_bytes == FLOAT * 8 * (100 + 50)
 
 
 class Keeps(nn.Module):
@@ -38,17 +38,17 @@ class Keeps(nn.Module):
 
 def test_what_is_kept_adds_up() -> None:
     # Five sums, their stack, and the total.
-    assert measure_memory(Keeps(), Inputs((X,))).call_bytes == FLOAT * 8 * 100 * (1 + 5 + 5 + 1)
+    assert measure_memory(Keeps(), ModelInputs((X,))).call_bytes == FLOAT * 8 * 100 * (1 + 5 + 5 + 1)
 
 
 def test_a_slice_of_much_data_counts_as_long_as_it_is() -> None:
-    found = measure_memory(nn.Identity(), Inputs((torch.zeros(1000, 100)[:8],)))
+    found = measure_memory(nn.Identity(), ModelInputs((torch.zeros(1000, 100)[:8],)))
     assert (found.weight_bytes, found.call_bytes) == (0, FLOAT * 8 * 100)
 
 
 def test_tied_weights_count_once() -> None:
     layer = nn.Linear(100, 100, bias=False)
-    assert measure_memory(nn.Sequential(layer, layer), Inputs((X,))).weight_bytes == FLOAT * 100 * 100
+    assert measure_memory(nn.Sequential(layer, layer), ModelInputs((X,))).weight_bytes == FLOAT * 100 * 100
 
 
 def test_footprints_tell_it() -> None:

@@ -1,4 +1,4 @@
-"""What each layer bears, by the real operation."""
+"""Change of an evaluation per layer, by the real compressors."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def even() -> Perceptron:
 
 
 def nonzero_share(model: nn.Module) -> float:
-    weights = [one for one in model.parameters() if one.ndim > 1]
-    return sum(int(one.count_nonzero()) for one in weights) / sum(one.numel() for one in weights)
+    weights = [weight for weight in model.parameters() if weight.ndim > 1]
+    return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
 def test_each_layer_is_compressed_alone() -> None:
@@ -100,11 +100,11 @@ def test_every_evaluation_sees_the_same_random_numbers() -> None:
 
 def test_the_model_is_left_as_it_was() -> None:
     model = even().train()
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     sensitivity(model, lambda small: nonzero_share(small.eval()), levels=[0.9])
     assert model.training
     assert record_of(model).tensors == {}
-    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ class ExampleInputs:
                 returned = model(*self.args, **self.kwargs)
         except Exception as err:
             raise ArtifactError(
-                f"{type(model).__name__} must run on {examples_text(self.batch_size)} like the given to be exported "
-                f"with a free first dimension, but {failure_text(err)}"
+                f"{type(model).__name__} must run on {examples_text(self.batch_size)} like the given ones to be "
+                f"exported with a free first dimension, but {failure_text(err)}"
             ) from err
         tensors = [leaf.detach() for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
         if not tensors:
@@ -205,7 +205,7 @@ def check_agreement(name: str, what: str, measured: Agreement, tolerance: float)
     """
     if not measured.error <= tolerance:
         raise ArtifactError(
-            f"what is exported must agree with {name}, but {what} gives outputs that are off by {measured.error:.3g} "
+            f"the exported model must agree with {name}, but {what} gives outputs that are off by {measured.error:.3g} "
             f"of their length (cosine {measured.cosine:.3f}), and {option('tolerance', tolerance)} is allowed: "
             "nothing was written"
         )

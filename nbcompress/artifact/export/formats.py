@@ -87,7 +87,7 @@ def export(
     where = Path(path)
     name = _format_of(where, format)
     if not isinstance(model, nn.Module):
-        raise ArtifactError(f"what is exported must be a torch.nn.Module, got {type(model).__name__}")
+        raise ArtifactError(f"only a torch.nn.Module can be exported, got {type(model).__name__}")
     if tolerance is not None and not (isfinite(tolerance) and tolerance > 0):
         raise ArtifactError(f"{option('tolerance')} must be a number above zero, got {tolerance!r}")
     check_writable(where)

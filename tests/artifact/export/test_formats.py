@@ -110,7 +110,7 @@ def test_examples_of_every_form() -> None:
     )
     assert (found.batch_size, len(found.batched), len(found.tensors)) == (3, 2, 3)
     more = found.resized(5)
-    assert [tuple(one.shape) for one in more.tensors] == [(5, 4), (5,), (5,)]
+    assert [tuple(tensor.shape) for tensor in more.tensors] == [(5, 4), (5,), (5,)]
     assert more.kwargs["flag"] is True
     rows = ExampleInputs((torch.arange(3),), {}).resized(7).args[0]
     assert rows.tolist() == [0, 1, 2, 0, 1, 2, 0]
@@ -168,7 +168,7 @@ def test_what_is_no_module_and_what_returns_nothing(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> None:
             return None
 
-    with pytest.raises(ArtifactError, match=r"what is exported must be a torch.nn.Module, got dict"):
+    with pytest.raises(ArtifactError, match=r"only a torch.nn.Module can be exported, got dict"):
         nc.export({}, tmp_path / "a.onnx", example=X)  # type: ignore[arg-type]
     with pytest.raises(ArtifactError, match="Silent must return tensors to be exported, got NoneType"):
         nc.export(Silent(), tmp_path / "a.onnx", example=X)

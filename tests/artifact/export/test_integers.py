@@ -111,8 +111,8 @@ def test_disagreement_is_told_with_its_figure() -> None:
     figure = agreement([torch.tensor([3.0, 4.0])], [torch.tensor([4.0, 3.0])])
     check_agreement("Net", "ONNX Runtime on 3 examples", figure, 0.3)
     text = (
-        r"what is exported must agree with Net, but ONNX Runtime on 3 examples gives outputs that are off by 0\.283 of "
-        r"their length \(cosine 0\.960\), and tolerance=0\.1 is allowed: nothing was written"
+        r"the exported model must agree with Net, but ONNX Runtime on 3 examples gives outputs that are off by 0\.283 "
+        r"of their length \(cosine 0\.960\), and tolerance=0\.1 is allowed: nothing was written"
     )
     with pytest.raises(ArtifactError, match=text):
         check_agreement("Net", "ONNX Runtime on 3 examples", figure, 0.1)

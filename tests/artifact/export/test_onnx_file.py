@@ -1,4 +1,4 @@
-"""ONNX files: our integers in them, integer operators around them, and agreement with the model."""
+"""ONNX files: the integers of grids, integer operators, and agreement with the model."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_dynamic_is_what_the_integers_say(small_perceptron: tuple[nn.Module, Pat
         integers = np.clip(np.rint(value / scale) + middle, 0, 255) - middle
         value = (integers * scale) @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
         value = np.maximum(value, 0) if place < 4 else value
-    # A code of an activation that lies between two may fall either way by the last bit of a sum before it.
+    # The last bit of a sum decides the code of an activation that lies half way between two codes.
     assert error(torch.from_numpy(value).float(), ran(path, x)) < 2e-3
     assert error(output(model, x), ran(path, x)) < 0.05
 
@@ -114,7 +114,7 @@ def test_dynamic_operators_and_nothing_else_in_the_file(
     assert str(Path(__file__).parent).encode() not in path.read_bytes()  # no trace of the user's files
     shape = file.graph.input[0].type.tensor_type.shape.dim
     assert (shape[0].dim_param, shape[1].dim_value) == ("batch", 12)
-    assert [one.name for one in path.parent.iterdir()] == ["p.onnx"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["p.onnx"]
 
 
 def test_dynamic_encoder_with_a_shared_weight(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_dynamic_encoder_with_a_shared_weight(tmp_path: Path) -> None:
     # Query, key and value share the rounding of their input.
     assert (found["DynamicQuantizeMatMul"], found["MatMulIntegerToFloat"], found["DynamicQuantizeLinear"]) == (3, 3, 1)
     # The table is there once, in 8 bits, though it is read as rows and as a matrix.
-    assert sum(one.size for one in constants(path).values() if one.shape in ((40, 32), (32, 40))) == 40 * 32
+    assert sum(array.size for array in constants(path).values() if array.shape in ((40, 32), (32, 40))) == 40 * 32
     plain = nc.export(Encoder(32).eval(), tmp_path / "plain.onnx", example=example)
     assert path.stat().st_size < 0.5 * plain.stat().st_size
 
@@ -231,16 +231,16 @@ def test_half_precision_is_exported_in_float32(tmp_path: Path) -> None:
     assert next(model.parameters()).dtype == torch.bfloat16
 
 
-def test_names_of_the_model_are_its_own() -> None:
+def test_constants_do_not_replace_those_of_the_model() -> None:
     import onnx_ir as ir
 
     from nbcompress.artifact.export.onnx_graph import GraphEditor
 
-    theirs = ir.val("relu.scale", const_value=ir.tensor(np.ones(3, np.float32), name="relu.scale"))
-    editor = GraphEditor(ir.Model(ir.Graph([], [], nodes=[], initializers=[theirs]), ir_version=10))
-    ours = editor.constant("relu.scale", np.zeros((), np.float32))
-    assert ours is not theirs
-    assert ours is editor.constant("relu.scale", np.zeros((), np.float32))
+    existing = ir.val("relu.scale", const_value=ir.tensor(np.ones(3, np.float32), name="relu.scale"))
+    editor = GraphEditor(ir.Model(ir.Graph([], [], nodes=[], initializers=[existing]), ir_version=10))
+    added = editor.constant("relu.scale", np.zeros((), np.float32))
+    assert added is not existing
+    assert added is editor.constant("relu.scale", np.zeros((), np.float32))
     assert set(editor.graph.initializers) == {"relu.scale", "relu.scale.integers"}
 
 
@@ -259,7 +259,7 @@ def test_what_cannot_be_integer_is_named(tmp_path: Path) -> None:
     attach_(small, Record(record_of(small).tensors, activations=activations))
     with pytest.warns(NbcompressWarning) as caught:
         path = nc.export(small, tmp_path / "small.onnx", example=x)
-    (text,) = {str(one.message) for one in caught}
+    (text,) = {str(warning.message) for warning in caught}
     assert "'turned.weight': the operator ConvTranspose that reads it has no counterpart in integers" in text
     assert "'grouped.weight': its scales are by group" in text
     assert error(output(small, x), ran(path, x, is_exact=True)) < 1e-5
@@ -274,7 +274,7 @@ def test_a_collapse_is_refused_and_leaves_what_was_there(tmp_path: Path) -> None
     with pytest.raises(ArtifactError, match=r"ONNX Runtime on 6 examples gives outputs that are off by .* \(cosine"):
         nc.export(small, path, example=torch.randn(6, 12))
     assert path.read_text() == "before"
-    assert [one.name for one in tmp_path.iterdir()] == ["small.onnx"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small.onnx"]
 
 
 def test_digits_in_int8_are_as_good_as_in_float(tmp_path: Path) -> None:
