@@ -20,7 +20,7 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from nbcompress.panels.messages import CommandHandler, narrowing_of
+from nbcompress.panels.messages import NARROW, CommandHandler, narrowing_of
 from nbcompress.panels.page import asset
 from nbcompress.panels.surrogate_data import SurrogateInsight, insight_data
 from nbcompress.panels.surrogate_refresh import SurrogateRefresh
@@ -366,7 +366,7 @@ class LivePanel(TextPanel):
         note = "" if control == "hello" else commands.handle(control, content)
         if note is None:
             return
-        if control == "narrow":
+        if control == NARROW:
             with self._lock:
                 # Sent before the answer, because the page builds its next limits on these.
                 self._update_limits()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
 from nbcompress.errors import NbcompressError, PointError
 from nbcompress.panels.view import StudyLike
+from nbcompress.run.callbacks import Command
 from nbcompress.space import Choice
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def _option(choice: Choice, index: Any) -> Any:
     return choice.options[index]
 
 
+# The messages of the page beside the commands of `Controls`: a point to run next, and limits to search within.
+QUEUE, NARROW = "next", "narrow"
 QUEUED_TEXT = "Queued: it runs after the trials that run now."
 KNOWN_TEXT = "Not queued: this point waits already, or was run before."
 NARROWED_TEXT = "From the next proposal on."
@@ -114,11 +117,11 @@ class CommandHandler:
         Returns:
             A sentence for the user, which may be empty, or None if there is no such control.
         """
-        if control == "next":
+        if control == QUEUE:
             return self._queue(content.get("values"))
-        if control == "narrow":
+        if control == NARROW:
             return self._narrow(content.get("limits"))
-        if control not in ("stop", "pause", "resume", "skip"):
+        if control not in get_args(Command):
             return None
         getattr(self._controls, control)()
         return ""
