@@ -288,7 +288,7 @@ class LivePanel(TextPanel):
 
     def _show_in(self, output: OutputArea, widget: StudyWidget) -> None:
         view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
-        text = f"Study {self._names(self._study.name)} is running; the result will stand here."
+        text = f"Study {self._names(self._study.name)} is running; the result will be shown here."
         output.show({"application/vnd.jupyter.widget-view+json": view, "text/plain": text})
 
     def trial_started(self, trial: Trial) -> None:
