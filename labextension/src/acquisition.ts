@@ -11,12 +11,12 @@ import type { Selection } from "./selection";
 import { Surrogate } from "./surrogate";
 
 const SHARE = 0.64;
-const WAITING = "The surrogate shows itself here once it has enough trials to learn from.";
+const WAITING = "The surrogate is shown here once it has enough trials.";
 const ALONE = "(alone)";
 // With at most this many values each one is drawn as a mark with a whisker; vertical lines are drawn beside the marks.
 const MAX_MARKS = 12;
 const MARK_OFFSET = 14;
-const NOTHING = "No slices of the surrogate were kept with this study.";
+const NOTHING = "This study was saved without slices of the surrogate.";
 
 export class Acquisition implements Part {
   readonly element = el("div");
@@ -97,9 +97,9 @@ export class Acquisition implements Part {
     }
     const { maps } = this.maps;
     replaceChart(this.place, drawMaps(this.place, study, maps, through));
-    const running = study.trials.some((trial) => trial.state === "running") ? ", the cross the one that runs" : "";
+    const running = study.trials.some((trial) => trial.state === "running") ? ", the cross is the running trial" : "";
     const marks = `Dots are trials, the ring is trial ${through.number}${through.number === study.best ? " (the best)" : ""}${running}. `;
-    const most = maps.most ? `The diamond has most to gain: ${names[0]} = ${formatValue(maps.most.across)}, ${names[1]} = ${formatValue(maps.most.up)}. ` : "";
+    const most = maps.most ? `The diamond marks the largest acquisition: ${names[0]} = ${formatValue(maps.most.across)}, ${names[1]} = ${formatValue(maps.most.up)}. ` : "";
     this.caption.replaceChildren(userText(marks + most + reasonText(study)));
   }
 
@@ -190,7 +190,7 @@ export class Acquisition implements Part {
     const at = place - (slice.values.length > MAX_MARKS ? 0 : MARK_OFFSET);
     const isRight = at > (above.left + above.right) / 2;
     root.append(svg("line", { class: "nbc-next", x1: at, x2: at, y1: above.top, y2: below.bottom }));
-    root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top - 1, "text-anchor": isRight ? "end" : "start" }, "most to gain"));
+    root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top - 1, "text-anchor": isRight ? "end" : "start" }, "largest acquisition"));
   }
 }
 

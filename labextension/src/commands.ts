@@ -92,7 +92,7 @@ export class CommandSender {
           ? "Stop interrupts the kernel. Pause and Skip do not reach a busy kernel from here; they work with --background."
           : this.interrupts
             ? "The buttons do not reach a busy kernel from here. Interrupt the kernel to stop, or search with --background."
-            : "The kernel is busy with another cell. The buttons come when it answers.";
+            : "The kernel is busy with another cell. The buttons appear when it answers.";
         this.offer();
       }
       this.hello(attempt + 1);
@@ -142,7 +142,7 @@ export class CommandSender {
     // Once the search has ended, an interrupt would hit the next cell. The status of the kernel does not help: after a
     // subshell has answered, the kernel looks idle although the cell still runs.
     if (control === "stop" && state?.study.state === "running" && this.canInterrupt() && kernel?.interrupt) {
-      this.note = "Stopping by an interrupt of the kernel.";
+      this.note = "Stopping with an interrupt of the kernel.";
       void kernel.interrupt();
     } else {
       const onLate = `The kernel has not answered ${NAMES[control]} yet.`;

@@ -9,10 +9,10 @@ const SILENCE_TIMEOUT = 10_000;
 // After one of these statuses the kernel is another process.
 const OVER = ["starting", "restarting", "autorestarting", "terminating", "dead"];
 
-const SAVED = "No search answers this panel: it was saved while one ran, or its kernel has ended since.";
+const SAVED = "This panel has no search: it was saved while one ran, or its kernel has ended since.";
 const GONE = "The kernel that ran this search has ended, and the search with it.";
 const LEFT = "This notebook is no longer connected to the kernel that runs this search.";
-const SILENT = "Nothing has been heard from this search for a while.";
+const SILENT = "This search has sent no message for a while.";
 
 export class Connection {
   private reason: string | null = null;

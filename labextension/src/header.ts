@@ -64,7 +64,7 @@ export class Header implements Part {
       best ? userText(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "",
     );
     const limits = study.state === "running" ? limitsText(study.narrowed) : "";
-    const notes = [limits && `Searches within ${limits} only, as asked under What if.`, study.ending, ...study.warnings.map((warning) => `⚠ ${warning}`), study.cut, this.controls?.note || null];
+    const notes = [limits && `The search is narrowed to ${limits} (see What if).`, study.ending, ...study.warnings.map((warning) => `⚠ ${warning}`), study.cut, this.controls?.note || null];
     const texts = notes.filter((text): text is string => Boolean(text));
     // If an unchanged sentence were replaced, a screen reader would read it again.
     if (this.notes.dataset["texts"] !== JSON.stringify(texts)) {
@@ -120,8 +120,8 @@ export class Header implements Part {
     const made = [
       controls.stop && button("Stop", { class: "nbc-button nbc-stop", title: "End the search; the running trial is abandoned" }, controls.stop),
       controls.pause &&
-        button("Pause", { class: "nbc-button", "aria-pressed": String(controls.isPaused), title: "Let the running trial end, then wait; press again to go on" }, controls.pause),
-      controls.skip && button("Skip", { class: "nbc-button", title: "End the running trial as stopped and go on" }, controls.skip),
+        button("Pause", { class: "nbc-button", "aria-pressed": String(controls.isPaused), title: "Let the running trial end, then wait; press again to resume" }, controls.pause),
+      controls.skip && button("Skip", { class: "nbc-button", title: "End the running trial as stopped and continue" }, controls.skip),
     ].filter((made): made is HTMLButtonElement => Boolean(made));
     const focused = shorten(document.activeElement?.textContent ?? "", 20);
     const hadFocus = this.buttons.contains(document.activeElement);

@@ -109,7 +109,7 @@ function drawScale(root: SVGSVGElement, box: Box, field: Field): void {
     const w = (to - from) / n;
     root.append(svg("rect", { x: from + i * w, y: 20, width: w + 0.5, height: 9, fill: colour(i / (n - 1)), "shape-rendering": "crispEdges" }));
   }
-  root.append(svg("text", { x: from - 4, y: 28, "text-anchor": "end" }, field.isBare ? "less" : low), svg("text", { x: to + 4, y: 28 }, field.isBare ? "more" : high));
+  root.append(svg("text", { x: from - 4, y: 28, "text-anchor": "end" }, field.isBare ? "low" : low), svg("text", { x: to + 4, y: 28 }, field.isBare ? "high" : high));
 }
 
 function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, through: Trial | null): void {
@@ -132,7 +132,7 @@ function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, thro
   }
   if (maps.most) {
     const point = { [maps.across.parameter.name]: maps.most.across, [maps.up.parameter.name]: maps.most.up };
-    mark(point, (x, y) => `${linePath([[x, y - 7], [x + 7, y], [x, y + 7], [x - 7, y]])}Z`, "Most to gain", "nbc-mark-most");
+    mark(point, (x, y) => `${linePath([[x, y - 7], [x + 7, y], [x, y + 7], [x - 7, y]])}Z`, "Largest acquisition", "nbc-mark-most");
   }
   if (through) {
     mark(through.params, (x, y) => `M${x - 6} ${y}a6 6 0 1 0 12 0a6 6 0 1 0 -12 0`, `Trial ${through.number}`, "nbc-mark-through");

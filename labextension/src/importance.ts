@@ -9,8 +9,8 @@ import type { Part } from "./part";
 import { linearScale } from "./scales";
 
 const HEIGHT = 130;
-const WAITING = "How much each parameter matters shows itself here once the surrogate has enough trials to learn from.";
-const NOTHING = "How much each parameter matters was not worked out for this study.";
+const WAITING = "The importance of the parameters is shown here once the surrogate has enough trials.";
+const NOTHING = "The importance of the parameters was not computed for this study.";
 // Residuals of more standard deviations are drawn in the last column; a column is half a standard deviation wide.
 const FAR = 5;
 const COLUMN = 0.5;
@@ -51,7 +51,7 @@ export class Importance implements Part {
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
     const x = linearScale([-FAR, FAR], [box.left, box.right], { count: 10, padded: false });
     root.append(svg("rect", { class: "nbc-band", x: x(-WIDTH_95), y: top, width: x(WIDTH_95) - x(-WIDTH_95), height: bottom - top }));
-    axes(root, box, x, y, { x: `${shorten(calibration.metric, 24)}: standard deviations off`, y: "trials" });
+    axes(root, box, x, y, { x: `${shorten(calibration.metric, 24)}: residual / standard deviation`, y: "trials" });
     columns.forEach((n, i) => {
       const [from, to] = [x(i * COLUMN - FAR), x((i + 1) * COLUMN - FAR)];
       const isFar = Math.abs((i + 0.5) * COLUMN - FAR) > WIDTH_95;

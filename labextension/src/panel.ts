@@ -88,7 +88,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
 
 // Returns the study as it was at the last message. The page does not know whether the search still runs somewhere.
 function lastKnown(study: Study, reason: string): Study {
-  const sentence = `${reason} This is how far it was; %bo_study ${study.name} shows how it stands.`;
+  const sentence = `${reason} This is its last known state; %bo_study ${study.name} shows the current one.`;
   return study.state === "running" ? { ...study, state: "ended", left: null, ending: sentence } : study;
 }
 

@@ -53,7 +53,7 @@ export class Tradeoff implements Part {
     this.drawTools(study);
     const dots = this.dots(study);
     if (!dots.some((dot) => dot.x !== null && dot.y !== null)) {
-      showMessage(this.place, "No trial has left these metrics yet.");
+      showMessage(this.place, "No trial has these metrics yet.");
       return;
     }
     const { root, width } = canvas(this.place, HEIGHT, this.describe(study, dots));

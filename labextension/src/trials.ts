@@ -129,7 +129,7 @@ export class Trials implements Part {
   private codeOf(trial: Trial, code: string): HTMLElement {
     const { number } = trial;
     const press = async (): Promise<void> => {
-      this.copyText = { number, note: (await copyText(code)) ? "Copied." : "No clipboard here: select the text." };
+      this.copyText = { number, note: (await copyText(code)) ? "Copied." : "The clipboard is not available: select the text." };
       this.redraw();
       setTimeout(() => ((this.copyText = null), this.redraw()), SHOW_COPIED_FOR);
     };

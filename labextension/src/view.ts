@@ -20,8 +20,8 @@ import { WhatIf } from "./whatif";
 
 // What the user should know before reloading the page.
 const RELOADING = [
-  "If this page is loaded again, the panel of a search with --background comes back at once, any other when its cell ends; until then ",
-  " in another notebook follows it.",
+  "After a reload of this page, the panel of a search with --background comes back at once, any other when its cell ends. Until then, ",
+  " in another notebook follows the search.",
 ] as const;
 
 export class StudyView {

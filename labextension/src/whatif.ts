@@ -12,8 +12,8 @@ import type { Selection } from "./selection";
 import { completePoint, countValues, fromUnit, isActive, optionsOf, toUnit, type Point } from "./space";
 import { Surrogate, type Prediction } from "./surrogate";
 
-const WAITING = "The surrogate answers here once it has enough trials to learn from.";
-const NOTHING = "The surrogate was not kept with this study, so it cannot be asked.";
+const WAITING = "Predictions are shown here once the surrogate has enough trials.";
+const NOTHING = "This study was saved without its surrogate, so there are no predictions.";
 const FINE = 1000;
 const STRIP = { width: 220, height: 22 };
 
@@ -130,10 +130,10 @@ export class WhatIf implements Part {
 
   private drawResults(study: Study, predicted: readonly Prediction[], feasibility: number | null): void {
     const lines = predicted.map((prediction) => resultRow(study, prediction));
-    const head = el("tr", {}, ...["metric", "expected", "95 % interval", "beside the trials"].map((title) => el("th", { scope: "col" }, title)));
+    const head = el("tr", {}, ...["metric", "predicted", "95 % interval", "among the trials"].map((title) => el("th", { scope: "col" }, title)));
     this.results.replaceChildren(el("table", { class: "nbc-predicted" }, el("thead", {}, head), el("tbody", {}, ...lines)));
     if (feasibility !== null) {
-      this.results.append(el("p", { class: "nbc-caption nbc-chance" }, `Within every bound, and without failing, with probability ${percent(feasibility)}.`));
+      this.results.append(el("p", { class: "nbc-caption nbc-chance" }, `Probability of meeting every constraint without failing: ${percent(feasibility)}.`));
     }
   }
 

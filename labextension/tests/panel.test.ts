@@ -75,7 +75,7 @@ test("a panel whose search is gone says so and shows no buttons", async () => {
   statusChanged.slots.forEach((slot) => slot(null, "restarting"));
   model.emit("msg:custom", { ...delta, seq: 3 });
   assert.equal(el.querySelector(".nbc-buttons button"), null);
-  assert.match(el.textContent ?? "", /has ended, and the search with it\. This is how far it was; %bo_study/);
+  assert.match(el.textContent ?? "", /has ended, and the search with it\. This is its last known state; %bo_study/);
   assert.doesNotMatch(el.querySelector(".nbc-counts")?.textContent ?? "", /left/);
   close();
 });

@@ -36,7 +36,7 @@ test("a slider is answered at once", () => {
   assert.notEqual(expected(root), before);
   assert.equal(root.querySelector(".nbc-slider output")?.textContent, "0.98");
   assert.equal(root.querySelector<HTMLInputElement>(".nbc-slider input")?.getAttribute("aria-valuetext"), "0.98");
-  assert.match(root.querySelector(".nbc-chance")?.textContent ?? "", /probability/);
+  assert.match(root.querySelector(".nbc-chance")?.textContent ?? "", /^Probability/);
 });
 
 test("the point is queued by indices, only if Python can be reached", () => {
@@ -64,7 +64,7 @@ test("new limits are added to the present ones, and a limit that spans all is le
   assert.deepEqual(asked.at(-1), [null, null, null, [0], null]);
   click(byText(root, ".nbc-chip", "method plain ✕"));
   assert.deepEqual(asked.at(-1), [null, null, null, null, null]);
-  assert.match(root.querySelector(".nbc-notes")?.textContent ?? "", /Searches within method plain only/);
+  assert.match(root.querySelector(".nbc-notes")?.textContent ?? "", /The search is narrowed to method plain/);
   view.update(study({ state: "ended", narrowed: { method: ["plain"] } }));
   assert.equal(root.querySelector<HTMLElement>(".nbc-narrow")?.hidden, true);
 });
@@ -82,7 +82,7 @@ test("a map is drawn over two parameters, through the selected trial", () => {
   assert.ok(select);
   select.value = "1";
   select.dispatchEvent(new Event("change", { bubbles: true }));
-  assert.match(root.querySelector(".nbc-caption")?.textContent ?? "", /The diamond has most to gain: /);
+  assert.match(root.querySelector(".nbc-caption")?.textContent ?? "", /The diamond marks the largest acquisition: /);
   assert.equal(root.querySelectorAll(".nbc-mark-most").length, 2);
 });
 
@@ -91,6 +91,6 @@ test("a live panel says what a reload does, a saved view does not", () => {
   const { view, root } = shown(study());
   view.update({ ...study(), left: 3, trials: study().trials.slice(1) });
   assert.equal(root.querySelector<HTMLElement>(".nbc-foot")?.hidden, false);
-  assert.match(root.querySelector(".nbc-foot")?.textContent ?? "", /%bo_study digits in another notebook follows it/);
+  assert.match(root.querySelector(".nbc-foot")?.textContent ?? "", /%bo_study digits in another notebook follows the search/);
   assert.equal(foot(study({ state: "ended" }))?.hidden, true);
 });

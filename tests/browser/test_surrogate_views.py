@@ -91,7 +91,7 @@ def test_the_search_is_narrowed_and_widened_while_it_runs(page: Lab) -> None:
     says(page, ".nbc-answer", "from the next proposal on")
     page.page.get_by_role("combobox", name="kind").select_option(label="plain")
     page.page.get_by_role("button", name="Search with kind only plain").click()
-    says(page, ".nbc-notes", "Searches within x from 0.6 to 1, kind plain only")
+    says(page, ".nbc-notes", "narrowed to x from 0.6 to 1, kind plain")
     table = "[...document.querySelectorAll('.nbc-table tbody tr:not(.nbc-fold)')]"
     rows = f"() => {table}.map(row => row.innerText.split('\\t'))"
     seen = len(page.page.evaluate(rows))
@@ -104,7 +104,7 @@ def test_the_search_is_narrowed_and_widened_while_it_runs(page: Lab) -> None:
     page.page.get_by_role("button", name="Search all of kind again").click()
     page.page.get_by_role("button", name="Search all of x again").click()
     page.page.wait_for_function(
-        "() => !/Searches within/.test(document.querySelector('.nbc-notes').innerText)", timeout=10_000
+        "() => !/is narrowed to/.test(document.querySelector('.nbc-notes').innerText)", timeout=10_000
     )
 
 
@@ -115,7 +115,7 @@ def test_slices_and_maps_show_where_the_next_point_lies(page: Lab) -> None:
     page.shot(SHOTS / "acquisition-dark.png")
     page.page.get_by_role("combobox", name="Along").select_option(label="x")
     page.page.get_by_role("combobox", name="and").select_option(label="lr")
-    says(page, ".nbc-caption", "The diamond has most to gain: x =")
+    says(page, ".nbc-caption", "The diamond marks the largest acquisition: x =")
     assert page.page.locator(".nbc-mark-most").count() == 2, "in both maps"
     assert page.page.locator(".nbc-chart rect[fill]").count() > 2 * 400
     page.shot(SHOTS / "map-dark.png")
