@@ -126,7 +126,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
 
 def _folded(section: FoldedTable) -> Markup:
     more = len(section.rows) - MAX_ROWS
-    rest = tag("div", f"and {more} more, which the result holds") if more > 0 else None
+    rest = tag("div", f"and {more} more, which are in the result") if more > 0 else None
     return details(shorten(section.title, MAX_NAME), _table(section.head, section.rows[:MAX_ROWS]), rest)
 
 

@@ -135,7 +135,7 @@ def test_a_model_with_very_many_layers_stays_small() -> None:
             "many", ("layer", "n"), rows[:5], (), (FoldedTable("Layers", ("layer", "n"), rows),), Drawing(draw, "alt")
         ).bundle()
         assert len(bundle["text/html"]) < 250_000
-        assert "and 600 more, which the result holds" in bundle["text/html"]
+        assert "and 600 more, which are in the result" in bundle["text/html"]
         assert "... and 860 more" in bundle["text/plain"]
 
 
