@@ -1,6 +1,7 @@
-"""What does one type? Magics parse, call a floor below, show, and return; `%load_ext nbcompress` registers them.
+"""The magics: each parses its line, calls a function of a lower folder, shows the result and returns it.
 
-Only the names are registered. The module of a magic is imported when the magic is first used, or asked for its help.
+`%load_ext nbcompress` registers only their names. The module of a magic is imported when it is first used, or when its
+help or completion is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     Matcher = Callable[[CompletionContext], SimpleMatcherResult]
 
-# Each line magic and the module of this folder that holds it, as a `LineMagic` under the name in capitals.
+# Each line magic and its module in this folder, where it is a `LineMagic` under its name in capitals.
 LINE_MAGICS = {
     "prune": "compressors",
     "quantize": "compressors",
@@ -34,12 +35,12 @@ CELL_MAGIC = "bo_search"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# The matcher that each shell got, to take it away again.
+# The completion matcher that was added to each shell, for `unregister`.
 _matchers: dict[int, Matcher] = {}
 
 
 def register(shell: InteractiveShell) -> None:
-    """Give `shell` our magics and their completion; doing it twice does no harm."""
+    """Register the magics and their completion in `shell`. It may be called again."""
     unregister(shell)
     add: Any = shell.register_magic_function
     add(_cell_function(shell), "cell", CELL_MAGIC)
@@ -53,7 +54,7 @@ def register(shell: InteractiveShell) -> None:
 
 
 def unregister(shell: InteractiveShell) -> None:
-    """Take our magics and their completion away from `shell`."""
+    """Remove the magics and their completion from `shell`."""
     matcher = _matchers.pop(id(shell), None)
     if matcher is None:
         return
@@ -65,13 +66,13 @@ def unregister(shell: InteractiveShell) -> None:
 
 
 def line_magic(name: str) -> LineMagic:
-    """Import the module of a line magic and return it."""
-    found: LineMagic = getattr(import_module(f"nbcompress.magics.{LINE_MAGICS[name]}"), name.upper())
-    return found
+    """Import the module of a line magic and return the magic."""
+    magic: LineMagic = getattr(import_module(f"nbcompress.magics.{LINE_MAGICS[name]}"), name.upper())
+    return magic
 
 
 def parser_of(name: str) -> MagicParser:
-    """Return what reads the line of a magic of ours, the cell's included."""
+    """Return the parser of a line magic, or of the search cell."""
     if name != CELL_MAGIC:
         return line_magic(name).parser
     from nbcompress.magics.search_options import search_parser
@@ -110,15 +111,15 @@ def _cell_function(shell: InteractiveShell) -> Callable[[str, str], None]:
 
 
 def _named(function: Function, name: str) -> Function:
-    changed: Any = function
-    changed.__name__ = name
-    # `%prune?` asks an object for `getdoc()` first; so the parser is built only then.
-    changed.getdoc = lambda: parser_of(name).format_help()
+    settable: Any = function
+    settable.__name__ = name
+    # `%prune?` calls `getdoc()`, so the parser is built only then.
+    settable.getdoc = lambda: parser_of(name).format_help()
     return function
 
 
 def _matcher(shell: InteractiveShell) -> Matcher:
-    """Return a matcher for IPython's completer, for the lines of our magics."""
+    """Return the matcher that IPython's completer calls."""
     from IPython.core.completer import context_matcher
 
     @context_matcher()  # type: ignore[untyped-decorator]
@@ -129,8 +130,8 @@ def _matcher(shell: InteractiveShell) -> Matcher:
 
         return completions(context, shell)
 
-    found: Matcher = match
-    return found
+    matcher: Matcher = match
+    return matcher
 
 
 __all__ = ["CELL_MAGIC", "LINE_MAGICS", "line_magic", "parser_of", "register", "unregister"]

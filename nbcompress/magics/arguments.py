@@ -1,6 +1,6 @@
-"""Arguments of a magic: declared once, read into values, refused in one line.
+"""The arguments of a magic: how its line is split, declared and read into values.
 
-A magic's line, split the way people write it.
+Every error is a `UsageError` of one line.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ import argparse
 import ast
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 
 from nbcompress.errors import did_you_mean
 
+# The line -------------------------------------------------------------------------------------------------------------
+
 _PIECE = re.compile(
-    r"""(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')  # a whole quoted text
-      | (?P<open_text>["'])                            # a quote that is never closed
+    r"""(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')  # a quoted text
+      | (?P<open_text>["'])                            # a quote that is not closed
       | (?P<opening>[(\[{])
       | (?P<closing>[)\]}])
       | (?P<comment>(?<!\S)\#.*)
@@ -29,13 +32,16 @@ _PIECE = re.compile(
 
 
 def split_line(line: str) -> list[str]:
-    """Split at white space that is outside quotes and brackets; drop a comment at the end.
+    """Split a line at white space outside of quotes and brackets, and drop a comment at its end.
 
-    So `--data (X, y)` and `--subject-to "kilobytes <= 60"` are two words each. A word that is quoted as a whole
-    loses its quotes.
+    A word that is quoted as a whole loses its quotes.
 
     Raises:
-        UsageError: A quote or a bracket is left open.
+        UsageError: A quote or a bracket is not closed.
+
+    Example:
+        >>> split_line('--data (X, y) --subject-to "kilobytes <= 60"')
+        ['--data', '(X, y)', '--subject-to', 'kilobytes <= 60']
     """
     words = [""]
     depth = 0
@@ -62,23 +68,54 @@ def _unquoted(word: str) -> str:
     return word[1:-1].replace("\\" + word[0], word[0])
 
 
-# Of a help text's sentences, as wide as argparse makes its lists where nobody knows how wide a page is.
+# The parser -----------------------------------------------------------------------------------------------------------
+
+# Width of the sentences in a help text: that of argparse's lists where the width of the page is unknown.
 _WIDTH = 78
 
 
-class HelpWanted(Exception):
-    """`-h` was given; carries the help text."""
+class HelpRequested(Exception):
+    """`-h` is on the line. Its message is the help text."""
 
 
 class _ShowHelp(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
-        raise HelpWanted(parser.format_help())
+        raise HelpRequested(parser.format_help())
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A declared argument of a magic.
+
+    Attributes:
+        name: As typed, such as `--layers`; without dashes for a positional one.
+        settings: What argparse takes beside the name.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+    @property
+    def keyword(self) -> str:
+        """The name as a keyword of Python."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+    def with_help(self, text: str) -> Argument:
+        """Return the argument with another help text."""
+        return replace(self, settings={**self.settings, "help": text})
 
 
 class MagicParser(argparse.ArgumentParser):
-    """Reads the line of one magic. What is wrong becomes a `UsageError`, which IPython shows as one line."""
+    """Parses the line of one magic. Every error is a `UsageError`, which IPython shows as one line.
 
-    def __init__(self, magic: str, summary: str, examples: str = "") -> None:
+    Args:
+        magic: As typed, such as `%prune`.
+        summary: What the magic does, for its help.
+        examples: Lines for its help.
+        arguments: The declared arguments.
+    """
+
+    def __init__(self, magic: str, summary: str, examples: str = "", arguments: Iterable[Argument] = ()) -> None:
         super().__init__(
             prog=magic,
             description=textwrap.fill(summary, _WIDTH),
@@ -88,9 +125,11 @@ class MagicParser(argparse.ArgumentParser):
             add_help=False,
         )
         self.add_argument("-h", "--help", action=_ShowHelp, nargs=0, help="show this help")
+        for declared in arguments:
+            self.add_argument(declared.name, **declared.settings)
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        """Add an argument; one that takes a word out of several is shown as WORD."""
+        """Add an argument. The help shows one with fixed words as WORD."""
         if isinstance(settings.get("type"), OneOf):
             settings.setdefault("metavar", "WORD")
         return super().add_argument(*names, **settings)
@@ -99,8 +138,8 @@ class MagicParser(argparse.ArgumentParser):
         """Parse a line.
 
         Raises:
-            UsageError: Something is misspelt, missing or out of range.
-            HelpWanted: `-h` or `--help` is on the line.
+            UsageError: An argument is misspelt, missing or out of range.
+            HelpRequested: `-h` or `--help` is on the line.
         """
         arguments, unknown = self.parse_known_args(split_line(line))
         if unknown:
@@ -114,11 +153,11 @@ class MagicParser(argparse.ArgumentParser):
         return arguments
 
     def options(self) -> list[str]:
-        """Return every option of the magic, as typed."""
+        """Return all options of the magic, as typed."""
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
 
     def values_of(self, option: str) -> tuple[str, ...] | None:
-        """Return the words that `option` takes; empty if it takes any value; None if it takes none."""
+        """Return the words that `option` takes: empty if it takes any value, None if it takes no value."""
         for action in self._actions:
             if option in action.option_strings:
                 if action.nargs == 0:
@@ -131,38 +170,42 @@ class MagicParser(argparse.ArgumentParser):
         return any(action.type is number_or_expression for action in self._actions if option in action.option_strings)
 
     def positional_after(self, words: Sequence[str]) -> str | None:
-        """Return what the word after `words` names, such as MODEL; None if only options may follow."""
-        n_given, place = 0, 0
-        while place < len(words):
-            is_option = words[place].startswith("--")
+        """Return the name of the positional argument that may follow `words`, such as MODEL; None if none may."""
+        n_given, index = 0, 0
+        while index < len(words):
+            is_option = words[index].startswith("--")
             n_given += not is_option
-            # The value of an option is no word of its own, unless it is written behind an equals sign.
-            place += 2 if is_option and "=" not in words[place] and self.values_of(words[place]) is not None else 1
-        places = [action for action in self._actions if not action.option_strings]
-        if n_given < len(places):
-            return str(places[n_given].metavar)
-        return str(places[-1].metavar) if places and places[-1].nargs == "+" else None
+            # The value of an option is the next word, unless it follows an equals sign.
+            index += 2 if is_option and "=" not in words[index] and self.values_of(words[index]) is not None else 1
+        positionals = [action for action in self._actions if not action.option_strings]
+        if n_given < len(positionals):
+            return str(positionals[n_given].metavar)
+        return str(positionals[-1].metavar) if positionals and positionals[-1].nargs == "+" else None
 
     def error(self, message: str) -> NoReturn:
-        for pattern, text in _PLAINER:
+        """Raise a message of argparse as a `UsageError`, in our words."""
+        for pattern, text in _REWORDED:
             message = re.sub(pattern, text.format(prog=self.prog), message)
         raise UsageError(f"{self.prog}: {message}")
 
 
-# What argparse says, and how a person would say it.
-_PLAINER = (
+# Messages of argparse, and ours.
+_REWORDED = (
     (r"^the following arguments are required: (.*)$", r"\1 is missing. See {prog} -h."),
     (r"^argument ([^:]*): expected .*$", r"\1 needs a value. See {prog} -h."),
     (r"^argument ([^:]*): ", r"\1: "),
 )
 
 
+# Types of arguments ---------------------------------------------------------------------------------------------------
+
+
 class Expression(str):
-    """A Python expression, not yet looked up."""
+    """A Python expression that is not evaluated yet."""
 
 
 def expression(text: str) -> Expression:
-    """Accept text that parses as one Python expression."""
+    """Accept a Python expression."""
     try:
         ast.parse(text.strip(), mode="eval")
     except SyntaxError as err:
@@ -171,7 +214,7 @@ def expression(text: str) -> Expression:
 
 
 def number_or_expression(text: str) -> float | int | Expression:
-    """Accept a number, or an expression that will be one: a parameter of a search cell, say."""
+    """Accept a number, or an expression for one, such as a parameter of a search cell."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -181,7 +224,7 @@ def number_or_expression(text: str) -> float | int | Expression:
 
 
 def index_or_key(text: str) -> int | str:
-    """Accept an index of a tuple, or any other word as a key; quotes around it are left out."""
+    """Accept an index of a tuple, or another word as a key. Quotes around it are removed."""
     try:
         return int(text)
     except ValueError:
@@ -189,7 +232,7 @@ def index_or_key(text: str) -> int | str:
 
 
 class OneOf:
-    """Accepts one of several words; also knows what to suggest."""
+    """Accepts one of several words, which Tab completion suggests."""
 
     def __init__(self, choices: Iterable[str]) -> None:
         self.choices = tuple(choices)
@@ -202,11 +245,11 @@ class OneOf:
 
 
 class Suggests:
-    """Accepts any word and knows some to suggest."""
+    """Accepts any word that `read` accepts. Tab completion suggests some."""
 
     def __init__(self, read: Callable[[str], Any], words: Iterable[str]) -> None:
         self._read, self.choices = read, tuple(words)
-        # What argparse names in its own refusals.
+        # argparse shows this name in its own messages.
         self.__name__ = getattr(read, "__name__", "value")
 
     def __call__(self, text: str) -> Any:
@@ -245,6 +288,36 @@ def name(text: str) -> str:
     return text
 
 
+# Declarations ---------------------------------------------------------------------------------------------------------
+
+
+def argument(name: str, **settings: Any) -> Argument:
+    """Return an argument with the settings that argparse takes."""
+    return Argument(name, settings)
+
+
+def number(name: str, metavar: str, text: str) -> Argument:
+    """Return an option that takes a number, or an expression for one."""
+    return Argument(name, {"type": number_or_expression, "metavar": metavar, "help": text})
+
+
+def one_of(name: str, words: Sequence[str], text: str) -> Argument:
+    """Return an option that takes one of several words; `{words}` in the help text stands for them."""
+    return Argument(name, {"type": OneOf(words), "help": text.format(words=", ".join(words))})
+
+
+# Arguments of several magics.
+MODEL = argument("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
+LAYERS = argument(
+    "--layers",
+    action="append",
+    type=pattern,
+    metavar="PATTERN",
+    help="only layers whose dotted name fits; repeatable",
+)
+OUT = argument("--out", type=name, metavar="NAME", help="a variable that receives the result, too")
+
+
 def as_keywords(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Return the given options among `names` as keywords; the ones not given keep the function's own defaults."""
+    """Return the options among `names` that are given, as keywords. The others keep the function's defaults."""
     return {key: getattr(arguments, key) for key in names if getattr(arguments, key, None) is not None}

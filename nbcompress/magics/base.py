@@ -1,9 +1,4 @@
-"""What every line magic shares: parse, call, show, return.
-
-Where a magic looks names up: in the notebook, or in the trial that it runs in.
-
-The output of one cell: shown under an id, replaced later, also from another thread.
-"""
+"""What all magics share: the namespace of their expressions, the output of their cell, and the line magic itself."""
 
 from __future__ import annotations
 
@@ -21,7 +16,7 @@ from IPython.display import display
 
 from nbcompress.cell.evaluator import current_globals
 from nbcompress.errors import NbcompressError, did_you_mean
-from nbcompress.magics.arguments import Expression, HelpWanted, MagicParser
+from nbcompress.magics.arguments import Argument, Expression, HelpRequested, MagicParser
 from nbcompress.public import HOMES, public
 
 if TYPE_CHECKING:
@@ -30,12 +25,21 @@ if TYPE_CHECKING:
     from nbcompress.panels.live import PanelKind
 
 
-# What IPython itself puts into a notebook's namespace.
-OF_IPYTHON = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
+# Names that IPython puts into a notebook's namespace.
+IPYTHON_NAMES = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
 
 
 class Scope:
-    """The names that a magic may use, and where its output goes."""
+    """The namespace in which a magic evaluates expressions: the notebook's, or that of the trial that runs the magic.
+
+    Args:
+        shell: The shell of the notebook.
+
+    Attributes:
+        shell: The shell of the notebook.
+        in_trial: Whether a trial runs the magic.
+        namespace: The variables by name.
+    """
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.shell = shell
@@ -44,29 +48,28 @@ class Scope:
         self.namespace: dict[str, Any] = shell.user_ns if running is None else running
 
     def evaluate(self, text: Expression) -> Any:
-        """Evaluate an expression here.
+        """Evaluate an expression. The public functions of nbcompress may be used in it without an import.
 
         Raises:
-            UsageError: A name is unknown, or evaluating raised.
+            UsageError: A name is not defined, or the expression raised an error.
         """
         try:
-            # The user's own expression in the user's own kernel; our functions are there as in a trial, also inside
-            # a lambda, which sees globals alone.
-            ours = self._library(text)
-            return eval(text, {**ours, **self.namespace} if ours else self.namespace)  # noqa: S307
+            # As globals: a lambda in the expression sees no locals. The user's own code in the user's own kernel.
+            public_names = self._public_names_in(text)
+            return eval(text, {**public_names, **self.namespace} if public_names else self.namespace)  # noqa: S307
         except NameError as err:
             missing = err.name or str(err)
-            near = did_you_mean(missing, _visible(self.namespace))
+            near = did_you_mean(missing, variables(self.namespace))
             raise UsageError(f"there is no variable {missing!r} in this notebook.{near}") from None
-        except Exception as err:  # whatever the user's expression raises is the user's to read
+        except Exception as err:  # the user's expression may raise anything
             raise UsageError(f"evaluating {text!s} raised {type(err).__name__}: {err}") from err
 
-    def _library(self, text: Expression) -> dict[str, Any]:
+    def _public_names_in(self, text: Expression) -> dict[str, Any]:
         read = {node.id for node in ast.walk(ast.parse(text, mode="eval")) if isinstance(node, ast.Name)}
         return {name: public(name) for name in read & set(HOMES) if name not in self.namespace}
 
     def evaluate_node(self, node: ast.expr) -> Any:
-        """Evaluate a part of a syntax tree here; errors rise as they are."""
+        """Evaluate a part of a syntax tree. Errors are raised unchanged."""
         return eval(compile(ast.Expression(node), "<declaration>", "eval"), self.namespace)  # noqa: S307
 
     def value(self, given: Any) -> Any:
@@ -78,12 +81,17 @@ class Scope:
         return {key: self.value(item) for key, item in given.items()}
 
 
-def _visible(namespace: Mapping[str, Any]) -> list[str]:
-    return [name for name in namespace if not name.startswith("_") and name not in OF_IPYTHON]
+def variables(namespace: Mapping[str, Any]) -> list[str]:
+    """Return the names of the user's variables, without private ones and those of IPython."""
+    return [name for name in namespace if not name.startswith("_") and name not in IPYTHON_NAMES]
 
 
 class Output:
-    """Where a panel draws. It belongs to the cell that runs when it is made."""
+    """The output of the cell that runs when this object is made. Another thread may use it later.
+
+    Args:
+        shell: The shell of the notebook.
+    """
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -93,20 +101,20 @@ class Output:
 
     @property
     def best_kind(self) -> PanelKind:
-        """`live` in a kernel, whose front end may draw widgets; `text` in a terminal."""
+        """The best kind of panel: `live` in a kernel, whose front end may draw widgets; `text` in a terminal."""
         return "live" if hasattr(self._shell, "kernel") else "text"
 
     def show(self, bundle: Mapping[str, Any]) -> None:
-        """Show a mime bundle, or put it in the place of the one shown before."""
+        """Show a mime bundle, or replace the one that was shown before."""
         display(dict(bundle), raw=True, display_id=self._id, update=self._is_shown)
         self._is_shown = True
 
     def print(self, text: str) -> None:
-        """Add a line of text below."""
+        """Add a line of text."""
         print(text, flush=True)
 
     def follow(self) -> None:
-        """Send what this thread shows to the cell, whatever other cells run meanwhile."""
+        """Send the output of this thread to the cell, also while other cells run."""
         if self._parent is None:
             return
         # ipykernel 7.4 keeps a parent per thread; before that, there is one setter for all.
@@ -119,8 +127,13 @@ Bundle = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a magic returns to the person, and what it shows them."""
+class MagicResult:
+    """What a magic returns and shows.
+
+    Attributes:
+        value: The result.
+        bundle: A mime bundle to show, or None.
+    """
 
     value: Any
     bundle: Bundle | None = None
@@ -128,50 +141,61 @@ class Shown:
 
 @dataclass(frozen=True)
 class LineMagic:
-    """A line magic: its name, how its line is read, what it does."""
+    """A line magic.
+
+    Attributes:
+        name: Such as `prune`.
+        summary: What it does, for its help.
+        examples: Lines for its help.
+        arguments: Its declared arguments.
+        call: Runs it. The parsed line also has the attributes `typed` and `options`.
+    """
 
     name: str
-    build_parser: Callable[[], MagicParser]
-    call: Callable[[argparse.Namespace, Scope], Shown]
+    summary: str
+    examples: str
+    arguments: tuple[Argument, ...]
+    call: Callable[[argparse.Namespace, Scope], MagicResult]
 
     @cached_property
     def parser(self) -> MagicParser:
-        return self.build_parser()
+        """The parser of the line."""
+        return MagicParser(f"%{self.name}", self.summary, self.examples, self.arguments)
 
     def run(self, line: str, shell: InteractiveShell) -> Any:
-        """Do what a line asks for and return its result.
+        """Parse a line, call the magic, show its bundle, set the variable of `--out`, and return the result.
 
         Raises:
-            UsageError: The line, or what it names, cannot be used.
+            UsageError: The line is wrong, or nbcompress raised an error.
         """
         with one_line_errors(f"%{self.name}", self.parser.options()):
             return self._run(line, Scope(shell))
 
     def _run(self, line: str, scope: Scope) -> Any:
         try:
-            # A semicolon at the end silences the result, as everywhere in a notebook; it is no part of the line.
+            # A semicolon at the end suppresses the result, as everywhere in a notebook; it is not part of the line.
             typed = line.strip().removesuffix(";")
             arguments = self.parser.read(typed)
-        except HelpWanted as wanted:
-            print(wanted)
+        except HelpRequested as request:
+            print(request)
             return None
         arguments.typed = f"%{self.name} {typed}".strip()
         arguments.options = tuple(self.parser.options())
-        shown = self.call(arguments, scope)
-        if shown.bundle is not None and not scope.in_trial:
-            display(dict(shown.bundle), raw=True)
+        result = self.call(arguments, scope)
+        if result.bundle is not None and not scope.in_trial:
+            display(dict(result.bundle), raw=True)
         if getattr(arguments, "out", None) is not None:
-            scope.namespace[arguments.out] = shown.value
-        return shown.value
+            scope.namespace[arguments.out] = result.value
+        return result.value
 
 
 @contextmanager
 def one_line_errors(magic: str, options: Iterable[str] = ()) -> Iterator[None]:
-    """Turn our errors into `UsageError` itself: IPython prints a traceback for subclasses.
+    """Raise errors of nbcompress as `UsageError` of one line. It is no subclass: IPython shows a traceback for those.
 
     Args:
         magic: As typed, such as `%prune`.
-        options: Those of it, such as `--layers`: where an error of ours names one, it is shown as typed.
+        options: The options of the magic. Where a message names one, it is shown as typed, such as `--layers`.
     """
     try:
         yield

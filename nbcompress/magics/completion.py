@@ -1,4 +1,4 @@
-"""Tab completion on the lines of our magics: options, their choices, variables, models and layer names."""
+"""Tab completion on the lines of our magics: options, their words, variables, models, layers and studies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from IPython.core.error import UsageError
 from nbcompress.errors import StudyError
 from nbcompress.magics import CELL_MAGIC, LINE_MAGICS, parser_of
 from nbcompress.magics.arguments import MagicParser, split_line
-from nbcompress.magics.base import OF_IPYTHON
+from nbcompress.magics.base import variables
+from nbcompress.space import is_number
 from nbcompress.study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
@@ -25,21 +26,21 @@ _LINE = re.compile(r"\s*(?:[\w., ]+=\s*)?%{1,2}(\w+)\s(.*)", re.DOTALL)
 
 
 def completions(context: CompletionContext, shell: InteractiveShell) -> SimpleMatcherResult:
-    """Return what may stand at the cursor, if it is on the line of one of our magics."""
+    """Return the completions at the cursor, if it is on the line of one of our magics."""
     line = _LINE.fullmatch(context.text_until_cursor)
     if line is None or line[1] not in (CELL_MAGIC, *LINE_MAGICS):
         return {"completions": []}
-    found = suggestions(parser_of(line[1]), line[2], shell.user_ns)
-    wanted = [item for item in found if item.startswith(context.token)]
-    return {"completions": [SimpleCompletion(item, type="magic") for item in wanted], "suppress": bool(wanted)}
+    words = suggestions(parser_of(line[1]), line[2], shell.user_ns)
+    matching = [word for word in words if word.startswith(context.token)]
+    return {"completions": [SimpleCompletion(word, type="magic") for word in matching], "suppress": bool(matching)}
 
 
 def suggestions(parser: MagicParser, text: str, namespace: Mapping[str, Any]) -> list[str]:
-    """Return what may stand at the end of `text`, the part of the line after the magic's name."""
+    """Return the words that may come at the end of `text`, the part of the line after the magic's name."""
     unfinished = "" if text[-1:].isspace() or not text else text.split()[-1]
     try:
         words = split_line(text[: len(text) - len(unfinished)])
-    except UsageError:  # inside a quote or a bracket stands Python, which is not ours to complete
+    except UsageError:  # an open quote or bracket: Python code, which IPython completes
         return []
     if unfinished[:1] and unfinished[0] in "([{\"'":
         return []
@@ -56,23 +57,19 @@ def suggestions(parser: MagicParser, text: str, namespace: Mapping[str, Any]) ->
         return parser.options()
     if expected == "NAME":
         return _studies()
-    return _models(namespace) or _variables(namespace)
+    return _models(namespace) or sorted(variables(namespace))
 
 
 def _values(parser: MagicParser, option: str, words: Iterable[str], namespace: Mapping[str, Any]) -> list[str]:
-    """Return what `option` may be set to: its words, layers of the model, or variables of the right kind."""
-    known = parser.values_of(option)
-    if known:
-        return list(known)
+    """Return what `option` may be set to: its fixed words, layers of the model, or variables of the right kind."""
+    words_of_option = parser.values_of(option)
+    if words_of_option:
+        return list(words_of_option)
     if option in ("--layers", "--match"):
         return _layer_names(words, namespace, ":" if option == "--match" else "")
-    fits = _is_number if parser.takes_number(option) else _FITTING.get(option)
-    fitting = [name for name in _variables(namespace) if fits is not None and fits(namespace[name])]
-    return fitting or _variables(namespace)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    names = sorted(variables(namespace))
+    fits = is_number if parser.takes_number(option) else _VALUE_CHECKS.get(option)
+    return [name for name in names if fits is not None and fits(namespace[name])] or names
 
 
 def _is_function(value: Any) -> bool:
@@ -87,7 +84,7 @@ def _is_input(value: Any) -> bool:
     return isinstance(value, (tuple, dict)) or _is_of("torch", ("Tensor",), value)
 
 
-_FITTING: Mapping[str, Callable[[Any], bool]] = {
+_VALUE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "--evaluate": _is_function,
     "--data": _is_data,
     "--example": _is_input,
@@ -95,24 +92,21 @@ _FITTING: Mapping[str, Callable[[Any], bool]] = {
 
 
 def _is_of(module: str, kinds: Iterable[str], value: Any) -> bool:
-    """Whether `value` is of a class of a module that is loaded; Tab loads nothing."""
+    """Return whether `value` is an instance of a class of `module`. The module is not imported for that."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(value, tuple(getattr(loaded, kind) for kind in kinds))
 
 
-def _variables(namespace: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in namespace if not name.startswith("_") and name not in OF_IPYTHON)
-
-
 def _models(namespace: Mapping[str, Any]) -> list[str]:
-    return [name for name in _variables(namespace) if _is_of("torch.nn", ("Module",), namespace[name])]
+    return [name for name in sorted(variables(namespace)) if _is_of("torch.nn", ("Module",), namespace[name])]
 
 
-def _layer_names(words: Iterable[str], namespace: Mapping[str, Any], end: str) -> list[str]:
+def _layer_names(words: Iterable[str], namespace: Mapping[str, Any], suffix: str) -> list[str]:
+    """Return the layers of the first model among `words`."""
     for word in words:
         model = namespace.get(word)
         if word in _models(namespace) and model is not None:
-            return [name + end for name, _ in model.named_modules() if name]
+            return [name + suffix for name, _ in model.named_modules() if name]
     return []
 
 
@@ -124,5 +118,5 @@ def _studies() -> list[str]:
 
     try:
         return [study.name for study in list_studies(DEFAULT_STORAGE)]
-    except StudyError:  # a file that is no journal; Tab is not the place to say so
+    except StudyError:  # the file is not a journal; completion shows no errors
         return []

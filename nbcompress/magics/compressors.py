@@ -1,108 +1,78 @@
-"""`%distill`: a student learns from a teacher.
+"""`%prune`, `%quantize`, `%cluster`, `%factorize` and `%distill`.
 
-What every magic that compresses shares: its common options, the call, and the card of before and after.
-
-`%prune`: remove weights, or whole channels.
-
-`%quantize`: few bits a weight.
-
-`%cluster`: weights that share values.
-
-`%factorize`: low-rank layers.
+Each magic declares its arguments. The options are passed to the function of the same name under their own names; those
+that are not given keep the function's defaults.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from IPython.core.error import UsageError
 
 from nbcompress.magics.arguments import (
+    LAYERS,
+    MODEL,
+    OUT,
+    Argument,
     Expression,
-    MagicParser,
-    OneOf,
     Suggests,
+    argument,
     as_keywords,
     expression,
     index_or_key,
-    name,
+    number,
     number_or_expression,
-    pattern,
+    one_of,
 )
-from nbcompress.magics.base import LineMagic, Scope, Shown
+from nbcompress.magics.base import LineMagic, MagicResult, Scope
 from nbcompress.magics.result_card import CardInputs, before_and_after, side_by_side, with_article
 from nbcompress.public import public
 
-# Options that go to the compressor under their own names.
+# The options of every compressor --------------------------------------------------------------------------------------
+
+# These go to the function. The others are for the card alone.
 COMMON = ("layers", "data", "finetune", "lr", "seed", "loss", "output")
 
 
-def add_common(parser: MagicParser, **helps: str) -> None:
-    """Add the options that belong to every compressor, some with a help text of the magic's own."""
-    options: dict[str, dict[str, Any]] = {
-        "layers": {
-            "action": "append",
-            "type": pattern,
-            "metavar": "PATTERN",
-            "help": "only layers whose dotted name fits; repeatable",
-        },
-        "data": {"type": expression, "metavar": "D", "help": "a DataLoader, a data set, or a pair of tensors"},
-        "example": {
-            "type": expression,
-            "metavar": "X",
-            "help": "an input of the model, for what needs one and for the card's speed",
-        },
-        "evaluate": {"type": expression, "metavar": "FN", "help": "a function from model to a number, for the card"},
-        "finetune": {"type": number_or_expression, "metavar": "EPOCHS", "help": "epochs of training afterwards (0)"},
-        "lr": {"type": number_or_expression, "metavar": "LR", "help": "learning rate of that training (0.001)"},
-        "loss": {
-            "type": expression,
-            "metavar": "FN",
-            "help": "from what the model returns and the target to a scalar (by model and targets)",
-        },
-        "output": {
-            "type": index_or_key,
-            "metavar": "KEY",
-            "help": "index or key of the prediction, of a model that returns several tensors",
-        },
-        "seed": {"type": number_or_expression, "metavar": "N", "help": "equal seeds give equal results (0)"},
-        "out": {"type": name, "metavar": "NAME", "help": "a variable that receives the result, too"},
-    }
-    for option, settings in options.items():
-        parser.add_argument(f"--{option}", **{**settings, "help": helps.get(option, settings["help"])})
-
-
-def compressor(function: str, build_parser: Callable[[], MagicParser], own: Sequence[str]) -> LineMagic:
-    """Return the magic of one compressor.
-
-    Args:
-        function: Its name, in `nbcompress` and as a magic.
-        build_parser: Its options; the model is the positional `MODEL`.
-        own: Options of its own that go to the function under their names.
-    """
-
-    def call(arguments: argparse.Namespace, scope: Scope) -> Shown:
-        model = model_of(arguments.model, scope)
-        keywords = scope.values(as_keywords(arguments, [*own, *COMMON]))
-        if "lr" in keywords and not keywords.get("finetune"):
-            raise UsageError("--lr is the learning rate of --finetune EPOCHS, and has no effect without it.")
-        if scope.in_trial:
-            return Shown(public(function)(model, **keywords))
-        card = CardInputs.of(arguments, scope, keywords, is_trained=bool(keywords.get("finetune")))
-        before = card.begun({"before": model})
-        small = public(function)(model, **keywords)
-        return Shown(small, card.safely(lambda: before_and_after(card, before, model, small)))
-
-    return LineMagic(function, build_parser, call)
+def common_options(
+    layers: Argument = LAYERS,
+    finetune: str = "epochs of training afterwards (0)",
+    lr: str = "learning rate of that training (0.001)",
+    example: str = "an input of the model, for what needs one and for the card's speed",
+) -> list[Argument]:
+    """Return the options that every compressor has, some with a help text of the magic's own."""
+    return [
+        layers,
+        argument("--data", type=expression, metavar="D", help="a DataLoader, a data set, or a pair of tensors"),
+        argument("--example", type=expression, metavar="X", help=example),
+        argument("--evaluate", type=expression, metavar="FN", help="a function from model to a number, for the card"),
+        number("--finetune", "EPOCHS", finetune),
+        number("--lr", "LR", lr),
+        argument(
+            "--loss",
+            type=expression,
+            metavar="FN",
+            help="from what the model returns and the target to a scalar (by model and targets)",
+        ),
+        argument(
+            "--output",
+            type=index_or_key,
+            metavar="KEY",
+            help="index or key of the prediction, of a model that returns several tensors",
+        ),
+        number("--seed", "N", "equal seeds give equal results (0)"),
+        OUT,
+    ]
 
 
 def model_of(text: Expression, scope: Scope) -> Any:
     """Evaluate the expression of a model.
 
     Raises:
-        UsageError: It is no `torch.nn.Module`.
+        UsageError: The result is not a `torch.nn.Module`.
     """
     from torch import nn
 
@@ -112,178 +82,148 @@ def model_of(text: Expression, scope: Scope) -> Any:
     return model
 
 
-PRUNE_EXAMPLES = """\
-  small = %prune model --amount 0.8
-  small = %prune model --amount 0.9 --data train --finetune 5 --evaluate accuracy
-  small = %prune model --amount 0.8 --criterion hessian --data train
-  small = %prune model --amount 0.5 --granularity channel --example images[:1]"""
+# Magics of one model --------------------------------------------------------------------------------------------------
 
 
-def _prune_parser() -> MagicParser:
-    parser = MagicParser(
-        "%prune",
-        "Remove the share A of the weights, or of whole neurons and channels, physically. Returns a new model. "
-        "(Not %prun, which profiles a statement.)",
-        PRUNE_EXAMPLES,
-    )
-    add = parser.add_argument
-    add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
-    add("--amount", type=number_or_expression, metavar="A", help="share to remove, 0 to 1; or --threshold")
-    add("--threshold", type=number_or_expression, metavar="T", help="remove weights of smaller magnitude")
-    add("--granularity", type=OneOf(["weight", "2:4", "channel"]), help="weight, 2:4, channel (weight)")
-    criteria = ["magnitude", "random", "gradient", "activation", "mutual-information", "hessian"]
-    add(
-        "--criterion",
-        type=OneOf(criteria),
-        help=f"{', '.join(criteria)} (magnitude); all but magnitude and random need --data",
-    )
-    add("--scope", type=OneOf(["global", "layer", "lamp"]), help="global, layer, lamp (global; channels: layer)")
-    add("--schedule", type=OneOf(["one-shot", "gradual"]), help="one-shot, gradual (one-shot)")
-    add(
-        "--norms",
-        type=OneOf(["keep", "cut"]),
-        help="keep, cut (keep); cut: channels that a layer norm averages over go too, and it averages over those left",
-    )
-    add_common(parser)
-    return parser
+def compressor(
+    name: str, summary: str, examples: str, options: Sequence[Argument], also_passes: Sequence[str] = ()
+) -> LineMagic:
+    """Return the magic of a function that compresses one model.
 
+    Args:
+        name: The name of the function in `nbcompress`, and of the magic.
+        summary: What the magic does, for its help.
+        examples: Lines for its help.
+        options: The options that only this function has.
+        also_passes: Options for the card that this function takes, too.
+    """
+    passed = [*(option.keyword for option in options), *COMMON, *also_passes]
 
-PRUNE = compressor(
-    "prune",
-    _prune_parser,
-    own=("amount", "threshold", "granularity", "criterion", "scope", "schedule", "norms", "example"),
-)
+    def call(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
+        model = model_of(arguments.model, scope)
+        keywords = scope.values(as_keywords(arguments, passed))
+        if "lr" in keywords and not keywords.get("finetune"):
+            raise UsageError("--lr is the learning rate of --finetune EPOCHS, and has no effect without it.")
+        if scope.in_trial:
+            return MagicResult(public(name)(model, **keywords))
+        card = CardInputs.of(arguments, scope, keywords, is_trained=bool(keywords.get("finetune")))
+        before = card.scores_before({"before": model})
+        small = public(name)(model, **keywords)
+        return MagicResult(small, card.or_error(lambda: before_and_after(card, before, model, small)))
 
-
-QUANTIZE_EXAMPLES = """\
-  small = %quantize model --bits 8
-  small = %quantize model --bits 4 --granularity group:32
-  small = %quantize model --bits auto --budget 60kB --data train
-  small = %quantize model --bits 2 --data train --finetune 5 --evaluate accuracy"""
-
-# Any number of weights may share a scale.
-GROUPS = ("channel", "tensor", "group:16", "group:32", "group:64", "group:128")
+    return LineMagic(name, summary, examples, (MODEL, *options, *common_options()), call)
 
 
 def _bits(text: str) -> float | str:
     return text if text == "auto" else number_or_expression(text)
 
 
-def _budget(text: str) -> str:
-    """A length such as 60kB, or an expression for one."""
+def _size(text: str) -> str:
+    """Accept a size such as 60kB, or an expression for one."""
     return text if text[:1].isdigit() or text[:1] == "." else expression(text)
 
 
-def _quantize_parser() -> MagicParser:
-    parser = MagicParser(
-        "%quantize",
-        "Store every weight in 1 to 8 bits. Returns a new model, whose values are those of the file. With --finetune "
-        "it is trained on in the same bits (quantization-aware).",
-        QUANTIZE_EXAMPLES,
-    )
-    add = parser.add_argument
-    add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
-    add("--bits", type=Suggests(_bits, ["auto"]), metavar="B", help="bits a weight, 1 to 8, or auto with --budget (8)")
-    add("--budget", type=_budget, metavar="SIZE", help="length of the file for --bits auto, such as 60kB or 1.5MB")
-    add("--scheme", type=OneOf(["symmetric", "affine"]), help="symmetric, affine (symmetric)")
-    add(
-        "--granularity",
-        type=Suggests(str, GROUPS),
-        metavar="G",
-        help="a scale per channel, tensor, or group:N of weights (channel)",
-    )
-    kinds = ["none", "dynamic", "static"]
-    add("--activations", type=OneOf(kinds), help="8-bit inputs in an exported model: none, dynamic, static (none)")
-    add("--rest", type=OneOf(["float16", "float32"]), help="biases, norms and other layers: float16, float32 (float16)")
-    add_common(parser)
-    return parser
+# The words of the options are those of the functions; a test compares them. They are repeated here since importing the
+# functions loads torch, which help and Tab completion do not need.
+REST = one_of("--rest", ("float16", "float32"), "biases, norms and other layers: {words} (float16)")
 
+PRUNE = compressor(
+    "prune",
+    "Remove the share A of the weights, or of whole neurons and channels, physically. Returns a new model. "
+    "(Not %prun, which profiles a statement.)",
+    """\
+  small = %prune model --amount 0.8
+  small = %prune model --amount 0.9 --data train --finetune 5 --evaluate accuracy
+  small = %prune model --amount 0.8 --criterion hessian --data train
+  small = %prune model --amount 0.5 --granularity channel --example images[:1]""",
+    [
+        number("--amount", "A", "share to remove, 0 to 1; or --threshold"),
+        number("--threshold", "T", "remove weights of smaller magnitude"),
+        one_of("--granularity", ("weight", "2:4", "channel"), "{words} (weight)"),
+        one_of(
+            "--criterion",
+            ("magnitude", "random", "gradient", "activation", "mutual-information", "hessian"),
+            "{words} (magnitude); all but magnitude and random need --data",
+        ),
+        one_of("--scope", ("global", "layer", "lamp"), "{words} (global; channels: layer)"),
+        one_of("--schedule", ("one-shot", "gradual"), "{words} (one-shot)"),
+        one_of(
+            "--norms",
+            ("keep", "cut"),
+            "{words} (keep); cut: channels that a layer norm averages over go too, and it averages over those left",
+        ),
+    ],
+    also_passes=["example"],
+)
 
 QUANTIZE = compressor(
-    "quantize", _quantize_parser, own=("bits", "budget", "scheme", "granularity", "activations", "rest")
+    "quantize",
+    "Store every weight in 1 to 8 bits. Returns a new model, whose values are those of the file. With --finetune "
+    "it is trained on in the same bits (quantization-aware).",
+    """\
+  small = %quantize model --bits 8
+  small = %quantize model --bits 4 --granularity group:32
+  small = %quantize model --bits auto --budget 60kB --data train
+  small = %quantize model --bits 2 --data train --finetune 5 --evaluate accuracy""",
+    [
+        argument(
+            "--bits",
+            type=Suggests(_bits, ["auto"]),
+            metavar="B",
+            help="bits a weight, 1 to 8, or auto with --budget (8)",
+        ),
+        argument(
+            "--budget", type=_size, metavar="SIZE", help="length of the file for --bits auto, such as 60kB or 1.5MB"
+        ),
+        one_of("--scheme", ("symmetric", "affine"), "{words} (symmetric)"),
+        argument(
+            "--granularity",
+            # Groups of any size are allowed.
+            type=Suggests(str, ("channel", "tensor", "group:16", "group:32", "group:64", "group:128")),
+            metavar="G",
+            help="a scale per channel, tensor, or group:N of weights (channel)",
+        ),
+        one_of("--activations", ("none", "dynamic", "static"), "8-bit inputs in an exported model: {words} (none)"),
+        REST,
+    ],
+)
+
+CLUSTER = compressor(
+    "cluster",
+    "Let the weights of a layer share K values (k-means), which --finetune trains on. Zeros of a pruned model stay "
+    "zeros. Returns a new model.",
+    """\
+  small = %cluster model --clusters 16
+  small = %cluster pruned --clusters 8 --data train --finetune 5 --evaluate accuracy""",
+    [number("--clusters", "K", "values a layer may hold (16)"), REST],
+)
+
+FACTORIZE = compressor(
+    "factorize",
+    "Replace linear and convolution layers by two of a lower rank where that saves bytes. Returns a new model.",
+    """\
+  small = %factorize model --rank 0.25
+  small = %factorize model --rank 0.5 --layers fc* --data train --finetune 5 --evaluate accuracy""",
+    [
+        number("--rank", "R", "share of the full rank that is kept (0.25)"),
+        number("--energy", "E", "or the share of squared weights that is kept"),
+    ],
 )
 
 
-CLUSTER_EXAMPLES = """\
-  small = %cluster model --clusters 16
-  small = %cluster pruned --clusters 8 --data train --finetune 5 --evaluate accuracy"""
+# Distillation ---------------------------------------------------------------------------------------------------------
+
+_DISTILL_OPTIONS = [
+    number("--epochs", "N", "passes over the data (10)"),
+    number("--temperature", "T", "softens the outputs (4)"),
+    number("--alpha", "A", "weight of the teacher, 0 to 1 (0.9)"),
+    argument(
+        "--match", action="append", metavar="LAYER:LAYER", help="also learn features, teacher:student; repeatable"
+    ),
+]
 
 
-def _cluster_parser() -> MagicParser:
-    parser = MagicParser(
-        "%cluster",
-        "Let the weights of a layer share K values (k-means), which --finetune trains on. Zeros of a pruned model stay "
-        "zeros. Returns a new model.",
-        CLUSTER_EXAMPLES,
-    )
-    add = parser.add_argument
-    add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
-    add("--clusters", type=number_or_expression, metavar="K", help="values a layer may hold (16)")
-    add("--rest", type=OneOf(["float16", "float32"]), help="biases, norms and other layers: float16, float32 (float16)")
-    add_common(parser)
-    return parser
-
-
-CLUSTER = compressor("cluster", _cluster_parser, own=("clusters", "rest"))
-
-
-FACTORIZE_EXAMPLES = """\
-  small = %factorize model --rank 0.25
-  small = %factorize model --rank 0.5 --layers fc* --data train --finetune 5 --evaluate accuracy"""
-
-
-def _factorize_parser() -> MagicParser:
-    parser = MagicParser(
-        "%factorize",
-        "Replace linear and convolution layers by two of a lower rank where that saves bytes. Returns a new model.",
-        FACTORIZE_EXAMPLES,
-    )
-    add = parser.add_argument
-    add("model", type=expression, metavar="MODEL", help="an expression: the model, which stays as it is")
-    add("--rank", type=number_or_expression, metavar="R", help="share of the full rank that is kept (0.25)")
-    add("--energy", type=number_or_expression, metavar="E", help="or the share of squared weights that is kept")
-    add_common(parser)
-    return parser
-
-
-FACTORIZE = compressor("factorize", _factorize_parser, own=("rank", "energy"))
-
-
-DISTILL_EXAMPLES = """\
-  small = %distill model student --data train --epochs 10 --evaluate accuracy
-  small = %distill model student --data train --temperature 2 --alpha 0.5 --control --evaluate accuracy"""
-
-
-# Options that go to the function under their own names, beside those of every compressor.
-OWN = ("epochs", "temperature", "alpha", "match")
-
-
-def _distill_parser() -> MagicParser:
-    parser = MagicParser(
-        "%distill",
-        "Train a copy of STUDENT on what TEACHER says: alpha * soft loss, for classes T^2 * KL(softened outputs), + "
-        "(1 - alpha) * loss on the labels. Returns the trained copy.",
-        DISTILL_EXAMPLES,
-    )
-    add = parser.add_argument
-    add("teacher", type=expression, metavar="TEACHER", help="an expression: the model to learn from")
-    add("student", type=expression, metavar="STUDENT", help="an expression: the model to train a copy of")
-    add("--epochs", type=number_or_expression, metavar="N", help="passes over the data (10)")
-    add("--temperature", type=number_or_expression, metavar="T", help="softens the outputs (4)")
-    add("--alpha", type=number_or_expression, metavar="A", help="weight of the teacher, 0 to 1 (0.9)")
-    add("--match", action="append", metavar="LAYER:LAYER", help="also learn features, teacher:student; repeatable")
-    add("--control", action="store_true", help="also train the same student without the teacher, for comparison")
-    add_common(
-        parser,
-        layers="train only these layers of the student, the others stay as they are; repeatable",
-        finetune="epochs on the labels alone afterwards (0)",
-        lr="learning rate of all training (0.001)",
-        example="an input of the models, for the card's speed",
-    )
-    return parser
-
-
-def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
+def _distill(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     from torch import nn
 
     from nbcompress.compressors import distill
@@ -291,20 +231,45 @@ def _call(arguments: argparse.Namespace, scope: Scope) -> Shown:
     teacher, student = model_of(arguments.teacher, scope), model_of(arguments.student, scope)
     if arguments.data is None:
         raise UsageError("--data is needed: a DataLoader, a data set, or a pair of tensors.")
-    keywords = scope.values(as_keywords(arguments, (*OWN, *COMMON)))
+    passed = [*(option.keyword for option in _DISTILL_OPTIONS), *COMMON]
+    keywords = scope.values(as_keywords(arguments, passed))
     if scope.in_trial:
-        return Shown(distill(teacher, student, **keywords))
+        return MagicResult(distill(teacher, student, **keywords))
     card = CardInputs.of(arguments, scope, keywords, is_trained=True)
-    name = str(arguments.teacher)
-    before = card.begun({name: teacher})
-    found = distill(teacher, student, control=arguments.control, **keywords)
-    models = {name: teacher}
-    if isinstance(found, nn.Module):
-        trained = models["distilled"] = found
+    teacher_name = str(arguments.teacher)
+    before = card.scores_before({teacher_name: teacher})
+    result = distill(teacher, student, control=arguments.control, **keywords)
+    if isinstance(result, nn.Module):
+        trained = result
+        models = {teacher_name: teacher, "distilled": trained}
     else:
-        trained = models["distilled"] = found.student
-        models["without teacher"] = found.control
-    return Shown(trained, card.safely(lambda: side_by_side(card, before, models)))
+        trained = result.student
+        models = {teacher_name: teacher, "distilled": trained, "without teacher": result.control}
+    return MagicResult(trained, card.or_error(lambda: side_by_side(card, before, models)))
 
 
-DISTILL = LineMagic("distill", _distill_parser, _call)
+DISTILL = LineMagic(
+    "distill",
+    "Train a copy of STUDENT on what TEACHER says: alpha * soft loss, for classes T^2 * KL(softened outputs), + "
+    "(1 - alpha) * loss on the labels. Returns the trained copy.",
+    """\
+  small = %distill model student --data train --epochs 10 --evaluate accuracy
+  small = %distill model student --data train --temperature 2 --alpha 0.5 --control --evaluate accuracy""",
+    (
+        argument("teacher", type=expression, metavar="TEACHER", help="an expression: the model to learn from"),
+        argument("student", type=expression, metavar="STUDENT", help="an expression: the model to train a copy of"),
+        *_DISTILL_OPTIONS,
+        argument(
+            "--control",
+            action="store_true",
+            help="also train the same student without the teacher, for comparison",
+        ),
+        *common_options(
+            layers=LAYERS.with_help("train only these layers of the student, the others stay as they are; repeatable"),
+            finetune="epochs on the labels alone afterwards (0)",
+            lr="learning rate of all training (0.001)",
+            example="an input of the models, for the card's speed",
+        ),
+    ),
+    _distill,
+)

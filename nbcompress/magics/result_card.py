@@ -1,4 +1,8 @@
-"""The card of a result: what it needs is looked up before anything runs, and no result is lost to it."""
+"""The card that a compressing magic shows.
+
+Its inputs are evaluated before the compressor runs, so that a mistake in them costs no time. If the card itself fails,
+the result is returned all the same.
+"""
 
 from __future__ import annotations
 
@@ -14,49 +18,49 @@ from nbcompress.errors import DataError, MeasureError, NbcompressError
 from nbcompress.magics.base import Bundle, Scope
 from nbcompress.public import public
 
-# A card measures accuracy on as much of the data as both models can read in so long, and says if that is a part.
+# A card measures accuracy on as much of the data as the models can read in so many seconds, and says if that is a part.
 CARD_SECONDS = 20.0
 
-# Numbers by the name of the function that gave them, then by the model's.
+# Results of the `--evaluate` function: function -> model -> number.
 Scores = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class CardInputs:
-    """What a card needs beside the models, looked up before anything is compressed.
+    """What a card needs beside the models, evaluated before anything is compressed.
 
     Attributes:
-        title: The magic as it was typed.
-        options: The options that the magic has, such as `--data`.
-        example: An input, or None.
+        title: The line as it was typed.
+        options: The options of the magic, such as `--data`.
+        example: An input of the model, or None.
         data: Data, or None.
-        said: The expression of the data.
-        spec: Keywords `loss` and `output`, as far as they were given.
-        score: The user's function from model to a number, or None.
-        scored: Its expression.
-        is_trained: Whether the data is trained on, too.
+        data_text: The expression of the data.
+        loss_keywords: The keywords `loss` and `output` that were given.
+        evaluate: The user's function from model to a number, or None.
+        evaluate_text: The expression of that function.
+        is_trained: Whether the model is trained on the data.
     """
 
     title: str
     options: tuple[str, ...]
     example: object
     data: object
-    said: str
-    spec: Mapping[str, Any]
-    score: Callable[[Any], float] | None
-    scored: str
+    data_text: str
+    loss_keywords: Mapping[str, Any]
+    evaluate: Callable[[Any], float] | None
+    evaluate_text: str
     is_trained: bool
 
     @classmethod
     def of(
         cls, arguments: argparse.Namespace, scope: Scope, keywords: Mapping[str, Any], *, is_trained: bool
     ) -> CardInputs:
-        """Look up what `keywords` does not hold yet: an expression is evaluated once."""
+        """Return the inputs. An expression whose value is in `keywords` is not evaluated again."""
         given = {
             key: keywords[key] if key in keywords else scope.value(getattr(arguments, key))
             for key in ("example", "data")
         }
-        score = None if arguments.evaluate is None else scoring(scope.evaluate(arguments.evaluate))
+        evaluate = None if arguments.evaluate is None else checked_evaluate(scope.evaluate(arguments.evaluate))
         return cls(
             arguments.typed,
             arguments.options,
@@ -64,13 +68,17 @@ class CardInputs:
             given["data"],
             str(arguments.data),
             {key: keywords[key] for key in ("loss", "output") if key in keywords},
-            score,
+            evaluate,
             str(arguments.evaluate),
             is_trained,
         )
 
-    def begun(self, models: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-        """Return the scores of models as they came: what does not fit is told before anything runs for long."""
+    def scores_before(self, models: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+        """Return the scores of the original models, and check that they run on the example and the data.
+
+        Raises:
+            NbcompressError: They do not, or `--evaluate` failed.
+        """
         from nbcompress.measure import check_runs
 
         for model in models.values():
@@ -79,16 +87,18 @@ class CardInputs:
 
     def scores(self, models: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         """Return `{function: {model: number}}`, empty without `--evaluate`."""
-        score = self.score
-        return {} if score is None else {self.scored: {label: score(model) for label, model in models.items()}}
+        evaluate = self.evaluate
+        if evaluate is None:
+            return {}
+        return {self.evaluate_text: {label: evaluate(model) for label, model in models.items()}}
 
     def remarks(self, is_language: bool = False) -> list[str]:
-        """Say that training may have seen the examples on which accuracy, or loss, was measured."""
+        """Return a remark if accuracy, or loss, was measured on data that the model was trained on."""
         worse = "loss may be higher" if is_language else "accuracy may be lower"
-        return [f"{self.said} was trained on: on other data {worse}"] if self.is_trained else []
+        return [f"{self.data_text} was trained on: on other data {worse}"] if self.is_trained else []
 
-    def safely(self, show: Callable[[], Bundle]) -> Bundle:
-        """Return the card, or a line that says why there is none: the result may have taken hours."""
+    def or_error(self, show: Callable[[], Bundle]) -> Bundle:
+        """Return the card, or a line that says why there is none. An error would lose a result that took hours."""
         try:
             return show()
         except (UsageError, NbcompressError) as err:
@@ -98,14 +108,17 @@ class CardInputs:
 
 
 def with_article(noun: str) -> str:
+    """Return `an int`, `a str`."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
-def scoring(function: Any) -> Callable[[Any], float]:
-    """Return the user's `--evaluate` function, with its result checked: what is no number is a `MeasureError`.
+def checked_evaluate(function: Any) -> Callable[[Any], float]:
+    """Return a function that calls the user's `--evaluate` function and checks its result.
+
+    It raises a `MeasureError` if the user's function raises an error, or returns no number.
 
     Raises:
-        UsageError: It is no function.
+        UsageError: `function` is not a function of the model alone.
     """
     if function is public("accuracy"):
         raise UsageError("--evaluate takes a function of the model alone: (lambda model: accuracy(model, test)).")
@@ -114,29 +127,36 @@ def scoring(function: Any) -> Callable[[Any], float]:
             f"--evaluate takes a function from model to a number, but got {with_article(type(function).__name__)}."
         )
 
-    def score(model: Any) -> float:
+    def evaluate(model: Any) -> float:
         try:
-            given = function(model)
+            result = function(model)
         except Exception as err:  # the user's own function may raise anything
             raise MeasureError(f"--evaluate raised {type(err).__name__}: {err}") from err
         try:
-            return float(given)
+            return float(result)
         except (TypeError, ValueError):
-            kind = with_article(type(given).__name__)
+            kind = with_article(type(result).__name__)
             text = f"--evaluate takes a function from model to a number, but it returned {kind}."
             raise MeasureError(text) from None
 
-    return score
+    return evaluate
 
 
 def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -> Bundle:
-    """Measure both models side by side and return the card; the model's own scores are known."""
+    """Return the card that compares a model with the compressed one.
+
+    Args:
+        card: The inputs.
+        before: The scores of `model`.
+        model: The original model.
+        small: The compressed model.
+    """
     from nbcompress.compressors import record_of
     from nbcompress.measure import compare
     from nbcompress.panels.cards import comparison_card
 
     after = card.scores({"after": small})
-    comparison = compare(model, small, card.example, data=card.data, seconds=CARD_SECONDS, **card.spec)
+    comparison = compare(model, small, card.example, data=card.data, seconds=CARD_SECONDS, **card.loss_keywords)
     is_scored = comparison.accuracy or comparison.language
     return comparison_card(
         card.title,
@@ -148,30 +168,36 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
 
 
 def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any]) -> Bundle:
-    """Measure several models in turn and return the card; the scores of some may be known."""
+    """Return the card that compares several models.
+
+    Args:
+        card: The inputs.
+        before: The scores of some of the models.
+        models: The models by label, the original first.
+    """
     from nbcompress.compressors.losses import LossSpec
     from nbcompress.measure import accuracy_change, footprint, language_note, scores_on
     from nbcompress.panels.cards import footprint_card
 
-    known = {label for values in before.values() for label in values}
-    scores = card.scores({label: model for label, model in models.items() if label not in known})
+    scored = {label for values in before.values() for label in values}
+    scores = card.scores({label: model for label, model in models.items() if label not in scored})
     footprints = footprint(dict(models), card.example, data=card.data)
-    remarks, found = [], None
+    remarks, measured = [], None
     try:
-        found = scores_on(models, card.data, LossSpec(**card.spec), seconds=CARD_SECONDS)
+        measured = scores_on(models, card.data, LossSpec(**card.loss_keywords), seconds=CARD_SECONDS)
     except DataError as err:
         remarks = [f"no accuracy: {err}"]
-    if found is not None:
-        remarks += card.remarks(bool(found.language))
-        remarks += [language_note(one) for one in list(found.language.values())[:1]]
-        for place, other in enumerate(list(found.accuracy)[1:]):
-            first = next(iter(found.accuracy))
-            n_examples, flips, *_ = accuracy_change(found.accuracy[first], found.accuracy[other]).notes()
-            remarks += [n_examples] * (not place) + [f"{first} to {other}: {flips}"]
+    if measured is not None:
+        remarks += card.remarks(bool(measured.language))
+        remarks += [language_note(score) for score in list(measured.language.values())[:1]]
+        first, *others = measured.accuracy or [""]
+        for index, other in enumerate(others):
+            n_examples, flips, *_ = accuracy_change(measured.accuracy[first], measured.accuracy[other]).notes()
+            remarks += [n_examples] * (index == 0) + [f"{first} to {other}: {flips}"]
     return footprint_card(
         footprints,
         title=card.title,
         scores={name: {**before[name], **values} for name, values in scores.items()},
-        measured=found,
+        measured=measured,
         remarks=remarks,
     )

@@ -26,7 +26,7 @@ from IPython.core.error import UsageError
 
 from nbcompress.cell import CellBody, CellEvaluator, CellSource
 from nbcompress.errors import did_you_mean
-from nbcompress.magics.arguments import HelpWanted
+from nbcompress.magics.arguments import HelpRequested
 from nbcompress.magics.base import Output, Scope, one_line_errors
 from nbcompress.magics.search_options import goal_of, search_parser
 from nbcompress.run import Assignment, Outcome
@@ -309,7 +309,7 @@ def run_cell(line: str, cell: str, shell: InteractiveShell) -> None:
     with one_line_errors("%%bo_search", search_parser().options()):
         try:
             arguments = search_parser().read(line)
-        except HelpWanted as wanted:
+        except HelpRequested as wanted:
             print(wanted)
             return
         _run(arguments, cell, Scope(shell))

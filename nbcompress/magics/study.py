@@ -1,7 +1,4 @@
-"""`%bo_report`: one self-contained page from a study.
-
-`%bo_study`: list, show, follow or delete stored studies.
-"""
+"""`%bo_study`: list, show, follow or delete stored studies. `%bo_report`: write a page about a study."""
 
 from __future__ import annotations
 
@@ -12,102 +9,44 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from nbcompress.magics.arguments import MagicParser, name
-from nbcompress.magics.base import LineMagic, Scope, Shown
+from nbcompress.magics.arguments import OUT, argument
+from nbcompress.magics.base import Bundle, LineMagic, MagicResult, Output, Scope
 from nbcompress.magics.search_cell import notebook_modules
+from nbcompress.study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
-    from nbcompress.magics.base import Output
     from nbcompress.optimize import Proposer
     from nbcompress.study import Study, StudySummary
 
 
-STUDY_EXAMPLES = """\
-  %bo_study
-  %bo_study digits
-  %bo_study digits --delete"""
+STORAGE = argument(
+    "--storage", default=DEFAULT_STORAGE, metavar="PATH or URL", help=f"where studies are ({DEFAULT_STORAGE})"
+)
 
 
-def _study_parser() -> MagicParser:
-    parser = MagicParser(
-        "%bo_study",
-        "List the stored studies, show one and return it (one that is searched is followed), or delete one.",
-        STUDY_EXAMPLES,
-    )
-    add = parser.add_argument
-    add("name", nargs="?", metavar="NAME", help="a study; none lists all of them")
-    add_storage(parser)
-    add("--delete", action="store_true", help="delete the study and what it kept; this cannot be undone")
-    add("--out", type=name, metavar="NAME", help="a variable that receives the Study, too")
-    return parser
-
-
-def add_storage(parser: MagicParser) -> None:
-    """Add the option that says where studies are."""
-    help_ = "where studies are (nbcompress.journal)"
-    parser.add_argument("--storage", default="nbcompress.journal", metavar="PATH or URL", help=help_)
-
-
-def stored(study_name: str, storage: str, scope: Scope) -> Study:
-    """Open a stored study for reading, its kept values at hand.
+def stored_study(name: str, storage: str, scope: Scope) -> Study:
+    """Open a stored study for reading, with its kept values.
 
     Raises:
-        StudyError: There is no such study; the text names the nearest.
+        StudyError: There is no such study. The message names the study with the nearest name.
     """
     from nbcompress.run.kept import attach_artifact_store
     from nbcompress.study import read_study
 
-    study = read_study(study_name, storage)
+    study = read_study(name, storage)
     attach_artifact_store(study, lambda: notebook_modules(scope.namespace))
     return study
 
 
-def _study_call(arguments: argparse.Namespace, scope: Scope) -> Shown:
-    from nbcompress.study import delete_study, list_studies
-
-    if arguments.delete:
-        if arguments.name is None:
-            raise UsageError("--delete needs the name of a study.")
-        delete_study(arguments.name, arguments.storage)
-        text = f"Deleted the study {arguments.name!r}."
-        return Shown(None, {"text/plain": text, "text/html": f"<p>{escape(text)}</p>"})
-    if arguments.name is None:
-        return Shown(None, _listed(list_studies(arguments.storage)))
-    from nbcompress.magics.base import Output
-
-    study = stored(arguments.name, arguments.storage, scope)
-    output = Output(scope.shell)
-    if output.best_kind != "live" or scope.in_trial:
-        from nbcompress.panels.bundle import study_bundle
-
-        return Shown(study, study_bundle(study, **known_of(study)))
-    _show_live(study, output)
-    return Shown(study)
-
-
-def _show_live(study: Study, output: Output) -> None:
-    """Show a study where the output can change: followed while it is searched, else the data first and then all."""
-    from nbcompress.panels.bundle import first_bundle
-    from nbcompress.panels.following import follow
-
-    baseline = study.record.get("baseline")
-    if follow(study, output, baseline, lambda: proposer_of(study)) is None:
-        # To load what draws, to ask the surrogate and to draw takes seconds, in which one can read already.
-        output.show(first_bundle(study, baseline))
-        from nbcompress.panels.bundle import study_bundle
-
-        output.show(study_bundle(study, **known_of(study)))
-
-
-def known_of(study: Study) -> dict[str, Any]:
-    """Return what a view of a stored study shows beside its trials: the baseline, and what its surrogate expects."""
+def view_options(study: Study) -> dict[str, Any]:
+    """Return what a view of a stored study shows beside its trials: the baseline, and predictions of its surrogate."""
     from nbcompress.panels.surrogate_data import insight_of
 
     return {"baseline": study.record.get("baseline"), "insight": insight_of(proposer_of(study), study)}
 
 
 def proposer_of(study: Study) -> Proposer | None:
-    """Return what the study was searched with, or None where that is not recorded."""
+    """Return the proposer that searched a study, or None if the study does not record it."""
     from nbcompress.optimize import proposer
 
     record = study.record
@@ -118,10 +57,50 @@ def proposer_of(study: Study) -> Proposer | None:
     return proposer(space=study.space, n_objectives=n_objectives, n_constraints=n_constraints, **chosen)
 
 
-def _listed(studies: tuple[StudySummary, ...]) -> dict[str, Any]:
+def _as_bundle(text: str) -> Bundle:
+    return {"text/plain": text, "text/html": f"<p>{escape(text)}</p>"}
+
+
+# %bo_study ------------------------------------------------------------------------------------------------------------
+
+
+def _study(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
+    from nbcompress.study import delete_study, list_studies
+
+    if arguments.delete:
+        if arguments.name is None:
+            raise UsageError("--delete needs the name of a study.")
+        delete_study(arguments.name, arguments.storage)
+        return MagicResult(None, _as_bundle(f"Deleted the study {arguments.name!r}."))
+    if arguments.name is None:
+        return MagicResult(None, _table(list_studies(arguments.storage)))
+    study = stored_study(arguments.name, arguments.storage, scope)
+    output = Output(scope.shell)
+    if output.best_kind != "live" or scope.in_trial:
+        from nbcompress.panels.bundle import study_bundle
+
+        return MagicResult(study, study_bundle(study, **view_options(study)))
+    _show_live(study, output)
+    return MagicResult(study)
+
+
+def _show_live(study: Study, output: Output) -> None:
+    """Show a study in an output that can change: follow it while it is searched, else show the whole view."""
+    from nbcompress.panels.bundle import first_bundle
+    from nbcompress.panels.following import follow
+
+    baseline = study.record.get("baseline")
+    if follow(study, output, baseline, lambda: proposer_of(study)) is None:
+        # The whole view takes seconds: it loads the plotting libraries and fits the surrogate. The data come first.
+        output.show(first_bundle(study, baseline))
+        from nbcompress.panels.bundle import study_bundle
+
+        output.show(study_bundle(study, **view_options(study)))
+
+
+def _table(studies: tuple[StudySummary, ...]) -> Bundle:
     if not studies:
-        text = "No study is stored here yet."
-        return {"text/plain": text, "text/html": f"<p>{text}</p>"}
+        return _as_bundle("No study is stored here yet.")
     rows = [("study", "trials", "goal", "begun")]
     for study in studies:
         counts = ", ".join(f"{count} {state.value}" for state, count in study.counts.items())
@@ -134,25 +113,27 @@ def _listed(studies: tuple[StudySummary, ...]) -> dict[str, Any]:
     return {"text/plain": "\n".join(lines), "text/html": html}
 
 
-BO_STUDY = LineMagic("bo_study", _study_parser, _study_call)
+BO_STUDY = LineMagic(
+    "bo_study",
+    "List the stored studies, show one and return it (one that is searched is followed), or delete one.",
+    """\
+  %bo_study
+  %bo_study digits
+  %bo_study digits --delete""",
+    (
+        argument("name", nargs="?", metavar="NAME", help="a study; none lists all of them"),
+        STORAGE,
+        argument("--delete", action="store_true", help="delete the study and what it kept; this cannot be undone"),
+        OUT.with_help("a variable that receives the Study, too"),
+    ),
+    _study,
+)
 
 
-REPORT_EXAMPLES = """\
-  %bo_report digits --html report.html"""
+# %bo_report -----------------------------------------------------------------------------------------------------------
 
 
-def _report_parser() -> MagicParser:
-    parser = MagicParser(
-        "%bo_report", "Write one self-contained page about a study; it opens offline.", REPORT_EXAMPLES
-    )
-    add = parser.add_argument
-    add("name", nargs="?", metavar="NAME", help="a study (the one begun last)")
-    add("--html", required=True, metavar="FILE", help="the file to write")
-    add_storage(parser)
-    return parser
-
-
-def _report_call(arguments: argparse.Namespace, scope: Scope) -> Shown:
+def _report(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     from nbcompress.panels.page import study_page
     from nbcompress.study import list_studies
 
@@ -162,17 +143,28 @@ def _report_call(arguments: argparse.Namespace, scope: Scope) -> Shown:
         if not studies:
             raise UsageError("no study is stored here yet.")
         study_name = max(studies, key=lambda study: study.created).name
-    study = stored(study_name, arguments.storage, scope)
+    study = stored_study(study_name, arguments.storage, scope)
     path = Path(arguments.html)
     if not path.parent.is_dir():
         raise UsageError(f"--html: there is no folder {str(path.parent)!r}.")
-    page = study_page(study, **known_of(study))
+    page = study_page(study, **view_options(study))
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as err:
         raise UsageError(f"--html: {str(path)!r} cannot be written: {err.strerror}.") from err
-    text = f"Wrote {path} ({path.stat().st_size / 1024:.0f} kB) from the study {study.name!r}."
-    return Shown(None, {"text/plain": text, "text/html": f"<p>{escape(text)}</p>"})
+    return MagicResult(
+        None, _as_bundle(f"Wrote {path} ({path.stat().st_size / 1024:.0f} kB) from the study {study.name!r}.")
+    )
 
 
-BO_REPORT = LineMagic("bo_report", _report_parser, _report_call)
+BO_REPORT = LineMagic(
+    "bo_report",
+    "Write one self-contained page about a study; it opens offline.",
+    "  %bo_report digits --html report.html",
+    (
+        argument("name", nargs="?", metavar="NAME", help="a study (the one begun last)"),
+        argument("--html", required=True, metavar="FILE", help="the file to write"),
+        STORAGE,
+    ),
+    _report,
+)

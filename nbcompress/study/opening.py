@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Where = str | os.PathLike[str] | BaseStorage | None
 
 
-# Names -------------------------------------------------------------------------------------------------------------
+# Names ----------------------------------------------------------------------------------------------------------------
 
 # Optuna's tables hold 512 characters; the rest is for the generation.
 _MAX_LENGTH = 500
@@ -89,7 +89,7 @@ def _generations(base: str, stored: Iterable[str]) -> list[int]:
     return [generation for other, generation in map(split_name, stored) if other == base]
 
 
-# What is stored of a study --------------------------------------------------------------------------------------
+# What is stored of a study --------------------------------------------------------------------------------------------
 
 # The version of all records that are stored with a study. A reader refuses a higher one.
 FORMAT = 1
@@ -149,7 +149,7 @@ class StudySummary:
         return sum(self.counts.values())
 
 
-# Opening -------------------------------------------------------------------------------------------------------------
+# Opening --------------------------------------------------------------------------------------------------------------
 
 
 def open_study(
@@ -191,6 +191,8 @@ def open_study(
             version did.
 
     Example:
+        >>> from dataclasses import replace
+        >>> from nbcompress.space import Float
         >>> space = Space({"x": Float(0, 1)})
         >>> study = open_study("digits", space, Goal.of(minimize=["loss"]), storage=None)
         >>> trial = study.begin({"x": 0.5})

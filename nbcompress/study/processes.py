@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nbcompress.study.storage import StorageHandle
 
 
-# Processes ---------------------------------------------------------------------------------------------------------
+# Processes ------------------------------------------------------------------------------------------------------------
 
 # Start times of a process within so many seconds are taken as equal: the wall clock may have been set in between. Far
 # below the time after which a system gives the same process id again.
@@ -193,7 +193,7 @@ def _is_hidden(pid: int) -> bool:
     return True
 
 
-# Heartbeats --------------------------------------------------------------------------------------------------------
+# Heartbeats -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -321,7 +321,7 @@ class HeartbeatWriter:
                     return
 
 
-# Searches of this process --------------------------------------------------------------------------------------------
+# Searches of this process ---------------------------------------------------------------------------------------------
 
 # Searches of other processes show by the trials that they run. These are the ones in threads of this process, such as a
 # search in the background of a notebook; between two trials nothing else shows them.

@@ -83,10 +83,10 @@ class Study:
 
     Example:
         >>> import nbcompress as nc
-        >>> study = nc.search(lambda x: {"loss": (x - 0.3) ** 2}, {"x": nc.Float(0, 1)}, minimize=["loss"],
+        >>> study = nc.search(lambda x: {"loss": (x - 0.3) ** 2}, {"x": nc.Float(0, 1)}, minimize="loss",
         ...                   trials=4, sampler="sobol", storage=None)
         >>> study.best.number, round(study.best.params["x"], 2)
-        (0, 0.29)
+        (3, 0.24)
         >>> study.trials[["number", "state"]].shape
         (4, 2)
     """
@@ -120,7 +120,7 @@ class Study:
             with store.exclusive():
                 self._finalize_stale_runs()
 
-    # Running trials --------------------------------------------------------------------------------------------------
+    # Running trials ---------------------------------------------------------------------------------------------------
 
     def begin(
         self,
@@ -241,7 +241,7 @@ class Study:
         """
         return self._store.unconfirmed
 
-    # Queue and record ------------------------------------------------------------------------------------------------
+    # Queue and record -------------------------------------------------------------------------------------------------
 
     def queue(self, point: Mapping[str, Any]) -> bool:
         """Store a point to be run before the proposed ones; return whether it was new.
@@ -316,7 +316,7 @@ class Study:
         """
         check_not_searched(self._store.handle, self.name)
 
-    # Reading ---------------------------------------------------------------------------------------------------------
+    # Reading ----------------------------------------------------------------------------------------------------------
 
     @property
     def record(self) -> dict[str, Any]:
@@ -419,7 +419,7 @@ class Study:
         values = ", ".join(f"{name} {best.values[name]:.4g}" for name in self.goal.metrics)
         return f"{first}\nbest: trial {best.number}, {values}"
 
-    # Internals -------------------------------------------------------------------------------------------------------
+    # Internals --------------------------------------------------------------------------------------------------------
 
     def _check_writable(self) -> None:
         if self.is_read_only:

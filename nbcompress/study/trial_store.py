@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
 
 
-# Records in attributes ---------------------------------------------------------------------------------------------
+# Records in attributes ------------------------------------------------------------------------------------------------
 
 # MySQL holds 65,535 bytes in the column of an attribute, and a character of JSON text may take 12 when it is
 # encoded once more (an emoji as two escapes). Our JSON is ASCII, so quoting at most doubles a piece.
@@ -86,7 +86,7 @@ def pack_number(value: float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
-# Runs --------------------------------------------------------------------------------------------------------------
+# Runs -----------------------------------------------------------------------------------------------------------------
 
 BEGIN_KEY = "nbcompress:begin"
 END_KEY = "nbcompress:end"
@@ -261,7 +261,7 @@ def shorten(text: str, length: int) -> str:
     return f"{text[:head]}\n... {len(text) - length} characters left out ...\n{text[-tail:]}"
 
 
-# The store -------------------------------------------------------------------------------------------------------
+# The store ------------------------------------------------------------------------------------------------------------
 
 _RECORD_PREFIX = "nbcompress:record:"
 _QUEUE_PREFIX = "nbcompress:queue:"

@@ -9,7 +9,7 @@ from IPython.core.error import UsageError
 
 from nbcompress.magics.arguments import (
     Expression,
-    HelpWanted,
+    HelpRequested,
     MagicParser,
     OneOf,
     expression,
@@ -69,7 +69,7 @@ def test_refusals(line: str, text: str) -> None:
 
 @pytest.mark.parametrize("flag", ["-h", "--help", "model --amount 1 -h"])
 def test_help_shows_options_and_examples(flag: str) -> None:
-    with pytest.raises(HelpWanted) as caught:
+    with pytest.raises(HelpRequested) as caught:
         parser().read(flag)
     text = str(caught.value)
     assert "Make it small." in text
