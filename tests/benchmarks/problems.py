@@ -70,9 +70,9 @@ class Problem:
         scores: list[float] = []
         front: list[tuple[float, ...]] = []
         for loss, slack in zip(losses, slacks, strict=True):
-            is_feasible = all(one <= 0 for one in slack)
-            if is_feasible and not any(covers(one, loss) for one in front):
-                front = [one for one in front if not covers(loss, one)] + [loss]
+            is_feasible = all(value <= 0 for value in slack)
+            if is_feasible and not any(covers(known, loss) for known in front):
+                front = [known for known in front if not covers(loss, known)] + [loss]
             scores.append(self._score(front))
         return scores
 
@@ -84,19 +84,19 @@ class Problem:
         return (front[0][0] - self.best) / self.scale if front else math.nan
 
 
-def covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True))
+def covers(losses: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(a <= b for a, b in zip(losses, other, strict=True))
 
 
 def volume(losses: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
     """Return the hypervolume of two or more losses below the reference: slab by slab along the last of them."""
     if len(reference) == 2:
         return area(losses, reference)
-    ordered = sorted((one for one in losses if one[-1] < reference[-1]), key=lambda one: one[-1])
+    ordered = sorted((loss for loss in losses if loss[-1] < reference[-1]), key=lambda loss: loss[-1])
     slabs = enumerate(pairwise([*ordered, reference]), start=1)
     return sum(
-        (above[-1] - one[-1]) * volume([below[:-1] for below in ordered[:i]], reference[:-1])
-        for i, (one, above) in slabs
+        (above[-1] - row[-1]) * volume([below[:-1] for below in ordered[:i]], reference[:-1])
+        for i, (row, above) in slabs
     )
 
 

@@ -65,7 +65,7 @@ def n_dense(model: nn.Module) -> int:
     """Length of the safetensors file of the state dict: what a user has without us. Shared tensors are in it once."""
     parameters = dict(model.named_parameters())
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    buffers = {name: one for name, one in model.state_dict().items() if name not in names}
+    buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
     return len(to_safetensors({**parameters, **buffers}))
 
 
@@ -77,7 +77,7 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     name = re.search(r"model name\s*: (.*)", text)
     flags = set(re.findall(r"\w+", (re.search(r"flags\s*: (.*)", text) or [""])[0]))
-    known = [one for one in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8") if one in flags]
+    known = [flag for flag in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8") if flag in flags]
     return f"{name[1] if name else platform.machine()}, 8-bit products by {', '.join(known) or 'nothing of their own'}"
 
 

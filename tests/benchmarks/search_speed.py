@@ -61,7 +61,7 @@ def seconds(problem: Problem, searchers: dict[str, Searcher]) -> dict[str, float
 def write_speed(folder: Path, peers: Sequence[str], sizes: Sequence[int]) -> None:
     """Measure every peer that can be told points it did not propose; print and write `speed.csv`."""
     rows = []
-    for problem in (one for one in PROBLEMS if one.name in PROBLEMS_MEASURED):
+    for problem in (problem for problem in PROBLEMS if problem.name in PROBLEMS_MEASURED):
         for n in sizes:
             searchers = {}
             for peer in peers:

@@ -138,7 +138,7 @@ class Outcome:
         return int((self.before & ~self.after).sum()), int((~self.before & self.after).sum())
 
     def row(self) -> tuple[object, ...]:
-        dense, small = (100 * float(one.double().mean()) for one in (self.before, self.after))
+        dense, small = (100 * float(state.double().mean()) for state in (self.before, self.after))
         p = mcnemar(*self.flips)
         return self.recipe, self.seed, self.n_dense, self.n_file, self.times, dense, small, *self.flips, p
 
@@ -159,15 +159,15 @@ def compressed(dense: nn.Module, network: Network, train: Data, test: Data, seed
 def report(outcomes: Sequence[Outcome]) -> None:
     """One line for each recipe."""
     print(f"{'':22}{'bytes':>8}{'smaller':>10}{'least':>8}{'dense %':>9}{'change':>8}  all seeds p, least p of a seed")
-    for recipe in dict.fromkeys(one.recipe for one in outcomes):
-        rows = [one for one in outcomes if one.recipe == recipe]
-        before = torch.cat([one.before for one in rows])
-        lost, won = map(sum, zip(*(one.flips for one in rows), strict=True))
+    for recipe in dict.fromkeys(outcome.recipe for outcome in outcomes):
+        rows = [outcome for outcome in outcomes if outcome.recipe == recipe]
+        before = torch.cat([row.before for row in rows])
+        lost, won = map(sum, zip(*(row.flips for row in rows), strict=True))
         print(
-            f"{recipe:22}{mean(one.n_file for one in rows):8.0f}{mean(one.times for one in rows):9.1f}x"
-            f"{min(one.times for one in rows):7.1f}x{100 * float(before.double().mean()):9.2f}"
-            f"{mean(one.change for one in rows):+8.2f}  {mcnemar(lost, won):.3f}, "
-            f"{min(mcnemar(*one.flips) for one in rows):.3f}"
+            f"{recipe:22}{mean(row.n_file for row in rows):8.0f}{mean(row.times for row in rows):9.1f}x"
+            f"{min(row.times for row in rows):7.1f}x{100 * float(before.double().mean()):9.2f}"
+            f"{mean(row.change for row in rows):+8.2f}  {mcnemar(lost, won):.3f}, "
+            f"{min(mcnemar(*row.flips) for row in rows):.3f}"
         )
 
 
@@ -177,9 +177,9 @@ def measure(name: str, network: Network, seeds: Sequence[int], epochs: int, file
     outcomes = []
     for seed in seeds:
         train, test = map(network.form, digits(seed))
-        for one in compressed(trained(network.make(seed), train, epochs, seed), network, train, test, seed):
-            rows.add(*one.row())
-            outcomes.append(one)
+        for outcome in compressed(trained(network.make(seed), train, epochs, seed), network, train, test, seed):
+            rows.add(*outcome.row())
+            outcomes.append(outcome)
     print(f"{name}, dense file of {outcomes[0].n_dense} bytes, {len(seeds)} seeds, {len(test[1])} test digits each")
     report(outcomes)
 

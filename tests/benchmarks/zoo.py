@@ -41,12 +41,12 @@ WORDS = {
 }
 
 
-def row(name: str, one: Architecture) -> str:
+def row(name: str, architecture: Architecture) -> str:
     """One architecture as a row of the table."""
     torch.manual_seed(0)
-    model = one.build().eval()
+    model = architecture.build().eval()
     before = n_parameters(model)
-    small, wide = (halved(model, one, norms) for norms in ("keep", "cut"))
+    small, wide = (halved(model, architecture, norms) for norms in ("keep", "cut"))
     with_norms = "" if isinstance(wide, str) else f"{1 - n_parameters(wide) / before:.0%}"
     if isinstance(small, str):
         return f"| {name} | {before:,} | refused | | {with_norms} | {small[:160]} |"
@@ -56,10 +56,10 @@ def row(name: str, one: Architecture) -> str:
     return f"| {name} | {before:,} | {after:,} | {1 - after / before:.0%} | {with_norms} | {left_out} |"
 
 
-def halved(model: nn.Module, one: Architecture, norms: Literal["keep", "cut"]) -> nn.Module | str:
+def halved(model: nn.Module, architecture: Architecture, norms: Literal["keep", "cut"]) -> nn.Module | str:
     """The model without half of its channels, or why it is refused."""
     try:
-        return nc.prune(model, 0.5, granularity="channel", norms=norms, example=one.example())
+        return nc.prune(model, 0.5, granularity="channel", norms=norms, example=architecture.example())
     except CompressionError as err:
         return str(err)
 
@@ -82,8 +82,8 @@ def main() -> None:
     rows.append("| --- | --- | --- | --- | --- | --- |")
     print(*rows, sep="\n", flush=True)
     for kind in KINDS.values():
-        for name, one in kind.items():
-            rows.append(row(name, one))
+        for name, architecture in kind.items():
+            rows.append(row(name, architecture))
             print(rows[-1], flush=True)
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text("\n".join(rows) + "\n")

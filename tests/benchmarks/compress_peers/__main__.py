@@ -33,9 +33,9 @@ FAMILIES = ("weights", "channels", "bits")
 
 
 def methods_of(families: list[str], *, smoke: bool) -> list[Method]:
-    found = [one for family in families for one in importlib.import_module(family).METHODS]
+    found = [method for family in families for method in importlib.import_module(family).METHODS]
     # NNCF's calibration compiles an extension when it is first used, which takes minutes.
-    return [one for one in found if not (smoke and one.by == "nncf" and one.name == "static inputs")]
+    return [method for method in found if not (smoke and method.by == "nncf" and method.name == "static inputs")]
 
 
 def main() -> None:

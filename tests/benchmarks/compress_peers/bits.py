@@ -66,10 +66,10 @@ def to_nearest(case: Case, bits: int) -> Iterator[Stage]:
     """
     model = copy.deepcopy(case.model)
     most = 2 ** (bits - 1) - 1
-    for one in weights_of(model).values():
-        flat = one.data.flatten(1)
+    for weight in weights_of(model).values():
+        flat = weight.data.flatten(1)
         scale = flat.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / most
-        one.data = ((flat / scale).round().clamp(-most, most) * scale).reshape(one.shape)
+        weight.data = ((flat / scale).round().clamp(-most, most) * scale).reshape(weight.shape)
     yield theirs("plain", model)
 
 

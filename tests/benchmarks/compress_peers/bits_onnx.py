@@ -57,9 +57,9 @@ def _covers(path: Path, case: Case) -> float:
     import onnx
 
     wide = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-    n_floating = sum(prod(one.dims) for one in onnx.load(path).graph.initializer if one.data_type in wide)
-    n_weights = sum(one.numel() for one in weights_of(case.model).values())
-    n_other = sum(one.numel() for one in case.model.state_dict().values()) - n_weights
+    n_floating = sum(prod(tensor.dims) for tensor in onnx.load(path).graph.initializer if tensor.data_type in wide)
+    n_weights = sum(weight.numel() for weight in weights_of(case.model).values())
+    n_other = sum(tensor.numel() for tensor in case.model.state_dict().values()) - n_weights
     return 1 - max(0, n_floating - n_other) / n_weights
 
 

@@ -17,7 +17,7 @@ BITS = (8, 4, 3, 2)
 
 
 def _linear_share(model: nn.Module) -> float:
-    names = [f"{name}.weight" for name, one in model.named_modules() if isinstance(one, nn.Linear)]
+    names = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     return share_of(names, model)
 
 
@@ -114,7 +114,7 @@ def nncf_rounded(case: Case, bits: int, mode: str) -> Iterator[Stage]:
     )
     dense, state = weights_of(case.model), model.state_dict()
     # Two codes of four bits share a byte, so what is packed has fewer elements than it had.
-    packed = [name for name, one in dense.items() if _is_coded(state[name], one, bits)]
+    packed = [name for name, weight in dense.items() if _is_coded(state[name], weight, bits)]
     yield theirs("plain", model, covers=share_of(packed, case.model))
 
 

@@ -133,6 +133,6 @@ def with_outliers() -> Sample:
         for scale, place in ((300.0, 3), (500.0, 17)):
             block.norm1.weight[place] *= scale
             block.norm2.weight[place] *= scale
-            for one in (block.query, block.key, block.value, block.up):
-                one.weight[:, place] /= scale
+            for layer in (block.query, block.key, block.value, block.up):
+                layer.weight[:, place] /= scale
     return model, torch.rand(256, 64)

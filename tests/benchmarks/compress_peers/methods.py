@@ -76,20 +76,20 @@ def state_bytes(model: nn.Module) -> int:
 
 
 def ours(name: str, model: nn.Module) -> Stage:
-    n_weights = sum(one.numel() for one in model.parameters())
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
     return Stage(name, model.eval(), partial(nc.size_bytes, model), n_weights=n_weights)
 
 
 def theirs(name: str, model: nn.Module, *, covers: float = 1.0, run: Any = None) -> Stage:
     """A module of a peer; `run` where another callable than the module answers."""
-    n_weights = sum(one.numel() for one in model.parameters())
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
     return Stage(name, run or model, partial(state_bytes, model), covers, n_weights)
 
 
 def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that every method here compresses, by name: those of linear layers and convolutions."""
-    layers = {name: one for name, one in model.named_modules() if isinstance(one, (nn.Linear, nn.Conv2d))}
-    return {f"{name}.weight": one.weight for name, one in layers.items()}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    return {f"{name}.weight": layer.weight for name, layer in layers.items()}
 
 
 def layers_of(model: nn.Module) -> list[str]:
@@ -99,5 +99,5 @@ def layers_of(model: nn.Module) -> list[str]:
 
 def share_of(names: Iterable[str], model: nn.Module) -> float:
     """Share of these weights that have one of the names."""
-    sizes = {name: one.numel() for name, one in weights_of(model).items()}
+    sizes = {name: weight.numel() for name, weight in weights_of(model).items()}
     return sum(sizes.get(name, 0) for name in names) / sum(sizes.values())

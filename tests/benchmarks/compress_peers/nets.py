@@ -57,8 +57,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
         q, k, v = (
-            one(y).reshape(-1, 8, one.out_features // self.head_width, self.head_width).transpose(1, 2)
-            for one in (self.query, self.key, self.value)
+            layer(y).reshape(-1, 8, layer.out_features // self.head_width, self.head_width).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
         )
         weights = torch.softmax(q @ k.transpose(2, 3) * self.head_width**-0.5, dim=3)
         x = x + self.out((weights @ v).transpose(1, 2).reshape(-1, 8, self.value.out_features))

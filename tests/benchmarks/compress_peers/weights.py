@@ -83,7 +83,7 @@ def wanda(case: Case, share: int, block: int | None = None) -> Iterator[Stage]:
     from torchao.sparsity import WandaSparsifier
 
     model = copy.deepcopy(case.model)
-    linear = [name for name, one in model.named_modules() if isinstance(one, nn.Linear)]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     sparsifier = WandaSparsifier(share / 100, semi_structured_block_size=block)
     sparsifier.prepare(model, [{"tensor_fqn": f"{name}.weight"} for name in linear])
     with torch.no_grad():
