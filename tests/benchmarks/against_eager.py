@@ -1,7 +1,7 @@
-"""Networks in torch and files in ONNX Runtime side by side: length of the file, time of a call, and what it is worth.
+"""Networks in torch and files in ONNX Runtime side by side: length of the file, time of a call, quality.
 
-Times are medians with 95 % intervals over samples that take turns, one example a call, on one thread; ratios are
-medians over pairs of samples taken one after the other.
+One example a call, on one thread, models in turn. Times are medians with 95 % intervals. Ratios are medians over pairs
+of samples taken one after the other.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ COLUMNS = ("name", "bytes", "times smaller", "ms", "ms low", "ms high", "times f
 
 @dataclass(frozen=True)
 class Rival:
-    """One way to have a network.
+    """One form of a network.
 
     Attributes:
         name: To show.
         model: In torch, or the path of an ONNX file; None where there is nothing to time.
         n_bytes: Length of its file.
-        quality: What it is worth, in words.
+        quality: Its accuracy or its agreement with the dense network, in words.
     """
 
     name: str

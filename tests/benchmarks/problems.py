@@ -257,7 +257,7 @@ def conditional(point: Point) -> tuple[float]:
 
 
 N_LAYERS = 30
-# How much each layer minds to be pruned: a few layers much, most hardly; shuffled by a fixed formula.
+# How sensitive each layer is to pruning: a few layers are, most are hardly. Shuffled by a fixed formula.
 SENSITIVITY = np.array([0.02 * 1.2**i if i < 25 else 0.02 for i in range(N_LAYERS)])
 SENSITIVITY = SENSITIVITY[np.argsort([math.sin(37.0 * i) for i in range(N_LAYERS)])]
 
@@ -348,11 +348,11 @@ def tradeoff_volume(reference: tuple[float, float]) -> float:
 
 ZDT_REFERENCE = (1.1, 1.1)
 WIDE_REFERENCE = (11.0, 11.0)
-# Areas below (1.1, 1.1): 1.21 less the integrals of 1 - sqrt(x) (1/3) and of 1 - x^2 (2/3).
+# Areas below (1.1, 1.1): 1.21 minus the integrals of 1 - sqrt(x) (1/3) and of 1 - x^2 (2/3).
 ZDT1_VOLUME, ZDT2_VOLUME = 1.21 - 1 / 3, 1.21 - 2 / 3
 TRADEOFF_REFERENCE = (0.3, 0.5)
 DTLZ2_REFERENCE = (1.5, 1.5, 1.5)
-# The cube less the octant of the ball.
+# The cube minus the octant of the ball.
 DTLZ2_VOLUME = 1.5**3 - math.pi / 6
 
 PROBLEMS: tuple[Problem, ...] = (

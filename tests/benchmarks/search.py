@@ -1,4 +1,4 @@
-"""How good suggestions are and what they cost: 40 trials on every problem, paired seeds, against the peers.
+"""Quality and cost of suggestions: 40 trials on every problem, paired seeds, against other libraries.
 
     python tests/benchmarks/search.py --smoke                 three problems, one seed, 12 trials: does it run?
     python tests/benchmarks/search.py                         everything that is installed, 10 seeds
@@ -7,11 +7,11 @@
     python tests/benchmarks/search.py --report                tables and figures from the runs so far
     python tests/benchmarks/search.py --keep                  keep the runs so far in `search_runs.jsonl.gz`
 
-Every run is one line of `results/runs.jsonl`; a run that is there is not repeated (`--again ours` forgets a peer's).
-What peers propose does not depend on us, and some take hours: so a folder without runs begins with theirs from
-`search_runs.jsonl.gz`, which the tables in `docs/benchmarks.md` were made from. The report goes to `results/`: see
-`search_report.py`.
-Scores are regrets, or for fronts the missing share of the hypervolume: less is better, 0 is perfect. One thread.
+Every run is one line of `results/runs.jsonl`. A run that is there is not repeated; `--again ours` removes those of a
+peer. The runs of the peers do not depend on us, and some take hours. So a folder without runs begins with the kept ones
+from `search_runs.jsonl.gz`, which the tables in `docs/benchmarks.md` were made from. The report goes to `results/`: see
+`search_report.py`. Scores are regrets, or for fronts the missing share of the hypervolume: less is better, 0 is
+perfect. One thread.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def inabilities(problems: Sequence[Problem], peers: Sequence[str]) -> Unabilitie
 def search_all(
     path: Path, problems: Sequence[Problem], peers: Sequence[str], seeds: Sequence[int], n: int, unable: Unabilities
 ) -> None:
-    """Run what is missing, seed by seed, so that one can stop at any time; every run is written as it ends."""
+    """Run what is missing, seed by seed. Every run is written when it ends, so the script can be stopped."""
     done = {(run["problem"], run["peer"], run["seed"], run["n"]) for run in read(path)}
     for seed in seeds:
         for problem in problems:

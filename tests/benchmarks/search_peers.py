@@ -1,6 +1,6 @@
-"""Who searches: ours, random, and the peers with their defaults; each is asked and told.
+"""The samplers that are compared: ours, random, and the peers with their defaults. Each is asked and told.
 
-A peer whose package is missing, or that cannot search such a problem, says so in a sentence; see `Unable`.
+A peer raises `Unable` with a sentence if its package is missing or if it cannot search the problem.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Unable(Exception):
 class Searcher(Protocol):
     """Asked for a point, then told its losses and slacks.
 
-    One that can also be told points that it did not propose has a method `known` of the signature of `tell`.
+    A searcher that can also be told points that it did not propose has a method `known` with the signature of `tell`.
     """
 
     def ask(self) -> Point: ...
@@ -41,7 +41,7 @@ Build = Callable[[Problem, int], Searcher]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Peers warn of much that a benchmark cannot change."""
+    """Hide warnings of the peers that a benchmark cannot act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -261,7 +261,7 @@ class Smac:
                 chosen = [option for option in options if problem.space.is_active(name, {parent: option})]
                 space.add(spaces.InCondition(own[name], own[parent], chosen))
         with quiet():
-            # It writes its history to files; they go with the search.
+            # It writes its history to files, which are deleted with the search.
             self.folder = TemporaryDirectory(prefix="smac-")
             names = [f"loss{i}" for i in range(problem.n_objectives)]
             scenario = package.Scenario(

@@ -37,7 +37,7 @@ def reasons(unable: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def growth(folder: Path) -> tuple[str, str] | None:
-    """Return the section on speed, once it was measured."""
+    """Return the section on speed, if it was measured."""
     path = folder / "speed.csv"
     if not path.exists():
         return None

@@ -17,7 +17,7 @@ from scipy.stats import wilcoxon
 OURS = "ours"
 # Scores below this are rounding: they count as 0, and so as equal.
 ZERO = 1e-12
-# A peer with fewer runs in a group is not ranked there beside the others: the common ones would be too few.
+# A peer with fewer runs in a group is not ranked there, since too few seeds would be common to all.
 ENOUGH_RUNS = 6
 
 

@@ -1,4 +1,4 @@
-"""How sure means over seeds are."""
+"""Intervals of means over seeds."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def share_interval(top: Sequence[float], bottom: Sequence[float], found: Sequence[float]) -> Interval:
-    """How much of the way from `bottom` to `top` was gone, of means over seeds, with a 95 % interval by bootstrap.
+    """Share of the gap between `bottom` and `top` that `found` closes, with a 95 % interval by bootstrap.
 
-    The seeds are drawn, each with its three values. A ratio of means, since the gap of a single seed can be nothing.
+    A ratio of means over seeds, since the gap of a single seed can be zero. Seeds are drawn with their three values.
     """
 
     def share(tops: Floats, bottoms: Floats, founds: Floats, axis: int) -> Floats:

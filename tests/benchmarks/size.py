@@ -1,10 +1,10 @@
 """How small the file gets before accuracy is lost, against Deep Compression's recipe.
 
 Two networks on handwritten digits, five seeds, each with a split and a start of its own. Ours: most channels are cut,
-then most weights of what is left, then the rest shares a few values; after every step the network learns from the
-dense one. Deep Compression: see `deep_compression.py`; its network is also stored in our file, which tells what the
-recipe does and what the file does. Sizes are lengths of files; the dense one is the safetensors file of the float32
-state dict. Accuracy is that on 500 test digits, and McNemar's exact test says whether the change is more than chance.
+then most of the remaining weights, and the rest shares a few values. After every step the network learns from the dense
+one. Deep Compression: see `deep_compression.py`. Its network is also stored in our file, to separate the effect of the
+recipe from that of the file. Sizes are lengths of files; the dense one is the safetensors file of the float32 state
+dict. Accuracy is that on 500 test digits, and McNemar's exact test says whether the change is more than chance.
 
 Settings were chosen by `--choose`: other seeds, digits that are not among their test digits, and for either recipe the
 smallest file that lost at most `TOLERATED` points on average.
@@ -113,7 +113,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one recipe made of one dense network."""
+    """What one recipe made from one dense network."""
 
     recipe: str
     seed: int
@@ -147,7 +147,7 @@ COLUMNS = ("recipe", "seed", "dense bytes", "bytes", "times", "dense %", "small 
 
 
 def compressed(dense: nn.Module, network: Network, train: Data, test: Data, seed: int) -> Iterable[Outcome]:
-    """Both recipes, as they are done; theirs in two files."""
+    """Run both recipes. Deep Compression's network is stored in two files."""
     before, n_before = hits(dense, test), n_dense(dense)
     small = shrunk(dense, train, seed, **network.ours)  # type: ignore[arg-type]
     yield Outcome("ours", seed, n_before, nc.size_bytes(small), before, hits(small, test))
@@ -185,7 +185,7 @@ def measure(name: str, network: Network, seeds: Sequence[int], epochs: int, file
 
 
 def choose(name: str, network: Network) -> None:
-    """Print what every setting keeps of the accuracy, away from all test digits."""
+    """Print the accuracy of every setting on digits that are not among the test digits."""
     rows = Rows(f"size-{name}-choice", ("recipe", "seed", "settings", "times", "change"))
     data = {seed: tuple(map(network.form, digits_to_choose_on(seed))) for seed in SEEDS_TO_CHOOSE_ON}
     dense = {seed: trained(network.make(seed), data[seed][0], EPOCHS, seed) for seed in data}

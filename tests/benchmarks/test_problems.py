@@ -1,4 +1,4 @@
-"""A benchmark is worth as much as its optima: what reaches them scores 0, and nothing is below."""
+"""The optima of the problems are right: a search that reaches them scores 0, and no score is below."""
 
 from __future__ import annotations
 

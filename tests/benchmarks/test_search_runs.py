@@ -1,4 +1,4 @@
-"""Runs are kept and begun with again."""
+"""Kept runs are read again and give the same tables."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What is left of every architecture of the zoo when half of its channels go, as a table.
+"""A table of every architecture of the zoo: what is left after half of its channels are cut.
 
 The column `with norms` is for `norms="cut"`, which also cuts the width that norms average over.
 
     python tests/benchmarks/zoo.py            prints it
     python tests/benchmarks/zoo.py FILE.md    and writes it
 
-Takes about two minutes on one core. Nothing is downloaded: the models are small ones with random weights, since the
-shares, and what is left out, depend on the architecture alone.
+Takes about two minutes on one core. Nothing is downloaded: the models are small and have random weights, since
+the shares, and what is left out, depend only on the architecture.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ BATCH = 64
 
 
 def answers_of(path: Path) -> Callable[[Tensor], Tensor]:
-    """What an ONNX file answers, one thread, while the file is there."""
+    """Return a function from inputs to the outputs of an ONNX file, on one thread. It needs the file."""
     session = Session(str(path), 1)
     return lambda x: torch.from_numpy(session([x])[0])
 

@@ -102,7 +102,7 @@ def inc_integers(case: Case, _: int, *, static: bool) -> Iterator[Stage]:
 
 
 def nncf_rounded(case: Case, bits: int, mode: str) -> Iterator[Stage]:
-    """By NNCF; where it packs no four bits it takes eight."""
+    """By NNCF. It takes eight bits where it does not pack four."""
     import nncf
 
     options = {} if bits == 8 else {"group_size": -1, "all_layers": True}
@@ -126,7 +126,7 @@ def nncf_static(case: Case, _: int) -> Iterator[Stage]:
     """By NNCF's calibration; on first use it compiles an extension."""
     import nncf
 
-    # Its minute for compiling is short on a busy machine.
+    # The minute that it allows for compiling is too short on a busy machine.
     os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "1800")
     kind = nncf.ModelType.TRANSFORMER if case.net == "encoder" else None
     batches = nncf.Dataset(list(case.train[0].split(64)))

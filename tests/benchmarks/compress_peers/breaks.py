@@ -1,6 +1,6 @@
-"""Where peers break: the same step on the same small network by a peer and by ours, and what happens.
+"""Where other libraries fail: the same step on the same small network by a peer and by us, and what happens.
 
-Sentences are made from what was measured when it ran. A step that raises is told by its error.
+The sentences are made from what was measured. If a step raises, the sentence is its error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import nbcompress as nc
 
 @dataclass(frozen=True)
 class Place:
-    """One place where it breaks.
+    """One place where a peer fails.
 
     Attributes:
         where: What is special about the network or the step.
         peer: Who is compared.
-        theirs: Does it by the peer, and says what came.
-        ours: Does it by ours.
+        theirs: Does the step with the peer, and says what came out.
+        ours: Does the step with nbcompress.
     """
 
     where: str

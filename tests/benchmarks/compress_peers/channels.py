@@ -1,9 +1,9 @@
 """Whole channels, neurons and heads cut out: ours and torch-pruning.
 
-A budget is the share of a hidden layer's products that goes, in percent: for 75, half of the channels of every group
-are cut, since both sides of a product shrink. In the encoder both cut heads and the inner layer of the block, so there
-the budget is the share of these. Both can cut the width under the layer norms too (ours with `norms="cut"`), which is
-shown as methods of their own that leave no more weights.
+A budget is the share of a hidden layer's products that is removed, in per cent. For 75, half of the channels of every
+group are cut, since both sides of a product shrink. In the encoder, both libraries cut heads and the inner layer of the
+block, and the budget is the share of these. Both can also cut the width under the layer norms (ours with
+`norms="cut"`). These are separate methods that leave no more weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a method of compression is, for ours and for everybody else's.
+"""What a method of compression is, for nbcompress and for the peers.
 
-A method is a generator function of a `Case` and a budget. It yields a `Stage` when the model is compressed, and one
-more when it has been tuned; what it yields is measured before it goes on, so it may train in place.
+A method is a generator function of a `Case` and a budget. It yields a `Stage` when the model is compressed, and another
+one when it is tuned. A stage is measured before the method goes on, so it may train in place.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Stage:
         name: `plain` right after compression, or `tuned`.
         run: From inputs to logits.
         n_bytes: Measures the length of the file that the method writes.
-        covers: Share of the weights that keep the budget. A peer that leaves some of them at full precision has done
-            something else than a method that leaves none: the report compares only those that cover nearly all.
+        covers: Share of the weights that keep the budget. A peer that leaves some of them at full precision cannot
+            be compared with a method that leaves none. The report compares only those that cover nearly all.
         n_weights: Numbers that are left in the model, where that is what the budget is about.
     """
 
@@ -53,7 +53,7 @@ class Method:
         by: `nbcompress`, or the package of a peer.
         name: Criterion or scheme; methods of one family and name do the same thing.
         make: Does it.
-        budgets: Percent of the weights that go, or bits.
+        budgets: Per cent of the weights that are removed, or bits.
         nets: Where it applies.
     """
 

@@ -1,7 +1,7 @@
 """The networks that are compressed, and handwritten digits to train and test them on.
 
-A seed shuffles the 1,797 digits into two parts; each part is tested once, by a network that learned from the other.
-So a seed gives 1,797 test predictions that no network was fitted to, five seeds 8,985.
+A seed shuffles the 1,797 digits into two parts. Each part is tested once, by a network that learned from the other
+part. So a seed gives 1,797 test predictions on unseen digits, and five seeds give 8,985.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def folds(seed: int) -> Iterator[tuple[Pair, Pair]]:
 
 
 def case_of(net: str, seed: int, fold: int, *, epochs: int = EPOCHS, tuning: int = TUNING_EPOCHS) -> Case:
-    """Train a network; equal arguments give an equal one."""
+    """Train a network. Equal arguments give equal networks."""
     train, test = list(folds(seed))[fold]
     torch.manual_seed(1000 * seed + fold)
     model = nc.finetune(NETS[net](), train, epochs=epochs, seed=seed).eval()

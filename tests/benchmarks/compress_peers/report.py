@@ -1,4 +1,4 @@
-"""Tables and a figure from the runs: accuracy with intervals, ours against the best peer and against its twin."""
+"""Tables and a figure from the runs: accuracy with intervals, against the best peer and against equal methods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nbcompress.measure import proportion_interval
 
 PLACE = ["family", "net", "budget", "stage"]
 METHOD = ["by", "name"]
-# A method that leaves more of the weights alone has another budget, and is not compared.
+# A method that leaves more weights unchanged has another budget and is not compared.
 COVERED = 0.95
 PEERS = ("torch-pruning", "torchao", "nncf", "neural-compressor", "onnxruntime")
 
@@ -100,7 +100,7 @@ def _pair(table: pd.DataFrame, mine: pd.Series, other: pd.Series) -> dict[str, o
 def best_against_best(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """At each place the best of ours and the best of the peers that keep the budget.
 
-    Both are chosen by the accuracy that is shown, so both are a little too good; ours has more to choose from.
+    Both are chosen by the accuracy that is shown, so both are a little too good. Ours has more methods to choose from.
     """
     rows = []
     for _, methods in scores[scores.covers >= COVERED].groupby(PLACE, sort=False, observed=True):

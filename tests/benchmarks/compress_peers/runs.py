@@ -1,4 +1,4 @@
-"""Runs methods on cases; every run that ends is a line of a file, and is not repeated."""
+"""Runs methods on cases. Every run that ends is a line of a file and is not repeated."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def read(path: Path) -> list[Line]:
 
 
 def key_of(line: Line) -> Key:
-    """What tells runs apart; the stages of a run share it."""
+    """What identifies a run. The stages of a run share it."""
     names = ("net", "seed", "fold", "family", "by", "name", "budget")
     return tuple(line[name] for name in names)  # type: ignore[return-value]
 
 
 def forget(path: Path, by: Sequence[str]) -> None:
-    """Take the lines of some packages out."""
+    """Remove the lines of some packages."""
     if not by:
         return
     kept = [json.dumps(run) + "\n" for run in read(path) if run["by"] not in by]
