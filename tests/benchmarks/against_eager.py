@@ -1,7 +1,7 @@
-"""Networks in torch and files in ONNX Runtime side by side: length of the file, time of a call, and what it is worth.
+"""Networks in torch and files in ONNX Runtime side by side: length of the file, time of a call, quality.
 
-Times are medians with 95 % intervals over samples that take turns, one example a call, on one thread; ratios are
-medians over pairs of samples taken one after the other.
+One example a call, on one thread, models in turn. Times are medians with 95 % intervals. Ratios are medians over pairs
+of samples taken one after the other.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ COLUMNS = ("name", "bytes", "times smaller", "ms", "ms low", "ms high", "times f
 
 @dataclass(frozen=True)
 class Rival:
-    """One way to have a network.
+    """One form of a network.
 
     Attributes:
         name: To show.
         model: In torch, or the path of an ONNX file; None where there is nothing to time.
         n_bytes: Length of its file.
-        quality: What it is worth, in words.
+        quality: Its accuracy or its agreement with the dense network, in words.
     """
 
     name: str
@@ -36,27 +36,36 @@ class Rival:
 
 def compare(rivals: list[Rival], example: object, name: str, repeats: int) -> None:
     """Time what can be timed and print a table; the first rival is eager torch, the second ONNX Runtime in float32."""
-    times = latencies({one.name: one.model for one in rivals if one.model is not None}, example, repeats=repeats)
+    times = latencies(
+        {rival.name: rival.model for rival in rivals if rival.model is not None}, example, repeats=repeats
+    )
     eager, plain = rivals[0], rivals[1]
     rows = Rows(name, COLUMNS)
     print(f"{'':26}{'MB':>7}{'smaller':>9}  {'ms a call':24}{'faster than eager':22}{'than ONNX fp32':22}quality")
-    for one in rivals:
-        smaller = eager.n_bytes / one.n_bytes
-        line = f"{one.name:26}{one.n_bytes / 1e6:7.2f}{smaller:8.1f}x  "
-        found = times.get(one.name)
+    for rival in rivals:
+        smaller = eager.n_bytes / rival.n_bytes
+        line = f"{rival.name:26}{rival.n_bytes / 1e6:7.2f}{smaller:8.1f}x  "
+        found = times.get(rival.name)
         if found is None:
-            print(f"{line}{'':68}{one.quality}", flush=True)
-            rows.add(one.name, one.n_bytes, smaller, *[""] * 6, one.quality)
+            print(f"{line}{'':68}{rival.quality}", flush=True)
+            rows.add(rival.name, rival.n_bytes, smaller, *[""] * 6, rival.quality)
             continue
         shown = f"{found.median_ms:.2f} ({found.low_ms:.2f} to {found.high_ms:.2f})"
         ratios = [_ratio(times[other.name], found) for other in (eager, plain)]
-        print(f"{line}{shown:24}{ratios[0][0]:22}{ratios[1][0]:22}{one.quality}", flush=True)
+        print(f"{line}{shown:24}{ratios[0][0]:22}{ratios[1][0]:22}{rival.quality}", flush=True)
         rows.add(
-            one.name, one.n_bytes, smaller, found.median_ms, found.low_ms, found.high_ms, *ratios[0][1], one.quality
+            rival.name,
+            rival.n_bytes,
+            smaller,
+            found.median_ms,
+            found.low_ms,
+            found.high_ms,
+            *ratios[0][1],
+            rival.quality,
         )
 
 
-def _ratio(one: Latency, other: Latency) -> tuple[str, tuple[float, float, float]]:
+def _ratio(latency: Latency, other: Latency) -> tuple[str, tuple[float, float, float]]:
     """How many times faster the other is."""
-    found = median_interval([a / b for a, b in zip(one.samples_ms, other.samples_ms, strict=True)])
+    found = median_interval([a / b for a, b in zip(latency.samples_ms, other.samples_ms, strict=True)])
     return f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f})", (found.value, found.low, found.high)

@@ -1,15 +1,15 @@
-"""What the compressors are worth: every benchmark of theirs, one after the other, each in a process of its own.
+"""All benchmarks of the compressors, one after the other, each in a process of its own.
 
 | question | script |
 | --- | --- |
 | how small is the file before accuracy is lost? | `size.py` |
-| which criterion of pruning hurts least? | `criteria.py` |
-| what is an encoder worth in 8 and 4 bits? | `encoder.py` |
+| which criterion of pruning loses the least accuracy? | `criteria.py` |
+| how good is an encoder in 8 and 4 bits? | `encoder.py` |
 | how much faster is a network that was cut by half, in 8 bits? | `export.py` |
 | how much of the gap to its teacher does a student close? | `distillation.py` |
 | how fast is the file written and read? | `file_speed.py` |
 
-Those that read the clock want a quiet machine.
+Run those that measure time on a quiet machine.
 
     python tests/benchmarks/compress.py [--only size encoder ...] [--smoke]
 """

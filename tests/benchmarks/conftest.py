@@ -1,4 +1,4 @@
-"""The benchmarks are scripts that find each other beside themselves; so do their tests."""
+"""The benchmarks import each other from their own folder, so their tests need it on the path."""
 
 from __future__ import annotations
 

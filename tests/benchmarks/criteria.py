@@ -1,10 +1,10 @@
 """Every criterion of pruning on handwritten digits: accuracy of a 64-300-100-10 network at 90 and 95 % sparsity.
 
 Each seed has its own split (1297 digits to train on, 500 to test), its own start of the network and its own order of
-batches; the dense network learns for 30 epochs. Then weights go, one-shot, and 5 epochs of training follow. The table
-shows the mean accuracy over seeds, straight after pruning and after training. Each criterion has its default scope:
+batches; the dense network learns for 30 epochs. Then it is pruned one-shot and trained for 5 epochs. The table
+shows the mean accuracy over seeds, right after pruning and after training. Each criterion has its default scope:
 `activation` takes the share from each output, the others from all layers together. Channels are cut by half and by
-three quarters instead, since no network lives on 5 % of its neurons.
+three quarters, since no network works with 5 % of its neurons.
 
     python tests/benchmarks/criteria.py [--seeds 5] [--smoke]
 """

@@ -74,7 +74,7 @@ def measure(seeds: Iterable[int], teacher_epochs: int, epochs: int, name: str) -
     print(f"{'neurons':>8}{'digits':>8}{'teacher':>9}{'control':>9}{'student':>9}  {'gain, points':24}share of the gap")
     for task, columns in found.items():
         teacher, control, student = zip(*columns, strict=True)
-        gain = mean_interval([one - other for one, other in zip(student, control, strict=True)])
+        gain = mean_interval([taught - alone for taught, alone in zip(student, control, strict=True)])
         share = share_interval(teacher, control, student)
         print(
             f"{task.n_neurons:8}{task.n_labelled:8}{mean(teacher):9.2f}{mean(control):9.2f}{mean(student):9.2f}  "

@@ -86,8 +86,8 @@ def searched(trial: Trial, pruner: str, seed: int, trials: int) -> dict[str, obj
         "seed": seed,
         "trials": trials,
         "epochs": trial.epochs,
-        "steps": sum(len(one.reports.get("accuracy", ())) for one in study.all_trials),
-        "stopped": sum(one.state == "stopped" for one in study.all_trials),
+        "steps": sum(len(trial.reports.get("accuracy", ())) for trial in study.all_trials),
+        "stopped": sum(trial.state == "stopped" for trial in study.all_trials),
         "hypervolume": study.hypervolume(REFERENCE),
     }
 
@@ -97,7 +97,7 @@ def read(path: Path) -> list[dict[str, object]]:
 
 
 def search_all(path: Path, pruners: Sequence[str], seeds: Sequence[int], trials: int, epochs: int) -> None:
-    done = {(one["pruner"], one["seed"], one["trials"], one["epochs"]) for one in read(path)}
+    done = {(run["pruner"], run["seed"], run["trials"], run["epochs"]) for run in read(path)}
     trial = Trial(epochs)
     for seed in seeds:
         for pruner in pruners:
@@ -110,8 +110,8 @@ def search_all(path: Path, pruners: Sequence[str], seeds: Sequence[int], trials:
 
 def table(path: Path, seeds: Sequence[int], trials: int, epochs: int) -> list[dict[str, object]]:
     """Return a row for each pruner: medians of the shares, paired by seed, and their ranges."""
-    lines = [one for one in read(path) if (one["trials"], one["epochs"]) == (trials, epochs)]
-    by = {(one["pruner"], one["seed"]): one for one in lines}
+    lines = [run for run in read(path) if (run["trials"], run["epochs"]) == (trials, epochs)]
+    by = {(line["pruner"], line["seed"]): line for line in lines}
     rows: list[dict[str, object]] = []
     for pruner in PRUNERS:
         pairs = [
@@ -121,7 +121,7 @@ def table(path: Path, seeds: Sequence[int], trials: int, epochs: int) -> list[di
             continue
         row: dict[str, object] = {"pruner": pruner, "seeds": len(pairs)}
         for what in ("steps", "hypervolume"):
-            shares = [float(str(one[what])) / float(str(plain[what])) for one, plain in pairs]
+            shares = [float(str(pruned[what])) / float(str(plain[what])) for pruned, plain in pairs]
             row[what] = f"{statistics.median(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})"
         rows.append(row)
     return rows

@@ -53,7 +53,7 @@ def encoder(n_words: int, n_labels: int, *, is_tiny: bool) -> nn.Module:
 def scores(model: nn.Module, data: Texts) -> Tensor:
     """`(n, classes)`."""
     found = [model.eval()(*batch) for batch in zip(data[0].split(50), data[1].split(50), strict=True)]
-    return torch.cat([one[0] if isinstance(one, list) else one.logits for one in found])
+    return torch.cat([item[0] if isinstance(item, list) else item.logits for item in found])
 
 
 def quality(found: Tensor, dense: Tensor, labels: Tensor) -> str:
@@ -72,13 +72,13 @@ def rivals(model: nn.Module, test: Texts, folder: Path) -> list[Rival]:
     dense, labels = scores(model, test), test[2]
     found = [Rival("eager fp32", model, n_dense(model), quality(dense, dense, labels))]
     bits8 = nc.quantize(model, 8, activations="dynamic")
-    for name, one in (("ONNX Runtime fp32", model), ("int8 dynamic", bits8)):
-        path = nc.export(one, folder / f"{len(found)}.onnx", example=example)
+    for name, net in (("ONNX Runtime fp32", model), ("int8 dynamic", bits8)):
+        path = nc.export(net, folder / f"{len(found)}.onnx", example=example)
         told = quality(scores(OnnxModel(str(path)), test), dense, labels)
         found.append(Rival(name, path, path.stat().st_size, told))
     bits4 = nc.quantize(model, 4, granularity="group:32")
-    for name, one in (("our file, fp32", model), ("our file, 8 bits", bits8), ("our file, 4 bits by 32", bits4)):
-        found.append(Rival(name, None, nc.size_bytes(one), quality(scores(one, test), dense, labels)))
+    for name, net in (("our file, fp32", model), ("our file, 8 bits", bits8), ("our file, 4 bits by 32", bits4)):
+        found.append(Rival(name, None, nc.size_bytes(net), quality(scores(net, test), dense, labels)))
     return found
 
 

@@ -71,12 +71,12 @@ def main() -> None:
         for name, shrink in RECIPES.items():
             model = shrink(network(megabytes))
             fresh = network(megabytes).to(next(model.parameters()).dtype)
-            n = sum(one.numel() * one.element_size() for one in model.parameters()) / 1e6
+            n = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
             calls = (partial(nc.size_bytes, model), partial(nc.save, model, path), partial(nc.load, path, fresh))
             measured = [seconds(call) for call in calls]
             size = path.stat().st_size / 1e6
-            rows.add(name, n, size, *(n / one for one in measured))
-            rates = "".join(f"{n / one:11.0f}" for one in measured)
+            rows.add(name, n, size, *(n / seconds for seconds in measured))
+            rates = "".join(f"{n / seconds:11.0f}" for seconds in measured)
             print(f"{name:28}{n:8.1f}{size:9.2f}{n / size:6.1f}x{rates}", flush=True)
 
 

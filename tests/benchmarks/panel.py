@@ -81,7 +81,7 @@ def search(panel: str, name: str, folder: Path, options: argparse.Namespace) -> 
     kernel = Kernel(folder)
     try:
         kernel.must(SETUP)
-        # What is imported on first use is no part of the comparison.
+        # Imports on first use are not part of the comparison.
         kernel.must(SEARCH.format(trials=12, name=f"warm-{name}", panel=panel, seconds=0.0))
         kernel.must(SEARCH.format(trials=options.trials, name=name, panel=panel, seconds=options.seconds), timeout=900)
         took = measured(kernel, REPORT)

@@ -70,9 +70,9 @@ class Problem:
         scores: list[float] = []
         front: list[tuple[float, ...]] = []
         for loss, slack in zip(losses, slacks, strict=True):
-            is_feasible = all(one <= 0 for one in slack)
-            if is_feasible and not any(covers(one, loss) for one in front):
-                front = [one for one in front if not covers(loss, one)] + [loss]
+            is_feasible = all(value <= 0 for value in slack)
+            if is_feasible and not any(covers(known, loss) for known in front):
+                front = [known for known in front if not covers(loss, known)] + [loss]
             scores.append(self._score(front))
         return scores
 
@@ -84,19 +84,19 @@ class Problem:
         return (front[0][0] - self.best) / self.scale if front else math.nan
 
 
-def covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True))
+def covers(losses: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(a <= b for a, b in zip(losses, other, strict=True))
 
 
 def volume(losses: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
     """Return the hypervolume of two or more losses below the reference: slab by slab along the last of them."""
     if len(reference) == 2:
         return area(losses, reference)
-    ordered = sorted((one for one in losses if one[-1] < reference[-1]), key=lambda one: one[-1])
+    ordered = sorted((loss for loss in losses if loss[-1] < reference[-1]), key=lambda loss: loss[-1])
     slabs = enumerate(pairwise([*ordered, reference]), start=1)
     return sum(
-        (above[-1] - one[-1]) * volume([below[:-1] for below in ordered[:i]], reference[:-1])
-        for i, (one, above) in slabs
+        (above[-1] - row[-1]) * volume([below[:-1] for below in ordered[:i]], reference[:-1])
+        for i, (row, above) in slabs
     )
 
 
@@ -257,7 +257,7 @@ def conditional(point: Point) -> tuple[float]:
 
 
 N_LAYERS = 30
-# How much each layer minds to be pruned: a few layers much, most hardly; shuffled by a fixed formula.
+# How sensitive each layer is to pruning: a few layers are, most are hardly. Shuffled by a fixed formula.
 SENSITIVITY = np.array([0.02 * 1.2**i if i < 25 else 0.02 for i in range(N_LAYERS)])
 SENSITIVITY = SENSITIVITY[np.argsort([math.sin(37.0 * i) for i in range(N_LAYERS)])]
 
@@ -348,11 +348,11 @@ def tradeoff_volume(reference: tuple[float, float]) -> float:
 
 ZDT_REFERENCE = (1.1, 1.1)
 WIDE_REFERENCE = (11.0, 11.0)
-# Areas below (1.1, 1.1): 1.21 less the integrals of 1 - sqrt(x) (1/3) and of 1 - x^2 (2/3).
+# Areas below (1.1, 1.1): 1.21 minus the integrals of 1 - sqrt(x) (1/3) and of 1 - x^2 (2/3).
 ZDT1_VOLUME, ZDT2_VOLUME = 1.21 - 1 / 3, 1.21 - 2 / 3
 TRADEOFF_REFERENCE = (0.3, 0.5)
 DTLZ2_REFERENCE = (1.5, 1.5, 1.5)
-# The cube less the octant of the ball.
+# The cube minus the octant of the ball.
 DTLZ2_VOLUME = 1.5**3 - math.pi / 6
 
 PROBLEMS: tuple[Problem, ...] = (

@@ -84,7 +84,7 @@ def train() -> None:
                 optimizer.zero_grad()
                 cross_entropy(model(x[start : start + BATCH]), y[start : start + BATCH]).backward()
                 optimizer.step()
-    np.savez_compressed(KEPT, **{name: one.numpy() for name, one in model.state_dict().items()})
+    np.savez_compressed(KEPT, **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
 
 
 @cache
@@ -93,9 +93,9 @@ def trained() -> Trained:
     with np.load(KEPT) as kept:
         model.load_state_dict({name: torch.tensor(kept[name]) for name in kept.files})
     x, y = shuffled()
-    layers = tuple(one for one in model.modules() if isinstance(one, nn.Linear))
-    weights = tuple(one.weight.detach().clone() for one in layers)
-    magnitudes = tuple(one.abs().flatten().sort().values for one in weights)
+    layers = tuple(module for module in model.modules() if isinstance(module, nn.Linear))
+    weights = tuple(layer.weight.detach().clone() for layer in layers)
+    magnitudes = tuple(weight.abs().flatten().sort().values for weight in weights)
     return Trained(model.eval(), layers, weights, magnitudes, (x[N_TRAIN:], y[N_TRAIN:]))
 
 
@@ -109,7 +109,7 @@ def loss_of(amounts: np.ndarray) -> float:
             kept += len(magnitudes) - n_pruned
         x, y = net.unseen
         harm = min(float(cross_entropy(net.model(x), y)), WORST)
-    return harm + kept / sum(len(one) for one in net.magnitudes)
+    return harm + kept / sum(len(magnitude) for magnitude in net.magnitudes)
 
 
 def pruned_layers(point: Point) -> tuple[float]:
@@ -126,13 +126,13 @@ PRUNED_LAYERS = Problem(
 
 def descend(n: int = 40) -> None:
     """Print what is best with one amount for all layers, and what coordinate descent over `n` amounts makes of it."""
-    amounts = min((np.full(N_LAYERS, one) for one in np.linspace(0.0, MOST, n)), key=loss_of)
+    amounts = min((np.full(N_LAYERS, amount) for amount in np.linspace(0.0, MOST, n)), key=loss_of)
     before, loss = np.inf, loss_of(amounts)
     while loss < before - 1e-4:
         print(f"{loss:.4f}", flush=True)
         for i in range(N_LAYERS):
             others = np.arange(N_LAYERS) != i
-            changed = [np.where(others, amounts, one) for one in np.linspace(0.0, MOST, n)]
+            changed = [np.where(others, amounts, amount) for amount in np.linspace(0.0, MOST, n)]
             amounts = min([amounts, *changed], key=loss_of)
         before, loss = loss, loss_of(amounts)
 

@@ -43,13 +43,13 @@ class Rows:
 def kept(
     name: str, make: Callable[[], nn.Module], train: Callable[[nn.Module], nn.Module], *, is_fresh: bool = False
 ) -> nn.Module:
-    """What `train` made of a network some time before, or makes of it now; it is kept among the results.
+    """Return a trained network from the results, or train it now and keep it there.
 
     Args:
         name: Of the file; one name for every way of training.
         make: Gives the network as it starts.
-        train: Gives what is kept: the network trained, or another made of it.
-        is_fresh: Train, whatever is kept.
+        train: Returns what is kept: the trained network, or another one made from it.
+        is_fresh: Train even if there is a kept one.
     """
     path = RESULTS / f"{name}.nbz"
     if path.exists() and not is_fresh:
@@ -62,10 +62,10 @@ def kept(
 
 
 def n_dense(model: nn.Module) -> int:
-    """Length of the safetensors file of the state dict: what a user has without us. Shared tensors are in it once."""
+    """Length of the safetensors file of the state dict. Shared tensors are in it once."""
     parameters = dict(model.named_parameters())
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    buffers = {name: one for name, one in model.state_dict().items() if name not in names}
+    buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
     return len(to_safetensors({**parameters, **buffers}))
 
 
@@ -77,7 +77,7 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     name = re.search(r"model name\s*: (.*)", text)
     flags = set(re.findall(r"\w+", (re.search(r"flags\s*: (.*)", text) or [""])[0]))
-    known = [one for one in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8") if one in flags]
+    known = [flag for flag in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8") if flag in flags]
     return f"{name[1] if name else platform.machine()}, 8-bit products by {', '.join(known) or 'nothing of their own'}"
 
 

@@ -1,4 +1,4 @@
-"""How good suggestions are and what they cost: 40 trials on every problem, paired seeds, against the peers.
+"""Quality and cost of suggestions: 40 trials on every problem, paired seeds, against other libraries.
 
     python tests/benchmarks/search.py --smoke                 three problems, one seed, 12 trials: does it run?
     python tests/benchmarks/search.py                         everything that is installed, 10 seeds
@@ -7,11 +7,11 @@
     python tests/benchmarks/search.py --report                tables and figures from the runs so far
     python tests/benchmarks/search.py --keep                  keep the runs so far in `search_runs.jsonl.gz`
 
-Every run is one line of `results/runs.jsonl`; a run that is there is not repeated (`--again ours` forgets a peer's).
-What peers propose does not depend on us, and some take hours: so a folder without runs begins with theirs from
-`search_runs.jsonl.gz`, which the tables in `docs/benchmarks.md` were made from. The report goes to `results/`: see
-`search_report.py`.
-Scores are regrets, or for fronts the missing share of the hypervolume: less is better, 0 is perfect. One thread.
+Every run is one line of `results/runs.jsonl`. A run that is there is not repeated; `--again ours` removes those of a
+peer. The runs of the peers do not depend on us, and some take hours. So a folder without runs begins with the kept ones
+from `search_runs.jsonl.gz`, which the tables in `docs/benchmarks.md` were made from. The report goes to `results/`: see
+`search_report.py`. Scores are regrets, or for fronts the missing share of the hypervolume: less is better, 0 is
+perfect. One thread.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ def keep(path: Path) -> None:
     def rounded(rows: list[list[float]]) -> list[list[float]]:
         return [[float(f"{value:.{KEPT_DIGITS}g}") for value in row] for row in rows]
 
-    lines = [one | {name: rounded(one[name]) for name in ("losses", "slacks")} for one in read(path)]
-    lines.sort(key=lambda one: (one["problem"], one["peer"], one["seed"], one["n"]))
-    text = "".join(json.dumps(one, separators=(",", ":")) + "\n" for one in lines)
+    lines = [run | {name: rounded(run[name]) for name in ("losses", "slacks")} for run in read(path)]
+    lines.sort(key=lambda line: (line["problem"], line["peer"], line["seed"], line["n"]))
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     KEPT.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
 
 
@@ -110,8 +110,8 @@ def inabilities(problems: Sequence[Problem], peers: Sequence[str]) -> Unabilitie
 def search_all(
     path: Path, problems: Sequence[Problem], peers: Sequence[str], seeds: Sequence[int], n: int, unable: Unabilities
 ) -> None:
-    """Run what is missing, seed by seed, so that one can stop at any time; every run is written as it ends."""
-    done = {(one["problem"], one["peer"], one["seed"], one["n"]) for one in read(path)}
+    """Run what is missing, seed by seed. Every run is written when it ends, so the script can be stopped."""
+    done = {(run["problem"], run["peer"], run["seed"], run["n"]) for run in read(path)}
     for seed in seeds:
         for problem in problems:
             for peer in peers:
@@ -126,7 +126,7 @@ def search_all(
 
 
 def forget(path: Path, peers: Sequence[str], problems: Sequence[str]) -> None:
-    kept = [json.dumps(one) for one in read(path) if one["peer"] not in peers or one["problem"] not in problems]
+    kept = [json.dumps(run) for run in read(path) if run["peer"] not in peers or run["problem"] not in problems]
     path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
@@ -142,7 +142,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="run nothing, report what was run")
     parser.add_argument("--keep", action="store_true", help="keep the runs so far beside this script")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="PEER")
-    parser.add_argument("--problems", nargs="+", default=[one.name for one in ALL], metavar="NAME", help="or groups")
+    parser.add_argument(
+        "--problems", nargs="+", default=[problem.name for problem in ALL], metavar="NAME", help="or groups"
+    )
     parser.add_argument("--seeds", type=seeds_of, default=range(10), help="10 or 20:30")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--again", nargs="+", default=[], metavar="PEER", help="forget the runs of these first")
@@ -158,7 +160,7 @@ def main() -> None:
         write_speed(folder, given.peers, (10, 40) if given.smoke else SIZES)
         return
     names = SMOKE if given.smoke else given.problems
-    problems = [one for one in ALL if one.name in names or one.group in names]
+    problems = [problem for problem in ALL if problem.name in names or problem.group in names]
     seeds, n = (range(1), 12) if given.smoke else (given.seeds, given.trials)
     path = folder / "runs.jsonl"
     if given.keep:
@@ -167,11 +169,11 @@ def main() -> None:
     if not given.smoke:
         begin(path)
     if given.again:
-        forget(path, given.again, [one.name for one in problems])
+        forget(path, given.again, [problem.name for problem in problems])
     unable = inabilities(problems, given.peers)
     if not given.report:
         search_all(path, problems, given.peers, seeds, n, unable)
-    lines = [one for one in read(path) if one["n"] == n and one["seed"] in seeds and one["peer"] in given.peers]
+    lines = [run for run in read(path) if run["n"] == n and run["seed"] in seeds and run["peer"] in given.peers]
     print(write_report(folder, lines, problems, unable))
 
 

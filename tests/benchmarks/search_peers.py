@@ -1,6 +1,6 @@
-"""Who searches: ours, random, and the peers with their defaults; each is asked and told.
+"""The samplers that are compared: ours, random, and the peers with their defaults. Each is asked and told.
 
-A peer whose package is missing, or that cannot search such a problem, says so in a sentence; see `Unable`.
+A peer raises `Unable` with a sentence if its package is missing or if it cannot search the problem.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Unable(Exception):
 class Searcher(Protocol):
     """Asked for a point, then told its losses and slacks.
 
-    One that can also be told points that it did not propose has a method `known` of the signature of `tell`.
+    A searcher that can also be told points that it did not propose has a method `known` with the signature of `tell`.
     """
 
     def ask(self) -> Point: ...
@@ -41,7 +41,7 @@ Build = Callable[[Problem, int], Searcher]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Peers warn of much that a benchmark cannot change."""
+    """Hide warnings of the peers that a benchmark cannot act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -110,13 +110,13 @@ class Optuna:
                     point[name] = self._suggest(name, space[name])
         return point
 
-    def _suggest(self, name: str, one: object) -> Any:
-        if isinstance(one, Float):
-            return self.trial.suggest_float(name, one.low, one.high, log=one.log, step=one.step)
-        if isinstance(one, Int):
-            return self.trial.suggest_int(name, one.low, one.high, log=one.log, step=one.step)
-        assert isinstance(one, Choice)
-        return self.trial.suggest_categorical(name, one.options)
+    def _suggest(self, name: str, parameter: object) -> Any:
+        if isinstance(parameter, Float):
+            return self.trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        if isinstance(parameter, Int):
+            return self.trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        assert isinstance(parameter, Choice)
+        return self.trial.suggest_categorical(name, parameter.options)
 
     def tell(self, point: Point, losses: tuple[float, ...], slacks: tuple[float, ...]) -> None:
         with quiet():
@@ -225,13 +225,13 @@ class Skopt:
             self.optimizer = package.Optimizer(axes, random_state=seed)
         self.asked: list[Any] = []
 
-    def _axis(self, kinds: Any, one: object) -> Any:
-        if isinstance(one, Float) and one.step is None:
-            return kinds.Real(one.low, one.high, prior="log-uniform" if one.log else "uniform")
-        if isinstance(one, Int) and one.step == 1:
-            return kinds.Integer(one.low, one.high, prior="log-uniform" if one.log else "uniform")
-        assert isinstance(one, (Choice, Float, Int))
-        return kinds.Categorical(list(one.values()))
+    def _axis(self, kinds: Any, parameter: object) -> Any:
+        if isinstance(parameter, Float) and parameter.step is None:
+            return kinds.Real(parameter.low, parameter.high, prior="log-uniform" if parameter.log else "uniform")
+        if isinstance(parameter, Int) and parameter.step == 1:
+            return kinds.Integer(parameter.low, parameter.high, prior="log-uniform" if parameter.log else "uniform")
+        assert isinstance(parameter, (Choice, Float, Int))
+        return kinds.Categorical(list(parameter.values()))
 
     def ask(self) -> Point:
         with quiet():
@@ -258,10 +258,10 @@ class Smac:
         for name in problem.space.names:
             for parent in problem.space.parents(name):
                 options = problem.space[parent].values()
-                chosen = [one for one in options if problem.space.is_active(name, {parent: one})]
+                chosen = [option for option in options if problem.space.is_active(name, {parent: option})]
                 space.add(spaces.InCondition(own[name], own[parent], chosen))
         with quiet():
-            # It writes its history to files; they go with the search.
+            # It writes its history to files, which are deleted with the search.
             self.folder = TemporaryDirectory(prefix="smac-")
             names = [f"loss{i}" for i in range(problem.n_objectives)]
             scenario = package.Scenario(
@@ -276,15 +276,15 @@ class Smac:
                 initial_design=facade.get_initial_design(scenario, n_configs=10),
             )  # fmt: skip
 
-    def _axis(self, spaces: Any, name: str, one: object) -> Any:
-        if isinstance(one, Float) and one.step is None:
-            return spaces.UniformFloatHyperparameter(name, one.low, one.high, log=one.log)
-        if isinstance(one, Int) and one.step == 1:
-            return spaces.UniformIntegerHyperparameter(name, one.low, one.high, log=one.log)
-        assert isinstance(one, (Choice, Float, Int))
-        if one.is_ordered:
-            return spaces.OrdinalHyperparameter(name, list(one.values()))
-        return spaces.CategoricalHyperparameter(name, list(one.values()))
+    def _axis(self, spaces: Any, name: str, parameter: object) -> Any:
+        if isinstance(parameter, Float) and parameter.step is None:
+            return spaces.UniformFloatHyperparameter(name, parameter.low, parameter.high, log=parameter.log)
+        if isinstance(parameter, Int) and parameter.step == 1:
+            return spaces.UniformIntegerHyperparameter(name, parameter.low, parameter.high, log=parameter.log)
+        assert isinstance(parameter, (Choice, Float, Int))
+        if parameter.is_ordered:
+            return spaces.OrdinalHyperparameter(name, list(parameter.values()))
+        return spaces.CategoricalHyperparameter(name, list(parameter.values()))
 
     def ask(self) -> Point:
         with quiet():
@@ -319,15 +319,20 @@ class Ax:
                 outcome_constraints=[f"slack{i} <= 0" for i in range(problem.n_slacks)],
             )
 
-    def _axis(self, package: Any, name: str, one: object) -> Any:
-        if isinstance(one, (Float, Int)) and one.step in (None, 1):
-            kind = "float" if isinstance(one, Float) else "int"
+    def _axis(self, package: Any, name: str, parameter: object) -> Any:
+        if isinstance(parameter, (Float, Int)) and parameter.step in (None, 1):
+            kind = "float" if isinstance(parameter, Float) else "int"
             return package.RangeParameterConfig(
-                name=name, parameter_type=kind, bounds=(one.low, one.high), scaling="log" if one.log else "linear"
+                name=name,
+                parameter_type=kind,
+                bounds=(parameter.low, parameter.high),
+                scaling="log" if parameter.log else "linear",
             )
-        values = list(one.values())  # type: ignore[attr-defined]
+        values = list(parameter.values())  # type: ignore[attr-defined]
         kind = {bool: "bool", int: "int", float: "float", str: "str"}[type(values[0])]
-        return package.ChoiceParameterConfig(name=name, parameter_type=kind, values=values, is_ordered=one.is_ordered)  # type: ignore[attr-defined]
+        return package.ChoiceParameterConfig(
+            name=name, parameter_type=kind, values=values, is_ordered=parameter.is_ordered
+        )  # type: ignore[attr-defined]
 
     def ask(self) -> Point:
         with quiet():

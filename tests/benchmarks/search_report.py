@@ -30,14 +30,14 @@ def reasons(unable: Mapping[str, Mapping[str, str]]) -> str:
     lines = []
     for peer, why in unable.items():
         lines += [
-            f"{peer}: {reason}: {', '.join(name for name, one in why.items() if one == reason)}"
+            f"{peer}: {reason}: {', '.join(name for name, known in why.items() if known == reason)}"
             for reason in sorted(set(why.values()))
         ]
     return "\n".join(lines) or "Every peer can search every problem asked for."
 
 
 def growth(folder: Path) -> tuple[str, str] | None:
-    """Return the section on speed, once it was measured."""
+    """Return the section on speed, if it was measured."""
     path = folder / "speed.csv"
     if not path.exists():
         return None
@@ -60,8 +60,8 @@ def write_report(
     if table.empty:
         return "Nothing was run."
     scores, best, mean_ranks = by_problem(table), against_best(by_problem(table)), ranks(table)
-    for name, one in (("scores", scores), ("best", best), ("ranks", mean_ranks)):
-        one.to_csv(folder / f"{name}.csv", index=False)
+    for name, part in (("scores", scores), ("best", best), ("ranks", mean_ranks)):
+        part.to_csv(folder / f"{name}.csv", index=False)
     draw_curves(table, folder / "curves.png")
     trials = ", ".join(str(n) for n in sorted({line["n"] for line in lines}))
     sections = [

@@ -1,4 +1,4 @@
-"""The scales of the tuning tasks: what counts as 0 and what as 1, by a search much longer than any that is scored.
+"""The scales of the tuning tasks: which loss counts as 0 and which as 1, found by a much longer search.
 
     python tests/benchmarks/search_scales.py                 all tasks, some minutes
     python tests/benchmarks/search_scales.py "svm wine"      these alone

@@ -13,18 +13,18 @@ from problems import PROBLEMS, Problem, point_at
 from search_peers import PEERS, Searcher, Unable
 
 PROBLEMS_MEASURED = ("hartmann6", "zdt1", "dtlz2")
-# The mean of so many suggestions counts, since some refit only now and then. The first one, which imports and warms
-# up, does not count.
+# The result is the mean of so many suggestions, since some peers refit only sometimes. The first one, which imports and
+# warms up, is left out.
 REPEATS = 20
 # A peer that has used so many CPU seconds at one size is asked no more than three times.
 ENOUGH = 10.0
 
 
 def told(problem: Problem, peer: str, n: int) -> Searcher:
-    """Return a searcher that knows `n` points: half are random, half crowd as a search leaves them.
+    """Return a searcher that knows `n` points: half are random, half are close together as after a search.
 
     Raises:
-        Unable: The peer is missing, or learns from its own points alone.
+        Unable: The peer is missing, or learns only from points that it proposed.
     """
     searcher = PEERS[peer](problem, 0)
     if not hasattr(searcher, "known"):
@@ -47,7 +47,7 @@ def suggest(searcher: Searcher, problem: Problem) -> float:
 
 
 def seconds(problem: Problem, searchers: dict[str, Searcher]) -> dict[str, float]:
-    """Mean CPU seconds of a suggestion; the peers take turns, so that what else the machine does meets all alike."""
+    """Mean CPU seconds of a suggestion. The peers take turns, so that other load on the machine affects all of them."""
     for searcher in searchers.values():
         suggest(searcher, problem)
     found: dict[str, list[float]] = {peer: [] for peer in searchers}
@@ -61,7 +61,7 @@ def seconds(problem: Problem, searchers: dict[str, Searcher]) -> dict[str, float
 def write_speed(folder: Path, peers: Sequence[str], sizes: Sequence[int]) -> None:
     """Measure every peer that can be told points it did not propose; print and write `speed.csv`."""
     rows = []
-    for problem in (one for one in PROBLEMS if one.name in PROBLEMS_MEASURED):
+    for problem in (problem for problem in PROBLEMS if problem.name in PROBLEMS_MEASURED):
         for n in sizes:
             searchers = {}
             for peer in peers:

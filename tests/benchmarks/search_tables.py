@@ -17,7 +17,7 @@ from scipy.stats import wilcoxon
 OURS = "ours"
 # Scores below this are rounding: they count as 0, and so as equal.
 ZERO = 1e-12
-# A peer with fewer runs in a group is not ranked there beside the others: the common ones would be too few.
+# A peer with fewer runs in a group is not ranked there, since too few seeds would be common to all.
 ENOUGH_RUNS = 6
 
 
@@ -25,14 +25,14 @@ def scored(lines: Sequence[Mapping[str, object]], problems: Sequence[Problem]) -
     """Return one row a run: problem, group, peer, seed, scores, score, cpu_s; in the order of the problems."""
     rows = []
     for problem in problems:
-        for one in (line for line in lines if line["problem"] == problem.name):
-            scores = np.array(problem.scores(one["losses"], one["slacks"]))
+        for run in (line for line in lines if line["problem"] == problem.name):
+            scores = np.array(problem.scores(run["losses"], run["slacks"]))
             scores[np.abs(scores) <= ZERO] = 0.0
             # A search that found nothing feasible is worse than any that did.
             scores[np.isnan(scores)] = np.inf
             row = {"problem": problem.name, "group": problem.group, "scores": scores, "score": scores[-1]}
-            row |= {name: one[name] for name in ("peer", "seed", "cpu_s")}
-            rows.append(row | {"wide": wide_share(problem, one["losses"])})
+            row |= {name: run[name] for name in ("peer", "seed", "cpu_s")}
+            rows.append(row | {"wide": wide_share(problem, run["losses"])})
     return pd.DataFrame(rows)
 
 
@@ -91,7 +91,8 @@ def against_best(scores: pd.DataFrame) -> pd.DataFrame:
         row |= {"seeds": best.common, "better": best.better, "worse": best.worse, "p": best.p}
         lower = fewer[fewer["median"] < min(best["median"], ours["median"])]
         row["lower, of fewer seeds"] = ", ".join(
-            f"{one.peer} {one['median']:.2g} ({one.seeds}; ours better in {one.better})" for _, one in lower.iterrows()
+            f"{other.peer} {other['median']:.2g} ({other.seeds}; ours better in {other.better})"
+            for _, other in lower.iterrows()
         )
         rows.append(row)
     return pd.DataFrame(rows)
@@ -122,7 +123,7 @@ def duels(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for group, runs in table.groupby("group", sort=False):
         wide = wide_of(runs)
-        for peer in (one for one in wide.columns if one != OURS):
+        for peer in (column for column in wide.columns if column != OURS):
             found = duel(wide, peer)
             rows.append({"group": group, "peer": peer} | {name: found[name] for name in ("common", "better", "worse")})
     return pd.DataFrame(rows)
@@ -143,7 +144,7 @@ def fronts(table: pd.DataFrame, rival: str = "optuna-gp") -> pd.DataFrame:
             row["wide share"] = own.wide.median()
             if len(ends):
                 row["trials"] = median(first_at(scores, ends.median()) for scores in own.scores)
-                pairs = [(one.scores, ends[one.seed]) for one in own.itertuples() if one.seed in ends.index]
+                pairs = [(run.scores, ends[run.seed]) for run in own.itertuples() if run.seed in ends.index]
                 row["trials, paired"] = median(first_at(scores, end) for scores, end in pairs) if pairs else np.nan
             rows.append(row)
     return pd.DataFrame(rows)

@@ -1,10 +1,10 @@
 """How small the file gets before accuracy is lost, against Deep Compression's recipe.
 
 Two networks on handwritten digits, five seeds, each with a split and a start of its own. Ours: most channels are cut,
-then most weights of what is left, then the rest shares a few values; after every step the network learns from the
-dense one. Deep Compression: see `deep_compression.py`; its network is also stored in our file, which tells what the
-recipe does and what the file does. Sizes are lengths of files; the dense one is the safetensors file of the float32
-state dict. Accuracy is that on 500 test digits, and McNemar's exact test says whether the change is more than chance.
+then most of the remaining weights, and the rest shares a few values. After every step the network learns from the dense
+one. Deep Compression: see `deep_compression.py`. Its network is also stored in our file, to separate the effect of the
+recipe from that of the file. Sizes are lengths of files; the dense one is the safetensors file of the float32 state
+dict. Accuracy is that on 500 test digits, and McNemar's exact test says whether the change is more than chance.
 
 Settings were chosen by `--choose`: other seeds, digits that are not among their test digits, and for either recipe the
 smallest file that lost at most `TOLERATED` points on average.
@@ -113,7 +113,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one recipe made of one dense network."""
+    """What one recipe made from one dense network."""
 
     recipe: str
     seed: int
@@ -138,7 +138,7 @@ class Outcome:
         return int((self.before & ~self.after).sum()), int((~self.before & self.after).sum())
 
     def row(self) -> tuple[object, ...]:
-        dense, small = (100 * float(one.double().mean()) for one in (self.before, self.after))
+        dense, small = (100 * float(state.double().mean()) for state in (self.before, self.after))
         p = mcnemar(*self.flips)
         return self.recipe, self.seed, self.n_dense, self.n_file, self.times, dense, small, *self.flips, p
 
@@ -147,7 +147,7 @@ COLUMNS = ("recipe", "seed", "dense bytes", "bytes", "times", "dense %", "small 
 
 
 def compressed(dense: nn.Module, network: Network, train: Data, test: Data, seed: int) -> Iterable[Outcome]:
-    """Both recipes, as they are done; theirs in two files."""
+    """Run both recipes. Deep Compression's network is stored in two files."""
     before, n_before = hits(dense, test), n_dense(dense)
     small = shrunk(dense, train, seed, **network.ours)  # type: ignore[arg-type]
     yield Outcome("ours", seed, n_before, nc.size_bytes(small), before, hits(small, test))
@@ -159,15 +159,15 @@ def compressed(dense: nn.Module, network: Network, train: Data, test: Data, seed
 def report(outcomes: Sequence[Outcome]) -> None:
     """One line for each recipe."""
     print(f"{'':22}{'bytes':>8}{'smaller':>10}{'least':>8}{'dense %':>9}{'change':>8}  all seeds p, least p of a seed")
-    for recipe in dict.fromkeys(one.recipe for one in outcomes):
-        rows = [one for one in outcomes if one.recipe == recipe]
-        before = torch.cat([one.before for one in rows])
-        lost, won = map(sum, zip(*(one.flips for one in rows), strict=True))
+    for recipe in dict.fromkeys(outcome.recipe for outcome in outcomes):
+        rows = [outcome for outcome in outcomes if outcome.recipe == recipe]
+        before = torch.cat([row.before for row in rows])
+        lost, won = map(sum, zip(*(row.flips for row in rows), strict=True))
         print(
-            f"{recipe:22}{mean(one.n_file for one in rows):8.0f}{mean(one.times for one in rows):9.1f}x"
-            f"{min(one.times for one in rows):7.1f}x{100 * float(before.double().mean()):9.2f}"
-            f"{mean(one.change for one in rows):+8.2f}  {mcnemar(lost, won):.3f}, "
-            f"{min(mcnemar(*one.flips) for one in rows):.3f}"
+            f"{recipe:22}{mean(row.n_file for row in rows):8.0f}{mean(row.times for row in rows):9.1f}x"
+            f"{min(row.times for row in rows):7.1f}x{100 * float(before.double().mean()):9.2f}"
+            f"{mean(row.change for row in rows):+8.2f}  {mcnemar(lost, won):.3f}, "
+            f"{min(mcnemar(*row.flips) for row in rows):.3f}"
         )
 
 
@@ -177,15 +177,15 @@ def measure(name: str, network: Network, seeds: Sequence[int], epochs: int, file
     outcomes = []
     for seed in seeds:
         train, test = map(network.form, digits(seed))
-        for one in compressed(trained(network.make(seed), train, epochs, seed), network, train, test, seed):
-            rows.add(*one.row())
-            outcomes.append(one)
+        for outcome in compressed(trained(network.make(seed), train, epochs, seed), network, train, test, seed):
+            rows.add(*outcome.row())
+            outcomes.append(outcome)
     print(f"{name}, dense file of {outcomes[0].n_dense} bytes, {len(seeds)} seeds, {len(test[1])} test digits each")
     report(outcomes)
 
 
 def choose(name: str, network: Network) -> None:
-    """Print what every setting keeps of the accuracy, away from all test digits."""
+    """Print the accuracy of every setting on digits that are not among the test digits."""
     rows = Rows(f"size-{name}-choice", ("recipe", "seed", "settings", "times", "change"))
     data = {seed: tuple(map(network.form, digits_to_choose_on(seed))) for seed in SEEDS_TO_CHOOSE_ON}
     dense = {seed: trained(network.make(seed), data[seed][0], EPOCHS, seed) for seed in data}

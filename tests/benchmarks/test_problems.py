@@ -1,4 +1,4 @@
-"""A benchmark is worth as much as its optima: what reaches them scores 0, and nothing is below."""
+"""The optima of the problems are right: a search that reaches them scores 0, and no score is below."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_nothing_is_below_the_optimum(problem: object) -> None:
         units = np.array([near.get(name, 0.5) for name in problem.space.names])
         steps = 10.0 ** rng.uniform(-6, -1, (500, 1)) * rng.normal(size=(500, len(units)))
         points += [point_at(problem.space, unit) for unit in (units + steps).clip(0, 1).tolist()]
-    scores = problem.scores([problem.losses(one) for one in points], [problem.slacks(one) for one in points])
+    scores = problem.scores([problem.losses(point) for point in points], [problem.slacks(point) for point in points])
     assert np.nanmin(scores) >= -1e-9
 
 
@@ -87,7 +87,7 @@ def test_only_what_is_feasible_counts() -> None:
     outside, inside = at("constrained", 0.0, 0.0), at("constrained", 0.9, 0.6)
     points = [outside, inside, outside]
     first, second, third = problem.scores(
-        [problem.losses(one) for one in points], [problem.slacks(one) for one in points]
+        [problem.losses(point) for point in points], [problem.slacks(point) for point in points]
     )
     assert math.isnan(first)
     assert second == third == pytest.approx(1.5 - problem.best)
@@ -111,7 +111,7 @@ def test_volume_of_slabs() -> None:
 def test_the_whole_octant_scores_zero() -> None:
     problem = BY_NAME["dtlz2"]
     angles = np.linspace(0, 1, 30).tolist()
-    losses = [problem.losses(at("dtlz2", one, other, 0.5, 0.5, 0.5, 0.5)) for one in angles for other in angles]
+    losses = [problem.losses(at("dtlz2", angle, other, 0.5, 0.5, 0.5, 0.5)) for angle in angles for other in angles]
     assert sum(value**2 for value in losses[100]) == pytest.approx(1.0)
     assert 0 <= problem._score(losses) < 0.03
 

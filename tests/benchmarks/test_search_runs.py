@@ -1,4 +1,4 @@
-"""Runs are kept and begun with again."""
+"""Kept runs are read again and give the same tables."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import search
 
 
 def line(peer: str, seed: int) -> str:
-    one = {"problem": "branin", "peer": peer, "seed": seed, "n": 1, "losses": [[1 / 3]], "slacks": [[]], "cpu_s": 0.1}
-    return json.dumps(one) + "\n"
+    run = {"problem": "branin", "peer": peer, "seed": seed, "n": 1, "losses": [[1 / 3]], "slacks": [[]], "cpu_s": 0.1}
+    return json.dumps(run) + "\n"
 
 
 def test_a_folder_begins_with_the_runs_of_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_a_folder_begins_with_the_runs_of_peers(tmp_path: Path, monkeypatch: pyt
     first.write_text(line("ours", 0) + line("smac", 1) + line("smac", 0), encoding="utf-8")
     search.keep(first)
     search.begin(second)
-    assert [(one["peer"], one["seed"], one["losses"]) for one in search.read(second)] == [
+    assert [(run["peer"], run["seed"], run["losses"]) for run in search.read(second)] == [
         ("smac", 0, [[0.3333333333]]),
         ("smac", 1, [[0.3333333333]]),
     ]
@@ -32,11 +32,11 @@ def test_a_folder_begins_with_the_runs_of_peers(tmp_path: Path, monkeypatch: pyt
 
 
 def test_every_kept_run_can_be_scored(tmp_path: Path) -> None:
-    by_name = {one.name: one for one in search.ALL}
+    by_name = {problem.name: problem for problem in search.ALL}
     path = tmp_path / "runs.jsonl"
     search.begin(path)
     runs = list(search.read(path))
     assert len(runs) > 500
-    for one in runs[::25]:
-        scores = by_name[one["problem"]].scores(one["losses"], one["slacks"])
-        assert len(scores) == one["n"]
+    for run in runs[::25]:
+        scores = by_name[run["problem"]].scores(run["losses"], run["slacks"])
+        assert len(scores) == run["n"]

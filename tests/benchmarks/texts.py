@@ -43,7 +43,7 @@ def texts(n_modules: int, n_passages: int, n_test: int, seed: int) -> tuple[Text
     labelled = []
     for label, module in enumerate(MODULES[:n_modules]):
         found = list(dict.fromkeys(passages(module)))
-        labelled += [(one, label) for one in random.sample(found, min(n_passages, len(found)))]
+        labelled += [(passage, label) for passage in random.sample(found, min(n_passages, len(found)))]
     random.shuffle(labelled)
     train, test = labelled[n_test:], labelled[:n_test]
     words = Counter(word for passage, _ in train for word in passage)

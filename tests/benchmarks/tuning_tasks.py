@@ -39,7 +39,7 @@ from nbcompress.space import Choice, Float, Int, Point
 SCALES = Path(__file__).with_name("search_scales.json")
 # More rows than this only cost time here.
 MAX_ROWS = 180
-# What a loss counts that came out larger or not finite: a wild model must not decide the scale of all.
+# Larger losses and losses that are not finite count as this, so that a diverged model does not decide the scale.
 WORST = 10.0
 
 
@@ -79,7 +79,7 @@ def held_loss(model: Any, fold: Fold, is_classifier: bool) -> float:
 def cross_validated(build: Callable[[Point], Any], name: str, is_classifier: bool, point: Point) -> tuple[float]:
     # The points come from a space and the data are known: checking them took as long as the smaller models.
     with warnings.catch_warnings(), sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        # A model that did not converge is a bad point of the space, which its loss says.
+        # A model that did not converge is a bad point of the space, and its loss shows it.
         warnings.simplefilter("ignore")
         parts = folds(name, is_classifier)
         loss = float(np.mean([held_loss(build(point), fold, is_classifier) for fold in parts]))

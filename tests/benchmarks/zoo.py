@@ -1,12 +1,12 @@
-"""What is left of every architecture of the zoo when half of its channels go, as a table.
+"""A table of every architecture of the zoo: what is left after half of its channels are cut.
 
 The column `with norms` is for `norms="cut"`, which also cuts the width that norms average over.
 
     python tests/benchmarks/zoo.py            prints it
     python tests/benchmarks/zoo.py FILE.md    and writes it
 
-Takes about two minutes on one core. Nothing is downloaded: the models are small ones with random weights, since the
-shares, and what is left out, depend on the architecture alone.
+Takes about two minutes on one core. Nothing is downloaded: the models are small and have random weights, since
+the shares, and what is left out, depend only on the architecture.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ WORDS = {
 }
 
 
-def row(name: str, one: Architecture) -> str:
+def row(name: str, architecture: Architecture) -> str:
     """One architecture as a row of the table."""
     torch.manual_seed(0)
-    model = one.build().eval()
+    model = architecture.build().eval()
     before = n_parameters(model)
-    small, wide = (halved(model, one, norms) for norms in ("keep", "cut"))
+    small, wide = (halved(model, architecture, norms) for norms in ("keep", "cut"))
     with_norms = "" if isinstance(wide, str) else f"{1 - n_parameters(wide) / before:.0%}"
     if isinstance(small, str):
         return f"| {name} | {before:,} | refused | | {with_norms} | {small[:160]} |"
@@ -56,10 +56,10 @@ def row(name: str, one: Architecture) -> str:
     return f"| {name} | {before:,} | {after:,} | {1 - after / before:.0%} | {with_norms} | {left_out} |"
 
 
-def halved(model: nn.Module, one: Architecture, norms: Literal["keep", "cut"]) -> nn.Module | str:
+def halved(model: nn.Module, architecture: Architecture, norms: Literal["keep", "cut"]) -> nn.Module | str:
     """The model without half of its channels, or why it is refused."""
     try:
-        return nc.prune(model, 0.5, granularity="channel", norms=norms, example=one.example())
+        return nc.prune(model, 0.5, granularity="channel", norms=norms, example=architecture.example())
     except CompressionError as err:
         return str(err)
 
@@ -82,8 +82,8 @@ def main() -> None:
     rows.append("| --- | --- | --- | --- | --- | --- |")
     print(*rows, sep="\n", flush=True)
     for kind in KINDS.values():
-        for name, one in kind.items():
-            rows.append(row(name, one))
+        for name, architecture in kind.items():
+            rows.append(row(name, architecture))
             print(rows[-1], flush=True)
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text("\n".join(rows) + "\n")

@@ -1,15 +1,15 @@
-"""Every criterion and scheme of ours against the tools that one would take instead, on the same networks and budgets.
+"""All criteria and schemes of nbcompress against other libraries, on the same networks and budgets.
 
     python tests/benchmarks/compress_peers --smoke        one split, one epoch: does it run?
     python tests/benchmarks/compress_peers                everything, 5 seeds of 2 splits; about an hour of one core
     python tests/benchmarks/compress_peers --families bits --nets conv --seeds 2
     python tests/benchmarks/compress_peers --report       tables and figure from the runs so far
-    python tests/benchmarks/compress_peers --breaks       what happens where peers break
+    python tests/benchmarks/compress_peers --breaks       what happens where other libraries fail
 
-Three small networks learn handwritten digits (`nets`); weights go (`weights`), channels are cut (`channels`) or few
-bits are kept (`bits`); the same loop tunes all of them. Every run is a line of `results/compress_peers/runs.jsonl`; a
-run that is there is not repeated (`--again torchao` forgets a package's). A peer that is not installed, or fails, is
-named with its error. One thread.
+Three small networks learn handwritten digits (`nets`). Then weights are set to zero (`weights`), channels are cut
+(`channels`), or weights are stored in few bits (`bits`). The same loop tunes all of them. Every run is a line of
+`results/compress_peers/runs.jsonl`. A run that is there is not repeated; `--again torchao` removes those of a package.
+The report names a library that is not installed or fails, with its error. One thread.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ FAMILIES = ("weights", "channels", "bits")
 
 
 def methods_of(families: list[str], *, smoke: bool) -> list[Method]:
-    found = [one for family in families for one in importlib.import_module(family).METHODS]
+    found = [method for family in families for method in importlib.import_module(family).METHODS]
     # NNCF's calibration compiles an extension when it is first used, which takes minutes.
-    return [one for one in found if not (smoke and one.by == "nncf" and one.name == "static inputs")]
+    return [method for method in found if not (smoke and method.by == "nncf" and method.name == "static inputs")]
 
 
 def main() -> None:

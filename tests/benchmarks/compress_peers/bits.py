@@ -1,4 +1,4 @@
-"""Few bits a weight: ours, a plain round to nearest, and (`bits_torch`, `bits_onnx`) those of others."""
+"""Few bits a weight: our methods, and rounding to nearest. Those of others are in `bits_torch` and `bits_onnx`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def clustered(case: Case, bits: int) -> Iterator[Stage]:
 
 
 def mixed(case: Case, bits: int) -> Iterator[Stage]:
-    """Ours: bits by layer, in no longer a file than equal bits give."""
+    """Ours: bits by layer, in a file that is no longer than with equal bits."""
     layers = layers_of(case.model)
     budget = nc.size_bytes(nc.quantize(case.model, bits, layers=layers))
     found = nc.quantize(case.model, "auto", budget=budget, layers=layers, data=case.train, seed=case.seed)
@@ -60,16 +60,16 @@ def in_integers(case: Case, bits: int, activations: str) -> Iterator[Stage]:
 
 
 def to_nearest(case: Case, bits: int) -> Iterator[Stage]:
-    """The textbook's: symmetric codes of each channel, the largest weight on the last one.
+    """The textbook method: symmetric codes for each channel, with the largest weight on the last code.
 
-    For two bits and more; the file holds 32 bits a weight, since nobody packs them.
+    For two bits and more. The file holds 32 bits a weight, since nothing packs them.
     """
     model = copy.deepcopy(case.model)
     most = 2 ** (bits - 1) - 1
-    for one in weights_of(model).values():
-        flat = one.data.flatten(1)
+    for weight in weights_of(model).values():
+        flat = weight.data.flatten(1)
         scale = flat.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / most
-        one.data = ((flat / scale).round().clamp(-most, most) * scale).reshape(one.shape)
+        weight.data = ((flat / scale).round().clamp(-most, most) * scale).reshape(weight.shape)
     yield theirs("plain", model)
 
 

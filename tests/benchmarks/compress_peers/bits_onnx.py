@@ -14,13 +14,13 @@ from methods import Method, Stage, weights_of
 from nets import Case
 from torch import Tensor
 
-from nbcompress.artifact.export.onnx_graph import OnnxSession
+from nbcompress.artifact.export.onnx_graph import Session
 
 BATCH = 64
 
 
 def answers_of(path: Path) -> Callable[[Tensor], Tensor]:
-    """What an ONNX file answers, one thread, while the file is there."""
+    """Return a function from inputs to the outputs of an ONNX file, on one thread. It needs the file."""
     session = OnnxSession(str(path), 1)
     return lambda x: torch.from_numpy(session([x])[0])
 
@@ -57,9 +57,9 @@ def _covers(path: Path, case: Case) -> float:
     import onnx
 
     wide = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-    n_floating = sum(prod(one.dims) for one in onnx.load(path).graph.initializer if one.data_type in wide)
-    n_weights = sum(one.numel() for one in weights_of(case.model).values())
-    n_other = sum(one.numel() for one in case.model.state_dict().values()) - n_weights
+    n_floating = sum(prod(tensor.dims) for tensor in onnx.load(path).graph.initializer if tensor.data_type in wide)
+    n_weights = sum(weight.numel() for weight in weights_of(case.model).values())
+    n_other = sum(tensor.numel() for tensor in case.model.state_dict().values()) - n_weights
     return 1 - max(0, n_floating - n_other) / n_weights
 
 

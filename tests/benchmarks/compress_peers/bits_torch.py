@@ -17,7 +17,7 @@ BITS = (8, 4, 3, 2)
 
 
 def _linear_share(model: nn.Module) -> float:
-    names = [f"{name}.weight" for name, one in model.named_modules() if isinstance(one, nn.Linear)]
+    names = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     return share_of(names, model)
 
 
@@ -102,7 +102,7 @@ def inc_integers(case: Case, _: int, *, static: bool) -> Iterator[Stage]:
 
 
 def nncf_rounded(case: Case, bits: int, mode: str) -> Iterator[Stage]:
-    """By NNCF; where it packs no four bits it takes eight."""
+    """By NNCF. It takes eight bits where it does not pack four."""
     import nncf
 
     options = {} if bits == 8 else {"group_size": -1, "all_layers": True}
@@ -114,7 +114,7 @@ def nncf_rounded(case: Case, bits: int, mode: str) -> Iterator[Stage]:
     )
     dense, state = weights_of(case.model), model.state_dict()
     # Two codes of four bits share a byte, so what is packed has fewer elements than it had.
-    packed = [name for name, one in dense.items() if _is_coded(state[name], one, bits)]
+    packed = [name for name, weight in dense.items() if _is_coded(state[name], weight, bits)]
     yield theirs("plain", model, covers=share_of(packed, case.model))
 
 
@@ -126,7 +126,7 @@ def nncf_static(case: Case, _: int) -> Iterator[Stage]:
     """By NNCF's calibration; on first use it compiles an extension."""
     import nncf
 
-    # Its minute for compiling is short on a busy machine.
+    # The minute that it allows for compiling is too short on a busy machine.
     os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "1800")
     kind = nncf.ModelType.TRANSFORMER if case.net == "encoder" else None
     batches = nncf.Dataset(list(case.train[0].split(64)))

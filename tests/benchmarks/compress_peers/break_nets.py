@@ -1,4 +1,4 @@
-"""Small networks at which compressors break, each with an input."""
+"""Small networks on which compressors fail, each with an input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Bare(nn.Module):
 
 
 class Tied(nn.Module):
-    """Tokens go in and come out by the same matrix."""
+    """The embedding and the output layer share their matrix."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def gated() -> Sample:
 def with_outliers() -> Sample:
     """An encoder in which two features are hundreds of times larger than the rest, as in trained language models.
 
-    What reads them is as many times smaller, so in floating point nothing changes.
+    The weights that read them are smaller by the same factor, so nothing changes in floating point.
     """
     model = Encoder()
     block = model.block
@@ -133,6 +133,6 @@ def with_outliers() -> Sample:
         for scale, place in ((300.0, 3), (500.0, 17)):
             block.norm1.weight[place] *= scale
             block.norm2.weight[place] *= scale
-            for one in (block.query, block.key, block.value, block.up):
-                one.weight[:, place] /= scale
+            for layer in (block.query, block.key, block.value, block.up):
+                layer.weight[:, place] /= scale
     return model, torch.rand(256, 64)

@@ -1,6 +1,6 @@
-"""Where peers break: the same step on the same small network by a peer and by ours, and what happens.
+"""Where other libraries fail: the same step on the same small network by a peer and by us, and what happens.
 
-Sentences are made from what was measured when it ran. A step that raises is told by its error.
+The sentences are made from what was measured. If a step raises, the sentence is its error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import nbcompress as nc
 
 @dataclass(frozen=True)
 class Place:
-    """One place where it breaks.
+    """One place where a peer fails.
 
     Attributes:
         where: What is special about the network or the step.
         peer: Who is compared.
-        theirs: Does it by the peer, and says what came.
-        ours: Does it by ours.
+        theirs: Does the step with the peer, and says what came out.
+        ours: Does the step with nbcompress.
     """
 
     where: str
@@ -57,8 +57,8 @@ def _file(n_bytes: int, dense: nn.Module) -> str:
     return f"file {n_bytes / state_bytes(dense):.2f} of fp32"
 
 
-def _difference(one: Tensor, other: Tensor) -> str:
-    return f"outputs differ by {float((one - other).norm() / other.norm()):.1%}"
+def _difference(outputs: Tensor, expected: Tensor) -> str:
+    return f"outputs differ by {float((outputs - expected).norm() / expected.norm()):.1%}"
 
 
 # Eight bits.
@@ -193,18 +193,18 @@ def _masked_by_torch(model: nn.Module, x: Tensor) -> str:
     from torch.nn.utils import prune
 
     small = copy.deepcopy(model)
-    for one in small.modules():
-        if isinstance(one, nn.Linear):
-            prune.l1_unstructured(one, "weight", 0.9)
+    for module in small.modules():
+        if isinstance(module, nn.Linear):
+            prune.l1_unstructured(module, "weight", 0.9)
     small(x)
     text = f"{_file(state_bytes(small), model)} with its masks"
     try:
         copy.deepcopy(small)
     except RuntimeError as err:
         text += f"; deepcopy raises {type(err).__name__}"
-    for one in small.modules():
-        if isinstance(one, nn.Linear):
-            prune.remove(one, "weight")
+    for module in small.modules():
+        if isinstance(module, nn.Linear):
+            prune.remove(module, "weight")
     return f"{text}; {state_bytes(small) / state_bytes(model):.2f} after remove"
 
 
@@ -240,7 +240,7 @@ def _cut_by_ours(model: nn.Module, x: Tensor) -> str:
 
 
 def _cut(small: nn.Module, model: nn.Module, x: Tensor) -> str:
-    n_left, n_all = (sum(one.numel() for one in found.parameters()) for found in (small, model))
+    n_left, n_all = (sum(parameter.numel() for parameter in found.parameters()) for found in (small, model))
     with torch.no_grad():
         shape = tuple(small(x).shape)
     return f"{n_left / n_all:.0%} of the parameters left, runs, output {shape}"
@@ -301,7 +301,7 @@ PLACES = (
 
 def write_breaks(folder: Path) -> str:
     """Run every place; write `breaks.csv` and return the table as text."""
-    rows = [(one.where, one.peer, told(one.theirs), told(one.ours)) for one in PLACES]
+    rows = [(place.where, place.peer, told(place.theirs), told(place.ours)) for place in PLACES]
     with (folder / "breaks.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("where", "peer", "theirs", "ours"), *rows])
     lines = [f"{where} ({peer})\n    theirs: {theirs}\n    ours:   {ours}" for where, peer, theirs, ours in rows]

@@ -1,9 +1,9 @@
 """Whole channels, neurons and heads cut out: ours and torch-pruning.
 
-A budget is the share of a hidden layer's products that goes, in percent: for 75, half of the channels of every group
-are cut, since both sides of a product shrink. In the encoder both cut heads and the inner layer of the block, so there
-the budget is the share of these. Both can cut the width under the layer norms too (ours with `norms="cut"`), which is
-shown as methods of their own that leave no more weights.
+A budget is the share of a hidden layer's products that is removed, in per cent. For 75, half of the channels of every
+group are cut, since both sides of a product shrink. In the encoder, both libraries cut heads and the inner layer of the
+block, and the budget is the share of these. Both can also cut the width under the layer norms (ours with
+`norms="cut"`). These are separate methods that leave no more weights.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def _with_gradients(case: Case, model: nn.Module, rank: object) -> None:
         return
     rank.zero_grad()
     # As many examples as the documentation's batch: each costs a backward pass of its own.
-    for one in loss[:64]:
+    for example_loss in loss[:64]:
         model.zero_grad()
-        one.backward(retain_graph=True)
+        example_loss.backward(retain_graph=True)
         rank.accumulate_grad(model)
 
 
@@ -95,7 +95,7 @@ def _ours(name: str, **options: object) -> tuple[Method, ...]:
 
 def _theirs(name: str, importance: str, nets: tuple[str, ...] = ("mlp", "conv", "encoder")) -> tuple[Method, ...]:
     make = partial(torch_pruned, importance=importance)
-    plain = tuple(one for one in nets if one != "encoder")
+    plain = tuple(net for net in nets if net != "encoder")
     found = [Method("channels", "torch-pruning", name, make, SHARES, plain)]
     if "encoder" in nets:
         wide = partial(make, with_width=True)

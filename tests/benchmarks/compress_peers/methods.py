@@ -1,7 +1,7 @@
-"""What a method of compression is, for ours and for everybody else's.
+"""What a method of compression is, for nbcompress and for the peers.
 
-A method is a generator function of a `Case` and a budget. It yields a `Stage` when the model is compressed, and one
-more when it has been tuned; what it yields is measured before it goes on, so it may train in place.
+A method is a generator function of a `Case` and a budget. It yields a `Stage` when the model is compressed, and another
+one when it is tuned. A stage is measured before the method goes on, so it may train in place.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Stage:
         name: `plain` right after compression, or `tuned`.
         run: From inputs to logits.
         n_bytes: Measures the length of the file that the method writes.
-        covers: Share of the weights that keep the budget. A peer that leaves some of them at full precision has done
-            something else than a method that leaves none: the report compares only those that cover nearly all.
+        covers: Share of the weights that keep the budget. A peer that leaves some of them at full precision cannot
+            be compared with a method that leaves none. The report compares only those that cover nearly all.
         n_weights: Numbers that are left in the model, where that is what the budget is about.
     """
 
@@ -53,7 +53,7 @@ class Method:
         by: `nbcompress`, or the package of a peer.
         name: Criterion or scheme; methods of one family and name do the same thing.
         make: Does it.
-        budgets: Percent of the weights that go, or bits.
+        budgets: Per cent of the weights that are removed, or bits.
         nets: Where it applies.
     """
 
@@ -76,20 +76,20 @@ def state_bytes(model: nn.Module) -> int:
 
 
 def ours(name: str, model: nn.Module) -> Stage:
-    n_weights = sum(one.numel() for one in model.parameters())
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
     return Stage(name, model.eval(), partial(nc.size_bytes, model), n_weights=n_weights)
 
 
 def theirs(name: str, model: nn.Module, *, covers: float = 1.0, run: Any = None) -> Stage:
     """A module of a peer; `run` where another callable than the module answers."""
-    n_weights = sum(one.numel() for one in model.parameters())
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
     return Stage(name, run or model, partial(state_bytes, model), covers, n_weights)
 
 
 def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that every method here compresses, by name: those of linear layers and convolutions."""
-    layers = {name: one for name, one in model.named_modules() if isinstance(one, (nn.Linear, nn.Conv2d))}
-    return {f"{name}.weight": one.weight for name, one in layers.items()}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    return {f"{name}.weight": layer.weight for name, layer in layers.items()}
 
 
 def layers_of(model: nn.Module) -> list[str]:
@@ -99,5 +99,5 @@ def layers_of(model: nn.Module) -> list[str]:
 
 def share_of(names: Iterable[str], model: nn.Module) -> float:
     """Share of these weights that have one of the names."""
-    sizes = {name: one.numel() for name, one in weights_of(model).items()}
+    sizes = {name: weight.numel() for name, weight in weights_of(model).items()}
     return sum(sizes.get(name, 0) for name in names) / sum(sizes.values())

@@ -1,7 +1,7 @@
 """The networks that are compressed, and handwritten digits to train and test them on.
 
-A seed shuffles the 1,797 digits into two parts; each part is tested once, by a network that learned from the other.
-So a seed gives 1,797 test predictions that no network was fitted to, five seeds 8,985.
+A seed shuffles the 1,797 digits into two parts. Each part is tested once, by a network that learned from the other
+part. So a seed gives 1,797 test predictions on unseen digits, and five seeds give 8,985.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
         q, k, v = (
-            one(y).reshape(-1, 8, one.out_features // self.head_width, self.head_width).transpose(1, 2)
-            for one in (self.query, self.key, self.value)
+            layer(y).reshape(-1, 8, layer.out_features // self.head_width, self.head_width).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
         )
         weights = torch.softmax(q @ k.transpose(2, 3) * self.head_width**-0.5, dim=3)
         x = x + self.out((weights @ v).transpose(1, 2).reshape(-1, 8, self.value.out_features))
@@ -144,7 +144,7 @@ def folds(seed: int) -> Iterator[tuple[Pair, Pair]]:
 
 
 def case_of(net: str, seed: int, fold: int, *, epochs: int = EPOCHS, tuning: int = TUNING_EPOCHS) -> Case:
-    """Train a network; equal arguments give an equal one."""
+    """Train a network. Equal arguments give equal networks."""
     train, test = list(folds(seed))[fold]
     torch.manual_seed(1000 * seed + fold)
     model = nc.finetune(NETS[net](), train, epochs=epochs, seed=seed).eval()

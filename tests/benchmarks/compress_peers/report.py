@@ -1,4 +1,4 @@
-"""Tables and a figure from the runs: accuracy with intervals, ours against the best peer and against its twin."""
+"""Tables and a figure from the runs: accuracy with intervals, against the best peer and against equal methods."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from nbcompress.measure import proportion_interval
 
 PLACE = ["family", "net", "budget", "stage"]
 METHOD = ["by", "name"]
-# A method that leaves more of the weights alone has another budget, and is not compared.
+# A method that leaves more weights unchanged has another budget and is not compared.
 COVERED = 0.95
 PEERS = ("torch-pruning", "torchao", "nncf", "neural-compressor", "onnxruntime")
 
 
 def table_of(lines: Sequence[Line]) -> pd.DataFrame:
     """One row a stage that ended well."""
-    table = pd.DataFrame([one for one in lines if one["stage"] != "failed"])
+    table = pd.DataFrame([line for line in lines if line["stage"] != "failed"])
     table["case"] = table.seed.astype(str) + "." + table.fold.astype(str)
     table["accuracy"] = 100 * table.hits / table.n
     # The order of these is that of the tables.
@@ -74,20 +74,20 @@ def scores_of(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(order, kind="stable", ignore_index=True)
 
 
-def _pair(table: pd.DataFrame, one: pd.Series, other: pd.Series) -> dict[str, object]:
+def _pair(table: pd.DataFrame, mine: pd.Series, other: pd.Series) -> dict[str, object]:
     """Two methods at one place, over the networks that both have compressed."""
-    place = np.logical_and.reduce([table[name] == one[name] for name in PLACE])
+    place = np.logical_and.reduce([table[name] == mine[name] for name in PLACE])
 
     def by_case(method: pd.Series) -> pd.Series:
         runs = table[place & (table.by == method.by) & (table.name == method["name"])]
         return runs.set_index("case").accuracy
 
-    both = pd.concat([by_case(one), by_case(other)], axis=1, join="inner", keys=["ours", "theirs"])
+    both = pd.concat([by_case(mine), by_case(other)], axis=1, join="inner", keys=["ours", "theirs"])
     return {
-        **{name: one[name] for name in PLACE},
-        "ours": one["name"],
-        "accuracy": one.accuracy,
-        "bytes": one.bytes,
+        **{name: mine[name] for name in PLACE},
+        "ours": mine["name"],
+        "accuracy": mine.accuracy,
+        "bytes": mine.bytes,
         "peer": f"{other.by}: {other['name']}",
         "peer_accuracy": other.accuracy,
         "peer_bytes": other.bytes,
@@ -100,7 +100,7 @@ def _pair(table: pd.DataFrame, one: pd.Series, other: pd.Series) -> dict[str, ob
 def best_against_best(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """At each place the best of ours and the best of the peers that keep the budget.
 
-    Both are chosen by the accuracy that is shown, so both are a little too good; ours has more to choose from.
+    Both are chosen by the accuracy that is shown, so both are a little too good. Ours has more methods to choose from.
     """
     rows = []
     for _, methods in scores[scores.covers >= COVERED].groupby(PLACE, sort=False, observed=True):
@@ -108,7 +108,7 @@ def best_against_best(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame
         methods = methods[methods.models == methods.models.max()]
         mine, others = methods[methods.by == OURS], methods[methods.by != OURS]
         if len(mine) and len(others):
-            best = [one.loc[one.accuracy.idxmax()] for one in (mine, others)]
+            best = [methods.loc[methods.accuracy.idxmax()] for methods in (mine, others)]
             rows.append(_pair(table, *best))
     return pd.DataFrame(rows)
 
@@ -118,19 +118,19 @@ def twins(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     found = scores[scores.covers >= COVERED]
     theirs = found[found.by != OURS]
     rows = []
-    for _, one in found[found.by == OURS].iterrows():
-        same = np.logical_and.reduce([theirs[name] == one[name] for name in (*PLACE, "name")])
-        rows += [_pair(table, one, other) for _, other in theirs[same].iterrows()]
+    for _, mine in found[found.by == OURS].iterrows():
+        same = np.logical_and.reduce([theirs[name] == mine[name] for name in (*PLACE, "name")])
+        rows += [_pair(table, mine, other) for _, other in theirs[same].iterrows()]
     return pd.DataFrame(rows)
 
 
 def failures(lines: Sequence[Line]) -> list[str]:
     """What could not be done, each sentence once."""
     found: dict[str, list[str]] = {}
-    for one in lines:
-        if one["stage"] == "failed":
-            place = f"{one['by']}, {one['name']}, {one['net']} at {one['budget']}"
-            found.setdefault(one["failure"], []).append(place)
+    for line in lines:
+        if line["stage"] == "failed":
+            place = f"{line['by']}, {line['name']}, {line['net']} at {line['budget']}"
+            found.setdefault(line["failure"], []).append(place)
     return [f"{min(places)} (and {len(set(places)) - 1} more): {why}" for why, places in found.items()]
 
 
@@ -152,13 +152,13 @@ def draw(scores: pd.DataFrame, path: Path) -> None:
 
 def write_report(folder: Path, lines: Sequence[Line]) -> str:
     """Write `scores.csv`, `best.csv`, `twins.csv`, `report.txt` and `peers.png`; return the text."""
-    if not any(one["stage"] != "failed" for one in lines):
+    if not any(line["stage"] != "failed" for line in lines):
         return "Nothing was run."
     table = table_of(lines)
     scores = scores_of(table)
     best, same = best_against_best(table, scores), twins(table, scores)
-    for name, one in (("scores", scores), ("best", best), ("twins", same)):
-        one.to_csv(folder / f"{name}.csv", index=False, float_format="%.3f")
+    for name, part in (("scores", scores), ("best", best), ("twins", same)):
+        part.to_csv(folder / f"{name}.csv", index=False, float_format="%.3f")
     draw(scores, folder / "peers.png")
     parts = [
         f"{platform.processor() or platform.machine()}, one thread, {_versions()}; up to "

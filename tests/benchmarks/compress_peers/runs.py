@@ -1,4 +1,4 @@
-"""Runs methods on cases; every run that ends is a line of a file, and is not repeated."""
+"""Runs methods on cases. Every run that ends is a line of a file and is not repeated."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Key = tuple[str, int, int, str, str, str, int]
 
 def read(path: Path) -> list[Line]:
     """All lines so far."""
-    return [json.loads(one) for one in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def key_of(line: Line) -> Key:
-    """What tells runs apart; the stages of a run share it."""
+    """What identifies a run. The stages of a run share it."""
     names = ("net", "seed", "fold", "family", "by", "name", "budget")
     return tuple(line[name] for name in names)  # type: ignore[return-value]
 
 
 def forget(path: Path, by: Sequence[str]) -> None:
-    """Take the lines of some packages out."""
+    """Remove the lines of some packages."""
     if not by:
         return
-    kept = [json.dumps(one) + "\n" for one in read(path) if one["by"] not in by]
+    kept = [json.dumps(run) + "\n" for run in read(path) if run["by"] not in by]
     path.write_text("".join(kept), encoding="utf-8")
 
 
@@ -60,7 +60,7 @@ def run_all(
         n_budgets: Only the first so many budgets of each method.
         training: Epochs, if not all of them; see `case_of`.
     """
-    done = {key_of(one) for one in read(path)}
+    done = {key_of(run) for run in read(path)}
     for seed in seeds:
         for fold in range(n_folds):
             for net in nets:
@@ -78,7 +78,7 @@ def run_all(
                 if key_of(dense) not in done:
                     _write(path, [dense])
                 for method, budget, key in missing:
-                    _write(path, [_line(key, case, **one) for one in _stages(method, case, budget)])
+                    _write(path, [_line(key, case, **stage) for stage in _stages(method, case, budget)])
                 print(f"{net} {seed}.{fold}: {len(missing)} runs", file=sys.stderr, flush=True)
 
 
@@ -100,14 +100,14 @@ def _stages(method: Method, case: Case, budget: int) -> Iterator[Line]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for one in method.make(case, budget):
+            for stage in method.make(case, budget):
                 yield {
-                    "stage": one.name,
-                    "hits": case.hits(one.run),
+                    "stage": stage.name,
+                    "hits": case.hits(stage.run),
                     # Lengths hardly vary, and coding a file takes as long as a little training.
-                    "n_bytes": one.n_bytes() if case.fold == 0 else None,
-                    "covers": round(one.covers, 4),
-                    "n_weights": one.n_weights,
+                    "n_bytes": stage.n_bytes() if case.fold == 0 else None,
+                    "covers": round(stage.covers, 4),
+                    "n_weights": stage.n_weights,
                     "cpu_s": round(process_time() - start, 3),
                 }
     except Exception as err:  # noqa: BLE001 (whatever a peer raises is its result)
@@ -117,4 +117,4 @@ def _stages(method: Method, case: Case, budget: int) -> Iterator[Line]:
 
 def _write(path: Path, lines: Sequence[Line]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(one) + "\n" for one in lines)
+        file.writelines(json.dumps(line) + "\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Single weights to zero: ours, `torch.nn.utils.prune`, NNCF and torchao."""
+"""Single weights set to zero: ours, `torch.nn.utils.prune`, NNCF and torchao."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def any_of_all(places: list[tuple[nn.Module, str]], share: float) -> None:
 
 
 def nncf_pruned(case: Case, share: int, mode: str) -> Iterator[Stage]:
-    """By NNCF, which finds the weights that it prunes by itself."""
+    """By NNCF, which chooses the layers by itself."""
     import nncf
 
     model = copy.deepcopy(case.model)
@@ -79,18 +79,18 @@ def nncf_pruned(case: Case, share: int, mode: str) -> Iterator[Stage]:
 
 
 def wanda(case: Case, share: int, block: int | None = None) -> Iterator[Stage]:
-    """By torchao's Wanda, which knows linear layers."""
+    """By torchao's Wanda, for linear layers only."""
     from torchao.sparsity import WandaSparsifier
 
     model = copy.deepcopy(case.model)
-    linear = [name for name, one in model.named_modules() if isinstance(one, nn.Linear)]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     sparsifier = WandaSparsifier(share / 100, semi_structured_block_size=block)
     sparsifier.prepare(model, [{"tensor_fqn": f"{name}.weight"} for name in linear])
     with torch.no_grad():
         model(case.train[0])
     sparsifier.step()
     for name in linear:
-        # The observer of inputs has done its part and would only count on while the model is tuned.
+        # The observer of inputs is no longer needed, and would go on counting while the model is tuned.
         model.get_submodule(name).activation_post_process = nn.Identity()
     yield from _masked_stages(case, model, share_of([f"{name}.weight" for name in linear], case.model))
 
@@ -119,7 +119,7 @@ METHODS = (
     # NNCF's global ranking divides by the norm of each layer first.
     Method("weights", "nncf", "magnitude, normed", partial(nncf_pruned, mode="UNSTRUCTURED_MAGNITUDE_GLOBAL"), SHARES),
     # Layer by layer it rounds what goes down: of the 144 weights of a first layer 8 stay at 95 %, where 7.2 were asked
-    # for and everybody else leaves 7, which is 5 points of accuracy after tuning. So it has no twin.
+    # for and the others keep 7, which is 5 points of accuracy after tuning. So no other method is equal to it.
     Method("weights", "nncf", "magnitude, layer up", partial(nncf_pruned, mode="UNSTRUCTURED_MAGNITUDE_LOCAL"), SHARES),
     Method("weights", "torchao", "activation, layer", wanda, SHARES),
     Method("weights", "torchao", "activation, 2:4", partial(wanda, block=4), (50,)),
