@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.data import Batch, Batches
-from nbcompress.compressors.losses import IGNORED, Kind, LossFunction, LossSpec, Reading
+from nbcompress.compressors.losses import IGNORED, LossFunction, LossSpec, OutputKind, ResolvedLoss
 from nbcompress.compressors.modes import seeded
-from nbcompress.compressors.outputs import Output
+from nbcompress.compressors.outputs import OutputKey
 from nbcompress.errors import DataError, MeasureError, option
 from nbcompress.measure.inputs import Inputs, batches_in_order, measured_copy
 from nbcompress.measure.interval import Interval, normal_width, proportion_interval
@@ -190,7 +190,7 @@ def accuracy(
     *,
     batch_size: int = 256,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> Accuracy:
     """Return how many examples of `data` a model gets right, with the interval of that, per class.
 
@@ -220,7 +220,7 @@ def accuracies(
     batch_size: int = 256,
     seconds: float | None = None,
     spec: LossSpec | None = None,
-    readings: Mapping[str, Reading] | None = None,
+    readings: Mapping[str, ResolvedLoss] | None = None,
 ) -> dict[str, Accuracy]:
     """Measure the accuracy of several models on the same batches, in one pass.
 
@@ -285,7 +285,7 @@ def mcnemar(broken: int, mended: int) -> float:
 
 def score_readings(
     models: Mapping[str, nn.Module], data: object, batch_size: int, spec: LossSpec
-) -> dict[str, Reading]:
+) -> dict[str, ResolvedLoss]:
     """How the outputs of each model are read beside the targets of `data`.
 
     Raises:
@@ -296,9 +296,9 @@ def score_readings(
     return {name: _score_reading(model, batches, spec) for name, model in models.items()}
 
 
-def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> Reading:
+def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> ResolvedLoss:
     try:
-        return spec.score_reading(model, batches)
+        return spec.resolve_for_scores(model, batches)
     except DataError:
         # A model that does not run at all is told as such.
         with seeded(0, *batches.generators), torch.no_grad():
@@ -307,19 +307,19 @@ def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> Readin
         raise
 
 
-def _predictions(model: nn.Module, raw: Any, reading: Reading) -> tuple[Tensor, Tensor]:
+def _predictions(model: nn.Module, raw: Any, reading: ResolvedLoss) -> tuple[Tensor, Tensor]:
     batch = Batches([raw]).first(model)
-    if reading.kind is Kind.NUMBERS:
+    if reading.kind is OutputKind.NUMBERS:
         raise DataError(f"accuracy needs integer labels, or targets of 0 and 1, got targets of {_kind(batch)}")
     output = reading.prediction(Inputs(batch.args, batch.kwargs)(model), batch)
-    if reading.kind is Kind.CLASSES:
+    if reading.kind is OutputKind.CLASSES:
         scores, labels = reading.scores(output, batch.target)
         predicted = scores.argmax(1).masked_fill(scores.isnan().any(1), _NO_CLASS)
     else:
-        said, labels = reading.pairs(output, batch.target)
+        said, labels = reading.label_pairs(output, batch.target)
         if not bool(((labels == 0) | (labels == 1)).all()):
             raise DataError("accuracy needs integer labels, or targets of 0 and 1, got targets between 0 and 1")
-        least = 0.0 if reading.kind is Kind.LOGITS else 0.5
+        least = 0.0 if reading.kind is OutputKind.LOGITS else 0.5
         predicted = (said > least).long().masked_fill(said.isnan(), _NO_CLASS)
     return labels.long().masked_fill(labels == reading.ignored, _IGNORED).cpu(), predicted.cpu()
 
@@ -400,7 +400,7 @@ def language_note(found: LanguageLoss) -> str:
 def language_losses(
     models: Mapping[str, nn.Module],
     data: object,
-    readings: Mapping[str, Reading],
+    readings: Mapping[str, ResolvedLoss],
     *,
     batch_size: int = 256,
     seconds: float | None = None,
@@ -437,9 +437,9 @@ def language_losses(
     return {name: LanguageLoss(total / n_tokens, n_tokens, is_part) for name, total in totals.items()}
 
 
-def _n_counted(reading: Reading, batch: Batch) -> int:
+def _n_counted(reading: ResolvedLoss, batch: Batch) -> int:
     target: Tensor = batch.target
-    counted = target[:, 1:] if reading.is_ahead else target
+    counted = target[:, 1:] if reading.is_next_token else target
     return int((counted != reading.ignored).sum())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.outputs import Output
+from nbcompress.compressors.outputs import OutputKey
 from nbcompress.errors import DataError
 from nbcompress.measure.accuracy import AccuracyChange, LanguageChange, accuracy_change, scores_on
 from nbcompress.measure.costs import Footprint, footprint_notes, latency_text
@@ -143,7 +143,7 @@ def compare(
     runtime: Runtime = "torch",
     seconds: float | None = None,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> Comparison:
     """Measure two models side by side: size, cost of a call, and accuracy if there are labels.
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
-from nbcompress.compressors.data import Batches, described
+from nbcompress.compressors.data import Batches, describe_inputs
 from nbcompress.errors import MeasureError, option
 
 
@@ -155,7 +155,7 @@ class Inputs:
         return any(isinstance(arg, Tensor) and arg.is_cuda for arg in (*self.args, *self.kwargs.values()))
 
     def __str__(self) -> str:
-        return described(self.args, self.kwargs)
+        return describe_inputs(self.args, self.kwargs)
 
 
 def inputs_of(model: nn.Module, example: object, data: object) -> Inputs | None:

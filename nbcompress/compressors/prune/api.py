@@ -7,16 +7,16 @@ from typing import Literal
 
 from torch import nn
 
-from nbcompress.compressors.calibration import with_ranges
-from nbcompress.compressors.constraints import round_rest_
+from nbcompress.compressors.calibration import with_activation_ranges
+from nbcompress.compressors.constraints import rest_tensors, round_to_half_
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.layers import Patterns, check_choice, check_model, check_number, copied, select
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference, seeded
-from nbcompress.compressors.outputs import Output
+from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.prune.weights import Cut, prune_gradually, prune_once
 from nbcompress.compressors.record import attach_, record_of
-from nbcompress.compressors.session import Tuning, Workpiece
+from nbcompress.compressors.session import CompressionSession, FineTuneOptions
 from nbcompress.compressors.training import train_
 from nbcompress.errors import CompressionError, DataError, option
 
@@ -42,7 +42,7 @@ def prune(
     lr: float = 1e-3,
     seed: int = 0,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> nn.Module:
     """Return a copy of `model` with the least important weights set to zero, or whole channels cut out.
 
@@ -112,7 +112,7 @@ def prune(
         threshold = check_number("threshold", threshold, 0, float("inf"))
         if criterion != "magnitude" or scope is not None:
             raise CompressionError("threshold= is a magnitude for every weight: leave out criterion= and scope=")
-    tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
+    fine_tune = FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
     if criterion in _WITH_DATA and data is None:
         raise DataError(
             f"{option('criterion', criterion)} needs data: pass {option('data=')}, such as (inputs, labels)"
@@ -123,17 +123,17 @@ def prune(
                 f"{option('granularity', 'channel')} cuts a share at once: pass {option('amount=')} and "
                 f"{option('schedule', 'one-shot')}"
             )
-        return _prune_channels(model, amount, criterion, scope or "layer", norms, layers, example, tuning)
+        return _prune_channels(model, amount, criterion, scope or "layer", norms, layers, example, fine_tune)
     if norms != "keep":
         raise CompressionError(
             f"{option('norms', norms)} is about the width of channels: pass {option('granularity', 'channel')}"
         )
     _check_criterion(criterion, schedule)
     ranked = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
-    cut = Cut(amount, threshold, criterion, ranked, data, seed, tuning.spec)
+    cut = Cut(amount, threshold, criterion, ranked, data, seed, fine_tune.spec)
     if schedule == "gradual":
-        return _start_gradually(model, layers, tuning, cut)
-    return prune_once(Workpiece(model, layers, tuning), cut)
+        return _start_gradually(model, layers, fine_tune, cut)
+    return prune_once(CompressionSession(model, layers, fine_tune), cut)
 
 
 def _check_two_of_four(amount: object, threshold: object, scope: str | None, schedule: str) -> None:
@@ -168,15 +168,15 @@ def _check_criterion(criterion: str, schedule: str) -> None:
         )
 
 
-def _start_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, cut: Cut) -> nn.Module:
-    if not tuning.finetune:
+def _start_gradually(model: nn.Module, layers: Patterns, fine_tune: FineTuneOptions, cut: Cut) -> nn.Module:
+    if not fine_tune.finetune:
         raise CompressionError(
             f"{option('schedule', 'gradual')} prunes between epochs: pass {option('finetune=EPOCHS')} and "
             f"{option('data=')}"
         )
-    work = Workpiece(model, layers, tuning)
-    for target in work.targets:
-        before = work.record_of(target)
+    session = CompressionSession(model, layers, fine_tune)
+    for target in session.targets:
+        before = session.constraint_of(target)
         if before.grid is not None or before.codebook is not None:
             raise CompressionError(
                 f"{option('schedule', 'gradual')} comes before quantizing and clustering, but {target.name!r} has "
@@ -186,7 +186,7 @@ def _start_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, cut: Cu
             raise CompressionError(
                 f"{option('schedule', 'gradual')} retrains, but {target.name!r} does not require a gradient"
             )
-    return prune_gradually(work, cut)
+    return prune_gradually(session, cut)
 
 
 def _prune_channels(
@@ -197,7 +197,7 @@ def _prune_channels(
     norms: str,
     layers: Patterns,
     example: object,
-    tuning: Tuning,
+    fine_tune: FineTuneOptions,
 ) -> nn.Module:
     # Imported here because tracing a graph takes its time to load, and few need it.
     from nbcompress.compressors.prune.channels import cut_channels, recompute_batchnorm_
@@ -214,8 +214,8 @@ def _prune_channels(
     select(check_model(model), layers)
     if amount == 0:
         return copied(model)
-    batches = None if tuning.data is None else Batches(tuning.data)
-    with seeded(tuning.seed, *(batches.generators if batches else ())):
+    batches = None if fine_tune.data is None else Batches(fine_tune.data)
+    with seeded(fine_tune.seed, *(batches.generators if batches else ())):
         if example is None and batches is not None:
             first = batches.first(model)
             example = dict(first.kwargs) if first.kwargs else first.args
@@ -232,20 +232,20 @@ def _prune_channels(
             norms=norms,
             layers=layers,
             example=example,
-            data=tuning.data,
-            seed=tuning.seed,
-            spec=tuning.spec,
+            data=fine_tune.data,
+            seed=fine_tune.seed,
+            spec=fine_tune.spec,
         )
-        if tuning.data is not None:
+        if fine_tune.data is not None:
             # Half of a network cut away shifts what is left; measuring again brings back most of its accuracy.
-            recompute_batchnorm_(small, tuning.data)
+            recompute_batchnorm_(small, fine_tune.data)
     record = record_of(small)
     if record.rest == "float16":
-        attach_(small, replace(record, left_out={**record.left_out, **round_rest_(small, record)}))
-    if tuning.finetune:
-        train_(small, tuning.data, tuning.plan(), spec=tuning.spec)
+        attach_(small, replace(record, left_out={**record.left_out, **round_to_half_(rest_tensors(small, record))}))
+    if fine_tune.finetune:
+        train_(small, fine_tune.data, fine_tune.training_options(), spec=fine_tune.spec)
     else:
-        attach_(small, with_ranges(small, record_of(small), tuning.data, tuning.seed))
+        attach_(small, with_activation_ranges(small, record_of(small), fine_tune.data, fine_tune.seed))
     return small
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.keeping import keep_again_
 from nbcompress.compressors.layers import Target, fill_
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import InputStatistics, input_statistics
 from nbcompress.compressors.prune.cutting import keep_masks, keep_masks_by_row, keep_two_of_four
 from nbcompress.compressors.prune.weight_scores import lamp_scores, scores_of, surgeon_pruned
 from nbcompress.compressors.record import Codebook, TensorRecord
-from nbcompress.compressors.session import Workpiece
+from nbcompress.compressors.session import CompressionSession
 from nbcompress.compressors.training import Trainer
 from nbcompress.errors import CompressionError, option
 
@@ -62,48 +61,48 @@ class Cut:
         return [mask.to(target.parameter.device) for mask, target in zip(masks, targets, strict=True)]
 
 
-def prune_once(work: Workpiece, cut: Cut) -> nn.Module:
-    """Prune, then fine-tune if the workpiece says so."""
+def prune_once(session: CompressionSession, cut: Cut) -> nn.Module:
+    """Prune, then fine-tune if the session says so."""
     if cut.criterion == "hessian":
-        _operate(work, cut)
+        _operate(session, cut)
     else:
-        statistics = leave_out(work, cut)
-        keep_again_(work, work.targets)
-        _apply(work, cut.masks(work.model, work.targets, statistics))
-    return work.finished()
+        statistics = leave_out(session, cut)
+        session.refit_(session.targets)
+        _apply(session, cut.masks(session.model, session.targets, statistics))
+    return session.finish()
 
 
-def leave_out(work: Workpiece, cut: Cut, *, with_products: bool = False) -> dict[str, InputStatistics]:
-    """Take out of `work` what cannot be cut in this way, by name; return the statistics of inputs if they are needed.
+def leave_out(session: CompressionSession, cut: Cut, *, with_products: bool = False) -> dict[str, InputStatistics]:
+    """Leave out the targets that cannot be cut in this way; return the statistics of inputs if they are needed.
 
     Raises:
         CompressionError: Nothing is left.
     """
     reasons: dict[str, str] = {}
     if cut.scope == "2:4":
-        lengths = {target.name: target.parameter[0].numel() for target in work.targets}
+        lengths = {target.name: target.parameter[0].numel() for target in session.targets}
         reasons = {name: f"its {n} inputs do not divide by 4" for name, n in lengths.items() if n % 4}
     statistics: dict[str, InputStatistics] = {}
     if cut.criterion in ("activation", "hessian"):
-        rest = [target for target in work.targets if target.name not in reasons]
-        statistics, unseen = input_statistics(work.model, rest, cut.data, cut.seed, with_products=with_products)
+        rest = [target for target in session.targets if target.name not in reasons]
+        statistics, unseen = input_statistics(session.model, rest, cut.data, cut.seed, with_products=with_products)
         reasons |= unseen
     if reasons:
-        work.targets = tuple(target for target in work.targets if target.name not in reasons)
-        work.leave_out(reasons)
-    if not work.targets:
+        session.targets = tuple(target for target in session.targets if target.name not in reasons)
+        session.leave_out(reasons)
+    if not session.targets:
         listed = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:4])
         how = option("granularity", "2:4") if cut.scope == "2:4" else option("criterion", cut.criterion)
         raise CompressionError(f"{how} can prune no chosen weight ({listed})")
     return statistics
 
 
-def _operate(work: Workpiece, cut: Cut) -> None:
-    statistics = leave_out(work, cut, with_products=True)
+def _operate(session: CompressionSession, cut: Cut) -> None:
+    statistics = leave_out(session, cut, with_products=True)
     # How much each layer loses is what magnitude would take; errors of different layers cannot be compared.
-    masks = replace(cut, criterion="magnitude").masks(work.model, work.targets)
-    for target, mask in zip(work.targets, masks, strict=True):
-        before = work.record_of(target)
+    masks = replace(cut, criterion="magnitude").masks(session.model, session.targets)
+    for target, mask in zip(session.targets, masks, strict=True):
+        before = session.constraint_of(target)
         if before.grid is not None or before.codebook is not None:
             raise CompressionError(
                 f"{option('criterion', 'hessian')} changes the weights that stay, but {target.name!r} must keep to its "
@@ -112,10 +111,10 @@ def _operate(work: Workpiece, cut: Cut) -> None:
         count = None if cut.scope == "2:4" else int((~mask).sum())
         # The statistics of one layer at a time are let go.
         values = surgeon_pruned(target.parameter, statistics.pop(target.name), count)
-        work.put(target, TensorRecord(is_pruned=True), values)
+        session.apply(target, TensorRecord(is_pruned=True), values)
 
 
-def prune_gradually(work: Workpiece, cut: Cut) -> nn.Module:
+def prune_gradually(session: CompressionSession, cut: Cut) -> nn.Module:
     """Prune a little before each epoch, early on most.
 
     The share of zeros follows `end + (start - end) * (1 - t)^3` with t from 0 to 1 over the first three quarters of
@@ -126,10 +125,10 @@ def prune_gradually(work: Workpiece, cut: Cut) -> nn.Module:
         raise CompressionError(
             f"{option('schedule', 'gradual')} needs {option('amount=')}, a share to arrive at, not a threshold"
         )
-    leave_out(work, cut)
-    n_zeros = sum(int((target.parameter == 0).sum()) for target in work.targets)
-    start = min(n_zeros / sum(target.parameter.numel() for target in work.targets), end)
-    n_epochs = work.tuning.finetune
+    leave_out(session, cut)
+    n_zeros = sum(int((target.parameter == 0).sum()) for target in session.targets)
+    start = min(n_zeros / sum(target.parameter.numel() for target in session.targets), end)
+    n_epochs = session.fine_tune.finetune
     n_steps = max(1, round(_PRUNING_SHARE * n_epochs))
 
     def before_epoch(epoch: int, trainer: Trainer) -> None:
@@ -138,25 +137,25 @@ def prune_gradually(work: Workpiece, cut: Cut) -> nn.Module:
             return
         # The model's own mode is put back by the trainer; scoring itself leaves it as it is.
         for target, mask in zip(
-            work.targets, replace(cut, amount=share).masks(trainer.model, work.targets), strict=True
+            session.targets, replace(cut, amount=share).masks(trainer.model, session.targets), strict=True
         ):
             fill_(target.parameter, torch.where(mask, target.parameter.detach(), 0.0))
-            trainer.become(target.name, work.record_of(target))
+            trainer.set_constraint(target.name, session.constraint_of(target))
 
     # Before the first epoch nothing goes, but the tensors are pruned ones from now on.
-    _apply(work, [torch.ones_like(target.parameter, dtype=torch.bool) for target in work.targets])
-    return work.finished(before_epoch)
+    _apply(session, [torch.ones_like(target.parameter, dtype=torch.bool) for target in session.targets])
+    return session.finish(before_epoch)
 
 
-def _apply(work: Workpiece, masks: Sequence[Tensor]) -> None:
-    for target, mask in zip(work.targets, masks, strict=True):
-        before = work.record_of(target)
+def _apply(session: CompressionSession, masks: Sequence[Tensor]) -> None:
+    for target, mask in zip(session.targets, masks, strict=True):
+        before = session.constraint_of(target)
         values = torch.where(mask, target.parameter.detach(), 0.0)
-        work.put(target, _pruned(before, bool((values == 0).any())), values)
+        session.apply(target, _pruned(before, bool((values == 0).any())), values)
 
 
 def _pruned(before: TensorRecord, has_zeros: bool) -> TensorRecord:
-    """The promise of a pruned tensor. Every grid holds zero; a codebook gets it as one more value."""
+    """The constraint of a pruned tensor. Every grid holds zero; a codebook gets it as one more value."""
     codebook = before.codebook
     if codebook is not None and has_zeros and not bool((codebook.values == 0).any()):
         codebook = Codebook(torch.unique(torch.cat([codebook.values, codebook.values.new_zeros(1)])), codebook.grid)

@@ -265,11 +265,11 @@ def test_gradually_is_cubic(monkeypatch: pytest.MonkeyPatch) -> None:
     from nbcompress.compressors.training import Trainer
 
     seen: list[int] = []
-    publish = Trainer.publish
+    update_record = Trainer.update_record
 
     def noted(self: Trainer) -> None:
         seen.append(n_zeros(self.model))
-        publish(self)
+        update_record(self)
 
     monkeypatch.setattr(Trainer, "publish", noted)
     animal = ZOO["perceptron"]()
