@@ -96,7 +96,7 @@ class Batches:
         elif isinstance(data, Dataset):
             shuffle = not isinstance(data, IterableDataset)
             if shuffle and isinstance(data, Sized) and not len(data):
-                raise DataError("data must hold at least one example, but the data set is empty")
+                raise DataError(f"{option('data')} must hold at least one example, but the data set is empty")
             self._loader, self._is_own_loader = DataLoader(data, batch_size, shuffle=shuffle), True
         elif (
             isinstance(data, Iterator)

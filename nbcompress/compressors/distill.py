@@ -292,8 +292,8 @@ def _compared_outputs(
         return wanted, {key: outputs[key] for key in wanted}
     if len(wanted) != len(outputs) and wanted and outputs:
         raise DataError(
-            f"teacher and student must return as many tensors, got {len(wanted)} and {len(outputs)}: pass output=, "
-            "the index or key of the one to learn"
+            f"teacher and student must return as many tensors, got {len(wanted)} and {len(outputs)}: pass "
+            f"{option('output=')}, the index or key of the one to learn"
         )
     return wanted, outputs
 

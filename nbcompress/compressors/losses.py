@@ -38,7 +38,7 @@ from nbcompress.compressors.outputs import (
     prediction_of,
     without_unit_axes,
 )
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.errors import CompressionError, DataError, option
 
 LossFunction = Callable[[Any, Any], Tensor]
 # Returns None if the batch has no label that counts.
@@ -127,7 +127,8 @@ class ResolvedLoss:
             loss = model_loss_of(result)
             if loss is None:
                 raise DataError(
-                    "the model gave no loss of its own for this batch, though it did for the first: pass loss="
+                    "the model gave no loss of its own for this batch, though it did for the first: "
+                    f"pass {option('loss=')}"
                 )
             return loss
         output, target = self.prediction(result, batch), _check_target(batch.target)
@@ -169,8 +170,8 @@ class ResolvedLoss:
         is_fit = low >= 0 and high <= 1 if self.kind is OutputKind.PROBABILITIES else bool(_is_binary(labels).all())
         if not is_fit:
             raise DataError(
-                f"targets were 0 and 1 in the first batch, but now they run from {low:g} to {high:g}: pass loss=, "
-                "such as loss=torch.nn.functional.mse_loss"
+                f"targets were 0 and 1 in the first batch, but now they run from {low:g} to {high:g}: "
+                f"pass {option('loss=')}, such as {option('loss=torch.nn.functional.mse_loss')}"
             )
         return predicted, labels
 
@@ -198,12 +199,12 @@ class LossSpec:
     def __post_init__(self) -> None:
         if self.loss is not None and not callable(self.loss):
             raise CompressionError(
-                "loss must be a function of what the model returns and the target to a scalar, "
+                f"{option('loss')} must be a function of what the model returns and the target to a scalar, "
                 f"got {type(self.loss).__name__}"
             )
         if isinstance(self.output, bool) or not isinstance(self.output, (int, str, type(None))):
             raise CompressionError(
-                f"output must be the index or the key of one of the model's outputs, got {self.output!r}"
+                f"{option('output')} must be the index or the key of one of the model's outputs, got {self.output!r}"
             )
 
     def resolve(self, model: nn.Module, data: object, seed: int = 0) -> ResolvedLoss:
@@ -272,8 +273,8 @@ class LossSpec:
         if is_one_hot and _stays_one_hot(batches, model, len(target)):
             raise DataError(
                 "every row of the targets holds exactly one 1, so they may be classes or several labels: pass integer "
-                "labels (targets.argmax(1)) for classes, or loss=, such as "
-                "loss=torch.nn.functional.binary_cross_entropy_with_logits"
+                f"labels (targets.argmax(1)) for classes, or {option('loss=')}, such as "
+                f"{option('loss=torch.nn.functional.binary_cross_entropy_with_logits')}"
             )
         return ResolvedLoss(kind, self.output)
 
@@ -288,14 +289,14 @@ class LossSpec:
         if relation == "the inputs" and not is_next_token:
             unclear = (
                 "the targets are the inputs, but the model sees all positions at once, so it cannot be trained to say "
-                "the next one: pass loss="
+                f"the next one: pass {option('loss=')}"
             )
         elif (last := self._final_operation(model, batch, output)) is not FinalOperation.UNBOUNDED:
             what = "all outputs lie in [0, 1]" if last is FinalOperation.OTHER else f"the model ends in {last.value}"
             unclear = (
                 f"cross-entropy needs scores of classes, but {what}, so they seem to be probabilities: return what "
-                "comes before, or pass loss=, such as "
-                "loss=lambda said, label: torch.nn.functional.nll_loss(said.log(), label)"
+                f"comes before, or pass {option('loss=')}, such as "
+                f"{option('loss=lambda said, label: torch.nn.functional.nll_loss(said.log(), label)')}"
             )
         is_language = relation is not None or _is_vocabulary(model, batch, scores.shape[1])
         return replace(resolved, is_language=is_language, unclear=unclear)
@@ -440,13 +441,13 @@ def _kind_in_same_shape(target: Tensor, output: Tensor, final_operation: Callabl
         if is_binary and last is not FinalOperation.UNBOUNDED:
             raise DataError(
                 "targets are 0 and 1 and all outputs lie in [0, 1], but the model does not end in a sigmoid, so they "
-                "may be probabilities or logits: pass loss=, such as loss=torch.nn.BCELoss() or loss=torch.nn."
-                "BCEWithLogitsLoss()"
+                f"may be probabilities or logits: pass {option('loss=')}, such as "
+                f"{option('loss=torch.nn.BCELoss()')} or {option('loss=torch.nn.BCEWithLogitsLoss()')}"
             )
     elif final_operation() is FinalOperation.SIGMOID:
         raise DataError(
             f"the model ends in a sigmoid, so its outputs lie in [0, 1], but the targets run from {low:g} to {high:g}: "
-            "pass targets in [0, 1], or loss="
+            f"pass targets in [0, 1], or {option('loss=')}"
         )
     return OutputKind.LOGITS if is_binary else OutputKind.NUMBERS
 
@@ -480,7 +481,9 @@ def _check_target(target: Any) -> Tensor:
         raise DataError(NO_TARGET)
     if not isinstance(target, Tensor) or target.dtype == torch.bool or target.is_complex():
         kind = str(target.dtype) if isinstance(target, Tensor) else type(target).__name__
-        raise DataError(f"targets must be integer labels or float values, got {kind}: convert them, or pass loss=")
+        raise DataError(
+            f"targets must be integer labels or float values, got {kind}: convert them, or pass {option('loss=')}"
+        )
     return target
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.modes import evaluating, requiring_grad
-from nbcompress.errors import DataError
+from nbcompress.errors import DataError, option
 
 # The label that torch's cross-entropy skips.
 IGNORED = -100
@@ -63,13 +63,15 @@ def prediction_of(result: Any, output: OutputKey | None = None, n_rows: int | No
         return next(iter(candidates.values()))
     if not candidates:
         raise DataError(
-            f"the model must return a tensor that can be its prediction, got {_listed(result)}: pass output=, its "
-            "index or key, or loss=, a function of what the model returns and the target"
+            f"the model must return a tensor that can be its prediction, got {_listed(result)}: pass "
+            f"{option('output=')}, its index or key, or {option('loss=')}, a function of what the model returns "
+            "and the target"
         )
     first = next(iter(candidates))
     raise DataError(
-        f"the model returns several tensors, {_describe(candidates)}: say which one is the prediction with output=, "
-        f"such as output={first!r}, or pass loss=, a function of what the model returns and the target"
+        f"the model returns several tensors, {_describe(candidates)}: say which one is the prediction with "
+        f"{option('output=')}, such as {option('output', first)}, or pass {option('loss=')}, a function of what "
+        "the model returns and the target"
     )
 
 
@@ -133,7 +135,7 @@ def _named(result: Any, output: OutputKey) -> Tensor:
         value = listed[output] if -len(listed) <= output < len(listed) else None
     if not isinstance(value, Tensor):
         raise DataError(
-            f"output={output!r} must name a tensor among what the model returns, which is {_listed(result)}"
+            f"{option('output', output)} must name a tensor among what the model returns, which is {_listed(result)}"
         )
     return value
 
@@ -247,7 +249,8 @@ def class_scores(output: Tensor, target: Tensor, ignored: int = IGNORED) -> tupl
     low, high = limits_of(labels[labels != ignored])
     if low < 0 or high >= scores.shape[1]:
         hint = (
-            f"; if {high:g} stands for no label, pass loss=torch.nn.CrossEntropyLoss(ignore_index={high:g})"
+            f"; if {high:g} stands for no label, pass "
+            f"{option(f'loss=torch.nn.CrossEntropyLoss(ignore_index={high:g})')}"
             if high == 255
             else ""
         )
@@ -270,7 +273,7 @@ def _in_rows(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     else:
         raise DataError(
             f"integer targets need outputs with one axis more, the classes; got targets {tuple(target.shape)} and "
-            f"outputs {tuple(output.shape)}: pass loss=, or float targets for squared error"
+            f"outputs {tuple(output.shape)}: pass {option('loss=')}, or float targets for squared error"
         )
     return scores, labels.reshape(-1).long()
 
