@@ -7,12 +7,13 @@ from typing import Literal
 from torch import nn
 
 from nbcompress.compressors.codebooks import STARTS, Start, fit_codebook, round_to_codebook
-from nbcompress.compressors.layers import Patterns, check_choice, check_count
+from nbcompress.compressors.layers import Patterns, check_choice
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import TensorRecord
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
+from nbcompress.errors import CompressionError, check_integer
 
 
 @outside_inference
@@ -67,7 +68,7 @@ def cluster(
         Han, Mao and Dally (2016), "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained
         Quantization and Huffman Coding", section 3.
     """
-    n_clusters = check_count("clusters", clusters, 1, 65536)
+    n_clusters = check_integer("clusters", clusters, 1, 65536, error=CompressionError)
     check_choice("start", start, STARTS)
     check_choice("rest", rest, ("float16", "float32"))
     session = CompressionSession(model, layers, FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output)))

@@ -17,7 +17,6 @@ from torch.nn import functional
 from nbcompress.compressors.data import NO_TARGET, Batch, Batches
 from nbcompress.compressors.layers import (
     Patterns,
-    check_count,
     check_model,
     check_number,
     check_patterns,
@@ -35,7 +34,7 @@ from nbcompress.compressors.outputs import (
     predictions_of,
 )
 from nbcompress.compressors.training import TrainingOptions, train_
-from nbcompress.errors import CompressionError, DataError, LayerNotFound, did_you_mean, option
+from nbcompress.errors import CompressionError, DataError, LayerNotFound, check_integer, did_you_mean, option
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Features of layers
@@ -514,7 +513,7 @@ def distill(
     check_number("temperature", temperature, 0, float("inf"), is_open_low=True)
     check_number("alpha", alpha, 0, 1)
     options = TrainingOptions(epochs, lr, batch_size=batch_size, seed=seed)
-    options_alone = replace(options, epochs=check_count("finetune", finetune, 0))
+    options_alone = replace(options, epochs=check_integer("finetune", finetune, 0, error=CompressionError))
     check_model(teacher)
     check_model(student)
     trained = copied(student)

@@ -15,7 +15,7 @@ from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import Surgery
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
-from nbcompress.errors import CompressionError, option
+from nbcompress.errors import CompressionError, check_integer, option
 
 # Not their subclasses, which may use the weight differently, as attention does with its output projection.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -79,8 +79,7 @@ def low_rank_like(module: nn.Module, rank: int) -> LowRank:
         )
     weight: Tensor = module.weight  # type: ignore[assignment]
     full_rank = min(weight.shape[0], weight[0].numel())
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full_rank:
-        raise CompressionError(f"{option('rank')} must be from 1 to {full_rank} here, got {rank!r}")
+    rank = check_integer("rank", rank, 1, full_rank, error=CompressionError)
     has_bias = module.bias is not None
     tensor_options: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     # The usual random start would also advance the random state of the notebook.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from nbcompress.compressors.buffers import is_spread, own_buffers_
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
-from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean, option
+from nbcompress.errors import CompressionError, LayerNotFound, check_integer, did_you_mean, option
 
 
 def check_number(name: str, value: object, low: float, high: float, *, is_open_low: bool = False) -> float:
@@ -36,20 +36,9 @@ def check_number(name: str, value: object, low: float, high: float, *, is_open_l
     return number
 
 
-def check_count(name: str, value: object, low: int, high: int | None = None) -> int:
-    """Return `value` as an int in `low ... high`; bool and fractions are refused."""
-    bounds = f"from {low}" + (f" to {high}" if high is not None else "")
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise CompressionError(f"{option(name)} must be a whole number {bounds}, got {value!r}")
-    number = int(value)
-    if number < low or (high is not None and number > high):
-        raise CompressionError(f"{option(name)} must be a whole number {bounds}, got {value!r}")
-    return number
-
-
 def check_seed(seed: object) -> int:
     """Return `seed` if every generator takes it."""
-    return check_count("seed", seed, 0, 2**63 - 1)
+    return check_integer("seed", seed, 0, 2**63 - 1, error=CompressionError)
 
 
 def check_choice(name: str, value: object, known: Iterable[str], later: Mapping[str, str] | None = None) -> str:

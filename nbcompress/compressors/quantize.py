@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from nbcompress.compressors.calibration import layers_of, why_no_layer
 from nbcompress.compressors.codebooks import quantize_codebook
 from nbcompress.compressors.grids import GridSpec, fit_grid, parse_granularity, round_to_grid
-from nbcompress.compressors.layers import Patterns, Target, check_choice, check_count
+from nbcompress.compressors.layers import Patterns, Target, check_choice
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import ActivationRange, Codebook, TensorRecord, satisfies
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions, refit
 from nbcompress.compressors.training import check_gradients, each_gradient
-from nbcompress.errors import CompressionError, DataError, did_you_mean, option
+from nbcompress.errors import CompressionError, DataError, check_integer, did_you_mean, option
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Bits for each tensor under a budget of bytes
@@ -344,7 +344,7 @@ def _grid_spec(bits: object, scheme: str, granularity: str, scale: str) -> GridS
         )
     check_choice("scheme", scheme, ("symmetric", "affine"))
     check_choice("scale", scale, ("error", "absmax"))
-    n_bits = check_count("bits", bits, 1, 8)
+    n_bits = check_integer("bits", bits, 1, 8, error=CompressionError)
     if n_bits == 1 and scheme == "affine":
         raise CompressionError(
             f"one bit is sign * scale: {option('bits', 1)} needs {option('scheme', 'symmetric')}, got 'affine'"

@@ -328,7 +328,7 @@ def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
     if n_wrong:
         raise CompressionError(
             f"{_called(name)} must keep to its {kind}, but {n_wrong} of {tensor.numel()} values left it, the first "
-            f"is {tensor[wrong][0].item():.6g}: change weights with finetune(), which keeps promises, or compress again"
+            f"is {tensor[wrong][0].item():.6g}: change weights with finetune(), which keeps it, or compress again"
         )
     return codes
 

@@ -21,7 +21,6 @@ from nbcompress.compressors.grids import GridSpec, fit_grid, round_to_grid
 from nbcompress.compressors.layers import (
     Patterns,
     Target,
-    check_count,
     check_model,
     check_number,
     check_seed,
@@ -33,7 +32,7 @@ from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.modes import evaluating
 from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of, satisfies
 from nbcompress.compressors.training import BeforeEpoch, TrainingOptions, train_
-from nbcompress.errors import CompressionError, DataError, option
+from nbcompress.errors import CompressionError, DataError, check_integer, option
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class FineTuneOptions:
     spec: LossSpec = field(default_factory=LossSpec)
 
     def __post_init__(self) -> None:
-        check_count("finetune", self.finetune, 0)
+        check_integer("finetune", self.finetune, 0, error=CompressionError)
         check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
         check_seed(self.seed)
         if self.finetune and self.data is None:

@@ -25,7 +25,7 @@ from nbcompress.compressors.constraints import (
     round_to_half_,
 )
 from nbcompress.compressors.data import Batches
-from nbcompress.compressors.layers import check_choice, check_count, check_number, check_seed, fill_, unique_parameters
+from nbcompress.compressors.layers import check_choice, check_number, check_seed, fill_, unique_parameters
 from nbcompress.compressors.losses import NO_LABELS_LEFT, BatchLoss, LossSpec
 from nbcompress.compressors.modes import (
     TrainingFlags,
@@ -38,7 +38,7 @@ from nbcompress.compressors.modes import (
     training_flags_restored,
 )
 from nbcompress.compressors.record import TensorRecord, attach_, record_of
-from nbcompress.errors import CompressionError, DataError, option
+from nbcompress.errors import CompressionError, DataError, check_integer, option
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Gradients
@@ -194,15 +194,15 @@ class TrainingOptions:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("epochs", self.epochs, 0)
+        check_integer("epochs", self.epochs, 0, error=CompressionError)
         check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_count("batch_size", self.batch_size, 1)
+        check_integer("batch_size", self.batch_size, 1, error=CompressionError)
         check_seed(self.seed)
         check_number("weight_decay", self.weight_decay, 0, float("inf"))
         check_choice("schedule", self.schedule, SCHEDULES)
         if self.patience is not None:
-            check_count("patience", self.patience, 1)
+            check_integer("patience", self.patience, 1, error=CompressionError)
         if self.momentum is not None:
             check_number("momentum", self.momentum, 0, 1)
             if self.optimizer != "sgd":

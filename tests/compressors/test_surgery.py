@@ -59,7 +59,7 @@ def test_cut_parameters_of_the_model_itself_and_tuples() -> None:
         (Surgery("cut", "0", {}, {"training": 3}), "module '0' has no number 'training'"),
         (Surgery("cut", "0", {}, {"in_features": "3"}), "module '0' has no number 'in_features' that could become '3'"),  # type: ignore[dict-item]
         (Surgery("factorize", "0"), "factorizing '0' needs its rank, got None"),
-        (Surgery("factorize", "0", attributes={"rank": 4}), "rank must be from 1 to 3 here, got 4"),
+        (Surgery("factorize", "0", attributes={"rank": 4}), "rank is an integer from 1 to 3, but got 4"),
         (Surgery("factorize", "1", attributes={"rank": 1}), r"can be factorized; this is no plain linear layer .*ReLU"),
         (Surgery("melt", "0"), "a surgery is cut or factorize, got 'melt'"),  # type: ignore[arg-type]
     ],
