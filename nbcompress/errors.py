@@ -228,6 +228,12 @@ def check_integer(
     raise error(f"{option(keyword)} is an integer{bounds}, but got {shown(value)}.")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the type of `error` and the first line of its text that is not blank, such as `ValueError: no data`."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
 _LONGEST_SHOWN = 80
 
 

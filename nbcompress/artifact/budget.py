@@ -17,9 +17,9 @@ from nbcompress.compressors import quantize as quantize_by_bits
 from nbcompress.compressors.layers import Patterns, Target, check_model, check_patterns, select
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
-from nbcompress.compressors.outputs import Output
-from nbcompress.compressors.quantize import Cost, Costs, allotted, importances, steps_up
-from nbcompress.compressors.session import Tuning
+from nbcompress.compressors.outputs import OutputKey
+from nbcompress.compressors.quantize import BitCost, BitCosts, allocate_bits, bit_increases, error_weights
+from nbcompress.compressors.session import FineTuneOptions
 from nbcompress.errors import CompressionError, option
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -46,7 +46,7 @@ def quantize(
     lr: float = 1e-3,
     seed: int = 0,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids of a few bits.
 
@@ -119,7 +119,7 @@ def quantize(
             f"{option('bits', 'auto')} needs {option('budget=')}, the length of the file, such as '60kB'"
         )
     n_bytes = parse_budget(budget)
-    Tuning(data, finetune, lr, seed, LossSpec(loss, output))
+    FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
     # The most bits first: this checks every other option, and if the file fits there is nothing to choose.
     widest = quantize_by_bits(model, 8, **grids)  # type: ignore[arg-type]
     search = _BitSearch(model, n_bytes, grids, training)
@@ -197,26 +197,26 @@ class _BitSearch:
             reason = f"fine-tuning ended {n_over} bytes above it: allow more, or train less"
         raise CompressionError(f"{option('budget', self.budget)} bytes cannot be kept: {reason}")
 
-    def _costs(self) -> tuple[Costs, int]:
+    def _costs(self) -> tuple[BitCosts, int]:
         """Bytes and error of each tensor at each number of bits, and the bytes of everything else."""
         spec = LossSpec(self.training["loss"], self.training["output"])
-        weights = importances(self.model, self.targets, self.training["data"], self.training["seed"], spec)
-        costs: dict[str, dict[int, Cost]] = {name: {} for name in self.names}
+        weights = error_weights(self.model, self.targets, self.training["data"], self.training["seed"], spec)
+        costs: dict[str, dict[int, BitCost]] = {name: {} for name in self.names}
         n_other: int | None = None
         for bits in range(2 if self.grids["scheme"] == "affine" else 1, 9):
             small = quantize_by_bits(self.model, bits, **self.grids)
             sizes = size_by_tensor(small)
             for target, weight in zip(self.targets, weights, strict=True):
-                costs[target.name][bits] = Cost(_tensor_bytes(sizes, target), _error(target, small, weight))
+                costs[target.name][bits] = BitCost(_tensor_bytes(sizes, target), _error(target, small, weight))
             n_chosen = sum(cost[bits].n_bytes for cost in costs.values())
             n_rest = sum(sizes.values()) - n_chosen
             n_other = n_rest if n_other is None else min(n_other, n_rest)
         return costs, n_other or 0
 
-    def _best_bits(self, costs: Costs, room: int) -> dict[str, int] | None:
+    def _best_bits(self, costs: BitCosts, room: int) -> dict[str, int] | None:
         """Return bits for `room` bytes whose file, before training, is within the budget; None if there are none."""
         while True:
-            bits = allotted(costs, room)
+            bits = allocate_bits(costs, room)
             if bits is None:
                 return None
             n_over = self._file_bytes(bits) - self.budget
@@ -224,12 +224,12 @@ class _BitSearch:
                 return self._raised(costs, bits, room)
             room -= n_over
 
-    def _raised(self, costs: Costs, bits: dict[str, int], room: int) -> dict[str, int]:
+    def _raised(self, costs: BitCosts, bits: dict[str, int], room: int) -> dict[str, int]:
         """Raise `bits` as far as the file allows; its true length can leave room that costs by tensor do not show."""
         refused: set[tuple[str, int]] = set()
         while True:
             left = room - sum(costs[name][b].n_bytes for name, b in bits.items()) + _SLACK_BYTES
-            steps = (step for step in steps_up(costs, bits) if step.n_bytes <= left)
+            steps = (step for step in bit_increases(costs, bits) if step.n_bytes <= left)
             step = next((step for step in steps if (step.name, step.bits) not in refused), None)
             if step is None:
                 return bits

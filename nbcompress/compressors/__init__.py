@@ -1,7 +1,7 @@
-"""What changes? The compressors and fine-tuning."""
+"""Compressors of models, and fine-tuning."""
 
-# The functions are named like the modules they live in. Importing a module binds its name here, and the function of
-# the same name takes the name over in the same statement.
+# The functions have the names of their modules. Importing a module binds its name here; the same statement then binds
+# the function of that name.
 from nbcompress.compressors.cluster import cluster
 from nbcompress.compressors.distill import Distillation, distill
 from nbcompress.compressors.factorize import LowRank, factorize

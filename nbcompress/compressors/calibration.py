@@ -1,12 +1,12 @@
-"""Which range do the inputs of a layer take? Measured on data, for integer kernels with fixed grids of 256 codes.
+"""Inputs of linear layers and convolutions on data, and the activation ranges that integer kernels need.
 
-What comes into linear layers and convolutions, and out of them, while a model runs over data.
+`observe` runs a model over data and shows the inputs and outputs of chosen layers. `measure_activation_ranges` uses it
+to find the range of the inputs of each layer for a grid of 256 codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,35 +18,39 @@ from torch.nn import functional
 
 from nbcompress.compressors.data import Batch, Batches
 from nbcompress.compressors.layers import Target
-from nbcompress.compressors.modes import seeded
+from nbcompress.compressors.modes import evaluating, seeded
 from nbcompress.compressors.record import ActivationRange, Record
 from nbcompress.errors import DataError
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers that are observed
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Patches of a convolution are laid out in memory this many numbers at a time, 64 MiB of float32 (a heuristic).
+# Patches of a convolution are laid out in memory for so many numbers at a time, 64 MiB of float32 (a heuristic).
 _MOST_NUMBERS = 1 << 24
 
 NOT_CALLED = "the model does not call its layer on the data"
 
 
 def layers_of(model: nn.Module, target: Target) -> dict[str, nn.Module]:
-    """Linear layers and convolutions whose weight is `target`, by name; several where a weight is shared."""
-    found: dict[str, nn.Module] = {}
+    """Return the linear layers and convolutions whose weight is `target`, by name: several if the weight is shared."""
+    layers: dict[str, nn.Module] = {}
     for name in target.names:
         path, _, last = name.rpartition(".")
         module = model.get_submodule(path)
         if last == "weight" and isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
-            found[path] = module
-    return found
+            layers[path] = module
+    return layers
 
 
 def why_no_layer(model: nn.Module, target: Target) -> str:
-    """Why `layers_of` finds nothing for `target`."""
+    """Return the reason why `layers_of` finds nothing for `target`."""
     owner = model.get_submodule(target.name.rpartition(".")[0])
     return f"not the weight of a linear layer or a convolution ({type(owner).__name__})"
 
 
-See = Callable[[str, Tensor, Tensor], None]
+# Called with the name of a layer, its first input and its output.
+OnCall = Callable[[str, Tensor, Tensor], None]
 
 
 @torch.no_grad()
@@ -55,17 +59,17 @@ def observe(
     layers: Mapping[str, nn.Module],
     data: object,
     seed: int,
-    see: See,
+    on_call: OnCall,
     after_batch: Callable[[Batch], None] | None = None,
 ) -> None:
-    """Run one pass of `data` in evaluation mode and show what every layer takes and gives.
+    """Run `model` over one pass of `data` in evaluation mode and show the inputs and outputs of layers.
 
     Args:
         model: Comes back as it was, without hooks.
         layers: Modules of the model under names of the caller's choice.
         data: See `Batches`.
-        seed: Of the order of the data and of the model's own randomness.
-        see: Called with a name, the layer's first input and its output, each time that the layer runs.
+        seed: Seed of the order of the data and of the model's own randomness.
+        on_call: Called with a name, the layer's first input and its output, each time that the layer runs.
         after_batch: Called with every batch after it ran.
 
     Raises:
@@ -75,9 +79,9 @@ def observe(
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            given = args[0] if args else kwargs.get("input")
-            if isinstance(given, Tensor) and isinstance(output, Tensor):
-                see(name, given.detach(), output.detach())
+            x = args[0] if args else kwargs.get("input")
+            if isinstance(x, Tensor) and isinstance(output, Tensor):
+                on_call(name, x.detach(), output.detach())
 
         return hook
 
@@ -93,28 +97,19 @@ def observe(
             handle.remove()
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in evaluation mode, and back to the modes of its modules."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in flags:
-            module.training = is_training
-
-
 def input_rows(layer: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    """The inputs of `layer` as the rows that its flattened weight is multiplied with, in parts.
+    """Arrange the inputs of `layer` as the rows that its flattened weight is multiplied with, in parts.
 
     Args:
         layer: A linear layer or a convolution.
         x: Its input.
 
     Yields:
-        Shape `(groups, rows, columns)`, float32 or wider. The weight as `(groups, outputs, columns)`, multiplied with
-        the rows, gives the outputs without the bias.
+        A tensor of shape `(groups, rows, columns)`, float32 or wider. The weight of shape `(groups, outputs, columns)`,
+        multiplied with the rows, gives the outputs without the bias.
+
+    Raises:
+        TypeError: `layer` is of another kind.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if isinstance(layer, nn.Linear):
@@ -124,35 +119,47 @@ def input_rows(layer: nn.Module, x: Tensor) -> Iterator[Tensor]:
         raise TypeError(f"only linear layers and convolutions have rows of inputs, not {type(layer).__name__}")
     n_axes = len(layer.kernel_size)
     batch = wide if wide.ndim == n_axes + 2 else wide[None]
-    # Of a convolution, torch keeps the padding of all its modes in the form that `pad` takes.
+    # torch keeps the padding of a convolution, of all modes, in the form that `pad` takes.
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     batch = functional.pad(batch, layer._reversed_padding_repeated_twice, mode=mode)
     for axis, (size, stride, step) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
         batch = batch.unfold(2 + axis, step * (size - 1) + 1, stride)[..., ::step]
-    # (examples, channels, *positions, *kernel): one row a position, one column a channel and place in the kernel.
-    n_each = max(1, batch[0].numel())
-    for part in torch.split(batch, max(1, _MOST_NUMBERS // n_each)):
+    # (examples, channels, *positions, *kernel): a row for each position, a column for each channel and kernel element.
+    n_per_example = max(1, batch[0].numel())
+    for part in torch.split(batch, max(1, _MOST_NUMBERS // n_per_example)):
         split = part.reshape(len(part), layer.groups, -1, *part.shape[2:])
         positions, kernel = range(3, 3 + n_axes), range(3 + n_axes, 3 + 2 * n_axes)
         ordered = split.permute(1, 0, *positions, 2, *kernel)
         yield ordered.reshape(layer.groups, ordered.shape[1 : -n_axes - 1].numel(), -1)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Activation ranges
+
 # Bins of the histogram from which a range is chosen: several for each of the 256 codes.
 _N_BINS = 4096
-# Shares of the widest range that are tried on either side (a heuristic: what is clipped costs its squared distance).
+# Shares of the widest range that are tried on either side (a heuristic).
 _SHARES = tuple(1 - 0.05 * step for step in range(15))
 
 _CHANGED = "its activation range was given up, because weights changed and there was no data to measure it again"
 
 
 def static_layers(record: Record) -> list[str]:
-    """Modules whose inputs have a measured range."""
+    """Return the names of modules whose inputs have a measured range."""
     return [name for name, activation in record.activations.items() if isinstance(activation, ActivationRange)]
 
 
-def with_ranges(model: nn.Module, record: Record, data: object, seed: int) -> Record:
-    """`record` with every static range measured again on `model`; without data they are given up, by name.
+def with_activation_ranges(model: nn.Module, record: Record, data: object, seed: int) -> Record:
+    """Measure every static range of `record` again on `model`.
+
+    Args:
+        model: Its weights are final.
+        record: Its record.
+        data: See `Batches`. Without data, the ranges are removed from the record and named in `left_out`.
+        seed: See `observe`.
+
+    Returns:
+        The record with the new ranges.
 
     Raises:
         DataError: An input is NaN or infinite, or `data` does not fit.
@@ -160,7 +167,7 @@ def with_ranges(model: nn.Module, record: Record, data: object, seed: int) -> Re
     names = static_layers(record)
     if not names:
         return record
-    ranges: Mapping[str, ActivationRange] = {} if data is None else measured_ranges(model, names, data, seed)
+    ranges: Mapping[str, ActivationRange] = {} if data is None else measure_activation_ranges(model, names, data, seed)
     why = _CHANGED if data is None else NOT_CALLED
     activations = {name: ranges.get(name, activation) for name, activation in record.activations.items()}
     activations = {
@@ -170,10 +177,21 @@ def with_ranges(model: nn.Module, record: Record, data: object, seed: int) -> Re
     return replace(record, activations=activations, left_out={**record.left_out, **missing})
 
 
-def measured_ranges(model: nn.Module, names: list[str], data: object, seed: int) -> dict[str, ActivationRange]:
-    """The range of least squared error, rounded to 256 codes, of the inputs of modules over one pass of `data`.
+def measure_activation_ranges(
+    model: nn.Module, names: list[str], data: object, seed: int
+) -> dict[str, ActivationRange]:
+    """Find the ranges of the inputs of modules that have the least squared error when rounded to 256 codes.
 
-    The data is read twice: for the widest range, and for a histogram in it. Modules that are not called are missing.
+    The data is read twice: for the widest range, and for a histogram within it.
+
+    Args:
+        model: Comes back as it was.
+        names: Dotted names of modules.
+        data: See `Batches`.
+        seed: See `observe`.
+
+    Returns:
+        The range by name. Modules that the model does not call are missing.
 
     Raises:
         DataError: An input is NaN or infinite, or `data` does not fit.
@@ -203,7 +221,7 @@ def measured_ranges(model: nn.Module, names: list[str], data: object, seed: int)
 
 @dataclass
 class _Histogram:
-    """Counts of values between two ends, of which the lower is not above zero and the upper not below."""
+    """Counts of values from `low`, which is at most zero, to `high`, which is at least zero."""
 
     low: float
     high: float
@@ -214,7 +232,7 @@ class _Histogram:
     def add(self, x: Tensor) -> None:
         if self.low == self.high:
             return
-        # The same arithmetic on every device, unlike torch.histc, which adds on a GPU by chance.
+        # Equal on every device and in every run, unlike `torch.histc`, which adds in a random order on a GPU.
         share = (x.flatten().double() - self.low) / (self.high - self.low)
         bins = (share * _N_BINS).long().clamp(0, _N_BINS - 1)
         self.counts += torch.bincount(bins, minlength=_N_BINS).cpu().numpy()
@@ -226,10 +244,10 @@ class _Histogram:
         centres = self.low + width * (np.arange(_N_BINS, dtype=np.float64) + 0.5)
         sides = [(1.0,) if end == 0 else _SHARES for end in (self.low, self.high)]
         tried = [ActivationRange(self.low * below, self.high * above) for below in sides[0] for above in sides[1]]
-        errors = [_squared_error(centres, self.counts, width) for width in tried]
+        errors = [_squared_error(centres, self.counts, candidate) for candidate in tried]
         return tried[int(np.argmin(errors))]
 
 
-def _squared_error(values: NDArray[np.float64], counts: NDArray[np.float64], one: ActivationRange) -> float:
-    codes = np.clip(np.rint(values / one.scale) + one.zero, 0, 255)
-    return float((counts * (values - (codes - one.zero) * one.scale) ** 2).sum())
+def _squared_error(values: NDArray[np.float64], counts: NDArray[np.float64], limits: ActivationRange) -> float:
+    codes = np.clip(np.rint(values / limits.scale) + limits.zero, 0, 255)
+    return float((counts * (values - (codes - limits.zero) * limits.scale) ** 2).sum())

@@ -1,12 +1,12 @@
-"""Training weights that keep a promise.
+"""Parameters that are trained under a constraint, and weights rounded to half precision.
 
-The optimizer moves a *leaf*; what the model holds is the leaf made true to the promise: masked, rounded to a grid or to
-half precision, or spread from shared values. The gradient at the promised values goes straight through to the leaf
-(Bengio, Léonard and Courville 2013). Between two steps the model therefore always holds what would be stored.
+A constraint is a `TensorRecord`: zeros that stay, a grid, or a codebook. The optimizer moves a *latent* parameter, and
+the model's weight is the latent one projected onto the constraint (straight-through estimator: Bengio, Léonard and
+Courville 2013, "Estimating or Propagating Gradients Through Stochastic Neurons"). So between two steps the model
+always holds the values that a file would store.
 
-The rest: what stays in floating point is rounded to half precision in the model itself.
-
-So the file can hold it in two bytes, and the model that was evaluated is the model in the file.
+Whatever has neither a grid nor a codebook is called the rest. It can be rounded to half precision in the model itself,
+so that a file holds it in two bytes a number and the model that was evaluated equals the model in the file.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.buffers import cut_buffers, non_persistent_buffers
-from nbcompress.compressors.grids import improved_scale, rounded
+from nbcompress.compressors.grids import refit_scale, round_to_grid
 from nbcompress.compressors.layers import fill_, unique_parameters
 from nbcompress.compressors.record import Codebook, Record, TensorRecord, codes_of
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Half precision
 
 _WIDE = (torch.float32, torch.float64)
 
 
-def half_rounded(values: Tensor, *, keeps_positive: bool = False) -> Tensor | None:
-    """`values` rounded to the nearest float16, in their own dtype; None where that would lose their meaning.
+def round_to_half(values: Tensor, *, keeps_positive: bool = False) -> Tensor | None:
+    """Round `values` to the nearest float16, in their own dtype.
 
     Args:
-        values: Any floating tensor. Sixteen-bit ones come back as they are: they take two bytes already.
-        keeps_positive: Nothing positive may become zero (a variance, which is divided by).
+        values: A floating tensor of any shape. 16-bit ones are returned as they are, since they take two bytes already.
+        keeps_positive: No positive value may become zero (a variance, which is divided by).
 
     Returns:
-        None if a finite value would overflow (beyond 65504), or a variance would vanish.
+        None if a finite value would overflow (beyond 65504), or if `keeps_positive` would be broken.
     """
     if values.dtype not in _WIDE:
         return values
@@ -49,10 +52,10 @@ def half_rounded(values: Tensor, *, keeps_positive: bool = False) -> Tensor | No
 def rest_tensors(model: nn.Module, record: Record) -> Iterator[tuple[str, Tensor]]:
     """Every floating parameter (once, under its first name) and stored buffer without a grid or a codebook."""
     for names, parameter in unique_parameters(model):
-        promised = [record.tensors[name] for name in names if name in record.tensors]
-        if parameter.is_floating_point() and not any(name.grid or name.codebook for name in promised):
+        constraints = [record.tensors[name] for name in names if name in record.tensors]
+        if parameter.is_floating_point() and not any(item.grid or item.codebook for item in constraints):
             yield names[0], parameter
-    # A buffer that is not stored is made anew by the class: what we round would not come back.
+    # The class computes a buffer that is not stored anew, so the rounded values would not come back.
     unstored = non_persistent_buffers(model).keys() - cut_buffers(model, record.surgery).keys()
     seen: set[int] = set()
     for name, buffer in model.named_buffers(remove_duplicate=False):
@@ -62,68 +65,71 @@ def rest_tensors(model: nn.Module, record: Record) -> Iterator[tuple[str, Tensor
             yield name, buffer
 
 
-def round_rest_(model: nn.Module, record: Record) -> dict[str, str]:
-    """Round the rest of `model` in place. Returns the tensors that had to stay as they are, with the reason."""
-    return round_tensors_(rest_tensors(model, record))
-
-
-def round_tensors_(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
-    """Round named tensors in place; those that cannot be are returned with the reason."""
-    kept: dict[str, str] = {}
+def round_to_half_(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
+    """Round named tensors to half precision in place. Return the names that had to stay, each with the reason."""
+    unrounded: dict[str, str] = {}
     for name, tensor in tensors:
-        rounded = half_rounded(tensor.detach(), keeps_positive=name.rpartition(".")[2] == "running_var")
-        if rounded is None:
-            kept[name] = "stays in float32: half precision would overflow, or make a variance zero"
+        half = round_to_half(tensor.detach(), keeps_positive=name.rpartition(".")[2] == "running_var")
+        if half is None:
+            unrounded[name] = "stays in float32: half precision would overflow, or make a variance zero"
         else:
-            fill_(tensor, rounded)
-    return kept
+            fill_(tensor, half)
+    return unrounded
 
 
-# The scales of a grid follow its weights once in so many steps: at every step they would follow its noise, which costs
-# accuracy as well as time.
-_N_STEPS_A_SCALE = 16
+# ---------------------------------------------------------------------------------------------------------------------
+# Parameters in training
+
+# Scales of a grid are fitted again once in so many steps. At every step they would follow the noise of the weights,
+# which costs accuracy as well as time (a heuristic).
+_STEPS_PER_SCALE = 16
 
 
-class Held(Protocol):
-    """One parameter in training."""
+class ConstrainedParameter(Protocol):
+    """One parameter of a model in training.
+
+    Attributes:
+        parameter: The model's parameter, which satisfies the constraint.
+        latent: The parameter that the optimizer moves.
+    """
 
     parameter: nn.Parameter
-    leaf: nn.Parameter
+    latent: nn.Parameter
 
-    def take_gradient(self) -> None:
-        """Give the leaf the gradient of the parameter."""
+    def pass_gradient(self) -> None:
+        """Give the latent parameter the gradient of the model's parameter."""
 
-    def put(self) -> None:
-        """Give the parameter the promised values of the leaf."""
+    def project(self) -> None:
+        """Set the model's parameter to the latent one, projected onto the constraint."""
 
-    def promise(self) -> TensorRecord | None:
-        """What is promised of the values that the parameter has now."""
+    def constraint(self) -> TensorRecord | None:
+        """The constraint that the parameter satisfies now; None if there is none."""
 
 
-class Free:
-    """A parameter without a promise is its own leaf."""
+class FreeParameter:
+    """A parameter without a constraint is its own latent parameter."""
 
     def __init__(self, parameter: nn.Parameter) -> None:
-        self.parameter = self.leaf = parameter
+        self.parameter = self.latent = parameter
 
-    def take_gradient(self) -> None:
-        """Nothing to do: it is there."""
+    def pass_gradient(self) -> None:
+        """Do nothing: the gradient is there already."""
 
-    def put(self) -> None:
-        """Nothing to do: it is there."""
+    def project(self) -> None:
+        """Do nothing: the values are there already."""
 
-    def promise(self) -> None:
+    def constraint(self) -> None:
         return None
 
 
-class Latent:
-    """A leaf in float32 beside the parameter, for masks, grids and half precision.
+class LatentParameter:
+    """A latent parameter in float32 beside the model's, for masks, grids and half precision.
 
     Args:
-        parameter: The model's tensor.
-        record: What is promised; without a codebook.
-        is_half: What is not on a grid is kept in half precision.
-        start: Where the leaf begins, instead of the parameter's values.
+        parameter: The model's parameter.
+        record: The constraint; without a codebook.
+        is_half: Values without a grid are rounded to half precision.
+        start: Where the latent parameter starts, in place of the parameter's values.
     """
 
     def __init__(
@@ -133,55 +139,61 @@ class Latent:
         self._record = record
         self._is_half = is_half
         values = parameter.detach() if start is None else start
-        self.leaf = nn.Parameter(values.to(torch.promote_types(values.dtype, torch.float32), copy=True))
-        self._alive: Tensor | None = None
+        self.latent = nn.Parameter(values.to(torch.promote_types(values.dtype, torch.float32), copy=True))
+        self._mask: Tensor | None = None
         self._n_steps = 0
-        self.mask_again(values)
+        self._set_mask(values)
 
-    def mask_again(self, values: Tensor) -> None:
-        """From now on, the zeros of `values` stay zeros if the tensor is pruned."""
-        self._alive = values.detach() != 0 if self._record.is_pruned else None
-
-    def become(self, record: TensorRecord) -> None:
-        """From now on, `record` is promised of the parameter as it is."""
+    def set_constraint(self, record: TensorRecord) -> None:
+        """Change the constraint to `record`, which the parameter satisfies already."""
         self._record = record
-        self.mask_again(self.parameter)
-        fill_(self.leaf, self.parameter)
+        self._set_mask(self.parameter)
+        fill_(self.latent, self.parameter)
 
-    def take_gradient(self) -> None:
+    def pass_gradient(self) -> None:
         gradient = self.parameter.grad
         if gradient is None:
-            self.leaf.grad = None
+            self.latent.grad = None
             return
-        wide = gradient.to(self.leaf.dtype)
-        self.leaf.grad = wide if self._alive is None else wide * self._alive
+        wide = gradient.to(self.latent.dtype)
+        self.latent.grad = wide if self._mask is None else wide * self._mask
 
-    def put(self) -> None:
-        if self._alive is not None:
+    def project(self) -> None:
+        if self._mask is not None:
             # Momentum from before the mask may still move a pruned weight.
-            fill_(self.leaf, torch.where(self._alive, self.leaf.detach(), 0.0))
-        values = self.leaf.detach().to(self.parameter.dtype)
+            fill_(self.latent, torch.where(self._mask, self.latent.detach(), 0.0))
+        values = self.latent.detach().to(self.parameter.dtype)
         if self._record.grid is not None:
             grid, self._n_steps = self._record.grid, self._n_steps + 1
-            if self._n_steps % _N_STEPS_A_SCALE == 0:
-                grid = improved_scale(values, grid, is_pruned=self._record.is_pruned)
+            if self._n_steps % _STEPS_PER_SCALE == 0:
+                grid = refit_scale(values, grid, is_pruned=self._record.is_pruned)
                 self._record = replace(self._record, grid=grid)
-            values = rounded(values, grid, is_pruned=self._record.is_pruned)
+            values = round_to_grid(values, grid, is_pruned=self._record.is_pruned)
         elif self._is_half:
-            half = half_rounded(values)
+            half = round_to_half(values)
             values = values if half is None else half
         fill_(self.parameter, values)
 
-    def promise(self) -> TensorRecord | None:
+    def constraint(self) -> TensorRecord | None:
         return self._record if self._record != TensorRecord() else None
 
+    def _set_mask(self, values: Tensor) -> None:
+        """From now on, the zeros of `values` stay zeros if the tensor is pruned."""
+        self._mask = values.detach() != 0 if self._record.is_pruned else None
 
-class Shared:
-    """The leaf holds the shared values; which weight has which value stays.
 
-    The gradient of a shared value is the sum over its members (Han, Mao and Dally 2016, section 3.2). Adam does not
-    see the difference between a sum and a mean; plain gradient descent does, and with a sum it would step thousands
-    of times too far for a step size meant for weights, so `is_mean` divides by the number of members.
+class SharedParameter:
+    """The latent parameter holds the values of a codebook. Which weight has which value does not change.
+
+    The gradient of a shared value is the sum over the weights that have it (Han, Mao and Dally 2016, "Deep
+    Compression", section 3.2). Adam does not see the difference between a sum and a mean. Plain gradient descent does:
+    with a sum, a step size meant for weights would step thousands of times too far.
+
+    Args:
+        parameter: The model's parameter.
+        record: The constraint; with a codebook.
+        is_half: Shared values without a grid are rounded to half precision.
+        is_mean: Divide each gradient by the number of weights that share the value.
     """
 
     def __init__(self, parameter: nn.Parameter, record: TensorRecord, *, is_half: bool, is_mean: bool) -> None:
@@ -191,54 +203,63 @@ class Shared:
         self._record, self._is_half = record, is_half
         self._codes = codes_of(parameter.detach(), record).long()
         self._grid = record.codebook.grid
-        self.leaf = nn.Parameter(record.codebook.values.to(parameter.device, copy=True))
-        n_members = torch.bincount(self._codes.flatten(), minlength=len(self.leaf)).clamp(min=1)
-        self._divisor = n_members if is_mean else torch.ones_like(n_members)
-        self._alive = self.leaf.detach() != 0 if record.is_pruned else torch.ones_like(self.leaf, dtype=torch.bool)
-        self._values = self.leaf.detach().clone()
+        self.latent = nn.Parameter(record.codebook.values.to(parameter.device, copy=True))
+        n_weights = torch.bincount(self._codes.flatten(), minlength=len(self.latent)).clamp(min=1)
+        self._divisor = n_weights if is_mean else torch.ones_like(n_weights)
+        self._mask = self.latent.detach() != 0 if record.is_pruned else torch.ones_like(self.latent, dtype=torch.bool)
+        self._values = self.latent.detach().clone()
 
-    def take_gradient(self) -> None:
+    def pass_gradient(self) -> None:
         gradient = self.parameter.grad
         if gradient is None:
-            self.leaf.grad = None
+            self.latent.grad = None
             return
-        total = _summed(gradient.to(torch.float32).flatten(), self._codes.flatten(), len(self.leaf))
-        self.leaf.grad = torch.where(self._alive, total / self._divisor, 0.0)
+        total = _sum_by_code(gradient.to(torch.float32).flatten(), self._codes.flatten(), len(self.latent))
+        self.latent.grad = torch.where(self._mask, total / self._divisor, 0.0)
 
-    def put(self) -> None:
-        fill_(self.leaf, torch.where(self._alive, self.leaf.detach(), 0.0))
-        values = self.leaf.detach()
+    def project(self) -> None:
+        fill_(self.latent, torch.where(self._mask, self.latent.detach(), 0.0))
+        values = self.latent.detach()
         if self._grid is not None:
-            self._grid = improved_scale(values.to(self.parameter.dtype), self._grid, is_pruned=self._record.is_pruned)
-            values = rounded(values.to(self.parameter.dtype), self._grid, is_pruned=self._record.is_pruned)
+            values = values.to(self.parameter.dtype)
+            self._grid = refit_scale(values, self._grid, is_pruned=self._record.is_pruned)
+            values = round_to_grid(values, self._grid, is_pruned=self._record.is_pruned)
         elif self._is_half:
-            half = half_rounded(values)
+            half = round_to_half(values)
             values = values if half is None else half
         self._values = values.to(self.parameter.dtype)
         fill_(self.parameter, self._values[self._codes])
 
-    def promise(self) -> TensorRecord:
-        # Training may have changed the order of values, or made two of them one.
+    def constraint(self) -> TensorRecord:
+        # Training may have changed the order of values, or made two of them equal.
         values = torch.unique(self._values.to(torch.float32)).cpu()
         return replace(self._record, codebook=Codebook(values, self._grid))
 
 
-def _summed(values: Tensor, codes: Tensor, n: int) -> Tensor:
-    """The sum of `values` under each code, always in the same order, so that equal seeds give equal results."""
+def _sum_by_code(values: Tensor, codes: Tensor, n: int) -> Tensor:
+    """The sum of `values` for each code, added in a fixed order, so that equal seeds give equal results."""
     total = torch.zeros(n, dtype=values.dtype, device=values.device)
     if values.device.type == "cpu":
         return total.index_add_(0, codes, values)
-    # On a GPU, adding by index depends on chance, while accumulating puts sort first.
+    # On a GPU, `index_add_` adds in an order that changes from run to run, while accumulating puts sort first.
     return total.index_put_((codes,), values, accumulate=True)
 
 
-def hold(
+def constrain(
     parameter: nn.Parameter, record: TensorRecord, *, is_half: bool, is_mean: bool, start: Tensor | None
-) -> Free | Latent | Shared:
-    """The right way to train `parameter` under `record`."""
+) -> FreeParameter | LatentParameter | SharedParameter:
+    """Prepare `parameter` for training under the constraint `record`.
+
+    Args:
+        parameter: The model's parameter, which satisfies the constraint.
+        record: The constraint; `TensorRecord()` for none.
+        is_half: See `LatentParameter`.
+        is_mean: See `SharedParameter`.
+        start: See `LatentParameter`.
+    """
     if record.codebook is not None:
-        return Shared(parameter, record, is_half=is_half, is_mean=is_mean)
-    is_plain = record == TensorRecord() and not is_half and parameter.dtype in (torch.float32, torch.float64)
-    # Complex numbers are kept in full precision.
-    is_plain = is_plain or parameter.is_complex()
-    return Free(parameter) if is_plain else Latent(parameter, record, is_half=is_half, start=start)
+        return SharedParameter(parameter, record, is_half=is_half, is_mean=is_mean)
+    is_free = record == TensorRecord() and not is_half and parameter.dtype in _WIDE
+    # Complex numbers stay in full precision.
+    is_free = is_free or parameter.is_complex()
+    return FreeParameter(parameter) if is_free else LatentParameter(parameter, record, is_half=is_half, start=start)

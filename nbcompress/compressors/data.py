@@ -1,4 +1,4 @@
-"""Data of any usual form as batches of inputs and targets."""
+"""Batches of inputs and targets from a `DataLoader`, a data set, tensors or arrays."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
-from nbcompress.compressors.modes import numbers_on_cpu
-from nbcompress.errors import DataError, NbcompressError, option
+from nbcompress.compressors.modes import default_device_cpu
+from nbcompress.errors import DataError, NbcompressError, first_line, option
 
-# Under these names a batch that is a dict holds what the model should say.
+# The keys under which a batch that is a dict may hold its target.
 _TARGET_NAMES = ("labels", "label", "targets", "target", "y")
 
 _FORMS = "a DataLoader, a data set, or a pair of tensors (inputs, targets)"
@@ -30,10 +30,10 @@ class Batch:
     """One batch.
 
     Attributes:
-        args: What goes into the model by position.
-        kwargs: What goes into it by name.
-        target: What should come out; None in data without targets.
-        target_name: Under which name a batch that is a dict holds the target.
+        args: Inputs of the model by position.
+        kwargs: Inputs of the model by name.
+        target: The target; None in data without targets.
+        target_name: The key of the target in a batch that is a dict.
     """
 
     args: tuple[Any, ...]
@@ -42,32 +42,40 @@ class Batch:
     target_name: str | None = None
 
     def __call__(self, model: nn.Module) -> Any:
-        """Run the model on the inputs.
+        """Run the model on the inputs and return what it returns.
 
         Raises:
-            DataError: The model fails on them; says how.
+            DataError: The model raises an error; its first line is quoted.
         """
         try:
             return model(*self.args, **self.kwargs)
         except NbcompressError:
             raise
         except Exception as err:
-            text = str(err).strip().splitlines()
             raise DataError(
-                f"{type(model).__name__} must run on the data, {described(self.args, self.kwargs)}, "
-                f"but raised {type(err).__name__}" + (f": {text[0]}" if text else "")
+                f"{type(model).__name__} must run on the data, {describe_inputs(self.args, self.kwargs)}, "
+                f"but raised {first_line(err)}"
             ) from err
+
+    @property
+    def n_examples(self) -> int | None:
+        """The length of the target or of the first input that is a tensor; None if there is none."""
+        for value in (self.target, *self.args, *self.kwargs.values()):
+            if isinstance(value, Tensor) and value.ndim:
+                return len(value)
+        return None
 
 
 class Batches:
-    """Batches, as often as they are asked for.
+    """Data that can be read in batches any number of times.
 
     Args:
-        data: A `DataLoader` or another iterable of batches (as it is); a data set, or tensors or arrays of equal
-            length of which the last holds the targets (shuffled, in batches of `batch_size`). A batch is a tuple
-            of inputs and a target, or a dict whose target is called `labels`, `label`, `targets`, `target` or `y`;
-            where targets are not needed, also a single tensor, a tuple of one, or a dict without a target.
-        batch_size: Of what is not in batches yet.
+        data: A `DataLoader` or another iterable of batches, which is read as it is; or a data set, or tensors or arrays
+            of equal length of which the last holds the targets, which are shuffled into batches of `batch_size`. A
+            batch is a tuple of inputs and a target, or a dict whose target is called `labels`, `label`, `targets`,
+            `target` or `y`. Where targets are not needed, it can be a single tensor, a tuple of one, or a dict without
+            a target.
+        batch_size: Examples in a batch of data that has no batches yet.
 
     Raises:
         DataError: `data` has another form, is empty, or can be read only once.
@@ -88,7 +96,7 @@ class Batches:
         elif isinstance(data, Dataset):
             shuffle = not isinstance(data, IterableDataset)
             if shuffle and isinstance(data, Sized) and not len(data):
-                raise DataError("data must hold at least one example, but the data set is empty")
+                raise DataError(f"{option('data')} must hold at least one example, but the data set is empty")
             self._loader, self._is_own_loader = DataLoader(data, batch_size, shuffle=shuffle), True
         elif (
             isinstance(data, Iterator)
@@ -105,14 +113,14 @@ class Batches:
 
     @property
     def generators(self) -> tuple[torch.Generator | None, ...]:
-        """Generators of the data's own, to be seeded and put back."""
+        """The generators that the data draws its order from, for `seeded`."""
         sampler = getattr(self._loader, "sampler", None)
         found = (getattr(self._loader, "generator", None), getattr(sampler, "generator", None))
         return tuple(item for item in found if isinstance(item, torch.Generator))
 
     @property
     def targets(self) -> Tensor | None:
-        """All targets, where the data holds them in memory as one tensor."""
+        """All targets, if the data holds them in memory as one tensor."""
         if self._tensors is not None:
             return self._tensors[-1]
         if isinstance(self._loader, DataLoader) and isinstance(self._loader.dataset, TensorDataset):
@@ -123,7 +131,7 @@ class Batches:
 
     @property
     def n_batches(self) -> int | None:
-        """How many batches one pass has, if that is known."""
+        """The number of batches of one pass; None if it is not known."""
         if self._tensors is not None:
             n_examples = len(self._tensors[0])
             n_parts = -(-n_examples // self._batch_size)
@@ -131,7 +139,7 @@ class Batches:
         return _length(self._loader)
 
     def for_model(self, model: nn.Module) -> Iterator[Batch]:
-        """One pass, each batch on the model's device, floating inputs in the model's dtype if it has only one.
+        """Read the data once: batches on the model's device, floating inputs in the model's dtype if it has only one.
 
         Raises:
             DataError: There is no batch, or one has another form.
@@ -145,27 +153,27 @@ class Batches:
             n_batches += 1
             batch = _split(raw)
             yield Batch(
-                tuple(_moved(arg, device, dtype) for arg in batch.args),
-                {name: _moved(kwarg, device, dtype) for name, kwarg in batch.kwargs.items()},
-                _moved(batch.target, device, None),
+                tuple(_to_device(arg, device, dtype) for arg in batch.args),
+                {name: _to_device(kwarg, device, dtype) for name, kwarg in batch.kwargs.items()},
+                _to_device(batch.target, device, None),
                 batch.target_name,
             )
         if not n_batches:
             raise DataError(f"{option('data')} must hold at least one batch, but it gave none")
 
     def first(self, model: nn.Module) -> Batch:
-        """The first batch of a pass: an example of the model's inputs."""
+        """Return the first batch of a pass: an example of the model's inputs."""
         return next(self.for_model(model))
 
     def _raw(self) -> Iterator[Any]:
         if self._tensors is not None or not self._is_own_loader:
             yield from self._shuffled() if self._tensors is not None else self._loader
             return
-        # The loader that we made draws its order where tensors are made by default.
-        with numbers_on_cpu():
+        # A loader draws its order on the default device, which may not be the CPU.
+        with default_device_cpu():
             batches = iter(self._loader)
         while True:
-            with numbers_on_cpu():
+            with default_device_cpu():
                 try:
                     raw = next(batches)
                 except StopIteration:
@@ -177,28 +185,28 @@ class Batches:
         order = torch.randperm(len(tensors[0]), device="cpu")
         parts = list(torch.split(order, self._batch_size))
         if len(parts) > 1 and len(parts[-1]) == 1:
-            # Batch norm cannot train on a single example, so a lone one at the end joins the batch before.
+            # Batch norm cannot train on a single example, so a last batch of one joins the batch before.
             parts[-2:] = [torch.cat(parts[-2:])]
         for part in parts:
             yield tuple(tensor[part.to(tensor.device)] for tensor in tensors)
 
 
 def _length(batches: Iterable[Any]) -> int | None:
-    """The number of batches, if it is known."""
+    """The number of batches; None if it is not known."""
     if not isinstance(batches, Sized):
         return None
     try:
         return len(batches)
     except TypeError:
-        # A loader has a length by its class, but not over a data set that is a stream.
+        # The class of a loader has a length, but a loader over an iterable data set has none.
         return None
 
 
-def _as_tensor(one: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    if isinstance(one, Tensor):
-        return one
+def _as_tensor(values: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
     # NumPy computes in float64 by default; models hardly ever do.
-    tensor = torch.as_tensor(one)
+    tensor = torch.as_tensor(values)
     return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 
@@ -211,16 +219,16 @@ def _aligned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tensors
 
 
-def described(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Dtype and shape of every input: `float32[64, 784], mask=bool[64, 12]`."""
-    named = (f"{name}={_described(kwarg)}" for name, kwarg in kwargs.items())
-    return ", ".join([*map(_described, args), *named]) or "no input"
+def describe_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Return dtype and shape of every input: `float32[64, 784], mask=bool[64, 12]`."""
+    named = (f"{name}={_describe(kwarg)}" for name, kwarg in kwargs.items())
+    return ", ".join([*map(_describe, args), *named]) or "no input"
 
 
-def _described(one: object) -> str:
-    if isinstance(one, Tensor):
-        return f"{str(one.dtype).removeprefix('torch.')}{list(one.shape)}"
-    return type(one).__name__
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return type(value).__name__
 
 
 def _split(raw: Any) -> Batch:
@@ -238,14 +246,15 @@ def _split(raw: Any) -> Batch:
     return Batch(tuple(inputs), {}, target)
 
 
-def _moved(one: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    if isinstance(one, Tensor):
-        if one.is_inference() and not torch.is_inference_mode_enabled():
-            one = one.clone()  # which can take part in training, as what is made under `torch.inference_mode` cannot
-        return one.to(device, dtype if one.is_floating_point() else None)
-    if isinstance(one, np.ndarray):
-        return _moved(_as_tensor(one), device, dtype)
-    return one
+def _to_device(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    """Move tensors and arrays to `device`, floating ones to `dtype`; leave everything else alone."""
+    if isinstance(value, Tensor):
+        if value.is_inference() and not torch.is_inference_mode_enabled():
+            value = value.clone()  # a tensor made under `torch.inference_mode` cannot take part in training
+        return value.to(device, dtype if value.is_floating_point() else None)
+    if isinstance(value, np.ndarray):
+        return _to_device(_as_tensor(value), device, dtype)
+    return value
 
 
-__all__ = ["NO_TARGET", "Batch", "Batches", "described"]
+__all__ = ["NO_TARGET", "Batch", "Batches", "describe_inputs"]

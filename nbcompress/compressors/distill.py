@@ -1,8 +1,6 @@
-"""A small model learns from a large one.
+"""Distillation: a small student learns from a large teacher.
 
-A student's layer learns to hold what a teacher's layer holds.
-
-Which outputs of a student learn from which of its teacher, and how each is compared.
+`DistillationLoss` compares the outputs of both models, and `FeatureMatch` compares what two of their layers return.
 """
 
 from __future__ import annotations
@@ -14,12 +12,11 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from nbcompress.compressors.calibration import evaluating
 from nbcompress.compressors.data import NO_TARGET, Batch, Batches
 from nbcompress.compressors.layers import (
     Patterns,
-    check_count,
     check_model,
     check_number,
     check_patterns,
@@ -27,23 +24,32 @@ from nbcompress.compressors.layers import (
     is_chosen,
     unique_parameters,
 )
-from nbcompress.compressors.losses import Kind, LossFunction, LossSpec, Reading, ending_beside, soft_loss
-from nbcompress.compressors.modes import outside_inference, seeded
-from nbcompress.compressors.outputs import Ending, Output, prediction_of, predictions_of, rows_of
-from nbcompress.compressors.training import Plan, train_
-from nbcompress.errors import CompressionError, DataError, LayerNotFound, did_you_mean, option
+from nbcompress.compressors.losses import LossFunction, LossSpec, OutputKind, ResolvedLoss, binary_cross_entropy
+from nbcompress.compressors.modes import evaluating, outside_inference, requiring_grad, seeded
+from nbcompress.compressors.outputs import (
+    FinalOperation,
+    OutputKey,
+    final_operation_beside,
+    prediction_of,
+    predictions_of,
+)
+from nbcompress.compressors.training import TrainingOptions, train_
+from nbcompress.errors import CompressionError, DataError, LayerNotFound, check_integer, did_you_mean, option
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Features of layers
 
 
-class Match:
-    """One layer of the teacher beside one of the student.
+class FeatureMatch:
+    """Compares what one layer of the teacher and one of the student return.
 
     Args:
         text: `TEACHER_LAYER:STUDENT_LAYER`, dotted module names.
-        teacher: Has the one.
-        student: Has the other; the copy that is trained.
+        teacher: The model with the first layer.
+        student: The copy that is trained, with the second layer.
 
     Raises:
-        CompressionError: The text is not of this form.
+        CompressionError: The text has another form.
         LayerNotFound: There is no such layer.
     """
 
@@ -54,19 +60,19 @@ class Match:
                 f"{option('match')} must be TEACHER_LAYER:STUDENT_LAYER, such as 'layer3:layer2', got {text!r}"
             )
         self.text = text
-        self._modules = (_layer(teacher, names[0], "teacher", text), _layer(student, names[1], "student", text))
+        self._layers = (_layer(teacher, names[0], "teacher", text), _layer(student, names[1], "student", text))
         self._seen: list[Tensor | None] = [None, None]
         self._projection: nn.Linear | None = None
         self._axis = -1
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is learned beside the student."""
+        """Parameters outside the student that are learned along with it."""
         return [] if self._projection is None else list(self._projection.parameters())
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Note what both layers give, each time that they run."""
+    def watching(self) -> Iterator[None]:
+        """Keep what both layers return each time that they run."""
 
         def hook_for(side: int) -> Callable[..., None]:
             def hook(_: nn.Module, __: Any, output: Any) -> None:
@@ -74,7 +80,7 @@ class Match:
 
             return hook
 
-        handles = [module.register_forward_hook(hook_for(side)) for side, module in enumerate(self._modules)]
+        handles = [layer.register_forward_hook(hook_for(side)) for side, layer in enumerate(self._layers)]
         try:
             yield
         finally:
@@ -83,58 +89,61 @@ class Match:
             self._seen = [None, None]
 
     def prepare(self, seed: int) -> None:
-        """After both models ran once: check shapes, and make a projection where the widths differ.
+        """Check the shapes after both models ran once, and make a projection if the widths differ.
 
         Raises:
             DataError: A layer was not called, or shapes differ in more than one dimension.
         """
-        told, said = self._features()
-        differing = [k for k in range(1, told.ndim) if told.ndim == said.ndim and told.shape[k] != said.shape[k]]
-        if told.ndim != said.ndim or told.shape[0] != said.shape[0] or len(differing) > 1:
+        teacher, student = self._features()
+        differing = [
+            k for k in range(1, teacher.ndim) if teacher.ndim == student.ndim and teacher.shape[k] != student.shape[k]
+        ]
+        if teacher.ndim != student.ndim or teacher.shape[0] != student.shape[0] or len(differing) > 1:
             raise DataError(
-                f"{option('match', self.text)} needs features that differ in width alone, got {tuple(told.shape)} of "
-                f"the teacher and {tuple(said.shape)} of the student"
+                f"{option('match', self.text)} needs features that differ in width alone, got {tuple(teacher.shape)} "
+                f"of the teacher and {tuple(student.shape)} of the student"
             )
         if differing:
             self._axis = differing[0]
             with seeded(seed):
-                widths = said.shape[self._axis], told.shape[self._axis]
-                self._projection = nn.Linear(*widths, device=said.device, dtype=torch.float32)
+                widths = student.shape[self._axis], teacher.shape[self._axis]
+                self._projection = nn.Linear(*widths, device=student.device, dtype=torch.float32)
 
     def loss(self) -> Tensor:
-        """Squared distance of the features of the last batch, relative to the size of the teacher's."""
-        told, said = (feature.float() for feature in self._features())
+        """Return the squared distance of the features of the last batch, relative to the size of the teacher's."""
+        teacher, student = (features.float() for features in self._features())
         if self._projection is not None:
-            said = self._projection(said.movedim(self._axis, -1)).movedim(-1, self._axis)
-        size = told.square().mean().clamp(min=torch.finfo(torch.float32).tiny)
-        return (said - told).square().mean() / size
+            student = self._projection(student.movedim(self._axis, -1)).movedim(-1, self._axis)
+        size = teacher.square().mean().clamp(min=torch.finfo(torch.float32).tiny)
+        return (student - teacher).square().mean() / size
 
     def _features_in(self, output: Any) -> Tensor:
-        """What a layer gives: a tensor, or the first of a tuple, as of recurrent layers and of attention."""
+        """The output of a layer if it is a tensor; else the first of a tuple, as of recurrent layers and attention."""
         first = output[0] if isinstance(output, (tuple, list)) and output else output
         if not isinstance(first, Tensor):
             raise DataError(
-                f"match={self.text!r} needs layers that give a tensor, or a tuple that starts with one, "
+                f"{option('match', self.text)} needs layers that give a tensor, or a tuple that starts with one, "
                 f"got {type(output).__name__}"
             )
         return first
 
     def _features(self) -> tuple[Tensor, Tensor]:
-        told, said = self._seen
-        if told is None or said is None:
-            who = "teacher" if told is None else "student"
+        """Features of the teacher and of the student."""
+        teacher, student = self._seen
+        if teacher is None or student is None:
+            who = "teacher" if teacher is None else "student"
             raise DataError(
                 f"{option('match', self.text)} needs layers that run, but the {who} does not call its layer"
             )
-        return told.detach(), said
+        return teacher.detach(), student
 
 
-def matches_of(match: str | Iterable[str] | None, teacher: nn.Module, student: nn.Module) -> list[Match]:
-    """The pairs that `match` names: none, one, or several."""
+def matches_of(match: str | Iterable[str] | None, teacher: nn.Module, student: nn.Module) -> list[FeatureMatch]:
+    """Return the pairs of layers that the option `match` names: none, one, or several."""
     if match is None:
         return []
     texts = [match] if isinstance(match, str) or not isinstance(match, Iterable) else list(match)
-    return [Match(text, teacher, student) for text in texts]
+    return [FeatureMatch(text, teacher, student) for text in texts]
 
 
 def _layer(model: nn.Module, name: str, who: str, text: object) -> nn.Module:
@@ -145,47 +154,70 @@ def _layer(model: nn.Module, name: str, who: str, text: object) -> nn.Module:
     return modules[name]
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Outputs
+
+
 @dataclass(frozen=True)
-class _Pair:
+class _OutputPair:
     """One output of each model.
 
     Attributes:
-        told: Index or key of the teacher's.
-        said: Index or key of the student's.
-        teacher: How the teacher's ends.
-        student: How the student's ends.
-        reading: How the teacher's is read beside the targets, None if they are about another output or missing.
+        teacher_key: Index or key of the teacher's output.
+        student_key: Index or key of the student's output.
+        teacher_end: The operation that computes the teacher's output.
+        student_end: The operation that computes the student's output.
+        resolved: How the teacher's output is compared with the targets; None if they belong to another output, or if
+            there are none.
     """
 
-    told: Output
-    said: Output
-    teacher: Ending
-    student: Ending
-    reading: Reading | None
+    teacher_key: OutputKey
+    student_key: OutputKey
+    teacher_end: FinalOperation
+    student_end: FinalOperation
+    resolved: ResolvedLoss | None
+
+    def check(self) -> None:
+        """Refuse a student of a teacher of labels that seems to return probabilities, but does not end in a sigmoid.
+
+        Raises:
+            DataError: The student is such a model.
+        """
+        kind = None if self.resolved is None else self.resolved.kind
+        is_binary = self.teacher_end is FinalOperation.SIGMOID or kind in (OutputKind.LOGITS, OutputKind.PROBABILITIES)
+        if is_binary and self.student_end not in (FinalOperation.SIGMOID, FinalOperation.UNBOUNDED):
+            raise DataError(
+                "the teacher gives probabilities of labels, and all outputs of the student lie in [0, 1], but it does "
+                "not end in a sigmoid: let it end in one, or return logits"
+            )
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """How a student's results are compared with its teacher's.
+class DistillationLoss:
+    """How to compare what the student returns with what the teacher returns.
 
     Attributes:
-        pairs: Outputs that are compared; none if `given` compares all that the models return.
-        reading: How the teacher is read beside the targets, None where that is not known.
-        given: The user's own loss, where it takes the place of the soft one.
+        pairs: The outputs that are compared; none if `given` compares all that the models return.
+        resolved: How the teacher is compared with the targets; None if that is not known.
+        given: The user's own loss, if it replaces the soft one.
         has_targets: Whether the data has targets.
     """
 
-    pairs: tuple[_Pair, ...]
-    reading: Reading | None
+    pairs: tuple[_OutputPair, ...]
+    resolved: ResolvedLoss | None
     given: LossFunction | None
     has_targets: bool
 
     @classmethod
-    def of(cls, teacher: nn.Module, student: nn.Module, batches: Batches, spec: LossSpec, seed: int) -> Teaching:
-        """Decide by the first batch, on which both models run in evaluation mode, without a trace.
+    def resolve(
+        cls, teacher: nn.Module, student: nn.Module, batches: Batches, spec: LossSpec, seed: int
+    ) -> DistillationLoss:
+        """Decide by the first batch, on which both models run in evaluation mode.
+
+        Models, data and random state come back as they were.
 
         Raises:
-            DataError: Outputs do not go together, or how to compare them is not clear.
+            DataError: Outputs do not match, or it is not clear how to compare them.
         """
         with seeded(seed, *batches.generators):
             batch = batches.first(student)
@@ -194,48 +226,50 @@ class Teaching:
             has_targets = batch.target is not None
             if spec.loss is not None and not has_targets:
                 return cls((), None, spec.loss, has_targets)
-            told, said = _outputs(*results, batch, spec)
-            if not told or not said:
+            of_teacher, of_student = _compared_outputs(*results, batch, spec)
+            if not of_teacher or not of_student:
                 if spec.loss is not None:
                     return cls((), None, spec.loss, has_targets)
-                prediction_of(results[0] if not told else results[1], None, rows_of(batch))
-            main = _main(results[0], told, batch, spec)
-            reading = _reading(teacher, batches, spec, seed) if has_targets and main is not None else None
+                # Raises the error that says what is missing.
+                prediction_of(results[0] if not of_teacher else results[1], None, batch.n_examples)
+            main = _main_output(results[0], of_teacher, batch, spec)
+            resolved = _resolve_teacher(teacher, batches, spec, seed) if has_targets and main is not None else None
             pairs = []
-            for (told_key, aim), (said_key, value) in zip(told.items(), said.items(), strict=True):
-                if aim.shape != value.shape:
+            for teacher_key, student_key in zip(of_teacher, of_student, strict=True):
+                wanted, output = of_teacher[teacher_key], of_student[student_key]
+                if wanted.shape != output.shape:
                     raise DataError(
-                        f"teacher and student must give outputs of one shape, got {tuple(aim.shape)} and "
-                        f"{tuple(value.shape)}"
+                        f"teacher and student must give outputs of one shape, got {tuple(wanted.shape)} and "
+                        f"{tuple(output.shape)}"
                     )
-                endings = _ending(teacher, batch, aim, told_key), _ending(student, batch, value, said_key)
-                own = reading if told_key == main else None
-                if own is None and len(told) == 1:
-                    own = _without_targets(aim)
-                pair = _Pair(told_key, said_key, *endings, own)
-                _check(pair)
+                teacher_end = _final_operation(teacher, batch, wanted, teacher_key)
+                student_end = _final_operation(student, batch, output, student_key)
+                beside = resolved if teacher_key == main else None
+                if beside is None and len(of_teacher) == 1:
+                    beside = _without_targets(wanted)
+                pair = _OutputPair(teacher_key, student_key, teacher_end, student_end, beside)
+                pair.check()
                 pairs.append(pair)
-        return cls(tuple(pairs), reading, None, has_targets)
+        return cls(tuple(pairs), resolved, None, has_targets)
 
-    def counts(self, batch: Batch) -> bool:
-        """Whether any target of the batch does, or targets do not matter."""
-        return self.reading is None or self.reading.counts(batch)
+    def has_labels(self, batch: Batch) -> bool:
+        """Whether any label of the batch counts, or targets do not matter."""
+        return self.resolved is None or self.resolved.has_labels(batch)
 
-    def loss(self, result: Any, told: Any, batch: Batch, temperature: float) -> Tensor:
-        """How far what the student returned is from what the teacher did."""
+    def loss(self, result: Any, wanted: Any, batch: Batch, temperature: float) -> Tensor:
+        """Return the loss between what the student returned, `result`, and what the teacher returned, `wanted`."""
         if self.given is not None:
-            return self.given(result, told)
+            return self.given(result, wanted)
         total: Tensor | None = None
         for pair in self.pairs:
-            target = batch.target if pair.reading is self.reading else None
             part = soft_loss(
-                prediction_of(result, pair.said),
-                prediction_of(told, pair.told),
+                prediction_of(result, pair.student_key),
+                prediction_of(wanted, pair.teacher_key),
                 temperature,
-                pair.reading,
-                target,
-                student=pair.student,
-                teacher=pair.teacher,
+                pair.resolved,
+                batch.target if pair.resolved is self.resolved else None,
+                student_end=pair.student_end,
+                teacher_end=pair.teacher_end,
             )
             total = part if total is None else total + part
         if total is None:
@@ -243,72 +277,123 @@ class Teaching:
         return total
 
 
-def _outputs(
-    told: Any, said: Any, batch: Batch, spec: LossSpec
-) -> tuple[Mapping[Output, Tensor], Mapping[Output, Tensor]]:
-    """The tensors that are compared, in the same order."""
-    found = predictions_of(told, rows_of(batch)), predictions_of(said, rows_of(batch))
+def _compared_outputs(
+    of_teacher: Any, of_student: Any, batch: Batch, spec: LossSpec
+) -> tuple[Mapping[OutputKey, Tensor], Mapping[OutputKey, Tensor]]:
+    """The outputs of both models that are compared, in the same order."""
+    wanted, outputs = predictions_of(of_teacher, batch.n_examples), predictions_of(of_student, batch.n_examples)
     if spec.output is not None:
-        named = prediction_of(told, spec.output)
-        if len(found[0]) != len(found[1]) or not any(item is named for item in found[0].values()):
+        named = prediction_of(of_teacher, spec.output)
+        if len(wanted) != len(outputs) or not any(output is named for output in wanted.values()):
             # One of the models returns no more than the prediction.
-            return {spec.output: named}, {spec.output: prediction_of(said, spec.output)}
-    if found[0].keys() == found[1].keys():
-        return found[0], {key: found[1][key] for key in found[0]}
-    if len(found[0]) != len(found[1]) and found[0] and found[1]:
+            return {spec.output: named}, {spec.output: prediction_of(of_student, spec.output)}
+    if wanted.keys() == outputs.keys():
+        return wanted, {key: outputs[key] for key in wanted}
+    if len(wanted) != len(outputs) and wanted and outputs:
         raise DataError(
-            f"teacher and student must return as many tensors, got {len(found[0])} and {len(found[1])}: pass output=, "
-            "the index or key of the one to learn"
+            f"teacher and student must return as many tensors, got {len(wanted)} and {len(outputs)}: pass "
+            f"{option('output=')}, the index or key of the one to learn"
         )
-    return found
+    return wanted, outputs
 
 
-def _main(result: Any, told: Mapping[Output, Tensor], batch: Batch, spec: LossSpec) -> Output | None:
-    """The teacher's output that the targets are about; None where several could be it."""
+def _main_output(result: Any, wanted: Mapping[OutputKey, Tensor], batch: Batch, spec: LossSpec) -> OutputKey | None:
+    """The teacher's output that the targets belong to; None if it could be several."""
     if spec.output is not None:
-        named = prediction_of(result, spec.output, rows_of(batch))
-        return next((key for key, one in told.items() if one is named), None)
-    return next(iter(told)) if len(told) == 1 else None
+        named = prediction_of(result, spec.output, batch.n_examples)
+        return next((key for key, output in wanted.items() if output is named), None)
+    return next(iter(wanted)) if len(wanted) == 1 else None
 
 
-def _reading(teacher: nn.Module, batches: Batches, spec: LossSpec, seed: int) -> Reading | None:
-    """How the teacher is read; with a loss of the user's own, targets may be of a kind that only it knows."""
+def _resolve_teacher(teacher: nn.Module, batches: Batches, spec: LossSpec, seed: int) -> ResolvedLoss | None:
+    """How the teacher is compared with the targets; None if only the user's own loss knows their kind."""
     try:
-        return LossSpec(None, spec.output).reading(teacher, batches, seed)
+        return LossSpec(None, spec.output).resolve(teacher, batches, seed)
     except DataError:
         if spec.loss is None:
             raise
         return None
 
 
-def _without_targets(told: Tensor) -> Reading | None:
-    """The only output of a teacher beside no targets: scores of classes, if it has several columns."""
-    axis = 1 if told.ndim > 3 else -1
-    return Reading(Kind.CLASSES) if told.ndim > 1 and told.shape[axis] > 1 else None
+def _without_targets(output: Tensor) -> ResolvedLoss | None:
+    """Without targets, the only output of a teacher is scores of classes if it has several columns."""
+    axis = 1 if output.ndim > 3 else -1
+    return ResolvedLoss(OutputKind.CLASSES) if output.ndim > 1 and output.shape[axis] > 1 else None
 
 
-def _ending(model: nn.Module, batch: Batch, value: Tensor, key: Output) -> Ending:
-    return ending_beside(model, value, lambda one: prediction_of(batch(one), key))
+def _final_operation(model: nn.Module, batch: Batch, output: Tensor, key: OutputKey) -> FinalOperation:
+    return final_operation_beside(model, output, lambda model: prediction_of(batch(model), key))
 
 
-def _check(pair: _Pair) -> None:
-    """Refuse a student that seems to give probabilities beside a teacher of labels, and is not known to."""
-    kind = None if pair.reading is None else pair.reading.kind
-    is_binary = pair.teacher is Ending.SIGMOID or kind in (Kind.LOGITS, Kind.PROBABILITIES)
-    if is_binary and pair.student not in (Ending.SIGMOID, Ending.OPEN):
-        raise DataError(
-            "the teacher gives probabilities of labels, and all outputs of the student lie in [0, 1], but it does not "
-            "end in a sigmoid: let it end in one, or return logits"
-        )
+def soft_loss(
+    output: Tensor,
+    wanted: Tensor,
+    temperature: float,
+    resolved: ResolvedLoss | None = None,
+    target: Any = None,
+    *,
+    student_end: FinalOperation = FinalOperation.UNBOUNDED,
+    teacher_end: FinalOperation = FinalOperation.UNBOUNDED,
+) -> Tensor:
+    """Return the loss between one output of the student and of the teacher, a tensor of shape `()`.
+
+    Classes, also those of tokens: the Kullback-Leibler divergence of the class probabilities at a temperature, times
+    the temperature squared, so that gradients keep their size; labels that do not count are skipped. A sigmoid or
+    several labels: binary cross-entropy. Everything else: squared error.
+
+    Args:
+        output: The student's output.
+        wanted: The teacher's output, of the same shape.
+        temperature: Above 0.
+        resolved: How the teacher's output is compared with the targets; None if that is not known.
+        target: The targets of the batch, or None.
+        student_end: The operation that computes `output`.
+        teacher_end: The operation that computes `wanted`.
+    """
+    kind = None if resolved is None else resolved.kind
+    if teacher_end is FinalOperation.SIGMOID or kind in (OutputKind.LOGITS, OutputKind.PROBABILITIES):
+        is_probability = teacher_end is FinalOperation.SIGMOID or kind is OutputKind.PROBABILITIES
+        labels = wanted.float() if is_probability else torch.sigmoid(wanted.float())
+        student_kind = OutputKind.PROBABILITIES if student_end is FinalOperation.SIGMOID else OutputKind.LOGITS
+        return binary_cross_entropy(output.reshape(-1), labels.reshape(-1), student_kind)
+    if kind is OutputKind.CLASSES or teacher_end is FinalOperation.SOFTMAX:
+        student, teacher = _as_scores(output, student_end), _as_scores(wanted, teacher_end)
+        if kind is OutputKind.CLASSES and resolved is not None and target is not None:
+            student, labels = resolved.scores(student, target)
+            teacher, _ = resolved.scores(teacher, target)
+            counts = labels != resolved.ignored
+            student, teacher = student[counts], teacher[counts]
+        else:
+            student, teacher = _class_rows(student), _class_rows(teacher)
+        student_log = functional.log_softmax(student / temperature, dim=1)
+        teacher_log = functional.log_softmax(teacher / temperature, dim=1)
+        return temperature**2 * functional.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
+    return functional.mse_loss(output.float(), wanted.float())
+
+
+def _as_scores(output: Tensor, last: FinalOperation) -> Tensor:
+    """Scores of classes: the logarithm of an output that ends in a softmax."""
+    wide = output.float()
+    return wide.clamp(min=torch.finfo(torch.float32).tiny).log() if last is FinalOperation.SOFTMAX else wide
+
+
+def _class_rows(scores: Tensor) -> Tensor:
+    """Scores as `(examples, classes)` without labels: the classes are the channels of an image, else the last axis."""
+    moved = scores.movedim(1, -1) if scores.ndim > 3 else scores
+    return moved.reshape(-1, moved.shape[-1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The compressor
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """A student with its control.
+    """A student and its control.
 
     Attributes:
-        student: Trained with the teacher.
-        control: The same student, trained on the same budget from the same start without the teacher.
+        student: The copy that was trained with the teacher.
+        control: A copy with the same start that was trained for as many epochs without the teacher.
     """
 
     student: nn.Module
@@ -331,7 +416,7 @@ def distill(
     layers: Patterns = None,
     finetune: int = 0,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> nn.Module: ...
 
 
@@ -352,7 +437,7 @@ def distill(
     layers: Patterns = None,
     finetune: int = 0,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> Distillation: ...
 
 
@@ -372,54 +457,63 @@ def distill(
     layers: Patterns = None,
     finetune: int = 0,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> nn.Module | Distillation:
-    """Return a copy of `student`, trained to say what `teacher` says.
+    """Return a copy of `student` that is trained to return what `teacher` returns.
 
-    The loss is `alpha * soft + (1 - alpha) * hard`. The hard part is the loss on the targets, as in `finetune`. The
-    soft part follows the teacher: for classes, also those of tokens, `T^2 * KL(teacher / T, student / T)`; for a
+    The loss is `alpha * soft + (1 - alpha) * hard`. The hard part compares with the targets, as in `finetune`. The soft
+    part compares with the teacher: for classes, also those of tokens, `T^2 * KL(teacher / T, student / T)`; for a
     sigmoid, one logit or several labels, binary cross-entropy with the teacher's probabilities; for other numbers,
-    squared error. Of several outputs each has its own, and they add up. With `match`, `alpha` times the distance of
+    squared error. If there are several outputs, their losses are added. With `match`, `alpha` times the distance of
     features is added.
 
     Args:
-        teacher: Stays as it is; runs in evaluation mode without gradients.
-        student: Stays as it is. What its record promises is kept in training.
-        data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets); with `alpha=1` also without targets,
-            where a single output of several columns that does not end in a sigmoid is taken for scores of classes.
+        teacher: The large model. It stays as it is, and runs in evaluation mode without gradients.
+        student: The small model. It stays as it is; constraints in its record are kept in training.
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets). With `alpha=1` targets are not needed;
+            then a single output of several columns that does not end in a sigmoid is taken for scores of classes.
         epochs: Passes over the data.
-        temperature: T, above 0; larger ones show more of what the teacher thinks of wrong classes.
+        temperature: T, above 0. A larger T shows more of the probabilities that the teacher gives to wrong classes.
         alpha: Weight of the teacher, 0 to 1.
         lr: Step size of Adam.
-        batch_size: Of data that is not in batches yet.
-        seed: Equal seeds give equal students.
+        batch_size: Examples in a batch, for data that is not in batches yet.
+        seed: Seed of the order of the data and of the models' own randomness. Equal seeds give equal students.
         control: Train a second copy without the teacher, for comparison.
-        match: Features to learn, `TEACHER_LAYER:STUDENT_LAYER` by dotted module names, or several such pairs: the mean
-            squared error of what the two layers give, relative to the teacher's mean square. Where they differ in one
-            dimension, such as the number of channels, a linear map from the student's features is learned along.
-        layers: Shell patterns on dotted module names: only parameters in these layers of the student are trained, the
-            others stay as they are. All are without it.
-        finetune: Epochs of training on the labels alone afterwards; the control gets them too.
-        loss: As in `finetune`, for the hard part; where there are no targets, or outputs are no tensors that the soft
-            part knows, it compares what the student returns with what the teacher does.
+        match: Features to learn: `TEACHER_LAYER:STUDENT_LAYER` by dotted module names, or several such pairs. The loss
+            is the mean squared error between what the two layers return, relative to the teacher's mean square. If they
+            differ in one dimension, such as the number of channels, a linear map of the student's features is learned
+            along.
+        layers: A shell pattern on dotted module names, or several: only parameters in these layers of the student are
+            trained. None trains all.
+        finetune: Epochs of training on the targets alone afterwards, also of the control.
+        loss: As in `finetune`, for the hard part. If there are no targets, or if outputs are no tensors that the soft
+            part knows, it compares what the student returns with what the teacher returns.
         output: Index or key of the prediction, where a model returns several tensors.
 
     Returns:
-        The trained copy, or a `Distillation` of both copies if `control`.
+        The trained copy; with `control`, a `Distillation` that holds both copies.
 
     Raises:
-        CompressionError: An option makes no sense, or the loss stops being finite.
-        LayerNotFound: `match` or `layers` names a layer that there is not.
-        DataError: The data does not fit, or teacher and student give outputs or features of different shapes.
+        CompressionError: An option makes no sense, or the loss becomes NaN or infinite.
+        LayerNotFound: `match` or `layers` names a layer that does not exist.
+        DataError: The data does not fit, or teacher and student return outputs or features of different shapes.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> teacher, student = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3, bias=False)
+        >>> inputs, labels = torch.randn(32, 4), torch.randint(0, 3, (32,))
+        >>> trained = nc.distill(teacher, student, (inputs, labels), epochs=2)
+        >>> trained is student
+        False
 
     References:
         Hinton, Vinyals and Dean (2015), "Distilling the Knowledge in a Neural Network", section 2.
-        Romero et al. (2015), "FitNets: Hints for Thin Deep Nets", equation 3.
+        Romero et al. (2015), "FitNets: Hints for Thin Deep Nets", equation 3 (features).
     """
     check_number("temperature", temperature, 0, float("inf"), is_open_low=True)
     check_number("alpha", alpha, 0, 1)
-    plan = Plan(epochs, lr, batch_size=batch_size, seed=seed)
-    alone_after = replace(plan, epochs=check_count("finetune", finetune, 0))
+    options = TrainingOptions(epochs, lr, batch_size=batch_size, seed=seed)
+    options_alone = replace(options, epochs=check_integer("finetune", finetune, 0, error=CompressionError))
     check_model(teacher)
     check_model(student)
     trained = copied(student)
@@ -428,39 +522,39 @@ def distill(
     spec = LossSpec(loss, output)
     batches = Batches(data, batch_size)
     with evaluating(teacher), ExitStack() as hooks:
-        for one in matches:
-            hooks.enter_context(one.listening())
-        teaching = Teaching.of(teacher, trained, batches, spec, seed)
-        if not teaching.has_targets and (alpha < 1 or control or finetune):
+        for pair in matches:
+            hooks.enter_context(pair.watching())
+        soft = DistillationLoss.resolve(teacher, trained, batches, spec, seed)
+        if not soft.has_targets and (alpha < 1 or control or finetune):
             raise DataError(NO_TARGET)
-        own = spec.reading(trained, batches, seed) if alpha < 1 else None
-        for one in matches:
-            one.prepare(seed)
+        hard = spec.resolve(trained, batches, seed) if alpha < 1 else None
+        for pair in matches:
+            pair.prepare(seed)
 
         def batch_loss(model: nn.Module, batch: Batch) -> Tensor | None:
-            if not teaching.counts(batch):
+            if not soft.has_labels(batch):
                 return None
             with torch.no_grad():
-                told = batch(teacher)
-            result = batch(model) if own is None else own.run(model, batch)
-            taught = alpha * sum((match.loss() for match in matches), teaching.loss(result, told, batch, temperature))
-            return taught if own is None else taught + (1 - alpha) * own.loss(result, batch)
+                wanted = batch(teacher)
+            result = batch(model) if hard is None else hard.run(model, batch)
+            total = alpha * sum((pair.loss() for pair in matches), soft.loss(result, wanted, batch, temperature))
+            return total if hard is None else total + (1 - alpha) * hard.loss(result, batch)
 
-        learned = [parameter for match in matches for parameter in match.parameters]
+        learned = [parameter for pair in matches for parameter in pair.parameters]
         with _only_these_train(trained, layers):
-            train_(trained, data, plan, batch_loss=batch_loss, learned_along=learned)
-            train_(trained, data, alone_after, spec=spec)
+            train_(trained, data, options, batch_loss=batch_loss, learned_along=learned)
+            train_(trained, data, options_alone, spec=spec)
     if not control:
         return trained
     alone = copied(student)
     with _only_these_train(alone, layers):
-        train_(alone, data, plan, spec=spec)
-        train_(alone, data, alone_after, spec=spec)
+        train_(alone, data, options, spec=spec)
+        train_(alone, data, options_alone, spec=spec)
     return Distillation(trained, alone)
 
 
 def _check_layers(student: nn.Module, layers: Patterns) -> None:
-    """Every pattern must match a parameter of the student."""
+    """Refuse a pattern that matches no parameter of the student."""
     for pattern in check_patterns(layers) or []:
         names = [name for name, _ in student.named_parameters(remove_duplicate=False)]
         if not any(is_chosen(name, [pattern]) for name in names):
@@ -471,17 +565,15 @@ def _check_layers(student: nn.Module, layers: Patterns) -> None:
 
 @contextmanager
 def _only_these_train(student: nn.Module, layers: Patterns) -> Iterator[None]:
-    """Freeze every parameter outside `layers`, and let it be trainable again afterwards."""
+    """Freeze every parameter outside `layers`, and make it trainable again at the end."""
     patterns = check_patterns(layers)
     frozen = [
         parameter
         for names, parameter in unique_parameters(student)
         if parameter.requires_grad and not any(is_chosen(name, patterns) for name in names)
     ]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
+    with requiring_grad(frozen, False):
         yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+
+
+__all__ = ["Distillation", "DistillationLoss", "FeatureMatch", "distill", "matches_of", "soft_loss"]

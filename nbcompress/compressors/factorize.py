@@ -1,7 +1,4 @@
-"""Low-rank layers: one matrix becomes the product of two thin ones.
-
-A layer as two thinner ones in a row.
-"""
+"""Low-rank layers: a linear layer or a convolution becomes two thinner ones in a row."""
 
 from __future__ import annotations
 
@@ -12,24 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.keeping import keep_again_
 from nbcompress.compressors.layers import Patterns, Target, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
-from nbcompress.compressors.outputs import Output
+from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import Surgery
-from nbcompress.compressors.session import Tuning, Workpiece
-from nbcompress.errors import CompressionError, option
+from nbcompress.compressors.session import CompressionSession, FineTuneOptions
+from nbcompress.errors import CompressionError, check_integer, option
 
-# Subclasses may use their weight in ways of their own, as attention does with its output projection.
+# Not their subclasses, which may use the weight differently, as attention does with its output projection.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class LowRank(nn.Sequential):
-    """Two layers in the place of one: first down to `rank` features, then up to the outputs.
+    """Two layers in the place of one: the first reduces the inputs to `rank` features, the second gives the outputs.
 
-    Code that reads `weight`, `bias` or the number of features of the layer that was here goes on working:
-    `weight` is the product of the two.
+    Code that reads `weight`, `bias` or sizes of the original layer goes on working: `weight` is the product of both.
     """
 
     @property
@@ -58,8 +53,8 @@ class LowRank(nn.Sequential):
         return super().__getattr__(name)
 
 
-def why_not(module: nn.Module) -> str | None:
-    """Why `module` cannot be factorized, or None."""
+def why_not_factorizable(module: nn.Module) -> str | None:
+    """Return the reason why `module` cannot be factorized, or None."""
     if type(module) is nn.Linear:
         return None
     if type(module) in _CONVOLUTIONS:
@@ -68,37 +63,36 @@ def why_not(module: nn.Module) -> str | None:
 
 
 def low_rank_like(module: nn.Module, rank: int) -> LowRank:
-    """Two layers of zeros that can take the place of `module`.
+    """Make two layers of zeros that can replace `module`.
 
     Args:
         module: A `Linear`, or a `Conv1d`, `Conv2d` or `Conv3d` with one group.
         rank: From 1 to the full rank of the weight as a matrix `(out, in * kernel)`.
 
     Raises:
-        CompressionError: Another kind of module, or another rank.
+        CompressionError: The module is of another kind, or the rank is out of range.
     """
-    reason = why_not(module)
+    reason = why_not_factorizable(module)
     if reason is not None:
         raise CompressionError(
             f"only linear layers and convolutions with one group can be factorized; this is {reason}"
         )
     weight: Tensor = module.weight  # type: ignore[assignment]
-    full = min(weight.shape[0], weight[0].numel())
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full:
-        raise CompressionError(f"{option('rank')} must be from 1 to {full} here, got {rank!r}")
+    full_rank = min(weight.shape[0], weight[0].numel())
+    rank = check_integer("rank", rank, 1, full_rank, error=CompressionError)
     has_bias = module.bias is not None
-    place: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
-    # Without the usual random start, which would also move the notebook's generator.
+    tensor_options: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+    # The usual random start would also advance the random state of the notebook.
     skip_init: Any = nn.utils.skip_init
     if isinstance(module, nn.Linear):
-        first = skip_init(nn.Linear, module.in_features, rank, bias=False, **place)
-        last = skip_init(nn.Linear, rank, module.out_features, bias=has_bias, **place)
+        first = skip_init(nn.Linear, module.in_features, rank, bias=False, **tensor_options)
+        last = skip_init(nn.Linear, rank, module.out_features, bias=has_bias, **tensor_options)
     else:
         kind: Any = type(module)
         conv: Any = module
         shape = {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "padding_mode")}
-        first = skip_init(kind, conv.in_channels, rank, conv.kernel_size, bias=False, **shape, **place)
-        last = skip_init(kind, rank, conv.out_channels, 1, bias=has_bias, **place)
+        first = skip_init(kind, conv.in_channels, rank, conv.kernel_size, bias=False, **shape, **tensor_options)
+        last = skip_init(kind, rank, conv.out_channels, 1, bias=has_bias, **tensor_options)
     pair = LowRank(first, last)
     for parameter in pair.parameters():
         nn.init.zeros_(parameter)
@@ -108,13 +102,13 @@ def low_rank_like(module: nn.Module, rank: int) -> LowRank:
 
 @torch.no_grad()
 def fill_low_rank_(pair: LowRank, module: nn.Module) -> None:
-    """Give `pair` the best approximation of `module` in squared error of the weight (Eckart and Young 1936)."""
+    """Fill `pair` with the approximation of `module` of least squared error of the weight (Eckart and Young 1936)."""
     layer: Any = module
     weight: Tensor = layer.weight.detach()
     matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
-    left, strength, right = torch.linalg.svd(matrix, full_matrices=False)
-    # Half of the strength on either side, so that both factors have entries of like size to train and to quantize.
-    root = strength[: pair.rank].sqrt()
+    left, singular_values, right = torch.linalg.svd(matrix, full_matrices=False)
+    # Each factor gets the square root, so that the entries of both are of similar size for training and quantization.
+    root = singular_values[: pair.rank].sqrt()
     first: Any = pair[0]
     last: Any = pair[1]
     first.weight.copy_((root[:, None] * right[: pair.rank]).reshape(first.weight.shape))
@@ -136,33 +130,39 @@ def factorize(
     lr: float = 1e-3,
     seed: int = 0,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> nn.Module:
     """Return a copy of `model` in which linear layers and convolutions are products of two thinner ones.
 
     Args:
         model: Any module; it stays as it is.
-        rank: Share of the full rank that is kept, above 0 to 1; at least rank 1. The default is 0.25.
-        energy: Instead of `rank`: every layer keeps the fewest singular values whose squares sum to this share of all
-            squares, above 0 to 1, so the squared error of its weight is at most the share `1 - energy`.
-        layers: Shell patterns on dotted module names.
-        data: For fine-tuning.
+        rank: Share of the full rank that each layer keeps, above 0 to 1; it keeps at least rank 1. The default is 0.25.
+        energy: Replaces `rank`: each layer keeps the fewest singular values whose squares sum to this share of all
+            squares, above 0 to 1. So the squared error of its weight is at most the share `1 - energy`.
+        layers: A shell pattern on dotted module names, or several; None for all layers.
+        data: Data for fine-tuning: a `DataLoader`, a data set, or a pair of tensors (inputs, targets).
         finetune: Epochs of training afterwards.
-        lr: Step size of fine-tuning (Adam).
-        seed: Of fine-tuning.
-        loss: As in `finetune`: from what the model returns and the target to a scalar.
+        lr: Step size of Adam in fine-tuning.
+        seed: Seed of fine-tuning.
+        loss: A function from what the model returns and the target to a scalar; see `finetune`.
         output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:
-        A copy with `LowRank` pairs in the place of layers, the truncated singular value decomposition of their
-        weights: a linear layer becomes two; a convolution becomes one of the same kernel with `rank` channels and a
-        1x1 one. Layers where that would not save parameters, that share their weight, or that are of another kind
-        stay, and `record_of(copy).left_out` names them. A grid, codebook or zeros of a factorized weight are given up.
+        The copy. `LowRank` pairs replace layers, by the truncated singular value decomposition of their weights: a
+        linear layer becomes two; a convolution becomes one with the same kernel and `rank` channels, and a 1x1 one.
+        A layer stays if this would not save parameters, if it shares its weight, or if it is of another kind;
+        `record_of(copy).left_out` names it. A factorized weight gives up its grid, codebook or pruned zeros.
 
     Raises:
         CompressionError: The rank makes no sense, a weight is NaN, or fine-tuning diverges.
         LayerNotFound: `layers` matches nothing.
         DataError: Fine-tuning is asked for without data, or with data that does not fit.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> small = nc.factorize(torch.nn.Sequential(torch.nn.Linear(64, 32)), rank=0.25)
+        >>> [tuple(parameter.shape) for parameter in small.parameters()]
+        [(8, 64), (32, 8), (32,)]
 
     References:
         Denton et al. (2014), "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation".
@@ -177,45 +177,50 @@ def factorize(
             f"{option('rank')} is the share of a layer's full rank that is kept, above 0 to 1, got {rank!r}: "
             f"4 of 64 are {option('rank', 0.0625)}"
         )
-    amount = Amount(
+    rule = RankRule(
         check_number("rank", 0.25 if rank is None else rank, 0, 1, is_open_low=True),
         None if energy is None else check_number("energy", energy, 0, 1, is_open_low=True),
     )
-    work = Workpiece(model, layers, Tuning(data, finetune, lr, seed, LossSpec(loss, output)))
-    for target in work.targets:
-        reason = _replace_(work, target, amount)
+    session = CompressionSession(model, layers, FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output)))
+    for target in session.targets:
+        reason = _factorize_layer_(session, target, rule)
         if reason is not None:
-            keep_again_(work, [target])
-            work.leave_out({target.name: reason})
-    return work.finished()
+            session.refit_([target])
+            session.leave_out({target.name: reason})
+    return session.finish()
 
 
 @dataclass(frozen=True)
-class Amount:
-    """How much is kept: a share of the rank, or if `energy` is given a share of the squares."""
+class RankRule:
+    """Which rank a layer keeps.
+
+    Attributes:
+        share: Share of the full rank.
+        energy: Replaces `share` if given: share of the sum of squared singular values.
+    """
 
     share: float
     energy: float | None
 
     def rank_of(self, weight: Tensor) -> int:
-        """The rank that a weight of shape `(out, ...)` keeps, at least 1."""
+        """Return the rank that a weight of shape `(out, ...)` keeps, at least 1."""
         matrix = weight.detach().flatten(1)
         if self.energy is None:
             return max(1, round(self.share * min(matrix.shape)))
         values = torch.linalg.svdvals(matrix.to(torch.promote_types(matrix.dtype, torch.float32)))
-        kept = values.double().square().cumsum(0)
-        # A hair of room, since all of the energy shall be reached in spite of rounding.
-        return min(int((kept < self.energy * kept[-1] * (1 - 1e-12)).sum()) + 1, len(values))
+        sums = values.double().square().cumsum(0)
+        # A small tolerance, so that rounding does not keep an energy of 1 from being reached.
+        return min(int((sums < self.energy * sums[-1] * (1 - 1e-12)).sum()) + 1, len(values))
 
 
-def _replace_(work: Workpiece, target: Target, amount: Amount) -> str | None:
-    """Factorize the layer of `target`, or return why not."""
+def _factorize_layer_(session: CompressionSession, target: Target, rule: RankRule) -> str | None:
+    """Factorize the layer of `target`, or return the reason why not."""
     path, _, last = target.name.rpartition(".")
-    module = work.model.get_submodule(path)
-    around = work.model.get_submodule(path.rpartition(".")[0])
-    if isinstance(around, LowRank):
+    module = session.model.get_submodule(path)
+    parent = session.model.get_submodule(path.rpartition(".")[0])
+    if isinstance(parent, LowRank):
         return "it is a factor already"
-    reason = why_not(module) if last == "weight" else "not the weight of a layer"
+    reason = why_not_factorizable(module) if last == "weight" else "not the weight of a layer"
     if reason is not None:
         return reason
     if not path:
@@ -225,12 +230,12 @@ def _replace_(work: Workpiece, target: Target, amount: Amount) -> str | None:
     if len(target.names) > 1:
         return f"it is shared with {target.names[1]}"
     n_out, n_in = target.parameter.shape[0], prod(target.parameter.shape[1:])
-    rank = amount.rank_of(target.parameter)
+    rank = rule.rank_of(target.parameter)
     if rank * (n_out + n_in) >= n_out * n_in:
         return f"rank {rank} would not save parameters"
     pair = low_rank_like(module, rank)
     fill_low_rank_(pair, module)
-    setattr(around, path.rpartition(".")[2], pair)
-    shapes = {name: tuple(one.shape) for name, one in pair.named_parameters()}
-    work.operate(Surgery("factorize", path, shapes, {"rank": rank}), gone=target.name)
+    setattr(parent, path.rpartition(".")[2], pair)
+    shapes = {name: tuple(parameter.shape) for name, parameter in pair.named_parameters()}
+    session.add_surgery(Surgery("factorize", path, shapes, {"rank": rank}), removed=target.name)
     return None

@@ -1,4 +1,4 @@
-"""Train a compressed model on, without breaking what was promised of it."""
+"""Fine-tuning: training that keeps the constraints of a compressed model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nbcompress.compressors.data import Batches
 from nbcompress.compressors.layers import check_model
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
-from nbcompress.compressors.outputs import Output
-from nbcompress.compressors.training import OnEpoch, Plan, train_
-from nbcompress.errors import CompressionError
+from nbcompress.compressors.outputs import OutputKey
+from nbcompress.compressors.training import OnEpoch, TrainingOptions, train_
+from nbcompress.errors import CompressionError, option
 
 
 @outside_inference
@@ -26,7 +26,7 @@ def finetune(
     optimizer: str = "adam",
     batch_size: int = 64,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
     on_epoch: Callable[..., object] | None = None,
     seed: int = 0,
     *,
@@ -37,77 +37,94 @@ def finetune(
     patience: int | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> nn.Module:
-    """Train `model` in place; zeros of pruned tensors, grids, codebooks and the half-precision rest are kept.
+    """Train `model` in place. Pruned zeros, grids, codebooks and the half-precision rest are kept.
 
     Args:
-        model: Any module. It comes back in the mode it came in. A part in evaluation mode of a model in training
-            mode stays in it, and batch norms of which no parameter requires a gradient keep their statistics.
+        model: Any module. It comes back in the mode it came in. A part in evaluation mode of a model in training mode
+            stays in it, and batch norms of which no parameter requires a gradient keep their statistics.
         data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets).
         epochs: Passes over the data; 0 changes nothing.
         lr: Step size.
         optimizer: `adam`, `adamw` or `sgd`.
-        batch_size: Of data that is not in batches yet.
-        loss: From what the model returns (the output that `output` names, if it is given) and the target to a scalar.
-            By default the model's own `.loss` of a batch with labels; binary cross-entropy for one logit or several
-            and targets of 0 and 1, of probabilities where the model ends in a sigmoid; cross-entropy for integer
-            targets, of the next token where they are the inputs of a causal model; squared error for other numbers.
-            What is unclear is an error.
+        batch_size: Examples in a batch, for data that is not in batches yet.
+        loss: A function from what the model returns (the output that `output` names, if it is given) and the target to
+            a scalar. The default is: the model's own `.loss` of a batch with labels; binary cross-entropy for one logit
+            or several and targets of 0 and 1, of probabilities if the model ends in a sigmoid; cross-entropy for
+            integer targets, of the next token if they are the inputs of a causal model; squared error for other
+            numbers. If it is not clear which of these is meant, an error asks for `loss`.
         output: Index or key of the prediction, where the model returns several tensors.
-        on_epoch: Called after every epoch with the epoch, counted from 1, or with the epoch and its mean loss if
-            it takes two arguments (a second one with a default must be called `loss`). The model keeps its
-            promises and is in the mode it came in, so it can be measured: the place for `report(..., step=epoch)`.
-        seed: Equal seeds give equal results; global randomness is put back afterwards.
-        momentum: Of `sgd`, 0.9 if not given.
-        weight_decay: Of the optimizer.
+        on_epoch: Called after every epoch with the epoch, counted from 1, or with the epoch and its mean loss if it
+            takes two arguments (a second one with a default must be called `loss`). The model satisfies its constraints
+            and is in the mode it came in, so it can be measured: the place for `report(..., step=epoch)`.
+        seed: Seed of the order of the data and of the model's own randomness. Equal seeds give equal results. Global
+            random state is restored afterwards.
+        momentum: Momentum of `sgd`; the default is 0.9.
+        weight_decay: Weight decay of the optimizer.
         schedule: `constant`, or `cosine`: the step size falls from `lr` towards zero, epoch by epoch.
         valid: Data on which the loss is measured before training and after every epoch. The model ends in the state
-            in which it was lowest, which may be the one at the start.
+            with the lowest loss, which may be the one before training.
         patience: Epochs without a lower loss on `valid` after which training stops.
         progress: Called with the share of the training that is done, up to 1: after every batch if their number is
             known, else after every epoch.
 
     Returns:
-        `model`. Scales of grids and shared values are trained along, and its record says the new ones. Weights that
-        were rounded to zero on a grid of a pruned tensor count as pruned.
+        `model`. Scales of grids and shared values are trained too, and its record holds the new ones. Weights of a
+        pruned tensor that were rounded to zero on a grid count as pruned.
 
     Raises:
-        CompressionError: An option makes no sense, or the loss stops being finite; says in which epoch. The model
-            is then what it was before.
+        CompressionError: An option makes no sense, or the loss becomes NaN or infinite; names the epoch. The model is
+            then what it was before.
         DataError: The data does not fit the model.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> small = nc.prune(torch.nn.Linear(4, 3), amount=0.5)
+        >>> inputs, labels = torch.randn(32, 4), torch.randint(0, 3, (32,))
+        >>> losses = []
+        >>> small = nc.finetune(small, (inputs, labels), epochs=2, on_epoch=lambda epoch, loss: losses.append(loss))
+        >>> len(losses), int((small.weight == 0).sum())
+        (2, 6)
+
+    References:
+        Bengio, Léonard and Courville (2013), "Estimating or Propagating Gradients Through Stochastic Neurons for
+        Conditional Computation" (training of weights on a grid).
     """
-    plan = Plan(epochs, lr, optimizer, batch_size, seed, momentum, weight_decay, schedule, patience)
+    options = TrainingOptions(epochs, lr, optimizer, batch_size, seed, momentum, weight_decay, schedule, patience)
     if (valid is None) != (patience is None):
-        one, other = ("patience", "valid") if valid is None else ("valid", "patience")
-        raise CompressionError(f"{one}= stops training early and needs {other}= too: pass both, or neither")
+        given, missing = ("patience", "valid") if valid is None else ("valid", "patience")
+        raise CompressionError(
+            f"{option(f'{given}=')} stops training early and needs {option(f'{missing}=')} too: pass both, or neither"
+        )
     if valid is not None:
         Batches(valid)
     if progress is not None and not callable(progress):
-        raise CompressionError(f"progress must be a function of the share that is done, got {type(progress).__name__}")
+        raise CompressionError(
+            f"{option('progress')} must be a function of the share that is done, got {type(progress).__name__}"
+        )
     spec = LossSpec(loss, output)
     check_model(model)
-    call = _with_two_arguments(on_epoch)
-    train_(model, data, plan, spec=spec, on_epoch=call, valid=valid, progress=progress)
+    train_(model, data, options, spec=spec, on_epoch=_with_two_arguments(on_epoch), valid=valid, progress=progress)
     return model
 
 
 def _with_two_arguments(call: Callable[..., object] | None) -> OnEpoch | None:
-    """`call` as a function of epoch and loss, by what it declares to take."""
-    if call is None or not callable(call):
-        if call is not None:
-            raise CompressionError(f"on_epoch must be a function of the epoch, got {type(call).__name__}")
+    """Wrap `call` as a function of epoch and loss, by the arguments that it declares."""
+    if call is None:
         return None
-    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    if not callable(call):
+        raise CompressionError(f"{option('on_epoch')} must be a function of the epoch, got {type(call).__name__}")
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = list(signature(call).parameters.values())
     except ValueError:
-        # Some functions written in C do not say what they take.
+        # Some functions written in C do not declare their arguments.
         return lambda epoch, _loss: call(epoch)
-    positional = [parameter for parameter in parameters if parameter.kind in places]
-    required = [argument for argument in positional if argument.default is Parameter.empty]
+    positional = [parameter for parameter in parameters if parameter.kind in kinds]
+    required = [parameter for parameter in positional if parameter.default is Parameter.empty]
     takes_all = any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters)
     if len(required) > 2 or not (positional or takes_all):
         raise CompressionError(
-            f"on_epoch is called with the epoch, or the epoch and the loss, but takes {len(required)}"
+            f"{option('on_epoch')} is called with the epoch, or the epoch and the loss, but takes {len(required)}"
         )
     if len(required) == 2 or (len(positional) > 1 and positional[1].name == "loss"):
         return lambda epoch, loss: call(epoch, loss)

@@ -1,23 +1,21 @@
-"""Scales and zeros of a uniform grid, for all groups of a tensor at once.
+"""Uniform grids: the scales and zeros of all groups of a tensor, fitted at once.
 
 Notation
-    w   groups of weights, `(G, o, n)`: n of each of o outputs; a group within one output has o = 1
-    v   which weights count, `(G, o, n)`, 1 or 0, or None for all
+    w   groups of weights, `(G, o, n)`: n weights of each of o outputs; a group within one output has o = 1
+    v   which weights count, `(G, o, n)`, 1 or 0, or None if all do
     s   scales, `(G, 1, 1)`
     z   code of the value zero, `(G, 1, 1)`
     q   steps away from zero, `(G, o, n)`: code minus z
 
-The scale that spans the largest weight (`absmax`) wastes most codes of a narrow grid on a few outliers. The default
-therefore searches for the least squared error: a fixed set of clipping ranges is tried, the best is improved by
-alternating between rounding and the closed-form scale `sum(w q) / sum(q q)`, and absmax stays where it is better.
+The scale that spans the largest weight (`absmax`) wastes most codes of a narrow grid on a few outliers. So the default
+searches for the least squared error: it tries a fixed set of clipping ranges, improves the best one by alternating
+between rounding and the closed-form scale `sum(w q) / sum(q q)`, and keeps absmax where that is better.
 
-A grid with zero and an even number of codes has more of them on one side. Clipping the other side then shifts all
-weights of an output the same way, which squared errors `e` of single weights do not see, but inputs that are not
-centred do: for inputs of mean m and deviation d the output is off by `d^2 sum(e^2) + m^2 sum(e)^2` in the mean square.
-So `b sum(e)^2` is added for each output, with b that of a rectified normal input. Without it, a symmetric grid of two
-bits does worse with four codes than with three.
-
-Weights that share a scale, as rows of a matrix.
+A grid with zero and an even number of codes has one more of them on one side. Clipping the other side shifts all
+weights of an output the same way. Squared errors `e` of single weights do not see that shift, but inputs that are not
+centred do: for inputs of mean m and standard deviation d the output is off by `d^2 sum(e^2) + m^2 sum(e)^2` in the mean
+square. So `b sum(e)^2` is added for each output, with the ratio b = m^2 / d^2 of a rectified normal input. Without this
+term, a symmetric grid of two bits does worse with four codes than with three.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ Group = Literal["tensor", "channel"] | int
 
 
 def parse_granularity(text: object) -> Group:
-    """`channel`, `tensor`, or `group:32` as the number 32.
+    """Parse `channel`, `tensor`, or `group:32`, which is returned as the number 32.
 
     Raises:
         CompressionError: Anything else.
@@ -53,16 +51,16 @@ def parse_granularity(text: object) -> Group:
     )
 
 
-def rows_of(tensor: Tensor, group: Group) -> tuple[Tensor, Tensor | None]:
-    """The groups of `tensor` as rows.
+def group_rows(tensor: Tensor, group: Group) -> tuple[Tensor, Tensor | None]:
+    """Arrange the weights that share a scale as rows.
 
     Args:
         tensor: Shape `(out, ...)`.
-        group: Channels lie along axis 0; a number counts consecutive weights within a channel.
+        group: `tensor`, `channel` (along axis 0), or a number of consecutive weights within a channel.
 
     Returns:
-        Rows of shape `(groups, n)`, float32, and which of them are real: None (all), or bool of the same shape
-        where short groups were filled up with zeros.
+        Rows of shape `(groups, n)`, float32; and a bool tensor of that shape that is False where a short group was
+        filled up with zeros, or None if none was.
     """
     values = tensor.detach().to(torch.float32)
     if group == "tensor":
@@ -78,13 +76,13 @@ def rows_of(tensor: Tensor, group: Group) -> tuple[Tensor, Tensor | None]:
     return filled.reshape(-1, group), torch.nn.functional.pad(real, (0, missing)).reshape(-1, group)
 
 
-# More weights than these of an output are sampled at even steps while clipping ranges are compared (a heuristic: the
+# If an output has more weights, about so many are sampled at even steps to compare clipping ranges (a heuristic: the
 # error of a range is a mean, and the last comparison reads all weights again).
 _N_SAMPLED = 4096
-# Each improvement can only lower the error; after a few it moves by less than the rounding of a scale to float16.
+# Each improvement can only lower the error. After a few, it changes a scale by less than its rounding to float16.
 _N_IMPROVEMENTS = 4
-# Up to so many bits, the side of a symmetric grid with one value more is chosen group by group. From 4 bits on it is
-# below zero, as in the integers of 4 and 8 bits that kernels take; one value in sixteen is not worth other ones.
+# Up to so many bits, each group of a symmetric grid chooses the side that has one value more. From 4 bits on it is the
+# side below zero, as in the 4-bit and 8-bit integers of kernels: one value of sixteen gains too little.
 _MOST_BITS_WITH_SIDES = 3
 # Mean squared over variance of max(0, x) for x normal: 1 / (2 pi) over (pi - 1) / (2 pi).
 _RECTIFIED = 1 / (pi - 1)
@@ -93,16 +91,17 @@ _SMALLEST_HALF = 2.0**-24
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """What kind of grid is fitted.
+class GridSpec:
+    """What kind of grid to fit.
 
     Attributes:
         bits: 1 to 8.
         scheme: See `Grid`.
         group: See `Grid`.
-        scale: `error` searches for the least error, `absmax` spans the largest weight. A symmetric grid of 2 to 7 bits
-            then has the smallest scale at which no weight is more than half a step off; others have their ends on the
-            last codes. One bit has only one sensible scale, the mean magnitude, which is that of least squared error.
+        scale: `error` searches for the scale of least error; `absmax` spans the largest weight. With `absmax`, a
+            symmetric grid of 2 to 7 bits has the smallest scale at which no weight is more than half a step off, and
+            other grids end at the largest weights. With one bit both take the mean magnitude, which has the least
+            squared error.
     """
 
     bits: int
@@ -116,74 +115,69 @@ class Scheme:
 
     @property
     def shift_weight(self) -> float:
-        """How much the squared sum of an output's errors counts beside the sum of their squares."""
+        """The weight b of the squared sum of an output's errors beside the sum of their squares; see above."""
         return _RECTIFIED if self.n_codes % 2 == 0 else 0.0
 
-    def is_that_of(self, grid: Grid) -> bool:
+    def matches(self, grid: Grid) -> bool:
+        """Whether `grid` has these bits, this scheme and these groups."""
         return (self.bits, self.scheme, self.group) == (grid.bits, grid.scheme, grid.group)
 
 
-def fit_grid(tensor: Tensor, scheme: Scheme, *, is_pruned: bool = False) -> Grid:
+def fit_grid(tensor: Tensor, spec: GridSpec, *, is_pruned: bool = False) -> Grid:
     """Fit a grid to `tensor`.
 
     Args:
         tensor: Finite values of shape `(out, ...)`, at least one.
-        scheme: Bits, symmetry and groups.
-        is_pruned: Zeros are no weights: they take no part in the scale of one bit.
+        spec: Bits, symmetry and groups.
+        is_pruned: Zeros are pruned weights, which do not count in the scale of one bit.
 
     Returns:
-        The grid. Rounding `tensor` to it (`rounded`) has, group by group, no larger error (see `shift_weight`) than
-        with the absmax scale; with `scale="absmax"`, the error of one weight is at most half its scale (and 1/16 of a
-        scale more for the largest weights, 1/8 if affine, as scales are rounded to float16 and codes count from zero).
+        The grid. In each group, rounding `tensor` to it (`round_to_grid`) has no larger error (see `shift_weight`) than
+        the absmax scale has. With `scale="absmax"`, the error of one weight is at most half of its scale (for the
+        largest weights 1/16 of a scale more, 1/8 if affine, because scales are rounded to float16 and zero is a code).
     """
-    w, v = _groups_of(tensor, scheme.group)
-    if scheme.bits == 1:
+    w, v = _groups_of(tensor, spec.group)
+    if spec.bits == 1:
         s, z = _fit_signs(w, v, is_pruned)
-    elif scheme.scale == "absmax":
-        s, z = next(_candidates(w, scheme))
+    elif spec.scale == "absmax":
+        s, z = next(_candidates(w, spec))
     else:
-        s, z = _fit_error(w, v, scheme, tensor.dtype)
-    s = _storable(s, z, scheme, tensor.dtype)
-    return Grid(scheme.bits, scheme.scheme, scheme.group, s.flatten().cpu(), z.flatten().to(torch.int32).cpu())
+        s, z = _fit_error(w, v, spec, tensor.dtype)
+    s = _storable(s, z, spec, tensor.dtype)
+    return Grid(spec.bits, spec.scheme, spec.group, s.flatten().cpu(), z.flatten().to(torch.int32).cpu())
 
 
-def rounded(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Tensor:
-    """`tensor` rounded to the nearest value of `grid`, in its own dtype and on its device.
+def round_to_grid(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Tensor:
+    """Round `tensor` to the nearest values of `grid`, in its own dtype and on its device.
 
-    Zeros of a pruned tensor stay zero, and so do groups of nothing but zeros. Under one bit, every other weight becomes
-    plus or minus the scale.
+    Zeros of a pruned tensor stay zero, and so do groups in which all weights are zero. With one bit, every other weight
+    becomes plus or minus the scale.
     """
     scale, _ = grid.spread(tuple(tensor.shape), tensor.device)
     # Adding zero turns -0.0 into 0.0, as decoding does.
     return (_nearest_steps(tensor, grid, is_pruned).mul_(scale) + 0.0).to(tensor.dtype)
 
 
-def nearest_codes(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Tensor:
-    """int32 codes of the values of `grid` nearest to `tensor`, of its shape."""
-    zero = grid.spread(tuple(tensor.shape), tensor.device)[1]
-    return _nearest_steps(tensor, grid, is_pruned).to(torch.int32) + zero
+def refit_scale(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Grid:
+    """Return `grid` with the scales of least error for the codes that `tensor` has on it now; its zeros stay.
 
-
-def improved_scale(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Grid:
-    """`grid` with the scales of least error for the codes that `tensor` has on it now; its zeros stay.
-
-    A group keeps its scale where rounding again would not lower the error, and where everything rounds to zero.
+    A group keeps its scale if the new one would not lower the error, and if all its weights round to zero.
     """
-    scheme = Scheme(grid.bits, grid.scheme, grid.group)
+    spec = GridSpec(grid.bits, grid.scheme, grid.group)
     w, _ = _groups_of(tensor, grid.group)
     q, _ = _groups_of(_nearest_steps(tensor, grid, is_pruned), grid.group)
-    s, z = (tensor.reshape(-1, 1, 1).to(w.device, torch.float32) for tensor in (grid.scale, grid.zero))
-    best = _closed_form(w, q, None, s, scheme.shift_weight)
-    best = _storable(_positive(best), z, scheme, tensor.dtype)
-    if scheme.bits > 1:
-        found, kept = (_error(w, None, scale, z, scheme.n_codes, scheme.shift_weight) for scale in (best, s))
-        best = torch.where(found < kept, best, s)
+    s, z = (by_group.reshape(-1, 1, 1).to(w.device, torch.float32) for by_group in (grid.scale, grid.zero))
+    best = _closed_form(w, q, None, s, spec.shift_weight)
+    best = _storable(_positive(best), z, spec, tensor.dtype)
+    if spec.bits > 1:
+        error, error_before = (_error(w, None, scale, z, spec.n_codes, spec.shift_weight) for scale in (best, s))
+        best = torch.where(error < error_before, best, s)
     return Grid(grid.bits, grid.scheme, grid.group, best.flatten().cpu(), grid.zero)
 
 
 def _groups_of(tensor: Tensor, group: Group) -> tuple[Tensor, Tensor | None]:
-    """`w` and `v` of the notation above. The numbers of a vector are an output each."""
-    rows, real = rows_of(tensor, group)
+    """`w` and `v` of the notation above. Each number of a vector is an output."""
+    rows, real = group_rows(tensor, group)
     w = rows.reshape(len(rows), tensor.shape[0] if group == "tensor" and tensor.ndim else 1, -1)
     return w, None if real is None else real.reshape(w.shape).to(torch.float32)
 
@@ -193,29 +187,29 @@ def _nearest_steps(tensor: Tensor, grid: Grid, is_pruned: bool) -> Tensor:
     values = tensor.detach().to(torch.float32)
     if grid.bits == 1:
         signs = torch.ones_like(values).masked_fill_(~(values >= 0), -1.0)
-        is_group = rows_of(values, grid.group)[0].any(dim=1)
-        return signs.mul_(values != 0 if is_pruned else grid.spread_one(is_group, tuple(tensor.shape)))
+        has_weights = group_rows(values, grid.group)[0].any(dim=1)
+        return signs.mul_(values != 0 if is_pruned else grid.spread_groups(has_weights, tuple(tensor.shape)))
     scale, zero = grid.spread(tuple(tensor.shape), tensor.device)
     return torch.minimum(torch.maximum((values / scale).round_(), -zero), grid.n_codes - 1 - zero)
 
 
 def _fit_signs(w: Tensor, v: Tensor | None, is_pruned: bool) -> tuple[Tensor, Tensor]:
-    """The mean magnitude is the best scale of one bit (Rastegari et al. 2016, XNOR-Net, equation 6)."""
+    """The mean magnitude, the scale of least squared error of one bit (Rastegari et al. 2016, XNOR-Net, equation 6)."""
     v = torch.ones_like(w) if v is None else v
     if is_pruned:
         v = v * (w != 0)
     s = _sum(w.abs().double() * v) / _sum(v).clamp(min=1)
-    # For a group of zeros it would be zero, which no scale is. From a small one, training can grow.
+    # A scale is positive, but the mean of a group of zeros is not. Training can grow a small scale.
     s = torch.where(s > 0, _positive(s.float()), _SMALLEST_HALF)
     return s, torch.ones_like(s, dtype=torch.float32)
 
 
-def _fit_error(w: Tensor, v: Tensor | None, scheme: Scheme, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    step, shift = max(1, w.shape[2] // _N_SAMPLED), scheme.shift_weight
+def _fit_error(w: Tensor, v: Tensor | None, spec: GridSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    step, shift = max(1, w.shape[2] // _N_SAMPLED), spec.shift_weight
     few, few_v = w[:, :, ::step], None if v is None else v[:, :, ::step]
     best_s, best_z, lowest = w.new_empty(0), w.new_empty(0), w.new_empty(0)
-    for s, z in _candidates(w, scheme):
-        error = _error(few, few_v, s, z, scheme.n_codes, shift)
+    for s, z in _candidates(w, spec):
+        error = _error(few, few_v, s, z, spec.n_codes, shift)
         if not len(lowest):
             best_s, best_z, lowest = s, z, error
             continue
@@ -223,27 +217,27 @@ def _fit_error(w: Tensor, v: Tensor | None, scheme: Scheme, dtype: torch.dtype) 
         best_s, best_z = torch.where(better, s, best_s), torch.where(better, z, best_z)
         lowest = torch.where(better, error, lowest)
     for _ in range(_N_IMPROVEMENTS):
-        q = _steps(w, best_s, best_z, scheme.n_codes)
+        q = _steps(w, best_s, best_z, spec.n_codes)
         better_s = _closed_form(w.double(), q.double(), v, best_s, shift)
         if shift:
             # Rounding to the nearest lowers each square, but not always their squared sum.
-            errors = [_error(w, v, s, best_z, scheme.n_codes, shift) for s in (better_s, best_s)]
+            errors = [_error(w, v, s, best_z, spec.n_codes, shift) for s in (better_s, best_s)]
             better_s = torch.where(errors[0] < errors[1], better_s, best_s)
         best_s = better_s
-    first_s, first_z = next(_candidates(w, scheme))
-    found = _error(w, v, _storable(best_s, best_z, scheme, dtype), best_z, scheme.n_codes, shift)
-    plain = _error(w, v, _storable(first_s, first_z, scheme, dtype), first_z, scheme.n_codes, shift)
+    first_s, first_z = next(_candidates(w, spec))
+    found = _error(w, v, _storable(best_s, best_z, spec, dtype), best_z, spec.n_codes, shift)
+    plain = _error(w, v, _storable(first_s, first_z, spec, dtype), first_z, spec.n_codes, shift)
     worse = found > plain
     return torch.where(worse, first_s, best_s), torch.where(worse, first_z, best_z)
 
 
-def _candidates(w: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scales and zeros to try, absmax first. Narrow grids gain from clipping far, wide ones hardly at all."""
-    is_narrow, most = scheme.bits <= 4, scheme.n_codes - 1
+def _candidates(w: Tensor, spec: GridSpec) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scales and zeros to try, absmax first. Narrow grids gain from clipping far, wide ones hardly (a heuristic)."""
+    is_narrow, most = spec.bits <= 4, spec.n_codes - 1
     low = w.amin(dim=(1, 2), keepdim=True).clamp(max=0)
     high = w.amax(dim=(1, 2), keepdim=True).clamp(min=0)
-    if scheme.scheme == "symmetric":
-        yield from _symmetric_candidates(low, high, scheme)
+    if spec.scheme == "symmetric":
+        yield from _symmetric_candidates(low, high, spec)
         return
     shares = _evenly(0.3 if is_narrow else 0.7, 8 if is_narrow else 4)
     for below in shares:
@@ -253,27 +247,27 @@ def _candidates(w: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor]]:
             yield s, torch.round(-low * below / s).clamp(0, most)
 
 
-def _symmetric_candidates(low: Tensor, high: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor]]:
-    is_narrow, most = scheme.bits <= 4, scheme.n_codes - 1
-    zeros = [torch.full_like(low, scheme.n_codes // 2)]
-    if scheme.bits <= _MOST_BITS_WITH_SIDES:
+def _symmetric_candidates(low: Tensor, high: Tensor, spec: GridSpec) -> Iterator[tuple[Tensor, Tensor]]:
+    is_narrow, most = spec.bits <= 4, spec.n_codes - 1
+    zeros = [torch.full_like(low, spec.n_codes // 2)]
+    if spec.bits <= _MOST_BITS_WITH_SIDES:
         zeros.append(zeros[0] - 1)
 
     def spanning(z: Tensor, share: float, beyond: float) -> Tensor:
-        """The scale at which the share of the range ends so many steps beyond the last codes."""
+        """The scale at which a share of the range ends `beyond` steps outside of the last codes."""
         return _positive(torch.maximum(-low * share / (z + beyond), high * share / (most - z + beyond)))
 
     z = torch.where(-low >= high, zeros[0], zeros[-1])
-    yield spanning(z, 1.0, 0.5 if scheme.n_codes % 2 == 0 else 0.0), z
+    yield spanning(z, 1.0, 0.5 if spec.n_codes % 2 == 0 else 0.0), z
     for z in zeros:
         for share in _evenly(0.1 if is_narrow else 0.5, 28 if is_narrow else 11):
             yield spanning(z, share, 0.0), z
 
 
 def _evenly(end: float, n: int) -> list[float]:
-    """`n` numbers from 1 down to `end`, in float32 whatever the default is."""
-    found: list[float] = torch.linspace(1.0, end, n, dtype=torch.float32, device="cpu").tolist()
-    return found
+    """`n` numbers from 1 down to `end`, computed in float32 whatever the default dtype is."""
+    shares: list[float] = torch.linspace(1.0, end, n, dtype=torch.float32, device="cpu").tolist()
+    return shares
 
 
 def _steps(w: Tensor, s: Tensor, z: Tensor, n_codes: int) -> Tensor:
@@ -289,7 +283,7 @@ def _error(w: Tensor, v: Tensor | None, s: Tensor, z: Tensor, n_codes: int, shif
 
 
 def _closed_form(w: Tensor, q: Tensor, v: Tensor | None, s: Tensor, shift: float) -> Tensor:
-    """The scale of least error for given steps; the old one where all steps are zero."""
+    """The scale of least error for given steps `q`; `s` where all steps are zero."""
     counted = q if v is None else q * v
     power, product = _sum(counted * q), _sum(counted * w)
     if shift:
@@ -300,34 +294,34 @@ def _closed_form(w: Tensor, q: Tensor, v: Tensor | None, s: Tensor, shift: float
     return torch.where((power > 0) & (best > 0), best.float(), s)
 
 
-def _sum(one: Tensor) -> Tensor:
-    return one.sum(dim=(1, 2), keepdim=True)
+def _sum(x: Tensor) -> Tensor:
+    return x.sum(dim=(1, 2), keepdim=True)
 
 
-def _by_output(one: Tensor) -> Tensor:
-    return one.sum(dim=2, keepdim=True)
+def _by_output(x: Tensor) -> Tensor:
+    return x.sum(dim=2, keepdim=True)
 
 
 def _positive(s: Tensor) -> Tensor:
-    """A group of zeros gets the scale 1; the rest stays above what float32 can divide by."""
+    """Scales that float32 can divide by. A group of zeros gets the scale 1."""
     return torch.where(s == 0, torch.ones_like(s), s.clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def _storable(s: Tensor, z: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
-    """Round scales to float16 within its normal range, so that no value of the grid overflows in `dtype`.
+def _storable(s: Tensor, z: Tensor, spec: GridSpec, dtype: torch.dtype) -> Tensor:
+    """Round scales to float16 within its normal range, such that no value of the grid overflows in `dtype`.
 
-    In a float16 tensor every scale is rounded, below the normal range too: multiples of such a scale are
-    representable, while those of a finer one would fall on each other.
+    For a float16 tensor every scale is rounded, also below the normal range: multiples of such a scale are
+    representable, while those of a finer one would round to equal numbers.
     """
-    most = 1.0 if scheme.bits == 1 else torch.maximum(z, scheme.n_codes - 1 - z)
-    snapped = _snapped(s, dtype)
+    most = 1.0 if spec.bits == 1 else torch.maximum(z, spec.n_codes - 1 - z)
+    rounded = _half_scale(s, dtype)
     limit = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
     # A little below the limit, since rounding to float16 may go up again.
     widest = torch.full_like(s, limit * (1 - 2**-9)) / most
-    return torch.where(snapped.double() * most > limit, _snapped(widest, dtype), snapped)
+    return torch.where(rounded.double() * most > limit, _half_scale(widest, dtype), rounded)
 
 
-def _snapped(s: Tensor, dtype: torch.dtype) -> Tensor:
+def _half_scale(s: Tensor, dtype: torch.dtype) -> Tensor:
     half = s.to(torch.float16).to(torch.float32)
     if dtype == torch.float16:
         return half.clamp(min=_SMALLEST_HALF)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from nbcompress.compressors.data import Batches, described
+from nbcompress.compressors.data import Batches, describe_inputs
 from nbcompress.errors import DataError, option
 
 
@@ -30,7 +30,7 @@ class Inputs:
         return model(*self.args, **self.kwargs)
 
     def __str__(self) -> str:
-        return described(self.args, self.kwargs)
+        return describe_inputs(self.args, self.kwargs)
 
 
 def inputs_from_example(example: object) -> Inputs:

@@ -1,11 +1,9 @@
-"""Between the values of a promised tensor and their codes, exactly, both ways.
+"""The record of what was done to a model, and the codes of weights on a grid or in a codebook.
 
-What was done to a model, kept beside its weights.
-
-A compressed model stays a plain `nn.Module` with plain float weights whose *values* lie on a grid, in a
-codebook, or at zero. No weight is wrapped and nothing is parametrized, so `deepcopy`, `pickle`, `state_dict`,
-tracing and export all see an ordinary model. The record says which values are promised, so that fine-tuning
-can keep them and the file can store them in few bits. Its tensors live on the CPU wherever the model is.
+A compressed model stays a plain `nn.Module` with plain float weights whose *values* lie on a grid, in a codebook, or
+at zero. No weight is wrapped and nothing is parametrized, so `deepcopy`, `pickle`, `state_dict`, tracing and export
+all see an ordinary model. The record, an attribute of the model, says which constraint each tensor satisfies, so that
+fine-tuning can keep it and a file can store the tensor in few bits. Tensors of a record are on the CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ _ATTRIBUTE = "_nbcompress_record"
 
 
 def n_codes_of(bits: int, scheme: str) -> int:
-    """How many codes a grid has; see `Grid`."""
+    """Return how many codes a grid has; see `Grid`."""
     if bits == 1:
         return 3
     return (1 << bits) - (bits == 8 and scheme == "symmetric")
@@ -34,24 +32,27 @@ def n_codes_of(bits: int, scheme: str) -> int:
 class Grid:
     """A uniform grid: `value = (code - zero) * scale`, computed in float32, then cast to the tensor's dtype.
 
-    Codes count from 0. With `b` bits there are
+    Codes count from 0. With `b` bits there are:
 
     | scheme | codes | zero |
     | --- | --- | --- |
     | symmetric, b = 1 | 0 and 2 (minus and plus); 1 only for a pruned zero, or a group of zeros | 1 |
-    | symmetric, b = 2 to 7 | 0 ... 2^b - 1, one more below zero than above or the other way round | a middle one |
-    | symmetric, b = 8 | 0 ... 254, as many below zero as above, as kernels of 8 bits take them | 127 |
-    | affine, b >= 2 | 0 ... 2^b - 1 | any of them |
+    | symmetric, b = 2 to 7 | 0 ... 2^b - 1, one more below zero than above, or one more above | a middle code |
+    | symmetric, b = 8 | 0 ... 254, as many below zero as above, as 8-bit kernels expect | 127 |
+    | affine, b >= 2 | 0 ... 2^b - 1 | any code |
 
-    The middle ones are 2^(b-1) and 2^(b-1) - 1.
+    The middle codes are 2^(b-1) and 2^(b-1) - 1.
 
     Attributes:
         bits: 1 to 8.
-        scheme: `symmetric` (zero is a middle code) or `affine`.
+        scheme: `symmetric` (the value zero has a middle code) or `affine`.
         group: `tensor`, `channel` (along axis 0), or a number of consecutive weights within a channel; the last
             group of a channel may be shorter. Groups are counted channel by channel.
-        scale: Shape `(groups,)`, float32, positive; each representable in float16 unless its range forbids it.
+        scale: Shape `(groups,)`, float32, positive; representable in float16 if within its normal range.
         zero: Shape `(groups,)`, int32, the code of the value zero.
+
+    Raises:
+        CompressionError: There is no such grid.
     """
 
     bits: int
@@ -91,7 +92,7 @@ class Grid:
         return n_codes_of(self.bits, self.scheme)
 
     def n_groups(self, shape: tuple[int, ...]) -> int:
-        """How many scales a tensor of `shape` has."""
+        """Return how many scales a tensor of `shape` has."""
         if self.group == "tensor":
             return 1
         if self.group == "channel":
@@ -99,7 +100,7 @@ class Grid:
         return shape[0] * -(-prod(shape[1:]) // int(self.group))
 
     def spread(self, shape: tuple[int, ...], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        """Scale and zero of every weight, float32 and int32, each of a shape that broadcasts to `shape`.
+        """Return scale and zero of every weight, float32 and int32, each of a shape that broadcasts to `shape`.
 
         Raises:
             CompressionError: The grid has another number of groups than a tensor of `shape`.
@@ -108,32 +109,34 @@ class Grid:
             raise CompressionError(
                 f"a tensor of shape {shape} has {self.n_groups(shape)} groups, not {len(self.scale)}"
             )
-        scale, zero = (self.spread_one(tensor, shape).to(device) for tensor in (self.scale, self.zero))
-        return scale, zero
+        return self.spread_groups(self.scale, shape).to(device), self.spread_groups(self.zero, shape).to(device)
 
-    def spread_one(self, each: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """`each`, one number for every group, in a shape that broadcasts to `shape`."""
+    def spread_groups(self, by_group: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return `by_group`, one number for each group, in a shape that broadcasts to `shape`."""
         if self.group == "tensor":
-            return each.reshape((1,) * len(shape))
+            return by_group.reshape((1,) * len(shape))
         if self.group == "channel":
-            return each.reshape(shape[0], *(1,) * (len(shape) - 1))
+            return by_group.reshape(shape[0], *(1,) * (len(shape) - 1))
         row = prod(shape[1:])
-        return each.reshape(shape[0], -1).repeat_interleave(int(self.group), dim=1)[:, :row].reshape(shape)
+        return by_group.reshape(shape[0], -1).repeat_interleave(int(self.group), dim=1)[:, :row].reshape(shape)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Decode: integer codes of any shape, on any device, to float32 values of that shape."""
+        """Decode integer codes of any shape, on any device, to float32 values of that shape."""
         scale, zero = self.spread(tuple(codes.shape), codes.device)
         return (codes.to(torch.int32) - zero).to(torch.float32) * scale
 
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Shared values of one tensor.
+    """The values that all weights of one tensor share.
 
     Attributes:
         values: Shape `(k,)`, float32, ascending, each representable in the tensor's dtype (and in float16 if the
-            rest of the model is, unless its range forbids it). A pruned tensor holds zero among them.
-        grid: The grid that the values themselves lie on (one group), after quantizing a clustered tensor.
+            rest of the model is and none of them overflows it). Zero is one of them if the tensor has pruned weights.
+        grid: The grid of one group that the values themselves lie on, after a clustered tensor was quantized.
+
+    Raises:
+        CompressionError: There is no such codebook.
     """
 
     values: Tensor
@@ -158,12 +161,15 @@ class Codebook:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """What is promised of one parameter tensor.
+    """The constraint that one parameter tensor satisfies.
 
     Attributes:
         is_pruned: Its zeros stay zeros.
-        grid: Its values lie on this grid. Every grid holds zero.
+        grid: Its values lie on this grid. Zero is a value of every grid.
         codebook: Its values are among these. A tensor has a grid or a codebook, never both.
+
+    Raises:
+        CompressionError: There is a grid and a codebook.
     """
 
     is_pruned: bool = False
@@ -177,13 +183,16 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """The range of the input of one layer, from which integer kernels take their grid of 256 codes.
+    """The range of the input of one layer, which sets the grid of 256 codes of an integer kernel.
 
-    The model itself goes on computing its activations in floating point; export reads this.
+    Only export reads it: the model itself computes its activations in floating point.
 
     Attributes:
-        low: Where the code 0 lies, at most zero.
-        high: Where the code 255 lies, at least zero.
+        low: The value of code 0, at most zero.
+        high: The value of code 255, at least zero.
+
+    Raises:
+        CompressionError: The range is not finite or does not hold zero.
     """
 
     low: float
@@ -197,7 +206,7 @@ class ActivationRange:
 
     @property
     def scale(self) -> float:
-        """Distance of two codes, a float32 number above zero; 1 where the input is always zero."""
+        """The distance of two neighbouring codes, a float32 number above zero; 1 if the input is always zero."""
         step = torch.tensor(self.high / 255 - self.low / 255, dtype=torch.float32, device="cpu")
         return float(step.clamp(min=torch.finfo(torch.float32).tiny)) if self.low < self.high else 1.0
 
@@ -207,19 +216,19 @@ class ActivationRange:
         return min(max(round(-self.low / self.scale), 0), 255)
 
 
-# By dotted module name: the range measured on data (static), or the word that says it is found at every run.
+# By dotted module name: the range measured on data (static), or `dynamic` if the kernel finds it at every run.
 Activations = Mapping[str, ActivationRange | Literal["dynamic"]]
 
 
 @dataclass(frozen=True)
 class Surgery:
-    """One structural change, replayed on a fresh instance before its weights are filled in.
+    """One structural change of a model. A file replays it on a fresh instance before it fills in the weights.
 
     Attributes:
         kind: `cut` (attributes and shapes of one module) or `factorize` (a layer becomes two).
-        module: Dotted name of the module; an empty name is the model itself.
-        shapes: New shape by parameter or buffer name within the module (after the change).
-        attributes: New numbers of the module, such as `out_channels`, or `rank` of a factorized layer.
+        module: Dotted name of the module; the empty name is the model itself.
+        shapes: The new shape of each parameter or buffer, by its name within the module after the change.
+        attributes: New numbers of the module, such as `out_channels`; for a factorized layer its `rank`.
     """
 
     kind: Literal["cut", "factorize"]
@@ -233,11 +242,11 @@ class Record:
     """Everything that was done to a model.
 
     Attributes:
-        tensors: By dotted parameter name; tied parameters under their first name.
+        tensors: The constraint of each tensor, by dotted parameter name; of a tied one by its first name.
         surgery: Structural changes, in order.
-        rest: `float16` when everything else was rounded to half precision.
-        left_out: Why a tensor that one might expect here was not compressed, by name.
-        activations: How integer kernels take the input of a layer whose weight has a grid, by dotted module name.
+        rest: `float16` if everything else was rounded to half precision.
+        left_out: Reasons why tensors were not compressed, by name.
+        activations: How integer kernels read the input of a layer whose weight has a grid, by dotted module name.
     """
 
     tensors: Mapping[str, TensorRecord] = field(default_factory=dict)
@@ -248,10 +257,22 @@ class Record:
 
 
 def record_of(model: nn.Module) -> Record:
-    """What was done to `model` and, under their names, to modules in it that were compressed on their own.
+    """Return the record of what compressors did to `model`.
 
-    The record of a model that was never compressed is empty. What the model's own record says goes before that of a
-    part. Half precision of a part's rest is not a promise about the whole.
+    Args:
+        model: Any module, also one that was never compressed.
+
+    Returns:
+        The record of the model itself, together with those of modules in it that were compressed on their own, under
+        dotted names. Where both name a tensor, the record of the model wins. The record of a model that was never
+        compressed is empty. If only a part has its rest in half precision, `rest` is `float32`.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> small = nc.quantize(nc.prune(torch.nn.Linear(8, 4), amount=0.5), bits=4)
+        >>> record = nc.record_of(small)
+        >>> record.rest, record.tensors["weight"].is_pruned, record.tensors["weight"].grid.bits
+        ('float16', True, 4)
     """
     whole = model.__dict__.get(_ATTRIBUTE)
     whole = whole if isinstance(whole, Record) else Record()
@@ -263,7 +284,7 @@ def record_of(model: nn.Module) -> Record:
         if module is model or not isinstance(part, Record):
             continue
         n_parts += 1
-        surgery += [replace(cut, module=f"{prefix}.{cut.module}" if cut.module else prefix) for cut in part.surgery]
+        surgery += [replace(step, module=f"{prefix}.{step.module}" if step.module else prefix) for step in part.surgery]
         tensors = {**{f"{prefix}.{name}": tensor for name, tensor in part.tensors.items()}, **tensors}
         left_out = {**{f"{prefix}.{name}": why for name, why in part.left_out.items()}, **left_out}
         inner = {f"{prefix}.{name}" if name else prefix: activation for name, activation in part.activations.items()}
@@ -274,46 +295,50 @@ def record_of(model: nn.Module) -> Record:
 
 
 def attach_(model: nn.Module, record: Record) -> None:
-    """Put `record` on `model` in place, instead of those it and its parts have."""
+    """Attach `record` to `model` in place. It replaces the records of the model and of its parts."""
     for module in model.modules():
         module.__dict__.pop(_ATTRIBUTE, None)
     model.__dict__[_ATTRIBUTE] = record
 
 
 def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
-    """The codes whose values `tensor` holds.
+    """Encode the values of a tensor that satisfies its constraint.
 
     Args:
-        tensor: Values that were promised to lie on the grid or in the codebook of `record`.
-        record: With a grid (codes in `range(grid.n_codes)`) or a codebook (codes are positions in its values).
-        name: The parameter's name, for the error text.
+        tensor: Values on the grid or in the codebook of `record`.
+        record: A constraint with a grid (codes in `range(grid.n_codes)`) or a codebook (codes are positions in it).
+        name: The parameter's name, for the text of an error.
 
     Returns:
         int32 codes of the shape and on the device of `tensor`; `values_of` gives `tensor` back, bit for bit.
-        In bfloat16 two codes of a wide grid can share one value; then either of them is returned.
+        In bfloat16 two codes of a wide grid can have the same value; then either of them is returned.
 
     Raises:
-        CompressionError: A value left its grid or codebook, or nothing was promised.
+        CompressionError: A value left its grid or codebook, or there is neither.
     """
     tensor = tensor.detach()
     if record.grid is not None:
-        codes, promise = _grid_codes(tensor, record.grid), "grid"
+        codes, kind = _grid_codes(tensor, record.grid), "grid"
     elif record.codebook is not None:
-        codes, promise = _codebook_codes(tensor, record.codebook), "codebook"
+        codes, kind = _codebook_codes(tensor, record.codebook), "codebook"
     else:
         raise CompressionError(f"{_called(name)} has neither a grid nor a codebook, so it has no codes")
     wrong = values_of(codes, record, tensor.dtype) != tensor
     n_wrong = int(wrong.sum())
     if n_wrong:
         raise CompressionError(
-            f"{_called(name)} must keep to its {promise}, but {n_wrong} of {tensor.numel()} values left it, the first "
-            f"is {tensor[wrong][0].item():.6g}: change weights with finetune(), which keeps promises, or compress again"
+            f"{_called(name)} must keep to its {kind}, but {n_wrong} of {tensor.numel()} values left it, the first "
+            f"is {tensor[wrong][0].item():.6g}: change weights with finetune(), which keeps it, or compress again"
         )
     return codes
 
 
 def values_of(codes: Tensor, record: TensorRecord, dtype: torch.dtype) -> Tensor:
-    """Decode `codes` (any integer dtype) by the grid or the codebook of `record` into values of `dtype`."""
+    """Decode `codes` (any integer dtype) by the grid or the codebook of `record` into values of `dtype`.
+
+    Raises:
+        CompressionError: There is neither a grid nor a codebook.
+    """
     if record.grid is not None:
         return record.grid.values(codes).to(dtype)
     if record.codebook is None:
@@ -322,18 +347,31 @@ def values_of(codes: Tensor, record: TensorRecord, dtype: torch.dtype) -> Tensor
     return values.to(dtype)
 
 
+def satisfies(tensor: Tensor, constraint: TensorRecord) -> bool:
+    """Whether the values of `tensor` lie on the grid or in the codebook of `constraint`, if it has any."""
+    codebook = constraint.codebook
+    try:
+        if constraint.grid is not None or codebook is not None:
+            codes_of(tensor, constraint)
+        if codebook is not None and codebook.grid is not None:
+            codes_of(codebook.values.to(tensor.dtype), TensorRecord(grid=codebook.grid))
+    except CompressionError:
+        return False
+    return True
+
+
 def _called(name: str) -> str:
     return f"parameter {name!r}" if name else "the tensor"
 
 
 def _grid_codes(tensor: Tensor, grid: Grid) -> Tensor:
     scale, zero = grid.spread(tuple(tensor.shape), tensor.device)
-    # NaN has no integer; it becomes code 0 here and is told from its value by the caller.
+    # NaN has no integer. It gets the code of zero here, and the caller sees that the value differs.
     steps = torch.round(tensor.to(torch.float32).nan_to_num(0.0) / scale).to(torch.int32)
     codes = (steps + zero).clamp_(0, grid.n_codes - 1)
     if tensor.dtype in (torch.float32, torch.float64):
         return codes
-    # In 16 bits a value can lie half a step off its code; the neighbours are tried too.
+    # In 16 bits a value can be half a step away from its code, so the neighbours are tried too.
     for shift in (-1, 1):
         wrong = grid.values(codes).to(tensor.dtype) != tensor
         if not bool(wrong.any()):

@@ -1,8 +1,7 @@
-"""The training loop under fine-tuning, retraining after pruning, and distillation.
+"""The training loop of fine-tuning, of retraining after pruning, and of distillation.
 
-How the loss of a batch depends on weights.
-
-When to stop training, and which of its states to keep.
+`train_` trains a model in place and keeps the constraints of its record. `EarlyStopping` decides when to stop and which
+state to keep. `each_gradient` gives the gradients of every batch, for scores of weights.
 """
 
 from __future__ import annotations
@@ -16,14 +15,33 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.buffers import materialize_buffers_
-from nbcompress.compressors.calibration import evaluating, with_ranges
-from nbcompress.compressors.constraints import Free, Latent, Shared, hold, rest_tensors, round_tensors_
+from nbcompress.compressors.calibration import with_activation_ranges
+from nbcompress.compressors.constraints import (
+    FreeParameter,
+    LatentParameter,
+    SharedParameter,
+    constrain,
+    rest_tensors,
+    round_to_half_,
+)
 from nbcompress.compressors.data import Batches
-from nbcompress.compressors.layers import check_choice, check_count, check_number, check_seed, fill_, unique_parameters
-from nbcompress.compressors.losses import NOTHING_COUNTS, BatchLoss, LossSpec
-from nbcompress.compressors.modes import numbers_on_cpu, seeded
+from nbcompress.compressors.layers import check_choice, check_number, check_seed, fill_, unique_parameters
+from nbcompress.compressors.losses import NO_LABELS_LEFT, BatchLoss, LossSpec
+from nbcompress.compressors.modes import (
+    TrainingFlags,
+    default_device_cpu,
+    evaluating,
+    requiring_grad,
+    seeded,
+    set_training_flags_,
+    training_flags,
+    training_flags_restored,
+)
 from nbcompress.compressors.record import TensorRecord, attach_, record_of
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.errors import CompressionError, DataError, check_integer, option
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gradients
 
 
 def each_gradient(
@@ -32,54 +50,72 @@ def each_gradient(
     data: object,
     seed: int,
     spec: LossSpec,
-    see: Callable[[Sequence[Tensor | None]], None],
+    on_gradients: Callable[[Sequence[Tensor | None]], None],
 ) -> int:
-    """Show the gradients of every batch's mean loss, in evaluation mode, and return the number of batches.
+    """Compute the gradients of the loss of every batch, in evaluation mode.
 
-    A gradient is None where the loss does not depend on the parameter.
+    Args:
+        model: Comes back as it was.
+        parameters: The parameters of the model whose gradients are computed.
+        data: See `Batches`.
+        seed: Seed of the order of the data and of the model's own randomness.
+        spec: The loss.
+        on_gradients: Called after each batch with a gradient for each parameter; None where the loss does not depend
+            on the parameter.
+
+    Returns:
+        The number of batches.
+
+    Raises:
+        DataError: The data does not fit, or no label counts.
     """
     batches = Batches(data)
-    loss_of = spec.reading(model, batches, seed)
-    needed = [parameter.requires_grad for parameter in parameters]
+    loss_of = spec.resolve(model, batches, seed)
     n_batches = 0
     # cuDNN cannot run a recurrent layer backward in evaluation mode.
     without_cudnn = torch.backends.cudnn.flags(enabled=False)
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        with evaluating(model), seeded(seed, *batches.generators), torch.enable_grad(), without_cudnn:
-            for batch in batches.for_model(model):
-                loss = loss_of(model, batch)
-                if loss is None:
-                    continue
-                see(torch.autograd.grad(loss, list(parameters), allow_unused=True))
-                n_batches += 1
-    finally:
-        for parameter, was_needed in zip(parameters, needed, strict=True):
-            parameter.requires_grad_(was_needed)
+    with (
+        requiring_grad(parameters, True),
+        evaluating(model),
+        seeded(seed, *batches.generators),
+        torch.enable_grad(),
+        without_cudnn,
+    ):
+        for batch in batches.for_model(model):
+            loss = loss_of(model, batch)
+            if loss is None:
+                continue
+            on_gradients(torch.autograd.grad(loss, list(parameters), allow_unused=True))
+            n_batches += 1
     if not n_batches:
-        raise DataError(NOTHING_COUNTS)
+        raise DataError(NO_LABELS_LEFT)
     return n_batches
 
 
-def check_gradients(totals: Sequence[Tensor], what_for: str) -> None:
-    """Refuse sums of gradients that hold NaN or infinity."""
+def check_gradients(totals: Sequence[Tensor], purpose: str) -> None:
+    """Refuse sums of gradients that hold NaN or infinity; `purpose` is for the text of the error."""
     if not all(bool(torch.isfinite(total).all()) for total in totals):
-        raise CompressionError(f"gradients must be finite for {what_for}, but the loss gave NaN or infinity")
+        raise CompressionError(f"gradients must be finite for {purpose}, but the loss gave NaN or infinity")
 
 
-class BestSoFar:
-    """The state of a model with the lowest loss on validation data, the one at the start among them.
+# ---------------------------------------------------------------------------------------------------------------------
+# Early stopping
+
+
+class EarlyStopping:
+    """Stops training by the loss on validation data, and keeps the state with the lowest loss.
+
+    The state before training is one of the states.
 
     Args:
-        model: In training.
+        model: The model in training.
         batches: Validation data.
         loss_of: The loss of a batch.
-        patience: After so many epochs without a lower loss, training stops.
-        seed: Of the order of the data and of the model's own randomness.
+        patience: Epochs without a lower loss after which training stops.
+        seed: Seed of the order of the data and of the model's own randomness.
 
     Raises:
-        DataError: The loss of the model as it is, is NaN or infinite.
+        DataError: The loss is NaN or infinite before training.
     """
 
     def __init__(self, model: nn.Module, batches: Batches, loss_of: BatchLoss, patience: int, seed: int) -> None:
@@ -88,61 +124,63 @@ class BestSoFar:
         self._n_waited = 0
         self._lowest = self._loss()
         if not isfinite(self._lowest):
-            raise DataError(f"the loss on valid= must be finite before training, got {self._lowest}")
-        self._note()
+            raise DataError(f"the loss on {option('valid=')} must be finite before training, got {self._lowest}")
+        self._save()
 
-    def is_enough(self) -> bool:
-        """After an epoch: whether training should stop."""
+    def should_stop(self) -> bool:
+        """Measure the loss after an epoch, and return whether training should stop."""
         loss = self._loss()
         if loss < self._lowest:
             self._lowest, self._n_waited = loss, 0
-            self._note()
+            self._save()
         else:
             self._n_waited += 1
         return self._n_waited >= self._patience
 
     def restore_(self) -> None:
-        """Give the model the best state back, record included."""
-        for tensor, values in zip(self._tensors(), self._values, strict=True):
+        """Restore the model and its record to the state with the lowest loss."""
+        for tensor, values in zip(_tensors(self._model), self._values, strict=True):
             fill_(tensor, values)
         attach_(self._model, self._record)
 
-    def _note(self) -> None:
-        self._values = [tensor.detach().clone() for tensor in self._tensors()]
+    def _save(self) -> None:
+        self._values = [tensor.detach().clone() for tensor in _tensors(self._model)]
         self._record = record_of(self._model)
-
-    def _tensors(self) -> list[Tensor]:
-        return [one for _, one in (*self._model.named_parameters(), *self._model.named_buffers())]
 
     def _loss(self) -> float:
         """The mean over batches, in evaluation mode."""
         with evaluating(self._model), seeded(self._seed, *self._batches.generators), torch.no_grad():
-            batches = self._batches.for_model(self._model)
-            found = [self._loss_of(self._model, batch) for batch in batches]
-        losses = [float(item) for item in found if item is not None]
-        if not losses:
-            raise DataError(NOTHING_COUNTS)
-        return sum(losses) / len(losses)
+            losses = [self._loss_of(self._model, batch) for batch in self._batches.for_model(self._model)]
+        counted = [float(loss) for loss in losses if loss is not None]
+        if not counted:
+            raise DataError(NO_LABELS_LEFT)
+        return sum(counted) / len(counted)
 
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingOptions:
     """How to train.
 
     Attributes:
         epochs: Passes over the data, from 0.
         lr: Step size.
         optimizer: `adam`, `adamw`, or `sgd` (with momentum).
-        batch_size: Of data that is not in batches yet.
-        seed: Of the order of the data and of the model's own randomness.
-        momentum: Of `sgd`; None stands for 0.9.
+        batch_size: Examples in a batch, for data that is not in batches yet.
+        seed: Seed of the order of the data and of the model's own randomness.
+        momentum: Momentum of `sgd`; None stands for 0.9.
         weight_decay: Share of a weight that decay removes per unit of step size.
         schedule: `constant`, or `cosine`: the step size falls from `lr` towards zero, epoch by epoch.
         patience: With validation data, epochs without a lower loss on it after which training stops.
+
+    Raises:
+        CompressionError: An option is out of range, or momentum is given without `sgd`.
     """
 
     epochs: int
@@ -156,52 +194,61 @@ class Plan:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("epochs", self.epochs, 0)
+        check_integer("epochs", self.epochs, 0, error=CompressionError)
         check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_count("batch_size", self.batch_size, 1)
+        check_integer("batch_size", self.batch_size, 1, error=CompressionError)
         check_seed(self.seed)
         check_number("weight_decay", self.weight_decay, 0, float("inf"))
         check_choice("schedule", self.schedule, SCHEDULES)
         if self.patience is not None:
-            check_count("patience", self.patience, 1)
+            check_integer("patience", self.patience, 1, error=CompressionError)
         if self.momentum is not None:
             check_number("momentum", self.momentum, 0, 1)
             if self.optimizer != "sgd":
-                raise CompressionError(f"momentum belongs to optimizer='sgd', got momentum with {self.optimizer!r}")
+                belongs = f"{option('momentum')} belongs to {option('optimizer', 'sgd')}"
+                raise CompressionError(f"{belongs}, got momentum with {self.optimizer!r}")
 
     def lr_of(self, epoch: int) -> float:
-        """The step size in an epoch, counted from 1."""
+        """Return the step size in an epoch, counted from 1."""
         if self.schedule == "constant":
             return self.lr
         # Loshchilov and Hutter (2017), "SGDR", equation 5, without restarts and down to zero.
         return self.lr * 0.5 * (1 + cos(pi * (epoch - 1) / self.epochs))
 
-    def make_optimizer(self, leaves: list[nn.Parameter]) -> torch.optim.Optimizer:
-        # Fused, a step is one pass over the leaves in place of a dozen; torch has it for real numbers on these devices.
-        fused = all(leave.is_floating_point() and leave.device.type in ("cpu", "cuda") for leave in leaves) or None
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        # A fused step is one pass over the parameters instead of a dozen. torch has it for real numbers on these
+        # devices.
+        fused = all(item.is_floating_point() and item.device.type in ("cpu", "cuda") for item in parameters) or None
         if self.optimizer == "adam":
-            return torch.optim.Adam(leaves, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+            return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(leaves, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         momentum = 0.9 if self.momentum is None else self.momentum
-        return torch.optim.SGD(leaves, lr=self.lr, momentum=momentum, weight_decay=self.weight_decay, fused=fused)
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=momentum, weight_decay=self.weight_decay, fused=fused)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training under constraints
 
 
 class Trainer:
-    """A model in training, with all its promises.
+    """A model in training with the constraints of its parameters.
 
     Args:
         model: Changed in place.
-        plan: How to train.
-        latents: Where the leaves of rounded parameters begin, by name.
+        options: How to train.
+        latents: Values at which latent parameters start, by name.
         learned_along: Parameters outside the model that the loss depends on.
+
+    Raises:
+        CompressionError: No parameter of the model requires a gradient.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        plan: Plan,
+        options: TrainingOptions,
         latents: Mapping[str, Tensor],
         learned_along: Sequence[nn.Parameter] = (),
     ) -> None:
@@ -209,65 +256,77 @@ class Trainer:
         self._learned_along = list(learned_along)
         record = record_of(model)
         self._is_half = record.rest == "float16"
-        self._held: dict[str, Free | Latent | Shared] = {}
+        self._parameters: dict[str, FreeParameter | LatentParameter | SharedParameter] = {}
         for names, parameter in unique_parameters(model):
             if not parameter.requires_grad:
                 continue
-            promise = next((record.tensors[name] for name in names if name in record.tensors), TensorRecord())
-            self._held[names[0]] = hold(
-                parameter, promise, is_half=self._is_half, is_mean=plan.optimizer == "sgd", start=latents.get(names[0])
+            constraint = next((record.tensors[name] for name in names if name in record.tensors), TensorRecord())
+            self._parameters[names[0]] = constrain(
+                parameter,
+                constraint,
+                is_half=self._is_half,
+                is_mean=options.optimizer == "sgd",
+                start=latents.get(names[0]),
             )
-        if not self._held:
+        if not self._parameters:
             raise CompressionError("nothing can be trained: no parameter of the model requires a gradient")
-        self._optimizer = plan.make_optimizer([*(held.leaf for held in self._held.values()), *self._learned_along])
+        self._optimizer = options.make_optimizer([*(item.latent for item in self._parameters.values()), *learned_along])
 
     def step(self, loss: Tensor) -> None:
-        """One step down the gradient of `loss`, back to values that keep the promises."""
+        """Make one step down the gradient of `loss`, then project the parameters onto their constraints.
+
+        Raises:
+            CompressionError: A weight became NaN or infinite.
+        """
         self.model.zero_grad(set_to_none=True)
         for parameter in self._learned_along:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        for held in self._held.values():
-            held.take_gradient()
-        with numbers_on_cpu():
+        for constrained in self._parameters.values():
+            constrained.pass_gradient()
+        with default_device_cpu():
             self._optimizer.step()
         # A sum is NaN or infinite if one of its numbers is.
-        if not isfinite(sum(_total(held.leaf.detach()) for held in self._held.values())):
-            raise CompressionError("training diverged: a weight became NaN or infinite; use a smaller lr")
-        self.put()
+        if not isfinite(sum(_total(constrained.latent.detach()) for constrained in self._parameters.values())):
+            raise CompressionError(f"training diverged: a weight became NaN or infinite; use a smaller {option('lr')}")
+        self.project()
 
     def set_lr(self, lr: float) -> None:
-        """From now on, step by `lr`."""
+        """Set the step size to `lr`."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
-    def put(self) -> None:
-        """Give the model the promised values of all leaves."""
-        for held in self._held.values():
-            held.put()
+    def project(self) -> None:
+        """Set the model's parameters to the latent ones, projected onto their constraints."""
+        for constrained in self._parameters.values():
+            constrained.project()
 
-    def become(self, name: str, promise: TensorRecord) -> None:
-        """From now on `promise` is kept for parameter `name` as it is now, as after pruning between epochs."""
-        held = self._held.get(name)
-        if isinstance(held, Latent):
-            held.become(promise)
-        elif held is not None:
-            raise CompressionError(f"the promise of {name!r} cannot change in training")
+    def set_constraint(self, name: str, constraint: TensorRecord) -> None:
+        """Change the constraint of a parameter that satisfies it already, as after pruning between epochs.
 
-    def publish(self) -> None:
-        """Bring the model's record up to date, and its stored buffers to half precision."""
+        Raises:
+            CompressionError: The parameter has no constraint that can change, such as one with a codebook.
+        """
+        constrained = self._parameters.get(name)
+        if isinstance(constrained, LatentParameter):
+            constrained.set_constraint(constraint)
+        elif constrained is not None:
+            raise CompressionError(f"the constraint of {name!r} cannot change in training")
+
+    def update_record(self) -> None:
+        """Write the constraints into the model's record. Round stored buffers to half precision if the rest is."""
         record = record_of(self.model)
         tensors = dict(record.tensors)
-        for name, parameter in self._held.items():
-            promise = parameter.promise()
-            if promise is not None:
-                key = next((other for other in _names(self.model, parameter.parameter) if other in tensors), name)
-                tensors[key] = promise
+        for name, constrained in self._parameters.items():
+            constraint = constrained.constraint()
+            if constraint is not None:
+                key = next((other for other in _names(self.model, constrained.parameter) if other in tensors), name)
+                tensors[key] = constraint
         record = replace(record, tensors=tensors)
         attach_(self.model, record)
         if self._is_half:
-            buffers = [tensor for tensor in rest_tensors(self.model, record) if not isinstance(tensor[1], nn.Parameter)]
-            round_tensors_(buffers)
+            rest = rest_tensors(self.model, record)
+            round_to_half_((name, tensor) for name, tensor in rest if not isinstance(tensor, nn.Parameter))
 
 
 BeforeEpoch = Callable[[int, Trainer], None]
@@ -278,7 +337,7 @@ Progress = Callable[[float], object]
 def train_(
     model: nn.Module,
     data: object,
-    plan: Plan,
+    options: TrainingOptions,
     *,
     spec: LossSpec | None = None,
     batch_loss: BatchLoss | None = None,
@@ -289,61 +348,63 @@ def train_(
     valid: object = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train `model` in place, keeping what its record promises.
+    """Train `model` in place and keep the constraints of its record.
 
     Args:
-        model: Comes back in the mode it came in, without gradients. What is frozen (see `_Mode.train_`) stays so.
+        model: Comes back in the mode it came in, without gradients. Frozen parts (see `_train_mode_`) stay frozen.
         data: See `Batches`.
-        plan: How to train.
-        spec: What the user says of the loss.
-        batch_loss: Instead of `spec`: from the model and a batch to the loss, None where no target counts.
+        options: How to train.
+        spec: The loss and the output that the user chose.
+        batch_loss: Replaces `spec`: a function from the model and a batch to the loss; None if no label counts.
         latents: Values before rounding, by parameter name, at which training starts.
         learned_along: Parameters outside the model that the loss depends on.
         before_epoch: Called with the epoch, counted from 1, and the trainer.
         on_epoch: Called with the epoch, counted from 1, and its mean loss, in the mode the model came in.
-        valid: Data for the plan's patience; the model ends in the state with the lowest loss on it.
-        progress: Called with the share of the training that is done, after every batch if their number is known, else
+        valid: Data for early stopping, if `options.patience` is given. The model ends in the state with the lowest loss
+            on it.
+        progress: Called with the share of the training that is done: after every batch if their number is known, else
             after every epoch; at the end with 1.
 
     Raises:
-        CompressionError: The loss stopped being finite. Model and record are what they were before.
-        DataError: The data does not fit. Model and record are what they were before.
+        CompressionError: The loss became NaN or infinite. Model and record are restored.
+        DataError: The data does not fit. Model and record are restored.
     """
-    batches = Batches(data, plan.batch_size)
+    batches = Batches(data, options.batch_size)
     _check_trainable(model)
     materialize_buffers_(model)
-    trainer = Trainer(model, plan, latents or {}, learned_along)
-    mode = _Mode(model)
-    told = _Told(progress, plan.epochs, batches.n_batches)
-    if not plan.epochs:
-        told.end()
+    trainer = Trainer(model, options, latents or {}, learned_along)
+    flags = training_flags(model)
+    reporter = _ProgressReporter(progress, options.epochs, batches.n_batches)
+    if not options.epochs:
+        reporter.end()
         return
-    with seeded(plan.seed, *batches.generators), torch.enable_grad(), _settled(trainer, mode):
-        loss_of = batch_loss or (spec or LossSpec()).reading(model, batches, plan.seed)
-        best = None
-        if plan.patience is not None:
-            best = BestSoFar(model, Batches(valid, plan.batch_size), loss_of, plan.patience, plan.seed)
-        for epoch in range(1, plan.epochs + 1):
-            trainer.set_lr(plan.lr_of(epoch))
+    with seeded(options.seed, *batches.generators), torch.enable_grad(), _consistent_at_end(trainer):
+        loss_of = batch_loss or (spec or LossSpec()).resolve(model, batches, options.seed)
+        early_stopping = None
+        if options.patience is not None:
+            valid_batches = Batches(valid, options.batch_size)
+            early_stopping = EarlyStopping(model, valid_batches, loss_of, options.patience, options.seed)
+        for epoch in range(1, options.epochs + 1):
+            trainer.set_lr(options.lr_of(epoch))
             if before_epoch is not None:
                 before_epoch(epoch, trainer)
-            mode.train_()
-            loss = _run_epoch(trainer, batches, loss_of, epoch, told)
-            mode.restore()
-            trainer.publish()
+            _train_mode_(model, flags)
+            loss = _run_epoch(trainer, batches, loss_of, epoch, reporter)
+            set_training_flags_(flags)
+            trainer.update_record()
             if on_epoch is not None:
                 on_epoch(epoch, loss)
-            if best is not None and best.is_enough():
+            if early_stopping is not None and early_stopping.should_stop():
                 break
-        if best is not None:
-            best.restore_()
-        # Other weights, other activations.
-        attach_(model, with_ranges(model, record_of(model), data, plan.seed))
-    told.end()
+        if early_stopping is not None:
+            early_stopping.restore_()
+        # Other weights give other activations.
+        attach_(model, with_activation_ranges(model, record_of(model), data, options.seed))
+    reporter.end()
 
 
-class _Told:
-    """Tells how much of the training is done."""
+class _ProgressReporter:
+    """Reports the share of the training that is done. It never falls."""
 
     def __init__(self, progress: Progress | None, n_epochs: int, n_batches: int | None) -> None:
         self._progress, self._n_epochs, self._n_batches = progress, n_epochs, n_batches
@@ -351,21 +412,24 @@ class _Told:
 
     def batch(self, epoch: int, number: int) -> None:
         if self._n_batches:
-            self._tell((epoch - 1 + min(number / self._n_batches, 1.0)) / self._n_epochs)
+            self._report((epoch - 1 + min(number / self._n_batches, 1.0)) / self._n_epochs)
 
     def epoch(self, epoch: int) -> None:
-        self._tell(epoch / self._n_epochs)
+        self._report(epoch / self._n_epochs)
 
     def end(self) -> None:
-        self._tell(1.0)
+        self._report(1.0)
 
-    def _tell(self, done: float) -> None:
-        if self._progress is not None and done > self._last:
-            self._last = done
-            self._progress(done)
+    def _report(self, share: float) -> None:
+        if self._progress is not None and share > self._last:
+            self._last = share
+            self._progress(share)
 
 
-def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: int, told: _Told) -> float:
+def _run_epoch(
+    trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: int, reporter: _ProgressReporter
+) -> float:
+    """Train for one epoch and return the mean loss of its batches."""
     total, n_batches = 0.0, 0
     for batch in batches.for_model(trainer.model):
         loss = loss_of(trainer.model, batch)
@@ -373,89 +437,86 @@ def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: in
             continue
         value = float(loss.detach())
         if not isfinite(value):
-            raise CompressionError(f"training diverged: the loss is {value} in epoch {epoch}; use a smaller lr")
+            raise CompressionError(
+                f"training diverged: the loss is {value} in epoch {epoch}; use a smaller {option('lr')}"
+            )
         trainer.step(loss)
         total, n_batches = total + value, n_batches + 1
-        told.batch(epoch, n_batches)
+        reporter.batch(epoch, n_batches)
     if not n_batches:
-        raise DataError(NOTHING_COUNTS)
-    told.epoch(epoch)
+        raise DataError(NO_LABELS_LEFT)
+    reporter.epoch(epoch)
     return total / n_batches
 
 
-class _Mode:
-    """The training flag of every module."""
+def _train_mode_(model: nn.Module, flags: TrainingFlags) -> None:
+    """Put `model` into training mode, except for its frozen parts.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._flags = [(module, module.training) for module in model.modules()]
-
-    def train_(self) -> None:
-        """Training mode, but for what is frozen: a part in evaluation mode of a model in training mode, and running
-        statistics that belong to parameters of which none is trained."""
-        was_training = self._model.training
-        self._model.train()
-        for module, is_training in self._flags:
-            if was_training and not is_training:
-                module.training = False
-        for module in _with_frozen_buffers(self._model):
-            module.training = False
-
-    def restore(self) -> None:
-        for module, is_training in self._flags:
-            module.training = is_training
+    These are: a part that was in evaluation mode while the model was in training mode, and running statistics that
+    belong to parameters of which none is trained.
+    """
+    was_training = flags[model]
+    frozen = [module for module, is_training in flags.items() if was_training and not is_training]
+    model.train()
+    for module in (*frozen, *_with_frozen_buffers(model)):
+        module.training = False
 
 
 def _with_frozen_buffers(model: nn.Module) -> list[nn.Module]:
-    """Modules with buffers whose parameters, or else those of the smallest module around, are not trained."""
+    """Modules with buffers whose parameters are not trained; without any, those of the smallest module around count."""
     frozen: list[nn.Module] = []
     for path, module in model.named_modules():
         if not module._buffers:
             continue
         names = path.split(".") if path else []
         around = [".".join(names[:end]) for end in range(len(names), -1, -1)]
-        held = next(filter(None, (list(model.get_submodule(module).parameters()) for module in around)), [])
-        if held and not any(parameter.requires_grad for parameter in held):
+        nearest = next(filter(None, (list(model.get_submodule(name).parameters()) for name in around)), [])
+        if nearest and not any(parameter.requires_grad for parameter in nearest):
             frozen.append(module)
     return frozen
 
 
 @contextmanager
-def _settled(trainer: Trainer, mode: _Mode) -> Iterator[None]:
-    """Leave a model behind that keeps its promises: after an error the one from before, else the one trained so far."""
+def _consistent_at_end(trainer: Trainer) -> Iterator[None]:
+    """Leave a model behind that satisfies its constraints: after an error the one from before training."""
     model, record = trainer.model, record_of(trainer.model)
-    held = [one for _, one in (*model.named_parameters(), *model.named_buffers())]
-    before = [parameter.detach().clone() for parameter in held]
-    try:
-        yield
-    except Exception:
-        for parameter, values in zip(held, before, strict=True):
-            fill_(parameter, values)
-        attach_(model, record)
-        raise
-    except BaseException:
-        # An interrupt, or the end of a trial: it may have come between a step of the leaves and the model.
-        trainer.put()
-        trainer.publish()
-        raise
-    finally:
-        mode.restore()
-        model.zero_grad(set_to_none=True)
+    tensors = _tensors(model)
+    before = [tensor.detach().clone() for tensor in tensors]
+    with training_flags_restored(model):
+        try:
+            yield
+        except Exception:
+            for tensor, values in zip(tensors, before, strict=True):
+                fill_(tensor, values)
+            attach_(model, record)
+            raise
+        except BaseException:
+            # An interrupt, or the end of a trial, may have come between a step and the projection.
+            trainer.project()
+            trainer.update_record()
+            raise
+        finally:
+            model.zero_grad(set_to_none=True)
 
 
 def _check_trainable(model: nn.Module) -> None:
-    for name, one in (*model.named_parameters(), *model.named_buffers()):
-        if one.is_inference():
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
             raise CompressionError(
                 f"{name!r} was made under torch.inference_mode, so that it can never be trained: train "
                 "copy.deepcopy(model), copied outside of that mode"
             )
 
 
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """All parameters and buffers."""
+    return [*model.parameters(), *model.buffers()]
+
+
 def _total(values: Tensor) -> float:
-    """The sum of all numbers, of complex ones both parts."""
+    """The sum of all numbers; of complex ones, of both parts."""
     return float((torch.view_as_real(values) if values.is_complex() else values).sum())
 
 
 def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:
-    return next(names for names, one in unique_parameters(model) if one is parameter)
+    return next(names for names, candidate in unique_parameters(model) if candidate is parameter)

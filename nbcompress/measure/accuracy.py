@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.data import Batch, Batches
-from nbcompress.compressors.losses import IGNORED, Kind, LossFunction, LossSpec, Reading
+from nbcompress.compressors.losses import IGNORED, LossFunction, LossSpec, OutputKind, ResolvedLoss
 from nbcompress.compressors.modes import seeded
-from nbcompress.compressors.outputs import Output
+from nbcompress.compressors.outputs import OutputKey
 from nbcompress.errors import DataError, MeasureError, option
 from nbcompress.measure.inputs import ModelInputs, evaluation_copy, ordered_batches
 from nbcompress.measure.interval import Interval, proportion_interval, z_score
@@ -195,7 +195,7 @@ def accuracy(
     *,
     batch_size: int = _BATCH_SIZE,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> Accuracy:
     """Measure the share of examples that a model classifies correctly, with its 95 % interval, and per class.
 
@@ -241,7 +241,7 @@ def accuracies(
     batch_size: int = _BATCH_SIZE,
     seconds: float | None = None,
     spec: LossSpec | None = None,
-    readings: Mapping[str, Reading] | None = None,
+    readings: Mapping[str, ResolvedLoss] | None = None,
 ) -> dict[str, Accuracy]:
     """Measure the accuracy of several models on the same batches, in one pass.
 
@@ -308,7 +308,7 @@ def mcnemar(broken: int, mended: int) -> float:
 
 def score_readings(
     models: Mapping[str, nn.Module], data: object, batch_size: int, spec: LossSpec
-) -> dict[str, Reading]:
+) -> dict[str, ResolvedLoss]:
     """Return how the outputs of each model are compared with the targets of `data`.
 
     Raises:
@@ -319,9 +319,9 @@ def score_readings(
     return {name: _score_reading(model, batches, spec) for name, model in models.items()}
 
 
-def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> Reading:
+def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> ResolvedLoss:
     try:
-        return spec.score_reading(model, batches)
+        return spec.resolve_for_scores(model, batches)
     except DataError:
         # A model that does not run at all is the clearer error.
         with seeded(0, *batches.generators), torch.no_grad():
@@ -330,19 +330,19 @@ def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> Readin
         raise
 
 
-def _labels_and_predictions(model: nn.Module, raw: Any, reading: Reading) -> tuple[Tensor, Tensor]:
+def _labels_and_predictions(model: nn.Module, raw: Any, reading: ResolvedLoss) -> tuple[Tensor, Tensor]:
     batch = Batches([raw]).first(model)
-    if reading.kind is Kind.NUMBERS:
+    if reading.kind is OutputKind.NUMBERS:
         raise DataError(f"accuracy needs integer labels, or targets of 0 and 1, got targets of {_target_kind(batch)}")
     output = reading.prediction(ModelInputs(batch.args, batch.kwargs)(model), batch)
-    if reading.kind is Kind.CLASSES:
+    if reading.kind is OutputKind.CLASSES:
         scores, labels = reading.scores(output, batch.target)
         predicted = scores.argmax(1).masked_fill(scores.isnan().any(1), _NO_CLASS)
     else:
-        scores, labels = reading.pairs(output, batch.target)
+        scores, labels = reading.label_pairs(output, batch.target)
         if not bool(((labels == 0) | (labels == 1)).all()):
             raise DataError("accuracy needs integer labels, or targets of 0 and 1, got targets between 0 and 1")
-        threshold = 0.0 if reading.kind is Kind.LOGITS else 0.5
+        threshold = 0.0 if reading.kind is OutputKind.LOGITS else 0.5
         predicted = (scores > threshold).long().masked_fill(scores.isnan(), _NO_CLASS)
     return labels.long().masked_fill(labels == reading.ignored, IGNORED).cpu(), predicted.cpu()
 
@@ -426,7 +426,7 @@ def language_note(measured: LanguageLoss) -> str:
 def language_losses(
     models: Mapping[str, nn.Module],
     data: object,
-    readings: Mapping[str, Reading],
+    readings: Mapping[str, ResolvedLoss],
     *,
     batch_size: int = _BATCH_SIZE,
     seconds: float | None = None,
@@ -463,9 +463,9 @@ def language_losses(
     return {name: LanguageLoss(total / n_tokens, n_tokens, is_part) for name, total in totals.items()}
 
 
-def _n_counted(reading: Reading, batch: Batch) -> int:
+def _n_counted(reading: ResolvedLoss, batch: Batch) -> int:
     target: Tensor = batch.target
-    counted = target[:, 1:] if reading.is_ahead else target
+    counted = target[:, 1:] if reading.is_next_token else target
     return int((counted != reading.ignored).sum())
 
 

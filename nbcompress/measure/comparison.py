@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.outputs import Output
+from nbcompress.compressors.outputs import OutputKey
 from nbcompress.errors import DataError
 from nbcompress.measure.accuracy import AccuracyChange, LanguageChange, accuracy_change, scores_on
 from nbcompress.measure.costs import Footprint, footprint_notes, latency_text
@@ -144,7 +144,7 @@ def compare(
     runtime: Runtime = "torch",
     seconds: float | None = None,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> Comparison:
     """Compare two models: size, costs of a call, and accuracy if there is data with labels.
 

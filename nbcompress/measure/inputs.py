@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from nbcompress.artifact.export.agreement import call_arguments
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.compressors.coupling import first_line
-from nbcompress.compressors.data import Batches, described
+from nbcompress.compressors.data import Batches, describe_inputs
 from nbcompress.errors import MeasureError, check_integer
 
 # ---- Nothing is left changed ----
@@ -164,7 +164,7 @@ class ModelInputs:
         return any(isinstance(arg, Tensor) and arg.is_cuda for arg in (*self.args, *self.kwargs.values()))
 
     def __str__(self) -> str:
-        return described(self.args, self.kwargs)
+        return describe_inputs(self.args, self.kwargs)
 
 
 def model_inputs(model: nn.Module, example: object, data: object) -> ModelInputs | None:

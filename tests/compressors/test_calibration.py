@@ -6,7 +6,7 @@ from compress_zoo import ZOO
 from torch import Tensor, nn
 
 from nbcompress.compressors import ActivationRange, cluster, factorize, finetune, prune, quantize, record_of
-from nbcompress.compressors.calibration import input_rows, layers_of, measured_ranges, observe
+from nbcompress.compressors.calibration import input_rows, layers_of, measure_activation_ranges, observe
 from nbcompress.compressors.layers import select
 from nbcompress.errors import DataError
 
@@ -15,7 +15,7 @@ def test_a_range_by_hand() -> None:
     """Inputs 0 to 2.55 in steps of 0.01 lie on 256 codes as they are; nothing is worth clipping."""
     model = nn.Sequential(nn.Linear(1, 1))
     data = (torch.arange(256.0)[:, None] / 100, torch.zeros(256, 1))
-    found = measured_ranges(model, ["0"], data, 0)
+    found = measure_activation_ranges(model, ["0"], data, 0)
     assert found["0"] == ActivationRange(0.0, float(torch.tensor(2.55)))
 
 
@@ -23,11 +23,12 @@ def test_outliers_are_clipped() -> None:
     """Where that costs less than it gains: not one value of 3 among 10,000 below 1, but a heavy tail."""
     x = torch.rand(10000, 1, generator=torch.Generator().manual_seed(0))
     x[0] = 3.0
-    found = measured_ranges(nn.Sequential(nn.Linear(1, 1)), ["0"], (x, torch.zeros(10000, 1)), 0)["0"]
+    found = measure_activation_ranges(nn.Sequential(nn.Linear(1, 1)), ["0"], (x, torch.zeros(10000, 1)), 0)["0"]
     # A step of 3/255 costs each 1e-5, .1 in all; to clip the one would cost 4.
     assert found.high == 3.0
     heavy = torch.randn(200000, 1, generator=torch.Generator().manual_seed(0)) ** 3
-    found = measured_ranges(nn.Sequential(nn.Linear(1, 1)), ["0"], (heavy, torch.zeros(len(heavy), 1)), 0)["0"]
+    data = (heavy, torch.zeros(len(heavy), 1))
+    found = measure_activation_ranges(nn.Sequential(nn.Linear(1, 1)), ["0"], data, 0)["0"]
     assert found.high < 0.9 * float(heavy.max())
     assert found.low > 0.9 * float(heavy.min())
 
@@ -77,9 +78,9 @@ def test_training_measures_again() -> None:
     after = record_of(small).activations
     assert after["0"] == before["0"]
     assert after["2"] != before["2"]
-    assert after == measured_ranges(small, list(after), animal.data, 0)
+    assert after == measure_activation_ranges(small, list(after), animal.data, 0)
     tuned = quantize(animal.model, 8, activations="static", data=animal.data, finetune=2)
-    assert record_of(tuned).activations == measured_ranges(tuned, ["0", "2", "4"], animal.data, 0)
+    assert record_of(tuned).activations == measure_activation_ranges(tuned, ["0", "2", "4"], animal.data, 0)
 
 
 @pytest.mark.parametrize("change", [lambda m, **k: prune(m, 0.5, **k), lambda m, **k: cluster(m, 4, **k)])
@@ -98,7 +99,7 @@ def test_cut_and_factorized_layers() -> None:
     animal = ZOO["perceptron"]()
     small = quantize(animal.model, 8, activations="static", data=animal.data)
     cut = prune(small, 0.5, granularity="channel", data=animal.data)
-    assert record_of(cut).activations == measured_ranges(cut, ["0", "2", "4"], animal.data, 0)
+    assert record_of(cut).activations == measure_activation_ranges(cut, ["0", "2", "4"], animal.data, 0)
     assert record_of(prune(small, 0.5, granularity="channel", example=animal.example)).activations == {}
     thin = factorize(quantize(animal.model, 8, activations="dynamic"), 0.2, layers="2")
     assert record_of(thin).activations == {"0": "dynamic", "4": "dynamic"}

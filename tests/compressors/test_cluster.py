@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nbcompress.compressors import Codebook, TensorRecord, cluster, codes_of, prune, quantize, record_of
-from nbcompress.compressors.cluster import STARTS, kmeans
+from nbcompress.compressors.codebooks import STARTS, kmeans
 from nbcompress.errors import CompressionError
 
 

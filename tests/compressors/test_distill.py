@@ -7,9 +7,9 @@ from compress_zoo import ZOO, assert_promises, perceptron
 from torch import nn
 
 from nbcompress.compressors import Distillation, distill, finetune, prune, quantize
-from nbcompress.compressors.distill import Match
-from nbcompress.compressors.losses import Kind, Reading, soft_loss
-from nbcompress.compressors.outputs import Ending
+from nbcompress.compressors.distill import FeatureMatch, soft_loss
+from nbcompress.compressors.losses import OutputKind, ResolvedLoss
+from nbcompress.compressors.outputs import FinalOperation
 from nbcompress.errors import CompressionError, DataError, LayerNotFound
 
 
@@ -26,45 +26,45 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-CLASSES, LABELS = Reading(Kind.CLASSES), Reading(Kind.LOGITS)
+CLASSES, LABELS = ResolvedLoss(OutputKind.CLASSES), ResolvedLoss(OutputKind.LOGITS)
 
 
 def test_soft_loss_of_classes_by_hand() -> None:
     """Teacher (3/4, 1/4) at T = 2, student (1/2, 1/2): 4 * (3/4 log 3/2 + 1/4 log 1/2)."""
-    told = torch.tensor([[2 * np.log(3), 0.0]])
-    expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
-    assert float(soft_loss(torch.zeros(1, 2), told, 2.0, CLASSES, torch.tensor([0]))) == pytest.approx(
-        expected, rel=1e-5
-    )
-    assert float(soft_loss(told, told, 2.0, CLASSES, torch.tensor([0]))) == pytest.approx(0, abs=1e-6)
-    # Without labels, and for a teacher that says probabilities.
-    assert float(soft_loss(torch.zeros(1, 2), told, 2.0, CLASSES)) == pytest.approx(expected, rel=1e-5)
-    sure = told.softmax(1)
-    assert float(soft_loss(torch.zeros(1, 2), sure, 2.0, teacher=Ending.SOFTMAX)) == pytest.approx(expected, rel=1e-5)
+    student, teacher, target = torch.zeros(1, 2), torch.tensor([[2 * np.log(3), 0.0]]), torch.tensor([0])
+    expected = pytest.approx(4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5)), rel=1e-5)
+    assert float(soft_loss(student, teacher, 2.0, CLASSES, target)) == expected
+    assert float(soft_loss(teacher, teacher, 2.0, CLASSES, target)) == pytest.approx(0, abs=1e-6)
+    # Without labels, and for a teacher that returns probabilities.
+    assert float(soft_loss(student, teacher, 2.0, CLASSES)) == expected
+    probabilities = teacher.softmax(1)
+    assert float(soft_loss(student, probabilities, 2.0, teacher_end=FinalOperation.SOFTMAX)) == expected
 
 
-def test_soft_loss_of_tokens_skips_what_does_not_count() -> None:
-    told = torch.tensor([[[2 * np.log(3), 0.0], [9.0, 0.0], [5.0, 7.0]]])
-    expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
+def test_soft_loss_of_tokens_skips_labels_that_do_not_count() -> None:
+    student, teacher = torch.zeros(1, 3, 2), torch.tensor([[[2 * np.log(3), 0.0], [9.0, 0.0], [5.0, 7.0]]])
+    expected = pytest.approx(4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5)), rel=1e-5)
     target = torch.tensor([[0, -100, -100]])
-    assert float(soft_loss(torch.zeros(1, 3, 2), told, 2.0, CLASSES, target)) == pytest.approx(expected, rel=1e-5)
-    # One ahead: the scores at the first position are of the target at the second.
-    ahead = Reading(Kind.CLASSES, is_ahead=True)
+    assert float(soft_loss(student, teacher, 2.0, CLASSES, target)) == expected
+    # Next token: the scores at the first position belong to the target at the second.
+    next_token = ResolvedLoss(OutputKind.CLASSES, is_next_token=True)
     target = torch.tensor([[-100, 0, -100]])
-    assert float(soft_loss(torch.zeros(1, 3, 2), told, 2.0, ahead, target)) == pytest.approx(expected, rel=1e-5)
+    assert float(soft_loss(student, teacher, 2.0, next_token, target)) == expected
 
 
 def test_soft_loss_of_labels_by_hand() -> None:
-    """The teacher says 3/4, the student 1/2: log 2, whether they say it as logits or behind a sigmoid."""
-    logits, sure = torch.full((3, 2), np.log(3.0)), torch.full((3, 2), 0.75)
-    for value, student in ((torch.zeros(3, 2), Ending.OPEN), (torch.full((3, 2), 0.5), Ending.SIGMOID)):
-        for told, teacher in ((logits, Ending.OPEN), (sure, Ending.SIGMOID)):
-            found = soft_loss(value, told, 4.0, LABELS, student=student, teacher=teacher)
-            assert float(found) == pytest.approx(np.log(2), rel=1e-5)
+    """The teacher's probability is 3/4, the student's 1/2: log 2, as logits and after a sigmoid."""
+    unbounded, sigmoid = FinalOperation.UNBOUNDED, FinalOperation.SIGMOID
+    logits, probabilities = torch.full((3, 2), np.log(3.0)), torch.full((3, 2), 0.75)
+    for student, student_end in ((torch.zeros(3, 2), unbounded), (torch.full((3, 2), 0.5), sigmoid)):
+        for teacher, teacher_end in ((logits, unbounded), (probabilities, sigmoid)):
+            loss = soft_loss(student, teacher, 4.0, LABELS, student_end=student_end, teacher_end=teacher_end)
+            assert float(loss) == pytest.approx(np.log(2), rel=1e-5)
 
 
 def test_soft_loss_of_numbers_by_hand() -> None:
-    assert float(soft_loss(torch.ones(2, 1), torch.zeros(2, 1), 2.0, Reading(Kind.NUMBERS), torch.ones(2))) == 1.0
+    numbers = ResolvedLoss(OutputKind.NUMBERS)
+    assert float(soft_loss(torch.ones(2, 1), torch.zeros(2, 1), 2.0, numbers, torch.ones(2))) == 1.0
     assert float(soft_loss(torch.ones(2, 4), torch.zeros(2, 4), 2.0)) == 1.0
 
 
@@ -133,8 +133,8 @@ def test_shapes_are_compared_before_training() -> None:
 def test_feature_loss_by_hand() -> None:
     """Features 1, 2 against 3, 0: squares of differences 4 and 4, over 9 and 0: 4 / 4.5."""
     teacher, student = nn.Sequential(nn.Identity()), nn.Sequential(nn.Identity())
-    match = Match("0:0", teacher, student)
-    with match.listening():
+    match = FeatureMatch("0:0", teacher, student)
+    with match.watching():
         teacher(torch.tensor([[3.0, 0.0]]))
         student(torch.tensor([[1.0, 2.0]]))
         match.prepare(0)

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from nbcompress.compressors import Grid, TensorRecord, codes_of, values_of
 from nbcompress.compressors.grids import (
-    Scheme,
+    GridSpec,
     fit_grid,
-    improved_scale,
-    nearest_codes,
+    group_rows,
     parse_granularity,
-    rounded,
-    rows_of,
+    refit_scale,
+    round_to_grid,
 )
 from nbcompress.errors import CompressionError
 
@@ -34,8 +33,8 @@ def tensors(width: int = 32) -> st.SearchStrategy[Tensor]:
     )
 
 
-def error(w: Tensor, scheme: Scheme) -> Tensor:
-    rows = rows_of(w - rounded(w, fit_grid(w, scheme)), scheme.group)[0].double()
+def error(w: Tensor, scheme: GridSpec) -> Tensor:
+    rows = group_rows(w - round_to_grid(w, fit_grid(w, scheme)), scheme.group)[0].double()
     shifts = rows.sum(dim=1).square()
     if scheme.group == "tensor":
         shifts = rows.reshape(len(w), -1).sum(dim=1).square().sum()
@@ -49,48 +48,48 @@ def grid(bits: int, scale: list[float], zero: list[int], scheme: str = "symmetri
 def test_three_bits_by_hand() -> None:
     """Eight codes, steps -3 ... 4 where the largest weight is above zero: 4.5 steps are half a step off."""
     w = torch.tensor([[3.0, -1.4, 0.6, 0.2], [-4.5, 3.5, 1.4, 0.0]])
-    found = fit_grid(w, Scheme(3, scale="absmax"))
+    found = fit_grid(w, GridSpec(3, scale="absmax"))
     assert found.n_codes == 8
     assert found.zero.tolist() == [3, 4]
     assert found.scale.tolist() == [pytest.approx(2 / 3, rel=2**-11), 1.0]
-    codes = nearest_codes(w, found)
+    codes = codes_of(round_to_grid(w, found), TensorRecord(grid=found))
     assert (codes - found.zero[:, None]).tolist() == [[4, -2, 1, 0], [-4, 3, 1, 0]]
 
 
 def test_four_bits_are_twos_complement_and_eight_are_balanced() -> None:
     """Steps -8 ... 7 and -127 ... 127 whatever the weights: what kernels of integers take."""
     w = torch.tensor([[7.5, -1.0, 0.0]])
-    assert fit_grid(w, Scheme(4, scale="absmax")) == grid(4, [1.0], [8])
-    assert fit_grid(w * 127 / 7.5, Scheme(8, scale="absmax")) == grid(8, [1.0], [127])
+    assert fit_grid(w, GridSpec(4, scale="absmax")) == grid(4, [1.0], [8])
+    assert fit_grid(w * 127 / 7.5, GridSpec(8, scale="absmax")) == grid(8, [1.0], [127])
     assert (grid(4, [1.0], [8]).n_codes, grid(8, [1.0], [127]).n_codes) == (16, 255)
 
 
 def test_two_affine_bits_by_hand() -> None:
     """Four codes from -1 to 2: scale 1, zero is code 1."""
     w = torch.tensor([[-1.0, 2.0, 0.4, 0.6]])
-    found = fit_grid(w, Scheme(2, "affine", scale="absmax"))
+    found = fit_grid(w, GridSpec(2, "affine", scale="absmax"))
     assert found == grid(2, [1.0], [1], "affine")
-    assert nearest_codes(w, found).tolist() == [[0, 3, 1, 2]]
+    assert codes_of(round_to_grid(w, found), TensorRecord(grid=found)).tolist() == [[0, 3, 1, 2]]
 
 
 def test_one_bit_by_hand() -> None:
     """The scale is the mean magnitude; codes 0 and 2; code 1 only for zeros of a pruned tensor, which do not count."""
     w = torch.tensor([[1.0, -3.0, 0.0, 2.0]])
-    plain, pruned = fit_grid(w, Scheme(1)), fit_grid(w, Scheme(1), is_pruned=True)
+    plain, pruned = fit_grid(w, GridSpec(1)), fit_grid(w, GridSpec(1), is_pruned=True)
     assert plain.scale.tolist() == [1.5]
     assert pruned.scale.tolist() == [2.0]
-    assert rounded(w, plain).tolist() == [[1.5, -1.5, 1.5, 1.5]]
-    assert rounded(w, pruned, is_pruned=True).tolist() == [[2.0, -2.0, 0.0, 2.0]]
-    assert nearest_codes(w, pruned, is_pruned=True).tolist() == [[2, 0, 1, 2]]
+    assert round_to_grid(w, plain).tolist() == [[1.5, -1.5, 1.5, 1.5]]
+    assert round_to_grid(w, pruned, is_pruned=True).tolist() == [[2.0, -2.0, 0.0, 2.0]]
+    assert codes_of(round_to_grid(w, pruned, is_pruned=True), TensorRecord(grid=pruned)).tolist() == [[2, 0, 1, 2]]
 
 
 def test_two_bits_clip_an_outlier() -> None:
     """absmax would round eighty ones to zero for the sake of the nine; the search gives up the nine."""
     w = torch.tensor([[1.0, -1.0] * 40 + [9.0]])
-    plain = rounded(w, fit_grid(w, Scheme(2, scale="absmax")))
+    plain = round_to_grid(w, fit_grid(w, GridSpec(2, scale="absmax")))
     # Steps -1 ... 2, and 9 is 2.5 of them.
     assert plain.tolist() == [[0.0] * 80 + [pytest.approx(7.2, rel=2**-11)]]
-    best = rounded(w, fit_grid(w, Scheme(2)))
+    best = round_to_grid(w, fit_grid(w, GridSpec(2)))
     assert torch.equal(best.sign(), w.sign())
     # The side of the nine has the value more.
     assert float(best[0, 80]) == 2 * float(best[0, 0])
@@ -102,7 +101,7 @@ def test_no_sign_is_favoured(bits: int, group: object) -> None:
     """Weights turned around lose as much: the side with one value more turns around too."""
     w = torch.randn(20, 9, generator=torch.Generator().manual_seed(bits)) ** 3
     for scale in ("absmax", "error"):
-        plan = Scheme(bits, "symmetric", group, scale)  # type: ignore[arg-type]
+        plan = GridSpec(bits, "symmetric", group, scale)  # type: ignore[arg-type]
         # A sum of floats in another order can end on another float16 scale.
         assert float(error(w, plan).sum()) == pytest.approx(float(error(-w, plan).sum()), rel=1e-3)
 
@@ -112,8 +111,8 @@ def test_no_sign_is_favoured(bits: int, group: object) -> None:
 def test_clipping_one_side_does_not_shift_an_output(group: object, scheme: str) -> None:
     """Four codes cannot lie evenly around zero: the fewer ones must not pull the sum of an output's weights along."""
     w = torch.randn(16, 256, generator=torch.Generator().manual_seed(0))
-    plan = Scheme(2, scheme, group)  # type: ignore[arg-type]
-    shift = (rounded(w, fit_grid(w, plan)) - w).sum(dim=1)
+    plan = GridSpec(2, scheme, group)  # type: ignore[arg-type]
+    shift = (round_to_grid(w, fit_grid(w, plan)) - w).sum(dim=1)
     # By squares alone it would be 13.5, 5.7 and 14 at least; one scale for all outputs cannot suit each.
     assert float(shift.square().mean().sqrt()) < (9 if group == "tensor" else 3)
 
@@ -124,14 +123,14 @@ def test_clipping_one_side_does_not_shift_an_output(group: object, scheme: str) 
 @given(w=tensors())
 @example(w=torch.tensor([[999.0, -146.0]]))
 def test_error_is_within_its_bound(bits: int, scheme: str, group: object, w: Tensor) -> None:
-    plan = Scheme(bits, scheme, group, "absmax")  # type: ignore[arg-type]
+    plan = GridSpec(bits, scheme, group, "absmax")  # type: ignore[arg-type]
     found = fit_grid(w, plan)
     scale, _ = found.spread(tuple(w.shape))
     if bits > 1:
         more = 1 / 16 if scheme == "symmetric" else 1 / 8
-        assert bool(((w - rounded(w, found)).abs() <= scale * (0.5 + more)).all())
+        assert bool(((w - round_to_grid(w, found)).abs() <= scale * (0.5 + more)).all())
     else:
-        assert rounded(w, found).abs().unique().numel() <= len(found.scale)
+        assert round_to_grid(w, found).abs().unique().numel() <= len(found.scale)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -139,8 +138,8 @@ def test_error_is_within_its_bound(bits: int, scheme: str, group: object, w: Ten
 @settings(max_examples=15, deadline=None)
 @given(w=tensors())
 def test_search_is_never_worse_than_absmax(bits: int, scheme: str, group: object, w: Tensor) -> None:
-    searched = error(w, Scheme(bits, scheme, group))  # type: ignore[arg-type]
-    plain = error(w, Scheme(bits, scheme, group, "absmax"))  # type: ignore[arg-type]
+    searched = error(w, GridSpec(bits, scheme, group))  # type: ignore[arg-type]
+    plain = error(w, GridSpec(bits, scheme, group, "absmax"))  # type: ignore[arg-type]
     assert bool((searched <= plain * (1 + 1e-6)).all())
 
 
@@ -152,9 +151,9 @@ def test_codes_come_back_exactly(
     bits: int, scheme: str, dtype: torch.dtype, w: Tensor, exponent: int, is_pruned: bool
 ) -> None:
     values = (w * 2.0**exponent).to(dtype)
-    found = fit_grid(values, Scheme(bits, scheme, "channel"), is_pruned=is_pruned)  # type: ignore[arg-type]
+    found = fit_grid(values, GridSpec(bits, scheme, "channel"), is_pruned=is_pruned)  # type: ignore[arg-type]
     promise = TensorRecord(is_pruned, grid=found)
-    on_grid = rounded(values, found, is_pruned=is_pruned)
+    on_grid = round_to_grid(values, found, is_pruned=is_pruned)
     assert bool(torch.isfinite(on_grid).all())
     codes = codes_of(on_grid, promise)
     assert codes.dtype == torch.int32
@@ -167,7 +166,7 @@ def test_codes_come_back_exactly(
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_symmetric_codes_are_unique_in_bfloat16(bits: int) -> None:
     torch.manual_seed(bits)
-    found = fit_grid(torch.randn(50, 9).bfloat16(), Scheme(bits))
+    found = fit_grid(torch.randn(50, 9).bfloat16(), GridSpec(bits))
     codes = torch.arange(0, found.n_codes, 2 if bits == 1 else 1).repeat(50, 1)
     promise = TensorRecord(grid=found)
     assert torch.equal(codes_of(values_of(codes, promise, torch.bfloat16), promise), codes.int())
@@ -180,8 +179,8 @@ def test_extreme_weights(bits: int, scheme: str, value: float) -> None:
         w = torch.tensor([[value, -value / 3, value / 2]]).to(dtype)
         if not torch.isfinite(w).all():
             continue
-        found = fit_grid(w, Scheme(bits, scheme))  # type: ignore[arg-type]
-        on_grid = rounded(w, found)
+        found = fit_grid(w, GridSpec(bits, scheme))  # type: ignore[arg-type]
+        on_grid = round_to_grid(w, found)
         assert bool(torch.isfinite(on_grid).all())
         codes_of(on_grid, TensorRecord(grid=found))
 
@@ -190,22 +189,22 @@ def test_no_value_of_a_grid_overflows() -> None:
     """The best scale of these would put a value beyond 65504."""
     w = torch.tensor([[61440.0, -41280.0]], dtype=torch.float16)
     for bits, scheme in BITS:
-        assert bool(torch.isfinite(rounded(w, fit_grid(w, Scheme(bits, scheme)))).all())  # type: ignore[arg-type]
+        assert bool(torch.isfinite(round_to_grid(w, fit_grid(w, GridSpec(bits, scheme)))).all())  # type: ignore[arg-type]
 
 
 def test_scales_fit_into_two_bytes() -> None:
     torch.manual_seed(0)
     for bits, scheme in BITS:
-        scale = fit_grid(torch.randn(20, 30), Scheme(bits, scheme)).scale  # type: ignore[arg-type]
+        scale = fit_grid(torch.randn(20, 30), GridSpec(bits, scheme)).scale  # type: ignore[arg-type]
         assert torch.equal(scale.half().float(), scale)
-    tiny = fit_grid(torch.randn(2, 5) * 1e-9, Scheme(4)).scale
+    tiny = fit_grid(torch.randn(2, 5) * 1e-9, GridSpec(4)).scale
     assert not torch.equal(tiny.half().float(), tiny)
 
 
 def test_a_group_of_zeros() -> None:
-    found = fit_grid(torch.zeros(2, 3), Scheme(4))
+    found = fit_grid(torch.zeros(2, 3), GridSpec(4))
     assert found.scale.tolist() == [1.0, 1.0]
-    assert torch.equal(rounded(torch.zeros(2, 3), found), torch.zeros(2, 3))
+    assert torch.equal(round_to_grid(torch.zeros(2, 3), found), torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("is_pruned", [False, True])
@@ -218,9 +217,9 @@ def test_groups_of_zeros_stay_zero(
     """Whole tensors, rows, and short groups at the end of a row."""
     w = torch.tensor([[0.0] * 4, [1.0, -2.0, 3.0, 0.0], [1.0, 0.0, 2.0, 4.0]], dtype=dtype)
     for values, n_zero in ((torch.zeros_like(w), 3), (w, {"tensor": 0}.get(group, 1))):  # type: ignore[call-overload]
-        found = fit_grid(values, Scheme(bits, scheme, group), is_pruned=is_pruned)  # type: ignore[arg-type]
-        for made in (found, improved_scale(values, found, is_pruned=is_pruned)):
-            on_grid = rounded(values, made, is_pruned=is_pruned)
+        found = fit_grid(values, GridSpec(bits, scheme, group), is_pruned=is_pruned)  # type: ignore[arg-type]
+        for made in (found, refit_scale(values, found, is_pruned=is_pruned)):
+            on_grid = round_to_grid(values, made, is_pruned=is_pruned)
             assert on_grid.dtype == dtype
             assert not on_grid[:n_zero].any()
             codes = codes_of(on_grid, TensorRecord(is_pruned, grid=made))
@@ -230,22 +229,22 @@ def test_groups_of_zeros_stay_zero(
 def test_groups_are_counted_channel_by_channel() -> None:
     """Five weights a channel in groups of two: three groups a channel, the last one short."""
     w = torch.arange(1.0, 11.0).reshape(2, 5)
-    rows, real = rows_of(w, 2)
+    rows, real = group_rows(w, 2)
     assert rows.tolist() == [[1, 2], [3, 4], [5, 0], [6, 7], [8, 9], [10, 0]]
     assert real is not None
     assert real.tolist() == [[True, True]] * 2 + [[True, False]] + [[True, True]] * 2 + [[True, False]]
     found = grid(8, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [127] * 6, group=2)
     assert found.spread((2, 5))[0].tolist() == [[1, 1, 2, 2, 3], [4, 4, 5, 5, 6]]
     # A short group of one bit: what fills it up does not count.
-    assert fit_grid(w, Scheme(1, group=2)).scale.tolist() == [1.5, 3.5, 5, 6.5, 8.5, 10]
+    assert fit_grid(w, GridSpec(1, group=2)).scale.tolist() == [1.5, 3.5, 5, 6.5, 8.5, 10]
 
 
 def test_improved_scale_follows() -> None:
     before = grid(2, [1.0], [1])
     w = torch.tensor([[0.8, -0.6, 0.1]])
     # Codes 2, 0, 1: the best scale is (0.8 + 0.6) / 2.
-    assert improved_scale(w, before).scale.tolist() == [pytest.approx(0.7, rel=2**-11)]
-    assert improved_scale(torch.zeros(1, 3), before) == before
+    assert refit_scale(w, before).scale.tolist() == [pytest.approx(0.7, rel=2**-11)]
+    assert refit_scale(torch.zeros(1, 3), before) == before
 
 
 @pytest.mark.parametrize(("text", "group"), [("tensor", "tensor"), ("channel", "channel"), ("group:32", 32)])

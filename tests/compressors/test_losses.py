@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nbcompress.compressors import finetune, prune, quantize
 from nbcompress.compressors.data import Batches
-from nbcompress.compressors.losses import Kind, LossSpec, Reading, class_scores
+from nbcompress.compressors.losses import LossSpec, OutputKind, ResolvedLoss
+from nbcompress.compressors.outputs import class_scores
 from nbcompress.errors import CompressionError, DataError
 from nbcompress.measure import accuracy
 
@@ -36,7 +37,7 @@ class Says(nn.Module):
 def loss_of(output: Any, target: Any, after: nn.Module | None = None, **options: Any) -> float:
     model = Says(after)
     data = [(torch.as_tensor(output, dtype=torch.float32), torch.as_tensor(target))]
-    found = LossSpec(**options).reading(model, data)(model, Batches(data).first(model))
+    found = LossSpec(**options).resolve(model, data)(model, Batches(data).first(model))
     assert found is not None
     return float(found.detach())
 
@@ -109,9 +110,9 @@ def test_rows_of_one_1_may_be_classes(shape: tuple[int, ...]) -> None:
     # The next batch tells that these are several labels.
     model, x = Says(), torch.randn(shape)
     more = [(x, target), (x, torch.ones(shape))]
-    assert LossSpec().reading(model, more).kind is Kind.LOGITS
+    assert LossSpec().resolve(model, more).kind is OutputKind.LOGITS
     together = (torch.cat([x, x]), torch.cat([target, torch.ones(shape)]))
-    assert LossSpec().reading(model, together).kind is Kind.LOGITS
+    assert LossSpec().resolve(model, together).kind is OutputKind.LOGITS
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_unclear(output: Any, target: Any, after: nn.Module | None, text: str) -
 
 def test_targets_that_are_no_tensor() -> None:
     with pytest.raises(DataError, match="must be integer labels or float values, got list"):
-        LossSpec().reading(Says(), [(torch.zeros(4), ["a", "b", "c", "d"])])
+        LossSpec().resolve(Says(), [(torch.zeros(4), ["a", "b", "c", "d"])])
 
 
 def test_a_logit_that_is_small_is_a_logit() -> None:
@@ -159,7 +160,7 @@ def test_a_logit_that_is_small_is_a_logit() -> None:
     with torch.no_grad():
         model.weight.zero_()
         model.bias.fill_(0.1)
-    assert LossSpec().reading(model, (torch.randn(8, 2), torch.randint(0, 2, (8,)))).kind is Kind.LOGITS
+    assert LossSpec().resolve(model, (torch.randn(8, 2), torch.randint(0, 2, (8,)))).kind is OutputKind.LOGITS
 
 
 def test_targets_that_turn_out_to_be_numbers() -> None:
@@ -172,7 +173,7 @@ def test_targets_that_turn_out_to_be_numbers() -> None:
         (torch.cat([x, x]), torch.cat([first, later])),
         DataLoader(TensorDataset(torch.cat([x, x]), torch.cat([first, later])), 4),
     ):
-        assert LossSpec().reading(nn.Linear(2, 1), data).kind is Kind.NUMBERS
+        assert LossSpec().resolve(nn.Linear(2, 1), data).kind is OutputKind.NUMBERS
 
 
 def test_classes_last_or_second() -> None:
@@ -243,24 +244,24 @@ class OfItsOwn(Tokens):
         return found
 
 
-def read(model: nn.Module, data: Any) -> tuple[Reading, float]:
-    reading = LossSpec().reading(model, data)
-    found = reading(model, Batches(data).first(model))
+def read(model: nn.Module, data: Any) -> tuple[ResolvedLoss, float]:
+    resolve = LossSpec().resolve(model, data)
+    found = resolve(model, Batches(data).first(model))
     assert found is not None
-    return reading, float(found.detach())
+    return resolve, float(found.detach())
 
 
 def test_a_causal_model_without_a_loss_of_its_own() -> None:
     """Labels that are the inputs are shifted by one, those that are ahead already are not."""
     model = Tokens()
-    reading, loss = read(model, [(IDS, IDS)])
+    resolve, loss = read(model, [(IDS, IDS)])
     assert loss == pytest.approx(NEXT)
-    assert reading.is_ahead
-    assert reading.is_language
-    reading, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
+    assert resolve.is_next_token
+    assert resolve.is_language
+    resolve, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
     assert loss == pytest.approx(NEXT)
-    assert not reading.is_ahead
-    assert reading.is_language
+    assert not resolve.is_next_token
+    assert resolve.is_language
     masked = IDS.clone()
     masked[:, :2] = -100
     assert read(model, [(IDS, masked)])[1] == pytest.approx(NEXT)
@@ -273,10 +274,10 @@ def test_a_causal_model_without_a_loss_of_its_own() -> None:
 def test_a_tagger_is_no_language_model() -> None:
     model = nn.Embedding(5, 3)
     tags = torch.tensor([[2, 1, 0, 2], [1, 2, 2, 1]])
-    reading, _ = read(model, [(IDS, tags)])
-    assert reading.kind is Kind.CLASSES
-    assert not reading.is_ahead
-    assert not reading.is_language
+    resolve, _ = read(model, [(IDS, tags)])
+    assert resolve.kind is OutputKind.CLASSES
+    assert not resolve.is_next_token
+    assert not resolve.is_language
 
 
 def test_the_models_own_loss() -> None:
@@ -287,19 +288,19 @@ def test_the_models_own_loss() -> None:
         [({"input_ids": IDS, "attention_mask": mask}, IDS)],
         [(IDS, IDS)],
     ):
-        reading, loss = read(model, data)
+        resolve, loss = read(model, data)
         assert loss == pytest.approx(NEXT)
-        assert (reading.is_own, reading.is_ahead, reading.is_language) == (True, True, True)
+        assert (resolve.is_model_loss, resolve.is_next_token, resolve.is_language) == (True, True, True)
         assert float(accuracy(model, data)) == 1.0
     # A pair whose targets are one ahead already is not moved twice.
-    reading, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
+    resolve, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
     assert loss == pytest.approx(NEXT)
-    assert not reading.is_own
+    assert not resolve.is_model_loss
     # A model that does not move its labels, as nanoGPT's.
     model.is_shifting = False
-    reading, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
+    resolve, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
     assert loss == pytest.approx(NEXT)
-    assert (reading.is_own, reading.is_ahead) == (True, False)
+    assert (resolve.is_model_loss, resolve.is_next_token) == (True, False)
 
 
 def test_an_argument_that_is_no_label_stays_an_input() -> None:
@@ -308,7 +309,7 @@ def test_an_argument_that_is_no_label_stays_an_input() -> None:
             assert y is None
             return x
 
-    assert LossSpec().reading(Guided(), [(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))]).kind is Kind.CLASSES
+    assert LossSpec().resolve(Guided(), [(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))]).kind is OutputKind.CLASSES
 
 
 def gpt2() -> nn.Module:
@@ -330,8 +331,8 @@ def test_gpt2_survives_finetuning() -> None:
         with torch.no_grad():
             return sum(float(one.eval()(**batch).loss) for batch in data) / len(data)
 
-    reading, loss = read(model.eval(), data)
-    assert (reading.is_own, reading.is_ahead, reading.is_language) == (True, True, True)
+    resolve, loss = read(model.eval(), data)
+    assert (resolve.is_model_loss, resolve.is_next_token, resolve.is_language) == (True, True, True)
     assert loss == pytest.approx(float(model(**data[0]).loss.detach()), rel=1e-5)
     finetune(model, data, epochs=15, lr=3e-3)
     before = own(model)
@@ -340,7 +341,7 @@ def test_gpt2_survives_finetuning() -> None:
     assert own(small) < 1.2 * before
     assert float(accuracy(small, data)) > 0.95
     pairs = (tokens[:, :-1], tokens[:, 1:])
-    assert LossSpec().reading(model, pairs).is_own is False
+    assert LossSpec().resolve(model, pairs).is_model_loss is False
     assert float(accuracy(small, pairs)) > 0.95
 
 
@@ -365,16 +366,16 @@ def test_other_models_of_hugging_face() -> None:
     for cls, target in labels.items():
         model = cls(config).eval()
         data = [{"input_ids": tokens, "labels": target}]
-        reading, loss = read(model, data)
-        assert (reading.is_own, reading.is_ahead) == (True, False)
+        resolve, loss = read(model, data)
+        assert (resolve.is_model_loss, resolve.is_next_token) == (True, False)
         assert loss == pytest.approx(float(model(input_ids=tokens, labels=target).loss.detach()), rel=1e-5)
-        assert reading.is_language is (cls is transformers.BertForMaskedLM)
+        assert resolve.is_language is (cls is transformers.BertForMaskedLM)
         assert accuracy(model, data).n == int((target != -100).sum())
         finetune(model, data, epochs=1)
     config.problem_type = "multi_label_classification"
     model = transformers.BertForSequenceClassification(config).eval()
     data = [{"input_ids": tokens, "labels": torch.randint(0, 2, (8, 3)).float()}]
-    assert read(model, data)[0].kind is Kind.LOGITS
+    assert read(model, data)[0].kind is OutputKind.LOGITS
     assert accuracy(model, data).n == 24
 
 
@@ -428,7 +429,7 @@ def test_nothing_is_left_behind() -> None:
     modes, random = [one.training for one in model.modules()], torch.get_rng_state()
     data = DataLoader(TensorDataset(torch.randn(8, 2), torch.randint(0, 2, (8,))), 4, shuffle=True)
     random = torch.get_rng_state()
-    LossSpec().reading(model, data)
+    LossSpec().resolve(model, data)
     assert all(torch.equal(one, other) for one, other in zip(before, model.state_dict().values(), strict=True))
     assert [one.training for one in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors import distill, finetune, prune
-from nbcompress.compressors.outputs import Ending, ending_of, own_loss_of, prediction_of
+from nbcompress.compressors.outputs import FinalOperation, final_operation_of, model_loss_of, prediction_of
 from nbcompress.errors import CompressionError, DataError
 from nbcompress.measure import accuracy, compare
 
@@ -95,9 +95,9 @@ def test_outputs_refused() -> None:
 def test_the_loss_that_a_model_computes() -> None:
     loss = torch.tensor(2.0)
     for result in ({"loss": loss, "logits": SCORES}, SimpleNamespace(loss=loss), (loss, SCORES), (SCORES, loss)):
-        assert own_loss_of(result) is not None
+        assert model_loss_of(result) is not None
     for result in (SCORES, loss, (SCORES, HIDDEN), {"loss": None}, (SCORES, None), (loss, loss)):
-        assert own_loss_of(result) is None
+        assert model_loss_of(result) is None
 
 
 class Detector(nn.Module):
@@ -158,23 +158,23 @@ class Ends(nn.Module):
         return self.after(self.linear(x))
 
 
-CASES: dict[str, tuple[Callable[[Tensor], Tensor], Ending]] = {
-    "sigmoid": (torch.sigmoid, Ending.SIGMOID),
-    "sigmoid, moved": (lambda x: torch.sigmoid(x).reshape(2, 6).T[:, 0].clone().unsqueeze(0), Ending.SIGMOID),
-    "sigmoid in double": (lambda x: torch.sigmoid(x).double(), Ending.SIGMOID),
-    "two sigmoids": (lambda x: torch.cat([torch.sigmoid(x), torch.sigmoid(-x)]), Ending.SIGMOID),
-    "softmax": (lambda x: x.softmax(1), Ending.SOFTMAX),
-    "log softmax": (lambda x: x.log_softmax(1), Ending.OPEN),
-    "linear": (lambda x: x, Ending.OPEN),
-    "linear, squeezed": (lambda x: x[:, :1].squeeze(-1), Ending.OPEN),
-    "scaled": (lambda x: x * 3 + 1, Ending.OPEN),
-    "residual": (lambda x: torch.relu(x) + x, Ending.OPEN),
-    "convolution": (nn.Conv1d(3, 2, 1), Ending.OPEN),
-    "mean": (lambda x: x.mean(1), Ending.OPEN),
-    "clamp": (lambda x: x.clamp(0, 1), Ending.OTHER),
-    "sigmoid, scaled": (lambda x: torch.sigmoid(x) * 1.0, Ending.OTHER),
-    "tanh": (torch.tanh, Ending.OTHER),
-    "detached": (lambda x: x.detach(), Ending.OTHER),
+CASES: dict[str, tuple[Callable[[Tensor], Tensor], FinalOperation]] = {
+    "sigmoid": (torch.sigmoid, FinalOperation.SIGMOID),
+    "sigmoid, moved": (lambda x: torch.sigmoid(x).reshape(2, 6).T[:, 0].clone().unsqueeze(0), FinalOperation.SIGMOID),
+    "sigmoid in double": (lambda x: torch.sigmoid(x).double(), FinalOperation.SIGMOID),
+    "two sigmoids": (lambda x: torch.cat([torch.sigmoid(x), torch.sigmoid(-x)]), FinalOperation.SIGMOID),
+    "softmax": (lambda x: x.softmax(1), FinalOperation.SOFTMAX),
+    "log softmax": (lambda x: x.log_softmax(1), FinalOperation.UNBOUNDED),
+    "linear": (lambda x: x, FinalOperation.UNBOUNDED),
+    "linear, squeezed": (lambda x: x[:, :1].squeeze(-1), FinalOperation.UNBOUNDED),
+    "scaled": (lambda x: x * 3 + 1, FinalOperation.UNBOUNDED),
+    "residual": (lambda x: torch.relu(x) + x, FinalOperation.UNBOUNDED),
+    "convolution": (nn.Conv1d(3, 2, 1), FinalOperation.UNBOUNDED),
+    "mean": (lambda x: x.mean(1), FinalOperation.UNBOUNDED),
+    "clamp": (lambda x: x.clamp(0, 1), FinalOperation.OTHER),
+    "sigmoid, scaled": (lambda x: torch.sigmoid(x) * 1.0, FinalOperation.OTHER),
+    "tanh": (torch.tanh, FinalOperation.OTHER),
+    "detached": (lambda x: x.detach(), FinalOperation.OTHER),
 }
 
 
@@ -184,10 +184,10 @@ def test_how_it_ends(name: str, is_frozen: bool) -> None:
     after, expected = CASES[name]
     model = Ends(after).train().requires_grad_(not is_frozen)
     with torch.no_grad():
-        assert ending_of(model, lambda one: one(X)) is expected
+        assert final_operation_of(model, lambda one: one(X)) is expected
     assert model.training
     assert all(one.requires_grad is not is_frozen for one in model.parameters())
 
 
 def test_without_a_weight() -> None:
-    assert ending_of(nn.Identity(), lambda one: one(X)) is Ending.OTHER
+    assert final_operation_of(nn.Identity(), lambda one: one(X)) is FinalOperation.OTHER

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from torch import nn
 
 from nbcompress.artifact import load, save
 from nbcompress.compressors import quantize, record_of
-from nbcompress.compressors.constraints import half_rounded
+from nbcompress.compressors.constraints import round_to_half
 from nbcompress.compressors.layers import select
 from nbcompress.compressors.losses import LossSpec
-from nbcompress.compressors.quantize import Cost, Costs, allotted, importances, steps_up
+from nbcompress.compressors.quantize import BitCost, BitCosts, allocate_bits, bit_increases, error_weights
 from nbcompress.errors import CompressionError, DataError
 
 
@@ -90,13 +91,13 @@ def test_buffers_that_are_not_stored_stay() -> None:
 
 def test_half_rounding_by_hand() -> None:
     """Float16 has 11 significant bits: between 2048 and 4096 it counts by twos."""
-    rounded = half_rounded(torch.tensor([2049.0, 0.1, -0.0]))
+    rounded = round_to_half(torch.tensor([2049.0, 0.1, -0.0]))
     assert rounded is not None
     assert rounded.tolist() == [2048.0, pytest.approx(0.1, rel=2**-11), 0.0]
-    assert half_rounded(torch.tensor([7e4])) is None
-    assert half_rounded(torch.tensor([torch.inf])) is not None
-    assert half_rounded(torch.tensor([1e-9])) is not None
-    assert half_rounded(torch.tensor([1e-9]), keeps_positive=True) is None
+    assert round_to_half(torch.tensor([7e4])) is None
+    assert round_to_half(torch.tensor([torch.inf])) is not None
+    assert round_to_half(torch.tensor([1e-9])) is not None
+    assert round_to_half(torch.tensor([1e-9]), keeps_positive=True) is None
 
 
 def test_error_falls_with_bits() -> None:
@@ -180,53 +181,51 @@ def test_one_bit_of_zeros(granularity: str, tmp_path: Path) -> None:
 
 def test_choices_by_hand() -> None:
     """Over the least 3 bytes, `a` saves 6 for 2 more and 1 for another 2, `b` 2 for 1 more."""
-    costs: Costs = {
-        "a": {1: Cost(2, 8.0), 2: Cost(4, 2.0), 3: Cost(6, 1.0)},
-        "b": {1: Cost(1, 3.0), 2: Cost(2, 1.0)},
+    costs: BitCosts = {
+        "a": {1: BitCost(2, 8.0), 2: BitCost(4, 2.0), 3: BitCost(6, 1.0)},
+        "b": {1: BitCost(1, 3.0), 2: BitCost(2, 1.0)},
     }
-    assert allotted(costs, 2) is None
-    assert allotted(costs, 3) == {"a": 1, "b": 1}
-    assert allotted(costs, 5) == {"a": 2, "b": 1}
-    assert allotted(costs, 6) == {"a": 2, "b": 2}
-    assert allotted(costs, 7) == {"a": 2, "b": 2}
-    assert allotted(costs, 8) == {"a": 3, "b": 2}
+    assert allocate_bits(costs, 2) is None
+    assert allocate_bits(costs, 3) == {"a": 1, "b": 1}
+    assert allocate_bits(costs, 5) == {"a": 2, "b": 1}
+    assert allocate_bits(costs, 6) == {"a": 2, "b": 2}
+    assert allocate_bits(costs, 7) == {"a": 2, "b": 2}
+    assert allocate_bits(costs, 8) == {"a": 3, "b": 2}
 
 
 def test_what_costs_nothing_comes_first() -> None:
-    costs: Costs = {"a": {1: Cost(5, 3.0), 2: Cost(5, 1.0), 3: Cost(9, 0.0)}}
-    assert allotted(costs, 5) == {"a": 2}
+    costs: BitCosts = {"a": {1: BitCost(5, 3.0), 2: BitCost(5, 1.0), 3: BitCost(9, 0.0)}}
+    assert allocate_bits(costs, 5) == {"a": 2}
 
 
-COST = st.builds(Cost, st.integers(1, 20), st.floats(0, 10))
+COST = st.builds(BitCost, st.integers(1, 20), st.floats(0, 10))
 
 
 @settings(max_examples=100, deadline=None)
 @given(rows=st.lists(st.lists(COST, min_size=1, max_size=4), min_size=1, max_size=4), room=st.integers(0, 80))
-def test_within_the_room_and_not_to_be_improved(rows: list[list[Cost]], room: int) -> None:
-    costs: Costs = {str(k): dict(enumerate(row, start=1)) for k, row in enumerate(rows)}
-    bits = allotted(costs, room)
+def test_within_the_room_and_not_to_be_improved(rows: list[list[BitCost]], room: int) -> None:
+    costs: BitCosts = {str(k): dict(enumerate(row, start=1)) for k, row in enumerate(rows)}
+    bits = allocate_bits(costs, room)
     least = sum(min(one.n_bytes for one in row) for row in rows)
     assert (bits is None) == (least > room)
     if bits is None:
         return
     used = sum(costs[name][b].n_bytes for name, b in bits.items())
     assert used <= room
-    assert all(step.n_bytes > room - used for step in steps_up(costs, bits))
+    assert all(step.n_bytes > room - used for step in bit_increases(costs, bits))
 
 
 @pytest.mark.parametrize("most", [1 << 15, 20])
 def test_the_best_of_all(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against all 4^5 choices; nearly so where sums of bytes are merged."""
-    from nbcompress.compressors import quantize as allotting
-
-    monkeypatch.setattr(allotting, "_MOST_SUMS", most)
+    monkeypatch.setattr(import_module("nbcompress.compressors.quantize"), "_MOST_SUMS", most)
     sizes, scales = [40, 7, 100, 23, 11], [1.0, 30.0, 0.5, 4.0, 9.0]
-    costs: Costs = {
-        str(k): {b: Cost(n * b, scale * 4.0**-b) for b in (1, 2, 3, 4)}
+    costs: BitCosts = {
+        str(k): {b: BitCost(n * b, scale * 4.0**-b) for b in (1, 2, 3, 4)}
         for k, (n, scale) in enumerate(zip(sizes, scales, strict=True))
     }
     for room in (181, 250, 400, 600, 724):
-        bits = allotted(costs, room)
+        bits = allocate_bits(costs, room)
         assert bits is not None
         fitting = [
             sum(costs[str(k)][b].error for k, b in enumerate(choice))
@@ -247,16 +246,16 @@ def test_importance_by_hand() -> None:
         model.weight.fill_(2.0)
     loader = [(torch.ones(1, 1), torch.zeros(1, 1)), (torch.ones(1, 1), torch.full((1, 1), 3.0))]
     targets = select(model).targets
-    assert importances(model, targets, loader, 0, LossSpec(nn.functional.mse_loss))[0].tolist() == [
+    assert error_weights(model, targets, loader, 0, LossSpec(nn.functional.mse_loss))[0].tolist() == [
         [pytest.approx(0.25 + 0.25e-6)]
     ]
-    assert importances(model, targets, None, 0)[0].tolist() == [[0.25]]
+    assert error_weights(model, targets, None, 0)[0].tolist() == [[0.25]]
 
 
 def test_importances_leave_the_model() -> None:
     animal = ZOO["recurrent"]()
     targets = select(animal.model).targets
-    found = importances(animal.model, targets, animal.data, 0)
+    found = error_weights(animal.model, targets, animal.data, 0)
     assert [one.shape for one in found] == [one.parameter.shape for one in targets]
     assert all(one.grad is None for one in animal.model.parameters())
     assert animal.model.training

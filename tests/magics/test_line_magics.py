@@ -73,7 +73,7 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%quantize model --bits 4 --evaluate str", "but it returned a str."),
         ("%quantize model --evaluate 1/0", "evaluating 1/0 raised ZeroDivisionError: division by zero"),
         ("%quantize model --evaluate (lambda net: 1 / 0)", "%quantize: --evaluate raised ZeroDivisionError"),
-        ("%cluster model --clusters 0", "%cluster: --clusters is an integer from 1"),
+        ("%cluster model --clusters 0", "%cluster: --clusters is an integer from 1 to 65536"),
         ("%distill model model", "%distill: --data is needed"),
         ("%footprint []", "%footprint: there is no model in an empty list."),
         ("%footprint [model, 3]", "%footprint: 3 is no torch.nn.Module, but of the type int."),

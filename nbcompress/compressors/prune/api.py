@@ -7,17 +7,17 @@ from typing import Literal
 
 from torch import nn
 
-from nbcompress.compressors.calibration import with_ranges
-from nbcompress.compressors.constraints import round_rest_
+from nbcompress.compressors.calibration import with_activation_ranges
+from nbcompress.compressors.constraints import rest_tensors, round_to_half_
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import inputs_of
 from nbcompress.compressors.layers import Patterns, check_choice, check_model, check_number, copied, select
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference, seeded
-from nbcompress.compressors.outputs import Output
+from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.prune.weights import PruneOptions, prune_gradually, prune_once
 from nbcompress.compressors.record import attach_, record_of
-from nbcompress.compressors.session import Tuning, Workpiece
+from nbcompress.compressors.session import CompressionSession, FineTuneOptions
 from nbcompress.compressors.training import train_
 from nbcompress.errors import CompressionError, DataError, option
 
@@ -43,7 +43,7 @@ def prune(
     lr: float = 1e-3,
     seed: int = 0,
     loss: LossFunction | None = None,
-    output: Output | None = None,
+    output: OutputKey | None = None,
 ) -> nn.Module:
     """Return a copy of `model` with the least important weights set to zero, or with whole channels removed.
 
@@ -143,7 +143,7 @@ def prune(
                 f"{option('threshold=')} is a magnitude for every weight: leave out {option('criterion=')} and "
                 f"{option('scope=')}"
             )
-    fine_tune = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
+    fine_tune = FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
     if criterion in _WITH_DATA and data is None:
         raise DataError(
             f"{option('criterion', criterion)} needs data: pass {option('data=')}, such as (inputs, labels)"
@@ -164,7 +164,7 @@ def prune(
     options = PruneOptions(amount, threshold, criterion, ranked_by, data, seed, fine_tune.spec)
     if schedule == "gradual":
         return _prune_gradually(model, layers, fine_tune, options)
-    return prune_once(Workpiece(model, layers, fine_tune), options)
+    return prune_once(CompressionSession(model, layers, fine_tune), options)
 
 
 def _check_two_of_four(amount: object, threshold: object, scope: str | None, schedule: str) -> None:
@@ -198,15 +198,17 @@ def _check_criterion(criterion: str, schedule: str) -> None:
         )
 
 
-def _prune_gradually(model: nn.Module, layers: Patterns, fine_tune: Tuning, options: PruneOptions) -> nn.Module:
+def _prune_gradually(
+    model: nn.Module, layers: Patterns, fine_tune: FineTuneOptions, options: PruneOptions
+) -> nn.Module:
     if not fine_tune.finetune:
         raise CompressionError(
             f"{option('schedule', 'gradual')} prunes between epochs: pass {option('finetune=EPOCHS')} and "
             f"{option('data=')}"
         )
-    session = Workpiece(model, layers, fine_tune)
+    session = CompressionSession(model, layers, fine_tune)
     for target in session.targets:
-        before = session.record_of(target)
+        before = session.constraint_of(target)
         if before.grid is not None or before.codebook is not None:
             raise CompressionError(
                 f"{option('schedule', 'gradual')} comes before quantizing and clustering, but {target.name!r} has "
@@ -227,7 +229,7 @@ def _prune_channels(
     norms: str,
     layers: Patterns,
     example: object,
-    fine_tune: Tuning,
+    fine_tune: FineTuneOptions,
 ) -> nn.Module:
     # Imported here because loading the tracer takes long, and only channels need it.
     from nbcompress.compressors.prune.channels import cut_channels, recompute_batchnorm_
@@ -269,11 +271,11 @@ def _prune_channels(
             recompute_batchnorm_(small, fine_tune.data)
     record = record_of(small)
     if record.rest == "float16":
-        attach_(small, replace(record, left_out={**record.left_out, **round_rest_(small, record)}))
+        attach_(small, replace(record, left_out={**record.left_out, **round_to_half_(rest_tensors(small, record))}))
     if fine_tune.finetune:
-        train_(small, fine_tune.data, fine_tune.plan(), spec=fine_tune.spec)
+        train_(small, fine_tune.data, fine_tune.training_options(), spec=fine_tune.spec)
     else:
-        attach_(small, with_ranges(small, record_of(small), fine_tune.data, fine_tune.seed))
+        attach_(small, with_activation_ranges(small, record_of(small), fine_tune.data, fine_tune.seed))
     return small
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.keeping import keep_again_
 from nbcompress.compressors.layers import Target, fill_
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import InputStatistics, input_statistics
@@ -21,7 +20,7 @@ from nbcompress.compressors.prune.weight_scores import (
     scores_of,
 )
 from nbcompress.compressors.record import Codebook, TensorRecord
-from nbcompress.compressors.session import Workpiece
+from nbcompress.compressors.session import CompressionSession
 from nbcompress.compressors.training import Trainer
 from nbcompress.errors import CompressionError, option
 
@@ -74,19 +73,19 @@ class PruneOptions:
         return [mask.to(target.parameter.device) for mask, target in zip(masks, targets, strict=True)]
 
 
-def prune_once(session: Workpiece, options: PruneOptions) -> nn.Module:
+def prune_once(session: CompressionSession, options: PruneOptions) -> nn.Module:
     """Prune, then fine-tune if that was asked for, and return the model."""
     if options.criterion == "hessian":
         _prune_by_hessian(session, options)
     else:
         statistics = leave_out_unsupported(session, options)
-        keep_again_(session, session.targets)
+        session.refit_(session.targets)
         _apply(session, options.masks(session.model, session.targets, statistics))
-    return session.finished()
+    return session.finish()
 
 
 def leave_out_unsupported(
-    session: Workpiece, options: PruneOptions, *, with_products: bool = False
+    session: CompressionSession, options: PruneOptions, *, with_products: bool = False
 ) -> dict[str, InputStatistics]:
     """Take the targets that cannot be pruned with these options out of `session`, and record the reasons.
 
@@ -117,12 +116,12 @@ def leave_out_unsupported(
     return statistics
 
 
-def _prune_by_hessian(session: Workpiece, options: PruneOptions) -> None:
+def _prune_by_hessian(session: CompressionSession, options: PruneOptions) -> None:
     statistics = leave_out_unsupported(session, options, with_products=True)
     # Each layer loses as many weights as with magnitude, because errors of different layers cannot be compared.
     masks = replace(options, criterion="magnitude").masks(session.model, session.targets)
     for target, mask in zip(session.targets, masks, strict=True):
-        before = session.record_of(target)
+        before = session.constraint_of(target)
         if before.grid is not None or before.codebook is not None:
             raise CompressionError(
                 f"{option('criterion', 'hessian')} changes the weights that stay, but {target.name!r} must keep to its "
@@ -131,10 +130,10 @@ def _prune_by_hessian(session: Workpiece, options: PruneOptions) -> None:
         count = None if options.scope == "2:4" else int((~mask).sum())
         # The statistics are large, so those of this layer are freed here.
         values = prune_by_hessian(target.parameter, statistics.pop(target.name), count)
-        session.put(target, TensorRecord(is_pruned=True), values)
+        session.apply(target, TensorRecord(is_pruned=True), values)
 
 
-def prune_gradually(session: Workpiece, options: PruneOptions) -> nn.Module:
+def prune_gradually(session: CompressionSession, options: PruneOptions) -> nn.Module:
     """Prune a little before each epoch, most of it in the first epochs.
 
     The share of zeros is `end + (start - end) * (1 - t)^3` with t from 0 to 1 over the first three quarters of
@@ -148,7 +147,7 @@ def prune_gradually(session: Workpiece, options: PruneOptions) -> nn.Module:
     leave_out_unsupported(session, options)
     n_zeros = sum(int((target.parameter == 0).sum()) for target in session.targets)
     start = min(n_zeros / sum(target.parameter.numel() for target in session.targets), end)
-    n_epochs = session.tuning.finetune
+    n_epochs = session.fine_tune.finetune
     n_steps = max(1, round(_PRUNING_SHARE * n_epochs))
 
     def before_epoch(epoch: int, trainer: Trainer) -> None:
@@ -160,18 +159,18 @@ def prune_gradually(session: Workpiece, options: PruneOptions) -> nn.Module:
             session.targets, replace(options, amount=share).masks(trainer.model, session.targets), strict=True
         ):
             fill_(target.parameter, torch.where(mask, target.parameter.detach(), 0.0))
-            trainer.become(target.name, session.record_of(target))
+            trainer.set_constraint(target.name, session.constraint_of(target))
 
     # Before the first epoch no weight is removed, but zeros stay zero from now on.
     _apply(session, [torch.ones_like(target.parameter, dtype=torch.bool) for target in session.targets])
-    return session.finished(before_epoch)
+    return session.finish(before_epoch)
 
 
-def _apply(session: Workpiece, masks: Sequence[Tensor]) -> None:
+def _apply(session: CompressionSession, masks: Sequence[Tensor]) -> None:
     for target, mask in zip(session.targets, masks, strict=True):
-        before = session.record_of(target)
+        before = session.constraint_of(target)
         values = torch.where(mask, target.parameter.detach(), 0.0)
-        session.put(target, _pruned_constraint(before, bool((values == 0).any())), values)
+        session.apply(target, _pruned_constraint(before, bool((values == 0).any())), values)
 
 
 def _pruned_constraint(before: TensorRecord, has_zeros: bool) -> TensorRecord:

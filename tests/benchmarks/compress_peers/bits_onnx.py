@@ -14,8 +14,6 @@ from methods import Method, Stage, weights_of
 from nets import Case
 from torch import Tensor
 
-from nbcompress.artifact.export.onnx_graph import Session
-
 BATCH = 64
 
 

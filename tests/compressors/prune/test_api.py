@@ -266,13 +266,13 @@ def test_gradually_is_cubic(monkeypatch: pytest.MonkeyPatch) -> None:
     from nbcompress.compressors.training import Trainer
 
     seen: list[int] = []
-    publish = Trainer.publish
+    update_record = Trainer.update_record
 
     def noted(self: Trainer) -> None:
         seen.append(n_zeros(self.model))
-        publish(self)
+        update_record(self)
 
-    monkeypatch.setattr(Trainer, "publish", noted)
+    monkeypatch.setattr(Trainer, "update_record", noted)
     animal = ZOO["perceptron"]()
     prune(animal.model, 0.6, schedule="gradual", data=animal.data, finetune=8)
     shares = [0.6 * (1 - (1 - min(k / 6, 1)) ** 3) for k in range(1, 9)]
