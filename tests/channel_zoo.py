@@ -1,4 +1,4 @@
-"""Hand-made models whose channels are coupled in every awkward way, each with an example and what is expected."""
+"""Small models whose channels are coupled in many ways, each with an example and the expected result of a cut."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.nn import functional as F  # noqa: N812
 
 
 @dataclass(frozen=True)
-class Animal:
-    """One model of the zoo.
+class ChannelCase:
+    """A model of the zoo, and the expected result of a cut.
 
     Attributes:
-        build: Makes a fresh instance.
-        example: Makes its input.
-        cut: Layers whose weights must lose outputs, with the number that is left at amount=.5.
-        kept: Weights that must stay as they are, with a part of the reason.
+        build: Creates the model.
+        example: Creates its input.
+        cut: Layers whose weights must lose outputs, with the number of outputs that are left at amount=.5.
+        kept: Weights that must not change, with a part of the reason.
         refused: A part of the error, for a model that is refused as a whole.
     """
 
@@ -106,7 +106,7 @@ class Gate(nn.Module):
 
 
 class Halves(nn.Module):
-    """A chunk whose pieces go different ways."""
+    """A chunk whose pieces are used differently."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,7 +295,7 @@ class HardView(nn.Module):
 
 
 class SoftView(HardView):
-    """The flattened size is an attribute, which can follow."""
+    """The flattened size is an attribute, which can be changed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -355,7 +355,7 @@ class SuperResolution(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A linear layer whose outputs become channels and positions, with positions of its own kept."""
+    """A linear layer whose outputs become channels and positions; the positions stay."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -367,7 +367,7 @@ class Decoder(nn.Module):
 
 
 class MaxOverChannels(nn.Module):
-    """A maximum and a mean over channels, which would notice a missing one."""
+    """A maximum and a mean over channels, which change if a channel is removed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -431,7 +431,7 @@ class PackedSplit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n = x.size(1)
         q, k, v = self.attn(self.norm(x)).split(self.width, dim=2)
-        q, k, v = (one.view(*one.shape[:2], self.n_heads, self.head_width).transpose(1, 2) for one in (q, k, v))
+        q, k, v = (part.view(*part.shape[:2], self.n_heads, self.head_width).transpose(1, 2) for part in (q, k, v))
         scores = (q @ k.transpose(-2, -1)).masked_fill(~self.causal[:, :, :n, :n], -1e4)
         x = x + self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(x), approximate="tanh"))
@@ -516,7 +516,7 @@ class ConvNext(nn.Module):
 
 
 class ShuffleUnit(nn.Module):
-    """Half of the channels pass by; then all are shuffled."""
+    """Half of the channels skip the layers; then all are shuffled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -566,7 +566,7 @@ class WeightNorm(nn.Module):
 
 
 class FixedBatch(nn.Module):
-    """The batch is in the code, so that the comparison cannot use another one; an in-place write to a part."""
+    """The batch size is in the code, so the comparison cannot use a larger one; and an in-place write to a slice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -579,7 +579,7 @@ class FixedBatch(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """A softmax over the width of heads, so that only whole heads can go, and a part that runs without gradients."""
+    """A softmax over the width of heads, so that only whole heads can be removed, and code without gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -590,7 +590,7 @@ class LinearAttention(nn.Module):
         with torch.no_grad():
             y = self.back(F.relu(self.frozen(x)))
         n, _, h, w = x.shape
-        q, k, v = (one.reshape(n, self.heads, -1, h * w) for one in self.qkv(x + y).chunk(3, dim=1))
+        q, k, v = (part.reshape(n, self.heads, -1, h * w) for part in self.qkv(x + y).chunk(3, dim=1))
         context = torch.einsum("nhdl,nhel->nhde", k.softmax(-1), v)
         return self.out(torch.einsum("nhde,nhdl->nhel", context, q.softmax(-2)).reshape(n, -1, h, w)) + y
 
@@ -611,70 +611,70 @@ class SharedModule(nn.Module):
 
 OUT = "outputs keep their shape"
 
-ZOO: dict[str, Animal] = {
-    "plain cnn": Animal(PlainCnn, image(), {"conv1": 4, "conv2": 6, "fc1": 10}, {"fc2.weight": OUT}),
-    "vgg": Animal(vgg, image(), {"0": 4, "4": 8}, {"11.weight": OUT}),
-    "resnet": Animal(
+ZOO: dict[str, ChannelCase] = {
+    "plain cnn": ChannelCase(PlainCnn, image(), {"conv1": 4, "conv2": 6, "fc1": 10}, {"fc2.weight": OUT}),
+    "vgg": ChannelCase(vgg, image(), {"0": 4, "4": 8}, {"11.weight": OUT}),
+    "resnet": ChannelCase(
         ResNet,
         image(),
         {"stem.0": 4, "layer1.conv1": 4, "layer1.conv2": 4, "layer2.conv1": 8, "layer2.down.0": 8, "layer3.conv2": 8},
         {"fc.weight": OUT},
     ),
-    "densenet": Animal(DenseNet, image(), {"conv1": 4, "conv2": 2, "conv3": 3}, {}),
-    "gate": Animal(Gate, vectors(3, 6), {"up": 16, "mid": 12}, {}),
-    "halves": Animal(Halves, image(), {"up": 8, "left": 3, "right": 3}, {}),
-    "mobile": Animal(mobile, image(), {"0": 4, "1": 4, "4": 8, "7": 16, "8": 16, "11": 12}, {}),
-    "grouped": Animal(Grouped, image(), {"conv1": 8, "conv2": 16}, {}),
-    "squeeze-excite": Animal(SqueezeExcite, image(), {"conv1": 6, "squeeze": 2, "excite": 6}, {}),
-    "unet": Animal(UNet, image(), {"enter": 4, "down": 8, "leave": 5}, {}),
-    "signal": Animal(Signal, vectors(2, 2, 12), {"conv1": 8, "conv2": 4}, {}),
-    "residual mlp": Animal(ResidualMlp, vectors(3, 5), {"enter": 8, "a": 16, "b": 8}, {}),
-    "reused": Animal(Reused, vectors(3, 6), {"enter": 8, "again": 8, "tied": 8}, {}),
-    "transformer": Animal(
+    "densenet": ChannelCase(DenseNet, image(), {"conv1": 4, "conv2": 2, "conv3": 3}, {}),
+    "gate": ChannelCase(Gate, vectors(3, 6), {"up": 16, "mid": 12}, {}),
+    "halves": ChannelCase(Halves, image(), {"up": 8, "left": 3, "right": 3}, {}),
+    "mobile": ChannelCase(mobile, image(), {"0": 4, "1": 4, "4": 8, "7": 16, "8": 16, "11": 12}, {}),
+    "grouped": ChannelCase(Grouped, image(), {"conv1": 8, "conv2": 16}, {}),
+    "squeeze-excite": ChannelCase(SqueezeExcite, image(), {"conv1": 6, "squeeze": 2, "excite": 6}, {}),
+    "unet": ChannelCase(UNet, image(), {"enter": 4, "down": 8, "leave": 5}, {}),
+    "signal": ChannelCase(Signal, vectors(2, 2, 12), {"conv1": 8, "conv2": 4}, {}),
+    "residual mlp": ChannelCase(ResidualMlp, vectors(3, 5), {"enter": 8, "a": 16, "b": 8}, {}),
+    "reused": ChannelCase(Reused, vectors(3, 6), {"enter": 8, "again": 8, "tied": 8}, {}),
+    "transformer": ChannelCase(
         TransformerBlock,
         lambda: torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(3)),
         {"up": 32, "q": 8, "k": 8, "v": 8},
         {"o.weight": "layer_norm"},
     ),
-    "packed attention": Animal(PackedAttention, vectors(2, 5, 16), {"qkv": 24}, {"out.weight": OUT}),
-    "grouped query": Animal(GroupedQuery, vectors(2, 5, 12), {"q": 16, "k": 8, "v": 8}, {}),
-    "multihead": Animal(WithMultihead, vectors(2, 5, 6), {"encoder.linear1": 16, "encoder.self_attn": 12}, {}),
-    "lstm": Animal(lambda: Recurrent("LSTM"), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
-    "gru": Animal(lambda: Recurrent("GRU", bidirectional=True), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
-    "projected lstm": Animal(
+    "packed attention": ChannelCase(PackedAttention, vectors(2, 5, 16), {"qkv": 24}, {"out.weight": OUT}),
+    "grouped query": ChannelCase(GroupedQuery, vectors(2, 5, 12), {"q": 16, "k": 8, "v": 8}, {}),
+    "multihead": ChannelCase(WithMultihead, vectors(2, 5, 6), {"encoder.linear1": 16, "encoder.self_attn": 12}, {}),
+    "lstm": ChannelCase(lambda: Recurrent("LSTM"), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
+    "gru": ChannelCase(lambda: Recurrent("GRU", bidirectional=True), vectors(2, 4, 5), {"enter": 4, "mid": 8}, {}),
+    "projected lstm": ChannelCase(
         lambda: Recurrent("LSTM", proj_size=12, hidden_size=14), vectors(2, 4, 5), {"mid": 8}, {"enter.weight": "lstm"}
     ),
-    "hard view": Animal(HardView, image(), {"conv1": 4, "fc1": 8}, {"conv2.weight": "the cut model fails"}),
-    "soft view": Animal(SoftView, image(), {"conv1": 4, "conv2": 4, "fc1": 8}, {}),
-    "branch on data": Animal(BranchOnData, vectors(3, 4), {}, {}, refused="cannot be traced"),
-    "two in": Animal(
+    "hard view": ChannelCase(HardView, image(), {"conv1": 4, "fc1": 8}, {"conv2.weight": "the cut model fails"}),
+    "soft view": ChannelCase(SoftView, image(), {"conv1": 4, "conv2": 4, "fc1": 8}, {}),
+    "branch on data": ChannelCase(BranchOnData, vectors(3, 4), {}, {}, refused="cannot be traced"),
+    "two in": ChannelCase(
         TwoIn,
         lambda: {"left": vectors(3, 4)(), "right": vectors(3, 3)(), "scale": 0.5},
         {"left": 6, "right": 6},
         {"one.weight": OUT, "two.weight": OUT},
     ),
-    "shuffle": Animal(Shuffle, image(), {"conv1": 8, "conv2": 8, "depth": 8}, {}),
-    "super-resolution": Animal(SuperResolution, image(), {"conv1": 4, "conv2": 16}, {"conv3.weight": OUT}),
-    "decoder": Animal(Decoder, vectors(2, 6), {"fc": 32, "head": 4}, {}),
-    "max over channels": Animal(MaxOverChannels, image(), {"conv1": 4}, {"conv2.weight": "over it"}),
-    "einsum": Animal(Einsum, vectors(2, 3, 4), {"enter": 4}, {}),
-    "named heads": Animal(
+    "shuffle": ChannelCase(Shuffle, image(), {"conv1": 8, "conv2": 8, "depth": 8}, {}),
+    "super-resolution": ChannelCase(SuperResolution, image(), {"conv1": 4, "conv2": 16}, {"conv3.weight": OUT}),
+    "decoder": ChannelCase(Decoder, vectors(2, 6), {"fc": 32, "head": 4}, {}),
+    "max over channels": ChannelCase(MaxOverChannels, image(), {"conv1": 4}, {"conv2.weight": "over it"}),
+    "einsum": ChannelCase(Einsum, vectors(2, 3, 4), {"enter": 4}, {}),
+    "named heads": ChannelCase(
         NamedHeads,
         lambda: (vectors(2, 5, 16)(), torch.zeros(2, 5)),
         {"query": 8, "key": 8, "value": 8},
         {"out.weight": "add joins"},
     ),
-    "packed split": Animal(PackedSplit, vectors(2, 5, 24), {}, {}),
-    "rotary": Animal(Rotary, vectors(2, 5, 16), {"q": 16, "k": 8, "v": 8, "gate": 20, "up": 20}, {}),
-    "window": Animal(Window, image(), {"qkv": 24, "up": 16}, {"proj.weight": "layer_norm"}),
-    "convnext": Animal(ConvNext, image(), {"up": 24}, {"stem.weight": "layer_norm"}),
-    "shuffle unit": Animal(ShuffleUnit, image(), {"enter": 8, "a": 4, "b": 4}, {}),
-    "video": Animal(Video, vectors(2, 1, 4, 4, 4), {"conv": 4, "mid": 3, "up": 3}, {"out.weight": OUT}),
-    "sequence to sequence": Animal(
+    "packed split": ChannelCase(PackedSplit, vectors(2, 5, 24), {}, {}),
+    "rotary": ChannelCase(Rotary, vectors(2, 5, 16), {"q": 16, "k": 8, "v": 8, "gate": 20, "up": 20}, {}),
+    "window": ChannelCase(Window, image(), {"qkv": 24, "up": 16}, {"proj.weight": "layer_norm"}),
+    "convnext": ChannelCase(ConvNext, image(), {"up": 24}, {"stem.weight": "layer_norm"}),
+    "shuffle unit": ChannelCase(ShuffleUnit, image(), {"enter": 8, "a": 4, "b": 4}, {}),
+    "video": ChannelCase(Video, vectors(2, 1, 4, 4, 4), {"conv": 4, "mid": 3, "up": 3}, {"out.weight": OUT}),
+    "sequence to sequence": ChannelCase(
         SequenceToSequence, lambda: (torch.ones(4, 2).long(), torch.ones(3, 2).long()), {}, {"head.weight": OUT}
     ),
-    "weight norm": Animal(WeightNorm, vectors(3, 4), {"b": 3}, {}),
-    "fixed batch": Animal(FixedBatch, vectors(3, 4), {"a": 4}, {}),
-    "linear attention": Animal(LinearAttention, image(), {"qkv": 12, "frozen": 3}, {"out.weight": "add joins"}),
-    "shared module": Animal(SharedModule, vectors(3, 4), {"a": 5}, {"b.weight": OUT}),
+    "weight norm": ChannelCase(WeightNorm, vectors(3, 4), {"b": 3}, {}),
+    "fixed batch": ChannelCase(FixedBatch, vectors(3, 4), {"a": 4}, {}),
+    "linear attention": ChannelCase(LinearAttention, image(), {"qkv": 12, "frozen": 3}, {"out.weight": "add joins"}),
+    "shared module": ChannelCase(SharedModule, vectors(3, 4), {"a": 5}, {"b.weight": OUT}),
 }

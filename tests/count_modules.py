@@ -1,4 +1,4 @@
-"""How many of our modules does one search pass through? Run it by hand: `python tests/count_modules.py`.
+"""Count the modules of ours that one search calls: `python tests/count_modules.py`, with `--names` for their names.
 
 The job is 12 trials of a one-line objective with the journal on disk. It runs twice in this process, so that imports
 are done; the second run is counted, in the main thread.

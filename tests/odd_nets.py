@@ -1,4 +1,4 @@
-"""Models that hold numbers of unusual kinds: complex ones, sparse ones, and one number that stands for several."""
+"""Models with complex, sparse and expanded tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Spectral(nn.Module):
 
 
 class Expanded(nn.Module):
-    """Buffers in which one number stands for several, one of them under two names."""
+    """Expanded buffers, one of them under two names."""
 
     def __init__(self, *, is_stored: bool = True) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Graph(nn.Module):
 
 
 class SparseWeight(nn.Module):
-    """A parameter that is sparse."""
+    """A sparse parameter."""
 
     def __init__(self) -> None:
         super().__init__()

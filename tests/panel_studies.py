@@ -11,9 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nbcompress.panels.surrogate_data import Expectations, calibration_data, slice_data
-from nbcompress.panels.text import SAVED
-from nbcompress.panels.view import Course, losses_of, study_view
+from nbcompress.panels.surrogate_data import SurrogateInsight, calibration_data, slice_data
+from nbcompress.panels.text import SAVED_LIMITS
+from nbcompress.panels.view import SearchStatus, losses_of, study_view
 from nbcompress.space import Choice, Float, Int, Space
 from nbcompress.study.front import front
 from nbcompress.study.goal import Failure, Goal, State, Trial
@@ -52,9 +52,9 @@ class HandMadeStudy:
 
     @property
     def best(self) -> Trial | None:
-        known = [one for one in self.all_trials if losses_of(self.goal, one) is not None]
+        known = [trial for trial in self.all_trials if losses_of(self.goal, trial) is not None]
         first = self.goal.objectives[0]
-        return min(known, key=lambda one: first.loss(one.values[first.metric])) if known else None
+        return min(known, key=lambda trial: first.loss(trial.values[first.metric])) if known else None
 
 
 def digits_space() -> Space:
@@ -191,8 +191,8 @@ def samples() -> dict[str, dict[str, Any]]:
         slice_data("amount", curve(21), digits.goal, at=0.7),
         slice_data("method", choices(), digits.goal, at="plain"),
     ]
-    ended = Course(ending="Ended after 24 trials.", trials=24, elapsed=48.2)
-    running = Course(running=True, trials=40, elapsed=48.2, left=31.7)
+    ended = SearchStatus(ending="Ended after 24 trials.", trials=24, elapsed=48.2)
+    running = SearchStatus(running=True, trials=40, elapsed=48.2, left=31.7)
     last = digits.all_trials[14]
     runs = Trial(14, State.RUNNING, last.params, reason=last.reason)
     half = replace(digits, all_trials=(*digits.all_trials[:14], runs))
@@ -200,17 +200,19 @@ def samples() -> dict[str, dict[str, Any]]:
     trust = calibration_data([0.3, -1.1, 0.8, 2.4, -0.2, 0.1, -0.9, 1.2, 0.05, -7.5, 0.6, -0.4], "accuracy")
     shares = {"amount": 0.62, "bits": 0.21, "lr": 0.12, "method": 0.05}
     return {
-        "digits": study_view(digits, expected=Expectations(lines, shares, trust), baseline=original, course=ended),
+        "digits": study_view(digits, insight=SurrogateInsight(lines, shares, trust), baseline=original, status=ended),
         "running": study_view(
             half,
-            expected=Expectations(lines),
+            insight=SurrogateInsight(lines),
             baseline=original,
-            course=running,
+            status=running,
             warnings=["The body of the cell changed."],
         ),
-        "single": study_view(single_study(), course=Course(ending="Ended after 12 trials.", trials=12, elapsed=1.4)),
-        "empty": study_view(empty_study(), course=Course(running=True, trials=30)),
-        "hostile": study_view(hostile_study(10), limits=SAVED[1]),
+        "single": study_view(
+            single_study(), status=SearchStatus(ending="Ended after 12 trials.", trials=12, elapsed=1.4)
+        ),
+        "empty": study_view(empty_study(), status=SearchStatus(running=True, trials=30)),
+        "hostile": study_view(hostile_study(10), limits=SAVED_LIMITS[1]),
     }
 
 

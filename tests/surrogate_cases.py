@@ -16,12 +16,12 @@ import numpy as np
 from panel_studies import HandMadeStudy, digits_study, single_study
 
 from nbcompress.optimize import proposer
-from nbcompress.optimize.acquisition import Sum
-from nbcompress.optimize.models import Belief
-from nbcompress.optimize.outcome_transform import Units
+from nbcompress.optimize.acquisition import SumAcquisition
+from nbcompress.optimize.models import FittedModels
+from nbcompress.optimize.outcome_transform import OutcomeTransform
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
-from nbcompress.optimize.surrogates.closed_form import Form, GaussianProcess, Hyperparameters
-from nbcompress.panels.surrogate_data import Expectations, surrogate_data
+from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
+from nbcompress.panels.surrogate_data import SurrogateInsight, surrogate_data
 from nbcompress.panels.view import study_view
 from nbcompress.run.history import history_of
 from nbcompress.space import Choice, Float, Int, Space
@@ -64,43 +64,48 @@ def proposer_of(study: HandMadeStudy, options: dict[str, Any]) -> GaussianProces
     return made
 
 
-def rebuilt(data: dict[str, Any], study: HandMadeStudy, gp: GaussianProcessProposer) -> Belief:
-    """Return the belief that the data tell of, from nothing but them and the trials."""
+def rebuilt(data: dict[str, Any], study: HandMadeStudy, gp: GaussianProcessProposer) -> FittedModels:
+    """Return the models that the data describe, from the data and the trials alone."""
     history = history_of(study.all_trials, study.goal)
-    points = {one.number: one.point for one in study.all_trials}
+    points = {trial.number: trial.point for trial in study.all_trials}
 
     def features(numbers: list[int]) -> Any:
-        return gp.embedding.features(gp.axes.rows([points[one] for one in numbers]))
+        return gp.embedding.features(gp.encoder.rows([points[number] for number in numbers]))
 
-    losses: dict[int, GaussianProcess] = {}
-    limits: dict[str, GaussianProcess] = {}
-    for one in data["processes"]:
-        hyper = Hyperparameters(np.array(one["lengthscales"]), one["signal"], one["noise"], trend=one["trend"])
-        units = Units(*(one["units"][key] for key in ("shift", "scale", "knee", "unit", "damped")))
-        mean = {0: "zero", 1: "constant"}.get(len(one["b"]), "linear")
-        form = Form(data["kernel"], mean)
-        made = GaussianProcess(form, hyper, gp.embedding.owner, features(one["trials"]), np.array(one["y"]), units)
-        if one["role"] == "objective":
-            losses[len(losses)] = made
+    objectives: dict[int, GaussianProcess] = {}
+    constraints: dict[str, GaussianProcess] = {}
+    for stored in data["processes"]:
+        hyper = Hyperparameters(
+            np.array(stored["lengthscales"]), stored["signal"], stored["noise"], trend=stored["trend"]
+        )
+        transform = OutcomeTransform(*(stored["units"][key] for key in ("shift", "scale", "knee", "unit", "damped")))
+        mean = {0: "zero", 1: "constant"}.get(len(stored["b"]), "linear")
+        spec, y = ModelSpec(data["kernel"], mean), np.array(stored["y"])
+        model = GaussianProcess(spec, hyper, gp.embedding.owner, features(stored["trials"]), y, transform)
+        if stored["role"] == "objective":
+            objectives[len(objectives)] = model
         else:
-            limits[f"{one['role']} {len(limits)}"] = made
-    rows = gp.axes.rows(history.points)
-    return Belief(gp.embedding, history, rows, gp.embedding.features(rows), losses, limits, features(data["pending"]))
+            constraints[f"{stored['role']} {len(constraints)}"] = model
+    rows = gp.encoder.rows(history.points)
+    X, X_pending = gp.embedding.features(rows), features(data["pending"])
+    return FittedModels(gp.embedding, gp.spec, len(objectives), rows, X, objectives, constraints, X_pending)
 
 
 def expected_at(
-    belief: Belief, study: HandMadeStudy, gp: GaussianProcessProposer, point: dict[str, Any]
+    models: FittedModels, study: HandMadeStudy, gp: GaussianProcessProposer, point: dict[str, Any]
 ) -> dict[str, Any]:
     """Return what Python predicts at a point."""
-    at = gp.embedding.features(gp.axes.rows([point]))
+    at = gp.embedding.features(gp.encoder.rows([point]))
     metrics: dict[str, list[float]] = {}
-    for objective, process in zip(study.goal.objectives, belief.losses.values(), strict=True):
-        mean, std = process.in_units(*process.predict(at))
+    for objective, model in zip(study.goal.objectives, models.objectives.values(), strict=True):
+        mean, std = model.untransform(*model.predict(at))
         metrics[objective.metric] = [objective.loss(float(mean[0])), float(std[0])]
-    gain, limits = gp.terms(belief, len(belief.history))
-    terms = [*([gain] if gain else []), *limits]
-    chance = float(np.exp(Sum(limits).score(at)[0])) if limits else None
-    return {"point": point, "metrics": metrics, "chance": chance, "acquisition": float(Sum(terms).score(at)[0])}
+    history = history_of(study.all_trials, study.goal)
+    gain, feasibility = gp.acquisition_terms(models, history, len(history))
+    terms = [*([gain] if gain else []), *feasibility]
+    chance = float(np.exp(SumAcquisition(feasibility).score(at)[0])) if feasibility else None
+    acquisition = float(SumAcquisition(terms).score(at)[0])
+    return {"point": point, "metrics": metrics, "chance": chance, "acquisition": acquisition}
 
 
 def points_of(space: Space) -> list[dict[str, Any]]:
@@ -114,9 +119,9 @@ def write() -> None:
         gp = proposer_of(study, options)
         data = surrogate_data(gp, study.all_trials, study.goal)
         assert data is not None
-        belief = rebuilt(data, study, gp)
-        view = study_view(study, expected=Expectations(surrogate=data))
-        cases = [expected_at(belief, study, gp, point) for point in points_of(study.space)]
+        models = rebuilt(data, study, gp)
+        view = study_view(study, insight=SurrogateInsight(surrogate=data))
+        cases = [expected_at(models, study, gp, point) for point in points_of(study.space)]
         text = json.dumps({"study": view, "cases": cases}, indent=1, allow_nan=False)
         (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 

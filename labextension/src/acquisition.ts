@@ -38,10 +38,10 @@ export class Acquisition implements Part {
     this.study = study;
     const surrogate = Surrogate.of(study);
     const through = throughOf(study, surrogate ? this.selection.number : study.best);
-    const names = surrogate && through ? byImportance(study, Object.keys(through.params)) : study.slices.map((one) => one.parameter);
-    const name = names.find((one) => one === this.parameter) ?? names[0];
+    const names = surrogate && through ? byImportance(study, Object.keys(through.params)) : study.slices.map((slice) => slice.parameter);
+    const name = names.find((known) => known === this.parameter) ?? names[0];
     const slice = name === undefined ? undefined : this.slice(study, surrogate, through, name);
-    const metric = slice?.metrics.find((one) => one.metric === this.metric) ?? slice?.metrics[0];
+    const metric = slice?.metrics.find((known) => known.metric === this.metric) ?? slice?.metrics[0];
     if (!slice || !metric || !slice.values.length) {
       this.tools.replaceChildren();
       this.caption.textContent = "";
@@ -51,8 +51,8 @@ export class Acquisition implements Part {
     }
     // Once something is shown, it stays, even if another parameter turns out to matter more.
     this.parameter = slice.parameter;
-    const others = surrogate ? names.filter((one) => one !== slice.parameter) : [];
-    const second = others.find((one) => one === this.second) ?? null;
+    const others = surrogate ? names.filter((other) => other !== slice.parameter) : [];
+    const second = others.find((other) => other === this.second) ?? null;
     this.drawTools(names, others, slice, second, metric);
     if (surrogate && through && second !== null) {
       this.drawMaps(study, surrogate, through, [slice.parameter, second], metric.metric);
@@ -63,15 +63,15 @@ export class Acquisition implements Part {
 
   // The page's own slice. Where the acquisition's formula stays in Python, Python's slice through the best point is better.
   private slice(study: Study, surrogate: Surrogate | null, through: Trial | null, name: string): Slice | undefined {
-    const stored = study.slices.find((one) => one.parameter === name);
-    const isStored = stored && through && study.slices.every((one) => through.params[one.parameter] === one.at);
+    const stored = study.slices.find((known) => known.parameter === name);
+    const isStored = stored && through && study.slices.every((known) => through.params[known.parameter] === known.at);
     return !surrogate || !through || (isStored && !surrogate.hasAcquisition) ? stored : surrogate.slice(through.params, name);
   }
 
   private drawSlice(study: Study, slice: Slice, metric: SliceMetric, through: Trial | null): void {
     const label = `Predicted ${metric.metric} along ${slice.parameter} with its 95 percent band, and the acquisition below`;
     const { root, width } = canvas(this.place, HEIGHT, cut(label, 300));
-    const hasGain = slice.acquisition.some((one) => one !== null);
+    const hasGain = slice.acquisition.some((value) => value !== null);
     const split = MARGIN.top + (HEIGHT - MARGIN.top - MARGIN.bottom) * (hasGain ? SHARE : 1);
     const up = meanScale(metric, [split - 6, MARGIN.top]);
     const above = { left: leftOf(up), right: width - MARGIN.right, top: MARGIN.top, bottom: split - 6 };
@@ -92,19 +92,19 @@ export class Acquisition implements Part {
 
   private drawMaps(study: Study, surrogate: Surrogate, through: Trial, names: [string, string], metric: string): void {
     const key = [surrogate, through.number, ...names, metric];
-    if (!this.maps || this.maps.key.some((one, i) => one !== key[i])) {
+    if (!this.maps || this.maps.key.some((part, i) => part !== key[i])) {
       this.maps = { key, maps: mapsOf(study, surrogate, through.params, names, metric) };
     }
     const { maps } = this.maps;
     show(this.place, drawMaps(this.place, study, maps, through));
-    const running = study.trials.some((one) => one.state === "running") ? ", the cross the one that runs" : "";
+    const running = study.trials.some((trial) => trial.state === "running") ? ", the cross the one that runs" : "";
     const marks = `Dots are trials, the ring is trial ${through.number}${through.number === study.best ? " (the best)" : ""}${running}. `;
     const most = maps.most ? `The diamond has most to gain: ${names[0]} = ${spell(maps.most.across)}, ${names[1]} = ${spell(maps.most.up)}. ` : "";
     this.caption.replaceChildren(user(marks + most + why(study)));
   }
 
   private drawTools(names: readonly string[], others: readonly string[], slice: Slice, second: string | null, metric: SliceMetric): void {
-    const metrics = slice.metrics.map((one) => one.metric);
+    const metrics = slice.metrics.map((known) => known.metric);
     const key = JSON.stringify([names, others, metrics, slice.parameter, second, metric.metric]);
     if (key === this.drawn) {
       return;
@@ -121,8 +121,8 @@ export class Acquisition implements Part {
 
   private across(study: Study, slice: Slice, box: Box): { x: Scale; places: number[] } {
     const range: [number, number] = [box.left, box.right];
-    const numbers = slice.values.filter((one): one is number => typeof one === "number");
-    const parameter = study.parameters.find((one) => one.name === slice.parameter);
+    const numbers = slice.values.filter((value): value is number => typeof value === "number");
+    const parameter = study.parameters.find((known) => known.name === slice.parameter);
     const domain = extent(numbers);
     if (numbers.length < slice.values.length || parameter?.kind === "choice" || !domain) {
       const x = banded(slice.values.map(spell), range);
@@ -134,7 +134,7 @@ export class Acquisition implements Part {
 
   private drawMean(root: SVGSVGElement, box: Box, x: Scale, y: Scale, places: readonly number[], metric: SliceMetric, name: string | null): void {
     axes(root, box, x, y, { x: name, y: metric.metric });
-    const [low, mean, high] = [metric.low, metric.mean, metric.high].map((one) => placed(places, one, y));
+    const [low, mean, high] = [metric.low, metric.mean, metric.high].map((values) => placed(places, values, y));
     if (!low || !mean || !high) {
       return;
     }
@@ -150,7 +150,7 @@ export class Acquisition implements Part {
   }
 
   private drawAcquisition(root: SVGSVGElement, box: Box, x: Scale, places: readonly number[], slice: Slice): void {
-    const known = slice.acquisition.filter((one): one is number => one !== null);
+    const known = slice.acquisition.filter((value): value is number => value !== null);
     const y = linear(extent(known) ?? [0, 1], [box.bottom, box.top], { count: 2 });
     axes(root, box, x, bare(y), { x: slice.parameter, y: "acquisition" });
     const points = placed(places, slice.acquisition, y);
@@ -168,10 +168,11 @@ export class Acquisition implements Part {
 
   // Marks where the trials that run now are, and the value that the line goes through.
   private drawRunning(root: SVGSVGElement, above: Box, below: Box, x: Scale, study: Study, slice: Slice): void {
-    const isNumber = slice.values.every((one) => typeof one === "number") && study.parameters.find((one) => one.name === slice.parameter)?.kind !== "choice";
-    for (const trial of study.trials.filter((one) => one.state === "running")) {
+    const parameter = study.parameters.find((known) => known.name === slice.parameter);
+    const isNumber = slice.values.every((value) => typeof value === "number") && parameter?.kind !== "choice";
+    for (const trial of study.trials.filter((known) => known.state === "running")) {
       const value = trial.params[slice.parameter];
-      const at = isNumber ? (typeof value === "number" ? x(value) : NaN) : slice.values.findIndex((one) => one === value);
+      const at = isNumber ? (typeof value === "number" ? x(value) : NaN) : slice.values.findIndex((known) => known === value);
       const place = (isNumber ? at : at < 0 ? NaN : x(at)) + (slice.values.length > FEW ? 0 : BESIDE);
       if (place >= above.left && place <= above.right) {
         const isRight = place > (above.left + above.right) / 2;
@@ -194,13 +195,13 @@ export class Acquisition implements Part {
 }
 
 function meanScale(metric: SliceMetric, range: [number, number]): Scale {
-  const known = [...metric.low, ...metric.high, ...metric.mean].filter((one): one is number => one !== null);
+  const known = [...metric.low, ...metric.high, ...metric.mean].filter((value): value is number => value !== null);
   return linear(extent(known) ?? [0, 1], range, { count: 4 });
 }
 
 // The trial whose point the slices and maps go through: the selected one, else the best.
 function throughOf(study: Study, chosen: number | null): Trial | null {
-  const found = study.trials.find((one) => one.number === chosen) ?? study.trials.find((one) => one.number === study.best);
+  const found = study.trials.find((trial) => trial.number === chosen) ?? study.trials.find((trial) => trial.number === study.best);
   return found ?? null;
 }
 
@@ -211,7 +212,7 @@ function byImportance(study: Study, names: readonly string[]): string[] {
 
 // Says why the latest point was chosen.
 function why(study: Study): string {
-  const latest = study.trials.findLast((one) => one.state === "running") ?? study.trials.at(-1);
+  const latest = study.trials.findLast((trial) => trial.state === "running") ?? study.trials.at(-1);
   return latest?.reason ? `Why trial ${latest.number} ${latest.state === "running" ? "runs" : "ran"}: ${latest.reason}` : "";
 }
 

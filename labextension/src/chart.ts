@@ -26,7 +26,7 @@ export function canvas(place: HTMLElement, height: number, label: string): { roo
 
 // Returns how far from the left the charts begin, so that the longest tick has its place beside the axis' name.
 export function leftOf(...scales: readonly Scale[]): number {
-  const longest = Math.max(0, ...scales.flatMap((one) => one.ticks.map(({ label }) => label.length)));
+  const longest = Math.max(0, ...scales.flatMap((scale) => scale.ticks.map(({ label }) => label.length)));
   return Math.round(NAME_ROOM + LETTER * Math.max(3, longest) + 8);
 }
 

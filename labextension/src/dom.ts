@@ -11,7 +11,7 @@ function fill<T extends Element>(element: T, attributes: Attributes, children: r
       element.setAttribute(name, value === true ? "" : String(value));
     }
   }
-  element.append(...children.filter((one): one is Node | string => one !== null));
+  element.append(...children.filter((child): child is Node | string => child !== null));
   return element;
 }
 

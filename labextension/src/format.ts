@@ -46,13 +46,13 @@ export function cut(text: string, limit: number): string {
   return text.length <= limit ? text : text.slice(0, limit - 1) + "…";
 }
 
-export function boundText(one: Constraint): string {
-  return `${cut(one.metric, 30)} ${one.operator} ${spell(one.bound)}`;
+export function boundText(constraint: Constraint): string {
+  return `${cut(constraint.metric, 30)} ${constraint.operator} ${spell(constraint.bound)}`;
 }
 
 export function goalText(goal: Study["goal"]): string {
-  const parts = goal.objectives.map((one) => `${one.direction} ${one.metric}`).join(", ");
-  const bounds = goal.constraints.map((one) => `${one.metric} ${one.operator} ${spell(one.bound)}`).join(" and ");
+  const parts = goal.objectives.map((objective) => `${objective.direction} ${objective.metric}`).join(", ");
+  const bounds = goal.constraints.map((constraint) => `${constraint.metric} ${constraint.operator} ${spell(constraint.bound)}`).join(" and ");
   return bounds ? `${parts}, subject to ${bounds}` : parts;
 }
 
@@ -69,8 +69,8 @@ export function paramsText(trial: Trial): string {
 
 // One limit in words: a range, or what is left of a choice.
 export function limitText(name: string, values: readonly Scalar[]): string {
-  const isRange = values.length === 2 && values.every((one) => typeof one === "number") && values[0] !== values[1];
-  const shown = [...new Set(values.map((one) => cut(spell(one), 30)))];
+  const isRange = values.length === 2 && values.every((value) => typeof value === "number") && values[0] !== values[1];
+  const shown = [...new Set(values.map((value) => cut(spell(value), 30)))];
   return `${cut(name, 40)} ${isRange ? `from ${shown[0]} to ${shown[1]}` : shown.join(" or ")}`;
 }
 

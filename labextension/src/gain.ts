@@ -27,16 +27,16 @@ export class Gain {
     private readonly processes: readonly Process[],
     known: readonly Float64Array[],
   ) {
-    const losses = known.map((one) => processes.map((process) => process.mean(one)));
+    const losses = known.map((features) => processes.map((process) => process.mean(features)));
     if (name === "hypervolume") {
       this.strips = strips(losses.map(([first = NaN, second = NaN]) => [first, second] as const));
     } else {
-      this.best = Math.min(...losses.map((one) => one[0] ?? Infinity));
+      this.best = Math.min(...losses.map((loss) => loss[0] ?? Infinity));
     }
   }
 
   at(features: Float64Array): number {
-    const [[mean, std] = [NaN, NaN], second] = this.processes.map((one) => one.predict(features));
+    const [[mean, std] = [NaN, NaN], second] = this.processes.map((process) => process.predict(features));
     switch (this.name) {
       case "logei":
         return logImprovement(mean, std, this.best);
@@ -57,24 +57,24 @@ export class Gain {
       return upper + Math.log1p(-share) + logImprovement(otherMean, otherStd, c);
     });
     const largest = Math.max(...parts);
-    return largest + Math.log(parts.reduce((sum, one) => sum + Math.exp(one - largest), 0));
+    return largest + Math.log(parts.reduce((sum, part) => sum + Math.exp(part - largest), 0));
   }
 }
 
 // Cuts what no known point dominates into strips along the first loss.
 function strips(losses: readonly Pair[]): { low: number; high: number; c: number }[] {
   const reference = ([0, 1] as const).map((j) => {
-    const column = losses.map((one) => one[j]);
+    const column = losses.map((pair) => pair[j]);
     const worst = Math.max(...column);
     const extent = worst - Math.min(...column);
     return worst + REFERENCE_MARGIN * (extent > 0 ? extent : 1);
   }) as [number, number];
-  const isBeaten = (one: Pair): boolean => losses.some((by) => by[0] <= one[0] && by[1] <= one[1] && (by[0] < one[0] || by[1] < one[1]));
-  const front = losses.filter((one) => !isBeaten(one)).sort((a, b) => a[0] - b[0]);
-  const a = [-Infinity, ...front.map((one) => one[0]), reference[0]];
-  const c = [reference[1], ...front.map((one) => one[1])];
+  const isBeaten = (pair: Pair): boolean => losses.some((by) => by[0] <= pair[0] && by[1] <= pair[1] && (by[0] < pair[0] || by[1] < pair[1]));
+  const front = losses.filter((pair) => !isBeaten(pair)).sort((a, b) => a[0] - b[0]);
+  const a = [-Infinity, ...front.map((pair) => pair[0]), reference[0]];
+  const c = [reference[1], ...front.map((pair) => pair[1])];
   const extent = Math.max(1, ...a.slice(1).map(Math.abs));
   return c
-    .map((one, k) => ({ low: a[k] ?? NaN, high: a[k + 1] ?? NaN, c: one }))
+    .map((height, k) => ({ low: a[k] ?? NaN, high: a[k + 1] ?? NaN, c: height }))
     .filter(({ low, high }) => high - low > THIN * extent);
 }

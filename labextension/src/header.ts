@@ -58,18 +58,18 @@ export class Header implements Part {
     this.goal.textContent = goalText(study.goal);
     this.drawProgress(study);
     this.drawCounts(study);
-    const best = study.trials.find((one) => one.number === study.best);
+    const best = study.trials.find((trial) => trial.number === study.best);
     this.best.replaceChildren(
       el("strong", {}, best ? `Best: trial ${best.number}` : "No feasible trial yet"),
       best ? user(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "",
     );
     const limits = study.state === "running" ? limitsText(study.narrowed) : "";
-    const notes = [limits && `Searches within ${limits} only, as asked under What if.`, study.ending, ...study.warnings.map((one) => `⚠ ${one}`), study.cut, this.controls?.note || null];
-    const texts = notes.filter((one): one is string => Boolean(one));
+    const notes = [limits && `Searches within ${limits} only, as asked under What if.`, study.ending, ...study.warnings.map((warning) => `⚠ ${warning}`), study.cut, this.controls?.note || null];
+    const texts = notes.filter((text): text is string => Boolean(text));
     // Rewriting an unchanged sentence would make a screen reader say it again.
     if (this.notes.dataset["texts"] !== JSON.stringify(texts)) {
       this.notes.dataset["texts"] = JSON.stringify(texts);
-      this.notes.replaceChildren(...texts.map((one) => el("p", {}, user(one))));
+      this.notes.replaceChildren(...texts.map((text) => el("p", {}, user(text))));
     }
   }
 
@@ -122,12 +122,12 @@ export class Header implements Part {
       controls.pause &&
         button("Pause", { class: "nbc-button", "aria-pressed": String(controls.isPaused), title: "Let the running trial end, then wait; press again to go on" }, controls.pause),
       controls.skip && button("Skip", { class: "nbc-button", title: "End the running trial as stopped and go on" }, controls.skip),
-    ].filter((one): one is HTMLButtonElement => Boolean(one));
+    ].filter((made): made is HTMLButtonElement => Boolean(made));
     const focused = cut(document.activeElement?.textContent ?? "", 20);
     const hadFocus = this.buttons.contains(document.activeElement);
     this.buttons.replaceChildren(...made);
     if (hadFocus) {
-      made.find((one) => one.textContent === focused)?.focus();
+      made.find((made) => made.textContent === focused)?.focus();
     }
   }
 }

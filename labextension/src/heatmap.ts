@@ -47,17 +47,17 @@ export interface Maps {
 
 export function mapsOf(study: Study, surrogate: Surrogate, through: Point, names: readonly [string, string], metric: string): Maps {
   const [across, up] = names.map((name): Axis => {
-    const parameter = study.parameters.find((one) => one.name === name)!;
+    const parameter = study.parameters.find((known) => known.name === name)!;
     return { parameter, values: placesOf(parameter, CELLS).map((u) => fromUnit(parameter, u)) };
   }) as [Axis, Axis];
   const points = up.values.map((y) => across.values.map((x) => completed(study.parameters, { ...through, [names[0]]: x, [names[1]]: y })));
-  const fields: Field[] = [{ title: `predicted ${metric}`, cells: points.map((row) => row.map((one) => surrogate.mean(metric, one))), isBare: false }];
+  const fields: Field[] = [{ title: `predicted ${metric}`, cells: points.map((row) => row.map((point) => surrogate.mean(metric, point))), isBare: false }];
   let most: Maps["most"] = null;
   if (surrogate.hasAcquisition) {
-    const cells = points.map((row) => row.map((one) => surrogate.acquisition(one)));
+    const cells = points.map((row) => row.map((point) => surrogate.acquisition(point)));
     fields.push({ title: "acquisition", cells, isBare: true });
     const largest = Math.max(...cells.flat());
-    const row = cells.findIndex((one) => one.includes(largest));
+    const row = cells.findIndex((cellsOfRow) => cellsOfRow.includes(largest));
     most = row < 0 ? null : { across: across.values[cells[row]!.indexOf(largest)] ?? null, up: up.values[row] ?? null };
   }
   return { across, up, fields, most };
@@ -100,7 +100,7 @@ function domainOf(field: Field): [number, number] {
 }
 
 function drawScale(root: SVGSVGElement, box: Box, field: Field): void {
-  const [low, high] = domainOf(field).map((one) => (field.isBare ? "" : spell(Number(one.toPrecision(3))))) as [string, string];
+  const [low, high] = domainOf(field).map((end) => (field.isBare ? "" : spell(Number(end.toPrecision(3))))) as [string, string];
   root.append(svg("text", { class: "nbc-axis", x: box.left, y: 12 }, cut(field.title, Math.max(10, (box.right - box.left) / 7))));
   const from = box.left + (field.isBare ? LETTER * 5 : LETTER * low.length + 5);
   const to = Math.max(from + 30, box.right - (field.isBare ? LETTER * 5 : LETTER * high.length + 5));
@@ -137,7 +137,7 @@ function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, thro
   if (through) {
     mark(through.params, (x, y) => `M${x - 6} ${y}a6 6 0 1 0 12 0a6 6 0 1 0 -12 0`, `Trial ${through.number}`, "nbc-mark-through");
   }
-  for (const trial of study.trials.filter((one) => one.state === "running")) {
+  for (const trial of study.trials.filter((known) => known.state === "running")) {
     mark(trial.params, (x, y) => `M${x - 6} ${y - 6}L${x + 6} ${y + 6}M${x - 6} ${y + 6}L${x + 6} ${y - 6}`, `Trial ${trial.number} runs here`, "nbc-mark-now");
   }
 }
@@ -153,11 +153,11 @@ function placeOn({ parameter, values }: Axis, point: Point, [from, to]: readonly
 }
 
 function ticksOf({ parameter, values }: Axis, range: [number, number]): Scale {
-  const numbers = values.filter((one): one is number => typeof one === "number");
+  const numbers = values.filter((value): value is number => typeof value === "number");
   const domain = extent(numbers);
   const cell = (range[1] - range[0]) / values.length;
   if (parameter.kind === "choice" || values.length <= FEW || !domain) {
-    return banded(values.map((one) => cut(spell(one), 9)), range);
+    return banded(values.map((value) => cut(spell(value), 9)), range);
   }
   const inner: [number, number] = [range[0] + cell / 2, range[1] - cell / 2];
   return parameter.log ? logarithmic(domain, inner, { count: 4 }) : linear(domain, inner, { padded: false, count: 4 });
@@ -167,5 +167,5 @@ function colour(share: number): string {
   const place = Math.min(1, Math.max(0, Number.isFinite(share) ? share : 0)) * (COLOURS.length - 1);
   const i = Math.min(COLOURS.length - 2, Math.floor(place));
   const [from, to] = [COLOURS[i]!, COLOURS[i + 1]!];
-  return `rgb(${from.map((one, k) => Math.round(one + (place - i) * ((to[k] ?? one) - one))).join(" ")})`;
+  return `rgb(${from.map((start, k) => Math.round(start + (place - i) * ((to[k] ?? start) - start))).join(" ")})`;
 }

@@ -31,8 +31,8 @@ export class History implements Part {
     const { root, width } = canvas(this.element, HEIGHT, cut(label, 300));
     const { metric: objective, direction } = study.goal.objectives[0] ?? { metric: "", direction: "maximize" };
     // The single trials tell something only where they share the unit of the line.
-    const dots = name === `best ${objective}` ? study.trials.filter((one) => typeof one.metrics[objective] === "number") : [];
-    const heights = [...points.map((one) => one.value), ...dots.map((one) => one.metrics[objective] as number)];
+    const dots = name === `best ${objective}` ? study.trials.filter((trial) => typeof trial.metrics[objective] === "number") : [];
+    const heights = [...points.map((point) => point.value), ...dots.map((trial) => trial.metrics[objective] as number)];
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
     const y = measured(heights, [bottom, top], !dots.length || direction === "maximize");
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
@@ -42,14 +42,14 @@ export class History implements Part {
     axes(root, box, x, y, { x: "trial", y: name });
     // What failed or broke a bound may be better than the line and does not count: its shape says so.
     for (const state of STATES) {
-      const faint = dots.filter((one) => one.state === state).map((one) => outline(state, x(one.number), y(one.metrics[objective] as number), 2.6));
+      const faint = dots.filter((trial) => trial.state === state).map((trial) => outline(state, x(trial.number), y(trial.metrics[objective] as number), 2.6));
       root.append(svg("path", { class: state === "complete" ? "nbc-faint" : `nbc-faint nbc-${state}`, d: faint.join("") }));
     }
-    const path = points.map((one) => [x(one.number), y(one.value)] as const);
+    const path = points.map((point) => [x(point.number), y(point.value)] as const);
     root.append(svg("path", { class: "nbc-line", d: steps([...path, [x(until), y(last.value)]]) }));
     // The trials that brought something new; a line of one point could not be seen without.
-    const gains = points.filter((one, i) => one.value !== points[i - 1]?.value);
-    gains.forEach((one) => root.append(svg("circle", { class: "nbc-gain-dot", cx: x(one.number), cy: y(one.value), r: 3.2 })));
+    const gains = points.filter((point, i) => point.value !== points[i - 1]?.value);
+    gains.forEach((point) => root.append(svg("circle", { class: "nbc-gain-dot", cx: x(point.number), cy: y(point.value), r: 3.2 })));
     const chosen = this.selection.number;
     if (chosen !== null) {
       root.append(svg("line", { class: "nbc-cursor", x1: x(chosen), x2: x(chosen), y1: box.top, y2: box.bottom }));

@@ -19,7 +19,7 @@ export class Importance implements Part {
   readonly element = el("div", { class: "nbc-place" });
 
   draw(study: Study): void {
-    const shares = Object.entries(study.importance ?? {}).filter((one): one is [string, number] => one[1] !== null);
+    const shares = Object.entries(study.importance ?? {}).filter((entry): entry is [string, number] => entry[1] !== null);
     if (!shares.length) {
       empty(this.element, study.state === "running" ? WAITING : NOTHING);
       return;
@@ -39,10 +39,10 @@ export class Importance implements Part {
 
   // How many trials lie how far from what the others foretell; the band should hold 19 of 20.
   private drawCalibration(trust: Calibration): void {
-    const known = trust.residuals.filter((one): one is number => one !== null);
+    const known = trust.residuals.filter((residual): residual is number => residual !== null);
     const columns = new Array<number>((2 * FAR) / COLUMN).fill(0);
-    for (const one of known) {
-      const i = Math.min(columns.length - 1, Math.max(0, Math.floor((one + FAR) / COLUMN)));
+    for (const residual of known) {
+      const i = Math.min(columns.length - 1, Math.max(0, Math.floor((residual + FAR) / COLUMN)));
       columns[i] = (columns[i] ?? 0) + 1;
     }
     const { root, width } = canvas(this.element, HEIGHT, cut(`Calibration: ${trust.sentence}`, 300));

@@ -60,7 +60,7 @@ export function isDelta(value: unknown): value is Delta {
     trials.every(isTrial) &&
     (progress === null || (isObject(progress) && typeof progress["from"] === "number" && Array.isArray(progress["values"]))) &&
     isObject(set) &&
-    Object.entries(set).every(([key, one]) => isField(key, one))
+    Object.entries(set).every(([key, field]) => isField(key, field))
   );
 }
 
@@ -96,7 +96,7 @@ function merged(before: Trial[], changed: readonly Trial[]): Trial[] {
   if (!changed.length) {
     return before;
   }
-  const trials = new Map(before.map((one) => [one.number, one]));
-  changed.forEach((one) => trials.set(one.number, one));
+  const trials = new Map(before.map((trial) => [trial.number, trial]));
+  changed.forEach((trial) => trials.set(trial.number, trial));
   return [...trials.values()].sort((a, b) => a.number - b.number);
 }

@@ -51,7 +51,7 @@ export function mimeExtension(Base: WidgetClass): IRenderMime.IExtension {
 // A notebook keeps texts as one string or as lines.
 function text(value: unknown): string | null {
   if (Array.isArray(value)) {
-    return value.filter((one) => typeof one === "string").join("");
+    return value.filter((line) => typeof line === "string").join("");
   }
   return typeof value === "string" ? value : null;
 }

@@ -43,7 +43,7 @@ export class Narrow {
     const left = limits[name] ?? optionsOf(parameter);
     const buttons =
       parameter.kind === "choice"
-        ? [made("only", [value]), made("not", left.filter((one) => one !== value))]
+        ? [made("only", [value]), made("not", left.filter((option) => option !== value))]
         : [made("at least", [value, larger(high, value)]), made("at most", [smaller(low, value), value]), made("only", [value, value])];
     return [el("span", { class: "nbc-choice" }, "From now on, search with ", user(cut(name, 40))), ...buttons];
   }

@@ -1,6 +1,6 @@
 // A Gaussian process in closed form: what nbcompress/optimize/surrogate.py predicts, from the same numbers.
 
-import type { ProcessData, SurrogateData, Units } from "./data";
+import type { OutcomeTransform, ProcessData, SurrogateData } from "./data";
 
 const SQRT5 = Math.sqrt(5);
 // Below this the predicted variance of standardised values is rounding.
@@ -30,10 +30,10 @@ export class Process {
   ) {
     this.n = features.length;
     this.scales = Float64Array.from(owner, (i) => data.lengthscales[i] ?? NaN);
-    this.z = features.map((one) => this.scaled(one));
-    this.rows = features.map((one) => this.trend(one));
+    this.z = features.map((point) => this.scaled(point));
+    this.rows = features.map((point) => this.trend(point));
     this.factor = this.factorized();
-    const rest = Float64Array.from(features, (one, i) => (data.y[i] ?? NaN) - this.basis(one));
+    const rest = Float64Array.from(features, (point, i) => (data.y[i] ?? NaN) - this.basis(point));
     this.a = this.backward(this.forward(rest));
   }
 
@@ -50,18 +50,18 @@ export class Process {
   }
 
   private scaled(features: Float64Array): Float64Array {
-    return features.map((one, i) => one / (this.scales[i] ?? NaN));
+    return features.map((feature, i) => feature / (this.scales[i] ?? NaN));
   }
 
   private basis(features: Float64Array): number {
     const { b } = this.data;
-    return features.reduce((sum, one, i) => sum + one * (b[i + 1] ?? 0), b[0] ?? 0);
+    return features.reduce((sum, feature, i) => sum + feature * (b[i + 1] ?? 0), b[0] ?? 0);
   }
 
   private covariances(features: Float64Array): Float64Array {
     const z = this.scaled(features);
     const row = this.trend(features);
-    return Float64Array.from(this.z, (one, i) => this.data.signal * this.correlation(distance(z, one)) + dot(row, this.rows[i]!));
+    return Float64Array.from(this.z, (point, i) => this.data.signal * this.correlation(distance(z, point)) + dot(row, this.rows[i]!));
   }
 
   // Lines and parabolas along the features, of mean 0 on even points; see nbcompress/optimize/trend.py.
@@ -149,14 +149,14 @@ function dot(a: Float64Array, b: Float64Array): number {
 }
 
 // From standardised numbers to the units of the values; damped, values above the knee grow exponentially.
-export function restored([mean, std]: Belief, { shift, scale, knee, unit, damped }: Units): Belief {
+export function restored([mean, std]: Belief, { shift, scale, knee, unit, damped }: OutcomeTransform): Belief {
   const expand = (w: number): number => (damped && w > 0 ? DAMPING * Math.expm1(Math.min(w / DAMPING, REACH)) : w);
   const w = shift + scale * mean;
   const band = scale * std;
   return [knee + unit * expand(w), unit * 0.5 * (expand(w + band) - expand(w - band))];
 }
 
-export function standardised(value: number, { shift, scale, knee, unit, damped }: Units): number {
+export function standardised(value: number, { shift, scale, knee, unit, damped }: OutcomeTransform): number {
   const w = (value - knee) / unit;
   return ((damped && w > 0 ? DAMPING * Math.log1p(w / DAMPING) : w) - shift) / scale;
 }

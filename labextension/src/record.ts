@@ -32,8 +32,8 @@ export function entryText(value: unknown): string {
   }
   if (isObject(value)) {
     return Object.entries(value)
-      .filter(([, one]) => !Array.isArray(one) || one.length)
-      .map(([key, one]) => `${key} ${entryText(one)}`)
+      .filter(([, item]) => !Array.isArray(item) || item.length)
+      .map(([key, item]) => `${key} ${entryText(item)}`)
       .join(", ");
   }
   return typeof value === "string" || typeof value === "number" || typeof value === "boolean" || value === null ? spell(value) : "";

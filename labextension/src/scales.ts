@@ -11,10 +11,10 @@ const WIDE = 20;
 export function extent(values: Iterable<number>): [number, number] | null {
   let low = Infinity;
   let high = -Infinity;
-  for (const one of values) {
-    if (Number.isFinite(one)) {
-      low = Math.min(low, one);
-      high = Math.max(high, one);
+  for (const value of values) {
+    if (Number.isFinite(value)) {
+      low = Math.min(low, value);
+      high = Math.max(high, value);
     }
   }
   return low <= high ? [low, high] : null;
@@ -67,14 +67,14 @@ export function logarithmic(domain: [number, number], range: [number, number], {
 // The closest of 1 2 5 10, 1 3 10, 1 10, 1 100, ... of which there are not too many.
 function logTicks(low: number, high: number, count: number): number[] {
   for (const digits of [[1, 2, 5], [1, 3], [1]]) {
-    const found = powers(low, high, 1).flatMap((power) => digits.map((one) => Number(`${one}e${power}`)));
-    const inside = found.filter((one) => Math.log10(one) >= low - 1e-9 && Math.log10(one) <= high + 1e-9);
+    const found = powers(low, high, 1).flatMap((power) => digits.map((digit) => Number(`${digit}e${power}`)));
+    const inside = found.filter((tick) => Math.log10(tick) >= low - 1e-9 && Math.log10(tick) <= high + 1e-9);
     if (inside.length <= count) {
       return inside;
     }
   }
   const by = Math.ceil((high - low) / count);
-  return powers(low, high, by).map((power) => Number(`1e${power}`)).filter((one) => Math.log10(one) >= low - 1e-9 && Math.log10(one) <= high + 1e-9);
+  return powers(low, high, by).map((power) => Number(`1e${power}`)).filter((tick) => Math.log10(tick) >= low - 1e-9 && Math.log10(tick) <= high + 1e-9);
 }
 
 function powers(low: number, high: number, by: number): number[] {

@@ -11,7 +11,7 @@ export class Selection {
   choose(number: number | null): void {
     if (number !== this.chosen) {
       this.chosen = number;
-      this.listeners.forEach((one) => one());
+      this.listeners.forEach((listener) => listener());
     }
   }
 

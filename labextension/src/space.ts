@@ -10,12 +10,12 @@ const MIDDLE = 0.5;
 // The values of a choice in the order of the unit interval: by value if they are ordered numbers, else as given.
 export function optionsOf(parameter: Parameter): Scalar[] {
   const options = parameter.options ?? [];
-  const isByValue = parameter.ordered && options.every((one) => typeof one === "number");
+  const isByValue = parameter.ordered && options.every((option) => typeof option === "number");
   return isByValue ? [...options].sort((a, b) => Number(a) - Number(b)) : [...options];
 }
 
 export function isActive(parameter: Parameter, point: Point): boolean {
-  return !parameter.when || parameter.when.some((one) => Object.entries(one).every(([name, values]) => name in point && values.includes(point[name] ?? null)));
+  return !parameter.when || parameter.when.some((whenCase) => Object.entries(whenCase).every(([name, values]) => name in point && values.includes(point[name] ?? null)));
 }
 
 // How many values a parameter has; null if they cannot be counted.
@@ -69,9 +69,9 @@ export function fromUnit(parameter: Parameter, u: number): Scalar {
 // Returns the point with every active parameter and no other; what has no value yet takes the middle of its axis.
 export function completed(parameters: readonly Parameter[], point: Point): Point {
   const found: Point = {};
-  for (const one of parameters) {
-    if (isActive(one, found)) {
-      found[one.name] = one.name in point ? (point[one.name] ?? null) : fromUnit(one, MIDDLE);
+  for (const parameter of parameters) {
+    if (isActive(parameter, found)) {
+      found[parameter.name] = parameter.name in point ? (point[parameter.name] ?? null) : fromUnit(parameter, MIDDLE);
     }
   }
   return found;

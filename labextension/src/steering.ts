@@ -76,7 +76,7 @@ export class Steering {
 
   dispose(): void {
     clearTimeout(this.passing);
-    this.waiting.forEach((one) => clearTimeout(one));
+    this.waiting.forEach((timer) => clearTimeout(timer));
     this.waiting.clear();
   }
 

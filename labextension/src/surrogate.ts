@@ -28,8 +28,8 @@ export class Surrogate {
   // Returns the surrogate that a study's data hold, or null. Worked out once for the same data.
   static of(study: Study): Surrogate | null {
     const data = study.surrogate;
-    const trials = new Map(study.trials.map((one) => [one.number, one.params]));
-    if (!data || !data.processes.every((one) => one.trials.every((number) => trials.has(number)))) {
+    const trials = new Map(study.trials.map((trial) => [trial.number, trial.params]));
+    if (!data || !data.processes.every((process) => process.trials.every((number) => trials.has(number)))) {
       return null;
     }
     const found = Surrogate.known.get(data) ?? new Surrogate(data, study.parameters, trials);
@@ -43,12 +43,12 @@ export class Surrogate {
     trials: ReadonlyMap<number, Point>,
   ) {
     const features = new Map([...trials].map(([number, point]) => [number, this.features(point)]));
-    const of = (numbers: readonly number[]): Float64Array[] => numbers.map((one) => features.get(one)!);
-    const owner = parameters.flatMap((one, i) => new Array<number>(widthOf(one)).fill(i));
-    const made = data.processes.map((one) => new Process(one, data.kernel, of(one.trials), owner));
-    this.objectives = made.filter((one) => one.data.role === "objective");
-    this.limits = made.filter((one) => one.data.role !== "objective");
-    this.metrics = [...new Set(made.flatMap((one) => one.data.metric ?? []))];
+    const of = (numbers: readonly number[]): Float64Array[] => numbers.map((number) => features.get(number)!);
+    const owner = parameters.flatMap((parameter, i) => new Array<number>(widthOf(parameter)).fill(i));
+    const made = data.processes.map((process) => new Process(process, data.kernel, of(process.trials), owner));
+    this.objectives = made.filter((process) => process.data.role === "objective");
+    this.limits = made.filter((process) => process.data.role !== "objective");
+    this.metrics = [...new Set(made.flatMap((process) => process.data.metric ?? []))];
     this.gain = Gain.of(data.acquisition, this.objectives, of([...data.feasible, ...data.pending]));
   }
 
@@ -59,7 +59,7 @@ export class Surrogate {
   }
 
   predictOne(metric: string, at: Float64Array): Prediction {
-    const process = [...this.objectives, ...this.limits].find((one) => one.data.metric === metric)!;
+    const process = [...this.objectives, ...this.limits].find((known) => known.data.metric === metric)!;
     const { sign, offset, units } = process.data;
     const [loss, std] = restored(process.predict(at), units);
     const mean = offset + sign * loss;
@@ -67,7 +67,7 @@ export class Surrogate {
   }
 
   mean(metric: string, point: Point): number {
-    const process = [...this.objectives, ...this.limits].find((one) => one.data.metric === metric)!;
+    const process = [...this.objectives, ...this.limits].find((known) => known.data.metric === metric)!;
     const { sign, offset, units } = process.data;
     return offset + sign * restored([process.mean(this.features(point)), 0], units)[0];
   }
@@ -89,24 +89,24 @@ export class Surrogate {
 
   // The surrogate along one parameter through a point.
   slice(through: Point, name: string): Slice {
-    const parameter = this.parameters.find((one) => one.name === name)!;
+    const parameter = this.parameters.find((known) => known.name === name)!;
     const values = placesOf(parameter, MOST_PLACES).map((u) => fromUnit(parameter, u));
     const points = values.map((value) => completed(this.parameters, { ...through, [name]: value }));
     const metrics = this.metrics.map((metric): SliceMetric => {
-      const found = points.map((one) => this.predictOne(metric, this.features(one)));
-      return { metric, mean: found.map((one) => one.mean), low: found.map((one) => one.low), high: found.map((one) => one.high) };
+      const found = points.map((point) => this.predictOne(metric, this.features(point)));
+      return { metric, mean: found.map((prediction) => prediction.mean), low: found.map((prediction) => prediction.low), high: found.map((prediction) => prediction.high) };
     });
-    const acquisition = this.hasAcquisition ? points.map((one) => this.acquisition(one)) : [];
-    const best = acquisition.reduce((at, one, i) => (one > (acquisition[at] ?? -Infinity) ? i : at), 0);
+    const acquisition = this.hasAcquisition ? points.map((point) => this.acquisition(point)) : [];
+    const best = acquisition.reduce((at, value, i) => (value > (acquisition[at] ?? -Infinity) ? i : at), 0);
     return { parameter: name, values, metrics, acquisition, at: through[name] ?? null, next: acquisition.length ? (values[best] ?? null) : null };
   }
 
   private logChance(features: Float64Array): number {
-    return this.limits.reduce((sum, one) => sum + logChanceOf(one.predict(features), one.data), 0);
+    return this.limits.reduce((sum, process) => sum + logChanceOf(process.predict(features), process.data), 0);
   }
 
   private features(point: Point): Float64Array {
-    return Float64Array.from(this.parameters.flatMap((one) => featuresOf(one, point)));
+    return Float64Array.from(this.parameters.flatMap((parameter) => featuresOf(parameter, point)));
   }
 }
 

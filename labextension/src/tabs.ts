@@ -43,9 +43,9 @@ export class Tabs implements Part {
   }
 
   private mark(): void {
-    this.buttons.forEach((one, i) => {
-      one.setAttribute("aria-selected", String(i === this.chosen));
-      one.tabIndex = i === this.chosen ? 0 : -1;
+    this.buttons.forEach((tab, i) => {
+      tab.setAttribute("aria-selected", String(i === this.chosen));
+      tab.tabIndex = i === this.chosen ? 0 : -1;
     });
     this.panel.setAttribute("aria-labelledby", this.buttons[this.chosen]?.id ?? "");
     const part = this.parts[this.chosen]?.part.element;

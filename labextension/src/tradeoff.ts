@@ -47,21 +47,21 @@ export class Tradeoff implements Part {
 
   draw(study: Study): void {
     this.study = study;
-    const objectives = study.goal.objectives.map((one) => one.metric);
+    const objectives = study.goal.objectives.map((objective) => objective.metric);
     this.up ??= objectives[0] ?? BY_NUMBER;
     this.across ??= objectives[1] ?? BY_NUMBER;
     this.drawTools(study);
     const dots = this.dots(study);
-    if (!dots.some((one) => one.x !== null && one.y !== null)) {
+    if (!dots.some((dot) => dot.x !== null && dot.y !== null)) {
       empty(this.place, "No trial has left these metrics yet.");
       return;
     }
     const { root, width } = canvas(this.place, HEIGHT, this.describe(study, dots));
     const base = this.baseline(study);
     const bounds = this.bounds(study);
-    const xs = [...known(dots.map((one) => one.x)), ...(base ? [base.x] : []), ...bounds.x.map((one) => one.bound)];
-    const ys = [...known(dots.map((one) => one.y)), ...(base ? [base.y] : []), ...bounds.y.map((one) => one.bound)];
-    const [lacksX, lacksY] = [dots.some((one) => one.x === null), dots.some((one) => one.y === null)];
+    const xs = [...known(dots.map((dot) => dot.x)), ...(base ? [base.x] : []), ...bounds.x.map(({ bound }) => bound)];
+    const ys = [...known(dots.map((dot) => dot.y)), ...(base ? [base.y] : []), ...bounds.y.map(({ bound }) => bound)];
+    const [lacksX, lacksY] = [dots.some((dot) => dot.x === null), dots.some((dot) => dot.y === null)];
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
     const y = measured(ys, [bottom - (lacksY ? RUG : 0), top], this.isGain(study, this.up));
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
@@ -72,11 +72,11 @@ export class Tradeoff implements Part {
     axes(root, box, x, y, { x: this.across === BY_NUMBER ? "trial" : this.across, y: this.up });
     this.drawRugs(root, box, lacksX, lacksY);
     this.drawBounds(root, box, bounds, x, y);
-    const places = dots.map((one) => ({
-      trial: one.trial,
-      x: one.x === null ? box.left + RUG / 2 : x(one.x),
-      y: one.y === null ? box.bottom - RUG / 2 : y(one.y),
-      isFull: one.x !== null && one.y !== null,
+    const places = dots.map((dot) => ({
+      trial: dot.trial,
+      x: dot.x === null ? box.left + RUG / 2 : x(dot.x),
+      y: dot.y === null ? box.bottom - RUG / 2 : y(dot.y),
+      isFull: dot.x !== null && dot.y !== null,
     }));
     this.drawFront(root, study, places);
     if (base) {
@@ -89,7 +89,7 @@ export class Tradeoff implements Part {
 
   // What is maximized has its best values close together at the top, where a logarithmic axis would squeeze them.
   private isGain(study: Study, metric: string | null): boolean {
-    return study.goal.objectives.some((one) => one.metric === metric && one.direction === "maximize");
+    return study.goal.objectives.some((objective) => objective.metric === metric && objective.direction === "maximize");
   }
 
   private drawTools(study: Study): void {
@@ -127,22 +127,22 @@ export class Tradeoff implements Part {
 
   private bounds(study: Study) {
     const flat = this.across === BY_NUMBER ? study.baseline?.[this.up ?? ""] : null;
-    const lines = study.goal.constraints.map((one) => ({ ...one, label: boundText(one), kind: "nbc-bound" }));
+    const lines = study.goal.constraints.map((constraint) => ({ ...constraint, label: boundText(constraint), kind: "nbc-bound" }));
     const own = typeof flat === "number" ? [{ metric: this.up ?? "", bound: flat, label: "baseline", kind: "nbc-base" }] : [];
-    return { x: lines.filter((one) => one.metric === this.across), y: [...lines.filter((one) => one.metric === this.up), ...own] };
+    return { x: lines.filter((bound) => bound.metric === this.across), y: [...lines.filter((bound) => bound.metric === this.up), ...own] };
   }
 
   private drawBounds(root: SVGSVGElement, box: Box, bounds: ReturnType<Tradeoff["bounds"]>, x: Scale, y: Scale): void {
-    for (const one of bounds.x) {
-      const at = x(one.bound);
+    for (const bound of bounds.x) {
+      const at = x(bound.bound);
       const isRight = at > (box.left + box.right) / 2;
-      root.append(svg("line", { class: one.kind, x1: at, x2: at, y1: box.top, y2: box.bottom }));
-      root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -4 : 4), y: box.top - 1, "text-anchor": isRight ? "end" : "start" }, one.label));
+      root.append(svg("line", { class: bound.kind, x1: at, x2: at, y1: box.top, y2: box.bottom }));
+      root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -4 : 4), y: box.top - 1, "text-anchor": isRight ? "end" : "start" }, bound.label));
     }
-    for (const one of bounds.y) {
-      const at = y(one.bound);
-      root.append(svg("line", { class: one.kind, x1: box.left, x2: box.right, y1: at, y2: at }));
-      root.append(svg("text", { class: "nbc-note", x: box.right - 4, y: at - 4, "text-anchor": "end" }, one.label));
+    for (const bound of bounds.y) {
+      const at = y(bound.bound);
+      root.append(svg("line", { class: bound.kind, x1: box.left, x2: box.right, y1: at, y2: at }));
+      root.append(svg("text", { class: "nbc-note", x: box.right - 4, y: at - 4, "text-anchor": "end" }, bound.label));
     }
   }
 
@@ -162,15 +162,15 @@ export class Tradeoff implements Part {
 
   private drawFront(root: SVGSVGElement, study: Study, places: readonly Place[]): void {
     const members = new Set(study.front);
-    const front = places.filter((one) => one.isFull && members.has(one.trial.number));
-    const objectives = study.goal.objectives.map((one) => one.metric);
+    const front = places.filter((place) => place.isFull && members.has(place.trial.number));
+    const objectives = study.goal.objectives.map((objective) => objective.metric);
     // Of more than two objectives the front is no line.
     const isPair = objectives.length === 2 && objectives.includes(this.up ?? "") && objectives.includes(this.across ?? "");
     if (isPair && front.length > 1) {
-      const points = [...front].sort((a, b) => a.x - b.x).map((one) => [one.x, one.y] as const);
+      const points = [...front].sort((a, b) => a.x - b.x).map((place) => [place.x, place.y] as const);
       root.append(svg("path", { class: "nbc-front", d: line(points) }));
     }
-    front.forEach((one) => root.append(svg("circle", { class: "nbc-ring", cx: one.x, cy: one.y, r: 7 })));
+    front.forEach((place) => root.append(svg("circle", { class: "nbc-ring", cx: place.x, cy: place.y, r: 7 })));
   }
 
   private star(x: number, y: number, box: Box): SVGElement {
@@ -192,7 +192,7 @@ export class Tradeoff implements Part {
     if (places.length > MANY) {
       // An element for each would keep the reader waiting: one for each state, and a click finds the nearest trial.
       for (const state of STATES) {
-        const d = places.filter((one) => one.trial.state === state).map((one) => outline(state, one.x, one.y, SIZE));
+        const d = places.filter((place) => place.trial.state === state).map((place) => outline(state, place.x, place.y, SIZE));
         root.append(svg("path", { class: `nbc-mark nbc-${state}`, d: d.join("") }));
       }
     } else {
@@ -203,7 +203,7 @@ export class Tradeoff implements Part {
         root.append(mark);
       }
     }
-    const chosen = places.find((one) => one.trial.number === this.selection.number);
+    const chosen = places.find((place) => place.trial.number === this.selection.number);
     if (chosen) {
       root.append(svg("circle", { class: "nbc-chosen", cx: chosen.x, cy: chosen.y, r: 10 }));
     }
@@ -219,7 +219,7 @@ export class Tradeoff implements Part {
         this.selection.choose(number);
       }
     });
-    const order = [...places].sort((a, b) => a.x - b.x || a.y - b.y).map((one) => one.trial.number);
+    const order = [...places].sort((a, b) => a.x - b.x || a.y - b.y).map((place) => place.trial.number);
     root.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (step) {
@@ -231,8 +231,8 @@ export class Tradeoff implements Part {
   }
 
   private describe(study: Study, dots: readonly Dot[]): string {
-    const [xs, ys] = [extent(known(dots.map((one) => one.x))), extent(known(dots.map((one) => one.y)))];
-    const range = (name: string | null, one: [number, number] | null) => (one ? `${name} from ${spell(one[0])} to ${spell(one[1])}` : name);
+    const [xs, ys] = [extent(known(dots.map((dot) => dot.x))), extent(known(dots.map((dot) => dot.y)))];
+    const range = (name: string | null, ends: [number, number] | null) => (ends ? `${name} from ${spell(ends[0])} to ${spell(ends[1])}` : name);
     const where = `${range(this.up, ys)} against ${this.across === BY_NUMBER ? "the trials" : range(this.across, xs)}`;
     return cut(`${dots.length} trials: ${where}; ${study.front.length} on the front. Arrow keys choose a trial.`, 400);
   }
@@ -241,15 +241,15 @@ export class Tradeoff implements Part {
 // The trial that a click means: the nearest, if it is near.
 function nearest(places: readonly Place[], x: number, y: number): Place | null {
   let [found, least]: [Place | null, number] = [null, REACH];
-  for (const one of places) {
-    const distance = Math.hypot(one.x - x, one.y - y);
+  for (const place of places) {
+    const distance = Math.hypot(place.x - x, place.y - y);
     if (distance <= least) {
-      [found, least] = [one, distance];
+      [found, least] = [place, distance];
     }
   }
   return found;
 }
 
 function known(values: readonly (number | null)[]): number[] {
-  return values.filter((one): one is number => one !== null);
+  return values.filter((value): value is number => value !== null);
 }

@@ -45,11 +45,11 @@ export class Trials implements Part {
     const front = new Set(study.front);
     const sorted = this.sorted(study.trials, columns);
     const page = sorted.slice(0, this.shown);
-    const chosen = sorted.find((one) => one.number === this.selection.number);
+    const chosen = sorted.find((trial) => trial.number === this.selection.number);
     if (chosen && !page.includes(chosen)) {
       page.push(chosen);
     }
-    this.body.replaceChildren(...page.flatMap((one) => this.rows(one, columns, front.has(one.number))));
+    this.body.replaceChildren(...page.flatMap((trial) => this.rows(trial, columns, front.has(trial.number))));
     this.drawMore(sorted.length);
     if (focus) {
       this.element.querySelector<HTMLElement>(`[data-focus="${focus}"]`)?.focus({ preventScroll: true });
@@ -96,14 +96,14 @@ export class Trials implements Part {
   }
 
   private sorted(trials: readonly Trial[], columns: readonly Column[]): Trial[] {
-    const column = columns.find((one) => one.key === this.sortedBy) ?? columns[0];
+    const column = columns.find((known) => known.key === this.sortedBy) ?? columns[0];
     if (!column) {
       return [...trials];
     }
     const keyed = trials.map((trial) => ({ trial, value: column.value(trial) }));
     const sign = this.isDown ? -1 : 1;
     keyed.sort((a, b) => compare(a.value, b.value, sign) || a.trial.number - b.trial.number);
-    return keyed.map((one) => one.trial);
+    return keyed.map((row) => row.trial);
   }
 
   private rows(trial: Trial, columns: readonly Column[], isFront: boolean): HTMLTableRowElement[] {
@@ -170,27 +170,27 @@ export class Trials implements Part {
 
 function columnsOf(study: Study): Column[] {
   const plain = (text: string): Node => document.createTextNode(text);
-  const number: Column = { key: "number", title: "trial", isText: false, value: (one) => one.number, cell: (one) => plain(String(one.number)) };
+  const number: Column = { key: "number", title: "trial", isText: false, value: (trial) => trial.number, cell: (trial) => plain(String(trial.number)) };
   const state: Column = {
     key: "state",
     title: "state",
     isText: true,
-    value: (one) => one.state,
-    cell: (one) => el("span", { class: "nbc-state" }, icon(one.state), ` ${one.state}`),
+    value: (trial) => trial.state,
+    cell: (trial) => el("span", { class: "nbc-state" }, icon(trial.state), ` ${trial.state}`),
   };
   const metrics = study.metrics.map((name): Column => {
-    return { key: `m:${name}`, title: name, isText: false, value: (one) => one.metrics[name] ?? undefined, cell: (one) => plain(spellMetric(one.metrics[name])) };
+    return { key: `m:${name}`, title: name, isText: false, value: (trial) => trial.metrics[name] ?? undefined, cell: (trial) => plain(spellMetric(trial.metrics[name])) };
   });
   const params = study.parameters.map(({ name, kind }): Column => {
     const isText = kind === "choice";
-    return { key: `p:${name}`, title: name, isText, value: (one) => one.params[name], cell: (one) => user(spell(one.params[name])) };
+    return { key: `p:${name}`, title: name, isText, value: (trial) => trial.params[name], cell: (trial) => user(spell(trial.params[name])) };
   });
   const seconds: Column = {
     key: "seconds",
     title: "time",
     isText: false,
-    value: (one) => one.seconds ?? undefined,
-    cell: (one) => plain(one.seconds === null ? "" : duration(one.seconds)),
+    value: (trial) => trial.seconds ?? undefined,
+    cell: (trial) => plain(trial.seconds === null ? "" : duration(trial.seconds)),
   };
   return [number, state, ...metrics, ...params, seconds];
 }

@@ -83,7 +83,7 @@ export class StudyView {
 
   dispose(): void {
     cancelAnimationFrame(this.frame);
-    this.cleanups.forEach((one) => one());
+    this.cleanups.forEach((cleanup) => cleanup());
     this.element.remove();
   }
 
@@ -95,7 +95,7 @@ export class StudyView {
     const study = this.study;
     if (study) {
       this.isStale = false;
-      this.parts.forEach((one) => one.draw(study));
+      this.parts.forEach((part) => part.draw(study));
       this.drawDetail(study);
       this.foot.hidden = !this.isLive || study.state !== "running";
       this.foot.replaceChildren(RELOADING[0], el("code", {}, "%bo_study ", user(study.name)), RELOADING[1]);
@@ -103,7 +103,7 @@ export class StudyView {
   }
 
   private drawDetail(study: Study): void {
-    const trial = study.trials.find((one) => one.number === this.selection.number);
+    const trial = study.trials.find((known) => known.number === this.selection.number);
     this.detail.hidden = !trial;
     if (trial) {
       const values = [metricsText(trial, study.metrics), paramsText(trial)].filter(Boolean).join("; ");

@@ -55,7 +55,7 @@ export class WhatIf implements Part {
     const surrogate = Surrogate.of(study);
     this.empty.textContent = surrogate ? "" : study.state === "running" ? WAITING : NOTHING;
     this.empty.hidden = Boolean(surrogate);
-    [this.sliders, this.results, this.tools, this.narrow.element].forEach((one) => (one.hidden = !surrogate));
+    [this.sliders, this.results, this.tools, this.narrow.element].forEach((element) => (element.hidden = !surrogate));
     if (surrogate) {
       this.drawSliders(study);
       this.follow(study);
@@ -74,15 +74,15 @@ export class WhatIf implements Part {
     const key = JSON.stringify(study.parameters);
     if (key !== this.drawn) {
       this.drawn = key;
-      this.rows = study.parameters.map((one) => rowOf(one, (value) => this.move(one, value)));
-      this.sliders.replaceChildren(...this.rows.map((one) => one.element));
+      this.rows = study.parameters.map((parameter) => rowOf(parameter, (value) => this.move(parameter, value)));
+      this.sliders.replaceChildren(...this.rows.map((row) => row.element));
     }
   }
 
   // A trial that is newly selected brings its point here; at the start the best one does.
   private follow(study: Study): void {
     const { number } = this.selection;
-    const chosen = number === this.followed ? undefined : study.trials.find((one) => one.number === number);
+    const chosen = number === this.followed ? undefined : study.trials.find((trial) => trial.number === number);
     this.followed = number;
     if (chosen || !this.point) {
       this.goTo(chosen ?? this.best());
@@ -90,7 +90,7 @@ export class WhatIf implements Part {
   }
 
   private best(): Trial | undefined {
-    return this.study?.trials.find((one) => one.number === this.study?.best);
+    return this.study?.trials.find((trial) => trial.number === this.study?.best);
   }
 
   private goTo(trial: Trial | undefined): void {
@@ -129,8 +129,8 @@ export class WhatIf implements Part {
   }
 
   private drawResults(study: Study, predicted: readonly Prediction[], chance: number | null): void {
-    const lines = predicted.map((one) => resultOf(study, one));
-    const head = el("tr", {}, ...["metric", "expected", "95 % interval", "beside the trials"].map((one) => el("th", { scope: "col" }, one)));
+    const lines = predicted.map((prediction) => resultOf(study, prediction));
+    const head = el("tr", {}, ...["metric", "expected", "95 % interval", "beside the trials"].map((title) => el("th", { scope: "col" }, title)));
     this.results.replaceChildren(el("table", { class: "nbc-predicted" }, el("thead", {}, head), el("tbody", {}, ...lines)));
     if (chance !== null) {
       this.results.append(el("p", { class: "nbc-caption nbc-chance" }, `Within every bound, and without failing, with probability ${percent(chance)}.`));
@@ -143,7 +143,7 @@ export class WhatIf implements Part {
     this.narrow.element.hidden = isOver || !this.controls?.narrow;
     if (this.study && this.point) {
       const { parameters } = this.study;
-      this.narrow.draw(this.study, parameters.find((one) => one.name === this.touched) ?? parameters[0], this.point);
+      this.narrow.draw(this.study, parameters.find((known) => known.name === this.touched) ?? parameters[0], this.point);
     }
   }
 
@@ -152,13 +152,13 @@ export class WhatIf implements Part {
     if (study && point) {
       this.note.textContent = "…";
       // By place, since names and options may have been cut for the page.
-      this.controls?.run?.(study.parameters.map((one) => coded(one, point)));
+      this.controls?.run?.(study.parameters.map((parameter) => coded(parameter, point)));
     }
   }
 
   private limit(limits: Record<string, Scalar[]>): void {
     this.note.textContent = "…";
-    const entries = (this.study?.parameters ?? []).map((one) => limits[one.name]?.map((value) => coded(one, { [one.name]: value }) ?? 0) ?? null);
+    const entries = (this.study?.parameters ?? []).map((parameter) => limits[parameter.name]?.map((value) => coded(parameter, { [parameter.name]: value }) ?? 0) ?? null);
     this.controls?.narrow?.(entries);
   }
 
@@ -225,14 +225,14 @@ function resultOf(study: Study, { metric, mean, low, high }: Prediction): HTMLTa
 // The expected value with its interval above a line that has a stroke for every trial.
 function strip(study: Study, metric: string, mean: number, low: number, high: number): SVGSVGElement {
   const { width, height } = STRIP;
-  const known = study.trials.flatMap((one) => one.metrics[metric] ?? []);
-  const bounds = study.goal.constraints.filter((one) => one.metric === metric);
-  const x = linear(extent([...known, mean, low, high, ...bounds.map((one) => one.bound)]) ?? [0, 1], [3, width - 3]);
+  const known = study.trials.flatMap((trial) => trial.metrics[metric] ?? []);
+  const bounds = study.goal.constraints.filter((constraint) => constraint.metric === metric);
+  const x = linear(extent([...known, mean, low, high, ...bounds.map((bound) => bound.bound)]) ?? [0, 1], [3, width - 3]);
   const label = `Among the trials, which range ${range(known)}`;
   const root = svg("svg", { class: "nbc-strip", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  known.slice(-400).forEach((one) => root.append(svg("line", { class: "nbc-rug", x1: x(one), x2: x(one), y1: height - 7, y2: height - 1 })));
-  bounds.forEach((one) => {
-    root.append(svg("line", { class: "nbc-bound", x1: x(one.bound), x2: x(one.bound), y1: 0, y2: height }, svg("title", {}, boundText(one))));
+  known.slice(-400).forEach((value) => root.append(svg("line", { class: "nbc-rug", x1: x(value), x2: x(value), y1: height - 7, y2: height - 1 })));
+  bounds.forEach((bound) => {
+    root.append(svg("line", { class: "nbc-bound", x1: x(bound.bound), x2: x(bound.bound), y1: 0, y2: height }, svg("title", {}, boundText(bound))));
   });
   root.append(
     svg("line", { class: "nbc-whisker", x1: x(low), x2: x(high), y1: 7, y2: 7 }),

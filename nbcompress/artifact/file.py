@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from nbcompress.artifact.container import Part, checked_contents, file_length, file_parts
 from nbcompress.artifact.header import Header, TensorEntry, bytes_of, dtype_name, hash_of_name, hash_of_names
 from nbcompress.artifact.packed import PackedModel, Slot, pack, parse_contents, read_tensors, slots_of
-from nbcompress.compressors.buffers import cut_buffers, is_spread, own_buffers_
+from nbcompress.compressors.buffers import cut_buffers, is_expanded, materialize_buffers_
 from nbcompress.compressors.copying import deep_copy
-from nbcompress.compressors.keras import restate_
+from nbcompress.compressors.keras import recompute_shapes_
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
@@ -208,7 +208,7 @@ def _load_contents(contents: memoryview, model: nn.Module) -> None:
     tensors = resolve_ties(header, decoded)
     if trial is not model:
         _replay_surgery(header, model)
-    own_buffers_(model)
+    materialize_buffers_(model)
     slots = check_tensors(header, model)
     check_memory(slots, tensors, model)
     _fill(slots, tensors)
@@ -222,7 +222,7 @@ def _replay_surgery(header: Header, model: nn.Module) -> None:
     try:
         for step in header.surgery:
             replay_surgery_(model, step)
-        restate_(model)
+        recompute_shapes_(model)
     except CompressionError as err:
         raise ArtifactError(f"the model in the file was cut, but this {type(model).__name__} cannot be: {err}") from err
 
@@ -317,7 +317,7 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
             memory = (slot.tensor.device, slot.tensor.untyped_storage().data_ptr(), slot.tensor.dtype)
             by_memory.setdefault(memory, []).append((slot, tensor))
     for group in by_memory.values():
-        conflict = next((slot for slot, _ in group if is_spread(slot.tensor)), None)
+        conflict = next((slot for slot, _ in group if is_expanded(slot.tensor)), None)
         if conflict is None and len(group) > 1:
             conflict = _first_overwritten(group)
         if conflict is not None:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceExhausted
-from nbcompress.optimize import History, proposer
-from nbcompress.optimize.proposers.gp import GaussianProcessProposer, n_initial_points
+from nbcompress.optimize import History, NarrowableProposer, proposer
+from nbcompress.optimize.proposers.gp import n_initial_points
 from nbcompress.run.api import place_of
 from nbcompress.run.callbacks import Controls
 from nbcompress.run.engines import engine_of
@@ -170,7 +170,7 @@ class Searching:
         history = History.empty(1)
         with suppress(SpaceExhausted):
             for number in range(first, first + n):
-                history = history.adding(draws.propose(number, history).point)
+                history = history.with_point(draws.propose(number, history).point)
         return list(history.points)
 
     def steer_by(self, acquisition: str) -> None:
@@ -184,8 +184,8 @@ class Searching:
         """Propose and draw within a part of the space from now on, with as many parameters."""
         self._bounds = bounds
         steers = self._search.proposer
-        if isinstance(steers, GaussianProcessProposer) and (bounds != self.study.space or steers.narrowing.asked):
-            steers.narrowing.ask({name: limits_of(bounds[name]) for name in bounds.names})
+        if isinstance(steers, NarrowableProposer) and (bounds != self.study.space or steers.narrowing.requested):
+            steers.narrowing.narrow_to({name: limits_of(bounds[name]) for name in bounds.names})
 
     def proposed(self) -> Point:
         """Return the point that would be run next."""

@@ -1,7 +1,7 @@
-"""torch's own attention with fewer heads than its width has room for.
+"""Multi-head attention that can lose heads.
 
-`nn.MultiheadAttention` computes the width of a head from the width of its input, so it cannot lose a head. The class
-here computes the same from the same parameters, but takes the number and the width of heads as they are.
+`nn.MultiheadAttention` computes the width of a head from the width of its input, so it cannot lose a head.
+`HeadwiseAttention` computes the same function from the same parameters, but stores number and width of its heads.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class HeadwiseAttention(nn.MultiheadAttention):
-    """Attention whose heads together need not be as wide as its input.
+    """Attention whose heads together may be narrower than its input.
 
-    Made by `free_heads_` from an instance of `nn.MultiheadAttention`, never built. All arguments of the forward call,
-    and the shapes of what it returns, are those of that class.
+    Instances are converted from `nn.MultiheadAttention` by `convert_attention_` and never built. The arguments of
+    `forward` and the shapes of its results are those of that class.
     """
 
     def forward(
@@ -59,12 +59,12 @@ class HeadwiseAttention(nn.MultiheadAttention):
         return out if self.batch_first else out.transpose(0, 1), shares
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries `(n, h, l, d)`, keys and values `(n, h, s, d)`, with the ones that every sequence gets added."""
+        """Queries `(n, h, l, d)`, keys and values `(n, h, s, d)`, with the keys and values added to every sequence."""
         packed = self._parameters["in_proj_weight"]
-        apart = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        weights = apart if packed is None else packed.chunk(3)
+        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weights = separate if packed is None else packed.chunk(3)
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        q, k, v = (F.linear(*one) for one in zip((query, key, value), weights, biases, strict=True))
+        q, k, v = (F.linear(*operands) for operands in zip((query, key, value), weights, biases, strict=True))
         if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat([k, self.bias_k.expand(len(k), -1, -1)], dim=1)
             v = torch.cat([v, self.bias_v.expand(len(v), -1, -1)], dim=1)
@@ -76,23 +76,23 @@ class HeadwiseAttention(nn.MultiheadAttention):
         return q, k, v
 
     def _mask(self, attention: Tensor | None, padding: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-        """What is added to the scores `(n, h, l, s)`; positions that every sequence got added are seen by all."""
+        """The mask to add to the scores `(n, h, l, s)`; keys that were added to every sequence are not masked."""
         mask: Tensor | None = None
-        for one in (attention, padding):
-            if one is None:
+        for given in (attention, padding):
+            if given is None:
                 continue
-            added = one
-            if one.dtype is torch.bool:
-                added = torch.zeros_like(one, dtype=q.dtype).masked_fill(one, -math.inf)
-            if one is padding:
+            added = given
+            if given.dtype is torch.bool:
+                added = torch.zeros_like(given, dtype=q.dtype).masked_fill(given, -math.inf)
+            if given is padding:
                 added = added[:, None, None, :]
-            elif one.dim() == 3:
+            elif given.dim() == 3:
                 added = added.view(-1, self.num_heads, *added.shape[1:])
             mask = added if mask is None else mask + added
         return None if mask is None else F.pad(mask, (0, k.shape[2] - mask.shape[-1]))
 
     def _nested(self, query: Tensor) -> Tensor:
-        """Sequences of several lengths, as an encoder of torch makes them of padded ones, attending to themselves."""
+        """Self-attention over nested sequences, which an encoder of torch makes of padded ones."""
         lengths = torch.tensor([len(tensor) for tensor in query.unbind()], device=query.device)
         padded = query.to_padded_tensor(0.0)
         is_padding = torch.arange(padded.shape[1], device=query.device) >= lengths[:, None]
@@ -100,18 +100,18 @@ class HeadwiseAttention(nn.MultiheadAttention):
         return torch._nested_tensor_from_mask(out, ~is_padding)
 
 
-def free_heads_(model: nn.Module) -> None:
-    """Make every plain `nn.MultiheadAttention` in `model` one that can lose heads, in place."""
+def convert_all_attention_(model: nn.Module) -> None:
+    """Convert every plain `nn.MultiheadAttention` in `model` to `HeadwiseAttention`, in place."""
     for module in model.modules():
-        free_(module)
+        convert_attention_(module)
 
 
-def free_(module: nn.Module) -> None:
-    """Make `module`, if it is a plain `nn.MultiheadAttention`, one that can lose heads, in place."""
+def convert_attention_(module: nn.Module) -> None:
+    """Convert `module` to `HeadwiseAttention`, in place, if it is a plain `nn.MultiheadAttention`."""
     if type(module) is nn.MultiheadAttention:
         module.__class__ = HeadwiseAttention
-        # What tells the layers around it to keep to this forward call instead of a fused one.
+        # This makes the layers around it call `forward` instead of a fused kernel.
         module._qkv_same_embed_dim = False
 
 
-__all__ = ["HeadwiseAttention", "free_", "free_heads_"]
+__all__ = ["HeadwiseAttention", "convert_all_attention_", "convert_attention_"]

@@ -1,9 +1,10 @@
-"""Buffers that are not simply tensors of a state dict.
+"""Buffers that need care when a model is copied, cut or saved.
 
-A state dict leaves out those with `persistent=False`, since the class computes them anew. A file need not hold them
-either, until a cut goes through one: a fresh instance computes it whole, and cannot know what was taken out of it.
+A state dict leaves out buffers with `persistent=False`, because the class computes them again. A file need not hold
+them, unless a cut removed some of their values: a fresh instance computes the whole buffer and does not know what was
+removed.
 
-In others one number in memory stands for several, so that nothing can be written into them.
+Other buffers are expanded: one number in memory stands for several elements, so nothing can be written into them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from nbcompress.compressors.record import Surgery
 
 
-def unstored_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Every buffer that the state dict of `model` leaves out, under every name it has."""
+def non_persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return every buffer that the state dict of `model` leaves out, under each of its names."""
     found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name in module._non_persistent_buffers_set:
@@ -28,14 +29,14 @@ def unstored_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def cut_buffers(model: nn.Module, surgery: Iterable[Surgery]) -> dict[str, Tensor]:
-    """Those of them that `surgery` cut, in its order: a file must keep their values."""
-    unstored = unstored_buffers(model)
+    """Return the non-persistent buffers that `surgery` cut, in its order: a file must hold their values."""
+    buffers = non_persistent_buffers(model)
     names = (f"{step.module}.{name}" if step.module else name for step in surgery for name in step.shapes)
-    return {name: unstored[name] for name in names if name in unstored}
+    return {name: buffers[name] for name in names if name in buffers}
 
 
 def share_buffers_(model: nn.Module, names: Iterable[tuple[str, ...]]) -> None:
-    """Let the buffers of `model` under the names of each tuple be one tensor, the first of them, in place."""
+    """Make the buffers under the names of each tuple one tensor, the first of them, in place."""
     for first, *others in names:
         for other in others:
             path, _, last = other.rpartition(".")
@@ -43,29 +44,36 @@ def share_buffers_(model: nn.Module, names: Iterable[tuple[str, ...]]) -> None:
 
 
 def shared_buffers(model: nn.Module) -> list[tuple[str, ...]]:
-    """The names of each buffer that has several. Conversions such as `model.to()` make a tensor of each of them."""
+    """Return the names of each buffer with several names. Conversions such as `model.to()` separate them."""
     found: dict[int, list[str]] = {}
     for name, buffer in model.named_buffers(remove_duplicate=False):
         found.setdefault(id(buffer), []).append(name)
     return [tuple(names) for names in found.values() if len(names) > 1]
 
 
-def is_spread(tensor: Tensor) -> bool:
-    """Whether one number in memory stands for several, as after `expand`: then none of them can be written."""
+def is_expanded(tensor: Tensor) -> bool:
+    """Whether one number in memory stands for several elements, as after `expand`, so that none can be written."""
     if tensor.layout != torch.strided:
         return False
     return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def own_buffers_(model: nn.Module) -> None:
-    """Give every buffer of the state dict of `model` a number in memory for each of its own, in place."""
-    unstored = unstored_buffers(model)
-    own: dict[int, Tensor] = {}
+def materialize_buffers_(model: nn.Module) -> None:
+    """Replace every expanded buffer of the state dict of `model` by a contiguous copy, in place."""
+    non_persistent = non_persistent_buffers(model)
+    copies: dict[int, Tensor] = {}
     for name, buffer in list(model.named_buffers(remove_duplicate=False)):
-        if is_spread(buffer) and name not in unstored:
+        if is_expanded(buffer) and name not in non_persistent:
             path, _, last = name.rpartition(".")
-            contiguous = own.setdefault(id(buffer), buffer.clone(memory_format=torch.contiguous_format))
+            contiguous = copies.setdefault(id(buffer), buffer.clone(memory_format=torch.contiguous_format))
             model.get_submodule(path)._buffers[last] = contiguous
 
 
-__all__ = ["cut_buffers", "is_spread", "own_buffers_", "share_buffers_", "shared_buffers", "unstored_buffers"]
+__all__ = [
+    "cut_buffers",
+    "is_expanded",
+    "materialize_buffers_",
+    "non_persistent_buffers",
+    "share_buffers_",
+    "shared_buffers",
+]

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.buffers import cut_buffers, unstored_buffers
+from nbcompress.compressors.buffers import cut_buffers, non_persistent_buffers
 from nbcompress.compressors.grids import improved_scale, rounded
 from nbcompress.compressors.layers import fill_, unique_parameters
 from nbcompress.compressors.record import Codebook, Record, TensorRecord, codes_of
@@ -53,7 +53,7 @@ def rest_tensors(model: nn.Module, record: Record) -> Iterator[tuple[str, Tensor
         if parameter.is_floating_point() and not any(name.grid or name.codebook for name in promised):
             yield names[0], parameter
     # A buffer that is not stored is made anew by the class: what we round would not come back.
-    unstored = unstored_buffers(model).keys() - cut_buffers(model, record.surgery).keys()
+    unstored = non_persistent_buffers(model).keys() - cut_buffers(model, record.surgery).keys()
     seen: set[int] = set()
     for name, buffer in model.named_buffers(remove_duplicate=False):
         is_dense = buffer.is_floating_point() and buffer.layout == torch.strided

@@ -1,12 +1,12 @@
-"""Deep copies of models, attribute by attribute, whatever their classes propose.
+"""Deep copies of models, attribute by attribute, whatever their classes propose for copies.
 
-`copy.deepcopy` makes what a class proposes in `__reduce__`. Keras proposes to save the model and to load it: then the
-parameters have other names, and what was attached to the model is gone. So an empty instance of every such object is
-made first, and given to `deepcopy` as if it had been copied already; nothing about any class is changed. The same
-way, containers that count what is put into them are filled without being told, objects whose class looks up missing
-attributes by itself are filled without being asked for any, and Python modules, which `deepcopy` refuses, stay what
-they are. A tensor that was computed, such as an activation that the last call left behind, is copied without the graph
-that led to it.
+`copy.deepcopy` follows `__reduce__` of a class. Keras proposes to save the model and to load it: the parameters of such
+a copy have other names, and objects that were attached to the model are lost. So an empty instance of every such object
+is made first and given to `deepcopy` as if it had been copied already; no class is changed.
+
+The same is done for containers that count the items that are put into them, and for objects whose class looks up
+missing attributes by itself. Python modules, which `deepcopy` refuses, are kept. A tensor that was computed, such as an
+activation that the last call stored, is copied without its graph.
 """
 
 from __future__ import annotations
@@ -20,152 +20,159 @@ from typing import Any, TypeVar, cast
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from nbcompress.compressors.keras import mend_copy_
+from nbcompress.compressors.keras import repair_copy_
 
 Value = TypeVar("Value")
 
-# What `deepcopy` does not copy, and nothing lies behind.
+# `deepcopy` returns these as they are, and does not look inside.
 _ATOMS = (type, FunctionType, BuiltinFunctionType, ModuleType, str, bytes, bool, int, float, complex, type(None))
 _CONTAINERS: tuple[type[Any], ...] = (OrderedDict, dict, list, set)
 
 
 def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
-    """A deep copy of `value`, such as a model, with the modules in it copied attribute by attribute.
+    """Return a deep copy of `value`, such as a model, with the modules in it copied attribute by attribute.
 
     Args:
         value: Anything that may hold modules.
-        memo: As for `copy.deepcopy`: what was copied before, by identity. More is added.
+        memo: As in `copy.deepcopy`: copies that were made before, by identity. New copies are added.
 
     Raises:
         Exception: Whatever `copy.deepcopy` raises.
     """
     memo = {} if memo is None else memo
+    # Classes that propose their own way to be copied.
     owners: tuple[type, ...] = ()
     while True:
         reached = _reached(value, owners, memo)
-        found = {_proposer(type(module)) for module in reached if isinstance(module, nn.Module)} - {object}
+        found = {_reduce_owner(type(item)) for item in reached if isinstance(item, nn.Module)} - {object}
         if found <= set(owners):
             break
         owners = (*owners, *found - set(owners))
-    empty: list[Any] = []
-    for module in reached:
-        if isinstance(module, ModuleType):
-            memo[id(module)] = module
-        elif isinstance(module, Tensor) and not module.is_leaf:
-            memo[id(module)] = module.detach().clone()
-        elif _is_made_anew(module, owners) or _is_own_container(module) or _looks_up_attributes(module):
-            memo[id(module)] = _empty(module)
-            empty.append(module)
-    for module in empty:
-        _fill_(memo[id(module)], module, memo)
+    pairs: list[tuple[Any, Any]] = []
+    for item in reached:
+        if isinstance(item, ModuleType):
+            memo[id(item)] = item
+        elif isinstance(item, Tensor) and not item.is_leaf:
+            memo[id(item)] = item.detach().clone()
+        elif _uses_reduce_of(item, owners) or _is_custom_container(item) or _looks_up_attributes(item):
+            memo[id(item)] = _empty(item)
+            pairs.append((memo[id(item)], item))
+    for new_item, item in pairs:
+        _fill_(new_item, item, memo)
     new = deepcopy(value, memo)
     if isinstance(new, nn.Module):
-        mend_copy_(new)
+        repair_copy_(new)
     return new
 
 
 def without_shape(model: nn.Module) -> str:
-    """Which parameter or buffer of `model` has no shape yet, as in a lazy layer, in a sentence; empty if all have."""
+    """Return a sentence about a parameter or buffer without a shape, as in a lazy layer; empty if there is none."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    lazy = (name for name, one in tensors if isinstance(one, (UninitializedParameter, UninitializedBuffer)))
+    lazy = (name for name, tensor in tensors if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)))
     name = next(lazy, None)
     return "" if name is None else f"{name!r} has no shape yet: run the model once on an example"
 
 
 def why_uncopied(model: nn.Module, err: BaseException) -> str:
-    """What to say of `err`, which copying `model` raised: the attribute that it comes from, and what to do."""
+    """Return a text about `err`, which copying `model` raised: the attribute that it comes from, and what to do."""
     text = f"{type(err).__name__}: {next(iter(str(err).splitlines()), '')}"
     for path, module in model.named_modules():
-        held = {**vars(module), **module._parameters, **module._buffers}
-        for name in [name for name in held if name not in ("_modules", "_parameters", "_buffers")]:
+        attributes = {**vars(module), **module._parameters, **module._buffers}
+        for name in [name for name in attributes if name not in ("_modules", "_parameters", "_buffers")]:
             try:
-                deep_copy(held[name])
-            except Exception:  # noqa: BLE001 - a class refuses in any way
+                deep_copy(attributes[name])
+            except Exception:  # noqa: BLE001 - a class may raise anything
                 where = f"{path}.{name}" if path else name
                 return f"its attribute {where!r} raises {text} (set it to None before, or give its class __deepcopy__)"
     return f"copying it raised {text}"
 
 
 def _reached(value: object, owners: tuple[type, ...], memo: dict[int, Any]) -> list[Any]:
-    """Everything that `deepcopy` comes to from `value`, except behind what copies itself.
+    """Every object that `deepcopy` would reach from `value`, without the insides of objects that copy themselves.
 
-    Instances of `owners` are looked at attribute by attribute.
+    Instances of `owners` are searched attribute by attribute.
     """
     found: dict[int, Any] = {}
     waiting = [value, *(value.modules() if isinstance(value, nn.Module) else ())]
     while waiting:
-        one = waiting.pop()
-        if id(one) not in found and id(one) not in memo:
-            found[id(one)] = one
-            waiting.extend(_inside(one, owners))
+        item = waiting.pop()
+        if id(item) not in found and id(item) not in memo:
+            found[id(item)] = item
+            waiting.extend(_inside(item, owners))
     return list(found.values())
 
 
-def _inside(one: Any, owners: tuple[type, ...]) -> list[Any]:
-    """What `deepcopy` copies in turn when it copies `one`."""
-    if isinstance(one, _ATOMS) or (hasattr(one, "__deepcopy__") and not isinstance(one, nn.Module)):
+def _inside(item: Any, owners: tuple[type, ...]) -> list[Any]:
+    """The objects that `deepcopy` copies when it copies `item`."""
+    if isinstance(item, _ATOMS) or (hasattr(item, "__deepcopy__") and not isinstance(item, nn.Module)):
         return []
-    if isinstance(one, MethodType):
-        return [one.__self__]
-    inside: list[Any] = list(vars(one).values()) if hasattr(one, "__dict__") else []
-    if isinstance(one, dict):
-        return [*inside, *one.keys(), *one.values()]
-    if isinstance(one, (list, tuple, set, frozenset)):
-        return [*inside, *one]
-    if isinstance(one, (nn.Module, *owners)):
+    if isinstance(item, MethodType):
+        return [item.__self__]
+    inside: list[Any] = list(vars(item).values()) if hasattr(item, "__dict__") else []
+    if isinstance(item, dict):
+        return [*inside, *item.keys(), *item.values()]
+    if isinstance(item, (list, tuple, set, frozenset)):
+        return [*inside, *item]
+    if isinstance(item, (nn.Module, *owners)):
         return inside
     try:
-        proposed = one.__reduce_ex__(4)
-    except Exception:  # noqa: BLE001 - a class refuses in any way; `deepcopy` will say so, if it comes here at all
+        proposed = item.__reduce_ex__(4)
+    except Exception:  # noqa: BLE001 - a class may raise anything; `deepcopy` raises it again if it gets here
         return inside
-    # A name; or a function, its arguments, the attributes, and what a container holds.
-    return [] if isinstance(proposed, str) else [*proposed[1:3], *(list(item) for item in proposed[3:5] if item)]
+    # Either a name, or a tuple: a function, its arguments, the attributes, the items of a list, those of a dict.
+    return [] if isinstance(proposed, str) else [*proposed[1:3], *(list(part) for part in proposed[3:5] if part)]
 
 
-def _is_made_anew(one: object, owners: tuple[type, ...]) -> bool:
-    """Whether Python would copy `one` by what one of `owners` proposes."""
-    return isinstance(one, owners) and not hasattr(one, "__deepcopy__")
+def _uses_reduce_of(item: object, owners: tuple[type, ...]) -> bool:
+    """Whether Python would copy `item` as one of `owners` proposes."""
+    return isinstance(item, owners) and not hasattr(item, "__deepcopy__")
 
 
-def _proposer(kind: type) -> type:
-    """The class that says how instances of `kind` are made again."""
+def _reduce_owner(kind: type) -> type:
+    """The class of the MRO of `kind` that defines how instances are copied."""
     return next(base for base in kind.__mro__ if "__reduce__" in vars(base) or "__reduce_ex__" in vars(base))
 
 
-def _is_own_container(one: object) -> bool:
-    """Whether `one` is a container of a class of its own, with attributes, which Python would fill item by item."""
-    if not isinstance(one, _CONTAINERS) or not getattr(one, "__dict__", None) or hasattr(one, "__deepcopy__"):
+def _is_custom_container(item: object) -> bool:
+    """Whether `item` is a container with attributes, of a class that Python would fill item by item."""
+    if not isinstance(item, _CONTAINERS) or not getattr(item, "__dict__", None) or hasattr(item, "__deepcopy__"):
         return False
-    return _proposer(type(one)) in (object, OrderedDict) and not hasattr(one, "__setstate__")
+    return _reduce_owner(type(item)) in (object, OrderedDict) and not hasattr(item, "__setstate__")
 
 
-def _looks_up_attributes(one: object) -> bool:
-    """Whether the class of `one` looks up attributes that are missing, but says nothing about copies.
+def _looks_up_attributes(item: object) -> bool:
+    """Whether the class of `item` looks up missing attributes, but does not define how it is copied.
 
-    `deepcopy` asks an instance that has no attributes yet for a method. Code that finds attributes through others, as
-    the layers of Keras for preprocessing find their backend by its name, then looks for these without end.
+    `deepcopy` asks an instance without attributes for a method. Code that finds attributes through other attributes, as
+    the preprocessing layers of Keras find their backend by its name, then recurses without end.
     """
-    kind = type(one)
-    said = ("__setstate__", "__deepcopy__", "__getnewargs__", "__getnewargs_ex__")
-    if not hasattr(kind, "__getattr__") or any(hasattr(kind, name) for name in said) or not hasattr(one, "__dict__"):
+    kind = type(item)
+    hooks = ("__setstate__", "__deepcopy__", "__getnewargs__", "__getnewargs_ex__")
+    if not hasattr(kind, "__getattr__") or any(hasattr(kind, name) for name in hooks) or not hasattr(item, "__dict__"):
         return False
-    return _proposer(kind) is object and not isinstance(one, (*_ATOMS, *_CONTAINERS)) and isinstance(_state(one), dict)
+    return (
+        _reduce_owner(kind) is object
+        and not isinstance(item, (*_ATOMS, *_CONTAINERS))
+        and isinstance(_state(item), dict)
+    )
 
 
-def _state(one: object) -> object:
-    """The attributes of `one` as a copy takes them; with those in slots a pair, which is left to `deepcopy`."""
-    return one.__getstate__()
+def _state(item: object) -> object:
+    """The attributes of `item` for a copy; with slots they are a pair, which is left to `deepcopy`."""
+    return item.__getstate__()
 
 
-def _empty(one: object) -> Any:
-    kind: Any = type(one)
+def _empty(item: object) -> Any:
+    kind: Any = type(item)
     return kind.__new__(kind)
 
 
 def _fill_(new: Any, old: Any, memo: dict[int, Any]) -> None:
-    # A module leaves out what it makes anew, as a compiled one does with the function that runs what it wraps.
+    # `__getstate__` of a module leaves out what it creates again, such as the compiled function of a compiled module.
     state: Any = _state(old) if isinstance(old, nn.Module) or _looks_up_attributes(old) else vars(old)
-    attributes = {name: _rebound(one, memo) if isinstance(one, FunctionType) else one for name, one in state.items()}
+    attributes = {
+        name: _rebound(value, memo) if isinstance(value, FunctionType) else value for name, value in state.items()
+    }
     attributes = deepcopy(attributes, memo)
     if isinstance(new, nn.Module):
         new.__setstate__(attributes)  # type: ignore[no-untyped-call]
@@ -184,24 +191,24 @@ def _fill_(new: Any, old: Any, memo: dict[int, Any]) -> None:
 
 
 def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """The function as the copy needs it, if it works on something that is copied, such as the object that holds it.
+    """The function with a closure over copies, if its closure holds objects that are copied.
 
-    Keras keeps such functions: after `fit`, one that makes a step of training.
+    Keras stores such functions: after `fit`, the one that makes a training step.
     """
 
-    def inner(one: Any) -> Any:
-        if isinstance(one, FunctionType):
-            return _rebound(one, memo)
-        return deepcopy(one, memo) if isinstance(one, MethodType) else memo.get(id(one), one)
+    def inner(value: Any) -> Any:
+        if isinstance(value, FunctionType):
+            return _rebound(value, memo)
+        return deepcopy(value, memo) if isinstance(value, MethodType) else memo.get(id(value), value)
 
     before = [cell.cell_contents for cell in function.__closure__ or ()]
-    after = [inner(tensor) for tensor in before]
+    after = [inner(value) for value in before]
     if all(map(is_, before, after)):
         return function
     cells = tuple(map(CellType, after))
     new = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     new.__kwdefaults__ = function.__kwdefaults__
-    vars(new).update({name: inner(var) for name, var in vars(function).items()})
+    vars(new).update({name: inner(value) for name, value in vars(function).items()})
     return new
 
 

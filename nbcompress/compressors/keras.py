@@ -1,8 +1,8 @@
-"""Layers of Keras, on its torch backend, after they were copied or their parameters changed shape.
+"""Update layers of Keras (torch backend) after they were copied or their parameters changed shape.
 
-A variable of Keras holds a parameter of torch and knows its shape beside it; layers hold numbers (`units`, `filters`,
+A variable of Keras wraps a parameter of torch and stores its shape as well. Layers store sizes (`units`, `filters`,
 heads), and refuse inputs of another size than they were built for. All of this follows from the shapes of the
-parameters. Nothing here loads Keras: a model made of its layers has.
+parameters. Nothing here imports Keras: a model with layers of Keras has imported it already.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from nbcompress.compressors.numbers import is_number
+from nbcompress.compressors.numbers import is_integer
 from nbcompress.errors import CompressionError
 
-# What to set on a layer, by attribute, and the size that it takes of inputs; 0 if it does not say.
+# New values of attributes of a layer, and the size of its inputs; 0 if the layer does not store it.
 _Sizes = tuple[Mapping[str, Any], int]
 
 
-def settle_(model: nn.Module) -> None:
-    """Let every layer of Keras in `model` agree with the shapes of its parameters, in place."""
+def update_layers_(model: nn.Module) -> None:
+    """Update every layer of Keras in `model` to the shapes of its parameters, in place."""
     layers = list(_layers_of(model))
     changed = {
         id(variable)
@@ -32,7 +32,7 @@ def settle_(model: nn.Module) -> None:
         if variable.shape != tuple(variable.value.shape)
     }
     for layer in layers:
-        # What it was built for is said in the files of Keras. A model is called with what it was called with before.
+        # A file of Keras stores the shapes that a layer was built for. Those of a model do not change.
         if not isinstance(layer, sys.modules["keras"].Model) and any(
             id(variable) in changed for variable in layer.variables
         ):
@@ -48,33 +48,33 @@ def settle_(model: nn.Module) -> None:
                 before = getattr(layer, attribute)
                 if before != value:
                     setattr(layer, attribute, value)
-                    # For the classes around it; `vars`, since Keras tracks what is set.
+                    # For `_update_configs_`. Written with `vars`, because Keras tracks attributes that are set.
                     vars(layer).setdefault(_BEFORE, {}).setdefault(attribute, before)
             axes = getattr(layer.input_spec, "axes", None)
             if n_in and axes and len(axes) == 1:
                 axes.update(dict.fromkeys(axes, n_in))
 
 
-def restate_(model: nn.Module) -> None:
-    """Work out again, in place, the shapes between the layers of models of Keras, which it checks and saves.
+def recompute_shapes_(model: nn.Module) -> None:
+    """Compute the shapes between the layers of Keras models again, in place. Keras checks and saves them.
 
-    Every cut must have been made: nothing is computed, but shapes must fit. A model within a model takes what arrives.
+    All cuts must have been made. No values are computed. A model inside a model accepts the shape that it is given.
 
     Raises:
-        CompressionError: They do not fit.
+        CompressionError: The shapes do not fit.
     """
-    roots = list(_outermost(model))
+    roots = list(_root_layers(model))
     if not roots:
         return
     graphs = [layer for layer in _layers_of(model) if _graph_of(layer) is not None]
-    following = _Following()
+    propagation = _ShapePropagation()
     for layer in graphs:
-        # In the place of the check that refuses other shapes than before. `vars`, since Keras tracks what is set.
-        vars(layer)["_assert_input_compatibility"] = partial(following.arrive, _graph_of(layer))
+        # This replaces the check that refuses new shapes. Written with `vars`, because Keras tracks attributes.
+        vars(layer)["_assert_input_compatibility"] = partial(propagation.receive, _graph_of(layer))
     try:
         for layer in roots:
-            following.follow(layer)
-    except Exception as err:  # the code of layers, which may raise anything on shapes that do not fit
+            propagation.start(layer)
+    except Exception as err:  # layers may raise anything on shapes that do not fit
         lines = [line for line in str(err).splitlines() if line.strip()]
         raise CompressionError(
             f"the shapes between the layers of Keras do not fit: {lines[-1] if lines else type(err).__name__}"
@@ -82,23 +82,23 @@ def restate_(model: nn.Module) -> None:
     finally:
         for layer in graphs:
             del vars(layer)["_assert_input_compatibility"]
-    _retell_(list(_layers_of(model)))
+    _update_configs_(list(_layers_of(model)))
 
 
-# Numbers of a layer before a cut, until the configurations of the classes around it have followed.
+# Attribute that holds the old numbers of a layer until the configurations of the classes around it are updated.
 _BEFORE = "_numbers_before"
-# Arguments of Keras's layers that say how wide their outputs are.
+# Arguments of Keras layers that give the width of their outputs.
 _WIDTHS = ("units", "filters", "output_dim")
 
 
-def _retell_(layers: list[Any]) -> None:
-    """Let the configurations of classes that are not Keras's own follow the layers that they make; in place.
+def _update_configs_(layers: list[Any]) -> None:
+    """Update the configurations of the user's own classes to the new sizes of their layers, in place.
 
-    A file of Keras holds what a class makes its layers of, and the class makes them anew. Where that does not tell a
-    size that was cut, the file could not be opened, so it is not written.
+    A `.keras` file stores the configuration of a class, which creates its layers from it. If a configuration does not
+    contain a size that was cut, the file could not be opened, so writing it is refused.
     """
     for layer in layers:
-        changes = {} if type(layer).__module__.startswith("keras.") else _changes_in(layer)
+        changes = {} if type(layer).__module__.startswith("keras.") else _changed_numbers(layer)
         config = _config_of(layer) if changes else None
         if config is None:
             continue
@@ -106,85 +106,85 @@ def _retell_(layers: list[Any]) -> None:
             after = tree_map(partial(_changed_number, changes), value)
             if after != value and vars(layer).get(name) == value and name not in vars(layer).get(_BEFORE, {}):
                 setattr(layer, name, after)
-        told = set(filter(is_number, tree_leaves(_config_of(layer))))
-        if not set().union(*changes.values()) <= told:
-            vars(layer)["get_config"] = partial(_refuse_to_tell, type(layer).__name__)
+        in_config = set(filter(is_integer, tree_leaves(_config_of(layer))))
+        if not set().union(*changes.values()) <= in_config:
+            vars(layer)["get_config"] = partial(_refuse_config, type(layer).__name__)
     for layer in layers:
         vars(layer).pop(_BEFORE, None)
 
 
-def _changes_in(layer: Any) -> dict[int, set[int]]:
-    """What became of each number that was cut in `layer` and the layers inside of it; itself if it also stays."""
+def _changed_numbers(layer: Any) -> dict[int, set[int]]:
+    """The new values of each number that changed in `layer` or inside it; with itself if it also stays."""
     changes: dict[int, set[int]] = {}
-    stays: set[int] = set()
+    unchanged: set[int] = set()
     for inner in layer._flatten_layers():
         numbers, before = vars(inner), vars(inner).get(_BEFORE, {})
         for name, value in before.items():
             for old, new in zip(tree_leaves(value), tree_leaves(numbers[name]), strict=True):
                 changes.setdefault(old, set()).add(new)
         if inner is not layer and inner.built:
-            stays |= {numbers[name] for name in _WIDTHS if name in numbers and name not in before}
-    return {old: news | ({old} & stays) for old, news in changes.items()}
+            unchanged |= {numbers[name] for name in _WIDTHS if name in numbers and name not in before}
+    return {old: new_values | ({old} & unchanged) for old, new_values in changes.items()}
 
 
 def _changed_number(changes: Mapping[int, set[int]], value: object) -> object:
-    """What a number in a configuration becomes, if that is clear."""
-    news = changes.get(value, set()) if is_number(value) else set()  # type: ignore[call-overload]
-    return next(iter(news)) if len(news) == 1 else value
+    """The new value of a number in a configuration; the old one if it is not unique."""
+    new_values = changes.get(value, set()) if is_integer(value) else set()  # type: ignore[call-overload]
+    return next(iter(new_values)) if len(new_values) == 1 else value
 
 
 def _config_of(layer: Any) -> dict[str, Any] | None:
-    """What the class of `layer` says that it is made of; None if it does not say."""
+    """The configuration of `layer` by its class; None if the class has none."""
     try:
         return dict(type(layer).get_config(layer))
     except NotImplementedError:
         return None
 
 
-def _refuse_to_tell(kind: str) -> dict[str, Any]:
+def _refuse_config(kind: str) -> dict[str, Any]:
     raise CompressionError(
         f"a .keras file holds what a class makes its layers of, but get_config of {kind} does not tell the sizes that "
         "were cut, so the file could not be opened: save the model with nc.save and load it with nc.load"
     )
 
 
-class _Following:
-    """Follows shapes through models of Keras that hold each other, and notes them in the models."""
+class _ShapePropagation:
+    """Computes the shapes between layers through nested Keras models, and stores them in the models."""
 
     def __init__(self) -> None:
         self._done: set[int] = set()
 
-    def follow(self, layer: Any) -> None:
-        """Begin at a layer that no other holds."""
+    def start(self, layer: Any) -> None:
+        """Start at a layer that no other layer holds."""
         graph = _graph_of(layer)
         if graph is not None:
-            self._restate(graph)
-        elif layer._build_shapes_dict and self._waits_in(layer):
-            # A class of the user's own. What it was built with is what it is called with.
+            self._recompute(graph)
+        elif layer._build_shapes_dict and self._has_pending(layer):
+            # A class of the user's own: it is called with the shapes that it was built with.
             shapes = layer._build_shapes_dict.values()
             dtype = layer.input_dtype
             self._call(layer, *(_tensors_of_shape(shape, dtype) for shape in shapes))
 
-    def arrive(self, graph: Any, *inputs: Any) -> None:
-        """What arrives at a model within a model is from now on what it expects."""
+    def receive(self, graph: Any, *inputs: Any) -> None:
+        """Make the shapes of `inputs` the input shapes of `graph`, a model inside a model."""
         keras: Any = sys.modules["keras"]
         given = keras.tree.flatten(inputs)
-        olds = [input_.shape for input_ in graph._inputs]
-        shapes = [getattr(item, "shape", ()) for item in given]
-        if len(shapes) != len(olds) or any(len(a) != len(b) for a, b in zip(olds, shapes, strict=True)):
-            return  # its own code brings them into form
-        news = [tuple(map(_arriving, old, shape)) for old, shape in zip(olds, shapes, strict=True)]
-        if id(graph) in self._done and news == olds:
+        old_shapes = [tensor.shape for tensor in graph._inputs]
+        shapes = [getattr(value, "shape", ()) for value in given]
+        if len(shapes) != len(old_shapes) or any(len(a) != len(b) for a, b in zip(old_shapes, shapes, strict=True)):
+            return  # the model's own code reshapes them
+        new_shapes = [tuple(map(_new_size, old, shape)) for old, shape in zip(old_shapes, shapes, strict=True)]
+        if id(graph) in self._done and new_shapes == old_shapes:
             return
-        for tensor, shape in zip(graph._inputs, news, strict=True):
+        for tensor, shape in zip(graph._inputs, new_shapes, strict=True):
             tensor._shape = shape
             operation = tensor._keras_history.operation
             if isinstance(operation, keras.layers.InputLayer):
                 operation._batch_shape = shape
                 operation._input_tensor._shape = shape
-        self._restate(graph)
+        self._recompute(graph)
 
-    def _restate(self, graph: Any) -> None:
+    def _recompute(self, graph: Any) -> None:
         self._done.add(id(graph))
         nodes = graph._nodes_by_depth
         for node in (node for depth in sorted(nodes, reverse=True) for node in nodes[depth] if not node.is_input):
@@ -192,12 +192,12 @@ class _Following:
             after = node.operation.compute_output_spec(*args, **kwargs)
             for old, new in zip(node.outputs, tree_leaves(after), strict=True):
                 old._shape = new.shape
-            if self._waits_in(node.operation):
-                # It told the shape of its output without a call of what it holds.
+            if self._has_pending(node.operation):
+                # It gave the shape of its output without calling the models inside it.
                 self._call(node.operation, *args, **kwargs)
 
-    def _waits_in(self, operation: Any) -> bool:
-        """Whether `operation` holds models that nothing has arrived at."""
+    def _has_pending(self, operation: Any) -> bool:
+        """Whether `operation` holds models whose shapes have not been computed yet."""
         inside = operation._flatten_layers() if hasattr(operation, "_flatten_layers") else ()
         return any(graph is not None and id(graph) not in self._done for graph in map(_graph_of, inside))
 
@@ -205,36 +205,35 @@ class _Following:
         sys.modules["keras.src.backend"].compute_output_spec(layer.call, *args, **kwargs)
 
 
-def _arriving(old: int | None, new: int | None) -> int | None:
+def _new_size(old: int | None, new: int | None) -> int | None:
     return old if old is None or new is None else new
 
 
 def _tensors_of_shape(shape: Any, dtype: Any) -> Any:
-    """What Keras follows shapes with, in the structure of `shape`."""
+    """Symbolic tensors of Keras, in the structure of `shape`."""
     keras: Any = sys.modules["keras"]
-    return keras.tree.map_shape_structure(lambda one: keras.KerasTensor(one, dtype), shape)
+    return keras.tree.map_shape_structure(lambda shape: keras.KerasTensor(shape, dtype), shape)
 
 
 def _graph_of(layer: Any) -> Any:
-    """The part of `layer` that knows the calls between layers, itself or inside a `Sequential`; None if it has none."""
+    """The object that holds the graph of calls: the layer or the model inside a `Sequential`; None if there is none."""
     return layer if hasattr(layer, "_nodes_by_depth") else getattr(layer, "_functional", None)
 
 
-def _outermost(model: nn.Module) -> Iterator[Any]:
+def _root_layers(model: nn.Module) -> Iterator[Any]:
     """The layers of Keras in `model` that no other layer holds."""
     keras: Any = sys.modules.get("keras")
     seen: set[int] = set()
     for module in model.modules() if keras is not None else ():
         if isinstance(module, keras.layers.Layer) and id(module) not in seen:
-            seen.update(id(with_graph) for with_graph in _with_graphs(module))
+            seen.update(map(id, _layers_inside(module)))
             yield module
 
 
-def mend_copy_(model: nn.Module) -> None:
-    """What layers of Keras know by identity, a copy must know by that of its own parts; in place.
+def repair_copy_(model: nn.Module) -> None:
+    """Update what the layers of a copied model store by the identity of objects, in place.
 
-    A compiled model is trained as if for the first time: its optimizer knows variables by identity, and functions
-    that make a step may be compiled.
+    A compiled model gets a new optimizer and new step functions, because they refer to the variables of the original.
     """
     for layer in _layers_of(model):
         tracker = layer._tracker
@@ -242,8 +241,10 @@ def mend_copy_(model: nn.Module) -> None:
         nodes = getattr(layer, "_nodes_by_depth", None)
         if nodes is not None:
             function = sys.modules["keras.src.ops.function"]
-            places = [(node, node.operation) for depth in nodes.values() for node in depth]
-            layer._nodes = {function.make_node_key(one, one._inbound_nodes.index(node)) for node, one in places}
+            pairs = [(node, node.operation) for depth in nodes.values() for node in depth]
+            layer._nodes = {
+                function.make_node_key(operation, operation._inbound_nodes.index(node)) for node, operation in pairs
+            }
         optimizer = vars(layer).get("optimizer")
         if optimizer is not None and optimizer.built:
             layer.optimizer = type(optimizer).from_config(optimizer.get_config())
@@ -253,30 +254,30 @@ def mend_copy_(model: nn.Module) -> None:
 
 
 def inference_arguments(model: nn.Module) -> dict[str, Any]:
-    """With which keyword arguments `model` computes what it does in evaluation mode.
+    """Return the keyword arguments with which `model` runs in evaluation mode.
 
-    Keras does not look at the mode of a module: without this one, layers that change images at random go on doing so.
+    Keras ignores `nn.Module.eval()`: without `training=False`, layers that augment images at random would do so.
     """
     keras: Any = sys.modules.get("keras")
     return {"training": False} if keras is not None and isinstance(model, keras.layers.Layer) else {}
 
 
 def _layers_of(model: nn.Module) -> Iterator[Any]:
-    """Every layer once. Those in lists, as in `Sequential`, are no modules of the model to torch."""
+    """Every layer of Keras once. Layers in lists, as in `Sequential`, are not modules to torch."""
     keras: Any = sys.modules.get("keras")
-    found: dict[int, Any] = {}
+    layers: dict[int, Any] = {}
     for module in model.modules() if keras is not None else ():
         if isinstance(module, keras.layers.Layer):
-            found |= {id(with_graph): with_graph for with_graph in _with_graphs(module)}
-    return iter(found.values())
+            layers |= {id(layer): layer for layer in _layers_inside(module)}
+    return iter(layers.values())
 
 
-def _with_graphs(layer: Any) -> Iterator[Any]:
-    """`layer` and all layers that it holds; a `Sequential` does not count the model that it makes of its layers."""
-    for flatten_layer in layer._flatten_layers():
-        yield flatten_layer
-        graph = _graph_of(flatten_layer)
-        if graph is not None and graph is not flatten_layer:
+def _layers_inside(layer: Any) -> Iterator[Any]:
+    """`layer` and all layers inside it, with the model that a `Sequential` makes of its layers."""
+    for inner in layer._flatten_layers():
+        yield inner
+        graph = _graph_of(inner)
+        if graph is not None and graph is not inner:
             yield graph
 
 
@@ -286,7 +287,7 @@ def _dense(layer: Any) -> _Sizes:
 
 
 def _einsum_dense(layer: Any) -> _Sizes:
-    """The kernel has the last dimensions of the output that the inputs do not have."""
+    """The sizes of the output dimensions, found in the kernel by their letters in the equation."""
     terms, _, result = layer.equation.replace(" ", "").partition("->")
     sizes = dict(zip(terms.split(",")[1], layer.kernel.shape, strict=True))
     shape = tuple(layer.partial_output_shape)
@@ -295,7 +296,7 @@ def _einsum_dense(layer: Any) -> _Sizes:
 
 
 def _convolution(layer: Any) -> _Sizes:
-    """kernel (*, in / groups, out). A group of one input channel goes with it."""
+    """kernel (*, in / groups, out). A group of one input channel is removed with it."""
     n_in, filters = layer.kernel.shape[-2:]
     groups = layer.groups * filters // layer.filters if layer.groups > 1 and n_in == 1 else layer.groups
     return {"filters": filters, "groups": groups}, n_in * groups
@@ -334,7 +335,7 @@ def _grouped_attention(layer: Any) -> _Sizes:
 
 
 def _cell(layer: Any) -> _Sizes:
-    """A state for every unit; an LSTM has two."""
+    """One state per unit; an LSTM has two."""
     units = layer.recurrent_kernel.shape[0]
     states = [units] * len(layer.state_size) if isinstance(layer.state_size, (list, tuple)) else units
     return {"units": units, "state_size": states, "output_size": units}, 0
@@ -360,4 +361,4 @@ _SIZES: dict[str, Callable[[Any], _Sizes]] = {
     "Embedding": _embedding,
 }
 
-__all__ = ["inference_arguments", "mend_copy_", "restate_", "settle_"]
+__all__ = ["inference_arguments", "recompute_shapes_", "repair_copy_", "update_layers_"]

@@ -1,10 +1,8 @@
-"""Which parameter tensors a compressor works on, and the copy that it works on.
+"""Choose the parameter tensors that a compressor works on, copy models, and check the values of options.
 
-A tensor is compressible if it is a parameter of floating point with two axes or more, wherever it sits: in a
-linear layer, a convolution, an embedding, a recurrent layer, attention, or bare on a module of the user's own.
-Biases and the weights of norms are the *rest*. A tensor that several layers share counts once.
-
-Checks of option values: each states the law, the value that came, and what to write instead.
+A tensor is compressible if it is a floating-point parameter with at least two dimensions, wherever it is: in a linear
+layer, a convolution, an embedding, a recurrent layer, attention, or directly on a module of the user's own. Biases and
+the weights of norms are not. A tensor that several layers share counts once.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.prune import BasePruningMethod
 
-from nbcompress.compressors.buffers import is_spread, own_buffers_
+from nbcompress.compressors.buffers import is_expanded, materialize_buffers_
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean, option
 
@@ -48,18 +46,21 @@ def check_count(name: str, value: object, low: int, high: int | None = None) -> 
 
 
 def check_seed(seed: object) -> int:
-    """Return `seed` if every generator takes it."""
+    """Return `seed` if it is an integer that every generator accepts."""
     return check_count("seed", seed, 0, 2**63 - 1)
 
 
 def check_choice(name: str, value: object, known: Iterable[str], later: Mapping[str, str] | None = None) -> str:
-    """Return `value` if it is among `known`.
+    """Return `value` if it is one of `known`.
 
     Args:
-        name: The option's name.
-        value: What came.
-        known: What works.
-        later: What is a word of ours that does not work here, with the reason.
+        name: Keyword of the option.
+        value: The value that was given.
+        known: The allowed values.
+        later: Values that other functions allow and this one does not, with the reason.
+
+    Raises:
+        CompressionError: The value is not allowed.
     """
     options = list(known)
     if isinstance(value, str) and value in options:
@@ -75,7 +76,7 @@ Patterns = str | Iterable[str] | None
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-# Norms over several axes have weights with several axes, which are still one gain for each position.
+# Norms over several dimensions have weights with several dimensions, which are still gains and not matrices.
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -84,9 +85,9 @@ class Target:
     """One compressible parameter tensor.
 
     Attributes:
-        name: Dotted parameter name, the first one if the tensor is shared.
-        parameter: The tensor itself, of the model that was searched.
-        names: All its names.
+        name: Dotted name of the parameter; its first name if the tensor is shared.
+        parameter: The tensor, of the model that was searched.
+        names: All names of the tensor.
     """
 
     name: str
@@ -96,29 +97,29 @@ class Target:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen, in the model's order, and why the rest of what one might expect was not."""
+    """The chosen targets in the order of the model, and the reasons why other tensors were left out, by name."""
 
     targets: tuple[Target, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def unique_parameters(model: nn.Module) -> list[tuple[tuple[str, ...], nn.Parameter]]:
-    """Every parameter once, with all its names: the same object, or the same memory seen the same way."""
-    found: dict[object, tuple[list[str], nn.Parameter]] = {}
+    """Return every parameter once, with all its names. Views of the same memory with one shape count as one."""
+    unique: dict[object, tuple[list[str], nn.Parameter]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         key: object = id(parameter)
         if parameter.layout == torch.strided and parameter.numel() and parameter.data_ptr():
             key = (parameter.device, parameter.data_ptr(), parameter.shape, parameter.stride())
-        found.setdefault(key, ([], parameter))[0].append(name)
-    return [(tuple(names), parameter) for names, parameter in found.values()]
+        unique.setdefault(key, ([], parameter))[0].append(name)
+    return [(tuple(names), parameter) for names, parameter in unique.values()]
 
 
 def check_model(model: object) -> nn.Module:
     """Return `model` if compressors can work on it.
 
     Raises:
-        CompressionError: It is not an `nn.Module`, is scripted or lazy, or a parameter is on the meta device, sparse or
-            expanded, or holds a NaN or an infinity.
+        CompressionError: It is not an `nn.Module`, or it is scripted or lazy; or a parameter is on the meta device, is
+            sparse or expanded, or holds NaN or infinity.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise CompressionError("a scripted model cannot be compressed: compress the module first, then script it")
@@ -134,7 +135,7 @@ def check_model(model: object) -> nn.Module:
                 f"weights must be dense, but parameter {name!r} is {parameter.layout}: make it dense with to_dense(), "
                 "or a buffer if it is not trained"
             )
-        if is_spread(parameter):
+        if is_expanded(parameter):
             raise CompressionError(
                 f"each weight must have a number in memory of its own, but {name!r} is expanded: make it a tensor of "
                 "its own with clone()"
@@ -149,15 +150,16 @@ def check_model(model: object) -> nn.Module:
 
 
 def select(model: nn.Module, layers: Patterns = None) -> Selection:
-    """The compressible tensors of `model`, or those that `layers` names.
+    """Return the compressible tensors of `model`, or those that `layers` chooses.
 
     Args:
         model: Any module.
-        layers: Shell patterns on dotted module names. A module that matches brings everything inside it. A
-            parameter's own name matches too, for parameters that sit on the model itself.
+        layers: Shell patterns on dotted module names. A module that matches includes everything inside it. A pattern
+            may also match the name of a parameter.
 
     Raises:
-        LayerNotFound: A pattern matches nothing, or only layers without anything to compress.
+        CompressionError: The model has no compressible tensor.
+        LayerNotFound: A pattern matches nothing, or only layers without compressible tensors.
     """
     targets: list[Target] = []
     left_out: dict[str, str] = {}
@@ -182,7 +184,11 @@ def select(model: nn.Module, layers: Patterns = None) -> Selection:
 
 
 def check_patterns(layers: Patterns) -> list[str] | None:
-    """Return `layers` as a list of patterns; None stands for all layers."""
+    """Return `layers` as a list of patterns; None chooses all layers.
+
+    Raises:
+        CompressionError: `layers` is not a pattern or a list of patterns.
+    """
     if layers is None:
         return None
     patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
@@ -199,7 +205,7 @@ def is_chosen(name: str, patterns: list[str] | None) -> bool:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy of `model`, record included.
+    """Return a deep copy of `model`, with its record.
 
     Raises:
         CompressionError: The model cannot be copied, has no shapes yet, or has masks of `torch.nn.utils.prune`.
@@ -215,29 +221,29 @@ def copied(model: nn.Module) -> nn.Module:
         raise CompressionError(missing)
     try:
         new = deep_copy(model)
-    except Exception as err:  # a class refuses in any way
+    except Exception as err:  # a class may raise anything
         raise CompressionError(f"the model must allow copy.deepcopy, but {why_uncopied(model, err)}") from err
-    own_buffers_(new)
+    materialize_buffers_(new)
     return new
 
 
 def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter under every name it has."""
+    """Return every parameter under each of its names."""
     return dict(model.named_parameters(remove_duplicate=False))
 
 
 @torch.no_grad()
 def fill_(parameter: Tensor, values: Tensor) -> None:
-    """Write `values` into `parameter` where it stands, through autograd's version counter.
+    """Write `values` into `parameter`, in place, so that autograd notices the change.
 
-    Nothing is written where one number in memory stands for several, and they have the values already.
+    An expanded tensor cannot be written. It is left as it is if it has the values already.
     """
-    if not (is_spread(parameter) and torch.equal(parameter, values)):
+    if not (is_expanded(parameter) and torch.equal(parameter, values)):
         parameter.copy_(values)
 
 
 def _why_not(model: nn.Module, name: str, parameter: nn.Parameter) -> str | None:
-    """None if compressible, an empty string for what nobody expects here, else the reason."""
+    """None if the parameter is compressible, else the reason; empty for biases and norms, which need no reason."""
     owner = model.get_submodule(name.rpartition(".")[0])
     if parameter.ndim < 2 or isinstance(owner, _NORMS):
         return ""
@@ -257,7 +263,7 @@ def _matches(target: Target, pattern: str) -> bool:
 
 
 def _holder(model: nn.Module, name: str) -> str:
-    """What one would call the place of a parameter: its layer; itself where it is bare, or one of many in a dict."""
+    """The name of the layer of a parameter; the parameter's own name if it is on the model or in a dict or list."""
     path = name.rpartition(".")[0]
     return name if isinstance(model.get_submodule(path), (nn.ParameterDict, nn.ParameterList)) else path or name
 

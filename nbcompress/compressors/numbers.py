@@ -1,7 +1,7 @@
-"""Whole numbers that a module holds, itself or in plain objects such as a configuration, by path.
+"""Read and change the integers that a module holds, itself or in plain objects such as a configuration.
 
-A path is `n_heads`, `config.n_heads`, `shape[0]` or `options[n_heads]`: names of attributes, and keys in brackets.
-Paths come from files too, so they reach nothing but numbers: no module, no tensor, nothing private, no class.
+An integer is named by a path: `n_heads`, `config.n_heads`, `shape[0]` or `options[n_heads]`. Paths may come from files,
+so they reach integers only: no module, no tensor, nothing private, no class.
 """
 
 from __future__ import annotations
@@ -16,71 +16,73 @@ from torch import Tensor, nn
 
 _STEP = re.compile(r"\.?([A-Za-z]\w*)|\[([A-Za-z]\w*)\]|\[(-?\d{1,9})\]", re.ASCII)
 
-# As deep as a configuration in a configuration with a list in it.
-_MOST_STEPS = 4
-# A longer list is data, not a description of the model.
-_MOST_ITEMS = 64
+# Enough for a list in a configuration in a configuration.
+_MAX_STEPS = 4
+# A longer list holds data and does not describe the model.
+_MAX_ITEMS = 64
 
 
-def is_number(value: object) -> bool:
-    """Whether `value` is a whole number, and no truth value."""
+def is_integer(value: object) -> bool:
+    """Whether `value` is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def numbers_of(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """Every whole number that can be reached from `module`, with its path."""
+    """Return every integer that a path reaches from `module`, with its path."""
     for name, value in vars(module).items():
         if not name.startswith("_"):
             yield from _inside(name, value, 1)
 
 
 def _inside(path: str, value: object, depth: int) -> Iterator[tuple[str, int]]:
-    if is_number(value):
+    if is_integer(value):
         yield path, value  # type: ignore[misc]
-    elif depth < _MOST_STEPS:
+    elif depth < _MAX_STEPS:
         for step, inner in _steps_from(value):
             yield from _inside(f"{path}.{step}" if _is_plain(value) else f"{path}[{step}]", inner, depth + 1)
 
 
 def _steps_from(value: object) -> Iterator[tuple[int | str, object]]:
-    """The ways on from a plain object: attributes, places in a list, keys that are names or numbers."""
+    """The steps of a path that go on from `value`, and where they lead: attributes, list indices, dict keys."""
     if isinstance(value, (list, tuple)):
-        yield from enumerate(value[:_MOST_ITEMS])
+        yield from enumerate(value[:_MAX_ITEMS])
     elif isinstance(value, dict):
-        keys = [key for key in value if is_number(key) or (isinstance(key, str) and key.isidentifier())]
+        keys = [key for key in value if is_integer(key) or (isinstance(key, str) and key.isidentifier())]
         yield from ((key, value[key]) for key in keys if not str(key).startswith("_"))
     elif _is_plain(value):
-        yield from ((name, one) for name, one in getattr(value, "__dict__", {}).items() if not name.startswith("_"))
+        attributes = getattr(value, "__dict__", {})
+        yield from ((name, inner) for name, inner in attributes.items() if not name.startswith("_"))
         yield from ((name, getattr(value, name)) for name in _slots_of(value) if hasattr(value, name))
 
 
 def _is_plain(value: object) -> bool:
+    """Whether `value` is an object with attributes, such as a configuration."""
     kinds = (nn.Module, Tensor, type, list, tuple, dict)
     has_attributes = hasattr(value, "__dict__") or bool(_slots_of(value))
     return has_attributes and not isinstance(value, kinds) and not callable(value)
 
 
 def _slots_of(value: object) -> list[str]:
-    """Names of the attributes for which the class of `value` keeps places, as a data class with slots does."""
+    """Names of the attributes in `__slots__`, as in a data class with slots."""
     slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
     names = [name for slot in slots for name in ([slot] if isinstance(slot, str) else slot)]
     return [name for name in names if not name.startswith("_")]
 
 
 def number_at(module: nn.Module, path: str) -> int | None:
-    """The number at `path`; None if there is no number."""
+    """Return the integer at `path`; None if there is none."""
     steps = _parsed(path)
     value: object = module.__dict__.get(str(steps[0])) if steps else None
     for step in steps[1:]:
         value = dict(_steps_from(value)).get(step)
-    return value if is_number(value) else None  # type: ignore[return-value]
+    return value if is_integer(value) else None  # type: ignore[return-value]
 
 
 def set_number_(model: nn.Module, module: nn.Module, path: str, number: int) -> None:
-    """Change the number at `path`, which must exist, of `module` in `model`.
+    """Set the integer at `path` of `module`, in place. The path must exist.
 
-    A plain object that holds it, as the configuration that the user built the model from, is left as it is: the model
-    gets a changed copy of it wherever one of its modules holds it.
+    An object that holds it, such as the configuration that the user built the model from, does not change: every module
+    of `model` that holds the object gets a changed copy of it.
     """
     first, *rest = _parsed(path)
     before = vars(module)[str(first)]
@@ -89,18 +91,19 @@ def set_number_(model: nn.Module, module: nn.Module, path: str, number: int) -> 
         setattr(module, str(first), after)
         return
     for owner in model.modules():
-        for name in [name for name, var in vars(owner).items() if var is before]:
+        for name in [name for name, value in vars(owner).items() if value is before]:
             setattr(owner, name, after)
 
 
 def _changed(value: object, steps: list[int | str], number: int) -> object:
+    """A copy of `value` with `number` at the end of `steps`."""
     if not steps:
         return number
     inner = _changed(dict(_steps_from(value))[steps[0]], steps[1:], number)
     if isinstance(value, tuple):
-        return _like(value, [inner if place == steps[0] else item for place, item in enumerate(value)])
-    # What is changed is a copy, so what a class does when one of its attributes or items is set (refuse it, because
-    # it is frozen; compare it with the others, which change as well) does not matter, and is passed by.
+        return _like(value, [inner if index == steps[0] else item for index, item in enumerate(value)])
+    # The setters of the class are bypassed: they may refuse the change because the class is frozen, or compare the new
+    # number with others that change later. The changed object is a copy, so this is safe.
     new: Any = _shallow(value)
     if isinstance(new, list):
         list.__setitem__(new, int(steps[0]), inner)
@@ -109,7 +112,7 @@ def _changed(value: object, steps: list[int | str], number: int) -> object:
         dict.__setitem__(new, steps[0], inner)
         attributes = getattr(new, "__dict__", {})
         if attributes.get(steps[0]) is before:
-            attributes[steps[0]] = inner  # a dict whose items are attributes as well
+            attributes[steps[0]] = inner  # a dict whose items are also its attributes
     elif steps[0] in getattr(new, "__dict__", ()):
         vars(new)[str(steps[0])] = inner
     else:
@@ -118,13 +121,13 @@ def _changed(value: object, steps: list[int | str], number: int) -> object:
 
 
 def _shallow(value: object) -> object:
-    """A copy of `value` that holds the same things."""
+    """A shallow copy of `value`."""
     try:
         return copy(value)
-    except Exception:  # a class raises what it likes when its copy is filled item by item
+    except Exception:  # the class may raise anything when its copy is filled item by item
         if not isinstance(value, (list, dict)):
             raise
-    kind: Any = next(one for one in (OrderedDict, dict, list) if isinstance(value, one))
+    kind: Any = next(base for base in (OrderedDict, dict, list) if isinstance(value, base))
     new = kind.__new__(type(value))
     vars(new).update(vars(value))
     for key, item in value.items() if isinstance(value, dict) else ():
@@ -134,29 +137,29 @@ def _shallow(value: object) -> object:
     return new
 
 
-def _like(value: tuple[object, ...], row: list[object]) -> object:
-    """A tuple of the class of `value`, such as a named tuple, with the items `row`."""
+def _like(value: tuple[object, ...], items: list[object]) -> object:
+    """A tuple of the class of `value`, such as a named tuple, with other items."""
     kind: Any = type(value)
     try:
-        new = tuple.__new__(kind, row)
+        new = tuple.__new__(kind, items)
     except TypeError:
-        return kind(row)  # a class that is not written in Python, such as `torch.Size`
+        return kind(items)  # a class written in C, such as `torch.Size`
     if hasattr(value, "__dict__"):
         vars(new).update(vars(value))
     return new
 
 
 def _parsed(path: str) -> list[int | str]:
-    """The steps of a path, or none if it is not one."""
+    """The steps of a path; empty if the text is not a path."""
     steps: list[int | str] = []
-    place = 0
-    while place < len(path):
-        found = _STEP.match(path, place)
-        if found is None or len(steps) == _MOST_STEPS or (not steps and found.group(1) is None):
+    position = 0
+    while position < len(path):
+        match = _STEP.match(path, position)
+        if match is None or len(steps) == _MAX_STEPS or (not steps and match.group(1) is None):
             return []
-        steps.append(found.group(1) or found.group(2) or int(found.group(3)))
-        place = found.end()
+        steps.append(match.group(1) or match.group(2) or int(match.group(3)))
+        position = match.end()
     return steps
 
 
-__all__ = ["is_number", "number_at", "numbers_of", "set_number_"]
+__all__ = ["is_integer", "number_at", "numbers_of", "set_number_"]

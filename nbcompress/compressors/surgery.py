@@ -1,14 +1,14 @@
-"""Structural changes: made once on a copy, recorded, and replayed on a fresh instance when a file is loaded."""
+"""Replay recorded structural changes (cut tensors, factorized layers) on a fresh instance, as when a file is loaded."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.attention import free_
-from nbcompress.compressors.factorize import low_rank_like
-from nbcompress.compressors.keras import settle_
-from nbcompress.compressors.numbers import is_number, number_at, set_number_
+from nbcompress.compressors.attention import convert_attention_
+from nbcompress.compressors.factorize import LowRank, low_rank_like
+from nbcompress.compressors.keras import update_layers_
+from nbcompress.compressors.numbers import is_integer, number_at, set_number_
 from nbcompress.compressors.record import Surgery
 from nbcompress.errors import CompressionError
 
@@ -16,13 +16,13 @@ from nbcompress.errors import CompressionError
 def replay_surgery_(model: nn.Module, surgery: Surgery) -> None:
     """Make the change that `surgery` describes on `model`, in place.
 
-    Weights become zeros of the new shapes, on the same device and in the same dtype: values are filled in later.
-    Everything is checked before anything is changed, since a description may come from a file. A parameter that
-    several modules share is cut in all of them.
+    Changed weights become zeros of the new shapes, on the same device and with the same dtype; values are filled in
+    later. Everything is checked before anything is changed, because the description may come from a file. A parameter
+    that several modules share is cut in all of them.
 
     Raises:
-        CompressionError: The model has no such module, parameter or attribute: it is not a fresh instance of the
-            class that was changed, or the description was tampered with.
+        CompressionError: The model has no such module, parameter or attribute: it is not a fresh instance of the class
+            that was changed, or the description was tampered with.
     """
     if surgery.kind == "factorize":
         _factorize_(model, surgery)
@@ -46,8 +46,12 @@ def _factorize_(model: nn.Module, surgery: Surgery) -> None:
     rank = surgery.attributes.get("rank")
     if not isinstance(rank, int) or not surgery.module:
         raise CompressionError(f"factorizing {surgery.module!r} needs its rank, got {rank!r}")
-    parent, _, name = surgery.module.rpartition(".")
-    setattr(model.get_submodule(parent), name, low_rank_like(module, rank))
+    path, _, name = surgery.module.rpartition(".")
+    parent = model.get_submodule(path)
+    if isinstance(parent, LowRank):
+        # Each step may double what it replaces, so steps within steps from a file would have no bound.
+        raise CompressionError(f"{surgery.module!r} is a factor already, and cannot be factorized again")
+    setattr(parent, name, low_rank_like(module, rank))
 
 
 def _cut_(model: nn.Module, surgery: Surgery) -> None:
@@ -55,11 +59,11 @@ def _cut_(model: nn.Module, surgery: Surgery) -> None:
     for name, value in surgery.attributes.items():
         _check_attribute(module, surgery.module, name, value)
     if surgery.shapes:
-        free_(module)
-    found = {name: _tensor(module, surgery.module, name, shape) for name, shape in surgery.shapes.items()}
+        convert_attention_(module)
+    tensors = {name: _tensor(module, surgery.module, name, shape) for name, shape in surgery.shapes.items()}
     for name, shape in surgery.shapes.items():
-        old = found[name]
-        # The object stays, so that everything that holds it does: other modules, and layers that are no modules.
+        old = tensors[name]
+        # The tensor stays the same object, because other modules and layers of Keras may hold it too.
         old.data = torch.zeros(shape, dtype=old.dtype, device=old.device)
         old.grad = None
     for path, value in surgery.attributes.items():
@@ -67,7 +71,7 @@ def _cut_(model: nn.Module, surgery: Surgery) -> None:
             set_number_(model, module, path, value)
         else:
             setattr(module, path, tuple(value))
-    settle_(model)
+    update_layers_(model)
 
 
 def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -76,8 +80,8 @@ def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) ->
         owner = module.get_submodule(path)
     except AttributeError:
         owner = nn.Module()
-    found = owner._parameters.get(last)
-    tensor = found if found is not None else owner._buffers.get(last)
+    parameter = owner._parameters.get(last)
+    tensor = parameter if parameter is not None else owner._buffers.get(last)
     if tensor is None:
         raise CompressionError(f"module {where!r} has no parameter or buffer {name!r}: pass a fresh instance")
     is_smaller = len(shape) == tensor.ndim and all(
@@ -92,13 +96,13 @@ def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) ->
 
 
 def _check_attribute(module: nn.Module, where: str, path: str, value: object) -> None:
-    """Only numbers that the instance has already, and rows of them: nothing else can be set from a file."""
-    is_same_kind = number_at(module, path) is not None and is_number(value)
+    """Refuse everything except integers, and rows of integers, that the instance already has."""
+    is_same_kind = number_at(module, path) is not None and is_integer(value)
     before = module.__dict__.get(path)
     if isinstance(before, (tuple, list)) and isinstance(value, (tuple, list)):
-        is_same_kind = len(before) == len(value) and all(map(is_number, (*before, *value)))
+        is_same_kind = len(before) == len(value) and all(map(is_integer, (*before, *value)))
     if not is_same_kind:
-        raise CompressionError(f"module {where!r} has no number {path!r} that could become {value!r}")
+        raise CompressionError(f"module {where!r} has no number {path!r} that could be set to {value!r}")
 
 
 __all__ = ["replay_surgery_"]

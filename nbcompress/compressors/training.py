@@ -15,7 +15,7 @@ from math import cos, isfinite, pi
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.buffers import own_buffers_
+from nbcompress.compressors.buffers import materialize_buffers_
 from nbcompress.compressors.calibration import evaluating, with_ranges
 from nbcompress.compressors.constraints import Free, Latent, Shared, hold, rest_tensors, round_tensors_
 from nbcompress.compressors.data import Batches
@@ -311,7 +311,7 @@ def train_(
     """
     batches = Batches(data, plan.batch_size)
     _check_trainable(model)
-    own_buffers_(model)
+    materialize_buffers_(model)
     trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
     told = _Told(progress, plan.epochs, batches.n_batches)

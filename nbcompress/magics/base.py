@@ -27,7 +27,7 @@ from nbcompress.public import HOMES, public
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbcompress.panels.live import Kind
+    from nbcompress.panels.live import PanelKind
 
 
 # What IPython itself puts into a notebook's namespace.
@@ -92,7 +92,7 @@ class Output:
         self._is_shown = False
 
     @property
-    def best_kind(self) -> Kind:
+    def best_kind(self) -> PanelKind:
         """`live` in a kernel, whose front end may draw widgets; `text` in a terminal."""
         return "live" if hasattr(self._shell, "kernel") else "text"
 

@@ -52,7 +52,7 @@ def _footprint_call(arguments: argparse.Namespace, scope: Scope) -> Shown:
         result = footprint(models, **given)
     if scope.in_trial:
         return Shown(result)
-    from nbcompress.panels import footprint_card
+    from nbcompress.panels.cards import footprint_card
 
     return Shown(result, footprint_card(result, title=arguments.typed))
 
@@ -136,7 +136,7 @@ def _sensitivity_call(arguments: argparse.Namespace, scope: Scope) -> Shown:
     result = sensitivity(model, scoring(scope.evaluate(arguments.evaluate)), **given)
     if scope.in_trial:
         return Shown(result)
-    from nbcompress.panels import sensitivity_card
+    from nbcompress.panels.cards import sensitivity_card
 
     return Shown(result, sensitivity_card(result, title=arguments.typed))
 

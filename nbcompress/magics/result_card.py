@@ -133,7 +133,7 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
     """Measure both models side by side and return the card; the model's own scores are known."""
     from nbcompress.compressors import record_of
     from nbcompress.measure import compare
-    from nbcompress.panels import comparison_card
+    from nbcompress.panels.cards import comparison_card
 
     after = card.scores({"after": small})
     comparison = compare(model, small, card.example, data=card.data, seconds=CARD_SECONDS, **card.spec)
@@ -151,7 +151,7 @@ def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any]) ->
     """Measure several models in turn and return the card; the scores of some may be known."""
     from nbcompress.compressors.losses import LossSpec
     from nbcompress.measure import accuracy_change, footprint, language_note, scores_on
-    from nbcompress.panels import footprint_card
+    from nbcompress.panels.cards import footprint_card
 
     known = {label for values in before.values() for label in values}
     scores = card.scores({label: model for label, model in models.items() if label not in known})

@@ -37,8 +37,8 @@ from nbcompress.study.goal import State
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbcompress.panels import Panel
-    from nbcompress.panels.live import Kind
+    from nbcompress.panels.live import PanelKind
+    from nbcompress.panels.text_panel import Panel
     from nbcompress.run.callbacks import Controls, Ending, Observer
     from nbcompress.run.engines import Engine
     from nbcompress.run.setup import Search
@@ -87,10 +87,10 @@ def _closes_figures(callback: Callable[..., object]) -> bool:
 
 def panel_of(kind: str, search: Search, controls: Controls, output: Output) -> Panel:
     """Return the panel of a search; `auto` is the best that the front end can show."""
-    from nbcompress.panels import panel
+    from nbcompress.panels.live import make_panel
 
-    return panel(
-        output.best_kind if kind == "auto" else cast("Kind", kind),
+    return make_panel(
+        output.best_kind if kind == "auto" else cast("PanelKind", kind),
         search.study,
         trials=search.plan.trials,
         seconds=search.plan.timeout,

@@ -54,11 +54,11 @@ def stored(study_name: str, storage: str, scope: Scope) -> Study:
     Raises:
         StudyError: There is no such study; the text names the nearest.
     """
-    from nbcompress.run.kept import give_shelf
+    from nbcompress.run.kept import attach_artifact_store
     from nbcompress.study import read_study
 
     study = read_study(study_name, storage)
-    give_shelf(study, lambda: notebook_modules(scope.namespace))
+    attach_artifact_store(study, lambda: notebook_modules(scope.namespace))
     return study
 
 
@@ -78,7 +78,7 @@ def _study_call(arguments: argparse.Namespace, scope: Scope) -> Shown:
     study = stored(arguments.name, arguments.storage, scope)
     output = Output(scope.shell)
     if output.best_kind != "live" or scope.in_trial:
-        from nbcompress.panels import study_bundle
+        from nbcompress.panels.bundle import study_bundle
 
         return Shown(study, study_bundle(study, **known_of(study)))
     _show_live(study, output)
@@ -87,23 +87,23 @@ def _study_call(arguments: argparse.Namespace, scope: Scope) -> Shown:
 
 def _show_live(study: Study, output: Output) -> None:
     """Show a study where the output can change: followed while it is searched, else the data first and then all."""
-    from nbcompress.panels.bundle import study_glance
+    from nbcompress.panels.bundle import first_bundle
     from nbcompress.panels.following import follow
 
     baseline = study.record.get("baseline")
     if follow(study, output, baseline, lambda: proposer_of(study)) is None:
         # To load what draws, to ask the surrogate and to draw takes seconds, in which one can read already.
-        output.show(study_glance(study, baseline))
-        from nbcompress.panels import study_bundle
+        output.show(first_bundle(study, baseline))
+        from nbcompress.panels.bundle import study_bundle
 
         output.show(study_bundle(study, **known_of(study)))
 
 
 def known_of(study: Study) -> dict[str, Any]:
     """Return what a view of a stored study shows beside its trials: the baseline, and what its surrogate expects."""
-    from nbcompress.panels import expectations_of
+    from nbcompress.panels.surrogate_data import insight_of
 
-    return {"baseline": study.record.get("baseline"), "expected": expectations_of(proposer_of(study), study)}
+    return {"baseline": study.record.get("baseline"), "insight": insight_of(proposer_of(study), study)}
 
 
 def proposer_of(study: Study) -> Proposer | None:
@@ -153,7 +153,7 @@ def _report_parser() -> MagicParser:
 
 
 def _report_call(arguments: argparse.Namespace, scope: Scope) -> Shown:
-    from nbcompress.panels import study_page
+    from nbcompress.panels.page import study_page
     from nbcompress.study import list_studies
 
     study_name = arguments.name

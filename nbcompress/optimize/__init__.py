@@ -1,4 +1,4 @@
-"""What to try next? Samplers over points and losses; a Gaussian process by default. Arrays in, points out."""
+"""What to try next: samplers that map points and losses to the next point. The default is Bayesian optimization."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from nbcompress.optimize.ask_tell import Optimizer
 from nbcompress.optimize.history import History, Proposal
 from nbcompress.optimize.insight import Calibration, Slice, importance, leave_one_out, slice_of
 from nbcompress.optimize.proposers import proposer, samplers
-from nbcompress.optimize.protocol import Proposer
+from nbcompress.optimize.protocol import NarrowableProposer, Proposer, SurrogateProposer
 
 __all__ = [
     "Calibration",
     "History",
+    "NarrowableProposer",
     "Optimizer",
     "Proposal",
     "Proposer",
     "Slice",
+    "SurrogateProposer",
     "importance",
     "leave_one_out",
     "proposer",

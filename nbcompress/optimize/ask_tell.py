@@ -1,4 +1,4 @@
-"""Ask and tell, for loops that are not ours."""
+"""The ask-and-tell interface, for a loop that the user writes."""
 
 from __future__ import annotations
 
@@ -9,27 +9,37 @@ from typing import Any
 import numpy as np
 
 from nbcompress.errors import GoalError, SearchError, SpaceExhausted
-from nbcompress.optimize.encoding import Axes
+from nbcompress.optimize.encoding import SpaceEncoder
 from nbcompress.optimize.history import History, Status
 from nbcompress.optimize.proposers import proposer
 from nbcompress.space import Point, Space
 
 
 class Optimizer:
-    """Proposes points (`ask`) and learns their values (`tell`); keeps nothing on disk.
+    """Ask-and-tell interface: proposes points (`ask`) and learns their values (`tell`). Stores nothing on disk.
 
     Args:
-        space: A `Space`, or a dict of parameters.
+        space: A `Space`, or a dict from names to `Float`, `Int` and `Choice`.
         directions: `"minimize"` or `"maximize"` for each objective.
         seed: Equal seeds and equal calls give equal points.
-        sampler: What proposes; see `nbcompress.optimize.proposers`.
-        acquisition, kernel, mean: The surrogate's parts, for the sampler `gp`.
+        sampler: `gp`, `sobol`, `random`, `grid`, `tpe`, `nsga2` or `optuna-gp`.
+        acquisition: For `gp`: `logei`, `ucb`, `pi` or `qlogei`.
+        kernel: For `gp`: `matern52` or `rbf`.
+        mean: For `gp`: `constant`, `linear` or `zero`.
+
+    Raises:
+        GoalError: A direction, the acquisition, the kernel or the mean is unknown; or there are too many objectives.
+        SearchError: The sampler is unknown, cannot search this space, or does not have one of the options.
+        SpaceError: The parameters do not form a space.
 
     Example:
-        optimizer = Optimizer({"x": Float(-1, 1)}, directions=["minimize"])
-        for _ in range(20):
-            point = optimizer.ask()[0]
-            optimizer.tell(point, [point["x"] ** 2])
+        >>> import nbcompress as nc
+        >>> optimizer = nc.Optimizer({"x": nc.Float(-1, 1)}, directions=["minimize"], seed=0)
+        >>> for _ in range(10):
+        ...     (point,) = optimizer.ask()
+        ...     optimizer.tell(point, (point["x"] - 0.3) ** 2)
+        >>> round(float(optimizer.history.losses.min()), 2)
+        0.0
     """
 
     def __init__(
@@ -57,18 +67,22 @@ class Optimizer:
             kernel=kernel,
             mean=mean,
         )
-        self._axes = Axes(self.space)
+        self._axes = SpaceEncoder(self.space)
         self._history = History.empty(len(self.directions))
 
     @property
     def history(self) -> History:
-        """Everything asked and told so far; maximized values appear with the opposite sign."""
+        """Everything asked and told so far. Maximized values have the opposite sign."""
         return self._history
 
     def ask(self, n: int = 1) -> list[Point]:
-        """Return `n` new points, or as many as a finite space still has: dicts of the active parameters.
+        """Return `n` new points, or fewer where a finite space has no more. They are pending until told.
 
-        They are pending until told.
+        Args:
+            n: The number of points, at least 1.
+
+        Returns:
+            For each point a dict from the names of the active parameters to their values.
 
         Raises:
             SearchError: `n` is not a whole number of at least 1.
@@ -84,14 +98,18 @@ class Optimizer:
                 if not points:
                     raise
                 break
-            self._history = self._history.adding(proposal.point, note=proposal.note)
+            self._history = self._history.with_point(proposal.point, note=proposal.note)
             points.append(dict(proposal.point))
         return points
 
     def tell(self, point: Point, values: Sequence[float] | float | None) -> None:
-        """Learn the values of a point, in the order of the directions; None says that it failed.
+        """Learn the values of a point, which need not come from `ask`.
 
-        The point need not have been asked. The oldest pending entry of the same point takes the values.
+        If the same point is pending, its oldest entry takes the values.
+
+        Args:
+            point: The active parameters.
+            values: One number for each direction, in their order; None if the evaluation failed.
 
         Raises:
             PointError: The point is not in the space.
@@ -105,7 +123,7 @@ class Optimizer:
         pending = [i for i, status in enumerate(old.status) if status == "pending"]
         keys = self._axes.keys(self._axes.rows([old.points[i] for i in pending]))
         if key not in keys:
-            self._history = old.adding(point, status, losses)
+            self._history = old.with_point(point, status, losses)
             return
         row = pending[keys.index(key)]
         table, statuses = old.losses.copy(), list(old.status)

@@ -1,12 +1,10 @@
-"""A space as numbers: whole batches of points as rows of the unit cube.
+"""Encode a space as numbers: points as rows of the unit cube, and rows as feature vectors for a kernel.
 
-A *full row* has a number in every column, also for inactive parameters, where it means nothing. So a search can switch
-a choice and find a value ready for what becomes active. `is_active` says which columns count.
+A *full row* has a number in every column. The column of an inactive parameter has no meaning; `is_active` says which
+columns count. So a search can change a choice and finds a value for every parameter that becomes active.
 
-Points as vectors whose distances the kernel reads.
-
-Every parameter becomes a few Euclidean coordinates, its *features*; all of them share that parameter's lengthscale.
-A kernel of Euclidean distance is positive semi-definite on any vectors, so it is on every space, mixed or conditional:
+`Embedding` maps every parameter to a few Euclidean coordinates, its *features*, which share one lengthscale. A kernel
+of Euclidean distance is positive semi-definite on any vectors, so it is valid on every space, mixed or conditional:
 
     parameter                     features                                        distance of two active values
     number, ordered choice        u                                               |u - u'|
@@ -14,8 +12,8 @@ A kernel of Euclidean distance is positive semi-definite on any vectors, so it i
     conditional number            (sin, cos)(angle u) / angle, inactive (0, 0)    2 sin(angle |u - u'| / 2) / angle
     conditional unordered choice  one-hot / sqrt(2), inactive 0                   0 or 1
 
-So a value that is not active in both points says nothing: the distance between active and inactive is the same for
-every value (1 / angle for a number, 1 / sqrt(2) for a choice), and between inactive and inactive it is 0.
+A value that is active in only one of two points carries no information: the distance between active and inactive is
+the same for every value (1 / angle for a number, 1 / sqrt(2) for a choice), and 0 between inactive and inactive.
 
 References:
     Swersky, Duvenaud, Snoek, Hutter, Osborne (2014), "Raiders of the Lost Architecture: Kernels for Bayesian
@@ -32,83 +30,29 @@ from numpy.typing import NDArray
 from nbcompress.optimize.history import Array
 from nbcompress.space import Point, Space, Value
 
-# The part of a circle that a conditional number runs along. At a quarter circle the chord is within 10 % of the arc,
-# so lengthscales mean the same as for plain numbers. A heuristic.
-ANGLE = np.pi / 2
-
-
-class Embedding:
-    """Turns full rows into features.
-
-    Attributes:
-        owner: Shape `(D,)`; the parameter that each feature belongs to.
-    """
-
-    def __init__(self, axes: Axes) -> None:
-        self.axes = axes
-        owner: list[int] = []
-        columns: list[slice] = []
-        for i in range(axes.d):
-            n_values = axes.n_values[i]
-            width = (n_values or 0) if not axes.is_ordered[i] else 2 if axes.is_conditional[i] else 1
-            columns.append(slice(len(owner), len(owner) + width))
-            owner += [i] * width
-        self.owner: NDArray[np.intp] = np.array(owner, dtype=np.intp)
-        self._columns = columns
-        self._lines = [i for i in range(axes.d) if axes.is_ordered[i] and not axes.is_conditional[i]]
-        self._arcs = [i for i in range(axes.d) if axes.is_ordered[i] and axes.is_conditional[i]]
-        self._choices = [i for i in range(axes.d) if not axes.is_ordered[i]]
-        self._line_columns = [columns[i].start for i in self._lines]
-        self._is_plain = len(self._lines) == axes.d  # then features are the rows
-
-    @property
-    def n_features(self) -> int:
-        return len(self.owner)
-
-    def features(self, rows: Array, active: Flags | None = None) -> Array:
-        """Return the features of full rows of shape `(n, d)`: shape `(n, D)`."""
-        if self._is_plain:
-            return rows
-        active = self.axes.is_active(rows) if active is None else active
-        features = np.zeros((len(rows), self.n_features))
-        features[:, self._line_columns] = rows[:, self._lines]
-        for i in self._arcs:
-            angle = ANGLE * rows[:, i]
-            features[:, self._columns[i]] = np.stack([np.sin(angle), np.cos(angle)], 1) / ANGLE * active[:, [i]]
-        for i in self._choices:
-            k = self._columns[i].stop - self._columns[i].start
-            chosen = np.rint(rows[:, i] * max(k - 1, 1)).astype(np.intp)
-            features[np.arange(len(rows)), self._columns[i].start + chosen] = np.where(active[:, i], np.sqrt(0.5), 0.0)
-        return features
-
-    def pull_back(self, rows: Array, active: Flags, gradients: Array) -> Array:
-        """Turn gradients by features, shape `(n, D)`, into ones by the coordinates of full rows, shape `(n, d)`.
-
-        Unordered choices and inactive parameters get 0: there is no direction to go.
-        """
-        if self._is_plain:
-            return gradients
-        by_rows = np.zeros_like(rows)
-        by_rows[:, self._lines] = gradients[:, self._line_columns]
-        for i in self._arcs:
-            angle = ANGLE * rows[:, i]
-            by_sin, by_cos = gradients[:, self._columns[i]].T
-            by_rows[:, i] = np.where(active[:, i], by_sin * np.cos(angle) - by_cos * np.sin(angle), 0.0)
-        return by_rows
-
-
 Flags = NDArray[np.bool_]
 
-# A discrete parameter with more values than this is not listed but rounded: the list would cost more than it helps.
+# A discrete parameter with more values than this is rounded by arithmetic; a list of its values would cost more.
 MAX_LEVELS = 1000
-# Two points are the same when they differ by less than this in every coordinate (in decimals).
+# Two points are equal if they agree to this many decimals in every coordinate.
 KEY_DECIMALS = 10
-# Of an axis; it also stands in the column of an inactive parameter of a known point.
-MIDDLE = 0.5
+# The middle of an axis; also the value in the columns of the inactive parameters of a known point.
+CENTER = 0.5
+# The part of a circle that a conditional number is mapped to. On a quarter circle the chord is within 10 % of the arc,
+# so lengthscales mean the same as for plain numbers. Heuristic.
+ARC_ANGLE = np.pi / 2
 
 
-class Axes:
-    """The numeric side of a space with `d` parameters."""
+class SpaceEncoder:
+    """Encodes the points of a space with `d` parameters as full rows, and decodes them.
+
+    Attributes:
+        names: The parameters, in the order of the columns.
+        is_continuous, is_ordered, is_conditional: Shape `(d,)`; the kind of each parameter.
+        n_points: The number of points of a finite space, or None.
+        n_values: The number of values of each parameter; None for a continuous one.
+        levels: The sorted unit values of each discrete parameter; None if it is continuous or has too many.
+    """
 
     def __init__(self, space: Space) -> None:
         self.space = space
@@ -134,7 +78,7 @@ class Axes:
         return len(self.names)
 
     def is_active(self, rows: Array) -> Flags:
-        """Say which parameters are active in full rows of shape `(n, d)`; same shape."""
+        """Return which parameters are active in full rows `(n, d)`; same shape."""
         flags = np.ones(rows.shape, dtype=bool)
         if not self._parents:
             return flags
@@ -147,11 +91,11 @@ class Axes:
             flags[chosen] = self._active[choice]
         return flags
 
-    def spread(self, cube: Array) -> Array:
-        """Turn points of the unit cube, shape `(n, d)`, into full rows so that all values of a parameter are as likely.
+    def from_cube(self, cube: Array) -> Array:
+        """Turn uniform points of the unit cube, shape `(n, d)`, into full rows where all values are equally likely.
 
-        Every value owns the part of the axis that is nearer to it than to any other; the axis is stretched by half a
-        gap at both ends, since rounding alone would give the first and the last value only half their share.
+        Each coordinate is rounded to the nearest value. The axis is first stretched by half a gap at both ends;
+        otherwise the first and the last value would get only half their share.
         """
         rows = cube.copy()
         for i, levels in enumerate(self.levels):
@@ -160,12 +104,12 @@ class Axes:
                 rows[:, i] = cube[:, i] * (1 + low + high) - low
         return self.snap(rows)
 
-    def middle(self) -> Array:
-        """Return the full row in the middle of every range; of an unordered choice it takes the first option."""
-        return np.asarray(self.snap(np.where(self.is_ordered, MIDDLE, 0.0)[None])[0])
+    def center(self) -> Array:
+        """Return the full row in the middle of every range, with the first option of every unordered choice."""
+        return np.asarray(self.snap(np.where(self.is_ordered, CENTER, 0.0)[None])[0])
 
     def snap(self, rows: Array) -> Array:
-        """Move every discrete coordinate of full rows to its nearest value."""
+        """Return full rows with every discrete coordinate moved to its nearest value."""
         rows = rows.clip(0.0, 1.0)
         for i, levels in enumerate(self.levels):
             if levels is not None:
@@ -179,31 +123,31 @@ class Axes:
         return rows
 
     def rows(self, points: Sequence[Point]) -> Array:
-        """Return the full rows of points, shape `(n, d)`; inactive columns hold the middle."""
-        # Every proposal meets the whole history again. Equal values of one parameter are the same value (a choice
-        # refuses options that Python holds equal), so points can be looked up by their items.
+        """Return points as full rows, shape `(n, d)`; inactive columns hold the middle."""
+        # Every proposal encodes the whole history again, so rows are cached by the items of the point. That is safe:
+        # a choice refuses options that compare equal in Python.
         items = [tuple(point.items()) for point in points]
         new = {item: point for item, point in zip(items, points, strict=True) if item not in self._rows}
         if new:
             encoded = np.asarray(self.space.encode(new.values()), dtype=np.float64)
-            rows = self.snap(np.where(np.isnan(encoded), MIDDLE, encoded))
+            rows = self.snap(np.where(np.isnan(encoded), CENTER, encoded))
             self._rows.update(zip(new, rows, strict=True))
         return np.array([self._rows[item] for item in items]).reshape(len(items), self.d)
 
     def keys(self, rows: Array) -> list[bytes]:
-        """Return one key per full row; equal keys are the same point (inactive columns do not count)."""
+        """Return one key per full row. Rows of the same point have equal keys: inactive columns do not count."""
         marked = np.where(self.is_active(rows), rows.round(KEY_DECIMALS) + 0.0, -1.0)
         return [row.tobytes() for row in marked]
 
     def point(self, row: Array) -> Point:
-        """Return the point of one full row."""
+        """Return the point of one full row; inactive columns are ignored."""
         return self.space.decode(row)
 
-    def changes(self, row: Array, i: int) -> Array:
-        """Return full rows that differ from `row` in the discrete coordinate `i` alone, shape `(k, d)`."""
+    def single_changes(self, row: Array, i: int) -> Array:
+        """Return full rows that differ from `row` only in the discrete coordinate `i`, shape `(k, d)`."""
         levels = self.levels[i]
         if levels is None:
-            # Too many values to list: steps of all sizes, both ways, and an even sweep.
+            # Too many values to list: steps of all sizes in both directions, and an even grid.
             steps = 2.0 ** -np.arange(1, 30)
             levels = np.concatenate([row[i] - steps, row[i] + steps, np.linspace(0, 1, 65)])
             levels = levels[(levels >= 0) & (levels <= 1)]
@@ -216,8 +160,73 @@ class Axes:
         """Return the full rows of every point of a finite space."""
         return self.rows(list(self.space.points()))
 
-    def unseen_points(self, seen: set[bytes]) -> Iterator[Point]:
-        """Walk through the points of a finite space that are not in `seen`, in the order of the space."""
+    def untried_points(self, seen: set[bytes]) -> Iterator[Point]:
+        """Yield the points of a finite space whose keys are not in `seen`, in the order of the space."""
         for point in self.space.points():
             if self.keys(self.rows([point]))[0] not in seen:
                 yield point
+
+
+class Embedding:
+    """Maps full rows to features.
+
+    Attributes:
+        owner: Shape `(D,)`; the parameter that each feature belongs to.
+    """
+
+    def __init__(self, encoder: SpaceEncoder) -> None:
+        self.encoder = encoder
+        owner: list[int] = []
+        columns: list[slice] = []
+        for i in range(encoder.d):
+            n_values = encoder.n_values[i]
+            width = (n_values or 0) if not encoder.is_ordered[i] else 2 if encoder.is_conditional[i] else 1
+            columns.append(slice(len(owner), len(owner) + width))
+            owner += [i] * width
+        self.owner: NDArray[np.intp] = np.array(owner, dtype=np.intp)
+        self._columns = columns
+        self._plain = [i for i in range(encoder.d) if encoder.is_ordered[i] and not encoder.is_conditional[i]]
+        self._arcs = [i for i in range(encoder.d) if encoder.is_ordered[i] and encoder.is_conditional[i]]
+        self._choices = [i for i in range(encoder.d) if not encoder.is_ordered[i]]
+        self._plain_columns = [columns[i].start for i in self._plain]
+        self._is_identity = len(self._plain) == encoder.d  # the features are the rows
+
+    @property
+    def n_features(self) -> int:
+        return len(self.owner)
+
+    def features(self, rows: Array, active: Flags | None = None) -> Array:
+        """Return the features of full rows `(n, d)`: shape `(n, D)`.
+
+        Args:
+            rows: Full rows.
+            active: What `is_active(rows)` returns, if it is known already.
+        """
+        if self._is_identity:
+            return rows
+        active = self.encoder.is_active(rows) if active is None else active
+        features = np.zeros((len(rows), self.n_features))
+        features[:, self._plain_columns] = rows[:, self._plain]
+        for i in self._arcs:
+            angle = ARC_ANGLE * rows[:, i]
+            features[:, self._columns[i]] = np.stack([np.sin(angle), np.cos(angle)], 1) / ARC_ANGLE * active[:, [i]]
+        for i in self._choices:
+            k = self._columns[i].stop - self._columns[i].start
+            chosen = np.rint(rows[:, i] * max(k - 1, 1)).astype(np.intp)
+            features[np.arange(len(rows)), self._columns[i].start + chosen] = np.where(active[:, i], np.sqrt(0.5), 0.0)
+        return features
+
+    def pull_back(self, rows: Array, active: Flags, gradients: Array) -> Array:
+        """Turn gradients by features `(n, D)` into gradients by the coordinates of full rows `(n, d)` (chain rule).
+
+        They are 0 for unordered choices and inactive parameters.
+        """
+        if self._is_identity:
+            return gradients
+        by_rows = np.zeros_like(rows)
+        by_rows[:, self._plain] = gradients[:, self._plain_columns]
+        for i in self._arcs:
+            angle = ARC_ANGLE * rows[:, i]
+            by_sin, by_cos = gradients[:, self._columns[i]].T
+            by_rows[:, i] = np.where(active[:, i], by_sin * np.cos(angle) - by_cos * np.sin(angle), 0.0)
+        return by_rows

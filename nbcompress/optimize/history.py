@@ -1,11 +1,11 @@
-"""What a proposer sees and what it answers: frozen values, all losses minimised."""
+"""The input and the output of a proposer: `History` and `Proposal`. Frozen values; all losses are minimized."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 Status = Literal["told", "failed", "pending"]
 
 VERSION = 1
+
+T = TypeVar("T")
 
 
 def _frozen_rows(rows: ArrayLike, n: int, what: str) -> Array:
@@ -35,15 +37,17 @@ def _frozen_rows(rows: ArrayLike, n: int, what: str) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """All points so far, in the order of their numbers.
+    """All points so far, in the order of their trial numbers.
+
+    A history also keeps what was computed from it, such as fitted models: see `cached`.
 
     Attributes:
         points: The active parameters of each point.
-        losses: Shape `(n, m)`; every objective with the sign that makes smaller better, NaN where unknown.
-        slacks: Shape `(n, k)`; at most 0 where a constraint holds, NaN where unknown.
-        status: `told` (ran; some numbers may still be unknown), `failed` (raised, crashed, not finite),
-            or `pending` (asked, not told).
-        notes: What the proposer returned with each point; empty for points that came from elsewhere.
+        losses: Shape `(n, m)`; the objectives, with the sign that makes smaller better; NaN where unknown.
+        slacks: Shape `(n, k)`; at most 0 where a constraint holds; NaN where unknown.
+        status: `told` (the trial ended; some values may be unknown), `failed` (it raised, crashed or returned a value
+            that is not finite), or `pending` (it has not ended).
+        notes: The `Proposal.note` of each point; empty for points that no proposer returned.
 
     Raises:
         SearchError: The parts differ in length, a number is infinite or a status is unknown.
@@ -54,6 +58,7 @@ class History:
     slacks: Array = field(default_factory=lambda: np.empty((0, 0)))
     status: tuple[Status, ...] = ()
     notes: tuple[Mapping[str, Any], ...] = ()
+    _cache: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.points)
@@ -73,12 +78,13 @@ class History:
 
     @classmethod
     def empty(cls, n_objectives: int, n_constraints: int = 0) -> History:
+        """Return a history without points."""
         return cls((), np.empty((0, n_objectives)), np.empty((0, n_constraints)))
 
     def __len__(self) -> int:
         return len(self.points)
 
-    def adding(
+    def with_point(
         self,
         point: Point,
         status: Status = "pending",
@@ -86,7 +92,7 @@ class History:
         slacks: Sequence[float] | None = None,
         note: Mapping[str, Any] | None = None,
     ) -> History:
-        """Return a history with one more point; what is left out is unknown."""
+        """Return a history with one more point; losses and slacks that are left out are unknown."""
         m, k = self.losses.shape[1], self.slacks.shape[1]
         return History(
             (*self.points, point),
@@ -96,17 +102,28 @@ class History:
             (*self.notes, note or {}),
         )
 
-    def having(self, status: Status) -> NDArray[np.bool_]:
-        """Say for each point whether it has this status; shape `(n,)`."""
-        return np.array([one == status for one in self.status], dtype=bool)
+    def has_status(self, status: Status) -> NDArray[np.bool_]:
+        """Return for each point whether it has this status; shape `(n,)`."""
+        return np.array([known == status for known in self.status], dtype=bool)
 
     @property
     def is_feasible(self) -> NDArray[np.bool_]:
-        """Whether each point was told with every loss known and every constraint kept; shape `(n,)`."""
+        """Whether each point was told with every loss known and every constraint satisfied; shape `(n,)`."""
         with np.errstate(invalid="ignore"):
-            return self.having("told") & np.isfinite(self.losses).all(1) & (self.slacks <= 0).all(1)
+            return self.has_status("told") & np.isfinite(self.losses).all(1) & (self.slacks <= 0).all(1)
+
+    def cached(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` returns, computed at the first call with this key and kept as long as the history.
+
+        So the search loop and a panel that get the same history share the models that were fitted to it.
+        """
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return cast(T, self._cache[key])
 
     def to_json(self) -> dict[str, Any]:
+        """Return the history as JSON data; `from_json` reads it."""
+
         def rows(array: Array) -> list[list[float | None]]:
             return [[None if math.isnan(value) else float(value) for value in row] for row in array]
 
@@ -122,6 +139,11 @@ class History:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> History:
+        """Return the history that `to_json` wrote.
+
+        Raises:
+            SearchError: The data have another version.
+        """
         if data.get("version") != VERSION:
             raise SearchError(
                 f"This history has version {data.get('version')!r}, but this nbcompress reads version {VERSION}."
@@ -147,10 +169,17 @@ class Proposal:
 
     Attributes:
         point: One value per active parameter.
-        note: JSON; what later proposals need (hyperparameters) and `gain`, the expected gain where there is one.
-        reason: One sentence on why this point.
+        note: JSON data that is stored with the trial: what later proposals need (hyperparameters), and under `gain` the
+            expected gain if there is one.
+        reason: Why this point, in one sentence.
     """
 
     point: Point
     note: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+
+    @property
+    def expected_gain(self) -> float | None:
+        """The expected improvement, in the units of the losses (of the hypervolume with several); None if unknown."""
+        gain = self.note.get("gain")
+        return None if gain is None else float(gain)

@@ -1,4 +1,4 @@
-"""What the surrogate has learned, for panels: slices, importance, calibration."""
+"""What the surrogate has learned: slices, parameter importance and calibration."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ import numpy as np
 from scipy.stats import qmc
 
 from nbcompress.errors import PointError, SearchError, did_you_mean
-from nbcompress.optimize.acquisition import Sum
 from nbcompress.optimize.history import Array, History
-from nbcompress.optimize.models import Belief
-from nbcompress.optimize.proposers.gp import GaussianProcessProposer
-from nbcompress.optimize.protocol import Proposer, generator
+from nbcompress.optimize.models import FittedModels
+from nbcompress.optimize.protocol import Proposer, Stream, SurrogateProposer, random_generator
 from nbcompress.space import Point, Value
 
-# Points of the estimate of importance: a power of two for the Sobol sequence.
+# Points for the estimate of importance: a power of two, for the Sobol sequence.
 N_IMPORTANCE = 512
-# Half the width, in standard deviations, of the interval that holds 95 % of a normal distribution.
+# Half the width of the 95 % interval of a normal distribution, in standard deviations.
 WIDTH_95 = 1.959964
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """The surrogate along one parameter, all others held.
+    """The surrogate along one parameter, with all others fixed.
 
     Attributes:
         name: The parameter.
         values: Its values, `n` of them or fewer.
-        mean: Shape `(m, n)`; predicted losses in their own units, with the sign that makes smaller better.
+        mean: Shape `(m, n)`; predicted losses in their units, with the sign that makes smaller better.
         std: Shape `(m, n)`; standard deviations of the noise-free losses.
-        acquisition: Shape `(n,)`; larger is better; a logarithm, but for `ucb`.
+        acquisition: Shape `(n,)`; larger is better; a logarithm, except for `ucb`.
     """
 
     name: str
@@ -42,56 +40,60 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How well the surrogate foretells each known loss from all the others.
+    """How well the surrogate predicts each known loss from all others (leave-one-out).
 
     Attributes:
-        residuals: `(known - predicted) / standard deviation`, one for each told point with that loss.
-        share_inside: The share of them within the 95 % interval; .95 is ideal.
+        residuals: `(known - predicted) / standard deviation`, one for each told point with a known loss.
+        share_inside: The share of them in the 95 % interval; 0.95 is ideal.
     """
 
     residuals: Array
     share_inside: float
 
 
-def _learned(proposer: Proposer, history: History) -> tuple[GaussianProcessProposer, Belief]:
-    if not isinstance(proposer, GaussianProcessProposer):
-        raise SearchError(
-            "Only the sampler 'gp' has a surrogate to look into. Make one for the same history: proposer('gp', ...)."
-        )
-    belief = proposer.believe(history)
-    if len(belief.losses) < proposer.n_objectives:
+def _fitted(proposer: Proposer, history: History) -> tuple[SurrogateProposer, FittedModels]:
+    if not isinstance(proposer, SurrogateProposer):
+        raise SearchError("Only the sampler 'gp' has a surrogate. Make one for the same history: proposer('gp', ...).")
+    models = proposer.fit_models(history)
+    if not models.has_all_objectives:
         raise SearchError("The surrogate has nothing to learn from yet: no told point has every loss.")
-    return proposer, belief
+    return proposer, models
 
 
 def slice_of(proposer: Proposer, history: History, point: Point, name: str, n: int = 41) -> Slice:
-    """Return the surrogate's prediction where only the parameter `name` leaves `point`.
+    """Return the surrogate's prediction along the parameter `name` through `point`.
 
-    Where a choice activates other parameters, these take the middle of their axes.
+    Parameters that a choice activates take the middle of their range.
+
+    Args:
+        proposer: A proposer with a surrogate.
+        history: What the surrogate learns from.
+        point: The other parameters.
+        name: The parameter that varies.
+        n: The most values.
 
     Raises:
         SearchError: The proposer has no surrogate, or no loss is known yet.
         PointError: The point is not in the space, or the parameter is not active there.
     """
-    gp, belief = _learned(proposer, history)
-    axes = gp.axes
-    point = axes.space.check(point)
+    surrogate, models = _fitted(proposer, history)
+    encoder = models.embedding.encoder
+    point = encoder.space.check(point)
     if name not in point:
-        why = "is not active at this point" if name in axes.names else "is no parameter of the space"
+        why = "is not active at this point" if name in encoder.names else "is not a parameter of the space"
         raise PointError(f"{name!r} {why}; a slice runs along one of {', '.join(point)}.{did_you_mean(name, point)}")
-    i = axes.names.index(name)
-    levels = axes.levels[i]
+    i = encoder.names.index(name)
+    levels = encoder.levels[i]
     units = np.linspace(0, 1, n) if levels is None else levels
     if len(units) > n:
         units = units[np.unique(np.linspace(0, len(units) - 1, n).round().astype(int))]
-    rows = np.repeat(axes.rows([point]), len(units), axis=0)
+    rows = np.repeat(encoder.rows([point]), len(units), axis=0)
     rows[:, i] = units
-    rows = axes.snap(rows)
-    features = gp.embedding.features(rows)
-    predictions = [process.in_units(*process.predict(features)) for _, process in sorted(belief.losses.items())]
-    gain, limits = gp.terms(belief, len(history))
-    acquisition = Sum([*([gain] if gain else []), *limits]).score(features)
-    parameter = axes.space[name]
+    rows = encoder.snap(rows)
+    features = models.embedding.features(rows)
+    predictions = [model.untransform(*model.predict(features)) for _, model in sorted(models.objectives.items())]
+    acquisition = surrogate.acquisition_function(history, len(history)).score(features)
+    parameter = encoder.space[name]
     return Slice(
         name,
         tuple(parameter.from_unit(u) for u in rows[:, i].tolist()),
@@ -102,11 +104,16 @@ def slice_of(proposer: Proposer, history: History, point: Point, name: str, n: i
 
 
 def importance(proposer: Proposer, history: History, objective: int = 0) -> dict[str, float]:
-    """Return how much of what the surrogate predicts each parameter decides; the shares add up to 1.
+    """Return how much each parameter contributes to the variance of the predictions; the shares add up to 1.
 
-    The method is Jansen's estimate of the total effect, `E[(f(x) - f(x with another x_i))^2] / 2`, over the
-    surrogate's mean on a Sobol sequence; its interactions count for every parameter in them. A parameter that is
-    rarely active decides little. If nothing varies, all shares are 0.
+    The method is Jansen's estimate of the total effect, `E[(f(x) - f(x with another x_i))^2] / 2`, of the surrogate's
+    mean on a Sobol sequence. An interaction counts for every parameter in it. A parameter that is rarely active
+    contributes little. If nothing varies, all shares are 0.
+
+    Args:
+        proposer: A proposer with a surrogate.
+        history: What the surrogate learns from.
+        objective: The index of the loss.
 
     Raises:
         SearchError: The proposer has no surrogate, or no loss is known yet.
@@ -114,29 +121,35 @@ def importance(proposer: Proposer, history: History, objective: int = 0) -> dict
     References:
         Jansen (1999), "Analysis of variance designs for model output".
     """
-    gp, belief = _learned(proposer, history)
-    axes, process = gp.axes, belief.losses[objective]
-    # One sequence of twice the dimension: two scramblings of the same sequence agree digit for digit, or never.
-    cube = qmc.Sobol(2 * axes.d, scramble=True, seed=generator(gp.seed, 0, purpose=4)).random(N_IMPORTANCE)
-    rows, others = axes.spread(cube[:, : axes.d]), axes.spread(cube[:, axes.d :])
-    base = process.predict(gp.embedding.features(rows))[0]
+    surrogate, models = _fitted(proposer, history)
+    encoder, model = models.embedding.encoder, models.objectives[objective]
+    # One sequence of twice the dimension: two scramblings of one sequence would not be independent.
+    rng = random_generator(surrogate.seed, 0, Stream.IMPORTANCE)
+    cube = qmc.Sobol(2 * encoder.d, scramble=True, seed=rng).random(N_IMPORTANCE)
+    rows, others = encoder.from_cube(cube[:, : encoder.d]), encoder.from_cube(cube[:, encoder.d :])
+    base = model.predict(models.embedding.features(rows))[0]
     effects = []
-    for i in range(axes.d):
+    for i in range(encoder.d):
         changed = rows.copy()
         changed[:, i] = others[:, i]
-        moved = process.predict(gp.embedding.features(changed))[0] - base
+        moved = model.predict(models.embedding.features(changed))[0] - base
         effects.append(0.5 * float(moved @ moved) / len(rows))
     total = sum(effects)
-    return {name: effect / total if total > 0 else 0.0 for name, effect in zip(axes.names, effects, strict=True)}
+    return {name: effect / total if total > 0 else 0.0 for name, effect in zip(encoder.names, effects, strict=True)}
 
 
 def leave_one_out(proposer: Proposer, history: History, objective: int = 0) -> Calibration:
-    """Return how each told loss compares with its prediction from the others, hyperparameters held.
+    """Return how each told loss compares with its prediction from all others, with fixed hyperparameters.
+
+    Args:
+        proposer: A proposer with a surrogate.
+        history: What the surrogate learns from.
+        objective: The index of the loss.
 
     Raises:
         SearchError: The proposer has no surrogate, or no loss is known yet.
     """
-    process = _learned(proposer, history)[1].fitted[objective]
-    mean, std = process.leave_one_out()
-    residuals = (process.y - mean) / std
+    model = _fitted(proposer, history)[1].unconditioned[objective]
+    mean, std = model.leave_one_out()
+    residuals = (model.y - mean) / std
     return Calibration(residuals, float((np.abs(residuals) <= WIDTH_95).mean()))

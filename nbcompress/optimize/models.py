@@ -1,4 +1,4 @@
-"""What the surrogate believes after a history: one process for each loss, each slack and for failure."""
+"""The Gaussian processes fitted to a history: one per objective, one per constraint and one for failure."""
 
 from __future__ import annotations
 
@@ -10,118 +10,147 @@ import numpy as np
 
 from nbcompress.optimize.encoding import Embedding
 from nbcompress.optimize.history import Array, History
-from nbcompress.optimize.multi_objective import is_efficient
 from nbcompress.optimize.outcome_transform import without_penalties
-from nbcompress.optimize.surrogates.closed_form import Form, GaussianProcess, Hyperparameters
-from nbcompress.optimize.surrogates.fit import LENGTHSCALE_WIDTH, LENGTHSCALE_WIDTH_OF_SEVERAL, Fit, fit
+from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
+from nbcompress.optimize.surrogates.fit import (
+    LENGTHSCALE_PRIOR_WIDTH,
+    LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE,
+    fit,
+)
+from nbcompress.study.front import is_non_dominated
 
-# How many older sets of hyperparameters are tried after a failed fit.
-MAX_OLDER = 3
-# Labels of a trial that failed and of one that ran; a slack is feasible at or below 0.
-FAILED, RAN = 1.0, -1.0
-# The process of these labels is not fitted: a step has no lengthscale, and what fits it best forgets failures a short
-# way off. Lengthscale times the root of the dimension, signal and noise are heuristics, chosen on two problems where
-# the optimum lies at the edge of what runs.
+# How many earlier sets of hyperparameters are tried after a failed fit.
+MAX_EARLIER = 3
+# Labels of a failed and of a successful trial: like a constraint, at most 0 is good.
+FAILED, SUCCEEDED = 1.0, -1.0
+# Hyperparameters of the failure model. They are not fitted: a step function has no lengthscale, and the best fit would
+# forget failures at a short distance. The lengthscale is multiplied by the root of the dimension. Heuristics, see
+# benchmarks.md#surrogate-priors.
 FAILURE_LENGTHSCALE, FAILURE_SIGNAL, FAILURE_NOISE = 0.5, 1.0, 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Belief:
-    """Processes over the features of a space.
+class FittedModels:
+    """The Gaussian processes fitted to a history.
 
     Attributes:
         embedding: From full rows to features.
-        rows: Shape `(n, d)`; full rows of the history.
+        spec: Kernel and mean of the models.
+        n_objectives: The number of losses in the history.
+        rows: Shape `(n, d)`; the history's points as full rows.
         features: Shape `(n, D)`.
-        losses: A process for each objective with a known loss, by its index.
-        limits: Processes that should be at most 0: slacks, by `slack j`, and `failure`.
-        pending: Shape `(p, D)`; features of the points that run. Every process believes its own mean there.
-        note: What `Proposal.note` keeps: hyperparameters, and `trouble` where a fit failed.
-        fitted: The processes of `losses` before they believed in pending points.
+        objectives: By index, the model of each objective with a known loss; conditioned on its mean at pending points.
+        constraints: Models of values that should be at most 0: `slack j` of the history, and `failure`; also
+            conditioned on their means at pending points.
+        X_pending: Shape `(p, D)`; features of the pending points.
+        note: What `Proposal.note` stores: `hyperparameters`, and `trouble` (the error) where a fit failed.
+        unconditioned: The models of `objectives`, not conditioned on pending points.
     """
 
     embedding: Embedding
-    history: History
+    spec: ModelSpec
+    n_objectives: int
     rows: Array
     features: Array
-    losses: Mapping[int, GaussianProcess]
-    limits: Mapping[str, GaussianProcess]
-    pending: Array
+    objectives: Mapping[int, GaussianProcess]
+    constraints: Mapping[str, GaussianProcess]
+    X_pending: Array
     note: Mapping[str, Any] = field(default_factory=dict)
-    fitted: Mapping[int, GaussianProcess] = field(default_factory=dict)
+    unconditioned: Mapping[int, GaussianProcess] = field(default_factory=dict)
 
     @classmethod
-    def after(cls, history: History, embedding: Embedding, form: Form) -> Belief:
-        """Fit every process to what is known of it."""
-        rows = embedding.axes.rows(history.points)
+    def fit(cls, history: History, embedding: Embedding, spec: ModelSpec) -> FittedModels:
+        """Fit every model to the part of the history where its value is known.
+
+        Hyperparameters in the history's notes serve as starts, so a fit depends on nothing but its arguments.
+        """
+        rows = embedding.encoder.rows(history.points)
         features = embedding.features(rows)
-        told, failed = history.having("told"), history.having("failed")
-        pending = features[history.having("pending")]
+        told, failed = history.has_status("told"), history.has_status("failed")
+        X_pending = features[history.has_status("pending")]
         hyper: dict[str, Any] = {}
-        trouble: dict[str, str] = {}
+        errors: dict[str, str] = {}
 
-        # A front's hypervolume is measured in the losses' own scale. And in a conditional space a branch begins with
-        # bad values, whose differences are all that is known of it.
+        # No log tail with several objectives: the hypervolume is measured on the linear scale. No log tail in a
+        # conditional space either: the first values of a branch are bad, and only their differences are known of it.
         is_single = history.losses.shape[1] == 1
-        damped = is_single and not embedding.axes.space.has_conditions
-        width = LENGTHSCALE_WIDTH if is_single else LENGTHSCALE_WIDTH_OF_SEVERAL
-        # What choices and stepped numbers do tends to add up. Among continuous parameters alone a trend won nothing.
-        form = replace(form, has_trend=not embedding.axes.is_continuous.all())
+        log_tail = is_single and not embedding.encoder.space.has_conditions
+        width = LENGTHSCALE_PRIOR_WIDTH if is_single else LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
+        # Effects of choices and stepped numbers tend to add up; among continuous parameters a trend gained nothing.
+        spec = replace(spec, has_trend=not embedding.encoder.is_continuous.all())
 
-        def learn(name: str, known: Array, values: Array, is_damped: bool = False) -> GaussianProcess:
-            older = _older(history, name)
-            found: Fit = fit(
-                form, embedding.owner, embedding.axes.d, known, values, older, damped=is_damped, width=width
+        def fit_model(name: str, known: Array, values: Array, log_tail: bool = False) -> GaussianProcess:
+            earlier = _earlier_hyperparameters(history, name)
+            fitted = fit(
+                spec, embedding.owner, embedding.encoder.d, known, values, earlier, log_tail=log_tail, width=width
             )
-            hyper[name] = found.process.hyper.to_json()
-            if found.trouble:
-                trouble[name] = found.trouble
-            return found.process
+            hyper[name] = fitted.model.hyper.to_json()
+            if fitted.error:
+                errors[name] = fitted.error
+            return fitted.model
 
-        fitted: dict[int, GaussianProcess] = {}
-        ends_of_front = _ends_of_front(history)
+        unconditioned: dict[int, GaussianProcess] = {}
+        worst_on_front = _worst_on_front(history)
         for j, column in enumerate(history.losses.T):
             known = told & np.isfinite(column)
             if known.any():
-                values = without_penalties(column[known], ends_of_front[j])
-                fitted[j] = learn(f"loss {j}", features[known], values, damped)
-        limits: dict[str, GaussianProcess] = {}
+                values = without_penalties(column[known], worst_on_front[j])
+                unconditioned[j] = fit_model(f"loss {j}", features[known], values, log_tail)
+        constraints: dict[str, GaussianProcess] = {}
         for j, column in enumerate(history.slacks.T):
             known = np.isfinite(column)
             if known.any():
-                limits[f"slack {j}"] = learn(f"slack {j}", features[known], column[known]).believing(pending)
+                model = fit_model(f"slack {j}", features[known], column[known])
+                constraints[f"slack {j}"] = model.condition_on_mean(X_pending)
         if failed.any():
             ended = told | failed
-            labels = np.where(failed, FAILED, RAN)[ended]
-            limits["failure"] = _failure(embedding, form, features[ended], labels).believing(pending)
-        note = {"hyperparameters": hyper, **({"trouble": trouble} if trouble else {})}
-        losses = {j: process.believing(pending) for j, process in fitted.items()}
-        return cls(embedding, history, rows, features, losses, limits, pending, note, fitted)
+            labels = np.where(failed, FAILED, SUCCEEDED)[ended]
+            model = _failure_model(embedding, spec, features[ended], labels)
+            constraints["failure"] = model.condition_on_mean(X_pending)
+        note = {"hyperparameters": hyper, **({"trouble": errors} if errors else {})}
+        objectives = {j: model.condition_on_mean(X_pending) for j, model in unconditioned.items()}
+        return cls(
+            embedding,
+            spec,
+            history.losses.shape[1],
+            rows,
+            features,
+            objectives,
+            constraints,
+            X_pending,
+            note,
+            unconditioned,
+        )
 
-    def standard_losses(self, features: Array) -> Array:
-        """Return the predicted mean losses at features `(k, D)`, standardised: shape `(k, m)`."""
-        return np.stack([self.losses[j].means(features) for j in sorted(self.losses)], axis=1)
+    @property
+    def has_all_objectives(self) -> bool:
+        """Whether a loss of every objective is known."""
+        return len(self.objectives) == self.n_objectives
+
+    def mean_losses(self, features: Array) -> Array:
+        """Return the predicted mean losses at features `(k, D)`, standardized: shape `(k, m)`."""
+        return np.stack([self.objectives[j].predict_mean(features) for j in sorted(self.objectives)], axis=1)
 
 
-def _ends_of_front(history: History) -> Array:
-    """Return the largest of each loss, shape `(m,)`, among the feasible points that nothing beats."""
+def _worst_on_front(history: History) -> Array:
+    """Return the largest of each loss, shape `(m,)`, among the non-dominated feasible points."""
     feasible = history.losses[history.is_feasible]
-    return np.asarray(feasible[is_efficient(feasible)].max(0, initial=-np.inf))
+    return np.asarray(feasible[is_non_dominated(feasible)].max(0, initial=-np.inf))
 
 
-def _failure(embedding: Embedding, form: Form, features: Array, labels: Array) -> GaussianProcess:
-    lengthscales = np.full(embedding.axes.d, FAILURE_LENGTHSCALE * np.sqrt(embedding.axes.d))
+def _failure_model(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> GaussianProcess:
+    lengthscales = np.full(embedding.encoder.d, FAILURE_LENGTHSCALE * np.sqrt(embedding.encoder.d))
     hyper = Hyperparameters(lengthscales, FAILURE_SIGNAL, FAILURE_NOISE)
-    return GaussianProcess(Form(form.kernel), hyper, embedding.owner, features, labels)
+    return GaussianProcess(ModelSpec(spec.kernel), hyper, embedding.owner, features, labels)
 
 
-def _older(history: History, name: str) -> list[Hyperparameters]:
-    """Return the newest hyperparameters of a process that the history's notes hold, newest first."""
+def _earlier_hyperparameters(history: History, name: str) -> list[Hyperparameters]:
+    """Return the latest hyperparameters of a model that the history's notes hold, newest first."""
     found: list[Hyperparameters] = []
     for note in reversed(history.notes):
         stored = note.get("hyperparameters", {}).get(name)
         if stored is not None:
             found.append(Hyperparameters.from_json(stored))
-            if len(found) == MAX_OLDER:
+            if len(found) == MAX_EARLIER:
                 break
     return found

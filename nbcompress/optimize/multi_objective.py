@@ -1,23 +1,7 @@
-"""What one more trial is worth with several objectives, seen along one direction at a time.
+"""Acquisition functions of several objectives: log EHVI in closed form, and random scalarizations for UCB and PI.
 
-With a reference r behind all losses and a direction w > 0 of length 1, losses y reach
-
-    reach(y) = min_j (r_j - y_j) / w_j
-
-from r along w. Its largest value over a set of points, to the power of the number of objectives and averaged over all
-directions, is the hypervolume they dominate, but for a constant. So what reaches further in a random direction adds
-to the hypervolume, and every proposal draws its own.
-
-    ucb   how far the optimistic losses mu - 2 s reach
-    pi    log P(reach(y) > t) = sum_j log P(y_j < r_j - w_j t),   t a little beyond the furthest known reach
-
-References:
-    Zhang, Golovin (2020), "Random Hypervolume Scalarizations for Provable Multi-Objective Black Box Optimization".
-    Knowles (2006), "ParEGO": one random direction a proposal.
-
-What one more trial is worth with several objectives: the expected gain in hypervolume, in closed form.
-
-What no front point dominates, below the reference, is cut into boxes that do not overlap. With independent predictions,
+**Log EHVI.** The region below the reference that no front point dominates is cut into boxes that do not overlap. With
+independent predictions,
 
     EHVI = sum over boxes of prod_j (psi_j(high_j) - psi_j(low_j)),      psi_j(t) = E[max(t - loss_j, 0)]
 
@@ -26,65 +10,82 @@ objectives the boxes are strips along the first loss. With the front `p_1 .. p_K
 
     strip k = (a_k, a_(k+1)) x (-inf, c_k),   a_0 = -inf, a_k = p_k1, a_(K+1) = r1;   c_0 = r2, c_k = p_k2
 
+**Scalarization.** With the reference r and weights w > 0 of length 1, losses y are scalarized to
+
+    S(y) = min_j (r_j - y_j) / w_j
+
+The largest S over a set of points, to the power of the number of objectives and averaged over all w, is the dominated
+hypervolume up to a constant factor. So a larger S for random weights adds to the hypervolume. Every proposal draws its
+own weights.
+
+    ucb   S(mu - 2 s), the value of optimistic losses
+    pi    log P(S(y) > t) = sum_j log P(y_j < r_j - w_j t),   t a little above the largest known S
+
 References:
     Emmerich, Deutz, Klinkenberg (2011), "Hypervolume-based expected improvement: Monotonicity properties and exact
     computation".
     Lacour, Klamroth, Fonseca (2017), "A box decomposition algorithm to compute the hypervolume indicator": the boxes of
-    three and four objectives, as BoTorch works them out.
+    three and four objectives, computed by BoTorch.
+    Zhang, Golovin (2020), "Random Hypervolume Scalarizations for Provable Multi-Objective Black Box Optimization".
+    Knowles (2006), "ParEGO": one random scalarization per proposal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from nbcompress.optimize.acquisition import (
-    Acquisition,
-    Sum,
-    Term,
+    AcquisitionFunction,
+    AnalyticAcquisition,
+    SumAcquisition,
     confidence_bound,
     log_expected_improvement,
     log_probability_below,
 )
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess
+from nbcompress.study.front import is_non_dominated
 
-# How far behind the worst known the reference lies, as a share of the extent of the losses. A heuristic.
+# Distance of the reference beyond the worst known losses, as a share of their extent. Heuristic.
 REFERENCE_MARGIN = 0.1
-# Boxes thinner than this share of the plane's extent hold no hypervolume worth a logarithm.
-THIN = 1e-12
-# Rows are scored so many at once that they meet this many boxes in all; a bound on memory.
-AT_ONCE = 2**18
+# Boxes thinner than this share of the extent are dropped: their hypervolume is negligible.
+MIN_BOX_WIDTH = 1e-12
+# Bounds memory: rows are scored in chunks, so that rows times boxes stays below this.
+MAX_ROWS_TIMES_BOXES = 2**18
+# Margin of `pi` above the largest known scalarized value. Heuristic, see benchmarks.md#multi-objective.
+SCALARIZED_PI_MARGIN = 0.1
+# Temperature of the smooth minimum, in standardized units. The exact minimum has a kink where two objectives are equal,
+# which is where its largest value lies; a gradient method needs it smooth.
+SMOOTHING = 0.02
+# Lower bound of each weight before normalization, so that no objective is ignored.
+MIN_WEIGHT = 0.02
 
 
-def is_efficient(losses: Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Say for each row of `(n, m)` whether no other row is at most as large everywhere and smaller somewhere."""
-    below = (losses[:, None, :] <= losses[None, :, :]).all(-1)
-    strictly = (losses[:, None, :] < losses[None, :, :]).any(-1)
-    return np.asarray(~(below & strictly).any(0))
+# --- Expected hypervolume improvement ---
 
 
 def reference_point(losses: Array) -> Array:
-    """Return the reference for losses `(n, m)`: behind the worst known of each, so that the ends of the front count.
+    """Return the reference point of known losses `(n, m)`: shape `(m,)`, beyond the worst of each loss.
 
-    A reference just behind the front (its "nadir") closes in on the first few points when these lie close together,
-    and the search then never leaves them; seen on ZDT1.
+    So the ends of the front count. A reference just beyond the front (its nadir) would keep the search near the first
+    few points where these lie close together.
     """
     worst, extent = losses.max(0), np.ptp(losses, axis=0)
     return np.asarray(worst + REFERENCE_MARGIN * np.where(extent > 0, extent, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
-    """The sides of B boxes along one loss. Many boxes share an end, and each end is worked out once.
+class BoxSides:
+    """The sides of B boxes along one loss. Many boxes share an end, and each end is evaluated once.
 
     Attributes:
         ends: Shape `(E,)`; the distinct finite ends.
-        low, high: Shape `(B,)`; which end each side has; `low` is -1 where a side has none.
+        low, high: Shape `(B,)`; the index of each end in `ends`; `low` is -1 where a side is unbounded below.
     """
 
     ends: Array
@@ -92,7 +93,7 @@ class Sides:
     high: NDArray[np.intp]
 
     @classmethod
-    def of(cls, low: Array, high: Array) -> Sides:
+    def between(cls, low: Array, high: Array) -> BoxSides:
         ends, which = np.unique(np.concatenate([high, low[np.isfinite(low)]]), return_inverse=True)
         lower = np.full(len(low), -1)
         lower[np.isfinite(low)] = which[len(high) :]
@@ -107,8 +108,8 @@ class Sides:
         return value[:, self.high] + np.log1p(-share), slopes[0], slopes[1]
 
 
-def strips(front: Array, reference: Array) -> tuple[Array, Array]:
-    """Return the boxes that a front `(K, 2)` leaves below the reference: lower and upper corners, each `(B, 2)`."""
+def box_decomposition_2d(front: Array, reference: Array) -> tuple[Array, Array]:
+    """Return boxes of the region that a front `(K, 2)` does not dominate: lower and upper corners, each `(B, 2)`."""
     front = front[np.argsort(front[:, 0], kind="stable")]
     edges = np.concatenate([[-np.inf], front[:, 0], reference[:1]])
     tops = np.concatenate([reference[1:], front[:, 1]])
@@ -117,43 +118,45 @@ def strips(front: Array, reference: Array) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True, eq=False)
-class LogHypervolumeImprovement:
-    """Log EHVI of independent processes.
+class LogExpectedHypervolumeImprovement:
+    """Log EHVI of independent models.
 
     Args:
-        processes: One for each of the m losses, 2 to 4.
-        front: Shape `(K, m)`, standardised; dominated rows and those beyond the reference are dropped.
-        reference: Shape `(m,)`, standardised.
+        models: One for each of the m losses, 2 to 4.
+        front: Shape `(K, m)`, standardized; dominated rows and rows beyond the reference are dropped.
+        reference: Shape `(m,)`, standardized.
     """
 
-    processes: Sequence[GaussianProcess]
+    models: Sequence[GaussianProcess]
     front: Array
     reference: Array
+    _sides: list[BoxSides] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         front = self.front[(self.front < self.reference).all(1)]
-        front = front[is_efficient(front)]
+        front = front[is_non_dominated(front)]
         if len(self.reference) == 2:
-            low, high = strips(front, self.reference)
+            low, high = box_decomposition_2d(front, self.reference)
         else:
-            from nbcompress.optimize.surrogates.botorch import boxes
+            from nbcompress.optimize.surrogates.botorch import box_decomposition
 
-            low, high = boxes(front, self.reference)
+            low, high = box_decomposition(front, self.reference)
         extent = np.maximum(1.0, np.abs(high).max(0))
-        thick = (high - low > THIN * extent).all(1)
-        object.__setattr__(self, "_sides", [Sides.of(*side) for side in zip(low[thick].T, high[thick].T, strict=True)])
+        thick = (high - low > MIN_BOX_WIDTH * extent).all(1)
+        object.__setattr__(
+            self, "_sides", [BoxSides.between(*side) for side in zip(low[thick].T, high[thick].T, strict=True)]
+        )
 
     def _value(self, mean: Array, std: Array) -> tuple[Array, Array, Array]:
-        """From means and deviations `(k, m)` to log EHVI `(k,)` and its derivatives, each `(k, m)`."""
-        sides: list[Sides] = self._sides  # type: ignore[attr-defined]
-        step = max(1, AT_ONCE // len(sides[0].high))
+        """Return log EHVI `(k,)` of means and deviations `(k, m)`, and its derivatives, each `(k, m)`."""
+        step = max(1, MAX_ROWS_TIMES_BOXES // len(self._sides[0].high))
         starts = range(0, max(1, len(mean)), step)
-        parts = [self._part(sides, mean[i : i + step], std[i : i + step]) for i in starts]
+        parts = [self._chunk_value(mean[i : i + step], std[i : i + step]) for i in starts]
         value, by_mean, by_std = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return value, by_mean, by_std
 
-    def _part(self, sides: Sequence[Sides], mean: Array, std: Array) -> tuple[Array, Array, Array]:
-        factors = [side.log_gain(mean[:, [j]], std[:, [j]]) for j, side in enumerate(sides)]
+    def _chunk_value(self, mean: Array, std: Array) -> tuple[Array, Array, Array]:
+        factors = [side.log_gain(mean[:, [j]], std[:, [j]]) for j, side in enumerate(self._sides)]
         parts = sum(factor[0] for factor in factors)
         value = logsumexp(parts, axis=1)
         weight = np.exp(parts - value[:, None])
@@ -161,12 +164,12 @@ class LogHypervolumeImprovement:
         return value, by_mean, by_std
 
     def score(self, features: Array) -> Array:
-        predictions = [process.predict(features) for process in self.processes]
+        predictions = [model.predict(features) for model in self.models]
         mean, std = (np.stack([prediction[i] for prediction in predictions], 1) for i in (0, 1))
         return self._value(mean, std)[0]
 
     def score_with_gradients(self, features: Array) -> tuple[Array, Array]:
-        predictions = [process.predict_with_gradients(features) for process in self.processes]
+        predictions = [model.predict_with_gradients(features) for model in self.models]
         mean, std = (np.stack([prediction[i] for prediction in predictions], 1) for i in (0, 1))
         value, by_mean, by_std = self._value(mean, std)
         gradient = np.zeros_like(features)
@@ -175,76 +178,69 @@ class LogHypervolumeImprovement:
         return value, gradient
 
 
-# How much further than the known losses `pi` aims. With the .01 of one objective it hardly left its first points on
-# ZDT1 (half of the hypervolume was missing after 40 trials, instead of a fifth); .03 and .3 were worse, too.
-FURTHER = 0.1
-# A minimum has a kink where two objectives reach equally far, which is where its largest value lies. It is rounded by
-# so many standardised units, so that a climb can follow it.
-ROUNDED = 0.02
-# No direction runs along an axis, where one objective alone would count.
-LEAST_SHARE = 0.02
+# --- Random scalarization ---
 
 
-def draw_direction(rng: np.random.Generator, m: int) -> Array:
-    """Return a random direction of `m` positive shares, of length 1."""
-    shares = np.abs(rng.standard_normal(m))
-    shares = np.maximum(shares / np.linalg.norm(shares), LEAST_SHARE)
-    return np.asarray(shares / np.linalg.norm(shares))
+def draw_weights(rng: np.random.Generator, m: int) -> Array:
+    """Return random positive weights of length 1: shape `(m,)`."""
+    weights = np.abs(rng.standard_normal(m))
+    weights = np.maximum(weights / np.linalg.norm(weights), MIN_WEIGHT)
+    return np.asarray(weights / np.linalg.norm(weights))
 
 
-def reach(losses: Array, reference: Array, direction: Array) -> Array:
-    """Return how far losses `(n, m)` reach: shape `(n,)`, negative beyond the reference."""
-    return np.asarray(((reference - losses) / direction).min(1))
+def scalarize(losses: Array, reference: Array, weights: Array) -> Array:
+    """Return the scalarized values of losses `(n, m)`: shape `(n,)`; larger is better, below 0 beyond the reference."""
+    return np.asarray(((reference - losses) / weights).min(1))
 
 
-def improvement_along(
-    name: str, processes: Sequence[GaussianProcess], losses: Array, reference: Array, direction: Array
-) -> Acquisition:
-    """Return the acquisition `ucb` or `pi` of `m` losses.
+def scalarized_acquisition(
+    name: str, models: Sequence[GaussianProcess], losses: Array, reference: Array, weights: Array
+) -> AcquisitionFunction:
+    """Return `ucb` or `pi` of scalarized losses.
 
     Args:
         name: `ucb` or `pi`.
-        processes: One for each loss.
-        losses: Shape `(n, m)`, standardised; what is known.
-        reference: Shape `(m,)`; r, standardised.
-        direction: Shape `(m,)`; w.
+        models: One for each loss.
+        losses: Shape `(n, m)`, standardized; the known ones.
+        reference: Shape `(m,)`, standardized; r.
+        weights: Shape `(m,)`; w.
     """
     if name == "ucb":
-        return OptimisticReach(processes, reference, direction)
-    beyond = float(reach(losses, reference, direction).max()) + FURTHER
-    return Sum(
-        [_below(process, float(t)) for process, t in zip(processes, reference - direction * beyond, strict=True)]
+        return ScalarizedConfidenceBound(models, reference, weights)
+    target = float(scalarize(losses, reference, weights).max()) + SCALARIZED_PI_MARGIN
+    return SumAcquisition(
+        [_below(model, float(t)) for model, t in zip(models, reference - weights * target, strict=True)]
     )
 
 
-def _below(process: GaussianProcess, target: float) -> Term:
-    return Term(process, lambda mean, std: log_probability_below(mean, std, target))
+def _below(model: GaussianProcess, target: float) -> AnalyticAcquisition:
+    return AnalyticAcquisition(model, lambda mean, std: log_probability_below(mean, std, target))
 
 
 @dataclass(frozen=True, eq=False)
-class OptimisticReach:
-    """How far the lower confidence bounds of all losses reach; the minimum is rounded."""
+class ScalarizedConfidenceBound:
+    """The scalarized value of the lower confidence bounds of all losses, with a smooth minimum."""
 
-    processes: Sequence[GaussianProcess]
+    models: Sequence[GaussianProcess]
     reference: Array
-    direction: Array
+    weights: Array
 
-    def _terms(self) -> list[Term]:
-        return [Term(process, confidence_bound) for process in self.processes]
+    def _bounds(self) -> list[AnalyticAcquisition]:
+        return [AnalyticAcquisition(model, confidence_bound) for model in self.models]
 
     def score(self, features: Array) -> Array:
-        bounds = np.stack([term.score(features) for term in self._terms()], axis=1)
-        return _rounded_minimum((self.reference + bounds) / self.direction)[0]
+        bounds = np.stack([term.score(features) for term in self._bounds()], axis=1)
+        return _smooth_minimum((self.reference + bounds) / self.weights)[0]
 
     def score_with_gradients(self, features: Array) -> tuple[Array, Array]:
-        found = [term.score_with_gradients(features) for term in self._terms()]
-        bounds = np.stack([value for value, _ in found], axis=1)
-        value, shares = _rounded_minimum((self.reference + bounds) / self.direction)
-        weights = shares / self.direction
-        return value, np.asarray(sum(weights[:, [j]] * gradient for j, (_, gradient) in enumerate(found)))
+        values = [term.score_with_gradients(features) for term in self._bounds()]
+        bounds = np.stack([value for value, _ in values], axis=1)
+        value, slopes = _smooth_minimum((self.reference + bounds) / self.weights)
+        slopes = slopes / self.weights
+        return value, np.asarray(sum(slopes[:, [j]] * gradient for j, (_, gradient) in enumerate(values)))
 
 
-def _rounded_minimum(values: Array) -> tuple[Array, Array]:
-    """Return a smooth lower bound of the minimum of each row, and its derivatives by the row's entries."""
-    total = logsumexp(-values / ROUNDED, axis=1)
-    return -ROUNDED * total, np.exp(-values / ROUNDED - total[:, None])
+def _smooth_minimum(values: Array) -> tuple[Array, Array]:
+    """Return a smooth lower bound of each row's minimum, and its derivatives by the entries of the row."""
+    total = logsumexp(-values / SMOOTHING, axis=1)
+    return -SMOOTHING * total, np.exp(-values / SMOOTHING - total[:, None])

@@ -1,4 +1,4 @@
-"""How does Optuna ask our proposer? `optuna.create_study(sampler=nbcompress.optuna.Sampler())`."""
+"""The sampler `gp` for studies of Optuna: `optuna.create_study(sampler=nbcompress.optuna.Sampler())`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An Optuna study as a proposer reads it: trials become a history."""
+"""Convert the trials of an Optuna study to the history that a proposer reads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from nbcompress.optuna.spaces import SearchSpace
     from nbcompress.space import Point
 
-# Under this key a trial holds what was proposed for it: its parameters are not known to others before it asks for them.
+# The system attribute that holds the proposal of a trial. Other trials need it, because Optuna stores a parameter only
+# when the trial asks for it.
 PROPOSAL = "nbcompress:proposal"
 
-# A pruned trial tells that its point was run; what it would have reached is not known.
+# The point of a pruned trial counts as tried, but its final value is unknown.
 _STATUS: Mapping[TrialState, Status] = {
     TrialState.COMPLETE: "told",
     TrialState.PRUNED: "told",
@@ -41,8 +42,13 @@ def history_of(
 ) -> History:
     """Return the trials that lie in the space, in the order of their numbers.
 
-    Trials that were run with other ranges, or whose parameters are not known yet, are left out. Failed trials are
-    points to keep away from; of pruned ones the constraints count.
+    Trials with other ranges, and trials whose parameters are not known yet, are left out. A failed trial counts as
+    failed, so points near it are avoided. Of a pruned trial only the constraints count.
+
+    Args:
+        trials: Of the study.
+        search_space: Their space.
+        directions: Of the study.
     """
     chosen = [
         (trial, point)
@@ -62,17 +68,17 @@ def history_of(
     n = len(chosen)
     return History(
         tuple(point for _, point in chosen),
-        _finite(np.array(losses, dtype=np.float64).reshape(n, len(signs))),
-        _finite(np.array(slacks, dtype=np.float64).reshape(n, len(names))),
+        _replace_infinite_(np.array(losses, dtype=np.float64).reshape(n, len(signs))),
+        _replace_infinite_(np.array(slacks, dtype=np.float64).reshape(n, len(names))),
         tuple(_STATUS[trial.state] for trial, _ in chosen),
         tuple((read_attribute(trial.system_attrs, PROPOSAL) or {}).get("note", {}) for trial, _ in chosen),
     )
 
 
 def _point(trial: FrozenTrial, search_space: SearchSpace) -> Point | None:
-    # A complete trial has what it was asked for; another one may have ended, or not yet come, before it was.
+    # A complete trial has all its parameters. Any other may not have asked for all of them (yet).
     proposed = {} if trial.state == TrialState.COMPLETE else read_attribute(trial.system_attrs, PROPOSAL) or {}
-    # A trial that was enqueued takes its fixed parameters, whatever was proposed.
+    # An enqueued trial takes its fixed parameters instead of the proposed ones.
     values: dict[str, Any] = {
         **proposed.get("point", {}),
         **trial.system_attrs.get("fixed_params", {}),
@@ -84,8 +90,8 @@ def _point(trial: FrozenTrial, search_space: SearchSpace) -> Point | None:
     return search_space.point(values)
 
 
-def _finite(table: Array) -> Array:
-    """Put the worst and the best finite number of its column in the place of an infinite one."""
+def _replace_infinite_(table: Array) -> Array:
+    """Replace infinite values by the largest or the smallest finite value of their column, in place."""
     for column in table.T:
         finite = column[np.isfinite(column)]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Our proposer as one of Optuna's samplers."""
+"""The sampler `gp` for studies of Optuna."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from nbcompress.errors import SearchError, SpaceExhausted
 from nbcompress.optimize import Proposer, proposer
-from nbcompress.optimize.encoding import Axes
-from nbcompress.optimize.protocol import generator
+from nbcompress.optimize.encoding import SpaceEncoder
+from nbcompress.optimize.protocol import random_generator
 from nbcompress.optuna.replay import PROPOSAL, history_of
-from nbcompress.optuna.spaces import SearchSpace, conditional_search_space, conditions_of, parameter_of
+from nbcompress.optuna.spaces import SearchSpace, conditional_search_space, conditions_of
 from nbcompress.space import Space
+from nbcompress.study.optuna_distributions import parameter_of
 from nbcompress.study.trial_store import write_attribute
 
 if TYPE_CHECKING:
@@ -30,30 +31,36 @@ if TYPE_CHECKING:
 class Sampler(BaseSampler):
     """The sampler `gp` of nbcompress, for a study of Optuna.
 
-    Parameters that the complete trials had, with the same range, are proposed together by the surrogate, also those
-    that only some trials were asked for, where a category or a small whole number tells which. All others are drawn at
-    random. The study's first trial stands in the middle of every range. Up to 4 objectives; constraints from
-    `trial.set_constraint` or `constraints_func`; trials that run beside this one count as pending; failed ones are kept
-    away from.
+    Parameters that complete trials have with the same range are proposed together by the surrogate. A parameter that
+    only some trials have is included if a category or a small integer decides which trials. All other parameters are
+    random. The first trial of a study is in the middle of every range.
 
-    It has no state but its seed: a proposal depends on the seed, the trial's number and the trials before it. So equal
-    seeds give equal points also when a study is continued later, and samplers in several processes may share a seed.
+    Up to 4 objectives are supported, and constraints from `trial.set_constraint` or `constraints_func`. Running trials
+    count as pending, and points near failed trials are avoided.
+
+    The sampler has no state except its seed: a proposal depends on the seed, the trial number and the earlier trials.
+    So equal seeds give equal points when a study is continued, and samplers in several processes may share a seed.
 
     Args:
-        seed: Equal seeds and equal trials give equal points; None draws one.
+        seed: Equal seeds and equal trials give equal points; None draws a seed.
         acquisition: `logei`, `ucb`, `pi` or `qlogei`.
         kernel: `matern52` or `rbf`.
         mean: `constant`, `linear` or `zero`.
-        constraints_func: Returns the constraints of an ended trial, which holds them where they are at most 0. Optuna
-            5 prefers `trial.set_constraint` and says so with a warning for its own samplers; this one takes both.
+        constraints_func: Returns the constraint values of an ended trial; at most 0 is feasible. Optuna 5 prefers
+            `trial.set_constraint` and warns about this argument for its own samplers; this sampler takes both.
 
     Raises:
-        SearchError: The seed is no whole number.
-        GoalError: An unknown acquisition, kernel or mean; at the first proposal also: more objectives than 4.
+        SearchError: The seed is not an integer.
+        GoalError: An unknown acquisition, kernel or mean; at the first proposal also more than 4 objectives.
 
     Example:
-        study = optuna.create_study(sampler=nbcompress.optuna.Sampler(seed=0))
-        study.optimize(objective, n_trials=40)
+        >>> import optuna
+        >>> import nbcompress as nc
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> study = optuna.create_study(sampler=nc.optuna.Sampler(seed=0))
+        >>> study.optimize(lambda trial: (trial.suggest_float("x", -1, 1) - 0.3) ** 2, n_trials=10)
+        >>> study.best_value < 0.01
+        True
     """
 
     def __init__(
@@ -68,11 +75,11 @@ class Sampler(BaseSampler):
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise SearchError(f"A seed is a whole number or None, but got {seed!r}.")
         self._seed = secrets.randbits(31) if seed is None else seed
-        self._parts: dict[str, Any] = {"acquisition": acquisition, "kernel": kernel, "mean": mean}
+        self._options: dict[str, Any] = {"acquisition": acquisition, "kernel": kernel, "mean": mean}
         self._constraints_func = constraints_func
-        self._made: tuple[Any, SearchSpace, Proposer] | None = None
+        self._latest: tuple[Any, SearchSpace, Proposer] | None = None
         self._lock = threading.Lock()
-        self._proposer(SearchSpace({"x": FloatDistribution(0.0, 1.0)}), 1)  # wrong parts are told now
+        self._proposer(SearchSpace({"x": FloatDistribution(0.0, 1.0)}), 1)  # raises for wrong options now
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
@@ -81,7 +88,7 @@ class Sampler(BaseSampler):
         vars(self).update(state, _lock=threading.Lock())
 
     def reseed_rng(self) -> None:
-        """Do nothing: what is drawn depends on the trial's number, which no other thread or process has."""
+        """Do nothing: random numbers depend on the trial number, which no other thread or process has."""
 
     def infer_relative_search_space(
         self,
@@ -93,18 +100,24 @@ class Sampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        known = {name: one for name, one in search_space.items() if parameter_of(one) is not None}
-        if not known:
+        supported = {
+            name: distribution for name, distribution in search_space.items() if parameter_of(distribution) is not None
+        }
+        if not supported:
             return {}
-        # One at a time, so that a thread sees what was proposed to the others.
+        # One thread at a time, so that each sees what was proposed to the others.
         with self._lock:
-            others = [get_trial for get_trial in study.get_trials(deepcopy=False) if get_trial.number != trial.number]
-            space, proposes = self._proposer(SearchSpace(known, conditions_of(others, known)), len(study.directions))
+            others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+            wanted = SearchSpace(supported, conditions_of(others, supported))
+            space, gp = self._proposer(wanted, len(study.directions))
             history = history_of(others, space, study.directions)
             try:
-                proposal = proposes.propose(trial.number, history)
-            except SpaceExhausted:  # a study of Optuna goes on all the same, with known points drawn at random
-                return {name: self.sample_independent(study, trial, name, one) for name, one in known.items()}
+                proposal = gp.propose(trial.number, history)
+            except SpaceExhausted:  # a study of Optuna continues, so known points are drawn at random
+                return {
+                    name: self.sample_independent(study, trial, name, distribution)
+                    for name, distribution in supported.items()
+                }
             values = space.values(proposal.point)
             stored = {"point": values, "note": dict(proposal.note), "reason": proposal.reason}
 
@@ -119,9 +132,9 @@ class Sampler(BaseSampler):
     ) -> Any:
         parameter = parameter_of(param_distribution)
         if trial.number == 0 and parameter is not None:
-            axes = Axes(Space({"x": parameter}))
-            return axes.point(axes.middle())["x"]
-        seed = int(generator(self._seed, trial.number, purpose=crc32(param_name.encode())).integers(2**31))
+            encoder = SpaceEncoder(Space({"x": parameter}))
+            return encoder.point(encoder.center())["x"]
+        seed = int(random_generator(self._seed, trial.number, stream=crc32(param_name.encode())).integers(2**31))
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
@@ -132,15 +145,15 @@ class Sampler(BaseSampler):
         values: Sequence[float] | None,  # noqa: ARG002 - Optuna's signature
     ) -> None:
         if self._constraints_func is not None:
-            # What Optuna's own samplers call; it stores them where its `best_trials` finds them.
+            # Optuna's own samplers call this; it stores the constraints where `best_trials` reads them.
             from optuna.samplers._base import _process_constraints_after_trial
 
             _process_constraints_after_trial(self._constraints_func, study, trial, state)
 
     def _proposer(self, space: SearchSpace, n_objectives: int) -> tuple[SearchSpace, Proposer]:
-        """Return a search space and its proposer. The last ones are kept: they remember the rows of known points."""
+        """Return a search space and its proposer. The latest ones are kept: they cache rows of known points."""
         key = (space, n_objectives)
-        if self._made is None or self._made[0] != key:
-            made = proposer("gp", space.space, n_objectives=n_objectives, seed=self._seed, **self._parts)
-            self._made = (key, space, made)
-        return self._made[1:]
+        if self._latest is None or self._latest[0] != key:
+            gp = proposer("gp", space.space, n_objectives=n_objectives, seed=self._seed, **self._options)
+            self._latest = (key, space, gp)
+        return self._latest[1:]

@@ -1,9 +1,8 @@
-"""A search space of Optuna as a space of ours, whose parameters have names of their own: Optuna takes any text.
+"""Convert a search space of Optuna to a `Space`, with conditions that are inferred from the trials.
 
-When is a parameter asked for? Learned from the trials of a study, whose objective is a program that nobody reads.
-
-A parameter that some trials had and others not hangs on another one if that one's values tell in which: a category, or
-a small whole number such as a number of layers. Parameters of which no other tells are drawn independently.
+Optuna's objective is a function, so its conditions are not declared. A parameter that only some trials have depends on
+another parameter if the values of that one decide which trials: a category, or a small integer such as a number of
+layers. A parameter without such a parent is sampled independently.
 """
 
 from __future__ import annotations
@@ -13,29 +12,30 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from nbcompress.errors import ParameterError, PointError
-from nbcompress.space import Choice, Float, Int, Parameter, Point, Space
+from nbcompress.errors import PointError
+from nbcompress.space import Parameter, Point, Space
+from nbcompress.study.optuna_distributions import parameter_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 
-# A whole number with more values is no parent: what each of them asks for would be learned one by one.
-MAX_VALUES = 32
+# An integer with more values is not a parent: the condition would have to be learned for each value.
+MAX_PARENT_VALUES = 32
 
 Conditions = Mapping[str, tuple[str, tuple[Any, ...]]]
-"""By parameter: its parent, and the values of that at which it is asked for."""
+"""By parameter: its parent, and the values of the parent at which trials have it."""
 
 
 def conditional_search_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """Return the parameters that the complete trials had with one range, and whose absence is understood.
+    """Return the parameters that have one range in all complete trials and are unconditional or have a known condition.
 
-    One that has a single value, or is none of ours, is left out with those that hang on it. Those that every trial had
-    come first, by name; then the others, each after its parent.
+    A parameter with a single value or without a counterpart is left out, and so are parameters that depend on it. The
+    unconditional parameters come first, by name; then the others, each after its parent.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     ranges: dict[str, set[BaseDistribution]] = {}
@@ -43,16 +43,24 @@ def conditional_search_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDis
         for name, distribution in trial.distributions.items():
             ranges.setdefault(name, set()).add(distribution)
     single = {name: next(iter(found)) for name, found in sorted(ranges.items()) if len(found) == 1}
-    same = {name: one for name, one in single.items() if not one.single() and parameter_of(one) is not None}
-    always = {name: one for name, one in same.items() if all(name in trial.distributions for trial in complete)}
-    found = conditions_of(complete, same)
-    return always | {name: same[name] for name in found}
+    usable = {
+        name: distribution
+        for name, distribution in single.items()
+        if not distribution.single() and parameter_of(distribution) is not None
+    }
+    unconditional = {
+        name: distribution
+        for name, distribution in usable.items()
+        if all(name in trial.distributions for trial in complete)
+    }
+    conditions = conditions_of(complete, usable)
+    return unconditional | {name: usable[name] for name in conditions}
 
 
 def conditions_of(trials: Sequence[FrozenTrial], search_space: Mapping[str, BaseDistribution]) -> Conditions:
-    """Return the conditions of the parameters that not every complete trial had, each after its parent.
+    """Return the conditions of the parameters that only some complete trials have, each after its parent.
 
-    Of several parents that would do, the one that a trial was asked for first counts.
+    If several parents are possible, the one that trials ask for first is taken.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     counts = {name: sum(name in trial.params for trial in complete) for name in search_space}
@@ -63,8 +71,8 @@ def conditions_of(trials: Sequence[FrozenTrial], search_space: Mapping[str, Base
         for name in waiting:
             first = next(trial for trial in complete if name in trial.params)
             earlier = [param for param in first.params if param in placed and _values(search_space[param])]
-            parents = ((trial, _telling(name, trial, complete, search_space[trial])) for trial in earlier)
-            parent = next((parent for parent in parents if parent[1]), None)
+            candidates = ((param, _parent_values(name, param, complete, search_space[param])) for param in earlier)
+            parent = next((candidate for candidate in candidates if candidate[1]), None)
             if parent is not None:
                 found[name] = parent
                 placed.append(name)
@@ -76,22 +84,24 @@ def conditions_of(trials: Sequence[FrozenTrial], search_space: Mapping[str, Base
 
 
 def _values(distribution: BaseDistribution) -> tuple[Any, ...]:
-    """Return the values of a parameter that others may hang on; none for one that is no parent."""
+    """Return the values of a possible parent; empty if it cannot be one."""
     if isinstance(distribution, CategoricalDistribution):
         return tuple(distribution.choices)
     if isinstance(distribution, IntDistribution) and not distribution.log:
         values = range(distribution.low, distribution.high + 1, distribution.step)
-        return tuple(values) if len(values) <= MAX_VALUES else ()
+        return tuple(values) if len(values) <= MAX_PARENT_VALUES else ()
     return ()
 
 
-def _telling(name: str, parent: str, trials: Sequence[FrozenTrial], distribution: BaseDistribution) -> tuple[Any, ...]:
-    """Return the values of the parent at which trials had the parameter, or nothing if it does not tell."""
-    having = [trial for trial in trials if name in trial.params]
-    if any(parent not in trial.params for trial in having):
+def _parent_values(
+    name: str, parent: str, trials: Sequence[FrozenTrial], distribution: BaseDistribution
+) -> tuple[Any, ...]:
+    """Return the values of the parent at which trials have the parameter; empty if they do not decide it."""
+    has_status = [trial for trial in trials if name in trial.params]
+    if any(parent not in trial.params for trial in has_status):
         return ()
-    # Told apart by their text, since for Python 1 and True are equal.
-    values = {repr(trial.params[parent]) for trial in having}
+    # Compared by their text, because 1 == True in Python.
+    values = {repr(trial.params[parent]) for trial in has_status}
     others = (trial for trial in trials if name not in trial.params and parent in trial.params)
     if any(repr(other.params[parent]) in values for other in others):
         return ()
@@ -100,17 +110,19 @@ def _telling(name: str, parent: str, trials: Sequence[FrozenTrial], distribution
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Distributions by name, and when they are asked for.
+    """Optuna's distributions by name, with their conditions, and the `Space` of the same parameters.
+
+    The parameters of `space` have names of their own, because Optuna's names may be any text.
 
     Raises:
-        KeyError: At `space`: a distribution has no parameter of ours; `parameter_of` tells.
+        KeyError: By `space`: a distribution has no counterpart (`parameter_of` returns None).
     """
 
     distributions: Mapping[str, BaseDistribution]
     conditions: Conditions = field(default_factory=dict)
 
     @cached_property
-    def _inner(self) -> dict[str, str]:
+    def _names(self) -> dict[str, str]:
         return {name: f"p{i}" for i, name in enumerate(self.distributions)}
 
     @cached_property
@@ -121,42 +133,21 @@ class SearchSpace:
             when = None
             if name in self.conditions:
                 parent, values = self.conditions[name]
-                when = {self._inner[parent]: values}
+                when = {self._names[parent]: values}
             parameter = parameter_of(distribution, is_parent=name in parents, when=when)
             if parameter is None:
                 raise KeyError(name)
-            parameters[self._inner[name]] = parameter
+            parameters[self._names[name]] = parameter
         return Space(parameters)
 
     def point(self, values: Mapping[str, Any]) -> Point | None:
-        """Return values by Optuna's names as a point, or None if they are no whole point of the space."""
-        given = {inner: values[name] for name, inner in self._inner.items() if name in values}
+        """Return values by Optuna's names as a point, or None if they are not a complete point of the space."""
+        given = {short: values[name] for name, short in self._names.items() if name in values}
         try:
             return self.space.check(given)
-        except PointError:  # asked for elsewhere, or enqueued outside of the range, which Optuna allows
+        except PointError:  # other parameters, or enqueued outside the range, which Optuna allows
             return None
 
     def values(self, point: Point) -> dict[str, Any]:
         """Return a point by Optuna's names."""
-        return {name: point[inner] for name, inner in self._inner.items() if inner in point}
-
-
-def parameter_of(
-    distribution: BaseDistribution, *, is_parent: bool = False, when: Mapping[str, Any] | None = None
-) -> Parameter | None:
-    """Return the parameter with the same values, or None if there is none, as for an integer beyond 10**12.
-
-    Choices that are all numbers count as ordered, as everywhere here. A whole number that others hang on is a choice.
-    """
-    try:
-        if isinstance(distribution, FloatDistribution):
-            return Float(distribution.low, distribution.high, distribution.log, distribution.step, when=when)
-        if isinstance(distribution, IntDistribution) and is_parent:
-            return Choice(*range(distribution.low, distribution.high + 1, distribution.step), when=when)
-        if isinstance(distribution, IntDistribution):
-            return Int(distribution.low, distribution.high, distribution.log, distribution.step, when=when)
-        if isinstance(distribution, CategoricalDistribution):
-            return Choice(*distribution.choices, when=when)
-    except ParameterError:
-        pass
-    return None
+        return {name: point[short] for name, short in self._names.items() if short in point}

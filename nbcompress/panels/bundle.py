@@ -1,8 +1,7 @@
-"""The saved output of a search: one mime bundle that is complete wherever a notebook is shown.
+"""The saved output of a study as one mime bundle, which every viewer of notebooks can show.
 
-Data for our viewer, HTML without style sheets, scripts or SVG for every other, a picture, and text.
-
-What there is to show of a study at once: its data, without figures, which take seconds.
+The bundle holds data for our own viewer, HTML without style sheets, scripts and SVG, a picture, and plain text.
+`first_bundle` returns what is known without drawing: importing the plotting libraries and drawing take seconds.
 """
 
 from __future__ import annotations
@@ -11,81 +10,73 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from nbcompress.panels.document import Pictures, study_html, study_text
-from nbcompress.panels.drawing import drawn
-from nbcompress.panels.figures import calibration_figure, describe, overview_figure, slices_figure
-from nbcompress.panels.surrogate_data import NOTHING, Expectations
-from nbcompress.panels.text import SAVED, Limits
-from nbcompress.panels.view import MIME, Course, StudyLike, study_view
+from nbcompress.panels.document import StudyPictures, overview_alt, study_html, study_text
+from nbcompress.panels.surrogate_data import NO_INSIGHT, SurrogateInsight
+from nbcompress.panels.text import SAVED_LIMITS, ViewLimits
+from nbcompress.panels.view import MIME, SearchStatus, StudyLike, study_view
+
+MAX_BYTES = 300_000
 
 
-def study_glance(study: StudyLike, baseline: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Return a mime bundle for a front end that will be shown the whole one next."""
-    data = study_view(study, baseline=baseline, limits=SAVED[0])
+def first_bundle(study: StudyLike, baseline: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return data and text of a study, without pictures, to show until `study_bundle` is ready."""
+    data = study_view(study, baseline=baseline, limits=SAVED_LIMITS[0])
     return {MIME: data, "text/plain": study_text(data)}
-
-
-MOST_BYTES = 300_000
 
 
 def study_bundle(
     study: StudyLike,
     *,
-    expected: Expectations = NOTHING,
+    insight: SurrogateInsight = NO_INSIGHT,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
-    course: Course | None = None,
+    status: SearchStatus | None = None,
 ) -> dict[str, Any]:
-    """Return the finished output of a study; arguments as in `study_view`.
+    """Return the finished output of a study.
 
-    The texts are cut as far as it takes to stay below 300 kB.
+    Texts are shortened, and then trials left out, until the bundle is smaller than 300 kB.
+
+    Args:
+        study: The study.
+        insight: What its surrogate predicts.
+        baseline: Metrics of the original model, by name.
+        warnings: One line each.
+        status: How the search went; by default what the study has stored.
     """
     lines = tuple(warnings)
 
-    def view(limits: Limits) -> dict[str, Any]:
-        return study_view(
-            study,
-            expected=expected,
-            baseline=baseline,
-            warnings=lines,
-            course=course,
-            limits=limits,
-        )
+    def view(limits: ViewLimits) -> dict[str, Any]:
+        return study_view(study, insight=insight, baseline=baseline, warnings=lines, status=status, limits=limits)
 
-    return smallest(view)
+    return bundle_within_limit(view)
 
 
-def smallest(view: Callable[[Limits], dict[str, Any]]) -> dict[str, Any]:
-    """Return the richest bundle that is small enough."""
-    data = view(SAVED[0])
-    drawings = pictures(data)
-    for limits in SAVED:
+def bundle_within_limit(view: Callable[[ViewLimits], dict[str, Any]]) -> dict[str, Any]:
+    """Return the bundle with the widest limits that keep it below `MAX_BYTES`, else the one with the tightest."""
+    # Imports the plotting libraries, which `first_bundle` does not need.
+    from nbcompress.panels.figures import draw_pictures
+
+    data = view(SAVED_LIMITS[0])
+    pictures = draw_pictures(data)
+    for limits in SAVED_LIMITS:
         data = view(limits)
-        bundle = bundle_of(data, drawings)
-        if weight(bundle) <= MOST_BYTES:
+        bundle = mime_bundle(data, pictures)
+        if encoded_size(bundle) <= MAX_BYTES:
             break
     return bundle
 
 
-def pictures(data: Mapping[str, Any]) -> Pictures:
-    """Draw everything that there is to draw."""
-    return Pictures(
-        drawn(lambda: overview_figure(data)),
-        drawn(lambda: slices_figure(data), dpi=85),
-        drawn(lambda: calibration_figure(data), dpi=85),
-    )
-
-
-def bundle_of(data: Mapping[str, Any], drawings: Pictures) -> dict[str, Any]:
-    overview = drawings.overview.png if drawings.overview else None
+def mime_bundle(data: Mapping[str, Any], pictures: StudyPictures) -> dict[str, Any]:
+    """Return a view in every form."""
+    overview = pictures.overview.png if pictures.overview else None
     return {
         MIME: data,
-        "text/html": str(study_html(data, drawings, describe(data))),
+        "text/html": str(study_html(data, pictures, overview_alt(data))),
         **({"image/png": overview} if overview else {}),
         "text/plain": study_text(data),
     }
 
 
-def weight(bundle: Mapping[str, Any]) -> int:
-    """Return the bytes that a bundle adds to a notebook, letters outside ASCII written as escapes."""
+def encoded_size(bundle: Mapping[str, Any]) -> int:
+    """Return the bytes that a bundle adds to a notebook file, where letters outside ASCII are escaped."""
     return len(json.dumps(bundle))

@@ -1,4 +1,4 @@
-"""Pictures of cards: bars of each layer, the spread of the weights, accuracy by class, and what each layer bears."""
+"""Figures of cards: bytes of each layer, distribution of the weights, accuracy by class, and sensitivity of layers."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nbcompress.panels.figures import BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILION
-from nbcompress.panels.text import cut, spell
+from nbcompress.panels.text import format_value, shorten
 
 if TYPE_CHECKING:
     from nbcompress.measure import AccuracyChange, WeightHistogram
 
-# Patterns and markers as well as colours, so that a print in black and white can be read.
-LOOKS = ((BLUE, ""), (ORANGE, "///"), (GREEN, "..."), (PINK, "xxx"), (SKY, "\\\\\\"), (VERMILION, "ooo"))
+# Patterns and markers as well as colours, so that a print in black and white can be read: colour and hatch of a series.
+SERIES_STYLES = ((BLUE, ""), (ORANGE, "///"), (GREEN, "..."), (PINK, "xxx"), (SKY, "\\\\\\"), (VERMILION, "ooo"))
 MARKERS = "os^Dvp"
-MOST_LAYERS = 40
+MAX_LAYERS = 40
 # With more classes than this, one accuracy for all of them is shown.
-MOST_CLASSES = 20
-# Labels along an axis with more letters than this are turned.
-MOST_LETTERS = 80
-WIDE, HIGH = 7.2, 2.5
-INK = "#222222"
+MAX_CLASSES = 20
+# If the labels along an axis have more letters than this together, they are rotated.
+MAX_TICK_LETTERS = 80
+WIDTH, HEIGHT = 7.2, 2.5
+TEXT_COLOR = "#222222"
 
-Rows = Sequence[tuple[str, Sequence[float | None]]]
+SeriesValues = Sequence[tuple[str, Sequence[float | None]]]
 
 
 def compression_figure(
     labels: Sequence[str],
-    sizes: Rows,
+    sizes: SeriesValues,
     weights: WeightHistogram | None = None,
     accuracy: AccuracyChange | None = None,
 ) -> Figure:
-    """Return weights and accuracy side by side, where they are known, and below them the bytes of each layer."""
+    """Return weights and accuracy side by side, as far as they are known, above the bytes of each layer."""
     n_above = (weights is not None) + (accuracy is not None)
     if not n_above:
         return bars_figure(labels, sizes, "kB in the file")
     below = _bars_height(len(_largest(labels, sizes)), len(sizes))
-    figure = Figure(figsize=(WIDE, HIGH + below), layout="constrained", facecolor="white")
-    above, rest = figure.subfigures(2, 1, height_ratios=[HIGH, below], hspace=0.03, squeeze=False)[:, 0]
+    figure = Figure(figsize=(WIDTH, HEIGHT + below), layout="constrained", facecolor="white")
+    above, rest = figure.subfigures(2, 1, height_ratios=[HEIGHT, below], hspace=0.03, squeeze=False)[:, 0]
     axes = list(above.subplots(1, n_above, squeeze=False)[0])
     if weights is not None:
         draw_weights(axes.pop(0), weights)
@@ -53,48 +53,50 @@ def compression_figure(
     return figure
 
 
-def bars_figure(labels: Sequence[str], series: Rows, unit: str) -> Figure:
-    """Return horizontal bars alone: for each label one bar of each series, the first label on top."""
+def bars_figure(labels: Sequence[str], series: SeriesValues, unit: str) -> Figure:
+    """Return horizontal bars: for each label a bar of each series, the first label at the top."""
     height = _bars_height(len(_largest(labels, series)), len(series))
-    figure = Figure(figsize=(WIDE, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
     draw_bars(figure.subplots(), labels, series, unit)
     return figure
 
 
-def dots_figure(labels: Sequence[str], series: Rows, unit: str) -> Figure:
-    """Return dots above the labels, a kind for each series; of more than `MOST_LAYERS` labels the first ones."""
-    shown = list(range(min(len(labels), MOST_LAYERS)))
-    figure = Figure(figsize=(WIDE, 3.0), layout="constrained", facecolor="white")
+def dots_figure(labels: Sequence[str], series: SeriesValues, unit: str) -> Figure:
+    """Return dots above the labels, in a style for each series. At most the first `MAX_LAYERS` labels are shown."""
+    shown = list(range(min(len(labels), MAX_LAYERS)))
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained", facecolor="white")
     ax = figure.subplots()
     for i, (name, values) in enumerate(series):
         known = np.array([np.nan if values[j] is None else values[j] for j in shown], dtype=float)
         at = np.array(shown) + (i - (len(series) - 1) / 2) * 0.16
-        color, marker = LOOKS[i % len(LOOKS)][0], MARKERS[i % len(MARKERS)]
+        color, marker = SERIES_STYLES[i % len(SERIES_STYLES)][0], MARKERS[i % len(MARKERS)]
         ax.vlines(at, np.minimum(known, 0), np.maximum(known, 0), color=color, linewidth=1.2)
-        ax.plot(at, known, color=color, marker=marker, markersize=6, linestyle="none", label=cut(name, 30))
+        ax.plot(at, known, color=color, marker=marker, markersize=6, linestyle="none", label=shorten(name, 30))
     ax.axhline(0, color=GREY, linewidth=0.8)
-    names = [cut(labels[j], 18) for j in shown]
-    turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if sum(map(len, names)) > MOST_LETTERS else {}
+    names = [shorten(labels[j], 18) for j in shown]
+    turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if sum(map(len, names)) > MAX_TICK_LETTERS else {}
     ax.set_xticks(shown, names, parse_math=False, fontsize=8, **turned)
     more = len(labels) - len(shown)
     _finish(ax, f"the first {len(shown)} of {len(labels)} layers" if more else "", unit, "y")
     return figure
 
 
-def draw_bars(ax: Axes, labels: Sequence[str], series: Rows, unit: str) -> None:
-    """Draw bars of the largest labels, each with its number at the end."""
+def draw_bars(ax: Axes, labels: Sequence[str], series: SeriesValues, unit: str) -> None:
+    """Draw the bars of the labels with the largest values, each with its number at the end."""
     shown = _largest(labels, series)
     place = np.arange(len(shown), dtype=float)
     height = 0.8 / len(series)
     for i, (name, values) in enumerate(series):
-        color, hatch = LOOKS[i % len(LOOKS)]
+        color, hatch = SERIES_STYLES[i % len(SERIES_STYLES)]
         at = place + (i - (len(series) - 1) / 2) * height
         lengths = [values[j] or 0.0 for j in shown]
-        ax.barh(at, lengths, height, color=color, hatch=hatch, edgecolor="white", linewidth=0.4, label=cut(name, 30))
+        ax.barh(
+            at, lengths, height, color=color, hatch=hatch, edgecolor="white", linewidth=0.4, label=shorten(name, 30)
+        )
         for y, j, length in zip(at, shown, lengths, strict=True):
-            text = "none" if values[j] is None else spell(float(f"{length:.3g}"))
-            ax.text(length, y, f" {text}", va="center", fontsize=7, color=INK)
-    ax.set_yticks(place, [cut(labels[j], 40) for j in shown], parse_math=False, fontsize=8)
+            text = "none" if values[j] is None else format_value(float(f"{length:.3g}"))
+            ax.text(length, y, f" {text}", va="center", fontsize=7, color=TEXT_COLOR)
+    ax.set_yticks(place, [shorten(labels[j], 40) for j in shown], parse_math=False, fontsize=8)
     ax.invert_yaxis()
     ax.margins(x=0.12)
     more = len(labels) - len(shown)
@@ -102,7 +104,7 @@ def draw_bars(ax: Axes, labels: Sequence[str], series: Rows, unit: str) -> None:
 
 
 def draw_weights(ax: Axes, weights: WeightHistogram) -> None:
-    """Draw how the weights are spread: the first model filled, the others as lines over it, counts as logarithms."""
+    """Draw the histogram of the weights: the first model filled, the others as lines, on a logarithmic axis."""
     edges = np.array(weights.edges)
     middles = (edges[:-1] + edges[1:]) / 2
     for i, (name, counts) in enumerate(weights.counts.items()):
@@ -112,10 +114,10 @@ def draw_weights(ax: Axes, weights: WeightHistogram) -> None:
             bins=list(weights.edges),
             element="step",
             fill=not i,
-            color=LOOKS[0][0] if not i else VERMILION,
+            color=SERIES_STYLES[0][0] if not i else VERMILION,
             alpha=0.3 if not i else 1.0,
             linewidth=0.6 if not i else 1.4,
-            label=cut(name, 30),
+            label=shorten(name, 30),
             ax=ax,
         )
     ax.set_yscale("log", nonpositive="clip")
@@ -123,17 +125,17 @@ def draw_weights(ax: Axes, weights: WeightHistogram) -> None:
     _finish(ax, "value of a weight", "weights", "y")
 
 
-def draw_accuracy(ax: Axes, found: AccuracyChange) -> None:
+def draw_accuracy(ax: Axes, change: AccuracyChange) -> None:
     """Draw accuracy before and after with its 95 % interval, class by class and for all."""
-    classes = found.before.per_class if 1 < len(found.before.per_class) <= MOST_CLASSES else ()
+    classes = change.before.per_class if 1 < len(change.before.per_class) <= MAX_CLASSES else ()
     names = [str(class_.label) for class_ in classes] + ["all"]
-    for i, (name, one) in enumerate((("before", found.before), ("after", found.after))):
-        per_class = [part.interval for part in one.per_class] if classes else []
-        every = [*per_class, one.interval]
-        value = np.array([part.value for part in every]) * 100
-        low = value - np.array([part.low for part in every]) * 100
-        high = np.array([part.high for part in every]) * 100 - value
-        at = np.arange(len(every)) + (i - 0.5) * 0.34
+    for i, (name, accuracy) in enumerate((("before", change.before), ("after", change.after))):
+        per_class = [class_.interval for class_ in accuracy.per_class] if classes else []
+        intervals = [*per_class, accuracy.interval]
+        value = np.array([interval.value for interval in intervals]) * 100
+        low = value - np.array([interval.low for interval in intervals]) * 100
+        high = np.array([interval.high for interval in intervals]) * 100 - value
+        at = np.arange(len(intervals)) + (i - 0.5) * 0.34
         color = BLUE if not i else VERMILION
         ax.errorbar(
             at,
@@ -156,10 +158,10 @@ def draw_accuracy(ax: Axes, found: AccuracyChange) -> None:
     _finish(ax, "class" if classes else "", "accuracy", "y")
 
 
-def _largest(labels: Sequence[str], series: Rows) -> list[int]:
-    """Return the places of the labels to show: all of them, or the largest in their order."""
+def _largest(labels: Sequence[str], series: SeriesValues) -> list[int]:
+    """Return the indices of the labels to show: of those with the largest values, in the order of the labels."""
     sizes = [max((values[j] or 0.0 for _, values in series), default=0.0) for j in range(len(labels))]
-    return sorted(sorted(range(len(labels)), key=lambda j: -sizes[j])[:MOST_LAYERS])
+    return sorted(sorted(range(len(labels)), key=lambda j: -sizes[j])[:MAX_LAYERS])
 
 
 def _bars_height(n_labels: int, n_series: int) -> float:
@@ -167,7 +169,7 @@ def _bars_height(n_labels: int, n_series: int) -> float:
 
 
 def _finish(ax: Axes, x: str, y: str, grid: str) -> None:
-    # A user's dollar sign is a dollar sign.
+    # A dollar sign in a name must not start a formula.
     ax.set_xlabel(x, parse_math=False, fontsize=9)
     ax.set_ylabel(y, parse_math=False, fontsize=9)
     ax.tick_params(axis="both", labelsize=8)
@@ -178,7 +180,7 @@ def _finish(ax: Axes, x: str, y: str, grid: str) -> None:
         fontsize=8,
         frameon=False,
         ncols=len(ax.get_legend_handles_labels()[1]),
-        # Above the axes it hides nothing.
+        # Above the axes, where it covers no data.
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
         borderaxespad=0.2,

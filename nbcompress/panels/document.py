@@ -1,6 +1,7 @@
-"""A study as HTML that stands alone: no style sheet, no script, no inline SVG.
+"""A study as text and as HTML without style sheets, scripts and SVG, for viewers that show nothing else.
 
-A study in a few lines of text: for terminals, logs and whatever shows nothing else.
+Both are made from a view, the data of `study_view`. Drawing the pictures is left to `figures`, since the plotting
+libraries take seconds to import.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbcompress.panels.drawing import PRE, Markup, Picture, details, join, table, tag, user
-from nbcompress.panels.text import cut, duration, spell
-from nbcompress.panels.view import CELL
+from nbcompress.panels.html import PRE_STYLE, Markup, Picture, details, join, table, tag, user_text
+from nbcompress.panels.text import format_duration, format_value, shorten
+from nbcompress.panels.view import CELL_KEY
 
 View = Mapping[str, Any]
 
@@ -20,7 +21,7 @@ def goal_text(goal: Mapping[str, Any]) -> str:
     """Return `maximize accuracy, minimize kilobytes, subject to kilobytes <= 60`."""
     parts = [f"{objective['direction']} {objective['metric']}" for objective in goal["objectives"]]
     bounds = [
-        f"{constraint['metric']} {constraint['operator']} {spell(constraint['bound'])}"
+        f"{constraint['metric']} {constraint['operator']} {format_value(constraint['bound'])}"
         for constraint in goal["constraints"]
     ]
     return ", ".join(parts) + (f", subject to {' and '.join(bounds)}" if bounds else "")
@@ -35,29 +36,29 @@ def counts_text(view: View) -> str:
 
 
 def total_of(view: View) -> int:
-    """Return how many trials the study has, of which the view may hold a part."""
+    """Return how many trials the study has; the view may hold only a part of them."""
     return sum(view["counts"].values())
 
 
 def params_text(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {spell(value)}" for key, value in params.items())
+    return ", ".join(f"{key} = {format_value(value)}" for key, value in params.items())
 
 
 def values_text(trial: Mapping[str, Any], metrics: Sequence[str]) -> str:
     """Return the known metrics of a trial: `accuracy 0.97, kilobytes 18.2`."""
     known = [(key, trial["metrics"].get(key)) for key in metrics]
-    return ", ".join(f"{key} {spell(value)}" for key, value in known if value is not None)
+    return ", ".join(f"{key} {format_value(value)}" for key, value in known if value is not None)
 
 
 def trial_line(trial: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    """Return one trial as one line: number, state, metrics, point, seconds, and why it failed."""
+    """Return a trial as one line: number, state, metrics, parameters, failure and time."""
     parts = [f"#{trial['number']:<3} {trial['state']:<11}", values_text(trial, metrics), params_text(trial["params"])]
     failure = trial.get("failure")
     if failure:
         parts.append(f"{failure['kind']}: {failure['message']}".rstrip(": "))
     if trial["seconds"] is not None:
-        parts.append(duration(trial["seconds"]))
-    return cut("  ".join(part for part in parts if part).replace("\n", " "), 400)
+        parts.append(format_duration(trial["seconds"]))
+    return shorten("  ".join(part for part in parts if part).replace("\n", " "), 400)
 
 
 def by_number(view: View) -> dict[int, Mapping[str, Any]]:
@@ -65,21 +66,21 @@ def by_number(view: View) -> dict[int, Mapping[str, Any]]:
 
 
 def best_text(view: View) -> str:
-    """Return the best trial as one line, or that there is none."""
+    """Return the best trial as one line, or a sentence if there is none."""
     best = by_number(view).get(view["best"]) if view["best"] is not None else None
     if best is None:
         return "no feasible trial yet" if view["state"] == "running" else "no feasible trial"
     return f"best: #{best['number']}  {values_text(best, view['metrics'])}  ({params_text(best['params'])})"
 
 
-def closing_line(view: View) -> str:
+def summary_line(view: View) -> str:
     """Return the whole search in one line."""
     line = f"Study {view['name']}: {counts_text(view)}; {best_text(view)}."
-    return cut(f"{line} {view['ending'] or ''}".strip().replace("\n", " "), 600)
+    return shorten(f"{line} {view['ending'] or ''}".strip().replace("\n", " "), 600)
 
 
 def study_text(view: View) -> str:
-    """Return the study as plain text: goal, counts, ending, warnings, and the front."""
+    """Return the study as plain text: goal, counts, ending, warnings and front."""
     lines = [f"Study {view['name']}: {goal_text(view['goal'])}", counts_text(view)]
     lines += [view["ending"]] if view["ending"] else []
     lines += [f"warning: {warning}" for warning in view["warnings"]]
@@ -95,23 +96,23 @@ def study_text(view: View) -> str:
     return "\n".join(lines)
 
 
-# A shape for each state, so that no state is told by colour alone.
-GLYPHS = {"complete": "●", "stopped": "■", "infeasible": "▲", "failed": "✖", "interrupted": "◆", "running": "○"}
-MOST_ROWS = 200
-# What a reader who wants to repeat the experiment will ask for.
-RECORD = ("data", "search", "versions", "machine", CELL)
-# Where the record itself names what is missing.
-GAPS = "not recorded"
+# A symbol for each state: a state must be visible without colours.
+STATE_SYMBOLS = {"complete": "●", "stopped": "■", "infeasible": "▲", "failed": "✖", "interrupted": "◆", "running": "○"}
+MAX_ROWS = 200
+# What a reader needs to repeat the experiment.
+EXPECTED_RECORD_KEYS = ("data", "search", "versions", "machine", CELL_KEY)
+# The key under which the record itself lists what is missing.
+NOT_RECORDED_KEY = "not recorded"
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What a study looks like; None where there is nothing to draw.
+class StudyPictures:
+    """The pictures of a study; None where there is nothing to draw.
 
     Attributes:
         overview: Trade-off and history.
-        slices: What the surrogate expects along each parameter.
-        calibration: How well it foretells each trial from the others.
+        slices: Predictions of the surrogate along each parameter.
+        calibration: How well it predicts each trial from the others.
     """
 
     overview: Picture | None
@@ -119,21 +120,21 @@ class Pictures:
     calibration: Picture | None = None
 
 
-def study_html(view: View, drawn: Pictures, alt: str) -> Markup:
-    """Return the study for viewers that only show plain HTML.
+def study_html(view: View, render: StudyPictures, alt: str) -> Markup:
+    """Return the study as HTML.
 
     Args:
         view: The data of `study_view`.
-        drawn: Its pictures.
-        alt: What the overview shows, in words.
+        pictures: Its pictures.
+        alt: Alternative text of the overview.
     """
-    slices = drawn.slices
+    slices = render.slices
     return tag(
         "div",
         header(view),
-        drawn.overview.html(alt, 960) if drawn.overview else None,
+        render.overview.html(alt, 960) if render.overview else None,
         top_trials(view),
-        importance(view, drawn.calibration),
+        importance(view, render.calibration),
         details("What the surrogate expects", tag("div", slices.html(slices_alt(view), 960))) if slices else None,
         all_trials(view),
         record(view),
@@ -144,15 +145,17 @@ def study_html(view: View, drawn: Pictures, alt: str) -> Markup:
 
 def header(view: View) -> Markup:
     lines = [
-        tag("div", "Study ", user(view["name"]), style="font-size:1.2em;font-weight:600"),
-        tag("div", user(goal_text(view["goal"]))),
+        tag("div", "Study ", user_text(view["name"]), style="font-size:1.2em;font-weight:600"),
+        tag("div", user_text(goal_text(view["goal"]))),
         tag(
-            "div", user(counts_text(view)), f" in {duration(view['elapsed'])}" if view["elapsed"] is not None else None
+            "div",
+            user_text(counts_text(view)),
+            f" in {format_duration(view['elapsed'])}" if view["elapsed"] is not None else None,
         ),
-        tag("div", tag("strong", user(best_text(view)))),
+        tag("div", tag("strong", user_text(best_text(view)))),
     ]
-    lines += [tag("div", user(view["ending"]))] if view["ending"] else []
-    lines += [tag("div", "⚠ ", user(warning)) for warning in view["warnings"]]
+    lines += [tag("div", user_text(view["ending"]))] if view["ending"] else []
+    lines += [tag("div", "⚠ ", user_text(warning)) for warning in view["warnings"]]
     lines += [tag("div", view["cut"])] if view["cut"] else []
     return tag("div", lines, style="margin-bottom:8px;overflow-wrap:anywhere")
 
@@ -162,19 +165,19 @@ def columns(view: View) -> list[str]:
 
 
 def row(view: View, trial: Mapping[str, Any]) -> list[Markup]:
-    """Return the cells of one trial; an inactive parameter or a missing metric is an empty cell."""
+    """Return the cells of one trial; an inactive parameter or an unknown metric is an empty cell."""
     params = trial["params"]
-    cells = [Markup(trial["number"]), Markup(f"{GLYPHS[trial['state']]} {trial['state']}")]
-    cells += [user(_known(trial["metrics"].get(key))) for key in view["metrics"]]
+    cells = [Markup(trial["number"]), Markup(f"{STATE_SYMBOLS[trial['state']]} {trial['state']}")]
+    cells += [user_text(_known(trial["metrics"].get(key))) for key in view["metrics"]]
     cells += [
-        user(spell(params[parameter["name"]]) if parameter["name"] in params else "")
+        user_text(format_value(params[parameter["name"]]) if parameter["name"] in params else "")
         for parameter in view["parameters"]
     ]
     return [*cells, Markup(_known(trial["seconds"]))]
 
 
 def _known(value: float | None) -> str:
-    return "" if value is None else spell(value)
+    return "" if value is None else format_value(value)
 
 
 def text_columns(view: View) -> frozenset[int]:
@@ -194,65 +197,68 @@ def top_trials(view: View) -> Markup | None:
     more = f", best in {view['goal']['objectives'][0]['metric']} first" if len(front) > 1 else ""
     return join(
         [
-            tag("div", title, user(more), style="font-weight:600;margin-top:8px"),
-            table(columns(view), [row(view, trial) for trial in front], texts=text_columns(view)),
+            tag("div", title, user_text(more), style="font-weight:600;margin-top:8px"),
+            table(columns(view), [row(view, trial) for trial in front], text_columns=text_columns(view)),
         ]
     )
 
 
 def all_trials(view: View) -> Markup:
-    """Return the trials in one folded table; failures and printed texts are folded under their rows."""
+    """Return the folded table of trials; failures and printed texts are folded below their rows."""
     rows: list[Sequence[str | Markup]] = []
-    for trial in view["trials"][-MOST_ROWS:]:
+    for trial in view["trials"][-MAX_ROWS:]:
         rows.append(row(view, trial))
-        rows += [["", line] for line in folded(trial)]
-    shown, total = min(MOST_ROWS, len(view["trials"])), total_of(view)
+        rows += [["", line] for line in trial_details(trial)]
+    shown, total = min(MAX_ROWS, len(view["trials"])), total_of(view)
     left_out = total - shown
     note = tag("div", f"The other {left_out} are in the study.") if left_out > 0 else None
     title = f"Trials ({shown} of {total})" if left_out > 0 else f"All trials ({total})"
-    return details(title, note, table(columns(view), rows, texts=text_columns(view)))
+    return details(title, note, table(columns(view), rows, text_columns=text_columns(view)))
 
 
-def folded(trial: Mapping[str, Any]) -> list[Markup]:
-    found = []
+def trial_details(trial: Mapping[str, Any]) -> list[Markup]:
+    """Return the failure and the printed text of a trial, folded."""
+    parts = []
     failure = trial.get("failure")
     if failure:
-        title = user(f"{failure['kind']}: {failure['message']}".rstrip(": "))
+        title = user_text(f"{failure['kind']}: {failure['message']}".rstrip(": "))
         trace = failure["traceback"]
-        found.append(details(title, tag("pre", user(trace), style=PRE)) if trace else title)
+        parts.append(details(title, tag("pre", user_text(trace), style=PRE_STYLE)) if trace else title)
     if trial.get("printed"):
-        found.append(details("printed", tag("pre", user(trial["printed"]), style=PRE)))
-    return found
+        parts.append(details("printed", tag("pre", user_text(trial["printed"]), style=PRE_STYLE)))
+    return parts
 
 
-def importance(view: View, calibration: Picture | None = None) -> Markup | None:
-    """Return the parameters' shares as bars, and whether the surrogate that tells them can be trusted."""
+def importance(view: View, picture: Picture | None = None) -> Markup | None:
+    """Return the importance of the parameters as bars, and whether the surrogate can be trusted."""
     shares = [(key, value or 0.0) for key, value in (view["importance"] or {}).items()]
     if not shares:
         return None
     rows = []
     for key, share in sorted(shares, key=lambda share: -share[1]):
         style = f"background:#0072B2;height:.8em;width:{max(1, round(160 * max(0.0, min(1.0, share))))}px"
-        rows.append([user(key), tag("span", f"{100 * share:.0f} %"), tag("div", style=style)])
-    bars = table(["parameter", "share", ""], rows, texts=frozenset({0, 2}))
-    trust = view.get("calibration")
-    if not trust:
+        rows.append([user_text(key), tag("span", f"{100 * share:.0f} %"), tag("div", style=style)])
+    bars = table(["parameter", "share", ""], rows, text_columns=frozenset({0, 2}))
+    calibration = view.get("calibration")
+    if not calibration:
         return details("Which parameters matter", bars)
-    sentence = tag("div", user(trust["sentence"]))
-    shown = calibration.html(calibration_alt(trust), 420) if calibration else None
+    sentence = tag("div", user_text(calibration["sentence"]))
+    shown = picture.html(calibration_alt(calibration), 420) if picture else None
     return details("Which parameters matter", bars, sentence, tag("div", shown))
 
 
-def calibration_alt(trust: Mapping[str, Any]) -> str:
-    """Return what the calibration shows, in words."""
-    n = len(trust["residuals"])
-    return f"How far {n} trials lie from what the others foretell of {trust['metric']}, in standard deviations."
+def calibration_alt(calibration: Mapping[str, Any]) -> str:
+    """Return the alternative text of the calibration."""
+    n = len(calibration["residuals"])
+    return f"How far {n} trials lie from what the others foretell of {calibration['metric']}, in standard deviations."
 
 
 def slices_alt(view: View) -> str:
-    """Return what the slices show, in words."""
+    """Return the alternative text of the slices."""
     parts = [
-        f"{slice_['parameter']}: next at {spell(slice_['next'])}" if slice_["next"] is not None else slice_["parameter"]
+        f"{slice_['parameter']}: next at {format_value(slice_['next'])}"
+        if slice_["next"] is not None
+        else slice_["parameter"]
         for slice_ in view["slices"]
     ]
     metric = view["goal"]["objectives"][0]["metric"]
@@ -262,30 +268,37 @@ def slices_alt(view: View) -> str:
 
 
 def record(view: View) -> Markup:
-    """Return the experiment's record, and name what was not recorded."""
+    """Return the record of the experiment, with a list of what was not recorded."""
     entries = view["record"]
-    rows = [[user(str(key)), _entry(value)] for key, value in entries.items() if key not in (CELL, GAPS, "baseline")]
+    rows = [
+        [user_text(str(key)), _entry(value)]
+        for key, value in entries.items()
+        if key not in (CELL_KEY, NOT_RECORDED_KEY, "baseline")
+    ]
     if view["baseline"]:
         rows.append(
-            [Markup("baseline"), user(", ".join(f"{key} {_known(one)}" for key, one in view["baseline"].items()))]
+            [
+                Markup("baseline"),
+                user_text(", ".join(f"{key} {_known(value)}" for key, value in view["baseline"].items())),
+            ]
         )
-    source = entries.get(CELL)
-    gaps = [key for key in RECORD if key not in entries] + ([] if view["baseline"] else ["baseline"])
-    gaps += [str(one) for one in entries.get(GAPS, ())]
+    source = entries.get(CELL_KEY)
+    gaps = [key for key in EXPECTED_RECORD_KEYS if key not in entries] + ([] if view["baseline"] else ["baseline"])
+    gaps += [str(key) for key in entries.get(NOT_RECORDED_KEY, ())]
     return details(
         "Record of the experiment",
-        table(["what", "value"], rows, texts=frozenset({0, 1})) if rows else None,
-        tag("pre", user(source), style=PRE) if isinstance(source, str) else None,
-        tag("div", "Not recorded: ", user(", ".join(gaps)), ".") if gaps else None,
+        table(["what", "value"], rows, text_columns=frozenset({0, 1})) if rows else None,
+        tag("pre", user_text(source), style=PRE_STYLE) if isinstance(source, str) else None,
+        tag("div", "Not recorded: ", user_text(", ".join(gaps)), ".") if gaps else None,
     )
 
 
 def _entry(value: Any) -> Markup:
     if isinstance(value, Mapping) and any(isinstance(item, str) and len(item) > 40 for item in value.values()):
-        return join(tag("div", user(f"{key}: {_entry_text(item)}")) for key, item in value.items())
+        return join(tag("div", user_text(f"{key}: {_entry_text(item)}")) for key, item in value.items())
     if isinstance(value, Mapping):
-        return user(", ".join(f"{key} {_entry_text(item)}" for key, item in value.items()))
-    return user(_entry_text(value))
+        return user_text(", ".join(f"{key} {_entry_text(item)}" for key, item in value.items()))
+    return user_text(_entry_text(value))
 
 
 def _entry_text(value: Any) -> str:
@@ -293,4 +306,18 @@ def _entry_text(value: Any) -> str:
         return ", ".join(f"{key} {_entry_text(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(_entry_text(item) for item in value)
-    return str(value) if isinstance(value, str | bool) or value is None else spell(value)
+    return str(value) if isinstance(value, str | bool) or value is None else format_value(value)
+
+
+def overview_alt(view: View) -> str:
+    """Return the alternative text of the overview."""
+    shown, total = len(view["trials"]), sum(view["counts"].values())
+    parts = ", ".join(f"{n} {state}" for state, n in view["counts"].items())
+    objectives = " against ".join(objective["metric"] for objective in view["goal"]["objectives"][:2])
+    trials = f"{total} trials" if shown == total else f"{shown} of {total} trials"
+    text = f"Left: {objectives} of {trials} ({parts}); {len(view['front'])} on the front."
+    values = [value for value in (view["progress"] or {"values": []})["values"] if value is not None]
+    if values:
+        label, first, last = view["progress"]["label"], format_value(values[0]), format_value(values[-1])
+        text += f" Right: {label} after each trial, from {first} to {last}."
+    return text

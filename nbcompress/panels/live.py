@@ -1,10 +1,8 @@
-"""What a search shows while it runs: the right rung of the ladder from a live widget to one line.
+"""The live panel: a widget that is updated while the search runs, and buttons that reach Python meanwhile.
 
-What changed in a running search since the page was last told: the state of a live panel and its deltas.
-
-The widgets of a live panel: one that carries a study to the page, and one that hears the buttons.
-
-The live panel: a widget that is told what changed, and buttons that reach Python while a cell runs.
+- `DeltaBuilder` holds the data as the page has it and builds the message that brings the page up to date.
+- `StudyWidget` carries the data to the page; `ControlsWidget` receives the buttons.
+- `LivePanel` joins them, and `make_panel` returns the panel of a search: live, text or silent.
 """
 
 from __future__ import annotations
@@ -22,15 +20,15 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from nbcompress.panels.messages import Presses, narrowing_of
+from nbcompress.panels.messages import CommandHandler, narrowing_of
 from nbcompress.panels.page import asset
-from nbcompress.panels.surrogate_data import Expectations, expected_data
-from nbcompress.panels.surrogate_refresh import Foresight
-from nbcompress.panels.text import LIVE, cut, finite, scalar
-from nbcompress.panels.text_panel import Clock, Output, Panel, SilentPanel, TextPanel, ending_text
+from nbcompress.panels.surrogate_data import SurrogateInsight, insight_data
+from nbcompress.panels.surrogate_refresh import SurrogateRefresh
+from nbcompress.panels.text import LIVE_LIMITS, finite, scalar, shorten
+from nbcompress.panels.text_panel import OutputArea, Panel, SearchClock, SilentPanel, TextPanel, ending_text
 from nbcompress.panels.view import (
-    Course,
-    Names,
+    SearchStatus,
+    ShortNames,
     StudyLike,
     count_trials,
     cut_sentence,
@@ -47,63 +45,66 @@ if TYPE_CHECKING:
     from nbcompress.run.callbacks import Controls, Ending
 
 
-class Changes:
-    """Holds a study's data as the page has it, and says what to tell it next. Not for two threads at once.
+class DeltaBuilder:
+    """Holds a study's data as the page has it, and builds the messages that update it. Not thread-safe.
 
-    `state` is what a page that opens now starts from; it is replaced, never altered, so that another thread may send
-    it at any moment.
+    Attributes:
+        state: What a page that opens now starts from. It is replaced, never changed in place, so another thread may
+            send it at any time.
     """
 
-    def __init__(self, study: StudyLike, run: str, baseline: Mapping[str, float] | None, course: Course) -> None:
+    def __init__(self, study: StudyLike, run: str, baseline: Mapping[str, float] | None, status: SearchStatus) -> None:
         self._goal, self._space = study.goal, study.space
-        self._names = Names(LIVE.name)
+        self._names = ShortNames(LIVE_LIMITS.name)
         self._trials = {trial.number: trial for trial in study.all_trials}
         self._front = {trial.number: trial for trial in study.front}
         self._changed: dict[int, Trial] = {}
-        self._expected: dict[str, Any] = {}
-        view = study_view(study, baseline=baseline, course=course, names=self._names)
+        self._new_fields: dict[str, Any] = {}
+        view = study_view(study, baseline=baseline, status=status, names=self._names)
         self.state: dict[str, Any] = {"seq": 0, "run": run, "study": view}
 
-    def note(self, trial: Trial) -> None:
-        """Take a trial that began or ended."""
+    def add_trial(self, trial: Trial) -> None:
+        """Add a trial that started or ended."""
         self._changed[trial.number] = trial
 
-    def limit(self, limits: Mapping[str, Sequence[Any]]) -> None:
-        """Take within what the search goes on."""
-        shown = {self._names(key): [scalar(value, LIVE.value) for value in values] for key, values in limits.items()}
-        self._expected["narrowed"] = shown
+    def set_limits(self, limits: Mapping[str, Sequence[Any]]) -> None:
+        """Set the limits within which the search goes on."""
+        shown = {
+            self._names(key): [scalar(value, LIVE_LIMITS.value) for value in values] for key, values in limits.items()
+        }
+        self._new_fields["narrowed"] = shown
 
-    def expect(self, expected: Expectations) -> None:
-        """Take what a surrogate tells. What is empty stays as it is."""
-        surrogate, study = expected.surrogate, self.state["study"]
+    def set_insight(self, insight: SurrogateInsight) -> None:
+        """Set what the surrogate predicts. Fields that are empty stay as they are."""
+        surrogate, study = insight.surrogate, self.state["study"]
         shown = self._trials.keys() | self._changed.keys()
         if surrogate is not None and not is_evaluable(surrogate, self._space, study["parameters"], shown):
-            expected = replace(expected, surrogate=None)
-        data = expected_data(expected, self._names, LIVE)
-        self._expected |= {key: item for key, item in data.items() if item}
-        if expected.remark:
-            self._expected["warnings"] = [*study["warnings"], cut(expected.remark, LIVE.message)]
+            insight = replace(insight, surrogate=None)
+        data = insight_data(insight, self._names, LIVE_LIMITS)
+        self._new_fields |= {key: item for key, item in data.items() if item}
+        if insight.warning:
+            self._new_fields["warnings"] = [*study["warnings"], shorten(insight.warning, LIVE_LIMITS.message)]
 
-    def delta(self, course: Course, **more: Any) -> dict[str, Any]:
-        """Return the message that brings the page up to date, and take it into `state`.
+    def delta(self, status: SearchStatus, **more: Any) -> dict[str, Any]:
+        """Return the message that brings the page up to date, and apply it to `state`.
 
         Args:
-            course: How the search goes now.
+            status: Status of the search.
             more: Other fields of the view that changed, such as `ending`.
         """
         changed, self._changed = self._changed, {}
-        expected, self._expected = self._expected, {}
+        new_fields, self._new_fields = self._new_fields, {}
         self._trials.update(changed)
         view = self.state["study"]
-        rows = {number: trial_data(one, self._names, LIVE) for number, one in changed.items()}
-        fields: dict[str, Any] = {"elapsed": finite(course.elapsed), "left": finite(course.left), **expected, **more}
+        rows = {number: trial_data(trial, self._names, LIVE_LIMITS) for number, trial in changed.items()}
+        fields: dict[str, Any] = {"elapsed": finite(status.elapsed), "left": finite(status.left), **new_fields, **more}
         known = {trial["number"]: trial for trial in view["trials"]} | rows
         if changed:
             fields["counts"] = count_trials(self._trials.values())
             fields["cut"] = cut_sentence(len(known), len(self._trials))
         progress = None
-        if any(row.state is not State.RUNNING for row in changed.values()):
-            fields |= self._standing(changed)
+        if any(trial.state is not State.RUNNING for trial in changed.values()):
+            fields |= self._front_fields(changed)
             progress = self._progress(view["progress"]["values"])
         fields = {key: value for key, value in fields.items() if view.get(key) != value}
         after = {**view, **fields, "trials": [known[number] for number in sorted(known)]}
@@ -114,9 +115,9 @@ class Changes:
         self.state = {**self.state, "seq": seq, "study": after}
         return {"kind": "delta", "seq": seq, "trials": list(rows.values()), "progress": progress, "set": fields}
 
-    def _standing(self, changed: Mapping[int, Trial]) -> dict[str, Any]:
+    def _front_fields(self, changed: Mapping[int, Trial]) -> dict[str, Any]:
         """Return the fields that depend on which trials are the best."""
-        # What was beaten once stays beaten, so only the front and what is new can be on the new front.
+        # A trial that is dominated stays dominated, so only the front and changed trials can be on the new front.
         candidates = [trial for number, trial in self._front.items() if number not in changed] + list(changed.values())
         best_first = front(candidates, self._goal)
         self._front = {trial.number: trial for trial in best_first}
@@ -127,79 +128,81 @@ class Changes:
         return {"front": numbers, "best": numbers[0] if numbers else None, "metrics": metrics}
 
     def _progress(self, before: list[float | None]) -> dict[str, Any]:
-        """Return the values from the first one that is not as before."""
+        """Return the values from the first one that changed."""
         progress = progress_of(self._goal, [self._trials[number] for number in sorted(self._trials)])
         values = [finite(value) for value in progress.values]
-        same = 0
-        while same < min(len(values), len(before)) and values[same] == before[same]:
-            same += 1
-        return {"label": progress.label, "from": same, "values": values[same:]}
+        n_same = 0
+        while n_same < min(len(values), len(before)) and values[n_same] == before[n_same]:
+            n_same += 1
+        return {"label": progress.label, "from": n_same, "values": values[n_same:]}
 
 
-# What is left of the script of a closed widget.
-NOTHING = "export default { render() {} }"
+# The script of a closed widget.
+EMPTY_SCRIPT = "export default { render() {} }"
 
 
 class StudyWidget(anywidget.AnyWidget):
-    """The page's side of a study. `state` is read when a page opens; afterwards it learns by messages."""
+    """Carries a study to the page. A page reads `state` when it opens, and messages afterwards."""
 
     _esm = traitlets.Unicode().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
     controls_id = traitlets.Unicode().tag(sync=True)
-    # Whether an interrupt of the kernel ends the search: one in the background never sees it, the next cell does.
+    # Whether an interrupt of the kernel ends the search. A search in the background never receives it, the next cell
+    # does.
     interrupts = traitlets.Bool().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
-        hear_without_events(self)
-        hear_without_events(self.layout)
+        handle_messages_without_events(self)
+        handle_messages_without_events(self.layout)
 
-    def keep(self, state: dict[str, Any]) -> None:
-        """Hold the state for pages that open later, without sending it to those that know it."""
+    def set_silently(self, state: dict[str, Any]) -> None:
+        """Set the state for pages that open later, without sending it to those that are open."""
         self._trait_values["state"] = state
 
 
 class ControlsWidget(ipywidgets.Widget):  # type: ignore[misc]
-    """A comm of its own for the buttons.
+    """Receives the buttons, on a comm of its own.
 
     While a cell runs, a front end sends a message to the subshell that last published on its comm. ipykernel 7.4
-    remembers for each comm which shell that was, and the one that opened it is the busy one; with that memory cleared
-    and nothing ever published here, presses arrive on a free subshell.
+    remembers for each comm which shell that was, and the shell that opened the comm is busy. That memory is cleared,
+    and nothing is ever published on this comm, so messages arrive on a free subshell.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        hear_without_events(self)
+        handle_messages_without_events(self)
         if hasattr(self.comm, "_reply_subshell_id"):
             del self.comm._reply_subshell_id
 
 
-def hear_without_events(widget: ipywidgets.Widget) -> None:
-    """Let messages of a widget reach it without `pre_execute` and `post_execute`.
+def handle_messages_without_events(widget: ipywidgets.Widget) -> None:
+    """Handle messages of a widget without the events `pre_execute` and `post_execute`.
 
-    ipykernel fires these around every message, and on the latter the inline backend shows and closes all figures of
+    ipykernel triggers these around every message. On the latter the inline backend shows and closes all figures of
     `pyplot`, also those that a trial in the background has open.
     """
     if widget.comm is not None:
         widget.comm.handle_msg = widget._handle_msg
 
 
-# At most five redraws a second, and never more than a hundredth of the time spent on drawing. As much again goes to
-# the surrogate's foresight, so that a panel costs a search a fiftieth of its time at most.
-PAUSE = 0.2
-SHARE = 100
-# However long drawing takes, the page hears so often that the search is still there.
-LONGEST = 3.0
-# A page that is still loading its script misses messages; for this long each redraw therefore carries everything.
-LOADING = 3.0
-SMALL = 300
-# The panels of the searches that this process runs and shows, by the place and the name of the study.
-_SHOWING: WeakValueDictionary[tuple[str, str], LivePanel] = WeakValueDictionary()
+# Seconds between two updates of the page, at least. After an update that took t seconds, the next one waits for
+# `IDLE_RATIO` times t, but for `MAX_INTERVAL` at most, so that the page sees that the search still runs. With the
+# refresh of the surrogate, a panel takes 2 % of the time of a search at most.
+MIN_INTERVAL = 0.2
+IDLE_RATIO = 100
+MAX_INTERVAL = 3.0
+# A page misses messages while it loads its script. For this many seconds every update carries the whole study, if it
+# has no more trials than this.
+LOADING_SECONDS = 3.0
+MAX_TRIALS_WHILE_LOADING = 300
+# The panels of the searches that this process runs, by storage and name of the study.
+_LIVE_PANELS: WeakValueDictionary[tuple[str, str], LivePanel] = WeakValueDictionary()
 
 
-def showing(study: StudyLike) -> LivePanel | None:
-    """Return the panel that shows a search of this study that this process runs, or None."""
-    return _SHOWING.get(_key(study))
+def live_panel_of(study: StudyLike) -> LivePanel | None:
+    """Return the panel of the search of this study if this process runs it, else None."""
+    return _LIVE_PANELS.get(_key(study))
 
 
 def _key(study: StudyLike) -> tuple[str, str]:
@@ -207,13 +210,23 @@ def _key(study: StudyLike) -> tuple[str, str]:
 
 
 class LivePanel(TextPanel):
-    """Shows a search as it runs; afterwards the finished bundle stands in the same output."""
+    """Shows a search while it runs, and replaces the widget by the finished bundle at the end.
+
+    Args:
+        study: Opened for the search.
+        output: Where to show the panel.
+        clock: The clock of the search.
+        baseline: Metrics of the original model.
+        proposer: The proposer, whose surrogate is shown.
+        controls: Stop, Pause and Skip of the search; None shows no buttons.
+        script: The built front end.
+    """
 
     def __init__(
         self,
         study: StudyLike,
-        output: Output,
-        clock: Clock,
+        output: OutputArea,
+        clock: SearchClock,
         baseline: Mapping[str, float] | None,
         proposer: Proposer | None,
         controls: Controls | None,
@@ -223,170 +236,175 @@ class LivePanel(TextPanel):
         self._controls, self._script = controls, script
         self._run = uuid.uuid4().hex
         self._outputs = [output]
-        self._foresight = Foresight(proposer)
+        self._surrogate_refresh = SurrogateRefresh(proposer)
         self._narrowing = narrowing_of(proposer)
-        self._presses = Presses(study, controls, self._narrowing) if controls is not None else None
+        self._commands = CommandHandler(study, controls, self._narrowing) if controls is not None else None
+        # Identifiers of the pages that show the panel.
         self._pages: set[str] = set()
+        # Guards `_deltas` and the order of messages.
         self._lock = threading.Lock()
-        self._news, self._over = threading.Event(), threading.Event()
+        self._has_news, self._is_over = threading.Event(), threading.Event()
         self._widget: StudyWidget | None = None
-        self._buttons: ControlsWidget | None = None
+        self._controls_widget: ControlsWidget | None = None
         self._thread: threading.Thread | None = None
 
     def show(self) -> None:
         from nbcompress.run.history import history_of
 
         self._clock.start(self._study.all_trials)
-        self._changes = Changes(self._study, self._run, self._baseline, self._clock.running())
+        self._deltas = DeltaBuilder(self._study, self._run, self._baseline, self._clock.running())
         if self._controls is not None:
             if self._narrowing is not None:
-                self._changes.limit(self._narrowing.now(history_of(self._study.all_trials, self._study.goal)))
-                self._changes.delta(self._clock.running())
-            self._buttons = ControlsWidget()
-            self._buttons.on_msg(self._pressed)
-            _SHOWING[_key(self._study)] = self
+                self._deltas.set_limits(self._narrowing.current(history_of(self._study.all_trials, self._study.goal)))
+                self._deltas.delta(self._clock.running())
+            self._controls_widget = ControlsWidget()
+            self._controls_widget.on_msg(self._on_message)
+            _LIVE_PANELS[_key(self._study)] = self
         self._widget = StudyWidget(
             _esm=self._script,
-            state=self._changes.state,
-            controls_id=self._buttons.model_id if self._buttons is not None else "",
+            state=self._deltas.state,
+            controls_id=self._controls_widget.model_id if self._controls_widget is not None else "",
             interrupts=threading.current_thread() is threading.main_thread(),
         )
-        self._draw_in(self._output, self._widget)
-        # The thread publishes under the cell's own message, which is kept in the context.
+        self._show_in(self._output, self._widget)
+        # The thread publishes under the message of the cell, which ipykernel keeps in the context.
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._draw,), name="nbcompress panel", daemon=True)
+        self._thread = threading.Thread(
+            target=context.run, args=(self._send_updates,), name="nbcompress panel", daemon=True
+        )
         self._thread.start()
 
-    def show_again(self, output: Output) -> None:
+    def show_again(self, output: OutputArea) -> None:
         """Show the panel in another output as well."""
         with self._lock:
             if self._widget is not None:
-                self._draw_in(output, self._widget)
+                self._show_in(output, self._widget)
                 self._outputs.append(output)
 
     @property
     def is_open(self) -> bool:
-        """Whether a page can still show the panel: its widget was not closed."""
+        """Whether a page can still show the panel: its widget is not closed."""
         return self._widget is not None and self._widget.comm is not None
 
-    def _draw_in(self, output: Output, widget: StudyWidget) -> None:
+    def _show_in(self, output: OutputArea, widget: StudyWidget) -> None:
         view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
         text = f"Study {self._names(self._study.name)} is running; the result will stand here."
         output.show({"application/vnd.jupyter.widget-view+json": view, "text/plain": text})
 
     def trial_started(self, trial: Trial) -> None:
-        self._note(trial)
+        self._add_trial(trial)
         with self._lock:
-            self._show_limits()
-        # On the loop's own thread, which also proposes: the surrogate never works for two at once.
-        expected = self._foresight.look(self._study, self._is_wanted, trial.number)
-        if not expected.is_empty:
+            self._update_limits()
+        # This is the thread that proposes, so the surrogate is never used by two threads at once.
+        insight = self._surrogate_refresh.refresh(self._study, self._should_continue, trial.number)
+        if not insight.is_empty:
             with self._lock:
-                self._changes.expect(expected)
-            self._news.set()
+                self._deltas.set_insight(insight)
+            self._has_news.set()
 
     def trial_ended(self, trial: Trial) -> None:
-        self._clock.ended(trial)
-        self._note(trial)
+        self._clock.count(trial)
+        self._add_trial(trial)
 
     def finish(self, ending: Ending | None) -> None:
-        self._over.set()
-        self._news.set()
+        self._is_over.set()
+        self._has_news.set()
         try:
             if self._thread is not None:
                 self._thread.join(timeout=5)
-            # From now on, a Stop that was pressed late interrupts nobody.
+            # After this message a page does not interrupt the kernel any more, so a late Stop hits no other cell.
             with self._lock:
-                self._tell(self._changes.delta(self._clock.running(), state="ended", ending=ending_text(ending)))
+                self._send(self._deltas.delta(self._clock.running(), state="ended", ending=ending_text(ending)))
             bundle = self.bundle(ending)
             for output in self._outputs:
                 output.show(bundle)
         finally:
             self.close()
 
-    def _is_wanted(self) -> bool:
+    def _should_continue(self) -> bool:
         return self._controls is None or not self._controls.is_stopped
 
-    def _note(self, trial: Trial) -> None:
+    def _add_trial(self, trial: Trial) -> None:
         with self._lock:
-            self._changes.note(trial)
-        self._news.set()
+            self._deltas.add_trial(trial)
+        self._has_news.set()
 
-    def _draw(self) -> None:
-        """Tell the page what is new, until the search is over."""
+    def _send_updates(self) -> None:
+        """Send what is new to the page until the search is over."""
         begun = time.monotonic()
-        while not self._over.is_set():
-            # Without news the page is told the time once a second.
-            self._news.wait(1.0)
-            self._news.clear()
-            if self._over.is_set():
+        while not self._is_over.is_set():
+            # Without news the time is sent once a second.
+            self._has_news.wait(1.0)
+            self._has_news.clear()
+            if self._is_over.is_set():
                 break
             start = time.monotonic()
             with self._lock:
-                delta = self._changes.delta(self._clock.running())
-                state = self._changes.state
-                is_loading = start - begun < LOADING and len(state["study"]["trials"]) <= SMALL
-                self._tell({"kind": "whole", "state": state} if is_loading else delta)
-            self._over.wait(min(max(PAUSE, SHARE * (time.monotonic() - start)), LONGEST))
+                delta = self._deltas.delta(self._clock.running())
+                state = self._deltas.state
+                is_small = len(state["study"]["trials"]) <= MAX_TRIALS_WHILE_LOADING
+                is_loading = start - begun < LOADING_SECONDS and is_small
+                self._send({"kind": "whole", "state": state} if is_loading else delta)
+            self._is_over.wait(min(max(MIN_INTERVAL, IDLE_RATIO * (time.monotonic() - start)), MAX_INTERVAL))
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        """Send a message to the pages that are open, and keep the state for those that open later."""
+    def _send(self, message: dict[str, Any]) -> None:
+        """Send a message to the pages that are open, and set the state for those that open later."""
         if self._widget is not None:
-            self._widget.keep(self._changes.state)
+            self._widget.set_silently(self._deltas.state)
             self._widget.send(message)
 
-    def _pressed(self, _widget: object, content: Any, _buffers: object) -> None:
-        """Hear a button, on whatever thread the kernel has free, and answer on the comm of the data."""
-        presses, widget = self._presses, self._widget
-        if not isinstance(content, Mapping) or content.get("run") != self._run or presses is None or widget is None:
+    def _on_message(self, _widget: object, content: Any, _buffers: object) -> None:
+        """Handle a button on whatever thread the kernel has free, and answer on the comm of the data."""
+        commands, widget = self._commands, self._widget
+        if not isinstance(content, Mapping) or content.get("run") != self._run or commands is None or widget is None:
             return
         control = content.get("control")
         if control == "hello":
             self._pages.add(str(content.get("page"))[:40])
-            # Whatever was missed while the page was loading.
-            widget.send({"kind": "whole", "state": self._changes.state})
-        note = "" if control == "hello" else presses.heard(control, content)
+            # The page may have missed messages while it was loading.
+            widget.send({"kind": "whole", "state": self._deltas.state})
+        note = "" if control == "hello" else commands.handle(control, content)
         if note is None:
             return
         if control == "narrow":
             with self._lock:
-                # Told before the answer, so that the next press builds on it.
-                self._show_limits()
-                self._tell(self._changes.delta(self._clock.running()))
-        widget.send({"kind": "ack", "control": control, "run": self._run, "paused": presses.is_paused, "note": note})
+                # Sent before the answer, because the page builds its next limits on these.
+                self._update_limits()
+                self._send(self._deltas.delta(self._clock.running()))
+        widget.send({"kind": "ack", "control": control, "run": self._run, "paused": commands.is_paused, "note": note})
 
-    def _show_limits(self) -> None:
-        """Show within what the search goes on, if anything was asked; limits that were used up have been given up."""
-        if self._narrowing is not None and self._narrowing.asked is not None:
-            self._changes.limit(self._narrowing.asked)
+    def _update_limits(self) -> None:
+        """Show the limits that the user asked for; the proposer gives up limits in which every point was tried."""
+        if self._narrowing is not None and self._narrowing.requested is not None:
+            self._deltas.set_limits(self._narrowing.requested)
 
     def close(self) -> None:
-        """Close the widgets. Programs that run notebooks save the last state of closed ones too, so leave little.
+        """Close the widgets and leave little in them: programs that run notebooks save the state of closed ones, too.
 
-        A page that was loaded again no longer knows which output to replace, and there the widget is all that shows
-        how the search ended: it stays while the kernel lives.
+        A page that was reloaded does not know which output to replace, so the widget is all that shows there how the
+        search ended. In that case it stays open while the kernel lives.
         """
-        self._over.set()
-        self._news.set()
-        _SHOWING.pop(_key(self._study), None)
+        self._is_over.set()
+        self._has_news.set()
+        _LIVE_PANELS.pop(_key(self._study), None)
         if self._widget is not None and len(self._pages) <= 1:
             self._widget.state = {}
-            self._widget._esm = NOTHING
+            self._widget._esm = EMPTY_SCRIPT
             self._widget.layout.close()
             self._widget.close()
-        if self._buttons is not None:
-            self._buttons.close()
-        self._widget = self._buttons = None
+        if self._controls_widget is not None:
+            self._controls_widget.close()
+        self._widget = self._controls_widget = None
 
 
-Kind = Literal["live", "text", "off"]
+PanelKind = Literal["live", "text", "off"]
 
 
-def panel(
-    kind: Kind,
+def make_panel(
+    kind: PanelKind,
     study: StudyLike,
     *,
-    output: Output,
+    output: OutputArea,
     trials: int | None = None,
     seconds: float | None = None,
     baseline: Mapping[str, float] | None = None,
@@ -396,21 +414,20 @@ def panel(
     """Return the panel of a search.
 
     Args:
-        kind: `live` (a widget, where its front end was built; else as `text`), `text` (a line for each trial, then
-            the bundle), or `off` (one closing line).
+        kind: `live` (a widget, if its front end was built, else as `text`), `text` (a line for each trial, then the
+            bundle), or `off` (one line at the end).
         study: Opened for the search.
-        output: Where to draw.
+        output: Where to show the panel.
         trials: How many trials were asked for.
-        seconds: The search's time limit.
+        seconds: The time limit of the search.
         baseline: Metrics of the original model.
-        proposer: What proposes, for slices of its surrogate.
-        controls: The search's buttons; None shows none.
+        proposer: The proposer, whose surrogate is shown.
+        controls: Stop, Pause and Skip of the search; None shows no buttons.
     """
-    clock = Clock(trials, seconds)
+    clock = SearchClock(trials, seconds)
     script = asset("panel.js")
     if kind == "off":
         return SilentPanel(study, output, clock)
     if kind == "text" or script is None:
         return TextPanel(study, output, clock, baseline, proposer)
-
     return LivePanel(study, output, clock, baseline, proposer, controls, script)

@@ -1,7 +1,4 @@
-"""What the page may ask of a running search: Stop, Pause, Skip, a point to run next, limits to search within.
-
-What somebody put together on the page, a point or limits, as the search's space knows it.
-"""
+"""Messages of the page to a running search: Stop, Pause, Skip, a point to run next, and limits to search within."""
 
 from __future__ import annotations
 
@@ -14,40 +11,43 @@ from nbcompress.space import Choice
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
-    from nbcompress.optimize.narrowing import Narrowing
+    from nbcompress.optimize.candidates import Narrowing
     from nbcompress.run.callbacks import Controls
     from nbcompress.space import Point, Space
 
 
-def asked_point(values: Any, space: Space) -> Point:
+def parse_point(values: Any, space: Space) -> Point:
     """Return the point of a message.
 
     Args:
-        values: A list with an entry for each parameter of the space, in its order: a number, or the place of the
-            option among a choice's options, or None where the parameter is not active. Names and options do not
-            travel, since a page may have them cut.
+        values: A list with an entry for each parameter of the space, in its order: a number, the index of the option
+            of a choice, or None where the parameter is not active. Indices are sent, not labels, because labels may
+            be truncated in the page.
+        space: The search's space.
 
     Raises:
-        PointError: It is no point of the space.
+        PointError: The values are not a point of the space.
     """
     if not isinstance(values, list) or len(values) != len(space):
         raise PointError(f"A point has {len(space)} values, one for each parameter, but got {values!r}.")
     point: dict[str, Any] = {}
     for name, value in zip(space.names, values, strict=True):
         if value is not None:
-            point[name] = _option(space[name], value) if isinstance(space[name], Choice) else value
+            parameter = space[name]
+            point[name] = _option(parameter, value) if isinstance(parameter, Choice) else value
     return space.check(point)
 
 
-def asked_limits(values: Any, space: Space) -> dict[str, list[Any]]:
+def parse_limits(values: Any, space: Space) -> dict[str, list[Any]]:
     """Return the limits of a message, by parameter.
 
     Args:
         values: A list with an entry for each parameter of the space, in its order: None where it is not limited, the
-            lowest and the highest value of a number, or the places of the options of a choice that are left.
+            lowest and the highest value of a number, or the indices of the options of a choice that remain.
+        space: The search's space.
 
     Raises:
-        PointError: It is no such list. Whether the values fit their parameters is for who takes them to say.
+        PointError: The values are not such a list. Whether they fit their parameters is checked by `Narrowing`.
     """
     if not isinstance(values, list) or len(values) != len(space):
         raise PointError(f"Limits are {len(space)} entries, one for each parameter, but got {values!r}.")
@@ -61,40 +61,40 @@ def asked_limits(values: Any, space: Space) -> dict[str, list[Any]]:
     return limits
 
 
-def _option(choice: Any, place: Any) -> Any:
-    if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < len(choice.options):
-        raise PointError(f"{choice!r} has {len(choice.options)} options, but got the place {place!r}.")
-    return choice.options[place]
+def _option(choice: Choice, index: Any) -> Any:
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(choice.options):
+        raise PointError(f"{choice!r} has {len(choice.options)} options, but got the place {index!r}.")
+    return choice.options[index]
 
 
-QUEUED = "Queued: it runs after the trials that run now."
-KNOWN = "Not queued: this point waits already, or was run before."
-NARROWED = "From the next proposal on."
+QUEUED_TEXT = "Queued: it runs after the trials that run now."
+KNOWN_TEXT = "Not queued: this point waits already, or was run before."
+NARROWED_TEXT = "From the next proposal on."
 
 
 @runtime_checkable
-class Queueing(Protocol):
+class QueueableStudy(Protocol):
     """A study that takes points to run next, from any thread."""
 
     def queue(self, point: Mapping[str, Any]) -> bool:
-        """Store a point; say whether it is new."""
+        """Store a point; return whether it is new."""
         ...
 
 
 def narrowing_of(proposer: Proposer | None) -> Narrowing | None:
-    """Return what narrows a proposer, or None where it cannot be narrowed."""
-    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+    """Return what limits the candidates of a proposer, or None if it cannot be limited."""
+    from nbcompress.optimize import NarrowableProposer
 
-    return proposer.narrowing if isinstance(proposer, GaussianProcessProposer) else None
+    return proposer.narrowing if isinstance(proposer, NarrowableProposer) else None
 
 
-class Presses:
-    """Does what is asked, on whatever thread the kernel has free.
+class CommandHandler:
+    """Carries out the messages of the page. May be called on any thread.
 
     Args:
-        study: What is searched.
-        controls: The buttons of the search.
-        narrowing: What narrows its proposer, or None.
+        study: The study that is searched.
+        controls: Stop, Pause and Skip of the search.
+        narrowing: The limits of its proposer, or None.
     """
 
     def __init__(self, study: StudyLike, controls: Controls, narrowing: Narrowing | None) -> None:
@@ -104,8 +104,16 @@ class Presses:
     def is_paused(self) -> bool:
         return self._controls.is_paused
 
-    def heard(self, control: Any, content: Mapping[str, Any]) -> str | None:
-        """Do it; return a sentence for the person (or an empty one), or None if there is no such control."""
+    def handle(self, control: Any, content: Mapping[str, Any]) -> str | None:
+        """Carry out a message.
+
+        Args:
+            control: Its name.
+            content: The whole message.
+
+        Returns:
+            A sentence for the user, which may be empty, or None if there is no such control.
+        """
         if control == "next":
             return self._queue(content.get("values"))
         if control == "narrow":
@@ -116,10 +124,10 @@ class Presses:
         return ""
 
     def _queue(self, values: Any) -> str:
-        if not isinstance(self._study, Queueing):
+        if not isinstance(self._study, QueueableStudy):
             return "This search takes no points."
         try:
-            return QUEUED if self._study.queue(asked_point(values, self._study.space)) else KNOWN
+            return QUEUED_TEXT if self._study.queue(parse_point(values, self._study.space)) else KNOWN_TEXT
         except NbcompressError as error:
             return f"Not queued: {error}"
 
@@ -127,7 +135,7 @@ class Presses:
         if self._narrowing is None:
             return "Only the sampler gp can be narrowed."
         try:
-            self._narrowing.ask(asked_limits(limits, self._study.space))
+            self._narrowing.narrow_to(parse_limits(limits, self._study.space))
         except NbcompressError as error:
             return f"Not narrowed: {error}"
-        return NARROWED
+        return NARROWED_TEXT

@@ -1,6 +1,6 @@
-"""A study as one page that opens offline: the interactive view, and the plain form for print or without scripts.
+"""A study as one HTML page that opens offline.
 
-The built front end, as it lies in the package.
+The page holds the interactive view, and the plain HTML for printing and for readers without scripts.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from nbcompress.panels.bundle import pictures
-from nbcompress.panels.document import study_html
-from nbcompress.panels.drawing import Markup, tag
-from nbcompress.panels.figures import describe
-from nbcompress.panels.surrogate_data import NOTHING, Expectations
-from nbcompress.panels.text import LIVE
-from nbcompress.panels.view import Course, StudyLike, study_view
+from nbcompress.panels.document import overview_alt, study_html
+from nbcompress.panels.html import Markup, tag
+from nbcompress.panels.surrogate_data import NO_INSIGHT, SurrogateInsight
+from nbcompress.panels.text import LIVE_LIMITS
+from nbcompress.panels.view import SearchStatus, StudyLike, study_view
 
 
 @cache
 def asset(name: str) -> str | None:
-    """Return a built script, or None where the package was installed without its front end."""
+    """Return a built script, or None if the package was installed without its front end."""
     path = files("nbcompress.panels").joinpath(f"static/{name}")
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-STYLE = (
+PAGE_STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:14px/1.5 system-ui,sans-serif;max-width:1280px;margin:16px auto;padding:0 12px;"
     "background:Canvas;color:CanvasText}"
@@ -38,21 +36,17 @@ STYLE = (
 def study_page(
     study: StudyLike,
     *,
-    expected: Expectations = NOTHING,
+    insight: SurrogateInsight = NO_INSIGHT,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
-    course: Course | None = None,
+    status: SearchStatus | None = None,
 ) -> str:
     """Return one self-contained HTML page; arguments as in `study_view`."""
-    view = study_view(
-        study,
-        expected=expected,
-        baseline=baseline,
-        warnings=warnings,
-        course=course,
-        limits=LIVE,
-    )
-    plain = study_html(view, pictures(view), describe(view))
+    # Imports the plotting libraries, which a live panel does not need.
+    from nbcompress.panels.figures import draw_pictures
+
+    view = study_view(study, insight=insight, baseline=baseline, warnings=warnings, status=status, limits=LIVE_LIMITS)
+    plain = study_html(view, draw_pictures(view), overview_alt(view))
     script = asset("page.js")
     return (
         "<!doctype html>\n"
@@ -62,7 +56,7 @@ def study_page(
                 "head",
                 Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'),
                 tag("title", f"Study {view['name']}"),
-                tag("style", Markup(STYLE)),
+                tag("style", Markup(PAGE_STYLE)),
             ),
             tag(
                 "body",
@@ -77,11 +71,11 @@ def study_page(
 
 
 def script_json(data: Mapping[str, Any]) -> str:
-    """Return JSON that no HTML parser can mistake for markup: `<`, `>` and `&` are written as escapes."""
+    """Return JSON in which `<`, `>` and `&` are escaped, so that an HTML parser finds no markup in it."""
     text = json.dumps(data, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def script_safe(script: str) -> str:
-    """Return our own script so that it cannot end its element early."""
+    """Return our own script with escapes, so that it cannot end its element early."""
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")

@@ -1,4 +1,4 @@
-"""What the surrogate expects, worked out again and again while a search runs, within a strict share of its time."""
+"""Asks the surrogate again while a search runs, within a strict share of the search's time."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from nbcompress.panels.surrogate_data import PATIENCE, Expectations, Tried, expectations_of, surrogate_data, unasked
+from nbcompress.panels.surrogate_data import (
+    TIME_LIMIT,
+    StudyTrials,
+    SurrogateInsight,
+    failed_insight,
+    insight_of,
+    surrogate_data,
+)
 from nbcompress.study.goal import Goal, Trial
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
 
-# One part in so many of the search's time at most, for each of the two kinds of work.
-SHARE = 200
-# One slice after the other costs; while it runs, the parameters that matter most are enough.
-MOST = 6
+# After work of t seconds, the next work of its kind waits for this many times t: 0.5 % of the time for each kind.
+IDLE_RATIO = 200
+# Slices that are computed while the search runs, for the most important parameters.
+MAX_LIVE_SLICES = 6
 
 
 @dataclass(frozen=True)
-class Before:
-    """A study as it was before one of its trials began: what the proposer knew when it chose that point.
+class TrialsSnapshot:
+    """A study as the proposer saw it when it chose a point.
 
-    Its surrogate was fitted for that proposal, so that asking about it costs little.
+    The surrogate was fitted for that proposal already, so asking it costs little.
     """
 
     goal: Goal
@@ -32,87 +39,95 @@ class Before:
     best: Trial | None
 
 
-def before(study: Tried, number: int | None) -> tuple[Trial, ...]:
-    """Return the trials of a study without one of them."""
+def trials_without(study: StudyTrials, number: int | None) -> tuple[Trial, ...]:
+    """Return the trials of a study except the one with this number."""
     return tuple(trial for trial in study.all_trials if trial.number != number)
 
 
 @dataclass
-class _Pace:
-    """Knows when a kind of work is affordable again."""
+class _Throttle:
+    """Decides when a kind of work may be done again."""
 
     now: Callable[[], float]
-    rested_since: float = field(init=False)
+    idle_since: float = field(init=False)
     cost: float | None = None
     n_ended: int = 0
 
     def __post_init__(self) -> None:
-        self.rested_since = self.now()
+        self.idle_since = self.now()
 
     def is_due(self, n_ended: int) -> bool:
-        cost = _guess(n_ended) if self.cost is None else self.cost
-        return n_ended != self.n_ended and self.now() - self.rested_since >= SHARE * cost
+        cost = _first_cost_estimate(n_ended) if self.cost is None else self.cost
+        return n_ended != self.n_ended and self.now() - self.idle_since >= IDLE_RATIO * cost
 
-    def done(self, start: float, n_ended: int) -> None:
-        self.rested_since = self.now()
-        self.cost, self.n_ended = self.rested_since - start, n_ended
+    def record(self, start: float, n_ended: int) -> None:
+        self.idle_since = self.now()
+        self.cost, self.n_ended = self.idle_since - start, n_ended
 
 
-class Foresight:
-    """Asks the surrogate when that is affordable. For the thread that also proposes.
+class SurrogateRefresh:
+    """Asks the surrogate when its share of the time allows. To be called on the thread that proposes.
 
-    The surrogate itself is cheap to tell, so that the page can draw from it after nearly every trial; what has to be
-    worked out in Python (importance, calibration) follows less often.
+    The fitted surrogate itself is cheap to send, so the page gets it after nearly every trial and predicts by itself.
+    Importance and calibration are computed in Python and follow less often.
 
     Args:
-        proposer: Whose surrogate is asked, or None.
+        proposer: The proposer of the search, or None.
         now: A clock in seconds.
     """
 
     def __init__(self, proposer: Proposer | None, now: Callable[[], float] = time.monotonic) -> None:
         self._proposer, self._now = proposer, now
-        self._glances, self._looks = _Pace(now), _Pace(now)
+        self._surrogate_throttle, self._insight_throttle = _Throttle(now), _Throttle(now)
 
-    def look(self, study: Tried, is_wanted: Callable[[], bool], begun: int | None = None) -> Expectations:
-        """Return what is new; empty if it is too early, or if there is nothing. A surrogate that fails is left alone.
+    def refresh(
+        self, study: StudyTrials, should_continue: Callable[[], bool], started: int | None = None
+    ) -> SurrogateInsight:
+        """Return what is new; empty if it is too early or there is nothing. A proposer that fails is not asked again.
 
         Args:
-            study: What was tried, not altered meanwhile.
-            is_wanted: Asked between parts of the work, which ends early if not.
-            begun: The trial that has just begun. The surrogate is asked as it was when it chose that trial.
+            study: Its trials; nobody may change it meanwhile.
+            should_continue: Called between parts of the work; the work ends early if it returns False.
+            started: Number of the trial that has just started. The surrogate is asked as it was before that trial.
         """
         if self._proposer is None:
-            return Expectations()
+            return SurrogateInsight()
         n_ended = sum(trial.state.counts for trial in study.all_trials)
-        found = Expectations()
-        if self._glances.is_due(n_ended):
+        found = SurrogateInsight()
+        if self._surrogate_throttle.is_due(n_ended):
             start = self._now()
-            found = self._glance(before(study, begun), study.goal)
-            self._glances.done(start, n_ended)
-        if not found.remark and self._looks.is_due(n_ended):
+            found = self._surrogate(trials_without(study, started), study.goal)
+            self._surrogate_throttle.record(start, n_ended)
+        if not found.warning and self._insight_throttle.is_due(n_ended):
             start = self._now()
-            then = Before(study.goal, before(study, begun), study.best)
-            seen = expectations_of(self._proposer, then, PATIENCE, is_wanted=is_wanted, most=_most(study))
-            found = replace(seen, surrogate=seen.surrogate or found.surrogate)
-            self._looks.done(start, n_ended)
-        if found.remark:
+            snapshot = TrialsSnapshot(study.goal, trials_without(study, started), study.best)
+            insight = insight_of(
+                self._proposer,
+                snapshot,
+                TIME_LIMIT,
+                should_continue=should_continue,
+                max_slices=_max_slices(study),
+            )
+            found = replace(insight, surrogate=insight.surrogate or found.surrogate)
+            self._insight_throttle.record(start, n_ended)
+        if found.warning:
             self._proposer = None
         return found
 
-    def _glance(self, trials: Sequence[Trial], goal: Goal) -> Expectations:
+    def _surrogate(self, trials: Sequence[Trial], goal: Goal) -> SurrogateInsight:
         try:
-            return Expectations(surrogate=surrogate_data(self._proposer, trials, goal))
+            return SurrogateInsight(surrogate=surrogate_data(self._proposer, trials, goal))
         except Exception as error:
-            # Whatever is wrong with the surrogate, the search goes on and says so itself when it proposes.
+            # The search goes on; if the surrogate is at fault, the search reports that when it proposes.
             logging.getLogger(__name__).debug("the surrogate could not be asked", exc_info=True)
-            return unasked(error)
+            return failed_insight(error)
 
 
-def _most(study: Tried) -> int:
-    """Return how many slices are worked out here: none where the page has the acquisition's formula."""
-    return MOST if len(study.goal.objectives) > 2 else 0
+def _max_slices(study: StudyTrials) -> int:
+    """Return how many slices are computed here: none for one or two objectives, whose acquisition the page computes."""
+    return MAX_LIVE_SLICES if len(study.goal.objectives) > 2 else 0
 
 
-def _guess(n: int) -> float:
-    """Return how many seconds the first look may take: fitting costs the cube of the number of trials."""
+def _first_cost_estimate(n: int) -> float:
+    """Return an estimate in seconds for `n` trials; the cost of a fit grows with their cube."""
     return 0.01 + 0.1 * (n / 200) ** 3

@@ -1,6 +1,6 @@
-"""Words and numbers as a reader sees them: cut, cleaned and rounded, the same in every view.
+"""Texts and numbers as every view shows them, and how much of a study a view holds.
 
-How much of a study goes into its data: generous while it runs, tight enough to be saved.
+`format.ts` of the front end formats numbers by the same rules.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The most characters of each text, and the most trials.
+class ViewLimits:
+    """The most characters of each text of a view, and the most trials.
 
     Attributes:
-        trials: Trials in the data; the front, the best and the latest are kept.
-        name: A parameter's, metric's or study's name.
-        value: A choice, or one text in the record.
-        message: A failure's message, a reason, a warning.
-        traceback: A failure's traceback.
+        trials: Trials; the front, the best and the latest are kept.
+        name: The name of a parameter, a metric or the study.
+        value: An option of a choice, or one text in the record.
+        message: The message of a failure, a reason, a warning.
+        traceback: The traceback of a failure.
         printed: What a trial printed.
-        source: The cell's source in the record.
-        reports: Whether intermediate values are part of the data.
+        source: The source of the cell in the record.
+        reports: Whether the view holds intermediate values.
     """
 
     trials: int = 10_000
@@ -36,50 +36,53 @@ class Limits:
     reports: bool = True
 
 
-LIVE = Limits()
-# From the richest to the poorest: the saved bundle takes the first that keeps it below its bound.
-SAVED = (
-    Limits(trials=1_000, traceback=2_000, printed=1_000),
-    Limits(trials=1_000, name=80, value=120, message=240, traceback=600, printed=200, source=8_000, reports=False),
-    Limits(trials=400, name=60, value=60, message=120, traceback=160, printed=80, source=4_000, reports=False),
-    Limits(trials=200, name=40, value=30, message=60, traceback=60, printed=30, source=2_000, reports=False),
-    # Texts go before rows: a table without a trial misleads more than one with short names.
+LIVE_LIMITS = ViewLimits()
+# From the widest to the tightest: the saved bundle takes the first that keeps it below its size limit.
+SAVED_LIMITS = (
+    ViewLimits(trials=1_000, traceback=2_000, printed=1_000),
+    ViewLimits(trials=1_000, name=80, value=120, message=240, traceback=600, printed=200, source=8_000, reports=False),
+    ViewLimits(trials=400, name=60, value=60, message=120, traceback=160, printed=80, source=4_000, reports=False),
+    ViewLimits(trials=200, name=40, value=30, message=60, traceback=60, printed=30, source=2_000, reports=False),
+    # Texts are shortened before trials are left out: a table that lacks trials misleads more than short names do.
     *(
-        Limits(trials=rows, name=24, value=16, message=20, traceback=20, printed=10, source=400, reports=False)
+        ViewLimits(trials=rows, name=24, value=16, message=20, traceback=20, printed=10, source=400, reports=False)
         for rows in (200, 150, 100, 60)
     ),
 )
 
 
-MARK = "…"
+ELLIPSIS = "…"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 # Control characters and lone surrogates can neither be shown nor saved as UTF-8.
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """Return `text` without terminal colours and with a replacement for what cannot be shown."""
+    """Return `text` without terminal colours; characters that cannot be shown become U+FFFD."""
     return _UNSHOWABLE.sub("\ufffd", _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def cut(text: object, limit: int) -> str:
-    """Return `text` cleaned and at most `limit` characters long, with a mark where it was cut."""
-    # Cleaning a text of many megabytes to show its first line would be waste.
+def shorten(text: object, limit: int) -> str:
+    """Return `text` cleaned and at most `limit` characters long; an ellipsis marks that it was shortened."""
+    # A text of many megabytes is not cleaned as a whole.
     shown = clean(str(text)[: 4 * limit + 64])
-    return shown if len(shown) <= limit else shown[: max(0, limit - 1)] + MARK
+    return shown if len(shown) <= limit else shown[: max(0, limit - 1)] + ELLIPSIS
 
 
-def cut_middle(text: str, limit: int) -> str:
-    """Like `cut`, but keep the start and, mostly, the end: the last lines of a traceback say what happened."""
+def shorten_middle(text: str, limit: int) -> str:
+    """Shorten `text` in its middle: a quarter of the start is kept and three quarters of the end.
+
+    The last lines of a traceback are the most important ones.
+    """
     shown = clean(text if len(text) <= 8 * limit + 128 else text[: 4 * limit] + text[-4 * limit - 64 :])
     if len(shown) <= limit:
         return shown
     head = limit // 4
-    return f"{shown[:head]}\n{MARK}\n{shown[len(shown) - max(0, limit - head - 3) :]}"[: limit + 3]
+    return f"{shown[:head]}\n{ELLIPSIS}\n{shown[len(shown) - max(0, limit - head - 3) :]}"[: limit + 3]
 
 
 def finite(value: Any) -> float | None:
-    """Return a plain finite number or None. Rounded to 7 digits, which no picture can tell apart."""
+    """Return a number rounded to 7 significant digits, or None if it is not finite or not a number."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -90,15 +93,15 @@ def finite(value: Any) -> float | None:
 
 
 def scalar(value: Any, limit: int) -> Any:
-    """Return a parameter's value as JSON: a number, a bool, None or a text of at most `limit` characters."""
+    """Return the value of a parameter as JSON: a number, a bool, None or a text of at most `limit` characters."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return cut(value, limit)
+        return shorten(value, limit)
     return finite(value)
 
 
-def spell(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a number, a choice or a missing value as a short text."""
     if value is None:
         return "None"
@@ -112,8 +115,8 @@ def spell(value: Any) -> str:
     return f"{number:.4g}"
 
 
-def duration(seconds: float | None) -> str:
-    """Return `seconds` as a reader says it: `0.12 s`, `48 s`, `3 min 20 s`, `2 h 5 min`."""
+def format_duration(seconds: float | None) -> str:
+    """Return a duration as text: `0.12 s`, `48 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds is None:
         return "?"
     if seconds < 10:
@@ -124,12 +127,3 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def size(n_bytes: float) -> str:
-    """Return a number of bytes as a reader says it (1 kB is 1024 bytes, as in `size_bytes(model) / 1024`)."""
-    if n_bytes < 1024:
-        return f"{int(n_bytes)} B"
-    if n_bytes < 1024**2:
-        return f"{n_bytes / 1024:.1f} kB"
-    return f"{n_bytes / 1024**2:.2f} MB"

@@ -1,7 +1,4 @@
-"""Panels made of lines of text, and what every panel is.
-
-How long a search has taken, and how long it will still take.
-"""
+"""Panels that print lines of text, and what every panel of a search has in common: its protocol and its clock."""
 
 from __future__ import annotations
 
@@ -10,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nbcompress.panels.document import closing_line, goal_text, trial_line
-from nbcompress.panels.text import LIVE
-from nbcompress.panels.view import Course, Names, StudyLike, goal_data, study_view, trial_data
+from nbcompress.panels.bundle import study_bundle
+from nbcompress.panels.document import goal_text, summary_line, trial_line
+from nbcompress.panels.surrogate_data import insight_of
+from nbcompress.panels.text import LIVE_LIMITS
+from nbcompress.panels.view import SearchStatus, ShortNames, StudyLike, goal_data, study_view, trial_data
 from nbcompress.study.goal import State, Trial
 
 if TYPE_CHECKING:
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Clock:
-    """The course of one run of a search.
+class SearchClock:
+    """Counts the time and the trials of one run of a search.
 
     Attributes:
-        trials: How many trials were asked for in all.
+        trials: How many trials the study shall have in all.
         seconds: The time limit, or None.
         now: A clock in seconds.
     """
@@ -33,55 +32,59 @@ class Clock:
     trials: int | None
     seconds: float | None = None
     now: Callable[[], float] = time.monotonic
-    _begun: float = field(init=False)
-    _at_start: int = 0
-    _done: int = 0
+    _start_time: float = field(init=False)
+    _n_at_start: int = 0
+    _n_ended: int = 0
 
     def __post_init__(self) -> None:
-        self._begun = self.now()
+        self._start_time = self.now()
 
     def start(self, trials: Sequence[Trial]) -> None:
-        """Start the clock; these trials were there before."""
-        self._begun = self.now()
-        self._at_start = self._done = sum(trial.state.counts for trial in trials)
+        """Start the clock.
 
-    def ended(self, trial: Trial) -> None:
+        Args:
+            trials: The trials that the study has already.
+        """
+        self._start_time = self.now()
+        self._n_at_start = self._n_ended = sum(trial.state.counts for trial in trials)
+
+    def count(self, trial: Trial) -> None:
         """Count a trial that ended."""
-        self._done += trial.state.counts
+        self._n_ended += trial.state.counts
 
-    def running(self) -> Course:
-        """Return the course of a search that goes on."""
-        elapsed = self.now() - self._begun
-        return Course(True, None, self.trials, self.seconds, elapsed, self._left(elapsed))
+    def running(self) -> SearchStatus:
+        """Return the status of the search while it runs."""
+        elapsed = self.now() - self._start_time
+        return SearchStatus(True, None, self.trials, self.seconds, elapsed, self._left(elapsed))
 
-    def over(self, ending: str | None) -> Course:
-        """Return the course of a search that has ended; one that ran nothing took no time worth telling."""
-        elapsed = self.now() - self._begun if self._done > self._at_start else None
-        return Course(False, ending, self.trials, self.seconds, elapsed)
+    def ended(self, ending: str | None) -> SearchStatus:
+        """Return the status of the search after its end, without a time if no trial was run."""
+        elapsed = self.now() - self._start_time if self._n_ended > self._n_at_start else None
+        return SearchStatus(False, ending, self.trials, self.seconds, elapsed)
 
     def _left(self, elapsed: float) -> float | None:
-        new = self._done - self._at_start
-        if self.trials is None or not new:
+        n_new = self._n_ended - self._n_at_start
+        if self.trials is None or not n_new:
             return None
-        left = max(0, self.trials - self._done) * elapsed / new
+        left = max(0, self.trials - self._n_ended) * elapsed / n_new
         return left if self.seconds is None else min(left, max(0.0, self.seconds - elapsed))
 
 
-class Output(Protocol):
-    """One output of a notebook, handed in by the magics: panels know no IPython."""
+class OutputArea(Protocol):
+    """One output of a notebook. The magics provide it, since panels do not import IPython."""
 
     def show(self, bundle: Mapping[str, Any]) -> None:
-        """Show a mime bundle, or put it in the place of the one shown before."""
+        """Show a mime bundle, or replace the one that was shown before."""
 
     def print(self, text: str) -> None:
         """Add a line of text."""
 
 
 class Panel(Protocol):
-    """Watches one search. The methods of an observer may be called from any one thread at a time."""
+    """Shows one search. Its methods as an observer are called on one thread at a time."""
 
     def show(self) -> None:
-        """Show what there is before the first trial."""
+        """Show the study as it is before the first trial."""
 
     def trial_started(self, trial: Trial) -> None: ...
 
@@ -92,7 +95,11 @@ class Panel(Protocol):
     def ended(self, ending: Ending) -> None: ...
 
     def finish(self, ending: Ending | None) -> None:
-        """Put the finished output in place; None says that the search broke off."""
+        """Show the finished output.
+
+        Args:
+            ending: How the search ended; None if an exception ended it.
+        """
 
 
 def ending_text(ending: Ending | None) -> str:
@@ -100,9 +107,9 @@ def ending_text(ending: Ending | None) -> str:
 
 
 class SilentPanel:
-    """Says nothing until the end, and then one line."""
+    """Prints one line when the search has ended."""
 
-    def __init__(self, study: StudyLike, output: Output, clock: Clock) -> None:
+    def __init__(self, study: StudyLike, output: OutputArea, clock: SearchClock) -> None:
         self._study, self._output, self._clock = study, output, clock
 
     def show(self) -> None:
@@ -111,45 +118,45 @@ class SilentPanel:
     def trial_started(self, trial: Trial) -> None: ...
 
     def trial_ended(self, trial: Trial) -> None:
-        self._clock.ended(trial)
+        self._clock.count(trial)
 
     def reported(self, number: int, step: int, values: Mapping[str, float]) -> None: ...
 
     def ended(self, ending: Ending) -> None: ...
 
     def finish(self, ending: Ending | None) -> None:
-        course = self._clock.over(ending_text(ending))
-        for warning in study_warnings(self._study, ending):
+        status = self._clock.ended(ending_text(ending))
+        for warning in warnings_of(self._study, ending):
             self._output.print(f"warning: {warning}")
-        self._output.print(closing_line(study_view(self._study, course=course)))
+        self._output.print(summary_line(study_view(self._study, status=status)))
 
 
 class TextPanel(SilentPanel):
-    """Adds a line for each trial that ends; then the bundle."""
+    """Prints a line for each trial that ends, and shows the bundle of the study at the end."""
 
     def __init__(
         self,
         study: StudyLike,
-        output: Output,
-        clock: Clock,
+        output: OutputArea,
+        clock: SearchClock,
         baseline: Mapping[str, float] | None = None,
         proposer: Proposer | None = None,
     ) -> None:
         super().__init__(study, output, clock)
         self._baseline, self._proposer = baseline, proposer
-        self._names = Names(LIVE.name)
+        self._names = ShortNames(LIVE_LIMITS.name)
 
     def show(self) -> None:
         super().show()
-        known = sum(trial.state.counts for trial in self._study.all_trials)
-        so_far = f", {known} trials so far" if known else ""
+        n_trials = sum(trial.state.counts for trial in self._study.all_trials)
+        so_far = f", {n_trials} trials so far" if n_trials else ""
         goal = goal_text(goal_data(self._study.goal, self._names))
         self._output.print(f"Study {self._names(self._study.name)}: {goal}{so_far}")
 
     def trial_ended(self, trial: Trial) -> None:
         super().trial_ended(trial)
         metrics = [self._names(metric) for metric in dict.fromkeys([*self._study.goal.metrics, *trial.values])]
-        line = trial_line(trial_data(trial, self._names, LIVE), metrics)
+        line = trial_line(trial_data(trial, self._names, LIVE_LIMITS), metrics)
         if trial.state is not State.RUNNING:
             self._output.print(line)
 
@@ -158,18 +165,15 @@ class TextPanel(SilentPanel):
 
     def bundle(self, ending: Ending | None) -> dict[str, Any]:
         """Return the finished output."""
-        from nbcompress.panels.bundle import study_bundle
-        from nbcompress.panels.surrogate_data import expectations_of
-
         return study_bundle(
             self._study,
-            expected=expectations_of(self._proposer, self._study),
+            insight=insight_of(self._proposer, self._study),
             baseline=self._baseline,
-            warnings=study_warnings(self._study, ending),
-            course=self._clock.over(ending_text(ending)),
+            warnings=warnings_of(self._study, ending),
+            status=self._clock.ended(ending_text(ending)),
         )
 
 
-def study_warnings(study: StudyLike, ending: Ending | None) -> tuple[str, ...]:
-    """Return what a reader should know: what differed when the study was opened, and what the search met."""
+def warnings_of(study: StudyLike, ending: Ending | None) -> tuple[str, ...]:
+    """Return the warnings of opening the study and of the search."""
     return (*getattr(study, "warnings", ()), *(ending.warnings if ending is not None else ()))

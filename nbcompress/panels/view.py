@@ -1,8 +1,6 @@
-"""A study as plain data: what the live panel, the saved output and the page draw.
+"""A study as plain data, which the live panel, the saved output and the page of a report draw.
 
 The data is JSON without NaN, bounded in size, and described by `schema/study.v1.schema.json`.
-
-How far a search has come after each of its trials: the best value, or the hypervolume of the front.
 """
 
 from __future__ import annotations
@@ -18,35 +16,40 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nbcompress.panels.surrogate_data import NOTHING, Expectations, expected_data
-from nbcompress.panels.text import LIVE, Limits, cut, cut_middle, finite, scalar
+from nbcompress.panels.surrogate_data import NO_INSIGHT, SurrogateInsight, insight_data
+from nbcompress.panels.text import LIVE_LIMITS, ViewLimits, finite, scalar, shorten, shorten_middle
 from nbcompress.study.front import hypervolume
 from nbcompress.study.goal import Goal, State, Trial
 
-# The exact hypervolume is computed up to here; beyond it, the first objective stands for all.
-MOST_OBJECTIVES = 4
+# With more objectives the hypervolume takes too long, and the progress of the first objective is shown.
+MAX_HYPERVOLUME_OBJECTIVES = 4
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A number for each trial, in the order of the trials; None before the first feasible one."""
+class ProgressCurve:
+    """How far a search has come after each trial.
+
+    Attributes:
+        label: What the values are, such as `best accuracy`.
+        values: A value for each trial; None before the first feasible one.
+    """
 
     label: str
     values: tuple[float | None, ...]
 
 
-def progress_of(goal: Goal, trials: Sequence[Trial]) -> Progress:
+def progress_of(goal: Goal, trials: Sequence[Trial]) -> ProgressCurve:
     """Return the best value so far of the first objective, or the hypervolume so far for 2 to 4 objectives.
 
-    The reference point of the hypervolume is, in every objective, the worst value of any complete trial,
-    moved a tenth of the range outward, so that the ends of the front count.
+    The reference point of the hypervolume is the worst value of any complete trial in every objective, moved outward
+    by a tenth of the range, so that the ends of the front count.
     """
-    if not 2 <= len(goal.objectives) <= MOST_OBJECTIVES:
+    if not 2 <= len(goal.objectives) <= MAX_HYPERVOLUME_OBJECTIVES:
         return _best_so_far(goal, trials)
     losses = [losses_of(goal, trial) for trial in trials]
     known = np.array([loss for loss in losses if loss is not None])
     if not len(known):
-        return Progress("hypervolume", tuple(None for _ in trials))
+        return ProgressCurve("hypervolume", tuple(None for _ in trials))
     spread = known.max(axis=0) - known.min(axis=0)
     reference = known.max(axis=0) + 0.1 * np.where(spread > 0, spread, 1.0)
     front = np.empty((0, len(goal.objectives)))
@@ -57,11 +60,11 @@ def progress_of(goal: Goal, trials: Sequence[Trial]) -> Progress:
             front = np.vstack([front[~(front >= loss).all(axis=1)], loss])
             volume = float(hypervolume(front, reference))
         values.append(volume)
-    return Progress("hypervolume", tuple(values))
+    return ProgressCurve("hypervolume", tuple(values))
 
 
 def losses_of(goal: Goal, trial: Trial) -> NDArray[np.float64] | None:
-    """Return the objectives of a complete, feasible trial with smaller better, else None."""
+    """Return the objectives of a complete, feasible trial as losses, else None."""
     if trial.state is not State.COMPLETE or not goal.is_feasible(trial.values):
         return None
     values = [trial.values.get(objective.metric) for objective in goal.objectives]
@@ -72,7 +75,7 @@ def losses_of(goal: Goal, trial: Trial) -> NDArray[np.float64] | None:
     )
 
 
-def _best_so_far(goal: Goal, trials: Sequence[Trial]) -> Progress:
+def _best_so_far(goal: Goal, trials: Sequence[Trial]) -> ProgressCurve:
     objective = goal.objectives[0]
     best: float | None = None
     values: list[float | None] = []
@@ -81,17 +84,17 @@ def _best_so_far(goal: Goal, trials: Sequence[Trial]) -> Progress:
         if losses is not None and (best is None or losses[0] < best):
             best = float(losses[0])
         values.append(None if best is None else objective.loss(best))
-    return Progress(f"best {objective.metric}", tuple(values))
+    return ProgressCurve(f"best {objective.metric}", tuple(values))
 
 
 VERSION = 1
 MIME = "application/vnd.nbcompress.study.v1+json"
-# The key of the record that holds the cell's source, which may be longer than other texts.
-CELL = "cell"
-# In the order in which they are counted.
+# The key of the record that holds the source of the cell, which may be longer than other texts.
+CELL_KEY = "cell"
+# In the order in which the counts are shown.
 STATES = (State.COMPLETE, State.STOPPED, State.INFEASIBLE, State.FAILED, State.INTERRUPTED, State.RUNNING)
-# A condition of more cases than this is not told; its parameter cannot be tried out on a page.
-MOST_CASES = 100
+# A condition with more cases than this is not in the data, so a page does not know when its parameter is active.
+MAX_CASES = 100
 
 JSON = Any
 
@@ -116,16 +119,16 @@ class StudyLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Course:
-    """How a search goes: what the trials themselves do not say.
+class SearchStatus:
+    """The status of a search, beside its trials.
 
     Attributes:
-        running: Whether it is still going.
+        running: Whether the search runs.
         ending: One sentence on how it ended.
         trials: How many trials were asked for.
         seconds: Its time limit.
         elapsed: Seconds since it started.
-        left: Seconds that it will still take, estimated.
+        left: Estimate of the seconds until it ends.
     """
 
     running: bool = False
@@ -138,24 +141,24 @@ class Course:
 
 @cache
 def schema() -> Mapping[str, Any]:
-    """Return the JSON schema that every view keeps."""
+    """Return the JSON schema of views."""
     text = files("nbcompress.panels").joinpath("schema/study.v1.schema.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 
 
 @dataclass
-class Names:
-    """Short names that stay different: what is cut to the same text gets a number."""
+class ShortNames:
+    """Shortens names. Different names stay different: a number is added where two have the same short form."""
 
     limit: int
     _short: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, name: str) -> str:
         if name not in self._short:
-            short, n = cut(name, self.limit), 2
+            short, n = shorten(name, self.limit), 2
             while short in self._short.values():
-                short, n = f"{cut(name, self.limit)}~{n}", n + 1
+                short, n = f"{shorten(name, self.limit)}~{n}", n + 1
             self._short[name] = short
         return self._short[name]
 
@@ -163,77 +166,77 @@ class Names:
 def study_view(
     study: StudyLike,
     *,
-    expected: Expectations = NOTHING,
+    insight: SurrogateInsight = NO_INSIGHT,
     baseline: Mapping[str, float] | None = None,
     warnings: Iterable[str] = (),
-    course: Course | None = None,
-    limits: Limits = LIVE,
-    names: Names | None = None,
+    status: SearchStatus | None = None,
+    limits: ViewLimits = LIVE_LIMITS,
+    names: ShortNames | None = None,
 ) -> dict[str, JSON]:
     """Return the study as data against the schema.
 
     Args:
-        study: The study, read once: a trial that ends meanwhile is not in the data.
-        expected: What its surrogate tells. The surrogate itself is left out where the page could not evaluate it,
-            because trials or options that it needs are not shown.
+        study: The study. Its trials are read once, so a trial that ends meanwhile is not in the data.
+        insight: What its surrogate predicts. The surrogate itself is left out if the page could not evaluate it,
+            because trials or options that it needs are not in the data.
         baseline: Metrics of the original model, by name.
         warnings: One line each.
-        course: How the search goes; by default it has ended as its record says.
-        limits: How much of the texts, and how many trials.
-        names: Gives the short names, where others must be cut alike.
+        status: Status of the search; by default what the study has stored.
+        limits: The most characters of each text, and the most trials.
+        names: Shortens the names; give it to have the same short names as elsewhere.
     """
     everything = tuple(study.all_trials)
-    course = course or stored_course(study.record, everything)
+    status = status or stored_status(study.record, everything)
     front, best = [trial.number for trial in study.front], study.best
     trials = choose_trials(everything, front, limits.trials)
-    name = names or Names(limits.name)
+    name = names or ShortNames(limits.name)
     parameters = parameters_data(study.space, name, limits)
     metrics = metric_names(study.goal, trials)
     shown = {trial.number for trial in trials}
     progress = progress_of(study.goal, everything)
     values = [value for trial, value in zip(everything, progress.values, strict=True) if trial.number in shown]
-    if expected.surrogate is not None and not is_evaluable(expected.surrogate, study.space, parameters, shown):
-        expected = replace(expected, surrogate=None)
-    lines = [*warnings, *([expected.remark] if expected.remark else [])]
+    if insight.surrogate is not None and not is_evaluable(insight.surrogate, study.space, parameters, shown):
+        insight = replace(insight, surrogate=None)
+    lines = [*warnings, *([insight.warning] if insight.warning else [])]
     return {
         "version": VERSION,
         "name": name(study.name),
-        "state": "running" if course.running else "ended",
-        "ending": cut(course.ending, limits.message) if course.ending else None,
+        "state": "running" if status.running else "ended",
+        "ending": shorten(status.ending, limits.message) if status.ending else None,
         "goal": goal_data(study.goal, name),
         "parameters": parameters,
         "metrics": [name(metric) for metric in metrics],
-        "budget": {"trials": course.trials, "seconds": finite(course.seconds)},
-        "elapsed": finite(course.elapsed),
-        "left": finite(course.left),
+        "budget": {"trials": status.trials, "seconds": finite(status.seconds)},
+        "elapsed": finite(status.elapsed),
+        "left": finite(status.left),
         "counts": count_trials(everything),
         "trials": [trial_data(trial, name, limits) for trial in trials],
         "front": [number for number in front if number in shown],
         "best": best.number if best is not None else None,
-        "progress": {"label": cut(progress.label, limits.name + 20), "values": [finite(value) for value in values]},
+        "progress": {"label": shorten(progress.label, limits.name + 20), "values": [finite(value) for value in values]},
         "baseline": {name(key): finite(value) for key, value in baseline.items()} if baseline else None,
-        "record": plain(study.record, limits),
-        "warnings": [cut(line, limits.message) for line in lines],
+        "record": bounded_json(study.record, limits),
+        "warnings": [shorten(line, limits.message) for line in lines],
         "cut": cut_sentence(len(trials), len(everything)),
-        **expected_data(expected, name, limits),
+        **insight_data(insight, name, limits),
     }
 
 
-def stored_course(record: Mapping[str, Any], trials: Sequence[Trial]) -> Course:
-    """Return the course of a search that this process does not run, as far as the study tells it."""
+def stored_status(record: Mapping[str, Any], trials: Sequence[Trial]) -> SearchStatus:
+    """Return the status of a search that this process does not run, from what the study has stored."""
     running = sum(trial.state is State.RUNNING for trial in trials)
     if running:
         budget = record.get("budget")
         wanted = budget.get("trials") if isinstance(budget, Mapping) else None
         text = "Another process is searching. This is how far it was; show the study again to see more."
-        return Course(True, text, wanted if isinstance(wanted, int) else None)
+        return SearchStatus(True, text, wanted if isinstance(wanted, int) else None)
     ending = record.get("ending")
     reason = ending.get("reason") if isinstance(ending, Mapping) else None
-    return Course(ending=reason if isinstance(reason, str) else None)
+    return SearchStatus(ending=reason if isinstance(reason, str) else None)
 
 
 def choose_trials(trials: Sequence[Trial], front: Sequence[int], limit: int) -> tuple[Trial, ...]:
-    """Return at most about `limit` trials by number: the front always, then the latest."""
+    """Return at most about `limit` trials in the order of their numbers: the whole front and the latest others."""
     if len(trials) <= limit:
         return tuple(trials)
     on_front = set(front[:limit])
@@ -243,23 +246,24 @@ def choose_trials(trials: Sequence[Trial], front: Sequence[int], limit: int) -> 
 
 
 def count_trials(trials: Iterable[Trial]) -> dict[str, int]:
-    """Return how many trials are in each state that occurs: of the study, however many of them are shown."""
+    """Return the number of trials in each state that occurs."""
     counts = Counter(State(trial.state) for trial in trials)
     return {state.value: counts[state] for state in STATES if counts[state]}
 
 
 def cut_sentence(shown: int, total: int) -> str | None:
+    """Return the sentence for data that lack trials of the study, else None."""
     if shown == total:
         return None
     return f"Shows {shown} of {total} trials: the front and the latest. The study holds them all."
 
 
 def metric_names(goal: Goal, trials: Sequence[Trial]) -> list[str]:
-    """Return the goal's metrics, then every other one that a trial left behind, in order of appearance."""
+    """Return the metrics of the goal, then all others that the trials have, in order of appearance."""
     return list(dict.fromkeys([*goal.metrics, *(key for trial in trials for key in trial.values)]))
 
 
-def goal_data(goal: Goal, name: Names) -> dict[str, JSON]:
+def goal_data(goal: Goal, name: ShortNames) -> dict[str, JSON]:
     return {
         "objectives": [
             {"metric": name(objective.metric), "direction": objective.direction} for objective in goal.objectives
@@ -271,25 +275,25 @@ def goal_data(goal: Goal, name: Names) -> dict[str, JSON]:
     }
 
 
-def parameters_data(space: Any, name: Names, limits: Limits) -> list[dict[str, JSON]]:
-    """Return the axes of a space, each with the cases in which it is active unless it always is."""
-    found = []
+def parameters_data(space: Any, name: ShortNames, limits: ViewLimits) -> list[dict[str, JSON]]:
+    """Return the parameters of a space; one that is not always active has the cases in which it is."""
+    parameters = []
     for key in space.names:
         data = parameter_data(key, space[key], name, limits)
         cases = space.conditions[key].to_json() if key in space.conditions else []
-        if 0 < len(cases) <= MOST_CASES:
+        if 0 < len(cases) <= MAX_CASES:
             data["when"] = [
                 {name(parent): [scalar(value, limits.value) for value in values] for parent, values in case.items()}
                 for case in cases
             ]
-        found.append(data)
-    return found
+        parameters.append(data)
+    return parameters
 
 
 def is_evaluable(
     surrogate: Mapping[str, JSON], space: Any, parameters: Sequence[Mapping[str, JSON]], shown: Collection[int]
 ) -> bool:
-    """Say whether these data tell a page all that the surrogate's features are made of."""
+    """Return whether a page can compute the features of the surrogate from these data."""
     if not all(number in shown for process in surrogate["processes"] for number in process["trials"]):
         return False
     for key, data in zip(space.names, parameters, strict=True):
@@ -301,8 +305,8 @@ def is_evaluable(
     return True
 
 
-def parameter_data(key: str, parameter: Any, name: Names, limits: Limits) -> dict[str, JSON]:
-    """Return one axis of the space: its kind, and its range or options."""
+def parameter_data(key: str, parameter: Any, name: ShortNames, limits: ViewLimits) -> dict[str, JSON]:
+    """Return one parameter of the space: its kind, and its range or options."""
     options = getattr(parameter, "options", None)
     if options is not None:
         shown = [scalar(option, limits.value) for option in tuple(options)[:200]]
@@ -318,8 +322,8 @@ def parameter_data(key: str, parameter: Any, name: Names, limits: Limits) -> dic
     }
 
 
-def trial_data(trial: Trial, name: Names, limits: Limits) -> dict[str, JSON]:
-    """Return one trial; texts that are empty are left out."""
+def trial_data(trial: Trial, name: ShortNames, limits: ViewLimits) -> dict[str, JSON]:
+    """Return one trial, without texts that are empty."""
     data: dict[str, JSON] = {
         "number": trial.number,
         "state": State(trial.state).value,
@@ -329,14 +333,14 @@ def trial_data(trial: Trial, name: Names, limits: Limits) -> dict[str, JSON]:
     }
     if trial.failure is not None:
         data["failure"] = {
-            "kind": cut(trial.failure.kind, limits.name),
-            "message": cut(trial.failure.message, limits.message),
-            "traceback": cut_middle(trial.failure.traceback, limits.traceback),
+            "kind": shorten(trial.failure.kind, limits.name),
+            "message": shorten(trial.failure.message, limits.message),
+            "traceback": shorten_middle(trial.failure.traceback, limits.traceback),
         }
     if trial.printed:
-        data["printed"] = cut_middle(trial.printed, limits.printed)
+        data["printed"] = shorten_middle(trial.printed, limits.printed)
     if trial.reason:
-        data["reason"] = cut(trial.reason, limits.message)
+        data["reason"] = shorten(trial.reason, limits.message)
     if limits.reports and trial.reports:
         data["reports"] = {
             name(metric): [[finite(step), finite(value)] for step, value in sorted(steps.items())[:200]]
@@ -345,18 +349,18 @@ def trial_data(trial: Trial, name: Names, limits: Limits) -> dict[str, JSON]:
     return data
 
 
-def plain(value: Any, limits: Limits, depth: int = 5) -> JSON:
-    """Return anything as bounded JSON: what JSON does not know becomes its text."""
+def bounded_json(value: Any, limits: ViewLimits, depth: int = 5) -> JSON:
+    """Return any value as JSON of bounded size; what JSON does not have becomes its text."""
     if isinstance(value, Mapping) and depth:
         pairs = list(value.items())[:200]
         return {
-            cut(key, limits.name): cut_middle(one, limits.source)
-            if key == CELL and isinstance(one, str)
-            else plain(one, limits, depth - 1)
-            for key, one in pairs
+            shorten(key, limits.name): shorten_middle(item, limits.source)
+            if key == CELL_KEY and isinstance(item, str)
+            else bounded_json(item, limits, depth - 1)
+            for key, item in pairs
         }
     if isinstance(value, list | tuple) and depth:
-        return [plain(item, limits, depth - 1) for item in value[:200]]
+        return [bounded_json(item, limits, depth - 1) for item in value[:200]]
     if value is None or isinstance(value, bool | int | float):
         return scalar(value, limits.value)
-    return cut(value, limits.value)
+    return shorten(value, limits.value)

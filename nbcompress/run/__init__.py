@@ -6,7 +6,7 @@ from nbcompress.run.api import maximize, search
 from nbcompress.run.callbacks import Controls, Ending, Observer
 from nbcompress.run.early_stopping import PRUNERS, Pruner
 from nbcompress.run.engines import engine_of
-from nbcompress.run.kept import FolderShelf, MemoryShelf, give_shelf
+from nbcompress.run.kept import FolderArtifactStore, MemoryArtifactStore, attach_artifact_store
 from nbcompress.run.loop import run
 from nbcompress.run.options import parse_until, seconds_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
@@ -21,18 +21,18 @@ __all__ = [
     "Cut",
     "Ending",
     "Evaluate",
-    "FolderShelf",
+    "FolderArtifactStore",
     "Guard",
-    "MemoryShelf",
+    "MemoryArtifactStore",
     "Observer",
     "Outcome",
     "Pruner",
     "TrialContext",
     "TrialEnded",
+    "attach_artifact_store",
     "current_trial",
     "engine_of",
     "finalists",
-    "give_shelf",
     "keep",
     "maximize",
     "parse_until",

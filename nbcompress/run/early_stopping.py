@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbcompress.errors import SearchError, did_you_mean
-from nbcompress.study.front import is_unbeaten
+from nbcompress.study.front import is_non_dominated
 from nbcompress.study.goal import Constraint, Goal, Objective, State, Trial
 
 Reports = Mapping[str, Mapping[int, float]]
@@ -93,7 +93,7 @@ def n_ahead(own: Sequence[float], rivals: Sequence[Sequence[float]]) -> int:
     rows = np.array([own, *rivals], dtype=np.float64)
     left = np.arange(len(rows))
     while True:
-        unbeaten = is_unbeaten(rows[left])
+        unbeaten = is_non_dominated(rows[left])
         if unbeaten[0]:
             return len(rows) - len(left)
         left = left[~unbeaten]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from nbcompress.errors import ArtifactError
-from nbcompress.study.artifact_store import Shelf
+from nbcompress.study.artifact_store import ArtifactStore
 from nbcompress.study.front import front
 from nbcompress.study.goal import State, Trial
 
@@ -28,7 +28,7 @@ Modules = Callable[[], "Mapping[str, nn.Module]"]
 """Returns the notebook's modules as they are now, by name."""
 
 
-class MemoryShelf:
+class MemoryArtifactStore:
     """Keeps the values themselves, as long as the study lives."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class MemoryShelf:
         self._kept.pop(number, None)
 
 
-class FolderShelf:
+class FolderArtifactStore:
     """Keeps each value in a file of our own format, `<folder>/<number>/<name>.nbz`, with a note beside it.
 
     A module's file holds no class. It is rebuilt in a copy of the notebook's module that it came from: one of the
@@ -143,10 +143,10 @@ class Keeper:
 
     def __init__(self, study: Study, names: Collection[str] = ()) -> None:
         self._study, self._names = study, frozenset(names)
-        self._shelf: Shelf | None = study.shelf
+        self._store: ArtifactStore | None = study.artifact_store
         self._numbers: set[int] = set()
-        if self._shelf is not None:
-            self._numbers = {trial.number for trial in study.all_trials if self._shelf.names(trial.number)}
+        if self._store is not None:
+            self._numbers = {trial.number for trial in study.all_trials if self._store.names(trial.number)}
         self._refused: dict[tuple[str, str], list[int]] = {}  # name and reason -> trials
 
     @property
@@ -162,7 +162,7 @@ class Keeper:
     def put(self, trial: Trial, kept: Mapping[str, Any]) -> None:
         """Store what an ending trial keeps if it will be on the front; called before its end is recorded."""
         wanted = {name: value for name, value in kept.items() if not self._names or name in self._names}
-        if self._shelf is None or not wanted or trial.state is not State.COMPLETE:
+        if self._store is None or not wanted or trial.state is not State.COMPLETE:
             return
         others = [one for one in self._study.all_trials if one.number != trial.number]
         if all(one.number != trial.number for one in front([*others, trial], self._study.goal)):
@@ -170,24 +170,24 @@ class Keeper:
         self._numbers.add(trial.number)
         for name, value in wanted.items():
             try:
-                self._shelf.put(trial.number, name, value)
+                self._store.put(trial.number, name, value)
             except (ArtifactError, OSError) as error:
                 self._refused.setdefault((name, str(error)), []).append(trial.number)
 
-    def tidy(self) -> None:
+    def remove_stale(self) -> None:
         """Remove what trials keep that are not on the front."""
-        if self._shelf is None or not self._numbers:
+        if self._store is None or not self._numbers:
             return
         on_front = {trial.number for trial in self._study.front}
         for number in sorted(self._numbers - on_front):
-            self._shelf.drop(number)
+            self._store.drop(number)
         self._numbers &= on_front
 
 
-def give_shelf(study: Study, modules: Modules = dict) -> None:
-    """Give a study its shelf: a folder beside its storage, or memory for a study that is not stored."""
+def attach_artifact_store(study: Study, modules: Modules = dict) -> None:
+    """Give a study the store of its kept values: a folder beside its storage, or memory if it is not stored."""
     folder = study.kept_folder
-    study.shelf = MemoryShelf() if folder is None else FolderShelf(folder, modules)
+    study.artifact_store = MemoryArtifactStore() if folder is None else FolderArtifactStore(folder, modules)
     study.refresh()
 
 

@@ -131,7 +131,7 @@ class _Loop:
 
     def run(self, evaluate: Evaluate) -> Ending:
         with ExitStack() as stack:
-            stack.enter_context(self._study.searched())
+            stack.enter_context(self._study.search_lock())
             self._engine.start(evaluate, jobs=self._plan.jobs, listener=self._reported)
             self._interrupts = stack.enter_context(Interrupts())
             stack.callback(self._study.abandon)
@@ -143,7 +143,7 @@ class _Loop:
                 stack.callback(alarm.cancel)
                 alarm.start()
             ending = self._cycle()
-        self._keeper.tidy()
+        self._keeper.remove_stale()
         if self._finals is not None and ending.kind in ("done", "until", "exhausted"):
             ending = replace(ending, reason=f"{ending.reason} {self._finals.sentence(self._study.all_trials)}".strip())
         if self._n_ended:
@@ -214,7 +214,7 @@ class _Loop:
             if counted >= self._plan.trials:
                 return self._done(counted)
             if counted + len(self._running) + elsewhere >= self._plan.trials:
-                if self._study.unsure:
+                if self._study.unconfirmed:
                     self._look_again()
                     return None
                 if self._running:
@@ -267,7 +267,7 @@ class _Loop:
         except SpaceExhausted as error:
             return self._final(trials, is_over=True) or Ending("exhausted", str(error))
         if isinstance(self._plan.until, GainBelow):
-            reason = self._plan.until.verdict(proposal.note.get("gain"))
+            reason = self._plan.until.verdict(proposal.expected_gain)
             if reason:
                 return self._final(trials, is_over=True) or Ending("until", reason)
         search = {"search_seed": self._plan.seed} | ({"sampler": self._plan.sampler} if self._plan.sampler else {})
@@ -360,12 +360,12 @@ class _Loop:
         if outcome.kept and not self._study.is_taken_over(number):
             self._keeper.put(trial, outcome.kept)
         trial = self._study.finish(trial)
-        if number in self._study.lost:
+        if number in self._study.discarded:
             self._remarks.append(TAKEN_OVER.format(number=number))
         del self._running[number]
         self._n_ended += trial.state.counts
         self._remarks += outcome.remarks
-        self._keeper.tidy()
+        self._keeper.remove_stale()
         self._observers.tell("trial_ended", trial)
 
     # From other threads ---------------------------------------------------------------------------------------------

@@ -224,9 +224,9 @@ class Plan:
 
 
 def _check_gain(proposer: Proposer, until: GainBelow) -> None:
-    from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+    from nbcompress.optimize import SurrogateProposer
 
-    if not isinstance(proposer, GaussianProcessProposer):
+    if not isinstance(proposer, SurrogateProposer):
         raise SearchError(
             f"{option('until', str(until))} needs a sampler that expects a gain, which is gp. "
             f"With another one write for example {option('until', 'no gain 15')}."

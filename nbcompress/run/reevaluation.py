@@ -84,10 +84,10 @@ class Finals:
         if not known:
             return []
         ended = [trial for trial in trials if trial.state.counts]
-        belief = self._surrogate.believe(history_of(ended, self._goal))
-        process = belief.losses[0]
-        rows = belief.embedding.axes.rows([ones[0].point for ones in known])
-        mean, std = process.in_units(*process.predict(belief.embedding.features(rows)))
+        models = self._surrogate.fit_models(history_of(ended, self._goal))
+        model = models.objectives[0]
+        rows = models.embedding.encoder.rows([ones[0].point for ones in known])
+        mean, std = model.untransform(*model.predict(models.embedding.features(rows)))
         found = []
         for ones, middle, spread in zip(known, mean.tolist(), std.tolist(), strict=True):
             measured = [trial.values[objective.metric] for trial in ones if self._counts(trial)]

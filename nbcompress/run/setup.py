@@ -12,13 +12,13 @@ from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.run.early_stopping import Pruner
-from nbcompress.run.kept import Modules, give_shelf
+from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import run
 from nbcompress.run.options import Plan, Until, seconds_of, until_of
 from nbcompress.run.record import data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Finals
 from nbcompress.run.taking import taken
-from nbcompress.study.values import Values, changed_paths
+from nbcompress.study.snapshot import Snapshot, changed_paths
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
@@ -148,7 +148,7 @@ class Search:
     engine: Engine
     plan: Plan
     baseline: Mapping[str, float] | None = None
-    take: Callable[[], Values] | None = None
+    take: Callable[[], Snapshot] | None = None
 
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
         """Run it to its end; see `loop.run`. Note what of the values that it reads its trials wrote into."""
@@ -204,7 +204,7 @@ def prepare(
     """
     from nbcompress.study import open_study
 
-    def take() -> Values:
+    def take() -> Snapshot:
         return taken(getattr(evaluate, "reads", dict)(), place.function, getattr(evaluate, "written", frozenset)())
 
     plan, proposes = options.plan(), options.proposer(space, goal)
@@ -223,12 +223,12 @@ def prepare(
         storage=place.storage,
         fresh=place.fresh,
         identity=identity,
-        values=take() if is_stored else None,
-        is_made=place.is_made,
+        snapshot=take() if is_stored else None,
+        is_generated_name=place.is_made,
         accept_changes=place.accept_changes,
     )
-    study.check_free()
-    give_shelf(study, place.modules)
+    study.check_not_searched()
+    attach_artifact_store(study, place.modules)
     if sum(trial.state.counts for trial in study.all_trials) < plan.trials or "search" not in study.record:
         note(study, **(facts or {}), **_searches(study, options.facts(engine)), **data.to_json(), **provenance())
     if baseline is not None:

@@ -1,6 +1,6 @@
 """Take what a search reads, as it is when the search starts: plain values, and what a function holds by itself.
 
-`study/values.py` has the form, and compares. Nothing here runs code of the person's; see `looking.py`.
+`study/snapshot.py` has the form, and compares. Nothing here runs code of the person's; see `looking.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from nbcompress.run.reads import is_a, is_declared, items_of, own_attributes, wrapped_in
 from nbcompress.run.record import content_digits
-from nbcompress.study.values import Path, Values
+from nbcompress.study.snapshot import KeyPath, Snapshot
 
 # How deep values lie in each other, how many are looked at, and from how many on a list is stored by its digits.
 _DEPTH, _BUDGET, _LONG = 8, 20_000, 500
@@ -41,8 +41,8 @@ _PLAIN_METHODS = frozenset({"__init__", "__repr__", "__str__", "__eq__", "__hash
 
 
 def taken(
-    reads: Mapping[str, Any], function: Callable[..., Any] | None = None, written: Collection[Path] = ()
-) -> Values:
+    reads: Mapping[str, Any], function: Callable[..., Any] | None = None, written: Collection[KeyPath] = ()
+) -> Snapshot:
     """Return what a search reads.
 
     Args:
@@ -53,10 +53,10 @@ def taken(
     named = {name: value for name, value in reads.items() if not _OF_IPYTHON.fullmatch(name)}
     trees = {name: _Reader(name).tree(value) for name, value in named.items()}
     if function is None:
-        return Values(trees, written=frozenset(written))
+        return Snapshot(trees, written=frozenset(written))
     owner = _Owner("")
     own = owner.tree(function)
-    return Values(trees, own, tuple(owner.unknown), is_told_by_its_text(function), frozenset(written))
+    return Snapshot(trees, own, tuple(owner.unknown), is_told_by_its_text(function), frozenset(written))
 
 
 def is_told_by_its_text(function: Any) -> bool:

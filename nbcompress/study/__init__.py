@@ -1,12 +1,12 @@
-"""What was tried? Trials and studies, kept on disk.
+"""Trials and studies, stored on disk: what was tried, and what came of it.
 
-A `Study` is all trials of one search, over one of Optuna's storages; a `Trial` is a point that was run and what became
-of it; a `Goal` says which metrics steer and which are bounded. Optuna is imported when a study is opened, pandas when
-its table is asked for, and torch never.
+A `Study` is all trials of one search, in a storage of Optuna; a `Trial` is one evaluation of a point; a `Goal` says
+which metrics are optimized and which are bounded. Optuna is imported when a study is opened, pandas when its table is
+asked for, and torch never.
 """
 
-from nbcompress.study.artifact_store import KeptValues, Shelf
-from nbcompress.study.front import feasible, front, hypervolume, is_unbeaten, losses_of
+from nbcompress.study.artifact_store import ArtifactStore, KeptValues
+from nbcompress.study.front import feasible, front, hypervolume, is_non_dominated, losses_of
 from nbcompress.study.goal import Constraint, Failure, Goal, Objective, State, Trial
 from nbcompress.study.opening import StudySummary, delete_study, list_studies, open_study, read_study
 from nbcompress.study.storage import DEFAULT_STORAGE
@@ -14,12 +14,12 @@ from nbcompress.study.study import Study
 
 __all__ = [
     "DEFAULT_STORAGE",
+    "ArtifactStore",
     "Constraint",
     "Failure",
     "Goal",
     "KeptValues",
     "Objective",
-    "Shelf",
     "State",
     "Study",
     "StudySummary",
@@ -28,7 +28,7 @@ __all__ = [
     "feasible",
     "front",
     "hypervolume",
-    "is_unbeaten",
+    "is_non_dominated",
     "list_studies",
     "losses_of",
     "open_study",

@@ -1,6 +1,6 @@
-"""Values kept with a trial: what a shelf can do, and how a trial shows it.
+"""Values that trials keep: the protocol of a store for them, and the mapping `Trial.kept`.
 
-What tensors and modules look like on disk is known on a higher floor; here is only the shape.
+The stores themselves, which know the file format of tensors and modules, are in `nbcompress.run.kept`.
 """
 
 from __future__ import annotations
@@ -10,45 +10,48 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 
-class Shelf(Protocol):
-    """Where the values of trials are kept, by number of the trial and name of the value."""
+class ArtifactStore(Protocol):
+    """Stores the values that trials keep, by number of the trial and name of the value."""
 
     def put(self, number: int, name: str, value: Any) -> None:
-        """Keep a value, in place of an earlier one."""
+        """Store a value. An earlier one of that number and name is replaced."""
 
     def get(self, number: int, name: str) -> Any:
-        """Return the value, or a handle with `.load(into=...)` where it cannot be rebuilt alone.
+        """Return the value, or a handle with `.load(into=...)` for a module that cannot be rebuilt without its class.
 
         Raises:
-            KeyError: Nothing is kept under that number and name.
+            KeyError: There is no value of that number and name.
         """
 
     def names(self, number: int) -> tuple[str, ...]:
-        """Return the names kept for a trial, sorted."""
+        """Return the sorted names of the values that a trial keeps."""
 
     def drop(self, number: int) -> None:
-        """Remove everything that is kept for a trial. Nothing kept is no error."""
+        """Remove all values of a trial, if there are any."""
 
 
 @dataclass
-class ShelfSlot:
-    """Where a study puts its shelf, which may come after its trials. Trials hold this and not the study, so that a
-    study that nobody uses is gone at once and its running trials are known to be abandoned."""
+class ArtifactStoreSlot:
+    """Holds the artifact store of a study. The store may be set after trials were read.
 
-    shelf: Shelf | None = None
+    Trials refer to this object and not to the study. So the study is deleted as soon as nobody uses it, and its running
+    trials are known to be abandoned.
+    """
+
+    store: ArtifactStore | None = None
 
 
 class KeptValues(Mapping[str, Any]):
-    """The kept values of one trial. Each is read from the study's shelf when it is asked for."""
+    """The values that one trial keeps, by name. Each is read from the study's artifact store at access."""
 
-    def __init__(self, slot: ShelfSlot, number: int) -> None:
+    def __init__(self, slot: ArtifactStoreSlot, number: int) -> None:
         self._slot, self._number = slot, number
 
     def __getitem__(self, name: str) -> Any:
         names = self._names()
-        if self._slot.shelf is None or name not in names:
+        if self._slot.store is None or name not in names:
             raise KeyError(f"trial {self._number} keeps no {name!r}, but {', '.join(names) or 'nothing'}")
-        return self._slot.shelf.get(self._number, name)
+        return self._slot.store.get(self._number, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names())
@@ -60,4 +63,4 @@ class KeptValues(Mapping[str, Any]):
         return f"KeptValues({', '.join(self)})"
 
     def _names(self) -> tuple[str, ...]:
-        return self._slot.shelf.names(self._number) if self._slot.shelf is not None else ()
+        return self._slot.store.names(self._number) if self._slot.store is not None else ()

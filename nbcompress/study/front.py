@@ -1,7 +1,7 @@
-"""The front: the trials that no other trial beats in every objective, and the volume they cover.
+"""The Pareto front of a study, and its hypervolume.
 
-A point `a` beats a point `b` when it is nowhere worse and somewhere better. Losses are meant throughout:
-smaller is better in every column.
+All functions work on losses: smaller is better in every column. A point `a` dominates a point `b` when it is nowhere
+worse and somewhere better; the front holds the points that no other point dominates.
 
 References:
     Zitzler & Thiele (1998), "Multiobjective Optimization Using Evolutionary Algorithms", for the hypervolume.
@@ -28,38 +28,45 @@ def losses_of(trials: Iterable[Trial], goal: Goal) -> Losses:
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(goal.objectives))
 
 
-def is_unbeaten(losses: ArrayLike) -> NDArray[np.bool_]:
-    """Say for each row of `(n, m)` losses whether no other row beats it. Equal rows do not beat each other."""
+def is_non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
+    """Return for each row of losses whether no other row dominates it. Equal rows do not dominate each other.
+
+    Args:
+        losses: Shape `(n, m)`.
+
+    Returns:
+        Shape `(n,)`.
+    """
     rows = np.asarray(losses, dtype=np.float64)
-    unbeaten = np.ones(len(rows), dtype=np.bool_)
-    # Small sums first: they beat most, so few rows are left to look at.
+    is_left = np.ones(len(rows), dtype=np.bool_)
+    # Small sums first: they dominate most rows, so few rows are left to compare.
     for index in np.argsort(rows.sum(axis=1)):
-        if unbeaten[index]:
+        if is_left[index]:
             row = rows[index]
-            unbeaten &= ~(np.all(rows >= row, axis=1) & np.any(rows > row, axis=1))
-    return unbeaten
+            is_left &= ~(np.all(rows >= row, axis=1) & np.any(rows > row, axis=1))
+    return is_left
 
 
 def feasible(trials: Iterable[Trial], goal: Goal) -> list[Trial]:
-    """Return the complete trials that keep every constraint, in their order."""
+    """Return the complete trials that meet every constraint, in their order."""
     return [trial for trial in trials if trial.state is State.COMPLETE and goal.is_feasible(trial.values)]
 
 
 def front(trials: Iterable[Trial], goal: Goal) -> list[Trial]:
-    """Return the feasible complete trials that nothing beats, best in the first objective first.
+    """Return the Pareto front: the feasible trials that no other dominates, best in the first objective first.
 
     Trials with equal objectives are all on the front; the earlier number comes first.
     """
     candidates = feasible(trials, goal)
     losses = losses_of(candidates, goal)
-    chosen = np.flatnonzero(is_unbeaten(losses))
+    chosen = np.flatnonzero(is_non_dominated(losses))
     return [candidates[i] for i in sorted(chosen, key=lambda i: (*losses[i], candidates[i].number))]
 
 
 def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
-    """Return the volume between the rows and the reference point: what the rows beat, bounded by `reference`.
+    """Return the exact volume of the region that the rows dominate, up to the reference point.
 
-    Exact. Rows that are not better than `reference` in every column add nothing. It never falls when a row is added,
+    Rows that are not better than `reference` in every column add nothing. The volume never falls when a row is added,
     and does not depend on the order of rows or columns.
 
     Args:
@@ -68,6 +75,10 @@ def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
 
     Raises:
         StudyError: m is not 1 to 4, or a number is NaN.
+
+    Example:
+        >>> hypervolume([[1.0, 3.0], [2.0, 2.0]], reference=[4.0, 4.0])
+        5.0
     """
     corner = np.asarray(reference, dtype=np.float64)
     rows = np.asarray(losses, dtype=np.float64).reshape(-1, corner.size)
@@ -86,16 +97,16 @@ def _volume(rows: Losses, corner: Losses) -> float:
         return 0.0
     if corner.size == 1:
         return float(corner[0] - rows.min())
-    rows = np.unique(rows[is_unbeaten(rows)], axis=0)  # sorted by the first column, each row once
+    rows = np.unique(rows[is_non_dominated(rows)], axis=0)  # sorted by the first column, without duplicates
     if corner.size == 2:
-        # A staircase: the second loss falls where the first rises, so each row adds one rectangle.
+        # The second loss falls where the first rises, so each row adds one rectangle.
         above = np.concatenate([corner[1:], rows[:-1, 1]])
         return float(np.sum((corner[0] - rows[:, 0]) * (above - rows[:, 1])))
     return sum(_exclusive(rows[i], rows[i + 1 :], corner) for i in range(len(rows)))
 
 
 def _exclusive(row: Losses, others: Losses, corner: Losses) -> float:
-    """Return the volume that `row` covers and no row of `others` does."""
-    own = float(np.prod(corner - row))
-    # What the others share with the row is what they cover after being pushed into the row's box.
-    return own - _volume(np.maximum(others, row), corner)
+    """Return the volume that `row` dominates and no row of `others` does."""
+    box = float(np.prod(corner - row))
+    # Clipped to the box of `row`, the others dominate exactly the part that they share with it.
+    return box - _volume(np.maximum(others, row), corner)

@@ -1,7 +1,4 @@
-"""What a search is after: objectives to steer by and constraints to respect.
-
-One trial: a point that was run, how it ended, and what it left behind.
-"""
+"""Trials and goals: how a trial ended with which metrics, and which metrics are optimized or bounded."""
 
 from __future__ import annotations
 
@@ -20,33 +17,38 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """How a trial stands."""
+    """The state of a trial."""
 
     RUNNING = "running"
-    """Started and not ended, as far as its record says."""
+    """The trial started; no end is recorded."""
     COMPLETE = "complete"
-    """Ended with every objective measured and every constraint kept."""
+    """The trial measured every objective and met every constraint."""
     STOPPED = "stopped"
-    """Ended early: by the pruner, or by the Skip control."""
+    """The trial was ended early: by the pruner, or by the Skip control."""
     INFEASIBLE = "infeasible"
-    """Broke a constraint and ended there."""
+    """The trial violated a constraint."""
     FAILED = "failed"
-    """Raised, crashed, hung over its limit, or left a metric that is missing or not finite."""
+    """The trial raised an error, crashed, ran into its time limit, or left a metric missing or not finite."""
     INTERRUPTED = "interrupted"
-    """Abandoned by the person, by the search's time limit or by a dead kernel; it will be run again."""
+    """The user, the search's time limit or a dead process ended the trial. It will be run again."""
 
     @property
     def counts(self) -> bool:
-        """Whether a trial in this state counts towards `--trials`."""
+        """Whether a trial in this state counts as one of the `--trials`."""
         return self not in (State.RUNNING, State.INTERRUPTED)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed."""
+    """Why a trial failed.
+
+    Attributes:
+        kind: The class of the exception, or `Timeout`, `Crash`, `NotFinite`, `NotAssigned`.
+        message: The text of the exception.
+        traceback: Its traceback as text, or empty.
+    """
 
     kind: str
-    """The class of the exception, or `Timeout`, `Crash`, `NotFinite`, `NotAssigned`."""
     message: str
     traceback: str = ""
 
@@ -56,21 +58,28 @@ class Failure:
 
 @dataclass(frozen=True, repr=False)
 class Trial:
-    """A point that was run.
+    """One evaluation of a point. It is immutable; a search or a study makes it.
 
     Attributes:
         number: Position in the study, from 0, without gaps.
-        state: How it ended.
-        params: The active parameters, by (flat) name.
-        values: The metrics it left behind, by name; partial when it ended early.
-        seed: The seed that its random generators were set to.
-        seconds: Wall-clock time it took, or None while it runs.
+        state: How it ended, or that it runs.
+        params: The active parameters, by flat name.
+        values: The metrics, by name; incomplete if the trial ended early.
+        seed: The seed of its random generators.
+        seconds: Wall-clock time in seconds, or None while it runs.
         failure: Why it failed, for failed trials.
-        printed: What it printed, cut to a bounded length.
+        printed: What it printed, shortened.
         reports: Intermediate values: metric -> step -> value.
-        note: What the proposer stored with it (JSON), such as hyperparameters.
+        note: What the proposer stored with the trial (JSON), such as hyperparameters.
         reason: One sentence on why this point was proposed.
-        kept: The values that `--keep` or `nc.keep` kept of it, each read when it is asked for. Not compared.
+        kept: The values that `--keep` or `nc.keep` kept, each loaded at access. Not compared by `==`.
+
+    Example:
+        >>> trial = Trial(3, State.COMPLETE, {"lr": 0.1}, {"loss": 0.25})
+        >>> trial
+        <Trial 3: complete, loss 0.25 (lr=0.1)>
+        >>> trial.point
+        {'lr': 0.1}
     """
 
     number: int
@@ -94,6 +103,7 @@ class Trial:
 
     @property
     def point(self) -> Point:
+        """The parameters as a new dict."""
         return dict(self.params)
 
 
@@ -108,7 +118,11 @@ _CONSTRAINT = re.compile(r"\s*([^\W\d]\w*)\s*(<=|>=)\s*(\S+)\s*")
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric to maximize or to minimize."""
+    """A metric to maximize or to minimize.
+
+    Raises:
+        GoalError: The name or the direction cannot be used.
+    """
 
     metric: str
     direction: Direction
@@ -125,7 +139,11 @@ class Objective:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A metric with a bound, such as `kilobytes <= 60`."""
+    """A metric with a bound, such as `kilobytes <= 60`.
+
+    Raises:
+        GoalError: The name, the operator or the bound cannot be used.
+    """
 
     metric: str
     operator: Literal["<=", ">="]
@@ -140,10 +158,14 @@ class Constraint:
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
-        """Read `"kilobytes <= 60"`.
+        """Return the constraint that a text such as `"kilobytes <= 60"` says.
 
         Raises:
             GoalError: The text is not `NAME <= NUMBER` or `NAME >= NUMBER`.
+
+        Example:
+            >>> Constraint.parse("kilobytes <= 60").bound
+            60.0
         """
         match = _CONSTRAINT.fullmatch(text)
         number: float | None = None
@@ -160,10 +182,11 @@ class Constraint:
         return cls(match[1], "<=" if match[2] == "<=" else ">=", number)
 
     def slack(self, value: float) -> float:
-        """Return how far `value` is beyond the bound: at most 0 when the constraint holds."""
+        """Return how far `value` is beyond the bound: at most 0 where the constraint holds."""
         return value - self.bound if self.operator == "<=" else self.bound - value
 
     def holds(self, value: float) -> bool:
+        """Return whether `value` is within the bound."""
         return self.slack(value) <= 0
 
     def __str__(self) -> str:
@@ -172,15 +195,30 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Goal:
-    """All objectives (at least one, in order) and all constraints of a search."""
+    """The objectives and constraints of a search.
+
+    Attributes:
+        objectives: At least one. The first decides which trial is best.
+        constraints: Bounds on metrics, objectives or others.
+
+    Raises:
+        GoalError: There is no objective, or one is given twice.
+
+    Example:
+        >>> goal = Goal.of(maximize=["accuracy"], subject_to=["kilobytes <= 60"])
+        >>> goal.metrics
+        ('accuracy', 'kilobytes')
+        >>> str(goal)
+        'maximize accuracy subject to kilobytes <= 60'
+    """
 
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.objectives:
-            one = " or ".join(option(direction, "NAME") for direction in ("maximize", "minimize"))
-            raise GoalError(f"A search needs at least one objective. Write {one}.")
+            ways = " or ".join(option(direction, "NAME") for direction in ("maximize", "minimize"))
+            raise GoalError(f"A search needs at least one objective. Write {ways}.")
         names = [objective.metric for objective in self.objectives]
         for name in names:
             if names.count(name) > 1:
@@ -193,64 +231,74 @@ class Goal:
         minimize: Sequence[str] = (),
         subject_to: Sequence[str] = (),
     ) -> Goal:
-        """Build a goal from names and constraint texts; the maximized come first."""
+        """Return a goal from names of metrics and texts of constraints. Maximized objectives come first.
+
+        Args:
+            maximize: Metrics to maximize.
+            minimize: Metrics to minimize.
+            subject_to: Constraints such as `"kilobytes <= 60"`.
+
+        Raises:
+            GoalError: A name or a text cannot be used.
+        """
         objectives = [Objective(name, "maximize") for name in maximize]
         objectives += [Objective(name, "minimize") for name in minimize]
         return cls(tuple(objectives), tuple(Constraint.parse(text) for text in subject_to))
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric that the goal names, objectives first, each once."""
+        """Every metric that the goal names, without duplicates: objectives first, then constraints."""
         names = [objective.metric for objective in self.objectives] + [
             constraint.metric for constraint in self.constraints
         ]
         return tuple(dict.fromkeys(names))
 
     def is_feasible(self, values: Mapping[str, float]) -> bool:
-        """Say whether every constrained metric is there and within its bound."""
+        """Return whether every constrained metric is there and within its bound."""
         return all(
             constraint.metric in values and constraint.holds(values[constraint.metric])
             for constraint in self.constraints
         )
 
     def is_broken(self, values: Mapping[str, float]) -> bool:
-        """Say whether a constraint is known to be violated; a metric that is missing violates nothing yet."""
+        """Return whether a constraint is known to be violated. A missing metric violates nothing yet."""
         return any(
             constraint.metric in values and not constraint.holds(values[constraint.metric])
             for constraint in self.constraints
         )
 
-    def unmeasured(self, values: Mapping[str, float]) -> tuple[str, ...]:
-        """Return the metrics of the goal that are missing in `values` or not finite there."""
+    def missing_metrics(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """Return the metrics of the goal that `values` lacks, or that are not finite there."""
         return tuple(name for name in self.metrics if not math.isfinite(values.get(name, math.nan)))
 
     def difference(self, other: Goal) -> str:
-        """Say in one sentence what `other` asks for and this goal does not, or `""` if they ask for the same.
+        """Return one sentence on how `other`, a later goal, differs from this one; `""` if they are equivalent.
 
         The order of objectives matters, since the first one decides which trial is best; that of constraints does not.
         """
-        here, there = (
+        before, now = (
             {objective.metric: objective.direction for objective in goal.objectives} for goal in (self, other)
         )
-        for name, direction in there.items():
-            if name not in here:
+        for name, direction in now.items():
+            if name not in before:
                 return f"The objective {name!r} is new: it was not {direction}d before."
-            if here[name] != direction:
-                return f"The objective {name!r} is {direction}d now and was {here[name]}d before."
-        for name, direction in here.items():
-            if name not in there:
+            if before[name] != direction:
+                return f"The objective {name!r} is {direction}d now and was {before[name]}d before."
+        for name, direction in before.items():
+            if name not in now:
                 return f"The objective {name!r} is gone: it was {direction}d before."
-        if list(here) != list(there):
-            return f"The objectives come in the order {', '.join(there)} now and came in {', '.join(here)} before."
+        if list(before) != list(now):
+            return f"The objectives come in the order {', '.join(now)} now and came in {', '.join(before)} before."
         added = [constraint for constraint in other.constraints if constraint not in self.constraints]
-        gone = [constraint for constraint in self.constraints if constraint not in other.constraints]
-        if added and gone:
-            return f"The constraint is '{added[0]}' now and was '{gone[0]}' before."
+        removed = [constraint for constraint in self.constraints if constraint not in other.constraints]
+        if added and removed:
+            return f"The constraint is '{added[0]}' now and was '{removed[0]}' before."
         if added:
             return f"The constraint '{added[0]}' is new."
-        return f"The constraint '{gone[0]}' is gone." if gone else ""
+        return f"The constraint '{removed[0]}' is gone." if removed else ""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the goal as plain JSON."""
         return {
             "objectives": [[objective.metric, objective.direction] for objective in self.objectives],
             "constraints": [
@@ -260,12 +308,13 @@ class Goal:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Goal:
+        """Return the goal that `to_json` wrote."""
         return cls(
             tuple(Objective(*objective) for objective in data["objectives"]),
             tuple(Constraint(*constraint) for constraint in data["constraints"]),
         )
 
     def __str__(self) -> str:
-        steps = [f"{objective.direction} {objective.metric}" for objective in self.objectives]
-        kept = [str(constraint) for constraint in self.constraints]
-        return ", ".join(steps) + (f" subject to {', '.join(kept)}" if kept else "")
+        objectives = ", ".join(f"{objective.direction} {objective.metric}" for objective in self.objectives)
+        constraints = ", ".join(map(str, self.constraints))
+        return f"{objectives} subject to {constraints}" if constraints else objectives

@@ -1,10 +1,8 @@
-"""The journal: one line of JSON per operation, in the format of Optuna's journal files.
+"""A journal file for Optuna's journal storage: one operation per line, as JSON.
 
-Optuna's own file backend waits 30 seconds for the lock of a killed process and refuses a file whose last line is
-half written. This one reads and writes the same lines, locks with `locks.FileLock`, and mends the end of the file
-under that lock before anything is appended. A half-written line is never of use, so cutting it loses nothing.
-
-One writer at a time: a lock on a file that the operating system takes back when its holder dies.
+The format is that of Optuna's own file backend. That backend waits 30 seconds for the lock of a killed process, and
+refuses a file whose last line is incomplete. This one uses a lock that the operating system releases when its holder
+dies, and removes an incomplete last line before it appends.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ from nbcompress.errors import StorageMissing, StudyError, option
 if sys.platform == "win32":
     import msvcrt
 
-    # Windows locks are mandatory, so we lock one byte that no journal ever reaches. Below 2 GiB because
-    # the C run-time keeps the position in 32 bits.
+    # On Windows a locked byte cannot be read, so we lock one that no journal ever reaches. Below 2 GiB because the C
+    # run-time keeps the position in 32 bits.
     _FAR_BYTE = 0x7FFFFFFE
     _RETRY_SECONDS = 0.005
 
@@ -50,7 +48,7 @@ else:
     import fcntl
 
     def _lock(descriptor: int) -> None:
-        # flock and not lockf: a record lock is lost as soon as any other handle of the process on this file closes.
+        # flock and not lockf: a lock by lockf is lost as soon as the process closes any other handle of this file.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
     def _unlock(descriptor: int) -> None:
@@ -58,10 +56,12 @@ else:
 
 
 class FileLock:
-    """An exclusive lock on an existing file, between processes and between threads.
+    """An exclusive lock on an existing file, between processes and between threads; get one with `lock_for`.
 
-    A thread may enter it again while it holds it. Nothing is left on disk: a process that is killed
-    has released it, so nobody waits for a stale lock. Get one with `lock_for`.
+    It is re-entrant within a thread. It leaves no lock file behind, and the lock of a killed process is released.
+
+    Raises:
+        StudyError: On entering: the file cannot be opened for writing, or its file system cannot lock files.
     """
 
     def __init__(self, path: str) -> None:
@@ -77,7 +77,7 @@ class FileLock:
                 self._descriptor = self._open_locked()
             self._depth += 1
         except BaseException:
-            # Also an interrupt while waiting: the other threads must not wait for us for ever.
+            # Also at an interrupt while waiting: other threads would wait for this one for ever.
             self._thread.release()
             raise
         return self
@@ -90,7 +90,7 @@ class FileLock:
             if self._depth == 0:
                 descriptor, self._descriptor = self._descriptor, -1
                 try:
-                    # Closing alone is not enough: a child forked in between would keep the lock.
+                    # Closing the file is not enough: a child forked in between would keep the lock.
                     _unlock(descriptor)
                 finally:
                     os.close(descriptor)
@@ -123,7 +123,7 @@ _locks_guard = threading.Lock()
 def lock_for(path: str) -> FileLock:
     """Return the lock of the file at the real, absolute `path`: one object per file in this process.
 
-    Two studies of one journal in one thread thus share a lock and cannot wait for each other.
+    So two studies of the same journal in one thread share the lock, and cannot wait for each other.
     """
     with _locks_guard:
         lock = _locks.get(path)
@@ -132,54 +132,58 @@ def lock_for(path: str) -> FileLock:
         return lock
 
 
-# How every line that Optuna writes begins. A file that is only the first letters of this was killed in its first line.
-_OPENING = b'{"op_code":'
+# How every line of Optuna begins. A file that holds only a part of this is a journal whose first line is incomplete.
+_LINE_START = b'{"op_code":'
 _BLOCK_BYTES = 1 << 16
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """Return the operation in `line`, or None if it is none."""
+    """Return the operation that `line` holds, or None if it is not an operation."""
     try:
         data = json.loads(line)
-    except (ValueError, RecursionError):  # not JSON, not text, or nested without end
+    except (ValueError, RecursionError):  # not JSON, not text, or nested too deeply
         return None
     return data if isinstance(data, dict) and isinstance(data.get("op_code"), int) else None
 
 
 class JournalFile(BaseJournalBackend):
-    """A journal at a path, for `optuna.storages.JournalStorage`.
+    """A journal at a path, as the backend of `optuna.storages.JournalStorage`.
 
-    Guarantees: a kill at any moment loses at most the operation that is being written; a power cut at most those that
-    were appended `relaxed` after the last other one; a file that is not a journal is never changed.
+    If the process is killed, at most the operation that is being written is lost; at a power cut, at most those that
+    were appended `without_sync` after the last one with it. A file that is not a journal is never changed.
 
     Args:
-        path: Where the file is or will be. Made absolute and real, so that a later `chdir` does not matter.
-        create: Make the file, and its folder, if they are missing.
+        path: Path of the file. It is resolved at once, so that a later `chdir` does not matter.
+        create: Create the file, and its folder, if they are missing.
 
     Raises:
-        StudyError: The file is missing, cannot be read, is no journal, or is damaged before its last line.
+        StudyError: The file is missing, cannot be read, is not a journal, or is damaged before its last line.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
         self.path = os.path.realpath(os.path.expanduser(path))
-        self._starts = [0]  # where operation i begins; one more entry than operations seen
+        self._starts = [0]  # position of operation i in the file; one more entry than operations read
         if create:
             _create(self.path)
         elif not os.path.isfile(self.path):
             raise StorageMissing(f"There is no journal at {self.path}.")
         self.lock: FileLock = lock_for(self.path)
-        self._mood = threading.local()
-        with self._opened("rb") as file:
+        self._options = threading.local()
+        with self._open("rb") as file:
             status = os.fstat(file.fileno())
             self._identity = (status.st_dev, status.st_ino)
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """Return all operations from `log_number_from` on. What is half written at the end is not there yet."""
+        """Return all operations from `log_number_from` on, without an incomplete one at the end.
+
+        Raises:
+            StudyError: The file is damaged, was removed or replaced, or is not a journal.
+        """
         number = min(log_number_from, len(self._starts) - 1)
-        with self._opened("rb") as file:
+        with self._open("rb") as file:
             self._check_same(file)
             file.seek(self._starts[number])
-            # Without a newline a line is not written yet, or never will be.
+            # What follows the last newline is incomplete: it is being written, or its writer was killed.
             *lines, rest = file.read().split(b"\n")
         if number == 0:
             self._check_is_journal((lines or [rest])[0], is_alone=len(lines) + bool(rest) <= 1)
@@ -188,7 +192,7 @@ class JournalFile(BaseJournalBackend):
             log = _parsed(line)
             if log is None:
                 if index == len(lines) - 1 and not rest:
-                    break  # the next writer cuts it
+                    break  # incomplete; the next writer removes it
                 raise StudyError(
                     f"The journal {self.path} is damaged: line {number + 1} is not an operation. "
                     "Everything before it is sound; remove the line and those behind it, or take another "
@@ -202,50 +206,50 @@ class JournalFile(BaseJournalBackend):
         return logs
 
     @contextmanager
-    def relaxed(self) -> Iterator[None]:
-        """Do not wait for the disk meanwhile, in this thread: a sync takes as long as all the rest together."""
-        self._mood.is_relaxed = True
+    def without_sync(self) -> Iterator[None]:
+        """Append without waiting for the disk, in this thread: that wait takes longer than the writing."""
+        self._options.skips_sync = True
         try:
             yield
         finally:
-            self._mood.is_relaxed = False
+            self._options.skips_sync = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write operations at the end and, unless `relaxed`, wait until they and all before them are on disk.
+        """Append operations and, unless `without_sync`, wait until the file is on disk.
 
         Raises:
-            StudyError: The disk is full, the file is gone, or was replaced. What was there before is still there.
+            StudyError: The disk is full, or the file was removed or replaced. Earlier operations are not lost.
         """
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with self.lock, self._opened("r+b") as file:
+        with self.lock, self._open("r+b") as file:
             self._check_same(file)
-            end = self._mend(file)
+            end = self._repair(file)
             try:
                 file.seek(end)
                 _write_all(file, text)
-                if not getattr(self._mood, "is_relaxed", False):
+                if not getattr(self._options, "skips_sync", False):
                     os.fsync(file.fileno())
             except OSError as error:
                 file.truncate(end)
                 raise StudyError(f"The journal {self.path} cannot be written: {error.strerror}.") from error
 
-    def mend(self) -> None:
-        """Cut a half-written end off now."""
-        with self.lock, self._opened("r+b") as file:
+    def repair(self) -> None:
+        """Remove an incomplete last line."""
+        with self.lock, self._open("r+b") as file:
             self._check_same(file)
-            self._mend(file)
+            self._repair(file)
 
-    def _mend(self, file: IO[bytes]) -> int:
-        """Leave the file with whole lines only and return its length. The lock is held."""
+    def _repair(self, file: IO[bytes]) -> int:
+        """Remove an incomplete last line and return the length of the file. The caller holds the lock."""
         end = file.seek(0, os.SEEK_END)
         if end == self._starts[-1]:
-            return end  # read to here before, so every line is sound
+            return end  # this object has read the file to its end
         start = _start_of_last_line(file, end)
         file.seek(start)
         line = file.read()
         if _parsed(line) is not None:
             if not line.endswith(b"\n"):
-                # Whole but for its newline: a prefix of an operation is never an operation, so nothing is missing.
+                # Only the newline is missing: a part of an operation is never a valid operation itself.
                 file.seek(end)
                 file.write(b"\n")
                 end += 1
@@ -256,9 +260,9 @@ class JournalFile(BaseJournalBackend):
         file.truncate(start)
         return start
 
-    def _opened(self, mode: str) -> IO[bytes]:
+    def _open(self, mode: str) -> IO[bytes]:
         try:
-            # Unbuffered, so that an error leaves nothing behind that a later close would write.
+            # Unbuffered: after an error, closing the file must not write the rest.
             return open(self.path, mode, buffering=0)
         except FileNotFoundError as error:
             raise StudyError(f"The journal {self.path} was removed while it was in use.") from error
@@ -271,10 +275,10 @@ class JournalFile(BaseJournalBackend):
             raise StudyError(f"The journal {self.path} was replaced while it was in use. Open the study again.")
 
     def _check_is_journal(self, first: bytes, *, is_alone: bool) -> None:
-        """Refuse a file whose first line is no operation, unless it is alone and may be the beginning of one."""
+        """Raise an error if the first line is not an operation; a single line may be the start of one."""
         text = first.strip()
-        is_begun = is_alone and (text.startswith(_OPENING) or _OPENING.startswith(text))
-        if _parsed(text) is None and not is_begun:
+        is_incomplete = is_alone and (text.startswith(_LINE_START) or _LINE_START.startswith(text))
+        if _parsed(text) is None and not is_incomplete:
             raise StudyError(
                 f"The file {self.path} is not a journal, and it is left as it is. "
                 f"Name another file with {option('storage')}."
@@ -300,14 +304,14 @@ def _write_all(file: IO[bytes], text: bytes) -> None:
 
 
 def _start_of_last_line(file: IO[bytes], end: int) -> int:
-    """Return where the last line begins; a newline at the very end closes it and opens no other."""
+    """Return where the last line begins. A newline at the end of the file belongs to that line."""
     position = end
-    behind = end - 1  # a newline here is the line's own
+    line_end = end - 1
     while position > 0:
         size = min(_BLOCK_BYTES, position)
         position -= size
         file.seek(position)
-        found = file.read(size).rfind(b"\n", 0, behind - position)
+        found = file.read(size).rfind(b"\n", 0, line_end - position)
         if found >= 0:
             return position + found + 1
     return 0

@@ -1,6 +1,7 @@
-"""Finding studies in a storage: begin, continue, read, list, delete.
+"""Open, read, list and delete the studies of a storage.
 
-Names of studies and their generations: `digits`, then `digits~2`, `digits~3`, ...
+A study name has generations: `digits`, then `digits~2`, `digits~3`, ... A new one begins where a search cannot continue
+the stored study, or where the user asks for a fresh one.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import StorageMissing, StudyChanged, StudyError, did_you_mean, option
 from nbcompress.space import Space
-from nbcompress.study.artifact_store import Shelf
+from nbcompress.study.artifact_store import ArtifactStore
 from nbcompress.study.goal import Goal, State
-from nbcompress.study.processes import HEARTBEATS, Heartbeats, check_free
-from nbcompress.study.storage import DEFAULT_STORAGE, Ledger, open_ledger
+from nbcompress.study.processes import DEFAULT_HEARTBEATS, HeartbeatSettings, check_not_searched
+from nbcompress.study.snapshot import Difference, Snapshot, differences, differences_text
+from nbcompress.study.storage import DEFAULT_STORAGE, StorageHandle, open_storage
 from nbcompress.study.study import Study
-from nbcompress.study.trial_store import WRITTEN, Entries, read_attribute, to_text, write_attribute
-from nbcompress.study.values import Difference, Values, differences, in_words
+from nbcompress.study.trial_store import WRITTEN_KEY, TrialStore, read_attribute, to_text, write_attribute
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -31,13 +32,19 @@ if TYPE_CHECKING:
     Where = str | os.PathLike[str] | BaseStorage | None
 
 
+# Names -------------------------------------------------------------------------------------------------------------
+
 # Optuna's tables hold 512 characters; the rest is for the generation.
 _MAX_LENGTH = 500
 _GENERATION = re.compile(r"(.*)~([1-9][0-9]*)", re.DOTALL)
 
 
-def check_name(name: str) -> str:
-    """Return the name if it can be stored, else raise StudyError."""
+def check_study_name(name: str) -> str:
+    """Return `name` if a study can be stored under it.
+
+    Raises:
+        StudyError: The name is empty, too long, or holds characters that cannot be printed.
+    """
     if not name.strip() or not name.isprintable():
         raise StudyError(f"A study's name is printable text, but got {name!r}.")
     if len(name) > _MAX_LENGTH:
@@ -46,48 +53,68 @@ def check_name(name: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, int]:
-    """Return base and generation: `"digits~2"` is `("digits", 2)`, `"digits"` is `("digits", 1)`."""
+    """Return base and generation of a name.
+
+    Example:
+        >>> split_name("digits~2"), split_name("digits")
+        (('digits', 2), ('digits', 1))
+    """
     match = _GENERATION.fullmatch(name)
     return (match[1], int(match[2])) if match and match[1] else (name, 1)
 
 
 def join_name(base: str, generation: int) -> str:
+    """Return the name of a generation; the first has no number."""
     return base if generation == 1 else f"{base}~{generation}"
 
 
 def latest_name(name: str, stored: Iterable[str]) -> str:
-    """Return the stored name that `name` means: a generation that is named, else the latest one.
+    """Return the full name of the study that `name` means: the named generation, else the latest stored one.
 
-    A name that is not stored yet is returned as it would be.
+    If nothing is stored, it is the name that a new study gets.
     """
     base, generation = split_name(name)
     if name != base:
         return join_name(base, generation)  # `digits~1` is stored as `digits`
-    return join_name(base, max((one for other, one in map(split_name, stored) if other == base), default=1))
+    return join_name(base, max(_generations(base, stored), default=1))
 
 
 def next_name(name: str, stored: Iterable[str]) -> str:
     """Return the name of the generation after the latest stored one."""
     base = split_name(name)[0]
-    return join_name(base, 1 + max((one for other, one in map(split_name, stored) if other == base), default=0))
+    return join_name(base, 1 + max(_generations(base, stored), default=0))
 
 
-# The version of everything that is stored with a study. A reader refuses a higher one.
+def _generations(base: str, stored: Iterable[str]) -> list[int]:
+    return [generation for other, generation in map(split_name, stored) if other == base]
+
+
+# What is stored of a study --------------------------------------------------------------------------------------
+
+# The version of all records that are stored with a study. A reader refuses a higher one.
 FORMAT = 1
-_HEAD = "nbcompress:study"
-# In a study's identity: digits of a plain value.
-_VALUE = "value of "
+_HEADER_KEY = "nbcompress:study"
+# Begins the keys of `StudyHeader.identity` under which earlier versions stored the hash of a plain value.
+_VALUE_PREFIX = "value of "
 
 
 @dataclass(frozen=True)
-class Head:
-    """What is stored about a study when it begins."""
+class StudyHeader:
+    """What is stored of a study when it begins.
+
+    Attributes:
+        space: The parameters.
+        goal: Objectives and constraints.
+        identity: Facts such as a hash of the cell's body; only a warning when they change.
+        created: When the study began.
+        snapshot: What the search read, as JSON; None in a study of an earlier version.
+    """
 
     space: Space
     goal: Goal
     identity: Mapping[str, Any]
     created: datetime
-    values: Mapping[str, Any] | None = None  # what it read; None in a study of an earlier version
+    snapshot: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -96,19 +123,19 @@ class Head:
             "goal": self.goal.to_json(),
             "identity": dict(self.identity),
             "created": self.created.isoformat(),
-            **({} if self.values is None else {"values": dict(self.values)}),
+            **({} if self.snapshot is None else {"values": dict(self.snapshot)}),
         }
 
 
 @dataclass(frozen=True)
 class StudySummary:
-    """One line about a stored study.
+    """One stored study, as `list_studies` shows it.
 
     Attributes:
         name: Name with its generation.
-        counts: Number of trials in every state that occurs.
+        counts: Number of trials by state, without states that do not occur.
         goal: Objectives and constraints.
-        created: When it began.
+        created: When the study began.
     """
 
     name: str
@@ -118,7 +145,11 @@ class StudySummary:
 
     @property
     def n_trials(self) -> int:
+        """Number of trials in all states."""
         return sum(self.counts.values())
+
+
+# Opening -------------------------------------------------------------------------------------------------------------
 
 
 def open_study(
@@ -129,75 +160,88 @@ def open_study(
     storage: Where = DEFAULT_STORAGE,
     fresh: bool = False,
     identity: Mapping[str, Any] | None = None,
-    values: Values | None = None,
-    is_made: bool = False,
+    snapshot: Snapshot | None = None,
+    is_generated_name: bool = False,
     accept_changes: bool = False,
-    shelf: Shelf | None = None,
-    heartbeats: Heartbeats = HEARTBEATS,
+    artifact_store: ArtifactStore | None = None,
+    heartbeats: HeartbeatSettings = DEFAULT_HEARTBEATS,
 ) -> Study:
     """Continue the latest generation of a study, or begin it if it does not exist.
 
-    Of a name that was made from the search, it is the latest generation that was begun with the same values; if there
-    is none, a new one begins.
+    If the name was generated from the searched code, the latest generation that was begun with the same snapshot is
+    continued; if there is none, a new generation begins.
 
     Args:
-        name: `digits` means its latest generation; `digits~2` that one; `digits~1` the first.
+        name: `digits` means the latest generation, `digits~2` that generation, `digits~1` the first.
         space: The parameters.
         goal: Objectives and constraints.
         storage: Path of a journal, a database URL, a storage object of Optuna, or None for memory.
         fresh: Begin the next generation in any case. Nothing is deleted.
-        identity: JSON facts such as a hash of the cell's body. A difference to the stored ones only warns.
-        values: What the search reads. Another plain value than the stored one is an error, unless the name is made.
-        is_made: Nobody chose the name.
-        accept_changes: Go on in spite of another value; `Study.accepted` has what the trials note then.
-        shelf: Where kept values are.
-        heartbeats: When a process that cannot be seen from here counts as dead.
+        identity: JSON facts such as a hash of the cell's body. If they differ from the stored ones, it is a warning.
+        snapshot: What the search reads. If a plain value differs from the stored one, it is an error, unless the name
+            is generated.
+        is_generated_name: Whether the name was generated, not chosen by the user.
+        accept_changes: Continue although values differ; `Study.accepted` holds them.
+        artifact_store: Where kept values are stored.
+        heartbeats: When a process on another machine counts as dead.
 
     Raises:
         StudyChanged: The stored study has other parameters, objectives or constraints, or was begun with other values.
-        StudyError: The name or the storage cannot be used, or the stored study is not ours or from a newer version.
+        StudyError: The name or the storage cannot be used, or nbcompress did not write the stored study, or a newer
+            version did.
+
+    Example:
+        >>> space = Space({"x": Float(0, 1)})
+        >>> study = open_study("digits", space, Goal.of(minimize=["loss"]), storage=None)
+        >>> trial = study.begin({"x": 0.5})
+        >>> _ = study.finish(replace(trial, state=State.COMPLETE, values={"loss": 0.25}))
+        >>> study.best
+        <Trial 0: complete, loss 0.25 (x=0.5)>
     """
-    check_name(name)
+    check_study_name(name)
     for metric in goal.metrics:
         if metric in (*space.names, *space.groups):
             raise StudyError(f"{metric!r} is both a parameter and a metric; rename one of them.")
-    given = Head(space, goal, identity or {}, datetime.now(UTC), None if values is None else values.to_json())
+    given = StudyHeader(
+        space, goal, identity or {}, datetime.now(UTC), None if snapshot is None else snapshot.to_json()
+    )
     to_text(given.to_json(), "the identity of a study")
-    ledger = open_ledger(storage)
-    with ledger.talking(), ledger.exclusive:
-        stored = _stored_names(ledger)
-        said: list[str] = []
+    handle = open_storage(storage)
+    with handle.translate_errors(), handle.lock:
+        stored = _study_ids(handle)
+        warnings: list[str] = []
         if fresh:
             full = next_name(name, stored)
-        elif is_made and values is not None and not accept_changes:
-            full, said = _agreeing(ledger, name, stored, given, values)
+        elif is_generated_name and snapshot is not None and not accept_changes:
+            full, warnings = _matching_generation(handle, name, stored, given, snapshot)
         else:
             full = latest_name(name, stored)
-        number, head = _claim(ledger, check_name(full), given)
-        difference = head.space.difference(space) or head.goal.difference(goal)
+        study_id, header = _create_or_read(handle, check_study_name(full), given)
+        difference = header.space.difference(space) or header.goal.difference(goal)
         if difference:
             raise StudyChanged(
-                f"Study {full!r} in {ledger.place} cannot be continued. {difference} Give the new search another "
+                f"Study {full!r} in {handle.location} cannot be continued. {difference} Give the new search another "
                 f"{option('study')}, or begin the next generation with {option('fresh', True)}."
             )
-        other = _differences(ledger, number, head, values)
-        changed = [one for one in other if one.kind == "value" and not one.is_close]
+        differing = _differences(handle, study_id, header, snapshot)
+        changed = [found for found in differing if found.kind == "value" and not found.is_close]
         if changed and not accept_changes:
             raise StudyChanged(
-                f"Study {full!r} in {ledger.place} cannot be continued, since what it reads is not what it was begun "
-                f"with: {in_words(changed)}. Begin the next generation with {option('fresh', True)}, give the new "
-                f"search another {option('study')}, or go on in spite of it with {option('accept_changes', True)}."
+                f"Study {full!r} in {handle.location} cannot be continued, since what it reads is not what it was "
+                f"begun with: {differences_text(changed)}. Begin the next generation with {option('fresh', True)}, "
+                f"give the new search another {option('study')}, or go on in spite of it with "
+                f"{option('accept_changes', True)}."
             )
-        said += _warnings(full, head, given) + _said_of(full, other)
-        if values is not None and full in stored:
-            said += _doubts(full, head, values, is_made=is_made)
+        warnings += _identity_warnings(full, header, given) + _difference_warnings(full, differing)
+        if snapshot is not None and full in stored:
+            warnings += _unknown_function_warnings(full, header, snapshot, is_generated_name=is_generated_name)
         return Study(
-            Entries(ledger, number, head.goal, is_read_only=False, heartbeats=heartbeats),
+            TrialStore(handle, study_id, header.goal, is_read_only=False, heartbeats=heartbeats),
             full,
-            head.space,
-            shelf=shelf,
-            warnings=tuple(dict.fromkeys(said)),
-            accepted={one.name: one.value for one in changed},
+            header.space,
+            artifact_store=artifact_store,
+            warnings=tuple(dict.fromkeys(warnings)),
+            accepted={found.name: found.value for found in changed},
         )
 
 
@@ -205,210 +249,241 @@ def read_study(
     name: str,
     storage: Where = DEFAULT_STORAGE,
     *,
-    shelf: Shelf | None = None,
-    heartbeats: Heartbeats = HEARTBEATS,
+    artifact_store: ArtifactStore | None = None,
+    heartbeats: HeartbeatSettings = DEFAULT_HEARTBEATS,
 ) -> Study:
-    """Open a stored study for reading. Its space and its goal are in the storage.
+    """Open a stored study for reading.
+
+    Args:
+        name: As in `open_study`.
+        storage: As in `open_study`.
+        artifact_store: Where kept values are stored.
+        heartbeats: When a process on another machine counts as dead.
 
     Raises:
-        StudyError: There is no such study or storage; the text names the nearest study.
+        StudyError: There is no such study or storage. The message names the study with the nearest name.
     """
-    ledger = open_ledger(storage, create=False)
-    with ledger.talking():
-        full, number = _find(ledger, latest_name(name, _stored_names(ledger)))
-        head = _read_head(ledger, number, full)
-        entries = Entries(ledger, number, head.goal, is_read_only=True, heartbeats=heartbeats)
-        return Study(entries, full, head.space, shelf=shelf, is_read_only=True)
+    handle = open_storage(storage, create=False)
+    with handle.translate_errors():
+        full = latest_name(name, _study_ids(handle))
+        study_id = _find(handle, full)
+        header = _read_header(handle, study_id, full)
+        store = TrialStore(handle, study_id, header.goal, is_read_only=True, heartbeats=heartbeats)
+        return Study(store, full, header.space, artifact_store=artifact_store, is_read_only=True)
 
 
-def list_studies(storage: Where = DEFAULT_STORAGE, *, heartbeats: Heartbeats = HEARTBEATS) -> tuple[StudySummary, ...]:
-    """Return a line about every study of ours in a storage, in the order in which they began. Others are left out.
+def list_studies(
+    storage: Where = DEFAULT_STORAGE, *, heartbeats: HeartbeatSettings = DEFAULT_HEARTBEATS
+) -> tuple[StudySummary, ...]:
+    """Return a summary of each study in a storage, in the order in which they began.
 
-    A storage that does not exist holds no study.
+    Studies that nbcompress did not write are left out. A storage that does not exist holds no study.
+
+    Raises:
+        StudyError: The storage cannot be read.
     """
     try:
-        ledger = open_ledger(storage, create=False)
+        handle = open_storage(storage, create=False)
     except StorageMissing:
         return ()
     found = []
-    with ledger.talking():
-        for name, number in _stored_names(ledger).items():
-            attributes = ledger.storage.get_study_user_attrs(number)
-            if read_attribute(attributes, _HEAD) is None:
+    with handle.translate_errors():
+        for name, study_id in _study_ids(handle).items():
+            attributes = handle.storage.get_study_user_attrs(study_id)
+            if read_attribute(attributes, _HEADER_KEY) is None:
                 continue
-            head = _read_head(ledger, number, name)
-            entries = Entries(ledger, number, head.goal, is_read_only=True, heartbeats=heartbeats)
-            entries.reread()
-            counts = Counter(run.trial.state for run in entries.current)
-            found.append(StudySummary(name, dict(counts), head.goal, head.created))
+            header = _read_header(handle, study_id, name)
+            store = TrialStore(handle, study_id, header.goal, is_read_only=True, heartbeats=heartbeats)
+            store.refresh()
+            counts = Counter(run.trial.state for run in store.current_runs)
+            found.append(StudySummary(name, dict(counts), header.goal, header.created))
     return tuple(found)
 
 
-def delete_study(name: str, storage: Where = DEFAULT_STORAGE, *, heartbeats: Heartbeats = HEARTBEATS) -> None:
-    """Delete a study with what its trials kept. The name is meant exactly, as `list_studies` shows it.
+def delete_study(
+    name: str, storage: Where = DEFAULT_STORAGE, *, heartbeats: HeartbeatSettings = DEFAULT_HEARTBEATS
+) -> None:
+    """Delete a study and the values that its trials keep.
 
-    A trial of a machine that cannot be seen from here, and that is gone, keeps the study until it is given up: a minute
-    after this process first looked at it.
+    If a machine that ran a trial is gone, the study can be deleted when that trial is given up: a minute after this
+    process first read it.
+
+    Args:
+        name: The full name, as `list_studies` shows it.
+        storage: As in `open_study`.
+        heartbeats: When a process on another machine counts as dead.
 
     Raises:
-        StudyError: There is no such study, this process searches it, or another one that is alive runs a trial of it.
+        StudyError: There is no such study, this process searches it, or another process runs a trial of it.
     """
-    ledger = open_ledger(storage, create=False)
-    with ledger.talking(), ledger.exclusive:
-        full, number = _find(ledger, name)
-        check_free(ledger, full)
-        goal = _read_head(ledger, number, full).goal
-        entries = Entries(ledger, number, goal, is_read_only=True, heartbeats=heartbeats)
-        entries.reread()
-        running = [run for run in entries.current if run.trial.state is State.RUNNING]
-        for run in sorted(running, key=lambda one: one.trial.number in entries.unsure):
-            what = f"Study {full!r} is in use: trial {run.trial.number} runs in {run.worker}"
-            if run.trial.number not in entries.unsure:
+    handle = open_storage(storage, create=False)
+    with handle.translate_errors(), handle.lock:
+        study_id = _find(handle, name)
+        check_not_searched(handle, name)
+        goal = _read_header(handle, study_id, name).goal
+        store = TrialStore(handle, study_id, goal, is_read_only=True, heartbeats=heartbeats)
+        store.refresh()
+        running = [run for run in store.current_runs if run.trial.state is State.RUNNING]
+        for run in sorted(running, key=lambda run: run.trial.number in store.unconfirmed):
+            what = f"Study {name!r} is in use: trial {run.trial.number} runs in {run.worker}"
+            if run.trial.number not in store.unconfirmed:
                 raise StudyError(f"{what}. Stop it first.")
-            seconds = math.ceil(max(entries.unsure.values()))
+            seconds = math.ceil(max(store.unconfirmed.values()))
             raise StudyError(
                 f"{what}, which cannot be seen from here. If no sign of life comes from there, "
                 f"the study can be deleted in {seconds} s."
             )
-        ledger.storage.delete_study(number)
-        folder = ledger.folder_of(full)
+        handle.storage.delete_study(study_id)
+        folder = handle.kept_folder_of(name)
         if folder is not None and folder.is_dir():
             shutil.rmtree(folder)
 
 
-def _stored_names(ledger: Ledger) -> dict[str, int]:
-    return {study.study_name: study._study_id for study in ledger.storage.get_all_studies()}
+def _study_ids(handle: StorageHandle) -> dict[str, int]:
+    """Return Optuna's id of every study in a storage, by name."""
+    return {study.study_name: study._study_id for study in handle.storage.get_all_studies()}
 
 
-def _find(ledger: Ledger, name: str) -> tuple[str, int]:
-    stored = _stored_names(ledger)
+def _find(handle: StorageHandle, name: str) -> int:
+    """Return Optuna's id of the study with that full name.
+
+    Raises:
+        StudyError: There is none.
+    """
+    stored = _study_ids(handle)
     if name not in stored:
         there = did_you_mean(name, stored) or (f" There is {', '.join(map(repr, stored))}." if stored else "")
-        raise StudyError(f"There is no study {name!r} in {ledger.place}.{there}")
-    return name, stored[name]
+        raise StudyError(f"There is no study {name!r} in {handle.location}.{there}")
+    return stored[name]
 
 
-def _claim(ledger: Ledger, name: str, given: Head) -> tuple[int, Head]:
-    """Return Optuna's id and the head of a study, begun now if it does not exist."""
+def _create_or_read(handle: StorageHandle, name: str, given: StudyHeader) -> tuple[int, StudyHeader]:
+    """Return Optuna's id and the header of a study. If it does not exist, it begins now."""
     from optuna.exceptions import DuplicatedStudyError
     from optuna.study import StudyDirection
 
-    storage = ledger.storage
-    number = _stored_names(ledger).get(name)
+    storage = handle.storage
+    study_id = _study_ids(handle).get(name)
     directions = [
         StudyDirection.MAXIMIZE if objective.direction == "maximize" else StudyDirection.MINIMIZE
         for objective in given.goal.objectives
     ]
-    if number is None:
+    if study_id is None:
         try:
-            number = storage.create_new_study(directions, name)
-        except DuplicatedStudyError:  # another process was faster
-            number = storage.get_study_id_from_name(name)
-    if read_attribute(storage.get_study_user_attrs(number), _HEAD) is None:
-        if storage.get_all_trials(number, deepcopy=False) or storage.get_study_directions(number) != directions:
+            study_id = storage.create_new_study(directions, name)
+        except DuplicatedStudyError:  # another process has begun it since
+            study_id = storage.get_study_id_from_name(name)
+    if read_attribute(storage.get_study_user_attrs(study_id), _HEADER_KEY) is None:
+        if storage.get_all_trials(study_id, deepcopy=False) or storage.get_study_directions(study_id) != directions:
             raise StudyError(
-                f"Study {name!r} in {ledger.place} was not begun by nbcompress. "
+                f"Study {name!r} in {handle.location} was not begun by nbcompress. "
                 f"Give the search another {option('study')}."
             )
-        # New, or its process was killed between the two operations.
+        # The study is new, or its process was killed between creating it and writing the header.
         write_attribute(
-            lambda key, value: storage.set_study_user_attr(number, key, value), _HEAD, given.to_json(), "the study"
+            lambda key, value: storage.set_study_user_attr(study_id, key, value),
+            _HEADER_KEY,
+            given.to_json(),
+            "the study",
         )
-    return number, _read_head(ledger, number, name)
+    return study_id, _read_header(handle, study_id, name)
 
 
-def _read_head(ledger: Ledger, number: int, name: str) -> Head:
-    data = read_attribute(ledger.storage.get_study_user_attrs(number), _HEAD)
+def _read_header(handle: StorageHandle, study_id: int, name: str) -> StudyHeader:
+    data = read_attribute(handle.storage.get_study_user_attrs(study_id), _HEADER_KEY)
     if data is None:
-        raise StudyError(f"Study {name!r} in {ledger.place} was not begun by nbcompress.")
+        raise StudyError(f"Study {name!r} in {handle.location} was not begun by nbcompress.")
     if data["version"] > FORMAT:
         raise StudyError(
-            f"Study {name!r} in {ledger.place} has format {data['version']}, from a newer nbcompress; "
+            f"Study {name!r} in {handle.location} has format {data['version']}, from a newer nbcompress; "
             f"this one reads up to {FORMAT}. Update nbcompress."
         )
     created = datetime.fromisoformat(data["created"])
     space, goal = Space.from_json(data["space"]), Goal.from_json(data["goal"])
-    return Head(space, goal, data["identity"], created, data.get("values"))
+    return StudyHeader(space, goal, data["identity"], created, data.get("values"))
 
 
-def _agreeing(
-    ledger: Ledger, name: str, stored: Mapping[str, int], given: Head, values: Values
+def _matching_generation(
+    handle: StorageHandle, name: str, stored: Mapping[str, int], given: StudyHeader, snapshot: Snapshot
 ) -> tuple[str, list[str]]:
-    """Return the newest generation of `name` that was begun with what the search reads now, or the name of a new one.
+    """Return the latest generation of `name` that was begun with this snapshot, or the name of a new one.
 
-    Beside it comes what is said of a new one: in what the newest differs.
+    Returns:
+        The full name; and if it is new, a warning that says how the latest stored generation differs.
     """
     base = split_name(name)[0]
-    generations = sorted((split_name(one)[1] for one in stored if split_name(one)[0] == base), reverse=True)
-    said: list[str] = []
-    for full in (join_name(base, generation) for generation in generations):
-        if read_attribute(ledger.storage.get_study_user_attrs(stored[full]), _HEAD) is None:
-            return full, []  # its process was killed while it began, or it is not ours, which is said later
-        head = _read_head(ledger, stored[full], full)
-        other = [
-            difference for difference in _differences(ledger, stored[full], head, values) if not difference.is_close
-        ]
-        words = in_words(other) if other else _other_digits(head, given)
-        if not words:
+    warnings: list[str] = []
+    for full in (join_name(base, generation) for generation in sorted(_generations(base, stored), reverse=True)):
+        if read_attribute(handle.storage.get_study_user_attrs(stored[full]), _HEADER_KEY) is None:
+            return full, []  # killed while it began, or written by another tool: `_create_or_read` decides
+        header = _read_header(handle, stored[full], full)
+        differing = [found for found in _differences(handle, stored[full], header, snapshot) if not found.is_close]
+        text = differences_text(differing) if differing else _changed_hash(header, given)
+        if not text:
             return full, []
         new = next_name(base, stored)
-        said = said or [f"Study {new!r} begins, since {full!r} was begun with something else: {words}."]
-    return next_name(base, stored), said
+        warnings = warnings or [f"Study {new!r} begins, since {full!r} was begun with something else: {text}."]
+    return next_name(base, stored), warnings
 
 
-def _differences(ledger: Ledger, number: int, head: Head, values: Values | None) -> list[Difference]:
-    """Return in what the search that begins differs from the stored one; nothing where one of both noted nothing."""
-    if values is None or head.values is None:
+def _differences(
+    handle: StorageHandle, study_id: int, header: StudyHeader, snapshot: Snapshot | None
+) -> list[Difference]:
+    """Return the differences between the stored snapshot and the present one; none if one of them is missing."""
+    if snapshot is None or header.snapshot is None:
         return []
-    written = read_attribute(ledger.storage.get_study_user_attrs(number), WRITTEN) or []
-    return differences(head.values, values, [tuple(path) for path in written])
+    written = read_attribute(handle.storage.get_study_user_attrs(study_id), WRITTEN_KEY) or []
+    return differences(header.snapshot, snapshot, [tuple(path) for path in written])
 
 
-def _other_digits(head: Head, given: Head) -> str:
-    """Return in words which plain value differs from a study of an earlier version, which noted digits only."""
-    if head.values is not None:
+def _changed_hash(header: StudyHeader, given: StudyHeader) -> str:
+    """Return in words which plain value differs, for a study of an earlier version, which stored only hashes."""
+    if header.snapshot is not None:
         return ""
-    keys = [key for key in given.identity if key.startswith(_VALUE)]
-    other = [key for key in keys if head.identity.get(key, given.identity[key]) != given.identity[key]]
-    return f"another {other[0]}" if other else ""
+    keys = [key for key in given.identity if key.startswith(_VALUE_PREFIX)]
+    changed = [key for key in keys if header.identity.get(key, given.identity[key]) != given.identity[key]]
+    return f"another {changed[0]}" if changed else ""
 
 
-def _warnings(name: str, stored: Head, given: Head) -> list[str]:
+def _identity_warnings(name: str, stored: StudyHeader, given: StudyHeader) -> list[str]:
     keys = [key for key in given.identity if key in stored.identity]
-    if stored.values is not None and given.values is not None:
-        keys = [key for key in keys if not key.startswith(_VALUE)]  # compared one by one
+    if stored.snapshot is not None and given.snapshot is not None:
+        keys = [key for key in keys if not key.startswith(_VALUE_PREFIX)]  # the snapshots are compared instead
     changed = [key for key in keys if stored.identity[key] != given.identity[key]]
     return [f"Study {name!r} was begun with another {key}; its earlier trials were run with that." for key in changed]
 
 
-def _said_of(name: str, other: Sequence[Difference]) -> list[str]:
-    """Return what the panel's head says of differences that a study goes on with."""
-    said = []
-    for one in other:
-        if one.kind != "value":
-            what = "body" if one.kind == "code" and one.path in ((), ("function",)) else f"{one.kind} of {one.name}"
-            what = what.replace("code of", "version of")
-            said.append(f"Study {name!r} was begun with another {what}; its earlier trials were run with that.")
-        elif one.is_close:
-            said.append(f"Study {name!r} goes on, since it differs by less than 1 %: {one}.")
+def _difference_warnings(name: str, differing: Sequence[Difference]) -> list[str]:
+    """Return a warning for each difference with which a study is continued."""
+    warnings = []
+    for found in differing:
+        if found.kind != "value":
+            is_body = found.kind == "code" and found.path in ((), ("function",))
+            kind = "version" if found.kind == "code" else found.kind
+            what = "body" if is_body else f"{kind} of {found.name}"
+            warnings.append(f"Study {name!r} was begun with another {what}; its earlier trials were run with that.")
+        elif found.is_close:
+            warnings.append(f"Study {name!r} goes on, since it differs by less than 1 %: {found}.")
         else:
-            said.append(f"Study {name!r} goes on with another value: {one}. The trials from now on note it.")
-    return said
+            warnings.append(f"Study {name!r} goes on with another value: {found}. The trials from now on note it.")
+    return warnings
 
 
-def _doubts(name: str, stored: Head, values: Values, *, is_made: bool) -> list[str]:
-    """Return what is said of a study that nobody named and that may be of another function."""
-    if not is_made or values.own is None:
+def _unknown_function_warnings(
+    name: str, stored: StudyHeader, snapshot: Snapshot, *, is_generated_name: bool
+) -> list[str]:
+    """Return a warning if a study with a generated name may belong to another function than the searched one."""
+    if not is_generated_name or snapshot.function is None:
         return []
     advice = f"Give each search a name of its own with {option('study')}."
-    if stored.values is None and not values.is_told_by_text:
+    if stored.snapshot is None and not snapshot.is_identified_by_source:
         return [
             f"Study {name!r} goes on, but it may be of another function: it was begun by an earlier version, which did "
             f"not note what a function holds. {advice}"
         ]
-    if values.unknown:
+    if snapshot.unknown:
         return [
             f"Study {name!r} goes on, but it may be of another function: whether it holds the same "
-            f"{values.unknown[0]} cannot be known. {advice}"
+            f"{snapshot.unknown[0]} cannot be known. {advice}"
         ]
     return []

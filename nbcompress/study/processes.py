@@ -1,15 +1,9 @@
-"""Which studies are searched in this process right now: one search at a time, and none is deleted under it.
+"""The processes that search a study: is the process of a running trial alive, and is a study being searched here?
 
-Searches of other processes are seen by the trials that they run; this is for searches in threads of one process, such
-as one in the background of a notebook, also between two trials.
-
-Who runs a trial, and whether it still lives.
-
-Signs of life of processes that cannot be seen from here, such as those of another machine.
-
-Whoever runs a trial writes a counter beside it every 10 seconds. Whoever reads the study remembers when it first saw
-the counter at its present value, and gives the trial up when that is 60 seconds ago. Only the reader's own monotonic
-clock is asked, so clocks that are wrong, or are set, do not matter.
+A trial records the process that runs it. For a process on this machine the operating system says whether it is alive.
+For one on another machine or in another container it cannot, so that process writes heartbeats: a counter beside the
+trial, every 10 seconds. A reader gives the trial up when the counter has not changed for 60 seconds. It measures them
+with its own monotonic clock, so wrong or changed clocks do not matter.
 """
 
 from __future__ import annotations
@@ -22,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,34 +26,37 @@ import psutil
 from nbcompress.errors import StudyError
 
 if TYPE_CHECKING:
-    from nbcompress.study.storage import Ledger
+    from nbcompress.study.storage import StorageHandle
 
 
-# The start of a process is told in wall-clock time, which a clock that is set right moves. Seconds; far below the time
-# after which a system gives the same process id again.
+# Processes ---------------------------------------------------------------------------------------------------------
+
+# Start times of a process within so many seconds are taken as equal: the wall clock may have been set in between. Far
+# below the time after which a system gives the same process id again.
 _START_TOLERANCE = 5.0
-# The process ids of a Linux system itself. Those of containers have other numbers, which mean nothing after a restart.
+# The process-id namespace of a Linux system outside of containers. Those of containers get other numbers, which mean
+# nothing after a restart.
 _FIRST_NAMESPACE = "pid:[4026531836]"
 
-Fate = Literal["alive", "dead", "unseen"]
-"""What the system says of a process. Nothing (`unseen`) of one on another machine or in another container."""
+Liveness = Literal["alive", "dead", "unknown"]
+"""What the operating system says of a process; `unknown` for one on another machine or in another container."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process on a host, and the `Study` object in it that runs the trial.
+    """The process that runs a trial, and the study object in it.
 
     Attributes:
         host: Network name of the machine.
         pid: Process id.
-        started: When the process began, in seconds since the epoch. A clock that is set moves it, so it is asked only
+        started: Start time of the process in seconds since the epoch. It depends on the wall clock, so it is used only
             where `ticks` are not known.
-        session: Name of the study object in that process.
-        ticks: When the process began, in the system's own ticks since it started; -1 where it does not tell. With the
-            process id it tells the process from all others of one run of the system.
-        boot: Name of that run of the system, or empty.
-        namespace: Name of the processes among which `pid` counts, or empty. A container has its own.
-        machine: Name that the machine keeps from one run of the system to the next, or empty.
+        session: Id of the study object in that process.
+        ticks: Start time of the process in clock ticks since the boot; -1 where the system does not say. Together with
+            `pid` and `boot` it identifies the process.
+        boot: Id of the boot, or empty.
+        namespace: The process-id namespace, or empty. Each container has its own.
+        machine: Hash of the machine's id, which stays the same from boot to boot, or empty.
     """
 
     host: str
@@ -72,6 +69,7 @@ class Worker:
     machine: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults."""
         return {
             field.name: getattr(self, field.name)
             for field in fields(self)
@@ -80,6 +78,7 @@ class Worker:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Worker:
+        """Return the worker that `to_json` wrote, also that of an earlier version."""
         return cls(
             host=str(data["host"]),
             pid=int(data["pid"]),
@@ -93,6 +92,7 @@ class Worker:
 
     @property
     def is_this_process(self) -> bool:
+        """Whether the worker is this process; the session does not matter."""
         here = _this_process(os.getpid())
         if (self.host, self.namespace, self.pid) != (here.host, here.namespace, here.pid):
             return False
@@ -100,31 +100,31 @@ class Worker:
             return (self.boot, self.ticks) == (here.boot, here.ticks)
         return self.boot == here.boot and abs(self.started - here.started) < _START_TOLERANCE
 
-    def fate(self) -> Fate:
-        """Say whether the process is known to live or to have ended."""
+    def liveness(self) -> Liveness:
+        """Return whether the process is alive or dead, or unknown where the system cannot say."""
         here = _this_process(os.getpid())
         if (self.host, self.namespace) != (here.host, here.namespace):
-            return "unseen"
+            return "unknown"
         if self.boot != here.boot:
-            # The machine was started anew, unless it is another one of that name.
+            # The machine was booted again, unless it is another machine of the same name.
             is_same = self.machine == here.machine != "" and self.namespace == _FIRST_NAMESPACE
-            return "dead" if is_same else "unseen"
+            return "dead" if is_same else "unknown"
         try:
             process = psutil.Process(self.pid)
-            # A killed process that nobody has waited for is still listed.
+            # A killed process is listed as a zombie until its parent has waited for it.
             if process.status() == psutil.STATUS_ZOMBIE:
                 return "dead"
             ticks = _ticks(self.pid)
             if self.ticks >= 0 and ticks >= 0:
                 return "alive" if ticks == self.ticks else "dead"
-            # The clock may have been set since, so another start does not tell another process for sure.
-            return "alive" if abs(process.create_time() - self.started) < _START_TOLERANCE else "unseen"
+            # The clock may have been set since, so a different start time does not prove a different process.
+            return "alive" if abs(process.create_time() - self.started) < _START_TOLERANCE else "unknown"
         except psutil.ZombieProcess:
             return "dead"
         except psutil.NoSuchProcess:
-            return "unseen" if _is_hidden(self.pid) else "dead"
+            return "unknown" if _is_hidden(self.pid) else "dead"
         except psutil.AccessDenied:
-            return "unseen"
+            return "unknown"
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -132,7 +132,7 @@ class Worker:
 
 @lru_cache(maxsize=1)
 def _this_process(pid: int) -> Worker:
-    # The id is the argument so that a forked child asks again.
+    # The id is an argument so that a forked child misses the cache.
     return Worker(
         host=platform.node(),
         pid=pid,
@@ -146,14 +146,14 @@ def _this_process(pid: int) -> Worker:
 
 
 def this_worker(session: str) -> Worker:
-    here = _this_process(os.getpid())
-    return Worker(here.host, here.pid, here.started, session, here.ticks, here.boot, here.namespace, here.machine)
+    """Return this process as the worker of the study object `session`."""
+    return replace(_this_process(os.getpid()), session=session)
 
 
 def _ticks(pid: int) -> int:
     text = _text_of(f"/proc/{pid}/stat")
     try:
-        return int(text.rpartition(")")[2].split()[19])  # the name before the bracket may hold anything
+        return int(text.rpartition(")")[2].split()[19])  # the process name before `)` may hold spaces
     except (ValueError, IndexError):
         return -1
 
@@ -167,7 +167,7 @@ def _namespace() -> str:
 
 def _machine() -> str:
     name = _text_of("/etc/machine-id")
-    # The name itself is not for others to know.
+    # Hashed, since the id itself is confidential (see `man machine-id`).
     return hashlib.sha256(f"nbcompress {name}".encode()).hexdigest()[:16] if name else ""
 
 
@@ -181,7 +181,7 @@ def _text_of(path: str) -> str:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Say whether the system hides a process of another user that lives."""
+    """Return whether a process is alive that the system hides, since it belongs to another user."""
     if sys.platform == "win32":
         return False
     try:
@@ -193,161 +193,172 @@ def _is_hidden(pid: int) -> bool:
     return True
 
 
+# Heartbeats --------------------------------------------------------------------------------------------------------
+
+
 @dataclass
-class _Sighting:
+class _ObservedCount:
     count: int
     since: float
     has_changed: bool = False
 
 
-class Sightings:
-    """When this process first saw each counter at its present value."""
+class HeartbeatMonitor:
+    """Remembers when this process first read the present heartbeat count of each run."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[Hashable, _Sighting] = {}
+        self._observed: dict[Hashable, _ObservedCount] = {}
 
-    def note(self, run: Hashable, count: int, asked: float, answered: float) -> float:
-        """Note a counter that was read, and return for how many seconds it stands still.
+    def seconds_unchanged(self, run: Hashable, count: int, asked: float, answered: float) -> float:
+        """Record a count that was read; return for how many seconds it has not changed.
 
         Args:
-            run: Whose counter it is.
-            count: What it says.
-            asked: The time just before the storage was read. Standing still is counted up to here ...
-            answered: The time just after. ... and from here, so that a slow storage makes it shorter, never longer.
+            run: The run.
+            count: Its heartbeat count.
+            asked: Time just before the storage was read; the end of the interval without a change.
+            answered: Time just after; the start of a new interval. So a slow storage makes intervals shorter, never
+                longer.
         """
         with self._lock:
-            known = self._known.get(run)
-            if known is None:
-                self._known[run] = _Sighting(count, answered)
+            observed = self._observed.get(run)
+            if observed is None:
+                self._observed[run] = _ObservedCount(count, answered)
                 return 0.0
-            if known.count != count:
-                self._known[run] = _Sighting(count, answered, has_changed=True)
+            if observed.count != count:
+                self._observed[run] = _ObservedCount(count, answered, has_changed=True)
                 return 0.0
-            return max(0.0, asked - known.since)
+            return max(0.0, asked - observed.since)
 
-    def has_beaten(self, run: Hashable) -> bool:
-        """Say whether the counter was seen to change."""
+    def has_changed(self, run: Hashable) -> bool:
+        """Return whether this process has read two different counts of a run."""
         with self._lock:
-            known = self._known.get(run)
-            return known is not None and known.has_changed
+            observed = self._observed.get(run)
+            return observed is not None and observed.has_changed
 
     def forget(self, run: Hashable) -> None:
+        """Drop what was recorded of a run."""
         with self._lock:
-            self._known.pop(run, None)
+            self._observed.pop(run, None)
 
 
 @dataclass(frozen=True)
-class Heartbeats:
-    """How often a sign of life is written, and how long one is waited for.
+class HeartbeatSettings:
+    """How often heartbeats are written, and how long a reader waits for the next one.
 
     Attributes:
-        every: Seconds from one to the next. A trial that is shorter writes none.
-        patience: Seconds without a new one after which a trial is given up. Several times `every`.
-        clock: The reader's clock, in seconds; never goes back.
-        sightings: What was read so far, by this clock. Of the process and not of a study object, so that who asks
-            again a minute later knows what it saw.
+        interval: Seconds between two heartbeats. A shorter trial writes none.
+        grace_period: Seconds without a new heartbeat after which a trial is given up. Several times `interval`.
+        clock: The clock of this process in seconds; monotonic.
+        monitor: What was read so far, by this clock. It belongs to the process and not to a study object, so that a
+            study that is opened again a minute later uses what was read before.
     """
 
-    every: float = 10.0
-    patience: float = 60.0
+    interval: float = 10.0
+    grace_period: float = 60.0
     clock: Callable[[], float] = time.monotonic
-    sightings: Sightings = field(default_factory=Sightings)
+    monitor: HeartbeatMonitor = field(default_factory=HeartbeatMonitor)
 
 
-HEARTBEATS = Heartbeats()
+DEFAULT_HEARTBEATS = HeartbeatSettings()
 
 
-class Heart:
-    """Counts for the runs of this process that last, on a thread of its own while there are any.
+class HeartbeatWriter:
+    """Writes the heartbeats of runs, on a thread of its own while there are runs.
 
     Args:
-        write: Stores the count of a run; returns False when there is nothing to count for any more.
-        timing: How often.
+        write: Stores the count of a run; returns False when the run needs no more heartbeats.
+        settings: How often to write.
     """
 
-    def __init__(self, write: Callable[[int, int], bool], timing: Heartbeats) -> None:
-        self._write, self._timing = write, timing
+    def __init__(self, write: Callable[[int, int], bool], settings: HeartbeatSettings) -> None:
+        self._write, self._settings = write, settings
         self._lock = threading.Lock()
-        self._is_beating = False
-        self._is_over = threading.Event()
-        self._runs: dict[int, tuple[float, int]] = {}  # run -> when its next count is due, and that count
+        self._has_thread = False
+        self._is_closed = threading.Event()
+        self._runs: dict[int, tuple[float, int]] = {}  # run -> when its next heartbeat is due, and its count
 
     def begin(self, run: int) -> None:
+        """Write heartbeats for a run from now on."""
         with self._lock:
-            self._runs[run] = (self._timing.clock() + self._timing.every, 1)
-            if self._is_beating:
+            self._runs[run] = (self._settings.clock() + self._settings.interval, 1)
+            if self._has_thread:
                 return
-            self._is_beating = True
-        threading.Thread(target=self._keep_beating, name="nbcompress-heartbeat", daemon=True).start()
+            self._has_thread = True
+        threading.Thread(target=self._loop, name="nbcompress-heartbeat", daemon=True).start()
 
     def end(self, run: int) -> None:
+        """Write no more heartbeats for a run."""
         with self._lock:
             self._runs.pop(run, None)
 
     def close(self) -> None:
-        """Count for nothing any more."""
+        """Write no more heartbeats for any run."""
         with self._lock:
             self._runs.clear()
-        self._is_over.set()
+        self._is_closed.set()
 
-    def beat(self) -> None:
-        """Write the counts that are due."""
-        now = self._timing.clock()
+    def write_due(self) -> None:
+        """Write the heartbeats that are due."""
+        now = self._settings.clock()
         with self._lock:
             due = [(run, count) for run, (when, count) in self._runs.items() if when <= now]
         for run, count in due:
             goes_on = self._write(run, count)
             with self._lock:
                 if run in self._runs and goes_on:
-                    self._runs[run] = (now + self._timing.every, count + 1)
+                    self._runs[run] = (now + self._settings.interval, count + 1)
                 elif run in self._runs:
                     del self._runs[run]
 
-    def _keep_beating(self) -> None:
+    def _loop(self) -> None:
         while True:
-            self._is_over.wait(self._timing.every)
-            self.beat()
+            self._is_closed.wait(self._settings.interval)
+            self.write_due()
             with self._lock:
                 if not self._runs:
-                    self._is_beating = False
+                    self._has_thread = False
                     return
 
 
+# Searches of this process --------------------------------------------------------------------------------------------
+
+# Searches of other processes show by the trials that they run. These are the ones in threads of this process, such as a
+# search in the background of a notebook; between two trials nothing else shows them.
 _Key = tuple[str, int, str]
-_lock = threading.Lock()
+_searched_lock = threading.Lock()
 _searched: set[_Key] = set()
 
 
 @contextmanager
-def searched(ledger: Ledger, study: str) -> Iterator[None]:
-    """Note that a study is searched inside the `with` block.
+def search_lock(handle: StorageHandle, study: str) -> Iterator[None]:
+    """Mark a study as being searched inside the `with` block.
 
     Raises:
         StudyError: Another search of it runs in this process.
     """
-    key = _key(ledger, study)
-    with _lock:
-        _refuse(key, study)
+    key = _searched_key(handle, study)
+    with _searched_lock:
+        _refuse_searched(key, study)
         _searched.add(key)
     try:
         yield
     finally:
-        with _lock:
+        with _searched_lock:
             _searched.discard(key)
 
 
-def check_free(ledger: Ledger, study: str) -> None:
+def check_not_searched(handle: StorageHandle, study: str) -> None:
     """Check that no search of a study runs in this process.
 
     Raises:
-        StudyError: One does.
+        StudyError: A search of it runs.
     """
-    with _lock:
-        _refuse(_key(ledger, study), study)
+    with _searched_lock:
+        _refuse_searched(_searched_key(handle, study), study)
 
 
-def _refuse(key: _Key, study: str) -> None:
+def _refuse_searched(key: _Key, study: str) -> None:
     if key in _searched:
         raise StudyError(
             f"Study {study!r} is being searched in this process, perhaps in the background. "
@@ -355,6 +366,6 @@ def _refuse(key: _Key, study: str) -> None:
         )
 
 
-def _key(ledger: Ledger, study: str) -> _Key:
-    # What is in memory has no place to tell it from others.
-    return ledger.place, id(ledger.storage) if ledger.folder is None else 0, study
+def _searched_key(handle: StorageHandle, study: str) -> _Key:
+    # All storages in memory have the same location, so the object tells them apart.
+    return handle.location, id(handle.storage) if handle.kept_folder is None else 0, study

@@ -1,4 +1,7 @@
-"""Where studies are kept: from the text of `--storage` to one of Optuna's storages."""
+"""Open the storage of a study: a journal file, a database, or the memory of this process.
+
+Every storage is one of Optuna's; a journal uses the backend in `journal.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,57 +28,59 @@ _SQLITE_WAIT_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """A storage of Optuna with what we need to know about it.
+class StorageHandle:
+    """An open storage of Optuna, with what we need to know about it.
 
     Attributes:
-        storage: Optuna's object.
-        place: Where it is, in words for messages. Holds no password.
-        exclusive: Enter it to be the only writer. Nothing to wait for in a database, which has transactions.
-        folder: Folder beside it for kept values, or None when it is in memory.
-        failures: What the storage raises when it cannot be reached or written.
-        is_private: Whether no other process can see it.
-        relaxed: Call and enter it to write what may be lost in a power cut, and not wait for the disk.
+        storage: Optuna's storage object.
+        location: Path, URL or class name, for messages. It holds no password.
+        lock: Context manager in which this process is the only writer. A database needs none: it has transactions.
+        kept_folder: Folder beside the storage for the values that trials keep; None for a storage in memory.
+        error_types: What the storage raises when it cannot be reached or written.
+        is_private: Whether no other process can read the storage.
+        without_sync: Call and enter it to write records without waiting for the disk. A power cut may lose them.
     """
 
     storage: BaseStorage
-    place: str
-    exclusive: AbstractContextManager[Any]
-    folder: Path | None
-    failures: tuple[type[Exception], ...] = ()
+    location: str
+    lock: AbstractContextManager[Any]
+    kept_folder: Path | None
+    error_types: tuple[type[Exception], ...] = ()
     is_private: bool = False
-    relaxed: Callable[[], AbstractContextManager[Any]] = nullcontext
+    without_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @contextmanager
-    def talking(self) -> Iterator[None]:
-        """Turn what the storage raises into a StudyError, and keep Optuna's chatter off the notebook meanwhile."""
-        with plain_errors(self.place, self.failures):
+    def translate_errors(self) -> Iterator[None]:
+        """Raise errors of the storage as `StudyError`, and hide Optuna's log messages meanwhile."""
+        with translate_errors(self.location, self.error_types):
             yield
 
-    def folder_of(self, study: str) -> Path | None:
-        """Return the folder of what the trials of a study keep; a name with special characters is quoted."""
-        if self.folder is None:
+    def kept_folder_of(self, study: str) -> Path | None:
+        """Return the folder of the values that trials of a study keep. Special characters of its name are quoted."""
+        if self.kept_folder is None:
             return None
-        # A name that is only dots would be the folder above.
-        return self.folder / (quote(study, safe=" ~+=,@()[]") if study.strip(".") else quote(study).replace(".", "%2E"))
+        # A name of dots alone would be this folder or its parent.
+        is_dots = not study.strip(".")
+        quoted = quote(study).replace(".", "%2E") if is_dots else quote(study, safe=" ~+=,@()[]")
+        return self.kept_folder / quoted
 
 
-def open_ledger(where: str | os.PathLike[str] | BaseStorage | None, *, create: bool = True) -> Ledger:
+def open_storage(where: str | os.PathLike[str] | BaseStorage | None, *, create: bool = True) -> StorageHandle:
     """Open a storage.
 
     Args:
         where: Path of a journal file; a database URL; a storage object of Optuna; None for the memory of this process.
-        create: Make a journal or an SQLite file that does not exist.
+        create: Create a journal or an SQLite file that does not exist.
 
     Raises:
-        StudyError: It cannot be opened.
-        StorageMissing: It does not exist and `create` is False.
+        StudyError: The storage cannot be opened.
+        StorageMissing: The file does not exist and `create` is False.
         MissingPart: The database needs a driver that is not installed.
     """
     if where is None:
         from optuna.storages import InMemoryStorage
 
-        return Ledger(InMemoryStorage(), "memory", nullcontext(), None, is_private=True)
+        return StorageHandle(InMemoryStorage(), "memory", nullcontext(), None, is_private=True)
     if isinstance(where, str) and _URL.match(where):
         return _open_database(where, create=create)
     if isinstance(where, str | os.PathLike):
@@ -84,13 +89,13 @@ def open_ledger(where: str | os.PathLike[str] | BaseStorage | None, *, create: b
 
     if isinstance(where, BaseStorage):
         is_private = isinstance(where, InMemoryStorage)
-        return Ledger(where, type(where).__name__, nullcontext(), None, is_private=is_private)
+        return StorageHandle(where, type(where).__name__, nullcontext(), None, is_private=is_private)
     raise StudyError(
         f"A storage is a path or a database URL, but got {where!r}. Write for example {DEFAULT_STORAGE!r}."
     )
 
 
-def _open_journal(path: str | os.PathLike[str], *, create: bool) -> Ledger:
+def _open_journal(path: str | os.PathLike[str], *, create: bool) -> StorageHandle:
     from optuna.storages import JournalStorage
 
     from nbcompress.study.journal import JournalFile
@@ -99,12 +104,14 @@ def _open_journal(path: str | os.PathLike[str], *, create: bool) -> Ledger:
         raise StudyError(f"A storage needs a path, but got an empty text. Write for example {DEFAULT_STORAGE!r}.")
     journal = JournalFile(path, create=create)
     if create:
-        journal.mend()
-    folder = _kept_folder(Path(journal.path))
-    return Ledger(JournalStorage(journal), journal.path, journal.lock, folder, relaxed=journal.relaxed)
+        journal.repair()
+    kept_folder = _folder_beside(Path(journal.path))
+    return StorageHandle(
+        JournalStorage(journal), journal.path, journal.lock, kept_folder, without_sync=journal.without_sync
+    )
 
 
-def _open_database(url: str, *, create: bool) -> Ledger:
+def _open_database(url: str, *, create: bool) -> StorageHandle:
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage, get_storage
     from sqlalchemy.engine import make_url
@@ -122,26 +129,26 @@ def _open_database(url: str, *, create: bool) -> Ledger:
     except ImportError as error:
         raise MissingPart(f"The storage {_without_password(url)!r} needs a driver: {error}.") from error
     options: dict[str, Any] = {}
-    folder = Path.cwd() / "nbcompress.kept"
+    kept_folder = Path.cwd() / "nbcompress.kept"
     is_private = backend == "sqlite" and parsed.database in (None, "", ":memory:")
     if backend == "sqlite" and not is_private:
         file = Path(str(parsed.database)).expanduser().resolve()
         _prepare_file(file, create=create)
         parsed = parsed.set(database=str(file))
-        # No pool: a connection kept open would hold the file, and warn when it is collected.
+        # No pool: an open connection would hold the file, and warn when it is garbage collected.
         options = {"poolclass": NullPool, "connect_args": {"timeout": _SQLITE_WAIT_SECONDS}}
-        folder = _kept_folder(file)
-    place = parsed.render_as_string(hide_password=True)
-    failures = (StorageInternalError, SQLAlchemyError)
+        kept_folder = _folder_beside(file)
+    location = parsed.render_as_string(hide_password=True)
+    error_types = (StorageInternalError, SQLAlchemyError)
     try:
-        with plain_errors(place, failures):
+        with translate_errors(location, error_types):
             storage = get_storage(RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options))
     except ImportError as error:
-        raise MissingPart(f"The storage {place!r} needs a driver that is not installed: {error}") from error
+        raise MissingPart(f"The storage {location!r} needs a driver that is not installed: {error}") from error
     except RuntimeError as error:
-        # Optuna says so of tables that another version of it made, and how to upgrade them.
-        raise StudyError(f"The storage {place} cannot be used: {error}") from error
-    return Ledger(storage, place, nullcontext(), folder, failures, is_private=is_private)
+        # The tables were made by another version of Optuna; its message says how to upgrade them.
+        raise StudyError(f"The storage {location} cannot be used: {error}") from error
+    return StorageHandle(storage, location, nullcontext(), kept_folder, error_types, is_private=is_private)
 
 
 def _prepare_file(file: Path, *, create: bool) -> None:
@@ -157,23 +164,24 @@ def _without_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
-def _kept_folder(file: Path) -> Path:
-    """Return `x.kept` beside `x.journal`, and `x.db.kept` beside `x.db`, so that two files never share a folder."""
+def _folder_beside(file: Path) -> Path:
+    """Return `x.kept` for `x.journal`, and `x.db.kept` for `x.db`: two files never share a folder."""
     return file.with_name((file.stem if file.suffix == ".journal" else file.name) + ".kept")
 
 
 @contextmanager
-def plain_errors(place: str, failures: tuple[type[Exception], ...]) -> Iterator[None]:
+def translate_errors(location: str, error_types: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Raise `error_types` as one-line `StudyError`, and hide Optuna's log messages meanwhile."""
     try:
-        with _quiet():
+        with _optuna_is_quiet():
             yield
-    except failures as error:
+    except error_types as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise StudyError(f"The storage {place} failed: {reason}") from error
+        raise StudyError(f"The storage {location} failed: {reason}") from error
 
 
-class _OwnThreadOnly(logging.Filter):
-    """Hold back what one thread logs below a warning. Other threads, and the user's settings, are left alone."""
+class _HideInfo(logging.Filter):
+    """Hide messages below a warning of the thread that makes the filter. Other threads still log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,13 +192,13 @@ class _OwnThreadOnly(logging.Filter):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _optuna_is_quiet() -> Iterator[None]:
     names = ("optuna.storages._in_memory", "optuna.storages._rdb.storage", "optuna.storages.journal._storage")
-    silent = _OwnThreadOnly()
+    hide_info = _HideInfo()  # a filter, and not a level: the user's settings stay as they are
     for name in names:
-        logging.getLogger(name).addFilter(silent)
+        logging.getLogger(name).addFilter(hide_info)
     try:
         yield
     finally:
         for name in names:
-            logging.getLogger(name).removeFilter(silent)
+            logging.getLogger(name).removeFilter(hide_info)

@@ -1,7 +1,4 @@
-"""The study: all trials of one search, in a storage of Optuna.
-
-`study.trials`: every trial a row, every parameter and every metric a column.
-"""
+"""The study: all trials of one search, in a storage of Optuna, and the table of them."""
 
 from __future__ import annotations
 
@@ -14,31 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import StudyError
 from nbcompress.space import Choice, Float, Int, Space
-from nbcompress.study.artifact_store import KeptValues, Shelf, ShelfSlot
+from nbcompress.study.artifact_store import ArtifactStore, ArtifactStoreSlot, KeptValues
 from nbcompress.study.front import feasible, front, hypervolume, losses_of
 from nbcompress.study.goal import Failure, Goal, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
-from nbcompress.study.processes import check_free, searched
-from nbcompress.study.trial_store import Entries
+from nbcompress.study.processes import check_not_searched, search_lock
+from nbcompress.study.trial_store import TrialStore
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-    from nbcompress.space import Point, Space
+    from nbcompress.space import Point
 
 
 def metric_names(trials: Iterable[Trial], goal: Goal) -> tuple[str, ...]:
-    """Return the goal's metrics, then every other one in the order in which trials brought it."""
+    """Return the goal's metrics, then all others in the order in which trials first have them."""
     others = (name for trial in trials for name in trial.values)
     return tuple(dict.fromkeys((*goal.metrics, *others)))
 
 
 def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFrame:
-    """Return the trials as a DataFrame.
+    """Return the trials as a DataFrame, one row per trial.
 
-    Columns: `number`, `state`, one per parameter, one per metric, `seconds`. What is missing (a parameter that was not
-    active, a metric that was not reached) is NaN in a column of numbers and None in any other.
+    Columns: `number`, `state`, one per parameter, one per metric, `seconds`. An inactive parameter and a missing metric
+    are NaN in a column of numbers and None in any other.
     """
     import pandas as pd
 
@@ -55,64 +52,75 @@ def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFr
 
 
 def _parameter_column(parameter: Float | Int | Choice, values: Sequence[Any]) -> pd.Series[Any]:
-    """Return values with a dtype that follows from the parameter; None stands for what was not active."""
+    """Return the values, None where the parameter is inactive, with the dtype that the parameter implies."""
     import pandas as pd
 
     kinds: set[type] = {int} if isinstance(parameter, Int) else {float}
     if isinstance(parameter, Choice):
         kinds = {type(option) for option in parameter.options}
-    is_whole = None not in values
-    if kinds == {bool} and is_whole:
+    is_always_active = None not in values
+    if kinds == {bool} and is_always_active:
         return pd.Series(values, dtype="bool")
     if kinds - {int, float}:
         return pd.Series(values, dtype="object")
-    return pd.Series(values, dtype="int64" if kinds == {int} and is_whole else "float64")
+    return pd.Series(values, dtype="int64" if kinds == {int} and is_always_active else "float64")
 
 
 class Study:
-    """All trials of one search. Get one with `open_study`, `read_study` or a search; do not make it yourself.
+    """All trials of one search, kept in a storage.
 
-    It may be used from several threads; several processes may write to one study at once, each with an object of its
-    own. What others wrote is seen after `refresh`, and after every `begin` and `finish`.
+    `nc.search`, `%%bo_search`, `open_study` and `read_study` return one; it is not constructed directly. Threads may
+    share a study. Several processes may write to the same study, each with its own object; what others wrote is read by
+    `refresh`, and by every `begin` and `finish`.
 
     Attributes:
-        name: Name in the storage, with its generation: `digits~2`.
+        name: Name in the storage, with its generation, such as `digits~2`.
         space: The parameters.
         goal: Objectives and constraints.
-        warnings: What differs from the search that began this study, one sentence each.
-        accepted: Values by name that differ from those that it was begun with, and with which it goes on all the same.
+        warnings: Differences to the search that began this study, one sentence each.
+        accepted: The present values, by name, that differ from those that the study was begun with.
+        is_read_only: Whether the study was opened by `read_study`.
+
+    Example:
+        >>> import nbcompress as nc
+        >>> study = nc.search(lambda x: {"loss": (x - 0.3) ** 2}, {"x": nc.Float(0, 1)}, minimize=["loss"],
+        ...                   trials=4, sampler="sobol", storage=None)
+        >>> study.best.number, round(study.best.params["x"], 2)
+        (0, 0.29)
+        >>> study.trials[["number", "state"]].shape
+        (4, 2)
     """
 
     def __init__(
         self,
-        entries: Entries,
+        store: TrialStore,
         name: str,
         space: Space,
         *,
-        shelf: Shelf | None = None,
+        artifact_store: ArtifactStore | None = None,
         warnings: Sequence[str] = (),
         accepted: Mapping[str, Any] | None = None,
         is_read_only: bool = False,
     ) -> None:
-        self.name, self.space, self.goal = name, space, entries.goal
+        self.name, self.space, self.goal = name, space, store.goal
         self.warnings, self.is_read_only = tuple(warnings), is_read_only
         self.accepted = dict(accepted or {})
-        self._slot = ShelfSlot(shelf)
-        self._entries = entries
+        self._slot = ArtifactStoreSlot(artifact_store)
+        self._store = store
         self._distributions = distributions_of(space)
-        self._handed: dict[str, Point] = {}  # queued points that `take_queued` gave out and that did not begin yet
-        self._lost: set[int] = set()
-        self._own: dict[int, int] = {}  # trials that this object runs: number -> Optuna's id
+        self._handed_out: dict[str, Point] = {}  # points that `take_queued` returned and that did not begin yet
+        self._discarded: set[int] = set()
+        self._running: dict[int, int] = {}  # trials that this object runs: number -> Optuna's id
         self._reports: dict[int, dict[str, dict[int, float]]] = {}
-        self._seen: dict[int, tuple[Trial, Trial]] = {}  # number -> as stored, and as shown
-        self._trials: tuple[Trial, ...] | None = None  # None: to be made anew
+        self._shown_trials: dict[int, tuple[Trial, Trial]] = {}  # number -> as stored, as shown
+        self._trials: tuple[Trial, ...] | None = None  # None: to be built again
         if is_read_only:
             self.refresh()
         else:
-            with entries.alone():
-                self._settle()
+            with store.exclusive():
+                self._finalize_stale_runs()
 
-    # For the loop ----------------------------------------------------------------------------------------------------
+    # Running trials --------------------------------------------------------------------------------------------------
 
     def begin(
         self,
@@ -126,15 +134,15 @@ class Study:
         """Record that a trial runs, and return it.
 
         Args:
-            point: What to run.
-            number: None for a new trial; the number of an interrupted one to run that again under its own number.
-            seed: What its random generators are set to.
-            note: JSON that its proposer wants back later.
-            reason: One sentence on why this point.
+            point: The point to run.
+            number: None for a new trial; the number of an interrupted trial to run that again.
+            seed: Seed of the trial's random generators.
+            note: JSON of the proposer, stored with the trial.
+            reason: One sentence on why this point is run.
 
         Raises:
             PointError: The point is not in the space.
-            StudyError: The trial to repeat is not interrupted (another process may have taken it), or is at another
+            StudyError: The trial to run again is not interrupted (another process may have taken it) or has another
                 point; the note is not JSON; the study is read only.
         """
         self._check_writable()
@@ -142,221 +150,237 @@ class Study:
         trial = Trial(
             -1 if number is None else number, State.RUNNING, checked, seed=int(seed), note=note or {}, reason=reason
         )
-        with self._entries.alone():
+        with self._store.exclusive():
             if number is not None:
-                # Whoever gave up the earlier run says so in the storage, so that every reader takes the one to come.
-                self._settle()
+                # The earlier run gets its final state in the storage, so that every reader takes the new run.
+                self._finalize_stale_runs()
                 self._check_repeatable(number, checked)
-            queued = next((key for key, waiting in self._handed.items() if waiting == checked), "")
-            identity = self._entries.begin(trial, queued, self._distributions, number)
-            self._handed.pop(queued, None)
-            self._reread()
-            begun = next((run for run in reversed(self._entries.current) if run.identity == identity), None)
+            queue_key = next((key for key, waiting in self._handed_out.items() if waiting == checked), "")
+            trial_id = self._store.begin(trial, queue_key, self._distributions, number)
+            self._handed_out.pop(queue_key, None)
+            self._refresh()
+            begun = next((run for run in reversed(self._store.current_runs) if run.trial_id == trial_id), None)
             if begun is None:
-                # Only where the storage has no lock of ours: another process repeats the same trial since a moment ago.
-                self._entries.end(identity, replace(trial, state=State.INTERRUPTED))
+                # Only in a storage without our lock: another process has begun to run the trial again meanwhile.
+                self._store.end(trial_id, replace(trial, state=State.INTERRUPTED))
                 raise StudyError(f"Trial {number} of study {self.name!r} is run again by another process already.")
-            self._own[begun.trial.number] = identity
-            self._reports.pop(begun.trial.number, None)  # of an earlier run that another program ended
-            return self._shown(begun.trial)
+            self._running[begun.trial.number] = trial_id
+            self._reports.pop(begun.trial.number, None)  # of an earlier run that another tool ended
+            return self._as_shown(begun.trial)
 
     def report(self, number: int, metric: str, step: int, value: float) -> None:
-        """Note an intermediate value of a trial that this object runs. It is stored when the trial ends."""
-        with self._entries.reading():
-            self._identity_of(number)
+        """Record an intermediate value of a trial that this object runs. It is stored when the trial ends.
+
+        Raises:
+            StudyError: This object does not run the trial.
+        """
+        with self._store.locked():
+            self._trial_id_of(number)
             self._reports.setdefault(number, {}).setdefault(metric, {})[int(step)] = float(value)
             self._trials = None
 
     def finish(self, trial: Trial) -> Trial:
         """Record how a trial ended, and return it as recorded.
 
-        A complete trial is one that measured every metric of the goal, as a finite number, and kept every constraint.
-        One that is called complete and did not is recorded as what it is: failed or infeasible.
+        If a metric of a complete trial is missing or not finite, the trial is recorded as failed; if it violates a
+        constraint, as infeasible.
 
-        Another process may have given the trial up meanwhile: it heard no sign of life of this one for too long. As
-        long as nobody has begun to run it again, it is recorded all the same; else that other run counts, and the trial
-        is returned as it stands there, perhaps running.
+        Another process may have given the trial up meanwhile, since it read no heartbeat for too long. The result is
+        recorded all the same, unless that process has begun to run the trial again: then the other run counts, and the
+        trial is returned as it stands there, perhaps running.
+
+        Args:
+            trial: The trial that `begin` returned, with its end state, values and so on.
 
         Raises:
-            StudyError: The trial was not begun by this object, has ended already, or is given as still running.
+            StudyError: This object did not begin the trial, the trial has ended already, or its state is running.
         """
         self._check_writable()
         if trial.state is State.RUNNING:
             raise StudyError(f"Trial {trial.number} is finished with one of the end states, but got 'running'.")
-        with self._entries.alone():
-            identity = self._identity_of(trial.number)
+        with self._store.exclusive():
+            trial_id = self._trial_id_of(trial.number)
             reports = {**self._reports.get(trial.number, {}), **trial.reports}
-            ended = replace(self._judged(trial), reports=reports)
-            if not self._entries.end(identity, ended):
-                self._record_again(ended)
-            del self._own[trial.number]
+            ended = replace(self._with_checked_state(trial), reports=reports)
+            if not self._store.end(trial_id, ended):
+                self._record_as_rerun(ended)
+            del self._running[trial.number]
             self._reports.pop(trial.number, None)
-            self._reread()
-            return self._shown(self._entries.current[trial.number].trial)
+            self._refresh()
+            return self._as_shown(self._store.current_runs[trial.number].trial)
 
     def abandon(self) -> None:
-        """Record every trial that this object runs as interrupted. A search calls it however it ends."""
+        """Record every trial that this object runs as interrupted. A search calls it at its end, however it ends."""
         if self.is_read_only:
             return
-        with self._entries.alone():
-            self._reread()
-            # Asked of the storage: an interrupt may have come after a trial was written and before it was noted here.
-            self._own = self._entries.running_here()
-            for number in sorted(self._own):
+        with self._store.exclusive():
+            self._refresh()
+            # From the storage: an interrupt may have come after a trial was written and before it was noted here.
+            self._running = self._store.running_here()
+            for number in sorted(self._running):
                 self.finish(replace(self.all_trials[number], state=State.INTERRUPTED))
 
     def is_taken_over(self, number: int) -> bool:
-        """Say whether another process gave up a trial that began here, and has begun to run it again."""
-        with self._entries.reading():
-            identity = self._identity_of(number)
-            self._reread()
-            current = self._entries.current[number]
-            return current.identity != identity and current.trial.state is not State.INTERRUPTED
+        """Return whether another process has given up a trial that runs here, and has begun to run it again."""
+        with self._store.locked():
+            trial_id = self._trial_id_of(number)
+            self._refresh()
+            run = self._store.current_runs[number]
+            return run.trial_id != trial_id and run.trial.state is not State.INTERRUPTED
 
     @property
-    def lost(self) -> frozenset[int]:
-        """The trials whose result of this object is not recorded, since another process took them over."""
-        return frozenset(self._lost)
+    def discarded(self) -> frozenset[int]:
+        """The trials whose results of this object were not recorded, since another process took them over."""
+        return frozenset(self._discarded)
 
     @property
-    def unsure(self) -> Mapping[int, float]:
-        """The trials that run in processes that cannot be seen from here and gave no sign of life yet.
+    def unconfirmed(self) -> Mapping[int, float]:
+        """Running trials of other machines that have written no heartbeat since they were first read.
 
-        By number, the seconds that are left until such a trial is given up (interrupted).
+        By number, the seconds until such a trial counts as interrupted.
         """
-        return self._entries.unsure
+        return self._store.unconfirmed
+
+    # Queue and record ------------------------------------------------------------------------------------------------
 
     def queue(self, point: Mapping[str, Any]) -> bool:
-        """Store a point to be run next; return whether it was new.
+        """Store a point to be run before the proposed ones; return whether it was new.
 
-        A point that waits already, or that was run, is not stored again: running all cells of a notebook once more
-        repeats nothing.
+        A point that is queued or was run is not stored again. So running all cells of a notebook again repeats nothing.
 
         Raises:
             PointError: The point is not in the space.
+            StudyError: The study is read only.
         """
         self._check_writable()
         checked = self.space.check(point)
-        with self._entries.alone():
-            self._reread()
-            known = [*self._entries.queue().values(), *(run.trial.params for run in self._entries.current)]
+        with self._store.exclusive():
+            self._refresh()
+            known = [*self._store.queued_points().values(), *(run.trial.params for run in self._store.current_runs)]
             if checked in known:
                 return False
-            self._entries.add_to_queue(checked)
+            self._store.add_to_queue(checked)
             return True
 
     def take_queued(self) -> Point | None:
-        """Return the next queued point, or None. It leaves the queue for good when it begins."""
-        with self._entries.reading():
-            self._reread()
-            for key, point in self._entries.queue().items():
-                if key not in self._entries.taken and key not in self._handed:
-                    self._handed[key] = point
+        """Return the next queued point, or None. It leaves the queue when a trial of it begins."""
+        with self._store.locked():
+            self._refresh()
+            for key, point in self._store.queued_points().items():
+                if key not in self._store.taken_keys and key not in self._handed_out:
+                    self._handed_out[key] = point
                     return dict(point)
         return None
 
     @property
     def queued(self) -> tuple[Point, ...]:
-        """The points that wait to be run."""
-        with self._entries.reading():
-            return tuple(point for key, point in self._entries.queue().items() if key not in self._entries.taken)
+        """The queued points that were not run yet."""
+        with self._store.locked():
+            return tuple(
+                point for key, point in self._store.queued_points().items() if key not in self._store.taken_keys
+            )
 
     def annotate(self, **record: Any) -> None:
-        """Store facts about the search with the study, such as its seed or its versions: JSON, by name."""
+        """Store facts about the search, such as its seed or the versions of libraries.
+
+        Args:
+            **record: JSON by name. An earlier fact of that name is replaced.
+
+        Raises:
+            StudyError: A value is not JSON, or the study is read only.
+        """
         self._check_writable()
-        with self._entries.alone():
+        with self._store.exclusive():
             for name, value in record.items():
-                self._entries.add_to_record(name, value)
+                self._store.add_to_record(name, value)
 
     def annotate_written(self, paths: set[tuple[str, ...]]) -> None:
-        """Store where the body wrote into what it read: that does not count when the study is continued."""
+        """Store paths that the searched code writes into. They are not compared when the study is continued."""
         self._check_writable()
-        with self._entries.alone():
-            self._entries.add_written(paths)
+        with self._store.exclusive():
+            self._store.add_written(paths)
 
-    def searched(self) -> AbstractContextManager[None]:
-        """Return a context manager that holds the study for one search.
+    def search_lock(self) -> AbstractContextManager[None]:
+        """Return a context manager that marks the study as being searched by this process.
 
         Raises:
             StudyError: When it is entered: another search of the study runs in this process.
         """
-        return searched(self._entries.ledger, self.name)
+        return search_lock(self._store.handle, self.name)
 
-    def check_free(self) -> None:
+    def check_not_searched(self) -> None:
         """Check that no search of the study runs in this process.
 
         Raises:
-            StudyError: One does.
+            StudyError: A search of it runs.
         """
-        check_free(self._entries.ledger, self.name)
+        check_not_searched(self._store.handle, self.name)
 
-    # For readers -----------------------------------------------------------------------------------------------------
+    # Reading ---------------------------------------------------------------------------------------------------------
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `annotate` stored."""
-        return dict(self._entries.record)
+        """The facts that `annotate` stored, by name."""
+        return dict(self._store.record)
 
     @property
     def all_trials(self) -> tuple[Trial, ...]:
-        """Every trial, by number."""
-        with self._entries.reading():
+        """Every trial, in the order of their numbers."""
+        with self._store.locked():
             if self._trials is None:
-                self._trials = tuple(self._shown(run.trial) for run in self._entries.current)
+                self._trials = tuple(self._as_shown(run.trial) for run in self._store.current_runs)
             return self._trials
 
     @property
     def trials(self) -> pd.DataFrame:
-        """Every trial as a row: number, state, a column per parameter and per metric, seconds."""
+        """A DataFrame with a row per trial: number, state, a column per parameter and per metric, seconds."""
         return trials_table(self.all_trials, self.space, self.goal)
 
     @property
-    def interrupted(self) -> tuple[Trial, ...]:
-        """The trials to run again, by number."""
-        return tuple(trial for trial in self.all_trials if trial.state is State.INTERRUPTED)
-
-    @property
     def front(self) -> list[Trial]:
-        """The feasible trials that nothing beats, best in the first objective first."""
+        """The Pareto front: the feasible trials that no other dominates, best in the first objective first."""
         return front(self.all_trials, self.goal)
 
     @property
     def best(self) -> Trial | None:
-        """The feasible trial that is best in the first objective (on the front), or None."""
+        """The trial of the front that is best in the first objective, or None if no trial is feasible."""
         return next(iter(self.front), None)
 
     @property
     def kept(self) -> Mapping[str, Any]:
-        """The values that the best trial keeps, by name. Empty if there is no best trial."""
+        """The values that the best trial keeps, by name; empty if there is no best trial."""
         best = self.best
         return best.kept if best else {}
 
     @property
-    def shelf(self) -> Shelf | None:
-        """Where kept values are, or None when nothing can be kept. May be set after the study is opened."""
-        return self._slot.shelf
+    def artifact_store(self) -> ArtifactStore | None:
+        """The store of kept values, or None if nothing can be kept. It may be set after the study is opened."""
+        return self._slot.store
 
-    @shelf.setter
-    def shelf(self, shelf: Shelf | None) -> None:
-        self._slot.shelf = shelf
+    @artifact_store.setter
+    def artifact_store(self, artifact_store: ArtifactStore | None) -> None:
+        self._slot.store = artifact_store
 
     @property
     def kept_folder(self) -> Path | None:
-        """The folder of kept values, beside the storage; None for a study in memory. It need not exist."""
-        return self._entries.ledger.folder_of(self.name)
+        """The folder of kept values beside the storage, which may not exist yet; None for a study in memory."""
+        return self._store.handle.kept_folder_of(self.name)
 
     @property
     def storage(self) -> str:
-        """Where the study is stored: a path, or a URL without its password."""
-        return self._entries.ledger.place
+        """The path of the storage, or its URL without the password."""
+        return self._store.handle.location
 
     def hypervolume(self, reference: Mapping[str, float] | None = None, *, first: int | None = None) -> float:
-        """Return the volume that the feasible trials cover, in units of the objectives.
+        """Return the volume that the feasible trials dominate, in the product of the objectives' units.
 
         Args:
-            reference: The worst value of every objective that still counts. Without it, the worst value that a feasible
-                trial had; such volumes of two studies are not comparable.
-            first: Count only so many trials from the start; all without it.
+            reference: For each objective, the worst value that still counts. By default the worst value of a feasible
+                trial; the volumes of two studies are then not comparable.
+            first: Use only so many trials from the start; by default all.
+
+        Raises:
+            StudyError: The reference lacks an objective, or there are more than four objectives.
         """
         losses = losses_of(feasible(self.all_trials[:first], self.goal), self.goal)
         if len(losses) == 0:
@@ -369,19 +393,19 @@ class Study:
         return hypervolume(losses, [objective.loss(reference[objective.metric]) for objective in self.goal.objectives])
 
     def refresh(self) -> None:
-        """Read what other processes have written."""
-        with self._entries.reading():
-            self._reread()
+        """Read what other processes have written since."""
+        with self._store.locked():
+            self._refresh()
 
     def optuna_study(self) -> optuna.Study:
-        """Return the stored study as Optuna's own object, for its dashboard, its plots and its samplers.
+        """Return the stored study as a study of Optuna, for its dashboard and its plots.
 
-        To be read only: a trial that is told to it is not one of ours.
+        Only read it: a trial that is added through it does not become a trial of this study.
         """
         from optuna.study import Study as OptunaStudy
 
-        with self._entries.reading():
-            return OptunaStudy(self.name, self._entries.ledger.storage)
+        with self._store.locked():
+            return OptunaStudy(self.name, self._store.handle.storage)
 
     def __repr__(self) -> str:
         trials, best = self.all_trials, self.best
@@ -395,14 +419,14 @@ class Study:
         values = ", ".join(f"{name} {best.values[name]:.4g}" for name in self.goal.metrics)
         return f"{first}\nbest: trial {best.number}, {values}"
 
-    # Inside ----------------------------------------------------------------------------------------------------------
+    # Internals -------------------------------------------------------------------------------------------------------
 
     def _check_writable(self) -> None:
         if self.is_read_only:
             raise StudyError(f"Study {self.name!r} was opened for reading. Open it with open_study to add trials.")
 
     def _check_repeatable(self, number: int, point: Point) -> None:
-        trials = self._entries.current
+        trials = self._store.current_runs
         if not 0 <= number < len(trials):
             raise StudyError(f"Study {self.name!r} has {len(trials)} trials, so there is no trial {number}.")
         trial = trials[number].trial
@@ -411,54 +435,54 @@ class Study:
         if trial.params != point:
             raise StudyError(f"Trial {number} is run again at its own point {dict(trial.params)}, but got {point}.")
 
-    def _identity_of(self, number: int) -> int:
-        if number not in self._own:
+    def _trial_id_of(self, number: int) -> int:
+        if number not in self._running:
             raise StudyError(
                 f"Trial {number} of study {self.name!r} is not running here: it ended, or began elsewhere."
             )
-        return self._own[number]
+        return self._running[number]
 
-    def _judged(self, trial: Trial) -> Trial:
-        """Return the trial with plain floats as values, and with the state that they allow."""
+    def _with_checked_state(self, trial: Trial) -> Trial:
+        """Return the trial with plain floats as values; a complete one with the state that its values allow."""
         trial = replace(trial, values={name: float(value) for name, value in trial.values.items()})
         if trial.state is not State.COMPLETE:
             return trial
         if self.goal.is_broken(trial.values):
             return replace(trial, state=State.INFEASIBLE)
-        unmeasured = self.goal.unmeasured(trial.values)
-        if not unmeasured:
+        missing = self.goal.missing_metrics(trial.values)
+        if not missing:
             return trial
-        name = unmeasured[0]
+        name = missing[0]
         if name in trial.values:
             failure = Failure("NotFinite", f"the metric {name!r} is {trial.values[name]}")
         else:
             failure = Failure("NotAssigned", f"the metric {name!r} was not assigned")
         return replace(trial, state=State.FAILED, failure=failure)
 
-    def _reread(self) -> None:
-        self._entries.reread()
+    def _refresh(self) -> None:
+        self._store.refresh()
         self._trials = None
 
-    def _settle(self) -> None:
-        self._entries.settle()
+    def _finalize_stale_runs(self) -> None:
+        self._store.finalize_stale_runs()
         self._trials = None
 
-    def _record_again(self, ended: Trial) -> None:
-        """Record a run whose trial was given up, as a run again, unless another process came first."""
-        self._reread()
-        if self._entries.current[ended.number].trial.state is not State.INTERRUPTED:
-            self._lost.add(ended.number)
+    def _record_as_rerun(self, ended: Trial) -> None:
+        """Record the result of a trial that was given up as a new run, unless another process runs it already."""
+        self._refresh()
+        if self._store.current_runs[ended.number].trial.state is not State.INTERRUPTED:
+            self._discarded.add(ended.number)
         elif ended.state is not State.INTERRUPTED:
-            identity = self._entries.begin(ended, "", self._distributions, ended.number)
-            self._entries.end(identity, ended)
+            trial_id = self._store.begin(ended, "", self._distributions, ended.number)
+            self._store.end(trial_id, ended)
 
-    def _shown(self, trial: Trial) -> Trial:
-        """Return a stored trial as readers see it: with what it keeps, and with what it reported so far."""
-        if trial.number in self._own:
+    def _as_shown(self, trial: Trial) -> Trial:
+        """Return a stored trial with the values that it keeps and, while it runs here, with its reports so far."""
+        if trial.number in self._running:
             reports = {metric: dict(steps) for metric, steps in self._reports.get(trial.number, {}).items()}
             return replace(trial, kept=KeptValues(self._slot, trial.number), reports=reports)
-        stored, shown = self._seen.get(trial.number, (None, trial))
+        stored, shown = self._shown_trials.get(trial.number, (None, trial))
         if stored is not trial:
             shown = replace(trial, kept=KeptValues(self._slot, trial.number))
-            self._seen[trial.number] = (trial, shown)
+            self._shown_trials[trial.number] = (trial, shown)
         return shown

@@ -1,12 +1,9 @@
-"""The entries of one study in its storage: what is read there and what is written, and who is alive to write it.
+"""The trials of one study in its storage: what is written for a trial, and what is read of it.
 
-Our records inside Optuna's attributes: JSON under keys of ours, cut into pieces where a database limits a text.
-
-Runs: what Optuna calls a trial. A trial of ours has one run, or several when it was interrupted and run again.
-
-A run's beginning and end are two records among the attributes of Optuna's trial; a third one counts signs of life of a
-run that lasts. The end record is what counts; Optuna's own state follows it and is only there for Optuna's tools. A run
-that has that state and no end record was given up by others (interrupted).
+A trial has one run, or several if it was interrupted and run again. Each run is one trial of Optuna's. Our records are
+JSON in its user attributes: the begin record, the end record, and a counter of heartbeats. The end record decides how a
+run ended. Optuna's state is set after it, for Optuna's own tools; a run that has a final state and no end record was
+given up by another process (interrupted).
 
 | our state | Optuna's |
 | --- | --- |
@@ -30,13 +27,15 @@ from weakref import WeakSet, finalize, ref
 
 from nbcompress.errors import StudyError
 from nbcompress.study.goal import Failure, Goal, State, Trial
-from nbcompress.study.processes import HEARTBEATS, Heart, Heartbeats, Worker, this_worker
-from nbcompress.study.storage import Ledger
+from nbcompress.study.processes import DEFAULT_HEARTBEATS, HeartbeatSettings, HeartbeatWriter, Worker, this_worker
+from nbcompress.study.storage import StorageHandle
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, TrialState
 
+
+# Records in attributes ---------------------------------------------------------------------------------------------
 
 # MySQL holds 65,535 bytes in the column of an attribute, and a character of JSON text may take 12 when it is
 # encoded once more (an emoji as two escapes). Our JSON is ASCII, so quoting at most doubles a piece.
@@ -47,7 +46,7 @@ def to_text(data: object, what: str) -> str:
     """Return `data` as ASCII JSON.
 
     Raises:
-        StudyError: It is not JSON; `what` names it.
+        StudyError: `data` is not JSON. The message names it as `what`.
     """
     try:
         return json.dumps(data, separators=(",", ":"))
@@ -56,13 +55,16 @@ def to_text(data: object, what: str) -> str:
 
 
 def write_attribute(write: Callable[[str, Any], None], key: str, data: object, what: str) -> None:
-    """Store `data` under `key`. Pieces go first, so the record is there as a whole or not at all."""
+    """Store `data` under `key` as one attribute, or in pieces if its JSON is long.
+
+    The pieces are written before `key` itself, so a reader sees the whole record or none.
+    """
     for name, value in attribute_items(key, data, what):
         write(name, value)
 
 
 def attribute_items(key: str, data: object, what: str) -> list[tuple[str, Any]]:
-    """Return the attributes to set, in this order, to store `data` under `key`."""
+    """Return the attributes that store `data` under `key`, in the order in which to write them."""
     text = to_text(data, what)
     if len(text) <= _PIECE_LENGTH:
         return [(key, data)]
@@ -79,16 +81,18 @@ def read_attribute(attributes: Mapping[str, Any], key: str) -> Any:
 
 
 def pack_number(value: float) -> float | str:
-    """Return a float as JSON allows it: NaN and infinities become `"nan"`, `"inf"`, `"-inf"`."""
+    """Return a float as JSON can hold it: NaN and infinities become `"nan"`, `"inf"`, `"-inf"`."""
     number = float(value)
     return number if math.isfinite(number) else str(number)
 
 
-BEGIN = "nbcompress:begin"
-END = "nbcompress:end"
-BEATS = "nbcompress:beats"
+# Runs --------------------------------------------------------------------------------------------------------------
 
-# Characters of a printed text or a traceback that are kept. Both ends tell most, so the middle goes.
+BEGIN_KEY = "nbcompress:begin"
+END_KEY = "nbcompress:end"
+HEARTBEATS_KEY = "nbcompress:beats"
+
+# Longer printed texts and tracebacks lose their middle, since both ends say most. In characters.
 MAX_TEXT = 10_000
 _MAX_MESSAGE = 2_000
 
@@ -98,46 +102,46 @@ class Run:
     """One run of a trial, as stored.
 
     Attributes:
-        identity: Optuna's id of it.
-        trial: What it says. Its number holds only for a first run of known rank and is set by `in_order`.
-        worker: Who runs or ran it.
-        repeats: The number of the trial that it runs again, or None for a first run.
-        queued: Key of the queued point that it runs, or an empty string.
-        has_end: Whether its end is recorded.
-        is_settled: Whether Optuna's state is final too.
-        beats: How many signs of life its worker has written.
+        trial_id: Optuna's id of the run.
+        trial: The trial as this run records it. `numbered_runs` sets its number.
+        worker: The process that runs or ran it.
+        rerun_of: The number of the trial that is run again; None for the first run of a trial.
+        queue_key: Key of the queued point that is run, or an empty string.
+        has_ended: Whether the end record is written, or Optuna's state is final.
+        is_final: Whether Optuna's state is final.
+        n_heartbeats: How many heartbeats its process has written.
     """
 
-    identity: int
+    trial_id: int
     trial: Trial
     worker: Worker
-    repeats: int | None
-    queued: str
-    has_end: bool
-    is_settled: bool
-    beats: int = 0
+    rerun_of: int | None
+    queue_key: str
+    has_ended: bool
+    is_final: bool
+    n_heartbeats: int = 0
 
 
 def begin_trial(
-    trial: Trial, worker: Worker, repeats: int | None, queued: str, distributions: Mapping[str, BaseDistribution]
+    trial: Trial, worker: Worker, rerun_of: int | None, queue_key: str, distributions: Mapping[str, BaseDistribution]
 ) -> FrozenTrial:
-    """Return the running trial that Optuna stores, in one operation, when a run begins."""
+    """Return the trial of Optuna's that records the begin of a run. The storage writes it in one operation."""
     from datetime import datetime
 
     from optuna.trial import FrozenTrial, TrialState
 
     begin = {
-        # Optuna's own parameters pass through floats and compare True with 1, so the point is stored exactly.
+        # Optuna stores parameters as floats and takes True for 1, so the exact point is stored here.
         "point": dict(trial.params),
         "seed": trial.seed,
         "note": dict(trial.note),
         "reason": trial.reason,
         "worker": worker.to_json(),
-        **({} if repeats is None else {"repeats": repeats}),
-        **({"queued": queued} if queued else {}),
+        **({} if rerun_of is None else {"repeats": rerun_of}),
+        **({"queued": queue_key} if queue_key else {}),
     }
     return FrozenTrial(
-        number=-1,  # the storage gives it
+        number=-1,  # set by the storage
         trial_id=-1,
         state=TrialState.RUNNING,
         value=None,
@@ -145,14 +149,14 @@ def begin_trial(
         datetime_complete=None,
         params=dict(trial.params),
         distributions={name: distributions[name] for name in trial.params},
-        user_attrs=dict(attribute_items(BEGIN, begin, "the note of a trial")),
+        user_attrs=dict(attribute_items(BEGIN_KEY, begin, "the note of a trial")),
         system_attrs={},
         intermediate_values={},
     )
 
 
-def end_items(trial: Trial) -> list[tuple[str, Any]]:
-    """Return the attributes that record how a trial ended. The last one makes it count."""
+def end_attributes(trial: Trial) -> list[tuple[str, Any]]:
+    """Return the attributes of the end record, in the order in which to write them. The last one makes it valid."""
     failure = trial.failure
     end = {
         "state": trial.state.value,
@@ -167,12 +171,12 @@ def end_items(trial: Trial) -> list[tuple[str, Any]]:
         and [failure.kind, shorten(failure.message, _MAX_MESSAGE), shorten(failure.traceback, MAX_TEXT)],
     }
     end = {name: value for name, value in end.items() if value not in (None, "", {})}
-    return attribute_items(END, end, "the end of a trial")
+    return attribute_items(END_KEY, end, "the end of a trial")
 
 
 def read_run(frozen: FrozenTrial) -> Run | None:
-    """Return the run that Optuna's trial holds, or None if it is not one of ours (such as one enqueued elsewhere)."""
-    begin = read_attribute(frozen.user_attrs, BEGIN)
+    """Return the run that a trial of Optuna's records, or None if nbcompress did not write it."""
+    begin = read_attribute(frozen.user_attrs, BEGIN_KEY)
     if begin is None:
         return None
     trial = Trial(
@@ -183,7 +187,7 @@ def read_run(frozen: FrozenTrial) -> Run | None:
         note=begin["note"],
         reason=begin["reason"],
     )
-    end = read_attribute(frozen.user_attrs, END)
+    end = read_attribute(frozen.user_attrs, END_KEY)
     if end is not None:
         trial = replace(
             trial,
@@ -198,21 +202,22 @@ def read_run(frozen: FrozenTrial) -> Run | None:
             },
         )
     elif frozen.state.is_finished():
-        # Some other tool of Optuna gave it up.
+        # Another process, or another tool of Optuna, gave it up.
         trial = replace(trial, state=State.INTERRUPTED)
     return Run(
-        identity=frozen._trial_id,
+        trial_id=frozen._trial_id,
         trial=trial,
         worker=Worker.from_json(begin["worker"]),
-        repeats=begin.get("repeats"),
-        queued=begin.get("queued", ""),
-        has_end=end is not None or frozen.state.is_finished(),
-        is_settled=frozen.state.is_finished(),
-        beats=int(frozen.user_attrs.get(BEATS, 0)),
+        rerun_of=begin.get("repeats"),
+        queue_key=begin.get("queued", ""),
+        has_ended=end is not None or frozen.state.is_finished(),
+        is_final=frozen.state.is_finished(),
+        n_heartbeats=int(frozen.user_attrs.get(HEARTBEATS_KEY, 0)),
     )
 
 
 def optuna_state(state: State) -> TrialState:
+    """Return Optuna's state for ours."""
     from optuna.trial import TrialState
 
     return {
@@ -225,30 +230,30 @@ def optuna_state(state: State) -> TrialState:
     }[state]
 
 
-def in_order(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Number the runs, and choose the one that counts for every trial.
+def numbered_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Number the runs, and choose the current run of each trial.
 
-    The number of a trial is the rank of its first run among first runs, in the order in which the storage took them,
-    so numbers have no gaps whoever writes. Of several runs the first that was not interrupted counts, else the last.
+    Trials are numbered by their first runs, in the order of the storage, so numbers have no gaps even if several
+    processes write. The current run of a trial is its first that was not interrupted, else its last.
 
     Returns:
-        All runs with their numbers, and the chosen ones by number.
+        All runs with their numbers, and the current runs by number.
     """
     numbered: list[Run] = []
-    chosen: list[Run] = []
+    current: list[Run] = []
     for run in runs:
-        if run.repeats is None:
-            if run.trial.number != len(chosen):
-                run = replace(run, trial=replace(run.trial, number=len(chosen)))
-            chosen.append(run)
-        elif run.repeats < len(chosen) and chosen[run.repeats].trial.state is State.INTERRUPTED:
-            chosen[run.repeats] = run
+        if run.rerun_of is None:
+            if run.trial.number != len(current):
+                run = replace(run, trial=replace(run.trial, number=len(current)))
+            current.append(run)
+        elif run.rerun_of < len(current) and current[run.rerun_of].trial.state is State.INTERRUPTED:
+            current[run.rerun_of] = run
         numbered.append(run)
-    return numbered, chosen
+    return numbered, current
 
 
 def shorten(text: str, length: int) -> str:
-    """Return `text` with its middle cut out, if it is longer than `length`; it says how much is missing."""
+    """Return `text`; if it is longer than `length`, its middle is replaced by how much is left out."""
     if len(text) <= length:
         return text
     head = length // 3
@@ -256,235 +261,249 @@ def shorten(text: str, length: int) -> str:
     return f"{text[:head]}\n... {len(text) - length} characters left out ...\n{text[-tail:]}"
 
 
-_RECORD = "nbcompress:record:"
-_QUEUE = "nbcompress:queue:"
-# Where the body wrote into what it read, as lists of names and keys.
-WRITTEN = "nbcompress:written"
+# The store -------------------------------------------------------------------------------------------------------
 
-# What this process may still be running trials for. A running trial of this process whose entries are not among them
-# was abandoned: its study object is gone, and nobody will ever end it.
-_alive: WeakSet[Entries] = WeakSet()
+_RECORD_PREFIX = "nbcompress:record:"
+_QUEUE_PREFIX = "nbcompress:queue:"
+# Paths that the cell's body or the function writes into, among what it reads; lists of names and keys.
+WRITTEN_KEY = "nbcompress:written"
+
+# The stores of this process that may run trials. A running trial of this process whose store is not among them was
+# abandoned: its study object is deleted, and nobody will record its end.
+_open_stores: WeakSet[TrialStore] = WeakSet()
 
 
-class Entries:
-    """All entries of one study, read incrementally and written one operation at a time.
+class TrialStore:
+    """Reads and writes the trials of one study.
 
     Attributes:
-        ledger: The storage.
-        current: The run that counts for every number, as of the last `reread`.
-        taken: Keys of the queued points that some run carries.
-        record: Facts about the search, by name, as of the last `reread` or `add_to_record`.
-        unsure: Numbers of the trials that run in processes that cannot be seen from here and that gave no sign of
-            life since they were first looked at, with the seconds that are left until they are given up.
+        handle: The storage.
+        current_runs: The current run of each trial by number, as of the last `refresh`.
+        taken_keys: Keys of the queued points that were run.
+        record: Facts about the search by name, as of the last `refresh` or `add_to_record`.
+        unconfirmed: Trials of processes that cannot be checked from here and that wrote no heartbeat since they were
+            first read. By number, the seconds until such a trial counts as interrupted.
     """
 
     def __init__(
-        self, ledger: Ledger, identity: int, goal: Goal, *, is_read_only: bool, heartbeats: Heartbeats = HEARTBEATS
+        self,
+        handle: StorageHandle,
+        trial_id: int,
+        goal: Goal,
+        *,
+        is_read_only: bool,
+        heartbeats: HeartbeatSettings = DEFAULT_HEARTBEATS,
     ) -> None:
-        self.ledger, self.goal = ledger, goal
-        self.unsure: dict[int, float] = {}
+        self.handle, self.goal = handle, goal
+        self.unconfirmed: dict[int, float] = {}
         self._heartbeats = heartbeats
-        self.current: list[Run] = []
-        self.taken: set[str] = set()
+        self.current_runs: list[Run] = []
+        self.taken_keys: set[str] = set()
         self.record: dict[str, Any] = {}
-        self._identity = identity
+        self._study_id = trial_id
         self._session = uuid.uuid4().hex
         self._thread = threading.RLock()
-        self._settled: dict[int, Run] = {}  # runs that no longer change, by Optuna's id
-        self._heart: Heart | None = None
+        self._final_runs: dict[int, Run] = {}  # runs that no longer change, by Optuna's id
+        self._heartbeat_writer: HeartbeatWriter | None = None
         if not is_read_only:
-            _alive.add(self)
-            if not ledger.is_private:
-                self._heart = Heart(_beating(ref(self)), heartbeats)
-                finalize(self, self._heart.close).atexit = False
+            _open_stores.add(self)
+            if not handle.is_private:
+                self._heartbeat_writer = HeartbeatWriter(_heartbeat_function(ref(self)), heartbeats)
+                finalize(self, self._heartbeat_writer.close).atexit = False
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Be the only thread of this study."""
-        with self._thread, self.ledger.talking():
+    def locked(self) -> Iterator[None]:
+        """Exclude other threads of this study, and translate errors of the storage."""
+        with self._thread, self.handle.translate_errors():
             yield
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the only thread and, where the storage is a journal, the only process that looks and then writes."""
-        with self.reading(), self.ledger.exclusive:
+    def exclusive(self) -> Iterator[None]:
+        """Exclude other threads and, in a journal, other processes: for reading and then writing."""
+        with self.locked(), self.handle.lock:
             yield
 
-    def reread(self) -> None:
-        """Learn what was written since, also by other processes."""
+    def refresh(self) -> None:
+        """Read what this and other processes have written since."""
         attributes = self._attributes()
         asked = self._heartbeats.clock()
-        with self._existing():
-            stored = self.ledger.storage.get_all_trials(self._identity, deepcopy=False)
+        with self._study_exists():
+            stored = self.handle.storage.get_all_trials(self._study_id, deepcopy=False)
         answered = self._heartbeats.clock()
         runs = []
-        unsure: dict[int, float] = {}
+        unconfirmed: dict[int, float] = {}
         for frozen in stored:
-            run = self._settled.get(frozen._trial_id) or read_run(frozen)
+            run = self._final_runs.get(frozen._trial_id) or read_run(frozen)
             if run is None:
                 continue
-            if not run.has_end:
+            if not run.has_ended:
                 seconds = self._seconds_left(run, asked, answered)
                 if seconds <= 0:
                     run = replace(run, trial=replace(run.trial, state=State.INTERRUPTED))
-                elif seconds < math.inf and not self._heartbeats.sightings.has_beaten(self._key(run)):
-                    unsure[run.identity] = seconds
-            elif run.identity not in self._settled:
-                self._heartbeats.sightings.forget(self._key(run))
+                elif seconds < math.inf and not self._heartbeats.monitor.has_changed(self._monitor_key(run)):
+                    unconfirmed[run.trial_id] = seconds
+            elif run.trial_id not in self._final_runs:
+                self._heartbeats.monitor.forget(self._monitor_key(run))
             runs.append(run)
-        numbered, self.current = in_order(runs)
-        self.unsure = {run.trial.number: unsure[run.identity] for run in self.current if run.identity in unsure}
-        self._settled = {run.identity: run for run in numbered if run.is_settled}
-        self.taken = {run.queued for run in runs if run.queued}
+        numbered, self.current_runs = numbered_runs(runs)
+        self.unconfirmed = {
+            run.trial.number: unconfirmed[run.trial_id] for run in self.current_runs if run.trial_id in unconfirmed
+        }
+        self._final_runs = {run.trial_id: run for run in numbered if run.is_final}
+        self.taken_keys = {run.queue_key for run in runs if run.queue_key}
         self.record = _record_of(attributes)
 
-    def begin(self, template: Trial, queued: str, distributions: Mapping[str, Any], repeats: int | None) -> int:
-        """Write that a run begins and return Optuna's id of it."""
-        frozen = begin_trial(template, this_worker(self._session), repeats, queued, distributions)
-        with self._existing(), self.ledger.relaxed():  # its end is written behind it, and waits for both
-            identity = self.ledger.storage.create_new_trial(self._identity, frozen)
-        if self._heart is not None:
-            self._heart.begin(identity)
-        return identity
+    def begin(self, template: Trial, queue_key: str, distributions: Mapping[str, Any], rerun_of: int | None) -> int:
+        """Write the begin record of a run and return Optuna's id of it."""
+        frozen = begin_trial(template, this_worker(self._session), rerun_of, queue_key, distributions)
+        with self._study_exists(), self.handle.without_sync():  # the end record waits for the disk, and covers this one
+            trial_id = self.handle.storage.create_new_trial(self._study_id, frozen)
+        if self._heartbeat_writer is not None:
+            self._heartbeat_writer.begin(trial_id)
+        return trial_id
 
-    def end(self, identity: int, trial: Trial) -> bool:
-        """Write how a run ended: first our record, which counts, then Optuna's state, which follows it.
+    def end(self, trial_id: int, trial: Trial) -> bool:
+        """Write the end record of a run, then Optuna's state.
 
         Returns:
-            False if another process had given the run up before, so that its end is not recorded.
+            False if another process gave the run up before, so that its end is not recorded.
         """
         from optuna.exceptions import UpdateFinishedTrialError
 
-        if self._heart is not None:
-            self._heart.end(identity)
+        if self._heartbeat_writer is not None:
+            self._heartbeat_writer.end(trial_id)
         try:
-            with self._existing():
-                self._write_end(identity, trial)
+            with self._study_exists():
+                self._write_end(trial_id, trial)
         except UpdateFinishedTrialError:
             return False
-        with suppress(UpdateFinishedTrialError):  # given up a moment ago: our record counts all the same
-            self._write_state(identity, trial)
+        with suppress(UpdateFinishedTrialError):  # given up a moment ago; our end record counts all the same
+            self._write_state(trial_id, trial)
         return True
 
-    def beat(self) -> None:
-        """Write the signs of life that are due. A thread does so by itself."""
-        if self._heart is not None:
-            self._heart.beat()
+    def write_heartbeats(self) -> None:
+        """Write the heartbeats that are due. Normally a thread does so."""
+        if self._heartbeat_writer is not None:
+            self._heartbeat_writer.write_due()
 
     def running_here(self) -> dict[int, int]:
-        """Return the trials that this object runs, by number, with Optuna's ids of their runs."""
+        """Return Optuna's ids of the trials that this object runs, by number."""
         return {
-            run.trial.number: run.identity
-            for run in self.current
+            run.trial.number: run.trial_id
+            for run in self.current_runs
             if run.trial.state is State.RUNNING and run.worker.session == self._session
         }
 
-    def settle(self) -> None:
-        """Write the end of runs whose process died, or is given up, before it could."""
+    def finalize_stale_runs(self) -> None:
+        """Write Optuna's final state of runs that ended without it, since their process died or was given up."""
         from optuna.exceptions import UpdateFinishedTrialError
 
-        self.reread()
-        loose = [run for run in self.current if not run.is_settled and run.trial.state is not State.RUNNING]
-        for run in loose:
-            # In a database another process may do the same at the same time; either may win. No end record is written
-            # for others: should the process live, its own must not be written over.
+        self.refresh()
+        stale = [run for run in self.current_runs if not run.is_final and run.trial.state is not State.RUNNING]
+        for run in stale:
+            # In a database another process may write the same at the same time; either may win. No end record is
+            # written here: if the process lives after all, it writes its own.
             with suppress(UpdateFinishedTrialError):
-                self._write_state(run.identity, run.trial)
-        if loose:
-            self.reread()
+                self._write_state(run.trial_id, run.trial)
+        if stale:
+            self.refresh()
 
-    def queue(self) -> dict[str, dict[str, Any]]:
-        """Return every point that was ever queued, by key, in order."""
+    def queued_points(self) -> dict[str, dict[str, Any]]:
+        """Return all points that were ever queued, by key, in order."""
         attributes = self._attributes()
-        return {key: attributes[key] for key in sorted(attributes) if key.startswith(_QUEUE)}
+        return {key: attributes[key] for key in sorted(attributes) if key.startswith(_QUEUE_PREFIX)}
 
     def add_to_queue(self, point: Mapping[str, Any]) -> None:
-        key = f"{_QUEUE}{len(self.queue()):06d}"
-        self.ledger.storage.set_study_user_attr(self._identity, key, dict(point))
+        """Store a point at the end of the queue."""
+        key = f"{_QUEUE_PREFIX}{len(self.queued_points()):06d}"
+        self.handle.storage.set_study_user_attr(self._study_id, key, dict(point))
 
     def add_to_record(self, name: str, value: object) -> None:
-        def write(key: str, data: Any) -> None:
-            self.ledger.storage.set_study_user_attr(self._identity, key, data)
+        """Store a fact about the search, as JSON. An earlier one of that name is replaced."""
 
-        with self._existing():
-            write_attribute(write, _RECORD + name, value, f"the record {name!r}")
+        def write(key: str, data: Any) -> None:
+            self.handle.storage.set_study_user_attr(self._study_id, key, data)
+
+        with self._study_exists():
+            write_attribute(write, _RECORD_PREFIX + name, value, f"the record {name!r}")
         self.record = _record_of(self._attributes())
 
     def written(self) -> set[tuple[str, ...]]:
-        """Return where the body wrote into what it read."""
-        return {tuple(path) for path in read_attribute(self._attributes(), WRITTEN) or []}
+        """Return the paths that the searched code writes into."""
+        return {tuple(path) for path in read_attribute(self._attributes(), WRITTEN_KEY) or []}
 
     def add_written(self, paths: set[tuple[str, ...]]) -> None:
+        """Store paths that the searched code writes into."""
+
         def write(key: str, data: Any) -> None:
-            self.ledger.storage.set_study_user_attr(self._identity, key, data)
+            self.handle.storage.set_study_user_attr(self._study_id, key, data)
 
         known = self.written()
         if paths - known:
-            with self._existing():
-                write_attribute(write, WRITTEN, sorted(map(list, known | paths)), "what a body writes into")
+            with self._study_exists():
+                write_attribute(write, WRITTEN_KEY, sorted(map(list, known | paths)), "what a body writes into")
 
-    def _write_end(self, identity: int, trial: Trial) -> None:
-        for key, value in end_items(trial):
-            self.ledger.storage.set_trial_user_attr(identity, key, value)
+    def _write_end(self, trial_id: int, trial: Trial) -> None:
+        for key, value in end_attributes(trial):
+            self.handle.storage.set_trial_user_attr(trial_id, key, value)
 
-    def _write_state(self, identity: int, trial: Trial) -> None:
+    def _write_state(self, trial_id: int, trial: Trial) -> None:
         is_complete = trial.state is State.COMPLETE
         values = [trial.values[objective.metric] for objective in self.goal.objectives] if is_complete else None
-        with self.ledger.relaxed():  # can be told again from our record
-            self.ledger.storage.set_trial_state_values(identity, optuna_state(trial.state), values)
+        with self.handle.without_sync():  # it follows from our end record, so it may be lost
+            self.handle.storage.set_trial_state_values(trial_id, optuna_state(trial.state), values)
 
     def _seconds_left(self, run: Run, asked: float, answered: float) -> float:
-        """Return for how long the worker of a run without an end still counts as alive: 0 if it does not any more."""
+        """Return for how many seconds more the process of a run without an end counts as alive; at most 0 if dead."""
         worker = run.worker
         if worker.is_this_process:
-            return math.inf if any(one._session == worker.session for one in _alive) else 0.0
-        fate = worker.fate()
-        if fate == "unseen":
-            return self._heartbeats.patience - self._heartbeats.sightings.note(
-                self._key(run), run.beats, asked, answered
-            )
-        return math.inf if fate == "alive" else 0.0
+            return math.inf if any(store._session == worker.session for store in _open_stores) else 0.0
+        liveness = worker.liveness()
+        if liveness == "unknown":
+            monitor, key = self._heartbeats.monitor, self._monitor_key(run)
+            return self._heartbeats.grace_period - monitor.seconds_unchanged(key, run.n_heartbeats, asked, answered)
+        return math.inf if liveness == "alive" else 0.0
 
-    def _key(self, run: Run) -> tuple[str, str, int]:
-        return self.ledger.place, run.worker.session, run.identity
+    def _monitor_key(self, run: Run) -> tuple[str, str, int]:
+        return self.handle.location, run.worker.session, run.trial_id
 
-    def _write_beat(self, identity: int, count: int) -> bool:
-        """Write a sign of life of a run; return whether it still runs as far as the storage knows."""
+    def _write_heartbeat(self, trial_id: int, count: int) -> bool:
+        """Write a heartbeat of a run; return whether the run still goes on, as far as the storage knows."""
         from optuna.exceptions import UpdateFinishedTrialError
 
-        # Not under the lock of this study: on a slow storage nobody waits for a sign of life.
+        # Not under the lock of this study's threads: on a slow storage none of them waits for a heartbeat.
         try:
-            with self.ledger.talking(), self.ledger.exclusive, self.ledger.relaxed():
-                self.ledger.storage.set_trial_user_attr(identity, BEATS, count)
+            with self.handle.translate_errors(), self.handle.lock, self.handle.without_sync():
+                self.handle.storage.set_trial_user_attr(trial_id, HEARTBEATS_KEY, count)
         except (UpdateFinishedTrialError, KeyError):
             return False
-        except Exception:  # noqa: BLE001 - a storage that fails is told by whoever records the trial's end
+        except Exception:  # noqa: BLE001 - an error of the storage is raised where the trial's end is recorded
             return True
         return True
 
     def _attributes(self) -> dict[str, Any]:
-        with self._existing():
-            return self.ledger.storage.get_study_user_attrs(self._identity)
+        with self._study_exists():
+            return self.handle.storage.get_study_user_attrs(self._study_id)
 
     @contextmanager
-    def _existing(self) -> Iterator[None]:
-        """Say plainly that the study, which was there when it was opened, is gone."""
+    def _study_exists(self) -> Iterator[None]:
+        """Raise a `StudyError` if the study was deleted since it was opened."""
         try:
             yield
         except KeyError as error:
-            raise StudyError(f"The study was deleted from {self.ledger.place} while it was in use.") from error
+            raise StudyError(f"The study was deleted from {self.handle.location} while it was in use.") from error
 
 
-def _beating(entries: ref[Entries]) -> Callable[[int, int], bool]:
-    """Return what writes signs of life as long as `entries` are used, and does not keep them in use."""
+def _heartbeat_function(store: ref[TrialStore]) -> Callable[[int, int], bool]:
+    """Return a function that writes heartbeats while the store is used. It does not keep the store alive."""
 
-    def write(identity: int, count: int) -> bool:
-        alive = entries()
-        return alive is not None and alive._write_beat(identity, count)
+    def write(trial_id: int, count: int) -> bool:
+        found = store()
+        return found is not None and found._write_heartbeat(trial_id, count)
 
     return write
 
 
 def _record_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    names = [key.removeprefix(_RECORD) for key in attributes if key.startswith(_RECORD)]
-    return {name: read_attribute(attributes, _RECORD + name) for name in names if "/" not in name}
+    names = [key.removeprefix(_RECORD_PREFIX) for key in attributes if key.startswith(_RECORD_PREFIX)]
+    return {name: read_attribute(attributes, _RECORD_PREFIX + name) for name in names if "/" not in name}

@@ -1,4 +1,4 @@
-"""Hand-made models, each with one awkward thing in it; the first ones are those on which other tools broke."""
+"""Small models, each with one unusual feature; other tools failed on the first of them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Stepwise(nn.Module):
 
 
 class Cross(nn.Module):
-    """torch's own attention to another sequence, of another width, with a mask and a position for nothing."""
+    """torch's own attention to a sequence of another width, with a mask and an added zero position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Cross(nn.Module):
 
 
 class Encoder(nn.Module):
-    """torch's own encoder, which goes over to sequences of several lengths when it is given a mask."""
+    """torch's own encoder, which uses nested tensors when it is given a mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Options(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = self.qkv(x).chunk(3, dim=-1)
-        q, k, v = (one.view(*x.shape[:2], self.options["heads"], -1).transpose(1, 2) for one in parts)
+        q, k, v = (part.view(*x.shape[:2], self.options["heads"], -1).transpose(1, 2) for part in parts)
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 

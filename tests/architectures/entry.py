@@ -1,4 +1,4 @@
-"""What one architecture of the zoo is, and the inputs that they take."""
+"""The description of an architecture of the zoo, and inputs for its models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Example = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One model, and what is expected of it when half of its channels are to go.
+    """A model, and the expected result when half of its channels are removed.
 
     Attributes:
         build: Makes a fresh instance.
@@ -34,7 +34,7 @@ def numbers(*shape: int) -> Tensor:
 
 
 def tokens(*shape: int, n_tokens: int = 60) -> Tensor:
-    """Tokens from 3, since the first ones often mean something."""
+    """Tokens from 3, because the first ones often have a special meaning."""
     return torch.randint(3, n_tokens, shape, generator=torch.Generator().manual_seed(0))
 
 

@@ -1,4 +1,4 @@
-"""Keras 3 models on the torch backend, whose layers are no modules to torch where they sit in lists."""
+"""Keras 3 models on the torch backend. Layers in lists are not modules to torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def convolutional() -> nn.Module:
 
 
 def residual() -> nn.Module:
-    """Residual addition, concatenation, a convolution that takes itself apart, one in groups, one that enlarges."""
+    """Residual addition, concatenation, and separable, grouped and transposed convolutions."""
     keras.utils.clear_session()
     image = keras.Input((8, 8, 3))
     x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(12, 3, padding="same")(image)))

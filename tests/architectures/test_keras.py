@@ -1,4 +1,4 @@
-"""What a cut or copied model of Keras still is to Keras."""
+"""A cut or copied Keras model still trains, saves and loads with Keras."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def built(name: str) -> tuple[keras.Model, torch.Tensor]:
     torch.manual_seed(0)
-    one = KERAS[name]
-    return one.build(), one.example()  # type: ignore[return-value]
+    architecture = KERAS[name]
+    return architecture.build(), architecture.example()  # type: ignore[return-value]
 
 
 def fitted(name: str) -> tuple[keras.Model, torch.Tensor, np.ndarray]:
@@ -117,7 +117,7 @@ def dense(units: int, *, linear: bool = False) -> layers.Layer:
 
 @keras.saving.register_keras_serializable("nbcompress")
 class Sized(layers.Layer):
-    """A class of the user's own that says how wide its layers are."""
+    """A class of the user's own whose configuration contains the widths of its layers."""
 
     def __init__(self, units: int = 16, out: int = 12, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -138,7 +138,7 @@ class Sized(layers.Layer):
 
 @keras.saving.register_keras_serializable("nbcompress")
 class Silent(keras.Model):
-    """One that does not, with a model inside."""
+    """A class whose configuration does not contain them, with a model inside."""
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -199,9 +199,9 @@ def test_models_in_models_are_cut_and_saved(build: Callable[[], keras.Model], tm
     small = nc.prune(model, 0.5, granularity="channel", example=x)
     assert set(nc.record_of(small).left_out.values()) == {"it is an output of the model, and outputs keep their shape"}
     loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), fresh())
-    for one in (small, loaded, nc.prune(small, 0.5, granularity="channel", example=x)):
-        one.save(tmp_path / "small.keras")
-        assert torch.equal(keras.models.load_model(tmp_path / "small.keras")(x), one(x))
+    for saved in (small, loaded, nc.prune(small, 0.5, granularity="channel", example=x)):
+        saved.save(tmp_path / "small.keras")
+        assert torch.equal(keras.models.load_model(tmp_path / "small.keras")(x), saved(x))
     assert torch.equal(loaded(x), small(x))
 
 
@@ -218,7 +218,7 @@ def test_a_class_that_does_not_tell_its_sizes_is_cut_and_not_saved_as_a_file_tha
     model = fresh()
     model.save(tmp_path / "whole.keras")
     small = nc.prune(model, 0.5, granularity="channel", example=x)
-    assert [one.units for one in (small.first, small.inner.layers[1], small.last)] == [8, 6, 3]
+    assert [layer.units for layer in (small.first, small.inner.layers[1], small.last)] == [8, 6, 3]
     with pytest.raises(CompressionError, match=r"get_config of Silent does not tell .* nc.save"):
         small.save(tmp_path / "small.keras")
     assert torch.equal(nc.load(nc.save(small, tmp_path / "small.nbz"), fresh())(x), small(x))

@@ -1,4 +1,4 @@
-"""Transformers that lose the width of their residual stream, which norms average over, beside heads and neurons."""
+"""Transformers with `norms="cut"`: they lose width of the residual stream, heads and neurons."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ STREAMS = {
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_stream_is_cut_saved_and_loaded(name: str, tmp_path: Path) -> None:
-    one, (stream, share) = ZOO[name], STREAMS[name]
-    model, example = built(one), one.example()
+    architecture, (stream, share) = ZOO[name], STREAMS[name]
+    model, example = built(architecture), architecture.example()
     small = nc.prune(model, 0.5, granularity="channel", norms="cut", example=example)
     assert 2 * small.get_parameter(stream).shape[-1] == model.get_parameter(stream).shape[-1]
     assert 1 - n_parameters(small) / n_parameters(model) >= share
     assert [a.shape for a in outputs(small, example)] == [b.shape for b in outputs(model, example)]
     packed = nc.quantize(small, bits=8)
     path = nc.save(packed, tmp_path / "small.nbz")
-    agree(outputs(nc.load(path, one.build()), example), outputs(packed, example), 1e-5)
+    agree(outputs(nc.load(path, architecture.build()), example), outputs(packed, example), 1e-5)
 
 
 def test_a_stream_that_is_an_output_stays_and_is_named() -> None:
-    """T5 returns what its encoder gives beside its logits."""
-    one = ZOO["T5"]
-    small = nc.prune(built(one), 0.5, granularity="channel", norms="cut", example=one.example())
+    """T5 returns the output of its encoder besides its logits."""
+    architecture = ZOO["T5"]
+    small = nc.prune(built(architecture), 0.5, granularity="channel", norms="cut", example=architecture.example())
     assert small.get_parameter("shared.weight").shape == (60, 32)
     reasons = record_of(small).left_out
     assert "it is an output of the model" in reasons["encoder.block.0.layer.0.SelfAttention.o.weight"]
 
 
 def test_a_language_model_without_part_of_its_stream_writes_on() -> None:
-    one = ZOO["Llama"]
-    small = nc.prune(built(one), 0.5, granularity="channel", norms="cut", example=one.example())
-    ids = one.example()["input_ids"]
+    architecture = ZOO["Llama"]
+    small = nc.prune(built(architecture), 0.5, granularity="channel", norms="cut", example=architecture.example())
+    ids = architecture.example()["input_ids"]
     with_cache, without = (
         small.generate(ids, max_new_tokens=4, do_sample=False, use_cache=cached) for cached in (True, False)
     )

@@ -1,4 +1,4 @@
-"""Laws that hold for every architecture: cut, saved, loaded and equal, or refused with a reason."""
+"""Every architecture is cut, saved and loaded with equal outputs, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ from architectures.zoo import KINDS, ZOO
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.compressors.coupling import as_inputs, tensors_of
+from nbcompress.compressors.coupling import tensors_of
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.record import record_of
 from nbcompress.errors import CompressionError
 
 # What libraries say of their own classes, not of ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-REFUSED = {name for name, one in ZOO.items() if one.refused}
+REFUSED = {name for name, architecture in ZOO.items() if architecture.refused}
 
 
 @torch.no_grad()
 def outputs(model: nn.Module, example: object) -> list[Tensor]:
-    return tensors_of(as_inputs(example)(model.eval()))
+    return tensors_of(inputs_from_example(example)(model.eval()))
 
 
-def agree(one: list[Tensor], other: list[Tensor], tolerance: float = 1e-4) -> None:
-    assert [a.shape for a in one] == [b.shape for b in other]
-    for a, b in zip(one, other, strict=True):
+def agree(expected: list[Tensor], actual: list[Tensor], tolerance: float = 1e-4) -> None:
+    assert [a.shape for a in expected] == [b.shape for b in actual]
+    for a, b in zip(expected, actual, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(a.float().abs().median())))
 
 
 def n_parameters(model: nn.Module) -> int:
-    return sum(one.numel() for one in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
-def built(one: Architecture) -> nn.Module:
+def built(architecture: Architecture) -> nn.Module:
     torch.manual_seed(0)
-    return one.build().eval()
+    return architecture.build().eval()
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
 def test_cut_saved_and_loaded(name: str, tmp_path: Path) -> None:
-    one = ZOO[name]
-    model, example = built(one), one.example()
+    architecture = ZOO[name]
+    model, example = built(architecture), architecture.example()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     small = nc.prune(model, 0.5, granularity="channel", example=example)
-    assert 1 - n_parameters(small) / n_parameters(model) >= one.share
+    assert 1 - n_parameters(small) / n_parameters(model) >= architecture.share
     assert [a.shape for a in outputs(small, example)] == [b.shape for b in outputs(model, example)]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     # Every matrix went smaller or is named.
@@ -58,27 +59,27 @@ def test_cut_saved_and_loaded(name: str, tmp_path: Path) -> None:
     packed = nc.quantize(nc.prune(small, 0.5), bits=8)
     path = nc.save(packed, tmp_path / "small.nbz")
     assert path.stat().st_size == nc.size_bytes(packed)
-    agree(outputs(nc.load(path, one.build()), example), outputs(packed, example), 1e-5)
+    agree(outputs(nc.load(path, architecture.build()), example), outputs(packed, example), 1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_refused_by_name(name: str) -> None:
-    one = ZOO[name]
-    model = built(one)
-    with pytest.raises(CompressionError, match=one.refused):
-        nc.prune(model, 0.5, granularity="channel", example=one.example())
+    architecture = ZOO[name]
+    model = built(architecture)
+    with pytest.raises(CompressionError, match=architecture.refused):
+        nc.prune(model, 0.5, granularity="channel", example=architecture.example())
 
 
 @pytest.mark.parametrize("name", KERAS)
 def test_single_weights_of_what_keras_makes(name: str, tmp_path: Path) -> None:
-    one = ZOO[name]
-    model, example = built(one), one.example()
+    architecture = ZOO[name]
+    model, example = built(architecture), architecture.example()
     small = nc.quantize(nc.prune(model, 0.5), bits=8)
     n_zero = sum(int((value == 0).sum()) for value in small.parameters() if value.ndim > 1)
     assert n_zero >= 0.45 * sum(value.numel() for value in small.parameters() if value.ndim > 1)
     assert not torch.equal(outputs(small, example)[0], outputs(model, example)[0])
     path = nc.save(small, tmp_path / "small.nbz")
-    agree(outputs(nc.load(path, one.build()), example), outputs(small, example), 1e-5)
+    agree(outputs(nc.load(path, architecture.build()), example), outputs(small, example), 1e-5)
 
 
 def test_four_fifths_are_cut() -> None:
@@ -91,15 +92,15 @@ def test_four_fifths_are_cut() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["BERT", "Llama", "ResNet", "TransformerEncoderLayer"])
 def test_half_precision(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    one = ZOO[name]
-    model = built(one).to(dtype)
-    example = one.example()
+    architecture = ZOO[name]
+    model = built(architecture).to(dtype)
+    example = architecture.example()
     example = {key: value.to(dtype) if value.is_floating_point() else value for key, value in as_dict(example).items()}
     given = example["x"] if list(example) == ["x"] else example
     small = nc.prune(model, 0.5, granularity="channel", example=given)
     assert {value.dtype for value in small.parameters()} == {dtype}
-    assert 1 - n_parameters(small) / n_parameters(model) >= one.share
-    fresh = nc.load(nc.save(small, tmp_path / "half.nbz"), one.build().to(dtype))
+    assert 1 - n_parameters(small) / n_parameters(model) >= architecture.share
+    fresh = nc.load(nc.save(small, tmp_path / "half.nbz"), architecture.build().to(dtype))
     agree(outputs(fresh, given), outputs(small, given))
 
 

@@ -17,6 +17,6 @@ KINDS: dict[str, dict[str, Architecture]] = {
     "Keras 3": KERAS,
 }
 
-ZOO: dict[str, Architecture] = {name: one for kind in KINDS.values() for name, one in kind.items()}
+ZOO: dict[str, Architecture] = {name: architecture for kind in KINDS.values() for name, architecture in kind.items()}
 
 __all__ = ["KINDS", "ZOO"]

@@ -295,6 +295,17 @@ def test_hostile_surgery_is_refused(step: Surgery, text: str) -> None:
     assert instance.a.training is True
 
 
+def test_factors_of_factors_are_refused() -> None:
+    """Each step may double a layer, so steps within steps would take memory without a bound."""
+    names, check = names_of(Tiny())
+    entries = tuple(TensorEntry(hash_of_name(name), None, (1,)) for name in names)
+    steps = tuple(Surgery("factorize", path, {}, {"rank": 3}) for path in ("a", "a.0", "a.1"))
+    instance = Tiny()
+    with pytest.raises(ArtifactError, match=r"'a\.0' is a factor already"):
+        load_contents(memoryview(hostile(Header("Tiny", check, entries, surgery=steps))), instance)
+    assert type(instance.a) is nn.Linear
+
+
 def test_a_bomb_in_the_header_is_refused() -> None:
     packer = zlib.compressobj(9, wbits=-15)
     bomb = packer.compress(bytes(1 << 27)) + packer.flush()

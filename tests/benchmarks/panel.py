@@ -27,12 +27,12 @@ sys.path[:0] = [str(TESTS), str(TESTS / "browser")]
 from kernels import Kernel  # noqa: E402
 
 LIVE, OFF = "auto", "off"
-MOST_SHARE, MOST_CLOSING, MOST_PAGE, MOST_BYTES = 0.02, 3.0, 1_000.0, 150_000
+MOST_SHARE, MOST_CLOSING, MOST_PAGE, MAX_BYTES = 0.02, 3.0, 1_000.0, 150_000
 
 SETUP = """
 %load_ext nbcompress
 import json, time
-from nbcompress.panels import lines, live
+from nbcompress.panels import live, text_panel
 from nbcompress.run import loop
 class Watch:
     pass
@@ -45,7 +45,7 @@ def clocked(kind):
         watch.closing = (time.perf_counter() - watch.ended[0], time.process_time() - watch.ended[1])
     kind.finish = finish
 clocked(live.LivePanel)
-clocked(lines.SilentPanel)
+clocked(text_panel.SilentPanel)
 """
 SEARCH = """
 watch.begun = (time.perf_counter(), time.process_time())
@@ -143,7 +143,7 @@ def main() -> None:
         ("processor time added, as a share", medians["added cpu"], MOST_SHARE, "{:.2%}"),
         ("closing output", medians["closing"], MOST_CLOSING, "{:.2f} s"),
         *((f"10,000 trials: {what}", wall, MOST_PAGE, "{:.0f} ms") for what, wall in shown.items()),
-        *((name, size, MOST_BYTES, "{:,} bytes") for name, size in bytes_.items()),
+        *((name, size, MAX_BYTES, "{:,} bytes") for name, size in bytes_.items()),
     ]
     print(f"\nmedians of {options.pairs} pairs of {options.trials} trials of {options.seconds} s")
     for what, value, bound, form in verdicts:

@@ -83,10 +83,10 @@ class Ours:
         return proposal.point
 
     def tell(self, point: Point, losses: tuple[float, ...], slacks: tuple[float, ...]) -> None:
-        self.history = self.history.adding(point, "told", losses, slacks, self.note)
+        self.history = self.history.with_point(point, "told", losses, slacks, self.note)
 
     def known(self, point: Point, losses: tuple[float, ...], slacks: tuple[float, ...]) -> None:
-        self.history = self.history.adding(point, "told", losses, slacks)
+        self.history = self.history.with_point(point, "told", losses, slacks)
 
 
 class Optuna:

@@ -32,7 +32,7 @@ QUIET = [
 ]
 
 
-RUNNING = "[...document.querySelectorAll('.jp-InputPrompt')].some(one => one.textContent.includes('*'))"
+RUNNING = "[...document.querySelectorAll('.jp-InputPrompt')].some(prompt => prompt.textContent.includes('*'))"
 
 
 def chromium() -> str:
@@ -81,8 +81,8 @@ def server(
         *[sys.executable, "-m", "jupyter", application, "--no-browser", "--allow-root", "--port=0"],
         *["--IdentityProvider.token=test", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"],
     ]
-    own = {"RUNTIME": "JUPYTER_RUNTIME_DIR", "config": "JUPYTER_CONFIG_DIR", "settings": "JUPYTERLAB_SETTINGS_DIR"}
-    env = {**os.environ, **{variable: str(home / name.lower()) for name, variable in own.items()}}
+    folders = {"RUNTIME": "JUPYTER_RUNTIME_DIR", "config": "JUPYTER_CONFIG_DIR", "settings": "JUPYTERLAB_SETTINGS_DIR"}
+    env = {**os.environ, **{variable: str(home / name.lower()) for name, variable in folders.items()}}
     log = (home / "log").open("w")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -98,8 +98,8 @@ def server(
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _address(process: subprocess.Popen[bytes], home: Path, patience: float = 60) -> str:
-    end = time.monotonic() + patience
+def _address(process: subprocess.Popen[bytes], home: Path, time_limit: float = 60) -> str:
+    end = time.monotonic() + time_limit
     while time.monotonic() < end:
         for info in (home / "runtime").glob("jpserver-*.json"):
             text = info.read_text()
@@ -143,7 +143,7 @@ class Lab:
 
     def _has_idle_kernel(self) -> bool:
         with urlopen(f"{self.address}api/sessions?token=test", timeout=5) as answer:
-            return any(one["kernel"]["execution_state"] == "idle" for one in json.load(answer))
+            return any(session["kernel"]["execution_state"] == "idle" for session in json.load(answer))
 
     def wait_for_end(self, seconds: float) -> None:
         """Wait until no cell runs or waits."""
@@ -162,11 +162,11 @@ class Lab:
 def lab(running: Browser, address: str, **options: Any) -> Iterator[Lab]:
     """Open a page; what it showed when a test failed is kept as a picture."""
     context = running.new_context(viewport={"width": 1400, "height": 1100}, **options)
-    one = Lab(context.new_page(), address)
+    page = Lab(context.new_page(), address)
     try:
-        yield one
+        yield page
     except Exception:
-        one.shot(SHOTS / "failed.png")
+        page.shot(SHOTS / "failed.png")
         raise
     finally:
         context.close()

@@ -9,7 +9,7 @@ from panel_studies import digits_study
 from playwright.sync_api import Browser, CDPSession, Page
 
 from nbcompress.panels.page import asset
-from nbcompress.panels.view import Course, study_view
+from nbcompress.panels.view import SearchStatus, study_view
 
 N_TRIALS = 10_000
 PLACE = '<div id="nbcompress-view"></div><script type="application/json" id="nbcompress-study"></script>'
@@ -19,7 +19,7 @@ TIMED = """([what, given]) => new Promise(done => {
     const start = performance.now();
     if (what === 'open') (0, eval)(given);
     else if (what === 'choose') document.querySelectorAll('.nbc-number')[5].click();
-    else [...document.querySelectorAll('.nbc-sort')].find(one => one.innerText.trim().startsWith(given)).click();
+    else [...document.querySelectorAll('.nbc-sort')].find(button => button.innerText.trim().startsWith(given)).click();
     requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
 })"""
 
@@ -34,7 +34,7 @@ class Took:
 
 def timed(running: Browser) -> dict[str, Took]:
     """Open the study, sort it by three columns, and choose a trial."""
-    view = study_view(digits_study(N_TRIALS), course=Course(ending="Ended.", trials=N_TRIALS))
+    view = study_view(digits_study(N_TRIALS), status=SearchStatus(ending="Ended.", trials=N_TRIALS))
     script = asset("page.js")
     assert script is not None, "the front end is not built"
     page = running.new_page()
@@ -62,4 +62,4 @@ def _one(page: Page, meter: CDPSession, what: str, given: str) -> Took:
 def _busy(meter: CDPSession) -> float:
     """Return the seconds of processor time that the page's thread has spent on tasks."""
     metrics = meter.send("Performance.getMetrics")["metrics"]
-    return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
+    return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))

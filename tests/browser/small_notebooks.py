@@ -24,9 +24,9 @@ def search(trials: int, seconds: float = 0.3, options: str = "") -> str:
 def write(path: Path, *cells: str, headings: bool = False) -> Path:
     """Write a notebook of code cells, the set-up first; with a heading before each of the others, if wanted."""
     made = [new_code_cell(SETUP)]
-    for i, one in enumerate(cells):
+    for i, cell in enumerate(cells):
         made += [new_markdown_cell(f"# Part {i}")] if headings else []
-        made.append(new_code_cell(one))
+        made.append(new_code_cell(cell))
     notebook = new_notebook(metadata={"kernelspec": KERNEL}, cells=made)
     nbformat.write(notebook, path)
     return path

@@ -40,8 +40,8 @@ PAUSED = "document.querySelector('.nbc-buttons [aria-pressed=true]')"
 SKIPPED = "/Skipped/.test(document.querySelector('.nbc-notes').innerText)"
 STOPPING = "/Stopp/.test(document.querySelector('.nbc-notes').innerText)"
 ANSWERED = "/ueued/.test(document.querySelector('.nbc-answer').innerText)"
-# No answer is ever heard, as in a front end without a second way into a busy kernel.
-DEAF = "from nbcompress.panels import live\nlive.LivePanel._pressed = lambda *given: None"
+# No message is handled, as in a front end that cannot reach a busy kernel.
+NO_ANSWER = "from nbcompress.panels import live\nlive.LivePanel._on_message = lambda *given: None"
 # Each trial has a figure open while it trains, and saves it afterwards.
 DRAWS = """import matplotlib.pyplot as plt
 plt.plot([0, 1], [x, 1], linewidth=30)
@@ -61,8 +61,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, s
 
 @pytest.fixture
 def page(place: tuple[Browser, str, Path]) -> Iterator[Lab]:
-    with lab(place[0], place[1]) as one:
-        yield one
+    with lab(place[0], place[1]) as page:
+        yield page
 
 
 def begin(page: Lab, notebook: Path, *cells: str) -> None:
@@ -126,20 +126,20 @@ def test_a_press_leaves_the_figure_of_a_trial_open(page: Lab, place: tuple[Brows
         press(page, "Pause", PAUSED)
         press(page, "Pause", f"!{PAUSED}")
     page.wait_for_end(60)
-    pictures = [plt.imread(one) for one in place[2].glob("drawn-*.png")]
+    pictures = [plt.imread(path) for path in place[2].glob("drawn-*.png")]
     assert len(pictures) == 3
-    assert all((one[..., :3] < 0.9).any(axis=2).mean() > 0.02 for one in pictures)
+    assert all((picture[..., :3] < 0.9).any(axis=2).mean() > 0.02 for picture in pictures)
 
 
 def test_without_an_answer_stop_interrupts_this_search_and_nothing_else(
     page: Lab, place: tuple[Browser, str, Path]
 ) -> None:
-    begin(page, place[2] / "deaf.ipynb", DEAF, search(400), AFTER)
+    begin(page, place[2] / "unanswered.ipynb", NO_ANSWER, search(400), AFTER)
     page.page.wait_for_function(
         "() => document.querySelector('.nbc-notes').innerText.includes('--background')", timeout=60_000
     )
     assert page.page.get_by_role("button", name="Skip", exact=True).count() == 0
-    page.shot(SHOTS / "deaf.png")
+    page.shot(SHOTS / "unanswered.png")
     page.page.get_by_role("button", name="Stop", exact=True).click()
     says(page, "Interrupted at")
     page.wait_for_end(60)
@@ -160,7 +160,7 @@ def test_hostile_strings_are_text_while_it_runs_and_afterwards(page: Lab, place:
     begin(page, place[2] / "hostile.ipynb", HOSTILE)
     for name in ("running", "ended"):
         page.page.wait_for_selector(".nbc-toggle")
-        page.page.evaluate("document.querySelectorAll('.nbc-toggle').forEach(one => one.click())")
+        page.page.evaluate("document.querySelectorAll('.nbc-toggle').forEach(toggle => toggle.click())")
         assert "<img src=x onerror=window.hit=1>" in page.page.locator(".nbc-title").inner_text()
         assert page.page.locator(".nbc script, .nbc img, .nbc iframe, .nbc b, .nbc svg[onload]").count() == 0
         page.shot(SHOTS / f"hostile-{name}.png")

@@ -20,14 +20,14 @@ ERRORS = "[data-mime-type='application/vnd.jupyter.error']"
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Browser]:
-    with browser() as one:
-        yield one
+    with browser() as started:
+        yield started
 
 
 def says(page: Page, words: str, seconds: float = 60) -> None:
     """Wait until a panel says so."""
     page.wait_for_function(
-        "words => [...document.querySelectorAll('.nbc')].some(one => one.innerText.includes(words))",
+        "words => [...document.querySelectorAll('.nbc')].some(panel => panel.innerText.includes(words))",
         arg=words,
         timeout=seconds * 1000,
     )
@@ -35,24 +35,24 @@ def says(page: Page, words: str, seconds: float = 60) -> None:
 
 def test_notebook_7_shows_the_panel_and_hears_stop(running: Browser, tmp_path: Path) -> None:
     write(tmp_path / "seven.ipynb", search(400), "print('after:', len(study.trials))")
-    with server(tmp_path, application="notebook") as address, lab(running, address) as one:
-        page = one.page
+    with server(tmp_path, application="notebook") as address, lab(running, address) as lab_page:
+        page = lab_page.page
         page.goto(f"{address}notebooks/seven.ipynb?token=test")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-        one.run_all()
+        lab_page.run_all()
         stop = page.get_by_role("button", name="Stop", exact=True)
         stop.wait_for(timeout=120_000)
         page.get_by_role("button", name="Skip", exact=True).wait_for(timeout=30_000)
         says(page, "complete")
         page.locator(".nbc-header").scroll_into_view_if_needed()
-        one.shot(SHOTS / "notebook7-running.png")
+        lab_page.shot(SHOTS / "notebook7-running.png")
         stop.click()
         says(page, "Stopped at")
-        one.wait_for_end(60)
+        lab_page.wait_for_end(60)
         assert "after:" in page.locator(".jp-Notebook").inner_text()
         assert page.locator(ERRORS).count() == 0
         assert "model not found" not in page.locator(".jp-Notebook").inner_text()
-        one.shot(SHOTS / "notebook7-stopped.png")
+        lab_page.shot(SHOTS / "notebook7-stopped.png")
 
 
 def test_a_background_search_survives_a_reload_and_is_seen_from_another_notebook(
@@ -62,29 +62,29 @@ def test_a_background_search_survives_a_reload_and_is_seen_from_another_notebook
     write(tmp_path / "watching.ipynb", "watched = %bo_study small")
     with (
         server(tmp_path, theme="JupyterLab Dark") as address,
-        lab(running, address) as one,
+        lab(running, address) as lab_page,
     ):
-        page = one.page
-        one.open("behind.ipynb")
-        one.run_all()
+        page = lab_page.page
+        lab_page.open("behind.ipynb")
+        lab_page.run_all()
         says(page, "complete", 120)
         assert "other cells run" in page.locator(".jp-Notebook").inner_text()
-        one.save()
+        lab_page.save()
 
-        one.open("watching.ipynb")
-        one.run_all()
+        lab_page.open("watching.ipynb")
+        lab_page.run_all()
         says(page, "this view follows it", 120)
         counted = "Number(document.querySelector('.nbc-done').innerText.split(' ')[0])"
         before = page.evaluate(counted)
         page.wait_for_function(f"before => {counted} > before + 2", arg=before, timeout=30_000)
         assert page.get_by_role("button", name="Stop", exact=True).count() == 0, "the buttons are where it runs"
-        one.shot(SHOTS / "watching.png")
+        lab_page.shot(SHOTS / "watching.png")
 
         page.goto(f"{address}lab/tree/behind.ipynb?token=test&reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         says(page, "complete")
         page.get_by_role("button", name="Skip", exact=True).wait_for(timeout=30_000)
-        one.shot(SHOTS / "reloaded.png")
+        lab_page.shot(SHOTS / "reloaded.png")
         page.get_by_role("button", name="Stop", exact=True).click()
         says(page, "Stopped at")
         page.wait_for_timeout(3_000)

@@ -20,9 +20,9 @@ SPACE = 'x = Float(0, 1)\nkind = Choice("a", "b", "xx")'
 KEYS = ["x", "d", "d", "c", "v", "a", "b", "m", "y", "r", "z", "Shift+M", "Shift+ArrowDown", "Alt+Enter"]
 ARROWS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End", "PageUp", "PageDown", "Space", "Enter"]
 # What the notebook is: its cells in order with their kinds and texts, which of them are shown, and which is active.
-NOTEBOOK = """() => [...document.querySelectorAll('.jp-Notebook .jp-Cell')].map(one => [
-    one.className.match(/jp-(Code|Markdown|Raw)Cell/)?.[0], one.querySelector('.jp-InputArea')?.innerText,
-    one.offsetHeight > 0, one.classList.contains('jp-mod-active'), one.classList.contains('jp-mod-selected')])"""
+NOTEBOOK = """() => [...document.querySelectorAll('.jp-Notebook .jp-Cell')].map(cell => [
+    cell.className.match(/jp-(Code|Markdown|Raw)Cell/)?.[0], cell.querySelector('.jp-InputArea')?.innerText,
+    cell.offsetHeight > 0, cell.classList.contains('jp-mod-active'), cell.classList.contains('jp-mod-selected')])"""
 
 
 @pytest.fixture(scope="module", params=["lab", "notebook"])
@@ -33,34 +33,34 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with (
         browser() as running,
         server(folder, application=request.param) as address,
-        lab(running, address) as one,
+        lab(running, address) as page,
     ):
         if request.param == "lab":
-            one.open("keys.ipynb")
+            page.open("keys.ipynb")
         else:
-            one.page.goto(f"{address}notebooks/keys.ipynb?token=test")
-            one.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-        one.run_all()
-        one.wait_for_end(120)
-        one.page.get_by_role("tab", name="What if").click()
-        one.page.locator(".nbc-predicted").wait_for(timeout=60_000)
-        yield one
+            page.page.goto(f"{address}notebooks/keys.ipynb?token=test")
+            page.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        page.run_all()
+        page.wait_for_end(120)
+        page.page.get_by_role("tab", name="What if").click()
+        page.page.locator(".nbc-predicted").wait_for(timeout=60_000)
+        yield page
 
 
 def places(page: Lab) -> dict[str, Locator]:
     """Return one of every kind of element in the panel that takes the focus."""
-    one = page.page
+    found = page.page
     return {
-        "select": one.get_by_role("combobox", name="Up"),
-        "what-if select": one.get_by_role("combobox", name="kind"),
-        "slider": one.get_by_role("slider", name="x"),
-        "tab": one.get_by_role("tab", name="What if"),
-        "chart": one.locator(".nbc-place svg").first,
-        "table": one.get_by_role("region", name="Table of trials"),
-        "heading of a column": one.locator(".nbc-sort").first,
-        "number of a trial": one.get_by_role("button", name="Trial 3", exact=True),
-        "button": one.get_by_role("button", name="Best", exact=True),
-        "record": one.locator(".nbc summary").first,
+        "select": found.get_by_role("combobox", name="Up"),
+        "what-if select": found.get_by_role("combobox", name="kind"),
+        "slider": found.get_by_role("slider", name="x"),
+        "tab": found.get_by_role("tab", name="What if"),
+        "chart": found.locator(".nbc-place svg").first,
+        "table": found.get_by_role("region", name="Table of trials"),
+        "heading of a column": found.locator(".nbc-sort").first,
+        "number of a trial": found.get_by_role("button", name="Trial 3", exact=True),
+        "button": found.get_by_role("button", name="Best", exact=True),
+        "record": found.locator(".nbc summary").first,
     }
 
 
@@ -95,11 +95,11 @@ def test_a_select_is_chosen_from_by_letters(page: Lab) -> None:
     select = page.page.get_by_role("combobox", name="kind")
     select.focus()
     select.press("x")
-    assert select.evaluate("one => one.selectedOptions[0].innerText") == "xx"
+    assert select.evaluate("select => select.selectedOptions[0].innerText") == "xx"
 
 
 def test_shortcuts_of_the_front_end_go_on_working(page: Lab) -> None:
     page.page.get_by_role("slider", name="x").focus()
     page.page.keyboard.press("d")
-    with page.page.expect_request(lambda one: one.method == "PUT" and "api/contents/keys.ipynb" in one.url):
+    with page.page.expect_request(lambda request: request.method == "PUT" and "api/contents/keys.ipynb" in request.url):
         page.page.keyboard.press("Control+s")

@@ -31,8 +31,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, s
 
 @pytest.fixture
 def page(place: tuple[Browser, str, Path]) -> Iterator[Lab]:
-    with lab(place[0], place[1]) as one:
-        yield one
+    with lab(place[0], place[1]) as page:
+        yield page
 
 
 def begin(page: Lab, notebook: Path, *cells: str) -> None:
@@ -56,7 +56,7 @@ def asked(address: str, path: str, data: bytes | None = None) -> object:
 def kernel_of(page: Lab, notebook: str) -> str:
     sessions = asked(page.address, "sessions")
     assert isinstance(sessions, list)
-    return str(next(one["kernel"]["id"] for one in sessions if one["path"] == notebook))
+    return str(next(session["kernel"]["id"] for session in sessions if session["path"] == notebook))
 
 
 DIES = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
@@ -99,7 +99,7 @@ def test_saved_in_mid_run_and_opened_another_day(page: Lab, place: tuple[Browser
     notebook = place[2] / "saved.ipynb"
     begin(page, notebook, search(400))
     says(page, "complete")
-    with page.page.expect_response(lambda one: one.request.method == "PUT" and "saved.ipynb" in one.url):
+    with page.page.expect_response(lambda response: response.request.method == "PUT" and "saved.ipynb" in response.url):
         page.page.keyboard.press("Control+s")
     kernel = kernel_of(page, notebook.name)
     saved = nbformat.read(notebook, as_version=4)

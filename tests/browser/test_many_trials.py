@@ -19,4 +19,4 @@ def test_ten_thousand_trials_open_and_sort_in_under_a_second() -> None:
     with browser() as running:
         took = timed(running)
     print(took)
-    assert max(one.cpu for one in took.values()) < 1_000, took
+    assert max(time.cpu for time in took.values()) < 1_000, took

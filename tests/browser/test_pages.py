@@ -25,14 +25,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 # What does not fit into its cell, in the first column.
 CLIPPED = """() => [...document.querySelectorAll('.nbc-table tr > :first-child')]
-    .filter(one => !one.colSpan || one.colSpan === 1).filter(one => one.scrollWidth > one.clientWidth)
-    .map(one => one.innerText)"""
+    .filter(cell => !cell.colSpan || cell.colSpan === 1).filter(cell => cell.scrollWidth > cell.clientWidth)
+    .map(cell => cell.innerText)"""
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Browser]:
-    with browser() as one:
-        yield one
+    with browser() as started:
+        yield started
 
 
 def shown(page: Page, n_metrics: int, start: int) -> None:
@@ -40,8 +40,8 @@ def shown(page: Page, n_metrics: int, start: int) -> None:
     study = digits_study(30)
     more = {f"metric_of_some_length_{i}": 0.123456 * i for i in range(n_metrics)}
     trials = tuple(
-        replace(one, number=one.number + start, values={**one.values, **more} if one.values else {})
-        for one in study.all_trials
+        replace(trial, number=trial.number + start, values={**trial.values, **more} if trial.values else {})
+        for trial in study.all_trials
     )
     script = asset("page.js")
     assert script is not None, "the front end is not built"
@@ -69,6 +69,6 @@ def test_a_page_that_reads_from_right_to_left_leaves_our_texts_alone(running: Br
         page.set_content(f"<html dir='rtl'><body>{PLACE}<div id='saved'>{html}</div></body></html>")
         shown(page, 3, 0)
         for place in (".nbc-counts", ".nbc-table td", "#saved table", "#saved summary"):
-            assert page.locator(place).first.evaluate("one => getComputedStyle(one).direction") == "ltr", place
+            assert page.locator(place).first.evaluate("element => getComputedStyle(element).direction") == "ltr", place
     finally:
         page.close()

@@ -26,7 +26,7 @@ if kind == "deep":
 time.sleep(.3)
 cost = x + bits / 8 + (depth / 20 if kind == "deep" else 0)
 score = 1 - (x - .3) ** 2 - .1 * (log10(lr) + 2.5) ** 2 - .2 / bits"""
-QUEUED = "print('by hand:', [one.params for one in study.all_trials if one.reason == 'Queued by hand.'])"
+QUEUED = "print('by hand:', [trial.params for trial in study.all_trials if trial.reason == 'Queued by hand.'])"
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A dark JupyterLab in which a search runs."""
     folder = tmp_path_factory.mktemp("asked")
     write(folder / "asked.ipynb", SEARCH, QUEUED)
-    with browser() as running, server(folder, theme="JupyterLab Dark") as address, lab(running, address) as one:
-        one.open("asked.ipynb")
-        one.run_all()
-        one.page.get_by_role("button", name="Skip", exact=True).wait_for(timeout=120_000)
-        one.page.locator(".nbc-header").first.scroll_into_view_if_needed()
-        yield one
+    with browser() as running, server(folder, theme="JupyterLab Dark") as address, lab(running, address) as page:
+        page.open("asked.ipynb")
+        page.run_all()
+        page.page.get_by_role("button", name="Skip", exact=True).wait_for(timeout=120_000)
+        page.page.locator(".nbc-header").first.scroll_into_view_if_needed()
+        yield page
 
 
 def tab(page: Lab, name: str) -> None:
@@ -58,7 +58,7 @@ def test_sliders_ask_the_surrogate_and_the_point_is_run_next(page: Lab) -> None:
     tab(page, "What if")
     page.page.locator(".nbc-predicted").wait_for(timeout=60_000)
     slider = page.page.get_by_role("slider", name="x")
-    look = slider.evaluate("one => [getComputedStyle(one).colorScheme, getComputedStyle(one).accentColor]")
+    look = slider.evaluate("slider => [getComputedStyle(slider).colorScheme, getComputedStyle(slider).accentColor]")
     assert look == ["dark", "rgb(86, 180, 233)"]
     before = page.page.locator(".nbc-predicted td").first.inner_text()
     slider.focus()
@@ -77,7 +77,7 @@ def test_sliders_ask_the_surrogate_and_the_point_is_run_next(page: Lab) -> None:
     page.page.get_by_role("button", name="Run this next").click()
     says(page, ".nbc-answer", "waits already, or was run")
     page.page.wait_for_function(
-        "row => [...document.querySelectorAll('.nbc-table tbody tr')].some(one => new RegExp(row).test(one.innerText))",
+        "row => new RegExp(row).test(document.querySelector('.nbc-table tbody').innerText)",
         arg=r"\t1\t[^\t]+\t2\tdeep\t5",
         timeout=30_000,
     )
@@ -93,7 +93,7 @@ def test_the_search_is_narrowed_and_widened_while_it_runs(page: Lab) -> None:
     page.page.get_by_role("button", name="Search with kind only plain").click()
     says(page, ".nbc-notes", "Searches within x from 0.6 to 1, kind plain only")
     table = "[...document.querySelectorAll('.nbc-table tbody tr:not(.nbc-fold)')]"
-    rows = f"() => {table}.map(one => one.innerText.split('\\t'))"
+    rows = f"() => {table}.map(row => row.innerText.split('\\t'))"
     seen = len(page.page.evaluate(rows))
     page.page.wait_for_function(f"seen => ({rows})().length > seen + 3", arg=seen, timeout=30_000)
     page.shot(SHOTS / "narrowed-dark.png")

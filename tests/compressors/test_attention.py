@@ -1,3 +1,5 @@
+"""Attention that can lose heads computes the same as torch's own attention."""
+
 from __future__ import annotations
 
 import copy
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import nbcompress as nc
-from nbcompress.compressors.attention import HeadwiseAttention, free_heads_
+from nbcompress.compressors.attention import HeadwiseAttention, convert_all_attention_
 
 # torch asks for masks of one kind; its own encoder says that nested tensors are new.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def freed(model: nn.Module) -> nn.Module:
     other = copy.deepcopy(model)
-    free_heads_(other)
+    convert_all_attention_(other)
     return other
 
 
@@ -33,7 +35,7 @@ def test_it_computes_what_torch_computes(batch_first: bool, adds: bool, is_apart
     ).eval()
     given = [numbers(3, 4, 8), numbers(3, 5, k), numbers(3, 5, v)]
     if not batch_first:
-        given = [one.transpose(0, 1) for one in given]
+        given = [tensor.transpose(0, 1) for tensor in given]
     padding = torch.zeros(3, 5, dtype=torch.bool)
     padding[0, -1] = True
     causal = torch.ones(4, 5, dtype=torch.bool).triu(1)
@@ -84,7 +86,7 @@ def test_heads_go_and_the_widths_outside_stay() -> None:
 
 
 class Own(nn.MultiheadAttention):
-    """A class of the user's own, whose code may count on anything."""
+    """A subclass of the user's own, whose code may rely on the shapes of the base class."""
 
 
 class WithOwn(nn.Module):

@@ -1,4 +1,4 @@
-"""Copies of models whose classes propose to be made anew."""
+"""Copies of models whose classes define how they are copied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nbcompress.compressors.layers import copied
 
 
 class Rebuilt(nn.Module):
-    """Made anew, with other weights, by whoever copies it as Python proposes."""
+    """`copy.deepcopy` would build a new instance with other weights."""
 
     def __init__(self, inner: nn.Module | None = None) -> None:
         super().__init__()
@@ -27,22 +27,22 @@ class Rebuilt(nn.Module):
 
 
 class Counting(list[nn.Module]):
-    """Tells its owner of all that is put into it, but takes nothing once it is closed."""
+    """Reports every item to its owner, and refuses items after it is closed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count, self.is_closed = 0, False
 
-    def append(self, one: nn.Module) -> None:
+    def append(self, module: nn.Module) -> None:
         if self.is_closed:
             raise ValueError("closed")
         self.count += 1
-        super().append(one)
+        super().append(module)
 
 
-def equal_and_apart(one: nn.Module, other: nn.Module) -> bool:
-    equal = all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
-    return equal and not {id(value) for value in one.parameters()} & {id(value) for value in other.parameters()}
+def equal_and_apart(first: nn.Module, second: nn.Module) -> bool:
+    equal = all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
+    return equal and not {id(value) for value in first.parameters()} & {id(value) for value in second.parameters()}
 
 
 def test_a_class_that_makes_its_modules_anew_has_them_copied_attribute_by_attribute() -> None:
@@ -77,7 +77,7 @@ def test_containers_are_filled_without_being_told() -> None:
 
 
 class Backend:
-    """Finds attributes by the name of a module, as the layers of Keras for preprocessing do."""
+    """Finds attributes by the name of a module, as preprocessing layers of Keras do."""
 
     def __init__(self) -> None:
         self._name, self.parts = "math", [nn.Linear(2, 2)]
@@ -87,7 +87,7 @@ class Backend:
 
 
 class Delegating:
-    """Finds attributes in what it wraps, and leaves one of its own out of copies."""
+    """Finds attributes in the object that it wraps, and leaves an attribute out of copies."""
 
     def __init__(self, inner: object) -> None:
         self.inner, self.cache = inner, [1]
@@ -159,8 +159,8 @@ def test_no_class_is_touched_while_threads_copy_at_once() -> None:
             seen.append(hasattr(Rebuilt, "__deepcopy__"))
             return self
 
-    for one in models:
-        one.watching = Watching()
+    for model in models:
+        model.watching = Watching()
     with ThreadPoolExecutor(4) as threads:
         copies = list(threads.map(copied, models * 4))
     assert all(map(equal_and_apart, models * 4, copies))

@@ -1,4 +1,4 @@
-"""Groups by hand where control flow, loops and unequal pieces lie between layers."""
+"""Hand-written groups of channels for models with control flow, loops and unequal slices between layers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors import prune
-from nbcompress.compressors.coupling import Group, as_inputs, couple, trace
+from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, trace
+from nbcompress.compressors.inputs import inputs_from_example
 
 
-def groups_of(model: nn.Module, example: Tensor) -> tuple[Group, ...]:
+def groups_of(model: nn.Module, example: Tensor) -> tuple[ChannelGroup, ...]:
     model = model.eval()
-    return tuple(couple(model, trace(model, as_inputs(example))).groups)
+    return tuple(find_dependencies(model, trace(model, inputs_from_example(example))).groups)
 
 
-def places(group: Group) -> set[str]:
-    return {f"{name}[{dim}]" for name, dim in group.places}
+def tensor_axes(group: ChannelGroup) -> set[str]:
+    return {f"{name}[{dim}]" for name, dim in group.tensor_axes}
 
 
 class Branches(nn.Module):
-    """One of two layers, by what the data says."""
+    """Calls one of two layers, which depends on the data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,9 +39,15 @@ class Branches(nn.Module):
 
 def test_both_branches_of_a_condition_lose_the_same_channels() -> None:
     enter, inner = groups_of(Branches(), torch.randn(2, 3))
-    assert places(enter) == {"enter.weight[0]", "enter.bias[0]", "left.weight[1]", "right.weight[1]"}
-    assert places(inner) == {"left.weight[0]", "left.bias[0]", "right.weight[0]", "right.bias[0]", "leave.weight[1]"}
-    assert [len(one.units) for one in (enter, inner)] == [4, 6]
+    assert tensor_axes(enter) == {"enter.weight[0]", "enter.bias[0]", "left.weight[1]", "right.weight[1]"}
+    assert tensor_axes(inner) == {
+        "left.weight[0]",
+        "left.bias[0]",
+        "right.weight[0]",
+        "right.bias[0]",
+        "leave.weight[1]",
+    }
+    assert [len(group.units) for group in (enter, inner)] == [4, 6]
     assert inner.units[5][("right.weight", 0)] == inner.units[5][("leave.weight", 1)] == (5,)
 
 
@@ -54,7 +61,12 @@ def test_a_model_with_a_condition_is_cut_in_both_branches() -> None:
             branch.weight[:, 1], branch.weight[[0, 4]], branch.bias[[0, 4]] = 0.0, 0.0, 0.0
     examples = torch.randn(8, 3)
     small = prune(model, amount=1 / 3, granularity="channel", example=examples)
-    assert [tuple(one.shape) for one in small.parameters() if one.ndim > 1] == [(3, 3), (4, 3), (4, 3), (2, 4)]
+    assert [tuple(parameter.shape) for parameter in small.parameters() if parameter.ndim > 1] == [
+        (3, 3),
+        (4, 3),
+        (4, 3),
+        (2, 4),
+    ]
     with torch.no_grad():
         sums = model.enter(examples).sum(1)
         for row in (int(sums.argmin()), int(sums.argmax())):
@@ -82,7 +94,7 @@ class Loop(nn.Module):
 @pytest.mark.parametrize(("kind", "n_gates"), [(nn.RNNCell, 1), (nn.GRUCell, 3), (nn.LSTMCell, 4)])
 def test_a_cell_in_a_loop_loses_a_unit_from_every_gate(kind: type[nn.RNNCellBase], n_gates: int) -> None:
     enter, hidden = groups_of(Loop(kind), torch.randn(2, 3, 3))
-    assert places(enter) == {"enter.weight[0]", "enter.bias[0]", "cell.weight_ih[1]"}
+    assert tensor_axes(enter) == {"enter.weight[0]", "enter.bias[0]", "cell.weight_ih[1]"}
     gates = tuple(1 + 5 * number for number in range(n_gates))
     assert hidden.units[1] == {
         ("cell.weight_ih", 0): gates,
@@ -92,7 +104,7 @@ def test_a_cell_in_a_loop_loses_a_unit_from_every_gate(kind: type[nn.RNNCellBase
         ("cell.bias_hh", 0): gates,
         ("leave.weight", 1): (1,),
     }
-    assert [len(one.units) for one in (enter, hidden)] == [4, 5]
+    assert [len(group.units) for group in (enter, hidden)] == [4, 5]
 
 
 class Pieces(nn.Module):
@@ -106,12 +118,12 @@ class Pieces(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pieces = torch.split(self.up(x), list(self.sizes), dim=-1)
-        return torch.stack([part(one) for part, one in zip(self.parts, pieces, strict=True)]).sum(0)
+        return torch.stack([part(piece) for part, piece in zip(self.parts, pieces, strict=True)]).sum(0)
 
 
 def test_unequal_pieces_lose_channels_of_their_own() -> None:
     first, second = groups_of(Pieces(3, 5), torch.randn(2, 3))
-    assert [len(one.units) for one in (first, second)] == [3, 5]
+    assert [len(group.units) for group in (first, second)] == [3, 5]
     assert first.units[1] == {("up.weight", 0): (1,), ("up.bias", 0): (1,), ("parts.0.weight", 1): (1,)}
     # The second piece begins behind the three of the first.
     assert second.units[4] == {("up.weight", 0): (7,), ("up.bias", 0): (7,), ("parts.1.weight", 1): (4,)}
@@ -133,7 +145,7 @@ def test_equal_pieces_lose_the_same_places() -> None:
 
 def test_a_piece_of_one_channel_stays() -> None:
     model = Pieces(2, 1).eval()
-    coupling = couple(model, trace(model, as_inputs(torch.randn(2, 3))))
+    coupling = find_dependencies(model, trace(model, inputs_from_example(torch.randn(2, 3))))
     (group,) = coupling.groups
     assert [unit[("up.weight", 0)] for unit in group.units] == [(0,), (1,)]
-    assert coupling.frozen["up.weight"] == "split_with_sizes takes a single one of it"
+    assert coupling.frozen["up.weight"] == "split_with_sizes selects a single index of it"

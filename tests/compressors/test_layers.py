@@ -1,3 +1,5 @@
+"""Selection of layers, copies of models, and checks of models and options."""
+
 from __future__ import annotations
 
 import threading
@@ -20,7 +22,7 @@ from nbcompress.errors import CompressionError, LayerNotFound
 
 
 def names(animal: str, layers: object = None) -> list[str]:
-    return [one.name for one in select(ZOO[animal]().model, layers).targets]  # type: ignore[arg-type]
+    return [target.name for target in select(ZOO[animal]().model, layers).targets]  # type: ignore[arg-type]
 
 
 def test_any_parameter_of_any_module() -> None:
@@ -80,7 +82,7 @@ def test_no_pattern(layers: object) -> None:
 def test_weights_that_share_memory_count_once() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight.data = model[0].weight.data
-    assert [one[0] for one in unique_parameters(model)] == [
+    assert [names[0] for names in unique_parameters(model)] == [
         ("0.weight", "1.weight"),
         ("0.bias",),
         ("1.bias",),
@@ -149,7 +151,7 @@ def test_what_cannot_be_copied_is_named() -> None:
 
 
 class Keeping(nn.Module):
-    """Leaves what it computed behind, in an attribute, a container, an object, a buffer and the state of a cell."""
+    """Stores computed tensors in an attribute, a container, an object, a buffer and a closure."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,7 +190,7 @@ def test_what_a_step_of_training_left_behind_is_copied_without_its_graph(
     nc.finetune(small, (x, labels), epochs=1)
     assert torch.equal(nc.load(nc.save(small, tmp_path / "a.nbz"), build()).eval()(x), small.eval()(x))
     loss.backward()  # the graph of the user's own step is whole
-    assert all(one.grad is not None for one in model.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters())
     if build is Keeping:
         other = copied(model)
         assert other.h is other.log["h"][0] is other.seen.h is not model.h

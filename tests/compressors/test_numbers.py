@@ -1,3 +1,5 @@
+"""Integers of modules are found, read and changed by their paths."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,7 +24,7 @@ class Sizes(NamedTuple):
 
 
 class Row(tuple[int, ...]):
-    """A tuple with an attribute of its own."""
+    """A tuple with an attribute."""
 
     name = ""
 
@@ -40,7 +42,7 @@ class Slotted:
 
 
 class Checking:
-    """Compares its attributes whenever one of them is set, and computes nothing of them."""
+    """Compares its attributes whenever one of them is set."""
 
     def __init__(self) -> None:
         vars(self).update(heads=4, width=16)
@@ -50,7 +52,7 @@ class Checking:
 
 
 class Mirror(dict[str, int]):
-    """Its items are attributes as well, and cannot be set."""
+    """A dict whose items are also attributes, and cannot be set."""
 
     def __init__(self, **items: int) -> None:
         super().__init__(items)
@@ -87,7 +89,7 @@ class Configured(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, length, _ = x.shape
         parts = self.qkv(x).chunk(3, dim=-1)
-        q, k, v = (one.view(n, length, self.config.heads, 4).transpose(1, 2) for one in parts)
+        q, k, v = (part.view(n, length, self.config.heads, 4).transpose(1, 2) for part in parts)
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -150,7 +152,7 @@ def test_a_configuration_follows_and_the_users_own_stays(tmp_path: Path) -> None
     assert (small.qkv.out_features, small.config.heads) == (24, 2)
     assert model.config is config
     assert config.heads == 4
-    surgery = {one.module: dict(one.attributes) for one in record_of(small).surgery}
+    surgery = {surgery_step.module: dict(surgery_step.attributes) for surgery_step in record_of(small).surgery}
     assert surgery[""] == {"config.heads": 2}
     loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), Configured(config))
     assert (loaded.config.heads, config.heads) == (2, 4)

@@ -1,3 +1,5 @@
+"""Recorded structural changes are replayed on a fresh instance, or refused."""
+
 from __future__ import annotations
 
 import pytest
@@ -55,9 +57,12 @@ def test_cut_parameters_of_the_model_itself_and_tuples() -> None:
         (Surgery("cut", "0", {"weight": (9, 3)}), r"can only be cut, from \(4, 3\), but the record says \(9, 3\)"),
         (Surgery("cut", "0", {"weight": (4,)}), r"can only be cut"),
         (Surgery("cut", "0", {"weight": (0, 3)}), r"can only be cut"),
-        (Surgery("cut", "0", {}, {"forward": 3}), "module '0' has no number 'forward' that could become 3"),
+        (Surgery("cut", "0", {}, {"forward": 3}), "module '0' has no number 'forward' that could be set to 3"),
         (Surgery("cut", "0", {}, {"training": 3}), "module '0' has no number 'training'"),
-        (Surgery("cut", "0", {}, {"in_features": "3"}), "module '0' has no number 'in_features' that could become '3'"),  # type: ignore[dict-item]
+        (
+            Surgery("cut", "0", {}, {"in_features": "3"}),  # type: ignore[dict-item]
+            "module '0' has no number 'in_features' that could be set to '3'",
+        ),
         (Surgery("factorize", "0"), "factorizing '0' needs its rank, got None"),
         (Surgery("factorize", "0", attributes={"rank": 4}), "rank must be from 1 to 3 here, got 4"),
         (Surgery("factorize", "1", attributes={"rank": 1}), r"can be factorized; this is no plain linear layer .*ReLU"),

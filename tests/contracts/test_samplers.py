@@ -1,5 +1,6 @@
 """The laws that every sampler keeps."""
 
+import inspect
 import json
 import math
 import random
@@ -13,7 +14,19 @@ from hypothesis import strategies as st
 from strategies import spaces
 
 from nbcompress.errors import GoalError, SearchError, SpaceExhausted
-from nbcompress.optimize import History, Proposer, proposer, samplers
+from nbcompress.optimize import (
+    History,
+    NarrowableProposer,
+    Optimizer,
+    Proposer,
+    SurrogateProposer,
+    proposer,
+    samplers,
+)
+from nbcompress.optimize.acquisition import ACQUISITIONS
+from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+from nbcompress.optimize.surrogates.closed_form import KERNELS, MEANS, ModelSpec
+from nbcompress.optuna import Sampler
 from nbcompress.space import Choice, Float, Int, Point, Space
 
 CHEAP = ("sobol", "random", "grid")
@@ -59,16 +72,16 @@ def tell(history: History, point: Point, note: dict, number: int) -> History:
     """Every tenth trial fails, every seventh breaks a constraint before its loss is known."""
     m, k = history.losses.shape[1], history.slacks.shape[1]
     if number % 10 == 9:
-        return history.adding(point, "failed", note=note)
+        return history.with_point(point, "failed", note=note)
     if k and number % 7 == 6:
-        return history.adding(point, "told", slacks=[1.0] * k, note=note)
+        return history.with_point(point, "told", slacks=[1.0] * k, note=note)
     losses = [loss_of(point) * (-1) ** j + j for j in range(m)]
-    return history.adding(point, "told", losses, [-abs(losses[0])] * k, note)
+    return history.with_point(point, "told", losses, [-abs(losses[0])] * k, note)
 
 
-def walk(one: Proposer, history: History, n: int, through_json: bool = False) -> History:
+def walk(sampler: Proposer, history: History, n: int, through_json: bool = False) -> History:
     for number in range(len(history), len(history) + n):
-        proposal = one.propose(number, history)
+        proposal = sampler.propose(number, history)
         assert isinstance(proposal.reason, str)
         assert proposal.reason
         history = tell(history, proposal.point, dict(proposal.note), number)
@@ -111,20 +124,20 @@ def test_equal_seeds_give_equal_points(name: str) -> None:
 
 @pytest.mark.parametrize("name", samplers())
 def test_a_small_space_is_walked_whole(name: str) -> None:
-    one = make(name, TINY)
-    history = walk(one, History.empty(1), 14)
+    sampler = make(name, TINY)
+    history = walk(sampler, History.empty(1), 14)
     assert sorted(map(repr, history.points)) == sorted(map(repr, TINY.points()))
     with pytest.raises(SpaceExhausted, match="All 14 points of the space were tried"):
-        one.propose(14, history)
+        sampler.propose(14, history)
 
 
 @pytest.mark.parametrize("name", samplers())
 def test_pending_points_are_not_proposed_again(name: str) -> None:
-    one, history = make(name, TINY), History.empty(1)
+    sampler, history = make(name, TINY), History.empty(1)
     for number in range(14):
-        point = one.propose(number, history).point
+        point = sampler.propose(number, history).point
         # Three points at a time run; the rest is told.
-        history = history.adding(point)
+        history = history.with_point(point)
         losses, status = history.losses.copy(), list(history.status)
         if number >= 3:
             losses[number - 3], status[number - 3] = loss_of(history.points[number - 3]), "told"
@@ -151,12 +164,12 @@ def test_thousands_of_proposals_without_a_repeat(name: str) -> None:
     """Some 10,000 for the three together: six spaces of 560 points each."""
     for seed in range(6):
         space = Space({"a": Int(1, 14), "b": Choice(*"vwxyz", ordered=False), "c": Float(0, 0.7, step=0.1)})
-        one, history = make(name, space, seed=seed), History.empty(1)
+        sampler, history = make(name, space, seed=seed), History.empty(1)
         for number in range(560):
-            history = history.adding(one.propose(number, history).point, "told", [0.0])
+            history = history.with_point(sampler.propose(number, history).point, "told", [0.0])
         assert len({repr(point) for point in history.points}) == 560
         with pytest.raises(SpaceExhausted):
-            one.propose(560, history)
+            sampler.propose(560, history)
 
 
 @pytest.mark.parametrize(
@@ -173,22 +186,22 @@ def test_the_model_walks_a_space_without_a_repeat(parameters: dict) -> None:
     space = Space(parameters)
     assert space.n_points is not None
     n = min(space.n_points, 80)
-    one = make("gp", space)
-    history = walk(one, History.empty(1), n)
+    sampler = make("gp", space)
+    history = walk(sampler, History.empty(1), n)
     assert len({repr(point) for point in history.points}) == n
     if n == space.n_points:
         with pytest.raises(SpaceExhausted):
-            one.propose(n, history)
+            sampler.propose(n, history)
 
 
 @pytest.mark.parametrize("name", ENDLESS)
 @given(space=spaces(), seed=st.integers(0, 9))
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_space(name: str, space: Space, seed: int) -> None:
-    one, history = make(name, space, seed=seed), History.empty(1)
+    sampler, history = make(name, space, seed=seed), History.empty(1)
     for number in range(11):
         try:
-            point = one.propose(number, history).point
+            point = sampler.propose(number, history).point
         except SpaceExhausted:
             assert space.n_points == number
             return
@@ -208,7 +221,7 @@ def test_the_users_random_state_and_warnings_are_left_alone(name: str, m: int) -
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         walk(make(name, SMALL, m), History.empty(m), 12)
-    assert [str(one.message) for one in caught] == []
+    assert [str(warning.message) for warning in caught] == []
     assert torch.equal(torch.random.get_rng_state(), expected[0])
     assert repr(np.random.get_state()) == expected[1]
     assert random.getstate() == expected[2]
@@ -217,17 +230,17 @@ def test_the_users_random_state_and_warnings_are_left_alone(name: str, m: int) -
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_nothing_but_failures_is_no_error(name: str) -> None:
-    one, history = make(name, MIXED, 1, 1), History.empty(1, 1)
+    sampler, history = make(name, MIXED, 1, 1), History.empty(1, 1)
     for number in range(12):
-        history = history.adding(one.propose(number, history).point, "failed")
+        history = history.with_point(sampler.propose(number, history).point, "failed")
     assert len({repr(point) for point in history.points}) == 12
 
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_many_points_at_once_before_anything_is_known(name: str) -> None:
-    one, history = make(name, MIXED), History.empty(1)
+    sampler, history = make(name, MIXED), History.empty(1)
     for number in range(12):
-        history = history.adding(one.propose(number, history).point)
+        history = history.with_point(sampler.propose(number, history).point)
     assert len({repr(point) for point in history.points}) == 12
 
 
@@ -245,3 +258,19 @@ def test_many_points_at_once_before_anything_is_known(name: str) -> None:
 def test_what_is_refused(build: Callable[[], Proposer], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         build()
+
+
+@pytest.mark.parametrize("name", samplers())
+def test_only_gp_has_a_surrogate_and_can_be_narrowed(name: str) -> None:
+    sampler = make(name, SMALL)
+    assert isinstance(sampler, Proposer)
+    assert isinstance(sampler, SurrogateProposer) == (name == "gp")
+    assert isinstance(sampler, NarrowableProposer) == (name == "gp")
+
+
+@pytest.mark.parametrize("function", [proposer, GaussianProcessProposer, Optimizer, Sampler])
+def test_every_signature_has_the_same_defaults(function: Callable[..., object]) -> None:
+    parameters = inspect.signature(function).parameters
+    defaults = {name: parameters[name].default for name in ("acquisition", "kernel", "mean")}
+    assert defaults == {"acquisition": ACQUISITIONS[0], "kernel": KERNELS[0], "mean": MEANS[0]}
+    assert (ModelSpec().kernel, ModelSpec().mean) == (KERNELS[0], MEANS[0])

@@ -1,6 +1,4 @@
-"""Formulas against numbers by hand, quadrature, Monte-Carlo, differences and BoTorch.
-
-The gain while others run: against BoTorch's qLogEI; and its gradient."""
+"""Acquisition functions against numbers by hand, quadrature, Monte Carlo, finite differences and BoTorch."""
 
 import numpy as np
 import pytest
@@ -9,21 +7,21 @@ from scipy import stats
 from scipy.integrate import quad
 
 from nbcompress.optimize.acquisition import (
-    BOUND_WIDTH,
     PI_MARGIN,
-    ImprovementWhilePending,
-    Sum,
-    Term,
+    UCB_WIDTH,
+    AnalyticAcquisition,
+    QLogExpectedImprovement,
+    SumAcquisition,
+    analytic_acquisition,
     confidence_bound,
-    feasibility,
-    improvement,
     log_expected_improvement,
+    log_feasibility,
     log_h,
     log_probability_below,
 )
-from nbcompress.optimize.outcome_transform import Units
+from nbcompress.optimize.outcome_transform import OutcomeTransform
 from nbcompress.optimize.surrogates.botorch import as_botorch, tensor
-from nbcompress.optimize.surrogates.closed_form import Form, GaussianProcess, Hyperparameters
+from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 
 FORMULAS = {
     "ei": lambda mean, std: log_expected_improvement(mean, std, 0.3),
@@ -62,17 +60,17 @@ def test_equal_to_botorch(name: str) -> None:
 
     rng = np.random.default_rng(0)
     hyper = Hyperparameters(np.array([0.3, 0.5]), 1.2, 1e-4)
-    process = GaussianProcess(Form(), hyper, np.array([0, 1]), rng.random((10, 2)), rng.standard_normal(10))
-    model, best = as_botorch(process, -1.0), float(process.y.min())
-    theirs = {
+    gp = GaussianProcess(ModelSpec(), hyper, np.array([0, 1]), rng.random((10, 2)), rng.standard_normal(10))
+    model, best = as_botorch(gp, -1.0), float(gp.y.min())
+    botorch_acquisition = {
         "logei": LogExpectedImprovement(model, -best),
         "pi": LogProbabilityOfImprovement(model, -best + PI_MARGIN),
-        "ucb": UpperConfidenceBound(model, BOUND_WIDTH**2),
+        "ucb": UpperConfidenceBound(model, UCB_WIDTH**2),
     }[name]
     x = tensor(rng.random((8, 2))).requires_grad_(True)
-    expected = theirs(x[:, None])
+    expected = botorch_acquisition(x[:, None])
     (slopes,) = torch.autograd.grad(expected.sum(), x)
-    value, gradient = improvement(name, process, best).score_with_gradients(x.detach().numpy())
+    value, gradient = analytic_acquisition(name, gp, best).score_with_gradients(x.detach().numpy())
     np.testing.assert_allclose(value, expected.detach().numpy(), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(gradient, slopes.numpy(), rtol=1e-6, atol=1e-6)
 
@@ -121,9 +119,11 @@ def test_values_and_gradients_in_corners(name: str) -> None:
     rng = np.random.default_rng(0)
     features = np.vstack([rng.random((10, 2)), [[0.0, 0.0], [1.0, 1.0]]])
     hyper = Hyperparameters(np.array([0.2, 0.3]), 1.0, 1e-6)
-    process = GaussianProcess(Form(), hyper, np.array([0, 1]), features, rng.standard_normal(12))
-    limit = GaussianProcess(Form(), hyper, np.array([0, 1]), features, rng.standard_normal(12), Units(3.0))
-    total = Sum([improvement(name, process, -3.0), feasibility(limit)])
+    model = GaussianProcess(ModelSpec(), hyper, np.array([0, 1]), features, rng.standard_normal(12))
+    limit = GaussianProcess(
+        ModelSpec(), hyper, np.array([0, 1]), features, rng.standard_normal(12), OutcomeTransform(3.0)
+    )
+    total = SumAcquisition([analytic_acquisition(name, model, -3.0), log_feasibility(limit)])
     corners = np.array([[a, b] for a in (0.0, 1.0) for b in (0.0, 1.0)])
     scores = total.score(np.vstack([corners, features]))
     assert scores.shape == (16,)
@@ -137,8 +137,8 @@ def test_values_and_gradients_in_corners(name: str) -> None:
 def test_the_gradient_of_a_sum() -> None:
     rng = np.random.default_rng(0)
     hyper = Hyperparameters(np.array([0.4, 0.3]), 1.0, 1e-4)
-    process = GaussianProcess(Form(), hyper, np.array([0, 1]), rng.random((8, 2)), rng.standard_normal(8))
-    total = Sum([improvement("logei", process, -0.5), feasibility(process)])
+    model = GaussianProcess(ModelSpec(), hyper, np.array([0, 1]), rng.random((8, 2)), rng.standard_normal(8))
+    total = SumAcquisition([analytic_acquisition("logei", model, -0.5), log_feasibility(model)])
     x = np.array([0.3, 0.7])
     numeric = [(total.score((x + e)[None]) - total.score((x - e)[None]))[0] / 2e-6 for e in 1e-6 * np.eye(2)]
     np.testing.assert_allclose(total.score_with_gradients(x[None])[1][0], numeric, rtol=1e-5)
@@ -148,25 +148,27 @@ def test_feasibility_is_in_the_units_of_the_slack() -> None:
     features = np.array([[0.0], [1.0]])
     hyper = Hyperparameters(np.array([0.3]), 1.0, 1e-6)
     # Slacks 40 and -40: shift 0, scale 40.
-    process = GaussianProcess(Form(), hyper, np.array([0]), features, np.array([1.0, -1.0]), Units(0.0, 40.0))
-    chance = np.exp(feasibility(process).score(features))
+    model = GaussianProcess(
+        ModelSpec(), hyper, np.array([0]), features, np.array([1.0, -1.0]), OutcomeTransform(0.0, 40.0)
+    )
+    chance = np.exp(log_feasibility(model).score(features))
     assert chance[0] < 1e-6
     assert chance[1] > 1 - 1e-6
-    assert isinstance(feasibility(process), Term)
+    assert isinstance(log_feasibility(model), AnalyticAcquisition)
 
 
 HYPER = Hyperparameters(np.array([0.3, 0.5]), 1.2, 1e-4)
 PENDING = np.array([[0.2, 0.3], [0.8, 0.9]])
 
 
-def process() -> GaussianProcess:
+def model() -> GaussianProcess:
     rng = np.random.default_rng(0)
-    return GaussianProcess(Form(), HYPER, np.array([0, 1]), rng.random((10, 2)), rng.standard_normal(10))
+    return GaussianProcess(ModelSpec(), HYPER, np.array([0, 1]), rng.random((10, 2)), rng.standard_normal(10))
 
 
-def gain(n_draws: int = 64) -> ImprovementWhilePending:
-    one = process()
-    return ImprovementWhilePending(one, PENDING, float(one.y.min()), np.random.default_rng(1), n_draws)
+def gain(n_samples: int = 64) -> QLogExpectedImprovement:
+    gp = model()
+    return QLogExpectedImprovement(gp, PENDING, float(gp.y.min()), np.random.default_rng(1), n_samples)
 
 
 def test_equal_to_what_botorch_adds_up() -> None:
@@ -174,14 +176,14 @@ def test_equal_to_what_botorch_adds_up() -> None:
     from botorch.acquisition.logei import qLogExpectedImprovement
     from botorch.sampling.normal import SobolQMCNormalSampler
 
-    one = process()
+    gp = model()
     sampler = SobolQMCNormalSampler(torch.Size([2**15]), seed=0)
-    best = -float(one.y.min())
-    theirs = qLogExpectedImprovement(as_botorch(one, -1.0), best, sampler, tau_max=1e-4, tau_relu=1e-8)
+    best = -float(gp.y.min())
+    botorch_acquisition = qLogExpectedImprovement(as_botorch(gp, -1.0), best, sampler, tau_max=1e-4, tau_relu=1e-8)
     x = np.array([[0.1, 0.9], [0.4, 0.4], [0.25, 0.35], [0.6, 0.1]])
     with torch.no_grad():
-        alone = float(theirs(tensor(PENDING)).exp())
-        together = [float(theirs(tensor(np.vstack([row, PENDING]))).exp()) for row in x]
+        alone = float(botorch_acquisition(tensor(PENDING)).exp())
+        together = [float(botorch_acquisition(tensor(np.vstack([row, PENDING]))).exp()) for row in x]
     np.testing.assert_allclose(np.exp(gain(2**14).score(x)), np.array(together) - alone, rtol=0.02, atol=2e-5)
 
 
@@ -195,6 +197,6 @@ def test_gradient() -> None:
 
 
 def test_where_one_runs_there_is_least_to_gain() -> None:
-    one = process()
-    nothing_runs = improvement("logei", one, float(one.y.min())).score(PENDING)
+    gp = model()
+    nothing_runs = analytic_acquisition("logei", gp, float(gp.y.min())).score(PENDING)
     assert (gain().score(PENDING) < nothing_runs - 1).all()

@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import spaces
 
-from nbcompress.optimize.encoding import ANGLE, Axes, Embedding
-from nbcompress.optimize.surrogates.closed_form import Form, squared_distances
+from nbcompress.optimize.encoding import ARC_ANGLE, Embedding, SpaceEncoder
+from nbcompress.optimize.surrogates.closed_form import ModelSpec, squared_distances
 from nbcompress.space import Choice, Float, Int, Space
 
 TREE = Space(
@@ -21,8 +21,8 @@ SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthChe
 
 
 def distances(space: Space, points: list) -> np.ndarray:
-    embedding = Embedding(Axes(space))
-    features = embedding.features(embedding.axes.rows(points))
+    embedding = Embedding(SpaceEncoder(space))
+    features = embedding.features(embedding.encoder.rows(points))
     return np.sqrt(squared_distances(features, features))
 
 
@@ -34,20 +34,20 @@ def test_distances_by_hand() -> None:
     d = distances(TREE, [plain, far, few, many])
     assert d[0, 1] == pytest.approx(1.0)
     # Another method (1) and active against inactive (1 / angle): the same for every number of clusters.
-    assert d[0, 2] == d[0, 3] == pytest.approx(np.sqrt(1 + 1 / ANGLE**2))
+    assert d[0, 2] == d[0, 3] == pytest.approx(np.sqrt(1 + 1 / ARC_ANGLE**2))
     # Both active, at both ends of the arc: a chord of a quarter circle of radius 1 / angle.
-    assert d[2, 3] == pytest.approx(np.sqrt(2) / ANGLE)
+    assert d[2, 3] == pytest.approx(np.sqrt(2) / ARC_ANGLE)
 
 
 @given(spaces(), st.integers(0, 99), st.sampled_from(["matern52", "rbf"]))
 @SLOW
 def test_the_kernel_is_positive_semi_definite(space: Space, seed: int, kernel: str) -> None:
     rng = np.random.default_rng(seed)
-    embedding = Embedding(Axes(space))
-    rows = embedding.axes.spread(rng.random((24, len(space))))
+    embedding = Embedding(SpaceEncoder(space))
+    rows = embedding.encoder.from_cube(rng.random((24, len(space))))
     scales = np.exp(rng.normal(size=len(space)))[embedding.owner]
     features = embedding.features(rows) / scales
-    K = Form(kernel).correlation(squared_distances(features, features))[0]
+    K = ModelSpec(kernel).correlation(squared_distances(features, features))[0]
     assert np.linalg.eigvalsh(K).min() > -1e-6
     assert (np.abs(np.diag(K) - 1) < 1e-6).all()
 
@@ -56,52 +56,52 @@ def test_the_kernel_is_positive_semi_definite(space: Space, seed: int, kernel: s
 @SLOW
 def test_what_is_inactive_changes_nothing(space: Space, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    axes = Axes(space)
-    embedding = Embedding(axes)
-    rows = axes.spread(rng.random((8, axes.d)))
-    others = np.where(axes.is_active(rows), rows, axes.spread(rng.random((8, axes.d))))
+    encoder = SpaceEncoder(space)
+    embedding = Embedding(encoder)
+    rows = encoder.from_cube(rng.random((8, encoder.d)))
+    others = np.where(encoder.is_active(rows), rows, encoder.from_cube(rng.random((8, encoder.d))))
     np.testing.assert_array_equal(embedding.features(rows), embedding.features(others))
-    assert axes.keys(rows) == axes.keys(others)
-    assert [axes.point(row) for row in rows] == [axes.point(row) for row in others]
+    assert encoder.keys(rows) == encoder.keys(others)
+    assert [encoder.point(row) for row in rows] == [encoder.point(row) for row in others]
 
 
 @given(spaces(), st.integers(0, 99))
 @SLOW
 def test_rows_and_points_are_the_same(space: Space, seed: int) -> None:
-    axes = Axes(space)
-    rows = axes.spread(np.random.default_rng(seed).random((8, axes.d)))
-    points = [axes.point(row) for row in rows]
+    encoder = SpaceEncoder(space)
+    rows = encoder.from_cube(np.random.default_rng(seed).random((8, encoder.d)))
+    points = [encoder.point(row) for row in rows]
     assert [space.check(point) for point in points] == points
-    assert axes.keys(axes.rows(points)) == axes.keys(rows)
+    assert encoder.keys(encoder.rows(points)) == encoder.keys(rows)
 
 
 def test_spread_gives_every_value_its_share() -> None:
-    axes = Axes(Space({"bits": Choice(2, 4, 8), "n": Int(1, 5), "word": Choice("a", "b")}))
+    encoder = SpaceEncoder(Space({"bits": Choice(2, 4, 8), "n": Int(1, 5), "word": Choice("a", "b")}))
     even = (np.arange(30_000) + 0.5) / 30_000
-    rows = axes.spread(np.stack([even] * 3, axis=1))
+    rows = encoder.from_cube(np.stack([even] * 3, axis=1))
     for i, k in enumerate([3, 5, 2]):
         _, counts = np.unique(rows[:, i], return_counts=True)
         assert counts.tolist() == pytest.approx([30_000 / k] * k, abs=1)
 
 
 def test_changes_of_one_coordinate() -> None:
-    axes = Axes(Space({"n": Int(0, 4), "huge": Int(0, 10**6), "x": Float(0, 1)}))
-    row = axes.rows([{"n": 2, "huge": 500_000, "x": 0.25}])[0]
-    assert axes.changes(row, 0)[:, 0].tolist() == [0.0, 0.25, 0.75, 1.0]
-    points = [axes.point(one) for one in axes.changes(row, 1)]
+    encoder = SpaceEncoder(Space({"n": Int(0, 4), "huge": Int(0, 10**6), "x": Float(0, 1)}))
+    row = encoder.rows([{"n": 2, "huge": 500_000, "x": 0.25}])[0]
+    assert encoder.single_changes(row, 0)[:, 0].tolist() == [0.0, 0.25, 0.75, 1.0]
+    points = [encoder.point(other) for other in encoder.single_changes(row, 1)]
     assert {"n": 2, "huge": 500_001, "x": 0.25} in points
     assert {"n": 2, "huge": 0, "x": 0.25} in points
 
 
 def test_the_gradient_is_pulled_back() -> None:
-    embedding = Embedding(Axes(TREE))
-    row = embedding.axes.rows([{"method": "cluster", "clusters": 16, "lr": 1e-2}])[0]
-    active = embedding.axes.is_active(row[None])[0]
+    embedding = Embedding(SpaceEncoder(TREE))
+    row = embedding.encoder.rows([{"method": "cluster", "clusters": 16, "lr": 1e-2}])[0]
+    active = embedding.encoder.is_active(row[None])[0]
     gradient = np.random.default_rng(0).normal(size=embedding.n_features)
     numeric = np.zeros(3)
     for i in (1, 2):
         step = np.zeros(3)
         step[i] = 1e-6
-        ahead, behind = (embedding.features(one[None], active[None])[0] for one in (row + step, row - step))
+        ahead, behind = (embedding.features(moved[None], active[None])[0] for moved in (row + step, row - step))
         numeric[i] = gradient @ (ahead - behind) / 2e-6
     np.testing.assert_allclose(embedding.pull_back(row[None], active[None], gradient[None])[0], numeric, atol=1e-8)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nbcompress.errors import SearchError
-from nbcompress.optimize import History
+from nbcompress.optimize import History, Proposal
 
 
 def test_feasible_needs_every_loss_and_every_constraint() -> None:
@@ -19,8 +19,8 @@ def test_feasible_needs_every_loss_and_every_constraint() -> None:
 
 
 def test_json_round_trip() -> None:
-    history = History.empty(2, 1).adding({"x": 0.1}, "told", [1 / 3, math.nan], [-1.0], {"gain": 0.1})
-    history = history.adding({"x": 0.2}).adding({"x": 0.3}, "failed")
+    history = History.empty(2, 1).with_point({"x": 0.1}, "told", [1 / 3, math.nan], [-1.0], {"gain": 0.1})
+    history = history.with_point({"x": 0.2}).with_point({"x": 0.3}, "failed")
     again = History.from_json(json.loads(json.dumps(history.to_json())))
     assert again.points == history.points
     assert again.status == history.status
@@ -57,3 +57,15 @@ def test_the_arrays_are_frozen_copies() -> None:
 def test_what_cannot_be(build, text: str) -> None:
     with pytest.raises(SearchError, match=text):
         build()
+
+
+def test_what_is_computed_from_a_history_is_kept_with_it() -> None:
+    history, calls = History.empty(1), []
+    assert [history.cached("key", lambda: calls.append(1) or len(calls)) for _ in range(2)] == [1, 1]
+    assert history.cached("other", lambda: 5) == 5
+    assert history.with_point({"x": 1}).cached("key", lambda: 7) == 7
+
+
+def test_the_expected_gain_is_read_from_the_note() -> None:
+    assert Proposal({"x": 1}, {"gain": 0.25}).expected_gain == 0.25
+    assert Proposal({"x": 1}).expected_gain is None

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from nbcompress.errors import PointError, SearchError
-from nbcompress.optimize import History, importance, leave_one_out, proposer, slice_of
-from nbcompress.optimize import models as belief
+from nbcompress.optimize import History, SurrogateProposer, importance, leave_one_out, proposer, slice_of
+from nbcompress.optimize import models as models_module
 from nbcompress.optimize.surrogates.fit import fit
 from nbcompress.space import Choice, Float, Int, Space
 
@@ -22,7 +22,7 @@ def explored(m: int = 1, n: int = 24) -> History:
     for number in range(n):
         point = design.propose(number, history).point
         loss = 100 + 10 * (point["x"] - 0.5) ** 2 + point.get("n", 0)
-        history = history.adding(point, "told", [loss, -loss][:m])
+        history = history.with_point(point, "told", [loss, -loss][:m])
     return history
 
 
@@ -75,7 +75,7 @@ def test_importance_of_a_constant() -> None:
 
 
 def test_calibration() -> None:
-    history = explored().adding({"x": 0.5, "idle": 0.5, "method": "a"})
+    history = explored().with_point({"x": 0.5, "idle": 0.5, "method": "a"})
     found = leave_one_out(GP, history)
     assert found.residuals.shape == (24,)
     assert 0.7 <= found.share_inside <= 1.0
@@ -83,7 +83,7 @@ def test_calibration() -> None:
 
 def test_calibration_leaves_out_what_runs() -> None:
     history = explored()
-    pending = history.adding({"x": 0.33, "idle": 0.5, "method": "a"})
+    pending = history.with_point({"x": 0.33, "idle": 0.5, "method": "a"})
     np.testing.assert_allclose(leave_one_out(GP, pending).residuals, leave_one_out(GP, history).residuals)
 
 
@@ -95,15 +95,15 @@ def test_many_questions_about_one_history_cost_one_fit(monkeypatch: pytest.Monke
         n_fits += 1
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(belief, "fit", counted)
-    one, history = proposer("gp", SPACE, n_objectives=1), explored()
-    importance(one, history)
-    leave_one_out(one, history)
+    monkeypatch.setattr(models_module, "fit", counted)
+    gp, history = proposer("gp", SPACE, n_objectives=1), explored()
+    importance(gp, history)
+    leave_one_out(gp, history)
     for name in ("x", "idle"):
-        slice_of(one, history, {"x": 0.2, "idle": 0.5, "method": "a"}, name)
-    one.propose(len(history), history)
+        slice_of(gp, history, {"x": 0.2, "idle": 0.5, "method": "a"}, name)
+    gp.propose(len(history), history)
     assert n_fits == 1
-    importance(one, history.adding({"x": 0.1, "idle": 0.5, "method": "a"}, "told", [99.0]))
+    importance(gp, history.with_point({"x": 0.1, "idle": 0.5, "method": "a"}, "told", [99.0]))
     assert n_fits == 2
 
 
@@ -114,5 +114,16 @@ def test_what_cannot_be_looked_into() -> None:
         importance(GP, History.empty(1))
     with pytest.raises(PointError, match="'n' is not active at this point"):
         slice_of(GP, explored(), {"x": 0.5, "idle": 0.5, "method": "a"}, "n")
-    with pytest.raises(PointError, match=r"'metod' is no parameter of the space.* Did you mean 'method'"):
+    with pytest.raises(PointError, match=r"'metod' is not a parameter of the space.* Did you mean 'method'"):
         slice_of(GP, explored(), {"x": 0.5, "idle": 0.5, "method": "a"}, "metod")
+
+
+def test_two_proposers_of_the_same_space_share_the_fitted_models() -> None:
+    history = explored()
+    first, second = (proposer("gp", SPACE, n_objectives=1, seed=seed) for seed in (0, 1))
+    other = proposer("gp", SPACE, n_objectives=1, kernel="rbf")
+    assert isinstance(first, SurrogateProposer)
+    assert isinstance(second, SurrogateProposer)
+    assert isinstance(other, SurrogateProposer)
+    assert first.fit_models(history) is second.fit_models(history)
+    assert first.fit_models(history) is not other.fit_models(history)

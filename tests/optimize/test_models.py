@@ -1,26 +1,26 @@
-"""What the surrogate is told of a history."""
+"""The values that the models of a history are fitted to."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from nbcompress.optimize import History
-from nbcompress.optimize.encoding import Axes, Embedding
-from nbcompress.optimize.models import Belief
-from nbcompress.optimize.surrogates.closed_form import Form
+from nbcompress.optimize.encoding import Embedding, SpaceEncoder
+from nbcompress.optimize.models import FittedModels
+from nbcompress.optimize.surrogates.closed_form import ModelSpec
 from nbcompress.space import Float, Space
 
 SPACE = Space({"x": Float(0.0, 1.0)})
 
 
 def told(losses: list[tuple[float, ...]]) -> list[np.ndarray]:
-    """Return the values of each loss that its process holds, in the units of the losses."""
+    """Return the values that the model of each loss holds, in the units of the losses."""
     history = History.empty(len(losses[0]))
     for i, row in enumerate(losses):
-        history = history.adding({"x": i / len(losses)}, "told", row)
-    belief = Belief.after(history, Embedding(Axes(SPACE)), Form())
-    found = [belief.losses[j] for j in range(len(losses[0]))]
-    return [one.in_units(one.y, np.zeros(one.n))[0] for one in found]
+        history = history.with_point({"x": i / len(losses)}, "told", row)
+    models = FittedModels.fit(history, Embedding(SpaceEncoder(SPACE)), ModelSpec())
+    objectives = [models.objectives[j] for j in range(len(losses[0]))]
+    return [model.untransform(model.y, np.zeros(model.n))[0] for model in objectives]
 
 
 def test_a_penalty_counts_as_bad_and_no_more() -> None:

@@ -1,4 +1,4 @@
-"""Our proposer as Optuna's sampler: what its test-suite does not ask."""
+"""The sampler `gp` in studies of Optuna: what Optuna's own test suite does not check."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_it_finds_the_minimum_of_branin() -> None:
 def test_maximizing_is_minimizing_the_opposite() -> None:
     down = studied(branin, 12)
     up = studied(lambda trial: -branin(trial), 12, direction="maximize")
-    assert [one.params for one in up.trials] == [one.params for one in down.trials]
+    assert [trial.params for trial in up.trials] == [trial.params for trial in down.trials]
 
 
 def test_a_study_that_is_continued_later_goes_on_as_if_it_had_not_stopped() -> None:
@@ -54,9 +54,9 @@ def test_a_study_that_is_continued_later_goes_on_as_if_it_had_not_stopped() -> N
     study = studied(branin, 6)
     study.sampler = pickle.loads(pickle.dumps(Sampler(seed=0)))
     study.optimize(branin, n_trials=8)
-    assert [one.params for one in study.trials] == [one.params for one in whole.trials]
-    assert [one.params for one in studied(branin, 2, Sampler(seed=1)).trials] != [
-        one.params for one in whole.trials[:2]
+    assert [trial.params for trial in study.trials] == [trial.params for trial in whole.trials]
+    assert [trial.params for trial in studied(branin, 2, Sampler(seed=1)).trials] != [
+        trial.params for trial in whole.trials[:2]
     ]
 
 
@@ -76,7 +76,7 @@ def test_two_objectives_cover_more_than_at_random() -> None:
     def volume(sampler: optuna.samplers.BaseSampler) -> float:
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
         study.optimize(zdt1, n_trials=25)
-        return hypervolume([one.values for one in study.trials], [1.1, 1.1])
+        return hypervolume([trial.values for trial in study.trials], [1.1, 1.1])
 
     ours = volume(Sampler(seed=0))
     assert ours > volume(optuna.samplers.RandomSampler(0)) + 0.1
@@ -97,8 +97,8 @@ def test_constraints_are_learned_from_either_source() -> None:
 
     told = studied(objective, 20)
     asked = studied(without, 20, Sampler(seed=0, constraints_func=bound))
-    assert [one.params for one in told.trials] == [one.params for one in asked.trials]
-    best = min(one.values[0] for one in told.trials if one.constraints["sum"] <= 0)
+    assert [trial.params for trial in told.trials] == [trial.params for trial in asked.trials]
+    best = min(trial.values[0] for trial in told.trials if trial.constraints["sum"] <= 0)
     assert best == pytest.approx(1.2, abs=0.02)
     assert asked.best_trial.values[0] == best
 
@@ -112,14 +112,14 @@ def test_failed_trials_are_kept_away_from() -> None:
     # The optimum lies at the edge, where failures are to be expected; well beyond it next to nothing is looked for.
     # At random 8 of 45 would be there.
     assert max(study.best_value for study in studies) < 0.82
-    assert sum(sum(one.params.values()) < 0.6 for study in studies for one in study.trials[15:]) <= 4
+    assert sum(sum(trial.params.values()) < 0.6 for study in studies for trial in study.trials[15:]) <= 4
 
 
 def test_running_trials_count_as_pending() -> None:
     study = studied(branin, 9)
     for _ in range(4):
         study.ask().suggest_float("x", -5, 10)  # and has not asked for y yet
-    points = [one.system_attrs[PROPOSAL]["point"] for one in study.trials[9:]]
+    points = [trial.system_attrs[PROPOSAL]["point"] for trial in study.trials[9:]]
     apart = [math.dist(a.values(), b.values()) for i, a in enumerate(points) for b in points[:i]]
     assert min(apart) > 0.5
 
@@ -134,7 +134,7 @@ def test_threads_never_get_the_same_point() -> None:
     study = optuna.create_study(sampler=Sampler(seed=0))
     study.optimize(objective, n_trials=12, n_jobs=2)
     # The first two know of no space yet.
-    assert len({tuple(one.params.values()) for one in study.trials[2:]}) == 10
+    assert len({tuple(trial.params.values()) for trial in study.trials[2:]}) == 10
 
 
 def test_a_finite_space_is_walked_without_repeats_and_goes_on_when_it_is_exhausted() -> None:
@@ -142,8 +142,8 @@ def test_a_finite_space_is_walked_without_repeats_and_goes_on_when_it_is_exhaust
         return trial.suggest_int("n", 1, 4) + trial.suggest_categorical("k", [1, 2, 3])
 
     study = studied(objective, 14)
-    assert len({tuple(one.params.values()) for one in study.trials[:12]}) == 12
-    assert all(one.state == TrialState.COMPLETE for one in study.trials)
+    assert len({tuple(trial.params.values()) for trial in study.trials[:12]}) == 12
+    assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 
 def test_enqueued_trials_are_learned_from() -> None:
@@ -167,7 +167,7 @@ def test_pruned_trials_are_not_run_again() -> None:
         return float(n)
 
     study = studied(objective, 10)
-    assert sorted(one.params["n"] for one in study.trials) == list(range(1, 11))
+    assert sorted(trial.params["n"] for trial in study.trials) == list(range(1, 11))
 
 
 def test_what_no_parameter_holds_is_drawn_independently() -> None:
@@ -177,7 +177,7 @@ def test_what_no_parameter_holds_is_drawn_independently() -> None:
         return trial.suggest_int("wide", 0, 10**15) * 1e-15 + trial.suggest_float("x", 0, 1)
 
     study = studied(objective, 10)
-    assert all(wide._contains(one.params["wide"]) for one in study.trials)
+    assert all(wide._contains(trial.params["wide"]) for trial in study.trials)
     assert set(study.trials[-1].system_attrs[PROPOSAL]["point"]) == {"x"}
     assert study.ask({"twins": twins}).params["twins"] in (1, True, "a")
 

@@ -1,4 +1,4 @@
-"""Parameters that only some trials were asked for."""
+"""Search spaces of Optuna, and parameters that only some trials have."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_branches_are_searched_not_drawn() -> None:
 def test_a_branch_that_is_not_taken_is_not_proposed() -> None:
     study = optuna.create_study(sampler=Sampler(seed=0))
     study.optimize(conditional, n_trials=12)
-    later = [one for one in study.trials[4:] if one.state is TrialState.COMPLETE]
-    assert {one.params["kind"] for one in later} == {"svm", "forest"}
-    for one in later:
-        assert one.system_attrs[PROPOSAL]["point"].keys() == one.params.keys()
+    later = [trial for trial in study.trials[4:] if trial.state is TrialState.COMPLETE]
+    assert {trial.params["kind"] for trial in later} == {"svm", "forest"}
+    for trial in later:
+        assert trial.system_attrs[PROPOSAL]["point"].keys() == trial.params.keys()
 
 
 def test_a_number_of_layers_is_searched() -> None:

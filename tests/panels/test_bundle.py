@@ -1,6 +1,4 @@
-"""The saved output: complete, small, and made of nothing that viewers strip.
-
-What is shown of a study at once."""
+"""The saved output is complete, small, and holds nothing that viewers strip; the first bundle needs no drawing."""
 
 from __future__ import annotations
 
@@ -16,10 +14,10 @@ import pytest
 from panel_studies import HOSTILE, choices, curve, digits_study, empty_study, hostile_study, single_study
 from PIL import Image
 
-from nbcompress.panels.bundle import MOST_BYTES, study_bundle, study_glance, weight
-from nbcompress.panels.surrogate_data import Expectations, slice_data
-from nbcompress.panels.text import Limits
-from nbcompress.panels.view import MIME, Course, schema
+from nbcompress.panels.bundle import MAX_BYTES, encoded_size, first_bundle, study_bundle
+from nbcompress.panels.surrogate_data import SurrogateInsight, slice_data
+from nbcompress.panels.text import ViewLimits
+from nbcompress.panels.view import MIME, SearchStatus, schema
 from nbcompress.study import State
 
 STUDIES = {"digits": digits_study, "single": single_study, "empty": empty_study, "hostile": hostile_study}
@@ -82,8 +80,8 @@ def test_html_needs_no_style_sheet_script_or_svg(bundle: dict[str, Any]) -> None
 def test_200_trials_stay_below_300_kb(make: Any) -> None:
     study = make(200)
     lines = [slice_data("amount", curve(), study.goal)] * 4 if make is digits_study else []
-    bundle = study_bundle(study, expected=Expectations(lines))
-    assert weight(bundle) <= MOST_BYTES
+    bundle = study_bundle(study, insight=SurrogateInsight(lines))
+    assert encoded_size(bundle) <= MAX_BYTES
     if make is digits_study:
         assert len(bundle[MIME]["trials"]) == 200
 
@@ -107,7 +105,7 @@ def test_no_string_ends_in_a_half_letter() -> None:
 def test_slices_and_gaps_are_named() -> None:
     study = digits_study()
     lines = [slice_data("amount", curve(), study.goal, at=0.7), slice_data("method", choices(), study.goal)]
-    page = Reader(study_bundle(study, expected=Expectations(lines))["text/html"])
+    page = Reader(study_bundle(study, insight=SurrogateInsight(lines))["text/html"])
     assert len(page.images) == 2
     assert "amount: next at 0.8045" in str(page.images[1]["alt"])
     assert "Not recorded: data, baseline." in page.text
@@ -125,10 +123,10 @@ def test_the_record_tells_the_data_line_by_line_and_its_gaps() -> None:
 @pytest.mark.parametrize("kept", [100, 400])
 def test_counts_are_the_studys_and_not_of_what_is_shown(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     study = digits_study(600)
-    monkeypatch.setattr("nbcompress.panels.bundle.SAVED", (Limits(trials=kept),))
+    monkeypatch.setattr("nbcompress.panels.bundle.SAVED_LIMITS", (ViewLimits(trials=kept),))
     bundle = study_bundle(study)
     data, page = bundle[MIME], Reader(bundle["text/html"])
-    counts = {state.value: sum(one.state is state for one in study.all_trials) for state in State}
+    counts = {state.value: sum(trial.state is state for trial in study.all_trials) for state in State}
     assert data["counts"] == {state: n for state, n in counts.items() if n}
     assert len(data["trials"]) == kept
     line = f"600 trials, {kept} shown: {counts['complete']} complete, {counts['stopped']} stopped"
@@ -142,8 +140,8 @@ def test_counts_are_the_studys_and_not_of_what_is_shown(kept: int, monkeypatch: 
 
 
 def test_text_says_how_it_went() -> None:
-    course = Course(ending="Stopped by you after 24 trials.", elapsed=40.0)
-    text = study_bundle(digits_study(), course=course, warnings=["The body changed."])["text/plain"]
+    status = SearchStatus(ending="Stopped by you after 24 trials.", elapsed=40.0)
+    text = study_bundle(digits_study(), status=status, warnings=["The body changed."])["text/plain"]
     assert text.splitlines()[0] == "Study digits: maximize accuracy, minimize kilobytes, subject to kilobytes <= 60"
     assert "24 trials: 16 complete, 2 stopped, 4 infeasible, 2 failed" in text
     assert "Stopped by you after 24 trials." in text
@@ -151,14 +149,14 @@ def test_text_says_how_it_went() -> None:
     assert "front (" in text
 
 
-def test_a_glance_is_a_view_without_pictures() -> None:
-    bundle = study_glance(digits_study(24), {"accuracy": 0.98})
+def test_the_first_bundle_is_a_view_without_pictures() -> None:
+    bundle = first_bundle(digits_study(24), {"accuracy": 0.98})
     jsonschema.validate(bundle[MIME], dict(schema()))
     assert set(bundle) == {MIME, "text/plain"}
     assert "digits" in bundle["text/plain"]
 
 
-def test_a_glance_waits_for_nothing_that_draws() -> None:
-    code = "import sys, nbcompress.panels.bundle; print({'seaborn', 'matplotlib', 'pandas'} & set(sys.modules))"
+def test_the_first_bundle_and_lines_of_text_load_nothing_that_draws() -> None:
+    code = "import sys, nbcompress.panels.text_panel; print({'seaborn', 'matplotlib', 'pandas'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

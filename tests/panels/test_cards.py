@@ -12,10 +12,9 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.measure import compare, footprint, sensitivity
-from nbcompress.measure.accuracy import EvaluationScores
-from nbcompress.panels import Card, comparison_card, footprint_card, sensitivity_card
+from nbcompress.measure.accuracy import Scores
 from nbcompress.panels.card_figures import bars_figure, dots_figure
-from nbcompress.panels.cards import Drawing, Folded
+from nbcompress.panels.cards import Card, Drawing, FoldedTable, comparison_card, footprint_card, sensitivity_card
 
 FORMS = {"text/plain", "text/html", "image/png"}
 
@@ -104,7 +103,7 @@ def test_footprints_side_by_side(model: nn.Module) -> None:
         both,
         title="%distill",
         scores={"f": {"teacher": 0.9, "student": 0.8}},
-        measured=EvaluationScores({"teacher": nc.accuracy(model, data())}),
+        measured=Scores({"teacher": nc.accuracy(model, data())}),
     )
     assert set(card) == FORMS
     assert "Layers of teacher" in card["text/html"]
@@ -117,12 +116,12 @@ def test_footprints_side_by_side(model: nn.Module) -> None:
 
 
 def test_what_each_layer_bears(model: nn.Module) -> None:
-    found = sensitivity(model, lambda one: float(one[0].weight.abs().sum().detach()))
+    found = sensitivity(model, lambda net: float(net[0].weight.abs().sum().detach()))
     card = sensitivity_card(found)
     assert set(card) == FORMS
     assert "prune 0.5" in card["text/html"]
     assert "Dots: change of the evaluation" in card["text/html"]
-    failed = sensitivity_card(sensitivity(model, lambda one: 1.0 if (one[0].weight != 0).all() else 1 / 0, layers="0"))
+    failed = sensitivity_card(sensitivity(model, lambda net: 1.0 if (net[0].weight != 0).all() else 1 / 0, layers="0"))
     assert "at 0.5 failed: it raised ZeroDivisionError" in failed["text/plain"]
     assert "All of them failed." in failed["text/html"]
 
@@ -133,7 +132,7 @@ def test_a_model_with_very_many_layers_stays_small() -> None:
     rows = tuple((name, "1") for name in names)
     for draw in (partial(bars_figure, names, sizes, "kB"), partial(dots_figure, names, sizes, "change")):
         bundle = Card(
-            "many", ("layer", "n"), rows[:5], (), (Folded("Layers", ("layer", "n"), rows),), Drawing(draw, "alt")
+            "many", ("layer", "n"), rows[:5], (), (FoldedTable("Layers", ("layer", "n"), rows),), Drawing(draw, "alt")
         ).bundle()
         assert len(bundle["text/html"]) < 250_000
         assert "and 600 more, which the result holds" in bundle["text/html"]
@@ -143,7 +142,7 @@ def test_a_model_with_very_many_layers_stays_small() -> None:
 def test_hostile_names_are_text() -> None:
     bad = "<img src=x onerror=alert(1)> $\\frac{ \u202eolleh " + "n" * 10_000
     drawing = Drawing(partial(bars_figure, [bad], [(bad, (1.0,))], "$_"), bad)
-    card = Card(bad, ("", bad), ((bad, "1"),), (bad,), (Folded(bad, (bad, ""), ((bad, bad),)),), drawing)
+    card = Card(bad, ("", bad), ((bad, "1"),), (bad,), (FoldedTable(bad, (bad, ""), ((bad, bad),)),), drawing)
     bundle: dict[str, Any] = card.bundle()
     assert "<img src=x" not in bundle["text/html"]
     assert "&lt;img src=x" in bundle["text/html"]

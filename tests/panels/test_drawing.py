@@ -10,11 +10,12 @@ import pytest
 from matplotlib.figure import Figure
 from panel_studies import digits_study
 
-from nbcompress.panels import Card, study_page
-from nbcompress.panels.bundle import pictures, study_bundle
+from nbcompress.panels.bundle import study_bundle
 from nbcompress.panels.card_figures import bars_figure
-from nbcompress.panels.cards import Drawing
-from nbcompress.panels.drawing import drawn, fixed_style
+from nbcompress.panels.cards import Card, Drawing
+from nbcompress.panels.drawing import default_style, render
+from nbcompress.panels.figures import draw_pictures
+from nbcompress.panels.page import study_page
 from nbcompress.panels.view import MIME, study_view
 
 DARK = dict(mpl.style.library["dark_background"])
@@ -34,18 +35,18 @@ def bars() -> Figure:
 @pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
 def test_a_style_of_the_notebook_changes_nothing(style: dict[str, Any]) -> None:
     view = study_view(digits_study())
-    plain = (drawn(bars), pictures(view))
+    plain = (render(bars), draw_pictures(view))
     assert plain[0] is not None
     assert plain[0].png
     with mpl.rc_context(style):
         before = dict(mpl.rcParams)
-        assert (drawn(bars), pictures(view)) == plain
+        assert (render(bars), draw_pictures(view)) == plain
         assert dict(mpl.rcParams) == before
 
 
 def test_what_is_set_while_a_picture_is_drawn_stays() -> None:
     with mpl.rc_context({"axes.grid": True, "font.size": 30.0}):
-        with fixed_style():
+        with default_style():
             assert mpl.rcParams["font.size"] == 10.0
             mpl.rcParams["font.size"] = 20.0
             mpl.rcParams["lines.linewidth"] = 7.0
@@ -65,7 +66,7 @@ def test_a_card_without_its_picture_is_a_card() -> None:
 
 @pytest.mark.parametrize("name", ["overview_figure", "slices_figure", "calibration_figure"])
 def test_a_study_without_a_picture_is_saved_and_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"nbcompress.panels.bundle.{name}", broken)
+    monkeypatch.setattr(f"nbcompress.panels.figures.{name}", broken)
     bundle = study_bundle(digits_study())
     assert {MIME, "text/html", "text/plain"} <= set(bundle)
     assert ("image/png" in bundle) is (name != "overview_figure")
@@ -77,5 +78,5 @@ def test_a_study_without_a_picture_is_saved_and_reported(name: str, monkeypatch:
 
 def test_fonts_are_asked_for_only_once_they_are_ours(caplog: pytest.LogCaptureFixture) -> None:
     with mpl.rc_context({"font.family": "No Such Font"}), caplog.at_level(logging.WARNING, "matplotlib"):
-        drawn(bars)
+        render(bars)
     assert not caplog.records

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from nbcompress.panels import MIME
+from nbcompress.panels.view import MIME
 
 pytestmark = pytest.mark.timeout(300)
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
@@ -66,7 +66,7 @@ def check(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert "widget-view" not in str([cell.outputs for cell in notebook.cells])
-    (output,) = [one for one in notebook.cells[1].outputs if MIME in one.get("data", {})]
+    (output,) = [output for output in notebook.cells[1].outputs if MIME in output.get("data", {})]
     assert set(output.data) == {MIME, "text/html", "image/png", "text/plain"}
     assert output.data[MIME]["state"] == "ended"
     left = Sanitized(output.data["text/html"])

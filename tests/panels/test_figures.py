@@ -6,7 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 from panel_studies import digits_study, single_study
 
-from nbcompress.panels.figures import draw_history, draw_tradeoff, is_wide, png
+from nbcompress.panels.drawing import png
+from nbcompress.panels.figures import draw_history, draw_tradeoff, needs_log_scale
 from nbcompress.panels.view import study_view
 
 
@@ -53,4 +54,4 @@ def test_trials_without_a_metric_stand_at_the_edge() -> None:
     ("values", "wide"), [([], False), ([0.0, 100.0], False), ([-1.0, 100.0], False), ([4.0, 81.0], True)]
 )
 def test_wide(values: list[float], wide: bool) -> None:
-    assert is_wide(values) is wide
+    assert needs_log_scale(values) is wide

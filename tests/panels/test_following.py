@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from nbcompress.panels import MIME, following, panel
-from nbcompress.panels.following import Following, follow
-from nbcompress.panels.live import LivePanel, StudyWidget
+from nbcompress.panels import following
+from nbcompress.panels.following import StudyFollower, follow
+from nbcompress.panels.live import LivePanel, StudyWidget, make_panel
+from nbcompress.panels.view import MIME
 from nbcompress.run.callbacks import Controls, Ending
 from nbcompress.space import Float, Space
 from nbcompress.study import Study, delete_study, open_study, read_study
@@ -39,17 +40,17 @@ class Page:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Poll often, and hear what a page would hear."""
     sent: list[dict[str, Any]] = []
-    monkeypatch.setattr(following, "PAUSE", 0.02)
-    monkeypatch.setattr(following, "PATIENCE", 0.1)
+    monkeypatch.setattr(following, "POLL_INTERVAL", 0.02)
+    monkeypatch.setattr(following, "START_TIMEOUT", 0.1)
     monkeypatch.setattr("nbcompress.panels.live.asset", lambda name: "export default {}")
     monkeypatch.setattr(following, "asset", lambda name: "export default {}")
     monkeypatch.setattr(StudyWidget, "send", lambda self, content: sent.append(content))
     yield sent
-    for one in following._LATEST.values():
-        one.leave()
-        if one.thread is not None:
-            one.thread.join(10)
-    following._LATEST.clear()
+    for follower in following._FOLLOWERS.values():
+        follower.stop()
+        if follower.thread is not None:
+            follower.thread.join(10)
+    following._FOLLOWERS.clear()
 
 
 @pytest.fixture
@@ -82,11 +83,11 @@ def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 def numbers(sent: list[dict[str, Any]]) -> set[int]:
     """Return the trials that a page has heard have ended."""
     trials = [
-        one
+        trial
         for message in sent
-        for one in message.get("trials", message.get("state", {}).get("study", message).get("trials", []))
+        for trial in message.get("trials", message.get("state", {}).get("study", message).get("trials", []))
     ]
-    return {one["number"] for one in trials if one["state"] == "complete"}
+    return {trial["number"] for trial in trials if trial["state"] == "complete"}
 
 
 def left(message: dict[str, Any]) -> float | None:
@@ -101,7 +102,7 @@ def test_what_another_process_does_arrives_until_its_search_ends(writer: Study, 
     running = writer.begin({"x": 0.5})
     page = Page()
     found = follow(reader(writer), page, None, nobody)
-    assert isinstance(found, Following)
+    assert isinstance(found, StudyFollower)
     assert found.thread is not None
     assert WIDGET in page.shown[0]
     writer.finish(replace(running, state=State.COMPLETE, values={"score": 0.5}, seconds=0.1))
@@ -130,13 +131,13 @@ def test_the_time_left_is_told_by_trials_that_end_while_it_is_watched(
     found = follow(reader(writer), page, None, slow_to_load)
     assert found is not None
     until(lambda: 1 in numbers(hurried))
-    assert all(left(one) is None for one in hurried), "the trial ended before anybody watched"
+    assert all(left(message) is None for message in hurried), "the trial ended before anybody watched"
     writer.finish(replace(running, state=State.COMPLETE, values={"score": 0.5}, seconds=0.1))
-    until(lambda: any(left(one) is not None for one in hurried))
+    until(lambda: any(left(message) is not None for message in hurried))
 
 
 def test_a_search_whose_process_is_gone_is_over_after_a_while(writer: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "QUIET", 0.1)
+    monkeypatch.setattr(following, "IDLE_SECONDS", 0.1)
     running = writer.begin({"x": 0.5})
     page = Page()
     found = follow(reader(writer), page, None, nobody)
@@ -180,8 +181,8 @@ def test_a_study_that_cannot_be_read_any_more_ends_the_view_with_a_sentence(
 def test_a_study_that_is_deleted_ends_the_view_with_a_sentence(writer: Study) -> None:
     run_one(writer, 0.1)  # four trials are missing, so that it may be between two of them
     page = Page()
-    found = Following(reader(writer), page)
-    shown = panel("live", reader(writer), output=page, trials=5)
+    found = StudyFollower(reader(writer), page)
+    shown = make_panel("live", reader(writer), output=page, trials=5)
     assert isinstance(shown, LivePanel)
     found.start(shown)
     delete_study("s", writer.storage)
@@ -203,7 +204,7 @@ def test_a_second_follower_takes_over_and_a_closed_widget_ends_it(writer: Study)
     first.thread.join(10)
     assert not first.thread.is_alive()
     assert second.thread.is_alive()
-    second.leave()
+    second.stop()
     second.thread.join(10)
     assert not second.thread.is_alive()
 
@@ -215,7 +216,7 @@ def test_a_study_that_nobody_searches_is_not_followed(writer: Study) -> None:
 
 def test_a_search_of_this_process_shows_its_own_panel_with_its_buttons(writer: Study) -> None:
     first, again = Page(), Page()
-    shown = panel("live", writer, output=first, trials=5, controls=Controls())
+    shown = make_panel("live", writer, output=first, trials=5, controls=Controls())
     assert isinstance(shown, LivePanel)
     shown.show()
     writer.begin({"x": 0.5})

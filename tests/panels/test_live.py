@@ -1,6 +1,4 @@
-"""What the page is told while a search runs.
-
-The panels of a search, from a live widget to one line, drawn on an output made for the test."""
+"""The panels of a search, shown in an output made for the test, and the messages to the page."""
 
 from __future__ import annotations
 
@@ -17,20 +15,19 @@ import pytest
 from panel_studies import HandMadeStudy, digits_study, single_study
 
 from nbcompress.optimize import History, proposer
-from nbcompress.panels import MIME, panel
-from nbcompress.panels.live import PAUSE, Changes, ControlsWidget, LivePanel, StudyWidget
-from nbcompress.panels.surrogate_data import Expectations
-from nbcompress.panels.text_panel import Clock
-from nbcompress.panels.view import Course, schema, study_view
+from nbcompress.panels.live import MIN_INTERVAL, ControlsWidget, DeltaBuilder, LivePanel, StudyWidget, make_panel
+from nbcompress.panels.surrogate_data import SurrogateInsight
+from nbcompress.panels.text_panel import SearchClock
+from nbcompress.panels.view import MIME, SearchStatus, schema, study_view
 from nbcompress.run.callbacks import Controls, Ending
 from nbcompress.study.goal import State, Trial
 
-RUNNING = Course(running=True, trials=40, elapsed=1.0)
+RUNNING = SearchStatus(running=True, trials=40, elapsed=1.0)
 
 
 def page_after(study: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
     """What the page does with a delta (see messages.ts)."""
-    trials = {one["number"]: one for one in study["trials"]} | {one["number"]: one for one in delta["trials"]}
+    trials = {trial["number"]: trial for trial in [*study["trials"], *delta["trials"]]}
     after = {**study, **delta["set"], "trials": [trials[number] for number in sorted(trials)]}
     if delta["progress"]:
         head = study["progress"]["values"][: delta["progress"]["from"]]
@@ -45,46 +42,46 @@ def begun(trial: Trial) -> Trial:
 def test_deltas_lead_to_the_same_data_as_a_fresh_view() -> None:
     for whole in (digits_study(40), single_study(20)):
         study = replace(whole, all_trials=whole.all_trials[:5])
-        changes = Changes(study, "r", None, RUNNING)
+        changes = DeltaBuilder(study, "r", None, RUNNING)
         page = changes.state["study"]
         for trial in whole.all_trials[5:]:
             for event in (begun(trial), trial):
-                changes.note(event)
+                changes.add_trial(event)
                 delta = json.loads(json.dumps(changes.delta(RUNNING), allow_nan=False))
                 page = page_after(page, delta)
                 jsonschema.Draft202012Validator(schema()).validate(page)
                 assert page == json.loads(json.dumps(changes.state["study"]))
-        fresh = study_view(whole, course=RUNNING)
+        fresh = study_view(whole, status=RUNNING)
         assert page == json.loads(json.dumps(fresh))
 
 
 def test_several_events_make_one_delta_with_only_what_changed() -> None:
     whole = digits_study(40)
-    changes = Changes(replace(whole, all_trials=whole.all_trials[:38]), "r", None, RUNNING)
+    changes = DeltaBuilder(replace(whole, all_trials=whole.all_trials[:38]), "r", None, RUNNING)
     for trial in whole.all_trials[38:]:
-        changes.note(begun(trial))
-        changes.note(trial)
+        changes.add_trial(begun(trial))
+        changes.add_trial(trial)
     delta = changes.delta(RUNNING)
-    assert [one["number"] for one in delta["trials"]] == [38, 39]
+    assert [trial["number"] for trial in delta["trials"]] == [38, 39]
     assert len(json.dumps(delta)) < 2_000
     quiet = changes.delta(RUNNING)
     assert quiet == {"kind": "delta", "seq": 2, "trials": [], "progress": None, "set": {}}
 
 
-def test_what_is_empty_stays_and_a_remark_is_a_warning() -> None:
-    changes = Changes(digits_study(10), "r", None, RUNNING)
-    changes.expect(Expectations(importance={"amount": 0.75}))
+def test_what_is_empty_stays_and_a_warning_is_shown() -> None:
+    changes = DeltaBuilder(digits_study(10), "r", None, RUNNING)
+    changes.set_insight(SurrogateInsight(importance={"amount": 0.75}))
     assert changes.delta(RUNNING)["set"] == {"importance": {"amount": 0.75}}
-    changes.expect(Expectations(remark="It failed."))
+    changes.set_insight(SurrogateInsight(warning="It failed."))
     assert changes.delta(RUNNING)["set"] == {"warnings": ["It failed."]}
     assert changes.state["study"]["importance"] == {"amount": 0.75}
 
 
 def test_state_is_replaced_and_never_altered() -> None:
     whole = digits_study(10)
-    changes = Changes(replace(whole, all_trials=whole.all_trials[:9]), "r", None, RUNNING)
+    changes = DeltaBuilder(replace(whole, all_trials=whole.all_trials[:9]), "r", None, RUNNING)
     before, copy = changes.state, json.dumps(changes.state)
-    changes.note(whole.all_trials[9])
+    changes.add_trial(whole.all_trials[9])
     changes.delta(RUNNING)
     assert json.dumps(before) == copy
     assert changes.state["seq"] == 1
@@ -92,21 +89,21 @@ def test_state_is_replaced_and_never_altered() -> None:
 
 def test_clock_estimates_from_what_this_run_did() -> None:
     now = [100.0]
-    clock = Clock(10, None, lambda: now[0])
+    clock = SearchClock(10, None, lambda: now[0])
     study = single_study(6)
     clock.start(study.all_trials[:4])
     now[0] = 104.0
     assert clock.running().left is None
     for trial in study.all_trials[4:]:
-        clock.ended(trial)
+        clock.count(trial)
     assert clock.running().left == 4 * 4.0 / 2
-    assert clock.over("Done.").elapsed == 4.0
+    assert clock.ended("Done.").elapsed == 4.0
 
 
 def test_clock_of_a_run_that_ran_nothing() -> None:
-    clock = Clock(4, 60.0)
+    clock = SearchClock(4, 60.0)
     clock.start(single_study(4).all_trials)
-    assert clock.over("Done.").elapsed is None
+    assert clock.ended("Done.").elapsed is None
     assert clock.running().left is None
 
 
@@ -128,10 +125,6 @@ class Page:
         self.lines.append(text)
 
 
-def begun_ladder(trial: Trial) -> Trial:
-    return Trial(trial.number, State.RUNNING, trial.params)
-
-
 def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
@@ -142,10 +135,10 @@ def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
 def test_text_adds_a_line_for_each_trial_and_then_the_bundle() -> None:
     page, whole = Page(), digits_study()
     study = replace(whole, all_trials=whole.all_trials[:5])
-    watching = panel("text", study, output=page, trials=24)
+    watching = make_panel("text", study, output=page, trials=24)
     watching.show()
     for trial in whole.all_trials[5:7]:
-        watching.trial_started(begun_ladder(trial))
+        watching.trial_started(begun(trial))
         watching.trial_ended(trial)
     study.all_trials = whole.all_trials
     watching.finish(DONE)
@@ -162,7 +155,7 @@ def test_text_adds_a_line_for_each_trial_and_then_the_bundle() -> None:
 
 def test_off_says_one_line_at_the_end() -> None:
     page = Page()
-    watching = panel("off", digits_study(), output=page)
+    watching = make_panel("off", digits_study(), output=page)
     watching.show()
     assert page.lines == []
     watching.finish(replace(DONE, warnings=()))
@@ -175,7 +168,7 @@ def test_off_says_one_line_at_the_end() -> None:
 def test_without_a_built_front_end_live_falls_back_to_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nbcompress.panels.live.asset", lambda name: None)
     page = Page()
-    watching = panel("live", digits_study(), output=page)
+    watching = make_panel("live", digits_study(), output=page)
     watching.show()
     assert page.lines
 
@@ -189,9 +182,9 @@ class Wire:
         self.page, self.controls = Page(), Controls()
         monkeypatch.setattr(StudyWidget, "send", lambda _, content, buffers=None: self._send(content))
         # A slow machine draws seldom, and the tests would wait for it.
-        monkeypatch.setattr("nbcompress.panels.live.SHARE", 0)
+        monkeypatch.setattr("nbcompress.panels.live.IDLE_RATIO", 0)
         self.panel = LivePanel(
-            study, self.page, Clock(24), {"accuracy": 0.98}, proposer, self.controls, "export default {}"
+            study, self.page, SearchClock(24), {"accuracy": 0.98}, proposer, self.controls, "export default {}"
         )
         self.panel.show()
 
@@ -201,16 +194,16 @@ class Wire:
 
     @property
     def run(self) -> str:
-        run: str = self.panel._changes.state["run"]
+        run: str = self.panel._deltas.state["run"]
         return run
 
     def press(self, control: str, run: str | None = None, **more: Any) -> None:
-        assert self.panel._buttons is not None
+        assert self.panel._controls_widget is not None
         message = {"kind": "press", "control": control, "run": run or self.run, **more}
-        self.panel._buttons._handle_custom_msg(message, [])
+        self.panel._controls_widget._handle_custom_msg(message, [])
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        return [one for one in self.sent if one["kind"] == kind]
+        return [message for message in self.sent if message["kind"] == kind]
 
 
 @pytest.fixture
@@ -230,7 +223,7 @@ def test_live_shows_a_widget_whose_state_catches_up(wire: Wire, whole: HandMadeS
     widget = wire.panel._widget
     assert widget is not None
     assert len(widget.get_state()["state"]["study"]["trials"]) == 5
-    wire.panel.trial_started(begun_ladder(whole.all_trials[5]))
+    wire.panel.trial_started(begun(whole.all_trials[5]))
     until(lambda: len(widget.get_state()["state"]["study"]["trials"]) == 6)
     # A page that may still be loading is sent everything.
     assert wire.of("whole")
@@ -241,7 +234,7 @@ def gaps(wire: Wire, trial: Trial, redraws: int) -> list[float]:
     before = len(wire.sent)
 
     def more() -> bool:
-        wire.panel.trial_started(begun_ladder(trial))
+        wire.panel.trial_started(begun(trial))
         wire.panel.trial_ended(trial)
         return len(wire.times) > before + redraws
 
@@ -253,39 +246,39 @@ def gaps(wire: Wire, trial: Trial, redraws: int) -> list[float]:
 def test_live_sends_deltas_and_at_most_five_a_second(
     wire: Wire, whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbcompress.panels.live.LOADING", -1.0)
+    monkeypatch.setattr("nbcompress.panels.live.LOADING_SECONDS", -1.0)
     until(lambda: bool(wire.sent))
     before = len(wire.sent)
     # A wait may end a little early, by the clock's own grain.
-    assert min(gaps(wire, whole.all_trials[6], 3)) > 0.9 * PAUSE
-    assert {one["kind"] for one in wire.sent[before:]} == {"delta"}
-    assert {trial["number"] for one in wire.sent[before:] for trial in one["trials"]} == {6}
+    assert min(gaps(wire, whole.all_trials[6], 3)) > 0.9 * MIN_INTERVAL
+    assert {message["kind"] for message in wire.sent[before:]} == {"delta"}
+    assert {trial["number"] for message in wire.sent[before:] for trial in message["trials"]} == {6}
 
 
 def test_a_redraw_that_takes_long_is_seldom(wire: Wire, whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbcompress.panels.live.SHARE", 20)
-    delta = Changes.delta
+    monkeypatch.setattr("nbcompress.panels.live.IDLE_RATIO", 20)
+    delta = DeltaBuilder.delta
 
-    def slow(changes: Changes, *arguments: Any, **more: Any) -> dict[str, Any]:
+    def slow(changes: DeltaBuilder, *arguments: Any, **more: Any) -> dict[str, Any]:
         time.sleep(0.03)
         return delta(changes, *arguments, **more)
 
-    monkeypatch.setattr(Changes, "delta", slow)
+    monkeypatch.setattr(DeltaBuilder, "delta", slow)
     until(lambda: bool(wire.sent))
     assert min(gaps(wire, whole.all_trials[6], 2)[1:]) > 0.9 * 20 * 0.03
 
 
 def test_live_tells_what_the_surrogate_expects(whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbcompress.panels.surrogate_refresh.SHARE", 0)
-    monkeypatch.setattr("nbcompress.panels.live.LOADING", -1.0)
+    monkeypatch.setattr("nbcompress.panels.surrogate_refresh.IDLE_RATIO", 0)
+    monkeypatch.setattr("nbcompress.panels.live.LOADING_SECONDS", -1.0)
     gp = proposer("gp", whole.space, n_objectives=2, n_constraints=1)
     wire = Wire(replace(whole, all_trials=whole.all_trials[:12]), monkeypatch, gp)
     try:
-        wire.panel.trial_started(begun_ladder(whole.all_trials[12]))
-        until(lambda: any("surrogate" in one["set"] for one in wire.of("delta")), 20)
-        told = next(one["set"] for one in wire.of("delta") if "surrogate" in one["set"])
+        wire.panel.trial_started(begun(whole.all_trials[12]))
+        until(lambda: any("surrogate" in message["set"] for message in wire.of("delta")), 20)
+        told = next(message["set"] for message in wire.of("delta") if "surrogate" in message["set"])
         assert {"surrogate", "importance", "calibration"} <= set(told)
-        jsonschema.Draft202012Validator(schema()).validate(wire.panel._changes.state["study"])
+        jsonschema.Draft202012Validator(schema()).validate(wire.panel._deltas.state["study"])
     finally:
         wire.panel.finish(DONE)
 
@@ -334,16 +327,16 @@ def test_a_button_of_another_run_does_nothing(wire: Wire) -> None:
     assert wire.of("ack") == []
 
 
-def test_nonsense_is_not_obeyed(wire: Wire) -> None:
+def test_unknown_messages_are_ignored(wire: Wire) -> None:
     wire.press("explode")
-    assert wire.panel._buttons is not None
-    wire.panel._buttons._handle_custom_msg("stop", [])
+    assert wire.panel._controls_widget is not None
+    wire.panel._controls_widget._handle_custom_msg("stop", [])
     assert wire.of("ack") == []
 
 
 def test_finish_replaces_the_widget_and_closes_it(whole: HandMadeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     wire = Wire(whole, monkeypatch)
-    widget, buttons = wire.panel._widget, wire.panel._buttons
+    widget, buttons = wire.panel._widget, wire.panel._controls_widget
     wire.panel.finish(None)
     assert set(wire.page.shown[-1]) == {MIME, "text/html", "image/png", "text/plain"}
     assert wire.page.shown[-1][MIME]["ending"] == "The search broke off."
@@ -353,11 +346,11 @@ def test_finish_replaces_the_widget_and_closes_it(whole: HandMadeStudy, monkeypa
     assert widget.comm is None
     assert buttons.comm is None
     assert widget.layout.comm is None
-    assert not [one for one in threading.enumerate() if one.name == "nbcompress panel" and one.is_alive()]
+    assert not [thread for thread in threading.enumerate() if thread.name == "nbcompress panel" and thread.is_alive()]
 
 
 def test_a_page_that_was_loaded_again_keeps_its_widget(wire: Wire) -> None:
-    widget, buttons = wire.panel._widget, wire.panel._buttons
+    widget, buttons = wire.panel._widget, wire.panel._controls_widget
     assert widget is not None
     assert buttons is not None
     for page in ("one", "one", "two"):
@@ -386,7 +379,7 @@ def test_limits_from_the_page_narrow_the_proposer_and_are_shown(
     wire = Wire(replace(whole, all_trials=whole.all_trials[:4]), monkeypatch, gp)
     try:
         wire.press("narrow", limits=[[0.5, 0.8], None, None, [1], None])
-        narrowed = [one["set"]["narrowed"] for one in wire.of("delta") if "narrowed" in one["set"]]
+        narrowed = [message["set"]["narrowed"] for message in wire.of("delta") if "narrowed" in message["set"]]
         assert narrowed == [{"amount": [0.5, 0.8], "method": ["cluster"]}]
         assert wire.of("ack")[-1]["note"] == "From the next proposal on."
         found = gp.propose(4, History.empty(2, 1))
@@ -394,7 +387,7 @@ def test_limits_from_the_page_narrow_the_proposer_and_are_shown(
         assert found.point["method"] == "cluster"
         wire.press("narrow", limits=[[0.8, 0.5], None, None, None, None])
         assert wire.of("ack")[-1]["note"].startswith("Not narrowed: The range of 'amount'")
-        jsonschema.Draft202012Validator(schema()).validate(wire.panel._changes.state["study"])
+        jsonschema.Draft202012Validator(schema()).validate(wire.panel._deltas.state["study"])
     finally:
         wire.panel.finish(DONE)
 
@@ -402,4 +395,4 @@ def test_limits_from_the_page_narrow_the_proposer_and_are_shown(
 def test_a_sampler_that_cannot_be_narrowed_says_so(wire: Wire) -> None:
     wire.press("narrow", limits=[None] * 5)
     assert wire.of("ack")[-1]["note"] == "Only the sampler gp can be narrowed."
-    assert "narrowed" not in wire.panel._changes.state["study"]
+    assert "narrowed" not in wire.panel._deltas.state["study"]

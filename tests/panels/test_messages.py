@@ -6,13 +6,13 @@ import pytest
 from panel_studies import digits_space
 
 from nbcompress.errors import PointError
-from nbcompress.panels.messages import asked_limits, asked_point
+from nbcompress.panels.messages import parse_limits, parse_point
 
 
 def test_values_come_by_place() -> None:
-    point = asked_point([0.5, 1, 0.01, 1, 12], digits_space())
+    point = parse_point([0.5, 1, 0.01, 1, 12], digits_space())
     assert point == {"amount": 0.5, "bits": 4, "lr": 0.01, "method": "cluster", "clusters": 12}
-    assert asked_point([0.5, 1, 0.01, 0, None], digits_space())["method"] == "plain"
+    assert parse_point([0.5, 1, 0.01, 0, None], digits_space())["method"] == "plain"
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def test_values_come_by_place() -> None:
 )
 def test_anything_else_is_refused(values: object, words: str) -> None:
     with pytest.raises(PointError, match=words):
-        asked_point(values, digits_space())
+        parse_point(values, digits_space())
 
 
 def test_limits_come_by_place() -> None:
-    limits = asked_limits([[0.3, 0.9], [0, 2], None, [1], None], digits_space())
+    limits = parse_limits([[0.3, 0.9], [0, 2], None, [1], None], digits_space())
     assert limits == {"amount": [0.3, 0.9], "bits": [2, 8], "method": ["cluster"]}
 
 
@@ -52,4 +52,4 @@ def test_limits_come_by_place() -> None:
 )
 def test_other_limits_are_refused(values: object, words: str) -> None:
     with pytest.raises(PointError, match=words):
-        asked_limits(values, digits_space())
+        parse_limits(values, digits_space())

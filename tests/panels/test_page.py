@@ -1,6 +1,4 @@
-"""The page of a report: complete in one file, its data out of reach of the HTML parser.
-
-The built front end is small."""
+"""The page of a report is one file whose data no HTML parser reads as markup; the built front end is small."""
 
 from __future__ import annotations
 
@@ -46,14 +44,14 @@ def test_without_scripts_the_plain_form_remains(monkeypatch: pytest.MonkeyPatch)
     assert page.count("<script") == 1
 
 
-MOST_BYTES = 150_000
+MAX_BYTES = 150_000
 PACKAGE = Path(nbcompress.__file__).parent
 BUILT = [*PACKAGE.glob("panels/static/*.js"), *PACKAGE.glob("labextension/static/*.js")]
 
 
 @pytest.mark.parametrize("path", BUILT, ids=lambda path: path.name.split(".")[0])
 def test_scripts_are_small(path: Path) -> None:
-    assert 10_000 < path.stat().st_size < MOST_BYTES
+    assert 10_000 < path.stat().st_size < MAX_BYTES
 
 
 def test_the_front_end_is_built() -> None:

@@ -1,8 +1,4 @@
-"""Whether the surrogate can be trusted, in a sentence that follows from the numbers.
-
-What the surrogate tells about a study, in the units of its metrics.
-
-The surrogate as data: from it alone, Python and the page predict the same numbers."""
+"""Slices, importance and calibration of the surrogate, and the surrogate as data from which a page predicts."""
 
 from __future__ import annotations
 
@@ -16,12 +12,12 @@ from panel_studies import digits_study, empty_study, hostile_study, single_study
 from surrogate_cases import FOLDER, expected_at, points_of, proposer_of, rebuilt, studies
 
 from nbcompress.optimize import History, proposer
-from nbcompress.optimize.models import Belief
+from nbcompress.optimize.models import FittedModels
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 from nbcompress.panels import surrogate_data as surrogate
 from nbcompress.panels.bundle import study_bundle
-from nbcompress.panels.surrogate_data import Expectations, calibration_data, expectations_of, slice_data, surrogate_data
-from nbcompress.panels.text import Limits
+from nbcompress.panels.surrogate_data import SurrogateInsight, calibration_data, insight_of, slice_data, surrogate_data
+from nbcompress.panels.text import ViewLimits
 from nbcompress.panels.view import MIME, schema, study_view
 from nbcompress.run.history import history_of
 
@@ -34,12 +30,12 @@ def sentence(residuals: list[float]) -> str:
 
 def test_the_sentence_follows_from_the_numbers() -> None:
     normal = np.random.default_rng(0).normal(size=100).tolist()
-    inside = sum(abs(one) <= 1.959964 for one in normal)
+    inside = sum(abs(residual) <= 1.959964 for residual in normal)
     start = f"{inside} of 100 trials lie in the 95 % interval that the other trials foretell"
     assert sentence(normal) == f"{start}: the surrogate's bands can be trusted."
-    assert sentence([3 * one for one in normal]).startswith("Only ")
-    assert "too narrow" in sentence([3 * one for one in normal])
-    assert "wider than they need be" in sentence([one / 10 for one in normal])
+    assert sentence([3 * residual for residual in normal]).startswith("Only ")
+    assert "too narrow" in sentence([3 * residual for residual in normal])
+    assert "wider than they need be" in sentence([residual / 10 for residual in normal])
     assert "too few" in sentence([0.1, 0.2])
 
 
@@ -60,7 +56,7 @@ def test_what_is_not_a_number_is_left_out() -> None:
 @pytest.mark.parametrize("n", [12, 500])
 def test_is_part_of_the_saved_output(n: int) -> None:
     trust = calibration_data(np.random.default_rng(1).normal(size=n), "accuracy")
-    bundle = study_bundle(digits_study(), expected=Expectations(importance={"amount": 1.0}, calibration=trust))
+    bundle = study_bundle(digits_study(), insight=SurrogateInsight(importance={"amount": 1.0}, calibration=trust))
     assert trust is not None
     assert trust["sentence"].replace("'", "&#x27;") in bundle["text/html"]
     assert bundle["text/html"].count("<img") == 2
@@ -69,47 +65,47 @@ def test_is_part_of_the_saved_output(n: int) -> None:
 
 def test_a_parabola_is_recognised() -> None:
     study = single_study(12)
-    found = expectations_of(proposer("gp", study.space, n_objectives=1), study)
+    found = insight_of(proposer("gp", study.space, n_objectives=1), study)
     assert found.importance == {"x": pytest.approx(1.0)}
     assert found.calibration is not None
     assert len(found.calibration["residuals"]) == 12
     (along,) = found.slices
     lowest = min(zip(along["metrics"][0]["mean"], along["values"], strict=True))[1]
     assert lowest == pytest.approx(0.3, abs=0.05)
-    (saved,) = study_bundle(study, expected=found)[MIME]["slices"]
+    (saved,) = study_bundle(study, insight=found)[MIME]["slices"]
     assert saved["next"] in saved["values"]
 
 
 def test_a_maximised_metric_has_its_own_sign() -> None:
     study = digits_study(24)
-    found = expectations_of(proposer("gp", study.space, n_objectives=2, n_constraints=1), study, patience=60)
+    found = insight_of(proposer("gp", study.space, n_objectives=2, n_constraints=1), study, time_limit=60)
     assert study.best is not None
-    assert {one["parameter"] for one in found.slices} == set(study.best.params)
+    assert {slice_["parameter"] for slice_ in found.slices} == set(study.best.params)
     for along in found.slices:
         accuracy, kilobytes = along["metrics"]
         assert all(0 < value < 1.5 for value in accuracy["mean"])
         assert max(kilobytes["mean"]) > 1
         assert all(low <= high for low, high in zip(accuracy["low"], accuracy["high"], strict=True))
-    assert study_view(study, expected=found)["importance"]
+    assert study_view(study, insight=found)["importance"]
 
 
 def test_nothing_to_tell() -> None:
     study = single_study()
-    assert expectations_of(None, study).slices == []
-    assert expectations_of(proposer("sobol", study.space, n_objectives=1), study).slices == []
+    assert insight_of(None, study).slices == []
+    assert insight_of(proposer("sobol", study.space, n_objectives=1), study).slices == []
     nothing = empty_study()
-    assert expectations_of(proposer("gp", nothing.space, n_objectives=1), nothing).importance is None
+    assert insight_of(proposer("gp", nothing.space, n_objectives=1), nothing).importance is None
 
 
 def test_a_surrogate_that_fails_costs_no_view() -> None:
     study = digits_study(24)
 
     class Broken(GaussianProcessProposer):
-        def believe(self, history: History) -> Belief:
+        def fit_models(self, history: History) -> FittedModels:
             raise ValueError("the matrix is <b>singular</b>")
 
-    found = expectations_of(Broken(study.space, 2, 1), study)
-    bundle = study_bundle(study, expected=found, warnings=["The body changed."])
+    found = insight_of(Broken(study.space, 2, 1), study)
+    bundle = study_bundle(study, insight=found, warnings=["The body changed."])
     sentence = (
         "What the surrogate expects cannot be shown; asking it failed with ValueError: the matrix is <b>singular</b>."
     )
@@ -121,7 +117,7 @@ def test_a_surrogate_that_fails_costs_no_view() -> None:
 
 def test_patience_ends_the_list() -> None:
     study = digits_study(24)
-    found = expectations_of(proposer("gp", study.space, n_objectives=2, n_constraints=1), study, patience=-1.0)
+    found = insight_of(proposer("gp", study.space, n_objectives=2, n_constraints=1), study, time_limit=-1.0)
     assert found.slices == []
     assert found.importance
 
@@ -148,21 +144,21 @@ CASES = sorted(studies())
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_data_tell_all_that_the_surrogate_believes(name: str) -> None:
+def test_the_data_hold_all_that_the_surrogate_predicts_with(name: str) -> None:
     study, options = studies()[name]
     gp = proposer_of(study, options)
     data = surrogate_data(gp, study.all_trials, study.goal)
     assert data is not None
-    belief = gp.believe(history_of(study.all_trials, study.goal))
+    models = gp.fit_models(history_of(study.all_trials, study.goal))
     again = rebuilt(json.loads(json.dumps(data)), study, gp)
-    assert len(again.losses) + len(again.limits) == len(belief.losses) + len(belief.limits)
+    assert len(again.objectives) + len(again.constraints) == len(models.objectives) + len(models.constraints)
     for point in points_of(study.space):
-        known, told = (expected_at(one, study, gp, point) for one in (belief, again))
+        known, found = (expected_at(fitted, study, gp, point) for fitted in (models, again))
         for metric, numbers in known["metrics"].items():
-            assert told["metrics"][metric] == pytest.approx(numbers, rel=1e-9)
-        assert (told["chance"] is None) == (known["chance"] is None)
-        assert told["chance"] is None or told["chance"] == pytest.approx(known["chance"], rel=1e-9)
-        assert told["acquisition"] == pytest.approx(known["acquisition"], rel=1e-8)
+            assert found["metrics"][metric] == pytest.approx(numbers, rel=1e-9)
+        assert (found["chance"] is None) == (known["chance"] is None)
+        assert found["chance"] is None or found["chance"] == pytest.approx(known["chance"], rel=1e-9)
+        assert found["acquisition"] == pytest.approx(known["acquisition"], rel=1e-8)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -171,9 +167,9 @@ def test_samples_hold_pythons_numbers(name: str) -> None:
     jsonschema.validate(sample["study"], dict(schema()))
     study, options = studies()[name]
     gp = proposer_of(study, options)
-    belief = rebuilt(sample["study"]["surrogate"], study, gp)
+    models = rebuilt(sample["study"]["surrogate"], study, gp)
     for case in sample["cases"]:
-        found = expected_at(belief, study, gp, case["point"])
+        found = expected_at(models, study, gp, case["point"])
         assert found["acquisition"] == pytest.approx(case["acquisition"], rel=1e-8)
         for metric, numbers in case["metrics"].items():
             assert found["metrics"][metric] == pytest.approx(numbers, rel=1e-8)
@@ -186,26 +182,26 @@ def test_a_sampler_without_a_surrogate_has_no_data(monkeypatch: pytest.MonkeyPat
     assert surrogate_data(None, study.all_trials, study.goal) is None
     gp = proposer_of(study, {})
     assert surrogate_data(gp, (), study.goal) is None
-    monkeypatch.setattr(surrogate, "MOST_TRIALS", 23)
+    monkeypatch.setattr(surrogate, "MAX_TRIALS", 23)
     assert surrogate_data(gp, study.all_trials, study.goal) is None
 
 
 def test_three_objectives_keep_their_acquisition_in_python() -> None:
     study = digits_study(24)
     three = type(study.goal).of(["accuracy"], ["kilobytes", "amount"])
-    assert surrogate._acquisition(proposer_of(type(study)("t", three, study.space, ()), {})) is None
+    assert surrogate._acquisition(proposer_of(type(study)("t", three, study.space, ()), {}), 3) is None
 
 
 def test_what_a_page_could_not_evaluate_is_left_out() -> None:
     study = digits_study(24)
     data = surrogate_data(proposer_of(study, {}), study.all_trials, study.goal)
     assert data is not None
-    assert study_view(study, expected=Expectations(surrogate=data))["surrogate"] == data
+    assert study_view(study, insight=SurrogateInsight(surrogate=data))["surrogate"] == data
     # A trial that it learned from is not shown.
-    assert "surrogate" not in study_view(study, expected=Expectations(surrogate=data), limits=Limits(trials=10))
+    assert "surrogate" not in study_view(study, insight=SurrogateInsight(surrogate=data), limits=ViewLimits(trials=10))
     # Two options are cut to the same text.
     assert "surrogate" not in study_view(
-        hostile_study(30), expected=Expectations(surrogate={"processes": []}), limits=Limits(value=1)
+        hostile_study(30), insight=SurrogateInsight(surrogate={"processes": []}), limits=ViewLimits(value=1)
     )
 
 

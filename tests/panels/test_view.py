@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 from panel_studies import SAMPLES, digits_study, empty_study, hostile_study, samples, single_study
 
-from nbcompress.panels.text import SAVED, Limits
-from nbcompress.panels.view import Names, choose_trials, plain, schema, study_view
+from nbcompress.panels.text import SAVED_LIMITS, ViewLimits
+from nbcompress.panels.view import ShortNames, bounded_json, choose_trials, schema, study_view
 from nbcompress.study.goal import Goal, State, Trial
 
 
@@ -25,8 +25,8 @@ def check(view: Any) -> Any:
 @pytest.mark.parametrize(
     "study", [digits_study(), single_study(), empty_study(), hostile_study()], ids=lambda s: s.name[:8]
 )
-@pytest.mark.parametrize("limits", [Limits(), *SAVED], ids=str)
-def test_view_keeps_the_schema(study: Any, limits: Limits) -> None:
+@pytest.mark.parametrize("limits", [ViewLimits(), *SAVED_LIMITS], ids=str)
+def test_view_keeps_the_schema(study: Any, limits: ViewLimits) -> None:
     check(study_view(study, limits=limits))
 
 
@@ -65,11 +65,11 @@ def test_an_inactive_parameter_is_absent() -> None:
 
 
 def test_progress_never_falls_and_ends_at_the_front() -> None:
-    values = [one for one in study_view(digits_study(60))["progress"]["values"] if one is not None]
+    values = [value for value in study_view(digits_study(60))["progress"]["values"] if value is not None]
     assert values == sorted(values)
     single = study_view(single_study())
     assert single["progress"]["label"] == "best loss"
-    best = next(one for one in single["trials"] if one["number"] == single["best"])
+    best = next(trial for trial in single["trials"] if trial["number"] == single["best"])
     assert single["progress"]["values"][-1] == best["metrics"]["loss"]
 
 
@@ -78,7 +78,7 @@ def test_hypervolume_by_hand() -> None:
     study = empty_study()
     study.goal = Goal.of(["a"], ["b"])
     values = [{"a": 1.0, "b": 2.0}, {"a": 2.0, "b": 4.0}, {"a": 1.5, "b": 1.0}]
-    study.all_trials = tuple(Trial(i, State.COMPLETE, {"x": i / 3}, one) for i, one in enumerate(values))
+    study.all_trials = tuple(Trial(i, State.COMPLETE, {"x": i / 3}, metrics) for i, metrics in enumerate(values))
     first, second, third = study_view(study)["progress"]["values"]
     assert first == pytest.approx(0.1 * 2.3)
     assert second == pytest.approx(0.1 * 2.3 + 1.0 * 0.3)
@@ -86,19 +86,19 @@ def test_hypervolume_by_hand() -> None:
 
 
 def test_names_stay_different_when_cut() -> None:
-    name = Names(10)
+    name = ShortNames(10)
     assert name("a" * 20) != name("a" * 21)
     assert name("a" * 20) == name("a" * 20)
 
 
 def test_the_front_survives_a_cut() -> None:
     study = digits_study(80)
-    front = [one.number for one in study.front]
-    kept = [one.number for one in choose_trials(study.all_trials, front, 30)]
+    front = [trial.number for trial in study.front]
+    kept = [trial.number for trial in choose_trials(study.all_trials, front, 30)]
     assert set(front) <= set(kept)
     assert kept == sorted(kept)
     assert len(kept) == 30
-    cut = study_view(study, limits=Limits(trials=30))
+    cut = study_view(study, limits=ViewLimits(trials=30))
     assert cut["cut"] == "Shows 30 of 80 trials: the front and the latest. The study holds them all."
     assert len(cut["progress"]["values"]) == 30
 
@@ -107,4 +107,7 @@ def test_plain_bounds_what_it_does_not_know() -> None:
     deep: Any = "x"
     for _ in range(50):
         deep = {"k": [deep]}
-    assert len(json.dumps(plain({"deep": deep, "odd": object(), "set": {1}, "nan": math.nan}, Limits()))) < 3_000
+    assert (
+        len(json.dumps(bounded_json({"deep": deep, "odd": object(), "set": {1}, "nan": math.nan}, ViewLimits())))
+        < 3_000
+    )

@@ -68,9 +68,9 @@ def test_the_surrogate_knows_the_slack_of_trials_that_ended_early(goals: dict[st
         assert history.slacks[i, 0] == pytest.approx(100 * point["x"] * point["y"] - 15)
         assert np.isnan(history.losses[i, 0])
     proposes = proposer("gp", nc.Space(SPACE), n_objectives=1 + bool(goals), n_constraints=1)
-    belief = proposes.believe(history)  # type: ignore[attr-defined]
-    corners = belief.embedding.features(np.array([[0.95, 0.95], [0.7, 0.8], [0.1, 0.1]]))
-    slack = belief.limits["slack 0"]
-    predicted, spread = slack.in_units(*slack.predict(corners))
+    models = proposes.fit_models(history)  # type: ignore[attr-defined]
+    corners = models.embedding.features(np.array([[0.95, 0.95], [0.7, 0.8], [0.1, 0.1]]))
+    slack = models.constraints["slack 0"]
+    predicted, spread = slack.untransform(*slack.predict(corners))
     np.testing.assert_allclose(predicted, [75.25, 41.0, -14.0], atol=6.0)
     assert (spread < 6.0).all()

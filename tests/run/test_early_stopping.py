@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from nbcompress.errors import SearchError
 from nbcompress.run.early_stopping import Judge, Pruner, Showing, aspects_of, n_ahead, not_judged
-from nbcompress.study import Goal, State, Trial, is_unbeaten
+from nbcompress.study import Goal, State, Trial, is_non_dominated
 
 ONE = Goal.of(minimize=["loss"])
 TWO = Goal.of(maximize=["accuracy"], minimize=["loss"])
@@ -234,7 +234,7 @@ rows = st.integers(1, 3).flatmap(lambda m: arrays(float, st.tuples(st.integers(1
 def test_layers(table: np.ndarray) -> None:
     own, rivals = table[0].tolist(), table[1:].tolist()
     ahead = n_ahead(own, rivals)
-    assert (ahead == 0) == bool(is_unbeaten(table)[0])
+    assert (ahead == 0) == bool(is_non_dominated(table)[0])
     if table.shape[1] == 1:
         assert ahead == sum(one < own for one in rivals)
     # A rival that everything beats changes nothing.

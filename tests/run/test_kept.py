@@ -12,7 +12,7 @@ from torch import nn
 
 from nbcompress.artifact import Handle
 from nbcompress.errors import ArtifactError
-from nbcompress.run import FolderShelf, MemoryShelf, give_shelf
+from nbcompress.run import FolderArtifactStore, MemoryArtifactStore, attach_artifact_store
 from nbcompress.run.kept import Keeper
 from nbcompress.space import Float, Space
 from nbcompress.study import Goal, State, Study, Trial, open_study
@@ -36,27 +36,27 @@ class Other(nn.Module):
 
 
 @pytest.fixture(params=["memory", "folder"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryShelf | FolderShelf:
-    return MemoryShelf() if request.param == "memory" else FolderShelf(tmp_path / "kept")
+def artifact_store(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryArtifactStore | FolderArtifactStore:
+    return MemoryArtifactStore() if request.param == "memory" else FolderArtifactStore(tmp_path / "kept")
 
 
-def test_put_and_get(shelf: Any) -> None:
-    shelf.put(3, "answer", {"a": [1, 2.5, "x", None], "t": torch.ones(2)})
-    shelf.put(3, "answer2", 7)
-    assert shelf.names(3) == ("answer", "answer2")
-    value = shelf.get(3, "answer")
+def test_put_and_get(artifact_store: Any) -> None:
+    artifact_store.put(3, "answer", {"a": [1, 2.5, "x", None], "t": torch.ones(2)})
+    artifact_store.put(3, "answer2", 7)
+    assert artifact_store.names(3) == ("answer", "answer2")
+    value = artifact_store.get(3, "answer")
     assert value["a"] == [1, 2.5, "x", None]
     assert torch.equal(value["t"], torch.ones(2))
-    shelf.put(3, "answer", 8)
-    assert shelf.get(3, "answer") == 8
+    artifact_store.put(3, "answer", 8)
+    assert artifact_store.get(3, "answer") == 8
     with pytest.raises(KeyError):
-        shelf.get(3, "nothing")
+        artifact_store.get(3, "nothing")
     with pytest.raises(KeyError):
-        shelf.get(4, "answer")
-    assert shelf.names(4) == ()
-    shelf.drop(3)
-    shelf.drop(99)
-    assert shelf.names(3) == ()
+        artifact_store.get(4, "answer")
+    assert artifact_store.names(4) == ()
+    artifact_store.drop(3)
+    artifact_store.drop(99)
+    assert artifact_store.names(3) == ()
 
 
 def equal(one: nn.Module, other: nn.Module) -> bool:
@@ -65,10 +65,10 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 
 def test_a_module_comes_back_in_a_copy_of_the_notebook_s(tmp_path: Path) -> None:
     model, small = Net(), Net()
-    FolderShelf(tmp_path, lambda: {"other": Other(), "model": model}).put(0, "small", {"net": small, "n": 1})
+    FolderArtifactStore(tmp_path, lambda: {"other": Other(), "model": model}).put(0, "small", {"net": small, "n": 1})
     assert json.loads((tmp_path / "0" / "small.json").read_text())["origins"] == ["model"]
     restarted = Net()
-    found = FolderShelf(tmp_path, lambda: {"model": restarted}).get(0, "small")
+    found = FolderArtifactStore(tmp_path, lambda: {"model": restarted}).get(0, "small")
     assert found["n"] == 1
     assert equal(found["net"], small)
     assert found["net"] is not restarted
@@ -77,39 +77,39 @@ def test_a_module_comes_back_in_a_copy_of_the_notebook_s(tmp_path: Path) -> None
 
 def test_a_renamed_module_of_the_class_serves_too(tmp_path: Path) -> None:
     small = Net()
-    FolderShelf(tmp_path, lambda: {"model": small}).put(0, "small", small)
-    assert equal(FolderShelf(tmp_path, lambda: {"net2": Net()}).get(0, "small"), small)
+    FolderArtifactStore(tmp_path, lambda: {"model": small}).put(0, "small", small)
+    assert equal(FolderArtifactStore(tmp_path, lambda: {"net2": Net()}).get(0, "small"), small)
 
 
 def test_without_its_class_it_is_a_handle(tmp_path: Path) -> None:
     small = Net()
-    shelf = FolderShelf(tmp_path)
-    shelf.put(0, "small", small)
-    assert shelf.get(0, "small") is small  # while this process lives
-    handle = FolderShelf(tmp_path, lambda: {"model": Other()}).get(0, "small")
+    artifact_store = FolderArtifactStore(tmp_path)
+    artifact_store.put(0, "small", small)
+    assert artifact_store.get(0, "small") is small  # while this process lives
+    handle = FolderArtifactStore(tmp_path, lambda: {"model": Other()}).get(0, "small")
     assert isinstance(handle, Handle)
     assert equal(handle.load(into=Net()), small)
 
 
 def test_a_value_that_was_not_written_to_its_end_is_not_there(tmp_path: Path) -> None:
-    shelf = FolderShelf(tmp_path)
+    artifact_store = FolderArtifactStore(tmp_path)
     with pytest.raises(ArtifactError):
-        shelf.put(0, "small", object())
-    assert shelf.names(0) == ()
+        artifact_store.put(0, "small", object())
+    assert artifact_store.names(0) == ()
     assert list((tmp_path / "0").iterdir()) == []
 
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
-    shelf = FolderShelf(tmp_path)
-    shelf.put(0, "a", 1)
+    artifact_store = FolderArtifactStore(tmp_path)
+    artifact_store.put(0, "a", 1)
     (tmp_path / "0" / "a.json").write_text('{"version": 99, "origins": []}')
     with pytest.raises(ArtifactError, match="was kept by a newer nbcompress"):
-        shelf.get(0, "a")
+        artifact_store.get(0, "a")
 
 
 def study_with(*values: tuple[float, float], storage: Path | None = None) -> Study:
     study = open_study("s", SPACE, GOAL, storage=storage)
-    give_shelf(study)
+    attach_artifact_store(study)
     keeper = Keeper(study)
     for loss, size in values:
         ended(study, keeper, loss, size)
@@ -122,14 +122,14 @@ def ended(study: Study, keeper: Keeper, loss: float, size: float, value: Any = N
     trial = replace(study.begin({"x": loss}), state=State.COMPLETE, values={"loss": loss, "size": size})
     keeper.put(trial, {"v": loss if value is None else value})
     study.finish(trial)
-    keeper.tidy()
+    keeper.remove_stale()
     return trial
 
 
 def test_only_the_front_is_kept(tmp_path: Path) -> None:
     study = study_with((5, 5), (6, 6), (4, 6), (3, 3), storage=tmp_path / "journal")
-    assert study.shelf is not None
-    assert [study.shelf.names(number) for number in range(4)] == [(), (), (), ("v",)]
+    assert study.artifact_store is not None
+    assert [study.artifact_store.names(number) for number in range(4)] == [(), (), (), ("v",)]
     assert dict(study.kept) == {"v": 3.0}
     assert study.kept_folder is not None
     assert sorted(path.name for path in study.kept_folder.iterdir()) == ["3"]
@@ -138,8 +138,8 @@ def test_only_the_front_is_kept(tmp_path: Path) -> None:
 def test_what_an_earlier_process_left_is_removed_when_it_leaves_the_front(tmp_path: Path) -> None:
     study_with((5, 5), storage=tmp_path / "journal")
     study = study_with((4, 4), storage=tmp_path / "journal")
-    assert study.shelf is not None
-    assert [study.shelf.names(number) for number in range(2)] == [(), ("v",)]
+    assert study.artifact_store is not None
+    assert [study.artifact_store.names(number) for number in range(2)] == [(), ("v",)]
 
 
 def test_what_cannot_be_kept_is_said_and_the_trial_stays(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from run_searches import BOUNDED, ONE, SPACE, Diary, Walk, counted, evaluating, fresh_study, searched, states, walk
 
 from nbcompress.errors import PointError, SearchError, SpaceExhausted
-from nbcompress.run import Controls, give_shelf, keep, report, run
+from nbcompress.run import Controls, attach_artifact_store, keep, report, run
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import Pruner
 from nbcompress.run.engines import ExecutorEngine, InlineEngine, ProcessEngine
@@ -32,7 +32,7 @@ from nbcompress.run.options import GainBelow, NoGain, Plan
 from nbcompress.run.outcome import Outcome
 from nbcompress.space import Choice, Space
 from nbcompress.study import Failure, State, Study, open_study
-from nbcompress.study.processes import Heartbeats, this_worker
+from nbcompress.study.processes import HeartbeatSettings, this_worker
 
 
 def square(x: float) -> dict[str, float]:
@@ -534,12 +534,12 @@ class TestOtherMachines:
 
     def both(self, path: Path, clock: Callable[[], float]) -> tuple[Study, Study]:
         """Return a study as this process sees it, and as another machine does that has begun a trial at .25."""
-        other = open_study("test", SPACE, ONE, storage=path, heartbeats=Heartbeats(clock=lambda: math.inf))
+        other = open_study("test", SPACE, ONE, storage=path, heartbeats=HeartbeatSettings(clock=lambda: math.inf))
         with pytest.MonkeyPatch.context() as patch:
             elsewhere = replace(this_worker("there"), host="there")
             patch.setattr("nbcompress.study.trial_store.this_worker", lambda _: elsewhere)
             other.begin({"x": 0.25}, seed=1)
-        return open_study("test", SPACE, ONE, storage=path, heartbeats=Heartbeats(clock=clock)), other
+        return open_study("test", SPACE, ONE, storage=path, heartbeats=HeartbeatSettings(clock=clock)), other
 
     def test_the_trial_of_one_that_is_gone_is_run_in_the_end(self, tmp_path: Path) -> None:
         study, _ = self.both(tmp_path / "journal", count(0, 5).__next__)
@@ -566,7 +566,7 @@ class TestOtherMachines:
     def test_one_that_gives_a_sign_of_life_keeps_it(self, tmp_path: Path) -> None:
         study, other = self.both(tmp_path / "journal", lambda: 0.0)
         identity = other.optuna_study().trials[0]._trial_id
-        timer = threading.Timer(0.3, lambda: other._entries._write_beat(identity, 1))
+        timer = threading.Timer(0.3, lambda: other._store._write_heartbeat(identity, 1))
         timer.start()
         _, ending = searched(square, study, trials=3)
         timer.join()
@@ -575,15 +575,15 @@ class TestOtherMachines:
     def test_what_was_taken_over_meanwhile_is_said_and_keeps_what_the_other_kept(self, tmp_path: Path) -> None:
         study = open_study("test", SPACE, ONE, storage=tmp_path / "journal")
         other = open_study("test", SPACE, ONE, storage=tmp_path / "journal")
-        give_shelf(study)
+        attach_artifact_store(study)
 
         def body(x: float) -> dict[str, float]:
             if not other.all_trials:
                 theirs = other.optuna_study()
                 theirs._storage.set_trial_state_values(theirs.trials[0]._trial_id, TrialState.FAIL)
                 again = other.begin({"x": x}, number=0)
-                assert study.shelf is not None
-                study.shelf.put(0, "x", -1.0)
+                assert study.artifact_store is not None
+                study.artifact_store.put(0, "x", -1.0)
                 other.finish(replace(again, state=State.COMPLETE, values={"loss": -1.0}))
             keep(x=x)
             return square(x)
@@ -612,10 +612,10 @@ def test_engines_agree() -> None:
 
 
 def test_kept_values_of_the_front() -> None:
-    from nbcompress.run import give_shelf
+    from nbcompress.run import attach_artifact_store
 
     study = open_study("kept", Space({"x": Choice(1, 2, 3, 4)}), BOUNDED, storage=None)
-    give_shelf(study)
+    attach_artifact_store(study)
     accuracies = {1: 0.1, 2: 0.5, 3: 0.3, 4: 0.9}
 
     def body(x: float) -> dict[str, float]:
@@ -629,8 +629,8 @@ def test_kept_values_of_the_front() -> None:
             return Proposal({"x": number + 1})
 
     run(study, Counting(), evaluating(body, BOUNDED), Plan(trials=4, keep=("which",)), InlineEngine())
-    assert study.shelf is not None
-    assert [study.shelf.names(number) for number in range(4)] == [(), ("which",), (), ("which",)]
+    assert study.artifact_store is not None
+    assert [study.artifact_store.names(number) for number in range(4)] == [(), ("which",), (), ("which",)]
     assert dict(study.kept) == {"which": 4}
     assert dict(study.front[1].kept) == {"which": 2}
 

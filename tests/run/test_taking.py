@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from nbcompress.run.taking import is_told_by_its_text, taken
-from nbcompress.study.values import differences
+from nbcompress.study.snapshot import differences
 
 
 class Config(dict[str, Any]):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nbcompress.errors import StudyError
-from nbcompress.study import Goal, State, Trial, front, hypervolume, is_unbeaten
+from nbcompress.study import Goal, State, Trial, front, hypervolume, is_non_dominated
 
 GOAL = Goal.of(["accuracy"], ["kilobytes"], ["kilobytes <= 60"])
 
@@ -96,7 +96,7 @@ def test_volume_never_falls_and_counts_the_front_only(rows: np.ndarray) -> None:
     corner = np.full(rows.shape[1], 4.5)
     volumes = [hypervolume(rows[:n], corner) for n in range(len(rows) + 1)]
     assert all(before <= after + 1e-9 for before, after in itertools.pairwise(volumes))
-    assert hypervolume(rows[is_unbeaten(rows)], corner) == pytest.approx(volumes[-1])
+    assert hypervolume(rows[is_non_dominated(rows)], corner) == pytest.approx(volumes[-1])
 
 
 @settings(deadline=None)
@@ -112,11 +112,11 @@ def test_volume_is_near_an_estimate(seed: int, n_objectives: int) -> None:
 
 @given(losses(max_rows=12))
 def test_unbeaten_is_what_its_words_say(rows: np.ndarray) -> None:
-    def beats(one: np.ndarray, other: np.ndarray) -> bool:
+    def n_heartbeats(one: np.ndarray, other: np.ndarray) -> bool:
         return bool((one <= other).all() and (one < other).any())
 
-    expected = [not any(beats(other, row) for other in rows) for row in rows]
-    assert is_unbeaten(rows).tolist() == expected
+    expected = [not any(n_heartbeats(other, row) for other in rows) for row in rows]
+    assert is_non_dominated(rows).tolist() == expected
 
 
 def test_volume_of_two_hundred_trials_is_quick() -> None:

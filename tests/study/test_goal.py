@@ -83,8 +83,8 @@ def test_feasible_and_broken() -> None:
     assert not goal.is_broken({"a": 0.5})
     assert goal.is_broken({"k": 60.001})
     assert not goal.is_feasible({"k": math.nan, "a": 1.0})
-    assert goal.unmeasured({"a": math.inf}) == ("a", "k")
-    assert goal.unmeasured({"a": 1.0, "k": 2.0}) == ()
+    assert goal.missing_metrics({"a": math.inf}) == ("a", "k")
+    assert goal.missing_metrics({"a": 1.0, "k": 2.0}) == ()
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_half_written_first_line_is_cut(path: Path, length: int) -> None:
 def test_a_last_line_that_lacks_only_its_newline_is_kept(path: Path) -> None:
     path.write_bytes(WHOLE + HALF)
     journal = JournalFile(path)
-    journal.mend()
+    journal.repair()
     assert path.read_bytes() == lines(FIRST, SECOND, THIRD)
     assert journal.read_logs(0) == [FIRST, SECOND, THIRD]
 
@@ -148,7 +148,7 @@ def test_damage_in_the_middle_names_line_and_file(path: Path) -> None:
 def test_a_strangers_file_is_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     text = f"The file {path} is not a journal, and it is left as it is. Name another file with storage."
-    for use in (lambda journal: journal.read_logs(0), JournalFile.mend, lambda journal: journal.append_logs([FIRST])):
+    for use in (lambda journal: journal.read_logs(0), JournalFile.repair, lambda journal: journal.append_logs([FIRST])):
         with pytest.raises(StudyError) as caught:
             use(JournalFile(path))
         assert str(caught.value) == text

@@ -28,7 +28,7 @@ storage, n_trials, pause = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 study = open_study("s", Space({"x": Float(0, 1)}), Goal.of([], ["loss"]), storage=storage)
 print("open", flush=True)
 for _ in range(n_trials):
-    again = study.interrupted
+    again = [trial for trial in study.all_trials if trial.state is State.INTERRUPTED]
     trial = study.begin(again[0].params, number=again[0].number) if again else study.begin({"x": 0.5})
     if pause == "pause":
         print("begun", flush=True)
@@ -72,10 +72,10 @@ def test_no_finished_trial_is_lost_when_its_process_is_killed(storage: str) -> N
         assert {number for number in finished if states[number] is not State.COMPLETE} == set()
         assert set(states.values()) <= {State.COMPLETE, State.INTERRUPTED}
         assert list(states.values()).count(State.INTERRUPTED) <= 1
-    for trial in study.interrupted:
-        study.finish(
-            replace(study.begin(trial.params, number=trial.number), state=State.COMPLETE, values={"loss": 2.0})
-        )
+    for trial in study.all_trials:
+        if trial.state is State.INTERRUPTED:
+            begun = study.begin(trial.params, number=trial.number)
+            study.finish(replace(begun, state=State.COMPLETE, values={"loss": 2.0}))
     assert {trial.state for trial in read_study("s", storage).all_trials} == {State.COMPLETE}
 
 
@@ -103,7 +103,7 @@ def test_the_journal_of_a_killed_writer_may_end_anywhere(tmp_path: Path) -> None
         study.abandon()
         study.finish(replace(study.begin({"x": 0.25}), state=State.COMPLETE, values={"loss": 3.0}))
         again = open_study("s", SPACE, GOAL, storage=path)
-        # This very process began the trials, with an object that is gone: they are told to be interrupted.
+        # This very process began the trials, with an object that is gone: they are interrupted.
         assert len([trial for trial in again.all_trials if trial.state is State.COMPLETE]) == n_ended + 1
         theirs = again.optuna_study().trials
         assert [trial.state.name for trial in theirs].count("COMPLETE") == n_ended + 1

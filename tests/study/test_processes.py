@@ -23,7 +23,7 @@ import pytest
 from nbcompress.errors import StudyError
 from nbcompress.space import Float, Space
 from nbcompress.study import Goal, State, Study, delete_study, list_studies, open_study, read_study
-from nbcompress.study.processes import Heart, Heartbeats, Sightings, Worker, this_worker
+from nbcompress.study.processes import HeartbeatMonitor, HeartbeatSettings, HeartbeatWriter, Worker, this_worker
 
 SPACE = Space({"x": Float(0, 1)})
 GOAL = Goal.of(minimize=["loss"])
@@ -43,7 +43,7 @@ class Host:
 
     def __init__(self, storage: str, name: str, now: float) -> None:
         self.storage, self.name, self.clock = storage, name, Clock(now)
-        self.heartbeats = Heartbeats(clock=self.clock)
+        self.heartbeats = HeartbeatSettings(clock=self.clock)
 
     def open(self) -> Study:
         return open_study("s", SPACE, GOAL, storage=self.storage, heartbeats=self.heartbeats)
@@ -81,13 +81,13 @@ def test_a_machine_that_is_gone_is_given_up_after_a_minute(here: Host, there: Ho
     there.begin(there.open())
     study = here.open()
     assert state(study) is State.RUNNING
-    assert study.unsure == {0: 60.0}
+    assert study.unconfirmed == {0: 60.0}
     here.clock.now += 59
     assert state(study) is State.RUNNING
-    assert study.unsure == {0: 1.0}
+    assert study.unconfirmed == {0: 1.0}
     here.clock.now += 1
     assert state(study) is State.INTERRUPTED
-    assert study.unsure == {}
+    assert study.unconfirmed == {}
     begun = study.begin(POINT, number=0)
     assert state(there.open()) is State.RUNNING  # whoever has not looked for a minute is told, too
     study.finish(replace(begun, state=State.COMPLETE, values={"loss": 1.0}))
@@ -101,9 +101,9 @@ def test_one_that_counts_lives(here: Host, there: Host) -> None:
     for _ in range(30):
         there.clock.now += 10
         here.clock.now += 55
-        remote._entries.beat()
+        remote._store.write_heartbeats()
         assert state(study) is State.RUNNING
-        assert study.unsure == {}
+        assert study.unconfirmed == {}
     remote.finish(replace(begun, state=State.COMPLETE, values={"loss": 1.0}))
     here.clock.now += 1000
     assert state(study) is State.COMPLETE
@@ -114,7 +114,7 @@ def test_one_that_counted_and_is_gone(here: Host, there: Host) -> None:
     there.begin(remote)
     assert state(study) is State.RUNNING
     there.clock.now += 10
-    remote._entries.beat()
+    remote._store.write_heartbeats()
     here.clock.now += 59
     assert state(study) is State.RUNNING
     here.clock.now += 59
@@ -126,14 +126,14 @@ def test_one_that_counted_and_is_gone(here: Host, there: Host) -> None:
 def test_a_slow_storage_gives_nobody_up(here: Host, there: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     there.begin(there.open())
     study = here.open()
-    read = study._entries.ledger.storage.get_all_trials
+    read = study._store.handle.storage.get_all_trials
 
     def slow(*arguments: Any, **options: Any) -> Any:
         found = read(*arguments, **options)
         here.clock.now += 100
         return found
 
-    monkeypatch.setattr(study._entries.ledger.storage, "get_all_trials", slow)
+    monkeypatch.setattr(study._store.handle.storage, "get_all_trials", slow)
     assert state(study) is State.RUNNING
 
 
@@ -146,7 +146,7 @@ def test_what_returns_late_is_recorded_if_nobody_was_faster(here: Host, there: H
     assert state(remote) is State.INTERRUPTED
     ended = remote.finish(replace(begun, state=State.COMPLETE, values={"loss": 1.0}, seconds=2.0))
     assert (ended.state, ended.values, ended.seconds) == (State.COMPLETE, {"loss": 1.0}, 2.0)
-    assert remote.lost == frozenset()
+    assert remote.discarded == frozenset()
     assert state(study) is State.COMPLETE
 
 
@@ -159,7 +159,7 @@ def test_what_returns_too_late_is_not(here: Host, there: Host) -> None:
     assert remote.is_taken_over(0)
     ended = remote.finish(replace(begun, state=State.COMPLETE, values={"loss": 1.0}))
     assert ended.state is State.RUNNING
-    assert remote.lost == {0}
+    assert remote.discarded == {0}
     study.finish(replace(again, state=State.COMPLETE, values={"loss": 2.0}))
     assert [trial.values for trial in read_study("s", here.storage).all_trials] == [{"loss": 2.0}]
 
@@ -172,13 +172,13 @@ def test_an_end_that_is_written_while_others_give_it_up_counts(
     begun = there.begin(remote)
     assert state(study) is State.RUNNING
     here.clock.now += 60
-    write_state = remote._entries._write_state
+    write_state = remote._store._write_state
 
     def slow(*arguments: Any) -> None:
-        study._entries.settle()
+        study._store.finalize_stale_runs()
         write_state(*arguments)
 
-    monkeypatch.setattr(remote._entries, "_write_state", slow)
+    monkeypatch.setattr(remote._store, "_write_state", slow)
     ended = remote.finish(replace(begun, state=State.COMPLETE, values={"loss": 1.0}))
     assert ended.state is State.COMPLETE
     assert state(study) is State.COMPLETE
@@ -212,27 +212,27 @@ def test_a_study_of_a_machine_that_counts_is_not_deleted(here: Host, there: Host
             delete_study("s", here.storage, heartbeats=here.heartbeats)
         here.clock.now += 59
         there.clock.now += 10
-        remote._entries.beat()
+        remote._store.write_heartbeats()
 
 
 def test_counting_ends_with_the_trial_and_with_the_study_object(there: Host) -> None:
     study = there.open()
     begun = there.begin(study)
     there.clock.now += 10
-    study._entries.beat()
-    study._entries.beat()
+    study._store.write_heartbeats()
+    study._store.write_heartbeats()
     study.finish(replace(begun, state=State.STOPPED))
     there.clock.now += 10
-    study._entries.beat()
+    study._store.write_heartbeats()
     assert counts(study) == [1]
-    entries = study._entries
+    store = study._store
     there.begin(study)
-    heart = entries._heart
-    assert heart is not None
-    del study, entries
+    writer = store._heartbeat_writer
+    assert writer is not None
+    del study, store
     gc.collect()
     there.clock.now += 10
-    heart.beat()
+    writer.write_due()
     assert counts(read_study("s", there.storage)) == [1, 0]
 
 
@@ -240,14 +240,14 @@ def test_a_short_trial_writes_nothing(there: Host) -> None:
     study = there.open()
     begun = there.begin(study)
     there.clock.now += 9.9
-    study._entries.beat()
+    study._store.write_heartbeats()
     study.finish(replace(begun, state=State.COMPLETE, values={"loss": 1.0}))
     assert counts(study) == [0]
 
 
 def test_what_nobody_else_sees_is_not_counted() -> None:
     for storage in (None, "sqlite://"):
-        assert open_study("s", SPACE, GOAL, storage=storage)._entries._heart is None
+        assert open_study("s", SPACE, GOAL, storage=storage)._store._heartbeat_writer is None
 
 
 def counts(study: Study) -> list[int]:
@@ -258,11 +258,11 @@ def test_a_storage_that_fails_does_not_stop_the_counting(there: Host, monkeypatc
     study = there.open()
     there.begin(study)
     with monkeypatch.context() as patch:
-        patch.setattr(study._entries.ledger.storage, "set_trial_user_attr", raising(OSError("gone")))
+        patch.setattr(study._store.handle.storage, "set_trial_user_attr", raising(OSError("gone")))
         there.clock.now += 10
-        study._entries.beat()
+        study._store.write_heartbeats()
     there.clock.now += 10
-    study._entries.beat()
+    study._store.write_heartbeats()
     assert counts(study) == [2]
 
 
@@ -277,11 +277,11 @@ def test_a_deleted_study_is_not_counted_for(tmp_path: Path) -> None:
     there = Host(f"sqlite:///{tmp_path / 'a.db'}", "there", 0.0)
     study = there.open()
     there.begin(study)
-    study._entries.ledger.storage.delete_study(study._entries._identity)
+    study._store.handle.storage.delete_study(study._store._study_id)
     there.clock.now += 10
-    study._entries.beat()
-    assert study._entries._heart is not None
-    assert study._entries._heart._runs == {}
+    study._store.write_heartbeats()
+    assert study._store._heartbeat_writer is not None
+    assert study._store._heartbeat_writer._runs == {}
 
 
 def test_a_thread_counts_by_itself_and_ends() -> None:
@@ -295,30 +295,30 @@ def test_a_thread_counts_by_itself_and_ends() -> None:
         return count < 3
 
     before = threading.active_count()
-    heart = Heart(write, Heartbeats(every=0.001))
-    heart.begin(7)
+    writer = HeartbeatWriter(write, HeartbeatSettings(interval=0.001))
+    writer.begin(7)
     assert enough.wait(30)
     assert written == [(7, 1), (7, 2), (7, 3)]
     end = time.monotonic() + 30
     while threading.active_count() > before:
         assert time.monotonic() < end
         time.sleep(0.001)
-    heart.begin(8)
-    heart.close()
+    writer.begin(8)
+    writer.close()
 
 
 def test_sightings_tell_runs_apart() -> None:
-    sightings = Sightings()
-    assert sightings.note("a", 0, 0.0, 1.0) == 0.0
-    assert sightings.note("b", 0, 5.0, 5.0) == 0.0
-    assert sightings.note("a", 0, 11.0, 12.0) == 10.0
-    assert not sightings.has_beaten("a")
-    assert sightings.note("a", 1, 20.0, 20.0) == 0.0
-    assert sightings.has_beaten("a")
-    assert not sightings.has_beaten("b")
-    sightings.forget("a")
-    assert not sightings.has_beaten("a")
-    assert sightings.note("a", 1, 90.0, 90.0) == 0.0
+    monitor = HeartbeatMonitor()
+    assert monitor.seconds_unchanged("a", 0, 0.0, 1.0) == 0.0
+    assert monitor.seconds_unchanged("b", 0, 5.0, 5.0) == 0.0
+    assert monitor.seconds_unchanged("a", 0, 11.0, 12.0) == 10.0
+    assert not monitor.has_changed("a")
+    assert monitor.seconds_unchanged("a", 1, 20.0, 20.0) == 0.0
+    assert monitor.has_changed("a")
+    assert not monitor.has_changed("b")
+    monitor.forget("a")
+    assert not monitor.has_changed("a")
+    assert monitor.seconds_unchanged("a", 1, 90.0, 90.0) == 0.0
 
 
 TEXT = "Study 's' is being searched in this process"
@@ -330,28 +330,28 @@ def opened(storage: Path | None, **options: bool) -> Study:
 
 def test_a_study_is_searched_once_at_a_time(tmp_path: Path) -> None:
     first, second = opened(tmp_path / "journal"), opened(tmp_path / "journal")
-    with first.searched():
+    with first.search_lock():
         with pytest.raises(StudyError, match=TEXT):
-            second.check_free()
-        with pytest.raises(StudyError, match=TEXT), second.searched():
+            second.check_not_searched()
+        with pytest.raises(StudyError, match=TEXT), second.search_lock():
             pass
-        opened(tmp_path / "journal", fresh=True).check_free()
-        opened(tmp_path / "other").check_free()
+        opened(tmp_path / "journal", fresh=True).check_not_searched()
+        opened(tmp_path / "other").check_not_searched()
         with pytest.raises(StudyError, match=TEXT):  # the refused one did not set it free
-            second.check_free()
-    with second.searched():
+            second.check_not_searched()
+    with second.search_lock():
         pass
 
 
 def test_it_is_not_deleted_meanwhile(tmp_path: Path) -> None:
-    with opened(tmp_path / "journal").searched(), pytest.raises(StudyError, match=TEXT):
+    with opened(tmp_path / "journal").search_lock(), pytest.raises(StudyError, match=TEXT):
         delete_study("s", tmp_path / "journal")
     delete_study("s", tmp_path / "journal")
     assert list_studies(tmp_path / "journal") == ()
 
 
 def test_studies_in_memory_are_told_apart() -> None:
-    with opened(None).searched(), opened(None).searched():
+    with opened(None).search_lock(), opened(None).search_lock():
         pass
 
 
@@ -365,7 +365,7 @@ def here_worker(**changes: Any) -> Worker:
 def test_this_process_lives() -> None:
     worker = here_worker()
     assert worker.is_this_process
-    assert worker.fate() == "alive"
+    assert worker.liveness() == "alive"
     assert worker.pid == os.getpid()
     assert Worker.from_json(worker.to_json()) == worker
 
@@ -380,7 +380,7 @@ def test_a_record_without_the_newer_facts_is_read() -> None:
 def test_a_later_process_with_the_same_id_is_another() -> None:
     worker = here_worker(ticks=this_worker("s").ticks - 1)
     assert not worker.is_this_process
-    assert worker.fate() == "dead"
+    assert worker.liveness() == "dead"
 
 
 @linux
@@ -388,14 +388,14 @@ def test_a_later_process_with_the_same_id_is_another() -> None:
 def test_a_clock_that_was_set_does_not_kill(seconds: float) -> None:
     worker = here_worker(started=this_worker("s").started + seconds)
     assert worker.is_this_process
-    assert worker.fate() == "alive"
+    assert worker.liveness() == "alive"
 
 
 def test_nor_does_it_where_the_system_tells_no_ticks() -> None:
     worker = here_worker(started=this_worker("s").started - 3600, ticks=-1)
     assert not worker.is_this_process
-    assert worker.fate() == "unseen"
-    assert here_worker(started=this_worker("s").started - 1, ticks=-1).fate() == "alive"
+    assert worker.liveness() == "unknown"
+    assert here_worker(started=this_worker("s").started - 1, ticks=-1).liveness() == "alive"
 
 
 @pytest.mark.parametrize(
@@ -408,22 +408,22 @@ def test_nor_does_it_where_the_system_tells_no_ticks() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1])
+@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1], ids=["this process", "no process"])
 def test_of_what_cannot_be_seen_nothing_is_known(changes: dict[str, str], pid: int) -> None:
     worker = here_worker(**changes, pid=pid)
     assert not worker.is_this_process
-    assert worker.fate() == "unseen"
+    assert worker.liveness() == "unknown"
     assert str(worker) == f"process {pid} on {worker.host}"
 
 
-@pytest.mark.parametrize(("namespace", "fate"), [("pid:[4026531836]", "dead"), ("pid:[4026532999]", "unseen")])
-def test_a_machine_that_was_started_anew(monkeypatch: pytest.MonkeyPatch, namespace: str, fate: str) -> None:
+@pytest.mark.parametrize(("namespace", "liveness"), [("pid:[4026531836]", "dead"), ("pid:[4026532999]", "unknown")])
+def test_a_machine_that_was_started_anew(monkeypatch: pytest.MonkeyPatch, namespace: str, liveness: str) -> None:
     earlier = here_worker(boot="first", machine="m", namespace=namespace)
     later = replace(earlier, boot="second")
     monkeypatch.setattr("nbcompress.study.processes._this_process", lambda _: later)
     assert later.is_this_process
     assert not earlier.is_this_process
-    assert earlier.fate() == fate
+    assert earlier.liveness() == liveness
 
 
 @linux
@@ -432,7 +432,7 @@ def test_a_process_that_the_system_hides_may_live(monkeypatch: pytest.MonkeyPatc
         raise psutil.NoSuchProcess(pid)
 
     monkeypatch.setattr(psutil, "Process", hidden)
-    assert here_worker().fate() == "unseen"
+    assert here_worker().liveness() == "unknown"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no zombies")
@@ -446,8 +446,8 @@ def test_a_process_that_ended_is_dead_before_and_after_it_is_waited_for() -> Non
 
     worker = Worker.from_json(json.loads(text))
     deadline = time.monotonic() + 20
-    while worker.fate() != "dead":
+    while worker.liveness() != "dead":
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.wait()
-    assert worker.fate() == "dead"
+    assert worker.liveness() == "dead"

@@ -130,8 +130,8 @@ def test_an_interrupted_trial_is_run_again_under_its_number(place: Place) -> Non
     number = lost(place)
     assert number == 1
     study = place.open()
-    assert [trial.number for trial in study.interrupted] == [1]
-    found = study.interrupted[0]
+    assert [trial.state for trial in study.all_trials] == [State.COMPLETE, State.INTERRUPTED]
+    found = study.all_trials[1]
     assert (found.params, found.seed, found.note, found.reason) == (CLUSTER, 7, {"scale": 1.5}, "explores")
     begun = study.begin(found.params, number=1, seed=found.seed)
     assert (begun.number, begun.state) == (1, State.RUNNING)
@@ -219,8 +219,8 @@ def test_abandon_also_ends_a_trial_whose_beginning_was_interrupted(
 ) -> None:
     study = place.open()
     with monkeypatch.context() as patch:
-        patch.setattr(study, "_shown", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr(study, "_own", NeverNoted())
+        patch.setattr(study, "_as_shown", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(study, "_running", NeverNoted())
         with pytest.raises(KeyboardInterrupt):
             study.begin(PLAIN)
     assert [trial.state for trial in place.read().all_trials] == [State.RUNNING]
@@ -239,7 +239,7 @@ def test_a_trial_that_another_program_ended_is_recorded_all_the_same(place: Plac
     begun = study.begin(PLAIN)
     ended_by_another_program(study)
     assert study.finish(replace(begun, state=State.COMPLETE, values=GOOD)).state is State.COMPLETE
-    assert study.lost == frozenset()
+    assert study.discarded == frozenset()
     assert [(trial.state, trial.values) for trial in place.open().all_trials] == [(State.COMPLETE, GOOD)]
 
 
@@ -251,7 +251,7 @@ def test_unless_it_is_run_again_already(place: Place) -> None:
     again = other.begin(PLAIN, number=0)
     assert study.is_taken_over(0)
     assert study.finish(replace(begun, state=State.COMPLETE, values={**GOOD, "accuracy": 0.1})).state is State.RUNNING
-    assert study.lost == {0}
+    assert study.discarded == {0}
     other.finish(replace(again, state=State.COMPLETE, values=GOOD))
     assert [(trial.state, trial.values) for trial in place.open().all_trials] == [(State.COMPLETE, GOOD)]
 
@@ -612,7 +612,7 @@ def test_repr_says_name_counts_and_best(journal: Place) -> None:
     )
 
 
-class DictShelf:
+class DictArtifactStore:
     def __init__(self) -> None:
         self.values: dict[tuple[int, str], Any] = {}
         self.asked: list[tuple[int, str]] = []
@@ -632,23 +632,23 @@ class DictShelf:
 
 
 def test_kept_values_are_read_when_asked_for(journal: Place) -> None:
-    shelf = DictShelf()
-    study = journal.open(shelf=shelf)
+    artifact_store = DictArtifactStore()
+    study = journal.open(artifact_store=artifact_store)
     run(study)
     run(study, values={"accuracy": 0.95, "kilobytes": 1.0})
-    shelf.put(1, "small", "the model")
-    shelf.put(1, "note", 3)
+    artifact_store.put(1, "small", "the model")
+    artifact_store.put(1, "note", 3)
     assert list(study.best.kept) == ["note", "small"]
-    assert shelf.asked == []
+    assert artifact_store.asked == []
     assert study.kept["small"] == "the model"
-    assert shelf.asked == [(1, "small")]
+    assert artifact_store.asked == [(1, "small")]
     assert "big" not in study.kept
     with pytest.raises(KeyError, match=r"trial 1 keeps no 'big', but note, small"):
         study.kept["big"]
     assert dict(study.all_trials[0].kept) == {}
     assert dict(journal.read().kept) == {}
     later = journal.read()
-    later.shelf = shelf
+    later.artifact_store = artifact_store
     assert later.kept["note"] == 3
     assert repr(later.kept) == "KeptValues(note, small)"
 
@@ -701,7 +701,7 @@ def test_a_name_is_not_both_parameter_and_metric(journal: Place) -> None:
 
 
 def test_a_study_of_another_tool_is_not_continued(place: Place) -> None:
-    storage = place.open("ours")._entries.ledger.storage
+    storage = place.open("ours")._store.handle.storage
     import optuna
 
     theirs = optuna.study.Study("ours", storage)
@@ -720,7 +720,7 @@ def test_a_study_of_another_tool_is_not_continued(place: Place) -> None:
 def test_a_study_that_was_killed_while_it_began_is_taken_over(place: Place) -> None:
     import optuna
 
-    storage = place.open("other")._entries.ledger.storage
+    storage = place.open("other")._store.handle.storage
     directions = [optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE]
     storage.create_new_study(directions, "digits")
     assert place.open().all_trials == ()

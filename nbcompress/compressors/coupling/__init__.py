@@ -1,29 +1,32 @@
-"""Which channels can only be removed together? The model is traced, and every index of every dimension is followed."""
+"""Which channels can only be removed together? The model is traced, and the channels are followed through its graph."""
 
-from nbcompress.compressors.coupling.dependencies import Average, Coupling, Group, Place, Unit, couple
+from nbcompress.compressors.coupling.dependencies import (
+    AveragingCall,
+    ChannelDependencies,
+    ChannelGroup,
+    TensorAxis,
+    Unit,
+    find_dependencies,
+)
 from nbcompress.compressors.coupling.trace import (
-    Inputs,
     Trace,
-    as_inputs,
+    canonical_names,
     first_line,
-    first_names,
     named_tensors,
     tensors_of,
     trace,
 )
 
 __all__ = [
-    "Average",
-    "Coupling",
-    "Group",
-    "Inputs",
-    "Place",
+    "AveragingCall",
+    "ChannelDependencies",
+    "ChannelGroup",
+    "TensorAxis",
     "Trace",
     "Unit",
-    "as_inputs",
-    "couple",
+    "canonical_names",
+    "find_dependencies",
     "first_line",
-    "first_names",
     "named_tensors",
     "tensors_of",
     "trace",

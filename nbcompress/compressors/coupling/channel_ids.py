@@ -1,17 +1,15 @@
-"""One operator call of the traced graph, as the rules see it.
+"""Channel ids: which indices of which tensor dimensions belong to the same channel.
 
-Labels: which indices of which dimensions belong to the same channel.
-
-Every index of every dimension of every parameter starts with a label of its own. Operators tie labels that can
-only be removed together, and freeze labels that cannot be removed at all.
+Every index of every dimension of every parameter starts with an id of its own. The rules of operators tie ids that can
+only be removed together, and freeze ids that cannot be removed at all.
 
 Notation:
-    axis    the labels of one dimension, an integer array of its length. `NO_LABEL` marks an index that no
-            parameter makes, such as a constant that was concatenated. `None` stands for a dimension that has no
-            channels at all: a batch, a position, or one of length 1.
-    axes    one axis for each dimension of a tensor.
-    soft    of labels that no parameter makes, along which all values are equal, such as zeros: what is tied to them
-            can go, if the number in the code that says how many there are can follow.
+    axis        The ids of one dimension: an integer array as long as the dimension. `NO_CHANNEL` marks an index that
+                does not come from a parameter, such as a constant that was concatenated. `None` stands for a dimension
+                without channels: a batch, a position, or a dimension of length 1.
+    axes        One axis for each dimension of a tensor.
+    constant    An axis of ids that do not come from a parameter and along which all values are equal, such as zeros.
+                It can be tied to channels that go, if the number of its indices in the user's code is changed too.
 """
 
 from __future__ import annotations
@@ -25,150 +23,157 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-Axis = NDArray[np.int64] | None
-Axes = tuple[Axis, ...]
+AxisIds = NDArray[np.int64] | None
+TensorIds = tuple[AxisIds, ...]
+# The ids of the result of a call; a list for a call with several results.
+ResultIds = TensorIds | list[TensorIds]
 
-NO_LABEL = -1
+NO_CHANNEL = -1
 
 
-class Labels:
-    """A union-find over labels that remembers why a class of them is frozen."""
+class ChannelIds:
+    """A union-find over channel ids. A set of tied ids can be frozen, with a reason."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
-        self._why: dict[int, str] = {}
-        self._hard: set[int] = set()
-        self._parts: dict[bytes, tuple[NDArray[np.int64], set[tuple[int, int]], str]] = {}
+        self._reasons: dict[int, str] = {}
+        # Roots of the sets that hold an id of a parameter.
+        self._parameter_ids: set[int] = set()
+        self._slices: dict[bytes, tuple[NDArray[np.int64], set[tuple[int, int]], str]] = {}
 
-    def fresh(self, length: int, *, soft: bool = False) -> Axis:
-        """New labels for a dimension; a dimension of length 1 has no channel that could go."""
+    def new_axis(self, length: int, *, is_constant: bool = False) -> AxisIds:
+        """Return new ids for a dimension; None for length 1, because no channel of it could be removed."""
         if length <= 1:
             return None
         start = len(self._parent)
         self._parent.extend(range(start, start + length))
-        if not soft:
-            self._hard.update(range(start, start + length))
+        if not is_constant:
+            self._parameter_ids.update(range(start, start + length))
         return np.arange(start, start + length, dtype=np.int64)
 
-    def is_soft(self, axis: Axis) -> bool:
+    def is_constant(self, axis: AxisIds) -> bool:
         """Whether no index of `axis` is tied to a parameter."""
-        return axis is not None and not any(label >= 0 and self.find(label) in self._hard for label in axis.tolist())
-
-    def find(self, label: int) -> int:
-        """The label that stands for the class of `label`."""
-        parent = self._parent
-        while parent[label] != label:
-            parent[label] = parent[parent[label]]
-            label = parent[label]
-        return label
-
-    def roots(self, axis: Axis) -> NDArray[np.int64]:
-        """`axis` with each label replaced by the one that stands for its class, frozen ones by `NO_LABEL`."""
-        if axis is None:
-            return np.empty(0, dtype=np.int64)
-        return np.array(
-            [NO_LABEL if label < 0 or (root := self.find(label)) in self._why else root for label in axis.tolist()],
-            dtype=np.int64,
+        return axis is not None and not any(
+            channel_id >= 0 and self.find(channel_id) in self._parameter_ids for channel_id in axis.tolist()
         )
 
-    def why_frozen(self, label: int) -> str | None:
-        """The reason why the class of `label` may not be cut; None if it may."""
-        return self._why.get(self.find(label))
+    def find(self, channel_id: int) -> int:
+        """Return the root of the set that `channel_id` belongs to."""
+        parent = self._parent
+        while parent[channel_id] != channel_id:
+            parent[channel_id] = parent[parent[channel_id]]
+            channel_id = parent[channel_id]
+        return channel_id
 
-    def freeze(self, axis: Axis, why: str) -> None:
-        """Forbid to cut any of `axis`. The first reason stays."""
+    def roots(self, axis: AxisIds) -> NDArray[np.int64]:
+        """Return `axis` with each id replaced by its root, and by `NO_CHANNEL` if it is frozen."""
+        if axis is None:
+            return np.empty(0, dtype=np.int64)
+        return np.array([self._free_root(channel_id) for channel_id in axis.tolist()], dtype=np.int64)
+
+    def _free_root(self, channel_id: int) -> int:
+        root = self.find(channel_id) if channel_id >= 0 else NO_CHANNEL
+        return NO_CHANNEL if root in self._reasons else root
+
+    def reason_frozen(self, channel_id: int) -> str | None:
+        """Why `channel_id` cannot be removed; None if it can."""
+        return self._reasons.get(self.find(channel_id))
+
+    def freeze(self, axis: AxisIds, reason: str) -> None:
+        """Forbid the removal of every id of `axis`. A reason that was given earlier stays."""
         if axis is None:
             return
-        for label in set(axis.tolist()):
-            if label >= 0:
-                self._why.setdefault(self.find(label), why)
+        for channel_id in set(axis.tolist()):
+            if channel_id >= 0:
+                self._reasons.setdefault(self.find(channel_id), reason)
 
-    def freeze_all(self, axes: Axes, why: str) -> None:
-        """Forbid to cut any index of a tensor."""
+    def freeze_all(self, axes: TensorIds, reason: str) -> None:
+        """Forbid the removal of every id of a tensor."""
         for axis in axes:
-            self.freeze(axis, why)
+            self.freeze(axis, reason)
 
-    def tie(self, one: Axis, other: Axis, why: str) -> Axis:
-        """Tie two axes index by index and return what stands for both.
+    def tie(self, first: AxisIds, second: AxisIds, reason: str) -> AxisIds:
+        """Tie two axes index by index and return the common axis.
 
-        Where only one of them has a label, it is frozen for the reason `why`: the other cannot be cut with it.
+        An id that meets an index without an id is frozen for `reason`, because that index cannot be removed with it.
+
+        Raises:
+            ValueError: The axes have different lengths.
         """
-        if one is None or other is None:
-            self.freeze(one, why)
-            self.freeze(other, why)
+        if first is None or second is None:
+            self.freeze(first, reason)
+            self.freeze(second, reason)
             return None
-        if len(one) != len(other):
-            raise ValueError(f"axes of one length can be tied, got {len(one)} and {len(other)}")
-        if np.array_equal(one, other):
-            return one
-        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+        if len(first) != len(second):
+            raise ValueError(f"axes of equal length can be tied, got {len(first)} and {len(second)}")
+        if np.array_equal(first, second):
+            return first
+        for a, b in zip(first.tolist(), second.tolist(), strict=True):
             if a >= 0 and b >= 0:
-                self._join(a, b)
+                self._union(a, b)
             elif a >= 0 or b >= 0:
-                self._why.setdefault(self.find(max(a, b)), why)
-        return np.where(other < 0, other, one)
+                self._reasons.setdefault(self.find(max(a, b)), reason)
+        return np.where(second < 0, second, first)
 
-    def tie_all(self, axis: NDArray[np.int64]) -> None:
-        """Tie everything along the first dimension of the matrix `axis`: its columns become one label each."""
-        for row in axis[1:]:
-            self.tie(axis[0], row, "it shares its place with a constant")
+    def tie_rows(self, table: NDArray[np.int64]) -> None:
+        """Tie the rows of a matrix of ids, so that the ids of each column become one set."""
+        for row in table[1:]:
+            self.tie(table[0], row, "it is combined with a constant")
 
-    def note_part(self, axis: NDArray[np.int64], start: int, stop: int, why: str) -> None:
-        """Remember that the part from `start` to `stop` of `axis` is taken by itself; `why` says so if it is frozen."""
-        self._parts.setdefault(axis.tobytes(), (axis, set(), why))[1].add((start, stop))
+    def add_slice(self, axis: NDArray[np.int64], start: int, stop: int, reason: str) -> None:
+        """Note that the code reads the slice from `start` to `stop` of `axis`; `reason` is used if it is frozen."""
+        self._slices.setdefault(axis.tobytes(), (axis, set(), reason))[1].add((start, stop))
 
-    def settle_parts(self) -> None:
-        """Tie the parts of dimensions that are taken by themselves, once all are known.
+    def tie_slices(self) -> None:
+        """Tie the slices of each axis, once all slices are known.
 
-        Where the borders follow from the length, as in thirds of it, every part must lose the same places. Parts of
-        several lengths, as many heads of queries and few of keys in one layer, may stand for numbers of their own: they
-        are tied unless all channels would hang together then. What is neither is fixed.
+        Slices of one length, such as thirds of an axis, must lose the same indices, because the code computes their
+        borders from the length. Slices of several lengths (many heads of queries and few of keys in one layer) may have
+        lengths that are numbers of the module: they are tied too, unless that would tie all channels to each other.
+        Slices that do not divide the axis evenly freeze it, unless they cover it without overlap.
         """
-        for axis, spans, why in self._parts.values():
+        for axis, spans, reason in self._slices.values():
             lengths = {stop - start for start, stop in spans}
             unit = min(lengths)
             borders = sorted(spans)
             covers = [start for start, _ in borders] + [len(axis)] == [0] + [stop for _, stop in borders]
             if len(axis) % unit == 0 and not any(start % unit or stop % unit for start, stop in spans):
                 table = axis.reshape(-1, unit)
-                if len(lengths) == 1 or not covers or self._n_classes(table) > 1:
-                    self.tie_all(table)
+                if len(lengths) == 1 or not covers or self._n_sets_if_tied(table) > 1:
+                    self.tie_rows(table)
             elif not covers:
-                self.freeze(axis, why)
+                self.freeze(axis, reason)
 
-    def _n_classes(self, table: NDArray[np.int64]) -> int:
-        """How many classes would be left if the columns of `table` became one label each."""
+    def _n_sets_if_tied(self, table: NDArray[np.int64]) -> int:
+        """How many sets would be left if the ids of each column of `table` became one set."""
         tied: list[set[int]] = []
         for column in self.roots(table.reshape(-1)).reshape(table.shape).T:
-            meeting = [name for name in tied if name & set(column.tolist())]
-            tied = [name for name in tied if name not in meeting] + [set(column.tolist()).union(*meeting)]
+            meeting = [roots for roots in tied if roots & set(column.tolist())]
+            tied = [roots for roots in tied if roots not in meeting] + [set(column.tolist()).union(*meeting)]
         return len(tied)
 
-    def _join(self, a: int, b: int) -> None:
+    def _union(self, a: int, b: int) -> None:
         a, b = self.find(a), self.find(b)
         if a == b:
             return
         self._parent[b] = a
-        if b in self._hard:
-            self._hard.add(a)
-        if b in self._why:
-            why = self._why.pop(b)
-            self._why.setdefault(a, why)
-
-
-Marks = Axes | list[Axes]
+        if b in self._parameter_ids:
+            self._parameter_ids.add(a)
+        if b in self._reasons:
+            reason = self._reasons.pop(b)
+            self._reasons.setdefault(a, reason)
 
 
 @dataclass(frozen=True)
-class Split:
-    """A dimension that a reshape splits, so that whole rows or whole columns of it can go.
+class ReshapeSplit:
+    """A dimension that a reshape splits into factors. Whole indices of one factor can be removed.
 
     Attributes:
         node: Name of the call.
-        axis: Which of the factors is cut.
+        axis: Which of the factors can lose indices.
         sizes: The factors.
         total: Length of the dimension before.
-        varying: The factors among which there was a choice.
+        varying: The factors that could have been chosen.
     """
 
     node: str
@@ -179,41 +184,45 @@ class Split:
 
 
 @dataclass
-class Call:
-    """One call: arguments by name, and the axes of the tensors among them.
+class OperatorCall:
+    """One call of an operator in the traced graph: its arguments by name, and the channel ids of its tensors.
 
     Attributes:
         node: The call in the traced graph.
-        labels: The labels of the whole model.
-        marks: Axes of every tensor seen so far, by node; a list for a call with several results.
-        choices: Which factor of a split dimension to cut, by name of the call, where the default is wrong.
-        splits: Filled by reshapes.
-        averages: Filled by averages: dimension, counted from the last, and its labels. None if nothing that is averaged
-            over may be cut.
+        channel_ids: The ids of the whole model.
+        known: The ids of every tensor that was computed so far, by node.
+        choices: Which factor of a split dimension to cut, by name of the call, where the default was wrong.
+        splits: Filled by the rule of reshapes.
+        averages: Filled by the rules of averages: the dimension, counted from the last, and its ids. None if channels
+            that are averaged over must stay.
     """
 
     node: fx.Node
-    labels: Labels
-    marks: Mapping[fx.Node, Marks]
+    channel_ids: ChannelIds
+    known: Mapping[fx.Node, ResultIds]
     choices: Mapping[str, int] = field(default_factory=dict)
-    splits: list[Split] = field(default_factory=list)
+    splits: list[ReshapeSplit] = field(default_factory=list)
     averages: list[tuple[int, NDArray[np.int64]]] | None = None
 
     @property
     def name(self) -> str:
-        """The operator as one would write it, such as `layer_norm`."""
+        """The operator's name, such as `layer_norm`."""
         target = self.node.target
         if isinstance(target, torch._ops.OpOverload):
             return target._schema.name.split("::")[-1]
         return getattr(target, "__name__", str(target))
 
     @property
-    def where(self) -> str:
-        """The module that makes the call, for messages; an empty string for the model itself."""
-        return owner_of(self.node)
+    def module_path(self) -> str:
+        """The dotted name of the module that makes the call; an empty string for the model itself."""
+        return module_of(self.node)
 
     def __getitem__(self, name: str) -> Any:
-        """The argument called `name` in the operator's schema, or its default."""
+        """Return the argument called `name` in the operator's schema, or its default.
+
+        Raises:
+            KeyError: The schema has no such argument.
+        """
         arguments = self.node.target._schema.arguments  # type: ignore[union-attr]
         for position, argument in enumerate(arguments):
             if argument.name == name:
@@ -222,77 +231,82 @@ class Call:
                 return self.node.kwargs.get(name, argument.default_value if argument.has_default_value() else None)
         raise KeyError(name)
 
-    def axes(self, node: object) -> Axes:
-        """The axes of a tensor argument."""
-        marks = self.marks[node] if isinstance(node, fx.Node) else ()
-        if isinstance(marks, list):
+    def axes(self, node: object) -> TensorIds:
+        """Return the axes of a tensor argument.
+
+        Raises:
+            TypeError: The argument is a call with several results.
+        """
+        ids = self.known[node] if isinstance(node, fx.Node) else ()
+        if isinstance(ids, list):
             raise TypeError(f"{node} has several results")
-        return marks
+        return ids
 
     def shape(self, node: object = None) -> tuple[int, ...]:
-        """The shape of a tensor argument, or of the call's result."""
+        """Return the shape of a tensor argument, or of the call's result."""
         value = (self.node if node is None else node).meta["val"]  # type: ignore[attr-defined]
         return tuple(map(size_of, value.shape))
 
     def inputs(self) -> list[fx.Node]:
-        """Every tensor argument, also inside lists. A number that the graph computes is none."""
-        return [node for node in self.node.all_input_nodes if not isinstance(node.meta.get("val"), _NUMBERS)]
+        """Return every tensor argument, also those inside lists. Numbers that the graph computes are left out."""
+        return [node for node in self.node.all_input_nodes if not isinstance(node.meta.get("val"), _SYMBOLIC_NUMBERS)]
 
-    def freeze(self, axis: Axis, does: str) -> None:
-        """Freeze one axis, because the call `does` something to it."""
-        self.labels.freeze(axis, f"{self.name}{self._place} {does}")
+    def freeze(self, axis: AxisIds, action: str) -> None:
+        """Freeze an axis; `action` says what the call does with it, such as `reverses it`."""
+        self.channel_ids.freeze(axis, f"{self.name}{self._location} {action}")
 
-    def average(self, axes: Axes, dim: int, does: str = "computes a mean over it") -> None:
-        """Say that the call averages over one dimension of its input, which freezes it unless such may be cut."""
+    def average(self, axes: TensorIds, dim: int, action: str = "computes a mean over it") -> None:
+        """Note that the call averages over a dimension. The dimension is frozen unless averages may lose channels."""
         axis = axes[dim]
         if self.averages is None:
-            self.freeze(axis, does)
+            self.freeze(axis, action)
         elif axis is not None:
             self.averages.append((dim - len(axes) if dim >= 0 else dim, axis))
 
-    def tie(self, one: Axis, other: Axis) -> Axis:
-        """Tie two axes that meet in this call."""
-        return self.labels.tie(one, other, f"{self.name}{self._place} joins it with an input, a constant or a position")
+    def tie(self, first: AxisIds, second: AxisIds) -> AxisIds:
+        """Tie two axes that meet in this call, and return the common axis."""
+        reason = f"{self.name}{self._location} joins it with an input, a constant or a position"
+        return self.channel_ids.tie(first, second, reason)
 
-    def note_part(self, axis: NDArray[np.int64], start: int, stop: int) -> None:
-        """Say that the call takes the part from `start` to `stop` of a dimension by itself."""
-        self.labels.note_part(axis, start, stop, f"{self.name}{self._place} takes a slice of it that the code fixes")
+    def add_slice(self, axis: NDArray[np.int64], start: int, stop: int) -> None:
+        """Note that the call reads the slice from `start` to `stop` of a dimension."""
+        reason = f"{self.name}{self._location} takes a slice of it with fixed borders"
+        self.channel_ids.add_slice(axis, start, stop, reason)
 
     @property
-    def _place(self) -> str:
-        return f" in {self.where}" if self.where else ""
+    def _location(self) -> str:
+        return f" in {self.module_path}" if self.module_path else ""
 
 
 class UnknownSize(int):
-    """A size that depends on the data, as that of `x[mask]`: some number that stands for it in one walk.
+    """A size that depends on the data, such as that of `x[mask]`: a number that stands for it during one analysis.
 
-    Sizes that are computed from it, as that of a reshaped tensor, agree with it. It is no size of channels.
+    Sizes that are computed from it, such as those of a reshaped tensor, agree with it. It never counts channels.
     """
 
 
-# What stands for the first unknown size, the second, ...: primes, so that their products can be told apart.
-_STAND_INS = (211, 223, 227, 229, 233, 239, 241, 251, 257, 263, 269, 271, 277, 281, 283, 293)
-_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+# Numbers for the first unknown size, the second, and so on. They are primes, so that their products differ.
+_STAND_IN_SIZES = (211, 223, 227, 229, 233, 239, 241, 251, 257, 263, 269, 271, 277, 281, 283, 293)
+_SYMBOLIC_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def size_of(size: int | torch.SymInt) -> int:
-    """A size in the graph as a number."""
+    """Return a size in the graph as a number; `UnknownSize` if it depends on the data."""
     if isinstance(size, int):
         return size
     expression = size.node.expr
-    places = {
-        free_symbol: int("".join(filter(str.isdigit, str(free_symbol))) or 0) for free_symbol in expression.free_symbols
-    }
-    number = expression.subs({one: _STAND_INS[place % len(_STAND_INS)] for one, place in places.items()})
-    # A difference may come out as anything; a dimension of length 1 would be another thing.
-    return UnknownSize(max(2, abs(int(number)))) if places else int(number)
+    numbers = {symbol: int("".join(filter(str.isdigit, str(symbol))) or 0) for symbol in expression.free_symbols}
+    stand_ins = {symbol: _STAND_IN_SIZES[number % len(_STAND_IN_SIZES)] for symbol, number in numbers.items()}
+    value = expression.subs(stand_ins)
+    # A difference of sizes can have any value, and length 1 would be treated as a dimension without channels.
+    return UnknownSize(max(2, abs(int(value)))) if numbers else int(value)
 
 
-def owner_of(node: fx.Node) -> str:
-    """Dotted name of the innermost module that makes the call `node`."""
+def module_of(node: fx.Node) -> str:
+    """Return the dotted name of the innermost module that makes the call `node`."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
     return str(paths[-1]) if paths else ""
 
 
-Rule = Callable[[Call], Marks]
+Rule = Callable[[OperatorCall], ResultIds]

@@ -1,8 +1,8 @@
 """From a traced model to the groups of channels that can only be removed together.
 
-Along which dimension of a weight do its outputs lie? That depends on what reads it.
-
-Walk the traced graph in order and let each operator's rule tie, freeze and pass on labels.
+`DependencyAnalysis` goes through the traced graph in order; the rule of each operator ties, freezes and passes on
+channel ids. `find_dependencies` collects the tied ids into groups. The producers of a group are the weights whose
+outputs its channels are; which dimension of a weight holds its outputs depends on the operator that reads the weight.
 """
 
 from __future__ import annotations
@@ -19,55 +19,57 @@ from torch import fx, nn
 
 from nbcompress.compressors.attention import HeadwiseAttention
 from nbcompress.compressors.coupling.channel_ids import (
-    NO_LABEL,
-    Axes,
-    Call,
-    Labels,
-    Marks,
+    NO_CHANNEL,
+    ChannelIds,
+    OperatorCall,
+    ReshapeSplit,
+    ResultIds,
     Rule,
-    Split,
-    owner_of,
+    TensorIds,
+    module_of,
     size_of,
 )
 from nbcompress.compressors.coupling.rules_elements import ELEMENT_RULES, PRODUCT_RULES, pointwise
 from nbcompress.compressors.coupling.rules_layers import LAYER_RULES, PART_RULES
-from nbcompress.compressors.coupling.rules_shape import SHAPE_RULES, blank, frozen
+from nbcompress.compressors.coupling.rules_shape import SHAPE_RULES, no_ids, unknown_operator
 from nbcompress.compressors.coupling.trace import Trace, named_tensors
 
-# The original dimensions in each dimension of what a weight became on its way to its reader.
+# For each dimension of a permuted or reshaped weight, the dimensions of the weight that it comes from.
 Origins = tuple[frozenset[int], ...]
 
-_SAME = ("to", "_to_copy", "contiguous", "clone", "detach", "alias")
-# Operators that read a weight whose outputs are not along its first dimension: argument and dimension.
-_TABLES = ("embedding", "embedding_bag", "index", "index_select")
+_IDENTITIES = ("to", "_to_copy", "contiguous", "clone", "detach", "alias")
+# Operators that look up rows of a weight: its outputs are along the last dimension.
+_LOOKUPS = ("embedding", "embedding_bag", "index", "index_select")
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_SECOND = {"addmm": 2, "baddbmm": 2, "mm": 1, "bmm": 1, "matmul": 1, "_grouped_mm": 1, "grouped_mm_fallback": 1}
+# Products: the argument that is the right operand. The outputs of a weight there are along its last dimension.
+_RIGHT_OPERANDS = {"addmm": 2, "baddbmm": 2, "mm": 1, "bmm": 1, "matmul": 1, "_grouped_mm": 1, "grouped_mm_fallback": 1}
 
 
 def output_dims(node: fx.Node) -> set[int]:
-    """The dimensions of the weight `node` along which its outputs lie, for everything that reads it."""
+    """Return the dimensions of the weight `node` that hold its outputs, over all calls that read it."""
     found: set[int] = set()
     for user, source, origins in _readers(node, tuple(frozenset([dim]) for dim in range(len(_shape(node))))):
         if origins:
-            found |= _outputs(user, source, origins)
+            found |= _output_origins(user, source, origins)
     return found
 
 
 def _readers(node: fx.Node, origins: Origins) -> Iterator[tuple[fx.Node, fx.Node, Origins]]:
-    """Each call that reads `node`, or what became of it when its dimensions were put in another order or form."""
+    """Each call that reads `node`, also after it was permuted or reshaped."""
     for user in node.users:
-        if Call(user, Labels(), {}).name.startswith("_assert"):
+        if OperatorCall(user, ChannelIds(), {}).name.startswith("_assert"):
             continue
-        after = _passed_on(user, node, origins)
+        after = _origins_after(user, node, origins)
         if after is None:
             yield user, node, origins
         else:
             yield from _readers(user, after)
 
 
-def _passed_on(user: fx.Node, node: fx.Node, origins: Origins) -> Origins | None:
-    call = Call(user, Labels(), {})
-    if call.name in _SAME:
+def _origins_after(user: fx.Node, node: fx.Node, origins: Origins) -> Origins | None:
+    """The origins after the call `user`, if it only permutes or reshapes; else None."""
+    call = OperatorCall(user, ChannelIds(), {})
+    if call.name in _IDENTITIES:
         return origins
     if call.name == "permute":
         return tuple(origins[dim] for dim in call["dims"])
@@ -77,11 +79,11 @@ def _passed_on(user: fx.Node, node: fx.Node, origins: Origins) -> Origins | None
         return tuple(order)
     if call.name in ("t", "numpy_T"):
         return origins[::-1]
-    return _regrouped(_shape(node), origins, _shape(user)) if call.name in ("reshape", "view") else None
+    return _origins_after_reshape(_shape(node), origins, _shape(user)) if call.name in ("reshape", "view") else None
 
 
-def _regrouped(before: Sequence[int], origins: Origins, after: Sequence[int]) -> Origins:
-    """Dimensions in the runs of both shapes that have as many numbers belong to each other."""
+def _origins_after_reshape(before: Sequence[int], origins: Origins, after: Sequence[int]) -> Origins:
+    """Match runs of dimensions of both shapes that have equally many elements."""
     result: list[frozenset[int]] = []
     first = start = 0
     if 0 in before:
@@ -99,30 +101,31 @@ def _regrouped(before: Sequence[int], origins: Origins, after: Sequence[int]) ->
     return tuple(result)
 
 
-def _outputs(user: fx.Node, source: fx.Node, origins: Origins) -> frozenset[int]:
-    name = Call(user, Labels(), {}).name
+def _output_origins(user: fx.Node, source: fx.Node, origins: Origins) -> frozenset[int]:
+    """The dimensions of a weight that hold its outputs, for one call that reads it."""
+    name = OperatorCall(user, ChannelIds(), {}).name
     if name == "einsum":
-        return _outputs_of_einsum(user, source, origins)
-    if name in _TABLES or _is_second(user, source):
+        return _einsum_output_origins(user, source, origins)
+    if name in _LOOKUPS or _is_right_operand(user, source):
         return origins[-1]
     if name in _TRANSPOSED and len(origins) > 1:
         return origins[1]
-    # A bare parameter that is added, as the embedding of a class, has a first dimension for the batch.
+    # A parameter that is added to activations, such as a class embedding, has a first dimension for the batch.
     return origins[-1 if _shape(source)[:1] == (1,) else 0]
 
 
-def _is_second(user: fx.Node, node: fx.Node) -> bool:
+def _is_right_operand(user: fx.Node, node: fx.Node) -> bool:
     """Whether `user` multiplies by `node` from the right."""
-    place = _SECOND.get(Call(user, Labels(), {}).name)
+    place = _RIGHT_OPERANDS.get(OperatorCall(user, ChannelIds(), {}).name)
     return place is not None and len(user.args) > place and user.args[place] is node
 
 
-def _outputs_of_einsum(user: fx.Node, source: fx.Node, origins: Origins) -> frozenset[int]:
-    """What only this operand brings into the result."""
+def _einsum_output_origins(user: fx.Node, source: fx.Node, origins: Origins) -> frozenset[int]:
+    """The dimensions that only this operand brings into the result."""
     equation, operands = user.args[0], user.args[1]
     terms, _, result = str(equation).replace(" ", "").partition("->")
-    own = terms.split(",")[list(operands).index(source)]  # type: ignore[arg-type]
-    alone = [place for place, letter in enumerate(own) if letter in result and terms.count(letter) == 1]
+    letters = terms.split(",")[list(operands).index(source)]  # type: ignore[arg-type]
+    alone = [place for place, letter in enumerate(letters) if letter in result and terms.count(letter) == 1]
     return frozenset[int]().union(*(origins[place] for place in alone))
 
 
@@ -132,132 +135,141 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 RULES = {**SHAPE_RULES, **PART_RULES, **ELEMENT_RULES, **PRODUCT_RULES, **LAYER_RULES}
 
-# Operators of the tracer around a part of the graph, such as what runs under `torch.no_grad()`.
-_AROUND = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+# Operators of the tracer that run a subgraph, such as the code under `torch.no_grad()`.
+_WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
 @dataclass
-class Walk:
-    """One walk through a graph.
+class DependencyAnalysis:
+    """One pass through a graph.
 
     Attributes:
-        labels: The labels of the whole model.
+        channel_ids: The ids of the whole model.
         choices: Which factor to cut where a reshape splits a dimension, by name of the call.
-        norms: Whether what is averaged over may be cut.
-        splits: Every split on the way, with what the call gave.
-        averages: Every average on the way, if they may be cut: the call, the dimension and its labels.
+        cut_norms: Whether channels that are averaged over may be cut.
+        splits: Filled with every split, and the result of its call.
+        averages: Filled with every average, if averages may lose channels: the call, the dimension and its ids.
     """
 
-    labels: Labels
+    channel_ids: ChannelIds
     choices: Mapping[str, int]
-    norms: bool = False
-    splits: list[tuple[Split, Marks]] = field(default_factory=list)
+    cut_norms: bool = False
+    splits: list[tuple[ReshapeSplit, ResultIds]] = field(default_factory=list)
     averages: list[tuple[fx.Node, int, NDArray[np.int64]]] = field(default_factory=list)
 
-    def through(self, graph: fx.Graph, inputs: Mapping[fx.Node, Marks]) -> list[Marks]:
-        """Walk through `graph`, given what its placeholders carry, and return what its outputs carry."""
-        marks: dict[fx.Node, Marks] = {}
+    def run(self, graph: fx.Graph, inputs: Mapping[fx.Node, ResultIds]) -> list[ResultIds]:
+        """Go through `graph` and return the ids of its outputs.
+
+        Args:
+            graph: A graph of the tracer.
+            inputs: The ids of its placeholders.
+        """
+        known: dict[fx.Node, ResultIds] = {}
         for node in graph.nodes:
             if node.op == "placeholder":
-                marks[node] = inputs.get(node, blank(node.meta.get("val")))
+                known[node] = inputs.get(node, no_ids(node.meta.get("val")))
             elif node.op == "output":
-                return [marks.get(source, ()) for source in _flat(node.args)]
+                return [known.get(source, ()) for source in _nodes_in(node.args)]
             else:
-                marks[node] = self._follow(node, marks)
+                known[node] = self._run_call(node, known)
         return []
 
-    def _follow(self, node: fx.Node, marks: Mapping[fx.Node, Marks]) -> Marks:
+    def _run_call(self, node: fx.Node, known: Mapping[fx.Node, ResultIds]) -> ResultIds:
         if node.op == "get_attr":
-            return blank(node.meta.get("val"))
-        call = Call(node, self.labels, marks, self.choices, averages=[] if self.norms else None)
+            return no_ids(node.meta.get("val"))
+        call = OperatorCall(node, self.channel_ids, known, self.choices, averages=[] if self.cut_norms else None)
         if node.target is operator.getitem:
-            found = marks[call.inputs()[0]]
-            index = node.args[1]
-            return found[index] if isinstance(found, list) and isinstance(index, int) else blank(node.meta.get("val"))
-        if call.name in _AROUND:
-            return self._inside(node, marks)
+            results, index = known[call.inputs()[0]], node.args[1]
+            if isinstance(results, list) and isinstance(index, int):
+                return results[index]
+            return no_ids(node.meta.get("val"))
+        if call.name in _WRAPPERS:
+            return self._run_wrapper(node, known)
         if call.name == "cond":
-            return self._either(call, marks)
+            return self._run_cond(call, known)
         value = node.meta.get("val")
         if call.name.startswith("sym_") or not (call.inputs() or isinstance(value, (torch.Tensor, list, tuple))):
-            return blank(value)  # a size, or what is computed from sizes
+            return no_ids(value)  # a size, or a number that is computed from sizes
         try:
-            result = _rule_of(call)(call)
+            result = _find_rule(call)(call)
         except (KeyError, IndexError, TypeError, ValueError):
-            # A form of the operator that its rule does not know, such as an overload with other arguments.
-            result = frozen(call)
+            # The rule does not know this form of the operator, such as an overload with other arguments.
+            result = unknown_operator(call)
         self.splits.extend((split, result) for split in call.splits)
         self.averages.extend((node, dim, axis) for dim, axis in call.averages or ())
         return result
 
-    def _inside(self, node: fx.Node, marks: Mapping[fx.Node, Marks]) -> Marks:
-        place = next(k for k, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
-        return self._part(node, node.args[place], node.args[place + 1 :], marks)
+    def _run_wrapper(self, node: fx.Node, known: Mapping[fx.Node, ResultIds]) -> ResultIds:
+        position = next(k for k, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
+        return self._run_subgraph(node, node.args[position], node.args[position + 1 :], known)
 
-    def _either(self, call: Call, marks: Mapping[fx.Node, Marks]) -> Marks:
-        """`torch.cond`: both branches are followed, and what they give is tied."""
-        _, first, second, operands = call.node.args
-        one, other = (self._part(call.node, branch, operands, marks) for branch in (first, second))
-        return [tuple(map(call.tie, a, b)) for a, b in zip(one, other, strict=True)]
+    def _run_cond(self, call: OperatorCall, known: Mapping[fx.Node, ResultIds]) -> ResultIds:
+        """`torch.cond`: run both branches and tie their results."""
+        _, if_true, if_false, operands = call.node.args
+        first, second = (self._run_subgraph(call.node, branch, operands, known) for branch in (if_true, if_false))
+        return [tuple(map(call.tie, a, b)) for a, b in zip(first, second, strict=True)]
 
-    def _part(self, node: fx.Node, part: object, operands: object, marks: Mapping[fx.Node, Marks]) -> list[Axes]:
-        """What a part of the graph gives for `operands`."""
-        inner = getattr(node.graph.owning_module, str(part.target))  # type: ignore[attr-defined]
-        holders = [node for node in inner.graph.nodes if node.op == "placeholder"]
-        given = [marks[operand] for operand in _flat(operands)]
-        results = self.through(inner.graph, dict(zip(holders, given, strict=True)))
+    def _run_subgraph(
+        self, node: fx.Node, subgraph: object, operands: object, known: Mapping[fx.Node, ResultIds]
+    ) -> list[TensorIds]:
+        """The results of a subgraph for `operands`."""
+        module = getattr(node.graph.owning_module, str(subgraph.target))  # type: ignore[attr-defined]
+        placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+        inputs = [known[operand] for operand in _nodes_in(operands)]
+        results = self.run(module.graph, dict(zip(placeholders, inputs, strict=True)))
         return [result for result in results if not isinstance(result, list)]
 
 
-def _rule_of(call: Call) -> Rule:
+def _find_rule(call: OperatorCall) -> Rule:
     name = call.name if call.name in RULES else call.name.rstrip("_")
     if name in RULES:
         return RULES[name]
     target = call.node.target
     is_pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-    return pointwise if is_pointwise else frozen
+    return pointwise if is_pointwise else unknown_operator
 
 
-def _flat(value: object) -> list[fx.Node]:
+def _nodes_in(value: object) -> list[fx.Node]:
     if isinstance(value, fx.Node):
         return [value]
     if isinstance(value, (tuple, list)):
-        return [node for item in value for node in _flat(item)]
-    return [node for item in value.values() for node in _flat(item)] if isinstance(value, dict) else []
+        return [node for item in value for node in _nodes_in(item)]
+    return [node for item in value.values() for node in _nodes_in(item)] if isinstance(value, dict) else []
 
 
-def axes_in(marks: Marks) -> list[Axes]:
-    """The axes of one result or of several."""
-    return marks if isinstance(marks, list) else [marks]
+def _results_in(ids: ResultIds) -> list[TensorIds]:
+    """The axes of each result of a call."""
+    return ids if isinstance(ids, list) else [ids]
 
 
-# One dimension of one parameter or buffer, by its first name.
-Place = tuple[str, int]
-# One unit: all indices, in all places, that go together.
-Unit = Mapping[Place, tuple[int, ...]]
+# One dimension of one parameter or buffer: its first name and the dimension.
+TensorAxis = tuple[str, int]
+# One channel, neuron or head: the indices of every tensor axis that can only be removed together.
+Unit = Mapping[TensorAxis, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Average:
-    """A call of the graph that averages over channels that may go, as a layer norm does.
+class AveragingCall:
+    """A call that averages over channels that may be removed, such as a layer norm.
 
     Attributes:
         node: The call.
         dim: The dimension of its input that it averages over, counted from the last.
-        sources: For each index of that dimension, where a parameter holds the channel; None if none does.
+        sources: For each index of that dimension, an axis of a parameter that holds the channel and the index there;
+            None if no parameter holds it.
     """
 
     node: fx.Node
     dim: int
-    sources: tuple[tuple[Place, int] | None, ...]
+    sources: tuple[tuple[TensorAxis, int] | None, ...]
 
     @property
     def module(self) -> str:
         """Dotted name of the module that makes the call."""
-        return owner_of(self.node)
+        return module_of(self.node)
 
-    def kept(self, removed: Mapping[Place, Collection[int]]) -> list[int]:
-        """The indices that are left when `removed` goes from parameters."""
+    def kept(self, removed: Mapping[TensorAxis, Collection[int]]) -> list[int]:
+        """Return the indices of the dimension that are left when `removed` is removed from parameters."""
         return [
             index
             for index, source in enumerate(self.sources)
@@ -266,171 +278,175 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Units that sit in the same places: the channels of one layer and of everything coupled with it.
+class ChannelGroup:
+    """Units with indices in the same tensor axes: the channels of one layer and of all layers coupled with it.
 
     Attributes:
-        places: Where the units sit.
-        units: What may be removed, one by one, but never all.
+        tensor_axes: The axes that hold the units.
+        units: Each can be removed by itself, but `min_kept` of them must stay.
         splits: Reshapes that split a dimension of this group.
-        makers: Weights whose outputs these channels are.
+        producers: Weights whose outputs these channels are.
         averages: Calls that average over these channels.
     """
 
-    places: tuple[Place, ...]
+    tensor_axes: tuple[TensorAxis, ...]
     units: tuple[Unit, ...]
-    splits: tuple[Split, ...] = ()
-    makers: tuple[str, ...] = ()
-    averages: tuple[Average, ...] = ()
+    splits: tuple[ReshapeSplit, ...] = ()
+    producers: tuple[str, ...] = ()
+    averages: tuple[AveragingCall, ...] = ()
 
     @property
-    def n_stay(self) -> int:
-        """How many units must stay. A norm over a single number gives the same for whatever it is."""
+    def min_kept(self) -> int:
+        """How many units must stay. A norm over a single channel would give the same for every input."""
         return 2 if self.averages else 1
 
     @property
     def name(self) -> str:
         """The first weight whose outputs these channels are."""
-        return (self.makers or tuple(name for name, _ in self.places))[0]
+        return (self.producers or tuple(name for name, _ in self.tensor_axes))[0]
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """What may be cut from a model, and what may not.
+class ChannelDependencies:
+    """Which channels of a model can be cut, and which cannot.
 
     Attributes:
         groups: In the order of the model's parameters.
-        frozen: Why the outputs of a parameter may not be cut, by its name.
-        averages: All calls that average over what may be cut.
+        frozen: For the name of a parameter whose outputs cannot be cut, the reason.
+        averages: All calls that average over channels that can be cut.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[ChannelGroup, ...]
     frozen: Mapping[str, str] = field(default_factory=dict)
-    averages: tuple[Average, ...] = ()
+    averages: tuple[AveragingCall, ...] = ()
 
 
-def couple(model: nn.Module, traced: Trace, *, norms: bool = False) -> Coupling:
-    """Follow the channels of `model` through its graph.
+def find_dependencies(model: nn.Module, traced: Trace, *, cut_norms: bool = False) -> ChannelDependencies:
+    """Find the groups of channels of `model` that can only be removed together.
 
-    Where a reshape splits a dimension in a way that lets nothing of it go, the other factors are tried, as long as
-    that sets more free.
+    Where a reshape splits a dimension and none of it can be cut, the other factors are tried as well. The analysis with
+    the most units is returned.
 
     Args:
         model: The model that was traced.
         traced: Its graph.
-        norms: Whether channels that a norm averages over may be cut.
+        cut_norms: Whether channels that a norm averages over may be cut.
     """
     choices: dict[str, int] = {}
-    best, stuck = _couple_once(model, traced, choices, norms)
-    for _ in range(_MOST_CHOICES):
-        choices |= {split.node: _next(split) for split in stuck}
-        if not stuck:
+    best, frozen_splits = _analyze(model, traced, choices, cut_norms)
+    for _ in range(_MAX_RETRIES):
+        choices |= {split.node: _next_factor(split) for split in frozen_splits}
+        if not frozen_splits:
             break
-        other, stuck = _couple_once(model, traced, choices, norms)
+        other, frozen_splits = _analyze(model, traced, choices, cut_norms)
         if sum(len(group.units) for group in other.groups) > sum(len(group.units) for group in best.groups):
             best = other
     return best
 
 
 # Dimensions are split into two or three factors, so two changes try them all.
-_MOST_CHOICES = 2
+_MAX_RETRIES = 2
 
 
-def _next(split: Split) -> int:
+def _next_factor(split: ReshapeSplit) -> int:
     return split.varying[(split.varying.index(split.axis) + 1) % len(split.varying)]
 
 
-def _couple_once(
-    model: nn.Module, traced: Trace, choices: Mapping[str, int], norms: bool
-) -> tuple[Coupling, list[Split]]:
-    """The coupling under `choices`, and the splits with a choice that end frozen."""
-    labels = Labels()
+def _analyze(
+    model: nn.Module, traced: Trace, choices: Mapping[str, int], cut_norms: bool
+) -> tuple[ChannelDependencies, list[ReshapeSplit]]:
+    """The dependencies under `choices`, and the splits with other choices that ended frozen."""
+    channel_ids = ChannelIds()
     names = set(traced.tensors.values())
-    own = {
-        name: tuple(labels.fresh(size) for size in tensor.shape)
+    tensor_ids = {
+        name: tuple(channel_ids.new_axis(size) for size in tensor.shape)
         for name, tensor in named_tensors(model).items()
         if name in names
     }
-    _freeze_opaque(model, own, labels)
-    walk = Walk(labels, choices, norms)
-    for marks in walk.through(traced.graph, {node: own[name] for node, name in traced.tensors.items()}):
-        for axes in axes_in(marks):
-            labels.freeze_all(axes, "it is an output of the model, and outputs keep their shape")
-    labels.settle_parts()
+    _freeze_custom_attention(model, tensor_ids, channel_ids)
+    analysis = DependencyAnalysis(channel_ids, choices, cut_norms)
+    for result in analysis.run(traced.graph, {node: tensor_ids[name] for node, name in traced.tensors.items()}):
+        for axes in _results_in(result):
+            channel_ids.freeze_all(axes, "it is an output of the model, and outputs keep their shape")
+    channel_ids.tie_slices()
     outputs: dict[str, set[int]] = {}
     for node, name in traced.tensors.items():
         outputs.setdefault(name, set()).update(output_dims(node))
-    splits = [(split, _roots_of(marks, labels)) for split, marks in walk.splits]
+    splits = [(split, _roots_in(result, channel_ids)) for split, result in analysis.splits]
     weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
-    stuck = [split for split, roots in splits if len(split.varying) > 1 and roots <= {NO_LABEL}]
-    averages = _averages_of(walk, own, labels)
-    return _gather(own, labels, outputs, splits, averages, weights), stuck
+    frozen_splits = [split for split, roots in splits if len(split.varying) > 1 and roots <= {NO_CHANNEL}]
+    averages = _collect_averages(analysis, tensor_ids, channel_ids)
+    return _collect_groups(tensor_ids, channel_ids, outputs, splits, averages, weights), frozen_splits
 
 
-def _freeze_opaque(model: nn.Module, own: Mapping[str, Axes], labels: Labels) -> None:
-    """Freeze what is inside of the user's own kinds of torch's attention, whose code may count on its form."""
+def _freeze_custom_attention(model: nn.Module, tensor_ids: Mapping[str, TensorIds], channel_ids: ChannelIds) -> None:
+    """Freeze the parameters of subclasses of torch's attention, because their code may rely on the shapes."""
     tensors = named_tensors(model)
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention) and not isinstance(module, HeadwiseAttention):
             inside = {id(parameter) for parameter in module.parameters()}
-            for name, axes in own.items():
+            reason = f"{type(module).__name__}, a subclass of torch.nn.MultiheadAttention, cannot lose heads"
+            for name, axes in tensor_ids.items():
                 if id(tensors[name]) in inside:
-                    kind = type(module).__name__
-                    labels.freeze_all(axes, f"{kind}, a class made from torch.nn.MultiheadAttention, cannot lose heads")
+                    channel_ids.freeze_all(axes, reason)
 
 
-def _gather(
-    own: Mapping[str, Axes],
-    labels: Labels,
+def _collect_groups(
+    tensor_ids: Mapping[str, TensorIds],
+    channel_ids: ChannelIds,
     outputs: Mapping[str, set[int]],
-    splits: list[tuple[Split, set[int]]],
-    averages: list[tuple[Average, set[int]]],
+    splits: list[tuple[ReshapeSplit, set[int]]],
+    averages: list[tuple[AveragingCall, set[int]]],
     weights: set[str],
-) -> Coupling:
-    """Collect what the labels say: a unit for each class, a group for units in the same places."""
-    units: dict[int, dict[Place, list[int]]] = {}
-    why: dict[str, str] = {}
-    for name, axes in own.items():
+) -> ChannelDependencies:
+    """Make a unit of each set of tied ids, and a group of the units with the same tensor axes."""
+    units: dict[int, dict[TensorAxis, list[int]]] = {}
+    frozen: dict[str, str] = {}
+    for name, axes in tensor_ids.items():
         for dim, axis in enumerate(axes):
-            for index, root in enumerate(labels.roots(axis).tolist()):
-                if root != NO_LABEL:
+            for index, root in enumerate(channel_ids.roots(axis).tolist()):
+                if root != NO_CHANNEL:
                     units.setdefault(root, {}).setdefault((name, dim), []).append(index)
                 elif dim in outputs[name] and axis is not None:
-                    why.setdefault(name, labels.why_frozen(int(axis[index])) or "it is fixed")
-    alike: dict[tuple[Place, ...], list[int]] = {}
+                    frozen.setdefault(name, channel_ids.reason_frozen(int(axis[index])) or "it cannot be cut")
+    roots_by_axes: dict[tuple[TensorAxis, ...], list[int]] = {}
     for root, unit in units.items():
-        alike.setdefault(tuple(unit), []).append(root)
+        roots_by_axes.setdefault(tuple(unit), []).append(root)
     groups = []
-    for places, roots in alike.items():
-        # Without a matrix of weights they are no channels, but a lone vector or a buffer.
-        if not weights & {name for name, _ in places}:
+    for tensor_axes, roots in roots_by_axes.items():
+        # Ids in no weight matrix are not channels, but a lone vector or a buffer.
+        if not weights & {name for name, _ in tensor_axes}:
             continue
-        members = tuple({place: tuple(indices) for place, indices in units[root].items()} for root in roots)
-        touched = tuple(split for split, found in splits if found & set(roots))
-        over = tuple(average for average, found in averages if found & set(roots))
-        made = [name for name, dim in places if dim in outputs[name]]
-        wide = [name for name in made if len(own[name]) > 1]
-        groups.append(Group(places, members, touched, tuple(wide or made), over))
-    return Coupling(tuple(groups), why, tuple(average for average, _ in averages))
+        members = tuple({axis: tuple(indices) for axis, indices in units[root].items()} for root in roots)
+        group_splits = tuple(split for split, split_roots in splits if split_roots & set(roots))
+        group_averages = tuple(average for average, average_roots in averages if average_roots & set(roots))
+        producers = [name for name, dim in tensor_axes if dim in outputs[name]]
+        matrices = [name for name in producers if len(tensor_ids[name]) > 1]
+        groups.append(ChannelGroup(tensor_axes, members, group_splits, tuple(matrices or producers), group_averages))
+    return ChannelDependencies(tuple(groups), frozen, tuple(average for average, _ in averages))
 
 
-def _averages_of(walk: Walk, own: Mapping[str, Axes], labels: Labels) -> list[tuple[Average, set[int]]]:
-    """What the walk met, and the classes of channels that each average is over."""
-    holders: dict[int, tuple[Place, int]] = {}
-    for name, axes in own.items() if walk.averages else ():
+def _collect_averages(
+    analysis: DependencyAnalysis, tensor_ids: Mapping[str, TensorIds], channel_ids: ChannelIds
+) -> list[tuple[AveragingCall, set[int]]]:
+    """The averages of the analysis, each with the roots of the channels that it is over."""
+    sources: dict[int, tuple[TensorAxis, int]] = {}
+    for name, axes in tensor_ids.items() if analysis.averages else ():
         for dim, axis in enumerate(axes):
-            for index, label in enumerate(() if axis is None else axis.tolist()):
-                holders.setdefault(labels.find(label), ((name, dim), index))
+            for index, channel_id in enumerate(() if axis is None else axis.tolist()):
+                sources.setdefault(channel_ids.find(channel_id), ((name, dim), index))
+
+    def source_of(channel_id: int) -> tuple[TensorAxis, int] | None:
+        return None if channel_id < 0 else sources.get(channel_ids.find(channel_id))
+
     return [
         (
-            Average(
-                node, dim, tuple(None if index < 0 else holders.get(labels.find(index)) for index in axis.tolist())
-            ),
-            set(labels.roots(axis).tolist()) - {NO_LABEL},
+            AveragingCall(node, dim, tuple(map(source_of, axis.tolist()))),
+            set(channel_ids.roots(axis).tolist()) - {NO_CHANNEL},
         )
-        for node, dim, axis in walk.averages
+        for node, dim, axis in analysis.averages
     ]
 
 
-def _roots_of(marks: Marks, labels: Labels) -> set[int]:
-    return {root for axes in axes_in(marks) for axis in axes for root in labels.roots(axis).tolist()}
+def _roots_in(ids: ResultIds, channel_ids: ChannelIds) -> set[int]:
+    return {root for axes in _results_in(ids) for axis in axes for root in channel_ids.roots(axis).tolist()}

@@ -1,8 +1,6 @@
-"""Rules for matrix products: linear layers, attention, einsum.
+"""Rules for elementwise operators, reductions (sums, pools, softmax) and matrix products (linear, attention, einsum).
 
-A comment gives the shapes of each operator, so that the ties below it can be checked by eye.
-
-Rules for operators that work index by index, or gather all indices of a dimension: sums, pools, softmax.
+The docstring of each rule gives the shapes of its operator, so that its ties can be checked by eye.
 """
 
 from __future__ import annotations
@@ -11,14 +9,14 @@ from string import ascii_letters
 
 import numpy as np
 
-from nbcompress.compressors.coupling.channel_ids import Axes, Axis, Call, Marks, Rule
-from nbcompress.compressors.coupling.rules_shape import frozen
+from nbcompress.compressors.coupling.channel_ids import AxisIds, OperatorCall, ResultIds, Rule, TensorIds
+from nbcompress.compressors.coupling.rules_shape import unknown_operator
 
 
-def broadcast(call: Call, operands: list[tuple[Axes, tuple[int, ...]]]) -> Axes:
-    """Tie dimensions that meet when shapes are aligned at their last dimension; those of length 1 do not meet."""
+def broadcast(call: OperatorCall, operands: list[tuple[TensorIds, tuple[int, ...]]]) -> TensorIds:
+    """Tie the dimensions that broadcasting aligns, counted from the last; dimensions of length 1 are not tied."""
     n_dims = max((len(shape) for _, shape in operands), default=0)
-    result: list[Axis] = []
+    result: list[AxisIds] = []
     for back in range(n_dims, 0, -1):
         meeting = [axes[-back] for axes, shape in operands if len(shape) >= back and shape[-back] != 1]
         axis = meeting[0] if meeting else None
@@ -28,47 +26,47 @@ def broadcast(call: Call, operands: list[tuple[Axes, tuple[int, ...]]]) -> Axes:
     return tuple(result)
 
 
-def pointwise(call: Call) -> Marks:
-    """Index by index: tensors of any number, broadcast."""
+def pointwise(call: OperatorCall) -> ResultIds:
+    """Elementwise operators: any number of tensors, broadcast."""
     if isinstance(call.node.meta["val"], (tuple, list)):
-        return frozen(call)  # `where` with a condition alone gives positions
+        return unknown_operator(call)  # `where` with a condition alone returns positions
     operands = [(call.axes(node), call.shape(node)) for node in call.inputs()]
     axes = broadcast(call, operands)
     return (None,) * (len(call.shape()) - len(axes)) + axes
 
 
-def copied_in(call: Call) -> Marks:
-    """`copy_`: self takes the values of src, which may be broadcast."""
+def copy_into(call: OperatorCall) -> ResultIds:
+    """`copy_`: src, which may be broadcast, is written into self."""
     operands = [(call.axes(call[name]), call.shape(call[name])) for name in ("self", "src")]
     return broadcast(call, operands)
 
 
-def softmax(call: Call) -> Marks:
-    """The shares along `dim` depend on how many there are."""
+def softmax(call: OperatorCall) -> ResultIds:
+    """`softmax` along `dim`: every result depends on all indices."""
     axes = call.axes(call["self"])
-    call.freeze(axes[call["dim"]], "computes shares over it")
+    call.freeze(axes[call["dim"]], "computes a softmax over it")
     return axes
 
 
-def glu(call: Call) -> Marks:
-    """(2 n) -> (n): the first half times a gate from the second."""
+def glu(call: OperatorCall) -> ResultIds:
+    """(2 n) -> (n): the first half times the sigmoid of the second."""
     axes = list(call.axes(call["self"]))
     axis = axes[call["dim"]]
     if axis is not None:
-        call.labels.tie_all(axis.reshape(2, -1))
+        call.channel_ids.tie_rows(axis.reshape(2, -1))
         axes[call["dim"]] = axis[: len(axis) // 2] if len(axis) > 2 else None
     return tuple(axes)
 
 
-def freeze_positions(call: Call, *dims: Axes | list[Axis]) -> None:
-    """Forbid to cut what the call takes for positions."""
+def freeze_positions(call: OperatorCall, *dims: TensorIds | list[AxisIds]) -> None:
+    """Freeze dimensions that the call treats as positions."""
     for axes in dims:
         for axis in axes:
-            call.freeze(axis, "takes it for positions")
+            call.freeze(axis, "treats it as positions")
 
 
-def pool(call: Call) -> Marks:
-    """(n, c, *) -> (n, c, *): positions are gathered, channels stay."""
+def pool(call: OperatorCall) -> ResultIds:
+    """(n, c, *) -> (n, c, *): only positions are reduced."""
     axes = call.axes(call.inputs()[0])
     n_positions = int("1d" in call.name) or 2 * int("2d" in call.name) or 3 * int("3d" in call.name)
     if not n_positions:
@@ -79,22 +77,22 @@ def pool(call: Call) -> Marks:
     return [result] * n_results if n_results else result
 
 
-# A sum over channels does not notice a missing one that was zero; a mean or a maximum does.
+# A sum does not change when a channel of zeros is removed; a mean or a maximum does.
 _SUMS = ("sum", "linalg_vector_norm", "norm", "nansum")
-# What norms written by hand are made of.
+# Norms that are written by hand consist of these.
 _AVERAGES = ("mean", "var", "std", "var_mean", "std_mean")
 
 
-def reduce(call: Call) -> Marks:
-    """Some dimensions go, or become of length 1."""
+def reduce(call: OperatorCall) -> ResultIds:
+    """Reductions: the reduced dimensions are dropped, or get length 1."""
     source = call.inputs()[0]
     axes = call.axes(source)
-    dims = _dims_of(call, len(axes))
+    dims = _reduced_dims(call, len(axes))
     for dim in () if call.name in _SUMS else dims:
         if call.name in _AVERAGES:
-            call.average(axes, dim, "computes one number over it")
+            call.average(axes, dim, "reduces it to one number")
         else:
-            call.freeze(axes[dim], "computes one number over it")
+            call.freeze(axes[dim], "reduces it to one number")
     value = call.node.meta["val"]
     first = value[0] if isinstance(value, (tuple, list)) else value
     keeps = len(first.shape) == len(axes)
@@ -102,7 +100,7 @@ def reduce(call: Call) -> Marks:
     return [result] * len(value) if isinstance(value, (tuple, list)) else result
 
 
-def _dims_of(call: Call, n_dims: int) -> set[int]:
+def _reduced_dims(call: OperatorCall, n_dims: int) -> set[int]:
     try:
         dims = call["dim"]
     except KeyError:
@@ -112,14 +110,14 @@ def _dims_of(call: Call, n_dims: int) -> set[int]:
     return {dim % n_dims for dim in (dims if isinstance(dims, (list, tuple)) else [dims])} if n_dims else set()
 
 
-def along(call: Call) -> Marks:
-    """`cumsum` and the like: everything but `dim` is index by index."""
+def cumulative(call: OperatorCall) -> ResultIds:
+    """`cumsum` and `cumprod` along `dim`."""
     axes = call.axes(call["self"])
-    call.freeze(axes[call["dim"]], "runs along it")
+    call.freeze(axes[call["dim"]], "accumulates along it")
     return axes
 
 
-def prelu(call: Call) -> Marks:
+def prelu(call: OperatorCall) -> ResultIds:
     """input (n, c, *), weight (c) or (1)."""
     axes = list(call.axes(call["self"]))
     if call.shape(call["weight"]) != (1,):
@@ -136,7 +134,7 @@ _POOLS = (
 )
 
 
-# Index by index, though not all of them are tagged so.
+# Elementwise, but not all of them have the tag of torch.
 _POINTWISE = (
     "relu relu6 gelu silu mish hardswish hardtanh hardsigmoid elu selu celu leaky_relu prelu_kernel sigmoid tanh "
     "logsigmoid softplus softsign dropout feature_dropout alpha_dropout dropout2d dropout3d clone contiguous detach "
@@ -150,15 +148,15 @@ ELEMENT_RULES: dict[str, Rule] = {
     "prelu": prelu,
     **dict.fromkeys(("softmax", "log_softmax", "_softmax", "_log_softmax"), softmax),
     "glu": glu,
-    "copy": copied_in,
+    "copy": copy_into,
     **dict.fromkeys((f"{name}{n}d" for name in _POOLS.split() for n in "123"), pool),
     **dict.fromkeys((*_SUMS, *_REDUCTIONS.split()), reduce),
-    **dict.fromkeys(("cumsum", "cumprod"), along),
+    **dict.fromkeys(("cumsum", "cumprod"), cumulative),
     **dict.fromkeys(_POINTWISE.split(), pointwise),
 }
 
 
-def linear(call: Call) -> Marks:
+def linear(call: OperatorCall) -> ResultIds:
     """input (*, i), weight (o, i), bias (o) -> (*, o)."""
     *lead, inner = call.axes(call["input"])
     out, weight_in = call.axes(call["weight"])
@@ -166,12 +164,12 @@ def linear(call: Call) -> Marks:
     return (*lead, with_bias(call, out, call["bias"]))
 
 
-def with_bias(call: Call, out: Axis, bias: object) -> Axis:
-    """The axis of outputs, tied to a bias if there is one."""
+def with_bias(call: OperatorCall, out: AxisIds, bias: object) -> AxisIds:
+    """Return the axis of outputs, tied to the bias if there is one."""
     return out if bias is None else call.tie(out, call.axes(bias)[0])
 
 
-def bilinear(call: Call) -> Marks:
+def bilinear(call: OperatorCall) -> ResultIds:
     """input1 (*, i), input2 (*, j), weight (o, i, j), bias (o) -> (*, o)."""
     *lead, first = call.axes(call["input1"])
     *other, second = call.axes(call["input2"])
@@ -182,22 +180,24 @@ def bilinear(call: Call) -> Marks:
     return (*lead, with_bias(call, out, call["bias"]))
 
 
-def matmul(call: Call) -> Marks:
-    """a (*, n, k), b (*, k, m) -> (*, n, m); a vector stands for a matrix with one row or column."""
+def matmul(call: OperatorCall) -> ResultIds:
+    """a (*, n, k), b (*, k, m) -> (*, n, m); a vector counts as a matrix with one row or column."""
     first, second = (node for node in call.inputs()[:2]) if len(call.inputs()) > 1 else (call.inputs()[0],) * 2
     a, b = call.axes(first), call.axes(second)
     return product(call, (a, call.shape(first)), (b, call.shape(second)))
 
 
-def product(call: Call, left: tuple[Axes, tuple[int, ...]], right: tuple[Axes, tuple[int, ...]]) -> Axes:
-    """The axes of a matrix product of two tensors, each given as axes and shape."""
+def product(
+    call: OperatorCall, left: tuple[TensorIds, tuple[int, ...]], right: tuple[TensorIds, tuple[int, ...]]
+) -> TensorIds:
+    """Return the axes of a matrix product of two tensors, each given as axes and shape."""
     (a, a_shape), (b, b_shape) = left, right
     call.tie(a[-1], b[-2] if len(b) > 1 else b[0])
     batch = broadcast(call, [(a[:-2], a_shape[:-2]), (b[:-2], b_shape[:-2])])
     return (*batch, *(a[-2:-1] if len(a) > 1 else ()), *(b[-1:] if len(b) > 1 else ()))
 
 
-def addmm(call: Call) -> Marks:
+def addmm(call: OperatorCall) -> ResultIds:
     """self (*, m) + a (n, k) b (k, m) -> (n, m); with batches for `baddbmm`."""
     names = ("batch1", "batch2") if call.name == "baddbmm" else ("mat1", "mat2")
     first, second = call[names[0]], call[names[1]]
@@ -206,16 +206,16 @@ def addmm(call: Call) -> Marks:
     return broadcast(call, [(inner, call.shape()), (call.axes(bias), call.shape(bias))])
 
 
-def attention(call: Call) -> Marks:
+def attention(call: OperatorCall) -> ResultIds:
     """query (*, h, l, d), key (*, h, s, d), value (*, h, s, v), mask (*, l, s) -> (*, h, l, v)."""
     query, key, value = call.axes(call["query"]), call.axes(call["key"]), call.axes(call["value"])
     q_shape, k_shape = call.shape(call["query"]), call.shape(call["key"])
     call.freeze(query[-1], "scales by its length")
     call.freeze(key[-1], "scales by its length")
     freeze_positions(call, query[-2:-1], key[-2:-1], value[-2:-1])
-    shared = q_shape[-3] // k_shape[-3] if len(q_shape) > 2 and call["enable_gqa"] else 1
-    if shared > 1:
-        key, value = _repeat_heads(key, shared), _repeat_heads(value, shared)
+    n_queries_per_key = q_shape[-3] // k_shape[-3] if len(q_shape) > 2 and call["enable_gqa"] else 1
+    if n_queries_per_key > 1:
+        key, value = _repeat_heads(key, n_queries_per_key), _repeat_heads(value, n_queries_per_key)
         k_shape = (*k_shape[:-3], q_shape[-3], *k_shape[-2:])
     v_shape = (*call.shape(call["value"])[:-3], *k_shape[-3:-2])
     operands = [(query[:-2], q_shape[:-2]), (key[:-2], k_shape[:-2]), (value[:-2], v_shape)]
@@ -226,32 +226,32 @@ def attention(call: Call) -> Marks:
     return (*broadcast(call, operands), None, value[-1])
 
 
-def _repeat_heads(axes: Axes, times: int) -> Axes:
+def _repeat_heads(axes: TensorIds, times: int) -> TensorIds:
     heads = axes[-3]
     return (*axes[:-3], None if heads is None else np.repeat(heads, times), *axes[-2:])
 
 
-def grouped_product(call: Call) -> Marks:
-    """a (s, k), b (e, k, m) -> (s, m): row by row with the matrix of its expert, between borders that are given."""
+def grouped_mm(call: OperatorCall) -> ResultIds:
+    """a (s, k), b (e, k, m) -> (s, m): each row is multiplied by the matrix of its expert."""
     first, second = call.inputs()[:2]
     a, b = call.axes(first), call.axes(second)
     if len(a) != 2 or len(b) != 3:
-        return frozen(call)
+        return unknown_operator(call)
     call.tie(a[1], b[1])
-    call.freeze(b[0], "looks matrices up by number")
+    call.freeze(b[0], "looks its matrices up by index")
     return (a[0], b[2])
 
 
-def einsum(call: Call) -> Marks:
-    """One letter is one dimension; dimensions of one letter are tied."""
+def einsum(call: OperatorCall) -> ResultIds:
+    """`einsum`: dimensions with the same letter are tied."""
     equation = str(call["equation"]).replace(" ", "")
     operands = call["tensors"]
     if "." in equation:
-        return frozen(call)
+        return unknown_operator(call)
     left, _, right = equation.partition("->")
     if "->" not in equation:
-        right = "".join(sorted(ascii_letter for ascii_letter in ascii_letters if left.count(ascii_letter) == 1))
-    known: dict[str, Axis] = {}
+        right = "".join(sorted(letter for letter in ascii_letters if left.count(letter) == 1))
+    known: dict[str, AxisIds] = {}
     for letters, node in zip(left.split(","), operands, strict=True):
         for letter, axis, size in zip(letters, call.axes(node), call.shape(node), strict=True):
             if size != 1:
@@ -264,8 +264,8 @@ PRODUCT_RULES: dict[str, Rule] = {
     "bilinear": bilinear,
     **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot"), matmul),
     **dict.fromkeys(("addmm", "baddbmm"), addmm),
-    # The second is how a library calls it where the first one is missing.
-    **dict.fromkeys(("_grouped_mm", "grouped_mm_fallback"), grouped_product),
+    # The second is a fallback of the transformers library.
+    **dict.fromkeys(("_grouped_mm", "grouped_mm_fallback"), grouped_mm),
     "scaled_dot_product_attention": attention,
     "einsum": einsum,
 }

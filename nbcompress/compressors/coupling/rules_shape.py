@@ -1,37 +1,45 @@
-"""Rules for operators that move whole indices around: reshapes, transpositions, repetitions.
+"""Rules for operators that move whole indices: reshapes, transpositions, repetitions.
 
-A dimension that is split, as `(batch, length, heads * width)` into `(batch, length, heads, width)`, can lose whole
-rows (heads) or whole columns, but not single elements. Which factor goes is found out: if the labels vary along
-one factor only, it is that one; else the first for a last dimension (heads come before their width) and the last
-for one in the middle (groups come before their channels), unless the caller chooses another.
+A dimension that is split, such as `(batch, length, heads * width)` into `(batch, length, heads, width)`, can lose whole
+rows (heads) or whole columns, but not single elements. Which factor can lose indices is found in this order: the only
+factor along which the ids vary; the factor that the caller chose; the first factor of a last dimension (heads come
+before their width); the last factor of a dimension in the middle (groups come before their channels).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from nbcompress.compressors.coupling.channel_ids import NO_LABEL, Axes, Axis, Call, Marks, Rule, Split
+from nbcompress.compressors.coupling.channel_ids import (
+    NO_CHANNEL,
+    AxisIds,
+    OperatorCall,
+    ReshapeSplit,
+    ResultIds,
+    Rule,
+    TensorIds,
+)
 
-# Queries, keys and values, or the two halves of a gate, are often packed in front of the heads.
+# Factors of queries, keys and values, or of the two halves of a gate, often come before the heads.
 _PACKED = (2, 3)
 
 
-def reshape(call: Call) -> Marks:
+def reshape(call: OperatorCall) -> ResultIds:
     """`view`, `reshape`, `flatten`, `unflatten`, `squeeze`: old dimensions are split and merged into new ones."""
     source = next(iter(call.inputs()))
     return reshaped(call, call.axes(source), call.shape(source), call.shape())
 
 
-def reshaped(call: Call, axes: Axes, old: tuple[int, ...], new: tuple[int, ...]) -> Axes:
-    """The axes of a tensor of shape `old` after it was reshaped to `new`."""
+def reshaped(call: OperatorCall, axes: TensorIds, old: tuple[int, ...], new: tuple[int, ...]) -> TensorIds:
+    """Return the axes of a tensor of shape `old` after it was reshaped to `new`."""
     olds = [index for index, size in enumerate(old) if size != 1]
     news = [index for index, size in enumerate(new) if size != 1]
-    result: list[Axis] = [None] * len(new)
+    result: list[AxisIds] = [None] * len(new)
     factors = common_factors([old[index] for index in olds], [new[index] for index in news])
     if factors is None:
-        call.labels.freeze_all(axes, f"{call.name} mixes its dimensions")
+        call.channel_ids.freeze_all(axes, f"{call.name} mixes its dimensions")
         return tuple(result)
-    pieces: dict[tuple[int, int], Axis] = {}
+    pieces: dict[tuple[int, int], AxisIds] = {}
     for place, index in enumerate(olds):
         parts = [(position, size) for position, (i, _, size) in enumerate(factors) if i == place]
         split = split_axis(call, axes[index], tuple(size for _, size in parts), is_last=index == len(old) - 1)
@@ -43,9 +51,13 @@ def reshaped(call: Call, axes: Axes, old: tuple[int, ...], new: tuple[int, ...])
 
 
 def common_factors(old: list[int], new: list[int]) -> list[tuple[int, int, int]] | None:
-    """Cut two shapes of one size into common factors `(old index, new index, size)`; None if there are none.
+    """Split two shapes with equally many elements into common factors `(old index, new index, size)`.
 
-    `[6, 4]` and `[2, 12]` give `(0, 0, 2), (0, 1, 3), (1, 1, 4)`.
+    Returns None if there are none.
+
+    Example:
+        >>> common_factors([6, 4], [2, 12])
+        [(0, 0, 2), (0, 1, 3), (1, 1, 4)]
     """
     factors: list[tuple[int, int, int]] = []
     i = j = 0
@@ -65,24 +77,24 @@ def common_factors(old: list[int], new: list[int]) -> list[tuple[int, int, int]]
     return factors
 
 
-def split_axis(call: Call, axis: Axis, sizes: tuple[int, ...], *, is_last: bool) -> list[Axis]:
-    """The axes of the factors of one dimension; at most one of them has labels."""
+def split_axis(call: OperatorCall, axis: AxisIds, sizes: tuple[int, ...], *, is_last: bool) -> list[AxisIds]:
+    """Return the axes of the factors of one dimension; at most one of them has ids."""
     if axis is None or len(sizes) == 1:
         return [axis] * len(sizes)
     table = axis.reshape(sizes)
-    roots = call.labels.roots(axis).reshape(sizes)
+    roots = call.channel_ids.roots(axis).reshape(sizes)
     varying = tuple(k for k in range(len(sizes)) if not (roots == np.take(roots, [0], axis=k)).all())
     if not varying:
-        call.freeze(axis, "splits what cannot be split")
+        call.freeze(axis, "splits it, but its indices can only be removed together")
         return [None] * len(sizes)
-    chosen = varying[0] if len(varying) == 1 else _choose(call, sizes, varying, is_last=is_last)
+    chosen = varying[0] if len(varying) == 1 else _choose_factor(call, sizes, varying, is_last=is_last)
     lines = np.moveaxis(table, chosen, -1).reshape(-1, sizes[chosen])
-    call.labels.tie_all(lines)
-    call.splits.append(Split(call.node.name, chosen, sizes, len(axis), varying))
+    call.channel_ids.tie_rows(lines)
+    call.splits.append(ReshapeSplit(call.node.name, chosen, sizes, len(axis), varying))
     return [lines[0] if k == chosen else None for k in range(len(sizes))]
 
 
-def _choose(call: Call, sizes: tuple[int, ...], varying: tuple[int, ...], *, is_last: bool) -> int:
+def _choose_factor(call: OperatorCall, sizes: tuple[int, ...], varying: tuple[int, ...], *, is_last: bool) -> int:
     asked = call.choices.get(call.node.name)
     if asked in varying:
         return int(asked)
@@ -92,16 +104,16 @@ def _choose(call: Call, sizes: tuple[int, ...], varying: tuple[int, ...], *, is_
     return (unpacked or list(varying))[0]
 
 
-def merge_axes(call: Call, members: list[tuple[Axis, int]]) -> Axis:
-    """The axis of factors that become one dimension, the first one varying slowest; one of them may be cut."""
-    labelled = [k for k, (axis, _) in enumerate(members) if axis is not None]
-    free = [k for k in labelled if (call.labels.roots(members[k][0]) != NO_LABEL).any()]
-    hard = [k for k in free if not call.labels.is_soft(members[k][0])]
-    if hard:
-        for k in set(free) - set(hard):
+def merge_axes(call: OperatorCall, members: list[tuple[AxisIds, int]]) -> AxisIds:
+    """Return the axis of factors that become one dimension, the first varying slowest; one of them may be cut."""
+    with_ids = [k for k, (axis, _) in enumerate(members) if axis is not None]
+    free = [k for k in with_ids if (call.channel_ids.roots(members[k][0]) != NO_CHANNEL).any()]
+    of_parameters = [k for k in free if not call.channel_ids.is_constant(members[k][0])]
+    if of_parameters:
+        for k in set(free) - set(of_parameters):
             call.freeze(members[k][0], "merges it with a dimension of channels")
-        free = hard
-    live = free or labelled[:1]
+        free = of_parameters
+    live = free or with_ids[:1]
     if len(free) > 1:
         for axis, _ in members:
             call.freeze(axis, "merges it with another dimension of channels")
@@ -114,8 +126,8 @@ def merge_axes(call: Call, members: list[tuple[Axis, int]]) -> Axis:
     return None if axis is None else np.tile(np.repeat(axis, after), before)
 
 
-def transpose(call: Call) -> Marks:
-    """Two dimensions change places."""
+def transpose(call: OperatorCall) -> ResultIds:
+    """Swap two dimensions."""
     axes = list(call.axes(call["self"]))
     if len(axes) < 2:
         return tuple(axes)
@@ -124,67 +136,67 @@ def transpose(call: Call) -> Marks:
     return tuple(axes)
 
 
-def permute(call: Call) -> Marks:
-    """Dimensions in another order."""
+def permute(call: OperatorCall) -> ResultIds:
+    """Reorder the dimensions."""
     axes = call.axes(call["self"])
     return tuple(axes[dim] for dim in call["dims"])
 
 
-def movedim(call: Call) -> Marks:
-    """One or several dimensions move, the rest closes up."""
+def movedim(call: OperatorCall) -> ResultIds:
+    """Move some dimensions; the others keep their order."""
     axes = call.axes(call["self"])
     source, target = call["source"], call["destination"]
     moves = zip(source, target, strict=True) if isinstance(source, (list, tuple)) else [(source, target)]
     n = len(axes)
-    places = {to % n: frm % n for frm, to in moves}
-    rest = iter([dim for dim in range(n) if dim not in places.values()])
-    return tuple(axes[places[dim] if dim in places else next(rest)] for dim in range(n))
+    origins = {to % n: origin % n for origin, to in moves}
+    rest = iter([dim for dim in range(n) if dim not in origins.values()])
+    return tuple(axes[origins[dim] if dim in origins else next(rest)] for dim in range(n))
 
 
-def unsqueeze(call: Call) -> Marks:
+def unsqueeze(call: OperatorCall) -> ResultIds:
     """A new dimension of length 1."""
     axes = call.axes(call["self"])
     dim = call["dim"] % (len(axes) + 1)
     return (*axes[:dim], None, *axes[dim:])
 
 
-def expand(call: Call) -> Marks:
-    """New leading dimensions, and repeated ones of length 1, hold the same values several times."""
+def expand(call: OperatorCall) -> ResultIds:
+    """New leading dimensions, and expanded ones of length 1, repeat the same values."""
     source = next(iter(call.inputs()))
     axes, old, new = call.axes(source), call.shape(source), call.shape()
     lead = len(new) - len(old)
     pairs = zip(axes, old, new[lead:], strict=True)
-    own = [axis if size == n else call.labels.fresh(n, soft=True) for axis, size, n in pairs]
-    return (*(call.labels.fresh(n, soft=True) for n in new[:lead]), *own)
+    expanded = [axis if size == n else call.channel_ids.new_axis(n, is_constant=True) for axis, size, n in pairs]
+    return (*(call.channel_ids.new_axis(n, is_constant=True) for n in new[:lead]), *expanded)
 
 
-def repeat(call: Call) -> Marks:
-    """`repeat` and `tile`: the whole tensor several times along a dimension."""
+def repeat(call: OperatorCall) -> ResultIds:
+    """`repeat` and `tile`: repeat the whole tensor along a dimension."""
     source = call["self"]
     axes, old, new = call.axes(source), call.shape(source), call.shape()
     lead = len(new) - len(old)
-    result: list[Axis] = [call.labels.fresh(n, soft=True) for n in new[:lead]]
+    result: list[AxisIds] = [call.channel_ids.new_axis(n, is_constant=True) for n in new[:lead]]
     for axis, size, n in zip(axes, old, new[lead:], strict=True):
         if size == 1:
-            result.append(call.labels.fresh(n, soft=True))
+            result.append(call.channel_ids.new_axis(n, is_constant=True))
         else:
             result.append(None if axis is None else np.tile(axis, n // size))
     return tuple(result)
 
 
-def repeat_interleave(call: Call) -> Marks:
-    """Each index several times in a row, as keys of grouped-query attention."""
+def repeat_interleave(call: OperatorCall) -> ResultIds:
+    """Repeat each index, as for the keys of grouped-query attention."""
     axes, dim = call.axes(call["self"]), call["dim"]
     if dim is None:
-        return frozen(call)
+        return unknown_operator(call)
     changed = list(axes)
     axis = changed[dim]
     changed[dim] = None if axis is None else np.repeat(axis, call["repeats"])
     return tuple(changed)
 
 
-def flip(call: Call) -> Marks:
-    """Some dimensions backwards."""
+def flip(call: OperatorCall) -> ResultIds:
+    """Reverse some dimensions."""
     axes = list(call.axes(call["self"]))
     for dim in call["dims"]:
         axis = axes[dim]
@@ -192,16 +204,16 @@ def flip(call: Call) -> Marks:
     return tuple(axes)
 
 
-def roll(call: Call) -> Marks:
-    """Positions move around; channels must not."""
+def roll(call: OperatorCall) -> ResultIds:
+    """Rotate some dimensions, which are frozen."""
     axes = list(call.axes(call["self"]))
     for dim in call["dims"] or range(len(axes)):
-        call.freeze(axes[dim], "moves it around")
+        call.freeze(axes[dim], "rotates it")
         axes[dim] = None
     return tuple(axes)
 
 
-def pixel_shuffle(call: Call) -> Marks:
+def pixel_shuffle(call: OperatorCall) -> ResultIds:
     """Channel `c` of the result comes from the channels `c * r**2 ... c * r**2 + r**2 - 1`."""
     axes, new = list(call.axes(call["self"])), call.shape()
     axis = axes[-3]
@@ -210,39 +222,39 @@ def pixel_shuffle(call: Call) -> Marks:
         axes[dim] = None
     if axis is not None:
         table = axis.reshape(new[-3], -1).T
-        call.labels.tie_all(table)
-        axes[-3] = table[0] if new[-3] > 1 else single(call, axis)
+        call.channel_ids.tie_rows(table)
+        axes[-3] = table[0] if new[-3] > 1 else take_single(call, axis)
     return tuple(axes)
 
 
-def single(call: Call, axis: Axis) -> Axis:
-    """What is left of a dimension of which one index is taken."""
-    call.freeze(axis, "takes a single one of it")
+def take_single(call: OperatorCall, axis: AxisIds) -> AxisIds:
+    """Freeze a dimension of which a single index is selected; it has no channels any more."""
+    call.freeze(axis, "selects a single index of it")
     return None
 
 
-def constant(call: Call) -> Marks:
-    """A tensor of one value everywhere, such as zeros."""
-    return tuple(call.labels.fresh(size, soft=True) for size in call.shape())
+def constant(call: OperatorCall) -> ResultIds:
+    """A tensor with one value everywhere, such as zeros."""
+    return tuple(call.channel_ids.new_axis(size, is_constant=True) for size in call.shape())
 
 
-def frozen(call: Call) -> Marks:
-    """Whatever reaches the call stays as it is."""
+def unknown_operator(call: OperatorCall) -> ResultIds:
+    """An operator without a rule: all of its inputs are frozen."""
     for node in call.inputs():
-        marks = call.marks.get(node, ())
-        for axes in marks if isinstance(marks, list) else [marks]:
+        ids = call.known.get(node, ())
+        for axes in ids if isinstance(ids, list) else [ids]:
             for axis in axes:
-                call.freeze(axis, "is an operator that channels cannot be followed through")
-    return blank(call.node.meta.get("val"))
+                call.freeze(axis, "is an operator without a rule for channels")
+    return no_ids(call.node.meta.get("val"))
 
 
-def apart(call: Call) -> Marks:
-    """Calls that make nothing of the values they are given: checks, and new tensors of the same kind."""
-    return blank(call.node.meta.get("val"))
+def unrelated(call: OperatorCall) -> ResultIds:
+    """Calls whose result does not depend on the values of their inputs: checks, and new uninitialised tensors."""
+    return no_ids(call.node.meta.get("val"))
 
 
-def blank(value: object) -> Marks:
-    """Axes without labels for the result of a call."""
+def no_ids(value: object) -> ResultIds:
+    """Return axes without ids for the result of a call."""
     if isinstance(value, (tuple, list)):
         return [(None,) * len(getattr(item, "shape", ())) for item in value]
     return (None,) * len(getattr(value, "shape", ()))
@@ -263,7 +275,16 @@ SHAPE_RULES: dict[str, Rule] = {
     "roll": roll,
     "pixel_shuffle": pixel_shuffle,
     **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), constant),
-    **dict.fromkeys(("new_empty", "_assert_tensor_metadata"), apart),
+    **dict.fromkeys(("new_empty", "_assert_tensor_metadata"), unrelated),
 }
 
-__all__ = ["SHAPE_RULES", "blank", "common_factors", "frozen", "merge_axes", "reshaped", "single", "split_axis"]
+__all__ = [
+    "SHAPE_RULES",
+    "common_factors",
+    "merge_axes",
+    "no_ids",
+    "reshaped",
+    "split_axis",
+    "take_single",
+    "unknown_operator",
+]

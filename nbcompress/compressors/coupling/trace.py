@@ -1,4 +1,4 @@
-"""The operators that a model runs, as a graph."""
+"""Trace a model with `torch.export`: the graph of operators, and which parameters and buffers it reads."""
 
 from __future__ import annotations
 
@@ -18,19 +18,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from nbcompress.errors import CompressionError, DataError, option
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a model is called with."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    def __call__(self, model: nn.Module) -> Any:
-        """Run the model."""
-        return model(*self.args, **self.kwargs)
+from nbcompress.compressors.inputs import Inputs
+from nbcompress.errors import CompressionError
 
 
 @dataclass(frozen=True)
@@ -38,11 +27,11 @@ class Trace:
     """The graph of a model in evaluation mode.
 
     Attributes:
-        graph: One node an operator, in order; `meta["val"]` holds shapes.
-        tensors: Name in the model of each parameter and buffer that the graph reads, by node. A tensor of several
-            names has the first one only.
-        constants: Tensors that the code makes of numbers, by node.
-        inputs: The nodes of what the model is called with, as `pytree` orders it.
+        graph: One node for each operator call, in order. `meta["val"]` of a node holds the shape of its result.
+        tensors: For each node that stands for a parameter or buffer, its name in the model. A tensor with several names
+            has the first one here.
+        constants: For each node that stands for a constant tensor of the code, its value.
+        inputs: The nodes of the model's inputs, in the order of `pytree`.
     """
 
     graph: fx.Graph
@@ -51,83 +40,55 @@ class Trace:
     inputs: tuple[fx.Node, ...]
 
 
-def as_inputs(example: object) -> Inputs:
-    """Read `example` as a tensor, a tuple of positional or a dict of keyword inputs.
-
-    Raises:
-        DataError: It is something else, or holds no tensor.
-    """
-    if isinstance(example, Tensor):
-        return Inputs((example,), {})
-    if isinstance(example, (tuple, list)) and _holds_tensors(tuple(example)):
-        return Inputs(tuple(example), {})
-    if isinstance(example, Mapping) and _holds_tensors(dict(example)):
-        return Inputs((), {str(name): value for name, value in example.items()})
-    if example is None:
-        raise DataError(
-            "channels are found by running the model, so an example is needed: "
-            f"pass {option('example=')}, or {option('data=')}"
-        )
-    raise DataError(
-        f"{option('example')} must be a tensor, a tuple of positional or a dict of keyword inputs, "
-        f"got {type(example).__name__}"
-    )
-
-
-def _holds_tensors(example: object) -> bool:
-    """Whether there is a tensor among what the model is called with, also in a list or a dict that is one input."""
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(example))
-
-
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
-    """Trace `model`, which must be in evaluation mode; nothing about it changes.
+    """Trace `model`, which must be in evaluation mode. The model does not change.
 
     Raises:
-        CompressionError: It cannot be traced, as when its code branches on the data, or computes without its
-            parameters.
+        CompressionError: The model cannot be traced, for example because its code branches on the data, or it computes
+            its outputs without its parameters.
     """
-    # Only the tensors: an object of a class that the tracer does not know, such as a cache, would stop it.
-    flat = model.register_forward_hook(lambda _, __, result: tensors_of(result))
+    # The tracer fails on output objects of unknown classes, such as a cache, so it is shown the tensors only.
+    output_hook = model.register_forward_hook(lambda _, __, result: tensors_of(result))
     try:
-        with _quiet():
+        with _quiet_tracer():
             exported = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
     except Exception as err:  # tracing runs the user's code, which may raise anything
-        cause = f"its code branches on the data{_line_of(err)}" if _is_by_data(err) else first_line(err)
+        cause = f"its code branches on the data{_user_line(err)}" if _is_data_dependent(err) else first_line(err)
         raise CompressionError(f"channels cannot be cut because the model cannot be traced: {cause}") from err
     finally:
-        flat.remove()
-    # What no output needs holds nothing together.
+        output_hook.remove()
+    # A call whose result no output needs would tie channels for nothing.
     exported.graph.eliminate_dead_code()
-    tensors, constants = _what_it_reads(model, exported)
+    tensors, constants = _tensors_read(model, exported)
     if not tensors and any(True for _ in model.parameters()):
         raise CompressionError("channels cannot be cut because the model computes without any of its own parameters")
-    given = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT}
-    holders = exported.graph.find_nodes(op="placeholder")
-    return Trace(exported.graph, tensors, constants, tuple(node for node in holders if node.name in given))
+    input_names = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT}
+    placeholders = exported.graph.find_nodes(op="placeholder")
+    return Trace(exported.graph, tensors, constants, tuple(node for node in placeholders if node.name in input_names))
 
 
-def _what_it_reads(model: nn.Module, exported: ExportedProgram) -> tuple[dict[fx.Node, str], dict[fx.Node, Tensor]]:
+def _tensors_read(model: nn.Module, exported: ExportedProgram) -> tuple[dict[fx.Node, str], dict[fx.Node, Tensor]]:
     """Names of the parameters and buffers that the graph reads, and its constants, by node.
 
-    What code reads through an object that is no torch module, as layers of Keras read their variables, is a constant
-    to the tracer: which parameter it is shows by its memory.
+    Layers of Keras read their parameters through objects that are no torch modules. The tracer takes these parameters
+    for constants, so they are recognised by their memory.
     """
-    canonical = first_names(model)
-    held = {name: named_tensor for name, named_tensor in named_tensors(model).items() if _is_dense(named_tensor)}
-    by_memory = {_memory(tensor): canonical[name] for name, tensor in held.items() if tensor.numel()}
+    canonical = canonical_names(model)
+    dense = {name: tensor for name, tensor in named_tensors(model).items() if _is_dense(tensor)}
+    name_by_memory = {_memory_key(tensor): canonical[name] for name, tensor in dense.items() if tensor.numel()}
     tensors: dict[fx.Node, str] = {}
     constants: dict[fx.Node, Tensor] = {}
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     for node in exported.graph.find_nodes(op="placeholder"):
         spec = specs[node.name]
-        # Parameters that nothing reads are inputs of the graph as well.
+        # The graph also has placeholders for parameters that nothing reads.
         if not node.users or spec.target is None:
             continue
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             tensors[node] = canonical[spec.target]
         elif spec.kind is InputKind.CONSTANT_TENSOR:
             constant = exported.constants[spec.target]
-            name = by_memory.get(_memory(constant)) if _is_dense(constant) else None
+            name = name_by_memory.get(_memory_key(constant)) if _is_dense(constant) else None
             if name is None:
                 constants[node] = constant
             else:
@@ -139,15 +100,15 @@ def _is_dense(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.layout == torch.strided
 
 
-def _memory(tensor: Tensor) -> object:
+def _memory_key(tensor: Tensor) -> object:
     return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def tensors_of(result: Any) -> list[Tensor]:
-    """Every tensor in what a model returned, in order.
+    """Return every tensor in the output of a model, in order.
 
-    Looked for in lists, tuples, mappings, dataclasses, and in the attributes of `result` itself if it is of a class
-    of its own. Other objects inside of it, as a cache of keys and values, are a state rather than an output.
+    Lists, tuples, mappings and dataclasses are searched, and the attributes of `result` itself if it has a class of its
+    own. Other objects inside it, such as a cache of keys and values, are state and not an output.
     """
     if not isinstance(result, (Tensor, Mapping, list, tuple)) and hasattr(result, "__dict__"):
         result = vars(result)
@@ -162,41 +123,41 @@ def tensors_of(result: Any) -> list[Tensor]:
     return found
 
 
-def first_names(model: nn.Module) -> dict[str, str]:
-    """The first name of each parameter and buffer, by each of its names."""
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """For each name of a parameter or buffer, the first name of the same tensor."""
     seen: dict[int, str] = {}
     return {name: seen.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()}
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer under every name it has."""
+    """Every parameter and buffer, under each of its names."""
     parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     return parameters | dict(model.named_buffers(remove_duplicate=False))
 
 
 def first_line(err: BaseException) -> str:
-    """The first line of an error's text that says something, with its type."""
+    """The type of an error and the first line of its text that is not empty."""
     line = next((line.strip() for line in str(err).splitlines() if line.strip()), "")
     return f"{type(err).__name__}: {line}" if line else type(err).__name__
 
 
-def _is_by_data(err: BaseException) -> bool:
-    """Whether tracing stopped because code made a number, or took a branch, of what a tensor holds."""
+def _is_data_dependent(err: BaseException) -> bool:
+    """Whether tracing failed because the code turns values of a tensor into a number or a branch."""
     return "DataDependent" in type(err).__name__
 
 
-def _line_of(err: BaseException) -> str:
+def _user_line(err: BaseException) -> str:
     """The line of the user's code that raised `err`, in brackets; empty if there is none."""
-    frames = [one for one in extract_tb(err.__traceback__) if _OURS_AND_TORCH.isdisjoint(Path(one.filename).parts)]
+    frames = [frame for frame in extract_tb(err.__traceback__) if _PACKAGES.isdisjoint(Path(frame.filename).parts)]
     return f" ({frames[-1].name}, line {frames[-1].lineno}: {frames[-1].line})" if frames and frames[-1].line else ""
 
 
-_OURS_AND_TORCH = {"torch", "nbcompress"}
+_PACKAGES = {"torch", "nbcompress"}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings, log lines and graphs that the tracer prints, which speak of its internals."""
+def _quiet_tracer() -> Iterator[None]:
+    """Silence the warnings, log lines and graphs that the tracer prints about its internals."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -207,4 +168,4 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-__all__ = ["Inputs", "Trace", "as_inputs", "first_line", "first_names", "named_tensors", "tensors_of", "trace"]
+__all__ = ["Trace", "canonical_names", "first_line", "named_tensors", "tensors_of", "trace"]

@@ -1,4 +1,4 @@
-"""Pruning: what a person asks for, checked, and handed to the part that does it."""
+"""`prune`: check the options and call the pruning of single weights or of channels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch import nn
 from nbcompress.compressors.calibration import with_ranges
 from nbcompress.compressors.constraints import round_rest_
 from nbcompress.compressors.data import Batches
+from nbcompress.compressors.inputs import inputs_of
 from nbcompress.compressors.layers import Patterns, check_choice, check_model, check_number, copied, select
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference, seeded
 from nbcompress.compressors.outputs import Output
-from nbcompress.compressors.prune.weights import Cut, prune_gradually, prune_once
+from nbcompress.compressors.prune.weights import PruneOptions, prune_gradually, prune_once
 from nbcompress.compressors.record import attach_, record_of
 from nbcompress.compressors.session import Tuning, Workpiece
 from nbcompress.compressors.training import train_
@@ -44,54 +45,81 @@ def prune(
     loss: LossFunction | None = None,
     output: Output | None = None,
 ) -> nn.Module:
-    """Return a copy of `model` with the least important weights set to zero, or whole channels cut out.
+    """Return a copy of `model` with the least important weights set to zero, or with whole channels removed.
 
     Args:
-        model: Any module; it stays as it is.
-        amount: Share of the weights that goes, 0 to 1. Weights that are zero already count and go first, so pruning
-            a pruned model by the same amount changes nothing, and by less does not bring weights back.
-        threshold: Instead of `amount`: weights of smaller magnitude go.
-        granularity: `weight` sets single weights to zero; `2:4` two of every four consecutive inputs of an output
-            (along the flattened inputs of a convolution), and needs no amount; `channel` cuts neurons, channels and
-            heads physically.
-        criterion: What is cut first: small `magnitude`; `random`; small `gradient` (weight times gradient over the
-            data, first-order Taylor; of a channel see `taylor_scores`); small `activation` (a weight times the norm
-            of its input, Sun et al. 2024; a channel's mean activation); small `mutual-information` of a channel's
-            activation and the label (binned, corrected by Miller and Madow); `hessian` takes weights that change the
-            outputs of their layer least and lets the others make up for them (see `second_order`). `activation` and
-            `hessian` know single weights of linear layers and convolutions; other layers are left out by name.
-        scope: `global` ranks the weights of all layers together, `layer` takes the share from each, `lamp` ranks
-            globally by scores made comparable (Lee et al. 2021). The default is `global` for weights and `layer`
-            for channels. By `activation`, the default takes the share from every output of a layer by itself. With
-            `hessian`, it says how the share is divided among layers, by magnitude; which weights go is decided within
-            each.
-        schedule: `one-shot`, or `gradual`: a little before every epoch of `finetune`, by the cubic of Zhu and
+        model: Any module; it does not change.
+        amount: Share of the weights to remove, from 0 to 1. Weights that are zero already count and are removed first:
+            pruning a pruned model by the same amount changes nothing.
+        threshold: Instead of `amount`: remove the weights of smaller magnitude.
+        granularity: `weight` sets single weights to zero. `2:4` sets two of every four consecutive inputs of an output
+            to zero (along the flattened inputs of a convolution) and needs no amount. `channel` removes neurons,
+            channels and heads, so that the tensors become smaller.
+        criterion: What is removed first. `magnitude`: weights, or channels, of small norm. `random`. `gradient`: weight
+            times gradient over the data, first-order Taylor (Molchanov et al. 2019). `activation`: the magnitude of a
+            weight times the norm of its input (Wanda, Sun et al. 2024); for channels, the mean absolute activation.
+            `mutual-information`, for channels only: mutual information of activation and label, with the bias
+            correction of Miller (1955). `hessian`, for weights only: the weights whose removal changes the outputs of
+            their layer least, with an update of the kept weights (Hassibi and Stork 1993; SparseGPT, Frantar and
+            Alistarh 2023). `activation` and `hessian` prune the single weights of linear layers and convolutions;
+            other layers are listed as left out.
+        scope: `global` ranks the weights of all layers together, `layer` removes the share from each layer, and `lamp`
+            ranks globally by LAMP scores (Lee et al. 2021). The default is `layer` for channels, and `global` for
+            weights; with `activation`, the default removes the share from each output of a layer. With `hessian`, the
+            scope divides the share among layers by magnitude, and the criterion chooses the weights within each layer.
+        schedule: `one-shot`, or `gradual`: a little before every epoch of `finetune`, by the cubic schedule of Zhu and
             Gupta (2017).
-        norms: What `channel` does with a width that layer norms average over, as that of everything a transformer adds
-            up: `keep` leaves it whole; `cut` cuts it too. The cut model then equals the model without these channels
-            only if its norms average over the channels that are left (see `cut_channels`).
-        layers: Shell patterns on dotted module names.
-        example: Input of the model, for `channel`; the first batch of the data serves too.
-        data: For all criteria but the first two, and for fine-tuning. With `channel`, the statistics of batch norms are
-            measured on it again.
-        finetune: Epochs of training afterwards; zeros stay zeros.
-        lr: Step size of fine-tuning (Adam).
-        seed: Of `random`, of the order of the data and of fine-tuning.
-        loss: As in `finetune`: from what the model returns and the target to a scalar. For `gradient`, too.
-        output: Index or key of the prediction, where the model returns several tensors.
+        norms: For `channel`: what happens to a width that layer norms average over, such as the width of the residual
+            stream of a transformer. `keep` leaves it whole. `cut` cuts it too: the cut model then equals the original
+            without these channels only if its norms average over the kept channels.
+        layers: Shell patterns on dotted module names, such as `"conv*"`; None chooses all layers.
+        example: Input of the model, for `channel`: a tensor, a tuple of positional or a dict of keyword inputs. Without
+            it, the first batch of the data is used.
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets). Needed for fine-tuning and for all
+            criteria except `magnitude` and `random`. With `channel`, the statistics of batch norms are measured on it
+            again.
+        finetune: Number of epochs of training afterwards; zeros stay zero.
+        lr: Learning rate of fine-tuning (Adam).
+        seed: Seed of `random`, of the order of the data and of fine-tuning.
+        loss: Loss function for fine-tuning and `gradient`: from the output of the model and the target to a scalar.
+        output: Index or key of the prediction, if the model returns several tensors.
 
     Returns:
-        A copy. With `granularity="weight"`, exactly `round(amount * n)` of the n chosen weights are zero (in each
-        tensor with scope `layer`, in each output by `activation`), unless more were before; ties fall by position. No
-        tensor loses its last weight unless `amount` is 1. Grids and codebooks are kept, fitted anew where values left
-        them: zero is a value of each (`hessian`, which changes other weights too, refuses them). With `2:4`, tensors
-        whose rows do not divide by 4 are left out by name. With `channel`, see `cut_channels`; an amount of 0 gives a
-        plain copy.
+        A copy of the model, with a record of what was done. With `granularity="weight"`, exactly `round(amount * n)` of
+        the n chosen weights are zero (of each tensor with scope `layer`, of each output with `activation`), or more if
+        more were zero before. Of weights with equal scores, those that come first are removed first. No tensor loses
+        its last weight unless `amount` is 1. Quantized and clustered weights keep their grids and codebooks, which are
+        fitted again where values left them; `hessian` refuses them, because it changes the kept weights. With `2:4`,
+        tensors whose rows do not divide by 4 are left out. With `channel`, at least one channel of each layer stays, no
+        output of the model changes its shape, and the cut model is checked against the original with the removed
+        channels at zero; an amount of 0 gives a plain copy.
 
     Raises:
-        CompressionError: An option or a weight makes no sense, or fine-tuning diverges.
-        LayerNotFound: `layers` matches nothing.
-        DataError: Data is needed and missing, or does not fit.
+        CompressionError: An option or a weight has a value that is not allowed, the options contradict each other,
+            nothing can be pruned, or fine-tuning diverges.
+        LayerNotFound: `layers` matches no layer.
+        DataError: Data or an example is needed and missing, or does not fit the model.
+
+    Example:
+        >>> import torch
+        >>> import nbcompress as nc
+        >>> nn = torch.nn
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> sparse = nc.prune(model, 0.5)
+        >>> sum(int((parameter == 0).sum()) for parameter in sparse.parameters() if parameter.ndim > 1)
+        80
+        >>> small = nc.prune(model, 0.5, granularity="channel", example=torch.zeros(1, 8))
+        >>> small[0], small[2]
+        (Linear(in_features=8, out_features=8, bias=True), Linear(in_features=8, out_features=2, bias=True))
+
+    References:
+        Molchanov et al. (2019), "Importance Estimation for Neural Network Pruning".
+        Sun et al. (2024), "A Simple and Effective Pruning Approach for Large Language Models".
+        Miller (1955), "Note on the Bias of Information Estimates".
+        Hassibi and Stork (1993), "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon".
+        Frantar and Alistarh (2023), "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot".
+        Lee et al. (2021), "Layer-adaptive Sparsity for the Magnitude-based Pruning".
+        Zhu and Gupta (2017), "To Prune, or Not to Prune".
     """
     check_choice("granularity", granularity, ("weight", "2:4", "channel"))
     check_choice("criterion", criterion, _CRITERIA)
@@ -111,7 +139,10 @@ def prune(
     if threshold is not None:
         threshold = check_number("threshold", threshold, 0, float("inf"))
         if criterion != "magnitude" or scope is not None:
-            raise CompressionError("threshold= is a magnitude for every weight: leave out criterion= and scope=")
+            raise CompressionError(
+                f"{option('threshold=')} is a magnitude for every weight: leave out {option('criterion=')} and "
+                f"{option('scope=')}"
+            )
     tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     if criterion in _WITH_DATA and data is None:
         raise DataError(
@@ -126,14 +157,14 @@ def prune(
         return _prune_channels(model, amount, criterion, scope or "layer", norms, layers, example, tuning)
     if norms != "keep":
         raise CompressionError(
-            f"{option('norms', norms)} is about the width of channels: pass {option('granularity', 'channel')}"
+            f"{option('norms', norms)} concerns the width of channels: pass {option('granularity', 'channel')}"
         )
     _check_criterion(criterion, schedule)
-    ranked = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
-    cut = Cut(amount, threshold, criterion, ranked, data, seed, tuning.spec)
+    ranked_by = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
+    options = PruneOptions(amount, threshold, criterion, ranked_by, data, seed, tuning.spec)
     if schedule == "gradual":
-        return _start_gradually(model, layers, tuning, cut)
-    return prune_once(Workpiece(model, layers, tuning), cut)
+        return _prune_gradually(model, layers, tuning, options)
+    return prune_once(Workpiece(model, layers, tuning), options)
 
 
 def _check_two_of_four(amount: object, threshold: object, scope: str | None, schedule: str) -> None:
@@ -150,25 +181,24 @@ def _check_two_of_four(amount: object, threshold: object, scope: str | None, sch
         )
     if schedule == "gradual":
         raise CompressionError(
-            f"{option('granularity', '2:4')} has no share in between to go through: "
-            f"use {option('schedule', 'one-shot')}"
+            f"{option('granularity', '2:4')} has no smaller share to start with: use {option('schedule', 'one-shot')}"
         )
 
 
 def _check_criterion(criterion: str, schedule: str) -> None:
-    """Refuse what makes no sense for single weights."""
+    """Refuse criteria that single weights do not have."""
     if criterion == "mutual-information":
         raise CompressionError(
-            f"{option('criterion', 'mutual-information')} is about the activations of channels and neurons: pass "
+            f"{option('criterion', 'mutual-information')} scores the activations of channels and neurons: pass "
             f"{option('granularity', 'channel')}, or another criterion"
         )
     if criterion == "hessian" and schedule == "gradual":
         raise CompressionError(
-            f"{option('criterion', 'hessian')} makes up for what goes at once: use {option('schedule', 'one-shot')}"
+            f"{option('criterion', 'hessian')} updates the other weights at once: use {option('schedule', 'one-shot')}"
         )
 
 
-def _start_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, cut: Cut) -> nn.Module:
+def _prune_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, options: PruneOptions) -> nn.Module:
     if not tuning.finetune:
         raise CompressionError(
             f"{option('schedule', 'gradual')} prunes between epochs: pass {option('finetune=EPOCHS')} and "
@@ -186,7 +216,7 @@ def _start_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, cut: Cu
             raise CompressionError(
                 f"{option('schedule', 'gradual')} retrains, but {target.name!r} does not require a gradient"
             )
-    return prune_gradually(work, cut)
+    return prune_gradually(work, options)
 
 
 def _prune_channels(
@@ -199,12 +229,12 @@ def _prune_channels(
     example: object,
     tuning: Tuning,
 ) -> nn.Module:
-    # Imported here because tracing a graph takes its time to load, and few need it.
+    # Imported here because loading the tracer takes long, and only channels need it.
     from nbcompress.compressors.prune.channels import cut_channels, recompute_batchnorm_
 
     if criterion == "hessian":
         raise CompressionError(
-            f"{option('criterion', 'hessian')} is about single weights: {option('granularity', 'channel')} takes "
+            f"{option('criterion', 'hessian')} prunes single weights: {option('granularity', 'channel')} takes "
             "magnitude, random, gradient, activation or mutual-information"
         )
     if scope == "lamp":
@@ -216,10 +246,8 @@ def _prune_channels(
         return copied(model)
     batches = None if tuning.data is None else Batches(tuning.data)
     with seeded(tuning.seed, *(batches.generators if batches else ())):
-        if example is None and batches is not None:
-            first = batches.first(model)
-            example = dict(first.kwargs) if first.kwargs else first.args
-        if example is None:
+        inputs = inputs_of(model, example, batches)
+        if inputs is None:
             raise DataError(
                 f"{option('granularity', 'channel')} runs the model once: pass {option('example=')}, an input, or "
                 f"{option('data=')}"
@@ -231,13 +259,13 @@ def _prune_channels(
             scope=scope,
             norms=norms,
             layers=layers,
-            example=example,
+            example=inputs,
             data=tuning.data,
             seed=tuning.seed,
             spec=tuning.spec,
         )
         if tuning.data is not None:
-            # Half of a network cut away shifts what is left; measuring again brings back most of its accuracy.
+            # A cut shifts the activations; new statistics bring back most of the accuracy.
             recompute_batchnorm_(small, tuning.data)
     record = record_of(small)
     if record.rest == "float16":

@@ -1,7 +1,4 @@
-"""Which channels of a group matter least?
-
-How much does a number tell of a label? Mutual information, estimated from examples.
-"""
+"""Score channels by magnitude, gradient, activation or mutual information, and choose the lowest ones."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nbcompress.compressors.coupling import Group
+from nbcompress.compressors.coupling import ChannelGroup
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import NO_ACTIVATION, unit_activations
 from nbcompress.compressors.training import check_gradients, each_gradient
@@ -20,26 +17,27 @@ from nbcompress.errors import DataError, option
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+# One score for each unit of a group.
+ChannelScores = Floats
 
-# More bins see finer dependence, fewer leave more examples for each; with eight of them the bias of the estimate stays
-# below .01 nats for 10 classes and some thousand examples (a heuristic).
-_MOST_BINS = 8
-# Expected examples for each pair of bin and class.
-_FEWEST_EXAMPLES = 5
+# A heuristic: more bins resolve finer dependence, fewer bins have more examples each and less bias.
+_MAX_BINS = 8
+# Expected number of examples for each pair of bin and class.
+_MIN_EXAMPLES = 5
 
 
 def mutual_information(values: Floats, labels: Integers, n_bins: int | None = None) -> float:
-    """Mutual information of a number and a label, in nats.
+    """Estimate the mutual information of a number and a label, in nats.
 
-    The numbers are put into bins of equal frequency (equal numbers into one bin), and the information of the table of
-    bins and labels is corrected for its bias by Miller and Madow: `(cells in use - 1) / 2n` is added to each entropy.
-    The correction can make the estimate negative where there is no information; it is not cut at zero, so that ranks
-    stay.
+    The numbers are put into bins of equal frequency (equal numbers into the same bin). The entropies of bins, of labels
+    and of pairs are corrected for bias by Miller and Madow: `(number of cells that occur - 1) / 2n` is added to each.
+    The estimate can be negative where there is no information. It is not clipped at zero, so that ranks are kept.
 
     Args:
         values: Shape `(n,)`, finite.
         labels: Shape `(n,)`.
-        n_bins: How many bins; by default as many as leave 5 examples for each pair of bin and label, from 2 to 8.
+        n_bins: Number of bins; by default so many that each pair of bin and label has 5 examples on average, from 2 to
+            8.
 
     References:
         Miller (1955), "Note on the Bias of Information Estimates".
@@ -48,16 +46,16 @@ def mutual_information(values: Floats, labels: Integers, n_bins: int | None = No
     _, classes = np.unique(labels, return_inverse=True)
     n_classes = int(classes.max()) + 1
     if n_bins is None:
-        n_bins = min(max(n // (_FEWEST_EXAMPLES * n_classes), 2), _MOST_BINS)
+        n_bins = min(max(n // (_MIN_EXAMPLES * n_classes), 2), _MAX_BINS)
     bins = equal_frequency_bins(values, n_bins)
     joint = np.bincount(bins * n_classes + classes)
     return _entropy(np.bincount(bins), n) + _entropy(np.bincount(classes), n) - _entropy(joint, n)
 
 
 def equal_frequency_bins(values: Floats, n_bins: int) -> Integers:
-    """The bin of each value, from 0: as many values in each as ties allow, larger values in later bins."""
+    """Return the bin of each value, from 0. Bins are as equally filled as ties allow; larger values have later bins."""
     _, ranks, counts = np.unique(values, return_inverse=True, return_counts=True)
-    # The middle of the places that equal values take when all are sorted decides for all of them.
+    # Equal values get the bin of the middle of their positions in the sorted values.
     middles = np.cumsum(counts) - counts / 2
     bins: Integers = np.minimum((middles * n_bins / len(values)).astype(np.int64), n_bins - 1)
     return bins[ranks]
@@ -68,55 +66,53 @@ def _entropy(counts: NDArray[np.int64], n: int) -> float:
     return float(-(shares * np.log(shares)).sum() + (len(shares) - 1) / (2 * n))
 
 
-Scores = NDArray[np.float64]
-
-# Numbers to be predicted become this many classes of equal frequency.
+# Targets that are numbers are put into this many classes of equal frequency.
 N_TARGET_BINS = 8
 
 
-def magnitude_scores(model: nn.Module, groups: Sequence[Group]) -> list[Scores]:
-    """For each unit the L2 norm over all slices of parameters that go with it; buffers do not count."""
+def magnitude_scores(model: nn.Module, groups: Sequence[ChannelGroup]) -> list[ChannelScores]:
+    """Return for each unit the L2 norm over all slices of parameters that are removed with it, without buffers."""
     parameters = dict(model.named_parameters())
-    squares: dict[tuple[str, int], Scores] = {}
-    found = []
+    squares: dict[tuple[str, int], ChannelScores] = {}
+    scores = []
     for group in groups:
-        scores = np.zeros(len(group.units))
-        for place in group.places:
-            name, dim = place
+        totals = np.zeros(len(group.units))
+        for axis in group.tensor_axes:
+            name, dim = axis
             if name not in parameters:
                 continue
-            if place not in squares:
-                squares[place] = _squares(parameters[name].detach(), dim)
-            scores += [squares[place][list(unit[place])].sum() for unit in group.units]
-        found.append(np.sqrt(scores))
-    return found
+            if axis not in squares:
+                squares[axis] = _squares(parameters[name].detach(), dim)
+            totals += [squares[axis][list(unit[axis])].sum() for unit in group.units]
+        scores.append(np.sqrt(totals))
+    return scores
 
 
-def _squares(tensor: torch.Tensor, dim: int) -> Scores:
+def _squares(tensor: torch.Tensor, dim: int) -> ChannelScores:
     rows = tensor.movedim(dim, 0).flatten(1) if tensor.ndim > 1 else tensor[:, None]
-    squares: Scores = rows.to("cpu", torch.float64).square().sum(1).numpy()
+    squares: ChannelScores = rows.to("cpu", torch.float64).square().sum(1).numpy()
     return squares
 
 
-def random_scores(groups: Sequence[Group], seed: int) -> list[Scores]:
-    """Uniform numbers, equal for equal seeds."""
+def random_scores(groups: Sequence[ChannelGroup], seed: int) -> list[ChannelScores]:
+    """Return uniform random scores; equal seeds give equal scores."""
     generator = np.random.default_rng(seed)
     return [generator.random(len(group.units)) for group in groups]
 
 
 def taylor_scores(
-    model: nn.Module, groups: Sequence[Group], data: object, seed: int, spec: LossSpec | None = None
-) -> list[Scores]:
-    """How much the loss of a batch would change without a unit, to first order; the mean over all batches.
+    model: nn.Module, groups: Sequence[ChannelGroup], data: object, seed: int, spec: LossSpec | None = None
+) -> list[ChannelScores]:
+    """Return how much the loss of a batch would change without a unit, to first order, as the mean over all batches.
 
-    For each unit the size of the sum of weight times gradient over all slices of parameters that go with it. A sum
-    over the whole data would vanish where training has converged, so each batch is taken by itself.
+    The change of one batch is the absolute sum of weight times gradient over all slices of parameters that are removed
+    with the unit. The gradient over the whole data would be zero after training, so batches are taken one by one.
 
     References:
         Molchanov et al. (2019), "Importance Estimation for Neural Network Pruning", equation 8 for groups.
     """
     parameters = dict(model.named_parameters())
-    names = sorted({name for group in groups for name, _ in group.places if name in parameters})
+    names = sorted({name for group in groups for name, _ in group.tensor_axes if name in parameters})
     totals = [np.zeros(len(group.units)) for group in groups]
 
     def add(gradients: Sequence[torch.Tensor | None]) -> None:
@@ -128,42 +124,46 @@ def taylor_scores(
         check_gradients(list(slopes.values()), option("criterion", "gradient"))
         for total, group in zip(totals, groups, strict=True):
             change = np.zeros(len(group.units))
-            for place in group.places:
-                name, dim = place
+            for axis in group.tensor_axes:
+                name, dim = axis
                 if name in slopes:
                     along = slopes[name].movedim(dim, 0).reshape(slopes[name].shape[dim], -1).sum(1).cpu().numpy()
-                    change += [along[list(unit[place])].sum() for unit in group.units]
+                    change += [along[list(unit[axis])].sum() for unit in group.units]
             total += np.abs(change)
 
     n_batches = each_gradient(model, [parameters[name] for name in names], data, seed, spec or LossSpec(), add)
     return [total / n_batches for total in totals]
 
 
-def activation_scores(model: nn.Module, groups: Sequence[Group], data: object, seed: int) -> list[Scores | str]:
-    """Mean absolute activation of each unit over the data (see `unit_activations`), or why there is none."""
-    found, _ = unit_activations(model, groups, data, seed, of=torch.abs)
-    return [NO_ACTIVATION if item is None else item.mean(0).numpy() for item in found]
+def activation_scores(
+    model: nn.Module, groups: Sequence[ChannelGroup], data: object, seed: int
+) -> list[ChannelScores | str]:
+    """Return the mean absolute activation of each unit over the data, or the reason why there is none."""
+    activations, _ = unit_activations(model, groups, data, seed, of=torch.abs)
+    return [NO_ACTIVATION if rows is None else rows.mean(0).numpy() for rows in activations]
 
 
-def information_scores(model: nn.Module, groups: Sequence[Group], data: object, seed: int) -> list[Scores | str]:
-    """Mutual information of each unit's activation and the label of the example, or why there is none.
+def mutual_information_scores(
+    model: nn.Module, groups: Sequence[ChannelGroup], data: object, seed: int
+) -> list[ChannelScores | str]:
+    """Return the mutual information of each unit's activation and the label, or the reason why there is none.
 
-    Numbers as targets are put into bins first, as activations are. Units are looked at one by one: two that say the
-    same count the same.
+    Targets that are numbers are put into bins first, like activations. Each unit is scored by itself: two units with
+    the same activations have the same score.
 
     Raises:
         DataError: There is not one label or number for each example.
     """
-    found, targets = unit_activations(model, groups, data, seed, of=lambda x: x)
+    activations, targets = unit_activations(model, groups, data, seed, of=lambda x: x)
     labels = _labels(targets)
-    scores: list[Scores | str] = []
-    for item in found:
-        if item is None:
+    scores: list[ChannelScores | str] = []
+    for rows in activations:
+        if rows is None:
             scores.append(NO_ACTIVATION)
-        elif len(item) != len(labels):
+        elif len(rows) != len(labels):
             scores.append("its layer does not give one row of activations for each example")
         else:
-            scores.append(np.array([mutual_information(column, labels) for column in item.numpy().T]))
+            scores.append(np.array([mutual_information(column, labels) for column in rows.numpy().T]))
     return scores
 
 
@@ -191,34 +191,42 @@ def _labels(targets: Sequence[object]) -> NDArray[np.int64]:
     return joined.astype(np.int64)
 
 
-def lowest_per_group(scores: Sequence[Scores], amount: float, n_stay: Sequence[int]) -> list[list[int]]:
-    """In each group the share `amount` with the lowest scores, rounded to the nearest number; `n_stay` always stay."""
-    return [_lowest(score, _n_cut(len(score), amount, least)) for score, least in zip(scores, n_stay, strict=True)]
+def lowest_per_group(scores: Sequence[ChannelScores], amount: float, min_kept: Sequence[int]) -> list[list[int]]:
+    """Return the lowest units of each group: the share `amount`, rounded to the nearest integer.
+
+    `min_kept` units of each group always stay.
+    """
+    return [
+        _lowest(score, _n_removed(len(score), amount, n_kept)) for score, n_kept in zip(scores, min_kept, strict=True)
+    ]
 
 
-def lowest_of_all(scores: Sequence[Scores], amount: float, n_stay: Sequence[int]) -> list[list[int]]:
-    """The share `amount` of all units, ranked by score over the mean of the group; `n_stay` of each group stay."""
+def lowest_globally(scores: Sequence[ChannelScores], amount: float, min_kept: Sequence[int]) -> list[list[int]]:
+    """Return the lowest units of all groups together: the share `amount`, rounded to the nearest integer.
+
+    Units are ranked by the score divided by the mean score of the group. `min_kept` units of each group always stay.
+    """
     relative = [score / (mean if (mean := score.mean()) > 0 else 1.0) for score in scores]
-    # The best units of each group never go, so they take no part in the ranking.
+    # The best units of each group always stay, so they are not ranked.
     ranked = sorted(
-        (float(one[unit]), group, unit)
-        for group, (one, least) in enumerate(zip(relative, n_stay, strict=True))
-        for unit in np.argsort(-one, kind="stable")[least:].tolist()
+        (float(score[unit]), group, unit)
+        for group, (score, n_kept) in enumerate(zip(relative, min_kept, strict=True))
+        for unit in np.argsort(-score, kind="stable")[n_kept:].tolist()
     )
-    n_cut = min(int(amount * sum(len(score) for score in scores) + 0.5), len(ranked))
+    n_removed = min(int(amount * sum(len(score) for score in scores) + 0.5), len(ranked))
     chosen: list[list[int]] = [[] for _ in scores]
-    for _, group, unit in ranked[:n_cut]:
+    for _, group, unit in ranked[:n_removed]:
         chosen[group].append(unit)
     return [sorted(units) for units in chosen]
 
 
-def _n_cut(n_units: int, amount: float, least: int) -> int:
-    # A half is rounded up; the small number keeps .3 * 5 = 1.4999999999999998 from being less than a half.
-    return max(0, min(int(amount * n_units + 0.5 + 1e-9), n_units - least))
+def _n_removed(n_units: int, amount: float, n_kept: int) -> int:
+    # A half is rounded up. The small number is for products like .3 * 5 = 1.4999999999999998.
+    return max(0, min(int(amount * n_units + 0.5 + 1e-9), n_units - n_kept))
 
 
-def _lowest(scores: Scores, n_cut: int) -> list[int]:
-    return sorted(np.argsort(scores, kind="stable")[:n_cut].tolist())
+def _lowest(scores: ChannelScores, n_removed: int) -> list[int]:
+    return sorted(np.argsort(scores, kind="stable")[:n_removed].tolist())
 
 
 CRITERIA = ("magnitude", "random", "gradient", "activation", "mutual-information")

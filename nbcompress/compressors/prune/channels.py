@@ -1,7 +1,4 @@
-"""Cut whole channels, neurons and heads out of a model, so that it is smaller and faster as it stands.
-
-Statistics of batch norm, measured again after channels are gone.
-"""
+"""Remove whole channels, neurons and attention heads from a model, and measure the statistics of batch norms again."""
 
 from __future__ import annotations
 
@@ -13,10 +10,11 @@ from math import ceil
 import torch
 from torch import nn
 
-from nbcompress.compressors.attention import free_heads_
-from nbcompress.compressors.coupling import Group, as_inputs, couple, trace
+from nbcompress.compressors.attention import convert_all_attention_
+from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, trace
 from nbcompress.compressors.data import Batches
-from nbcompress.compressors.keras import inference_arguments, restate_
+from nbcompress.compressors.inputs import inputs_from_example
+from nbcompress.compressors.keras import inference_arguments, recompute_shapes_
 from nbcompress.compressors.layers import (
     Patterns,
     check_choice,
@@ -30,31 +28,35 @@ from nbcompress.compressors.layers import (
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.channel_scores import (
     CRITERIA,
-    Scores,
+    ChannelScores,
     activation_scores,
-    information_scores,
-    lowest_of_all,
+    lowest_globally,
     lowest_per_group,
     magnitude_scores,
+    mutual_information_scores,
     random_scores,
     taylor_scores,
 )
-from nbcompress.compressors.prune.cutting import Plan, cut_, cut_record
-from nbcompress.compressors.prune.equivalence import check_of
-from nbcompress.compressors.prune.verification import Removal, agreed, named, plan_for, without_remade
+from nbcompress.compressors.prune.cutting import RemovalPlan, cut_, cut_record
+from nbcompress.compressors.prune.equivalence import equivalence_check
+from nbcompress.compressors.prune.valid_plan import (
+    GroupRemoval,
+    exclude_recomputed_buffers,
+    largest_valid_plan,
+    reasons_for,
+)
 from nbcompress.compressors.record import attach_
-from nbcompress.errors import CompressionError, option
+from nbcompress.errors import CompressionError, DataError, option
 
 
 @torch.no_grad()
 def recompute_batchnorm_(model: nn.Module, data: object) -> int:
     """Measure mean and variance of every batch norm that tracks them, in place, over one pass of `data`.
 
-    Each batch counts the same. Dropout is off while they are measured, and the module comes back in the mode it
-    came in.
+    All batches have equal weight. Dropout is off during the pass, and the mode of every module is put back.
 
     Args:
-        model: Any module. Without batch norm nothing happens, and the data is not read.
+        model: Any module. If it has no batch norm, the data is not read.
         data: A `DataLoader`, a data set, or a pair of tensors.
 
     Returns:
@@ -112,29 +114,31 @@ def cut_channels(
 ) -> nn.Module:
     """Return a copy of `model` without its least important channels.
 
-    Output channels of convolutions, neurons of linear layers and attention heads go together with everything that is
-    coupled with them; no output of the model changes its shape. The cut model is compared with the original in which
-    the removed channels are zero (see `checking`); what disagrees or fails is left as it was and named in the
-    record's `left_out`, as is everything that could not be cut for another reason.
+    Output channels of convolutions, neurons of linear layers and attention heads are removed together with all tensor
+    axes that are coupled with them; no output of the model changes its shape. The cut model is compared with the
+    original in which the removed channels are zero (see `equivalence`). A cut that fails this check is not made. Layers
+    that were not cut are listed in the record's `left_out`, with the reason.
 
     Args:
-        model: Any module; it stays as it is.
-        amount: Share of the channels, above 0 and below 1. At least one channel of each group stays.
-        criterion: `magnitude` (L2 norm of everything that goes with a channel), `random`, `gradient` (see
-            `taylor_scores`), `activation` (mean absolute activation) or `mutual-information` (of activation and
+        model: Any module; it does not change.
+        amount: Share of the channels to remove, above 0 and below 1. At least one channel of each group stays.
+        criterion: `magnitude` (L2 norm of all weights that are removed with a channel), `random`, `gradient` (see
+            `taylor_scores`), `activation` (mean absolute activation) or `mutual-information` (of the activation and the
             label).
-        scope: `layer` takes the share from each coupled group, `global` from all of them together, ranked by the
-            score over its group's mean.
-        norms: `keep` leaves a width whole that a layer norm, an RMS norm or any other mean or variance is computed
-            over, since a channel of zeros still counts in it. `cut` cuts it like any other, down to two channels at
-            most; the cut model then equals the masked one whose averages are over the channels that are left. Such a
-            channel is scored by all that goes with it: its numbers in embeddings, in weights and biases of norms, and
-            in both sides of every projection.
-        layers: Shell patterns on dotted module names: groups in which the outputs of such a layer take part.
+        scope: `layer` removes the share from each coupled group; `global` ranks the channels of all groups together,
+            by the score divided by the mean score of the group.
+        norms: `keep` leaves a width whole if a layer norm, an RMS norm or another mean or variance is computed over it,
+            because a channel of zeros would count there. `cut` cuts it like other widths, but keeps at least two
+            channels; the cut model then equals the masked model whose averages are over the kept channels. The score
+            of such a channel is over all its weights: in embeddings, norms, and both sides of every projection.
+        layers: Shell patterns on dotted module names. A group is cut if the outputs of a chosen layer belong to it.
         example: A tensor, a tuple of positional or a dict of keyword inputs.
-        data: For the last three criteria.
-        seed: Of `random`, and of the order of the data.
-        spec: What the user says of the loss, for `gradient`.
+        data: Data for `gradient`, `activation` and `mutual-information`.
+        seed: Seed of `random` and of the order of the data.
+        spec: The user's loss, for `gradient`.
+
+    Returns:
+        A smaller copy, with its record.
 
     Raises:
         CompressionError: The model cannot be traced, nothing can be cut, or the amount rounds to nothing.
@@ -150,49 +154,54 @@ def cut_channels(
         raise CompressionError(
             f"{option('amount')} must leave channels, so it is below 1, got 1: a layer is never cut to nothing"
         )
-    inputs = as_inputs(example)
+    if example is None:
+        raise DataError(
+            "channels are found by running the model, so an example is needed: "
+            f"pass {option('example=')}, or {option('data=')}"
+        )
+    inputs = inputs_from_example(example)
     inputs = replace(inputs, kwargs={**inference_arguments(model), **inputs.kwargs})
     patterns = check_patterns(layers)
     if patterns is not None:
         select(model, layers)
-    check = check_of(model, inputs)
+    check = equivalence_check(model, inputs)
     traced_model = copied(check.originals[0])
-    free_heads_(traced_model)
+    convert_all_attention_(traced_model)
     traced = trace(traced_model, check.inputs[0])
-    coupling = couple(traced_model, traced, norms=norms == "cut")
-    # One expects the outputs of weights to be cut; biases and norms follow.
+    dependencies = find_dependencies(traced_model, traced, cut_norms=norms == "cut")
+    # Reasons are given for weights only: biases and norms are cut with them.
     weights = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
     traced_names = set(traced.tensors.values())
-    left_out = {name: coupling.frozen[name] for name in weights if name in coupling.frozen}
+    left_out = {name: dependencies.frozen[name] for name in weights if name in dependencies.frozen}
     left_out |= {name: _UNUSED for name in weights if name not in traced_names}
     groups = [
         group
-        for group in coupling.groups
-        if patterns is None or any(is_chosen(name, patterns) for name in group.makers)
+        for group in dependencies.groups
+        if patterns is None or any(is_chosen(name, patterns) for name in group.producers)
     ]
-    groups, scores, unscored = _scored(model, groups, criterion, data, seed, spec)
-    chosen, single = _choose(groups, scores, amount, scope)
-    left_out = {name: why for name, why in (left_out | unscored | single).items() if is_chosen(name, patterns)}
-    if not chosen:
-        raise CompressionError(_too_little(amount, groups, scope) or _nothing(left_out))
-    chosen, remade = without_remade(model, check, chosen)
-    left_out |= remade
-    if not chosen:
-        raise CompressionError(_nothing(left_out))
-    if any(unit.group.averages for unit in chosen):
-        check = check.with_averages(traced_model, (traced, coupling.averages))
-    kept, refused = agreed(model, check, chosen)
+    groups, scores, unscored = _score_groups(model, groups, criterion, data, seed, spec)
+    removals, untouched = _choose_units(groups, scores, amount, scope)
+    left_out = {name: why for name, why in (left_out | unscored | untouched).items() if is_chosen(name, patterns)}
+    if not removals:
+        raise CompressionError(_amount_too_small(amount, groups, scope) or _nothing_to_cut(left_out))
+    removals, recomputed = exclude_recomputed_buffers(model, check, removals)
+    left_out |= recomputed
+    if not removals:
+        raise CompressionError(_nothing_to_cut(left_out))
+    if any(removal.group.averages for removal in removals):
+        check = check.with_averages(traced_model, (traced, dependencies.averages))
+    plan, refused = largest_valid_plan(model, check, removals)
     left_out |= refused
-    if not kept:
-        raise CompressionError(_nothing(left_out))
-    return _carry_out(model, plan_for(kept), left_out)
+    if not plan.removed:
+        raise CompressionError(_nothing_to_cut(left_out))
+    return _cut_copy(model, plan, left_out)
 
 
-def _scored(
-    model: nn.Module, groups: Sequence[Group], criterion: str, data: object, seed: int, spec: LossSpec | None
-) -> tuple[list[Group], list[Scores], dict[str, str]]:
-    """The groups that have scores, these, and why the other groups have none."""
-    found: Sequence[Scores | str]
+def _score_groups(
+    model: nn.Module, groups: Sequence[ChannelGroup], criterion: str, data: object, seed: int, spec: LossSpec | None
+) -> tuple[list[ChannelGroup], list[ChannelScores], dict[str, str]]:
+    """The groups that have scores, their scores, and the reasons why the other groups have none."""
+    found: Sequence[ChannelScores | str]
     if criterion == "magnitude" or not groups:
         found = magnitude_scores(model, groups)
     elif criterion == "random":
@@ -202,48 +211,50 @@ def _scored(
     elif criterion == "activation":
         found = activation_scores(model, groups, data, seed)
     else:
-        found = information_scores(model, groups, data, seed)
+        found = mutual_information_scores(model, groups, data, seed)
     pairs = list(zip(groups, found, strict=True))
     reasons: dict[str, str] = {}
-    for group, one in pairs:
-        if isinstance(one, str):
-            reasons |= named(group, one)
-    known = [(group, one) for group, one in pairs if not isinstance(one, str)]
-    return [group for group, _ in known], [one for _, one in known], reasons
+    for group, score in pairs:
+        if isinstance(score, str):
+            reasons |= reasons_for(group, score)
+    scored = [(group, score) for group, score in pairs if not isinstance(score, str)]
+    return [group for group, _ in scored], [score for _, score in scored], reasons
 
 
-def _choose(
-    groups: Sequence[Group], scores: Sequence[Scores], amount: float, scope: str
-) -> tuple[list[Removal], dict[str, str]]:
-    """What goes from each group, and why nothing goes from some."""
-    n_stay = [group.n_stay for group in groups]
-    lowest = lowest_per_group(scores, amount, n_stay) if scope == "layer" else lowest_of_all(scores, amount, n_stay)
-    removals: list[Removal] = []
+def _choose_units(
+    groups: Sequence[ChannelGroup], scores: Sequence[ChannelScores], amount: float, scope: str
+) -> tuple[list[GroupRemoval], dict[str, str]]:
+    """The units to remove from each group, and the reasons why some groups lose none."""
+    min_kept = [group.min_kept for group in groups]
+    lowest = (
+        lowest_per_group(scores, amount, min_kept) if scope == "layer" else lowest_globally(scores, amount, min_kept)
+    )
+    removals: list[GroupRemoval] = []
     untouched: dict[str, str] = {}
     for group, units in zip(groups, lowest, strict=True):
         if units:
-            removals.append(Removal(group, tuple(units)))
+            removals.append(GroupRemoval(group, tuple(units)))
         elif len(group.units) == 1:
-            untouched |= named(group, "all its channels hang together, and at least one must stay")
-        elif len(group.units) == group.n_stay:
-            untouched |= named(group, "a norm needs two channels at least, and it has no more")
+            untouched |= reasons_for(group, "all its channels can only be removed together, and at least one must stay")
+        elif len(group.units) == group.min_kept:
+            untouched |= reasons_for(group, "a norm needs at least two channels, and it has no more")
         elif scope == "layer":
-            untouched |= named(group, f"amount={amount:g} of its {len(group.units)} channels rounds to none")
+            untouched |= reasons_for(group, f"amount={amount:g} of its {len(group.units)} channels rounds to 0")
         else:
-            untouched |= named(group, "its channels all rank above those that went")
+            untouched |= reasons_for(group, "all its channels rank above the removed ones")
     return removals, untouched
 
 
-def _carry_out(model: nn.Module, plan: Plan, left_out: Mapping[str, str]) -> nn.Module:
+def _cut_copy(model: nn.Module, plan: RemovalPlan, left_out: Mapping[str, str]) -> nn.Module:
     small = copied(model)
     surgeries = cut_(small, plan)
-    restate_(small)
+    recompute_shapes_(small)
     attach_(small, cut_record(model, plan, surgeries, left_out))
     return small
 
 
-def _too_little(amount: float, groups: Sequence[Group], scope: str) -> str:
-    """What is wrong with an amount that rounds to no channel where some could go."""
+def _amount_too_small(amount: float, groups: Sequence[ChannelGroup], scope: str) -> str:
+    """The message for an amount that rounds to no channel; empty if no group has a channel that could be removed."""
     sizes = [len(group.units) for group in groups]
     if max(sizes, default=0) < 2:
         return ""
@@ -253,7 +264,7 @@ def _too_little(amount: float, groups: Sequence[Group], scope: str) -> str:
     return f"{given} rounds to no channel {of_what}, so pass at least {ceil(500 / n_units) / 1000:g}"
 
 
-def _nothing(left_out: Mapping[str, str]) -> str:
+def _nothing_to_cut(left_out: Mapping[str, str]) -> str:
     reasons = "; ".join(f"{name}: {why}" for name, why in islice(left_out.items(), 4))
     more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
     return f"no channel of the model can be cut ({reasons or 'it has no layer with channels'}{more})"

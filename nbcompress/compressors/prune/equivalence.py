@@ -1,23 +1,20 @@
-"""Does the cut model do what the model did without these channels?
+"""Check that a cut model computes what the original computes without the removed channels.
 
-The model is compared with a *masked* one: the original, in which every slice of a parameter that belongs to a removed
-channel is zero, and whose averages leave such channels out (see `reference`; without that, nothing is cut that is
-averaged over). By algebra both compute the same, so their outputs must agree: on the example, on a second input
-(another batch size if the first dimension is a batch, other values), with the model's weights and with shaken ones,
-since weights at zero, as in a residual branch that begins at nothing, would hide a mistake.
+`EquivalenceCheck` compares the cut model with the masked model: the original in which every slice of a parameter that
+belongs to a removed channel is zero. Both compute the same function by algebra, so their outputs must agree: on the
+example and on a second input (a larger batch if the first dimension is a batch, and other values), with the weights of
+the model and with perturbed weights. Weights that are zero, as in a residual branch at initialisation, could hide a
+mistake, so no perturbed weight is zero.
 
-Copies on the CPU in double precision make the tolerance tight: an output may differ by 1e-5 of itself or of the
-median output. Code that computes in single precision inside needs more room: then it is ten times what the original's
-outputs change by when its weights are rounded to single precision. A model that cannot run in double precision is
-compared where it is, with the tolerance of its own precision.
+The comparison runs on CPU copies in double precision, so that the tolerance can be tight: an output may differ by 1e-5
+of its own size or of the median output. Code that computes in single precision inside needs a larger tolerance: ten
+times the change of the original's outputs when its weights are rounded to single precision. A model that cannot run in
+double precision is compared on its own device, with the tolerance of its own precision.
 
-What the masked model computes if its norms average over the channels that are left.
-
-A layer norm averages over all channels of its input. One that is zero counts as well, so a model that has lost
-channels under a norm cannot equal the masked model as it is. It equals the masked model whose norms do not look at
-these channels. That one is run here along its traced graph, operator by operator. A call that averages over channels
-of which some go is given what is left of its input and weights; where it gives a number for each channel, those that
-go get zero. All other operators run on the full width, on parameters of full size: nothing of the cut model is used.
+A norm averages over all channels of its input, and a masked channel of zeros counts there. `MaskedReference` is the
+masked model whose averages leave out the removed channels. It runs the traced graph operator by operator. A call that
+averages over removed channels gets the kept part of its input and weights; if it returns a value for each channel, the
+removed ones get zero. All other calls run at full width, so nothing of the cut model is used.
 """
 
 from __future__ import annotations
@@ -35,95 +32,106 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from nbcompress.compressors.buffers import share_buffers_, shared_buffers
-from nbcompress.compressors.coupling import Average, Inputs, Trace, couple, first_line, named_tensors, tensors_of, trace
-from nbcompress.compressors.keras import restate_
+from nbcompress.compressors.coupling import (
+    AveragingCall,
+    Trace,
+    find_dependencies,
+    first_line,
+    named_tensors,
+    tensors_of,
+    trace,
+)
+from nbcompress.compressors.inputs import Inputs
+from nbcompress.compressors.keras import recompute_shapes_
 from nbcompress.compressors.layers import copied
-from nbcompress.compressors.prune.cutting import Plan, cut_, mask_
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.compressors.prune.cutting import RemovalPlan, cut_, mask_
+from nbcompress.errors import CompressionError, DataError, option
 
-# The indices that are left, by dimension counted from the last.
+# The indices that are kept, by dimension counted from the last.
 Kept = Mapping[int, list[int]]
 
 
-class AveragesOverKept(nn.Module):
-    """A masked model whose averages leave out what is masked.
+class MaskedReference(nn.Module):
+    """A masked model whose averages leave out the removed channels.
 
     Args:
-        masked: Its parameters and buffers are those of the traced model.
-        traced: Its graph, for inputs of the shapes that it is called with.
-        averages: Of this graph.
-        plan: What is masked.
+        masked: The masked model, with the parameters and buffers of the traced model.
+        traced: Its graph. The inputs of a call must have the shapes of the traced inputs.
+        averages: The averages of the graph.
+        plan: Names the removed channels.
     """
 
-    def __init__(self, masked: nn.Module, traced: Trace, averages: tuple[Average, ...], plan: Plan) -> None:
+    def __init__(
+        self, masked: nn.Module, traced: Trace, averages: tuple[AveragingCall, ...], plan: RemovalPlan
+    ) -> None:
         super().__init__()
         self.masked, self.traced = masked, traced
         self.kept: dict[fx.Node, dict[int, list[int]]] = {}
         for average in averages:
-            left = average.kept(plan.removed)
-            if len(left) < len(average.sources):
-                self.kept.setdefault(average.node, {})[average.dim] = left
+            indices = average.kept(plan.removed)
+            if len(indices) < len(average.sources):
+                self.kept.setdefault(average.node, {})[average.dim] = indices
 
     def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
-        """The tensors that the model returns, in the order of `tensors_of`."""
-        own = named_tensors(self.masked)
+        """Return the output tensors of the model, in the order of `tensors_of`."""
+        tensors = named_tensors(self.masked)
         given = dict(zip(self.traced.inputs, pytree.tree_leaves((args, kwargs)), strict=True))
-        given |= {node: own[name] for node, name in self.traced.tensors.items()} | dict(self.traced.constants)
+        given |= {node: tensors[name] for node, name in self.traced.tensors.items()} | dict(self.traced.constants)
         graph = self.traced.graph
         values = [given.get(node) for node in graph.find_nodes(op="placeholder")]
-        return list(_Interpreter(cast(fx.GraphModule, graph.owning_module), self.kept).run(*values))
+        return list(_ReferenceInterpreter(cast(fx.GraphModule, graph.owning_module), self.kept).run(*values))
 
 
-class _Interpreter(fx.Interpreter):
+class _ReferenceInterpreter(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, kept: Mapping[fx.Node, Kept]) -> None:
         super().__init__(module)
         self._kept = kept
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one call, over a part of its input if it is to be."""
+        """Run one call; an average over removed channels runs on the kept part of its input."""
         if n not in self._kept:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        return _over(cast(torch._ops.OpOverload, n.target), args, kwargs, self._kept[n])
+        return _call_on_kept(cast(torch._ops.OpOverload, n.target), args, kwargs, self._kept[n])
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Calls of parts of the graph, as of what runs under `torch.no_grad()`, are followed into the parts."""
-        parts: list[Any] = [
-            _Interpreter(arg, self._kept).run if isinstance(arg, fx.GraphModule) else arg for arg in args
+        """Run one call. The calls inside of subgraphs, such as code under `torch.no_grad()`, are run here too."""
+        operands: list[Any] = [
+            _ReferenceInterpreter(arg, self._kept).run if isinstance(arg, fx.GraphModule) else arg for arg in args
         ]
-        return super().call_function(target, tuple(parts), kwargs)
+        return super().call_function(target, tuple(operands), kwargs)
 
 
-# Operators that give a number for each channel, where others give one for all.
+# Operators that return a value for each channel; the other averages return one for all channels.
 _NORMS = ("layer_norm", "rms_norm", "group_norm")
 
 
-def _over(target: torch._ops.OpOverload, args: Any, kwargs: Any, kept: Kept) -> Any:
-    """Call `target` on the part `kept` of its input."""
+def _call_on_kept(target: torch._ops.OpOverload, args: Any, kwargs: Any, kept: Kept) -> Any:
+    """Call `target` on the kept part of its input."""
     schema = target._schema
     names = [argument.name for argument in schema.arguments]
     given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
     x: Tensor = given[names[0]]
-    given[names[0]] = _part(x, kept)
+    given[names[0]] = _select_kept(x, kept)
     name = schema.name.split("::")[-1]
     if name not in _NORMS:
         return target(**given)
-    # Weights have the last dimensions of the input; those of a group norm its channels alone.
+    # Weights have the last dimensions of the input; those of a group norm have the channel dimension only.
     along = {-1: next(iter(kept.values()))} if name == "group_norm" else kept
-    given |= {name: _part(given[name], along) for name in ("weight", "bias") if given.get(name) is not None}
+    given |= {name: _select_kept(given[name], along) for name in ("weight", "bias") if given.get(name) is not None}
     if "normalized_shape" in given:
         given["normalized_shape"] = list(given[names[0]].shape[-len(given["normalized_shape"]) :])
-    return _put_back(target(**given), x, kept)
+    return _scatter_kept(target(**given), x, kept)
 
 
-def _part(x: Tensor, kept: Kept) -> Tensor:
+def _select_kept(x: Tensor, kept: Kept) -> Tensor:
     for dim, indices in kept.items():
         x = x.index_select(dim, torch.tensor(indices, device=x.device))
     return x
 
 
-def _put_back(part: Tensor, x: Tensor, kept: Kept) -> Tensor:
-    """A tensor of the shape of `x` with `part` in its places, and zeros elsewhere."""
+def _scatter_kept(part: Tensor, x: Tensor, kept: Kept) -> Tensor:
+    """A tensor of the shape of `x` with `part` at the kept indices, and zeros elsewhere."""
     shape = list(part.shape)
     for dim, indices in kept.items():
         shape[dim] = x.shape[dim]
@@ -135,125 +143,127 @@ TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 3e-2, tor
 
 
 @dataclass(frozen=True)
-class Check:
-    """Compares cut with masked models.
+class EquivalenceCheck:
+    """Compares the cut model of a plan with the masked model.
 
     Attributes:
-        originals: The model with its own weights, and with shaken ones, in evaluation mode.
-        inputs: What they all run on.
-        tolerances: For each original, as a share of an output, and of the median one.
-        can_train: The model runs on the first input in training mode, so a cut one must too.
-        graphs: For each input the model's graph and its averages, if what is averaged over may be cut.
+        originals: The model with its own weights and with perturbed weights, in evaluation mode.
+        inputs: The inputs that the models run on.
+        tolerances: For each original, the relative tolerance of an output and of the median output.
+        can_train: The model runs on the first input in training mode, so the cut model must as well.
+        graphs: For each input, the model's graph and its averages, if averages may lose channels; else empty.
     """
 
     originals: tuple[nn.Module, ...]
     inputs: tuple[Inputs, ...]
     tolerances: tuple[float, ...]
     can_train: bool
-    graphs: tuple[tuple[Trace, tuple[Average, ...]], ...] = ()
+    graphs: tuple[tuple[Trace, tuple[AveragingCall, ...]], ...] = ()
 
-    def objection(self, plan: Plan) -> str | None:
-        """Why `plan` must not be carried out; None if all is well."""
+    def objection(self, plan: RemovalPlan) -> str | None:
+        """Return why `plan` is not valid; None if it is."""
         for original, tolerance in zip(self.originals, self.tolerances, strict=True):
             cut = copied(original)
             cut_(cut, plan)
             try:
-                restate_(cut)
+                recompute_shapes_(cut)
             except CompressionError as err:
                 return str(err)
             masked = copied(original)
             mask_(masked, plan)
-            # For the shaken weights, which only look for mistakes in structure, the larger input is enough.
-            numbers = range(len(self.inputs))
-            for number in numbers if original is self.originals[0] else numbers[-1:]:
-                inputs = self.inputs[number]
+            # Perturbed weights find mistakes in structure, for which the larger input is enough.
+            indices = range(len(self.inputs))
+            for index in indices if original is self.originals[0] else indices[-1:]:
+                inputs = self.inputs[index]
                 try:
-                    got = run(cut, inputs)
+                    actual = run(cut, inputs)
                 except Exception as err:  # noqa: BLE001 - the user's code may raise anything on new shapes
                     return f"the cut model fails: {first_line(err)}"
-                wanted = AveragesOverKept(masked, *self.graphs[number], plan) if plan.averages else masked
-                problem = difference(run(wanted, inputs), got, tolerance)
+                reference = MaskedReference(masked, *self.graphs[index], plan) if plan.averages else masked
+                problem = difference(run(reference, inputs), actual, tolerance)
                 if problem:
                     return problem
         if self.can_train:
             cut = copied(self.originals[0])
             cut_(cut, plan)
-            restate_(cut)
+            recompute_shapes_(cut)
             try:
                 run(cut.train(), self.inputs[0])
             except Exception as err:  # noqa: BLE001 - as above
                 return f"the cut model fails in training mode: {first_line(err)}"
         return None
 
-    def with_averages(self, model: nn.Module, first: tuple[Trace, tuple[Average, ...]]) -> Check:
-        """The same comparison, which can also judge plans that remove what the model averages over.
+    def with_averages(self, model: nn.Module, first: tuple[Trace, tuple[AveragingCall, ...]]) -> EquivalenceCheck:
+        """Return a check that also accepts plans that remove channels which the model averages over.
 
         Args:
-            model: The first of the originals, with heads that can go.
+            model: The first of the originals, with attention that can lose heads.
             first: Its graph on the first input, and the averages of this graph.
 
         Raises:
-            CompressionError: A graph does not compute what the model computes.
+            CompressionError: A graph does not compute the outputs of the model.
         """
         graphs = [first]
         for inputs in self.inputs[1:]:
             traced = trace(model, inputs)
-            graphs.append((traced, couple(model, traced, norms=True).averages))
-        originals = tuple(_padded(original) for original in self.originals)
+            graphs.append((traced, find_dependencies(model, traced, cut_norms=True).averages))
+        originals = tuple(_without_nested_tensors(original) for original in self.originals)
         for graph, inputs in zip(graphs, self.inputs, strict=True):
-            followed = AveragesOverKept(originals[0], *graph, Plan({}))
-            if difference(run(originals[0], inputs), run(followed, inputs), self.tolerances[0]):
+            unmasked = MaskedReference(originals[0], *graph, RemovalPlan({}))
+            if difference(run(originals[0], inputs), run(unmasked, inputs), self.tolerances[0]):
                 raise CompressionError(
-                    "norms='cut' is checked along the graph of the model, but this graph does not compute what the "
-                    "model computes: use norms='keep'"
+                    f"{option('norms', 'cut')} is checked along the graph of the model, but this graph does not "
+                    f"compute what the model computes: use {option('norms', 'keep')}"
                 )
         return replace(self, originals=originals, graphs=tuple(graphs))
 
 
-def check_of(model: nn.Module, inputs: Inputs) -> Check:
-    """Prepare the comparison for `model`, which stays as it is.
+def equivalence_check(model: nn.Module, inputs: Inputs) -> EquivalenceCheck:
+    """Prepare the check of plans for `model`, which does not change.
 
     Raises:
         DataError: The model does not run on `inputs`.
     """
-    original, first = _double(model, inputs)
+    original, first = _in_double_precision(model, inputs)
     try:
         run(original, first)
-    except Exception:  # noqa: BLE001 - code that insists on a precision or a device raises anything
+    except Exception:  # noqa: BLE001 - code that needs a precision or a device may raise anything
         original, first = copied(model).eval(), inputs
         try:
             run(original, first)
         except Exception as err:
             raise DataError(f"the model does not run on the example: {first_line(err)}") from err
     floats = [parameter.dtype for parameter in original.parameters() if parameter.is_floating_point()]
-    least = max((TOLERANCES.get(dtype, 1e-3) for dtype in floats), default=1e-5)
-    shaken = _shaken(original)
+    smallest = max((TOLERANCES.get(dtype, 1e-3) for dtype in floats), default=1e-5)
+    perturbed = _perturbed(original)
     originals = tuple(
-        output for output in (original, shaken) if output is original or _runs(output, first, finite=True)
+        candidate
+        for candidate in (original, perturbed)
+        if candidate is original or _runs(candidate, first, finite=True)
     )
-    seconds = (other for other in _others(first) if _runs(original, other))
+    second = (inputs for inputs in _second_inputs(first) if _runs(original, inputs))
     can_train = _runs(copied(original).train(), first)
-    tolerances = tuple(max(least, min(1e-3, 10 * _rounding(original, first))) for original in originals)
-    return Check(originals, (first, *islice(seconds, 1)), tolerances, can_train)
+    tolerances = tuple(max(smallest, min(1e-3, 10 * _rounding_error(original, first))) for original in originals)
+    return EquivalenceCheck(originals, (first, *islice(second, 1)), tolerances, can_train)
 
 
 @torch.no_grad()
-def _rounding(model: nn.Module, inputs: Inputs) -> float:
-    """By how much the outputs of a model in double precision change when its weights are rounded to single."""
+def _rounding_error(model: nn.Module, inputs: Inputs) -> float:
+    """The relative change of the outputs of a model in double precision when its weights are rounded to single."""
     rounded = copied(model)
     for parameter in rounded.parameters():
         if parameter.is_floating_point():
             parameter.copy_(parameter.float())
     pairs = zip(tensors_of(run(model, inputs)), tensors_of(run(rounded, inputs)), strict=True)
-    shares = [_share(a, b) for a, b in pairs if a.is_floating_point() and a.shape == b.shape]
-    return max(shares, default=0.0)
+    changes = [_relative_difference(a, b) for a, b in pairs if a.is_floating_point() and a.shape == b.shape]
+    return max(changes, default=0.0)
 
 
 @torch.no_grad()
 def run(model: nn.Module, inputs: Inputs) -> Any:
-    """Run a model without a trace in gradients or in the state of random numbers, which start equal each time.
+    """Run a model without gradients, with the same random numbers each time, and put the random state back.
 
-    What it warns of concerns its own code, and would be repeated for every comparison.
+    Warnings are silenced, because they would be repeated in every comparison.
     """
     with _same_random_numbers(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -271,120 +281,130 @@ def _same_random_numbers(model: nn.Module) -> Iterator[None]:
 def _runs(model: nn.Module, inputs: Inputs, *, finite: bool = False) -> bool:
     try:
         result = run(model, inputs)
-    except Exception:  # noqa: BLE001 - the answer is no, whatever was raised
+    except Exception:  # noqa: BLE001 - the model does not run, whatever was raised
         return False
     return not finite or all(
         bool(torch.isfinite(tensor).all()) for tensor in tensors_of(result) if tensor.is_floating_point()
     )
 
 
-def difference(expected: Any, got: Any, tolerance: float) -> str | None:
-    """How two results of a model differ, in a sentence; None if they agree."""
-    wanted, found = tensors_of(expected), tensors_of(got)
-    if [tuple(one.shape) for one in wanted] != [tuple(item.shape) for item in found]:
-        shapes = [" and ".join(str(tuple(one.shape)) for one in side) for side in (wanted, found)]
-        return f"outputs change their shape, from {shapes[0]} to {shapes[1]}"
+def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
+    """Return how two results of a model differ, in a sentence; None if they agree."""
+    wanted, found = tensors_of(expected), tensors_of(actual)
+    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (wanted, found)]
+    if shapes[0] != shapes[1]:
+        before, after = (" and ".join(map(str, side)) for side in shapes)
+        return f"outputs change their shape, from {before} to {after}"
     for a, b in zip(wanted, found, strict=True):
         if not (a.is_floating_point() or a.is_complex()):
             if not torch.equal(a, b):
                 return "outputs differ from those of the masked model"
             continue
-        scale = _scale(a)
+        scale = _median_size(a)
         if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
             n_bad = int((~torch.isfinite(a)).sum())
             if n_bad:
                 return (
                     f"{n_bad} of {a.numel()} outputs of the masked model are NaN or infinite, so none can be compared"
                 )
-            return f"outputs differ from those of the masked model, by {_share(a, b):.2g} of their usual size"
+            size = f"{_relative_difference(a, b):.2g}"
+            return f"outputs differ from those of the masked model, by {size} of their median size"
     return None
 
 
-def _share(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two tensors, as a share of the usual size of the first."""
-    return float((a - b).abs().nan_to_num(0.0).max()) / _scale(a) if a.numel() else 0.0
+def _relative_difference(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two tensors, relative to the median size of the first."""
+    return float((a - b).abs().nan_to_num(0.0).max()) / _median_size(a) if a.numel() else 0.0
 
 
-def _scale(values: Tensor) -> float:
-    """The median size of what is not zero: unlike the largest, it does not hide errors behind a mask of -1e9."""
+def _median_size(values: Tensor) -> float:
+    """The median absolute value that is not zero; unlike the largest, it does not grow with a mask of -1e9."""
     sizes = values.detach().abs().flatten()
     sizes = sizes[(sizes > 0) & torch.isfinite(sizes)]
     return float(sizes.to(torch.float64).median()) if sizes.numel() else 1e-30
 
 
-def _double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
-    def wide(one: Any) -> Any:
-        return _wide(one.detach().to("cpu")) if isinstance(one, Tensor) else one
+def _in_double_precision(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
+    """Copies on the CPU in double precision; complex tensors become complex128."""
+
+    def converted(value: Any) -> Any:
+        return _to_double(value.detach().to("cpu")) if isinstance(value, Tensor) else value
 
     double, shared = copied(model).eval(), shared_buffers(model)
-    # What `double()` does, which leaves complex numbers as they are.
-    double.to("cpu")._apply(_wide)  # type: ignore[no-untyped-call]
+    # `model.double()` would fail on complex tensors.
+    double.to("cpu")._apply(_to_double)  # type: ignore[no-untyped-call]
     share_buffers_(double, shared)
-    return double, _mapped(inputs, wide)
+    return double, _map_tensors(inputs, converted)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _to_double(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         return tensor.to(torch.complex128)
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _mapped(inputs: Inputs, change: Any) -> Inputs:
+def _map_tensors(inputs: Inputs, change: Any) -> Inputs:
     args, kwargs = pytree.tree_map(change, (inputs.args, dict(inputs.kwargs)))
     return Inputs(args, kwargs)
 
 
 @torch.no_grad()
-def _shaken(model: nn.Module) -> nn.Module:
-    """A copy with other weights, none of them zero, and matrices that neither damp nor blow up what they are given.
+def _perturbed(model: nn.Module) -> nn.Module:
+    """A copy with other weights, none of them zero, whose matrices keep the size of activations.
 
-    Weights that begin very small, as in transformers, would make all scores of attention equal, whatever they are
-    divided by.
+    Very small initial weights, as in transformers, would make all attention scores equal, and then a wrong divisor of
+    the scores would not show.
     """
-    shaken = copied(model)
+    perturbed = copied(model)
     generator = torch.Generator("cpu").manual_seed(0)
-    for parameter in shaken.parameters():
+    for parameter in perturbed.parameters():
         if parameter.is_floating_point() and parameter.numel():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu").to(parameter)
             size = float(parameter.float().square().mean().sqrt())
-            usual = max(size, 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.0) or 0.3
+            new_size = max(size, 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.0) or 0.3
             is_positive = bool((parameter > 0).all())
-            parameter.mul_(usual / size if size > 0 else 1.0).add_(0.3 * usual * noise)
+            parameter.mul_(new_size / size if size > 0 else 1.0).add_(0.3 * new_size * noise)
             if is_positive:
-                # A variance may be a parameter, as in Keras.
+                # Some parameters must stay positive, such as variances in Keras.
                 parameter.abs_()
-    return shaken
+    return perturbed
 
 
-def _padded(model: nn.Module) -> nn.Module:
-    """A copy in which torch's encoder computes something at padded positions too, as the tracer sees it do.
+def _without_nested_tensors(model: nn.Module) -> nn.Module:
+    """A copy in which torch's encoder computes values at padded positions, as it does when it is traced.
 
-    Otherwise it packs sequences of several lengths when it is not traced, and gives zeros at these positions.
+    Otherwise it packs sequences of several lengths into nested tensors, and returns zeros at padded positions.
     """
-    padded = copied(model)
-    for module in padded.modules():
+    copy = copied(model)
+    for module in copy.modules():
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
-    return padded
+    return copy
 
 
-def _others(inputs: Inputs) -> list[Inputs]:
-    """Second inputs to try: a larger batch first, then other values."""
+def _second_inputs(inputs: Inputs) -> list[Inputs]:
+    """Second inputs to try: a larger batch with other values first, then other values only."""
     generator = torch.Generator("cpu").manual_seed(1)
 
-    def changed(one: Any) -> Any:
-        if not isinstance(one, Tensor):
-            return one
-        if one.is_floating_point():
-            return one + 0.5 * torch.randn(one.shape, generator=generator, dtype=torch.float32, device="cpu").to(one)
-        return one.flip(0) if one.ndim else one
+    def changed(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator, dtype=torch.float32, device="cpu")
+            return value + 0.5 * noise.to(value)
+        return value.flip(0) if value.ndim else value
 
-    second = _mapped(inputs, changed)
+    other_values = _map_tensors(inputs, changed)
     leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
-    lengths = {len(leave) for leave in leaves if isinstance(leave, Tensor) and leave.ndim}
+    lengths = {len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim}
     if len(lengths) != 1:
-        return [second]
-    others = pytree.tree_leaves((second.args, dict(second.kwargs)), is_leaf=lambda one: one is None)
-    joined = [torch.cat([a, b]) if isinstance(a, Tensor) and a.ndim else a for a, b in zip(leaves, others, strict=True)]
+        return [other_values]
+    changed_leaves = pytree.tree_leaves(
+        (other_values.args, dict(other_values.kwargs)), is_leaf=lambda value: value is None
+    )
+    joined = [
+        torch.cat([a, b]) if isinstance(a, Tensor) and a.ndim else a
+        for a, b in zip(leaves, changed_leaves, strict=True)
+    ]
     args, kwargs = pytree.tree_unflatten(joined, spec)
-    return [Inputs(args, kwargs), second]
+    return [Inputs(args, kwargs), other_values]

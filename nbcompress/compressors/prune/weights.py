@@ -1,4 +1,4 @@
-"""Single weights to zero."""
+"""Set single weights to zero, at once or a little before each epoch of fine-tuning."""
 
 from __future__ import annotations
 
@@ -12,29 +12,35 @@ from nbcompress.compressors.keeping import keep_again_
 from nbcompress.compressors.layers import Target, fill_
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import InputStatistics, input_statistics
-from nbcompress.compressors.prune.cutting import keep_masks, keep_masks_by_row, keep_two_of_four
-from nbcompress.compressors.prune.weight_scores import lamp_scores, scores_of, surgeon_pruned
+from nbcompress.compressors.prune.weight_scores import (
+    keep_masks,
+    keep_masks_by_row,
+    keep_two_of_four,
+    lamp_scores,
+    prune_by_hessian,
+    scores_of,
+)
 from nbcompress.compressors.record import Codebook, TensorRecord
 from nbcompress.compressors.session import Workpiece
 from nbcompress.compressors.training import Trainer
 from nbcompress.errors import CompressionError, option
 
-# The last quarter of gradual pruning trains at the final amount, so that the weights left can settle (a heuristic).
+# A heuristic: the last quarter of the epochs trains at the final amount, so that the kept weights can adapt.
 _PRUNING_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How many weights go, and which.
+class PruneOptions:
+    """How many weights are removed, and which.
 
     Attributes:
-        amount: Share of the chosen weights, or None if `threshold` is given.
-        threshold: Weights of smaller magnitude go.
+        amount: Share of the chosen weights to remove, or None if `threshold` is given.
+        threshold: Weights of smaller magnitude are removed.
         criterion: See `scores_of`; or `hessian`.
-        scope: `global`, `layer`, `lamp`, `row`, or `2:4` (two of every four inputs of a row, whatever the amount).
-        data: For the criteria that need it.
-        seed: For the random one.
-        spec: What the user says of the loss, for `gradient`.
+        scope: `global`, `layer`, `lamp`, `row`, or `2:4` (two of every four inputs of a row; the amount is not used).
+        data: Data for the criteria that need it.
+        seed: Seed of `random` and of the order of the data.
+        spec: The user's loss, for `gradient`.
     """
 
     amount: float | None
@@ -48,7 +54,13 @@ class Cut:
     def masks(
         self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
     ) -> list[Tensor]:
-        """What stays of each target: bool, on its device. Statistics of inputs are measured if they are not given."""
+        """Return a bool mask of the weights to keep for each target, on its device.
+
+        Args:
+            model: The model of the targets.
+            targets: The tensors to prune.
+            statistics: Input statistics by name of the target, for `activation`; measured if None.
+        """
         scores = scores_of(model, targets, self.criterion, self.data, self.seed, statistics, self.spec)
         if self.threshold is not None:
             masks = [_above(score, self.threshold) for score in scores]
@@ -62,46 +74,51 @@ class Cut:
         return [mask.to(target.parameter.device) for mask, target in zip(masks, targets, strict=True)]
 
 
-def prune_once(work: Workpiece, cut: Cut) -> nn.Module:
-    """Prune, then fine-tune if the workpiece says so."""
-    if cut.criterion == "hessian":
-        _operate(work, cut)
+def prune_once(work: Workpiece, options: PruneOptions) -> nn.Module:
+    """Prune, then fine-tune if that was asked for, and return the model."""
+    if options.criterion == "hessian":
+        _prune_by_hessian(work, options)
     else:
-        statistics = leave_out(work, cut)
+        statistics = leave_out_unsupported(work, options)
         keep_again_(work, work.targets)
-        _apply(work, cut.masks(work.model, work.targets, statistics))
+        _apply(work, options.masks(work.model, work.targets, statistics))
     return work.finished()
 
 
-def leave_out(work: Workpiece, cut: Cut, *, with_products: bool = False) -> dict[str, InputStatistics]:
-    """Take out of `work` what cannot be cut in this way, by name; return the statistics of inputs if they are needed.
+def leave_out_unsupported(
+    work: Workpiece, options: PruneOptions, *, with_products: bool = False
+) -> dict[str, InputStatistics]:
+    """Take the targets that cannot be pruned with these options out of `work`, and record the reasons.
+
+    Returns:
+        The input statistics by name of the target, if the criterion needs them.
 
     Raises:
-        CompressionError: Nothing is left.
+        CompressionError: No target is left.
     """
     reasons: dict[str, str] = {}
-    if cut.scope == "2:4":
+    if options.scope == "2:4":
         lengths = {target.name: target.parameter[0].numel() for target in work.targets}
         reasons = {name: f"its {n} inputs do not divide by 4" for name, n in lengths.items() if n % 4}
     statistics: dict[str, InputStatistics] = {}
-    if cut.criterion in ("activation", "hessian"):
+    if options.criterion in ("activation", "hessian"):
         rest = [target for target in work.targets if target.name not in reasons]
-        statistics, unseen = input_statistics(work.model, rest, cut.data, cut.seed, with_products=with_products)
+        statistics, unseen = input_statistics(work.model, rest, options.data, options.seed, with_products=with_products)
         reasons |= unseen
     if reasons:
         work.targets = tuple(target for target in work.targets if target.name not in reasons)
         work.leave_out(reasons)
     if not work.targets:
         listed = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:4])
-        how = option("granularity", "2:4") if cut.scope == "2:4" else option("criterion", cut.criterion)
+        how = option("granularity", "2:4") if options.scope == "2:4" else option("criterion", options.criterion)
         raise CompressionError(f"{how} can prune no chosen weight ({listed})")
     return statistics
 
 
-def _operate(work: Workpiece, cut: Cut) -> None:
-    statistics = leave_out(work, cut, with_products=True)
-    # How much each layer loses is what magnitude would take; errors of different layers cannot be compared.
-    masks = replace(cut, criterion="magnitude").masks(work.model, work.targets)
+def _prune_by_hessian(work: Workpiece, options: PruneOptions) -> None:
+    statistics = leave_out_unsupported(work, options, with_products=True)
+    # Each layer loses as many weights as with magnitude, because errors of different layers cannot be compared.
+    masks = replace(options, criterion="magnitude").masks(work.model, work.targets)
     for target, mask in zip(work.targets, masks, strict=True):
         before = work.record_of(target)
         if before.grid is not None or before.codebook is not None:
@@ -109,24 +126,24 @@ def _operate(work: Workpiece, cut: Cut) -> None:
                 f"{option('criterion', 'hessian')} changes the weights that stay, but {target.name!r} must keep to its "
                 f"{'grid' if before.grid is not None else 'codebook'}: prune before quantizing and clustering"
             )
-        count = None if cut.scope == "2:4" else int((~mask).sum())
-        # The statistics of one layer at a time are let go.
-        values = surgeon_pruned(target.parameter, statistics.pop(target.name), count)
+        count = None if options.scope == "2:4" else int((~mask).sum())
+        # The statistics are large, so those of this layer are freed here.
+        values = prune_by_hessian(target.parameter, statistics.pop(target.name), count)
         work.put(target, TensorRecord(is_pruned=True), values)
 
 
-def prune_gradually(work: Workpiece, cut: Cut) -> nn.Module:
-    """Prune a little before each epoch, early on most.
+def prune_gradually(work: Workpiece, options: PruneOptions) -> nn.Module:
+    """Prune a little before each epoch, most of it in the first epochs.
 
-    The share of zeros follows `end + (start - end) * (1 - t)^3` with t from 0 to 1 over the first three quarters of
+    The share of zeros is `end + (start - end) * (1 - t)^3` with t from 0 to 1 over the first three quarters of
     the epochs (Zhu and Gupta 2017, "To Prune, or Not to Prune", equation 1).
     """
-    end = cut.amount
+    end = options.amount
     if end is None:
         raise CompressionError(
-            f"{option('schedule', 'gradual')} needs {option('amount=')}, a share to arrive at, not a threshold"
+            f"{option('schedule', 'gradual')} needs {option('amount=')}, the final share, not a threshold"
         )
-    leave_out(work, cut)
+    leave_out_unsupported(work, options)
     n_zeros = sum(int((target.parameter == 0).sum()) for target in work.targets)
     start = min(n_zeros / sum(target.parameter.numel() for target in work.targets), end)
     n_epochs = work.tuning.finetune
@@ -136,14 +153,14 @@ def prune_gradually(work: Workpiece, cut: Cut) -> nn.Module:
         share = end + (start - end) * (1 - min(epoch / n_steps, 1.0)) ** 3
         if epoch > n_steps:
             return
-        # The model's own mode is put back by the trainer; scoring itself leaves it as it is.
+        # Scoring does not change the mode of the model; the trainer sets it.
         for target, mask in zip(
-            work.targets, replace(cut, amount=share).masks(trainer.model, work.targets), strict=True
+            work.targets, replace(options, amount=share).masks(trainer.model, work.targets), strict=True
         ):
             fill_(target.parameter, torch.where(mask, target.parameter.detach(), 0.0))
             trainer.become(target.name, work.record_of(target))
 
-    # Before the first epoch nothing goes, but the tensors are pruned ones from now on.
+    # Before the first epoch no weight is removed, but zeros stay zero from now on.
     _apply(work, [torch.ones_like(target.parameter, dtype=torch.bool) for target in work.targets])
     return work.finished(before_epoch)
 
@@ -152,11 +169,11 @@ def _apply(work: Workpiece, masks: Sequence[Tensor]) -> None:
     for target, mask in zip(work.targets, masks, strict=True):
         before = work.record_of(target)
         values = torch.where(mask, target.parameter.detach(), 0.0)
-        work.put(target, _pruned(before, bool((values == 0).any())), values)
+        work.put(target, _pruned_record(before, bool((values == 0).any())), values)
 
 
-def _pruned(before: TensorRecord, has_zeros: bool) -> TensorRecord:
-    """The promise of a pruned tensor. Every grid holds zero; a codebook gets it as one more value."""
+def _pruned_record(before: TensorRecord, has_zeros: bool) -> TensorRecord:
+    """The record of a pruned tensor. Every grid contains zero; a codebook gets zero as an additional value."""
     codebook = before.codebook
     if codebook is not None and has_zeros and not bool((codebook.values == 0).any()):
         codebook = Codebook(torch.unique(torch.cat([codebook.values, codebook.values.new_zeros(1)])), codebook.grid)
@@ -171,4 +188,4 @@ def _above(scores: Tensor, threshold: float) -> Tensor:
     return mask
 
 
-__all__ = ["Cut", "prune_gradually", "prune_once"]
+__all__ = ["PruneOptions", "prune_gradually", "prune_once"]

@@ -1,7 +1,76 @@
-"""How is the next point chosen? One module per way; each is a `Proposer`."""
+"""The samplers by name: `proposer("gp", space, n_objectives=1)`."""
 
 from __future__ import annotations
 
-from nbcompress.optimize.proposers.registry import proposer, samplers
+from nbcompress.errors import GoalError, SearchError, did_you_mean, option
+from nbcompress.optimize.proposers.baselines import GridProposer, RandomProposer, SobolProposer
+from nbcompress.optimize.proposers.optuna import SAMPLERS as OPTUNA_SAMPLERS
+from nbcompress.optimize.proposers.optuna import OptunaProposer
+from nbcompress.optimize.protocol import Proposer
+from nbcompress.space import Space
 
-__all__ = ["proposer", "samplers"]
+SAMPLERS = ("gp", "sobol", "random", "grid", *OPTUNA_SAMPLERS)
+# Options that only `gp` has, with their defaults.
+GP_DEFAULTS = {"acquisition": "logei", "kernel": "matern52", "mean": "constant"}
+
+
+def samplers() -> tuple[str, ...]:
+    """Return the names that `proposer` takes, the default first."""
+    return SAMPLERS
+
+
+def proposer(
+    sampler: str,
+    space: Space,
+    *,
+    n_objectives: int,
+    n_constraints: int = 0,
+    seed: int = 0,
+    acquisition: str = GP_DEFAULTS["acquisition"],
+    kernel: str = GP_DEFAULTS["kernel"],
+    mean: str = GP_DEFAULTS["mean"],
+) -> Proposer:
+    """Return a new proposer.
+
+    Args:
+        sampler: One of `samplers()`.
+        space: The space to search.
+        n_objectives: At least 1; `gp` takes at most 4.
+        n_constraints: The number of constraints.
+        seed: Equal seeds and histories give equal points.
+        acquisition: For `gp`: `logei`, `ucb`, `pi` or `qlogei`.
+        kernel: For `gp`: `matern52` or `rbf`.
+        mean: For `gp`: `constant`, `linear` or `zero`.
+
+    Raises:
+        SearchError: Unknown sampler, or it cannot search this space, or an option of `gp` is given to another one.
+        GoalError: The sampler or the acquisition does not support that many objectives.
+    """
+    if n_objectives < 1:
+        raise GoalError(f"A search needs at least one objective, but got {n_objectives}.")
+    if sampler == "gp":
+        # Imported here, because the surrogate is slower to import than the other samplers.
+        from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+
+        return GaussianProcessProposer(space, n_objectives, n_constraints, seed, acquisition, kernel, mean)
+    if sampler in SAMPLERS:
+        _refuse_gp_options(sampler, acquisition=acquisition, kernel=kernel, mean=mean)
+    if sampler == "sobol":
+        return SobolProposer(space, seed)
+    if sampler == "random":
+        return RandomProposer(space, seed)
+    if sampler == "grid":
+        return GridProposer(space, seed)
+    if sampler in OPTUNA_SAMPLERS:
+        return OptunaProposer(sampler, space, n_objectives, n_constraints, seed)
+    known = ", ".join(SAMPLERS)
+    raise SearchError(f"A sampler is one of {known}, but got {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")
+
+
+def _refuse_gp_options(sampler: str, **options: str) -> None:
+    given = {name: value for name, value in options.items() if value != GP_DEFAULTS[name]}
+    if given:
+        raise SearchError(
+            f"Only {option('sampler', 'gp')} takes {' and '.join(option(*item) for item in given.items())}, "
+            f"but got {option('sampler', sampler)}. Leave out {' and '.join(map(option, given))}."
+        )

@@ -1,22 +1,7 @@
-"""Bayesian optimization: the middle and an even design first, then wherever the surrogate expects to gain most.
+"""The sampler `gp`: Bayesian optimization with Gaussian processes.
 
-Whoever writes down ranges tends to put what is usual into their middle, so the search begins there; as Ax does. On 12
-tuning tasks that neither helped nor hurt (mean normalised regret .054 and .053, 12 seeds); some test functions have
-their optimum near the middle or in it, which is why `tests/benchmarks` has Ackley's in a shifted box, too.
-
-Does a search stand on a plateau? Its trials keep coming to the best loss, to the last digit, and nothing below it.
-
-A decision tree whose depth no longer matters, or an accuracy counted over few examples, has steps. A process that is
-smooth everywhere believes that the next point of a step may be lower, however often it was not; and if its own
-proposals only repeat the best known loss, what it expects of the others is worth little. Then every other trial is
-drawn at random. On tuning a decision tree (breast cancer, 6 parameters, 40 trials, 16 seeds) the median regret fell
-from .23 to .07; searches in which no loss comes twice are not touched.
-
-One thread for linear algebra while a point is proposed.
-
-The matrices are small: several threads spin longer than they work (four times the processor time on a busy machine),
-and how many there are would decide the last digits. PyTorch, which the trials train with, has threads of its own and is
-left alone.
+The first points are the middle of every range and a Sobol sequence. Then the point with the largest acquisition value
+is proposed. If the search has reached a plateau, every other point is random.
 """
 
 from __future__ import annotations
@@ -32,86 +17,65 @@ from threadpoolctl import ThreadpoolController
 from nbcompress.errors import GoalError, did_you_mean
 from nbcompress.optimize.acquisition import (
     ACQUISITIONS,
-    Acquisition,
-    ImprovementWhilePending,
-    Sum,
-    Term,
-    feasibility,
-    improvement,
+    AcquisitionFunction,
+    AnalyticAcquisition,
+    QLogExpectedImprovement,
+    SumAcquisition,
+    analytic_acquisition,
+    log_feasibility,
 )
-from nbcompress.optimize.acquisition_optimizer import SPARING, CandidateSearch, Effort
-from nbcompress.optimize.encoding import Axes, Embedding
+from nbcompress.optimize.acquisition_optimizer import (
+    DEFAULT_OPTIONS,
+    SAMPLED_ACQUISITION_OPTIONS,
+    optimize_acquisition,
+)
+from nbcompress.optimize.candidates import Narrowing, UntriedPoints, UntriedPointsWithin
+from nbcompress.optimize.encoding import Embedding, SpaceEncoder
 from nbcompress.optimize.history import Array, History, Proposal
-from nbcompress.optimize.models import Belief
+from nbcompress.optimize.models import FittedModels
 from nbcompress.optimize.multi_objective import (
-    LogHypervolumeImprovement,
-    draw_direction,
-    improvement_along,
-    is_efficient,
+    LogExpectedHypervolumeImprovement,
+    draw_weights,
     reference_point,
+    scalarized_acquisition,
 )
-from nbcompress.optimize.narrowing import Narrowing, UnseenWithin
 from nbcompress.optimize.proposers.baselines import SobolProposer
-from nbcompress.optimize.protocol import Unseen, generator
-from nbcompress.optimize.surrogates.closed_form import Form
+from nbcompress.optimize.protocol import Stream, random_generator
+from nbcompress.optimize.surrogates.closed_form import ModelSpec
 from nbcompress.space import Space
-
-# So many of so many recent trials that repeat the best are a plateau. Chosen on two trees, with 3 as the other answer.
-REPEATED, RECENT = 2, 6
-# One trial in so many is drawn at random then.
-EVERY = 2
-
-
-def n_repeats(history: History) -> int:
-    """Return how many of the recent feasible trials have the very losses of an earlier one that nothing beats."""
-    losses = history.losses[history.is_feasible]
-    recent = range(max(0, len(losses) - RECENT), len(losses))
-    return sum(_came_before(losses, i) and not _is_beaten(losses, losses[i]) for i in recent)
-
-
-def _came_before(losses: Array, i: int) -> bool:
-    return bool((losses[:i] == losses[i]).all(1).any())
-
-
-def _is_beaten(losses: Array, row: Array) -> bool:
-    return bool(((losses <= row).all(1) & (losses < row).any(1)).any())
-
-
-def should_leave(number: int, history: History) -> bool:
-    """Say whether trial `number` is to be drawn at random."""
-    return number % EVERY == 0 and n_repeats(history) >= REPEATED
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    # Finding the libraries takes milliseconds; by the first call NumPy's and SciPy's are loaded.
-    return ThreadpoolController()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Hold the BLAS of NumPy and SciPy to one thread, and give back what it had."""
-    with _controller().limit(limits=1, user_api="blas"):
-        yield
-
+from nbcompress.study.front import is_non_dominated
 
 MAX_OBJECTIVES = 4
-# Known points whose neighbours are candidates.
-N_NEAR = 6
-# A gain below this, in standardised units, is told in words: its digits mean nothing to a reader.
-HARDLY_ANY = 1e-9
+# The acquisition optimizer starts near this many of the best known points.
+N_BEST_KNOWN = 6
+# A gain below this, in standardized units, is shown in words: its digits mean nothing to a reader.
+NEGLIGIBLE_GAIN = 1e-9
+# The search is on a plateau if this many of the latest trials only repeat the best values. Heuristic, see
+# benchmarks.md#plateau.
+PLATEAU_REPEATS, PLATEAU_WINDOW = 2, 6
+# On a plateau one trial in this many is random.
+RANDOM_EVERY = 2
 
 
 def n_initial_points(d: int) -> int:
-    """Return how many points the design has before the surrogate takes over. A heuristic."""
+    """Return the number of initial points before the surrogate is used, for `d` parameters. Heuristic."""
     return min(8, 2 * (d + 1))
 
 
 class GaussianProcessProposer:
-    """The sampler `gp`.
+    """The sampler `gp`; a `SurrogateProposer` and a `NarrowableProposer`.
+
+    Args:
+        space: The space to search.
+        n_objectives: From 1 to 4.
+        n_constraints: The number of constraints.
+        seed: Equal seeds and histories give equal points.
+        acquisition: `logei`, `ucb`, `pi` or `qlogei`.
+        kernel: `matern52` or `rbf`.
+        mean: `constant`, `linear` or `zero`.
 
     Raises:
-        GoalError: An unknown acquisition, kernel or mean; or more objectives than it can steer by.
+        GoalError: An unknown acquisition, kernel or mean; or too many objectives.
     """
 
     def __init__(
@@ -130,136 +94,198 @@ class GaussianProcessProposer:
             raise GoalError(f"The acquisition is one of {known}, but got {acquisition!r}.{hint}")
         if n_objectives > MAX_OBJECTIVES:
             raise GoalError(
-                f"The sampler 'gp' steers by at most {MAX_OBJECTIVES} objectives, but got {n_objectives}. "
-                "Turn some into constraints, or take the sampler 'nsga2'."
+                f"The sampler 'gp' supports at most {MAX_OBJECTIVES} objectives, but got {n_objectives}. "
+                "Turn some into constraints, or use the sampler 'nsga2'."
             )
-        self.form = Form(kernel, mean)
-        self.axes = Axes(space)
-        self.embedding = Embedding(self.axes)
+        self.spec = ModelSpec(kernel, mean)
+        self.encoder = SpaceEncoder(space)
+        self.embedding = Embedding(self.encoder)
         self.n_objectives, self.n_constraints = n_objectives, n_constraints
         self.seed, self.acquisition = seed, acquisition
         self.narrowing = Narrowing(space)
-        self._design = SobolProposer(space, seed)
-        self._believed: tuple[History, Belief] | None = None
+        self._sobol = SobolProposer(space, seed)
+        # A space is compared by its text, which is slow to make.
+        self._models_key = (FittedModels, repr(space), self.spec)
 
     def propose(self, number: int, history: History) -> Proposal:
-        with one_thread():
-            return self._propose(number, history)
+        with single_threaded_blas():
+            return self.narrowing.proposal(
+                self.encoder, history, lambda untried: self._propose_among(number, history, untried)
+            )
 
-    def _propose(self, number: int, history: History) -> Proposal:
-        return self.narrowing.proposal(self.axes, history, lambda unseen: self._propose_among(number, history, unseen))
+    def fit_models(self, history: History) -> FittedModels:
+        """Return the models fitted to a history. They are kept with the history, because panels ask many times."""
 
-    def _propose_among(self, number: int, history: History, unseen: Unseen) -> Proposal:
-        n_initial = n_initial_points(self.axes.d)
-        knows = (history.having("told") | history.having("failed")).any()
-        if len(history) < n_initial or not knows:
-            proposal = self._first(number, history, unseen)
+        def fit() -> FittedModels:
+            with single_threaded_blas():
+                return FittedModels.fit(history, self.embedding, self.spec)
+
+        return history.cached(self._models_key, fit)
+
+    def acquisition_function(self, history: History, number: int) -> AcquisitionFunction:
+        """Return the acquisition function for trial `number`: improvement and feasibility together."""
+        gain, feasibility = self.acquisition_terms(self.fit_models(history), history, number)
+        return SumAcquisition([*([gain] if gain else []), *feasibility])
+
+    def acquisition_terms(
+        self, models: FittedModels, history: History, number: int
+    ) -> tuple[AcquisitionFunction | None, list[AnalyticAcquisition]]:
+        """Return the improvement (None while no point is feasible), and the log probability of each constraint."""
+        feasibility = [log_feasibility(model) for model in models.constraints.values()]
+        if not history.is_feasible.any():
+            return None, feasibility
+        return self._improvement(models, history, number, self.acquisition), feasibility
+
+    def _propose_among(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
+        n_initial = n_initial_points(self.encoder.d)
+        has_results = (history.has_status("told") | history.has_status("failed")).any()
+        if len(history) < n_initial or not has_results:
+            proposal = self._initial_point(number, history, untried)
             return Proposal(proposal.point, reason=f"one of the first {n_initial} points: {proposal.reason}")
-        if should_leave(number, history):
+        if is_random_on_plateau(number, history):
             reason = f"drawn at random, since {n_repeats(history)} of the latest trials only repeat the best value"
-            return Proposal(unseen.draw(generator(self.seed, number, purpose=6)), reason=reason)
-        belief = self.believe(history)
-        gain, limits = self.terms(belief, number)
-        if gain is None and not limits:
-            return self._first(number, history, unseen)
-        acquisition = Sum([*([gain] if gain else []), *limits])
-        rng = generator(self.seed, number, purpose=2)
+            rng = random_generator(self.seed, number, Stream.RANDOM_AMONG_UNTRIED)
+            return Proposal(untried.draw(rng), reason=reason)
+        models = self.fit_models(history)
+        gain, feasibility = self.acquisition_terms(models, history, number)
+        if gain is None and not feasibility:
+            return self._initial_point(number, history, untried)
+        acquisition = SumAcquisition([*([gain] if gain else []), *feasibility])
+        rng = random_generator(self.seed, number, Stream.ACQUISITION_OPTIMIZER)
         is_sampled = self.n_objectives > 1 and self.acquisition == "qlogei"
-        effort = SPARING if is_sampled else Effort()
-        search = CandidateSearch(self.embedding, acquisition, unseen, rng, effort)
-        row, _ = search.best(self._near(belief))
-        expected, reason = self._explain(belief, number, gain, limits, row)
-        note: dict[str, Any] = {**belief.note, **({} if expected is None else {"gain": expected})}
-        return Proposal(self.axes.point(row), note, reason)
+        options = SAMPLED_ACQUISITION_OPTIONS if is_sampled else DEFAULT_OPTIONS
+        best_known = self._best_known_rows(models, history)
+        row, _ = optimize_acquisition(self.embedding, acquisition, untried, rng, best_known, options)
+        expected_gain, reason = self._explain(models, history, number, gain, feasibility, row)
+        note: dict[str, Any] = {**models.note, **({} if expected_gain is None else {"gain": expected_gain})}
+        return Proposal(self.encoder.point(row), note, reason)
 
-    def _first(self, number: int, history: History, unseen: Unseen) -> Proposal:
-        """Return a point of the design, the middle and then the whole space evenly; within limits a random one."""
-        if isinstance(unseen, UnseenWithin):
-            return Proposal(unseen.draw(generator(self.seed, number, purpose=6)), reason="random")
-        middle = self.axes.middle()
-        if number == 0 and middle in unseen:
-            return Proposal(self.axes.point(middle), reason="the middle of every range")
-        return self._design.propose(number, history)
+    def _initial_point(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
+        """Return the middle of the space, and then points of a Sobol sequence; a random point within ranges.
 
-    def believe(self, history: History) -> Belief:
-        """Return what the surrogate believes after a history; the last answer is kept, for panels ask many times."""
-        if self._believed is None or self._believed[0] is not history:
-            with one_thread():
-                self._believed = history, Belief.after(history, self.embedding, self.form)
-        return self._believed[1]
+        Users tend to center a range on the usual value; Ax begins in the middle, too. Heuristic, see
+        benchmarks.md#initial-points.
+        """
+        if isinstance(untried, UntriedPointsWithin):
+            rng = random_generator(self.seed, number, Stream.RANDOM_AMONG_UNTRIED)
+            return Proposal(untried.draw(rng), reason="random")
+        center = self.encoder.center()
+        if number == 0 and center in untried:
+            return Proposal(self.encoder.point(center), reason="the middle of every range")
+        return self._sobol.propose(number, history)
 
-    def terms(self, belief: Belief, number: int) -> tuple[Acquisition | None, list[Term]]:
-        """Return what a point may gain (None before any point is feasible), and the chances that it is feasible."""
-        limits = [feasibility(process) for process in belief.limits.values()]
-        if not belief.history.is_feasible.any():
-            return None, limits
-        return self._gain(belief, number, self.acquisition), limits
-
-    def _gain(self, belief: Belief, number: int, acquisition: str) -> Acquisition:
-        """Return what a point may gain by an acquisition of this name, once a point is feasible."""
-        feasible = belief.features[belief.history.is_feasible]
-        if self.n_objectives == 1 and acquisition == "qlogei" and len(belief.pending) > 0:
-            best = float(belief.fitted[0].means(feasible).min())
-            draws = generator(self.seed, number, purpose=5)
-            return ImprovementWhilePending(belief.fitted[0], belief.pending, best, draws)
-        # Pending points count with their predicted losses: to find what they are about to find is no gain.
-        known = np.vstack([feasible, belief.pending])
-        losses = belief.standard_losses(known)
+    def _improvement(
+        self, models: FittedModels, history: History, number: int, acquisition: str
+    ) -> AcquisitionFunction:
+        """Return the acquisition of this name without constraints; needs a feasible point."""
+        feasible = models.features[history.is_feasible]
+        if self.n_objectives == 1 and acquisition == "qlogei" and len(models.X_pending) > 0:
+            best = float(models.unconditioned[0].predict_mean(feasible).min())
+            rng = random_generator(self.seed, number, Stream.PENDING_OUTCOMES)
+            return QLogExpectedImprovement(models.unconditioned[0], models.X_pending, best, rng)
+        # Pending points count with their predicted losses: what they are about to find is no further improvement.
+        losses = models.mean_losses(np.vstack([feasible, models.X_pending]))
         if self.n_objectives == 1:
-            return improvement(acquisition, belief.losses[0], float(losses.min()))
+            return analytic_acquisition(acquisition, models.objectives[0], float(losses.min()))
         reference = reference_point(losses)
-        processes = [belief.losses[j] for j in range(self.n_objectives)]
+        objectives = [models.objectives[j] for j in range(self.n_objectives)]
         if acquisition in ("ucb", "pi"):
-            direction = draw_direction(generator(self.seed, number, purpose=7), self.n_objectives)
-            return improvement_along(acquisition, processes, losses, reference, direction)
+            rng = random_generator(self.seed, number, Stream.SCALARIZATION_WEIGHTS)
+            weights = draw_weights(rng, self.n_objectives)
+            return scalarized_acquisition(acquisition, objectives, losses, reference, weights)
         if acquisition == "logei":
-            return LogHypervolumeImprovement(processes, losses, reference)
-        from nbcompress.optimize.surrogates.botorch import NoisyHypervolume
+            return LogExpectedHypervolumeImprovement(objectives, losses, reference)
+        from nbcompress.optimize.surrogates.botorch import QLogNoisyExpectedHypervolumeImprovement
 
-        seed = int(generator(self.seed, number, purpose=3).integers(2**31))
-        front = feasible[is_efficient(losses[: len(feasible)])]
-        fitted = [belief.fitted[j] for j in range(self.n_objectives)]
-        return NoisyHypervolume(fitted, np.vstack([front, belief.pending]), reference, seed)
+        seed = int(random_generator(self.seed, number, Stream.SAMPLED_FRONT).integers(2**31))
+        front = feasible[is_non_dominated(losses[: len(feasible)])]
+        unconditioned = [models.unconditioned[j] for j in range(self.n_objectives)]
+        X_baseline = np.vstack([front, models.X_pending])
+        return QLogNoisyExpectedHypervolumeImprovement(unconditioned, X_baseline, reference, seed)
 
-    def _near(self, belief: Belief) -> Array:
-        """Return full rows of the best known points, shape `(b, d)`."""
-        history = belief.history
+    def _best_known_rows(self, models: FittedModels, history: History) -> Array:
+        """Return full rows of the best known points, shape `(b, d)`; without a feasible one the least infeasible."""
         feasible = history.is_feasible
         if feasible.any():
             losses = history.losses[feasible]
             if self.n_objectives == 1:
                 order = np.argsort(losses[:, 0], kind="stable")
             else:
-                order = np.flatnonzero(is_efficient(losses))
-                # Spread along the front, its ends included.
+                order = np.flatnonzero(is_non_dominated(losses))
+                # Evenly spread along the front, including its ends.
                 order = order[np.argsort(losses[order, 0], kind="stable")]
-                order = order[np.unique(np.linspace(0, len(order) - 1, N_NEAR).round().astype(int))]
-            return belief.rows[feasible][order[:N_NEAR]]
-        told = history.having("told")
+                order = order[np.unique(np.linspace(0, len(order) - 1, N_BEST_KNOWN).round().astype(int))]
+            return models.rows[feasible][order[:N_BEST_KNOWN]]
+        told = history.has_status("told")
         if not told.any():
-            return np.empty((0, self.axes.d))
+            return np.empty((0, self.encoder.d))
         slacks = np.nan_to_num(history.slacks[told], nan=0.0).clip(0.0)
-        spread = slacks.max(0, initial=0.0)
-        violation = (slacks / np.where(spread > 0, spread, 1.0)).sum(1)
-        return belief.rows[told][np.argsort(violation, kind="stable")[:N_NEAR]]
+        largest = slacks.max(0, initial=0.0)
+        violation = (slacks / np.where(largest > 0, largest, 1.0)).sum(1)
+        return models.rows[told][np.argsort(violation, kind="stable")[:N_BEST_KNOWN]]
 
     def _explain(
-        self, belief: Belief, number: int, gain: Acquisition | None, limits: list[Term], row: Array
+        self,
+        models: FittedModels,
+        history: History,
+        number: int,
+        gain: AcquisitionFunction | None,
+        feasibility: list[AnalyticAcquisition],
+        row: Array,
     ) -> tuple[float | None, str]:
-        """Return the expected gain in the units of the losses (None without one), and why this point."""
+        """Return the expected gain in the units of the losses (None without one), and the reason for this point."""
         feature = self.embedding.features(row[None])
-        chance = float(np.exp(Sum(limits).score(feature)[0]))
+        probability = float(np.exp(SumAcquisition(feasibility).score(feature)[0]))
         if gain is None:
-            return None, f"no point is feasible yet; this one is with probability {chance:.0%}"
+            return None, f"no point is feasible yet; this one is with probability {probability:.0%}"
         if self.acquisition in ("ucb", "pi"):
-            gain = self._gain(belief, number, "logei")
-        scale = float(np.prod([process.units.slope for process in belief.losses.values()]))
-        expected = float(np.exp(gain.score(feature)[0])) * chance * scale
+            gain = self._improvement(models, history, number, "logei")
+        scale = float(np.prod([model.outcome_transform.linear_scale for model in models.objectives.values()]))
+        expected_gain = float(np.exp(gain.score(feature)[0])) * probability * scale
         what = "expected gain" if self.n_objectives == 1 else "expected gain in hypervolume"
-        reason = f"{what} {in_words(expected, scale)}"
-        return expected, reason + (f", feasible with probability {chance:.0%}" if limits else "")
+        reason = f"{what} {gain_text(expected_gain, scale)}"
+        return expected_gain, reason + (f", feasible with probability {probability:.0%}" if feasibility else "")
 
 
-def in_words(gain: float, scale: float) -> str:
-    """Return an expected gain as a reader wants it; `scale` is what one standardised unit comes to."""
-    return f"{gain:.3g}" if gain > HARDLY_ANY * scale else "next to nothing"
+def gain_text(gain: float, scale: float) -> str:
+    """Return an expected gain as text.
+
+    Args:
+        gain: In the units of the losses.
+        scale: The size of one standardized unit, in the units of the losses.
+    """
+    return f"{gain:.3g}" if gain > NEGLIGIBLE_GAIN * scale else "next to nothing"
+
+
+def is_random_on_plateau(number: int, history: History) -> bool:
+    """Say whether trial `number` is drawn at random because the search is on a plateau.
+
+    A decision tree whose depth no longer matters, or an accuracy over few examples, is a step function. A smooth model
+    keeps expecting that another point of the same step is better.
+    """
+    return number % RANDOM_EVERY == 0 and n_repeats(history) >= PLATEAU_REPEATS
+
+
+def n_repeats(history: History) -> int:
+    """Return how many of the latest feasible trials repeat exactly the losses of an earlier, non-dominated one."""
+    losses = history.losses[history.is_feasible]
+    is_on_front = is_non_dominated(losses)
+    latest = range(max(0, len(losses) - PLATEAU_WINDOW), len(losses))
+    return sum(bool(is_on_front[i]) and bool((losses[:i] == losses[i]).all(1).any()) for i in latest)
+
+
+@cache
+def _threadpool_controller() -> ThreadpoolController:
+    # Finding the libraries takes milliseconds. By the first call those of NumPy and SciPy are loaded.
+    return ThreadpoolController()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Limit the BLAS of NumPy and SciPy to one thread, and restore the limit afterwards.
+
+    The matrices are small: with several threads waiting costs more than computing, and the number of threads would
+    change the last digits. PyTorch, which trials train with, has its own threads and is not affected.
+    """
+    with _threadpool_controller().limit(limits=1, user_api="blas"):
+        yield

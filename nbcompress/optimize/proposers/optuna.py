@@ -1,6 +1,6 @@
-"""Optuna's samplers as baselines: the history is replayed into a study in memory, which is then asked.
+"""Optuna's samplers as proposers: the history is copied into a study in memory, which is then asked.
 
-Each proposal builds its sampler anew, seeded from (seed, number); so it depends on nothing but the history.
+Every proposal makes a new sampler, seeded by (seed, number), so it depends only on the history.
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbcompress.optimize.encoding import Axes
+from nbcompress.optimize.candidates import UntriedPoints
+from nbcompress.optimize.encoding import SpaceEncoder
 from nbcompress.optimize.history import Array, History, Proposal
-from nbcompress.optimize.protocol import Unseen, generator
-from nbcompress.space import Choice, Float, Int, Point, Space
+from nbcompress.optimize.protocol import random_generator
+from nbcompress.space import Point, Space
+from nbcompress.study.optuna_distributions import distribution_of
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-# Optuna's own default, 50, would draw at random for longer than our usual searches last. A heuristic.
+# With Optuna's default of 50 the first generation, which is random, would be longer than usual searches. Heuristic.
 POPULATION = 12
-# How often a sampler is asked again when it comes to a known point.
-MAX_ASKED = 4
-NAMES = {"tpe": "TPE", "nsga2": "NSGA-II", "optuna-gp": "Gaussian process"}
+# How often a sampler is asked when it proposes known points.
+MAX_ASKS = 4
+# Optuna's name of each sampler.
+SAMPLERS = {"tpe": "TPE", "nsga2": "NSGA-II", "optuna-gp": "Gaussian process"}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna's experimental warnings and its line about a new study from the user, who did not make that study."""
+def _without_optuna_output() -> Iterator[None]:
+    """Suppress Optuna's warnings about experimental features and its message about a new study, which is internal."""
     logger = logging.getLogger("optuna.storages._in_memory")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -56,48 +58,37 @@ def _sampler(name: str, seed: int) -> BaseSampler:
     return samplers.TPESampler(seed=seed)
 
 
-def _distribution(parameter: Any) -> BaseDistribution:
-    from optuna import distributions
-
-    if isinstance(parameter, Float):
-        return distributions.FloatDistribution(parameter.low, parameter.high, parameter.log, parameter.step)
-    if isinstance(parameter, Int):
-        return distributions.IntDistribution(parameter.low, parameter.high, parameter.log, parameter.step)
-    assert isinstance(parameter, Choice)
-    return distributions.CategoricalDistribution(parameter.options)
-
-
 class OptunaProposer:
-    """Asks one of Optuna's samplers."""
+    """The samplers `tpe`, `nsga2` and `optuna-gp`."""
 
     def __init__(self, name: str, space: Space, n_objectives: int, n_constraints: int = 0, seed: int = 0) -> None:
         self.name, self.seed = name, seed
-        self.axes = Axes(space)
+        self.encoder = SpaceEncoder(space)
         self.n_objectives, self.n_constraints = n_objectives, n_constraints
 
     def propose(self, number: int, history: History) -> Proposal:
-        unseen = Unseen(self.axes, history)
-        rng = generator(self.seed, number)
-        with _quiet():
-            study = self._replay(history)
-            for _ in range(MAX_ASKED):
+        untried = UntriedPoints(self.encoder, history)
+        rng = random_generator(self.seed, number)
+        with _without_optuna_output():
+            study = self._study_of(history)
+            for _ in range(MAX_ASKS):
                 study.sampler = _sampler(self.name, int(rng.integers(2**31)))
                 point, attributes = self._ask(study)
-                if self.axes.rows([point])[0] in unseen:
+                if self.encoder.rows([point])[0] in untried:
                     note = {"optuna": attributes} if attributes else {}
-                    return Proposal(point, note, f"asked Optuna's {NAMES[self.name]} sampler")
-        reason = f"drawn at random, since Optuna's {NAMES[self.name]} sampler came to known points"
-        return Proposal(unseen.draw(rng), reason=reason)
+                    return Proposal(point, note, f"asked Optuna's {SAMPLERS[self.name]} sampler")
+        reason = f"drawn at random, since Optuna's {SAMPLERS[self.name]} sampler proposed known points only"
+        return Proposal(untried.draw(rng), reason=reason)
 
     def _ask(self, study: Study) -> tuple[Point, dict[str, Any]]:
-        space, trial, point = self.axes.space, study.ask(), Point()
+        space, trial, point = self.encoder.space, study.ask(), Point()
         for name in space.names:
             if space.is_active(name, point):
-                point[name] = trial._suggest(name, _distribution(space[name]))
+                point[name] = trial._suggest(name, distribution_of(space[name], keep_step=True))
         attributes = study.get_trials(deepcopy=False)[trial.number].system_attrs
         return space.check(point), {key: value for key, value in attributes.items() if _is_json_scalar(value)}
 
-    def _replay(self, history: History) -> Study:
+    def _study_of(self, history: History) -> Study:
         import optuna
 
         study = optuna.create_study(directions=["minimize"] * self.n_objectives)
@@ -107,22 +98,23 @@ class OptunaProposer:
     def _trials(self, history: History) -> list[FrozenTrial]:
         from optuna.trial import TrialState, create_trial
 
-        # A trial that broke a constraint early lacks losses. It counts as complete with the worst of each, since
-        # Optuna learns from constraints of complete trials alone.
+        # A trial that violated a constraint early has no losses. It counts as complete with the worst loss of each
+        # objective, since Optuna reads constraints of complete trials only.
         losses = np.where(np.isnan(history.losses), _worst(history.losses), history.losses)
-        trials = []
+        space, trials = self.encoder.space, []
         for i, (point, status, note) in enumerate(zip(history.points, history.status, history.notes, strict=True)):
             known = not np.isnan(history.losses[i]).any() or bool((history.slacks[i] > 0).any())
             state = TrialState.COMPLETE if known else TrialState.FAIL
             state = {"told": state, "failed": TrialState.FAIL, "pending": TrialState.RUNNING}[status]
             complete = state == TrialState.COMPLETE
-            slacks = {str(j): 0.0 if math.isnan(s) else float(s) for j, s in enumerate(history.slacks[i])}
+            slacks = {str(j): 0.0 if math.isnan(slack) else float(slack) for j, slack in enumerate(history.slacks[i])}
+            distributions = {name: distribution_of(space[name], keep_step=True) for name in point}
             trials.append(
                 create_trial(
                     state=state,
                     values=losses[i].tolist() if complete else None,
                     params=dict(point),
-                    distributions={name: _distribution(self.axes.space[name]) for name in point},
+                    distributions=distributions,
                     system_attrs=dict(note.get("optuna", {})),
                     constraints=slacks if complete and slacks else None,
                 )

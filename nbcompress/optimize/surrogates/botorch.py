@@ -1,7 +1,7 @@
-"""A fitted process as a GPyTorch/BoTorch model, qLogNEHVI on such models, and the boxes that a front leaves.
+"""Convert a fitted Gaussian process to a BoTorch model; qLogNEHVI and box decompositions by BoTorch.
 
-The only module that loads torch. It leaves the global random state and the default dtype of torch alone: every tensor
-is double by name, and random numbers come with their own generator.
+This is the only module of the folder that loads torch. It does not change the global random state or the default dtype
+of torch: every tensor has an explicit dtype, and random numbers have their own generator.
 
 References:
     Daulton, Balandat, Bakshy (2021), "Parallel Bayesian Optimization of Multiple Noisy Objectives with Expected
@@ -20,7 +20,7 @@ from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogates.closed_form import NOISE_FLOOR, GaussianProcess
 
 with warnings.catch_warnings():
-    # linear_operator uses torch.jit.script at import, which torch announces to remove; nothing a user can act on.
+    # linear_operator uses torch.jit.script at import, which is deprecated; a user can do nothing about it.
     warnings.simplefilter("ignore", DeprecationWarning)
     import botorch
     import gpytorch
@@ -36,15 +36,15 @@ with warnings.catch_warnings():
     from gpytorch.means import ConstantMean, LinearMean, Mean, ZeroMean
     from linear_operator.utils.warnings import NumericalWarning
 
-# Quasi-random samples of the front; its boxes are worked out for every one of them, which is what costs.
+# Quasi-random samples of the front. The box decomposition of every sample dominates the cost.
 N_SAMPLES = 32
-# Rows scored at once; a bound on memory, since every row meets every sample and every box.
+# Rows scored at once. Bounds memory: every row is combined with every sample and every box.
 CHUNK = 128
 
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Exact algebra; and no remarks about inputs (features need not lie in a cube) or jitter (both are dealt with)."""
+    """Use exact linear algebra; suppress warnings about input scaling (features need not lie in a cube) and jitter."""
     with (
         warnings.catch_warnings(),
         botorch.settings.validate_input_scaling(False),
@@ -59,8 +59,8 @@ def tensor(array: Array) -> torch.Tensor:
     return torch.tensor(array, dtype=torch.float64, device="cpu")
 
 
-class Trend(Kernel):  # type: ignore[misc]  # GPyTorch comes without types
-    """The covariance of a trend, `t2 P P'`; see `trend.py`."""
+class TrendKernel(Kernel):  # type: ignore[misc]  # GPyTorch comes without types
+    """The covariance of the trend, `t2 P P'`; see `trend_basis`."""
 
     def __init__(self, variance: float) -> None:
         super().__init__()
@@ -80,40 +80,40 @@ class Trend(Kernel):  # type: ignore[misc]  # GPyTorch comes without types
         return columns * share
 
 
-def as_botorch(process: GaussianProcess, sign: float = 1.0) -> SingleTaskGP:
-    """Return the process of `sign * y` as a BoTorch model over features: equal mean, variance and likelihood."""
-    n_features = len(process.owner)
+def as_botorch(model: GaussianProcess, sign: float = 1.0) -> SingleTaskGP:
+    """Return a BoTorch model over features of `sign * y`, with the same mean, variance and likelihood."""
+    n_features = len(model.owner)
     base = {"matern52": lambda: MaternKernel(2.5, ard_num_dims=n_features), "rbf": lambda: RBFKernel(n_features)}
-    kernel = ScaleKernel(base[process.form.kernel]()).double()
-    kernel.outputscale = process.hyper.signal
-    kernel.base_kernel.lengthscale = tensor(process.hyper.lengthscales[process.owner])
-    covariance = kernel + Trend(process.hyper.trend) if process.hyper.trend > 0 else kernel
+    kernel = ScaleKernel(base[model.spec.kernel]()).double()
+    kernel.outputscale = model.hyper.signal
+    kernel.base_kernel.lengthscale = tensor(model.hyper.lengthscales[model.owner])
+    covariance = kernel + TrendKernel(model.hyper.trend) if model.hyper.trend > 0 else kernel
     likelihood = GaussianLikelihood(noise_constraint=GreaterThan(NOISE_FLOOR / 10)).double()
-    likelihood.noise = process.hyper.noise
+    likelihood.noise = model.hyper.noise
     with _settings():
         model = SingleTaskGP(
-            tensor(process.features),
-            tensor(sign * process.y)[:, None],
+            tensor(model.features),
+            tensor(sign * model.y)[:, None],
             likelihood=likelihood,
             covar_module=covariance,
-            mean_module=_mean(process, sign),
+            mean_module=_mean(model, sign),
             outcome_transform=None,
         )
     return model.eval()
 
 
-def _mean(process: GaussianProcess, sign: float) -> Mean:
-    b = tensor(sign * process.b)
+def _mean(model: GaussianProcess, sign: float) -> Mean:
+    b = tensor(sign * model.b)
     with torch.no_grad():
-        if process.form.mean == "zero":
+        if model.spec.mean == "zero":
             return ZeroMean()
-        if process.form.mean == "constant":
+        if model.spec.mean == "constant":
             constant = ConstantMean().double()
             constant.constant.copy_(b[0])
             return constant
-        # LinearMean draws its first weights from the global generator; these are replaced, and the state restored.
+        # LinearMean draws initial weights from the global generator. They are replaced, and its state is restored.
         with torch.random.fork_rng(devices=[]):
-            linear = LinearMean(len(process.owner)).double()
+            linear = LinearMean(len(model.owner)).double()
         linear.weights.copy_(b[1:, None])
         linear.bias.copy_(b[:1])
         return linear
@@ -121,7 +121,7 @@ def _mean(process: GaussianProcess, sign: float) -> Mean:
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Keep BoTorch from compiling C++ on the user's machine at first use (it would take half a minute)."""
+    """Keep BoTorch from compiling C++ code at first use, which would take half a minute."""
     before = getattr(botorch_logei, "_load_attempted", False)
     botorch_logei._load_attempted = True
     try:
@@ -130,29 +130,29 @@ def _without_compiler() -> Iterator[None]:
         botorch_logei._load_attempted = before
 
 
-def boxes(front: Array, reference: Array) -> tuple[Array, Array]:
-    """Return the boxes that a front `(K, m)` leaves below the reference: lower and upper corners, each `(B, m)`."""
-    found = FastNondominatedPartitioning(ref_point=tensor(-reference), Y=tensor(-front)).get_hypercell_bounds()
-    high, low = (-corner.numpy() for corner in found)
+def box_decomposition(front: Array, reference: Array) -> tuple[Array, Array]:
+    """Return boxes of the region that a front `(K, m)` does not dominate: lower and upper corners, each `(B, m)`."""
+    partitioning = FastNondominatedPartitioning(ref_point=tensor(-reference), Y=tensor(-front))
+    high, low = (-corner.numpy() for corner in partitioning.get_hypercell_bounds())
     return np.asarray(low), np.asarray(high)
 
 
-class NoisyHypervolume:
-    """qLogNEHVI of two to four losses at one point: what the losses of known and pending points are is drawn.
+class QLogNoisyExpectedHypervolumeImprovement:
+    """qLogNEHVI of two to four losses at one point: the losses of known and pending points are sampled.
 
     Args:
-        processes: One for each loss, before they believe anything of pending points.
-        known: Shape `(n, D)`; features of the points whose front is to be improved, pending ones among them.
-        reference: Shape `(m,)`, standardised losses.
+        models: One for each loss, not conditioned on pending points.
+        X_baseline: Shape `(n, D)`; features of the points whose front is to be improved, with the pending ones.
+        reference: Shape `(m,)`, standardized losses.
         seed: Of the quasi-random samples.
     """
 
-    def __init__(self, processes: Sequence[GaussianProcess], known: Array, reference: Array, seed: int) -> None:
+    def __init__(self, models: Sequence[GaussianProcess], X_baseline: Array, reference: Array, seed: int) -> None:
         with _settings(), _without_compiler():
             self._function = botorch_logei.qLogNoisyExpectedHypervolumeImprovement(
-                model=ModelListGP(*[as_botorch(process, -1.0) for process in processes]),
+                model=ModelListGP(*[as_botorch(model, -1.0) for model in models]),
                 ref_point=tensor(-reference),
-                X_baseline=tensor(known),
+                X_baseline=tensor(X_baseline),
                 sampler=SobolQMCNormalSampler(torch.Size([N_SAMPLES]), seed=seed),
                 prune_baseline=False,
             )

@@ -1,3 +1,5 @@
+"""Groups of channels that can only be removed together, and the union-find of channel ids."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -11,19 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nbcompress.compressors.coupling import Coupling, Group, as_inputs, couple, trace
-from nbcompress.compressors.coupling.channel_ids import NO_LABEL, Labels
+from nbcompress.compressors.coupling import ChannelDependencies, ChannelGroup, find_dependencies, trace
+from nbcompress.compressors.coupling.channel_ids import NO_CHANNEL, ChannelIds
 from nbcompress.compressors.coupling.rules_shape import common_factors
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.errors import CompressionError
 
 
-def coupling_of(model: nn.Module, example: object) -> Coupling:
+def coupling_of(model: nn.Module, example: object) -> ChannelDependencies:
     model = model.eval()
-    return couple(model, trace(model, as_inputs(example)))
+    return find_dependencies(model, trace(model, inputs_from_example(example)))
 
 
-def places(group: Group) -> set[str]:
-    return {f"{name}[{dim}]" for name, dim in group.places}
+def tensor_axes(group: ChannelGroup) -> set[str]:
+    return {f"{name}[{dim}]" for name, dim in group.tensor_axes}
 
 
 # Groups written out by hand
@@ -37,14 +40,14 @@ def test_the_groups_of_a_resnet_block_with_a_shortcut() -> None:
         return {f"{name}.{part}[0]" for part in ("weight", "bias", "running_mean", "running_var")}
 
     enter, inner, outer = coupling.groups
-    assert places(enter) == {"0.weight[0]", "0.bias[0]", "1.conv1.weight[1]", "1.down.0.weight[1]"}
-    assert places(inner) == {"1.conv1.weight[0]", "1.conv2.weight[1]"} | norm("1.bn1")
-    assert places(outer) == {"1.conv2.weight[0]", "1.down.0.weight[0]", "2.weight[1]"} | norm("1.bn2") | norm(
+    assert tensor_axes(enter) == {"0.weight[0]", "0.bias[0]", "1.conv1.weight[1]", "1.down.0.weight[1]"}
+    assert tensor_axes(inner) == {"1.conv1.weight[0]", "1.conv2.weight[1]"} | norm("1.bn1")
+    assert tensor_axes(outer) == {"1.conv2.weight[0]", "1.down.0.weight[0]", "2.weight[1]"} | norm("1.bn2") | norm(
         "1.down.1"
     )
-    assert [len(one.units) for one in coupling.groups] == [4, 6, 6]
+    assert [len(group.units) for group in coupling.groups] == [4, 6, 6]
     assert inner.units[2][("1.conv1.weight", 0)] == (2,)
-    assert outer.makers == ("1.conv2.weight", "1.down.0.weight")
+    assert outer.producers == ("1.conv2.weight", "1.down.0.weight")
     assert outer.name == "1.conv2.weight"
     assert coupling.frozen == {
         "2.weight": "it is an output of the model, and outputs keep their shape",
@@ -63,7 +66,7 @@ def test_concatenation_keeps_groups_apart_and_moves_their_indices() -> None:
     assert second.units[0][("conv3.weight", 1)] == (8,)
     assert first.units[3][("fc.weight", 1)] == (3,)
     assert third.units[5][("fc.weight", 1)] == (17,)
-    assert [len(one.units) for one in (first, second, third)] == [8, 4, 6]
+    assert [len(group.units) for group in (first, second, third)] == [8, 4, 6]
 
 
 def test_a_gate_ties_the_halves() -> None:
@@ -114,7 +117,7 @@ def test_a_key_head_goes_with_its_query_heads() -> None:
 
 def test_recurrent_units_go_from_all_gates_and_layers() -> None:
     groups = coupling_of(zoo.Recurrent("LSTM"), ZOO["lstm"].example()).groups
-    hidden = next(one for one in groups if ("rnn.weight_hh_l1", 1) in one.places)
+    hidden = next(group for group in groups if ("rnn.weight_hh_l1", 1) in group.tensor_axes)
     assert hidden.units[1][("rnn.weight_ih_l0", 0)] == (1, 13, 25, 37)
     assert hidden.units[1][("rnn.weight_hh_l0", 1)] == (1,)
     assert hidden.units[1][("rnn.weight_ih_l1", 1)] == (1,)
@@ -136,8 +139,8 @@ def test_unknown_operators_freeze_what_reaches_them() -> None:
             return self.c(self.b(torch.fft.fft(self.a(x)).real))
 
     coupling = coupling_of(Waves(), torch.randn(3, 2))
-    assert coupling.frozen["a.weight"] == "fft_fft is an operator that channels cannot be followed through"
-    assert [one.name for one in coupling.groups] == ["b.weight"]
+    assert coupling.frozen["a.weight"] == "fft_fft is an operator without a rule for channels"
+    assert [group.name for group in coupling.groups] == ["b.weight"]
 
 
 @pytest.mark.parametrize("code", ["x[:, ::2]", "x[:, 1:3]", "x[:, 0:1]", "x.select(1, 0)[:, None]"])
@@ -161,71 +164,71 @@ def test_pieces_that_the_code_fixes_freeze(code: str) -> None:
 def test_units_of_a_group_are_disjoint_and_alike(name: str) -> None:
     model = ZOO[name].build()
     for group in coupling_of(model, ZOO[name].example()).groups:
-        for place in group.places:
+        for place in group.tensor_axes:
             indices = [index for unit in group.units for index in unit[place]]
             assert len(indices) == len(set(indices))
-        assert all(tuple(unit) == group.places for unit in group.units)
-        assert set(group.makers) <= {name for name, _ in group.places}
+        assert all(tuple(unit) == group.tensor_axes for unit in group.units)
+        assert set(group.producers) <= {name for name, _ in group.tensor_axes}
 
 
 # Labels
 
 
 def test_labels_tie_and_freeze_by_class() -> None:
-    labels = Labels()
-    one, other = labels.fresh(3), labels.fresh(3)
-    assert labels.tie(one, other, "") is not None
-    labels.freeze(other[:1], "because")
-    assert labels.roots(one).tolist()[0] == NO_LABEL
-    assert labels.why_frozen(int(one[0])) == "because"
-    assert labels.roots(one).tolist()[1:] == labels.roots(other).tolist()[1:]
+    channel_ids = ChannelIds()
+    first, second = channel_ids.new_axis(3), channel_ids.new_axis(3)
+    assert channel_ids.tie(first, second, "") is not None
+    channel_ids.freeze(second[:1], "because")
+    assert channel_ids.roots(first).tolist()[0] == NO_CHANNEL
+    assert channel_ids.reason_frozen(int(first[0])) == "because"
+    assert channel_ids.roots(first).tolist()[1:] == channel_ids.roots(second).tolist()[1:]
 
 
 def test_the_first_reason_stays_through_ties() -> None:
-    labels = Labels()
-    one, other = labels.fresh(2), labels.fresh(2)
-    labels.freeze(one, "first")
-    labels.freeze(one, "second")
-    labels.tie(other, one, "third")
-    assert labels.why_frozen(int(other[0])) == "first"
+    channel_ids = ChannelIds()
+    first, second = channel_ids.new_axis(2), channel_ids.new_axis(2)
+    channel_ids.freeze(first, "first")
+    channel_ids.freeze(first, "second")
+    channel_ids.tie(second, first, "third")
+    assert channel_ids.reason_frozen(int(second[0])) == "first"
 
 
 def test_an_axis_that_meets_no_axis_is_frozen() -> None:
-    labels = Labels()
-    one = labels.fresh(2)
-    assert labels.tie(one, None, "alone") is None
-    assert labels.why_frozen(int(one[1])) == "alone"
-    assert labels.tie(None, None, "") is None
-    assert labels.fresh(1) is None
-    partly = np.array([NO_LABEL, NO_LABEL])
-    another = labels.fresh(2)
-    labels.tie(another, partly, "constant")
-    assert labels.why_frozen(int(another[0])) == "constant"
+    channel_ids = ChannelIds()
+    first = channel_ids.new_axis(2)
+    assert channel_ids.tie(first, None, "alone") is None
+    assert channel_ids.reason_frozen(int(first[1])) == "alone"
+    assert channel_ids.tie(None, None, "") is None
+    assert channel_ids.new_axis(1) is None
+    partly = np.array([NO_CHANNEL, NO_CHANNEL])
+    another = channel_ids.new_axis(2)
+    channel_ids.tie(another, partly, "constant")
+    assert channel_ids.reason_frozen(int(another[0])) == "constant"
 
 
 def test_axes_of_different_lengths_cannot_be_tied() -> None:
-    labels = Labels()
-    with pytest.raises(ValueError, match="axes of one length can be tied, got 2 and 3"):
-        labels.tie(labels.fresh(2), labels.fresh(3), "")
+    channel_ids = ChannelIds()
+    with pytest.raises(ValueError, match="axes of equal length can be tied, got 2 and 3"):
+        channel_ids.tie(channel_ids.new_axis(2), channel_ids.new_axis(3), "")
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12), st.sets(st.integers(0, 9), max_size=2))
 def test_labels_are_an_equivalence(pairs: list[tuple[int, int]], frozen: set[int]) -> None:
-    labels = Labels()
-    axis = labels.fresh(10)
+    channel_ids = ChannelIds()
+    axis = channel_ids.new_axis(10)
     classes = [{index} for index in range(10)]
     for a, b in pairs:
-        labels.tie(axis[[a]], axis[[b]], "")
+        channel_ids.tie(axis[[a]], axis[[b]], "")
         joined = classes[a] | classes[b]
         for index in joined:
             classes[index] = joined
     for index in frozen:
-        labels.freeze(axis[[index]], "frozen")
-    roots = labels.roots(axis).tolist()
+        channel_ids.freeze(axis[[index]], "frozen")
+    roots = channel_ids.roots(axis).tolist()
     for a in range(10):
-        assert (roots[a] == NO_LABEL) == bool(classes[a] & frozen)
+        assert (roots[a] == NO_CHANNEL) == bool(classes[a] & frozen)
         for b in range(10):
-            if roots[a] != NO_LABEL:
+            if roots[a] != NO_CHANNEL:
                 assert (roots[a] == roots[b]) == (b in classes[a])
 
 
@@ -270,12 +273,12 @@ def test_a_model_that_raises_while_it_is_traced() -> None:
             raise KeyError("missing\nsecond line")
 
     with pytest.raises(CompressionError, match=r"cannot be traced: KeyError: 'missing") as caught:
-        trace(Broken().eval(), as_inputs(torch.ones(1)))
+        trace(Broken().eval(), inputs_from_example(torch.ones(1)))
     assert "\n" not in str(caught.value)
 
 
 def test_tracing_leaves_the_model_alone() -> None:
     model = zoo.ResNet().eval()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trace(model, as_inputs(ZOO["resnet"].example()))
+    trace(model, inputs_from_example(ZOO["resnet"].example()))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())

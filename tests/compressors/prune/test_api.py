@@ -1,3 +1,5 @@
+"""`prune` of single weights: masks, criteria, schedules, and refused options."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,8 +12,7 @@ from torch import Tensor, nn
 from nbcompress.compressors import cluster, prune, quantize, record_of
 from nbcompress.compressors.layers import select
 from nbcompress.compressors.losses import LossSpec
-from nbcompress.compressors.prune.cutting import keep_masks, lowest
-from nbcompress.compressors.prune.weight_scores import lamp_scores, scores_of
+from nbcompress.compressors.prune.weight_scores import keep_masks, lamp_scores, lowest, scores_of
 from nbcompress.errors import CompressionError, DataError
 
 
@@ -29,7 +30,7 @@ def weights(model: nn.Module) -> list[list[float]]:
 
 
 def n_zeros(model: nn.Module) -> int:
-    return sum(int((one.parameter == 0).sum()) for one in select(model).targets)
+    return sum(int((target.parameter == 0).sum()) for target in select(model).targets)
 
 
 def test_global_takes_the_smallest_of_all() -> None:
@@ -153,13 +154,13 @@ def test_the_surgeon_divides_by_magnitude(scope: str) -> None:
     animal = ZOO["convolutional"]()
     plain = prune(animal.model, 0.6, scope=scope)  # type: ignore[arg-type]
     surgeon = prune(animal.model, 0.6, scope=scope, criterion="hessian", data=animal.data)  # type: ignore[arg-type]
-    counts = [[int((one.parameter == 0).sum()) for one in select(model).targets] for model in (plain, surgeon)]
+    counts = [[int((target.parameter == 0).sum()) for target in select(model).targets] for model in (plain, surgeon)]
     assert counts[0] == counts[1]
     assert weights_differ(plain, surgeon)
 
 
-def weights_differ(one: nn.Module, other: nn.Module) -> bool:
-    return any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+def weights_differ(first: nn.Module, second: nn.Module) -> bool:
+    return any(not torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_gradually_by_activation() -> None:
@@ -170,13 +171,13 @@ def test_gradually_by_activation() -> None:
 
 def test_random_depends_on_the_seed_alone() -> None:
     model = ZOO["perceptron"]().model
-    one, same, other = (
+    first, same, other = (
         prune(model, 0.5, criterion="random", seed=seed).get_parameter("0.weight") for seed in (1, 1, 2)
     )
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
     magnitude = prune(model, 0.5).get_parameter("0.weight")
-    assert not torch.equal(one, magnitude)
+    assert not torch.equal(first, magnitude)
 
 
 @settings(max_examples=100, deadline=None)
@@ -214,10 +215,10 @@ def test_no_layer_loses_its_last_weight(amount: float, sizes: list[int], is_glob
 def test_amount_is_a_share_of_all_weights(animal: str, amount: float) -> None:
     model = ZOO[animal]().model
     small = prune(model, amount)
-    n = sum(one.parameter.numel() for one in select(model).targets)
+    n = sum(target.parameter.numel() for target in select(model).targets)
     before = n_zeros(model)
     assert n_zeros(small) == max(before, round(amount * n))
-    assert all(one.is_pruned for one in record_of(small).tensors.values())
+    assert all(record.is_pruned for record in record_of(small).tensors.values())
 
 
 def test_zeros_count_and_go_first() -> None:
@@ -256,8 +257,8 @@ def test_gradually_arrives_at_the_amount() -> None:
     animal = ZOO["perceptron"]()
     small = prune(animal.model, 0.8, schedule="gradual", data=animal.data, finetune=4)
     assert n_zeros(small) == round(0.8 * 324)
-    one = prune(animal.model, 0.8, schedule="gradual", data=animal.data, finetune=1)
-    assert n_zeros(one) == round(0.8 * 324)
+    small = prune(animal.model, 0.8, schedule="gradual", data=animal.data, finetune=1)
+    assert n_zeros(small) == round(0.8 * 324)
 
 
 def test_gradually_is_cubic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,16 +306,16 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
         ({"amount": 0.5, "criterion": "mutual-information", "granularity": "channel"}, "information' needs data"),
         (
             {"amount": 0.5, "criterion": "mutual-information", "data": DATA},
-            "is about the activations of channels and neurons: pass granularity='channel', or another criterion",
+            "scores the activations of channels and neurons: pass granularity='channel', or another criterion",
         ),
         (
             {"amount": 0.5, "criterion": "hessian", "data": DATA, "schedule": "gradual", "finetune": 1},
-            "makes up for what goes at once: use schedule='one-shot'",
+            "updates the other weights at once: use schedule='one-shot'",
         ),
         ({"amount": 0.6, "granularity": "2:4"}, r"keeps two of four: leave out .* and threshold=, got amount=0.6"),
         ({"threshold": 0.6, "granularity": "2:4"}, r"keeps two of four: .*, got threshold=0.6"),
         ({"scope": "layer", "granularity": "2:4"}, r"ranks within every four weights: leave out scope=, got 'layer'"),
-        ({"schedule": "gradual", "granularity": "2:4"}, "has no share in between to go through"),
+        ({"schedule": "gradual", "granularity": "2:4"}, "has no smaller share to start with"),
         (
             {"granularity": "2:4"},
             r"can prune no chosen weight \(0.weight: its 3 inputs do not divide by 4; 1.weight: its 2",
@@ -326,7 +327,7 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
         ({"amount": 0.5, "granularity": "channel", "schedule": "gradual"}, "cuts a share at once"),
         (
             {"amount": 0.5, "granularity": "channel", "criterion": "hessian", "data": DATA},
-            "is about single weights: granularity='channel' takes magnitude, random, gradient, activation or mutual",
+            "prunes single weights: granularity='channel' takes magnitude, random, gradient, activation or mutual",
         ),
         ({"amount": 0.5, "granularity": "channel", "scope": "lamp"}, "takes scope layer or global, got scope='lamp'"),
         ({"amount": 0.5, "finetune": -1}, "finetune must be a whole number from 0, got -1"),
@@ -354,7 +355,7 @@ def test_scoring_leaves_the_model_alone() -> None:
     animal = ZOO["convolutional"]()
     targets = select(animal.model).targets
     targets[0].parameter.requires_grad_(False)
-    before: list[Tensor] = [one.clone() for one in animal.model.state_dict().values()]
+    before: list[Tensor] = [tensor.clone() for tensor in animal.model.state_dict().values()]
     scores_of(animal.model, targets, "gradient", animal.data, 0)
     assert all(torch.equal(a, b) for a, b in zip(before, animal.model.state_dict().values(), strict=True))
     assert animal.model.training
@@ -362,12 +363,12 @@ def test_scoring_leaves_the_model_alone() -> None:
 
 
 def test_channels_with_data() -> None:
-    """The first batch is the example, batch norms are measured again, and training keeps what was promised before."""
+    """The first batch is the example, batch norms are measured again, and training keeps earlier constraints."""
     animal = ZOO["convolutional"]()
     with torch.no_grad():
         animal.model[1].running_mean.fill_(7.0)
     model = quantize(animal.model, 4)
-    before, state = [one.clone() for one in model.state_dict().values()], torch.get_rng_state()
+    before, state = [tensor.clone() for tensor in model.state_dict().values()], torch.get_rng_state()
     small = prune(model, 0.5, granularity="channel", data=animal.data)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))

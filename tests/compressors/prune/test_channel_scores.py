@@ -1,3 +1,5 @@
+"""Scores of channels: mutual information, gradients and activations."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -7,26 +9,27 @@ from compress_zoo import ZOO
 from torch import Tensor, nn
 
 from nbcompress.compressors import prune, record_of
-from nbcompress.compressors.coupling import Group, as_inputs, couple, trace
+from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, trace
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import unit_activations
 from nbcompress.compressors.prune.channel_scores import (
     activation_scores,
     equal_frequency_bins,
-    information_scores,
     magnitude_scores,
     mutual_information,
+    mutual_information_scores,
     taylor_scores,
 )
 from nbcompress.errors import DataError
 
 
-def groups_of(model: nn.Module, example: Tensor) -> tuple[Group, ...]:
-    return couple(model, trace(model, as_inputs(example))).groups
+def groups_of(model: nn.Module, example: Tensor) -> tuple[ChannelGroup, ...]:
+    return find_dependencies(model, trace(model, inputs_from_example(example))).groups
 
 
 def test_information_by_hand() -> None:
-    """Two bins that say the label: log 2, plus (2 - 1 + 2 - 1 - (2 - 1)) / 2n = 1/8 for 4 examples."""
+    """Two bins that determine the label: log 2, plus (2 - 1 + 2 - 1 - (2 - 1)) / 2n = 1/8 for 4 examples."""
     values, labels = np.array([0.0, 0.0, 1.0, 1.0]), np.array([5, 5, 7, 7])
     assert mutual_information(values, labels, 2) == pytest.approx(np.log(2) + 1 / 8)
     # Independent: 0, plus (1 + 1 - 3) / 8.
@@ -35,7 +38,7 @@ def test_information_by_hand() -> None:
 
 
 def test_information_of_a_channel_with_noise() -> None:
-    """A bit that is flipped in one of ten: log 2 - H(0.1)."""
+    """A bit that is flipped with probability 0.1: log 2 - H(0.1)."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 20000)
     flipped = labels ^ (generator.random(20000) < 0.1)
@@ -66,7 +69,7 @@ X = torch.tensor([[1.0, 1.0], [2.0, -1.0], [3.0, 1.0], [-2.0, -1.0]])
 
 
 def test_activations_by_hand() -> None:
-    """Behind the non-linearity: 1 2 3 0, 2 0 2 0 and 0 0 0 2."""
+    """After the activation function: 1 2 3 0, 2 0 2 0 and 0 0 0 2."""
     model = two_layers()
     groups = groups_of(model, X)
     found, targets = unit_activations(model, groups, [(X, torch.arange(4))], 0, of=lambda x: x)
@@ -85,11 +88,11 @@ def test_taylor_by_hand() -> None:
     data = (X[:1], torch.zeros(1, 1))
     scores = taylor_scores(model, groups_of(model, X), data, 0, LossSpec(nn.functional.mse_loss))[0]
     assert scores.tolist() == [pytest.approx(12.0), pytest.approx(24.0), 0.0]
-    assert all(one.grad is None for one in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_information_chooses_the_unit_that_knows() -> None:
-    """The label is the sign of x2: only the second unit says it, though the third has the largest weights."""
+    """The label is the sign of x2: only the second unit shows it, though the third has the largest weights."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(400, 2, generator=generator)
     data = (x, (x[:, 1] > 0).long())
@@ -104,9 +107,9 @@ def test_information_chooses_the_unit_that_knows() -> None:
 
 @pytest.mark.parametrize("criterion", ["gradient", "activation", "mutual-information"])
 def test_channels_by_data(criterion: str) -> None:
-    """Convolutions, a depthwise one among them; the result is right as any other cut, and repeatable."""
+    """Convolutions, also a depthwise one: the cut model is equivalent, and the same for the same seed."""
     animal = ZOO["convolutional"]()
-    state = [one.clone() for one in animal.model.state_dict().values()]
+    state = [tensor.clone() for tensor in animal.model.state_dict().values()]
     random_state = torch.get_rng_state()
     options = {"granularity": "channel", "criterion": criterion, "data": animal.data}
     once, twice = (prune(animal.model, 0.5, **options) for _ in range(2))  # type: ignore[arg-type]
@@ -127,17 +130,17 @@ def test_scores_of_every_group_are_finite() -> None:
         for found in (
             taylor_scores(animal.model, groups, animal.data, 0),
             activation_scores(animal.model, groups, animal.data, 0),
-            information_scores(animal.model, groups, animal.data, 0),
+            mutual_information_scores(animal.model, groups, animal.data, 0),
             magnitude_scores(animal.model, groups),
         ):
-            for group, one in zip(groups, found, strict=True):
-                assert isinstance(one, np.ndarray)
-                assert one.shape == (len(group.units),)
-                assert np.isfinite(one).all()
+            for group, score in zip(groups, found, strict=True):
+                assert isinstance(score, np.ndarray)
+                assert score.shape == (len(group.units),)
+                assert np.isfinite(score).all()
 
 
 class TwiceUsed(nn.Module):
-    """Its middle layers run twice a batch; what they add to is read once at the end."""
+    """The middle layers run twice for a batch; their sum is read once at the end."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,3 +1,5 @@
+"""Cut models compute the same as masked models, and statistics of batch norms are measured again."""
+
 from __future__ import annotations
 
 import copy
@@ -11,8 +13,9 @@ from channel_zoo import ZOO
 from torch import Tensor, nn
 
 from nbcompress.compressors import prune
-from nbcompress.compressors.attention import free_heads_
-from nbcompress.compressors.coupling import Inputs, as_inputs, couple, tensors_of, trace
+from nbcompress.compressors.attention import convert_all_attention_
+from nbcompress.compressors.coupling import find_dependencies, tensors_of, trace
+from nbcompress.compressors.inputs import Inputs, inputs_from_example
 from nbcompress.compressors.prune.channels import cut_channels, recompute_batchnorm_
 from nbcompress.compressors.record import Grid, Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
@@ -41,17 +44,17 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def inputs_of(name: str) -> Inputs:
-    return as_inputs(ZOO[name].example())
+    return inputs_from_example(ZOO[name].example())
 
 
-def agree(one: list[Tensor], other: list[Tensor]) -> None:
-    assert [a.shape for a in one] == [b.shape for b in other]
-    for a, b in zip(one, other, strict=True):
+def agree(expected: list[Tensor], actual: list[Tensor]) -> None:
+    assert [a.shape for a in expected] == [b.shape for b in actual]
+    for a, b in zip(expected, actual, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def n_parameters(model: nn.Module) -> int:
-    return sum(one.numel() for one in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def described(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
@@ -60,7 +63,7 @@ def described(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def numbers(model: nn.Module) -> list[tuple[str, str, int]]:
-    return [(path, k, v) for path, one in model.named_modules() for k, v in vars(one).items() if type(v) is int]
+    return [(path, k, v) for path, module in model.named_modules() for k, v in vars(module).items() if type(v) is int]
 
 
 # Laws that hold for every model of the zoo
@@ -95,7 +98,9 @@ def test_every_weight_is_cut_or_named(name: str) -> None:
 @pytest.mark.parametrize("name", CUTTABLE)
 def test_outputs_keep_their_shapes_for_any_batch(name: str) -> None:
     first = inputs_of(name)
-    assert [one.shape for one in outputs(halved(name), first)] == [one.shape for one in outputs(original(name), first)]
+    assert [tensor.shape for tensor in outputs(halved(name), first)] == [
+        tensor.shape for tensor in outputs(original(name), first)
+    ]
 
 
 @pytest.mark.parametrize("name", CUTTABLE)
@@ -103,12 +108,12 @@ def test_the_input_model_is_untouched(name: str) -> None:
     torch.manual_seed(1)
     model = ZOO[name].build().train()
     state, shapes, sizes = copy.deepcopy(model.state_dict()), described(model), numbers(model)
-    objects = {key: id(one) for key, one in model.named_parameters()}
+    objects = {key: id(parameter) for key, parameter in model.named_parameters()}
     small = cut_channels(model, 0.3, criterion="random", example=ZOO[name].example(), seed=4)
     assert described(model) == shapes
     assert numbers(model) == sizes
-    assert {key: id(one) for key, one in model.named_parameters()} == objects
-    assert all(torch.equal(one, state[key]) for key, one in model.state_dict().items())
+    assert {key: id(parameter) for key, parameter in model.named_parameters()} == objects
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
     assert record_of(model) == Record()
     assert all(module.training for module in model.modules())
     assert all(module.training for module in small.modules())
@@ -118,8 +123,8 @@ def test_the_input_model_is_untouched(name: str) -> None:
 def test_channels_that_were_zero_leave_the_outputs_as_they_are(name: str) -> None:
     """The first units of every group are set to zero by hand; magnitude then finds them, and nothing changes."""
     inputs, model = inputs_of(name), copy.deepcopy(original(name)).eval()
-    free_heads_(model)
-    groups = couple(model, trace(model, inputs)).groups
+    convert_all_attention_(model)
+    groups = find_dependencies(model, trace(model, inputs)).groups
     with torch.no_grad():
         for group in groups:
             for unit in group.units[: int(0.5 * len(group.units) + 0.5)]:
@@ -158,10 +163,10 @@ def test_copies_and_pickles_are_equal(name: str) -> None:
 def test_a_step_of_training_works(name: str) -> None:
     model, inputs = copy.deepcopy(halved(name)).train(), inputs_of(name)
     optimizer = torch.optim.SGD(model.parameters(), 1e-2)
-    loss = sum(one.square().mean() for one in tensors_of(inputs(model)))
+    loss = sum(tensor.square().mean() for tensor in tensors_of(inputs(model)))
     loss.backward()
     optimizer.step()
-    assert any(one.grad is not None and bool((one.grad != 0).any()) for one in model.parameters())
+    assert any(parameter.grad is not None and bool((parameter.grad != 0).any()) for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", CUTTABLE)
@@ -179,8 +184,8 @@ def test_a_cut_model_can_be_cut_again(name: str) -> None:
 def test_global_scope_leaves_every_layer_something(name: str, amount: float) -> None:
     model, inputs = original(name), inputs_of(name)
     small = cut_channels(model, amount, scope="global", example=ZOO[name].example())
-    assert all(one.numel() for one in small.parameters())
-    assert [one.shape for one in outputs(small, inputs)] == [one.shape for one in outputs(model, inputs)]
+    assert all(parameter.numel() for parameter in small.parameters())
+    assert [tensor.shape for tensor in outputs(small, inputs)] == [tensor.shape for tensor in outputs(model, inputs)]
 
 
 def test_global_scope_says_when_nothing_goes() -> None:
@@ -192,7 +197,7 @@ def test_global_scope_says_when_nothing_goes() -> None:
 
 
 def chain() -> nn.Sequential:
-    """Two neurons of which the second matters less: 3-4-0 against 1-0-2 (weights, bias, what reads it)."""
+    """Two neurons; the second matters less: 3-4-0 against 1-0-2 (weights, bias, weights that read it)."""
     model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3.0], [1.0]]))
@@ -218,12 +223,12 @@ def test_the_share_is_rounded_to_the_nearest_and_one_stays(amount: float, left: 
 
 def test_random_is_seeded() -> None:
     model = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 2))
-    one, same, other = (
+    first, same, other = (
         cut_channels(model, 0.5, criterion="random", example=torch.ones(1, 3), seed=seed)[0].weight
         for seed in (1, 1, 2)
     )
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
 
 
 def test_global_scope_takes_from_where_scores_are_lowest() -> None:
@@ -238,7 +243,7 @@ def test_global_scope_takes_from_where_scores_are_lowest() -> None:
     # 16 units in all, a quarter goes: four of the five small ones, all in the second layer.
     small = cut_channels(model, 0.25, scope="global", example=torch.ones(1, 2))
     assert (small[0].out_features, small[2].out_features) == (8, 4)
-    assert record_of(small).left_out["0.weight"] == "its channels all rank above those that went"
+    assert record_of(small).left_out["0.weight"] == "all its channels rank above the removed ones"
 
 
 def test_attributes_of_torch_layers_follow() -> None:
@@ -287,12 +292,12 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     model = zoo.ResNet().to(dtype)
     example = zoo.image()().to(dtype)
     small = cut_channels(model, 0.5, example=example)
-    assert {one.dtype for one in small.parameters()} == {dtype}
-    assert outputs(small, as_inputs(example))[0].dtype == dtype
+    assert {parameter.dtype for parameter in small.parameters()} == {dtype}
+    assert outputs(small, inputs_from_example(example))[0].dtype == dtype
 
 
 class InsistsOnSingle(nn.Module):
-    """Code that does not run in double precision, so that the comparison is made in single."""
+    """Code that does not run in double precision, so that the comparison runs in single precision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,7 +317,7 @@ def test_on_a_gpu(name: str) -> None:
     model, example = copy.deepcopy(original(name)).cuda(), ZOO[name].example().cuda()
     small = cut_channels(model, 0.5, example=example)
     assert described(small) == described(halved(name))
-    assert all(one.is_cuda for one in small.parameters())
+    assert all(parameter.is_cuda for parameter in small.parameters())
 
 
 # Which groups
@@ -385,7 +390,7 @@ def test_a_grid_whose_groups_are_torn_is_given_up_by_name() -> None:
 
 
 class WrongOnPurpose(nn.Module):
-    """Runs after a cut, but computes something else: it divides by the number of its channels."""
+    """Runs after a cut but computes something else, because it divides by the number of its channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -404,7 +409,7 @@ def test_a_cut_that_computes_something_else_is_rolled_back() -> None:
 
 
 class TrainsDifferently(nn.Module):
-    """In training mode another path insists on the full width."""
+    """In training mode, other code requires the full width."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -446,7 +451,7 @@ def test_an_input_may_hold_several_tensors(kind: str, norms: str) -> None:
     levels = [torch.randn(5, 4), torch.randn(2, 4)]
     examples = {"list": (levels,), "tuple": (tuple(levels),), "dict": (dict(zip("xy", levels, strict=True)),)}
     small = cut_channels(Pyramid(), 0.5, norms=norms, example=examples.get(kind, {"levels": levels}))
-    assert [one.out_features for one in (small.a, small.b, small.c)] == [4, 4, 3]
+    assert [layer.out_features for layer in (small.a, small.b, small.c)] == [4, 4, 3]
 
 
 class Dividing(nn.Module):
@@ -492,7 +497,7 @@ def test_an_amount_that_rounds_to_nothing_says_what_would_not() -> None:
 def test_a_group_in_which_the_amount_rounds_to_nothing_is_named() -> None:
     model = nn.Sequential(nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 2), nn.Linear(2, 2))
     small = cut_channels(model, 0.2, example=torch.ones(1, 3))
-    assert record_of(small).left_out["2.weight"] == "amount=0.2 of its 2 channels rounds to none"
+    assert record_of(small).left_out["2.weight"] == "amount=0.2 of its 2 channels rounds to 0"
 
 
 @pytest.mark.parametrize(
@@ -546,12 +551,12 @@ def test_the_mean_over_batches_by_hand() -> None:
 def test_modes_come_back_and_weights_stay(is_training: bool) -> None:
     model = zoo.vgg().train(is_training)
     model[1].eval()
-    modes = [one.training for one in model.modules()]
-    weights = [one.clone() for one in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    weights = [parameter.clone() for parameter in model.parameters()]
     assert recompute_batchnorm_(model, (torch.randn(32, 3, 8, 8), torch.zeros(32).long())) == 2
-    assert [one.training for one in model.modules()] == modes
+    assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
-    assert all(one.grad is None for one in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_without_batch_norm_the_data_is_not_read() -> None:
@@ -561,12 +566,12 @@ def test_without_batch_norm_the_data_is_not_read() -> None:
 
 def test_data_that_does_not_fit_leaves_the_statistics() -> None:
     model = zoo.vgg()
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(DataError, match="empty"):
         recompute_batchnorm_(model, [])
     with pytest.raises(DataError):
         recompute_batchnorm_(model, (torch.randn(4, 5, 8, 8), torch.zeros(4)))
-    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model[1].momentum == 0.1
 
 

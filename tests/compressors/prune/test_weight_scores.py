@@ -1,3 +1,5 @@
+"""Second-order pruning of single weights, and the statistics that it needs."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from nbcompress.compressors import cluster, prune, quantize
 from nbcompress.compressors.layers import select
 from nbcompress.compressors.prune.activation_scores import input_statistics
-from nbcompress.compressors.prune.weight_scores import surgeon_pruned
+from nbcompress.compressors.prune.weight_scores import prune_by_hessian
 from nbcompress.errors import CompressionError
 
 
@@ -19,7 +21,7 @@ def correlated(n: int, columns: int, seed: int = 0) -> Tensor:
 
 
 def test_one_weight_by_hand() -> None:
-    """Inputs that are always equal: when one weight goes, the other takes its place, but for the damping of 1 %.
+    """Inputs that are always equal: when a weight is removed, the other one replaces it, up to the damping of 1 %.
 
     H = [[1, 1], [1, 1]] + 0.01 I per row of inputs. Without weight 1, the other becomes w2 + w1 / 1.01.
     """
@@ -32,7 +34,7 @@ def test_one_weight_by_hand() -> None:
 
 
 def test_against_the_closed_form() -> None:
-    """For the mask that was found, no other weights in the last column's place do better: one row, one weight gone.
+    """For the mask that was found, the updated weights are optimal: one row, one removed weight.
 
     The surgeon's formula: w - w_k / [H^-1]_kk * H^-1 e_k, with k of least w_k^2 / [H^-1]_kk, if k comes first in the
     order of columns, as all others may then change.
@@ -81,19 +83,19 @@ def test_outputs_change_less_than_by_magnitude(layer: nn.Module, amount: float |
     surgeon = prune(model, amount, granularity=granularity, criterion="hessian", **options)  # type: ignore[arg-type]
     with torch.no_grad():
         told = model(x)
-        errors = [float((one(x) - told).square().mean()) for one in (surgeon, plain)]
+        errors = [float((pruned(x) - told).square().mean()) for pruned in (surgeon, plain)]
     assert errors[0] < 0.8 * errors[1]
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all of 2:4 decided within fours, the size of blocks only orders the arithmetic."""
-    from nbcompress.compressors.prune import weight_scores as second_order
+    """With 2:4, weights are chosen within fours, so the block size does not change the result."""
+    from nbcompress.compressors.prune import weight_scores
 
     model = nn.Sequential(nn.Linear(64, 5))
     data = (correlated(100, 64), torch.zeros(100))
     found = []
     for block in (8, 64):
-        monkeypatch.setattr(second_order, "_BLOCK", block)
+        monkeypatch.setattr(weight_scores, "_BLOCK", block)
         found.append(prune(model, granularity="2:4", criterion="hessian", data=data).get_parameter("0.weight"))
     torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=0)
 
@@ -120,15 +122,15 @@ def test_weights_beyond_the_range_are_refused() -> None:
     target = select(model).targets[0]
     statistics, _ = input_statistics(model, [target], (torch.ones(4, 2), torch.zeros(4, 1)), 0, with_products=True)
     with pytest.raises(CompressionError, match="gave weights beyond the range of their dtype: use float32 weights"):
-        surgeon_pruned(target.parameter, statistics["weight"], 1)
+        prune_by_hessian(target.parameter, statistics["weight"], 1)
 
 
 def test_too_many_inputs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nbcompress.compressors.prune import activation_scores as input_scores
+    from nbcompress.compressors.prune import activation_scores
 
-    monkeypatch.setattr(input_scores, "_MOST_COLUMNS", 10)
+    monkeypatch.setattr(activation_scores, "_MAX_COLUMNS", 10)
     animal = ZOO["perceptron"]()
     targets = select(animal.model).targets
     found, reasons = input_statistics(animal.model, targets, animal.data, 0, with_products=True)
     assert list(found) == ["0.weight"]
-    assert reasons["2.weight"] == "its 16 inputs are too many to go together"
+    assert reasons["2.weight"] == "its 16 inputs are too many for products of inputs"

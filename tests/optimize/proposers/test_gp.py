@@ -1,8 +1,4 @@
-"""What the sampler `gp` finds: known optima, constraints, failures, fronts; and what it costs.
-
-Finite spaces: every point once, and a sentence at the end. 10,000 suggestions in all.
-
-When a search counts as standing on a plateau, and what it does then."""
+"""The sampler `gp`: known optima, constraints, failures, fronts, cost; finite spaces; plateaus; BLAS threads."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from nbcompress.errors import SearchError, SpaceExhausted
 from nbcompress.optimize import History, Optimizer, proposer
 from nbcompress.optimize.proposers import gp as gp_module
-from nbcompress.optimize.proposers.gp import in_words, n_repeats, one_thread, should_leave
+from nbcompress.optimize.proposers.gp import gain_text, is_random_on_plateau, n_repeats, single_threaded_blas
 from nbcompress.optimize.surrogates import fit as fitting
 from nbcompress.space import Choice, Float, Int, Point, Space
 
@@ -121,18 +117,18 @@ def test_three_objectives(acquisition: str) -> None:
 def constrained(n: int, failing: bool) -> History:
     """Minimise x + y where x y >= .25; the other side breaks the constraint, or raises."""
     space = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
-    one = proposer("gp", space, n_objectives=1, n_constraints=0 if failing else 1, seed=0)
+    gp = proposer("gp", space, n_objectives=1, n_constraints=0 if failing else 1, seed=0)
     history = History.empty(1, 0 if failing else 1)
     for number in range(n):
-        proposal = one.propose(number, history)
+        proposal = gp.propose(number, history)
         x, y = proposal.point["x"], proposal.point["y"]
         slack = 0.25 - x * y
         if failing and slack > 0:
-            history = history.adding(proposal.point, "failed", note=proposal.note)
+            history = history.with_point(proposal.point, "failed", note=proposal.note)
         elif slack > 0:
-            history = history.adding(proposal.point, "told", None, [slack], proposal.note)
+            history = history.with_point(proposal.point, "told", None, [slack], proposal.note)
         else:
-            history = history.adding(proposal.point, "told", [x + y], None if failing else [slack], proposal.note)
+            history = history.with_point(proposal.point, "told", [x + y], None if failing else [slack], proposal.note)
     return history
 
 
@@ -150,7 +146,7 @@ def test_failures_are_avoided() -> None:
         fails = point["x"] < 0.5 or point["method"] == "b"
         optimizer.tell(point, None if fails else point["x"] * (point["y"] - 0.3) ** 2 + (point["x"] - 0.7) ** 2)
     assert np.nanmin(optimizer.history.losses) < 0.01
-    assert optimizer.history.having("told")[8:].mean() > 0.6
+    assert optimizer.history.has_status("told")[8:].mean() > 0.6
 
 
 def test_an_optimum_at_the_edge_of_failure() -> None:
@@ -161,15 +157,15 @@ def test_an_optimum_at_the_edge_of_failure() -> None:
 def test_a_small_feasible_corner_is_found() -> None:
     """Only x, y > .85 is feasible, 2 % of the space; the slack shows the way."""
     space = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
-    one, history = proposer("gp", space, n_objectives=1, n_constraints=1, seed=1), History.empty(1, 1)
+    gp, history = proposer("gp", space, n_objectives=1, n_constraints=1, seed=1), History.empty(1, 1)
     reasons = []
     for number in range(14):
-        proposal = one.propose(number, history)
+        proposal = gp.propose(number, history)
         slack = 0.85 - min(proposal.point["x"], proposal.point["y"])
-        history = history.adding(proposal.point, "told", None if slack > 0 else [1.0], [slack], proposal.note)
+        history = history.with_point(proposal.point, "told", None if slack > 0 else [1.0], [slack], proposal.note)
         reasons.append(proposal.reason)
     assert history.is_feasible.any()
-    assert any("no point is feasible yet" in one for one in reasons)
+    assert any("no point is feasible yet" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("n_objectives", [1, 2, 3])
@@ -187,18 +183,18 @@ def test_pending_points_keep_the_next_away(acquisition: str, n_objectives: int) 
 
 def test_a_failed_fit_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     space = Space(BRANIN)
-    one, history = proposer("gp", space, n_objectives=1), History.empty(1)
+    gp, history = proposer("gp", space, n_objectives=1), History.empty(1)
     for number in range(9):
-        proposal = one.propose(number, history)
-        history = history.adding(proposal.point, "told", [branin(proposal.point)], note=proposal.note)
+        proposal = gp.propose(number, history)
+        history = history.with_point(proposal.point, "told", [branin(proposal.point)], note=proposal.note)
     good = history.notes[-1]["hyperparameters"]["loss 0"]
 
     def fails(*args, **kwargs):
         raise ValueError("no way")
 
-    monkeypatch.setattr(fitting, "minimise", fails)
-    proposal = one.propose(9, history)
-    assert "older hyperparameters serve" in proposal.note["trouble"]["loss 0"]
+    monkeypatch.setattr(fitting, "batched_minimize", fails)
+    proposal = gp.propose(9, history)
+    assert "fell back to earlier hyperparameters" in proposal.note["trouble"]["loss 0"]
     kept = proposal.note["hyperparameters"]["loss 0"]
     assert kept["lengthscales"] == pytest.approx(good["lengthscales"])
 
@@ -224,10 +220,10 @@ def test_the_note_and_the_reason() -> None:
 
 
 def test_a_gain_that_is_no_gain_is_told_in_words() -> None:
-    assert in_words(0.01234, 1.0) == "0.0123"
-    assert in_words(1e-276, 1.0) == in_words(0.0, 1.0) == "next to nothing"
+    assert gain_text(0.01234, 1.0) == "0.0123"
+    assert gain_text(1e-276, 1.0) == gain_text(0.0, 1.0) == "next to nothing"
     # What is little depends on the units of the losses.
-    assert in_words(1e-12, 1e-10) == "1e-12"
+    assert gain_text(1e-12, 1e-10) == "1e-12"
 
 
 def test_a_penalty_does_not_blind_the_search() -> None:
@@ -304,28 +300,28 @@ def test_every_point_once(sampler: str, n_seeds: int, name: str) -> None:
     assert space.n_points == 20
     losses = np.random.default_rng(0).integers(0, 4, 20).astype(float)
     for seed in range(n_seeds):
-        one, history, seen = proposer(sampler, space, n_objectives=1, seed=seed), History.empty(1), set()
+        gp, history, seen = proposer(sampler, space, n_objectives=1, seed=seed), History.empty(1), set()
         for number in range(20):
-            found = one.propose(number, history)
+            proposal = gp.propose(number, history)
             # Some fail and some are still running: these are known as well.
             status = ("told", "told", "failed", "told", "pending")[number % 5]
             told = [losses[number]] if status == "told" else None
-            history = history.adding(found.point, status, told, note=found.note)
-            seen.add(tuple(sorted(found.point.items())))
+            history = history.with_point(proposal.point, status, told, note=proposal.note)
+            seen.add(tuple(sorted(proposal.point.items())))
         assert len(seen) == 20
         with pytest.raises(SpaceExhausted, match=r"All 20 points of the space were tried\. Widen a parameter"):
-            one.propose(20, history)
+            gp.propose(20, history)
 
 
 SPACE = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
 
 
 def known(*losses: float | tuple[float, ...], limit: float | None = None) -> History:
-    rows = [one if isinstance(one, tuple) else (one,) for one in losses]
+    rows = [loss if isinstance(loss, tuple) else (loss,) for loss in losses]
     history = History.empty(len(rows[0]), 0 if limit is None else 1)
     for i, row in enumerate(rows):
         slacks = None if limit is None else [row[0] - limit]
-        history = history.adding({"x": i / len(rows), "y": 0.5}, "told", row, slacks)
+        history = history.with_point({"x": i / len(rows), "y": 0.5}, "told", row, slacks)
     return history
 
 
@@ -358,8 +354,8 @@ def test_what_breaks_a_constraint_does_not_count() -> None:
 
 def test_every_other_trial_leaves_it() -> None:
     history = known(*[1.0] * 10)
-    assert [should_leave(number, history) for number in range(10, 14)] == [True, False, True, False]
-    assert not should_leave(10, known(*[float(i) for i in range(10)]))
+    assert [is_random_on_plateau(number, history) for number in range(10, 14)] == [True, False, True, False]
+    assert not is_random_on_plateau(10, known(*[float(i) for i in range(10)]))
 
 
 def test_the_trial_that_leaves_says_so() -> None:
@@ -381,21 +377,21 @@ def test_a_low_step_in_a_corner_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
             for number in range(30):
                 point = gp.propose(number, history).point
                 x, y = float(point["x"]), float(point["y"])  # type: ignore[arg-type]
-                history = history.adding(point, "told", [0.0 if max(x, y) < 0.3 else 1.0 if x > 0.5 else 2.0])
+                history = history.with_point(point, "told", [0.0 if max(x, y) < 0.3 else 1.0 if x > 0.5 else 2.0])
             found += bool(history.losses.min() == 0.0)
         return found
 
     with_leaving = n_found()
-    monkeypatch.setattr(gp_module, "should_leave", lambda number, history: False)
+    monkeypatch.setattr(gp_module, "is_random_on_plateau", lambda number, history: False)
     assert with_leaving > n_found()
 
 
 def blas_threads() -> set[int]:
-    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
 
 def test_one_thread_inside_and_as_before_after() -> None:
     with threadpool_limits(2, user_api="blas"):
-        with one_thread():
+        with single_threaded_blas():
             assert blas_threads() <= {1}
         assert blas_threads() <= {2}

@@ -11,13 +11,13 @@ from nbcompress.errors import StudyChanged
 from nbcompress.space import Float, Space
 from nbcompress.study import Study, list_studies, open_study
 from nbcompress.study.goal import Goal, State
-from nbcompress.study.values import Values, changed_paths, differences, path_text
+from nbcompress.study.snapshot import Snapshot, changed_paths, differences, path_text
 
 SPACE, GOAL = Space({"x": Float(0, 1)}), Goal.of(minimize=["loss"])
 
 
 def compared(before: Any, now: Any, **options: Any) -> list[tuple[str, bool]]:
-    found = differences({"reads": {"k": before}}, Values({"k": now}), **options)
+    found = differences({"reads": {"k": before}}, Snapshot({"k": now}), **options)
     assert all(one.kind == "value" for one in found)
     return [(one.name, one.is_close) for one in found]
 
@@ -53,28 +53,30 @@ def compared(before: Any, now: Any, **options: Any) -> list[tuple[str, bool]]:
 )
 def test_differences(before: Any, now: Any, expected: list[tuple[str, bool]] | None) -> None:
     if expected is None:
-        assert [one.kind for one in differences({"reads": {"k": before}}, Values({"k": now}))] == ["code"]
+        assert [one.kind for one in differences({"reads": {"k": before}}, Snapshot({"k": now}))] == ["code"]
     else:
         assert compared(before, now) == expected
 
 
 def test_names_that_one_of_both_reads_are_none() -> None:
-    assert differences({"reads": {"a": 1}}, Values({"b": 2})) == []
-    assert differences({}, Values({"b": 2}, own={"code": "x"})) == []
+    assert differences({"reads": {"a": 1}}, Snapshot({"b": 2})) == []
+    assert differences({}, Snapshot({"b": 2}, function={"code": "x"})) == []
 
 
 def test_what_the_body_writes_into_does_not_count() -> None:
     before, now = {"items": {"n": 1, "lr": 0.1}}, {"items": {"n": 5, "lr": 0.2}}
     assert compared(before, now, written=[("k", "n")]) == [("k.lr", False)]
     assert compared(before, now, written=[("k",)]) == []
-    given = Values({"k": now}, written=frozenset({("k", "lr")}))
+    given = Snapshot({"k": now}, written=frozenset({("k", "lr")}))
     assert [one.name for one in differences({"reads": {"k": before}}, given)] == ["k.n"]
 
 
 def test_what_was_written_between_two_takings() -> None:
-    before = Values({"a": 1, "cache": {"items": {}}, "c": {"fields": {"n": 0, "lr": 1}}}, own={"fields": {"log": []}})
-    now = Values(
-        {"a": 1, "cache": {"items": {"x": 1}}, "c": {"fields": {"n": 3, "lr": 1}}}, own={"fields": {"log": [1]}}
+    before = Snapshot(
+        {"a": 1, "cache": {"items": {}}, "c": {"fields": {"n": 0, "lr": 1}}}, function={"fields": {"log": []}}
+    )
+    now = Snapshot(
+        {"a": 1, "cache": {"items": {"x": 1}}, "c": {"fields": {"n": 3, "lr": 1}}}, function={"fields": {"log": [1]}}
     )
     assert changed_paths(before, now) == {("cache",), ("c", "n"), ("log",)}
     assert path_text(()) == "the function"
@@ -86,8 +88,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def opened(storage: str, reads: dict[str, Any] | None, name: str = "s", **options: Any) -> Study:
-    values = None if reads is None else Values(reads)
-    return open_study(name, SPACE, GOAL, storage=storage, values=values, **options)
+    snapshot = None if reads is None else Snapshot(reads)
+    return open_study(name, SPACE, GOAL, storage=storage, snapshot=snapshot, **options)
 
 
 def test_a_named_study_is_not_continued_with_another_value(storage: str) -> None:
@@ -111,13 +113,13 @@ def test_a_named_study_is_not_continued_with_another_value(storage: str) -> None
 
 def test_an_unnamed_study_is_the_newest_generation_whose_values_agree(storage: str) -> None:
     def name(lr: float, **options: Any) -> str:
-        return opened(storage, {"lr": lr}, is_made=True, **options).name
+        return opened(storage, {"lr": lr}, is_generated_name=True, **options).name
 
     assert [name(lr) for lr in (1, 2, 1, 2, 3)] == ["s", "s~2", "s", "s~2", "s~3"]
     assert name(1, fresh=True) == "s~4"
     assert name(1) == "s~4"
     assert name(7, accept_changes=True) == "s~4"
-    (said,) = opened(storage, {"lr": 8}, is_made=True).warnings
+    (said,) = opened(storage, {"lr": 8}, is_generated_name=True).warnings
     assert said == "Study 's~5' begins, since 's~4' was begun with something else: lr = 1 before and 8 now."
     assert len(list_studies(storage)) == 5
 
@@ -125,28 +127,28 @@ def test_an_unnamed_study_is_the_newest_generation_whose_values_agree(storage: s
 def test_studies_of_earlier_versions_go_on(storage: str) -> None:
     digits = {"value of lr": "1a", "body": "b"}
     opened(storage, None, identity=digits)
-    assert opened(storage, {"lr": 1}, identity=digits, is_made=True).name == "s"
+    assert opened(storage, {"lr": 1}, identity=digits, is_generated_name=True).name == "s"
     assert opened(storage, {"lr": 1}, identity=digits).warnings == ()
     other = opened(storage, {"lr": 2}, identity={**digits, "value of lr": "2b"})
     assert "another value of lr" in other.warnings[0]
-    assert opened(storage, {"lr": 2}, identity={**digits, "value of lr": "2b"}, is_made=True).name == "s~2"
+    assert opened(storage, {"lr": 2}, identity={**digits, "value of lr": "2b"}, is_generated_name=True).name == "s~2"
 
 
 def test_code_and_content_that_belong_to_a_function(storage: str) -> None:
-    def values(code: str, content: str, *unknown: str) -> Values:
-        return Values({}, {"code": code, "fields": {"data": {"content": content}}}, unknown)
+    def values(code: str, content: str, *unknown: str) -> Snapshot:
+        return Snapshot({}, {"code": code, "fields": {"data": {"content": content}}}, unknown)
 
-    def study(given: Values, **options: Any) -> Study:
-        return open_study("s", SPACE, GOAL, storage=storage, values=given, **options)
+    def study(given: Snapshot, **options: Any) -> Study:
+        return open_study("s", SPACE, GOAL, storage=storage, snapshot=given, **options)
 
     study(values("a", "1"))
     assert "another body" in study(values("b", "1")).warnings[0]
     assert "another content of data" in study(values("a", "2")).warnings[0]
-    assert study(values("a", "2"), is_made=True).name == "s~2"
-    assert study(values("a", "1"), is_made=True).name == "s"
+    assert study(values("a", "2"), is_generated_name=True).name == "s~2"
+    assert study(values("a", "1"), is_generated_name=True).name == "s"
     assert (
         "data (a TextIOWrapper) cannot be known"
-        in study(values("a", "1", "data (a TextIOWrapper)"), is_made=True).warnings[0]
+        in study(values("a", "1", "data (a TextIOWrapper)"), is_generated_name=True).warnings[0]
     )
 
 

@@ -1,4 +1,4 @@
-"""Ranges that are narrowed and parameters that are pinned while a search runs."""
+"""Searching within a part of the space: narrowed ranges and fixed parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from nbcompress.errors import PointError
 from nbcompress.optimize import History, proposer
-from nbcompress.optimize.narrowing import NOTE, described
+from nbcompress.optimize.candidates import NOTE, ranges_text
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 from nbcompress.space import Choice, Float, Int, Point, Space
 
@@ -22,13 +22,13 @@ SPACE = Space(
         "bits": Choice(2, 4, 8),
     }
 )
-LIMITS: dict[str, list[Any]] = {"x": [0.6, 0.8], "kind": ["deep", "wide"], "bits": [4], "depth": [3, 5]}
+RANGES: dict[str, list[Any]] = {"x": [0.6, 0.8], "kind": ["deep", "wide"], "bits": [4], "depth": [3, 5]}
 
 
 def made(space: Space = SPACE) -> GaussianProcessProposer:
-    one = proposer("gp", space, n_objectives=1)
-    assert isinstance(one, GaussianProcessProposer)
-    return one
+    gp = proposer("gp", space, n_objectives=1)
+    assert isinstance(gp, GaussianProcessProposer)
+    return gp
 
 
 def loss(point: Point) -> float:
@@ -40,7 +40,7 @@ def grown(gp: GaussianProcessProposer, history: History, n: int) -> tuple[Histor
     for _ in range(n):
         found = gp.propose(len(history), history)
         reasons.append(found.reason)
-        history = history.adding(found.point, "told", [loss(found.point)], note=found.note)
+        history = history.with_point(found.point, "told", [loss(found.point)], note=found.note)
     return history, reasons
 
 
@@ -54,22 +54,22 @@ def is_within(point: Point) -> bool:
 
 
 @pytest.mark.parametrize("before", [0, 3, 12])
-def test_proposals_keep_within_the_limits_and_say_so(before: int) -> None:
+def test_proposals_keep_within_the_ranges_and_say_so(before: int) -> None:
     gp = made()
     history, _ = grown(gp, History.empty(1), before)
     assert all(NOTE not in note for note in history.notes)
-    gp.narrowing.ask(LIMITS)
+    gp.narrowing.narrow_to(RANGES)
     history, reasons = grown(gp, history, 8)
     assert all(is_within(point) for point in history.points[before:])
     assert len({tuple(point.items()) for point in history.points}) == len(history)
-    assert all("within x from 0.6 to 0.8, kind deep or wide, bits 4, depth from 3 to 5" in one for one in reasons)
-    assert all(note[NOTE] == LIMITS for note in history.notes[before:])
+    assert all("within x from 0.6 to 0.8, kind deep or wide, bits 4, depth from 3 to 5" in reason for reason in reasons)
+    assert all(note[NOTE] == RANGES for note in history.notes[before:])
 
 
-def test_a_resumed_search_goes_on_within_the_same_limits() -> None:
+def test_a_resumed_search_goes_on_within_the_same_ranges() -> None:
     gp = made()
     history, _ = grown(gp, History.empty(1), 10)
-    gp.narrowing.ask(LIMITS)
+    gp.narrowing.narrow_to(RANGES)
     history, _ = grown(gp, history, 2)
     unbroken, _ = grown(gp, history, 3)
     resumed, _ = grown(made(), History.from_json(history.to_json()), 3)
@@ -78,52 +78,52 @@ def test_a_resumed_search_goes_on_within_the_same_limits() -> None:
 
 def test_the_whole_space_comes_back_and_stays_over_a_restart() -> None:
     gp = made()
-    gp.narrowing.ask(LIMITS)
+    gp.narrowing.narrow_to(RANGES)
     history, _ = grown(gp, History.empty(1), 10)
-    gp.narrowing.ask({})
+    gp.narrowing.narrow_to({})
     history, reasons = grown(gp, history, 6)
     assert not all(is_within(point) for point in history.points[10:])
-    assert not any("within x" in one for one in reasons)
-    assert made().narrowing.now(history) == {}
+    assert not any("within x" in reason for reason in reasons)
+    assert made().narrowing.current(history) == {}
 
 
-def test_limits_that_are_used_up_are_given_up() -> None:
+def test_ranges_that_are_used_up_are_given_up() -> None:
     space = Space({"a": Int(1, 4), "kind": Choice("plain", "deep")})
     gp = made(space)
-    gp.narrowing.ask({"a": [2, 3], "kind": ["deep"]})
+    gp.narrowing.narrow_to({"a": [2, 3], "kind": ["deep"]})
     history = History.empty(1)
     reasons = []
     for _ in range(4):
         found = gp.propose(len(history), history)
         reasons.append(found.reason)
-        history = history.adding(found.point, "told", [float(found.point["a"])], note=found.note)  # type: ignore[arg-type]
+        history = history.with_point(found.point, "told", [float(found.point["a"])], note=found.note)  # type: ignore[arg-type]
     assert [point["a"] for point in history.points[:2]] in ([2, 3], [3, 2])
     assert "every point within a from 2 to 3, kind deep was tried" in reasons[2]
-    assert gp.narrowing.now(history) == {}
+    assert gp.narrowing.current(history) == {}
 
 
-def test_without_limits_nothing_changes() -> None:
+def test_without_ranges_nothing_changes() -> None:
     plain, cleared = made(), made()
-    cleared.narrowing.ask({})
+    cleared.narrowing.narrow_to({})
     assert grown(plain, History.empty(1), 12)[0].points == grown(cleared, History.empty(1), 12)[0].points
 
 
 @pytest.mark.parametrize(
-    ("limits", "words"),
+    ("ranges", "words"),
     [
         ({"y": [0, 1]}, "no parameter 'y'"),
         ({"x": [0.5]}, "lowest and a highest"),
         ({"x": [0.8, 0.6]}, "lowest and a highest"),
         ({"x": [0.5, 2.0]}, "does not reach 2.0"),
-        ({"kind": []}, "at least one option"),
+        ({"kind": []}, "At least one option of 'kind' must remain"),
         ({"kind": ["round"]}, "no option"),
     ],
 )
-def test_other_limits_are_refused(limits: dict[str, list[Any]], words: str) -> None:
+def test_other_ranges_are_refused(ranges: dict[str, list[Any]], words: str) -> None:
     with pytest.raises(PointError, match=words):
-        made().narrowing.ask(limits)
+        made().narrowing.narrow_to(ranges)
 
 
 def test_words() -> None:
-    assert described({"x": [0.5, 0.5], "lr": [1e-3, 1e-2]}, SPACE) == "x 0.5, lr from 0.001 to 0.01"
+    assert ranges_text({"x": [0.5, 0.5], "lr": [1e-3, 1e-2]}, SPACE) == "x 0.5, lr from 0.001 to 0.01"
     assert np.isfinite(loss({"x": 0.1, "bits": 2}))

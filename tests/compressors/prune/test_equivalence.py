@@ -1,4 +1,4 @@
-"""A width that norms average over: left whole, or cut and compared with norms over the channels that are left."""
+"""`norms="cut"`: a width that norms average over is cut, and compared with norms over the kept channels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import nbcompress as nc
-from nbcompress.compressors.attention import free_heads_
-from nbcompress.compressors.coupling import Group, as_inputs, couple, tensors_of, trace
+from nbcompress.compressors.attention import convert_all_attention_
+from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, tensors_of, trace
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.prune.channel_scores import magnitude_scores
 from nbcompress.compressors.prune.channels import cut_channels
-from nbcompress.compressors.prune.cutting import Plan, cut_
-from nbcompress.compressors.prune.equivalence import AveragesOverKept, Check, check_of
-from nbcompress.compressors.prune.verification import Removal, plan_for
+from nbcompress.compressors.prune.cutting import RemovalPlan, cut_
+from nbcompress.compressors.prune.equivalence import EquivalenceCheck, MaskedReference, equivalence_check
+from nbcompress.compressors.prune.valid_plan import GroupRemoval, plan_of_removals
 from nbcompress.compressors.record import record_of
 from nbcompress.compressors.surgery import replay_surgery_
 from nbcompress.errors import CompressionError
@@ -88,7 +89,7 @@ class OneGroup(nn.Module):
 
 
 class Frozen(nn.Module):
-    """A norm that is run without gradients, which the tracer makes a part of its own."""
+    """A norm that runs without gradients, which the tracer puts into a subgraph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +117,7 @@ RMS_NORMS: dict[str, Callable[[], nn.Module]] = {
 
 @torch.no_grad()
 def output(model: nn.Module, example: object) -> Tensor:
-    return tensors_of(as_inputs(example)(copy.deepcopy(model).eval()))[0]
+    return tensors_of(inputs_from_example(example)(copy.deepcopy(model).eval()))[0]
 
 
 # Figures by hand
@@ -144,7 +145,7 @@ def test_an_rms_norm_averages_over_the_channels_that_are_left(name: str) -> None
 
 
 class Residual(nn.Module):
-    """Two layers around which the input is added, each behind a norm."""
+    """Two residual blocks, each after a norm."""
 
     def __init__(self, width: int = 12, inner: int = 10) -> None:
         super().__init__()
@@ -159,12 +160,12 @@ class Residual(nn.Module):
 
 
 @cache
-def residual() -> tuple[nn.Module, Group, Check]:
-    """A network without weights of equal size, the group that its norms average over, and a comparison."""
+def residual() -> tuple[nn.Module, ChannelGroup, EquivalenceCheck]:
+    """A network with random weights, the group that its norms average over, and a check of plans."""
     torch.manual_seed(0)
     model = Residual()
-    for one in model.parameters():
-        one.data = torch.randn(one.shape)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape)
     return model, *widest(model, torch.randn(3, 5))
 
 
@@ -174,33 +175,33 @@ def test_the_cut_model_is_the_narrower_network_with_the_weights_that_are_left(ke
     original, group, check = residual()
     model, rows = copy.deepcopy(original), sorted(kept)
     narrow = Residual(len(rows))
-    for name, one in narrow.named_parameters():
+    for name, parameter in narrow.named_parameters():
         whole = model.get_parameter(name).data
-        for dim, size in enumerate(one.shape):
+        for dim, size in enumerate(parameter.shape):
             whole = whole.index_select(dim, torch.tensor(rows)) if size != whole.shape[dim] else whole
-        one.data = whole
-    plan = plan_for([Removal(group, tuple(unit for unit in range(12) if unit not in kept))])
+        parameter.data = whole
+    plan = plan_of_removals([GroupRemoval(group, tuple(unit for unit in range(12) if unit not in kept))])
     assert check.objection(plan) is None
     cut_(model, plan)
     x = torch.randn(4, 5)
     torch.testing.assert_close(output(model, x), output(narrow, x))
 
 
-def widest(model: nn.Module, example: object) -> tuple[Group, Check]:
-    """The group that norms average over, and a comparison that can judge what becomes of it."""
-    check = check_of(model, as_inputs(example))
+def widest(model: nn.Module, example: object) -> tuple[ChannelGroup, EquivalenceCheck]:
+    """The group that norms average over, and a check that accepts plans for it."""
+    check = equivalence_check(model, inputs_from_example(example))
     followed = copy.deepcopy(check.originals[0])
-    free_heads_(followed)
+    convert_all_attention_(followed)
     traced = trace(followed, check.inputs[0])
-    coupling = couple(followed, traced, norms=True)
-    (group,) = [one for one in coupling.groups if one.averages]
+    coupling = find_dependencies(followed, traced, cut_norms=True)
+    (group,) = [group for group in coupling.groups if group.averages]
     return group, check.with_averages(followed, (traced, coupling.averages))
 
 
 def test_everything_follows_the_width() -> None:
     torch.manual_seed(0)
     small = cut_channels(Residual(), 0.5, norms="cut", example=torch.ones(2, 5))
-    shapes = {name: tuple(one.shape) for name, one in small.named_parameters() if one.ndim > 1}
+    shapes = {name: tuple(parameter.shape) for name, parameter in small.named_parameters() if parameter.ndim > 1}
     assert shapes == {
         "place": (1, 6),
         "enter.weight": (6, 5),
@@ -227,7 +228,7 @@ def test_two_channels_stay_at_least() -> None:
     small = cut_channels(Residual(), 0.99, norms="cut", scope="global", example=torch.ones(2, 5))
     assert (small.enter.out_features, small.up.out_features) == (2, 1)
     small = cut_channels(Residual(width=2), 0.5, norms="cut", example=torch.ones(2, 5))
-    assert record_of(small).left_out["enter.weight"] == "a norm needs two channels at least, and it has no more"
+    assert record_of(small).left_out["enter.weight"] == "a norm needs at least two channels, and it has no more"
 
 
 # The comparison finds out what is wrong
@@ -236,19 +237,19 @@ def test_two_channels_stay_at_least() -> None:
 @pytest.mark.parametrize("name", ["enter.weight", "place", "norm1.weight", "up.weight", "down.bias", "leave.weight"])
 def test_a_place_that_loses_other_channels_is_found_out(name: str) -> None:
     _, group, check = residual()
-    right = plan_for([Removal(group, (0, 1, 2))])
+    right = plan_of_removals([GroupRemoval(group, (0, 1, 2))])
     assert check.objection(right) is None
-    (place,) = [one for one in right.removed if one[0] == name]
+    (place,) = [axis for axis in right.removed if axis[0] == name]
     wrong = {**right.removed, place: frozenset({0, 1, 3})}
-    problem = check.objection(Plan(wrong, right.attributes, right.averages))
+    problem = check.objection(RemovalPlan(wrong, right.attributes, right.averages))
     assert problem is not None
     assert problem.startswith("outputs differ from those of the masked model, by ")
 
 
 def test_without_norms_over_what_is_left_the_masked_model_is_another_one() -> None:
     _, group, check = residual()
-    right = plan_for([Removal(group, (0, 1, 2))])
-    assert "outputs differ" in str(check.objection(Plan(right.removed, right.attributes | widths(9))))
+    right = plan_of_removals([GroupRemoval(group, (0, 1, 2))])
+    assert "outputs differ" in str(check.objection(RemovalPlan(right.removed, right.attributes | widths(9))))
 
 
 def widths(n: int) -> dict[tuple[str, str], int]:
@@ -256,7 +257,7 @@ def widths(n: int) -> dict[tuple[str, str], int]:
 
 
 class ReadsItsWidth(Residual):
-    """What it computes depends on its width by itself."""
+    """The output depends on the width itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x) + self.place
@@ -264,7 +265,7 @@ class ReadsItsWidth(Residual):
 
 
 class MeanByItsWidth(nn.Module):
-    """An RMS norm with a sum over a number that the tracer takes for a constant."""
+    """An RMS norm that divides a sum by a number which the tracer takes for a constant."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) / x.shape[-1])
@@ -297,18 +298,18 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
 
 
 def test_the_reference_averages_over_what_is_left_and_gives_zero_elsewhere() -> None:
-    """Values 1, 2, 3, 6, of which the last goes: mean 2, variance 2 / 3."""
+    """Values 1, 2, 3, 6; the last is removed: mean 2, variance 2 / 3."""
     norm = nn.LayerNorm(4, eps=0.0).double()
     model = nn.Sequential(nn.Linear(4, 4, bias=False), norm, nn.Linear(4, 4, bias=False)).double().eval()
-    for one in (model[0], model[2]):
-        nn.init.eye_(one.weight)
+    for layer in (model[0], model[2]):
+        nn.init.eye_(layer.weight)
     x = torch.tensor([[1.0, 2.0, 3.0, 6.0]], dtype=torch.float64)
-    traced = trace(model, as_inputs(x))
-    coupling = couple(model, traced, norms=True)
-    (group,) = [one for one in coupling.groups if one.averages]
-    plan = plan_for([Removal(group, (3,))])
+    traced = trace(model, inputs_from_example(x))
+    coupling = find_dependencies(model, traced, cut_norms=True)
+    (group,) = [group for group in coupling.groups if group.averages]
+    plan = plan_of_removals([GroupRemoval(group, (3,))])
     with torch.no_grad():
-        (found,) = AveragesOverKept(model, traced, coupling.averages, plan)(x)
+        (found,) = MaskedReference(model, traced, coupling.averages, plan)(x)
     assert found[0].tolist() == pytest.approx([-sqrt(1.5), 0.0, sqrt(1.5), 0.0])
 
 
@@ -322,7 +323,7 @@ def test_models_with_norms_lose_three_quarters_and_are_made_again(name: str) -> 
     torch.manual_seed(0)
     model, example = ZOO[name].build(), ZOO[name].example()
     small = cut_channels(model, 0.5, norms="cut", example=example)
-    sizes = [sum(one.numel() for one in net.parameters()) for net in (model, small)]
+    sizes = [sum(parameter.numel() for parameter in net.parameters()) for net in (model, small)]
     assert sizes[1] < 0.4 * sizes[0]
     fresh = ZOO[name].build()
     for surgery in record_of(small).surgery:
@@ -330,15 +331,15 @@ def test_models_with_norms_lose_three_quarters_and_are_made_again(name: str) -> 
     fresh.load_state_dict(small.state_dict())
     torch.testing.assert_close(output(fresh, example), output(small, example))
     twice = cut_channels(small, 0.5, norms="cut", example=example)
-    assert sum(one.numel() for one in twice.parameters()) < 0.6 * sizes[1]
+    assert sum(parameter.numel() for parameter in twice.parameters()) < 0.6 * sizes[1]
 
 
 def test_scores_are_over_every_place_of_the_width() -> None:
-    """The square of a unit's score is the sum of the squares of all that goes with it."""
+    """The square of a unit's score is the sum of the squares of all its weights."""
     model = Residual()
     group, _ = widest(model, torch.ones(3, 5))
-    for number, one in enumerate(model.parameters(), 1):
-        one.data = torch.full(one.shape, float(number))
+    for number, parameter in enumerate(model.parameters(), 1):
+        parameter.data = torch.full(parameter.shape, float(number))
     # enter.weight has 5 numbers for a channel, down.weight and up.weight 10, leave.weight 3, all others 1.
     counts = {"enter.weight": 5, "up.weight": 10, "down.weight": 10, "leave.weight": 3}
     outside = ("up.bias", "leave.bias")
@@ -359,7 +360,7 @@ def test_every_criterion_scores_the_width(criterion: str) -> None:
 
 
 class Behind(nn.Module):
-    """A norm over channels beside which a constant is put."""
+    """A norm over channels and a constant that is concatenated to them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -393,7 +394,7 @@ def test_a_norm_over_channels_and_positions_loses_channels() -> None:
 
 
 class Patches(nn.Module):
-    """Attention over patches; the code reads the width and the number of heads, and a side of 4 beside 4 heads."""
+    """Attention over patches; the code reads the width and the number of heads, and has a side of 4 and 4 heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -404,7 +405,8 @@ class Patches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x).reshape(len(x), self.width, -1).transpose(1, 2)
         q, k, v = (
-            one(self.norm(x)).view(*x.shape[:2], self.n_heads, 4).transpose(1, 2) for one in (self.q, self.k, self.v)
+            layer(self.norm(x)).view(*x.shape[:2], self.n_heads, 4).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
         )
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         return self.leave((x + self.o(y.flatten(2)))[:, 0])
@@ -420,9 +422,9 @@ def test_numbers_that_the_code_reads_follow_and_equal_ones_stay() -> None:
 def test_without_norms_the_option_changes_nothing() -> None:
     torch.manual_seed(0)
     model, example = ZOO["resnet"].build(), ZOO["resnet"].example()
-    one, other = (cut_channels(model, 0.5, norms=norms, example=example) for norms in ("keep", "cut"))
-    assert torch.equal(output(one, example), output(other, example))
-    assert record_of(one) == record_of(other)
+    kept, cut = (cut_channels(model, 0.5, norms=norms, example=example) for norms in ("keep", "cut"))
+    assert torch.equal(output(kept, example), output(cut, example))
+    assert record_of(kept) == record_of(cut)
 
 
 def test_a_file_loads_in_a_clean_process(tmp_path: Path) -> None:
@@ -458,7 +460,7 @@ def test_an_export_computes_what_the_cut_model_computes(tmp_path: Path) -> None:
     [
         ({"norms": "all", "granularity": "channel"}, "norms must be one of keep, cut, got 'all'"),
         ({"norms": True, "granularity": "channel"}, "norms must be one of keep, cut, got True"),
-        ({"norms": "cut"}, "norms='cut' is about the width of channels: pass granularity='channel'"),
+        ({"norms": "cut"}, "norms='cut' concerns the width of channels: pass granularity='channel'"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], text: str) -> None:
