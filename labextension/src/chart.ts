@@ -1,12 +1,12 @@
-// The frame of a chart: axes, grid, labels, and a size that follows its place.
+// The frame of a chart: axes, grid, labels, and a width that follows the element around it.
 
 import { el, svg } from "./dom";
-import { cut } from "./format";
+import { shorten } from "./format";
 import type { Scale } from "./scales";
 
 export const HEIGHT = 280;
 export const MARGIN = { top: 10, right: 14, bottom: 40 };
-// Room for the turned name, and for each letter of a tick.
+// Pixels for the rotated name of an axis, and for each letter of a tick.
 const NAME_ROOM = 24;
 export const LETTER = 6.4;
 const FALLBACK_WIDTH = 480;
@@ -24,13 +24,13 @@ export function canvas(place: HTMLElement, height: number, label: string): { roo
   return { root, width };
 }
 
-// Returns how far from the left the charts begin, so that the longest tick has its place beside the axis' name.
+// Returns the left edge of a chart, with room for the longest tick and the name of the axis.
 export function leftOf(...scales: readonly Scale[]): number {
   const longest = Math.max(0, ...scales.flatMap((scale) => scale.ticks.map(({ label }) => label.length)));
   return Math.round(NAME_ROOM + LETTER * Math.max(3, longest) + 8);
 }
 
-// Appends grid, ticks and names; `named: false` leaves the x axis bare for a chart above another.
+// Appends grid, ticks and names; without a name the x axis has no labels, for a chart above another one.
 export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: { x: string | null; y: string }): void {
   const grid = svg("g", { class: "nbc-grid", "aria-hidden": "true" });
   const words = svg("g", { class: "nbc-ticks", "aria-hidden": "true" });
@@ -44,20 +44,20 @@ export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: {
     const at = x(value);
     grid.append(svg("line", { x1: at, x2: at, y1: box.top, y2: box.bottom }));
     if (names.x !== null) {
-      words.append(svg("text", { x: at, y: box.bottom + 15, "text-anchor": "middle" }, cut(label, Math.max(4, room))));
+      words.append(svg("text", { x: at, y: box.bottom + 15, "text-anchor": "middle" }, shorten(label, Math.max(4, room))));
     }
   }
   root.append(grid, words);
   if (names.x !== null) {
-    root.append(svg("text", { class: "nbc-axis", x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, cut(names.x, 40)));
+    root.append(svg("text", { class: "nbc-axis", x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, shorten(names.x, 40)));
   }
   const middle = (box.top + box.bottom) / 2;
   const turned = { class: "nbc-axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${middle}) rotate(-90)` };
-  root.append(svg("text", turned, cut(names.y, Math.max(12, (box.bottom - box.top) / 7))));
+  root.append(svg("text", turned, shorten(names.y, Math.max(12, (box.bottom - box.top) / 7))));
 }
 
-// Replaces the picture in `place` without moving the keyboard's focus.
-export function show(place: HTMLElement, root: SVGSVGElement): void {
+// Replaces the picture in `place` and keeps the keyboard focus on it.
+export function replaceChart(place: HTMLElement, root: SVGSVGElement): void {
   const focused = place.contains(document.activeElement) && document.activeElement?.tagName.toLowerCase() === "svg";
   place.replaceChildren(root);
   if (focused) {
@@ -65,15 +65,15 @@ export function show(place: HTMLElement, root: SVGSVGElement): void {
   }
 }
 
-export function empty(place: HTMLElement, sentence: string): void {
+export function showMessage(place: HTMLElement, sentence: string): void {
   place.replaceChildren(el("p", { class: "nbc-empty" }, sentence));
 }
 
-export function line(points: readonly (readonly [number, number])[]): string {
+export function linePath(points: readonly (readonly [number, number])[]): string {
   return points.map(([x, y], i) => `${i ? "L" : "M"}${round(x)} ${round(y)}`).join("");
 }
 
-export function steps(points: readonly (readonly [number, number])[]): string {
+export function stepPath(points: readonly (readonly [number, number])[]): string {
   return points.map(([x, y], i) => (i ? `H${round(x)}V${round(y)}` : `M${round(x)} ${round(y)}`)).join("");
 }
 

@@ -1,5 +1,5 @@
-// The entry that JupyterLab loads: a container in the protocol of module federation, written by hand because the
-// extension has one module and needs one class of JupyterLab's. `init` receives what is shared, `get` gives the module.
+// The entry point for JupyterLab: a container in the protocol of module federation. It is written by hand because the
+// extension has one module and needs one class of JupyterLab. `init` receives the shared modules, `get` returns ours.
 
 import { mimeExtension } from "./mime";
 

@@ -1,4 +1,4 @@
-// A study as plain data: its types and guards, and the reading of data of any origin.
+// A study as plain data: types, guards, and a reader for data of any origin.
 
 import { isObject, type Guard } from "./guard";
 import { STUDY_FIELDS, type State, type Study } from "./schema";
@@ -13,7 +13,7 @@ export const VERSION = 1;
 export const MIME = "application/vnd.nbcompress.study.v1+json";
 
 // Returns how many trials of a study are in a state; studies of older versions do not hold the counts.
-export function trialsIn(study: Study, state: State): number {
+export function countTrials(study: Study, state: State): number {
   return study.counts ? (study.counts[state] ?? 0) : study.trials.filter((trial) => trial.state === state).length;
 }
 

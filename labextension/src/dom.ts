@@ -1,4 +1,4 @@
-// Elements from values. Texts are set as text, never as HTML, so that a user's string stays a string.
+// Creates elements. Texts are set as text, never as HTML, so that a user's string stays a string.
 
 type Attributes = Record<string, string | number | boolean | null>;
 type Child = Node | string | null;
@@ -31,8 +31,8 @@ export function svg<K extends keyof SVGElementTagNameMap>(
   return fill(document.createElementNS(SVG, name) as SVGElementTagNameMap[K], attributes, children);
 }
 
-// A user's string, kept apart from the direction of the text around it.
-export function user(text: string): HTMLElement {
+// A user's string, isolated from the text direction around it.
+export function userText(text: string): HTMLElement {
   return el("bdi", {}, text);
 }
 
@@ -47,5 +47,5 @@ export function choice(label: string, options: readonly string[], chosen: string
   const select = el("select", { class: "nbc-select" });
   options.forEach((text, index) => select.append(el("option", { value: index, selected: text === chosen }, text)));
   select.addEventListener("change", () => change(options[Number(select.value)] ?? chosen, Number(select.value)));
-  return el("label", { class: "nbc-choice" }, user(label), " ", select);
+  return el("label", { class: "nbc-choice" }, userText(label), " ", select);
 }

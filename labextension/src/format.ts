@@ -1,8 +1,8 @@
-// Numbers and words as a reader sees them; the same rules as nbcompress/panels/text.py.
+// Formats numbers and texts by the rules of nbcompress/panels/text.py.
 
 import type { Constraint, Maybe, Scalar, Study, Trial } from "./data";
 
-export function spell(value: Scalar | undefined): string {
+export function formatValue(value: Scalar | undefined): string {
   if (value === undefined) {
     return "";
   }
@@ -21,12 +21,12 @@ export function spell(value: Scalar | undefined): string {
   return String(Number(value.toPrecision(4)));
 }
 
-// A metric that is not known is an empty cell, while a parameter that is None says so.
-export function spellMetric(value: Maybe | undefined): string {
-  return value === null || value === undefined ? "" : spell(value);
+// A metric that is not known is an empty cell, while a parameter may have the value None.
+export function formatMetric(value: Maybe | undefined): string {
+  return value === null || value === undefined ? "" : formatValue(value);
 }
 
-export function duration(seconds: Maybe): string {
+export function formatDuration(seconds: Maybe): string {
   if (seconds === null) {
     return "?";
   }
@@ -42,36 +42,36 @@ export function duration(seconds: Maybe): string {
     : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
-export function cut(text: string, limit: number): string {
+export function shorten(text: string, limit: number): string {
   return text.length <= limit ? text : text.slice(0, limit - 1) + "…";
 }
 
 export function boundText(constraint: Constraint): string {
-  return `${cut(constraint.metric, 30)} ${constraint.operator} ${spell(constraint.bound)}`;
+  return `${shorten(constraint.metric, 30)} ${constraint.operator} ${formatValue(constraint.bound)}`;
 }
 
 export function goalText(goal: Study["goal"]): string {
   const parts = goal.objectives.map((objective) => `${objective.direction} ${objective.metric}`).join(", ");
-  const bounds = goal.constraints.map((constraint) => `${constraint.metric} ${constraint.operator} ${spell(constraint.bound)}`).join(" and ");
+  const bounds = goal.constraints.map((constraint) => `${constraint.metric} ${constraint.operator} ${formatValue(constraint.bound)}`).join(" and ");
   return bounds ? `${parts}, subject to ${bounds}` : parts;
 }
 
 export function metricsText(trial: Trial, metrics: readonly string[]): string {
   const known = metrics.filter((name) => typeof trial.metrics[name] === "number");
-  return known.map((name) => `${name} ${spellMetric(trial.metrics[name])}`).join(", ");
+  return known.map((name) => `${name} ${formatMetric(trial.metrics[name])}`).join(", ");
 }
 
 export function paramsText(trial: Trial): string {
   return Object.entries(trial.params)
-    .map(([name, value]) => `${name} = ${spell(value)}`)
+    .map(([name, value]) => `${name} = ${formatValue(value)}`)
     .join(", ");
 }
 
-// One limit in words: a range, or what is left of a choice.
+// Returns one limit as text: a range, or the remaining options.
 export function limitText(name: string, values: readonly Scalar[]): string {
   const isRange = values.length === 2 && values.every((value) => typeof value === "number") && values[0] !== values[1];
-  const shown = [...new Set(values.map((value) => cut(spell(value), 30)))];
-  return `${cut(name, 40)} ${isRange ? `from ${shown[0]} to ${shown[1]}` : shown.join(" or ")}`;
+  const shown = [...new Set(values.map((value) => shorten(formatValue(value), 30)))];
+  return `${shorten(name, 40)} ${isRange ? `from ${shown[0]} to ${shown[1]}` : shown.join(" or ")}`;
 }
 
 export function limitsText(limits: Study["narrowed"]): string {

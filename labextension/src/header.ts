@@ -1,27 +1,27 @@
-// What a search is after, how far it is, and the buttons that steer it.
+// The header: goal, progress, best trial, and the buttons of a running search.
 
-import { button, el, user } from "./dom";
-import { STATES, trialsIn, type Study } from "./data";
-import { cut, duration, goalText, limitsText, metricsText, paramsText } from "./format";
+import { button, el, userText } from "./dom";
+import { STATES, countTrials, type Study } from "./data";
+import { shorten, formatDuration, goalText, limitsText, metricsText, paramsText } from "./format";
 import type { Part } from "./part";
 import { icon } from "./states";
 
-// What the live panel can ask of Python. A control that cannot work here is not offered.
+// The commands of a live panel; null where a command does not work here, so that no button is shown for it.
 export interface Controls {
   stop: (() => void) | null;
   pause: (() => void) | null;
   skip: (() => void) | null;
-  // Queues a point, its values by the places of the parameters.
+  // Queues a point: a value for each parameter in order, an option by its index.
   run: ((values: (number | null)[]) => void) | null;
-  // Searches within limits from now on, by the places of the parameters.
+  // Sets the limits from now on: an entry for each parameter in order, options by their indices.
   narrow: ((limits: (number[] | null)[]) => void) | null;
-  // What Python said to the latest point or limits.
+  // Python's answer to the latest point or limits.
   answer: string;
   isPaused: boolean;
   note: string;
 }
 
-const COUNTED = ["complete", "stopped", "infeasible", "failed"] as const;
+const COUNTED_STATES = ["complete", "stopped", "infeasible", "failed"] as const;
 
 export class Header implements Part {
   readonly element = el("header", { class: "nbc-header" });
@@ -40,7 +40,7 @@ export class Header implements Part {
     this.element.append(el("div", { class: "nbc-top" }, words, this.buttons), this.bar, this.counts, this.best, this.notes);
   }
 
-  steer(controls: Controls | null): void {
+  setControls(controls: Controls | null): void {
     this.controls = controls;
     this.drawButtons();
     if (this.study) {
@@ -54,27 +54,27 @@ export class Header implements Part {
     if (wasRunning !== study.state) {
       this.drawButtons();
     }
-    this.title.replaceChildren("Study ", user(study.name));
+    this.title.replaceChildren("Study ", userText(study.name));
     this.goal.textContent = goalText(study.goal);
     this.drawProgress(study);
     this.drawCounts(study);
     const best = study.trials.find((trial) => trial.number === study.best);
     this.best.replaceChildren(
       el("strong", {}, best ? `Best: trial ${best.number}` : "No feasible trial yet"),
-      best ? user(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "",
+      best ? userText(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "",
     );
     const limits = study.state === "running" ? limitsText(study.narrowed) : "";
-    const notes = [limits && `Searches within ${limits} only, as asked under What if.`, study.ending, ...study.warnings.map((warning) => `⚠ ${warning}`), study.cut, this.controls?.note || null];
+    const notes = [limits && `The search is narrowed to ${limits} (see What if).`, study.ending, ...study.warnings.map((warning) => `⚠ ${warning}`), study.cut, this.controls?.note || null];
     const texts = notes.filter((text): text is string => Boolean(text));
-    // Rewriting an unchanged sentence would make a screen reader say it again.
+    // If an unchanged sentence were replaced, a screen reader would read it again.
     if (this.notes.dataset["texts"] !== JSON.stringify(texts)) {
       this.notes.dataset["texts"] = JSON.stringify(texts);
-      this.notes.replaceChildren(...texts.map((text) => el("p", {}, user(text))));
+      this.notes.replaceChildren(...texts.map((text) => el("p", {}, userText(text))));
     }
   }
 
   private drawProgress(study: Study): void {
-    const done = doneOf(study);
+    const done = countDone(study);
     const all = study.budget.trials;
     this.bar.hidden = all === null || study.state === "ended";
     if (all !== null) {
@@ -87,24 +87,24 @@ export class Header implements Part {
   }
 
   private drawCounts(study: Study): void {
-    const done = doneOf(study);
+    const done = countDone(study);
     const all = study.budget.trials;
     const parts: (Node | string)[] = [el("span", { class: "nbc-done" }, all === null ? `${done} trials` : `${done} of ${all} trials`)];
     for (const state of STATES) {
-      const n = trialsIn(study, state);
+      const n = countTrials(study, state);
       if (n) {
         parts.push(el("span", { class: "nbc-count" }, icon(state), ` ${n} ${state}`));
       }
     }
-    const total = STATES.reduce((sum, state) => sum + trialsIn(study, state), 0);
+    const total = STATES.reduce((sum, state) => sum + countTrials(study, state), 0);
     if (study.trials.length < total) {
       parts.push(el("span", {}, `${study.trials.length} shown`));
     }
     if (study.elapsed !== null) {
-      parts.push(el("span", {}, duration(study.elapsed)));
+      parts.push(el("span", {}, formatDuration(study.elapsed)));
     }
     if (study.state === "running" && study.left !== null) {
-      parts.push(el("span", {}, `about ${duration(study.left)} left`));
+      parts.push(el("span", {}, `about ${formatDuration(study.left)} left`));
     }
     this.counts.replaceChildren(...parts);
   }
@@ -120,10 +120,10 @@ export class Header implements Part {
     const made = [
       controls.stop && button("Stop", { class: "nbc-button nbc-stop", title: "End the search; the running trial is abandoned" }, controls.stop),
       controls.pause &&
-        button("Pause", { class: "nbc-button", "aria-pressed": String(controls.isPaused), title: "Let the running trial end, then wait; press again to go on" }, controls.pause),
-      controls.skip && button("Skip", { class: "nbc-button", title: "End the running trial as stopped and go on" }, controls.skip),
+        button("Pause", { class: "nbc-button", "aria-pressed": String(controls.isPaused), title: "Let the running trial end, then wait; press again to resume" }, controls.pause),
+      controls.skip && button("Skip", { class: "nbc-button", title: "End the running trial as stopped and continue" }, controls.skip),
     ].filter((made): made is HTMLButtonElement => Boolean(made));
-    const focused = cut(document.activeElement?.textContent ?? "", 20);
+    const focused = shorten(document.activeElement?.textContent ?? "", 20);
     const hadFocus = this.buttons.contains(document.activeElement);
     this.buttons.replaceChildren(...made);
     if (hadFocus) {
@@ -132,7 +132,7 @@ export class Header implements Part {
   }
 }
 
-// How many trials count against the budget.
-function doneOf(study: Study): number {
-  return COUNTED.reduce((sum, state) => sum + trialsIn(study, state), 0);
+// Returns how many trials count against the budget.
+function countDone(study: Study): number {
+  return COUNTED_STATES.reduce((sum, state) => sum + countTrials(study, state), 0);
 }

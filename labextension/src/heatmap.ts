@@ -1,21 +1,21 @@
-// The surrogate over two parameters: the predicted metric and the acquisition as maps, side by side.
+// Maps over two parameters: the predicted metric and the acquisition, side by side.
 
-import { axes, canvas, LETTER, line, MARGIN, type Box } from "./chart";
+import { axes, canvas, LETTER, linePath, MARGIN, type Box } from "./chart";
 import type { Parameter, Scalar, Study, Trial } from "./data";
 import { svg } from "./dom";
-import { cut, spell } from "./format";
-import { banded, extent, linear, logarithmic, type Scale } from "./scales";
-import { completed, fromUnit, placesOf, toUnit, type Point } from "./space";
+import { shorten, formatValue } from "./format";
+import { bandScale, extent, linearScale, logScale, type Scale } from "./scales";
+import { completePoint, fromUnit, gridOf, toUnit, type Point } from "./space";
 import type { Surrogate } from "./surrogate";
 
 const HEIGHT = 270;
 const CELLS = 21;
-// Room for the title and the scale of colours above a map.
+// Pixels for the title and the colour scale above a map.
 const HEAD = 40;
 const GAP = 18;
-// A choice of so few values, or a number of so few steps, is written in full below the map.
-const FEW = 8;
-// From dark to light in even steps, so that it reads the same in black and white, and for every eye.
+// With at most this many values every one has a label below the map.
+const MAX_MARKS = 8;
+// From dark to light in even steps, so that it can be read in black and white and by colour-blind readers.
 const COLOURS = [
   [0, 34, 78],
   [53, 69, 108],
@@ -30,7 +30,7 @@ interface Axis {
   values: Scalar[];
 }
 
-// What is drawn in one map: a number for each cell, by rows from the bottom.
+// The content of one map: a number for each cell, by rows from the bottom.
 interface Field {
   title: string;
   cells: number[][];
@@ -41,16 +41,16 @@ export interface Maps {
   across: Axis;
   up: Axis;
   fields: Field[];
-  // The cell with the largest acquisition, or null.
+  // The values in the cell with the largest acquisition, or null.
   most: { across: Scalar; up: Scalar } | null;
 }
 
-export function mapsOf(study: Study, surrogate: Surrogate, through: Point, names: readonly [string, string], metric: string): Maps {
+export function makeMaps(study: Study, surrogate: Surrogate, through: Point, names: readonly [string, string], metric: string): Maps {
   const [across, up] = names.map((name): Axis => {
     const parameter = study.parameters.find((known) => known.name === name)!;
-    return { parameter, values: placesOf(parameter, CELLS).map((u) => fromUnit(parameter, u)) };
+    return { parameter, values: gridOf(parameter, CELLS).map((u) => fromUnit(parameter, u)) };
   }) as [Axis, Axis];
-  const points = up.values.map((y) => across.values.map((x) => completed(study.parameters, { ...through, [names[0]]: x, [names[1]]: y })));
+  const points = up.values.map((y) => across.values.map((x) => completePoint(study.parameters, { ...through, [names[0]]: x, [names[1]]: y })));
   const fields: Field[] = [{ title: `predicted ${metric}`, cells: points.map((row) => row.map((point) => surrogate.mean(metric, point))), isBare: false }];
   let most: Maps["most"] = null;
   if (surrogate.hasAcquisition) {
@@ -65,13 +65,13 @@ export function mapsOf(study: Study, surrogate: Surrogate, through: Point, names
 
 export function drawMaps(place: HTMLElement, study: Study, maps: Maps, through: Trial | null): SVGSVGElement {
   const [a, b] = [maps.across.parameter.name, maps.up.parameter.name];
-  const { root, width } = canvas(place, HEIGHT, cut(`Predicted and acquisition over ${a} and ${b}, as maps`, 300));
-  const left = 24 + LETTER * Math.max(4, ...ticksOf(maps.up, [0, HEIGHT]).ticks.map(({ label }) => Math.min(label.length, 9)));
+  const { root, width } = canvas(place, HEIGHT, shorten(`Predicted and acquisition over ${a} and ${b}, as maps`, 300));
+  const left = 24 + LETTER * Math.max(4, ...axisScale(maps.up, [0, HEIGHT]).ticks.map(({ label }) => Math.min(label.length, 9)));
   const room = (width - left - MARGIN.right - GAP * (maps.fields.length - 1)) / maps.fields.length;
   maps.fields.forEach((field, i) => {
     const start = left + i * (room + GAP);
     const box = { left: start, right: start + room, top: HEAD, bottom: HEIGHT - MARGIN.bottom };
-    const [x, y] = [ticksOf(maps.across, [box.left, box.right]), ticksOf(maps.up, [box.bottom, box.top])];
+    const [x, y] = [axisScale(maps.across, [box.left, box.right]), axisScale(maps.up, [box.bottom, box.top])];
     axes(root, box, x, i ? Object.assign((value: number) => y(value), { ticks: [] }) : y, { x: a, y: i ? "" : b });
     drawCells(root, box, field);
     drawScale(root, box, field);
@@ -92,7 +92,7 @@ function drawCells(root: SVGSVGElement, box: Box, field: Field): void {
   });
 }
 
-// A logarithm far below the rest says "nothing to gain" and would make everything else one colour.
+// A logarithm far below the others would give all others the same colour.
 function domainOf(field: Field): [number, number] {
   const sorted = field.cells.flat().filter(Number.isFinite).sort((a, b) => a - b);
   const low = field.isBare ? sorted[Math.floor(sorted.length * 0.2)] : sorted[0];
@@ -100,8 +100,8 @@ function domainOf(field: Field): [number, number] {
 }
 
 function drawScale(root: SVGSVGElement, box: Box, field: Field): void {
-  const [low, high] = domainOf(field).map((end) => (field.isBare ? "" : spell(Number(end.toPrecision(3))))) as [string, string];
-  root.append(svg("text", { class: "nbc-axis", x: box.left, y: 12 }, cut(field.title, Math.max(10, (box.right - box.left) / 7))));
+  const [low, high] = domainOf(field).map((end) => (field.isBare ? "" : formatValue(Number(end.toPrecision(3))))) as [string, string];
+  root.append(svg("text", { class: "nbc-axis", x: box.left, y: 12 }, shorten(field.title, Math.max(10, (box.right - box.left) / 7))));
   const from = box.left + (field.isBare ? LETTER * 5 : LETTER * low.length + 5);
   const to = Math.max(from + 30, box.right - (field.isBare ? LETTER * 5 : LETTER * high.length + 5));
   const n = 24;
@@ -109,12 +109,12 @@ function drawScale(root: SVGSVGElement, box: Box, field: Field): void {
     const w = (to - from) / n;
     root.append(svg("rect", { x: from + i * w, y: 20, width: w + 0.5, height: 9, fill: colour(i / (n - 1)), "shape-rendering": "crispEdges" }));
   }
-  root.append(svg("text", { x: from - 4, y: 28, "text-anchor": "end" }, field.isBare ? "less" : low), svg("text", { x: to + 4, y: 28 }, field.isBare ? "more" : high));
+  root.append(svg("text", { x: from - 4, y: 28, "text-anchor": "end" }, field.isBare ? "low" : low), svg("text", { x: to + 4, y: 28 }, field.isBare ? "high" : high));
 }
 
 function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, through: Trial | null): void {
   const at = (point: Point): [number, number] | null => {
-    const [x, y] = [placeOn(maps.across, point, [box.left, box.right]), placeOn(maps.up, point, [box.bottom, box.top])];
+    const [x, y] = [positionOn(maps.across, point, [box.left, box.right]), positionOn(maps.up, point, [box.bottom, box.top])];
     return x === null || y === null ? null : [x, y];
   };
   const mark = (point: Point, path: (x: number, y: number) => string, title: string, kind: string): void => {
@@ -132,7 +132,7 @@ function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, thro
   }
   if (maps.most) {
     const point = { [maps.across.parameter.name]: maps.most.across, [maps.up.parameter.name]: maps.most.up };
-    mark(point, (x, y) => `${line([[x, y - 7], [x + 7, y], [x, y + 7], [x - 7, y]])}Z`, "Most to gain", "nbc-mark-most");
+    mark(point, (x, y) => `${linePath([[x, y - 7], [x + 7, y], [x, y + 7], [x - 7, y]])}Z`, "Largest acquisition", "nbc-mark-most");
   }
   if (through) {
     mark(through.params, (x, y) => `M${x - 6} ${y}a6 6 0 1 0 12 0a6 6 0 1 0 -12 0`, `Trial ${through.number}`, "nbc-mark-through");
@@ -142,8 +142,8 @@ function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, thro
   }
 }
 
-// Where a point lies along an axis of a map; cells are centred on the values.
-function placeOn({ parameter, values }: Axis, point: Point, [from, to]: readonly [number, number]): number | null {
+// Returns the position of a point along an axis of a map; cells are centred on the values.
+function positionOn({ parameter, values }: Axis, point: Point, [from, to]: readonly [number, number]): number | null {
   const value = point[parameter.name];
   if (value === undefined) {
     return null;
@@ -152,15 +152,15 @@ function placeOn({ parameter, values }: Axis, point: Point, [from, to]: readonly
   return from + cell / 2 + toUnit(parameter, value) * (to - from - cell);
 }
 
-function ticksOf({ parameter, values }: Axis, range: [number, number]): Scale {
+function axisScale({ parameter, values }: Axis, range: [number, number]): Scale {
   const numbers = values.filter((value): value is number => typeof value === "number");
   const domain = extent(numbers);
   const cell = (range[1] - range[0]) / values.length;
-  if (parameter.kind === "choice" || values.length <= FEW || !domain) {
-    return banded(values.map((value) => cut(spell(value), 9)), range);
+  if (parameter.kind === "choice" || values.length <= MAX_MARKS || !domain) {
+    return bandScale(values.map((value) => shorten(formatValue(value), 9)), range);
   }
   const inner: [number, number] = [range[0] + cell / 2, range[1] - cell / 2];
-  return parameter.log ? logarithmic(domain, inner, { count: 4 }) : linear(domain, inner, { padded: false, count: 4 });
+  return parameter.log ? logScale(domain, inner, { count: 4 }) : linearScale(domain, inner, { padded: false, count: 4 });
 }
 
 function colour(share: number): string {

@@ -1,17 +1,17 @@
-// Which parameters matter, as bars; and whether the surrogate that says so can be trusted.
+// The Importance tab: the importance of parameters as bars, and whether the surrogate can be trusted.
 
-import { axes, canvas, empty, leftOf, MARGIN } from "./chart";
-import { el, svg, user } from "./dom";
+import { axes, canvas, showMessage, leftOf, MARGIN } from "./chart";
+import { el, svg, userText } from "./dom";
 import type { Calibration, Study } from "./data";
-import { cut } from "./format";
+import { shorten } from "./format";
 import { WIDTH_95 } from "./normal";
 import type { Part } from "./part";
-import { linear } from "./scales";
+import { linearScale } from "./scales";
 
 const HEIGHT = 130;
-const WAITING = "How much each parameter matters shows itself here once the surrogate has enough trials to learn from.";
-const NOTHING = "How much each parameter matters was not worked out for this study.";
-// Residuals beyond so many standard deviations are drawn there; half of one is the width of a column.
+const WAITING = "The importance of the parameters is shown here once the surrogate has enough trials.";
+const NOTHING = "The importance of the parameters was not computed for this study.";
+// Residuals of more standard deviations are drawn in the last column; a column is half a standard deviation wide.
 const FAR = 5;
 const COLUMN = 0.5;
 
@@ -21,7 +21,7 @@ export class Importance implements Part {
   draw(study: Study): void {
     const shares = Object.entries(study.importance ?? {}).filter((entry): entry is [string, number] => entry[1] !== null);
     if (!shares.length) {
-      empty(this.element, study.state === "running" ? WAITING : NOTHING);
+      showMessage(this.element, study.state === "running" ? WAITING : NOTHING);
       return;
     }
     shares.sort((a, b) => b[1] - a[1]);
@@ -29,7 +29,7 @@ export class Importance implements Part {
       const percent = Math.round(100 * Math.min(1, Math.max(0, share)));
       const bar = el("div", { class: "nbc-bar" });
       bar.style.width = `${percent}%`;
-      return el("tr", {}, el("th", { scope: "row" }, user(name)), el("td", {}, `${percent} %`), el("td", { class: "nbc-track" }, bar));
+      return el("tr", {}, el("th", { scope: "row" }, userText(name)), el("td", {}, `${percent} %`), el("td", { class: "nbc-track" }, bar));
     });
     this.element.replaceChildren(el("table", { class: "nbc-bars" }, el("tbody", {}, ...rows)));
     if (study.calibration) {
@@ -37,26 +37,26 @@ export class Importance implements Part {
     }
   }
 
-  // How many trials lie how far from what the others foretell; the band should hold 19 of 20.
-  private drawCalibration(trust: Calibration): void {
-    const known = trust.residuals.filter((residual): residual is number => residual !== null);
+  // A histogram of the residuals; 19 of 20 should lie in the band.
+  private drawCalibration(calibration: Calibration): void {
+    const known = calibration.residuals.filter((residual): residual is number => residual !== null);
     const columns = new Array<number>((2 * FAR) / COLUMN).fill(0);
     for (const residual of known) {
       const i = Math.min(columns.length - 1, Math.max(0, Math.floor((residual + FAR) / COLUMN)));
       columns[i] = (columns[i] ?? 0) + 1;
     }
-    const { root, width } = canvas(this.element, HEIGHT, cut(`Calibration: ${trust.sentence}`, 300));
+    const { root, width } = canvas(this.element, HEIGHT, shorten(`Calibration: ${calibration.sentence}`, 300));
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
-    const y = linear([0, Math.max(1, ...columns)], [bottom, top], { count: 2, padded: false, whole: true });
+    const y = linearScale([0, Math.max(1, ...columns)], [bottom, top], { count: 2, padded: false, whole: true });
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
-    const x = linear([-FAR, FAR], [box.left, box.right], { count: 10, padded: false });
+    const x = linearScale([-FAR, FAR], [box.left, box.right], { count: 10, padded: false });
     root.append(svg("rect", { class: "nbc-band", x: x(-WIDTH_95), y: top, width: x(WIDTH_95) - x(-WIDTH_95), height: bottom - top }));
-    axes(root, box, x, y, { x: `${cut(trust.metric, 24)}: standard deviations off`, y: "trials" });
+    axes(root, box, x, y, { x: `${shorten(calibration.metric, 24)}: residual / standard deviation`, y: "trials" });
     columns.forEach((n, i) => {
       const [from, to] = [x(i * COLUMN - FAR), x((i + 1) * COLUMN - FAR)];
       const isFar = Math.abs((i + 0.5) * COLUMN - FAR) > WIDTH_95;
       root.append(svg("rect", { class: isFar ? "nbc-gain" : "nbc-column", x: from + 1, y: y(n), width: Math.max(1, to - from - 2), height: bottom - y(n) }));
     });
-    this.element.append(el("p", { class: "nbc-trust" }, user(trust.sentence)), root);
+    this.element.append(el("p", { class: "nbc-trust" }, userText(calibration.sentence)), root);
   }
 }

@@ -1,26 +1,26 @@
-// Keys that are pressed in the panel act on the panel: a notebook would delete its cell on "d d" and fold on an arrow.
+// Keys that are pressed in the panel act on the panel only: a notebook would delete its cell on "d d".
 
-// What a select, a slider, a button or a table may act on whatever else is held; other shortcuts stay the front end's.
+// Keys that a select, slider, button or table uses also with modifiers; other shortcuts are left to the front end.
 const ACTING = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End", "PageUp", "PageDown", "Enter", " "];
-// Lumino looks for this on the element that has the focus, and then for no shortcut.
+// Lumino handles no shortcut if the focused element has this attribute.
 const SUPPRESS = "data-lm-suppress-shortcuts";
 
-export function isOwn(event: KeyboardEvent): boolean {
+export function isPanelKey(event: KeyboardEvent): boolean {
   return (!event.ctrlKey && !event.metaKey && !event.altKey) || ACTING.includes(event.key);
 }
 
-// Keeps an element's own keys from the page around it. Returns what ends that.
+// Keeps the keys of an element from the page around it. Returns a function that ends this.
 export function keepKeys(element: HTMLElement): () => void {
-  // JupyterLab listens at the document as events bubble, Notebook as they come down; only the window is before that.
-  // The mark lasts for one key, since it would keep shortcuts such as "save" away, too.
+  // JupyterLab listens on the document in the bubbling phase, Notebook in the capturing phase; only the window is before.
+  // The attribute is set for one key at a time, since it would suppress shortcuts such as "save" too.
   const mark = (event: KeyboardEvent): void => {
     const { target } = event;
     if (target instanceof Element && element.contains(target)) {
-      target.toggleAttribute(SUPPRESS, isOwn(event));
+      target.toggleAttribute(SUPPRESS, isPanelKey(event));
     }
   };
   const keep = (event: KeyboardEvent): void => {
-    if (isOwn(event)) {
+    if (isPanelKey(event)) {
       event.stopPropagation();
     }
     if (event.target instanceof Element) {

@@ -1,4 +1,4 @@
-// What the live panel and Python say to each other, with a guard per message.
+// The messages between the live panel and Python, with a guard for each.
 
 import { isField, isObject, isTrial, type Maybe, type Study, type Trial } from "./data";
 
@@ -11,7 +11,7 @@ export interface PanelState {
   study: Study;
 }
 
-// Python -> page: what changed since message `seq - 1`. Trials replace those of the same number.
+// Python -> page: what changed since message `seq - 1`. Trials replace those with the same number.
 export interface Delta {
   kind: "delta";
   seq: number;
@@ -20,24 +20,24 @@ export interface Delta {
   set: Partial<Study>;
 }
 
-// Python -> page: a control was understood.
+// Python -> page: the answer to a command.
 export interface Ack {
   kind: "ack";
   control: Control | "hello";
   run: string;
   paused: boolean;
-  // What became of a point that was to run next.
+  // What happened to a point or to limits.
   note?: string;
 }
 
-// Python -> page: everything anew, sent at the start and as the answer to "hello".
-export interface Whole {
+// Python -> page: the whole state, sent at the start and as the answer to "hello".
+export interface FullState {
   kind: "whole";
   state: PanelState;
 }
 
 // Page -> Python, on the comm of the controls.
-export interface Press {
+export interface Command {
   kind: "press";
   control: Control | "hello";
   run: string;
@@ -68,22 +68,22 @@ export function isAck(value: unknown): value is Ack {
   return isObject(value) && value["kind"] === "ack" && typeof value["control"] === "string" && typeof value["run"] === "string";
 }
 
-export function isWhole(value: unknown): value is Whole {
+export function isFullState(value: unknown): value is FullState {
   return isObject(value) && value["kind"] === "whole" && isPanelState(value["state"]);
 }
 
-// Says whether a message between the state and this delta was missed.
+// Returns whether a message between the state and this delta was missed.
 export function isGap(state: PanelState, delta: Delta): boolean {
   return delta.seq > state.seq + 1;
 }
 
-// Returns the state after a delta; the same state when it is old news.
-export function applied(state: PanelState, delta: Delta): PanelState {
+// Returns the state after a delta; the same state if the delta is older.
+export function applyDelta(state: PanelState, delta: Delta): PanelState {
   if (delta.seq <= state.seq) {
     return state;
   }
   // What did not change stays the same object, so that a view knows what it need not draw again.
-  const study: Study = { ...state.study, ...delta.set, trials: merged(state.study.trials, delta.trials) };
+  const study: Study = { ...state.study, ...delta.set, trials: mergeTrials(state.study.trials, delta.trials) };
   if (delta.progress) {
     const { label, from, values } = delta.progress;
     const before = Array.from({ length: from }, (_, i) => state.study.progress?.values[i] ?? null);
@@ -92,7 +92,7 @@ export function applied(state: PanelState, delta: Delta): PanelState {
   return { ...state, seq: delta.seq, study };
 }
 
-function merged(before: Trial[], changed: readonly Trial[]): Trial[] {
+function mergeTrials(before: Trial[], changed: readonly Trial[]): Trial[] {
   if (!changed.length) {
     return before;
   }

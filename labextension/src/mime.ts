@@ -1,4 +1,4 @@
-// JupyterLab's viewer of saved studies: needs no kernel, and draws in notebooks that are not trusted.
+// JupyterLab's renderer of saved studies. It needs no kernel and also draws in notebooks that are not trusted.
 
 import type { IRenderMime } from "@jupyterlab/rendermime-interfaces";
 import type { Widget } from "@lumino/widgets";
@@ -7,7 +7,7 @@ import { refusal, StudyView } from "./view";
 
 type WidgetClass = new (options?: Widget.IOptions) => Widget;
 
-// The class of widgets comes from JupyterLab itself: a second copy of it could not be attached.
+// The class Widget must come from JupyterLab: instances of a second copy could not be attached.
 export function mimeExtension(Base: WidgetClass): IRenderMime.IExtension {
   class RenderedStudy extends Base implements IRenderMime.IRenderer {
     private view: StudyView | null = null;
@@ -48,7 +48,7 @@ export function mimeExtension(Base: WidgetClass): IRenderMime.IExtension {
   };
 }
 
-// A notebook keeps texts as one string or as lines.
+// A notebook holds a text as one string or as a list of lines.
 function text(value: unknown): string | null {
   if (Array.isArray(value)) {
     return value.filter((line) => typeof line === "string").join("");

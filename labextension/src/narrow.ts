@@ -1,8 +1,8 @@
-// Narrows the search to a part of the space, from the value that a slider stands on: at least, at most, only, not.
+// Buttons that narrow the search to a part of the space, from the value of a slider: at least, at most, only, not.
 
 import type { Parameter, Scalar, Study } from "./data";
-import { button, el, user } from "./dom";
-import { cut, limitText, spell } from "./format";
+import { button, el, userText } from "./dom";
+import { shorten, limitText, formatValue } from "./format";
 import { optionsOf, type Point } from "./space";
 
 type Limits = Record<string, Scalar[]>;
@@ -13,7 +13,7 @@ export class Narrow {
 
   constructor(private readonly ask: (limits: Limits) => void) {}
 
-  // `parameter` is the one whose slider was moved last.
+  // `parameter`: the one whose slider was moved last.
   draw(study: Study, parameter: Parameter | undefined, point: Point): void {
     const value = parameter && point[parameter.name];
     const limits = study.narrowed ?? {};
@@ -35,8 +35,8 @@ export class Narrow {
   private choices(limits: Limits, parameter: Parameter, value: Scalar): Node[] {
     const { name } = parameter;
     const made = (word: string, values: Scalar[]): HTMLButtonElement => {
-      const label = `${word} ${cut(spell(value), 20)}`;
-      const more = { class: "nbc-button", "data-focus": word, "aria-label": `Search with ${cut(name, 40)} ${label}`, disabled: !values.length };
+      const label = `${word} ${shorten(formatValue(value), 20)}`;
+      const more = { class: "nbc-button", "data-focus": word, "aria-label": `Search with ${shorten(name, 40)} ${label}`, disabled: !values.length };
       return button(label, more, () => this.ask(without(parameter, { ...limits, [name]: values })));
     };
     const [low, high] = [limits[name]?.[0] ?? parameter.low ?? null, limits[name]?.at(-1) ?? parameter.high ?? null];
@@ -45,17 +45,17 @@ export class Narrow {
       parameter.kind === "choice"
         ? [made("only", [value]), made("not", left.filter((option) => option !== value))]
         : [made("at least", [value, larger(high, value)]), made("at most", [smaller(low, value), value]), made("only", [value, value])];
-    return [el("span", { class: "nbc-choice" }, "From now on, search with ", user(cut(name, 40))), ...buttons];
+    return [el("span", { class: "nbc-choice" }, "From now on, search with ", userText(shorten(name, 40))), ...buttons];
   }
 
   private chip(limits: Limits, name: string, values: Scalar[]): HTMLButtonElement {
     const { [name]: _, ...rest } = limits;
     const text = limitText(name, values);
-    return button(`${text} ✕`, { class: "nbc-button nbc-chip", "aria-label": `Search all of ${cut(name, 40)} again, not only ${text}` }, () => this.ask(rest));
+    return button(`${text} ✕`, { class: "nbc-button nbc-chip", "aria-label": `Search all of ${shorten(name, 40)} again, not only ${text}` }, () => this.ask(rest));
   }
 }
 
-// Leaves out a limit that limits nothing.
+// Removes a limit that spans the whole parameter.
 function without(parameter: Parameter, limits: Limits): Limits {
   const { [parameter.name]: values, ...rest } = limits;
   const isAll = parameter.kind === "choice" ? values?.length === parameter.options?.length : values?.[0] === parameter.low && values?.[1] === parameter.high;

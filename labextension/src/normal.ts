@@ -1,10 +1,10 @@
-// The normal distribution far into its tails, for what nbcompress/optimize/acquisition.py computes in logarithms.
+// The normal distribution in logarithms, accurate far in its tails; see nbcompress/optimize/acquisition.py.
 
 const SQRT_PI = Math.sqrt(Math.PI);
 const LOG_SQRT_2PI = 0.5 * Math.log(2 * Math.PI);
 const SERIES_UNTIL = 2;
 
-// So many standard deviations on each side of the mean hold 95 %.
+// Half the width of a 95 % interval in standard deviations, as in nbcompress/panels/surrogate_data.py.
 export const WIDTH_95 = 1.96;
 
 // exp(x^2) erfc(x) for x >= 0.
@@ -18,7 +18,7 @@ export function erfcx(x: number): number {
     }
     return Math.exp(x * x) * (1 - (2 / SQRT_PI) * sum);
   }
-  // The continued fraction of Laplace, from its far end.
+  // Laplace's continued fraction, evaluated from its end.
   let fraction = x;
   for (let n = 80; n >= 1; n--) {
     fraction = x + n / 2 / fraction;
@@ -26,12 +26,12 @@ export function erfcx(x: number): number {
   return 1 / (SQRT_PI * fraction);
 }
 
-export function logDensity(z: number): number {
+export function logPdf(z: number): number {
   return -0.5 * z * z - LOG_SQRT_2PI;
 }
 
 // log P(Z <= z)
-export function logBelow(z: number): number {
+export function logCdf(z: number): number {
   const x = Math.abs(z) * Math.SQRT1_2;
   const tail = 0.5 * erfcx(x);
   return z > 0 ? Math.log1p(-tail * Math.exp(-x * x)) : Math.log(tail) - x * x;
@@ -40,16 +40,16 @@ export function logBelow(z: number): number {
 // log(phi(z) + z Phi(z))
 export function logH(z: number): number {
   if (z > -1) {
-    return Math.log(Math.exp(logDensity(z)) + z * Math.exp(logBelow(z)));
+    return Math.log(Math.exp(logPdf(z)) + z * Math.exp(logCdf(z)));
   }
   const ratio = Math.sqrt(Math.PI / 2) * erfcx(-z * Math.SQRT1_2) * -z;
-  // For large |z| the ratio tends to 1 - 1 / z^2, and the series is more exact than what is left of 1 - ratio.
+  // For large |z| the ratio tends to 1 - 1 / z^2, and the series is more accurate than 1 - ratio, which cancels.
   const inverse = 1 / (z * z);
   const rest = z < -100 ? inverse * (1 - 3 * inverse * (1 - 5 * inverse)) : 1 - ratio;
-  return logDensity(z) + Math.log(rest);
+  return logPdf(z) + Math.log(rest);
 }
 
 // log E[max(target - loss, 0)] of a normal loss.
-export function logImprovement(mean: number, std: number, target: number): number {
+export function logExpectedImprovement(mean: number, std: number, target: number): number {
   return Math.log(std) + logH((target - mean) / std);
 }

@@ -1,4 +1,4 @@
-// The script of a report's page: draws the study that the page itself holds.
+// The script of a report: draws the study that the page holds.
 
 import { readStudy } from "./data";
 import { refusal, StudyView } from "./view";
@@ -17,7 +17,7 @@ function start(): void {
   const view = new StudyView();
   place.append(view.element);
   view.update(reading.study);
-  // The plain form stays for printing and for readers without scripts.
+  // The plain HTML stays for printing and for readers without scripts.
   document.getElementById("nbcompress-plain")?.setAttribute("hidden", "");
 }
 

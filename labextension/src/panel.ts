@@ -1,10 +1,10 @@
-// The live panel as an anywidget module: one state for the model, a view for each place that shows it.
+// The live panel as an anywidget module: one state for the model, and a view for each output that shows it.
 
 import { readStudy, type Study } from "./data";
-import { Life } from "./life";
-import { applied, isAck, isDelta, isGap, isPanelState, isWhole, type PanelState } from "./messages";
+import { Connection } from "./connection";
+import { applyDelta, isAck, isDelta, isGap, isPanelState, isFullState, type PanelState } from "./messages";
 import type { Controls } from "./header";
-import { Steering, type Manager } from "./steering";
+import { CommandSender, type Manager } from "./commands";
 import { refusal, StudyView } from "./view";
 
 interface Model {
@@ -22,21 +22,21 @@ function stateOf(model: Model): PanelState | null {
   return isPanelState(state) ? state : null;
 }
 
-// Keeps the model's state up to date, so that a view that opens later starts from what is true then.
+// Keeps the state of the model up to date, so that a view that opens later starts from it.
 function initialize({ model }: { model: Model }): () => void {
-  const hear = (message: unknown) => {
+  const onMessage = (message: unknown) => {
     const state = stateOf(model);
-    if (isWhole(message)) {
+    if (isFullState(message)) {
       model.set(STATE, message.state);
     } else if (state && isDelta(message)) {
       if (isGap(state, message)) {
         console.debug("nbcompress: a message was missed; the panel catches up when Python answers.");
       }
-      model.set(STATE, applied(state, message));
+      model.set(STATE, applyDelta(state, message));
     }
   };
-  model.on("msg:custom", hear);
-  return () => model.off("msg:custom", hear);
+  model.on("msg:custom", onMessage);
+  return () => model.off("msg:custom", onMessage);
 }
 
 function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
@@ -47,48 +47,48 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   }
   const view = new StudyView();
   el.replaceChildren(view.element);
-  let steering: Steering | null = null;
+  let sender: CommandSender | null = null;
   const redraw = () => {
     const state = stateOf(model);
     if (state) {
-      view.update(life.lost ? left(state.study, life.lost) : state.study);
+      view.update(connection.lostReason ? lastKnown(state.study, connection.lostReason) : state.study);
     }
   };
-  const life = new Life(model.widget_manager, () => {
+  const connection = new Connection(model.widget_manager, () => {
     redraw();
-    steering?.offer();
+    sender?.offer();
   });
   const id = model.get("controls_id");
   if (typeof id === "string" && id) {
     const interrupts = model.get("interrupts") === true;
-    const show = (controls: Controls) => view.steer(life.lost ? null : controls);
-    steering = new Steering(model.widget_manager, id, interrupts, () => life.isCertain, () => stateOf(model), show);
-    void life.look(id);
+    const show = (controls: Controls) => view.setControls(connection.lostReason ? null : controls);
+    sender = new CommandSender(model.widget_manager, id, interrupts, () => connection.isConfirmed, () => stateOf(model), show);
+    void connection.checkControls(id);
   }
-  const hear = (message: unknown) => {
-    if (isAck(message) || isWhole(message) || isDelta(message)) {
-      life.heard();
+  const onMessage = (message: unknown) => {
+    if (isAck(message) || isFullState(message) || isDelta(message)) {
+      connection.receive();
     }
     if (isAck(message)) {
-      steering?.heard(message);
+      sender?.handleAnswer(message);
     }
   };
   model.on(`change:${STATE}`, redraw);
-  model.on("msg:custom", hear);
+  model.on("msg:custom", onMessage);
   redraw();
-  steering?.start();
+  sender?.start();
   return () => {
     model.off(`change:${STATE}`, redraw);
-    model.off("msg:custom", hear);
-    life.dispose();
-    steering?.dispose();
+    model.off("msg:custom", onMessage);
+    connection.dispose();
+    sender?.dispose();
     view.dispose();
   };
 }
 
-// How far a search was when it was heard of last. Whether it goes on somewhere, this page cannot tell.
-function left(study: Study, reason: string): Study {
-  const sentence = `${reason} This is how far it was; %bo_study ${study.name} shows how it stands.`;
+// Returns the study as it was at the last message. The page does not know whether the search still runs somewhere.
+function lastKnown(study: Study, reason: string): Study {
+  const sentence = `${reason} This is its last known state; %bo_study ${study.name} shows the current one.`;
   return study.state === "running" ? { ...study, state: "ended", left: null, ending: sentence } : study;
 }
 

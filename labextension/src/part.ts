@@ -1,4 +1,4 @@
-// What every part of the view is: an element that can draw a study.
+// A part of the view: an element that can draw a study.
 
 import type { Study } from "./data";
 

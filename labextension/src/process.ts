@@ -1,27 +1,27 @@
-// A Gaussian process in closed form: what nbcompress/optimize/surrogate.py predicts, from the same numbers.
+// A Gaussian process in closed form: the predictions of nbcompress/optimize/surrogates/closed_form.py.
 
 import type { OutcomeTransform, ProcessData, SurrogateData } from "./data";
 
 const SQRT5 = Math.sqrt(5);
-// Below this the predicted variance of standardised values is rounding.
+// A smaller predicted variance of standardised values is a rounding error.
 const VARIANCE_FLOOR = 1e-12;
-const DAMPING = 3;
-const REACH = 300;
+const LOG_TAIL_SCALE = 3;
+const MAX_TAIL_EXPONENT = 300;
 
-// Mean and standard deviation, standardised.
-export type Belief = readonly [mean: number, std: number];
+// Mean and standard deviation of standardised values.
+export type Posterior = readonly [mean: number, std: number];
 
 export class Process {
   private readonly n: number;
   // The points, divided by the lengthscales; L of the covariance; and a = K^-1 (y - H b).
   private readonly z: Float64Array[];
-  // Their rows of the trend's basis, times the root of its variance.
+  // The rows of the trend's basis at these points, times the root of its variance.
   private readonly rows: Float64Array[];
   private readonly factor: Float64Array[];
   private readonly a: Float64Array;
   private readonly scales: Float64Array;
 
-  // `features` are those of the process' trials; `owner` names the parameter of each feature by its index.
+  // `features`: those of the process' trials; `owner`: the index of the parameter of each feature.
   constructor(
     readonly data: ProcessData,
     private readonly kernel: SurrogateData["kernel"],
@@ -32,12 +32,12 @@ export class Process {
     this.scales = Float64Array.from(owner, (i) => data.lengthscales[i] ?? NaN);
     this.z = features.map((point) => this.scaled(point));
     this.rows = features.map((point) => this.trend(point));
-    this.factor = this.factorized();
+    this.factor = this.factorize();
     const rest = Float64Array.from(features, (point, i) => (data.y[i] ?? NaN) - this.basis(point));
     this.a = this.backward(this.forward(rest));
   }
 
-  predict(features: Float64Array): Belief {
+  predict(features: Float64Array): Posterior {
     const k = this.covariances(features);
     const half = this.forward(k);
     const row = this.trend(features);
@@ -64,7 +64,7 @@ export class Process {
     return Float64Array.from(this.z, (point, i) => this.data.signal * this.correlation(distance(z, point)) + dot(row, this.rows[i]!));
   }
 
-  // Lines and parabolas along the features, of mean 0 on even points; see nbcompress/optimize/trend.py.
+  // Lines and parabolas along the features, with mean 0 over a uniform distribution; see closed_form.py.
   private trend(features: Float64Array): Float64Array {
     const variance = this.data.trend ?? 0;
     const share = Math.sqrt((0.5 * variance) / Math.max(features.length, 1));
@@ -83,7 +83,7 @@ export class Process {
   }
 
   // Rows of L with L L' = K.
-  private factorized(): Float64Array[] {
+  private factorize(): Float64Array[] {
     const { signal, noise } = this.data;
     const rows: Float64Array[] = [];
     for (let i = 0; i < this.n; i++) {
@@ -104,30 +104,30 @@ export class Process {
 
   // L^-1 v
   private forward(v: Float64Array): Float64Array {
-    const found = new Float64Array(this.n);
+    const solution = new Float64Array(this.n);
     for (let i = 0; i < this.n; i++) {
       const row = this.factor[i]!;
       let sum = v[i]!;
       for (let j = 0; j < i; j++) {
-        sum -= row[j]! * found[j]!;
+        sum -= row[j]! * solution[j]!;
       }
-      found[i] = sum / row[i]!;
+      solution[i] = sum / row[i]!;
     }
-    return found;
+    return solution;
   }
 
   // L'^-1 v
   private backward(v: Float64Array): Float64Array {
-    const found = v.slice();
+    const solution = v.slice();
     for (let i = this.n - 1; i >= 0; i--) {
       const row = this.factor[i]!;
-      const value = found[i]! / row[i]!;
-      found[i] = value;
+      const value = solution[i]! / row[i]!;
+      solution[i] = value;
       for (let j = 0; j < i; j++) {
-        found[j]! -= row[j]! * value;
+        solution[j]! -= row[j]! * value;
       }
     }
-    return found;
+    return solution;
   }
 }
 
@@ -148,15 +148,15 @@ function dot(a: Float64Array, b: Float64Array): number {
   return sum;
 }
 
-// From standardised numbers to the units of the values; damped, values above the knee grow exponentially.
-export function restored([mean, std]: Belief, { shift, scale, knee, unit, damped }: OutcomeTransform): Belief {
-  const expand = (w: number): number => (damped && w > 0 ? DAMPING * Math.expm1(Math.min(w / DAMPING, REACH)) : w);
+// Returns mean and deviation in the units of the metric; with a log tail, values above the knee grow exponentially.
+export function untransform([mean, std]: Posterior, { shift, scale, knee, unit, damped }: OutcomeTransform): Posterior {
+  const expand = (w: number): number => (damped && w > 0 ? LOG_TAIL_SCALE * Math.expm1(Math.min(w / LOG_TAIL_SCALE, MAX_TAIL_EXPONENT)) : w);
   const w = shift + scale * mean;
   const band = scale * std;
   return [knee + unit * expand(w), unit * 0.5 * (expand(w + band) - expand(w - band))];
 }
 
-export function standardised(value: number, { shift, scale, knee, unit, damped }: OutcomeTransform): number {
+export function standardize(value: number, { shift, scale, knee, unit, damped }: OutcomeTransform): number {
   const w = (value - knee) / unit;
-  return ((damped && w > 0 ? DAMPING * Math.log1p(w / DAMPING) : w) - shift) / scale;
+  return ((damped && w > 0 ? LOG_TAIL_SCALE * Math.log1p(w / LOG_TAIL_SCALE) : w) - shift) / scale;
 }

@@ -1,11 +1,11 @@
-// The experiment's record: what is known of how the study came about.
+// The record of the experiment: how the study came about.
 
-import { el, user } from "./dom";
+import { el, userText } from "./dom";
 import { isObject, type Study } from "./data";
-import { spell } from "./format";
+import { formatValue } from "./format";
 import type { Part } from "./part";
 
-export class Record_ implements Part {
+export class RecordView implements Part {
   readonly element = el("details", { class: "nbc-record" });
   private drawn = "";
 
@@ -18,7 +18,7 @@ export class Record_ implements Part {
     this.drawn = key;
     const { cell: source, ...known } = study.record;
     const entries = Object.entries({ ...known, ...(study.baseline ? { baseline: study.baseline } : {}) });
-    const rows = entries.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, user(name)), el("td", {}, user(entryText(value)))));
+    const rows = entries.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, userText(name)), el("td", {}, userText(entryText(value)))));
     this.element.replaceChildren(el("summary", {}, "Record of the experiment"), el("table", { class: "nbc-entries" }, el("tbody", {}, ...rows)));
     if (typeof source === "string") {
       this.element.append(el("pre", { dir: "auto" }, source));
@@ -36,5 +36,5 @@ export function entryText(value: unknown): string {
       .map(([key, item]) => `${key} ${entryText(item)}`)
       .join(", ");
   }
-  return typeof value === "string" || typeof value === "number" || typeof value === "boolean" || value === null ? spell(value) : "";
+  return typeof value === "string" || typeof value === "number" || typeof value === "boolean" || value === null ? formatValue(value) : "";
 }

@@ -1,4 +1,4 @@
-// From values to positions and back to readable ticks.
+// Scales map values to positions, with readable ticks.
 
 export interface Scale {
   (value: number): number;
@@ -39,9 +39,9 @@ export interface Ticking {
   whole?: boolean;
 }
 
-export function linear(domain: [number, number], range: [number, number], { count = 5, padded = true, whole = false }: Ticking = {}): Scale {
+export function linearScale(domain: [number, number], range: [number, number], { count = 5, padded = true, whole = false }: Ticking = {}): Scale {
   const span = domain[1] - domain[0];
-  // One value alone stands in the middle of an axis of its own size.
+  // A single value stands in the middle of an axis.
   const edge = span === 0 ? Math.abs(domain[0]) / 2 || 1 : padded ? span * PADDING : 0;
   const [low, high] = [domain[0] - edge, domain[1] + edge];
   const place = (value: number) => range[0] + ((value - low) / (high - low)) * (range[1] - range[0]);
@@ -54,7 +54,7 @@ export function linear(domain: [number, number], range: [number, number], { coun
   return Object.assign(place, { ticks });
 }
 
-export function logarithmic(domain: [number, number], range: [number, number], { count = 6, padded = false }: Ticking = {}): Scale {
+export function logScale(domain: [number, number], range: [number, number], { count = 6, padded = false }: Ticking = {}): Scale {
   const ends = domain.map(Math.log10) as [number, number];
   const edge = (ends[1] - ends[0] || 1) * (padded ? PADDING : 0);
   const [low, high] = [ends[0] - edge, ends[1] + edge];
@@ -64,7 +64,7 @@ export function logarithmic(domain: [number, number], range: [number, number], {
   return Object.assign(place, { ticks });
 }
 
-// The closest of 1 2 5 10, 1 3 10, 1 10, 1 100, ... of which there are not too many.
+// The densest of 1 2 5 10, 1 3 10, 1 10, 1 100, ... that has at most `count` ticks.
 function logTicks(low: number, high: number, count: number): number[] {
   for (const digits of [[1, 2, 5], [1, 3], [1]]) {
     const found = powers(low, high, 1).flatMap((power) => digits.map((digit) => Number(`${digit}e${power}`)));
@@ -86,20 +86,20 @@ function logLabel(value: number): string {
   return value >= 1e5 || value < 1e-3 ? value.toExponential().replace("e+", "e") : String(value);
 }
 
-// Says whether values are so far apart that a straight axis would squeeze most of them into a corner.
+// Returns whether values are so far apart that a linear axis would squeeze most of them into a corner.
 export function isWide(values: Iterable<number>): boolean {
   const ends = extent(values);
   return ends !== null && ends[0] > 0 && ends[1] / ends[0] > WIDE;
 }
 
-// An axis for measured values: logarithmic where they are wide apart, unless `straight`.
-export function measured(values: readonly number[], range: [number, number], straight: boolean, count = 5): Scale {
+// A scale for measured values: logarithmic if they are far apart, unless `straight`.
+export function valueScale(values: readonly number[], range: [number, number], straight: boolean, count = 5): Scale {
   const domain = extent(values) ?? [0, 1];
-  return !straight && isWide(values) ? logarithmic(domain, range, { count, padded: true }) : linear(domain, range, { count });
+  return !straight && isWide(values) ? logScale(domain, range, { count, padded: true }) : linearScale(domain, range, { count });
 }
 
-// Positions 0, 1, 2, ... for words.
-export function banded(labels: readonly string[], range: [number, number]): Scale {
+// Positions 0, 1, 2, ... for labels.
+export function bandScale(labels: readonly string[], range: [number, number]): Scale {
   const width = (range[1] - range[0]) / Math.max(1, labels.length);
   const place = (index: number) => range[0] + (index + 0.5) * width;
   return Object.assign(place, { ticks: labels.map((label, value) => ({ value, label })) });

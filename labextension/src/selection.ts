@@ -1,4 +1,4 @@
-// Which trial the reader looks at; every part of a view follows it.
+// The selected trial, which every part of a view follows.
 
 export class Selection {
   private chosen: number | null = null;

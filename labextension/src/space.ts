@@ -1,4 +1,4 @@
-// Points and the unit interval, as nbcompress/space maps them: where a value lies, which value lies at a place, and
+// Points and unit coordinates, as nbcompress/space maps them: the coordinate of a value, the value of a coordinate, and
 // which parameters are active.
 
 import type { Parameter, Scalar } from "./data";
@@ -7,7 +7,7 @@ export type Point = Record<string, Scalar>;
 
 const MIDDLE = 0.5;
 
-// The values of a choice in the order of the unit interval: by value if they are ordered numbers, else as given.
+// The options of a choice in the order of the unit interval: sorted if they are ordered numbers, else as given.
 export function optionsOf(parameter: Parameter): Scalar[] {
   const options = parameter.options ?? [];
   const isByValue = parameter.ordered && options.every((option) => typeof option === "number");
@@ -18,8 +18,8 @@ export function isActive(parameter: Parameter, point: Point): boolean {
   return !parameter.when || parameter.when.some((whenCase) => Object.entries(whenCase).every(([name, values]) => name in point && values.includes(point[name] ?? null)));
 }
 
-// How many values a parameter has; null if they cannot be counted.
-export function countOf(parameter: Parameter): number | null {
+// Returns the number of values of a parameter, or null if it is infinite.
+export function countValues(parameter: Parameter): number | null {
   const { kind, step } = parameter;
   const { low, high } = rangeOf(parameter);
   if (kind === "choice") {
@@ -51,7 +51,7 @@ export function toUnit(parameter: Parameter, value: Scalar): number {
 
 export function fromUnit(parameter: Parameter, u: number): Scalar {
   const { low, high, width } = rangeOf(parameter);
-  const count = countOf(parameter);
+  const count = countValues(parameter);
   const index = Math.round(u * ((count ?? 1) - 1));
   if (parameter.kind === "choice") {
     return optionsOf(parameter)[index] ?? null;
@@ -62,12 +62,12 @@ export function fromUnit(parameter: Parameter, u: number): Scalar {
     const [below, above] = [Math.floor(value), Math.min(high, Math.floor(value) + 1)];
     return u - toUnit(parameter, below) <= toUnit(parameter, above) - u ? below : above;
   }
-  // Steps add up in decimals, as a person writes them.
+  // Steps add up in decimals, as a user writes them.
   return count === null || count === 1 ? value : Number((low + index * (parameter.step ?? 1)).toPrecision(12));
 }
 
-// Returns the point with every active parameter and no other; what has no value yet takes the middle of its axis.
-export function completed(parameters: readonly Parameter[], point: Point): Point {
+// Returns the point with every active parameter and no other; a missing value becomes the middle of its range.
+export function completePoint(parameters: readonly Parameter[], point: Point): Point {
   const found: Point = {};
   for (const parameter of parameters) {
     if (isActive(parameter, found)) {
@@ -77,9 +77,9 @@ export function completed(parameters: readonly Parameter[], point: Point): Point
   return found;
 }
 
-// Evenly spread places on an axis, at most `most` of them, each on a value.
-export function placesOf(parameter: Parameter, most: number): number[] {
-  const count = countOf(parameter) ?? most;
+// Returns at most `most` evenly spaced coordinates, each that of a value.
+export function gridOf(parameter: Parameter, most: number): number[] {
+  const count = countValues(parameter) ?? most;
   const n = Math.min(count, most);
   const even = Array.from({ length: n }, (_, i) => (n > 1 ? i / (n - 1) : 0));
   return [...new Set(even.map((u) => toUnit(parameter, fromUnit(parameter, u))))];

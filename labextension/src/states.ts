@@ -1,9 +1,9 @@
-// Every state has a colour and a shape: neither alone has to be told apart.
+// Colour and shape of each state, so that states can be told apart without colours.
 
 import { svg } from "./dom";
 import type { State } from "./data";
 
-// The outline of a state's shape around a place, as a path.
+// Returns the outline of a state's shape as a path.
 export function outline(state: State, x: number, y: number, size: number): string {
   const r = state === "running" ? size * 0.9 : size;
   const at = (dx: number, dy: number): string => `${round(x + dx * r)} ${round(y + dy * r)}`;

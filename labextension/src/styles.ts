@@ -1,4 +1,4 @@
-// Colours of Okabe and Ito for the states; everything else is the theme's, with the page's own colours behind it.
+// Colours of Okabe and Ito for the states; all other colours come from the theme, or else from the page.
 
 export const STYLES = `
 .nbc {

@@ -1,4 +1,4 @@
-// Several parts in one place, one of them shown.
+// Tabs: several parts in one place, of which one is shown.
 
 import { button, el } from "./dom";
 import type { Study } from "./data";

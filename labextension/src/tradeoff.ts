@@ -1,24 +1,24 @@
-// Trials as dots: any two metrics against each other, or one against the trials.
+// The trade-off chart: trials as dots in any two metrics, or one metric against the trial number.
 
-import { axes, canvas, empty, HEIGHT, leftOf, line, MARGIN, show, type Box } from "./chart";
+import { axes, canvas, showMessage, HEIGHT, leftOf, linePath, MARGIN, replaceChart, type Box } from "./chart";
 import { choice, el, svg } from "./dom";
 import { STATES, type Study, type Trial } from "./data";
-import { boundText, cut, metricsText, spell } from "./format";
+import { boundText, shorten, metricsText, formatValue } from "./format";
 import type { Part } from "./part";
-import { extent, linear, measured, type Scale } from "./scales";
+import { extent, linearScale, valueScale, type Scale } from "./scales";
 import type { Selection } from "./selection";
 import { outline, shape } from "./states";
 
 const BY_NUMBER = "(trial)";
-// The strip along an axis for trials that did not measure the other metric.
+// Width of the strip along an axis for trials that lack the other metric.
 const RUG = 18;
-// The size of a mark, and from how far a click still means it.
+// Radius of a mark, and the distance within which a click selects it.
 const SIZE = 4.2;
 const REACH = 10;
-// So many marks are drawn one by one, each with what it says when pointed at.
+// With more marks than this there is one element for each state instead of one for each trial.
 const MANY = 1500;
 
-// A trial in the picture; `null` where it did not measure that metric, which puts it at the edge.
+// A trial in the chart; null where it lacks the metric, which puts it into the strip at the edge.
 interface Dot {
   trial: Trial;
   x: number | null;
@@ -53,7 +53,7 @@ export class Tradeoff implements Part {
     this.drawTools(study);
     const dots = this.dots(study);
     if (!dots.some((dot) => dot.x !== null && dot.y !== null)) {
-      empty(this.place, "No trial has left these metrics yet.");
+      showMessage(this.place, "No trial has these metrics yet.");
       return;
     }
     const { root, width } = canvas(this.place, HEIGHT, this.describe(study, dots));
@@ -63,12 +63,12 @@ export class Tradeoff implements Part {
     const ys = [...known(dots.map((dot) => dot.y)), ...(base ? [base.y] : []), ...bounds.y.map(({ bound }) => bound)];
     const [lacksX, lacksY] = [dots.some((dot) => dot.x === null), dots.some((dot) => dot.y === null)];
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
-    const y = measured(ys, [bottom - (lacksY ? RUG : 0), top], this.isGain(study, this.up));
+    const y = valueScale(ys, [bottom - (lacksY ? RUG : 0), top], this.isMaximized(study, this.up));
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
     const range: [number, number] = [box.left + (lacksX ? RUG : 0), box.right];
     const count = Math.max(3, width / 90);
     const x =
-      this.across === BY_NUMBER ? linear(extent(xs) ?? [0, 1], range, { count, whole: true }) : measured(xs, range, this.isGain(study, this.across), count);
+      this.across === BY_NUMBER ? linearScale(extent(xs) ?? [0, 1], range, { count, whole: true }) : valueScale(xs, range, this.isMaximized(study, this.across), count);
     axes(root, box, x, y, { x: this.across === BY_NUMBER ? "trial" : this.across, y: this.up });
     this.drawRugs(root, box, lacksX, lacksY);
     this.drawBounds(root, box, bounds, x, y);
@@ -84,11 +84,11 @@ export class Tradeoff implements Part {
     }
     this.drawDots(root, places);
     this.listen(root, places);
-    show(this.place, root);
+    replaceChart(this.place, root);
   }
 
-  // What is maximized has its best values close together at the top, where a logarithmic axis would squeeze them.
-  private isGain(study: Study, metric: string | null): boolean {
+  // A metric to maximize has its best values close together at the top, where a logarithmic axis would squeeze them.
+  private isMaximized(study: Study, metric: string | null): boolean {
     return study.goal.objectives.some((objective) => objective.metric === metric && objective.direction === "maximize");
   }
 
@@ -115,7 +115,7 @@ export class Tradeoff implements Part {
     return study.trials.flatMap((trial) => {
       const x = this.across === BY_NUMBER ? trial.number : value(trial, this.across);
       const y = value(trial, this.up);
-      // Where nothing but the number is known, only a trial that has ended has something missing.
+      // Against the trial number, a running trial without the metric is not shown: it may still measure it.
       const isBlank = (x === null || this.across === BY_NUMBER) && y === null && (x === null || trial.state === "running");
       return isBlank ? [] : [{ trial, x, y }];
     });
@@ -128,8 +128,8 @@ export class Tradeoff implements Part {
   private bounds(study: Study) {
     const flat = this.across === BY_NUMBER ? study.baseline?.[this.up ?? ""] : null;
     const lines = study.goal.constraints.map((constraint) => ({ ...constraint, label: boundText(constraint), kind: "nbc-bound" }));
-    const own = typeof flat === "number" ? [{ metric: this.up ?? "", bound: flat, label: "baseline", kind: "nbc-base" }] : [];
-    return { x: lines.filter((bound) => bound.metric === this.across), y: [...lines.filter((bound) => bound.metric === this.up), ...own] };
+    const baseline = typeof flat === "number" ? [{ metric: this.up ?? "", bound: flat, label: "baseline", kind: "nbc-base" }] : [];
+    return { x: lines.filter((bound) => bound.metric === this.across), y: [...lines.filter((bound) => bound.metric === this.up), ...baseline] };
   }
 
   private drawBounds(root: SVGSVGElement, box: Box, bounds: ReturnType<Tradeoff["bounds"]>, x: Scale, y: Scale): void {
@@ -146,17 +146,17 @@ export class Tradeoff implements Part {
     }
   }
 
-  // Parts the strips at the edges from the axes and says what they hold.
+  // Draws the lines between strips and chart, and names the strips.
   private drawRugs(root: SVGSVGElement, box: Box, lacksX: boolean, lacksY: boolean): void {
     if (lacksX) {
       const [at, middle] = [box.left + RUG, (box.top + box.bottom) / 2];
       const turned = { class: "nbc-note", "text-anchor": "middle", transform: `translate(${at + 11} ${middle}) rotate(-90)` };
-      root.append(svg("line", { class: "nbc-rug", x1: at, x2: at, y1: box.top, y2: box.bottom }), svg("text", turned, `without ${cut(this.across ?? "", 24)}`));
+      root.append(svg("line", { class: "nbc-rug", x1: at, x2: at, y1: box.top, y2: box.bottom }), svg("text", turned, `without ${shorten(this.across ?? "", 24)}`));
     }
     if (lacksY) {
       const at = box.bottom - RUG;
       const words = { class: "nbc-note", x: box.right - 2, y: at - 4, "text-anchor": "end" };
-      root.append(svg("line", { class: "nbc-rug", x1: box.left, x2: box.right, y1: at, y2: at }), svg("text", words, `without ${cut(this.up ?? "", 24)}`));
+      root.append(svg("line", { class: "nbc-rug", x1: box.left, x2: box.right, y1: at, y2: at }), svg("text", words, `without ${shorten(this.up ?? "", 24)}`));
     }
   }
 
@@ -164,11 +164,11 @@ export class Tradeoff implements Part {
     const members = new Set(study.front);
     const front = places.filter((place) => place.isFull && members.has(place.trial.number));
     const objectives = study.goal.objectives.map((objective) => objective.metric);
-    // Of more than two objectives the front is no line.
+    // The front of more than two objectives is no line.
     const isPair = objectives.length === 2 && objectives.includes(this.up ?? "") && objectives.includes(this.across ?? "");
     if (isPair && front.length > 1) {
       const points = [...front].sort((a, b) => a.x - b.x).map((place) => [place.x, place.y] as const);
-      root.append(svg("path", { class: "nbc-front", d: line(points) }));
+      root.append(svg("path", { class: "nbc-front", d: linePath(points) }));
     }
     front.forEach((place) => root.append(svg("circle", { class: "nbc-ring", cx: place.x, cy: place.y, r: 7 })));
   }
@@ -190,7 +190,7 @@ export class Tradeoff implements Part {
 
   private drawDots(root: SVGSVGElement, places: readonly Place[]): void {
     if (places.length > MANY) {
-      // An element for each would keep the reader waiting: one for each state, and a click finds the nearest trial.
+      // An element for each trial would be slow; a click still finds the nearest trial.
       for (const state of STATES) {
         const d = places.filter((place) => place.trial.state === state).map((place) => outline(state, place.x, place.y, SIZE));
         root.append(svg("path", { class: `nbc-mark nbc-${state}`, d: d.join("") }));
@@ -198,7 +198,7 @@ export class Tradeoff implements Part {
     } else {
       for (const { trial, x, y } of places) {
         const mark = shape(trial.state, x, y, SIZE);
-        mark.append(svg("title", {}, `Trial ${trial.number}, ${trial.state}: ${cut(metricsText(trial, Object.keys(trial.metrics)), 200)}`));
+        mark.append(svg("title", {}, `Trial ${trial.number}, ${trial.state}: ${shorten(metricsText(trial, Object.keys(trial.metrics)), 200)}`));
         mark.setAttribute("data-trial", String(trial.number));
         root.append(mark);
       }
@@ -232,13 +232,13 @@ export class Tradeoff implements Part {
 
   private describe(study: Study, dots: readonly Dot[]): string {
     const [xs, ys] = [extent(known(dots.map((dot) => dot.x))), extent(known(dots.map((dot) => dot.y)))];
-    const range = (name: string | null, ends: [number, number] | null) => (ends ? `${name} from ${spell(ends[0])} to ${spell(ends[1])}` : name);
+    const range = (name: string | null, ends: [number, number] | null) => (ends ? `${name} from ${formatValue(ends[0])} to ${formatValue(ends[1])}` : name);
     const where = `${range(this.up, ys)} against ${this.across === BY_NUMBER ? "the trials" : range(this.across, xs)}`;
-    return cut(`${dots.length} trials: ${where}; ${study.front.length} on the front. Arrow keys choose a trial.`, 400);
+    return shorten(`${dots.length} trials: ${where}; ${study.front.length} on the front. Arrow keys choose a trial.`, 400);
   }
 }
 
-// The trial that a click means: the nearest, if it is near.
+// Returns the trial nearest to a click, if it is near enough.
 function nearest(places: readonly Place[], x: number, y: number): Place | null {
   let [found, least]: [Place | null, number] = [null, REACH];
   for (const place of places) {

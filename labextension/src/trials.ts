@@ -1,15 +1,15 @@
-// All trials as a table that sorts; what a trial printed and why it failed is folded under its row.
+// The sortable table of trials; failures and printed texts are folded below their rows.
 
-import { button, el, user } from "./dom";
-import { copied, startOption } from "./code";
+import { button, el, userText } from "./dom";
+import { copyText, startOption } from "./code";
 import type { Scalar, Study, Trial } from "./data";
-import { duration, spell, spellMetric } from "./format";
+import { formatDuration, formatValue, formatMetric } from "./format";
 import type { Part } from "./part";
 import type { Selection } from "./selection";
 import { icon } from "./states";
 
 const PAGE = 200;
-const THANKS = 2000;
+const SHOW_COPIED_FOR = 2000;
 
 interface Column {
   key: string;
@@ -28,7 +28,7 @@ export class Trials implements Part {
   private isDown = false;
   private shown = PAGE;
   private readonly unfolded = new Set<number>();
-  private copied: { number: number; note: string } | null = null;
+  private copyText: { number: number; note: string } | null = null;
   private study: Study | null = null;
 
   constructor(private readonly selection: Selection) {
@@ -56,7 +56,7 @@ export class Trials implements Part {
     }
   }
 
-  // Brings the chosen row into sight within the table, without moving the page.
+  // Scrolls the table, but not the page, to the selected row.
   reveal(): void {
     const row = this.body.querySelector<HTMLElement>("tr[aria-current]");
     const scroll = this.body.closest<HTMLElement>(".nbc-scroll");
@@ -88,7 +88,7 @@ export class Trials implements Part {
         this.sortedBy = column.key;
         this.redraw();
       });
-      press.append(user(column.title), label);
+      press.append(userText(column.title), label);
       const sort = isSorted ? (this.isDown ? "descending" : "ascending") : "none";
       return el("th", { scope: "col", "aria-sort": sort, class: column.isText ? "nbc-text" : null }, press);
     });
@@ -122,20 +122,20 @@ export class Trials implements Part {
     if (!this.unfolded.has(trial.number)) {
       return [row];
     }
-    const parts = [...foldedOf(trial), ...(code ? [this.codeOf(trial, code)] : [])];
+    const parts = [...detailsOf(trial), ...(code ? [this.codeOf(trial, code)] : [])];
     return [row, el("tr", { class: "nbc-fold" }, el("td", { colspan: columns.length }, ...parts))];
   }
 
   private codeOf(trial: Trial, code: string): HTMLElement {
     const { number } = trial;
     const press = async (): Promise<void> => {
-      this.copied = { number, note: (await copied(code)) ? "Copied." : "No clipboard here: select the text." };
+      this.copyText = { number, note: (await copyText(code)) ? "Copied." : "The clipboard is not available: select the text." };
       this.redraw();
-      setTimeout(() => ((this.copied = null), this.redraw()), THANKS);
+      setTimeout(() => ((this.copyText = null), this.redraw()), SHOW_COPIED_FOR);
     };
     const title = "Copy the option of %%bo_search that runs this point first";
     const copy = button("Copy as code", { class: "nbc-button", title, "data-focus": `copy${number}` }, () => void press());
-    const note = el("span", { role: "status" }, this.copied?.number === number ? this.copied.note : "");
+    const note = el("span", { role: "status" }, this.copyText?.number === number ? this.copyText.note : "");
     return el("div", { class: "nbc-code" }, copy, el("code", { dir: "ltr" }, code), note);
   }
 
@@ -179,23 +179,23 @@ function columnsOf(study: Study): Column[] {
     cell: (trial) => el("span", { class: "nbc-state" }, icon(trial.state), ` ${trial.state}`),
   };
   const metrics = study.metrics.map((name): Column => {
-    return { key: `m:${name}`, title: name, isText: false, value: (trial) => trial.metrics[name] ?? undefined, cell: (trial) => plain(spellMetric(trial.metrics[name])) };
+    return { key: `m:${name}`, title: name, isText: false, value: (trial) => trial.metrics[name] ?? undefined, cell: (trial) => plain(formatMetric(trial.metrics[name])) };
   });
   const params = study.parameters.map(({ name, kind }): Column => {
     const isText = kind === "choice";
-    return { key: `p:${name}`, title: name, isText, value: (trial) => trial.params[name], cell: (trial) => user(spell(trial.params[name])) };
+    return { key: `p:${name}`, title: name, isText, value: (trial) => trial.params[name], cell: (trial) => userText(formatValue(trial.params[name])) };
   });
   const seconds: Column = {
     key: "seconds",
     title: "time",
     isText: false,
     value: (trial) => trial.seconds ?? undefined,
-    cell: (trial) => plain(trial.seconds === null ? "" : duration(trial.seconds)),
+    cell: (trial) => plain(trial.seconds === null ? "" : formatDuration(trial.seconds)),
   };
   return [number, state, ...metrics, ...params, seconds];
 }
 
-// Orders numbers before words; what is missing comes last, whichever way the column runs.
+// Sorts numbers before texts; missing values come last in both directions.
 export function compare(a: Scalar | undefined, b: Scalar | undefined, sign: number): number {
   if (a === undefined || b === undefined) {
     return Number(a === undefined) - Number(b === undefined);
@@ -210,14 +210,14 @@ export function compare(a: Scalar | undefined, b: Scalar | undefined, sign: numb
   return sign * (x < y ? -1 : x > y ? 1 : 0);
 }
 
-function foldedOf(trial: Trial): Node[] {
+function detailsOf(trial: Trial): Node[] {
   const parts: Node[] = [];
   if (trial.reason) {
-    parts.push(el("p", { class: "nbc-reason" }, "Why this point: ", user(trial.reason)));
+    parts.push(el("p", { class: "nbc-reason" }, "Why this point: ", userText(trial.reason)));
   }
   if (trial.failure) {
     const { kind, message, traceback } = trial.failure;
-    parts.push(el("p", { class: "nbc-failure" }, user(message ? `${kind}: ${message}` : kind)));
+    parts.push(el("p", { class: "nbc-failure" }, userText(message ? `${kind}: ${message}` : kind)));
     if (traceback) {
       parts.push(el("pre", { dir: "auto" }, traceback));
     }

@@ -1,7 +1,7 @@
-// The study view: header, trade-off, history, acquisition, importance, trials and record around one selection.
+// The study view: header, trade-off, tabs, trials and record around one selection.
 
 import { Acquisition } from "./acquisition";
-import { el, user } from "./dom";
+import { el, userText } from "./dom";
 import type { Study } from "./data";
 import { metricsText, paramsText } from "./format";
 import { Header, type Controls } from "./header";
@@ -9,7 +9,7 @@ import { History } from "./history";
 import { Importance } from "./importance";
 import { keepKeys } from "./keys";
 import type { Part } from "./part";
-import { Record_ } from "./record";
+import { RecordView } from "./record";
 import { Selection } from "./selection";
 import { icon } from "./states";
 import { STYLES } from "./styles";
@@ -18,10 +18,10 @@ import { Tradeoff } from "./tradeoff";
 import { Trials } from "./trials";
 import { WhatIf } from "./whatif";
 
-// What a person should know before the page is loaded again.
+// What the user should know before reloading the page.
 const RELOADING = [
-  "If this page is loaded again, the panel of a search with --background comes back at once, any other when its cell ends; until then ",
-  " in another notebook follows it.",
+  "After a reload of this page, the panel of a search with --background comes back at once, any other when its cell ends. Until then, ",
+  " in another notebook follows the search.",
 ] as const;
 
 export class StudyView {
@@ -50,7 +50,7 @@ export class StudyView {
       { title: "Importance", part: new Importance() },
     ]);
     const tradeoff = new Tradeoff(this.selection);
-    const record = new Record_();
+    const record = new RecordView();
     this.parts = [this.header, tradeoff, tabs, this.trials, record];
     const charts = el("div", { class: "nbc-charts" }, tradeoff.element, tabs.element);
     this.element.append(el("style", {}, STYLES), this.header.element, charts, this.detail, this.trials.element, record.element, this.foot);
@@ -64,7 +64,7 @@ export class StudyView {
     this.watch();
   }
 
-  // Draws a study, at the next frame and only while the view is on screen.
+  // Draws a study at once if the view is on screen, else when it comes on screen.
   update(study: Study): void {
     const before = this.study;
     this.study = study;
@@ -75,9 +75,9 @@ export class StudyView {
     }
   }
 
-  steer(controls: Controls | null): void {
-    this.header.steer(controls);
-    this.whatIf.steer(controls);
+  setControls(controls: Controls | null): void {
+    this.header.setControls(controls);
+    this.whatIf.setControls(controls);
     this.isLive = controls !== null;
   }
 
@@ -98,7 +98,7 @@ export class StudyView {
       this.parts.forEach((part) => part.draw(study));
       this.drawDetail(study);
       this.foot.hidden = !this.isLive || study.state !== "running";
-      this.foot.replaceChildren(RELOADING[0], el("code", {}, "%bo_study ", user(study.name)), RELOADING[1]);
+      this.foot.replaceChildren(RELOADING[0], el("code", {}, "%bo_study ", userText(study.name)), RELOADING[1]);
     }
   }
 
@@ -107,13 +107,13 @@ export class StudyView {
     this.detail.hidden = !trial;
     if (trial) {
       const values = [metricsText(trial, study.metrics), paramsText(trial)].filter(Boolean).join("; ");
-      const why = trial.reason ? [". Why this point: ", user(trial.reason)] : [];
-      this.detail.replaceChildren(icon(trial.state), el("strong", {}, ` Trial ${trial.number}, ${trial.state}: `), user(values), ...why);
+      const why = trial.reason ? [". Why this point: ", userText(trial.reason)] : [];
+      this.detail.replaceChildren(icon(trial.state), el("strong", {}, ` Trial ${trial.number}, ${trial.state}: `), userText(values), ...why);
     }
   }
 
   private watch(): void {
-    // A click needs its element from press to release, so nothing is drawn in between.
+    // A click needs the same element at press and release, so nothing is drawn in between.
     const press = (): void => void (this.isPressed = true);
     const release = (): void => {
       this.isPressed = false;
@@ -149,13 +149,13 @@ export class StudyView {
   }
 }
 
-// Says whether nothing but the clock has moved on.
+// Returns whether only the time has changed.
 function isSameButTime(before: Study, after: Study): boolean {
   const keys = Object.keys(after) as (keyof Study)[];
   return keys.every((key) => key === "elapsed" || key === "left" || before[key] === after[key]);
 }
 
-// Shows why data could not be drawn, and what its notebook holds besides.
+// Shows why data could not be drawn, with the text and the picture of the notebook.
 export function refusal(sentence: string, text: string | null, image: string | null): HTMLElement {
   const parts: Node[] = [el("style", {}, STYLES), el("p", { class: "nbc-refusal", role: "alert" }, sentence)];
   if (image && /^[A-Za-z0-9+/=\s]+$/.test(image)) {

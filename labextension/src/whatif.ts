@@ -1,26 +1,26 @@
-// A point put together by hand: what the surrogate expects there, at once, and a button that queues it.
+// The What if tab: a point set with sliders, what the surrogate predicts there, and a button that queues it.
 
-import { copied, startOption } from "./code";
+import { copyText, startOption } from "./code";
 import type { Parameter, Scalar, Study, Trial } from "./data";
-import { button, choice, el, svg, user } from "./dom";
-import { boundText, cut, spell } from "./format";
+import { button, choice, el, svg, userText } from "./dom";
+import { boundText, shorten, formatValue } from "./format";
 import type { Controls } from "./header";
 import { Narrow } from "./narrow";
 import type { Part } from "./part";
-import { extent, linear } from "./scales";
+import { extent, linearScale } from "./scales";
 import type { Selection } from "./selection";
-import { completed, countOf, fromUnit, isActive, optionsOf, toUnit, type Point } from "./space";
+import { completePoint, countValues, fromUnit, isActive, optionsOf, toUnit, type Point } from "./space";
 import { Surrogate, type Prediction } from "./surrogate";
 
-const WAITING = "The surrogate answers here once it has enough trials to learn from.";
-const NOTHING = "The surrogate was not kept with this study, so it cannot be asked.";
+const WAITING = "Predictions are shown here once the surrogate has enough trials.";
+const NOTHING = "This study was saved without its surrogate, so there are no predictions.";
 const FINE = 1000;
 const STRIP = { width: 220, height: 22 };
 
 interface Row {
   parameter: Parameter;
   element: HTMLElement;
-  show(point: Point): void;
+  update(point: Point): void;
 }
 
 export class WhatIf implements Part {
@@ -63,8 +63,8 @@ export class WhatIf implements Part {
     }
   }
 
-  // Takes what the live panel can ask of Python; without it, there is nobody to run a point.
-  steer(controls: Controls | null): void {
+  // Sets the commands of a live panel; without them no point can be run.
+  setControls(controls: Controls | null): void {
     this.controls = controls;
     this.note.textContent = controls?.answer ?? "";
     this.mark();
@@ -74,12 +74,12 @@ export class WhatIf implements Part {
     const key = JSON.stringify(study.parameters);
     if (key !== this.drawn) {
       this.drawn = key;
-      this.rows = study.parameters.map((parameter) => rowOf(parameter, (value) => this.move(parameter, value)));
+      this.rows = study.parameters.map((parameter) => makeRow(parameter, (value) => this.move(parameter, value)));
       this.sliders.replaceChildren(...this.rows.map((row) => row.element));
     }
   }
 
-  // A trial that is newly selected brings its point here; at the start the best one does.
+  // Goes to the point of a newly selected trial; at the start to the best point.
   private follow(study: Study): void {
     const { number } = this.selection;
     const chosen = number === this.followed ? undefined : study.trials.find((trial) => trial.number === number);
@@ -103,7 +103,7 @@ export class WhatIf implements Part {
   }
 
   private setPoint(point: Point): void {
-    this.point = completed(this.study?.parameters ?? [], point);
+    this.point = completePoint(this.study?.parameters ?? [], point);
     this.note.textContent = "";
     this.answer();
   }
@@ -116,24 +116,24 @@ export class WhatIf implements Part {
     }
     for (const row of this.rows) {
       row.element.hidden = !isActive(row.parameter, point);
-      row.show(point);
+      row.update(point);
     }
     this.mark();
     const predicted = surrogate.predict(point);
     const key = JSON.stringify([predicted, study.trials.length, point]);
-    // Rewriting what is unchanged would make a screen reader say it again.
+    // If an unchanged prediction were replaced, a screen reader would read it again.
     if (key !== this.answered) {
       this.answered = key;
-      this.drawResults(study, predicted, surrogate.chance(point));
+      this.drawResults(study, predicted, surrogate.feasibility(point));
     }
   }
 
-  private drawResults(study: Study, predicted: readonly Prediction[], chance: number | null): void {
-    const lines = predicted.map((prediction) => resultOf(study, prediction));
-    const head = el("tr", {}, ...["metric", "expected", "95 % interval", "beside the trials"].map((title) => el("th", { scope: "col" }, title)));
+  private drawResults(study: Study, predicted: readonly Prediction[], feasibility: number | null): void {
+    const lines = predicted.map((prediction) => resultRow(study, prediction));
+    const head = el("tr", {}, ...["metric", "predicted", "95 % interval", "among the trials"].map((title) => el("th", { scope: "col" }, title)));
     this.results.replaceChildren(el("table", { class: "nbc-predicted" }, el("thead", {}, head), el("tbody", {}, ...lines)));
-    if (chance !== null) {
-      this.results.append(el("p", { class: "nbc-caption nbc-chance" }, `Within every bound, and without failing, with probability ${percent(chance)}.`));
+    if (feasibility !== null) {
+      this.results.append(el("p", { class: "nbc-caption nbc-chance" }, `Probability of meeting every constraint without failing: ${percent(feasibility)}.`));
     }
   }
 
@@ -151,27 +151,27 @@ export class WhatIf implements Part {
     const { study, point } = this;
     if (study && point) {
       this.note.textContent = "…";
-      // By place, since names and options may have been cut for the page.
-      this.controls?.run?.(study.parameters.map((parameter) => coded(parameter, point)));
+      // Indices are sent, not labels, because labels may be truncated in the page.
+      this.controls?.run?.(study.parameters.map((parameter) => encoded(parameter, point)));
     }
   }
 
   private limit(limits: Record<string, Scalar[]>): void {
     this.note.textContent = "…";
-    const entries = (this.study?.parameters ?? []).map((parameter) => limits[parameter.name]?.map((value) => coded(parameter, { [parameter.name]: value }) ?? 0) ?? null);
+    const entries = (this.study?.parameters ?? []).map((parameter) => limits[parameter.name]?.map((value) => encoded(parameter, { [parameter.name]: value }) ?? 0) ?? null);
     this.controls?.narrow?.(entries);
   }
 
   private async copy(): Promise<void> {
     const code = this.point && startOption({ params: this.point });
     if (code) {
-      this.note.textContent = (await copied(code)) ? "Copied." : code;
+      this.note.textContent = (await copyText(code)) ? "Copied." : code;
     }
   }
 }
 
-// A choice's option by its place among the options, a number as it is; null where the parameter is not active.
-function coded(parameter: Parameter, point: Point): number | null {
+// Returns the index of an option, or a number as it is; null if the parameter is not active.
+function encoded(parameter: Parameter, point: Point): number | null {
   const value = point[parameter.name];
   if (value === undefined) {
     return null;
@@ -179,55 +179,55 @@ function coded(parameter: Parameter, point: Point): number | null {
   return parameter.kind === "choice" ? (parameter.options ?? []).indexOf(value) : Number(value);
 }
 
-function percent(chance: number): string {
-  return chance > 0.995 ? "over 99 %" : chance < 0.005 ? "under 1 %" : `${Math.round(100 * chance)} %`;
+function percent(feasibility: number): string {
+  return feasibility > 0.995 ? "over 99 %" : feasibility < 0.005 ? "under 1 %" : `${Math.round(100 * feasibility)} %`;
 }
 
-function rowOf(parameter: Parameter, change: (value: Point[string]) => void): Row {
+function makeRow(parameter: Parameter, change: (value: Point[string]) => void): Row {
   if (parameter.kind === "choice") {
     const options = optionsOf(parameter);
-    // Options may be spelt alike, such as 1 and "1", so they are chosen by place.
-    const label = choice(cut(parameter.name, 40), options.map(spell), "", (_, i) => change(options[i] ?? null));
+    // Two options may have the same label, such as 1 and "1", so they are selected by index.
+    const label = choice(shorten(parameter.name, 40), options.map(formatValue), "", (_, i) => change(options[i] ?? null));
     label.className = "nbc-slider";
     const [select] = label.getElementsByTagName("select");
-    return { parameter, element: label, show: (point) => select && (select.value = String(options.indexOf(point[parameter.name] ?? null))) };
+    return { parameter, element: label, update: (point) => select && (select.value = String(options.indexOf(point[parameter.name] ?? null))) };
   }
-  const count = countOf(parameter);
-  // A slider runs along the axis as the search sees it; one step of it is one value, where these can be told apart.
+  const count = countValues(parameter);
+  // A slider moves in unit coordinates; if there are few values, each step is one value.
   const last = count !== null && count <= FINE ? count - 1 : FINE;
   const slider = el("input", { type: "range", min: 0, max: last, step: 1 });
   const value = el("output", {});
   slider.addEventListener("input", () => change(fromUnit(parameter, Number(slider.value) / Math.max(1, last))));
-  const show = (point: Point): void => {
+  const update = (point: Point): void => {
     const now = point[parameter.name];
     if (now !== undefined) {
       slider.value = String(Math.round(toUnit(parameter, now) * last));
-      slider.setAttribute("aria-valuetext", spell(now));
-      value.textContent = spell(now);
+      slider.setAttribute("aria-valuetext", formatValue(now));
+      value.textContent = formatValue(now);
     }
   };
-  const element = el("label", { class: "nbc-slider" }, user(cut(parameter.name, 40)), slider, value);
-  return { parameter, element, show };
+  const element = el("label", { class: "nbc-slider" }, userText(shorten(parameter.name, 40)), slider, value);
+  return { parameter, element, update };
 }
 
-function resultOf(study: Study, { metric, mean, low, high }: Prediction): HTMLTableRowElement {
-  const round = (value: number): string => spell(Number(value.toPrecision(4)));
+function resultRow(study: Study, { metric, mean, low, high }: Prediction): HTMLTableRowElement {
+  const round = (value: number): string => formatValue(Number(value.toPrecision(4)));
   return el(
     "tr",
     {},
-    el("th", { scope: "row" }, user(cut(metric, 40))),
+    el("th", { scope: "row" }, userText(shorten(metric, 40))),
     el("td", {}, round(mean)),
     el("td", {}, `${round(low)} to ${round(high)}`),
     el("td", {}, strip(study, metric, mean, low, high)),
   );
 }
 
-// The expected value with its interval above a line that has a stroke for every trial.
+// The prediction with its interval above a line with a stroke for each trial.
 function strip(study: Study, metric: string, mean: number, low: number, high: number): SVGSVGElement {
   const { width, height } = STRIP;
   const known = study.trials.flatMap((trial) => trial.metrics[metric] ?? []);
   const bounds = study.goal.constraints.filter((constraint) => constraint.metric === metric);
-  const x = linear(extent([...known, mean, low, high, ...bounds.map((bound) => bound.bound)]) ?? [0, 1], [3, width - 3]);
+  const x = linearScale(extent([...known, mean, low, high, ...bounds.map((bound) => bound.bound)]) ?? [0, 1], [3, width - 3]);
   const label = `Among the trials, which range ${range(known)}`;
   const root = svg("svg", { class: "nbc-strip", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   known.slice(-400).forEach((value) => root.append(svg("line", { class: "nbc-rug", x1: x(value), x2: x(value), y1: height - 7, y2: height - 1 })));
@@ -243,5 +243,5 @@ function strip(study: Study, metric: string, mean: number, low: number, high: nu
 
 function range(known: readonly number[]): string {
   const ends = extent(known);
-  return ends ? `from ${spell(ends[0])} to ${spell(ends[1])}` : "nowhere yet";
+  return ends ? `from ${formatValue(ends[0])} to ${formatValue(ends[1])}` : "nowhere yet";
 }

@@ -18,7 +18,7 @@ for (const [params, code] of CASES) {
   test(`${JSON.stringify(params)} as code`, () => assert.equal(startOption(trial(params)), code));
 }
 
-test("a point whose text was cut is no code", () => {
+test("a point with a shortened text has no code", () => {
   assert.equal(startOption(trial({ a: "long…" })), null);
   assert.equal(startOption(trial({ "name…": 1 })), null);
   assert.equal(startOption(trial({})), null);

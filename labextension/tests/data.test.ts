@@ -15,13 +15,13 @@ test("a newer version is refused with a sentence", () => {
   assert.deepEqual(reading, { refusal: "This study was saved by a newer nbcompress (data version 2; this viewer reads 1)." });
 });
 
-test("what is no study is refused", () => {
+test("data without a study are refused", () => {
   for (const data of [null, undefined, 3, "text", [], {}, { version: "1" }]) {
     assert.ok("refusal" in readStudy(data));
   }
 });
 
-test("what older data lacks and newer data adds within a version is no damage", () => {
+test("fields that older data lack and newer data add are no damage", () => {
   const { calibration, ...older } = sample("digits");
   assert.ok(calibration);
   assert.ok("study" in readStudy(older));

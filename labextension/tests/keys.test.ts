@@ -8,7 +8,7 @@ beforeEach(openPage);
 
 const MARK = "data-lm-suppress-shortcuts";
 
-// Presses a key on the first select, and says what a page would see that listens first and one that listens last.
+// Presses a key on the first select; returns whether listeners before and after the panel receive it.
 function pressed(more: KeyboardEventInit): { early: boolean; late: boolean } {
   const view = new StudyView();
   document.body.append(view.element);
@@ -28,7 +28,7 @@ function pressed(more: KeyboardEventInit): { early: boolean; late: boolean } {
   return seen;
 }
 
-test("keys that the panel may act on stay in it", () => {
+test("keys that the panel may use stay in it", () => {
   for (const key of ["x", "d", "ArrowUp", "Home", "PageDown", " ", "Enter", "Escape"]) {
     assert.deepEqual(pressed({ key }), { early: false, late: false }, key);
   }
@@ -36,7 +36,7 @@ test("keys that the panel may act on stay in it", () => {
   assert.deepEqual(pressed({ key: "M", shiftKey: true }), { early: false, late: false });
 });
 
-test("other shortcuts are the front end's", () => {
+test("other shortcuts are left to the front end", () => {
   assert.deepEqual(pressed({ key: "s", ctrlKey: true }), { early: true, late: true });
   assert.deepEqual(pressed({ key: "c", metaKey: true }), { early: true, late: true });
 });

@@ -20,5 +20,5 @@ export function press(element: Element | null | undefined, key: string): void {
 }
 
 export function byText(root: Element, selector: string, text: string): HTMLElement | undefined {
-  return [...root.querySelectorAll<HTMLElement>(selector)].find((one) => one.textContent?.trim() === text);
+  return [...root.querySelectorAll<HTMLElement>(selector)].find((element) => element.textContent?.trim() === text);
 }

@@ -31,10 +31,10 @@ class FakeModel {
     this.listeners.get(name)?.delete(callback);
   }
   emit(name: string, ...given: unknown[]): void {
-    [...(this.listeners.get(name) ?? [])].forEach((one) => one(...given));
+    [...(this.listeners.get(name) ?? [])].forEach((listener) => listener(...given));
   }
   get heard(): number {
-    return [...this.listeners.values()].reduce((sum, one) => sum + one.size, 0);
+    return [...this.listeners.values()].reduce((sum, listeners) => sum + listeners.size, 0);
   }
 }
 
@@ -59,7 +59,7 @@ test("a delta reaches every view, also one that opens later", () => {
   assert.equal(model.heard, 0, "every listener is taken away again");
 });
 
-test("a panel that is left by its search says so and offers nothing", async () => {
+test("a panel whose search is gone says so and shows no buttons", async () => {
   const model = new FakeModel({ state: { seq: 1, run: "r1", study: sample("running") }, controls_id: "c", interrupts: true });
   const interrupt = mock.fn(async () => undefined);
   const statusChanged = { slots: [] as ((sender: unknown, value: string) => void)[], connect: (slot: never) => statusChanged.slots.push(slot), disconnect: () => undefined };
@@ -72,10 +72,10 @@ test("a panel that is left by its search says so and offers nothing", async () =
   assert.ok(byText(el, "button", "Stop"));
   model.emit("msg:custom", { kind: "ack", control: "hello", run: "r1", paused: false });
   assert.ok(byText(el, "button", "Pause"));
-  statusChanged.slots.forEach((one) => one(null, "restarting"));
+  statusChanged.slots.forEach((slot) => slot(null, "restarting"));
   model.emit("msg:custom", { ...delta, seq: 3 });
   assert.equal(el.querySelector(".nbc-buttons button"), null);
-  assert.match(el.textContent ?? "", /has ended, and the search with it\. This is how far it was; %bo_study/);
+  assert.match(el.textContent ?? "", /has ended, and the search with it\. This is its last known state; %bo_study/);
   assert.doesNotMatch(el.querySelector(".nbc-counts")?.textContent ?? "", /left/);
   close();
 });

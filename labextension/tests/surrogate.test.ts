@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { readStudy, type Study } from "../src/data";
-import { erfcx, logBelow, logH } from "../src/normal";
-import { completed, fromUnit, isActive, placesOf, toUnit, type Point } from "../src/space";
+import { erfcx, logCdf, logH } from "../src/normal";
+import { completePoint, fromUnit, isActive, gridOf, toUnit, type Point } from "../src/space";
 import { Surrogate } from "../src/surrogate";
 import { sample } from "./samples";
 
@@ -29,21 +29,21 @@ for (const file of readdirSync(FOLDER)) {
     const surrogate = Surrogate.of(study);
     assert.ok(surrogate);
     assert.ok(cases.length > 9);
-    for (const one of cases) {
-      for (const { metric, mean, low, high } of surrogate.predict(one.point)) {
-        const known = one.metrics[metric];
+    for (const expected of cases) {
+      for (const { metric, mean, low, high } of surrogate.predict(expected.point)) {
+        const known = expected.metrics[metric];
         if (known) {
           isClose(mean, known[0], metric);
           isClose((high - low) / 2 / 1.96, known[1], `${metric}, its deviation`);
-          isClose(surrogate.mean(metric, one.point), known[0], metric);
+          isClose(surrogate.mean(metric, expected.point), known[0], metric);
         }
       }
       // These divide by deviations that are small beside the values, and both sides round.
-      isClose(surrogate.acquisition(one.point), one.acquisition, "acquisition", 1e-5);
-      const chance = surrogate.chance(one.point);
-      assert.equal(chance === null, one.chance === null);
-      isClose(chance ?? 0, one.chance ?? 0, "chance", 1e-5);
-      assert.deepEqual(completed(study.parameters, one.point), one.point, "Python's points have what is active and no other");
+      isClose(surrogate.acquisition(expected.point), expected.acquisition, "acquisition", 1e-5);
+      const feasibility = surrogate.feasibility(expected.point);
+      assert.equal(feasibility === null, expected.chance === null);
+      isClose(feasibility ?? 0, expected.chance ?? 0, "chance", 1e-5);
+      assert.deepEqual(completePoint(study.parameters, expected.point), expected.point, "Python's points have what is active and no other");
     }
   });
 }
@@ -54,7 +54,7 @@ test("the normal distribution in its tails", () => {
     assert.ok(Math.abs(erfcx(x) / known - 1) < 1e-8, `erfcx(${x}) = ${erfcx(x)}`);
   }
   for (const [z, known] of [[0, Math.log(0.5)], [3, -0.001350809965], [-10, -53.23128515], [-40, -804.6084420]] as const) {
-    assert.ok(Math.abs(logBelow(z) - known) < 1e-7, `log P(Z < ${z}) = ${logBelow(z)}`);
+    assert.ok(Math.abs(logCdf(z) - known) < 1e-7, `log P(Z < ${z}) = ${logCdf(z)}`);
   }
   for (const [z, known] of LOG_H) {
     assert.ok(Math.abs(logH(z) / known - 1) < 1e-8, `log h(${z}) = ${logH(z)}`);
@@ -62,7 +62,7 @@ test("the normal distribution in its tails", () => {
   assert.ok(Math.abs(logH(-99.99) - logH(-100.01) - 2) < 0.01, "no step where the series takes over");
 });
 
-test("values keep to their grids", () => {
+test("values keep their grids", () => {
   const { parameters } = sample("digits");
   const [amount, bits, lr, method, clusters] = parameters;
   assert.ok(amount && bits && lr && method && clusters);
@@ -70,18 +70,18 @@ test("values keep to their grids", () => {
   assert.equal(fromUnit(bits, 0.5), 4);
   assert.ok(Math.abs(toUnit(lr, 1e-2) - 2 / 3) < 1e-12);
   assert.equal(fromUnit(clusters, 0.5), 16);
-  assert.equal(placesOf(method, 41).length, 2);
-  assert.equal(placesOf(amount, 41).length, 41);
+  assert.equal(gridOf(method, 41).length, 2);
+  assert.equal(gridOf(amount, 41).length, 41);
   assert.ok(!isActive(clusters, { method: "plain" }) && isActive(clusters, { method: "cluster" }));
   const stepped = { name: "a", kind: "float" as const, low: 0.1, high: 0.9, log: false, step: 0.1 };
-  assert.deepEqual(placesOf(stepped, 99).map((u) => fromUnit(stepped, u)), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]);
+  assert.deepEqual(gridOf(stepped, 99).map((u) => fromUnit(stepped, u)), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]);
 });
 
-test("what a choice activates takes the middle, and what it does not is left out", () => {
+test("a parameter that becomes active takes the middle of its range, an inactive one is left out", () => {
   const { parameters } = sample("digits");
   const point = { amount: 0.5, bits: 4, lr: 0.01, method: "cluster", clusters: 9 };
-  assert.deepEqual(completed(parameters, { ...point, method: "plain" }), { amount: 0.5, bits: 4, lr: 0.01, method: "plain" });
-  assert.equal(completed(parameters, { amount: 0.5, bits: 4, lr: 0.01, method: "cluster" })["clusters"], 16);
+  assert.deepEqual(completePoint(parameters, { ...point, method: "plain" }), { amount: 0.5, bits: 4, lr: 0.01, method: "plain" });
+  assert.equal(completePoint(parameters, { amount: 0.5, bits: 4, lr: 0.01, method: "cluster" })["clusters"], 16);
 });
 
 test("a slice runs through its point", () => {

@@ -29,7 +29,7 @@ for (const name of NAMES) {
   });
 }
 
-test("counts are the study's, of which the data may hold a part", () => {
+test("counts are those of the whole study, also if the data hold a part", () => {
   const view = new StudyView();
   const study = sample("digits");
   view.update({ ...study, budget: { trials: 800, seconds: null }, counts: { complete: 550, failed: 50 } });
@@ -51,21 +51,21 @@ test("hostile strings are text", () => {
   assert.ok(root.textContent?.includes("<img src=x onerror=alert(1)>"));
 });
 
-test("dots carry the state as shape and as text", () => {
+test("dots show the state as shape and as text", () => {
   const { root } = drawn("digits");
   const marks = [...root.querySelectorAll("[aria-label='Trade-off'] [data-trial]")];
-  const measured = sample("digits").trials.filter((one) => "kilobytes" in one.metrics || "accuracy" in one.metrics);
-  assert.deepEqual(marks.map((one) => Number(one.getAttribute("data-trial"))), measured.map((one) => one.number));
+  const measured = sample("digits").trials.filter((trial) => "kilobytes" in trial.metrics || "accuracy" in trial.metrics);
+  assert.deepEqual(marks.map((mark) => Number(mark.getAttribute("data-trial"))), measured.map((trial) => trial.number));
   assert.match(marks[1]?.querySelector("title")?.textContent ?? "", /^Trial \d+, (complete|stopped|infeasible): /);
   assert.equal(root.querySelectorAll(".nbc-star").length, 1);
   assert.ok(byText(root, "[aria-label='Trade-off'] .nbc-note", "baseline"), "what the star is can be read without a pointer");
   assert.equal(root.querySelectorAll(".nbc-bound").length, 1);
 });
 
-test("what failed beside the best so far is told by its shape", () => {
+test("a failed trial in the history has the shape of its state", () => {
   const { view, root } = drawn("single");
   const study = sample("single");
-  const trials = study.trials.map((one) => (one.number === 3 ? { ...one, state: "failed" as const, metrics: { loss: -1 } } : one));
+  const trials = study.trials.map((trial) => (trial.number === 3 ? { ...trial, state: "failed" as const, metrics: { loss: -1 } } : trial));
   view.update({ ...study, trials });
   const path = (state: string) => root.querySelector(`[role=tabpanel] .nbc-faint.nbc-${state}`)?.getAttribute("d") ?? "";
   assert.ok(path("failed"));
@@ -75,9 +75,9 @@ test("what failed beside the best so far is told by its shape", () => {
 test("a trial that lacks a metric stands at the edge", () => {
   const { root } = drawn("digits");
   const heights = (state: string) =>
-    [...root.querySelectorAll(`[aria-label='Trade-off'] [data-trial].nbc-${state}`)].map((one) => (one.getAttribute("d") ?? one.getAttribute("cy"))?.split("L")[0]?.split(" ")[1] ?? "");
+    [...root.querySelectorAll(`[aria-label='Trade-off'] [data-trial].nbc-${state}`)].map((mark) => (mark.getAttribute("d") ?? mark.getAttribute("cy"))?.split("L")[0]?.split(" ")[1] ?? "");
   const infeasible = heights("infeasible");
-  assert.equal(infeasible.length, sample("digits").trials.filter((one) => one.state === "infeasible").length);
+  assert.equal(infeasible.length, sample("digits").trials.filter((trial) => trial.state === "infeasible").length);
   assert.equal(new Set(infeasible).size, 1);
   assert.match(root.querySelector("[aria-label='Trade-off'] svg")?.textContent ?? "", /without accuracy/);
 });
@@ -89,11 +89,11 @@ test("calibration says whether the surrogate can be trusted, and shows it", () =
   assert.ok(trust);
   assert.equal(root.querySelector(".nbc-trust")?.textContent, trust.sentence);
   const columns = [...root.querySelectorAll("[role=tabpanel] .nbc-column, [role=tabpanel] .nbc-gain")];
-  assert.equal(columns.filter((one) => Number(one.getAttribute("height")) > 0).length, 8);
+  assert.equal(columns.filter((column) => Number(column.getAttribute("height")) > 0).length, 8);
   assert.equal(root.querySelectorAll("[role=tabpanel] .nbc-gain").length, 12, "those outside of the band stand out");
 });
 
-test("the acquisition marks what runs and says why", () => {
+test("the acquisition marks the running trial and gives its reason", () => {
   const { root } = drawn("running");
   click(byText(root, "[role=tab]", "Acquisition"));
   const panel = root.querySelector("[role=tabpanel]");
@@ -117,8 +117,8 @@ test("the table sorts both ways, what is missing last", () => {
   const accuracy = () => byText(root, ".nbc-sort bdi", "accuracy")?.closest("button");
   click(accuracy());
   const study = sample("digits");
-  const value = (number: number) => study.trials.find((one) => one.number === number)?.metrics["accuracy"];
-  const known = (numbers: number[]) => numbers.map(value).filter((one): one is number => typeof one === "number");
+  const value = (number: number) => study.trials.find((trial) => trial.number === number)?.metrics["accuracy"];
+  const known = (numbers: number[]) => numbers.map(value).filter((value): value is number => typeof value === "number");
   const up = known(firstCells(root));
   assert.deepEqual(up, [...up].sort((a, b) => a - b));
   assert.equal(value(firstCells(root).at(-1) ?? 0), undefined);
@@ -141,14 +141,14 @@ test("a failed trial's traceback is folded in its row", () => {
   assert.equal(root.querySelectorAll(".nbc-fold").length, 0);
 });
 
-test("the buttons are there while it runs and carry exactly their names", () => {
+test("the buttons are shown while the search runs, with exactly their names", () => {
   const { view, root } = drawn("running");
   assert.equal(root.querySelectorAll(".nbc-buttons button").length, 0);
   const pressed: string[] = [];
   const control = (name: string) => () => void pressed.push(name);
-  view.steer({ stop: control("stop"), pause: control("pause"), skip: control("skip"), run: null, narrow: null, answer: "", isPaused: true, note: "A note." });
+  view.setControls({ stop: control("stop"), pause: control("pause"), skip: control("skip"), run: null, narrow: null, answer: "", isPaused: true, note: "A note." });
   const buttons = [...root.querySelectorAll<HTMLElement>(".nbc-buttons button")];
-  assert.deepEqual(buttons.map((one) => one.textContent), ["Stop", "Pause", "Skip"]);
+  assert.deepEqual(buttons.map((button) => button.textContent), ["Stop", "Pause", "Skip"]);
   assert.equal(buttons[1]?.getAttribute("aria-pressed"), "true");
   buttons.forEach(click);
   assert.deepEqual(pressed, ["stop", "pause", "skip"]);
@@ -157,7 +157,7 @@ test("the buttons are there while it runs and carry exactly their names", () => 
   assert.equal(root.querySelectorAll(".nbc-buttons button").length, 0);
 });
 
-test("when only the clock moves on, only the header is drawn", () => {
+test("if only the time has changed, only the header is drawn", () => {
   const { view, root } = drawn("running");
   const study = sample("running");
   view.update(study);
@@ -167,7 +167,7 @@ test("when only the clock moves on, only the header is drawn", () => {
   assert.match(root.querySelector(".nbc-counts")?.textContent ?? "", /1 min 0 s/);
 });
 
-test("nothing is drawn between press and release, so that a click meets its element", async () => {
+test("nothing is drawn between press and release of a click", async () => {
   const { view, root } = drawn("running");
   const row = () => root.querySelector(".nbc-table tbody tr");
   const before = row();
@@ -180,7 +180,7 @@ test("nothing is drawn between press and release, so that a click meets its elem
   assert.equal(rows(root).length, 24);
 });
 
-test("progress is told to assistive software", () => {
+test("progress is accessible to screen readers", () => {
   const bar = drawn("running").root.querySelector("[role=progressbar]");
   assert.equal(bar?.getAttribute("aria-valuemax"), "40");
   assert.equal(bar?.getAttribute("aria-valuenow"), "14");
@@ -188,7 +188,7 @@ test("progress is told to assistive software", () => {
 
 test("ten thousand trials open and sort in under a second", () => {
   const study = sample("digits");
-  const first = study.trials.filter((one) => one.state === "complete");
+  const first = study.trials.filter((trial) => trial.state === "complete");
   const trials = Array.from({ length: 10_000 }, (_, number) => ({ ...first[number % first.length]!, number, seconds: (number * 7919) % 10_007 }));
   const view = new StudyView();
   // Of this process: what else the machine does shall not count.

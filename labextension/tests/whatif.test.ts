@@ -11,10 +11,10 @@ beforeEach(openPage);
 const FILE = new URL("../../../tests/samples/surrogate/hypervolume.json", import.meta.url);
 const study = (more: Partial<Study> = {}): Study => ({ ...(JSON.parse(readFileSync(FILE, "utf8")) as { study: Study }).study, state: "running", ...more });
 
-function shown(one: Study, controls: Partial<Controls> = {}) {
+function shown(data: Study, controls: Partial<Controls> = {}) {
   const view = new StudyView();
-  view.update(one);
-  view.steer({ stop: null, pause: null, skip: null, run: null, narrow: null, answer: "", isPaused: false, note: "", ...controls });
+  view.update(data);
+  view.setControls({ stop: null, pause: null, skip: null, run: null, narrow: null, answer: "", isPaused: false, note: "", ...controls });
   click(byText(view.element, "[role=tab]", "What if"));
   return { view, root: view.element };
 }
@@ -36,25 +36,25 @@ test("a slider is answered at once", () => {
   assert.notEqual(expected(root), before);
   assert.equal(root.querySelector(".nbc-slider output")?.textContent, "0.98");
   assert.equal(root.querySelector<HTMLInputElement>(".nbc-slider input")?.getAttribute("aria-valuetext"), "0.98");
-  assert.match(root.querySelector(".nbc-chance")?.textContent ?? "", /probability/);
+  assert.match(root.querySelector(".nbc-chance")?.textContent ?? "", /^Probability/);
 });
 
-test("the point is queued by place, only where somebody hears it", () => {
+test("the point is queued by indices, only if Python can be reached", () => {
   const asked: (number | null)[][] = [];
   const { root } = shown(study(), { run: (values) => void asked.push(values) });
   click(byText(root, "button", "Run this next"));
-  const best = study().trials.find((one) => one.number === study().best);
+  const best = study().trials.find((trial) => trial.number === study().best);
   assert.ok(best);
   assert.deepEqual(asked, [[best.params["amount"], [2, 4, 8].indexOf(Number(best.params["bits"])), best.params["lr"], ["plain", "cluster"].indexOf(String(best.params["method"])), best.params["clusters"] ?? null]]);
-  const hidden = (one: Study, controls: Partial<Controls>) => byText(shown(one, controls).root, "button", "Run this next")?.hidden;
+  const hidden = (data: Study, controls: Partial<Controls>) => byText(shown(data, controls).root, "button", "Run this next")?.hidden;
   assert.equal(hidden(study(), {}), true);
   assert.equal(hidden(study({ state: "ended" }), { run: () => undefined }), true);
 });
 
-test("limits build on those there are, and one that limits nothing is left out", () => {
+test("new limits are added to the present ones, and a limit that spans all is left out", () => {
   const asked: (number[] | null)[][] = [];
-  const rounded = (values: number[]): number[] => values.map((one) => Number(one.toPrecision(12)));
-  const narrow = (limits: (number[] | null)[]): void => void asked.push(limits.map((one) => one && rounded(one)));
+  const rounded = (values: number[]): number[] => values.map((value) => Number(value.toPrecision(12)));
+  const narrow = (limits: (number[] | null)[]): void => void asked.push(limits.map((entry) => entry && rounded(entry)));
   const { root, view } = shown(study({ narrowed: { method: ["plain"] } }), { narrow });
   slide(root, 0, "500");
   click(byText(root, ".nbc-narrow button", "at least 0.59"));
@@ -64,12 +64,12 @@ test("limits build on those there are, and one that limits nothing is left out",
   assert.deepEqual(asked.at(-1), [null, null, null, [0], null]);
   click(byText(root, ".nbc-chip", "method plain ✕"));
   assert.deepEqual(asked.at(-1), [null, null, null, null, null]);
-  assert.match(root.querySelector(".nbc-notes")?.textContent ?? "", /Searches within method plain only/);
+  assert.match(root.querySelector(".nbc-notes")?.textContent ?? "", /The search is narrowed to method plain/);
   view.update(study({ state: "ended", narrowed: { method: ["plain"] } }));
   assert.equal(root.querySelector<HTMLElement>(".nbc-narrow")?.hidden, true);
 });
 
-test("the tabs are walked with the arrow keys", () => {
+test("the arrow keys change the tab", () => {
   const { root } = shown(study());
   press(root.querySelector("[role=tablist]"), "ArrowLeft");
   assert.equal(root.querySelector("[role=tab][aria-selected=true]")?.textContent, "Acquisition");
@@ -78,19 +78,19 @@ test("the tabs are walked with the arrow keys", () => {
 test("a map is drawn over two parameters, through the selected trial", () => {
   const { root } = shown(study());
   click(byText(root, "[role=tab]", "Acquisition"));
-  const select = [...root.querySelectorAll("label")].find((one) => one.textContent?.startsWith("and"))?.querySelector("select");
+  const select = [...root.querySelectorAll("label")].find((label) => label.textContent?.startsWith("and"))?.querySelector("select");
   assert.ok(select);
   select.value = "1";
   select.dispatchEvent(new Event("change", { bubbles: true }));
-  assert.match(root.querySelector(".nbc-caption")?.textContent ?? "", /The diamond has most to gain: /);
+  assert.match(root.querySelector(".nbc-caption")?.textContent ?? "", /The diamond marks the largest acquisition: /);
   assert.equal(root.querySelectorAll(".nbc-mark-most").length, 2);
 });
 
 test("a live panel says what a reload does, a saved view does not", () => {
-  const foot = (one: Study) => shown(one).root.querySelector<HTMLElement>(".nbc-foot");
+  const foot = (data: Study) => shown(data).root.querySelector<HTMLElement>(".nbc-foot");
   const { view, root } = shown(study());
   view.update({ ...study(), left: 3, trials: study().trials.slice(1) });
   assert.equal(root.querySelector<HTMLElement>(".nbc-foot")?.hidden, false);
-  assert.match(root.querySelector(".nbc-foot")?.textContent ?? "", /%bo_study digits in another notebook follows it/);
+  assert.match(root.querySelector(".nbc-foot")?.textContent ?? "", /%bo_study digits in another notebook follows the search/);
   assert.equal(foot(study({ state: "ended" }))?.hidden, true);
 });

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from nbcompress.compressors.buffers import is_expanded, materialize_buffers_
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
-from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean, option
+from nbcompress.errors import CompressionError, LayerNotFound, check_integer, did_you_mean, option
 
 
 def check_number(name: str, value: object, low: float, high: float, *, is_open_low: bool = False) -> float:
@@ -35,14 +35,12 @@ def check_number(name: str, value: object, low: float, high: float, *, is_open_l
 
 
 def check_count(name: str, value: object, low: int, high: int | None = None) -> int:
-    """Return `value` as an int in `low ... high`; bool and fractions are refused."""
-    bounds = f"from {low}" + (f" to {high}" if high is not None else "")
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise CompressionError(f"{option(name)} must be a whole number {bounds}, got {value!r}")
-    number = int(value)
-    if number < low or (high is not None and number > high):
-        raise CompressionError(f"{option(name)} must be a whole number {bounds}, got {value!r}")
-    return number
+    """Return `value` as an int from `low` to `high`.
+
+    Raises:
+        CompressionError: The value is not such an integer.
+    """
+    return check_integer(name, value, low, high, error=CompressionError)
 
 
 def check_seed(seed: object) -> int:

@@ -473,7 +473,7 @@ def _n_counted(reading: Reading, batch: Batch) -> int:
 
 
 @dataclass(frozen=True)
-class Scores:
+class EvaluationScores:
     """Scores of several models, by their names; one of the two mappings is empty.
 
     Attributes:
@@ -485,7 +485,9 @@ class Scores:
     language: Mapping[str, LanguageLoss] = field(default_factory=dict)
 
 
-def scores_on(models: Mapping[str, nn.Module], data: object, spec: LossSpec, *, seconds: float | None = None) -> Scores:
+def scores_on(
+    models: Mapping[str, nn.Module], data: object, spec: LossSpec, *, seconds: float | None = None
+) -> EvaluationScores:
     """Measure the accuracy, or the loss of language models, of several models on the same batches, in one pass.
 
     Args:
@@ -503,7 +505,7 @@ def scores_on(models: Mapping[str, nn.Module], data: object, spec: LossSpec, *, 
     is_language = {reading.is_language for reading in readings.values()}
     if is_language == {True}:
         losses = language_losses(copies, data, readings, batch_size=_BATCH_SIZE, seconds=seconds)
-        return Scores(language=losses)
+        return EvaluationScores(language=losses)
     if True in is_language:
         raise DataError("a language model has loss and perplexity, another model accuracy: they cannot be compared")
-    return Scores(accuracies(copies, data, batch_size=_BATCH_SIZE, seconds=seconds, readings=readings))
+    return EvaluationScores(accuracies(copies, data, batch_size=_BATCH_SIZE, seconds=seconds, readings=readings))

@@ -22,7 +22,7 @@ from nbcompress.panels.text import format_value, shorten
 
 if TYPE_CHECKING:
     from nbcompress.measure import AccuracyChange, Comparison, Footprint, Sensitivity
-    from nbcompress.measure.accuracy import Scores
+    from nbcompress.measure.accuracy import EvaluationScores
 
 
 # The most characters of a name, and of a sentence.
@@ -126,7 +126,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
 
 def _folded(section: FoldedTable) -> Markup:
     more = len(section.rows) - MAX_ROWS
-    rest = tag("div", f"and {more} more, which the result holds") if more > 0 else None
+    rest = tag("div", f"and {more} more, which are in the result") if more > 0 else None
     return details(shorten(section.title, MAX_NAME), _table(section.head, section.rows[:MAX_ROWS]), rest)
 
 
@@ -255,7 +255,7 @@ def footprint_card(
     *,
     title: str = "%footprint",
     scores: FunctionScores | None = None,
-    measured: Scores | None = None,
+    measured: EvaluationScores | None = None,
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the card of the costs of one or several models, with their layers.

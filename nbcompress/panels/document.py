@@ -135,7 +135,7 @@ def study_html(view: View, render: StudyPictures, alt: str) -> Markup:
         render.overview.html(alt, 960) if render.overview else None,
         top_trials(view),
         importance(view, render.calibration),
-        details("What the surrogate expects", tag("div", slices.html(slices_alt(view), 960))) if slices else None,
+        details("Predictions of the surrogate", tag("div", slices.html(slices_alt(view), 960))) if slices else None,
         all_trials(view),
         record(view),
         dir="ltr",
@@ -211,7 +211,7 @@ def all_trials(view: View) -> Markup:
         rows += [["", line] for line in trial_details(trial)]
     shown, total = min(MAX_ROWS, len(view["trials"])), total_of(view)
     left_out = total - shown
-    note = tag("div", f"The other {left_out} are in the study.") if left_out > 0 else None
+    note = tag("div", f"The other {left_out} trials are in the study.") if left_out > 0 else None
     title = f"Trials ({shown} of {total})" if left_out > 0 else f"All trials ({total})"
     return details(title, note, table(columns(view), rows, text_columns=text_columns(view)))
 
@@ -241,16 +241,16 @@ def importance(view: View, picture: Picture | None = None) -> Markup | None:
     bars = table(["parameter", "share", ""], rows, text_columns=frozenset({0, 2}))
     calibration = view.get("calibration")
     if not calibration:
-        return details("Which parameters matter", bars)
+        return details("Importance of the parameters", bars)
     sentence = tag("div", user_text(calibration["sentence"]))
     shown = picture.html(calibration_alt(calibration), 420) if picture else None
-    return details("Which parameters matter", bars, sentence, tag("div", shown))
+    return details("Importance of the parameters", bars, sentence, tag("div", shown))
 
 
 def calibration_alt(calibration: Mapping[str, Any]) -> str:
     """Return the alternative text of the calibration."""
-    n = len(calibration["residuals"])
-    return f"How far {n} trials lie from what the others foretell of {calibration['metric']}, in standard deviations."
+    n, metric = len(calibration["residuals"]), calibration["metric"]
+    return f"Histogram of the residuals of {n} trials in {metric}, predicted from the others, in standard deviations."
 
 
 def slices_alt(view: View) -> str:

@@ -88,7 +88,7 @@ def calibration_figure(view: View) -> Figure | None:
     )
     ax.axvspan(-WIDTH_95, WIDTH_95, color=SKY, alpha=0.35, linewidth=0)
     sns.histplot(x=values, ax=ax, color=BLUE, binwidth=0.5, binrange=(-MAX_RESIDUAL, MAX_RESIDUAL))
-    _name_axes(ax, f"{shorten(calibration['metric'], 20)}: standard deviations off", "trials")
+    _name_axes(ax, f"{shorten(calibration['metric'], 20)}: residual / standard deviation", "trials")
     ax.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     return figure
 

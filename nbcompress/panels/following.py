@@ -30,7 +30,7 @@ POLL_INTERVAL = 1.0
 IDLE_SECONDS = 15.0
 # A study that lacks trials is read for this many seconds to see whether one starts.
 START_TIMEOUT = 1.5
-FOLLOWING_NOTE = "This search runs in another process, and its buttons are there; this view follows it."
+FOLLOWING_NOTE = "This search runs in another process, which has its buttons; this view follows it."
 
 
 class ReadableStudy(StudyLike, Protocol):
@@ -169,7 +169,7 @@ class StudyFollower:
                 last_running = self._now()
             elif self._ending() != ending or self._now() - last_running > IDLE_SECONDS:
                 text = stored_status(self._study.record, trials).ending
-                return Ending("elsewhere", text or "The process that searched is gone.")
+                return Ending("elsewhere", text or "The process that ran the search has ended.")
         return None
 
     def _ending(self) -> Any:

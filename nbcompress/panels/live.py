@@ -20,7 +20,7 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from nbcompress.panels.messages import CommandHandler, narrowing_of
+from nbcompress.panels.messages import NARROW, CommandHandler, narrowing_of
 from nbcompress.panels.page import asset
 from nbcompress.panels.surrogate_data import SurrogateInsight, insight_data
 from nbcompress.panels.surrogate_refresh import SurrogateRefresh
@@ -288,7 +288,7 @@ class LivePanel(TextPanel):
 
     def _show_in(self, output: OutputArea, widget: StudyWidget) -> None:
         view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
-        text = f"Study {self._names(self._study.name)} is running; the result will stand here."
+        text = f"Study {self._names(self._study.name)} is running; the result will be shown here."
         output.show({"application/vnd.jupyter.widget-view+json": view, "text/plain": text})
 
     def trial_started(self, trial: Trial) -> None:
@@ -366,7 +366,7 @@ class LivePanel(TextPanel):
         note = "" if control == "hello" else commands.handle(control, content)
         if note is None:
             return
-        if control == "narrow":
+        if control == NARROW:
             with self._lock:
                 # Sent before the answer, because the page builds its next limits on these.
                 self._update_limits()

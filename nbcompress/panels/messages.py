@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
 from nbcompress.errors import NbcompressError, PointError
 from nbcompress.panels.view import StudyLike
+from nbcompress.run.callbacks import Command
 from nbcompress.space import Choice
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def parse_limits(values: Any, space: Space) -> dict[str, list[Any]]:
         PointError: The values are not such a list. Whether they fit their parameters is checked by `Narrowing`.
     """
     if not isinstance(values, list) or len(values) != len(space):
-        raise PointError(f"Limits are {len(space)} entries, one for each parameter, but got {values!r}.")
+        raise PointError(f"Limits have {len(space)} entries, one for each parameter, but got {values!r}.")
     limits: dict[str, list[Any]] = {}
     for name, entry in zip(space.names, values, strict=True):
         if entry is not None:
@@ -63,13 +64,15 @@ def parse_limits(values: Any, space: Space) -> dict[str, list[Any]]:
 
 def _option(choice: Choice, index: Any) -> Any:
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(choice.options):
-        raise PointError(f"{choice!r} has {len(choice.options)} options, but got the place {index!r}.")
+        raise PointError(f"{choice!r} has {len(choice.options)} options, but got the index {index!r}.")
     return choice.options[index]
 
 
-QUEUED_TEXT = "Queued: it runs after the trials that run now."
-KNOWN_TEXT = "Not queued: this point waits already, or was run before."
-NARROWED_TEXT = "From the next proposal on."
+# The messages of the page beside the commands of `Controls`: a point to run next, and limits to search within.
+QUEUE, NARROW = "next", "narrow"
+QUEUED_TEXT = "Queued: it runs after the trials that are running now."
+KNOWN_TEXT = "Not queued: this point is queued already or was run before."
+NARROWED_TEXT = "Applies from the next proposal on."
 
 
 @runtime_checkable
@@ -114,11 +117,11 @@ class CommandHandler:
         Returns:
             A sentence for the user, which may be empty, or None if there is no such control.
         """
-        if control == "next":
+        if control == QUEUE:
             return self._queue(content.get("values"))
-        if control == "narrow":
+        if control == NARROW:
             return self._narrow(content.get("limits"))
-        if control not in ("stop", "pause", "resume", "skip"):
+        if control not in get_args(Command):
             return None
         getattr(self._controls, control)()
         return ""
@@ -133,7 +136,7 @@ class CommandHandler:
 
     def _narrow(self, limits: Any) -> str:
         if self._narrowing is None:
-            return "Only the sampler gp can be narrowed."
+            return "Only a search with the sampler gp can be narrowed."
         try:
             self._narrowing.narrow_to(parse_limits(limits, self._study.space))
         except NbcompressError as error:

@@ -113,7 +113,9 @@ def insight_of(
 def failed_insight(error: Exception) -> SurrogateInsight:
     """Return the insight with the warning for a surrogate that raised."""
     why = f"{type(error).__name__}: {error}".rstrip(": ")
-    return SurrogateInsight(warning=f"What the surrogate expects cannot be shown; asking it failed with {why}.")
+    return SurrogateInsight(
+        warning=f"The predictions of the surrogate cannot be shown; computing them failed with {why}."
+    )
 
 
 def _ask(
@@ -271,14 +273,14 @@ def calibration_data(residuals: Iterable[float], metric: str) -> dict[str, Any] 
 
 def _calibration_sentence(inside: int, residuals: np.ndarray[Any, np.dtype[np.float64]]) -> str:
     n = len(residuals)
-    fact = f"{inside} of {n} trials lie in the 95 % interval that the other trials foretell"
+    fact = f"{inside} of {n} trials lie in the 95 % interval predicted from the other trials"
     if n < MIN_CALIBRATION_TRIALS:
-        return f"{fact}: too few to say whether the surrogate can be trusted."
+        return f"{fact}: too few trials to say whether the surrogate can be trusted."
     if _binomial_cdf(inside, n) < SIGNIFICANCE:
-        return f"Only {fact}: the surrogate is too sure of itself, and its bands are too narrow."
+        return f"Only {fact}: the surrogate is overconfident, and its intervals are too narrow."
     if float(np.sqrt(np.mean(residuals**2))) < MIN_RESIDUAL_RMS:
-        return f"{fact}, most of them near its middle: the surrogate's bands are wider than they need be."
-    return f"{fact}: the surrogate's bands can be trusted."
+        return f"{fact}, most of them near its middle: the intervals of the surrogate are wider than necessary."
+    return f"{fact}: the intervals of the surrogate can be trusted."
 
 
 def _binomial_cdf(inside: int, n: int) -> float:

@@ -103,7 +103,7 @@ class Panel(Protocol):
 
 
 def ending_text(ending: Ending | None) -> str:
-    return str(ending) if ending is not None else "The search broke off."
+    return str(ending) if ending is not None else "The search ended with an exception."
 
 
 class SilentPanel:

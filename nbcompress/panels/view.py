@@ -228,7 +228,7 @@ def stored_status(record: Mapping[str, Any], trials: Sequence[Trial]) -> SearchS
     if running:
         budget = record.get("budget")
         wanted = budget.get("trials") if isinstance(budget, Mapping) else None
-        text = "Another process is searching. This is how far it was; show the study again to see more."
+        text = "Another process runs this search. This is how far it had come; show the study again to see more."
         return SearchStatus(True, text, wanted if isinstance(wanted, int) else None)
     ending = record.get("ending")
     reason = ending.get("reason") if isinstance(ending, Mapping) else None
@@ -255,7 +255,7 @@ def cut_sentence(shown: int, total: int) -> str | None:
     """Return the sentence for data that lack trials of the study, else None."""
     if shown == total:
         return None
-    return f"Shows {shown} of {total} trials: the front and the latest. The study holds them all."
+    return f"Shows {shown} of {total} trials: the front and the latest. The study holds all of them."
 
 
 def metric_names(goal: Goal, trials: Sequence[Trial]) -> list[str]:

@@ -32,10 +32,10 @@ from nbcompress.errors import CompressionError
 # Reasons in the words of the record, and what they come to.
 WORDS = {
     "mean over it": "width of a normalization",
-    "number over it": "width of a normalization",
+    "reduces it to one number": "width of a normalization",
     "an output of the model": "outputs",
-    "by their number": "tokens of an embedding",
-    "by number": "entries of a table",
+    "its entries up by index": "tokens of an embedding",
+    "by index": "entries of a table",
     "joins it": "width of what an input or a position is added to",
     "together": "hangs together",
 }

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser  # noqa: E402
 from small_notebooks import search, write  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
-LEFT = "%bo_study small shows how it stands"
+LEFT = "%bo_study small shows the current one"
 BUTTONS = ".nbc-buttons button"
 
 

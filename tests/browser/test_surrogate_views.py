@@ -75,7 +75,7 @@ def test_sliders_ask_the_surrogate_and_the_point_is_run_next(page: Lab) -> None:
     page.page.get_by_role("button", name="Run this next").click()
     says(page, ".nbc-answer", "Queued: it runs after")
     page.page.get_by_role("button", name="Run this next").click()
-    says(page, ".nbc-answer", "waits already, or was run")
+    says(page, ".nbc-answer", "is queued already or was run")
     page.page.wait_for_function(
         "row => new RegExp(row).test(document.querySelector('.nbc-table tbody').innerText)",
         arg=r"\t1\t[^\t]+\t2\tdeep\t5",
@@ -88,10 +88,10 @@ def test_the_search_is_narrowed_and_widened_while_it_runs(page: Lab) -> None:
     slider = page.page.get_by_role("slider", name="x")
     slider.fill("600")
     page.page.get_by_role("button", name="Search with x at least 0.6").click()
-    says(page, ".nbc-answer", "From the next proposal on")
+    says(page, ".nbc-answer", "from the next proposal on")
     page.page.get_by_role("combobox", name="kind").select_option(label="plain")
     page.page.get_by_role("button", name="Search with kind only plain").click()
-    says(page, ".nbc-notes", "Searches within x from 0.6 to 1, kind plain only")
+    says(page, ".nbc-notes", "narrowed to x from 0.6 to 1, kind plain")
     table = "[...document.querySelectorAll('.nbc-table tbody tr:not(.nbc-fold)')]"
     rows = f"() => {table}.map(row => row.innerText.split('\\t'))"
     seen = len(page.page.evaluate(rows))
@@ -104,7 +104,7 @@ def test_the_search_is_narrowed_and_widened_while_it_runs(page: Lab) -> None:
     page.page.get_by_role("button", name="Search all of kind again").click()
     page.page.get_by_role("button", name="Search all of x again").click()
     page.page.wait_for_function(
-        "() => !/Searches within/.test(document.querySelector('.nbc-notes').innerText)", timeout=10_000
+        "() => !/is narrowed to/.test(document.querySelector('.nbc-notes').innerText)", timeout=10_000
     )
 
 
@@ -115,7 +115,7 @@ def test_slices_and_maps_show_where_the_next_point_lies(page: Lab) -> None:
     page.shot(SHOTS / "acquisition-dark.png")
     page.page.get_by_role("combobox", name="Along").select_option(label="x")
     page.page.get_by_role("combobox", name="and").select_option(label="lr")
-    says(page, ".nbc-caption", "The diamond has most to gain: x =")
+    says(page, ".nbc-caption", "The diamond marks the largest acquisition: x =")
     assert page.page.locator(".nbc-mark-most").count() == 2, "in both maps"
     assert page.page.locator(".nbc-chart rect[fill]").count() > 2 * 400
     page.shot(SHOTS / "map-dark.png")

@@ -149,7 +149,7 @@ def test_bfloat16_values_are_those_in_the_codebook() -> None:
 
 @pytest.mark.parametrize("clusters", [0, -1, 65537, 2.5, True, "16", None, float("nan")])
 def test_clusters_refused(clusters: object) -> None:
-    with pytest.raises(CompressionError, match="clusters must be a whole number from 1 to 65536, got"):
+    with pytest.raises(CompressionError, match="clusters is an integer from 1 to 65536, but got"):
         cluster(nn.Linear(2, 2), clusters)  # type: ignore[arg-type]
 
 

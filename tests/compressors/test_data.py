@@ -165,7 +165,7 @@ def test_data_on_which_the_model_fails_is_named() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True])
 def test_seeds_that_no_generator_takes(seed: object) -> None:
-    with pytest.raises(CompressionError, match="seed must be a whole number from 0 to 9223372036854775807, got"):
+    with pytest.raises(CompressionError, match="seed is an integer from 0 to 9223372036854775807, but got"):
         finetune(nn.Linear(2, 7), (X, Y), seed=seed)  # type: ignore[arg-type]
 
 

@@ -206,7 +206,7 @@ def test_features_of_other_shapes() -> None:
     [
         ({"temperature": 0}, "temperature must be a number above 0, got 0"),
         ({"alpha": 1.5}, "alpha must be a number from 0 to 1, got 1.5"),
-        ({"epochs": -1}, "epochs must be a whole number from 0, got -1"),
+        ({"epochs": -1}, "epochs is an integer of at least 0, but got -1"),
         ({"match": "0"}, "match must be TEACHER_LAYER:STUDENT_LAYER, such as 'layer3:layer2', got '0'"),
         ({"match": "0:1:2"}, "match must be TEACHER_LAYER:STUDENT_LAYER"),
         ({"match": ":0"}, "match must be TEACHER_LAYER:STUDENT_LAYER"),
@@ -241,7 +241,7 @@ def test_finetuning_after_distillation_is_on_the_labels_alone() -> None:
     first = distill(animal.model, small(), animal.data, epochs=2, lr=0.01)
     finetune(first, animal.data, epochs=2, lr=0.01)
     assert same(state(both), state(first))
-    with pytest.raises(CompressionError, match="finetune must be a whole number from 0, got -1"):
+    with pytest.raises(CompressionError, match="finetune is an integer of at least 0, but got -1"):
         distill(animal.model, small(), animal.data, finetune=-1)
 
 

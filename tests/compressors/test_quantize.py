@@ -112,7 +112,7 @@ def test_error_falls_with_bits() -> None:
 
 @pytest.mark.parametrize("bits", [0, 9, 16, 2.5, True, "4", None, float("nan")])
 def test_bits_refused(bits: object) -> None:
-    with pytest.raises(CompressionError, match="bits must be a whole number from 1 to 8, got"):
+    with pytest.raises(CompressionError, match="bits is an integer from 1 to 8, but got"):
         quantize(nn.Linear(2, 2), bits)  # type: ignore[arg-type]
 
 
@@ -120,7 +120,7 @@ def test_bits_refused(bits: object) -> None:
     ("options", "text"),
     [
         ({"bits": "auto"}, "bits='auto' needs the length of the file: call nbcompress.quantize with budget="),
-        ({"bits": {"weight": 9}}, "bits must be a whole number from 1 to 8, got 9"),
+        ({"bits": {"weight": 9}}, "bits is an integer from 1 to 8, but got 9"),
         ({"bits": {"wieght": 4}}, r"bits names 'wieght', which is no chosen weight. Did you mean 'weight'\?"),
         ({"bits": {}}, "bits must name every chosen weight, but not weight"),
         ({"activations": "fixed"}, "activations must be one of none, dynamic, static, got 'fixed'"),

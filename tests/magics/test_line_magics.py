@@ -65,7 +65,7 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%sensitivity model --evaluate evaluate --levels 3", "--levels must be a list of numbers, got 3"),
         ("%sensitivity model --evaluate (lambda net: 'a')", "as it came, but --evaluate takes a function from model"),
         ("%factorize model --rank 4", "%factorize: --rank is the share of a layer's full rank that is kept"),
-        ("%quantize model --bits 9", "%quantize: --bits must be a whole number from 1 to 8, got 9"),
+        ("%quantize model --bits 9", "%quantize: --bits is an integer from 1 to 8, but got 9"),
         (
             "%quantize model --bits 4 --evaluate 3",
             "takes a function from model to a number, but got an int.",
@@ -73,7 +73,7 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%quantize model --bits 4 --evaluate str", "but it returned a str."),
         ("%quantize model --evaluate 1/0", "evaluating 1/0 raised ZeroDivisionError: division by zero"),
         ("%quantize model --evaluate (lambda net: 1 / 0)", "%quantize: --evaluate raised ZeroDivisionError"),
-        ("%cluster model --clusters 0", "%cluster: --clusters must be a whole number from 1"),
+        ("%cluster model --clusters 0", "%cluster: --clusters is an integer from 1"),
         ("%distill model model", "%distill: --data is needed"),
         ("%footprint []", "%footprint: there is no model in an empty list."),
         ("%footprint [model, 3]", "%footprint: 3 is no torch.nn.Module, but of the type int."),

@@ -135,7 +135,7 @@ def test_counts_are_the_studys_and_not_of_what_is_shown(kept: int, monkeypatch: 
     assert f"Shows {kept} of 600 trials" in page.text
     rows = min(kept, 200)
     assert f"Trials ({rows} of 600)" in page.text
-    assert f"The other {600 - rows} are in the study." in page.text
+    assert f"The other {600 - rows} trials are in the study." in page.text
     assert f"{kept} of 600 trials ({counts['complete']} complete" in str(page.images[0]["alt"])
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.measure import compare, footprint, sensitivity
-from nbcompress.measure.accuracy import Scores
+from nbcompress.measure.accuracy import EvaluationScores
 from nbcompress.panels.card_figures import bars_figure, dots_figure
 from nbcompress.panels.cards import Card, Drawing, FoldedTable, comparison_card, footprint_card, sensitivity_card
 
@@ -56,7 +56,7 @@ def test_with_data_accuracy_and_flips_are_told_in_every_form(model: nn.Module) -
     assert is_plain(card["text/html"])
     for text in (
         "accuracy on 60 examples, with 95 % intervals",
-        "now wrong",
+        "broken",
         "McNemar",
         "a remark",
         "Accuracy of each class",
@@ -103,7 +103,7 @@ def test_footprints_side_by_side(model: nn.Module) -> None:
         both,
         title="%distill",
         scores={"f": {"teacher": 0.9, "student": 0.8}},
-        measured=Scores({"teacher": nc.accuracy(model, data())}),
+        measured=EvaluationScores({"teacher": nc.accuracy(model, data())}),
     )
     assert set(card) == FORMS
     assert "Layers of teacher" in card["text/html"]
@@ -135,7 +135,7 @@ def test_a_model_with_very_many_layers_stays_small() -> None:
             "many", ("layer", "n"), rows[:5], (), (FoldedTable("Layers", ("layer", "n"), rows),), Drawing(draw, "alt")
         ).bundle()
         assert len(bundle["text/html"]) < 250_000
-        assert "and 600 more, which the result holds" in bundle["text/html"]
+        assert "and 600 more, which are in the result" in bundle["text/html"]
         assert "... and 860 more" in bundle["text/plain"]
 
 

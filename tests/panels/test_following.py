@@ -145,7 +145,7 @@ def test_a_search_whose_process_is_gone_is_over_after_a_while(writer: Study, mon
     assert found.thread is not None
     writer.finish(replace(running, state=State.INTERRUPTED))
     found.thread.join(30)
-    assert page.shown[-1][MIME]["ending"] == "The process that searched is gone."
+    assert page.shown[-1][MIME]["ending"] == "The process that ran the search has ended."
 
 
 def remove_file(storage: str) -> None:

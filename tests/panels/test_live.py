@@ -313,10 +313,10 @@ def test_a_point_from_the_page_is_queued_or_refused_in_a_sentence(
 
     monkeypatch.setattr(HandMadeStudy, "queue", queue, raising=False)
     wire.press("next", values=values)
-    assert wire.of("ack")[-1]["note"] == "Queued: it runs after the trials that run now."
+    assert wire.of("ack")[-1]["note"] == "Queued: it runs after the trials that are running now."
     assert queued == [{"amount": 0.5, "bits": 4, "lr": 0.01, "method": "cluster", "clusters": 12}]
     wire.press("next", values=values)
-    assert "waits already" in wire.of("ack")[-1]["note"]
+    assert "is queued already" in wire.of("ack")[-1]["note"]
     wire.press("next", values=[7, 1, 0.01, 1, 12])
     assert wire.of("ack")[-1]["note"].startswith("Not queued: ")
 
@@ -339,7 +339,7 @@ def test_finish_replaces_the_widget_and_closes_it(whole: HandMadeStudy, monkeypa
     widget, buttons = wire.panel._widget, wire.panel._controls_widget
     wire.panel.finish(None)
     assert set(wire.page.shown[-1]) == {MIME, "text/html", "image/png", "text/plain"}
-    assert wire.page.shown[-1][MIME]["ending"] == "The search broke off."
+    assert wire.page.shown[-1][MIME]["ending"] == "The search ended with an exception."
     assert wire.page.shown[-1][MIME]["baseline"] == {"accuracy": 0.98}
     assert widget is not None
     assert buttons is not None
@@ -381,7 +381,7 @@ def test_limits_from_the_page_narrow_the_proposer_and_are_shown(
         wire.press("narrow", limits=[[0.5, 0.8], None, None, [1], None])
         narrowed = [message["set"]["narrowed"] for message in wire.of("delta") if "narrowed" in message["set"]]
         assert narrowed == [{"amount": [0.5, 0.8], "method": ["cluster"]}]
-        assert wire.of("ack")[-1]["note"] == "From the next proposal on."
+        assert wire.of("ack")[-1]["note"] == "Applies from the next proposal on."
         found = gp.propose(4, History.empty(2, 1))
         assert 0.5 <= found.point["amount"] <= 0.8
         assert found.point["method"] == "cluster"
@@ -394,5 +394,5 @@ def test_limits_from_the_page_narrow_the_proposer_and_are_shown(
 
 def test_a_sampler_that_cannot_be_narrowed_says_so(wire: Wire) -> None:
     wire.press("narrow", limits=[None] * 5)
-    assert wire.of("ack")[-1]["note"] == "Only the sampler gp can be narrowed."
+    assert wire.of("ack")[-1]["note"] == "Only a search with the sampler gp can be narrowed."
     assert "narrowed" not in wire.panel._deltas.state["study"]

@@ -21,10 +21,10 @@ def test_values_come_by_place() -> None:
         (None, "5 values"),
         ([0.5], "5 values"),
         ({"amount": 0.5}, "5 values"),
-        ([0.5, 3, 0.01, 0, None], "got the place 3"),
-        ([0.5, -1, 0.01, 0, None], "got the place -1"),
-        ([0.5, True, 0.01, 0, None], "got the place True"),
-        ([0.5, "4", 0.01, 0, None], "got the place '4'"),
+        ([0.5, 3, 0.01, 0, None], "got the index 3"),
+        ([0.5, -1, 0.01, 0, None], "got the index -1"),
+        ([0.5, True, 0.01, 0, None], "got the index True"),
+        ([0.5, "4", 0.01, 0, None], "got the index '4'"),
         ([9.0, 1, 0.01, 0, None], "does not reach 9.0"),
         ([0.5, 1, 0.01, 0, 12], "clusters"),
         ([0.5, 1, 0.01, 1, None], "clusters"),
@@ -47,7 +47,7 @@ def test_limits_come_by_place() -> None:
         (None, "5 entries"),
         ([None], "5 entries"),
         ([0.5, None, None, None, None], "a list"),
-        ([None, [9], *[None] * 3], "place 9"),
+        ([None, [9], *[None] * 3], "index 9"),
     ],
 )
 def test_other_limits_are_refused(values: object, words: str) -> None:

@@ -31,11 +31,11 @@ def sentence(residuals: list[float]) -> str:
 def test_the_sentence_follows_from_the_numbers() -> None:
     normal = np.random.default_rng(0).normal(size=100).tolist()
     inside = sum(abs(residual) <= 1.959964 for residual in normal)
-    start = f"{inside} of 100 trials lie in the 95 % interval that the other trials foretell"
-    assert sentence(normal) == f"{start}: the surrogate's bands can be trusted."
+    start = f"{inside} of 100 trials lie in the 95 % interval predicted from the other trials"
+    assert sentence(normal) == f"{start}: the intervals of the surrogate can be trusted."
     assert sentence([3 * residual for residual in normal]).startswith("Only ")
     assert "too narrow" in sentence([3 * residual for residual in normal])
-    assert "wider than they need be" in sentence([residual / 10 for residual in normal])
+    assert "wider than necessary" in sentence([residual / 10 for residual in normal])
     assert "too few" in sentence([0.1, 0.2])
 
 
@@ -60,7 +60,7 @@ def test_is_part_of_the_saved_output(n: int) -> None:
     assert trust is not None
     assert trust["sentence"].replace("'", "&#x27;") in bundle["text/html"]
     assert bundle["text/html"].count("<img") == 2
-    assert "foretell of accuracy, in standard deviations" in bundle["text/html"]
+    assert "in accuracy, predicted from the others, in standard deviations" in bundle["text/html"]
 
 
 def test_a_parabola_is_recognised() -> None:
@@ -107,7 +107,8 @@ def test_a_surrogate_that_fails_costs_no_view() -> None:
     found = insight_of(Broken(study.space, 2, 1), study)
     bundle = study_bundle(study, insight=found, warnings=["The body changed."])
     sentence = (
-        "What the surrogate expects cannot be shown; asking it failed with ValueError: the matrix is <b>singular</b>."
+        "The predictions of the surrogate cannot be shown; computing them failed with ValueError: "
+        "the matrix is <b>singular</b>."
     )
     assert bundle[MIME]["warnings"] == ["The body changed.", sentence]
     assert f"warning: {sentence}" in bundle["text/plain"]
@@ -115,7 +116,7 @@ def test_a_surrogate_that_fails_costs_no_view() -> None:
     assert len(bundle[MIME]["trials"]) == 24
 
 
-def test_patience_ends_the_list() -> None:
+def test_the_time_limit_ends_the_list() -> None:
     study = digits_study(24)
     found = insight_of(proposer("gp", study.space, n_objectives=2, n_constraints=1), study, time_limit=-1.0)
     assert found.slices == []

@@ -108,7 +108,10 @@ def test_a_failure_is_told_once_and_nobody_asks_again(where: ModuleType, monkeyp
     for n in (10, 11):
         clock.now += 1_000.0
         said.append(watching.refresh(digits(n), always).warning)
-    assert said == ["What the surrogate expects cannot be shown; asking it failed with FloatingPointError: no.", ""]
+    assert said == [
+        "The predictions of the surrogate cannot be shown; computing them failed with FloatingPointError: no.",
+        "",
+    ]
     assert len(calls) == 1
 
 

@@ -55,7 +55,7 @@ def test_a_study_that_another_process_runs_is_shown_as_running() -> None:
     study.record = {"budget": {"trials": 30}, "ending": {"reason": "Stopped at 5 of 30 trials."}}
     data = check(study_view(study))
     assert (data["state"], data["budget"]["trials"]) == ("running", 30)
-    assert data["ending"].startswith("Another process is searching.")
+    assert data["ending"].startswith("Another process runs this search.")
 
 
 def test_an_inactive_parameter_is_absent() -> None:
@@ -99,7 +99,7 @@ def test_the_front_survives_a_cut() -> None:
     assert kept == sorted(kept)
     assert len(kept) == 30
     cut = study_view(study, limits=ViewLimits(trials=30))
-    assert cut["cut"] == "Shows 30 of 80 trials: the front and the latest. The study holds them all."
+    assert cut["cut"] == "Shows 30 of 80 trials: the front and the latest. The study holds all of them."
     assert len(cut["progress"]["values"]) == 30
 
 

@@ -1,4 +1,4 @@
-"""Which channels can only be removed together? The model is traced, and the channels are followed through its graph."""
+"""Channel dependencies: which channels of a traced model can only be removed together."""
 
 from nbcompress.compressors.coupling.dependencies import (
     AveragingCall,

@@ -9,7 +9,7 @@ Notation:
                 without channels: a batch, a position, or a dimension of length 1.
     axes        One axis for each dimension of a tensor.
     constant    An axis of ids that do not come from a parameter and along which all values are equal, such as zeros.
-                It can be tied to channels that go, if the number of its indices in the user's code is changed too.
+                It can lose indices together with channels, if its length in the user's code is changed too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which weights, or which channels, can go?"""
+"""Pruning: set weights to zero, or remove channels."""
 
 from nbcompress.compressors.prune.api import prune
 

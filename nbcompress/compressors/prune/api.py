@@ -143,7 +143,7 @@ def prune(
                 f"{option('threshold=')} is a magnitude for every weight: leave out {option('criterion=')} and "
                 f"{option('scope=')}"
             )
-    tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
+    fine_tune = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     if criterion in _WITH_DATA and data is None:
         raise DataError(
             f"{option('criterion', criterion)} needs data: pass {option('data=')}, such as (inputs, labels)"
@@ -154,17 +154,17 @@ def prune(
                 f"{option('granularity', 'channel')} cuts a share at once: pass {option('amount=')} and "
                 f"{option('schedule', 'one-shot')}"
             )
-        return _prune_channels(model, amount, criterion, scope or "layer", norms, layers, example, tuning)
+        return _prune_channels(model, amount, criterion, scope or "layer", norms, layers, example, fine_tune)
     if norms != "keep":
         raise CompressionError(
             f"{option('norms', norms)} concerns the width of channels: pass {option('granularity', 'channel')}"
         )
     _check_criterion(criterion, schedule)
     ranked_by = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
-    options = PruneOptions(amount, threshold, criterion, ranked_by, data, seed, tuning.spec)
+    options = PruneOptions(amount, threshold, criterion, ranked_by, data, seed, fine_tune.spec)
     if schedule == "gradual":
-        return _prune_gradually(model, layers, tuning, options)
-    return prune_once(Workpiece(model, layers, tuning), options)
+        return _prune_gradually(model, layers, fine_tune, options)
+    return prune_once(Workpiece(model, layers, fine_tune), options)
 
 
 def _check_two_of_four(amount: object, threshold: object, scope: str | None, schedule: str) -> None:
@@ -198,15 +198,15 @@ def _check_criterion(criterion: str, schedule: str) -> None:
         )
 
 
-def _prune_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, options: PruneOptions) -> nn.Module:
-    if not tuning.finetune:
+def _prune_gradually(model: nn.Module, layers: Patterns, fine_tune: Tuning, options: PruneOptions) -> nn.Module:
+    if not fine_tune.finetune:
         raise CompressionError(
             f"{option('schedule', 'gradual')} prunes between epochs: pass {option('finetune=EPOCHS')} and "
             f"{option('data=')}"
         )
-    work = Workpiece(model, layers, tuning)
-    for target in work.targets:
-        before = work.record_of(target)
+    session = Workpiece(model, layers, fine_tune)
+    for target in session.targets:
+        before = session.record_of(target)
         if before.grid is not None or before.codebook is not None:
             raise CompressionError(
                 f"{option('schedule', 'gradual')} comes before quantizing and clustering, but {target.name!r} has "
@@ -216,7 +216,7 @@ def _prune_gradually(model: nn.Module, layers: Patterns, tuning: Tuning, options
             raise CompressionError(
                 f"{option('schedule', 'gradual')} retrains, but {target.name!r} does not require a gradient"
             )
-    return prune_gradually(work, options)
+    return prune_gradually(session, options)
 
 
 def _prune_channels(
@@ -227,7 +227,7 @@ def _prune_channels(
     norms: str,
     layers: Patterns,
     example: object,
-    tuning: Tuning,
+    fine_tune: Tuning,
 ) -> nn.Module:
     # Imported here because loading the tracer takes long, and only channels need it.
     from nbcompress.compressors.prune.channels import cut_channels, recompute_batchnorm_
@@ -244,8 +244,8 @@ def _prune_channels(
     select(check_model(model), layers)
     if amount == 0:
         return copied(model)
-    batches = None if tuning.data is None else Batches(tuning.data)
-    with seeded(tuning.seed, *(batches.generators if batches else ())):
+    batches = None if fine_tune.data is None else Batches(fine_tune.data)
+    with seeded(fine_tune.seed, *(batches.generators if batches else ())):
         inputs = inputs_of(model, example, batches)
         if inputs is None:
             raise DataError(
@@ -260,20 +260,20 @@ def _prune_channels(
             norms=norms,
             layers=layers,
             example=inputs,
-            data=tuning.data,
-            seed=tuning.seed,
-            spec=tuning.spec,
+            data=fine_tune.data,
+            seed=fine_tune.seed,
+            spec=fine_tune.spec,
         )
-        if tuning.data is not None:
+        if fine_tune.data is not None:
             # A cut shifts the activations; new statistics bring back most of the accuracy.
-            recompute_batchnorm_(small, tuning.data)
+            recompute_batchnorm_(small, fine_tune.data)
     record = record_of(small)
     if record.rest == "float16":
         attach_(small, replace(record, left_out={**record.left_out, **round_rest_(small, record)}))
-    if tuning.finetune:
-        train_(small, tuning.data, tuning.plan(), spec=tuning.spec)
+    if fine_tune.finetune:
+        train_(small, fine_tune.data, fine_tune.plan(), spec=fine_tune.spec)
     else:
-        attach_(small, with_ranges(small, record_of(small), tuning.data, tuning.seed))
+        attach_(small, with_ranges(small, record_of(small), fine_tune.data, fine_tune.seed))
     return small
 
 

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 # One score for each unit of a group.
 ChannelScores = Floats
 
-# A heuristic: more bins resolve finer dependence, fewer bins have more examples each and less bias.
+# Heuristic, see benchmarks.md#pruning-criteria: more bins resolve finer dependence, fewer bins have less bias.
 _MAX_BINS = 8
 # Expected number of examples for each pair of bin and class.
 _MIN_EXAMPLES = 5

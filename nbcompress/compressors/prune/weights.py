@@ -74,21 +74,21 @@ class PruneOptions:
         return [mask.to(target.parameter.device) for mask, target in zip(masks, targets, strict=True)]
 
 
-def prune_once(work: Workpiece, options: PruneOptions) -> nn.Module:
+def prune_once(session: Workpiece, options: PruneOptions) -> nn.Module:
     """Prune, then fine-tune if that was asked for, and return the model."""
     if options.criterion == "hessian":
-        _prune_by_hessian(work, options)
+        _prune_by_hessian(session, options)
     else:
-        statistics = leave_out_unsupported(work, options)
-        keep_again_(work, work.targets)
-        _apply(work, options.masks(work.model, work.targets, statistics))
-    return work.finished()
+        statistics = leave_out_unsupported(session, options)
+        keep_again_(session, session.targets)
+        _apply(session, options.masks(session.model, session.targets, statistics))
+    return session.finished()
 
 
 def leave_out_unsupported(
-    work: Workpiece, options: PruneOptions, *, with_products: bool = False
+    session: Workpiece, options: PruneOptions, *, with_products: bool = False
 ) -> dict[str, InputStatistics]:
-    """Take the targets that cannot be pruned with these options out of `work`, and record the reasons.
+    """Take the targets that cannot be pruned with these options out of `session`, and record the reasons.
 
     Returns:
         The input statistics by name of the target, if the criterion needs them.
@@ -98,29 +98,31 @@ def leave_out_unsupported(
     """
     reasons: dict[str, str] = {}
     if options.scope == "2:4":
-        lengths = {target.name: target.parameter[0].numel() for target in work.targets}
+        lengths = {target.name: target.parameter[0].numel() for target in session.targets}
         reasons = {name: f"its {n} inputs do not divide by 4" for name, n in lengths.items() if n % 4}
     statistics: dict[str, InputStatistics] = {}
     if options.criterion in ("activation", "hessian"):
-        rest = [target for target in work.targets if target.name not in reasons]
-        statistics, unseen = input_statistics(work.model, rest, options.data, options.seed, with_products=with_products)
+        rest = [target for target in session.targets if target.name not in reasons]
+        statistics, unseen = input_statistics(
+            session.model, rest, options.data, options.seed, with_products=with_products
+        )
         reasons |= unseen
     if reasons:
-        work.targets = tuple(target for target in work.targets if target.name not in reasons)
-        work.leave_out(reasons)
-    if not work.targets:
+        session.targets = tuple(target for target in session.targets if target.name not in reasons)
+        session.leave_out(reasons)
+    if not session.targets:
         listed = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:4])
         how = option("granularity", "2:4") if options.scope == "2:4" else option("criterion", options.criterion)
         raise CompressionError(f"{how} can prune no chosen weight ({listed})")
     return statistics
 
 
-def _prune_by_hessian(work: Workpiece, options: PruneOptions) -> None:
-    statistics = leave_out_unsupported(work, options, with_products=True)
+def _prune_by_hessian(session: Workpiece, options: PruneOptions) -> None:
+    statistics = leave_out_unsupported(session, options, with_products=True)
     # Each layer loses as many weights as with magnitude, because errors of different layers cannot be compared.
-    masks = replace(options, criterion="magnitude").masks(work.model, work.targets)
-    for target, mask in zip(work.targets, masks, strict=True):
-        before = work.record_of(target)
+    masks = replace(options, criterion="magnitude").masks(session.model, session.targets)
+    for target, mask in zip(session.targets, masks, strict=True):
+        before = session.record_of(target)
         if before.grid is not None or before.codebook is not None:
             raise CompressionError(
                 f"{option('criterion', 'hessian')} changes the weights that stay, but {target.name!r} must keep to its "
@@ -129,10 +131,10 @@ def _prune_by_hessian(work: Workpiece, options: PruneOptions) -> None:
         count = None if options.scope == "2:4" else int((~mask).sum())
         # The statistics are large, so those of this layer are freed here.
         values = prune_by_hessian(target.parameter, statistics.pop(target.name), count)
-        work.put(target, TensorRecord(is_pruned=True), values)
+        session.put(target, TensorRecord(is_pruned=True), values)
 
 
-def prune_gradually(work: Workpiece, options: PruneOptions) -> nn.Module:
+def prune_gradually(session: Workpiece, options: PruneOptions) -> nn.Module:
     """Prune a little before each epoch, most of it in the first epochs.
 
     The share of zeros is `end + (start - end) * (1 - t)^3` with t from 0 to 1 over the first three quarters of
@@ -143,10 +145,10 @@ def prune_gradually(work: Workpiece, options: PruneOptions) -> nn.Module:
         raise CompressionError(
             f"{option('schedule', 'gradual')} needs {option('amount=')}, the final share, not a threshold"
         )
-    leave_out_unsupported(work, options)
-    n_zeros = sum(int((target.parameter == 0).sum()) for target in work.targets)
-    start = min(n_zeros / sum(target.parameter.numel() for target in work.targets), end)
-    n_epochs = work.tuning.finetune
+    leave_out_unsupported(session, options)
+    n_zeros = sum(int((target.parameter == 0).sum()) for target in session.targets)
+    start = min(n_zeros / sum(target.parameter.numel() for target in session.targets), end)
+    n_epochs = session.tuning.finetune
     n_steps = max(1, round(_PRUNING_SHARE * n_epochs))
 
     def before_epoch(epoch: int, trainer: Trainer) -> None:
@@ -155,25 +157,25 @@ def prune_gradually(work: Workpiece, options: PruneOptions) -> nn.Module:
             return
         # Scoring does not change the mode of the model; the trainer sets it.
         for target, mask in zip(
-            work.targets, replace(options, amount=share).masks(trainer.model, work.targets), strict=True
+            session.targets, replace(options, amount=share).masks(trainer.model, session.targets), strict=True
         ):
             fill_(target.parameter, torch.where(mask, target.parameter.detach(), 0.0))
-            trainer.become(target.name, work.record_of(target))
+            trainer.become(target.name, session.record_of(target))
 
     # Before the first epoch no weight is removed, but zeros stay zero from now on.
-    _apply(work, [torch.ones_like(target.parameter, dtype=torch.bool) for target in work.targets])
-    return work.finished(before_epoch)
+    _apply(session, [torch.ones_like(target.parameter, dtype=torch.bool) for target in session.targets])
+    return session.finished(before_epoch)
 
 
-def _apply(work: Workpiece, masks: Sequence[Tensor]) -> None:
-    for target, mask in zip(work.targets, masks, strict=True):
-        before = work.record_of(target)
+def _apply(session: Workpiece, masks: Sequence[Tensor]) -> None:
+    for target, mask in zip(session.targets, masks, strict=True):
+        before = session.record_of(target)
         values = torch.where(mask, target.parameter.detach(), 0.0)
-        work.put(target, _pruned_record(before, bool((values == 0).any())), values)
+        session.put(target, _pruned_constraint(before, bool((values == 0).any())), values)
 
 
-def _pruned_record(before: TensorRecord, has_zeros: bool) -> TensorRecord:
-    """The record of a pruned tensor. Every grid contains zero; a codebook gets zero as an additional value."""
+def _pruned_constraint(before: TensorRecord, has_zeros: bool) -> TensorRecord:
+    """The constraint of a pruned tensor. Every grid contains zero; a codebook gets zero as an additional value."""
     codebook = before.codebook
     if codebook is not None and has_zeros and not bool((codebook.values == 0).any()):
         codebook = Codebook(torch.unique(torch.cat([codebook.values, codebook.values.new_zeros(1)])), codebook.grid)

@@ -330,9 +330,9 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
             "prunes single weights: granularity='channel' takes magnitude, random, gradient, activation or mutual",
         ),
         ({"amount": 0.5, "granularity": "channel", "scope": "lamp"}, "takes scope layer or global, got scope='lamp'"),
-        ({"amount": 0.5, "finetune": -1}, "finetune must be a whole number from 0, got -1"),
+        ({"amount": 0.5, "finetune": -1}, "finetune is an integer of at least 0, but got -1"),
         ({"amount": 0.5, "lr": 0}, "lr must be a number above 0, got 0"),
-        ({"amount": 0.5, "seed": 1.5}, "seed must be a whole number from 0 to 9223372036854775807, got 1.5"),
+        ({"amount": 0.5, "seed": 1.5}, "seed is an integer from 0 to 9223372036854775807, but got 1.5"),
     ],
 )
 def test_options_refused(options: dict[str, object], text: str) -> None:

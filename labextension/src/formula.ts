@@ -1,27 +1,27 @@
-// What one more trial may gain: the acquisitions of nbcompress/optimize in closed form, in logarithms but for `ucb`.
+// The acquisition functions of nbcompress/optimize in closed form; logarithms except for `ucb`.
 
 import type { SurrogateData } from "./data";
-import { logBelow, logImprovement } from "./normal";
+import { logCdf, logExpectedImprovement } from "./normal";
 import type { Process } from "./process";
 
 const BOUND_WIDTH = 2;
 const PI_MARGIN = 0.01;
-// How far behind the worst known loss the reference of the hypervolume lies, and what is too thin to count.
+// Distance of the reference point behind the worst known loss, and the width below which a strip is left out.
 const REFERENCE_MARGIN = 0.1;
 const THIN = 1e-12;
 
 type Pair = readonly [number, number];
 
-export class Gain {
+export class AcquisitionFormula {
   private readonly strips: { low: number; high: number; c: number }[] = [];
   private best = Infinity;
 
-  // Returns null where nothing is known to improve on, or the formula stays in Python.
-  static of(name: SurrogateData["acquisition"], processes: readonly Process[], known: readonly Float64Array[]): Gain | null {
-    return name === null || !known.length ? null : new Gain(name, processes, known);
+  // Returns null if there is no point to improve on, or if only Python can compute the acquisition.
+  static of(name: SurrogateData["acquisition"], processes: readonly Process[], known: readonly Float64Array[]): AcquisitionFormula | null {
+    return name === null || !known.length ? null : new AcquisitionFormula(name, processes, known);
   }
 
-  // `known` are the features of the points to improve on; they count with their predicted losses.
+  // `known`: the features of the points to improve on, which count with their predicted losses.
   private constructor(
     private readonly name: NonNullable<SurrogateData["acquisition"]>,
     private readonly processes: readonly Process[],
@@ -39,9 +39,9 @@ export class Gain {
     const [[mean, std] = [NaN, NaN], second] = this.processes.map((process) => process.predict(features));
     switch (this.name) {
       case "logei":
-        return logImprovement(mean, std, this.best);
+        return logExpectedImprovement(mean, std, this.best);
       case "pi":
-        return logBelow((this.best - PI_MARGIN - mean) / std);
+        return logCdf((this.best - PI_MARGIN - mean) / std);
       case "ucb":
         return BOUND_WIDTH * std - mean;
       case "hypervolume":
@@ -52,16 +52,16 @@ export class Gain {
   // log of the sum over strips (low, high) x (-inf, c) of (psi(high) - psi(low)) psi(c).
   private volume(mean: number, std: number, otherMean: number, otherStd: number): number {
     const parts = this.strips.map(({ low, high, c }) => {
-      const upper = logImprovement(mean, std, high);
-      const share = low === -Infinity ? 0 : Math.exp(Math.min(logImprovement(mean, std, low) - upper, -1e-15));
-      return upper + Math.log1p(-share) + logImprovement(otherMean, otherStd, c);
+      const upper = logExpectedImprovement(mean, std, high);
+      const share = low === -Infinity ? 0 : Math.exp(Math.min(logExpectedImprovement(mean, std, low) - upper, -1e-15));
+      return upper + Math.log1p(-share) + logExpectedImprovement(otherMean, otherStd, c);
     });
     const largest = Math.max(...parts);
     return largest + Math.log(parts.reduce((sum, part) => sum + Math.exp(part - largest), 0));
   }
 }
 
-// Cuts what no known point dominates into strips along the first loss.
+// Splits the region that no known point dominates into strips along the first loss.
 function strips(losses: readonly Pair[]): { low: number; high: number; c: number }[] {
   const reference = ([0, 1] as const).map((j) => {
     const column = losses.map((pair) => pair[j]);

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { mock, test } from "node:test";
 import type { Controls } from "../src/header";
-import type { PanelState, Press } from "../src/messages";
-import { Steering, type Manager } from "../src/steering";
+import type { PanelState, Command } from "../src/messages";
+import { CommandSender, type Manager } from "../src/commands";
 import { sample } from "./samples";
 
 const flush = () => new Promise<void>((done) => setImmediate(done));
@@ -14,13 +14,13 @@ function prepared(kernel: Manager["kernel"], more: { interrupts?: boolean; isThe
   let controls: Controls | null = null;
   const state: PanelState = { seq: 1, run: "r1", study };
   const send = (content: unknown): void => {
-    const { page, ...rest } = content as Press;
+    const { page, ...rest } = content as Command;
     assert.match(page, /^\w+$/);
     sent.push(rest);
   };
   const manager: Manager = { get_model: async () => ({ send }), kernel: kernel ?? null };
-  const steering = new Steering(manager, "id", more.interrupts ?? true, () => more.isThere ?? true, () => state, (now) => (controls = now));
-  return { sent, state, steering, controls: () => controls as unknown as Controls };
+  const sender = new CommandSender(manager, "id", more.interrupts ?? true, () => more.isThere ?? true, () => state, (now) => (controls = now));
+  return { sent, state, sender, controls: () => controls as unknown as Controls };
 }
 
 function busyKernel() {
@@ -29,18 +29,18 @@ function busyKernel() {
 }
 
 test("controls appear when Python answers", async () => {
-  const { steering, controls, sent } = prepared(null);
-  steering.start();
+  const { sender, controls, sent } = prepared(null);
+  sender.start();
   await flush();
   assert.deepEqual(sent, [{ kind: "press", control: "hello", run: "r1" }]);
   assert.equal(controls().stop, null);
-  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+  sender.handleAnswer({ kind: "ack", control: "hello", run: "r1", paused: false });
   assert.ok(controls().stop && controls().pause && controls().skip);
 });
 
-test("where nothing can reach the kernel, nothing is offered and a sentence says what works", () => {
-  const { steering, controls } = prepared(null);
-  steering.start();
+test("if the kernel cannot be reached, no button is shown and a sentence says what works", () => {
+  const { sender, controls } = prepared(null);
+  sender.start();
   for (let i = 0; i < 40; i++) {
     mock.timers.tick(250);
   }
@@ -48,13 +48,13 @@ test("where nothing can reach the kernel, nothing is offered and a sentence says
   assert.match(controls().note, /Interrupt the kernel to stop/);
 });
 
-test("a greeting that was lost is sent again until it is answered", async () => {
-  const { steering, sent, controls } = prepared(null);
-  steering.start();
+test("a lost hello is sent again until it is answered", async () => {
+  const { sender, sent, controls } = prepared(null);
+  sender.start();
   mock.timers.tick(250);
   await flush();
   assert.equal(sent.length, 2);
-  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+  sender.handleAnswer({ kind: "ack", control: "hello", run: "r1", paused: false });
   mock.timers.tick(60_000);
   await flush();
   assert.equal(sent.length, 2);
@@ -63,8 +63,8 @@ test("a greeting that was lost is sent again until it is answered", async () => 
 
 test("an unanswered Stop interrupts after 300 ms", () => {
   const kernel = busyKernel();
-  const { steering, controls } = prepared(kernel);
-  steering.start();
+  const { sender, controls } = prepared(kernel);
+  sender.start();
   controls().stop?.();
   mock.timers.tick(299);
   assert.equal(kernel.interrupt.mock.callCount(), 0);
@@ -74,21 +74,21 @@ test("an unanswered Stop interrupts after 300 ms", () => {
 
 test("an answered Stop does not interrupt", () => {
   const kernel = busyKernel();
-  const { steering, controls } = prepared(kernel);
-  steering.start();
+  const { sender, controls } = prepared(kernel);
+  sender.start();
   controls().stop?.();
-  steering.heard({ kind: "ack", control: "stop", run: "r1", paused: false });
+  sender.handleAnswer({ kind: "ack", control: "stop", run: "r1", paused: false });
   mock.timers.tick(1000);
   assert.equal(kernel.interrupt.mock.callCount(), 0);
 });
 
-test("where the search is not, or is in the background, nothing is interrupted", () => {
+test("nothing is interrupted if the search is in another kernel or in the background", () => {
   for (const more of [{ isThere: false }, { interrupts: false }]) {
     const kernel = busyKernel();
-    const { steering, controls } = prepared(kernel, more);
-    steering.start();
+    const { sender, controls } = prepared(kernel, more);
+    sender.start();
     assert.equal(controls().stop, null, "not offered without an answer");
-    steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+    sender.handleAnswer({ kind: "ack", control: "hello", run: "r1", paused: false });
     controls().stop?.();
     mock.timers.tick(1000);
     assert.equal(kernel.interrupt.mock.callCount(), 0);
@@ -96,28 +96,28 @@ test("where the search is not, or is in the background, nothing is interrupted",
   }
 });
 
-test("a late Stop spares the next cell", () => {
-  for (const late of ["ended", "closed"]) {
+test("a Stop that comes too late interrupts no other cell", () => {
+  for (const onLate of ["ended", "closed"]) {
     const kernel = busyKernel();
-    const { steering, controls, state } = prepared(kernel);
-    steering.start();
+    const { sender, controls, state } = prepared(kernel);
+    sender.start();
     controls().stop?.();
-    if (late === "ended") {
+    if (onLate === "ended") {
       state.study = { ...state.study, state: "ended" };
     } else {
-      steering.dispose();
+      sender.dispose();
     }
     mock.timers.tick(1000);
-    assert.equal(kernel.interrupt.mock.callCount(), 0, late);
+    assert.equal(kernel.interrupt.mock.callCount(), 0, onLate);
   }
 });
 
 test("Pause becomes resume once Python has paused", async () => {
-  const { steering, controls, sent } = prepared(null);
-  steering.start();
-  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+  const { sender, controls, sent } = prepared(null);
+  sender.start();
+  sender.handleAnswer({ kind: "ack", control: "hello", run: "r1", paused: false });
   controls().pause?.();
-  steering.heard({ kind: "ack", control: "pause", run: "r1", paused: true });
+  sender.handleAnswer({ kind: "ack", control: "pause", run: "r1", paused: true });
   assert.ok(controls().isPaused);
   controls().pause?.();
   await flush();
@@ -127,34 +127,34 @@ test("Pause becomes resume once Python has paused", async () => {
   ]);
 });
 
-test("an answer to another run is not ours", () => {
-  const { steering, controls } = prepared(null);
-  steering.start();
-  steering.heard({ kind: "ack", control: "hello", run: "r0", paused: false });
+test("an answer to another run is ignored", () => {
+  const { sender, controls } = prepared(null);
+  sender.start();
+  sender.handleAnswer({ kind: "ack", control: "hello", run: "r0", paused: false });
   assert.equal(controls().stop, null);
 });
 
-test("Skip is answered by a sentence that passes", () => {
-  const { steering, controls } = prepared(null);
-  steering.start();
-  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+test("the note of Skip disappears after a while", () => {
+  const { sender, controls } = prepared(null);
+  sender.start();
+  sender.handleAnswer({ kind: "ack", control: "hello", run: "r1", paused: false });
   controls().skip?.();
-  steering.heard({ kind: "ack", control: "skip", run: "r1", paused: false });
+  sender.handleAnswer({ kind: "ack", control: "skip", run: "r1", paused: false });
   assert.match(controls().note, /Skipped/);
   mock.timers.tick(3001);
   assert.equal(controls().note, "");
 });
 
-test("a point is sent by its values, and what became of it is told beside it", async () => {
+test("a point is sent by its values, and the answer is shown beside it", async () => {
   const kernel = busyKernel();
-  const { steering, controls, sent } = prepared(kernel);
-  steering.start();
+  const { sender, controls, sent } = prepared(kernel);
+  sender.start();
   assert.equal(controls().run, null, "nobody would hear it");
-  steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+  sender.handleAnswer({ kind: "ack", control: "hello", run: "r1", paused: false });
   controls().run?.([0.5, 1, null]);
   await flush();
   assert.deepEqual(sent.at(-1), { kind: "press", control: "next", run: "r1", values: [0.5, 1, null] });
-  steering.heard({ kind: "ack", control: "next", run: "r1", paused: false, note: "Queued." });
+  sender.handleAnswer({ kind: "ack", control: "next", run: "r1", paused: false, note: "Queued." });
   assert.equal(controls().answer, "Queued.");
   controls().run?.([0.5, 1, null]);
   mock.timers.tick(301);
