@@ -25,7 +25,7 @@ FLOORS = [
     "magics",
 ]
 FLOORS += ["compat"]
-GROUND = {"errors", "public", "_version"}
+GROUND = {"choices", "errors", "public", "_version"}
 
 # Who alone may import what. A name stands for the package and everything in it.
 ONLY_ON = {

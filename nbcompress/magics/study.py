@@ -109,9 +109,10 @@ def known_of(study: Study) -> dict[str, Any]:
 def proposer_of(study: Study) -> Proposer | None:
     """Return what the study was searched with, or None where that is not recorded."""
     from nbcompress.optimize import proposer
+    from nbcompress.run.options import PROPOSER_OPTIONS
 
     record = study.record
-    chosen = {key: record.get("search", {}).get(key) for key in ("sampler", "acquisition", "kernel", "mean", "seed")}
+    chosen = {key: record.get("search", {}).get(key) for key in PROPOSER_OPTIONS}
     if None in chosen.values():
         return None
     n_objectives, n_constraints = len(study.goal.objectives), len(study.goal.constraints)

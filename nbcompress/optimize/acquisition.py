@@ -46,7 +46,6 @@ from nbcompress.optimize.surrogates.closed_form import GaussianProcess
 
 # `qlogei` is `logei` with what is not known for sure drawn: what trials that run will find (`pending.py`), and with
 # several objectives where the front lies (`botorch_model.py`).
-ACQUISITIONS = ("logei", "ucb", "pi", "qlogei")
 # Standard deviations that the confidence bound reaches below the mean.
 BOUND_WIDTH = 2.0
 # How far below the best, in standardised units, the probability of improvement aims: at 0 it never leaves the best.

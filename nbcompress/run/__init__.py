@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from nbcompress.run.api import maximize, search
 from nbcompress.run.callbacks import Controls, Ending, Observer
-from nbcompress.run.early_stopping import PRUNERS, Pruner
+from nbcompress.run.early_stopping import Pruner
 from nbcompress.run.engines import engine_of
 from nbcompress.run.kept import FolderShelf, MemoryShelf, give_shelf
-from nbcompress.run.loop import run
-from nbcompress.run.options import parse_until, seconds_of
+from nbcompress.run.options import SearchOptions, parse_until, seconds_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
 from nbcompress.run.reevaluation import finalists
 from nbcompress.run.termination import Cut, Guard
 from nbcompress.run.trial import TrialContext, current_trial, keep, report, run_trial
 
 __all__ = [
-    "PRUNERS",
     "Assignment",
     "Controls",
     "Cut",
@@ -27,6 +25,7 @@ __all__ = [
     "Observer",
     "Outcome",
     "Pruner",
+    "SearchOptions",
     "TrialContext",
     "TrialEnded",
     "current_trial",
@@ -37,7 +36,6 @@ __all__ = [
     "maximize",
     "parse_until",
     "report",
-    "run",
     "run_trial",
     "search",
     "seconds_of",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import StorageMissing, StudyChanged, StudyError, did_you_mean, option
+from nbcompress.errors import GoalError, StorageMissing, StudyChanged, StudyError, did_you_mean, option
 from nbcompress.space import Space
 from nbcompress.study.artifact_store import Shelf
 from nbcompress.study.goal import Goal, State
@@ -154,13 +154,14 @@ def open_study(
         heartbeats: When a process that cannot be seen from here counts as dead.
 
     Raises:
+        GoalError: A name is both a parameter and a metric.
         StudyChanged: The stored study has other parameters, objectives or constraints, or was begun with other values.
         StudyError: The name or the storage cannot be used, or the stored study is not ours or from a newer version.
     """
     check_name(name)
     for metric in goal.metrics:
         if metric in (*space.names, *space.groups):
-            raise StudyError(f"{metric!r} is both a parameter and a metric; rename one of them.")
+            raise GoalError(f"No name is both a parameter and a metric, but {metric!r} is; rename one of them.")
     given = Head(space, goal, identity or {}, datetime.now(UTC), None if values is None else values.to_json())
     to_text(given.to_json(), "the identity of a study")
     ledger = open_ledger(storage)

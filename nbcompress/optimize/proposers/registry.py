@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nbcompress.choices import SAMPLERS
 from nbcompress.errors import GoalError, SearchError, did_you_mean, option
 from nbcompress.optimize.proposers.baselines import GridProposer, RandomProposer, SobolProposer
 from nbcompress.optimize.proposers.optuna import OptunaProposer
@@ -11,12 +12,11 @@ from nbcompress.space import Space
 _OPTUNA = ("tpe", "nsga2", "optuna-gp")
 # What the surrogate of `gp` is made of, if nothing is said.
 _PARTS = {"acquisition": "logei", "kernel": "matern52", "mean": "constant"}
-_NAMES = ("gp", "sobol", "random", "grid", *_OPTUNA)
 
 
 def samplers() -> tuple[str, ...]:
     """Return the names that `proposer` takes, the default first."""
-    return _NAMES
+    return SAMPLERS
 
 
 def proposer(
@@ -42,7 +42,7 @@ def proposer(
         from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 
         return GaussianProcessProposer(space, n_objectives, n_constraints, seed, acquisition, kernel, mean)
-    if sampler in _NAMES:
+    if sampler in SAMPLERS:
         _refuse_parts(sampler, acquisition=acquisition, kernel=kernel, mean=mean)
     if sampler == "sobol":
         return SobolProposer(space, seed)
@@ -52,7 +52,9 @@ def proposer(
         return GridProposer(space, seed)
     if sampler in _OPTUNA:
         return OptunaProposer(sampler, space, n_objectives, n_constraints, seed)
-    raise SearchError(f"A sampler is one of {', '.join(_NAMES)}, but got {sampler!r}.{did_you_mean(sampler, _NAMES)}")
+    raise SearchError(
+        f"A sampler is one of {', '.join(SAMPLERS)}, but got {sampler!r}.{did_you_mean(sampler, SAMPLERS)}"
+    )
 
 
 def _refuse_parts(sampler: str, **parts: str) -> None:

@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri
 
+from nbcompress.choices import KERNELS, MEANS
 from nbcompress.errors import GoalError, did_you_mean
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.outcome_transform import Units
@@ -68,8 +69,6 @@ def by_feature(by_column: Array) -> Array:
     return np.asarray(lines + parabolas)
 
 
-KERNELS = ("matern52", "rbf")
-MEANS = ("constant", "linear", "zero")
 # Enough for a deterministic objective, and K stays well within reach of a Cholesky factor.
 NOISE_FLOOR = 1e-6
 # Below this the predicted variance (of standardised values) is rounding error.
