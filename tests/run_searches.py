@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbcompress.optimize import History, Proposal
-from nbcompress.run import Assignment, Ending, Evaluate, SearchOptions, TrialContext, run_trial
+from nbcompress.run import Assignment, Ending, Evaluate, RunningTrial, SearchOptions, run_trial
 from nbcompress.run.engines import InlineEngine
 from nbcompress.run.setup import Search, check_search
 from nbcompress.space import Float, Space
@@ -55,7 +55,7 @@ def evaluating(body: Any, goal: Goal = ONE) -> Evaluate:
     """Return an evaluator that gives `body` the trial's `x` and takes its metrics."""
 
     def evaluate(assignment: Assignment) -> Any:
-        def run_body(context: TrialContext) -> Mapping[str, Any]:
+        def run_body(trial: RunningTrial) -> Mapping[str, Any]:
             return body(assignment.point["x"])  # type: ignore[no-any-return]
 
         return run_trial(run_body, assignment, goal=goal)

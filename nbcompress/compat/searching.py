@@ -21,12 +21,13 @@ from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, Spac
 from nbcompress.optimize import History, proposer
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer, n_initial_points
 from nbcompress.run.callbacks import Controls
+from nbcompress.run.evaluation import run_trial
 from nbcompress.run.history import history_of, in_short
 from nbcompress.run.options import SearchOptions
 from nbcompress.run.outcome import Assignment, Outcome
 from nbcompress.run.reads import values_read
 from nbcompress.run.setup import prepare_function_search, proposer_of
-from nbcompress.run.trial import TrialContext, run_trial
+from nbcompress.run.trial import RunningTrial
 from nbcompress.space import Choice, Float, Int, Value
 from nbcompress.study import State, Trial
 
@@ -86,8 +87,8 @@ class Call:
     def __call__(self, assignment: Assignment) -> Outcome:
         return run_trial(self._body, assignment, goal=self.goal)
 
-    def _body(self, context: TrialContext) -> Mapping[str, Any]:
-        return {self.goal.objectives[0].metric: self.function(dict(context.assignment.point))}
+    def _body(self, trial: RunningTrial) -> Mapping[str, Any]:
+        return {self.goal.objectives[0].metric: self.function(dict(trial.assignment.point))}
 
 
 class Searching:

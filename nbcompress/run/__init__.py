@@ -6,27 +6,28 @@ from nbcompress.run.api import maximize, search
 from nbcompress.run.callbacks import Controls, Ending, Observer
 from nbcompress.run.early_stopping import Pruner
 from nbcompress.run.engines import engine_of
+from nbcompress.run.evaluation import run_trial
 from nbcompress.run.kept import FolderShelf, MemoryShelf, give_shelf
 from nbcompress.run.options import SearchOptions, parse_until, seconds_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
 from nbcompress.run.reevaluation import finalists
-from nbcompress.run.termination import Cut, Guard
-from nbcompress.run.trial import TrialContext, current_trial, keep, report, run_trial
+from nbcompress.run.termination import Termination, Terminator
+from nbcompress.run.trial import RunningTrial, current_trial, keep, report
 
 __all__ = [
     "Assignment",
     "Controls",
-    "Cut",
     "Ending",
     "Evaluate",
     "FolderShelf",
-    "Guard",
     "MemoryShelf",
     "Observer",
     "Outcome",
     "Pruner",
+    "RunningTrial",
     "SearchOptions",
-    "TrialContext",
+    "Termination",
+    "Terminator",
     "TrialEnded",
     "current_trial",
     "engine_of",

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import GoalError, SearchError, SearchFailed
 from nbcompress.run.callbacks import Controls, Ending, Observer
+from nbcompress.run.evaluation import run_trial
 from nbcompress.run.options import SearchOptions, Until, names_of
 from nbcompress.run.outcome import Assignment, Outcome, refused
 from nbcompress.run.reads import values_read
 from nbcompress.run.setup import Search, prepare_function_search
-from nbcompress.run.trial import TrialContext, run_trial
+from nbcompress.run.trial import RunningTrial
 from nbcompress.space import Parameter, Space
 from nbcompress.study.goal import Goal
 
@@ -47,8 +48,8 @@ class FunctionEvaluator:
         """Return nothing: where a function writes is seen by comparing the values before and after."""
         return frozenset()
 
-    def _body(self, context: TrialContext) -> Mapping[str, Any]:
-        returned = self.function(**self.space.grouped(context.assignment.point))
+    def _body(self, trial: RunningTrial) -> Mapping[str, Any]:
+        returned = self.function(**self.space.grouped(trial.assignment.point))
         if not isinstance(returned, Mapping):
             example = f"{{{self.goal.metrics[0]!r}: 0.5}}"
             got = type(returned).__name__

@@ -24,7 +24,7 @@ from nbcompress.run.options import GainBelow, NoGain, described
 from nbcompress.run.outcome import Assignment, Outcome
 from nbcompress.run.record import note
 from nbcompress.run.reevaluation import AGAIN, Finals, is_final, n_finals
-from nbcompress.run.termination import Cut, Interrupts
+from nbcompress.run.termination import Interrupts, Termination
 from nbcompress.study.goal import State, Trial
 from nbcompress.study.values import changed_paths
 
@@ -143,7 +143,7 @@ class SearchLoop:
             abandoning = self._abandoning()
             if abandoning is not None:
                 ending = abandoning
-                self._cut_all()
+                self._terminate_all()
             elif ending is None:
                 ending = self._fill()
             if not self._running:
@@ -295,7 +295,7 @@ class SearchLoop:
         self._submit(trial, 0)
         if self._abandoning() is not None:
             # Asked for after `_cycle` looked and before the engine had the trial.
-            self._engine.cut(trial.number, Cut(State.INTERRUPTED))
+            self._engine.terminate(trial.number, Termination(State.INTERRUPTED))
 
     def _noted(self, note: Mapping[str, Any]) -> dict[str, Any]:
         """Return the note of a trial, with the values that it reads where the study was begun with others."""
@@ -363,18 +363,18 @@ class SearchLoop:
 
     def _over_time(self) -> None:
         self._is_over_time = True
-        self._cut_all()
+        self._terminate_all()
 
     def _heard(self, command: Command) -> None:
         if command == "stop":
-            self._cut_all()
+            self._terminate_all()
         elif command == "skip" and self._running:
             longest = min(tuple(self._running.items()), key=lambda item: item[1].since)
-            self._engine.cut(longest[0], Cut(State.STOPPED))
+            self._engine.terminate(longest[0], Termination(State.STOPPED))
 
-    def _cut_all(self) -> None:
+    def _terminate_all(self) -> None:
         for number in tuple(self._running):
-            self._engine.cut(number, Cut(State.INTERRUPTED))
+            self._engine.terminate(number, Termination(State.INTERRUPTED))
 
 
 def _first_missing(start: Sequence[Point], trials: Sequence[Trial]) -> Point | None:
