@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import nn
 
 import nbcompress as nc
-from nbcompress.study.processes import HEARTBEATS
+from nbcompress.study.processes import DEFAULT_HEARTBEATS
 
 SAMPLES = Path(__file__).parent / "samples"
 VERSIONS = sorted(path.parent.name for path in SAMPLES.glob("*/files"))
@@ -269,12 +269,12 @@ def test_maximize_goes_on(version: Path, shell: cases.Shell) -> None:
 @contextmanager
 def impatient() -> Iterator[None]:
     """Here a trial of another host is given up at once, not after a minute without a sign of life."""
-    patience = HEARTBEATS.patience
-    object.__setattr__(HEARTBEATS, "patience", 0.0)
+    patience = DEFAULT_HEARTBEATS.patience
+    object.__setattr__(DEFAULT_HEARTBEATS, "patience", 0.0)
     try:
         yield
     finally:
-        object.__setattr__(HEARTBEATS, "patience", patience)
+        object.__setattr__(DEFAULT_HEARTBEATS, "patience", patience)
 
 
 def test_a_search_whose_process_was_killed_goes_on(version: Path, shell: cases.Shell) -> None:

@@ -11,8 +11,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import nbcompress as nc
+from nbcompress.choices import ACQUISITIONS
 from nbcompress.magics import parser_of
-from nbcompress.optimize.acquisition import ACQUISITIONS
 from nbcompress.optimize.proposers import SAMPLERS
 from nbcompress.optimize.surrogates.closed_form import KERNELS
 from nbcompress.panels import document, figures, messages, view

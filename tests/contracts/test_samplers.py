@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import spaces
 
+from nbcompress.choices import ACQUISITIONS, KERNELS, MEANS
 from nbcompress.errors import GoalError, SearchError, SpaceExhausted
 from nbcompress.optimize import (
     History,
@@ -23,9 +24,8 @@ from nbcompress.optimize import (
     proposer,
     samplers,
 )
-from nbcompress.optimize.acquisition import ACQUISITIONS
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
-from nbcompress.optimize.surrogates.closed_form import KERNELS, MEANS, ModelSpec
+from nbcompress.optimize.surrogates.closed_form import ModelSpec
 from nbcompress.optuna import Sampler
 from nbcompress.space import Choice, Float, Int, Point, Space
 

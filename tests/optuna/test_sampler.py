@@ -14,7 +14,7 @@ from optuna.trial import Trial, TrialState
 
 from nbcompress.errors import GoalError, SearchError
 from nbcompress.optuna import Sampler
-from nbcompress.optuna.replay import PROPOSAL
+from nbcompress.optuna.sampler import PROPOSAL
 from nbcompress.study import hypervolume
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

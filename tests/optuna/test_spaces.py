@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from nbcompress.optuna import Sampler
-from nbcompress.optuna.replay import PROPOSAL
+from nbcompress.optuna.sampler import PROPOSAL
 from nbcompress.optuna.spaces import conditional_search_space, conditions_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
