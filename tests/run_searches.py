@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbcompress.optimize import History, Proposal
-from nbcompress.run import Assignment, Ending, Evaluate, TrialContext, run, run_trial
+from nbcompress.run import Assignment, Ending, Evaluate, RunningTrial, SearchOptions, run_trial
 from nbcompress.run.engines import InlineEngine
-from nbcompress.run.options import Plan
+from nbcompress.run.setup import Search, check_search
 from nbcompress.space import Float, Space
 from nbcompress.study import Goal, State, Study, Trial, open_study
 
@@ -55,7 +55,7 @@ def evaluating(body: Any, goal: Goal = ONE) -> Evaluate:
     """Return an evaluator that gives `body` the trial's `x` and takes its metrics."""
 
     def evaluate(assignment: Assignment) -> Any:
-        def run_body(context: TrialContext) -> Mapping[str, Any]:
+        def run_body(trial: RunningTrial) -> Mapping[str, Any]:
             return body(assignment.point["x"])  # type: ignore[no-any-return]
 
         return run_trial(run_body, assignment, goal=goal)
@@ -72,8 +72,9 @@ def searched(body: Any, study: Study | None = None, **options: Any) -> tuple[Stu
     study = study or fresh_study()
     told = {name: options.pop(name) for name in ("observers", "controls") if name in options}
     proposer, engine = options.pop("proposer", Walk()), options.pop("engine", InlineEngine())
-    plan = Plan(**{"trials": 5, **options})
-    return study, run(study, proposer, evaluating(body, study.goal), plan, engine, **told)
+    checked = check_search(SearchOptions(**{"trials": 5, **options}), study.space, study.goal, proposer, engine)
+    search = Search(study, proposer, evaluating(body, study.goal), engine, checked)
+    return study, search.run(**told)
 
 
 def states(study: Study) -> list[str]:

@@ -131,7 +131,7 @@ class CellBody:
 
     Raises:
         SpaceSyntaxError: The text is not Python, or a declaration is refused.
-        GoalError: An objective or constrained metric is never assigned, or is a parameter.
+        GoalError: An objective or constrained metric is never assigned.
     """
 
     def __init__(self, source: CellSource) -> None:
@@ -206,8 +206,6 @@ class CellBody:
     def _check_metrics(self) -> None:
         parameters = {declaration.name for declaration in self.declarations.declarations}
         for name in self.goal.metrics:
-            if name in parameters:
-                raise GoalError(f"{name!r} is a parameter of this cell and cannot be a metric too; rename one of them.")
             if name not in self.assigned:
                 near = did_you_mean(name, self.assigned - parameters - RESERVED)
                 raise GoalError(

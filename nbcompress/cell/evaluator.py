@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -15,28 +14,27 @@ from nbcompress.cell.isolation import plain_functions, trial_globals
 from nbcompress.cell.parser import POINT_NAME
 from nbcompress.cell.watch import ModuleWatch
 from nbcompress.public import HOMES, public
-from nbcompress.run import Assignment, Outcome, TrialContext, TrialEnded, run_trial
+from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, current_trial, run_trial
 from nbcompress.run.outcome import number_of
 from nbcompress.run.reads import missing_names, reached_names
 from nbcompress.run.transport import pack
 from nbcompress.space import Space
 
-_CURRENT: ContextVar[dict[str, Any] | None] = ContextVar("nbcompress_trial_globals", default=None)
-
 
 def current_globals() -> dict[str, Any] | None:
-    """Return the globals of the trial that runs in this context (magics inside a body need them), or None."""
-    return _CURRENT.get()
+    """Return the globals of the cell's trial that runs in this context (magics inside a body need them), or None."""
+    trial = current_trial()
+    return None if trial is None else trial.globals
 
 
 @contextmanager
-def running_in(globals_: dict[str, Any]) -> Iterator[None]:
-    """Let `current_globals` return `globals_` inside the `with` block."""
-    token = _CURRENT.set(globals_)
+def _globals_of(trial: RunningTrial, names: dict[str, Any]) -> Iterator[None]:
+    """Let `current_globals` return `names` inside the `with` block."""
+    before, trial.globals = trial.globals, names
     try:
         yield
     finally:
-        _CURRENT.reset(token)
+        trial.globals = before
 
 
 _MISSING = object()
@@ -73,8 +71,8 @@ class CellEvaluator:
         for name in self._body.metrics_to_hide:
             names.pop(name, None)
 
-        def body(context: TrialContext) -> Mapping[str, Any]:
-            return self._run(names, context)
+        def body(trial: RunningTrial) -> Mapping[str, Any]:
+            return self._run(names, trial)
 
         try:
             outcome = run_trial(body, assignment, goal=self._body.goal, keep=self._keep)
@@ -82,7 +80,7 @@ class CellEvaluator:
             changed = self._watch.restore_()
         return _with_remarks(outcome, changed)
 
-    def _run(self, names: dict[str, Any], context: TrialContext) -> Mapping[str, Any]:
+    def _run(self, names: dict[str, Any], trial: RunningTrial) -> Mapping[str, Any]:
         inherited = {metric: names.get(metric, _MISSING) for metric in self._body.goal.metrics}
 
         def metrics() -> dict[str, Any]:
@@ -92,17 +90,17 @@ class CellEvaluator:
         def check(metric: str) -> None:
             known = metrics()
             if metric in known:
-                context.check(metric, known[metric])
+                trial.check(metric, known[metric])
 
-        names[POINT_NAME] = self._space.grouped(context.assignment.point)
+        names[POINT_NAME] = self._space.grouped(trial.assignment.point)
         names[CHECK_NAME] = check
         try:
-            with running_in(names):
+            with _globals_of(trial, names):
                 exec(self._code, names)  # noqa: S102 (the user's own cell in the user's own kernel)
         except BaseException:
-            _record_metrics(context, metrics())
+            _record_metrics(trial, metrics())
             raise
-        context.keep(**{name: names[name] for name in self._keep if name in names})
+        trial.keep(**{name: names[name] for name in self._keep if name in names})
         return metrics()
 
     def reads(self) -> dict[str, Any]:
@@ -144,11 +142,11 @@ def _library_names(code: Any, namespace: Mapping[str, Any]) -> frozenset[str]:
     return missing_names(code, namespace) & frozenset(HOMES)
 
 
-def _record_metrics(context: TrialContext, metrics: Mapping[str, Any]) -> None:
+def _record_metrics(trial: RunningTrial, metrics: Mapping[str, Any]) -> None:
     """Record the metrics of a trial that ends early, except those that are not finite numbers."""
     for name, value in metrics.items():
         try:
-            context.values.setdefault(name, number_of(name, value))
+            trial.values.setdefault(name, number_of(name, value))
         except TrialEnded:
             continue
 

@@ -20,14 +20,14 @@ import numpy as np
 from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceExhausted
 from nbcompress.optimize import History, NarrowableProposer, proposer
 from nbcompress.optimize.proposers.gp import n_initial_points
-from nbcompress.run.api import place_of
 from nbcompress.run.callbacks import Controls
-from nbcompress.run.engines import engine_of
+from nbcompress.run.evaluation import run_trial
 from nbcompress.run.history import history_of, in_short
+from nbcompress.run.options import SearchOptions
 from nbcompress.run.outcome import Assignment, Outcome
 from nbcompress.run.reads import values_read
-from nbcompress.run.setup import Options, prepare
-from nbcompress.run.trial import TrialContext, run_trial
+from nbcompress.run.setup import prepare_function_search, proposer_of
+from nbcompress.run.trial import RunningTrial
 from nbcompress.space import Choice, Float, Int, Value
 from nbcompress.study import State, Trial
 
@@ -80,11 +80,15 @@ class Call:
         """Return what the function reads from outside, by name, for the record."""
         return values_read(self.source)
 
+    def written(self) -> frozenset[tuple[str, ...]]:
+        """Return nothing: where a function writes is seen by comparing the values before and after."""
+        return frozenset()
+
     def __call__(self, assignment: Assignment) -> Outcome:
         return run_trial(self._body, assignment, goal=self.goal)
 
-    def _body(self, context: TrialContext) -> Mapping[str, Any]:
-        return {self.goal.objectives[0].metric: self.function(dict(context.assignment.point))}
+    def _body(self, trial: RunningTrial) -> Mapping[str, Any]:
+        return {self.goal.objectives[0].metric: self.function(dict(trial.assignment.point))}
 
 
 class Searching:
@@ -117,9 +121,15 @@ class Searching:
         fresh: bool = False,
         accept_changes: bool = False,
     ) -> None:
-        self._options = Options(seed=seed_of(random_state), acquisition=acquisition)
-        place = place_of(function, space, goal, study, storage, fresh, accept_changes)
-        self._search = prepare(self._options, Call(call, goal, function), space, goal, engine_of("inline"), place)
+        options = SearchOptions(
+            seed=seed_of(random_state),
+            acquisition=acquisition,
+            study=study,
+            storage=storage,
+            fresh=fresh,
+            accept_changes=accept_changes,
+        )
+        self._search = prepare_function_search(options, Call(call, goal, function), function, space, goal)
         is_drawn = not isinstance(random_state, (int, np.integer))
         for warning in self._search.study.warnings:
             if is_drawn and "another seed" in warning:
@@ -166,7 +176,7 @@ class Searching:
 
     def drawn(self, n: int, *, first: int, sampler: str = "random") -> list[Point]:
         """Return `n` initial points for the trials from number `first` on; all points of a space that has fewer."""
-        draws = proposer(sampler, self._bounds, n_objectives=1, seed=self._search.plan.seed)
+        draws = proposer(sampler, self._bounds, n_objectives=1, seed=self._search.options.seed)
         history = History.empty(1)
         with suppress(SpaceExhausted):
             for number in range(first, first + n):
@@ -175,9 +185,9 @@ class Searching:
 
     def steer_by(self, acquisition: str) -> None:
         """Propose by another acquisition from now on."""
-        self._options = replace(self._options, acquisition=acquisition)
-        proposes = self._options.proposer(self.study.space, self.study.goal)
-        self._search = replace(self._search, proposer=proposes)
+        options = replace(self._search.options, acquisition=acquisition)
+        proposer = proposer_of(options, self.study.space, self.study.goal)
+        self._search = replace(self._search, options=options, proposer=proposer)
         self.stay_within(self._bounds)
 
     def stay_within(self, bounds: Space) -> None:
@@ -203,7 +213,7 @@ class Searching:
             PointError: A start point is not in the space.
         """
         points = tuple(self.study.space.check(point) for point in start)
-        search = replace(self._search, plan=replace(self._search.plan, trials=trials, start=points))
+        search = replace(self._search, options=replace(self._search.options, trials=trials, start=points))
         controls = Controls()
         listener = _Listener(after, controls)
         ending = self._run(search, listener, controls)

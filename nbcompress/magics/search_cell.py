@@ -18,13 +18,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from IPython import get_ipython
 from IPython.core.error import UsageError
 
 from nbcompress.cell import CellBody, CellEvaluator, CellSource
+from nbcompress.choices import ENGINES
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import HelpRequested
 from nbcompress.magics.base import Output, Scope, one_line_errors
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from nbcompress.panels.live import PanelKind
     from nbcompress.panels.text_panel import Panel
     from nbcompress.run.callbacks import Controls, Ending, Observer
-    from nbcompress.run.engines import Engine
+    from nbcompress.run.options import SearchOptions
     from nbcompress.run.setup import Search
     from nbcompress.space import Space
 
@@ -92,9 +93,9 @@ def panel_of(kind: str, search: Search, controls: Controls, output: Output) -> P
     return make_panel(
         output.best_kind if kind == "auto" else cast("PanelKind", kind),
         search.study,
-        trials=search.plan.trials,
-        seconds=search.plan.timeout,
-        baseline=search.baseline,
+        trials=search.options.trials,
+        seconds=search.options.timeout_seconds,
+        baseline=search.options.baseline,
         proposer=search.proposer,
         controls=controls,
         output=output,
@@ -139,35 +140,50 @@ def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope) -> tuple[C
     return body, space
 
 
-def prepared(arguments: argparse.Namespace, cell: str, scope: Scope) -> Search:
+def prepared(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory: bool = False) -> Search:
     """Check every option, open the study, and return what can start.
+
+    Args:
+        arguments: The parsed line.
+        cell: The body.
+        scope: The notebook.
+        in_memory: Store nothing.
 
     Raises:
         UsageError: An option does not fit; what the floors below refuse rises as their own errors.
     """
-    from nbcompress.run.setup import Options, Place, prepare
+    from nbcompress.run.setup import StudyLocation, prepare_search
 
     body, space = read_cell(arguments, cell, scope)
-    engine = _engine(arguments, body, scope)
-    baseline = _baseline(arguments, body, scope)
-    typed = {field.name: getattr(arguments, field.name) for field in fields(Options)}
-    options = Options(**{**typed, "start": _start(arguments, scope), "keep": tuple(arguments.keep)})
-    name = arguments.study or _made_name(body, space)
-
-    def modules() -> dict[str, Any]:
-        return notebook_modules(scope.namespace)
-
-    place = Place(
-        name,
-        arguments.storage,
-        arguments.fresh,
-        is_made=not arguments.study,
-        accept_changes=arguments.accept_changes,
-        identity={"body": body.digest},
-        modules=modules,
+    options = _options(arguments, body, scope)
+    location = StudyLocation.of_cell(options, _made_name(body, space))
+    return prepare_search(
+        options,
+        CellEvaluator(body, space, scope.namespace, options.keep),
+        space,
+        body.goal,
+        replace(location, storage=None) if in_memory else location,
+        digest=body.digest,
+        modules=lambda: notebook_modules(scope.namespace),
+        engine_name=arguments.engine,
+        facts={"cell": cell},
     )
-    evaluate = CellEvaluator(body, space, scope.namespace, arguments.keep)
-    return prepare(options, evaluate, space, body.goal, engine, place, baseline=baseline, facts={"cell": cell})
+
+
+def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> SearchOptions:
+    """Return the options of the line, with expressions evaluated and the executor looked up."""
+    from nbcompress.run.options import SearchOptions
+
+    evaluated = {
+        "engine": _engine(arguments, body, scope),
+        "start": scope.value(arguments.start),
+        "baseline": scope.value(arguments.baseline),
+    }
+    options = SearchOptions.from_arguments({**vars(arguments), **evaluated})
+    for name in options.baseline or ():
+        if name not in body.assigned:
+            raise UsageError(f"--baseline: the cell never assigns {name!r}.{did_you_mean(name, body.goal.metrics)}")
+    return options
 
 
 def notebook_modules(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,58 +216,26 @@ def _made_name(body: CellBody, space: Space) -> str:
     return f"search-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Engine:
-    from nbcompress.run.engines import ENGINES, engine_of
-
-    choice: Any = arguments.engine
-    if choice not in ENGINES:
-        if choice not in scope.namespace:
-            near = did_you_mean(choice, ENGINES)
-            raise UsageError(
-                f"--engine is inline, process or the name of an executor in this notebook, but got {choice!r}.{near}"
-            )
-        choice = scope.namespace[choice]
-    if arguments.engine != "inline" and body.magics:
+def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Any:
+    """Return the word for an engine, or the executor of that name in the notebook."""
+    choice: str = arguments.engine
+    if choice not in (*ENGINES, *scope.namespace):
+        near = did_you_mean(choice, ENGINES)
+        raise UsageError(
+            f"--engine is inline, process or the name of an executor in this notebook, but got {choice!r}.{near}"
+        )
+    if choice != "inline" and body.magics:
         raise UsageError(
             f"the body uses {body.magics[0]}, which works under --engine inline only. Call the function instead."
         )
-    return engine_of(choice, arguments.engine)
-
-
-def _start(arguments: argparse.Namespace, scope: Scope) -> tuple[dict[str, Any], ...]:
-    points = scope.evaluate(arguments.start) if arguments.start else []
-    if not isinstance(points, (list, tuple)) or not all(isinstance(point, Mapping) for point in points):
-        raise UsageError(
-            "--start is a list of dicts of the active parameters, "
-            f"but {arguments.start} is of the type {type(points).__name__}."
-        )
-    return tuple(dict(point) for point in points)
-
-
-def _baseline(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> dict[str, float] | None:
-    if arguments.baseline is None:
-        return None
-    given = scope.evaluate(arguments.baseline)
-    if not isinstance(given, Mapping):
-        raise UsageError(
-            f"--baseline is a dict of metrics, but {arguments.baseline} is of the type {type(given).__name__}."
-        )
-    for key in given:
-        if key not in body.assigned:
-            raise UsageError(f"--baseline: the cell never assigns {key!r}.{did_you_mean(key, body.goal.metrics)}")
-    try:
-        return {str(key): float(value) for key, value in given.items()}
-    except (TypeError, ValueError):
-        raise UsageError(f"--baseline holds a number per metric, but got {given!r:.80}.") from None
+    return choice if choice in ENGINES else scope.namespace[choice]
 
 
 def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
     """Run one trial in the kernel and describe what a search would do; nothing is stored."""
-    # In memory: a dry run leaves no study behind.
-    arguments.storage = None
-    search = prepared(arguments, cell, scope)
+    search = prepared(arguments, cell, scope, in_memory=True)
     study = search.study
-    start = search.plan.start
+    start = search.options.start
     if start:
         point = start[0]
     else:
@@ -283,8 +267,8 @@ def _trial_lines(point: object, outcome: Outcome) -> list[str]:
 
 
 def _estimate(search: Search, outcome: Outcome) -> str:
-    trials, jobs = search.plan.trials, search.plan.jobs
-    seconds = outcome.seconds * trials * search.plan.repeats / jobs
+    trials, jobs = search.options.trials, search.options.jobs
+    seconds = outcome.seconds * trials * search.options.repeats / jobs
     text = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     if seconds >= 7200:
         text = f"{seconds / 3600:.1f} h"

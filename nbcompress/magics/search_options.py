@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
+from nbcompress.choices import ACQUISITIONS, ENGINES, KERNELS, MEANS, PRUNERS, SAMPLERS
 from nbcompress.errors import GoalError
 from nbcompress.magics.arguments import MagicParser, OneOf, Suggests, expression, name, whole
 from nbcompress.study.goal import Constraint, Direction, Goal, Objective
@@ -19,9 +21,6 @@ EXAMPLES = """\
   kilobytes = size_bytes(small) / 1024
   accuracy = evaluate(small)"""
 
-# What Tab offers.
-SAMPLERS = ("gp", "sobol", "random", "grid", "tpe", "nsga2", "optuna-gp")
-
 Add = Callable[..., argparse.Action]
 
 SUMMARY = (
@@ -30,7 +29,6 @@ SUMMARY = (
     "if over a Choice is active there alone; each=NAMES makes one for each name. report(kilobytes=...) tells early "
     "what is known early, report(accuracy=..., step=epoch) how training goes."
 )
-PRUNER = "early stopping by what report(..., step=...) tells: none, asha, hyperband, median (none)"
 
 
 class _AddObjective(argparse.Action):
@@ -60,8 +58,23 @@ def search_parser() -> MagicParser:
     """Return the parser of `%%bo_search`."""
     parser = MagicParser("%%bo_search", SUMMARY, EXAMPLES)
     for add_options in (_steering, _limiting, _storing, _proposing, _running, _showing):
-        add_options(parser.add_argument)
+        add_options(_with_defaults(parser))
     return parser
+
+
+def _with_defaults(parser: MagicParser) -> Add:
+    """Return `add_argument` with the defaults of `SearchOptions`."""
+    from nbcompress.run.options import SearchOptions
+
+    # Lists in the place of tuples, since `append` copies the default and appends to it.
+    options = fields(SearchOptions)
+    defaults: dict[str, Any] = {option.name: [] if option.default == () else option.default for option in options}
+
+    def add(option: str, **settings: Any) -> argparse.Action:
+        name = option.removeprefix("--").replace("-", "_")
+        return parser.add_argument(option, **({"default": defaults[name]} if name in defaults else {}), **settings)
+
+    return add
 
 
 def _steering(add: Add) -> None:
@@ -74,7 +87,7 @@ def _steering(add: Add) -> None:
 
 def _limiting(add: Add) -> None:
     """How much is run."""
-    add("--trials", type=whole(1), default=30, metavar="N", help="trials in the study in all (30)")
+    add("--trials", type=whole(1), metavar="N", help="trials in the study in all (%(default)s)")
     add("--timeout", metavar="90s/10m/2h", help="limit for the search (none)")
     add("--trial-timeout", metavar="90s/10m/2h", help="limit for one trial; inline waits for calls into C (none)")
 
@@ -85,57 +98,36 @@ def _storing(add: Add) -> None:
     add("--fresh", action="store_true", help="start that study anew, as NAME~2; nothing is deleted")
     accepts = "go on with a study in spite of another value; its trials note it"
     add("--accept-changes", action="store_true", help=accepts)
-    add("--storage", default="nbcompress.journal", metavar="PATH or URL", help="any Optuna storage (a journal file)")
+    add("--storage", metavar="PATH or URL", help="any Optuna storage (a journal file)")
     add("--start", type=expression, metavar="POINTS", help="an expression: a list of dicts to run first")
     add("--baseline", type=expression, metavar="METRICS", help="an expression: a dict of the original's metrics")
 
 
 def _proposing(add: Add) -> None:
     """What chooses points, and what ends a trial or the search early."""
-    add(
-        "--sampler",
-        type=Suggests(str, SAMPLERS),
-        default="gp",
-        metavar="NAME",
-        help="what proposes points: gp, sobol, random, grid, tpe, ... (gp)",
-    )
-    acquisitions = ["logei", "qlogei", "ucb", "pi"]
-    add("--acquisition", type=OneOf(acquisitions), default="logei", help=f"{', '.join(acquisitions)} (logei)")
-    add("--kernel", type=OneOf(["matern52", "rbf"]), default="matern52", help="matern52, rbf (matern52)")
-    add("--mean", type=OneOf(["constant", "linear", "zero"]), default="constant", help="constant, linear, zero")
-    pruners = Suggests(str, ["none", "asha", "hyperband", "median"])
-    add("--pruner", type=pruners, default="none", metavar="NAME", help=PRUNER)
+    some = ", ".join(SAMPLERS[:5])
+    help_ = f"what proposes points: {some}, ... (%(default)s)"
+    add("--sampler", type=Suggests(str, SAMPLERS), metavar="NAME", help=help_)
+    for option, words in (("--acquisition", ACQUISITIONS), ("--kernel", KERNELS), ("--mean", MEANS)):
+        add(option, type=OneOf(words), help=f"{', '.join(words)} (%(default)s)")
+    help_ = f"early stopping by what report(..., step=...) tells: {', '.join(PRUNERS)} (%(default)s)"
+    add("--pruner", type=Suggests(str, PRUNERS), metavar="NAME", help=help_)
     add("--until", metavar="RULE", help='a stop rule: "no gain 15" or "gain < 0.001"')
 
 
 def _running(add: Add) -> None:
     """Where trials run, how often, and what of them is kept."""
-    engines = Suggests(name, ["inline", "process"])
-    add(
-        "--engine",
-        type=engines,
-        default="inline",
-        metavar="NAME",
-        help="inline, process, or the name of an executor (inline)",
+    help_ = f"{', '.join(ENGINES)}, or the name of an executor (%(default)s)"
+    add("--engine", type=Suggests(name, ENGINES), metavar="NAME", help=help_)
+    add("--jobs", type=whole(1), metavar="K", help="trials at a time, not under inline (%(default)s)")
+    add("--repeats", type=whole(1), metavar="K", help="runs per point with different seeds (%(default)s)")
+    add("--keep", action="append", type=name, metavar="NAME", help="keep this of the front's trials")
+    add("--seed", type=int, metavar="N", help="equal seeds give equal points (%(default)s)")
+    help_ = (
+        "use the last M trials to run the best again if the objective is noisy; then see nc.finalists(study) "
+        "(%(default)s)"
     )
-    add("--jobs", type=whole(1), default=1, metavar="K", help="trials at a time, not under inline (1)")
-    add("--repeats", type=whole(1), default=1, metavar="K", help="runs per point with different seeds (1)")
-    add(
-        "--keep",
-        action="append",
-        default=[],
-        type=name,
-        metavar="NAME",
-        help="keep this of the front's trials",
-    )
-    add("--seed", type=int, default=0, metavar="N", help="equal seeds give equal points (0)")
-    add(
-        "--finalists",
-        type=whole(0),
-        default=0,
-        metavar="M",
-        help="use the last M trials to run the best again if the objective is noisy; then see nc.finalists(study) (0)",
-    )
+    add("--finalists", type=whole(0), metavar="M", help=help_)
 
 
 def _showing(add: Add) -> None:

@@ -48,9 +48,10 @@ def view_options(study: Study) -> dict[str, Any]:
 def proposer_of(study: Study) -> Proposer | None:
     """Return the proposer that searched a study, or None if the study does not record it."""
     from nbcompress.optimize import proposer
+    from nbcompress.run.options import PROPOSER_OPTIONS
 
     record = study.record
-    chosen = {key: record.get("search", {}).get(key) for key in ("sampler", "acquisition", "kernel", "mean", "seed")}
+    chosen = {key: record.get("search", {}).get(key) for key in PROPOSER_OPTIONS}
     if None in chosen.values():
         return None
     n_objectives, n_constraints = len(study.goal.objectives), len(study.goal.constraints)

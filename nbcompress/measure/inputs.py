@@ -6,9 +6,9 @@ Measuring changes neither the model nor random states nor the number of threads.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from nbcompress.artifact.export.agreement import call_arguments
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.compressors.coupling import first_line
-from nbcompress.compressors.data import Batches, describe_inputs
+from nbcompress.compressors.data import Batches
+from nbcompress.compressors.inputs import Inputs
 from nbcompress.errors import MeasureError, check_integer
 
 # ---- Nothing is left changed ----
@@ -135,16 +136,8 @@ class _TensorBatches:
 
 
 @dataclass(frozen=True)
-class ModelInputs:
-    """Arguments of one call.
-
-    Attributes:
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-    """
-
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+class ModelInputs(Inputs):
+    """Arguments of one call that is measured."""
 
     def __call__(self, model: nn.Module) -> Any:
         """Run the model.
@@ -153,7 +146,7 @@ class ModelInputs:
             MeasureError: The model fails on these inputs; says how.
         """
         try:
-            return model(*self.args, **self.kwargs)
+            return super().__call__(model)
         except Exception as err:
             raise MeasureError(
                 f"{type(model).__name__} must run on the example, {self}, but raised {first_line(err)}"
@@ -162,9 +155,6 @@ class ModelInputs:
     @property
     def on_cuda(self) -> bool:
         return any(isinstance(arg, Tensor) and arg.is_cuda for arg in (*self.args, *self.kwargs.values()))
-
-    def __str__(self) -> str:
-        return describe_inputs(self.args, self.kwargs)
 
 
 def model_inputs(model: nn.Module, example: object, data: object) -> ModelInputs | None:

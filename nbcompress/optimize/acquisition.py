@@ -29,7 +29,6 @@ from nbcompress.optimize.surrogates.closed_form import GaussianProcess
 
 # The first is the default. `qlogei` integrates over pending trials (`QLogExpectedImprovement`) and, with several
 # objectives, over the front (`QLogNoisyExpectedHypervolumeImprovement`); the others use predicted means there.
-ACQUISITIONS = ("logei", "ucb", "pi", "qlogei")
 # Width of the confidence bound in standard deviations; the square root of BoTorch's `beta`.
 UCB_WIDTH = 2.0
 # The target of `pi` lies this far below the best loss, in standardized units: with 0 it never leaves the best point.

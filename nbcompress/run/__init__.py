@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from nbcompress.run.api import maximize, search
 from nbcompress.run.callbacks import Controls, Ending, Observer
-from nbcompress.run.early_stopping import PRUNERS, Pruner
+from nbcompress.run.early_stopping import Pruner
 from nbcompress.run.engines import engine_of
+from nbcompress.run.evaluation import run_trial
 from nbcompress.run.kept import FolderArtifactStore, MemoryArtifactStore, attach_artifact_store
-from nbcompress.run.loop import run
-from nbcompress.run.options import parse_until, seconds_of
+from nbcompress.run.options import SearchOptions, parse_until, seconds_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
 from nbcompress.run.reevaluation import finalists
-from nbcompress.run.termination import Cut, Guard
-from nbcompress.run.trial import TrialContext, current_trial, keep, report, run_trial
+from nbcompress.run.termination import Termination, Terminator
+from nbcompress.run.trial import RunningTrial, current_trial, keep, report
 
 __all__ = [
-    "PRUNERS",
     "Assignment",
     "Controls",
-    "Cut",
     "Ending",
     "Evaluate",
     "FolderArtifactStore",
-    "Guard",
     "MemoryArtifactStore",
     "Observer",
     "Outcome",
     "Pruner",
-    "TrialContext",
+    "RunningTrial",
+    "SearchOptions",
+    "Termination",
+    "Terminator",
     "TrialEnded",
     "attach_artifact_store",
     "current_trial",
@@ -37,7 +37,6 @@ __all__ = [
     "maximize",
     "parse_until",
     "report",
-    "run",
     "run_trial",
     "search",
     "seconds_of",

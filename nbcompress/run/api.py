@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import GoalError, SearchError, SearchFailed
 from nbcompress.run.callbacks import Controls, Ending, Observer
-from nbcompress.run.engines import engine_of
-from nbcompress.run.options import Until
+from nbcompress.run.evaluation import run_trial
+from nbcompress.run.options import SearchOptions, Until, names_of
 from nbcompress.run.outcome import Assignment, Outcome, refused
 from nbcompress.run.reads import values_read
-from nbcompress.run.record import code_digits
-from nbcompress.run.setup import Options, Place, Search, prepare
-from nbcompress.run.trial import TrialContext, run_trial
+from nbcompress.run.setup import Search, prepare_function_search
+from nbcompress.run.trial import RunningTrial
 from nbcompress.space import Parameter, Space
 from nbcompress.study.goal import Goal
-from nbcompress.study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from nbcompress.study import Study
@@ -32,7 +29,7 @@ _VALUE_NAMES = ("value", "objective", "score", "f")
 
 
 @dataclass(frozen=True)
-class FunctionTrial:
+class FunctionEvaluator:
     """Runs a function as a trial: `function(**point)` returns metrics by name."""
 
     function: Callable[..., Any]
@@ -47,8 +44,12 @@ class FunctionTrial:
         """Return what the function reads from outside, by name, for the record."""
         return values_read(_function_of(self.function))
 
-    def _body(self, context: TrialContext) -> Mapping[str, Any]:
-        returned = self.function(**self.space.grouped(context.assignment.point))
+    def written(self) -> frozenset[tuple[str, ...]]:
+        """Return nothing: where a function writes is seen by comparing the values before and after."""
+        return frozenset()
+
+    def _body(self, trial: RunningTrial) -> Mapping[str, Any]:
+        returned = self.function(**self.space.grouped(trial.assignment.point))
         if not isinstance(returned, Mapping):
             example = f"{{{self.goal.metrics[0]!r}: 0.5}}"
             got = type(returned).__name__
@@ -129,39 +130,13 @@ def search(
         >>> len(found.trials)
         3
     """
+    options = SearchOptions.from_arguments(locals())
     if not callable(g):
         raise SearchError(f"A search runs a function of the parameters, but got {g!r}.")
-    goal = Goal.of(_names("maximize", maximize), _names("minimize", minimize), _names("subject_to", subject_to))
+    goal = Goal.of(names_of("maximize", maximize), names_of("minimize", minimize), names_of("subject_to", subject_to))
     parameters = space if isinstance(space, Space) else Space(space)
-    taken = [metric for metric in goal.metrics if metric in parameters.names]
-    if taken:
-        raise GoalError(f"No name is both a parameter and a metric, but {taken[0]!r} is; rename one of them.")
-    options = Options(
-        trials=trials,
-        timeout=timeout,
-        trial_timeout=trial_timeout,
-        start=_points(start),
-        sampler=sampler,
-        acquisition=acquisition,
-        kernel=kernel,
-        mean=mean,
-        pruner=pruner,
-        until=until,
-        jobs=jobs,
-        repeats=repeats,
-        keep=_names("keep", keep),
-        seed=seed,
-        finalists=finalists,
-    )
-    prepared = prepare(
-        options,
-        FunctionTrial(g, parameters, goal, options.keep),
-        parameters,
-        goal,
-        engine_of(engine),
-        place_of(g, parameters, goal, study, storage, fresh, accept_changes),
-        baseline=_baseline(baseline),
-    )
+    evaluator = FunctionEvaluator(g, parameters, goal, options.keep)
+    prepared = prepare_function_search(options, evaluator, _function_of(g), parameters, goal)
     return ended_well(prepared, prepared.run(observers, controls))
 
 
@@ -217,52 +192,5 @@ class _Named:
         return {self.metric: self.function(**point)}
 
 
-def place_of(
-    g: Callable[..., Any],
-    space: Space,
-    goal: Goal,
-    name: str | None,
-    storage: str | os.PathLike[str] | None,
-    fresh: bool,
-    accept_changes: bool = False,
-) -> Place:
-    """Return which study is meant: in memory unless a name or a storage is given."""
-    body = code_digits(_function_of(g))
-    is_made = name is None
-    if name is None:
-        data = repr((str(space), goal, body)).encode()
-        name = f"{_name_of(g)}-{hashlib.blake2b(data, digest_size=4).hexdigest()}"
-    elif storage is None:
-        storage = DEFAULT_STORAGE
-    return Place(name, storage, fresh, is_made, accept_changes, _function_of(g), {"body": body})
-
-
-def _names(name: str, given: Any) -> tuple[str, ...]:
-    names = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
-    if not all(isinstance(name, str) for name in names):
-        raise GoalError(f"{name} is a name or a list of names, but got {given!r}.")
-    return names
-
-
-def _points(start: Any) -> tuple[dict[str, Any], ...]:
-    if not isinstance(start, (list, tuple)) or not all(isinstance(point, Mapping) for point in start):
-        raise SearchError(f"start is a list of points such as [{{'x': 0.5}}], but got {start!r}.")
-    return tuple(dict(point) for point in start)
-
-
-def _baseline(given: Any) -> dict[str, float] | None:
-    if given is None:
-        return None
-    try:
-        return {str(name): float(value) for name, value in given.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise SearchError(f"baseline is a dict with a number for each metric, but got {given!r}.") from None
-
-
 def _function_of(g: Callable[..., Any]) -> Callable[..., Any]:
     return g.function if isinstance(g, _Named) else g
-
-
-def _name_of(g: Callable[..., Any]) -> str:
-    name = getattr(_function_of(g), "__name__", type(g).__name__)
-    return name if name.isidentifier() else "search"

@@ -1,11 +1,9 @@
-"""Giving back what a trial leaves in memory.
+"""What surrounds a trial: captured output, seeds, and free memory after it.
 
-What a trial prints goes to its record, not into the cell.
+Output: `contextlib.redirect_stdout` would replace `sys.stdout` for every thread. Here a router takes its place while
+trials run: text goes to the trial of the context that writes it, and to the original stream where there is none.
 
-`contextlib.redirect_stdout` would swap `sys.stdout` for every thread. Here a router stands in for it while trials
-run: text goes to the trial of the writer's context, and to the stream that was there when there is none.
-
-Seeds: one per trial, the same in every process and version, and the notebook's own generators left as they were.
+Seeds: one per trial, the same in every process and version. The notebook's own generators are left as they were.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -26,11 +23,13 @@ from typing import Any
 
 import psutil
 
+from nbcompress.run.trial import RunningTrial, current_trial
+
 HEAD = 2_000
 TAIL = 6_000
 
 
-class Printed:
+class PrintedText:
     """Text of bounded length: its first `HEAD` characters, its last `TAIL`, and how much lies between."""
 
     def __init__(self) -> None:
@@ -62,7 +61,10 @@ class Printed:
         return self._head + gap + "".join(self._tail)
 
 
-_printed: ContextVar[Printed | None] = ContextVar("nbcompress_printed", default=None)
+def _printed() -> PrintedText | None:
+    """Return what takes the text that is printed in this context, or None if it goes to the notebook."""
+    trial = current_trial()
+    return None if trial is None else trial.printed
 
 
 class _Router:
@@ -72,7 +74,7 @@ class _Router:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        printed = _printed.get()
+        printed = _printed()
         if printed is None:
             written = self._stream.write(text)
             return len(text) if written is None else int(written)
@@ -84,11 +86,11 @@ class _Router:
             self.write(line)
 
     def flush(self) -> None:
-        if _printed.get() is None:
+        if _printed() is None:
             self._stream.flush()
 
     def isatty(self) -> bool:
-        return _printed.get() is None and bool(self._stream.isatty())
+        return _printed() is None and bool(self._stream.isatty())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -124,15 +126,19 @@ def _uninstall() -> None:
 
 
 @contextmanager
-def printed_text() -> Iterator[Printed]:
-    """Collect what this context writes to `sys.stdout` and `sys.stderr` inside the `with` block."""
-    printed = Printed()
+def captured_output(trial: RunningTrial) -> Iterator[PrintedText]:
+    """Collect what the trial writes to `sys.stdout` and `sys.stderr` inside the `with` block.
+
+    Args:
+        trial: The current one.
+    """
+    before, printed = trial.printed, PrintedText()
     _install()
-    token = _printed.set(printed)
+    trial.printed = printed
     try:
         yield printed
     finally:
-        _printed.reset(token)
+        trial.printed = before
         _uninstall()
 
 

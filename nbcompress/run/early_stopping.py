@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nbcompress.choices import PRUNERS
 from nbcompress.errors import SearchError, did_you_mean
 from nbcompress.study.front import is_non_dominated
 from nbcompress.study.goal import Constraint, Goal, Objective, State, Trial
@@ -119,8 +120,6 @@ def _curve(aspect: Aspect, steps: Mapping[int, float]) -> Curve:
         curve.append(best)
     return tuple(curve)
 
-
-PRUNERS = ("none", "median", "asha", "hyperband")
 
 # One trial in three goes on from a rung to the next, as in the paper.
 _REDUCTION = 3

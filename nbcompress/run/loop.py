@@ -17,20 +17,20 @@ from nbcompress.errors import SpaceExhausted, StudyError
 from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import Pruner, not_judged
-from nbcompress.run.engines.base import Engine, EngineError
+from nbcompress.run.engines.base import EngineError
 from nbcompress.run.history import all_failed, history_of, in_short, same_failure
 from nbcompress.run.kept import Keeper
-from nbcompress.run.options import GainBelow, NoGain, Plan, described
-from nbcompress.run.outcome import Assignment, Evaluate, Outcome
+from nbcompress.run.options import GainBelow, NoGain, described
+from nbcompress.run.outcome import Assignment, Outcome
 from nbcompress.run.record import note
 from nbcompress.run.reevaluation import AGAIN, Finals, is_final, n_finals
-from nbcompress.run.termination import Cut, Interrupts
+from nbcompress.run.termination import Interrupts, Termination
 from nbcompress.study.goal import State, Trial
+from nbcompress.study.snapshot import changed_paths
 
 if TYPE_CHECKING:
-    from nbcompress.optimize import Proposer
+    from nbcompress.run.setup import Search
     from nbcompress.space import Point
-    from nbcompress.study import Study
 
 
 def folded(outcomes: Sequence[Outcome]) -> Outcome:
@@ -80,65 +80,48 @@ class _Next:
     reason: str = ""
 
 
-def run(
-    study: Study,
-    proposer: Proposer,
-    evaluate: Evaluate,
-    plan: Plan,
-    engine: Engine,
-    *,
-    observers: Sequence[Observer] = (),
-    controls: Controls | None = None,
-) -> Ending:
-    """Run trials until the study has as many as planned, or something else ends the search.
+class SearchLoop:
+    """One run of a search; see `Search.run`."""
 
-    Interrupted trials come first, under their own numbers; then the start points that the study has not run; then
-    points that were queued; then what the proposer proposes. Whatever ends a trial is recorded before anything else
-    happens. Stop and the first interrupt abandon what runs (*interrupted*) and return.
-
-    Raises:
-        SearchError: The engine or the proposer cannot do what is planned, before the first trial.
-        PointError: A start point is not in the space, before the first trial.
-        StudyError: Another search of the study runs in this process.
-        KeyboardInterrupt: The second interrupt.
-    """
-    plan.check(study.space, proposer, engine)
-    plan = replace(plan, start=tuple(study.space.check(point) for point in plan.start))
-    keeper = Keeper(study, plan.keep)
-    return _Loop(study, proposer, engine, plan, keeper, Observers(observers), controls or Controls()).run(evaluate)
-
-
-class _Loop:
-    def __init__(
-        self,
-        study: Study,
-        proposer: Proposer,
-        engine: Engine,
-        plan: Plan,
-        keeper: Keeper,
-        observers: Observers,
-        controls: Controls,
-    ) -> None:
-        self._study, self._proposer, self._engine, self._plan = study, proposer, engine, plan
-        self._keeper, self._observers, self._controls = keeper, observers, controls
+    def __init__(self, search: Search, observers: Sequence[Observer] = (), controls: Controls | None = None) -> None:
+        self._search, self._options = search, search.options
+        self._study, self._proposer, self._engine = search.study, search.proposer, search.engine
+        self._keeper = Keeper(search.study, search.options.keep)
+        self._observers, self._controls = Observers(observers), controls or Controls()
         self._running: dict[int, _Running] = {}
         self._looked = time.monotonic()
-        self._finals = Finals(study.space, study.goal) if plan.finalists else None
+        self._finals = Finals(search.study.space, search.study.goal) if search.options.finalists else None
+        self._timeout = search.options.timeout_seconds
+        self._until, self._pruner = search.options.stop_rule, search.options.pruning
         self._remarks: list[str] = []
         self._n_ended = 0
         self._is_over_time = False
         self._was_interrupted = False
 
-    def run(self, evaluate: Evaluate) -> Ending:
+    def run(self) -> Ending:
+        """Run the search to its end, and note what of the values that it reads its trials wrote into."""
+        values_read = self._search.values_read
+        before = values_read() if values_read is not None else None
+        try:
+            return self._run()
+        finally:
+            # In the background other cells run meanwhile, and what they write is not the body's.
+            is_main = threading.current_thread() is threading.main_thread()
+            if before is not None and values_read is not None and is_main:
+                changed = changed_paths(before, values_read())
+                if changed:
+                    self._study.annotate_written(changed)
+
+    def _run(self) -> Ending:
         with ExitStack() as stack:
             stack.enter_context(self._study.search_lock())
-            self._engine.start(evaluate, jobs=self._plan.jobs, listener=self._reported)
+            self._engine.start(self._search.evaluate, jobs=self._options.jobs, listener=self._reported)
             self._interrupts = stack.enter_context(Interrupts())
             stack.callback(self._study.abandon)
             stack.callback(self._engine.close)
             stack.enter_context(self._controls.heard_by(self._heard))
-            if self._plan.timeout is not None:
-                alarm = threading.Timer(self._plan.timeout, self._over_time)
+            if self._timeout is not None:
+                alarm = threading.Timer(self._timeout, self._over_time)
                 alarm.daemon = True
                 stack.callback(alarm.cancel)
                 alarm.start()
@@ -147,7 +130,7 @@ class _Loop:
         if self._finals is not None and ending.kind in ("done", "until", "exhausted"):
             ending = replace(ending, reason=f"{ending.reason} {self._finals.sentence(self._study.all_trials)}".strip())
         if self._n_ended:
-            self._remarks.append(not_judged(self._plan.pruner.rule, self._study.all_trials, self._study.goal))
+            self._remarks.append(not_judged(self._pruner.rule, self._study.all_trials, self._study.goal))
         warnings = (*self._engine.warnings, *self._keeper.warnings, *self._remarks, *self._observers.warnings)
         ending = replace(ending, warnings=tuple(warning for warning in dict.fromkeys(warnings) if warning))
         note(self._study, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
@@ -160,7 +143,7 @@ class _Loop:
             abandoning = self._abandoning()
             if abandoning is not None:
                 ending = abandoning
-                self._cut_all()
+                self._terminate_all()
             elif ending is None:
                 ending = self._fill()
             if not self._running:
@@ -184,8 +167,8 @@ class _Loop:
         if self._controls.is_stopped:
             return self._ending("stopped", "Stopped")
         if self._is_over_time:
-            assert self._plan.timeout is not None
-            return self._ending("timeout", f"The search's limit of {described(self._plan.timeout)} has come")
+            assert self._timeout is not None
+            return self._ending("timeout", f"The search's limit of {described(self._timeout)} has come")
         return None
 
     def _verdict(self) -> Ending | None:
@@ -197,7 +180,7 @@ class _Loop:
         return Ending("same failure", reason)
 
     def _ending(self, kind: EndKind, what: str) -> Ending:
-        counted, wanted = self._counted(), self._plan.trials
+        counted, wanted = self._counted(), self._options.trials
         return Ending(kind, f"{what} at {counted} of {wanted} trials; run it again to go on.")
 
     def _counted(self) -> int:
@@ -207,19 +190,19 @@ class _Loop:
 
     def _fill(self) -> Ending | None:
         """Start trials until as many run as may; return why no more will start, or None."""
-        while len(self._running) < self._plan.jobs and not self._controls.is_paused:
+        while len(self._running) < self._options.jobs and not self._controls.is_paused:
             trials = self._study.all_trials
             counted = sum(trial.state.counts for trial in trials)
             elsewhere = sum(trial.state is State.RUNNING and trial.number not in self._running for trial in trials)
-            if counted >= self._plan.trials:
+            if counted >= self._options.trials:
                 return self._done(counted)
-            if counted + len(self._running) + elsewhere >= self._plan.trials:
+            if counted + len(self._running) + elsewhere >= self._options.trials:
                 if self._study.unconfirmed:
                     self._look_again()
                     return None
                 if self._running:
                     return None
-                text = f"{counted} of {self._plan.trials} trials are done and {elsewhere} run in another process."
+                text = f"{counted} of {self._options.trials} trials are done and {elsewhere} run in another process."
                 return Ending("elsewhere", text)
             try:
                 following = self._following(trials)
@@ -249,11 +232,11 @@ class _Loop:
         again = next((trial for trial in trials if trial.state is State.INTERRUPTED), None)
         if again is not None:
             return _Next(again.point, again.number, again.note, again.reason)
-        if isinstance(self._plan.until, NoGain):
-            reason = self._plan.until.verdict([trial for trial in trials if not is_final(trial)], self._study.goal)
+        if isinstance(self._until, NoGain):
+            reason = self._until.verdict([trial for trial in trials if not is_final(trial)], self._study.goal)
             if reason:
                 return self._final(trials, is_over=True) or Ending("until", reason)
-        point = _first_missing(self._plan.start, trials)
+        point = _first_missing(self._options.start, trials)
         if point is not None:
             return _Next(point, reason="A start point.")
         queued = self._study.take_queued()
@@ -266,11 +249,11 @@ class _Loop:
             proposal = self._proposer.propose(len(trials), history_of(trials, self._study.goal))
         except SpaceExhausted as error:
             return self._final(trials, is_over=True) or Ending("exhausted", str(error))
-        if isinstance(self._plan.until, GainBelow):
-            reason = self._plan.until.verdict(proposal.expected_gain)
+        if isinstance(self._until, GainBelow):
+            reason = self._until.verdict(proposal.expected_gain)
             if reason:
                 return self._final(trials, is_over=True) or Ending("until", reason)
-        search = {"search_seed": self._plan.seed} | ({"sampler": self._plan.sampler} if self._plan.sampler else {})
+        search = {"search_seed": self._options.seed, "sampler": self._options.sampler}
         return _Next(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
 
     def _final(self, trials: Sequence[Trial], *, is_over: bool = False) -> _Next | None:
@@ -283,8 +266,8 @@ class _Loop:
             return None
         n_run = n_finals(trials)
         taken = sum(trial.state.counts or trial.state is State.RUNNING for trial in trials)
-        is_time = is_over or n_run > 0 or taken >= self._plan.trials - self._plan.finalists
-        if n_run >= self._plan.finalists or not is_time:
+        is_time = is_over or n_run > 0 or taken >= self._options.trials - self._options.finalists
+        if n_run >= self._options.finalists or not is_time:
             return None
         finalist = self._finals.again(trials)
         if finalist is None:
@@ -298,7 +281,7 @@ class _Loop:
             trial = self._study.begin(
                 following.point,
                 number=following.number,
-                seed=trial_seed(self._plan.seed, number),
+                seed=trial_seed(self._options.seed, number),
                 note=self._noted(following.note),
                 reason=following.reason,
             )
@@ -312,7 +295,7 @@ class _Loop:
         self._submit(trial, 0)
         if self._abandoning() is not None:
             # Asked for after `_cycle` looked and before the engine had the trial.
-            self._engine.cut(trial.number, Cut(State.INTERRUPTED))
+            self._engine.terminate(trial.number, Termination(State.INTERRUPTED))
 
     def _noted(self, note: Mapping[str, Any]) -> dict[str, Any]:
         """Return the note of a trial, with the values that it reads where the study was begun with others."""
@@ -320,12 +303,14 @@ class _Loop:
         return found | ({"values": self._study.accepted} if self._study.accepted else {})
 
     def _submit(self, trial: Trial, repeat: int) -> None:
-        seed = trial.seed if repeat == 0 else trial_seed(self._plan.seed, trial.number, repeat)
+        seed = trial.seed if repeat == 0 else trial_seed(self._options.seed, trial.number, repeat)
         # What is run again shall be measured, whatever it shows on the way.
-        pruner = Pruner() if is_final(trial) else self._plan.pruner
+        pruner = Pruner() if is_final(trial) else self._pruner
         judge = pruner.judge(trial.number, self._study.all_trials, self._study.goal)
         try:
-            self._engine.submit(Assignment(trial.number, trial.point, seed, repeat, judge), self._plan.trial_timeout)
+            self._engine.submit(
+                Assignment(trial.number, trial.point, seed, repeat, judge), self._options.trial_timeout_seconds
+            )
         except EngineError:
             self._end(trial.number, Outcome(State.INTERRUPTED))
             raise
@@ -336,7 +321,7 @@ class _Loop:
         running = self._running[assignment.number]
         running.outcomes.append(outcome)
         repeat = len(running.outcomes)
-        if outcome.state is State.COMPLETE and repeat < self._plan.repeats:
+        if outcome.state is State.COMPLETE and repeat < self._options.repeats:
             if self._abandoning() is None:
                 self._submit(running.trial, repeat)
                 return
@@ -378,18 +363,18 @@ class _Loop:
 
     def _over_time(self) -> None:
         self._is_over_time = True
-        self._cut_all()
+        self._terminate_all()
 
     def _heard(self, command: Command) -> None:
         if command == "stop":
-            self._cut_all()
+            self._terminate_all()
         elif command == "skip" and self._running:
             longest = min(tuple(self._running.items()), key=lambda item: item[1].since)
-            self._engine.cut(longest[0], Cut(State.STOPPED))
+            self._engine.terminate(longest[0], Termination(State.STOPPED))
 
-    def _cut_all(self) -> None:
+    def _terminate_all(self) -> None:
         for number in tuple(self._running):
-            self._engine.cut(number, Cut(State.INTERRUPTED))
+            self._engine.terminate(number, Termination(State.INTERRUPTED))
 
 
 def _first_missing(start: Sequence[Point], trials: Sequence[Trial]) -> Point | None:

@@ -1,27 +1,21 @@
-"""How much is run and how: the options of a search that the loop reads, checked once.
+"""The options of a search: `SearchOptions` is the only list of them and of their defaults.
 
-How long a search goes on: durations and stop rules, read from text once.
+Also durations (`"10m"`) and stop rules (`"no gain 15"`), which are read from text here.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from nbcompress.errors import SearchError, option
+from nbcompress.errors import GoalError, SearchError, check_integer, option, shown
 from nbcompress.run.early_stopping import Pruner
-from nbcompress.run.transport import pack
+from nbcompress.space import Point
 from nbcompress.study.goal import Goal, State, Trial
-
-if TYPE_CHECKING:
-    from nbcompress.optimize import Proposer
-    from nbcompress.run.engines import Engine
-    from nbcompress.run.outcome import Evaluate
-    from nbcompress.space import Point, Space
-
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -115,7 +109,7 @@ def parse_until(text: str) -> Until:
     Raises:
         SearchError: The text is neither.
     """
-    stripped = " ".join(text.split())
+    stripped = " ".join(str(text).split())
     if match := _NO_GAIN.fullmatch(stripped):
         return NoGain(int(match[1]))
     if match := _GAIN_BELOW.fullmatch(stripped):
@@ -126,108 +120,192 @@ def parse_until(text: str) -> Until:
     raise SearchError(f'A stop rule reads "no gain N" or "gain < X", but got {text!r}. Write for example "no gain 15".')
 
 
-def until_of(rule: Any) -> Until | None:
-    """Return the rule of an option: None, a text, or a rule already."""
-    return parse_until(rule) if isinstance(rule, str) else rule
-
-
 def last_gain(ended: Sequence[Trial], goal: Goal) -> int:
     """Return the index of the last trial that joined the front of those before it, or -1.
 
     A trial that equals one of the front brings nothing.
     """
     front: list[tuple[float, ...]] = []
-    found = -1
+    last = -1
     for index, trial in enumerate(ended):
         if trial.state is not State.COMPLETE or not goal.is_feasible(trial.values):
             continue
         losses = tuple(objective.loss(trial.values[objective.metric]) for objective in goal.objectives)
-        if any(all(theirs <= own for theirs, own in zip(other, losses, strict=True)) for other in front):
+        if any(_is_no_worse(other, losses) for other in front):
             continue
-        front = [trial for trial in front if not all(own <= theirs for own, theirs in zip(losses, trial, strict=True))]
-        front.append(losses)
-        found = index
-    return found
+        front = [other for other in front if not _is_no_worse(losses, other)] + [losses]
+        last = index
+    return last
+
+
+def _is_no_worse(left: Sequence[float], right: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(left, right, strict=True))
+
+
+# What the fields of `SearchOptions` say in their metadata: the part of a study's record that holds the option; whether
+# it decides which points are proposed or which trials end early, so that a study warns when it is continued with
+# another value; whether it is an argument of the proposer.
+_BUDGET = {"record": "budget"}
+_SEARCH = {"record": "search"}
+_STEERING = {**_SEARCH, "steers": True}
+_PROPOSING = {**_STEERING, "proposes": True}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much is run and how. Checks itself.
+class SearchOptions:
+    """All options of a search, named as the keywords of `nc.search`. Checks and normalizes itself.
+
+    A new option is added here, to the signature of `nc.search` and to the parser of `%%bo_search`.
 
     Attributes:
         trials: How many trials the study shall have in all.
-        timeout: Seconds for the search, or None.
-        trial_timeout: Seconds for one run of a trial, or None.
-        jobs: Trials at a time.
-        until: A stop rule, or None.
-        repeats: Runs per point.
-        seed: Of the search; every run's seed is made from it.
-        sampler: What the proposer is called; noted with each trial.
+        timeout: The limit for the search: `"10m"`, seconds, or None.
+        trial_timeout: The limit for one run of a trial.
+        study: The name of the study, or None for a name that is made from what is searched.
+        storage: A path, a URL, or None for the default of the caller.
+        fresh: Begin the next generation of a stored study.
+        accept_changes: Continue a study although values that it reads have changed.
         start: Points to run first.
-        pruner: Early stopping.
-        keep: Names of kept values to store; empty stores whatever trials keep.
+        baseline: Metrics of the original model, or None.
+        sampler, acquisition, kernel, mean: What proposes points; see `nbcompress.choices`.
+        pruner: The rule of early stopping.
+        jobs: Trials at a time.
+        repeats: Runs per point.
+        seed: Of the search; the seed of every run is made from it.
         finalists: How many of the trials, at the end, run the best points again.
+        until: A stop rule as text or object, or None.
+        engine: `inline`, `process`, or an executor.
+        keep: Names of kept values to store; empty stores all that trials keep.
 
     Raises:
-        SearchError: A number is below 1, a limit not above 0, or more than half of the trials are finalists.
+        SearchError, GoalError: An option has a value that it cannot have.
     """
 
-    trials: int = 30
-    timeout: float | None = None
-    trial_timeout: float | None = None
-    jobs: int = 1
-    until: Until | None = None
-    repeats: int = 1
-    seed: int = 0
-    sampler: str = ""
+    trials: int = field(default=30, metadata=_BUDGET)
+    timeout: str | float | None = field(default=None, metadata=_BUDGET)
+    trial_timeout: str | float | None = field(default=None, metadata=_BUDGET)
+    study: str | None = None
+    storage: str | os.PathLike[str] | None = None
+    fresh: bool = False
+    accept_changes: bool = False
     start: tuple[Point, ...] = ()
-    pruner: Pruner = field(default_factory=Pruner)
+    baseline: Mapping[str, float] | None = None
+    sampler: str = field(default="gp", metadata=_PROPOSING)
+    acquisition: str = field(default="logei", metadata=_PROPOSING)
+    kernel: str = field(default="matern52", metadata=_PROPOSING)
+    mean: str = field(default="constant", metadata=_PROPOSING)
+    pruner: str = field(default="none", metadata=_STEERING)
+    jobs: int = field(default=1, metadata=_SEARCH)
+    repeats: int = field(default=1, metadata=_SEARCH)
+    seed: int = field(default=0, metadata=_PROPOSING)
+    finalists: int = field(default=0, metadata=_SEARCH)
+    until: str | Until | None = field(default=None, metadata=_SEARCH)
+    engine: Any = field(default="inline", metadata=_SEARCH)
     keep: tuple[str, ...] = ()
-    finalists: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("trials", "jobs", "repeats"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SearchError(f"{option(name)} is an integer of at least 1, but got {value!r}.")
-        if isinstance(self.finalists, bool) or not isinstance(self.finalists, int) or self.finalists < 0:
-            raise SearchError(f"{option('finalists')} is an integer of at least 0, but got {self.finalists!r}.")
+        checked: dict[str, Any] = {name: check_integer(name, getattr(self, name), 1) for name in _AT_LEAST_ONE}
+        checked["seed"] = check_integer("seed", self.seed)
+        checked["finalists"] = check_integer("finalists", self.finalists, 0)
+        checked["keep"] = names_of("keep", self.keep)
+        checked["start"] = _points(self.start)
+        checked["baseline"] = _metrics(self.baseline)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         if self.finalists > self.trials / 2:
             raise SearchError(
                 f"{option('finalists')} is at most half of {option('trials')}, so {self.trials // 2} here, but got "
                 f"{self.finalists}: the other trials find what is run again."
             )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise SearchError(f"{option('seed')} is an integer, but got {self.seed!r}.")
-        for name in ("timeout", "trial_timeout"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SearchError(f"{option(name)} is above 0 seconds, but got {value!r}.")
+        # These raise for a text that they cannot read.
+        _ = self.timeout_seconds, self.trial_timeout_seconds, self.stop_rule, self.pruning
 
-    def check(self, space: Space, proposer: Proposer, engine: Engine, evaluate: Evaluate | None = None) -> None:
-        """Check the plan against what it will run with; `run` does, and who opens a study may do it before.
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> SearchOptions:
+        """Return the options among the arguments of a call or of a parsed line; the others are ignored."""
+        return cls(**{name: value for name, value in arguments.items() if name in OPTION_NAMES})
 
-        Raises:
-            PointError: A start point is not in the space.
-            SearchError: The engine runs no several jobs, or the proposer cannot say what the stop rule needs.
-            TransportError: `evaluate`, if given, must be sent to other processes and cannot.
+    @property
+    def timeout_seconds(self) -> float | None:
+        return None if self.timeout is None else seconds_of(self.timeout)
+
+    @property
+    def trial_timeout_seconds(self) -> float | None:
+        return None if self.trial_timeout is None else seconds_of(self.trial_timeout)
+
+    @property
+    def stop_rule(self) -> Until | None:
+        if self.until is None or isinstance(self.until, (NoGain, GainBelow)):
+            return self.until
+        return parse_until(self.until)
+
+    @property
+    def pruning(self) -> Pruner:
+        return Pruner(self.pruner)
+
+    @property
+    def proposer_arguments(self) -> dict[str, Any]:
+        """The options that `nbcompress.optimize.proposer` takes."""
+        return self._having("proposes")
+
+    @property
+    def steering(self) -> dict[str, Any]:
+        """The options that decide which points are proposed and which trials end early."""
+        return self._having("steers")
+
+    def facts(self, engine: str) -> dict[str, Any]:
+        """Return what a study's record says about the options, as JSON.
+
+        Args:
+            engine: The name of the engine.
         """
-        for point in self.start:
-            space.check(point)
-        if engine.is_serial and self.jobs > 1:
-            jobs = option("jobs", self.jobs)
-            raise SearchError(f"{jobs} needs another engine: {engine.name} runs one trial at a time.")
-        if evaluate is not None and engine.sends:
-            pack(evaluate)
-        if isinstance(self.until, GainBelow):
-            _check_gain(proposer, self.until)
+        found: dict[str, dict[str, Any]] = {"search": {}, "budget": {}}
+        for declared in fields(self):
+            part = declared.metadata.get("record")
+            if part is not None:
+                found[part][declared.name.replace("_", " ")] = getattr(self, declared.name)
+        found["search"]["until"] = None if self.until is None else str(self.until)
+        found["search"]["engine"] = engine
+        return found
+
+    def _having(self, trait: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _names_having(trait)}
 
 
-def _check_gain(proposer: Proposer, until: GainBelow) -> None:
-    from nbcompress.optimize import SurrogateProposer
+def _names_having(trait: str) -> tuple[str, ...]:
+    return tuple(declared.name for declared in fields(SearchOptions) if declared.metadata.get(trait))
 
-    if not isinstance(proposer, SurrogateProposer):
+
+_AT_LEAST_ONE = ("trials", "jobs", "repeats")
+OPTION_NAMES = tuple(declared.name for declared in fields(SearchOptions))
+STEERING = _names_having("steers")
+PROPOSER_OPTIONS = _names_having("proposes")
+
+
+def names_of(keyword: str, given: Any) -> tuple[str, ...]:
+    """Return an option that is a name or a list of names as a tuple.
+
+    Raises:
+        GoalError: It is something else.
+    """
+    names = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    if not all(isinstance(name, str) for name in names):
+        raise GoalError(f"{option(keyword)} is a name or a list of names, but got {shown(given)}.")
+    return names
+
+
+def _points(start: Any) -> tuple[Point, ...]:
+    if not isinstance(start, (list, tuple)) or not all(isinstance(point, Mapping) for point in start):
+        raise SearchError(f"{option('start')} is a list of dicts such as [{{'x': 0.5}}], but got {shown(start)}.")
+    return tuple(dict(point) for point in start)
+
+
+def _metrics(baseline: Any) -> dict[str, float] | None:
+    if baseline is None:
+        return None
+    try:
+        return {str(name): float(value) for name, value in baseline.items()}
+    except (AttributeError, TypeError, ValueError):
         raise SearchError(
-            f"{option('until', str(until))} needs a sampler that expects a gain, which is gp. "
-            f"With another one write for example {option('until', 'no gain 15')}."
-        )
+            f"{option('baseline')} is a dict with a number for each metric, but got {shown(baseline)}."
+        ) from None

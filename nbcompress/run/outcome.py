@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbcompress.space import RESERVED
 from nbcompress.study.goal import Failure, State
@@ -65,6 +65,18 @@ class Outcome:
 
 Evaluate = Callable[[Assignment], Outcome]
 """Runs one assignment. It never raises for what the body does: every way a body can end is an outcome."""
+
+
+class Evaluator(Protocol):
+    """An `Evaluate` that knows what its trials read."""
+
+    def __call__(self, assignment: Assignment) -> Outcome: ...
+
+    def reads(self) -> dict[str, Any]:
+        """Return the values that trials read from outside, by name."""
+
+    def written(self) -> frozenset[tuple[str, ...]]:
+        """Return the places of these values that trials write into."""
 
 
 class TrialEnded(BaseException):

@@ -1,132 +1,68 @@
-"""What every search needs before its first trial: options checked, study opened, facts noted. For functions and cells.
+"""Set up a search: check every option, open the study, note how it is run. For cells, functions and `compat`.
 
 Nothing is opened before everything is checked, so that a mistake leaves no study behind.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from threading import current_thread, main_thread
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.run.early_stopping import Pruner
+from nbcompress.errors import SearchError, option
+from nbcompress.run.engines import engine_of
 from nbcompress.run.kept import Modules, attach_artifact_store
-from nbcompress.run.loop import run
-from nbcompress.run.options import Plan, Until, seconds_of, until_of
-from nbcompress.run.record import data_facts, fingerprints, note, provenance
+from nbcompress.run.loop import SearchLoop
+from nbcompress.run.options import STEERING, GainBelow, SearchOptions
+from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Finals
 from nbcompress.run.taking import taken
-from nbcompress.study.snapshot import Snapshot, changed_paths
+from nbcompress.run.transport import pack
+from nbcompress.study.snapshot import Snapshot
+from nbcompress.study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
     from nbcompress.run.callbacks import Controls, Ending, Observer
     from nbcompress.run.engines import Engine
-    from nbcompress.run.outcome import Evaluate
-    from nbcompress.space import Point, Space
+    from nbcompress.run.outcome import Evaluate, Evaluator
+    from nbcompress.space import Space
     from nbcompress.study import Study
     from nbcompress.study.goal import Goal
 
 
-# What decides which points are proposed and which trials end early. Trials before a change were run with the old ones.
-STEERING = ("sampler", "acquisition", "kernel", "mean", "pruner", "seed")
-
-
 @dataclass(frozen=True)
-class Options:
-    """The options of a search, as they are typed; the names are the keywords of `nc.search`."""
-
-    trials: int = 30
-    timeout: str | float | None = None
-    trial_timeout: str | float | None = None
-    start: tuple[Point, ...] = ()
-    sampler: str = "gp"
-    acquisition: str = "logei"
-    kernel: str = "matern52"
-    mean: str = "constant"
-    pruner: str = "none"
-    until: str | Until | None = None
-    jobs: int = 1
-    repeats: int = 1
-    keep: tuple[str, ...] = ()
-    seed: int = 0
-    finalists: int = 0
-
-    def plan(self) -> Plan:
-        """Return what the loop reads.
-
-        Raises:
-            SearchError: An option cannot be used.
-        """
-        return Plan(
-            trials=self.trials,
-            timeout=None if self.timeout is None else seconds_of(self.timeout),
-            trial_timeout=None if self.trial_timeout is None else seconds_of(self.trial_timeout),
-            jobs=self.jobs,
-            until=until_of(self.until),
-            repeats=self.repeats,
-            seed=self.seed,
-            sampler=self.sampler,
-            start=self.start,
-            pruner=Pruner(self.pruner),
-            keep=self.keep,
-            finalists=self.finalists,
-        )
-
-    def proposer(self, space: Space, goal: Goal) -> Proposer:
-        """Return what proposes points.
-
-        Raises:
-            SearchError: No sampler has this name, or it cannot search this space.
-            GoalError: It cannot steer by that many objectives, or there is no such part of the surrogate.
-        """
-        from nbcompress.optimize import proposer
-
-        return proposer(
-            self.sampler,
-            space,
-            n_objectives=len(goal.objectives),
-            n_constraints=len(goal.constraints),
-            seed=self.seed,
-            acquisition=self.acquisition,
-            kernel=self.kernel,
-            mean=self.mean,
-        )
-
-    def facts(self, engine: Engine) -> dict[str, Any]:
-        """Return what a study's record says about them, as JSON."""
-        chosen = ("sampler", "acquisition", "kernel", "mean", "pruner", "jobs", "repeats", "seed", "finalists")
-        until = None if self.until is None else str(self.until)
-        budget = {"trials": self.trials, "timeout": self.timeout, "trial timeout": self.trial_timeout}
-        search = {**{name: getattr(self, name) for name in chosen}, "until": until, "engine": engine.name}
-        return {"search": search, "budget": budget}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which study a search begins or continues.
+class StudyLocation:
+    """The name and the storage of the study that a search begins or continues.
 
     Attributes:
         name: Of the study.
         storage: A path, a URL, or None for memory.
-        fresh: Begin its next generation.
         is_made: Nobody chose the name: a generation of it is continued only with the values that it was begun with.
-        accept_changes: Go on in spite of another value.
-        identity: What the study only warns about when it differs, such as a hash of the body.
-        function: What is searched, if it is a function and no cell.
-        modules: Returns the modules that kept ones are loaded into.
     """
 
     name: str
     storage: str | os.PathLike[str] | None
-    fresh: bool = False
     is_made: bool = False
-    accept_changes: bool = False
-    function: Callable[..., Any] | None = None
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    modules: Modules = dict
+
+    @classmethod
+    def of_cell(cls, options: SearchOptions, made_name: str) -> StudyLocation:
+        """Return where the study of a cell is: stored, in the default journal unless a storage is given."""
+        return cls(options.study or made_name, options.storage or DEFAULT_STORAGE, not options.study)
+
+    @classmethod
+    def of_function(
+        cls, options: SearchOptions, function: Callable[..., Any], space: Space, goal: Goal
+    ) -> StudyLocation:
+        """Return where the study of a function is: in memory unless a name or a storage is given."""
+        if options.study is not None:
+            return cls(options.study, DEFAULT_STORAGE if options.storage is None else options.storage)
+        data = repr((str(space), goal, code_digits(function))).encode()
+        name = getattr(function, "__name__", type(function).__name__)
+        name = name if name.isidentifier() else "search"
+        return cls(f"{name}-{hashlib.blake2b(data, digest_size=4).hexdigest()}", options.storage, is_made=True)
 
 
 @dataclass(frozen=True)
@@ -135,66 +71,105 @@ class Search:
 
     Attributes:
         study: Opened: begun anew or continued.
-        proposer: What proposes points.
+        proposer: Proposes points.
         evaluate: Runs a trial.
         engine: Where trials run.
-        plan: How much is run and how.
-        baseline: Metrics of the original model.
+        options: All options; start points are checked.
+        values_read: Returns the values that the search reads, as they are now; None if the study is not stored.
     """
 
     study: Study
     proposer: Proposer
     evaluate: Evaluate
     engine: Engine
-    plan: Plan
-    baseline: Mapping[str, float] | None = None
-    take: Callable[[], Snapshot] | None = None
+    options: SearchOptions = field(default_factory=SearchOptions)
+    values_read: Callable[[], Snapshot] | None = None
 
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
-        """Run it to its end; see `loop.run`. Note what of the values that it reads its trials wrote into."""
-        before = self.take() if self.take is not None else None
-        try:
-            return run(
-                self.study,
-                self.proposer,
-                self.evaluate,
-                self.plan,
-                self.engine,
-                observers=observers,
-                controls=controls,
-            )
-        finally:
-            # In the background other cells run meanwhile, and what they write is not the body's.
-            if before is not None and self.take is not None and current_thread() is main_thread():
-                changed = changed_paths(before, self.take())
-                if changed:
-                    self.study.annotate_written(changed)
+        """Run trials until the study has as many as wanted, or something else ends the search.
+
+        Interrupted trials come first, under their own numbers; then the start points that the study has not run; then
+        points that were queued; then what the proposer proposes. Whatever ends a trial is recorded before anything
+        else happens. Stop and the first interrupt abandon what runs (*interrupted*) and return.
+
+        Args:
+            observers: Told what happens, such as a panel.
+            controls: Stop, Pause and Skip.
+
+        Raises:
+            StudyError: Another search of the study runs in this process.
+            KeyboardInterrupt: The second interrupt.
+        """
+        return SearchLoop(self, observers, controls).run()
 
 
-def _searches(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts about this search, and what steered the trials before it where that was something else."""
-    earlier, now = study.record.get("search", {}), facts["search"]
-    before = [earlier["before"]] if "before" in earlier else []
-    changed = [f"{name} {earlier[name]}" for name in STEERING if name in earlier and earlier[name] != now[name]]
-    if changed and study.all_trials:
-        before.append(f"up to trial {len(study.all_trials) - 1}: {', '.join(changed)}")
-    return {**facts, "search": {**now, **({"before": "; ".join(before)} if before else {})}}
+def proposer_of(options: SearchOptions, space: Space, goal: Goal) -> Proposer:
+    """Return what proposes points.
+
+    Raises:
+        SearchError: No sampler has this name, or it cannot search this space.
+        GoalError: It cannot steer by that many objectives, or the surrogate has no such part.
+    """
+    from nbcompress.optimize import proposer
+
+    n_objectives, n_constraints = len(goal.objectives), len(goal.constraints)
+    return proposer(space=space, n_objectives=n_objectives, n_constraints=n_constraints, **options.proposer_arguments)
 
 
-def prepare(
-    options: Options,
-    evaluate: Evaluate,
+def check_search(options: SearchOptions, space: Space, goal: Goal, proposer: Proposer, engine: Engine) -> SearchOptions:
+    """Check the options against what the search runs with, and return them with checked start points.
+
+    Raises:
+        PointError: A start point is not in the space.
+        SearchError: The engine runs one job at a time, the proposer cannot tell what the stop rule needs, or there are
+            finalists of several objectives.
+    """
+    if options.finalists:
+        Finals(space, goal)
+    start = tuple(space.check(point) for point in options.start)
+    if engine.is_serial and options.jobs > 1:
+        jobs = option("jobs", options.jobs)
+        raise SearchError(f"{jobs} needs another engine: {engine.name} runs one trial at a time.")
+    if isinstance(options.stop_rule, GainBelow):
+        _check_gain(proposer, options.stop_rule)
+    return replace(options, start=start)
+
+
+def _check_gain(proposer: Proposer, rule: GainBelow) -> None:
+    from nbcompress.optimize import SurrogateProposer
+
+    if not isinstance(proposer, SurrogateProposer):
+        raise SearchError(
+            f"{option('until', str(rule))} needs a sampler that expects a gain, which is gp. "
+            f"With another one write for example {option('until', 'no gain 15')}."
+        )
+
+
+def prepare_search(
+    options: SearchOptions,
+    evaluator: Evaluator,
     space: Space,
     goal: Goal,
-    engine: Engine,
-    place: Place,
+    location: StudyLocation,
     *,
-    baseline: Mapping[str, float] | None = None,
+    digest: str,
+    function: Callable[..., Any] | None = None,
+    modules: Modules = dict,
+    engine_name: str = "",
     facts: Mapping[str, Any] | None = None,
 ) -> Search:
-    """Check every option, open the study, note the facts, and return what can start.
+    """Check every option, open the study, note how it is run, and return what can start.
 
     Args:
+        options: Of the search.
+        evaluator: Runs a trial, and tells what it reads.
+        space: The parameters.
+        goal: Objectives and constraints.
+        location: The study.
+        digest: Of the code that a trial runs. A study only warns when it differs.
+        function: What is searched, if it is a function and no cell.
+        modules: Returns the modules that kept ones are loaded into.
+        engine_name: What the user calls an executor.
         facts: What else the record of the study holds, such as the text of a cell.
 
     Raises:
@@ -204,33 +179,51 @@ def prepare(
     """
     from nbcompress.study import open_study
 
-    def take() -> Snapshot:
-        return taken(getattr(evaluate, "reads", dict)(), place.function, getattr(evaluate, "written", frozenset)())
+    def values_read() -> Snapshot:
+        return taken(evaluator.reads(), function, evaluator.written())
 
-    plan, proposes = options.plan(), options.proposer(space, goal)
-    if plan.finalists:
-        Finals(space, goal)
-    plan.check(space, proposes, engine, evaluate)
-    reads: dict[str, Any] = getattr(evaluate, "reads", dict)()
+    engine = engine_of(options.engine, engine_name)
+    proposer = proposer_of(options, space, goal)
+    options = check_search(options, space, goal, proposer, engine)
+    if engine.sends:
+        pack(evaluator)
+    reads = evaluator.reads()
     data = data_facts(reads)
-    steering = {name: getattr(options, name) for name in STEERING}
-    identity = {**place.identity, **data.identity, **fingerprints(reads), **steering}
-    is_stored = place.storage is not None
+    is_stored = location.storage is not None
     study = open_study(
-        place.name,
+        location.name,
         space,
         goal,
-        storage=place.storage,
-        fresh=place.fresh,
-        identity=identity,
-        snapshot=take() if is_stored else None,
-        is_generated_name=place.is_made,
-        accept_changes=place.accept_changes,
+        storage=location.storage,
+        fresh=options.fresh,
+        identity={"body": digest, **data.identity, **fingerprints(reads), **options.steering},
+        snapshot=values_read() if is_stored else None,
+        is_generated_name=location.is_made,
+        accept_changes=options.accept_changes,
     )
     study.check_not_searched()
-    attach_artifact_store(study, place.modules)
-    if sum(trial.state.counts for trial in study.all_trials) < plan.trials or "search" not in study.record:
-        note(study, **(facts or {}), **_searches(study, options.facts(engine)), **data.to_json(), **provenance())
-    if baseline is not None:
-        note(study, baseline=dict(baseline))
-    return Search(study, proposes, evaluate, engine, plan, baseline, take if is_stored else None)
+    attach_artifact_store(study, modules)
+    if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
+        how = _with_earlier(study, options.facts(engine.name))
+        note(study, **(facts or {}), **how, **data.to_json(), **provenance())
+    if options.baseline is not None:
+        note(study, baseline=dict(options.baseline))
+    return Search(study, proposer, evaluator, engine, options, values_read if is_stored else None)
+
+
+def prepare_function_search(
+    options: SearchOptions, evaluator: Evaluator, function: Callable[..., Any], space: Space, goal: Goal
+) -> Search:
+    """Return a search of a function that can start; see `prepare_search`."""
+    location = StudyLocation.of_function(options, function, space, goal)
+    return prepare_search(options, evaluator, space, goal, location, digest=code_digits(function), function=function)
+
+
+def _with_earlier(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts about this search, and what steered the trials before it where that was something else."""
+    earlier, now = study.record.get("search", {}), facts["search"]
+    before = [earlier["before"]] if "before" in earlier else []
+    changed = [f"{name} {earlier[name]}" for name in STEERING if name in earlier and earlier[name] != now[name]]
+    if changed and study.all_trials:
+        before.append(f"up to trial {len(study.all_trials) - 1}: {', '.join(changed)}")
+    return {**facts, "search": {**now, **({"before": "; ".join(before)} if before else {})}}

@@ -1,14 +1,15 @@
-"""Ending a body that runs in this process from another thread, at its next Python instruction.
+"""Terminate a body that runs in this process from another thread, at its next Python instruction.
 
-CPython can set an exception in another thread. It arrives at some later instruction of that thread, which may lie
-behind the end of the body; the whole care of this module is that it never does. (A signal would also wake a sleeping
-body, but there are none on Windows nor outside the main thread.)
+The exception is set from another thread, so it is asynchronous and could be raised after the body has returned. This
+module guarantees that it is raised inside the body or not at all. (A signal would also wake a body that sleeps, but
+there are none on Windows nor outside the main thread.)
 
-What was set is never taken back: it arrives and is caught. CPython 3.11 notes for the whole interpreter that an
-exception waits somewhere, and only an arrival removes that note; as long as it stands, every function call of a traced
-thread (`sys.settrace`, a profiler, a debugger, coverage) loops for ever.
+An exception that was set is never withdrawn: it arrives and is caught. CPython 3.11 notes for the whole interpreter
+that an exception is pending, and only its arrival removes that note; until then every function call of a traced thread
+(`sys.settrace`, a profiler, a debugger, coverage) loops for ever.
 
-The person's interrupt (Ctrl-C, the toolbar's square): it may end a body, never tear our own book-keeping.
+`Interrupts` handles the user's interrupt (Ctrl-C, the toolbar's square): it may end a body, but never interrupts our
+own records.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import ParamSpec, TypeVar
 
 from nbcompress.run.outcome import TrialEnded
+from nbcompress.run.trial import current_trial
 from nbcompress.study.goal import Failure, State
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
@@ -83,11 +84,12 @@ class Interrupts:
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
-        guard = current_guard()
-        if self.count > 1 or (guard is not None and guard.is_armed):
+        trial = current_trial()
+        terminator = trial.terminator if trial is not None else None
+        if self.count > 1 or (terminator is not None and terminator.is_armed):
             raise KeyboardInterrupt
-        if guard is not None:
-            guard.cut(Cut(State.INTERRUPTED))
+        if terminator is not None:
+            terminator.terminate(Termination(State.INTERRUPTED))
 
 
 P = ParamSpec("P")
@@ -98,19 +100,19 @@ _PAUSE_SECONDS = 0.05
 _async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
 
-class CutShort(TrialEnded):
+class TrialTerminated(TrialEnded):
     """Raised inside a body that is ended from outside."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class Termination:
     """How a trial that is ended from outside shall stand: interrupted, stopped, or failed with a failure."""
 
     state: State
     failure: Failure | None = None
 
 
-class Guard:
+class Terminator:
     """Runs a body in the thread that makes it; `cut` may be called from any thread.
 
     The exception can reach the thread only while the guard is armed. Disarming waits until no other thread is about
@@ -121,29 +123,29 @@ class Guard:
         limit: Seconds that the body may take, and how it is cut then. What is done around the body does not count.
     """
 
-    def __init__(self, limit: tuple[float, Cut] | None = None) -> None:
+    def __init__(self, limit: tuple[float, Termination] | None = None) -> None:
         self._limit = limit
         self._thread = threading.get_ident()
         self._armed = False
         self._firing = False
         self._is_sent = False
         self._turn = threading.RLock()  # an interrupt may call `cut` while this thread is in it
-        self._cut: Cut | None = None
+        self._requested: Termination | None = None
 
     @property
     def is_armed(self) -> bool:
         return self._armed
 
     @property
-    def asked(self) -> Cut | None:
+    def requested(self) -> Termination | None:
         """What the first `cut` asked for, or None."""
-        return self._cut
+        return self._requested
 
     def call(self, body: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what `body` returns.
 
         Raises:
-            CutShort: `cut` was called before or while it ran. Nothing arrives after this method has ended.
+            TrialTerminated: `cut` was called before or while it ran. Nothing arrives after this method has ended.
         """
         with self._alarm():
             try:
@@ -159,12 +161,12 @@ class Guard:
 
     @contextmanager
     def _alarm(self) -> Iterator[None]:
-        """Cut what takes longer than the limit."""
+        """Termination what takes longer than the limit."""
         if self._limit is None:
             yield
             return
-        seconds, cut = self._limit
-        alarm = threading.Timer(seconds, self.cut, [cut])
+        seconds, termination = self._limit
+        alarm = threading.Timer(seconds, self.terminate, [termination])
         alarm.daemon = True
         alarm.start()
         try:
@@ -172,27 +174,27 @@ class Guard:
         finally:
             alarm.cancel()
 
-    def cut(self, cut: Cut) -> None:
+    def terminate(self, termination: Termination) -> None:
         """End the body; the first call decides how. Before the body starts, it will end at once."""
         with self._turn:
-            if self._cut is not None:
+            if self._requested is not None:
                 return
-            self._cut = cut
+            self._requested = termination
         if not self._armed:
             return
         if threading.get_ident() == self._thread:
-            raise CutShort(cut.state, failure=cut.failure)
-        threading.Thread(target=self._send, name="nbcompress-cut", daemon=True).start()
+            raise TrialTerminated(termination.state, failure=termination.failure)
+        threading.Thread(target=self._send, name="nbcompress-terminate", daemon=True).start()
 
-    def shield(self) -> Shield:
-        """A `with` block inside the body that is never torn in the middle; a cut waits for its end."""
-        return Shield(self)
+    def deferred(self) -> deferred_termination:
+        """Return a `with` block inside the body in which no termination arrives; it waits for the end of the block."""
+        return deferred_termination(self)
 
     def _arm(self) -> None:
         self._armed = True
-        if self._cut is not None:
+        if self._requested is not None:
             self._armed = False  # it comes once
-            raise CutShort(self._cut.state, failure=self._cut.failure)
+            raise TrialTerminated(self._requested.state, failure=self._requested.failure)
 
     def _disarm(self) -> None:
         self._armed = False
@@ -213,7 +215,7 @@ class Guard:
         _trace_nothing()  # this thread must not be one of them
         has_arrived = threading.Event()
 
-        class Arriving(CutShort):
+        class Arriving(TrialTerminated):
             def __init__(self) -> None:
                 has_arrived.set()
                 super().__init__()
@@ -233,20 +235,22 @@ class Guard:
             time.sleep(_PAUSE_SECONDS)
 
 
-class Shield:
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-        self._was_armed = guard.is_armed
+class deferred_termination:  # noqa: N801 - a context manager, written as a class so that no frame of a generator is torn
+    """A `with` block inside the body in which no termination arrives; it waits for the end of the block."""
+
+    def __init__(self, terminator: Terminator) -> None:
+        self._terminator = terminator
+        self._was_armed = terminator.is_armed
 
     def __enter__(self) -> None:
         if self._was_armed:
-            self._guard._disarm()
+            self._terminator._disarm()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._was_armed:
-            self._guard._arm()
+            self._terminator._arm()
 
 
 def _set_exception(thread: int, error: type[BaseException]) -> int:
@@ -263,32 +267,8 @@ def _trace_nothing() -> None:
 def _raise_here() -> None:
     """Let an exception arrive in this thread, and catch it. The interpreter's note that one waits goes with it."""
     try:
-        _set_exception(threading.get_ident(), CutShort)
+        _set_exception(threading.get_ident(), TrialTerminated)
         while True:
             time.sleep(0)
-    except CutShort:
+    except TrialTerminated:
         pass
-
-
-_current: ContextVar[Guard | None] = ContextVar("nbcompress_guard", default=None)
-
-
-def current_guard() -> Guard | None:
-    """The guard of the trial that runs in this context, if its engine uses one."""
-    return _current.get()
-
-
-class guarded:  # noqa: N801 - reads as a statement: `with guarded(guard):`
-    """Make `guard` the current one."""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
-    def __enter__(self) -> Guard:
-        self._token = _current.set(self._guard)
-        return self._guard
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _current.reset(self._token)

@@ -1,56 +1,103 @@
-"""One run of a body, and every way it can end.
-
-The trial that runs now: what it measured, reported and keeps.
-"""
+"""The trial that runs now: what it measures, reports and keeps, and how it can be terminated."""
 
 from __future__ import annotations
 
-import os
-import time
-import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import did_you_mean
-from nbcompress.run.capture import free_memory, printed_text, seeded
-from nbcompress.run.outcome import Assignment, Outcome, TrialEnded, number_of, refused, step_of
-from nbcompress.run.termination import current_guard
-from nbcompress.study.goal import Failure, Goal, State
+from nbcompress.run.outcome import Assignment, TrialEnded, number_of, refused, step_of
+from nbcompress.study.goal import Goal, State
+
+if TYPE_CHECKING:
+    from nbcompress.run.capture import PrintedText
+    from nbcompress.run.termination import Terminator
 
 Listener = Callable[[int, int, Mapping[str, float]], None]
 """Called with trial number, step and the values reported there."""
 
-_current: ContextVar[TrialContext | None] = ContextVar("nbcompress_trial", default=None)
-_listener: ContextVar[Listener | None] = ContextVar("nbcompress_listener", default=None)
+_running: ContextVar[RunningTrial | None] = ContextVar("nbcompress_running_trial", default=None)
+
+# What a trial inside the body of another one takes over from it, where it has none of its own.
+_INHERITED = ("terminator", "listener", "printed", "globals")
 
 
-class TrialContext:
-    """What one run of a body leaves behind, collected while it runs.
+class RunningTrial:
+    """One run of a body, while it runs.
+
+    An engine makes it and enters it; `run_trial` begins it and collects in it what the body leaves behind.
 
     Attributes:
-        goal: Objectives and constraints.
-        assignment: Number, point, seed and judge of this run.
+        assignment: Number, point, seed and pruning rule of this run.
+        goal: Objectives and constraints, once it has begun.
         values: The metrics so far, all finite.
         reports: Intermediate values: metric -> step -> value.
         kept: What the body asked to keep.
-        remarks: Sentences for the person, added by whoever runs the body.
+        remarks: Sentences for the user, added by whoever runs the body.
+        terminator: Ends the body from outside, if its engine can.
+        listener: Called with intermediate values, or None.
+        printed: Takes what is printed; None while it goes to the notebook.
+        globals: The global names of a cell's body; magics inside look names up there.
 
     Args:
+        assignment: Of this run.
+        goal: If it is known already.
         keep: Only these names may be kept; None allows every name.
+        terminator, listener: See above.
     """
 
-    def __init__(self, goal: Goal, assignment: Assignment, *, keep: Collection[str] | None = None) -> None:
-        self.goal, self.assignment = goal, assignment
-        self._keep = None if keep is None else frozenset(keep)
+    goal: Goal
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        goal: Goal | None = None,
+        *,
+        keep: Collection[str] | None = None,
+        terminator: Terminator | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.assignment = assignment
+        self.terminator, self.listener = terminator, listener
+        self.printed: PrintedText | None = None
+        self.globals: dict[str, Any] | None = None
+        self.has_begun = False
         self.values: dict[str, float] = {}
         self.reports: dict[str, dict[int, float]] = {}
         self.kept: dict[str, Any] = {}
         self.remarks: list[str] = []
-        # Objectives that the judge did not know at the latest report.
+        # Objectives that were not known at the latest report, so that the pruning rule could not decide.
         self._awaited: tuple[str, ...] = ()
+        if goal is not None:
+            self.begin(assignment, goal, keep)
+
+    def begin(self, assignment: Assignment, goal: Goal, keep: Collection[str] | None = None) -> None:
+        """Take reports from now on.
+
+        Args:
+            assignment: Of this run.
+            goal: Objectives and constraints.
+            keep: Only these names may be kept; None allows every name.
+        """
+        self.assignment, self.goal = assignment, goal
+        self._keep = None if keep is None else frozenset(keep)
+        self.has_begun = True
+
+    @contextmanager
+    def entered(self) -> Iterator[RunningTrial]:
+        """Make this the current trial inside the `with` block."""
+        outer = _running.get()
+        if outer is not None and outer is not self:
+            for name in _INHERITED:
+                if getattr(self, name) is None:
+                    setattr(self, name, getattr(outer, name))
+        token = _running.set(self)
+        try:
+            yield self
+        finally:
+            _running.reset(token)
 
     def check(self, metric: str, value: Any) -> float:
         """Record a final metric and return it as a float.
@@ -75,12 +122,10 @@ class TrialContext:
         numbers = {name: self._number(name, value) for name, value in metrics.items()}
         for name, number in numbers.items():
             self.reports.setdefault(name, {})[step] = number
-        listener = _listener.get()
-        if listener is not None and numbers:
-            guard = current_guard()
-            # A cut in the midst of a panel's message or of a file would leave half of it.
-            with guard.shield() if guard else nullcontext():
-                listener(self.assignment.number, step, numbers)
+        if self.listener is not None and numbers:
+            # An exception in the middle of a panel's message or of a file would leave half of it.
+            with self.terminator.deferred() if self.terminator else nullcontext():
+                self.listener(self.assignment.number, step, numbers)
         judge = self.assignment.judge
         if judge is None:
             return
@@ -115,15 +160,6 @@ class TrialContext:
                     "NotAssigned", f"The trial ended without the metric {metric!r}; it left these: {given}.{hint}"
                 )
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Make this the current trial inside the `with` block."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
-
     def _record(self, metrics: Mapping[str, Any]) -> None:
         # All are recorded before one may end the trial: an infeasible trial keeps the metrics it has.
         numbers = {name: self._number(name, value) for name, value in metrics.items()}
@@ -139,9 +175,9 @@ class TrialContext:
         return number_of(name, value)
 
 
-def current_trial() -> TrialContext | None:
-    """The trial that runs in this context, or None outside of one."""
-    return _current.get()
+def current_trial() -> RunningTrial | None:
+    """Return the trial that runs in this context, or None outside of one."""
+    return _running.get()
 
 
 def report(step: int | None = None, **metrics: Any) -> None:
@@ -156,8 +192,8 @@ def report(step: int | None = None, **metrics: Any) -> None:
         >>> report(kilobytes=48.5)
         >>> report(accuracy=0.91, step=3)
     """
-    trial = _current.get()
-    if trial is not None:
+    trial = _running.get()
+    if trial is not None and trial.has_begun:
         trial.report(step, **metrics)
 
 
@@ -167,97 +203,6 @@ def keep(**values: Any) -> None:
     Example:
         >>> keep(small=None)
     """
-    trial = _current.get()
-    if trial is not None:
+    trial = _running.get()
+    if trial is not None and trial.has_begun:
         trial.keep(**values)
-
-
-@contextmanager
-def listening(listener: Listener | None) -> Iterator[None]:
-    """Send intermediate values of the trials inside the `with` block to `listener`."""
-    token = _listener.set(listener)
-    try:
-        yield
-    finally:
-        _listener.reset(token)
-
-
-Body = Callable[[TrialContext], Mapping[str, Any]]
-
-# Frames of these folders only carry the body; nobody looks for a mistake there.
-_OWN = tuple(f"{Path(__file__).parent.parent / floor}{os.sep}" for floor in ("run", "cell"))
-_TRACEBACK_LIMIT = 8_000
-
-
-def run_trial(body: Body, assignment: Assignment, *, goal: Goal, keep: Collection[str] | None = None) -> Outcome:
-    """Run `body` once; every way it can end is an outcome, and nothing is raised.
-
-    Inside, the random generators are set from the assignment's seed, `report` and `keep` act on this trial, and
-    printed text goes to the outcome. Only `body` itself can be cut short from outside (by a limit, Stop, Skip or an
-    interrupt): set up and undo outside of it.
-
-    Args:
-        body: Gets the trial's context and returns the final metrics that it has not reported yet.
-        assignment: Number, point and seed.
-        goal: Objectives and constraints, which the metrics are checked against.
-        keep: Names that may be kept; None allows all.
-    """
-    context = TrialContext(goal, assignment, keep=keep)
-    with printed_text() as printed, seeded(assignment.seed), context.entered():
-        started = time.perf_counter()
-        state, failure = _ending(body, context)
-        seconds = time.perf_counter() - started
-    free_memory()
-    return Outcome(
-        state,
-        context.values,
-        context.reports,
-        failure,
-        str(printed),
-        seconds,
-        context.kept if state is State.COMPLETE else {},
-        tuple(context.remarks),
-    )
-
-
-def _ending(body: Body, context: TrialContext) -> tuple[State, Failure | None]:
-    guard = current_guard()
-    try:
-        metrics = guard.call(body, context) if guard else body(context)
-        context.complete(metrics)
-    except TrialEnded as ended:
-        # Raised from outside, it says only that it came; how the trial stands is what was asked for.
-        asked = guard.asked if guard else None
-        return (asked.state, asked.failure) if asked else (ended.state, ended.failure)
-    except KeyboardInterrupt:
-        return State.INTERRUPTED, None
-    except BaseException as error:  # noqa: BLE001 - whatever a body raises, SystemExit too, is this trial's failure
-        return State.FAILED, failure_of(error)
-    else:
-        return State.COMPLETE, None
-
-
-def failure_of(error: BaseException, *, hide_own: bool = True) -> Failure:
-    """Describe an exception; the traceback shows the body's frames and those it called, not ours around it."""
-    shown = traceback.TracebackException.from_exception(error, compact=True)
-    if hide_own:
-        _hide_own(shown)
-    text = "".join(shown.format())
-    if len(text) > _TRACEBACK_LIMIT:
-        half = _TRACEBACK_LIMIT // 2
-        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
-    # The frames hold the body's tensors; a failed trial must not keep them alive.
-    cause: BaseException | None = error
-    while cause is not None:
-        traceback.clear_frames(cause.__traceback__)
-        cause = cause.__cause__ or cause.__context__
-    return Failure(type(error).__name__, str(error), text)
-
-
-def _hide_own(shown: traceback.TracebackException) -> None:
-    shown.stack = traceback.StackSummary.from_list(
-        [frame for frame in shown.stack if not frame.filename.startswith(_OWN)]
-    )
-    for other in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
-        if other is not None:
-            _hide_own(other)

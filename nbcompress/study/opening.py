@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import StorageMissing, StudyChanged, StudyError, did_you_mean, option
+from nbcompress.errors import GoalError, StorageMissing, StudyChanged, StudyError, did_you_mean, option
 from nbcompress.space import Space
 from nbcompress.study.artifact_store import ArtifactStore
 from nbcompress.study.goal import Goal, State
@@ -186,6 +186,7 @@ def open_study(
         heartbeats: When a process on another machine counts as dead.
 
     Raises:
+        GoalError: A name is both a parameter and a metric.
         StudyChanged: The stored study has other parameters, objectives or constraints, or was begun with other values.
         StudyError: The name or the storage cannot be used, or nbcompress did not write the stored study, or a newer
             version did.
@@ -203,7 +204,7 @@ def open_study(
     check_study_name(name)
     for metric in goal.metrics:
         if metric in (*space.names, *space.groups):
-            raise StudyError(f"{metric!r} is both a parameter and a metric; rename one of them.")
+            raise GoalError(f"No name is both a parameter and a metric, but {metric!r} is; rename one of them.")
     given = StudyHeader(
         space, goal, identity or {}, datetime.now(UTC), None if snapshot is None else snapshot.to_json()
     )

@@ -1,4 +1,4 @@
-"""A cut goes through buffers that the state dict does not hold: the file gives the cut ones back."""
+"""Non-persistent buffers that were cut are stored in the file and loaded from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import nbcompress as nc
 from nbcompress.artifact import file as files
-from nbcompress.compressors.coupling import as_inputs, tensors_of
+from nbcompress.compressors.coupling import tensors_of
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.record import record_of
 from nbcompress.errors import ArtifactError
 
@@ -53,7 +54,7 @@ def test_what_is_loaded_computes_what_was_saved(name: str, has_run: bool, tmp_pa
     x, cut = CASES[name][1:]
     small = halved(name, has_run=has_run)
     shapes = {step.module + name: shape for step in record_of(small).surgery for name, shape in step.shapes.items()}
-    assert {buffer for buffer, _ in small.named_buffers() if buffer in shapes} == cut
+    assert {name for name, _ in small.named_buffers() if name in shapes} == cut
     expected = small(x)
     path = nc.save(small, tmp_path / "small.nbz")
     assert nc.size_bytes(small) == path.stat().st_size
@@ -111,11 +112,11 @@ print("equal")
 @pytest.mark.parametrize("name", [name for name, animal in ZOO.items() if not animal.refused])
 def test_every_cut_model_of_the_zoo_comes_back(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    inputs = as_inputs(ZOO[name].example())
+    inputs = inputs_from_example(ZOO[name].example())
     small = nc.prune(ZOO[name].build().eval(), 0.5, granularity="channel", example=ZOO[name].example())
     loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), ZOO[name].build().eval())
-    for actual, expected in zip(tensors_of(inputs(loaded)), tensors_of(inputs(small)), strict=True):
-        assert torch.equal(actual, expected)
+    for tensor, expected in zip(tensors_of(inputs(loaded)), tensors_of(inputs(small)), strict=True):
+        assert torch.equal(tensor, expected)
 
 
 @pytest.mark.parametrize("name", ["relative", "relative, none yet"])
@@ -123,14 +124,14 @@ def test_every_cut_model_of_the_zoo_comes_back(name: str, tmp_path: Path) -> Non
 def test_a_buffer_that_the_forward_pass_makes_anew_is_not_cut(name: str, has_run: bool) -> None:
     small = halved(name, has_run=has_run)
     assert record_of(small).left_out["distances"] == (
-        "the buffer 'distances' goes with it, which the forward pass makes anew"
+        "the buffer 'distances' would be cut too, but the forward pass computes it again"
     )
     assert small.get_submodule("up").out_features == 10
     assert small(vectors(2, 7, 6)).shape == (2, 7, 12)
 
 
 def test_a_table_that_two_layers_share_is_cut_once() -> None:
-    """Converted to another precision, a model has a tensor for each of the two names."""
+    """A model that was converted to another precision has two tensors for the two names."""
     small = halved("shared, first stored")
     assert small.get_buffer("one") is small.get_buffer("two")
     assert small.get_buffer("one").shape == (4,)

@@ -34,7 +34,7 @@ from digits import digits
 from torch import nn
 
 import nbcompress as nc
-from nbcompress.run import PRUNERS
+from nbcompress.choices import PRUNERS
 
 RESULTS = Path(__file__).parent / "results"
 REFERENCE = {"accuracy": 0.5, "kilobytes": 32.0}

@@ -28,10 +28,6 @@ def test_space_comes_from_the_declarations() -> None:
     [
         ("x = Float(0, 1)\naccuracy = x\n", "The cell never assigns 'kilobytes'. A metric is a variable of the body"),
         ("x = Float(0, 1)\nkilobyte = accuracy = x\n", "Did you mean 'kilobyte'\\?"),
-        (
-            "kilobytes = Float(0, 1)\naccuracy = 1\n",
-            "'kilobytes' is a parameter of this cell and cannot be a metric too",
-        ),
         ("x = Float(0, 1)\ndef kilobytes(): pass\naccuracy = x\n", "never assigns 'kilobytes'"),
     ],
 )

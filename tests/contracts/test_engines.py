@@ -17,7 +17,7 @@ from run_searches import evaluating
 from nbcompress.errors import SearchError, TransportError
 from nbcompress.run import Assignment, Outcome, keep, report
 from nbcompress.run.engines import Engine, EngineError, ExecutorEngine, InlineEngine, ProcessEngine, engine_of
-from nbcompress.run.termination import Cut
+from nbcompress.run.termination import Termination
 from nbcompress.study import Failure, State
 
 PATIENCE = 60.0
@@ -152,7 +152,7 @@ def test_a_limit_that_is_not_reached(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("state", [State.STOPPED, State.INTERRUPTED])
-def test_cut_from_another_thread(engine: Engine, state: State) -> None:
+def test_termination_from_another_thread(engine: Engine, state: State) -> None:
     def body(x: float) -> dict[str, float]:
         end = time.monotonic() + 3
         while time.monotonic() < end:
@@ -161,12 +161,12 @@ def test_cut_from_another_thread(engine: Engine, state: State) -> None:
 
     engine.start(evaluating(body), jobs=1, listener=None)
     engine.submit(Assignment(3, {"x": 2.0}, 5), None)
-    timer = threading.Timer(0.2, engine.cut, [3, Cut(state)])
+    timer = threading.Timer(0.2, engine.terminate, [3, Termination(state)])
     timer.start()
     assert awaited(engine)[1].state is state
     timer.join()
-    engine.cut(3, Cut(state))  # it is gone: nothing happens
-    engine.cut(99, Cut(state))
+    engine.terminate(3, Termination(state))  # it is gone: nothing happens
+    engine.terminate(99, Termination(state))
     assert engine.next(0.0) is None
 
 

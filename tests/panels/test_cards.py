@@ -12,7 +12,7 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.measure import compare, footprint, sensitivity
-from nbcompress.measure.accuracy import Scores
+from nbcompress.measure.accuracy import EvaluationScores
 from nbcompress.panels.card_figures import bars_figure, dots_figure
 from nbcompress.panels.cards import Card, Drawing, FoldedTable, comparison_card, footprint_card, sensitivity_card
 
@@ -103,7 +103,7 @@ def test_footprints_side_by_side(model: nn.Module) -> None:
         both,
         title="%distill",
         scores={"f": {"teacher": 0.9, "student": 0.8}},
-        measured=Scores({"teacher": nc.accuracy(model, data())}),
+        measured=EvaluationScores({"teacher": nc.accuracy(model, data())}),
     )
     assert set(card) == FORMS
     assert "Layers of teacher" in card["text/html"]

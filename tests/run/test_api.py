@@ -170,8 +170,8 @@ def test_a_search_runs_a_function() -> None:
         ({"trials": -1}, SearchError, "trials is an integer of at least 1"),
         ({"jobs": 2}, SearchError, "inline runs one trial at a time"),
         ({"start": [{"x": 3.0, "method": "plain"}]}, SpaceError, "x"),
-        ({"start": {"x": 0.5}}, SearchError, r"start is a list of points such as .*, but got \{'x': 0.5\}"),
-        ({"start": [0.3]}, SearchError, r"start is a list of points .*, but got \[0.3\]"),
+        ({"start": {"x": 0.5}}, SearchError, r"start is a list of dicts such as .*, but got \{'x': 0.5\}"),
+        ({"start": [0.3]}, SearchError, r"start is a list of dicts .*, but got \[0.3\]"),
         ({"baseline": 0.3}, SearchError, "baseline is a dict with a number for each metric, but got 0.3"),
         ({"baseline": {"size": "big"}}, SearchError, "baseline is a dict with a number for each metric"),
         ({"maximize": None}, GoalError, "maximize is a name or a list of names, but got None"),
@@ -231,6 +231,6 @@ def test_states_of_a_mixed_search() -> None:
 
 def test_a_trial_limit_is_about_the_function_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cleaned up after a trial that has ended in time must not make it a failed one."""
-    monkeypatch.setattr("nbcompress.run.trial.free_memory", lambda: time.sleep(0.6))
+    monkeypatch.setattr("nbcompress.run.evaluation.free_memory", lambda: time.sleep(0.6))
     study = nc.search(lambda x: {"loss": x}, {"x": nc.Float(0, 1)}, minimize=["loss"], trials=1, trial_timeout=0.3)
     assert study.all_trials[0].state is State.COMPLETE

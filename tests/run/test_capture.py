@@ -1,8 +1,4 @@
-"""Many trials need no more memory than a few.
-
-Printed text: to its trial, bounded, whatever the thread.
-
-Seeds of trials: the same everywhere and always."""
+"""Memory after many trials, captured output and seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +7,9 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import psutil
@@ -21,8 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_searches import fresh_study, searched
 
-from nbcompress.run import keep
-from nbcompress.run.capture import HEAD, TAIL, Printed, printed_text, seeded, trial_seed
+from nbcompress.run import Assignment, RunningTrial, keep
+from nbcompress.run.capture import HEAD, TAIL, PrintedText, captured_output, seeded, trial_seed
+
+
+@contextmanager
+def printing() -> Iterator[PrintedText]:
+    """Run a trial that collects its output inside the `with` block."""
+    with RunningTrial(Assignment(0, {}, 0)).entered() as trial, captured_output(trial) as printed:
+        yield printed
 
 
 def test_memory_stays_flat() -> None:
@@ -63,7 +68,7 @@ def test_cuda_memory_is_freed_between_trials() -> None:
 
 @given(st.lists(st.text(max_size=3000), max_size=30))
 def test_head_and_tail_stay(parts: list[str]) -> None:
-    printed, whole = Printed(), "".join(parts)
+    printed, whole = PrintedText(), "".join(parts)
     for part in parts:
         printed.write(part)
     text = str(printed)
@@ -76,7 +81,7 @@ def test_head_and_tail_stay(parts: list[str]) -> None:
 
 def test_the_streams_are_put_back() -> None:
     before = sys.stdout, sys.stderr
-    with printed_text() as printed:
+    with printing() as printed:
         assert sys.stdout is not before[0]
         sys.stdout.writelines(["a", "b"])
         sys.stdout.flush()
@@ -87,14 +92,14 @@ def test_the_streams_are_put_back() -> None:
 
 def test_also_after_an_error() -> None:
     before = sys.stdout
-    with pytest.raises(ValueError), printed_text():
+    with pytest.raises(ValueError), printing():
         raise ValueError
     assert sys.stdout is before
 
 
 def test_threads_do_not_mix() -> None:
     def work(letter: str) -> str:
-        with printed_text() as printed:
+        with printing() as printed:
             for _ in range(200):
                 print(letter, end="")
         return str(printed)
@@ -104,7 +109,7 @@ def test_threads_do_not_mix() -> None:
 
 
 def test_others_still_print_to_the_notebook(capsys: pytest.CaptureFixture[str]) -> None:
-    with printed_text() as printed:
+    with printing() as printed:
         thread = threading.Thread(target=print, args=("another cell",))
         thread.start()
         thread.join()

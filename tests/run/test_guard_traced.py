@@ -1,4 +1,4 @@
-"""Traced calls (profilers, debuggers, coverage) during and after a body that may be cut.
+"""Traced calls (profilers, debuggers, coverage) during and after a body that may be terminated.
 
 What goes wrong here is a loop that even a signal does not end, so each case runs in a process of its own.
 """
@@ -13,11 +13,11 @@ import pytest
 START = """
 import bdb, cProfile, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from nbcompress.run.termination import Cut, Guard
+from nbcompress.run.termination import Termination, Terminator
 from nbcompress.run.outcome import TrialEnded
 from nbcompress.study import State
 
-STOP = Cut(State.STOPPED)
+STOP = Termination(State.STOPPED)
 
 def spin(seconds):
     end = time.monotonic() + seconds
@@ -25,11 +25,11 @@ def spin(seconds):
         (lambda: 1)()
     return "ended"
 
-def outcome(guard, body, *arguments):
+def outcome(terminator, body, *arguments):
     try:
-        return guard.call(body, *arguments)
+        return terminator.call(body, *arguments)
     except TrialEnded:
-        return "cut"
+        return "terminated"
 
 def tracer(frame, event, argument):
     return tracer
@@ -55,30 +55,30 @@ def traced_calls():
 """
 
 CASES = {
-    "after a body that was not cut": """
-assert outcome(Guard(), spin, 0.0) == "ended"
+    "after a body that was not terminated": """
+assert outcome(Terminator(), spin, 0.0) == "ended"
 traced_calls()
 """,
-    "after a body that was cut": """
-assert outcome(Guard((0.05, STOP)), spin, 20.0) == "cut"
+    "after a body that was terminated": """
+assert outcome(Terminator((0.05, STOP)), spin, 20.0) == "terminated"
 traced_calls()
 """,
-    "after a body that caught the cut": """
+    "after a body that caught the termination": """
 def body():
     try:
         spin(20.0)
     except BaseException:
         return "caught"
-assert outcome(Guard((0.05, STOP)), body) == "caught"
+assert outcome(Terminator((0.05, STOP)), body) == "caught"
 traced_calls()
 """,
-    "after a shield that a cut came upon": """
-guard = Guard()
+    "after a deferred termination": """
+terminator = Terminator()
 def body():
-    with guard.shield():
-        threading.Thread(target=guard.cut, args=[STOP]).start()
+    with terminator.deferred():
+        threading.Thread(target=terminator.terminate, args=[STOP]).start()
         spin(0.2)
-assert outcome(guard, body) == "cut"
+assert outcome(terminator, body) == "terminated"
 traced_calls()
 """,
     "in a body": """
@@ -86,57 +86,57 @@ def body():
     traced_calls()
     sys.settrace(tracer)
     return call()
-assert outcome(Guard(), body) == 1
+assert outcome(Terminator(), body) == 1
 assert sys.gettrace() is tracer
-assert outcome(Guard(), call) == 1
+assert outcome(Terminator(), call) == 1
 assert sys.gettrace() is tracer
 """,
-    "in a body that is cut": """
+    "in a body that is terminated": """
 def body():
     sys.settrace(tracer)
     spin(20.0)
-assert outcome(Guard((0.05, STOP)), body) == "cut"
+assert outcome(Terminator((0.05, STOP)), body) == "terminated"
 sys.settrace(None)
 traced_calls()
 """,
     "in bodies on threads": """
 threading.settrace(tracer)
 with ThreadPoolExecutor(3) as pool:
-    futures = [pool.submit(lambda: outcome(Guard((0.05, STOP)), spin, 20.0)) for _ in range(6)]
-    futures += [pool.submit(lambda: outcome(Guard(), spin, 0.0)) for _ in range(6)]
-    assert [one.result() for one in futures] == ["cut"] * 6 + ["ended"] * 6
+    futures = [pool.submit(lambda: outcome(Terminator((0.05, STOP)), spin, 20.0)) for _ in range(6)]
+    futures += [pool.submit(lambda: outcome(Terminator(), spin, 0.0)) for _ in range(6)]
+    assert [one.result() for one in futures] == ["terminated"] * 6 + ["ended"] * 6
 threading.settrace(None)
 traced_calls()
 """,
-    "beside a cut body that does not come back to Python": """
+    "beside a terminated body that does not come back to Python": """
 begun = threading.Event()
 def body():
     begun.set()
     time.sleep(1000)
-guards = []
+terminators = []
 def work():
-    guards.append(Guard())
-    guards[0].call(body)
+    terminators.append(Terminator())
+    terminators[0].call(body)
 threading.Thread(target=work, daemon=True).start()
 begun.wait()
-guards[0].cut(STOP)
+terminators[0].terminate(STOP)
 spin(0.1)
 traced_calls()
 """,
-    "after cuts at the very end of bodies": """
+    "after terminations at the very end of bodies": """
 for offset in (0.0, 1e-6, 5e-6, 2e-5, 1e-4, 3e-4):
     for i in range(40):
         sys.settrace(tracer if i % 2 else None)
-        guard = Guard()
+        terminator = Terminator()
         ready = threading.Event()
         def fire():
             ready.wait()
             spin(0.0008 + offset)
-            guard.cut(STOP)
+            terminator.terminate(STOP)
         thread = threading.Thread(target=fire)
         thread.start()
         ready.set()
-        assert outcome(guard, spin, 0.0008) in ("ended", "cut")
+        assert outcome(terminator, spin, 0.0008) in ("ended", "terminated")
         sys.settrace(None)
         traced_calls()
         thread.join()

@@ -20,15 +20,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
-from run_searches import BOUNDED, ONE, SPACE, Diary, Walk, counted, evaluating, fresh_study, searched, states, walk
+from run_searches import BOUNDED, ONE, SPACE, Diary, Walk, counted, fresh_study, searched, states, walk
 
 from nbcompress.errors import PointError, SearchError, SpaceExhausted
-from nbcompress.run import Controls, attach_artifact_store, keep, report, run
+from nbcompress.run import Controls, attach_artifact_store, keep, report
 from nbcompress.run.capture import trial_seed
-from nbcompress.run.early_stopping import Pruner
-from nbcompress.run.engines import ExecutorEngine, InlineEngine, ProcessEngine
+from nbcompress.run.engines import ExecutorEngine, ProcessEngine
 from nbcompress.run.loop import TAKEN_OVER, folded
-from nbcompress.run.options import GainBelow, NoGain, Plan
+from nbcompress.run.options import GainBelow, NoGain
 from nbcompress.run.outcome import Outcome
 from nbcompress.space import Choice, Space
 from nbcompress.study import Failure, State, Study, open_study
@@ -94,8 +93,8 @@ class TestBudget:
             ({"repeats": 0}, "repeats is an integer of at least 1"),
             ({"jobs": True}, "jobs is an integer of at least 1, but got True"),
             ({"seed": "a"}, "seed is an integer, but got 'a'"),
-            ({"timeout": -1}, "timeout is above 0 seconds, but got -1"),
-            ({"trial_timeout": 0}, "trial_timeout is above 0 seconds, but got 0"),
+            ({"timeout": -1}, "A time limit is above 0 .*, but got -1"),
+            ({"trial_timeout": 0}, "A time limit is above 0 .*, but got 0"),
             ({"jobs": 2}, "jobs=2 needs another engine: inline runs one trial at a time"),
             ({"until": GainBelow(0.1)}, "until='gain < 0.1' needs a sampler that expects a gain, which is gp"),
         ],
@@ -325,7 +324,7 @@ class TestEarlyStopping:
             steps.append(9)
             return {"loss": x}
 
-        study, _ = searched(body, trials=12, pruner=Pruner("asha"))
+        study, _ = searched(body, trials=12, pruner="asha")
         assert states(study)[0] == "complete"
         assert "stopped" in states(study)
         stopped = next(trial for trial in study.all_trials if trial.state is State.STOPPED)
@@ -628,7 +627,7 @@ def test_kept_values_of_the_front() -> None:
 
             return Proposal({"x": number + 1})
 
-    run(study, Counting(), evaluating(body, BOUNDED), Plan(trials=4, keep=("which",)), InlineEngine())
+    searched(body, study, proposer=Counting(), trials=4, keep=("which",))
     assert study.artifact_store is not None
     assert [study.artifact_store.names(number) for number in range(4)] == [(), ("which",), (), ("which",)]
     assert dict(study.kept) == {"which": 4}

@@ -1,16 +1,30 @@
-"""Durations and stop rules."""
+"""Options of a search, durations and stop rules."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import inspect
+from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nbcompress as nc
 from nbcompress.errors import SearchError
-from nbcompress.run.options import GainBelow, NoGain, described, last_gain, parse_until, seconds_of, until_of
+from nbcompress.magics.search_options import search_parser
+from nbcompress.run.options import (
+    PROPOSER_OPTIONS,
+    STEERING,
+    GainBelow,
+    NoGain,
+    SearchOptions,
+    described,
+    last_gain,
+    parse_until,
+    seconds_of,
+)
 from nbcompress.study import Goal, State, Trial
 
 LOSS = Goal.of(minimize=["loss"])
@@ -47,9 +61,9 @@ def test_described(seconds: float, text: str) -> None:
         ("gain<1e-3", GainBelow(1e-3)),
     ],
 )
-def test_rules(text: str, rule: object) -> None:
-    assert parse_until(text) == rule == until_of(text) == until_of(rule)
-    assert until_of(None) is None
+def test_rules(text: str, rule: NoGain | GainBelow) -> None:
+    assert parse_until(text) == rule == SearchOptions(until=text).stop_rule == SearchOptions(until=rule).stop_rule
+    assert SearchOptions().stop_rule is None
 
 
 @given(st.integers(1, 10**6) | st.floats(1e-9, 1e9))
@@ -107,3 +121,40 @@ def test_before_anything_is_feasible_nothing_can_be_gained() -> None:
 def test_gain_below() -> None:
     assert GainBelow(0.1).verdict(None) == GainBelow(0.1).verdict(0.1) == ""
     assert GainBelow(0.1).verdict(0.05) == 'The expected gain of another trial is 0.05 (stop rule "gain < 0.1").'
+
+
+def test_the_options_are_listed_once() -> None:
+    """The signature of `nc.search`, the parser of the cell and the dataclass have equal names and defaults."""
+    signature = inspect.signature(nc.search)
+    keywords = {
+        name: parameter.default
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    for name in ("maximize", "minimize", "subject_to", "observers", "controls"):
+        del keywords[name]
+    assert keywords == {declared.name: declared.default for declared in fields(SearchOptions)}
+
+    typed = vars(search_parser().read(""))
+    for name in ("help", "objectives", "subject_to", "background", "panel", "dry_run", "out"):
+        del typed[name]
+    assert {name: () if value == [] else value for name, value in typed.items()} == keywords
+
+
+def test_options_check_and_normalize_themselves() -> None:
+    options = SearchOptions(trials=np.int64(4), start=[{"x": 1}], keep="small", baseline={"loss": 1})  # type: ignore[arg-type]
+    assert (options.start, options.keep, options.baseline) == (({"x": 1},), ("small",), {"loss": 1.0})
+    assert options.trials == 4
+    assert type(options.trials) is int
+    wrong = {"trials": 0, "jobs": True, "seed": 0.5, "finalists": 16, "timeout": "3 days", "start": 3}
+    for name, value in wrong.items():
+        with pytest.raises(SearchError):
+            SearchOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def test_what_the_record_says_of_the_options() -> None:
+    facts = SearchOptions(timeout="10m", until="no gain 3").facts("pool")
+    assert facts["budget"] == {"trials": 30, "timeout": "10m", "trial timeout": None}
+    assert (facts["search"]["engine"], facts["search"]["until"]) == ("pool", "no gain 3")
+    assert set(SearchOptions().steering) == set(STEERING) < set(facts["search"])
+    assert {*PROPOSER_OPTIONS, "pruner"} == set(STEERING)

@@ -1,6 +1,4 @@
-"""What a body says about its trial.
-
-Every way one run can end."""
+"""What a body reports of its trial, and every way one run can end."""
 
 from __future__ import annotations
 
@@ -20,16 +18,16 @@ import numpy as np
 import pytest
 import torch
 
-from nbcompress.run import Assignment, Outcome, TrialContext, TrialEnded, current_trial, keep, report, run_trial
+from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, current_trial, keep, report, run_trial
 from nbcompress.run.early_stopping import Judge, Showing, aspects_of
-from nbcompress.run.trial import listening
+from nbcompress.run.termination import Terminator
 from nbcompress.study import Goal, State
 
 GOAL = Goal.of(maximize=["accuracy"], minimize=["size"], subject_to=["size <= 60"])
 
 
-def context(**options: object) -> TrialContext:
-    return TrialContext(GOAL, Assignment(4, {"bits": 8}, 1, **options))  # type: ignore[arg-type]
+def running_trial(**options: object) -> RunningTrial:
+    return RunningTrial(Assignment(4, {"bits": 8}, 1, **options), GOAL)  # type: ignore[arg-type]
 
 
 def test_outside_a_trial_nothing_happens() -> None:
@@ -40,7 +38,7 @@ def test_outside_a_trial_nothing_happens() -> None:
 
 
 def test_inside_they_act_on_the_current_trial() -> None:
-    trial = context()
+    trial = running_trial()
     with trial.entered():
         report(accuracy=1)
         report(accuracy=0.5, loss=2, step=3)
@@ -54,7 +52,7 @@ def test_inside_they_act_on_the_current_trial() -> None:
 
 
 def test_a_final_report_is_checked_at_once_and_all_its_metrics_stay() -> None:
-    trial = context()
+    trial = running_trial()
     with pytest.raises(TrialEnded, match="size <= 60 must hold, but size is 61") as caught:
         trial.report(size=61, accuracy=0.5)
     assert caught.value.state is State.INFEASIBLE
@@ -62,23 +60,23 @@ def test_a_final_report_is_checked_at_once_and_all_its_metrics_stay() -> None:
 
 
 def test_an_intermediate_report_is_not_checked() -> None:
-    trial = context()
+    trial = running_trial()
     trial.report(size=61, step=0)
     assert trial.values == {}
 
 
 def test_check_gives_the_number_back() -> None:
-    assert context().check("size", 60) == 60.0
+    assert running_trial().check("size", 60) == 60.0
 
 
 def test_ending_is_no_exception() -> None:
     with pytest.raises(TrialEnded), contextlib.suppress(Exception):
-        context().report(size=61)
+        running_trial().report(size=61)
 
 
 def test_a_missing_metric_is_named_with_the_nearest_one() -> None:
     with pytest.raises(TrialEnded) as caught:
-        context().complete({"acuracy": 1, "size": 3})
+        running_trial().complete({"acuracy": 1, "size": 3})
     assert caught.value.failure is not None
     assert str(caught.value.failure) == (
         "NotAssigned: The trial ended without the metric 'accuracy'; it left these: acuracy, size. "
@@ -88,18 +86,18 @@ def test_a_missing_metric_is_named_with_the_nearest_one() -> None:
 
 def test_a_parameter_is_no_metric() -> None:
     with pytest.raises(TrialEnded, match="No name is both a parameter and a metric, but 'bits' is reported as one"):
-        context().report(bits=3)
+        running_trial().report(bits=3)
 
 
 def test_only_wanted_names_are_kept() -> None:
-    trial = TrialContext(GOAL, Assignment(0, {}, 0), keep=["small"])
+    trial = RunningTrial(Assignment(0, {}, 0), GOAL, keep=["small"])
     trial.keep(small=1, large=2)
     assert trial.kept == {"small": 1}
 
 
 def test_a_judge_stops_the_trial() -> None:
     rival = Showing.of(aspects_of(GOAL), {"accuracy": {0: 0.9, 1: 0.9}}, {"size": 20.0})
-    trial = context(judge=Judge("asha", GOAL, (rival,)))
+    trial = running_trial(judge=Judge("asha", GOAL, (rival,)))
     trial.report(accuracy=0.5, step=0)  # how large it is, nobody knows yet
     trial.report(size=30.0)
     with pytest.raises(TrialEnded, match=r"Behind earlier trials at step 0 in accuracy and size \(asha\)\.") as caught:
@@ -109,7 +107,7 @@ def test_a_judge_stops_the_trial() -> None:
 
 
 def test_an_objective_that_the_judge_waited_for_in_vain_is_named_once() -> None:
-    trial = context(judge=Judge("asha", GOAL))
+    trial = running_trial(judge=Judge("asha", GOAL))
     for step in range(3):
         trial.report(accuracy=0.5, step=step)
     trial.check("size", 30.0)  # as a cell does when it comes to a constraint; too late for the judge
@@ -118,7 +116,7 @@ def test_an_objective_that_the_judge_waited_for_in_vain_is_named_once() -> None:
         "No trial was stopped early while size was not known. Where it can be known before the training, write "
         "report(size=...) there; else report it with a step, too."
     ]
-    both = context(judge=Judge("asha", GOAL))
+    both = running_trial(judge=Judge("asha", GOAL))
     both.report(accuracy=0.5, step=0)
     both.report(size=30.0, step=0)
     both.complete({"accuracy": 0.5, "size": 30.0})
@@ -127,15 +125,37 @@ def test_an_objective_that_the_judge_waited_for_in_vain_is_named_once() -> None:
 
 def test_a_listener_hears_intermediate_values() -> None:
     heard: list[object] = []
-    with listening(lambda *what: heard.append(what)):
-        context().report(accuracy=0.5, step=2)
-        context().report(accuracy=0.5)
+    trial = running_trial()
+    trial.listener = lambda *what: heard.append(what)
+    trial.report(accuracy=0.5, step=2)
+    trial.report(accuracy=0.5)
     assert heard == [(4, 2, {"accuracy": 0.5})]
+
+
+def test_run_trial_begins_the_trial_that_its_engine_entered() -> None:
+    seen: list[object] = []
+
+    def body(trial: RunningTrial) -> dict[str, float]:
+        seen.append(trial)
+        # An evaluator that runs a second trial inside: it is one of its own, and the engine's terminator holds there.
+        inner = RunningTrial(Assignment(1, {}, 0))
+        with inner.entered():
+            assert (inner.terminator, inner.printed) == (trial.terminator, trial.printed)
+            report(accuracy=3)  # it has not begun
+        return {"accuracy": 0.5, "size": 1}
+
+    trial = RunningTrial(Assignment(0, {}, 0), terminator=Terminator())
+    with trial.entered():
+        assert run_trial(body, Assignment(0, {}, 0), goal=GOAL).state is State.COMPLETE
+        again = run_trial(body, Assignment(0, {}, 0), goal=GOAL)
+    assert again.values == trial.values == {"accuracy": 0.5, "size": 1.0}
+    assert seen[0] is trial
+    assert seen[1] is not trial
 
 
 def test_threads_have_trials_of_their_own() -> None:
     def body(value: float) -> dict[str, float]:
-        trial = context()
+        trial = running_trial()
         with trial.entered():
             report(accuracy=value)
             assert current_trial() is trial
@@ -148,12 +168,12 @@ def test_threads_have_trials_of_their_own() -> None:
 GOAL_TRIAL_RUN = Goal.of(maximize=["accuracy"], subject_to=["size <= 60"])
 
 
-def ran(body: Callable[[TrialContext], Mapping[str, Any]], seed: int = 7) -> Outcome:
+def ran(body: Callable[[RunningTrial], Mapping[str, Any]], seed: int = 7) -> Outcome:
     return run_trial(body, Assignment(0, {"x": 1.0}, seed), goal=GOAL_TRIAL_RUN)
 
 
-def raising(error: BaseException) -> Callable[[TrialContext], Mapping[str, Any]]:
-    def body(context: TrialContext) -> Mapping[str, Any]:
+def raising(error: BaseException) -> Callable[[RunningTrial], Mapping[str, Any]]:
+    def body(trial: RunningTrial) -> Mapping[str, Any]:
         report(size=3)
         raise error
 
@@ -169,8 +189,8 @@ def test_complete() -> None:
 
 
 def test_infeasible_keeps_all_metrics_and_nothing_else() -> None:
-    def body(context: TrialContext) -> Mapping[str, Any]:
-        context.keep(small=1)
+    def body(trial: RunningTrial) -> Mapping[str, Any]:
+        trial.keep(small=1)
         return {"accuracy": 0.5, "size": 60.5}
 
     outcome = ran(body)
@@ -234,7 +254,7 @@ def test_the_traceback_begins_in_the_body() -> None:
     def inner() -> None:
         raise ValueError("deep inside")
 
-    def body(context: TrialContext) -> Mapping[str, Any]:
+    def body(trial: RunningTrial) -> Mapping[str, Any]:
         try:
             inner()
         except ValueError as error:
@@ -260,7 +280,7 @@ def test_a_long_traceback_is_cut() -> None:
 def test_a_failed_body_lets_its_tensors_go() -> None:
     found: list[weakref.ref[torch.Tensor]] = []
 
-    def body(context: TrialContext) -> Mapping[str, Any]:
+    def body(trial: RunningTrial) -> Mapping[str, Any]:
         big = torch.zeros(10)
         found.append(weakref.ref(big))
         raise ValueError("no")
@@ -272,7 +292,7 @@ def test_a_failed_body_lets_its_tensors_go() -> None:
 
 
 def test_printed_text_goes_to_the_outcome(capsys: pytest.CaptureFixture[str]) -> None:
-    def body(context: TrialContext) -> Mapping[str, Any]:
+    def body(trial: RunningTrial) -> Mapping[str, Any]:
         print("out")
         print("err", file=sys.stderr)
         return {"accuracy": 1, "size": 1}
@@ -282,7 +302,7 @@ def test_printed_text_goes_to_the_outcome(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_seeds_are_set_and_the_notebook_s_generators_put_back() -> None:
-    def body(context: TrialContext) -> Mapping[str, Any]:
+    def body(trial: RunningTrial) -> Mapping[str, Any]:
         return {"accuracy": random.random(), "a": np.random.rand(), "b": torch.rand(()), "size": 1}
 
     random.seed(1), np.random.seed(1), torch.manual_seed(1)

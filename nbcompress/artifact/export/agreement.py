@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from nbcompress.compressors.coupling import first_line
 from nbcompress.compressors.data import Batches
+from nbcompress.compressors.inputs import Inputs
 from nbcompress.compressors.modes import seeded
 from nbcompress.errors import ArtifactError, NbcompressError, option
 
@@ -20,16 +21,8 @@ from nbcompress.errors import ArtifactError, NbcompressError, option
 
 
 @dataclass(frozen=True)
-class ExampleInputs:
-    """Arguments of one call, on the CPU, floating-point ones in float32.
-
-    Attributes:
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+class ExampleInputs(Inputs):
+    """Arguments of one call, on the CPU, floating-point ones in float32."""
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -65,7 +58,7 @@ class ExampleInputs:
         """
         try:
             with torch.no_grad():
-                returned = model(*self.args, **self.kwargs)
+                returned = self(model)
         except Exception as err:
             raise ArtifactError(
                 f"{type(model).__name__} must run on {examples_text(self.batch_size)} like the given ones to be "

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from nbcompress.choices import ACQUISITIONS, KERNELS, MEANS, SAMPLERS
 from nbcompress.errors import GoalError, SearchError, did_you_mean, option
 from nbcompress.optimize.proposers.baselines import GridProposer, RandomProposer, SobolProposer
-from nbcompress.optimize.proposers.optuna import SAMPLERS as OPTUNA_SAMPLERS
 from nbcompress.optimize.proposers.optuna import OptunaProposer
 from nbcompress.optimize.protocol import Proposer
 from nbcompress.space import Space
 
-SAMPLERS = ("gp", "sobol", "random", "grid", *OPTUNA_SAMPLERS)
 # Options that only `gp` has, with their defaults.
-GP_DEFAULTS = {"acquisition": "logei", "kernel": "matern52", "mean": "constant"}
+GP_DEFAULTS = {"acquisition": ACQUISITIONS[0], "kernel": KERNELS[0], "mean": MEANS[0]}
 
 
 def samplers() -> tuple[str, ...]:
@@ -61,7 +60,7 @@ def proposer(
         return RandomProposer(space, seed)
     if sampler == "grid":
         return GridProposer(space, seed)
-    if sampler in OPTUNA_SAMPLERS:
+    if sampler in SAMPLERS:
         return OptunaProposer(sampler, space, n_objectives, n_constraints, seed)
     known = ", ".join(SAMPLERS)
     raise SearchError(f"A sampler is one of {known}, but got {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from nbcompress.choices import ACQUISITIONS
 from nbcompress.errors import GoalError, did_you_mean
 from nbcompress.optimize.acquisition import (
-    ACQUISITIONS,
     AcquisitionFunction,
     AnalyticAcquisition,
     QLogExpectedImprovement,

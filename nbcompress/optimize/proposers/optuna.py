@@ -31,7 +31,7 @@ POPULATION = 12
 # How often a sampler is asked when it proposes known points.
 MAX_ASKS = 4
 # Optuna's name of each sampler.
-SAMPLERS = {"tpe": "TPE", "nsga2": "NSGA-II", "optuna-gp": "Gaussian process"}
+TITLES = {"tpe": "TPE", "nsga2": "NSGA-II", "optuna-gp": "Gaussian process"}
 
 
 @contextmanager
@@ -76,8 +76,8 @@ class OptunaProposer:
                 point, attributes = self._ask(study)
                 if self.encoder.rows([point])[0] in untried:
                     note = {"optuna": attributes} if attributes else {}
-                    return Proposal(point, note, f"asked Optuna's {SAMPLERS[self.name]} sampler")
-        reason = f"drawn at random, since Optuna's {SAMPLERS[self.name]} sampler proposed known points only"
+                    return Proposal(point, note, f"asked Optuna's {TITLES[self.name]} sampler")
+        reason = f"drawn at random, since Optuna's {TITLES[self.name]} sampler proposed known points only"
         return Proposal(untried.draw(rng), reason=reason)
 
     def _ask(self, study: Study) -> tuple[Point, dict[str, Any]]:

@@ -35,13 +35,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri
 
+from nbcompress.choices import KERNELS, MEANS
 from nbcompress.errors import GoalError, did_you_mean
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.outcome_transform import OutcomeTransform
 
-# The first name of each is the default.
-KERNELS = ("matern52", "rbf")
-MEANS = ("constant", "linear", "zero")
 # Small enough for a deterministic objective, large enough for a Cholesky factor of K in double precision.
 NOISE_FLOOR = 1e-6
 # A predicted variance (of standardized values) below this is rounding error.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from nbcompress.choices import ENGINES
 from nbcompress.errors import SearchError, did_you_mean
 from nbcompress.run.engines.base import Engine, EngineError
 from nbcompress.run.engines.executor import ExecutorEngine
 from nbcompress.run.engines.inline import InlineEngine
 from nbcompress.run.engines.process import ProcessEngine
-
-ENGINES = ("inline", "process")
 
 
 def engine_of(choice: Any, name: str = "") -> Engine:

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from nbcompress.errors import SearchError
+from nbcompress.run.evaluation import failure_of
 from nbcompress.run.options import described
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
-from nbcompress.run.termination import Cut
-from nbcompress.run.trial import Listener, failure_of
+from nbcompress.run.termination import Termination
+from nbcompress.run.trial import Listener
 from nbcompress.study.goal import Failure, State
 
 
@@ -23,8 +24,8 @@ class Engine(Protocol):
     """Runs assignments somewhere.
 
     An implementation guarantees: each submitted assignment comes back from `next` exactly once, with an outcome,
-    whatever the body does; `cut` may be called from any thread, and the outcome of a trial that was cut has the
-    state that was asked for; `close` ends everything that the engine itself started and returns.
+    whatever the body does; `terminate` may be called from any thread, and the outcome of a trial that was terminated
+    has the requested state; `close` ends everything that the engine itself started and returns.
 
     Attributes:
         name: As the person wrote it.
@@ -55,7 +56,7 @@ class Engine(Protocol):
     def next(self, timeout: float) -> tuple[Assignment, Outcome] | None:
         """Return an assignment that has ended and how, or None after `timeout` seconds (a serial engine runs one)."""
 
-    def cut(self, number: int, cut: Cut) -> None:
+    def terminate(self, number: int, termination: Termination) -> None:
         """End the running trial `number`. No such trial is no error: it may just have ended."""
 
     def close(self) -> None:
@@ -101,11 +102,11 @@ def evaluated(evaluate: Evaluate, assignment: Assignment) -> Outcome:
         return Outcome(State.FAILED, failure=failure_of(error, hide_own=False))
 
 
-def cut_short(outcome: Outcome, cut: Cut) -> Outcome:
-    """Return `outcome` as a trial that was ended from outside, with the metrics it had."""
-    return replace(outcome, state=cut.state, failure=cut.failure, kept={})
+def terminated(outcome: Outcome, termination: Termination) -> Outcome:
+    """Return `outcome` as that of a trial that was terminated, with the metrics it had."""
+    return replace(outcome, state=termination.state, failure=termination.failure, kept={})
 
 
-def over_limit(limit: float) -> Cut:
-    """What a trial gets that ran longer than `limit` seconds."""
-    return Cut(State.FAILED, Failure("Timeout", f"The trial ran over its limit of {described(limit)}."))
+def over_limit(limit: float) -> Termination:
+    """Return how a trial ends that ran longer than `limit` seconds."""
+    return Termination(State.FAILED, Failure("Timeout", f"The trial ran over its limit of {described(limit)}."))

@@ -19,7 +19,7 @@ import cloudpickle
 
 from nbcompress.run.engines.base import evaluated
 from nbcompress.run.outcome import Outcome
-from nbcompress.run.trial import listening
+from nbcompress.run.trial import RunningTrial
 from nbcompress.study.goal import Failure, State
 
 _PR_SET_PDEATHSIG = 1
@@ -89,7 +89,8 @@ def _outcome(connection: Connection, send: Any, threads: int | None) -> Outcome:
     if threads is not None and torch is not None:
         torch.set_num_threads(threads)
     send("started", None)
-    with listening(lambda _number, step, values: send("report", (step, dict(values)))):
+    trial = RunningTrial(assignment, listener=lambda _number, step, values: send("report", (step, dict(values))))
+    with trial.entered():
         return evaluated(evaluate, assignment)
 
 

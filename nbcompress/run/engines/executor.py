@@ -12,11 +12,12 @@ from typing import Any
 
 import cloudpickle
 
-from nbcompress.run.engines.base import EngineError, Mailbox, cut_short, evaluated, over_limit
+from nbcompress.run.engines.base import EngineError, Mailbox, evaluated, over_limit, terminated
+from nbcompress.run.evaluation import failure_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
-from nbcompress.run.termination import Cut, Guard, guarded
+from nbcompress.run.termination import Termination, Terminator
 from nbcompress.run.transport import pack
-from nbcompress.run.trial import Listener, failure_of, listening
+from nbcompress.run.trial import Listener, RunningTrial
 from nbcompress.study.goal import Failure, State
 
 SHARED_SEEDS = (
@@ -32,7 +33,7 @@ class _Handed:
     assignment: Assignment
     limit: float | None
     future: Any = None
-    guard: Guard | None = None
+    terminator: Terminator | None = None
     started: float | None = None
     reports: dict[str, dict[int, float]] = field(default_factory=dict)
 
@@ -40,7 +41,7 @@ class _Handed:
 class ExecutorEngine:
     """Submits each trial to `executor`, which stays the person's: it is never shut down.
 
-    A trial that is cut is given up: its future is cancelled or, when it runs already, its result is ignored. Its
+    A trial that is terminated is given up: its future is cancelled or, when it runs already, its result is ignored. Its
     worker stays busy until the body ends; on threads the body is ended at its next Python instruction.
     """
 
@@ -83,22 +84,22 @@ class ExecutorEngine:
         self._check_limits()
         return self._mailbox.take(timeout, self._listener)
 
-    def cut(self, number: int, cut: Cut) -> None:
+    def terminate(self, number: int, termination: Termination) -> None:
         handed = self._handed.get(number)
         if handed is None or not self._take(handed):
             return
         cancel = getattr(handed.future, "cancel", None)
         if cancel is not None:
             cancel()
-        if handed.guard is not None:
-            handed.guard.cut(cut)
+        if handed.terminator is not None:
+            handed.terminator.terminate(termination)
         seconds = time.monotonic() - handed.started if handed.started is not None else 0.0
         outcome = Outcome(State.INTERRUPTED, reports=handed.reports, seconds=seconds)
-        self._mailbox.post(handed.assignment, cut_short(outcome, cut))
+        self._mailbox.post(handed.assignment, terminated(outcome, termination))
 
     def close(self) -> None:
         for number in tuple(self._handed):
-            self.cut(number, Cut(State.INTERRUPTED))
+            self.terminate(number, Termination(State.INTERRUPTED))
 
     def _take(self, handed: _Handed) -> bool:
         """Say whether the caller is the first to end this trial."""
@@ -155,14 +156,14 @@ class ExecutorEngine:
                 if self.sends and running is not None and running():
                     handed.started = now
             elif now - handed.started > handed.limit:
-                self.cut(handed.assignment.number, over_limit(handed.limit))
+                self.terminate(handed.assignment.number, over_limit(handed.limit))
 
     def _run_here(self, handed: _Handed) -> Outcome:
         """Run a trial on a thread of this process: nothing is copied, and reports come as they are made."""
         handed.started = time.monotonic()
-        handed.guard = Guard()
+        handed.terminator = Terminator()
         if self._handed.get(handed.assignment.number) is not handed:
-            handed.guard.cut(Cut(State.INTERRUPTED))  # given up while it waited for its thread
+            handed.terminator.terminate(Termination(State.INTERRUPTED))  # given up while it waited for its thread
 
         def listen(number: int, step: int, values: Any) -> None:
             for metric, value in values.items():
@@ -170,7 +171,7 @@ class ExecutorEngine:
             if self._handed.get(number) is handed:
                 self._mailbox.post_report(number, step, dict(values))
 
-        with guarded(handed.guard), listening(listen):
+        with RunningTrial(handed.assignment, terminator=handed.terminator, listener=listen).entered():
             return evaluated(self._evaluate, handed.assignment)
 
 

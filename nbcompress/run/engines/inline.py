@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from nbcompress.run.engines.base import cut_short, evaluated, over_limit
+from nbcompress.run.engines.base import evaluated, over_limit, terminated
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
-from nbcompress.run.termination import Cut, Guard, guarded
-from nbcompress.run.trial import Listener, listening
+from nbcompress.run.termination import Termination, Terminator
+from nbcompress.run.trial import Listener, RunningTrial
 
 # Who limits trials is told when one took more than twice as long.
 FAR_OVER = 2.0
@@ -26,33 +26,33 @@ class InlineEngine:
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-        self._waiting: tuple[Assignment, Guard] | None = None
+        self._waiting: tuple[Assignment, Terminator] | None = None
         self._limit = math.inf
 
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:  # noqa: ARG002
         self._evaluate, self._listener = evaluate, listener
 
     def submit(self, assignment: Assignment, limit: float | None) -> None:
-        self._waiting = assignment, Guard(None if limit is None else (limit, over_limit(limit)))
+        self._waiting = assignment, Terminator(None if limit is None else (limit, over_limit(limit)))
         self._limit = math.inf if limit is None else limit
 
     def next(self, timeout: float) -> tuple[Assignment, Outcome] | None:  # noqa: ARG002
         if self._waiting is None:
             return None
-        assignment, guard = self._waiting
+        assignment, terminator = self._waiting
         try:
-            with guarded(guard), listening(self._listener):
+            with RunningTrial(assignment, terminator=terminator, listener=self._listener).entered():
                 outcome = evaluated(self._evaluate, assignment)
         finally:
             self._waiting = None
         if outcome.seconds > FAR_OVER * self._limit + 1.0:
             self.warnings.append(LATE)
-        return assignment, cut_short(outcome, guard.asked) if guard.asked else outcome
+        return assignment, terminated(outcome, terminator.requested) if terminator.requested else outcome
 
-    def cut(self, number: int, cut: Cut) -> None:
+    def terminate(self, number: int, termination: Termination) -> None:
         waiting = self._waiting
         if waiting is not None and waiting[0].number == number:
-            waiting[1].cut(cut)
+            waiting[1].terminate(termination)
 
     def close(self) -> None:
         self._waiting = None

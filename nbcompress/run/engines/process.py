@@ -18,10 +18,10 @@ from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
 
-from nbcompress.run.engines.base import Mailbox, cut_short, over_limit
+from nbcompress.run.engines.base import Mailbox, over_limit, terminated
 from nbcompress.run.engines.child import Surroundings, run_child
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
-from nbcompress.run.termination import Cut, uninterrupted
+from nbcompress.run.termination import Termination, uninterrupted
 from nbcompress.run.transport import pack
 from nbcompress.run.trial import Listener
 from nbcompress.study.goal import Failure, State
@@ -57,7 +57,7 @@ class _Child:
 
     assignment: Assignment
     limit: float | None
-    cut: Cut | None = None
+    termination: Termination | None = None
     process: Any = None
     thread: threading.Thread | None = None
     values: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -108,16 +108,16 @@ class ProcessEngine:
     def next(self, timeout: float) -> tuple[Assignment, Outcome] | None:
         return self._mailbox.take(timeout, self._listener)
 
-    def cut(self, number: int, cut: Cut) -> None:
+    def terminate(self, number: int, termination: Termination) -> None:
         child = self._children.get(number)
-        if child is not None and child.cut is None:
-            child.cut = cut
+        if child is not None and child.termination is None:
+            child.termination = termination
             child.kill()
 
     def close(self) -> None:
         children = tuple(self._children.values())
         for child in children:
-            self.cut(child.assignment.number, Cut(State.INTERRUPTED))
+            self.terminate(child.assignment.number, Termination(State.INTERRUPTED))
         for child in children:
             if child.thread is not None:
                 child.thread.join(_DEATH_SECONDS)
@@ -133,8 +133,8 @@ class ProcessEngine:
         except Exception as error:  # noqa: BLE001 - no process could be started, say; the trial must come back all the same
             text = f"The process of the trial could not be run: {error}"
             outcome = Outcome(State.FAILED, failure=Failure(type(error).__name__, text))
-        if child.cut is not None:
-            outcome = cut_short(outcome, child.cut)
+        if child.termination is not None:
+            outcome = terminated(outcome, child.termination)
         self._children.pop(child.assignment.number, None)
         self._mailbox.post(child.assignment, outcome)
 
@@ -150,7 +150,7 @@ class ProcessEngine:
                 process.start()
             child.process = process
             try:
-                if child.cut is not None:  # asked for while it started
+                if child.termination is not None:  # asked for while it started
                     child.kill()
                 outcome = self._talk(child, connection)
             finally:
@@ -173,7 +173,7 @@ class ProcessEngine:
                 ready = wait([connection, child.process.sentinel], left)
                 if not ready:
                     assert child.limit is not None
-                    child.cut = child.cut or over_limit(child.limit)
+                    child.termination = child.termination or over_limit(child.limit)
                     return None
                 if connection not in ready and not connection.poll():
                     return None

@@ -14,6 +14,8 @@ from methods import Method, Stage, weights_of
 from nets import Case
 from torch import Tensor
 
+from nbcompress.artifact.export.onnx_graph import OnnxSession
+
 BATCH = 64
 
 

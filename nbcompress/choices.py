@@ -1,0 +1,13 @@
+"""The fixed words that options of a search take. The first of each is the default.
+
+They are listed apart from the code that they choose, so that help and Tab completion need not import it.
+"""
+
+from __future__ import annotations
+
+SAMPLERS = ("gp", "sobol", "random", "grid", "tpe", "nsga2", "optuna-gp")
+ACQUISITIONS = ("logei", "ucb", "pi", "qlogei")
+KERNELS = ("matern52", "rbf")
+MEANS = ("constant", "linear", "zero")
+PRUNERS = ("none", "median", "asha", "hyperband")
+ENGINES = ("inline", "process")
