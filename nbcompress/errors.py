@@ -51,11 +51,19 @@ def _as_word(value: object) -> str:
 
 
 class NbcompressError(Exception):
-    """The root: catch this to catch everything that nbcompress raises on purpose.
+    """The base class of all errors that nbcompress raises on purpose.
 
     Args:
-        text: The message; it names options with `option(...)`.
+        text: The message. It names options with `option(...)`.
         details: Further arguments of a subclass.
+
+    Example:
+        >>> import nbcompress as nc
+        >>> try:
+        ...     nc.Float(2, 1)
+        ... except nc.NbcompressError as error:
+        ...     print(type(error).__name__)
+        ParameterError
     """
 
     def __init__(self, text: str = "", *details: object) -> None:

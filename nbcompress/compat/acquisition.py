@@ -1,4 +1,4 @@
-"""Acquisition functions as bayes_opt names them; which one counts here, what it is tuned by does not."""
+"""The acquisition functions of bayes_opt. Their own options have no effect here, and a warning says so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from nbcompress.errors import NbcompressWarning, SearchError, did_you_mean
 
-# By the names that both generations of bayes_opt use: ours, what theirs is tuned by, and how it is here.
+# By the names in both generations of bayes_opt: our acquisition, the option that is ignored, and what holds instead.
 _UCB = ("ucb", "kappa", "it reaches two standard deviations")
 _EI = ("logei", "xi", "it has no margin")
 _POI = ("pi", "xi", "its margin is fixed")
@@ -24,7 +24,7 @@ _OURS = {
 
 @dataclass(frozen=True)
 class UpperConfidenceBound:
-    """The mean and some standard deviations above it."""
+    """The mean plus some standard deviations."""
 
     kappa: float | None = None
     exploration_decay: float | None = None
@@ -34,7 +34,7 @@ class UpperConfidenceBound:
 
 @dataclass(frozen=True)
 class ExpectedImprovement:
-    """What a call is expected to gain. The default here."""
+    """The expected improvement. The default here."""
 
     xi: float | None = None
     exploration_decay: float | None = None
@@ -44,7 +44,7 @@ class ExpectedImprovement:
 
 @dataclass(frozen=True)
 class ProbabilityOfImprovement:
-    """How likely a call is to gain anything."""
+    """The probability of improvement."""
 
     xi: float | None = None
     exploration_decay: float | None = None
@@ -54,7 +54,17 @@ class ProbabilityOfImprovement:
 
 @dataclass(frozen=True)
 class UtilityFunction:
-    """The same by `kind`, as bayes_opt had it before version 2: `ucb`, `ei` or `poi`."""
+    """An acquisition function by name, as in bayes_opt before version 2.
+
+    Args:
+        kind: `ucb`, `ei` or `poi`.
+        kappa, xi: Without effect; a warning says so.
+        kappa_decay, kappa_decay_delay: Without effect.
+
+    Example:
+        >>> UtilityFunction(kind="ei").kind
+        'ei'
+    """
 
     kind: str = "ucb"
     kappa: float | None = None
@@ -64,7 +74,7 @@ class UtilityFunction:
 
 
 def acquisition_of(given: Any) -> str:
-    """Return the name of our acquisition for one of theirs: a text, an object of this module or one of bayes_opt.
+    """Return our name of an acquisition: of a text, an object of this module or one of bayes_opt.
 
     Raises:
         SearchError: There is none like it.

@@ -1,4 +1,4 @@
-"""Dimensions as scikit-optimize names them, as parameters of ours."""
+"""The dimensions of scikit-optimize, as parameters of nbcompress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nbcompress.space import Choice, Float, Int, Space, Value
 Number = TypeVar("Number", int, float)
 
 _PRIORS = ("uniform", "log-uniform")
-# How their surrogate reads values, which changes nothing here.
+# How scikit-optimize's surrogate reads values. It has no effect here.
 _TRANSFORMS = (None, "identity", "normalize")
 # What a study stores as it is.
 _STORED = (bool, int, float, str)
@@ -48,12 +48,22 @@ class _Range(Generic[Number]):
 
 @dataclass(frozen=True)
 class Real(_Range[float]):
-    """A real number from `low` to `high`. The base of the logarithm changes nothing, here as there.
+    """A real number from `low` to `high`.
 
-    `transform` and `dtype` say how their surrogate reads values, and change nothing here.
+    Args:
+        low, high: The bounds, both included.
+        prior: `uniform` or `log-uniform`.
+        base: Base of the logarithm. It has no effect.
+        transform: How scikit-optimize's surrogate reads values. It has no effect here.
+        name: Of the parameter.
+        dtype: As `transform`.
 
     Raises:
-        SpaceError: An option is one that cannot be honoured.
+        SpaceError: An option has a value that is not supported.
+
+    Example:
+        >>> Real(1e-4, 1e-1, prior="log-uniform", name="lr").parameter()
+        Float(0.0001, 0.1, log=True)
     """
 
     dtype: Any = field(default=float, repr=False)
@@ -64,10 +74,14 @@ class Real(_Range[float]):
 
 @dataclass(frozen=True)
 class Integer(_Range[int]):
-    """A whole number from `low` to `high`, both included; the options are those of `Real`.
+    """An integer from `low` to `high`, both included. The arguments are those of `Real`.
 
     Raises:
-        SpaceError: An option is one that cannot be honoured.
+        SpaceError: An option has a value that is not supported.
+
+    Example:
+        >>> Integer(1, 8, name="bits").parameter()
+        Int(1, 8)
     """
 
     dtype: Any = field(default=int, repr=False)
@@ -78,10 +92,20 @@ class Integer(_Range[int]):
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of several categories without an order. One that is no number, text, bool or None is stored as its `repr`.
+    """One of several categories without an order.
+
+    Args:
+        categories: The categories. One that is not a number, str, bool or None is stored as its `repr`.
+        prior: Ignored with a warning: all categories are equally likely.
+        transform: How scikit-optimize's surrogate reads values. It has no effect here.
+        name: Of the parameter.
 
     Raises:
-        SpaceError: An option is one that cannot be honoured.
+        SpaceError: An option has a value that is not supported.
+
+    Example:
+        >>> Categorical(["prune", "cluster"], name="method").parameter()
+        Choice('prune', 'cluster')
     """
 
     categories: Sequence[Any]

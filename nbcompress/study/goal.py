@@ -75,6 +75,7 @@ class Trial:
         kept: The values that `--keep` or `nc.keep` kept, each loaded at access. Not compared by `==`.
 
     Example:
+        >>> from nbcompress.study import State
         >>> trial = Trial(3, State.COMPLETE, {"lr": 0.1}, {"loss": 0.25})
         >>> trial
         <Trial 3: complete, loss 0.25 (lr=0.1)>
