@@ -656,7 +656,9 @@ ZOO: dict[str, ChannelCase] = {
     "shuffle": ChannelCase(Shuffle, image(), {"conv1": 8, "conv2": 8, "depth": 8}, {}),
     "super-resolution": ChannelCase(SuperResolution, image(), {"conv1": 4, "conv2": 16}, {"conv3.weight": OUT}),
     "decoder": ChannelCase(Decoder, vectors(2, 6), {"fc": 32, "head": 4}, {}),
-    "max over channels": ChannelCase(MaxOverChannels, image(), {"conv1": 4}, {"conv2.weight": "over it"}),
+    "max over channels": ChannelCase(
+        MaxOverChannels, image(), {"conv1": 4}, {"conv2.weight": "reduces it to one number"}
+    ),
     "einsum": ChannelCase(Einsum, vectors(2, 3, 4), {"enter": 4}, {}),
     "named heads": ChannelCase(
         NamedHeads,
