@@ -30,7 +30,7 @@ def test_the_copy_of_a_compiled_model_computes_with_its_own_weights(tmp_path: Pa
     assert not torch.equal(trained(X), quantize(model, bits=3)(X))
     finetune(cluster(model, clusters=4), (X, Y), epochs=1)
     assert torch.equal(model(X), before)
-    assert all(one.grad is None for one in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
     loaded = load(save(trained, tmp_path / "model.nbz"), compiled())
     assert torch.equal(loaded(X), trained(X))
 

@@ -40,7 +40,7 @@ def test_both_branches_of_a_condition_lose_the_same_channels() -> None:
     enter, inner = groups_of(Branches(), torch.randn(2, 3))
     assert places(enter) == {"enter.weight[0]", "enter.bias[0]", "left.weight[1]", "right.weight[1]"}
     assert places(inner) == {"left.weight[0]", "left.bias[0]", "right.weight[0]", "right.bias[0]", "leave.weight[1]"}
-    assert [len(one.units) for one in (enter, inner)] == [4, 6]
+    assert [len(group.units) for group in (enter, inner)] == [4, 6]
     assert inner.units[5][("right.weight", 0)] == inner.units[5][("leave.weight", 1)] == (5,)
 
 
@@ -54,7 +54,12 @@ def test_a_model_with_a_condition_is_cut_in_both_branches() -> None:
             branch.weight[:, 1], branch.weight[[0, 4]], branch.bias[[0, 4]] = 0.0, 0.0, 0.0
     examples = torch.randn(8, 3)
     small = prune(model, amount=1 / 3, granularity="channel", example=examples)
-    assert [tuple(one.shape) for one in small.parameters() if one.ndim > 1] == [(3, 3), (4, 3), (4, 3), (2, 4)]
+    assert [tuple(parameter.shape) for parameter in small.parameters() if parameter.ndim > 1] == [
+        (3, 3),
+        (4, 3),
+        (4, 3),
+        (2, 4),
+    ]
     with torch.no_grad():
         sums = model.enter(examples).sum(1)
         for row in (int(sums.argmin()), int(sums.argmax())):
@@ -92,7 +97,7 @@ def test_a_cell_in_a_loop_loses_a_unit_from_every_gate(kind: type[nn.RNNCellBase
         ("cell.bias_hh", 0): gates,
         ("leave.weight", 1): (1,),
     }
-    assert [len(one.units) for one in (enter, hidden)] == [4, 5]
+    assert [len(group.units) for group in (enter, hidden)] == [4, 5]
 
 
 class Pieces(nn.Module):
@@ -106,12 +111,12 @@ class Pieces(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pieces = torch.split(self.up(x), list(self.sizes), dim=-1)
-        return torch.stack([part(one) for part, one in zip(self.parts, pieces, strict=True)]).sum(0)
+        return torch.stack([part(piece) for part, piece in zip(self.parts, pieces, strict=True)]).sum(0)
 
 
 def test_unequal_pieces_lose_channels_of_their_own() -> None:
     first, second = groups_of(Pieces(3, 5), torch.randn(2, 3))
-    assert [len(one.units) for one in (first, second)] == [3, 5]
+    assert [len(group.units) for group in (first, second)] == [3, 5]
     assert first.units[1] == {("up.weight", 0): (1,), ("up.bias", 0): (1,), ("parts.0.weight", 1): (1,)}
     # The second piece begins behind the three of the first.
     assert second.units[4] == {("up.weight", 0): (7,), ("up.bias", 0): (7,), ("parts.1.weight", 1): (4,)}

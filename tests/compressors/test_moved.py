@@ -1,4 +1,4 @@
-"""Weights that were changed by a training loop of one's own after they were compressed: compressing again counts."""
+"""Compressing again after a training loop of the user moved weights off their grids and codebooks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def moved(model: nn.Module) -> nn.Module:
     """As after some steps of training; what was pruned is not zero any more."""
     torch.manual_seed(1)
     with torch.no_grad():
-        for one in model.parameters():
-            one.add_(0.01 * torch.randn_like(one))
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
     return model
 
 
@@ -47,14 +47,14 @@ STEPS: dict[str, Step] = {
 
 
 def unbroken_size(model: nn.Module) -> int:
-    """The size of a file in which every promise holds."""
+    """The size of a file, after checking that every constraint is satisfied."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return nc.size_bytes(model)
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_the_same_step_again_keeps_its_promises(name: str) -> None:
+def test_the_same_step_again_keeps_its_constraints(name: str) -> None:
     step = STEPS[name]
     small = step(plain())
     again = step(moved(small))
@@ -66,8 +66,8 @@ def test_the_same_step_again_keeps_its_promises(name: str) -> None:
 def test_the_same_step_again_changes_nothing_where_nothing_moved(name: str) -> None:
     small = STEPS[name](plain())
     again = STEPS[name](small)
-    for one, other in zip(small.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for parameter, other in zip(small.parameters(), again.parameters(), strict=True):
+        assert torch.equal(parameter, other)
 
 
 @pytest.mark.parametrize("after", STEPS)
@@ -76,10 +76,10 @@ def test_every_step_on_weights_that_moved(before: str, after: str) -> None:
     if (before, after) == ("low rank", "own bits"):
         pytest.skip("the weights that have bits of their own are gone")
     small = moved(STEPS[before](plain()))
-    trained = [one.detach().clone() for one in small.parameters()]
+    trained = [parameter.detach().clone() for parameter in small.parameters()]
     again = STEPS[after](small)
     unbroken_size(again)
-    assert all(torch.equal(one, other) for one, other in zip(small.parameters(), trained, strict=True))
+    assert all(torch.equal(parameter, other) for parameter, other in zip(small.parameters(), trained, strict=True))
 
 
 @pytest.mark.parametrize("bits", [4, 2, 1])
@@ -89,21 +89,21 @@ def test_quantized_from_the_weights_as_they_are(bits: int) -> None:
     fresh = plain()
     fresh.load_state_dict(small.state_dict())
     expected = nc.quantize(fresh, bits)
-    for one, other in zip(nc.quantize(small, bits).parameters(), expected.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for parameter, other in zip(nc.quantize(small, bits).parameters(), expected.parameters(), strict=True):
+        assert torch.equal(parameter, other)
 
 
 def test_as_many_values_are_shared_again() -> None:
     small = moved(nc.cluster(plain(), 8))
     again = nc.quantize(small, 8)
-    assert all(1 < len(one.unique()) <= 8 for one in again.parameters() if one.ndim > 1)
-    assert all(one.codebook is not None for one in record_of(again).tensors.values())
-    for one, other in zip(small.parameters(), again.parameters(), strict=True):
-        assert float((one - other).detach().abs().mean()) < 0.05
+    assert all(1 < len(parameter.unique()) <= 8 for parameter in again.parameters() if parameter.ndim > 1)
+    assert all(tensor.codebook is not None for tensor in record_of(again).tensors.values())
+    for parameter, other in zip(small.parameters(), again.parameters(), strict=True):
+        assert float((parameter - other).detach().abs().mean()) < 0.05
 
 
 @pytest.mark.parametrize("step", ["4 bits", "1 bit", "clusters", "clusters in 6 bits"])
 def test_pruning_what_moved_prunes_exactly(step: str) -> None:
     again = nc.prune(moved(STEPS[step](plain())), 0.5)
-    weights = [one for one in again.parameters() if one.ndim > 1]
-    assert sum(int((one == 0).sum()) for one in weights) == round(0.5 * sum(one.numel() for one in weights))
+    weights = [parameter for parameter in again.parameters() if parameter.ndim > 1]
+    assert sum(int((weight == 0).sum()) for weight in weights) == round(0.5 * sum(weight.numel() for weight in weights))

@@ -46,10 +46,10 @@ def made(name: str) -> nn.Module:
 @pytest.mark.parametrize("name", MODELS)
 def test_trained_saved_and_loaded(name: str, step: str, tmp_path: Path) -> None:
     model = made(name)
-    before = [one.detach().clone() for one in (*model.parameters(), *model.buffers())]
+    before = [parameter.detach().clone() for parameter in (*model.parameters(), *model.buffers())]
     small = STEPS[step](model)
-    for one, values in zip((*model.parameters(), *model.buffers()), before, strict=True):
-        assert torch.equal(one.to_dense(), values.to_dense())
+    for parameter, values in zip((*model.parameters(), *model.buffers()), before, strict=True):
+        assert torch.equal(parameter.to_dense(), values.to_dense())
     assert small(X).isfinite().all()
     path = nc.save(small, tmp_path / "small.nbz")
     assert path.stat().st_size == nc.size_bytes(small)
@@ -107,7 +107,7 @@ def test_a_file_fills_an_expanded_buffer_with_other_values(tmp_path: Path) -> No
     assert torch.equal(loaded.get_buffer("window"), model.get_buffer("window"))
 
 
-@pytest.mark.parametrize("step", [one for one in STEPS if one not in ("finetune", "sgd", "patience", "distill")])
+@pytest.mark.parametrize("step", [step for step in STEPS if step not in ("finetune", "sgd", "patience", "distill")])
 def test_a_sparse_parameter_is_refused_by_name(step: str) -> None:
     with pytest.raises(CompressionError, match=r"weights must be dense, but parameter 'mix' is torch.sparse_coo"):
         STEPS[step](SparseWeight())

@@ -25,11 +25,11 @@ def normed() -> nn.Module:
 @pytest.mark.parametrize("is_training", [True, False])
 def test_a_direction_of_zeros_is_refused(is_training: bool) -> None:
     model = normed().train(is_training)
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CompressionError, match=r"parametrization of '0.weight' computes NaN .* a smaller amount"):
         prune(model, amount=0.34, scope="global", layers="0")
-    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
-    assert all(one.training is is_training for one in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(module.training is is_training for module in model.modules())
 
 
 @pytest.mark.parametrize("parametrization", [parametrizations.weight_norm, parametrizations.spectral_norm])
