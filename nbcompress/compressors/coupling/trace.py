@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from nbcompress.errors import CompressionError, DataError, option
+from nbcompress.errors import CompressionError, DataError, first_line, option
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,6 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return parameters | dict(model.named_buffers(remove_duplicate=False))
 
 
-def first_line(err: BaseException) -> str:
-    """The first line of an error's text that says something, with its type."""
-    line = next((line.strip() for line in str(err).splitlines() if line.strip()), "")
-    return f"{type(err).__name__}: {line}" if line else type(err).__name__
-
-
 def _is_by_data(err: BaseException) -> bool:
     """Whether tracing stopped because code made a number, or took a branch, of what a tensor holds."""
     return "DataDependent" in type(err).__name__
@@ -207,4 +201,4 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-__all__ = ["Inputs", "Trace", "as_inputs", "first_line", "first_names", "named_tensors", "tensors_of", "trace"]
+__all__ = ["Inputs", "Trace", "as_inputs", "first_names", "named_tensors", "tensors_of", "trace"]

@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
@@ -35,11 +34,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from nbcompress.compressors.buffers import share_buffers_, shared_buffers
-from nbcompress.compressors.coupling import Average, Inputs, Trace, couple, first_line, named_tensors, tensors_of, trace
+from nbcompress.compressors.coupling import Average, Inputs, Trace, couple, named_tensors, tensors_of, trace
 from nbcompress.compressors.keras import restate_
 from nbcompress.compressors.layers import copied
+from nbcompress.compressors.modes import seeded
 from nbcompress.compressors.prune.cutting import Plan, cut_, mask_
-from nbcompress.errors import CompressionError, DataError
+from nbcompress.errors import CompressionError, DataError, first_line
 
 # The indices that are left, by dimension counted from the last.
 Kept = Mapping[int, list[int]]
@@ -255,17 +255,9 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
 
     What it warns of concerns its own code, and would be repeated for every comparison.
     """
-    with _same_random_numbers(model), warnings.catch_warnings():
+    with seeded(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return inputs(model)
-
-
-@contextmanager
-def _same_random_numbers(model: nn.Module) -> Iterator[None]:
-    devices = {parameter.device.index or 0 for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)):
-        torch.manual_seed(0)
-        yield
 
 
 def _runs(model: nn.Module, inputs: Inputs, *, finite: bool = False) -> bool:
