@@ -104,6 +104,17 @@ def test_the_mode_comes_back() -> None:
     assert seen == [modes]
 
 
+def test_a_frozen_part_stays_frozen_though_on_epoch_changes_the_mode() -> None:
+    animal = ZOO["convolutional"]()
+    animal.model.train()
+    norm = animal.model[1].eval()
+    before = norm.running_mean.clone()
+    finetune(animal.model, animal.data, 3, on_epoch=lambda epoch: animal.model.eval())
+    assert torch.equal(norm.running_mean, before)
+    assert animal.model.training
+    assert not norm.training
+
+
 class Backboned(nn.Module):
     """A backbone with statistics in layers with and without parameters, and a head with some."""
 
