@@ -191,17 +191,17 @@ NEED_DATA |= {"quantize-8-static"}
 PAIRS = [(animal, name) for animal in ZOO for name in COMPRESSORS if (animal, name) not in IMPOSSIBLE]
 
 
-def assert_promises(model: nn.Module) -> Record:
-    """Every grid and codebook is kept exactly, and the rest is half-representable if that was promised."""
+def assert_constraints(model: nn.Module) -> Record:
+    """Check that the model satisfies its record: every grid and codebook exactly, and the rest in half precision."""
     record = record_of(model)
-    for name, promise in record.tensors.items():
+    for name, constraint in record.tensors.items():
         parameter = model.get_parameter(name).detach()
-        if promise.grid is not None or promise.codebook is not None:
-            codes_of(parameter, promise, name)
+        if constraint.grid is not None or constraint.codebook is not None:
+            codes_of(parameter, constraint, name)
     if record.rest == "float16":
         for name, parameter in model.named_parameters():
-            promise = record.tensors.get(name)
-            is_coded = promise is not None and (promise.grid is not None or promise.codebook is not None)
+            constraint = record.tensors.get(name)
+            is_coded = constraint is not None and (constraint.grid is not None or constraint.codebook is not None)
             if not is_coded:
                 rounded = parameter.detach().half().to(parameter.dtype)
                 assert torch.equal(rounded, parameter.detach()) or parameter.dtype == torch.bfloat16, name

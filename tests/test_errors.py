@@ -14,6 +14,7 @@ from nbcompress.errors import (
     SearchFailed,
     SpaceSyntaxError,
     check_integer,
+    first_line,
     option,
     shown,
 )
@@ -101,3 +102,15 @@ def test_the_text_names_the_range(low: int | None, high: int | None, text: str) 
 def test_a_long_value_is_cut() -> None:
     assert shown("a") == "'a'"
     assert shown("a" * 100) == "'" + "a" * 76 + "..."
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("no data\nin 3 batches"), "ValueError: no data"),
+        (RuntimeError("\n  \n  shapes differ\n"), "RuntimeError: shapes differ"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_first_line_of_an_error(error: Exception, text: str) -> None:
+    assert first_line(error) == text

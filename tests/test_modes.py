@@ -145,12 +145,14 @@ CALLS: dict[str, Call] = {
     "prune gradually": lambda m: nc.prune(m, 0.5, schedule="gradual", data=x(), finetune=3),
     "prune 2:4": lambda m: nc.prune(m, granularity="2:4"),
     **{
-        f"prune by {one}": lambda m, one=one: nc.prune(m, 0.5, criterion=one, data=x())
-        for one in ("random", "gradient", "activation", "hessian")
+        f"prune by {criterion}": lambda m, criterion=criterion: nc.prune(m, 0.5, criterion=criterion, data=x())
+        for criterion in ("random", "gradient", "activation", "hessian")
     },
     **{
-        f"channels by {one}": lambda m, one=one: nc.prune(m, 0.5, granularity="channel", criterion=one, data=x())
-        for one in ("magnitude", "random", "gradient", "activation", "mutual-information")
+        f"channels by {criterion}": lambda m, criterion=criterion: nc.prune(
+            m, 0.5, granularity="channel", criterion=criterion, data=x()
+        )
+        for criterion in ("magnitude", "random", "gradient", "activation", "mutual-information")
     },
     "heads": lambda m: nc.prune(model("attention"), 0.5, granularity="channel", example=tokens()[0], norms="cut"),
     "factorize": lambda m: nc.factorize(m, 0.3),
@@ -203,20 +205,20 @@ MODES: dict[str, Callable[[], Any]] = {
 }
 
 
-def told(result: Any) -> list[Any]:
-    """What is the same if two results are."""
+def comparable(result: Any) -> list[Any]:
+    """The parts by which two results are compared."""
     if isinstance(result, nn.Module):
-        tensors = [one.detach().clone() for one in (*result.parameters(), *result.buffers())]
+        tensors = [parameter.detach().clone() for parameter in (*result.parameters(), *result.buffers())]
         record = record_of(result)
         return [*tensors, dict(record.tensors), dict(record.left_out), dict(record.activations), record.rest]
     if isinstance(result, (list, tuple)):
-        return [one for part in result for one in told(part)]
+        return [item for part in result for item in comparable(part)]
     return [result]
 
 
 @cache
 def expected(call: str) -> list[Any]:
-    return told(CALLS[call](copy.deepcopy(model("net"))))
+    return comparable(CALLS[call](copy.deepcopy(model("net"))))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -227,16 +229,16 @@ def test_the_same_in_every_mode(call: str, mode: str) -> None:
     x(), tokens()
     with MODES[mode](), warnings.catch_warnings():
         found = CALLS[call](given)
-    after = told(found)
+    after = comparable(found)
     assert len(after) == len(before)
-    for one, other in zip(before, after, strict=True):
-        if isinstance(one, Tensor):
-            assert one.dtype == other.dtype
-            assert torch.equal(one, other)
+    for wanted, got in zip(before, after, strict=True):
+        if isinstance(wanted, Tensor):
+            assert wanted.dtype == got.dtype
+            assert torch.equal(wanted, got)
         else:
-            assert one == other
-    for one in found if isinstance(found, (list, tuple)) else [found]:
-        for tensor in (*one.parameters(), *one.buffers()) if isinstance(one, nn.Module) else ():
+            assert wanted == got
+    for item in found if isinstance(found, (list, tuple)) else [found]:
+        for tensor in (*item.parameters(), *item.buffers()) if isinstance(item, nn.Module) else ():
             assert not tensor.is_inference()  # it could never be trained
             assert tensor.requires_grad == isinstance(tensor, nn.Parameter)
             assert tensor.grad_fn is None
@@ -259,7 +261,7 @@ def test_models_and_data_of_inference_mode() -> None:
         data = x()[0] + 0.0, x()[1] + 0
         trained = nc.quantize(made, 4, data=data, finetune=1)
     assert torch.equal(filled.get_parameter("fc1.weight"), model("quantized").get_parameter("fc1.weight"))
-    assert not any(one.is_inference() for one in trained.parameters())
+    assert not any(parameter.is_inference() for parameter in trained.parameters())
     nc.finetune(trained, data, epochs=1)
     with pytest.raises(nc.NbcompressError, match=r"'conv.weight' was made under torch.inference_mode, so that it can"):
         nc.finetune(made, x())

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nbcompress.compressors.keras import repair_copy_
+from nbcompress.errors import first_line
 
 Value = TypeVar("Value")
 
@@ -75,7 +76,7 @@ def without_shape(model: nn.Module) -> str:
 
 def why_uncopied(model: nn.Module, err: BaseException) -> str:
     """Return a text about `err`, which copying `model` raised: the attribute that it comes from, and what to do."""
-    text = f"{type(err).__name__}: {next(iter(str(err).splitlines()), '')}"
+    text = first_line(err)
     for path, module in model.named_modules():
         attributes = {**vars(module), **module._parameters, **module._buffers}
         for name in [name for name in attributes if name not in ("_modules", "_parameters", "_buffers")]:

@@ -18,10 +18,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from nbcompress.artifact.export.agreement import call_arguments
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
-from nbcompress.compressors.coupling import first_line
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import Inputs
-from nbcompress.errors import MeasureError, check_integer
+from nbcompress.errors import MeasureError, check_integer, first_line
 
 # ---- Nothing is left changed ----
 

@@ -13,12 +13,11 @@ from torch import nn
 from nbcompress.artifact import size_bytes
 from nbcompress.compressors.cluster import cluster
 from nbcompress.compressors.copying import deep_copy
-from nbcompress.compressors.coupling import first_line
 from nbcompress.compressors.factorize import factorize
 from nbcompress.compressors.layers import Patterns, Target, select
 from nbcompress.compressors.prune import prune
 from nbcompress.compressors.quantize import quantize
-from nbcompress.errors import MeasureError, NbcompressError, did_you_mean, option
+from nbcompress.errors import MeasureError, NbcompressError, did_you_mean, first_line, option
 from nbcompress.measure.inputs import preserved_random_state
 from nbcompress.measure.text import count_text, text_table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compress_zoo import ZOO, assert_promises
+from compress_zoo import ZOO, assert_constraints
 from torch import nn
 
 import nbcompress as nc
@@ -62,7 +62,7 @@ def test_within_the_budget_and_filled(share: float, options: dict[str, object]) 
     least, most = (nc.size_bytes(nc.quantize(model, b, **options)) for b in (1 + ("scheme" in options), 8))
     budget = round(least + share * (most - least))
     small = nc.quantize(model, "auto", budget=budget, **options)
-    assert_promises(small)
+    assert_constraints(small)
     assert nc.size_bytes(small) <= budget
     bits = bits_of(small)
     for name, b in bits.items():
@@ -134,7 +134,7 @@ def test_training_keeps_the_budget() -> None:
     small = nc.quantize(model, "auto", budget=budget, data=data, finetune=2, lr=0.02, activations="static")
     assert nc.size_bytes(small) <= budget
     assert nc.size_bytes(small) > 0.8 * budget
-    assert_promises(small)
+    assert_constraints(small)
     assert record_of(small).activations.keys() == {"0", "2", "4"}
 
 

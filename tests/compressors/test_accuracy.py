@@ -1,4 +1,4 @@
-"""What the field promises, on real digits: compressed networks stay about as good as the dense one."""
+"""Accuracy on real digits, as in the literature: compressed networks stay about as good as the dense one."""
 
 from __future__ import annotations
 

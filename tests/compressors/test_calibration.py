@@ -39,7 +39,7 @@ def test_static_ranges_of_every_layer() -> None:
     found = record_of(small).activations
     assert list(found) == ["0", "3", "4", "8"]
     # Behind a ReLU nothing is negative.
-    assert all(isinstance(one, ActivationRange) for one in found.values())
+    assert all(isinstance(item, ActivationRange) for item in found.values())
     assert isinstance(found["3"], ActivationRange)
     assert found["3"].low == 0 < found["3"].high
     # What the model computes is not changed by it.
@@ -116,7 +116,7 @@ def test_inputs_must_be_finite() -> None:
 def test_bits_by_name() -> None:
     model = ZOO["perceptron"]().model
     bits = {"0.weight": 2, "2.weight": 8, "4.weight": 5}
-    grids = {name: one.grid for name, one in record_of(quantize(model, bits)).tensors.items()}
+    grids = {name: tensor.grid for name, tensor in record_of(quantize(model, bits)).tensors.items()}
     assert {name: grid.bits for name, grid in grids.items() if grid is not None} == bits
 
 
@@ -156,8 +156,8 @@ def test_weight_times_rows_is_the_output(
 
 def test_the_model_comes_back_as_it_was() -> None:
     animal = ZOO["convolutional"]()
-    modes = [one.training for one in animal.model.modules()]
-    before = [one.clone() for one in animal.model.state_dict().values()]
+    modes = [module.training for module in animal.model.modules()]
+    before = [tensor.clone() for tensor in animal.model.state_dict().values()]
     state = torch.get_rng_state()
     seen: list[str] = []
     layers = {"8": animal.model.get_submodule("8")}
@@ -165,10 +165,10 @@ def test_the_model_comes_back_as_it_was() -> None:
     assert seen == ["8"]
     with pytest.raises(DataError, match="raised ZeroDivisionError"):
         observe(animal.model, layers, animal.data, 0, lambda name, x, y: seen.append(str(1 / 0)))
-    assert [one.training for one in animal.model.modules()] == modes
+    assert [module.training for module in animal.model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(before, animal.model.state_dict().values(), strict=True))
-    assert not any(one._forward_hooks for one in animal.model.modules())
+    assert not any(module._forward_hooks for module in animal.model.modules())
 
 
 def test_a_tied_weight_is_seen_in_its_linear_layer() -> None:

@@ -30,7 +30,7 @@ def named(value: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "data", [(X, Y), [X, Y], (X.numpy(), Y.numpy()), TensorDataset(X, Y)], ids=lambda one: type(one).__name__
+    "data", [(X, Y), [X, Y], (X.numpy(), Y.numpy()), TensorDataset(X, Y)], ids=lambda data: type(data).__name__
 )
 def test_what_is_not_in_batches_is_shuffled(data: object) -> None:
     torch.manual_seed(0)
@@ -42,8 +42,8 @@ def test_what_is_not_in_batches_is_shuffled(data: object) -> None:
 
 
 def test_a_lone_last_example_joins_the_batch_before() -> None:
-    assert [len(one) for one in labels_of((X, Y))] == [3, 4]
-    assert [len(one) for one in labels_of((X[:1], Y[:1]))] == [1]
+    assert [len(labels) for labels in labels_of((X, Y))] == [3, 4]
+    assert [len(labels) for labels in labels_of((X[:1], Y[:1]))] == [1]
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_inputs_alone_serve_where_targets_are_not_needed(data: object) -> None:
         lambda data: quantize(model, activations="static", data=data),
     ]
     for compress in uses:
-        one, other = compress(data), compress(labeled)
-        assert record_of(one).activations == record_of(other).activations
-        for got, wanted in zip(one.parameters(), other.parameters(), strict=True):
+        unlabeled_model, other = compress(data), compress(labeled)
+        assert record_of(unlabeled_model).activations == record_of(other).activations
+        for got, wanted in zip(unlabeled_model.parameters(), other.parameters(), strict=True):
             assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=["tensor", "single", "dict", "loader"])
 def test_inputs_alone_are_refused_where_targets_are_needed(data: object) -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 7))
-    before = [one.clone() for one in model.parameters()]
+    before = [parameter.clone() for parameter in model.parameters()]
     uses: list[Callable[[], nn.Module]] = [
         lambda: finetune(model, data),
         lambda: quantize(model, data=data, finetune=1),
@@ -144,8 +144,8 @@ def test_inputs_alone_are_refused_where_targets_are_needed(data: object) -> None
     for train in uses:
         with pytest.raises(DataError, match=r"targets are needed here, and the data has none: .* or a dict with a"):
             train()
-    for one, values in zip(model.parameters(), before, strict=True):
-        assert torch.equal(one, values)
+    for parameter, values in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, values)
 
 
 def test_data_on_which_the_model_fails_is_named() -> None:

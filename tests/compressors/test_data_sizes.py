@@ -98,7 +98,7 @@ def test_channels_beside_a_size_that_depends_on_the_data_are_cut(
     model, x = kind().eval(), torch.randn(6, 8)
     small = nc.prune(model, 0.5, granularity="channel", norms=norms, example=x)
     assert nc.record_of(small).left_out == {"c.weight": OUTPUT}
-    assert [len(one.weight) for one in (small.a, small.b)] == [8, 6]
+    assert [len(layer.weight) for layer in (small.a, small.b)] == [8, 6]
     y = torch.randn(9, 8)
     loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), kind()).eval()
     assert torch.equal(loaded(y), small(y))
@@ -111,7 +111,7 @@ def test_channels_beside_a_size_that_depends_on_the_data_are_cut(
 def test_what_cannot_follow_is_left_whole_by_name(kind: type[nn.Module], reason: str) -> None:
     torch.manual_seed(0)
     small = nc.prune(kind().eval(), 0.5, granularity="channel", example=torch.randn(6, 8))
-    assert [len(one.weight) for one in (small.a, small.b)] == [16, 6]
+    assert [len(layer.weight) for layer in (small.a, small.b)] == [16, 6]
     assert reason in nc.record_of(small).left_out["a.weight"]
 
 
@@ -155,7 +155,7 @@ def test_messages_that_are_gathered_by_number_carry_channels(reduce: str) -> Non
     torch.manual_seed(0)
     small = nc.prune(Messages(reduce).eval(), 0.5, granularity="channel", example=(torch.randn(5, 8), EDGES))
     assert nc.record_of(small).left_out == {"c.weight": OUTPUT}
-    assert [len(one.weight) for one in (small.a, small.b)] == [8, 6]
+    assert [len(layer.weight) for layer in (small.a, small.b)] == [8, 6]
 
 
 @pytest.mark.parametrize("kind", ["GCNConv", "GATConv", "SAGEConv"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from compress_zoo import ZOO, assert_promises, perceptron
+from compress_zoo import ZOO, assert_constraints, perceptron
 from torch import nn
 
 from nbcompress.compressors import Distillation, distill, finetune, prune, quantize
@@ -19,7 +19,7 @@ def small() -> nn.Module:
 
 
 def state(model: nn.Module) -> list[torch.Tensor]:
-    return [one.clone() for one in model.state_dict().values()]
+    return [tensor.clone() for tensor in model.state_dict().values()]
 
 
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
@@ -80,7 +80,7 @@ def test_teacher_and_student_stay() -> None:
     assert animal.model.training
     assert student.training
     assert trained.training
-    assert all(one.grad is None for one in animal.model.parameters())
+    assert all(parameter.grad is None for parameter in animal.model.parameters())
     assert not same(state(trained), state(student))
 
 
@@ -88,9 +88,9 @@ def test_only_the_teacher_at_alpha_one() -> None:
     """Labels have no say then."""
     animal = ZOO["perceptron"]()
     x, y = animal.data
-    one = distill(animal.model, small(), (x, y), epochs=2, alpha=1.0)
+    first = distill(animal.model, small(), (x, y), epochs=2, alpha=1.0)
     other = distill(animal.model, small(), (x, (y + 1) % 3), epochs=2, alpha=1.0)
-    assert same(state(one), state(other))
+    assert same(state(first), state(other))
 
 
 def test_no_teacher_at_alpha_zero() -> None:
@@ -104,20 +104,20 @@ def test_the_student_comes_near_its_teacher() -> None:
     animal = ZOO["perceptron"]()
     finetune(animal.model, animal.data, epochs=30, lr=0.01)
     pair = distill(animal.model, small(), animal.data, epochs=30, lr=0.02, control=True)
-    told = animal.output(animal.model).softmax(1)
+    wanted = animal.output(animal.model).softmax(1)
 
     def distance(model: nn.Module) -> float:
-        return float((animal.output(model).softmax(1) - told).abs().mean())
+        return float((animal.output(model).softmax(1) - wanted).abs().mean())
 
     assert distance(pair.student) < distance(small())
     assert distance(pair.student) < distance(pair.control)
 
 
-def test_a_compressed_student_keeps_its_promises() -> None:
+def test_a_compressed_student_keeps_its_constraints() -> None:
     animal = ZOO["perceptron"]()
     student = quantize(prune(animal.model, 0.7), 3)
     trained = distill(animal.model, student, animal.data, epochs=2, lr=0.01)
-    assert_promises(trained)
+    assert_constraints(trained)
     zeros = student.get_parameter("0.weight") == 0
     assert bool((trained.get_parameter("0.weight")[zeros] == 0).all())
 
@@ -157,9 +157,9 @@ def test_features_come_nearer() -> None:
         assert state(matched)[0].shape == state(plain)[0].shape
         if match == "1:1":
             with torch.no_grad():
-                told, near, far = (one[:2](animal.example) for one in (animal.model, matched, plain))
-            assert float((near - told).square().mean()) < 0.5 * float((far - told).square().mean())
-        assert not any(one._forward_hooks for model in (animal.model, wide, matched) for one in model.modules())
+                wanted, near, far = (model[:2](animal.example) for model in (animal.model, matched, plain))
+            assert float((near - wanted).square().mean()) < 0.5 * float((far - wanted).square().mean())
+        assert not any(module._forward_hooks for model in (animal.model, wide, matched) for module in model.modules())
 
 
 def test_features_of_maps_and_sequences() -> None:
@@ -180,7 +180,7 @@ def test_no_features_at_alpha_zero() -> None:
 def test_a_compressed_student_with_features() -> None:
     animal = ZOO["bfloat16"]()
     student = quantize(prune(animal.model, 0.7), 3)
-    assert_promises(distill(animal.model, student, animal.data, epochs=2, lr=0.01, match="1:1"))
+    assert_constraints(distill(animal.model, student, animal.data, epochs=2, lr=0.01, match="1:1"))
 
 
 def test_layers_that_there_are_not() -> None:
@@ -226,7 +226,7 @@ def test_only_the_chosen_layers_are_trained() -> None:
         assert torch.equal(trained[0].weight, student[0].weight)
         assert torch.equal(trained[0].bias, student[0].bias)
         assert not torch.equal(trained[3].weight, student[3].weight)
-        assert all(one.requires_grad for one in trained.parameters())
+        assert all(parameter.requires_grad for parameter in trained.parameters())
 
 
 def test_a_layer_pattern_that_fits_nothing() -> None:
@@ -260,11 +260,13 @@ class Detector(nn.Module):
 def test_each_output_is_matched_by_its_own_loss() -> None:
     torch.manual_seed(0)
     teacher, student, x = Detector(16), Detector(8), torch.randn(64, 6)
-    told = teacher(x)
-    labels = (told[1] > 0.5).float()
+    wanted = teacher(x)
+    labels = (wanted[1] > 0.5).float()
 
     def distances(model: nn.Module) -> list[float]:
-        return [float((one - other).detach().square().mean()) for one, other in zip(model(x), told, strict=True)]
+        return [
+            float((output - other).detach().square().mean()) for output, other in zip(model(x), wanted, strict=True)
+        ]
 
     learned = distill(teacher, student, (x, labels), epochs=60, lr=0.01, alpha=1.0)
     labelled = distill(teacher, student, (x, labels), epochs=60, lr=0.01, alpha=0.5, output=1)
@@ -289,7 +291,7 @@ def test_a_teacher_that_ends_in_a_sigmoid_is_matched_by_its_probabilities() -> N
 
     teacher = finetune(model(64), (x, blurred), epochs=150, lr=0.02)
     student = distill(teacher, model(64), (x, blurred), epochs=80, lr=0.02, alpha=1.0)
-    unlabelled = distill(teacher, model(64), [(one,) for one in x.split(64)], epochs=80, lr=0.02, alpha=1.0)
+    unlabelled = distill(teacher, model(64), [(part,) for part in x.split(64)], epochs=80, lr=0.02, alpha=1.0)
     for trained in (teacher, student, unlabelled):
         near = (trained(x).argmax(1) - blurred.argmax(1)).abs() <= 1
         assert float(near.float().mean()) > 0.8
@@ -298,9 +300,9 @@ def test_a_teacher_that_ends_in_a_sigmoid_is_matched_by_its_probabilities() -> N
 def test_inputs_alone_teach_at_alpha_one() -> None:
     animal = ZOO["perceptron"]()
     x, y = animal.data
-    one = distill(animal.model, small(), [(x, y)], epochs=2, alpha=1.0)
+    first = distill(animal.model, small(), [(x, y)], epochs=2, alpha=1.0)
     other = distill(animal.model, small(), [(x,)], epochs=2, alpha=1.0)
-    assert same(state(one), state(other))
+    assert same(state(first), state(other))
     for options in ({"alpha": 0.9}, {"alpha": 1.0, "control": True}, {"alpha": 1.0, "finetune": 1}):
         with pytest.raises(DataError, match="targets are needed here, and the data has none"):
             distill(animal.model, small(), [(x,)], **options)  # type: ignore[call-overload]
@@ -315,9 +317,9 @@ def test_a_loss_of_ones_own() -> None:
     assert same(state(plain), state(own))
     calls = []
 
-    def loss(said: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        calls.append(told.shape)
-        return nn.functional.mse_loss(said, told)
+    def loss(said: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        calls.append(wanted.shape)
+        return nn.functional.mse_loss(said, wanted)
 
     distill(animal.model, small(), [(x,)], epochs=2, alpha=1.0, loss=loss)
     assert calls == [(40, 3)] * 2

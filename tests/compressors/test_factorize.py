@@ -96,7 +96,7 @@ def test_left_out_by_name() -> None:
 def test_factors_are_not_factorized_again() -> None:
     once = factorize(nn.Sequential(nn.Linear(40, 40)), 0.25)
     twice = factorize(once, 0.1)
-    assert [one.attributes["rank"] for one in record_of(twice).surgery] == [10]
+    assert [cut.attributes["rank"] for cut in record_of(twice).surgery] == [10]
     assert record_of(twice).left_out["0.0.weight"] == "it is a factor already"
 
 
@@ -117,7 +117,10 @@ def test_surgery_makes_a_fresh_instance_fit() -> None:
         fresh = ZOO[animal]().model
         for surgery in record_of(small).surgery:
             replay_surgery_(fresh, surgery)
-            shapes = {name: tuple(one.shape) for name, one in fresh.get_submodule(surgery.module).named_parameters()}
+            shapes = {
+                name: tuple(parameter.shape)
+                for name, parameter in fresh.get_submodule(surgery.module).named_parameters()
+            }
             assert shapes == surgery.shapes
         fresh.load_state_dict(small.state_dict())
         assert torch.equal(ZOO[animal]().output(fresh), ZOO[animal]().output(small))
@@ -154,7 +157,7 @@ def test_rank_by_energy(energy: float, rank: int) -> None:
 def test_energy_of_every_layer() -> None:
     model = ZOO["perceptron"]().model
     assert record_of(factorize(model, energy=1.0)).surgery == ()
-    ranks = [one.attributes["rank"] for one in record_of(factorize(model, energy=0.3)).surgery]
+    ranks = [cut.attributes["rank"] for cut in record_of(factorize(model, energy=0.3)).surgery]
     assert len(ranks) == 3
     with torch.no_grad():
         model[2].weight.zero_()

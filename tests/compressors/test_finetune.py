@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from compress_zoo import ZOO, assert_promises, perceptron
+from compress_zoo import ZOO, assert_constraints, perceptron
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -70,9 +70,9 @@ def test_equal_seeds_give_equal_models() -> None:
         model = quantize(animal.model, 4)
         finetune(model, animal.data, epochs=2, batch_size=8, seed=seed)
         results.append(model.state_dict())
-    one, same, other = results
-    assert all(torch.equal(a, b) for a, b in zip(one.values(), same.values(), strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
+    first, same, other = results
+    assert all(torch.equal(a, b) for a, b in zip(first.values(), same.values(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.values(), other.values(), strict=True))
 
 
 def test_loaders_with_generators_of_their_own() -> None:
@@ -92,16 +92,27 @@ def test_the_mode_comes_back() -> None:
     animal = ZOO["convolutional"]()
     animal.model.train()
     animal.model[1].eval()
-    modes = [one.training for one in animal.model.modules()]
+    modes = [module.training for module in animal.model.modules()]
     seen: list[list[bool]] = []
     finetune(
         animal.model,
         animal.data,
         1,
-        on_epoch=lambda epoch: seen.append([one.training for one in animal.model.modules()]),
+        on_epoch=lambda epoch: seen.append([module.training for module in animal.model.modules()]),
     )
-    assert [one.training for one in animal.model.modules()] == modes
+    assert [module.training for module in animal.model.modules()] == modes
     assert seen == [modes]
+
+
+def test_a_frozen_part_stays_frozen_though_on_epoch_changes_the_mode() -> None:
+    animal = ZOO["convolutional"]()
+    animal.model.train()
+    norm = animal.model[1].eval()
+    before = norm.running_mean.clone()
+    finetune(animal.model, animal.data, 3, on_epoch=lambda epoch: animal.model.eval())
+    assert torch.equal(norm.running_mean, before)
+    assert animal.model.training
+    assert not norm.training
 
 
 class Backboned(nn.Module):
@@ -178,14 +189,14 @@ def test_on_epoch_in_its_forms() -> None:
         finetune(animal.model, animal.data, 1, on_epoch=3)  # type: ignore[arg-type]
 
 
-def test_promises_hold_in_every_epoch() -> None:
+def test_constraints_hold_in_every_epoch() -> None:
     animal = ZOO["perceptron"]()
     for model in (
         quantize(prune(animal.model, 0.5), 2),
         cluster(prune(animal.model, 0.5), 4),
         quantize(cluster(animal.model, 8), 3),
     ):
-        finetune(model, animal.data, 3, lr=0.01, on_epoch=lambda epoch, model=model: assert_promises(model))
+        finetune(model, animal.data, 3, lr=0.01, on_epoch=lambda epoch, model=model: assert_constraints(model))
 
 
 class Ended(BaseException):
@@ -206,10 +217,10 @@ def test_an_end_from_outside_keeps_what_is_trained() -> None:
         finetune(model, animal.data, 5, lr=0.05, on_epoch=end)
     assert not torch.equal(model.get_parameter("0.weight"), before)
     assert not model.training
-    assert_promises(model)
+    assert_constraints(model)
 
 
-def test_an_interrupt_within_an_epoch_keeps_promises() -> None:
+def test_an_interrupt_within_an_epoch_keeps_constraints() -> None:
     animal = ZOO["perceptron"]()
     model = cluster(animal.model, 4)
     n_calls = 0
@@ -223,27 +234,27 @@ def test_an_interrupt_within_an_epoch_keeps_promises() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         finetune(model, animal.data, 5, lr=0.05, batch_size=8, loss=loss)
-    assert_promises(model)
+    assert_constraints(model)
 
 
 def test_an_error_undoes() -> None:
     animal = ZOO["convolutional"]()
     model = quantize(animal.model, 4)
-    before, record = {name: one.clone() for name, one in model.state_dict().items()}, record_of(model)
+    before, record = {name: tensor.clone() for name, tensor in model.state_dict().items()}, record_of(model)
 
     def fail(epoch: int) -> None:
         raise LookupError("from the user's function")
 
     with pytest.raises(LookupError):
         finetune(model, animal.data, 2, lr=0.05, on_epoch=fail)
-    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert record_of(model) == record
 
 
 def test_divergence_names_the_epoch_and_undoes() -> None:
     animal = ZOO["perceptron"]()
     model = prune(animal.model, 0.5)
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     epochs: list[int] = []
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
@@ -251,13 +262,13 @@ def test_divergence_names_the_epoch_and_undoes() -> None:
 
     with pytest.raises(CompressionError, match="training diverged: the loss is nan in epoch 2; use a smaller lr"):
         finetune(model, animal.data, 3, loss=loss, on_epoch=epochs.append)
-    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     for make in (lambda: quantize(animal.model, 2), lambda: cluster(animal.model, 3), lambda: prune(animal.model, 0.2)):
         model = make()
-        before = {name: one.clone() for name, one in model.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with pytest.raises(CompressionError, match="training diverged"):
             finetune(model, animal.data, 5, lr=1e30, optimizer="sgd")
-        assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -322,26 +333,26 @@ def test_early_stop_restores_the_best() -> None:
 def test_the_start_may_be_the_best() -> None:
     animal = ZOO["convolutional"]()
     model = quantize(prune(animal.model, 0.5), 4)
-    before, record = {name: one.clone() for name, one in model.state_dict().items()}, record_of(model)
+    before, record = {name: tensor.clone() for name, tensor in model.state_dict().items()}, record_of(model)
     x, _ = animal.data
     with torch.no_grad():
         said = model.eval()(x).argmax(1)
     model.train()
     finetune(model, (x, (said + 1) % 3), 9, lr=0.05, valid=(x, said), patience=2)
-    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert record_of(model) == record
     assert model.training
 
 
 @pytest.mark.parametrize("animal", ["perceptron", "convolutional", "tied", "bfloat16"])
-def test_early_stop_keeps_promises(animal: str) -> None:
+def test_early_stop_keeps_constraints(animal: str) -> None:
     subject = ZOO[animal]()
     for make in (lambda m: quantize(prune(m, 0.5), 3), lambda m: cluster(m, 5)):
         results = []
         for _ in range(2):
             model = make(subject.model)
             finetune(model, subject.data, 6, lr=0.02, valid=subject.data, patience=1, schedule="cosine")
-            assert_promises(model)
+            assert_constraints(model)
             results.append(list(model.state_dict().values()))
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -384,9 +395,9 @@ def test_progress() -> None:
 def test_no_epochs_change_nothing() -> None:
     animal = ZOO["perceptron"]()
     model = quantize(animal.model, 3)
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     finetune(model, animal.data, 0)
-    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_nothing_to_train() -> None:
@@ -412,9 +423,9 @@ def test_versions_tell_of_the_change() -> None:
     """What compares tensors by version, as a search does with the notebook's modules, sees fine-tuning."""
     animal = ZOO["perceptron"]()
     model = quantize(animal.model, 4)
-    versions = [one._version for one in model.parameters()]
+    versions = [parameter._version for parameter in model.parameters()]
     finetune(model, animal.data, 1)
-    assert all(one._version > before for one, before in zip(model.parameters(), versions, strict=True))
+    assert all(parameter._version > before for parameter, before in zip(model.parameters(), versions, strict=True))
 
 
 def test_randomness_is_put_back() -> None:

@@ -152,13 +152,13 @@ def test_codes_come_back_exactly(
 ) -> None:
     values = (w * 2.0**exponent).to(dtype)
     found = fit_grid(values, GridSpec(bits, scheme, "channel"), is_pruned=is_pruned)  # type: ignore[arg-type]
-    promise = TensorRecord(is_pruned, grid=found)
+    constraint = TensorRecord(is_pruned, grid=found)
     on_grid = round_to_grid(values, found, is_pruned=is_pruned)
     assert bool(torch.isfinite(on_grid).all())
-    codes = codes_of(on_grid, promise)
+    codes = codes_of(on_grid, constraint)
     assert codes.dtype == torch.int32
     assert 0 <= int(codes.min()) <= int(codes.max()) < found.n_codes
-    assert torch.equal(values_of(codes, promise, dtype), on_grid)
+    assert torch.equal(values_of(codes, constraint, dtype), on_grid)
     if is_pruned:
         assert bool((on_grid[values == 0] == 0).all())
 
@@ -168,8 +168,8 @@ def test_symmetric_codes_are_unique_in_bfloat16(bits: int) -> None:
     torch.manual_seed(bits)
     found = fit_grid(torch.randn(50, 9).bfloat16(), GridSpec(bits))
     codes = torch.arange(0, found.n_codes, 2 if bits == 1 else 1).repeat(50, 1)
-    promise = TensorRecord(grid=found)
-    assert torch.equal(codes_of(values_of(codes, promise, torch.bfloat16), promise), codes.int())
+    constraint = TensorRecord(grid=found)
+    assert torch.equal(codes_of(values_of(codes, constraint, torch.bfloat16), constraint), codes.int())
 
 
 @pytest.mark.parametrize("value", [65504.0, 3e38, 1e-44, 1e-7])
@@ -261,13 +261,13 @@ def test_granularity_refused(text: object) -> None:
 
 
 def test_a_value_off_its_grid_is_named() -> None:
-    promise = TensorRecord(grid=grid(3, [1.0], [3]))
+    constraint = TensorRecord(grid=grid(3, [1.0], [3]))
     with pytest.raises(
         CompressionError, match=r"parameter 'fc.weight' must keep to its grid, but 1 of 3 .* first is 0.5"
     ):
-        codes_of(torch.tensor([[1.0, 0.5, -2.0]]), promise, "fc.weight")
+        codes_of(torch.tensor([[1.0, 0.5, -2.0]]), constraint, "fc.weight")
     with pytest.raises(CompressionError, match="must keep to its grid, but 2 of 3"):
-        codes_of(torch.tensor([[5.0, torch.nan, -2.0]]), promise)
+        codes_of(torch.tensor([[5.0, torch.nan, -2.0]]), constraint)
     with pytest.raises(CompressionError, match="neither a grid nor a codebook"):
         codes_of(torch.ones(1), TensorRecord(is_pruned=True))
 

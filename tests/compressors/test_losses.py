@@ -187,27 +187,30 @@ def test_classes_last_or_second() -> None:
 def test_labels_that_do_not_count() -> None:
     """A batch without any label that counts is left out; data of only such batches is refused."""
     x, labels, none = torch.randn(4, 2), torch.tensor([0, 1, -100, 1]), torch.full((4,), -100)
-    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    other.load_state_dict(one.state_dict())
-    finetune(one, [(x, labels)], epochs=2)
+    first, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    other.load_state_dict(first.state_dict())
+    finetune(first, [(x, labels)], epochs=2)
     finetune(other, [(x, labels), (x, none)], epochs=2)
-    assert torch.equal(one.weight, other.weight)
+    assert torch.equal(first.weight, other.weight)
     for use in (
-        lambda: finetune(one, [(x, none)]),
-        lambda: prune(one, 0.5, criterion="gradient", data=[(x, none)]),
-        lambda: finetune(one, [(x, labels)], valid=[(x, none)], patience=1),
+        lambda: finetune(first, [(x, none)]),
+        lambda: prune(first, 0.5, criterion="gradient", data=[(x, none)]),
+        lambda: finetune(first, [(x, labels)], valid=[(x, none)], patience=1),
     ):
         with pytest.raises(DataError, match="at least one label, but all labels are -100, which stands for none"):
             use()
     void = torch.tensor([0, 1, 255, 1])
     loss = nn.CrossEntropyLoss(ignore_index=255)
     third = nn.Linear(2, 2)
-    third.load_state_dict(one.state_dict())
-    finetune(one, (x, labels))
+    third.load_state_dict(first.state_dict())
+    finetune(first, (x, labels))
     finetune(third, (x, void), loss=loss)
-    assert torch.equal(one.weight, third.weight)
-    assert accuracy(one, (x, void), loss=loss).is_right.tolist()[3:] == accuracy(one, (x, labels)).is_right.tolist()[3:]
-    assert accuracy(one, (x, void), loss=loss).n == 3
+    assert torch.equal(first.weight, third.weight)
+    assert (
+        accuracy(first, (x, void), loss=loss).is_right.tolist()[3:]
+        == accuracy(first, (x, labels)).is_right.tolist()[3:]
+    )
+    assert accuracy(first, (x, void), loss=loss).n == 3
 
 
 class Tokens(nn.Module):
@@ -245,23 +248,23 @@ class OfItsOwn(Tokens):
 
 
 def read(model: nn.Module, data: Any) -> tuple[ResolvedLoss, float]:
-    resolve = LossSpec().resolve(model, data)
-    found = resolve(model, Batches(data).first(model))
+    resolved = LossSpec().resolve(model, data)
+    found = resolved(model, Batches(data).first(model))
     assert found is not None
-    return resolve, float(found.detach())
+    return resolved, float(found.detach())
 
 
 def test_a_causal_model_without_a_loss_of_its_own() -> None:
     """Labels that are the inputs are shifted by one, those that are ahead already are not."""
     model = Tokens()
-    resolve, loss = read(model, [(IDS, IDS)])
+    resolved, loss = read(model, [(IDS, IDS)])
     assert loss == pytest.approx(NEXT)
-    assert resolve.is_next_token
-    assert resolve.is_language
-    resolve, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
+    assert resolved.is_next_token
+    assert resolved.is_language
+    resolved, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
     assert loss == pytest.approx(NEXT)
-    assert not resolve.is_next_token
-    assert resolve.is_language
+    assert not resolved.is_next_token
+    assert resolved.is_language
     masked = IDS.clone()
     masked[:, :2] = -100
     assert read(model, [(IDS, masked)])[1] == pytest.approx(NEXT)
@@ -274,10 +277,10 @@ def test_a_causal_model_without_a_loss_of_its_own() -> None:
 def test_a_tagger_is_no_language_model() -> None:
     model = nn.Embedding(5, 3)
     tags = torch.tensor([[2, 1, 0, 2], [1, 2, 2, 1]])
-    resolve, _ = read(model, [(IDS, tags)])
-    assert resolve.kind is OutputKind.CLASSES
-    assert not resolve.is_next_token
-    assert not resolve.is_language
+    resolved, _ = read(model, [(IDS, tags)])
+    assert resolved.kind is OutputKind.CLASSES
+    assert not resolved.is_next_token
+    assert not resolved.is_language
 
 
 def test_the_models_own_loss() -> None:
@@ -288,19 +291,19 @@ def test_the_models_own_loss() -> None:
         [({"input_ids": IDS, "attention_mask": mask}, IDS)],
         [(IDS, IDS)],
     ):
-        resolve, loss = read(model, data)
+        resolved, loss = read(model, data)
         assert loss == pytest.approx(NEXT)
-        assert (resolve.is_model_loss, resolve.is_next_token, resolve.is_language) == (True, True, True)
+        assert (resolved.is_model_loss, resolved.is_next_token, resolved.is_language) == (True, True, True)
         assert float(accuracy(model, data)) == 1.0
     # A pair whose targets are one ahead already is not moved twice.
-    resolve, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
+    resolved, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
     assert loss == pytest.approx(NEXT)
-    assert not resolve.is_model_loss
+    assert not resolved.is_model_loss
     # A model that does not move its labels, as nanoGPT's.
     model.is_shifting = False
-    resolve, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
+    resolved, loss = read(model, [(IDS[:, :-1], IDS[:, 1:])])
     assert loss == pytest.approx(NEXT)
-    assert (resolve.is_model_loss, resolve.is_next_token) == (True, False)
+    assert (resolved.is_model_loss, resolved.is_next_token) == (True, False)
 
 
 def test_an_argument_that_is_no_label_stays_an_input() -> None:
@@ -327,18 +330,18 @@ def test_gpt2_survives_finetuning() -> None:
     tokens = (torch.randint(0, 17, (64, 1)) + 3 * torch.arange(12)) % 17
     data = [{"input_ids": part, "attention_mask": torch.ones_like(part), "labels": part} for part in tokens.split(16)]
 
-    def own(one: nn.Module) -> float:
+    def mean_loss(model: nn.Module) -> float:
         with torch.no_grad():
-            return sum(float(one.eval()(**batch).loss) for batch in data) / len(data)
+            return sum(float(model.eval()(**batch).loss) for batch in data) / len(data)
 
-    resolve, loss = read(model.eval(), data)
-    assert (resolve.is_model_loss, resolve.is_next_token, resolve.is_language) == (True, True, True)
+    resolved, loss = read(model.eval(), data)
+    assert (resolved.is_model_loss, resolved.is_next_token, resolved.is_language) == (True, True, True)
     assert loss == pytest.approx(float(model(**data[0]).loss.detach()), rel=1e-5)
     finetune(model, data, epochs=15, lr=3e-3)
-    before = own(model)
+    before = mean_loss(model)
     assert before < 0.5
     small = quantize(model, 4, data=data, finetune=2)
-    assert own(small) < 1.2 * before
+    assert mean_loss(small) < 1.2 * before
     assert float(accuracy(small, data)) > 0.95
     pairs = (tokens[:, :-1], tokens[:, 1:])
     assert LossSpec().resolve(model, pairs).is_model_loss is False
@@ -366,10 +369,10 @@ def test_other_models_of_hugging_face() -> None:
     for cls, target in labels.items():
         model = cls(config).eval()
         data = [{"input_ids": tokens, "labels": target}]
-        resolve, loss = read(model, data)
-        assert (resolve.is_model_loss, resolve.is_next_token) == (True, False)
+        resolved, loss = read(model, data)
+        assert (resolved.is_model_loss, resolved.is_next_token) == (True, False)
         assert loss == pytest.approx(float(model(input_ids=tokens, labels=target).loss.detach()), rel=1e-5)
-        assert resolve.is_language is (cls is transformers.BertForMaskedLM)
+        assert resolved.is_language is (cls is transformers.BertForMaskedLM)
         assert accuracy(model, data).n == int((target != -100).sum())
         finetune(model, data, epochs=1)
     config.problem_type = "multi_label_classification"
@@ -401,7 +404,7 @@ def test_labels_of_several_columns_count_one_by_one() -> None:
     target = torch.tensor([[1, 1, 1], [0, 1, 0]])
     found = accuracy(Says(), (scores, target))
     assert found.is_right.tolist() == [True, False, True, True, True, True]
-    assert [(one.label, one.n) for one in found.per_class] == [(0, 2), (1, 4)]
+    assert [(row.label, row.n) for row in found.per_class] == [(0, 2), (1, 4)]
     # Logits are over 0, probabilities over 1/2; a loss tells which they are where nothing else does.
     between = torch.tensor([[0.3], [0.9]])
     for loss, right in ((nn.BCELoss(), [True, True]), (nn.BCEWithLogitsLoss(), [False, True])):
@@ -425,12 +428,12 @@ def test_nothing_is_left_behind() -> None:
     """The decision draws no random number, moves no statistic, and leaves modes and gradients alone."""
     model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1), nn.Sigmoid())
     model[1].eval()
-    before = [one.clone() for one in model.state_dict().values()]
-    modes, random = [one.training for one in model.modules()], torch.get_rng_state()
+    before = [tensor.clone() for tensor in model.state_dict().values()]
+    modes, random = [module.training for module in model.modules()], torch.get_rng_state()
     data = DataLoader(TensorDataset(torch.randn(8, 2), torch.randint(0, 2, (8,))), 4, shuffle=True)
     random = torch.get_rng_state()
     LossSpec().resolve(model, data)
-    assert all(torch.equal(one, other) for one, other in zip(before, model.state_dict().values(), strict=True))
-    assert [one.training for one in model.modules()] == modes
+    assert all(torch.equal(tensor, other) for tensor, other in zip(before, model.state_dict().values(), strict=True))
+    assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random)
-    assert all(one.requires_grad and one.grad is None for one in model.parameters())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())

@@ -54,7 +54,7 @@ def unbroken_size(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_the_same_step_again_keeps_its_promises(name: str) -> None:
+def test_the_same_step_again_keeps_its_constraints(name: str) -> None:
     step = STEPS[name]
     small = step(plain())
     again = step(moved(small))

@@ -115,7 +115,7 @@ class Detector(nn.Module):
 def test_a_detector_is_not_trained_and_not_scored_by_its_boxes() -> None:
     model, x = Detector(), torch.randn(200, 2)
     data = (x, x.argmax(1))
-    before = [one.clone() for one in model.parameters()]
+    before = [parameter.clone() for parameter in model.parameters()]
     uses = [
         lambda: finetune(model, data),
         lambda: accuracy(model, data),
@@ -126,7 +126,7 @@ def test_a_detector_is_not_trained_and_not_scored_by_its_boxes() -> None:
     for use in uses:
         with pytest.raises(DataError, match=r"several tensors, 0 of shape \(\d+, 4\), 1 of shape .* output=.* loss="):
             use()
-    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+    assert all(torch.equal(tensor, other) for tensor, other in zip(before, model.parameters(), strict=True))
     assert float(accuracy(model, data, output=1)) == 1.0
     assert float(accuracy(model, data, output=-1)) == 1.0
     found = compare(model, model, data=data, repeats=0)
@@ -184,10 +184,10 @@ def test_how_it_ends(name: str, is_frozen: bool) -> None:
     after, expected = CASES[name]
     model = Ends(after).train().requires_grad_(not is_frozen)
     with torch.no_grad():
-        assert final_operation_of(model, lambda one: one(X)) is expected
+        assert final_operation_of(model, lambda model: model(X)) is expected
     assert model.training
-    assert all(one.requires_grad is not is_frozen for one in model.parameters())
+    assert all(parameter.requires_grad is not is_frozen for parameter in model.parameters())
 
 
 def test_without_a_weight() -> None:
-    assert final_operation_of(nn.Identity(), lambda one: one(X)) is FinalOperation.OTHER
+    assert final_operation_of(nn.Identity(), lambda model: model(X)) is FinalOperation.OTHER

@@ -74,7 +74,7 @@ def test_the_rest_is_half_precision() -> None:
 
 
 def test_the_rest_stays_half_precision() -> None:
-    """Once promised, later steps keep it."""
+    """Later steps keep half precision once it was asked for."""
     small = quantize(quantize(nn.Linear(4, 4), 8), 4, rest="float32")
     assert record_of(small).rest == "float16"
 
@@ -105,7 +105,7 @@ def test_error_falls_with_bits() -> None:
     model = nn.Linear(64, 64)
     weight = model.weight.detach()
     rounded = [quantize(model, bits).get_parameter("weight").detach() for bits in range(1, 9)]
-    errors = [float((one - weight).square().mean()) for one in rounded]
+    errors = [float((weights - weight).square().mean()) for weights in rounded]
     assert errors == sorted(errors, reverse=True)
     # Each bit more halves the step, and so quarters the squared error, once the grid is wide.
     assert errors[6] / errors[7] == pytest.approx(4, rel=0.25)
@@ -206,7 +206,7 @@ COST = st.builds(BitCost, st.integers(1, 20), st.floats(0, 10))
 def test_within_the_room_and_not_to_be_improved(rows: list[list[BitCost]], room: int) -> None:
     costs: BitCosts = {str(k): dict(enumerate(row, start=1)) for k, row in enumerate(rows)}
     bits = allocate_bits(costs, room)
-    least = sum(min(one.n_bytes for one in row) for row in rows)
+    least = sum(min(cell.n_bytes for cell in row) for row in rows)
     assert (bits is None) == (least > room)
     if bits is None:
         return
@@ -256,7 +256,7 @@ def test_importances_leave_the_model() -> None:
     animal = ZOO["recurrent"]()
     targets = select(animal.model).targets
     found = error_weights(animal.model, targets, animal.data, 0)
-    assert [one.shape for one in found] == [one.parameter.shape for one in targets]
-    assert all(one.grad is None for one in animal.model.parameters())
+    assert [item.shape for item in found] == [target.parameter.shape for target in targets]
+    assert all(parameter.grad is None for parameter in animal.model.parameters())
     assert animal.model.training
     assert pytest.approx(0) != float(found[0].sum())

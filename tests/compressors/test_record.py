@@ -32,7 +32,7 @@ def test_a_part_that_was_compressed_on_its_own() -> None:
     model[0] = quantize(model[0], 4)
     record = record_of(model)
     assert set(record.tensors) == {"0.weight"}
-    assert [one.module for one in record.surgery] == ["1.0"]
+    assert [cut.module for cut in record.surgery] == ["1.0"]
     assert record.rest == "float32"
     fresh = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(20, 20)))
     replay_surgery_(fresh, record.surgery[0])

@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from compress_zoo import COMPRESSORS, NEED_DATA, PAIRS, ZOO, assert_promises
+from compress_zoo import COMPRESSORS, NEED_DATA, PAIRS, ZOO, assert_constraints
 from torch import Tensor, nn
 
 import nbcompress as nc
@@ -15,11 +15,13 @@ from nbcompress.compressors import finetune, record_of
 
 
 def snapshot(model: nn.Module) -> dict[str, object]:
-    parameters = {name: (one.detach().clone(), one.requires_grad, one.grad) for name, one in model.named_parameters()}
+    parameters = {
+        name: (tensor.detach().clone(), tensor.requires_grad, tensor.grad) for name, tensor in model.named_parameters()
+    }
     return {
         "parameters": parameters,
-        "buffers": {name: one.clone() for name, one in model.named_buffers()},
-        "modes": [one.training for one in model.modules()],
+        "buffers": {name: tensor.clone() for name, tensor in model.named_buffers()},
+        "modes": [module.training for module in model.modules()],
         "record": record_of(model),
     }
 
@@ -53,32 +55,34 @@ def test_the_model_stays_and_the_copy_runs(animal: str, name: str) -> None:
     small = COMPRESSORS[name](subject.model)
     assert_same(subject.model, before)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not any(one.training for one in small.modules())
-    assert all(one is not other for one in small.parameters() for other in subject.model.parameters())
+    assert not any(module.training for module in small.modules())
+    assert all(parameter is not other for parameter in small.parameters() for other in subject.model.parameters())
     assert subject.output(small).shape == subject.output(subject.model).shape
-    assert_promises(small)
-    dtypes = {one.dtype for one in small.parameters()}
-    assert dtypes == {one.dtype for one in subject.model.parameters()}
+    assert_constraints(small)
+    dtypes = {parameter.dtype for parameter in small.parameters()}
+    assert dtypes == {parameter.dtype for parameter in subject.model.parameters()}
 
 
 @pytest.mark.parametrize(("animal", "name"), PAIRS)
-def test_promises_outlive_finetuning(animal: str, name: str) -> None:
+def test_constraints_outlive_finetuning(animal: str, name: str) -> None:
     subject = ZOO[animal]()
     small = COMPRESSORS[name](subject.model)
     record = record_of(small)
-    zeros = {key: small.get_parameter(key).detach() == 0 for key, one in record.tensors.items() if one.is_pruned}
-    n_values = {key: small.get_parameter(key).unique().numel() for key, one in record.tensors.items() if one.codebook}
-    before = {key: one.detach().clone() for key, one in small.named_parameters()}
+    zeros = {key: small.get_parameter(key).detach() == 0 for key, tensor in record.tensors.items() if tensor.is_pruned}
+    n_values = {
+        key: small.get_parameter(key).unique().numel() for key, tensor in record.tensors.items() if tensor.codebook
+    }
+    before = {key: tensor.detach().clone() for key, tensor in small.named_parameters()}
     state = torch.get_rng_state()
     assert finetune(small, subject.data, epochs=2, lr=0.02) is small
     assert torch.equal(torch.get_rng_state(), state)
-    after = assert_promises(small)
+    after = assert_constraints(small)
     assert after.tensors.keys() == record.tensors.keys()
     assert all((small.get_parameter(key).detach()[was] == 0).all() for key, was in zeros.items())
     assert all(small.get_parameter(key).unique().numel() <= n for key, n in n_values.items())
-    assert any(not torch.equal(before[key], one) for key, one in small.named_parameters())
-    assert all(torch.equal(before[key], one) for key, one in small.named_parameters() if not one.requires_grad)
-    assert all(one.grad is None for one in small.parameters())
+    assert any(not torch.equal(before[key], tensor) for key, tensor in small.named_parameters())
+    assert all(torch.equal(before[key], tensor) for key, tensor in small.named_parameters() if not tensor.requires_grad)
+    assert all(parameter.grad is None for parameter in small.parameters())
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
@@ -88,7 +92,7 @@ def test_tuning_within_a_compressor(animal: str, name: str) -> None:
     before = snapshot(subject.model)
     once, twice = (COMPRESSORS[name](subject.model, data=subject.data, finetune=2, lr=0.01, seed=3) for _ in range(2))
     assert_same(subject.model, before)
-    assert_promises(once)
+    assert_constraints(once)
     assert record_of(once) == record_of(twice)
     for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -109,13 +113,15 @@ def test_copies_are_equal(animal: str, name: str) -> None:
 
 
 # Chance, and a gradient at other weights, choose anew; what was zero stays, and nothing else goes.
-@pytest.mark.parametrize(("animal", "name"), [one for one in PAIRS if "+" not in one[1] and one[1] != "prune-random"])
+@pytest.mark.parametrize(
+    ("animal", "name"), [pair for pair in PAIRS if "+" not in pair[1] and pair[1] != "prune-random"]
+)
 def test_twice_is_once(animal: str, name: str) -> None:
     subject = ZOO[animal]()
     once = COMPRESSORS[name](subject.model)
     twice = COMPRESSORS[name](once)
-    for key, one in once.state_dict().items():
-        assert torch.equal(one, twice.state_dict()[key]), key
+    for key, tensor in once.state_dict().items():
+        assert torch.equal(tensor, twice.state_dict()[key]), key
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
@@ -136,7 +142,7 @@ def test_layers_must_exist(name: str) -> None:
         COMPRESSORS[name](subject.model, layers="haed")
 
 
-@pytest.mark.parametrize("name", [one for one in COMPRESSORS if "+" not in one])
+@pytest.mark.parametrize("name", [compressor for compressor in COMPRESSORS if "+" not in compressor])
 def test_only_chosen_layers_change(name: str) -> None:
     subject = ZOO["attention"]()
     small = COMPRESSORS[name](subject.model, layers=["head"])
@@ -146,7 +152,7 @@ def test_only_chosen_layers_change(name: str) -> None:
     assert torch.allclose(small.get_parameter("attention.in_proj_weight"), projection, rtol=2**-10)
 
 
-@pytest.mark.parametrize("name", [one for one in COMPRESSORS if one not in NEED_DATA])
+@pytest.mark.parametrize("name", [compressor for compressor in COMPRESSORS if compressor not in NEED_DATA])
 def test_tuning_needs_data(name: str) -> None:
     subject = ZOO["perceptron"]()
     with pytest.raises(nc.NbcompressError, match=r"finetune=2 needs data"):

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from nbcompress.compressors.coupling import first_line
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import Inputs
 from nbcompress.compressors.modes import seeded
-from nbcompress.errors import ArtifactError, NbcompressError, option
+from nbcompress.errors import ArtifactError, NbcompressError, first_line, option
 
 # ---- Example inputs ----
 

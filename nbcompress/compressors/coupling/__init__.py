@@ -11,7 +11,6 @@ from nbcompress.compressors.coupling.dependencies import (
 from nbcompress.compressors.coupling.trace import (
     Trace,
     canonical_names,
-    first_line,
     named_tensors,
     tensors_of,
     trace,
@@ -26,7 +25,6 @@ __all__ = [
     "Unit",
     "canonical_names",
     "find_dependencies",
-    "first_line",
     "named_tensors",
     "tensors_of",
     "trace",

@@ -19,7 +19,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from nbcompress.compressors.inputs import Inputs
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, first_line
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,6 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return parameters | dict(model.named_buffers(remove_duplicate=False))
 
 
-def first_line(err: BaseException) -> str:
-    """The type of an error and the first line of its text that is not empty."""
-    line = next((line.strip() for line in str(err).splitlines() if line.strip()), "")
-    return f"{type(err).__name__}: {line}" if line else type(err).__name__
-
-
 def _is_data_dependent(err: BaseException) -> bool:
     """Whether tracing failed because the code turns values of a tensor into a number or a branch."""
     return "DataDependent" in type(err).__name__
@@ -168,4 +162,4 @@ def _quiet_tracer() -> Iterator[None]:
         logging.disable(disabled)
 
 
-__all__ = ["Trace", "canonical_names", "first_line", "named_tensors", "tensors_of", "trace"]
+__all__ = ["Trace", "canonical_names", "named_tensors", "tensors_of", "trace"]

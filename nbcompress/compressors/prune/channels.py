@@ -26,6 +26,7 @@ from nbcompress.compressors.layers import (
     select,
 )
 from nbcompress.compressors.losses import LossSpec
+from nbcompress.compressors.modes import set_training_flags_, training_flags
 from nbcompress.compressors.prune.channel_scores import (
     CRITERIA,
     ChannelScores,
@@ -74,7 +75,7 @@ def recompute_batchnorm_(model: nn.Module, data: object) -> int:
         return 0
     batches = Batches(data)
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    modes = {module: module.training for module in model.modules()}
+    flags = training_flags(model)
     momenta = [norm.momentum for norm in norms]
     try:
         model.eval()
@@ -91,8 +92,7 @@ def recompute_batchnorm_(model: nn.Module, data: object) -> int:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+        set_training_flags_(flags)
     return len(norms)
 
 

@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
@@ -36,7 +35,6 @@ from nbcompress.compressors.coupling import (
     AveragingCall,
     Trace,
     find_dependencies,
-    first_line,
     named_tensors,
     tensors_of,
     trace,
@@ -44,8 +42,9 @@ from nbcompress.compressors.coupling import (
 from nbcompress.compressors.inputs import Inputs
 from nbcompress.compressors.keras import recompute_shapes_
 from nbcompress.compressors.layers import copied
+from nbcompress.compressors.modes import seeded
 from nbcompress.compressors.prune.cutting import RemovalPlan, cut_, mask_
-from nbcompress.errors import CompressionError, DataError, option
+from nbcompress.errors import CompressionError, DataError, first_line, option
 
 # The indices that are kept, by dimension counted from the last.
 Kept = Mapping[int, list[int]]
@@ -265,17 +264,9 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
 
     Warnings are silenced, because they would be repeated in every comparison.
     """
-    with _same_random_numbers(model), warnings.catch_warnings():
+    with seeded(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return inputs(model)
-
-
-@contextmanager
-def _same_random_numbers(model: nn.Module) -> Iterator[None]:
-    devices = {parameter.device.index or 0 for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)):
-        torch.manual_seed(0)
-        yield
 
 
 def _runs(model: nn.Module, inputs: Inputs, *, finite: bool = False) -> bool:
