@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -68,19 +67,18 @@ class FolderArtifactStore:
         """Keep a value.
 
         Raises:
-            ArtifactError: A value of this type cannot be kept.
-            OSError: The file cannot be written.
+            ArtifactError: A value of this type cannot be kept, or a file cannot be written.
+            OSError: There can be no folder for the file.
         """
         from nbcompress.artifact import save_value
+        from nbcompress.artifact.file import write_atomically
 
         path = self._path(number, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         origins = [self._origin(module) for module in _modules_in(value)]
-        with _whole(path) as partial:
-            save_value(value, partial)
+        save_value(value, path)
         # The note comes last: a value without one was not written to its end.
-        with _whole(_note_path(path)) as partial:
-            partial.write_text(json.dumps({"version": VERSION, "origins": origins}), encoding="utf-8")
+        write_atomically(_note_path(path), [json.dumps({"version": VERSION, "origins": origins}).encode()])
         if None in origins:
             self._held[number, name] = value
 
@@ -189,23 +187,6 @@ def attach_artifact_store(study: Study, modules: Modules = dict) -> None:
     folder = study.kept_folder
     study.artifact_store = MemoryArtifactStore() if folder is None else FolderArtifactStore(folder, modules)
     study.refresh()
-
-
-class _whole:  # noqa: N801 - reads as a statement: `with _whole(path) as partial:`
-    """A file that appears whole or not at all: it is written under another name first."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-    def __enter__(self) -> Path:
-        return self._partial
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:
-            os.replace(self._partial, self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
 
 
 def _note_path(path: Path) -> Path:

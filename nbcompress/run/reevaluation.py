@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 N_FINALISTS = 3
 # Under this key the note of a trial that runs a point again has the number of the first trial there.
 AGAIN = "again"
-# Half the width, in standard deviations, of the interval that holds 95 % of a normal distribution.
-_WIDTH_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,8 @@ class Finals:
 
     def standings(self, trials: Sequence[Trial]) -> list[Finalist]:
         """Return the feasible points, best first."""
+        from nbcompress.optimize.insight import WIDTH_95
+
         objective = self._goal.objectives[0]
         runs = _by_point(trials)
         known = [ones for ones in runs if any(self._counts(trial) for trial in ones)]
@@ -91,7 +91,7 @@ class Finals:
         found = []
         for ones, middle, spread in zip(known, mean.tolist(), std.tolist(), strict=True):
             measured = [trial.values[objective.metric] for trial in ones if self._counts(trial)]
-            ends = sorted(objective.loss(middle + side * _WIDTH_95 * spread) for side in (-1, 1))
+            ends = sorted(objective.loss(middle + side * WIDTH_95 * spread) for side in (-1, 1))
             first = ones[0]
             expected = objective.loss(middle)
             found.append(Finalist(first.number, first.point, len(ones), sum(measured) / len(measured), expected, *ends))

@@ -193,7 +193,7 @@ def test_a_weight_that_left_its_grid_is_stored_in_full_and_named(tmp_path: Path)
     assert record_of(loaded).tensors["fc1.weight"].grid is not None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        save(loaded, path)  # what was loaded keeps every promise that it has
+        save(loaded, path)  # the loaded model is still on its grids
 
 
 def test_finetune_keeps_grids_after_loading(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Intervals against numbers worked out by hand and against their promise."""
+"""Intervals against numbers worked out by hand, and their coverage."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_median_interval_covers() -> None:
     samples = np.random.default_rng(0).exponential(size=(2000, 25))
     median = np.log(2)
     covered = sum(found.low <= median <= found.high for found in map(median_interval, samples.tolist()))
-    assert covered / 2000 > 0.945  # promised: at least 95 %, here 95.7 %
+    assert covered / 2000 > 0.945  # the confidence: at least 95 %, here 95.7 %
 
 
 @pytest.mark.parametrize(

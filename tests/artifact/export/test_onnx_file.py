@@ -77,11 +77,11 @@ def small_perceptron(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Modul
 def test_integers_in_the_file_are_ours(small_perceptron: tuple[nn.Module, Path]) -> None:
     model, path = small_perceptron
     found = constants(path)
-    for name, promise in record_of(model).tensors.items():
-        assert promise.grid is not None
-        codes = codes_of(model.get_parameter(name), promise) - promise.grid.zero[:, None]
+    for name, record in record_of(model).tensors.items():
+        assert record.grid is not None
+        codes = codes_of(model.get_parameter(name), record) - record.grid.zero[:, None]
         np.testing.assert_array_equal(found[f"{name}.codes"], codes.numpy())
-        np.testing.assert_array_equal(found[f"{name}.scale"], promise.grid.scale.numpy())
+        np.testing.assert_array_equal(found[f"{name}.scale"], record.grid.scale.numpy())
 
 
 def test_dynamic_is_what_the_integers_say(small_perceptron: tuple[nn.Module, Path]) -> None:
@@ -158,9 +158,9 @@ def test_static_runs_in_integers_from_end_to_end(residual: tuple[nn.Module, Path
 
 def test_integers_survive_batch_norms(residual: tuple[nn.Module, Path]) -> None:
     model, path = residual
-    promise = record_of(model).tensors["conv1.weight"]
-    assert promise.grid is not None
-    codes = (codes_of(model.conv1.weight, promise) - promise.grid.zero[:, None, None, None]).numpy()
+    record = record_of(model).tensors["conv1.weight"]
+    assert record.grid is not None
+    codes = (codes_of(model.conv1.weight, record) - record.grid.zero[:, None, None, None]).numpy()
     sign = np.sign(model.norm1.weight.detach().numpy()).astype(np.int8)[:, None, None, None]
     np.testing.assert_array_equal(constants(path)["conv1.weight.codes"], codes * sign)
     assert sign.min() == -1
