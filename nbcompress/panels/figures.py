@@ -88,7 +88,7 @@ def calibration_figure(view: View) -> Figure | None:
     )
     ax.axvspan(-WIDTH_95, WIDTH_95, color=SKY, alpha=0.35, linewidth=0)
     sns.histplot(x=values, ax=ax, color=BLUE, binwidth=0.5, binrange=(-MAX_RESIDUAL, MAX_RESIDUAL))
-    _name_axes(ax, f"{shorten(calibration['metric'], 20)}: residual / standard deviation", "trials")
+    _name_axes(ax, f"{shorten(calibration['metric'], 20)}: residual / std", "trials")
     ax.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     return figure
 
@@ -167,6 +167,10 @@ def _draw_rug(ax: Axes, view: View, x_name: str | None, y_name: str) -> None:
         x, y = (values, edge) if lacks_y else (edge, values)
         across = ax.get_xaxis_transform() if lacks_y else ax.get_yaxis_transform()
         label = f"{state}, no {shorten(y_name if lacks_y else x_name, MAX_LABEL)}"
+        # The limits of the axis do not follow marks that are placed in axes coordinates.
+        points = np.array([values, values], dtype=float).T
+        ax.update_datalim(points, updatex=lacks_y, updatey=not lacks_y)
+        ax.autoscale_view()
         ax.scatter(x, y, transform=across, color=color, marker=marker, s=32, linewidth=0.2, clip_on=False, label=label)
 
 
@@ -231,6 +235,8 @@ def draw_slice(above: Axes, below: Axes, slice_: Mapping[str, Any], is_log: bool
         above.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="o", color=BLUE, ecolor=SKY, capsize=3)
         shown = acquisition - np.nanmin(acquisition) if np.isfinite(acquisition).any() else acquisition
         below.bar(x, shown, color=VERMILION, width=0.6)
+        for ax in (above, below):
+            ax.set_xlim(-0.5, len(x) - 0.5)
         below.set_xticks(x, [shorten(format_value(value), 12) for value in values], parse_math=False, rotation=20)
     for value, ax in ((slice_["next"], above), (slice_["next"], below)):
         if value in values:

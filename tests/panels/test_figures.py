@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from matplotlib.figure import Figure
-from panel_studies import digits_study, single_study
+from panel_studies import choices, digits_study, single_study
 
 from nbcompress.panels.drawing import png
-from nbcompress.panels.figures import draw_history, draw_tradeoff, needs_log_scale
+from nbcompress.panels.figures import draw_history, draw_slice, draw_tradeoff, needs_log_scale
+from nbcompress.panels.surrogate_data import slice_data
 from nbcompress.panels.view import study_view
 
 
@@ -47,7 +48,16 @@ def test_trials_without_a_metric_stand_at_the_edge() -> None:
     draw_tradeoff(ax, study_view(digits_study()))
     labels = ax.get_legend_handles_labels()[1]
     assert {"infeasible, no accuracy", "stopped, no accuracy"} <= set(labels)
+    sizes = [trial.values["kilobytes"] for trial in digits_study().all_trials if "kilobytes" in trial.values]
+    low, high = ax.get_xlim()
+    assert low < min(sizes) < max(sizes) < high, "no mark lies outside the axes"
     assert png(figure)
+
+
+def test_prediction_and_acquisition_of_a_choice_are_aligned() -> None:
+    above, below = Figure().subplots(2, 1)
+    draw_slice(above, below, slice_data("method", choices(), digits_study().goal), is_log=False)
+    assert above.get_xlim() == below.get_xlim()
 
 
 @pytest.mark.parametrize(
