@@ -47,7 +47,7 @@ def test_a_number_may_be_an_expression() -> None:
     [
         ("", "%shrink: MODEL is missing. See %shrink -h."),
         ("model --amont 1", "there is no option --amont. Did you mean '--amount'? See %shrink -h."),
-        ("model other", "'other' is one word too many. Options have names, see %shrink -h; an expression"),
+        ("model other", "'other' is not expected. Options have names, see %shrink -h; an expression"),
         ("model --scheme afine", "'afine' is not one of symmetric, affine. Did you mean 'affine'?"),
         ("model --jobs 0", "at least 1 is needed, but got 0."),
         ("model --jobs two", "a whole number is needed, but got 'two'."),

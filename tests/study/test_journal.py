@@ -137,8 +137,8 @@ def test_damage_in_the_middle_names_line_and_file(path: Path) -> None:
     with pytest.raises(StudyError) as caught:
         JournalFile(path).read_logs(0)
     assert str(caught.value) == (
-        f"The journal {path} is damaged: line 2 is not an operation. Everything before it is sound; "
-        "remove the line and those behind it, or take another storage."
+        f"The journal {path} is damaged: line 2 is not an operation. Everything before it is valid; "
+        "remove that line and all lines after it, or use another storage."
     )
     assert path.read_bytes() == lines(FIRST) + b"oops\n" + lines(SECOND)
 
@@ -149,7 +149,7 @@ def test_damage_in_the_middle_names_line_and_file(path: Path) -> None:
 )
 def test_a_file_that_is_not_a_journal_is_not_changed(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    text = f"The file {path} is not a journal, and it is left as it is. Name another file with storage."
+    text = f"The file {path} is not a journal, and it was not changed. Name another file with storage."
     for use in (lambda journal: journal.read_logs(0), JournalFile.repair, lambda journal: journal.append_logs([FIRST])):
         with pytest.raises(StudyError) as caught:
             use(JournalFile(path))
@@ -167,7 +167,7 @@ def test_a_folder_is_no_journal(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match=r"^The journal .*a\.journal cannot be made: .*\.$"):
+    with pytest.raises(StudyError, match=r"^The journal .*a\.journal cannot be created: .*\.$"):
         JournalFile(tmp_path / "file" / "a.journal")
 
 

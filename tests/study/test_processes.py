@@ -190,8 +190,8 @@ def test_a_study_can_be_deleted_once_its_trial_is_given_up(here: Host, there: Ho
         with pytest.raises(StudyError) as caught:
             delete()
         assert str(caught.value) == (
-            f"Study 's' is in use: trial 0 runs in process {this_worker('').pid} on there, which cannot be seen from "
-            f"here. If no sign of life comes from there, the study can be deleted in {seconds} s."
+            f"Study 's' is in use: trial 0 runs in process {this_worker('').pid} on there, which cannot be checked "
+            f"from this machine. If it writes no heartbeat, the study can be deleted in {seconds} s."
         )
         here.clock.now += 40
     (summary,) = list_studies(here.storage, heartbeats=here.heartbeats)

@@ -149,7 +149,7 @@ def test_code_and_content_that_belong_to_a_function(storage: str) -> None:
     assert study(values("a", "2"), is_generated_name=True).name == "s~2"
     assert study(values("a", "1"), is_generated_name=True).name == "s"
     assert (
-        "data (a TextIOWrapper) cannot be known"
+        "data (a TextIOWrapper) cannot be compared"
         in study(values("a", "1", "data (a TextIOWrapper)"), is_generated_name=True).warnings[0]
     )
 

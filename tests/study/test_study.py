@@ -747,7 +747,7 @@ def test_a_newer_format_is_refused(journal: Place) -> None:
     ("storage", "text"),
     [
         ("foo://user:secret@host/x", "The storage 'foo://user:***@host/x' is neither a path nor the URL"),
-        ("sqlite:////proc/none/x.db", "The folder /proc/none cannot be made"),
+        ("sqlite:////proc/none/x.db", "The folder /proc/none cannot be created"),
         ("", "A storage needs a path, but got an empty text. Write for example 'nbcompress.journal'."),
         (3, "A storage is a path or a database URL, but got 3. Write for example 'nbcompress.journal'."),
     ],
