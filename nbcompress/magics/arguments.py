@@ -147,8 +147,8 @@ class MagicParser(argparse.ArgumentParser):
             if word.startswith("-"):
                 self.error(f"there is no option {word}.{did_you_mean(word, self.options())} See {self.prog} -h.")
             self.error(
-                f"{word!r} is one word too many. Options have names, see {self.prog} -h; "
-                "an expression with spaces stands in quotes or brackets."
+                f"{word!r} is not expected. Options have names, see {self.prog} -h; "
+                "an expression with spaces needs quotes or brackets."
             )
         return arguments
 
@@ -313,7 +313,7 @@ LAYERS = argument(
     action="append",
     type=pattern,
     metavar="PATTERN",
-    help="only layers whose dotted name fits; repeatable",
+    help="only layers whose dotted name matches; repeatable",
 )
 OUT = argument("--out", type=name, metavar="NAME", help="a variable that receives the result, too")
 

@@ -41,7 +41,7 @@ def common_options(
     layers: Argument = LAYERS,
     finetune: str = "epochs of training afterwards (0)",
     lr: str = "learning rate of that training (0.001)",
-    example: str = "an input of the model, for what needs one and for the card's speed",
+    example: str = "an input of the model, where one is needed, and for the latency on the card",
 ) -> list[Argument]:
     """Return the options that every compressor has, some with a help text of the magic's own."""
     return [
@@ -170,7 +170,7 @@ QUANTIZE = compressor(
             "--bits",
             type=Suggests(_bits, ["auto"]),
             metavar="B",
-            help="bits a weight, 1 to 8, or auto with --budget (8)",
+            help="bits per weight, 1 to 8, or auto with --budget (8)",
         ),
         argument(
             "--budget", type=_size, metavar="SIZE", help="length of the file for --bits auto, such as 60kB or 1.5MB"
@@ -268,7 +268,7 @@ DISTILL = LineMagic(
             layers=LAYERS.with_help("train only these layers of the student, the others stay as they are; repeatable"),
             finetune="epochs on the labels alone afterwards (0)",
             lr="learning rate of all training (0.001)",
-            example="an input of the models, for the card's speed",
+            example="an input of the models, for the latency on the card",
         ),
     ),
     _distill,

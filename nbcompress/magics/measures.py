@@ -22,7 +22,7 @@ from nbcompress.magics.arguments import (
 )
 from nbcompress.magics.base import LineMagic, MagicResult, Scope
 from nbcompress.magics.compressors import model_of
-from nbcompress.magics.result_card import checked_evaluate
+from nbcompress.magics.result_card import checked_evaluate, with_article
 
 
 def _footprint(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
@@ -52,7 +52,8 @@ def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
         value = scope.evaluate(text)
         for label, model in _labelled(text, value):
             if not isinstance(model, nn.Module):
-                raise UsageError(f"{label} is no torch.nn.Module, but of the type {type(model).__name__}.")
+                kind = with_article(type(model).__name__)
+                raise UsageError(f"MODEL must be a torch.nn.Module, but {label} is {kind}.")
             key, count = label, 2
             while key in found:
                 key, count = f"{label} ({count})", count + 1
@@ -84,7 +85,7 @@ FOOTPRINT = LineMagic(
   costs = %footprint [model, small] --example images[:1]""",
     (
         argument("models", nargs="+", type=expression, metavar="MODEL", help="expressions: models, or lists of models"),
-        argument("--example", type=expression, metavar="X", help="an input; without one nothing is run"),
+        argument("--example", type=expression, metavar="X", help="an input of the model; without it nothing is run"),
         argument("--data", type=expression, metavar="D", help="data whose first batch serves as the example"),
         one_of("--runtime", ("torch", "onnx"), "where latency is measured: {words} (torch)"),
         number("--threads", "N", "threads while latency is measured (1)"),
@@ -109,7 +110,7 @@ def _sensitivity(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
 
 SENSITIVITY = LineMagic(
     "sensitivity",
-    "Compress one layer at a time, by the real operation, and evaluate: what does each layer bear?",
+    "Compress one layer at a time, by the real operation, and evaluate: what does it cost at each layer?",
     """\
   %sensitivity model --evaluate accuracy
   %sensitivity model --evaluate accuracy --compressor quantize --levels [2, 4, 8]""",

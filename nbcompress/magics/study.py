@@ -116,13 +116,13 @@ def _table(studies: tuple[StudySummary, ...]) -> Bundle:
 
 BO_STUDY = LineMagic(
     "bo_study",
-    "List the stored studies, show one and return it (one that is searched is followed), or delete one.",
+    "List the stored studies, show one and return it, or delete one. A study that is being searched is followed.",
     """\
   %bo_study
   %bo_study digits
   %bo_study digits --delete""",
     (
-        argument("name", nargs="?", metavar="NAME", help="a study; none lists all of them"),
+        argument("name", nargs="?", metavar="NAME", help="a study; without it all are listed"),
         STORAGE,
         argument("--delete", action="store_true", help="delete the study and what it kept; this cannot be undone"),
         OUT.with_help("a variable that receives the Study, too"),
@@ -163,7 +163,7 @@ BO_REPORT = LineMagic(
     "Write one self-contained page about a study; it opens offline.",
     "  %bo_report digits --html report.html",
     (
-        argument("name", nargs="?", metavar="NAME", help="a study (the one begun last)"),
+        argument("name", nargs="?", metavar="NAME", help="a study (the newest)"),
         argument("--html", required=True, metavar="FILE", help="the file to write"),
         STORAGE,
     ),

@@ -195,7 +195,7 @@ class JournalFile(BaseJournalBackend):
                     break  # incomplete; the next writer removes it
                 raise StudyError(
                     f"The journal {self.path} is damaged: line {number + 1} is not an operation. "
-                    "Everything before it is sound; remove the line and those behind it, or take another "
+                    "Everything before it is valid; remove that line and all lines after it, or use another "
                     f"{option('storage')}."
                 )
             if number == len(self._starts) - 1:
@@ -280,7 +280,7 @@ class JournalFile(BaseJournalBackend):
         is_incomplete = is_alone and (text.startswith(_LINE_START) or _LINE_START.startswith(text))
         if _parsed(text) is None and not is_incomplete:
             raise StudyError(
-                f"The file {self.path} is not a journal, and it is left as it is. "
+                f"The file {self.path} is not a journal, and it was not changed. "
                 f"Name another file with {option('storage')}."
             )
 
@@ -293,7 +293,7 @@ def _create(path: str) -> None:
         with open(path, "ab"):
             pass
     except OSError as error:
-        what = "written" if os.path.exists(path) else "made"
+        what = "written" if os.path.exists(path) else "created"
         raise StudyError(f"The journal {path} cannot be {what}: {error.strerror}.") from error
 
 

@@ -232,7 +232,7 @@ def open_study(
             raise StudyChanged(
                 f"Study {full!r} in {handle.location} cannot be continued, since what it reads is not what it was "
                 f"begun with: {differences_text(changed)}. Begin the next generation with {option('fresh', True)}, "
-                f"give the new search another {option('study')}, or go on in spite of it with "
+                f"give the new search another {option('study')}, or continue all the same with "
                 f"{option('accept_changes', True)}."
             )
         warnings += _identity_warnings(full, header, given) + _difference_warnings(full, differing)
@@ -333,7 +333,7 @@ def delete_study(
                 raise StudyError(f"{what}. Stop it first.")
             seconds = math.ceil(max(store.unconfirmed.values()))
             raise StudyError(
-                f"{what}, which cannot be seen from here. If no sign of life comes from there, "
+                f"{what}, which cannot be checked from this machine. If it writes no heartbeat, "
                 f"the study can be deleted in {seconds} s."
             )
         handle.storage.delete_study(study_id)
@@ -466,9 +466,9 @@ def _difference_warnings(name: str, differing: Sequence[Difference]) -> list[str
             what = "body" if is_body else f"{kind} of {found.name}"
             warnings.append(f"Study {name!r} was begun with another {what}; its earlier trials were run with that.")
         elif found.is_close:
-            warnings.append(f"Study {name!r} goes on, since it differs by less than 1 %: {found}.")
+            warnings.append(f"Study {name!r} is continued, since it differs by less than 1 %: {found}.")
         else:
-            warnings.append(f"Study {name!r} goes on with another value: {found}. The trials from now on note it.")
+            warnings.append(f"Study {name!r} is continued with another value: {found}. The next trials record it.")
     return warnings
 
 
@@ -481,12 +481,12 @@ def _unknown_function_warnings(
     advice = f"Give each search a name of its own with {option('study')}."
     if stored.snapshot is None and not snapshot.is_identified_by_source:
         return [
-            f"Study {name!r} goes on, but it may be of another function: it was begun by an earlier version, which did "
-            f"not note what a function holds. {advice}"
+            f"Study {name!r} is continued, but it may belong to another function: it was begun by an earlier version, "
+            f"which did not record the values that a function holds. {advice}"
         ]
     if snapshot.unknown:
         return [
-            f"Study {name!r} goes on, but it may be of another function: whether it holds the same "
-            f"{snapshot.unknown[0]} cannot be known. {advice}"
+            f"Study {name!r} is continued, but it may belong to another function: "
+            f"{snapshot.unknown[0]} cannot be compared. {advice}"
         ]
     return []

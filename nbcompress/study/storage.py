@@ -157,7 +157,7 @@ def _prepare_file(file: Path, *, create: bool) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StudyError(f"The folder {file.parent} cannot be made: {error.strerror}.") from error
+        raise StudyError(f"The folder {file.parent} cannot be created: {error.strerror}.") from error
 
 
 def _without_password(url: str) -> str:

@@ -336,6 +336,6 @@ def test_two_functions_without_a_name_are_two_studies_and_it_is_said(tmp_path: P
     found("one", 0.2, study="s")
     with pytest.raises(StudyChanged, match=r"center = 0\.2 before and 0\.8 now"):
         found("one", 0.8, study="s")
-    with pytest.warns(NbcompressWarning, match="goes on with another value"):
+    with pytest.warns(NbcompressWarning, match="is continued with another value"):
         found("one", 0.8, study="s", accept_changes=True)
     assert found("one", 0.8, study="s", fresh=True).study.name == "s~2"

@@ -1,4 +1,4 @@
-"""A real shell with our magics, in a folder of its own."""
+"""A real shell with our magics, in a new folder."""
 
 from __future__ import annotations
 

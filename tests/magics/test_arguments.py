@@ -1,6 +1,4 @@
-"""What a magic's line may hold, and the one line that says why not.
-
-A magic's line, split."""
+"""The arguments of a magic: how its line is split and parsed, and the errors."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def test_a_number_may_be_an_expression() -> None:
     [
         ("", "%shrink: MODEL is missing. See %shrink -h."),
         ("model --amont 1", "there is no option --amont. Did you mean '--amount'? See %shrink -h."),
-        ("model other", "'other' is one word too many. Options have names, see %shrink -h; an expression"),
+        ("model other", "'other' is not expected. Options have names, see %shrink -h; an expression"),
         ("model --scheme afine", "'afine' is not one of symmetric, affine. Did you mean 'affine'?"),
         ("model --jobs 0", "at least 1 is needed, but got 0."),
         ("model --jobs two", "a whole number is needed, but got 'two'."),
@@ -59,7 +57,7 @@ def test_a_number_may_be_an_expression() -> None:
         ("model. --amount 1", "'model.' is not a Python expression"),
     ],
 )
-def test_refusals(line: str, text: str) -> None:
+def test_errors(line: str, text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parser().read(line)
     assert text in str(caught.value)
@@ -77,7 +75,7 @@ def test_help_shows_options_and_examples(flag: str) -> None:
     assert "--scheme" in text
 
 
-def test_what_completion_asks_for() -> None:
+def test_options_and_their_words() -> None:
     made = parser()
     assert "--amount" in made.options()
     assert made.values_of("--scheme") == ("symmetric", "affine")
@@ -116,6 +114,6 @@ def test_words(line: str, words: list[str]) -> None:
         ("--data (X, y", r"a bracket is opened and not closed in: --data \(X, y"),
     ],
 )
-def test_what_is_left_open_is_refused(line: str, text: str) -> None:
+def test_an_open_quote_or_bracket_is_an_error(line: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         split_line(line)

@@ -1,4 +1,4 @@
-"""What Tab offers on a magic's line."""
+"""Tab completion on a magic's line."""
 
 from __future__ import annotations
 

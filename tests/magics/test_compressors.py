@@ -1,4 +1,4 @@
-"""Every option of the compressing magics reaches the function: the record of what comes out shows it."""
+"""The options of the compressing magics reach their functions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_quantize(work: Any) -> None:
 
 def test_factorize_and_distill(work: Any) -> None:
     work.must("c = %factorize model --energy 0.5")
-    assert any(isinstance(one, LowRank) for one in work.names["c"])
+    assert any(isinstance(layer, LowRank) for layer in work.names["c"])
     assert "pass one" in work.refused("%factorize model --energy 0.5 --rank 0.5")
     work.must("d = %distill model student --data train --epochs 2 --match 0:0 --match 1:1")
     expected = nc.distill(work.names["model"], work.names["student"], work.names["train"], 2, match=["0:0", "1:1"])
@@ -95,7 +95,7 @@ def test_loss_and_output(work: Any) -> None:
         typed = line.replace("{}", "detector") + " --data train"
         calls.clear()
         work.must(f"e = {typed} --output scores --loss mine")
-        assert {one[1:] for one in calls} == {(4,)}
+        assert {shape[1:] for shape in calls} == {(4,)}
         work.must(f"e = {typed} --output scores")
         text = work.refused(typed)
         assert "returns several tensors" in text

@@ -1,4 +1,4 @@
-"""Magics in a real kernel: what they show, and what is left when the kernel stops or dies."""
+"""Magics in a real kernel: what they show, and what is stored when the kernel is interrupted or killed."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def counted(folder: Path) -> int:
 
 
 def test_every_line_magic_shows_a_card_and_returns_its_result(tmp_path: Path) -> None:
-    with kernel(tmp_path) as one:
-        one.must(SETUP)
+    with kernel(tmp_path) as notebook:
+        notebook.must(SETUP)
         lines = {
             "small = %prune model --amount 0.8 --evaluate evaluate": "small",
             "few = %quantize model --bits 4 --example inputs[:1]": "few",
@@ -59,46 +59,46 @@ def test_every_line_magic_shows_a_card_and_returns_its_result(tmp_path: Path) ->
             "cut = %prune model --amount 0.5 --granularity channel --example inputs[:1]": "cut",
         }
         for line, name in lines.items():
-            reply = one.must(line)
+            reply = notebook.must(line)
             (bundle,) = reply.bundles
             assert {"text/plain", "text/html"} <= set(bundle), line
-            assert one.must(f"print(isinstance({name}, nn.Module))").text == "True\n"
-        footprint = one.must("costs = %footprint [model, small] --example inputs[:1]").bundles[0]
+            assert notebook.must(f"print(isinstance({name}, nn.Module))").text == "True\n"
+        footprint = notebook.must("costs = %footprint [model, small] --example inputs[:1]").bundles[0]
         assert "small" in footprint["text/plain"]
         assert "parameters" in footprint["text/plain"]
-        sensitivity = one.must("rows = %sensitivity model --evaluate evaluate").bundles[0]
+        sensitivity = notebook.must("rows = %sensitivity model --evaluate evaluate").bundles[0]
         assert "change of the evaluation" in sensitivity["text/plain"]
-        refused = one.run("%prune modle --amount 0.5")
+        refused = notebook.run("%prune modle --amount 0.5")
         assert refused.status == "error"
         assert "%prune: there is no variable 'modle' in this notebook. Did you mean 'model'?" in refused.text
 
 
 def test_a_search_ends_as_a_bundle_and_again_repeats_nothing(tmp_path: Path) -> None:
-    with kernel(tmp_path) as one:
-        one.must(SETUP)
-        bundle = one.must(search(6, 0)).bundles[-1]
+    with kernel(tmp_path) as notebook:
+        notebook.must(SETUP)
+        bundle = notebook.must(search(6, 0)).bundles[-1]
         assert {MIME, "text/html", "image/png", "text/plain"} <= set(bundle)
         assert len(bundle[MIME]["trials"]) == 6
         assert "widget" not in " ".join(bundle)
-        again = one.must(search(6, 0)).bundles[-1]
+        again = notebook.must(search(6, 0)).bundles[-1]
         assert "none was run again" in again["text/plain"]
-        listed = one.must("%bo_study").bundles[0]["text/plain"]
+        listed = notebook.must("%bo_study").bundles[0]["text/plain"]
         assert "6 complete" in listed
-        one.must("%bo_report s --html page.html")
+        notebook.must("%bo_report s --html page.html")
         assert (tmp_path / "page.html").stat().st_size > 10_000
 
 
 def test_an_interrupt_ends_the_cell_without_an_error(tmp_path: Path) -> None:
-    with kernel(tmp_path) as one:
-        one.must(SETUP)
-        message = one.start(search(50, 0.3))
+    with kernel(tmp_path) as notebook:
+        notebook.must(SETUP)
+        message = notebook.start(search(50, 0.3))
         while counted(tmp_path) < 2:
             time.sleep(0.05)
-        one.manager.interrupt_kernel()
-        reply = one.finish(message, 20)
+        notebook.manager.interrupt_kernel()
+        reply = notebook.finish(message, 20)
         assert reply.status == "ok"
         assert "Interrupted" in reply.bundles[-1]["text/plain"]
-        assert "interrupted" in one.must("print(*study.trials.state)").text
+        assert "interrupted" in notebook.must("print(*study.trials.state)").text
 
 
 def test_a_killed_kernel_loses_nothing_and_changes_nothing(tmp_path: Path) -> None:
@@ -106,20 +106,20 @@ def test_a_killed_kernel_loses_nothing_and_changes_nothing(tmp_path: Path) -> No
     broken = tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    with kernel(whole) as one:
-        one.must(SETUP)
-        one.must(search(14, 0))
+    with kernel(whole) as notebook:
+        notebook.must(SETUP)
+        notebook.must(search(14, 0))
     for wanted in (2, 6):
-        with kernel(broken) as one:
-            one.must(SETUP)
-            one.start(search(14, 0.2))
+        with kernel(broken) as notebook:
+            notebook.must(SETUP)
+            notebook.start(search(14, 0.2))
             while counted(broken) < wanted:
                 time.sleep(0.05)
-            one.kill()
+            notebook.kill()
     assert 6 <= counted(broken) < 14
-    with kernel(broken) as one:
-        one.must(SETUP)
-        one.must(search(14, 0))
+    with kernel(broken) as notebook:
+        notebook.must(SETUP)
+        notebook.must(search(14, 0))
     expected = read_study("s", whole / "nbcompress.journal").all_trials
     got = read_study("s", broken / "nbcompress.journal").all_trials
     assert [trial.params for trial in got] == [trial.params for trial in expected]
@@ -128,16 +128,16 @@ def test_a_killed_kernel_loses_nothing_and_changes_nothing(tmp_path: Path) -> No
 
 
 def test_background_returns_at_once_and_other_cells_run(tmp_path: Path) -> None:
-    with kernel(tmp_path) as one:
-        one.must(SETUP)
+    with kernel(tmp_path) as notebook:
+        notebook.must(SETUP)
         began = time.monotonic()
-        one.must(search(8, 0.4).replace("--seed 3", "--seed 3 --background"))
+        notebook.must(search(8, 0.4).replace("--seed 3", "--seed 3 --background"))
         # Eight trials of 0.4 s take longer than this; on a busy machine the first may not have begun.
         counted = "print(sum(t.state.counts for t in study.all_trials))"
-        assert time.monotonic() - began < 8 * 0.4 or int(one.must(counted).text) < 8
-        assert one.must("print(1 + 1)").text == "2\n"
+        assert time.monotonic() - began < 8 * 0.4 or int(notebook.must(counted).text) < 8
+        assert notebook.must("print(1 + 1)").text == "2\n"
         for _ in range(60):
-            done = one.must(counted).text
+            done = notebook.must(counted).text
             if done == "8\n":
                 break
             time.sleep(0.3)
@@ -157,8 +157,8 @@ def messages_arrive(*comm_ids):
     manager = get_comm_manager()
     data = {"method": "custom", "content": {}}
     def handle():
-        for one in comm_ids or tuple(manager.comms):
-            manager.comm_msg(None, None, {"content": {"comm_id": one, "data": data}, "buffers": []})
+        for comm_id in comm_ids or tuple(manager.comms):
+            manager.comm_msg(None, None, {"content": {"comm_id": comm_id, "data": data}, "buffers": []})
     thread = threading.Thread(target=handle)
     thread.start()
     thread.join()
@@ -175,19 +175,21 @@ still_open = len(plt.get_fignums())
 
 
 def test_figures_of_a_trial_stay_open_while_messages_of_widgets_arrive(tmp_path: Path) -> None:
-    with kernel(tmp_path) as one:
-        one.must(SETUP)
-        one.must(MESSAGES)
-        reply = one.must(DRAWS.format(options="", comms="").strip())
-        assert one.must("print(list(study.trials.still_open), len(heard))").text == "[1.0, 1.0, 1.0] 3\n"
+    with kernel(tmp_path) as notebook:
+        notebook.must(SETUP)
+        notebook.must(MESSAGES)
+        reply = notebook.must(DRAWS.format(options="", comms="").strip())
+        assert notebook.must("print(list(study.trials.still_open), len(heard))").text == "[1.0, 1.0, 1.0] 3\n"
         figures = [bundle for bundle in reply.bundles if "image/png" in bundle and MIME not in bundle]
         assert len(figures) == 1, "the cell's own end shows what is left open"
-        assert one.must("print(plt.get_fignums() if 'plt' in dir() else [])").text == "[]\n"
+        assert notebook.must("print(plt.get_fignums() if 'plt' in dir() else [])").text == "[]\n"
         # In the background, the panel's own messages leave figures alone.
         ours = "*set(get_comm_manager().comms) - others"
-        one.must(DRAWS.format(options="--background", comms=ours).strip())
-        one.must("import time\nwhile len(study.trials) < 3 or not study.record.get('ending'): time.sleep(.05)")
-        assert one.must("print(list(study.trials.still_open))").text == "[1.0, 1.0, 1.0]\n"
+        notebook.must(DRAWS.format(options="--background", comms=ours).strip())
+        notebook.must("import time\nwhile len(study.trials) < 3 or not study.record.get('ending'): time.sleep(.05)")
+        assert notebook.must("print(list(study.trials.still_open))").text == "[1.0, 1.0, 1.0]\n"
         # Elsewhere the backend shows figures after messages, as ever.
-        shown = one.must("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nmessages_arrive(foreign.comm.comm_id)")
+        shown = notebook.must(
+            "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nmessages_arrive(foreign.comm.comm_id)"
+        )
         assert sum("image/png" in bundle for bundle in shown.bundles) == 1

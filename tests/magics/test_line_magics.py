@@ -1,4 +1,4 @@
-"""Line magics in a shell, apart from what a kernel shows."""
+"""Line magics in a shell."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_semicolon_silences_the_result(ready: Notebook) -> None:
 def test_an_amount_may_be_a_variable_and_out_names_the_result(ready: Notebook) -> None:
     ready.must("share = 0.25\nsmall = %prune model --amount share --out other")
     assert ready.names["small"] is ready.names["other"]
-    assert sum(int((one == 0).sum()) for one in ready.names["small"].parameters() if one.ndim == 2) == 48
+    assert sum(int((weight == 0).sum()) for weight in ready.names["small"].parameters() if weight.ndim == 2) == 48
 
 
 def test_data_in_brackets(ready: Notebook) -> None:
@@ -59,7 +59,7 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%prune model --amount 0.5 --layers 0,2", "no layer's name holds a comma. Write --layers 0 --layers 2."),
         ("%quantize model --data (inputs[:, :3], labels)", "Sequential must run on the example, float32[32, 3], but"),
         ("%prune model --amount", "%prune: --amount needs a value. See %prune -h."),
-        ("%prune model 0.5", "'0.5' is one word too many. Options have names, see %prune -h"),
+        ("%prune model 0.5", "'0.5' is not expected. Options have names, see %prune -h"),
         ("%prune model --amount 0.5 --lr 0.1", "--lr is the learning rate of --finetune EPOCHS"),
         ("%prune model --amount 0.5 --evaluate accuracy", "model alone: (lambda model: accuracy(model, test))."),
         ("%sensitivity model --evaluate evaluate --levels 3", "--levels must be a list of numbers, got 3"),
@@ -76,7 +76,7 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%cluster model --clusters 0", "%cluster: --clusters is an integer from 1 to 65536"),
         ("%distill model model", "%distill: --data is needed"),
         ("%footprint []", "%footprint: there is no model in an empty list."),
-        ("%footprint [model, 3]", "%footprint: 3 is no torch.nn.Module, but of the type int."),
+        ("%footprint [model, 3]", "%footprint: MODEL must be a torch.nn.Module, but 3 is an int."),
         ("%sensitivity model", "%sensitivity: --evaluate is missing. See %sensitivity -h."),
         ("%bo_study nothing", "%bo_study: "),
         ("%bo_study --delete", "%bo_study: --delete needs the name of a study."),
@@ -84,7 +84,7 @@ def test_data_in_brackets(ready: Notebook) -> None:
         ("%bo_report", "%bo_report: --html is missing. See %bo_report -h."),
     ],
 )
-def test_refusals_are_one_line(ready: Notebook, line: str, text: str) -> None:
+def test_errors_are_one_line(ready: Notebook, line: str, text: str) -> None:
     assert text in ready.refused(line)
 
 
@@ -99,7 +99,7 @@ def test_what_the_user_raises_arrives_verbatim(ready: Notebook, line: str, text:
     assert ready.refused(f"{line} --evaluate fails").endswith(f"--evaluate raised ValueError: {text}")
 
 
-def test_an_error_of_ours_names_options_as_they_were_typed(ready: Notebook) -> None:
+def test_errors_name_options_as_they_were_typed(ready: Notebook) -> None:
     assert "%prune: --layers none* matches no layer" in ready.refused("%prune model --amount 0.5 --layers none*")
     ready.must("import nbcompress as nc\ndef cut(net): return nc.prune(net, 0.5, layers='none*')")
     raised = "--evaluate raised LayerNotFound: layers='none*' matches no layer"
@@ -130,7 +130,7 @@ def test_help_has_examples(ready: Notebook, name: str) -> None:
     assert "examples:\n" in text
 
 
-def test_a_card_tells_accuracy_and_flips_where_there_are_labels(ready: Notebook) -> None:
+def test_a_card_shows_accuracy_and_flips_where_there_are_labels(ready: Notebook) -> None:
     for line in ("%prune model --amount 0.5", "%quantize model", "%cluster model --clusters 3", "%factorize model"):
         (card,) = ready.must(f"a = {line} --data train").shown
         for form in ("text/plain", "text/html"):
@@ -144,7 +144,7 @@ def test_a_card_tells_accuracy_and_flips_where_there_are_labels(ready: Notebook)
     assert "model to distilled: " in card["text/plain"]
 
 
-def test_no_result_is_lost_to_its_card(ready: Notebook) -> None:
+def test_an_error_of_the_card_loses_no_result(ready: Notebook) -> None:
     ready.must("calls = []\ndef once(net):\n    calls.append(net)\n    return 1.0 if len(calls) == 1 else 1 / 0")
     ran = ready.must("small = %prune model --amount 0.5 --evaluate once")
     assert "The result is returned, but it could not be measured: --evaluate raised" in ran.shown[0]["text/plain"]
@@ -157,7 +157,7 @@ def test_every_compressor_takes_the_common_options(magic: LineMagic) -> None:
     assert set(common.split()) <= set(magic.parser.options())
 
 
-def test_our_functions_are_there_in_expressions(ready: Notebook) -> None:
+def test_public_functions_need_no_import_in_expressions(ready: Notebook) -> None:
     (card,) = ready.must("a = %prune model --amount 0.5 --evaluate (lambda net: accuracy(net, train))").shown
     assert "(lambda net: accuracy(net, train))" in card["text/plain"]
     assert "accuracy" not in ready.names

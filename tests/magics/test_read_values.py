@@ -1,4 +1,4 @@
-"""What a search cell reads of the notebook belongs to its study."""
+"""A study is continued only with the notebook variables that it was begun with."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def n_runs(notebook: Notebook) -> int:
     return len(notebook.names["runs"])
 
 
-def test_another_parameter_set_of_papermill_gets_its_own_result(read: Notebook) -> None:
+def test_another_value_begins_another_generation(read: Notebook) -> None:
     read.must(cell())
     first = read.names["study"].name
     read.must("center = 0.8")
@@ -59,14 +59,14 @@ def test_a_named_study_names_the_ways_on(read: Notebook) -> None:
     for text in ("center = 0.3 before and 0.8 now", "--fresh", "another --study", "--accept-changes"):
         assert text in line
     read.must(cell("--study s --accept-changes", trials=4))
-    notes = [one.note.get("values") for one in read.names["study"].all_trials]
+    notes = [trial.note.get("values") for trial in read.names["study"].all_trials]
     assert notes == [None, None, None, {"center": 0.8}]
     read.must(cell("--study s --fresh"))
     assert read.names["study"].name == "s~2"
     read.must(cell("--study other"))
 
 
-def test_a_number_measured_anew_is_a_warning(read: Notebook) -> None:
+def test_a_close_number_is_a_warning(read: Notebook) -> None:
     read.must("baseline = {'accuracy': 0.981}")
     body = BODY + "gain = baseline['accuracy'] - loss\n"
     read.must(cell("--study s", body))
@@ -89,7 +89,7 @@ def test_a_number_measured_anew_is_a_warning(read: Notebook) -> None:
         "'1'",
     ],
 )
-def test_values_that_hold_values(read: Notebook, value: str) -> None:
+def test_containers(read: Notebook, value: str) -> None:
     read.must(f"settings = {value}")
     body = BODY + "kept = settings\n"
     read.must(cell("--study s", body))
@@ -99,7 +99,7 @@ def test_values_that_hold_values(read: Notebook, value: str) -> None:
     assert "settings" in read.refused(cell("--study s", body))
 
 
-def test_values_behind_functions(read: Notebook) -> None:
+def test_values_that_functions_read(read: Notebook) -> None:
     read.must(
         "def make(k):\n    def score(x): return k * x\n    return score\nscore = make(1)\ndef use(x): return center * x"
     )
@@ -111,7 +111,7 @@ def test_values_behind_functions(read: Notebook) -> None:
     assert "score.k = 1 before and 2 now" in read.refused(cell("--study s", body))
 
 
-def test_what_the_body_writes_into_does_not_count(read: Notebook) -> None:
+def test_written_variables_are_not_compared(read: Notebook) -> None:
     read.must("best = [9.0]\ncount = types.SimpleNamespace(n=0, step=1)\nnotes = ['a']")
     read.must("def note(x):\n    seen[x] = len(notes)\n    best[0] = min(best[0], x)\n    count.n += count.step")
     body = BODY + "log.append(x)\nnote(x)\n"
@@ -125,7 +125,7 @@ def test_what_the_body_writes_into_does_not_count(read: Notebook) -> None:
     assert "count.step = 1 before and 2 now" in read.refused(cell("--study s", body, 5))
 
 
-def test_what_a_body_binds_itself_and_what_nothing_reads_do_not_count(read: Notebook) -> None:
+def test_assigned_and_unread_variables_are_not_compared(read: Notebook) -> None:
     read.must("loss, x, unused = 1, 2, 3")
     read.must(cell("--study s"))
     read.must("loss, x, unused = 4, 5, 6")

@@ -1,4 +1,4 @@
-"""The front and its volume: hand-made numbers, and brute force beside every law."""
+"""The Pareto front and the hypervolume: by hand, and against brute force."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def test_front_by_hand() -> None:
     trials = [
         trial(0, 0.90, 50.0),
         trial(1, 0.95, 55.0),
-        trial(2, 0.90, 40.0),  # beats 0
+        trial(2, 0.90, 40.0),  # dominates 0
         trial(3, 0.99, 61.0),  # breaks the constraint
         trial(4, 0.80, 30.0),
         trial(5, 0.99, 10.0, State.STOPPED),
-        trial(6, 0.80, 30.0),  # equal to 4: neither beats the other
+        trial(6, 0.80, 30.0),  # equal to 4: neither dominates the other
         trial(7, 0.79, 30.0),
     ]
-    assert [one.number for one in front(trials, GOAL)] == [1, 2, 4, 6]
+    assert [trial.number for trial in front(trials, GOAL)] == [1, 2, 4, 6]
     assert front([], GOAL) == []
 
 
 def test_one_objective_has_a_front_of_equals() -> None:
     goal = Goal.of([], ["loss"])
     trials = [Trial(i, State.COMPLETE, {}, {"loss": loss}) for i, loss in enumerate([3.0, 1.0, 2.0, 1.0])]
-    assert [one.number for one in front(trials, goal)] == [1, 3]
+    assert [trial.number for trial in front(trials, goal)] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_volume_does_not_depend_on_order(rows: np.ndarray, random: object) -> No
 
 
 @given(losses(max_rows=12))
-def test_volume_never_falls_and_counts_the_front_only(rows: np.ndarray) -> None:
+def test_volume_never_falls_and_depends_on_the_front_only(rows: np.ndarray) -> None:
     corner = np.full(rows.shape[1], 4.5)
     volumes = [hypervolume(rows[:n], corner) for n in range(len(rows) + 1)]
     assert all(before <= after + 1e-9 for before, after in itertools.pairwise(volumes))
@@ -111,11 +111,11 @@ def test_volume_is_near_an_estimate(seed: int, n_objectives: int) -> None:
 
 
 @given(losses(max_rows=12))
-def test_unbeaten_is_what_its_words_say(rows: np.ndarray) -> None:
-    def n_heartbeats(one: np.ndarray, other: np.ndarray) -> bool:
-        return bool((one <= other).all() and (one < other).any())
+def test_non_dominated_rows_by_brute_force(rows: np.ndarray) -> None:
+    def dominates(row: np.ndarray, other: np.ndarray) -> bool:
+        return bool((row <= other).all() and (row < other).any())
 
-    expected = [not any(n_heartbeats(other, row) for other in rows) for row in rows]
+    expected = [not any(dominates(other, row) for other in rows) for row in rows]
     assert is_non_dominated(rows).tolist() == expected
 
 

@@ -1,6 +1,4 @@
-"""Goals: what they refuse, what they say of values, and how two of them differ.
-
-Trials: plain values with states that count or do not."""
+"""Goals: refused ones, feasibility, and differences. Trials and their states."""
 
 from __future__ import annotations
 
@@ -76,7 +74,7 @@ def test_metrics_come_once_and_objectives_first() -> None:
     assert str(goal) == "maximize accuracy, minimize kilobytes subject to kilobytes <= 60, latency_ms <= 5"
 
 
-def test_feasible_and_broken() -> None:
+def test_feasible_and_violated() -> None:
     goal = Goal.of(["a"], [], ["k <= 60", "a >= 0.5"])
     assert goal.is_feasible({"k": 60.0, "a": 0.5})
     assert not goal.is_feasible({"a": 0.5})
@@ -118,9 +116,9 @@ def test_json_is_a_round_trip(goal: Goal) -> None:
 
 
 @given(goals(), goals())
-def test_a_difference_is_found_both_ways(one: Goal, other: Goal) -> None:
-    assert (one.difference(other) == "") == (other.difference(one) == "")
-    assert one.difference(one) == ""
+def test_a_difference_is_found_in_both_directions(goal: Goal, other: Goal) -> None:
+    assert (goal.difference(other) == "") == (other.difference(goal) == "")
+    assert goal.difference(goal) == ""
 
 
 @given(METRICS, st.sampled_from(["<=", ">="]), NUMBERS, NUMBERS)
@@ -137,7 +135,7 @@ def test_a_printed_constraint_says_its_bound(name: str, operator: str, bound: fl
     assert Constraint.parse(str(constraint)) == constraint
 
 
-def test_states_are_the_words_of_the_design() -> None:
+def test_names_of_states() -> None:
     words = ["running", "complete", "stopped", "infeasible", "failed", "interrupted"]
     assert [state.value for state in State] == words
     assert [str(state) for state in State] == words

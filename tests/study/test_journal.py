@@ -1,4 +1,4 @@
-"""The journal file: whole lines only, one writer at a time, and nothing of a stranger's file touched."""
+"""The journal file: incomplete lines are removed, one process writes at a time, other files are not changed."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_what_is_appended_is_read(path: Path) -> None:
 
 
 def test_another_object_sees_what_was_appended(path: Path) -> None:
-    one, other = JournalFile(path), JournalFile(path)
-    one.append_logs([FIRST])
-    assert other.read_logs(0) == [FIRST]
-    other.append_logs([SECOND])
-    assert one.read_logs(1) == [SECOND]
+    first, second = JournalFile(path), JournalFile(path)
+    first.append_logs([FIRST])
+    assert second.read_logs(0) == [FIRST]
+    second.append_logs([SECOND])
+    assert first.read_logs(1) == [SECOND]
 
 
 def test_the_folder_is_made_and_the_path_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ HALF = lines(THIRD)[:-1]
 
 
 @pytest.mark.parametrize("length", range(len(HALF)))
-def test_a_half_written_line_is_cut_before_anything_is_added(path: Path, length: int) -> None:
+def test_an_incomplete_line_is_removed_before_a_write(path: Path, length: int) -> None:
     path.write_bytes(WHOLE + HALF[:length])
     journal = JournalFile(path)
     assert journal.read_logs(0) == [FIRST, SECOND]
@@ -84,7 +84,7 @@ def test_a_half_written_line_is_cut_before_anything_is_added(path: Path, length:
 
 
 @pytest.mark.parametrize("length", range(1, len(lines(FIRST)) - 1))
-def test_a_half_written_first_line_is_cut(path: Path, length: int) -> None:
+def test_an_incomplete_first_line_is_removed(path: Path, length: int) -> None:
     path.write_bytes(lines(FIRST)[:length])
     journal = JournalFile(path)
     assert journal.read_logs(0) == []
@@ -102,7 +102,9 @@ def test_a_last_line_that_lacks_only_its_newline_is_kept(path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(min_size=1).map(lambda text: text.replace(b"\n", b"")), st.booleans())
-def test_garbage_in_the_last_line_is_cut(tmp_path_factory: pytest.TempPathFactory, garbage: bytes, ends: bool) -> None:
+def test_garbage_in_the_last_line_is_removed(
+    tmp_path_factory: pytest.TempPathFactory, garbage: bytes, ends: bool
+) -> None:
     path = tmp_path_factory.mktemp("garbage") / "a.journal"
     path.write_bytes(WHOLE + garbage + (b"\n" if ends else b""))
     journal = JournalFile(path)
@@ -113,7 +115,7 @@ def test_garbage_in_the_last_line_is_cut(tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("garbage", [b"\0" * 200_000, b"[" * 200_000, b'{"op_code":"x"}', b"\xff\xfe[]"])
-def test_long_or_odd_garbage_is_cut(path: Path, garbage: bytes) -> None:
+def test_long_or_odd_garbage_is_removed(path: Path, garbage: bytes) -> None:
     path.write_bytes(WHOLE + garbage)
     append(path, THIRD)
     assert path.read_bytes() == lines(FIRST, SECOND, THIRD)
@@ -135,8 +137,8 @@ def test_damage_in_the_middle_names_line_and_file(path: Path) -> None:
     with pytest.raises(StudyError) as caught:
         JournalFile(path).read_logs(0)
     assert str(caught.value) == (
-        f"The journal {path} is damaged: line 2 is not an operation. Everything before it is sound; "
-        "remove the line and those behind it, or take another storage."
+        f"The journal {path} is damaged: line 2 is not an operation. Everything before it is valid; "
+        "remove that line and all lines after it, or use another storage."
     )
     assert path.read_bytes() == lines(FIRST) + b"oops\n" + lines(SECOND)
 
@@ -145,9 +147,9 @@ def test_damage_in_the_middle_names_line_and_file(path: Path) -> None:
     "content",
     [b"# My notes\nshort", b"\x89PNG\r\n\x1a\n\0\0", b"SQLite format 3\0", b'{"cells": []}', b"\nfoo", b"[1]"],
 )
-def test_a_strangers_file_is_left_alone(path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_journal_is_not_changed(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    text = f"The file {path} is not a journal, and it is left as it is. Name another file with storage."
+    text = f"The file {path} is not a journal, and it was not changed. Name another file with storage."
     for use in (lambda journal: journal.read_logs(0), JournalFile.repair, lambda journal: journal.append_logs([FIRST])):
         with pytest.raises(StudyError) as caught:
             use(JournalFile(path))
@@ -165,7 +167,7 @@ def test_a_folder_is_no_journal(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match=r"^The journal .*a\.journal cannot be made: .*\.$"):
+    with pytest.raises(StudyError, match=r"^The journal .*a\.journal cannot be created: .*\.$"):
         JournalFile(tmp_path / "file" / "a.journal")
 
 
@@ -177,7 +179,7 @@ def test_a_missing_journal_is_not_made_for_a_reader(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed on Windows")
-def test_a_removed_or_replaced_journal_is_told(path: Path) -> None:
+def test_a_removed_or_replaced_journal_is_an_error(path: Path) -> None:
     journal = JournalFile(path)
     journal.append_logs([FIRST, SECOND])
     journal.read_logs(0)
@@ -257,7 +259,7 @@ for i in range(100):
 """
 
 
-def test_the_lock_of_a_killed_process_is_free_at_once(path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_released(path: Path) -> None:
     append(path, FIRST)
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE)
     assert holder.stdout.readline().strip() == b"held"
@@ -289,9 +291,9 @@ def test_optuna_reads_and_writes_the_same_file(path: Path) -> None:
     ours = optuna.storages.JournalStorage(JournalFile(path))
     study = ours.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "digits")
     ours.set_study_user_attr(study, "key", "ü" * 10)
-    theirs = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-    assert theirs.get_study_user_attrs(study) == {"key": "ü" * 10}
-    theirs.set_study_user_attr(study, "other", 1)
+    optuna_storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    assert optuna_storage.get_study_user_attrs(study) == {"key": "ü" * 10}
+    optuna_storage.set_study_user_attr(study, "other", 1)
     assert ours.get_study_user_attrs(study) == {"key": "ü" * 10, "other": 1}
 
 

@@ -17,7 +17,7 @@ from nbcompress.study import Goal, State, open_study, read_study
 SPACE = Space({"x": Float(0, 1)})
 GOAL = Goal.of([], ["loss"])
 
-# Runs trials for ever (or a given number), and says the number of each one that it has finished.
+# Runs trials for ever (or a given number), and prints the number of each trial that it has finished.
 WRITER = """
 import sys
 from dataclasses import replace
@@ -44,7 +44,7 @@ def writer(storage: str, n_trials: int = 10**6, pause: str = "") -> subprocess.P
 
 
 def kill(process: subprocess.Popen[str]) -> list[int]:
-    """Kill it and return the numbers that it called finished."""
+    """Kill the writer and return the numbers of the trials that it printed as finished."""
     process.kill()
     rest, _ = process.communicate()
     return [int(word) for word in rest.split() if word.isdigit()]
@@ -80,7 +80,7 @@ def test_no_finished_trial_is_lost_when_its_process_is_killed(storage: str) -> N
 
 
 def test_the_journal_of_a_killed_writer_may_end_anywhere(tmp_path: Path) -> None:
-    """Instead of hoping to kill it within a write: cut the file at many places, and go on from there."""
+    """A kill rarely comes within a write, so the file is cut at many places instead."""
     whole = tmp_path / "whole.journal"
     study = open_study("s", SPACE, GOAL, storage=whole)
     for _ in range(3):
@@ -103,10 +103,10 @@ def test_the_journal_of_a_killed_writer_may_end_anywhere(tmp_path: Path) -> None
         study.abandon()
         study.finish(replace(study.begin({"x": 0.25}), state=State.COMPLETE, values={"loss": 3.0}))
         again = open_study("s", SPACE, GOAL, storage=path)
-        # This very process began the trials, with an object that is gone: they are interrupted.
+        # A deleted object of this process began the other trials: they are interrupted.
         assert len([trial for trial in again.all_trials if trial.state is State.COMPLETE]) == n_ended + 1
-        theirs = again.optuna_study().trials
-        assert [trial.state.name for trial in theirs].count("COMPLETE") == n_ended + 1
+        optuna_trials = again.optuna_study().trials
+        assert [trial.state.name for trial in optuna_trials].count("COMPLETE") == n_ended + 1
 
 
 def test_a_killed_process_leaves_an_interrupted_trial_and_a_living_one_a_running(storage: str) -> None:

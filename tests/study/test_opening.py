@@ -1,4 +1,4 @@
-"""Generations of a name."""
+"""Names of studies and their generations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our parameters as Optuna's distributions: the same values, and never a warning (warnings are errors here)."""
+"""Our parameters as Optuna's distributions: the same values, and no warning of Optuna."""
 
 from __future__ import annotations
 

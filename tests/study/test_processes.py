@@ -1,8 +1,4 @@
-"""Trials of machines that cannot be seen: alive as long as they count, by the reader's own clock.
-
-One search of a study at a time in one process, and no deletion under it.
-
-Workers: this process, processes that ended, processes that never were, other hosts."""
+"""Heartbeats of other machines, searches of the same study in one process, and the liveness of processes."""
 
 from __future__ import annotations
 
@@ -39,7 +35,7 @@ class Clock:
 
 
 class Host:
-    """A machine with a clock of its own; all of them are this process."""
+    """A simulated machine: this process under another host name and with another clock."""
 
     def __init__(self, storage: str, name: str, now: float) -> None:
         self.storage, self.name, self.clock = storage, name, Clock(now)
@@ -89,12 +85,12 @@ def test_a_machine_that_is_gone_is_given_up_after_a_minute(here: Host, there: Ho
     assert state(study) is State.INTERRUPTED
     assert study.unconfirmed == {}
     begun = study.begin(POINT, number=0)
-    assert state(there.open()) is State.RUNNING  # whoever has not looked for a minute is told, too
+    assert state(there.open()) is State.RUNNING  # also for a reader that has just opened the study
     study.finish(replace(begun, state=State.COMPLETE, values={"loss": 1.0}))
     assert state(there.open()) is State.COMPLETE
 
 
-def test_one_that_counts_lives(here: Host, there: Host) -> None:
+def test_heartbeats_keep_a_trial_running(here: Host, there: Host) -> None:
     remote, study = there.open(), here.open()
     begun = there.begin(remote)
     assert state(study) is State.RUNNING
@@ -109,7 +105,7 @@ def test_one_that_counts_lives(here: Host, there: Host) -> None:
     assert state(study) is State.COMPLETE
 
 
-def test_one_that_counted_and_is_gone(here: Host, there: Host) -> None:
+def test_a_trial_whose_heartbeats_end_is_given_up(here: Host, there: Host) -> None:
     remote, study = there.open(), here.open()
     there.begin(remote)
     assert state(study) is State.RUNNING
@@ -123,7 +119,7 @@ def test_one_that_counted_and_is_gone(here: Host, there: Host) -> None:
     assert state(study) is State.INTERRUPTED
 
 
-def test_a_slow_storage_gives_nobody_up(here: Host, there: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_storage_gives_no_trial_up(here: Host, there: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     there.begin(there.open())
     study = here.open()
     read = study._store.handle.storage.get_all_trials
@@ -137,12 +133,12 @@ def test_a_slow_storage_gives_nobody_up(here: Host, there: Host, monkeypatch: py
     assert state(study) is State.RUNNING
 
 
-def test_what_returns_late_is_recorded_if_nobody_was_faster(here: Host, there: Host) -> None:
+def test_a_late_result_is_recorded_if_the_trial_was_not_run_again(here: Host, there: Host) -> None:
     remote, study = there.open(), here.open()
     begun = there.begin(remote)
     assert state(study) is State.RUNNING
     here.clock.now += 60
-    here.open()  # settles it
+    here.open()  # writes that the trial is given up
     assert state(remote) is State.INTERRUPTED
     ended = remote.finish(replace(begun, state=State.COMPLETE, values={"loss": 1.0}, seconds=2.0))
     assert (ended.state, ended.values, ended.seconds) == (State.COMPLETE, {"loss": 1.0}, 2.0)
@@ -150,7 +146,7 @@ def test_what_returns_late_is_recorded_if_nobody_was_faster(here: Host, there: H
     assert state(study) is State.COMPLETE
 
 
-def test_what_returns_too_late_is_not(here: Host, there: Host) -> None:
+def test_a_late_result_is_discarded_if_the_trial_was_run_again(here: Host, there: Host) -> None:
     remote, study = there.open(), here.open()
     begun = there.begin(remote)
     assert state(study) is State.RUNNING
@@ -184,7 +180,7 @@ def test_an_end_that_is_written_while_others_give_it_up_counts(
     assert state(study) is State.COMPLETE
 
 
-def test_a_study_is_deleted_once_its_lost_trial_is_given_up(here: Host, there: Host) -> None:
+def test_a_study_can_be_deleted_once_its_trial_is_given_up(here: Host, there: Host) -> None:
     there.begin(there.open())
 
     def delete() -> None:
@@ -194,8 +190,8 @@ def test_a_study_is_deleted_once_its_lost_trial_is_given_up(here: Host, there: H
         with pytest.raises(StudyError) as caught:
             delete()
         assert str(caught.value) == (
-            f"Study 's' is in use: trial 0 runs in process {this_worker('').pid} on there, which cannot be seen from "
-            f"here. If no sign of life comes from there, the study can be deleted in {seconds} s."
+            f"Study 's' is in use: trial 0 runs in process {this_worker('').pid} on there, which cannot be checked "
+            f"from this machine. If it writes no heartbeat, the study can be deleted in {seconds} s."
         )
         here.clock.now += 40
     (summary,) = list_studies(here.storage, heartbeats=here.heartbeats)
@@ -204,7 +200,7 @@ def test_a_study_is_deleted_once_its_lost_trial_is_given_up(here: Host, there: H
     assert list_studies(here.storage) == ()
 
 
-def test_a_study_of_a_machine_that_counts_is_not_deleted(here: Host, there: Host) -> None:
+def test_heartbeats_keep_a_study_from_being_deleted(here: Host, there: Host) -> None:
     remote = there.open()
     there.begin(remote)
     for _ in range(5):
@@ -215,7 +211,7 @@ def test_a_study_of_a_machine_that_counts_is_not_deleted(here: Host, there: Host
         remote._store.write_heartbeats()
 
 
-def test_counting_ends_with_the_trial_and_with_the_study_object(there: Host) -> None:
+def test_heartbeats_end_with_the_trial_and_with_the_study_object(there: Host) -> None:
     study = there.open()
     begun = there.begin(study)
     there.clock.now += 10
@@ -236,7 +232,7 @@ def test_counting_ends_with_the_trial_and_with_the_study_object(there: Host) -> 
     assert counts(read_study("s", there.storage)) == [1, 0]
 
 
-def test_a_short_trial_writes_nothing(there: Host) -> None:
+def test_a_short_trial_writes_no_heartbeat(there: Host) -> None:
     study = there.open()
     begun = there.begin(study)
     there.clock.now += 9.9
@@ -245,7 +241,7 @@ def test_a_short_trial_writes_nothing(there: Host) -> None:
     assert counts(study) == [0]
 
 
-def test_what_nobody_else_sees_is_not_counted() -> None:
+def test_a_private_storage_has_no_heartbeats() -> None:
     for storage in (None, "sqlite://"):
         assert open_study("s", SPACE, GOAL, storage=storage)._store._heartbeat_writer is None
 
@@ -254,7 +250,7 @@ def counts(study: Study) -> list[int]:
     return [trial.user_attrs.get("nbcompress:beats", 0) for trial in study.optuna_study().trials]
 
 
-def test_a_storage_that_fails_does_not_stop_the_counting(there: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_storage_does_not_stop_the_heartbeats(there: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     study = there.open()
     there.begin(study)
     with monkeypatch.context() as patch:
@@ -273,7 +269,7 @@ def raising(error: Exception) -> Callable[..., Any]:
     return call
 
 
-def test_a_deleted_study_is_not_counted_for(tmp_path: Path) -> None:
+def test_a_deleted_study_gets_no_heartbeats(tmp_path: Path) -> None:
     there = Host(f"sqlite:///{tmp_path / 'a.db'}", "there", 0.0)
     study = there.open()
     there.begin(study)
@@ -284,7 +280,7 @@ def test_a_deleted_study_is_not_counted_for(tmp_path: Path) -> None:
     assert study._store._heartbeat_writer._runs == {}
 
 
-def test_a_thread_counts_by_itself_and_ends() -> None:
+def test_a_thread_writes_heartbeats_and_ends() -> None:
     written: list[tuple[int, int]] = []
     enough = threading.Event()
 
@@ -307,7 +303,7 @@ def test_a_thread_counts_by_itself_and_ends() -> None:
     writer.close()
 
 
-def test_sightings_tell_runs_apart() -> None:
+def test_the_monitor_distinguishes_runs() -> None:
     monitor = HeartbeatMonitor()
     assert monitor.seconds_unchanged("a", 0, 0.0, 1.0) == 0.0
     assert monitor.seconds_unchanged("b", 0, 5.0, 5.0) == 0.0
@@ -337,20 +333,20 @@ def test_a_study_is_searched_once_at_a_time(tmp_path: Path) -> None:
             pass
         opened(tmp_path / "journal", fresh=True).check_not_searched()
         opened(tmp_path / "other").check_not_searched()
-        with pytest.raises(StudyError, match=TEXT):  # the refused one did not set it free
+        with pytest.raises(StudyError, match=TEXT):  # the refused search did not remove the mark
             second.check_not_searched()
     with second.search_lock():
         pass
 
 
-def test_it_is_not_deleted_meanwhile(tmp_path: Path) -> None:
+def test_a_study_is_not_deleted_while_it_is_searched(tmp_path: Path) -> None:
     with opened(tmp_path / "journal").search_lock(), pytest.raises(StudyError, match=TEXT):
         delete_study("s", tmp_path / "journal")
     delete_study("s", tmp_path / "journal")
     assert list_studies(tmp_path / "journal") == ()
 
 
-def test_studies_in_memory_are_told_apart() -> None:
+def test_studies_in_memory_are_distinguished() -> None:
     with opened(None).search_lock(), opened(None).search_lock():
         pass
 
@@ -370,7 +366,7 @@ def test_this_process_lives() -> None:
     assert Worker.from_json(worker.to_json()) == worker
 
 
-def test_a_record_without_the_newer_facts_is_read() -> None:
+def test_a_record_of_an_earlier_version_is_read() -> None:
     worker = Worker.from_json({"host": "h", "pid": 3, "started": 1.5, "session": "s"})
     assert worker == Worker("h", 3, 1.5, "s")
     assert worker.to_json() == {"host": "h", "pid": 3, "started": 1.5, "session": "s"}
@@ -385,13 +381,13 @@ def test_a_later_process_with_the_same_id_is_another() -> None:
 
 @linux
 @pytest.mark.parametrize("seconds", [-1e6, -3600.0, -1.0, 3600.0])
-def test_a_clock_that_was_set_does_not_kill(seconds: float) -> None:
+def test_a_changed_clock_does_not_matter(seconds: float) -> None:
     worker = here_worker(started=this_worker("s").started + seconds)
     assert worker.is_this_process
     assert worker.liveness() == "alive"
 
 
-def test_nor_does_it_where_the_system_tells_no_ticks() -> None:
+def test_a_changed_clock_without_ticks_means_unknown() -> None:
     worker = here_worker(started=this_worker("s").started - 3600, ticks=-1)
     assert not worker.is_this_process
     assert worker.liveness() == "unknown"
@@ -409,7 +405,7 @@ def test_nor_does_it_where_the_system_tells_no_ticks() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1], ids=["this process", "no process"])
-def test_of_what_cannot_be_seen_nothing_is_known(changes: dict[str, str], pid: int) -> None:
+def test_other_machines_and_containers_are_unknown(changes: dict[str, str], pid: int) -> None:
     worker = here_worker(**changes, pid=pid)
     assert not worker.is_this_process
     assert worker.liveness() == "unknown"
@@ -417,7 +413,7 @@ def test_of_what_cannot_be_seen_nothing_is_known(changes: dict[str, str], pid: i
 
 
 @pytest.mark.parametrize(("namespace", "liveness"), [("pid:[4026531836]", "dead"), ("pid:[4026532999]", "unknown")])
-def test_a_machine_that_was_started_anew(monkeypatch: pytest.MonkeyPatch, namespace: str, liveness: str) -> None:
+def test_a_machine_that_was_booted_again(monkeypatch: pytest.MonkeyPatch, namespace: str, liveness: str) -> None:
     earlier = here_worker(boot="first", machine="m", namespace=namespace)
     later = replace(earlier, boot="second")
     monkeypatch.setattr("nbcompress.study.processes._this_process", lambda _: later)
@@ -427,7 +423,7 @@ def test_a_machine_that_was_started_anew(monkeypatch: pytest.MonkeyPatch, namesp
 
 
 @linux
-def test_a_process_that_the_system_hides_may_live(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_the_system_hides_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     def hidden(pid: int) -> None:
         raise psutil.NoSuchProcess(pid)
 

@@ -1,4 +1,4 @@
-"""How two searches differ in what they read."""
+"""Differences between what two searches read, and studies that are continued or not because of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SPACE, GOAL = Space({"x": Float(0, 1)}), Goal.of(minimize=["loss"])
 
 def compared(before: Any, now: Any, **options: Any) -> list[tuple[str, bool]]:
     found = differences({"reads": {"k": before}}, Snapshot({"k": now}), **options)
-    assert all(one.kind == "value" for one in found)
-    return [(one.name, one.is_close) for one in found]
+    assert all(difference.kind == "value" for difference in found)
+    return [(difference.name, difference.is_close) for difference in found]
 
 
 @pytest.mark.parametrize(
@@ -53,25 +53,27 @@ def compared(before: Any, now: Any, **options: Any) -> list[tuple[str, bool]]:
 )
 def test_differences(before: Any, now: Any, expected: list[tuple[str, bool]] | None) -> None:
     if expected is None:
-        assert [one.kind for one in differences({"reads": {"k": before}}, Snapshot({"k": now}))] == ["code"]
+        assert [difference.kind for difference in differences({"reads": {"k": before}}, Snapshot({"k": now}))] == [
+            "code"
+        ]
     else:
         assert compared(before, now) == expected
 
 
-def test_names_that_one_of_both_reads_are_none() -> None:
+def test_names_that_only_one_of_both_reads_are_not_compared() -> None:
     assert differences({"reads": {"a": 1}}, Snapshot({"b": 2})) == []
     assert differences({}, Snapshot({"b": 2}, function={"code": "x"})) == []
 
 
-def test_what_the_body_writes_into_does_not_count() -> None:
+def test_written_paths_are_not_compared() -> None:
     before, now = {"items": {"n": 1, "lr": 0.1}}, {"items": {"n": 5, "lr": 0.2}}
     assert compared(before, now, written=[("k", "n")]) == [("k.lr", False)]
     assert compared(before, now, written=[("k",)]) == []
     given = Snapshot({"k": now}, written=frozenset({("k", "lr")}))
-    assert [one.name for one in differences({"reads": {"k": before}}, given)] == ["k.n"]
+    assert [difference.name for difference in differences({"reads": {"k": before}}, given)] == ["k.n"]
 
 
-def test_what_was_written_between_two_takings() -> None:
+def test_paths_that_changed_between_two_snapshots() -> None:
     before = Snapshot(
         {"a": 1, "cache": {"items": {}}, "c": {"fields": {"n": 0, "lr": 1}}}, function={"fields": {"log": []}}
     )
@@ -111,7 +113,7 @@ def test_a_named_study_is_not_continued_with_another_value(storage: str) -> None
     assert opened(storage, {"lr": 0.2, "n": 3}).name == "s~2"
 
 
-def test_an_unnamed_study_is_the_newest_generation_whose_values_agree(storage: str) -> None:
+def test_an_unnamed_study_is_the_latest_generation_with_equal_values(storage: str) -> None:
     def name(lr: float, **options: Any) -> str:
         return opened(storage, {"lr": lr}, is_generated_name=True, **options).name
 
@@ -124,7 +126,7 @@ def test_an_unnamed_study_is_the_newest_generation_whose_values_agree(storage: s
     assert len(list_studies(storage)) == 5
 
 
-def test_studies_of_earlier_versions_go_on(storage: str) -> None:
+def test_studies_of_earlier_versions_are_continued(storage: str) -> None:
     digits = {"value of lr": "1a", "body": "b"}
     opened(storage, None, identity=digits)
     assert opened(storage, {"lr": 1}, identity=digits, is_generated_name=True).name == "s"
@@ -147,12 +149,12 @@ def test_code_and_content_that_belong_to_a_function(storage: str) -> None:
     assert study(values("a", "2"), is_generated_name=True).name == "s~2"
     assert study(values("a", "1"), is_generated_name=True).name == "s"
     assert (
-        "data (a TextIOWrapper) cannot be known"
+        "data (a TextIOWrapper) cannot be compared"
         in study(values("a", "1", "data (a TextIOWrapper)"), is_generated_name=True).warnings[0]
     )
 
 
-def test_what_was_written_is_stored(storage: str) -> None:
+def test_written_paths_are_stored(storage: str) -> None:
     study = opened(storage, {"log": [], "n": 1})
     study.annotate_written({("log",)})
     study.annotate_written({("c", "n")})
@@ -160,4 +162,4 @@ def test_what_was_written_is_stored(storage: str) -> None:
     with pytest.raises(StudyChanged, match="n = 1 before and 2 now"):
         opened(storage, {"log": [1, 2], "n": 2})
     assert "written" not in study.record
-    assert State.RUNNING not in [one.state for one in study.all_trials]
+    assert State.RUNNING not in [trial.state for trial in study.all_trials]

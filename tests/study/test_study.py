@@ -1,4 +1,4 @@
-"""Studies: one law suite, run over every kind of storage, and what a person reads of them."""
+"""Studies: tests that run with every kind of storage, and what a user reads of a study."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GOOD = {"accuracy": 0.9, "kilobytes": 40.0}
 
 
 class Place:
-    """A storage that studies can be opened in again and again."""
+    """A storage in which studies can be opened several times."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.storage: Any = str(folder / "a.journal")
@@ -75,7 +75,7 @@ def run(
 
 
 def lost(place: Place, name: str = "digits") -> int:
-    """Begin a trial and lose the object that runs it, as a cell that ends with an error does."""
+    """Begin a trial and delete the object that runs it, as a cell that ends with an error does; return its number."""
     study = place.open(name)
     return study.begin(CLUSTER, seed=7, note={"scale": 1.5}, reason="explores").number
 
@@ -115,13 +115,13 @@ def test_every_end_comes_back(place: Place, state: State) -> None:
 
 
 def test_numbers_have_no_gaps(place: Place) -> None:
-    one, other = place.open(), place.open()
-    begun = [study.begin(PLAIN) for study in (one, other, other, one)]
+    study, other = place.open(), place.open()
+    begun = [writer.begin(PLAIN) for writer in (study, other, other, study)]
     assert [trial.number for trial in begun] == [0, 1, 2, 3]
     other.finish(replace(begun[2], state=State.COMPLETE, values=GOOD))
-    one.refresh()
+    study.refresh()
     states = [State.RUNNING, State.RUNNING, State.COMPLETE, State.RUNNING]
-    assert [trial.state for trial in one.all_trials] == states
+    assert [trial.state for trial in study.all_trials] == states
 
 
 def test_an_interrupted_trial_is_run_again_under_its_number(place: Place) -> None:
@@ -141,7 +141,7 @@ def test_an_interrupted_trial_is_run_again_under_its_number(place: Place) -> Non
     assert len(study.trials) == 3
 
 
-def test_an_interruption_may_come_again_and_again(place: Place) -> None:
+def test_a_trial_may_be_interrupted_several_times(place: Place) -> None:
     lost(place)
     for _ in range(3):
         study = place.open()
@@ -169,8 +169,8 @@ def test_what_cannot_be_run_again(place: Place, number: int, point: dict[str, An
 
 def test_a_repeat_has_one_winner(place: Place) -> None:
     lost(place)
-    one, other = place.open(), place.open()
-    one.begin(CLUSTER, number=0)
+    study, other = place.open(), place.open()
+    study.begin(CLUSTER, number=0)
     with pytest.raises(StudyError) as caught:
         other.begin(CLUSTER, number=0)
     assert str(caught.value) == "Only an interrupted trial is run again, but trial 0 is running."
@@ -179,18 +179,18 @@ def test_a_repeat_has_one_winner(place: Place) -> None:
 def test_a_repeat_that_lost_the_race_ends_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     # As in a database, where nothing keeps another process from beginning between our look and our write.
     lost(place)
-    one, other = place.open(), place.open()
-    monkeypatch.setattr(other, "_check_repeatable", lambda *_: one.begin(CLUSTER, number=0))
+    study, other = place.open(), place.open()
+    monkeypatch.setattr(other, "_check_repeatable", lambda *_: study.begin(CLUSTER, number=0))
     with pytest.raises(StudyError) as caught:
         other.begin(CLUSTER, number=0)
     assert str(caught.value) == "Trial 0 of study 'digits' is run again by another process already."
-    one.refresh()
-    assert [trial.state for trial in one.all_trials] == [State.RUNNING]
-    one.abandon()
+    study.refresh()
+    assert [trial.state for trial in study.all_trials] == [State.RUNNING]
+    study.abandon()
     assert [trial.state for trial in place.open().all_trials] == [State.INTERRUPTED]
 
 
-def test_a_living_object_keeps_its_trials_running(place: Place) -> None:
+def test_a_study_object_in_use_keeps_its_trials_running(place: Place) -> None:
     study = place.open()
     best = run(study)
     study.begin(PLAIN)
@@ -198,11 +198,11 @@ def test_a_living_object_keeps_its_trials_running(place: Place) -> None:
     for other in (study, place.open(), place.read()):
         assert [trial.state for trial in other.all_trials] == [State.COMPLETE, State.RUNNING]
     del other, study
-    # At once, without a garbage collection, although trials are still held.
+    # At once, without a garbage collection, although trials are still referenced.
     assert place.read().all_trials[1].state is State.INTERRUPTED
 
 
-def test_abandon_ends_what_runs_here(place: Place) -> None:
+def test_abandon_interrupts_the_trials_of_this_object(place: Place) -> None:
     study, other = place.open(), place.open()
     study.begin(PLAIN)
     other.begin(PLAIN)
@@ -243,7 +243,7 @@ def test_a_trial_that_another_program_ended_is_recorded_all_the_same(place: Plac
     assert [(trial.state, trial.values) for trial in place.open().all_trials] == [(State.COMPLETE, GOOD)]
 
 
-def test_unless_it_is_run_again_already(place: Place) -> None:
+def test_a_result_is_discarded_if_the_trial_was_run_again(place: Place) -> None:
     study, other = place.open(), place.open()
     begun = study.begin(PLAIN)
     ended_by_another_program(study)
@@ -269,9 +269,9 @@ def test_what_another_program_ended_stays_interrupted_when_it_is_abandoned(place
 def ended_by_another_program(study: Study) -> None:
     import optuna
 
-    theirs = study.optuna_study()
-    for trial in theirs.trials:
-        theirs._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+    optuna_study = study.optuna_study()
+    for trial in optuna_study.trials:
+        optuna_study._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_reports_show_at_once_and_are_stored_with_the_end(place: Place) -> None:
     assert place.read().all_trials[0].reports["accuracy"] == {0: 0.25, 1: 0.5}
 
 
-def test_what_was_not_begun_cannot_end(place: Place) -> None:
+def test_only_a_trial_that_runs_here_can_be_finished(place: Place) -> None:
     study, other = place.open(), place.open()
     begun = study.begin(PLAIN)
     ended = replace(begun, state=State.COMPLETE, values=GOOD)
@@ -517,14 +517,16 @@ def test_optuna_reads_our_studies(place: Place) -> None:
     run(study, PLAIN, State.INFEASIBLE, {"kilobytes": 99.0})
     run(study, PLAIN, State.FAILED)
     study.begin(CLUSTER)
-    theirs = study.optuna_study()
-    assert [trial.state.name for trial in theirs.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "FAIL", "RUNNING"]
-    assert theirs.trials[1].params == CLUSTER
-    assert theirs.trials[1].values == [0.95, 50.0]
-    assert [trial.number for trial in theirs.best_trials] == [0, 1]
-    assert theirs.directions[0].name == "MAXIMIZE"
-    assert isinstance(theirs.trials[1].distributions["clusters"], optuna.distributions.IntDistribution)
-    assert theirs.trials[1].distributions["cuts[fc]"] == optuna.distributions.FloatDistribution(0, 0.75, step=0.25)
+    optuna_study = study.optuna_study()
+    assert [trial.state.name for trial in optuna_study.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    assert optuna_study.trials[1].params == CLUSTER
+    assert optuna_study.trials[1].values == [0.95, 50.0]
+    assert [trial.number for trial in optuna_study.best_trials] == [0, 1]
+    assert optuna_study.directions[0].name == "MAXIMIZE"
+    assert isinstance(optuna_study.trials[1].distributions["clusters"], optuna.distributions.IntDistribution)
+    assert optuna_study.trials[1].distributions["cuts[fc]"] == optuna.distributions.FloatDistribution(
+        0, 0.75, step=0.25
+    )
 
 
 # --- What a person reads -----------------------------------------------------------------------------------------
@@ -665,12 +667,12 @@ def test_kept_folders_lie_beside_the_storage(tmp_path: Path) -> None:
     assert folder(tmp_path / "a.journal", "..") == tmp_path / "a.kept" / "%2E%2E"
 
 
-def test_deleting_takes_what_was_kept_along(journal: Place) -> None:
+def test_deleting_removes_kept_values(journal: Place) -> None:
     folder = journal.open().kept_folder
     other = journal.open("other").kept_folder
-    for one in (folder, other):
-        (one / "0").mkdir(parents=True)
-        (one / "0" / "small.nbz").write_bytes(b"x")
+    for kept in (folder, other):
+        (kept / "0").mkdir(parents=True)
+        (kept / "0" / "small.nbz").write_bytes(b"x")
     delete_study("digits", journal.storage)
     assert not folder.exists()
     assert other.exists()
@@ -703,8 +705,8 @@ def test_a_study_of_another_tool_is_not_continued(place: Place) -> None:
     storage = place.open("ours")._store.handle.storage
     import optuna
 
-    theirs = optuna.study.Study("ours", storage)
-    assert theirs.study_name == "ours"
+    optuna_study = optuna.study.Study("ours", storage)
+    assert optuna_study.study_name == "ours"
     number = storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE] * 2, "digits")
     storage.create_new_trial(number)
     with pytest.raises(
@@ -716,7 +718,7 @@ def test_a_study_of_another_tool_is_not_continued(place: Place) -> None:
     assert [summary.name for summary in list_studies(place.storage)] == ["ours"]
 
 
-def test_a_study_that_was_killed_while_it_began_is_taken_over(place: Place) -> None:
+def test_a_study_whose_process_was_killed_while_it_began(place: Place) -> None:
     import optuna
 
     storage = place.open("other")._store.handle.storage
@@ -744,7 +746,7 @@ def test_a_newer_format_is_refused(journal: Place) -> None:
     ("storage", "text"),
     [
         ("foo://user:secret@host/x", "The storage 'foo://user:***@host/x' is neither a path nor the URL"),
-        ("sqlite:////proc/none/x.db", "The folder /proc/none cannot be made"),
+        ("sqlite:////proc/none/x.db", "The folder /proc/none cannot be created"),
         ("", "A storage needs a path, but got an empty text. Write for example 'nbcompress.journal'."),
         (3, "A storage is a path or a database URL, but got 3. Write for example 'nbcompress.journal'."),
     ],
@@ -764,7 +766,7 @@ def test_a_driver_that_is_missing_is_named() -> None:
     assert str(caught.value).startswith("The storage 'mysql://user:***@host/x' needs a driver")
 
 
-def test_a_database_that_is_none(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_text("no database, but long enough to look at" * 9)
     with pytest.raises(StudyError, match=r"^The storage sqlite:///.*a\.db failed: .*not a database"):
         open_study("digits", SPACE, GOAL, storage=f"sqlite:///{tmp_path / 'a.db'}")
@@ -804,9 +806,9 @@ def test_optuna_is_quiet_and_its_settings_stay(
     assert capfd.readouterr() == ("", "")
 
 
-def test_memory_is_the_own_of_each_study() -> None:
-    one = open_study("digits", SPACE, GOAL, storage=None)
-    run(one)
+def test_studies_in_memory_share_nothing() -> None:
+    study = open_study("digits", SPACE, GOAL, storage=None)
+    run(study)
     assert open_study("digits", SPACE, GOAL, storage=None).all_trials == ()
 
 

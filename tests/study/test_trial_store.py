@@ -1,4 +1,4 @@
-"""Records in attributes: short ones as they are, long ones in pieces, never half."""
+"""Records in attributes of Optuna: short ones as they are, long ones in pieces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_is_written_is_read(data: object, size: int) -> None:
     assert all(len(str(value).encode()) < 32_000 for value in attributes.values())
 
 
-def test_the_head_comes_last() -> None:
+def test_the_key_itself_comes_last() -> None:
     items = attribute_items("key", "x" * 100_000, "it")
     assert [key for key, _ in items] == ["key/0", "key/1", "key/2", "key/3", "key"]
     attributes = dict(items[:-1])
