@@ -16,7 +16,7 @@ from nbcompress.measure.costs import LAYER_HEADER, ROOT_NAME, footprint_notes
 from nbcompress.measure.footprint import FootprintTable, align_layers, layer_table
 from nbcompress.measure.text import share_text, size_text, text_table
 from nbcompress.panels.card_figures import bars_figure, compression_figure, dots_figure
-from nbcompress.panels.drawing import render
+from nbcompress.panels.figures import render
 from nbcompress.panels.html import Markup, Picture, details, join, table, tag, user_text
 from nbcompress.panels.text import format_value, shorten
 
