@@ -56,7 +56,7 @@ def test_with_data_accuracy_and_flips_are_told_in_every_form(model: nn.Module) -
     assert is_plain(card["text/html"])
     for text in (
         "accuracy on 60 examples, with 95 % intervals",
-        "broken",
+        "now wrong",
         "McNemar",
         "a remark",
         "Accuracy of each class",
