@@ -45,6 +45,7 @@ from nbcompress.study.goal import State, Trial
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
     from nbcompress.run.callbacks import Controls, Ending
+    from nbcompress.run.history import HistoryCache
 
 
 class Changes:
@@ -218,12 +219,13 @@ class LivePanel(TextPanel):
         proposer: Proposer | None,
         controls: Controls | None,
         script: str,
+        histories: HistoryCache | None = None,
     ) -> None:
         super().__init__(study, output, clock, baseline, proposer)
         self._controls, self._script = controls, script
         self._run = uuid.uuid4().hex
         self._outputs = [output]
-        self._foresight = Foresight(proposer)
+        self._foresight = Foresight(proposer, histories=histories)
         self._narrowing = narrowing_of(proposer)
         self._presses = Presses(study, controls, self._narrowing) if controls is not None else None
         self._pages: set[str] = set()
@@ -392,6 +394,7 @@ def panel(
     baseline: Mapping[str, float] | None = None,
     proposer: Proposer | None = None,
     controls: Controls | None = None,
+    histories: HistoryCache | None = None,
 ) -> Panel:
     """Return the panel of a search.
 
@@ -405,6 +408,7 @@ def panel(
         baseline: Metrics of the original model.
         proposer: What proposes, for slices of its surrogate.
         controls: The search's buttons; None shows none.
+        histories: Those of the search, whose fitted models are used again; None makes its own.
     """
     clock = Clock(trials, seconds)
     script = asset("panel.js")
@@ -413,4 +417,4 @@ def panel(
     if kind == "text" or script is None:
         return TextPanel(study, output, clock, baseline, proposer)
 
-    return LivePanel(study, output, clock, baseline, proposer, controls, script)
+    return LivePanel(study, output, clock, baseline, proposer, controls, script, histories)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nbcompress.optimize.models import Belief
     from nbcompress.optimize.proposers.gp import GaussianProcessProposer
     from nbcompress.optimize.surrogates.closed_form import GaussianProcess
+    from nbcompress.run.history import HistoryCache
 
 
 class SliceLike(Protocol):
@@ -202,16 +203,19 @@ def _slice_cut(data: Mapping[str, Any], name: Callable[[str], str], limits: Limi
 MOST_TRIALS = 600
 
 
-def surrogate_data(proposer: Proposer | None, trials: Sequence[Trial], goal: Goal) -> dict[str, Any] | None:
+def surrogate_data(
+    proposer: Proposer | None, trials: Sequence[Trial], goal: Goal, histories: HistoryCache | None = None
+) -> dict[str, Any] | None:
     """Return the surrogate as data against the schema; None where there is none, or none that a page could evaluate.
 
     Args:
         proposer: Whose surrogate it is.
         trials: What it learns from.
         goal: What the losses and slacks of its processes mean.
+        histories: Those of the search, whose fitted models are used again.
     """
     from nbcompress.optimize.proposers.gp import GaussianProcessProposer
-    from nbcompress.run.history import begun_in_vain, history_of
+    from nbcompress.run.history import HistoryCache, begun_in_vain
 
     if not isinstance(proposer, GaussianProcessProposer):
         return None
@@ -219,7 +223,7 @@ def surrogate_data(proposer: Proposer | None, trials: Sequence[Trial], goal: Goa
     numbers = np.array(sorted(trial.number for trial in trials)[begun_in_vain(trials) :], dtype=int)
     if len(numbers) > MOST_TRIALS:
         return None
-    belief = proposer.believe(history_of(trials, goal))
+    belief = proposer.believe((histories or HistoryCache()).history_of(trials, goal))
     if len(belief.losses) < proposer.n_objectives:
         return None
     return {
@@ -312,6 +316,7 @@ def expectations_of(
     *,
     is_wanted: Callable[[], bool] = always,
     most: int = MAX_EXPECTATION_TRIALS,
+    histories: HistoryCache | None = None,
 ) -> Expectations:
     """Ask the surrogate of a proposer about a study.
 
@@ -325,11 +330,12 @@ def expectations_of(
         patience: No slice is begun after so many seconds.
         is_wanted: Asked before each part of the work; what is not wanted any more is left out.
         most: The most slices.
+        histories: Those of the search, whose fitted models are used again.
     """
     if proposer is None or study.best is None:
         return Expectations()
     try:
-        return _asked(proposer, study, study.best, patience, is_wanted, most)
+        return _asked(proposer, study, study.best, patience, is_wanted, most, histories)
     except Exception as error:
         # What there is to see of the trials must not be lost to it.
         logging.getLogger(__name__).debug("the surrogate could not be asked", exc_info=True)
@@ -343,18 +349,25 @@ def unasked(error: Exception) -> Expectations:
 
 
 def _asked(
-    proposer: Proposer, study: Tried, best: Trial, patience: float, is_wanted: Callable[[], bool], most: int
+    proposer: Proposer,
+    study: Tried,
+    best: Trial,
+    patience: float,
+    is_wanted: Callable[[], bool],
+    most: int,
+    histories: HistoryCache | None,
 ) -> Expectations:
     from nbcompress.optimize import importance, leave_one_out, slice_of
-    from nbcompress.run.history import history_of
+    from nbcompress.run.history import HistoryCache
 
     end = time.monotonic() + patience
-    history = history_of(study.all_trials, study.goal)
+    histories = histories or HistoryCache()
+    history = histories.history_of(study.all_trials, study.goal)
     try:
         shares = importance(proposer, history)
     except SearchError:
         return Expectations()
-    surrogate = surrogate_data(proposer, study.all_trials, study.goal)
+    surrogate = surrogate_data(proposer, study.all_trials, study.goal, histories)
     calibration = None
     if is_wanted():
         calibration = calibration_data(leave_one_out(proposer, history).residuals, study.goal.objectives[0].metric)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nbcompress.panels.surrogate_data import PATIENCE, Expectations, Tried, expectations_of, surrogate_data, unasked
+from nbcompress.run.history import HistoryCache
 from nbcompress.study.goal import Goal, Trial
 
 if TYPE_CHECKING:
@@ -67,10 +68,17 @@ class Foresight:
     Args:
         proposer: Whose surrogate is asked, or None.
         now: A clock in seconds.
+        histories: Those of the search, whose fitted models are used again; None makes its own.
     """
 
-    def __init__(self, proposer: Proposer | None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        proposer: Proposer | None,
+        now: Callable[[], float] = time.monotonic,
+        histories: HistoryCache | None = None,
+    ) -> None:
         self._proposer, self._now = proposer, now
+        self._histories = histories or HistoryCache()
         self._glances, self._looks = _Pace(now), _Pace(now)
 
     def look(self, study: Tried, is_wanted: Callable[[], bool], begun: int | None = None) -> Expectations:
@@ -92,7 +100,9 @@ class Foresight:
         if not found.remark and self._looks.is_due(n_ended):
             start = self._now()
             then = Before(study.goal, before(study, begun), study.best)
-            seen = expectations_of(self._proposer, then, PATIENCE, is_wanted=is_wanted, most=_most(study))
+            seen = expectations_of(
+                self._proposer, then, PATIENCE, is_wanted=is_wanted, most=_most(study), histories=self._histories
+            )
             found = replace(seen, surrogate=seen.surrogate or found.surrogate)
             self._looks.done(start, n_ended)
         if found.remark:
@@ -101,7 +111,7 @@ class Foresight:
 
     def _glance(self, trials: Sequence[Trial], goal: Goal) -> Expectations:
         try:
-            return Expectations(surrogate=surrogate_data(self._proposer, trials, goal))
+            return Expectations(surrogate=surrogate_data(self._proposer, trials, goal, self._histories))
         except Exception as error:
             # Whatever is wrong with the surrogate, the search goes on and says so itself when it proposes.
             logging.getLogger(__name__).debug("the surrogate could not be asked", exc_info=True)

@@ -147,35 +147,38 @@ _STATUS: dict[State, Status] = {
 }
 
 
-# What was asked last, and the answer.
-_latest: tuple[tuple[Trial, ...], Goal, History] | None = None
+class HistoryCache:
+    """Keeps the latest history that was made.
 
-
-def history_of(trials: Sequence[Trial], goal: Goal) -> History:
-    """Return the trials in the order of their numbers; what a trial did not measure is NaN.
-
-    An objective of a trial that was stopped early is what it can be expected to have come to; see `Precedents`.
-    Whether it would have kept a constraint is not known.
-
-    Trials of a search that began with failures alike are left out: their points may be proposed again.
-
-    The very same trials give the very same history as the last time: a panel asks about what the loop has just asked
-    about, and a surrogate that was fitted to it is recognised.
+    A search and its panel share one: the panel asks about the trials that the loop has just asked about, and gets the
+    same `History`, so that the models that were fitted to it are fitted once.
     """
-    global _latest
-    asked = tuple(trials)
-    if _latest is not None and _latest[1] == goal and _are_same(_latest[0], asked):
-        return _latest[2]
-    history = _history_of(asked, goal)
-    _latest = (asked, goal, history)
-    return history
+
+    def __init__(self) -> None:
+        self._latest: tuple[tuple[Trial, ...], Goal, History] | None = None
+
+    def history_of(self, trials: Sequence[Trial], goal: Goal) -> History:
+        """Return `history_of(trials, goal)`; for the very same trials it is the same object as the last time."""
+        trials = tuple(trials)
+        if self._latest is not None and self._latest[1] == goal and _are_same(self._latest[0], trials):
+            return self._latest[2]
+        history = history_of(trials, goal)
+        self._latest = (trials, goal, history)
+        return history
 
 
 def _are_same(left: Sequence[Trial], right: Sequence[Trial]) -> bool:
     return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
 
 
-def _history_of(trials: Sequence[Trial], goal: Goal) -> History:
+def history_of(trials: Sequence[Trial], goal: Goal) -> History:
+    """Return the trials in the order of their numbers; what a trial did not measure is NaN.
+
+    An objective of a trial that was stopped early is extrapolated; see `Precedents`. Whether the trial would have met
+    a constraint is not known.
+
+    If the first trials of the study all failed alike, they are left out: their points may be proposed again.
+    """
     from nbcompress.optimize import History
 
     ordered = sorted(trials, key=lambda trial: trial.number)[begun_in_vain(trials) :]

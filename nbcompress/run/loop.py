@@ -18,7 +18,7 @@ from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observe
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import Pruner, not_judged
 from nbcompress.run.engines.base import EngineError
-from nbcompress.run.history import all_failed, history_of, in_short, same_failure
+from nbcompress.run.history import all_failed, in_short, same_failure
 from nbcompress.run.kept import Keeper
 from nbcompress.run.options import GainBelow, NoGain, described
 from nbcompress.run.outcome import Assignment, Outcome
@@ -246,7 +246,7 @@ class SearchLoop:
         if final is not None:
             return final
         try:
-            proposal = self._proposer.propose(len(trials), history_of(trials, self._study.goal))
+            proposal = self._proposer.propose(len(trials), self._search.histories.history_of(trials, self._study.goal))
         except SpaceExhausted as error:
             return self._final(trials, is_over=True) or Ending("exhausted", str(error))
         if isinstance(self._until, GainBelow):

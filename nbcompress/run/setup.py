@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchError, option
 from nbcompress.run.engines import engine_of
+from nbcompress.run.history import HistoryCache
 from nbcompress.run.kept import Modules, give_shelf
 from nbcompress.run.loop import SearchLoop
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
@@ -76,6 +77,7 @@ class Search:
         engine: Where trials run.
         options: All options; start points are checked.
         values_read: Returns the values that the search reads, as they are now; None if the study is not stored.
+        histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
     """
 
     study: Study
@@ -84,6 +86,7 @@ class Search:
     engine: Engine
     options: SearchOptions = field(default_factory=SearchOptions)
     values_read: Callable[[], Values] | None = None
+    histories: HistoryCache = field(default_factory=HistoryCache)
 
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
         """Run trials until the study has as many as wanted, or something else ends the search.

@@ -1,17 +1,23 @@
-"""What proposers see of the trials.
-
-What stopped trials count as, by hand.
-
-When a search has a mistake rather than bad luck."""
+"""What proposers see of the trials: histories, extrapolated values, and failures that are alike."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from nbcompress.run.history import Precedents, all_failed, begun_in_vain, curve_of, history_of, in_short, same_failure
+from nbcompress.run.history import (
+    HistoryCache,
+    Precedents,
+    all_failed,
+    begun_in_vain,
+    curve_of,
+    history_of,
+    in_short,
+    same_failure,
+)
 from nbcompress.study import Failure, Goal, State, Trial
 
 GOAL = Goal.of(maximize=["accuracy"], minimize=["size"], subject_to=["size <= 60", "accuracy >= 0.5"])
@@ -189,3 +195,11 @@ def test_a_failure_in_short_is_one_line_of_bounded_length() -> None:
     assert text.startswith("ValueError: long long")
     assert text.endswith(" ...")
     assert len(text) < 210
+
+
+def test_a_cache_returns_the_same_history_for_the_same_trials() -> None:
+    trials, cache = COMPLETE[:2], HistoryCache()
+    history = cache.history_of(trials, GOAL)
+    assert cache.history_of(tuple(trials), GOAL) is history
+    assert cache.history_of([replace(trial) for trial in trials], GOAL) is not history
+    assert HistoryCache().history_of(trials, GOAL) is not history
