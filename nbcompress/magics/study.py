@@ -54,11 +54,11 @@ def stored(study_name: str, storage: str, scope: Scope) -> Study:
     Raises:
         StudyError: There is no such study; the text names the nearest.
     """
-    from nbcompress.run.kept import give_shelf
+    from nbcompress.run.kept import attach_artifact_store
     from nbcompress.study import read_study
 
     study = read_study(study_name, storage)
-    give_shelf(study, lambda: notebook_modules(scope.namespace))
+    attach_artifact_store(study, lambda: notebook_modules(scope.namespace))
     return study
 
 

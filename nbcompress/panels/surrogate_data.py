@@ -215,12 +215,12 @@ def surrogate_data(
         histories: Those of the search, whose fitted models are used again.
     """
     from nbcompress.optimize.proposers.gp import GaussianProcessProposer
-    from nbcompress.run.history import HistoryCache, begun_in_vain
+    from nbcompress.run.history import HistoryCache, n_alike_initial_failures
 
     if not isinstance(proposer, GaussianProcessProposer):
         return None
     # The trials of the history, in its order.
-    numbers = np.array(sorted(trial.number for trial in trials)[begun_in_vain(trials) :], dtype=int)
+    numbers = np.array(sorted(trial.number for trial in trials)[n_alike_initial_failures(trials) :], dtype=int)
     if len(numbers) > MOST_TRIALS:
         return None
     belief = proposer.believe((histories or HistoryCache()).history_of(trials, goal))

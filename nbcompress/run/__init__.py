@@ -7,7 +7,7 @@ from nbcompress.run.callbacks import Controls, Ending, Observer
 from nbcompress.run.early_stopping import Pruner
 from nbcompress.run.engines import engine_of
 from nbcompress.run.evaluation import run_trial
-from nbcompress.run.kept import FolderShelf, MemoryShelf, give_shelf
+from nbcompress.run.kept import FolderArtifactStore, MemoryArtifactStore, attach_artifact_store
 from nbcompress.run.options import SearchOptions, parse_until, seconds_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
 from nbcompress.run.reevaluation import finalists
@@ -19,8 +19,8 @@ __all__ = [
     "Controls",
     "Ending",
     "Evaluate",
-    "FolderShelf",
-    "MemoryShelf",
+    "FolderArtifactStore",
+    "MemoryArtifactStore",
     "Observer",
     "Outcome",
     "Pruner",
@@ -29,10 +29,10 @@ __all__ = [
     "Termination",
     "Terminator",
     "TrialEnded",
+    "attach_artifact_store",
     "current_trial",
     "engine_of",
     "finalists",
-    "give_shelf",
     "keep",
     "maximize",
     "parse_until",

@@ -1,4 +1,4 @@
-"""Kept values: what trials on the front leave behind for later."""
+"""Kept values: what trials on the front leave behind for later, in memory or in files beside the storage."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Modules = Callable[[], "Mapping[str, nn.Module]"]
 """Returns the notebook's modules as they are now, by name."""
 
 
-class MemoryShelf:
-    """Keeps the values themselves, as long as the study lives."""
+class MemoryArtifactStore:
+    """Keeps the values in memory, as long as the study object exists."""
 
     def __init__(self) -> None:
         self._kept: dict[int, dict[str, Any]] = {}
@@ -47,13 +47,12 @@ class MemoryShelf:
         self._kept.pop(number, None)
 
 
-class FolderShelf:
-    """Keeps each value in a file of our own format, `<folder>/<number>/<name>.nbz`, with a note beside it.
+class FolderArtifactStore:
+    """Keeps each value in a file `<folder>/<number>/<name>.nbz`, with a JSON note next to it.
 
-    A module's file holds no class. It is rebuilt in a copy of the notebook's module that it came from: one of the
-    same class, found by its name in the notebook, so also after a restart. A module that came from none, such as one
-    that a function made, stays in memory while its trial is on the front; after a restart it is a
-    `Handle`, to be loaded into a fresh instance.
+    The file of a module holds no class. The module is rebuilt in a copy of a module of the same class in the notebook;
+    this works after a restart, too. A module without one, such as a module that a function made, stays in memory while
+    its trial is on the front; after a restart it is a `Handle`, to be loaded into a new instance.
 
     Args:
         folder: Where; it need not exist.
@@ -76,10 +75,10 @@ class FolderShelf:
         path = self._path(number, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         origins = [self._origin(module) for module in _modules_in(value)]
-        with _whole(path) as partial:
+        with _atomic_write(path) as partial:
             save_value(value, partial)
-        # The note comes last: a value without one was not written to its end.
-        with _whole(_note_path(path)) as partial:
+        # The note is written last: a value without a note is incomplete.
+        with _atomic_write(_note_path(path)) as partial:
             partial.write_text(json.dumps({"version": VERSION, "origins": origins}), encoding="utf-8")
         if None in origins:
             self._held[number, name] = value
@@ -120,7 +119,7 @@ class FolderShelf:
         return self._folder / str(number) / f"{quote(name, safe='')}.nbz"
 
     def _origin(self, value: nn.Module) -> str | None:
-        """Return the name of the notebook's module that a kept one is a changed copy of: the first of its class."""
+        """Return the name of the first module of the same class in the notebook."""
         kind = _kind(value)
         return next((name for name, module in self._modules().items() if _kind(module) == kind), None)
 
@@ -133,66 +132,66 @@ class FolderShelf:
             if _kind(module) == handle.class_name:
                 try:
                     return handle.load(into=deep_copy(module))
-                except ArtifactError:  # the notebook's class of that name has changed, or has other sizes
+                except ArtifactError:  # a class of the same name with other code or sizes
                     continue
         return handle
 
 
-class Keeper:
-    """Stores what trials on the front keep, and removes what trials that left it kept."""
+class ArtifactWriter:
+    """Writes the kept values of trials on the front, and removes those of trials that have left it."""
 
     def __init__(self, study: Study, names: Collection[str] = ()) -> None:
         self._study, self._names = study, frozenset(names)
-        self._shelf: Shelf | None = study.shelf
+        self._store: Shelf | None = study.shelf
         self._numbers: set[int] = set()
-        if self._shelf is not None:
-            self._numbers = {trial.number for trial in study.all_trials if self._shelf.names(trial.number)}
-        self._refused: dict[tuple[str, str], list[int]] = {}  # name and reason -> trials
+        if self._store is not None:
+            self._numbers = {trial.number for trial in study.all_trials if self._store.names(trial.number)}
+        self._rejected: dict[tuple[str, str], list[int]] = {}  # name and reason -> trials
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What could not be stored, a sentence for each name and reason."""
-        found = []
-        for (name, reason), numbers in self._refused.items():
+        """A sentence for each name that could not be stored, with the reason."""
+        warnings = []
+        for (name, reason), numbers in self._rejected.items():
             others = len(numbers) - 1
             more = f" and {others} other{'s' * (others > 1)}" if others else ""
-            found.append(f"{name!r} of trial {numbers[0]}{more} could not be kept: {reason}")
-        return tuple(found)
+            warnings.append(f"{name!r} of trial {numbers[0]}{more} could not be kept: {reason}")
+        return tuple(warnings)
 
     def put(self, trial: Trial, kept: Mapping[str, Any]) -> None:
-        """Store what an ending trial keeps if it will be on the front; called before its end is recorded."""
+        """Store what a trial keeps if it will be on the front. Called before the end of the trial is recorded."""
         wanted = {name: value for name, value in kept.items() if not self._names or name in self._names}
-        if self._shelf is None or not wanted or trial.state is not State.COMPLETE:
+        if self._store is None or not wanted or trial.state is not State.COMPLETE:
             return
-        others = [one for one in self._study.all_trials if one.number != trial.number]
-        if all(one.number != trial.number for one in front([*others, trial], self._study.goal)):
+        others = [other for other in self._study.all_trials if other.number != trial.number]
+        if all(best.number != trial.number for best in front([*others, trial], self._study.goal)):
             return
         self._numbers.add(trial.number)
         for name, value in wanted.items():
             try:
-                self._shelf.put(trial.number, name, value)
+                self._store.put(trial.number, name, value)
             except (ArtifactError, OSError) as error:
-                self._refused.setdefault((name, str(error)), []).append(trial.number)
+                self._rejected.setdefault((name, str(error)), []).append(trial.number)
 
-    def tidy(self) -> None:
-        """Remove what trials keep that are not on the front."""
-        if self._shelf is None or not self._numbers:
+    def remove_stale(self) -> None:
+        """Remove the kept values of trials that are not on the front."""
+        if self._store is None or not self._numbers:
             return
         on_front = {trial.number for trial in self._study.front}
         for number in sorted(self._numbers - on_front):
-            self._shelf.drop(number)
+            self._store.drop(number)
         self._numbers &= on_front
 
 
-def give_shelf(study: Study, modules: Modules = dict) -> None:
-    """Give a study its shelf: a folder beside its storage, or memory for a study that is not stored."""
+def attach_artifact_store(study: Study, modules: Modules = dict) -> None:
+    """Give a study its artifact store: a folder next to its storage, or memory for a study that is not stored."""
     folder = study.kept_folder
-    study.shelf = MemoryShelf() if folder is None else FolderShelf(folder, modules)
+    study.shelf = MemoryArtifactStore() if folder is None else FolderArtifactStore(folder, modules)
     study.refresh()
 
 
-class _whole:  # noqa: N801 - reads as a statement: `with _whole(path) as partial:`
-    """A file that appears whole or not at all: it is written under another name first."""
+class _atomic_write:  # noqa: N801 - reads as a statement: `with _atomic_write(path) as partial:`
+    """Write a file under another name first, and rename it when it is complete."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

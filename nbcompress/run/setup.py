@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import SearchError, option
 from nbcompress.run.engines import engine_of
 from nbcompress.run.history import HistoryCache
-from nbcompress.run.kept import Modules, give_shelf
+from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import SearchLoop
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
-from nbcompress.run.reevaluation import Finals
+from nbcompress.run.reevaluation import Reevaluation
 from nbcompress.run.taking import taken
 from nbcompress.run.transport import pack
 from nbcompress.study.storage import DEFAULT_STORAGE
@@ -128,7 +128,7 @@ def check_search(options: SearchOptions, space: Space, goal: Goal, proposer: Pro
             finalists of several objectives.
     """
     if options.finalists:
-        Finals(space, goal)
+        Reevaluation(space, goal)
     start = tuple(space.check(point) for point in options.start)
     if engine.is_serial and options.jobs > 1:
         jobs = option("jobs", options.jobs)
@@ -205,7 +205,7 @@ def prepare_search(
         accept_changes=options.accept_changes,
     )
     study.check_free()
-    give_shelf(study, modules)
+    attach_artifact_store(study, modules)
     if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
         how = _with_earlier(study, options.facts(engine.name))
         note(study, **(facts or {}), **how, **data.to_json(), **provenance())

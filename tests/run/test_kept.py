@@ -12,8 +12,8 @@ from torch import nn
 
 from nbcompress.artifact import Handle
 from nbcompress.errors import ArtifactError
-from nbcompress.run import FolderShelf, MemoryShelf, give_shelf
-from nbcompress.run.kept import Keeper
+from nbcompress.run import FolderArtifactStore, MemoryArtifactStore, attach_artifact_store
+from nbcompress.run.kept import ArtifactWriter
 from nbcompress.space import Float, Space
 from nbcompress.study import Goal, State, Study, Trial, open_study
 
@@ -36,8 +36,8 @@ class Other(nn.Module):
 
 
 @pytest.fixture(params=["memory", "folder"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryShelf | FolderShelf:
-    return MemoryShelf() if request.param == "memory" else FolderShelf(tmp_path / "kept")
+def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryArtifactStore | FolderArtifactStore:
+    return MemoryArtifactStore() if request.param == "memory" else FolderArtifactStore(tmp_path / "kept")
 
 
 def test_put_and_get(shelf: Any) -> None:
@@ -65,10 +65,10 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 
 def test_a_module_comes_back_in_a_copy_of_the_notebook_s(tmp_path: Path) -> None:
     model, small = Net(), Net()
-    FolderShelf(tmp_path, lambda: {"other": Other(), "model": model}).put(0, "small", {"net": small, "n": 1})
+    FolderArtifactStore(tmp_path, lambda: {"other": Other(), "model": model}).put(0, "small", {"net": small, "n": 1})
     assert json.loads((tmp_path / "0" / "small.json").read_text())["origins"] == ["model"]
     restarted = Net()
-    found = FolderShelf(tmp_path, lambda: {"model": restarted}).get(0, "small")
+    found = FolderArtifactStore(tmp_path, lambda: {"model": restarted}).get(0, "small")
     assert found["n"] == 1
     assert equal(found["net"], small)
     assert found["net"] is not restarted
@@ -77,22 +77,22 @@ def test_a_module_comes_back_in_a_copy_of_the_notebook_s(tmp_path: Path) -> None
 
 def test_a_renamed_module_of_the_class_serves_too(tmp_path: Path) -> None:
     small = Net()
-    FolderShelf(tmp_path, lambda: {"model": small}).put(0, "small", small)
-    assert equal(FolderShelf(tmp_path, lambda: {"net2": Net()}).get(0, "small"), small)
+    FolderArtifactStore(tmp_path, lambda: {"model": small}).put(0, "small", small)
+    assert equal(FolderArtifactStore(tmp_path, lambda: {"net2": Net()}).get(0, "small"), small)
 
 
 def test_without_its_class_it_is_a_handle(tmp_path: Path) -> None:
     small = Net()
-    shelf = FolderShelf(tmp_path)
+    shelf = FolderArtifactStore(tmp_path)
     shelf.put(0, "small", small)
     assert shelf.get(0, "small") is small  # while this process lives
-    handle = FolderShelf(tmp_path, lambda: {"model": Other()}).get(0, "small")
+    handle = FolderArtifactStore(tmp_path, lambda: {"model": Other()}).get(0, "small")
     assert isinstance(handle, Handle)
     assert equal(handle.load(into=Net()), small)
 
 
 def test_a_value_that_was_not_written_to_its_end_is_not_there(tmp_path: Path) -> None:
-    shelf = FolderShelf(tmp_path)
+    shelf = FolderArtifactStore(tmp_path)
     with pytest.raises(ArtifactError):
         shelf.put(0, "small", object())
     assert shelf.names(0) == ()
@@ -100,7 +100,7 @@ def test_a_value_that_was_not_written_to_its_end_is_not_there(tmp_path: Path) ->
 
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
-    shelf = FolderShelf(tmp_path)
+    shelf = FolderArtifactStore(tmp_path)
     shelf.put(0, "a", 1)
     (tmp_path / "0" / "a.json").write_text('{"version": 99, "origins": []}')
     with pytest.raises(ArtifactError, match="was kept by a newer nbcompress"):
@@ -109,20 +109,20 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
 
 def study_with(*values: tuple[float, float], storage: Path | None = None) -> Study:
     study = open_study("s", SPACE, GOAL, storage=storage)
-    give_shelf(study)
-    keeper = Keeper(study)
+    attach_artifact_store(study)
+    keeper = ArtifactWriter(study)
     for loss, size in values:
         ended(study, keeper, loss, size)
     return study
 
 
-def ended(study: Study, keeper: Keeper, loss: float, size: float, value: Any = None) -> Trial:
+def ended(study: Study, keeper: ArtifactWriter, loss: float, size: float, value: Any = None) -> Trial:
     from dataclasses import replace
 
     trial = replace(study.begin({"x": loss}), state=State.COMPLETE, values={"loss": loss, "size": size})
     keeper.put(trial, {"v": loss if value is None else value})
     study.finish(trial)
-    keeper.tidy()
+    keeper.remove_stale()
     return trial
 
 
@@ -144,7 +144,7 @@ def test_what_an_earlier_process_left_is_removed_when_it_leaves_the_front(tmp_pa
 
 def test_what_cannot_be_kept_is_said_and_the_trial_stays(tmp_path: Path) -> None:
     study = study_with(storage=tmp_path / "journal")
-    keeper = Keeper(study)
+    keeper = ArtifactWriter(study)
     ended(study, keeper, 3, 3, value=object())
     assert study.all_trials[0].state is State.COMPLETE
     (warning,) = keeper.warnings
