@@ -269,12 +269,12 @@ def test_maximize_goes_on(version: Path, shell: cases.Shell) -> None:
 @contextmanager
 def impatient() -> Iterator[None]:
     """Here a trial of another host is given up at once, not after a minute without a sign of life."""
-    patience = DEFAULT_HEARTBEATS.patience
-    object.__setattr__(DEFAULT_HEARTBEATS, "patience", 0.0)
+    grace_period = DEFAULT_HEARTBEATS.grace_period
+    object.__setattr__(DEFAULT_HEARTBEATS, "grace_period", 0.0)
     try:
         yield
     finally:
-        object.__setattr__(DEFAULT_HEARTBEATS, "patience", patience)
+        object.__setattr__(DEFAULT_HEARTBEATS, "grace_period", grace_period)
 
 
 def test_a_search_whose_process_was_killed_goes_on(version: Path, shell: cases.Shell) -> None:

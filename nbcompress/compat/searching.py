@@ -22,7 +22,7 @@ from nbcompress.optimize import History, NarrowableProposer, proposer
 from nbcompress.optimize.proposers.gp import n_initial_points
 from nbcompress.run.callbacks import Controls
 from nbcompress.run.evaluation import run_trial
-from nbcompress.run.history import history_of, in_short
+from nbcompress.run.history import one_line
 from nbcompress.run.options import SearchOptions
 from nbcompress.run.outcome import Assignment, Outcome
 from nbcompress.run.reads import values_read
@@ -200,7 +200,8 @@ class Searching:
     def proposed(self) -> Point:
         """Return the point that would be run next."""
         trials = self.study.all_trials
-        return dict(self._search.proposer.propose(len(trials), history_of(trials, self.study.goal)).point)
+        history = self._search.histories.history_of(trials, self.study.goal)
+        return dict(self._search.proposer.propose(len(trials), history).point)
 
     def run(self, trials: int, start: Sequence[Mapping[str, Any]], after: Callable[[Trial], object]) -> None:
         """Run until the study has so many trials, the start points first.
@@ -244,7 +245,7 @@ class Searching:
     def failed(self, what: str) -> SearchFailed:
         """Return an error that says what the last failed call ran into."""
         failure = next((trial.failure for trial in reversed(self.study.all_trials) if trial.failure is not None), None)
-        return SearchFailed(f"{what}{f': {in_short(failure)}' if failure else ''}.", self.study)
+        return SearchFailed(f"{what}{f': {one_line(failure)}' if failure else ''}.", self.study)
 
 
 class _Listener:

@@ -99,6 +99,7 @@ def panel_of(kind: str, search: Search, controls: Controls, output: Output) -> P
         proposer=search.proposer,
         controls=controls,
         output=output,
+        histories=search.histories,
     )
 
 
@@ -236,12 +237,8 @@ def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
     search = prepared(arguments, cell, scope, in_memory=True)
     study = search.study
     start = search.options.start
-    if start:
-        point = start[0]
-    else:
-        from nbcompress.run.history import history_of
-
-        point = search.proposer.propose(0, history_of((), study.goal)).point
+    history = search.histories.history_of((), study.goal)
+    point = start[0] if start else search.proposer.propose(0, history).point
     outcome = search.evaluate(Assignment(0, point, trial_seed(arguments.seed, 0)))
     return "\n".join([*_space_lines(search), *_trial_lines(point, outcome), _estimate(search, outcome)])
 

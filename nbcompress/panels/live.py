@@ -43,6 +43,7 @@ from nbcompress.study.goal import State, Trial
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
     from nbcompress.run.callbacks import Controls, Ending
+    from nbcompress.run.history import HistoryCache
 
 
 class DeltaBuilder:
@@ -219,6 +220,7 @@ class LivePanel(TextPanel):
         baseline: Metrics of the original model.
         proposer: The proposer, whose surrogate is shown.
         controls: Stop, Pause and Skip of the search; None shows no buttons.
+        histories: The histories of the search, whose fitted models are used again; None makes its own.
         script: The built front end.
     """
 
@@ -231,12 +233,13 @@ class LivePanel(TextPanel):
         proposer: Proposer | None,
         controls: Controls | None,
         script: str,
+        histories: HistoryCache | None = None,
     ) -> None:
         super().__init__(study, output, clock, baseline, proposer)
         self._controls, self._script = controls, script
         self._run = uuid.uuid4().hex
         self._outputs = [output]
-        self._surrogate_refresh = SurrogateRefresh(proposer)
+        self._surrogate_refresh = SurrogateRefresh(proposer, histories=histories)
         self._narrowing = narrowing_of(proposer)
         self._commands = CommandHandler(study, controls, self._narrowing) if controls is not None else None
         # Identifiers of the pages that show the panel.
@@ -410,6 +413,7 @@ def make_panel(
     baseline: Mapping[str, float] | None = None,
     proposer: Proposer | None = None,
     controls: Controls | None = None,
+    histories: HistoryCache | None = None,
 ) -> Panel:
     """Return the panel of a search.
 
@@ -423,6 +427,7 @@ def make_panel(
         baseline: Metrics of the original model.
         proposer: The proposer, whose surrogate is shown.
         controls: Stop, Pause and Skip of the search; None shows no buttons.
+        histories: The histories of the search, whose fitted models are used again; None makes its own.
     """
     clock = SearchClock(trials, seconds)
     script = asset("panel.js")
@@ -430,4 +435,4 @@ def make_panel(
         return SilentPanel(study, output, clock)
     if kind == "text" or script is None:
         return TextPanel(study, output, clock, baseline, proposer)
-    return LivePanel(study, output, clock, baseline, proposer, controls, script)
+    return LivePanel(study, output, clock, baseline, proposer, controls, script, histories)

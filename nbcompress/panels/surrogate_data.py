@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nbcompress.optimize import History, Proposer, SurrogateProposer
     from nbcompress.optimize.models import FittedModels
     from nbcompress.optimize.surrogates.closed_form import GaussianProcess
+    from nbcompress.run.history import HistoryCache
 
 
 # Half the width of a 95 % interval of a normal distribution in standard deviations; the same as in `normal.ts`.
@@ -87,6 +88,7 @@ def insight_of(
     *,
     should_continue: Callable[[], bool] = always,
     max_slices: int = MAX_SLICES,
+    histories: HistoryCache | None = None,
 ) -> SurrogateInsight:
     """Ask the surrogate of a proposer about a study.
 
@@ -100,11 +102,14 @@ def insight_of(
         time_limit: Seconds after which no slice is started.
         should_continue: Called before each part of the work; the other parts are left out if it returns False.
         max_slices: The most slices.
+        histories: The histories of the search, whose fitted models are used again; None fits new ones.
     """
     if proposer is None or study.best is None:
         return SurrogateInsight()
+    from nbcompress.run.history import HistoryCache
+
     try:
-        return _ask(proposer, study, study.best, time_limit, should_continue, max_slices)
+        return _ask(proposer, study, study.best, time_limit, should_continue, max_slices, histories or HistoryCache())
     except Exception as error:
         logging.getLogger(__name__).debug("the surrogate could not be asked", exc_info=True)
         return failed_insight(error)
@@ -125,17 +130,17 @@ def _ask(
     time_limit: float,
     should_continue: Callable[[], bool],
     max_slices: int,
+    histories: HistoryCache,
 ) -> SurrogateInsight:
     from nbcompress.optimize import importance, leave_one_out, slice_of
-    from nbcompress.run.history import history_of
 
     end = time.monotonic() + time_limit
-    history = history_of(study.all_trials, study.goal)
+    history = histories.history_of(study.all_trials, study.goal)
     try:
         shares = importance(proposer, history)
     except SearchError:
         return SurrogateInsight()
-    surrogate = surrogate_data(proposer, study.all_trials, study.goal)
+    surrogate = surrogate_data(proposer, study.all_trials, study.goal, histories)
     calibration = None
     if should_continue():
         calibration = calibration_data(leave_one_out(proposer, history).residuals, study.goal.objectives[0].metric)
@@ -294,27 +299,30 @@ def _binomial_cdf(inside: int, n: int) -> float:
 MAX_TRIALS = 600
 
 
-def surrogate_data(proposer: Proposer | None, trials: Sequence[Trial], goal: Goal) -> dict[str, Any] | None:
+def surrogate_data(
+    proposer: Proposer | None, trials: Sequence[Trial], goal: Goal, histories: HistoryCache | None = None
+) -> dict[str, Any] | None:
     """Return the fitted surrogate as data against the schema.
 
     Args:
         proposer: The proposer of the search.
         trials: The trials that the surrogate is fitted to.
         goal: The meaning of the losses and slacks of its processes.
+        histories: The histories of the search, whose fitted models are used again.
 
     Returns:
         The data, or None if there is no surrogate or a page could not evaluate it.
     """
     from nbcompress.optimize import SurrogateProposer
-    from nbcompress.run.history import begun_in_vain, history_of
+    from nbcompress.run.history import HistoryCache, n_alike_initial_failures
 
     if not isinstance(proposer, SurrogateProposer):
         return None
     # The numbers of the trials in the history, in its order.
-    numbers = np.array(sorted(trial.number for trial in trials)[begun_in_vain(trials) :], dtype=int)
+    numbers = np.array(sorted(trial.number for trial in trials)[n_alike_initial_failures(trials) :], dtype=int)
     if len(numbers) > MAX_TRIALS:
         return None
-    history = history_of(trials, goal)
+    history = (histories or HistoryCache()).history_of(trials, goal)
     models = proposer.fit_models(history)
     if not models.has_all_objectives:
         return None

@@ -16,6 +16,7 @@ from nbcompress.panels.surrogate_data import (
     insight_of,
     surrogate_data,
 )
+from nbcompress.run.history import HistoryCache
 from nbcompress.study.goal import Goal, Trial
 
 if TYPE_CHECKING:
@@ -74,10 +75,17 @@ class SurrogateRefresh:
     Args:
         proposer: The proposer of the search, or None.
         now: A clock in seconds.
+        histories: Those of the search, whose fitted models are used again; None makes its own.
     """
 
-    def __init__(self, proposer: Proposer | None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        proposer: Proposer | None,
+        now: Callable[[], float] = time.monotonic,
+        histories: HistoryCache | None = None,
+    ) -> None:
         self._proposer, self._now = proposer, now
+        self._histories = histories or HistoryCache()
         self._surrogate_throttle, self._insight_throttle = _Throttle(now), _Throttle(now)
 
     def refresh(
@@ -107,6 +115,7 @@ class SurrogateRefresh:
                 TIME_LIMIT,
                 should_continue=should_continue,
                 max_slices=_max_slices(study),
+                histories=self._histories,
             )
             found = replace(insight, surrogate=insight.surrogate or found.surrogate)
             self._insight_throttle.record(start, n_ended)
@@ -116,7 +125,7 @@ class SurrogateRefresh:
 
     def _surrogate(self, trials: Sequence[Trial], goal: Goal) -> SurrogateInsight:
         try:
-            return SurrogateInsight(surrogate=surrogate_data(self._proposer, trials, goal))
+            return SurrogateInsight(surrogate=surrogate_data(self._proposer, trials, goal, self._histories))
         except Exception as error:
             # The search goes on; if the surrogate is at fault, the search reports that when it proposes.
             logging.getLogger(__name__).debug("the surrogate could not be asked", exc_info=True)

@@ -12,7 +12,7 @@ from nbcompress.errors import GoalError, SearchError, SearchFailed
 from nbcompress.run.callbacks import Controls, Ending, Observer
 from nbcompress.run.evaluation import run_trial
 from nbcompress.run.options import SearchOptions, Until, names_of
-from nbcompress.run.outcome import Assignment, Outcome, refused
+from nbcompress.run.outcome import Assignment, Outcome, trial_failure
 from nbcompress.run.reads import values_read
 from nbcompress.run.setup import Search, prepare_function_search
 from nbcompress.run.trial import RunningTrial
@@ -53,7 +53,7 @@ class FunctionEvaluator:
         if not isinstance(returned, Mapping):
             example = f"{{{self.goal.metrics[0]!r}: 0.5}}"
             got = type(returned).__name__
-            raise refused("NotADict", f"The function returns a dict of metrics such as {example}, but got {got}.")
+            raise trial_failure("NotADict", f"The function returns a dict of metrics such as {example}, but got {got}.")
         return returned
 
 
@@ -137,10 +137,10 @@ def search(
     parameters = space if isinstance(space, Space) else Space(space)
     evaluator = FunctionEvaluator(g, parameters, goal, options.keep)
     prepared = prepare_function_search(options, evaluator, _function_of(g), parameters, goal)
-    return ended_well(prepared, prepared.run(observers, controls))
+    return finished_study(prepared, prepared.run(observers, controls))
 
 
-def ended_well(search: Search, ending: Ending) -> Study:
+def finished_study(search: Search, ending: Ending) -> Study:
     """Return the study of a search that has ended; what the person should know goes to the log.
 
     Raises:

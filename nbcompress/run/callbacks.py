@@ -1,7 +1,4 @@
-"""Those who watch a search, such as a panel.
-
-Stop, Pause and Skip: said from any thread, heard by the loop.
-"""
+"""Observers of a search, such as a panel; and its controls: Stop, Pause and Skip, from any thread."""
 
 from __future__ import annotations
 
@@ -10,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from nbcompress.study.goal import Trial
 
 Command = Literal["stop", "pause", "resume", "skip"]
-Hearer = Callable[[Command], None]
+CommandListener = Callable[[Command], None]
 
 
 class Controls:
@@ -23,7 +20,7 @@ class Controls:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hearers: list[Hearer] = []
+        self._listeners: list[CommandListener] = []
         self._stopped = threading.Event()
         self._running = threading.Event()
         self._running.set()
@@ -55,21 +52,21 @@ class Controls:
         self._tell("skip")
 
     @contextmanager
-    def heard_by(self, hearer: Hearer) -> Iterator[None]:
-        """Call `hearer` for each command given inside the `with` block, on the thread that gives it."""
+    def listening(self, listener: CommandListener) -> Iterator[None]:
+        """Call `listener` for each command given inside the `with` block, on the thread that gives it."""
         with self._lock:
-            self._hearers.append(hearer)
+            self._listeners.append(listener)
         try:
             yield
         finally:
             with self._lock:
-                self._hearers.remove(hearer)
+                self._listeners.remove(listener)
 
     def _tell(self, command: Command) -> None:
         with self._lock:
-            hearers = tuple(self._hearers)
-        for hearer in hearers:
-            hearer(command)
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            listener(command)
 
 
 EndKind = Literal[
@@ -96,7 +93,7 @@ class Ending:
 
 
 class Observer(Protocol):
-    """Is told what happens, after it is recorded, on the loop's thread. A method that it lacks is not called."""
+    """Is called after something is recorded, on the thread of the loop. It need not have all of these methods."""
 
     def trial_started(self, trial: Trial) -> None: ...
 
@@ -107,22 +104,59 @@ class Observer(Protocol):
     def ended(self, ending: Ending) -> None: ...
 
 
+@dataclass(frozen=True)
+class _Handlers:
+    """The methods of an observer; one that it lacks does nothing."""
+
+    observer: str
+    trial_started: Callable[[Trial], object]
+    trial_ended: Callable[[Trial], object]
+    reported: Callable[[int, int, Mapping[str, float]], object]
+    ended: Callable[[Ending], object]
+
+    @classmethod
+    def of(cls, observer: Observer) -> _Handlers:
+        def handler(name: str) -> Callable[..., object]:
+            found: Callable[..., object] = getattr(observer, name, _ignore)
+            return found
+
+        return cls(
+            type(observer).__name__,
+            handler("trial_started"),
+            handler("trial_ended"),
+            handler("reported"),
+            handler("ended"),
+        )
+
+
+def _ignore(*_: object) -> None: ...
+
+
 class Observers:
-    """Tells all observers. One that raises is told nothing more: a panel's mistake must not cost a search."""
+    """Calls all observers. One that raises is not called again: an error in a panel must not end a search."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        self._observers = list(observers)
+        self._handlers = [_Handlers.of(observer) for observer in observers]
         self.warnings: list[str] = []
 
-    def tell(self, event: str, *arguments: Any) -> None:
-        for observer in tuple(self._observers):
-            method = getattr(observer, event, None)
-            if method is None:
-                continue
+    def trial_started(self, trial: Trial) -> None:
+        self._call(lambda handlers: handlers.trial_started(trial))
+
+    def trial_ended(self, trial: Trial) -> None:
+        self._call(lambda handlers: handlers.trial_ended(trial))
+
+    def reported(self, number: int, step: int, values: Mapping[str, float]) -> None:
+        self._call(lambda handlers: handlers.reported(number, step, values))
+
+    def ended(self, ending: Ending) -> None:
+        self._call(lambda handlers: handlers.ended(ending))
+
+    def _call(self, notify: Callable[[_Handlers], object]) -> None:
+        for handlers in tuple(self._handlers):
             try:
-                method(*arguments)
+                notify(handlers)
             except Exception as error:
-                self._observers.remove(observer)
-                name = type(observer).__name__
-                logging.getLogger(__name__).debug("%s failed", name, exc_info=True)
-                self.warnings.append(f"{name} could not show the search any more: {type(error).__name__}: {error}")
+                self._handlers.remove(handlers)
+                logging.getLogger(__name__).debug("%s failed", handlers.observer, exc_info=True)
+                what = f"{type(error).__name__}: {error}"
+                self.warnings.append(f"{handlers.observer} could not show the search any more: {what}")

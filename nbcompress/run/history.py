@@ -1,11 +1,9 @@
-"""The trials of a study as a proposer reads them: points and losses, without names.
+"""From the trials of a study to the `History` that a proposer reads: points and losses, without names.
 
-What would a trial that was stopped early have come to?
+A trial that was stopped early counts with the final value that complete trials with similar curves reached. With its
+latest value instead, a slow start would count as a bad point.
 
-The surrogate learns from ends of trials. Told what a stopped trial had reached after two of thirty epochs, it would
-take a slow start for a bad point, and everything around it, too.
-
-A search whose first trials all fail in the same way has a mistake in its body, not bad luck.
+Also: failures that are alike at the beginning of a search, which mean a mistake in the body.
 """
 
 from __future__ import annotations
@@ -25,99 +23,102 @@ if TYPE_CHECKING:
     from nbcompress.optimize.history import History, Status
 
 
-# So many complete trials tell the gain from here to the end. A heuristic.
-_NEAREST = 3
+# A final value is extrapolated from this many complete trials. A heuristic.
+_N_NEAREST = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Precedents:
-    """How complete trials went on in one metric.
+class CompletedCurves:
+    """Learning curves and final values of complete trials, in one metric.
 
     Attributes:
-        curves: Shape `(c, longest)`; what each reported after 1, 2, .. reports, NaN after its last.
-        ends: Shape `(c,)`; what each came to.
+        curves: Shape `(c, longest)`; the value after 1, 2, ... reports; NaN after the last one.
+        final_values: Shape `(c,)`.
     """
 
     curves: NDArray[np.float64]
-    ends: NDArray[np.float64]
+    final_values: NDArray[np.float64]
 
     @classmethod
-    def of(cls, complete: Sequence[Trial], metric: str) -> Precedents:
+    def of(cls, complete: Sequence[Trial], metric: str) -> CompletedCurves:
+        """Return those of the trials that have the metric."""
         known = [(curve_of(trial, metric), trial.values[metric]) for trial in complete if metric in trial.values]
         curves = np.full((len(known), max((len(curve) for curve, _ in known), default=0)), math.nan)
         for row, (curve, _) in zip(curves, known, strict=True):
             row[: len(curve)] = curve
-        return cls(curves, np.array([end for _, end in known], dtype=np.float64))
+        return cls(curves, np.array([value for _, value in known], dtype=np.float64))
 
-    def expected_end(self, curve: Sequence[float]) -> float:
-        """Return the last value of a curve, and the mean gain that trials made from as many reports to their end.
+    def extrapolate_final_value(self, curve: Sequence[float]) -> float:
+        """Return the last value of a curve plus the mean change from there to the end in similar trials.
 
-        Those three count that stood nearest to it then. With fewer it is the last value; NaN if there is none.
+        Similar are the three trials whose values after as many reports are nearest. With fewer trials it is the last
+        value; NaN if the curve is empty.
         """
         if not curve:
             return math.nan
-        n, reached = len(curve), curve[-1]
-        then = self.curves[:, n - 1] if n <= self.curves.shape[1] else np.empty(0)
-        came = np.flatnonzero(np.isfinite(then))
-        nearest = came[np.argsort(np.abs(then[came] - reached), kind="stable")[:_NEAREST]]
-        if len(nearest) < _NEAREST:
-            return reached
-        return reached + float((self.ends[nearest] - then[nearest]).mean())
+        n, latest = len(curve), curve[-1]
+        values = self.curves[:, n - 1] if n <= self.curves.shape[1] else np.empty(0)
+        reported = np.flatnonzero(np.isfinite(values))
+        nearest = reported[np.argsort(np.abs(values[reported] - latest), kind="stable")[:_N_NEAREST]]
+        if len(nearest) < _N_NEAREST:
+            return latest
+        return latest + float((self.final_values[nearest] - values[nearest]).mean())
 
 
 def curve_of(trial: Trial, metric: str) -> list[float]:
-    """Return what a trial reported of a metric, in the order of the steps."""
+    """Return the values that a trial reported of a metric, in the order of the steps."""
     steps = trial.reports.get(metric, {})
     return [steps[step] for step in sorted(steps)]
 
 
-FIRST = 3
-# Characters of a failure that a sentence holds; all of it stays with the trial.
-_SHORT = 200
-# What of a message differs from point to point: addresses, numbers, truth.
+# This many failures that are alike end a search at its beginning.
+N_ALIKE = 3
+# The longest failure in a sentence; all of it stays with the trial.
+_MAX_LENGTH = 200
+# Parts of a message that depend on the point: addresses, numbers, booleans.
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?(e[+-]?\d+)?|True|False")
-# Too little memory is a matter of the point, and the numbers say of which.
+# How much memory a trial needs depends on the point, so the numbers in these messages count.
 _MEMORY = ("MemoryError", "OutOfMemoryError")
 
 
-def begun_in_vain(trials: Sequence[Trial]) -> int:
-    """Return how many trials at the beginning of a study failed alike, if they are enough to have ended a search.
+def n_alike_initial_failures(trials: Sequence[Trial]) -> int:
+    """Return how many of the first trials of a study failed alike; 0 if they are too few to have ended a search.
 
-    They tell of a mistake in the body that was mended since, not of a region of the space to avoid.
+    Such failures come from a mistake in the body that was repaired since, not from a bad region of the space.
     """
     n, first = 0, None
     for trial in sorted(trials, key=lambda trial: trial.number):
         if trial.state is not State.FAILED or trial.failure is None:
             break
-        alike = _alike(trial.failure)
-        if first is not None and alike != first:
+        signature = _signature(trial.failure)
+        if first is not None and signature != first:
             break
-        n, first = n + 1, alike
-    return n if n >= FIRST else 0
+        n, first = n + 1, signature
+    return n if n >= N_ALIKE else 0
 
 
 def same_failure(trials: Sequence[Trial], n_ended: int) -> Failure | None:
     """Return the failure that ends the search, or None.
 
-    It does when every trial of the study that has ended failed, the latest three with the same error, and this run
-    of the search has ended at most three: a study that is continued after a repair gets its chance, and one that
-    was not repaired stops after one more trial.
+    A failure ends it if every trial of the study has failed, the latest three with the same error, and this run of the
+    search has ended at most three trials. So a study that is continued after a repair goes on, and one that was not
+    repaired stops after one more trial.
 
     Args:
         n_ended: How many trials this run of the search has ended.
     """
     ended = sorted((trial for trial in trials if trial.state.counts), key=lambda trial: trial.number)
-    if not 1 <= n_ended <= FIRST or len(ended) < FIRST:
+    if not 1 <= n_ended <= N_ALIKE or len(ended) < N_ALIKE:
         return None
     if any(trial.state is not State.FAILED for trial in ended):
         return None
-    failures = [trial.failure for trial in ended[-FIRST:] if trial.failure is not None]
-    kinds = {_alike(failure) for failure in failures}
-    return failures[-1] if len(failures) == FIRST and len(kinds) == 1 else None
+    failures = [trial.failure for trial in ended[-N_ALIKE:] if trial.failure is not None]
+    kinds = {_signature(failure) for failure in failures}
+    return failures[-1] if len(failures) == N_ALIKE and len(kinds) == 1 else None
 
 
-def _alike(failure: Failure) -> tuple[str, str]:
-    """Return what equal mistakes have in common: the class, and the message without what varies with the point."""
+def _signature(failure: Failure) -> tuple[str, str]:
+    """Return the class of a failure and its message without the parts that depend on the point."""
     message = failure.message
     return failure.kind, message if failure.kind in _MEMORY else _VARYING.sub("#", message)
 
@@ -127,13 +128,13 @@ def all_failed(trials: Sequence[Trial]) -> str:
     ended = sorted((trial for trial in trials if trial.state.counts), key=lambda trial: trial.number)
     if not ended or any(trial.state is not State.FAILED for trial in ended) or ended[-1].failure is None:
         return ""
-    return f" All failed, the last one with {in_short(ended[-1].failure)}"
+    return f" All failed, the last one with {one_line(ended[-1].failure)}"
 
 
-def in_short(failure: Failure) -> str:
+def one_line(failure: Failure) -> str:
     """Return a failure as one line of bounded length."""
     line = " ".join(str(failure).split())
-    return line if len(line) <= _SHORT else f"{line[:_SHORT].rstrip()} ..."
+    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH].rstrip()} ..."
 
 
 _STATUS: dict[State, Status] = {
@@ -142,48 +143,51 @@ _STATUS: dict[State, Status] = {
     State.INFEASIBLE: "told",
     State.FAILED: "failed",
     State.RUNNING: "pending",
-    # It will be run again under its own number, so its point is taken and its result is still to come.
+    # It will be run again under its own number, so its result is still to come.
     State.INTERRUPTED: "pending",
 }
 
 
-# What was asked last, and the answer.
-_latest: tuple[tuple[Trial, ...], Goal, History] | None = None
+class HistoryCache:
+    """Keeps the latest history that was made.
 
-
-def history_of(trials: Sequence[Trial], goal: Goal) -> History:
-    """Return the trials in the order of their numbers; what a trial did not measure is NaN.
-
-    An objective of a trial that was stopped early is what it can be expected to have come to; see `Precedents`.
-    Whether it would have kept a constraint is not known.
-
-    Trials of a search that began with failures alike are left out: their points may be proposed again.
-
-    The very same trials give the very same history as the last time: a panel asks about what the loop has just asked
-    about, and a surrogate that was fitted to it is recognised.
+    A search and its panel share one: the panel asks about the trials that the loop has just asked about, and gets the
+    same `History`, so that the models that were fitted to it are fitted once.
     """
-    global _latest
-    asked = tuple(trials)
-    if _latest is not None and _latest[1] == goal and _are_same(_latest[0], asked):
-        return _latest[2]
-    history = _history_of(asked, goal)
-    _latest = (asked, goal, history)
-    return history
+
+    def __init__(self) -> None:
+        self._latest: tuple[tuple[Trial, ...], Goal, History] | None = None
+
+    def history_of(self, trials: Sequence[Trial], goal: Goal) -> History:
+        """Return `history_of(trials, goal)`; for the very same trials it is the same object as the last time."""
+        trials = tuple(trials)
+        if self._latest is not None and self._latest[1] == goal and _are_same(self._latest[0], trials):
+            return self._latest[2]
+        history = history_of(trials, goal)
+        self._latest = (trials, goal, history)
+        return history
 
 
 def _are_same(left: Sequence[Trial], right: Sequence[Trial]) -> bool:
     return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
 
 
-def _history_of(trials: Sequence[Trial], goal: Goal) -> History:
+def history_of(trials: Sequence[Trial], goal: Goal) -> History:
+    """Return the trials in the order of their numbers; what a trial did not measure is NaN.
+
+    An objective of a trial that was stopped early is extrapolated; see `CompletedCurves`. Whether the trial would have
+    met a constraint is not known.
+
+    If the first trials of the study all failed alike, they are left out: their points may be proposed again.
+    """
     from nbcompress.optimize import History
 
-    ordered = sorted(trials, key=lambda trial: trial.number)[begun_in_vain(trials) :]
+    ordered = sorted(trials, key=lambda trial: trial.number)[n_alike_initial_failures(trials) :]
     has_stopped = any(trial.state is State.STOPPED for trial in ordered)
     complete = [trial for trial in ordered if trial.state is State.COMPLETE] if has_stopped else []
-    precedents = {objective.metric: Precedents.of(complete, objective.metric) for objective in goal.objectives}
+    completed = {objective.metric: CompletedCurves.of(complete, objective.metric) for objective in goal.objectives}
     losses = [
-        [objective.loss(_end(trial, objective.metric, precedents)) for objective in goal.objectives]
+        [objective.loss(_final_value(trial, objective.metric, completed)) for objective in goal.objectives]
         for trial in ordered
     ]
     slacks = [
@@ -199,7 +203,7 @@ def _history_of(trials: Sequence[Trial], goal: Goal) -> History:
     )
 
 
-def _end(trial: Trial, metric: str, precedents: Mapping[str, Precedents]) -> float:
+def _final_value(trial: Trial, metric: str, completed: Mapping[str, CompletedCurves]) -> float:
     if metric not in trial.values and trial.state is State.STOPPED:
-        return precedents[metric].expected_end(curve_of(trial, metric))
+        return completed[metric].extrapolate_final_value(curve_of(trial, metric))
     return trial.values.get(metric, math.nan)

@@ -1,4 +1,4 @@
-"""Kept values: what trials on the front leave behind for later."""
+"""Kept values: what trials on the front leave behind for later, in memory or in files beside the storage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Modules = Callable[[], "Mapping[str, nn.Module]"]
 
 
 class MemoryArtifactStore:
-    """Keeps the values themselves, as long as the study lives."""
+    """Keeps the values in memory, as long as the study object exists."""
 
     def __init__(self) -> None:
         self._kept: dict[int, dict[str, Any]] = {}
@@ -47,12 +47,11 @@ class MemoryArtifactStore:
 
 
 class FolderArtifactStore:
-    """Keeps each value in a file of our own format, `<folder>/<number>/<name>.nbz`, with a note beside it.
+    """Keeps each value in a file `<folder>/<number>/<name>.nbz`, with a JSON note next to it.
 
-    A module's file holds no class. It is rebuilt in a copy of the notebook's module that it came from: one of the
-    same class, found by its name in the notebook, so also after a restart. A module that came from none, such as one
-    that a function made, stays in memory while its trial is on the front; after a restart it is a
-    `Handle`, to be loaded into a fresh instance.
+    The file of a module holds no class. The module is rebuilt in a copy of a module of the same class in the notebook;
+    this works after a restart, too. A module without one, such as a module that a function made, stays in memory while
+    its trial is on the front; after a restart it is a `Handle`, to be loaded into a new instance.
 
     Args:
         folder: Where; it need not exist.
@@ -77,7 +76,7 @@ class FolderArtifactStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         origins = [self._origin(module) for module in _modules_in(value)]
         save_value(value, path)
-        # The note comes last: a value without one was not written to its end.
+        # The note is written last: a value without a note is incomplete.
         write_atomically(_note_path(path), [json.dumps({"version": VERSION, "origins": origins}).encode()])
         if None in origins:
             self._held[number, name] = value
@@ -118,7 +117,7 @@ class FolderArtifactStore:
         return self._folder / str(number) / f"{quote(name, safe='')}.nbz"
 
     def _origin(self, value: nn.Module) -> str | None:
-        """Return the name of the notebook's module that a kept one is a changed copy of: the first of its class."""
+        """Return the name of the first module of the same class in the notebook."""
         kind = _kind(value)
         return next((name for name, module in self._modules().items() if _kind(module) == kind), None)
 
@@ -131,13 +130,13 @@ class FolderArtifactStore:
             if _kind(module) == handle.class_name:
                 try:
                     return handle.load(into=deep_copy(module))
-                except ArtifactError:  # the notebook's class of that name has changed, or has other sizes
+                except ArtifactError:  # a class of the same name with other code or sizes
                     continue
         return handle
 
 
-class Keeper:
-    """Stores what trials on the front keep, and removes what trials that left it kept."""
+class ArtifactWriter:
+    """Writes the kept values of trials on the front, and removes those of trials that have left it."""
 
     def __init__(self, study: Study, names: Collection[str] = ()) -> None:
         self._study, self._names = study, frozenset(names)
@@ -145,35 +144,35 @@ class Keeper:
         self._numbers: set[int] = set()
         if self._store is not None:
             self._numbers = {trial.number for trial in study.all_trials if self._store.names(trial.number)}
-        self._refused: dict[tuple[str, str], list[int]] = {}  # name and reason -> trials
+        self._rejected: dict[tuple[str, str], list[int]] = {}  # name and reason -> trials
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What could not be stored, a sentence for each name and reason."""
-        found = []
-        for (name, reason), numbers in self._refused.items():
+        """A sentence for each name that could not be stored, with the reason."""
+        warnings = []
+        for (name, reason), numbers in self._rejected.items():
             others = len(numbers) - 1
             more = f" and {others} other{'s' * (others > 1)}" if others else ""
-            found.append(f"{name!r} of trial {numbers[0]}{more} could not be kept: {reason}")
-        return tuple(found)
+            warnings.append(f"{name!r} of trial {numbers[0]}{more} could not be kept: {reason}")
+        return tuple(warnings)
 
     def put(self, trial: Trial, kept: Mapping[str, Any]) -> None:
-        """Store what an ending trial keeps if it will be on the front; called before its end is recorded."""
+        """Store what a trial keeps if it will be on the front. Called before the end of the trial is recorded."""
         wanted = {name: value for name, value in kept.items() if not self._names or name in self._names}
         if self._store is None or not wanted or trial.state is not State.COMPLETE:
             return
-        others = [one for one in self._study.all_trials if one.number != trial.number]
-        if all(one.number != trial.number for one in front([*others, trial], self._study.goal)):
+        others = [other for other in self._study.all_trials if other.number != trial.number]
+        if all(best.number != trial.number for best in front([*others, trial], self._study.goal)):
             return
         self._numbers.add(trial.number)
         for name, value in wanted.items():
             try:
                 self._store.put(trial.number, name, value)
             except (ArtifactError, OSError) as error:
-                self._refused.setdefault((name, str(error)), []).append(trial.number)
+                self._rejected.setdefault((name, str(error)), []).append(trial.number)
 
     def remove_stale(self) -> None:
-        """Remove what trials keep that are not on the front."""
+        """Remove the kept values of trials that are not on the front."""
         if self._store is None or not self._numbers:
             return
         on_front = {trial.number for trial in self._study.front}

@@ -1,7 +1,4 @@
-"""The loop: ask for a point, run it, record how it ended, again.
-
-Several runs of one point make one trial.
-"""
+"""The search loop: ask for a point, run it, record how it ended, and again."""
 
 from __future__ import annotations
 
@@ -16,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import SpaceExhausted, StudyError
 from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
 from nbcompress.run.capture import trial_seed
-from nbcompress.run.early_stopping import Pruner, not_judged
+from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
 from nbcompress.run.engines.base import EngineError
-from nbcompress.run.history import all_failed, history_of, in_short, same_failure
-from nbcompress.run.kept import Keeper
+from nbcompress.run.history import all_failed, one_line, same_failure
+from nbcompress.run.kept import ArtifactWriter
 from nbcompress.run.options import GainBelow, NoGain, described
 from nbcompress.run.outcome import Assignment, Outcome
 from nbcompress.run.record import note
-from nbcompress.run.reevaluation import AGAIN, Finals, is_final, n_finals
+from nbcompress.run.reevaluation import REPEAT_OF, Reevaluation, is_reevaluation, n_reevaluations
 from nbcompress.run.termination import Interrupts, Termination
 from nbcompress.study.goal import State, Trial
 from nbcompress.study.snapshot import changed_paths
@@ -33,12 +30,12 @@ if TYPE_CHECKING:
     from nbcompress.space import Point
 
 
-def folded(outcomes: Sequence[Outcome]) -> Outcome:
+def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the runs of a point, in order, as one outcome.
 
-    Metrics are means over the runs. A run that does not complete ends the trial, and what it measured stands alone:
-    the mean with earlier runs could keep a constraint that this run broke. Reports and kept values are the first
-    run's, seconds are added up.
+    Metrics are means over the runs. A run that does not complete ends the trial, and only its own metrics count: a
+    mean with earlier runs could satisfy a constraint that this run violates. Reports and kept values are those of the
+    first run; seconds are added up.
     """
     last = outcomes[-1]
     seconds = math.fsum(outcome.seconds for outcome in outcomes)
@@ -51,10 +48,10 @@ def folded(outcomes: Sequence[Outcome]) -> Outcome:
     return replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks)
 
 
-# How long the loop waits at most before it looks at limits and interrupts again.
-_SLICE_SECONDS = 0.1
-# While it waits for signs of life of another machine, it reads the study so often.
-_LOOK_SECONDS = 1.0
+# The loop checks limits and interrupts at least this often.
+_POLL_SECONDS = 0.1
+# It reads the study this often while it waits for a sign of life of another machine.
+_REFRESH_SECONDS = 1.0
 TAKEN_OVER = (
     "Trial {number} was taken over by another process, which heard no sign of life of this one for too long; "
     "its result here is not recorded."
@@ -71,8 +68,8 @@ class _Running:
 
 
 @dataclass(frozen=True)
-class _Next:
-    """What to run next, and under which number (None: a new one)."""
+class _NextPoint:
+    """What to run next, and under which number (None for a new one)."""
 
     point: Point
     number: int | None = None
@@ -86,11 +83,11 @@ class SearchLoop:
     def __init__(self, search: Search, observers: Sequence[Observer] = (), controls: Controls | None = None) -> None:
         self._search, self._options = search, search.options
         self._study, self._proposer, self._engine = search.study, search.proposer, search.engine
-        self._keeper = Keeper(search.study, search.options.keep)
+        self._writer = ArtifactWriter(search.study, search.options.keep)
         self._observers, self._controls = Observers(observers), controls or Controls()
         self._running: dict[int, _Running] = {}
-        self._looked = time.monotonic()
-        self._finals = Finals(search.study.space, search.study.goal) if search.options.finalists else None
+        self._refreshed = time.monotonic()
+        self._reevaluation = Reevaluation(search.study.space, search.study.goal) if search.options.finalists else None
         self._timeout = search.options.timeout_seconds
         self._until, self._pruner = search.options.stop_rule, search.options.pruning
         self._remarks: list[str] = []
@@ -99,13 +96,13 @@ class SearchLoop:
         self._was_interrupted = False
 
     def run(self) -> Ending:
-        """Run the search to its end, and note what of the values that it reads its trials wrote into."""
+        """Run the search to its end, and note which of the values that it reads were written by its trials."""
         values_read = self._search.values_read
         before = values_read() if values_read is not None else None
         try:
             return self._run()
         finally:
-            # In the background other cells run meanwhile, and what they write is not the body's.
+            # While a search runs in the background, other cells may write these values, too.
             is_main = threading.current_thread() is threading.main_thread()
             if before is not None and values_read is not None and is_main:
                 changed = changed_paths(before, values_read())
@@ -115,71 +112,72 @@ class SearchLoop:
     def _run(self) -> Ending:
         with ExitStack() as stack:
             stack.enter_context(self._study.search_lock())
-            self._engine.start(self._search.evaluate, jobs=self._options.jobs, listener=self._reported)
+            self._engine.start(self._search.evaluate, jobs=self._options.jobs, listener=self._on_report)
             self._interrupts = stack.enter_context(Interrupts())
             stack.callback(self._study.abandon)
             stack.callback(self._engine.close)
-            stack.enter_context(self._controls.heard_by(self._heard))
+            stack.enter_context(self._controls.listening(self._on_command))
             if self._timeout is not None:
-                alarm = threading.Timer(self._timeout, self._over_time)
+                alarm = threading.Timer(self._timeout, self._on_timeout)
                 alarm.daemon = True
                 stack.callback(alarm.cancel)
                 alarm.start()
-            ending = self._cycle()
-        self._keeper.remove_stale()
-        if self._finals is not None and ending.kind in ("done", "until", "exhausted"):
-            ending = replace(ending, reason=f"{ending.reason} {self._finals.sentence(self._study.all_trials)}".strip())
+            ending = self._main_loop()
+        self._writer.remove_stale()
+        if self._reevaluation is not None and ending.kind in ("done", "until", "exhausted"):
+            summary = self._reevaluation.summary(self._study.all_trials)
+            ending = replace(ending, reason=f"{ending.reason} {summary}".strip())
         if self._n_ended:
-            self._remarks.append(not_judged(self._pruner.rule, self._study.all_trials, self._study.goal))
-        warnings = (*self._engine.warnings, *self._keeper.warnings, *self._remarks, *self._observers.warnings)
+            self._remarks.append(unused_pruner_warning(self._pruner.rule, self._study.all_trials, self._study.goal))
+        warnings = (*self._engine.warnings, *self._writer.warnings, *self._remarks, *self._observers.warnings)
         ending = replace(ending, warnings=tuple(warning for warning in dict.fromkeys(warnings) if warning))
         note(self._study, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
-        self._observers.tell("ended", ending)
+        self._observers.ended(ending)
         return ending
 
-    def _cycle(self) -> Ending:
+    def _main_loop(self) -> Ending:
         ending: Ending | None = None
         while True:
-            abandoning = self._abandoning()
-            if abandoning is not None:
-                ending = abandoning
+            abandoned = self._abandoned()
+            if abandoned is not None:
+                ending = abandoned
                 self._terminate_all()
             elif ending is None:
-                ending = self._fill()
+                ending = self._start_trials()
             if not self._running:
                 if ending is not None:
                     return ending
-                time.sleep(_SLICE_SECONDS)  # paused
+                time.sleep(_POLL_SECONDS)  # paused
                 continue
-            ended = self._engine.next(_SLICE_SECONDS)
+            ended = self._engine.next(_POLL_SECONDS)
             if ended is not None:
-                self._take(*ended)
-                ending = ending or self._verdict()
+                self._handle_result(*ended)
+                ending = ending or self._repeated_failure()
             if self._interrupts.count > 1:
                 raise KeyboardInterrupt
 
-    # What ends a search ---------------------------------------------------------------------------------------------
+    # Why a search ends ---------------------------------------------------------------------------------------------
 
-    def _abandoning(self) -> Ending | None:
-        """Return why the search ends at once, abandoning what runs, or None."""
+    def _abandoned(self) -> Ending | None:
+        """Return why the search ends at once and interrupts its running trials, or None."""
         if self._was_interrupted or self._interrupts.count:
-            return self._ending("interrupted", "Interrupted")
+            return self._early_ending("interrupted", "Interrupted")
         if self._controls.is_stopped:
-            return self._ending("stopped", "Stopped")
+            return self._early_ending("stopped", "Stopped")
         if self._is_over_time:
             assert self._timeout is not None
-            return self._ending("timeout", f"The search's limit of {described(self._timeout)} has come")
+            return self._early_ending("timeout", f"The search's limit of {described(self._timeout)} has come")
         return None
 
-    def _verdict(self) -> Ending | None:
-        """Return why the search ends once what runs has ended, or None. Read after each trial."""
+    def _repeated_failure(self) -> Ending | None:
+        """Return why the search ends after its running trials, or None. Checked after each trial."""
         failure = same_failure(self._study.all_trials, self._n_ended)
         if failure is None:
             return None
-        reason = f"Stopped: the first three trials failed with the same error, {in_short(failure)}"
+        reason = f"Stopped: the first three trials failed with the same error, {one_line(failure)}"
         return Ending("same failure", reason)
 
-    def _ending(self, kind: EndKind, what: str) -> Ending:
+    def _early_ending(self, kind: EndKind, what: str) -> Ending:
         counted, wanted = self._counted(), self._options.trials
         return Ending(kind, f"{what} at {counted} of {wanted} trials; run it again to go on.")
 
@@ -188,8 +186,8 @@ class SearchLoop:
 
     # What runs next -------------------------------------------------------------------------------------------------
 
-    def _fill(self) -> Ending | None:
-        """Start trials until as many run as may; return why no more will start, or None."""
+    def _start_trials(self) -> Ending | None:
+        """Start trials until `jobs` of them run; return why no more will start, or None."""
         while len(self._running) < self._options.jobs and not self._controls.is_paused:
             trials = self._study.all_trials
             counted = sum(trial.state.counts for trial in trials)
@@ -198,28 +196,28 @@ class SearchLoop:
                 return self._done(counted)
             if counted + len(self._running) + elsewhere >= self._options.trials:
                 if self._study.unconfirmed:
-                    self._look_again()
+                    self._refresh_if_due()
                     return None
                 if self._running:
                     return None
                 text = f"{counted} of {self._options.trials} trials are done and {elsewhere} run in another process."
                 return Ending("elsewhere", text)
             try:
-                following = self._following(trials)
-                if isinstance(following, Ending):
-                    return following
-                if self._abandoning() is not None:  # asked for while the proposer was thinking
+                planned = self._next_point(trials)
+                if isinstance(planned, Ending):
+                    return planned
+                if self._abandoned() is not None:  # requested while the proposer was working
                     return None
-                self._begin(following)
+                self._start_trial(planned)
             except EngineError as error:
                 return Ending("broken", str(error))
         return None
 
-    def _look_again(self) -> None:
-        """Read what other processes have written: one that is gone leaves its trial to this search."""
-        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+    def _refresh_if_due(self) -> None:
+        """Read what other processes have written: the trial of a process that has died can be run here."""
+        if time.monotonic() - self._refreshed >= _REFRESH_SECONDS:
             self._study.refresh()
-            self._looked = time.monotonic()
+            self._refreshed = time.monotonic()
 
     def _done(self, counted: int) -> Ending:
         if self._n_ended:
@@ -227,111 +225,112 @@ class SearchLoop:
         name = self._study.name
         return Ending("done", f"The study {name!r} has its {counted} trials already; none was run again.")
 
-    def _following(self, trials: Sequence[Trial]) -> _Next | Ending:
-        # Also those of processes that died, or are given up, since this search began.
-        again = next((trial for trial in trials if trial.state is State.INTERRUPTED), None)
-        if again is not None:
-            return _Next(again.point, again.number, again.note, again.reason)
+    def _next_point(self, trials: Sequence[Trial]) -> _NextPoint | Ending:
+        # Also trials of processes that have died since this search began.
+        interrupted = next((trial for trial in trials if trial.state is State.INTERRUPTED), None)
+        if interrupted is not None:
+            return _NextPoint(interrupted.point, interrupted.number, interrupted.note, interrupted.reason)
         if isinstance(self._until, NoGain):
-            reason = self._until.verdict([trial for trial in trials if not is_final(trial)], self._study.goal)
+            reason = self._until.verdict([trial for trial in trials if not is_reevaluation(trial)], self._study.goal)
             if reason:
-                return self._final(trials, is_over=True) or Ending("until", reason)
+                return self._next_reevaluation(trials, is_over=True) or Ending("until", reason)
         point = _first_missing(self._options.start, trials)
         if point is not None:
-            return _Next(point, reason="A start point.")
+            return _NextPoint(point, reason="A start point.")
         queued = self._study.take_queued()
         if queued is not None:
-            return _Next(queued, reason="Queued by hand.")
-        final = self._final(trials)
-        if final is not None:
-            return final
+            return _NextPoint(queued, reason="Queued by hand.")
+        repeat = self._next_reevaluation(trials)
+        if repeat is not None:
+            return repeat
         try:
-            proposal = self._proposer.propose(len(trials), history_of(trials, self._study.goal))
+            proposal = self._proposer.propose(len(trials), self._search.histories.history_of(trials, self._study.goal))
         except SpaceExhausted as error:
-            return self._final(trials, is_over=True) or Ending("exhausted", str(error))
+            return self._next_reevaluation(trials, is_over=True) or Ending("exhausted", str(error))
         if isinstance(self._until, GainBelow):
             reason = self._until.verdict(proposal.expected_gain)
             if reason:
-                return self._final(trials, is_over=True) or Ending("until", reason)
+                return self._next_reevaluation(trials, is_over=True) or Ending("until", reason)
         search = {"search_seed": self._options.seed, "sampler": self._options.sampler}
-        return _Next(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
+        return _NextPoint(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
 
-    def _final(self, trials: Sequence[Trial], *, is_over: bool = False) -> _Next | None:
-        """Return a point to run again if this is one of the last trials, which are kept for that.
+    def _next_reevaluation(self, trials: Sequence[Trial], *, is_over: bool = False) -> _NextPoint | None:
+        """Return a point to run again if this is one of the last trials, which are reserved for that.
 
         Args:
-            is_over: A stop rule has ended the search, so the last trials are now.
+            trials: Of the study.
+            is_over: A stop rule has ended the search, so the last trials are due now.
         """
-        if self._finals is None:
+        if self._reevaluation is None:
             return None
-        n_run = n_finals(trials)
-        taken = sum(trial.state.counts or trial.state is State.RUNNING for trial in trials)
-        is_time = is_over or n_run > 0 or taken >= self._options.trials - self._options.finalists
-        if n_run >= self._options.finalists or not is_time:
+        n_run = n_reevaluations(trials)
+        n_taken = sum(trial.state.counts or trial.state is State.RUNNING for trial in trials)
+        is_due = is_over or n_run > 0 or n_taken >= self._options.trials - self._options.finalists
+        if n_run >= self._options.finalists or not is_due:
             return None
-        finalist = self._finals.again(trials)
+        finalist = self._reevaluation.next_finalist(trials)
         if finalist is None:
             return None
         reason = f"Trial {finalist.number} again: one of the best, and values may be noisy."
-        return _Next(finalist.point, note={AGAIN: finalist.number}, reason=reason)
+        return _NextPoint(finalist.point, note={REPEAT_OF: finalist.number}, reason=reason)
 
-    def _begin(self, following: _Next) -> None:
-        number = len(self._study.all_trials) if following.number is None else following.number
+    def _start_trial(self, planned: _NextPoint) -> None:
+        number = len(self._study.all_trials) if planned.number is None else planned.number
         try:
             trial = self._study.begin(
-                following.point,
-                number=following.number,
+                planned.point,
+                number=planned.number,
                 seed=trial_seed(self._options.seed, number),
-                note=self._noted(following.note),
-                reason=following.reason,
+                note=self._note_of(planned.note),
+                reason=planned.reason,
             )
         except StudyError:
             self._study.refresh()
-            if following.number is None or self._study.all_trials[following.number].state is State.INTERRUPTED:
+            if planned.number is None or self._study.all_trials[planned.number].state is State.INTERRUPTED:
                 raise
             return  # another process has taken this interrupted trial in the meantime
         self._running[trial.number] = _Running(trial)
-        self._observers.tell("trial_started", trial)
+        self._observers.trial_started(trial)
         self._submit(trial, 0)
-        if self._abandoning() is not None:
-            # Asked for after `_cycle` looked and before the engine had the trial.
+        if self._abandoned() is not None:
+            # Requested after `_main_loop` checked and before the engine had the trial.
             self._engine.terminate(trial.number, Termination(State.INTERRUPTED))
 
-    def _noted(self, note: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the note of a trial, with the values that it reads where the study was begun with others."""
+    def _note_of(self, note: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the note of a trial, with the values that it reads if the study was begun with other ones."""
         found = {name: value for name, value in note.items() if name != "values"}
         return found | ({"values": self._study.accepted} if self._study.accepted else {})
 
     def _submit(self, trial: Trial, repeat: int) -> None:
         seed = trial.seed if repeat == 0 else trial_seed(self._options.seed, trial.number, repeat)
-        # What is run again shall be measured, whatever it shows on the way.
-        pruner = Pruner() if is_final(trial) else self._pruner
-        judge = pruner.judge(trial.number, self._study.all_trials, self._study.goal)
+        # A re-evaluation is measured to its end.
+        pruner = Pruner() if is_reevaluation(trial) else self._pruner
+        pruning_rule = pruner.pruning_rule(trial.number, self._study.all_trials, self._study.goal)
         try:
             self._engine.submit(
-                Assignment(trial.number, trial.point, seed, repeat, judge), self._options.trial_timeout_seconds
+                Assignment(trial.number, trial.point, seed, repeat, pruning_rule), self._options.trial_timeout_seconds
             )
         except EngineError:
-            self._end(trial.number, Outcome(State.INTERRUPTED))
+            self._finish_trial(trial.number, Outcome(State.INTERRUPTED))
             raise
 
-    # What has ended -------------------------------------------------------------------------------------------------
+    # Results -------------------------------------------------------------------------------------------------
 
-    def _take(self, assignment: Assignment, outcome: Outcome) -> None:
+    def _handle_result(self, assignment: Assignment, outcome: Outcome) -> None:
         running = self._running[assignment.number]
         running.outcomes.append(outcome)
         repeat = len(running.outcomes)
         if outcome.state is State.COMPLETE and repeat < self._options.repeats:
-            if self._abandoning() is None:
+            if self._abandoned() is None:
                 self._submit(running.trial, repeat)
                 return
             outcome = replace(outcome, state=State.INTERRUPTED, kept={})
             running.outcomes[-1] = outcome
-        if outcome.state is State.INTERRUPTED and self._abandoning() is None:
+        if outcome.state is State.INTERRUPTED and self._abandoned() is None:
             self._was_interrupted = True  # by the body's own KeyboardInterrupt
-        self._end(assignment.number, folded(running.outcomes))
+        self._finish_trial(assignment.number, mean_outcome(running.outcomes))
 
-    def _end(self, number: int, outcome: Outcome) -> None:
+    def _finish_trial(self, number: int, outcome: Outcome) -> None:
         trial = replace(
             self._running[number].trial,
             state=outcome.state,
@@ -341,31 +340,31 @@ class SearchLoop:
             printed=outcome.printed,
             reports=outcome.reports,
         )
-        # What another process keeps of the same trial must not be written over.
+        # Do not overwrite what another process keeps of the same trial.
         if outcome.kept and not self._study.is_taken_over(number):
-            self._keeper.put(trial, outcome.kept)
+            self._writer.put(trial, outcome.kept)
         trial = self._study.finish(trial)
         if number in self._study.discarded:
             self._remarks.append(TAKEN_OVER.format(number=number))
         del self._running[number]
         self._n_ended += trial.state.counts
         self._remarks += outcome.remarks
-        self._keeper.remove_stale()
-        self._observers.tell("trial_ended", trial)
+        self._writer.remove_stale()
+        self._observers.trial_ended(trial)
 
     # From other threads ---------------------------------------------------------------------------------------------
 
-    def _reported(self, number: int, step: int, values: Mapping[str, float]) -> None:
+    def _on_report(self, number: int, step: int, values: Mapping[str, float]) -> None:
         if number in self._running:
             for metric, value in values.items():
                 self._study.report(number, metric, step, value)
-            self._observers.tell("reported", number, step, values)
+            self._observers.reported(number, step, values)
 
-    def _over_time(self) -> None:
+    def _on_timeout(self) -> None:
         self._is_over_time = True
         self._terminate_all()
 
-    def _heard(self, command: Command) -> None:
+    def _on_command(self, command: Command) -> None:
         if command == "stop":
             self._terminate_all()
         elif command == "skip" and self._running:
@@ -378,10 +377,10 @@ class SearchLoop:
 
 
 def _first_missing(start: Sequence[Point], trials: Sequence[Trial]) -> Point | None:
-    """Return the first start point that no trial has run; one that is listed twice wants two trials."""
-    had = [trial.point for trial in trials]
+    """Return the first start point that no trial has run; a point that is listed twice gets two trials."""
+    remaining = [trial.point for trial in trials]
     for point in start:
-        if point not in had:
+        if point not in remaining:
             return point
-        had.remove(point)
+        remaining.remove(point)
     return None

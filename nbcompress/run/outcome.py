@@ -15,7 +15,7 @@ from nbcompress.space import RESERVED
 from nbcompress.study.goal import Failure, State
 
 if TYPE_CHECKING:
-    from nbcompress.run.early_stopping import Judge
+    from nbcompress.run.early_stopping import PruningRule
     from nbcompress.space import Point
 
 
@@ -35,7 +35,7 @@ class Assignment:
     point: Point
     seed: int
     repeat: int = 0
-    judge: Judge | None = None
+    pruning_rule: PruningRule | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class TrialEnded(BaseException):
         super().__init__(state.value, reason)
 
 
-def refused(kind: str, message: str) -> TrialEnded:
+def trial_failure(kind: str, message: str) -> TrialEnded:
     """Return what ends the current trial as failed, with `message` as its failure."""
     return TrialEnded(State.FAILED, message, Failure(kind, message))
 
@@ -110,20 +110,22 @@ def number_of(name: str, value: Any) -> float:
         TrialEnded: The name is taken, or the value is no number or not finite; the trial ends as failed.
     """
     if name in RESERVED:
-        raise refused("MetricName", f"The metric name {name!r} is taken by a column of the trials; choose another.")
+        raise trial_failure(
+            "MetricName", f"The metric name {name!r} is taken by a column of the trials; choose another."
+        )
     number = _scalar(value)
     if isinstance(number, bool) or type(number).__name__ == "bool_":
-        raise refused(
+        raise trial_failure(
             "NotANumber", f"The metric {name!r} is a number, but got the bool {value!r}. Write float({name})."
         )
     if not isinstance(number, Real) and (hasattr(number, "shape") or not hasattr(type(number), "__float__")):
-        raise refused("NotANumber", f"The metric {name!r} is a number, but got {_described(value)}.")
+        raise trial_failure("NotANumber", f"The metric {name!r} is a number, but got {_described(value)}.")
     try:
         result = float(number)
     except OverflowError:
         result = math.inf
     if not math.isfinite(result):
-        raise refused("NotFinite", f"The metric {name!r} is a finite number, but got {result!r}.")
+        raise trial_failure("NotFinite", f"The metric {name!r} is a finite number, but got {result!r}.")
     return result
 
 
@@ -152,5 +154,5 @@ def step_of(step: Any) -> int:
     number = _scalar(step)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         hint = "" if isinstance(step, int) else " Metrics are given by name: report(accuracy=0.9)."
-        raise refused("Step", f"The step of a report is an integer of at least 0, but got {step!r}.{hint}")
+        raise trial_failure("Step", f"The step of a report is an integer of at least 0, but got {step!r}.{hint}")
     return number

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchError, option
 from nbcompress.run.engines import engine_of
+from nbcompress.run.history import HistoryCache
 from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import SearchLoop
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
-from nbcompress.run.reevaluation import Finals
+from nbcompress.run.reevaluation import Reevaluation
 from nbcompress.run.taking import taken
 from nbcompress.run.transport import pack
 from nbcompress.study.snapshot import Snapshot
@@ -76,6 +77,7 @@ class Search:
         engine: Where trials run.
         options: All options; start points are checked.
         values_read: Returns the values that the search reads, as they are now; None if the study is not stored.
+        histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
     """
 
     study: Study
@@ -84,6 +86,7 @@ class Search:
     engine: Engine
     options: SearchOptions = field(default_factory=SearchOptions)
     values_read: Callable[[], Snapshot] | None = None
+    histories: HistoryCache = field(default_factory=HistoryCache)
 
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
         """Run trials until the study has as many as wanted, or something else ends the search.
@@ -125,7 +128,7 @@ def check_search(options: SearchOptions, space: Space, goal: Goal, proposer: Pro
             finalists of several objectives.
     """
     if options.finalists:
-        Finals(space, goal)
+        Reevaluation(space, goal)
     start = tuple(space.check(point) for point in options.start)
     if engine.is_serial and options.jobs > 1:
         jobs = option("jobs", options.jobs)

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import did_you_mean
-from nbcompress.run.outcome import Assignment, TrialEnded, number_of, refused, step_of
+from nbcompress.run.outcome import Assignment, TrialEnded, number_of, step_of, trial_failure
 from nbcompress.study.goal import Goal, State
 
 if TYPE_CHECKING:
@@ -126,11 +126,11 @@ class RunningTrial:
             # An exception in the middle of a panel's message or of a file would leave half of it.
             with self.terminator.deferred() if self.terminator else nullcontext():
                 self.listener(self.assignment.number, step, numbers)
-        judge = self.assignment.judge
-        if judge is None:
+        pruning_rule = self.assignment.pruning_rule
+        if pruning_rule is None:
             return
-        self._awaited = judge.unseen(self.reports, self.values)
-        verdict = judge.verdict(self.reports, step, self.values)
+        self._awaited = pruning_rule.missing_objectives(self.reports, self.values)
+        verdict = pruning_rule.verdict(self.reports, step, self.values)
         if verdict:
             raise TrialEnded(State.STOPPED, verdict)
 
@@ -156,7 +156,7 @@ class RunningTrial:
             if metric not in self.values:
                 given = ", ".join(self.values) or "none"
                 hint = did_you_mean(metric, self.values)
-                raise refused(
+                raise trial_failure(
                     "NotAssigned", f"The trial ended without the metric {metric!r}; it left these: {given}.{hint}"
                 )
 
@@ -171,7 +171,9 @@ class RunningTrial:
 
     def _number(self, name: str, value: Any) -> float:
         if name in self.assignment.point:
-            raise refused("MetricName", f"No name is both a parameter and a metric, but {name!r} is reported as one.")
+            raise trial_failure(
+                "MetricName", f"No name is both a parameter and a metric, but {name!r} is reported as one."
+            )
         return number_of(name, value)
 
 

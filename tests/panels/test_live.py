@@ -292,7 +292,7 @@ def test_buttons_are_acknowledged_and_heard(wire: Wire) -> None:
     wire.press("resume")
     assert not wire.controls.is_paused
     heard: list[str] = []
-    with wire.controls.heard_by(heard.append):
+    with wire.controls.listening(heard.append):
         wire.press("skip")
         wire.press("stop")
     assert heard == ["skip", "stop"]

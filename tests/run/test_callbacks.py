@@ -1,4 +1,4 @@
-"""Buttons from any thread."""
+"""Controls of a search, called from any thread."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def test_states() -> None:
     assert controls.is_stopped
 
 
-def test_hearers() -> None:
+def test_listeners() -> None:
     controls, heard = Controls(), []
     controls.skip()
-    with controls.heard_by(heard.append):
+    with controls.listening(heard.append):
         for command in (controls.stop, controls.pause, controls.resume, controls.skip):
             command()
     controls.skip()

@@ -1,6 +1,4 @@
-"""Early stopping, by hand-made curves.
-
-How trials stand among others: layers of fronts, after equally many reports."""
+"""Early stopping: rules on hand-made curves, and how learning curves are compared."""
 
 from __future__ import annotations
 
@@ -13,7 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nbcompress.errors import SearchError
-from nbcompress.run.early_stopping import Judge, Pruner, Showing, aspects_of, n_ahead, not_judged
+from nbcompress.run.early_stopping import (
+    LearningCurves,
+    Pruner,
+    PruningRule,
+    aspects_of,
+    count_better,
+    unused_pruner_warning,
+)
 from nbcompress.study import Goal, State, Trial, is_non_dominated
 
 ONE = Goal.of(minimize=["loss"])
@@ -21,19 +26,19 @@ TWO = Goal.of(maximize=["accuracy"], minimize=["loss"])
 
 
 def ended(number: int, values: list[float], metric: str = "loss", state: State = State.COMPLETE) -> Trial:
-    # One report more: nothing is judged at the last one.
+    # One report more: nothing is pruned at the last one.
     return Trial(number, state, {}, reports={metric: dict(enumerate([*values, values[-1]]))})
 
 
 def verdict(
     rule: str, number: int, trials: list[Trial], values: list[float], metric: str = "loss", goal: Goal = ONE
 ) -> str:
-    judge = Pruner(rule).judge(number, trials, goal)
-    return judge.verdict({metric: dict(enumerate(values))}, len(values) - 1, {}) if judge else "no judge"
+    pruning_rule = Pruner(rule).pruning_rule(number, trials, goal)
+    return pruning_rule.verdict({metric: dict(enumerate(values))}, len(values) - 1, {}) if pruning_rule else "no rule"
 
 
 def test_none_never_stops() -> None:
-    assert Pruner().judge(0, [ended(0, [1.0])], ONE) is None
+    assert Pruner().pruning_rule(0, [ended(0, [1.0])], ONE) is None
 
 
 def test_unknown() -> None:
@@ -102,11 +107,11 @@ def test_with_several_objectives_one_lead_is_enough() -> None:
             reports={"accuracy": dict.fromkeys(range(3), 0.9), "loss": dict.fromkeys(range(3), 1.0)},
         )
     ]
-    judge = Pruner("asha").judge(1, trials, TWO)
-    assert judge is not None
-    assert judge.verdict(twice(accuracy=0.95, loss=9.0), 1, {}) == ""
-    assert judge.verdict(twice(accuracy=0.5, loss=0.5), 1, {}) == ""
-    both = judge.verdict(twice(accuracy=0.5, loss=9.0), 1, {})
+    pruning_rule = Pruner("asha").pruning_rule(1, trials, TWO)
+    assert pruning_rule is not None
+    assert pruning_rule.verdict(twice(accuracy=0.95, loss=9.0), 1, {}) == ""
+    assert pruning_rule.verdict(twice(accuracy=0.5, loss=0.5), 1, {}) == ""
+    both = pruning_rule.verdict(twice(accuracy=0.5, loss=9.0), 1, {})
     assert both == "Behind earlier trials at step 1 in accuracy and loss (asha)."
 
 
@@ -117,44 +122,44 @@ def sized(number: int, accuracy: list[float], kilobytes: float) -> Trial:
 
 def test_a_metric_that_is_known_before_the_training_takes_part() -> None:
     goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
-    judge = Pruner("asha").judge(1, [sized(0, [0.5, 0.6, 0.9], 40.0)], goal)
-    assert judge is not None
+    pruning_rule = Pruner("asha").pruning_rule(1, [sized(0, [0.5, 0.6, 0.9], 40.0)], goal)
+    assert pruning_rule is not None
     worse = twice(accuracy=0.3)
     # Smaller than all: it may end on the front, however little it has learned so far.
-    assert judge.verdict(worse, 1, {"kilobytes": 10.0}) == ""
+    assert pruning_rule.verdict(worse, 1, {"kilobytes": 10.0}) == ""
     expected = "Behind earlier trials at step 1 in accuracy and kilobytes (asha)."
-    assert judge.verdict(worse, 1, {"kilobytes": 50.0}) == expected
-    # Nothing is known of its size: it may be the smallest, and is not judged by the other objective alone.
-    assert judge.verdict(worse, 1, {}) == ""
-    assert judge.unseen(worse, {}) == ("kilobytes",)
+    assert pruning_rule.verdict(worse, 1, {"kilobytes": 50.0}) == expected
+    # Its size is not known: it may be the smallest, so the other objective alone does not prune it.
+    assert pruning_rule.verdict(worse, 1, {}) == ""
+    assert pruning_rule.missing_objectives(worse, {}) == ("kilobytes",)
 
 
-def test_one_objective_is_judged_though_a_constraint_is_not_known() -> None:
+def test_one_objective_is_enough_while_a_constraint_is_not_known() -> None:
     goal = Goal.of(maximize=["accuracy"], subject_to=["kilobytes <= 50"])
-    judge = Pruner("asha").judge(1, [sized(0, [0.5, 0.6, 0.9], 40.0)], goal)
-    assert judge is not None
-    assert judge.verdict({"accuracy": {0: 0.3}}, 0, {}) == "Behind earlier trials at step 0 in accuracy (asha)."
+    pruning_rule = Pruner("asha").pruning_rule(1, [sized(0, [0.5, 0.6, 0.9], 40.0)], goal)
+    assert pruning_rule is not None
+    assert pruning_rule.verdict({"accuracy": {0: 0.3}}, 0, {}) == "Behind earlier trials at step 0 in accuracy (asha)."
 
 
-def test_a_rule_that_judged_no_trial_says_what_to_write() -> None:
+def test_a_rule_that_never_decided_says_what_to_write() -> None:
     silent, telling = Trial(0, State.COMPLETE, {}, {"loss": 1.0}), ended(1, [1.0])
-    assert not_judged("median", [silent], ONE) == (
-        "No trial was judged by the pruner 'median': none reported loss with a step. "
+    assert unused_pruner_warning("median", [silent], ONE) == (
+        "The pruner 'median' could not decide: no trial reported loss with a step. "
         "Write report(loss=..., step=epoch) where it trains."
     )
-    assert not_judged("median", [silent, telling], ONE) == ""
-    assert not_judged("none", [silent], ONE) == ""
+    assert unused_pruner_warning("median", [silent, telling], ONE) == ""
+    assert unused_pruner_warning("none", [silent], ONE) == ""
 
 
 def test_a_trial_that_is_nearer_to_keeping_a_constraint_is_not_behind() -> None:
     goal = Goal.of(minimize=["kilobytes"], subject_to=["accuracy >= 0.9"])
-    judge = Pruner("asha").judge(1, [sized(0, [0.5, 0.95], 20.0)], goal)
-    assert judge is not None
-    assert judge.verdict({"accuracy": {0: 0.6}}, 0, {"kilobytes": 30.0}) == ""
-    assert judge.verdict({"accuracy": {0: 0.4}}, 0, {"kilobytes": 30.0}) != ""
+    pruning_rule = Pruner("asha").pruning_rule(1, [sized(0, [0.5, 0.95], 20.0)], goal)
+    assert pruning_rule is not None
+    assert pruning_rule.verdict({"accuracy": {0: 0.6}}, 0, {"kilobytes": 30.0}) == ""
+    assert pruning_rule.verdict({"accuracy": {0: 0.4}}, 0, {"kilobytes": 30.0}) != ""
     # Both keep it: then the size decides alone.
-    assert judge.verdict({"accuracy": {0: 0.4, 1: 0.92, 2: 0.92}}, 2, {"kilobytes": 30.0}) == ""
-    kept = Pruner("asha").judge(1, [sized(0, [0.95], 20.0)], goal)
+    assert pruning_rule.verdict({"accuracy": {0: 0.4, 1: 0.92, 2: 0.92}}, 2, {"kilobytes": 30.0}) == ""
+    kept = Pruner("asha").pruning_rule(1, [sized(0, [0.95], 20.0)], goal)
     assert kept is not None
     assert kept.verdict({"accuracy": {0: 0.99}}, 0, {"kilobytes": 30.0}) != ""
 
@@ -163,22 +168,22 @@ def test_the_best_layers_of_fronts_go_on() -> None:
     goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
     front = [sized(i, [0.5 + i / 10] * 6, 10.0 + i) for i in range(3)]
     behind = [sized(3 + i, [0.3 + i / 10] * 6, 20.0 + i) for i in range(5)]
-    judge = Pruner("asha").judge(8, [*front, *behind], goal)
-    assert judge is not None
+    pruning_rule = Pruner("asha").pruning_rule(8, [*front, *behind], goal)
+    assert pruning_rule is not None
     # With this one there are nine, of which three go on; the front has three already.
-    assert judge.verdict({"accuracy": dict.fromkeys(range(6), 0.55)}, 5, {"kilobytes": 12.5}) != ""
-    assert judge.verdict({"accuracy": dict.fromkeys(range(6), 0.65)}, 5, {"kilobytes": 11.5}) == ""
+    assert pruning_rule.verdict({"accuracy": dict.fromkeys(range(6), 0.55)}, 5, {"kilobytes": 12.5}) != ""
+    assert pruning_rule.verdict({"accuracy": dict.fromkeys(range(6), 0.65)}, 5, {"kilobytes": 11.5}) == ""
 
 
 def test_with_several_objectives_the_first_report_stops_nothing() -> None:
     goal = Goal.of(maximize=["accuracy"], minimize=["kilobytes"])
     # One is better than the next in both.
-    judge = Pruner("asha").judge(8, [sized(i, [0.9 - i / 10] * 6, 10.0 + i) for i in range(8)], goal)
-    assert judge is not None
+    pruning_rule = Pruner("asha").pruning_rule(8, [sized(i, [0.9 - i / 10] * 6, 10.0 + i) for i in range(8)], goal)
+    assert pruning_rule is not None
 
     def is_stopped(ahead: int, n_reports: int) -> bool:
         own = {"accuracy": dict.fromkeys(range(n_reports), 0.95 - ahead / 10)}
-        return judge.verdict(own, n_reports - 1, {"kilobytes": 9.5 + ahead}) != ""
+        return pruning_rule.verdict(own, n_reports - 1, {"kilobytes": 9.5 + ahead}) != ""
 
     assert [is_stopped(8, n) for n in range(1, 7)] == [False, True, False, False, False, True]
     # With this one there are nine: four go on from the first decision, three from the next.
@@ -192,18 +197,18 @@ def test_metrics_that_are_no_objectives_do_not_decide() -> None:
 
 
 def test_hyperband_waits_for_a_whole_trial_and_then_takes_turns() -> None:
-    assert Pruner("hyperband").judge(0, [ended(0, [1.0] * 9, state=State.STOPPED)], ONE) is None
+    assert Pruner("hyperband").pruning_rule(0, [ended(0, [1.0] * 9, state=State.STOPPED)], ONE) is None
     whole = [ended(0, [1.0] * 9)]  # nine reports: brackets that begin at 1, 3 and 9
-    judges = [Pruner("hyperband").judge(number, whole, ONE) for number in range(1, 7)]
-    assert [judge.first_rung for judge in judges if judge] == [3, 9, 1, 3, 9, 1]
+    rules = [Pruner("hyperband").pruning_rule(number, whole, ONE) for number in range(1, 7)]
+    assert [rule.first_rung for rule in rules if rule] == [3, 9, 1, 3, 9, 1]
     # Rivals are those of the own bracket.
-    assert [len(judge.rivals) for judge in judges if judge] == [0, 0, 1, 0, 0, 1]
+    assert [len(rule.earlier) for rule in rules if rule] == [0, 0, 1, 0, 0, 1]
 
 
-def test_a_judge_travels() -> None:
-    judge = Pruner("asha").judge(1, [ended(0, [1.0, 0.5])], ONE)
-    assert isinstance(judge, Judge)
-    assert pickle.loads(pickle.dumps(judge)) == judge
+def test_a_rule_can_be_sent() -> None:
+    pruning_rule = Pruner("asha").pruning_rule(1, [ended(0, [1.0, 0.5])], ONE)
+    assert isinstance(pruning_rule, PruningRule)
+    assert pickle.loads(pickle.dumps(pruning_rule)) == pruning_rule
 
 
 GOAL = Goal.of(maximize=["accuracy"], minimize=["size"], subject_to=["seconds_each <= 2"])
@@ -212,18 +217,18 @@ ASPECTS = aspects_of(GOAL)
 
 def test_curves_hold_the_best_so_far_and_constraints_count_when_broken() -> None:
     reports = {"accuracy": {0: 0.5, 2: 0.4, 1: 0.7}, "seconds_each": {0: 3.0, 1: 1.0}}
-    showing = Showing.of(ASPECTS, reports, {"size": 4.0})
+    showing = LearningCurves.of(ASPECTS, reports, {"size": 4.0})
     assert showing.curves == ((-0.5, -0.7, -0.7), (), (1.0, 0.0))
     assert showing.known == (None, 4.0, None)
     assert showing.n_reports == 3
 
 
-def test_only_rivals_that_got_as_far_and_show_the_same_are_compared() -> None:
-    own = Showing.of(ASPECTS, {"accuracy": {0: 0.5, 1: 0.6}}, {"size": 4.0})
-    short = Showing.of(ASPECTS, {"accuracy": {0: 0.9}}, {"size": 1.0})
-    unsized = Showing.of(ASPECTS, {"accuracy": {0: 0.9, 1: 0.9}}, {})
-    whole = Showing.of(ASPECTS, {"accuracy": {0: 0.1, 1: 0.2, 2: 0.9}}, {"size": 8.0, "seconds_each": 1.0})
-    assert own.beside([short, unsized, whole]) == ([-0.6, 4.0], [[-0.2, 8.0]])
+def test_only_trials_with_as_many_reports_of_the_same_metrics_are_compared() -> None:
+    own = LearningCurves.of(ASPECTS, {"accuracy": {0: 0.5, 1: 0.6}}, {"size": 4.0})
+    short = LearningCurves.of(ASPECTS, {"accuracy": {0: 0.9}}, {"size": 1.0})
+    unsized = LearningCurves.of(ASPECTS, {"accuracy": {0: 0.9, 1: 0.9}}, {})
+    whole = LearningCurves.of(ASPECTS, {"accuracy": {0: 0.1, 1: 0.2, 2: 0.9}}, {"size": 8.0, "seconds_each": 1.0})
+    assert own.aligned_with([short, unsized, whole]) == ([-0.6, 4.0], [[-0.2, 8.0]])
 
 
 numbers = st.integers(0, 4).map(float)
@@ -232,10 +237,10 @@ rows = st.integers(1, 3).flatmap(lambda m: arrays(float, st.tuples(st.integers(1
 
 @given(rows)
 def test_layers(table: np.ndarray) -> None:
-    own, rivals = table[0].tolist(), table[1:].tolist()
-    ahead = n_ahead(own, rivals)
+    values, others = table[0].tolist(), table[1:].tolist()
+    ahead = count_better(values, others)
     assert (ahead == 0) == bool(is_non_dominated(table)[0])
     if table.shape[1] == 1:
-        assert ahead == sum(one < own for one in rivals)
+        assert ahead == sum(other < values for other in others)
     # A rival that everything beats changes nothing.
-    assert n_ahead(own, [*rivals, [9.0] * len(own)]) == ahead
+    assert count_better(values, [*others, [9.0] * len(values)]) == ahead

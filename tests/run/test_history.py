@@ -1,17 +1,23 @@
-"""What proposers see of the trials.
-
-What stopped trials count as, by hand.
-
-When a search has a mistake rather than bad luck."""
+"""What proposers see of the trials: histories, extrapolated values, and failures that are alike."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from nbcompress.run.history import Precedents, all_failed, begun_in_vain, curve_of, history_of, in_short, same_failure
+from nbcompress.run.history import (
+    CompletedCurves,
+    HistoryCache,
+    all_failed,
+    curve_of,
+    history_of,
+    n_alike_initial_failures,
+    one_line,
+    same_failure,
+)
 from nbcompress.study import Failure, Goal, State, Trial
 
 GOAL = Goal.of(maximize=["accuracy"], minimize=["size"], subject_to=["size <= 60", "accuracy >= 0.5"])
@@ -79,12 +85,12 @@ COMPLETE = [
     ],
 )
 def test_the_three_nearest_tell_the_gain(curve: list[float], end: float) -> None:
-    assert Precedents.of(COMPLETE, "accuracy").expected_end(curve) == pytest.approx(end, nan_ok=True)
+    assert CompletedCurves.of(COMPLETE, "accuracy").extrapolate_final_value(curve) == pytest.approx(end, nan_ok=True)
 
 
 def test_fewer_than_three_tell_nothing() -> None:
-    assert Precedents.of(COMPLETE[:2], "accuracy").expected_end([0.3]) == 0.3
-    assert Precedents.of([], "accuracy").expected_end([0.3]) == 0.3
+    assert CompletedCurves.of(COMPLETE[:2], "accuracy").extrapolate_final_value([0.3]) == 0.3
+    assert CompletedCurves.of([], "accuracy").extrapolate_final_value([0.3]) == 0.3
 
 
 def test_reports_are_read_in_the_order_of_their_steps() -> None:
@@ -134,7 +140,7 @@ def test_addresses_do_not_tell_errors_apart() -> None:
 def test_what_varies_with_the_point_does_not_tell_errors_apart(messages: list[str]) -> None:
     trials = [failed(number, message) for number, message in enumerate(messages)]
     assert same_failure(trials, 3) is not None
-    assert begun_in_vain(trials) == 3
+    assert n_alike_initial_failures(trials) == 3
 
 
 def test_too_little_memory_is_a_matter_of_the_point() -> None:
@@ -177,15 +183,23 @@ def test_interrupted_ones_say_nothing() -> None:
 
 def test_a_search_that_began_in_vain() -> None:
     same = [failed(number, "nosuch") for number in range(3)]
-    assert begun_in_vain(same) == 3
-    assert begun_in_vain(same[:2]) == 0
-    assert begun_in_vain([*same, Trial(3, State.COMPLETE, {}), failed(4, "nosuch")]) == 3
-    assert begun_in_vain([failed(0, "other"), *[failed(number, "nosuch") for number in (1, 2, 3)]]) == 0
+    assert n_alike_initial_failures(same) == 3
+    assert n_alike_initial_failures(same[:2]) == 0
+    assert n_alike_initial_failures([*same, Trial(3, State.COMPLETE, {}), failed(4, "nosuch")]) == 3
+    assert n_alike_initial_failures([failed(0, "other"), *[failed(number, "nosuch") for number in (1, 2, 3)]]) == 0
 
 
-def test_a_failure_in_short_is_one_line_of_bounded_length() -> None:
-    assert in_short(Failure("ValueError", "two\n  lines")) == "ValueError: two lines"
-    text = in_short(Failure("ValueError", "long " * 1000))
+def test_a_failure_as_one_line_of_bounded_length() -> None:
+    assert one_line(Failure("ValueError", "two\n  lines")) == "ValueError: two lines"
+    text = one_line(Failure("ValueError", "long " * 1000))
     assert text.startswith("ValueError: long long")
     assert text.endswith(" ...")
     assert len(text) < 210
+
+
+def test_a_cache_returns_the_same_history_for_the_same_trials() -> None:
+    trials, cache = COMPLETE[:2], HistoryCache()
+    history = cache.history_of(trials, GOAL)
+    assert cache.history_of(tuple(trials), GOAL) is history
+    assert cache.history_of([replace(trial) for trial in trials], GOAL) is not history
+    assert HistoryCache().history_of(trials, GOAL) is not history

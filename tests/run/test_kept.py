@@ -13,7 +13,7 @@ from torch import nn
 from nbcompress.artifact import Handle
 from nbcompress.errors import ArtifactError
 from nbcompress.run import FolderArtifactStore, MemoryArtifactStore, attach_artifact_store
-from nbcompress.run.kept import Keeper
+from nbcompress.run.kept import ArtifactWriter
 from nbcompress.space import Float, Space
 from nbcompress.study import Goal, State, Study, Trial, open_study
 
@@ -110,13 +110,13 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
 def study_with(*values: tuple[float, float], storage: Path | None = None) -> Study:
     study = open_study("s", SPACE, GOAL, storage=storage)
     attach_artifact_store(study)
-    keeper = Keeper(study)
+    keeper = ArtifactWriter(study)
     for loss, size in values:
         ended(study, keeper, loss, size)
     return study
 
 
-def ended(study: Study, keeper: Keeper, loss: float, size: float, value: Any = None) -> Trial:
+def ended(study: Study, keeper: ArtifactWriter, loss: float, size: float, value: Any = None) -> Trial:
     from dataclasses import replace
 
     trial = replace(study.begin({"x": loss}), state=State.COMPLETE, values={"loss": loss, "size": size})
@@ -144,7 +144,7 @@ def test_what_an_earlier_process_left_is_removed_when_it_leaves_the_front(tmp_pa
 
 def test_what_cannot_be_kept_is_said_and_the_trial_stays(tmp_path: Path) -> None:
     study = study_with(storage=tmp_path / "journal")
-    keeper = Keeper(study)
+    keeper = ArtifactWriter(study)
     ended(study, keeper, 3, 3, value=object())
     assert study.all_trials[0].state is State.COMPLETE
     (warning,) = keeper.warnings

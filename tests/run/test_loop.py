@@ -26,7 +26,7 @@ from nbcompress.errors import PointError, SearchError, SpaceExhausted
 from nbcompress.run import Controls, attach_artifact_store, keep, report
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.engines import ExecutorEngine, ProcessEngine
-from nbcompress.run.loop import TAKEN_OVER, folded
+from nbcompress.run.loop import TAKEN_OVER, mean_outcome
 from nbcompress.run.options import GainBelow, NoGain
 from nbcompress.run.outcome import Outcome
 from nbcompress.space import Choice, Space
@@ -528,8 +528,8 @@ class TestOtherMachines:
 
     @pytest.fixture(autouse=True)
     def looks_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("nbcompress.run.loop._LOOK_SECONDS", 0.0)
-        monkeypatch.setattr("nbcompress.run.loop._SLICE_SECONDS", 0.001)
+        monkeypatch.setattr("nbcompress.run.loop._REFRESH_SECONDS", 0.0)
+        monkeypatch.setattr("nbcompress.run.loop._POLL_SECONDS", 0.001)
 
     def both(self, path: Path, clock: Callable[[], float]) -> tuple[Study, Study]:
         """Return a study as this process sees it, and as another machine does that has begun a trial at .25."""
@@ -637,17 +637,17 @@ def test_kept_values_of_the_front() -> None:
 def test_metrics_are_means() -> None:
     first = Outcome(State.COMPLETE, {"a": 1.0, "b": 5.0}, {"a": {0: 1.0}}, None, "one ", 2.0, {"k": 1}, ("careful",))
     second = Outcome(State.COMPLETE, {"a": 2.0}, {"a": {0: 9.0}}, None, "two", 3.0, {"k": 2}, ("careful",))
-    assert folded([first, second]) == Outcome(
+    assert mean_outcome([first, second]) == Outcome(
         State.COMPLETE, {"a": 1.5}, {"a": {0: 1.0}}, None, "one two", 5.0, {"k": 1}, ("careful",)
     )
 
 
 def test_one_run_is_itself() -> None:
     outcome = Outcome(State.FAILED, {"a": 1.0}, failure=Failure("X", ""), seconds=1.0)
-    assert folded([outcome]) == outcome
+    assert mean_outcome([outcome]) == outcome
 
 
 def test_a_run_that_does_not_complete_stands_alone() -> None:
     first = Outcome(State.COMPLETE, {"size": 10.0}, seconds=1.0, kept={"k": 1})
     second = Outcome(State.INFEASIBLE, {"size": 61.0}, seconds=1.0)
-    assert folded([first, second]) == Outcome(State.INFEASIBLE, {"size": 61.0}, seconds=2.0)
+    assert mean_outcome([first, second]) == Outcome(State.INFEASIBLE, {"size": 61.0}, seconds=2.0)

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, current_trial, keep, report, run_trial
-from nbcompress.run.early_stopping import Judge, Showing, aspects_of
+from nbcompress.run.early_stopping import LearningCurves, PruningRule, aspects_of
 from nbcompress.run.termination import Terminator
 from nbcompress.study import Goal, State
 
@@ -96,8 +96,8 @@ def test_only_wanted_names_are_kept() -> None:
 
 
 def test_a_judge_stops_the_trial() -> None:
-    rival = Showing.of(aspects_of(GOAL), {"accuracy": {0: 0.9, 1: 0.9}}, {"size": 20.0})
-    trial = running_trial(judge=Judge("asha", GOAL, (rival,)))
+    rival = LearningCurves.of(aspects_of(GOAL), {"accuracy": {0: 0.9, 1: 0.9}}, {"size": 20.0})
+    trial = running_trial(pruning_rule=PruningRule("asha", GOAL, (rival,)))
     trial.report(accuracy=0.5, step=0)  # how large it is, nobody knows yet
     trial.report(size=30.0)
     with pytest.raises(TrialEnded, match=r"Behind earlier trials at step 0 in accuracy and size \(asha\)\.") as caught:
@@ -107,7 +107,7 @@ def test_a_judge_stops_the_trial() -> None:
 
 
 def test_an_objective_that_the_judge_waited_for_in_vain_is_named_once() -> None:
-    trial = running_trial(judge=Judge("asha", GOAL))
+    trial = running_trial(pruning_rule=PruningRule("asha", GOAL))
     for step in range(3):
         trial.report(accuracy=0.5, step=step)
     trial.check("size", 30.0)  # as a cell does when it comes to a constraint; too late for the judge
@@ -116,7 +116,7 @@ def test_an_objective_that_the_judge_waited_for_in_vain_is_named_once() -> None:
         "No trial was stopped early while size was not known. Where it can be known before the training, write "
         "report(size=...) there; else report it with a step, too."
     ]
-    both = running_trial(judge=Judge("asha", GOAL))
+    both = running_trial(pruning_rule=PruningRule("asha", GOAL))
     both.report(accuracy=0.5, step=0)
     both.report(size=30.0, step=0)
     both.complete({"accuracy": 0.5, "size": 30.0})
