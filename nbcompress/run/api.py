@@ -1,4 +1,4 @@
-"""`search` and `maximize`: the search for a plain Python function."""
+"""`search` and `maximize`: the search for a Python function."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("nbcompress")
 
-# What the metric of `maximize` is called, whose function returns a number without a name: the first free one.
+# The metric of `maximize`, whose function returns a number without a name: the first of these that is no parameter.
 _VALUE_NAMES = ("value", "objective", "score", "f")
 
 
@@ -88,47 +88,60 @@ def search(
     observers: Sequence[Observer] = (),
     controls: Controls | None = None,
 ) -> Study:
-    """Search the space for points at which `g` is best, and return the study.
+    """Search a space for the points at which a function is best, and return the study.
 
     Args:
-        g: Called as `g(**point)` with the active parameters; returns `{metric: number}`. Inside, `report(...)` and
-            `keep(...)` act on the trial.
-        space: Parameters by name.
-        maximize, minimize: Metrics to steer by; at least one.
+        g: Called as `g(**point)` with the active parameters; returns a dict of metrics, `{name: number}`. Inside,
+            `report(...)` and `keep(...)` act on the trial.
+        space: A `Space`, or a dict from names to `Float`, `Int` and `Choice`.
+        maximize: The name of a metric to maximize, or a list of names.
+        minimize: The same for metrics to minimize. There is at least one objective in all.
         subject_to: Constraints, such as `"kilobytes <= 60"`.
-        trials: Trials in the study in all.
-        timeout, trial_timeout: `"90s"`, `"10m"`, `"2h"` or seconds.
-        study, storage: Nothing is stored unless one of them is given: a name, and a path or a URL. Plain values that
-            `g` reads are noted with a stored study. One with a name is not continued with other values; without a
-            name, the newest generation with the same values is, or a new one begins.
+        trials: The number of trials in the study, including those that a continued study has already.
+        timeout: The limit for the search: `"90s"`, `"10m"`, `"2h"`, or seconds.
+        trial_timeout: The limit for one run of a trial, in the same form.
+        study: The name of the study. Without a name and a storage nothing is stored. A study with a name is not
+            continued if plain values that `g` reads have changed. Without a name, the latest generation with the same
+            values is continued, or a new one begins.
         fresh: Begin the next generation of a stored study.
-        accept_changes: Go on in spite of another value; the trials keep a note of theirs.
-        start: Points to run first.
-        baseline: Metrics of the original model, noted with the study.
-        sampler, acquisition, kernel, mean: What proposes points.
-        pruner: Early stopping: none, median, asha or hyperband.
-        until: `"no gain 15"` or `"gain < 0.001"`.
-        engine: `"inline"`, `"process"`, or an executor.
-        jobs: Trials at a time.
-        repeats: Runs per point.
-        keep: Names that trials may keep; all when empty.
-        seed: Equal seeds, versions and threads give equal points.
-        finalists: How many of the trials, at the end, run the best points again, with other seeds, as long as their
-            values differ; at most half. Where `until` ends the search, they come then; the pruner lets them be.
-            `nc.finalists(study)` has the choice, with intervals. For one objective.
+        accept_changes: Continue a study although values have changed; its trials note the new ones.
+        storage: The path of a journal, or the URL of any storage of Optuna; with a name, `nbcompress.journal` by
+            default.
+        start: Points to run first: dicts of the active parameters.
+        baseline: Metrics of the original model, `{name: number}`; stored with the study and shown.
+        sampler: What proposes points: `gp`, `sobol`, `random`, `grid`, `tpe`, `nsga2` or `optuna-gp`.
+        acquisition: For `gp`: `logei`, `ucb`, `pi` or `qlogei`.
+        kernel: For `gp`: `matern52` or `rbf`.
+        mean: For `gp`: `constant`, `linear` or `zero`.
+        pruner: The rule of early stopping: `none`, `median`, `asha` or `hyperband`.
+        until: A stop rule: `"no gain 15"` or `"gain < 0.001"`.
+        engine: `inline`, `process` (each trial in a process of its own), or a `concurrent.futures.Executor`.
+        jobs: The number of trials that run at the same time.
+        repeats: Runs per point, with different seeds; metrics are means over the runs.
+        keep: Names of the values that trials may keep; all if empty.
+        seed: Equal seeds, versions and numbers of threads give equal points.
+        finalists: This many trials at the end, at most half of `trials`, run the best points again with other seeds, as
+            long as their values differ; then see `nc.finalists(study)`. For one objective.
+        observers: Objects that are told what happens.
+        controls: Stops or pauses the search from another thread.
+
+    Returns:
+        The study with all its trials. An interrupt, a limit or a stop rule ends the search and returns it, too.
 
     Raises:
-        GoalError: No objective, or one that cannot be read.
-        SearchError: An option cannot be used.
+        GoalError: There is no objective, one cannot be read, or a name is both a parameter and a metric.
+        SearchError: An option has a value that it cannot have.
+        PointError: A start point is not in the space.
         StudyChanged: The stored study has other parameters, objectives or constraints, or was begun with other values.
-        SearchFailed: The first three trials failed with the same error, or the engine broke; its `study` has the
-            trials. Whatever else ends a search, such as an interrupt, returns the study.
+        SearchFailed: The first three trials failed with the same error, or the engine broke. Its `study` has the
+            trials.
 
     Example:
-        >>> from nbcompress import Float
-        >>> found = search(lambda x: {"loss": x**2}, {"x": Float(-1, 1)}, minimize=["loss"], trials=3, sampler="sobol")
-        >>> len(found.trials)
-        3
+        >>> import nbcompress as nc
+        >>> space = {"x": nc.Float(-1, 1)}
+        >>> study = nc.search(lambda x: {"loss": (x - 0.3) ** 2}, space, minimize="loss", trials=12)
+        >>> abs(study.best.params["x"] - 0.3) < 0.05
+        True
     """
     options = SearchOptions.from_arguments(locals())
     if not callable(g):
@@ -141,10 +154,10 @@ def search(
 
 
 def finished_study(search: Search, ending: Ending) -> Study:
-    """Return the study of a search that has ended; what the person should know goes to the log.
+    """Return the study of a search that has ended, and log its warnings.
 
     Raises:
-        SearchFailed: It could not go on. The study is at hand in the error, and stored where it was to be.
+        SearchFailed: The search could not go on. The error has the study.
     """
     for warning in (*search.study.warnings, *ending.warnings):
         _log.warning(warning)
@@ -154,21 +167,26 @@ def finished_study(search: Search, ending: Ending) -> Study:
 
 
 def maximize(f: Callable[..., Any], space: Space | Mapping[str, Parameter], trials: int = 30, **options: Any) -> Study:
-    """Search the space for the point at which `f(**point)`, a number, is greatest, and return the study.
+    """Search a space for the point at which a function that returns a number is greatest, and return the study.
 
     Args:
-        f: Called with the active parameters by name.
-        space: Parameters by name.
-        trials: Trials in the study in all.
-        options: Every option of `search` but objectives.
+        f: Called as `f(**point)` with the active parameters; returns a number.
+        space: A `Space`, or a dict from names to `Float`, `Int` and `Choice`.
+        trials: The number of trials in the study.
+        options: All options of `nc.search` except objectives. The metric is called `value`.
+
+    Returns:
+        The study; see `nc.search`.
 
     Raises:
-        GoalError: An objective is given; `search` is the function for those.
+        GoalError: An objective is given; use `nc.search` for that.
+        SearchError: An option has a value that it cannot have.
+        SearchFailed: The first three trials failed with the same error.
 
     Example:
-        >>> from nbcompress import Float
-        >>> found = maximize(lambda x: -(x**2), {"x": Float(-1, 1)}, trials=3, sampler="sobol")
-        >>> found.best.values["value"] <= 0
+        >>> import nbcompress as nc
+        >>> study = nc.maximize(lambda x: -((x - 0.3) ** 2), {"x": nc.Float(-1, 1)}, trials=12)
+        >>> study.best.values["value"] > -0.01
         True
     """
     for name in ("maximize", "minimize"):
@@ -178,12 +196,12 @@ def maximize(f: Callable[..., Any], space: Space | Mapping[str, Parameter], tria
             )
     parameters = space if isinstance(space, Space) else Space(space)
     metric = next((name for name in _VALUE_NAMES if name not in parameters.names), _VALUE_NAMES[0])
-    return search(_Named(f, metric), parameters, maximize=[metric], trials=trials, **options)
+    return search(_SingleMetric(f, metric), parameters, maximize=[metric], trials=trials, **options)
 
 
 @dataclass(frozen=True)
-class _Named:
-    """Gives the number that a function returns a name."""
+class _SingleMetric:
+    """Returns the number of a function as a metric."""
 
     function: Callable[..., Any]
     metric: str
@@ -193,4 +211,4 @@ class _Named:
 
 
 def _function_of(g: Callable[..., Any]) -> Callable[..., Any]:
-    return g.function if isinstance(g, _Named) else g
+    return g.function if isinstance(g, _SingleMetric) else g

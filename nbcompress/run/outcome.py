@@ -28,7 +28,7 @@ class Assignment:
         point: The active parameters, by flat name.
         seed: What the random generators are set to.
         repeat: Which run of the point this is, from 0.
-        judge: Decides from reported values whether the trial is worth going on; None never stops it.
+        pruning_rule: Decides from reported values whether the trial should go on; None never stops it.
     """
 
     number: int

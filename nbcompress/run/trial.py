@@ -113,7 +113,7 @@ class RunningTrial:
 
         Raises:
             TrialEnded: A value is no finite number (failed), a final one breaks a constraint (infeasible), or the
-                judge finds the trial not worth going on (stopped).
+                pruning rule stops the trial (stopped).
         """
         if step is None:
             self._record(metrics)
@@ -135,13 +135,13 @@ class RunningTrial:
             raise TrialEnded(State.STOPPED, verdict)
 
     def keep(self, **values: Any) -> None:
-        """Remember values that outlive the trial if it is on the front; those that were not asked for are let go."""
+        """Keep values of the trial; names that may not be kept are ignored."""
         for name, value in values.items():
             if self._keep is None or name in self._keep:
                 self.kept[name] = value
 
     def complete(self, metrics: Mapping[str, Any]) -> None:
-        """Record what the body ended with, and check that nothing is missing.
+        """Record the metrics that the body returned, and check that none is missing.
 
         Raises:
             TrialEnded: As `check`; or an objective or a constrained metric is missing (failed).
@@ -183,16 +183,28 @@ def current_trial() -> RunningTrial | None:
 
 
 def report(step: int | None = None, **metrics: Any) -> None:
-    """Tell the search what the running trial measured; outside a trial this does nothing.
+    """Report metrics of the running trial. Outside a trial this does nothing.
 
     Args:
-        step: None for final metrics: a constraint on one of them is checked at once, and a trial that breaks it
-            ends here. With a step (an epoch, say) the values are intermediate; only the pruner reads them.
-        metrics: Numbers, or tensors and arrays without dimensions, by name.
+        step: None for final metrics: constraints on them are checked at once, and a trial that violates one ends here
+            as infeasible. With a step (such as an epoch, from 0) the metrics are intermediate: the pruner reads them.
+        metrics: By name: numbers, or tensors and arrays without dimensions.
+
+    Raises:
+        TrialEnded: The trial ends here: a constraint is violated, the pruner stops it, or a value is not a finite
+            number. It is no `Exception`, so that `except Exception` does not catch it.
 
     Example:
-        >>> report(kilobytes=48.5)
-        >>> report(accuracy=0.91, step=3)
+        >>> import nbcompress as nc
+        >>> def train(x):
+        ...     nc.report(kilobytes=100 * x)
+        ...     for epoch in range(3):
+        ...         nc.report(accuracy=x * epoch, step=epoch)
+        ...     return {"kilobytes": 100 * x, "accuracy": 2 * x}
+        >>> options = {"maximize": "accuracy", "subject_to": "kilobytes <= 60", "sampler": "sobol"}
+        >>> study = nc.search(train, {"x": nc.Float(0, 1)}, trials=4, **options)
+        >>> sorted({trial.state.value for trial in study.all_trials})
+        ['complete', 'infeasible']
     """
     trial = _running.get()
     if trial is not None and trial.has_begun:
@@ -200,10 +212,21 @@ def report(step: int | None = None, **metrics: Any) -> None:
 
 
 def keep(**values: Any) -> None:
-    """Keep these values if the running trial is on the front; outside a trial this does nothing.
+    """Keep values of the running trial, such as a model, as long as it is on the front. Outside a trial: nothing.
+
+    In a stored study the values are written to files, and can be read after a restart of the kernel.
+
+    Args:
+        values: By name. Tensors, modules and plain Python values can be stored, and lists and dicts of them.
 
     Example:
-        >>> keep(small=None)
+        >>> import nbcompress as nc
+        >>> def train(x):
+        ...     nc.keep(weights=[x, 2 * x])
+        ...     return {"loss": x**2}
+        >>> study = nc.search(train, {"x": nc.Float(-1, 1)}, minimize="loss", trials=3, sampler="sobol")
+        >>> len(study.best.kept["weights"])
+        2
     """
     trial = _running.get()
     if trial is not None and trial.has_begun:
