@@ -8,7 +8,8 @@ from typing import Any
 from nbcompress.optimize import History, Proposal
 from nbcompress.run import Assignment, Ending, Evaluate, RunningTrial, SearchOptions, run_trial
 from nbcompress.run.engines import InlineEngine
-from nbcompress.run.setup import Search, check_search
+from nbcompress.run.loop import Search
+from nbcompress.run.setup import check_search
 from nbcompress.space import Float, Space
 from nbcompress.study import Goal, State, Study, Trial, open_study
 

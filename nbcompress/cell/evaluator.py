@@ -15,9 +15,8 @@ from nbcompress.cell.parser import POINT_NAME
 from nbcompress.cell.watch import ModuleWatch
 from nbcompress.public import HOMES, public
 from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, current_trial, run_trial
-from nbcompress.run.outcome import number_of
+from nbcompress.run.outcome import number_of, pack
 from nbcompress.run.reads import missing_names, reached_names
-from nbcompress.run.transport import pack
 from nbcompress.space import Space
 
 

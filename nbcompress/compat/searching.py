@@ -33,7 +33,7 @@ from nbcompress.study import State, Trial
 
 if TYPE_CHECKING:
     from nbcompress.run.callbacks import Ending, Observer
-    from nbcompress.run.setup import Search
+    from nbcompress.run.loop import Search
     from nbcompress.space import Point, Space
     from nbcompress.study import Goal, Study
 

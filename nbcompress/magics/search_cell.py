@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from nbcompress.panels.live import PanelKind
     from nbcompress.panels.text_panel import Panel
     from nbcompress.run.callbacks import Controls, Ending, Observer
+    from nbcompress.run.loop import Search
     from nbcompress.run.options import SearchOptions
-    from nbcompress.run.setup import Search
     from nbcompress.space import Space
 
 
@@ -308,14 +308,14 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
         print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
         return
     scope.namespace[arguments.out] = search.study
-    running = _Running(search, arguments, scope, search_parser().options())
+    running = _WatchedSearch(search, arguments, scope, search_parser().options())
     if arguments.background:
         running.start()
     else:
         running.run()
 
 
-class _Running:
+class _WatchedSearch:
     """A search with its panel, in this thread or in one of its own."""
 
     def __init__(self, search: Search, arguments: argparse.Namespace, scope: Scope, options: Sequence[str]) -> None:

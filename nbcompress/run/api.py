@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import GoalError, SearchError, SearchFailed
 from nbcompress.run.callbacks import Controls, Ending, Observer
 from nbcompress.run.evaluation import run_trial
+from nbcompress.run.loop import Search
 from nbcompress.run.options import SearchOptions, Until, names_of
 from nbcompress.run.outcome import Assignment, Outcome, trial_failure
 from nbcompress.run.reads import values_read
-from nbcompress.run.setup import Search, prepare_function_search
+from nbcompress.run.setup import prepare_function_search
 from nbcompress.run.trial import RunningTrial
 from nbcompress.space import Parameter, Space
 from nbcompress.study.goal import Goal

@@ -13,7 +13,6 @@ import hashlib
 import random
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
@@ -23,42 +22,8 @@ from typing import Any
 
 import psutil
 
+from nbcompress.run.outcome import PrintedText
 from nbcompress.run.trial import RunningTrial, current_trial
-
-HEAD = 2_000
-TAIL = 6_000
-
-
-class PrintedText:
-    """Text of bounded length: its first `HEAD` characters, its last `TAIL`, and how much lies between."""
-
-    def __init__(self) -> None:
-        self._head = ""
-        self._tail: deque[str] = deque()
-        self._tail_length = 0
-        self._left_out = 0
-
-    def write(self, text: str) -> None:
-        room = HEAD - len(self._head)
-        if room > 0:
-            self._head += text[:room]
-            text = text[room:]
-        if not text:
-            return
-        self._tail.append(text)
-        self._tail_length += len(text)
-        while self._tail_length > TAIL:
-            surplus = self._tail_length - TAIL
-            first = self._tail.popleft()
-            if len(first) > surplus:
-                self._tail.appendleft(first[surplus:])
-            dropped = min(surplus, len(first))
-            self._tail_length -= dropped
-            self._left_out += dropped
-
-    def __str__(self) -> str:
-        gap = f"\n... {self._left_out} characters left out ...\n" if self._left_out else ""
-        return self._head + gap + "".join(self._tail)
 
 
 def _printed() -> PrintedText | None:

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import math
+import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SpaceExhausted, StudyError
 from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
-from nbcompress.run.engines.base import EngineError
-from nbcompress.run.history import all_failed, one_line, same_failure
+from nbcompress.run.engines.base import Engine, EngineError
+from nbcompress.run.history import HistoryCache, all_failed, one_line, same_failure
 from nbcompress.run.kept import ArtifactWriter
-from nbcompress.run.options import GainBelow, NoGain, described
-from nbcompress.run.outcome import Assignment, Outcome
+from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described
+from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.record import note
 from nbcompress.run.reevaluation import REPEAT_OF, Reevaluation, is_reevaluation, n_reevaluations
-from nbcompress.run.termination import Interrupts, Termination
+from nbcompress.run.termination import Termination
+from nbcompress.run.trial import current_trial
 from nbcompress.study.goal import State, Trial
-from nbcompress.study.snapshot import changed_paths
+from nbcompress.study.snapshot import Snapshot, changed_paths
 
 if TYPE_CHECKING:
-    from nbcompress.run.setup import Search
+    from nbcompress.optimize import Proposer
     from nbcompress.space import Point
+    from nbcompress.study import Study
 
 
 def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
@@ -75,6 +79,85 @@ class _NextPoint:
     number: int | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+
+
+class Interrupts:
+    """A `with` block in which the first interrupt is counted and the second one raises.
+
+    The first one raises `KeyboardInterrupt` only inside a trial's body; anywhere else it is noted, so that what is
+    being recorded is recorded whole, and the loop reads `count`. Outside the main thread no signals arrive, and this
+    does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._previous: object = None
+        self._installed = False
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            previous = signal.getsignal(signal.SIGINT)
+            # Someone who ignores interrupts, or handles them outside of Python, means it.
+            if callable(previous):
+                self._previous = previous
+                signal.signal(signal.SIGINT, self._interrupted)
+                self._installed = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
+
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        trial = current_trial()
+        terminator = trial.terminator if trial is not None else None
+        if self.count > 1 or (terminator is not None and terminator.is_armed):
+            raise KeyboardInterrupt
+        if terminator is not None:
+            terminator.terminate(Termination(State.INTERRUPTED))
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that can start.
+
+    Attributes:
+        study: Opened: begun anew or continued.
+        proposer: Proposes points.
+        evaluate: Runs a trial.
+        engine: Where trials run.
+        options: All options; start points are checked.
+        values_read: Returns the values that the search reads, as they are now; None if the study is not stored.
+        histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
+    """
+
+    study: Study
+    proposer: Proposer
+    evaluate: Evaluate
+    engine: Engine
+    options: SearchOptions = field(default_factory=SearchOptions)
+    values_read: Callable[[], Snapshot] | None = None
+    histories: HistoryCache = field(default_factory=HistoryCache)
+
+    def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
+        """Run trials until the study has as many as wanted, or something else ends the search.
+
+        Interrupted trials come first, under their own numbers; then the start points that the study has not run; then
+        points that were queued; then what the proposer proposes. Whatever ends a trial is recorded before anything
+        else happens. Stop and the first interrupt abandon what runs (*interrupted*) and return.
+
+        Args:
+            observers: Told what happens, such as a panel.
+            controls: Stop, Pause and Skip.
+
+        Raises:
+            StudyError: Another search of the study runs in this process.
+            KeyboardInterrupt: The second interrupt.
+        """
+        return SearchLoop(self, observers, controls).run()
 
 
 class SearchLoop:

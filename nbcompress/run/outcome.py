@@ -1,16 +1,24 @@
-"""Metrics: which values count as a number, and what is said about the others.
+"""What goes into a trial and what comes out of it: plain values that can be sent to another process.
 
-What goes into a trial and what comes out of it, as plain values that cross any process border.
+`Assignment` goes in and `Outcome` comes out. Here are also the rules for metrics (which values count as a number), and
+`pack`, which says by name what cannot be sent.
 """
 
 from __future__ import annotations
 
+import builtins
 import math
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import cloudpickle
+
+from nbcompress.errors import TransportError
+from nbcompress.run.reads import is_a, items_of, own_attributes
 from nbcompress.space import RESERVED
 from nbcompress.study.goal import Failure, State
 
@@ -61,6 +69,42 @@ class Outcome:
     seconds: float = 0.0
     kept: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+
+HEAD = 2_000
+TAIL = 6_000
+
+
+class PrintedText:
+    """Text of bounded length: its first `HEAD` characters, its last `TAIL`, and how much lies between."""
+
+    def __init__(self) -> None:
+        self._head = ""
+        self._tail: deque[str] = deque()
+        self._tail_length = 0
+        self._left_out = 0
+
+    def write(self, text: str) -> None:
+        room = HEAD - len(self._head)
+        if room > 0:
+            self._head += text[:room]
+            text = text[room:]
+        if not text:
+            return
+        self._tail.append(text)
+        self._tail_length += len(text)
+        while self._tail_length > TAIL:
+            surplus = self._tail_length - TAIL
+            first = self._tail.popleft()
+            if len(first) > surplus:
+                self._tail.appendleft(first[surplus:])
+            dropped = min(surplus, len(first))
+            self._tail_length -= dropped
+            self._left_out += dropped
+
+    def __str__(self) -> str:
+        gap = f"\n... {self._left_out} characters left out ...\n" if self._left_out else ""
+        return self._head + gap + "".join(self._tail)
 
 
 Evaluate = Callable[[Assignment], Outcome]
@@ -156,3 +200,77 @@ def step_of(step: Any) -> int:
         hint = "" if isinstance(step, int) else " Metrics are given by name: report(accuracy=0.9)."
         raise trial_failure("Step", f"The step of a report is an integer of at least 0, but got {step!r}.{hint}")
     return number
+
+
+# --- To another process ---
+
+# How deep the search for the culprit goes: a function, its globals, an object there, its attributes, ...
+_DEPTH = 6
+
+
+def pack(value: Any) -> bytes:
+    """Return `value` as bytes; functions and classes of the notebook travel whole, those of modules by name.
+
+    Raises:
+        TransportError: Something in it cannot be sent; the text names it.
+    """
+    try:
+        return bytes(cloudpickle.dumps(value))
+    except TransportError:  # it has said by itself what it is
+        raise
+    except Exception as error:
+        path, culprit = _culprit(value, "", _DEPTH, set())
+        what = f"{path!r} (a {type(culprit).__name__})" if path else f"A {type(culprit).__name__}"
+        raise TransportError(
+            f"{what} cannot be sent to another process: {error}. Make it inside the trial, or use the engine inline."
+        ) from error
+
+
+def _is_sendable(value: Any) -> bool:
+    try:
+        cloudpickle.dumps(value)
+    except Exception:  # noqa: BLE001 - whatever keeps it from being pickled, it is what we look for
+        return False
+    return True
+
+
+def _culprit(value: Any, path: str, depth: int, seen: set[int]) -> tuple[str, Any]:
+    """Return the deepest part of `value` with a name that cannot be sent, and that name."""
+    seen.add(id(value))
+    if depth > 0:
+        for name, part in _parts(value):
+            if id(part) not in seen and not _is_sendable(part):
+                return _culprit(part, name if _is_name(name) or not path else f"{path}{name}", depth - 1, seen)
+    return path, value
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier()
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if type(value) is FunctionType:
+        names = set(_names_of(value.__code__))
+        for name in sorted(names & value.__globals__.keys() - vars(builtins).keys()):
+            yield name, value.__globals__[name]
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            try:
+                yield name, cell.cell_contents
+            except ValueError:  # not assigned yet
+                continue
+        yield from ((f"[{i}]", default) for i, default in enumerate(value.__defaults__ or ()))
+    elif is_a(value, dict):
+        yield from ((str(key) if str(key).isidentifier() else f"[{key!r}]", part) for key, part in dict.items(value))
+    elif is_a(value, list, tuple, set, frozenset):
+        yield from ((f"[{i}]", part) for i, part in enumerate(items_of(value)))
+    elif not is_a(value, type, ModuleType):
+        if type(value) in (MethodType, BuiltinMethodType) and value.__self__ is not None:
+            yield type(value.__self__).__name__, value.__self__
+        yield from own_attributes(value).items()
+
+
+def _names_of(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_of(constant)

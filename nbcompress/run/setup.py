@@ -7,28 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchError, option
 from nbcompress.run.engines import engine_of
-from nbcompress.run.history import HistoryCache
 from nbcompress.run.kept import Modules, attach_artifact_store
-from nbcompress.run.loop import SearchLoop
+from nbcompress.run.loop import Search
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
+from nbcompress.run.outcome import pack
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Reevaluation
 from nbcompress.run.taking import taken
-from nbcompress.run.transport import pack
 from nbcompress.study.snapshot import Snapshot
 from nbcompress.study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
-    from nbcompress.run.callbacks import Controls, Ending, Observer
     from nbcompress.run.engines import Engine
-    from nbcompress.run.outcome import Evaluate, Evaluator
+    from nbcompress.run.outcome import Evaluator
     from nbcompress.space import Space
     from nbcompress.study import Study
     from nbcompress.study.goal import Goal
@@ -64,46 +62,6 @@ class StudyLocation:
         name = getattr(function, "__name__", type(function).__name__)
         name = name if name.isidentifier() else "search"
         return cls(f"{name}-{hashlib.blake2b(data, digest_size=4).hexdigest()}", options.storage, is_made=True)
-
-
-@dataclass(frozen=True)
-class Search:
-    """A search that can start.
-
-    Attributes:
-        study: Opened: begun anew or continued.
-        proposer: Proposes points.
-        evaluate: Runs a trial.
-        engine: Where trials run.
-        options: All options; start points are checked.
-        values_read: Returns the values that the search reads, as they are now; None if the study is not stored.
-        histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
-    """
-
-    study: Study
-    proposer: Proposer
-    evaluate: Evaluate
-    engine: Engine
-    options: SearchOptions = field(default_factory=SearchOptions)
-    values_read: Callable[[], Snapshot] | None = None
-    histories: HistoryCache = field(default_factory=HistoryCache)
-
-    def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
-        """Run trials until the study has as many as wanted, or something else ends the search.
-
-        Interrupted trials come first, under their own numbers; then the start points that the study has not run; then
-        points that were queued; then what the proposer proposes. Whatever ends a trial is recorded before anything
-        else happens. Stop and the first interrupt abandon what runs (*interrupted*) and return.
-
-        Args:
-            observers: Told what happens, such as a panel.
-            controls: Stop, Pause and Skip.
-
-        Raises:
-            StudyError: Another search of the study runs in this process.
-            KeyboardInterrupt: The second interrupt.
-        """
-        return SearchLoop(self, observers, controls).run()
 
 
 def proposer_of(options: SearchOptions, space: Space, goal: Goal) -> Proposer:

@@ -7,9 +7,6 @@ there are none on Windows nor outside the main thread.)
 An exception that was set is never withdrawn: it arrives and is caught. CPython 3.11 notes for the whole interpreter
 that an exception is pending, and only its arrival removes that note; until then every function call of a traced thread
 (`sys.settrace`, a profiler, a debugger, coverage) loops for ever.
-
-`Interrupts` handles the user's interrupt (Ctrl-C, the toolbar's square): it may end a body, but never interrupts our
-own records.
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ from types import FrameType, TracebackType
 from typing import ParamSpec, TypeVar
 
 from nbcompress.run.outcome import TrialEnded
-from nbcompress.run.trial import current_trial
 from nbcompress.study.goal import Failure, State
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
@@ -51,45 +47,6 @@ def uninterrupted(handler: Handler = _drop) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-class Interrupts:
-    """A `with` block in which the first interrupt is counted and the second one raises.
-
-    The first one raises `KeyboardInterrupt` only inside a trial's body; anywhere else it is noted, so that what is
-    being recorded is recorded whole, and the loop reads `count`. Outside the main thread no signals arrive, and this
-    does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._previous: object = None
-        self._installed = False
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            previous = signal.getsignal(signal.SIGINT)
-            # Someone who ignores interrupts, or handles them outside of Python, means it.
-            if callable(previous):
-                self._previous = previous
-                signal.signal(signal.SIGINT, self._interrupted)
-                self._installed = True
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
-
-    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        trial = current_trial()
-        terminator = trial.terminator if trial is not None else None
-        if self.count > 1 or (terminator is not None and terminator.is_armed):
-            raise KeyboardInterrupt
-        if terminator is not None:
-            terminator.terminate(Termination(State.INTERRUPTED))
 
 
 P = ParamSpec("P")

@@ -8,11 +8,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import did_you_mean
-from nbcompress.run.outcome import Assignment, TrialEnded, number_of, step_of, trial_failure
+from nbcompress.run.outcome import Assignment, PrintedText, TrialEnded, number_of, step_of, trial_failure
 from nbcompress.study.goal import Goal, State
 
 if TYPE_CHECKING:
-    from nbcompress.run.capture import PrintedText
     from nbcompress.run.termination import Terminator
 
 Listener = Callable[[int, int, Mapping[str, float]], None]

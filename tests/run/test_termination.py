@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nbcompress.run import Assignment, RunningTrial
+from nbcompress.run.loop import Interrupts
 from nbcompress.run.outcome import TrialEnded
-from nbcompress.run.termination import Interrupts, Termination, Terminator, uninterrupted
+from nbcompress.run.termination import Termination, Terminator, uninterrupted
 from nbcompress.study import Failure, State
 
 STOP = Termination(State.STOPPED)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nbcompress.errors import TransportError
-from nbcompress.run.transport import pack
+from nbcompress.run.outcome import pack
 
 
 class Holder:

@@ -14,9 +14,8 @@ import cloudpickle
 
 from nbcompress.run.engines.base import EngineError, Mailbox, evaluated, over_limit, terminated
 from nbcompress.run.evaluation import failure_of
-from nbcompress.run.outcome import Assignment, Evaluate, Outcome
+from nbcompress.run.outcome import Assignment, Evaluate, Outcome, pack
 from nbcompress.run.termination import Termination, Terminator
-from nbcompress.run.transport import pack
 from nbcompress.run.trial import Listener, RunningTrial
 from nbcompress.study.goal import Failure, State
 

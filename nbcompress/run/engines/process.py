@@ -20,9 +20,8 @@ from typing import Any
 
 from nbcompress.run.engines.base import Mailbox, over_limit, terminated
 from nbcompress.run.engines.child import Surroundings, run_child
-from nbcompress.run.outcome import Assignment, Evaluate, Outcome
+from nbcompress.run.outcome import Assignment, Evaluate, Outcome, pack
 from nbcompress.run.termination import Termination, uninterrupted
-from nbcompress.run.transport import pack
 from nbcompress.run.trial import Listener
 from nbcompress.study.goal import Failure, State
 
