@@ -478,7 +478,7 @@ def _unknown_function_warnings(
     """Return a warning if a study with a generated name may belong to another function than the searched one."""
     if not is_generated_name or snapshot.function is None:
         return []
-    advice = f"Give each search a name of its own with {option('study')}."
+    advice = "Give each search a study name of its own."
     if stored.snapshot is None and not snapshot.is_identified_by_source:
         return [
             f"Study {name!r} is continued, but it may belong to another function: it was begun by an earlier version, "

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from run_searches import fresh_study, searched
 
 from nbcompress.run import Assignment, RunningTrial, keep
-from nbcompress.run.capture import HEAD, TAIL, PrintedText, captured_output, seeded, trial_seed
+from nbcompress.run.capture import captured_output, seeded, trial_seed
+from nbcompress.run.outcome import HEAD, TAIL, PrintedText
 
 
 @contextmanager

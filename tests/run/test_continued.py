@@ -90,7 +90,7 @@ def test_what_cannot_be_known_is_said(tmp_path: Path, caplog: pytest.LogCaptureF
         assert caplog.text == ""
         with caplog.at_level(logging.WARNING):
             found(partial(left, data=other), tmp_path)
-    assert "it may be of another function: whether it holds the same data (a TextIOWrapper) cannot be" in caplog.text
+    assert "it may belong to another function: data (a TextIOWrapper) cannot be compared. Give each" in caplog.text
 
 
 def test_values_that_a_function_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
