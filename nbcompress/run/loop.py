@@ -97,15 +97,15 @@ class SearchLoop:
 
     def run(self) -> Ending:
         """Run the search to its end, and note which of the values that it reads were written by its trials."""
-        values_read = self._search.values_read
-        before = values_read() if values_read is not None else None
+        take_snapshot = self._search.take_snapshot
+        before = take_snapshot() if take_snapshot is not None else None
         try:
             return self._run()
         finally:
             # While a search runs in the background, other cells may write these values, too.
             is_main = threading.current_thread() is threading.main_thread()
-            if before is not None and values_read is not None and is_main:
-                changed = changed_paths(before, values_read())
+            if before is not None and take_snapshot is not None and is_main:
+                changed = changed_paths(before, take_snapshot())
                 if changed:
                     self._study.annotate_written(changed)
 

@@ -19,7 +19,7 @@ from nbcompress.run.loop import SearchLoop
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Reevaluation
-from nbcompress.run.taking import taken
+from nbcompress.run.snapshot import snapshot_values
 from nbcompress.run.transport import pack
 from nbcompress.study.storage import DEFAULT_STORAGE
 from nbcompress.study.values import Values
@@ -76,7 +76,7 @@ class Search:
         evaluate: Runs a trial.
         engine: Where trials run.
         options: All options; start points are checked.
-        values_read: Returns the values that the search reads, as they are now; None if the study is not stored.
+        take_snapshot: Returns the values that the search reads, as they are now; None if the study is not stored.
         histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
     """
 
@@ -85,7 +85,7 @@ class Search:
     evaluate: Evaluate
     engine: Engine
     options: SearchOptions = field(default_factory=SearchOptions)
-    values_read: Callable[[], Values] | None = None
+    take_snapshot: Callable[[], Values] | None = None
     histories: HistoryCache = field(default_factory=HistoryCache)
 
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
@@ -182,8 +182,8 @@ def prepare_search(
     """
     from nbcompress.study import open_study
 
-    def values_read() -> Values:
-        return taken(evaluator.reads(), function, evaluator.written())
+    def take_snapshot() -> Values:
+        return snapshot_values(evaluator.reads(), function, evaluator.written())
 
     engine = engine_of(options.engine, engine_name)
     proposer = proposer_of(options, space, goal)
@@ -200,7 +200,7 @@ def prepare_search(
         storage=location.storage,
         fresh=options.fresh,
         identity={"body": digest, **data.identity, **fingerprints(reads), **options.steering},
-        values=values_read() if is_stored else None,
+        values=take_snapshot() if is_stored else None,
         is_made=location.is_made,
         accept_changes=options.accept_changes,
     )
@@ -211,7 +211,7 @@ def prepare_search(
         note(study, **(facts or {}), **how, **data.to_json(), **provenance())
     if options.baseline is not None:
         note(study, baseline=dict(options.baseline))
-    return Search(study, proposer, evaluator, engine, options, values_read if is_stored else None)
+    return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None)
 
 
 def prepare_function_search(

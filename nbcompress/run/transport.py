@@ -1,4 +1,4 @@
-"""Sending what a trial needs to another process, and saying by name what cannot go."""
+"""Pickle what a trial needs for another process; an error names the object that cannot be pickled."""
 
 from __future__ import annotations
 
