@@ -1,4 +1,4 @@
-"""Acquisition functions as bayes_opt names them; which one counts here, what it is tuned by does not."""
+"""Acquisition functions by their names in bayes_opt. Their tuning options are ignored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from nbcompress.errors import NbcompressWarning, SearchError, did_you_mean
 
-# By the names that both generations of bayes_opt use: ours, what theirs is tuned by, and how it is here.
+# For each name in either version of bayes_opt: our acquisition, its tuning option there, and what is done here.
 _UCB = ("ucb", "kappa", "it reaches two standard deviations")
 _EI = ("logei", "xi", "it has no margin")
 _POI = ("pi", "xi", "its margin is fixed")
