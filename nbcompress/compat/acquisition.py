@@ -78,6 +78,6 @@ def acquisition_of(given: Any) -> str:
     ours, tuning, how = _OURS[name]
     value = getattr(given, tuning, None)
     if value:
-        what = f"The acquisition {name!r} here passes over {tuning}={value!r}: {how}."
+        what = f"The acquisition {name!r} here ignores {tuning}={value!r}: {how}."
         warnings.warn(what, NbcompressWarning, stacklevel=4)
     return ours

@@ -136,7 +136,7 @@ class BayesianOptimization:
         Args:
             init_points, n_iter: How many.
             acq, acquisition_function: From now on; see the class. What tuned a surrogate of theirs (`kappa`, `alpha`,
-                ...) is passed over with a warning.
+                ...) is ignored with a warning.
 
         Raises:
             SearchError: An option cannot be honoured, or there is no `f`.
@@ -242,7 +242,9 @@ class BayesianOptimization:
         if self._compat_search.has_panel or self._verbose < (1 if is_best else 2):
             return
         params = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
-        print(f"call {trial.number + 1}: {self._compat_search.value(trial):.6g} at {params}{' *' * is_best}", flush=True)
+        print(
+            f"call {trial.number + 1}: {self._compat_search.value(trial):.6g} at {params}{' *' * is_best}", flush=True
+        )
 
     def _point(self, params: Mapping[str, Any] | Sequence[Any]) -> Point:
         space = self.study.space

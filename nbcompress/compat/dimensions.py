@@ -96,7 +96,7 @@ class Categorical:
         object.__setattr__(self, "categories", values)
         _check(self, transform=_CATEGORY_TRANSFORMS)
         if self.prior is not None:
-            what = f"Categorical here passes over prior={list(self.prior)!r:.60}: all categories are as likely."
+            what = f"Categorical here ignores prior={list(self.prior)!r:.60}: all categories are as likely."
             warnings.warn(what, NbcompressWarning, stacklevel=3)
 
     @property

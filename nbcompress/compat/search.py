@@ -62,7 +62,7 @@ def ignore_options(call: str, options: dict[str, Any], instead: Mapping[str, str
     found = {name: options.pop(name) for name in [option for option in options if option in instead]}
     parts = [f"{name}={value!r:.40} ({instead[name]})" for name, value in found.items() if value is not None]
     if parts:
-        warnings.warn(f"{call} here passes over {', '.join(parts)}.", NbcompressWarning, stacklevel=3)
+        warnings.warn(f"{call} here ignores {', '.join(parts)}.", NbcompressWarning, stacklevel=3)
 
 
 class CompatSearch:

@@ -195,7 +195,7 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy comes without types
 
 
 def _tuning(others: dict[str, Any], acq_func: str, noise: Any, design: str) -> dict[str, Any]:
-    """Return the options that are passed over, with those of our own signature that are not taken as they are."""
+    """Return the options that are ignored, including those of the signature whose value has no effect."""
     found = {name: value for name, value in others.items() if name in _IGNORED}
     found |= {"noise": noise} if noise != "gaussian" else {}
     found |= {"acq_func": acq_func} if acq_func == "gp_hedge" else {}
