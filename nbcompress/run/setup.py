@@ -1,4 +1,4 @@
-"""Set up a search: check every option, open the study, note how it is run. For cells, functions and `compat`.
+"""Set up a search: check every option, open the study, record how it is run. For cells, functions and `compat`.
 
 Nothing is opened before everything is checked, so that a mistake leaves no study behind.
 """
@@ -41,7 +41,7 @@ class StudyLocation:
     Attributes:
         name: Of the study.
         storage: A path, a URL, or None for memory.
-        is_made: Nobody chose the name: a generation of it is continued only with the values that it was begun with.
+        is_made: The user did not choose the name. A generation is then continued only with the same values.
     """
 
     name: str
@@ -161,7 +161,7 @@ def prepare_search(
     engine_name: str = "",
     facts: Mapping[str, Any] | None = None,
 ) -> Search:
-    """Check every option, open the study, note how it is run, and return what can start.
+    """Check every option, open the study, record how it is run, and return a search that can start.
 
     Args:
         options: Of the search.
@@ -170,7 +170,7 @@ def prepare_search(
         goal: Objectives and constraints.
         location: The study.
         digest: Of the code that a trial runs. A study only warns when it differs.
-        function: What is searched, if it is a function and no cell.
+        function: The function that is searched, if it is no cell.
         modules: Returns the modules that kept ones are loaded into.
         engine_name: What the user calls an executor.
         facts: What else the record of the study holds, such as the text of a cell.
@@ -223,7 +223,7 @@ def prepare_function_search(
 
 
 def _with_earlier(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts about this search, and what steered the trials before it where that was something else."""
+    """Return the facts about this search, with the steering options of earlier trials where they were different."""
     earlier, now = study.record.get("search", {}), facts["search"]
     before = [earlier["before"]] if "before" in earlier else []
     changed = [f"{name} {earlier[name]}" for name in STEERING if name in earlier and earlier[name] != now[name]]
