@@ -42,7 +42,7 @@ def last_binding(body: list[ast.stmt], name: str) -> int | None:
 
 
 def is_read_before_assigned(body: list[ast.stmt], name: str) -> bool:
-    """Say whether the body reads `name` before it first assigns it, or in the same statement (as `+=` does)."""
+    """Return whether the body reads `name` before it first assigns it, or in the same statement (as `+=` does)."""
     for statement in body:
         for node in ast.walk(statement):
             if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load):

@@ -1,4 +1,4 @@
-"""Run the body of a search cell at one point, in globals of its own; here or in another process."""
+"""Run the body of a search cell at one point, in its own globals; in this process or in another one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MISSING = object()
 
 
 class CellEvaluator:
-    """Runs the body of a search cell as a trial; implements `run.Evaluate`.
+    """Runs the body of a search cell as a trial; implements `run.outcome.Evaluator`.
 
     The notebook's namespace is copied when the search starts, so that later trials do not see what other cells assign
     meanwhile.
@@ -80,11 +80,11 @@ class CellEvaluator:
         return _with_remarks(outcome, changed)
 
     def _run(self, names: dict[str, Any], trial: RunningTrial) -> Mapping[str, Any]:
-        inherited = {metric: names.get(metric, _MISSING) for metric in self._body.goal.metrics}
+        before = {metric: names.get(metric, _MISSING) for metric in self._body.goal.metrics}
 
         def metrics() -> dict[str, Any]:
-            found = {metric: names.get(metric, _MISSING) for metric in inherited}
-            return {name: value for name, value in found.items() if value is not inherited[name]}
+            found = {metric: names.get(metric, _MISSING) for metric in before}
+            return {name: value for name, value in found.items() if value is not before[name]}
 
         def check(metric: str) -> None:
             known = metrics()
@@ -103,7 +103,7 @@ class CellEvaluator:
         return metrics()
 
     def reads(self) -> dict[str, Any]:
-        """Return the values that the body reads from the notebook, by name, for the record of the data."""
+        """Return the values that the body reads from the notebook, by name."""
         return {
             name: self._namespace[name]
             for name in self._names - self._body.assigned_before_read

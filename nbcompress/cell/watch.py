@@ -62,7 +62,7 @@ def _equal(tensor: Tensor, saved: Tensor) -> bool:
         if torch.equal(tensor, saved):
             return True
         return tensor.shape == saved.shape and torch.equal(tensor.nan_to_num(), saved.nan_to_num())
-    except RuntimeError:  # a kind of tensor that torch does not compare; its version has to do
+    except RuntimeError:  # torch cannot compare this kind of tensor; only its version counts
         return True
 
 
@@ -88,7 +88,7 @@ class ModuleWatch:
                     seen.add(id(module))
                     self._tensors.setdefault(name, []).extend(_watch(module))
                     folders = [_folder(part, kind) for part in _parts(module) for kind in _FOLDERS]
-                    # Those of TorchScript are no dicts, and nothing can be added to them or taken out.
+                    # Those of TorchScript are not dicts and cannot be changed.
                     folders = [folder for folder in folders if is_a(folder, dict)]
                     self._children.setdefault(name, []).extend((folder, dict(folder)) for folder in folders)
 
@@ -122,7 +122,7 @@ def _watch(module: nn.Module) -> Iterator[_Watched]:
                     try:
                         saved = tensor.detach().clone()
                     except (RuntimeError, TypeError):
-                        continue  # a tensor that cannot be copied cannot be put back either
+                        continue  # a tensor that cannot be copied cannot be restored either
                     yield _Watched(owner, key, tensor, _version(tensor), saved, kind == "_buffers")
 
 

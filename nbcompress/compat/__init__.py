@@ -1,9 +1,8 @@
-"""How does an older script come over? Call shapes of scikit-optimize and bayes_opt, over our search and its studies.
+"""Drop-in functions for scripts of scikit-optimize and bayes_opt.
 
-A script changes one import and gains a study, which is kept where `study=` or `storage=` says and continued when the
-script runs again, and in a notebook the panel. Neither of the two packages is needed. What is here works fully. An
-option of theirs that only tunes their surrogate is passed over with a warning; another that is not here is an error
-that names it.
+A script changes one import. Its trials are in a study, which is stored with `study=` or `storage=` and continued when
+the script runs again; a notebook shows the panel. Neither of the two packages is needed. An option that only tunes
+their surrogate is ignored with a warning; any other option that does not exist here is an error that names it.
 """
 
 from __future__ import annotations

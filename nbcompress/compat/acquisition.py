@@ -1,4 +1,4 @@
-"""The acquisition functions of bayes_opt. Their own options have no effect here, and a warning says so."""
+"""Acquisition functions by their names in bayes_opt. Their tuning options are ignored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from nbcompress.errors import NbcompressWarning, SearchError, did_you_mean
 
-# By the names in both generations of bayes_opt: our acquisition, the option that is ignored, and what holds instead.
+# For each name in either version of bayes_opt: our acquisition, its tuning option there, and what is done here.
 _UCB = ("ucb", "kappa", "it reaches two standard deviations")
 _EI = ("logei", "xi", "it has no margin")
 _POI = ("pi", "xi", "its margin is fixed")
@@ -88,6 +88,6 @@ def acquisition_of(given: Any) -> str:
     ours, tuning, how = _OURS[name]
     value = getattr(given, tuning, None)
     if value:
-        what = f"The acquisition {name!r} here passes over {tuning}={value!r}: {how}."
+        what = f"The acquisition {name!r} here ignores {tuning}={value!r}: {how}."
         warnings.warn(what, NbcompressWarning, stacklevel=4)
     return ours

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.compat.acquisition import acquisition_of
-from nbcompress.compat.searching import Searching, limits_of, pass_over, refuse, seed_of
+from nbcompress.compat.search import CompatSearch, ignore_options, limits_of, reject_options, seed_of
 from nbcompress.errors import SearchError, SpaceError
 from nbcompress.space import Choice, Float, Int, Parameter, Point, Space
 from nbcompress.study import Goal
@@ -19,8 +19,8 @@ _HINTS = {
     "constraint": "A metric with a bound is an option of nc.search: subject_to.",
     "bounds_transformer": "Leave it out, or call set_bounds between two calls of maximize.",
 }
-# What tuned the surrogate there, in one version or another.
-_PASSED_OVER = {
+# Options that tune the surrogate in some version of bayes_opt.
+_IGNORED = {
     "kappa": "UCB reaches two standard deviations",
     "kappa_decay": "UCB reaches two standard deviations",
     "kappa_decay_delay": "UCB reaches two standard deviations",
@@ -81,24 +81,24 @@ class BayesianOptimization:
         accept_changes: bool = False,
         **others: Any,
     ) -> None:
-        refuse("BayesianOptimization", others, _HINTS)
+        reject_options("BayesianOptimization", others, _HINTS)
         self._f, self._verbose, self._may_repeat = f, verbose, allow_duplicate_points
         self._random_state, self._panel = seed_of(random_state), panel
         self._place = study, storage
         self._fresh, self._accepts = fresh, accept_changes
         self._acquisition = "logei" if acquisition_function is None else acquisition_of(acquisition_function)
         self._bounds = Space({name: _parameter(name, bounds) for name, bounds in pbounds.items()})
-        self._searching = self._opened(self._bounds, study)
+        self._compat_search = self._opened(self._bounds, study)
         self._n_opened = 1
         self._asked = 0
         self._probes: list[Point] = []
         self._known: list[Point] = []
 
-    def _opened(self, space: Space, study: str | None) -> Searching:
+    def _opened(self, space: Space, study: str | None) -> CompatSearch:
         f = self._f if self._f is not None else registered
-        return Searching(
+        return CompatSearch(
             f,
-            lambda point: f(**point),
+            f,
             space,
             Goal.of(maximize=["target"]),
             random_state=self._random_state,
@@ -113,12 +113,12 @@ class BayesianOptimization:
     @property
     def study(self) -> Study:
         """The study, which holds everything. Ours."""
-        return self._searching.study
+        return self._compat_search.study
 
     @property
     def res(self) -> list[dict[str, Any]]:
         """All targets with their parameters, in order."""
-        return [self._shown(trial) for trial in self._searching.complete]
+        return [self._shown(trial) for trial in self._compat_search.complete]
 
     @property
     def max(self) -> dict[str, Any] | None:
@@ -136,21 +136,21 @@ class BayesianOptimization:
         Args:
             init_points, n_iter: How many.
             acq, acquisition_function: From now on; see the class. What tuned a surrogate of theirs (`kappa`, `alpha`,
-                ...) is passed over with a warning.
+                ...) is ignored with a warning.
 
         Raises:
             SearchError: An option cannot be honoured, or there is no `f`.
             SearchFailed: The first three calls failed alike.
         """
-        pass_over("maximize", others, _PASSED_OVER)
-        refuse("maximize", others, _HINTS)
+        ignore_options("maximize", others, _IGNORED)
+        reject_options("maximize", others, _HINTS)
         self._steer_by(acq if acquisition_function is None else acquisition_function)
         for option, value in (("init_points", init_points), ("n_iter", n_iter)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise SearchError(f"{option} is a whole number of at least 0, but got {value!r}.")
-        drawn = self._searching.drawn(init_points, first=self._asked)
+        initial_points = self._compat_search.initial_points(init_points, first=self._asked)
         self._asked += init_points + n_iter
-        self._run(drawn)
+        self._run(initial_points)
 
     def probe(self, params: Mapping[str, Any] | Sequence[Any], lazy: bool = True) -> None:
         """Call `f` at a point: at the next `maximize`, or now if not lazy. A known point is not called again.
@@ -175,18 +175,18 @@ class BayesianOptimization:
             PointError: The point is not in the space.
             SearchError: The target is no finite number, or the point is known and may not be repeated.
         """
-        refuse("register", others, {"constraint_value": _HINTS["constraint"]})
+        reject_options("register", others, {"constraint_value": _HINTS["constraint"]})
         point = self._point(params)
         if point in self._known and not self._may_repeat:
             raise SearchError(f"The point {point} is known already. Set allow_duplicate_points=True to tell it again.")
-        self._searching.tell_once(point, target, times=self._known.count(point) + 1)
+        self._compat_search.tell_once(point, target, times=self._known.count(point) + 1)
         self._known.append(point)
         self._asked += 1
 
     def suggest(self, utility_function: Any = None) -> Point:
         """Return the point that the surrogate proposes next, by another acquisition if one is given."""
         self._steer_by(utility_function)
-        return self._searching.proposed()
+        return self._compat_search.proposed()
 
     def set_bounds(self, new_bounds: Mapping[str, Any]) -> None:
         """Propose within other bounds from now on; parameters that are left out keep theirs.
@@ -205,44 +205,46 @@ class BayesianOptimization:
                 raise SpaceError(f"Bounds are set anew for a parameter of the same kind, but {name!r} {before}.")
             bounds[name] = parameter
         self._bounds = Space(bounds)
-        around = Space({name: _around(self.study.space[name], bound) for name, bound in bounds.items()})
+        around = Space({name: _union(self.study.space[name], bound) for name, bound in bounds.items()})
         if around != self.study.space:
-            self._begin_again(around)
-        self._searching.stay_within(self._bounds)
+            self._start_new_study(around)
+        self._compat_search.narrow_to(self._bounds)
 
     def set_gp_params(self, **params: Any) -> None:
         """Do nothing but warn: the surrogate is our own."""
-        pass_over("set_gp_params", params, dict.fromkeys(params, "the surrogate is our own"))
+        ignore_options("set_gp_params", params, dict.fromkeys(params, "the surrogate is our own"))
 
-    def _begin_again(self, space: Space) -> None:
-        known, ran = self._searching.complete, [trial.point for trial in self.study.all_trials]
+    def _start_new_study(self, space: Space) -> None:
+        known, ran = self._compat_search.complete, [trial.point for trial in self.study.all_trials]
         self._n_opened += 1
         name = self._place[0]
-        self._searching = self._opened(space, name and f"{name}-{self._n_opened}")
+        self._compat_search = self._opened(space, name and f"{name}-{self._n_opened}")
         points = [trial.point for trial in known]
         for n, trial in enumerate(known):
-            self._searching.tell_once(trial.point, trial.values["target"], times=points[: n + 1].count(trial.point))
+            self._compat_search.tell_once(trial.point, trial.values["target"], times=points[: n + 1].count(trial.point))
         self._probes = [probe for probe in self._probes if probe not in ran]
         self._asked = len(known) + len(self._probes)
 
     def _steer_by(self, given: Any) -> None:
         if given is not None:
             self._acquisition = acquisition_of(given)
-            self._searching.steer_by(self._acquisition)
+            self._compat_search.set_acquisition(self._acquisition)
 
-    def _run(self, drawn: Sequence[Point]) -> None:
+    def _run(self, initial_points: Sequence[Point]) -> None:
         if self._f is None:
             raise SearchError("There is no function to call. Give BayesianOptimization one, or register targets.")
-        start = [*self._probes, *drawn]
-        self._searching.run(self._asked, start, self._print)
+        start = [*self._probes, *initial_points]
+        self._compat_search.run(self._asked, start, self._print)
 
     def _print(self, trial: Trial) -> None:
         best = self.study.best
         is_best = best is not None and best.number == trial.number
-        if self._searching.is_shown or self._verbose < (1 if is_best else 2):
+        if self._compat_search.has_panel or self._verbose < (1 if is_best else 2):
             return
         params = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
-        print(f"call {trial.number + 1}: {self._searching.value(trial):.6g} at {params}{' *' * is_best}", flush=True)
+        print(
+            f"call {trial.number + 1}: {self._compat_search.value(trial):.6g} at {params}{' *' * is_best}", flush=True
+        )
 
     def _point(self, params: Mapping[str, Any] | Sequence[Any]) -> Point:
         space = self.study.space
@@ -250,7 +252,7 @@ class BayesianOptimization:
         return space.check(given)
 
     def _shown(self, trial: Trial) -> dict[str, Any]:
-        return {"target": self._searching.value(trial), "params": dict(trial.params)}
+        return {"target": self._compat_search.value(trial), "params": dict(trial.params)}
 
 
 def _short(value: Any) -> str:
@@ -266,13 +268,13 @@ def registered(**_: Any) -> float:
     raise SearchError("There is no function to call.")
 
 
-def _around(one: Float | Int | Choice, other: Float | Int | Choice) -> Parameter:
-    """Return a parameter that reaches as far as both, which are of one kind."""
-    if isinstance(one, Choice) or isinstance(other, Choice):
-        return Choice(*dict.fromkeys((*limits_of(one), *limits_of(other))))
-    if isinstance(one, Int) and isinstance(other, Int):
-        return Int(min(one.low, other.low), max(one.high, other.high))
-    return Float(min(one.low, other.low), max(one.high, other.high))
+def _union(left: Float | Int | Choice, right: Float | Int | Choice) -> Parameter:
+    """Return a parameter that covers both, which are of the same kind."""
+    if isinstance(left, Choice) or isinstance(right, Choice):
+        return Choice(*dict.fromkeys((*limits_of(left), *limits_of(right))))
+    if isinstance(left, Int) and isinstance(right, Int):
+        return Int(min(left.low, right.low), max(left.high, right.high))
+    return Float(min(left.low, right.low), max(left.high, right.high))
 
 
 def _parameter(name: str, bounds: Any) -> Float | Int | Choice:

@@ -1,4 +1,4 @@
-"""The dimensions of scikit-optimize, as parameters of nbcompress."""
+"""The dimensions of scikit-optimize, as parameters."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nbcompress.space import Choice, Float, Int, Space, Value
 Number = TypeVar("Number", int, float)
 
 _PRIORS = ("uniform", "log-uniform")
-# How scikit-optimize's surrogate reads values. It has no effect here.
+# How the surrogate of scikit-optimize transforms values. Nothing changes here.
 _TRANSFORMS = (None, "identity", "normalize")
-# What a study stores as it is.
+# Types that a study stores unchanged.
 _STORED = (bool, int, float, str)
 _CATEGORY_TRANSFORMS = (None, "identity", "onehot", "label", "string")
 
@@ -120,7 +120,7 @@ class Categorical:
         object.__setattr__(self, "categories", values)
         _check(self, transform=_CATEGORY_TRANSFORMS)
         if self.prior is not None:
-            what = f"Categorical here passes over prior={list(self.prior)!r:.60}: all categories are as likely."
+            what = f"Categorical here ignores prior={list(self.prior)!r:.60}: all categories are as likely."
             warnings.warn(what, NbcompressWarning, stacklevel=3)
 
     @property
@@ -164,7 +164,7 @@ class Dimensions:
     @classmethod
     def of(cls, given: Any) -> Dimensions:
         """Read a list of dimensions, or a space of scikit-optimize."""
-        return cls(tuple(dimension_of(one) for one in getattr(given, "dimensions", given)))
+        return cls(tuple(dimension_of(dimension) for dimension in getattr(given, "dimensions", given)))
 
     def __iter__(self) -> Iterator[Dimension]:
         return iter(self.dimensions)
@@ -236,7 +236,7 @@ def dimension_of(given: Any) -> Dimension:
     if isinstance(given, Dimension):
         return given
     if type(given).__name__ in _THEIRS:
-        return _of_theirs(given)
+        return _from_skopt(given)
     if not isinstance(given, (list, tuple, np.ndarray)) or len(given) == 0:
         raise SpaceError(
             "A dimension is Real, Integer, Categorical, (low, high), (low, high, prior) or a list of categories, "
@@ -256,7 +256,7 @@ def dimension_of(given: Any) -> Dimension:
 _THEIRS = ("Real", "Integer", "Categorical")
 
 
-def _of_theirs(given: Any) -> Dimension:
+def _from_skopt(given: Any) -> Dimension:
     """Read an object of scikit-optimize by its attributes."""
     if type(given).__name__ == "Categorical":
         prior = given.prior if given.prior is None or len(set(given.prior)) > 1 else None
@@ -288,6 +288,6 @@ def _name(given: str | None, otherwise: str) -> str:
 def _check(dimension: object, **allowed: tuple[str | None, ...]) -> None:
     for option, values in allowed.items():
         value = getattr(dimension, option)
-        if not any(value is one or (isinstance(value, str) and value == one) for one in values):
+        if not any(value is known or (isinstance(value, str) and value == known) for known in values):
             known = " or ".join(map(repr, values))
             raise SpaceError(f"{option} of a {type(dimension).__name__} is {known} here, but got {value!r}.")

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from nbcompress.compat.dimensions import Dimension, Dimensions
-from nbcompress.compat.searching import Searching, pass_over, refuse
+from nbcompress.compat.search import CompatSearch, ignore_options, reject_options
 from nbcompress.errors import SearchError, did_you_mean
 from nbcompress.study import Goal
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from nbcompress.study import Trial
 
 _ACQUISITIONS = {"EI": "logei", "LCB": "ucb", "PI": "pi", "gp_hedge": "logei"}
-# Even designs of theirs, and the one that stands for them here.
+# Initial designs of scikit-optimize, and the sampler that is used here.
 _DESIGNS = {"random": "random", **dict.fromkeys(("sobol", "lhs", "halton", "hammersly", "grid"), "sobol")}
 _HINTS = {"space_constraint": "A metric with a bound is an option of nc.search: subject_to."}
-_PASSED_OVER = {
+_IGNORED = {
     "base_estimator": "the surrogate is our own; its parts are options of nc.search",
     "xi": "EI has no margin, and that of PI is fixed",
     "kappa": "LCB reaches two standard deviations below the mean",
@@ -84,8 +84,8 @@ def gp_minimize(
         panel: Ours: whether a notebook shows the panel.
         fresh, accept_changes: Ours: begin the next generation of a stored study; go on with it though `func` reads
             other values.
-        others: What tunes their surrogate (`kappa`, `xi`, `n_points`, `acq_optimizer`, `n_jobs`, ...) is passed over
-            with one warning that names it.
+        others: What tunes their surrogate (`kappa`, `xi`, `n_points`, `acq_optimizer`, `n_jobs`, ...) is ignored, with
+            one warning that names it.
 
     Returns:
         `x`, `fun`, `x_iters` (lists), `func_vals` (array), `space`, `specs`, and `study`, which holds everything and
@@ -102,15 +102,15 @@ def gp_minimize(
         True
     """
     arguments = {name: value for name, value in locals().items() if name != "others"} | others
-    pass_over("gp_minimize", _tuning(others, acq_func, noise, initial_point_generator), _PASSED_OVER)
-    refuse("gp_minimize", {name: other for name, other in others.items() if name not in _PASSED_OVER}, _HINTS)
+    ignore_options("gp_minimize", _tuning(others, acq_func, noise, initial_point_generator), _IGNORED)
+    reject_options("gp_minimize", {name: other for name, other in others.items() if name not in _IGNORED}, _HINTS)
     _check("acq_func", acq_func, tuple(_ACQUISITIONS))
     _check("initial_point_generator", initial_point_generator, tuple(_DESIGNS))
     space = Dimensions.of(dimensions)
     metric = next(name for name in ("fun", "value", "loss") if name not in space.names)
-    searching = Searching(
+    search = CompatSearch(
         func,
-        lambda point: func(space.values(point)),
+        lambda **point: func(space.values(point)),
         space.space(),
         Goal.of(minimize=[metric]),
         random_state=random_state,
@@ -127,22 +127,22 @@ def gp_minimize(
     if n_calls < max(1, wanted):
         raise SearchError(f"n_calls is at least {max(1, wanted)}, the points to begin with, but got {n_calls!r}.")
     for point, value in zip(points, values, strict=False):
-        searching.tell_once(point, value)
-    searching.warn_of_design(len(points) + n_initial, "n_initial_points")
-    start = [*points, *searching.drawn(n_initial, first=len(points), sampler=_DESIGNS[initial_point_generator])]
+        search.tell_once(point, value)
+    search.warn_about_initial_points(len(points) + n_initial, "n_initial_points")
+    start = [*points, *search.initial_points(n_initial, first=len(points), sampler=_DESIGNS[initial_point_generator])]
     specs = {"function": "gp_minimize", "args": arguments}
     callbacks = [callback] if callable(callback) else list(callback or ())
 
     def after(_: Trial) -> bool:
-        result = _result(searching, space, specs)
-        if verbose and not searching.is_shown:
-            n = len(searching.study.all_trials)
+        result = _result(search, space, specs)
+        if verbose and not search.has_panel:
+            n = len(search.study.all_trials)
             print(f"call {n}: {result.func_vals[-1]:.6g}, least so far {result.fun:.6g}", flush=True)
         answers = [bool(callback(result)) for callback in callbacks]
         return any(answers)
 
-    searching.run(n_calls + len(values), start, after)
-    return _result(searching, space, specs)
+    search.run(n_calls + len(values), start, after)
+    return _result(search, space, specs)
 
 
 def use_named_args(dimensions: Sequence[Dimension]) -> Callable[[Callable[..., Any]], Callable[[list[Any]], Any]]:
@@ -181,7 +181,7 @@ def _known(
         return [], []
     rows = list(x0) if len(x0) and isinstance(x0[0], (list, tuple, np.ndarray)) else [x0]
     points = [space.point([cell.item() if isinstance(cell, np.generic) else cell for cell in row]) for row in rows]
-    values = [] if y0 is None else [float(one) for one in np.atleast_1d(np.asarray(y0, dtype=np.float64))]
+    values = [] if y0 is None else [float(value) for value in np.atleast_1d(np.asarray(y0, dtype=np.float64))]
     if values and len(values) != len(points):
         raise SearchError(f"y0 has a value for each point of x0, which are {len(points)}, but got {len(values)}.")
     return points, values
@@ -195,18 +195,18 @@ class Result(OptimizeResult):  # type: ignore[misc]  # SciPy comes without types
 
 
 def _tuning(others: dict[str, Any], acq_func: str, noise: Any, design: str) -> dict[str, Any]:
-    """Return the options that are passed over, with those of our own signature that are not taken as they are."""
-    found = {name: value for name, value in others.items() if name in _PASSED_OVER}
+    """Return the options that are ignored, including those of the signature whose value has no effect."""
+    found = {name: value for name, value in others.items() if name in _IGNORED}
     found |= {"noise": noise} if noise != "gaussian" else {}
     found |= {"acq_func": acq_func} if acq_func == "gp_hedge" else {}
     return found | ({"initial_point_generator": design} if _DESIGNS.get(design, design) != design else {})
 
 
-def _result(searching: Searching, space: Dimensions, specs: dict[str, Any]) -> Result:
-    trials = searching.complete
+def _result(search: CompatSearch, space: Dimensions, specs: dict[str, Any]) -> Result:
+    trials = search.complete
     if not trials:
-        raise searching.failed("No call returned a finite number")
-    values = np.array([searching.value(trial) for trial in trials])
+        raise search.failed("No call returned a finite number")
+    values = np.array([search.value(trial) for trial in trials])
     rows = [space.values(trial.params) for trial in trials]
     best = int(values.argmin())
     return Result(
@@ -216,7 +216,7 @@ def _result(searching: Searching, space: Dimensions, specs: dict[str, Any]) -> R
         func_vals=values,
         space=space,
         specs=specs,
-        study=searching.study,
+        study=search.study,
     )
 
 

@@ -1,12 +1,7 @@
-"""`%%bo_search`: a cell of the user's own code becomes a Bayesian search.
+"""`%%bo_search`: a cell of the user's code becomes a Bayesian search.
 
-Figures of `pyplot` that a cell has open stay open while messages of widgets arrive.
-
-A search that is watched: shown before its first trial, and finished however it ends.
-
-From a search cell's text to everything that its search needs, checked before anything runs.
-
-`%%bo_search --dry-run`: the space as it was read, one timed trial, and what the search would take.
+From the text of the cell to a search that can start; running it with a panel, here or in the background; and
+`--dry-run`, which shows the space, one timed trial, and how long the search would take.
 """
 
 from __future__ import annotations
@@ -50,11 +45,11 @@ if TYPE_CHECKING:
 def figures_stay_open(shell: InteractiveShell | None) -> Iterator[None]:
     """A `with` block in which only the main thread shows and closes the figures of `pyplot`.
 
-    ipykernel fires `post_execute` after a cell and after every message of a comm, and on that event the inline
-    backend shows and closes all figures. Messages that arrive while a cell runs are handled by other threads, so that
-    a press of a button, or a page that connects, would close what the cell is about to save. The event at the end of
-    the cell shows what is still open. Outside the main thread this does nothing: a search in the background must not
-    hold back what other cells show.
+    ipykernel fires `post_execute` after a cell and after every comm message, and then the inline backend shows and
+    closes all figures. Messages that arrive while a cell runs are handled by other threads, so a click on a button, or
+    a page that connects, would close a figure that the cell is about to save. The event at the end of the cell shows
+    the figures that are still open. Outside the main thread this does nothing, because a search in the background must
+    not keep other cells from showing their figures.
     """
     if shell is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -62,7 +57,7 @@ def figures_stay_open(shell: InteractiveShell | None) -> Iterator[None]:
     events: Any = shell.events
     before = events.trigger
 
-    # All events pass here, since the backend may be loaded, and registered, while the block runs.
+    # All events are filtered here, since the backend may be loaded and registered while the block runs.
     def trigger(event: str, *arguments: Any, **keywords: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             before(event, *arguments, **keywords)
@@ -141,8 +136,8 @@ def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope) -> tuple[C
     return body, space
 
 
-def prepared(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory: bool = False) -> Search:
-    """Check every option, open the study, and return what can start.
+def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory: bool = False) -> Search:
+    """Check every option, open the study, and return a search that can start.
 
     Args:
         arguments: The parsed line.
@@ -151,7 +146,8 @@ def prepared(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memor
         in_memory: Store nothing.
 
     Raises:
-        UsageError: An option does not fit; what the floors below refuse rises as their own errors.
+        UsageError: An option cannot be used.
+        NbcompressError: An error of a lower layer.
     """
     from nbcompress.run.setup import StudyLocation, prepare_search
 
@@ -188,7 +184,7 @@ def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Sea
 
 
 def notebook_modules(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the modules of the notebook by name."""
+    """Return the modules of the notebook by name, without private names."""
     torch = sys.modules.get("torch")
     if torch is None:
         return {}
@@ -234,7 +230,7 @@ def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Any:
 
 def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
     """Run one trial in the kernel and describe what a search would do; nothing is stored."""
-    search = prepared(arguments, cell, scope, in_memory=True)
+    search = prepare(arguments, cell, scope, in_memory=True)
     study = search.study
     start = search.options.start
     history = search.histories.history_of((), study.goal)
@@ -274,7 +270,7 @@ def _estimate(search: Search, outcome: Outcome) -> str:
 
 
 def run_line(line: str, _shell: InteractiveShell) -> None:
-    """Do what `%bo_search`, with one per cent, does: `-h` shows the help of the cell, all else is refused."""
+    """Run the line magic `%bo_search`: `-h` shows the help of the cell, anything else is an error."""
     with one_line_errors("%bo_search"):
         if not {"-h", "--help"} & set(line.split()):
             raise UsageError("a search is a cell: write %%bo_search, with two per cents, and a body below.")
@@ -282,7 +278,7 @@ def run_line(line: str, _shell: InteractiveShell) -> None:
 
 
 def run_cell(line: str, cell: str, shell: InteractiveShell) -> None:
-    """Do what a `%%bo_search` cell asks for.
+    """Run a `%%bo_search` cell.
 
     Raises:
         UsageError: The line or the cell cannot be used, or the search could not go on.
@@ -303,20 +299,20 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
         print(dry_run(arguments, cell, scope))
         return
     try:
-        search = prepared(arguments, cell, scope)
+        search = prepare(arguments, cell, scope)
     except KeyboardInterrupt:
         print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
         return
     scope.namespace[arguments.out] = search.study
-    running = _WatchedSearch(search, arguments, scope, search_parser().options())
+    cell_search = _CellSearch(search, arguments, scope, search_parser().options())
     if arguments.background:
-        running.start()
+        cell_search.start()
     else:
-        running.run()
+        cell_search.run()
 
 
-class _WatchedSearch:
-    """A search with its panel, in this thread or in one of its own."""
+class _CellSearch:
+    """The search of a cell with its panel, in this thread or in the background."""
 
     def __init__(self, search: Search, arguments: argparse.Namespace, scope: Scope, options: Sequence[str]) -> None:
         from nbcompress.run.callbacks import Controls
@@ -328,7 +324,7 @@ class _WatchedSearch:
         self._panel = panel_of(arguments.panel, search, self._controls, self._output)
 
     def start(self) -> None:
-        """Run in a thread of its own; output stays in the cell that runs now."""
+        """Run in a thread of its own; its output stays in the current cell."""
         thread = threading.Thread(target=self._in_background, name=f"search {self._search.study.name}", daemon=True)
         thread.start()
 

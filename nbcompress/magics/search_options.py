@@ -1,4 +1,4 @@
-"""The options of `%%bo_search`."""
+"""The options of `%%bo_search`. Their defaults are those of `SearchOptions`."""
 
 from __future__ import annotations
 

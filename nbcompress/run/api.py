@@ -42,11 +42,11 @@ class FunctionEvaluator:
         return run_trial(self._body, assignment, goal=self.goal, keep=self.keep or None)
 
     def reads(self) -> dict[str, Any]:
-        """Return what the function reads from outside, by name, for the record."""
+        """Return the values that the function reads from outside, by name."""
         return values_read(_function_of(self.function))
 
     def written(self) -> frozenset[tuple[str, ...]]:
-        """Return nothing: where a function writes is seen by comparing the values before and after."""
+        """Return nothing: writes of a function are found by comparing the values before and after the search."""
         return frozenset()
 
     def _body(self, trial: RunningTrial) -> Mapping[str, Any]:
@@ -197,19 +197,20 @@ def maximize(f: Callable[..., Any], space: Space | Mapping[str, Parameter], tria
             )
     parameters = space if isinstance(space, Space) else Space(space)
     metric = next((name for name in _VALUE_NAMES if name not in parameters.names), _VALUE_NAMES[0])
-    return search(_SingleMetric(f, metric), parameters, maximize=[metric], trials=trials, **options)
+    return search(SingleMetric(f, metric), parameters, maximize=[metric], trials=trials, **options)
 
 
 @dataclass(frozen=True)
-class _SingleMetric:
+class SingleMetric:
     """Returns the number of a function as a metric."""
 
     function: Callable[..., Any]
     metric: str
+    source: Callable[..., Any] | None = None  # what the user wrote, if `function` only calls it
 
-    def __call__(self, **point: Any) -> dict[str, Any]:
+    def __call__(self, /, **point: Any) -> dict[str, Any]:
         return {self.metric: self.function(**point)}
 
 
 def _function_of(g: Callable[..., Any]) -> Callable[..., Any]:
-    return g.function if isinstance(g, _SingleMetric) else g
+    return (g.source or g.function) if isinstance(g, SingleMetric) else g

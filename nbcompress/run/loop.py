@@ -130,7 +130,7 @@ class Search:
         evaluate: Runs a trial.
         engine: Where trials run.
         options: All options; start points are checked.
-        values_read: Returns the values that the search reads, as they are now; None if the study is not stored.
+        take_snapshot: Returns the values that the search reads, as they are now; None if the study is not stored.
         histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
     """
 
@@ -139,7 +139,7 @@ class Search:
     evaluate: Evaluate
     engine: Engine
     options: SearchOptions = field(default_factory=SearchOptions)
-    values_read: Callable[[], Snapshot] | None = None
+    take_snapshot: Callable[[], Snapshot] | None = None
     histories: HistoryCache = field(default_factory=HistoryCache)
 
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
@@ -180,15 +180,15 @@ class SearchLoop:
 
     def run(self) -> Ending:
         """Run the search to its end, and note which of the values that it reads were written by its trials."""
-        values_read = self._search.values_read
-        before = values_read() if values_read is not None else None
+        take_snapshot = self._search.take_snapshot
+        before = take_snapshot() if take_snapshot is not None else None
         try:
             return self._run()
         finally:
             # While a search runs in the background, other cells may write these values, too.
             is_main = threading.current_thread() is threading.main_thread()
-            if before is not None and values_read is not None and is_main:
-                changed = changed_paths(before, values_read())
+            if before is not None and take_snapshot is not None and is_main:
+                changed = changed_paths(before, take_snapshot())
                 if changed:
                     self._study.annotate_written(changed)
 

@@ -1,9 +1,8 @@
-"""What of a notebook or a module a body or a function reads, directly or through the functions it reaches.
+"""Find out what a cell's body or a function reads from the notebook, directly or through functions that it reaches.
 
-Looking at a person's objects without running code of theirs.
-
-A notebook holds objects that answer for any attribute, that raise on any, or that say they are of another class.
-`isinstance`, `hasattr` and `getattr` ask the object; the functions here only read its type and its own dict.
+No code of the user's objects runs here. A notebook may hold objects that answer for any attribute, raise for any, or
+report another class. `isinstance`, `hasattr` and `getattr` ask the object; the functions here only read its type and
+its instance dict.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ _NOTHING = object()
 
 
 def is_a(value: Any, *kinds: type[Any]) -> bool:
-    """Whether the type of `value` is one of `kinds` or derived from one, whatever its `__class__` says."""
+    """Return whether the type of `value` is one of `kinds` or derived from one, whatever its `__class__` says."""
     return issubclass(type(value), kinds)
 
 
 def is_declared(value: Any, name: str) -> bool:
-    """Whether the class of `value`, or a base of it, has an attribute of that name."""
+    """Return whether the class of `value`, or a base of it, has an attribute of that name."""
     return any(name in kind.__dict__ for kind in _MRO.__get__(type(value)))
 
 
@@ -72,7 +71,7 @@ def unwrapped(function: Any) -> Any:
 
 
 def items_of(value: Any) -> Iterator[Any]:
-    """Yield what a list, a tuple, a set or the values of a dict hold; nothing of anything else."""
+    """Return the items of a list, a tuple or a set, or the values of a dict; nothing for anything else."""
     for kind in (list, tuple, set, frozenset):
         if is_a(value, kind):
             return iter(kind.__iter__(value))
@@ -97,16 +96,16 @@ def global_names(code: CodeType) -> frozenset[str]:
     A magic inside the body holds its Python expressions as text, so every identifier of that text counts too.
     """
     found: set[str] = set()
-    for one in _codes(code):
-        found.update(step.argval for step in dis.get_instructions(one) if step.opname in _LOADS)
-        if _MAGIC_CALLS & set(one.co_names):
-            texts = [text for text in one.co_consts if isinstance(text, str)]
+    for part in _codes(code):
+        found.update(step.argval for step in dis.get_instructions(part) if step.opname in _LOADS)
+        if _MAGIC_CALLS & set(part.co_names):
+            texts = [text for text in part.co_consts if isinstance(text, str)]
             found.update(name for text in texts for name in _IDENTIFIER.findall(text))
     return frozenset(found)
 
 
 def is_plain_function(value: Any, namespace: Mapping[str, Any]) -> bool:
-    """Say whether `value` is a function without closure that was defined in `namespace`, also behind `__wrapped__`."""
+    """Return whether `value`, without its decorators, is a function of `namespace` that has no closure."""
     inner = unwrapped(value)
     return type(inner) is FunctionType and inner.__globals__ is namespace and inner.__closure__ is None
 
@@ -146,25 +145,27 @@ def values_read(function: Any) -> dict[str, Any]:
     seen: set[int] = set()
     waiting = [function]
     while waiting:
-        one = waiting.pop()
-        while is_a(one, partial):
-            waiting += [value for value in (*one.args, *one.keywords.values()) if type(value) is FunctionType]
-            found |= {**{f"argument {place}": value for place, value in enumerate(one.args, 1)}, **one.keywords}
-            one = one.func
-        waiting += _methods_of(one.__self__ if type(one) is MethodType else one)
-        one = unwrapped(one.__func__ if type(one) is MethodType else one)
-        if type(one) is not FunctionType or id(one) in seen:
+        called = waiting.pop()
+        while is_a(called, partial):
+            waiting += [value for value in (*called.args, *called.keywords.values()) if type(value) is FunctionType]
+            found |= {**{f"argument {place}": value for place, value in enumerate(called.args, 1)}, **called.keywords}
+            called = called.func
+        waiting += _methods_of(called.__self__ if type(called) is MethodType else called)
+        called = unwrapped(called.__func__ if type(called) is MethodType else called)
+        if type(called) is not FunctionType or id(called) in seen:
             continue
-        seen.add(id(one))
-        here = {name: one.__globals__[name] for name in global_names(one.__code__) if name in one.__globals__}
-        for name, cell in zip(one.__code__.co_freevars, one.__closure__ or (), strict=True):
+        seen.add(id(called))
+        here = {name: called.__globals__[name] for name in global_names(called.__code__) if name in called.__globals__}
+        for name, cell in zip(called.__code__.co_freevars, called.__closure__ or (), strict=True):
             try:
                 here[name] = cell.cell_contents
             except ValueError:  # an empty cell
                 continue
         found |= {name: value for name, value in here.items() if name not in found}
         inner = [unwrapped(value) for value in here.values()]
-        waiting += [one_ for one_ in inner if type(one_) is FunctionType and one_.__globals__ is one.__globals__]
+        waiting += [
+            reached for reached in inner if type(reached) is FunctionType and reached.__globals__ is called.__globals__
+        ]
     return found
 
 

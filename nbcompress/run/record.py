@@ -1,15 +1,13 @@
-"""How a search was run: what its study's record holds beside the trials.
+"""How a search was run: what the record of its study holds in addition to the trials.
 
-Which data a search read: shape, type and a hash of the content, so that readers can tell whether theirs is the same.
+Data: shape, type and a hash of the data that a search reads, so that a reader can compare. The cost is bounded: of an
+object with more than `HASHED_BYTES` only rows at equal distances are hashed, and the record says so. What may be data
+and cannot be read is listed as a gap.
 
-The cost is bounded: of an object with more than `HASHED_BYTES` only rows at equal distances are hashed, and the
-record says so. What may be data and cannot be read here is named as a gap.
+Fingerprints: hashes of the functions, models and numbers of the notebook that a search reads. A study warns when it is
+continued after one of them has changed.
 
-What a search reads beside data, in a few digits: functions, models and numbers of the notebook.
-
-Who trains the model again, or mends a function, and then runs a search's cell again continues the study of the old
-one. With these digits the study can say so. Data has digits of its own, which also stand in the record; see
-`data_record.py`.
+Versions and machine: `provenance`.
 """
 
 from __future__ import annotations
@@ -32,11 +30,11 @@ if TYPE_CHECKING:
 
 
 HASHED_BYTES = 16 * 2**20
-# Hexadecimal digits of a hash that are kept.
+# This many hexadecimal digits of a hash are kept.
 _DIGITS = 16
-# So deep a data set is looked into: a loader, its subset, the data set behind it, a list in that.
+# How deep a data set is searched: a loader, its subset, the data set behind it, a list in that.
 _DEPTH = 5
-# A list of so many numbers or texts is data.
+# A list of at least this many numbers or texts is data.
 _LONG = 20
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -93,14 +91,14 @@ def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
         yield value
     elif depth and is_a(value, Mapping):
         items = dict.items(value) if is_a(value, dict) else value.items()
-        for _, one in sorted(items, key=lambda item: str(item[0])):
-            yield from _parts(one, depth - 1)
+        for _, part in sorted(items, key=lambda item: str(item[0])):
+            yield from _parts(part, depth - 1)
     elif depth and is_a(value, list, tuple):
         held = list(items_of(value))
-        if len(held) >= _LONG and all(is_a(parameter, *_PLAIN) for parameter in held):
+        if len(held) >= _LONG and all(is_a(item, *_PLAIN) for item in held):
             yield held if is_a(value, list) else tuple(held)
-        for parameter in held if len(held) < _LONG else ():
-            yield from _parts(parameter, depth - 1)
+        for item in held if len(held) < _LONG else ():
+            yield from _parts(item, depth - 1)
     elif depth and _is_a(value, "torch.utils.data", "DataLoader"):
         yield from _parts(value.dataset, depth - 1)
     elif depth and _is_a(value, "torch.utils.data", "Dataset"):
@@ -137,35 +135,35 @@ def _digest(parts: list[Any]) -> tuple[str, str]:
     return digest.hexdigest()[:_DIGITS], "of a sample " if is_sample else ""
 
 
-def _content(one: Any, limit: int) -> tuple[bytes, bool]:
+def _content(data: Any, limit: int) -> tuple[bytes, bool]:
     """Return the bytes of an array, or of rows at equal distances, and whether that is all of it."""
     import numpy as np
 
-    if is_a(one, list, tuple):
-        text = repr(one[:limit]).encode()
-        return text[:limit], len(text) <= limit and len(one) <= limit
-    if _is_a(one, "pandas", "DataFrame", "Series"):
-        one = one.to_numpy()
-    n_bytes = int(getattr(one, "nbytes", 0))
-    is_whole = n_bytes <= limit or not one.shape or one.shape[0] < 2
+    if is_a(data, list, tuple):
+        text = repr(data[:limit]).encode()
+        return text[:limit], len(text) <= limit and len(data) <= limit
+    if _is_a(data, "pandas", "DataFrame", "Series"):
+        data = data.to_numpy()
+    n_bytes = int(getattr(data, "nbytes", 0))
+    is_whole = n_bytes <= limit or not data.shape or data.shape[0] < 2
     if not is_whole:
-        n_rows = max(1, int(one.shape[0] * limit / n_bytes))
-        one = one[:: max(1, -(-one.shape[0] // n_rows))]
-    if _is_a(one, "torch", "Tensor"):
+        n_rows = max(1, int(data.shape[0] * limit / n_bytes))
+        data = data[:: max(1, -(-data.shape[0] // n_rows))]
+    if _is_a(data, "torch", "Tensor"):
         import torch
 
-        one = one.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    array = np.ascontiguousarray(one)
+        data = data.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    array = np.ascontiguousarray(data)
     if array.dtype.hasobject:
         return repr(array.tolist()).encode(), is_whole
     return array.tobytes(), is_whole
 
 
-def _shape(one: Any) -> str:
-    if is_a(one, list, tuple):
-        return f"{type(one).__name__}[{len(one)}]"
-    kind = str(getattr(one, "dtype", "")).removeprefix("torch.") or type(one).__name__
-    return f"{kind}{list(one.shape)}"
+def _shape(array: Any) -> str:
+    if is_a(array, list, tuple):
+        return f"{type(array).__name__}[{len(array)}]"
+    kind = str(getattr(array, "dtype", "")).removeprefix("torch.") or type(array).__name__
+    return f"{kind}{list(array.shape)}"
 
 
 def _form(value: Any) -> str:
@@ -183,7 +181,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _may_hold_data(value: Any) -> bool:
-    """Whether a value that is no known data may still be, or lead to, data."""
+    """Return whether a value that is no known kind of data may still be data, or lead to it."""
     if _is_a(value, "torch.utils.data", "DataLoader", "Dataset") or _is_a(value, "torch", "Tensor"):
         return True
     if callable(value) or is_a(value, ModuleType, list, tuple, dict):
@@ -192,7 +190,7 @@ def _may_hold_data(value: Any) -> bool:
 
 
 def _is_a(value: Any, module: str, *names: str) -> bool:
-    """Whether `value` is of a class of a package that is loaded; nothing is loaded for the question."""
+    """Return whether `value` is an instance of a class of a loaded package. Nothing is imported for that."""
     loaded = sys.modules.get(module)
     kinds = tuple(getattr(loaded, name) for name in names) if loaded is not None else ()
     return is_a(value, *kinds)
@@ -202,10 +200,10 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 
 def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return digits for what is the notebook's own among `values`, under names that a sentence can hold.
+    """Return hashes of the values that are the notebook's own, under names for a sentence.
 
-    Numbers, texts and tuples of them; functions written in the notebook or script itself; models, by their parameters
-    and buffers. Lists and dicts are left out: what is read there may be a log that grows.
+    These are numbers, texts and tuples of them; functions that the notebook or script itself defines; and models, by
+    their parameters and buffers. Lists and dicts are left out, since they may be logs that grow.
     """
     found: dict[str, str] = {}
     for name, value in values.items():
@@ -219,7 +217,7 @@ def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def code_digits(function: Callable[..., Any]) -> str:
-    """Return digits of a function's text."""
+    """Return a hash of a function's source."""
     inner = unwrapped(function)
     is_written = type(inner) in (FunctionType, MethodType) or is_a(inner, type)
     try:
@@ -232,7 +230,7 @@ def code_digits(function: Callable[..., Any]) -> str:
 
 
 def content_digits(value: Any) -> str:
-    """Return digits of an array, a frame, a loader, a data set or a model; an empty text for anything else."""
+    """Return a hash of an array, a frame, a loader, a data set or a model; an empty text for anything else."""
     return _module_digits(value) if _is_module(value) else digest_of(data_parts(value))
 
 
@@ -258,12 +256,12 @@ def _is_module(value: Any) -> bool:
     return torch is not None and is_a(value, torch.nn.Module)
 
 
-# Packages whose versions decide which points are proposed and which numbers come out.
+# Packages whose versions may change the proposed points or the measured values.
 _PACKAGES = ("nbcompress", "torch", "numpy", "scipy", "botorch", "gpytorch", "optuna", "scikit-learn")
 
 
 def note(study: Study, **facts: Any) -> None:
-    """Note facts (JSON) with the study; what is noted already is not written again, so a rerun adds nothing."""
+    """Store facts (JSON) with the study. Equal facts are not written again."""
     known = study.record
     changed = {name: fact for name, fact in facts.items() if known.get(name) != fact}
     if changed:

@@ -1,4 +1,4 @@
-"""Set up a search: check every option, open the study, note how it is run. For cells, functions and `compat`.
+"""Set up a search: check every option, open the study, record how it is run. For cells, functions and `compat`.
 
 Nothing is opened before everything is checked, so that a mistake leaves no study behind.
 """
@@ -19,7 +19,7 @@ from nbcompress.run.options import STEERING, GainBelow, SearchOptions
 from nbcompress.run.outcome import pack
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Reevaluation
-from nbcompress.run.taking import taken
+from nbcompress.run.snapshot import snapshot_values
 from nbcompress.study.snapshot import Snapshot
 from nbcompress.study.storage import DEFAULT_STORAGE
 
@@ -39,7 +39,7 @@ class StudyLocation:
     Attributes:
         name: Of the study.
         storage: A path, a URL, or None for memory.
-        is_made: Nobody chose the name: a generation of it is continued only with the values that it was begun with.
+        is_made: The user did not choose the name. A generation is then continued only with the same values.
     """
 
     name: str
@@ -119,7 +119,7 @@ def prepare_search(
     engine_name: str = "",
     facts: Mapping[str, Any] | None = None,
 ) -> Search:
-    """Check every option, open the study, note how it is run, and return what can start.
+    """Check every option, open the study, record how it is run, and return a search that can start.
 
     Args:
         options: Of the search.
@@ -128,7 +128,7 @@ def prepare_search(
         goal: Objectives and constraints.
         location: The study.
         digest: Of the code that a trial runs. A study only warns when it differs.
-        function: What is searched, if it is a function and no cell.
+        function: The function that is searched, if it is no cell.
         modules: Returns the modules that kept ones are loaded into.
         engine_name: What the user calls an executor.
         facts: What else the record of the study holds, such as the text of a cell.
@@ -140,8 +140,8 @@ def prepare_search(
     """
     from nbcompress.study import open_study
 
-    def values_read() -> Snapshot:
-        return taken(evaluator.reads(), function, evaluator.written())
+    def take_snapshot() -> Snapshot:
+        return snapshot_values(evaluator.reads(), function, evaluator.written())
 
     engine = engine_of(options.engine, engine_name)
     proposer = proposer_of(options, space, goal)
@@ -158,7 +158,7 @@ def prepare_search(
         storage=location.storage,
         fresh=options.fresh,
         identity={"body": digest, **data.identity, **fingerprints(reads), **options.steering},
-        snapshot=values_read() if is_stored else None,
+        snapshot=take_snapshot() if is_stored else None,
         is_generated_name=location.is_made,
         accept_changes=options.accept_changes,
     )
@@ -169,7 +169,7 @@ def prepare_search(
         note(study, **(facts or {}), **how, **data.to_json(), **provenance())
     if options.baseline is not None:
         note(study, baseline=dict(options.baseline))
-    return Search(study, proposer, evaluator, engine, options, values_read if is_stored else None)
+    return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None)
 
 
 def prepare_function_search(
@@ -181,7 +181,7 @@ def prepare_function_search(
 
 
 def _with_earlier(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts about this search, and what steered the trials before it where that was something else."""
+    """Return the facts about this search, with the steering options of earlier trials where they were different."""
     earlier, now = study.record.get("search", {}), facts["search"]
     before = [earlier["before"]] if "before" in earlier else []
     changed = [f"{name} {earlier[name]}" for name in STEERING if name in earlier and earlier[name] != now[name]]

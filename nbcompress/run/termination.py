@@ -32,11 +32,10 @@ def _drop(_number: int, _frame: FrameType | None) -> None: ...
 
 @contextmanager
 def uninterrupted(handler: Handler = _drop) -> Iterator[None]:
-    """A `with` block in which interrupts are dropped: it is short, and half of what it does would be worse.
+    """A `with` block in which interrupts are dropped. Keep it short.
 
-    With `signal.SIG_IGN`, programs that are started inside ignore interrupts as well.
-
-    Outside the main thread no signals arrive, and this does nothing.
+    With `signal.SIG_IGN` as handler, programs that are started inside ignore interrupts, too. Outside the main thread
+    no signals arrive, and this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,32 +51,32 @@ def uninterrupted(handler: Handler = _drop) -> Iterator[None]:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# How long traced threads wait at a stretch for the arrival of a cut, and how long they then have.
+# How long traced threads wait for the exception to arrive, and how long they may run then.
 _PAUSE_SECONDS = 0.05
 _async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
 
 class TrialTerminated(TrialEnded):
-    """Raised inside a body that is ended from outside."""
+    """Raised inside a body that is terminated."""
 
 
 @dataclass(frozen=True)
 class Termination:
-    """How a trial that is ended from outside shall stand: interrupted, stopped, or failed with a failure."""
+    """How a trial that is terminated ends: interrupted, stopped, or failed with a failure."""
 
     state: State
     failure: Failure | None = None
 
 
 class Terminator:
-    """Runs a body in the thread that makes it; `cut` may be called from any thread.
+    """Runs a body in the thread that creates it; `terminate` may be called from any thread.
 
-    The exception can reach the thread only while the guard is armed. Disarming waits until no other thread is about
-    to set the exception, then lets one that was set arrive, and catches it. The own thread takes no lock for that: an
-    exception that arrives between taking and keeping a lock would leave it taken.
+    The exception can reach the thread only while the terminator is armed. Disarming waits until no other thread is
+    about to set the exception, then lets an exception that was set arrive, and catches it. The thread of the body takes
+    no lock for that, because an exception right after the lock was acquired would leave it locked.
 
     Args:
-        limit: Seconds that the body may take, and how it is cut then. What is done around the body does not count.
+        limit: The seconds that the body may take, and how it ends then. The time around the body does not count.
     """
 
     def __init__(self, limit: tuple[float, Termination] | None = None) -> None:
@@ -86,7 +85,7 @@ class Terminator:
         self._armed = False
         self._firing = False
         self._is_sent = False
-        self._turn = threading.RLock()  # an interrupt may call `cut` while this thread is in it
+        self._turn = threading.RLock()  # re-entrant, since an interrupt may call `terminate` inside
         self._requested: Termination | None = None
 
     @property
@@ -95,14 +94,14 @@ class Terminator:
 
     @property
     def requested(self) -> Termination | None:
-        """What the first `cut` asked for, or None."""
+        """The first termination that was requested, or None."""
         return self._requested
 
     def call(self, body: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what `body` returns.
 
         Raises:
-            TrialTerminated: `cut` was called before or while it ran. Nothing arrives after this method has ended.
+            TrialTerminated: `terminate` was called before or while the body ran. Nothing is raised later.
         """
         with self._alarm():
             try:
@@ -112,7 +111,7 @@ class Terminator:
                 finally:
                     self._disarm()
             except BaseException:
-                # It, or an interrupt, may have arrived in the midst of `_disarm`: this one runs to its end.
+                # The exception, or an interrupt, may have arrived inside `_disarm`; this call runs to its end.
                 self._disarm()
                 raise
 
@@ -132,7 +131,7 @@ class Terminator:
             alarm.cancel()
 
     def terminate(self, termination: Termination) -> None:
-        """End the body; the first call decides how. Before the body starts, it will end at once."""
+        """End the body; the first call decides how. A body that has not started will end at once."""
         with self._turn:
             if self._requested is not None:
                 return
@@ -150,7 +149,7 @@ class Terminator:
     def _arm(self) -> None:
         self._armed = True
         if self._requested is not None:
-            self._armed = False  # it comes once
+            self._armed = False  # it is raised once
             raise TrialTerminated(self._requested.state, failure=self._requested.failure)
 
     def _disarm(self) -> None:
@@ -158,18 +157,18 @@ class Terminator:
         while self._firing:
             time.sleep(0)
         if self._is_sent:
-            # Whether it has arrived is not known: the body may have caught it. Set once more it takes the place of
-            # one that has not, so from here exactly one arrives.
+            # It is not known whether the exception has arrived, because the body may have caught it. Setting it again
+            # replaces one that has not arrived, so exactly one arrives here.
             _raise_here()
             self._is_sent = False
 
     def _send(self) -> None:
-        """Set the exception in the body's thread, again and again until it arrives or the body ends.
+        """Set the exception in the body's thread, repeatedly until it arrives or the body ends.
 
-        While the body is in a call that does not come back to Python, the exception waits, and traced threads wait
-        with it. So they get every other moment; what is set stays set.
+        While the body is in a call that does not return to Python, the exception is pending and blocks traced threads.
+        So it is withheld half of the time to let them run.
         """
-        _trace_nothing()  # this thread must not be one of them
+        _trace_nothing()  # this thread must not be traced
         has_arrived = threading.Event()
 
         class Arriving(TrialTerminated):
@@ -211,18 +210,18 @@ class deferred_termination:  # noqa: N801 - a context manager, written as a clas
 
 
 def _set_exception(thread: int, error: type[BaseException]) -> int:
-    """Set what `thread` raises at its next instruction, in the place of what waits there; return 0 if it has ended."""
+    """Set the exception that `thread` raises next, replacing a pending one; return 0 if the thread has ended."""
     return int(_async_exc(ctypes.c_ulong(thread), ctypes.py_object(error)))
 
 
 def _trace_nothing() -> None:
-    """Take this thread from debuggers and profilers. Not by `sys.settrace`: debugpy complains of whoever calls that."""
+    """Remove the tracer and profiler of this thread. Not with `sys.settrace`, because debugpy warns about that."""
     ctypes.pythonapi.PyEval_SetTrace(None, None)
     ctypes.pythonapi.PyEval_SetProfile(None, None)
 
 
 def _raise_here() -> None:
-    """Let an exception arrive in this thread, and catch it. The interpreter's note that one waits goes with it."""
+    """Raise an exception in this thread and catch it, so that no exception is pending any more."""
     try:
         _set_exception(threading.get_ident(), TrialTerminated)
         while True:

@@ -222,13 +222,13 @@ def test_acquisitions_by_their_names() -> None:
     assert plain != ucb
     assert ran(acquisition_function=acquisition.ExpectedImprovement()) == plain
     assert ran(acquisition_function=UtilityFunction(kind="ucb")) == ucb
-    with pytest.warns(NbcompressWarning, match="'UpperConfidenceBound' here passes over kappa=2.5"):
+    with pytest.warns(NbcompressWarning, match="'UpperConfidenceBound' here ignores kappa=2.5"):
         assert ran(acquisition_function=acquisition.UpperConfidenceBound(kappa=2.5)) == ucb
     older = quiet()
-    with pytest.warns(NbcompressWarning, match=r"maximize here passes over kappa=2.5 \(UCB .*alpha=0.001 \(noise"):
+    with pytest.warns(NbcompressWarning, match=r"maximize here ignores kappa=2.5 \(UCB .*alpha=0.001 \(noise"):
         older.maximize(init_points=6, n_iter=4, acq="ucb", kappa=2.5, alpha=1e-3)
     assert older.res == ucb
-    with pytest.warns(NbcompressWarning, match="set_gp_params here passes over alpha=0.001"):
+    with pytest.warns(NbcompressWarning, match="set_gp_params here ignores alpha=0.001"):
         older.set_gp_params(alpha=1e-3)
 
 

@@ -201,7 +201,7 @@ def test_options_that_tune_their_surrogate_are_passed_over_with_one_warning() ->
         res = gp_minimize(square, [(-1.0, 1.0)], n_calls=12, random_state=0, **tuned)  # type: ignore[arg-type]
     assert len(caught) == 1
     text = str(caught[0].message)
-    assert text.startswith("gp_minimize here passes over ")
+    assert text.startswith("gp_minimize here ignores ")
     assert all(f"{name}=" in text for name in tuned)
     plain = gp_minimize(square, [(-1.0, 1.0)], n_calls=12, initial_point_generator="sobol", random_state=0)
     assert res.x_iters == plain.x_iters
@@ -245,7 +245,7 @@ def test_categories_that_are_no_scalars() -> None:
 
 
 def test_a_category_that_is_likelier_is_warned_of() -> None:
-    with pytest.warns(NbcompressWarning, match=r"passes over prior=\[0.1, 0.9\]"):
+    with pytest.warns(NbcompressWarning, match=r"ignores prior=\[0.1, 0.9\]"):
         Categorical(["a", "b"], prior=[0.1, 0.9])
 
 

@@ -25,7 +25,7 @@ from nbcompress.run.reads import (
     wrapped_in,
 )
 from nbcompress.run.record import data_facts, fingerprints
-from nbcompress.run.taking import taken
+from nbcompress.run.snapshot import snapshot_values
 
 
 def notebook(source: str) -> dict[str, Any]:
@@ -213,7 +213,11 @@ def test_hostile_objects_are_neither_asked_nor_taken_for_something_else(name: st
     data_facts(namespace)
     values_read(value)
     # Neither as something that is read nor as something that belongs to a function.
-    for search in (taken(namespace), taken({}, functools.partial(plain, value)), taken({}, value)):
+    for search in (
+        snapshot_values(namespace),
+        snapshot_values({}, functools.partial(plain, value)),
+        snapshot_values({}, value),
+    ):
         json.dumps(search.to_json())
 
 
@@ -226,7 +230,7 @@ class HostileMeta(type):
 
 def test_instances_of_a_hostile_class() -> None:
     value = HostileMeta("Hostile", (), {})()
-    for search in (taken({"k": value}), taken({}, functools.partial(plain, value))):
+    for search in (snapshot_values({"k": value}), snapshot_values({}, functools.partial(plain, value))):
         json.dumps(search.to_json())
     assert data_facts({"k": value}).gaps == ()
 

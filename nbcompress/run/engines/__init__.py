@@ -1,4 +1,4 @@
-"""Where do trials run? In the kernel, in processes of their own, or on an executor of the person's."""
+"""Where trials run: in the kernel, in processes of their own, or on an executor of the user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def engine_of(choice: Any, name: str = "") -> Engine:
     """Return the engine for a fixed word, or for an executor (anything with a `submit` method).
 
     Args:
-        name: What the person calls the executor, for texts.
+        name: The user's name for the executor, for messages.
 
     Raises:
         SearchError: It is neither.

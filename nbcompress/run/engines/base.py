@@ -1,4 +1,4 @@
-"""What every engine does: takes assignments, hands back outcomes."""
+"""The protocol of an engine: it takes assignments and returns outcomes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Engine(Protocol):
     has the requested state; `close` ends everything that the engine itself started and returns.
 
     Attributes:
-        name: As the person wrote it.
-        is_serial: One trial at a time, in this thread.
-        sends: What evaluates is sent to other processes, so it must be sendable.
-        warnings: Sentences for the person, such as that seeds are shared.
+        name: As the user wrote it.
+        is_serial: It runs one trial at a time, in this thread.
+        sends: It pickles the evaluator for other processes.
+        warnings: Sentences for the user, such as that trials share random generators.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Engine(Protocol):
         """End the running trial `number`. No such trial is no error: it may just have ended."""
 
     def close(self) -> None:
-        """Let everything go that the engine started. May be called twice."""
+        """End everything that the engine started. May be called twice."""
 
 
-class Mailbox:
-    """Where the threads of an engine leave what its `next` hands to the loop."""
+class ResultQueue:
+    """Results and reports from the threads of an engine, which `next` passes on to the loop."""
 
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[tuple[Assignment, Outcome] | tuple[int, int, dict[str, float]]]
@@ -91,7 +91,7 @@ class Mailbox:
 
 
 def evaluated(evaluate: Evaluate, assignment: Assignment) -> Outcome:
-    """Return the outcome of an assignment; what is raised around the body is a failure of the trial as well."""
+    """Return the outcome of an assignment. An exception of the evaluator itself is a failure of the trial, too."""
     try:
         return evaluate(assignment)
     except TrialEnded as ended:

@@ -1,4 +1,4 @@
-"""The other end of the process engine: runs one trial in a process of its own, then ends."""
+"""The child process of the process engine: it runs one trial and ends."""
 
 from __future__ import annotations
 
@@ -26,37 +26,36 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a trial's process takes over from the kernel.
+class ChildEnvironment:
+    """Settings of the kernel that the process of a trial takes over.
 
     Attributes:
-        environment: The environment variables as they are now; the fork server has those of its own start.
-        threads: How many threads torch may use; None leaves it alone.
-        start_method: How `multiprocessing` starts processes, those of a `DataLoader` for instance; None is its
-            default.
+        variables: The environment variables as they are now; the fork server has those of its own start.
+        threads: The number of threads of torch, or None for its default.
+        start_method: How `multiprocessing` starts processes, such as those of a `DataLoader`; None is its default.
     """
 
-    environment: Mapping[str, str]
+    variables: Mapping[str, str]
     threads: int | None
     start_method: str | None
 
-    def take_over(self) -> None:
+    def apply(self) -> None:
         os.environ.clear()
-        os.environ.update(self.environment)
-        # A child inherits the method by which it was started itself, and that is our business alone.
+        os.environ.update(self.variables)
+        # Otherwise the method by which this child was started would be the default for the user's processes.
         multiprocessing.set_start_method(self.start_method, force=True)
 
 
-def run_child(connection: Connection, lifeline: Connection, surroundings: Surroundings) -> None:
-    """Receive an evaluator and an assignment, run it, send what it reports and how it ends.
+def run_child(connection: Connection, lifeline: Connection, environment: ChildEnvironment) -> None:
+    """Receive an evaluator and an assignment, run it, and send its reports and its outcome.
 
     Args:
-        connection: Two byte strings come (evaluator, assignment), pairs of kind and value go.
-        lifeline: Never carries anything. Its other end closes when the kernel dies, and then this process ends too.
-        surroundings: What to take over from the kernel.
+        connection: Receives two byte strings (evaluator, assignment); sends pairs of kind and value.
+        lifeline: Carries no data. Its other end closes when the kernel dies, and then this process ends, too.
+        environment: Settings of the kernel.
     """
     _die_with_the_kernel(lifeline)
-    surroundings.take_over()
+    environment.apply()
     lock = threading.Lock()
 
     def send(kind: str, value: Any) -> None:
@@ -64,7 +63,7 @@ def run_child(connection: Connection, lifeline: Connection, surroundings: Surrou
         with lock:
             connection.send_bytes(data)
 
-    outcome = _outcome(connection, send, surroundings.threads)
+    outcome = _outcome(connection, send, environment.threads)
     try:
         send("outcome", outcome)
     except Exception as error:  # noqa: BLE001 - a kept value that cannot be pickled is the trial's failure, whatever it raises
@@ -74,7 +73,7 @@ def run_child(connection: Connection, lifeline: Connection, surroundings: Surrou
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    # Threads and processes that the body left behind must not keep this one.
+    # Do not wait for threads and processes that the body left behind.
     os._exit(0)
 
 
@@ -100,7 +99,7 @@ def _die_with_the_kernel(lifeline: Connection) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     if sys.platform == "linux":
-        # The thread below cannot run while a C extension holds the interpreter's lock; the system always can.
+        # The thread below cannot run while a C extension holds the GIL; the signal of the system always works.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Trials on any `concurrent.futures.Executor` that the person brings: threads, processes, a cluster's."""
+"""Trials on a `concurrent.futures.Executor` of the user: threads, processes, or a cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import cloudpickle
 
-from nbcompress.run.engines.base import EngineError, Mailbox, evaluated, over_limit, terminated
+from nbcompress.run.engines.base import EngineError, ResultQueue, evaluated, over_limit, terminated
 from nbcompress.run.evaluation import failure_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, pack
 from nbcompress.run.termination import Termination, Terminator
@@ -26,8 +26,8 @@ SHARED_SEEDS = (
 
 
 @dataclass
-class _Handed:
-    """One trial on the executor. Whoever takes it out of `ExecutorEngine._handed` first decides its outcome."""
+class _Submitted:
+    """One trial on the executor. Whoever takes it out of `ExecutorEngine._submitted` first decides its outcome."""
 
     assignment: Assignment
     limit: float | None
@@ -38,10 +38,10 @@ class _Handed:
 
 
 class ExecutorEngine:
-    """Submits each trial to `executor`, which stays the person's: it is never shut down.
+    """Submits each trial to `executor`, which belongs to the user and is never shut down.
 
-    A trial that is terminated is given up: its future is cancelled or, when it runs already, its result is ignored. Its
-    worker stays busy until the body ends; on threads the body is ended at its next Python instruction.
+    A trial that is terminated is abandoned: its future is cancelled or, if it runs already, its result is ignored. Its
+    worker stays busy until the body ends; on threads the body ends at its next Python instruction.
     """
 
     is_serial = False
@@ -51,8 +51,8 @@ class ExecutorEngine:
         self.warnings: list[str] = []
         self._executor = executor
         self.sends = not isinstance(executor, ThreadPoolExecutor)
-        self._mailbox = Mailbox()
-        self._handed: dict[int, _Handed] = {}
+        self._results = ResultQueue()
+        self._submitted: dict[int, _Submitted] = {}
         self._lock = threading.Lock()
 
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
@@ -63,62 +63,62 @@ class ExecutorEngine:
             self.warnings.append(SHARED_SEEDS)
 
     def submit(self, assignment: Assignment, limit: float | None) -> None:
-        handed = _Handed(assignment, limit)
-        self._handed[assignment.number] = handed
+        submitted = _Submitted(assignment, limit)
+        self._submitted[assignment.number] = submitted
         try:
             if not self.sends:
-                handed.future = self._executor.submit(self._run_here, handed)
+                submitted.future = self._executor.submit(self._run_here, submitted)
             else:
                 packed = pack(assignment)
-                handed.future = self._executor.submit(run_packed, self._payload, packed)
+                submitted.future = self._executor.submit(run_packed, self._payload, packed)
                 if not isinstance(self._executor, ProcessPoolExecutor):
-                    handed.started = time.monotonic()  # few others say truly when a trial starts
+                    submitted.started = time.monotonic()  # other executors rarely tell when a trial starts
         except Exception as error:
-            self._take(handed)
+            self._claim(submitted)
             text = f"The executor {self.name} takes no more trials: {type(error).__name__}: {error}"
             raise EngineError(text) from error
-        self._when_done(handed)
+        self._when_done(submitted)
 
     def next(self, timeout: float) -> tuple[Assignment, Outcome] | None:
         self._check_limits()
-        return self._mailbox.take(timeout, self._listener)
+        return self._results.take(timeout, self._listener)
 
     def terminate(self, number: int, termination: Termination) -> None:
-        handed = self._handed.get(number)
-        if handed is None or not self._take(handed):
+        submitted = self._submitted.get(number)
+        if submitted is None or not self._claim(submitted):
             return
-        cancel = getattr(handed.future, "cancel", None)
+        cancel = getattr(submitted.future, "cancel", None)
         if cancel is not None:
             cancel()
-        if handed.terminator is not None:
-            handed.terminator.terminate(termination)
-        seconds = time.monotonic() - handed.started if handed.started is not None else 0.0
-        outcome = Outcome(State.INTERRUPTED, reports=handed.reports, seconds=seconds)
-        self._mailbox.post(handed.assignment, terminated(outcome, termination))
+        if submitted.terminator is not None:
+            submitted.terminator.terminate(termination)
+        seconds = time.monotonic() - submitted.started if submitted.started is not None else 0.0
+        outcome = Outcome(State.INTERRUPTED, reports=submitted.reports, seconds=seconds)
+        self._results.post(submitted.assignment, terminated(outcome, termination))
 
     def close(self) -> None:
-        for number in tuple(self._handed):
+        for number in tuple(self._submitted):
             self.terminate(number, Termination(State.INTERRUPTED))
 
-    def _take(self, handed: _Handed) -> bool:
+    def _claim(self, submitted: _Submitted) -> bool:
         """Say whether the caller is the first to end this trial."""
         with self._lock:
-            if self._handed.get(handed.assignment.number) is not handed:
+            if self._submitted.get(submitted.assignment.number) is not submitted:
                 return False
-            del self._handed[handed.assignment.number]
+            del self._submitted[submitted.assignment.number]
             return True
 
-    def _when_done(self, handed: _Handed) -> None:
-        add = getattr(handed.future, "add_done_callback", None)
+    def _when_done(self, submitted: _Submitted) -> None:
+        add = getattr(submitted.future, "add_done_callback", None)
         if add is not None:
-            add(lambda _future: self._receive(handed))
+            add(lambda _future: self._receive(submitted))
             return
         # A future with nothing but `result`: a thread waits for it.
-        threading.Thread(target=self._receive, args=(handed,), daemon=True).start()
+        threading.Thread(target=self._receive, args=(submitted,), daemon=True).start()
 
-    def _receive(self, handed: _Handed) -> None:
+    def _receive(self, submitted: _Submitted) -> None:
         try:
-            result = handed.future.result()
+            result = submitted.future.result()
             if isinstance(result, Outcome):
                 outcome = result
             else:
@@ -130,13 +130,13 @@ class ExecutorEngine:
             outcome = self._broken(error)
         except BaseException as error:  # noqa: BLE001 - whatever the executor raises in the place of a result
             outcome = Outcome(State.FAILED, failure=failure_of(error, hide_own=False))
-        if self._take(handed):
-            self._mailbox.post(handed.assignment, outcome)
+        if self._claim(submitted):
+            self._results.post(submitted.assignment, outcome)
 
     def _broken(self, error: BrokenExecutor) -> Outcome:
-        """A pool does not say which of its trials killed the worker, so all of them failed.
+        """Return a failure for every trial of a broken pool, which does not tell which trial killed the worker.
 
-        To run them again under their numbers could kill every pool that comes after.
+        They are not run again under their numbers, because that could break every later pool.
         """
         beside = ", or that of a trial beside it" if self._jobs > 1 else ""
         return Outcome(State.FAILED, failure=Failure("Crash", f"The worker of the trial died{beside}: {error}"))
@@ -147,31 +147,31 @@ class ExecutorEngine:
 
     def _check_limits(self) -> None:
         now = time.monotonic()
-        for handed in tuple(self._handed.values()):
-            if handed.limit is None:
+        for submitted in tuple(self._submitted.values()):
+            if submitted.limit is None:
                 continue
-            if handed.started is None:
-                running = getattr(handed.future, "running", None)
+            if submitted.started is None:
+                running = getattr(submitted.future, "running", None)
                 if self.sends and running is not None and running():
-                    handed.started = now
-            elif now - handed.started > handed.limit:
-                self.terminate(handed.assignment.number, over_limit(handed.limit))
+                    submitted.started = now
+            elif now - submitted.started > submitted.limit:
+                self.terminate(submitted.assignment.number, over_limit(submitted.limit))
 
-    def _run_here(self, handed: _Handed) -> Outcome:
+    def _run_here(self, submitted: _Submitted) -> Outcome:
         """Run a trial on a thread of this process: nothing is copied, and reports come as they are made."""
-        handed.started = time.monotonic()
-        handed.terminator = Terminator()
-        if self._handed.get(handed.assignment.number) is not handed:
-            handed.terminator.terminate(Termination(State.INTERRUPTED))  # given up while it waited for its thread
+        submitted.started = time.monotonic()
+        submitted.terminator = Terminator()
+        if self._submitted.get(submitted.assignment.number) is not submitted:
+            submitted.terminator.terminate(Termination(State.INTERRUPTED))  # terminated while it waited for its thread
 
         def listen(number: int, step: int, values: Any) -> None:
             for metric, value in values.items():
-                handed.reports.setdefault(metric, {})[step] = value
-            if self._handed.get(number) is handed:
-                self._mailbox.post_report(number, step, dict(values))
+                submitted.reports.setdefault(metric, {})[step] = value
+            if self._submitted.get(number) is submitted:
+                self._results.post_report(number, step, dict(values))
 
-        with RunningTrial(handed.assignment, terminator=handed.terminator, listener=listen).entered():
-            return evaluated(self._evaluate, handed.assignment)
+        with RunningTrial(submitted.assignment, terminator=submitted.terminator, listener=listen).entered():
+            return evaluated(self._evaluate, submitted.assignment)
 
 
 def run_packed(payload: bytes, assignment: bytes) -> bytes:

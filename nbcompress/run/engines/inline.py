@@ -9,7 +9,7 @@ from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.termination import Termination, Terminator
 from nbcompress.run.trial import Listener, RunningTrial
 
-# Who limits trials is told when one took more than twice as long.
+# The user is warned if a trial takes more than this many times its limit.
 FAR_OVER = 2.0
 LATE = (
     "A trial ran far over its limit: inline, a call that does not come back to Python, such as a sleep or a fit, "

@@ -18,14 +18,14 @@ from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
 
-from nbcompress.run.engines.base import Mailbox, over_limit, terminated
-from nbcompress.run.engines.child import Surroundings, run_child
+from nbcompress.run.engines.base import ResultQueue, over_limit, terminated
+from nbcompress.run.engines.child import ChildEnvironment, run_child
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, pack
 from nbcompress.run.termination import Termination, uninterrupted
 from nbcompress.run.trial import Listener
 from nbcompress.study.goal import Failure, State
 
-# These take seconds to import: the fork server does it once, before it has any thread. Elsewhere every child pays.
+# These take seconds to import. The fork server imports them once, before it has threads; with `spawn` every child does.
 _PRELOADED = [
     "torch",
     "nbcompress.compressors",
@@ -34,14 +34,14 @@ _PRELOADED = [
     "nbcompress.run.engines.child",
 ]
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
-# Between the signal and the end of a killed process. Only a process stuck inside the system takes longer.
+# How long to wait for the end of a killed process. Only a process that is stuck in a system call takes longer.
 _DEATH_SECONDS = 5.0
 
 _starting = threading.Lock()
 
 
 def _start_server() -> None:
-    """Start the server that forks the trials, deaf to interrupts from its first moment.
+    """Start the server that forks the trials, with SIGINT ignored from the start.
 
     It shares the terminal's process group, so an interrupt while it still imports torch would end it with a
     traceback in the cell. A program that is started while interrupts are ignored goes on ignoring them.
@@ -52,7 +52,7 @@ def _start_server() -> None:
 
 @dataclass
 class _Child:
-    """One trial's process, as the thread that watches it sees it."""
+    """The process of one trial, for the thread that watches it."""
 
     assignment: Assignment
     limit: float | None
@@ -81,7 +81,7 @@ class ProcessEngine:
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-        self._mailbox = Mailbox()
+        self._results = ResultQueue()
         self._children: dict[int, _Child] = {}
         self._lifeline: tuple[Connection, Connection] | None = None
 
@@ -105,7 +105,7 @@ class ProcessEngine:
         child.thread.start()
 
     def next(self, timeout: float) -> tuple[Assignment, Outcome] | None:
-        return self._mailbox.take(timeout, self._listener)
+        return self._results.take(timeout, self._listener)
 
     def terminate(self, number: int, termination: Termination) -> None:
         child = self._children.get(number)
@@ -135,21 +135,23 @@ class ProcessEngine:
         if child.termination is not None:
             outcome = terminated(outcome, child.termination)
         self._children.pop(child.assignment.number, None)
-        self._mailbox.post(child.assignment, outcome)
+        self._results.post(child.assignment, outcome)
 
     def _run(self, child: _Child) -> Outcome:
         started = time.perf_counter()
-        connection, theirs = self._context.Pipe()
+        connection, child_connection = self._context.Pipe()
         assert self._lifeline is not None
-        surroundings = Surroundings(dict(os.environ), self._threads, multiprocessing.get_start_method(allow_none=True))
-        arguments = (theirs, self._lifeline[0], surroundings)
+        environment = ChildEnvironment(
+            dict(os.environ), self._threads, multiprocessing.get_start_method(allow_none=True)
+        )
+        arguments = (child_connection, self._lifeline[0], environment)
         process = self._context.Process(target=run_child, args=arguments, name=f"trial-{child.assignment.number}")
         with connection:
-            with _starting, _without_main(), theirs:
+            with _starting, _without_main(), child_connection:
                 process.start()
             child.process = process
             try:
-                if child.termination is not None:  # asked for while it started
+                if child.termination is not None:  # requested while it started
                     child.kill()
                 outcome = self._talk(child, connection)
             finally:
@@ -186,13 +188,13 @@ class ProcessEngine:
                     step, values = value
                     for metric, number in values.items():
                         child.values.setdefault(metric, {})[step] = number
-                    self._mailbox.post_report(child.assignment.number, step, values)
+                    self._results.post_report(child.assignment.number, step, values)
         except (EOFError, OSError):
             return None
 
 
 def _threads_each(jobs: int) -> int | None:
-    """How many threads each of `jobs` children gives torch: they share what the kernel's torch would use."""
+    """Return the number of torch threads for each of `jobs` children, which share those of the kernel."""
     torch = sys.modules.get("torch")
     return None if torch is None else max(1, torch.get_num_threads() // jobs)
 
@@ -212,13 +214,13 @@ def _crash(code: int | None) -> Failure:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the running script while a child starts, which would otherwise run it once more to find its functions.
+    """Hide the running script while a child starts; otherwise the child would run it again to find its functions.
 
-    What a trial needs of it travels by value instead.
+    What a trial needs of the script is pickled by value.
     """
     main = sys.modules["__main__"]
     if not hasattr(main, "__file__") and getattr(main, "__spec__", None) is None:
-        yield  # a notebook: there is nothing to run once more
+        yield  # a notebook has no script to run again
         return
     sys.modules["__main__"] = ModuleType("__main__")
     try:

@@ -1,7 +1,4 @@
-"""What both call shapes share: a study that is opened once, known values told to it, and runs that show themselves.
-
-Options of theirs: which change what is computed, and which only tune a surrogate that is not ours.
-"""
+"""What `gp_minimize` and `BayesianOptimization` share: a search that runs in parts, and unsupported options."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,14 +17,11 @@ import numpy as np
 from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceExhausted
 from nbcompress.optimize import History, NarrowableProposer, proposer
 from nbcompress.optimize.proposers.gp import n_initial_points
+from nbcompress.run.api import FunctionEvaluator, SingleMetric
 from nbcompress.run.callbacks import Controls
-from nbcompress.run.evaluation import run_trial
 from nbcompress.run.history import one_line
 from nbcompress.run.options import SearchOptions
-from nbcompress.run.outcome import Assignment, Outcome
-from nbcompress.run.reads import values_read
 from nbcompress.run.setup import prepare_function_search, proposer_of
-from nbcompress.run.trial import RunningTrial
 from nbcompress.space import Choice, Float, Int, Value
 from nbcompress.study import State, Trial
 
@@ -38,11 +32,13 @@ if TYPE_CHECKING:
     from nbcompress.study import Goal, Study
 
 
-def refuse(call: str, options: Mapping[str, Any], hints: Mapping[str, str]) -> None:
-    """Raise an error that names the first option that is set and cannot be honoured.
+def reject_options(call: str, options: Mapping[str, Any], hints: Mapping[str, str]) -> None:
+    """Raise an error for the first option that is set but not supported.
 
     Args:
-        hints: What to do instead, by option; unknown ones have none.
+        call: The function or class that got the options.
+        options: Their values by name; None is not set.
+        hints: What to do instead, by option.
 
     Raises:
         SearchError: An option is set.
@@ -53,50 +49,28 @@ def refuse(call: str, options: Mapping[str, Any], hints: Mapping[str, str]) -> N
             raise SearchError(f"{call} here has no option {name}, but got {value!r:.80}. {hint}".rstrip())
 
 
-def pass_over(call: str, options: dict[str, Any], instead: Mapping[str, str]) -> None:
-    """Take the options out that only say how the other package does its work, with one warning that names them.
+def ignore_options(call: str, options: dict[str, Any], instead: Mapping[str, str]) -> None:
+    """Remove the options that only tune the surrogate of the other package, with one warning that names them.
 
-    A script that sets them runs as it is; what they would have tuned is done in another way here.
+    So a script that sets them runs unchanged.
 
     Args:
-        options: As given by name; those of `instead` are removed.
-        instead: What is done here, by option.
+        call: The function or class that got the options.
+        options: Their values by name; those of `instead` are removed.
+        instead: What is done here instead, by option.
     """
     found = {name: options.pop(name) for name in [option for option in options if option in instead]}
     parts = [f"{name}={value!r:.40} ({instead[name]})" for name, value in found.items() if value is not None]
     if parts:
-        warnings.warn(f"{call} here passes over {', '.join(parts)}.", NbcompressWarning, stacklevel=3)
+        warnings.warn(f"{call} here ignores {', '.join(parts)}.", NbcompressWarning, stacklevel=3)
 
 
-@dataclass(frozen=True)
-class Call:
-    """Runs a function as a trial: it gets a point and returns the one number that counts."""
-
-    function: Callable[[Point], Any]
-    goal: Goal
-    source: Callable[..., Any] | None = None  # what the person wrote
-
-    def reads(self) -> dict[str, Any]:
-        """Return what the function reads from outside, by name, for the record."""
-        return values_read(self.source)
-
-    def written(self) -> frozenset[tuple[str, ...]]:
-        """Return nothing: where a function writes is seen by comparing the values before and after."""
-        return frozenset()
-
-    def __call__(self, assignment: Assignment) -> Outcome:
-        return run_trial(self._body, assignment, goal=self.goal)
-
-    def _body(self, trial: RunningTrial) -> Mapping[str, Any]:
-        return {self.goal.objectives[0].metric: self.function(dict(trial.assignment.point))}
-
-
-class Searching:
-    """A search that goes on in parts.
+class CompatSearch:
+    """A search that runs in parts.
 
     Args:
-        function: What the person wrote; tells which study is meant where it has no name.
-        call: It, as a function of a point.
+        function: The user's function; a study without a name gets one that is made from it.
+        call: Called with the active parameters by name; returns a number.
         space: The parameters.
         goal: One objective.
         random_state: None, an integer, or NumPy's `RandomState`, of which an integer is drawn.
@@ -109,7 +83,7 @@ class Searching:
     def __init__(
         self,
         function: Callable[..., Any],
-        call: Callable[[Point], Any],
+        call: Callable[..., Any],
         space: Space,
         goal: Goal,
         *,
@@ -129,11 +103,12 @@ class Searching:
             fresh=fresh,
             accept_changes=accept_changes,
         )
-        self._search = prepare_function_search(options, Call(call, goal, function), function, space, goal)
+        evaluator = FunctionEvaluator(SingleMetric(call, goal.objectives[0].metric, function), space, goal)
+        self._search = prepare_function_search(options, evaluator, function, space, goal)
         is_drawn = not isinstance(random_state, (int, np.integer))
         for warning in self._search.study.warnings:
             if is_drawn and "another seed" in warning:
-                continue  # nobody chose it
+                continue  # the user did not choose the seed
             warnings.warn(warning, NbcompressWarning, stacklevel=3)
         self._metric = goal.objectives[0].metric
         self._panel = panel
@@ -144,8 +119,8 @@ class Searching:
         return self._search.study
 
     @property
-    def is_shown(self) -> bool:
-        """Whether a notebook shows what happens."""
+    def has_panel(self) -> bool:
+        """Whether a notebook shows the panel."""
         return self._panel and notebook_shell() is not None
 
     @property
@@ -157,7 +132,7 @@ class Searching:
         return trial.values[self._metric]
 
     def tell_once(self, point: Mapping[str, Any], value: Any, *, times: int = 1) -> None:
-        """Record a known value, unless the study, continued by the same script, has it so many times.
+        """Record a known value, unless the study has it this many times already, because the script runs again.
 
         Raises:
             PointError: The point is not in the space.
@@ -174,8 +149,8 @@ class Searching:
             trial = self.study.begin(checked, reason="Told by hand.")
             self.study.finish(replace(trial, state=State.COMPLETE, values={self._metric: number}, seconds=0.0))
 
-    def drawn(self, n: int, *, first: int, sampler: str = "random") -> list[Point]:
-        """Return `n` initial points for the trials from number `first` on; all points of a space that has fewer."""
+    def initial_points(self, n: int, *, first: int, sampler: str = "random") -> list[Point]:
+        """Return `n` initial points for the trials from number `first` on; fewer if the space has fewer."""
         draws = proposer(sampler, self._bounds, n_objectives=1, seed=self._search.options.seed)
         history = History.empty(1)
         with suppress(SpaceExhausted):
@@ -183,19 +158,19 @@ class Searching:
                 history = history.with_point(draws.propose(number, history).point)
         return list(history.points)
 
-    def steer_by(self, acquisition: str) -> None:
-        """Propose by another acquisition from now on."""
+    def set_acquisition(self, acquisition: str) -> None:
+        """Use another acquisition from now on."""
         options = replace(self._search.options, acquisition=acquisition)
-        proposer = proposer_of(options, self.study.space, self.study.goal)
-        self._search = replace(self._search, options=options, proposer=proposer)
-        self.stay_within(self._bounds)
+        chosen = proposer_of(options, self.study.space, self.study.goal)
+        self._search = replace(self._search, options=options, proposer=chosen)
+        self.narrow_to(self._bounds)
 
-    def stay_within(self, bounds: Space) -> None:
-        """Propose and draw within a part of the space from now on, with as many parameters."""
+    def narrow_to(self, bounds: Space) -> None:
+        """Propose and draw points within a part of the space from now on; it has the same parameters."""
         self._bounds = bounds
-        steers = self._search.proposer
-        if isinstance(steers, NarrowableProposer) and (bounds != self.study.space or steers.narrowing.requested):
-            steers.narrowing.narrow_to({name: limits_of(bounds[name]) for name in bounds.names})
+        proposer = self._search.proposer
+        if isinstance(proposer, NarrowableProposer) and (bounds != self.study.space or proposer.narrowing.requested):
+            proposer.narrowing.narrow_to({name: limits_of(bounds[name]) for name in bounds.names})
 
     def proposed(self) -> Point:
         """Return the point that would be run next."""
@@ -207,7 +182,7 @@ class Searching:
         """Run until the study has so many trials, the start points first.
 
         Args:
-            after: Called with every trial that has a value; a true answer ends the search, and what it raises rises.
+            after: Called with every trial that has a value. A true result ends the search; an exception is raised then.
 
         Raises:
             SearchFailed: The first three calls failed alike.
@@ -216,7 +191,7 @@ class Searching:
         points = tuple(self.study.space.check(point) for point in start)
         search = replace(self._search, options=replace(self._search.options, trials=trials, start=points))
         controls = Controls()
-        listener = _Listener(after, controls)
+        listener = _StoppingObserver(after, controls)
         ending = self._run(search, listener, controls)
         if listener.error is not None:
             raise listener.error
@@ -225,8 +200,8 @@ class Searching:
         if ending.kind == "exhausted":
             warnings.warn(ending.reason, NbcompressWarning, stacklevel=4)
 
-    def _run(self, search: Search, listener: _Listener, controls: Controls) -> Ending:
-        observers = [cast("Observer", listener)]  # what it lacks is not called
+    def _run(self, search: Search, listener: _StoppingObserver, controls: Controls) -> Ending:
+        observers = [cast("Observer", listener)]  # methods that it lacks are not called
         shell = notebook_shell() if self._panel else None
         if shell is None:
             return search.run(observers, controls)
@@ -235,21 +210,21 @@ class Searching:
 
         return run_watched(search, panel_of("auto", search, controls, Output(shell)), controls, observers)
 
-    def warn_of_design(self, n: int, option: str) -> None:
-        """Say that the surrogate takes over later than asked for."""
-        ours = n_initial_points(len(self.study.space))
-        if n < ours:
-            what = f"{option}={n}: here the surrogate takes over after {ours} points"
+    def warn_about_initial_points(self, n: int, option: str) -> None:
+        """Warn if there are more initial points than requested."""
+        n_needed = n_initial_points(len(self.study.space))
+        if n < n_needed:
+            what = f"{option}={n}: here the surrogate takes over after {n_needed} points"
             warnings.warn(f"{what}, the missing ones spread evenly.", NbcompressWarning, stacklevel=3)
 
     def failed(self, what: str) -> SearchFailed:
-        """Return an error that says what the last failed call ran into."""
+        """Return an error with the failure of the last failed call."""
         failure = next((trial.failure for trial in reversed(self.study.all_trials) if trial.failure is not None), None)
         return SearchFailed(f"{what}{f': {one_line(failure)}' if failure else ''}.", self.study)
 
 
-class _Listener:
-    """Calls a function after each trial that has a value, and stops the search when it says so or raises."""
+class _StoppingObserver:
+    """Calls a function after each trial that has a value; stops the search if it returns true or raises."""
 
     def __init__(self, after: Callable[[Trial], object], controls: Controls) -> None:
         self._after, self._controls = after, controls
@@ -260,17 +235,17 @@ class _Listener:
             return
         try:
             is_over = bool(self._after(trial))
-        except Exception as error:  # noqa: BLE001 - the person's own; it rises once the search has ended
+        except Exception as error:  # noqa: BLE001 - the user's; it is raised when the search has ended
             self.error, is_over = error, True
         if is_over:
             self._controls.stop()
 
 
 def seed_of(random_state: Any) -> int:
-    """Return a seed: an integer itself, one drawn from NumPy's generator, or any.
+    """Return a seed: the integer itself, an integer drawn from NumPy's generator, or a random one for None.
 
     Raises:
-        SearchError: It is nothing of these.
+        SearchError: It is none of these.
     """
     if random_state is None:
         return secrets.randbits(31)
@@ -287,7 +262,7 @@ def limits_of(parameter: Float | Int | Choice) -> tuple[Value, ...]:
 
 
 def notebook_shell() -> Any:
-    """Return the shell of the notebook that runs this, or None outside of one."""
+    """Return the shell of the notebook that runs this code, or None outside of a notebook."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell if hasattr(shell, "kernel") else None

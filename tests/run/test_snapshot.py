@@ -1,4 +1,4 @@
-"""What a search reads, taken as trees."""
+"""Snapshots of what a search reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbcompress.run.taking import is_told_by_its_text, taken
+from nbcompress.run.snapshot import is_identified_by_source, snapshot_values
 from nbcompress.study.snapshot import differences
 
 
@@ -73,7 +73,7 @@ Pair = namedtuple("Pair", "a b")
     ids=lambda value: type(value).__name__,
 )
 def test_trees(value: Any, tree: Any) -> None:
-    found = taken({"k": value}).reads["k"]
+    found = snapshot_values({"k": value}).reads["k"]
     assert found == tree
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -81,10 +81,10 @@ def test_trees(value: Any, tree: Any) -> None:
 def test_long_and_secret_values_are_stored_by_their_digits() -> None:
     long = list(range(10_000))
     reads = {"long": long, "text": "a" * 500, "huge": 10**5000, "api_key": "abc", "c": {"token": "abc"}}
-    found = taken(reads).reads
+    found = snapshot_values(reads).reads
     assert "abc" not in json.dumps(found)
     assert len(json.dumps(found)) < 300
-    assert taken({"long": long}).reads["long"] != taken({"long": [*long[:-1], 0]}).reads["long"]
+    assert snapshot_values({"long": long}).reads["long"] != snapshot_values({"long": [*long[:-1], 0]}).reads["long"]
 
 
 def test_what_contains_itself_and_what_is_deep_ends() -> None:
@@ -93,11 +93,16 @@ def test_what_contains_itself_and_what_is_deep_ends() -> None:
     deep: list[Any] = []
     for _ in range(500):
         deep = [deep]
-    assert taken({"loop": loop, "deep": deep, "wide": [[0] * 100] * 100_000}).reads["loop"] == [{"other": "list"}]
+    assert snapshot_values({"loop": loop, "deep": deep, "wide": [[0] * 100] * 100_000}).reads["loop"] == [
+        {"other": "list"}
+    ]
 
 
 def test_what_ipython_keeps_is_none() -> None:
-    assert set(taken({"In": [1], "_": 1, "_i3": "", "_12": 3, "_lr": 3, "Inner": 4}).reads) == {"_lr", "Inner"}
+    assert set(snapshot_values({"In": [1], "_": 1, "_i3": "", "_12": 3, "_lr": 3, "Inner": 4}).reads) == {
+        "_lr",
+        "Inner",
+    }
 
 
 def scaled(x: float, factor: float) -> float:
@@ -176,20 +181,20 @@ ON_ONE_LINE = (lambda x: x, lambda x: -x)
     ],
 )
 def test_two_functions_differ_and_each_is_itself(one: Any, other: Any) -> None:
-    stored = taken({}, one).to_json()
+    stored = snapshot_values({}, one).to_json()
     assert json.loads(json.dumps(stored, allow_nan=False)) == stored
-    assert differences(stored, taken({}, one)) == []
-    assert differences(stored, taken({}, other)) != []
+    assert differences(stored, snapshot_values({}, one)) == []
+    assert differences(stored, snapshot_values({}, other)) != []
 
 
 def test_what_cannot_be_compared_is_named() -> None:
     with open("/dev/null") as file:
-        assert taken({}, functools.partial(scaled, factor=file)).unknown == ("factor (a TextIOWrapper)",)
-        assert taken({}, closing([1, file])).unknown == ("over (a TextIOWrapper)",)
-    assert taken({}, scaled).unknown == taken({}, Model(1).score).unknown == ()
+        assert snapshot_values({}, functools.partial(scaled, factor=file)).unknown == ("factor (a TextIOWrapper)",)
+        assert snapshot_values({}, closing([1, file])).unknown == ("over (a TextIOWrapper)",)
+    assert snapshot_values({}, scaled).unknown == snapshot_values({}, Model(1).score).unknown == ()
 
 
 def test_whether_the_text_tells_a_function() -> None:
-    assert is_told_by_its_text(scaled)
+    assert is_identified_by_source(scaled)
     for function in (ON_ONE_LINE[0], closing(1), Model(1).score, Model(1), functools.partial(scaled), with_default(1)):
-        assert not is_told_by_its_text(function)
+        assert not is_identified_by_source(function)

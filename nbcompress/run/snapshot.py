@@ -1,6 +1,7 @@
-"""Take what a search reads, as it is when the search starts: plain values, and what a function holds by itself.
+"""Snapshot of the values that a search reads when it starts: plain values, and what a function holds by itself.
 
-`study/snapshot.py` has the form, and compares. Nothing here runs code of the person's; see `looking.py`.
+`study/snapshot.py` defines the form and compares two snapshots. No code of the user's objects runs here; see
+`reads.py`.
 """
 
 from __future__ import annotations
@@ -25,70 +26,70 @@ from nbcompress.run.reads import is_a, is_declared, items_of, own_attributes, wr
 from nbcompress.run.record import content_digits
 from nbcompress.study.snapshot import KeyPath, Snapshot
 
-# How deep values lie in each other, how many are looked at, and from how many on a list is stored by its digits.
+# The depth of nested values, how many values are read, and the length from which a list is stored as a hash.
 _DEPTH, _BUDGET, _LONG = 8, 20_000, 500
 _LONG_TEXT = 200
 _LONG_NUMBER = 4096  # bits; Python writes out about three times as many
 _WRITTEN_OUT = (Decimal, Fraction, PurePath, range)
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), *_WRITTEN_OUT)
-# Texts under such names are stored by their digits.
+# Texts under such names are stored as a hash.
 _SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
-# What IPython itself puts into the notebook's namespace, and changes.
+# Names that IPython itself puts into the notebook's namespace.
 _OF_IPYTHON = re.compile(r"In|Out|_+|_[0-9]+|_i+[0-9]*|_[oid]h")
-# Of the standard library, and no result depends on them.
-_IMMATERIAL = frozenset({"logging", "threading", "_thread"})
-_PLAIN_METHODS = frozenset({"__init__", "__repr__", "__str__", "__eq__", "__hash__", "__getattr__", "__getitem__"})
+# Modules of the standard library on which no result depends.
+_IRRELEVANT_MODULES = frozenset({"logging", "threading", "_thread"})
+_HARMLESS_METHODS = frozenset({"__init__", "__repr__", "__str__", "__eq__", "__hash__", "__getattr__", "__getitem__"})
 
 
-def taken(
+def snapshot_values(
     reads: Mapping[str, Any], function: Callable[..., Any] | None = None, written: Collection[KeyPath] = ()
 ) -> Snapshot:
-    """Return what a search reads.
+    """Return a snapshot of what a search reads.
 
     Args:
         reads: What the body or the function reads from outside, by name.
-        function: What is searched, if it is a function.
-        written: Where the body writes.
+        function: The function that is searched, if it is one.
+        written: The places of these values that the body writes into.
     """
     named = {name: value for name, value in reads.items() if not _OF_IPYTHON.fullmatch(name)}
     trees = {name: _Reader(name).tree(value) for name, value in named.items()}
     if function is None:
         return Snapshot(trees, written=frozenset(written))
-    owner = _Owner("")
-    own = owner.tree(function)
-    return Snapshot(trees, own, tuple(owner.unknown), is_told_by_its_text(function), frozenset(written))
+    owner = _FunctionReader("")
+    tree = owner.tree(function)
+    return Snapshot(trees, tree, tuple(owner.unknown), is_identified_by_source(function), frozenset(written))
 
 
-def is_told_by_its_text(function: Any) -> bool:
-    """Whether the text of a function says which one it is: it holds nothing, and no other one shares its lines."""
+def is_identified_by_source(function: Any) -> bool:
+    """Return whether its source identifies a function: it has no closure or defaults, and its lines are its own."""
     if type(function) is not FunctionType or function.__closure__ or function.__defaults__ or function.__kwdefaults__:
         return False
-    return _text_of(function.__code__) is not None
+    return _source_of(function.__code__) is not None
 
 
 class _Reader:
-    """Makes trees of what is read from outside: plain values count, and nothing else is looked into."""
+    """Makes trees of values that are read from outside. Only plain values count."""
 
     def __init__(self, name: str) -> None:
         self._names = [name]
-        self._left = _BUDGET
-        self._above: set[int] = set()  # what holds the value that is looked at
+        self._budget_left = _BUDGET
+        self._parents: set[int] = set()  # the ids of the values that contain the current one
 
     def tree(self, value: Any) -> Any:
-        self._left -= 1
+        self._budget_left -= 1
         if is_a(value, *_SCALARS) or _is_numpy_number(value) or is_a(value, Enum):
             return self._scalar(value)
-        if id(value) in self._above:
+        if id(value) in self._parents:
             return {"other": type(value).__name__}
-        if len(self._above) >= _DEPTH or self._left < 0:
+        if len(self._parents) >= _DEPTH or self._budget_left < 0:
             return self._other(value)
-        self._above.add(id(value))
+        self._parents.add(id(value))
         try:
-            return self._held(value)
+            return self._tree_of(value)
         finally:
-            self._above.discard(id(value))
+            self._parents.discard(id(value))
 
-    def _held(self, value: Any) -> Any:
+    def _tree_of(self, value: Any) -> Any:
         if is_a(value, dict):
             return self._items(value)
         if is_a(value, list, tuple):
@@ -98,14 +99,14 @@ class _Reader:
         fields = self._fields(value)
         if fields is None or (type(value) is FunctionType and not fields):
             return self._other(value)
-        # Whether a function that is read was written anew has digits elsewhere; see `fingerprints.py`.
+        # A new version of a function is detected by its hash; see `record.fingerprints`.
         is_written = type(value) is FunctionType or is_a(value, type)
         return {**({"code": ""} if is_written else {}), "fields": self._by_name(fields)}
 
     def _fields(self, value: Any) -> Mapping[str, Any] | None:
-        """Return what an object of named values holds, or None if it is not one."""
+        """Return the named values of an object, or None if it is not made of named values."""
         if type(value) is FunctionType:
-            return _held_by(value, with_defaults=value.__module__ == "__main__")
+            return _held_by_function(value, with_defaults=value.__module__ == "__main__")
         if is_a(value, partial):
             return _arguments(value)
         attributes = own_attributes(value)
@@ -143,14 +144,14 @@ class _Reader:
         return f"{type(value).__name__}({value})"
 
     def _items(self, value: dict[Any, Any]) -> Any:
-        keys = {_key(key): one for key, one in dict.items(value)}
+        keys = {_key(key): item for key, item in dict.items(value)}
         if len(keys) <= _LONG:
             return {"items": self._by_name(keys)}
         return {"digest": _digits(json.dumps(sorted(keys)) + json.dumps(self._sequence(list(keys.values()))))}
 
     def _sequence(self, held: list[Any], *, in_order: bool = True) -> Any:
         if len(held) <= _LONG or not in_order:
-            return [self.tree(parameter) for parameter in held[: self._left]]
+            return [self.tree(parameter) for parameter in held[: self._budget_left]]
         if not all(is_a(parameter, *_SCALARS) for parameter in held):
             held = [len(held), *held[:: max(1, len(held) // _LONG)]]
         scalars = [
@@ -170,19 +171,19 @@ class _Reader:
         return {"other": type(value).__name__}
 
 
-class _Owner(_Reader):
-    """Makes the tree of a function with all that belongs to it: code, arguments, closures, the object of a method."""
+class _FunctionReader(_Reader):
+    """Makes the tree of a function with its code, arguments, closure, and the object of a method."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.unknown: list[str] = []
 
-    def _held(self, value: Any) -> Any:
+    def _tree_of(self, value: Any) -> Any:
         digits = content_digits(value)
         if digits:
             return {"content": digits}
         if type(value) is FunctionType:
-            return {"code": _code_digits(value), "fields": self._by_name(_held_by(value, with_defaults=True))}
+            return {"code": _code_digits(value), "fields": self._by_name(_held_by_function(value, with_defaults=True))}
         if is_a(value, partial):
             return {"fields": self._by_name({"function": value.func, **_arguments(value)})}
         if type(value) is MethodType:
@@ -191,7 +192,7 @@ class _Owner(_Reader):
             name = f"{getattr(value, '__module__', '')}.{value.__name__}"
             return {"code": _class_digits(value) if is_a(value, type) else _digits(name)}
         if is_a(value, dict, list, tuple, set, frozenset):
-            return super()._held(value)
+            return super()._tree_of(value)
         if _top(type(value)) in sys.stdlib_module_names and not is_a(value, SimpleNamespace, Namespace):
             inner = wrapped_in(value)
             return self._other(value) if inner is None else {"fields": {"function": self.tree(inner)}}
@@ -204,14 +205,14 @@ class _Owner(_Reader):
         return {"code": _class_digits(type(value)), "fields": self._by_name(attributes)}
 
     def _other(self, value: Any) -> Any:
-        if type(value).__module__ not in _IMMATERIAL:
+        if type(value).__module__ not in _IRRELEVANT_MODULES:
             where = ".".join(name for name in self._names if name) or "the function"
             self.unknown.append(f"{where} (a {type(value).__name__})")
         return super()._other(value)
 
 
-def _held_by(function: FunctionType, *, with_defaults: bool) -> dict[str, Any]:
-    """Return what a function closes over, and the defaults of its arguments."""
+def _held_by_function(function: FunctionType, *, with_defaults: bool) -> dict[str, Any]:
+    """Return the closure of a function and the defaults of its arguments."""
     found: dict[str, Any] = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -238,19 +239,19 @@ def _slot(value: Any, name: str) -> Any:
 
 
 def _only_holds(kind: type) -> bool:
-    """Whether a class of the notebook only holds values: it has no methods of its own."""
+    """Return whether a class of the notebook has no methods of its own, so that it only holds values."""
     if kind.__module__ != "__main__" or kind.__bases__ != (object,):
         return False
-    return all(name in _PLAIN_METHODS for name, var in vars(kind).items() if type(var) is FunctionType)
+    return all(name in _HARMLESS_METHODS for name, var in vars(kind).items() if type(var) is FunctionType)
 
 
 def _code_digits(function: FunctionType) -> str:
-    text = _text_of(function.__code__)
+    text = _source_of(function.__code__)
     return _digits(repr(tuple(_parts_of(function.__code__))) if text is None else text)
 
 
-def _text_of(code: CodeType) -> str | None:
-    """Return the text of a function, or None where there is none, or where it may be of another function, too."""
+def _source_of(code: CodeType) -> str | None:
+    """Return the source of a function; None if there is none, or if it may belong to another function, too."""
     try:
         text = inspect.getsource(code)
     except (OSError, TypeError, SyntaxError):
@@ -269,7 +270,7 @@ def _parts_of(code: CodeType) -> Iterable[str]:
 
 
 def _class_digits(kind: type) -> str:
-    """Return digits of the methods of a class and of its bases; of a package that is installed the name alone."""
+    """Return a hash of the methods of a class and its bases; of installed packages only the name counts."""
     found = [f"{kind.__module__}.{kind.__qualname__}"]
     for base in kind.__mro__:
         if _is_installed(base):
