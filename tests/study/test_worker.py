@@ -15,7 +15,7 @@ from nbcompress.study.worker import Worker, this_worker
 def test_this_process_lives() -> None:
     worker = this_worker("s")
     assert worker.is_this_process
-    assert not worker.is_dead()
+    assert not worker.fate() == "dead"
     assert worker.pid == os.getpid()
     assert Worker.from_json(worker.to_json()) == worker
 
@@ -23,19 +23,19 @@ def test_this_process_lives() -> None:
 def test_a_later_process_with_the_same_id_is_another() -> None:
     worker = replace(this_worker("s"), started=this_worker("s").started - 3600)
     assert not worker.is_this_process
-    assert worker.is_dead()
+    assert worker.fate() == "dead"
 
 
 def test_a_clock_that_was_set_does_not_kill() -> None:
     worker = replace(this_worker("s"), started=this_worker("s").started - 1)
     assert worker.is_this_process
-    assert not worker.is_dead()
+    assert not worker.fate() == "dead"
 
 
 def test_of_another_host_nothing_is_known() -> None:
     worker = replace(this_worker("s"), host="elsewhere", pid=2**22 + 1)
     assert not worker.is_this_process
-    assert not worker.is_dead()
+    assert not worker.fate() == "dead"
     assert str(worker) == f"process {2**22 + 1} on elsewhere"
 
 
@@ -50,8 +50,8 @@ def test_a_process_that_ended_is_dead_before_and_after_it_is_waited_for() -> Non
 
     worker = Worker.from_json(json.loads(text))
     deadline = time.monotonic() + 20
-    while not worker.is_dead():
+    while not worker.fate() == "dead":
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.wait()
-    assert worker.is_dead()
+    assert worker.fate() == "dead"
