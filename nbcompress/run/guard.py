@@ -185,7 +185,7 @@ class Shield:
 
 def _set_exception(thread: int, error: type[BaseException]) -> int:
     """Set what `thread` raises at its next instruction, in the place of what waits there; return 0 if it has ended."""
-    return _async_exc(ctypes.c_ulong(thread), ctypes.py_object(error))
+    return int(_async_exc(ctypes.c_ulong(thread), ctypes.py_object(error)))
 
 
 def _trace_nothing() -> None:

@@ -14,7 +14,7 @@ from weakref import WeakSet, finalize, ref
 from nbcompress.errors import StudyError
 from nbcompress.study.attributes import read_attribute, write_attribute
 from nbcompress.study.goal import Goal
-from nbcompress.study.heartbeats import HEARTBEATS, SIGHTINGS, Heart, Heartbeats
+from nbcompress.study.heartbeats import HEARTBEATS, Heart, Heartbeats
 from nbcompress.study.runs import BEATS, Run, begin_trial, end_items, in_order, optuna_state, read_run
 from nbcompress.study.storage import Ledger
 from nbcompress.study.trial import State, Trial
@@ -89,10 +89,10 @@ class Entries:
                 seconds = self._seconds_left(run, asked, answered)
                 if seconds <= 0:
                     run = replace(run, trial=replace(run.trial, state=State.INTERRUPTED))
-                elif seconds < math.inf and not SIGHTINGS.has_beaten(self._key(run)):
+                elif seconds < math.inf and not self._heartbeats.sightings.has_beaten(self._key(run)):
                     unsure[run.identity] = seconds
             elif run.identity not in self._settled:
-                SIGHTINGS.forget(self._key(run))
+                self._heartbeats.sightings.forget(self._key(run))
             runs.append(run)
         numbered, self.current = in_order(runs)
         self.unsure = {run.trial.number: unsure[run.identity] for run in self.current if run.identity in unsure}
@@ -189,7 +189,9 @@ class Entries:
             return math.inf if any(one._session == worker.session for one in _alive) else 0.0
         fate = worker.fate()
         if fate == "unseen":
-            return self._heartbeats.patience - SIGHTINGS.note(self._key(run), run.beats, asked, answered)
+            return self._heartbeats.patience - self._heartbeats.sightings.note(
+                self._key(run), run.beats, asked, answered
+            )
         return math.inf if fate == "alive" else 0.0
 
     def _key(self, run: Run) -> tuple[str, str, int]:

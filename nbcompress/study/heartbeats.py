@@ -10,25 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Heartbeats:
-    """How often a sign of life is written, and how long one is waited for.
-
-    Attributes:
-        every: Seconds from one to the next. A trial that is shorter writes none.
-        patience: Seconds without a new one after which a trial is given up. Several times `every`.
-        clock: The reader's clock, in seconds; never goes back.
-    """
-
-    every: float = 10.0
-    patience: float = 60.0
-    clock: Callable[[], float] = time.monotonic
-
-
-HEARTBEATS = Heartbeats()
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -75,8 +57,25 @@ class Sightings:
             self._known.pop(run, None)
 
 
-# Of the process and not of a study object, so that who asks again a minute later knows what it saw.
-SIGHTINGS = Sightings()
+@dataclass(frozen=True)
+class Heartbeats:
+    """How often a sign of life is written, and how long one is waited for.
+
+    Attributes:
+        every: Seconds from one to the next. A trial that is shorter writes none.
+        patience: Seconds without a new one after which a trial is given up. Several times `every`.
+        clock: The reader's clock, in seconds; never goes back.
+        sightings: What was read so far, by this clock. Of the process and not of a study object, so that who asks
+            again a minute later knows what it saw.
+    """
+
+    every: float = 10.0
+    patience: float = 60.0
+    clock: Callable[[], float] = time.monotonic
+    sightings: Sightings = field(default_factory=Sightings)
+
+
+HEARTBEATS = Heartbeats()
 
 
 class Heart:
