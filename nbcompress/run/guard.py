@@ -3,6 +3,10 @@
 CPython can set an exception in another thread. It arrives at some later instruction of that thread, which may lie
 behind the end of the body; the whole care of this module is that it never does. (A signal would also wake a sleeping
 body, but there are none on Windows nor outside the main thread.)
+
+What was set is never taken back: it arrives and is caught. CPython 3.11 notes for the whole interpreter that an
+exception waits somewhere, and only an arrival removes that note; as long as it stands, every function call of a traced
+thread (`sys.settrace`, a profiler, a debugger, coverage) loops for ever.
 """
 
 from __future__ import annotations
@@ -23,6 +27,10 @@ from nbcompress.study.trial import Failure, State
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# How long traced threads wait at a stretch for the arrival of a cut, and how long they then have.
+_PAUSE_SECONDS = 0.05
+_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
 
 class CutShort(TrialEnded):
     """Raised inside a body that is ended from outside."""
@@ -40,8 +48,8 @@ class Guard:
     """Runs a body in the thread that makes it; `cut` may be called from any thread.
 
     The exception can reach the thread only while the guard is armed. Disarming waits until no other thread is about
-    to set the exception, then takes back one that was set and has not arrived. The own thread takes no lock for
-    that: an exception that arrives between taking and keeping a lock would leave it taken.
+    to set the exception, then lets one that was set arrive, and catches it. The own thread takes no lock for that: an
+    exception that arrives between taking and keeping a lock would leave it taken.
 
     Args:
         limit: Seconds that the body may take, and how it is cut then. What is done around the body does not count.
@@ -52,6 +60,7 @@ class Guard:
         self._thread = threading.get_ident()
         self._armed = False
         self._firing = False
+        self._is_sent = False
         self._turn = threading.RLock()  # an interrupt may call `cut` while this thread is in it
         self._cut: Cut | None = None
 
@@ -77,8 +86,8 @@ class Guard:
                     return body(*args, **kwargs)
                 finally:
                     self._disarm()
-            except CutShort:
-                # It may have arrived in the midst of `_disarm`. It comes once, so this one runs to its end.
+            except BaseException:
+                # It, or an interrupt, may have arrived in the midst of `_disarm`: this one runs to its end.
                 self._disarm()
                 raise
 
@@ -102,20 +111,12 @@ class Guard:
         with self._turn:
             if self._cut is not None:
                 return
-            if threading.get_ident() == self._thread:
-                self._cut = cut
-                own = self._armed
-            else:
-                own = False
-                self._firing = True
-                try:
-                    self._cut = cut
-                    if self._armed:
-                        _set_exception(self._thread, CutShort)
-                finally:
-                    self._firing = False
-        if own:
+            self._cut = cut
+        if not self._armed:
+            return
+        if threading.get_ident() == self._thread:
             raise CutShort(cut.state, failure=cut.failure)
+        threading.Thread(target=self._send, name="nbcompress-cut", daemon=True).start()
 
     def shield(self) -> Shield:
         """A `with` block inside the body that is never torn in the middle; a cut waits for its end."""
@@ -124,13 +125,46 @@ class Guard:
     def _arm(self) -> None:
         self._armed = True
         if self._cut is not None:
+            self._armed = False  # it comes once
             raise CutShort(self._cut.state, failure=self._cut.failure)
 
     def _disarm(self) -> None:
         self._armed = False
         while self._firing:
             time.sleep(0)
-        _set_exception(self._thread, None)
+        if self._is_sent:
+            # Whether it has arrived is not known: the body may have caught it. Set once more it takes the place of
+            # one that has not, so from here exactly one arrives.
+            _raise_here()
+            self._is_sent = False
+
+    def _send(self) -> None:
+        """Set the exception in the body's thread, again and again until it arrives or the body ends.
+
+        While the body is in a call that does not come back to Python, the exception waits, and traced threads wait
+        with it. So they get every other moment; what is set stays set.
+        """
+        _trace_nothing()  # this thread must not be one of them
+        has_arrived = threading.Event()
+
+        class Arriving(CutShort):
+            def __init__(self) -> None:
+                has_arrived.set()
+                super().__init__()
+
+        while not has_arrived.is_set():
+            self._firing = True
+            try:
+                if not self._armed:
+                    return
+                self._is_sent = True
+                if _set_exception(self._thread, Arriving) == 0:
+                    return
+            finally:
+                self._firing = False
+            time.sleep(_PAUSE_SECONDS)
+            _raise_here()
+            time.sleep(_PAUSE_SECONDS)
 
 
 class Shield:
@@ -149,10 +183,25 @@ class Shield:
             self._guard._arm()
 
 
-def _set_exception(thread: int, error: type[BaseException] | None) -> None:
-    """Set what `thread` raises at its next instruction; None takes back what has not arrived."""
-    target = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), target)
+def _set_exception(thread: int, error: type[BaseException]) -> int:
+    """Set what `thread` raises at its next instruction, in the place of what waits there; return 0 if it has ended."""
+    return int(_async_exc(ctypes.c_ulong(thread), ctypes.py_object(error)))
+
+
+def _trace_nothing() -> None:
+    """Take this thread from debuggers and profilers. Not by `sys.settrace`: debugpy complains of whoever calls that."""
+    ctypes.pythonapi.PyEval_SetTrace(None, None)
+    ctypes.pythonapi.PyEval_SetProfile(None, None)
+
+
+def _raise_here() -> None:
+    """Let an exception arrive in this thread, and catch it. The interpreter's note that one waits goes with it."""
+    try:
+        _set_exception(threading.get_ident(), CutShort)
+        while True:
+            time.sleep(0)
+    except CutShort:
+        pass
 
 
 _current: ContextVar[Guard | None] = ContextVar("nbcompress_guard", default=None)

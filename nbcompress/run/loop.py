@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -36,6 +35,12 @@ if TYPE_CHECKING:
 
 # How long the loop waits at most before it looks at limits and interrupts again.
 _SLICE_SECONDS = 0.1
+# While it waits for signs of life of another machine, it reads the study so often.
+_LOOK_SECONDS = 1.0
+TAKEN_OVER = (
+    "Trial {number} was taken over by another process, which heard no sign of life of this one for too long; "
+    "its result here is not recorded."
+)
 
 
 @dataclass
@@ -99,7 +104,7 @@ class _Loop:
         self._study, self._proposer, self._engine, self._plan = study, proposer, engine, plan
         self._keeper, self._observers, self._controls = keeper, observers, controls
         self._running: dict[int, _Running] = {}
-        self._again = deque(one.number for one in study.all_trials if one.state is State.INTERRUPTED)
+        self._looked = time.monotonic()
         self._finals = Finals(study.space, study.goal) if plan.finalists else None
         self._remarks: list[str] = []
         self._n_ended = 0
@@ -191,6 +196,9 @@ class _Loop:
             if counted >= self._plan.trials:
                 return self._done(counted)
             if counted + len(self._running) + elsewhere >= self._plan.trials:
+                if self._study.unsure:
+                    self._look_again()
+                    return None
                 if self._running:
                     return None
                 text = f"{counted} of {self._plan.trials} trials are done and {elsewhere} run in another process."
@@ -206,6 +214,12 @@ class _Loop:
                 return Ending("broken", str(error))
         return None
 
+    def _look_again(self) -> None:
+        """Read what other processes have written: one that is gone leaves its trial to this search."""
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._study.refresh()
+            self._looked = time.monotonic()
+
     def _done(self, counted: int) -> Ending:
         if self._n_ended:
             return Ending("done", f"All {counted} trials are done.{all_failed(self._study.all_trials)}")
@@ -213,11 +227,10 @@ class _Loop:
         return Ending("done", f"The study {name!r} has its {counted} trials already; none was run again.")
 
     def _following(self, trials: Sequence[Trial]) -> _Next | Ending:
-        while self._again:
-            number = self._again.popleft()
-            if trials[number].state is State.INTERRUPTED:  # no other process has taken it
-                again = trials[number]
-                return _Next(again.point, number, again.note, again.reason)
+        # Also those of processes that died, or are given up, since this search began.
+        again = next((one for one in trials if one.state is State.INTERRUPTED), None)
+        if again is not None:
+            return _Next(again.point, again.number, again.note, again.reason)
         if isinstance(self._plan.until, NoGain):
             reason = self._plan.until.verdict([one for one in trials if not is_final(one)], self._study.goal)
             if reason:
@@ -320,8 +333,12 @@ class _Loop:
             printed=outcome.printed,
             reports=outcome.reports,
         )
-        self._keeper.put(trial, outcome.kept)
+        # What another process keeps of the same trial must not be written over.
+        if outcome.kept and not self._study.is_taken_over(number):
+            self._keeper.put(trial, outcome.kept)
         trial = self._study.finish(trial)
+        if number in self._study.lost:
+            self._remarks.append(TAKEN_OVER.format(number=number))
         del self._running[number]
         self._n_ended += trial.state.counts
         self._remarks += outcome.remarks

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, finalize, ref
 
 from nbcompress.errors import StudyError
 from nbcompress.study.attributes import read_attribute, write_attribute
 from nbcompress.study.goal import Goal
-from nbcompress.study.runs import Run, begin_trial, end_items, in_order, optuna_state, read_run
+from nbcompress.study.heartbeats import HEARTBEATS, Heart, Heartbeats
+from nbcompress.study.runs import BEATS, Run, begin_trial, end_items, in_order, optuna_state, read_run
 from nbcompress.study.storage import Ledger
 from nbcompress.study.trial import State, Trial
-from nbcompress.study.worker import Worker, this_worker
+from nbcompress.study.worker import this_worker
 
 _RECORD = "nbcompress:record:"
 _QUEUE = "nbcompress:queue:"
@@ -34,10 +36,16 @@ class Entries:
         current: The run that counts for every number, as of the last `reread`.
         taken: Keys of the queued points that some run carries.
         record: Facts about the search, by name, as of the last `reread` or `add_to_record`.
+        unsure: Numbers of the trials that run in processes that cannot be seen from here and that gave no sign of
+            life since they were first looked at, with the seconds that are left until they are given up.
     """
 
-    def __init__(self, ledger: Ledger, identity: int, goal: Goal, *, is_read_only: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, identity: int, goal: Goal, *, is_read_only: bool, heartbeats: Heartbeats = HEARTBEATS
+    ) -> None:
         self.ledger, self.goal = ledger, goal
+        self.unsure: dict[int, float] = {}
+        self._heartbeats = heartbeats
         self.current: list[Run] = []
         self.taken: set[str] = set()
         self.record: dict[str, Any] = {}
@@ -45,8 +53,12 @@ class Entries:
         self._session = uuid.uuid4().hex
         self._thread = threading.RLock()
         self._settled: dict[int, Run] = {}  # runs that no longer change, by Optuna's id
+        self._heart: Heart | None = None
         if not is_read_only:
             _alive.add(self)
+            if not ledger.is_private:
+                self._heart = Heart(_beating(ref(self)), heartbeats)
+                finalize(self, self._heart.close).atexit = False
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -63,17 +75,27 @@ class Entries:
     def reread(self) -> None:
         """Learn what was written since, also by other processes."""
         attributes = self._attributes()
+        asked = self._heartbeats.clock()
         with self._existing():
             stored = self.ledger.storage.get_all_trials(self._identity, deepcopy=False)
+        answered = self._heartbeats.clock()
         runs = []
+        unsure: dict[int, float] = {}
         for frozen in stored:
             run = self._settled.get(frozen._trial_id) or read_run(frozen)
             if run is None:
                 continue
-            if not run.has_end and self._is_abandoned(run.worker):
-                run = replace(run, trial=replace(run.trial, state=State.INTERRUPTED))
+            if not run.has_end:
+                seconds = self._seconds_left(run, asked, answered)
+                if seconds <= 0:
+                    run = replace(run, trial=replace(run.trial, state=State.INTERRUPTED))
+                elif seconds < math.inf and not self._heartbeats.sightings.has_beaten(self._key(run)):
+                    unsure[run.identity] = seconds
+            elif run.identity not in self._settled:
+                self._heartbeats.sightings.forget(self._key(run))
             runs.append(run)
         numbered, self.current = in_order(runs)
+        self.unsure = {run.trial.number: unsure[run.identity] for run in self.current if run.identity in unsure}
         self._settled = {run.identity: run for run in numbered if run.is_settled}
         self.taken = {run.queued for run in runs if run.queued}
         self.record = _record_of(attributes)
@@ -82,21 +104,34 @@ class Entries:
         """Write that a run begins and return Optuna's id of it."""
         frozen = begin_trial(template, this_worker(self._session), repeats, queued, distributions)
         with self._existing(), self.ledger.relaxed():  # its end is written behind it, and waits for both
-            return self.ledger.storage.create_new_trial(self._identity, frozen)
+            identity = self.ledger.storage.create_new_trial(self._identity, frozen)
+        if self._heart is not None:
+            self._heart.begin(identity)
+        return identity
 
-    def end(self, identity: int, trial: Trial) -> None:
+    def end(self, identity: int, trial: Trial) -> bool:
         """Write how a run ended: first our record, which counts, then Optuna's state, which follows it.
 
-        Raises:
-            StudyError: Another program has ended the run already.
+        Returns:
+            False if another process had given the run up before, so that its end is not recorded.
         """
         from optuna.exceptions import UpdateFinishedTrialError
 
+        if self._heart is not None:
+            self._heart.end(identity)
         try:
-            self._write_end(identity, trial)
+            with self._existing():
+                self._write_end(identity, trial)
+        except UpdateFinishedTrialError:
+            return False
+        with suppress(UpdateFinishedTrialError):  # given up a moment ago: our record counts all the same
             self._write_state(identity, trial)
-        except UpdateFinishedTrialError as error:
-            raise StudyError(f"Trial {trial.number} was ended by another program while it ran here.") from error
+        return True
+
+    def beat(self) -> None:
+        """Write the signs of life that are due. A thread does so by itself."""
+        if self._heart is not None:
+            self._heart.beat()
 
     def running_here(self) -> dict[int, int]:
         """Return the trials that this object runs, by number, with Optuna's ids of their runs."""
@@ -107,16 +142,15 @@ class Entries:
         }
 
     def settle(self) -> None:
-        """Write the end of runs whose process died before it could."""
+        """Write the end of runs whose process died, or is given up, before it could."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         self.reread()
         loose = [run for run in self.current if not run.is_settled and run.trial.state is not State.RUNNING]
         for run in loose:
-            # In a database another process may do the same at the same time; either may win.
+            # In a database another process may do the same at the same time; either may win. No end record is written
+            # for others: should the process live, its own must not be written over.
             with suppress(UpdateFinishedTrialError):
-                if not run.has_end:
-                    self._write_end(run.identity, run.trial)
                 self._write_state(run.identity, run.trial)
         if loose:
             self.reread()
@@ -148,10 +182,34 @@ class Entries:
         with self.ledger.relaxed():  # can be told again from our record
             self.ledger.storage.set_trial_state_values(identity, optuna_state(trial.state), values)
 
-    def _is_abandoned(self, worker: Worker) -> bool:
+    def _seconds_left(self, run: Run, asked: float, answered: float) -> float:
+        """Return for how long the worker of a run without an end still counts as alive: 0 if it does not any more."""
+        worker = run.worker
         if worker.is_this_process:
-            return all(one._session != worker.session for one in _alive)
-        return worker.is_dead()
+            return math.inf if any(one._session == worker.session for one in _alive) else 0.0
+        fate = worker.fate()
+        if fate == "unseen":
+            return self._heartbeats.patience - self._heartbeats.sightings.note(
+                self._key(run), run.beats, asked, answered
+            )
+        return math.inf if fate == "alive" else 0.0
+
+    def _key(self, run: Run) -> tuple[str, str, int]:
+        return self.ledger.place, run.worker.session, run.identity
+
+    def _write_beat(self, identity: int, count: int) -> bool:
+        """Write a sign of life of a run; return whether it still runs as far as the storage knows."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        # Not under the lock of this study: on a slow storage nobody waits for a sign of life.
+        try:
+            with self.ledger.talking(), self.ledger.exclusive, self.ledger.relaxed():
+                self.ledger.storage.set_trial_user_attr(identity, BEATS, count)
+        except (UpdateFinishedTrialError, KeyError):
+            return False
+        except Exception:  # noqa: BLE001 - a storage that fails is told by whoever records the trial's end
+            return True
+        return True
 
     def _attributes(self) -> dict[str, Any]:
         with self._existing():
@@ -164,6 +222,16 @@ class Entries:
             yield
         except KeyError as error:
             raise StudyError(f"The study was deleted from {self.ledger.place} while it was in use.") from error
+
+
+def _beating(entries: ref[Entries]) -> Callable[[int, int], bool]:
+    """Return what writes signs of life as long as `entries` are used, and does not keep them in use."""
+
+    def write(identity: int, count: int) -> bool:
+        alive = entries()
+        return alive is not None and alive._write_beat(identity, count)
+
+    return write
 
 
 def _record_of(attributes: Mapping[str, Any]) -> dict[str, Any]:

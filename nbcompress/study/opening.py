@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections import Counter
@@ -15,6 +16,7 @@ from nbcompress.space import Space
 from nbcompress.study.attributes import read_attribute, to_text, write_attribute
 from nbcompress.study.entries import Entries
 from nbcompress.study.goal import Goal
+from nbcompress.study.heartbeats import HEARTBEATS, Heartbeats
 from nbcompress.study.in_use import check_free
 from nbcompress.study.names import check_name, latest_name, next_name
 from nbcompress.study.shelf import Shelf
@@ -81,6 +83,7 @@ def open_study(
     fresh: bool = False,
     identity: Mapping[str, Any] | None = None,
     shelf: Shelf | None = None,
+    heartbeats: Heartbeats = HEARTBEATS,
 ) -> Study:
     """Continue the latest generation of a study, or begin it if it does not exist.
 
@@ -92,6 +95,7 @@ def open_study(
         fresh: Begin the next generation in any case. Nothing is deleted.
         identity: JSON facts such as a hash of the cell's body. A difference to the stored ones only warns.
         shelf: Where kept values are.
+        heartbeats: When a process that cannot be seen from here counts as dead.
 
     Raises:
         StudyChanged: The stored study has other parameters, objectives or constraints.
@@ -115,7 +119,7 @@ def open_study(
                 f"{option('study')}, or begin the next generation with {option('fresh', True)}."
             )
         return Study(
-            Entries(ledger, number, head.goal, is_read_only=False),
+            Entries(ledger, number, head.goal, is_read_only=False, heartbeats=heartbeats),
             full,
             head.space,
             shelf=shelf,
@@ -123,7 +127,13 @@ def open_study(
         )
 
 
-def read_study(name: str, storage: Where = DEFAULT_STORAGE, *, shelf: Shelf | None = None) -> Study:
+def read_study(
+    name: str,
+    storage: Where = DEFAULT_STORAGE,
+    *,
+    shelf: Shelf | None = None,
+    heartbeats: Heartbeats = HEARTBEATS,
+) -> Study:
     """Open a stored study for reading. Its space and its goal are in the storage.
 
     Raises:
@@ -133,11 +143,11 @@ def read_study(name: str, storage: Where = DEFAULT_STORAGE, *, shelf: Shelf | No
     with ledger.talking():
         full, number = _find(ledger, latest_name(name, _stored_names(ledger)))
         head = _read_head(ledger, number, full)
-        entries = Entries(ledger, number, head.goal, is_read_only=True)
+        entries = Entries(ledger, number, head.goal, is_read_only=True, heartbeats=heartbeats)
         return Study(entries, full, head.space, shelf=shelf, is_read_only=True)
 
 
-def list_studies(storage: Where = DEFAULT_STORAGE) -> tuple[StudySummary, ...]:
+def list_studies(storage: Where = DEFAULT_STORAGE, *, heartbeats: Heartbeats = HEARTBEATS) -> tuple[StudySummary, ...]:
     """Return a line about every study of ours in a storage, in the order in which they began. Others are left out.
 
     A storage that does not exist holds no study.
@@ -153,15 +163,18 @@ def list_studies(storage: Where = DEFAULT_STORAGE) -> tuple[StudySummary, ...]:
             if read_attribute(attributes, _HEAD) is None:
                 continue
             head = _read_head(ledger, number, name)
-            entries = Entries(ledger, number, head.goal, is_read_only=True)
+            entries = Entries(ledger, number, head.goal, is_read_only=True, heartbeats=heartbeats)
             entries.reread()
             counts = Counter(run.trial.state for run in entries.current)
             found.append(StudySummary(name, dict(counts), head.goal, head.created))
     return tuple(found)
 
 
-def delete_study(name: str, storage: Where = DEFAULT_STORAGE) -> None:
+def delete_study(name: str, storage: Where = DEFAULT_STORAGE, *, heartbeats: Heartbeats = HEARTBEATS) -> None:
     """Delete a study with what its trials kept. The name is meant exactly, as `list_studies` shows it.
+
+    A trial of a machine that cannot be seen from here, and that is gone, keeps the study until it is given up: a minute
+    after this process first looked at it.
 
     Raises:
         StudyError: There is no such study, this process searches it, or another one that is alive runs a trial of it.
@@ -170,12 +183,18 @@ def delete_study(name: str, storage: Where = DEFAULT_STORAGE) -> None:
     with ledger.talking(), ledger.exclusive:
         full, number = _find(ledger, name)
         check_free(ledger, full)
-        entries = Entries(ledger, number, _read_head(ledger, number, full).goal, is_read_only=True)
+        goal = _read_head(ledger, number, full).goal
+        entries = Entries(ledger, number, goal, is_read_only=True, heartbeats=heartbeats)
         entries.reread()
         running = [run for run in entries.current if run.trial.state is State.RUNNING]
-        if running:
+        for run in sorted(running, key=lambda one: one.trial.number in entries.unsure):
+            what = f"Study {full!r} is in use: trial {run.trial.number} runs in {run.worker}"
+            if run.trial.number not in entries.unsure:
+                raise StudyError(f"{what}. Stop it first.")
+            seconds = math.ceil(max(entries.unsure.values()))
             raise StudyError(
-                f"Study {full!r} is in use: trial {running[0].trial.number} runs in {running[0].worker}. Stop it first."
+                f"{what}, which cannot be seen from here. If no sign of life comes from there, "
+                f"the study can be deleted in {seconds} s."
             )
         ledger.storage.delete_study(number)
         folder = ledger.folder_of(full)

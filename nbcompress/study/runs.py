@@ -1,7 +1,8 @@
 """Runs: what Optuna calls a trial. A trial of ours has one run, or several when it was interrupted and run again.
 
-A run's beginning and end are two records among the attributes of Optuna's trial. The end record is what counts;
-Optuna's own state follows it and is only there for Optuna's tools:
+A run's beginning and end are two records among the attributes of Optuna's trial; a third one counts signs of life of a
+run that lasts. The end record is what counts; Optuna's own state follows it and is only there for Optuna's tools. A run
+that has that state and no end record was given up by others (interrupted).
 
 | our state | Optuna's |
 | --- | --- |
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 BEGIN = "nbcompress:begin"
 END = "nbcompress:end"
+BEATS = "nbcompress:beats"
 
 # Characters of a printed text or a traceback that are kept. Both ends tell most, so the middle goes.
 MAX_TEXT = 10_000
@@ -45,6 +47,7 @@ class Run:
         queued: Key of the queued point that it runs, or an empty string.
         has_end: Whether its end is recorded.
         is_settled: Whether Optuna's state is final too.
+        beats: How many signs of life its worker has written.
     """
 
     identity: int
@@ -54,6 +57,7 @@ class Run:
     queued: str
     has_end: bool
     is_settled: bool
+    beats: int = 0
 
 
 def begin_trial(
@@ -146,6 +150,7 @@ def read_run(frozen: FrozenTrial) -> Run | None:
         queued=begin.get("queued", ""),
         has_end=end is not None or frozen.state.is_finished(),
         is_settled=frozen.state.is_finished(),
+        beats=int(frozen.user_attrs.get(BEATS, 0)),
     )
 
 

@@ -34,6 +34,7 @@ class Ledger:
         exclusive: Enter it to be the only writer. Nothing to wait for in a database, which has transactions.
         folder: Folder beside it for kept values, or None when it is in memory.
         failures: What the storage raises when it cannot be reached or written.
+        is_private: Whether no other process can see it.
         relaxed: Call and enter it to write what may be lost in a power cut, and not wait for the disk.
     """
 
@@ -42,6 +43,7 @@ class Ledger:
     exclusive: AbstractContextManager[Any]
     folder: Path | None
     failures: tuple[type[Exception], ...] = ()
+    is_private: bool = False
     relaxed: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @contextmanager
@@ -73,15 +75,16 @@ def open_ledger(where: str | os.PathLike[str] | BaseStorage | None, *, create: b
     if where is None:
         from optuna.storages import InMemoryStorage
 
-        return Ledger(InMemoryStorage(), "memory", nullcontext(), None)
+        return Ledger(InMemoryStorage(), "memory", nullcontext(), None, is_private=True)
     if isinstance(where, str) and _URL.match(where):
         return _open_database(where, create=create)
     if isinstance(where, str | os.PathLike):
         return _open_journal(where, create=create)
-    from optuna.storages import BaseStorage
+    from optuna.storages import BaseStorage, InMemoryStorage
 
     if isinstance(where, BaseStorage):
-        return Ledger(where, type(where).__name__, nullcontext(), None)
+        is_private = isinstance(where, InMemoryStorage)
+        return Ledger(where, type(where).__name__, nullcontext(), None, is_private=is_private)
     raise StudyError(
         f"A storage is a path or a database URL, but got {where!r}. Write for example {DEFAULT_STORAGE!r}."
     )
@@ -120,7 +123,8 @@ def _open_database(url: str, *, create: bool) -> Ledger:
         raise MissingPart(f"The storage {_without_password(url)!r} needs a driver: {error}.") from error
     options: dict[str, Any] = {}
     folder = Path.cwd() / "nbcompress.kept"
-    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
+    is_private = backend == "sqlite" and parsed.database in (None, "", ":memory:")
+    if backend == "sqlite" and not is_private:
         file = Path(str(parsed.database)).expanduser().resolve()
         _prepare_file(file, create=create)
         parsed = parsed.set(database=str(file))
@@ -137,7 +141,7 @@ def _open_database(url: str, *, create: bool) -> Ledger:
     except RuntimeError as error:
         # Optuna says so of tables that another version of it made, and how to upgrade them.
         raise StudyError(f"The storage {place} cannot be used: {error}") from error
-    return Ledger(storage, place, nullcontext(), folder, failures)
+    return Ledger(storage, place, nullcontext(), folder, failures, is_private=is_private)
 
 
 def _prepare_file(file: Path, *, create: bool) -> None:

@@ -54,6 +54,7 @@ class Study:
         self._entries = entries
         self._distributions = distributions_of(space)
         self._handed: dict[str, Point] = {}  # queued points that `take_queued` gave out and that did not begin yet
+        self._lost: set[int] = set()
         self._own: dict[int, int] = {}  # trials that this object runs: number -> Optuna's id
         self._reports: dict[int, dict[str, dict[int, float]]] = {}
         self._seen: dict[int, tuple[Trial, Trial]] = {}  # number -> as stored, and as shown
@@ -62,7 +63,7 @@ class Study:
             self.refresh()
         else:
             with entries.alone():
-                entries.settle()
+                self._settle()
 
     # For the loop ----------------------------------------------------------------------------------------------------
 
@@ -96,7 +97,8 @@ class Study:
         )
         with self._entries.alone():
             if number is not None:
-                self._reread()
+                # Whoever gave up the earlier run says so in the storage, so that every reader takes the one to come.
+                self._settle()
                 self._check_repeatable(number, checked)
             queued = next((key for key, waiting in self._handed.items() if waiting == checked), "")
             identity = self._entries.begin(trial, queued, self._distributions, number)
@@ -124,6 +126,10 @@ class Study:
         A complete trial is one that measured every metric of the goal, as a finite number, and kept every constraint.
         One that is called complete and did not is recorded as what it is: failed or infeasible.
 
+        Another process may have given the trial up meanwhile: it heard no sign of life of this one for too long. As
+        long as nobody has begun to run it again, it is recorded all the same; else that other run counts, and the trial
+        is returned as it stands there, perhaps running.
+
         Raises:
             StudyError: The trial was not begun by this object, has ended already, or is given as still running.
         """
@@ -133,7 +139,9 @@ class Study:
         with self._entries.alone():
             identity = self._identity_of(trial.number)
             reports = {**self._reports.get(trial.number, {}), **trial.reports}
-            self._entries.end(identity, replace(self._judged(trial), reports=reports))
+            ended = replace(self._judged(trial), reports=reports)
+            if not self._entries.end(identity, ended):
+                self._record_again(ended)
             del self._own[trial.number]
             self._reports.pop(trial.number, None)
             self._reread()
@@ -149,6 +157,27 @@ class Study:
             self._own = self._entries.running_here()
             for number in sorted(self._own):
                 self.finish(replace(self.all_trials[number], state=State.INTERRUPTED))
+
+    def is_taken_over(self, number: int) -> bool:
+        """Say whether another process gave up a trial that began here, and has begun to run it again."""
+        with self._entries.reading():
+            identity = self._identity_of(number)
+            self._reread()
+            current = self._entries.current[number]
+            return current.identity != identity and current.trial.state is not State.INTERRUPTED
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """The trials whose result of this object is not recorded, since another process took them over."""
+        return frozenset(self._lost)
+
+    @property
+    def unsure(self) -> Mapping[int, float]:
+        """The trials that run in processes that cannot be seen from here and gave no sign of life yet.
+
+        By number, the seconds that are left until such a trial is given up (interrupted).
+        """
+        return self._entries.unsure
 
     def queue(self, point: Mapping[str, Any]) -> bool:
         """Store a point to be run next; return whether it was new.
@@ -356,6 +385,19 @@ class Study:
     def _reread(self) -> None:
         self._entries.reread()
         self._trials = None
+
+    def _settle(self) -> None:
+        self._entries.settle()
+        self._trials = None
+
+    def _record_again(self, ended: Trial) -> None:
+        """Record a run whose trial was given up, as a run again, unless another process came first."""
+        self._reread()
+        if self._entries.current[ended.number].trial.state is not State.INTERRUPTED:
+            self._lost.add(ended.number)
+        elif ended.state is not State.INTERRUPTED:
+            identity = self._entries.begin(ended, "", self._distributions, ended.number)
+            self._entries.end(identity, ended)
 
     def _shown(self, trial: Trial) -> Trial:
         """Return a stored trial as readers see it: with what it keeps, and with what it reported so far."""

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 from run_searches import BOUNDED, ONE, SPACE, Diary, Walk, counted, evaluating, fresh_study, searched, states, walk
 
 from nbcompress.errors import PointError, SearchError, SpaceExhausted
-from nbcompress.run import Controls, keep, report, run
+from nbcompress.run import Controls, give_shelf, keep, report, run
 from nbcompress.run.engines import ExecutorEngine, InlineEngine, ProcessEngine
 from nbcompress.run.limits import GainBelow, NoGain
+from nbcompress.run.loop import TAKEN_OVER
 from nbcompress.run.plan import Plan
 from nbcompress.run.pruner import Pruner
 from nbcompress.run.seeds import trial_seed
 from nbcompress.space import Choice, Space
 from nbcompress.study import State, Study, open_study
+from nbcompress.study.heartbeats import Heartbeats
+from nbcompress.study.worker import this_worker
 
 
 def square(x: float) -> dict[str, float]:
@@ -241,8 +249,6 @@ class TestOrder:
         study = fresh_study()
         for number in range(4):
             trial = study.begin({"x": walk(number)}, seed=trial_seed(0, number), reason=f"step {number}")
-            from dataclasses import replace
-
             state = State.INTERRUPTED if number in (1, 3) else State.COMPLETE
             study.finish(replace(trial, state=state, values={"loss": 1.0} if state is State.COMPLETE else {}))
         ran: list[float] = []
@@ -515,6 +521,77 @@ class TestObservers:
         looks = Looks()
         _, ending = searched(square, study, observers=[looks])
         assert ending.warnings == ()
+
+
+class TestOtherMachines:
+    """Trials that run, or ran, where this process cannot look."""
+
+    @pytest.fixture(autouse=True)
+    def looks_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("nbcompress.run.loop._LOOK_SECONDS", 0.0)
+        monkeypatch.setattr("nbcompress.run.loop._SLICE_SECONDS", 0.001)
+
+    def both(self, path: Path, clock: Callable[[], float]) -> tuple[Study, Study]:
+        """Return a study as this process sees it, and as another machine does that has begun a trial at .25."""
+        other = open_study("test", SPACE, ONE, storage=path, heartbeats=Heartbeats(clock=lambda: math.inf))
+        with pytest.MonkeyPatch.context() as patch:
+            elsewhere = replace(this_worker("there"), host="there")
+            patch.setattr("nbcompress.study.entries.this_worker", lambda _: elsewhere)
+            other.begin({"x": 0.25}, seed=1)
+        return open_study("test", SPACE, ONE, storage=path, heartbeats=Heartbeats(clock=clock)), other
+
+    def test_the_trial_of_one_that_is_gone_is_run_in_the_end(self, tmp_path: Path) -> None:
+        study, _ = self.both(tmp_path / "journal", count(0, 5).__next__)
+        ran: list[float] = []
+
+        def body(x: float) -> dict[str, float]:
+            ran.append(x)
+            return square(x)
+
+        _, ending = searched(body, study, trials=3)
+        assert ending.kind == "done"
+        assert states(study) == ["complete"] * 3
+        assert sorted(ran) == sorted([0.25, walk(1), walk(2)])
+        assert study.all_trials[0].params == {"x": 0.25}
+
+    def test_it_is_waited_for_as_long_as_it_may_live(self, tmp_path: Path) -> None:
+        study, _ = self.both(tmp_path / "journal", lambda: 0.0)
+        controls = Controls()
+        threading.Timer(0.3, controls.stop).start()
+        _, ending = searched(square, study, trials=3, controls=controls)
+        assert ending.kind == "stopped"
+        assert states(study) == ["running", "complete", "complete"]
+
+    def test_one_that_gives_a_sign_of_life_keeps_it(self, tmp_path: Path) -> None:
+        study, other = self.both(tmp_path / "journal", lambda: 0.0)
+        identity = other.optuna_study().trials[0]._trial_id
+        timer = threading.Timer(0.3, lambda: other._entries._write_beat(identity, 1))
+        timer.start()
+        _, ending = searched(square, study, trials=3)
+        timer.join()
+        assert ending.reason == "2 of 3 trials are done and 1 run in another process."
+
+    def test_what_was_taken_over_meanwhile_is_said_and_keeps_what_the_other_kept(self, tmp_path: Path) -> None:
+        study = open_study("test", SPACE, ONE, storage=tmp_path / "journal")
+        other = open_study("test", SPACE, ONE, storage=tmp_path / "journal")
+        give_shelf(study)
+
+        def body(x: float) -> dict[str, float]:
+            if not other.all_trials:
+                theirs = other.optuna_study()
+                theirs._storage.set_trial_state_values(theirs.trials[0]._trial_id, TrialState.FAIL)
+                again = other.begin({"x": x}, number=0)
+                assert study.shelf is not None
+                study.shelf.put(0, "x", -1.0)
+                other.finish(replace(again, state=State.COMPLETE, values={"loss": -1.0}))
+            keep(x=x)
+            return square(x)
+
+        _, ending = searched(body, study, trials=2, keep=("x",))
+        assert ending.kind == "done"
+        assert [trial.values["loss"] for trial in study.all_trials] == [-1.0, walk(1) ** 2]
+        assert study.all_trials[0].kept["x"] == -1.0
+        assert [one for one in ending.warnings if "taken over" in one] == [TAKEN_OVER.format(number=0)]
 
 
 def test_engines_agree() -> None:

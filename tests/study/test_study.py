@@ -244,20 +244,44 @@ class NeverNoted(dict[int, int]):
         pass
 
 
-def test_a_trial_that_another_program_ends_is_told(place: Place) -> None:
-    import optuna
-
+def test_a_trial_that_another_program_ended_is_recorded_all_the_same(place: Place) -> None:
     study = place.open()
     begun = study.begin(PLAIN)
+    ended_by_another_program(study)
+    assert study.finish(replace(begun, state=State.COMPLETE, values=GOOD)).state is State.COMPLETE
+    assert study.lost == frozenset()
+    assert [(trial.state, trial.values) for trial in place.open().all_trials] == [(State.COMPLETE, GOOD)]
+
+
+def test_unless_it_is_run_again_already(place: Place) -> None:
+    study, other = place.open(), place.open()
+    begun = study.begin(PLAIN)
+    ended_by_another_program(study)
+    assert not study.is_taken_over(0)
+    again = other.begin(PLAIN, number=0)
+    assert study.is_taken_over(0)
+    assert study.finish(replace(begun, state=State.COMPLETE, values={**GOOD, "accuracy": 0.1})).state is State.RUNNING
+    assert study.lost == {0}
+    other.finish(replace(again, state=State.COMPLETE, values=GOOD))
+    assert [(trial.state, trial.values) for trial in place.open().all_trials] == [(State.COMPLETE, GOOD)]
+
+
+def test_what_another_program_ended_stays_interrupted_when_it_is_abandoned(place: Place) -> None:
+    study = place.open()
+    study.begin(PLAIN)
+    begun = study.begin(PLAIN)
+    ended_by_another_program(study)
+    study.finish(replace(begun, state=State.INTERRUPTED))
+    study.abandon()
+    assert [trial.state for trial in place.open().all_trials] == [State.INTERRUPTED] * 2
+
+
+def ended_by_another_program(study: Study) -> None:
+    import optuna
+
     theirs = study.optuna_study()
-    theirs._storage.set_trial_state_values(theirs.trials[0]._trial_id, optuna.trial.TrialState.FAIL)
-    with pytest.raises(StudyError) as caught:
-        study.finish(replace(begun, state=State.COMPLETE, values=GOOD))
-    assert str(caught.value) == "Trial 0 was ended by another program while it ran here."
-    study.refresh()
-    assert [trial.number for trial in study.interrupted] == [0]
-    study.finish(replace(study.begin(PLAIN, number=0), state=State.COMPLETE, values=GOOD))
-    assert [trial.state for trial in place.open().all_trials] == [State.COMPLETE]
+    for trial in theirs.trials:
+        theirs._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,150 @@
+"""Traced calls (profilers, debuggers, coverage) during and after a body that may be cut.
+
+What goes wrong here is a loop that even a signal does not end, so each case runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+START = """
+import bdb, cProfile, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from nbcompress.run.guard import Cut, Guard
+from nbcompress.run.outcome import TrialEnded
+from nbcompress.study import State
+
+STOP = Cut(State.STOPPED)
+
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        (lambda: 1)()
+    return "ended"
+
+def outcome(guard, body, *arguments):
+    try:
+        return guard.call(body, *arguments)
+    except TrialEnded:
+        return "cut"
+
+def tracer(frame, event, argument):
+    return tracer
+
+class Debugger(bdb.Bdb):
+    n_lines = 0
+    def user_line(self, frame):
+        self.n_lines += 1
+        self.set_step()
+
+def call():
+    return (lambda: 1)()
+
+def traced_calls():
+    sys.settrace(tracer); call(); assert sys.gettrace() is tracer; sys.settrace(None)
+    heard = []
+    sys.setprofile(lambda *what: heard.append(what)); call(); sys.setprofile(None)
+    assert heard
+    profile = cProfile.Profile(); profile.enable(); call(); profile.disable()
+    assert profile.getstats()
+    debugger = Debugger(); debugger.runcall(call)
+    assert debugger.n_lines
+"""
+
+CASES = {
+    "after a body that was not cut": """
+assert outcome(Guard(), spin, 0.0) == "ended"
+traced_calls()
+""",
+    "after a body that was cut": """
+assert outcome(Guard((0.05, STOP)), spin, 20.0) == "cut"
+traced_calls()
+""",
+    "after a body that caught the cut": """
+def body():
+    try:
+        spin(20.0)
+    except BaseException:
+        return "caught"
+assert outcome(Guard((0.05, STOP)), body) == "caught"
+traced_calls()
+""",
+    "after a shield that a cut came upon": """
+guard = Guard()
+def body():
+    with guard.shield():
+        threading.Thread(target=guard.cut, args=[STOP]).start()
+        spin(0.2)
+assert outcome(guard, body) == "cut"
+traced_calls()
+""",
+    "in a body": """
+def body():
+    traced_calls()
+    sys.settrace(tracer)
+    return call()
+assert outcome(Guard(), body) == 1
+assert sys.gettrace() is tracer
+assert outcome(Guard(), call) == 1
+assert sys.gettrace() is tracer
+""",
+    "in a body that is cut": """
+def body():
+    sys.settrace(tracer)
+    spin(20.0)
+assert outcome(Guard((0.05, STOP)), body) == "cut"
+sys.settrace(None)
+traced_calls()
+""",
+    "in bodies on threads": """
+threading.settrace(tracer)
+with ThreadPoolExecutor(3) as pool:
+    futures = [pool.submit(lambda: outcome(Guard((0.05, STOP)), spin, 20.0)) for _ in range(6)]
+    futures += [pool.submit(lambda: outcome(Guard(), spin, 0.0)) for _ in range(6)]
+    assert [one.result() for one in futures] == ["cut"] * 6 + ["ended"] * 6
+threading.settrace(None)
+traced_calls()
+""",
+    "beside a cut body that does not come back to Python": """
+begun = threading.Event()
+def body():
+    begun.set()
+    time.sleep(1000)
+guards = []
+def work():
+    guards.append(Guard())
+    guards[0].call(body)
+threading.Thread(target=work, daemon=True).start()
+begun.wait()
+guards[0].cut(STOP)
+spin(0.1)
+traced_calls()
+""",
+    "after cuts at the very end of bodies": """
+for offset in (0.0, 1e-6, 5e-6, 2e-5, 1e-4, 3e-4):
+    for i in range(40):
+        sys.settrace(tracer if i % 2 else None)
+        guard = Guard()
+        ready = threading.Event()
+        def fire():
+            ready.wait()
+            spin(0.0008 + offset)
+            guard.cut(STOP)
+        thread = threading.Thread(target=fire)
+        thread.start()
+        ready.set()
+        assert outcome(guard, spin, 0.0008) in ("ended", "cut")
+        sys.settrace(None)
+        traced_calls()
+        thread.join()
+""",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_traced_calls_go_on(case: str) -> None:
+    done = subprocess.run([sys.executable, "-c", START + CASES[case]], timeout=120, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
