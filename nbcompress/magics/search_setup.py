@@ -15,6 +15,7 @@ from IPython.core.error import UsageError
 from nbcompress.cell import CellBody, CellEvaluator, Origin
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.search_options import goal_of
+from nbcompress.run.looking import is_a
 from nbcompress.space import Space
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def notebook_modules(namespace: Mapping[str, Any]) -> dict[str, Any]:
     if torch is None:
         return {}
     found = dict(namespace)
-    return {key: one for key, one in found.items() if isinstance(one, torch.nn.Module) and not key.startswith("_")}
+    return {key: one for key, one in found.items() if is_a(one, torch.nn.Module) and not key.startswith("_")}
 
 
 def _as_python(cell: str, scope: Scope) -> str:

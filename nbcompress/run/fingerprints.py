@@ -15,6 +15,7 @@ from types import FunctionType
 from typing import Any
 
 from nbcompress.run.data_record import digest_of
+from nbcompress.run.looking import is_a
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
@@ -29,7 +30,7 @@ def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
     for name, value in values.items():
         if _is_plain(value):
             found[f"value of {name}"] = _digits(repr(value))
-        elif isinstance(value, FunctionType) and value.__module__ == "__main__":
+        elif type(value) is FunctionType and value.__module__ == "__main__":
             found[f"version of {name}"] = code_digits(value)
         elif _is_module(value) and (digits := _module_digits(value)):
             found[f"content of {name}"] = digits
@@ -57,11 +58,11 @@ def _digits(text: str) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return all(_is_plain(one) for one in value)
     return type(value) in _SCALARS
 
 
 def _is_module(value: Any) -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.nn.Module)
+    return torch is not None and is_a(value, torch.nn.Module)
