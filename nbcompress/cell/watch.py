@@ -131,7 +131,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
     while waiting:
         part = waiting.pop()
         yield part
-        for _, child in _folder(part, "_modules").items():
+        for child in _folder(part, "_modules").values():
             if is_a(child, nn.Module) and id(child) not in seen:
                 seen.add(id(child))
                 waiting.append(child)

@@ -61,7 +61,15 @@ def prepared(arguments: argparse.Namespace, cell: str, scope: Scope) -> Search:
     def modules() -> dict[str, Any]:
         return notebook_modules(scope.namespace)
 
-    place = Place(name, arguments.storage, arguments.fresh, {"body": body.digest}, modules)
+    place = Place(
+        name,
+        arguments.storage,
+        arguments.fresh,
+        is_made=not arguments.study,
+        accept_changes=arguments.accept_changes,
+        identity={"body": body.digest},
+        modules=modules,
+    )
     evaluate = CellEvaluator(body, space, scope.namespace, arguments.keep)
     return prepare(options, evaluate, space, body.goal, engine, place, baseline=baseline, facts={"cell": cell})
 

@@ -92,6 +92,15 @@ def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
             yield from _parts(one, depth - 1)
 
 
+def data_parts(value: Any) -> list[Any]:
+    """Return the tensors, arrays and frames of something that is data itself, not of a list or a dict that holds it."""
+    is_data = _is_array(value) or _is_a(value, "torch.utils.data", "DataLoader", "Dataset")
+    try:
+        return list(_parts(value)) if is_data else []
+    except Exception:  # noqa: BLE001 - a loader of the person's that cannot be read
+        return []
+
+
 def digest_of(parts: list[Any]) -> str:
     """Return a hash of tensors, arrays or frames, or an empty text if there is none, or one that cannot be read."""
     return _digest(parts)[0] if parts else ""

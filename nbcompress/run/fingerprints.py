@@ -11,11 +11,11 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-from nbcompress.run.data_record import digest_of
-from nbcompress.run.looking import is_a
+from nbcompress.run.data_record import data_parts, digest_of
+from nbcompress.run.looking import is_a, unwrapped
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
@@ -39,11 +39,20 @@ def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
 
 def code_digits(function: Callable[..., Any]) -> str:
     """Return digits of a function's text."""
+    inner = unwrapped(function)
+    is_written = type(inner) in (FunctionType, MethodType) or is_a(inner, type)
     try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):  # typed at a prompt, built in, or an object with `__call__`
-        text = getattr(function, "__qualname__", type(function).__qualname__)
+        text = inspect.getsource(inner) if is_written else ""
+    except (OSError, TypeError):  # typed at a prompt
+        text = ""
+    if not text:  # that, or built in, or an object with `__call__`
+        text = inner.__qualname__ if is_written or is_a(inner, BuiltinFunctionType) else type(inner).__qualname__
     return _digits(text)
+
+
+def content_digits(value: Any) -> str:
+    """Return digits of an array, a frame, a loader, a data set or a model; an empty text for anything else."""
+    return _module_digits(value) if _is_module(value) else digest_of(data_parts(value))
 
 
 def _module_digits(module: Any) -> str:

@@ -23,7 +23,7 @@ def own_attributes(value: Any) -> dict[str, Any]:
     """Return the instance dict of `value`, the object itself; empty if it has none or computes it."""
     for kind in _MRO.__get__(type(value)):
         described = kind.__dict__.get("__dict__")
-        if described is not None and type(described) is not GetSetDescriptorType:
+        if described is not None and type(described) not in (GetSetDescriptorType, MemberDescriptorType):
             return {}
     try:
         found = object.__getattribute__(value, "__dict__")

@@ -83,6 +83,7 @@ def values_read(function: Any) -> dict[str, Any]:
             waiting += [value for value in (*one.args, *one.keywords.values()) if type(value) is FunctionType]
             found |= {**{f"argument {place}": value for place, value in enumerate(one.args, 1)}, **one.keywords}
             one = one.func
+        waiting += _methods_of(one.__self__ if type(one) is MethodType else one)
         one = unwrapped(one.__func__ if type(one) is MethodType else one)
         if type(one) is not FunctionType or id(one) in seen:
             continue
@@ -97,3 +98,11 @@ def values_read(function: Any) -> dict[str, Any]:
         inner = [unwrapped(value) for value in here.values()]
         waiting += [one_ for one_ in inner if type(one_) is FunctionType and one_.__globals__ is one.__globals__]
     return found
+
+
+def _methods_of(value: Any) -> list[FunctionType]:
+    """Return the methods that a callable object, or the object of a bound method, has from its own module."""
+    if callable(value) and type(value) in (FunctionType, type(len), type):
+        return []
+    kinds = [kind for kind in type(value).__mro__ if kind.__module__ == type(value).__module__ != "builtins"]
+    return [one for kind in kinds for one in vars(kind).values() if type(one) is FunctionType]

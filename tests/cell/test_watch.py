@@ -97,8 +97,13 @@ class Unfinished(nn.Module):
 
 @pytest.mark.parametrize(
     "tensor",
-    [torch.ones(2, dtype=torch.bool), torch.eye(3).to_sparse(), torch.ones(2).to(torch.float8_e4m3fn)]
-    + [torch.ones(2, device="meta"), torch.tensor([complex("nan")])],
+    [
+        torch.ones(2, dtype=torch.bool),
+        torch.eye(3).to_sparse(),
+        torch.ones(2).to(torch.float8_e4m3fn),
+        torch.ones(2, device="meta"),
+        torch.tensor([complex("nan")]),
+    ],
     ids=["bool", "sparse", "float8", "meta", "complex"],
 )
 def test_unusual_modules_and_tensors_do_no_harm(tensor: torch.Tensor) -> None:
