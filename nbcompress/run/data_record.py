@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from nbcompress.run.looking import is_a, items_of, own_attributes
+from nbcompress.run.looking import is_a, is_declared, items_of, own_attributes
 
 HASHED_BYTES = 16 * 2**20
 # Hexadecimal digits of a hash that are kept.
@@ -172,7 +172,7 @@ def _may_hold_data(value: Any) -> bool:
         return True
     if callable(value) or is_a(value, ModuleType, list, tuple, dict):
         return False
-    return is_a(value, Iterator) or hasattr(type(value), "read") or type(value).__module__.startswith("datasets.")
+    return is_a(value, Iterator) or is_declared(value, "read") or type(value).__module__.startswith("datasets.")
 
 
 def _is_a(value: Any, module: str, *names: str) -> bool:

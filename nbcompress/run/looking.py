@@ -19,6 +19,11 @@ def is_a(value: Any, *kinds: type[Any]) -> bool:
     return issubclass(type(value), kinds)
 
 
+def is_declared(value: Any, name: str) -> bool:
+    """Whether the class of `value`, or a base of it, has an attribute of that name."""
+    return any(name in kind.__dict__ for kind in _MRO.__get__(type(value)))
+
+
 def own_attributes(value: Any) -> dict[str, Any]:
     """Return the instance dict of `value`, the object itself; empty if it has none or computes it."""
     for kind in _MRO.__get__(type(value)):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -23,7 +22,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 from nbcompress.run.fingerprints import content_digits
-from nbcompress.run.looking import is_a, items_of, own_attributes, wrapped_in
+from nbcompress.run.looking import is_a, is_declared, items_of, own_attributes, wrapped_in
 from nbcompress.study.values import Path, Values
 
 # How deep values lie in each other, how many are looked at, and from how many on a list is stored by its digits.
@@ -114,7 +113,7 @@ class _Reader:
             if value.__module__ != "__main__":
                 return None
             return {name: one for name, one in vars(value).items() if name[:2] != "__" and is_a(one, *_SCALARS)}
-        if dataclasses.is_dataclass(type(value)):
+        if is_declared(value, "__dataclass_fields__"):
             names = type(value).__dict__.get("__slots__", ())
             slots = {} if isinstance(names, str) else {name: _slot(value, name) for name in names}
             return {**slots, **attributes}

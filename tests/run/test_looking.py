@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from types import FunctionType
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ from nbcompress.run.data_record import data_facts
 from nbcompress.run.fingerprints import fingerprints
 from nbcompress.run.looking import is_a, items_of, own_attributes, unwrapped, wrapped_in
 from nbcompress.run.reads import is_plain_function, reached_names, values_read
+from nbcompress.run.taking import taken
 
 
 class Config(dict[str, Any]):
@@ -112,6 +114,23 @@ def test_hostile_objects_are_neither_asked_nor_taken_for_something_else(name: st
     assert fingerprints(namespace) == {}
     data_facts(namespace)
     values_read(value)
+    # Neither as something that is read nor as something that belongs to a function.
+    for search in (taken(namespace), taken({}, functools.partial(plain, value)), taken({}, value)):
+        json.dumps(search.to_json())
+
+
+class HostileMeta(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__module__", "__qualname__", "__name__", "__mro__", "__dict__"):
+            return super().__getattribute__(name)
+        raise RuntimeError(f"asked for {name}")
+
+
+def test_instances_of_a_hostile_class() -> None:
+    value = HostileMeta("Hostile", (), {})()
+    for search in (taken({"k": value}), taken({}, functools.partial(plain, value))):
+        json.dumps(search.to_json())
+    assert data_facts({"k": value}).gaps == ()
 
 
 def test_wrapped_functions_are_followed() -> None:
