@@ -8,6 +8,7 @@ from typing import Any
 
 import cloudpickle
 
+from nbcompress.cell.bindings import written_into
 from nbcompress.cell.body import CHECK_NAME, POINT_NAME, CellBody
 from nbcompress.cell.isolation import plain_functions, trial_globals
 from nbcompress.cell.namespace import running_in
@@ -88,6 +89,10 @@ class CellEvaluator:
     def reads(self) -> dict[str, Any]:
         """Return what the body reads of the notebook, by name, for the record."""
         return {name: self._namespace[name] for name in self._names - self._body.own if name in self._namespace}
+
+    def written(self) -> frozenset[tuple[str, ...]]:
+        """Return the places of the notebook's values that the body's own statements write into."""
+        return written_into(self._body.declarations.tree)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: the body and the names that it reaches, as one pickle.

@@ -10,6 +10,7 @@ from types import CellType, FunctionType
 from typing import Any
 
 from nbcompress.errors import SearchError
+from nbcompress.run.looking import is_a, items_of, own_attributes, wrapped_in
 from nbcompress.run.reads import is_plain_function
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
@@ -33,12 +34,10 @@ def stateful_in(value: Any, kinds: tuple[type, ...] | None = None) -> Iterator[A
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, wanted):
+        if is_a(one, *wanted):
             yield one
-        elif isinstance(one, dict):
-            waiting.extend(one.values())
-        elif isinstance(one, _CONTAINERS):
-            waiting.extend(one)
+        elif is_a(one, *_CONTAINERS):
+            waiting.extend(items_of(one))
 
 
 def trial_globals(namespace: dict[str, Any], names: Iterable[str], functions: frozenset[str]) -> dict[str, Any]:
@@ -133,15 +132,15 @@ def _bound_to(function: Any, trial: dict[str, Any], done: dict[int, Any]) -> Any
     """Return `function` reading the trial's globals; a decorated one is wrapped anew around the bound function."""
     if id(function) in done:
         return done[id(function)]
-    inner = getattr(function, "__wrapped__", None)
+    inner = wrapped_in(function)
     if inner is None:
         fresh = _copy_of_function(function, globals_=trial, closure=function.__closure__)
     else:
         bound = _bound_to(inner, trial, done)
-        if isinstance(function, FunctionType):
+        if type(function) is FunctionType:
             cells = tuple(_cell_with(cell, inner, bound) for cell in function.__closure__ or ())
             fresh = _copy_of_function(function, globals_=function.__globals__, closure=cells or None)
-        elif hasattr(function, "cache_parameters"):
+        elif "cache_parameters" in own_attributes(function):
             # A cache shared between trials would hand one trial's results to the next.
             fresh = functools.lru_cache(**function.cache_parameters())(bound)
         else:

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.cell.isolation import stateful_in
+from nbcompress.run.looking import is_a, own_attributes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+_FOLDERS = ("_modules", "_parameters", "_buffers")
 
 
 @dataclass
@@ -25,10 +29,13 @@ class _Watched:
     is_buffer: bool
 
     def is_changed(self) -> bool:
-        if self.owner.get(self.key) is not self.tensor or _version(self.tensor) != self.version:
+        if not self._is_in_place() or _version(self.tensor) != self.version:
             return True
         # Batch normalization updates its running statistics without a new version; buffers are small, so look.
         return self.is_buffer and not _equal(self.tensor, self.saved)
+
+    def _is_in_place(self) -> bool:
+        return self.key in self.owner and self.owner[self.key] is self.tensor
 
     def restore_(self) -> None:
         """Put the tensor and its values back in place."""
@@ -38,7 +45,8 @@ class _Watched:
             if self.tensor.shape != self.saved.shape:
                 self.tensor.resize_(self.saved.shape)
             self.tensor.copy_(self.saved)
-        self.owner[self.key] = self.tensor
+        if not self._is_in_place():
+            self.owner[self.key] = self.tensor
         self.version = _version(self.tensor)
 
 
@@ -50,7 +58,12 @@ def _version(tensor: Tensor) -> int:
 def _equal(one: Tensor, other: Tensor) -> bool:
     import torch
 
-    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+    try:
+        if torch.equal(one, other):
+            return True
+        return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+    except RuntimeError:  # a kind of tensor that torch does not compare; its version has to do
+        return True
 
 
 class ModuleWatch:
@@ -71,9 +84,9 @@ class ModuleWatch:
                 if id(module) not in seen:
                     seen.add(id(module))
                     self._tensors.setdefault(name, []).extend(_watch(module))
-                    folders = [part._modules for part in module.modules()]
-                    folders += [part._parameters for part in module.modules()]
-                    folders += [part._buffers for part in module.modules()]
+                    folders = [_folder(part, kind) for part in _parts(module) for kind in _FOLDERS]
+                    # Those of TorchScript are no dicts, and nothing can be added to them or taken out.
+                    folders = [folder for folder in folders if is_a(folder, dict)]
                     self._children.setdefault(name, []).extend((folder, dict(folder)) for folder in folders)
 
     def restore_(self) -> tuple[str, ...]:
@@ -98,9 +111,31 @@ class ModuleWatch:
 def _watch(module: nn.Module) -> Iterator[_Watched]:
     from torch.nn.parameter import is_lazy
 
-    for part in module.modules():
-        for owner in (part._parameters, part._buffers):
+    for part in _parts(module):
+        for kind in ("_parameters", "_buffers"):
+            owner = _folder(part, kind)
             for key, tensor in owner.items():
                 if tensor is not None and not is_lazy(tensor):
-                    saved = tensor.detach().clone()
-                    yield _Watched(owner, key, tensor, _version(tensor), saved, owner is part._buffers)
+                    try:
+                        saved = tensor.detach().clone()
+                    except (RuntimeError, TypeError):
+                        continue  # a tensor that cannot be copied cannot be put back either
+                    yield _Watched(owner, key, tensor, _version(tensor), saved, kind == "_buffers")
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield a module and every module in it, also of one whose `__init__` did not run to its end."""
+    from torch import nn
+
+    waiting, seen = [module], {id(module)}
+    while waiting:
+        part = waiting.pop()
+        yield part
+        for child in _folder(part, "_modules").values():
+            if is_a(child, nn.Module) and id(child) not in seen:
+                seen.add(id(child))
+                waiting.append(child)
+
+
+def _folder(part: nn.Module, kind: str) -> Any:
+    return own_attributes(part).get(kind, {})

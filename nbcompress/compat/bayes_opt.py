@@ -52,6 +52,8 @@ class BayesianOptimization:
         study, storage: Ours: a name, and a path or a URL. A study that exists is continued, so a script that runs again
             repeats no call: what `maximize` and `probe` ask for is counted from its beginning.
         panel: Ours: whether a notebook shows the panel.
+        fresh, accept_changes: Ours: begin the next generation of a stored study; go on with it though `f` reads other
+            values.
 
     Raises:
         SearchError: An option cannot be honoured; it is named.
@@ -76,12 +78,15 @@ class BayesianOptimization:
         study: str | None = None,
         storage: str | os.PathLike[str] | None = None,
         panel: bool = True,
+        fresh: bool = False,
+        accept_changes: bool = False,
         **others: Any,
     ) -> None:
         refuse("BayesianOptimization", others, _HINTS)
         self._f, self._verbose, self._may_repeat = f, verbose, allow_duplicate_points
         self._random_state, self._panel = seed_of(random_state), panel
         self._place = study, storage
+        self._fresh, self._accepts = fresh, accept_changes
         self._acquisition = "logei" if acquisition_function is None else acquisition_of(acquisition_function)
         self._bounds = Space({name: _parameter(name, bounds) for name, bounds in pbounds.items()})
         self._searching = self._opened(self._bounds, study)
@@ -102,6 +107,8 @@ class BayesianOptimization:
             study=study,
             storage=self._place[1],
             panel=self._panel,
+            fresh=self._fresh,
+            accept_changes=self._accepts,
         )
 
     @property

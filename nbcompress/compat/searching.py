@@ -23,6 +23,7 @@ from nbcompress.run.functions import place_of
 from nbcompress.run.history import history_of
 from nbcompress.run.outcome import Assignment, Outcome
 from nbcompress.run.preparing import Options, prepare
+from nbcompress.run.reads import values_read
 from nbcompress.run.same_failure import in_short
 from nbcompress.run.trial_context import TrialContext
 from nbcompress.run.trial_run import run_trial
@@ -42,6 +43,11 @@ class Call:
 
     function: Callable[[Point], Any]
     goal: Goal
+    source: Callable[..., Any] | None = None  # what the person wrote
+
+    def reads(self) -> dict[str, Any]:
+        """Return what the function reads from outside, by name, for the record."""
+        return values_read(self.source)
 
     def __call__(self, assignment: Assignment) -> Outcome:
         return run_trial(self._body, assignment, goal=self.goal)
@@ -62,6 +68,7 @@ class Searching:
         acquisition: As in `nc.search`.
         study, storage: As in `nc.search`: nothing is stored unless one of them is given.
         panel: Whether a notebook shows the panel.
+        fresh, accept_changes: As in `nc.search`.
     """
 
     def __init__(
@@ -76,10 +83,17 @@ class Searching:
         study: str | None,
         storage: str | os.PathLike[str] | None,
         panel: bool,
+        fresh: bool = False,
+        accept_changes: bool = False,
     ) -> None:
         self._options = Options(seed=seed_of(random_state), acquisition=acquisition)
-        place = place_of(function, space, goal, study, storage, fresh=False)
-        self._search = prepare(self._options, Call(call, goal), space, goal, engine_of("inline"), place)
+        place = place_of(function, space, goal, study, storage, fresh, accept_changes)
+        self._search = prepare(self._options, Call(call, goal, function), space, goal, engine_of("inline"), place)
+        is_drawn = not isinstance(random_state, (int, np.integer))
+        for warning in self._search.study.warnings:
+            if is_drawn and "another seed" in warning:
+                continue  # nobody chose it
+            warnings.warn(warning, NbcompressWarning, stacklevel=3)
         self._metric = goal.objectives[0].metric
         self._panel = panel
         self._bounds = space

@@ -58,6 +58,8 @@ def gp_minimize(
     study: str | None = None,
     storage: str | os.PathLike[str] | None = None,
     panel: bool = True,
+    fresh: bool = False,
+    accept_changes: bool = False,
     **others: Any,
 ) -> Result:
     """Minimize `func(x)`, x a list with one value a dimension.
@@ -81,6 +83,8 @@ def gp_minimize(
         study, storage: Ours: a name, and a path or a URL. A study that exists is continued, so a script that runs again
             repeats no call.
         panel: Ours: whether a notebook shows the panel.
+        fresh, accept_changes: Ours: begin the next generation of a stored study; go on with it though `func` reads
+            other values.
         others: What tunes their surrogate (`kappa`, `xi`, `n_points`, `acq_optimizer`, `n_jobs`, ...) is passed over
             with one warning that names it.
 
@@ -115,6 +119,8 @@ def gp_minimize(
         study=study,
         storage=storage,
         panel=panel,
+        fresh=fresh,
+        accept_changes=accept_changes,
     )
     n_initial = n_initial_points if n_random_starts is None else n_random_starts
     points, values = _known(space, x0, y0)

@@ -81,6 +81,8 @@ def _storing(add: Add) -> None:
     """Which study it is, and what is known at its start."""
     add("--study", metavar="NAME", help="continue or start this study (a name made from the cell)")
     add("--fresh", action="store_true", help="start that study anew, as NAME~2; nothing is deleted")
+    accepts = "go on with a study in spite of another value; its trials note it"
+    add("--accept-changes", action="store_true", help=accepts)
     add("--storage", default="nbcompress.journal", metavar="PATH or URL", help="any Optuna storage (a journal file)")
     add("--start", type=expression, metavar="POINTS", help="an expression: a list of dicts to run first")
     add("--baseline", type=expression, metavar="METRICS", help="an expression: a dict of the original's metrics")

@@ -15,6 +15,7 @@ from IPython.core.error import UsageError
 from nbcompress.cell import CellBody, CellEvaluator, Origin
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.search_options import goal_of
+from nbcompress.run.looking import is_a
 from nbcompress.space import Space
 
 if TYPE_CHECKING:
@@ -60,7 +61,15 @@ def prepared(arguments: argparse.Namespace, cell: str, scope: Scope) -> Search:
     def modules() -> dict[str, Any]:
         return notebook_modules(scope.namespace)
 
-    place = Place(name, arguments.storage, arguments.fresh, {"body": body.digest}, modules)
+    place = Place(
+        name,
+        arguments.storage,
+        arguments.fresh,
+        is_made=not arguments.study,
+        accept_changes=arguments.accept_changes,
+        identity={"body": body.digest},
+        modules=modules,
+    )
     evaluate = CellEvaluator(body, space, scope.namespace, arguments.keep)
     return prepare(options, evaluate, space, body.goal, engine, place, baseline=baseline, facts={"cell": cell})
 
@@ -71,7 +80,7 @@ def notebook_modules(namespace: Mapping[str, Any]) -> dict[str, Any]:
     if torch is None:
         return {}
     found = dict(namespace)
-    return {key: one for key, one in found.items() if isinstance(one, torch.nn.Module) and not key.startswith("_")}
+    return {key: one for key, one in found.items() if is_a(one, torch.nn.Module) and not key.startswith("_")}
 
 
 def _as_python(cell: str, scope: Scope) -> str:

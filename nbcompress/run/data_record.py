@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from nbcompress.run.looking import is_a, is_declared, items_of, own_attributes
+
 HASHED_BYTES = 16 * 2**20
 # Hexadecimal digits of a hash that are kept.
 _DIGITS = 16
@@ -53,12 +55,16 @@ def data_facts(values: Mapping[str, Any]) -> DataFacts:
     described, hashes, gaps = {}, {}, []
     for name in sorted(values):
         value = values[name]
-        parts = list(_parts(value))
+        try:
+            parts = list(_parts(value))
+        except Exception:  # noqa: BLE001 - an object of the person's that cannot be read; no reason to stop a search
+            gaps.append(f"content of {name}{_form(value)}")
+            continue
         digest, share = _digest(parts) if parts else ("", "")
         if digest:
             shapes = ", ".join(_shape(one) for one in parts[:4]) + (", ..." if len(parts) > 4 else "")
             described[name] = f"{shapes}, sha256 {share}{digest}{_form(value)}"
-            if not isinstance(parts[0], (list, tuple)):
+            if not is_a(parts[0], list, tuple):
                 hashes[name] = digest
         elif _may_hold_data(value):
             gaps.append(f"content of {name}{_form(value)}")
@@ -69,19 +75,30 @@ def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
     """Yield the tensors, arrays and frames in `value`, in an order that does not change."""
     if _is_array(value):
         yield value
-    elif depth and isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            yield from _parts(value[key], depth - 1)
-    elif depth and isinstance(value, (list, tuple)):
-        if len(value) >= _LONG and all(isinstance(one, _PLAIN) for one in value):
-            yield value
-        for one in value if len(value) < _LONG else ():
+    elif depth and is_a(value, Mapping):
+        items = dict.items(value) if is_a(value, dict) else value.items()
+        for _, one in sorted(items, key=lambda item: str(item[0])):
+            yield from _parts(one, depth - 1)
+    elif depth and is_a(value, list, tuple):
+        held = list(items_of(value))
+        if len(held) >= _LONG and all(is_a(one, *_PLAIN) for one in held):
+            yield held if is_a(value, list) else tuple(held)
+        for one in held if len(held) < _LONG else ():
             yield from _parts(one, depth - 1)
     elif depth and _is_a(value, "torch.utils.data", "DataLoader"):
         yield from _parts(value.dataset, depth - 1)
     elif depth and _is_a(value, "torch.utils.data", "Dataset"):
-        for one in vars(value).values():
+        for one in own_attributes(value).values():
             yield from _parts(one, depth - 1)
+
+
+def data_parts(value: Any) -> list[Any]:
+    """Return the tensors, arrays and frames of something that is data itself, not of a list or a dict that holds it."""
+    is_data = _is_array(value) or _is_a(value, "torch.utils.data", "DataLoader", "Dataset")
+    try:
+        return list(_parts(value)) if is_data else []
+    except Exception:  # noqa: BLE001 - a loader of the person's that cannot be read
+        return []
 
 
 def digest_of(parts: list[Any]) -> str:
@@ -108,7 +125,7 @@ def _content(one: Any, limit: int) -> tuple[bytes, bool]:
     """Return the bytes of an array, or of rows at equal distances, and whether that is all of it."""
     import numpy as np
 
-    if isinstance(one, (list, tuple)):
+    if is_a(one, list, tuple):
         text = repr(one[:limit]).encode()
         return text[:limit], len(text) <= limit and len(one) <= limit
     if _is_a(one, "pandas", "DataFrame", "Series"):
@@ -129,7 +146,7 @@ def _content(one: Any, limit: int) -> tuple[bytes, bool]:
 
 
 def _shape(one: Any) -> str:
-    if isinstance(one, (list, tuple)):
+    if is_a(one, list, tuple):
         return f"{type(one).__name__}[{len(one)}]"
     kind = str(getattr(one, "dtype", "")).removeprefix("torch.") or type(one).__name__
     return f"{kind}{list(one.shape)}"
@@ -137,7 +154,7 @@ def _shape(one: Any) -> str:
 
 def _form(value: Any) -> str:
     """Say in parentheses what the value is, unless its shape says so."""
-    if _is_array(value) or isinstance(value, (list, tuple, dict)):
+    if _is_array(value) or is_a(value, list, tuple, dict):
         return ""
     inside = f" of {type(value.dataset).__name__}" if _is_a(value, "torch.utils.data", "DataLoader") else ""
     return f" ({type(value).__name__}{inside})"
@@ -153,13 +170,13 @@ def _may_hold_data(value: Any) -> bool:
     """Whether a value that is no known data may still be, or lead to, data."""
     if _is_a(value, "torch.utils.data", "DataLoader", "Dataset") or _is_a(value, "torch", "Tensor"):
         return True
-    if callable(value) or isinstance(value, ModuleType):
+    if callable(value) or is_a(value, ModuleType, list, tuple, dict):
         return False
-    return isinstance(value, Iterator) or hasattr(value, "read") or type(value).__module__.startswith("datasets.")
+    return is_a(value, Iterator) or is_declared(value, "read") or type(value).__module__.startswith("datasets.")
 
 
 def _is_a(value: Any, module: str, *names: str) -> bool:
     """Whether `value` is of a class of a package that is loaded; nothing is loaded for the question."""
     loaded = sys.modules.get(module)
     kinds = tuple(getattr(loaded, name) for name in names) if loaded is not None else ()
-    return isinstance(value, kinds)
+    return is_a(value, *kinds)

@@ -11,10 +11,11 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-from nbcompress.run.data_record import digest_of
+from nbcompress.run.data_record import data_parts, digest_of
+from nbcompress.run.looking import is_a, unwrapped
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
@@ -29,7 +30,7 @@ def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
     for name, value in values.items():
         if _is_plain(value):
             found[f"value of {name}"] = _digits(repr(value))
-        elif isinstance(value, FunctionType) and value.__module__ == "__main__":
+        elif type(value) is FunctionType and value.__module__ == "__main__":
             found[f"version of {name}"] = code_digits(value)
         elif _is_module(value) and (digits := _module_digits(value)):
             found[f"content of {name}"] = digits
@@ -38,11 +39,20 @@ def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
 
 def code_digits(function: Callable[..., Any]) -> str:
     """Return digits of a function's text."""
+    inner = unwrapped(function)
+    is_written = type(inner) in (FunctionType, MethodType) or is_a(inner, type)
     try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):  # typed at a prompt, built in, or an object with `__call__`
-        text = getattr(function, "__qualname__", type(function).__qualname__)
+        text = inspect.getsource(inner) if is_written else ""
+    except (OSError, TypeError):  # typed at a prompt
+        text = ""
+    if not text:  # that, or built in, or an object with `__call__`
+        text = inner.__qualname__ if is_written or is_a(inner, BuiltinFunctionType) else type(inner).__qualname__
     return _digits(text)
+
+
+def content_digits(value: Any) -> str:
+    """Return digits of an array, a frame, a loader, a data set or a model; an empty text for anything else."""
+    return _module_digits(value) if _is_module(value) else digest_of(data_parts(value))
 
 
 def _module_digits(module: Any) -> str:
@@ -57,11 +67,11 @@ def _digits(text: str) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return all(_is_plain(one) for one in value)
     return type(value) in _SCALARS
 
 
 def _is_module(value: Any) -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.nn.Module)
+    return torch is not None and is_a(value, torch.nn.Module)

@@ -71,6 +71,7 @@ def search(
     trial_timeout: str | float | None = None,
     study: str | None = None,
     fresh: bool = False,
+    accept_changes: bool = False,
     storage: str | os.PathLike[str] | None = None,
     start: Sequence[Mapping[str, Any]] = (),
     baseline: Mapping[str, float] | None = None,
@@ -99,8 +100,11 @@ def search(
         subject_to: Constraints, such as `"kilobytes <= 60"`.
         trials: Trials in the study in all.
         timeout, trial_timeout: `"90s"`, `"10m"`, `"2h"` or seconds.
-        study, storage: Nothing is stored unless one of them is given: a name, and a path or a URL.
+        study, storage: Nothing is stored unless one of them is given: a name, and a path or a URL. Plain values that
+            `g` reads are noted with a stored study. One with a name is not continued with other values; without a
+            name, the newest generation with the same values is, or a new one begins.
         fresh: Begin the next generation of a stored study.
+        accept_changes: Go on in spite of another value; the trials keep a note of theirs.
         start: Points to run first.
         baseline: Metrics of the original model, noted with the study.
         sampler, acquisition, kernel, mean: What proposes points.
@@ -118,7 +122,7 @@ def search(
     Raises:
         GoalError: No objective, or one that cannot be read.
         SearchError: An option cannot be used.
-        StudyChanged: The stored study has other parameters, objectives or constraints.
+        StudyChanged: The stored study has other parameters, objectives or constraints, or was begun with other values.
         SearchFailed: The first three trials failed with the same error, or the engine broke; its `study` has the
             trials. Whatever else ends a search, such as an interrupt, returns the study.
 
@@ -158,7 +162,7 @@ def search(
         parameters,
         goal,
         engine_of(engine),
-        place_of(g, parameters, goal, study, storage, fresh),
+        place_of(g, parameters, goal, study, storage, fresh, accept_changes),
         baseline=_baseline(baseline),
     )
     return ended_well(prepared, prepared.run(observers, controls))
@@ -223,15 +227,17 @@ def place_of(
     name: str | None,
     storage: str | os.PathLike[str] | None,
     fresh: bool,
+    accept_changes: bool = False,
 ) -> Place:
     """Return which study is meant: in memory unless a name or a storage is given."""
     body = code_digits(_function_of(g))
+    is_made = name is None
     if name is None:
         data = repr((str(space), goal, body)).encode()
         name = f"{_name_of(g)}-{hashlib.blake2b(data, digest_size=4).hexdigest()}"
     elif storage is None:
         storage = DEFAULT_STORAGE
-    return Place(name, storage, fresh, {"body": body})
+    return Place(name, storage, fresh, is_made, accept_changes, _function_of(g), {"body": body})
 
 
 def _names(name: str, given: Any) -> tuple[str, ...]:

@@ -281,7 +281,7 @@ class _Loop:
                 following.point,
                 number=following.number,
                 seed=trial_seed(self._plan.seed, number),
-                note=following.note,
+                note=self._noted(following.note),
                 reason=following.reason,
             )
         except StudyError:
@@ -295,6 +295,11 @@ class _Loop:
         if self._abandoning() is not None:
             # Asked for after `_cycle` looked and before the engine had the trial.
             self._engine.cut(trial.number, Cut(State.INTERRUPTED))
+
+    def _noted(self, note: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the note of a trial, with the values that it reads where the study was begun with others."""
+        found = {name: value for name, value in note.items() if name != "values"}
+        return found | ({"values": self._study.accepted} if self._study.accepted else {})
 
     def _submit(self, trial: Trial, repeat: int) -> None:
         seed = trial.seed if repeat == 0 else trial_seed(self._plan.seed, trial.number, repeat)

@@ -6,8 +6,9 @@ Nothing is opened before everything is checked, so that a mistake leaves no stud
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.run.data_record import data_facts
@@ -19,6 +20,8 @@ from nbcompress.run.loop import run
 from nbcompress.run.plan import Plan
 from nbcompress.run.provenance import note, provenance
 from nbcompress.run.pruner import Pruner
+from nbcompress.run.taking import taken
+from nbcompress.study.values import Values, changed_paths
 
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
@@ -113,13 +116,19 @@ class Place:
         name: Of the study.
         storage: A path, a URL, or None for memory.
         fresh: Begin its next generation.
+        is_made: Nobody chose the name: a generation of it is continued only with the values that it was begun with.
+        accept_changes: Go on in spite of another value.
         identity: What the study only warns about when it differs, such as a hash of the body.
+        function: What is searched, if it is a function and no cell.
         modules: Returns the modules that kept ones are loaded into.
     """
 
     name: str
     storage: str | os.PathLike[str] | None
     fresh: bool = False
+    is_made: bool = False
+    accept_changes: bool = False
+    function: Callable[..., Any] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     modules: Modules = dict
 
@@ -143,18 +152,27 @@ class Search:
     engine: Engine
     plan: Plan
     baseline: Mapping[str, float] | None = None
+    take: Callable[[], Values] | None = None
 
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
-        """Run it to its end; see `loop.run`."""
-        return run(
-            self.study,
-            self.proposer,
-            self.evaluate,
-            self.plan,
-            self.engine,
-            observers=observers,
-            controls=controls,
-        )
+        """Run it to its end; see `loop.run`. Note what of the values that it reads its trials wrote into."""
+        before = self.take() if self.take is not None else None
+        try:
+            return run(
+                self.study,
+                self.proposer,
+                self.evaluate,
+                self.plan,
+                self.engine,
+                observers=observers,
+                controls=controls,
+            )
+        finally:
+            # In the background other cells run meanwhile, and what they write is not the body's.
+            if before is not None and self.take is not None and current_thread() is main_thread():
+                changed = changed_paths(before, self.take())
+                if changed:
+                    self.study.annotate_written(changed)
 
 
 def _searches(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
@@ -185,10 +203,13 @@ def prepare(
 
     Raises:
         SearchError, GoalError, PointError, TransportError: An option cannot be used; nothing was opened.
-        StudyChanged: The stored study has other parameters, objectives or constraints.
+        StudyChanged: The stored study has other parameters, objectives or constraints, or was begun with other values.
         StudyError: It cannot be opened, or is being searched in this process.
     """
     from nbcompress.study import open_study
+
+    def take() -> Values:
+        return taken(getattr(evaluate, "reads", dict)(), place.function, getattr(evaluate, "written", frozenset)())
 
     plan, proposes = options.plan(), options.proposer(space, goal)
     if plan.finalists:
@@ -198,11 +219,22 @@ def prepare(
     data = data_facts(reads)
     steering = {name: getattr(options, name) for name in STEERING}
     identity = {**place.identity, **data.identity, **fingerprints(reads), **steering}
-    study = open_study(place.name, space, goal, storage=place.storage, fresh=place.fresh, identity=identity)
+    is_stored = place.storage is not None
+    study = open_study(
+        place.name,
+        space,
+        goal,
+        storage=place.storage,
+        fresh=place.fresh,
+        identity=identity,
+        values=take() if is_stored else None,
+        is_made=place.is_made,
+        accept_changes=place.accept_changes,
+    )
     study.check_free()
     give_shelf(study, place.modules)
     if sum(one.state.counts for one in study.all_trials) < plan.trials or "search" not in study.record:
         note(study, **(facts or {}), **_searches(study, options.facts(engine)), **data.to_json(), **provenance())
     if baseline is not None:
         note(study, baseline=dict(baseline))
-    return Search(study, proposes, evaluate, engine, plan, baseline)
+    return Search(study, proposes, evaluate, engine, plan, baseline, take if is_stored else None)

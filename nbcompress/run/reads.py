@@ -6,8 +6,10 @@ import dis
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
+
+from nbcompress.run.looking import is_a, unwrapped
 
 _LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_NAME", "DELETE_GLOBAL"})
 _MAGIC_CALLS = frozenset({"run_line_magic", "run_cell_magic"})
@@ -35,19 +37,10 @@ def global_names(code: CodeType) -> frozenset[str]:
     return frozenset(found)
 
 
-def unwrapped(function: Any) -> Any:
-    """Follow `__wrapped__` to the innermost callable."""
-    seen: set[int] = set()
-    while hasattr(function, "__wrapped__") and id(function) not in seen:
-        seen.add(id(function))
-        function = function.__wrapped__
-    return function
-
-
 def is_plain_function(value: Any, namespace: Mapping[str, Any]) -> bool:
     """Say whether `value` is a function without closure that was defined in `namespace`, also behind `__wrapped__`."""
     inner = unwrapped(value)
-    return isinstance(inner, FunctionType) and inner.__globals__ is namespace and inner.__closure__ is None
+    return type(inner) is FunctionType and inner.__globals__ is namespace and inner.__closure__ is None
 
 
 def reached_names(code: CodeType, namespace: Mapping[str, Any]) -> frozenset[str]:
@@ -86,12 +79,13 @@ def values_read(function: Any) -> dict[str, Any]:
     waiting = [function]
     while waiting:
         one = waiting.pop()
-        while isinstance(one, partial):
-            waiting += [value for value in (*one.args, *one.keywords.values()) if isinstance(value, FunctionType)]
+        while is_a(one, partial):
+            waiting += [value for value in (*one.args, *one.keywords.values()) if type(value) is FunctionType]
             found |= {**{f"argument {place}": value for place, value in enumerate(one.args, 1)}, **one.keywords}
             one = one.func
-        one = unwrapped(getattr(one, "__func__", one))
-        if not isinstance(one, FunctionType) or id(one) in seen:
+        waiting += _methods_of(one.__self__ if type(one) is MethodType else one)
+        one = unwrapped(one.__func__ if type(one) is MethodType else one)
+        if type(one) is not FunctionType or id(one) in seen:
             continue
         seen.add(id(one))
         here = {name: one.__globals__[name] for name in global_names(one.__code__) if name in one.__globals__}
@@ -102,5 +96,13 @@ def values_read(function: Any) -> dict[str, Any]:
                 continue
         found |= {name: value for name, value in here.items() if name not in found}
         inner = [unwrapped(value) for value in here.values()]
-        waiting += [one_ for one_ in inner if getattr(one_, "__globals__", None) is one.__globals__]
+        waiting += [one_ for one_ in inner if type(one_) is FunctionType and one_.__globals__ is one.__globals__]
     return found
+
+
+def _methods_of(value: Any) -> list[FunctionType]:
+    """Return the methods that a callable object, or the object of a bound method, has from its own module."""
+    if callable(value) and type(value) in (FunctionType, type(len), type):
+        return []
+    kinds = [kind for kind in type(value).__mro__ if kind.__module__ == type(value).__module__ != "builtins"]
+    return [one for kind in kinds for one in vars(kind).values() if type(one) is FunctionType]

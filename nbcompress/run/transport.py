@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Mapping
-from types import CodeType, FunctionType, ModuleType
+from collections.abc import Iterator
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import cloudpickle
 
 from nbcompress.errors import TransportError
+from nbcompress.run.looking import is_a, items_of, own_attributes
 
 # How deep the search for the culprit goes: a function, its globals, an object there, its attributes, ...
 _DEPTH = 6
@@ -56,7 +57,7 @@ def _is_name(text: str) -> bool:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, FunctionType):
+    if type(value) is FunctionType:
         names = set(_names_of(value.__code__))
         for name in sorted(names & value.__globals__.keys() - vars(builtins).keys()):
             yield name, value.__globals__[name]
@@ -66,15 +67,14 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             except ValueError:  # not assigned yet
                 continue
         yield from ((f"[{i}]", one) for i, one in enumerate(value.__defaults__ or ()))
-    elif isinstance(value, Mapping):
-        yield from ((str(key) if str(key).isidentifier() else f"[{key!r}]", part) for key, part in value.items())
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from ((f"[{i}]", part) for i, part in enumerate(value))
-    elif not isinstance(value, (type, ModuleType)):
-        owner = getattr(value, "__self__", None)
-        if owner is not None:
-            yield type(owner).__name__, owner
-        yield from getattr(value, "__dict__", {}).items()
+    elif is_a(value, dict):
+        yield from ((str(key) if str(key).isidentifier() else f"[{key!r}]", part) for key, part in dict.items(value))
+    elif is_a(value, list, tuple, set, frozenset):
+        yield from ((f"[{i}]", part) for i, part in enumerate(items_of(value)))
+    elif not is_a(value, type, ModuleType):
+        if type(value) in (MethodType, BuiltinMethodType) and value.__self__ is not None:
+            yield type(value.__self__).__name__, value.__self__
+        yield from own_attributes(value).items()
 
 
 def _names_of(code: CodeType) -> Iterator[str]:

@@ -22,6 +22,8 @@ from nbcompress.study.worker import this_worker
 
 _RECORD = "nbcompress:record:"
 _QUEUE = "nbcompress:queue:"
+# Where the body wrote into what it read, as lists of names and keys.
+WRITTEN = "nbcompress:written"
 
 # What this process may still be running trials for. A running trial of this process whose entries are not among them
 # was abandoned: its study object is gone, and nobody will ever end it.
@@ -171,6 +173,19 @@ class Entries:
         with self._existing():
             write_attribute(write, _RECORD + name, value, f"the record {name!r}")
         self.record = _record_of(self._attributes())
+
+    def written(self) -> set[tuple[str, ...]]:
+        """Return where the body wrote into what it read."""
+        return {tuple(path) for path in read_attribute(self._attributes(), WRITTEN) or []}
+
+    def add_written(self, paths: set[tuple[str, ...]]) -> None:
+        def write(key: str, data: Any) -> None:
+            self.ledger.storage.set_study_user_attr(self._identity, key, data)
+
+        known = self.written()
+        if paths - known:
+            with self._existing():
+                write_attribute(write, WRITTEN, sorted(map(list, known | paths)), "what a body writes into")
 
     def _write_end(self, identity: int, trial: Trial) -> None:
         for key, value in end_items(trial):

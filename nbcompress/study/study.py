@@ -36,6 +36,7 @@ class Study:
         space: The parameters.
         goal: Objectives and constraints.
         warnings: What differs from the search that began this study, one sentence each.
+        accepted: Values by name that differ from those that it was begun with, and with which it goes on all the same.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class Study:
         *,
         shelf: Shelf | None = None,
         warnings: Sequence[str] = (),
+        accepted: Mapping[str, Any] | None = None,
         is_read_only: bool = False,
     ) -> None:
         self.name, self.space, self.goal = name, space, entries.goal
         self.warnings, self.is_read_only = tuple(warnings), is_read_only
+        self.accepted = dict(accepted or {})
         self._slot = ShelfSlot(shelf)
         self._entries = entries
         self._distributions = distributions_of(space)
@@ -220,6 +223,12 @@ class Study:
         with self._entries.alone():
             for name, value in record.items():
                 self._entries.add_to_record(name, value)
+
+    def annotate_written(self, paths: set[tuple[str, ...]]) -> None:
+        """Store where the body wrote into what it read: that does not count when the study is continued."""
+        self._check_writable()
+        with self._entries.alone():
+            self._entries.add_written(paths)
 
     def searched(self) -> AbstractContextManager[None]:
         """Return a context manager that holds the study for one search.

@@ -6,6 +6,7 @@ import ast
 import pickle
 import threading
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -200,3 +201,16 @@ def test_what_a_body_reads_of_the_notebook_is_told_by_name() -> None:
     found = evaluator(source, setup="def score(x): return x * float(train.sum())", train=train, unread=7)
     assert found.reads()["train"] is train
     assert "unread" not in found.reads()
+
+
+class Invents(dict[str, Any]):
+    """An attribute dict that raises for some names and invents others."""
+
+    def __getattr__(self, name: str) -> Any:
+        return Invents() if name == "__wrapped__" else self[name]
+
+
+@pytest.mark.parametrize("read", ["", "y = config.lr\n"])
+def test_what_the_notebook_holds_is_not_asked_for_attributes(read: str) -> None:
+    outcome = run(f"x = Float(0, 1)\n{read}kilobytes = 1\naccuracy = x", config=Invents(lr=1), call=mock.call)
+    assert outcome.state is State.COMPLETE

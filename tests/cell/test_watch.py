@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
+import pytest
 import torch
 from torch import nn
 
@@ -72,4 +75,39 @@ def test_lazy_and_inference_tensors_do_no_harm() -> None:
     with torch.inference_mode():
         frozen = nn.Linear(2, 2)
     watch = ModuleWatch({"lazy": nn.LazyLinear(3), "frozen": frozen})
+    assert watch.restore_() == ()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_is_watched() -> None:
+    model = torch.jit.script(network().train())
+    watch = ModuleWatch({"model": model})
+    assert watch.restore_() == ()
+    model(torch.randn(4, 3))
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    assert watch.restore_() == ("model",)
+    assert watch.restore_() == ()
+
+
+class Unfinished(nn.Module):
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(2, dtype=torch.bool),
+        torch.eye(3).to_sparse(),
+        torch.ones(2).to(torch.float8_e4m3fn),
+        torch.ones(2, device="meta"),
+        torch.tensor([complex("nan")]),
+    ],
+    ids=["bool", "sparse", "float8", "meta", "complex"],
+)
+def test_unusual_modules_and_tensors_do_no_harm(tensor: torch.Tensor) -> None:
+    model = nn.Module()
+    model.register_buffer("b", tensor)
+    watch = ModuleWatch({"model": model, "unfinished": Unfinished(), "like": mock.Mock(spec=nn.Module)})
     assert watch.restore_() == ()

@@ -245,3 +245,24 @@ def test_a_small_space_is_drawn_whole() -> None:
     with pytest.warns(NbcompressWarning, match="All 3 points of the space were tried"):
         optimizer.maximize(init_points=5, n_iter=5)
     assert sorted(one["target"] for one in optimizer.res) == [1, 2, 3]
+
+
+def test_a_study_of_another_object_is_not_continued(tmp_path: Path) -> None:
+    class Around:
+        def __init__(self, center: float) -> None:
+            self.center = center
+
+        def __call__(self, x: float) -> float:
+            return -((x - self.center) ** 2)
+
+    def optimizer(center: float) -> Any:
+        return BayesianOptimization(
+            Around(center), {"x": (0, 1)}, random_state=1, verbose=0, storage=tmp_path / "j", panel=False
+        )
+
+    one = optimizer(0.2)
+    one.maximize(init_points=6, n_iter=0)
+    with pytest.warns(NbcompressWarning, match="center = 0.2 before and 0.8 now"):
+        other = optimizer(0.8)
+    assert other.study.name == f"{one.study.name}~2"
+    assert other.res == []

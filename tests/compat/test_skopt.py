@@ -12,7 +12,7 @@ import pytest
 
 import nbcompress as nc
 from nbcompress.compat import Categorical, Integer, Real, gp_minimize, use_named_args
-from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceError
+from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceError, StudyChanged
 from nbcompress.study import list_studies
 
 
@@ -315,3 +315,27 @@ def test_names_that_no_parameter_has_are_replaced() -> None:
 
 def test_it_is_reached_from_the_package() -> None:
     assert nc.compat.gp_minimize is gp_minimize
+
+
+def test_two_functions_without_a_name_are_two_studies_and_it_is_said(tmp_path: Path) -> None:
+    called: list[str] = []
+
+    def found(name: str, center: float, **options: Any) -> Any:
+        def f(x: list[float]) -> float:
+            called.append(name)
+            return (x[0] - center) ** 2
+
+        place = {"storage": tmp_path / "j", "panel": False, "random_state": 1}
+        return gp_minimize(f, [(0.0, 1.0)], n_calls=6, n_initial_points=6, **place, **options)
+
+    first = found("one", 0.2)
+    with pytest.warns(NbcompressWarning, match="begins, since .* center = 0.2 before and 0.8 now"):
+        second = found("other", 0.8)
+    assert second.study.name == f"{first.study.name}~2"
+    assert called == ["one"] * 6 + ["other"] * 6
+    found("one", 0.2, study="s")
+    with pytest.raises(StudyChanged, match=r"center = 0\.2 before and 0\.8 now"):
+        found("one", 0.8, study="s")
+    with pytest.warns(NbcompressWarning, match="goes on with another value"):
+        found("one", 0.8, study="s", accept_changes=True)
+    assert found("one", 0.8, study="s", fresh=True).study.name == "s~2"

@@ -20,16 +20,16 @@ import os, random, signal, sys, time
 import nbcompress as nc
 
 journal, engine, sampler = sys.argv[1], sys.argv[2], sys.argv[4]
-# In a dict, since the study would notice that the function reads other numbers than before.
-once = {"die at": int(sys.argv[3]), "kernel": os.getpid()}
+# In the environment, since a study is not continued where the function reads other values than before.
+os.environ |= {"DIE_AT": sys.argv[3], "KERNEL": str(os.getpid())}
 
 def g(x, method, k=None):
     nc.report(size=x)
     count = len(open(journal + ".ran").readlines()) if os.path.exists(journal + ".ran") else 0
     with open(journal + ".ran", "a") as file:
         file.write(f"{os.getpid()}\\n")
-    if count == once["die at"]:
-        os.kill(once["kernel"], signal.SIGKILL)
+    if count == int(os.environ["DIE_AT"]):
+        os.kill(int(os.environ["KERNEL"]), signal.SIGKILL)
         time.sleep(60)
     return {"loss": (x - 0.3) ** 2 + (k or 0) / 100 + random.random() / 1000}
 
