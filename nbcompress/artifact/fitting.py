@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.dtypes import dtype_name
+from nbcompress.artifact.dtypes import bytes_of, dtype_name
 from nbcompress.artifact.header import Entry, Header, check_of_name, check_of_names
 from nbcompress.artifact.packed import Slot, slots_of
 from nbcompress.errors import ArtifactError
@@ -41,7 +42,7 @@ def check_tensors(header: Header, model: nn.Module) -> list[Slot]:
     Raises:
         ArtifactError: They do not; names the first difference.
     """
-    slots, who = slots_of(model), f"this {type(model).__name__}"
+    slots, who = slots_of(model, header.surgery), f"this {type(model).__name__}"
     for place, (entry, slot) in enumerate(zip(header.entries, slots, strict=False)):
         _check_tensor(entry, slot, place, who, header.entries)
     if len(slots) != len(header.entries):
@@ -108,12 +109,12 @@ def _not_as_filled(together: list[tuple[Slot, Tensor]]) -> Slot | None:
     for view, (_, tensor) in zip(views, together, strict=True):
         view.copy_(tensor)
     filled = zip(views, together, strict=True)
-    return next((slot for view, (slot, tensor) in filled if not _are_equal(view, tensor)), None)
+    return next((slot for view, (slot, tensor) in filled if not are_equal(view, tensor)), None)
 
 
-def _are_equal(one: Tensor, other: Tensor) -> bool:
+def are_equal(one: Tensor, other: Tensor) -> bool:
     """Bit for bit."""
-    return torch.equal(*(both.contiguous().reshape(-1).view(torch.uint8) for both in (one, other)))
+    return np.array_equal(bytes_of(one), bytes_of(other))
 
 
 def ties_resolved(header: Header, tensors: list[Tensor | None]) -> list[Tensor]:
@@ -124,4 +125,4 @@ def ties_resolved(header: Header, tensors: list[Tensor | None]) -> list[Tensor]:
     return found
 
 
-__all__ = ["check_class", "check_memory", "check_surgery", "check_tensors", "ties_resolved"]
+__all__ = ["are_equal", "check_class", "check_memory", "check_surgery", "check_tensors", "ties_resolved"]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nbcompress.artifact.binary import Row, RowReader
 from nbcompress.artifact.container import Part, opened, sealed
 from nbcompress.artifact.dtypes import DTYPES, bytes_of, dtype_name, tensor_of
-from nbcompress.artifact.files import load_contents, read_whole, warn_of_broken, write_whole
+from nbcompress.artifact.files import check_packed, load_contents, read_whole, warn_of_broken, write_whole
 from nbcompress.artifact.packed import pack, unpack
 from nbcompress.errors import ArtifactError
 
@@ -138,6 +138,7 @@ class _ValueWriter:
     def _module(self, module: nn.Module) -> Node:
         packed = pack(module)
         warn_of_broken(packed)
+        check_packed(packed, module)
         self.blobs += packed.parts
         return ["module", packed.n_contents]
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from nbcompress.compress.buffers import share_buffers_, shared_buffers
 from nbcompress.compress.coupling import Average, Inputs, Trace, couple, first_line, tensors_of, trace
 from nbcompress.compress.layers import copied
 from nbcompress.compress.prune.cutting import Plan, cut_, mask_
@@ -205,7 +206,10 @@ def _double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
             return one
         return one.detach().to("cpu", torch.float64 if one.is_floating_point() else None)
 
-    return copied(model).eval().to("cpu", torch.float64), _mapped(inputs, wide)
+    double, shared = copied(model).eval(), shared_buffers(model)
+    double.to("cpu", torch.float64)
+    share_buffers_(double, shared)
+    return double, _mapped(inputs, wide)
 
 
 def _mapped(inputs: Inputs, change: Any) -> Inputs:
