@@ -103,7 +103,8 @@ def fit_grid(tensor: Tensor, scheme: Scheme, *, is_pruned: bool = False) -> Grid
 def rounded(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Tensor:
     """`tensor` rounded to the nearest value of `grid`, in its own dtype and on its device.
 
-    Zeros of a pruned tensor stay zero. Under one bit, every other weight becomes plus or minus the scale.
+    Zeros of a pruned tensor stay zero, and so do groups of nothing but zeros. Under one bit, every other weight becomes
+    plus or minus the scale.
     """
     scale, _ = grid.spread(tuple(tensor.shape), tensor.device)
     # Adding zero turns -0.0 into 0.0, as decoding does.
@@ -144,8 +145,9 @@ def _nearest_steps(tensor: Tensor, grid: Grid, is_pruned: bool) -> Tensor:
     """Steps away from zero (code minus zero) of the nearest values, as whole float32 numbers."""
     values = tensor.detach().to(torch.float32)
     if grid.bits == 1:
-        signs = torch.where(values >= 0, 1.0, -1.0)
-        return signs.mul_(values != 0) if is_pruned else signs
+        signs = torch.where(values >= 0, 1.0, -1.0).to(torch.float32)
+        is_group = rows_of(values, grid.group)[0].any(dim=1)
+        return signs.mul_(values != 0 if is_pruned else grid.spread_one(is_group, tuple(tensor.shape)))
     scale, zero = grid.spread(tuple(tensor.shape), tensor.device)
     return torch.minimum(torch.maximum((values / scale).round_(), -zero), grid.n_codes - 1 - zero)
 
@@ -156,7 +158,9 @@ def _fit_signs(w: Tensor, v: Tensor | None, is_pruned: bool) -> tuple[Tensor, Te
     if is_pruned:
         v = v * (w != 0)
     s = _sum(w.abs().double() * v) / _sum(v).clamp(min=1)
-    return _positive(s.float()), torch.ones_like(s, dtype=torch.float32)
+    # For a group of zeros it would be zero, which no scale is. From a small one, training can grow.
+    s = torch.where(s > 0, _positive(s.float()), _SMALLEST_HALF)
+    return s, torch.ones_like(s, dtype=torch.float32)
 
 
 def _fit_error(w: Tensor, v: Tensor | None, scheme: Scheme, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
