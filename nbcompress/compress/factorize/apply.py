@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compress.factorize.low_rank import LowRank, fill_low_rank_, low_rank_like, why_not
+from nbcompress.compress.keeping import keep_again_
 from nbcompress.compress.layers import Patterns, Target
 from nbcompress.compress.options import check_number
 from nbcompress.compress.record import Surgery
@@ -69,6 +70,7 @@ def factorize(
     for target in work.targets:
         reason = _replace_(work, target, amount)
         if reason is not None:
+            keep_again_(work, [target])
             work.leave_out({target.name: reason})
     return work.finished()
 

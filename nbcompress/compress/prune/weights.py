@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compress.keeping import keep_again_
 from nbcompress.compress.layers import Target, fill_
 from nbcompress.compress.prune.counting import keep_masks, keep_masks_by_row, keep_two_of_four
 from nbcompress.compress.prune.input_scores import InputStatistics, input_statistics
@@ -65,6 +66,7 @@ def prune_once(work: Workpiece, cut: Cut) -> nn.Module:
         _operate(work, cut)
     else:
         statistics = leave_out(work, cut)
+        keep_again_(work, work.targets)
         _apply(work, cut.masks(work.model, work.targets, statistics))
     return work.finished()
 
