@@ -23,7 +23,7 @@ from nbcompress.artifact.fitting import (
 )
 from nbcompress.artifact.header import Header
 from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, unpack
-from nbcompress.compress.buffers import cut_buffers
+from nbcompress.compress.buffers import cut_buffers, own_buffers_
 from nbcompress.compress.copying import deep_copy
 from nbcompress.compress.keras_layers import restate_
 from nbcompress.compress.record import Record, TensorRecord, attach_, record_of
@@ -103,6 +103,7 @@ def load_contents(contents: memoryview, model: nn.Module) -> None:
     tensors = ties_resolved(header, found)
     if fitted is not model:
         _operate(header, model)
+    own_buffers_(model)
     slots = check_tensors(header, model)
     check_memory(slots, tensors, model)
     _fill(slots, tensors)

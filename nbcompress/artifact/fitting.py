@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nbcompress.artifact.dtypes import bytes_of, dtype_name
 from nbcompress.artifact.header import Entry, Header, check_of_name, check_of_names
 from nbcompress.artifact.packed import Slot, slots_of
+from nbcompress.compress.buffers import is_spread
 from nbcompress.errors import ArtifactError
 
 # Surgery makes a model smaller; a factorized layer of full rank is at most twice as large.
@@ -84,7 +85,7 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
             memory = (slot.tensor.device, slot.tensor.untyped_storage().data_ptr(), slot.tensor.dtype)
             by_memory.setdefault(memory, []).append((slot, tensor))
     for together in by_memory.values():
-        stale = next((slot for slot, _ in together if _is_spread(slot.tensor)), None)
+        stale = next((slot for slot, _ in together if is_spread(slot.tensor)), None)
         if stale is None and len(together) > 1:
             stale = _not_as_filled(together)
         if stale is not None:
@@ -92,11 +93,6 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
                 f"{stale.name!r} of this {type(model).__name__} has numbers that lie in one place in memory and differ "
                 "in the file: make it a tensor of its own with clone() before you load"
             )
-
-
-def _is_spread(tensor: Tensor) -> bool:
-    """Whether one number stands for several, as after `expand`."""
-    return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _not_as_filled(together: list[tuple[Slot, Tensor]]) -> Slot | None:

@@ -1,13 +1,16 @@
-"""Buffers that a state dict does not hold, since the class computes them anew (`persistent=False`).
+"""Buffers that are not simply tensors of a state dict.
 
-A file need not hold them either, until a cut goes through one: a fresh instance computes it whole, and cannot know
-what was taken out of it.
+A state dict leaves out those with `persistent=False`, since the class computes them anew. A file need not hold them
+either, until a cut goes through one: a fresh instance computes it whole, and cannot know what was taken out of it.
+
+In others one number in memory stands for several, so that nothing can be written into them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from nbcompress.compress.record import Surgery
@@ -47,4 +50,22 @@ def shared_buffers(model: nn.Module) -> list[tuple[str, ...]]:
     return [tuple(names) for names in found.values() if len(names) > 1]
 
 
-__all__ = ["cut_buffers", "share_buffers_", "shared_buffers", "unstored_buffers"]
+def is_spread(tensor: Tensor) -> bool:
+    """Whether one number in memory stands for several, as after `expand`: then none of them can be written."""
+    if tensor.layout != torch.strided:
+        return False
+    return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def own_buffers_(model: nn.Module) -> None:
+    """Give every buffer of the state dict of `model` a number in memory for each of its own, in place."""
+    unstored = unstored_buffers(model)
+    own: dict[int, Tensor] = {}
+    for name, buffer in list(model.named_buffers(remove_duplicate=False)):
+        if is_spread(buffer) and name not in unstored:
+            path, _, last = name.rpartition(".")
+            contiguous = own.setdefault(id(buffer), buffer.clone(memory_format=torch.contiguous_format))
+            model.get_submodule(path)._buffers[last] = contiguous
+
+
+__all__ = ["cut_buffers", "is_spread", "own_buffers_", "share_buffers_", "shared_buffers", "unstored_buffers"]

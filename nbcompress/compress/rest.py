@@ -47,7 +47,8 @@ def rest_tensors(model: nn.Module, record: Record) -> Iterator[tuple[str, Tensor
     unstored = unstored_buffers(model).keys() - cut_buffers(model, record.surgery).keys()
     seen: set[int] = set()
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        if buffer.is_floating_point() and name not in unstored and id(buffer) not in seen:
+        is_dense = buffer.is_floating_point() and buffer.layout == torch.strided
+        if is_dense and name not in unstored and id(buffer) not in seen:
             seen.add(id(buffer))
             yield name, buffer
 

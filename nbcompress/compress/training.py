@@ -10,6 +10,7 @@ from math import cos, isfinite, pi
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compress.buffers import own_buffers_
 from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.early import BestSoFar
@@ -128,7 +129,7 @@ class Trainer:
             one.take_gradient()
         self._optimizer.step()
         # A sum is NaN or infinite if one of its numbers is.
-        if not isfinite(sum(float(one.leaf.detach().sum()) for one in self._held.values())):
+        if not isfinite(sum(_total(one.leaf.detach()) for one in self._held.values())):
             raise CompressionError("training diverged: a weight became NaN or infinite; use a smaller lr")
         self.put()
 
@@ -205,6 +206,7 @@ def train_(
     """
     batches = Batches(data, plan.batch_size)
     loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
+    own_buffers_(model)
     trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
     told = _Told(progress, plan.epochs, batches.n_batches)
@@ -304,6 +306,11 @@ def _settled(trainer: Trainer, mode: _Mode) -> Iterator[None]:
     finally:
         mode.restore()
         model.zero_grad(set_to_none=True)
+
+
+def _total(values: Tensor) -> float:
+    """The sum of all numbers, of complex ones both parts."""
+    return float((torch.view_as_real(values) if values.is_complex() else values).sum())
 
 
 def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:

@@ -202,14 +202,18 @@ def _scale(values: Tensor) -> float:
 
 def _double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
     def wide(one: Any) -> Any:
-        if not isinstance(one, Tensor):
-            return one
-        return one.detach().to("cpu", torch.float64 if one.is_floating_point() else None)
+        return _wide(one.detach().to("cpu")) if isinstance(one, Tensor) else one
 
     double, shared = copied(model).eval(), shared_buffers(model)
-    double.to("cpu", torch.float64)
+    double.to("cpu")._apply(_wide)  # what `double()` does, which leaves complex numbers as they are
     share_buffers_(double, shared)
     return double, _mapped(inputs, wide)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _mapped(inputs: Inputs, change: Any) -> Inputs:
