@@ -26,6 +26,7 @@ from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, unpack
 from nbcompress.compress.buffers import cut_buffers, own_buffers_
 from nbcompress.compress.copying import deep_copy
 from nbcompress.compress.keras_layers import restate_
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compress.surgery import replay_surgery_
 from nbcompress.errors import ArtifactError, CompressionError, NbcompressWarning
@@ -92,6 +93,12 @@ def load(path: str | os.PathLike[str], model: Module) -> Module:
 
 def load_contents(contents: memoryview, model: nn.Module) -> None:
     """Fill `model` from the contents of a file, or leave it as it is and raise an ArtifactError."""
+    # What was made under `torch.inference_mode` can be filled in that mode only.
+    is_inference = any(one.is_inference() for one in (*model.parameters(), *model.buffers()))
+    (_load_contents if is_inference else outside_inference(_load_contents))(contents, model)
+
+
+def _load_contents(contents: memoryview, model: nn.Module) -> None:
     unread = unpack(contents)
     header = unread.header
     check_class(header, model)

@@ -98,7 +98,7 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
 def _not_as_filled(together: list[tuple[Slot, Tensor]]) -> Slot | None:
     """A tensor that would not hold its numbers once all views of one memory were filled; tried beside it."""
     first = together[0][0].tensor
-    memory = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=first.dtype)
+    memory = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=first.dtype, device="cpu")
     views = [
         memory.as_strided(one.tensor.shape, one.tensor.stride(), one.tensor.storage_offset()) for one, _ in together
     ]

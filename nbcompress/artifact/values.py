@@ -24,6 +24,7 @@ from nbcompress.artifact.container import Part, opened, sealed
 from nbcompress.artifact.dtypes import DTYPES, bytes_of, dtype_name, tensor_of
 from nbcompress.artifact.files import check_packed, load_contents, read_whole, warn_of_broken, write_whole
 from nbcompress.artifact.packed import pack, unpack
+from nbcompress.compress.modes import outside_inference
 from nbcompress.errors import ArtifactError
 
 VALUE = "value"
@@ -74,6 +75,7 @@ def save_value(value: object, path: str | os.PathLike[str]) -> Path:
     return write_whole(Path(path), sealed(VALUE, [bytes(row.data), *writer.blobs]))
 
 
+@outside_inference
 def load_value(path: str | os.PathLike[str], into: nn.Module | None = None) -> Any:
     """Read what `save_value` wrote; tensors on the CPU.
 
@@ -204,7 +206,7 @@ class _ValueReader:
 
     def _tensor(self, name: str, shape: list[int]) -> Tensor:
         dtype, sizes = _DTYPE_BY_NAME[name], tuple(map(_count, shape))
-        width = torch.empty(0, dtype=dtype).element_size()
+        width = dtype.itemsize
         data = np.frombuffer(self._row.take(prod(sizes) * width), dtype=np.uint8)
         return tensor_of(data.reshape(-1, width), sizes, dtype)
 

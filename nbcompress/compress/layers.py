@@ -87,8 +87,9 @@ def check_model(model: object) -> nn.Module:
                 f"each weight must have a number in memory of its own, but {name!r} is expanded: make it a tensor of "
                 "its own with clone()"
             )
-        if (parameter.is_floating_point() or parameter.is_complex()) and not bool(torch.isfinite(parameter).all()):
-            n_bad = int((~torch.isfinite(parameter)).sum())
+        values = parameter.detach()
+        if (values.is_floating_point() or values.is_complex()) and not bool(torch.isfinite(values).all()):
+            n_bad = int((~torch.isfinite(values)).sum())
             raise CompressionError(
                 f"weights must be finite, but {n_bad} of {parameter.numel()} in {name!r} are NaN or infinite"
             )

@@ -196,7 +196,7 @@ class ActivationRange:
     @property
     def scale(self) -> float:
         """Distance of two codes, a float32 number above zero; 1 where the input is always zero."""
-        step = torch.tensor(self.high / 255 - self.low / 255, dtype=torch.float32)
+        step = torch.tensor(self.high / 255 - self.low / 255, dtype=torch.float32, device="cpu")
         return float(step.clamp(min=torch.finfo(torch.float32).tiny)) if self.low < self.high else 1.0
 
     @property

@@ -17,6 +17,7 @@ from nbcompress.compress.early import BestSoFar
 from nbcompress.compress.held import Free, Latent, Shared, hold
 from nbcompress.compress.layers import fill_, unique_parameters
 from nbcompress.compress.losses import BatchLoss, default_loss
+from nbcompress.compress.modes import numbers_on_cpu
 from nbcompress.compress.options import check_choice, check_count, check_number, check_seed
 from nbcompress.compress.record import TensorRecord, attach_, record_of
 from nbcompress.compress.rest import rest_tensors, round_tensors_
@@ -127,7 +128,8 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         for one in self._held.values():
             one.take_gradient()
-        self._optimizer.step()
+        with numbers_on_cpu():
+            self._optimizer.step()
         # A sum is NaN or infinite if one of its numbers is.
         if not isfinite(sum(_total(one.leaf.detach()) for one in self._held.values())):
             raise CompressionError("training diverged: a weight became NaN or infinite; use a smaller lr")
@@ -206,6 +208,7 @@ def train_(
     """
     batches = Batches(data, plan.batch_size)
     loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
+    _check_trainable(model)
     own_buffers_(model)
     trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
@@ -306,6 +309,15 @@ def _settled(trainer: Trainer, mode: _Mode) -> Iterator[None]:
     finally:
         mode.restore()
         model.zero_grad(set_to_none=True)
+
+
+def _check_trainable(model: nn.Module) -> None:
+    for name, one in (*model.named_parameters(), *model.named_buffers()):
+        if one.is_inference():
+            raise CompressionError(
+                f"{name!r} was made under torch.inference_mode, so that it can never be trained: train "
+                "copy.deepcopy(model), copied outside of that mode"
+            )
 
 
 def _total(values: Tensor) -> float:

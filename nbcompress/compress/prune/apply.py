@@ -10,6 +10,7 @@ from torch import nn
 from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Patterns, check_model, copied, select
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.options import check_choice, check_number
 from nbcompress.compress.prune.weights import Cut, prune_gradually, prune_once
 from nbcompress.compress.record import attach_, record_of
@@ -23,6 +24,7 @@ _CRITERIA = ("magnitude", "random", "gradient", "activation", "mutual-informatio
 _WITH_DATA = ("gradient", "activation", "mutual-information", "hessian")
 
 
+@outside_inference
 def prune(
     model: nn.Module,
     amount: float | None = None,

@@ -155,7 +155,7 @@ def _pruned(before: TensorRecord, has_zeros: bool) -> TensorRecord:
     """The promise of a pruned tensor. Every grid holds zero; a codebook gets it as one more value."""
     codebook = before.codebook
     if codebook is not None and has_zeros and not bool((codebook.values == 0).any()):
-        codebook = Codebook(torch.unique(torch.cat([codebook.values, torch.zeros(1)])), codebook.grid)
+        codebook = Codebook(torch.unique(torch.cat([codebook.values, codebook.values.new_zeros(1)])), codebook.grid)
     return TensorRecord(True, before.grid, codebook)
 
 

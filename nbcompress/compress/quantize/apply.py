@@ -11,6 +11,7 @@ from nbcompress.compress.grids.fit import Scheme, fit_grid, rounded
 from nbcompress.compress.grids.groups import parse_granularity
 from nbcompress.compress.keeping import keeps, kept_again, quantized_codebook
 from nbcompress.compress.layers import Patterns
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.observing import layers_of, why_no_layer
 from nbcompress.compress.options import check_choice, check_count
 from nbcompress.compress.record import ActivationRange, Codebook, TensorRecord
@@ -18,6 +19,7 @@ from nbcompress.compress.workpiece import Tuning, Workpiece
 from nbcompress.errors import CompressionError, DataError, did_you_mean
 
 
+@outside_inference
 def quantize(
     model: nn.Module,
     bits: int | Mapping[str, int] = 8,
