@@ -94,8 +94,14 @@ def load(path: str | os.PathLike[str], model: Module) -> Module:
 def load_contents(contents: memoryview, model: nn.Module) -> None:
     """Fill `model` from the contents of a file, or leave it as it is and raise an ArtifactError."""
     # What was made under `torch.inference_mode` can be filled in that mode only.
-    is_inference = any(one.is_inference() for one in (*model.parameters(), *model.buffers()))
-    (_load_contents if is_inference else outside_inference(_load_contents))(contents, model)
+    fill = _load_contents if _is_of_inference(model) else outside_inference(_load_contents)
+    fill(contents, model)
+
+
+def _is_of_inference(model: object) -> bool:
+    if not isinstance(model, nn.Module):
+        return False
+    return any(one.is_inference() for one in (*model.parameters(), *model.buffers()))
 
 
 def _load_contents(contents: memoryview, model: nn.Module) -> None:

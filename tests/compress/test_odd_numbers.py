@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from odd_nets import Expanded, Graph, SparseWeight, Spectral
-from torch import nn
+from torch import Tensor, nn
 
 import nbcompress as nc
 from nbcompress.compress.record import record_of
