@@ -15,6 +15,7 @@ from torch import nn
 from nbcompress.artifact.files import size_by_tensor, size_bytes
 from nbcompress.compress import quantize as quantize_by_bits
 from nbcompress.compress.layers import Patterns, Target, check_model, check_patterns, select
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.quantize.allotting import Cost, Costs, allotted, importances, steps_up
 from nbcompress.compress.workpiece import Tuning
 from nbcompress.errors import CompressionError
@@ -26,6 +27,7 @@ _SLACK = 64
 _MOST_ATTEMPTS = 6
 
 
+@outside_inference
 def quantize(
     model: nn.Module,
     bits: int | Mapping[str, int] | Literal["auto"] = 8,

@@ -46,7 +46,7 @@ def bytes_of(tensor: Tensor) -> Bytes:
 
 def tensor_of(data: Bytes, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The tensor whose bytes are `data`, on the CPU, in memory of its own."""
-    found = torch.empty(shape, dtype=dtype)
+    found = torch.empty(shape, dtype=dtype, device="cpu")
     if data.size:
         flat = torch.from_numpy(np.array(data, dtype=np.uint8, order="C").reshape(-1))
         # A complex tensor has no view as bytes, but bytes have one as complex numbers.

@@ -13,12 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.artifact.container import Part, n_file, opened, sealed
-from nbcompress.artifact.fitting import check_class, check_memory, check_surgery, check_tensors, ties_resolved
+from nbcompress.artifact.fitting import (
+    are_equal,
+    check_class,
+    check_memory,
+    check_surgery,
+    check_tensors,
+    ties_resolved,
+)
 from nbcompress.artifact.header import Header
 from nbcompress.artifact.packed import Packed, Slot, pack, read_tensors, unpack
+from nbcompress.compress.buffers import cut_buffers, own_buffers_
 from nbcompress.compress.copying import deep_copy
 from nbcompress.compress.keras_layers import restate_
-from nbcompress.compress.record import Record, TensorRecord, attach_
+from nbcompress.compress.modes import outside_inference
+from nbcompress.compress.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compress.surgery import replay_surgery_
 from nbcompress.errors import ArtifactError, CompressionError, NbcompressWarning
 
@@ -31,14 +40,16 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write `model` to `path`, in as few bytes as hold it exactly, and return the path.
 
     What compressors promised (zeros, grids, codebooks) is stored by codes. Every other number is stored bit for
-    bit. A tensor that broke its promise, because it was trained on by other means than `finetune`, is stored in
-    full, and a warning names it. The file appears whole or not at all.
+    bit. Of buffers that are not in the state dict, those that a cut went through are stored, since a fresh instance
+    computes them whole. A tensor that broke its promise, because it was trained on by other means than `finetune`, is
+    stored in full, and a warning names it. The file appears whole or not at all.
 
     Raises:
         ArtifactError: The model's state dict holds what a file cannot, or the file cannot be written.
     """
     packed = pack(model)
     warn_of_broken(packed)
+    check_packed(packed, model)
     return write_whole(Path(path), sealed(MODEL, packed.parts))
 
 
@@ -82,6 +93,18 @@ def load(path: str | os.PathLike[str], model: Module) -> Module:
 
 def load_contents(contents: memoryview, model: nn.Module) -> None:
     """Fill `model` from the contents of a file, or leave it as it is and raise an ArtifactError."""
+    # What was made under `torch.inference_mode` can be filled in that mode only.
+    fill = _load_contents if _is_of_inference(model) else outside_inference(_load_contents)
+    fill(contents, model)
+
+
+def _is_of_inference(model: object) -> bool:
+    if not isinstance(model, nn.Module):
+        return False
+    return any(one.is_inference() for one in (*model.parameters(), *model.buffers()))
+
+
+def _load_contents(contents: memoryview, model: nn.Module) -> None:
     unread = unpack(contents)
     header = unread.header
     check_class(header, model)
@@ -93,6 +116,7 @@ def load_contents(contents: memoryview, model: nn.Module) -> None:
     tensors = ties_resolved(header, found)
     if fitted is not model:
         _operate(header, model)
+    own_buffers_(model)
     slots = check_tensors(header, model)
     check_memory(slots, tensors, model)
     _fill(slots, tensors)
@@ -120,6 +144,22 @@ def _fill(slots: list[Slot], tensors: Iterable[Tensor]) -> None:
 def _record(header: Header, slots: list[Slot], promises: dict[int, TensorRecord]) -> Record:
     by_name = {slots[place].name: promise for place, promise in promises.items()}
     return Record(by_name, header.surgery, header.rest, header.left_out, header.activations)
+
+
+def check_packed(packed: Packed, model: nn.Module) -> None:
+    """Read what was packed of `model` again, if a cut went through buffers that its state dict does not hold.
+
+    Raises:
+        ArtifactError: It does not give the tensors of `model` back.
+    """
+    if not cut_buffers(model, record_of(model).surgery):
+        return
+    unread = unpack(memoryview(b"".join(packed.parts)))
+    slots = check_tensors(unread.header, model)
+    tensors = ties_resolved(unread.header, read_tensors(unread)[0])
+    wrong = [slot.name for slot, one in zip(slots, tensors, strict=True) if not are_equal(slot.tensor, one)]
+    if wrong:
+        raise ArtifactError(f"{wrong[0]!r} could not be read back as it is: nothing was written, report this as a bug")
 
 
 def warn_of_broken(packed: Packed) -> None:
@@ -176,6 +216,7 @@ def check_place(path: Path) -> None:
 
 __all__ = [
     "MODEL",
+    "check_packed",
     "check_place",
     "load",
     "load_contents",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.dtypes import dtype_name
+from nbcompress.artifact.dtypes import bytes_of, dtype_name
 from nbcompress.artifact.header import Entry, Header, check_of_name, check_of_names
 from nbcompress.artifact.packed import Slot, slots_of
+from nbcompress.compress.buffers import is_spread
 from nbcompress.errors import ArtifactError
 
 # Surgery makes a model smaller; a factorized layer of full rank is at most twice as large.
@@ -41,7 +43,7 @@ def check_tensors(header: Header, model: nn.Module) -> list[Slot]:
     Raises:
         ArtifactError: They do not; names the first difference.
     """
-    slots, who = slots_of(model), f"this {type(model).__name__}"
+    slots, who = slots_of(model, header.surgery), f"this {type(model).__name__}"
     for place, (entry, slot) in enumerate(zip(header.entries, slots, strict=False)):
         _check_tensor(entry, slot, place, who, header.entries)
     if len(slots) != len(header.entries):
@@ -83,7 +85,7 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
             memory = (slot.tensor.device, slot.tensor.untyped_storage().data_ptr(), slot.tensor.dtype)
             by_memory.setdefault(memory, []).append((slot, tensor))
     for together in by_memory.values():
-        stale = next((slot for slot, _ in together if _is_spread(slot.tensor)), None)
+        stale = next((slot for slot, _ in together if is_spread(slot.tensor)), None)
         if stale is None and len(together) > 1:
             stale = _not_as_filled(together)
         if stale is not None:
@@ -93,27 +95,22 @@ def check_memory(slots: list[Slot], tensors: list[Tensor], model: nn.Module) -> 
             )
 
 
-def _is_spread(tensor: Tensor) -> bool:
-    """Whether one number stands for several, as after `expand`."""
-    return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-
-
 def _not_as_filled(together: list[tuple[Slot, Tensor]]) -> Slot | None:
     """A tensor that would not hold its numbers once all views of one memory were filled; tried beside it."""
     first = together[0][0].tensor
-    memory = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=first.dtype)
+    memory = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=first.dtype, device="cpu")
     views = [
         memory.as_strided(one.tensor.shape, one.tensor.stride(), one.tensor.storage_offset()) for one, _ in together
     ]
     for view, (_, tensor) in zip(views, together, strict=True):
         view.copy_(tensor)
     filled = zip(views, together, strict=True)
-    return next((slot for view, (slot, tensor) in filled if not _are_equal(view, tensor)), None)
+    return next((slot for view, (slot, tensor) in filled if not are_equal(view, tensor)), None)
 
 
-def _are_equal(one: Tensor, other: Tensor) -> bool:
+def are_equal(one: Tensor, other: Tensor) -> bool:
     """Bit for bit."""
-    return torch.equal(*(both.contiguous().reshape(-1).view(torch.uint8) for both in (one, other)))
+    return np.array_equal(bytes_of(one), bytes_of(other))
 
 
 def ties_resolved(header: Header, tensors: list[Tensor | None]) -> list[Tensor]:
@@ -124,4 +121,4 @@ def ties_resolved(header: Header, tensors: list[Tensor | None]) -> list[Tensor]:
     return found
 
 
-__all__ = ["check_class", "check_memory", "check_surgery", "check_tensors", "ties_resolved"]
+__all__ = ["are_equal", "check_class", "check_memory", "check_surgery", "check_tensors", "ties_resolved"]

@@ -32,7 +32,7 @@ def code_values(coder: Coder, data: Bytes | None, n: int, dtype: torch.dtype) ->
     Where every number of a float32 or float64 tensor is exactly a float16, only 2 bytes are coded: this is how
     rounding the rest of a model to half precision pays off.
     """
-    width = torch.empty(0, dtype=dtype).element_size()
+    width = dtype.itemsize
     wide = _CAN_BE_HALF.get(dtype)
     if wide is None or n == 0:
         return _code_planes(coder, data, n, width)

@@ -8,7 +8,7 @@ so that small tensors do not pay for an end each; the plain part holds the bytes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,8 +23,9 @@ from nbcompress.artifact.dtypes import DTYPES, dtype_name
 from nbcompress.artifact.header import Entry, Header, check_of_name, check_of_names, read_header, write_header
 from nbcompress.artifact.promises import grid_head, read_promise, write_promise
 from nbcompress.artifact.tensors import Codes, n_codes, read_codes, read_values, write_codes, write_values
+from nbcompress.compress.buffers import cut_buffers
 from nbcompress.compress.codes import codes_of
-from nbcompress.compress.record import Codebook, Record, TensorRecord, record_of
+from nbcompress.compress.record import Codebook, Record, Surgery, TensorRecord, record_of
 from nbcompress.errors import ArtifactError, CompressionError
 
 
@@ -57,8 +58,10 @@ class Slot:
     first: int
 
 
-def slots_of(model: nn.Module) -> list[Slot]:
-    """The tensors of the state dict of `model`, in order.
+def slots_of(model: nn.Module, surgery: Iterable[Surgery] | None = None) -> list[Slot]:
+    """What a file of `model` holds: the tensors of its state dict, in order, then other buffers that `surgery` cut.
+
+    Without `surgery`, that of the model's own record counts.
 
     Raises:
         ArtifactError: Something in the state dict is not a tensor of plain numbers in memory.
@@ -67,7 +70,10 @@ def slots_of(model: nn.Module) -> list[Slot]:
         raise ArtifactError(f"only a torch.nn.Module can be saved or filled, got {type(model).__name__}")
     slots: list[Slot] = []
     seen: dict[object, int] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    held = model.state_dict(keep_vars=True)
+    steps = record_of(model).surgery if surgery is None else surgery
+    held = {**held, **{name: one for name, one in cut_buffers(model, steps).items() if name not in held}}
+    for name, tensor in held.items():
         _check(name, tensor)
         memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         key: object = memory if tensor.numel() and tensor.data_ptr() else id(tensor)

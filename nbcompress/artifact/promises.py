@@ -60,7 +60,8 @@ def grid_head(grid: Grid) -> GridHead:
 
 def _read_grid(reader: Reader, head: GridHead, shape: tuple[int, ...]) -> Grid:
     # A grid of one scale knows how many codes and groups its kind has.
-    one = Grid(head.bits, head.scheme, head.group, torch.ones(1), torch.zeros(1, dtype=torch.int32) + _middle(head))
+    scale = torch.from_numpy(np.ones(1, dtype=np.float32))
+    one = Grid(head.bits, head.scheme, head.group, scale, torch.from_numpy(np.full(1, _middle(head), dtype=np.int32)))
     if head.group != "tensor" and not shape:
         raise ArtifactError("the file is damaged: a grid by channel of what has no channels")
     n_groups = one.n_groups(shape)

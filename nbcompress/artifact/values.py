@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from nbcompress.artifact.binary import Row, RowReader
 from nbcompress.artifact.container import Part, opened, sealed
 from nbcompress.artifact.dtypes import DTYPES, bytes_of, dtype_name, tensor_of
-from nbcompress.artifact.files import load_contents, read_whole, warn_of_broken, write_whole
+from nbcompress.artifact.files import check_packed, load_contents, read_whole, warn_of_broken, write_whole
 from nbcompress.artifact.packed import pack, unpack
+from nbcompress.compress.modes import outside_inference
 from nbcompress.errors import ArtifactError
 
 VALUE = "value"
@@ -74,6 +75,7 @@ def save_value(value: object, path: str | os.PathLike[str]) -> Path:
     return write_whole(Path(path), sealed(VALUE, [bytes(row.data), *writer.blobs]))
 
 
+@outside_inference
 def load_value(path: str | os.PathLike[str], into: nn.Module | None = None) -> Any:
     """Read what `save_value` wrote; tensors on the CPU.
 
@@ -138,6 +140,7 @@ class _ValueWriter:
     def _module(self, module: nn.Module) -> Node:
         packed = pack(module)
         warn_of_broken(packed)
+        check_packed(packed, module)
         self.blobs += packed.parts
         return ["module", packed.n_contents]
 
@@ -203,7 +206,7 @@ class _ValueReader:
 
     def _tensor(self, name: str, shape: list[int]) -> Tensor:
         dtype, sizes = _DTYPE_BY_NAME[name], tuple(map(_count, shape))
-        width = torch.empty(0, dtype=dtype).element_size()
+        width = dtype.itemsize
         data = np.frombuffer(self._row.take(prod(sizes) * width), dtype=np.uint8)
         return tensor_of(data.reshape(-1, width), sizes, dtype)
 

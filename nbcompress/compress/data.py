@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from nbcompress.compress.modes import numbers_on_cpu
 from nbcompress.errors import DataError, NbcompressError
 
 # Under these names a batch that is a dict holds what the model should say.
@@ -73,6 +74,7 @@ class Batches:
     def __init__(self, data: object, batch_size: int = 64) -> None:
         self._tensors: tuple[Tensor, ...] | None = None
         self._loader: Iterable[Any] = ()
+        self._is_own_loader = False
         if (
             isinstance(data, (tuple, list))
             and len(data) >= 2
@@ -85,7 +87,7 @@ class Batches:
             shuffle = not isinstance(data, IterableDataset)
             if shuffle and isinstance(data, Sized) and not len(data):
                 raise DataError("data must hold at least one example, but the data set is empty")
-            self._loader = DataLoader(data, batch_size, shuffle=shuffle)
+            self._loader, self._is_own_loader = DataLoader(data, batch_size, shuffle=shuffle), True
         elif (
             isinstance(data, Iterator)
             or not isinstance(data, Iterable)
@@ -126,7 +128,7 @@ class Batches:
         dtypes = {one.dtype for one in parameters if one.is_floating_point()}
         dtype = dtypes.pop() if len(dtypes) == 1 else None
         n_batches = 0
-        for raw in self._shuffled() if self._tensors is not None else self._loader:
+        for raw in self._raw():
             n_batches += 1
             batch = _split(raw)
             yield Batch(
@@ -141,9 +143,24 @@ class Batches:
         """The first batch of a pass: an example of the model's inputs."""
         return next(self.for_model(model))
 
+    def _raw(self) -> Iterator[Any]:
+        if self._tensors is not None or not self._is_own_loader:
+            yield from self._shuffled() if self._tensors is not None else self._loader
+            return
+        # The loader that we made draws its order where tensors are made by default.
+        with numbers_on_cpu():
+            batches = iter(self._loader)
+        while True:
+            with numbers_on_cpu():
+                try:
+                    raw = next(batches)
+                except StopIteration:
+                    return
+            yield raw
+
     def _shuffled(self) -> Iterator[tuple[Tensor, ...]]:
         tensors = self._tensors or ()
-        order = torch.randperm(len(tensors[0]))
+        order = torch.randperm(len(tensors[0]), device="cpu")
         parts = list(torch.split(order, self._batch_size))
         if len(parts) > 1 and len(parts[-1]) == 1:
             # Batch norm cannot train on a single example, so a lone one at the end joins the batch before.
@@ -228,6 +245,8 @@ def _split(raw: Any) -> Batch:
 
 def _moved(one: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     if isinstance(one, Tensor):
+        if one.is_inference() and not torch.is_inference_mode_enabled():
+            one = one.clone()  # which can take part in training, as what is made under `torch.inference_mode` cannot
         return one.to(device, dtype if one.is_floating_point() else None)
     if isinstance(one, np.ndarray):
         return _moved(_as_tensor(one), device, dtype)

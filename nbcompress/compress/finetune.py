@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from nbcompress.compress.data import Batch, Batches
 from nbcompress.compress.layers import check_model
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.training import OnEpoch, Plan, train_
 from nbcompress.errors import CompressionError
 
 
+@outside_inference
 def finetune(
     model: nn.Module,
     data: object,

@@ -179,6 +179,8 @@ def hold(
     if record.codebook is not None:
         return Shared(parameter, record, is_half=is_half, is_mean=is_mean)
     is_plain = record == TensorRecord() and not is_half and parameter.dtype in (torch.float32, torch.float64)
+    # Complex numbers are kept in full precision.
+    is_plain = is_plain or parameter.is_complex()
     return Free(parameter) if is_plain else Latent(parameter, record, is_half=is_half, start=start)
 
 

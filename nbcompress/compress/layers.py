@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from nbcompress.compress.buffers import is_spread, own_buffers_
 from nbcompress.compress.copying import deep_copy
 from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean
 
@@ -53,8 +54,9 @@ def unique_parameters(model: nn.Module) -> list[tuple[tuple[str, ...], nn.Parame
     """Every parameter once, with all its names: the same object, or the same memory seen the same way."""
     found: dict[object, tuple[list[str], nn.Parameter]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        memory = (parameter.device, parameter.data_ptr(), parameter.shape, parameter.stride())
-        key: object = memory if parameter.numel() and parameter.data_ptr() else id(parameter)
+        key: object = id(parameter)
+        if parameter.layout == torch.strided and parameter.numel() and parameter.data_ptr():
+            key = (parameter.device, parameter.data_ptr(), parameter.shape, parameter.stride())
         found.setdefault(key, ([], parameter))[0].append(name)
     return [(tuple(names), parameter) for names, parameter in found.values()]
 
@@ -63,8 +65,8 @@ def check_model(model: object) -> nn.Module:
     """Return `model` if compressors can work on it.
 
     Raises:
-        CompressionError: It is not an `nn.Module`, is scripted or lazy, or a parameter is on the meta device or
-            holds a NaN or an infinity.
+        CompressionError: It is not an `nn.Module`, is scripted or lazy, or a parameter is on the meta device, sparse or
+            expanded, or holds a NaN or an infinity.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise CompressionError("a scripted model cannot be compressed: compress the module first, then script it")
@@ -75,8 +77,19 @@ def check_model(model: object) -> nn.Module:
             raise CompressionError(f"parameter {name!r} has no shape yet: run the model once on an example")
         if parameter.is_meta:
             raise CompressionError(f"parameter {name!r} is on the meta device, so it has no values to compress")
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            n_bad = int((~torch.isfinite(parameter)).sum())
+        if parameter.layout != torch.strided:
+            raise CompressionError(
+                f"weights must be dense, but parameter {name!r} is {parameter.layout}: make it dense with to_dense(), "
+                "or a buffer if it is not trained"
+            )
+        if is_spread(parameter):
+            raise CompressionError(
+                f"each weight must have a number in memory of its own, but {name!r} is expanded: make it a tensor of "
+                "its own with clone()"
+            )
+        values = parameter.detach()
+        if (values.is_floating_point() or values.is_complex()) and not bool(torch.isfinite(values).all()):
+            n_bad = int((~torch.isfinite(values)).sum())
             raise CompressionError(
                 f"weights must be finite, but {n_bad} of {parameter.numel()} in {name!r} are NaN or infinite"
             )
@@ -138,12 +151,14 @@ def copied(model: nn.Module) -> nn.Module:
         CompressionError: The model cannot be copied, as after `torch.nn.utils.prune` without `remove`.
     """
     try:
-        return deep_copy(model)
+        new = deep_copy(model)
     except (RuntimeError, TypeError, AttributeError) as err:
         raise CompressionError(
             f"the model must allow copy.deepcopy, but it failed: {str(err).splitlines()[0]} "
             "(after torch.nn.utils.prune, call torch.nn.utils.prune.remove first)"
         ) from err
+    own_buffers_(new)
+    return new
 
 
 def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -153,8 +168,12 @@ def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def fill_(parameter: Tensor, values: Tensor) -> None:
-    """Write `values` into `parameter` where it stands, through autograd's version counter."""
-    parameter.copy_(values)
+    """Write `values` into `parameter` where it stands, through autograd's version counter.
+
+    Nothing is written where one number in memory stands for several, and they have the values already.
+    """
+    if not (is_spread(parameter) and torch.equal(parameter, values)):
+        parameter.copy_(values)
 
 
 def _why_not(model: nn.Module, name: str, parameter: nn.Parameter) -> str | None:

@@ -36,7 +36,7 @@ class Grid:
 
     | scheme | codes | zero |
     | --- | --- | --- |
-    | symmetric, b = 1 | 0 and 2 (minus and plus); 1 only where a pruned weight is zero | 1 |
+    | symmetric, b = 1 | 0 and 2 (minus and plus); 1 only for a pruned zero, or a group of zeros | 1 |
     | symmetric, b = 2 to 7 | 0 ... 2^b - 1, one more below zero than above or the other way round | a middle one |
     | symmetric, b = 8 | 0 ... 254, as many below zero as above, as kernels of 8 bits take them | 127 |
     | affine, b >= 2 | 0 ... 2^b - 1 | any of them |
@@ -106,17 +106,17 @@ class Grid:
             raise CompressionError(
                 f"a tensor of shape {shape} has {self.n_groups(shape)} groups, not {len(self.scale)}"
             )
-        found = []
-        for one in (self.scale, self.zero):
-            if self.group == "tensor":
-                wide = one.reshape((1,) * len(shape))
-            elif self.group == "channel":
-                wide = one.reshape(shape[0], *(1,) * (len(shape) - 1))
-            else:
-                row = prod(shape[1:])
-                wide = one.reshape(shape[0], -1).repeat_interleave(int(self.group), dim=1)[:, :row].reshape(shape)
-            found.append(wide.to(device))
-        return found[0], found[1]
+        scale, zero = (self.spread_one(one, shape).to(device) for one in (self.scale, self.zero))
+        return scale, zero
+
+    def spread_one(self, each: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """`each`, one number for every group, in a shape that broadcasts to `shape`."""
+        if self.group == "tensor":
+            return each.reshape((1,) * len(shape))
+        if self.group == "channel":
+            return each.reshape(shape[0], *(1,) * (len(shape) - 1))
+        row = prod(shape[1:])
+        return each.reshape(shape[0], -1).repeat_interleave(int(self.group), dim=1)[:, :row].reshape(shape)
 
     def values(self, codes: Tensor) -> Tensor:
         """Decode: integer codes of any shape, on any device, to float32 values of that shape."""
@@ -196,7 +196,7 @@ class ActivationRange:
     @property
     def scale(self) -> float:
         """Distance of two codes, a float32 number above zero; 1 where the input is always zero."""
-        step = torch.tensor(self.high / 255 - self.low / 255, dtype=torch.float32)
+        step = torch.tensor(self.high / 255 - self.low / 255, dtype=torch.float32, device="cpu")
         return float(step.clamp(min=torch.finfo(torch.float32).tiny)) if self.low < self.high else 1.0
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compress.buffers import cut_buffers, unstored_buffers
 from nbcompress.compress.layers import fill_, unique_parameters
 from nbcompress.compress.record import Record
 
@@ -42,11 +43,14 @@ def rest_tensors(model: nn.Module, record: Record) -> Iterator[tuple[str, Tensor
         promised = [record.tensors[name] for name in names if name in record.tensors]
         if parameter.is_floating_point() and not any(one.grid or one.codebook for one in promised):
             yield names[0], parameter
-    for prefix, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            # A buffer that is not stored is made anew by the class: what we round would not come back.
-            if buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
-                yield (f"{prefix}.{name}" if prefix else name), buffer
+    # A buffer that is not stored is made anew by the class: what we round would not come back.
+    unstored = unstored_buffers(model).keys() - cut_buffers(model, record.surgery).keys()
+    seen: set[int] = set()
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        is_dense = buffer.is_floating_point() and buffer.layout == torch.strided
+        if is_dense and name not in unstored and id(buffer) not in seen:
+            seen.add(id(buffer))
+            yield name, buffer
 
 
 def round_rest_(model: nn.Module, record: Record) -> dict[str, str]:

@@ -10,12 +10,14 @@ from math import cos, isfinite, pi
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compress.buffers import own_buffers_
 from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.early import BestSoFar
 from nbcompress.compress.held import Free, Latent, Shared, hold
 from nbcompress.compress.layers import fill_, unique_parameters
 from nbcompress.compress.losses import BatchLoss, default_loss
+from nbcompress.compress.modes import numbers_on_cpu
 from nbcompress.compress.options import check_choice, check_count, check_number, check_seed
 from nbcompress.compress.record import TensorRecord, attach_, record_of
 from nbcompress.compress.rest import rest_tensors, round_tensors_
@@ -126,9 +128,10 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         for one in self._held.values():
             one.take_gradient()
-        self._optimizer.step()
+        with numbers_on_cpu():
+            self._optimizer.step()
         # A sum is NaN or infinite if one of its numbers is.
-        if not isfinite(sum(float(one.leaf.detach().sum()) for one in self._held.values())):
+        if not isfinite(sum(_total(one.leaf.detach()) for one in self._held.values())):
             raise CompressionError("training diverged: a weight became NaN or infinite; use a smaller lr")
         self.put()
 
@@ -205,6 +208,8 @@ def train_(
     """
     batches = Batches(data, plan.batch_size)
     loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
+    _check_trainable(model)
+    own_buffers_(model)
     trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
     told = _Told(progress, plan.epochs, batches.n_batches)
@@ -304,6 +309,20 @@ def _settled(trainer: Trainer, mode: _Mode) -> Iterator[None]:
     finally:
         mode.restore()
         model.zero_grad(set_to_none=True)
+
+
+def _check_trainable(model: nn.Module) -> None:
+    for name, one in (*model.named_parameters(), *model.named_buffers()):
+        if one.is_inference():
+            raise CompressionError(
+                f"{name!r} was made under torch.inference_mode, so that it can never be trained: train "
+                "copy.deepcopy(model), copied outside of that mode"
+            )
+
+
+def _total(values: Tensor) -> float:
+    """The sum of all numbers, of complex ones both parts."""
+    return float((torch.view_as_real(values) if values.is_complex() else values).sum())
 
 
 def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def weight_histogram(models: Mapping[str, nn.Module], bins: int = _BINS) -> Weig
 
 
 def _counts(parts: list[Tensor], bins: int, widest: float) -> tuple[int, ...]:
-    total = torch.zeros(bins, dtype=torch.int64)
+    total = torch.zeros(bins, dtype=torch.int64, device="cpu")
     for one in parts:
         for piece in torch.split(one, _PIECE):
             total += torch.histc(piece, bins, -widest, widest).long()

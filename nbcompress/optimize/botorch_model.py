@@ -56,7 +56,7 @@ def _settings() -> Iterator[None]:
 
 
 def tensor(array: Array) -> torch.Tensor:
-    return torch.tensor(array, dtype=torch.float64)
+    return torch.tensor(array, dtype=torch.float64, device="cpu")
 
 
 class Trend(Kernel):  # type: ignore[misc]  # GPyTorch comes without types

@@ -201,6 +201,25 @@ def test_a_group_of_zeros() -> None:
     assert torch.equal(rounded(torch.zeros(2, 3), found), torch.zeros(2, 3))
 
 
+@pytest.mark.parametrize("is_pruned", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("bits", "scheme"), BITS)
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_of_zeros_stay_zero(
+    group: str | int, bits: int, scheme: str, dtype: torch.dtype, is_pruned: bool
+) -> None:
+    """Whole tensors, rows, and short groups at the end of a row."""
+    w = torch.tensor([[0.0] * 4, [1.0, -2.0, 3.0, 0.0], [1.0, 0.0, 2.0, 4.0]], dtype=dtype)
+    for values, n_zero in ((torch.zeros_like(w), 3), (w, {"tensor": 0}.get(group, 1))):  # type: ignore[call-overload]
+        found = fit_grid(values, Scheme(bits, scheme, group), is_pruned=is_pruned)  # type: ignore[arg-type]
+        for made in (found, improved_scale(values, found, is_pruned=is_pruned)):
+            on_grid = rounded(values, made, is_pruned=is_pruned)
+            assert on_grid.dtype == dtype
+            assert not on_grid[:n_zero].any()
+            codes = codes_of(on_grid, TensorRecord(is_pruned, grid=made))
+            assert torch.equal(values_of(codes, TensorRecord(is_pruned, grid=made), dtype), on_grid)
+
+
 def test_groups_are_counted_channel_by_channel() -> None:
     """Five weights a channel in groups of two: three groups a channel, the last one short."""
     w = torch.arange(1.0, 11.0).reshape(2, 5)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 from compress_zoo import ZOO
 from torch import nn
 
+from nbcompress.artifact import load, save
 from nbcompress.compress import quantize, record_of
 from nbcompress.compress.rest import half_rounded
 from nbcompress.errors import CompressionError, DataError
@@ -150,3 +154,19 @@ def test_scales_follow_the_weights_in_training(bits: int, scheme: str) -> None:
     x = torch.randn(640, 2)
     small = quantize(model, bits, scheme=scheme, data=(x, 10 * x.sum(1, keepdim=True)), finetune=20, lr=0.1)  # type: ignore[arg-type]
     assert small.get_parameter("weight").flatten().tolist() == pytest.approx([10, 10], rel=0.05)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor", "group:3"])
+def test_one_bit_of_zeros(granularity: str, tmp_path: Path) -> None:
+    """A layer that begins at zero, as at the end of a residual branch, and the row of a padding token."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(6, 8, padding_idx=0), nn.Linear(8, 5), nn.Linear(5, 4))
+    nn.init.zeros_(model[1].weight)
+    small = quantize(model, 1, granularity=granularity)
+    assert not small[1].weight.any()
+    assert granularity == "tensor" or not small[0].weight[0].any()
+    loaded = load(save(small, tmp_path / "small.nbz"), copy.deepcopy(model))
+    assert torch.equal(loaded[1].weight, small[1].weight)
+    data = torch.randint(1, 6, (64,)), torch.randint(0, 4, (64,))
+    trained = quantize(model, 1, granularity=granularity, data=data, finetune=20, lr=0.01)
+    assert 0 < float(trained[1].weight.detach().abs().max()) < 0.5

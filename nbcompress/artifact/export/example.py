@@ -45,7 +45,7 @@ class Example:
 
     def resized(self, n: int) -> Example:
         """The same call with `n` examples: the first ones, and these again where there are too few."""
-        rows = torch.arange(n) % self.batch_size
+        rows = torch.arange(n, device="cpu") % self.batch_size
         batched = {id(one) for one in self.batched}
 
         def picked(one: Any) -> Any:

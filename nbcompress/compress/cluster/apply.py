@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from nbcompress.compress.cluster.kmeans import STARTS, Start, kmeans
 from nbcompress.compress.layers import Patterns
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.options import check_choice, check_count
 from nbcompress.compress.record import Codebook, TensorRecord
 from nbcompress.compress.rest import half_rounded
 from nbcompress.compress.workpiece import Tuning, Workpiece
 
 
+@outside_inference
 def cluster(
     model: nn.Module,
     clusters: int = 16,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, is_dataclass
 from io import StringIO
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -104,7 +104,8 @@ def _what_it_reads(model: nn.Module, exported: ExportedProgram) -> tuple[dict[fx
     to the tracer: which parameter it is shows by its memory.
     """
     canonical = first_names(model)
-    by_memory = {_memory(tensor): canonical[name] for name, tensor in named_tensors(model).items() if tensor.numel()}
+    held = {name: one for name, one in named_tensors(model).items() if _is_dense(one)}
+    by_memory = {_memory(tensor): canonical[name] for name, tensor in held.items() if tensor.numel()}
     tensors: dict[fx.Node, str] = {}
     constants: dict[fx.Node, Tensor] = {}
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
@@ -117,12 +118,16 @@ def _what_it_reads(model: nn.Module, exported: ExportedProgram) -> tuple[dict[fx
             tensors[node] = canonical[spec.target]
         elif spec.kind is InputKind.CONSTANT_TENSOR:
             constant = exported.constants[spec.target]
-            name = by_memory.get(_memory(constant)) if isinstance(constant, Tensor) else None
+            name = by_memory.get(_memory(constant)) if _is_dense(constant) else None
             if name is None:
                 constants[node] = constant
             else:
                 tensors[node] = name
     return tensors, constants
+
+
+def _is_dense(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def _memory(tensor: Tensor) -> object:

@@ -22,6 +22,7 @@ from nbcompress.compress.layers import (
     unique_parameters,
 )
 from nbcompress.compress.losses import IGNORED, class_scores, default_loss
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.observing import evaluating
 from nbcompress.compress.options import check_count, check_number
 from nbcompress.compress.seeding import seeded
@@ -79,6 +80,7 @@ def distill(
 ) -> Distillation: ...
 
 
+@outside_inference
 def distill(
     teacher: nn.Module,
     student: nn.Module,

@@ -76,7 +76,8 @@ class Match:
         if differing:
             self._axis = differing[0]
             with seeded(seed):
-                self._projection = nn.Linear(said.shape[self._axis], told.shape[self._axis], device=said.device)
+                widths = said.shape[self._axis], told.shape[self._axis]
+                self._projection = nn.Linear(*widths, device=said.device, dtype=torch.float32)
 
     def loss(self) -> Tensor:
         """Squared distance of the features of the last batch, relative to the size of the teacher's."""

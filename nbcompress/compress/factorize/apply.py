@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compress.factorize.low_rank import LowRank, fill_low_rank_, low_rank_like, why_not
+from nbcompress.compress.keeping import keep_again_
 from nbcompress.compress.layers import Patterns, Target
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.options import check_number
 from nbcompress.compress.record import Surgery
 from nbcompress.compress.workpiece import Tuning, Workpiece
 from nbcompress.errors import CompressionError
 
 
+@outside_inference
 def factorize(
     model: nn.Module,
     rank: float | None = None,
@@ -69,6 +72,7 @@ def factorize(
     for target in work.targets:
         reason = _replace_(work, target, amount)
         if reason is not None:
+            keep_again_(work, [target])
             work.leave_out({target.name: reason})
     return work.finished()
 

@@ -103,7 +103,8 @@ def fit_grid(tensor: Tensor, scheme: Scheme, *, is_pruned: bool = False) -> Grid
 def rounded(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Tensor:
     """`tensor` rounded to the nearest value of `grid`, in its own dtype and on its device.
 
-    Zeros of a pruned tensor stay zero. Under one bit, every other weight becomes plus or minus the scale.
+    Zeros of a pruned tensor stay zero, and so do groups of nothing but zeros. Under one bit, every other weight becomes
+    plus or minus the scale.
     """
     scale, _ = grid.spread(tuple(tensor.shape), tensor.device)
     # Adding zero turns -0.0 into 0.0, as decoding does.
@@ -144,8 +145,9 @@ def _nearest_steps(tensor: Tensor, grid: Grid, is_pruned: bool) -> Tensor:
     """Steps away from zero (code minus zero) of the nearest values, as whole float32 numbers."""
     values = tensor.detach().to(torch.float32)
     if grid.bits == 1:
-        signs = torch.where(values >= 0, 1.0, -1.0)
-        return signs.mul_(values != 0) if is_pruned else signs
+        signs = torch.ones_like(values).masked_fill_(~(values >= 0), -1.0)
+        is_group = rows_of(values, grid.group)[0].any(dim=1)
+        return signs.mul_(values != 0 if is_pruned else grid.spread_one(is_group, tuple(tensor.shape)))
     scale, zero = grid.spread(tuple(tensor.shape), tensor.device)
     return torch.minimum(torch.maximum((values / scale).round_(), -zero), grid.n_codes - 1 - zero)
 
@@ -156,7 +158,9 @@ def _fit_signs(w: Tensor, v: Tensor | None, is_pruned: bool) -> tuple[Tensor, Te
     if is_pruned:
         v = v * (w != 0)
     s = _sum(w.abs().double() * v) / _sum(v).clamp(min=1)
-    return _positive(s.float()), torch.ones_like(s, dtype=torch.float32)
+    # For a group of zeros it would be zero, which no scale is. From a small one, training can grow.
+    s = torch.where(s > 0, _positive(s.float()), _SMALLEST_HALF)
+    return s, torch.ones_like(s, dtype=torch.float32)
 
 
 def _fit_error(w: Tensor, v: Tensor | None, scheme: Scheme, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -194,7 +198,7 @@ def _candidates(w: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor]]:
     if scheme.scheme == "symmetric":
         yield from _symmetric_candidates(low, high, scheme)
         return
-    shares = torch.linspace(1.0, 0.3 if is_narrow else 0.7, 8 if is_narrow else 4).tolist()
+    shares = _evenly(0.3 if is_narrow else 0.7, 8 if is_narrow else 4)
     for below in shares:
         for above in shares:
             # Divided before they are added: the range itself may not fit into float32.
@@ -215,8 +219,14 @@ def _symmetric_candidates(low: Tensor, high: Tensor, scheme: Scheme) -> Iterator
     z = torch.where(-low >= high, zeros[0], zeros[-1])
     yield spanning(z, 1.0, 0.5 if scheme.n_codes % 2 == 0 else 0.0), z
     for z in zeros:
-        for share in torch.linspace(1.0, 0.1 if is_narrow else 0.5, 28 if is_narrow else 11).tolist():
+        for share in _evenly(0.1 if is_narrow else 0.5, 28 if is_narrow else 11):
             yield spanning(z, share, 0.0), z
+
+
+def _evenly(end: float, n: int) -> list[float]:
+    """`n` numbers from 1 down to `end`, in float32 whatever the default is."""
+    found: list[float] = torch.linspace(1.0, end, n, dtype=torch.float32, device="cpu").tolist()
+    return found
 
 
 def _steps(w: Tensor, s: Tensor, z: Tensor, n_codes: int) -> Tensor:

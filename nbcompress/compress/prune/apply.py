@@ -10,6 +10,7 @@ from torch import nn
 from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Patterns, check_model, copied, select
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.options import check_choice, check_number
 from nbcompress.compress.prune.weights import Cut, prune_gradually, prune_once
 from nbcompress.compress.record import attach_, record_of
@@ -23,6 +24,7 @@ _CRITERIA = ("magnitude", "random", "gradient", "activation", "mutual-informatio
 _WITH_DATA = ("gradient", "activation", "mutual-information", "hessian")
 
 
+@outside_inference
 def prune(
     model: nn.Module,
     amount: float | None = None,
@@ -77,9 +79,10 @@ def prune(
     Returns:
         A copy. With `granularity="weight"`, exactly `round(amount * n)` of the n chosen weights are zero (in each
         tensor with scope `layer`, in each output by `activation`), unless more were before; ties fall by position. No
-        tensor loses its last weight unless `amount` is 1. Grids and codebooks are kept: zero is a value of each
-        (`hessian`, which changes other weights too, refuses them). With `2:4`, tensors whose rows do not divide by 4
-        are left out by name. With `channel`, see `cut_channels`; an amount of 0 gives a plain copy.
+        tensor loses its last weight unless `amount` is 1. Grids and codebooks are kept, fitted anew where values left
+        them: zero is a value of each (`hessian`, which changes other weights too, refuses them). With `2:4`, tensors
+        whose rows do not divide by 4 are left out by name. With `channel`, see `cut_channels`; an amount of 0 gives a
+        plain copy.
 
     Raises:
         CompressionError: An option or a weight makes no sense, or fine-tuning diverges.

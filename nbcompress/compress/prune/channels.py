@@ -27,6 +27,7 @@ from nbcompress.compress.prune.channel_scores import (
 )
 from nbcompress.compress.prune.checking import check_of
 from nbcompress.compress.prune.cutting import Plan, cut_, cut_record
+from nbcompress.compress.prune.remade import without_remade
 from nbcompress.compress.record import attach_
 from nbcompress.errors import CompressionError
 
@@ -104,6 +105,10 @@ def cut_channels(
     left_out = {name: why for name, why in (left_out | unscored | single).items() if is_chosen(name, patterns)}
     if not chosen:
         raise CompressionError(_too_little(amount, groups, scope) or _nothing(left_out))
+    chosen, remade = without_remade(model, check, chosen)
+    left_out |= remade
+    if not chosen:
+        raise CompressionError(_nothing(left_out))
     if any(one.group.averages for one in chosen):
         check = check.with_averages(traced_model, (traced, coupling.averages))
     kept, refused = agreed(model, check, chosen)

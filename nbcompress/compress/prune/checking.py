@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from nbcompress.compress.buffers import share_buffers_, shared_buffers
 from nbcompress.compress.coupling import Average, Inputs, Trace, couple, first_line, tensors_of, trace
 from nbcompress.compress.layers import copied
 from nbcompress.compress.prune.cutting import Plan, cut_, mask_
@@ -201,11 +202,19 @@ def _scale(values: Tensor) -> float:
 
 def _double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
     def wide(one: Any) -> Any:
-        if not isinstance(one, Tensor):
-            return one
-        return one.detach().to("cpu", torch.float64 if one.is_floating_point() else None)
+        return _wide(one.detach().to("cpu")) if isinstance(one, Tensor) else one
 
-    return copied(model).eval().to("cpu", torch.float64), _mapped(inputs, wide)
+    double, shared = copied(model).eval(), shared_buffers(model)
+    # What `double()` does, which leaves complex numbers as they are.
+    double.to("cpu")._apply(_wide)  # type: ignore[no-untyped-call]
+    share_buffers_(double, shared)
+    return double, _mapped(inputs, wide)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _mapped(inputs: Inputs, change: Any) -> Inputs:
@@ -221,10 +230,10 @@ def _shaken(model: nn.Module) -> nn.Module:
     divided by.
     """
     shaken = copied(model)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for parameter in shaken.parameters():
         if parameter.is_floating_point() and parameter.numel():
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu").to(parameter)
             size = float(parameter.float().square().mean().sqrt())
             usual = max(size, 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.0) or 0.3
             is_positive = bool((parameter > 0).all())
@@ -249,13 +258,13 @@ def _padded(model: nn.Module) -> nn.Module:
 
 def _others(inputs: Inputs) -> list[Inputs]:
     """Second inputs to try: a larger batch first, then other values."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator("cpu").manual_seed(1)
 
     def changed(one: Any) -> Any:
         if not isinstance(one, Tensor):
             return one
         if one.is_floating_point():
-            return one + 0.5 * torch.randn(one.shape, generator=generator).to(one)
+            return one + 0.5 * torch.randn(one.shape, generator=generator, dtype=torch.float32, device="cpu").to(one)
         return one.flip(0) if one.ndim else one
 
     second = _mapped(inputs, changed)

@@ -40,8 +40,8 @@ def scores_of(
     if criterion == "magnitude":
         found = [one.abs() for one in weights]
     elif criterion == "random":
-        generator = torch.Generator().manual_seed(seed)
-        found = [torch.rand(one.shape, generator=generator, dtype=torch.float64) for one in weights]
+        generator = torch.Generator("cpu").manual_seed(seed)
+        found = [torch.rand(one.shape, generator=generator, dtype=torch.float64, device="cpu") for one in weights]
     elif criterion == "activation":
         if statistics is None:
             statistics, _ = input_statistics(model, targets, data, seed)
@@ -79,7 +79,7 @@ def lamp_scores(scores: Sequence[Tensor]) -> list[Tensor]:
 
 def _gradients(model: nn.Module, targets: Sequence[Target], data: object, seed: int) -> list[Tensor]:
     """Mean gradient of the loss over one pass of the data."""
-    totals = [torch.zeros(one.parameter.shape, dtype=torch.float64) for one in targets]
+    totals = [torch.zeros(one.parameter.shape, dtype=torch.float64, device="cpu") for one in targets]
 
     def add(gradients: Sequence[Tensor | None]) -> None:
         for total, gradient in zip(totals, gradients, strict=True):

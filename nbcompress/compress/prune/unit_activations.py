@@ -106,7 +106,7 @@ def _sources(model: nn.Module, group: Group) -> list[_Source]:
 def _owners(group: Group, place: Place, model: nn.Module) -> Tensor:
     """For each feature along `place` the unit that it belongs to, or the number of units if to none."""
     name, dim = place
-    owners = torch.full((model.get_parameter(name).shape[dim],), len(group.units), dtype=torch.int64)
+    owners = torch.full((model.get_parameter(name).shape[dim],), len(group.units), dtype=torch.int64, device="cpu")
     for number, unit in enumerate(group.units):
         owners[list(unit[place])] = number
     return owners

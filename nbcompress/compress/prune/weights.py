@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compress.keeping import keep_again_
 from nbcompress.compress.layers import Target, fill_
 from nbcompress.compress.prune.counting import keep_masks, keep_masks_by_row, keep_two_of_four
 from nbcompress.compress.prune.input_scores import InputStatistics, input_statistics
@@ -65,6 +66,7 @@ def prune_once(work: Workpiece, cut: Cut) -> nn.Module:
         _operate(work, cut)
     else:
         statistics = leave_out(work, cut)
+        keep_again_(work, work.targets)
         _apply(work, cut.masks(work.model, work.targets, statistics))
     return work.finished()
 
@@ -153,7 +155,7 @@ def _pruned(before: TensorRecord, has_zeros: bool) -> TensorRecord:
     """The promise of a pruned tensor. Every grid holds zero; a codebook gets it as one more value."""
     codebook = before.codebook
     if codebook is not None and has_zeros and not bool((codebook.values == 0).any()):
-        codebook = Codebook(torch.unique(torch.cat([codebook.values, torch.zeros(1)])), codebook.grid)
+        codebook = Codebook(torch.unique(torch.cat([codebook.values, codebook.values.new_zeros(1)])), codebook.grid)
     return TensorRecord(True, before.grid, codebook)
 
 

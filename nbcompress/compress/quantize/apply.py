@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Literal, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nbcompress.compress.codes import codes_of
 from nbcompress.compress.grids.fit import Scheme, fit_grid, rounded
 from nbcompress.compress.grids.groups import parse_granularity
+from nbcompress.compress.keeping import keeps, kept_again, quantized_codebook
 from nbcompress.compress.layers import Patterns
+from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.observing import layers_of, why_no_layer
 from nbcompress.compress.options import check_choice, check_count
 from nbcompress.compress.record import ActivationRange, Codebook, TensorRecord
@@ -19,6 +19,7 @@ from nbcompress.compress.workpiece import Tuning, Workpiece
 from nbcompress.errors import CompressionError, DataError, did_you_mean
 
 
+@outside_inference
 def quantize(
     model: nn.Module,
     bits: int | Mapping[str, int] = 8,
@@ -63,8 +64,9 @@ def quantize(
 
     Returns:
         A copy with the promise that every chosen tensor keeps to its grid. Zeros of a pruned tensor stay zeros. Of a
-        clustered tensor, the shared values are rounded to a grid of one group. A tensor on such a grid already
-        (same bits, scheme and granularity) stays as it is.
+        clustered tensor, the shared values are rounded to a grid of one group. A tensor whose values lie on such a grid
+        already (same bits, scheme and granularity) stays as it is. Where the values of a clustered tensor were changed
+        since by other means than `finetune`, as many shared values are fitted to them first.
 
     Raises:
         CompressionError: An option or a weight makes no sense, or fine-tuning diverges.
@@ -86,13 +88,19 @@ def quantize(
     if isinstance(bits, Mapping):
         _check_names(bits, plans)
         plans = {name: _scheme(bits[name], scheme, granularity, scale) for name in plans}
+    is_half = rest == "float16" or work.record.rest == "float16"
     for target in work.targets:
         before, plan = work.record_of(target), plans[target.name]
-        if before.codebook is not None:
-            if before.codebook.grid is None or not _codebook_plan(plan).is_that_of(before.codebook.grid):
-                codebook, values = quantized_codebook(target.parameter, before, plan)
+        is_kept, codebook = keeps(target.parameter, before), before.codebook
+        if codebook is not None:
+            if not is_kept or codebook.grid is None or not _codebook_plan(plan).is_that_of(codebook.grid):
+                shared, values = before, target.parameter.detach()
+                if not is_kept:
+                    plain = TensorRecord(before.is_pruned, codebook=Codebook(codebook.values))
+                    shared, values = kept_again(values, plain, is_half=is_half)
+                codebook, values = quantized_codebook(values, shared, plan)
                 work.put(target, TensorRecord(before.is_pruned, codebook=codebook), values)
-        elif before.grid is None or not plan.is_that_of(before.grid):
+        elif not is_kept or before.grid is None or not plan.is_that_of(before.grid):
             grid = fit_grid(target.parameter, plan, is_pruned=before.is_pruned)
             values = rounded(target.parameter, grid, is_pruned=before.is_pruned)
             work.put(target, TensorRecord(before.is_pruned, grid=grid), values)
@@ -117,21 +125,6 @@ def _take_inputs(work: Workpiece, activations: str) -> None:
         if not layers[target.name] and not isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
             reasons[target.name] = f"its inputs stay in floating point: {why_no_layer(work.model, target)}"
     work.leave_out(reasons)
-
-
-def quantized_codebook(tensor: Tensor, record: TensorRecord, plan: Scheme) -> tuple[Codebook, Tensor]:
-    """Round the shared values of a clustered tensor to a grid of one group.
-
-    Returns:
-        The new codebook, in which equal values are one, and the tensor's new values.
-    """
-    if record.codebook is None:
-        raise CompressionError("a tensor without a codebook has no shared values to quantize")
-    codes = codes_of(tensor, record).long()
-    values = record.codebook.values
-    grid = fit_grid(tensor, _codebook_plan(plan), is_pruned=record.is_pruned)
-    snapped = rounded(values.to(tensor.dtype), grid, is_pruned=record.is_pruned)
-    return Codebook(torch.unique(snapped.to(torch.float32)), grid), snapped.to(tensor.device)[codes]
 
 
 def _codebook_plan(plan: Scheme) -> Scheme:
@@ -163,4 +156,4 @@ def _scheme(bits: object, scheme: str, granularity: str, scale: str) -> Scheme:
     )
 
 
-__all__ = ["quantize", "quantized_codebook"]
+__all__ = ["quantize"]
