@@ -15,12 +15,12 @@ from nbcompress.compress.data import Batches
 from nbcompress.compress.early import BestSoFar
 from nbcompress.compress.held import Free, Latent, Shared, hold
 from nbcompress.compress.layers import fill_, unique_parameters
-from nbcompress.compress.losses import BatchLoss, default_loss
+from nbcompress.compress.losses import NOTHING_COUNTS, BatchLoss, LossSpec
 from nbcompress.compress.options import check_choice, check_count, check_number, check_seed
 from nbcompress.compress.record import TensorRecord, attach_, record_of
 from nbcompress.compress.rest import rest_tensors, round_tensors_
 from nbcompress.compress.seeding import seeded
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, DataError
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -176,6 +176,7 @@ def train_(
     data: object,
     plan: Plan,
     *,
+    spec: LossSpec | None = None,
     batch_loss: BatchLoss | None = None,
     latents: Mapping[str, Tensor] | None = None,
     learned_along: Sequence[nn.Parameter] = (),
@@ -190,7 +191,8 @@ def train_(
         model: Comes back in the mode it came in, without gradients.
         data: See `Batches`.
         plan: How to train.
-        batch_loss: From the model and a batch to the loss; `default_loss` of what the model returns otherwise.
+        spec: What the user says of the loss.
+        batch_loss: Instead of `spec`: from the model and a batch to the loss, None where no target counts.
         latents: Values before rounding, by parameter name, at which training starts.
         learned_along: Parameters outside the model that the loss depends on.
         before_epoch: Called with the epoch, counted from 1, and the trainer.
@@ -204,15 +206,17 @@ def train_(
         DataError: The data does not fit. Model and record are what they were before.
     """
     batches = Batches(data, plan.batch_size)
-    loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
     trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
     told = _Told(progress, plan.epochs, batches.n_batches)
     with seeded(plan.seed, *batches.generators), torch.enable_grad(), _settled(trainer, mode):
+        loss_of = batch_loss
+        if loss_of is None and plan.epochs:
+            loss_of = (spec or LossSpec()).reading(model, batches, plan.seed)
         best = None
-        if plan.patience is not None:
+        if plan.patience is not None and loss_of is not None:
             best = BestSoFar(model, Batches(valid, plan.batch_size), loss_of, plan.patience, plan.seed)
-        for epoch in range(1, plan.epochs + 1):
+        for epoch in range(1, plan.epochs + 1) if loss_of is not None else ():
             trainer.set_lr(plan.lr_of(epoch))
             if before_epoch is not None:
                 before_epoch(epoch, trainer)
@@ -259,15 +263,16 @@ def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: in
     total, n_batches = 0.0, 0
     for batch in batches.for_model(trainer.model):
         loss = loss_of(trainer.model, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise CompressionError(f"the loss must be a tensor with one number, got {kind}")
+        if loss is None:
+            continue
         value = float(loss.detach())
         if not isfinite(value):
             raise CompressionError(f"training diverged: the loss is {value} in epoch {epoch}; use a smaller lr")
-        trainer.step(loss.reshape(()))
+        trainer.step(loss)
         total, n_batches = total + value, n_batches + 1
         told.batch(epoch, n_batches)
+    if not n_batches:
+        raise DataError(NOTHING_COUNTS)
     told.epoch(epoch)
     return total / n_batches
 
