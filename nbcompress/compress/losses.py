@@ -1,8 +1,8 @@
 """How are outputs and targets read? The one place that decides on a loss and a score where nobody says which.
 
-What decides, in this order: a loss that was given; the model's own, where it computes one from labels; for targets of 0
-and 1 that have the shape of the outputs, binary cross-entropy; for integer targets, cross-entropy, one token ahead where
-the targets of a causal model are its own inputs; for other numbers, squared error. What is unclear is an error.
+What decides, in this order: a loss that was given; the model's own, where it computes one from labels; for targets of
+0 and 1 that have the shape of the outputs, binary cross-entropy; for integer targets, cross-entropy, one token ahead
+where the targets of a causal model are its inputs; for other numbers, squared error. What is unclear is an error.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class Reading:
         if self.is_own:
             own = own_loss_of(result)
             if own is None:
-                raise DataError("the model gave no loss of its own for this batch, though it did for the first: pass loss=")
+                raise DataError(
+                    "the model gave no loss of its own for this batch, though it did for the first: pass loss="
+                )
             return own
         output, target = self.prediction(result, batch), _checked(batch.target)
         if self.kind is Kind.NUMBERS:
@@ -123,7 +125,7 @@ class Reading:
         return prediction_of(result, self.output, rows_of(batch))
 
     def scores(self, output: Tensor, target: Any) -> tuple[Tensor, Tensor]:
-        """Scores of classes as `(examples, classes)` beside labels as `(examples,)`, those that do not count included."""
+        """Scores of classes as `(examples, classes)` beside labels as `(examples,)`, also those that do not count."""
         target = _checked(target)
         if self.is_ahead:
             output = output if output.shape[:2] == target.shape else output.movedim(1, -1)
@@ -132,16 +134,16 @@ class Reading:
 
     def pairs(self, output: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """What is said of each label that counts beside the label, both of shape `(labels,)`."""
-        target = _checked(target).reshape(-1)
+        target = _fitted(_checked(target), output).reshape(-1)
         counts = torch.ones_like(target, dtype=torch.bool) if target.is_floating_point() else target != self.ignored
         said, labels = output.reshape(-1)[counts], target[counts].float()
         low, high = _ends(labels)
         # A probability may be trained to be any; a label of a logit is one or none.
-        is_fit = 0 <= low and high <= 1 if self.kind is Kind.PROBABILITIES else bool(_is_binary(labels).all())
-        if len(said) != len(labels) or not is_fit:
+        is_fit = low >= 0 and high <= 1 if self.kind is Kind.PROBABILITIES else bool(_is_binary(labels).all())
+        if not is_fit:
             raise DataError(
-                f"targets were 0 and 1 in the first batch, but now they run from {low:g} to {high:g}: pass loss=, such as "
-                "loss=torch.nn.functional.mse_loss"
+                f"targets were 0 and 1 in the first batch, but now they run from {low:g} to {high:g}: pass loss=, "
+                "such as loss=torch.nn.functional.mse_loss"
             )
         return said, labels
 
@@ -211,7 +213,7 @@ class LossSpec:
             return self._same_shape(model, batches, batch, output)
 
     def _ending(self, model: nn.Module, batch: Batch, output: Tensor) -> Ending:
-        """How the prediction is computed; hardly any model is run for this, as only few outputs can be probabilities."""
+        """How the prediction is computed; few models are run for this, as few give nothing but probabilities."""
         return ending_beside(model, output, lambda one: prediction_of(batch(one), self.output, rows_of(batch)))
 
     def _same_shape(self, model: nn.Module, batches: Batches, batch: Batch, output: Tensor) -> Reading:
@@ -367,7 +369,9 @@ def _own_reading(model: nn.Module, batch: Batch, output: Output | None) -> Readi
     relation = _relation(batch)
     gaps = [_gap(one, said, target, own) for one in (replace(found, is_ahead=True), found)]
     is_ahead = gaps[0] < gaps[1]
-    found = replace(found, is_language=is_ahead or relation is not None or _is_vocabulary(model, batch, scores.shape[1]))
+    found = replace(
+        found, is_language=is_ahead or relation is not None or _is_vocabulary(model, batch, scores.shape[1])
+    )
     if is_ahead and relation == "one ahead" and batch.target_name is None:
         # Targets that are one ahead already, in a pair with the inputs, must not be moved twice.
         return replace(found, is_own=False)
@@ -442,7 +446,9 @@ def _is_causal(model: nn.Module, batch: Batch, output: Output | None) -> bool:
 def _is_vocabulary(model: nn.Module, batch: Batch, n_classes: int) -> bool:
     """Whether the model says of positions which of the tokens that it reads stands there."""
     is_tokens = batch.target.ndim == 2 and batch.target.shape[1] > 1
-    return is_tokens and any(isinstance(one, nn.Embedding) and one.num_embeddings == n_classes for one in model.modules())
+    return is_tokens and any(
+        isinstance(one, nn.Embedding) and one.num_embeddings == n_classes for one in model.modules()
+    )
 
 
 def _beside(target: Tensor, output: Tensor, ending: Callable[[], Ending]) -> Reading:
@@ -459,14 +465,14 @@ def _beside(target: Tensor, output: Tensor, ending: Callable[[], Ending]) -> Rea
             f"{what}, but they run from {low:g} to {high:g}: return a score for each class, or for squared error pass "
             "float targets"
         )
-    if is_binary or (0 <= low and high <= 1):
+    if is_binary or (low >= 0 and high <= 1):
         how = ending()
         if how is Ending.SIGMOID:
             return Reading(Kind.PROBABILITIES)
         if is_binary and how is not Ending.OPEN:
             raise DataError(
-                "targets are 0 and 1 and all outputs lie in [0, 1], but the model does not end in a sigmoid, so they may "
-                "be probabilities or logits: pass loss=, such as loss=torch.nn.BCELoss() or loss=torch.nn."
+                "targets are 0 and 1 and all outputs lie in [0, 1], but the model does not end in a sigmoid, so they "
+                "may be probabilities or logits: pass loss=, such as loss=torch.nn.BCELoss() or loss=torch.nn."
                 "BCEWithLogitsLoss()"
             )
     elif ending() is Ending.SIGMOID:

@@ -17,7 +17,16 @@ Output = int | str
 # What libraries call their own losses, states, caches and intermediate results.
 _NO_PREDICTION = frozenset(
     {
-        *("loss", "aux_loss", "router_logits", "router_probs", "hidden_states", "attentions", "past_key_values", "mems"),
+        *(
+            "loss",
+            "aux_loss",
+            "router_logits",
+            "router_probs",
+            "hidden_states",
+            "attentions",
+            "past_key_values",
+            "mems",
+        ),
         *("last_hidden_state", "pooler_output", "cross_attentions", "decoder_hidden_states", "decoder_attentions"),
         *("encoder_last_hidden_state", "encoder_hidden_states", "encoder_attentions", "state", "rope_deltas"),
         *("cache_params", "image_hidden_states", "hidden_state", "hidden", "cache"),
@@ -40,8 +49,8 @@ def prediction_of(result: Any, output: Output | None = None, n_rows: int | None 
         return next(iter(found.values()))
     if not found:
         raise DataError(
-            f"the model must return a tensor that can be its prediction, got {_listed(result)}: pass output=, its index "
-            "or key, or loss=, a function of what the model returns and the target"
+            f"the model must return a tensor that can be its prediction, got {_listed(result)}: pass output=, its "
+            "index or key, or loss=, a function of what the model returns and the target"
         )
     first = next(iter(found))
     raise DataError(
@@ -115,7 +124,9 @@ def _named(result: Any, output: Output) -> Tensor:
         listed = list(parts.values())
         value = listed[output] if -len(listed) <= output < len(listed) else None
     if not isinstance(value, Tensor):
-        raise DataError(f"output={output!r} must name a tensor among what the model returns, which is {_listed(result)}")
+        raise DataError(
+            f"output={output!r} must name a tensor among what the model returns, which is {_listed(result)}"
+        )
     return value
 
 

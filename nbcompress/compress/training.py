@@ -209,14 +209,15 @@ def train_(
     trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
     told = _Told(progress, plan.epochs, batches.n_batches)
+    if not plan.epochs:
+        told.end()
+        return
     with seeded(plan.seed, *batches.generators), torch.enable_grad(), _settled(trainer, mode):
-        loss_of = batch_loss
-        if loss_of is None and plan.epochs:
-            loss_of = (spec or LossSpec()).reading(model, batches, plan.seed)
+        loss_of = batch_loss or (spec or LossSpec()).reading(model, batches, plan.seed)
         best = None
-        if plan.patience is not None and loss_of is not None:
+        if plan.patience is not None:
             best = BestSoFar(model, Batches(valid, plan.batch_size), loss_of, plan.patience, plan.seed)
-        for epoch in range(1, plan.epochs + 1) if loss_of is not None else ():
+        for epoch in range(1, plan.epochs + 1):
             trainer.set_lr(plan.lr_of(epoch))
             if before_epoch is not None:
                 before_epoch(epoch, trainer)
@@ -230,9 +231,8 @@ def train_(
                 break
         if best is not None:
             best.restore_()
-        if plan.epochs:
-            # Other weights, other activations.
-            attach_(model, with_ranges(model, record_of(model), data, plan.seed))
+        # Other weights, other activations.
+        attach_(model, with_ranges(model, record_of(model), data, plan.seed))
     told.end()
 
 

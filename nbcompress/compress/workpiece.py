@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -38,7 +38,7 @@ class Tuning:
     finetune: int
     lr: float
     seed: int
-    spec: LossSpec = LossSpec()
+    spec: LossSpec = field(default_factory=LossSpec)
 
     def __post_init__(self) -> None:
         check_count("finetune", self.finetune, 0)

@@ -194,8 +194,8 @@ def accuracy(
     The examples are read in their order, without shuffling; the model runs as a copy in evaluation mode.
 
     Args:
-        model: From inputs to scores of classes, as in training by cross-entropy; or to one logit, or several, of targets
-            of 0 and 1 (or to probabilities, if it ends in a sigmoid), where every label counts.
+        model: From inputs to scores of classes, as in training by cross-entropy; or to one logit, or several, of
+            targets of 0 and 1 (or to probabilities, if it ends in a sigmoid), where every label counts.
         data: A `DataLoader`, a data set, or a pair of tensors (inputs, labels). Where the labels are the inputs of a
             causal language model, or it shifts them itself, the tokens after the first count.
         batch_size: Of data that is not in batches yet.
@@ -335,4 +335,13 @@ def _places(which: Tensor) -> tuple[int, ...]:
     return tuple(torch.nonzero(which).flatten().tolist())
 
 
-__all__ = ["Accuracy", "AccuracyChange", "ClassAccuracy", "accuracies", "accuracy", "accuracy_change", "mcnemar", "score_readings"]
+__all__ = [
+    "Accuracy",
+    "AccuracyChange",
+    "ClassAccuracy",
+    "accuracies",
+    "accuracy",
+    "accuracy_change",
+    "mcnemar",
+    "score_readings",
+]

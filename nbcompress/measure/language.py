@@ -57,7 +57,10 @@ class LanguageChange:
 
     def rows(self) -> list[list[str]]:
         """Loss and perplexity: before, after, and what was gained or lost."""
-        pairs = ("loss", self.before.loss, self.after.loss), ("perplexity", self.before.perplexity, self.after.perplexity)
+        pairs = (
+            ("loss", self.before.loss, self.after.loss),
+            ("perplexity", self.before.perplexity, self.after.perplexity),
+        )
         return [[name, f"{one:.4g}", f"{two:.4g}", f"{two - one:+.4g}"] for name, one, two in pairs]
 
     def notes(self) -> list[str]:

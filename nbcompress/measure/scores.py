@@ -29,9 +29,7 @@ class Scores:
     language: Mapping[str, LanguageLoss] = field(default_factory=dict)
 
 
-def scores_on(
-    models: Mapping[str, nn.Module], data: object, spec: LossSpec, *, seconds: float | None = None
-) -> Scores:
+def scores_on(models: Mapping[str, nn.Module], data: object, spec: LossSpec, *, seconds: float | None = None) -> Scores:
     """Measure several models on the same batches, in one pass.
 
     Args:

@@ -33,7 +33,9 @@ def test_soft_loss_of_classes_by_hand() -> None:
     """Teacher (3/4, 1/4) at T = 2, student (1/2, 1/2): 4 * (3/4 log 3/2 + 1/4 log 1/2)."""
     told = torch.tensor([[2 * np.log(3), 0.0]])
     expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
-    assert float(soft_loss(torch.zeros(1, 2), told, 2.0, CLASSES, torch.tensor([0]))) == pytest.approx(expected, rel=1e-5)
+    assert float(soft_loss(torch.zeros(1, 2), told, 2.0, CLASSES, torch.tensor([0]))) == pytest.approx(
+        expected, rel=1e-5
+    )
     assert float(soft_loss(told, told, 2.0, CLASSES, torch.tensor([0]))) == pytest.approx(0, abs=1e-6)
     # Without labels, and for a teacher that says probabilities.
     assert float(soft_loss(torch.zeros(1, 2), told, 2.0, CLASSES)) == pytest.approx(expected, rel=1e-5)
@@ -325,5 +327,5 @@ def test_a_student_that_may_say_anything_is_refused() -> None:
     x = torch.randn(8, 6)
     teacher = nn.Sequential(nn.Linear(6, 2), nn.Sigmoid())
     student = nn.Sequential(nn.Linear(6, 2), nn.Hardsigmoid())
-    with pytest.raises(DataError, match="all outputs of the student lie in .* let it end in one, or return logits"):
+    with pytest.raises(DataError, match=r"all outputs of the student lie in .* let it end in one, or return logits"):
         distill(teacher, student, (x, torch.rand(8, 2)), alpha=1.0)

@@ -16,7 +16,6 @@ from nbcompress.compress import cluster, finetune, prune, quantize, record_of
 from nbcompress.compress.seeding import seeded
 from nbcompress.errors import CompressionError, DataError
 
-
 # Of targets that happen to be 0 or 1, which would be taken for labels.
 SQUARED = nn.functional.mse_loss
 

@@ -49,7 +49,9 @@ def test_classes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", ["(N,) (N,)", "(N, 1) (N,)", "(N,) (N, 1)", "(N, 1) (N, 1)", "(N, 1, H, W) (N, H, W)"])
+@pytest.mark.parametrize(
+    "shape", ["(N,) (N,)", "(N, 1) (N,)", "(N,) (N, 1)", "(N, 1) (N, 1)", "(N, 1, H, W) (N, H, W)"]
+)
 def test_one_logit_by_hand(dtype: torch.dtype, shape: str) -> None:
     """log 3 of a one: -log(3/4); of a zero: -log(1/4)."""
     shapes = {
@@ -120,8 +122,18 @@ def test_rows_of_one_1_may_be_classes(shape: tuple[int, ...]) -> None:
         ([[0.5, 0.2]], [1], nn.Softmax(1), "cross-entropy needs scores of classes, but the model ends in a softmax"),
         ([[0.5, 0.2]], [1], nn.Sigmoid(), "the model ends in a sigmoid, so they seem to be .* pass loss="),
         ([[0.5, 0.2]], [1], nn.Hardtanh(0, 1), r"all outputs lie in \[0, 1\], so they seem to be"),
-        ([[0.5], [0.2]], [2.5, 0.0], nn.Sigmoid(), r"the model ends in a sigmoid, .* the targets run from 0 to 2.5: pass"),
-        ([[0.5], [0.2]], [2, 0], None, "one output takes integer targets of 0 and 1, but they run from 0 to 2: return a"),
+        (
+            [[0.5], [0.2]],
+            [2.5, 0.0],
+            nn.Sigmoid(),
+            r"the model ends in a sigmoid, .* the targets run from 0 to 2.5: pass",
+        ),
+        (
+            [[0.5], [0.2]],
+            [2, 0],
+            None,
+            "one output takes integer targets of 0 and 1, but they run from 0 to 2: return a",
+        ),
         ([[0.5, 0.1]], [[2, 0]], None, "0 and 1 for several labels, but they run from 0 to 2"),
         (torch.zeros(4, 3), [0, 1, 2, 3], None, "labels must be 0 to 2 for a model with 3 .* run from 0 to 3"),
         (torch.zeros(4, 3), [-1, 1, 2, 0], None, "they run from -1 to 2"),
@@ -312,9 +324,7 @@ def gpt2() -> nn.Module:
 def test_gpt2_survives_finetuning() -> None:
     model = gpt2()
     tokens = (torch.randint(0, 17, (64, 1)) + 3 * torch.arange(12)) % 17
-    data = [
-        {"input_ids": part, "attention_mask": torch.ones_like(part), "labels": part} for part in tokens.split(16)
-    ]
+    data = [{"input_ids": part, "attention_mask": torch.ones_like(part), "labels": part} for part in tokens.split(16)]
 
     def own(one: nn.Module) -> float:
         with torch.no_grad():

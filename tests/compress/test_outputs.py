@@ -81,7 +81,9 @@ def test_several_predictions_are_unclear(name: str) -> None:
 def test_outputs_refused() -> None:
     with pytest.raises(DataError, match=r"must return a tensor .*, got dict with 'out' \(str\): pass output="):
         prediction_of({"out": "text"})
-    with pytest.raises(DataError, match=r"output=2 must name a tensor .*, which is tuple with 0 of shape \(5, 4\), 1 of"):
+    with pytest.raises(
+        DataError, match=r"output=2 must name a tensor .*, which is tuple with 0 of shape \(5, 4\), 1 of"
+    ):
         prediction_of((BOXES, SCORES), 2)
     assert prediction_of(SCORES, 1) is prediction_of(SCORES, "logits") is SCORES
     for output in (1.5, True, (1,)):

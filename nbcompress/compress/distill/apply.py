@@ -25,7 +25,6 @@ from nbcompress.compress.losses import LossFunction, LossSpec
 from nbcompress.compress.observing import evaluating
 from nbcompress.compress.options import check_count, check_number
 from nbcompress.compress.outputs import Output
-from nbcompress.compress.seeding import seeded
 from nbcompress.compress.training import Plan, train_
 from nbcompress.errors import DataError, LayerNotFound, did_you_mean
 
@@ -103,10 +102,11 @@ def distill(
 ) -> nn.Module | Distillation:
     """Return a copy of `student`, trained to say what `teacher` says.
 
-    The loss is `alpha * soft + (1 - alpha) * hard`. The hard part is the loss on the targets, as in `finetune`. The soft
-    part follows the teacher: for classes, also those of tokens, `T^2 * KL(teacher / T, student / T)`; for a sigmoid, one
-    logit or several labels, binary cross-entropy with the teacher's probabilities; for other numbers, squared error. Of
-    several outputs each has its own, and they add up. With `match`, `alpha` times the distance of features is added.
+    The loss is `alpha * soft + (1 - alpha) * hard`. The hard part is the loss on the targets, as in `finetune`. The
+    soft part follows the teacher: for classes, also those of tokens, `T^2 * KL(teacher / T, student / T)`; for a
+    sigmoid, one logit or several labels, binary cross-entropy with the teacher's probabilities; for other numbers,
+    squared error. Of several outputs each has its own, and they add up. With `match`, `alpha` times the distance of
+    features is added.
 
     Args:
         teacher: Stays as it is; runs in evaluation mode without gradients.

@@ -170,8 +170,8 @@ def _check(pair: _Pair) -> None:
     is_binary = pair.teacher is Ending.SIGMOID or kind in (Kind.LOGITS, Kind.PROBABILITIES)
     if is_binary and pair.student not in (Ending.SIGMOID, Ending.OPEN):
         raise DataError(
-            "the teacher gives probabilities of labels, and all outputs of the student lie in [0, 1], but it does not end "
-            "in a sigmoid: let it end in one, or return logits"
+            "the teacher gives probabilities of labels, and all outputs of the student lie in [0, 1], but it does not "
+            "end in a sigmoid: let it end in one, or return logits"
         )
 
 

@@ -77,7 +77,7 @@ def prune(
         finetune: Epochs of training afterwards; zeros stay zeros.
         lr: Step size of fine-tuning (Adam).
         seed: Of `random`, of the order of the data and of fine-tuning.
-        loss: As in `finetune`: from what the model returns and the target to a scalar; for `gradient` and for fine-tuning.
+        loss: As in `finetune`: from what the model returns and the target to a scalar. For `gradient`, too.
         output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:

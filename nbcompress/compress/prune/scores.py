@@ -80,9 +80,7 @@ def lamp_scores(scores: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def _gradients(
-    model: nn.Module, targets: Sequence[Target], data: object, seed: int, spec: LossSpec
-) -> list[Tensor]:
+def _gradients(model: nn.Module, targets: Sequence[Target], data: object, seed: int, spec: LossSpec) -> list[Tensor]:
     """Mean gradient of the loss over one pass of the data."""
     totals = [torch.zeros(one.parameter.shape, dtype=torch.float64) for one in targets]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Cut:
     scope: str
     data: object
     seed: int
-    spec: LossSpec = LossSpec()
+    spec: LossSpec = field(default_factory=LossSpec)
 
     def masks(
         self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
