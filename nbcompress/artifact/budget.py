@@ -15,7 +15,9 @@ from torch import nn
 from nbcompress.artifact.files import size_by_tensor, size_bytes
 from nbcompress.compress import quantize as quantize_by_bits
 from nbcompress.compress.layers import Patterns, Target, check_model, check_patterns, select
+from nbcompress.compress.losses import LossFunction, LossSpec
 from nbcompress.compress.modes import outside_inference
+from nbcompress.compress.outputs import Output
 from nbcompress.compress.quantize.allotting import Cost, Costs, allotted, importances, steps_up
 from nbcompress.compress.workpiece import Tuning
 from nbcompress.errors import CompressionError
@@ -43,6 +45,8 @@ def quantize(
     finetune: int = 0,
     lr: float = 1e-3,
     seed: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids; see `nbcompress.compress.quantize` for all options.
 
@@ -66,6 +70,7 @@ def quantize(
     patterns = check_patterns(layers)
     grids = {"scheme": scheme, "granularity": granularity, "scale": scale, "rest": rest, "layers": patterns}
     training = {"activations": activations, "data": data, "finetune": finetune, "lr": lr, "seed": seed}
+    training |= {"loss": loss, "output": output}
     if bits != "auto":
         if budget is not None:
             raise CompressionError(f"budget= belongs to bits='auto', got bits={bits!r}")
@@ -73,7 +78,7 @@ def quantize(
     if budget is None:
         raise CompressionError("bits='auto' needs budget=, the length of the file, such as '60kB'")
     n_bytes = parse_budget(budget)
-    Tuning(data, finetune, lr, seed)
+    Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     # With the most bits first: this checks every other option, and where they fit there is nothing to choose.
     widest = quantize_by_bits(model, 8, **grids)  # type: ignore[arg-type]
     attempt = _Attempt(model, n_bytes, grids, training)
@@ -148,7 +153,8 @@ class _Attempt:
 
     def _costs(self) -> tuple[Costs, int]:
         """What each tensor costs at each number of bits, and the bytes of everything else."""
-        weights = importances(self.model, self.targets, self.training["data"], self.training["seed"])
+        spec = LossSpec(self.training["loss"], self.training["output"])
+        weights = importances(self.model, self.targets, self.training["data"], self.training["seed"], spec)
         costs: dict[str, dict[int, Cost]] = {name: {} for name in self.names}
         n_other: int | None = None
         for bits in range(2 if self.grids["scheme"] == "affine" else 1, 9):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from nbcompress.compress.modes import numbers_on_cpu
 from nbcompress.errors import DataError, NbcompressError
@@ -33,11 +33,13 @@ class Batch:
         args: What goes into the model by position.
         kwargs: What goes into it by name.
         target: What should come out; None in data without targets.
+        target_name: Under which name a batch that is a dict holds the target.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     target: Any
+    target_name: str | None = None
 
     def __call__(self, model: nn.Module) -> Any:
         """Run the model on the inputs.
@@ -109,6 +111,17 @@ class Batches:
         return tuple(one for one in found if isinstance(one, torch.Generator))
 
     @property
+    def targets(self) -> Tensor | None:
+        """All targets, where the data holds them in memory as one tensor."""
+        if self._tensors is not None:
+            return self._tensors[-1]
+        if isinstance(self._loader, DataLoader) and isinstance(self._loader.dataset, TensorDataset):
+            tensors = self._loader.dataset.tensors
+            is_plain = self._loader.collate_fn is default_collate and len(tensors) > 1
+            return tensors[-1] if is_plain else None
+        return None
+
+    @property
     def n_batches(self) -> int | None:
         """How many batches one pass has, if that is known."""
         if self._tensors is not None:
@@ -135,6 +148,7 @@ class Batches:
                 tuple(_moved(one, device, dtype) for one in batch.args),
                 {name: _moved(one, device, dtype) for name, one in batch.kwargs.items()},
                 _moved(batch.target, device, None),
+                batch.target_name,
             )
         if not n_batches:
             raise DataError("data must hold at least one batch, but it gave none")
@@ -167,25 +181,6 @@ class Batches:
             parts[-2:] = [torch.cat(parts[-2:])]
         for part in parts:
             yield tuple(one[part.to(one.device)] for one in tensors)
-
-
-def output_of(result: Any) -> Tensor:
-    """The tensor among what a model returned: itself, its `logits`, or the first of a tuple.
-
-    Raises:
-        DataError: There is none.
-    """
-    if isinstance(result, Tensor):
-        return result
-    logits = result.get("logits") if isinstance(result, Mapping) else getattr(result, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    if isinstance(result, (tuple, list)) and result and isinstance(result[0], Tensor):
-        return result[0]
-    raise DataError(
-        f"the model must return a tensor, an object with logits, or a tuple that starts with a tensor, "
-        f"got {type(result).__name__}: pass loss=, a function of what the model returns and the target"
-    )
 
 
 def _length(batches: Iterable[Any]) -> int | None:
@@ -231,7 +226,7 @@ def _described(one: object) -> str:
 def _split(raw: Any) -> Batch:
     if isinstance(raw, Mapping):
         name = next((one for one in _TARGET_NAMES if one in raw), None)
-        return Batch((), {key: value for key, value in raw.items() if key != name}, raw.get(name))
+        return Batch((), {key: value for key, value in raw.items() if key != name}, raw.get(name), name)
     if isinstance(raw, (Tensor, np.ndarray)):
         return Batch((raw,), {}, None)
     if not isinstance(raw, (tuple, list)) or not raw:
@@ -253,4 +248,4 @@ def _moved(one: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     return one
 
 
-__all__ = ["NO_TARGET", "Batch", "Batches", "described", "output_of"]
+__all__ = ["NO_TARGET", "Batch", "Batches", "described"]

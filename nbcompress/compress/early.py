@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import fill_
-from nbcompress.compress.losses import BatchLoss
+from nbcompress.compress.losses import NOTHING_COUNTS, BatchLoss
 from nbcompress.compress.observing import evaluating
 from nbcompress.compress.record import attach_, record_of
 from nbcompress.compress.seeding import seeded
@@ -66,7 +66,10 @@ class BestSoFar:
         """The mean over batches, in evaluation mode."""
         with evaluating(self._model), seeded(self._seed, *self._batches.generators), torch.no_grad():
             batches = self._batches.for_model(self._model)
-            losses = [float(self._loss_of(self._model, batch)) for batch in batches]
+            found = [self._loss_of(self._model, batch) for batch in batches]
+        losses = [float(one) for one in found if one is not None]
+        if not losses:
+            raise DataError(NOTHING_COUNTS)
         return sum(losses) / len(losses)
 
 

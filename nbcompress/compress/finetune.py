@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter, signature
-from typing import Any, Literal
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from nbcompress.compress.data import Batch, Batches
+from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import check_model
+from nbcompress.compress.losses import LossFunction, LossSpec
 from nbcompress.compress.modes import outside_inference
+from nbcompress.compress.outputs import Output
 from nbcompress.compress.training import OnEpoch, Plan, train_
 from nbcompress.errors import CompressionError
 
@@ -23,7 +25,8 @@ def finetune(
     lr: float = 1e-3,
     optimizer: str = "adam",
     batch_size: int = 64,
-    loss: Callable[[Any, Any], Tensor] | None = None,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
     on_epoch: Callable[..., object] | None = None,
     seed: int = 0,
     *,
@@ -43,8 +46,12 @@ def finetune(
         lr: Step size.
         optimizer: `adam`, `adamw` or `sgd`.
         batch_size: Of data that is not in batches yet.
-        loss: From what the model returns and the target to a scalar. By default cross-entropy for integer
-            targets and mean squared error for float ones.
+        loss: From what the model returns (the output that `output` names, if it is given) and the target to a scalar.
+            By default the model's own `.loss` of a batch with labels; binary cross-entropy for one logit or several
+            and targets of 0 and 1, of probabilities where the model ends in a sigmoid; cross-entropy for integer
+            targets, of the next token where they are the inputs of a causal model; squared error for other numbers.
+            What is unclear is an error.
+        output: Index or key of the prediction, where the model returns several tensors.
         on_epoch: Called after every epoch with the epoch, counted from 1, or with the epoch and its mean loss if
             it takes two arguments (a second one with a default must be called `loss`). The model keeps its
             promises and is in the mode it came in, so it can be measured: the place for `report(..., step=epoch)`.
@@ -75,20 +82,10 @@ def finetune(
         Batches(valid)
     if progress is not None and not callable(progress):
         raise CompressionError(f"progress must be a function of the share that is done, got {type(progress).__name__}")
-    if loss is not None and not callable(loss):
-        raise CompressionError(
-            f"loss must be a function of what the model returns and the target to a scalar, got {type(loss).__name__}"
-        )
+    spec = LossSpec(loss, output)
     check_model(model)
-    batch_loss = None
-    if loss is not None:
-        given = loss
-
-        def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
-            return given(batch(model), batch.target)
-
     call = _with_two_arguments(on_epoch)
-    train_(model, data, plan, batch_loss=batch_loss, on_epoch=call, valid=valid, progress=progress)
+    train_(model, data, plan, spec=spec, on_epoch=call, valid=valid, progress=progress)
     return model
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compress.data import Batches
-from nbcompress.compress.losses import default_loss
+from nbcompress.compress.losses import NOTHING_COUNTS, LossSpec
 from nbcompress.compress.observing import evaluating
 from nbcompress.compress.seeding import seeded
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, DataError
 
 
 def each_gradient(
@@ -19,6 +19,7 @@ def each_gradient(
     parameters: Sequence[nn.Parameter],
     data: object,
     seed: int,
+    spec: LossSpec,
     see: Callable[[Sequence[Tensor | None]], None],
 ) -> int:
     """Show the gradients of every batch's mean loss, in evaluation mode, and return the number of batches.
@@ -26,6 +27,7 @@ def each_gradient(
     A gradient is None where the loss does not depend on the parameter.
     """
     batches = Batches(data)
+    loss_of = spec.reading(model, batches, seed)
     needed = [one.requires_grad for one in parameters]
     n_batches = 0
     # cuDNN cannot run a recurrent layer backward in evaluation mode.
@@ -35,12 +37,16 @@ def each_gradient(
             one.requires_grad_(True)
         with evaluating(model), seeded(seed, *batches.generators), torch.enable_grad(), without_cudnn:
             for batch in batches.for_model(model):
-                loss = default_loss(batch(model), batch.target)
+                loss = loss_of(model, batch)
+                if loss is None:
+                    continue
                 see(torch.autograd.grad(loss, list(parameters), allow_unused=True))
                 n_batches += 1
     finally:
         for one, was_needed in zip(parameters, needed, strict=True):
             one.requires_grad_(was_needed)
+    if not n_batches:
+        raise DataError(NOTHING_COUNTS)
     return n_batches
 
 

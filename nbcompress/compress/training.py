@@ -16,13 +16,13 @@ from nbcompress.compress.data import Batches
 from nbcompress.compress.early import BestSoFar
 from nbcompress.compress.held import Free, Latent, Shared, hold
 from nbcompress.compress.layers import fill_, unique_parameters
-from nbcompress.compress.losses import BatchLoss, default_loss
+from nbcompress.compress.losses import NOTHING_COUNTS, BatchLoss, LossSpec
 from nbcompress.compress.modes import numbers_on_cpu
 from nbcompress.compress.options import check_choice, check_count, check_number, check_seed
 from nbcompress.compress.record import TensorRecord, attach_, record_of
 from nbcompress.compress.rest import rest_tensors, round_tensors_
 from nbcompress.compress.seeding import seeded
-from nbcompress.errors import CompressionError
+from nbcompress.errors import CompressionError, DataError
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -179,6 +179,7 @@ def train_(
     data: object,
     plan: Plan,
     *,
+    spec: LossSpec | None = None,
     batch_loss: BatchLoss | None = None,
     latents: Mapping[str, Tensor] | None = None,
     learned_along: Sequence[nn.Parameter] = (),
@@ -193,7 +194,8 @@ def train_(
         model: Comes back in the mode it came in, without gradients.
         data: See `Batches`.
         plan: How to train.
-        batch_loss: From the model and a batch to the loss; `default_loss` of what the model returns otherwise.
+        spec: What the user says of the loss.
+        batch_loss: Instead of `spec`: from the model and a batch to the loss, None where no target counts.
         latents: Values before rounding, by parameter name, at which training starts.
         learned_along: Parameters outside the model that the loss depends on.
         before_epoch: Called with the epoch, counted from 1, and the trainer.
@@ -207,13 +209,16 @@ def train_(
         DataError: The data does not fit. Model and record are what they were before.
     """
     batches = Batches(data, plan.batch_size)
-    loss_of = batch_loss or (lambda model, batch: default_loss(batch(model), batch.target))
     _check_trainable(model)
     own_buffers_(model)
     trainer = Trainer(model, plan, latents or {}, learned_along)
     mode = _Mode(model)
     told = _Told(progress, plan.epochs, batches.n_batches)
+    if not plan.epochs:
+        told.end()
+        return
     with seeded(plan.seed, *batches.generators), torch.enable_grad(), _settled(trainer, mode):
+        loss_of = batch_loss or (spec or LossSpec()).reading(model, batches, plan.seed)
         best = None
         if plan.patience is not None:
             best = BestSoFar(model, Batches(valid, plan.batch_size), loss_of, plan.patience, plan.seed)
@@ -231,9 +236,8 @@ def train_(
                 break
         if best is not None:
             best.restore_()
-        if plan.epochs:
-            # Other weights, other activations.
-            attach_(model, with_ranges(model, record_of(model), data, plan.seed))
+        # Other weights, other activations.
+        attach_(model, with_ranges(model, record_of(model), data, plan.seed))
     told.end()
 
 
@@ -264,15 +268,16 @@ def _run_epoch(trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: in
     total, n_batches = 0.0, 0
     for batch in batches.for_model(trainer.model):
         loss = loss_of(trainer.model, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise CompressionError(f"the loss must be a tensor with one number, got {kind}")
+        if loss is None:
+            continue
         value = float(loss.detach())
         if not isfinite(value):
             raise CompressionError(f"training diverged: the loss is {value} in epoch {epoch}; use a smaller lr")
-        trainer.step(loss.reshape(()))
+        trainer.step(loss)
         total, n_batches = total + value, n_batches + 1
         told.batch(epoch, n_batches)
+    if not n_batches:
+        raise DataError(NOTHING_COUNTS)
     told.epoch(epoch)
     return total / n_batches
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Patterns, Target, check_model, copied, fill_, select
+from nbcompress.compress.losses import LossSpec
 from nbcompress.compress.observing import evaluating
 from nbcompress.compress.options import check_count, check_number, check_seed
 from nbcompress.compress.record import Activations, Surgery, TensorRecord, attach_, record_of
@@ -30,12 +31,14 @@ class Tuning:
         finetune: Epochs; 0 for none.
         lr: Step size of Adam.
         seed: Of the order of the data and of the model's own randomness.
+        spec: What the user says of the loss.
     """
 
     data: object
     finetune: int
     lr: float
     seed: int
+    spec: LossSpec = field(default_factory=LossSpec)
 
     def __post_init__(self) -> None:
         check_count("finetune", self.finetune, 0)
@@ -119,7 +122,15 @@ class Workpiece:
         attach_(self.model, self.record)
         if self.tuning.finetune:
             # Which measures the ranges at its end.
-            train_(self.model, self.tuning.data, self.tuning.plan(), latents=self._latents, before_epoch=before_epoch)
+            tuning = self.tuning
+            train_(
+                self.model,
+                tuning.data,
+                tuning.plan(),
+                spec=tuning.spec,
+                latents=self._latents,
+                before_epoch=before_epoch,
+            )
         else:
             attach_(self.model, with_ranges(self.model, self.record, self.tuning.data, self.tuning.seed))
         return self.model

@@ -132,6 +132,14 @@ def number_or_expression(text: str) -> float | int | Expression:
     return expression(text)
 
 
+def index_or_key(text: str) -> int | str:
+    """Accept an index of a tuple, or any other word as a key; quotes around it are left out."""
+    try:
+        return int(text)
+    except ValueError:
+        return text.strip("'\"")
+
+
 class OneOf:
     """Accepts one of several words; also knows what to suggest."""
 

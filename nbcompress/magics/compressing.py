@@ -13,6 +13,7 @@ from nbcompress.magics.arguments import (
     MagicParser,
     as_keywords,
     expression,
+    index_or_key,
     name,
     number_or_expression,
     pattern,
@@ -23,7 +24,7 @@ from nbcompress.magics.scope import Scope
 from nbcompress.public import public
 
 # Options that go to the compressor under their own names.
-COMMON = ("layers", "data", "finetune", "lr", "seed")
+COMMON = ("layers", "data", "finetune", "lr", "seed", "loss", "output")
 
 
 def add_common(parser: MagicParser, **helps: str) -> None:
@@ -44,6 +45,16 @@ def add_common(parser: MagicParser, **helps: str) -> None:
         "evaluate": {"type": expression, "metavar": "FN", "help": "a function from model to a number, for the card"},
         "finetune": {"type": number_or_expression, "metavar": "EPOCHS", "help": "epochs of training afterwards (0)"},
         "lr": {"type": number_or_expression, "metavar": "LR", "help": "learning rate of that training (0.001)"},
+        "loss": {
+            "type": expression,
+            "metavar": "FN",
+            "help": "from what the model returns and the target to a scalar (by model and targets)",
+        },
+        "output": {
+            "type": index_or_key,
+            "metavar": "KEY",
+            "help": "index or key of the prediction, of a model that returns several tensors",
+        },
         "seed": {"type": number_or_expression, "metavar": "N", "help": "equal seeds give equal results (0)"},
         "out": {"type": name, "metavar": "NAME", "help": "a variable that receives the result, too"},
     }

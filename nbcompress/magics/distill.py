@@ -24,8 +24,8 @@ OWN = ("epochs", "temperature", "alpha", "match")
 def _parser() -> MagicParser:
     parser = MagicParser(
         "%distill",
-        "Train a copy of STUDENT on what TEACHER says: alpha * T^2 * KL(softened outputs) + (1 - alpha) * loss on the "
-        "labels. Returns the trained copy.",
+        "Train a copy of STUDENT on what TEACHER says: alpha * soft loss, for classes T^2 * KL(softened outputs), + "
+        "(1 - alpha) * loss on the labels. Returns the trained copy.",
         EXAMPLES,
     )
     add = parser.add_argument

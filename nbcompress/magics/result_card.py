@@ -31,6 +31,7 @@ class CardInputs:
         example: An input, or None.
         data: Data, or None.
         said: The expression of the data.
+        spec: Keywords `loss` and `output`, as far as they were given.
         score: The user's function from model to a number, or None.
         scored: Its expression.
         is_trained: Whether the data is trained on, too.
@@ -40,6 +41,7 @@ class CardInputs:
     example: object
     data: object
     said: str
+    spec: Mapping[str, Any]
     score: Callable[[Any], float] | None
     scored: str
     is_trained: bool
@@ -59,6 +61,7 @@ class CardInputs:
             given["example"],
             given["data"],
             str(arguments.data),
+            {key: keywords[key] for key in ("loss", "output") if key in keywords},
             score,
             str(arguments.evaluate),
             is_trained,
@@ -77,9 +80,10 @@ class CardInputs:
         score = self.score
         return {} if score is None else {self.scored: {label: score(model) for label, model in models.items()}}
 
-    def remarks(self) -> list[str]:
-        """Say that training may have seen the examples on which accuracy was measured."""
-        return [f"{self.said} was trained on: on other data accuracy may be lower"] if self.is_trained else []
+    def remarks(self, is_language: bool = False) -> list[str]:
+        """Say that training may have seen the examples on which accuracy, or loss, was measured."""
+        worse = "loss may be higher" if is_language else "accuracy may be lower"
+        return [f"{self.said} was trained on: on other data {worse}"] if self.is_trained else []
 
     def safely(self, show: Callable[[], Bundle]) -> Bundle:
         """Return the card, or a line that says why there is none: the result may have taken hours."""
@@ -129,39 +133,42 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
     from nbcompress.panels import comparison_card
 
     after = card.scores({"after": small})
-    comparison = compare(model, small, card.example, data=card.data, seconds=CARD_SECONDS)
+    comparison = compare(model, small, card.example, data=card.data, seconds=CARD_SECONDS, **card.spec)
+    is_scored = comparison.accuracy or comparison.language
     return comparison_card(
         card.title,
         comparison,
         scores={name: {**before[name], **after[name]} for name in before},
         left_out=record_of(small).left_out,
-        remarks=card.remarks() if comparison.accuracy else [],
+        remarks=card.remarks(comparison.language is not None) if is_scored else [],
     )
 
 
 def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any]) -> Bundle:
     """Measure several models in turn and return the card; the scores of some may be known."""
-    from nbcompress.measure import accuracies, accuracy_change, footprint
+    from nbcompress.compress.losses import LossSpec
+    from nbcompress.measure import accuracy_change, footprint, language_note, scores_on
     from nbcompress.panels import footprint_card
 
     known = {label for values in before.values() for label in values}
     scores = card.scores({label: one for label, one in models.items() if label not in known})
     footprints = footprint(dict(models), card.example, data=card.data)
-    remarks = []
+    remarks, found = [], None
     try:
-        measured = accuracies(models, card.data, seconds=CARD_SECONDS)
+        found = scores_on(models, card.data, LossSpec(**card.spec), seconds=CARD_SECONDS)
     except DataError as err:
-        measured, remarks = {}, [f"no accuracy: {err}"]
-    else:
-        first, *others = measured
-        remarks += card.remarks()
-        for other in others:
-            n_examples, flips, *_ = accuracy_change(measured[first], measured[other]).notes()
-            remarks += [n_examples] * (other == others[0]) + [f"{first} to {other}: {flips}"]
+        remarks = [f"no accuracy: {err}"]
+    if found is not None:
+        remarks += card.remarks(bool(found.language))
+        remarks += [language_note(one) for one in list(found.language.values())[:1]]
+        for place, other in enumerate(list(found.accuracy)[1:]):
+            first = next(iter(found.accuracy))
+            n_examples, flips, *_ = accuracy_change(found.accuracy[first], found.accuracy[other]).notes()
+            remarks += [n_examples] * (not place) + [f"{first} to {other}: {flips}"]
     return footprint_card(
         footprints,
         title=card.title,
         scores={name: {**before[name], **values} for name, values in scores.items()},
-        accuracies=measured,
+        measured=found,
         remarks=remarks,
     )

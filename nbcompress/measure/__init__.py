@@ -16,9 +16,11 @@ from nbcompress.measure.costs import Footprint, LayerFootprint
 from nbcompress.measure.footprint import check_runs, footprint
 from nbcompress.measure.histogram import WeightHistogram, weight_histogram
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
+from nbcompress.measure.language import LanguageChange, LanguageLoss, language_note
 from nbcompress.measure.latency import Latency
 from nbcompress.measure.memory import PeakMemory
 from nbcompress.measure.runtimes import latencies
+from nbcompress.measure.scores import scores_on
 from nbcompress.measure.sensitivity import Sensitivity, SensitivityRow, sensitivity
 from nbcompress.measure.side_by_side import Footprints
 
@@ -30,6 +32,8 @@ __all__ = [
     "Footprint",
     "Footprints",
     "Interval",
+    "LanguageChange",
+    "LanguageLoss",
     "Latency",
     "LayerFootprint",
     "PeakMemory",
@@ -43,10 +47,12 @@ __all__ = [
     "compare",
     "compared",
     "footprint",
+    "language_note",
     "latencies",
     "mcnemar",
     "median_interval",
     "proportion_interval",
+    "scores_on",
     "sensitivity",
     "weight_histogram",
 ]

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compress.data import NO_TARGET, Batches, output_of
-from nbcompress.compress.losses import class_scores
+from nbcompress.compress.data import Batch, Batches
+from nbcompress.compress.losses import IGNORED, Kind, LossFunction, LossSpec, Reading
+from nbcompress.compress.outputs import Output
+from nbcompress.compress.seeding import seeded
 from nbcompress.errors import DataError, MeasureError
 from nbcompress.measure.examples import batches_in_order
 from nbcompress.measure.inputs import Inputs
@@ -27,8 +29,8 @@ from nbcompress.measure.interval import Interval, normal_width, proportion_inter
 from nbcompress.measure.table import points_text, share_text, text_table
 from nbcompress.measure.undisturbed import measured_copy
 
-# What torch's cross-entropy skips.
-_IGNORED = -100
+# Of a label that does not count.
+_IGNORED = IGNORED
 # An output with a NaN in it names no class.
 _NO_CLASS = -1
 # So many flipped examples are named in a text; all of them are in the result.
@@ -179,39 +181,61 @@ class AccuracyChange:
         return f"<AccuracyChange {points_text(self.change)}, {len(self.broken) + len(self.mended)} examples flipped>"
 
 
-def accuracy(model: nn.Module, data: object, *, batch_size: int = 256) -> Accuracy:
+def accuracy(
+    model: nn.Module,
+    data: object,
+    *,
+    batch_size: int = 256,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
+) -> Accuracy:
     """Return how many examples of `data` a model gets right, with the interval of that, per class.
 
     The examples are read in their order, without shuffling; the model runs as a copy in evaluation mode.
 
     Args:
-        model: From inputs to scores of classes, as in training by cross-entropy.
-        data: A `DataLoader`, a data set, or a pair of tensors (inputs, integer labels).
+        model: From inputs to scores of classes, as in training by cross-entropy; or to one logit, or several, of
+            targets of 0 and 1 (or to probabilities, if it ends in a sigmoid), where every label counts.
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, labels). Where the labels are the inputs of a
+            causal language model, or it shifts them itself, the tokens after the first count.
         batch_size: Of data that is not in batches yet.
+        loss: What the model was trained by. A loss of torch tells logits from probabilities, and which label does not
+            count (`ignore_index`).
+        output: Index or key of the prediction, where the model returns several tensors.
 
     Raises:
-        DataError: The data is empty, or has no integer labels that fit the model's outputs.
+        DataError: The data is empty, or has no labels that fit the model's outputs.
         MeasureError: The model fails on it, or cannot be copied.
     """
-    return accuracies({"model": model}, data, batch_size=batch_size)["model"]
+    return accuracies({"model": model}, data, batch_size=batch_size, spec=LossSpec(loss, output))["model"]
 
 
 def accuracies(
-    models: Mapping[str, nn.Module], data: object, *, batch_size: int = 256, seconds: float | None = None
+    models: Mapping[str, nn.Module],
+    data: object,
+    *,
+    batch_size: int = 256,
+    seconds: float | None = None,
+    spec: LossSpec | None = None,
+    readings: Mapping[str, Reading] | None = None,
 ) -> dict[str, Accuracy]:
     """Measure the accuracy of several models on the same batches, in one pass.
 
     Args:
         models: By the name to show.
-        data: A `DataLoader`, a data set, or a pair of tensors (inputs, integer labels).
+        data: As in `accuracy`.
         batch_size: Of data that is not in batches yet.
         seconds: Stop reading after so long; what was read until then counts. At least one batch is.
+        spec: What the user says of the loss and the output.
+        readings: How the models are read, by name, if that is known already.
 
     Raises:
-        DataError: The data is empty, or has no integer labels that fit the models' outputs.
+        DataError: The data is empty, or has no labels that fit the models' outputs.
         MeasureError: A model fails on it, or cannot be copied.
     """
     copies = {name: measured_copy(model) for name, model in models.items()}
+    if readings is None:
+        readings = score_readings(copies, data, batch_size, spec or LossSpec())
     labels: list[Tensor] = []
     said: dict[str, list[Tensor]] = {name: [] for name in copies}
     start, is_part = perf_counter(), False
@@ -220,7 +244,7 @@ def accuracies(
             if is_part := seconds is not None and bool(labels) and perf_counter() - start > seconds:
                 break
             for place, (name, model) in enumerate(copies.items()):
-                given, predicted = _predictions(model, raw)
+                given, predicted = _predictions(model, raw, readings[name])
                 said[name].append(predicted)
                 if not place:
                     labels.append(given)
@@ -256,16 +280,50 @@ def mcnemar(broken: int, mended: int) -> float:
     return min(1.0, 2 * float(bdtr(min(broken, mended), flips, 0.5))) if flips else 1.0
 
 
-def _predictions(model: nn.Module, raw: Any) -> tuple[Tensor, Tensor]:
+def score_readings(
+    models: Mapping[str, nn.Module], data: object, batch_size: int, spec: LossSpec
+) -> dict[str, Reading]:
+    """How the outputs of each model are read beside the targets of `data`.
+
+    Raises:
+        DataError: The data is empty, or what its targets mean is not clear.
+        MeasureError: A model fails on the data.
+    """
+    batches = Batches(data, batch_size)
+    return {name: _score_reading(model, batches, spec) for name, model in models.items()}
+
+
+def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> Reading:
+    try:
+        return spec.score_reading(model, batches)
+    except DataError:
+        # A model that does not run at all is told as such.
+        with seeded(0, *batches.generators), torch.no_grad():
+            first = batches.first(model)
+            Inputs(first.args, first.kwargs)(model)
+        raise
+
+
+def _predictions(model: nn.Module, raw: Any, reading: Reading) -> tuple[Tensor, Tensor]:
     batch = Batches([raw]).first(model)
-    if batch.target is None:
-        raise DataError(NO_TARGET)
-    if not isinstance(batch.target, Tensor) or batch.target.is_floating_point():
-        kind = str(batch.target.dtype) if isinstance(batch.target, Tensor) else type(batch.target).__name__
-        raise DataError(f"accuracy needs integer labels, got targets of {kind}")
-    scores, labels = class_scores(output_of(Inputs(batch.args, batch.kwargs)(model)), batch.target)
-    predicted = scores.argmax(1).masked_fill(scores.isnan().any(1), _NO_CLASS)
-    return labels.cpu(), predicted.cpu()
+    if reading.kind is Kind.NUMBERS:
+        raise DataError(f"accuracy needs integer labels, or targets of 0 and 1, got targets of {_kind(batch)}")
+    output = reading.prediction(Inputs(batch.args, batch.kwargs)(model), batch)
+    if reading.kind is Kind.CLASSES:
+        scores, labels = reading.scores(output, batch.target)
+        predicted = scores.argmax(1).masked_fill(scores.isnan().any(1), _NO_CLASS)
+    else:
+        said, labels = reading.pairs(output, batch.target)
+        if not bool(((labels == 0) | (labels == 1)).all()):
+            raise DataError("accuracy needs integer labels, or targets of 0 and 1, got targets between 0 and 1")
+        least = 0.0 if reading.kind is Kind.LOGITS else 0.5
+        predicted = (said > least).long().masked_fill(said.isnan(), _NO_CLASS)
+    return labels.long().masked_fill(labels == reading.ignored, _IGNORED).cpu(), predicted.cpu()
+
+
+def _kind(batch: Batch) -> str:
+    target = batch.target
+    return str(target.dtype) if isinstance(target, Tensor) else type(target).__name__
 
 
 def _listed(places: tuple[int, ...]) -> str:
@@ -277,4 +335,13 @@ def _places(which: Tensor) -> tuple[int, ...]:
     return tuple(torch.nonzero(which).flatten().tolist())
 
 
-__all__ = ["Accuracy", "AccuracyChange", "ClassAccuracy", "accuracies", "accuracy", "accuracy_change", "mcnemar"]
+__all__ = [
+    "Accuracy",
+    "AccuracyChange",
+    "ClassAccuracy",
+    "accuracies",
+    "accuracy",
+    "accuracy_change",
+    "mcnemar",
+    "score_readings",
+]

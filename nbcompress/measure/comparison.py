@@ -7,13 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from nbcompress.compress.losses import LossFunction, LossSpec
+from nbcompress.compress.outputs import Output
 from nbcompress.errors import DataError
-from nbcompress.measure.accuracy import AccuracyChange, accuracies, accuracy_change
+from nbcompress.measure.accuracy import AccuracyChange, accuracy_change
 from nbcompress.measure.costs import Footprint, footprint_notes, latency_text
 from nbcompress.measure.footprint import Runtime, footprint
 from nbcompress.measure.histogram import WeightHistogram, weight_histogram
 from nbcompress.measure.interval import Interval, median_interval
+from nbcompress.measure.language import LanguageChange
 from nbcompress.measure.latency import Latency
+from nbcompress.measure.scores import scores_on
 from nbcompress.measure.side_by_side import layer_table
 from nbcompress.measure.table import (
     count_text,
@@ -35,7 +39,8 @@ class Comparison:
         after: Footprint of the other.
         speedup: Time of `before` over time of `after`: the median over pairs of samples taken one after the other,
             with its 95 % interval. None without an example.
-        accuracy: Of both on the data, None without data or without integer labels in it.
+        accuracy: Of both on the data, None without data or without labels in it, and for language models.
+        language: Loss and perplexity of both on the data, for language models.
         weights: How the weights of both are spread.
         remark: Why data was given and there is no accuracy, or an empty text.
     """
@@ -46,6 +51,7 @@ class Comparison:
     accuracy: AccuracyChange | None = None
     weights: WeightHistogram | None = None
     remark: str = ""
+    language: LanguageChange | None = None
 
     @property
     def is_speed_different(self) -> bool | None:
@@ -68,10 +74,11 @@ class Comparison:
             "is_speed_different": self.is_speed_different,
             "size_ratio": self.size_ratio,
             "accuracy": None if self.accuracy is None else self.accuracy.to_json(),
+            "language": None if self.language is None else self.language.to_json(),
         }
 
     def rows(self) -> list[list[str]]:
-        """The name of a figure, before, after, and what was gained; accuracy is there if it was measured."""
+        """The name of a figure, before, after, and what was gained; accuracy, or loss, is there if it was measured."""
         one, two = self.before, self.after
         memory = one.memory_bytes, two.memory_bytes
         rows = [
@@ -85,11 +92,13 @@ class Comparison:
         if self.accuracy is not None:
             before, after = self.accuracy.before.interval, self.accuracy.after.interval
             rows.append(["accuracy", share_text(before), share_text(after), points_text(self.accuracy.change)])
-        return rows
+        return rows if self.language is None else [*rows, *self.language.rows()]
 
     def notes(self) -> list[str]:
         """What the table cannot say: how it was measured, which examples flipped, what was not counted."""
         notes = [] if self.accuracy is None else self.accuracy.notes()
+        if self.language is not None:
+            notes += self.language.notes()
         if self.remark:
             notes.append(self.remark)
         if self.before.latency is not None:
@@ -135,35 +144,44 @@ def compare(
     repeats: int = 30,
     runtime: Runtime = "torch",
     seconds: float | None = None,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> Comparison:
     """Measure two models side by side: size, cost of a call, and accuracy if there are labels.
+
+    Of language models loss and perplexity are measured instead of accuracy.
 
     Args:
         before: A module.
         after: Another one.
         example: As in `footprint`.
         data: A `DataLoader`, a data set, or a pair of tensors. Its first batch serves as the example if none is given;
-            if its targets are integer labels, accuracy is measured on all of it.
+            if its targets are labels, accuracy is measured on all of it.
         threads: As in `footprint`.
         repeats: As in `footprint`.
         runtime: As in `footprint`.
         seconds: Measure accuracy on what can be read of the data in so long; on all of it if None.
+        loss: As in `accuracy`.
+        output: Index or key of the prediction, where a model returns several tensors.
 
     Raises:
         MeasureError: A model cannot be copied or fails on the input, or an argument has another form.
         DataError: The data has another form or is empty.
         ArtifactError: A model holds what a file cannot.
     """
+    spec = LossSpec(loss, output)
     models = {"before": before, "after": after}
     one, two = footprint(models, example, data=data, threads=threads, repeats=repeats, runtime=runtime)
     found = replace(compared(one, two), weights=weight_histogram(models))
     if data is None:
         return found
     try:
-        measured = accuracies(models, data, seconds=seconds)
+        scores = scores_on(models, data, spec, seconds=seconds)
     except DataError as err:
         return replace(found, remark=f"no accuracy: {err}")
-    return replace(found, accuracy=accuracy_change(measured["before"], measured["after"]))
+    if scores.language:
+        return replace(found, language=LanguageChange(scores.language["before"], scores.language["after"]))
+    return replace(found, accuracy=accuracy_change(scores.accuracy["before"], scores.accuracy["after"]))
 
 
 def compared(before: Footprint, after: Footprint) -> Comparison:

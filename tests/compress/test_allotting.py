@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nbcompress.compress.layers import select
+from nbcompress.compress.losses import LossSpec
 from nbcompress.compress.quantize.allotting import Cost, Costs, allotted, importances, steps_up
 
 
@@ -82,7 +83,9 @@ def test_importance_by_hand() -> None:
         model.weight.fill_(2.0)
     loader = [(torch.ones(1, 1), torch.zeros(1, 1)), (torch.ones(1, 1), torch.full((1, 1), 3.0))]
     targets = select(model).targets
-    assert importances(model, targets, loader, 0)[0].tolist() == [[pytest.approx(0.25 + 0.25e-6)]]
+    assert importances(model, targets, loader, 0, LossSpec(nn.functional.mse_loss))[0].tolist() == [
+        [pytest.approx(0.25 + 0.25e-6)]
+    ]
     assert importances(model, targets, None, 0)[0].tolist() == [[0.25]]
 
 

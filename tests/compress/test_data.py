@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable
 from itertools import chain
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nbcompress.compress import distill, finetune, prune, quantize, record_of
-from nbcompress.compress.data import Batches, output_of
-from nbcompress.compress.losses import class_scores, default_loss
+from nbcompress.compress.data import Batches
 from nbcompress.errors import CompressionError, DataError
 
 X, Y = torch.arange(14.0).reshape(7, 2), torch.arange(7)
@@ -180,64 +176,3 @@ def test_an_empty_stream_is_found_out() -> None:
 
     with pytest.raises(DataError, match="data must hold at least one batch, but it gave none"):
         labels_of(Nothing())
-
-
-def test_the_output_among_what_a_model_returns() -> None:
-    pair = namedtuple("pair", ["first", "second"])
-    for result in (X, (X, Y), [X], {"logits": X}, SimpleNamespace(logits=X), pair(X, Y)):
-        assert output_of(result) is X
-    with pytest.raises(DataError, match=r"the model must return a tensor, .* got dict: pass loss="):
-        output_of({"out": X})
-
-
-def test_cross_entropy_by_hand() -> None:
-    """Two equal scores: log 2. A score of log 3 against 0: -log(3/4)."""
-    assert float(default_loss(torch.zeros(1, 2), torch.tensor([0]))) == pytest.approx(np.log(2))
-    scores = torch.tensor([[np.log(3), 0.0]])
-    assert float(default_loss(scores, torch.tensor([[0]]))) == pytest.approx(np.log(4 / 3))
-    assert float(default_loss(scores, torch.tensor([0], dtype=torch.int32))) == pytest.approx(np.log(4 / 3))
-
-
-def test_squared_error_by_hand() -> None:
-    assert float(default_loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 0.0]))) == 5.0
-    assert float(default_loss(torch.tensor([1.0, 3.0]).bfloat16(), torch.tensor([[0.0], [0.0]]).double())) == 5.0
-
-
-def test_classes_last_or_second() -> None:
-    tokens = torch.randn(2, 5, 3)
-    labels = torch.randint(0, 3, (2, 5))
-    last, _ = class_scores(tokens, labels)
-    second, _ = class_scores(tokens.movedim(-1, 1), labels)
-    assert torch.equal(last, second)
-    labels[0, 0] = -100
-    assert torch.isfinite(default_loss(tokens, labels))
-
-
-@pytest.mark.parametrize(
-    ("output", "target", "text"),
-    [
-        (
-            torch.zeros(4, 3),
-            torch.tensor([0, 1, 2, 3]),
-            "labels must be 0 to 2 for a model with 3 .* run from 0 to 3",
-        ),
-        (torch.zeros(4, 3), torch.tensor([-1, 1, 2, 0]), "they run from -1 to 2"),
-        (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), "at least two classes, but the model has one output"),
-        (
-            torch.zeros(4, 3),
-            torch.zeros(5, dtype=torch.int64),
-            r"with one axis more.*got targets \(5,\)",
-        ),
-        (
-            torch.zeros(4, 3),
-            torch.zeros(4, 2),
-            r"the shape of the outputs, got targets \(4, 2\)",
-        ),
-        (torch.zeros(4), torch.zeros(4, dtype=torch.bool), "must be integer labels or float values, got torch.bool"),
-        (torch.zeros(4), ["a"], "must be integer labels or float values, got list"),
-    ],
-    ids=named,
-)
-def test_targets_refused(output: torch.Tensor, target: object, text: str) -> None:
-    with pytest.raises(DataError, match=text):
-        default_loss(output, target)

@@ -7,8 +7,9 @@ from compress_zoo import ZOO, assert_promises, perceptron
 from torch import nn
 
 from nbcompress.compress import Distillation, distill, finetune, prune, quantize
-from nbcompress.compress.distill.apply import soft_loss
 from nbcompress.compress.distill.matching import Match
+from nbcompress.compress.ending import Ending
+from nbcompress.compress.losses import Kind, Reading, soft_loss
 from nbcompress.errors import CompressionError, DataError, LayerNotFound
 
 
@@ -25,13 +26,46 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_soft_loss_by_hand() -> None:
+CLASSES, LABELS = Reading(Kind.CLASSES), Reading(Kind.LOGITS)
+
+
+def test_soft_loss_of_classes_by_hand() -> None:
     """Teacher (3/4, 1/4) at T = 2, student (1/2, 1/2): 4 * (3/4 log 3/2 + 1/4 log 1/2)."""
     told = torch.tensor([[2 * np.log(3), 0.0]])
     expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
-    assert float(soft_loss(torch.zeros(1, 2), told, torch.tensor([0]), 2.0)) == pytest.approx(expected, rel=1e-5)
-    assert float(soft_loss(told, told, torch.tensor([0]), 2.0)) == pytest.approx(0, abs=1e-6)
-    assert float(soft_loss(torch.ones(2, 1), torch.zeros(2, 1), torch.ones(2), 2.0)) == 1.0
+    assert float(soft_loss(torch.zeros(1, 2), told, 2.0, CLASSES, torch.tensor([0]))) == pytest.approx(
+        expected, rel=1e-5
+    )
+    assert float(soft_loss(told, told, 2.0, CLASSES, torch.tensor([0]))) == pytest.approx(0, abs=1e-6)
+    # Without labels, and for a teacher that says probabilities.
+    assert float(soft_loss(torch.zeros(1, 2), told, 2.0, CLASSES)) == pytest.approx(expected, rel=1e-5)
+    sure = told.softmax(1)
+    assert float(soft_loss(torch.zeros(1, 2), sure, 2.0, teacher=Ending.SOFTMAX)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_soft_loss_of_tokens_skips_what_does_not_count() -> None:
+    told = torch.tensor([[[2 * np.log(3), 0.0], [9.0, 0.0], [5.0, 7.0]]])
+    expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
+    target = torch.tensor([[0, -100, -100]])
+    assert float(soft_loss(torch.zeros(1, 3, 2), told, 2.0, CLASSES, target)) == pytest.approx(expected, rel=1e-5)
+    # One ahead: the scores at the first position are of the target at the second.
+    ahead = Reading(Kind.CLASSES, is_ahead=True)
+    target = torch.tensor([[-100, 0, -100]])
+    assert float(soft_loss(torch.zeros(1, 3, 2), told, 2.0, ahead, target)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_soft_loss_of_labels_by_hand() -> None:
+    """The teacher says 3/4, the student 1/2: log 2, whether they say it as logits or behind a sigmoid."""
+    logits, sure = torch.full((3, 2), np.log(3.0)), torch.full((3, 2), 0.75)
+    for value, student in ((torch.zeros(3, 2), Ending.OPEN), (torch.full((3, 2), 0.5), Ending.SIGMOID)):
+        for told, teacher in ((logits, Ending.OPEN), (sure, Ending.SIGMOID)):
+            found = soft_loss(value, told, 4.0, LABELS, student=student, teacher=teacher)
+            assert float(found) == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_soft_loss_of_numbers_by_hand() -> None:
+    assert float(soft_loss(torch.ones(2, 1), torch.zeros(2, 1), 2.0, Reading(Kind.NUMBERS), torch.ones(2))) == 1.0
+    assert float(soft_loss(torch.ones(2, 4), torch.zeros(2, 4), 2.0)) == 1.0
 
 
 def test_teacher_and_student_stay() -> None:
@@ -209,3 +243,89 @@ def test_finetuning_after_distillation_is_on_the_labels_alone() -> None:
     assert same(state(both), state(first))
     with pytest.raises(CompressionError, match="finetune must be a whole number from 0, got -1"):
         distill(animal.model, small(), animal.data, finetune=-1)
+
+
+class Detector(nn.Module):
+    """Boxes and the probabilities of three labels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body, self.boxes, self.labels = nn.Linear(6, width), nn.Linear(width, 4), nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = torch.relu(self.body(x))
+        return 5 * self.boxes(hidden), torch.sigmoid(4 * self.labels(hidden))
+
+
+def test_each_output_is_matched_by_its_own_loss() -> None:
+    torch.manual_seed(0)
+    teacher, student, x = Detector(16), Detector(8), torch.randn(64, 6)
+    told = teacher(x)
+    labels = (told[1] > 0.5).float()
+
+    def distances(model: nn.Module) -> list[float]:
+        return [float((one - other).detach().square().mean()) for one, other in zip(model(x), told, strict=True)]
+
+    learned = distill(teacher, student, (x, labels), epochs=60, lr=0.01, alpha=1.0)
+    labelled = distill(teacher, student, (x, labels), epochs=60, lr=0.01, alpha=0.5, output=1)
+    for trained in (learned, labelled):
+        assert all(after < 0.3 * before for after, before in zip(distances(trained), distances(student), strict=True))
+    with pytest.raises(DataError, match=r"the model returns several tensors, 0 of shape \(64, 4\), 1 of .* output="):
+        distill(teacher, student, (x, labels))
+    alone = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    assert distill(teacher, alone, (x, labels), epochs=1, output=1) is not None
+    with pytest.raises(DataError, match="must return as many tensors, got 2 and 1: pass output="):
+        distill(teacher, alone, (x, labels))
+
+
+def test_a_teacher_that_ends_in_a_sigmoid_is_matched_by_its_probabilities() -> None:
+    """Twenty bins with one blurred peak, as float targets; squared error hardly moves from all zeros."""
+    torch.manual_seed(0)
+    x, bins = torch.rand(256, 1), torch.linspace(0, 1, 20)
+    blurred = torch.exp(-((x - bins) ** 2) / (2 * 0.05**2))
+
+    def model(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(1, width), nn.ReLU(), nn.Linear(width, 20), nn.Sigmoid())
+
+    teacher = finetune(model(64), (x, blurred), epochs=150, lr=0.02)
+    student = distill(teacher, model(64), (x, blurred), epochs=80, lr=0.02, alpha=1.0)
+    unlabelled = distill(teacher, model(64), [(one,) for one in x.split(64)], epochs=80, lr=0.02, alpha=1.0)
+    for trained in (teacher, student, unlabelled):
+        near = (trained(x).argmax(1) - blurred.argmax(1)).abs() <= 1
+        assert float(near.float().mean()) > 0.8
+
+
+def test_inputs_alone_teach_at_alpha_one() -> None:
+    animal = ZOO["perceptron"]()
+    x, y = animal.data
+    one = distill(animal.model, small(), [(x, y)], epochs=2, alpha=1.0)
+    other = distill(animal.model, small(), [(x,)], epochs=2, alpha=1.0)
+    assert same(state(one), state(other))
+    for options in ({"alpha": 0.9}, {"alpha": 1.0, "control": True}, {"alpha": 1.0, "finetune": 1}):
+        with pytest.raises(DataError, match="targets are needed here, and the data has none"):
+            distill(animal.model, small(), [(x,)], **options)  # type: ignore[call-overload]
+
+
+def test_a_loss_of_ones_own() -> None:
+    """For the targets where there are any, else for what the teacher says."""
+    animal = ZOO["perceptron"]()
+    x, y = animal.data
+    plain = distill(animal.model, small(), (x, y), epochs=2)
+    own = distill(animal.model, small(), (x, y), epochs=2, loss=nn.functional.cross_entropy)
+    assert same(state(plain), state(own))
+    calls = []
+
+    def loss(said: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        calls.append(told.shape)
+        return nn.functional.mse_loss(said, told)
+
+    distill(animal.model, small(), [(x,)], epochs=2, alpha=1.0, loss=loss)
+    assert calls == [(40, 3)] * 2
+
+
+def test_a_student_that_may_say_anything_is_refused() -> None:
+    x = torch.randn(8, 6)
+    teacher = nn.Sequential(nn.Linear(6, 2), nn.Sigmoid())
+    student = nn.Sequential(nn.Linear(6, 2), nn.Hardsigmoid())
+    with pytest.raises(DataError, match=r"all outputs of the student lie in .* let it end in one, or return logits"):
+        distill(teacher, student, (x, torch.rand(8, 2)), alpha=1.0)

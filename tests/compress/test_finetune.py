@@ -16,6 +16,9 @@ from nbcompress.compress import cluster, finetune, prune, quantize, record_of
 from nbcompress.compress.seeding import seeded
 from nbcompress.errors import CompressionError, DataError
 
+# Of targets that happen to be 0 or 1, which would be taken for labels.
+SQUARED = nn.functional.mse_loss
+
 
 def line() -> tuple[nn.Linear, tuple[Tensor, Tensor]]:
     """One weight, no bias: y = w x with w = 0 and one example x = 1, y = 1."""
@@ -27,13 +30,13 @@ def line() -> tuple[nn.Linear, tuple[Tensor, Tensor]]:
 def test_a_step_by_hand() -> None:
     """The gradient of (w - 1)^2 at 0 is -2. SGD moves by 0.1 * 2, then momentum adds 0.9 of that."""
     model, data = line()
-    finetune(model, data, epochs=1, lr=0.1, optimizer="sgd")
+    finetune(model, data, epochs=1, lr=0.1, optimizer="sgd", loss=SQUARED)
     assert float(model.weight.detach()) == pytest.approx(0.2)
     model, data = line()
-    finetune(model, data, epochs=2, lr=0.1, optimizer="sgd", momentum=0.9)
+    finetune(model, data, epochs=2, lr=0.1, optimizer="sgd", momentum=0.9, loss=SQUARED)
     assert float(model.weight.detach()) == pytest.approx(0.2 + 0.1 * (0.9 * 2 + 2 * 0.8))
     model, data = line()
-    finetune(model, data, epochs=1, lr=0.1)
+    finetune(model, data, epochs=1, lr=0.1, loss=SQUARED)
     assert float(model.weight.detach()) == pytest.approx(0.1)
 
 
@@ -41,7 +44,7 @@ def test_a_step_by_hand() -> None:
 def test_optimizers_by_name(optimizer: str) -> None:
     model, data = line()
     losses: list[float] = []
-    finetune(model, data, 60, 0.05, optimizer, on_epoch=lambda epoch, loss: losses.append(loss), momentum=None)
+    finetune(model, data, 60, 0.05, optimizer, loss=SQUARED, on_epoch=lambda epoch, loss: losses.append(loss))
     assert losses[0] == 1.0
     assert losses[-1] < 0.3
 
@@ -52,11 +55,11 @@ def test_a_shared_value_moves_by_all_its_members() -> None:
     nn.init.ones_(model.weight)
     small = cluster(model, 1)
     data = (torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0]]))
-    finetune(small, data, epochs=1, lr=0.01, optimizer="sgd")
+    finetune(small, data, epochs=1, lr=0.01, optimizer="sgd", loss=SQUARED)
     # Plain descent takes the mean of the two gradients, 9.
     assert small.get_parameter("weight").tolist() == [[pytest.approx(0.91, abs=1e-3)] * 2]
     small = cluster(model, 1)
-    finetune(small, data, epochs=1, lr=0.01)
+    finetune(small, data, epochs=1, lr=0.01, loss=SQUARED)
     assert small.get_parameter("weight").tolist() == [[pytest.approx(0.99, abs=1e-3)] * 2]
 
 
@@ -238,7 +241,7 @@ def test_cosine_by_hand() -> None:
     """Over four epochs the step size is 1, (1 + cos 45) / 2, 1/2 and (1 - cos 45) / 2 of lr; a batch is an epoch."""
     model, data = line()
     seen: list[float] = []
-    options = {"epochs": 4, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0}
+    options = {"epochs": 4, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0, "loss": SQUARED}
     finetune(model, data, schedule="cosine", on_epoch=lambda _: seen.append(float(model.weight.detach())), **options)  # type: ignore[arg-type]
     weight, expected = 0.0, []
     for share in (1.0, 0.8535534, 0.5, 0.1464466):
@@ -252,7 +255,7 @@ def test_early_stop_restores_the_best() -> None:
     model, data = line()
     valid = (torch.tensor([[1.0]]), torch.tensor([[0.5]]))
     seen: list[float] = []
-    options = {"epochs": 50, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0}
+    options = {"epochs": 50, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0, "loss": SQUARED}
     finetune(
         model,
         data,
@@ -350,7 +353,7 @@ def test_empty_data() -> None:
 def test_within_no_grad() -> None:
     model, data = line()
     with torch.no_grad():
-        finetune(model, data, 1, 0.1)
+        finetune(model, data, 1, 0.1, loss=SQUARED)
     assert float(model.weight.detach()) == pytest.approx(0.1)
 
 

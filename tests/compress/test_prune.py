@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nbcompress.compress import cluster, prune, quantize, record_of
 from nbcompress.compress.layers import select
+from nbcompress.compress.losses import LossSpec
 from nbcompress.compress.prune.counting import keep_masks, lowest
 from nbcompress.compress.prune.scores import lamp_scores, scores_of
 from nbcompress.errors import CompressionError, DataError
@@ -56,7 +57,7 @@ def test_gradient_by_hand() -> None:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, 2.0, 9.0]]))
     x, y = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[0.0]])
-    scores = scores_of(model, select(model).targets, "gradient", (x, y), 0)[0]
+    scores = scores_of(model, select(model).targets, "gradient", (x, y), 0, spec=LossSpec(nn.functional.mse_loss))[0]
     assert scores.tolist() == [[10.0, 40.0, pytest.approx(0.0, abs=1e-300)]]
     assert float(scores[0, 2]) > 0
     # The input of the largest weight is always zero, so it goes first.

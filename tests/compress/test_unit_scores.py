@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nbcompress.compress import prune, record_of
 from nbcompress.compress.coupling import Group, as_inputs, couple, trace
+from nbcompress.compress.losses import LossSpec
 from nbcompress.compress.prune.channel_scores import (
     activation_scores,
     information_scores,
@@ -81,7 +82,7 @@ def test_taylor_by_hand() -> None:
     """One example (1, 1): outputs 1 + 2 + 0 = 3, target 0, slope 6. In both layers: 6 a_i w_i."""
     model = two_layers()
     data = (X[:1], torch.zeros(1, 1))
-    scores = taylor_scores(model, groups_of(model, X), data, 0)[0]
+    scores = taylor_scores(model, groups_of(model, X), data, 0, LossSpec(nn.functional.mse_loss))[0]
     assert scores.tolist() == [pytest.approx(12.0), pytest.approx(24.0), 0.0]
     assert all(one.grad is None for one in model.parameters())
 

@@ -61,3 +61,59 @@ def test_factorize_and_distill(work: Any) -> None:
     expected = nc.distill(work.names["model"], work.names["student"], work.names["train"], 2, match=["0:0", "1:1"])
     assert torch.equal(work.names["d"][0].weight, expected[0].weight)
     assert "the student has no layer '3'" in work.refused("%distill model student --data train --match 0:3")
+
+
+class Detector(nn.Module):
+    """Boxes beside scores of classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.scores = nn.Linear(16, 32), nn.Linear(32, 4), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"boxes": self.boxes(torch.relu(self.body(x))), "scores": self.scores(torch.relu(self.body(x)))}
+
+
+def test_loss_and_output(work: Any) -> None:
+    calls = []
+
+    def loss(said: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        calls.append(tuple(said.shape))
+        return nn.functional.cross_entropy(said, label)
+
+    work.names.update(mine=loss, detector=Detector())
+    for line in (
+        "%prune {} --amount 0.5 --criterion gradient",
+        "%prune {} --amount 0.5 --finetune 1",
+        "%prune {} --amount 0.5 --granularity channel --criterion gradient",
+        "%quantize {} --bits 4 --finetune 1",
+        "%quantize {} --bits auto --budget 1kB",
+        "%cluster {} --finetune 1",
+        "%factorize {} --rank 0.25 --finetune 1",
+        "%distill {} {} --epochs 1",
+    ):
+        typed = line.replace("{}", "detector") + " --data train"
+        calls.clear()
+        work.must(f"e = {typed} --output scores --loss mine")
+        assert {one[1:] for one in calls} == {(4,)}
+        work.must(f"e = {typed} --output scores")
+        text = work.refused(typed)
+        assert "returns several tensors" in text
+        assert "with --output, such as --output boxes, or pass --loss" in text
+    assert "--loss must be a function" in work.refused("%quantize detector --data train --finetune 1 --loss 3")
+    line = work.refused("%quantize detector --data train --finetune 1 --output score")
+    assert "--output score must name a tensor among what the model returns" in line
+
+
+def test_the_card_of_a_language_model(work: Any) -> None:
+    torch.manual_seed(0)
+    tokens = (torch.randint(0, 9, (16, 1)) + torch.arange(8)) % 9
+    model = nn.Sequential(nn.Embedding(9, 16), nn.Linear(16, 9))
+    work.names.update(lm=model, text=[(tokens, tokens)], pupil=nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9)))
+    for line in ("%quantize lm --bits 4 --data text --finetune 2", "%distill lm pupil --data text --epochs 1"):
+        card = work.must(f"f = {line}")
+        text = card.shown[-1]["text/plain"]
+        assert "perplexity" in text
+        assert "loss and perplexity on 112 tokens" in text
+        assert "text was trained on: on other data loss may be higher" in text
+        assert "\naccuracy" not in text

@@ -105,7 +105,7 @@ def test_nan_names_no_class() -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ((SCORES, SCORES), "accuracy needs integer labels, got targets of torch.float32"),
+        ((SCORES, 7 * SCORES), "accuracy needs integer labels, or targets of 0 and 1, got targets of torch.float32"),
         ((SCORES, LABELS + 4), "labels must be 0 to 3"),
         ((SCORES, torch.full((N,), -100)), "all labels are -100"),
         ((SCORES[:0], LABELS[:0]), "at least one example"),
@@ -174,6 +174,6 @@ def test_a_comparison_with_labels() -> None:
     json.dumps(found.to_json())
     same = compare(nn.Identity(), nn.Identity(), data=(SCORES, LABELS), repeats=0)
     assert "no example flipped" in str(same)
-    without = compare(nn.Identity(), nn.Identity(), data=(SCORES, SCORES), repeats=0)
+    without = compare(nn.Identity(), nn.Identity(), data=(SCORES, 7 * SCORES), repeats=0)
     assert without.accuracy is None
     assert "no accuracy: accuracy needs integer labels" in str(without)

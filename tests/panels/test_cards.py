@@ -11,6 +11,7 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.measure import compare, footprint, sensitivity
+from nbcompress.measure.scores import Scores
 from nbcompress.panels import Card, comparison_card, footprint_card, sensitivity_card
 from nbcompress.panels.cards import Drawing, Folded
 from nbcompress.panels.cards.figures import bars_figure, dots_figure
@@ -102,7 +103,7 @@ def test_footprints_side_by_side(model: nn.Module) -> None:
         both,
         title="%distill",
         scores={"f": {"teacher": 0.9, "student": 0.8}},
-        accuracies={"teacher": nc.accuracy(model, data())},
+        measured=Scores({"teacher": nc.accuracy(model, data())}),
     )
     assert set(card) == FORMS
     assert "Layers of teacher" in card["text/html"]

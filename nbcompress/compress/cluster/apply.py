@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from nbcompress.compress.cluster.kmeans import STARTS, Start, kmeans
 from nbcompress.compress.layers import Patterns
+from nbcompress.compress.losses import LossFunction, LossSpec
 from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.options import check_choice, check_count
+from nbcompress.compress.outputs import Output
 from nbcompress.compress.record import Codebook, TensorRecord
 from nbcompress.compress.rest import half_rounded
 from nbcompress.compress.workpiece import Tuning, Workpiece
@@ -29,6 +31,8 @@ def cluster(
     finetune: int = 0,
     lr: float = 1e-3,
     seed: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module:
     """Return a copy of `model` whose weights share a few values, one codebook for each tensor.
 
@@ -43,6 +47,8 @@ def cluster(
         finetune: Epochs in which the shared values are trained; which weight has which value stays.
         lr: Step size of fine-tuning (Adam).
         seed: Of `start="random"` and of fine-tuning.
+        loss: As in `finetune`: from what the model returns and the target to a scalar.
+        output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:
         A copy with the promise that every chosen tensor keeps its codebook. A grid that a tensor had is given up;
@@ -59,7 +65,7 @@ def cluster(
     n_clusters = check_count("clusters", clusters, 1, 65536)
     check_choice("start", start, STARTS)
     check_choice("rest", rest, ("float16", "float32"))
-    tuning = Tuning(data, finetune, lr, seed)
+    tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     work = Workpiece(model, layers, tuning)
     is_half = rest == "float16" or work.record.rest == "float16"
     for target in work.targets:

@@ -9,10 +9,10 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from nbcompress.compress.data import Batch, Batches, output_of
+from nbcompress.compress.data import NO_TARGET, Batch, Batches
 from nbcompress.compress.distill.matching import matches_of
+from nbcompress.compress.distill.teaching import Teaching
 from nbcompress.compress.layers import (
     Patterns,
     check_model,
@@ -21,11 +21,11 @@ from nbcompress.compress.layers import (
     is_chosen,
     unique_parameters,
 )
-from nbcompress.compress.losses import IGNORED, class_scores, default_loss
+from nbcompress.compress.losses import LossFunction, LossSpec
 from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.observing import evaluating
 from nbcompress.compress.options import check_count, check_number
-from nbcompress.compress.seeding import seeded
+from nbcompress.compress.outputs import Output
 from nbcompress.compress.training import Plan, train_
 from nbcompress.errors import DataError, LayerNotFound, did_you_mean
 
@@ -58,6 +58,8 @@ def distill(
     match: str | Iterable[str] | None = None,
     layers: Patterns = None,
     finetune: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module: ...
 
 
@@ -77,6 +79,8 @@ def distill(
     match: str | Iterable[str] | None = None,
     layers: Patterns = None,
     finetune: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> Distillation: ...
 
 
@@ -95,16 +99,22 @@ def distill(
     match: str | Iterable[str] | None = None,
     layers: Patterns = None,
     finetune: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module | Distillation:
     """Return a copy of `student`, trained to say what `teacher` says.
 
-    The loss is `alpha * T^2 * KL(teacher / T, student / T) + (1 - alpha) * cross-entropy`; for float targets both
-    parts are mean squared errors. With `match`, `alpha` times the distance of features is added.
+    The loss is `alpha * soft + (1 - alpha) * hard`. The hard part is the loss on the targets, as in `finetune`. The
+    soft part follows the teacher: for classes, also those of tokens, `T^2 * KL(teacher / T, student / T)`; for a
+    sigmoid, one logit or several labels, binary cross-entropy with the teacher's probabilities; for other numbers,
+    squared error. Of several outputs each has its own, and they add up. With `match`, `alpha` times the distance of
+    features is added.
 
     Args:
         teacher: Stays as it is; runs in evaluation mode without gradients.
         student: Stays as it is. What its record promises is kept in training.
-        data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets).
+        data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets); with `alpha=1` also without targets,
+            where a single output of several columns that does not end in a sigmoid is taken for scores of classes.
         epochs: Passes over the data.
         temperature: T, above 0; larger ones show more of what the teacher thinks of wrong classes.
         alpha: Weight of the teacher, 0 to 1.
@@ -118,6 +128,9 @@ def distill(
         layers: Shell patterns on dotted module names: only parameters in these layers of the student are trained, the
             others stay as they are. All are without it.
         finetune: Epochs of training on the labels alone afterwards; the control gets them too.
+        loss: As in `finetune`, for the hard part; where there are no targets, or outputs are no tensors that the soft
+            part knows, it compares what the student returns with what the teacher does.
+        output: Index or key of the prediction, where a model returns several tensors.
 
     Returns:
         The trained copy, or a `Distillation` of both copies if `control`.
@@ -140,50 +153,38 @@ def distill(
     trained = copied(student)
     _check_layers(trained, layers)
     matches = matches_of(match, teacher, trained)
+    spec = LossSpec(loss, output)
+    batches = Batches(data, batch_size)
     with evaluating(teacher), ExitStack() as hooks:
         for one in matches:
             hooks.enter_context(one.listening())
-        _check_fit(teacher, trained, Batches(data, batch_size), seed)
+        teaching = Teaching.of(teacher, trained, batches, spec, seed)
+        if not teaching.has_targets and (alpha < 1 or control or finetune):
+            raise DataError(NO_TARGET)
+        own = spec.reading(trained, batches, seed) if alpha < 1 else None
         for one in matches:
             one.prepare(seed)
 
-        def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
+        def batch_loss(model: nn.Module, batch: Batch) -> Tensor | None:
+            if not teaching.counts(batch):
+                return None
             with torch.no_grad():
-                told = output_of(batch(teacher))
-            result = batch(model)
-            own = default_loss(result, batch.target)
-            taught = soft_loss(output_of(result), told, batch.target, temperature)
-            return alpha * sum((one.loss() for one in matches), taught) + (1 - alpha) * own
+                told = batch(teacher)
+            result = batch(model) if own is None else own.run(model, batch)
+            taught = alpha * sum((one.loss() for one in matches), teaching.loss(result, told, batch, temperature))
+            return taught if own is None else taught + (1 - alpha) * own.loss(result, batch)
 
         learned = [parameter for one in matches for parameter in one.parameters]
         with _only_these_train(trained, layers):
             train_(trained, data, plan, batch_loss=batch_loss, learned_along=learned)
-            train_(trained, data, alone_after)
+            train_(trained, data, alone_after, spec=spec)
     if not control:
         return trained
     alone = copied(student)
     with _only_these_train(alone, layers):
-        train_(alone, data, plan)
-        train_(alone, data, alone_after)
+        train_(alone, data, plan, spec=spec)
+        train_(alone, data, alone_after, spec=spec)
     return Distillation(trained, alone)
-
-
-def soft_loss(output: Tensor, told: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """How far `output` is from what the teacher `told`: shapes alike, one number.
-
-    Integer targets: Kullback-Leibler divergence of the softened classes, times the square of the temperature, so
-    that its gradient keeps its size; labels of -100 are skipped. Float targets: mean squared error.
-    """
-    if target.is_floating_point():
-        return functional.mse_loss(output.float(), told.float())
-    scores, labels = class_scores(output, target)
-    taught, _ = class_scores(told, target)
-    counts = labels != IGNORED
-    if not bool(counts.all()):
-        scores, taught = scores[counts], taught[counts]
-    soft = functional.log_softmax(scores.float() / temperature, dim=1)
-    hard = functional.log_softmax(taught.float() / temperature, dim=1)
-    return temperature**2 * functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
 
 
 def _check_layers(student: nn.Module, layers: Patterns) -> None:
@@ -214,16 +215,4 @@ def _only_these_train(student: nn.Module, layers: Patterns) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _check_fit(teacher: nn.Module, student: nn.Module, batches: Batches, seed: int) -> None:
-    """Run both once, without a trace, before any training."""
-    with evaluating(student), seeded(seed, *batches.generators), torch.no_grad():
-        batch = batches.first(student)
-        told, said = output_of(batch(teacher)), output_of(batch(student))
-        if told.shape != said.shape:
-            raise DataError(
-                f"teacher and student must give outputs of one shape, got {tuple(told.shape)} and {tuple(said.shape)}"
-            )
-        default_loss(said, batch.target)
-
-
-__all__ = ["Distillation", "distill", "soft_loss"]
+__all__ = ["Distillation", "distill"]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compress.data import output_of
 from nbcompress.compress.seeding import seeded
 from nbcompress.errors import CompressionError, DataError, LayerNotFound, did_you_mean
 
@@ -48,7 +47,7 @@ class Match:
 
         def hook_for(side: int) -> Callable[..., None]:
             def hook(_: nn.Module, __: Any, output: Any) -> None:
-                self._seen[side] = output_of(output)
+                self._seen[side] = self._features_in(output)
 
             return hook
 
@@ -86,6 +85,16 @@ class Match:
             said = self._projection(said.movedim(self._axis, -1)).movedim(-1, self._axis)
         size = told.square().mean().clamp(min=torch.finfo(torch.float32).tiny)
         return (said - told).square().mean() / size
+
+    def _features_in(self, output: Any) -> Tensor:
+        """What a layer gives: a tensor, or the first of a tuple, as of recurrent layers and of attention."""
+        first = output[0] if isinstance(output, (tuple, list)) and output else output
+        if not isinstance(first, Tensor):
+            raise DataError(
+                f"match={self.text!r} needs layers that give a tensor, or a tuple that starts with one, "
+                f"got {type(output).__name__}"
+            )
+        return first
 
     def _features(self) -> tuple[Tensor, Tensor]:
         told, said = self._seen

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from nbcompress.compress.factorize.low_rank import LowRank, fill_low_rank_, low_rank_like, why_not
 from nbcompress.compress.keeping import keep_again_
 from nbcompress.compress.layers import Patterns, Target
+from nbcompress.compress.losses import LossFunction, LossSpec
 from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.options import check_number
+from nbcompress.compress.outputs import Output
 from nbcompress.compress.record import Surgery
 from nbcompress.compress.workpiece import Tuning, Workpiece
 from nbcompress.errors import CompressionError
@@ -29,6 +31,8 @@ def factorize(
     finetune: int = 0,
     lr: float = 1e-3,
     seed: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module:
     """Return a copy of `model` in which linear layers and convolutions are products of two thinner ones.
 
@@ -42,6 +46,8 @@ def factorize(
         finetune: Epochs of training afterwards.
         lr: Step size of fine-tuning (Adam).
         seed: Of fine-tuning.
+        loss: As in `finetune`: from what the model returns and the target to a scalar.
+        output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:
         A copy with `LowRank` pairs in the place of layers, the truncated singular value decomposition of their
@@ -68,7 +74,7 @@ def factorize(
         check_number("rank", 0.25 if rank is None else rank, 0, 1, is_open_low=True),
         None if energy is None else check_number("energy", energy, 0, 1, is_open_low=True),
     )
-    work = Workpiece(model, layers, Tuning(data, finetune, lr, seed))
+    work = Workpiece(model, layers, Tuning(data, finetune, lr, seed, LossSpec(loss, output)))
     for target in work.targets:
         reason = _replace_(work, target, amount)
         if reason is not None:

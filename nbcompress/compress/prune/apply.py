@@ -10,8 +10,10 @@ from torch import nn
 from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
 from nbcompress.compress.layers import Patterns, check_model, copied, select
+from nbcompress.compress.losses import LossFunction, LossSpec
 from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.options import check_choice, check_number
+from nbcompress.compress.outputs import Output
 from nbcompress.compress.prune.weights import Cut, prune_gradually, prune_once
 from nbcompress.compress.record import attach_, record_of
 from nbcompress.compress.rest import round_rest_
@@ -41,6 +43,8 @@ def prune(
     finetune: int = 0,
     lr: float = 1e-3,
     seed: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module:
     """Return a copy of `model` with the least important weights set to zero, or whole channels cut out.
 
@@ -75,6 +79,8 @@ def prune(
         finetune: Epochs of training afterwards; zeros stay zeros.
         lr: Step size of fine-tuning (Adam).
         seed: Of `random`, of the order of the data and of fine-tuning.
+        loss: As in `finetune`: from what the model returns and the target to a scalar. For `gradient`, too.
+        output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:
         A copy. With `granularity="weight"`, exactly `round(amount * n)` of the n chosen weights are zero (in each
@@ -105,7 +111,7 @@ def prune(
         threshold = check_number("threshold", threshold, 0, float("inf"))
         if criterion != "magnitude" or scope is not None:
             raise CompressionError("threshold= is a magnitude for every weight: leave out criterion= and scope=")
-    tuning = Tuning(data, finetune, lr, seed)
+    tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     if criterion in _WITH_DATA and data is None:
         raise DataError(f"criterion={criterion!r} needs data: pass data=, such as (inputs, labels)")
     if granularity == "channel":
@@ -116,7 +122,7 @@ def prune(
         raise CompressionError(f"norms={norms!r} is about the width of channels: pass granularity='channel'")
     _check_criterion(criterion, schedule)
     ranked = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
-    cut = Cut(amount, threshold, criterion, ranked, data, seed)
+    cut = Cut(amount, threshold, criterion, ranked, data, seed, tuning.spec)
     if schedule == "gradual":
         return _start_gradually(model, layers, tuning, cut)
     return prune_once(Workpiece(model, layers, tuning), cut)
@@ -202,6 +208,7 @@ def _prune_channels(
             example=example,
             data=tuning.data,
             seed=tuning.seed,
+            spec=tuning.spec,
         )
         if tuning.data is not None:
             # Half of a network cut away shifts what is left; measuring again brings back most of its accuracy.
@@ -210,7 +217,7 @@ def _prune_channels(
     if record.rest == "float16":
         attach_(small, replace(record, left_out={**record.left_out, **round_rest_(small, record)}))
     if tuning.finetune:
-        train_(small, tuning.data, tuning.plan())
+        train_(small, tuning.data, tuning.plan(), spec=tuning.spec)
     else:
         attach_(small, with_ranges(small, record_of(small), tuning.data, tuning.seed))
     return small

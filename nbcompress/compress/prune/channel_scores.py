@@ -11,6 +11,7 @@ from torch import nn
 
 from nbcompress.compress.coupling import Group
 from nbcompress.compress.gradients import check_gradients, each_gradient
+from nbcompress.compress.losses import LossSpec
 from nbcompress.compress.prune.information import equal_frequency_bins, mutual_information
 from nbcompress.compress.prune.unit_activations import NO_ACTIVATION, unit_activations
 from nbcompress.errors import DataError
@@ -51,7 +52,9 @@ def random_scores(groups: Sequence[Group], seed: int) -> list[Scores]:
     return [generator.random(len(group.units)) for group in groups]
 
 
-def taylor_scores(model: nn.Module, groups: Sequence[Group], data: object, seed: int) -> list[Scores]:
+def taylor_scores(
+    model: nn.Module, groups: Sequence[Group], data: object, seed: int, spec: LossSpec | None = None
+) -> list[Scores]:
     """How much the loss of a batch would change without a unit, to first order; the mean over all batches.
 
     For each unit the size of the sum of weight times gradient over all slices of parameters that go with it. A sum
@@ -80,7 +83,7 @@ def taylor_scores(model: nn.Module, groups: Sequence[Group], data: object, seed:
                     change += [along[list(unit[place])].sum() for unit in group.units]
             total += np.abs(change)
 
-    n_batches = each_gradient(model, [parameters[name] for name in names], data, seed, add)
+    n_batches = each_gradient(model, [parameters[name] for name in names], data, seed, spec or LossSpec(), add)
     return [total / n_batches for total in totals]
 
 

@@ -12,6 +12,7 @@ from nbcompress.compress.attention import free_heads_
 from nbcompress.compress.coupling import Group, as_inputs, couple, trace
 from nbcompress.compress.keras_layers import restate_
 from nbcompress.compress.layers import Patterns, check_model, check_patterns, copied, is_chosen, select
+from nbcompress.compress.losses import LossSpec
 from nbcompress.compress.options import check_choice, check_number
 from nbcompress.compress.prune.agreeing import Removal, agreed, named, plan_for
 from nbcompress.compress.prune.channel_scores import (
@@ -45,6 +46,7 @@ def cut_channels(
     example: object,
     data: object = None,
     seed: int = 0,
+    spec: LossSpec | None = None,
 ) -> nn.Module:
     """Return a copy of `model` without its least important channels.
 
@@ -70,6 +72,7 @@ def cut_channels(
         example: A tensor, a tuple of positional or a dict of keyword inputs.
         data: For the last three criteria.
         seed: Of `random`, and of the order of the data.
+        spec: What the user says of the loss, for `gradient`.
 
     Raises:
         CompressionError: The model cannot be traced, nothing can be cut, or the amount rounds to nothing.
@@ -100,7 +103,7 @@ def cut_channels(
     groups = [
         one for one in coupling.groups if patterns is None or any(is_chosen(name, patterns) for name in one.makers)
     ]
-    groups, scores, unscored = _scored(model, groups, criterion, data, seed)
+    groups, scores, unscored = _scored(model, groups, criterion, data, seed, spec)
     chosen, single = _choose(groups, scores, amount, scope)
     left_out = {name: why for name, why in (left_out | unscored | single).items() if is_chosen(name, patterns)}
     if not chosen:
@@ -119,7 +122,7 @@ def cut_channels(
 
 
 def _scored(
-    model: nn.Module, groups: Sequence[Group], criterion: str, data: object, seed: int
+    model: nn.Module, groups: Sequence[Group], criterion: str, data: object, seed: int, spec: LossSpec | None
 ) -> tuple[list[Group], list[Scores], dict[str, str]]:
     """The groups that have scores, these, and why the other groups have none."""
     found: Sequence[Scores | str]
@@ -128,7 +131,7 @@ def _scored(
     elif criterion == "random":
         found = random_scores(groups, seed)
     elif criterion == "gradient":
-        found = taylor_scores(model, groups, data, seed)
+        found = taylor_scores(model, groups, data, seed, spec)
     elif criterion == "activation":
         found = activation_scores(model, groups, data, seed)
     else:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nbcompress.compress.gradients import check_gradients, each_gradient
 from nbcompress.compress.layers import Target
+from nbcompress.compress.losses import LossSpec
 from nbcompress.compress.prune.input_scores import InputStatistics, input_statistics, wanda_scores
 
 # Of single weights; `hessian` is not a score but an operation, see `second_order`.
@@ -22,6 +23,7 @@ def scores_of(
     data: object,
     seed: int,
     statistics: Mapping[str, InputStatistics] | None = None,
+    spec: LossSpec | None = None,
 ) -> list[Tensor]:
     """Scores of the weights of each target, of its shape, float64 on the CPU.
 
@@ -35,6 +37,7 @@ def scores_of(
         data: For `gradient` and `activation`.
         seed: For `random`, and for the order of the data.
         statistics: Of `activation`, by name, if they are known already.
+        spec: What the user says of the loss, for `gradient`.
     """
     weights = [one.parameter.detach().to("cpu", torch.float64) for one in targets]
     if criterion == "magnitude":
@@ -47,7 +50,7 @@ def scores_of(
             statistics, _ = input_statistics(model, targets, data, seed)
         found = [wanda_scores(one, statistics[one.name]) for one in targets]
     else:
-        gradients = _gradients(model, targets, data, seed)
+        gradients = _gradients(model, targets, data, seed, spec or LossSpec())
         found = [(one * gradient).abs() for one, gradient in zip(weights, gradients, strict=True)]
     # A weight that does not matter by the criterion still comes after one that is not there.
     smallest = torch.finfo(torch.float64).tiny
@@ -77,7 +80,7 @@ def lamp_scores(scores: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def _gradients(model: nn.Module, targets: Sequence[Target], data: object, seed: int) -> list[Tensor]:
+def _gradients(model: nn.Module, targets: Sequence[Target], data: object, seed: int, spec: LossSpec) -> list[Tensor]:
     """Mean gradient of the loss over one pass of the data."""
     totals = [torch.zeros(one.parameter.shape, dtype=torch.float64, device="cpu") for one in targets]
 
@@ -86,7 +89,7 @@ def _gradients(model: nn.Module, targets: Sequence[Target], data: object, seed: 
             if gradient is not None:
                 total += gradient.detach().to("cpu", torch.float64)
 
-    n_batches = each_gradient(model, [one.parameter for one in targets], data, seed, add)
+    n_batches = each_gradient(model, [one.parameter for one in targets], data, seed, spec, add)
     check_gradients(totals, "criterion='gradient'")
     return [total / n_batches for total in totals]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from nbcompress.compress.keeping import keep_again_
 from nbcompress.compress.layers import Target, fill_
+from nbcompress.compress.losses import LossSpec
 from nbcompress.compress.prune.counting import keep_masks, keep_masks_by_row, keep_two_of_four
 from nbcompress.compress.prune.input_scores import InputStatistics, input_statistics
 from nbcompress.compress.prune.scores import lamp_scores, scores_of
@@ -34,6 +35,7 @@ class Cut:
         scope: `global`, `layer`, `lamp`, `row`, or `2:4` (two of every four inputs of a row, whatever the amount).
         data: For the criteria that need it.
         seed: For the random one.
+        spec: What the user says of the loss, for `gradient`.
     """
 
     amount: float | None
@@ -42,12 +44,13 @@ class Cut:
     scope: str
     data: object
     seed: int
+    spec: LossSpec = field(default_factory=LossSpec)
 
     def masks(
         self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
     ) -> list[Tensor]:
         """What stays of each target: bool, on its device. Statistics of inputs are measured if they are not given."""
-        scores = scores_of(model, targets, self.criterion, self.data, self.seed, statistics)
+        scores = scores_of(model, targets, self.criterion, self.data, self.seed, statistics, self.spec)
         if self.threshold is not None:
             masks = [_above(one, self.threshold) for one in scores]
         elif self.scope == "2:4":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nbcompress.compress.gradients import check_gradients, each_gradient
 from nbcompress.compress.layers import Target
+from nbcompress.compress.losses import LossSpec
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ Costs = Mapping[str, Mapping[int, Cost]]
 _UNTOUCHED = 1e-6
 
 
-def importances(model: nn.Module, targets: Sequence[Target], data: object, seed: int) -> list[Tensor]:
+def importances(
+    model: nn.Module, targets: Sequence[Target], data: object, seed: int, spec: LossSpec | None = None
+) -> list[Tensor]:
     """How much the squared error of each weight counts, of the shape of each target, float64 on the CPU.
 
     Without data, one over the sum of squares of the tensor: noise relative to the signal, which every layer hands on to
@@ -49,7 +52,7 @@ def importances(model: nn.Module, targets: Sequence[Target], data: object, seed:
             if gradient is not None:
                 total += gradient.detach().to("cpu", torch.float64).square()
 
-    each_gradient(model, [one.parameter for one in targets], data, seed, add)
+    each_gradient(model, [one.parameter for one in targets], data, seed, spec or LossSpec(), add)
     check_gradients(totals, "bits='auto' with data")
     whole = sum(float((total * one.square()).sum()) for total, one in zip(totals, weights, strict=True))
     return [total / max(whole, 1e-300) + _UNTOUCHED * one for total, one in zip(totals, relative, strict=True)]

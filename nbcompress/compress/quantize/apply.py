@@ -11,9 +11,11 @@ from nbcompress.compress.grids.fit import Scheme, fit_grid, rounded
 from nbcompress.compress.grids.groups import parse_granularity
 from nbcompress.compress.keeping import keeps, kept_again, quantized_codebook
 from nbcompress.compress.layers import Patterns
+from nbcompress.compress.losses import LossFunction, LossSpec
 from nbcompress.compress.modes import outside_inference
 from nbcompress.compress.observing import layers_of, why_no_layer
 from nbcompress.compress.options import check_choice, check_count
+from nbcompress.compress.outputs import Output
 from nbcompress.compress.record import ActivationRange, Codebook, TensorRecord
 from nbcompress.compress.workpiece import Tuning, Workpiece
 from nbcompress.errors import CompressionError, DataError, did_you_mean
@@ -34,6 +36,8 @@ def quantize(
     finetune: int = 0,
     lr: float = 1e-3,
     seed: int = 0,
+    loss: LossFunction | None = None,
+    output: Output | None = None,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids: `(code - zero) * scale`.
 
@@ -61,6 +65,8 @@ def quantize(
             pass straight through the rounding, and every few steps scales follow the weights.
         lr: Step size of fine-tuning (Adam).
         seed: Of fine-tuning, and of the order of the data.
+        loss: As in `finetune`: from what the model returns and the target to a scalar.
+        output: Index or key of the prediction, where the model returns several tensors.
 
     Returns:
         A copy with the promise that every chosen tensor keeps to its grid. Zeros of a pruned tensor stay zeros. Of a
@@ -80,7 +86,7 @@ def quantize(
     check_choice("activations", activations, ("none", "dynamic", "static"))
     check_choice("rest", rest, ("float16", "float32"))
     default = _scheme(next(iter(bits.values()), 8) if isinstance(bits, Mapping) else bits, scheme, granularity, scale)
-    tuning = Tuning(data, finetune, lr, seed)
+    tuning = Tuning(data, finetune, lr, seed, LossSpec(loss, output))
     if activations == "static" and data is None:
         raise DataError("activations='static' measures ranges on data: pass data=, such as (inputs, labels)")
     work = Workpiece(model, layers, tuning)

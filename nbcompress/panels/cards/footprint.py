@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.measure.costs import LAYER_HEAD, footprint_notes
@@ -15,7 +15,8 @@ from nbcompress.panels.cards.scores import Scores, score_rows
 from nbcompress.panels.text import cut
 
 if TYPE_CHECKING:
-    from nbcompress.measure import Accuracy, Footprint
+    from nbcompress.measure import Footprint
+    from nbcompress.measure.scores import Scores as Measured
 
 
 def footprint_card(
@@ -23,7 +24,7 @@ def footprint_card(
     *,
     title: str = "%footprint",
     scores: Scores | None = None,
-    accuracies: Mapping[str, Accuracy] | None = None,
+    measured: Measured | None = None,
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the card of what one or several models cost, with their layers.
@@ -32,15 +33,19 @@ def footprint_card(
         footprints: Of one model, or of several that were measured in turn.
         title: Its first line.
         scores: What the user's functions gave, by the models' names.
-        accuracies: On the same data, by the models' names.
+        measured: Accuracy, or loss and perplexity of language models, on the same data.
         remarks: Further sentences below the table.
     """
     models = footprints if isinstance(footprints, Footprints) else Footprints((footprints,))
     names = [one.name for one in models]
     rows = [tuple(row) for row in models.rows() if set(row[1:]) != {"-"}]
-    if accuracies:
-        known = [accuracies.get(name) for name in names]
+    if measured is not None and measured.accuracy:
+        known = [measured.accuracy.get(name) for name in names]
         rows.append(("accuracy", *("-" if one is None else share_text(one.interval) for one in known)))
+    if measured is not None and measured.language:
+        losses = [measured.language.get(name) for name in names]
+        rows.append(("loss", *("-" if one is None else f"{one.loss:.4g}" for one in losses)))
+        rows.append(("perplexity", *("-" if one is None else f"{one.perplexity:.4g}" for one in losses)))
     rows += score_rows(scores, names)
     pairs = [(cut(one.name, NAME), one) for one in models]
     labels, sizes = layer_sizes(pairs)
