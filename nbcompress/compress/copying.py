@@ -3,8 +3,9 @@
 `copy.deepcopy` makes what a class proposes in `__reduce__`. Keras proposes to save the model and to load it: then the
 parameters have other names, and what was attached to the model is gone. So an empty instance of every such object is
 made first, and given to `deepcopy` as if it had been copied already; nothing about any class is changed. The same
-way, containers that count what is put into them are filled without being told, and Python modules, which `deepcopy`
-refuses, stay what they are.
+way, containers that count what is put into them are filled without being told, objects whose class looks up missing
+attributes by itself are filled without being asked for any, and Python modules, which `deepcopy` refuses, stay what
+they are.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
     for one in reached:
         if isinstance(one, ModuleType):
             memo[id(one)] = one
-        elif _is_made_anew(one, owners) or _is_own_container(one):
+        elif _is_made_anew(one, owners) or _is_own_container(one) or _looks_up_attributes(one):
             memo[id(one)] = _empty(one)
             empty.append(one)
     for one in empty:
@@ -112,6 +113,24 @@ def _is_own_container(one: object) -> bool:
     return _proposer(type(one)) in (object, OrderedDict) and not hasattr(one, "__setstate__")
 
 
+def _looks_up_attributes(one: object) -> bool:
+    """Whether the class of `one` looks up attributes that are missing, but says nothing about copies.
+
+    `deepcopy` asks an instance that has no attributes yet for a method. Code that finds attributes through others, as
+    the layers of Keras for preprocessing find their backend by its name, then looks for these without end.
+    """
+    kind = type(one)
+    said = ("__setstate__", "__deepcopy__", "__getnewargs__", "__getnewargs_ex__")
+    if not hasattr(kind, "__getattr__") or any(hasattr(kind, name) for name in said) or not hasattr(one, "__dict__"):
+        return False
+    return _proposer(kind) is object and not isinstance(one, (*_ATOMS, *_CONTAINERS)) and isinstance(_state(one), dict)
+
+
+def _state(one: object) -> object:
+    """The attributes of `one` as a copy takes them; with those in slots a pair, which is left to `deepcopy`."""
+    return one.__getstate__()  # type: ignore[attr-defined]
+
+
 def _empty(one: object) -> Any:
     kind: Any = type(one)
     return kind.__new__(kind)
@@ -119,7 +138,7 @@ def _empty(one: object) -> Any:
 
 def _fill_(new: Any, old: Any, memo: dict[int, Any]) -> None:
     # A module leaves out what it makes anew, as a compiled one does with the function that runs what it wraps.
-    state = old.__getstate__() if isinstance(old, nn.Module) else vars(old)  # type: ignore[no-untyped-call]
+    state: Any = _state(old) if isinstance(old, nn.Module) or _looks_up_attributes(old) else vars(old)
     attributes = {name: _rebound(one, memo) if isinstance(one, FunctionType) else one for name, one in state.items()}
     attributes = deepcopy(attributes, memo)
     if isinstance(new, nn.Module):

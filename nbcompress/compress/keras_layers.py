@@ -76,6 +76,15 @@ def mend_copy_(model: nn.Module) -> None:
                 setattr(layer, name, None)
 
 
+def inference_arguments(model: nn.Module) -> dict[str, Any]:
+    """With which keyword arguments `model` computes what it does in evaluation mode.
+
+    Keras does not look at the mode of a module: without this one, layers that change images at random go on doing so.
+    """
+    keras: Any = sys.modules.get("keras")
+    return {"training": False} if keras is not None and isinstance(model, keras.layers.Layer) else {}
+
+
 def _layers_of(model: nn.Module) -> Iterator[Any]:
     """Every layer once. Those in lists, as in `Sequential`, are no modules of the model to torch."""
     keras: Any = sys.modules.get("keras")
@@ -166,4 +175,4 @@ _SIZES: dict[str, Callable[[Any], _Sizes]] = {
     "Embedding": _embedding,
 }
 
-__all__ = ["mend_copy_", "restate_", "settle_"]
+__all__ = ["inference_arguments", "mend_copy_", "restate_", "settle_"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from architectures.keras_models import KERAS, keras  # which chooses the backend before it is loaded
+from keras import layers
 from torch import nn
 
 import nbcompress as nc
@@ -77,6 +78,36 @@ def test_layers_by_the_names_of_their_variables() -> None:
     assert [small.get_layer(name).filters for name in ("conv2d", "conv2d_1")] == [8, 8]
     with pytest.raises(LayerNotFound, match=r"sequential/conv2d/kernel"):
         nc.prune(model, 0.5, layers="conv3d")
+
+
+PREPROCESSING = {
+    "rescaling": lambda: layers.Rescaling(1 / 255),
+    "normalization": lambda: layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 2.0, 3.0]),
+    "resizing": lambda: layers.Resizing(10, 10),
+    "crop": lambda: layers.CenterCrop(10, 10),
+    "flip": lambda: layers.RandomFlip(seed=1),
+    "rotation": lambda: layers.RandomRotation(0.1, seed=1),
+    "contrast": lambda: layers.RandomContrast(0.1, seed=1),
+    "noise": lambda: layers.GaussianNoise(0.1, seed=1),
+}
+
+
+@pytest.mark.parametrize("name", PREPROCESSING)
+def test_models_with_layers_that_prepare_their_inputs(name: str, tmp_path: Path) -> None:
+    def build() -> keras.Model:
+        keras.utils.clear_session()
+        ends = [layers.Conv2D(8, 3, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(3)]
+        return keras.Sequential([keras.Input((12, 12, 3)), PREPROCESSING[name](), *ends])
+
+    x = torch.randn(2, 12, 12, 3)
+    model = build()
+    small = nc.quantize(nc.prune(model, 0.5, granularity="channel", example=x), bits=8)
+    assert small.layers[1].filters == 4
+    assert torch.equal(
+        nc.load(nc.save(small, tmp_path / "a.nbz"), build())(x, training=False), small(x, training=False)
+    )
+    small.save(tmp_path / "small.keras")
+    assert torch.equal(keras.models.load_model(tmp_path / "small.keras")(x, training=False), small(x, training=False))
 
 
 def test_layers_of_keras_in_a_model_of_torch(tmp_path: Path) -> None:
