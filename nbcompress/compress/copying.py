@@ -128,7 +128,7 @@ def _looks_up_attributes(one: object) -> bool:
 
 def _state(one: object) -> object:
     """The attributes of `one` as a copy takes them; with those in slots a pair, which is left to `deepcopy`."""
-    return one.__getstate__()  # type: ignore[attr-defined]
+    return one.__getstate__()
 
 
 def _empty(one: object) -> Any:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from nbcompress.compress.coupling import Average, Inputs, Trace, couple, first_line, tensors_of, trace
+from nbcompress.compress.keras_layers import restate_
 from nbcompress.compress.layers import copied
 from nbcompress.compress.prune.cutting import Plan, cut_, mask_
 from nbcompress.compress.prune.reference import AveragesOverKept
@@ -58,6 +59,10 @@ class Check:
         for original, tolerance in zip(self.originals, self.tolerances, strict=True):
             cut = copied(original)
             cut_(cut, plan)
+            try:
+                restate_(cut)
+            except CompressionError as err:
+                return str(err)
             masked = copied(original)
             mask_(masked, plan)
             # For the shaken weights, which only look for mistakes in structure, the larger input is enough.
@@ -75,6 +80,7 @@ class Check:
         if self.can_train:
             cut = copied(self.originals[0])
             cut_(cut, plan)
+            restate_(cut)
             try:
                 run(cut.train(), self.inputs[0])
             except Exception as err:  # noqa: BLE001 - as above
