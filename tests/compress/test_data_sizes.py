@@ -48,7 +48,7 @@ class Reshaped(Layers):
 
     def choose(self, h: Tensor, mask: Tensor) -> Tensor:
         rows = h[mask].unsqueeze(0).expand(3, -1, -1).reshape(-1, h.shape[1])
-        return torch.cat([rows, rows.t().mul(2).t()]) + torch.ones(6, 1).expand(6, rows.shape[0]).reshape(-1, 1)
+        return torch.cat([rows, rows.t().mul(2).t()]) + rows.new_ones(6, 1)[:1]
 
 
 class Parts(Layers):
@@ -124,3 +124,53 @@ def test_a_number_made_of_the_data_is_named_with_its_line() -> None:
     line = r"its code branches on the data \(choose, line \d+: return h\[: int\(mask.sum\(\)\)\]\)"
     with pytest.raises(CompressionError, match=line):
         nc.prune(Branching(), 0.5, granularity="channel", example=torch.randn(6, 8))
+
+
+class Messages(nn.Module):
+    """A graph network: a node sums the messages of its neighbours."""
+
+    def __init__(self, reduce: str = "") -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+        self.reduce = reduce
+
+    def passed(self, h: Tensor, edges: Tensor) -> Tensor:
+        edges = edges[:, edges[0] != edges[1]]
+        messages, places = h.index_select(0, edges[0]), edges[1].view(-1, 1)
+        zeros = torch.zeros_like(h)
+        if self.reduce:
+            return zeros.scatter_reduce(0, places.expand_as(messages), messages, self.reduce)
+        return zeros.scatter_add_(0, places.expand_as(messages), messages)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        h = self.passed(self.a(x), edges).relu()
+        return self.c(self.passed(self.b(h), edges).relu())  # type: ignore[no-any-return]
+
+
+EDGES = torch.tensor([[0, 1, 2, 3, 1, 4, 2], [1, 0, 3, 2, 4, 1, 2]])
+
+
+@pytest.mark.parametrize("reduce", ["", "amax"])
+def test_messages_that_are_gathered_by_number_carry_channels(reduce: str) -> None:
+    torch.manual_seed(0)
+    small = nc.prune(Messages(reduce).eval(), 0.5, granularity="channel", example=(torch.randn(5, 8), EDGES))
+    assert nc.record_of(small).left_out == {"c.weight": OUTPUT}
+    assert [len(one.weight) for one in (small.a, small.b)] == [8, 6]
+
+
+@pytest.mark.parametrize("kind", ["GCNConv", "GATConv", "SAGEConv"])
+def test_layers_of_pytorch_geometric(kind: str, tmp_path: Path) -> None:
+    layer = getattr(pytest.importorskip("torch_geometric.nn"), kind)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = layer(8, 16), layer(16, 12), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            return self.c(self.b(self.a(x, edges).relu(), edges).relu())  # type: ignore[no-any-return]
+
+    inputs = (torch.randn(5, 8), EDGES)
+    small = nc.prune(Net().eval(), 0.5, granularity="channel", example=inputs)
+    assert nc.record_of(small).left_out == {"c.weight": OUTPUT}
+    assert torch.equal(nc.load(nc.save(small, tmp_path / "small.nbz"), Net()).eval()(*inputs), small(*inputs))

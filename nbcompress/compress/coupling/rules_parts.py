@@ -161,6 +161,21 @@ def index_add(call: Call) -> Marks:
     return tuple(axes)
 
 
+def scatter(call: Call) -> Marks:
+    """self, index and src of as many dimensions: src goes to places along `dim` by number, the others meet."""
+    axes, numbers, source = list(call.axes(call["self"])), call.axes(call["index"]), call.axes(call["src"])
+    dim, size, n = call["dim"] % len(axes), call.shape(call["self"]), call.shape(call["index"])
+    for k, (axis, other, third) in enumerate(zip(axes, numbers, source, strict=True)):
+        if k == dim or not size[k] == n[k] == call.shape(call["src"])[k]:
+            call.freeze(axis, "looks it up by number")
+            call.freeze(other, "takes it for positions")
+            call.freeze(third, "takes it for positions")
+            axes[k] = None
+        else:
+            axes[k] = call.tie(call.tie(axis, other), third)
+    return tuple(axes)
+
+
 def ordered(call: Call) -> Marks:
     """`topk`, `sort`, `argsort`: the order along a dimension depends on all of it."""
     axes = list(call.axes(call["self"]))
@@ -197,6 +212,7 @@ PART_RULES: dict[str, Rule] = {
     "index_select": index_select,
     "gather": gather,
     "index_add": index_add,
+    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), scatter),
     **dict.fromkeys(("topk", "sort", "argsort"), ordered),
     **dict.fromkeys(("constant_pad_nd", "pad"), pad),
 }
