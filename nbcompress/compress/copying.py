@@ -5,7 +5,8 @@ parameters have other names, and what was attached to the model is gone. So an e
 made first, and given to `deepcopy` as if it had been copied already; nothing about any class is changed. The same
 way, containers that count what is put into them are filled without being told, objects whose class looks up missing
 attributes by itself are filled without being asked for any, and Python modules, which `deepcopy` refuses, stay what
-they are.
+they are. A tensor that was computed, such as an activation that the last call left behind, is copied without the graph
+that led to it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from operator import is_
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from nbcompress.compress.keras_layers import mend_copy_
 
@@ -49,6 +50,8 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
     for one in reached:
         if isinstance(one, ModuleType):
             memo[id(one)] = one
+        elif isinstance(one, Tensor) and not one.is_leaf:
+            memo[id(one)] = one.detach().clone()
         elif _is_made_anew(one, owners) or _is_own_container(one) or _looks_up_attributes(one):
             memo[id(one)] = _empty(one)
             empty.append(one)
@@ -58,6 +61,20 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
     if isinstance(new, nn.Module):
         mend_copy_(new)
     return new
+
+
+def why_uncopied(model: nn.Module, err: BaseException) -> str:
+    """What to say of `err`, which copying `model` raised: the attribute that it comes from, and what to do."""
+    text = f"{type(err).__name__}: {next(iter(str(err).splitlines()), '')}"
+    for path, module in model.named_modules():
+        held = {**vars(module), **module._parameters, **module._buffers}
+        for name in [name for name in held if name not in ("_modules", "_parameters", "_buffers")]:
+            try:
+                deep_copy(held[name])
+            except Exception:  # noqa: BLE001 - a class refuses in any way
+                where = f"{path}.{name}" if path else name
+                return f"its attribute {where!r} raises {text} (set it to None before, or give its class __deepcopy__)"
+    return f"it raises {text}"
 
 
 def _reached(value: object, owners: tuple[type, ...], memo: dict[int, Any]) -> list[Any]:
@@ -179,4 +196,4 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     return new
 
 
-__all__ = ["deep_copy"]
+__all__ = ["deep_copy", "why_uncopied"]

@@ -14,8 +14,9 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.prune import BasePruningMethod
 
-from nbcompress.compress.copying import deep_copy
+from nbcompress.compress.copying import deep_copy, why_uncopied
 from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean
 
 Patterns = str | Iterable[str] | None
@@ -135,15 +136,18 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy of `model`, record included.
 
     Raises:
-        CompressionError: The model cannot be copied, as after `torch.nn.utils.prune` without `remove`.
+        CompressionError: The model cannot be copied, or computes weights from masks of `torch.nn.utils.prune`.
     """
+    for path, module in model.named_modules():
+        if any(isinstance(hook, BasePruningMethod) for hook in module._forward_pre_hooks.values()):
+            raise CompressionError(
+                f"weights must be plain, but {path or 'the model'!r} has masks of torch.nn.utils.prune: call "
+                "torch.nn.utils.prune.remove first"
+            )
     try:
         return deep_copy(model)
-    except (RuntimeError, TypeError, AttributeError) as err:
-        raise CompressionError(
-            f"the model must allow copy.deepcopy, but it failed: {str(err).splitlines()[0]} "
-            "(after torch.nn.utils.prune, call torch.nn.utils.prune.remove first)"
-        ) from err
+    except Exception as err:  # a class refuses in any way
+        raise CompressionError(f"the model must allow copy.deepcopy, but {why_uncopied(model, err)}") from err
 
 
 def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nbcompress.compress.copying import deep_copy
+from nbcompress.compress.copying import deep_copy, why_uncopied
 from nbcompress.errors import MeasureError
 
 
@@ -24,10 +24,10 @@ def measured_copy(model: nn.Module) -> nn.Module:
         raise MeasureError(f"what is measured must be a torch.nn.Module, got {type(model).__name__}")
     try:
         return deep_copy(model).eval()
-    except (RuntimeError, TypeError, AttributeError) as err:
+    except Exception as err:  # a class refuses in any way
         raise MeasureError(
             f"{type(model).__name__} must allow copy.deepcopy to be measured, because its forward may change it, "
-            f"but: {str(err).splitlines()[0]}"
+            f"but {why_uncopied(model, err)}"
         ) from err
 
 
