@@ -209,3 +209,14 @@ def test_finetuning_after_distillation_is_on_the_labels_alone() -> None:
     assert same(state(both), state(first))
     with pytest.raises(CompressionError, match="finetune must be a whole number from 0, got -1"):
         distill(animal.model, small(), animal.data, finetune=-1)
+
+
+def test_layers_that_are_not_trained_keep_their_statistics() -> None:
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.BatchNorm1d(6, affine=False))
+    student = nn.Sequential(backbone, nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)))
+    x = 3 + torch.randn(40, 4)
+    found = distill(teacher, student, (x, torch.arange(40) % 3), epochs=2, layers="1", finetune=1)
+    assert torch.equal(found.eval()[0](x), student.eval()[0](x))
+    assert not torch.equal(found[1][0].running_mean, student[1][0].running_mean)

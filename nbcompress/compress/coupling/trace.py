@@ -59,15 +59,20 @@ def as_inputs(example: object) -> Inputs:
     """
     if isinstance(example, Tensor):
         return Inputs((example,), {})
-    if isinstance(example, (tuple, list)) and any(isinstance(one, Tensor) for one in example):
+    if isinstance(example, (tuple, list)) and _holds_tensors(tuple(example)):
         return Inputs(tuple(example), {})
-    if isinstance(example, Mapping) and any(isinstance(one, Tensor) for one in example.values()):
+    if isinstance(example, Mapping) and _holds_tensors(dict(example)):
         return Inputs((), {str(name): value for name, value in example.items()})
     if example is None:
         raise DataError("channels are found by running the model, so an example is needed: pass example=, or data=")
     raise DataError(
         f"example must be a tensor, a tuple of positional or a dict of keyword inputs, got {type(example).__name__}"
     )
+
+
+def _holds_tensors(example: object) -> bool:
+    """Whether there is a tensor among what the model is called with, also in a list or a dict that is one input."""
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(example))
 
 
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
