@@ -18,6 +18,7 @@ from types import BuiltinFunctionType, CellType, FunctionType, MethodType, Modul
 from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nbcompress.compress.keras_layers import mend_copy_
 
@@ -61,6 +62,14 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
     if isinstance(new, nn.Module):
         mend_copy_(new)
     return new
+
+
+def without_shape(model: nn.Module) -> str:
+    """Which parameter or buffer of `model` has no shape yet, as in a lazy layer, in a sentence; empty if all have."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    lazy = (name for name, one in tensors if isinstance(one, (UninitializedParameter, UninitializedBuffer)))
+    name = next(lazy, None)
+    return "" if name is None else f"{name!r} has no shape yet: run the model once on an example"
 
 
 def why_uncopied(model: nn.Module, err: BaseException) -> str:
@@ -196,4 +205,4 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     return new
 
 
-__all__ = ["deep_copy", "why_uncopied"]
+__all__ = ["deep_copy", "why_uncopied", "without_shape"]

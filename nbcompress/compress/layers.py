@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.prune import BasePruningMethod
 
-from nbcompress.compress.copying import deep_copy, why_uncopied
+from nbcompress.compress.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean
 
 Patterns = str | Iterable[str] | None
@@ -136,7 +136,7 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy of `model`, record included.
 
     Raises:
-        CompressionError: The model cannot be copied, or computes weights from masks of `torch.nn.utils.prune`.
+        CompressionError: The model cannot be copied, has no shapes yet, or has masks of `torch.nn.utils.prune`.
     """
     for path, module in model.named_modules():
         if any(isinstance(hook, BasePruningMethod) for hook in module._forward_pre_hooks.values()):
@@ -144,6 +144,9 @@ def copied(model: nn.Module) -> nn.Module:
                 f"weights must be plain, but {path or 'the model'!r} has masks of torch.nn.utils.prune: call "
                 "torch.nn.utils.prune.remove first"
             )
+    missing = without_shape(model)
+    if missing:
+        raise CompressionError(missing)
     try:
         return deep_copy(model)
     except Exception as err:  # a class refuses in any way

@@ -189,6 +189,11 @@ def difference(expected: Any, got: Any, tolerance: float) -> str | None:
             continue
         scale = _scale(a)
         if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+            n_bad = int((~torch.isfinite(a)).sum())
+            if n_bad:
+                return (
+                    f"{n_bad} of {a.numel()} outputs of the masked model are NaN or infinite, so none can be compared"
+                )
             return f"outputs differ from those of the masked model, by {_share(a, b):.2g} of their usual size"
     return None
 
