@@ -83,7 +83,7 @@ def why_uncopied(model: nn.Module, err: BaseException) -> str:
             except Exception:  # noqa: BLE001 - a class refuses in any way
                 where = f"{path}.{name}" if path else name
                 return f"its attribute {where!r} raises {text} (set it to None before, or give its class __deepcopy__)"
-    return f"it raises {text}"
+    return f"copying it raised {text}"
 
 
 def _reached(value: object, owners: tuple[type, ...], memo: dict[int, Any]) -> list[Any]:
