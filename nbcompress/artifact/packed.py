@@ -74,16 +74,23 @@ def slots_of(model: nn.Module, surgery: Iterable[Surgery] | None = None) -> list
     steps = record_of(model).surgery if surgery is None else surgery
     held = {**held, **{name: one for name, one in cut_buffers(model, steps).items() if name not in held}}
     for name, tensor in held.items():
-        _check(name, tensor)
+        _check(name, tensor, type(model).__name__)
         memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         key: object = memory if tensor.numel() and tensor.data_ptr() else id(tensor)
         slots.append(Slot(name, tensor, seen.setdefault(key, len(slots))))
     return slots
 
 
-def _check(name: str, tensor: object) -> None:
+def _check(name: str, tensor: object, who: str) -> None:
     if not isinstance(tensor, Tensor):
-        raise ArtifactError(f"a state dict must hold tensors, but {name!r} is a {type(tensor).__name__}")
+        way_on = (
+            "let get_extra_state return a tensor"
+            if name.rpartition(".")[2] == "_extra_state"
+            else f"save an instance of a subclass of {who} with `state_dict = torch.nn.Module.state_dict`"
+        )
+        raise ArtifactError(
+            f"a state dict must hold tensors, but {name!r} in that of {who} is a {type(tensor).__name__}: {way_on}"
+        )
     if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
         raise ArtifactError(f"{name!r} has no shape yet: run the model once on an example")
     if tensor.is_meta:

@@ -75,14 +75,18 @@ def _copies_of(values: Mapping[str, Any]) -> dict[int, Any]:
     copies: dict[int, Any] = {}
     for name, value in values.items():
         for one in stateful_in(value):
-            from nbcompress.compress.copying import deep_copy  # where something is stateful, torch is there
+            # Where something is stateful, torch is there.
+            from torch import nn
+
+            from nbcompress.compress.copying import deep_copy, why_uncopied
 
             try:
                 copies[id(one)] = deep_copy(one, memo)
             except Exception as err:  # a user's class may refuse in any way
+                is_module = isinstance(one, nn.Module)
+                why = why_uncopied(one, err) if is_module else f"copying it raised {type(err).__name__}: {err}"
                 raise SearchError(
-                    f"A trial works on a copy of {name!r}, but copying it raised {type(err).__name__}: {err}. "
-                    "Build it inside the cell instead."
+                    f"A trial works on a copy of {name!r}, but {why}. Build it inside the cell instead."
                 ) from err
             _track_steps_(one, copies[id(one)])
     return copies

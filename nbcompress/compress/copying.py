@@ -3,8 +3,10 @@
 `copy.deepcopy` makes what a class proposes in `__reduce__`. Keras proposes to save the model and to load it: then the
 parameters have other names, and what was attached to the model is gone. So an empty instance of every such object is
 made first, and given to `deepcopy` as if it had been copied already; nothing about any class is changed. The same
-way, containers that count what is put into them are filled without being told, and Python modules, which `deepcopy`
-refuses, stay what they are.
+way, containers that count what is put into them are filled without being told, objects whose class looks up missing
+attributes by itself are filled without being asked for any, and Python modules, which `deepcopy` refuses, stay what
+they are. A tensor that was computed, such as an activation that the last call left behind, is copied without the graph
+that led to it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from operator import is_
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar, cast
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nbcompress.compress.keras_layers import mend_copy_
 
@@ -48,7 +51,9 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
     for one in reached:
         if isinstance(one, ModuleType):
             memo[id(one)] = one
-        elif _is_made_anew(one, owners) or _is_own_container(one):
+        elif isinstance(one, Tensor) and not one.is_leaf:
+            memo[id(one)] = one.detach().clone()
+        elif _is_made_anew(one, owners) or _is_own_container(one) or _looks_up_attributes(one):
             memo[id(one)] = _empty(one)
             empty.append(one)
     for one in empty:
@@ -57,6 +62,28 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
     if isinstance(new, nn.Module):
         mend_copy_(new)
     return new
+
+
+def without_shape(model: nn.Module) -> str:
+    """Which parameter or buffer of `model` has no shape yet, as in a lazy layer, in a sentence; empty if all have."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    lazy = (name for name, one in tensors if isinstance(one, (UninitializedParameter, UninitializedBuffer)))
+    name = next(lazy, None)
+    return "" if name is None else f"{name!r} has no shape yet: run the model once on an example"
+
+
+def why_uncopied(model: nn.Module, err: BaseException) -> str:
+    """What to say of `err`, which copying `model` raised: the attribute that it comes from, and what to do."""
+    text = f"{type(err).__name__}: {next(iter(str(err).splitlines()), '')}"
+    for path, module in model.named_modules():
+        held = {**vars(module), **module._parameters, **module._buffers}
+        for name in [name for name in held if name not in ("_modules", "_parameters", "_buffers")]:
+            try:
+                deep_copy(held[name])
+            except Exception:  # noqa: BLE001 - a class refuses in any way
+                where = f"{path}.{name}" if path else name
+                return f"its attribute {where!r} raises {text} (set it to None before, or give its class __deepcopy__)"
+    return f"copying it raised {text}"
 
 
 def _reached(value: object, owners: tuple[type, ...], memo: dict[int, Any]) -> list[Any]:
@@ -112,6 +139,24 @@ def _is_own_container(one: object) -> bool:
     return _proposer(type(one)) in (object, OrderedDict) and not hasattr(one, "__setstate__")
 
 
+def _looks_up_attributes(one: object) -> bool:
+    """Whether the class of `one` looks up attributes that are missing, but says nothing about copies.
+
+    `deepcopy` asks an instance that has no attributes yet for a method. Code that finds attributes through others, as
+    the layers of Keras for preprocessing find their backend by its name, then looks for these without end.
+    """
+    kind = type(one)
+    said = ("__setstate__", "__deepcopy__", "__getnewargs__", "__getnewargs_ex__")
+    if not hasattr(kind, "__getattr__") or any(hasattr(kind, name) for name in said) or not hasattr(one, "__dict__"):
+        return False
+    return _proposer(kind) is object and not isinstance(one, (*_ATOMS, *_CONTAINERS)) and isinstance(_state(one), dict)
+
+
+def _state(one: object) -> object:
+    """The attributes of `one` as a copy takes them; with those in slots a pair, which is left to `deepcopy`."""
+    return one.__getstate__()
+
+
 def _empty(one: object) -> Any:
     kind: Any = type(one)
     return kind.__new__(kind)
@@ -119,7 +164,7 @@ def _empty(one: object) -> Any:
 
 def _fill_(new: Any, old: Any, memo: dict[int, Any]) -> None:
     # A module leaves out what it makes anew, as a compiled one does with the function that runs what it wraps.
-    state = old.__getstate__() if isinstance(old, nn.Module) else vars(old)  # type: ignore[no-untyped-call]
+    state: Any = _state(old) if isinstance(old, nn.Module) or _looks_up_attributes(old) else vars(old)
     attributes = {name: _rebound(one, memo) if isinstance(one, FunctionType) else one for name, one in state.items()}
     attributes = deepcopy(attributes, memo)
     if isinstance(new, nn.Module):
@@ -160,4 +205,4 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     return new
 
 
-__all__ = ["deep_copy"]
+__all__ = ["deep_copy", "why_uncopied", "without_shape"]

@@ -40,7 +40,8 @@ def finetune(
     """Train `model` in place; zeros of pruned tensors, grids, codebooks and the half-precision rest are kept.
 
     Args:
-        model: Any module. It comes back in the mode it came in.
+        model: Any module. It comes back in the mode it came in. A part in evaluation mode of a model in training
+            mode stays in it, and batch norms of which no parameter requires a gradient keep their statistics.
         data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets).
         epochs: Passes over the data; 0 changes nothing.
         lr: Step size.

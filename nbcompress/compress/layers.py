@@ -14,9 +14,10 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.prune import BasePruningMethod
 
 from nbcompress.compress.buffers import is_spread, own_buffers_
-from nbcompress.compress.copying import deep_copy
+from nbcompress.compress.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.errors import CompressionError, LayerNotFound, did_you_mean
 
 Patterns = str | Iterable[str] | None
@@ -148,15 +149,21 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy of `model`, record included.
 
     Raises:
-        CompressionError: The model cannot be copied, as after `torch.nn.utils.prune` without `remove`.
+        CompressionError: The model cannot be copied, has no shapes yet, or has masks of `torch.nn.utils.prune`.
     """
+    for path, module in model.named_modules():
+        if any(isinstance(hook, BasePruningMethod) for hook in module._forward_pre_hooks.values()):
+            raise CompressionError(
+                f"weights must be plain, but {path or 'the model'!r} has masks of torch.nn.utils.prune: call "
+                "torch.nn.utils.prune.remove first"
+            )
+    missing = without_shape(model)
+    if missing:
+        raise CompressionError(missing)
     try:
         new = deep_copy(model)
-    except (RuntimeError, TypeError, AttributeError) as err:
-        raise CompressionError(
-            f"the model must allow copy.deepcopy, but it failed: {str(err).splitlines()[0]} "
-            "(after torch.nn.utils.prune, call torch.nn.utils.prune.remove first)"
-        ) from err
+    except Exception as err:  # a class refuses in any way
+        raise CompressionError(f"the model must allow copy.deepcopy, but {why_uncopied(model, err)}") from err
     own_buffers_(new)
     return new
 

@@ -7,6 +7,7 @@ Paths come from files too, so they reach nothing but numbers: no module, no tens
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterator
 from copy import copy
 from typing import Any
@@ -49,12 +50,21 @@ def _steps_from(value: object) -> Iterator[tuple[int | str, object]]:
         keys = [key for key in value if is_number(key) or (isinstance(key, str) and key.isidentifier())]
         yield from ((key, value[key]) for key in keys if not str(key).startswith("_"))
     elif _is_plain(value):
-        yield from ((name, one) for name, one in vars(value).items() if not name.startswith("_"))
+        yield from ((name, one) for name, one in getattr(value, "__dict__", {}).items() if not name.startswith("_"))
+        yield from ((name, getattr(value, name)) for name in _slots_of(value) if hasattr(value, name))
 
 
 def _is_plain(value: object) -> bool:
     kinds = (nn.Module, Tensor, type, list, tuple, dict)
-    return hasattr(value, "__dict__") and not isinstance(value, kinds) and not callable(value)
+    has_attributes = hasattr(value, "__dict__") or bool(_slots_of(value))
+    return has_attributes and not isinstance(value, kinds) and not callable(value)
+
+
+def _slots_of(value: object) -> list[str]:
+    """Names of the attributes for which the class of `value` keeps places, as a data class with slots does."""
+    slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
+    names = [name for one in slots for name in ([one] if isinstance(one, str) else one)]
+    return [name for name in names if not name.startswith("_")]
 
 
 def number_at(module: nn.Module, path: str) -> int | None:
@@ -88,14 +98,51 @@ def _changed(value: object, steps: list[int | str], number: int) -> object:
         return number
     inner = _changed(dict(_steps_from(value))[steps[0]], steps[1:], number)
     if isinstance(value, tuple):
-        row = [inner if place == steps[0] else one for place, one in enumerate(value)]
-        kind: Any = type(value)
-        return tuple(row) if kind is tuple else kind(*row)  # the second for named tuples
-    new = copy(value)
-    if isinstance(new, (list, dict)):
-        new[steps[0]] = inner  # type: ignore[index]
+        return _like(value, [inner if place == steps[0] else one for place, one in enumerate(value)])
+    # What is changed is a copy, so what a class does when one of its attributes or items is set (refuse it, because
+    # it is frozen; compare it with the others, which change as well) does not matter, and is passed by.
+    new: Any = _shallow(value)
+    if isinstance(new, list):
+        list.__setitem__(new, int(steps[0]), inner)
+    elif isinstance(new, dict):
+        before = new[steps[0]]
+        dict.__setitem__(new, steps[0], inner)
+        attributes = getattr(new, "__dict__", {})
+        if attributes.get(steps[0]) is before:
+            attributes[steps[0]] = inner  # a dict whose items are attributes as well
+    elif steps[0] in getattr(new, "__dict__", ()):
+        vars(new)[str(steps[0])] = inner
     else:
-        setattr(new, str(steps[0]), inner)
+        object.__setattr__(new, str(steps[0]), inner)
+    return new
+
+
+def _shallow(value: object) -> object:
+    """A copy of `value` that holds the same things."""
+    try:
+        return copy(value)
+    except Exception:  # a class raises what it likes when its copy is filled item by item
+        if not isinstance(value, (list, dict)):
+            raise
+    kind: Any = next(one for one in (OrderedDict, dict, list) if isinstance(value, one))
+    new = kind.__new__(type(value))
+    vars(new).update(vars(value))
+    for key, item in value.items() if isinstance(value, dict) else ():
+        kind.__setitem__(new, key, item)
+    if isinstance(value, list):
+        list.extend(new, value)
+    return new
+
+
+def _like(value: tuple[object, ...], row: list[object]) -> object:
+    """A tuple of the class of `value`, such as a named tuple, with the items `row`."""
+    kind: Any = type(value)
+    try:
+        new = tuple.__new__(kind, row)
+    except TypeError:
+        return kind(row)  # a class that is not written in Python, such as `torch.Size`
+    if hasattr(value, "__dict__"):
+        vars(new).update(vars(value))
     return new
 
 

@@ -191,7 +191,7 @@ def train_(
     """Train `model` in place, keeping what its record promises.
 
     Args:
-        model: Comes back in the mode it came in, without gradients.
+        model: Comes back in the mode it came in, without gradients. What is frozen (see `_Mode.train_`) stays so.
         data: See `Batches`.
         plan: How to train.
         spec: What the user says of the loss.
@@ -226,7 +226,7 @@ def train_(
             trainer.set_lr(plan.lr_of(epoch))
             if before_epoch is not None:
                 before_epoch(epoch, trainer)
-            model.train()
+            mode.train_()
             loss = _run_epoch(trainer, batches, loss_of, epoch, told)
             mode.restore()
             trainer.publish()
@@ -286,11 +286,37 @@ class _Mode:
     """The training flag of every module."""
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._flags = [(module, module.training) for module in model.modules()]
+
+    def train_(self) -> None:
+        """Training mode, but for what is frozen: a part in evaluation mode of a model in training mode, and running
+        statistics that belong to parameters of which none is trained."""
+        was_training = self._model.training
+        self._model.train()
+        for module, is_training in self._flags:
+            if was_training and not is_training:
+                module.training = False
+        for module in _with_frozen_buffers(self._model):
+            module.training = False
 
     def restore(self) -> None:
         for module, is_training in self._flags:
             module.training = is_training
+
+
+def _with_frozen_buffers(model: nn.Module) -> list[nn.Module]:
+    """Modules with buffers whose parameters, or else those of the smallest module around, are not trained."""
+    frozen: list[nn.Module] = []
+    for path, module in model.named_modules():
+        if not module._buffers:
+            continue
+        names = path.split(".") if path else []
+        around = [".".join(names[:end]) for end in range(len(names), -1, -1)]
+        held = next(filter(None, (list(model.get_submodule(one).parameters()) for one in around)), [])
+        if held and not any(parameter.requires_grad for parameter in held):
+            frozen.append(module)
+    return frozen
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import partial
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from nbcompress.compress.calibration import with_ranges
 from nbcompress.compress.data import Batches
@@ -139,17 +142,29 @@ class Workpiece:
 @torch.no_grad()
 def _check_computed(model: nn.Module) -> None:
     """Refuse weights from which a parametrization computes NaN, as weight norm does from a direction of zeros."""
-    parametrized = [(path, one) for path, one in model.named_modules() if parametrize.is_parametrized(one)]
     with evaluating(model):
-        for path, module in parametrized:
-            for name in module.parametrizations:
-                if not bool(torch.isfinite(getattr(module, name)).all()):
+        for path, module in model.named_modules():
+            for name, weight, function in _computed(module):
+                if not bool(torch.isfinite(weight()).all()):
                     where = f"{path}.{name}".removeprefix(".")
                     raise CompressionError(
                         f"the parametrization of {where!r} computes NaN or infinity from what is left of its weights: "
                         "take a smaller amount, choose other layers with layers=, or make the weight plain with "
-                        "torch.nn.utils.parametrize.remove_parametrizations"
+                        f"torch.nn.utils.{function}"
                     )
+
+
+def _computed(module: nn.Module) -> Iterator[tuple[str, Callable[[], Tensor], str]]:
+    """Each weight of `module` that is made of other parameters: its name, how, and what makes it plain."""
+    if parametrize.is_parametrized(module):
+        for name in cast(nn.ModuleDict, module.parametrizations):
+            yield name, partial(getattr, module, name), "parametrize.remove_parametrizations"
+    # The older way: a hook that computes the weight before each call.
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            yield hook.name, partial(hook.compute_weight, module), "remove_weight_norm"
+        elif isinstance(hook, SpectralNorm):
+            yield hook.name, partial(hook.compute_weight, module, False), "remove_spectral_norm"
 
 
 __all__ = ["Tuning", "Workpiece"]

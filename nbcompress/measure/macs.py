@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from nbcompress.errors import MeasureError
 from nbcompress.measure.inputs import Inputs
 
 # Operators that torch does not tag as pointwise or view, and that multiply and add nothing by the custom above.
@@ -64,8 +65,14 @@ def count_macs(copy: nn.Module, inputs: Inputs) -> MacCount:
     """Run `copy`, which nobody else uses, once on `inputs` and count.
 
     Raises:
-        MeasureError: The model fails on the inputs.
+        MeasureError: The model fails on the inputs, or a part of it is scripted.
     """
+    scripted = [name for name, module in copy.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        raise MeasureError(
+            f"calls cannot be counted inside of a scripted module, and {scripted[0] or 'the model'!r} is one: measure "
+            "it before it is scripted, or leave out the example"
+        )
     with ExitStack() as stack:
         counter = _Counter()
         stack.enter_context(_taken_apart())

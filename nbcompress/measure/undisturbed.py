@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nbcompress.compress.copying import deep_copy
+from nbcompress.compress.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.errors import MeasureError
 
 
@@ -18,16 +18,19 @@ def measured_copy(model: nn.Module) -> nn.Module:
     """A copy of `model` in evaluation mode, so that whatever its forward changes is changed in the copy.
 
     Raises:
-        MeasureError: It is no module, or cannot be copied.
+        MeasureError: It is no module, has no shapes yet, or cannot be copied.
     """
     if not isinstance(model, nn.Module):
         raise MeasureError(f"what is measured must be a torch.nn.Module, got {type(model).__name__}")
+    missing = without_shape(model)
+    if missing:
+        raise MeasureError(missing)
     try:
         return deep_copy(model).eval()
-    except (RuntimeError, TypeError, AttributeError) as err:
+    except Exception as err:  # a class refuses in any way
         raise MeasureError(
             f"{type(model).__name__} must allow copy.deepcopy to be measured, because its forward may change it, "
-            f"but: {str(err).splitlines()[0]}"
+            f"but {why_uncopied(model, err)}"
         ) from err
 
 

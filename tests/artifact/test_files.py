@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -247,6 +248,25 @@ class Odd(nn.Module):
         return {"a": 1}
 
 
+class Described(nn.Linear):
+    """Adds to its state dict what it was made of."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return super().state_dict(*args, **kwargs) | {"_metadata": {"width": 3}}
+
+
+class Undescribed(Described):
+    state_dict = nn.Module.state_dict
+
+
+def test_what_a_class_adds_to_its_state_dict_can_be_left_out(tmp_path: Path) -> None:
+    model = Undescribed()
+    assert torch.equal(load(save(model, tmp_path / "model.nbz"), Undescribed()).weight, model.weight)
+
+
 def _sparse() -> nn.Module:
     model = nn.Module()
     model.register_buffer("s", torch.eye(3).to_sparse())
@@ -256,7 +276,8 @@ def _sparse() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (Odd, "must hold tensors, but '_extra_state' is a dict"),
+        (Odd, "must hold tensors, but '_extra_state' in that of Odd is a dict: let get_extra_state return a tensor"),
+        (Described, "'_metadata' in that of Described is a dict: save an instance of a subclass of Described with"),
         (lambda: nn.LazyLinear(3), "'weight' has no shape yet: run the model once"),
         (lambda: nn.Linear(2, 2, device="meta"), "'weight' is on the meta device"),
         (_sparse, r"'s' is torch\.sparse_coo, which the file cannot hold"),

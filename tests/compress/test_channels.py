@@ -427,11 +427,50 @@ def test_weights_at_zero_do_not_hide_a_mistake() -> None:
     assert small.a.out_features == 8
 
 
+class Pyramid(nn.Module):
+    """Takes several tensors as one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, levels: list[Tensor] | dict[str, Tensor]) -> list[Tensor]:
+        first, second = levels.values() if isinstance(levels, dict) else levels
+        return [self.c(self.a(first).relu()), self.c(self.b(second).relu())]
+
+
+@pytest.mark.parametrize("norms", ["keep", "cut"])
+@pytest.mark.parametrize("kind", ["list", "tuple", "dict", "keyword"])
+def test_an_input_may_hold_several_tensors(kind: str, norms: str) -> None:
+    levels = [torch.randn(5, 4), torch.randn(2, 4)]
+    examples = {"list": (levels,), "tuple": (tuple(levels),), "dict": (dict(zip("xy", levels, strict=True)),)}
+    small = cut_channels(Pyramid(), 0.5, norms=norms, example=examples.get(kind, {"levels": levels}))
+    assert [one.out_features for one in (small.a, small.b, small.c)] == [4, 4, 3]
+
+
+class Dividing(nn.Module):
+    """Divides by the length of a weight, which is zero where a channel is masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu() / (self.a.weight.norm(dim=1) + self.a.bias.abs()))  # type: ignore[no-any-return]
+
+
+def test_a_masked_model_that_gives_nan_is_named() -> None:
+    with pytest.raises(CompressionError, match=r"a.weight: 6 of 6 outputs of the masked model are NaN or infinite"):
+        cut_channels(Dividing(), 0.5, example=torch.ones(2, 4))
+
+
 # Errors
 
 
 def test_branches_on_data_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CompressionError, match="cannot be traced: its code branches on the data, Guard"):
+    with pytest.raises(
+        CompressionError, match=r"cannot be traced: its code branches on the data \(forward, line \d+: "
+    ):
         cut_channels(zoo.BranchOnData(), 0.5, example=torch.ones(3, 4))
     assert capfd.readouterr() == ("", "")
 

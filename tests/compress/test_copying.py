@@ -76,6 +76,42 @@ def test_containers_are_filled_without_being_told() -> None:
     assert equal_and_apart(model.layers[0], small.layers[0])
 
 
+class Backend:
+    """Finds attributes by the name of a module, as the layers of Keras for preprocessing do."""
+
+    def __init__(self) -> None:
+        self._name, self.parts = "math", [nn.Linear(2, 2)]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(math, name) if self._name == "math" else None
+
+
+class Delegating:
+    """Finds attributes in what it wraps, and leaves one of its own out of copies."""
+
+    def __init__(self, inner: object) -> None:
+        self.inner, self.cache = inner, [1]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"inner": self.inner, "cache": []}
+
+
+def test_objects_that_look_up_attributes_are_not_asked_before_they_have_any() -> None:
+    model = nn.Linear(2, 2)
+    model.backend = Backend()
+    model.proxy = Delegating(model.backend)
+    with pytest.raises(RecursionError):
+        copy.deepcopy(model.backend)
+    small = copied(model)
+    assert small.backend.sqrt is math.sqrt
+    assert equal_and_apart(model.backend.parts[0], small.backend.parts[0])
+    assert small.proxy.inner is small.backend is not model.backend
+    assert (small.proxy.cache, model.proxy.cache) == ([], [1])
+
+
 def test_python_modules_stay_what_they_are() -> None:
     model = nn.Linear(2, 2)
     model.backend = types.SimpleNamespace(numbers=math)

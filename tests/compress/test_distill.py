@@ -329,3 +329,14 @@ def test_a_student_that_may_say_anything_is_refused() -> None:
     student = nn.Sequential(nn.Linear(6, 2), nn.Hardsigmoid())
     with pytest.raises(DataError, match=r"all outputs of the student lie in .* let it end in one, or return logits"):
         distill(teacher, student, (x, torch.rand(8, 2)), alpha=1.0)
+
+
+def test_layers_that_are_not_trained_keep_their_statistics() -> None:
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.BatchNorm1d(6, affine=False))
+    student = nn.Sequential(backbone, nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)))
+    x = 3 + torch.randn(40, 4)
+    found = distill(teacher, student, (x, torch.arange(40) % 3), epochs=2, layers="1", finetune=1)
+    assert torch.equal(found.eval()[0](x), student.eval()[0](x))
+    assert not torch.equal(found[1][0].running_mean, student[1][0].running_mean)

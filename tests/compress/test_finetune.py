@@ -104,6 +104,57 @@ def test_the_mode_comes_back() -> None:
     assert seen == [modes]
 
 
+class Backboned(nn.Module):
+    """A backbone with statistics in layers with and without parameters, and a head with some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        plain = nn.BatchNorm1d(6, affine=False)
+        self.backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), plain, nn.Dropout(0.5))
+        self.head = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))  # type: ignore[no-any-return]
+
+
+BATCHES = (3 + torch.randn(40, 4), torch.arange(40) % 3)
+
+
+def moved(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    """Parts whose running statistics changed."""
+    after = model.state_dict()
+    return {name.split(".")[0] for name in before if "running" in name and not torch.equal(after[name], before[name])}
+
+
+def test_a_part_in_evaluation_mode_stays_in_it() -> None:
+    torch.manual_seed(0)
+    model = Backboned().train()
+    model.backbone.eval()
+    modes: list[bool] = []
+    model.backbone[4].register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    before = deepcopy(model.state_dict())
+    finetune(model, BATCHES, epochs=2)
+    assert moved(model, before) == {"head"}
+    assert set(modes) == {False}
+    assert (model.training, model.backbone.training, model.head[1].training) == (True, False, True)
+    # In evaluation mode as a whole it was measured, and says nothing about its parts.
+    finetune(model.eval(), BATCHES, epochs=1)
+    assert moved(model, before) == {"backbone", "head"}
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_statistics_of_frozen_parameters_stay(is_training: bool) -> None:
+    torch.manual_seed(0)
+    model = Backboned().train(is_training)
+    model.backbone.requires_grad_(False)
+    x, before = torch.randn(5, 4), deepcopy(model.state_dict())
+    finetune(model, BATCHES, epochs=2)
+    assert moved(model, before) == {"head"}
+    other = Backboned().train(is_training)
+    other.load_state_dict(before)
+    assert torch.equal(model.eval().backbone(x), other.eval().backbone(x))
+
+
 def test_on_epoch_in_its_forms() -> None:
     animal = ZOO["perceptron"]()
     calls: list[object] = []

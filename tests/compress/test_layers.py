@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import threading
+import warnings
 from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,14 +131,82 @@ def test_scripted_models_are_refused() -> None:
         check_model(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)))
 
 
-def test_what_cannot_be_copied_says_so() -> None:
-    model = nn.Linear(4, 4)
-    masks.l1_unstructured(model, "weight", 0.5)
+def test_masks_of_torch_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    masks.l1_unstructured(model[0], "weight", 0.5)
     model(torch.ones(1, 4)).sum()
-    with pytest.raises(
-        CompressionError, match=r"the model must allow copy.deepcopy, .* call torch.nn.utils.prune.remove first"
-    ):
+    with pytest.raises(CompressionError, match=r"'0' has masks .* call torch.nn.utils.prune.remove first"):
         copied(model)
+    masks.remove(model[0], "weight")
+    assert torch.equal(copied(model)[0].weight, model[0].weight)  # type: ignore[index]
+
+
+def test_what_cannot_be_copied_is_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    model[0].log = {"file": [threading.Lock()]}  # type: ignore[assignment]
+    with pytest.raises(CompressionError, match=r"its attribute '0.log' raises TypeError: .*lock.* .set it to None"):
+        copied(model)
+
+
+class Keeping(nn.Module):
+    """Leaves what it computed behind, in an attribute, a container, an object, a buffer and the state of a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 16), nn.LSTM(16, 8, batch_first=True), nn.Linear(8, 3)
+        self.log: dict[str, list[torch.Tensor]] = {}
+        self.seen = SimpleNamespace()
+        self.register_buffer("mean", torch.zeros(16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.h = self.a(x).relu()
+        self.log["h"] = [self.h, self.h[:, :2]]
+        self.seen.h = self.h
+        self.mean = 0.9 * self.mean + self.h.mean(0)
+        y, self.state = self.b(self.h[:, None])
+        return self.c(y[:, 0])  # type: ignore[no-any-return]
+
+
+def old_weight_norm() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 16)), nn.ReLU(), nn.Linear(16, 3))
+
+
+def old_spectral_norm() -> nn.Module:
+    return nn.Sequential(torch.nn.utils.spectral_norm(nn.Linear(4, 16)), nn.ReLU(), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("build", [Keeping, old_weight_norm, old_spectral_norm])
+def test_what_a_step_of_training_left_behind_is_copied_without_its_graph(
+    build: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, x, labels = build(), torch.randn(8, 4), torch.arange(8) % 3
+    loss = nn.functional.cross_entropy(model(x), labels)
+    small = nc.quantize(nc.prune(model, 0.2), bits=8)
+    nc.finetune(small, (x, labels), epochs=1)
+    assert torch.equal(nc.load(nc.save(small, tmp_path / "a.nbz"), build()).eval()(x), small.eval()(x))
+    loss.backward()  # the graph of the user's own step is whole
+    assert all(one.grad is not None for one in model.parameters())
+    if build is Keeping:
+        other = copied(model)
+        assert other.h is other.log["h"][0] is other.seen.h is not model.h
+        assert torch.equal(other.h, model.h)
+        assert model.h.requires_grad
+        assert not other.h.requires_grad
+
+
+def test_a_search_over_a_model_that_was_trained_a_step_runs() -> None:
+    model = Keeping()
+    model(torch.randn(2, 4)).sum().backward()
+    study = nc.search(
+        lambda amount: {"size": nc.size_bytes(nc.prune(model, amount))},
+        {"amount": nc.Float(0.1, 0.9)},
+        minimize=["size"],
+        trials=3,
+    )
+    assert list(study.trials["state"]) == ["complete"] * 3
 
 
 def test_functions_and_not_modules() -> None:

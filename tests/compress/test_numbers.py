@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -17,6 +19,61 @@ from nbcompress.compress.record import record_of
 class Sizes(NamedTuple):
     width: int
     depth: int
+
+
+class Row(tuple[int, ...]):
+    """A tuple with an attribute of its own."""
+
+    name = ""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    heads: int = 4
+    width: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    heads: int = 4
+    width: int = 16
+
+
+class Checking:
+    """Compares its attributes whenever one of them is set, and computes nothing of them."""
+
+    def __init__(self) -> None:
+        vars(self).update(heads=4, width=16)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise ValueError(f"{name} must fit to the others")
+
+
+class Mirror(dict[str, int]):
+    """Its items are attributes as well, and cannot be set."""
+
+    def __init__(self, **items: int) -> None:
+        super().__init__(items)
+        vars(self).update(items)
+
+    def __setitem__(self, key: str, value: int) -> None:
+        raise TypeError(f"{key} is frozen")
+
+
+def pydantic_model() -> object:
+    pydantic = pytest.importorskip("pydantic")
+    return pydantic.create_model("Config", __config__={"frozen": True}, heads=(int, 4), width=(int, 16))()
+
+
+CONFIGS = {
+    "data class": Frozen,
+    "data class with slots": Slotted,
+    "named tuple": lambda: NamedTuple("Heads", [("heads", int), ("width", int)])(4, 16),
+    "class that checks": Checking,
+    "dict with attributes": lambda: Mirror(heads=4, width=16),
+    "pydantic": pydantic_model,
+    "inside another": lambda: SimpleNamespace(heads=4, width=16, frozen=Frozen()),
+}
 
 
 class Configured(nn.Module):
@@ -99,3 +156,28 @@ def test_a_configuration_follows_and_the_users_own_stays(tmp_path: Path) -> None
     assert (loaded.config.heads, config.heads) == (2, 4)
     with torch.no_grad():
         assert torch.equal(loaded(example), small(example))
+
+
+@pytest.mark.parametrize("build", CONFIGS.values(), ids=list(CONFIGS))
+def test_configurations_that_are_frozen_follow_as_well(build: Callable[[], object], tmp_path: Path) -> None:
+    config, example = build(), torch.randn(2, 5, 6)
+    before = repr(config)
+    model = Configured(config)  # type: ignore[arg-type]
+    small = nc.prune(model, 0.5, granularity="channel", example=example)
+    assert (small.qkv.out_features, small.config.heads, type(small.config)) == (24, 2, type(config))
+    assert model.config is config
+    assert repr(config) == before
+    loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), Configured(build()))  # type: ignore[arg-type]
+    with torch.no_grad():
+        assert torch.equal(loaded(example), small(example))
+
+
+@pytest.mark.parametrize("row", [torch.Size([2, 5, 4, 4]), Row([2, 5, 4, 4])], ids=["torch.Size", "class"])
+def test_rows_of_numbers_keep_their_class(row: tuple[int, ...]) -> None:
+    module = nn.Module()
+    module.row = row
+    if isinstance(row, Row):
+        row.name = "own"
+    set_number_(module, module, "row[2]", 2)
+    assert (type(module.row), module.row, getattr(module.row, "name", "own")) == (type(row), (2, 5, 2, 4), "own")
+    assert row == (2, 5, 4, 4)

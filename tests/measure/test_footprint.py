@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -137,9 +138,10 @@ def test_several_models() -> None:
 class Uncopied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.cached = torch.ones(2, requires_grad=True) * 2
+        self.cached = threading.Lock()
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -153,6 +155,12 @@ class Uncopied(nn.Module):
         (lambda: footprint([]), MeasureError, "^footprint needs at least one model"),
         (lambda: footprint(Uncopied()), MeasureError, r"^Uncopied must allow copy\.deepcopy to be measured"),
         (lambda: footprint(Perceptron(), data=3), DataError, "^data must be"),
+        (lambda: footprint(nn.LazyLinear(3), torch.ones(1, 2)), MeasureError, "^'weight' has no shape yet: run the"),
+        (
+            lambda: footprint(nn.Sequential(torch.jit.script(nn.ReLU())), torch.ones(1, 2)),
+            MeasureError,
+            "inside of a scripted module, and '0' is one: measure it before it is scripted",
+        ),
         (lambda: footprint(nn.Linear(2, 2, device="meta")), ArtifactError, "on the meta device"),
         (lambda: footprint(Perceptron(), torch.ones(1, 24), repeats=-1), MeasureError, "repeats must be a count"),
     ],

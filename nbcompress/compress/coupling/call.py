@@ -89,11 +89,11 @@ class Call:
     def shape(self, node: object = None) -> tuple[int, ...]:
         """The shape of a tensor argument, or of the call's result."""
         value = (self.node if node is None else node).meta["val"]  # type: ignore[attr-defined]
-        return tuple(int(size) for size in value.shape)
+        return tuple(map(size_of, value.shape))
 
     def inputs(self) -> list[fx.Node]:
-        """Every tensor argument, also inside lists."""
-        return self.node.all_input_nodes
+        """Every tensor argument, also inside lists. A number that the graph computes is none."""
+        return [node for node in self.node.all_input_nodes if not isinstance(node.meta.get("val"), _NUMBERS)]
 
     def freeze(self, axis: Axis, does: str) -> None:
         """Freeze one axis, because the call `does` something to it."""
@@ -120,6 +120,29 @@ class Call:
         return f" in {self.where}" if self.where else ""
 
 
+class UnknownSize(int):
+    """A size that depends on the data, as that of `x[mask]`: some number that stands for it in one walk.
+
+    Sizes that are computed from it, as that of a reshaped tensor, agree with it. It is no size of channels.
+    """
+
+
+# What stands for the first unknown size, the second, ...: primes, so that their products can be told apart.
+_STAND_INS = (211, 223, 227, 229, 233, 239, 241, 251, 257, 263, 269, 271, 277, 281, 283, 293)
+_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
+def size_of(size: int | torch.SymInt) -> int:
+    """A size in the graph as a number."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    places = {one: int("".join(filter(str.isdigit, str(one))) or 0) for one in expression.free_symbols}
+    number = expression.subs({one: _STAND_INS[place % len(_STAND_INS)] for one, place in places.items()})
+    # A difference may come out as anything; a dimension of length 1 would be another thing.
+    return UnknownSize(max(2, abs(int(number)))) if places else int(number)
+
+
 def owner_of(node: fx.Node) -> str:
     """Dotted name of the innermost module that makes the call `node`."""
     stack = node.meta.get("nn_module_stack") or {}
@@ -129,4 +152,4 @@ def owner_of(node: fx.Node) -> str:
 
 Rule = Callable[[Call], Marks]
 
-__all__ = ["Call", "Marks", "Rule", "Split", "owner_of"]
+__all__ = ["Call", "Marks", "Rule", "Split", "UnknownSize", "owner_of", "size_of"]

@@ -7,7 +7,7 @@ from math import prod
 
 from torch import fx
 
-from nbcompress.compress.coupling.call import Call
+from nbcompress.compress.coupling.call import Call, size_of
 from nbcompress.compress.coupling.labels import Labels
 
 # The original dimensions in each dimension of what a weight became on its way to its reader.
@@ -103,7 +103,7 @@ def _outputs_of_einsum(user: fx.Node, source: fx.Node, origins: Origins) -> froz
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(int(size) for size in node.meta["val"].shape)
+    return tuple(map(size_of, node.meta["val"].shape))
 
 
 __all__ = ["output_dims"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nbcompress.compress.coupling.call import Call, Marks, Rule
 from nbcompress.compress.coupling.labels import Axes, Axis
+from nbcompress.compress.coupling.rules_shape import frozen
 
 
 def broadcast(call: Call, operands: list[tuple[Axes, tuple[int, ...]]]) -> Axes:
@@ -21,6 +22,8 @@ def broadcast(call: Call, operands: list[tuple[Axes, tuple[int, ...]]]) -> Axes:
 
 def pointwise(call: Call) -> Marks:
     """Index by index: tensors of any number, broadcast."""
+    if isinstance(call.node.meta["val"], (tuple, list)):
+        return frozen(call)  # `where` with a condition alone gives positions
     operands = [(call.axes(node), call.shape(node)) for node in call.inputs()]
     axes = broadcast(call, operands)
     return (None,) * (len(call.shape()) - len(axes)) + axes

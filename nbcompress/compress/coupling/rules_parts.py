@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import fx
 
-from nbcompress.compress.coupling.call import Call, Marks, Rule
+from nbcompress.compress.coupling.call import Call, Marks, Rule, UnknownSize, size_of
 from nbcompress.compress.coupling.labels import NO_LABEL, Axis
 from nbcompress.compress.coupling.rules_shape import frozen, single
+
+_BY_DATA = "takes a part of it whose size depends on the data"
 
 
 def cat(call: Call) -> Marks:
@@ -42,9 +45,12 @@ def pieces(call: Call) -> Marks:
     source = call["self"]
     dim = call["dim"] % len(call.shape(source))
     axes = call.axes(source)
-    sizes = [int(value.shape[dim]) for value in call.node.meta["val"]]
+    sizes = [size_of(value.shape[dim]) for value in call.node.meta["val"]]
     ends = np.cumsum(sizes).tolist()
     axis = axes[dim]
+    if any(isinstance(n, UnknownSize) for n in sizes):
+        call.freeze(axis, _BY_DATA)
+        axis = None
     if axis is not None:
         for end, n in zip(ends, sizes, strict=True):
             call.note_part(axis, end - n, end)
@@ -58,6 +64,10 @@ def slices(call: Call) -> Marks:
     axes, old, new = list(call.axes(call["self"])), call.shape(call["self"]), call.shape()
     dim = call["dim"] % len(axes)
     axis = axes[dim]
+    if isinstance(new[dim], UnknownSize):
+        call.freeze(axis, _BY_DATA)
+        axes[dim] = None
+        return tuple(axes)
     if axis is None or old[dim] == new[dim]:
         return tuple(axes)
     start, n = int(call["start"] or 0) % old[dim], new[dim]
@@ -91,8 +101,10 @@ def index(call: Call) -> Marks:
     """`table[numbers]`: dimensions that tensors index are looked up, the others stay."""
     axes, indices = call.axes(call["self"]), list(call["indices"])
     looked_up = [dim for dim, one in enumerate(indices) if one is not None]
+    if len(looked_up) == 1 and indices[looked_up[0]].meta["val"].dtype is torch.bool:
+        return _masked(call, looked_up[0], indices[looked_up[0]])
     if not looked_up or any(indices[dim].meta["val"].dtype is torch.bool for dim in looked_up):
-        return frozen(call)  # a mask may stand for several dimensions
+        return frozen(call)
     for dim in looked_up:
         call.freeze(axes[dim], "looks it up by number")
     rest = [axis for dim, axis in enumerate(axes) if dim not in looked_up]
@@ -101,6 +113,15 @@ def index(call: Call) -> Marks:
     is_block = looked_up == list(range(looked_up[0], looked_up[-1] + 1))
     place = looked_up[0] if is_block else 0
     return (*rest[:place], *(None,) * n_new, *rest[place:])
+
+
+def _masked(call: Call, first: int, mask: fx.Node) -> Marks:
+    """`table[mask]`: the dimensions that the mask stands for become one, as long as the data say."""
+    axes, chosen = call.axes(call["self"]), call.axes(mask)
+    end = first + len(chosen)
+    for axis in (*axes[first:end], *chosen):
+        call.freeze(axis, "chooses from it by the data")
+    return (*axes[:first], None, *axes[end:])
 
 
 def index_select(call: Call) -> Marks:
@@ -140,6 +161,21 @@ def index_add(call: Call) -> Marks:
     return tuple(axes)
 
 
+def scatter(call: Call) -> Marks:
+    """self, index and src of as many dimensions: src goes to places along `dim` by number, the others meet."""
+    axes, numbers, source = list(call.axes(call["self"])), call.axes(call["index"]), call.axes(call["src"])
+    dim, size, n = call["dim"] % len(axes), call.shape(call["self"]), call.shape(call["index"])
+    for k, (axis, other, third) in enumerate(zip(axes, numbers, source, strict=True)):
+        if k == dim or not size[k] == n[k] == call.shape(call["src"])[k]:
+            call.freeze(axis, "looks it up by number")
+            call.freeze(other, "takes it for positions")
+            call.freeze(third, "takes it for positions")
+            axes[k] = None
+        else:
+            axes[k] = call.tie(call.tie(axis, other), third)
+    return tuple(axes)
+
+
 def ordered(call: Call) -> Marks:
     """`topk`, `sort`, `argsort`: the order along a dimension depends on all of it."""
     axes = list(call.axes(call["self"]))
@@ -176,6 +212,7 @@ PART_RULES: dict[str, Rule] = {
     "index_select": index_select,
     "gather": gather,
     "index_add": index_add,
+    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), scatter),
     **dict.fromkeys(("topk", "sort", "argsort"), ordered),
     **dict.fromkeys(("constant_pad_nd", "pad"), pad),
 }

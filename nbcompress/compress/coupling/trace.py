@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, is_dataclass
 from io import StringIO
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, TypeGuard
 
 import torch
@@ -57,15 +59,20 @@ def as_inputs(example: object) -> Inputs:
     """
     if isinstance(example, Tensor):
         return Inputs((example,), {})
-    if isinstance(example, (tuple, list)) and any(isinstance(one, Tensor) for one in example):
+    if isinstance(example, (tuple, list)) and _holds_tensors(tuple(example)):
         return Inputs(tuple(example), {})
-    if isinstance(example, Mapping) and any(isinstance(one, Tensor) for one in example.values()):
+    if isinstance(example, Mapping) and _holds_tensors(dict(example)):
         return Inputs((), {str(name): value for name, value in example.items()})
     if example is None:
         raise DataError("channels are found by running the model, so an example is needed: pass example=, or data=")
     raise DataError(
         f"example must be a tensor, a tuple of positional or a dict of keyword inputs, got {type(example).__name__}"
     )
+
+
+def _holds_tensors(example: object) -> bool:
+    """Whether there is a tensor among what the model is called with, also in a list or a dict that is one input."""
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(example))
 
 
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
@@ -81,10 +88,8 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         with _quiet():
             exported = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
     except Exception as err:  # tracing runs the user's code, which may raise anything
-        cause = "its code branches on the data, " if "DataDependent" in type(err).__name__ else ""
-        raise CompressionError(
-            f"channels cannot be cut because the model cannot be traced: {cause}{first_line(err)}"
-        ) from err
+        cause = f"its code branches on the data{_line_of(err)}" if _is_by_data(err) else first_line(err)
+        raise CompressionError(f"channels cannot be cut because the model cannot be traced: {cause}") from err
     finally:
         flat.remove()
     # What no output needs holds nothing together.
@@ -169,6 +174,20 @@ def first_line(err: BaseException) -> str:
     """The first line of an error's text that says something, with its type."""
     line = next((line.strip() for line in str(err).splitlines() if line.strip()), "")
     return f"{type(err).__name__}: {line}" if line else type(err).__name__
+
+
+def _is_by_data(err: BaseException) -> bool:
+    """Whether tracing stopped because code made a number, or took a branch, of what a tensor holds."""
+    return "DataDependent" in type(err).__name__
+
+
+def _line_of(err: BaseException) -> str:
+    """The line of the user's code that raised `err`, in brackets; empty if there is none."""
+    frames = [one for one in extract_tb(err.__traceback__) if _OURS_AND_TORCH.isdisjoint(Path(one.filename).parts)]
+    return f" ({frames[-1].name}, line {frames[-1].lineno}: {frames[-1].line})" if frames and frames[-1].line else ""
+
+
+_OURS_AND_TORCH = {"torch", "nbcompress"}
 
 
 @contextmanager

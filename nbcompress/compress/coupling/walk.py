@@ -67,6 +67,9 @@ class Walk:
             return self._inside(node, marks)
         if call.name == "cond":
             return self._either(call, marks)
+        value = node.meta.get("val")
+        if call.name.startswith("sym_") or not (call.inputs() or isinstance(value, (torch.Tensor, list, tuple))):
+            return blank(value)  # a size, or what is computed from sizes
         try:
             result = _rule_of(call)(call)
         except (KeyError, IndexError, TypeError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import ceil
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from nbcompress.compress.attention import free_heads_
 from nbcompress.compress.coupling import Group, as_inputs, couple, trace
-from nbcompress.compress.keras_layers import restate_
+from nbcompress.compress.keras_layers import inference_arguments, restate_
 from nbcompress.compress.layers import Patterns, check_model, check_patterns, copied, is_chosen, select
 from nbcompress.compress.losses import LossSpec
 from nbcompress.compress.options import check_choice, check_number
@@ -87,6 +88,7 @@ def cut_channels(
     if amount == 1:
         raise CompressionError("amount must leave channels, so it is below 1, got 1: a layer is never cut to nothing")
     inputs = as_inputs(example)
+    inputs = replace(inputs, kwargs={**inference_arguments(model), **inputs.kwargs})
     patterns = check_patterns(layers)
     if patterns is not None:
         select(model, layers)

@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 
 from nbcompress.compress.buffers import share_buffers_, shared_buffers
 from nbcompress.compress.coupling import Average, Inputs, Trace, couple, first_line, tensors_of, trace
+from nbcompress.compress.keras_layers import restate_
 from nbcompress.compress.layers import copied
 from nbcompress.compress.prune.cutting import Plan, cut_, mask_
 from nbcompress.compress.prune.reference import AveragesOverKept
@@ -59,6 +60,10 @@ class Check:
         for original, tolerance in zip(self.originals, self.tolerances, strict=True):
             cut = copied(original)
             cut_(cut, plan)
+            try:
+                restate_(cut)
+            except CompressionError as err:
+                return str(err)
             masked = copied(original)
             mask_(masked, plan)
             # For the shaken weights, which only look for mistakes in structure, the larger input is enough.
@@ -76,6 +81,7 @@ class Check:
         if self.can_train:
             cut = copied(self.originals[0])
             cut_(cut, plan)
+            restate_(cut)
             try:
                 run(cut.train(), self.inputs[0])
             except Exception as err:  # noqa: BLE001 - as above
@@ -184,6 +190,11 @@ def difference(expected: Any, got: Any, tolerance: float) -> str | None:
             continue
         scale = _scale(a)
         if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+            n_bad = int((~torch.isfinite(a)).sum())
+            if n_bad:
+                return (
+                    f"{n_bad} of {a.numel()} outputs of the masked model are NaN or infinite, so none can be compared"
+                )
             return f"outputs differ from those of the masked model, by {_share(a, b):.2g} of their usual size"
     return None
 
