@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PAUSE = 0.2
 SHARE = 100
 # However long drawing takes, the page hears so often that the search is still there.
-LONGEST = 10.0
+LONGEST = 3.0
 # A page that is still loading its script misses messages; for this long each redraw therefore carries everything.
 LOADING = 3.0
 SMALL = 300
