@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbcompress.panels.html import PRE, Markup, details, join, picture, table, tag, user
+from nbcompress.panels.drawing import Picture
+from nbcompress.panels.html import PRE, Markup, details, join, table, tag, user
 from nbcompress.panels.summary import best_text, by_number, counts_text, goal_text
 from nbcompress.panels.text import duration, spell
 from nbcompress.panels.view import CELL
@@ -23,7 +24,7 @@ GAPS = "not recorded"
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a study looks like, as PNG in base64; None where there is nothing to draw.
+    """What a study looks like; None where there is nothing to draw.
 
     Attributes:
         overview: Trade-off and history.
@@ -31,9 +32,9 @@ class Pictures:
         calibration: How well it foretells each trial from the others.
     """
 
-    overview: str
-    slices: str | None = None
-    calibration: str | None = None
+    overview: Picture | None
+    slices: Picture | None = None
+    calibration: Picture | None = None
 
 
 def study_html(view: View, drawn: Pictures, alt: str) -> Markup:
@@ -48,12 +49,13 @@ def study_html(view: View, drawn: Pictures, alt: str) -> Markup:
     return tag(
         "div",
         header(view),
-        picture(drawn.overview, alt, 960),
+        drawn.overview.html(alt, 960) if drawn.overview else None,
         top_trials(view),
         importance(view, drawn.calibration),
-        details("What the surrogate expects", tag("div", picture(slices, slices_alt(view), 960))) if slices else None,
+        details("What the surrogate expects", tag("div", slices.html(slices_alt(view), 960))) if slices else None,
         all_trials(view),
         record(view),
+        dir="ltr",
         style="max-width:1000px;line-height:1.4",
     )
 
@@ -134,7 +136,7 @@ def folded(trial: Mapping[str, Any]) -> list[Markup]:
     return found
 
 
-def importance(view: View, calibration: str | None = None) -> Markup | None:
+def importance(view: View, calibration: Picture | None = None) -> Markup | None:
     """Return the parameters' shares as bars, and whether the surrogate that tells them can be trusted."""
     shares = [(key, value or 0.0) for key, value in (view["importance"] or {}).items()]
     if not shares:
@@ -148,7 +150,7 @@ def importance(view: View, calibration: str | None = None) -> Markup | None:
     if not trust:
         return details("Which parameters matter", bars)
     sentence = tag("div", user(trust["sentence"]))
-    shown = picture(calibration, calibration_alt(trust), 420) if calibration else None
+    shown = calibration.html(calibration_alt(trust), 420) if calibration else None
     return details("Which parameters matter", bars, sentence, tag("div", shown))
 
 

@@ -64,7 +64,7 @@ def test_has_every_form(bundle: dict[str, Any]) -> None:
 def test_html_needs_no_style_sheet_script_or_svg(bundle: dict[str, Any]) -> None:
     page = Reader(bundle["text/html"])
     assert page.tags <= ALLOWED
-    assert page.attributes <= {"style", "open", "colspan", "scope", "src", "alt", "cellpadding", "rules"}
+    assert page.attributes <= {"style", "open", "colspan", "scope", "src", "alt", "cellpadding", "rules", "dir"}
     assert page.images
     for image in page.images:
         assert image["src"] is not None
