@@ -8,7 +8,7 @@ from typing import Any
 
 from nbcompress.panels.drawing import Picture
 from nbcompress.panels.html import PRE, Markup, details, join, table, tag, user
-from nbcompress.panels.summary import best_text, by_number, counts_text, goal_text
+from nbcompress.panels.summary import best_text, by_number, counts_text, goal_text, total_of
 from nbcompress.panels.text import duration, spell
 from nbcompress.panels.view import CELL
 
@@ -114,14 +114,16 @@ def top_trials(view: View) -> Markup | None:
 
 
 def all_trials(view: View) -> Markup:
-    """Return every trial in one folded table; failures and printed texts are folded under their rows."""
+    """Return the trials in one folded table; failures and printed texts are folded under their rows."""
     rows: list[Sequence[str | Markup]] = []
     for trial in view["trials"][-MOST_ROWS:]:
         rows.append(row(view, trial))
         rows += [["", one] for one in folded(trial)]
-    left_out = len(view["trials"]) - MOST_ROWS
-    note = tag("div", f"The latest {MOST_ROWS}; {left_out} earlier ones are in the study.") if left_out > 0 else None
-    return details(f"All trials ({len(view['trials'])})", note, table(columns(view), rows, texts=text_columns(view)))
+    shown, total = min(MOST_ROWS, len(view["trials"])), total_of(view)
+    left_out = total - shown
+    note = tag("div", f"The other {left_out} are in the study.") if left_out > 0 else None
+    title = f"Trials ({shown} of {total})" if left_out > 0 else f"All trials ({total})"
+    return details(title, note, table(columns(view), rows, texts=text_columns(view)))
 
 
 def folded(trial: Mapping[str, Any]) -> list[Markup]:
