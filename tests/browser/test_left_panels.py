@@ -105,10 +105,8 @@ def test_saved_in_mid_run_and_opened_another_day(page: Lab, place: tuple[Browser
     saved = nbformat.read(notebook, as_version=4)
     assert saved.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
     page.page.goto("about:blank")
-    with urlopen(
-        Request(f"{page.address}api/kernels/{kernel}", method="DELETE", headers={"Authorization": "token test"})
-    ):
-        pass
+    ends = Request(f"{page.address}api/kernels/{kernel}", headers={"Authorization": "token test"}, method="DELETE")
+    urlopen(ends, timeout=30).close()
     # Another day, another kernel, in which something else runs.
     nbformat.write(saved, place[2] / "another-day.ipynb")
     page.open("another-day.ipynb")
