@@ -103,6 +103,8 @@ export interface Study {
   budget: { trials: Maybe; seconds: Maybe };
   elapsed: Maybe;
   left: Maybe;
+  // Of the study, which may have more trials than are here; studies of before have none.
+  counts?: Partial<Record<State, number>>;
   trials: Trial[];
   front: number[];
   best: Maybe;
@@ -116,6 +118,11 @@ export interface Study {
   record: Record<string, unknown>;
   warnings: string[];
   cut: string | null;
+}
+
+// How many trials of a study are in a state.
+export function trialsIn(study: Study, state: State): number {
+  return study.counts ? (study.counts[state] ?? 0) : study.trials.filter((one) => one.state === state).length;
 }
 
 export type Reading = { study: Study } | { refusal: string };
@@ -211,6 +218,7 @@ const FIELDS: [keyof Study, (value: unknown) => boolean][] = [
   ["budget", isObject],
   ["elapsed", orNull(isNumber)],
   ["left", orNull(isNumber)],
+  ["counts", (value) => value === undefined || (isObject(value) && Object.values(value).every(isNumber))],
   ["trials", (value) => isListOf(value, isTrial)],
   ["front", (value) => isListOf(value, isNumber)],
   ["best", orNull(isNumber)],

@@ -1,7 +1,7 @@
 // What a search is after, how far it is, and the buttons that steer it.
 
 import { button, el, user } from "./dom";
-import { STATES, type Study } from "./data";
+import { STATES, trialsIn, type Study } from "./data";
 import { cut, duration, goalText, limitsText, metricsText, paramsText } from "./format";
 import type { Part } from "./part";
 import { icon } from "./states";
@@ -21,7 +21,7 @@ export interface Controls {
   note: string;
 }
 
-const COUNTED = ["complete", "stopped", "infeasible", "failed"];
+const COUNTED = ["complete", "stopped", "infeasible", "failed"] as const;
 
 export class Header implements Part {
   readonly element = el("header", { class: "nbc-header" });
@@ -74,7 +74,7 @@ export class Header implements Part {
   }
 
   private drawProgress(study: Study): void {
-    const done = study.trials.filter((one) => COUNTED.includes(one.state)).length;
+    const done = doneOf(study);
     const all = study.budget.trials;
     this.bar.hidden = all === null || study.state === "ended";
     if (all !== null) {
@@ -87,14 +87,18 @@ export class Header implements Part {
   }
 
   private drawCounts(study: Study): void {
-    const done = study.trials.filter((one) => COUNTED.includes(one.state)).length;
+    const done = doneOf(study);
     const all = study.budget.trials;
     const parts: (Node | string)[] = [el("span", { class: "nbc-done" }, all === null ? `${done} trials` : `${done} of ${all} trials`)];
     for (const state of STATES) {
-      const n = study.trials.filter((one) => one.state === state).length;
+      const n = trialsIn(study, state);
       if (n) {
         parts.push(el("span", { class: "nbc-count" }, icon(state), ` ${n} ${state}`));
       }
+    }
+    const total = STATES.reduce((sum, state) => sum + trialsIn(study, state), 0);
+    if (study.trials.length < total) {
+      parts.push(el("span", {}, `${study.trials.length} shown`));
     }
     if (study.elapsed !== null) {
       parts.push(el("span", {}, duration(study.elapsed)));
@@ -126,4 +130,9 @@ export class Header implements Part {
       made.find((one) => one.textContent === focused)?.focus();
     }
   }
+}
+
+// How many trials count against the budget.
+function doneOf(study: Study): number {
+  return COUNTED.reduce((sum, state) => sum + trialsIn(study, state), 0);
 }

@@ -1,7 +1,9 @@
 // The live panel as an anywidget module: one state for the model, a view for each place that shows it.
 
-import { readStudy } from "./data";
+import { readStudy, type Study } from "./data";
+import { Life } from "./life";
 import { applied, isAck, isDelta, isGap, isPanelState, isWhole, type PanelState } from "./messages";
+import type { Controls } from "./header";
 import { Steering, type Manager } from "./steering";
 import { refusal, StudyView } from "./view";
 
@@ -45,16 +47,28 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   }
   const view = new StudyView();
   el.replaceChildren(view.element);
+  let steering: Steering | null = null;
   const redraw = () => {
     const state = stateOf(model);
     if (state) {
-      view.update(state.study);
+      view.update(life.lost ? left(state.study, life.lost) : state.study);
     }
   };
+  const life = new Life(model.widget_manager, () => {
+    redraw();
+    steering?.offer();
+  });
   const id = model.get("controls_id");
-  const steering =
-    typeof id === "string" && id ? new Steering(model.widget_manager, id, () => stateOf(model), (controls) => view.steer(controls)) : null;
+  if (typeof id === "string" && id) {
+    const interrupts = model.get("interrupts") === true;
+    const show = (controls: Controls) => view.steer(life.lost ? null : controls);
+    steering = new Steering(model.widget_manager, id, interrupts, () => life.isCertain, () => stateOf(model), show);
+    void life.look(id);
+  }
   const hear = (message: unknown) => {
+    if (isAck(message) || isWhole(message) || isDelta(message)) {
+      life.heard();
+    }
     if (isAck(message)) {
       steering?.heard(message);
     }
@@ -66,9 +80,16 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   return () => {
     model.off(`change:${STATE}`, redraw);
     model.off("msg:custom", hear);
+    life.dispose();
     steering?.dispose();
     view.dispose();
   };
+}
+
+// How far a search was when it was heard of last. Whether it goes on somewhere, this page cannot tell.
+function left(study: Study, reason: string): Study {
+  const sentence = `${reason} This is how far it was; %bo_study ${study.name} shows how it stands.`;
+  return study.state === "running" ? { ...study, state: "ended", left: null, ending: sentence } : study;
 }
 
 export default { initialize, render };

@@ -15,10 +15,15 @@ const NAMES: Record<Control, string> = { stop: "Stop", pause: "Pause", resume: "
 // Tells one page from the next, such as after a reload.
 const PAGE = Math.random().toString(36).slice(2);
 
+interface Signal<T> {
+  connect(slot: (sender: unknown, value: T) => void): unknown;
+  disconnect(slot: (sender: unknown, value: T) => void): unknown;
+}
+
 // What a front end offers; `kernel` only exists in JupyterLab and Notebook.
 export interface Manager {
-  get_model(id: string): Promise<{ send(content: unknown): void }>;
-  kernel?: { interrupt?: () => Promise<void> } | null;
+  get_model(id: string): Promise<{ send(content: unknown): void; comm_live?: boolean }>;
+  kernel?: { id?: string; interrupt?: () => Promise<void>; statusChanged?: Signal<string>; disposed?: Signal<void> } | null;
 }
 
 export class Steering {
@@ -29,16 +34,25 @@ export class Steering {
   private passing: ReturnType<typeof setTimeout> | undefined;
   private waiting = new Map<Control | "hello", ReturnType<typeof setTimeout>>();
 
+  // `interrupts` says whether an interrupt of the kernel ends the search, since one in the background never sees it;
+  // `isThere` says whether the search is known to be in that kernel now.
   constructor(
     private readonly manager: Manager,
     private readonly controlsId: string,
+    private readonly interrupts: boolean,
+    private readonly isThere: () => boolean,
     private readonly state: () => PanelState | null,
     private readonly changed: (controls: Controls) => void,
   ) {}
 
   start(): void {
-    this.changed(this.offered());
+    this.offer();
     this.hello(0);
+  }
+
+  // Offers what works now.
+  offer(): void {
+    this.changed(this.offered());
   }
 
   // Takes Python's answer to a press.
@@ -53,10 +67,10 @@ export class Steering {
     this.answer = ack.note ?? "";
     const standing = ack.paused ? "Paused: the running trial ends, then the search waits." : "";
     this.note = ack.control === "stop" ? "Stopping." : ack.control === "skip" ? "Skipped: that trial ends as stopped." : standing;
-    this.changed(this.offered());
+    this.offer();
     clearTimeout(this.passing);
     if (ack.control === "skip") {
-      this.passing = setTimeout(() => ((this.note = standing), this.changed(this.offered())), PASSING);
+      this.passing = setTimeout(() => ((this.note = standing), this.offer()), PASSING);
     }
   }
 
@@ -76,8 +90,10 @@ export class Steering {
       if (attempt === PATIENT) {
         this.note = this.canInterrupt()
           ? "Stop interrupts the kernel. Pause and Skip do not reach a busy kernel from here; they work with --background."
-          : "The buttons do not reach a busy kernel from here. Interrupt the kernel to stop, or search with --background.";
-        this.changed(this.offered());
+          : this.interrupts
+            ? "The buttons do not reach a busy kernel from here. Interrupt the kernel to stop, or search with --background."
+            : "The kernel is busy with another cell. The buttons come when it answers.";
+        this.offer();
       }
       this.hello(attempt + 1);
     });
@@ -99,7 +115,7 @@ export class Steering {
   }
 
   private canInterrupt(): boolean {
-    return typeof this.manager.kernel?.interrupt === "function";
+    return this.interrupts && this.isThere() && typeof this.manager.kernel?.interrupt === "function";
   }
 
   private async send(control: Control | "hello", within: number, late: () => void, more: Pick<Press, "values" | "limits"> = {}): Promise<void> {
@@ -125,7 +141,7 @@ export class Steering {
     const kernel = this.manager.kernel;
     // Once the search has ended, an interrupt would hit the next cell. The kernel's own status does not tell: a
     // subshell that has answered something makes it look idle while the cell runs on.
-    if (control === "stop" && state?.study.state === "running" && kernel?.interrupt) {
+    if (control === "stop" && state?.study.state === "running" && this.canInterrupt() && kernel?.interrupt) {
       this.note = "Stopping by an interrupt of the kernel.";
       void kernel.interrupt();
     } else {
@@ -134,6 +150,6 @@ export class Steering {
       this.answer = isBeside ? late : this.answer;
       this.note = isBeside ? this.note : late;
     }
-    this.changed(this.offered());
+    this.offer();
   }
 }

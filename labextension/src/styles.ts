@@ -126,7 +126,9 @@ export const STYLES = `
 .nbc .nbc-table tbody tr[aria-current] { background: color-mix(in srgb, var(--nbc-sky) 30%, var(--nbc-paper)); }
 .nbc .nbc-is-front td:first-child { box-shadow: inset 3px 0 0 var(--nbc-red); }
 .nbc-number, .nbc-toggle { font: inherit; color: inherit; background: none; border: 0; padding: 0 2px; cursor: pointer; }
-.nbc-toggle { float: left; min-width: 1.4em; }
+/* As wide as both, so that the column has room for the longest number. */
+.nbc-handles { display: flex; justify-content: flex-end; }
+.nbc-toggle { min-width: 1.4em; margin-right: auto; }
 .nbc .nbc-table .nbc-fold td { text-align: left; white-space: normal; max-width: none; cursor: default; background: var(--nbc-shade); }
 .nbc pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 3px 0 6px; padding: 5px 8px; max-height: 260px; overflow: auto; font: 12px/1.4 var(--jp-code-font-family, ui-monospace, monospace); background: var(--nbc-paper); color: inherit; border: 1px solid var(--nbc-edge); border-radius: 3px; text-align: left; }
 .nbc-code { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; margin: 4px 0; }

@@ -58,7 +58,6 @@ export class Tabs implements Part {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (step) {
       event.preventDefault();
-      event.stopPropagation();
       this.choose((this.chosen + step + this.parts.length) % this.parts.length);
       this.buttons[this.chosen]?.focus();
     }

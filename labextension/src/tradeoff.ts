@@ -224,7 +224,6 @@ export class Tradeoff implements Part {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (step) {
         event.preventDefault();
-        event.stopPropagation();
         const at = order.indexOf(this.selection.number ?? NaN);
         this.selection.choose(order[at < 0 ? 0 : (at + step + order.length) % order.length] ?? null);
       }

@@ -147,7 +147,7 @@ export class Trials implements Part {
     });
     choose.setAttribute("aria-label", `Trial ${number}`);
     if (!hasMore) {
-      return [choose];
+      return [el("span", { class: "nbc-handles" }, choose)];
     }
     const label = { "aria-label": `Details of trial ${number}`, "aria-expanded": String(isOpen), "data-focus": `fold${number}` };
     const fold = button(isOpen ? "▾" : "▸", { class: "nbc-toggle", ...label }, (event) => {
@@ -155,7 +155,7 @@ export class Trials implements Part {
       this.unfolded[isOpen ? "delete" : "add"](trial.number);
       this.redraw();
     });
-    return [fold, choose];
+    return [el("span", { class: "nbc-handles" }, fold, choose)];
   }
 
   private drawMore(total: number): void {

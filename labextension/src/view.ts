@@ -7,6 +7,7 @@ import { metricsText, paramsText } from "./format";
 import { Header, type Controls } from "./header";
 import { History } from "./history";
 import { Importance } from "./importance";
+import { keepKeys } from "./keys";
 import type { Part } from "./part";
 import { Record_ } from "./record";
 import { Selection } from "./selection";
@@ -24,7 +25,7 @@ const RELOADING = [
 ] as const;
 
 export class StudyView {
-  readonly element = el("article", { class: "nbc", "aria-label": "Study" });
+  readonly element = el("article", { class: "nbc", dir: "ltr", "aria-label": "Study" });
   private readonly selection = new Selection();
   private readonly header = new Header();
   private readonly trials = new Trials(this.selection);
@@ -59,6 +60,7 @@ export class StudyView {
         this.trials.reveal();
       }),
     );
+    this.cleanups.push(keepKeys(this.element));
     this.watch();
   }
 
@@ -162,5 +164,5 @@ export function refusal(sentence: string, text: string | null, image: string | n
   if (text) {
     parts.push(el("pre", { dir: "auto" }, text));
   }
-  return el("article", { class: "nbc" }, ...parts);
+  return el("article", { class: "nbc", dir: "ltr" }, ...parts);
 }

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { beforeEach, test } from "node:test";
+import { beforeEach, mock, test } from "node:test";
 import { mimeExtension } from "../src/mime";
 import panel from "../src/panel";
 import { MIME } from "../src/data";
-import { openPage } from "./page";
+import { byText, openPage } from "./page";
 import { sample } from "./samples";
 
 beforeEach(openPage);
@@ -57,6 +57,27 @@ test("a delta reaches every view, also one that opens later", () => {
   closeThird();
   forget();
   assert.equal(model.heard, 0, "every listener is taken away again");
+});
+
+test("a panel that is left by its search says so and offers nothing", async () => {
+  const model = new FakeModel({ state: { seq: 1, run: "r1", study: sample("running") }, controls_id: "c", interrupts: true });
+  const interrupt = mock.fn(async () => undefined);
+  const statusChanged = { slots: [] as ((sender: unknown, value: string) => void)[], connect: (slot: never) => statusChanged.slots.push(slot), disconnect: () => undefined };
+  model.widget_manager = { get_model: async () => ({ send: () => undefined }), kernel: { id: "k", interrupt, statusChanged } } as never;
+  panel.initialize({ model });
+  const el = document.createElement("div");
+  const close = panel.render({ model, el });
+  assert.equal(byText(el, "button", "Stop"), undefined, "nothing was heard of it yet");
+  model.emit("msg:custom", delta);
+  assert.ok(byText(el, "button", "Stop"));
+  model.emit("msg:custom", { kind: "ack", control: "hello", run: "r1", paused: false });
+  assert.ok(byText(el, "button", "Pause"));
+  statusChanged.slots.forEach((one) => one(null, "restarting"));
+  model.emit("msg:custom", { ...delta, seq: 3 });
+  assert.equal(el.querySelector(".nbc-buttons button"), null);
+  assert.match(el.textContent ?? "", /has ended, and the search with it\. This is how far it was; %bo_study/);
+  assert.doesNotMatch(el.querySelector(".nbc-counts")?.textContent ?? "", /left/);
+  close();
 });
 
 test("messages of another shape are ignored", () => {

@@ -7,7 +7,7 @@ import { sample } from "./samples";
 
 const flush = () => new Promise<void>((done) => setImmediate(done));
 
-function prepared(kernel: Manager["kernel"], study = sample("running")) {
+function prepared(kernel: Manager["kernel"], more: { interrupts?: boolean; isThere?: boolean } = {}, study = sample("running")) {
   mock.timers.reset();
   mock.timers.enable({ apis: ["setTimeout"] });
   const sent: unknown[] = [];
@@ -19,7 +19,7 @@ function prepared(kernel: Manager["kernel"], study = sample("running")) {
     sent.push(rest);
   };
   const manager: Manager = { get_model: async () => ({ send }), kernel: kernel ?? null };
-  const steering = new Steering(manager, "id", () => state, (now) => (controls = now));
+  const steering = new Steering(manager, "id", more.interrupts ?? true, () => more.isThere ?? true, () => state, (now) => (controls = now));
   return { sent, state, steering, controls: () => controls as unknown as Controls };
 }
 
@@ -80,6 +80,20 @@ test("an answered Stop does not interrupt", () => {
   steering.heard({ kind: "ack", control: "stop", run: "r1", paused: false });
   mock.timers.tick(1000);
   assert.equal(kernel.interrupt.mock.callCount(), 0);
+});
+
+test("where the search is not, or is in the background, nothing is interrupted", () => {
+  for (const more of [{ isThere: false }, { interrupts: false }]) {
+    const kernel = busyKernel();
+    const { steering, controls } = prepared(kernel, more);
+    steering.start();
+    assert.equal(controls().stop, null, "not offered without an answer");
+    steering.heard({ kind: "ack", control: "hello", run: "r1", paused: false });
+    controls().stop?.();
+    mock.timers.tick(1000);
+    assert.equal(kernel.interrupt.mock.callCount(), 0);
+    assert.match(controls().note, /not answered Stop yet/);
+  }
 });
 
 test("a late Stop spares the next cell", () => {

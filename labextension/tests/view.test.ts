@@ -29,6 +29,18 @@ for (const name of NAMES) {
   });
 }
 
+test("counts are the study's, of which the data may hold a part", () => {
+  const view = new StudyView();
+  const study = sample("digits");
+  view.update({ ...study, budget: { trials: 800, seconds: null }, counts: { complete: 550, failed: 50 } });
+  const counts = () => view.element.querySelector(".nbc-counts")?.textContent ?? "";
+  assert.match(counts(), /^600 of 800 trials 550 complete 50 failed24 shown/);
+  const { counts: _, ...before } = study;
+  view.update(before);
+  assert.match(counts(), /^24 of 24 trials 16 complete/);
+  assert.doesNotMatch(counts(), /shown/);
+});
+
 test("hostile strings are text", () => {
   const { root } = drawn("hostile");
   for (const toggle of root.querySelectorAll(".nbc-toggle")) {

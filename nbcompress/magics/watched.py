@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from IPython import get_ipython
+
+from nbcompress.magics.open_figures import figures_stay_open
 from nbcompress.magics.output import Output
 
 if TYPE_CHECKING:
@@ -42,7 +45,8 @@ def run_watched(search: Search, panel: Panel, controls: Controls, observers: Seq
     ending: Ending | None = None
     panel.show()
     try:
-        ending = search.run([*observers, panel], controls)
+        with figures_stay_open(get_ipython()):
+            ending = search.run([*observers, panel], controls)
     finally:
         with uninterrupted():
             panel.finish(ending)

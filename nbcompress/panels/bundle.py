@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nbcompress.panels.document import Pictures, study_html
+from nbcompress.panels.drawing import drawn
 from nbcompress.panels.expected import NOTHING, Expectations
-from nbcompress.panels.figures import calibration_figure, describe, overview_figure, png, slices_figure
+from nbcompress.panels.figures import calibration_figure, describe, overview_figure, slices_figure
 from nbcompress.panels.limits import SAVED, Limits
 from nbcompress.panels.summary import study_text
 from nbcompress.panels.view import MIME, Course, StudyLike, study_view
@@ -49,10 +50,10 @@ def study_bundle(
 def smallest(view: Callable[[Limits], dict[str, Any]]) -> dict[str, Any]:
     """Return the richest bundle that is small enough."""
     data = view(SAVED[0])
-    drawn = pictures(data)
+    drawings = pictures(data)
     for limits in SAVED:
         data = view(limits)
-        bundle = bundle_of(data, drawn)
+        bundle = bundle_of(data, drawings)
         if weight(bundle) <= MOST_BYTES:
             break
     return bundle
@@ -60,19 +61,19 @@ def smallest(view: Callable[[Limits], dict[str, Any]]) -> dict[str, Any]:
 
 def pictures(data: Mapping[str, Any]) -> Pictures:
     """Draw everything that there is to draw."""
-    slices, calibration = slices_figure(data), calibration_figure(data)
     return Pictures(
-        png(overview_figure(data)),
-        png(slices, dpi=85) if slices is not None else None,
-        png(calibration, dpi=85) if calibration is not None else None,
+        drawn(lambda: overview_figure(data)),
+        drawn(lambda: slices_figure(data), dpi=85),
+        drawn(lambda: calibration_figure(data), dpi=85),
     )
 
 
-def bundle_of(data: Mapping[str, Any], drawn: Pictures) -> dict[str, Any]:
+def bundle_of(data: Mapping[str, Any], drawings: Pictures) -> dict[str, Any]:
+    overview = drawings.overview.png if drawings.overview else None
     return {
         MIME: data,
-        "text/html": str(study_html(data, drawn, describe(data))),
-        "image/png": drawn.overview,
+        "text/html": str(study_html(data, drawings, describe(data))),
+        **({"image/png": overview} if overview else {}),
         "text/plain": study_text(data),
     }
 

@@ -10,7 +10,16 @@ from nbcompress.panels.expected import Expectations, expected_data
 from nbcompress.panels.limits import LIVE
 from nbcompress.panels.progress import progress_of
 from nbcompress.panels.text import cut, finite, scalar
-from nbcompress.panels.view import Course, Names, StudyLike, is_evaluable, study_view, trial_data
+from nbcompress.panels.view import (
+    Course,
+    Names,
+    StudyLike,
+    count_trials,
+    cut_sentence,
+    is_evaluable,
+    study_view,
+    trial_data,
+)
 from nbcompress.study.front import front
 from nbcompress.study.trial import State, Trial
 
@@ -65,12 +74,15 @@ class Changes:
         view = self.state["study"]
         rows = {number: trial_data(one, self._names, LIVE) for number, one in changed.items()}
         fields: dict[str, Any] = {"elapsed": finite(course.elapsed), "left": finite(course.left), **expected, **more}
+        known = {one["number"]: one for one in view["trials"]} | rows
+        if changed:
+            fields["counts"] = count_trials(self._trials.values())
+            fields["cut"] = cut_sentence(len(known), len(self._trials))
         progress = None
         if any(one.state is not State.RUNNING for one in changed.values()):
             fields |= self._standing(changed)
             progress = self._progress(view["progress"]["values"])
         fields = {key: value for key, value in fields.items() if view.get(key) != value}
-        known = {one["number"]: one for one in view["trials"]} | rows
         after = {**view, **fields, "trials": [known[number] for number in sorted(known)]}
         if progress is not None:
             head = view["progress"]["values"][: progress["from"]]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbcompress.panels.html import PRE, Markup, details, join, picture, table, tag, user
-from nbcompress.panels.summary import best_text, by_number, counts_text, goal_text
+from nbcompress.panels.drawing import Picture
+from nbcompress.panels.html import PRE, Markup, details, join, table, tag, user
+from nbcompress.panels.summary import best_text, by_number, counts_text, goal_text, total_of
 from nbcompress.panels.text import duration, spell
 from nbcompress.panels.view import CELL
 
@@ -23,7 +24,7 @@ GAPS = "not recorded"
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a study looks like, as PNG in base64; None where there is nothing to draw.
+    """What a study looks like; None where there is nothing to draw.
 
     Attributes:
         overview: Trade-off and history.
@@ -31,9 +32,9 @@ class Pictures:
         calibration: How well it foretells each trial from the others.
     """
 
-    overview: str
-    slices: str | None = None
-    calibration: str | None = None
+    overview: Picture | None
+    slices: Picture | None = None
+    calibration: Picture | None = None
 
 
 def study_html(view: View, drawn: Pictures, alt: str) -> Markup:
@@ -48,12 +49,13 @@ def study_html(view: View, drawn: Pictures, alt: str) -> Markup:
     return tag(
         "div",
         header(view),
-        picture(drawn.overview, alt, 960),
+        drawn.overview.html(alt, 960) if drawn.overview else None,
         top_trials(view),
         importance(view, drawn.calibration),
-        details("What the surrogate expects", tag("div", picture(slices, slices_alt(view), 960))) if slices else None,
+        details("What the surrogate expects", tag("div", slices.html(slices_alt(view), 960))) if slices else None,
         all_trials(view),
         record(view),
+        dir="ltr",
         style="max-width:1000px;line-height:1.4",
     )
 
@@ -112,14 +114,16 @@ def top_trials(view: View) -> Markup | None:
 
 
 def all_trials(view: View) -> Markup:
-    """Return every trial in one folded table; failures and printed texts are folded under their rows."""
+    """Return the trials in one folded table; failures and printed texts are folded under their rows."""
     rows: list[Sequence[str | Markup]] = []
     for trial in view["trials"][-MOST_ROWS:]:
         rows.append(row(view, trial))
         rows += [["", one] for one in folded(trial)]
-    left_out = len(view["trials"]) - MOST_ROWS
-    note = tag("div", f"The latest {MOST_ROWS}; {left_out} earlier ones are in the study.") if left_out > 0 else None
-    return details(f"All trials ({len(view['trials'])})", note, table(columns(view), rows, texts=text_columns(view)))
+    shown, total = min(MOST_ROWS, len(view["trials"])), total_of(view)
+    left_out = total - shown
+    note = tag("div", f"The other {left_out} are in the study.") if left_out > 0 else None
+    title = f"Trials ({shown} of {total})" if left_out > 0 else f"All trials ({total})"
+    return details(title, note, table(columns(view), rows, texts=text_columns(view)))
 
 
 def folded(trial: Mapping[str, Any]) -> list[Markup]:
@@ -134,7 +138,7 @@ def folded(trial: Mapping[str, Any]) -> list[Markup]:
     return found
 
 
-def importance(view: View, calibration: str | None = None) -> Markup | None:
+def importance(view: View, calibration: Picture | None = None) -> Markup | None:
     """Return the parameters' shares as bars, and whether the surrogate that tells them can be trusted."""
     shares = [(key, value or 0.0) for key, value in (view["importance"] or {}).items()]
     if not shares:
@@ -148,7 +152,7 @@ def importance(view: View, calibration: str | None = None) -> Markup | None:
     if not trust:
         return details("Which parameters matter", bars)
     sentence = tag("div", user(trust["sentence"]))
-    shown = picture(calibration, calibration_alt(trust), 420) if calibration else None
+    shown = calibration.html(calibration_alt(trust), 420) if calibration else None
     return details("Which parameters matter", bars, sentence, tag("div", shown))
 
 

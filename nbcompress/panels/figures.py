@@ -292,17 +292,12 @@ def _legend(ax: Axes) -> None:
 
 def describe(view: View) -> str:
     """Return what the overview shows in words, for who cannot see it."""
-    counts = count_states(view["trials"])
-    parts = ", ".join(f"{n} {state}" for state, n in counts.items())
+    shown, total = len(view["trials"]), sum(view["counts"].values())
+    parts = ", ".join(f"{n} {state}" for state, n in view["counts"].items())
     objectives = " against ".join(one["metric"] for one in view["goal"]["objectives"][:2])
-    text = f"Left: {objectives} of {len(view['trials'])} trials ({parts}); {len(view['front'])} on the front."
+    trials = f"{total} trials" if shown == total else f"{shown} of {total} trials"
+    text = f"Left: {objectives} of {trials} ({parts}); {len(view['front'])} on the front."
     values = [one for one in (view["progress"] or {"values": []})["values"] if one is not None]
     if values:
         text += f" Right: {view['progress']['label']} after each trial, from {spell(values[0])} to {spell(values[-1])}."
     return text
-
-
-def count_states(trials: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return how many trials are in each state that occurs, in the order of `STATES`."""
-    counts = {state: sum(one["state"] == state for one in trials) for state in STATES}
-    return {state: n for state, n in counts.items() if n}

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # the surrogate's foresight, so that a panel costs a search a fiftieth of its time at most.
 PAUSE = 0.2
 SHARE = 100
+# However long drawing takes, the page hears so often that the search is still there.
+LONGEST = 3.0
 # A page that is still loading its script misses messages; for this long each redraw therefore carries everything.
 LOADING = 3.0
 SMALL = 300
@@ -87,6 +89,7 @@ class LivePanel(TextPanel):
             _esm=self._script,
             state=self._changes.state,
             controls_id=self._buttons.model_id if self._buttons is not None else "",
+            interrupts=threading.current_thread() is threading.main_thread(),
         )
         self._draw_in(self._output, self._widget)
         # The thread publishes under the cell's own message, which is kept in the context.
@@ -164,7 +167,7 @@ class LivePanel(TextPanel):
                 state = self._changes.state
                 is_loading = start - begun < LOADING and len(state["study"]["trials"]) <= SMALL
                 self._tell({"kind": "whole", "state": state} if is_loading else delta)
-            self._over.wait(max(PAUSE, SHARE * (time.monotonic() - start)))
+            self._over.wait(min(max(PAUSE, SHARE * (time.monotonic() - start)), LONGEST))
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Send a message to the pages that are open, and keep the state for those that open later."""

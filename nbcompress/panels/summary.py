@@ -18,12 +18,16 @@ def goal_text(goal: Mapping[str, Any]) -> str:
 
 
 def counts_text(view: View) -> str:
-    """Return `38 trials: 30 complete, 6 infeasible, 2 failed`."""
-    states = ("complete", "stopped", "infeasible", "failed", "interrupted", "running")
-    counts = {state: sum(one["state"] == state for one in view["trials"]) for state in states}
-    parts = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    total = len(view["trials"])
-    return f"{total} trial{'' if total == 1 else 's'}" + (f": {parts}" if parts else "")
+    """Return `38 trials: 30 complete, 6 infeasible, 2 failed`, or `600 trials, 100 shown: ...`."""
+    parts = ", ".join(f"{n} {state}" for state, n in view["counts"].items())
+    total, shown = total_of(view), len(view["trials"])
+    text = f"{total} trial{'' if total == 1 else 's'}" + (f", {shown} shown" if shown < total else "")
+    return text + (f": {parts}" if parts else "")
+
+
+def total_of(view: View) -> int:
+    """Return how many trials the study has, of which the view may hold a part."""
+    return sum(view["counts"].values())
 
 
 def params_text(params: Mapping[str, Any]) -> str:

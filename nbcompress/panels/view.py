@@ -6,6 +6,7 @@ The data is JSON without NaN, bounded in size, and described by `schema/study.v1
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,6 +24,8 @@ VERSION = 1
 MIME = "application/vnd.nbcompress.study.v1+json"
 # The key of the record that holds the cell's source, which may be longer than other texts.
 CELL = "cell"
+# In the order in which they are counted.
+STATES = (State.COMPLETE, State.STOPPED, State.INFEASIBLE, State.FAILED, State.INTERRUPTED, State.RUNNING)
 # A condition of more cases than this is not told; its parameter cannot be tried out on a page.
 MOST_CASES = 100
 
@@ -139,6 +142,7 @@ def study_view(
         "budget": {"trials": course.trials, "seconds": finite(course.seconds)},
         "elapsed": finite(course.elapsed),
         "left": finite(course.left),
+        "counts": count_trials(everything),
         "trials": [trial_data(one, name, limits) for one in trials],
         "front": [number for number in front if number in shown],
         "best": best.number if best is not None else None,
@@ -172,6 +176,12 @@ def choose_trials(trials: Sequence[Trial], front: Sequence[int], limit: int) -> 
     others = [one for one in trials if one.number not in on_front]
     latest = {one.number for one in others[len(others) - (limit - len(on_front)) :]}
     return tuple(one for one in trials if one.number in on_front or one.number in latest)
+
+
+def count_trials(trials: Iterable[Trial]) -> dict[str, int]:
+    """Return how many trials are in each state that occurs: of the study, however many of them are shown."""
+    counts = Counter(State(one.state) for one in trials)
+    return {state.value: counts[state] for state in STATES if counts[state]}
 
 
 def cut_sentence(shown: int, total: int) -> str | None:

@@ -18,6 +18,13 @@ class StudyWidget(anywidget.AnyWidget):
     _esm = traitlets.Unicode().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
     controls_id = traitlets.Unicode().tag(sync=True)
+    # Whether an interrupt of the kernel ends the search: one in the background never sees it, the next cell does.
+    interrupts = traitlets.Bool().tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        hear_without_events(self)
+        hear_without_events(self.layout)
 
     def keep(self, state: dict[str, Any]) -> None:
         """Hold the state for pages that open later, without sending it to those that know it."""
@@ -34,5 +41,16 @@ class ControlsWidget(ipywidgets.Widget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
+        hear_without_events(self)
         if hasattr(self.comm, "_reply_subshell_id"):
             del self.comm._reply_subshell_id
+
+
+def hear_without_events(widget: ipywidgets.Widget) -> None:
+    """Let messages of a widget reach it without `pre_execute` and `post_execute`.
+
+    ipykernel fires these around every message, and on the latter the inline backend shows and closes all figures of
+    `pyplot`, also those that a trial in the background has open.
+    """
+    if widget.comm is not None:
+        widget.comm.handle_msg = widget._handle_msg

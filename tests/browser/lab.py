@@ -56,24 +56,27 @@ def browser() -> Iterator[Browser]:
             running.close()
 
 
-def _write_settings(folder: Path, theme: str) -> None:
-    """Ask for nothing, keep every cell in the page, and use `theme`."""
+def _write_settings(folder: Path, theme: str, saves_widgets: bool) -> None:
+    """Ask for nothing, keep every cell in the page, and use `theme`; save the state of widgets, if wanted."""
     settings = {
-        "notebook-extension/tracker": {"windowingMode": "none"},
-        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-        "apputils-extension/themes": {"theme": theme},
+        "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+        "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "@jupyterlab/apputils-extension/themes": {"theme": theme},
+        "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": saves_widgets},
     }
     for name, values in settings.items():
-        path = folder / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path = folder / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
 
 
 @contextmanager
-def server(folder: Path, application: str = "lab", theme: str = "JupyterLab Light") -> Iterator[str]:
+def server(
+    folder: Path, application: str = "lab", theme: str = "JupyterLab Light", saves_widgets: bool = False
+) -> Iterator[str]:
     """Serve `folder` and yield the address."""
     home = Path(tempfile.mkdtemp(prefix="jupyter-"))
-    _write_settings(home / "settings", theme)
+    _write_settings(home / "settings", theme, saves_widgets)
     command = [
         *[sys.executable, "-m", "jupyter", application, "--no-browser", "--allow-root", "--port=0"],
         *["--IdentityProvider.token=test", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"],

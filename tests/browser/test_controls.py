@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 sys.path[:0] = [str(Path(__file__).parent)]
@@ -41,6 +42,13 @@ STOPPING = "/Stopp/.test(document.querySelector('.nbc-notes').innerText)"
 ANSWERED = "/ueued/.test(document.querySelector('.nbc-answer').innerText)"
 # No answer is ever heard, as in a front end without a second way into a busy kernel.
 DEAF = "from nbcompress.panels import live\nlive.LivePanel._pressed = lambda *given: None"
+# Each trial has a figure open while it trains, and saves it afterwards.
+DRAWS = """import matplotlib.pyplot as plt
+plt.plot([0, 1], [x, 1], linewidth=30)
+time.sleep(2)
+plt.savefig(f"drawn-{round(1000 * x)}.png")
+plt.close("all")
+time.sleep(.1)"""
 AFTER = "time.sleep(1)\nprint('after:', len(study.trials))"
 
 
@@ -106,6 +114,21 @@ def test_every_button_is_answered_within_a_second_while_the_cell_runs(
     # The search ended without an error, and the cell after it ran to its end.
     assert "after:" in page.page.locator(".jp-Notebook").inner_text()
     assert page.page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+
+
+def test_a_press_leaves_the_figure_of_a_trial_open(page: Lab, place: tuple[Browser, str, Path]) -> None:
+    cell = search(3).replace("time.sleep(0.3)", DRAWS).replace("score = ", "score = ink - ")
+    begin(
+        page, place[2] / "drawn.ipynb", cell.replace("--study small", "--study drawn"), "print(list(study.trials.ink))"
+    )
+    page.page.get_by_role("button", name="Pause", exact=True).wait_for(timeout=30_000)
+    for _ in range(4):
+        press(page, "Pause", PAUSED)
+        press(page, "Pause", f"!{PAUSED}")
+    page.wait_for_end(60)
+    pictures = [plt.imread(one) for one in place[2].glob("drawn-*.png")]
+    assert len(pictures) == 3
+    assert all((one[..., :3] < 0.9).any(axis=2).mean() > 0.02 for one in pictures)
 
 
 def test_without_an_answer_stop_interrupts_this_search_and_nothing_else(

@@ -142,3 +142,52 @@ def test_background_returns_at_once_and_other_cells_run(tmp_path: Path) -> None:
                 break
             time.sleep(0.3)
         assert done == "8\n"
+
+
+MESSAGES = """
+import threading, ipywidgets
+from comm import get_comm_manager
+foreign = ipywidgets.IntSlider()
+heard = []
+others = set(get_comm_manager().comms)
+foreign.on_msg(lambda *given: heard.append(given))
+
+def messages_arrive(*comm_ids):
+    # As on a subshell: a message for each widget, on a thread of its own.
+    manager = get_comm_manager()
+    data = {"method": "custom", "content": {}}
+    def handle():
+        for one in comm_ids or tuple(manager.comms):
+            manager.comm_msg(None, None, {"content": {"comm_id": one, "data": data}, "buffers": []})
+    thread = threading.Thread(target=handle)
+    thread.start()
+    thread.join()
+"""
+DRAWS = """
+%%bo_search --trials 3 --maximize still_open --study drawn --fresh {options}
+import matplotlib.pyplot as plt
+x = Float(0, 1)
+plt.close("all")
+plt.plot([0, 1], [0, x])
+messages_arrive({comms})
+still_open = len(plt.get_fignums())
+"""
+
+
+def test_figures_of_a_trial_stay_open_while_messages_of_widgets_arrive(tmp_path: Path) -> None:
+    with kernel(tmp_path) as one:
+        one.must(SETUP)
+        one.must(MESSAGES)
+        reply = one.must(DRAWS.format(options="", comms="").strip())
+        assert one.must("print(list(study.trials.still_open), len(heard))").text == "[1.0, 1.0, 1.0] 3\n"
+        figures = [bundle for bundle in reply.bundles if "image/png" in bundle and MIME not in bundle]
+        assert len(figures) == 1, "the cell's own end shows what is left open"
+        assert one.must("print(plt.get_fignums() if 'plt' in dir() else [])").text == "[]\n"
+        # In the background, the panel's own messages leave figures alone.
+        ours = "*set(get_comm_manager().comms) - others"
+        one.must(DRAWS.format(options="--background", comms=ours).strip())
+        one.must("import time\nwhile len(study.trials) < 3 or not study.record.get('ending'): time.sleep(.05)")
+        assert one.must("print(list(study.trials.still_open))").text == "[1.0, 1.0, 1.0]\n"
+        # Elsewhere the backend shows figures after messages, as ever.
+        shown = one.must("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nmessages_arrive(foreign.comm.comm_id)")
+        assert sum("image/png" in bundle for bundle in shown.bundles) == 1

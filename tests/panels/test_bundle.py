@@ -13,8 +13,10 @@ from PIL import Image
 
 from nbcompress.panels.bundle import MOST_BYTES, study_bundle, weight
 from nbcompress.panels.expected import Expectations
+from nbcompress.panels.limits import Limits
 from nbcompress.panels.slices import slice_data
 from nbcompress.panels.view import MIME, Course
+from nbcompress.study import State
 
 STUDIES = {"digits": digits_study, "single": single_study, "empty": empty_study, "hostile": hostile_study}
 ALLOWED = {
@@ -64,7 +66,7 @@ def test_has_every_form(bundle: dict[str, Any]) -> None:
 def test_html_needs_no_style_sheet_script_or_svg(bundle: dict[str, Any]) -> None:
     page = Reader(bundle["text/html"])
     assert page.tags <= ALLOWED
-    assert page.attributes <= {"style", "open", "colspan", "scope", "src", "alt", "cellpadding", "rules"}
+    assert page.attributes <= {"style", "open", "colspan", "scope", "src", "alt", "cellpadding", "rules", "dir"}
     assert page.images
     for image in page.images:
         assert image["src"] is not None
@@ -114,6 +116,25 @@ def test_the_record_tells_the_data_line_by_line_and_its_gaps() -> None:
     html = study_bundle(study)["text/html"]
     assert "<div>train &lt;b&gt;: float32[1437, 64], int64[1437], sha256 0123456789abcdef" in html
     assert "Not recorded: baseline, content of files (Files)." in Reader(html).text
+
+
+@pytest.mark.parametrize("kept", [100, 400])
+def test_counts_are_the_studys_and_not_of_what_is_shown(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = digits_study(600)
+    monkeypatch.setattr("nbcompress.panels.bundle.SAVED", (Limits(trials=kept),))
+    bundle = study_bundle(study)
+    data, page = bundle[MIME], Reader(bundle["text/html"])
+    counts = {state.value: sum(one.state is state for one in study.all_trials) for state in State}
+    assert data["counts"] == {state: n for state, n in counts.items() if n}
+    assert len(data["trials"]) == kept
+    line = f"600 trials, {kept} shown: {counts['complete']} complete, {counts['stopped']} stopped"
+    assert line in bundle["text/plain"]
+    assert line in page.text
+    assert f"Shows {kept} of 600 trials" in page.text
+    rows = min(kept, 200)
+    assert f"Trials ({rows} of 600)" in page.text
+    assert f"The other {600 - rows} are in the study." in page.text
+    assert f"{kept} of 600 trials ({counts['complete']} complete" in str(page.images[0]["alt"])
 
 
 def test_text_says_how_it_went() -> None:

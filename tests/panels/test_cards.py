@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,9 +131,9 @@ def test_a_model_with_very_many_layers_stays_small() -> None:
     names = [f"layer{place}" for place in range(900)]
     sizes = (("before", tuple(float(place) for place in range(900))), ("after", (None, *(1.0,) * 899)))
     rows = tuple((name, "1") for name in names)
-    for figure in (bars_figure(names, sizes, "kB"), dots_figure(names, sizes, "change")):
+    for draw in (partial(bars_figure, names, sizes, "kB"), partial(dots_figure, names, sizes, "change")):
         bundle = Card(
-            "many", ("layer", "n"), rows[:5], (), (Folded("Layers", ("layer", "n"), rows),), Drawing(figure, "alt")
+            "many", ("layer", "n"), rows[:5], (), (Folded("Layers", ("layer", "n"), rows),), Drawing(draw, "alt")
         ).bundle()
         assert len(bundle["text/html"]) < 250_000
         assert "and 600 more, which the result holds" in bundle["text/html"]
@@ -141,7 +142,7 @@ def test_a_model_with_very_many_layers_stays_small() -> None:
 
 def test_hostile_names_are_text() -> None:
     bad = "<img src=x onerror=alert(1)> $\\frac{ \u202eolleh " + "n" * 10_000
-    drawing = Drawing(bars_figure([bad], [(bad, (1.0,))], "$_"), bad)
+    drawing = Drawing(partial(bars_figure, [bad], [(bad, (1.0,))], "$_"), bad)
     card = Card(bad, ("", bad), ((bad, "1"),), (bad,), (Folded(bad, (bad, ""), ((bad, bad),)),), drawing)
     bundle: dict[str, Any] = card.bundle()
     assert "<img src=x" not in bundle["text/html"]

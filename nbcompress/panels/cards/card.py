@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from nbcompress.measure.table import text_table
-from nbcompress.panels.figures import png
-from nbcompress.panels.html import Markup, details, join, picture, table, tag, user
+from nbcompress.panels.drawing import Picture, drawn
+from nbcompress.panels.html import Markup, details, join, table, tag, user
 from nbcompress.panels.text import cut
 
 # The most characters of a name, and of a sentence.
@@ -41,9 +41,9 @@ class Folded:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and the words for who cannot see it."""
+    """What draws a picture, and the words for who cannot see it."""
 
-    figure: Figure
+    draw: Callable[[], Figure]
     alt: str
 
 
@@ -69,9 +69,9 @@ class Card:
 
     def bundle(self) -> dict[str, Any]:
         """Return the mime bundle: text, HTML, and a picture if there is one."""
-        drawn = png(self.drawing.figure, dpi=130) if self.drawing else None
-        bundle = {"text/plain": self.text(), "text/html": str(self._html(drawn))}
-        return bundle | ({"image/png": drawn} if drawn else {})
+        picture = drawn(self.drawing.draw, dpi=130) if self.drawing else None
+        bundle = {"text/plain": self.text(), "text/html": str(self._html(picture))}
+        return bundle | ({"image/png": picture.png} if picture and picture.png else {})
 
     def text(self) -> str:
         """Return the whole card as lines."""
@@ -84,14 +84,15 @@ class Card:
                 parts.append("\n".join([one.title, text_table(*_cut_table(one.head, one.rows[:MOST_LINES])), *rest]))
         return "\n\n".join(parts)
 
-    def _html(self, drawn: str | None) -> Markup:
+    def _html(self, picture: Picture | None) -> Markup:
         return tag(
             "div",
             tag("div", user(cut(self.title, SENTENCE)), style="font-weight:600"),
             _table(self.head, self.rows),
-            picture(drawn, cut(self.drawing.alt, 600), WIDTH) if drawn and self.drawing else None,
+            picture.html(cut(self.drawing.alt, 600), WIDTH) if picture and self.drawing else None,
             join(tag("div", user(cut(one, SENTENCE)), style="opacity:.8") for one in self.notes),
             [_folded(one) for one in self.folded],
+            dir="ltr",
             style="line-height:1.4;max-width:1000px;overflow-wrap:anywhere",
         )
 

@@ -69,7 +69,7 @@ def _drawing(comparison: Comparison) -> Drawing | None:
         before, after = float(accuracy.before), float(accuracy.after)
         alt.append(f"Dots: accuracy by class with 95 % intervals, in all {before:.1%} before and {after:.1%} after.")
     alt.append(sizes_alt(models))
-    return Drawing(compression_figure(labels, sizes, weights, accuracy), " ".join(alt))
+    return Drawing(lambda: compression_figure(labels, sizes, weights, accuracy), " ".join(alt))
 
 
 def _flips(found: AccuracyChange) -> list[Folded]:

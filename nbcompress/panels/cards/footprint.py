@@ -49,7 +49,7 @@ def footprint_card(
     rows += score_rows(scores, names)
     pairs = [(cut(one.name, NAME), one) for one in models]
     labels, sizes = layer_sizes(pairs)
-    drawing = Drawing(bars_figure(labels, sizes, "kB in the file"), sizes_alt(pairs)) if labels else None
+    drawing = Drawing(lambda: bars_figure(labels, sizes, "kB in the file"), sizes_alt(pairs)) if labels else None
     notes = (*remarks, *footprint_notes(list(models)))
     return Card(title, ("", *names), tuple(rows), notes, _layers(models), drawing).bundle()
 

@@ -30,7 +30,7 @@ def sensitivity_card(found: Sensitivity, *, title: str = "%sensitivity") -> dict
     notes += [f"{row.layer} at {row.level:g} failed: {row.error}" for row in found.rows if row.error]
     notes += [f"left out: {name}, {why}" for name, why in found.left_out.items()]
     labels = [cut(one, NAME) for one in layers]
-    drawing = Drawing(dots_figure(labels, series, "change of the evaluation"), _alt(found)) if labels else None
+    drawing = Drawing(lambda: dots_figure(labels, series, "change of the evaluation"), _alt(found)) if labels else None
     return Card(title, ("layer", "weights", *levels), tuple(rows), tuple(notes), (), drawing).bundle()
 
 
