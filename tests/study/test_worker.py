@@ -66,7 +66,7 @@ def test_nor_does_it_where_the_system_tells_no_ticks() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1])
+@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1], ids=["this process", "no process"])
 def test_of_what_cannot_be_seen_nothing_is_known(changes: dict[str, str], pid: int) -> None:
     worker = here(**changes, pid=pid)
     assert not worker.is_this_process
