@@ -106,7 +106,11 @@ def test_channels_beside_a_size_that_depends_on_the_data_are_cut(
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [(Pooled, "the cut model fails"), (Selected, "masked_select is an operator"), (OverChannels, "selects from it by a mask")],
+    [
+        (Pooled, "the cut model fails"),
+        (Selected, "masked_select is an operator"),
+        (OverChannels, "selects from it by a mask"),
+    ],
 )
 def test_what_cannot_follow_is_left_whole_by_name(kind: type[nn.Module], reason: str) -> None:
     torch.manual_seed(0)
