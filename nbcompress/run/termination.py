@@ -117,7 +117,7 @@ class Terminator:
 
     @contextmanager
     def _alarm(self) -> Iterator[None]:
-        """Termination what takes longer than the limit."""
+        """Terminate a body that takes longer than the limit."""
         if self._limit is None:
             yield
             return
@@ -165,8 +165,8 @@ class Terminator:
     def _send(self) -> None:
         """Set the exception in the body's thread, repeatedly until it arrives or the body ends.
 
-        While the body is in a call that does not return to Python, the exception is pending and blocks traced threads.
-        So it is withheld half of the time to let them run.
+        While the body is in a call that does not return to Python, the exception stays pending, and the interpreter's
+        note of it blocks traced threads. Half of the time that note is removed to let them run.
         """
         _trace_nothing()  # this thread must not be traced
         has_arrived = threading.Event()

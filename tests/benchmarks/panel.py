@@ -63,7 +63,7 @@ REPORT = """
 print("@" + json.dumps(dict(wall=watch.ended[0] - watch.begun[0], cpu=watch.ended[1] - watch.begun[1],
                             closing=watch.closing[0], closing_cpu=watch.closing[1])))
 """
-REPEAT_OF = """
+AGAIN = """
 begun = time.perf_counter()
 get_ipython().run_line_magic("bo_study", "{name}")
 print("@" + json.dumps(dict(again=time.perf_counter() - begun)))
@@ -85,7 +85,7 @@ def search(panel: str, name: str, folder: Path, options: argparse.Namespace) -> 
         kernel.must(SEARCH.format(trials=12, name=f"warm-{name}", panel=panel, seconds=0.0))
         kernel.must(SEARCH.format(trials=options.trials, name=name, panel=panel, seconds=options.seconds), timeout=900)
         took = measured(kernel, REPORT)
-        again = measured(kernel, REPEAT_OF.format(name=name))["again"] if panel == LIVE else float("nan")
+        again = measured(kernel, AGAIN.format(name=name))["again"] if panel == LIVE else float("nan")
         return took, again
     finally:
         kernel.close()

@@ -90,7 +90,7 @@ def test_registered_points_help_what_comes() -> None:
     free = quiet(allow_duplicate_points=True)
     for target in (-3.0, -3.0, -3.1):
         free.register(params={"x": 2.0, "y": 1.0}, target=target)
-    assert [one["target"] for one in free.res] == [-3.0, -3.0, -3.1]
+    assert [result["target"] for result in free.res] == [-3.0, -3.0, -3.1]
 
 
 def test_typed_parameters() -> None:
@@ -102,8 +102,8 @@ def test_typed_parameters() -> None:
 
     optimizer = quiet(f, {"n": (1, 9, int), "kernel": ("rbf", "poly"), "c": (0.0, 1.0, float)})
     optimizer.maximize(init_points=4, n_iter=8)
-    assert {type(one[0]) for one in seen} == {int}
-    assert {one[1] for one in seen} == {"rbf", "poly"}
+    assert {type(call[0]) for call in seen} == {int}
+    assert {call[1] for call in seen} == {"rbf", "poly"}
     assert optimizer.max is not None
     assert optimizer.max["target"] > 12
 
@@ -146,7 +146,7 @@ def test_failures() -> None:
     optimizer = quiet(f)
     optimizer.maximize(init_points=5, n_iter=5)
     assert 0 < len(optimizer.res) < 10
-    assert all(one["params"]["y"] <= 0 for one in optimizer.res)
+    assert all(result["params"]["y"] <= 0 for result in optimizer.res)
     with pytest.raises(SearchFailed, match="ZeroDivisionError"):
         quiet(lambda x, y: 1 / 0).maximize()
 
@@ -244,7 +244,7 @@ def test_a_small_space_is_drawn_whole() -> None:
     optimizer = BayesianOptimization(lambda n: n, {"n": (1, 3, int)}, random_state=1, verbose=0)
     with pytest.warns(NbcompressWarning, match="All 3 points of the space were tried"):
         optimizer.maximize(init_points=5, n_iter=5)
-    assert sorted(one["target"] for one in optimizer.res) == [1, 2, 3]
+    assert sorted(result["target"] for result in optimizer.res) == [1, 2, 3]
 
 
 def test_a_study_of_another_object_is_not_continued(tmp_path: Path) -> None:

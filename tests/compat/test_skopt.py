@@ -59,7 +59,7 @@ def test_hyperparameters_by_name() -> None:
     found = gp_minimize(objective, space, n_calls=15, random_state=0)
     assert found.fun < 51
     assert 1 <= found.x[0] <= 8
-    assert [type(one) for one in found.x] == [int, float, str, int]
+    assert [type(value) for value in found.x] == [int, float, str, int]
     assert found.space.dimension_names == ["max_depth", "ccp_alpha", "criterion", "min_samples_leaf"]
     assert set(found.study.trials.columns) >= {"max_depth", "ccp_alpha", "criterion", "min_samples_leaf", "fun"}
 
@@ -68,7 +68,7 @@ def test_dimensions_as_tuples() -> None:
     seen: list[list[Any]] = []
     dimensions = [(1, 5), (0.0, 1.0), (1e-4, 1e-1, "log-uniform"), ["a", "b", "c"], (1, 2.5), [3, "x", None]]
     res = gp_minimize(lambda x: seen.append(x) or float(x[1]), dimensions, n_calls=12, random_state=0)  # type: ignore[func-returns-value]
-    kinds = [type(one) for one in res.space.dimensions]
+    kinds = [type(dimension) for dimension in res.space.dimensions]
     assert kinds == [Integer, Real, Real, Categorical, Real, Categorical]
     assert res.space.bounds[:2] == [(1, 5), (0.0, 1.0)]
     assert res.space.n_dims == 6
@@ -106,7 +106,7 @@ def test_initial_points_are_random_and_the_rest_is_proposed() -> None:
     res = gp_minimize(square, [(-1.0, 1.0)], n_calls=14, n_initial_points=10, random_state=0)
     reasons = [trial.reason for trial in res.study.all_trials]
     assert reasons[:10] == ["A start point."] * 10
-    assert all("expected gain" in one for one in reasons[10:])
+    assert all("expected gain" in reason for reason in reasons[10:])
     assert gp_minimize(square, [(-1.0, 1.0)], n_calls=10, random_state=0).x_iters == res.x_iters[:10]
     even = gp_minimize(square, [(-1.0, 1.0)], n_calls=10, initial_point_generator="sobol", random_state=0)
     assert even.x_iters != res.x_iters[:10]
@@ -165,7 +165,7 @@ def test_a_script_that_runs_again_calls_nothing_again(tmp_path: Path) -> None:
     more = script(8)
     assert len(calls) == 8
     assert more.x_iters[:7] == first.x_iters
-    assert [one.name for one in list_studies(tmp_path / "studies.journal")] == ["old script"]
+    assert [summary.name for summary in list_studies(tmp_path / "studies.journal")] == ["old script"]
 
 
 def test_nothing_is_stored_without_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +222,8 @@ def test_dimensions_of_scikit_optimize_are_read() -> None:
     for given in (theirs, whole):
         res = gp_minimize(lambda x: x[0] + x[1], given, n_calls=10, random_state=0)
         assert res.space.dimension_names == ["lr", "x1", "kind"]
-        assert [type(one) for one in res.space] == [Real, Integer, Categorical]
-        assert [type(one) for one in res.x] == [float, int, str]
+        assert [type(dimension) for dimension in res.space] == [Real, Integer, Categorical]
+        assert [type(value) for value in res.x] == [float, int, str]
 
 
 def test_categories_that_are_no_scalars() -> None:

@@ -51,8 +51,8 @@ def executors() -> Iterator[dict[str, Any]]:
         "bare": BareExecutor(),
     }
     yield made
-    for one in (made["threads"], made["processes"], made["bare"]._pool):
-        one.shutdown()
+    for executor in (made["threads"], made["processes"], made["bare"]._pool):
+        executor.shutdown()
 
 
 ALL = ["inline", "process", "threads", "processes", "bare"]
@@ -65,7 +65,7 @@ def engine(request: pytest.FixtureRequest, executors: dict[str, Any]) -> Iterato
     made.close()
 
 
-def one(engine: Engine, body: Callable[[float], Any], *, limit: float | None = None, x: float = 2.0) -> Outcome:
+def run_one(engine: Engine, body: Callable[[float], Any], *, limit: float | None = None, x: float = 2.0) -> Outcome:
     engine.start(evaluating(body), jobs=1, listener=None)
     engine.submit(Assignment(3, {"x": x}, 5), limit)
     assignment, outcome = awaited(engine)
@@ -89,7 +89,7 @@ def test_it_brings_back_what_the_trial_left(engine: Engine) -> None:
         keep(weights=torch.ones(3), answer=42)
         return {"loss": x + 1, "other": 7}
 
-    outcome = one(engine, body)
+    outcome = run_one(engine, body)
     assert outcome.state is State.COMPLETE
     assert outcome.values == {"loss": 3.0, "other": 7.0}
     assert outcome.reports == {"loss": {0: 1.5}}
@@ -101,7 +101,7 @@ def test_it_brings_back_what_the_trial_left(engine: Engine) -> None:
 
 
 def test_seeds_are_the_assignment_s(engine: Engine) -> None:
-    outcome = one(engine, lambda x: {"loss": float(torch.rand(()))})
+    outcome = run_one(engine, lambda x: {"loss": float(torch.rand(()))})
     torch_seed = torch.Generator().manual_seed(5)
     assert outcome.values["loss"] == pytest.approx(float(torch.rand((), generator=torch_seed)), abs=1e-7)
 
@@ -110,7 +110,7 @@ def test_an_exception_is_a_failed_trial(engine: Engine) -> None:
     def body(x: float) -> dict[str, float]:
         raise ValueError("no good")
 
-    outcome = one(engine, body)
+    outcome = run_one(engine, body)
     assert outcome.state is State.FAILED
     assert str(outcome.failure) == "ValueError: no good"
     assert outcome.failure is not None
@@ -118,7 +118,7 @@ def test_an_exception_is_a_failed_trial(engine: Engine) -> None:
 
 
 def test_leaving_the_interpreter_is_a_failed_trial(engine: Engine) -> None:
-    assert str(one(engine, lambda x: exit(3)).failure) == "SystemExit: 3"
+    assert str(run_one(engine, lambda x: exit(3)).failure) == "SystemExit: 3"
 
 
 def test_a_mistake_around_the_body_is_a_failed_trial(engine: Engine) -> None:
@@ -141,14 +141,14 @@ def test_a_limit(engine: Engine) -> None:
         return {"loss": x}
 
     started = time.monotonic()
-    outcome = one(engine, body, limit=0.3)
+    outcome = run_one(engine, body, limit=0.3)
     assert outcome.state is State.FAILED
     assert outcome.failure == Failure("Timeout", "The trial ran over its limit of 0.3 s.")
     assert time.monotonic() - started < 25  # a process may have to start first
 
 
 def test_a_limit_that_is_not_reached(engine: Engine) -> None:
-    assert one(engine, lambda x: {"loss": x}, limit=30.0).state is State.COMPLETE
+    assert run_one(engine, lambda x: {"loss": x}, limit=30.0).state is State.COMPLETE
 
 
 @pytest.mark.parametrize("state", [State.STOPPED, State.INTERRUPTED])
@@ -221,7 +221,7 @@ def test_what_cannot_be_sent_back_is_a_failed_trial(name: str, executors: dict[s
         keep(lock=threading.Lock())
         return {"loss": x}
 
-    outcome = one(engine_of(executors.get(name, name), name), body)
+    outcome = run_one(engine_of(executors.get(name, name), name), body)
     assert outcome.state is State.FAILED
     assert outcome.failure is not None
     assert "What the trial keeps cannot be sent back to the notebook" in outcome.failure.message
@@ -245,7 +245,7 @@ class TestProcess:
     )
     def test_a_crash_is_one_failed_trial(self, body: Any, text: str) -> None:
         engine = ProcessEngine()
-        outcome = one(engine, body)
+        outcome = run_one(engine, body)
         assert outcome.state is State.FAILED
         assert str(outcome.failure) == text
         engine.submit(Assignment(3, {"x": 2.0}, 5), None)
@@ -255,7 +255,7 @@ class TestProcess:
     def test_a_hang_inside_c_ends_at_the_limit(self) -> None:
         engine = ProcessEngine()
         started = time.monotonic()
-        outcome = one(engine, lambda x: time.sleep(1000), limit=0.3)
+        outcome = run_one(engine, lambda x: time.sleep(1000), limit=0.3)
         assert outcome.failure is not None
         assert outcome.failure.kind == "Timeout"
         assert time.monotonic() - started < 25
@@ -268,13 +268,13 @@ class TestProcess:
             os._exit(1)
 
         engine = ProcessEngine()
-        assert one(engine, body).reports == {"loss": {1: 0.5}}
+        assert run_one(engine, body).reports == {"loss": {1: 0.5}}
         engine.close()
 
     def test_it_sees_the_environment_and_the_threads_of_now(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NBCOMPRESS_TEST", "17")
         engine = ProcessEngine()
-        outcome = one(engine, lambda x: {"loss": int(os.environ["NBCOMPRESS_TEST"]), "n": torch.get_num_threads()})
+        outcome = run_one(engine, lambda x: {"loss": int(os.environ["NBCOMPRESS_TEST"]), "n": torch.get_num_threads()})
         assert outcome.values == {"loss": 17.0, "n": float(torch.get_num_threads())}
         engine.close()
 
@@ -287,7 +287,7 @@ class TestProcess:
             return {"loss": left.pid}
 
         engine = ProcessEngine()
-        left = int(one(engine, body).values["loss"])
+        left = int(run_one(engine, body).values["loss"])
         engine.close()
         wait_until(lambda: not is_alive(left))
 
@@ -300,7 +300,7 @@ class TestProcess:
 
         engine = ProcessEngine()
         started = time.monotonic()
-        assert str(one(engine, body).failure).endswith("exit code 5.")
+        assert str(run_one(engine, body).failure).endswith("exit code 5.")
         assert time.monotonic() - started < 20
         engine.close()
 
@@ -317,13 +317,13 @@ class TestProcess:
             return {"loss": sum(float(batch.sum()) for batch in loader)}
 
         engine = ProcessEngine()
-        assert one(engine, body).values == {"loss": 140.0}
+        assert run_one(engine, body).values == {"loss": 140.0}
         engine.close()
 
     def test_as_it_starts_on_other_systems(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("nbcompress.run.engines.process.START_METHOD", "spawn")
         engine = ProcessEngine()
-        assert one(engine, lambda x: {"loss": x}).values == {"loss": 2.0}
+        assert run_one(engine, lambda x: {"loss": x}).values == {"loss": 2.0}
         engine.close()
 
     def test_close_ends_what_runs(self) -> None:
@@ -356,14 +356,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
 class TestExecutor:
     def test_it_is_the_user_s_and_stays_open(self) -> None:
         with ThreadPoolExecutor(1) as pool:
-            one(engine_of(pool), lambda x: {"loss": x})
+            run_one(engine_of(pool), lambda x: {"loss": x})
             engine_of(pool).close()
             assert pool.submit(int, "3").result() == 3
 
     def test_a_worker_that_dies_is_a_failed_trial_and_then_nothing_more_can_run(self) -> None:
         pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         engine = engine_of(pool, "pool")
-        outcome = one(engine, lambda x: os._exit(1))
+        outcome = run_one(engine, lambda x: os._exit(1))
         assert outcome.state is State.FAILED
         assert outcome.failure is not None
         assert outcome.failure.kind == "Crash"
@@ -402,7 +402,7 @@ class TestExecutor:
 
         with ThreadPoolExecutor(1) as pool:
             engine = engine_of(pool)
-            assert one(engine, body, limit=0.1, x=0.0).state is State.FAILED
+            assert run_one(engine, body, limit=0.1, x=0.0).state is State.FAILED
             engine.submit(Assignment(4, {"x": 2.0}, 5), None)
             assert awaited(engine)[1].values == {"loss": 2.0}
 

@@ -100,7 +100,7 @@ def test_constraints_objectives_and_conditions(notebook: Notebook) -> None:
     assert (trials.kilobytes[trials.state == "infeasible"] > 60).all()
     assert trials.accuracy[trials.state == "infeasible"].isna().all()
     assert trials.k[trials.method == "a"].isna().all()
-    assert [one.metric for one in study.goal.objectives] == ["accuracy", "kilobytes"]
+    assert [objective.metric for objective in study.goal.objectives] == ["accuracy", "kilobytes"]
     assert study.best.number == study.front[0].number
 
 
@@ -157,7 +157,7 @@ def test_the_last_trials_of_a_noisy_search_run_the_best_again(notebook: Notebook
     body = "import random\nx = Float(0, 1)\nloss = (x - 0.3) ** 2 + random.gauss(0, 0.1)\n"
     notebook.must(cell("--trials 12 --finalists 3 --minimize loss --study s", body))
     trials = notebook.names["study"].all_trials
-    assert [trial.params["x"] in [one.params["x"] for one in trials[:9]] for trial in trials[9:]] == [True] * 3
+    assert [trial.params["x"] in [earlier.params["x"] for earlier in trials[:9]] for trial in trials[9:]] == [True] * 3
     assert len(notebook.must("import nbcompress as nc\nnc.finalists(study)").value) == 3
 
 
@@ -165,7 +165,7 @@ def test_a_background_search_is_not_started_twice_nor_deleted(notebook: Notebook
     notebook.must("import threading; go = threading.Event()")
     body = BODY + "go.wait(60)\n"
     notebook.must(cell("--trials 2 --minimize loss --study s --background", body))
-    (thread,) = (one for one in threading.enumerate() if one.name == "search s")
+    (thread,) = (running for running in threading.enumerate() if running.name == "search s")
     try:
         while not notebook.names["study"].all_trials:
             time.sleep(0.01)

@@ -48,7 +48,7 @@ def test_memory_stays_flat() -> None:
     searched(body, study, trials=340)
     # Counted before any collection of ours: what waits in cycles stays below the growth that starts one (32 MB are 8),
     # how ever much freed memory the allocator keeps for itself.
-    alive = sum(type(one) is torch.Tensor and one.numel() == 1_000_000 for one in gc.get_objects())
+    alive = sum(type(item) is torch.Tensor and item.numel() == 1_000_000 for item in gc.get_objects())
     assert alive < 40
     # Had they stayed, these 300 trials would hold 1,200 MB.
     assert psutil.Process().memory_info().rss - before < 600_000_000

@@ -39,7 +39,7 @@ def share_infeasible(sampler: str, goals: dict[str, Any]) -> float:
         body = Body()
         options = {"maximize": "accuracy", "subject_to": "kilobytes <= 15", **goals}
         study = nc.search(body, SPACE, trials=30, seed=seed, sampler=sampler, **options)
-        ended_early = [one.state is State.INFEASIBLE for one in study.all_trials]
+        ended_early = [trial.state is State.INFEASIBLE for trial in study.all_trials]
         assert body.expensive == ended_early.count(False)
         shares.append(np.mean(ended_early[10:]))
     return float(np.mean(shares))

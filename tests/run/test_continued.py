@@ -103,7 +103,7 @@ def test_values_that_a_function_reads(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(StudyChanged, match=r"settings\.offset = 0\.0 before and 1\.0 now.*accept_changes=True"):
         found(reading, tmp_path, study="s")
     study = found(reading, tmp_path, 4, study="s", accept_changes=True)
-    assert [one.note.get("values") for one in study.all_trials] == [None, None, None, {"settings.offset": 1.0}]
+    assert [trial.note.get("values") for trial in study.all_trials] == [None, None, None, {"settings.offset": 1.0}]
     assert found(reading, tmp_path, study="s", fresh=True).name == "s~2"
 
 

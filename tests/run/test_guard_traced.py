@@ -104,7 +104,7 @@ threading.settrace(tracer)
 with ThreadPoolExecutor(3) as pool:
     futures = [pool.submit(lambda: outcome(Terminator((0.05, STOP)), spin, 20.0)) for _ in range(6)]
     futures += [pool.submit(lambda: outcome(Terminator(), spin, 0.0)) for _ in range(6)]
-    assert [one.result() for one in futures] == ["terminated"] * 6 + ["ended"] * 6
+    assert [future.result() for future in futures] == ["terminated"] * 6 + ["ended"] * 6
 threading.settrace(None)
 traced_calls()
 """,

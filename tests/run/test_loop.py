@@ -125,7 +125,11 @@ class TestEveryEnding:
 
         study, _ = searched(body, fresh_study(BOUNDED), trials=6)
         assert states(study) == ["complete", "failed", "failed", "failed", "infeasible", "infeasible"]
-        assert [str(one.failure)[:11] for one in study.all_trials[1:4]] == ["ValueError:", "NotFinite: ", "NotAssigned"]
+        assert [str(trial.failure)[:11] for trial in study.all_trials[1:4]] == [
+            "ValueError:",
+            "NotFinite: ",
+            "NotAssigned",
+        ]
         frame = study.trials
         assert list(frame.columns) == ["number", "state", "x", "accuracy", "size", "seconds"]
         assert list(frame["state"]) == states(study)
@@ -591,7 +595,7 @@ class TestOtherMachines:
         assert ending.kind == "done"
         assert [trial.values["loss"] for trial in study.all_trials] == [-1.0, walk(1) ** 2]
         assert study.all_trials[0].kept["x"] == -1.0
-        assert [one for one in ending.warnings if "taken over" in one] == [TAKEN_OVER.format(number=0)]
+        assert [warning for warning in ending.warnings if "taken over" in warning] == [TAKEN_OVER.format(number=0)]
 
 
 def test_engines_agree() -> None:

@@ -114,7 +114,7 @@ def test_before_anything_is_feasible_nothing_can_be_gained() -> None:
     broken = [Trial(number, State.INFEASIBLE, {"x": 0.5}, {"size": 2.0}) for number in range(5)]
     assert NoGain(2).verdict(broken, goal) == ""
     found = Trial(5, State.COMPLETE, {"x": 0.5}, {"size": 1.0, "loss": 1.0})
-    later = [replace(one, number=one.number + 6) for one in broken]
+    later = [replace(trial, number=trial.number + 6) for trial in broken]
     assert NoGain(5).verdict([*broken, found, *later], goal).startswith("The last 5 trials brought no better best")
 
 

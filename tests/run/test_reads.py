@@ -111,7 +111,7 @@ def test_values_that_a_function_reads() -> None:
 
     assert values_read(namespace["f"]) == {"g": namespace["g"], "a": 1}
     assert values_read(functools.partial(inner, 7, y=8)) == {"argument 1": 7, "y": 8, "g": namespace["g"], "a": 1}
-    assert {name: one for name, one in values_read(closing).items() if not callable(one)} == {"local": 5}
+    assert {name: value for name, value in values_read(closing).items() if not callable(value)} == {"local": 5}
     assert values_read(len) == {}
 
 

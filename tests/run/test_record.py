@@ -73,7 +73,7 @@ def test_another_value_type_or_shape_is_another_hash() -> None:
     other = X.clone()
     other[3, 2] = 99
     kinds = [X, other, X.int(), X.reshape(3, 4), X.T]
-    assert len({data_facts({"x": one}).hashes["x"] for one in kinds}) == len(kinds)
+    assert len({data_facts({"x": value}).hashes["x"] for value in kinds}) == len(kinds)
 
 
 def test_a_transposed_view_and_its_copy_are_the_same_data() -> None:

@@ -54,7 +54,9 @@ def searching(folder: Path, name: str, engine: str, die_at: int = -1, sampler: s
 
 def rows(folder: Path, name: str) -> list[tuple[Any, ...]]:
     study = read_study("s", folder / name)
-    return [(one.number, one.state, dict(one.params), dict(one.values), one.seed) for one in study.all_trials]
+    return [
+        (trial.number, trial.state, dict(trial.params), dict(trial.values), trial.seed) for trial in study.all_trials
+    ]
 
 
 @pytest.mark.parametrize("engine", ["inline", "process"])
@@ -62,7 +64,7 @@ def test_killed_in_mid_search(engine: str, tmp_path: Path) -> None:
     assert searching(tmp_path, "unbroken", engine) == 0
     assert searching(tmp_path, "broken", engine, die_at=6) == -signal.SIGKILL
     study = read_study("s", tmp_path / "broken")
-    assert [one.state for one in study.all_trials][6] is State.INTERRUPTED
+    assert [trial.state for trial in study.all_trials][6] is State.INTERRUPTED
     assert len(study.all_trials) == 7
     if engine == "process":
         wait_for_death(tmp_path / "broken.ran")

@@ -106,7 +106,7 @@ def test_it_works_in_other_threads() -> None:
             return "terminated"
 
     with ThreadPoolExecutor(3) as pool:
-        assert [one.result() for one in [pool.submit(work) for _ in range(3)]] == ["terminated"] * 3
+        assert [future.result() for future in [pool.submit(work) for _ in range(3)]] == ["terminated"] * 3
 
 
 def test_a_shield_is_left_whole() -> None:
