@@ -48,11 +48,11 @@ labextension/node_modules/.package-lock.json: labextension/package-lock.json | $
 
 python-tests: $(VENV)/installed-test
 	@echo "== Python"
-	$(ENV) $(BIN)/python -m pytest -m "not browser" -n 2 --dist worksteal
+	$(ENV) $(BIN)/python -m pytest --ignore tests/browser -n 2 --dist worksteal
 
 browser-tests: $(VENV)/installed-test chromium
 	@echo "== browser"
-	$(ENV) $(BIN)/python -m pytest -m browser
+	$(ENV) $(BIN)/python -m pytest -m browser tests/browser
 
 # Chromium comes from the system. Where it is missing and cannot be installed, the browser tests are skipped with a
 # reason; in CI they fail.
