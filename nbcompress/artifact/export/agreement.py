@@ -118,7 +118,7 @@ def batch_inputs(data: object, model: nn.Module, n_batches: int) -> list[Example
     """
     batches = Batches(data)
     with seeded(0, *batches.generators):
-        return [on_cpu(batch.args, batch.kwargs) for batch in islice(batches.for_model(model), n_batches)]
+        return [on_cpu(*batch.arguments_for(model)) for batch in islice(batches.for_model(model), n_batches)]
 
 
 def on_cpu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExampleInputs:
