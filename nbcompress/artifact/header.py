@@ -159,6 +159,13 @@ _DICTIONARY = (
 )
 # The header of a model with 100,000 tensors takes a few megabytes; anything that inflates to more is refused.
 _MAX_BYTES = 1 << 26
+# Limits in proportion to the length of the file, so that a small file cannot cost much time and memory. Names, shapes
+# and reasons deflate to less than a hundredth only if somebody means them to.
+_MAX_INFLATION, _SPARE_BYTES = 256, 1 << 16
+# The hashes of names are random bytes and hardly deflate, so that each entry takes about a byte.
+_ENTRIES_PER_BYTE, _SPARE_ENTRIES = 2, 256
+# As many axes as a tensor of torch can have.
+_MAX_AXES = 64
 # Flags of the header.
 _REST_IS_HALF, _DEFLATED, _WITH_DICTIONARY = 1, 2, 4
 # First byte of an entry: an index into `DTYPES` with flags, or this value for a tied tensor.
@@ -279,8 +286,22 @@ def write_header(header: Header) -> bytes:
         writer.text(json.dumps(extras, separators=(",", ":")))
     body = bytes(writer.data)
     forms = {0: body, _DEFLATED: _deflated(body, b""), _DEFLATED | _WITH_DICTIONARY: _deflated(body, _DICTIONARY)}
-    form = min(forms, key=lambda form: len(forms[form]))
+    readable = {form for form, data in forms.items() if not form or _is_plausible(body, len(header.entries), data)}
+    form = min(readable, key=lambda form: len(forms[form]))
     return bytes([form | (_REST_IS_HALF if header.rest == "float16" else 0)]) + forms[form]
+
+
+def _is_plausible(body: bytes, n_entries: int, data: bytes) -> bool:
+    """Whether `read_header` reads `body` from the deflated `data`."""
+    return len(body) < _max_inflated(len(data)) and n_entries <= _max_entries(len(data))
+
+
+def _max_inflated(n_bytes: int) -> int:
+    return min(_MAX_BYTES, _MAX_INFLATION * n_bytes + _SPARE_BYTES)
+
+
+def _max_entries(n_bytes: int) -> int:
+    return _ENTRIES_PER_BYTE * n_bytes + _SPARE_ENTRIES
 
 
 def _deflated(body: bytes, dictionary: bytes) -> bytes:
@@ -303,7 +324,7 @@ def read_header(data: memoryview) -> Header:
     class_name = reader.text()
     names_hash = bytes(reader.take(4))
     n_entries = reader.number()
-    if n_entries > len(reader.left):  # each entry takes two bytes or more
+    if n_entries > min(len(reader.left), _max_entries(len(data))):
         raise ArtifactError(f"the file is damaged: its header has no room for {n_entries} tensors")
     entries = tuple(_read_entry(reader, index) for index in range(n_entries))
     surgery, left_out, activations = _read_extras(reader.text()) if len(reader.left) else ((), {}, {})
@@ -316,7 +337,7 @@ def read_header(data: memoryview) -> Header:
 def _inflated(data: memoryview, dictionary: bytes) -> bytes:
     inflater = zlib.decompressobj(wbits=-15, zdict=dictionary)
     try:
-        body = inflater.decompress(data, _MAX_BYTES)
+        body = inflater.decompress(data, _max_inflated(len(data)))
     except zlib.error as err:
         raise ArtifactError(f"the file is damaged: its header does not unpack ({err})") from err
     if not inflater.eof or inflater.unused_data:
@@ -356,7 +377,7 @@ def _read_entry(reader: ByteReader, index: int) -> TensorEntry:
     if kind % 32 >= len(DTYPES):
         raise ArtifactError(f"the file is damaged: its tensor {index} is of an unknown dtype, {kind % 32}")
     n_axes = reader.number()
-    if n_axes > len(reader.left):
+    if n_axes > _MAX_AXES:
         raise ArtifactError(f"the file is damaged: its tensor {index} has {n_axes} axes")
     shape = tuple(reader.number() for _ in range(n_axes))
     n_values = reader.number() if kind & _HAS_CODEBOOK else 0

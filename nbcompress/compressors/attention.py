@@ -41,6 +41,7 @@ class HeadwiseAttention(nn.MultiheadAttention):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, value))
+        self._check_masks(query, key, attn_mask, key_padding_mask)
         q, k, v = self._heads(query, key, value)
         mask = self._mask(attn_mask, key_padding_mask, q, k)
         shares = None
@@ -57,6 +58,23 @@ class HeadwiseAttention(nn.MultiheadAttention):
         if not is_batched:
             return out.squeeze(0), None if shares is None else shares.squeeze(0)
         return out if self.batch_first else out.transpose(0, 1), shares
+
+    def _check_masks(self, query: Tensor, key: Tensor, attention: Tensor | None, padding: Tensor | None) -> None:
+        """Refuse masks of other shapes than that class takes, instead of padding, cropping or broadcasting them.
+
+        Raises:
+            RuntimeError: A mask does not fit the batch, the heads, or the lengths of the sequences.
+        """
+        (n, n_queries, _), n_keys = query.shape, key.shape[1]
+        if padding is not None and tuple(padding.shape) != (n, n_keys):
+            raise RuntimeError(f"key_padding_mask must have shape {(n, n_keys)}, but has {tuple(padding.shape)}")
+        if attention is not None:
+            leading = () if attention.dim() == 2 else (n * self.num_heads,)
+            expected = (*leading, n_queries, n_keys)
+            if tuple(attention.shape) != expected:
+                raise RuntimeError(
+                    f"attn_mask must have shape {expected} for {self.num_heads} heads, but has {tuple(attention.shape)}"
+                )
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `(n, h, l, d)`, keys and values `(n, h, s, d)`, with the keys and values added to every sequence."""

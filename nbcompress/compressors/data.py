@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from nbcompress.errors import DataError, NbcompressError, first_line, option
 # The keys under which a batch that is a dict may hold its target.
 _TARGET_NAMES = ("labels", "label", "targets", "target", "y")
 
-_FORMS = "a DataLoader, a data set, or a pair of tensors (inputs, targets)"
+_FORMS = "a DataLoader, a data set, a list of batches, or a tuple of tensors (inputs, targets)"
 
 NO_TARGET = (
     "targets are needed here, and the data has none: a batch must be a tuple (inputs, target), or a dict with a target "
@@ -42,20 +43,43 @@ class Batch:
     target_name: str | None = None
 
     def __call__(self, model: nn.Module) -> Any:
-        """Run the model on the inputs and return what it returns.
+        """Run the model on those of the inputs that it takes, and return what it returns.
 
         Raises:
             DataError: The model raises an error; its first line is quoted.
         """
+        args, kwargs = self.arguments_for(model)
         try:
-            return model(*self.args, **self.kwargs)
+            return model(*args, **kwargs)
         except NbcompressError:
             raise
         except Exception as err:
+            hint = ""
+            if len(args) == 1 and isinstance(args[0], (tuple, list)):
+                hint = "; inputs that are to be passed one by one are written (input, input, target), without a pair"
+            elif left_out := [name for name in self.kwargs if name not in kwargs]:
+                hint = f"; its forward does not take {' and '.join(map(repr, left_out))}"
             raise DataError(
                 f"{type(model).__name__} must run on the data, {describe_inputs(self.args, self.kwargs)}, "
-                f"but raised {first_line(err)}"
+                f"but raised {first_line(err)}{hint}"
             ) from err
+
+    def arguments_for(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call of `model`.
+
+        Inputs under names that its `forward` does not take are left out, such as an index of the example. A tuple of
+        inputs, as in `((ids, mask), label)`, is unpacked unless `forward` takes it as its one input.
+        """
+        parameters = forward_parameters(model)
+        if parameters is None:
+            return self.args, dict(self.kwargs)
+        args = self.args
+        if len(args) == 1 and isinstance(args[0], (tuple, list)) and _are_several(parameters, len(args[0])):
+            args = tuple(args[0])
+        if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return args, dict(self.kwargs)
+        taken = {name for name, parameter in parameters.items() if parameter.kind in _BY_NAME}
+        return args, {name: value for name, value in self.kwargs.items() if name in taken}
 
     @property
     def n_examples(self) -> int | None:
@@ -66,15 +90,51 @@ class Batch:
         return None
 
 
+_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def forward_parameters(model: nn.Module) -> Mapping[str, Parameter] | None:
+    """Return the parameters of the `forward` of a model by name; None if they cannot be read.
+
+    A compiled model, and a wrapper that passes any keyword on to its `module`, have those of the model inside.
+    """
+    while True:
+        try:
+            parameters = signature(model.forward).parameters
+        except (TypeError, ValueError):
+            parameters = None
+        inner = getattr(model, "_orig_mod", None)
+        passes_on = parameters and any(item.kind is Parameter.VAR_KEYWORD for item in parameters.values())
+        if inner is None and passes_on:
+            inner = getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            return parameters
+        model = inner
+
+
+def _are_several(parameters: Mapping[str, Parameter], n: int) -> bool:
+    """Whether a tuple of `n` inputs is to be passed as `n` arguments."""
+    by_position = [item for item in parameters.values() if item.kind in _BY_POSITION]
+    n_needed = sum(item.default is Parameter.empty for item in by_position)
+    if any(item.kind is Parameter.VAR_POSITIONAL for item in parameters.values()):
+        return n >= n_needed > 1
+    if not by_position or not max(n_needed, 1) <= n <= len(by_position):
+        return False
+    # One needed argument could be the tuple itself, unless it is declared as a tensor. A model whose arguments are all
+    # optional takes them one by one.
+    return n_needed != 1 or by_position[0].annotation in (Tensor, "Tensor", "torch.Tensor")
+
+
 class Batches:
     """Data that can be read in batches any number of times.
 
     Args:
-        data: A `DataLoader` or another iterable of batches, which is read as it is; or a data set, or tensors or arrays
-            of equal length of which the last holds the targets, which are shuffled into batches of `batch_size`. A
-            batch is a tuple of inputs and a target, or a dict whose target is called `labels`, `label`, `targets`,
-            `target` or `y`. Where targets are not needed, it can be a single tensor, a tuple of one, or a dict without
-            a target.
+        data: A `DataLoader`, a list or another iterable of batches, which is read as it is; or a data set, or a tuple
+            of tensors or arrays of equal length of which the last holds the targets, which are shuffled into batches
+            of `batch_size`. A batch is a tuple of inputs and a target, or a dict whose target is called `labels`,
+            `label`, `targets`, `target` or `y`. Where targets are not needed, the data can be a tensor of inputs, and a
+            batch a tensor, a tuple of one, or a dict without a target.
         batch_size: Examples in a batch of data that has no batches yet.
 
     Raises:
@@ -82,15 +142,11 @@ class Batches:
     """
 
     def __init__(self, data: object, batch_size: int = 64) -> None:
-        self._tensors: tuple[Tensor, ...] | None = None
+        self._tensors = tensors_in(data)
         self._loader: Iterable[Any] = ()
         self._is_own_loader = False
-        if (
-            isinstance(data, (tuple, list))
-            and len(data) >= 2
-            and all(isinstance(item, (Tensor, np.ndarray)) for item in data)
-        ):
-            self._tensors = _aligned(tuple(_as_tensor(item) for item in data))
+        if self._tensors is not None:
+            pass
         elif isinstance(data, DataLoader):
             self._loader = data
         elif isinstance(data, Dataset):
@@ -98,11 +154,7 @@ class Batches:
             if shuffle and isinstance(data, Sized) and not len(data):
                 raise DataError(f"{option('data')} must hold at least one example, but the data set is empty")
             self._loader, self._is_own_loader = DataLoader(data, batch_size, shuffle=shuffle), True
-        elif (
-            isinstance(data, Iterator)
-            or not isinstance(data, Iterable)
-            or isinstance(data, (str, bytes, Tensor, Mapping))
-        ):
+        elif isinstance(data, Iterator) or not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
             reason = " that can be read more than once" if isinstance(data, Iterator) else ""
             raise DataError(f"{option('data')} must be {_FORMS}{reason}, got {type(data).__name__}")
         else:
@@ -122,7 +174,7 @@ class Batches:
     def targets(self) -> Tensor | None:
         """All targets, if the data holds them in memory as one tensor."""
         if self._tensors is not None:
-            return self._tensors[-1]
+            return self._tensors[-1] if len(self._tensors) > 1 else None
         if isinstance(self._loader, DataLoader) and isinstance(self._loader.dataset, TensorDataset):
             tensors = self._loader.dataset.tensors
             is_plain = self._loader.collate_fn is default_collate and len(tensors) > 1
@@ -202,6 +254,41 @@ def _length(batches: Iterable[Any]) -> int | None:
         return None
 
 
+def tensors_in(data: object) -> tuple[Tensor, ...] | None:
+    """Return data that is in memory as tensors: (inputs ..., targets), or inputs alone. None if it is in batches.
+
+    Raises:
+        DataError: The tensors are empty or differ in length, or it is not clear whether `data` is tensors or batches.
+    """
+    if isinstance(data, _ARRAYS):
+        return _aligned((_as_tensor(data),))
+    if not isinstance(data, (tuple, list)) or not data:
+        return None
+    are_arrays = all(isinstance(item, _ARRAYS) for item in data)
+    if isinstance(data, tuple) and are_arrays:
+        return _aligned(tuple(_as_tensor(item) for item in data))
+    if are_arrays and len(data) > 1 and (len(data) == 2 or not _are_alike(data)):
+        names = ", ".join(f"x{number}" for number in range(1, len(data)))
+        raise DataError(
+            f"{option('data')} is a list of {len(data)} tensors, which may be inputs and targets or batches: write "
+            f"({names}, targets) for the former and [(batch,), ...] for batches of inputs"
+        )
+    if isinstance(data, tuple) and isinstance(data[-1], _ARRAYS):
+        raise DataError(
+            f"{option('data')} is a tuple of {type(data[0]).__name__} and tensor, which may be one batch or several: "
+            "write [(inputs, target)] for one batch"
+        )
+    return None
+
+
+_ARRAYS = (Tensor, np.ndarray)
+
+
+def _are_alike(arrays: Sequence[Any]) -> bool:
+    """Whether arrays could be batches of the same inputs."""
+    return len({(array.dtype, tuple(array.shape[1:])) for array in arrays}) == 1
+
+
 def _as_tensor(values: Tensor | np.ndarray[Any, Any]) -> Tensor:
     if isinstance(values, Tensor):
         return values
@@ -247,14 +334,18 @@ def _split(raw: Any) -> Batch:
 
 
 def _to_device(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    """Move tensors and arrays to `device`, floating ones to `dtype`; leave everything else alone."""
+    """Move tensors and arrays to `device`, floating ones to `dtype`, also within tuples, lists and dicts."""
     if isinstance(value, Tensor):
         if value.is_inference() and not torch.is_inference_mode_enabled():
             value = value.clone()  # a tensor made under `torch.inference_mode` cannot take part in training
         return value.to(device, dtype if value.is_floating_point() else None)
     if isinstance(value, np.ndarray):
         return _to_device(_as_tensor(value), device, dtype)
+    if type(value) in (tuple, list):
+        return type(value)(_to_device(item, device, dtype) for item in value)
+    if type(value) is dict:
+        return {name: _to_device(item, device, dtype) for name, item in value.items()}
     return value
 
 
-__all__ = ["NO_TARGET", "Batch", "Batches", "describe_inputs"]
+__all__ = ["NO_TARGET", "Batch", "Batches", "describe_inputs", "forward_parameters", "tensors_in"]

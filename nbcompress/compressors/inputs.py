@@ -72,8 +72,8 @@ def inputs_of(model: nn.Module, example: object, batches: Batches | None) -> Inp
         return inputs_from_example(example)
     if batches is None:
         return None
-    batch = batches.first(model)
-    return inputs_from_example(dict(batch.kwargs) if batch.kwargs else batch.args)
+    args, kwargs = batches.first(model).arguments_for(model)
+    return inputs_from_example(kwargs or args)
 
 
 def _holds_tensor(example: object) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from inspect import Parameter, signature
+from inspect import Parameter
 from itertools import islice
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nbcompress.compressors.data import NO_TARGET, Batch, Batches
+from nbcompress.compressors.data import NO_TARGET, Batch, Batches, forward_parameters
 from nbcompress.compressors.modes import evaluating, seeded
 from nbcompress.compressors.outputs import (
     IGNORED,
@@ -353,15 +353,11 @@ def _gap(resolved: ResolvedLoss, prediction: Tensor, target: Tensor, loss: Tenso
 
 def _with_labels(model: nn.Module, batch: Batch) -> Batch:
     """The batch with its target among the inputs, if the model has an optional argument for labels."""
-    wrapped = model
-    while isinstance(inner := getattr(wrapped, "_orig_mod", None) or getattr(wrapped, "module", None), nn.Module):
-        wrapped = inner
-    try:
-        parameters = signature(wrapped.forward).parameters
-    except (TypeError, ValueError):
+    parameters = forward_parameters(model)
+    if parameters is None:
         return batch
     by_position = [name for name, item in parameters.items() if item.kind is Parameter.POSITIONAL_OR_KEYWORD]
-    taken = by_position[: len(batch.args)]
+    taken = by_position[: len(batch.arguments_for(model)[0])]
     target_name = [] if batch.target_name in (None, "y") else [batch.target_name]
     for name in (*target_name, *_LABEL_ARGUMENTS):
         if name in parameters and parameters[name].default is None and name not in (*taken, *batch.kwargs):

@@ -326,7 +326,7 @@ def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> Resolv
         # A model that does not run at all is the clearer error.
         with seeded(0, *batches.generators), torch.no_grad():
             first = batches.first(model)
-            ModelInputs(first.args, first.kwargs)(model)
+            ModelInputs(*first.arguments_for(model))(model)
         raise
 
 
@@ -334,7 +334,7 @@ def _labels_and_predictions(model: nn.Module, raw: Any, reading: ResolvedLoss) -
     batch = Batches([raw]).first(model)
     if reading.kind is OutputKind.NUMBERS:
         raise DataError(f"accuracy needs integer labels, or targets of 0 and 1, got targets of {_target_kind(batch)}")
-    output = reading.prediction(ModelInputs(batch.args, batch.kwargs)(model), batch)
+    output = reading.prediction(ModelInputs(*batch.arguments_for(model))(model), batch)
     if reading.kind is OutputKind.CLASSES:
         scores, labels = reading.scores(output, batch.target)
         predicted = scores.argmax(1).masked_fill(scores.isnan().any(1), _NO_CLASS)

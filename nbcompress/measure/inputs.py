@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from nbcompress.artifact.export.agreement import call_arguments
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
-from nbcompress.compressors.data import Batches
+from nbcompress.compressors.data import Batches, tensors_in
 from nbcompress.compressors.inputs import Inputs
 from nbcompress.errors import MeasureError, check_integer, first_line
 
@@ -97,8 +97,8 @@ def ordered_batches(data: object, batch_size: int) -> Iterator[Iterable[Any]]:
 
 
 def _unshuffled(data: Any, batch_size: int) -> Iterable[Any]:
-    if isinstance(data, (tuple, list)) and all(isinstance(part, (Tensor, np.ndarray)) for part in data):
-        return _TensorBatches(data, batch_size)
+    if (tensors := tensors_in(data)) is not None:
+        return _TensorBatches(tensors, batch_size)
     if isinstance(data, DataLoader):
         if not _only_shuffles(data):
             return data
@@ -179,4 +179,4 @@ def model_inputs(model: nn.Module, example: object, data: object) -> ModelInputs
     finally:
         for generator, state in states:
             generator.set_state(state)
-    return ModelInputs(batch.args, batch.kwargs)
+    return ModelInputs(*batch.arguments_for(model))

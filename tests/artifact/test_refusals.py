@@ -6,6 +6,7 @@ import json
 import pickle
 import zipfile
 import zlib
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from nbcompress.artifact.header import (
     TensorEntry,
     hash_of_name,
     hash_of_names,
+    read_header,
     write_header,
 )
 from nbcompress.artifact.packed import pack, parse_contents
@@ -313,6 +315,57 @@ def test_a_bomb_in_the_header_is_refused() -> None:
     row.block(b"\x02" + bomb)
     with pytest.raises(ArtifactError, match="does not unpack to its end"):
         parse_contents(memoryview(bytes(row.data)))
+
+
+def deflated_header(body: bytes) -> memoryview:
+    packer = zlib.compressobj(9, wbits=-15)
+    row = ByteWriter()
+    row.block(b"\x02" + packer.compress(body) + packer.flush())
+    return memoryview(bytes(row.data))
+
+
+def test_a_small_header_names_few_tensors() -> None:
+    # Equal entries deflate well, but the hashes of different names do not.
+    body = ByteWriter()
+    body.text("Tiny")
+    body.data += b"abcd"
+    body.number(200_000)
+    body.data += bytes(3 * 200_000)
+    with pytest.raises(ArtifactError, match=r"no room for 200000 tensors|does not unpack to its end"):
+        parse_contents(deflated_header(bytes(body.data)))
+    body = ByteWriter()
+    body.text("Tiny")
+    body.data += b"abcd"
+    body.number(5_000)
+    body.data += bytes(3 * 5_000)
+    with pytest.raises(ArtifactError, match="its header has no room for 5000 tensors"):
+        parse_contents(deflated_header(bytes(body.data)))
+
+
+def test_a_small_header_unpacks_to_little_text_and_few_axes() -> None:
+    start = b"\x04Tinyabcd"
+    body = ByteWriter()
+    body.data += start + b"\0"
+    body.text("[[" + "[]," * 300_000 + "[]],{}]")
+    with pytest.raises(ArtifactError, match="does not unpack to its end"):
+        parse_contents(deflated_header(bytes(body.data)))
+    body = ByteWriter()
+    body.data += start + b"\1\0\0"
+    body.number(65)
+    body.data += b"\1" * 65
+    with pytest.raises(ArtifactError, match="its tensor 0 has 65 axes"):
+        parse_contents(deflated_header(bytes(body.data)))
+
+
+@pytest.mark.parametrize("reason", ["", "it is an output of the model, and outputs keep their shape; " * 5])
+def test_headers_of_large_models_are_read_back(reason: str) -> None:
+    names = [f"layers.{k}.weight" for k in range(20_000)]
+    entries = tuple(TensorEntry(hash_of_name(name), None, (64, 64)) for name in names)
+    header = Header("Tiny", hash_of_names(names), entries, left_out=dict.fromkeys(names, reason))
+    assert read_header(memoryview(write_header(header))) == header
+    # A header that deflates more than any of a model is written in a form that can be read.
+    same = replace(header, entries=entries[:1] * 20_000)
+    assert read_header(memoryview(write_header(same))) == same
 
 
 @pytest.mark.parametrize(

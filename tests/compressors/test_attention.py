@@ -49,6 +49,19 @@ def test_it_computes_what_torch_computes(batch_first: bool, adds: bool, is_apart
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5) if a is not None else None
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_masks_of_other_shapes_are_refused_as_by_torch(batch_first: bool) -> None:
+    attention = nn.MultiheadAttention(8, 2, batch_first=batch_first).eval()
+    x, y = (numbers(3, n, 8) if batch_first else numbers(n, 3, 8) for n in (4, 5))
+    masks = [{"key_padding_mask": torch.zeros(shape, dtype=torch.bool)} for shape in ((3, 4), (3, 6), (1, 5), (5, 3))]
+    masks += [{"attn_mask": numbers(*shape)} for shape in ((4, 4), (1, 5), (5, 4), (3, 4, 5), (12, 4, 5), (6, 4, 6))]
+    for (model, error), mask in product([(attention, Exception), (freed(attention), RuntimeError)], masks):
+        with pytest.raises(error):
+            model(x, y, y, **mask)
+    with pytest.raises(RuntimeError, match=r"key_padding_mask must have shape \(3, 5\), but has \(3, 4\)"):
+        freed(attention)(x, y, y, **masks[0])
+
+
 @torch.no_grad()
 def test_one_sequence_without_a_batch() -> None:
     attention = nn.MultiheadAttention(8, 2).eval()

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+import nbcompress as nc
 from nbcompress.compressors import distill, finetune, prune, quantize, record_of
 from nbcompress.compressors.data import Batches
 from nbcompress.errors import CompressionError, DataError
@@ -30,7 +31,7 @@ def named(value: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "data", [(X, Y), [X, Y], (X.numpy(), Y.numpy()), TensorDataset(X, Y)], ids=lambda data: type(data).__name__
+    "data", [(X, Y), (X.numpy(), Y.numpy()), TensorDataset(X, Y)], ids=lambda data: type(data).__name__
 )
 def test_what_is_not_in_batches_is_shuffled(data: object) -> None:
     torch.manual_seed(0)
@@ -78,8 +79,16 @@ def test_dicts_and_several_inputs() -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (7, r"data must be a DataLoader, a data set, or a pair of tensors \(inputs, targets\), got int"),
-        (X, "got Tensor"),
+        (7, r"data must be a DataLoader, a data set, a list of batches, or a tuple of tensors .*, got int"),
+        (
+            [X, X],
+            r"a list of 2 tensors, which .*: write \(x1, targets\) for the former and \[\(batch,\), \.\.\.\]",
+        ),
+        ([X.numpy(), Y.numpy()], "a list of 2 tensors"),
+        ([X, X, Y], r"a list of 3 tensors, .* write \(x1, x2, targets\)"),
+        (({"a": X}, Y), r"a tuple of dict and tensor, which .*: write \[\(inputs, target\)\] for one batch"),
+        (((X, X), Y), "a tuple of tuple and tensor"),
+        (X[:0], "at least one example, but the tensors are empty"),
         ({"a": X}, "got dict"),
         ("train", "got str"),
         (iter([(X, Y)]), "that can be read more than once, got list_iterator"),
@@ -110,10 +119,22 @@ def test_batches_refused(data: object, text: str) -> None:
         labels_of(data)
 
 
-WITHOUT_TARGETS = [[X], [(X,)], [{"input": X}], DataLoader(TensorDataset(X), 4)]
+WITHOUT_TARGETS = [
+    [X],
+    [(X,)],
+    [{"input": X}],
+    DataLoader(TensorDataset(X), 4),
+    X,
+    (X,),
+    X.numpy(),
+    [X[:3], X[3:5], X[5:]],
+]
 
 
-@pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=["tensor", "single", "dict", "loader"])
+UNLABELED_NAMES = ["list", "single", "dict", "loader", "tensor", "tuple", "array", "batches"]
+
+
+@pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=UNLABELED_NAMES)
 def test_inputs_alone_serve_where_targets_are_not_needed(data: object) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 7))
@@ -131,7 +152,74 @@ def test_inputs_alone_serve_where_targets_are_not_needed(data: object) -> None:
             assert torch.equal(got, wanted)
 
 
-@pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=["tensor", "single", "dict", "loader"])
+def test_batches_in_a_list_are_all_inputs() -> None:
+    ranges = [
+        record_of(quantize(nn.Linear(2, 2), activations="static", data=data)).activations
+        for data in (X, [X[:3], X[3:5], X[5:]], [(X[:3],), (X[3:],)], (X, Y))
+    ]
+    assert ranges.count(ranges[0]) == len(ranges)
+
+
+class Pair(nn.Module):
+    """Takes two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 7)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+        return self.layer(a if b is None else a + b)
+
+
+class TakesPair(Pair):
+    """Takes two inputs as one tuple."""
+
+    def forward(self, pair):  # type: ignore[no-untyped-def]
+        return super().forward(*pair)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda model: model, lambda model: torch.compile(model, backend="eager"), nn.DataParallel],
+    ids=["as is", "compiled", "parallel"],
+)
+def test_names_that_forward_does_not_take_are_left_out(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = wrap(Pair())
+    batch = Batches([{"a": X, "b": X, "index": Y, "labels": Y}]).first(model)
+    assert batch.arguments_for(model)[1].keys() == {"a", "b"}
+    # Each model takes its own: the inputs of a teacher are not those of its student.
+    assert batch.arguments_for(nn.Linear(2, 2))[1] == {}
+
+
+def test_models_with_extra_keys_train_and_are_measured() -> None:
+    data = [{"a": X, "b": X, "index": Y, "labels": Y}]
+    small = quantize(prune(Pair(), 0.5, criterion="gradient", data=data), activations="static", data=data, finetune=1)
+    assert record_of(small).activations
+    assert nc.accuracy(small, data).n == 7
+
+
+@pytest.mark.parametrize("model", [Pair(), TakesPair()], ids=lambda model: type(model).__name__)
+def test_inputs_in_a_tuple_of_their_own(model: nn.Module) -> None:
+    data = [((X, X), Y), [[X.numpy(), X], Y]]
+    torch.manual_seed(0)
+    outputs = [batch(model) for batch in Batches(data).for_model(model)]
+    assert torch.equal(outputs[0], model(X, X) if type(model) is Pair else model((X, X)))
+    assert torch.equal(outputs[0], outputs[1])
+    before = model.layer.weight.clone()  # type: ignore[union-attr]
+    finetune(model, data)
+    assert not torch.equal(model.layer.weight, before)  # type: ignore[union-attr]
+
+
+def test_a_tuple_that_the_model_cannot_read() -> None:
+    class Unclear(Pair):
+        def forward(self, a, b=None):  # type: ignore[no-untyped-def]
+            return super().forward(a, b)
+
+    with pytest.raises(DataError, match=r"one by one are written \(input, input, target\)"):
+        Batches([((X, X), Y)]).first(Unclear())(Unclear())
+
+
+@pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=UNLABELED_NAMES)
 def test_inputs_alone_are_refused_where_targets_are_needed(data: object) -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 7))
     before = [parameter.clone() for parameter in model.parameters()]
@@ -159,7 +247,9 @@ def test_data_on_which_the_model_fails_is_named() -> None:
     for use in uses:
         with pytest.raises(DataError, match=text):
             use()
-    with pytest.raises(DataError, match=r"the data, wrong=float32\[7, 2\], but raised TypeError: .* 'wrong'"):
+    with pytest.raises(
+        DataError, match=r"the data, wrong=float32\[7, 2\], but raised .* forward does not take 'wrong'"
+    ):
         finetune(nn.Linear(2, 7), [{"wrong": X, "labels": Y}])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
 from typing import Any
 
@@ -63,12 +63,32 @@ class ExampleInputs(Inputs):
                 f"{type(model).__name__} must run on {examples_text(self.batch_size)} like the given ones to be "
                 f"exported with a free first dimension, but {failure_text(err)}"
             ) from err
-        tensors = [leaf.detach() for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
+        leaves = pytree.tree_leaves(plain_structure(returned))
+        tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
         if not tensors:
             raise ArtifactError(
                 f"{type(model).__name__} must return tensors to be exported, got {type(returned).__name__}"
             )
         return tensors
+
+
+def plain_structure(value: Any) -> Any:
+    """Return what a model returned with plain dicts and tuples in place of classes that a program cannot hold.
+
+    These are dataclasses, named tuples and mappings whose class is not registered with PyTorch. Fields of None are left
+    out.
+    """
+    if type(value) in pytree.SUPPORTED_NODES and not isinstance(value, (tuple, list, Mapping)):
+        return value
+    if isinstance(value, Mapping) and (type(value) not in pytree.SUPPORTED_NODES or type(value) is dict):
+        return {name: plain_structure(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)) and (type(value) in (tuple, list) or hasattr(value, "_fields")):
+        items = [plain_structure(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if is_dataclass(value) and not isinstance(value, type) and type(value) not in pytree.SUPPORTED_NODES:
+        found = {field.name: plain_structure(getattr(value, field.name)) for field in fields(value)}
+        return {name: item for name, item in found.items() if item is not None}
+    return value
 
 
 def call_arguments(example: object, error: type[NbcompressError]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -118,7 +138,7 @@ def batch_inputs(data: object, model: nn.Module, n_batches: int) -> list[Example
     """
     batches = Batches(data)
     with seeded(0, *batches.generators):
-        return [on_cpu(batch.args, batch.kwargs) for batch in islice(batches.for_model(model), n_batches)]
+        return [on_cpu(*batch.arguments_for(model)) for batch in islice(batches.for_model(model), n_batches)]
 
 
 def on_cpu(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExampleInputs:

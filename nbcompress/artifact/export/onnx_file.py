@@ -26,7 +26,7 @@ from nbcompress.artifact.export.onnx_graph import (
     tensors_of,
     union_of,
 )
-from nbcompress.artifact.export.program import onnx_graph, trace_program
+from nbcompress.artifact.export.program import copy_to_trace, onnx_graph, trace_program
 from nbcompress.compressors.layers import parameters_by_name
 from nbcompress.compressors.record import ActivationRange, record_of
 from nbcompress.errors import ArtifactError, NbcompressWarning
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # An ONNX file is one protocol buffer, which holds up to this many bytes.
 _MAX_BYTES = 2**31 - 1
+# Examples in the largest batch that is checked where a model branches on the batch size.
+_MAX_CHECKED = 1024
 
 
 def onnx_bytes(
@@ -57,8 +59,10 @@ def onnx_bytes(
     check_onnx_installed()
     weights = integer_weights(model)
     _restore_grid_values(copy, weights)
+    to_trace = copy_to_trace(copy)
     expected = [example.outputs(copy) for example in examples]
-    graph = onnx_graph(trace_program(copy, examples[0]), weights)
+    program, limits = trace_program(to_trace, examples[0])
+    graph = onnx_graph(program, weights)
     has_integers = _insert_integers(graph, weights, record_of(model).activations, examples)
     written = _serialized(graph)
     name = type(model).__name__
@@ -67,7 +71,10 @@ def onnx_bytes(
         _check(name, OnnxSession(written, is_exact=True), examples, expected, allowed)
     # And with the settings that whoever opens the file will use.
     allowed = INTEGER_TOLERANCE if weights else FLOAT_TOLERANCE
-    _check(name, OnnxSession(written), examples, expected, allowed if tolerance is None else tolerance)
+    allowed = allowed if tolerance is None else tolerance
+    session = OnnxSession(written)
+    _check(name, session, examples, expected, allowed)
+    _check_beyond(copy, session, examples[0], limits, allowed)
     return written
 
 
@@ -81,6 +88,24 @@ def _check(
     for example, outputs in zip(examples, expected, strict=True):
         measured = agreement(outputs, tensors_of(session(_session_inputs(session, example))))
         check_agreement(name, f"ONNX Runtime on {examples_text(example.batch_size)}", measured, tolerance)
+
+
+def _check_beyond(
+    copy: nn.Module, session: OnnxSession, example: ExampleInputs, limits: Mapping[str, int], tolerance: float
+) -> None:
+    """Check the batch sizes next to the limits of the program, which are not part of the graph."""
+    for n in (limits.get("min", 1) - 1, limits.get("max", _MAX_CHECKED) + 1):
+        if not 0 < n <= _MAX_CHECKED:
+            continue
+        beyond = example.resized(n)
+        try:
+            outputs = beyond.outputs(copy)
+            found = tensors_of(session(_session_inputs(session, beyond)))
+        except ArtifactError:  # an error is no wrong result
+            continue
+        check_agreement(
+            type(copy).__name__, f"ONNX Runtime on {examples_text(n)}", agreement(outputs, found), tolerance
+        )
 
 
 @torch.no_grad()

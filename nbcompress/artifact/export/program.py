@@ -6,8 +6,9 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,8 +21,10 @@ from nbcompress.artifact.export.agreement import (
     check_agreement,
     examples_text,
     failure_text,
+    plain_structure,
 )
-from nbcompress.errors import ArtifactError
+from nbcompress.compressors.copying import deep_copy
+from nbcompress.errors import ArtifactError, NbcompressWarning
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,25 +37,75 @@ _OPSET = 21
 _NOISY_LOGGERS = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
 
 
-def trace_program(model: nn.Module, example: ExampleInputs) -> ExportedProgram:
-    """Trace `model`, which is in evaluation mode, with a free first dimension.
+def copy_to_trace(model: nn.Module) -> nn.Module:
+    """Return a copy that shares the parameters of `model`, and whose outputs are plain tuples and dicts.
+
+    Make it before the model runs: some models keep what depends on the shape of their last input, and a trace of such a
+    model would hold that shape.
+    """
+    new = deep_copy(model, {id(parameter): parameter for parameter in model.parameters()})
+    forward = new.forward
+
+    @wraps(forward)
+    def plain_forward(*args: Any, **kwargs: Any) -> Any:
+        return plain_structure(forward(*args, **kwargs))
+
+    new.forward = plain_forward
+    return new
+
+
+def trace_program(model: nn.Module, example: ExampleInputs) -> tuple[ExportedProgram, dict[str, int]]:
+    """Trace `model`, a `copy_to_trace` in evaluation mode, with a free first dimension.
+
+    Returns:
+        The program, and the batch sizes that it takes if the model branches on them: `min`, `max`, both or none.
 
     Raises:
         ArtifactError: It cannot be traced, or works with one batch size only.
     """
     # The tracer would take a batch size of 1 for a constant.
     example = example.resized(max(2, example.batch_size))
+    limits: dict[str, int] = {}
+    for is_last in (False, True):
+        try:
+            program = _traced(model, example, limits)
+            break
+        except Exception as err:
+            name = type(model).__name__
+            fixed = re.search(r"^\s*batch = (\d+)\s*$", str(err), re.MULTILINE)
+            if fixed:
+                raise ArtifactError(
+                    f"the first dimension of the inputs must be free, but {name} works with {fixed[1]} only. It must "
+                    "count the examples: wrap a model that takes the steps of a sequence first in a module that "
+                    "transposes its inputs, and set to None what the model kept of the shape of an earlier input"
+                ) from err
+            # What the exporter suggests where the model branches on the batch size.
+            found = re.search(r"^\s*batch = Dim\('batch', (.*)\)\s*$", str(err), re.MULTILINE)
+            limits = {key: int(value) for key, value in re.findall(r"(min|max)=(\d+)", found[1])} if found else {}
+            if is_last or not limits:
+                raise ArtifactError(
+                    f"torch.export must be able to trace {name} with a free first dimension, but {failure_text(err)}"
+                ) from err
+    return program, limits
+
+
+def _warn_of_limits(model: nn.Module, limits: Mapping[str, int]) -> None:
+    if limits:
+        bounds = " and ".join(f"at {'least' if key == 'min' else 'most'} {value}" for key, value in limits.items())
+        warnings.warn(
+            f"the exported program takes {bounds} examples at a time, because {type(model).__name__} branches on "
+            "their number",
+            NbcompressWarning,
+            stacklevel=4,
+        )
+
+
+def _traced(model: nn.Module, example: ExampleInputs, limits: Mapping[str, int]) -> ExportedProgram:
     shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for tensor in example.batched:
-        shapes[tensor] = {0: torch.export.Dim("batch")}
-    try:
-        with _quiet_exporter(), torch.random.fork_rng(devices=[]):
-            return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=shapes)
-    except Exception as err:
-        raise ArtifactError(
-            f"torch.export must be able to trace {type(model).__name__} with a free first dimension, "
-            f"but {failure_text(err)}"
-        ) from err
+        shapes[tensor] = {0: torch.export.Dim("batch", **limits)}
+    with _quiet_exporter(), torch.random.fork_rng(devices=[]):
+        return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=shapes)
 
 
 def onnx_graph(program: ExportedProgram, inputs: Collection[str]) -> ir.Model:
@@ -130,15 +183,26 @@ def program_bytes(copy: nn.Module, examples: Sequence[ExampleInputs], tolerance:
     Raises:
         ArtifactError: The model cannot be traced, or the program computes something else.
     """
+    to_trace = copy_to_trace(copy)
     expected = [example.outputs(copy) for example in examples]
+    program, limits = trace_program(to_trace, examples[0])
+    _warn_of_limits(copy, limits)
     file = io.BytesIO()
     with warnings.catch_warnings():
         # The exporter warns about its own parts.
         warnings.simplefilter("ignore")
-        torch.export.save(trace_program(copy, examples[0]), file)
-        file.seek(0)
-        loaded = torch.export.load(file).module()
+        try:
+            torch.export.save(program, file)
+            file.seek(0)
+            loaded = torch.export.load(file).module()
+        except Exception as err:
+            raise ArtifactError(
+                f"torch.export must be able to save the program of {type(copy).__name__}, but {failure_text(err)} "
+                "(inputs are tensors, and plain tuples, lists and dicts of tensors)"
+            ) from err
     for example, outputs in zip(examples, expected, strict=True):
+        if not limits.get("min", 0) <= example.batch_size <= limits.get("max", example.batch_size):
+            continue
         measured = agreement(outputs, example.outputs(loaded))
         what = f"the loaded program on {examples_text(example.batch_size)}"
         check_agreement(type(copy).__name__, what, measured, FLOAT_TOLERANCE if tolerance is None else tolerance)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import onnxruntime
 import pytest
 import torch
 from export_nets import Encoder, perceptron, ran
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 
 import nbcompress as nc
 from nbcompress.artifact.export.agreement import ExampleInputs, example_inputs
-from nbcompress.errors import ArtifactError, DataError, MissingPart
+from nbcompress.errors import ArtifactError, DataError, MissingPart, NbcompressWarning
 
 X = torch.ones(3, 12)
 
@@ -40,6 +43,54 @@ class Pinned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * int(x.shape[0] > 4)
+
+
+class Fixed(nn.Module):
+    """Runs on any batch, but reads its size as a number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * int(x.shape[0])
+
+
+class Chunked(nn.Linear):
+    """Takes large batches in another way, with the same result."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.shape[0] < 16 else x.clone())
+
+
+class Keeping(nn.Linear):
+    """Keeps what depends on the shape of its last input."""
+
+    shape: torch.Size | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shape != x.shape:
+            self.shape, self.steps = x.shape, torch.arange(12.0)
+        return super().forward(x + self.steps)
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    inputs: Tensor
+
+
+@dataclass
+class Result:
+    logits: Tensor
+    pair: Pair
+    loss: Tensor | None = None
+
+
+class Structured(nn.Linear):
+    def forward(self, x: Tensor) -> Result:
+        logits = super().forward(x)
+        return Result(logits, Pair(logits, x))
+
+
+class OfPair(nn.Linear):
+    def forward(self, pair: Pair) -> Tensor:
+        return super().forward(pair.logits) + pair.inputs
 
 
 class WithState(nn.Linear):
@@ -148,9 +199,9 @@ def test_refusals(tmp_path: Path, name: str, options: dict[str, object], text: s
     [
         (Deciding(), "torch.export must be able to trace Deciding with a free first dimension, but it raised Guard"),
         (OfThree(), "OfThree must run on 4 examples like the given .* but it raised RuntimeError: shape"),
-        (Pinned(), "torch.export must be able to trace Pinned with a free first dimension, but it raised"),
+        (Fixed(), "the first dimension of the inputs must be free, but Fixed works with 3 only. It must count"),
     ],
-    ids=["deciding", "of-three", "pinned"],
+    ids=["deciding", "of-three", "fixed"],
 )
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_untraceable_models(
@@ -161,6 +212,53 @@ def test_untraceable_models(
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_limits_on_the_batch_size(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".onnx":
+        # The graph has no limits: it is right beyond them, or refused.
+        found = onnxruntime.InferenceSession(nc.export(Chunked(12, 12).eval(), path, example=X))
+        assert found.run(None, {found.get_inputs()[0].name: torch.ones(20, 12).numpy()})[0].shape == (20, 12)
+        with pytest.raises(ArtifactError, match="ONNX Runtime on 5 examples gives outputs that are off by"):
+            nc.export(Pinned(), tmp_path / "b.onnx", example=X)
+        return
+    with pytest.warns(NbcompressWarning, match="takes at most 15 examples at a time, because Chunked branches"):
+        nc.export(Chunked(12, 12), path, example=X)
+    program = torch.export.load(path).module()
+    assert program(torch.ones(15, 12)).shape == (15, 12)
+    with pytest.raises(AssertionError, match="Guard failed"):
+        program(torch.ones(16, 12))
+    with pytest.warns(NbcompressWarning, match="at most 15"):
+        nc.export(Chunked(12, 12), path, example=torch.ones(15, 12))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_what_a_model_keeps_of_a_shape_is_not_traced(tmp_path: Path, suffix: str) -> None:
+    model = Keeping(12, 12)
+    nc.export(model, tmp_path / f"a{suffix}", example=X)
+    assert model.shape is None
+    model(X)
+    with pytest.raises(ArtifactError, match=r"works with 3 only.* what the model kept of the shape of an earlier"):
+        nc.export(model, tmp_path / f"b{suffix}", example=X)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_outputs_in_classes(tmp_path: Path, suffix: str) -> None:
+    model = Structured(12, 12).eval()
+    path = nc.export(model, tmp_path / f"a{suffix}", example=X)
+    if suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path)
+        results = session.run(None, {session.get_inputs()[0].name: X.numpy()})
+        assert torch.allclose(torch.from_numpy(results[0]), model(X).logits, atol=1e-6)
+        nc.export(OfPair(12, 12), tmp_path / "b.onnx", example=(Pair(X, X),))
+        return
+    found = torch.export.load(path).module()(X)
+    assert torch.allclose(found["logits"], model(X).logits)
+    assert type(found["pair"]) is tuple
+    with pytest.raises(ArtifactError, match=r"save the program of OfPair, .* \(inputs are tensors, and plain tuples"):
+        nc.export(OfPair(12, 12), tmp_path / "b.pt2", example=(Pair(X, X),))
 
 
 def test_what_is_no_module_and_what_returns_nothing(tmp_path: Path) -> None:
