@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import IO, Any
 from weakref import WeakValueDictionary
@@ -56,16 +56,21 @@ else:
 
 
 class FileLock:
-    """An exclusive lock on an existing file, between processes and between threads; get one with `lock_for`.
+    """An exclusive lock on a file, between processes and between threads; get one with `lock_for`.
 
-    It is re-entrant within a thread. It leaves no lock file behind, and the lock of a killed process is released.
+    It is re-entrant within a thread. The lock of a killed process is released.
+
+    Args:
+        path: Of the file.
+        is_temporary: The file exists only while it is locked; after a kill it may stay, and does no harm. By default it
+            exists, and the lock leaves no file behind.
 
     Raises:
         StudyError: On entering: the file cannot be opened for writing, or its file system cannot lock files.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, *, is_temporary: bool = False) -> None:
+        self._path, self._is_temporary = path, is_temporary
         self._thread = threading.RLock()
         self._depth = 0
         self._descriptor = -1
@@ -90,6 +95,9 @@ class FileLock:
             if self._depth == 0:
                 descriptor, self._descriptor = self._descriptor, -1
                 try:
+                    if self._is_temporary:
+                        with suppress(OSError):  # on Windows another process that waits for the lock has it open
+                            os.unlink(self._path)
                     # Closing the file is not enough: a child forked in between would keep the lock.
                     _unlock(descriptor)
                 finally:
@@ -98,16 +106,25 @@ class FileLock:
             self._thread.release()
 
     def _open_locked(self) -> int:
+        while True:
+            descriptor = self._open_and_lock()
+            if not self._is_temporary or _is_file_at(descriptor, self._path):
+                return descriptor
+            os.close(descriptor)  # its last holder has removed it while this process waited
+
+    def _open_and_lock(self) -> int:
+        flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | (os.O_CREAT if self._is_temporary else 0)
         try:
-            descriptor = os.open(self._path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+            descriptor = os.open(self._path, flags, 0o666)
         except OSError as error:
-            raise StudyError(f"The journal {self._path} cannot be opened for writing: {error.strerror}.") from error
+            what = "lock file" if self._is_temporary else "journal"
+            raise StudyError(f"The {what} {self._path} cannot be opened for writing: {error.strerror}.") from error
         try:
             _lock(descriptor)
         except OSError as error:
             os.close(descriptor)
             raise StudyError(
-                f"The file system of {self._path} cannot lock files ({error.strerror}), so a journal is not "
+                f"The file system of {self._path} cannot lock files ({error.strerror}), so a study is not "
                 f"safe there. Keep the study elsewhere: {option('storage', 'PATH')}."
             ) from error
         except BaseException:
@@ -116,11 +133,18 @@ class FileLock:
         return descriptor
 
 
+def _is_file_at(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 _locks: WeakValueDictionary[str, FileLock] = WeakValueDictionary()
 _locks_guard = threading.Lock()
 
 
-def lock_for(path: str) -> FileLock:
+def lock_for(path: str, *, is_temporary: bool = False) -> FileLock:
     """Return the lock of the file at the real, absolute `path`: one object per file in this process.
 
     So two studies of the same journal in one thread share the lock, and cannot wait for each other.
@@ -128,7 +152,7 @@ def lock_for(path: str) -> FileLock:
     with _locks_guard:
         lock = _locks.get(path)
         if lock is None:
-            lock = _locks[path] = FileLock(path)
+            lock = _locks[path] = FileLock(path, is_temporary=is_temporary)
         return lock
 
 
