@@ -159,6 +159,8 @@ _DICTIONARY = (
 )
 # The header of a model with 100,000 tensors takes a few megabytes; anything that inflates to more is refused.
 _MAX_BYTES = 1 << 26
+# A small file could inflate to a header that says more, and would take long to refuse.
+_MAX_ENTRIES, _MAX_AXES = 1 << 20, 64
 # Flags of the header.
 _REST_IS_HALF, _DEFLATED, _WITH_DICTIONARY = 1, 2, 4
 # First byte of an entry: an index into `DTYPES` with flags, or this value for a tied tensor.
@@ -303,7 +305,7 @@ def read_header(data: memoryview) -> Header:
     class_name = reader.text()
     names_hash = bytes(reader.take(4))
     n_entries = reader.number()
-    if n_entries > len(reader.left):  # each entry takes two bytes or more
+    if n_entries > min(len(reader.left), _MAX_ENTRIES):  # each entry takes two bytes or more
         raise ArtifactError(f"the file is damaged: its header has no room for {n_entries} tensors")
     entries = tuple(_read_entry(reader, index) for index in range(n_entries))
     surgery, left_out, activations = _read_extras(reader.text()) if len(reader.left) else ((), {}, {})
@@ -356,7 +358,7 @@ def _read_entry(reader: ByteReader, index: int) -> TensorEntry:
     if kind % 32 >= len(DTYPES):
         raise ArtifactError(f"the file is damaged: its tensor {index} is of an unknown dtype, {kind % 32}")
     n_axes = reader.number()
-    if n_axes > len(reader.left):
+    if n_axes > min(len(reader.left), _MAX_AXES):
         raise ArtifactError(f"the file is damaged: its tensor {index} has {n_axes} axes")
     shape = tuple(reader.number() for _ in range(n_axes))
     n_values = reader.number() if kind & _HAS_CODEBOOK else 0
@@ -414,7 +416,7 @@ def _surgery(kind: Any, module: Any, shapes: Any, attributes: Any) -> Surgery:
 
 
 def _sizes(numbers: Any) -> tuple[int, ...]:
-    if not isinstance(numbers, list) or len(numbers) > 64:
+    if not isinstance(numbers, list) or len(numbers) > _MAX_AXES:
         raise ValueError("a shape is not a short list of counts")
     return tuple(_size(number) for number in numbers)
 

@@ -2,7 +2,8 @@
 
 The format is that of Optuna's own file backend. That backend waits 30 seconds for the lock of a killed process, and
 refuses a file whose last line is incomplete. This one uses a lock that the operating system releases when its holder
-dies, and removes an incomplete last line before it appends.
+dies, and removes an incomplete last line before it appends. Each line that it appends also holds its own number under
+`line`, which Optuna ignores, so that a missing or doubled line is noticed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import IO, Any
 from weakref import WeakValueDictionary
 
 from optuna.storages.journal import BaseJournalBackend
+from optuna.storages.journal._storage import JournalOperation
 
 from nbcompress.errors import StorageMissing, StudyError, option
 
@@ -159,15 +161,21 @@ def lock_for(path: str, *, is_temporary: bool = False) -> FileLock:
 # How every line of Optuna begins. A file that holds only a part of this is a journal whose first line is incomplete.
 _LINE_START = b'{"op_code":'
 _BLOCK_BYTES = 1 << 16
+# Of each line that is written here, counted from 1.
+_LINE_KEY = "line"
+
+
+_OPERATIONS = frozenset(map(int, JournalOperation))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """Return the operation that `line` holds, or None if it is not an operation."""
     try:
-        data = json.loads(line)
+        # Of bytes, the encoding would be guessed, and a file in UTF-16 would pass.
+        data = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):  # not JSON, not text, or nested too deeply
         return None
-    return data if isinstance(data, dict) and isinstance(data.get("op_code"), int) else None
+    return data if isinstance(data, dict) and type(data.get("op_code")) is int else None
 
 
 class JournalFile(BaseJournalBackend):
@@ -181,7 +189,8 @@ class JournalFile(BaseJournalBackend):
         create: Create the file, and its folder, if they are missing.
 
     Raises:
-        StudyError: The file is missing, cannot be read, is not a journal, or is damaged before its last line.
+        StudyError: The file is missing, cannot be read, is not a journal, is damaged before its last line, or was
+            written by a later version of Optuna.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
@@ -217,17 +226,28 @@ class JournalFile(BaseJournalBackend):
             if log is None:
                 if index == len(lines) - 1 and not rest:
                     break  # incomplete; the next writer removes it
+                raise self._damaged(number, "is not an operation")
+            if log["op_code"] not in _OPERATIONS:
                 raise StudyError(
-                    f"The journal {self.path} is damaged: line {number + 1} is not an operation. "
-                    "Everything before it is valid; remove that line and all lines after it, or use another "
+                    f"Line {number + 1} of the journal {self.path} is an operation {log['op_code']}, which the "
+                    "installed Optuna does not know: a later one has written it. Update Optuna, or use another "
                     f"{option('storage')}."
                 )
+            stated = log.pop(_LINE_KEY, number + 1)
+            if stated != number + 1:
+                raise self._damaged(number, f"was written as line {stated}, so a line is missing, doubled or moved")
             if number == len(self._starts) - 1:
                 self._starts.append(self._starts[number] + len(line) + 1)
             if number >= log_number_from:
                 logs.append(log)
             number += 1
         return logs
+
+    def _damaged(self, number: int, what: str) -> StudyError:
+        return StudyError(
+            f"The journal {self.path} is damaged: line {number + 1} {what}. Everything before it is valid; "
+            f"remove that line and all lines after it, or use another {option('storage')}."
+        )
 
     @contextmanager
     def without_sync(self) -> Iterator[None]:
@@ -244,10 +264,12 @@ class JournalFile(BaseJournalBackend):
         Raises:
             StudyError: The disk is full, or the file was removed or replaced. Earlier operations are not lost.
         """
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self.lock, self._open("r+b") as file:
             self._check_same(file)
             end = self._repair(file)
+            first = self._n_lines(file, end) + 1
+            numbered = [{**log, _LINE_KEY: line} for line, log in enumerate(logs, first)]
+            text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in numbered).encode()
             try:
                 file.seek(end)
                 _write_all(file, text)
@@ -256,6 +278,11 @@ class JournalFile(BaseJournalBackend):
             except OSError as error:
                 file.truncate(end)
                 raise StudyError(f"The journal {self.path} cannot be written: {error.strerror}.") from error
+
+    def _n_lines(self, file: IO[bytes], end: int) -> int:
+        """Return the number of lines of a file of that length without an incomplete one."""
+        file.seek(self._starts[-1])
+        return len(self._starts) - 1 + file.read(end - self._starts[-1]).count(b"\n")
 
     def repair(self) -> None:
         """Remove an incomplete last line."""

@@ -106,12 +106,11 @@ def _open_journal(path: str | os.PathLike[str], *, create: bool) -> StorageHandl
     if not os.fspath(path):
         raise StudyError(f"A storage needs a path, but got an empty text. Write for example {DEFAULT_STORAGE!r}.")
     journal = JournalFile(path, create=create)
+    storage = JournalStorage(journal)  # reads the file; one that is refused is not repaired
     if create:
         journal.repair()
     kept_folder = _folder_beside(Path(journal.path))
-    return StorageHandle(
-        JournalStorage(journal), journal.path, journal.lock, kept_folder, without_sync=journal.without_sync
-    )
+    return StorageHandle(storage, journal.path, journal.lock, kept_folder, without_sync=journal.without_sync)
 
 
 def _open_database(url: str, *, create: bool) -> StorageHandle:

@@ -406,6 +406,13 @@ class Study:
         with self._store.locked():
             self._refresh()
 
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Return a context manager in which no other thread, and no other process on this machine, writes the study.
+
+        A database with a server excludes no other process.
+        """
+        return self._store.exclusive()
+
     def optuna_study(self) -> optuna.Study:
         """Return the stored study as a study of Optuna, for its dashboard and its plots.
 
