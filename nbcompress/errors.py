@@ -142,6 +142,10 @@ class StorageMissing(StudyError):
     """A journal or a database file that is to be read and does not exist."""
 
 
+class TrialConflict(StudyError):
+    """A trial that is not begun here, since another process has begun it, or one of the same point, or the last one."""
+
+
 class StudyChanged(StudyError, ValueError):
     """A stored study has other parameters, objectives or constraints than the search that wants to continue it."""
 

@@ -37,6 +37,7 @@ VALUE_KEY = "value"
 # Deeper nesting is a mistake, such as a list that contains itself.
 _MAX_DEPTH = 100
 _ARRAY_KINDS = "biufc"
+_MAX_AXES = 64  # as in NumPy
 _DTYPE_BY_NAME = {dtype_name(dtype): dtype for dtype in DTYPES}
 
 Node = list[Any]
@@ -216,13 +217,13 @@ class _NodeParser:
         return handle
 
     def _tensor(self, name: str, shape: list[int]) -> Tensor:
-        dtype, sizes = _DTYPE_BY_NAME[name], tuple(map(_count, shape))
+        dtype, sizes = _DTYPE_BY_NAME[name], _sizes(shape)
         width = dtype.itemsize
         data = np.frombuffer(self._data.take(prod(sizes) * width), dtype=np.uint8)
         return tensor_of(data.reshape(-1, width), sizes, dtype)
 
     def _array(self, name: str, shape: list[int]) -> np.ndarray[Any, Any]:
-        dtype, sizes = np.dtype(name), tuple(map(_count, shape))
+        dtype, sizes = np.dtype(name), _sizes(shape)
         if dtype.kind not in _ARRAY_KINDS:
             raise ValueError(f"unknown dtype {name!r:.40}")
         data = self._data.take(prod(sizes) * dtype.itemsize)
@@ -233,6 +234,12 @@ def _count(number: object) -> int:
     if type(number) is not int or not 0 <= number < 1 << 62:
         raise ValueError(f"{number!r:.40} is not a count")
     return number
+
+
+def _sizes(shape: object) -> tuple[int, ...]:
+    if not isinstance(shape, list) or len(shape) > _MAX_AXES:
+        raise ValueError("a shape is not a short list of counts")
+    return tuple(map(_count, shape))
 
 
 def _replace_handle(value: Any, module: nn.Module) -> Any:

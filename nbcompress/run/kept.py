@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from nbcompress.study import Study
 
 VERSION = 1
+# A note holds the names of a few modules.
+_MAX_NOTE_BYTES = 1 << 20
+# The name of the folder of a trial. Other folders are not ours.
+_IS_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 Modules = Callable[[], "Mapping[str, nn.Module]"]
 """Returns the notebook's modules as they are now, by name."""
@@ -94,12 +100,9 @@ class FolderArtifactStore:
             return self._held[number, name]
         path = self._path(number, name)
         try:
-            note = json.loads(_note_path(path).read_text(encoding="utf-8"))
+            origins = iter(_read_origins(path))
         except FileNotFoundError:
             raise KeyError(f"trial {number} keeps no {name!r}") from None
-        if note["version"] > VERSION:
-            raise ArtifactError(f"{path} was kept by a newer nbcompress; update this one to read it.")
-        origins = iter(note["origins"])
         return _with_modules(load_value(path), lambda handle: self._rebuilt(handle, next(origins, None)))
 
     def names(self, number: int) -> tuple[str, ...]:
@@ -112,6 +115,26 @@ class FolderArtifactStore:
             shutil.rmtree(folder)
         for key in [key for key in self._held if key[0] == number]:
             del self._held[key]
+
+    def remove_orphans(self, complete: Collection[int], running: Collection[int]) -> None:
+        """Remove what killed processes left. The caller excludes other writers.
+
+        Args:
+            complete: Trials whose values are kept: without a note a value of theirs was not written to its end.
+            running: Trials that may write now; theirs are left alone. All values of other trials are removed.
+        """
+        if not self._folder.is_dir():
+            return
+        for folder in self._folder.iterdir():
+            if not _IS_NUMBER.fullmatch(folder.name) or not folder.is_dir() or int(folder.name) in running:
+                continue
+            if int(folder.name) not in complete:
+                self.drop(int(folder.name))
+                continue
+            for path in folder.iterdir():
+                is_value = path.suffix == ".nbz" and _note_path(path).exists()
+                if not is_value and path.suffix in (".nbz", ".part"):
+                    path.unlink(missing_ok=True)
 
     def _path(self, number: int, name: str) -> Path:
         return self._folder / str(number) / f"{quote(name, safe='')}.nbz"
@@ -184,12 +207,55 @@ class ArtifactWriter:
 def attach_artifact_store(study: Study, modules: Modules = dict) -> None:
     """Give a study the store of its kept values: a folder beside its storage, or memory if it is not stored."""
     folder = study.kept_folder
-    study.artifact_store = MemoryArtifactStore() if folder is None else FolderArtifactStore(folder, modules)
-    study.refresh()
+    if folder is None:
+        study.artifact_store = MemoryArtifactStore()
+        study.refresh()
+        return
+    study.artifact_store = store = FolderArtifactStore(folder, modules)
+    if study.is_read_only:
+        study.refresh()
+        return
+    with study.exclusive():
+        study.refresh()
+        running = {trial.number for trial in study.all_trials if trial.state is State.RUNNING}
+        with suppress(OSError):  # what cannot be removed now does no harm, and may be removed the next time
+            store.remove_orphans({trial.number for trial in study.front}, running)
 
 
 def _note_path(path: Path) -> Path:
     return path.with_suffix(".json")
+
+
+def _read_origins(path: Path) -> list[str | None]:
+    """Return the names of the notebook's modules that the note of a kept file holds.
+
+    Raises:
+        FileNotFoundError: There is no note.
+        ArtifactError: The note is damaged, or from a newer version.
+    """
+    try:
+        with open(_note_path(path), "rb") as file:
+            text = file.read(_MAX_NOTE_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ArtifactError(f"{_note_path(path)} cannot be read: {error.strerror or error}.") from error
+    damaged = f"The note {_note_path(path)} of a kept value is damaged; load the value itself with load_value(path)."
+    if len(text) > _MAX_NOTE_BYTES:
+        raise ArtifactError(damaged)
+    try:
+        note = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or nested too deeply
+        raise ArtifactError(damaged) from error
+    version = note.get("version") if isinstance(note, dict) else None
+    if type(version) is not int or version < 1:
+        raise ArtifactError(damaged)
+    if version > VERSION:
+        raise ArtifactError(f"{path} was kept by a newer nbcompress; update this one to read it.")
+    origins = note.get("origins")
+    if not isinstance(origins, list) or not all(origin is None or isinstance(origin, str) for origin in origins):
+        raise ArtifactError(damaged)
+    return origins
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import SpaceExhausted, StudyError
+from nbcompress.errors import SpaceExhausted, TrialConflict
 from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
@@ -291,7 +291,7 @@ class SearchLoop:
                     return planned
                 if self._abandoned() is not None:  # requested while the proposer was working
                     return None
-                self._start_trial(planned)
+                self._start_trial(planned, n_known=len(trials))
             except EngineError as error:
                 return Ending("broken", str(error))
         return None
@@ -357,7 +357,8 @@ class SearchLoop:
         reason = f"Trial {finalist.number} again: one of the best, and values may be noisy."
         return _NextPoint(finalist.point, note={REPEAT_OF: finalist.number}, reason=reason)
 
-    def _start_trial(self, planned: _NextPoint) -> None:
+    def _start_trial(self, planned: _NextPoint, n_known: int) -> None:
+        """Start a trial. If another process has begun it, nothing starts, and the next point is looked for again."""
         number = len(self._study.all_trials) if planned.number is None else planned.number
         try:
             trial = self._study.begin(
@@ -366,12 +367,12 @@ class SearchLoop:
                 seed=trial_seed(self._options.seed, number),
                 note=self._note_of(planned.note),
                 reason=planned.reason,
+                n_known=n_known,
+                limit=self._options.trials,
             )
-        except StudyError:
+        except TrialConflict:
             self._study.refresh()
-            if planned.number is None or self._study.all_trials[planned.number].state is State.INTERRUPTED:
-                raise
-            return  # another process has taken this interrupted trial in the meantime
+            return
         self._running[trial.number] = _Running(trial)
         self._observers.trial_started(trial)
         self._submit(trial, 0)

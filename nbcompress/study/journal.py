@@ -2,7 +2,8 @@
 
 The format is that of Optuna's own file backend. That backend waits 30 seconds for the lock of a killed process, and
 refuses a file whose last line is incomplete. This one uses a lock that the operating system releases when its holder
-dies, and removes an incomplete last line before it appends.
+dies, and removes an incomplete last line before it appends. Each line that it appends also holds its own number under
+`line`, which Optuna ignores, so that a missing or doubled line is noticed.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
 from optuna.storages.journal import BaseJournalBackend
+from optuna.storages.journal._storage import JournalOperation
 
 from nbcompress.errors import StorageMissing, StudyError, option
 
@@ -56,16 +58,21 @@ else:
 
 
 class FileLock:
-    """An exclusive lock on an existing file, between processes and between threads; get one with `lock_for`.
+    """An exclusive lock on a file, between processes and between threads; get one with `lock_for`.
 
-    It is re-entrant within a thread. It leaves no lock file behind, and the lock of a killed process is released.
+    It is re-entrant within a thread. The lock of a killed process is released.
+
+    Args:
+        path: Of the file.
+        is_temporary: The file exists only while it is locked; after a kill it may stay, and does no harm. By default it
+            exists, and the lock leaves no file behind.
 
     Raises:
         StudyError: On entering: the file cannot be opened for writing, or its file system cannot lock files.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, *, is_temporary: bool = False) -> None:
+        self._path, self._is_temporary = path, is_temporary
         self._thread = threading.RLock()
         self._depth = 0
         self._descriptor = -1
@@ -90,6 +97,9 @@ class FileLock:
             if self._depth == 0:
                 descriptor, self._descriptor = self._descriptor, -1
                 try:
+                    if self._is_temporary:
+                        with suppress(OSError):  # on Windows another process that waits for the lock has it open
+                            os.unlink(self._path)
                     # Closing the file is not enough: a child forked in between would keep the lock.
                     _unlock(descriptor)
                 finally:
@@ -98,16 +108,25 @@ class FileLock:
             self._thread.release()
 
     def _open_locked(self) -> int:
+        while True:
+            descriptor = self._open_and_lock()
+            if not self._is_temporary or _is_file_at(descriptor, self._path):
+                return descriptor
+            os.close(descriptor)  # its last holder has removed it while this process waited
+
+    def _open_and_lock(self) -> int:
+        flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | (os.O_CREAT if self._is_temporary else 0)
         try:
-            descriptor = os.open(self._path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+            descriptor = os.open(self._path, flags, 0o666)
         except OSError as error:
-            raise StudyError(f"The journal {self._path} cannot be opened for writing: {error.strerror}.") from error
+            what = "lock file" if self._is_temporary else "journal"
+            raise StudyError(f"The {what} {self._path} cannot be opened for writing: {error.strerror}.") from error
         try:
             _lock(descriptor)
         except OSError as error:
             os.close(descriptor)
             raise StudyError(
-                f"The file system of {self._path} cannot lock files ({error.strerror}), so a journal is not "
+                f"The file system of {self._path} cannot lock files ({error.strerror}), so a study is not "
                 f"safe there. Keep the study elsewhere: {option('storage', 'PATH')}."
             ) from error
         except BaseException:
@@ -116,11 +135,18 @@ class FileLock:
         return descriptor
 
 
+def _is_file_at(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 _locks: WeakValueDictionary[str, FileLock] = WeakValueDictionary()
 _locks_guard = threading.Lock()
 
 
-def lock_for(path: str) -> FileLock:
+def lock_for(path: str, *, is_temporary: bool = False) -> FileLock:
     """Return the lock of the file at the real, absolute `path`: one object per file in this process.
 
     So two studies of the same journal in one thread share the lock, and cannot wait for each other.
@@ -128,22 +154,28 @@ def lock_for(path: str) -> FileLock:
     with _locks_guard:
         lock = _locks.get(path)
         if lock is None:
-            lock = _locks[path] = FileLock(path)
+            lock = _locks[path] = FileLock(path, is_temporary=is_temporary)
         return lock
 
 
 # How every line of Optuna begins. A file that holds only a part of this is a journal whose first line is incomplete.
 _LINE_START = b'{"op_code":'
 _BLOCK_BYTES = 1 << 16
+# Of each line that is written here, counted from 1.
+_LINE_KEY = "line"
+
+
+_OPERATIONS = frozenset(map(int, JournalOperation))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """Return the operation that `line` holds, or None if it is not an operation."""
     try:
-        data = json.loads(line)
+        # Of bytes, the encoding would be guessed, and a file in UTF-16 would pass.
+        data = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):  # not JSON, not text, or nested too deeply
         return None
-    return data if isinstance(data, dict) and isinstance(data.get("op_code"), int) else None
+    return data if isinstance(data, dict) and type(data.get("op_code")) is int else None
 
 
 class JournalFile(BaseJournalBackend):
@@ -157,7 +189,8 @@ class JournalFile(BaseJournalBackend):
         create: Create the file, and its folder, if they are missing.
 
     Raises:
-        StudyError: The file is missing, cannot be read, is not a journal, or is damaged before its last line.
+        StudyError: The file is missing, cannot be read, is not a journal, is damaged before its last line, or was
+            written by a later version of Optuna.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
@@ -193,17 +226,28 @@ class JournalFile(BaseJournalBackend):
             if log is None:
                 if index == len(lines) - 1 and not rest:
                     break  # incomplete; the next writer removes it
+                raise self._damaged(number, "is not an operation")
+            if log["op_code"] not in _OPERATIONS:
                 raise StudyError(
-                    f"The journal {self.path} is damaged: line {number + 1} is not an operation. "
-                    "Everything before it is valid; remove that line and all lines after it, or use another "
+                    f"Line {number + 1} of the journal {self.path} is an operation {log['op_code']}, which the "
+                    "installed Optuna does not know: a later one has written it. Update Optuna, or use another "
                     f"{option('storage')}."
                 )
+            stated = log.pop(_LINE_KEY, number + 1)
+            if stated != number + 1:
+                raise self._damaged(number, f"was written as line {stated}, so a line is missing, doubled or moved")
             if number == len(self._starts) - 1:
                 self._starts.append(self._starts[number] + len(line) + 1)
             if number >= log_number_from:
                 logs.append(log)
             number += 1
         return logs
+
+    def _damaged(self, number: int, what: str) -> StudyError:
+        return StudyError(
+            f"The journal {self.path} is damaged: line {number + 1} {what}. Everything before it is valid; "
+            f"remove that line and all lines after it, or use another {option('storage')}."
+        )
 
     @contextmanager
     def without_sync(self) -> Iterator[None]:
@@ -220,10 +264,12 @@ class JournalFile(BaseJournalBackend):
         Raises:
             StudyError: The disk is full, or the file was removed or replaced. Earlier operations are not lost.
         """
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self.lock, self._open("r+b") as file:
             self._check_same(file)
             end = self._repair(file)
+            first = self._n_lines(file, end) + 1
+            numbered = [{**log, _LINE_KEY: line} for line, log in enumerate(logs, first)]
+            text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in numbered).encode()
             try:
                 file.seek(end)
                 _write_all(file, text)
@@ -232,6 +278,11 @@ class JournalFile(BaseJournalBackend):
             except OSError as error:
                 file.truncate(end)
                 raise StudyError(f"The journal {self.path} cannot be written: {error.strerror}.") from error
+
+    def _n_lines(self, file: IO[bytes], end: int) -> int:
+        """Return the number of lines of a file of that length without an incomplete one."""
+        file.seek(self._starts[-1])
+        return len(self._starts) - 1 + file.read(end - self._starts[-1]).count(b"\n")
 
     def repair(self) -> None:
         """Remove an incomplete last line."""

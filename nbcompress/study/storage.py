@@ -25,6 +25,8 @@ DEFAULT_STORAGE = "nbcompress.journal"
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*://")
 _SQLITE_WAIT_SECONDS = 60
+# Tables of a database are created in a few steps, and another process may be ahead in each of them.
+_N_CREATION_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class StorageHandle:
     Attributes:
         storage: Optuna's storage object.
         location: Path, URL or class name, for messages. It holds no password.
-        lock: Context manager in which this process is the only writer. A database needs none: it has transactions.
+        lock: Context manager in which this process is the only writer of a journal or an SQLite file. A database with a
+            server has only its transactions.
         kept_folder: Folder beside the storage for the values that trials keep; None for a storage in memory.
         error_types: What the storage raises when it cannot be reached or written.
         is_private: Whether no other process can read the storage.
@@ -103,12 +106,11 @@ def _open_journal(path: str | os.PathLike[str], *, create: bool) -> StorageHandl
     if not os.fspath(path):
         raise StudyError(f"A storage needs a path, but got an empty text. Write for example {DEFAULT_STORAGE!r}.")
     journal = JournalFile(path, create=create)
+    storage = JournalStorage(journal)  # reads the file; one that is refused is not repaired
     if create:
         journal.repair()
     kept_folder = _folder_beside(Path(journal.path))
-    return StorageHandle(
-        JournalStorage(journal), journal.path, journal.lock, kept_folder, without_sync=journal.without_sync
-    )
+    return StorageHandle(storage, journal.path, journal.lock, kept_folder, without_sync=journal.without_sync)
 
 
 def _open_database(url: str, *, create: bool) -> StorageHandle:
@@ -117,6 +119,8 @@ def _open_database(url: str, *, create: bool) -> StorageHandle:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
     from sqlalchemy.pool import NullPool
+
+    from nbcompress.study.journal import lock_for
 
     try:
         parsed = make_url(url)
@@ -130,6 +134,8 @@ def _open_database(url: str, *, create: bool) -> StorageHandle:
         raise MissingPart(f"The storage {_without_password(url)!r} needs a driver: {error}.") from error
     options: dict[str, Any] = {}
     kept_folder = Path.cwd() / "nbcompress.kept"
+    lock: AbstractContextManager[Any] = nullcontext()
+    creation_lock = lock
     is_private = backend == "sqlite" and parsed.database in (None, "", ":memory:")
     if backend == "sqlite" and not is_private:
         file = Path(str(parsed.database)).expanduser().resolve()
@@ -138,17 +144,39 @@ def _open_database(url: str, *, create: bool) -> StorageHandle:
         # No pool: an open connection would hold the file, and warn when it is garbage collected.
         options = {"poolclass": NullPool, "connect_args": {"timeout": _SQLITE_WAIT_SECONDS}}
         kept_folder = _folder_beside(file)
+        # SQLite's own locks cover one operation, and ours several. It is beside the file, since a process that closes
+        # the file once more loses SQLite's locks.
+        lock = lock_for(f"{file}.lock", is_temporary=True)
+        # Two processes may create the tables at the same time. Nothing is created in a folder for reading.
+        creation_lock = lock if os.access(file.parent, os.W_OK) else creation_lock
     location = parsed.render_as_string(hide_password=True)
     error_types = (StorageInternalError, SQLAlchemyError)
     try:
-        with translate_errors(location, error_types):
-            storage = get_storage(RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options))
+        with translate_errors(location, error_types), creation_lock:
+            storage = _with_tables(
+                lambda: get_storage(RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options))
+            )
     except ImportError as error:
         raise MissingPart(f"The storage {location!r} needs a driver that is not installed: {error}") from error
     except RuntimeError as error:
         # The tables were made by another version of Optuna; its message says how to upgrade them.
         raise StudyError(f"The storage {location} cannot be used: {error}") from error
-    return StorageHandle(storage, location, nullcontext(), kept_folder, error_types, is_private=is_private)
+    return StorageHandle(storage, location, lock, kept_folder, error_types, is_private=is_private)
+
+
+def _with_tables(open_tables: Callable[[], BaseStorage]) -> BaseStorage:
+    """Return what `open_tables` returns; it is called again if another process has just created the same tables."""
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+    for _ in range(_N_CREATION_ATTEMPTS - 1):
+        try:
+            return open_tables()
+        except IntegrityError:
+            continue
+        except (OperationalError, ProgrammingError) as error:
+            if "already exists" not in str(error):
+                raise
+    return open_tables()
 
 
 def _prepare_file(file: Path, *, create: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import StudyError
+from nbcompress.errors import StudyError, TrialConflict
 from nbcompress.space import Choice, Float, Int, Space
 from nbcompress.study.artifact_store import ArtifactStore, ArtifactStoreSlot, KeptValues
 from nbcompress.study.front import feasible, front, hypervolume, losses_of
@@ -130,6 +130,8 @@ class Study:
         seed: int = 0,
         note: Mapping[str, Any] | None = None,
         reason: str = "",
+        n_known: int | None = None,
+        limit: int | None = None,
     ) -> Trial:
         """Record that a trial runs, and return it.
 
@@ -139,9 +141,13 @@ class Study:
             seed: Seed of the trial's random generators.
             note: JSON of the proposer, stored with the trial.
             reason: One sentence on why this point is run.
+            n_known: The point was chosen when the study had so many trials. A new trial does not begin if another
+                process has begun one of the same point since. By default this is not checked.
+            limit: A new trial does not begin if the study has so many trials. By default there is no limit.
 
         Raises:
             PointError: The point is not in the space.
+            TrialConflict: Another process has begun a trial of the same point since, or the last trial.
             StudyError: The trial to run again is not interrupted (another process may have taken it) or has another
                 point; the note is not JSON; the study is read only.
         """
@@ -155,6 +161,9 @@ class Study:
                 # The earlier run gets its final state in the storage, so that every reader takes the new run.
                 self._finalize_stale_runs()
                 self._check_repeatable(number, checked)
+            elif n_known is not None or limit is not None:
+                self._refresh()
+                self._check_no_conflict(checked, n_known, limit)
             queue_key = next((key for key, waiting in self._handed_out.items() if waiting == checked), "")
             trial_id = self._store.begin(trial, queue_key, self._distributions, number)
             self._handed_out.pop(queue_key, None)
@@ -163,7 +172,7 @@ class Study:
             if begun is None:
                 # Only in a storage without our lock: another process has begun to run the trial again meanwhile.
                 self._store.end(trial_id, replace(trial, state=State.INTERRUPTED))
-                raise StudyError(f"Trial {number} of study {self.name!r} is run again by another process already.")
+                raise TrialConflict(f"Trial {number} of study {self.name!r} is run again by another process already.")
             self._running[begun.trial.number] = trial_id
             self._reports.pop(begun.trial.number, None)  # of an earlier run that another tool ended
             return self._as_shown(begun.trial)
@@ -397,6 +406,13 @@ class Study:
         with self._store.locked():
             self._refresh()
 
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Return a context manager in which no other thread, and no other process on this machine, writes the study.
+
+        A database with a server excludes no other process.
+        """
+        return self._store.exclusive()
+
     def optuna_study(self) -> optuna.Study:
         """Return the stored study as a study of Optuna, for its dashboard and its plots.
 
@@ -431,9 +447,22 @@ class Study:
             raise StudyError(f"Study {self.name!r} has {len(trials)} trials, so there is no trial {number}.")
         trial = trials[number].trial
         if trial.state is not State.INTERRUPTED:
-            raise StudyError(f"Only an interrupted trial is run again, but trial {number} is {trial.state.value}.")
+            raise TrialConflict(f"Only an interrupted trial is run again, but trial {number} is {trial.state.value}.")
         if trial.params != point:
             raise StudyError(f"Trial {number} is run again at its own point {dict(trial.params)}, but got {point}.")
+
+    def _check_no_conflict(self, point: Point, n_known: int | None, limit: int | None) -> None:
+        """Raise an error if a new trial of `point` must not begin after all; see `begin`."""
+        trials = [run.trial for run in self._store.current_runs]
+        same = [] if n_known is None else [trial.number for trial in trials[n_known:] if trial.params == point]
+        is_full = limit is not None and len(trials) >= limit
+        if not same and not is_full:
+            return
+        for key in [key for key, waiting in self._handed_out.items() if waiting == point]:
+            del self._handed_out[key]  # still in the queue, unless the other process took it from there
+        if is_full:
+            raise TrialConflict(f"Study {self.name!r} has {len(trials)} of {limit} trials already.")
+        raise TrialConflict(f"The point {dict(point)} is run by another process already, in trial {same[0]}.")
 
     def _trial_id_of(self, number: int) -> int:
         if number not in self._running:

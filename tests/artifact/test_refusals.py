@@ -369,6 +369,24 @@ def test_headers_of_large_models_are_read_back(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("n_entries", "entry", "text"),
+    [(1 << 22, b"\x1f\0\0", "has no room for 4194304 tensors"), (1, b"\0\0\x41" + bytes(80), "has 65 axes")],
+    ids=["tensors", "axes"],
+)
+def test_counts_beyond_every_model_are_refused_before_they_are_read(n_entries: int, entry: bytes, text: str) -> None:
+    inner = ByteWriter()
+    inner.text("Tiny")
+    inner.data += b"abcd"
+    inner.number(n_entries)
+    packer = zlib.compressobj(9, wbits=-15)
+    bomb = packer.compress(bytes(inner.data) + entry * n_entries) + packer.flush()
+    row = ByteWriter()
+    row.block(b"\x02" + bomb)
+    with pytest.raises(ArtifactError, match=text):
+        parse_contents(memoryview(bytes(row.data)))
+
+
+@pytest.mark.parametrize(
     "extras",
     [
         "[" * 3000,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from nbcompress.artifact import Handle
@@ -117,8 +120,6 @@ def study_with(*values: tuple[float, float], storage: Path | None = None) -> Stu
 
 
 def ended(study: Study, keeper: ArtifactWriter, loss: float, size: float, value: Any = None) -> Trial:
-    from dataclasses import replace
-
     trial = replace(study.begin({"x": loss}), state=State.COMPLETE, values={"loss": loss, "size": size})
     keeper.put(trial, {"v": loss if value is None else value})
     study.finish(trial)
@@ -154,3 +155,76 @@ def test_what_cannot_be_kept_is_said_and_the_trial_stays(tmp_path: Path) -> None
         ended(study, keeper, better, better, value=object())
     (warning,) = keeper.warnings
     assert warning.startswith("'v' of trial 0 and 2 others could not be kept: the value is a object")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NOTES = st.one_of(
+    st.binary(max_size=40),
+    JSON.map(lambda data: json.dumps(data).encode()),
+    st.fixed_dictionaries(
+        {}, optional={"version": JSON | st.just(1), "origins": JSON | st.lists(st.text() | st.none(), max_size=3)}
+    ).map(lambda data: json.dumps(data).encode()),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(NOTES)
+@example(b"")
+@example(b"[" * 100_000)
+@example(b'{"version": 1, "origins": [' + b"[" * 100_000)
+@example(b'{"version": 1' + b"0" * 5000 + b', "origins": []}')
+@example("{}".encode("utf-16"))
+@example(b'{"version": true, "origins": []}')
+@example(b'{"version": 1, "origins": 7}')
+@example(b'{"version": 1, "origins": [["model"]]}')
+@example(b" " * (2 << 20))
+def test_a_note_is_read_or_refused_in_one_way(tmp_path: Path, note: bytes) -> None:
+    small = Net()
+    FolderArtifactStore(tmp_path, lambda: {"model": small}).put(0, "small", small)
+    (tmp_path / "0" / "small.json").write_bytes(note)
+    error = None
+    try:
+        found = FolderArtifactStore(tmp_path, lambda: {"model": Net()}).get(0, "small")
+    except ArtifactError as caught:
+        error = str(caught)
+    assert error.startswith((f"The note {tmp_path}", f"{tmp_path}")) if error else equal(found, small)
+
+
+def test_a_note_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    FolderArtifactStore(tmp_path).put(0, "a", 1)
+    (tmp_path / "0" / "a.json").unlink()
+    (tmp_path / "0" / "a.json").mkdir()
+    with pytest.raises(ArtifactError, match="cannot be read: Is a directory"):
+        FolderArtifactStore(tmp_path).get(0, "a")
+
+
+def test_what_a_killed_process_left_is_removed_at_the_next_opening(tmp_path: Path) -> None:
+    study = study_with((5, 4), (4, 5), (6, 6), storage=tmp_path / "journal")
+    folder = study.kept_folder
+    assert folder is not None
+    running = study.begin({"x": 1})
+    assert study.artifact_store is not None
+    for number in (2, running.number, 77):  # not on the front; running; unknown
+        study.artifact_store.put(number, "v", 1)
+    for number in (0, running.number):
+        for name in (".0123456789abcdef.part", "half.nbz"):
+            (folder / str(number) / name).write_bytes(b"x")
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.nbz").write_bytes(b"x")
+    (folder / "0" / "readme.txt").write_text("mine")
+    other = study_with(storage=tmp_path / "journal")
+
+    def files(number: int) -> list[str]:
+        return sorted(path.name for path in (folder / str(number)).iterdir())
+
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "3", "mine"]
+    assert files(0) == ["readme.txt", "v.json", "v.nbz"]
+    assert files(3) == [".0123456789abcdef.part", "half.nbz", "v.json", "v.nbz"]
+    study.abandon()
+    other = study_with(storage=tmp_path / "journal")
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "mine"]
+    assert dict(other.kept) == {"v": 4.0}

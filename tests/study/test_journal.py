@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from nbcompress.errors import StudyError
 from nbcompress.study.journal import JournalFile, lock_for
+from nbcompress.study.storage import open_storage
 
 FIRST = {"op_code": 0, "worker_id": "w", "study_name": "größe\nzwei", "directions": [1]}
 SECOND = {"op_code": 2, "worker_id": "w", "study_id": 0, "user_attr": {"a": [1.5, None, "x"]}}
@@ -31,6 +33,11 @@ def lines(*logs: dict[str, object]) -> bytes:
     return b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
 
 
+def numbered(*logs: dict[str, object], first: int = 1) -> bytes:
+    """Return the lines that we append: each holds its number."""
+    return lines(*({**log, "line": number} for number, log in enumerate(logs, first)))
+
+
 def append(path: Path, *logs: dict[str, object]) -> None:
     JournalFile(path).append_logs(list(logs))
 
@@ -43,7 +50,7 @@ def test_what_is_appended_is_read(path: Path) -> None:
     assert list(journal.read_logs(2)) == [THIRD]
     assert list(journal.read_logs(3)) == []
     assert list(JournalFile(path).read_logs(1)) == [SECOND, THIRD]
-    assert path.read_bytes() == lines(FIRST, SECOND, THIRD)
+    assert path.read_bytes() == numbered(FIRST, SECOND, THIRD)
 
 
 def test_another_object_sees_what_was_appended(path: Path) -> None:
@@ -59,7 +66,7 @@ def test_the_folder_is_made_and_the_path_is_absolute(tmp_path: Path, monkeypatch
     journal = JournalFile("deep/down/a.journal")
     monkeypatch.chdir("/")
     journal.append_logs([FIRST])
-    assert (tmp_path / "deep/down/a.journal").read_bytes() == lines(FIRST)
+    assert (tmp_path / "deep/down/a.journal").read_bytes() == numbered(FIRST)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
@@ -79,7 +86,7 @@ def test_an_incomplete_line_is_removed_before_a_write(path: Path, length: int) -
     journal = JournalFile(path)
     assert journal.read_logs(0) == [FIRST, SECOND]
     journal.append_logs([THIRD])
-    assert path.read_bytes() == lines(FIRST, SECOND, THIRD)
+    assert path.read_bytes() == WHOLE + numbered(THIRD, first=3)
     assert journal.read_logs(0) == [FIRST, SECOND, THIRD]
 
 
@@ -89,7 +96,7 @@ def test_an_incomplete_first_line_is_removed(path: Path, length: int) -> None:
     journal = JournalFile(path)
     assert journal.read_logs(0) == []
     journal.append_logs([SECOND])
-    assert path.read_bytes() == lines(SECOND)
+    assert path.read_bytes() == numbered(SECOND)
 
 
 def test_a_last_line_that_lacks_only_its_newline_is_kept(path: Path) -> None:
@@ -110,7 +117,7 @@ def test_garbage_in_the_last_line_is_removed(
     journal = JournalFile(path)
     assert journal.read_logs(0) == [FIRST, SECOND]
     journal.append_logs([THIRD])
-    assert path.read_bytes() == lines(FIRST, SECOND, THIRD)
+    assert path.read_bytes() == WHOLE + numbered(THIRD, first=3)
     assert JournalFile(path).read_logs(0) == [FIRST, SECOND, THIRD]
 
 
@@ -118,7 +125,7 @@ def test_garbage_in_the_last_line_is_removed(
 def test_long_or_odd_garbage_is_removed(path: Path, garbage: bytes) -> None:
     path.write_bytes(WHOLE + garbage)
     append(path, THIRD)
-    assert path.read_bytes() == lines(FIRST, SECOND, THIRD)
+    assert path.read_bytes() == WHOLE + numbered(THIRD, first=3)
 
 
 def test_another_process_may_have_been_killed_since(path: Path) -> None:
@@ -145,7 +152,16 @@ def test_damage_in_the_middle_names_line_and_file(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"# My notes\nshort", b"\x89PNG\r\n\x1a\n\0\0", b"SQLite format 3\0", b'{"cells": []}', b"\nfoo", b"[1]"],
+    [
+        lines(FIRST).decode().encode("utf-16"),
+        WHOLE.decode().encode("utf-16-le"),
+        b"# My notes\nshort",
+        b"\x89PNG\r\n\x1a\n\0\0",
+        b"SQLite format 3\0",
+        b'{"cells": []}',
+        b"\nfoo",
+        b"[1]",
+    ],
 )
 def test_a_file_that_is_not_a_journal_is_not_changed(path: Path, content: bytes) -> None:
     path.write_bytes(content)
@@ -155,6 +171,50 @@ def test_a_file_that_is_not_a_journal_is_not_changed(path: Path, content: bytes)
             use(JournalFile(path))
         assert str(caught.value) == text
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "number", "stated"),
+    [
+        (lambda whole: [*whole[:3], *whole[2:]], 4, 3),
+        (lambda whole: [*whole[:1], *whole[2:]], 2, 3),
+        (lambda whole: whole[1:], 1, 2),
+        (lambda whole: [*whole[:2], whole[3], whole[2], *whole[4:]], 3, 4),
+    ],
+    ids=["doubled", "missing", "first missing", "swapped"],
+)
+def test_a_line_that_is_missing_doubled_or_moved_is_noticed(path: Path, change: Any, number: int, stated: int) -> None:
+    path.write_bytes(lines(FIRST))  # by an earlier version, or by Optuna
+    append(path, SECOND, THIRD)
+    JournalFile(path).append_logs([THIRD] * 3)
+    assert len(JournalFile(path).read_logs(0)) == 6
+    damaged = b"".join(change(path.read_bytes().splitlines(keepends=True)))
+    path.write_bytes(damaged)
+    with pytest.raises(StudyError) as caught:
+        open_storage(path)
+    assert str(caught.value) == (
+        f"The journal {path} is damaged: line {number} was written as line {stated}, so a line is missing, doubled or "
+        "moved. Everything before it is valid; remove that line and all lines after it, or use another storage."
+    )
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("code", [-1, 11, 10**30])
+def test_an_operation_of_a_later_optuna_is_refused(path: Path, code: int) -> None:
+    content = lines(FIRST, {"op_code": code, "worker_id": "w"}, SECOND) + b'{"op_code":'
+    path.write_bytes(content)
+    with pytest.raises(StudyError) as caught:
+        open_storage(path)
+    assert str(caught.value) == (
+        f"Line 2 of the journal {path} is an operation {code}, which the installed Optuna does not know: a later one "
+        "has written it. Update Optuna, or use another storage."
+    )
+    assert path.read_bytes() == content
+
+
+def test_a_byte_order_mark_is_no_damage(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + lines(FIRST, SECOND))
+    assert JournalFile(path).read_logs(0) == [FIRST, SECOND]
 
 
 def test_a_folder_is_no_journal(tmp_path: Path) -> None:
@@ -209,7 +269,7 @@ def test_a_full_disk_leaves_the_journal_whole(path: Path, monkeypatch: pytest.Mo
     with pytest.raises(StudyError) as caught:
         journal.append_logs([SECOND])
     assert str(caught.value) == f"The journal {path} cannot be written: No space left on device."
-    assert path.read_bytes() == lines(FIRST)
+    assert path.read_bytes() == numbered(FIRST)
 
 
 def test_the_lock_is_one_per_file_and_may_be_entered_again(path: Path) -> None:
@@ -273,7 +333,7 @@ def test_the_lock_of_a_killed_process_is_released(path: Path) -> None:
     assert not waiting.is_alive()
     holder.wait()
     holder.stdout.close()
-    assert path.read_bytes() == lines(FIRST, SECOND)
+    assert path.read_bytes() == numbered(FIRST, SECOND)
 
 
 def test_two_processes_never_mix_their_lines(path: Path) -> None:

@@ -8,11 +8,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nbcompress.space import Float, Space
-from nbcompress.study import Goal, State, open_study, read_study
+from nbcompress.study import Goal, State, list_studies, open_study, read_study
 
 SPACE = Space({"x": Float(0, 1)})
 GOAL = Goal.of([], ["loss"])
@@ -144,3 +145,51 @@ def test_two_processes_may_begin_one_study_at_once(storage: str) -> None:
         process.communicate()
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(read_study("s", storage).all_trials) == 6
+
+
+CREATOR = """
+import sys
+from nbcompress.space import Float, Space
+from nbcompress.study import Goal, open_study
+
+import optuna.storages, sqlalchemy
+input()
+for name in ("s", "t"):
+    open_study(name, Space({"x": Float(0, 1)}), Goal.of([], ["loss"]), storage=sys.argv[1])
+"""
+
+
+def test_processes_that_create_a_study_at_the_same_time_all_open_it(storage: str, tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", CREATOR, storage], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate()
+        assert (process.returncode, errors) == (0, b"")
+    assert [study.name for study in list_studies(storage)] == ["s", "t"]
+    assert [path.suffix for path in tmp_path.iterdir()] in ([".journal"], [".db"])
+
+
+@pytest.mark.parametrize("error", ["UNIQUE constraint failed", "table studies already exists"])
+def test_a_database_whose_tables_another_process_creates_meanwhile_is_opened(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, OperationalError
+
+    kind = IntegrityError if error.startswith("UNIQUE") else OperationalError
+    create, failures = RDBStorage.__init__, [kind("INSERT", {}, Exception(error))] * 2
+
+    def overtaken(self: RDBStorage, *arguments: Any, **options: Any) -> None:
+        if failures:
+            raise failures.pop()
+        create(self, *arguments, **options)
+
+    monkeypatch.setattr(RDBStorage, "__init__", overtaken)
+    study = open_study("s", SPACE, GOAL, storage=f"sqlite:///{tmp_path / 'a.db'}")
+    assert (len(study.all_trials), failures) == (0, [])
