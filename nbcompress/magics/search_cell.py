@@ -284,12 +284,13 @@ def run_cell(line: str, cell: str, shell: InteractiveShell) -> None:
         UsageError: The line or the cell cannot be used, or the search could not go on.
     """
     with one_line_errors("%%bo_search", search_parser().options()):
+        scope = Scope(shell)
         try:
-            arguments = search_parser().read(line)
+            arguments = search_parser().read(line, scope.evaluate)
         except HelpRequested as wanted:
             print(wanted)
             return
-        _run(arguments, cell, Scope(shell))
+        _run(arguments, cell, scope)
 
 
 def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:

@@ -253,3 +253,30 @@ def test_help(notebook: Notebook) -> None:
     assert "--subject-to" in notebook.must("%bo_search -h").printed
     assert "write %%bo_search, with two per cents" in notebook.refused("%bo_search --trials 3")
     assert "--subject-to" in notebook.must("%%bo_search -h\npass").printed
+
+
+def test_values_of_the_notebook_on_the_line(notebook: Notebook) -> None:
+    notebook.must("n, nm, limit, metric = 3, 'digits', 0.5, 'loss'")
+    options = "--trials {n} --study $nm-{n} --minimize {metric} --subject-to 'loss <= {limit}' --seed n"
+    notebook.must(cell(options))
+    study = notebook.names["study"]
+    assert (study.name, len(study.trials), str(study.goal)) == ("digits-3", 3, "minimize loss subject to loss <= 0.5")
+    assert study.record["search"]["seed"] == 3
+    # An expression stays Python.
+    notebook.must(cell("--trials 1 --minimize loss --start [{'x':limit}]"))
+    assert notebook.names["study"].best.params == {"x": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--trials {m}", "%%bo_search: --trials: there is no variable 'm' in this notebook"),
+        ("--trials m", "%%bo_search: --trials: there is no variable 'm' in this notebook"),
+        ("--study $m", "%%bo_search: --study: there is no variable 'm' in this notebook"),
+        ("--study $$m", "--study is a name without the characters $, { and }, but got '$m'."),
+        ("--study '{{m}}'", "--study is a name without the characters $, { and }, but got '{m}'."),
+    ],
+)
+def test_a_value_that_is_missing_on_the_line(notebook: Notebook, options: str, text: str) -> None:
+    assert text in notebook.refused(cell(f"--minimize loss {options}"))
+    assert list(Path().glob("nbcompress*")) == []
