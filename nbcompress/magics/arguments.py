@@ -68,6 +68,83 @@ def _unquoted(word: str) -> str:
     return word[1:-1].replace("\\" + word[0], word[0])
 
 
+# Values of the notebook -----------------------------------------------------------------------------------------------
+
+Evaluate = Callable[["Expression"], Any]
+"""Returns the value of an expression in the notebook, or raises a `UsageError`."""
+
+_REFERENCE = re.compile(r"\$\$|\{\{|\}\}|\$(?P<name>[^\W\d]\w*(?:\.[^\W\d]\w*)*)|(?P<opening>\{)")
+_CONVERSIONS: Mapping[str, Callable[[object], str]] = {"r": repr, "s": str, "a": ascii}
+
+
+def expanded(word: str, evaluate: Evaluate) -> str:
+    """Return a word of a line with `{expression}` and `$name` replaced by their values.
+
+    `$object.attribute` and formats such as `{x:.2f}` are understood; `{{`, `}}` and `$$` stand for one character each.
+
+    Raises:
+        UsageError: An expression cannot be evaluated, or a brace is not closed.
+    """
+    parts, position = [], 0
+    while found := _REFERENCE.search(word, position):
+        parts.append(word[position : found.start()])
+        position = found.end()
+        if found["opening"]:
+            position = _end_of_braces(word, position)
+            parts.append(_formatted(word[found.end() : position - 1], evaluate))
+        elif found["name"]:
+            parts.append(str(_plain(_value_of_dollar(found["name"], evaluate))))
+        else:
+            parts.append(found.group()[0])
+    return "".join(parts) + word[position:]
+
+
+def _value_of_dollar(name: str, evaluate: Evaluate) -> Any:
+    """Return the value of `name` or `object.attribute`."""
+    try:
+        return evaluate(Expression(name))
+    except UsageError as err:
+        variable, dot, rest = name.partition(".")
+        hint = f". Write {{{variable}}}.{rest} if .{rest} is text" if dot else ""
+        raise UsageError(f"{err}{hint}") from None
+
+
+def _end_of_braces(word: str, start: int) -> int:
+    """Return the position after the brace that closes the one before `start`."""
+    depth = 1
+    for piece in _PIECE.finditer(word, start):
+        depth += (piece.lastgroup == "opening") - (piece.lastgroup == "closing")
+        if not depth:
+            return piece.end()
+    raise UsageError(f"a brace is opened and not closed in: {word}")
+
+
+def _formatted(text: str, evaluate: Evaluate) -> str:
+    """Return the value of `x`, `x!r` or `x:.2f` as text."""
+    # An expression may hold colons and exclamation marks, so the longest one counts.
+    ends = [len(text), *(index for index, character in enumerate(text) if character in ":!")]
+    end = next((index for index in ends if _is_expression(text[:index])), len(text))
+    value = _plain(evaluate(expression_or_error(text[:end])))
+    conversion, _, form = text[end:].removeprefix("!").partition(":")
+    try:
+        return format(_CONVERSIONS[conversion](value) if conversion else value, form)
+    except (KeyError, TypeError, ValueError) as err:
+        raise UsageError(f"{{{text}}} cannot be written as text: {err}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return the number in a tensor or an array without dimensions; other values as they are."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        ast.parse(text.strip(), mode="eval")
+    except SyntaxError:
+        return False
+    return True
+
+
 # The parser -----------------------------------------------------------------------------------------------------------
 
 # Width of the sentences in a help text: that of argparse's lists where the width of the page is unknown.
@@ -134,14 +211,20 @@ class MagicParser(argparse.ArgumentParser):
             settings.setdefault("metavar", "WORD")
         return super().add_argument(*names, **settings)
 
-    def read(self, line: str) -> argparse.Namespace:
+    def read(self, line: str, evaluate: Evaluate | None = None) -> argparse.Namespace:
         """Parse a line.
 
+        Args:
+            line: What follows the name of the magic.
+            evaluate: Returns the value of an expression. With it, `{expression}` and `$name` are replaced in all values
+                but those that are Python expressions themselves.
+
         Raises:
-            UsageError: An argument is misspelt, missing or out of range.
+            UsageError: An argument is misspelt, missing or out of range, or an expression cannot be evaluated.
             HelpRequested: `-h` or `--help` is on the line.
         """
-        arguments, unknown = self.parse_known_args(split_line(line))
+        words = split_line(line)
+        arguments, unknown = self.parse_known_args(words if evaluate is None else self._expanded(words, evaluate))
         if unknown:
             word = unknown[0].split("=")[0]
             if word.startswith("-"):
@@ -151,6 +234,42 @@ class MagicParser(argparse.ArgumentParser):
                 "an expression with spaces needs quotes or brackets."
             )
         return arguments
+
+    def _expanded(self, words: Iterable[str], evaluate: Evaluate) -> list[str]:
+        """Return the words with the values of the notebook in them."""
+        positional = next((action for action in self._actions if not action.option_strings), None)
+        found: list[str] = []
+        action: argparse.Action | None = None  # of the option that takes the next word
+        for word in words:
+            option, equals, text = word.partition("=")
+            if action is None and option in self._option_string_actions:
+                action = self._option_string_actions[option]
+                if not equals:
+                    found.append(word)
+                    action = None if action.nargs == 0 else action
+                    continue
+            elif action is None:
+                found.append(word if word.startswith("-") else self._value_of(positional, word, evaluate))
+                continue
+            else:
+                option, text = found.pop(), word
+            value = self._value_of(action, text, evaluate)
+            # A value that begins with a dash is no option if it was not typed.
+            found += [f"{option}={value}"] if equals or value != text else [option, text]
+            action = None
+        return found
+
+    def _value_of(self, action: argparse.Action | None, text: str, evaluate: Evaluate) -> str:
+        if action is None or action.type in (expression, verbatim):
+            return text
+        try:
+            text = expanded(text, evaluate)
+            if isinstance(action.type, WholeNumber) and not _is_integer(text) and _is_expression(text):
+                return str(_plain(evaluate(Expression(text))))
+        except UsageError as err:
+            where = action.option_strings[0] if action.option_strings else action.metavar
+            raise UsageError(f"{where}: {err}") from None
+        return text
 
     def options(self) -> list[str]:
         """Return all options of the magic, as typed."""
@@ -167,7 +286,8 @@ class MagicParser(argparse.ArgumentParser):
 
     def takes_number(self, option: str) -> bool:
         """Return whether `option` takes a number."""
-        return any(action.type is number_or_expression for action in self._actions if option in action.option_strings)
+        types = [action.type for action in self._actions if option in action.option_strings]
+        return any(kind is number_or_expression or isinstance(kind, WholeNumber) for kind in types)
 
     def positional_after(self, words: Sequence[str]) -> str | None:
         """Return the name of the positional argument that may follow `words`, such as MODEL; None if none may."""
@@ -213,6 +333,23 @@ def expression(text: str) -> Expression:
     return Expression(text.strip())
 
 
+def expression_or_error(text: str) -> Expression:
+    """Accept a Python expression outside of a parser.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        return expression(text)
+    except argparse.ArgumentTypeError as err:
+        raise UsageError(str(err)) from None
+
+
+def verbatim(text: str) -> str:
+    """Accept any text; `{expression}` and `$name` in it are not replaced."""
+    return text
+
+
 def number_or_expression(text: str) -> float | int | Expression:
     """Accept a number, or an expression for one, such as a parameter of a search cell."""
     for kind in (int, float):
@@ -256,19 +393,27 @@ class Suggests:
         return self._read(text)
 
 
-def whole(low: int) -> Callable[[str], int]:
-    """Accept a whole number of at least `low`."""
+class WholeNumber:
+    """Accepts a whole number, of at least `low` if that is given. An expression is evaluated by `MagicParser.read`."""
 
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"a whole number is needed, but got {text!r}.") from None
-        if value < low:
-            raise argparse.ArgumentTypeError(f"at least {low} is needed, but got {value}.")
+    def __init__(self, low: int | None = None) -> None:
+        self._low = low
+
+    def __call__(self, text: str) -> int:
+        if not _is_integer(text):
+            raise argparse.ArgumentTypeError(f"a whole number is needed, but got {text!r}.")
+        value = int(text)
+        if self._low is not None and value < self._low:
+            raise argparse.ArgumentTypeError(f"at least {self._low} is needed, but got {value}.")
         return value
 
-    return read
+
+def _is_integer(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
 
 
 def pattern(text: str) -> str:

@@ -175,7 +175,7 @@ class LineMagic:
         try:
             # A semicolon at the end suppresses the result, as everywhere in a notebook; it is not part of the line.
             typed = line.strip().removesuffix(";")
-            arguments = self.parser.read(typed)
+            arguments = self.parser.read(typed, scope.evaluate)
         except HelpRequested as request:
             print(request)
             return None

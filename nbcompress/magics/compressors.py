@@ -26,6 +26,7 @@ from nbcompress.magics.arguments import (
     number,
     number_or_expression,
     one_of,
+    verbatim,
 )
 from nbcompress.magics.base import LineMagic, MagicResult, Scope
 from nbcompress.magics.result_card import CardInputs, before_and_after, side_by_side, with_article
@@ -218,7 +219,11 @@ _DISTILL_OPTIONS = [
     number("--temperature", "T", "softens the outputs (4)"),
     number("--alpha", "A", "weight of the teacher, 0 to 1 (0.9)"),
     argument(
-        "--match", action="append", metavar="LAYER:LAYER", help="also learn features, teacher:student; repeatable"
+        "--match",
+        action="append",
+        type=verbatim,
+        metavar="LAYER:LAYER",
+        help="also learn features, teacher:student; repeatable",
     ),
 ]
 

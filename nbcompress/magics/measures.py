@@ -108,6 +108,11 @@ def _sensitivity(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     return MagicResult(result, sensitivity_card(result, title=arguments.typed))
 
 
+def _levels(text: str) -> Expression:
+    """Accept an expression of a list; unlike in other expressions, `{...}` is replaced by a value before."""
+    return expression(text)
+
+
 SENSITIVITY = LineMagic(
     "sensitivity",
     "Compress one layer at a time, by the real operation, and evaluate: what does it cost at each layer?",
@@ -120,7 +125,7 @@ SENSITIVITY = LineMagic(
         LAYERS,
         one_of("--compressor", ("prune", "quantize", "cluster", "factorize"), "{words} (prune)"),
         argument(
-            "--levels", type=expression, metavar="LIST", help="an expression: amounts, bits, clusters or ranks to try"
+            "--levels", type=_levels, metavar="LIST", help="an expression: amounts, bits, clusters or ranks to try"
         ),
         OUT,
     ),

@@ -154,7 +154,7 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory
     body, space = read_cell(arguments, cell, scope)
     options = _options(arguments, body, scope)
     location = StudyLocation.of_cell(options, _made_name(body, space))
-    return prepare_search(
+    search = prepare_search(
         options,
         CellEvaluator(body, space, scope.namespace, options.keep),
         space,
@@ -165,6 +165,7 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory
         engine_name=arguments.engine,
         facts={"cell": cell},
     )
+    return replace(search, variable=arguments.out, notebook_names=frozenset(scope.namespace))
 
 
 def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> SearchOptions:
@@ -284,12 +285,13 @@ def run_cell(line: str, cell: str, shell: InteractiveShell) -> None:
         UsageError: The line or the cell cannot be used, or the search could not go on.
     """
     with one_line_errors("%%bo_search", search_parser().options()):
+        scope = Scope(shell)
         try:
-            arguments = search_parser().read(line)
+            arguments = search_parser().read(line, scope.evaluate)
         except HelpRequested as wanted:
             print(wanted)
             return
-        _run(arguments, cell, Scope(shell))
+        _run(arguments, cell, scope)
 
 
 def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nbcompress.choices import ACQUISITIONS, ENGINES, KERNELS, MEANS, PRUNERS, SAMPLERS
 from nbcompress.errors import GoalError
-from nbcompress.magics.arguments import MagicParser, OneOf, Suggests, expression, name, whole
+from nbcompress.magics.arguments import MagicParser, OneOf, Suggests, WholeNumber, expression, name
 from nbcompress.study.goal import Constraint, Direction, Goal, Objective
 
 EXAMPLES = """\
@@ -27,7 +27,8 @@ SUMMARY = (
     "Search over the parameters that the cell declares with Float, Int and Choice; the rest of the cell is one trial. "
     "The variables named by --maximize and --minimize are what a trial leaves behind. A parameter declared inside an "
     "if over a Choice is active there alone; each=NAMES makes one for each name. report(kilobytes=...) tells early "
-    "what is known early, report(accuracy=..., step=epoch) how training goes."
+    "what is known early, report(accuracy=..., step=epoch) how training goes. {expression} and $name on the line are "
+    "replaced by values of the notebook."
 )
 
 
@@ -87,7 +88,7 @@ def _steering(add: Add) -> None:
 
 def _limiting(add: Add) -> None:
     """How much is run."""
-    add("--trials", type=whole(1), metavar="N", help="trials in the study in all (%(default)s)")
+    add("--trials", type=WholeNumber(1), metavar="N", help="trials in the study in all (%(default)s)")
     add("--timeout", metavar="90s/10m/2h", help="limit for the search (none)")
     add("--trial-timeout", metavar="90s/10m/2h", help="limit for one trial; inline waits for calls into C (none)")
 
@@ -119,15 +120,15 @@ def _running(add: Add) -> None:
     """Where trials run, how often, and what of them is kept."""
     help_ = f"{', '.join(ENGINES)}, or the name of an executor (%(default)s)"
     add("--engine", type=Suggests(name, ENGINES), metavar="NAME", help=help_)
-    add("--jobs", type=whole(1), metavar="K", help="trials at a time, not under inline (%(default)s)")
-    add("--repeats", type=whole(1), metavar="K", help="runs per point with different seeds (%(default)s)")
+    add("--jobs", type=WholeNumber(1), metavar="K", help="trials at a time, not under inline (%(default)s)")
+    add("--repeats", type=WholeNumber(1), metavar="K", help="runs per point with different seeds (%(default)s)")
     add("--keep", action="append", type=name, metavar="NAME", help="keep this of the front's trials")
-    add("--seed", type=int, metavar="N", help="equal seeds give equal points (%(default)s)")
+    add("--seed", type=WholeNumber(), metavar="N", help="equal seeds give equal points (%(default)s)")
     help_ = (
         "use the last M trials to run the best again if the objective is noisy; then see nc.finalists(study) "
         "(%(default)s)"
     )
-    add("--finalists", type=whole(0), metavar="M", help=help_)
+    add("--finalists", type=WholeNumber(0), metavar="M", help=help_)
 
 
 def _showing(add: Add) -> None:

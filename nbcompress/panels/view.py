@@ -231,8 +231,8 @@ def stored_status(record: Mapping[str, Any], trials: Sequence[Trial]) -> SearchS
         text = "Another process runs this search. This is how far it had come; show the study again to see more."
         return SearchStatus(True, text, wanted if isinstance(wanted, int) else None)
     ending = record.get("ending")
-    reason = ending.get("reason") if isinstance(ending, Mapping) else None
-    return SearchStatus(ending=reason if isinstance(reason, str) else None)
+    parts = [ending.get(key) for key in ("reason", "kept")] if isinstance(ending, Mapping) else []
+    return SearchStatus(ending=" ".join(part for part in parts if isinstance(part, str)) or None)
 
 
 def choose_trials(trials: Sequence[Trial], front: Sequence[int], limit: int) -> tuple[Trial, ...]:

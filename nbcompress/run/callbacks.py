@@ -82,14 +82,18 @@ class Ending:
         kind: In one word, for programs.
         reason: In a sentence, for the person.
         warnings: What else the person should know, a sentence each.
+        kept: Where the kept values are, such as `best: study.kept["small"]`, or empty.
+        n_ended: How many trials ended in this search.
     """
 
     kind: EndKind
     reason: str
     warnings: tuple[str, ...] = ()
+    kept: str = ""
+    n_ended: int = 0
 
     def __str__(self) -> str:
-        return self.reason
+        return f"{self.reason} {self.kept}".strip()
 
 
 class Observer(Protocol):

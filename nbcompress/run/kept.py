@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -15,7 +16,7 @@ from urllib.parse import quote, unquote
 from nbcompress.errors import ArtifactError
 from nbcompress.study.artifact_store import ArtifactStore
 from nbcompress.study.front import front
-from nbcompress.study.goal import State, Trial
+from nbcompress.study.goal import Constraint, State, Trial
 
 if TYPE_CHECKING:
     from torch import nn
@@ -202,6 +203,34 @@ class ArtifactWriter:
         for number in sorted(self._numbers - on_front):
             self._store.drop(number)
         self._numbers &= on_front
+
+
+_MAX_NAMES = 3
+
+
+def where_kept(study: Study, variable: str = "study") -> str:
+    """Return where the kept values are, such as `best: study.kept["small"]`; empty if the best trial keeps nothing.
+
+    Args:
+        study: The study.
+        variable: What the study is called in the notebook.
+    """
+    on_front = study.front
+    names = [f'["{name}"]' for name in (on_front[0].kept if on_front else ())][:_MAX_NAMES]
+    if not names:
+        return ""
+    text = "best: " + ", ".join(f"{variable}.kept{name}" for name in names)
+    objectives = study.goal.objectives
+    if len(objectives) == 1:
+        return text
+    first, last = objectives[0], objectives[-1]
+    value = on_front[len(on_front) // 2].values[first.metric]
+    bound = Constraint(first.metric, ">=" if first.direction == "maximize" else "<=", float(f"{value:.2g}"))
+    bound = bound if bound.holds(value) else replace(bound, bound=value)
+    return (
+        f"{text} is the best in {first.metric}; any other of the front: {variable}.front[i].kept{names[0]}, or by a "
+        f'condition: {variable}.pick("{bound}", "{last.metric}").kept{names[0]}'
+    )
 
 
 def attach_artifact_store(study: Study, modules: Modules = dict) -> None:

@@ -18,7 +18,7 @@ from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
 from nbcompress.run.engines.base import Engine, EngineError
 from nbcompress.run.history import HistoryCache, all_failed, one_line, same_failure
-from nbcompress.run.kept import ArtifactWriter
+from nbcompress.run.kept import ArtifactWriter, where_kept
 from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.record import note
@@ -132,6 +132,8 @@ class Search:
         options: All options; start points are checked.
         take_snapshot: Returns the values that the search reads, as they are now; None if the study is not stored.
         histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
+        variable: What the study is called in the notebook.
+        notebook_names: The names of the notebook's variables at the start.
     """
 
     study: Study
@@ -141,6 +143,8 @@ class Search:
     options: SearchOptions = field(default_factory=SearchOptions)
     take_snapshot: Callable[[], Snapshot] | None = None
     histories: HistoryCache = field(default_factory=HistoryCache)
+    variable: str = "study"
+    notebook_names: frozenset[str] = frozenset()
 
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
         """Run trials until the study has as many as wanted, or something else ends the search.
@@ -212,11 +216,25 @@ class SearchLoop:
             ending = replace(ending, reason=f"{ending.reason} {summary}".strip())
         if self._n_ended:
             self._remarks.append(unused_pruner_warning(self._pruner.rule, self._study.all_trials, self._study.goal))
-        warnings = (*self._engine.warnings, *self._writer.warnings, *self._remarks, *self._observers.warnings)
-        ending = replace(ending, warnings=tuple(warning for warning in dict.fromkeys(warnings) if warning))
-        note(self._study, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
+        kept = where_kept(self._study, self._search.variable)
+        older = self._older_variables() if kept else ()
+        warnings = (*self._engine.warnings, *self._writer.warnings, *older, *self._remarks, *self._observers.warnings)
+        warnings = tuple(warning for warning in dict.fromkeys(warnings) if warning)
+        ending = replace(ending, warnings=warnings, kept=kept, n_ended=self._n_ended)
+        facts = {"kind": ending.kind, "reason": ending.reason, "warnings": list(warnings)}
+        note(self._study, ending={**facts, **({"kept": kept} if kept else {})})
         self._observers.ended(ending)
         return ending
+
+    def _older_variables(self) -> list[str]:
+        """Return a warning for each kept value whose name the notebook uses for a value of its own."""
+        variable, best = self._search.variable, self._study.best
+        return [
+            f"The notebook's own {name!r} is as it was before the search; "
+            f'the best trial\'s is {variable}.kept["{name}"].'
+            for name in (best.kept if best is not None else ())
+            if name in self._search.notebook_names
+        ]
 
     def _main_loop(self) -> Ending:
         ending: Ending | None = None

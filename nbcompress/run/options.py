@@ -207,6 +207,7 @@ class SearchOptions:
         checked: dict[str, Any] = {name: check_integer(name, getattr(self, name), 1) for name in _AT_LEAST_ONE}
         checked["seed"] = check_integer("seed", self.seed)
         checked["finalists"] = check_integer("finalists", self.finalists, 0)
+        checked["study"] = _study_name(self.study)
         checked["keep"] = names_of("keep", self.keep)
         checked["start"] = _points(self.start)
         checked["baseline"] = _metrics(self.baseline)
@@ -292,6 +293,16 @@ def names_of(keyword: str, given: Any) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise GoalError(f"{option(keyword)} is a name or a list of names, but got {shown(given)}.")
     return names
+
+
+def _study_name(name: Any) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str) or not name.strip():
+        raise SearchError(f"{option('study')} is a name, which is a str and not empty, but got {shown(name)}.")
+    if set(name) & set("${}"):
+        raise SearchError(f"{option('study')} is a name without the characters $, {{ and }}, but got {shown(name)}.")
+    return name
 
 
 def _points(start: Any) -> tuple[Point, ...]:

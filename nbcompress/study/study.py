@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import StudyError, TrialConflict
+from nbcompress.errors import GoalError, StudyError, TrialConflict, did_you_mean
 from nbcompress.space import Choice, Float, Int, Space
 from nbcompress.study.artifact_store import ArtifactStore, ArtifactStoreSlot, KeptValues
 from nbcompress.study.front import feasible, front, hypervolume, losses_of
-from nbcompress.study.goal import Failure, Goal, State, Trial
+from nbcompress.study.goal import Constraint, Failure, Goal, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
 from nbcompress.study.processes import check_not_searched, search_lock
 from nbcompress.study.trial_store import TrialStore
@@ -354,6 +354,69 @@ class Study:
     def best(self) -> Trial | None:
         """The trial of the front that is best in the first objective, or None if no trial is feasible."""
         return next(iter(self.front), None)
+
+    @property
+    def best_trial(self) -> Trial:
+        """The best trial of a study with one objective.
+
+        Raises:
+            StudyError: There are several objectives, or no trial is feasible.
+        """
+        if len(self.goal.objectives) > 1:
+            names = ", ".join(objective.metric for objective in self.goal.objectives)
+            raise StudyError(
+                f"Study {self.name!r} has several objectives ({names}), so no single trial is the best. Take one of "
+                f"study.front, or choose with study.pick."
+            )
+        best = self.best
+        if best is None:
+            raise StudyError(f"No trial of study {self.name!r} is complete and feasible: study.front is empty.")
+        return best
+
+    @property
+    def best_params(self) -> Point:
+        """The parameters of the best trial; see `best_trial`."""
+        return self.best_trial.point
+
+    @property
+    def best_value(self) -> float:
+        """The value of the objective in the best trial; see `best_trial`."""
+        return self.best_trial.values[self.goal.objectives[0].metric]
+
+    def pick(self, condition: str | Iterable[str], objective: str) -> Trial:
+        """Return the trial of the front that is best in one objective among those that meet a condition.
+
+        Args:
+            condition: A bound on a metric such as `"accuracy >= 0.95"`, or several.
+            objective: The name of an objective.
+
+        Raises:
+            GoalError: A condition cannot be read, or there is no such objective.
+            StudyError: No trial of the front meets the condition.
+
+        Example:
+            >>> import nbcompress as nc
+            >>> study = nc.search(lambda x: {"accuracy": x, "kilobytes": 100 * x}, {"x": nc.Float(0, 1)},
+            ...                   maximize="accuracy", minimize="kilobytes", trials=8, sampler="sobol")
+            >>> study.pick("accuracy >= 0.5", "kilobytes").values["accuracy"] < 0.7
+            True
+        """
+        texts = [condition] if isinstance(condition, str) else list(condition)
+        conditions = [Constraint.parse(text) for text in texts]
+        wanted = next((found for found in self.goal.objectives if found.metric == objective), None)
+        if wanted is None:
+            names = [found.metric for found in self.goal.objectives]
+            near = did_you_mean(str(objective), names)
+            raise GoalError(f"A trial is picked by an objective ({', '.join(names)}), but got {objective!r}.{near}")
+        candidates = [
+            trial
+            for trial in self.front
+            if all(each.metric in trial.values and each.holds(trial.values[each.metric]) for each in conditions)
+        ]
+        if not candidates:
+            met = " and ".join(map(str, conditions))
+            raise StudyError(f"No trial on the front of study {self.name!r} has {met}; see study.front.")
+        return min(candidates, key=lambda trial: wanted.loss(trial.values[objective]))
 
     @property
     def kept(self) -> Mapping[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
+import torch
 from IPython.core.error import UsageError
 
 from nbcompress.magics.arguments import (
@@ -10,11 +13,12 @@ from nbcompress.magics.arguments import (
     HelpRequested,
     MagicParser,
     OneOf,
+    WholeNumber,
+    expanded,
     expression,
     name,
     number_or_expression,
     split_line,
-    whole,
 )
 
 
@@ -23,7 +27,7 @@ def parser() -> MagicParser:
     made.add_argument("model", type=expression, metavar="MODEL")
     made.add_argument("--amount", type=number_or_expression)
     made.add_argument("--scheme", type=OneOf(["symmetric", "affine"]), default="symmetric")
-    made.add_argument("--jobs", type=whole(1))
+    made.add_argument("--jobs", type=WholeNumber(1))
     made.add_argument("--out", type=name)
     made.add_argument("--fresh", action="store_true")
     return made
@@ -117,3 +121,82 @@ def test_words(line: str, words: list[str]) -> None:
 def test_an_open_quote_or_bracket_is_an_error(line: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         split_line(line)
+
+
+VALUES = {"n": 3, "share": 0.1 + 0.2, "name": "digits", "bits": {"low": 2}, "zero": torch.tensor(0.5)}
+
+
+def evaluated(text: Expression) -> object:
+    try:
+        return eval(text, dict(VALUES))
+    except NameError as err:
+        raise UsageError(f"there is no variable {err.name!r} in this notebook.") from None
+    except AttributeError as err:
+        raise UsageError(str(err)) from None
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("{n}", "3"),
+        ("$n", "3"),
+        ("{ n + 1 }", "4"),
+        ("{share}", repr(0.1 + 0.2)),
+        ("{share:.2f}", "0.30"),
+        ("{name!r:>9}", " 'digits'"),
+        ("{name != 'x'}", "True"),
+        ("run-{name}-$n-{n}.journal", "run-digits-3-3.journal"),
+        ("{bits['low']}", "2"),
+        ("{ {1: 'a}'}[1] }", "a}"),
+        ("{zero}", "0.5"),
+        ("$zero", "0.5"),
+        ("{{n}} $$n", "{n} $n"),
+        ("5$ or 5 $", "5$ or 5 $"),
+        ("$name.__class__.__name__", "str"),
+        ("kilobytes <= {n}", "kilobytes <= 3"),
+    ],
+)
+def test_values_of_the_notebook(word: str, text: str) -> None:
+    assert expanded(word, evaluated) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("{m}", "there is no variable 'm'"),
+        ("$m", "there is no variable 'm'"),
+        ("$n.journal", "Write {n}.journal if .journal is text"),
+        ("{n", "a brace is opened and not closed in: {n"),
+        ("{n +}", "'n +' is not a Python expression"),
+        ("{}", "is not a Python expression"),
+        ("{name:d}", "{name:d} cannot be written as text"),
+        ("{name!q}", "{name!q} cannot be written as text"),
+    ],
+)
+def test_a_value_that_is_missing_is_an_error(word: str, text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        expanded(word, evaluated)
+    assert text in str(caught.value)
+
+
+def test_values_reach_all_arguments_that_are_no_expressions() -> None:
+    def read(line: str) -> argparse.Namespace:
+        return parser().read(line, evaluated)
+
+    for line in ("model --jobs {n}", "model --jobs=$n", "model --jobs n", "model --jobs 2+1"):
+        assert read(line).jobs == 3
+    for text in ("{share}", "$share", "share"):
+        amount = read(f"model --amount {text}").amount
+        assert (evaluated(amount) if isinstance(amount, Expression) else amount) == 0.1 + 0.2
+    read_line = read("{'model'} --fresh --out {name}")
+    assert (read_line.model, read_line.fresh, read_line.out) == ("{'model'}", True, "digits")
+    assert read("model --amount={-n}").amount == read("model --amount {-n}").amount == -3
+    for line, text in (
+        ("model --jobs {m}", "--jobs: there is no variable 'm'"),
+        ("model --jobs m", "--jobs: there is no variable 'm'"),
+        ("model --jobs share", "--jobs: a whole number is needed, but got '0.30000000000000004'."),
+        ("model --out {n}", "a Python name is needed, but got '3'."),
+    ):
+        with pytest.raises(UsageError) as caught:
+            read(line)
+        assert text in str(caught.value)

@@ -117,3 +117,17 @@ def test_the_card_of_a_language_model(work: Any) -> None:
         assert "loss and perplexity on 112 tokens" in text
         assert "text was trained on: on other data loss may be higher" in text
         assert "\naccuracy" not in text
+
+
+def test_values_of_the_notebook_reach_the_options(work: Any) -> None:
+    work.must("am, which, found = 0.5, 'weight', [2, 4]")
+    for amount in ("{am}", "$am", "am", "{am:.1f}"):
+        work.must(f"a = %prune model --amount {amount} --granularity {{which}}")
+        assert float((work.names["a"][0].weight == 0).double().mean()) > 0.3
+    work.must("b = %quantize model --bits auto --budget {limit} --data train")
+    assert nc.size_bytes(work.names["b"]) <= 1500
+    work.must("c = %sensitivity model --evaluate (lambda m: 1.0) --compressor quantize --levels {found}")
+    assert "there is no variable 'bm'" in work.refused("%prune model --amount {bm}")
+    body = "x = Float(0.5, 0.9)\nsmall = %prune model --amount {x}\nloss = (small[0].weight == 0).float().mean()\n"
+    work.must(f"%%bo_search --panel off --sampler sobol --trials 2 --minimize loss\n{body}")
+    assert len(set(work.names["study"].trials.loss)) == 2

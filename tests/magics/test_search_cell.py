@@ -253,3 +253,61 @@ def test_help(notebook: Notebook) -> None:
     assert "--subject-to" in notebook.must("%bo_search -h").printed
     assert "write %%bo_search, with two per cents" in notebook.refused("%bo_search --trials 3")
     assert "--subject-to" in notebook.must("%%bo_search -h\npass").printed
+
+
+def test_values_of_the_notebook_on_the_line(notebook: Notebook) -> None:
+    notebook.must("n, nm, limit, metric = 3, 'digits', 0.5, 'loss'")
+    options = "--trials {n} --study $nm-{n} --minimize {metric} --subject-to 'loss <= {limit}' --seed n"
+    notebook.must(cell(options))
+    study = notebook.names["study"]
+    assert (study.name, len(study.trials), str(study.goal)) == ("digits-3", 3, "minimize loss subject to loss <= 0.5")
+    assert study.record["search"]["seed"] == 3
+    # An expression stays Python.
+    notebook.must(cell("--trials 1 --minimize loss --start [{'x':limit}]"))
+    assert notebook.names["study"].best.params == {"x": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--trials {m}", "%%bo_search: --trials: there is no variable 'm' in this notebook"),
+        ("--trials m", "%%bo_search: --trials: there is no variable 'm' in this notebook"),
+        ("--study $m", "%%bo_search: --study: there is no variable 'm' in this notebook"),
+        ("--study $$m", "--study is a name without the characters $, { and }, but got '$m'."),
+        ("--study '{{m}}'", "--study is a name without the characters $, { and }, but got '{m}'."),
+    ],
+)
+def test_a_value_that_is_missing_on_the_line(notebook: Notebook, options: str, text: str) -> None:
+    assert text in notebook.refused(cell(f"--minimize loss {options}"))
+    assert list(Path().glob("nbcompress*")) == []
+
+
+def test_the_end_says_where_the_kept_value_is(notebook: Notebook) -> None:
+    notebook.names["model"] = nn.Linear(2, 1)
+    body = BODY + "small = prune(model, amount=x)\nsize = x\n"
+    line = "--trials 4 --minimize loss --keep small"
+    printed = notebook.must(cell(line, body)).printed
+    assert 'best: study.kept["small"]' in printed
+    assert "warning" not in printed
+    assert 'best: mine.kept["small"]' in notebook.must(cell(f"{line} --out mine --study s", body)).printed
+    stored = notebook.must("%bo_study s").shown[0]
+    assert 'best: mine.kept["small"]' in stored["text/plain"]
+    saved = notebook.must(cell(line, body).replace("--panel off", "--panel text")).shown[0]
+    assert 'best: study.kept["small"]' in saved["text/plain"]
+    assert "best: study.kept[&quot;small&quot;]" in saved["text/html"]
+    # The notebook's variable of that name is not the one that the search has kept.
+    notebook.names["small"] = notebook.names["model"]
+    printed = notebook.must(cell(line, body)).printed
+    assert "warning: The notebook's own 'small' is as it was before the search" in printed
+
+
+def test_with_several_objectives_the_end_says_how_to_choose(notebook: Notebook) -> None:
+    notebook.names["model"] = nn.Linear(2, 1)
+    body = "x = Float(0, 1)\nsmall = prune(model, amount=x)\naccuracy, size = x, x\n"
+    line = "--trials 8 --maximize accuracy --minimize size --keep small"
+    printed = notebook.must(cell(line, body)).printed
+    assert 'best: study.kept["small"] is the best in accuracy' in printed
+    assert 'study.front[i].kept["small"]' in printed
+    (call,) = re.findall(r"study\.pick\([^)]*\)", printed)
+    picked = notebook.must(call).value
+    assert isinstance(picked.kept["small"], nn.Linear)

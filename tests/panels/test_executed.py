@@ -92,3 +92,15 @@ def test_papermill_runs_it(folder: Path) -> None:
     pytest.importorskip("papermill")
     ran(folder, "papermill", "small.ipynb", "papermill.ipynb", "--no-progress-bar")
     check(folder / "papermill.ipynb")
+
+
+def test_papermill_sets_the_options(folder: Path) -> None:
+    pytest.importorskip("papermill")
+    parameters = new_code_cell("trials, name = 9, 'default'", metadata={"tags": ["parameters"]})
+    search = new_code_cell(SEARCH.replace("--trials 6", "--trials {trials}").replace("--study small", "--study {name}"))
+    shown = new_code_cell("print(study.name, len(study.trials))")
+    cells = [parameters, new_code_cell("%load_ext nbcompress"), search, shown]
+    nbformat.write(new_notebook(metadata={"kernelspec": KERNEL}, cells=cells), folder / "options.ipynb")
+    values = ["-p", "trials", "2", "-p", "name", "first"]
+    ran(folder, "papermill", "options.ipynb", "set.ipynb", "--no-progress-bar", *values)
+    assert nbformat.read(folder / "set.ipynb", as_version=4).cells[-1].outputs[0].text.strip() == "first 2"

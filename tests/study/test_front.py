@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nbcompress.errors import StudyError
-from nbcompress.study import Goal, State, Trial, front, hypervolume, is_non_dominated
+from nbcompress.errors import GoalError, StudyError
+from nbcompress.space import Float, Space
+from nbcompress.study import Goal, State, Study, Trial, front, hypervolume, is_non_dominated, open_study
 
 GOAL = Goal.of(["accuracy"], ["kilobytes"], ["kilobytes <= 60"])
 
@@ -141,3 +143,39 @@ def test_refused_volumes(rows: object, reference: object, text: str) -> None:
     with pytest.raises(StudyError) as caught:
         hypervolume(rows, reference)
     assert str(caught.value) == text
+
+
+def _study(goal: Goal, rows: list[dict[str, float]]) -> Study:
+    study = open_study("s", Space({"x": Float(0, 1)}), goal, storage=None)
+    for index, values in enumerate(rows):
+        begun = study.begin({"x": index / 10})
+        study.finish(replace(begun, state=State.COMPLETE, values=values))
+    return study
+
+
+def test_the_best_of_one_objective_as_in_optuna() -> None:
+    goal = Goal.of(minimize=["loss"], subject_to=["loss >= 1"])
+    study = _study(goal, [{"loss": 3.0}, {"loss": 2.0}, {"loss": 0.5}])
+    assert (study.best_trial.number, study.best_value, study.best_params) == (1, 2.0, {"x": 0.1})
+    for name in ("best_trial", "best_value", "best_params"):
+        with pytest.raises(StudyError, match=r"No trial of study 's' is complete and feasible: study\.front is empty"):
+            getattr(_study(goal, [{"loss": 0.5}]), name)
+        with pytest.raises(StudyError, match=r"several objectives \(a, b\).* Take one of study\.front"):
+            getattr(_study(Goal.of(maximize=["a", "b"]), [{"a": 1.0, "b": 1.0}]), name)
+
+
+def test_a_trial_of_the_front_is_picked_by_a_condition() -> None:
+    rows = [(0.9, 10.0), (0.96, 30.0), (0.99, 50.0), (0.95, 40.0)]
+    study = _study(
+        Goal.of(maximize=["accuracy"], minimize=["kilobytes"]),
+        [{"accuracy": accuracy, "kilobytes": kilobytes, "ms": kilobytes} for accuracy, kilobytes in rows],
+    )
+    assert study.pick("accuracy >= 0.95", "kilobytes").number == 1
+    assert study.pick("kilobytes <= 40", "accuracy").number == 1
+    assert study.pick(["accuracy >= 0.95", "ms >= 40"], "kilobytes").number == 2
+    with pytest.raises(StudyError, match=r"No trial on the front .* has accuracy >= 0\.999; see study\.front"):
+        study.pick("accuracy >= 0.999", "kilobytes")
+    with pytest.raises(GoalError, match=r"picked by an objective .* Did you mean 'kilobytes'"):
+        study.pick("accuracy >= 0.95", "kilobyte")
+    with pytest.raises(GoalError, match="A constraint reads"):
+        study.pick("accuracy > 0.95", "kilobytes")
