@@ -17,7 +17,7 @@ from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observe
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
 from nbcompress.run.engines.base import Engine, EngineError
-from nbcompress.run.history import HistoryCache, all_failed, one_line, same_failure
+from nbcompress.run.history import HistoryCache, all_failed, one_line, same_failure, without_numbers
 from nbcompress.run.kept import ArtifactWriter
 from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
@@ -50,6 +50,19 @@ def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
     shared = [name for name in outcomes[0].values if all(name in outcome.values for outcome in outcomes)]
     means = {name: math.fsum(outcome.values[name] for outcome in outcomes) / len(outcomes) for name in shared}
     return replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks)
+
+
+# Texts that trials leave for the user: so many different ones are shown, and so many numbers of trials with each.
+MAX_TRIAL_REMARKS, MAX_NUMBERS = 20, 5
+
+
+def trials_text(numbers: Sequence[int]) -> str:
+    """Return `trial 3`, `trials 3, 4 and 7`, or `trials 3, 4, 7, 8, 9 and 12 more`."""
+    shown = [str(number) for number in numbers[:MAX_NUMBERS]]
+    if len(numbers) > MAX_NUMBERS:
+        shown.append(f"{len(numbers) - MAX_NUMBERS} more")
+    *first, last = shown
+    return f"trials {', '.join(first)} and {last}" if first else f"trial {last}"
 
 
 # The loop checks limits and interrupts at least this often.
@@ -174,6 +187,9 @@ class SearchLoop:
         self._timeout = search.options.timeout_seconds
         self._until, self._pruner = search.options.stop_rule, search.options.pruning
         self._remarks: list[str] = []
+        # What trials leave for the user: text without its numbers -> the first such text, numbers of the trials.
+        self._trial_remarks: dict[str, tuple[str, list[int]]] = {}
+        self._opening_warnings = search.study.warnings
         self._n_ended = 0
         self._is_over_time = False
         self._was_interrupted = False
@@ -212,11 +228,21 @@ class SearchLoop:
             ending = replace(ending, reason=f"{ending.reason} {summary}".strip())
         if self._n_ended:
             self._remarks.append(unused_pruner_warning(self._pruner.rule, self._study.all_trials, self._study.goal))
-        warnings = (*self._engine.warnings, *self._writer.warnings, *self._remarks, *self._observers.warnings)
-        ending = replace(ending, warnings=tuple(warning for warning in dict.fromkeys(warnings) if warning))
+        ending = replace(ending, warnings=self._warnings())
         note(self._study, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
         self._observers.ended(ending)
         return ending
+
+    def _warnings(self) -> tuple[str, ...]:
+        """Return what the user should know so far, each once, and add it to the warnings of the study."""
+        remarks = [f"{remark} ({trials_text(numbers)})" for remark, numbers in self._trial_remarks.values()]
+        if len(remarks) > MAX_TRIAL_REMARKS:
+            n_more = len(remarks) - MAX_TRIAL_REMARKS
+            remarks[MAX_TRIAL_REMARKS:] = [f"{n_more} more warning{'s' * (n_more > 1)} of trials are left out here."]
+        found = (*self._engine.warnings, *self._writer.warnings, *self._remarks, *remarks, *self._observers.warnings)
+        warnings = tuple(warning for warning in dict.fromkeys(found) if warning)
+        self._study.warnings = tuple(dict.fromkeys((*self._opening_warnings, *warnings)))
+        return warnings
 
     def _main_loop(self) -> Ending:
         ending: Ending | None = None
@@ -431,8 +457,12 @@ class SearchLoop:
             self._remarks.append(TAKEN_OVER.format(number=number))
         del self._running[number]
         self._n_ended += trial.state.counts
-        self._remarks += outcome.remarks
+        for remark in outcome.remarks:
+            _, numbers = self._trial_remarks.setdefault(without_numbers(remark), (remark, []))
+            if number not in numbers:
+                numbers.append(number)
         self._writer.remove_stale()
+        self._warnings()
         self._observers.trial_ended(trial)
 
     # From other threads ---------------------------------------------------------------------------------------------
