@@ -10,7 +10,10 @@ them: Python shows `layers='conv*'`, and a magic that has the option shows `--la
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from numbers import Integral
 
@@ -192,6 +195,37 @@ class MeasureError(NbcompressError):
 
 class NbcompressWarning(UserWarning):
     """Something worth a line that stops nothing, such as a weight that left its grid and is stored in full."""
+
+
+_listener: ContextVar[Callable[[str], object] | None] = ContextVar("nbcompress_warnings", default=None)
+
+
+@contextmanager
+def warnings_to(listener: Callable[[str], object]) -> Iterator[None]:
+    """Give the texts of `warn` to `listener` inside the `with` block, in this context only.
+
+    Python shows a warning once for each line of code and writes it to the standard error; a search needs to know it of
+    every trial, and shows it itself.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def warn(text: str, stacklevel: int = 2) -> None:
+    """Warn of something worth a line that stops nothing: in a trial to its search, else as an `NbcompressWarning`.
+
+    Args:
+        text: One line.
+        stacklevel: As in `warnings.warn`, counted from the caller.
+    """
+    listener = _listener.get()
+    if listener is not None:
+        listener(text)
+    else:
+        warnings.warn(text, NbcompressWarning, stacklevel=stacklevel + 1)
 
 
 class MissingPart(NbcompressError, ImportError):

@@ -35,7 +35,11 @@ class Kernel:
         self.client.wait_for_ready(timeout=60)
 
     def start(self, code: str) -> str:
-        """Send a cell and return at once."""
+        """Send a cell and return at once, as programs that run notebooks do: they take no input."""
+        return str(self.client.execute(code, allow_stdin=False))
+
+    def type(self, code: str) -> str:
+        """Send code as Jupyter console and qtconsole do, and return at once."""
         return str(self.client.execute(code))
 
     def finish(self, message: str, timeout: float = 120) -> Reply:

@@ -18,7 +18,22 @@ function start(): void {
   place.append(view.element);
   view.update(reading.study);
   // The plain HTML stays for printing and for readers without scripts.
-  document.getElementById("nbcompress-plain")?.setAttribute("hidden", "");
+  const plain = document.getElementById("nbcompress-plain");
+  plain?.setAttribute("hidden", "");
+  // Browsers that cannot unfold by a style print what is open.
+  const folded = new Set<HTMLDetailsElement>();
+  window.addEventListener("beforeprint", () => {
+    plain?.querySelectorAll("details").forEach((part) => {
+      if (!part.open) {
+        folded.add(part);
+        part.open = true;
+      }
+    });
+  });
+  window.addEventListener("afterprint", () => {
+    folded.forEach((part) => (part.open = false));
+    folded.clear();
+  });
 }
 
 start();

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
@@ -26,7 +25,7 @@ from nbcompress.compressors.keras import recompute_shapes_
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
-from nbcompress.errors import ArtifactError, CompressionError, NbcompressWarning
+from nbcompress.errors import ArtifactError, CompressionError, warn
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -161,7 +160,7 @@ def warn_of_broken(packed: PackedModel) -> None:
     if packed.broken:
         names = list(packed.broken)
         listed = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        warnings.warn(f"{listed}: stored in full. {packed.broken[names[0]]}", NbcompressWarning, stacklevel=3)
+        warn(f"{listed}: stored in full. {packed.broken[names[0]]}", stacklevel=3)
 
 
 def check_packed(packed: PackedModel, model: nn.Module) -> None:

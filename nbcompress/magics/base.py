@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -86,11 +87,44 @@ def variables(namespace: Mapping[str, Any]) -> list[str]:
     return [name for name in namespace if not name.startswith("_") and name not in IPYTHON_NAMES]
 
 
+def _can_replace(parent: Any) -> bool:
+    """Return whether the front end handles `update_display_data` for the message that runs now.
+
+    It does for the cells of a notebook. Jupyter console and qtconsole do not; an `ipywidgets.Output`, and those inside
+    a Tab or an Accordion, take new outputs only; and what the callback of a button shows belongs to no cell.
+    """
+    header = parent.get("header") if isinstance(parent, Mapping) else None
+    if not isinstance(header, Mapping):  # not in a kernel
+        return True
+    if header.get("msg_type") != "execute_request" or _is_console(parent):
+        return False
+    # An `ipywidgets.Output` that captures holds the identifier of the message whose outputs it takes.
+    widgets = getattr(sys.modules.get("ipywidgets.widgets.widget"), "_instances", {})
+    message = header.get("msg_id")
+    return all(getattr(widget, "msg_id", None) != message for widget in tuple(widgets.values()))
+
+
+def _is_console(parent: Any) -> bool:
+    """Return whether the code was typed in Jupyter console or qtconsole, which draw no widgets.
+
+    Nothing in a message says which program sent it. These two are built on jupyter_client, which sends the name of the
+    user. JupyterLab, Notebook and VS Code do not; programs that run notebooks are built on it, too, but take no input.
+    """
+    if not isinstance(parent, Mapping):
+        return False
+    header, content = parent.get("header") or {}, parent.get("content") or {}
+    is_code = header.get("msg_type") == "execute_request"
+    return bool(is_code and header.get("username") and content.get("allow_stdin") and not parent.get("metadata"))
+
+
 class Output:
     """The output of the cell that runs when this object is made. Another thread may use it later.
 
     Args:
         shell: The shell of the notebook.
+
+    Attributes:
+        can_replace: Whether the front end replaces an output that it shows already.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
@@ -98,15 +132,19 @@ class Output:
         self._id = uuid.uuid4().hex
         self._parent: Any = getattr(shell, "get_parent", lambda: None)()
         self._is_shown = False
+        self.can_replace = _can_replace(self._parent)
 
     @property
     def best_kind(self) -> PanelKind:
         """The best kind of panel: `live` in a kernel, whose front end may draw widgets; `text` in a terminal."""
-        return "live" if hasattr(self._shell, "kernel") else "text"
+        return "live" if hasattr(self._shell, "kernel") and not _is_console(self._parent) else "text"
 
     def show(self, bundle: Mapping[str, Any]) -> None:
-        """Show a mime bundle, or replace the one that was shown before."""
-        display(dict(bundle), raw=True, display_id=self._id, update=self._is_shown)
+        """Show a mime bundle: in place of the one that was shown before, or below it if it cannot be replaced."""
+        if self._is_shown and not self.can_replace:
+            display(dict(bundle), raw=True)
+        else:
+            display(dict(bundle), raw=True, display_id=self._id, update=self._is_shown)
         self._is_shown = True
 
     def print(self, text: str) -> None:

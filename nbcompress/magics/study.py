@@ -77,7 +77,7 @@ def _study(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
         return MagicResult(None, _table(list_studies(arguments.storage)))
     study = stored_study(arguments.name, arguments.storage, scope)
     output = Output(scope.shell)
-    if output.best_kind != "live" or scope.in_trial:
+    if output.best_kind != "live" or not output.can_replace or scope.in_trial:
         from nbcompress.panels.bundle import study_bundle
 
         return MagicResult(study, study_bundle(study, **view_options(study)))

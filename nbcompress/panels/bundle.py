@@ -68,11 +68,12 @@ def bundle_within_limit(view: Callable[[ViewLimits], dict[str, Any]]) -> dict[st
 
 def mime_bundle(data: Mapping[str, Any], pictures: StudyPictures) -> dict[str, Any]:
     """Return a view in every form."""
-    overview = pictures.overview.png if pictures.overview else None
+    picture = pictures.summary or pictures.overview
+    png = picture.png if picture else None
     return {
         MIME: data,
         "text/html": str(study_html(data, pictures, overview_alt(data))),
-        **({"image/png": overview} if overview else {}),
+        **({"image/png": png} if png else {}),
         "text/plain": study_text(data),
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbcompress.panels.html import PRE_STYLE, Markup, Picture, details, join, table, tag, user_text
+from nbcompress.panels.html import PRE_STYLE, Markup, Picture, details, heading, join, table, tag, user_text
 from nbcompress.panels.text import format_duration, format_value, shorten
 from nbcompress.panels.view import CELL_KEY
 
@@ -96,8 +96,28 @@ def study_text(view: View) -> str:
     return "\n".join(lines)
 
 
+SUMMARY_WIDTH = 148
+
+
+def summary_lines(view: View) -> list[str]:
+    """Return goal, counts, warnings, and the table of the front, each line at most `SUMMARY_WIDTH` characters long."""
+    trials = by_number(view)
+    front = [trials[number] for number in view["front"] if number in trials][:10]
+    lines = study_text({**view, "front": []}).splitlines()
+    if front:
+        first, *others = view["goal"]["objectives"]
+        if others:
+            lines[-1] = f"front, best in {first['metric']} first:"
+        cells = [columns(view), *(row_texts(view, trial) for trial in front)]
+        cells = [[shorten(text.replace("\n", " "), 18) for text in line] for line in cells]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines += ["", *("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)]
+    return [shorten(line, SUMMARY_WIDTH) for line in lines]
+
+
 # A symbol for each state: a state must be visible without colours.
 STATE_SYMBOLS = {"complete": "●", "stopped": "■", "infeasible": "▲", "failed": "✖", "interrupted": "◆", "running": "○"}
+NO_BREAK_SPACE = "\u00a0"
 MAX_ROWS = 200
 # What a reader needs to repeat the experiment.
 EXPECTED_RECORD_KEYS = ("data", "search", "versions", "machine", CELL_KEY)
@@ -113,39 +133,45 @@ class StudyPictures:
         overview: Trade-off and history.
         slices: Predictions of the surrogate along each parameter.
         calibration: How well it predicts each trial from the others.
+    summary: The overview with the winner and a table below, for programs that take nothing but a picture.
     """
 
     overview: Picture | None
     slices: Picture | None = None
     calibration: Picture | None = None
+    summary: Picture | None = None
 
 
-def study_html(view: View, render: StudyPictures, alt: str) -> Markup:
+def study_html(view: View, pictures: StudyPictures, alt: str, *, level: int = 2) -> Markup:
     """Return the study as HTML.
 
     Args:
         view: The data of `study_view`.
         pictures: Its pictures.
         alt: Alternative text of the overview.
+        level: Of its heading; its parts have the next one.
     """
-    slices = render.slices
+    slices = tag("div", pictures.slices.html(slices_alt(view), 960)) if pictures.slices else None
+    parts = [
+        header(view, level),
+        pictures.overview.html(alt, 960) if pictures.overview else None,
+        top_trials(view, level + 1),
+        importance(view, pictures.calibration, level + 1),
+        details("Predictions of the surrogate", slices, level=level + 1) if slices else None,
+        all_trials(view, level + 1),
+        record(view, level + 1),
+    ]
     return tag(
         "div",
-        header(view),
-        render.overview.html(alt, 960) if render.overview else None,
-        top_trials(view),
-        importance(view, render.calibration),
-        details("Predictions of the surrogate", tag("div", slices.html(slices_alt(view), 960))) if slices else None,
-        all_trials(view),
-        record(view),
+        parts,
         dir="ltr",
         style="max-width:1000px;line-height:1.4",
     )
 
 
-def header(view: View) -> Markup:
+def header(view: View, level: int) -> Markup:
     lines = [
-        tag("div", "Study ", user_text(view["name"]), style="font-size:1.2em;font-weight:600"),
+        heading(level, "Study ", user_text(view["name"]), style="font-size:1.2em;margin:0"),
         tag("div", user_text(goal_text(view["goal"]))),
         tag(
             "div",
@@ -164,16 +190,25 @@ def columns(view: View) -> list[str]:
     return ["trial", "state", *view["metrics"], *(parameter["name"] for parameter in view["parameters"]), "seconds"]
 
 
-def row(view: View, trial: Mapping[str, Any]) -> list[Markup]:
+def row_texts(view: View, trial: Mapping[str, Any]) -> list[str]:
     """Return the cells of one trial; an inactive parameter or an unknown metric is an empty cell."""
     params = trial["params"]
-    cells = [Markup(trial["number"]), Markup(f"{STATE_SYMBOLS[trial['state']]} {trial['state']}")]
-    cells += [user_text(_known(trial["metrics"].get(key))) for key in view["metrics"]]
-    cells += [
-        user_text(format_value(params[parameter["name"]]) if parameter["name"] in params else "")
-        for parameter in view["parameters"]
+    return [
+        str(trial["number"]),
+        f"{STATE_SYMBOLS[trial['state']]}{NO_BREAK_SPACE}{trial['state']}",
+        *(_known(trial["metrics"].get(key)) for key in view["metrics"]),
+        *(
+            format_value(params[parameter["name"]]) if parameter["name"] in params else ""
+            for parameter in view["parameters"]
+        ),
+        _known(trial["seconds"]),
     ]
-    return [*cells, Markup(_known(trial["seconds"]))]
+
+
+def row(view: View, trial: Mapping[str, Any]) -> list[Markup]:
+    """Return the cells of one trial as HTML."""
+    number, state, *values, seconds = row_texts(view, trial)
+    return [Markup(number), Markup(state), *map(user_text, values), Markup(seconds)]
 
 
 def _known(value: float | None) -> str:
@@ -187,7 +222,7 @@ def text_columns(view: View) -> frozenset[int]:
     )
 
 
-def top_trials(view: View) -> Markup | None:
+def top_trials(view: View, level: int) -> Markup | None:
     """Return the table of the front, at most ten rows."""
     trials = by_number(view)
     front = [trials[number] for number in view["front"] if number in trials][:10]
@@ -197,13 +232,13 @@ def top_trials(view: View) -> Markup | None:
     more = f", best in {view['goal']['objectives'][0]['metric']} first" if len(front) > 1 else ""
     return join(
         [
-            tag("div", title, user_text(more), style="font-weight:600;margin-top:8px"),
+            heading(level, title, user_text(more), style="font-size:1em;margin:8px 0 0"),
             table(columns(view), [row(view, trial) for trial in front], text_columns=text_columns(view)),
         ]
     )
 
 
-def all_trials(view: View) -> Markup:
+def all_trials(view: View, level: int) -> Markup:
     """Return the folded table of trials; failures and printed texts are folded below their rows."""
     rows: list[Sequence[str | Markup]] = []
     for trial in view["trials"][-MAX_ROWS:]:
@@ -213,7 +248,7 @@ def all_trials(view: View) -> Markup:
     left_out = total - shown
     note = tag("div", f"The other {left_out} trials are in the study.") if left_out > 0 else None
     title = f"Trials ({shown} of {total})" if left_out > 0 else f"All trials ({total})"
-    return details(title, note, table(columns(view), rows, text_columns=text_columns(view)))
+    return details(title, note, table(columns(view), rows, text_columns=text_columns(view)), level=level)
 
 
 def trial_details(trial: Mapping[str, Any]) -> list[Markup]:
@@ -229,7 +264,7 @@ def trial_details(trial: Mapping[str, Any]) -> list[Markup]:
     return parts
 
 
-def importance(view: View, picture: Picture | None = None) -> Markup | None:
+def importance(view: View, picture: Picture | None, level: int) -> Markup | None:
     """Return the importance of the parameters as bars, and whether the surrogate can be trusted."""
     shares = [(key, value or 0.0) for key, value in (view["importance"] or {}).items()]
     if not shares:
@@ -241,10 +276,10 @@ def importance(view: View, picture: Picture | None = None) -> Markup | None:
     bars = table(["parameter", "share", ""], rows, text_columns=frozenset({0, 2}))
     calibration = view.get("calibration")
     if not calibration:
-        return details("Importance of the parameters", bars)
+        return details("Importance of the parameters", bars, level=level)
     sentence = tag("div", user_text(calibration["sentence"]))
     shown = picture.html(calibration_alt(calibration), 420) if picture else None
-    return details("Importance of the parameters", bars, sentence, tag("div", shown))
+    return details("Importance of the parameters", bars, sentence, tag("div", shown), level=level)
 
 
 def calibration_alt(calibration: Mapping[str, Any]) -> str:
@@ -267,7 +302,7 @@ def slices_alt(view: View) -> str:
     )
 
 
-def record(view: View) -> Markup:
+def record(view: View, level: int) -> Markup:
     """Return the record of the experiment, with a list of what was not recorded."""
     entries = view["record"]
     rows = [
@@ -290,6 +325,7 @@ def record(view: View) -> Markup:
         table(["what", "value"], rows, text_columns=frozenset({0, 1})) if rows else None,
         tag("pre", user_text(source), style=PRE_STYLE) if isinstance(source, str) else None,
         tag("div", "Not recorded: ", user_text(", ".join(gaps)), ".") if gaps else None,
+        level=level,
     )
 
 

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from nbcompress.panels.document import StudyPictures, View
+from nbcompress.panels.document import StudyPictures, View, summary_lines
 from nbcompress.panels.html import Picture
 from nbcompress.panels.surrogate_data import WIDTH_95
 from nbcompress.panels.text import format_value, shorten
@@ -56,6 +56,7 @@ def draw_pictures(view: View) -> StudyPictures:
         render(lambda: overview_figure(view)),
         render(lambda: slices_figure(view), dpi=85),
         render(lambda: calibration_figure(view), dpi=85),
+        render(lambda: summary_figure(view)),
     )
 
 
@@ -65,6 +66,19 @@ def overview_figure(view: View) -> Figure:
     left, right = figure.subplots(1, 2)
     draw_tradeoff(left, view)
     draw_history(right, view)
+    return figure
+
+
+def summary_figure(view: View) -> Figure:
+    """Return the overview, with the winner and a table of the front as text below: LaTeX and PDF show nothing else."""
+    lines = summary_lines(view)
+    above, below = 3.9, 0.14 * (len(lines) + 2)
+    figure = _figure(9.6, above + below)
+    pictures, text = figure.subfigures(2, 1, height_ratios=[above, below])
+    left, right = pictures.subplots(1, 2)
+    draw_tradeoff(left, view)
+    draw_history(right, view)
+    text.text(0.01, 0.98, "\n".join(lines), va="top", family="monospace", fontsize=7, parse_math=False)
     return figure
 
 

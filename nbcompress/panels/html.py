@@ -6,6 +6,7 @@ use only lines and shades that show on dark and on light paper; text keeps the c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,6 +21,15 @@ TEXT_CELL_STYLE = "text-align:left"
 VOID_TAGS = frozenset({"img", "br"})
 
 
+# A line feed with nothing but spaces up to the next one.
+_BEFORE_BLANK = re.compile(r"\n(?=[^\S\n]*(?:\n|\Z))")
+
+
+def escaped(text: str) -> str:
+    """Return a text as HTML without blank lines, since Markdown takes one for the end of the HTML around it."""
+    return _BEFORE_BLANK.sub("&#10;", escape(text, quote=True))
+
+
 class Markup(str):
     """A text that is HTML already."""
 
@@ -31,7 +41,7 @@ Child: TypeAlias = "str | Markup | Iterable[str | Markup] | None"
 
 def tag(name: str, *children: Child, **attributes: str | None) -> Markup:
     """Return `<name attributes>children</name>`; children that are not `Markup` are escaped."""
-    written = "".join(f' {key}="{escape(value, quote=True)}"' for key, value in attributes.items() if value is not None)
+    written = "".join(f' {key}="{escaped(value)}"' for key, value in attributes.items() if value is not None)
     if name in VOID_TAGS:
         return Markup(f"<{name}{written}>")
     return Markup(f"<{name}{written}>{join(children)}</{name}>")
@@ -44,7 +54,7 @@ def join(children: Iterable[Child]) -> Markup:
         if child is None:
             continue
         if isinstance(child, str):
-            parts.append(child if isinstance(child, Markup) else escape(child, quote=True))
+            parts.append(child if isinstance(child, Markup) else escaped(child))
         else:
             parts.append(join(child))
     return Markup("".join(parts))
@@ -52,7 +62,7 @@ def join(children: Iterable[Child]) -> Markup:
 
 def user_text(text: str) -> Markup:
     """Return a text of the user, isolated from the text direction around it."""
-    return Markup(escape(text, quote=True)) if text.isascii() else tag("bdi", text)
+    return Markup(escaped(text)) if text.isascii() else tag("bdi", text)
 
 
 def table(
@@ -72,20 +82,43 @@ def table(
         style = TEXT_CELL_STYLE if i in text_columns or span > 1 else None
         return tag(kind, content, style=style, colspan=str(span) if span > 1 else None, **attributes)
 
+    # One line for each row, so that a comparison of two versions of the notebook shows which rows differ.
     body = []
     for row in rows:
         rest = len(head) - len(row) + 1
         last = len(row) - 1
         body.append(tag("tr", (cell("td", i, content, rest if i == last else 1) for i, content in enumerate(row))))
-    heading = tag("tr", (cell("th", i, column, scope="col") for i, column in enumerate(head)))
-    whole = tag("table", tag("thead", heading), tag("tbody", body), cellpadding="4", rules="rows", style=TABLE_STYLE)
-    return tag("div", whole, style="overflow-x:auto")
+        body.append(Markup("\n"))
+    # A header without a text would be read out as an empty one.
+    heads = (cell("th", i, column, scope="col") if column else cell("td", i, column) for i, column in enumerate(head))
+    heading = tag("thead", tag("tr", heads))
+    parts = (Markup("\n"), heading, Markup("\n"), tag("tbody", Markup("\n"), body), Markup("\n"))
+    whole = tag("table", *parts, cellpadding="4", rules="rows", style=TABLE_STYLE)
+    return join([tag("div", whole, style="overflow-x:auto"), Markup("\n")])
 
 
-def details(summary: str | Markup, *children: Child) -> Markup:
-    """Return a part that is folded until the reader opens it."""
-    head = tag("summary", summary, style="cursor:pointer;font-weight:600;margin:6px 0")
-    return tag("details", head, *children)
+def details(summary: str | Markup, *children: Child, level: int | None = None) -> Markup:
+    """Return a part that is folded until the reader opens it.
+
+    Args:
+        summary: What stands there while it is folded.
+        children: The part.
+        level: Of the heading that the summary is; None makes no heading.
+    """
+    text = summary if level is None else heading(level, summary, style="display:inline;font-size:1em;margin:0")
+    head = tag("summary", text, style="cursor:pointer;font-weight:600;margin:6px 0")
+    return join([tag("details", head, *children), Markup("\n")])
+
+
+def heading(level: int, *children: Child, style: str) -> Markup:
+    """Return a heading that looks as `style` says, whatever the page makes of headings.
+
+    Args:
+        level: 1 is the highest.
+        children: Its text.
+        style: Its size and margins.
+    """
+    return tag(f"h{level}", *children, style=f"font-weight:600;{style}")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,15 @@ from nbcompress.panels.page import asset
 from nbcompress.panels.surrogate_data import SurrogateInsight, insight_data
 from nbcompress.panels.surrogate_refresh import SurrogateRefresh
 from nbcompress.panels.text import LIVE_LIMITS, finite, scalar, shorten
-from nbcompress.panels.text_panel import OutputArea, Panel, SearchClock, SilentPanel, TextPanel, ending_text
+from nbcompress.panels.text_panel import (
+    OutputArea,
+    Panel,
+    SearchClock,
+    SilentPanel,
+    TextPanel,
+    ending_text,
+    warnings_of,
+)
 from nbcompress.panels.view import (
     SearchStatus,
     ShortNames,
@@ -55,7 +63,8 @@ class DeltaBuilder:
     """
 
     def __init__(self, study: StudyLike, run: str, baseline: Mapping[str, float] | None, status: SearchStatus) -> None:
-        self._goal, self._space = study.goal, study.space
+        self._study, self._goal, self._space = study, study.goal, study.space
+        self._insight_warning = ""
         self._names = ShortNames(LIVE_LIMITS.name)
         self._trials = {trial.number: trial for trial in study.all_trials}
         self._front = {trial.number: trial for trial in study.front}
@@ -78,13 +87,12 @@ class DeltaBuilder:
     def set_insight(self, insight: SurrogateInsight) -> None:
         """Set what the surrogate predicts. Fields that are empty stay as they are."""
         surrogate, study = insight.surrogate, self.state["study"]
+        self._insight_warning = insight.warning or ""
         shown = self._trials.keys() | self._changed.keys()
         if surrogate is not None and not is_evaluable(surrogate, self._space, study["parameters"], shown):
             insight = replace(insight, surrogate=None)
         data = insight_data(insight, self._names, LIVE_LIMITS)
         self._new_fields |= {key: item for key, item in data.items() if item}
-        if insight.warning:
-            self._new_fields["warnings"] = [*study["warnings"], shorten(insight.warning, LIVE_LIMITS.message)]
 
     def delta(self, status: SearchStatus, **more: Any) -> dict[str, Any]:
         """Return the message that brings the page up to date, and apply it to `state`.
@@ -99,6 +107,8 @@ class DeltaBuilder:
         view = self.state["study"]
         rows = {number: trial_data(trial, self._names, LIVE_LIMITS) for number, trial in changed.items()}
         fields: dict[str, Any] = {"elapsed": finite(status.elapsed), "left": finite(status.left), **new_fields, **more}
+        warnings = [*warnings_of(self._study, None), *filter(None, [self._insight_warning])]
+        fields["warnings"] = [shorten(text, LIVE_LIMITS.message) for text in dict.fromkeys(warnings)]
         known = {trial["number"]: trial for trial in view["trials"]} | rows
         if changed:
             fields["counts"] = count_trials(self._trials.values())

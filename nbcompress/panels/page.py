@@ -29,7 +29,11 @@ PAGE_STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:14px/1.5 system-ui,sans-serif;max-width:1280px;margin:16px auto;padding:0 12px;"
     "background:Canvas;color:CanvasText}"
-    "@media print{#nbcompress-view{display:none}#nbcompress-plain[hidden]{display:block}}"
+    # On paper everything is unfolded and nothing is cut off at the right.
+    "@media print{#nbcompress-view{display:none}#nbcompress-plain[hidden]{display:block}"
+    "details::details-content{content-visibility:visible;display:block;height:auto}"
+    "#nbcompress-plain div{overflow:visible!important;max-width:none!important}"
+    "table{width:100%;font-size:9px}th,td{padding:2px;overflow-wrap:anywhere}tr,img{break-inside:avoid}}"
 )
 
 
@@ -46,7 +50,7 @@ def study_page(
     from nbcompress.panels.figures import draw_pictures
 
     view = study_view(study, insight=insight, baseline=baseline, warnings=warnings, status=status, limits=LIVE_LIMITS)
-    plain = study_html(view, draw_pictures(view), overview_alt(view))
+    plain = study_html(view, draw_pictures(view), overview_alt(view), level=1)
     script = asset("page.js")
     return (
         "<!doctype html>\n"

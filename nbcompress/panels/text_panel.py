@@ -175,5 +175,6 @@ class TextPanel(SilentPanel):
 
 
 def warnings_of(study: StudyLike, ending: Ending | None) -> tuple[str, ...]:
-    """Return the warnings of opening the study and of the search."""
-    return (*getattr(study, "warnings", ()), *(ending.warnings if ending is not None else ()))
+    """Return the warnings of opening the study and of the search, each once."""
+    found = (*getattr(study, "warnings", ()), *(ending.warnings if ending is not None else ()))
+    return tuple(dict.fromkeys(found))

@@ -186,7 +186,11 @@ def study_view(
         names: Shortens the names; give it to have the same short names as elsewhere.
     """
     everything = tuple(study.all_trials)
-    status = status or stored_status(study.record, everything)
+    lines = [*warnings]
+    if status is None:
+        status = stored_status(study.record, everything)
+        lines += stored_warnings(study.record)
+    lines = list(dict.fromkeys([*lines, *([insight.warning] if insight.warning else [])]))
     front, best = [trial.number for trial in study.front], study.best
     trials = choose_trials(everything, front, limits.trials)
     name = names or ShortNames(limits.name)
@@ -197,7 +201,6 @@ def study_view(
     values = [value for trial, value in zip(everything, progress.values, strict=True) if trial.number in shown]
     if insight.surrogate is not None and not is_evaluable(insight.surrogate, study.space, parameters, shown):
         insight = replace(insight, surrogate=None)
-    lines = [*warnings, *([insight.warning] if insight.warning else [])]
     return {
         "version": VERSION,
         "name": name(study.name),
@@ -233,6 +236,13 @@ def stored_status(record: Mapping[str, Any], trials: Sequence[Trial]) -> SearchS
     ending = record.get("ending")
     parts = [ending.get(key) for key in ("reason", "kept")] if isinstance(ending, Mapping) else []
     return SearchStatus(ending=" ".join(part for part in parts if isinstance(part, str)) or None)
+
+
+def stored_warnings(record: Mapping[str, Any]) -> list[str]:
+    """Return what the latest search of a study warned of."""
+    ending = record.get("ending")
+    warnings = ending.get("warnings") if isinstance(ending, Mapping) else None
+    return [text for text in warnings if isinstance(text, str)] if isinstance(warnings, list | tuple) else []
 
 
 def choose_trials(trials: Sequence[Trial], front: Sequence[int], limit: int) -> tuple[Trial, ...]:

@@ -160,7 +160,7 @@ def finished_study(search: Search, ending: Ending) -> Study:
     Raises:
         SearchFailed: The search could not go on. The error has the study.
     """
-    for warning in (*search.study.warnings, *ending.warnings):
+    for warning in dict.fromkeys((*search.study.warnings, *ending.warnings)):
         _log.warning(warning)
     if ending.kind in ("same failure", "broken"):
         raise SearchFailed(ending.reason, search.study)

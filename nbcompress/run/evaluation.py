@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from nbcompress.errors import warnings_to
 from nbcompress.run.capture import captured_output, free_memory, seeded
 from nbcompress.run.outcome import Assignment, Outcome, TrialEnded
 from nbcompress.run.trial import RunningTrial, current_trial
@@ -38,7 +39,7 @@ def run_trial(body: Body, assignment: Assignment, *, goal: Goal, keep: Collectio
     if trial is None or trial.has_begun:  # no engine has entered one for this run
         trial = RunningTrial(assignment)
     trial.begin(assignment, goal, keep)
-    with trial.entered(), captured_output(trial) as printed, seeded(assignment.seed):
+    with trial.entered(), warnings_to(trial.remarks.append), captured_output(trial) as printed, seeded(assignment.seed):
         started = time.perf_counter()
         state, failure = _ending(body, trial)
         seconds = time.perf_counter() - started

@@ -77,6 +77,8 @@ N_ALIKE = 3
 _MAX_LENGTH = 200
 # Parts of a message that depend on the point: addresses, numbers, booleans.
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?(e[+-]?\d+)?|True|False")
+# The same outside of quotes, since the numbers in a name say which layer it is.
+_VARYING_UNQUOTED = re.compile(rf"('[^']*')|-?(?:{_VARYING.pattern})")
 # How much memory a trial needs depends on the point, so the numbers in these messages count.
 _MEMORY = ("MemoryError", "OutOfMemoryError")
 
@@ -121,6 +123,11 @@ def _signature(failure: Failure) -> tuple[str, str]:
     """Return the class of a failure and its message without the parts that depend on the point."""
     message = failure.message
     return failure.kind, message if failure.kind in _MEMORY else _VARYING.sub("#", message)
+
+
+def without_numbers(text: str) -> str:
+    """Return a text without the numbers that depend on the point; texts that are alike then are said once."""
+    return _VARYING_UNQUOTED.sub(lambda found: found[1] or "#", text)
 
 
 def all_failed(trials: Sequence[Trial]) -> str:

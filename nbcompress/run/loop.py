@@ -17,7 +17,7 @@ from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observe
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
 from nbcompress.run.engines.base import Engine, EngineError
-from nbcompress.run.history import HistoryCache, all_failed, one_line, same_failure
+from nbcompress.run.history import HistoryCache, all_failed, one_line, same_failure, without_numbers
 from nbcompress.run.kept import ArtifactWriter, where_kept
 from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
@@ -50,6 +50,19 @@ def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
     shared = [name for name in outcomes[0].values if all(name in outcome.values for outcome in outcomes)]
     means = {name: math.fsum(outcome.values[name] for outcome in outcomes) / len(outcomes) for name in shared}
     return replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks)
+
+
+# Texts that trials leave for the user: so many different ones are shown, and so many numbers of trials with each.
+MAX_TRIAL_REMARKS, MAX_NUMBERS = 20, 5
+
+
+def trials_text(numbers: Sequence[int]) -> str:
+    """Return `trial 3`, `trials 3, 4 and 7`, or `trials 3, 4, 7, 8, 9 and 12 more`."""
+    shown = [str(number) for number in numbers[:MAX_NUMBERS]]
+    if len(numbers) > MAX_NUMBERS:
+        shown.append(f"{len(numbers) - MAX_NUMBERS} more")
+    *first, last = shown
+    return f"trials {', '.join(first)} and {last}" if first else f"trial {last}"
 
 
 # The loop checks limits and interrupts at least this often.
@@ -178,6 +191,9 @@ class SearchLoop:
         self._timeout = search.options.timeout_seconds
         self._until, self._pruner = search.options.stop_rule, search.options.pruning
         self._remarks: list[str] = []
+        # What trials leave for the user: text without its numbers -> the first such text, numbers of the trials.
+        self._trial_remarks: dict[str, tuple[str, list[int]]] = {}
+        self._opening_warnings = search.study.warnings
         self._n_ended = 0
         self._is_over_time = False
         self._was_interrupted = False
@@ -218,10 +234,8 @@ class SearchLoop:
             self._remarks.append(unused_pruner_warning(self._pruner.rule, self._study.all_trials, self._study.goal))
         kept = where_kept(self._study, self._search.variable)
         older = self._older_variables() if kept else ()
-        warnings = (*self._engine.warnings, *self._writer.warnings, *older, *self._remarks, *self._observers.warnings)
-        warnings = tuple(warning for warning in dict.fromkeys(warnings) if warning)
-        ending = replace(ending, warnings=warnings, kept=kept, n_ended=self._n_ended)
-        facts = {"kind": ending.kind, "reason": ending.reason, "warnings": list(warnings)}
+        ending = replace(ending, warnings=self._warnings(older), kept=kept, n_ended=self._n_ended)
+        facts = {"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)}
         note(self._study, ending={**facts, **({"kept": kept} if kept else {})})
         self._observers.ended(ending)
         return ending
@@ -235,6 +249,24 @@ class SearchLoop:
             for name in (best.kept if best is not None else ())
             if name in self._search.notebook_names
         ]
+
+    def _warnings(self, older: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return what the user should know so far, each once, and add it to the warnings of the study."""
+        remarks = [f"{remark} ({trials_text(numbers)})" for remark, numbers in self._trial_remarks.values()]
+        if len(remarks) > MAX_TRIAL_REMARKS:
+            n_more = len(remarks) - MAX_TRIAL_REMARKS
+            remarks[MAX_TRIAL_REMARKS:] = [f"{n_more} more warning{'s' * (n_more > 1)} of trials are left out here."]
+        found = (
+            *self._engine.warnings,
+            *self._writer.warnings,
+            *older,
+            *self._remarks,
+            *remarks,
+            *self._observers.warnings,
+        )
+        warnings = tuple(warning for warning in dict.fromkeys(found) if warning)
+        self._study.warnings = tuple(dict.fromkeys((*self._opening_warnings, *warnings)))
+        return warnings
 
     def _main_loop(self) -> Ending:
         ending: Ending | None = None
@@ -450,8 +482,12 @@ class SearchLoop:
             self._remarks.append(TAKEN_OVER.format(number=number))
         del self._running[number]
         self._n_ended += trial.state.counts
-        self._remarks += outcome.remarks
+        for remark in outcome.remarks:
+            _, numbers = self._trial_remarks.setdefault(without_numbers(remark), (remark, []))
+            if number not in numbers:
+                numbers.append(number)
         self._writer.remove_stale()
+        self._warnings()
         self._observers.trial_ended(trial)
 
     # From other threads ---------------------------------------------------------------------------------------------

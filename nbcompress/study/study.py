@@ -77,7 +77,8 @@ class Study:
         name: Name in the storage, with its generation, such as `digits~2`.
         space: The parameters.
         goal: Objectives and constraints.
-        warnings: Differences to the search that began this study, one sentence each.
+        warnings: Differences to the search that began this study, and what the latest search warned of, one sentence
+            each.
         accepted: The present values, by name, that differ from those that the study was begun with.
         is_read_only: Whether the study was opened by `read_study`.
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from kernels import kernel
+from kernels import Kernel, kernel
 
 from nbcompress.errors import StudyError
 from nbcompress.study import read_study
@@ -193,3 +193,36 @@ def test_figures_of_a_trial_stay_open_while_messages_of_widgets_arrive(tmp_path:
             "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nmessages_arrive(foreign.comm.comm_id)"
         )
         assert sum("image/png" in bundle for bundle in shown.bundles) == 1
+
+
+def outputs_of(notebook: Kernel, message: str) -> list[tuple[str, set[str]]]:
+    """Return kind and MIME types of what a message shows, until it is done."""
+    shown = []
+    while True:
+        got = notebook.client.get_iopub_msg(timeout=60)
+        if got["parent_header"].get("msg_id") != message:
+            continue
+        content = got["content"]
+        if got["msg_type"] in ("display_data", "update_display_data"):
+            shown.append((got["msg_type"], set(content["data"])))
+        elif got["msg_type"] == "status" and content["execution_state"] == "idle":
+            return shown
+
+
+def test_the_finished_panel_comes_where_outputs_cannot_be_replaced(tmp_path: Path) -> None:
+    call = "get_ipython().run_cell_magic('bo_search', '--trials 2 --minimize loss', 'x = Float(0, 1)\\nloss = x')"
+    with kernel(tmp_path) as notebook:
+        notebook.must("%load_ext nbcompress\nimport ipywidgets")
+        cell = outputs_of(notebook, notebook.start(call))
+        console = outputs_of(notebook, notebook.type(call))
+        captured = outputs_of(notebook, notebook.start(f"out = ipywidgets.Output()\nwith out:\n    {call}"))
+        made = notebook.must(f"b = ipywidgets.Button()\nb.on_click(lambda _: {call})\nprint(b.comm.comm_id)")
+        click = {"comm_id": made.text.strip(), "data": {"method": "custom", "content": {"event": "click"}}}
+        message = notebook.client.session.msg("comm_msg", click)
+        notebook.client.shell_channel.send(message)
+        clicked = outputs_of(notebook, message["header"]["msg_id"])
+    assert [kind for kind, _ in cell] == ["display_data", "update_display_data"]
+    assert [kind for kind, _ in console] == ["display_data"]
+    assert [kind for kind, _ in captured] == [kind for kind, _ in clicked] == ["display_data", "display_data"]
+    for shown in (cell, console, captured, clicked):
+        assert {MIME, "text/html", "text/plain"} <= shown[-1][1]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -15,14 +17,16 @@ from panel_studies import HOSTILE, choices, curve, digits_study, empty_study, ho
 from PIL import Image
 
 from nbcompress.panels.bundle import MAX_BYTES, encoded_size, first_bundle, study_bundle
+from nbcompress.panels.document import SUMMARY_WIDTH, summary_lines
 from nbcompress.panels.surrogate_data import SurrogateInsight, slice_data
 from nbcompress.panels.text import ViewLimits
 from nbcompress.panels.view import MIME, SearchStatus, schema
-from nbcompress.study import State
+from nbcompress.study import Failure, State
 
 STUDIES = {"digits": digits_study, "single": single_study, "empty": empty_study, "hostile": hostile_study}
 ALLOWED = {
     "div", "span", "bdi", "strong", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "pre", "img",
+    "h2", "h3",
 }  # fmt: skip
 
 
@@ -100,6 +104,48 @@ def test_no_string_ends_in_a_half_letter() -> None:
         bundle[part].encode("utf-8")
         assert "\x1b" not in bundle[part]
         assert "\x00" not in bundle[part]
+
+
+CELL = "%%bo_search --trials 3\nx = Float(0, 1)\n\nfor i in range(3):\n    if i:\n        y = x\n \t\n\nscore = x\n\n"
+
+
+def test_markdown_keeps_the_cell_and_its_blank_lines() -> None:
+    study = digits_study(12)
+    text = "first\n\n    second"
+    failed = replace(study.all_trials[0], state=State.FAILED, failure=Failure("E", text, text), printed=text)
+    study = replace(study, all_trials=(failed, *study.all_trials[1:]), record={**study.record, "cell": CELL})
+    html = study_bundle(study, warnings=[text])["text/html"]
+    # A blank line ends the HTML for a reader of Markdown, and what follows is a paragraph or a block of code.
+    assert all(line.strip() for line in html.rstrip("\n").split("\n"))
+    shown = Reader(html).text
+    assert CELL in shown
+    assert shown.count(text) >= 3
+
+
+def test_html_has_a_line_for_each_row_headings_and_no_empty_header() -> None:
+    html = study_bundle(digits_study(12))["text/html"]
+    rows = [line for line in html.split("\n") if "<tr" in line]
+    assert all(line.count("<tr") == 1 for line in rows)
+    assert len(rows) > 12
+    assert re.findall(r"<h2 [^>]*>([^<]*)", html) == ["Study digits"]
+    headings = re.findall(r"<h3 [^>]*>([^<]*)", html)
+    assert headings[0].startswith("The front")
+    assert {"All trials (12)", "Record of the experiment"} <= set(headings)
+    assert not re.search(r"<th[^>]*></th>", html)
+    assert "●\u00a0complete" in html
+    assert not re.search("[●■▲✖◆○] [a-z]", html)
+
+
+def test_the_picture_holds_winner_and_table_for_latex(bundle: dict[str, Any]) -> None:
+    picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    shown = Image.open(io.BytesIO(base64.b64decode(Reader(bundle["text/html"]).images[0]["src"].partition(",")[2])))
+    assert picture.width == shown.width
+    assert picture.height > shown.height + 30
+    lines = summary_lines(bundle[MIME])
+    assert lines[0].startswith("Study ")
+    best = bundle[MIME]["best"]
+    assert best is None or any(line.split(" ")[0] == str(best) for line in lines)
+    assert max(map(len, lines)) <= SUMMARY_WIDTH
 
 
 def test_slices_and_gaps_are_named() -> None:

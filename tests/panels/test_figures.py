@@ -129,14 +129,14 @@ def test_a_card_without_its_picture_is_a_card() -> None:
     assert "no paper" not in bundle["text/html"]
 
 
-@pytest.mark.parametrize("name", ["overview_figure", "slices_figure", "calibration_figure"])
+@pytest.mark.parametrize("name", ["overview_figure", "summary_figure", "slices_figure", "calibration_figure"])
 def test_a_study_without_a_picture_is_saved_and_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"nbcompress.panels.figures.{name}", broken)
     bundle = study_bundle(digits_study())
     assert {MIME, "text/html", "text/plain"} <= set(bundle)
-    assert ("image/png" in bundle) is (name != "overview_figure")
+    assert ("image/png" in bundle) is (name != "summary_figure")
     page = study_page(digits_study())
-    if name != "calibration_figure":  # which this study has no place for
+    if name in ("overview_figure", "slices_figure"):  # this study has no calibration, and the summary is not in HTML
         assert "RuntimeError: no pen" in bundle["text/html"]
         assert "RuntimeError: no pen" in page
 

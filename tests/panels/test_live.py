@@ -77,6 +77,16 @@ def test_what_is_empty_stays_and_a_warning_is_shown() -> None:
     assert changes.state["study"]["importance"] == {"amount": 0.75}
 
 
+def test_warnings_of_the_search_come_with_the_next_update() -> None:
+    class WarnedStudy(HandMadeStudy):
+        warnings = ("'weight': stored in full. (trial 2)",)
+
+    changes = DeltaBuilder(WarnedStudy(**vars(digits_study(3))), "r", None, RUNNING)
+    assert changes.delta(RUNNING)["set"] == {"warnings": ["'weight': stored in full. (trial 2)"]}
+    changes.set_insight(SurrogateInsight(warning="It failed."))
+    assert changes.delta(RUNNING)["set"]["warnings"][1:] == ["It failed."]
+
+
 def test_state_is_replaced_and_never_altered() -> None:
     whole = digits_study(10)
     changes = DeltaBuilder(replace(whole, all_trials=whole.all_trials[:9]), "r", None, RUNNING)

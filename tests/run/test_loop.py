@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from run_searches import BOUNDED, ONE, SPACE, Diary, Walk, counted, fresh_study, searched, states, walk
 
-from nbcompress.errors import PointError, SearchError, SpaceExhausted
+from nbcompress.errors import NbcompressWarning, PointError, SearchError, SpaceExhausted, warn
 from nbcompress.run import Controls, attach_artifact_store, keep, report
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.engines import ExecutorEngine, ProcessEngine
-from nbcompress.run.loop import TAKEN_OVER, mean_outcome
+from nbcompress.run.loop import MAX_TRIAL_REMARKS, TAKEN_OVER, mean_outcome
 from nbcompress.run.options import GainBelow, NoGain
 from nbcompress.run.outcome import Outcome
 from nbcompress.space import Choice, Space
@@ -36,6 +36,53 @@ from nbcompress.study.processes import HeartbeatSettings, this_worker
 
 def square(x: float) -> dict[str, float]:
     return {"loss": x * x}
+
+
+def warning_body(x: float) -> dict[str, float]:
+    """Warn as the library does of a broken model: in half of the trials, and more than once in each."""
+    for _ in range(2):
+        if x > 0.3:
+            warn(f"'weight': stored in full, the first value is {x}.")
+    return {"loss": x}
+
+
+class TestWarningsOfTheLibrary:
+    def test_each_stands_once_with_the_trials_it_concerns(self) -> None:
+        study = fresh_study()
+        seen: list[tuple[str, ...]] = []
+
+        class Panel:
+            def trial_ended(self, trial: object) -> None:
+                seen.append(study.warnings)
+
+        _, ending = searched(warning_body, study, trials=20, observers=[Panel()])
+        numbers = [trial.number for trial in study.all_trials if trial.params["x"] > 0.3]
+        text = f"'weight': stored in full, the first value is {study.all_trials[numbers[0]].params['x']}."
+        shown = f"trials {', '.join(map(str, numbers[:5]))} and {len(numbers) - 5} more"
+        assert study.warnings == ending.warnings == (f"{text} ({shown})",)
+        first = numbers[0]
+        assert seen[first] == (f"{text} (trial {first})",)
+        assert study.record["ending"]["warnings"] == list(ending.warnings)
+        assert all(trial.printed == "" for trial in study.all_trials)
+
+    def test_in_another_process(self) -> None:
+        study, _ = searched(warning_body, trials=3, engine=ProcessEngine())
+        assert [text.split(",")[0] for text in study.warnings] == ["'weight': stored in full"]
+
+    def test_many_different_ones_are_cut(self) -> None:
+        numbers = count()
+
+        def body(x: float) -> dict[str, float]:
+            warn(f"'layer{next(numbers)}': stored in full.")
+            return {"loss": x}
+
+        study, _ = searched(body, trials=23)
+        assert len(study.warnings) == MAX_TRIAL_REMARKS + 1
+        assert study.warnings[-1] == "3 more warnings of trials are left out here."
+
+    def test_outside_of_a_trial_it_is_a_python_warning(self) -> None:
+        with pytest.warns(NbcompressWarning, match="stored in full"):
+            warning_body(0.5)
 
 
 class TestBudget:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from nbcompress.artifact.export.onnx_graph import (
 from nbcompress.artifact.export.program import copy_to_trace, onnx_graph, trace_program
 from nbcompress.compressors.layers import parameters_by_name
 from nbcompress.compressors.record import ActivationRange, record_of
-from nbcompress.errors import ArtifactError, NbcompressWarning
+from nbcompress.errors import ArtifactError, warn
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -200,11 +199,7 @@ def _warn_of_float_layers(left_out: Mapping[str, str]) -> None:
     if left_out:
         listed = "; ".join(f"{name!r}: {reason}" for name, reason in list(left_out.items())[:5])
         more = f" (and {len(left_out) - 5} more)" if len(left_out) > 5 else ""
-        warnings.warn(
-            f"these weights are stored in integers, but computed with in floating point: {listed}{more}",
-            NbcompressWarning,
-            stacklevel=2,
-        )
+        warn(f"these weights are stored in integers, but computed with in floating point: {listed}{more}")
 
 
 def _serialized(graph: ir.Model) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from nbcompress.artifact.export.agreement import failure_text
 from nbcompress.compressors.layers import unique_parameters
 from nbcompress.compressors.record import ActivationRange, Grid, TensorRecord, codes_of, record_of
-from nbcompress.errors import ArtifactError, CompressionError, MissingPart, NbcompressWarning
+from nbcompress.errors import ArtifactError, CompressionError, MissingPart, warn
 
 Floats = NDArray[np.float32]
 Integers = NDArray[Any]
@@ -117,7 +116,7 @@ def integer_weights(model: nn.Module) -> dict[str, IntegerWeight]:
         try:
             weight = _on_grid(names[0], parameter, grid)
         except CompressionError as err:
-            warnings.warn(f"{names[0]!r} is exported in float32. {err}", NbcompressWarning, stacklevel=2)
+            warn(f"{names[0]!r} is exported in float32. {err}")
             continue
         weights.update(dict.fromkeys(names, weight))
     return weights
