@@ -148,11 +148,14 @@ def size_by_tensor(model: nn.Module) -> dict[str, int]:
 
 
 def bytes_text(n_bytes: int) -> str:
-    """`17 B`, `3.4 kB` (of 1024 bytes), `8.0 MB`."""
-    if n_bytes < 1024:
+    """`17 B`, `3.4 kB` (of 1000 bytes), `8.0 MB`, `1.2 GB`."""
+    if n_bytes < 1000:
         return f"{n_bytes} B"
-    kilobytes = n_bytes / 1024
-    return f"{kilobytes:.1f} kB" if kilobytes < 1000 else f"{kilobytes / 1024:.1f} MB"
+    # 999,960 bytes are 1.0 MB, since they would be rounded to 1000.0 kB.
+    for unit, name in ((10**3, "kB"), (10**6, "MB")):
+        if round(n_bytes / unit, 1) < 1000:
+            return f"{n_bytes / unit:.1f} {name}"
+    return f"{n_bytes / 10**9:.1f} GB"
 
 
 def warn_of_broken(packed: PackedModel) -> None:

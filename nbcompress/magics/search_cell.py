@@ -342,9 +342,11 @@ class _CellSearch:
             raise UsageError(ending.reason)
 
     def _in_background(self) -> None:
+        from nbcompress.run.capture import shared_with_cells
+
         self._output.follow()
         try:
-            with one_line_errors("%%bo_search", self._options):
+            with shared_with_cells(), one_line_errors("%%bo_search", self._options):
                 self.run()
         except UsageError as err:
             self._output.print(str(err))

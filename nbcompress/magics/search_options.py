@@ -18,7 +18,7 @@ EXAMPLES = """\
   amount = Float(0.2, 0.98)
   bits = Choice(2, 4, 8)
   small = quantize(prune(model, amount=amount), bits=bits)
-  kilobytes = size_bytes(small) / 1024
+  kilobytes = size_bytes(small) / 1000
   accuracy = evaluate(small)"""
 
 Add = Callable[..., argparse.Action]

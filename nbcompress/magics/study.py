@@ -154,7 +154,7 @@ def _report(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     except OSError as err:
         raise UsageError(f"--html: {str(path)!r} cannot be written: {err.strerror}.") from err
     return MagicResult(
-        None, _as_bundle(f"Wrote {path} ({path.stat().st_size / 1024:.0f} kB) from the study {study.name!r}.")
+        None, _as_bundle(f"Wrote {path} ({path.stat().st_size / 1000:.0f} kB) from the study {study.name!r}.")
     )
 
 

@@ -39,7 +39,7 @@ def count_text(number: int | None) -> str:
 
 
 def size_text(n_bytes: int | None) -> str:
-    """`17 B`, `3.4 kB` (of 1024 bytes), `8.0 MB`; a dash for None."""
+    """`17 B`, `3.4 kB` (of 1000 bytes), `8.0 MB`; a dash for None."""
     return _MISSING if n_bytes is None else bytes_text(n_bytes)
 
 

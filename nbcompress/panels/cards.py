@@ -143,7 +143,7 @@ def layer_sizes(models: Sequence[tuple[str, Footprint]]) -> tuple[tuple[str, ...
     layers = align_layers([footprint for _, footprint in models])
     shown = {name: costs for name, costs in layers.items() if any(cost is not None and cost[0] for cost in costs)}
     series = [
-        (label, tuple(None if (cost := costs[i]) is None else cost[0] / 1024 for costs in shown.values()))
+        (label, tuple(None if (cost := costs[i]) is None else cost[0] / 1000 for costs in shown.values()))
         for i, (label, _) in enumerate(models)
     ]
     return tuple(shorten(name or ROOT_NAME, MAX_NAME) for name in shown), tuple(series)

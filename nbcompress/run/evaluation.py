@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcompress.errors import warnings_to
-from nbcompress.run.capture import captured_output, free_memory, seeded
+from nbcompress.run.capture import captured_output, free_memory, seeded, settings_kept
 from nbcompress.run.outcome import Assignment, Outcome, TrialEnded
 from nbcompress.run.trial import RunningTrial, current_trial
 from nbcompress.study.goal import Failure, Goal, State
@@ -26,8 +26,9 @@ def run_trial(body: Body, assignment: Assignment, *, goal: Goal, keep: Collectio
     """Run `body` once; every way it can end is an outcome, and nothing is raised.
 
     Inside, the random generators are set from the assignment's seed, `report` and `keep` act on this trial, and
-    printed text goes to the outcome. Only `body` itself can be terminated from outside (by a limit, Stop, Skip or an
-    interrupt): set up and undo outside of it.
+    printed text goes to the outcome. Settings that the body changes, such as torch's default dtype, are put back. Only
+    `body` itself can be terminated from outside (by a limit, Stop, Skip or an interrupt): set up and undo outside of
+    it.
 
     Args:
         body: Gets the running trial and returns the final metrics that it has not reported yet.
@@ -39,7 +40,13 @@ def run_trial(body: Body, assignment: Assignment, *, goal: Goal, keep: Collectio
     if trial is None or trial.has_begun:  # no engine has entered one for this run
         trial = RunningTrial(assignment)
     trial.begin(assignment, goal, keep)
-    with trial.entered(), warnings_to(trial.remarks.append), captured_output(trial) as printed, seeded(assignment.seed):
+    with (
+        trial.entered(),
+        settings_kept(trial),
+        warnings_to(trial.remarks.append),
+        captured_output(trial) as printed,
+        seeded(assignment.seed),
+    ):
         started = time.perf_counter()
         state, failure = _ending(body, trial)
         seconds = time.perf_counter() - started

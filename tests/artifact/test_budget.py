@@ -9,6 +9,7 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.artifact.budget import parse_budget
+from nbcompress.artifact.file import bytes_text
 from nbcompress.compressors import quantize as quantize_by_bits
 from nbcompress.compressors import record_of
 from nbcompress.errors import CompressionError, DataError
@@ -43,6 +44,18 @@ def network() -> nn.Module:
 )
 def test_budgets(budget: object, n_bytes: int) -> None:
     assert parse_budget(budget) == n_bytes
+
+
+@pytest.mark.parametrize("n_bytes", [1, 999, 1000, 1024, 60000, 61440, 999949, 999950, 1500000, 10**9])
+def test_units_out_are_units_in(n_bytes: int) -> None:
+    """A size that a card shows means the same bytes as a budget, up to the shown digit; kB is 1000 bytes in both."""
+    assert parse_budget(bytes_text(n_bytes)) == pytest.approx(n_bytes, rel=0.05 if n_bytes >= 1000 else 0)
+
+
+def test_units_of_texts() -> None:
+    assert [bytes_text(n) for n in (999, 1000, 60000, 999949, 999950, 2 * 10**9)] == [
+        *("999 B", "1.0 kB", "60.0 kB", "999.9 kB", "1.0 MB", "2.0 GB")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ model = Net()
 
 def test_what_is_sent_to_another_process_gives_the_same_outcome() -> None:
     source = (
-        "x = Float(0, 1)\nkilobytes = size_bytes(model) / 1024\n"
+        "x = Float(0, 1)\nkilobytes = size_bytes(model) / 1000\n"
         "model.layer.weight.data.fill_(x)\naccuracy = evaluate(model)"
     )
     here = evaluator(source, setup=SETUP, unrelated=threading.Lock())

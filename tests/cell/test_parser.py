@@ -617,7 +617,7 @@ def test_the_example_of_the_design() -> None:
         "amount = Float(0.2, 0.98)\nbits   = Choice(2, 4, 8)\nlr     = Float(1e-4, 1e-1, log=True)\n"
         'method = Choice("plain", "cluster")\n\nsmall = prune(model, amount=amount)\nif method == "cluster":\n'
         "    clusters = Int(4, 64, log=True)\n    small = cluster(small, clusters=clusters)\n"
-        "small = quantize(small, bits=bits)\nreport(kilobytes=size_bytes(small) / 1024)\n"
+        "small = quantize(small, bits=bits)\nreport(kilobytes=size_bytes(small) / 1000)\n"
     )
     assert space_of(cell) == Space(
         {
