@@ -55,8 +55,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
             cannot be written.
 
     Warns:
-        NbcompressWarning: A weight left its grid or codebook, because it was trained without `nc.finetune`. It is
-            stored in full.
+        NbcompressWarning: A weight left its grid or codebook or lost pruned zeros, because it was trained without
+            `nc.finetune`. It is stored in full.
 
     Example:
         >>> import tempfile, torch, nbcompress as nc
@@ -124,7 +124,7 @@ def size_bytes(model: nn.Module) -> int:
         ArtifactError: The state dict holds what a file cannot.
 
     Warns:
-        NbcompressWarning: A weight left its grid or codebook and is stored in full.
+        NbcompressWarning: A weight left its grid or codebook, or lost pruned zeros, and is stored in full.
 
     Example:
         >>> import torch, nbcompress as nc
@@ -159,7 +159,7 @@ def bytes_text(n_bytes: int) -> str:
 
 
 def warn_of_broken(packed: PackedModel) -> None:
-    """Warn, in one line, of tensors that left their grid or codebook."""
+    """Warn, in one line, of tensors that left their grid or codebook, or lost pruned zeros."""
     if packed.broken:
         names = list(packed.broken)
         listed = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -42,7 +42,7 @@ from nbcompress.artifact.tensors import (
     write_values,
 )
 from nbcompress.compressors.buffers import cut_buffers
-from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, codes_of, record_of
+from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, codes_of, record_of, zeros_lost
 from nbcompress.errors import ArtifactError, CompressionError
 
 
@@ -54,7 +54,7 @@ class PackedModel:
         parts: The contents, to write one after the other.
         by_tensor: Bytes of each tensor by its first name, in the order of the state dict. Small tensors share words of
             4 bytes, so a tensor can have 0.
-        broken: By name of a tensor, why it no longer has its grid or codebook. Such a tensor is stored in full.
+        broken: By name of a tensor, why it no longer has its grid, codebook or zeros. Such a tensor is stored in full.
     """
 
     parts: tuple[Part, ...]
@@ -181,6 +181,9 @@ def _valid_encoding(
 ) -> tuple[TensorRecord | None, Codes | None]:
     """The part of `record` that the tensor still satisfies, and its codes if it has any; reasons go to `broken`."""
     if record is None or (record.grid is None and record.codebook is None):
+        lost = "" if record is None else zeros_lost(slot.tensor, record, slot.name)
+        if lost:
+            broken[slot.name] = lost
         return record, None
     try:
         codes = codes_of(slot.tensor.detach(), record, slot.name)

@@ -8,7 +8,7 @@ fine-tuning can keep it and a file can store the tensor in few bits. Tensors of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from typing import Literal
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from nbcompress.errors import CompressionError
 
 _ATTRIBUTE = "_nbcompress_record"
+# On every module inside of the model: a `_PartOf`.
+_PART_ATTRIBUTE = "_nbcompress_part_of"
 
 
 def n_codes_of(bits: int, scheme: str) -> int:
@@ -167,6 +169,8 @@ class TensorRecord:
         is_pruned: Its zeros stay zeros.
         grid: Its values lie on this grid. Zero is a value of every grid.
         codebook: Its values are among these. A tensor has a grid or a codebook, never both.
+        n_zeros: How many zeros a pruned tensor had when the record was attached; None if it has a grid or a codebook,
+            whose codes tell more. A file does not hold it.
 
     Raises:
         CompressionError: There is a grid and a codebook.
@@ -175,6 +179,7 @@ class TensorRecord:
     is_pruned: bool = False
     grid: Grid | None = None
     codebook: Codebook | None = None
+    n_zeros: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.grid is not None and self.codebook is not None:
@@ -256,6 +261,19 @@ class Record:
     activations: Activations = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _PartOf:
+    """What a module inside of a compressed model knows of it, so that the module keeps its record when it is taken out.
+
+    Attributes:
+        record: The record of the model.
+        path: Dotted name of the module there.
+    """
+
+    record: Record
+    path: str
+
+
 def record_of(model: nn.Module) -> Record:
     """Return the record of what compressors did to `model`.
 
@@ -263,9 +281,10 @@ def record_of(model: nn.Module) -> Record:
         model: Any module, also one that was never compressed.
 
     Returns:
-        The record of the model itself, together with those of modules in it that were compressed on their own, under
-        dotted names. Where both name a tensor, the record of the model wins. The record of a model that was never
-        compressed is empty. If only a part has its rest in half precision, `rest` is `float32`.
+        The record of the model itself, together with those of modules in it that were compressed on their own, or
+        taken out of a compressed model, under dotted names. Where both name a tensor, the record of the model wins. The
+        record of a model that was never compressed is empty. If only a part has its rest in half precision, `rest` is
+        `float32`.
 
     Example:
         >>> import torch, nbcompress as nc
@@ -274,14 +293,19 @@ def record_of(model: nn.Module) -> Record:
         >>> record.rest, record.tensors["weight"].is_pruned, record.tensors["weight"].grid.bits
         ('float16', True, 4)
     """
-    whole = model.__dict__.get(_ATTRIBUTE)
-    whole = whole if isinstance(whole, Record) else Record()
+    whole = _own_record(model) or Record()
     tensors, surgery, left_out = dict(whole.tensors), list(whole.surgery), dict(whole.left_out)
     activations = dict(whole.activations)
     n_parts = 0
+    # Records of which a module holds a part are not read again from the modules inside of it.
+    known = {prefix: [_origin(module)] for prefix, module in model.named_modules() if not prefix}
     for prefix, module in model.named_modules():
-        part = module.__dict__.get(_ATTRIBUTE)
-        if module is model or not isinstance(part, Record):
+        if module is model:
+            continue
+        above = known.get(prefix.rpartition(".")[0], [])
+        part, origin = _own_record(module), _origin(module)
+        known[prefix] = [*above, origin]
+        if part is None or (not isinstance(module.__dict__.get(_ATTRIBUTE), Record) and _is_among(origin, above)):
             continue
         n_parts += 1
         surgery += [replace(step, module=f"{prefix}.{step.module}" if step.module else prefix) for step in part.surgery]
@@ -296,9 +320,77 @@ def record_of(model: nn.Module) -> Record:
 
 def attach_(model: nn.Module, record: Record) -> None:
     """Attach `record` to `model` in place. It replaces the records of the model and of its parts."""
-    for module in model.modules():
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = {
+        name: replace(constraint, n_zeros=_n_zeros(constraint, parameters.get(name)))
+        for name, constraint in record.tensors.items()
+    }
+    if any(item.n_zeros != record.tensors[name].n_zeros for name, item in tensors.items()):
+        record = replace(record, tensors=tensors)
+    for name, module in model.named_modules():
         module.__dict__.pop(_ATTRIBUTE, None)
+        module.__dict__[_PART_ATTRIBUTE] = _PartOf(record, name)
+    model.__dict__.pop(_PART_ATTRIBUTE, None)
     model.__dict__[_ATTRIBUTE] = record
+
+
+def _n_zeros(constraint: TensorRecord, tensor: Tensor | None) -> int | None:
+    if tensor is None or not constraint.is_pruned or constraint.grid is not None or constraint.codebook is not None:
+        return None
+    return int((tensor.detach() == 0).sum())
+
+
+def zeros_lost(tensor: Tensor, constraint: TensorRecord, name: str) -> str:
+    """Return a sentence about pruned zeros of a tensor that became other numbers; empty if there are none."""
+    if constraint.n_zeros is None:
+        return ""
+    n_lost = constraint.n_zeros - int((tensor.detach() == 0).sum())
+    if n_lost <= 0:
+        return ""
+    return (
+        f"{_called(name)} must keep its zeros, but {n_lost} of {constraint.n_zeros} are other numbers now: change "
+        "weights with finetune(), which keeps them, or prune again"
+    )
+
+
+def _origin(module: nn.Module) -> Record | None:
+    """The record that was attached to the module, or to the model that it was a part of."""
+    own = module.__dict__.get(_ATTRIBUTE)
+    if isinstance(own, Record):
+        return own
+    part = module.__dict__.get(_PART_ATTRIBUTE)
+    return part.record if isinstance(part, _PartOf) else None
+
+
+def _is_among(record: Record | None, records: Iterable[Record | None]) -> bool:
+    return any(record is known for known in records)
+
+
+def _own_record(module: nn.Module) -> Record | None:
+    """The record of the module itself; that of a part of a compressed model is what the model's record says of it."""
+    own = module.__dict__.get(_ATTRIBUTE)
+    if isinstance(own, Record):
+        return own
+    part = module.__dict__.get(_PART_ATTRIBUTE)
+    if not isinstance(part, _PartOf):
+        return None
+    record, path = part.record, part.path
+    start = f"{path}."
+    return Record(
+        {name.removeprefix(start): item for name, item in record.tensors.items() if name.startswith(start)},
+        tuple(
+            replace(step, module=step.module.removeprefix(path).removeprefix("."))
+            for step in record.surgery
+            if step.module == path or step.module.startswith(start)
+        ),
+        record.rest,
+        {name.removeprefix(start): why for name, why in record.left_out.items() if name.startswith(start)},
+        {
+            name.removeprefix(path).removeprefix("."): item
+            for name, item in record.activations.items()
+            if name == path or name.startswith(start)
+        },
+    )
 
 
 def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:

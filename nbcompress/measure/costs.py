@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nbcompress.artifact.export.onnx_graph import EXACT_OPTION
 from nbcompress.measure.latency import Latency
 from nbcompress.measure.memory import METHOD_TEXT, PeakMemory
 from nbcompress.measure.text import count_text, milliseconds_text, size_text, text_table
@@ -129,6 +130,14 @@ def footprint_notes(models: Sequence[Footprint]) -> list[str]:
     if first.memory is not None:
         figure = f"{size_text(first.memory_bytes)} peak memory" if len(models) == 1 else "peak memory"
         notes.append(f"{figure}: weights, and {METHOD_TEXT[first.memory.method]}")
+    # Less is the order of summation.
+    rounding = [(model.name, model.latency.rounding) for model in models if model.latency is not None]
+    notes += [
+        f"ONNX Runtime rounds activations of {name} to 8 bits beside decoded integers, which changes its outputs by "
+        f"{error:.1%}; its session option {EXACT_OPTION}=1 avoids it"
+        for name, error in rounding
+        if error > 1e-4
+    ]
     uncounted = [f"not counted in {model.name}: {', '.join(model.uncounted)}" for model in models if model.uncounted]
     return [*notes, *uncounted]
 

@@ -211,9 +211,11 @@ def _latencies(
     if runtime == "torch":
         return measure_latency(copies, inputs, threads=threads, repeats=repeats)
     exported = [onnx_model(copy, model_input, threads) for copy, model_input in zip(copies, inputs, strict=True)]
-    models, onnx_inputs = zip(*exported, strict=True)
+    models, onnx_inputs, rounding = zip(*exported, strict=True)
     measured = measure_latency(models, onnx_inputs, threads=threads, repeats=repeats)
-    return [replace(latency, runtime=runtime) for latency in measured]
+    return [
+        replace(latency, runtime=runtime, rounding=error) for latency, error in zip(measured, rounding, strict=True)
+    ]
 
 
 def _named(model: object) -> dict[str, nn.Module]:

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.export.agreement import ExampleInputs, on_cpu
+from nbcompress.artifact.export.agreement import ExampleInputs, agreement, on_cpu
 from nbcompress.artifact.export.onnx_file import onnx_bytes
 from nbcompress.artifact.export.onnx_graph import OnnxSession, tensors_of
 from nbcompress.errors import MeasureError, check_integer, option
@@ -45,6 +45,8 @@ class Latency:
         repeats: Number of samples.
         samples_ms: Each sample, in order; the samples of models that were timed together alternate.
         runtime: `torch`, or `onnx` for ONNX Runtime.
+        rounding: How far the outputs in ONNX Runtime are, relative to their length, from those with its option that
+            keeps the activations in floating point.
     """
 
     median_ms: float
@@ -54,6 +56,7 @@ class Latency:
     repeats: int
     samples_ms: tuple[float, ...] = field(default=(), repr=False)
     runtime: Literal["torch", "onnx"] = "torch"
+    rounding: float = 0.0
 
     @property
     def interval(self) -> Interval:
@@ -150,8 +153,8 @@ class OnnxModel(nn.Module):
         return tensors_of(self._session(tensors))
 
 
-def onnx_model(model: nn.Module, inputs: ModelInputs, threads: int) -> tuple[OnnxModel, ModelInputs]:
-    """Export `model` to ONNX in memory, and return the exported model and the inputs for it.
+def onnx_model(model: nn.Module, inputs: ModelInputs, threads: int) -> tuple[OnnxModel, ModelInputs, float]:
+    """Export `model` to ONNX in memory, and return the exported model, the inputs for it, and `Latency.rounding`.
 
     Raises:
         ArtifactError: It cannot be exported, or its outputs differ.
@@ -160,7 +163,9 @@ def onnx_model(model: nn.Module, inputs: ModelInputs, threads: int) -> tuple[Onn
     inputs = _for_onnx(inputs)
     example = ExampleInputs(inputs.args, inputs.kwargs)
     exported = onnx_bytes(model, evaluation_copy(model).cpu().float(), [example])
-    return OnnxModel(exported, threads), inputs
+    exact, usual = (OnnxSession(exported, threads, is_exact=is_exact) for is_exact in (True, False))
+    difference = agreement(tensors_of(exact(example.tensors)), tensors_of(usual(example.tensors)))
+    return OnnxModel(exported, threads), inputs, difference.error
 
 
 def latencies(

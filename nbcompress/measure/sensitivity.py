@@ -14,7 +14,7 @@ from nbcompress.artifact import size_bytes
 from nbcompress.compressors.cluster import cluster
 from nbcompress.compressors.copying import deep_copy
 from nbcompress.compressors.factorize import factorize
-from nbcompress.compressors.layers import Patterns, Target, select
+from nbcompress.compressors.layers import Patterns, Target, check_model, select
 from nbcompress.compressors.prune import prune
 from nbcompress.compressors.quantize import quantize
 from nbcompress.errors import MeasureError, NbcompressError, did_you_mean, first_line, option
@@ -128,6 +128,7 @@ def sensitivity(
     Raises:
         MeasureError: The compressor is unknown, levels are missing, or the uncompressed model cannot be evaluated.
         LayerNotFound: A pattern matches nothing.
+        CompressionError: The model cannot be compressed, because it is scripted or lazy or holds NaN.
 
     Example:
         >>> import torch, nbcompress as nc
@@ -147,7 +148,7 @@ def sensitivity(
     tried = tuple(chosen) if isinstance(chosen, Iterable) else ()
     if not tried or not all(isinstance(level, (int, float)) and isfinite(level) for level in tried):
         raise MeasureError(f"{option('levels')} must be a list of numbers, got {levels!r}")
-    selection = select(model, layers)
+    selection = select(check_model(model), layers)
     try:
         baseline = _Baseline(_evaluate(evaluate, deep_copy(model)), size_bytes(model))
     except Exception as err:

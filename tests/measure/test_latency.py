@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from export_nets import error, ran
 from torch import Tensor, nn
 
 import nbcompress as nc
@@ -165,6 +168,25 @@ def test_footprints_in_onnx_runtime() -> None:
     assert "the median of 7 on 1 thread in ONNX Runtime with its 95 % interval" in str(found)
     found = compare(perceptron(), nc.quantize(perceptron(), 8), X_RUNTIMES, repeats=7, runtime="onnx")
     assert "medians of 7 on 1 thread in ONNX Runtime, in turn" in str(found)
+
+
+def test_rounding_in_onnx_runtime_is_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64))
+    x = torch.randn(4, 5, 256)
+    small = nc.quantize(model, 8)
+    found = compare(model, small, x, repeats=7, runtime="onnx")
+    assert found.before.latency is not None
+    assert found.after.latency is not None
+    assert found.before.latency.rounding == 0
+    file = nc.export(small, tmp_path / "small.onnx", example=x)
+    usual, exact = (ran(file, x, is_exact=is_exact) for is_exact in (False, True))
+    assert found.after.latency.rounding == pytest.approx(error(exact, usual), abs=1e-6)
+    # Not every processor rounds.
+    rounded = replace(found, after=replace(found.after, latency=replace(found.after.latency, rounding=0.012)))
+    note = r"ONNX Runtime rounds activations of after to 8 bits .* by 1\.2%; its session option session\.qdq_\w+=1 av"
+    assert len([line for line in rounded.notes() if re.match(note, line)]) == 1
+    assert "rounds" not in str(compare(model, small, x, repeats=7))
 
 
 def test_refusals(file: Path) -> None:

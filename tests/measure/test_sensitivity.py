@@ -12,7 +12,7 @@ from torch import nn
 
 import nbcompress as nc
 from nbcompress.compressors.record import record_of
-from nbcompress.errors import LayerNotFound, MeasureError
+from nbcompress.errors import CompressionError, LayerNotFound, MeasureError
 from nbcompress.measure import sensitivity
 
 
@@ -131,3 +131,8 @@ def test_bad_options(options: dict[str, object], error: type[Exception], text: s
 def test_an_evaluation_that_gives_no_number(evaluate, text: str) -> None:
     with pytest.raises(MeasureError, match=text):
         sensitivity(even(), evaluate)
+
+
+def test_a_model_without_shapes_is_refused() -> None:
+    with pytest.raises(CompressionError, match="parameter 'weight' has no shape yet"):
+        sensitivity(nn.LazyLinear(2), lambda _: 1.0)

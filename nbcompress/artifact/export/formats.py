@@ -48,6 +48,8 @@ def export(
     | dynamic | in 8 bits, the range of activations found at every run; made for transformers | size and speed |
     | static | in 8 bits on the recorded ranges; made for convolutions | size and most speed |
 
+    Without activations, ONNX Runtime may still round the input of a matrix product with decoded integers to 8 bits. Its
+    session option `session.qdq_matmulnbits_accuracy_level` set to `1` avoids it (`add_session_config_entry`).
     Embeddings read single rows of integers. Weights that are pruned, or clustered without a grid, are in float32. A
     warning names each layer that asked for integers and cannot compute in them. Processors without 8-bit dot products
     (x86 before AVX-512 VNNI or AVX-VNNI) may saturate in integer kernels of ONNX Runtime: check the accuracy there.

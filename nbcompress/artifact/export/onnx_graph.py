@@ -236,6 +236,8 @@ def only_reader(value: ir.Value, kinds: Iterable[str]) -> ir.Node | None:
 # ---- ONNX Runtime ----
 
 
+# The option of a session that keeps activations in floating point beside decoded integers.
+EXACT_OPTION = "session.qdq_matmulnbits_accuracy_level"
 _PACKAGES = ("ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 
 
@@ -272,7 +274,7 @@ class OnnxSession:
         # Errors only: the warnings are about its own optimizer.
         options.log_severity_level = 3
         if is_exact:
-            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+            options.add_session_config_entry(EXACT_OPTION, "1")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as err:

@@ -23,7 +23,7 @@ from nbcompress.artifact.export.agreement import (
     failure_text,
     plain_structure,
 )
-from nbcompress.compressors.copying import deep_copy
+from nbcompress.compressors.copying import deep_copy, without_shape
 from nbcompress.errors import ArtifactError, NbcompressWarning
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def state_bytes(model: nn.Module) -> bytes:
     """Return the state dict of `model` as a safetensors file for `safetensors.torch.load_model`, tied tensors once.
 
     Raises:
-        ArtifactError: The state dict holds something that is not a tensor.
+        ArtifactError: The state dict holds something that is not a tensor, or a tensor without a shape.
     """
     from safetensors.torch import save
 
@@ -243,6 +243,8 @@ def pickled_state_bytes(model: nn.Module) -> bytes:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
+    if missing := without_shape(model):
+        raise ArtifactError(missing)
     state = model.state_dict(keep_vars=True)
     for name, value in state.items():
         if not isinstance(value, Tensor):

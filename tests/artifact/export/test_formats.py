@@ -272,6 +272,9 @@ def test_what_is_no_module_and_what_returns_nothing(tmp_path: Path) -> None:
         nc.export(Silent(), tmp_path / "a.onnx", example=X)
     with pytest.raises(ArtifactError, match="holds tensors only, but '_extra_state' is dict"):
         nc.export(WithState(2, 2), tmp_path / "a.safetensors")
+    for name in ("a.safetensors", "a.pt"):
+        with pytest.raises(ArtifactError, match="'weight' has no shape yet: run the model once"):
+            nc.export(nn.LazyLinear(2), tmp_path / name)
     with pytest.raises(DataError, match="data must be"):
         nc.export(perceptron(), tmp_path / "a.onnx", data=3)
 
