@@ -158,10 +158,10 @@ class SearchError(NbcompressError):
 
 
 class SearchFailed(SearchError):
-    """A search ended since it could not go on: its first trials failed alike, or its engine broke.
+    """A search ended since it could not go on: its first trials failed alike, or its engine or its storage failed.
 
     Attributes:
-        study: The study with every trial so far; it can be continued.
+        study: The study with every trial so far. It can be continued, unless the storage failed.
     """
 
     def __init__(self, text: str, study: object = None) -> None:

@@ -134,8 +134,8 @@ def search(
         SearchError: An option has a value that it cannot have.
         PointError: A start point is not in the space.
         StudyChanged: The stored study has other parameters, objectives or constraints, or was begun with other values.
-        SearchFailed: The first three trials failed with the same error, or the engine broke. Its `study` has the
-            trials.
+        SearchFailed: The first three trials failed with the same error, the engine broke, or the storage failed. Its
+            `study` has the trials.
 
     Example:
         >>> import nbcompress as nc

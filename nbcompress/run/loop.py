@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import SpaceExhausted, TrialConflict
+from nbcompress.errors import SearchFailed, SpaceExhausted, StudyError, TrialConflict
 from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
@@ -172,6 +172,7 @@ class Search:
 
         Raises:
             StudyError: Another search of the study runs in this process.
+            SearchFailed: The storage failed. The error has the study with all results.
             KeyboardInterrupt: The second interrupt.
         """
         return SearchLoop(self, observers, controls).run()
@@ -195,11 +196,28 @@ class SearchLoop:
         self._trial_remarks: dict[str, tuple[str, list[int]]] = {}
         self._opening_warnings = search.study.warnings
         self._n_ended = 0
+        self._has_begun = False
         self._is_over_time = False
         self._was_interrupted = False
 
     def run(self) -> Ending:
-        """Run the search to its end, and note which of the values that it reads were written by its trials."""
+        """Run the search to its end.
+
+        Raises:
+            StudyError: Another search of the study runs in this process.
+            SearchFailed: The storage failed. The error has the study, which keeps in memory what it cannot store.
+        """
+        try:
+            return self._run_and_note_written()
+        except StudyError as error:
+            if not self._has_begun:
+                raise
+            n = self._counted()
+            kept = f"the study in memory keeps its {n} trial{'s' * (n != 1)}"
+            raise SearchFailed(f"{error} The search has ended; {kept}.", self._study) from error
+
+    def _run_and_note_written(self) -> Ending:
+        """Run the search, and note which of the values that it reads were written by its trials."""
         take_snapshot = self._search.take_snapshot
         before = take_snapshot() if take_snapshot is not None else None
         try:
@@ -215,6 +233,7 @@ class SearchLoop:
     def _run(self) -> Ending:
         with ExitStack() as stack:
             stack.enter_context(self._study.search_lock())
+            self._has_begun = True
             self._engine.start(self._search.evaluate, jobs=self._options.jobs, listener=self._on_report)
             self._interrupts = stack.enter_context(Interrupts())
             stack.callback(self._study.abandon)

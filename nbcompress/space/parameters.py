@@ -18,13 +18,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_FLOOR, Decimal
 from functools import cached_property
 from typing import Any
 
 from nbcompress.errors import ParameterError, PointError, shown
 from nbcompress.space.conditions import Condition
-from nbcompress.space.values import Value, as_value, is_finite_number, is_number, is_same
+from nbcompress.space.values import (
+    Value,
+    as_value,
+    grid_index,
+    grid_position,
+    grid_value,
+    is_finite_number,
+    is_number,
+    is_same,
+    n_grid_steps,
+)
 
 # --- The unit interval ------------------------------------------------------------------------------------------------
 
@@ -51,15 +60,6 @@ def unnormalized(u: float, low: float, high: float, log: bool) -> float:
         return high if u else low
     value = math.exp(math.log(low) + u * (math.log(high) - math.log(low))) if log else low + u * (high - low)
     return min(max(value, low), high)
-
-
-def as_decimal(number: float) -> Decimal:
-    return Decimal(repr(number))
-
-
-def grid_value(low: float, step: float, index: int) -> float:
-    # In decimals, so that 0.1 + 2 * 0.1 is 0.3 and not 0.30000000000000004.
-    return float(as_decimal(low) + index * as_decimal(step))
 
 
 # --- Checks of arguments: each rule has one function and one sentence ------------------------------------------------
@@ -315,9 +315,7 @@ class Float(Parameter):
                 )
             if step < 2 * math.ulp(max(abs(low), abs(high))):
                 raise ParameterError(f"step is wide enough to change low and high, but got step={step!r}.", "step")
-            ratio = (as_decimal(high) - as_decimal(low)) / as_decimal(step)
-            # A bound that was added up in floating point may miss its grid by a rounding error.
-            n_steps = int((ratio + Decimal("1e-9")).to_integral_value(ROUND_FLOOR))
+            n_steps = n_grid_steps(low, step, high)
             if n_steps == 0 and low < high:
                 raise ParameterError(f"step is at most high - low = {high - low!r}, but got step={step!r}.", "step")
             if n_steps > LARGEST_INT:
@@ -330,20 +328,32 @@ class Float(Parameter):
     def n_values(self) -> int | None:
         if self.low == self.high:
             return 1
-        return None if self.step is None else round((self.high - self.low) / self.step) + 1
+        return None if self.step is None else self._n_steps + 1
+
+    @cached_property
+    def _n_steps(self) -> int:
+        assert self.step is not None
+        return n_grid_steps(self.low, self.step, self.high)
 
     def check(self, value: object) -> float:
         number = _number(self, value)
-        if self.step is not None:
-            index = max(0, round((number - self.low) / self.step))
-            nearest = grid_value(self.low, self.step, index)
-            if nearest <= self.high and abs(number - nearest) <= _GRID_TOLERANCE * self.step:
-                return nearest
-            raise PointError(f"{self!r} takes steps of {self.step!r} from {self.low!r}, but got {number!r}.")
-        return number
+        return number if self.step is None else grid_value(self.low, self.step, self._index_of(number))
+
+    def _index_of(self, number: float) -> int:
+        """Return which value of the grid a number is, up to rounding errors; a PointError if it is between two."""
+        assert self.step is not None
+        index = grid_index(self.low, self.step, number)
+        if index is None:
+            index = min(max(0, round(grid_position(self.low, self.step, number))), self._n_steps)
+            if abs(number - grid_value(self.low, self.step, index)) > _GRID_TOLERANCE * self.step:
+                raise PointError(f"{self!r} takes steps of {self.step!r} from {self.low!r}, but got {number!r}.")
+        return index
 
     def to_unit(self, value: object) -> float:
-        return normalized(self.check(value), self.low, self.high, self.log)
+        number = _number(self, value)
+        if self.step is not None:
+            return self._index_of(number) / max(1, self._n_steps)
+        return normalized(number, self.low, self.high, self.log)
 
     def from_unit(self, u: float) -> float:
         u = clipped(u)

@@ -6,6 +6,7 @@ import keyword
 import math
 import unicodedata
 from collections.abc import Mapping
+from decimal import Context, Decimal
 from typing import Any, TypeGuard
 
 from nbcompress.errors import GoalError, SpaceError, shown
@@ -81,3 +82,42 @@ def is_same(value: Value, other: Value) -> bool:
 def shown_point(point: Mapping[str, Value]) -> str:
     """Return the text of a point for a message: `method = 'plain', bits = 4`."""
     return ", ".join(f"{name} = {shown(value)}" for name, value in point.items())
+
+
+# --- Grids ----
+
+
+def _as_decimal(number: float) -> Decimal:
+    return Decimal(repr(number))
+
+
+# A context of its own, since a trial may change that of its thread.
+_EXACT = Context(prec=60)
+
+
+def grid_value(low: float, step: float, index: int) -> float:
+    """Return value `index` of a grid, computed in decimals: so 0.1 + 2 * 0.1 is 0.3 and not 0.30000000000000004."""
+    return float(_EXACT.fma(Decimal(index), _as_decimal(step), _as_decimal(low)))
+
+
+def grid_position(low: float, step: float, value: float) -> Decimal:
+    """Return how many steps `value` is above `low`."""
+    return _EXACT.divide(_EXACT.subtract(_as_decimal(value), _as_decimal(low)), _as_decimal(step))
+
+
+def grid_index(low: float, step: float, value: float) -> int | None:
+    """Return which value of a grid `value` is, or None.
+
+    Values of a fine grid are rounded by up to half a step, so their positions alone do not tell.
+    """
+    below = math.floor(grid_position(low, step, value))
+    return next((index for index in (below, below + 1) if grid_value(low, step, index) == value), None)
+
+
+def n_grid_steps(low: float, step: float, high: float) -> int:
+    """Return the number of whole steps from `low` to `high`."""
+    index = grid_index(low, step, high)
+    if index is not None:
+        return index
+    # A bound that was added up in floating point may miss its grid by a rounding error.
+    return math.floor(_EXACT.add(grid_position(low, step, high), Decimal("1e-9")))

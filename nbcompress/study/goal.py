@@ -268,6 +268,22 @@ class Goal:
             for constraint in self.constraints
         )
 
+    def check_satisfiable(self) -> None:
+        """Check that no two constraints exclude each other. Not done for a stored study, which stays readable.
+
+        Raises:
+            GoalError: They do.
+        """
+        lower_bounds = [constraint for constraint in self.constraints if constraint.operator == ">="]
+        upper_bounds = [constraint for constraint in self.constraints if constraint.operator == "<="]
+        for lower in lower_bounds:
+            for upper in upper_bounds:
+                if lower.metric == upper.metric and lower.bound > upper.bound:
+                    raise GoalError(
+                        f"No value satisfies both '{lower}' and '{upper}', so every trial would be infeasible. "
+                        f"Leave out one of them in {option('subject_to')}."
+                    )
+
     def missing_metrics(self, values: Mapping[str, float]) -> tuple[str, ...]:
         """Return the metrics of the goal that `values` lacks, or that are not finite there."""
         return tuple(name for name in self.metrics if not math.isfinite(values.get(name, math.nan)))

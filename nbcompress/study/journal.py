@@ -115,9 +115,14 @@ class FileLock:
             os.close(descriptor)  # its last holder has removed it while this process waited
 
     def _open_and_lock(self) -> int:
-        flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | (os.O_CREAT if self._is_temporary else 0)
+        flags = getattr(os, "O_BINARY", 0) | (os.O_CREAT if self._is_temporary else 0)
         try:
-            descriptor = os.open(self._path, flags, 0o666)
+            try:
+                descriptor = os.open(self._path, flags | os.O_RDWR, 0o666)
+            except PermissionError:
+                if not self._is_temporary:
+                    raise
+                descriptor = os.open(self._path, os.O_RDONLY)  # another user has locked it at this moment
         except OSError as error:
             what = "lock file" if self._is_temporary else "journal"
             raise StudyError(f"The {what} {self._path} cannot be opened for writing: {error.strerror}.") from error

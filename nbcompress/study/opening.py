@@ -186,7 +186,7 @@ def open_study(
         heartbeats: When a process on another machine counts as dead.
 
     Raises:
-        GoalError: A name is both a parameter and a metric.
+        GoalError: A name is both a parameter and a metric, or two constraints exclude each other.
         StudyChanged: The stored study has other parameters, objectives or constraints, or was begun with other values.
         StudyError: The name or the storage cannot be used, or nbcompress did not write the stored study, or a newer
             version did.
@@ -205,6 +205,7 @@ def open_study(
     for metric in goal.metrics:
         if metric in (*space.names, *space.groups):
             raise GoalError(f"No name is both a parameter and a metric, but {metric!r} is; rename one of them.")
+    goal.check_satisfiable()
     given = StudyHeader(
         space, goal, identity or {}, datetime.now(UTC), None if snapshot is None else snapshot.to_json()
     )

@@ -31,7 +31,7 @@ def distribution_of(parameter: Float | Int | Choice, *, keep_step: bool = False)
         return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
     if parameter.step is None or keep_step:
         return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-    last = _last_step(parameter.low, parameter.high, parameter.step)
+    last = _last_step(parameter.low, parameter.step, (parameter.n_values or 1) - 1)
     return FloatDistribution(
         parameter.low, parameter.high if last is None else last, step=None if last is None else parameter.step
     )
@@ -70,8 +70,7 @@ def parameter_of(
     return None
 
 
-def _last_step(low: float, high: float, step: float) -> float | None:
+def _last_step(low: float, step: float, n_steps: int) -> float | None:
     """Return the last value of the grid in decimal arithmetic, as Optuna computes it; None if it is not a float."""
-    base, width = Decimal(str(low)), Decimal(str(step))
-    exact = base + (Decimal(str(high)) - base) // width * width
+    exact = Decimal(str(low)) + n_steps * Decimal(str(step))
     return float(exact) if Decimal(str(float(exact))) == exact else None

@@ -114,6 +114,7 @@ class Study:
         self._running: dict[int, int] = {}  # trials that this object runs: number -> Optuna's id
         self._reports: dict[int, dict[str, dict[int, float]]] = {}
         self._shown_trials: dict[int, tuple[Trial, Trial]] = {}  # number -> as stored, as shown
+        self._unrecorded: dict[int, Trial] = {}  # ends that the storage did not take, by number
         self._trials: tuple[Trial, ...] | None = None  # None: to be built again
         if is_read_only:
             self.refresh()
@@ -203,21 +204,34 @@ class Study:
             trial: The trial that `begin` returned, with its end state, values and so on.
 
         Raises:
-            StudyError: This object did not begin the trial, the trial has ended already, or its state is running.
+            StudyError: This object did not begin the trial, the trial has ended already, or its state is running; or
+                the storage failed, and this object keeps the result in memory.
         """
         self._check_writable()
         if trial.state is State.RUNNING:
             raise StudyError(f"Trial {trial.number} is finished with one of the end states, but got 'running'.")
+        reports = {**self._reports.get(trial.number, {}), **trial.reports}
+        ended = replace(self._with_checked_state(trial), reports=reports)
+        try:
+            return self._record_end(ended)
+        except StudyError:
+            with self._store.locked():
+                if trial.number in self._running:
+                    self._unrecorded[trial.number] = ended
+                    self._trials = None
+            raise
+
+    def _record_end(self, ended: Trial) -> Trial:
+        """Store how a trial ended, and return it as recorded; see `finish`."""
         with self._store.exclusive():
-            trial_id = self._trial_id_of(trial.number)
-            reports = {**self._reports.get(trial.number, {}), **trial.reports}
-            ended = replace(self._with_checked_state(trial), reports=reports)
+            trial_id = self._trial_id_of(ended.number)
             if not self._store.end(trial_id, ended):
                 self._record_as_rerun(ended)
-            del self._running[trial.number]
-            self._reports.pop(trial.number, None)
+            del self._running[ended.number]
+            for by_number in (self._reports, self._unrecorded):
+                by_number.pop(ended.number, None)
             self._refresh()
-            return self._as_shown(self._store.current_runs[trial.number].trial)
+            return self._as_shown(self._store.current_runs[ended.number].trial)
 
     def abandon(self) -> None:
         """Record every trial that this object runs as interrupted. A search calls it at its end, however it ends."""
@@ -571,6 +585,8 @@ class Study:
 
     def _as_shown(self, trial: Trial) -> Trial:
         """Return a stored trial with the values that it keeps and, while it runs here, with its reports so far."""
+        if trial.number in self._unrecorded:
+            return replace(self._unrecorded[trial.number], kept=KeptValues(self._slot, trial.number))
         if trial.number in self._running:
             reports = {metric: dict(steps) for metric, steps in self._reports.get(trial.number, {}).items()}
             return replace(trial, kept=KeptValues(self._slot, trial.number), reports=reports)

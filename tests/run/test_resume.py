@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import nbcompress as nc
+from nbcompress.errors import SearchFailed, StudyError
 from nbcompress.study import State, read_study
 
 # `BREAK` is the number of the trial in whose midst the process kills itself; -1 for none.
@@ -88,3 +92,48 @@ def wait_for_death(ran: Path) -> None:
             return
         time.sleep(0.05)
     pytest.fail("the trial outlived its kernel")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_a_storage_that_is_removed_in_mid_search_loses_no_result(kind: str, jobs: int, tmp_path: Path) -> None:
+    file = tmp_path / ("a.journal" if kind == "journal" else "a.db")
+    n_runs = itertools.count()
+
+    def loss(x: float) -> dict[str, float]:
+        if next(n_runs) == 3:
+            file.unlink()
+        return {"loss": (x - 0.3) ** 2}
+
+    with ThreadPoolExecutor(jobs) as pool, pytest.raises(SearchFailed) as caught:
+        nc.search(
+            loss,
+            {"x": nc.Float(0, 1)},
+            minimize="loss",
+            trials=9,
+            storage=str(file) if kind == "journal" else f"sqlite:///{file}",
+            sampler="sobol",
+            engine="inline" if jobs == 1 else pool,
+            jobs=jobs,
+        )
+    study = caught.value.study
+    assert isinstance(study, nc.Study)
+    ended = [trial for trial in study.all_trials if trial.state is State.COMPLETE]
+    assert len(ended) >= 3 + (jobs == 1)
+    assert all(trial.values["loss"] == (trial.params["x"] - 0.3) ** 2 for trial in ended)
+    assert study.best is not None
+    assert len(study.trials) >= len(ended)
+    assert str(caught.value).endswith(f"The search has ended; the study in memory keeps its {len(ended)} trials.")
+    assert "\n" not in str(caught.value)
+    assert repr(study).startswith("Study ")
+
+
+def test_another_search_of_the_study_is_no_failure_of_the_storage(tmp_path: Path) -> None:
+    def loss(x: float) -> dict[str, float]:
+        with pytest.raises(StudyError, match="is being searched in this process"):
+            nc.search(loss, space, minimize="loss", trials=3, storage=tmp_path / "a.journal", study="s")
+        return {"loss": x}
+
+    space = {"x": nc.Float(0, 1)}
+    study = nc.search(loss, space, minimize="loss", trials=1, storage=tmp_path / "a.journal", study="s")
+    assert [trial.state for trial in study.all_trials] == [State.COMPLETE]

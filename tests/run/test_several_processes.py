@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_searches import ONE, SPACE, Walk, evaluating, walk
 
 from nbcompress.errors import TrialConflict
 from nbcompress.optimize import History, Proposal
@@ -15,7 +16,6 @@ from nbcompress.run.engines import InlineEngine
 from nbcompress.run.loop import Search
 from nbcompress.run.options import SearchOptions
 from nbcompress.study import State, Study, open_study, read_study
-from tests.run_searches import ONE, SPACE, Walk, evaluating, walk
 
 SEARCHER = """
 import sys

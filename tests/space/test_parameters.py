@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from decimal import localcontext
 from enum import IntEnum, StrEnum
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from strategies import choices, floats, ints, parameters
 
@@ -331,6 +332,46 @@ def test_repr_reads_as_the_declaration() -> None:
 
 
 # --- laws
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> Float:
+    """A `Float` with any step, also one of a few units in the last place of its bounds."""
+    low = draw(st.floats(-1e6, 1e6, allow_subnormal=False))
+    high = draw(st.floats(low, 1e6, allow_subnormal=False).filter(lambda high: high > low))
+    finest = max(2 * math.ulp(max(abs(low), abs(high))), (high - low) / 10**12)
+    step = draw(st.one_of(st.floats(finest, max(finest, high - low)), st.sampled_from([1e-5, 0.1, 1 / 3, finest])))
+    return Float(low, high, step=min(max(step, finest), max(finest, high - low)))
+
+
+@given(st.data())
+def test_a_grid_is_the_same_after_any_number_of_round_trips(data: st.DataObject) -> None:
+    try:
+        grid = data.draw(grids())
+    except ParameterError:  # a range that is finer than its step may be
+        reject()
+    assert grid.step is not None
+    assert grid.n_values is not None
+    again = grid
+    for _ in range(3):
+        again = Float(again.low, again.high, again.log, again.step)
+        assert (repr(again), again.n_values) == (repr(grid), grid.n_values)
+    last = grid.n_values - 1
+    for index in {min(1, last), last // 3, last // 2, max(0, last - 1), last}:
+        value = grid.from_unit(index / max(1, last))
+        assert grid.check(value) == value
+        assert grid.from_unit(grid.to_unit(value)) == value
+        assert grid.to_unit(value) == index / max(1, last)
+    assert grid.from_unit(1.0) == grid.high
+
+
+def test_the_grid_of_a_fine_step_keeps_its_last_value() -> None:
+    grid = Float(1 / 3, 1e4, step=1e-5)
+    again = Float(grid.low, grid.high, step=grid.step)
+    assert (again, again.high, again.n_values) == (grid, grid.high, grid.n_values)
+    with localcontext() as context:
+        context.prec = 3  # set by a trial
+        assert Float(1 / 3, 1e4, step=1e-5) == grid
 
 
 @given(parameters(each=["a", "b"], when={"method": ("x", None, 1)}))

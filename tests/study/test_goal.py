@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nbcompress.errors import GoalError
-from nbcompress.study import Constraint, Failure, Goal, Objective, State, Trial
+from nbcompress.space import Float, Space
+from nbcompress.study import Constraint, Failure, Goal, Objective, State, Trial, open_study
 
 METRICS = st.sampled_from(["accuracy", "kilobytes", "latency_ms", "größe", "f1"])
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -160,3 +162,30 @@ def test_the_point_is_a_copy() -> None:
 def test_a_failure_reads_as_kind_and_message() -> None:
     assert str(Failure("ValueError", "no")) == "ValueError: no"
     assert str(Failure("Crash", "")) == "Crash"
+
+
+@pytest.mark.parametrize(
+    ("constraints", "pair"),
+    [
+        (["l <= 1", "l >= 2"], ("l >= 2", "l <= 1")),
+        (["l >= 0", "k <= 9", "l >= 1.5", "l <= 3", "l <= 1"], ("l >= 1.5", "l <= 1")),
+        (["l <= 1", "k >= 2"], None),
+        (["l <= 1", "l >= 1", "l >= -3"], None),
+    ],
+)
+def test_constraints_that_exclude_each_other_are_refused_before_the_start(
+    constraints: list[str], pair: tuple[str, str] | None, tmp_path: Path
+) -> None:
+    goal = Goal.of(minimize=["l"], subject_to=constraints)
+    assert Goal.from_json(goal.to_json()) == goal  # a study that was begun by an earlier version can be read
+    storage = tmp_path / "a.journal"
+    if pair is None:
+        assert open_study("s", Space({"x": Float(0, 1)}), goal, storage=storage).all_trials == ()
+        return
+    with pytest.raises(GoalError) as caught:
+        open_study("s", Space({"x": Float(0, 1)}), goal, storage=storage)
+    assert str(caught.value) == (
+        f"No value satisfies both '{pair[0]}' and '{pair[1]}', so every trial would be infeasible. "
+        "Leave out one of them in subject_to."
+    )
+    assert not storage.exists()
