@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 from nbcompress.errors import GoalError, SearchError, check_integer, option, shown
@@ -36,7 +37,7 @@ def seconds_of(duration: str | float) -> float:
     if isinstance(duration, str):
         match = _DURATION.fullmatch(duration.strip())
         seconds = float(match[1]) * _SECONDS[match[2]] if match else None
-    elif isinstance(duration, (int, float)) and not isinstance(duration, bool):
+    elif isinstance(duration, Real) and not isinstance(duration, bool):
         seconds = float(duration)
     if seconds is None or not math.isfinite(seconds) or seconds <= 0:
         raise SearchError(
@@ -208,6 +209,10 @@ class SearchOptions:
         checked["seed"] = check_integer("seed", self.seed)
         checked["finalists"] = check_integer("finalists", self.finalists, 0)
         checked["study"] = _study_name(self.study)
+        for name in ("timeout", "trial_timeout"):
+            value = getattr(self, name)
+            if isinstance(value, Real) and not isinstance(value, (bool, int, float)):
+                checked[name] = float(value)  # a number of NumPy, which JSON does not have
         checked["keep"] = names_of("keep", self.keep)
         checked["start"] = _points(self.start)
         checked["baseline"] = _metrics(self.baseline)
@@ -315,8 +320,10 @@ def _metrics(baseline: Any) -> dict[str, float] | None:
     if baseline is None:
         return None
     try:
+        if any(isinstance(value, (bool, str)) for value in baseline.values()):
+            raise TypeError
         return {str(name): float(value) for name, value in baseline.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise SearchError(
             f"{option('baseline')} is a dict with a number for each metric, but got {shown(baseline)}."
         ) from None
