@@ -34,11 +34,12 @@ def seconds_of(duration: str | float) -> float:
         SearchError: It is none of these, or not above 0.
     """
     seconds: float | None = None
+    number: object = duration
     if isinstance(duration, str):
         match = _DURATION.fullmatch(duration.strip())
         seconds = float(match[1]) * _SECONDS[match[2]] if match else None
-    elif isinstance(duration, Real) and not isinstance(duration, bool):
-        seconds = float(duration)
+    elif isinstance(number, Real) and not isinstance(number, bool):
+        seconds = float(number)
     if seconds is None or not math.isfinite(seconds) or seconds <= 0:
         raise SearchError(
             f"A time limit is above 0 and reads like 90s, 10m or 2h (a number is seconds), but got {duration!r}."
@@ -211,7 +212,7 @@ class SearchOptions:
         checked["study"] = _study_name(self.study)
         for name in ("timeout", "trial_timeout"):
             value = getattr(self, name)
-            if isinstance(value, Real) and not isinstance(value, (bool, int, float)):
+            if not isinstance(value, (str, bool, int, float)) and isinstance(value, Real):
                 checked[name] = float(value)  # a number of NumPy, which JSON does not have
         checked["keep"] = names_of("keep", self.keep)
         checked["start"] = _points(self.start)

@@ -311,3 +311,10 @@ def test_with_several_objectives_the_end_says_how_to_choose(notebook: Notebook) 
     (call,) = re.findall(r"study\.pick\([^)]*\)", printed)
     picked = notebook.must(call).value
     assert isinstance(picked.kept["small"], nn.Linear)
+
+
+def test_a_budget_in_milliseconds(notebook: Notebook) -> None:
+    notebook.must("import torch\nmodel, example = torch.nn.Linear(4, 2), torch.ones(1, 4)")
+    body = "x = Float(0, 1)\nsmall = prune(model, amount=x)\nms = latency_ms(small, example, repeats=3)\nloss = x\n"
+    notebook.must(cell("--trials 2 --minimize loss --subject-to 'ms <= 1000'", body))
+    assert list(notebook.names["study"].trials.state) == ["complete"] * 2
