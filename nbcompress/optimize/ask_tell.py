@@ -89,7 +89,8 @@ class Optimizer:
             SearchError: `n` is not a whole number of at least 1.
             SpaceExhausted: A finite space has no further point.
         """
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+        number: object = n
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
             raise SearchError(f"Ask for a whole number of points, at least 1, but got {n!r}.")
         points: list[Point] = []
         for _ in range(n):

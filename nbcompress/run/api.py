@@ -97,7 +97,8 @@ def search(
         space: A `Space`, or a dict from names to `Float`, `Int` and `Choice`.
         maximize: The name of a metric to maximize, or a list of names.
         minimize: The same for metrics to minimize. There is at least one objective in all.
-        subject_to: Constraints, such as `"kilobytes <= 60"`.
+        subject_to: Constraints, such as `"kilobytes <= 60"` or, relative to the baseline,
+            `"accuracy >= baseline - 0.01"`.
         trials: The number of trials in the study, including those that a continued study has already.
         timeout: The limit for the search: `"90s"`, `"10m"`, `"2h"`, or seconds.
         trial_timeout: The limit for one run of a trial, in the same form.
@@ -146,7 +147,8 @@ def search(
     """
     options = SearchOptions.from_arguments(locals())
     _check_callable(g)
-    goal = Goal.of(names_of("maximize", maximize), names_of("minimize", minimize), names_of("subject_to", subject_to))
+    bounds = names_of("subject_to", subject_to)
+    goal = Goal.of(names_of("maximize", maximize), names_of("minimize", minimize), bounds, options.baseline)
     parameters = space if isinstance(space, Space) else Space(space)
     evaluator = FunctionEvaluator(g, parameters, goal, options.keep)
     prepared = prepare_function_search(options, evaluator, _function_of(g), parameters, goal)

@@ -38,7 +38,7 @@ def seconds_of(duration: str | float) -> float:
     if isinstance(duration, str):
         match = _DURATION.fullmatch(duration.strip())
         seconds = float(match[1]) * _SECONDS[match[2]] if match else None
-    elif isinstance(number, Real) and not isinstance(number, bool):
+    elif not isinstance(number, bool) and isinstance(number, Real):
         seconds = float(number)
     if seconds is None or not math.isfinite(seconds) or seconds <= 0:
         raise SearchError(

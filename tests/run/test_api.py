@@ -246,6 +246,8 @@ def test_start_points_and_repeats_and_baseline() -> None:
     study = sought(start=start, repeats=2, baseline={"accuracy": 0.9})
     assert [trial.point for trial in study.all_trials[:2]] == start
     assert study.record["baseline"] == {"accuracy": 0.9}
+    study = sought(subject_to="size <= baseline * 0.5", baseline={"size": np.float32(0.5)})
+    assert study.goal.constraints[0].bound == 0.25
 
 
 def test_a_process_engine_from_a_script_without_a_guard(tmp_path: Path) -> None:
