@@ -331,3 +331,12 @@ def test_constraints_relative_to_the_baseline(notebook: Notebook) -> None:
     assert study.record["baseline"] == {"accuracy": 0.5, "watts": 3.0}
     text = notebook.refused(cell(line, body))
     assert "needs 'accuracy' of the original model. Give it with --baseline {'accuracy': NUMBER}." in text
+
+
+@pytest.mark.parametrize("engine", ["inline", "process"])
+def test_an_interrupt_that_a_body_raises_itself_fails_that_trial(notebook: Notebook, engine: str) -> None:
+    body = "x = Int(0, 5)\nif x == 2:\n    raise KeyboardInterrupt\nloss = x\n"
+    notebook.must(cell(f"--trials 6 --minimize loss --engine {engine}", body))
+    trials = notebook.names["study"].trials
+    assert list(trials.state[trials.x == 2]) == ["failed"]
+    assert set(trials.state[trials.x != 2]) == {"complete"}
