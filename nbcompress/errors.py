@@ -232,9 +232,9 @@ class MissingPart(NbcompressError, ImportError):
     """An optional package is needed; the text says what to install."""
 
 
-def did_you_mean(word: str, known: Iterable[object]) -> str:
+def did_you_mean(word: object, known: Iterable[object]) -> str:
     """Return `" Did you mean 'x'?"` for the known word nearest to `word`, or an empty string."""
-    near = get_close_matches(word, [str(candidate) for candidate in known], n=1, cutoff=0.6)
+    near = get_close_matches(str(word), [str(candidate) for candidate in known], n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

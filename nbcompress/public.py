@@ -24,6 +24,7 @@ HOMES = {
     "finetune": "compressors",
     "footprint": "measure",
     "keep": "run",
+    "latency_ms": "measure",
     "load": "artifact",
     "maximize": "run",
     "prune": "compressors",

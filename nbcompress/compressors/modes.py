@@ -96,6 +96,7 @@ def seeded(seed: int, *generators: torch.Generator | None) -> Iterator[None]:
     given_states = [generator.get_state() for generator in given]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    seed = int(seed)  # the generators refuse integers of NumPy
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         random.seed(seed)

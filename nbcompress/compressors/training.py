@@ -194,11 +194,12 @@ class TrainingOptions:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        check_integer("epochs", self.epochs, 0, error=CompressionError)
+        # Integers of NumPy become those of Python, since some functions of torch refuse them.
+        object.__setattr__(self, "epochs", check_integer("epochs", self.epochs, 0, error=CompressionError))
         check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_integer("batch_size", self.batch_size, 1, error=CompressionError)
-        check_seed(self.seed)
+        object.__setattr__(self, "batch_size", check_integer("batch_size", self.batch_size, 1, error=CompressionError))
+        object.__setattr__(self, "seed", check_seed(self.seed))
         check_number("weight_decay", self.weight_decay, 0, float("inf"))
         check_choice("schedule", self.schedule, SCHEDULES)
         if self.patience is not None:

@@ -117,7 +117,7 @@ def run_watched(search: Search, panel: Panel, controls: Controls, observers: Seq
     return ending
 
 
-def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope) -> tuple[CellBody, Space]:
+def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope, baseline: Any = None) -> tuple[CellBody, Space]:
     """Read the body, and evaluate its declarations in the notebook's namespace.
 
     Raises:
@@ -127,7 +127,7 @@ def read_cell(arguments: argparse.Namespace, cell: str, scope: Scope) -> tuple[C
         raise UsageError(
             "the cell has no body. Declare parameters with Float, Int or Choice and assign the objectives."
         )
-    goal = goal_of(arguments)
+    goal = goal_of(arguments, baseline)
     body = CellBody(CellSource(_as_python(cell, scope), goal, filename=_shown_name(arguments), flags=_flags(scope)))
     space = body.space(scope.evaluate_node, tuple(scope.namespace))
     for name in arguments.keep:
@@ -151,8 +151,9 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory
     """
     from nbcompress.run.setup import StudyLocation, prepare_search
 
-    body, space = read_cell(arguments, cell, scope)
-    options = _options(arguments, body, scope)
+    baseline = scope.value(arguments.baseline)
+    body, space = read_cell(arguments, cell, scope, baseline)
+    options = _options(arguments, body, scope, baseline)
     location = StudyLocation.of_cell(options, _made_name(body, space))
     search = prepare_search(
         options,
@@ -168,19 +169,21 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory
     return replace(search, variable=arguments.out, notebook_names=frozenset(scope.namespace))
 
 
-def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> SearchOptions:
+def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope, baseline: Any) -> SearchOptions:
     """Return the options of the line, with expressions evaluated and the executor looked up."""
     from nbcompress.run.options import SearchOptions
 
     evaluated = {
         "engine": _engine(arguments, body, scope),
         "start": scope.value(arguments.start),
-        "baseline": scope.value(arguments.baseline),
+        "baseline": baseline,
     }
     options = SearchOptions.from_arguments({**vars(arguments), **evaluated})
     for name in options.baseline or ():
-        if name not in body.assigned:
-            raise UsageError(f"--baseline: the cell never assigns {name!r}.{did_you_mean(name, body.goal.metrics)}")
+        # Other measurements of the original may be there, but no misspelt metric.
+        near = did_you_mean(name, body.goal.metrics)
+        if name not in body.assigned and near:
+            raise UsageError(f"--baseline: the cell never assigns {name!r}.{near}")
     return options
 
 

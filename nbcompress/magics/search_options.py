@@ -40,13 +40,6 @@ class _AddObjective(argparse.Action):
         namespace.objectives = [*(namespace.objectives or []), Objective(values, direction)]
 
 
-def _constraint(text: str) -> Constraint:
-    try:
-        return Constraint.parse(text)
-    except GoalError as err:
-        raise argparse.ArgumentTypeError(str(err)) from None
-
-
 def _metric(text: str) -> str:
     try:
         return Objective(text, "maximize").metric
@@ -83,7 +76,8 @@ def _steering(add: Add) -> None:
     for option in ("--maximize", "--minimize"):
         help_ = "an objective; repeat for several"
         add(option, dest="objectives", action=_AddObjective, type=_metric, metavar="NAME", help=help_)
-    add("--subject-to", action="append", type=_constraint, metavar='"NAME <= NUMBER"', help="a constraint; repeatable")
+    help_ = "a constraint, also relative to --baseline: accuracy >= baseline - 0.01; repeatable"
+    add("--subject-to", action="append", metavar='"NAME <= NUMBER"', help=help_)
 
 
 def _limiting(add: Add) -> None:
@@ -139,10 +133,15 @@ def _showing(add: Add) -> None:
     add("--out", type=name, default="study", metavar="NAME", help="the variable that receives the Study (study)")
 
 
-def goal_of(arguments: argparse.Namespace) -> Goal:
+def goal_of(arguments: argparse.Namespace, baseline: Any = None) -> Goal:
     """Return objectives and constraints as typed.
 
+    Args:
+        arguments: The parsed line.
+        baseline: The value of `--baseline`.
+
     Raises:
-        GoalError: There is no objective, or one is given twice.
+        GoalError: There is no objective, one is given twice, or a constraint cannot be read.
     """
-    return Goal(tuple(arguments.objectives or ()), tuple(arguments.subject_to or ()))
+    constraints = tuple(Constraint.parse(text, baseline) for text in arguments.subject_to or ())
+    return Goal(tuple(arguments.objectives or ()), constraints)

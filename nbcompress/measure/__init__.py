@@ -19,7 +19,7 @@ from nbcompress.measure.comparison import Comparison, compare, compare_footprint
 from nbcompress.measure.costs import Footprint, LayerFootprint
 from nbcompress.measure.footprint import FootprintTable, check_runs, footprint
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
-from nbcompress.measure.latency import Latency, latencies
+from nbcompress.measure.latency import Latency, latencies, latency_ms
 from nbcompress.measure.memory import PeakMemory
 from nbcompress.measure.sensitivity import Sensitivity, SensitivityRow, sensitivity
 from nbcompress.measure.text import WeightHistogram, weight_histogram
@@ -49,6 +49,7 @@ __all__ = [
     "footprint",
     "language_note",
     "latencies",
+    "latency_ms",
     "mcnemar",
     "median_interval",
     "proportion_interval",

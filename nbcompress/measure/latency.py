@@ -206,6 +206,55 @@ def latencies(
     }
 
 
+def latency_ms(
+    model: nn.Module | str | os.PathLike[str],
+    example: object,
+    *,
+    runtime: Literal["torch", "onnx"] | None = None,
+    threads: int = 1,
+    repeats: int = 30,
+) -> float:
+    """Return how many milliseconds one call of a model takes: the median, on pinned threads, in evaluation mode.
+
+    Args:
+        model: A module, or the path of an ONNX file.
+        example: A tensor, a tuple of positional or a dict of keyword inputs, on the device of the model.
+        runtime: `torch`, or `onnx` for ONNX Runtime, to which a module is exported in memory. By default `torch` for a
+            module and `onnx` for a file.
+        threads: Threads of the runtime.
+        repeats: Samples; fewer if they take more than 10 seconds.
+
+    Raises:
+        MeasureError: The model fails on the example, the runtime does not run it, or an argument has another form.
+        ArtifactError: The model cannot be exported, or ONNX Runtime cannot run the file.
+        MissingPart: The packages for ONNX are not installed.
+
+    Example:
+        >>> import torch, nbcompress as nc
+        >>> nc.latency_ms(torch.nn.Linear(8, 2), torch.ones(1, 8), repeats=3) > 0
+        True
+    """
+    if runtime not in (None, "torch", "onnx"):
+        raise MeasureError(f"{option('runtime')} must be torch or onnx, got {runtime!r}")
+    if not isinstance(model, nn.Module):
+        if not isinstance(model, (str, os.PathLike)):
+            raise MeasureError(f"a latency is that of a torch.nn.Module or an ONNX file, got {type(model).__name__}")
+        if runtime == "torch":
+            raise MeasureError(
+                f"{option('runtime', 'torch')} runs modules, and {str(model)!r} is a file: load it first"
+            )
+        if Path(model).suffix == ".nbz":
+            raise MeasureError(f"{str(model)!r} holds weights and no code: load it into a module, and time that")
+    elif runtime == "onnx":
+        copy = evaluation_copy(model)
+        inputs = model_inputs(copy, example, None)
+        if inputs is None:
+            raise MeasureError(f"to time a model, give an input that it runs on: {option('example=x')}")
+        exported, for_exported = onnx_model(copy, inputs, threads)
+        return measure_latency([exported], [for_exported], threads=threads, repeats=repeats)[0].median_ms
+    return latencies({"model": model}, example, threads=threads, repeats=repeats)["model"].median_ms
+
+
 def _for_onnx(inputs: ModelInputs) -> ModelInputs:
     example = on_cpu(inputs.args, inputs.kwargs)
     return ModelInputs(example.args, example.kwargs)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from nbcompress.errors import GoalError, SearchError, SpaceExhausted
+from nbcompress.errors import GoalError, SearchError, SpaceExhausted, check_integer, shown
 from nbcompress.optimize.encoding import SpaceEncoder
 from nbcompress.optimize.history import History, Status
 from nbcompress.optimize.proposers import proposer
@@ -62,7 +63,7 @@ class Optimizer:
             sampler,
             self.space,
             n_objectives=len(self.directions),
-            seed=seed,
+            seed=check_integer("seed", seed),
             acquisition=acquisition,
             kernel=kernel,
             mean=mean,
@@ -88,7 +89,8 @@ class Optimizer:
             SearchError: `n` is not a whole number of at least 1.
             SpaceExhausted: A finite space has no further point.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        number: object = n
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
             raise SearchError(f"Ask for a whole number of points, at least 1, but got {n!r}.")
         points: list[Point] = []
         for _ in range(n):
@@ -139,12 +141,14 @@ class Optimizer:
             )
         losses = []
         for value, direction in zip(given, self.directions, strict=True):
-            if isinstance(value, (str, bool)):
-                raise SearchError(f"A value is a number, but got {value!r}. Write float(...) if that is meant.")
+            if isinstance(value, (str, bool, np.bool_)):
+                raise SearchError(f"A value is a number, but got {shown(value)}. Write float(...) if that is meant.")
             try:
                 number = float(value)
+            except OverflowError:
+                number = math.inf
             except (TypeError, ValueError) as err:
-                raise SearchError(f"A value is a number, but got {value!r}.") from err
+                raise SearchError(f"A value is a number, but got {shown(value)}.") from err
             if not math.isfinite(number):
                 raise SearchError(f"A value is finite, but got {number}. Write tell(point, None) for one that failed.")
             losses.append(-number if direction == "maximize" else number)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import GoalError, SearchError, SearchFailed
+from nbcompress.errors import GoalError, SearchError, SearchFailed, shown
 from nbcompress.run.callbacks import Controls, Ending, Observer
 from nbcompress.run.evaluation import run_trial
 from nbcompress.run.loop import Search
@@ -97,7 +97,8 @@ def search(
         space: A `Space`, or a dict from names to `Float`, `Int` and `Choice`.
         maximize: The name of a metric to maximize, or a list of names.
         minimize: The same for metrics to minimize. There is at least one objective in all.
-        subject_to: Constraints, such as `"kilobytes <= 60"`.
+        subject_to: Constraints, such as `"kilobytes <= 60"` or, relative to the baseline,
+            `"accuracy >= baseline - 0.01"`.
         trials: The number of trials in the study, including those that a continued study has already.
         timeout: The limit for the search: `"90s"`, `"10m"`, `"2h"`, or seconds.
         trial_timeout: The limit for one run of a trial, in the same form.
@@ -145,21 +146,34 @@ def search(
         True
     """
     options = SearchOptions.from_arguments(locals())
-    if not callable(g):
-        raise SearchError(f"A search runs a function of the parameters, but got {g!r}.")
-    goal = Goal.of(names_of("maximize", maximize), names_of("minimize", minimize), names_of("subject_to", subject_to))
+    _check_callable(g)
+    bounds = names_of("subject_to", subject_to)
+    goal = Goal.of(names_of("maximize", maximize), names_of("minimize", minimize), bounds, options.baseline)
     parameters = space if isinstance(space, Space) else Space(space)
     evaluator = FunctionEvaluator(g, parameters, goal, options.keep)
     prepared = prepare_function_search(options, evaluator, _function_of(g), parameters, goal)
     return finished_study(prepared, prepared.run(observers, controls))
 
 
+def _check_callable(function: object) -> None:
+    if not callable(function):
+        raise SearchError(f"A search runs a function of the parameters, but got {shown(function)}.")
+
+
+# A search that ends in one of these ways has fewer trials than were asked for.
+_EARLY_ENDINGS = ("exhausted", "timeout", "elsewhere", "interrupted")
+
+
 def finished_study(search: Search, ending: Ending) -> Study:
-    """Return the study of a search that has ended, and log its warnings.
+    """Return the study of a search that has ended.
+
+    Its warnings are logged, and why it ended if it ended early or ran nothing.
 
     Raises:
         SearchFailed: The search could not go on. The error has the study.
     """
+    if ending.kind in _EARLY_ENDINGS or (ending.kind in ("done", "until") and not ending.n_ended):
+        _log.warning(ending.reason)
     for warning in dict.fromkeys((*search.study.warnings, *ending.warnings)):
         _log.warning(warning)
     if ending.kind in ("same failure", "broken"):
@@ -195,6 +209,7 @@ def maximize(f: Callable[..., Any], space: Space | Mapping[str, Parameter], tria
             raise GoalError(
                 f"nc.maximize steers by what its function returns; use nc.search for {name}={options[name]!r}."
             )
+    _check_callable(f)
     parameters = space if isinstance(space, Space) else Space(space)
     metric = next((name for name in _VALUE_NAMES if name not in parameters.names), _VALUE_NAMES[0])
     return search(SingleMetric(f, metric), parameters, maximize=[metric], trials=trials, **options)

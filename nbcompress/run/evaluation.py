@@ -72,8 +72,9 @@ def _ending(body: Body, trial: RunningTrial) -> tuple[State, Failure | None]:
         # An exception from another thread only says that it came. What was requested says how the trial ends.
         requested = terminator.requested if terminator else None
         return (requested.state, requested.failure) if requested else (ended.state, ended.failure)
-    except KeyboardInterrupt:
-        return State.INTERRUPTED, None
+    except KeyboardInterrupt as error:
+        # Whether a person interrupted, or the body raised it by itself and has failed, is known to the loop.
+        return State.INTERRUPTED, failure_of(error)
     except BaseException as error:  # noqa: BLE001 - whatever a body raises, SystemExit too, is this trial's failure
         return State.FAILED, failure_of(error)
     else:

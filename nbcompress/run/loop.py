@@ -479,9 +479,19 @@ class SearchLoop:
                 return
             outcome = replace(outcome, state=State.INTERRUPTED, kept={})
             running.outcomes[-1] = outcome
-        if outcome.state is State.INTERRUPTED and self._abandoned() is None:
-            self._was_interrupted = True  # by the body's own KeyboardInterrupt
+        if outcome.state is State.INTERRUPTED:
+            outcome = self._checked_interrupt(outcome)
+            running.outcomes[-1] = outcome
         self._finish_trial(assignment.number, mean_outcome(running.outcomes))
+
+    def _checked_interrupt(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of an interrupted run; it failed if its body raised `KeyboardInterrupt` by itself."""
+        if self._abandoned() is not None:
+            return replace(outcome, failure=None)
+        if outcome.failure is not None:
+            return replace(outcome, state=State.FAILED)
+        self._was_interrupted = True  # something else ended the run, such as an executor that cancelled it
+        return outcome
 
     def _finish_trial(self, number: int, outcome: Outcome) -> None:
         trial = replace(

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 from nbcompress.errors import GoalError, SearchError, check_integer, option, shown
@@ -33,11 +34,12 @@ def seconds_of(duration: str | float) -> float:
         SearchError: It is none of these, or not above 0.
     """
     seconds: float | None = None
+    number: object = duration
     if isinstance(duration, str):
         match = _DURATION.fullmatch(duration.strip())
         seconds = float(match[1]) * _SECONDS[match[2]] if match else None
-    elif isinstance(duration, (int, float)) and not isinstance(duration, bool):
-        seconds = float(duration)
+    elif not isinstance(number, bool) and isinstance(number, Real):
+        seconds = float(number)
     if seconds is None or not math.isfinite(seconds) or seconds <= 0:
         raise SearchError(
             f"A time limit is above 0 and reads like 90s, 10m or 2h (a number is seconds), but got {duration!r}."
@@ -208,6 +210,10 @@ class SearchOptions:
         checked["seed"] = check_integer("seed", self.seed)
         checked["finalists"] = check_integer("finalists", self.finalists, 0)
         checked["study"] = _study_name(self.study)
+        for name in ("timeout", "trial_timeout"):
+            value = getattr(self, name)
+            if not isinstance(value, (str, bool, int, float)) and isinstance(value, Real):
+                checked[name] = float(value)  # a number of NumPy, which JSON does not have
         checked["keep"] = names_of("keep", self.keep)
         checked["start"] = _points(self.start)
         checked["baseline"] = _metrics(self.baseline)
@@ -315,8 +321,10 @@ def _metrics(baseline: Any) -> dict[str, float] | None:
     if baseline is None:
         return None
     try:
+        if any(isinstance(value, (bool, str)) for value in baseline.values()):
+            raise TypeError
         return {str(name): float(value) for name, value in baseline.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise SearchError(
             f"{option('baseline')} is a dict with a number for each metric, but got {shown(baseline)}."
         ) from None

@@ -54,7 +54,7 @@ class Outcome:
         state: Any state but *running*.
         values: The metrics it left behind, all finite; partial when it ended early.
         reports: Intermediate values: metric -> step -> value.
-        failure: Why it failed, for failed runs.
+        failure: Why it failed, for failed runs; for interrupted ones the `KeyboardInterrupt`, if one was raised.
         printed: What it wrote to stdout and stderr, cut to a bounded length.
         seconds: Wall-clock time of the body.
         kept: What it asked to keep, by name.

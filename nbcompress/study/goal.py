@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -114,7 +115,14 @@ def _short(value: Any) -> str:
 
 Direction = Literal["maximize", "minimize"]
 
-_CONSTRAINT = re.compile(r"\s*([^\W\d]\w*)\s*(<=|>=)\s*(\S+)\s*")
+_CONSTRAINT = re.compile(r"\s*([^\W\d]\w*)\s*(<=|>=)\s*(.*\S)\s*")
+_BASELINE = re.compile(r"baseline(?:\s*([-+*/])\s*(\S+))?")
+_OPERATIONS: Mapping[str, Callable[[float, float], float]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
 
 
 @dataclass(frozen=True)
@@ -158,28 +166,33 @@ class Constraint:
             raise GoalError(f"The bound of a constraint is a finite number, but got {self.bound!r}.")
 
     @classmethod
-    def parse(cls, text: str) -> Constraint:
+    def parse(cls, text: str, baseline: Mapping[str, float] | None = None) -> Constraint:
         """Return the constraint that a text such as `"kilobytes <= 60"` says.
 
+        Args:
+            text: `NAME <= NUMBER` or `NAME >= NUMBER`. NUMBER may be relative to the metric of the original model:
+                `baseline`, `baseline - 0.01` or `baseline * 0.5`.
+            baseline: Metrics of the original model.
+
         Raises:
-            GoalError: The text is not `NAME <= NUMBER` or `NAME >= NUMBER`.
+            GoalError: The text reads otherwise, or the baseline lacks the metric.
 
         Example:
             >>> Constraint.parse("kilobytes <= 60").bound
             60.0
+            >>> Constraint.parse("accuracy >= baseline - 0.01", {"accuracy": 0.97}).bound
+            0.96
         """
         match = _CONSTRAINT.fullmatch(text)
-        number: float | None = None
-        if match:
-            try:
-                number = float(match[3])
-            except ValueError:
-                number = None
+        relative = _BASELINE.fullmatch(match[3]) if match else None
+        number = None if match is None else _number(match[3] if relative is None else relative[2] or "0")
         if match is None or number is None:
             raise GoalError(
                 f"A constraint reads 'NAME <= NUMBER' or 'NAME >= NUMBER', but got {text!r}. "
                 'Write for example "kilobytes <= 60".'
             )
+        if relative is not None:
+            number = _relative(text, match[1], relative[1], number, baseline)
         return cls(match[1], "<=" if match[2] == "<=" else ">=", number)
 
     def slack(self, value: float) -> float:
@@ -192,6 +205,36 @@ class Constraint:
 
     def __str__(self) -> str:
         return f"{self.metric} {self.operator} {str(float(self.bound)).removesuffix('.0')}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _relative(text: str, metric: str, operation: str | None, number: float, baseline: object) -> float:
+    """Return the bound of a constraint that is relative to the baseline.
+
+    Raises:
+        GoalError: The baseline has no number for the metric, or there is no such bound.
+    """
+    try:
+        original = float(baseline[metric])  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        raise GoalError(
+            f"The constraint {text!r} needs {metric!r} of the original model. Give it with "
+            f"{option(f'baseline={{{metric!r}: NUMBER}}')}."
+        ) from None
+    if operation is None:
+        return original
+    try:
+        bound = _OPERATIONS[operation](original, number)
+    except ZeroDivisionError:
+        raise GoalError(f"The bound of a constraint is a finite number, but got {text!r}.") from None
+    # 0.95 - 0.01 is 0.94, without the last digits of floating point.
+    return float(f"{bound:.12g}")
 
 
 @dataclass(frozen=True)
@@ -231,20 +274,22 @@ class Goal:
         maximize: Sequence[str] = (),
         minimize: Sequence[str] = (),
         subject_to: Sequence[str] = (),
+        baseline: Mapping[str, float] | None = None,
     ) -> Goal:
         """Return a goal from names of metrics and texts of constraints. Maximized objectives come first.
 
         Args:
             maximize: Metrics to maximize.
             minimize: Metrics to minimize.
-            subject_to: Constraints such as `"kilobytes <= 60"`.
+            subject_to: Constraints such as `"kilobytes <= 60"` or `"accuracy >= baseline - 0.01"`.
+            baseline: Metrics of the original model.
 
         Raises:
             GoalError: A name or a text cannot be used.
         """
         objectives = [Objective(name, "maximize") for name in maximize]
         objectives += [Objective(name, "minimize") for name in minimize]
-        return cls(tuple(objectives), tuple(Constraint.parse(text) for text in subject_to))
+        return cls(tuple(objectives), tuple(Constraint.parse(text, baseline) for text in subject_to))
 
     @property
     def metrics(self) -> tuple[str, ...]:

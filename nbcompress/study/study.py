@@ -417,7 +417,7 @@ class Study:
             True
         """
         texts = [condition] if isinstance(condition, str) else list(condition)
-        conditions = [Constraint.parse(text) for text in texts]
+        conditions = [Constraint.parse(text, self.record.get("baseline")) for text in texts]
         wanted = next((found for found in self.goal.objectives if found.metric == objective), None)
         if wanted is None:
             names = [found.metric for found in self.goal.objectives]

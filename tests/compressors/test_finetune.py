@@ -458,3 +458,15 @@ def test_a_loss_that_is_no_function_is_refused() -> None:
     animal = ZOO["perceptron"]()
     with pytest.raises(CompressionError, match="loss must be a function of what the model returns"):
         finetune(animal.model, animal.data, loss=3)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_taken() -> None:
+    model, data = nn.Linear(4, 2), (torch.randn(16, 4), torch.randint(0, 2, (16,)))
+    weights = []
+    for kind in (int, np.int64):
+        trained = finetune(deepcopy(model), data, epochs=kind(2), lr=np.float32(0.1), batch_size=kind(4), seed=kind(7))
+        weights.append(trained.weight)
+    assert torch.equal(*weights)
+    for compress in (quantize, prune, cluster):
+        option = {"amount": np.float32(0.5)} if compress is prune else {}
+        compress(model, data=data, finetune=np.int64(1), seed=np.int64(3), **option)

@@ -311,3 +311,32 @@ def test_with_several_objectives_the_end_says_how_to_choose(notebook: Notebook) 
     (call,) = re.findall(r"study\.pick\([^)]*\)", printed)
     picked = notebook.must(call).value
     assert isinstance(picked.kept["small"], nn.Linear)
+
+
+def test_a_budget_in_milliseconds(notebook: Notebook) -> None:
+    notebook.must("import torch\nmodel, example = torch.nn.Linear(4, 2), torch.ones(1, 4)")
+    body = "x = Float(0, 1)\nsmall = prune(model, amount=x)\nms = latency_ms(small, example, repeats=3)\nloss = x\n"
+    notebook.must(cell("--trials 2 --minimize loss --subject-to 'ms <= 1000'", body))
+    assert list(notebook.names["study"].trials.state) == ["complete"] * 2
+
+
+def test_constraints_relative_to_the_baseline(notebook: Notebook) -> None:
+    notebook.must("original = {'accuracy': 0.5, 'watts': 3}")
+    body = "x = Float(0, 1)\naccuracy, size = x, x\n"
+    line = "--trials 8 --minimize size --subject-to 'accuracy >= baseline - 0.1'"
+    notebook.must(cell(f"{line} --baseline original", body))
+    study = notebook.names["study"]
+    assert str(study.goal) == "minimize size subject to accuracy >= 0.4"
+    assert (study.trials.x[study.trials.state == "infeasible"] < 0.4).all()
+    assert study.record["baseline"] == {"accuracy": 0.5, "watts": 3.0}
+    text = notebook.refused(cell(line, body))
+    assert "needs 'accuracy' of the original model. Give it with --baseline {'accuracy': NUMBER}." in text
+
+
+@pytest.mark.parametrize("engine", ["inline", "process"])
+def test_an_interrupt_that_a_body_raises_itself_fails_that_trial(notebook: Notebook, engine: str) -> None:
+    body = "x = Int(0, 5)\nif x == 2:\n    raise KeyboardInterrupt\nloss = x\n"
+    notebook.must(cell(f"--trials 6 --minimize loss --engine {engine}", body))
+    trials = notebook.names["study"].trials
+    assert list(trials.state[trials.x == 2]) == ["failed"]
+    assert set(trials.state[trials.x != 2]) == {"complete"}

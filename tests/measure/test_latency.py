@@ -204,3 +204,26 @@ def test_refusals(file: Path) -> None:
         MeasureError, match=r"OnnxModel must run on the example, float32\[2, 5\], but raised ArtifactErr"
     ):
         latencies({"file": file}, torch.ones(2, 5))
+
+
+def test_milliseconds_of_a_model_or_a_file(file: Path) -> None:
+    for model, options in (
+        (perceptron(), {}),
+        (perceptron(), {"runtime": "torch"}),
+        (perceptron(), {"runtime": "onnx"}),
+        (file, {}),
+        (str(file), {"runtime": "onnx"}),
+    ):
+        found = nc.latency_ms(model, X_RUNTIMES, repeats=3, **options)
+        assert type(found) is float
+        assert 0 < found < 1000
+    for wrong, options, text in (
+        (perceptron(), {"runtime": "tensorrt"}, "runtime must be torch or onnx, got 'tensorrt'"),
+        (file, {"runtime": "torch"}, "runtime='torch' runs modules, and .* is a file"),
+        ("small.nbz", {}, "holds weights and no code"),
+        (3, {}, "a latency is that of a torch.nn.Module or an ONNX file, got int"),
+    ):
+        with pytest.raises(MeasureError, match=text):
+            nc.latency_ms(wrong, X_RUNTIMES, **options)
+    with pytest.raises(MeasureError, match="give an input that it runs on"):
+        nc.latency_ms(perceptron(), None, runtime="onnx")

@@ -68,6 +68,8 @@ def test_the_answer_is_ours_to_change() -> None:
         (1.0, "Tell 2 values"),
         ([1.0, math.nan], r"A value is finite, but got nan. Write tell\(point, None\) for one that failed"),
         ([1.0, math.inf], "A value is finite, but got inf"),
+        ([1.0, 10**400], "A value is finite, but got inf"),
+        ([1.0, np.bool_(True)], "A value is a number, but got np.True_"),
         ([1.0, "much"], "A value is a number, but got 'much'"),
     ],
 )
@@ -118,3 +120,11 @@ def test_how_many_points_is_a_whole_number(n: object) -> None:
 def test_texts_and_bools_are_no_values(value: object) -> None:
     with pytest.raises(SearchError, match=r"A value is a number, but got .*Write float\("):
         Optimizer({"x": Int(1, 3)}).tell({"x": 1}, value)
+
+
+def test_integers_of_numpy_are_taken() -> None:
+    optimizer = Optimizer(SPACE, seed=np.int64(3))
+    assert optimizer.ask(np.int64(2)) == Optimizer(SPACE, seed=3).ask(2)
+    for wrong in (None, True, 1.0):
+        with pytest.raises(SearchError, match="seed is an integer, but got"):
+            Optimizer(SPACE, seed=wrong)

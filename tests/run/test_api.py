@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import nbcompress as nc
@@ -174,6 +175,14 @@ def test_a_search_runs_a_function() -> None:
         ({"start": [0.3]}, SearchError, r"start is a list of dicts .*, but got \[0.3\]"),
         ({"baseline": 0.3}, SearchError, "baseline is a dict with a number for each metric, but got 0.3"),
         ({"baseline": {"size": "big"}}, SearchError, "baseline is a dict with a number for each metric"),
+        ({"baseline": {"size": True}}, SearchError, "baseline is a dict with a number for each metric"),
+        ({"seed": None}, SearchError, "seed is an integer, but got None"),
+        ({"trials": True}, SearchError, "trials is an integer of at least 1, but got True"),
+        ({"study": 3}, SearchError, "study is a name, which is a str and not empty, but got 3"),
+        ({"study": ""}, SearchError, "study is a name, which is a str and not empty, but got ''"),
+        ({"study": "a{b}"}, SearchError, "study is a name without the characters"),
+        ({"sampler": 3}, SearchError, "A sampler is one of gp, .*, but got 3"),
+        ({"pruner": 3}, SearchError, "A pruner is one of none, .*, but got 3"),
         ({"maximize": None}, GoalError, "maximize is a name or a list of names, but got None"),
         ({"keep": [3]}, GoalError, r"keep is a name or a list of names, but got \[3\]"),
     ],
@@ -182,6 +191,49 @@ def test_mistakes(options: dict[str, Any], error: type[Exception], text: str, tm
     with pytest.raises(error, match=text):
         sought(storage=tmp_path / "journal", **options)
     assert list_studies(tmp_path / "journal") == ()
+
+
+def test_numbers_of_numpy_are_taken(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "trials": np.int64(3),
+        "seed": np.int32(5),
+        "jobs": np.uint8(1),
+        "repeats": np.int64(1),
+        "finalists": np.int64(0),
+        "timeout": np.int64(90),
+        "trial_timeout": np.float32(60),
+        "baseline": {"size": np.float32(1)},
+    }
+    study = sought(storage=tmp_path / "journal", **options)
+    assert len(study.trials) == 3
+    assert study.record["search"]["seed"] == 5
+    assert study.record["budget"] == {"trials": 3, "timeout": 90, "trial timeout": 60.0}
+
+
+@pytest.mark.parametrize("function", [3, None, "f"])
+def test_what_is_no_function_is_refused_before_a_trial(function: Any) -> None:
+    for call in (nc.maximize, nc.search):
+        options = {} if call is nc.maximize else {"maximize": "v"}
+        with pytest.raises(SearchError, match=f"A search runs a function of the parameters, but got {function!r}"):
+            call(function, {"x": nc.Float(0, 1)}, **options)
+
+
+def test_python_says_why_a_search_has_fewer_trials(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def said(f: Any = float, space: Any = None, **options: Any) -> str:
+        caplog.clear()
+        where = {"study": "s", "storage": tmp_path / "journal", "sampler": "sobol"}
+        nc.maximize(lambda x: f(x), space or {"x": nc.Float(0, 1)}, **{**where, **options})
+        return caplog.text
+
+    assert said(trials=2) == ""
+    assert "The study 's' has its 2 trials already; none was run again." in said(trials=2)
+    assert "All 4 points" in said(space={"x": nc.Int(1, 4)}, trials=50, study="small")
+    assert "The search's limit of 0.05 s has come at" in said(f=slow, trials=500, timeout=0.05, study="slow")
+
+
+def slow(x: float) -> float:
+    time.sleep(0.02)
+    return x
 
 
 def test_maximize_takes_no_objectives() -> None:
@@ -194,6 +246,8 @@ def test_start_points_and_repeats_and_baseline() -> None:
     study = sought(start=start, repeats=2, baseline={"accuracy": 0.9})
     assert [trial.point for trial in study.all_trials[:2]] == start
     assert study.record["baseline"] == {"accuracy": 0.9}
+    study = sought(subject_to="size <= baseline * 0.5", baseline={"size": np.float32(0.5)})
+    assert study.goal.constraints[0].bound == 0.25
 
 
 def test_a_process_engine_from_a_script_without_a_guard(tmp_path: Path) -> None:

@@ -81,7 +81,9 @@ def test_two_functions_are_two_studies(one: Any, other: Any, tmp_path: Path, cap
         again = found(function, tmp_path)
         assert again.name == study.name
         assert "none was run again" in again.record["ending"]["reason"]
-    assert caplog.text == ""
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The study {study.name!r} has its 3 trials already; none was run again." for study in (first, second)
+    ]
 
 
 def test_what_cannot_be_known_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -231,6 +231,7 @@ class TestEveryEnding:
         study, ending = searched(body, timeout=0.3)
         assert time.monotonic() - started < 5
         assert states(study) == ["complete", "interrupted"]
+        assert study.all_trials[1].failure is None
         assert ending.reason == ("The search's limit of 0.3 s has come at 1 of 5 trials; run it again to go on.")
 
     def test_exhausted(self) -> None:
@@ -453,6 +454,21 @@ class TestPeople:
         study, ending = searched(body)
         assert states(study) == ["complete", "interrupted"]
         assert ending.reason == "Interrupted at 1 of 5 trials; run it again to go on."
+
+    def test_an_interrupt_that_the_body_raises_itself_fails_that_trial(self) -> None:
+        calls: list[float] = []
+
+        def body(x: float) -> dict[str, float]:
+            calls.append(x)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return square(x)
+
+        study, ending = searched(body)
+        assert states(study) == ["complete", "failed", "complete", "complete", "complete"]
+        assert study.all_trials[1].failure.kind == "KeyboardInterrupt"
+        assert "raise KeyboardInterrupt" in study.all_trials[1].failure.traceback
+        assert ending.kind == "done"
 
     def test_an_interrupt_that_the_body_swallows(self) -> None:
         def body(x: float) -> dict[str, float]:

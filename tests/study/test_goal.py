@@ -189,3 +189,34 @@ def test_constraints_that_exclude_each_other_are_refused_before_the_start(
         "Leave out one of them in subject_to."
     )
     assert not storage.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("accuracy >= baseline", 0.95),
+        ("accuracy >= baseline - 0.01", 0.94),
+        ("accuracy>=baseline-0.01", 0.94),
+        ("kilobytes <= baseline * 0.5", 50.5),
+        ("kilobytes <= baseline / 4", 25.25),
+        ("kilobytes <= baseline + 1e3", 1101.0),
+    ],
+)
+def test_a_bound_relative_to_the_baseline(text: str, bound: float) -> None:
+    baseline = {"accuracy": 0.95, "kilobytes": 101.0}
+    assert Constraint.parse(text, baseline).bound == bound
+    assert Goal.of(["accuracy"], subject_to=[text], baseline=baseline).constraints[0].bound == bound
+    for missing in (None, {}, 3, {"accuracy": "high", "kilobytes": None}):
+        with pytest.raises(GoalError, match=r"needs '\w+' of the original model. Give it with baseline="):
+            Constraint.parse(text, missing)
+
+
+@pytest.mark.parametrize("text", ["a >= baseline -", "a >= base", "a >= baseline - x", "a >= 1 - baseline", "a >= 1 2"])
+def test_a_bound_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(GoalError, match="A constraint reads"):
+        Constraint.parse(text, {"a": 1.0})
+
+
+def test_a_relative_bound_is_finite() -> None:
+    with pytest.raises(GoalError, match="a finite number"):
+        Constraint.parse("a >= baseline / 0", {"a": 1.0})
