@@ -74,7 +74,7 @@ def summary_figure(view: View) -> Figure:
     lines = summary_lines(view)
     above, below = 3.9, 0.14 * (len(lines) + 2)
     figure = _figure(9.6, above + below)
-    pictures, text = figure.subfigures(2, 1, height_ratios=[above, below])
+    pictures, text = figure.subfigures(2, 1, height_ratios=[above, below], squeeze=False)[:, 0]
     left, right = pictures.subplots(1, 2)
     draw_tradeoff(left, view)
     draw_history(right, view)

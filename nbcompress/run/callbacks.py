@@ -16,9 +16,14 @@ CommandListener = Callable[[Command], None]
 
 
 class Controls:
-    """The buttons of a search. Every method may be called from any thread, also before and after the search."""
+    """The buttons of a search. Every method may be called from any thread, also before and after the search.
+
+    Attributes:
+        paused_seconds: How long the search has waited in pauses while no trial ran; only the search sets it.
+    """
 
     def __init__(self) -> None:
+        self.paused_seconds = 0.0
         self._lock = threading.Lock()
         self._listeners: list[CommandListener] = []
         self._stopped = threading.Event()
@@ -82,11 +87,13 @@ class Ending:
         kind: In one word, for programs.
         reason: In a sentence, for the person.
         warnings: What else the person should know, a sentence each.
+        seconds: How long the search took, without pauses; None if no trial was begun.
     """
 
     kind: EndKind
     reason: str
     warnings: tuple[str, ...] = ()
+    seconds: float | None = None
 
     def __str__(self) -> str:
         return self.reason

@@ -190,8 +190,11 @@ class SearchLoop:
         # What trials leave for the user: text without its numbers -> the first such text, numbers of the trials.
         self._trial_remarks: dict[str, tuple[str, list[int]]] = {}
         self._opening_warnings = search.study.warnings
-        self._n_ended = 0
+        self._n_ended = self._n_begun = 0
+        self._started, self._paused_before = time.monotonic(), self._controls.paused_seconds
         self._is_over_time = False
+        self._alarm: threading.Timer | None = None
+        self._alarm_lock, self._alarm_is_cancelled = threading.Lock(), False
         self._was_interrupted = False
 
     def run(self) -> Ending:
@@ -216,22 +219,28 @@ class SearchLoop:
             stack.callback(self._study.abandon)
             stack.callback(self._engine.close)
             stack.enter_context(self._controls.listening(self._on_command))
+            self._started = time.monotonic()
             if self._timeout is not None:
-                alarm = threading.Timer(self._timeout, self._on_timeout)
-                alarm.daemon = True
-                stack.callback(alarm.cancel)
-                alarm.start()
+                stack.callback(self._cancel_alarm)
+                self._set_alarm(self._timeout)
             ending = self._main_loop()
+            seconds = self._elapsed()
         self._writer.remove_stale()
         if self._reevaluation is not None and ending.kind in ("done", "until", "exhausted"):
             summary = self._reevaluation.summary(self._study.all_trials)
             ending = replace(ending, reason=f"{ending.reason} {summary}".strip())
         if self._n_ended:
             self._remarks.append(unused_pruner_warning(self._pruner.rule, self._study.all_trials, self._study.goal))
-        ending = replace(ending, warnings=self._warnings())
-        note(self._study, ending={"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)})
+        ending = replace(ending, warnings=self._warnings(), seconds=seconds if self._n_begun else None)
+        self._note_ending(ending)
         self._observers.ended(ending)
         return ending
+
+    def _note_ending(self, ending: Ending) -> None:
+        """Store how the search ended; a run that began no trial leaves what an earlier one has stored."""
+        if self._n_begun or "ending" not in self._study.record:
+            facts = {"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)}
+            note(self._study, ending=facts | ({} if ending.seconds is None else {"seconds": round(ending.seconds, 3)}))
 
     def _warnings(self) -> tuple[str, ...]:
         """Return what the user should know so far, each once, and add it to the warnings of the study."""
@@ -256,7 +265,7 @@ class SearchLoop:
             if not self._running:
                 if ending is not None:
                     return ending
-                time.sleep(_POLL_SECONDS)  # paused
+                self._wait()
                 continue
             ended = self._engine.next(_POLL_SECONDS)
             if ended is not None:
@@ -264,6 +273,17 @@ class SearchLoop:
                 ending = ending or self._repeated_failure()
             if self._interrupts.count > 1:
                 raise KeyboardInterrupt
+
+    def _wait(self) -> None:
+        """Wait a moment, in a pause or for another process; a pause counts as no time of the search."""
+        since = time.monotonic()
+        time.sleep(_POLL_SECONDS)
+        if self._controls.is_paused:
+            self._controls.paused_seconds += time.monotonic() - since
+
+    def _elapsed(self) -> float:
+        """Return the seconds since the search began, without pauses."""
+        return time.monotonic() - self._started - (self._controls.paused_seconds - self._paused_before)
 
     # Why a search ends ---------------------------------------------------------------------------------------------
 
@@ -398,6 +418,7 @@ class SearchLoop:
             if planned.number is None or self._study.all_trials[planned.number].state is State.INTERRUPTED:
                 raise
             return  # another process has taken this interrupted trial in the meantime
+        self._n_begun += 1
         self._running[trial.number] = _Running(trial)
         self._observers.trial_started(trial)
         self._submit(trial, 0)
@@ -473,7 +494,27 @@ class SearchLoop:
                 self._study.report(number, metric, step, value)
             self._observers.reported(number, step, values)
 
+    def _set_alarm(self, seconds: float) -> None:
+        with self._alarm_lock:
+            if self._alarm_is_cancelled:
+                return
+            self._alarm = threading.Timer(seconds, self._on_timeout)
+            self._alarm.daemon = True
+            self._alarm.start()
+
+    def _cancel_alarm(self) -> None:
+        with self._alarm_lock:
+            self._alarm_is_cancelled = True
+            if self._alarm is not None:
+                self._alarm.cancel()
+
     def _on_timeout(self) -> None:
+        assert self._timeout is not None
+        left = self._timeout - self._elapsed()
+        if left > 0 or (self._controls.is_paused and not self._running):
+            # The search was paused meanwhile, or still is.
+            self._set_alarm(max(left, _POLL_SECONDS))
+            return
         self._is_over_time = True
         self._terminate_all()
 
