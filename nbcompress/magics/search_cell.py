@@ -253,7 +253,9 @@ def _trial_lines(point: object, outcome: Outcome) -> list[str]:
     values = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items()) or "no metric"
     lines = [f"one trial at {point}:", f"  {outcome.state.value} after {outcome.seconds:.2f} s, {values}"]
     if outcome.failure is not None:
-        lines.append(f"  {outcome.failure}")
+        # A failure of our own, such as a limit, has no traceback.
+        text = outcome.failure.traceback.rstrip() or str(outcome.failure)
+        lines += [f"  {line}" for line in text.splitlines()]
     if outcome.printed:
         lines += ["  it printed:", *(f"    {line}" for line in outcome.printed.splitlines()[:10])]
     return [*lines, *(f"  {remark}" for remark in outcome.remarks)]
@@ -337,6 +339,8 @@ class _CellSearch:
         """
         ending = run_watched(self._search, self._panel, self._controls)
         if ending.kind in ("same failure", "broken"):
+            if ending.traceback:
+                self._output.print(ending.traceback.rstrip())
             raise UsageError(ending.reason)
 
     def _in_background(self) -> None:

@@ -154,6 +154,14 @@ def search(
     return finished_study(prepared, prepared.run(observers, controls))
 
 
+def search_failed(ending: Ending, study: Study) -> SearchFailed:
+    """Return the error of a search that could not go on; below it Python shows the traceback of the body."""
+    error = SearchFailed(ending.reason, study)
+    if ending.traceback:
+        error.add_note(f"\n{ending.traceback.rstrip()}")
+    return error
+
+
 def finished_study(search: Search, ending: Ending) -> Study:
     """Return the study of a search that has ended, and log its warnings.
 
@@ -163,7 +171,7 @@ def finished_study(search: Search, ending: Ending) -> Study:
     for warning in dict.fromkeys((*search.study.warnings, *ending.warnings)):
         _log.warning(warning)
     if ending.kind in ("same failure", "broken"):
-        raise SearchFailed(ending.reason, search.study)
+        raise search_failed(ending, search.study)
     return search.study
 
 

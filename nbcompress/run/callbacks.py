@@ -88,12 +88,14 @@ class Ending:
         reason: In a sentence, for the person.
         warnings: What else the person should know, a sentence each.
         seconds: How long the search took, without pauses; None if no trial was begun.
+        traceback: The traceback of the failure that ended the search, with the lines of the body; else empty.
     """
 
     kind: EndKind
     reason: str
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
+    traceback: str = ""
 
     def __str__(self) -> str:
         return self.reason

@@ -304,7 +304,7 @@ class SearchLoop:
         if failure is None:
             return None
         reason = f"Stopped: the first three trials failed with the same error, {one_line(failure)}"
-        return Ending("same failure", reason)
+        return Ending("same failure", reason, traceback=failure.traceback)
 
     def _early_ending(self, kind: EndKind, what: str) -> Ending:
         counted, wanted = self._counted(), self._options.trials
