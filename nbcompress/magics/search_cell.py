@@ -307,7 +307,7 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
         return
     scope.namespace[arguments.out] = search.study
     cell_search = _CellSearch(search, arguments, scope, search_parser().options())
-    if arguments.background:
+    if arguments.background and cell_search.can_run_in_background:
         cell_search.start()
     else:
         cell_search.run()
@@ -324,6 +324,17 @@ class _CellSearch:
         self._controls = Controls()
         self._output = Output(scope.shell)
         self._panel = panel_of(arguments.panel, search, self._controls, self._output)
+
+    @property
+    def can_run_in_background(self) -> bool:
+        """Whether the kernel lives on after the last cell; else a line says that the search runs in the cell."""
+        if not self._output.ends_with_last_cell:
+            return True
+        self._output.print(
+            "%%bo_search: the program that runs this notebook ends its kernel after the last cell, so the search runs "
+            "in this cell and not in the background."
+        )
+        return False
 
     def start(self) -> None:
         """Run in a thread of its own; its output stays in the current cell."""
