@@ -35,7 +35,14 @@ class Kernel:
         self.client.wait_for_ready(timeout=60)
 
     def start(self, code: str) -> str:
-        """Send a cell and return at once, as programs that run notebooks do: they take no input."""
+        """Send a cell as JupyterLab does, and return at once."""
+        content = {"code": code, "allow_stdin": True, "store_history": True, "user_expressions": {}}
+        message = self.client.session.msg("execute_request", content, metadata={"cellId": "a"})
+        self.client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
+
+    def start_by_program(self, code: str) -> str:
+        """Send a cell as programs that run notebooks do, which take no input, and return at once."""
         return str(self.client.execute(code, allow_stdin=False))
 
     def type(self, code: str) -> str:

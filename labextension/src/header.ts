@@ -2,7 +2,7 @@
 
 import { button, el, userText } from "./dom";
 import { STATES, countTrials, type Study } from "./data";
-import { shorten, formatDuration, goalText, limitsText, metricsText, paramsText } from "./format";
+import { formatDuration, goalText, limitsText, metricsText, paramsText } from "./format";
 import type { Part } from "./part";
 import { icon } from "./states";
 
@@ -120,15 +120,15 @@ export class Header implements Part {
     const made = [
       controls.stop && button("Stop", { class: "nbc-button nbc-stop", title: "End the search; the running trial is abandoned" }, controls.stop),
       controls.pause &&
-        button("Pause", { class: "nbc-button", "aria-pressed": String(controls.isPaused), title: "Let the running trial end, then wait; press again to resume" }, controls.pause),
+        (controls.isPaused
+          ? button("Resume", { class: "nbc-button", title: "Go on with the search" }, controls.pause)
+          : button("Pause", { class: "nbc-button", title: "Let the running trial end, then wait" }, controls.pause)),
       controls.skip && button("Skip", { class: "nbc-button", title: "End the running trial as stopped and continue" }, controls.skip),
     ].filter((made): made is HTMLButtonElement => Boolean(made));
-    const focused = shorten(document.activeElement?.textContent ?? "", 20);
-    const hadFocus = this.buttons.contains(document.activeElement);
+    // Pause and Resume have the same place.
+    const focused = [...this.buttons.children].indexOf(document.activeElement as Element);
     this.buttons.replaceChildren(...made);
-    if (hadFocus) {
-      made.find((made) => made.textContent === focused)?.focus();
-    }
+    made[focused]?.focus();
   }
 }
 

@@ -40,16 +40,22 @@ export interface Ticking {
 }
 
 export function linearScale(domain: [number, number], range: [number, number], { count = 5, padded = true, whole = false }: Ticking = {}): Scale {
-  const span = domain[1] - domain[0];
+  // Computed in a unit in which neither the ends nor their difference leave the range of a number.
+  const size = Math.max(Math.abs(domain[0]), Math.abs(domain[1]));
+  const unit = size > 1e300 ? 1e20 : size < 1e-290 && size > 0 ? 1e-30 : 1;
+  const [first, last] = [domain[0] / unit, domain[1] / unit];
+  const span = last - first;
   // A single value stands in the middle of an axis.
-  const edge = span === 0 ? Math.abs(domain[0]) / 2 || 1 : padded ? span * PADDING : 0;
-  const [low, high] = [domain[0] - edge, domain[1] + edge];
-  const place = (value: number) => range[0] + ((value - low) / (high - low)) * (range[1] - range[0]);
-  const step = Math.max(niceStep(high - low, count), whole ? 1 : 0);
+  const edge = span === 0 ? Math.abs(first) / 2 || 1 : padded ? span * PADDING : 0;
+  const [low, high] = [first - edge, last + edge];
+  const place = (value: number) => range[0] + ((value / unit - low) / (high - low)) * (range[1] - range[0]);
+  const step = Math.max(niceStep(high - low, count), whole ? 1 / unit : 0);
   const ticks = [];
   for (let i = Math.ceil(low / step); i * step <= high; i++) {
-    const value = i * step;
-    ticks.push({ value, label: tickLabel(value, step) });
+    const value = i * step * unit;
+    if (Number.isFinite(value)) {
+      ticks.push({ value, label: tickLabel(value, step * unit) });
+    }
   }
   return Object.assign(place, { ticks });
 }

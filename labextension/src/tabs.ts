@@ -17,6 +17,7 @@ export class Tabs implements Part {
   constructor(
     label: string,
     private readonly parts: readonly { title: string; part: Part }[],
+    private readonly changed: () => void = () => undefined,
   ) {
     const id = `nbc-tab-${++made}`;
     this.panel = el("div", { role: "tabpanel", id: `${id}-panel` });
@@ -34,12 +35,17 @@ export class Tabs implements Part {
     this.parts[this.chosen]?.part.draw(study);
   }
 
-  private choose(i: number): void {
+  get index(): number {
+    return this.chosen;
+  }
+
+  choose(i: number): void {
     this.chosen = i;
     this.mark();
     if (this.study) {
       this.draw(this.study);
     }
+    this.changed();
   }
 
   private mark(): void {

@@ -24,6 +24,18 @@ const RELOADING = [
   " in another notebook follows the search.",
 ] as const;
 
+// What the user has chosen in the live panel of a study. The finished panel is another view, of another script, which
+// takes it over; the two share nothing but the page.
+interface Choice {
+  tab: number;
+  trial: number | null;
+}
+
+function choices(): Map<string, Choice> {
+  const page = window as { nbcompressChoices?: Map<string, Choice> };
+  return (page.nbcompressChoices ??= new Map());
+}
+
 export class StudyView {
   readonly element = el("article", { class: "nbc", dir: "ltr", "aria-label": "Study" });
   private readonly selection = new Selection();
@@ -33,6 +45,7 @@ export class StudyView {
   private readonly detail = el("p", { class: "nbc-detail", "aria-live": "polite" });
   private readonly foot = el("p", { class: "nbc-caption nbc-foot", hidden: true });
   private readonly parts: Part[];
+  private readonly tabs: Tabs;
   private readonly cleanups: (() => void)[] = [];
   private study: Study | null = null;
   private isVisible = true;
@@ -43,12 +56,14 @@ export class StudyView {
 
   constructor() {
     const history = new History(this.selection);
-    const tabs = new Tabs("Surrogate and history", [
+    const titled = [
       { title: "History", part: history },
       { title: "Acquisition", part: new Acquisition(this.selection) },
       { title: "What if", part: this.whatIf },
       { title: "Importance", part: new Importance() },
-    ]);
+    ];
+    const tabs = new Tabs("Surrogate and history", titled, () => this.keepChoice());
+    this.tabs = tabs;
     const tradeoff = new Tradeoff(this.selection);
     const record = new RecordView();
     this.parts = [this.header, tradeoff, tabs, this.trials, record];
@@ -58,6 +73,7 @@ export class StudyView {
       this.selection.listen(() => {
         this.redraw();
         this.trials.reveal();
+        this.keepChoice();
       }),
     );
     this.cleanups.push(keepKeys(this.element));
@@ -68,6 +84,9 @@ export class StudyView {
   update(study: Study): void {
     const before = this.study;
     this.study = study;
+    if (!before) {
+      this.takeChoice(study);
+    }
     if (before && this.isVisible && !this.isStale && isSameButTime(before, study)) {
       this.header.draw(study);
     } else {
@@ -85,6 +104,21 @@ export class StudyView {
     cancelAnimationFrame(this.frame);
     this.cleanups.forEach((cleanup) => cleanup());
     this.element.remove();
+  }
+
+  private keepChoice(): void {
+    if (this.study?.state === "running") {
+      choices().set(this.study.name, { tab: this.tabs.index, trial: this.selection.number });
+    }
+  }
+
+  private takeChoice(study: Study): void {
+    const choice = choices().get(study.name);
+    if (choice && study.state === "ended") {
+      choices().delete(study.name);
+      this.tabs.choose(choice.tab);
+      this.selection.choose(choice.trial);
+    }
   }
 
   private redraw(): void {

@@ -31,6 +31,17 @@ test("the goal reads as a sentence", () => {
   assert.match(best ? metricsText(best, study.metrics) : "", /^accuracy 0\.\d+, kilobytes [\d.]+$/);
 });
 
+test("a linear scale holds for every finite domain", () => {
+  const largest = Number.MAX_VALUE;
+  for (const domain of [[0, 1e308], [-largest, largest], [largest, largest], [1, 1e308], [0, 5e-324], [1e-310, 2e-310]] as [number, number][]) {
+    const scale = linearScale(domain, [0, 100]);
+    const places = domain.map(scale);
+    assert.ok(places.every((place) => place >= 0 && place <= 100), `${domain}: ${places}`);
+    assert.ok(scale.ticks.every((tick) => Number.isFinite(scale(tick.value)) && !tick.label.includes("NaN")), String(domain));
+    assert.ok(scale.ticks.length < 30);
+  }
+});
+
 test("scales place the ends of a domain, ticks lie inside", () => {
   const scale = linearScale([0, 10], [0, 100], { padded: false });
   assert.deepEqual([scale(0), scale(5), scale(10)], [0, 50, 100]);

@@ -148,8 +148,7 @@ test("the buttons are shown while the search runs, with exactly their names", ()
   const control = (name: string) => () => void pressed.push(name);
   view.setControls({ stop: control("stop"), pause: control("pause"), skip: control("skip"), run: null, narrow: null, answer: "", isPaused: true, note: "A note." });
   const buttons = [...root.querySelectorAll<HTMLElement>(".nbc-buttons button")];
-  assert.deepEqual(buttons.map((button) => button.textContent), ["Stop", "Pause", "Skip"]);
-  assert.equal(buttons[1]?.getAttribute("aria-pressed"), "true");
+  assert.deepEqual(buttons.map((button) => button.textContent), ["Stop", "Resume", "Skip"]);
   buttons.forEach(click);
   assert.deepEqual(pressed, ["stop", "pause", "skip"]);
   assert.match(root.querySelector(".nbc-notes")?.textContent ?? "", /A note\./);
@@ -207,4 +206,34 @@ test("a refusal shows the sentence and the fallback as text", () => {
   assert.equal(shown.querySelector("pre")?.textContent, "Study <b>digits</b>");
   assert.equal(shown.querySelector("img"), null);
   assert.equal(refusal("Too new.", null, "aGVsbG8=").querySelector("img")?.getAttribute("src"), "data:image/png;base64,aGVsbG8=");
+});
+
+test("the finished panel keeps the chosen tab and the selected trial of the live one", () => {
+  const { view, root } = drawn("running");
+  const study = sample("running");
+  click(byText(root, "[role=tab]", "Importance"));
+  click(rows(root)[2] as Element);
+  const number = firstCells(root)[2];
+  view.update({ ...study, state: "ended" });
+  const chosen = (of: Element) => [of.querySelector("[role=tab][aria-selected=true]")?.textContent, of.querySelector(".nbc-detail strong")?.textContent?.match(/\d+/)?.[0]];
+  const finished = new StudyView();
+  finished.update({ ...study, state: "ended" });
+  assert.deepEqual(chosen(finished.element), ["Importance", String(number)]);
+  const later = new StudyView();
+  later.update({ ...study, state: "ended" });
+  assert.deepEqual(chosen(later.element)[0], "History");
+});
+
+test("the largest numbers do not empty the charts", () => {
+  const study = sample("single");
+  const metric = study.goal.objectives[0]?.metric ?? "";
+  for (const huge of [1.7e308, -1.7e308]) {
+    const trials = study.trials.map((trial, i) => (i === 1 ? { ...trial, metrics: { ...trial.metrics, [metric]: huge } } : trial));
+    const values = (study.progress?.values ?? []).map((value, i) => (i === 1 ? huge : i === 2 ? -huge : value));
+    const view = new StudyView();
+    view.update({ ...study, trials, progress: { label: `best ${metric}`, values } });
+    const drawing = view.element.querySelector(".nbc-charts")?.innerHTML ?? "";
+    assert.doesNotMatch(drawing, /NaN|Infinity/);
+    assert.ok(view.element.querySelector(".nbc-line"));
+  }
 });

@@ -17,7 +17,7 @@ import numpy as np
 from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceExhausted
 from nbcompress.optimize import History, NarrowableProposer, proposer
 from nbcompress.optimize.proposers.gp import n_initial_points
-from nbcompress.run.api import FunctionEvaluator, SingleMetric
+from nbcompress.run.api import FunctionEvaluator, SingleMetric, search_failed
 from nbcompress.run.callbacks import Controls
 from nbcompress.run.history import one_line
 from nbcompress.run.options import SearchOptions
@@ -196,7 +196,7 @@ class CompatSearch:
         if listener.error is not None:
             raise listener.error
         if ending.kind == "same failure":
-            raise SearchFailed(ending.reason, self.study)
+            raise search_failed(ending, self.study)
         if ending.kind == "exhausted":
             warnings.warn(ending.reason, NbcompressWarning, stacklevel=4)
 

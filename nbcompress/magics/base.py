@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -138,6 +139,16 @@ class Output:
     def best_kind(self) -> PanelKind:
         """The best kind of panel: `live` in a kernel, whose front end may draw widgets; `text` in a terminal."""
         return "live" if hasattr(self._shell, "kernel") and not _is_console(self._parent) else "text"
+
+    @property
+    def ends_with_last_cell(self) -> bool:
+        """Whether a program such as nbconvert or papermill runs the notebook, which ends the kernel after it.
+
+        Such a program says that it takes no input. Voila does so, too, but it keeps the kernel.
+        """
+        content = self._parent.get("content") if isinstance(self._parent, Mapping) else None
+        takes_input = not isinstance(content, Mapping) or content.get("allow_stdin", True)
+        return not takes_input and not os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
 
     def show(self, bundle: Mapping[str, Any]) -> None:
         """Show a mime bundle: in place of the one that was shown before, or below it if it cannot be replaced."""

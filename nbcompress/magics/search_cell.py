@@ -257,7 +257,9 @@ def _trial_lines(point: object, outcome: Outcome) -> list[str]:
     values = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items()) or "no metric"
     lines = [f"one trial at {point}:", f"  {outcome.state.value} after {outcome.seconds:.2f} s, {values}"]
     if outcome.failure is not None:
-        lines.append(f"  {outcome.failure}")
+        # A failure of our own, such as a limit, has no traceback.
+        text = outcome.failure.traceback.rstrip() or str(outcome.failure)
+        lines += [f"  {line}" for line in text.splitlines()]
     if outcome.printed:
         lines += ["  it printed:", *(f"    {line}" for line in outcome.printed.splitlines()[:10])]
     return [*lines, *(f"  {remark}" for remark in outcome.remarks)]
@@ -310,7 +312,7 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
         return
     scope.namespace[arguments.out] = search.study
     cell_search = _CellSearch(search, arguments, scope, search_parser().options())
-    if arguments.background:
+    if arguments.background and cell_search.can_run_in_background:
         cell_search.start()
     else:
         cell_search.run()
@@ -328,6 +330,17 @@ class _CellSearch:
         self._output = Output(scope.shell)
         self._panel = panel_of(arguments.panel, search, self._controls, self._output)
 
+    @property
+    def can_run_in_background(self) -> bool:
+        """Whether the kernel lives on after the last cell; else a line says that the search runs in the cell."""
+        if not self._output.ends_with_last_cell:
+            return True
+        self._output.print(
+            "%%bo_search: the program that runs this notebook ends its kernel after the last cell, so the search runs "
+            "in this cell and not in the background."
+        )
+        return False
+
     def start(self) -> None:
         """Run in a thread of its own; its output stays in the current cell."""
         thread = threading.Thread(target=self._in_background, name=f"search {self._search.study.name}", daemon=True)
@@ -342,6 +355,8 @@ class _CellSearch:
         """
         ending = run_watched(self._search, self._panel, self._controls)
         if ending.kind in ("same failure", "broken"):
+            if ending.traceback:
+                self._output.print(ending.traceback.rstrip())
             raise UsageError(ending.reason)
 
     def _in_background(self) -> None:

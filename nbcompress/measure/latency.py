@@ -250,7 +250,7 @@ def latency_ms(
         inputs = model_inputs(copy, example, None)
         if inputs is None:
             raise MeasureError(f"to time a model, give an input that it runs on: {option('example=x')}")
-        exported, for_exported = onnx_model(copy, inputs, threads)
+        exported, for_exported, _ = onnx_model(copy, inputs, threads)
         return measure_latency([exported], [for_exported], threads=threads, repeats=repeats)[0].median_ms
     return latencies({"model": model}, example, threads=threads, repeats=repeats)["model"].median_ms
 

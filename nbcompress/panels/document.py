@@ -163,7 +163,7 @@ def study_html(view: View, pictures: StudyPictures, alt: str, *, level: int = 2)
     ]
     return tag(
         "div",
-        parts,
+        join(parts),
         dir="ltr",
         style="max-width:1000px;line-height:1.4",
     )

@@ -23,7 +23,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
@@ -50,34 +50,67 @@ LOG_SCALE_RATIO = 20.0
 MAX_RESIDUAL = 5.0
 
 
+# Matplotlib computes with sums and multiples of the ends of an axis, which must stay within the range of a float.
+MAX_DRAWN = 1e300
+CLIPPED_NOTE = f"Values beyond {MAX_DRAWN:g} are drawn at {MAX_DRAWN:g}."
+
+
+def clipped(view: View) -> View:
+    """Return a view whose metrics can be drawn; it has the key `is_clipped` if some are clipped to `MAX_DRAWN`."""
+    progress = view["progress"]
+    metrics = [trial["metrics"] for trial in view["trials"]]
+    values = [value for known in metrics for value in known.values()] + (progress["values"] if progress else [])
+    if all(value is None or abs(value) <= MAX_DRAWN for value in values):
+        return view
+
+    def clip(value: float | None) -> float | None:
+        return None if value is None else max(-MAX_DRAWN, min(MAX_DRAWN, value))
+
+    trials = [
+        {**trial, "metrics": {name: clip(value) for name, value in trial["metrics"].items()}}
+        for trial in view["trials"]
+    ]
+    drawn = {**view, "trials": trials, "is_clipped": True}
+    return drawn | ({"progress": {**progress, "values": list(map(clip, progress["values"]))}} if progress else {})
+
+
 def draw_pictures(view: View) -> StudyPictures:
     """Draw every picture for which the view has data."""
+    drawn = clipped(view)
     return StudyPictures(
-        render(lambda: overview_figure(view)),
+        render(lambda: overview_figure(drawn)),
         render(lambda: slices_figure(view), dpi=85),
         render(lambda: calibration_figure(view), dpi=85),
-        render(lambda: summary_figure(view)),
+        render(lambda: summary_figure(drawn, summary_lines(view))),
     )
 
 
 def overview_figure(view: View) -> Figure:
     """Return trade-off and history side by side."""
     figure = _figure(9.6, 3.9)
-    left, right = figure.subplots(1, 2)
-    draw_tradeoff(left, view)
-    draw_history(right, view)
+    _draw_overview(figure, view)
     return figure
 
 
-def summary_figure(view: View) -> Figure:
-    """Return the overview, with the winner and a table of the front as text below: LaTeX and PDF show nothing else."""
-    lines = summary_lines(view)
-    above, below = 3.9, 0.14 * (len(lines) + 2)
-    figure = _figure(9.6, above + below)
-    pictures, text = figure.subfigures(2, 1, height_ratios=[above, below])
-    left, right = pictures.subplots(1, 2)
+def _draw_overview(figure: FigureBase, view: View) -> None:
+    left, right = figure.subplots(1, 2)
     draw_tradeoff(left, view)
     draw_history(right, view)
+    if "is_clipped" in view:
+        figure.suptitle(CLIPPED_NOTE, fontsize=8)
+
+
+def summary_figure(view: View, lines: Sequence[str]) -> Figure:
+    """Return the overview, with the winner and a table of the front as text below: LaTeX and PDF show nothing else.
+
+    Args:
+        view: The data of `study_view`.
+        lines: The text.
+    """
+    above, below = 3.9, 0.14 * (len(lines) + 2)
+    figure = _figure(9.6, above + below)
+    pictures, text = figure.subfigures(2, 1, height_ratios=[above, below], squeeze=False)[:, 0]
+    _draw_overview(pictures, view)
     text.text(0.01, 0.98, "\n".join(lines), va="top", family="monospace", fontsize=7, parse_math=False)
     return figure
 

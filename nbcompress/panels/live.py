@@ -320,6 +320,7 @@ class LivePanel(TextPanel):
         self._add_trial(trial)
 
     def finish(self, ending: Ending | None) -> None:
+        self._clock.stop()
         self._is_over.set()
         self._has_news.set()
         try:
@@ -440,6 +441,8 @@ def make_panel(
         histories: The histories of the search, whose fitted models are used again; None makes its own.
     """
     clock = SearchClock(trials, seconds)
+    if controls is not None:
+        clock.paused = lambda: controls.paused_seconds
     script = asset("panel.js")
     if kind == "off":
         return SilentPanel(study, output, clock)

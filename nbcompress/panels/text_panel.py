@@ -27,17 +27,20 @@ class SearchClock:
         trials: How many trials the study shall have in all.
         seconds: The time limit, or None.
         now: A clock in seconds.
+        paused: Seconds that the search has been paused, which do not count.
     """
 
     trials: int | None
     seconds: float | None = None
     now: Callable[[], float] = time.monotonic
+    paused: Callable[[], float] = float
     _start_time: float = field(init=False)
+    _end_time: float | None = None
     _n_at_start: int = 0
     _n_ended: int = 0
 
     def __post_init__(self) -> None:
-        self._start_time = self.now()
+        self._start_time = self._time()
 
     def start(self, trials: Sequence[Trial]) -> None:
         """Start the clock.
@@ -45,8 +48,19 @@ class SearchClock:
         Args:
             trials: The trials that the study has already.
         """
-        self._start_time = self.now()
+        self._start_time = self._time()
         self._n_at_start = self._n_ended = sum(trial.state.counts for trial in trials)
+
+    def stop(self) -> None:
+        """Stop the clock: drawing the finished output is no time of the search."""
+        if self._end_time is None:
+            self._end_time = self._time()
+
+    def _time(self) -> float:
+        return self.now() - self.paused()
+
+    def _elapsed(self) -> float:
+        return (self._time() if self._end_time is None else self._end_time) - self._start_time
 
     def count(self, trial: Trial) -> None:
         """Count a trial that ended."""
@@ -54,12 +68,12 @@ class SearchClock:
 
     def running(self) -> SearchStatus:
         """Return the status of the search while it runs."""
-        elapsed = self.now() - self._start_time
+        elapsed = self._elapsed()
         return SearchStatus(True, None, self.trials, self.seconds, elapsed, self._left(elapsed))
 
     def ended(self, ending: str | None) -> SearchStatus:
         """Return the status of the search after its end, without a time if no trial was run."""
-        elapsed = self.now() - self._start_time if self._n_ended > self._n_at_start else None
+        elapsed = self._elapsed() if self._n_ended > self._n_at_start else None
         return SearchStatus(False, ending, self.trials, self.seconds, elapsed)
 
     def _left(self, elapsed: float) -> float | None:
@@ -122,9 +136,11 @@ class SilentPanel:
 
     def reported(self, number: int, step: int, values: Mapping[str, float]) -> None: ...
 
-    def ended(self, ending: Ending) -> None: ...
+    def ended(self, ending: Ending) -> None:  # noqa: ARG002 - drawing the finished output is no time of the search
+        self._clock.stop()
 
     def finish(self, ending: Ending | None) -> None:
+        self._clock.stop()
         status = self._clock.ended(ending_text(ending))
         for warning in warnings_of(self._study, ending):
             self._output.print(f"warning: {warning}")
@@ -161,6 +177,7 @@ class TextPanel(SilentPanel):
             self._output.print(line)
 
     def finish(self, ending: Ending | None) -> None:
+        self._clock.stop()
         self._output.show(self.bundle(ending))
 
     def bundle(self, ending: Ending | None) -> dict[str, Any]:

@@ -187,8 +187,10 @@ def study_view(
     """
     everything = tuple(study.all_trials)
     lines = [*warnings]
-    if status is None:
-        status = stored_status(study.record, everything)
+    status = status or stored_status(study.record, everything)
+    if not status.running and status.elapsed is None:
+        # This run of the search began no trial, so an earlier one is shown.
+        status = replace(status, elapsed=stored_seconds(study.record, everything))
         lines += stored_warnings(study.record)
     lines = list(dict.fromkeys([*lines, *([insight.warning] if insight.warning else [])]))
     front, best = [trial.number for trial in study.front], study.best
@@ -236,6 +238,14 @@ def stored_status(record: Mapping[str, Any], trials: Sequence[Trial]) -> SearchS
     ending = record.get("ending")
     parts = [ending.get(key) for key in ("reason", "kept")] if isinstance(ending, Mapping) else []
     return SearchStatus(ending=" ".join(part for part in parts if isinstance(part, str)) or None)
+
+
+def stored_seconds(record: Mapping[str, Any], trials: Sequence[Trial]) -> float | None:
+    """Return how long the latest search of a study took, or None while one runs or if it is not known."""
+    ending = record.get("ending")
+    if not isinstance(ending, Mapping) or any(trial.state is State.RUNNING for trial in trials):
+        return None
+    return finite(ending.get("seconds"))
 
 
 def stored_warnings(record: Mapping[str, Any]) -> list[str]:

@@ -155,6 +155,14 @@ def search(
     return finished_study(prepared, prepared.run(observers, controls))
 
 
+def search_failed(ending: Ending, study: Study) -> SearchFailed:
+    """Return the error of a search that could not go on; below it Python shows the traceback of the body."""
+    error = SearchFailed(ending.reason, study)
+    if ending.traceback:
+        error.add_note(f"\n{ending.traceback.rstrip()}")
+    return error
+
+
 def _check_callable(function: object) -> None:
     if not callable(function):
         raise SearchError(f"A search runs a function of the parameters, but got {shown(function)}.")
@@ -177,7 +185,7 @@ def finished_study(search: Search, ending: Ending) -> Study:
     for warning in dict.fromkeys((*search.study.warnings, *ending.warnings)):
         _log.warning(warning)
     if ending.kind in ("same failure", "broken"):
-        raise SearchFailed(ending.reason, search.study)
+        raise search_failed(ending, search.study)
     return search.study
 
 

@@ -16,9 +16,14 @@ CommandListener = Callable[[Command], None]
 
 
 class Controls:
-    """The buttons of a search. Every method may be called from any thread, also before and after the search."""
+    """The buttons of a search. Every method may be called from any thread, also before and after the search.
+
+    Attributes:
+        paused_seconds: How long the search has waited in pauses while no trial ran; only the search sets it.
+    """
 
     def __init__(self) -> None:
+        self.paused_seconds = 0.0
         self._lock = threading.Lock()
         self._listeners: list[CommandListener] = []
         self._stopped = threading.Event()
@@ -84,6 +89,8 @@ class Ending:
         warnings: What else the person should know, a sentence each.
         kept: Where the kept values are, such as `best: study.kept["small"]`, or empty.
         n_ended: How many trials ended in this search.
+        seconds: How long the search took, without pauses; None if no trial was begun.
+        traceback: The traceback of the failure that ended the search, with the lines of the body; else empty.
     """
 
     kind: EndKind
@@ -91,6 +98,8 @@ class Ending:
     warnings: tuple[str, ...] = ()
     kept: str = ""
     n_ended: int = 0
+    seconds: float | None = None
+    traceback: str = ""
 
     def __str__(self) -> str:
         return f"{self.reason} {self.kept}".strip()

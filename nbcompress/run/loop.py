@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -20,7 +19,7 @@ from nbcompress.run.engines.base import Engine, EngineError
 from nbcompress.run.history import HistoryCache, all_failed, one_line, same_failure, without_numbers
 from nbcompress.run.kept import ArtifactWriter, where_kept
 from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described
-from nbcompress.run.outcome import Assignment, Evaluate, Outcome
+from nbcompress.run.outcome import Assignment, Evaluate, Outcome, mean_outcome
 from nbcompress.run.record import note
 from nbcompress.run.reevaluation import REPEAT_OF, Reevaluation, is_reevaluation, n_reevaluations
 from nbcompress.run.termination import Termination
@@ -32,24 +31,6 @@ if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
     from nbcompress.space import Point
     from nbcompress.study import Study
-
-
-def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the runs of a point, in order, as one outcome.
-
-    Metrics are means over the runs. A run that does not complete ends the trial, and only its own metrics count: a
-    mean with earlier runs could satisfy a constraint that this run violates. Reports and kept values are those of the
-    first run; seconds are added up.
-    """
-    last = outcomes[-1]
-    seconds = math.fsum(outcome.seconds for outcome in outcomes)
-    printed = "".join(outcome.printed for outcome in outcomes)
-    remarks = tuple(dict.fromkeys(remark for outcome in outcomes for remark in outcome.remarks))
-    if last.state is not State.COMPLETE:
-        return replace(last, seconds=seconds, printed=printed, remarks=remarks)
-    shared = [name for name in outcomes[0].values if all(name in outcome.values for outcome in outcomes)]
-    means = {name: math.fsum(outcome.values[name] for outcome in outcomes) / len(outcomes) for name in shared}
-    return replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks)
 
 
 # Texts that trials leave for the user: so many different ones are shown, and so many numbers of trials with each.
@@ -195,9 +176,12 @@ class SearchLoop:
         # What trials leave for the user: text without its numbers -> the first such text, numbers of the trials.
         self._trial_remarks: dict[str, tuple[str, list[int]]] = {}
         self._opening_warnings = search.study.warnings
-        self._n_ended = 0
+        self._n_ended = self._n_begun = 0
         self._has_begun = False
+        self._started, self._paused_before = time.monotonic(), self._controls.paused_seconds
         self._is_over_time = False
+        self._alarm: threading.Timer | None = None
+        self._alarm_lock, self._alarm_is_cancelled = threading.Lock(), False
         self._was_interrupted = False
 
     def run(self) -> Ending:
@@ -239,12 +223,12 @@ class SearchLoop:
             stack.callback(self._study.abandon)
             stack.callback(self._engine.close)
             stack.enter_context(self._controls.listening(self._on_command))
+            self._started = time.monotonic()
             if self._timeout is not None:
-                alarm = threading.Timer(self._timeout, self._on_timeout)
-                alarm.daemon = True
-                stack.callback(alarm.cancel)
-                alarm.start()
+                stack.callback(self._cancel_alarm)
+                self._set_alarm(self._timeout)
             ending = self._main_loop()
+            seconds = self._elapsed()
         self._writer.remove_stale()
         if self._reevaluation is not None and ending.kind in ("done", "until", "exhausted"):
             summary = self._reevaluation.summary(self._study.all_trials)
@@ -253,11 +237,28 @@ class SearchLoop:
             self._remarks.append(unused_pruner_warning(self._pruner.rule, self._study.all_trials, self._study.goal))
         kept = where_kept(self._study, self._search.variable)
         older = self._older_variables() if kept else ()
-        ending = replace(ending, warnings=self._warnings(older), kept=kept, n_ended=self._n_ended)
-        facts = {"kind": ending.kind, "reason": ending.reason, "warnings": list(ending.warnings)}
-        note(self._study, ending={**facts, **({"kept": kept} if kept else {})})
+        ending = replace(
+            ending,
+            warnings=self._warnings(older),
+            kept=kept,
+            n_ended=self._n_ended,
+            seconds=seconds if self._n_begun else None,
+        )
+        self._note_ending(ending)
         self._observers.ended(ending)
         return ending
+
+    def _note_ending(self, ending: Ending) -> None:
+        """Store how the search ended; a run that began no trial leaves what an earlier one has stored."""
+        if self._n_begun or "ending" not in self._study.record:
+            facts: dict[str, Any] = {
+                "kind": ending.kind,
+                "reason": ending.reason,
+                "warnings": list(ending.warnings),
+                **({"kept": ending.kept} if ending.kept else {}),
+                **({} if ending.seconds is None else {"seconds": round(ending.seconds, 3)}),
+            }
+            note(self._study, ending=facts)
 
     def _older_variables(self) -> list[str]:
         """Return a warning for each kept value whose name the notebook uses for a value of its own."""
@@ -299,7 +300,7 @@ class SearchLoop:
             if not self._running:
                 if ending is not None:
                     return ending
-                time.sleep(_POLL_SECONDS)  # paused
+                self._wait()
                 continue
             ended = self._engine.next(_POLL_SECONDS)
             if ended is not None:
@@ -307,6 +308,17 @@ class SearchLoop:
                 ending = ending or self._repeated_failure()
             if self._interrupts.count > 1:
                 raise KeyboardInterrupt
+
+    def _wait(self) -> None:
+        """Wait a moment, in a pause or for another process; a pause counts as no time of the search."""
+        since = time.monotonic()
+        time.sleep(_POLL_SECONDS)
+        if self._controls.is_paused:
+            self._controls.paused_seconds += time.monotonic() - since
+
+    def _elapsed(self) -> float:
+        """Return the seconds since the search began, without pauses."""
+        return time.monotonic() - self._started - (self._controls.paused_seconds - self._paused_before)
 
     # Why a search ends ---------------------------------------------------------------------------------------------
 
@@ -327,7 +339,7 @@ class SearchLoop:
         if failure is None:
             return None
         reason = f"Stopped: the first three trials failed with the same error, {one_line(failure)}"
-        return Ending("same failure", reason)
+        return Ending("same failure", reason, traceback=failure.traceback)
 
     def _early_ending(self, kind: EndKind, what: str) -> Ending:
         counted, wanted = self._counted(), self._options.trials
@@ -442,6 +454,7 @@ class SearchLoop:
         except TrialConflict:
             self._study.refresh()
             return
+        self._n_begun += 1
         self._running[trial.number] = _Running(trial)
         self._observers.trial_started(trial)
         self._submit(trial, 0)
@@ -527,7 +540,27 @@ class SearchLoop:
                 self._study.report(number, metric, step, value)
             self._observers.reported(number, step, values)
 
+    def _set_alarm(self, seconds: float) -> None:
+        with self._alarm_lock:
+            if self._alarm_is_cancelled:
+                return
+            self._alarm = threading.Timer(seconds, self._on_timeout)
+            self._alarm.daemon = True
+            self._alarm.start()
+
+    def _cancel_alarm(self) -> None:
+        with self._alarm_lock:
+            self._alarm_is_cancelled = True
+            if self._alarm is not None:
+                self._alarm.cancel()
+
     def _on_timeout(self) -> None:
+        assert self._timeout is not None
+        left = self._timeout - self._elapsed()
+        if left > 0 or (self._controls.is_paused and not self._running):
+            # The search was paused meanwhile, or still is.
+            self._set_alarm(max(left, _POLL_SECONDS))
+            return
         self._is_over_time = True
         self._terminate_all()
 

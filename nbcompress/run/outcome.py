@@ -9,8 +9,8 @@ from __future__ import annotations
 import builtins
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -121,6 +121,24 @@ class Evaluator(Protocol):
 
     def written(self) -> frozenset[tuple[str, ...]]:
         """Return the places of these values that trials write into."""
+
+
+def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the runs of a point, in order, as one outcome.
+
+    Metrics are means over the runs. A run that does not complete ends the trial, and only its own metrics count: a
+    mean with earlier runs could satisfy a constraint that this run violates. Reports and kept values are those of the
+    first run; seconds are added up.
+    """
+    last = outcomes[-1]
+    seconds = math.fsum(outcome.seconds for outcome in outcomes)
+    printed = "".join(outcome.printed for outcome in outcomes)
+    remarks = tuple(dict.fromkeys(remark for outcome in outcomes for remark in outcome.remarks))
+    if last.state is not State.COMPLETE:
+        return replace(last, seconds=seconds, printed=printed, remarks=remarks)
+    shared = [name for name in outcomes[0].values if all(name in outcome.values for outcome in outcomes)]
+    means = {name: math.fsum(outcome.values[name] for outcome in outcomes) / len(outcomes) for name in shared}
+    return replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks)
 
 
 class TrialEnded(BaseException):

@@ -36,7 +36,7 @@ TIMED = """([name, shows]) => {
         document.addEventListener('click', clicked, true);
     });
 }"""
-PAUSED = "document.querySelector('.nbc-buttons [aria-pressed=true]')"
+PAUSED = "[...document.querySelectorAll('.nbc-buttons button')].some(made => made.textContent === 'Resume')"
 SKIPPED = "/Skipped/.test(document.querySelector('.nbc-notes').innerText)"
 STOPPING = "/Stopp/.test(document.querySelector('.nbc-notes').innerText)"
 ANSWERED = "/ueued/.test(document.querySelector('.nbc-answer').innerText)"
@@ -98,7 +98,7 @@ def test_every_button_is_answered_within_a_second_while_the_cell_runs(
     took = []
     for _ in range(6):
         took.append(press(page, "Pause", PAUSED))
-        took.append(press(page, "Pause", f"!{PAUSED}"))
+        took.append(press(page, "Resume", f"!{PAUSED}"))
         took.append(press(page, "Skip", SKIPPED))
         page.page.locator(".nbc-slider input").press("ArrowRight")
         took.append(press(page, "Run this next", ANSWERED))
@@ -124,7 +124,7 @@ def test_a_press_leaves_the_figure_of_a_trial_open(page: Lab, place: tuple[Brows
     page.page.get_by_role("button", name="Pause", exact=True).wait_for(timeout=30_000)
     for _ in range(4):
         press(page, "Pause", PAUSED)
-        press(page, "Pause", f"!{PAUSED}")
+        press(page, "Resume", f"!{PAUSED}")
     page.wait_for_end(60)
     pictures = [plt.imread(path) for path in place[2].glob("drawn-*.png")]
     assert len(pictures) == 3

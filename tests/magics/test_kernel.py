@@ -226,3 +226,12 @@ def test_the_finished_panel_comes_where_outputs_cannot_be_replaced(tmp_path: Pat
     assert [kind for kind, _ in captured] == [kind for kind, _ in clicked] == ["display_data", "display_data"]
     for shown in (cell, console, captured, clicked):
         assert {MIME, "text/html", "text/plain"} <= shown[-1][1]
+
+
+def test_under_a_program_that_runs_notebooks_background_runs_in_the_cell(tmp_path: Path) -> None:
+    with kernel(tmp_path) as notebook:
+        notebook.must("%load_ext nbcompress\nimport time")
+        reply = notebook.finish(notebook.start_by_program(search(3, 0.1).replace("--seed 3", "--background")))
+        assert "runs in this cell and not in the background" in reply.text
+        assert counted(tmp_path) == 3
+        assert MIME in reply.bundles[-1]

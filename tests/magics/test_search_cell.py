@@ -141,6 +141,7 @@ def test_three_equal_failures_end_the_search(notebook: Notebook) -> None:
     text = ran.printed.splitlines()[-1]
     assert "the first three trials failed with the same error" in text
     assert "ZeroDivisionError: division by zero" in text
+    assert '", line 3, in <module>\n    loss = 1 / 0\n' in ran.printed
     assert len(notebook.names["study"].trials) == 3
 
 
@@ -185,6 +186,12 @@ def test_dry_run_stores_nothing(notebook: Notebook) -> None:
     assert re.search(r"complete after .* s, loss", ran.printed)
     assert "nothing was stored" in ran.printed
     assert list(Path().glob("nbcompress*")) == []
+
+
+def test_dry_run_shows_the_traceback_with_the_lines_of_the_cell(notebook: Notebook) -> None:
+    ran = notebook.must(cell("--trials 10 --minimize loss --dry-run", "x = Float(0, 1)\nloss = {}[x]\n"))
+    assert re.search(r'", line 3, in <module>\n +loss = \{\}\[x\]\n', ran.printed)
+    assert "\n  KeyError: " in ran.printed
 
 
 def test_out_names_the_variable(notebook: Notebook) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +16,8 @@ from nbcompress.panels.bundle import study_bundle
 from nbcompress.panels.card_figures import bars_figure
 from nbcompress.panels.cards import Card, Drawing
 from nbcompress.panels.figures import (
+    MAX_DRAWN,
+    clipped,
     default_style,
     draw_history,
     draw_pictures,
@@ -145,3 +149,20 @@ def test_fonts_are_asked_for_only_once_they_are_ours(caplog: pytest.LogCaptureFi
     with mpl.rc_context({"font.family": "No Such Font"}), caplog.at_level(logging.WARNING, "matplotlib"):
         render(bars)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("value", [1.7e308, -1.7e308])
+def test_the_largest_numbers_do_not_empty_the_pictures(value: float) -> None:
+    study = single_study(8)
+    (metric,) = study.goal.metrics
+    extreme = [
+        replace(trial, values={metric: sign * value}) for trial, sign in zip(study.all_trials, (1, -1), strict=False)
+    ]
+    view = study_view(replace(study, all_trials=(*extreme, *study.all_trials[2:])))
+    pictures = draw_pictures(view)
+    assert pictures.overview is not None
+    assert pictures.overview.png
+    assert pictures.summary is not None
+    assert pictures.summary.png
+    assert clipped(view)["trials"][0]["metrics"][metric] == math.copysign(MAX_DRAWN, value)
+    assert clipped(study_view(study)) == study_view(study)

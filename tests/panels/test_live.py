@@ -110,6 +110,21 @@ def test_clock_estimates_from_what_this_run_did() -> None:
     assert clock.ended("Done.").elapsed == 4.0
 
 
+def test_clock_counts_no_pause_and_stops_when_the_search_ends() -> None:
+    now, paused = [100.0], [0.0]
+    clock = SearchClock(10, None, lambda: now[0], lambda: paused[0])
+    study = single_study(6)
+    clock.start(study.all_trials[:4])
+    for trial in study.all_trials[4:]:
+        clock.count(trial)
+    now[0], paused[0] = 164.0, 60.0
+    assert clock.running().left == 4 * 4.0 / 2
+    clock.stop()
+    now[0] = 168.0  # the pictures are drawn
+    clock.stop()
+    assert clock.running().elapsed == clock.ended("Done.").elapsed == 4.0
+
+
 def test_clock_of_a_run_that_ran_nothing() -> None:
     clock = SearchClock(4, 60.0)
     clock.start(single_study(4).all_trials)

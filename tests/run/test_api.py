@@ -143,6 +143,7 @@ def test_what_a_function_returns(function: Any, text: str) -> None:
     with pytest.raises(SearchFailed, match="Stopped: the first three trials failed with the same error, ") as caught:
         nc.search(function, {"x": nc.Float(0, 1)}, minimize="loss", sampler="sobol", trials=9)
     assert str(caught.value).endswith(text)
+    assert getattr(caught.value, "__notes__", []) == []  # a failure of ours has no traceback
     study = caught.value.study
     assert isinstance(study, nc.Study)
     assert [str(trial.failure) for trial in study.all_trials] == [text] * 3
@@ -288,3 +289,15 @@ def test_a_trial_limit_is_about_the_function_alone(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("nbcompress.run.evaluation.free_memory", lambda: time.sleep(0.6))
     study = nc.search(lambda x: {"loss": x}, {"x": nc.Float(0, 1)}, minimize=["loss"], trials=1, trial_timeout=0.3)
     assert study.all_trials[0].state is State.COMPLETE
+
+
+def failing(x: float) -> dict[str, float]:
+    raise KeyError(x)
+
+
+def test_the_traceback_of_the_body_stands_below_the_error() -> None:
+    with pytest.raises(SearchFailed) as caught:
+        nc.search(failing, {"x": nc.Float(0, 1)}, minimize="loss", sampler="sobol", trials=9)
+    (note,) = caught.value.__notes__
+    assert "in failing" in note
+    assert "raise KeyError(x)" in note

@@ -23,14 +23,16 @@ from optuna.trial import TrialState
 from run_searches import BOUNDED, ONE, SPACE, Diary, Walk, counted, fresh_study, searched, states, walk
 
 from nbcompress.errors import NbcompressWarning, PointError, SearchError, SpaceExhausted, warn
+from nbcompress.panels.view import study_view
 from nbcompress.run import Controls, attach_artifact_store, keep, report
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.engines import ExecutorEngine, ProcessEngine
-from nbcompress.run.loop import MAX_TRIAL_REMARKS, TAKEN_OVER, mean_outcome
+from nbcompress.run.outcome import mean_outcome
+from nbcompress.run.loop import MAX_TRIAL_REMARKS, TAKEN_OVER, 
 from nbcompress.run.options import GainBelow, NoGain
 from nbcompress.run.outcome import Outcome
 from nbcompress.space import Choice, Space
-from nbcompress.study import Failure, State, Study, open_study
+from nbcompress.study import Failure, State, Study, Trial, open_study
 from nbcompress.study.processes import HeartbeatSettings, this_worker
 
 
@@ -99,8 +101,38 @@ class TestBudget:
         study, _ = searched(square)
         _, ending = searched(lambda x: pytest.fail("ran"), study)
         assert ending.reason == "The study 'test' has its 5 trials already; none was run again."
+        assert ending.seconds is None
         _, ending = searched(lambda x: pytest.fail("ran"), study, trials=3)
         assert ending.kind == "done"
+
+    def test_again_keeps_the_stored_ending(self) -> None:
+        study, first = searched(square)
+        searched(square, study)
+        stored = study.record["ending"]
+        assert (stored["kind"], stored["reason"]) == ("done", "All 5 trials are done.")
+        assert stored["seconds"] == round(first.seconds or math.nan, 3)
+        assert study_view(study)["elapsed"] == pytest.approx(first.seconds, abs=1e-3)
+        searched(square, study, trials=6)
+        assert study.record["ending"]["reason"] == "All 6 trials are done."
+
+    def test_a_pause_counts_neither_for_the_limit_nor_for_the_duration(self) -> None:
+        controls, limit = Controls(), 2.0
+
+        def resume() -> None:
+            while controls.paused_seconds <= limit:
+                time.sleep(0.02)
+            controls.resume()
+
+        class Pausing:
+            def trial_ended(self, trial: Trial) -> None:
+                if trial.number == 1:
+                    controls.pause()
+                    threading.Thread(target=resume).start()
+
+        study, ending = searched(square, timeout=limit, controls=controls, observers=[Pausing()])
+        assert (ending.kind, counted(study)) == ("done", 5)
+        assert ending.seconds is not None
+        assert ending.seconds < limit < controls.paused_seconds
 
     def test_more_later(self) -> None:
         study, _ = searched(square)
