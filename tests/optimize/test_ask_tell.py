@@ -1,4 +1,7 @@
 import math
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -118,3 +121,31 @@ def test_how_many_points_is_a_whole_number(n: object) -> None:
 def test_texts_and_bools_are_no_values(value: object) -> None:
     with pytest.raises(SearchError, match=r"A value is a number, but got .*Write float\("):
         Optimizer({"x": Int(1, 3)}).tell({"x": 1}, value)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "sobol", "random", "tpe"])
+def test_threads_share_one(sampler: str) -> None:
+    """No point is given out twice, and none of what is told is lost."""
+    optimizer = Optimizer({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)}, sampler=sampler)
+    barrier = threading.Barrier(4)
+
+    def work(_: int) -> list[tuple[float, ...]]:
+        points = []
+        for _ in range(6):
+            barrier.wait(timeout=60)
+            (point,) = optimizer.ask()
+            optimizer.tell(point, point["x"] + point["y"])
+            points.append(tuple(point.values()))
+        return points
+
+    with ThreadPoolExecutor(4) as pool:
+        points = [point for some in pool.map(work, range(4)) for point in some]
+    assert len(set(points)) == 24
+    assert optimizer.history.status == ("told",) * 24
+    assert sorted(map(sum, points)) == pytest.approx(sorted(optimizer.history.losses[:, 0]))
+
+
+def test_a_copy_goes_on_alike() -> None:
+    optimizer = Optimizer(SPACE)
+    optimizer.tell(optimizer.ask()[0], 1.0)
+    assert pickle.loads(pickle.dumps(optimizer)).ask() == optimizer.ask()
