@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -18,6 +19,8 @@ from nbcompress.space import Point, Space
 
 class Optimizer:
     """Ask-and-tell interface: proposes points (`ask`) and learns their values (`tell`). Stores nothing on disk.
+
+    Threads may share one: a point that one of them got is pending for the others.
 
     Args:
         space: A `Space`, or a dict from names to `Float`, `Int` and `Choice`.
@@ -70,6 +73,13 @@ class Optimizer:
         )
         self._axes = SpaceEncoder(self.space)
         self._history = History.empty(len(self.directions))
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
 
     @property
     def history(self) -> History:
@@ -94,13 +104,15 @@ class Optimizer:
             raise SearchError(f"Ask for a whole number of points, at least 1, but got {n!r}.")
         points: list[Point] = []
         for _ in range(n):
-            try:
-                proposal = self._proposer.propose(len(self._history), self._history)
-            except SpaceExhausted:
-                if not points:
-                    raise
-                break
-            self._history = self._history.with_point(proposal.point, note=proposal.note)
+            # A proposal and its entry in the history belong together; otherwise two threads would get one point.
+            with self._lock:
+                try:
+                    proposal = self._proposer.propose(len(self._history), self._history)
+                except SpaceExhausted:
+                    if not points:
+                        raise
+                    break
+                self._history = self._history.with_point(proposal.point, note=proposal.note)
             points.append(dict(proposal.point))
         return points
 
@@ -120,9 +132,14 @@ class Optimizer:
         point = self.space.check(point)
         losses = None if values is None else self._losses(values)
         status: Status = "failed" if values is None else "told"
+        with self._lock:
+            self._enter(point, status, losses)
+
+    def _enter(self, point: Point, status: Status, losses: list[float] | None) -> None:
+        """Add the values of a point to the history."""
         key = self._axes.keys(self._axes.rows([point]))[0]
         old = self._history
-        pending = [i for i, status in enumerate(old.status) if status == "pending"]
+        pending = [i for i, known in enumerate(old.status) if known == "pending"]
         keys = self._axes.keys(self._axes.rows([old.points[i] for i in pending]))
         if key not in keys:
             self._history = old.with_point(point, status, losses)

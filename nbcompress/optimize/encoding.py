@@ -12,6 +12,9 @@ of Euclidean distance is positive semi-definite on any vectors, so it is valid o
     conditional number            (sin, cos)(angle u) / angle, inactive (0, 0)    2 sin(angle |u - u'| / 2) / angle
     conditional unordered choice  one-hot / sqrt(2), inactive 0                   0 or 1
 
+A choice of very many options has a fixed random code of signs for each option instead of one-hot, so features do not
+grow with the options: two different options are at a distance of nearly 1, and an inactive one at 1 / sqrt(2).
+
 A value that is active in only one of two points carries no information: the distance between active and inactive is
 the same for every value (1 / angle for a number, 1 / sqrt(2) for a choice), and 0 between inactive and inactive.
 
@@ -34,6 +37,9 @@ Flags = NDArray[np.bool_]
 
 # A discrete parameter with more values than this is rounded by arithmetic; a list of its values would cost more.
 MAX_LEVELS = 1000
+# An unordered choice with more options has codes of this many signs instead of one-hot features. Squared distances of
+# codes are 1 within 0.09 (one standard deviation). Heuristic.
+MAX_ONE_HOT, CODE_LENGTH = 1000, 128
 # Two points are equal if they agree to this many decimals in every coordinate.
 KEY_DECIMALS = 10
 # The middle of an axis; also the value in the columns of the inactive parameters of a known point.
@@ -176,11 +182,18 @@ class Embedding:
 
     def __init__(self, encoder: SpaceEncoder) -> None:
         self.encoder = encoder
+        self._codes: dict[int, NDArray[np.int8]] = {}
         owner: list[int] = []
         columns: list[slice] = []
         for i in range(encoder.d):
             n_values = encoder.n_values[i]
-            width = (n_values or 0) if not encoder.is_ordered[i] else 2 if encoder.is_conditional[i] else 1
+            if encoder.is_ordered[i]:
+                width = 2 if encoder.is_conditional[i] else 1
+            else:
+                width = n_values or 0
+                if width > MAX_ONE_HOT:
+                    self._codes[i] = _codes(width)
+                    width = CODE_LENGTH
             columns.append(slice(len(owner), len(owner) + width))
             owner += [i] * width
         self.owner: NDArray[np.intp] = np.array(owner, dtype=np.intp)
@@ -190,6 +203,11 @@ class Embedding:
         self._choices = [i for i in range(encoder.d) if not encoder.is_ordered[i]]
         self._plain_columns = [columns[i].start for i in self._plain]
         self._is_identity = len(self._plain) == encoder.d  # the features are the rows
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether a choice has so many options that random codes stand for them."""
+        return bool(self._codes)
 
     @property
     def n_features(self) -> int:
@@ -211,8 +229,11 @@ class Embedding:
             angle = ARC_ANGLE * rows[:, i]
             features[:, self._columns[i]] = np.stack([np.sin(angle), np.cos(angle)], 1) / ARC_ANGLE * active[:, [i]]
         for i in self._choices:
-            k = self._columns[i].stop - self._columns[i].start
+            k = self.encoder.n_values[i] or 0
             chosen = np.rint(rows[:, i] * max(k - 1, 1)).astype(np.intp)
+            if i in self._codes:
+                features[:, self._columns[i]] = self._codes[i][chosen] * (active[:, [i]] * np.sqrt(0.5 / CODE_LENGTH))
+                continue
             features[np.arange(len(rows)), self._columns[i].start + chosen] = np.where(active[:, i], np.sqrt(0.5), 0.0)
         return features
 
@@ -230,3 +251,10 @@ class Embedding:
             by_sin, by_cos = gradients[:, self._columns[i]].T
             by_rows[:, i] = np.where(active[:, i], by_sin * np.cos(angle) - by_cos * np.sin(angle), 0.0)
         return by_rows
+
+
+def _codes(n: int) -> NDArray[np.int8]:
+    """Return the codes of `n` options, shape `(n, CODE_LENGTH)`: random signs, always the same."""
+    random = np.random.default_rng(n).bytes(n * CODE_LENGTH // 8)
+    bits = np.unpackbits(np.frombuffer(random, dtype=np.uint8)).reshape(n, CODE_LENGTH)
+    return (2 * bits.astype(np.int8) - 1).astype(np.int8)

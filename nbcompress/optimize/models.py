@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr
 
 from nbcompress.optimize.encoding import Embedding
 from nbcompress.optimize.history import Array, History
@@ -27,6 +28,10 @@ FAILED, SUCCEEDED = 1.0, -1.0
 # forget failures at a short distance. The lengthscale is multiplied by the root of the dimension. Heuristics, see
 # benchmarks.md#surrogate-priors.
 FAILURE_LENGTHSCALE, FAILURE_SIGNAL, FAILURE_NOISE = 0.5, 1.0, 0.01
+# How much of the variance of the labels may depend on the point, besides all of it and nothing. Predicted probabilities
+# are cut off, so that a failure at the edge of a failing region is no proof of chance. Heuristics, see
+# benchmarks.md#failures-by-chance.
+FAILURE_SHARES, FAILURE_CERTAINTY = (0.5, 0.2), 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +110,9 @@ class FittedModels:
         if failed.any():
             ended = told | failed
             labels = np.where(failed, FAILED, SUCCEEDED)[ended]
-            model = _failure_model(embedding, spec, features[ended], labels)
-            constraints["failure"] = model.condition_on_mean(X_pending)
+            failure = _failure_model(embedding, spec, features[ended], labels)
+            if failure is not None:
+                constraints["failure"] = failure.condition_on_mean(X_pending)
         note = {"hyperparameters": hyper, **({"trouble": errors} if errors else {})}
         objectives = {j: model.condition_on_mean(X_pending) for j, model in unconditioned.items()}
         return cls(
@@ -138,10 +144,34 @@ def _worst_on_front(history: History) -> Array:
     return np.asarray(feasible[is_non_dominated(feasible)].max(0, initial=-np.inf))
 
 
-def _failure_model(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> GaussianProcess:
+def _failure_model(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> GaussianProcess | None:
+    """Return the model of failure, or None if failures seem to come by chance, wherever the point lies.
+
+    Failures may depend on the point (too little memory) or not (a flaky machine), or some of each. The share of the
+    labels' variance that depends on the point is the one with which labels are predicted best from those of the other
+    points: successes near failures speak for chance.
+    """
     lengthscales = np.full(embedding.encoder.d, FAILURE_LENGTHSCALE * np.sqrt(embedding.encoder.d))
-    hyper = Hyperparameters(lengthscales, FAILURE_SIGNAL, FAILURE_NOISE)
-    return GaussianProcess(ModelSpec(spec.kernel), hyper, embedding.owner, features, labels)
+    best: GaussianProcess | None = None
+    highest = -np.inf
+    for share in (1.0, *FAILURE_SHARES):
+        hyper = Hyperparameters(lengthscales, share * FAILURE_SIGNAL, (1.0 - share) * FAILURE_SIGNAL + FAILURE_NOISE)
+        model = GaussianProcess(ModelSpec(spec.kernel), hyper, embedding.owner, features, labels)
+        mean, std = model.leave_one_out()
+        score = _log_score(ndtr(-mean / std), labels)
+        if best is None or score > highest:
+            best, highest = model, score
+    # By chance: the share of successes among the others, with one more of each.
+    succeeded = labels == SUCCEEDED
+    others = succeeded.sum() - succeeded
+    by_chance = _log_score((others + 1.0) / (len(labels) + 1.0), labels)
+    return None if by_chance > highest else best
+
+
+def _log_score(probabilities: Array, labels: Array) -> float:
+    """Return the log probability of the labels, given the probability that each trial succeeds."""
+    chances = np.where(labels == SUCCEEDED, probabilities, 1.0 - probabilities)
+    return float(np.log(chances.clip(FAILURE_CERTAINTY, 1.0)).sum())
 
 
 def _earlier_hyperparameters(history: History, name: str) -> list[Hyperparameters]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 import secrets
 import threading
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
-from optuna.distributions import FloatDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from nbcompress.errors import SearchError, SpaceExhausted
+from nbcompress.errors import NbcompressWarning, SearchError, SpaceExhausted
 from nbcompress.optimize import History, Proposer, proposer
 from nbcompress.optimize.encoding import SpaceEncoder
 from nbcompress.optimize.protocol import random_generator
-from nbcompress.optuna.spaces import SearchSpace, conditional_search_space, conditions_of
+from nbcompress.optuna.spaces import SearchSpace, changed_ranges, conditional_search_space, conditions_of
 from nbcompress.space import Space
 from nbcompress.study.optuna_distributions import parameter_of
 from nbcompress.study.trial_store import read_attribute, write_attribute
@@ -55,8 +56,8 @@ def history_of(
 ) -> History:
     """Return the trials that lie in the space, in the order of their numbers.
 
-    Trials with other ranges, and trials whose parameters are not known yet, are left out. A failed trial counts as
-    failed, so points near it are avoided. Of a pruned trial only the constraints count.
+    Trials with values outside the ranges, and trials whose parameters are not known yet, are left out. A failed trial
+    counts as failed, so points near it are avoided. Of a pruned trial only the constraints count.
 
     Args:
         trials: Of the study.
@@ -97,9 +98,6 @@ def _point(trial: FrozenTrial, search_space: SearchSpace) -> Point | None:
         **trial.system_attrs.get("fixed_params", {}),
         **trial.params,
     }
-    for name, distribution in search_space.distributions.items():
-        if trial.distributions.get(name, distribution) != distribution:
-            return None
     return search_space.point(values)
 
 
@@ -116,7 +114,8 @@ def _replace_infinite_(table: Array) -> Array:
 class Sampler(BaseSampler):
     """The sampler `gp` of nbcompress, for a study of Optuna.
 
-    Parameters that complete trials have with the same range are proposed together by the surrogate. A parameter that
+    Parameters of complete trials are proposed together by the surrogate. If a range changes during the study, a warning
+    says so once, and the trials whose values lie within the new range are learned from. A parameter that
     only some trials have is included if a category or a small integer decides which trials. All other parameters are
     random. The first trial of a study is in the middle of every range.
 
@@ -163,6 +162,7 @@ class Sampler(BaseSampler):
         self._options: dict[str, Any] = {"acquisition": acquisition, "kernel": kernel, "mean": mean}
         self._constraints_func = constraints_func
         self._latest: tuple[Any, SearchSpace, Proposer] | None = None
+        self._changed: set[str] = set()
         self._lock = threading.Lock()
         self._proposer(SearchSpace({"x": FloatDistribution(0.0, 1.0)}), 1)  # raises for wrong options now
 
@@ -180,7 +180,26 @@ class Sampler(BaseSampler):
         study: Study,
         trial: FrozenTrial,  # noqa: ARG002 - Optuna's signature
     ) -> dict[str, BaseDistribution]:
-        return conditional_search_space(study.get_trials(deepcopy=False))
+        trials = study.get_trials(deepcopy=False)
+        space = conditional_search_space(trials)
+        for name in changed_ranges(trials):
+            self._warn_of_changed(name, space.get(name))
+        return space
+
+    def _warn_of_changed(self, name: str, distribution: BaseDistribution | None) -> None:
+        """Warn, once for each parameter, that its range changed, and say what is done about it."""
+        with self._lock:
+            if name in self._changed:
+                return
+            self._changed.add(name)
+        if isinstance(distribution, (FloatDistribution, IntDistribution)):
+            what = (
+                f"The sampler learns from trials with values from {distribution.low} to {distribution.high}, and draws "
+                f"at random where a proposal lies outside the range of its trial."
+            )
+        else:
+            what = "Its values are drawn at random from now on, since the ranges do not go together."
+        warnings.warn(f"The range of {name!r} changed during the study. {what}", NbcompressWarning, stacklevel=2)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

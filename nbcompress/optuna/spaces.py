@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from nbcompress.errors import PointError
@@ -32,21 +32,18 @@ Conditions = Mapping[str, tuple[str, tuple[Any, ...]]]
 
 
 def conditional_search_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """Return the parameters that have one range in all complete trials and are unconditional or have a known condition.
+    """Return the parameters of complete trials that are unconditional or have a known condition, with their ranges.
 
-    A parameter with a single value or without a counterpart is left out, and so are parameters that depend on it. The
-    unconditional parameters come first, by name; then the others, each after its parent.
+    If a range changed, it is the one that the latest two trials with the parameter share; if these differ, a range that
+    holds all. A parameter with a single value or without a counterpart is left out, and so are those that depend on
+    it. The unconditional parameters come first, by name; then the others, each after its parent.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    ranges: dict[str, set[BaseDistribution]] = {}
-    for trial in complete:
-        for name, distribution in trial.distributions.items():
-            ranges.setdefault(name, set()).add(distribution)
-    single = {name: next(iter(found)) for name, found in sorted(ranges.items()) if len(found) == 1}
+    ranges = {name: range_of(found) for name, found in sorted(_ranges(complete).items())}
     usable = {
         name: distribution
-        for name, distribution in single.items()
-        if not distribution.single() and parameter_of(distribution) is not None
+        for name, distribution in ranges.items()
+        if distribution is not None and not distribution.single() and parameter_of(distribution) is not None
     }
     unconditional = {
         name: distribution
@@ -55,6 +52,39 @@ def conditional_search_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDis
     }
     conditions = conditions_of(complete, usable)
     return unconditional | {name: usable[name] for name in conditions}
+
+
+def changed_ranges(trials: Sequence[FrozenTrial]) -> list[str]:
+    """Return the names of the parameters that do not have the same range in all complete trials."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(name for name, found in _ranges(complete).items() if len(set(found)) > 1)
+
+
+def _ranges(trials: Sequence[FrozenTrial]) -> dict[str, list[BaseDistribution]]:
+    """Return by parameter the ranges that the trials have, in the order of the trials."""
+    ranges: dict[str, list[BaseDistribution]] = {}
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            ranges.setdefault(name, []).append(distribution)
+    return ranges
+
+
+def range_of(found: Sequence[BaseDistribution]) -> BaseDistribution | None:
+    """Return the range to search, given the ranges of the trials so far; None if they do not go together."""
+    latest = found[-1]
+    if len(set(found)) == 1:
+        return latest
+    if not isinstance(latest, (FloatDistribution, IntDistribution)):
+        return None
+    others = [other for other in found if isinstance(other, type(latest)) and other.log == latest.log]
+    if len(others) < len(found):
+        return None
+    # A range that was changed on purpose stays for a while. One that depends on other parameters is another one in
+    # nearly every trial, and no single one of them says where to search.
+    if found[-2] == latest or latest.step not in (None, 1):
+        return latest
+    low, high = min(other.low for other in others), max(other.high for other in others)
+    return type(latest)(low, high, log=latest.log)  # type: ignore[arg-type]
 
 
 def conditions_of(trials: Sequence[FrozenTrial], search_space: Mapping[str, BaseDistribution]) -> Conditions:

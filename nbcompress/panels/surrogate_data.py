@@ -324,7 +324,8 @@ def surrogate_data(
         return None
     history = (histories or HistoryCache()).history_of(trials, goal)
     models = proposer.fit_models(history)
-    if not models.has_all_objectives:
+    # A page computes distances of options itself; it does not know the codes of very many options.
+    if not models.has_all_objectives or models.embedding.has_codes:
         return None
     return {
         "kernel": models.spec.kernel,

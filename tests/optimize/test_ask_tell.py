@@ -1,4 +1,7 @@
 import math
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -128,3 +131,31 @@ def test_integers_of_numpy_are_taken() -> None:
     for wrong in (None, True, 1.0):
         with pytest.raises(SearchError, match="seed is an integer, but got"):
             Optimizer(SPACE, seed=wrong)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "sobol", "random", "tpe"])
+def test_threads_share_one(sampler: str) -> None:
+    """No point is given out twice, and none of what is told is lost."""
+    optimizer = Optimizer({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)}, sampler=sampler)
+    barrier = threading.Barrier(4)
+
+    def work(_: int) -> list[tuple[float, ...]]:
+        points = []
+        for _ in range(6):
+            barrier.wait(timeout=60)
+            (point,) = optimizer.ask()
+            optimizer.tell(point, point["x"] + point["y"])
+            points.append(tuple(point.values()))
+        return points
+
+    with ThreadPoolExecutor(4) as pool:
+        points = [point for some in pool.map(work, range(4)) for point in some]
+    assert len(set(points)) == 24
+    assert optimizer.history.status == ("told",) * 24
+    assert sorted(map(sum, points)) == pytest.approx(sorted(optimizer.history.losses[:, 0]))
+
+
+def test_a_copy_goes_on_alike() -> None:
+    optimizer = Optimizer(SPACE)
+    optimizer.tell(optimizer.ask()[0], 1.0)
+    assert pickle.loads(pickle.dumps(optimizer)).ask() == optimizer.ask()

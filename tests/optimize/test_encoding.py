@@ -105,3 +105,23 @@ def test_the_gradient_is_pulled_back() -> None:
         ahead, behind = (embedding.features(moved[None], active[None])[0] for moved in (row + step, row - step))
         numeric[i] = gradient @ (ahead - behind) / 2e-6
     np.testing.assert_allclose(embedding.pull_back(row[None], active[None], gradient[None])[0], numeric, atol=1e-8)
+
+
+@pytest.mark.parametrize("when", [None, {"kind": "b"}])
+def test_features_do_not_grow_with_the_options(when: dict[str, str] | None) -> None:
+    """17,576 options; all are far from each other, and each is found again."""
+    options = [f"option {i}" for i in range(17576)]
+    space = Space({"kind": Choice("a", "b"), "name": Choice(*options, when=when), "x": Float(0.0, 1.0)})
+    encoder = SpaceEncoder(space)
+    embedding = Embedding(encoder)
+    assert embedding.n_features < 200
+    rows = encoder.rows([{"kind": "b", "name": options[i], "x": 0.5} for i in range(0, 17576, 100)])
+    features = embedding.features(rows)
+    distances = np.linalg.norm(features[:, None] - features, axis=2)
+    others = distances[~np.eye(len(rows), dtype=bool)]
+    assert 0.6 < others.min() < 0.99 < others.max() < 1.4
+    assert others.mean() == pytest.approx(1.0, abs=0.02)
+    if when is not None:
+        inactive = embedding.features(encoder.rows([{"kind": "a", "x": 0.5}]))[:, embedding.owner == 1]
+        active = features[:, embedding.owner == 1]
+        np.testing.assert_allclose(np.linalg.norm(active - inactive, axis=1), np.sqrt(0.5))

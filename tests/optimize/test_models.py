@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+import pytest
 
 from nbcompress.optimize import History
 from nbcompress.optimize.encoding import Embedding, SpaceEncoder
@@ -32,3 +35,47 @@ def test_the_end_of_a_front_is_no_penalty() -> None:
     first, second = told([(4.0, 1.0), (3.0, 2.0), (5.0, 2.5), (2.0, 3.0), (0.5, 1000.0), (3.0, 2.8), (4.0, 1e6)])
     np.testing.assert_allclose(first, [4.0, 3.0, 5.0, 2.0, 0.5, 3.0, 4.0])
     np.testing.assert_allclose(second, [1.0, 2.0, 2.5, 3.0, 1000.0, 2.8, 1999.0])
+
+
+def with_failures(fails: Callable[[float, int], bool], xs: Sequence[float]) -> FittedModels:
+    history = History.empty(1)
+    for i, x in enumerate(xs):
+        failed = fails(x, i)
+        history = history.with_point({"x": x}, "failed" if failed else "told", None if failed else (x,))
+    return FittedModels.fit(history, Embedding(SpaceEncoder(SPACE)), ModelSpec())
+
+
+EVENLY = [i / 20 for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda _x, i: i % 2 == 0,
+        lambda _x, i: i % 3 == 0,
+        lambda _x, i: bool(np.random.default_rng(3).random(20)[i] < 0.4),
+    ],
+)
+def test_failures_by_chance_do_not_lead(fails: Callable[[float, int], bool]) -> None:
+    """Nearby successes say that the point does not decide."""
+    assert "failure" not in with_failures(fails, EVENLY).constraints
+
+
+def test_a_success_at_the_same_point_says_chance() -> None:
+    models = with_failures(lambda _x, i: i % 2 == 0, [x for x in (0.1, 0.4, 0.6, 0.9) for _ in range(2)])
+    assert "failure" not in models.constraints
+
+
+@pytest.mark.parametrize("xs", [EVENLY, EVENLY[::4], [0.2, 0.9], [0.9]], ids=len)
+def test_a_failing_region_is_known(xs: Sequence[float]) -> None:
+    model = with_failures(lambda x, _i: x > 0.5, xs).constraints["failure"]
+    mean = model.predict_mean(np.array([[0.2], [0.9]]))
+    assert mean[1] > 0
+    assert len(xs) == 1 or mean[0] < 0
+
+
+def test_a_failing_region_is_known_beside_failures_by_chance() -> None:
+    model = with_failures(lambda x, i: x > 0.6 or i % 4 == 2, [i / 40 for i in range(40)]).constraints["failure"]
+    mean = model.predict_mean(np.array([[0.3], [0.9]]))
+    assert mean[0] < 0 < mean[1]
+    assert model.hyper.noise > 0.4  # not all depends on the point

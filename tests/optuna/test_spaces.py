@@ -7,11 +7,13 @@ from statistics import median
 from typing import Any
 
 import optuna
+import pytest
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from nbcompress.errors import NbcompressWarning
 from nbcompress.optuna import Sampler
 from nbcompress.optuna.sampler import PROPOSAL
-from nbcompress.optuna.spaces import conditional_search_space, conditions_of
+from nbcompress.optuna.spaces import conditional_search_space, conditions_of, range_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -115,3 +117,44 @@ def test_any_text_is_a_name() -> None:
     study.optimize(objective, n_trials=20)
     assert set(study.trials[-1].system_attrs[PROPOSAL]["point"]) == set(names)
     assert study.best_value < 0.05
+
+
+def test_a_changed_range_is_searched_on(recwarn: pytest.WarningsRecorder) -> None:
+    """Narrowed, widened or shifted: one warning, and the trials within the new range are learned from."""
+    for low, high in [(0.0, 0.5), (-2.0, 3.0), (0.25, 2.0)]:
+
+        def objective(trial: Trial, low: float = low, high: float = high) -> float:
+            low, high = (0.0, 1.0) if trial.number < 8 else (low, high)
+            x, y = trial.suggest_float("x", low, high), trial.suggest_int("y", 1, 40)
+            return (x - 0.3) ** 2 + (y - 17) ** 2 / 400
+
+        study = optuna.create_study(sampler=Sampler(seed=1))
+        recwarn.clear()
+        study.optimize(objective, n_trials=22)
+        (said,) = [str(warning.message) for warning in recwarn if warning.category is NbcompressWarning]
+        assert said.startswith("The range of 'x' changed during the study. The sampler learns from trials with values")
+        assert all(set(trial.system_attrs[PROPOSAL]["point"]) == {"x", "y"} for trial in study.trials[8:])
+        assert all(low <= trial.params["x"] <= high for trial in study.trials[8:])
+        assert study.best_value < 1e-3
+
+
+def test_a_range_that_depends_on_another_parameter(recwarn: pytest.WarningsRecorder) -> None:
+    def objective(trial: Trial) -> float:
+        x = trial.suggest_float("x", 0.1, 1)
+        return (x - 0.6) ** 2 + (trial.suggest_float("y", 0, x) - 0.2) ** 2
+
+    study = optuna.create_study(sampler=Sampler(seed=0))
+    study.optimize(objective, n_trials=25)
+    assert study.best_value < 1e-3
+    assert sum(warning.category is NbcompressWarning for warning in recwarn) == 1
+
+
+def test_ranges_that_go_together() -> None:
+    def floats(*ends: tuple[float, float], **options: Any) -> list[optuna.distributions.BaseDistribution]:
+        return [optuna.distributions.FloatDistribution(low, high, **options) for low, high in ends]
+
+    assert range_of(floats((0, 1), (0, 1))) == floats((0, 1))[0]
+    assert range_of(floats((0, 1), (2, 3), (2, 3))) == floats((2, 3))[0]
+    assert range_of(floats((0, 1), (2, 3))) == floats((0, 3))[0]
+    assert range_of(floats((0, 1), (0, 3), step=0.5)) == floats((0, 3), step=0.5)[0]
+    assert range_of([*floats((1, 2)), *floats((1, 2), log=True)]) is None

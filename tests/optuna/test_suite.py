@@ -18,6 +18,7 @@ from optuna.testing.pytest_samplers import (
 from nbcompress.optuna import Sampler
 
 
+@pytest.mark.filterwarnings("ignore:The range of '.' changed:nbcompress.errors.NbcompressWarning")
 class TestSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], optuna.samplers.BaseSampler]:

@@ -12,6 +12,7 @@ from panel_studies import digits_study, empty_study, hostile_study, single_study
 from surrogate_cases import FOLDER, expected_at, points_of, proposer_of, rebuilt, studies
 
 from nbcompress.optimize import History, proposer
+from nbcompress.optimize.encoding import Embedding
 from nbcompress.optimize.models import FittedModels
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 from nbcompress.panels import surrogate_data as surrogate
@@ -183,6 +184,9 @@ def test_a_sampler_without_a_surrogate_has_no_data(monkeypatch: pytest.MonkeyPat
     assert surrogate_data(None, study.all_trials, study.goal) is None
     gp = proposer_of(study, {})
     assert surrogate_data(gp, (), study.goal) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(Embedding, "has_codes", True)
+        assert surrogate_data(gp, study.all_trials, study.goal) is None
     monkeypatch.setattr(surrogate, "MAX_TRIALS", 23)
     assert surrogate_data(gp, study.all_trials, study.goal) is None
 

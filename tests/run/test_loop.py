@@ -27,10 +27,9 @@ from nbcompress.panels.view import study_view
 from nbcompress.run import Controls, attach_artifact_store, keep, report
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.engines import ExecutorEngine, ProcessEngine
-from nbcompress.run.outcome import mean_outcome
-from nbcompress.run.loop import MAX_TRIAL_REMARKS, TAKEN_OVER, 
+from nbcompress.run.loop import MAX_TRIAL_REMARKS, TAKEN_OVER
 from nbcompress.run.options import GainBelow, NoGain
-from nbcompress.run.outcome import Outcome
+from nbcompress.run.outcome import Outcome, mean_outcome
 from nbcompress.space import Choice, Space
 from nbcompress.study import Failure, State, Study, Trial, open_study
 from nbcompress.study.processes import HeartbeatSettings, this_worker
