@@ -4,7 +4,7 @@ The best observed value of a noisy objective is biased upward. The posterior mea
 every run of the point and of its neighbours, so it is less biased. Running the best few points again makes it more
 certain, and lets the surrogate estimate the noise.
 
-Re-evaluation costs trials, so it is done only on request; heuristic, see benchmarks.md#finalists.
+Re-evaluation costs trials, so it is done only on request; heuristic, see benchmarks.md#noise.
 """
 
 from __future__ import annotations
