@@ -391,7 +391,10 @@ class SearchLoop:
 
     def _next_point(self, trials: Sequence[Trial]) -> _NextPoint | Ending:
         # Also trials of processes that have died since this search began.
-        interrupted = next((trial for trial in trials if trial.state is State.INTERRUPTED), None)
+        # A trial that another machine has given up still runs here, and must not be started twice.
+        interrupted = next(
+            (trial for trial in trials if trial.state is State.INTERRUPTED and trial.number not in self._running), None
+        )
         if interrupted is not None:
             return _NextPoint(interrupted.point, interrupted.number, interrupted.note, interrupted.reason)
         if isinstance(self._until, NoGain):

@@ -241,8 +241,10 @@ class Study:
             self._refresh()
             # From the storage: an interrupt may have come after a trial was written and before it was noted here.
             self._running = self._store.running_here()
+            unrecorded = dict(self._unrecorded)
             for number in sorted(self._running):
-                self.finish(replace(self.all_trials[number], state=State.INTERRUPTED))
+                # A result that could not be stored when its trial ended is stored now, not replaced.
+                self.finish(unrecorded.get(number) or replace(self.all_trials[number], state=State.INTERRUPTED))
 
     def is_taken_over(self, number: int) -> bool:
         """Return whether another process has given up a trial that runs here, and has begun to run it again."""

@@ -288,7 +288,7 @@ class TrialStore:
     def __init__(
         self,
         handle: StorageHandle,
-        trial_id: int,
+        study_id: int,
         goal: Goal,
         *,
         is_read_only: bool,
@@ -300,9 +300,9 @@ class TrialStore:
         self.current_runs: list[Run] = []
         self.taken_keys: set[str] = set()
         self.record: dict[str, Any] = {}
-        self._study_id = trial_id
+        self._study_id = study_id
         self._session = uuid.uuid4().hex
-        self._thread = threading.RLock()
+        self._lock = threading.RLock()
         self._final_runs: dict[int, Run] = {}  # runs that no longer change, by Optuna's id
         self._heartbeat_writer: HeartbeatWriter | None = None
         if not is_read_only:
@@ -314,12 +314,12 @@ class TrialStore:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Exclude other threads of this study, and translate errors of the storage."""
-        with self._thread, self.handle.translate_errors():
+        with self._lock, self.handle.translate_errors():
             yield
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Exclude other threads and, in a journal, other processes: for reading and then writing."""
+        """Exclude other threads and other processes, for reading and then writing. A database server has no lock."""
         with self.locked(), self.handle.lock:
             yield
 

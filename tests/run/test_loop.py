@@ -20,14 +20,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
-from run_searches import BOUNDED, ONE, SPACE, Diary, Walk, counted, fresh_study, searched, states, walk
+from run_searches import BOUNDED, ONE, SPACE, Diary, Walk, counted, evaluating, fresh_study, searched, states, walk
 
 from nbcompress.errors import NbcompressWarning, PointError, SearchError, SpaceExhausted, warn
 from nbcompress.panels.view import study_view
 from nbcompress.run import Controls, attach_artifact_store, keep, report
 from nbcompress.run.capture import trial_seed
-from nbcompress.run.engines import ExecutorEngine, ProcessEngine
-from nbcompress.run.loop import MAX_TRIAL_REMARKS, TAKEN_OVER
+from nbcompress.run.engines import ExecutorEngine, InlineEngine, ProcessEngine
+from nbcompress.run.loop import MAX_TRIAL_REMARKS, TAKEN_OVER, Search, SearchLoop, _NextPoint
 from nbcompress.run.options import GainBelow, NoGain
 from nbcompress.run.outcome import Outcome, mean_outcome
 from nbcompress.space import Choice, Space
@@ -749,3 +749,20 @@ def test_a_run_that_does_not_complete_stands_alone() -> None:
     first = Outcome(State.COMPLETE, {"size": 10.0}, seconds=1.0, kept={"k": 1})
     second = Outcome(State.INFEASIBLE, {"size": 61.0}, seconds=1.0)
     assert mean_outcome([first, second]) == Outcome(State.INFEASIBLE, {"size": 61.0}, seconds=2.0)
+
+
+def test_a_trial_that_runs_here_is_not_started_again_when_another_machine_gives_it_up() -> None:
+    study = fresh_study()
+    trial = study.begin({"x": 0.5})
+    search = Search(study, Walk(), evaluating(lambda x: {"loss": x}), InlineEngine())
+    loop = SearchLoop(search)
+    given_up = (replace(trial, state=State.INTERRUPTED),)
+
+    def next_number() -> int | None:
+        planned = loop._next_point(given_up)
+        assert isinstance(planned, _NextPoint)
+        return planned.number
+
+    assert next_number() == 0
+    loop._running[0] = object()  # type: ignore[assignment]
+    assert next_number() is None

@@ -234,6 +234,29 @@ class NeverNoted(dict[int, int]):
         pass
 
 
+def test_a_result_that_could_not_be_stored_is_stored_when_the_search_ends(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage fails once, as a locked database does; the result must not be replaced by `interrupted`."""
+    study = place.open()
+    trial = study.begin(PLAIN)
+    end, calls = study._store.end, []
+
+    def fail_once(*arguments: Any) -> bool:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise StudyError("database is locked")
+        return end(*arguments)
+
+    monkeypatch.setattr(study._store, "end", fail_once)
+    with pytest.raises(StudyError, match="locked"):
+        study.finish(replace(trial, state=State.COMPLETE, values=GOOD))
+    study.abandon()
+    for found in (study, place.open()):
+        assert found.all_trials[0].state is State.COMPLETE
+        assert found.all_trials[0].values == GOOD
+
+
 def test_a_trial_that_another_program_ended_is_recorded_all_the_same(place: Place) -> None:
     study = place.open()
     begun = study.begin(PLAIN)

@@ -298,6 +298,9 @@ def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
                 return (
                     f"{n_bad} of {a.numel()} outputs of the masked model are NaN or infinite, so none can be compared"
                 )
+            n_bad = int((~torch.isfinite(b)).sum())
+            if n_bad:
+                return f"{n_bad} of {b.numel()} outputs of the cut model are NaN or infinite, unlike the masked model's"
             size = f"{_relative_difference(a, b):.2g}"
             return f"outputs differ from those of the masked model, by {size} of their median size"
     return None

@@ -141,7 +141,8 @@ class GaussianProcessProposer:
         has_results = (history.has_status("told") | history.has_status("failed")).any()
         if len(history) < n_initial or not has_results:
             proposal = self._initial_point(number, history, untried)
-            return Proposal(proposal.point, reason=f"one of the first {n_initial} points: {proposal.reason}")
+            what = f"one of the first {n_initial} points" if len(history) < n_initial else "no result is known yet"
+            return Proposal(proposal.point, reason=f"{what}: {proposal.reason}")
         if is_random_on_plateau(number, history):
             reason = f"drawn at random, since {n_repeats(history)} of the latest trials only repeat the best value"
             rng = random_generator(self.seed, number, Stream.RANDOM_AMONG_UNTRIED)
