@@ -247,9 +247,10 @@ def settings_kept(trial: RunningTrial) -> Iterator[None]:
     """Put back, after the `with` block, what the trial changed in this thread and in this process.
 
     These are: torch's default dtype and device, grad mode, number of threads, deterministic mode and cuDNN flags;
-    NumPy's error state; the decimal context; warning filters; matplotlib's backend and interactive mode; level and
-    handlers of the root logger; the garbage collector's state and thresholds; umask; recursion limit; `sys.path`; the
-    working directory; environment variables; builtins; and the start method of processes.
+    NumPy's error state; the decimal context; warning filters; matplotlib's backend, and its interactive mode if pyplot
+    is imported already; level and handlers of the root logger; the garbage collector's state and thresholds; umask;
+    recursion limit; `sys.path`; the working directory; environment variables; builtins; and the start method of
+    processes.
 
     What belongs to the process is shared by trials that run in threads at the same time. The first one in takes the
     snapshot, and the last one out puts it back; so a search on threads leaves the notebook as it was, but its trials
@@ -391,7 +392,11 @@ def _matplotlib_settings(matplotlib: Any) -> _PutBack:
         else:
             dict.__setitem__(settings, "backend", before)
 
-    return [_kept(backend, set_backend), _kept(matplotlib.is_interactive, matplotlib.interactive)]
+    # The first import of pyplot loads the backend, and the one of notebooks turns the interactive mode on. If a trial
+    # is the first to import it, the mode stays: without it, later cells would not show their figures.
+    is_loaded = "matplotlib.pyplot" in sys.modules
+    interactive = [_kept(matplotlib.is_interactive, matplotlib.interactive)] if is_loaded else []
+    return [_kept(backend, set_backend), *interactive]
 
 
 # By module: what puts its settings back. Of a module that is not loaded yet, it is called after the import.

@@ -15,7 +15,7 @@ from nbcompress.panels import surrogate_data as data_module
 from nbcompress.panels import surrogate_refresh
 from nbcompress.panels.surrogate_data import SurrogateInsight, always
 from nbcompress.panels.surrogate_refresh import IDLE_RATIO, SurrogateRefresh
-from nbcompress.run.history import history_of
+from nbcompress.run.history import HistoryCache
 
 
 class Time:
@@ -137,8 +137,9 @@ def test_the_surrogate_is_asked_as_it_was_before_the_trial_began() -> None:
 def test_what_the_proposal_has_fitted_is_not_fitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, study = Time(), digits(24)
     proposes = gp(study)
-    watching = SurrogateRefresh(proposes, clock)
-    proposes.propose(23, history_of(study.all_trials[:23], study.goal))
+    histories = HistoryCache()
+    watching = SurrogateRefresh(proposes, clock, histories)
+    proposes.propose(23, histories.history_of(study.all_trials[:23], study.goal))
     monkeypatch.setattr(FittedModels, "fit", lambda *_: pytest.fail("one fit answers the panel as well"))
     clock.now = 100.0
     # The search has begun trial 23 since.

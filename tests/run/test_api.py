@@ -47,14 +47,18 @@ def test_a_search() -> None:
     assert study.record["ending"]["reason"] == "All 6 trials are done."
 
 
-def test_nothing_is_stored_unless_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_stored_unless_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     sought()
     assert list(tmp_path.iterdir()) == []
     sought(study="digits")
     assert {path.name for path in tmp_path.iterdir()} >= {"nbcompress.journal", "nbcompress.kept"}
     again = sought(study="digits")
-    assert "none was run again" in again.record["ending"]["reason"]
+    assert "none was run again" in caplog.text
+    # A search that runs nothing leaves the ending of the search before.
+    assert again.record["ending"]["reason"] == "All 6 trials are done."
     sought(storage=tmp_path / "other.journal")
     assert (tmp_path / "other.journal").exists()
 

@@ -50,7 +50,10 @@ def test_three_processes_share_the_trials(storage: str, sampler: str) -> None:
         searcher.stdin.flush()
     for searcher in searchers:
         _, errors = searcher.communicate()
-        assert (searcher.returncode, errors) == (0, "")
+        # A process that ends while the last trial runs in another one says so.
+        lines = [line for line in errors.splitlines() if "run in another process" not in line]
+        lines = [line for line in lines if "none was run again" not in line]
+        assert (searcher.returncode, lines) == (0, [])
     trials = read_study("s", storage).all_trials
     assert [trial.state for trial in trials] == [State.COMPLETE] * 24
     assert len({tuple(trial.params.items()) for trial in trials}) == 24
