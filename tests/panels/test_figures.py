@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.style import library as styles
 from panel_studies import choices, digits_study, single_study
 
 from nbcompress.panels.bundle import study_bundle
@@ -87,7 +88,7 @@ def test_wide(values: list[float], wide: bool) -> None:
     assert needs_log_scale(values) is wide
 
 
-DARK = dict(mpl.style.library["dark_background"])
+DARK = dict(styles["dark_background"])
 STYLES: dict[str, dict[str, Any]] = {
     "dark": DARK,
     "TeX": {"text.usetex": True, "text.latex.preamble": r"\nothing"},
