@@ -318,6 +318,12 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
         cell_search.run()
 
 
+_CELLS_RUN_ON = (
+    "%%bo_search: the search was interrupted, and the cells below run on. To stop Run All, interrupt once more, or "
+    "write --on-interrupt raise."
+)
+
+
 class _CellSearch:
     """The search of a cell with its panel, in this thread or in the background."""
 
@@ -351,13 +357,17 @@ class _CellSearch:
 
         Raises:
             UsageError: The search could not go on: the first trials failed alike, or the engine broke.
-            KeyboardInterrupt: The second interrupt.
+            KeyboardInterrupt: The second interrupt; with `--on-interrupt raise`, the first one.
         """
         ending = run_watched(self._search, self._panel, self._controls)
         if ending.kind in ("same failure", "broken"):
             if ending.traceback:
                 self._output.print(ending.traceback.rstrip())
             raise UsageError(ending.reason)
+        if ending.kind == "interrupted":
+            if self._search.options.on_interrupt == "raise":
+                raise KeyboardInterrupt
+            self._output.print(_CELLS_RUN_ON)
 
     def _in_background(self) -> None:
         from nbcompress.run.capture import shared_with_cells
