@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -113,6 +114,12 @@ class CellEvaluator:
     def written(self) -> frozenset[tuple[str, ...]]:
         """Return the places of the notebook's values that the body's own statements write into."""
         return written_into(self._body.declarations.tree)
+
+    def reusable(self) -> Callable[[], CellEvaluator]:
+        """Return a function that makes an evaluator of the same cell; it holds only what the body reaches."""
+        names = {name: self._namespace[name] for name in self._names if name in self._namespace}
+        names |= {"__name__": "__main__", "__builtins__": __builtins__}
+        return partial(CellEvaluator, self._body, self._space, names, self._keep)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: the body, and one pickle of the values that it reaches.

@@ -49,6 +49,9 @@ class FunctionEvaluator:
         """Return nothing: writes of a function are found by comparing the values before and after the search."""
         return frozenset()
 
+    def reusable(self) -> Callable[[], FunctionEvaluator]:
+        return lambda: self
+
     def _body(self, trial: RunningTrial) -> Mapping[str, Any]:
         returned = self.function(**self.space.grouped(trial.assignment.point))
         if not isinstance(returned, Mapping):

@@ -347,3 +347,13 @@ def test_an_interrupt_that_a_body_raises_itself_fails_that_trial(notebook: Noteb
     trials = notebook.names["study"].trials
     assert list(trials.state[trials.x == 2]) == ["failed"]
     assert set(trials.state[trials.x != 2]) == {"complete"}
+
+
+def test_a_trial_of_a_cell_can_be_run_again_with_what_the_body_reaches(notebook: Notebook) -> None:
+    notebook.must("offset = 2\nbig = list(range(10))\ndef moved(x):\n    return x + offset\n")
+    body = "x = Int(0, 5)\nmodel = [moved(x)]\nloss = model[0]\n"
+    notebook.must(cell("--trials 6 --minimize loss --keep model", body))
+    study = notebook.names["study"]
+    notebook.must("again = study.rerun(int(study.trials.number[study.trials.x == 4].iloc[0]))")
+    assert notebook.names["again"].kept["model"] == [6]
+    assert "big" not in study.rerunner.make_evaluate.args[2]  # what the body does not read is not kept alive
