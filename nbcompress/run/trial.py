@@ -181,6 +181,12 @@ def current_trial() -> RunningTrial | None:
     return _running.get()
 
 
+def current_terminator() -> Terminator | None:
+    """Return what can end the trial that runs in this context, or None."""
+    trial = _running.get()
+    return None if trial is None else trial.terminator
+
+
 def report(step: int | None = None, **metrics: Any) -> None:
     """Report metrics of the running trial. Outside a trial this does nothing.
 

@@ -17,7 +17,7 @@ from nbcompress.study.goal import Constraint, Failure, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
 from nbcompress.study.processes import check_not_searched, search_lock
 from nbcompress.study.table import trials_table
-from nbcompress.study.trial_store import TrialStore
+from nbcompress.study.trial_store import RERUN_STATES, TrialStore
 
 if TYPE_CHECKING:
     import optuna
@@ -40,6 +40,7 @@ class Study:
         warnings: Differences to the search that began this study, and what the latest search warned of, one sentence
             each.
         accepted: The present values, by name, that differ from those that the study was begun with.
+        changed_body: The hash of the present body, if it is not the one that the study was begun with.
         is_read_only: Whether the study was opened by `read_study`.
         rerunner: What `rerun` calls; the search of this session sets it.
 
@@ -62,11 +63,12 @@ class Study:
         artifact_store: ArtifactStore | None = None,
         warnings: Sequence[str] = (),
         accepted: Mapping[str, Any] | None = None,
+        changed_body: str | None = None,
         is_read_only: bool = False,
     ) -> None:
         self.name, self.space, self.goal = name, space, store.goal
         self.warnings, self.is_read_only = tuple(warnings), is_read_only
-        self.accepted = dict(accepted or {})
+        self.accepted, self.changed_body = dict(accepted or {}), changed_body
         self.rerunner: Callable[[Study, int], Trial] | None = None
         self._slot = ArtifactStoreSlot(artifact_store)
         self._store = store
@@ -101,7 +103,7 @@ class Study:
 
         Args:
             point: The point to run.
-            number: None for a new trial; the number of an interrupted trial to run that again.
+            number: None for a new trial; the number of an interrupted or failed trial to run that again.
             seed: Seed of the trial's random generators.
             note: JSON of the proposer, stored with the trial.
             reason: One sentence on why this point is run.
@@ -112,8 +114,8 @@ class Study:
         Raises:
             PointError: The point is not in the space.
             TrialConflict: Another process has begun a trial of the same point since, or the last trial.
-            StudyError: The trial to run again is not interrupted (another process may have taken it) or has another
-                point; the note is not JSON; the study is read only.
+            StudyError: The trial to run again is neither interrupted nor failed (another process may have taken it) or
+                has another point; the note is not JSON; the study is read only.
         """
         self._check_writable()
         checked = self.space.check(point)
@@ -522,8 +524,10 @@ class Study:
         if not 0 <= number < len(trials):
             raise StudyError(f"Study {self.name!r} has {len(trials)} trials, so there is no trial {number}.")
         trial = trials[number].trial
-        if trial.state is not State.INTERRUPTED:
-            raise TrialConflict(f"Only an interrupted trial is run again, but trial {number} is {trial.state.value}.")
+        if trial.state not in RERUN_STATES:
+            raise TrialConflict(
+                f"Only an interrupted or failed trial is run again, but trial {number} is {trial.state.value}."
+            )
         if trial.params != point:
             raise StudyError(f"Trial {number} is run again at its own point {dict(trial.params)}, but got {point}.")
 
