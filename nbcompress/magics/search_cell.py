@@ -155,9 +155,10 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory
     body, space = read_cell(arguments, cell, scope, baseline)
     options = _options(arguments, body, scope, baseline)
     location = StudyLocation.of_cell(options, _made_name(body, space))
+    evaluator = CellEvaluator(body, space, scope.namespace, options.keep)
     search = prepare_search(
         options,
-        CellEvaluator(body, space, scope.namespace, options.keep),
+        evaluator,
         space,
         body.goal,
         replace(location, storage=None) if in_memory else location,
@@ -165,6 +166,10 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory
         modules=lambda: notebook_modules(scope.namespace),
         engine_name=arguments.engine,
         facts={"cell": cell},
+    )
+    search.study.warnings += tuple(
+        f"In this cell {name!r} is the notebook's own, not the one of nbcompress; delete it or write nbcompress.{name}."
+        for name in evaluator.shadowing()
     )
     return replace(search, variable=arguments.out, notebook_names=frozenset(scope.namespace))
 

@@ -357,3 +357,15 @@ def test_a_trial_of_a_cell_can_be_run_again_with_what_the_body_reaches(notebook:
     notebook.must("again = study.rerun(int(study.trials.number[study.trials.x == 4].iloc[0]))")
     assert notebook.names["again"].kept["model"] == [6]
     assert "big" not in study.rerunner.make_evaluate.args[2]  # what the body does not read is not kept alive
+
+
+def test_a_name_of_ours_that_the_notebook_uses_is_named(notebook: Notebook) -> None:
+    notebook.must(
+        "import torch.nn.utils.prune as prune\nfrom nbcompress import quantize\naccuracy = 0.5\n"
+        "def save(x):\n    return x\n"
+    )
+    body = "x = Float(0, 1)\nprune, quantize, report(other=1)\naccuracy = save(x)\n"
+    notebook.must(cell("--trials 2 --maximize accuracy", body))
+    warnings = [text for text in notebook.names["study"].warnings if "the notebook's own" in text]
+    assert [text.split("'")[1] for text in warnings] == ["prune", "save"]
+    assert "delete it or write nbcompress.prune" in warnings[0]
