@@ -315,12 +315,23 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
     except KeyboardInterrupt:
         print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
         return
+    _warn_before_overwriting(search, scope.namespace)
     scope.namespace[arguments.out] = search.study
     cell_search = _CellSearch(search, arguments, scope, search_parser().options())
     if arguments.background and cell_search.can_run_in_background:
         cell_search.start()
     else:
         cell_search.run()
+
+
+def _warn_before_overwriting(search: Search, namespace: Mapping[str, Any]) -> None:
+    """Add a warning if the study replaces a value of the notebook that is no study."""
+    before = namespace.get(search.variable)
+    if before is not None and not is_a(before, type(search.study)):
+        search.study.warnings += (
+            f"The notebook's {search.variable!r}, a {type(before).__name__}, is replaced by the study of this search; "
+            "--out NAME chooses another variable.",
+        )
 
 
 _CELLS_RUN_ON = (
