@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -27,7 +27,7 @@ from traitlets import Integer
 from traitlets.config import Configurable
 
 from nbcompress.errors import StudyError
-from nbcompress.server.files import MODEL, FileRefused, ServedFiles
+from nbcompress.server.files import JOURNAL, MODEL, FileRefused, ServedFiles
 from nbcompress.server.studies import DeletionRefused, StudyReader, code_of
 from nbcompress.study.registration import registered
 
@@ -133,7 +133,8 @@ class StudiesHandler(StudyHandler):
     """Lists studies, or returns one.
 
     `path` (and `study`): one study as the data of the study view. `file`: the studies of one file. `folder`: those
-    below a folder of the root. `code`: with `path`, the lines of Python that open the study.
+    below a folder of the root. `code`: with `path`, the lines of Python that open the study, whose file is called
+    `shown` there.
     """
 
     @web.authenticated
@@ -151,7 +152,8 @@ class StudiesHandler(StudyHandler):
         path = await self.in_thread(self.locate)
         if self.get_query_argument("code", None) is not None:
             study = await self.in_thread(self.services.reader.study, path, name)
-            self.finish_json({"code": code_of(study, self.get_query_argument("path"))})
+            shown = self.get_query_argument("shown", self.get_query_argument("path"))
+            self.finish_json({"code": code_of(study, shown)})
             return
         text = await self.in_thread(lambda: json.dumps(self.services.reader.view(path, name), allow_nan=False))
         self.set_header(
@@ -164,44 +166,67 @@ class StudiesHandler(StudyHandler):
         return {"studies": self.services.reader.summaries(file, {"path": path, "kernel": None}), "complete": True}
 
     def _all(self, folder: str) -> dict[str, Any]:
+        """Return the studies below a folder, then those of kernels elsewhere.
+
+        `kernel` is the kernel that the file is read by the permission of; `kernels` are all that have opened the study.
+        """
         found = self.services.files.find(folder)
+        users = self._kernels_by_file()
         studies: list[dict[str, Any]] = []
         problems: list[dict[str, str]] = []
         seen: set[str] = set()
         for path in found.paths:
             try:
-                file = self.services.files.resolve(path)
-                if str(file) not in seen:
-                    studies += self.services.reader.summaries(file, {"path": path, "kernel": None})
-                    seen.add(str(file))
+                file = str(self.services.files.resolve(path))
+                if file not in seen:
+                    seen.add(file)
+                    lines = self.services.reader.summaries(file, {"path": path, "kernel": None})
+                    studies += [{**line, "kernels": users.get((file, line["name"]), [])} for line in lines]
             except (FileRefused, StudyError) as error:
                 # Databases of other programs are no problem of ours.
-                if path.endswith(".journal"):
+                if path.endswith(JOURNAL):
                     self.log.warning("nbcompress: %s is not listed: %.500s", path, error)
                     problems.append({"path": path, "problem": "This file cannot be read."})
-        studies += self._of_kernels(seen)
+        studies += self._of_kernels(seen, users)
         return {"studies": studies, "problems": problems, "complete": found.is_complete}
 
-    def _of_kernels(self, seen: set[str]) -> list[dict[str, Any]]:
-        """Return the studies that kernels have registered and that are not below the root."""
-        studies: list[dict[str, Any]] = []
+    def _registered(self) -> Iterator[tuple[str, str, str]]:
+        """Yield kernel, storage and study of everything that kernels have registered."""
         for kernel in self.services.kernel_ids():
             for entry in self.services.registered_files(kernel):
-                storage = entry["storage"]
-                file = _file_of_storage(storage)
-                if file is None:
-                    # A database with a server needs its password, which stays in the kernel.
-                    studies.append({"name": entry["study"], "path": storage, "kernel": kernel, "state": "unknown"})
-                    continue
-                real = os.path.realpath(file)
-                if real in seen:
-                    continue
-                seen.add(real)
-                try:
-                    path = self._file_of(storage, kernel)
-                    studies += self.services.reader.summaries(path, {"path": storage, "kernel": kernel})
-                except (FileRefused, StudyError) as error:
-                    self.log.warning("nbcompress: %s of kernel %s is not listed: %.500s", storage, kernel, error)
+                yield kernel, entry["storage"], entry["study"]
+
+    def _kernels_by_file(self) -> dict[tuple[str, str], list[str]]:
+        """Return the kernels that have opened a study, by real path and name."""
+        users: dict[tuple[str, str], list[str]] = {}
+        for kernel, storage, study in self._registered():
+            file = _file_of_storage(storage)
+            if file is not None:
+                users.setdefault((os.path.realpath(file), study), []).append(kernel)
+        return users
+
+    def _of_kernels(self, seen: set[str], users: Mapping[tuple[str, str], list[str]]) -> list[dict[str, Any]]:
+        """Return the studies that kernels have registered and that are in none of the files `seen`."""
+        studies: list[dict[str, Any]] = []
+        for kernel, storage, study in self._registered():
+            file = _file_of_storage(storage)
+            if file is None:
+                # A database with a server needs its password, which stays in the kernel.
+                line = {"name": study, "path": storage, "kernel": kernel, "kernels": [kernel], "state": "unknown"}
+                studies.append(line)
+                continue
+            real = os.path.realpath(file)
+            if real in seen:
+                continue
+            seen.add(real)
+            try:
+                lines = self.services.reader.summaries(self._file_of(storage, kernel), {"path": storage})
+            except (FileRefused, StudyError) as error:
+                self.log.warning("nbcompress: %s of kernel %s is not listed: %.500s", storage, kernel, error)
+                continue
+            studies += [
+                {**line, "kernel": kernel, "kernels": users.get((real, str(line["name"])), [])} for line in lines
+            ]
         return studies
 
 

@@ -137,7 +137,7 @@ class ForeignStudy:
     Attributes:
         name: Its name.
         storage: Path or URL of its storage, without a password.
-        goal: Its directions. Optuna stores how far a trial breaks a constraint and no bound, so bounds are no part of it.
+        goal: Its directions. Optuna stores how far a trial breaks a constraint and no bound, so it has no constraints.
         space: The parameters that its trials have.
         all_trials: Its trials that have begun.
     """

@@ -57,6 +57,7 @@ def test_a_study_of_another_program_is_read(theirs: Path) -> None:
     assert (theirs.read_bytes(), sorted(path.name for path in theirs.parent.iterdir())) == before
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_names_of_metrics_and_constraints_are_used(tmp_path: Path) -> None:
     def two(trial: optuna.Trial) -> tuple[int, float]:
         trial.set_constraint("room", trial.number - 0.5)
