@@ -140,6 +140,7 @@ def prepare_search(
         StudyError: It cannot be opened, or is being searched in this process.
     """
     from nbcompress.study import open_study
+    from nbcompress.study.registration import register_study
 
     def take_snapshot() -> Snapshot:
         return snapshot_values(evaluator.reads(), function, evaluator.written())
@@ -164,6 +165,7 @@ def prepare_search(
         accept_changes=options.accept_changes,
     )
     study.check_not_searched()
+    register_study(study.storage, study.name)
     attach_artifact_store(study, modules)
     if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
         how = _with_earlier(study, options.facts(engine.name))
