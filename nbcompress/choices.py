@@ -12,3 +12,6 @@ MEANS = ("constant", "linear", "zero")
 PRUNERS = ("none", "median", "asha", "hyperband")
 ENGINES = ("inline", "process")
 INTERRUPTS = ("return", "raise")
+
+# What `%compress` can try.
+TRIES = ("blocks", "channels", "rank", "weights", "bits", "codebooks", "training")

@@ -16,6 +16,7 @@ HOMES = {
     "Trial": "study",
     "accuracy": "measure",
     "cluster": "compressors",
+    "compress": "cell.compress",
     "compare": "measure",
     "distill": "compressors",
     "export": "artifact",

@@ -57,12 +57,17 @@ class StudyLocation:
         cls, options: SearchOptions, function: Callable[..., Any], space: Space, goal: Goal
     ) -> StudyLocation:
         """Return where the study of a function is: in memory unless a name or a storage is given."""
-        if options.study is not None:
-            return cls(options.study, DEFAULT_STORAGE if options.storage is None else options.storage)
         data = repr((str(space), goal, code_digits(function))).encode()
         name = getattr(function, "__name__", type(function).__name__)
         name = name if name.isidentifier() else "search"
-        return cls(f"{name}-{hashlib.blake2b(data, digest_size=4).hexdigest()}", options.storage, is_made=True)
+        return cls.of_call(options, f"{name}-{hashlib.blake2b(data, digest_size=4).hexdigest()}")
+
+    @classmethod
+    def of_call(cls, options: SearchOptions, made_name: str) -> StudyLocation:
+        """Return where the study of a call is: in memory unless a name or a storage is given."""
+        if options.study is not None:
+            return cls(options.study, DEFAULT_STORAGE if options.storage is None else options.storage)
+        return cls(made_name, options.storage, is_made=True)
 
 
 def proposer_of(options: SearchOptions, space: Space, goal: Goal) -> Proposer:
