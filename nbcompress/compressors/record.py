@@ -295,10 +295,10 @@ class Record:
         """The units that were kept, as ascending indices of the original model (int64), by name.
 
         The name is that of a layer, and its indices S are along the output axis of its weight: `W[S]` of the original
-        is the weight after the cut, `W[:, S]` for embeddings and transposed convolutions. A layer that reads these units
-        has `W[:, S]`. A layer of which only inputs were cut has all indices. A weight that is not called `weight`, such
-        as `attention.in_proj_weight`, has its own name. A container that lost whole blocks is listed with the positions
-        of the blocks that stayed. After blocks were removed, names count the blocks that are left.
+        is the weight after the cut, `W[:, S]` for embeddings and transposed convolutions. A layer that reads these
+        units has `W[:, S]`. A layer of which only inputs were cut has all indices. A weight that is not called
+        `weight`, such as `attention.in_proj_weight`, has its own name. A container that lost whole blocks is listed
+        with the positions of the blocks that stayed. After blocks were removed, names count the blocks that are left.
         """
         kept: dict[str, Tensor] = {}
         for step in self.surgery:

@@ -18,6 +18,7 @@ from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.prune.weights import PruneOptions, prune_gradually, prune_once
 from nbcompress.compressors.record import attach_, record_of
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.compressors.training import train_
 from nbcompress.errors import CompressionError, DataError, option
 
@@ -243,7 +244,8 @@ def _prune_channels(
         raise CompressionError(
             f"{option('granularity', 'channel')} takes scope layer or global, got {option('scope', 'lamp')}"
         )
-    select(check_model(model), layers)
+    model = without_torch_masks(check_model(model))
+    select(model, layers)
     if amount == 0:
         return copied(model)
     batches = None if fine_tune.data is None else Batches(fine_tune.data)

@@ -112,12 +112,12 @@ def cut_(model: nn.Module, plan: RemovalPlan) -> tuple[Surgery, ...]:
         shapes = {name.rpartition(".")[2]: tuple(tensors[name].shape) for name in names if first[name] == name}
         if shapes or attributes:
             weights = {name for name in shapes if isinstance(tensors[f"{path}.{name}".lstrip(".")], nn.Parameter)}
-            kept = {
+            kept_units = {
                 name: _kept_units(module, name, path, before, plan)
                 for name in shapes
                 if name in weights and len(shapes[name]) > 1
             }
-            surgeries.append(Surgery("cut", path, shapes, attributes, kept))
+            surgeries.append(Surgery("cut", path, shapes, attributes, kept_units))
     update_layers_(model)
     return tuple(surgeries)
 
