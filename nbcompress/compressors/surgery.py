@@ -1,4 +1,7 @@
-"""Replay recorded structural changes (cut tensors, factorized layers) on a fresh instance, as when a file is loaded."""
+"""Replay recorded structural changes on a fresh instance, as when a file is loaded.
+
+Changes are cut tensors, factorized layers and removed blocks.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.attention import convert_attention_
+from nbcompress.compressors.blocks import bypass_, remove_items_
 from nbcompress.compressors.factorize import LowRank, low_rank_like
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import is_integer, number_at, set_number_
@@ -28,8 +32,12 @@ def replay_surgery_(model: nn.Module, surgery: Surgery) -> None:
         _factorize_(model, surgery)
     elif surgery.kind == "cut":
         _cut_(model, surgery)
+    elif surgery.kind == "remove":
+        remove_items_(model, surgery.module, surgery.positions)
+    elif surgery.kind == "bypass":
+        bypass_(model, surgery.module)
     else:
-        raise CompressionError(f"a surgery is cut or factorize, got {surgery.kind!r}")
+        raise CompressionError(f"a surgery is cut, factorize, remove or bypass, got {surgery.kind!r}")
 
 
 def _module(model: nn.Module, surgery: Surgery) -> nn.Module:
