@@ -79,30 +79,37 @@ def bypass_(model: nn.Module, path: str) -> None:
     model.get_submodule(parent)._modules[name] = nn.Identity()
 
 
-def _around(model: nn.Module, path: str) -> Iterator[nn.Module]:
-    """The modules around `path`, innermost first."""
+def _around(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules around `path` with their names, innermost first."""
     while path:
         path = path.rpartition(".")[0]
-        yield model.get_submodule(path)
+        yield path, model.get_submodule(path)
 
 
 def _counts(model: nn.Module, path: str, n_items: int) -> Iterator[tuple[nn.Module, str]]:
     """The numbers that count the items: the module that holds each, and its path there."""
-    for module in _around(model, path):
+    side = next((side for side in _SIDES if side in path), "")
+    for where, module in _around(model, path):
         found = [
             name for name, value in numbers_of(module) if value == n_items and _COUNT.match(name.rpartition(".")[2])
         ]
-        # A model with two stacks may count each, by a name of its own.
-        side = next((side for side in _SIDES if side in path), "")
-        others = [other for other in _SIDES if other != side]
+        # A model with two stacks may count each, by a name of its own. A stack with its own configuration may count its
+        # layers by either name.
         own = [name for name in found if side and side in name]
-        neutral = [name for name in found if not any(other in name for other in others)]
-        yield from ((module, name) for name in own or neutral)
+        neutral = [name for name in found if not any(other in name for other in _SIDES)]
+        of_stack = [name for name in neutral if side and side in where and not _is_shared(model, module, name)]
+        yield from ((module, name) for name in [*own, *of_stack] or neutral)
+
+
+def _is_shared(model: nn.Module, module: nn.Module, name: str) -> bool:
+    """Whether the model itself holds the object that has the number."""
+    first, dot, _ = name.partition(".")
+    return bool(dot) and any(value is vars(module).get(first) for value in vars(model).values())
 
 
 def _lists(model: nn.Module, path: str, n_items: int) -> Iterator[tuple[nn.Module, str, str, list[object]]]:
     """Lists of a configuration with one item for each layer, such as its kind of attention."""
-    for module in _around(model, path):
+    for _, module in _around(model, path):
         for attribute, holder in vars(module).items():
             if attribute.startswith("_") or isinstance(holder, nn.Module) or not hasattr(holder, "__dict__"):
                 continue

@@ -264,9 +264,11 @@ def _choose_units(
     lowest = choose(scores, amount, min_kept, n_gone)
     removals: list[GroupRemoval] = []
     untouched: dict[str, str] = {}
-    for group, units in zip(groups, lowest, strict=True):
+    for group, units, n_before in zip(groups, lowest, n_gone, strict=True):
         if units:
             removals.append(GroupRemoval(group, tuple(units)))
+        elif n_before:
+            continue  # earlier steps removed enough
         elif len(group.units) == 1:
             untouched |= reasons_for(group, "all its channels can only be removed together, and at least one must stay")
         elif len(group.units) == group.min_kept:

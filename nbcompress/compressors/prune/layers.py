@@ -126,7 +126,8 @@ def find_blocks(model: nn.Module, inputs: Inputs) -> Blocks:
 
 
 def _is_inside(path: str, others: Sequence[str]) -> bool:
-    return any(path.startswith(f"{other}.") for other in others)
+    """Whether `path` is one of `others`, or a module inside of one."""
+    return any(f"{path}.".startswith(f"{other}.") for other in others)
 
 
 def _blocks_of(
@@ -235,7 +236,7 @@ def _observed(model: nn.Module, inputs: Inputs) -> dict[str, _Calls]:
         for value in (*args, *kwargs.values()):
             owner = extras.get(id(value))
             # The parts of a module and the modules around it may use its results; other layers must not need them.
-            if owner is not None and owner in seen and not paths[id(module)].startswith(f"{owner}."):
+            if owner is not None and owner in seen and not _is_inside(paths[id(module)], [owner]):
                 seen[owner] = replace(seen[owner], problem="it returns more than its output, which a later layer needs")
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
@@ -580,6 +581,8 @@ def remove_(model: nn.Module, removed: Sequence[Block]) -> tuple[Surgery, ...]:
     for container, positions in gone.items():
         kept = [index for index in range(len(model.get_submodule(container)._modules)) if index not in positions]
         steps.append(Surgery("remove", container, kept={"": packed_indices(kept)}))
+    # A list in a list goes first, because the outer one gives its items new names.
+    steps.sort(key=lambda step: -len(step.module.split(".")) if step.module else 0)
     for step in steps:
         if step.kind == "bypass":
             bypass_(model, step.module)
@@ -628,8 +631,8 @@ def _no_blocks(candidates: Sequence[Block], left_out: Mapping[str, str]) -> str:
             f"remove{because}: choose more blocks, or another {option('granularity=')}"
         )
     return (
-        f"{option('granularity', 'layer')} finds no block that can go{because}: a block is one of several modules of one "
-        "class whose output has the shape of its input"
+        f"{option('granularity', 'layer')} finds no block that can go{because}: a block is one of several modules of "
+        "one class whose output has the shape of its input"
     )
 
 

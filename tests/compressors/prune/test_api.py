@@ -328,7 +328,7 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
         ({"threshold": 0.5, "granularity": "channel"}, "granularity='channel' removes a share: pass amount="),
         (
             {"amount": 0.5, "granularity": "channel", "criterion": "hessian", "data": DATA},
-            "prunes single weights: granularity='channel' takes magnitude, random, gradient, activation, energy, winner",
+            "prunes single weights: granularity='channel' takes magnitude, random, gradient, activation, energy",
         ),
         ({"amount": 0.5, "granularity": "channel", "scope": "lamp"}, "takes scope layer or global, got scope='lamp'"),
         ({"amount": 0.5, "finetune": -1}, "finetune is an integer of at least 0, but got -1"),
