@@ -38,6 +38,7 @@ from nbcompress.compressors.modes import (
     training_flags_restored,
 )
 from nbcompress.compressors.record import TensorRecord, attach_, record_of
+from nbcompress.compressors.torch_masks import refresh_masked_, warn_of_free_zeros
 from nbcompress.errors import CompressionError, DataError, check_integer, option
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -379,6 +380,7 @@ def train_(
     if not options.epochs:
         reporter.end()
         return
+    warn_of_free_zeros(model)
     with seeded(options.seed, *batches.generators), torch.enable_grad(), _consistent_at_end(trainer):
         loss_of = batch_loss or (spec or LossSpec()).resolve(model, batches, options.seed)
         early_stopping = None
@@ -401,6 +403,7 @@ def train_(
             early_stopping.restore_()
         # Other weights give other activations.
         attach_(model, with_activation_ranges(model, record_of(model), data, options.seed))
+    refresh_masked_(model)
     reporter.end()
 
 

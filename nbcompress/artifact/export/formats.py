@@ -13,6 +13,7 @@ from nbcompress.artifact.export.onnx_file import onnx_bytes
 from nbcompress.artifact.export.program import pickled_state_bytes, program_bytes, state_bytes
 from nbcompress.artifact.file import check_writable, write_atomically
 from nbcompress.compressors.layers import copied
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, did_you_mean, option
 
 _FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors", ".pt": "pt", ".pth": "pt"}
@@ -93,6 +94,7 @@ def export(
     if tolerance is not None and not (isfinite(tolerance) and tolerance > 0):
         raise ArtifactError(f"{option('tolerance')} must be a number above zero, got {tolerance!r}")
     check_writable(where)
+    model = without_torch_masks(model)
     if name in ("safetensors", "pt"):
         return write_atomically(where, [state_bytes(model) if name == "safetensors" else pickled_state_bytes(model)])
     copy = copied(model).eval().cpu().float()
