@@ -8,7 +8,7 @@ fine-tuning can keep it and a file can store the tensor in few bits. Tensors of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from typing import Literal
@@ -243,6 +243,40 @@ class Surgery:
 
 
 @dataclass(frozen=True)
+class TrainingLog:
+    """The losses of one training.
+
+    Attributes:
+        optimizer: Its name.
+        step_losses: The loss before each step.
+        epoch_losses: The mean loss of the batches of each epoch.
+        epoch_ends: How many steps were made until the end of each epoch.
+        valid_losses: The loss on validation data after each epoch; empty without such data.
+    """
+
+    optimizer: str
+    step_losses: tuple[float, ...] = ()
+    epoch_losses: tuple[float, ...] = ()
+    epoch_ends: tuple[int, ...] = ()
+    valid_losses: tuple[float, ...] = ()
+
+    def with_epoch(self, step_losses: Sequence[float], epoch_loss: float) -> TrainingLog:
+        """Return the log with one more epoch."""
+        steps = (*self.step_losses, *step_losses)
+        return TrainingLog(
+            self.optimizer,
+            steps,
+            (*self.epoch_losses, epoch_loss),
+            (*self.epoch_ends, len(steps)),
+            self.valid_losses,
+        )
+
+    def with_valid(self, loss: float) -> TrainingLog:
+        """Return the log with the loss on validation data after the last epoch."""
+        return replace(self, valid_losses=(*self.valid_losses, loss))
+
+
+@dataclass(frozen=True)
 class Record:
     """Everything that was done to a model.
 
@@ -252,6 +286,7 @@ class Record:
         rest: `float16` if everything else was rounded to half precision.
         left_out: Reasons why tensors were not compressed, by name.
         activations: How integer kernels read the input of a layer whose weight has a grid, by dotted module name.
+        training: The losses of every training, in order. A file does not hold them.
     """
 
     tensors: Mapping[str, TensorRecord] = field(default_factory=dict)
@@ -259,6 +294,7 @@ class Record:
     rest: Literal["float16", "float32"] = "float32"
     left_out: Mapping[str, str] = field(default_factory=dict)
     activations: Activations = field(default_factory=dict)
+    training: tuple[TrainingLog, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from nbcompress.compressors.inputs import inputs_of
 from nbcompress.compressors.layers import Patterns, check_choice, check_model, check_number, copied, select
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference, seeded
+from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.prune.weights import PruneOptions, prune_gradually, prune_once
 from nbcompress.compressors.record import attach_, record_of
@@ -44,6 +45,11 @@ def prune(
     seed: int = 0,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    optimizer: OptimizerChoice = "adam",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    weight_decay: float = 0.0,
 ) -> nn.Module:
     """Return a copy of `model` with the least important weights set to zero, or with whole channels removed.
 
@@ -79,10 +85,16 @@ def prune(
             criteria except `magnitude` and `random`. With `channel`, the statistics of batch norms are measured on it
             again.
         finetune: Number of epochs of training afterwards; zeros stay zero.
-        lr: Learning rate of fine-tuning (Adam).
+        lr: Step size of that training.
         seed: Seed of `random`, of the order of the data and of fine-tuning.
         loss: Loss function for fine-tuning and `gradient`: from the output of the model and the target to a scalar.
         output: Index or key of the prediction, if the model returns several tensors.
+        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
+            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
+        momentum: See `optimizer`.
+        betas: See `optimizer`.
+        eps: See `optimizer`.
+        weight_decay: See `optimizer`.
 
     Returns:
         A copy of the model, with a record of what was done. With `granularity="weight"`, exactly `round(amount * n)` of
@@ -143,7 +155,9 @@ def prune(
                 f"{option('threshold=')} is a magnitude for every weight: leave out {option('criterion=')} and "
                 f"{option('scope=')}"
             )
-    fine_tune = FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
+    fine_tune = FineTuneOptions(
+        data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
+    )
     if criterion in _WITH_DATA and data is None:
         raise DataError(
             f"{option('criterion', criterion)} needs data: pass {option('data=')}, such as (inputs, labels)"
