@@ -1,4 +1,4 @@
-"""The fixed words that options of a search take. The first of each is the default.
+"""The fixed words that options of a search and of training take. The first of each is the default.
 
 They are listed apart from the code that they choose, so that help and Tab completion need not import it.
 """
@@ -15,3 +15,5 @@ INTERRUPTS = ("return", "raise")
 
 # What `%compress` can try.
 TRIES = ("blocks", "channels", "rank", "weights", "bits", "codebooks", "training")
+# Of everything that trains.
+OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "gd")
