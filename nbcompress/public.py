@@ -18,6 +18,7 @@ HOMES = {
     "cluster": "compressors",
     "compare": "measure",
     "distill": "compressors",
+    "enforce": "compressors",
     "export": "artifact",
     "factorize": "compressors",
     "finalists": "run",

@@ -59,8 +59,7 @@ class BlockWeight:
 
     @property
     def n_blocks(self) -> int:
-        n: int = self.scale.shape[1]
-        return n
+        return self.scale.shape[1]
 
 
 def in_blocks(weight: IntegerWeight, level: int) -> BlockWeight | None:
@@ -108,7 +107,8 @@ def _block_size(weight: IntegerWeight, bits: int) -> int | None:
     def n_bytes(block: int) -> int:
         return -(-weight.codes.shape[1] // block) * (block * bits // 8 + _BYTES_OF_SCALE)
 
-    return min(reversed(blocks), key=n_bytes)
+    fewest: int = min(reversed(blocks), key=n_bytes)
+    return fewest
 
 
 def _by_block(numbers: Integers | Floats, weight: IntegerWeight, block: int, n_blocks: int) -> Integers | Floats:

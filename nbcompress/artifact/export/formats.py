@@ -47,14 +47,14 @@ def export(
 
     | activations | linear layers and convolutions compute | gain |
     | --- | --- | --- |
-    | none | linear layers from packed weights of 2, 4 or 8 bits, with scales by group or channel (`MatMulNBits` of ONNX Runtime); convolutions in floating point, from decoded integers | size; speed of linear layers |
+    | none | linear layers from weights of 2, 4 or 8 bits; others in floating point | size; speed of linear layers |
     | dynamic | in 8 bits, the range of activations found at every run; made for transformers | size and speed |
     | static | in 8 bits on the recorded ranges; made for convolutions | size and most speed |
 
-    Packed weights are read by `MatMulNBits` of ONNX Runtime. It is fast if it may round its input to 8 bits, block by block (`accuracy_level` 4). The export measures
-    on the example and the data whether it may: outputs must not be off by more than 5 % of their length (or
-    `tolerance`, if that is less), and at most 1 % of the predictions may change clearly. Otherwise products are
-    computed in floating point (`accuracy_level` 1 in 4 bits; other bits are decoded). `report` of the returned path
+    ONNX Runtime's `MatMulNBits` reads the packed weights. It is fast if it may round its input to 8 bits, block by
+    block (`accuracy_level` 4). The export measures on the example and the data whether it may: outputs must not be off
+    by more than 5 % of their length (or `tolerance`, if that is less), and at most 1 % of the predictions may change
+    clearly, which means to another place than that of a near tie. Otherwise products are computed in floating point (`accuracy_level` 1 in 4 bits; other bits are decoded). `report` of the returned path
     says which, why, and which layers are slower than in float32 (small ones can be). In the same way, LSTM layers with
     8-bit weights and a scale per channel or tensor become `DynamicQuantizeLSTM`.
 
