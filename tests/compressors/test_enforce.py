@@ -74,7 +74,7 @@ def test_a_plain_loop(name: str, optimizer_name: str, tmp_path: Any) -> None:
             losses.append(float(loss.detach()))
             if "clustered" in name:
                 assert all(model.get_parameter(key).unique().numel() <= n for key, n in n_values.items())
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.92 * losses[0]
     check(model, before)
     loaded = nc.load(nc.save(model, tmp_path / "m.nbz"), net())
     assert all(

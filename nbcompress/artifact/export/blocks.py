@@ -59,7 +59,7 @@ class BlockWeight:
 
     @property
     def n_blocks(self) -> int:
-        return self.scale.shape[1]
+        return int(self.scale.shape[1])
 
 
 def in_blocks(weight: IntegerWeight, level: int) -> BlockWeight | None:
@@ -104,11 +104,8 @@ def _block_size(weight: IntegerWeight, bits: int) -> int | None:
     if weight.block:
         return max((block for block in blocks if weight.block % block == 0), default=None)
 
-    def n_bytes(block: int) -> int:
-        return -(-weight.codes.shape[1] // block) * (block * bits // 8 + _BYTES_OF_SCALE)
-
-    fewest: int = min(reversed(blocks), key=n_bytes)
-    return fewest
+    n_inputs = int(weight.codes.shape[1])
+    return min(reversed(blocks), key=lambda block: -(-n_inputs // block) * (block * bits // 8 + _BYTES_OF_SCALE))
 
 
 def _by_block(numbers: Integers | Floats, weight: IntegerWeight, block: int, n_blocks: int) -> Integers | Floats:

@@ -54,9 +54,10 @@ def export(
     ONNX Runtime's `MatMulNBits` reads the packed weights. It is fast if it may round its input to 8 bits, block by
     block (`accuracy_level` 4). The export measures on the example and the data whether it may: outputs must not be off
     by more than 5 % of their length (or `tolerance`, if that is less), and at most 1 % of the predictions may change
-    clearly, which means to another place than that of a near tie. Otherwise products are computed in floating point (`accuracy_level` 1 in 4 bits; other bits are decoded). `report` of the returned path
-    says which, why, and which layers are slower than in float32 (small ones can be). In the same way, LSTM layers with
-    8-bit weights and a scale per channel or tensor become `DynamicQuantizeLSTM`.
+    clearly, which means to another place than that of a near tie. Otherwise products are computed in floating point
+    (`accuracy_level` 1 in 4 bits; other bits are decoded). `report` of the returned path says which, why, and which
+    layers are slower than in float32 (small ones can be). In the same way, LSTM layers with 8-bit weights and a scale
+    per channel or tensor become `DynamicQuantizeLSTM`.
 
     Embeddings read single rows of integers, and share them with a head of the same weight. Weights that are pruned, or
     clustered without a grid, are in float32. A warning names each layer that asked for integers and cannot compute in
