@@ -19,6 +19,7 @@ HOMES = {
     "compress": "cell.compress",
     "compare": "measure",
     "distill": "compressors",
+    "enforce": "compressors",
     "export": "artifact",
     "factorize": "compressors",
     "finalists": "run",

@@ -21,6 +21,7 @@ from nbcompress.compressors.constraints import (
     LatentParameter,
     SharedParameter,
     constrain,
+    record_constraints_,
     rest_tensors,
     round_to_half_,
 )
@@ -339,15 +340,7 @@ class Trainer:
 
     def update_record(self) -> None:
         """Write the constraints into the model's record. Round stored buffers to half precision if the rest is."""
-        record = record_of(self.model)
-        tensors = dict(record.tensors)
-        for name, constrained in self._parameters.items():
-            constraint = constrained.constraint()
-            if constraint is not None:
-                key = next((other for other in _names(self.model, constrained.parameter) if other in tensors), name)
-                tensors[key] = constraint
-        record = replace(record, tensors=tensors)
-        attach_(self.model, record)
+        record = record_constraints_(self.model, self._parameters.values())
         if self._is_half:
             rest = rest_tensors(self.model, record)
             round_to_half_((name, tensor) for name, tensor in rest if not isinstance(tensor, nn.Parameter))
@@ -572,7 +565,3 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 def _total(values: Tensor) -> float:
     """The sum of all numbers; of complex ones, of both parts."""
     return float((torch.view_as_real(values) if values.is_complex() else values).sum())
-
-
-def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:
-    return next(names for names, candidate in unique_parameters(model) if candidate is parameter)
