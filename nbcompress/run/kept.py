@@ -185,7 +185,7 @@ class ArtifactWriter:
         wanted = {name: value for name, value in kept.items() if not self._names or name in self._names}
         if self._store is None or not wanted or trial.state is not State.COMPLETE:
             return
-        others = [other for other in self._study.all_trials if other.number != trial.number]
+        others = [other for other in self._study.front if other.number != trial.number]
         if all(best.number != trial.number for best in front([*others, trial], self._study.goal)):
             return
         self._numbers.add(trial.number)

@@ -172,6 +172,7 @@ class SearchLoop:
         self._reevaluation = Reevaluation(search.study.space, search.study.goal) if search.options.finalists else None
         self._timeout = search.options.timeout_seconds
         self._until, self._pruner = search.options.stop_rule, search.options.pruning
+        self._start_points = _StartPoints(search.options.start)
         self._remarks: list[str] = []
         # What trials leave for the user: text without its numbers -> the first such text, numbers of the trials.
         self._trial_remarks: dict[str, tuple[str, list[int]]] = {}
@@ -346,7 +347,7 @@ class SearchLoop:
         return Ending(kind, f"{what} at {counted} of {wanted} trials; run it again to go on.")
 
     def _counted(self) -> int:
-        return sum(trial.state.counts for trial in self._study.all_trials)
+        return self._study.n_counted
 
     # What runs next -------------------------------------------------------------------------------------------------
 
@@ -354,8 +355,8 @@ class SearchLoop:
         """Start trials until `jobs` of them run; return why no more will start, or None."""
         while len(self._running) < self._options.jobs and not self._controls.is_paused:
             trials = self._study.all_trials
-            counted = sum(trial.state.counts for trial in trials)
-            elsewhere = sum(trial.state is State.RUNNING and trial.number not in self._running for trial in trials)
+            counted = self._counted()
+            elsewhere = sum(number not in self._running for number in self._study.numbers(State.RUNNING))
             if counted >= self._options.trials:
                 return self._done(counted)
             if counted + len(self._running) + elsewhere >= self._options.trials:
@@ -392,16 +393,15 @@ class SearchLoop:
     def _next_point(self, trials: Sequence[Trial]) -> _NextPoint | Ending:
         # Also trials of processes that have died since this search began.
         # A trial that another machine has given up still runs here, and must not be started twice.
-        interrupted = next(
-            (trial for trial in trials if trial.state is State.INTERRUPTED and trial.number not in self._running), None
-        )
-        if interrupted is not None:
-            return _NextPoint(interrupted.point, interrupted.number, interrupted.note, interrupted.reason)
+        for number in self._study.numbers(State.INTERRUPTED):
+            if number < len(trials) and number not in self._running:
+                interrupted = trials[number]
+                return _NextPoint(interrupted.point, number, interrupted.note, interrupted.reason)
         if isinstance(self._until, NoGain):
             reason = self._until.verdict([trial for trial in trials if not is_reevaluation(trial)], self._study.goal)
             if reason:
                 return self._next_reevaluation(trials, is_over=True) or Ending("until", reason)
-        point = _first_missing(self._options.start, trials)
+        point = self._start_points.next(trials)
         if point is not None:
             return _NextPoint(point, reason="A start point.")
         queued = self._study.take_queued()
@@ -431,7 +431,7 @@ class SearchLoop:
         if self._reevaluation is None:
             return None
         n_run = n_reevaluations(trials)
-        n_taken = sum(trial.state.counts or trial.state is State.RUNNING for trial in trials)
+        n_taken = self._counted() + len(self._study.numbers(State.RUNNING))
         is_due = is_over or n_run > 0 or n_taken >= self._options.trials - self._options.finalists
         if n_run >= self._options.finalists or not is_due:
             return None
@@ -579,11 +579,18 @@ class SearchLoop:
             self._engine.terminate(number, Termination(State.INTERRUPTED))
 
 
-def _first_missing(start: Sequence[Point], trials: Sequence[Trial]) -> Point | None:
-    """Return the first start point that no trial has run; a point that is listed twice gets two trials."""
-    remaining = [trial.point for trial in trials]
-    for point in start:
-        if point not in remaining:
-            return point
-        remaining.remove(point)
-    return None
+class _StartPoints:
+    """The start points that no trial has run yet; a point that is listed twice gets two trials."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._missing = list(points)
+        self._n_seen = 0
+
+    def next(self, trials: Sequence[Trial]) -> Point | None:
+        """Return the first one, or None. The trials are those of the last call and newer ones."""
+        for trial in trials[self._n_seen :] if self._missing else ():
+            point = trial.point
+            if point in self._missing:
+                self._missing.remove(point)
+        self._n_seen = len(trials)
+        return self._missing[0] if self._missing else None

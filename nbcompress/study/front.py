@@ -38,6 +38,8 @@ def is_non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
         Shape `(n,)`.
     """
     rows = np.asarray(losses, dtype=np.float64)
+    if rows.ndim == 2 and rows.shape[1] == 1 and not np.isnan(rows).any():
+        return np.asarray(rows[:, 0] == rows[:, 0].min(initial=np.inf))
     is_left = np.ones(len(rows), dtype=np.bool_)
     # Small sums first: they dominate most rows, so few rows are left to compare.
     for index in np.argsort(rows.sum(axis=1)):

@@ -13,7 +13,7 @@ from nbcompress.errors import GoalError, StudyError, TrialConflict, did_you_mean
 from nbcompress.space import Space
 from nbcompress.study.artifact_store import ArtifactStore, ArtifactStoreSlot, KeptValues
 from nbcompress.study.front import feasible, hypervolume, losses_of
-from nbcompress.study.goal import Constraint, Failure, Goal, State, Trial
+from nbcompress.study.goal import Constraint, Failure, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
 from nbcompress.study.processes import check_not_searched, search_lock
 from nbcompress.study.trial_list import TrialList, trials_table
