@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import SearchFailed, SpaceExhausted, StudyError, TrialConflict
 from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
 from nbcompress.run.capture import trial_seed
-from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
+from nbcompress.run.early_stopping import PruningRules, unused_pruner_warning
 from nbcompress.run.engines.base import Engine, EngineError
 from nbcompress.run.history import HistoryCache, all_failed, one_line, same_failure, without_numbers
 from nbcompress.run.kept import ArtifactWriter, where_kept
@@ -172,6 +172,7 @@ class SearchLoop:
         self._reevaluation = Reevaluation(search.study.space, search.study.goal) if search.options.finalists else None
         self._timeout = search.options.timeout_seconds
         self._until, self._pruner = search.options.stop_rule, search.options.pruning
+        self._pruning_rules = PruningRules(self._pruner, search.study.goal)
         self._start_points = _StartPoints(search.options.start)
         self._remarks: list[str] = []
         # What trials leave for the user: text without its numbers -> the first such text, numbers of the trials.
@@ -473,8 +474,8 @@ class SearchLoop:
     def _submit(self, trial: Trial, repeat: int) -> None:
         seed = trial.seed if repeat == 0 else trial_seed(self._options.seed, trial.number, repeat)
         # A re-evaluation is measured to its end.
-        pruner = Pruner() if is_reevaluation(trial) else self._pruner
-        pruning_rule = pruner.pruning_rule(trial.number, self._study.all_trials, self._study.goal)
+        trials = self._study.all_trials
+        pruning_rule = None if is_reevaluation(trial) else self._pruning_rules.pruning_rule(trial.number, trials)
         try:
             self._engine.submit(
                 Assignment(trial.number, trial.point, seed, repeat, pruning_rule), self._options.trial_timeout_seconds
