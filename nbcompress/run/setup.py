@@ -19,6 +19,7 @@ from nbcompress.run.options import STEERING, GainBelow, SearchOptions
 from nbcompress.run.outcome import pack
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Reevaluation
+from nbcompress.run.rerun import Rerunner
 from nbcompress.run.snapshot import snapshot_values
 from nbcompress.study.snapshot import Snapshot
 from nbcompress.study.storage import DEFAULT_STORAGE
@@ -139,6 +140,7 @@ def prepare_search(
         StudyError: It cannot be opened, or is being searched in this process.
     """
     from nbcompress.study import open_study
+    from nbcompress.study.registration import register_study
 
     def take_snapshot() -> Snapshot:
         return snapshot_values(evaluator.reads(), function, evaluator.written())
@@ -163,12 +165,20 @@ def prepare_search(
         accept_changes=options.accept_changes,
     )
     study.check_not_searched()
+    register_study(study.storage, study.name)
     attach_artifact_store(study, modules)
     if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
         how = _with_earlier(study, options.facts(engine.name))
         note(study, **(facts or {}), **how, **data.to_json(), **provenance())
     if options.baseline is not None:
         note(study, baseline=dict(options.baseline))
+    study.rerunner = Rerunner(
+        evaluator.reusable(),
+        lambda: engine_of(options.engine, engine_name),
+        options.trial_timeout_seconds,
+        options.keep,
+        options.repeats,
+    )
     return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,12 @@ from nbcompress.errors import GoalError, StudyError, TrialConflict, did_you_mean
 from nbcompress.space import Space
 from nbcompress.study.artifact_store import ArtifactStore, ArtifactStoreSlot, KeptValues
 from nbcompress.study.front import feasible, hypervolume, losses_of
-from nbcompress.study.goal import Constraint, Failure, State, Trial
+from nbcompress.study.goal import Constraint, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
 from nbcompress.study.processes import check_not_searched, search_lock
-from nbcompress.study.trial_list import TrialList, trials_table
-from nbcompress.study.trial_store import TrialStore
+from nbcompress.study.table import trials_table
+from nbcompress.study.trial_list import TrialList
+from nbcompress.study.trial_store import RERUN_STATES, TrialStore
 
 if TYPE_CHECKING:
     import optuna
@@ -40,7 +41,9 @@ class Study:
         warnings: Differences to the search that began this study, and what the latest search warned of, one sentence
             each.
         accepted: The present values, by name, that differ from those that the study was begun with.
+        changed_body: The hash of the present body, if it is not the one that the study was begun with.
         is_read_only: Whether the study was opened by `read_study`.
+        rerunner: What `rerun` calls; the search of this session sets it.
 
     Example:
         >>> import nbcompress as nc
@@ -61,11 +64,13 @@ class Study:
         artifact_store: ArtifactStore | None = None,
         warnings: Sequence[str] = (),
         accepted: Mapping[str, Any] | None = None,
+        changed_body: str | None = None,
         is_read_only: bool = False,
     ) -> None:
         self.name, self.space, self.goal = name, space, store.goal
         self.warnings, self.is_read_only = tuple(warnings), is_read_only
-        self.accepted = dict(accepted or {})
+        self.accepted, self.changed_body = dict(accepted or {}), changed_body
+        self.rerunner: Callable[[Study, int], Trial] | None = None
         self._slot = ArtifactStoreSlot(artifact_store)
         self._store = store
         self._distributions = distributions_of(space)
@@ -98,7 +103,7 @@ class Study:
 
         Args:
             point: The point to run.
-            number: None for a new trial; the number of an interrupted trial to run that again.
+            number: None for a new trial; the number of an interrupted or failed trial to run that again.
             seed: Seed of the trial's random generators.
             note: JSON of the proposer, stored with the trial.
             reason: One sentence on why this point is run.
@@ -109,8 +114,8 @@ class Study:
         Raises:
             PointError: The point is not in the space.
             TrialConflict: Another process has begun a trial of the same point since, or the last trial.
-            StudyError: The trial to run again is not interrupted (another process may have taken it) or has another
-                point; the note is not JSON; the study is read only.
+            StudyError: The trial to run again is neither interrupted nor failed (another process may have taken it) or
+                has another point; the note is not JSON; the study is read only.
         """
         self._check_writable()
         checked = self.space.check(point)
@@ -170,7 +175,7 @@ class Study:
         if trial.state is State.RUNNING:
             raise StudyError(f"Trial {trial.number} is finished with one of the end states, but got 'running'.")
         reports = {**self._reports.get(trial.number, {}), **trial.reports}
-        ended = replace(self._with_checked_state(trial), reports=reports)
+        ended = replace(self.goal.checked(trial), reports=reports)
         try:
             return self._record_end(ended)
         except StudyError:
@@ -451,6 +456,40 @@ class Study:
             raise StudyError(f"A reference names every objective, but {missing[0]!r} is missing.")
         return hypervolume(losses, [objective.loss(reference[objective.metric]) for objective in self.goal.objectives])
 
+    def rerun(self, number: int) -> Trial:
+        """Run the body of a trial again with its seed, and store what it keeps.
+
+        The trials stay as they are. What the trial keeps is then in its `kept`, also when it is not on the front.
+
+        Args:
+            number: Of a trial that has ended.
+
+        Returns:
+            The trial as it ended this time. There is a warning if its metrics have changed.
+
+        Raises:
+            StudyError: There is no such trial, it runs now, or this session has not run the cell or function of this
+                search.
+            ArtifactError: What it keeps cannot be stored.
+            KeyboardInterrupt: The run was interrupted.
+
+        Example:
+            >>> import nbcompress as nc
+            >>> def train(x):
+            ...     nc.keep(weights=[x])
+            ...     return {"loss": x}
+            >>> study = nc.search(train, {"x": nc.Float(0, 1)}, minimize="loss", trials=3, sampler="sobol")
+            >>> worst = max(study.all_trials, key=lambda trial: trial.values["loss"])
+            >>> len(worst.kept), study.rerun(worst.number).kept["weights"] == [worst.params["x"]]
+            (0, True)
+        """
+        if self.rerunner is None:
+            raise StudyError(
+                f"study.rerun({number!r}) needs the cell or the function of the search, and this session has not run "
+                f"it with study {self.name!r}. Run that cell first: it repeats no trial."
+            )
+        return self.rerunner(self, number)
+
     def refresh(self) -> None:
         """Read what other processes have written since."""
         with self._store.locked():
@@ -496,8 +535,10 @@ class Study:
         if not 0 <= number < len(trials):
             raise StudyError(f"Study {self.name!r} has {len(trials)} trials, so there is no trial {number}.")
         trial = trials[number].trial
-        if trial.state is not State.INTERRUPTED:
-            raise TrialConflict(f"Only an interrupted trial is run again, but trial {number} is {trial.state.value}.")
+        if trial.state not in RERUN_STATES:
+            raise TrialConflict(
+                f"Only an interrupted or failed trial is run again, but trial {number} is {trial.state.value}."
+            )
         if trial.params != point:
             raise StudyError(f"Trial {number} is run again at its own point {dict(trial.params)}, but got {point}.")
 
@@ -520,23 +561,6 @@ class Study:
                 f"Trial {number} of study {self.name!r} is not running here: it ended, or began elsewhere."
             )
         return self._running[number]
-
-    def _with_checked_state(self, trial: Trial) -> Trial:
-        """Return the trial with plain floats as values; a complete one with the state that its values allow."""
-        trial = replace(trial, values={name: float(value) for name, value in trial.values.items()})
-        if trial.state is not State.COMPLETE:
-            return trial
-        if self.goal.is_broken(trial.values):
-            return replace(trial, state=State.INFEASIBLE)
-        missing = self.goal.missing_metrics(trial.values)
-        if not missing:
-            return trial
-        name = missing[0]
-        if name in trial.values:
-            failure = Failure("NotFinite", f"the metric {name!r} is {trial.values[name]}")
-        else:
-            failure = Failure("NotAssigned", f"the metric {name!r} was not assigned")
-        return replace(trial, state=State.FAILED, failure=failure)
 
     def _listed(self) -> TrialList:
         """Return the trials as shown, up to date. The caller holds the lock."""

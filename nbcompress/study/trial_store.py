@@ -230,9 +230,13 @@ def optuna_state(state: State) -> TrialState:
     }[state]
 
 
+# Trials in these states may be run again under their numbers.
+RERUN_STATES = (State.INTERRUPTED, State.FAILED)
+
+
 def current_run(runs: Sequence[Run]) -> Run:
-    """Return the run of a trial that counts: the first that was not interrupted, else the last."""
-    return next((run for run in runs if run.trial.state is not State.INTERRUPTED), runs[-1])
+    """Return the run of a trial that counts: the first that neither was interrupted nor failed, else the last."""
+    return next((run for run in runs if run.trial.state not in RERUN_STATES), runs[-1])
 
 
 def shorten(text: str, length: int) -> str:
