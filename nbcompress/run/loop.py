@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import SearchFailed, SpaceExhausted, StudyError, TrialConflict
 from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
 from nbcompress.run.capture import trial_seed
-from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
+from nbcompress.run.early_stopping import PruningRules, unused_pruner_warning
 from nbcompress.run.engines.base import Engine, EngineError
 from nbcompress.run.history import (
     HistoryCache,
@@ -139,6 +139,8 @@ class SearchLoop:
         self._reevaluation = Reevaluation(search.study.space, search.study.goal) if search.options.finalists else None
         self._timeout = search.options.timeout_seconds
         self._until, self._pruner = search.options.stop_rule, search.options.pruning
+        self._pruning_rules = PruningRules(self._pruner, search.study.goal)
+        self._start_points = _StartPoints(search.options.start)
         self._remarks: list[str] = []
         # What trials leave for the user: text without its numbers -> the first such text, numbers of the trials.
         self._trial_remarks: dict[str, tuple[str, list[int]]] = {}
@@ -313,11 +315,13 @@ class SearchLoop:
         return Ending(kind, f"{what} at {counted} of {wanted} trials; run it again to go on.")
 
     def _counted(self) -> int:
-        return sum(self._counts(trial) for trial in self._study.all_trials)
+        return self._study.n_counted - len(self._failed_in_another_body())
 
-    def _counts(self, trial: Trial) -> bool:
-        """Return whether a trial counts and is not to be run again."""
-        return trial.state.counts and not failed_in_another_body(trial, self._study.changed_body)
+    def _failed_in_another_body(self) -> list[int]:
+        """Return the trials that do not count, since they are to be run again."""
+        trials, body = self._study.all_trials, self._study.changed_body
+        failed = self._study.numbers(State.FAILED)
+        return [number for number in failed if failed_in_another_body(trials[number], body)]
 
     # What runs next -------------------------------------------------------------------------------------------------
 
@@ -325,8 +329,8 @@ class SearchLoop:
         """Start trials until `jobs` of them run; return why no more will start, or None."""
         while len(self._running) < self._options.jobs and not self._controls.is_paused:
             trials = self._study.all_trials
-            counted = sum(self._counts(trial) for trial in trials)
-            elsewhere = sum(trial.state is State.RUNNING and trial.number not in self._running for trial in trials)
+            counted = self._counted()
+            elsewhere = sum(number not in self._running for number in self._study.numbers(State.RUNNING))
             if counted >= self._options.trials:
                 return self._done(counted)
             if counted + len(self._running) + elsewhere >= self._options.trials:
@@ -366,15 +370,16 @@ class SearchLoop:
     def _next_point(self, trials: Sequence[Trial]) -> _NextPoint | Ending:
         # Also trials of processes that have died since this search began.
         # A trial that another machine has given up still runs here, and must not be started twice.
-        waiting = [trial for trial in trials if self._is_to_run_again(trial)]
-        if waiting:
-            first = min(waiting, key=lambda trial: (trial.state is not State.INTERRUPTED, trial.number))
-            return _NextPoint(first.point, first.number, first.note, first.reason)
+        for number in (*self._study.numbers(State.INTERRUPTED), *self._failed_in_another_body()):
+            # Another thread may have read the study since.
+            if number < len(trials) and number not in self._running:
+                again = trials[number]
+                return _NextPoint(again.point, number, again.note, again.reason)
         if isinstance(self._until, NoGain):
             reason = self._until.verdict([trial for trial in trials if not is_reevaluation(trial)], self._study.goal)
             if reason:
                 return self._next_reevaluation(trials, is_over=True) or Ending("until", reason)
-        point = _first_missing(self._options.start, trials)
+        point = self._start_points.next(trials)
         if point is not None:
             return _NextPoint(point, reason="A start point.")
         queued = self._study.take_queued()
@@ -394,10 +399,6 @@ class SearchLoop:
         search = {"search_seed": self._options.seed, "sampler": self._options.sampler}
         return _NextPoint(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
 
-    def _is_to_run_again(self, trial: Trial) -> bool:
-        has_ended_badly = trial.state is State.INTERRUPTED or failed_in_another_body(trial, self._study.changed_body)
-        return has_ended_badly and trial.number not in self._running
-
     def _next_reevaluation(self, trials: Sequence[Trial], *, is_over: bool = False) -> _NextPoint | None:
         """Return a point to run again if this is one of the last trials, which are reserved for that.
 
@@ -408,7 +409,7 @@ class SearchLoop:
         if self._reevaluation is None:
             return None
         n_run = n_reevaluations(trials)
-        n_taken = sum(trial.state.counts or trial.state is State.RUNNING for trial in trials)
+        n_taken = self._counted() + len(self._study.numbers(State.RUNNING))
         is_due = is_over or n_run > 0 or n_taken >= self._options.trials - self._options.finalists
         if n_run >= self._options.finalists or not is_due:
             return None
@@ -451,8 +452,8 @@ class SearchLoop:
     def _submit(self, trial: Trial, repeat: int) -> None:
         seed = trial.seed if repeat == 0 else trial_seed(self._options.seed, trial.number, repeat)
         # A re-evaluation is measured to its end.
-        pruner = Pruner() if is_reevaluation(trial) else self._pruner
-        pruning_rule = pruner.pruning_rule(trial.number, self._study.all_trials, self._study.goal)
+        trials = self._study.all_trials
+        pruning_rule = None if is_reevaluation(trial) else self._pruning_rules.pruning_rule(trial.number, trials)
         try:
             self._engine.submit(
                 Assignment(trial.number, trial.point, seed, repeat, pruning_rule), self._options.trial_timeout_seconds
@@ -557,11 +558,18 @@ class SearchLoop:
             self._engine.terminate(number, Termination(State.INTERRUPTED))
 
 
-def _first_missing(start: Sequence[Point], trials: Sequence[Trial]) -> Point | None:
-    """Return the first start point that no trial has run; a point that is listed twice gets two trials."""
-    remaining = [trial.point for trial in trials]
-    for point in start:
-        if point not in remaining:
-            return point
-        remaining.remove(point)
-    return None
+class _StartPoints:
+    """The start points that no trial has run yet; a point that is listed twice gets two trials."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._missing = list(points)
+        self._n_seen = 0
+
+    def next(self, trials: Sequence[Trial]) -> Point | None:
+        """Return the first one, or None. The trials are those of the last call and newer ones."""
+        for trial in trials[self._n_seen :] if self._missing else ():
+            point = trial.point
+            if point in self._missing:
+                self._missing.remove(point)
+        self._n_seen = len(trials)
+        return self._missing[0] if self._missing else None
