@@ -345,7 +345,7 @@ def contents_card(contents: ModelContents, *, title: str = "%footprint") -> dict
     own = [tensor for tensor in contents.tensors if tensor.n_bytes]
     labels = [f"{tensor.index}: {' x '.join(map(str, tensor.shape))}" for tensor in own]
     sizes = [(contents.name, [tensor.n_bytes / 1000 for tensor in own])]
-    drawing = Drawing(lambda: bars_figure(labels, sizes, "kB in the file"), "Bytes of each tensor") if labels else None
+    drawing = Drawing(lambda: compression_figure(labels, sizes), "Bytes of each tensor") if labels else None
     return Card(title, ("", contents.name), contents.facts, contents.notes, (tensors,), drawing).bundle()
 
 
