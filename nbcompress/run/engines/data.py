@@ -193,6 +193,13 @@ class BlobFiles:
             return {digest: f"/proc/{os.getpid()}/fd/{file.fileno()}" for digest, file in found.items()}
         return {digest: str(file.name) for digest, file in found.items()}
 
+    def contents(self) -> dict[str, Any]:
+        """Return the blobs as mappings of their files."""
+        with self._lock:
+            return {
+                digest: mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) for digest, file in self._files.items()
+            }
+
     def retain(self, digests: Collection[str]) -> None:
         """Remove all blobs but these."""
         with self._lock:
