@@ -10,4 +10,9 @@ ACQUISITIONS = ("logei", "ucb", "pi", "qlogei")
 KERNELS = ("matern52", "rbf")
 MEANS = ("constant", "linear", "zero")
 PRUNERS = ("none", "median", "asha", "hyperband")
-ENGINES = ("inline", "process")
+ENGINES = ("inline", "process", "ray", "dask")
+
+
+def is_engine(word: str) -> bool:
+    """Return whether a word chooses an engine: a fixed word, `ray://HOST:PORT` or `dask:ADDRESS`."""
+    return word in ENGINES or word.startswith(("ray://", "dask:"))

@@ -234,7 +234,7 @@ def pack(value: Any) -> bytes:
     Raises:
         TransportError: Something in it cannot be sent; the text names it.
     """
-    return packed_by(cloudpickle.dumps, value)
+    return packed_by(lambda given: bytes(cloudpickle.dumps(given)), value)
 
 
 def packed_by(dumps: Callable[[Any], T], value: Any) -> T:

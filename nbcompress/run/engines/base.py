@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import Protocol
 
 from nbcompress.errors import SearchError
-from nbcompress.run.engines.memory import size_text
 from nbcompress.run.evaluation import failure_of
+from nbcompress.run.memory import size_text
 from nbcompress.run.options import described
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
 from nbcompress.run.termination import Termination
 from nbcompress.run.trial import Listener
 from nbcompress.study.goal import Failure, State
-
 
 # The kind of the failure of a trial that runs over `--trial-memory`.
 MEMORY = "Memory"

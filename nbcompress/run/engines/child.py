@@ -18,7 +18,7 @@ import cloudpickle
 
 from nbcompress.run.engines.base import evaluated, with_memory_limit
 from nbcompress.run.engines.data import load_parts
-from nbcompress.run.engines.memory import limit_own_memory
+from nbcompress.run.memory import limit_own_memory
 from nbcompress.run.outcome import Outcome
 from nbcompress.run.trial import RunningTrial
 from nbcompress.study.goal import Failure, State

@@ -25,7 +25,7 @@ LOST = "WorkerLost"
 _CLOSE_SECONDS = 5.0
 
 
-class WorkerLost(Exception):  # noqa: N818 - it says what happened to a worker; it is never shown to a user
+class WorkerLost(Exception):
     """The worker of a trial is gone, through no fault of the trial: the trial has a process of its own."""
 
 

@@ -251,6 +251,4 @@ def run_on_dask(task: tuple[TrialRequest, str, Sequence[str]], *data: Any) -> by
     send(place=place())
     blobs: dict[str, Any] = dict(zip(digests, data, strict=True))
     fetch: Callable[[Sequence[str]], Mapping[str, Any]] = lambda missing: {name: blobs[name] for name in missing}  # noqa: E731
-    return host_of_this_process().run(
-        request, fetch, lambda step, values: send(step=step, values=dict(values)), is_cut
-    )
+    return host_of_this_process().run(request, fetch, lambda step, values: send(step=step, values=dict(values)), is_cut)

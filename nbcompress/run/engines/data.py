@@ -101,7 +101,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return None
 
     def _array(self, array: Any) -> tuple[Any, ...] | None:
-        if array.dtype.hasobject or array.nbytes < MIN_BLOB or not (array.flags.c_contiguous or array.flags.f_contiguous):
+        if (
+            array.dtype.hasobject
+            or array.nbytes < MIN_BLOB
+            or not (array.flags.c_contiguous or array.flags.f_contiguous)
+        ):
             return None
         order = "C" if array.flags.c_contiguous else "F"
         flat = array.reshape(-1, order=order).view("uint8")  # a view: nothing is copied

@@ -24,7 +24,7 @@ from typing import Any
 
 from nbcompress.run.engines.base import over_limit, over_memory, terminated
 from nbcompress.run.engines.child import ChildEnvironment, run_child
-from nbcompress.run.engines.memory import used_bytes
+from nbcompress.run.memory import used_bytes
 from nbcompress.run.outcome import Outcome, pack
 from nbcompress.run.termination import Termination, uninterrupted
 from nbcompress.study.goal import Failure, State

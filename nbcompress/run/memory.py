@@ -30,7 +30,7 @@ def bytes_of(size: object, keyword: str = "trial_memory") -> int:
     number: float | None = None
     if isinstance(size, str) and (match := _SIZE.fullmatch(size.strip())):
         number = float(match[1]) * _PREFIXES[(match[2] or "").lower()]
-    elif isinstance(size, Real) and not isinstance(size, bool):
+    elif not isinstance(size, (str, bool)) and isinstance(size, Real):
         number = float(size)
     if number is None or not SMALLEST <= number < 2**60:
         raise SearchError(f"{option(keyword)} is a size of at least 50MB, such as 4GB or 2GiB, but got {size!r}.")
