@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -35,13 +36,15 @@ class Engine(Protocol):
         name: As the user wrote it.
         is_serial: It runs one trial at a time, in this thread.
         sends: It pickles the evaluator for other processes.
-        warnings: Sentences for the user, such as that trials share random generators.
     """
 
     name: str
     is_serial: bool
     sends: bool
-    warnings: list[str]
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Sentences for the user, such as that trials share random generators."""
 
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
         """Get ready for up to `jobs` trials at a time. `listener` is called from `next`, or inside the trial.

@@ -26,6 +26,7 @@ from nbcompress.run.outcome import packed_by
 
 # Smaller values stay in the pickle. A file and a mapping for each of them would cost more.
 MIN_BLOB = 1 << 16
+_IS_LINUX = sys.platform.startswith("linux")
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ class _Unpickler(pickle.Unpickler):
 
         dtype, n_bytes = rest
         untyped = torch.UntypedStorage.from_file(path, shared=False, nbytes=n_bytes)
-        return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
+        typed: Any = torch.storage.TypedStorage
+        return typed(wrap_storage=untyped, dtype=dtype, _internal=True)
 
 
 class BlobFiles:
@@ -179,8 +181,7 @@ class BlobFiles:
     def add(self, blobs: Mapping[str, Any]) -> None:
         """Write those of the blobs that are not here yet."""
         for digest in self.missing(blobs.keys()):
-            is_nameless = sys.platform == "linux"
-            file: Any = tempfile.TemporaryFile() if is_nameless else tempfile.NamedTemporaryFile()  # noqa: SIM115 - it stays open
+            file: Any = tempfile.TemporaryFile() if _IS_LINUX else tempfile.NamedTemporaryFile()  # noqa: SIM115 - it stays open
             file.write(blobs[digest])
             file.flush()
             with self._lock:
@@ -193,7 +194,7 @@ class BlobFiles:
         """Return where processes of this user on this machine can open the blobs."""
         with self._lock:
             found = {digest: self._files[digest] for digest in digests}
-        if sys.platform == "linux":
+        if _IS_LINUX:
             return {digest: f"/proc/{os.getpid()}/fd/{file.fileno()}" for digest, file in found.items()}
         return {digest: str(file.name) for digest, file in found.items()}
 
