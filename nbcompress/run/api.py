@@ -84,6 +84,9 @@ def search(
     pruner: str = "none",
     until: str | Until | None = None,
     engine: Any = "inline",
+    resources: str | Mapping[str, float] | None = None,
+    retries: int = 1,
+    trial_memory: str | int | None = None,
     jobs: int = 1,
     repeats: int = 1,
     keep: str | Iterable[str] = (),
@@ -121,7 +124,12 @@ def search(
         mean: For `gp`: `constant`, `linear` or `zero`.
         pruner: The rule of early stopping: `none`, `median`, `asha` or `hyperband`.
         until: A stop rule: `"no gain 15"` or `"gain < 0.001"`.
-        engine: `inline`, `process` (each trial in a process of its own), or a `concurrent.futures.Executor`.
+        engine: `inline`; `process` (each trial in a process of its own); `ray` or `dask` (on the cluster of the
+            notebook or a local one), `ray://HOST:PORT` or `dask:tcp://HOST:PORT`; a `distributed.Client`; or a
+            `concurrent.futures.Executor`.
+        resources: What a trial takes of a cluster: `"cpus=2, gpus=1"` or a dict; one CPU if None.
+        retries: How often a trial whose worker was lost is run again under its number, on clusters and executors.
+        trial_memory: Hard limit for one trial, such as `"4GB"` or a number of bytes; under `process` and on clusters.
         jobs: The number of trials that run at the same time.
         repeats: Runs per point, with different seeds; metrics are means over the runs.
         keep: Names of the values that trials may keep; all if empty.

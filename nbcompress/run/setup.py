@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchError, option
 from nbcompress.run.engines import engine_of
+from nbcompress.run.engines.data import check_sendable
 from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import Search
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
-from nbcompress.run.outcome import pack
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Reevaluation
 from nbcompress.run.rerun import Rerunner
@@ -150,11 +150,11 @@ def prepare_search(
     def take_snapshot() -> Snapshot:
         return snapshot_values(evaluator.reads(), function, evaluator.written())
 
-    engine = engine_of(options.engine, engine_name)
+    engine = engine_of(options.engine, engine_name, **options.engine_arguments)
     proposer = proposer_of(options, space, goal)
     options = check_search(options, space, goal, proposer, engine)
     if engine.sends:
-        pack(evaluator)
+        check_sendable(evaluator)
     reads = evaluator.reads()
     data = data_facts(reads)
     is_stored = location.storage is not None
