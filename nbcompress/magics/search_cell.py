@@ -181,6 +181,8 @@ def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope, baseli
     evaluated = {
         "engine": _engine(arguments, body, scope),
         "start": scope.value(arguments.start),
+        "original": scope.value(arguments.original),
+        "test": scope.value(arguments.test),
         "baseline": baseline,
     }
     options = SearchOptions.from_arguments({**vars(arguments), **evaluated})

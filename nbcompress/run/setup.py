@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import SearchError, option
 from nbcompress.run.engines import engine_of
 from nbcompress.run.engines.data import check_sendable
+from nbcompress.run.held_out import held_out_test
 from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import Search
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
@@ -153,6 +154,7 @@ def prepare_search(
     engine = engine_of(options.engine, engine_name, **options.engine_arguments)
     proposer = proposer_of(options, space, goal)
     options = check_search(options, space, goal, proposer, engine)
+    test = held_out_test(options, evaluator.reads())
     if engine.sends:
         check_sendable(evaluator)
     reads = evaluator.reads()
@@ -184,7 +186,7 @@ def prepare_search(
         options.keep,
         options.repeats,
     )
-    return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None)
+    return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None, test)
 
 
 def prepare_function_search(
