@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -23,8 +22,8 @@ from nbcompress.magics.arguments import (
     one_of,
 )
 from nbcompress.magics.base import LineMagic, MagicResult, Scope
-from nbcompress.magics.compressors import model_of
-from nbcompress.magics.result_card import checked_evaluate, with_article
+from nbcompress.magics.compressors import model_of, named_models
+from nbcompress.magics.result_card import checked_evaluate
 
 
 def _footprint(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
@@ -68,42 +67,6 @@ def _footprint_of_file(path: str, arguments: argparse.Namespace, scope: Scope) -
     from nbcompress.panels.cards import contents_card
 
     return MagicResult(contents, contents_card(contents, title=arguments.typed))
-
-
-def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
-    """Evaluate expressions of models and label each model by its expression; equal labels get a number.
-
-    Raises:
-        UsageError: There is no model, or a value is not a model.
-    """
-    from torch import nn
-
-    found: dict[str, Any] = {}
-    for text in texts:
-        value = scope.evaluate(text)
-        for label, model in _labelled(text, value):
-            if not isinstance(model, nn.Module):
-                kind = with_article(type(model).__name__)
-                raise UsageError(f"MODEL must be a torch.nn.Module, but {label} is {kind}.")
-            key, count = label, 2
-            while key in found:
-                key, count = f"{label} ({count})", count + 1
-            found[key] = model
-    if not found:
-        raise UsageError("there is no model in an empty list.")
-    return found
-
-
-def _labelled(text: Expression, value: Any) -> list[tuple[str, Any]]:
-    """Return pairs of label and model: for a list display the text of each part, for other lists the position."""
-    if isinstance(value, dict):
-        return [(str(key), model) for key, model in value.items()]
-    if not isinstance(value, (list, tuple)):
-        return [(str(text), value)]
-    node = ast.parse(text, mode="eval").body
-    if isinstance(node, (ast.List, ast.Tuple)) and len(node.elts) == len(value):
-        return [(ast.unparse(part), model) for part, model in zip(node.elts, value, strict=True)]
-    return [(f"{text}[{index}]", model) for index, model in enumerate(value)]
 
 
 FOOTPRINT = LineMagic(
