@@ -20,7 +20,7 @@ from nbcompress.compressors.prune.weight_scores import (
     prune_by_hessian,
     scores_of,
 )
-from nbcompress.compressors.record import Codebook, TensorRecord
+from nbcompress.compressors.record import Codebook, TensorRecord, attach_, record_of
 from nbcompress.compressors.session import CompressionSession
 from nbcompress.compressors.training import Trainer
 from nbcompress.errors import CompressionError, option
@@ -95,12 +95,16 @@ def _prune(
     session: CompressionSession, options: PruneOptions, statistics: Mapping[str, InputStatistics] | None = None
 ) -> None:
     scores = options.scores(session.model, session.targets, statistics)
-    ranges = {
-        target.name.removesuffix(".weight"): (float(score.min()), float(score.max()))
-        for target, score in zip(session.targets, scores, strict=True)
-    }
-    session.record = replace(session.record, scores=ranges)
+    session.record = replace(session.record, scores=_ranges(session.targets, scores))
     _apply(session, options.masks_of(scores, session.targets))
+
+
+def _ranges(targets: Sequence[Target], scores: Sequence[Tensor]) -> dict[str, tuple[float, float]]:
+    """The lowest and the highest score of each layer."""
+    return {
+        target.name.removesuffix(".weight"): (float(score.min()), float(score.max()))
+        for target, score in zip(targets, scores, strict=True)
+    }
 
 
 def leave_out_unsupported(
@@ -183,20 +187,25 @@ def prune_gradually(
             return gradual_share(start, end, epoch, n_epochs)
         return shares[epoch - 1] if epoch <= len(shares) else None
 
+    ranges: dict[str, tuple[float, float]] = {}
+
     def before_epoch(epoch: int, trainer: Trainer) -> None:
         share = share_of(epoch)
         if share is None:
             return
         # Scoring does not change the mode of the model; the trainer sets it.
-        for target, mask in zip(
-            session.targets, replace(options, amount=share).masks(trainer.model, session.targets), strict=True
-        ):
+        scores = options.scores(trainer.model, session.targets)
+        ranges.update(_ranges(session.targets, scores))
+        masks = replace(options, amount=share).masks_of(scores, session.targets)
+        for target, mask in zip(session.targets, masks, strict=True):
             fill_(target.parameter, torch.where(mask, target.parameter.detach(), 0.0))
             trainer.set_constraint(target.name, session.constraint_of(target))
 
     # Before the first epoch no weight is removed, but zeros stay zero from now on.
     _apply(session, [torch.ones_like(target.parameter, dtype=torch.bool) for target in session.targets])
-    return session.finish(before_epoch)
+    small = session.finish(before_epoch)
+    attach_(small, replace(record_of(small), scores=ranges))
+    return small
 
 
 def _apply(session: CompressionSession, masks: Sequence[Tensor]) -> None:

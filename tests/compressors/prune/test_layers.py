@@ -188,7 +188,14 @@ def t5() -> nn.Module:
 
     return T5ForConditionalGeneration(
         T5Config(
-            vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=3, num_decoder_layers=3, num_heads=2, **TOKEN_OF
+            vocab_size=40,
+            d_model=16,
+            d_kv=8,
+            d_ff=24,
+            num_layers=3,
+            num_decoder_layers=3,
+            num_heads=2,
+            decoder_start_token_id=0,
         )
     )
 
