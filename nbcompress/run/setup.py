@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchError, option
 from nbcompress.run.engines import engine_of
-from nbcompress.run.engines.data import check_sendable
 from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import Search
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
@@ -146,30 +145,33 @@ def prepare_search(
     engine = engine_of(options.engine, engine_name, **options.engine_arguments)
     proposer = proposer_of(options, space, goal)
     options = check_search(options, space, goal, proposer, engine)
-    if engine.sends:
-        check_sendable(evaluator)
-    reads = evaluator.reads()
-    data = data_facts(reads)
-    is_stored = location.storage is not None
-    study = open_study(
-        location.name,
-        space,
-        goal,
-        storage=location.storage,
-        fresh=options.fresh,
-        identity={"body": digest, **data.identity, **fingerprints(reads), **options.steering},
-        snapshot=take_snapshot() if is_stored else None,
-        is_generated_name=location.is_made,
-        accept_changes=options.accept_changes,
-    )
-    study.check_not_searched()
-    attach_artifact_store(study, modules)
-    if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
-        how = _with_earlier(study, options.facts(engine.name))
-        note(study, **(facts or {}), **how, **data.to_json(), **provenance())
-    if options.baseline is not None:
-        note(study, baseline=dict(options.baseline))
-    return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None)
+    engine.prepare(evaluator, options.jobs)
+    try:
+        reads = evaluator.reads()
+        data = data_facts(reads)
+        is_stored = location.storage is not None
+        study = open_study(
+            location.name,
+            space,
+            goal,
+            storage=location.storage,
+            fresh=options.fresh,
+            identity={"body": digest, **data.identity, **fingerprints(reads), **options.steering},
+            snapshot=take_snapshot() if is_stored else None,
+            is_generated_name=location.is_made,
+            accept_changes=options.accept_changes,
+        )
+        study.check_not_searched()
+        attach_artifact_store(study, modules)
+        if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
+            how = _with_earlier(study, options.facts(engine.name))
+            note(study, **(facts or {}), **how, **data.to_json(), **provenance())
+        if options.baseline is not None:
+            note(study, baseline=dict(options.baseline))
+        return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def prepare_function_search(

@@ -13,6 +13,7 @@ from typing import Any
 import cloudpickle
 
 from nbcompress.run.engines.base import EngineError, ResultQueue, evaluated, over_limit, terminated
+from nbcompress.run.engines.data import check_sendable
 from nbcompress.run.evaluation import failure_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, pack
 from nbcompress.run.termination import Termination, Terminator
@@ -54,6 +55,10 @@ class ExecutorEngine:
         self._results = ResultQueue()
         self._submitted: dict[int, _Submitted] = {}
         self._lock = threading.Lock()
+
+    def prepare(self, evaluate: Evaluate, jobs: int) -> None:  # noqa: ARG002
+        if self.sends:
+            check_sendable(evaluate)
 
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
         self._listener, self._jobs = listener, jobs
