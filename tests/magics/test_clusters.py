@@ -53,7 +53,7 @@ class Cluster:
 
 def a_ray_cluster() -> Iterator[Cluster]:
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nbcompress[ray]'")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"}
     ray.init(address="local", num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
 
     def kill_workers() -> None:
