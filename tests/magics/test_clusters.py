@@ -99,6 +99,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     yield from request.param()
 
 
+# What both do by the same code. A worker of Ray takes seconds to start.
+DASK_ALONE = pytest.mark.parametrize("cluster", [a_dask_cluster], ids=["dask"], indirect=True)
+
+
 CELL = """
 kind = Choice("plain", "deep")
 x = Float(0, 1)
@@ -218,14 +222,23 @@ def test_a_report_arrives_while_the_trial_runs_and_a_skipped_trial_frees_its_wor
     wait_until_gone(processes_of(tmp_path)[0])
 
 
+@DASK_ALONE
 def test_an_interrupt_ends_it_and_leaves_no_process(cluster: Cluster, tmp_path: Path) -> None:
     study = searched(cluster, tmp_path, Told(lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert [trial.state.value for trial in study.all_trials] == ["interrupted"]
     wait_until_gone(processes_of(tmp_path)[0])
 
 
-@pytest.mark.parametrize(("retries", "state"), [(1, "complete"), (0, "failed")])
-def test_the_trial_of_a_lost_worker(cluster: Cluster, tmp_path: Path, retries: int, state: str) -> None:
+def test_the_trial_of_a_lost_worker_runs_again(cluster: Cluster, tmp_path: Path) -> None:
+    check_lost_worker(cluster, tmp_path, retries=1, state="complete")
+
+
+@DASK_ALONE
+def test_the_trial_of_a_lost_worker_fails_where_it_is_not_to_run_again(cluster: Cluster, tmp_path: Path) -> None:
+    check_lost_worker(cluster, tmp_path, retries=0, state="failed")
+
+
+def check_lost_worker(cluster: Cluster, tmp_path: Path, retries: int, state: str) -> None:
     once = iter([lambda: threading.Thread(target=cluster.kill_workers).start()])
     told = Told(lambda: next(once, lambda: None)())
     study = searched(cluster, tmp_path, told, retries=retries, trials=1)
@@ -243,7 +256,7 @@ def test_data_goes_once_and_changed_data_alone_again(cluster: Cluster) -> None:
     def body(x: float) -> float:
         return x + float(first[0] + second[0])
 
-    options: dict[str, Any] = {"sampler": "sobol", "trials": 3, "engine": cluster.engine}
+    options: dict[str, Any] = {"sampler": "sobol", "trials": 1, "engine": cluster.engine}
     if cluster.engine.startswith("dask"):
         import distributed
 
@@ -264,6 +277,7 @@ def test_data_goes_once_and_changed_data_alone_again(cluster: Cluster) -> None:
         options["engine"].close()
 
 
+@DASK_ALONE
 def test_memory_of_a_trial(cluster: Cluster) -> None:
     def body(x: float) -> float:
         return float(len(bytearray(3_000_000_000)))
