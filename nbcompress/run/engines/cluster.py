@@ -221,6 +221,7 @@ class ClusterEngine:
                 attempts.limit,
                 self._memory,
                 self._site,
+                self._files.paths(self._digests),
             )
             try:
                 outcome: Outcome = pickle.loads(self._backend.run(request, listen))  # noqa: S301 - sent by our own worker
