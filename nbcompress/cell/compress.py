@@ -97,9 +97,8 @@ def compress(
         trials=trials,
         keep_accuracy=keep_accuracy,
     )
-    return _run(
-        cell, namespace, SearchOptions(trials=trials, start=tuple(map(dict, cell.start)), keep=(KEPT,), study=study, **options)
-    )
+    own: dict[str, Any] = {"trials": trials, "start": tuple(map(dict, cell.start)), "keep": (KEPT,), "study": study}
+    return _run(cell, namespace, SearchOptions(**own, **options))
 
 
 def _run(cell: CompressCell, namespace: dict[str, Any], options: SearchOptions) -> Study:
