@@ -28,6 +28,8 @@ LINE_MAGICS = {
     "distill": "compressors",
     "footprint": "measures",
     "sensitivity": "measures",
+    "compare": "files",
+    "export": "files",
     "bo_study": "study",
     "bo_report": "study",
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -14,9 +16,11 @@ from nbcompress.magics.arguments import (
     MODEL,
     OUT,
     Expression,
+    FileName,
     argument,
     as_keywords,
     expression,
+    expression_or_file,
     number,
     one_of,
 )
@@ -28,8 +32,8 @@ from nbcompress.magics.result_card import checked_evaluate, with_article
 def _footprint(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     from nbcompress.measure import footprint
 
-    models = named_models(arguments.models, scope)
-    keywords = scope.values(as_keywords(arguments, ("example", "data", "threads", "runtime")))
+    models = named_models(arguments.models, scope, or_files=True)
+    keywords = scope.values(as_keywords(arguments, ("example", "data", "threads", "runtime", "into")))
     measured = footprint(models, **keywords)
     result: Any = measured[0] if len(models) == 1 else measured
     if scope.in_trial:
@@ -39,8 +43,13 @@ def _footprint(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     return MagicResult(result, footprint_card(result, title=arguments.typed))
 
 
-def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
+def named_models(texts: Sequence[Expression | FileName], scope: Scope, *, or_files: bool = False) -> dict[str, Any]:
     """Evaluate expressions of models and label each model by its expression; equal labels get a number.
+
+    Args:
+        texts: The expressions.
+        scope: Where they are evaluated.
+        or_files: Whether names of files may stand for models. They are labelled by their names.
 
     Raises:
         UsageError: There is no model, or a value is not a model.
@@ -49,11 +58,15 @@ def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for text in texts:
-        value = scope.evaluate(text)
-        for label, model in _labelled(text, value):
-            if not isinstance(model, nn.Module):
+        value = scope.evaluate(text) if isinstance(text, Expression) else str(text)
+        for typed, model in _labelled(text, value):
+            label = typed
+            if or_files and isinstance(model, (str, os.PathLike)):
+                label = Path(model).name
+            elif not isinstance(model, nn.Module):
                 kind = with_article(type(model).__name__)
-                raise UsageError(f"MODEL must be a torch.nn.Module, but {label} is {kind}.")
+                what = "a torch.nn.Module or the name of a file" if or_files else "a torch.nn.Module"
+                raise UsageError(f"MODEL must be {what}, but {label} is {kind}.")
             key, count = label, 2
             while key in found:
                 key, count = f"{label} ({count})", count + 1
@@ -63,7 +76,7 @@ def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
     return found
 
 
-def _labelled(text: Expression, value: Any) -> list[tuple[str, Any]]:
+def _labelled(text: str, value: Any) -> list[tuple[str, Any]]:
     """Return pairs of label and model: for a list display the text of each part, for other lists the position."""
     if isinstance(value, dict):
         return [(str(key), model) for key, model in value.items()]
@@ -84,11 +97,20 @@ FOOTPRINT = LineMagic(
   %footprint model small
   costs = %footprint [model, small] --example images[:1]""",
     (
-        argument("models", nargs="+", type=expression, metavar="MODEL", help="expressions: models, or lists of models"),
+        argument(
+            "models",
+            nargs="+",
+            type=expression_or_file,
+            metavar="MODEL",
+            help="expressions: models, or lists of models; or names of files (.onnx, .nbz)",
+        ),
         argument("--example", type=expression, metavar="X", help="an input of the model; without it nothing is run"),
         argument("--data", type=expression, metavar="D", help="data whose first batch serves as the example"),
         one_of("--runtime", ("torch", "onnx"), "where latency is measured: {words} (torch)"),
         number("--threads", "N", "threads while latency is measured (1)"),
+        argument(
+            "--into", type=expression, metavar="MODEL", help="an instance of the class of the model in a .nbz file"
+        ),
         OUT,
     ),
     _footprint,
