@@ -65,8 +65,8 @@ def named_models(texts: Sequence[Expression | FileName], scope: Scope, *, or_fil
                 label = Path(model).name
             elif not isinstance(model, nn.Module):
                 kind = with_article(type(model).__name__)
-                what = "a torch.nn.Module or the name of a file" if or_files else "a torch.nn.Module"
-                raise UsageError(f"MODEL must be {what}, but {label} is {kind}.")
+                files = " Names of files end in .onnx or .nbz." if or_files else ""
+                raise UsageError(f"MODEL must be a torch.nn.Module, but {label} is {kind}.{files}")
             key, count = label, 2
             while key in found:
                 key, count = f"{label} ({count})", count + 1

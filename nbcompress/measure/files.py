@@ -78,11 +78,13 @@ def as_module(model: object, into: nn.Module | None = None, threads: int = 1) ->
         return model
     if not isinstance(model, (str, os.PathLike)):
         raise MeasureError(
-            f"a model is a torch.nn.Module or the name of a file (.onnx, .nbz), got {type(model).__name__}"
+            f"only a torch.nn.Module can be measured, got {type(model).__name__} (or the name of a file, .onnx or .nbz)"
         )
     path = Path(model)
     if path.suffix not in (".onnx", ".nbz"):
-        raise MeasureError(f"only files that end in .onnx or .nbz can be measured, got {str(path)!r}")
+        raise MeasureError(
+            f"only a torch.nn.Module can be measured, got {type(model).__name__} {str(path)!r}: files end in .onnx or .nbz"
+        )
     if not path.is_file():
         raise MeasureError(f"there is no file {str(path)!r}")
     if path.suffix == ".onnx":

@@ -85,7 +85,9 @@ def test_what_cannot_be_compared(ready: Notebook) -> None:
     assert "there is no file 'none.onnx'" in ready.refused("%compare model none.onnx")
     nc.save(ready.names["small"], "small.nbz")
     assert "pass --into" in ready.refused("%compare small.nbz small.nbz")
-    assert "MODEL must be a torch.nn.Module or the name of a file, but 3 is an int" in ready.refused("%compare model 3")
+    assert "MODEL must be a torch.nn.Module, but 3 is an int. Names of files end in .onnx or .nbz." in ready.refused(
+        "%compare model 3"
+    )
 
 
 def test_footprint_takes_files(ready: Notebook) -> None:
