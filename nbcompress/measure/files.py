@@ -78,12 +78,13 @@ def as_module(model: object, into: nn.Module | None = None, threads: int = 1) ->
         return model
     if not isinstance(model, (str, os.PathLike)):
         raise MeasureError(
-            f"only a torch.nn.Module can be measured, got {type(model).__name__} (or the name of a file, .onnx or .nbz)"
+            f"only a torch.nn.Module can be measured, got {type(model).__name__} (or a file, .onnx or .nbz)"
         )
     path = Path(model)
     if path.suffix not in (".onnx", ".nbz"):
         raise MeasureError(
-            f"only a torch.nn.Module can be measured, got {type(model).__name__} {str(path)!r}: files end in .onnx or .nbz"
+            f"only a torch.nn.Module can be measured, got {type(model).__name__} {str(path)!r}: "
+            "files end in .onnx or .nbz"
         )
     if not path.is_file():
         raise MeasureError(f"there is no file {str(path)!r}")
