@@ -27,6 +27,7 @@ from nbcompress.compressors.keras import recompute_shapes_
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, CompressionError, warn
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -72,6 +73,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         True
         >>> folder.cleanup()
     """
+    model = without_torch_masks(model)
     packed = pack(model)
     warn_of_broken(packed)
     check_packed(packed, model)

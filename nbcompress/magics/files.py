@@ -22,8 +22,7 @@ from nbcompress.magics.arguments import (
     one_of,
 )
 from nbcompress.magics.base import LineMagic, MagicResult, Scope
-from nbcompress.magics.compressors import model_of
-from nbcompress.magics.measures import named_models
+from nbcompress.magics.compressors import model_of, named_models
 from nbcompress.magics.result_card import CARD_SECONDS, CardInputs, many_models
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def _export(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     measured = scope.values(as_keywords(arguments, ("threads", "loss", "output")))
     measured |= {key: keywords[key] for key in ("example", "data") if key in keywords}
     card = CardInputs.of(arguments, scope, measured, is_trained=False)
-    path = export(model, arguments.file, **keywords)
+    path = export(model, arguments.path, **keywords)
     if scope.in_trial:
         return MagicResult(path)
     return MagicResult(path, card.or_error(lambda: _export_card(card, str(arguments.model), model, path, measured)))
@@ -166,7 +165,7 @@ EXPORT = LineMagic(
   path = %export model model.pt2 --example images[:2]""",
     (
         MODEL,
-        argument("file", type=str, metavar="FILE", help="its name; the suffix selects the format"),
+        argument("path", type=str, metavar="FILE", help="its name; the suffix selects the format"),
         argument("--dynamic", type=_axes, metavar="AXES", help="free axes beside the first, such as 1 for sequences"),
         one_of("--format", ("onnx", "pt2", "safetensors", "pt"), "{words} (by the suffix)"),
         number("--tolerance", "T", "largest error of an output (0.001; 0.3 with integers)"),

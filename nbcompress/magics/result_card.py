@@ -7,7 +7,7 @@ the result is returned all the same.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -153,6 +153,7 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
     """
     from nbcompress.compressors import record_of
     from nbcompress.measure import compare
+    from nbcompress.measure.removed import removed_rows
     from nbcompress.panels.cards import comparison_card
 
     after = card.scores({"after": small})
@@ -163,22 +164,38 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
         comparison,
         scores={name: {**before[name], **after[name]} for name in before},
         left_out=record_of(small).left_out,
-        remarks=card.remarks(comparison.language is not None) if is_scored else [],
+        training=record_of(small).training[len(record_of(model).training) :],
+        removed=removed_rows(model, small, (comparison.before, comparison.after)),
+        remarks=[
+            *mask_remarks(model),
+            *(card.remarks(comparison.language is not None) if is_scored else []),
+        ],
     )
 
 
-def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any]) -> Bundle:
+def mask_remarks(model: Any) -> list[str]:
+    """Return a remark if `model` has masks of `torch.nn.utils.prune`, which were taken over."""
+    from nbcompress.compressors.torch_masks import torch_masks
+
+    masks = torch_masks(model)
+    n_zeros = sum(int((mask == 0).sum()) for mask in masks.values())
+    listed = ", ".join(list(masks)[:3]) + (f" and {len(masks) - 3} more" if len(masks) > 3 else "")
+    return [f"masks of torch.nn.utils.prune were taken over: {n_zeros:,} zeros of {listed}"] if masks else []
+
+
+def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any], trained: Collection[str]) -> Bundle:
     """Return the card that compares several models.
 
     Args:
         card: The inputs.
         before: The scores of some of the models.
         models: The models by label, the original first.
+        trained: The labels of those that were trained.
     """
     scored = {label for values in before.values() for label in values}
     scores = card.scores({label: model for label, model in models.items() if label not in scored})
     found = {name: {**before[name], **values} for name, values in scores.items()}
-    return _side_by_side(card, found, models, {})[1]
+    return _side_by_side(card, found, models, {}, trained)[1]
 
 
 def many_models(card: CardInputs, models: Mapping[str, Any], keywords: Mapping[str, Any]) -> tuple[Any, Bundle]:
@@ -197,8 +214,13 @@ def many_models(card: CardInputs, models: Mapping[str, Any], keywords: Mapping[s
 
 
 def _side_by_side(
-    card: CardInputs, scores: Scores, models: Mapping[str, Any], keywords: Mapping[str, Any]
+    card: CardInputs,
+    scores: Scores,
+    models: Mapping[str, Any],
+    keywords: Mapping[str, Any],
+    trained: Collection[str] = (),
 ) -> tuple[Any, Bundle]:
+    from nbcompress.compressors import record_of
     from nbcompress.compressors.losses import LossSpec
     from nbcompress.measure import accuracy_change, footprint, language_note, scores_on
     from nbcompress.panels.cards import footprint_card
@@ -217,5 +239,12 @@ def _side_by_side(
         for index, other in enumerate(others):
             n_examples, flips, *_ = accuracy_change(measured.accuracy[first], measured.accuracy[other]).notes()
             remarks += [n_examples] * (index == 0) + [f"{first} to {other}: {flips}"]
-    bundle = footprint_card(footprints, title=card.title, scores=scores, measured=measured, remarks=remarks)
+    bundle = footprint_card(
+        footprints,
+        title=card.title,
+        training={label: record_of(model).training[-1:] for label, model in models.items() if label in trained},
+        scores=scores,
+        measured=measured,
+        remarks=remarks,
+    )
     return footprints, bundle

@@ -15,6 +15,7 @@ from torch import nn
 
 from nbcompress.artifact import size_by_tensor
 from nbcompress.compressors.layers import unique_parameters
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import MeasureError, option
 from nbcompress.measure.costs import ROOT_NAME, Footprint, LayerFootprint, footprint_notes, latency_text
 from nbcompress.measure.files import ModelOrFile, OnnxModel, as_modules, for_onnx, name_of, onnx_sizes
@@ -270,6 +271,7 @@ def _footprint(name: str, model: nn.Module, inputs: ModelInputs | None, count: M
         return Footprint(
             name, None, None, total, inputs=text, layers=files, overhead_bytes=total - sum(by_layer.values())
         )
+    model = without_torch_masks(model)
     sizes = size_by_tensor(model)
     overhead = sizes.pop("")
     weights = {names[0]: weight for names, weight in unique_parameters(model)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from math import isfinite
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -15,6 +16,7 @@ from nbcompress.artifact.export.program import pickled_state_bytes, program_byte
 from nbcompress.artifact.export.report import ExportedFile, ExportReport
 from nbcompress.artifact.file import check_writable, write_atomically
 from nbcompress.compressors.layers import copied
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, did_you_mean, option
 
 _FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors", ".pt": "pt", ".pth": "pt"}
@@ -27,7 +29,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     example: object = None,
-    format: str | None = None,
+    format: Literal["onnx", "pt2", "safetensors", "pt"] | None = None,
     tolerance: float | None = None,
     data: object = None,
     dynamic: object = None,
@@ -111,6 +113,7 @@ def export(
     check_writable(where)
     if dynamic is not None and name in ("safetensors", "pt"):
         raise ArtifactError(f"{option('dynamic=')} belongs to programs (onnx, pt2): a state dict has no inputs")
+    model = without_torch_masks(model)
     if name in ("safetensors", "pt"):
         write_atomically(where, [state_bytes(model) if name == "safetensors" else pickled_state_bytes(model)])
         return ExportedFile.of(where, ExportReport(name, (where,)))
