@@ -35,6 +35,7 @@ HOMES = {
     "search": "run",
     "sensitivity": "measure",
     "size_bytes": "artifact",
+    "stop_trial": "run",
 }
 
 # Modules that are reached as attributes, such as `nc.optuna.Sampler`. A star import does not bring them: the names of

@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from nbcompress.choices import ACQUISITIONS, ENGINES, KERNELS, MEANS, PRUNERS, SAMPLERS
+from nbcompress.choices import ACQUISITIONS, ENGINES, INTERRUPTS, KERNELS, MEANS, PRUNERS, SAMPLERS
 from nbcompress.errors import GoalError
 from nbcompress.magics.arguments import MagicParser, OneOf, Suggests, WholeNumber, expression, name
 from nbcompress.study.goal import Constraint, Direction, Goal, Objective
@@ -116,6 +116,8 @@ def _running(add: Add) -> None:
     add("--engine", type=Suggests(name, ENGINES), metavar="NAME", help=help_)
     add("--jobs", type=WholeNumber(1), metavar="K", help="trials at a time, not under inline (%(default)s)")
     add("--repeats", type=WholeNumber(1), metavar="K", help="runs per point with different seeds (%(default)s)")
+    help_ = "at the first interrupt: end the cell so that later cells run, or raise, which stops Run All (%(default)s)"
+    add("--on-interrupt", type=OneOf(INTERRUPTS), help=help_)
     add("--keep", action="append", type=name, metavar="NAME", help="keep this of the front's trials")
     add("--seed", type=WholeNumber(), metavar="N", help="equal seeds give equal points (%(default)s)")
     help_ = (

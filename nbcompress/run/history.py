@@ -99,6 +99,16 @@ def n_alike_initial_failures(trials: Sequence[Trial]) -> int:
     return n if n >= N_ALIKE else 0
 
 
+def failed_in_another_body(trial: Trial, changed_body: str | None) -> bool:
+    """Return whether a trial failed in a body that has been changed since; such a trial is run again.
+
+    Args:
+        trial: Of the study.
+        changed_body: The hash of the present body; None for the body that the study was begun with.
+    """
+    return trial.state is State.FAILED and trial.note.get("body") != changed_body
+
+
 def same_failure(trials: Sequence[Trial], n_ended: int) -> Failure | None:
     """Return the failure that ends the search, or None.
 

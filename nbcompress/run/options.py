@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
+from nbcompress.choices import INTERRUPTS
 from nbcompress.errors import GoalError, SearchError, check_integer, option, shown
 from nbcompress.run.early_stopping import Pruner
 from nbcompress.space import Point
@@ -178,6 +179,8 @@ class SearchOptions:
         until: A stop rule as text or object, or None.
         engine: `inline`, `process`, or an executor.
         keep: Names of kept values to store; empty stores all that trials keep.
+        on_interrupt: What the search does after the first interrupt, when its trials are recorded: `return`, or
+            `raise` a `KeyboardInterrupt`.
 
     Raises:
         SearchError, GoalError: An option has a value that it cannot have.
@@ -204,6 +207,7 @@ class SearchOptions:
     until: str | Until | None = field(default=None, metadata=_SEARCH)
     engine: Any = field(default="inline", metadata=_SEARCH)
     keep: tuple[str, ...] = ()
+    on_interrupt: str = "return"
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {name: check_integer(name, getattr(self, name), 1) for name in _AT_LEAST_ONE}
@@ -217,6 +221,10 @@ class SearchOptions:
         checked["keep"] = names_of("keep", self.keep)
         checked["start"] = _points(self.start)
         checked["baseline"] = _metrics(self.baseline)
+        if self.on_interrupt not in INTERRUPTS:
+            raise SearchError(
+                f"{option('on_interrupt')} is {' or '.join(INTERRUPTS)}, but got {shown(self.on_interrupt)}."
+            )
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if self.finalists > self.trials / 2:

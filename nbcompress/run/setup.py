@@ -19,6 +19,7 @@ from nbcompress.run.options import STEERING, GainBelow, SearchOptions
 from nbcompress.run.outcome import pack
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Reevaluation
+from nbcompress.run.rerun import Rerunner
 from nbcompress.run.snapshot import snapshot_values
 from nbcompress.study.snapshot import Snapshot
 from nbcompress.study.storage import DEFAULT_STORAGE
@@ -169,6 +170,13 @@ def prepare_search(
         note(study, **(facts or {}), **how, **data.to_json(), **provenance())
     if options.baseline is not None:
         note(study, baseline=dict(options.baseline))
+    study.rerunner = Rerunner(
+        evaluator.reusable(),
+        lambda: engine_of(options.engine, engine_name),
+        options.trial_timeout_seconds,
+        options.keep,
+        options.repeats,
+    )
     return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None)
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import did_you_mean
+from nbcompress.errors import SearchError, did_you_mean
 from nbcompress.run.outcome import Assignment, PrintedText, TrialEnded, number_of, step_of, trial_failure
-from nbcompress.study.goal import Goal, State
+from nbcompress.study.goal import Failure, Goal, State
 
 if TYPE_CHECKING:
     from nbcompress.run.termination import Terminator
@@ -181,6 +181,12 @@ def current_trial() -> RunningTrial | None:
     return _running.get()
 
 
+def current_terminator() -> Terminator | None:
+    """Return what can end the trial that runs in this context, or None."""
+    trial = _running.get()
+    return None if trial is None else trial.terminator
+
+
 def report(step: int | None = None, **metrics: Any) -> None:
     """Report metrics of the running trial. Outside a trial this does nothing.
 
@@ -230,3 +236,33 @@ def keep(**values: Any) -> None:
     trial = _running.get()
     if trial is not None and trial.has_begun:
         trial.keep(**values)
+
+
+def stop_trial(reason: str = "") -> None:
+    """End the running trial as *stopped*, for a reason of your own. Outside a trial this does nothing.
+
+    A stopped trial counts as a trial and keeps the metrics that it has reported. In a cell or a function written for
+    Optuna, `raise optuna.TrialPruned("why")` does the same.
+
+    Args:
+        reason: One sentence; it is shown with the trial.
+
+    Raises:
+        SearchError: The reason is no text.
+        TrialEnded: The trial ends here. It is no `Exception`, so that `except Exception` does not catch it.
+
+    Example:
+        >>> import nbcompress as nc
+        >>> def train(x):
+        ...     if x > 0.5:
+        ...         nc.stop_trial("x is too large to be useful")
+        ...     return {"loss": x}
+        >>> study = nc.search(train, {"x": nc.Float(0, 1)}, minimize="loss", trials=4, sampler="sobol")
+        >>> sorted({trial.state.value for trial in study.all_trials})
+        ['complete', 'stopped']
+    """
+    if not isinstance(reason, str):
+        raise SearchError(f"The reason to stop a trial is a text, but got {reason!r}.")
+    trial = _running.get()
+    if trial is not None and trial.has_begun:
+        raise TrialEnded(State.STOPPED, reason, Failure("Stopped", reason) if reason else None)

@@ -68,7 +68,7 @@ class Trial:
         values: The metrics, by name; incomplete if the trial ended early.
         seed: The seed of its random generators.
         seconds: Wall-clock time in seconds, or None while it runs.
-        failure: Why it failed, for failed trials.
+        failure: Why it failed, for failed trials; why it was stopped, for a trial that stopped itself with a reason.
         printed: What it printed, shortened.
         reports: Intermediate values: metric -> step -> value.
         note: What the proposer stored with the trial (JSON), such as hyperparameters.

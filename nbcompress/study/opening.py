@@ -246,6 +246,7 @@ def open_study(
             artifact_store=artifact_store,
             warnings=tuple(dict.fromkeys(warnings)),
             accepted={found.name: found.value for found in changed},
+            changed_body=_changed_body(header, given),
         )
 
 
@@ -447,6 +448,12 @@ def _changed_hash(header: StudyHeader, given: StudyHeader) -> str:
     keys = [key for key in given.identity if key.startswith(_VALUE_PREFIX)]
     changed = [key for key in keys if header.identity.get(key, given.identity[key]) != given.identity[key]]
     return f"another {changed[0]}" if changed else ""
+
+
+def _changed_body(stored: StudyHeader, given: StudyHeader) -> str | None:
+    """Return the hash of the given body if the study was begun with another one."""
+    before, now = stored.identity.get("body"), given.identity.get("body")
+    return None if before is None or now is None or before == now else str(now)
 
 
 def _identity_warnings(name: str, stored: StudyHeader, given: StudyHeader) -> list[str]:

@@ -1,69 +1,29 @@
-"""The study: all trials of one search, in a storage of Optuna, and the table of them."""
+"""The study: all trials of one search, in a storage of Optuna."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import GoalError, StudyError, TrialConflict, did_you_mean
-from nbcompress.space import Choice, Float, Int, Space
+from nbcompress.space import Space
 from nbcompress.study.artifact_store import ArtifactStore, ArtifactStoreSlot, KeptValues
 from nbcompress.study.front import feasible, front, hypervolume, losses_of
-from nbcompress.study.goal import Constraint, Failure, Goal, State, Trial
+from nbcompress.study.goal import Constraint, Failure, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
 from nbcompress.study.processes import check_not_searched, search_lock
-from nbcompress.study.trial_store import TrialStore
+from nbcompress.study.table import trials_table
+from nbcompress.study.trial_store import RERUN_STATES, TrialStore
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
     from nbcompress.space import Point
-
-
-def metric_names(trials: Iterable[Trial], goal: Goal) -> tuple[str, ...]:
-    """Return the goal's metrics, then all others in the order in which trials first have them."""
-    others = (name for trial in trials for name in trial.values)
-    return tuple(dict.fromkeys((*goal.metrics, *others)))
-
-
-def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFrame:
-    """Return the trials as a DataFrame, one row per trial.
-
-    Columns: `number`, `state`, one per parameter, one per metric, `seconds`. An inactive parameter and a missing metric
-    are NaN in a column of numbers and None in any other.
-    """
-    import pandas as pd
-
-    columns: dict[str, Any] = {
-        "number": pd.Series([trial.number for trial in trials], dtype="int64"),
-        "state": pd.Series([trial.state.value for trial in trials], dtype="object"),
-    }
-    for name in space.names:
-        columns[name] = _parameter_column(space[name], [trial.params.get(name) for trial in trials])
-    for name in metric_names(trials, goal):
-        columns[name] = pd.Series([trial.values.get(name) for trial in trials], dtype="float64")
-    columns["seconds"] = pd.Series([trial.seconds for trial in trials], dtype="float64")
-    return pd.DataFrame(columns)
-
-
-def _parameter_column(parameter: Float | Int | Choice, values: Sequence[Any]) -> pd.Series[Any]:
-    """Return the values, None where the parameter is inactive, with the dtype that the parameter implies."""
-    import pandas as pd
-
-    kinds: set[type] = {int} if isinstance(parameter, Int) else {float}
-    if isinstance(parameter, Choice):
-        kinds = {type(option) for option in parameter.options}
-    is_always_active = None not in values
-    if kinds == {bool} and is_always_active:
-        return pd.Series(values, dtype="bool")
-    if kinds - {int, float}:
-        return pd.Series(values, dtype="object")
-    return pd.Series(values, dtype="int64" if kinds == {int} and is_always_active else "float64")
 
 
 class Study:
@@ -80,7 +40,9 @@ class Study:
         warnings: Differences to the search that began this study, and what the latest search warned of, one sentence
             each.
         accepted: The present values, by name, that differ from those that the study was begun with.
+        changed_body: The hash of the present body, if it is not the one that the study was begun with.
         is_read_only: Whether the study was opened by `read_study`.
+        rerunner: What `rerun` calls; the search of this session sets it.
 
     Example:
         >>> import nbcompress as nc
@@ -101,11 +63,13 @@ class Study:
         artifact_store: ArtifactStore | None = None,
         warnings: Sequence[str] = (),
         accepted: Mapping[str, Any] | None = None,
+        changed_body: str | None = None,
         is_read_only: bool = False,
     ) -> None:
         self.name, self.space, self.goal = name, space, store.goal
         self.warnings, self.is_read_only = tuple(warnings), is_read_only
-        self.accepted = dict(accepted or {})
+        self.accepted, self.changed_body = dict(accepted or {}), changed_body
+        self.rerunner: Callable[[Study, int], Trial] | None = None
         self._slot = ArtifactStoreSlot(artifact_store)
         self._store = store
         self._distributions = distributions_of(space)
@@ -139,7 +103,7 @@ class Study:
 
         Args:
             point: The point to run.
-            number: None for a new trial; the number of an interrupted trial to run that again.
+            number: None for a new trial; the number of an interrupted or failed trial to run that again.
             seed: Seed of the trial's random generators.
             note: JSON of the proposer, stored with the trial.
             reason: One sentence on why this point is run.
@@ -150,8 +114,8 @@ class Study:
         Raises:
             PointError: The point is not in the space.
             TrialConflict: Another process has begun a trial of the same point since, or the last trial.
-            StudyError: The trial to run again is not interrupted (another process may have taken it) or has another
-                point; the note is not JSON; the study is read only.
+            StudyError: The trial to run again is neither interrupted nor failed (another process may have taken it) or
+                has another point; the note is not JSON; the study is read only.
         """
         self._check_writable()
         checked = self.space.check(point)
@@ -481,6 +445,40 @@ class Study:
             raise StudyError(f"A reference names every objective, but {missing[0]!r} is missing.")
         return hypervolume(losses, [objective.loss(reference[objective.metric]) for objective in self.goal.objectives])
 
+    def rerun(self, number: int) -> Trial:
+        """Run the body of a trial again with its seed, and store what it keeps.
+
+        The trials stay as they are. What the trial keeps is then in its `kept`, also when it is not on the front.
+
+        Args:
+            number: Of a trial that has ended.
+
+        Returns:
+            The trial as it ended this time. There is a warning if its metrics have changed.
+
+        Raises:
+            StudyError: There is no such trial, it runs now, or this session has not run the cell or function of this
+                search.
+            ArtifactError: What it keeps cannot be stored.
+            KeyboardInterrupt: The run was interrupted.
+
+        Example:
+            >>> import nbcompress as nc
+            >>> def train(x):
+            ...     nc.keep(weights=[x])
+            ...     return {"loss": x}
+            >>> study = nc.search(train, {"x": nc.Float(0, 1)}, minimize="loss", trials=3, sampler="sobol")
+            >>> worst = max(study.all_trials, key=lambda trial: trial.values["loss"])
+            >>> len(worst.kept), study.rerun(worst.number).kept["weights"] == [worst.params["x"]]
+            (0, True)
+        """
+        if self.rerunner is None:
+            raise StudyError(
+                f"study.rerun({number!r}) needs the cell or the function of the search, and this session has not run "
+                f"it with study {self.name!r}. Run that cell first: it repeats no trial."
+            )
+        return self.rerunner(self, number)
+
     def refresh(self) -> None:
         """Read what other processes have written since."""
         with self._store.locked():
@@ -526,8 +524,10 @@ class Study:
         if not 0 <= number < len(trials):
             raise StudyError(f"Study {self.name!r} has {len(trials)} trials, so there is no trial {number}.")
         trial = trials[number].trial
-        if trial.state is not State.INTERRUPTED:
-            raise TrialConflict(f"Only an interrupted trial is run again, but trial {number} is {trial.state.value}.")
+        if trial.state not in RERUN_STATES:
+            raise TrialConflict(
+                f"Only an interrupted or failed trial is run again, but trial {number} is {trial.state.value}."
+            )
         if trial.params != point:
             raise StudyError(f"Trial {number} is run again at its own point {dict(trial.params)}, but got {point}.")
 

@@ -230,11 +230,15 @@ def optuna_state(state: State) -> TrialState:
     }[state]
 
 
+# Trials in these states may be run again under their numbers.
+RERUN_STATES = (State.INTERRUPTED, State.FAILED)
+
+
 def numbered_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """Number the runs, and choose the current run of each trial.
 
     Trials are numbered by their first runs, in the order of the storage, so numbers have no gaps even if several
-    processes write. The current run of a trial is its first that was not interrupted, else its last.
+    processes write. The current run of a trial is its first that neither was interrupted nor failed, else its last.
 
     Returns:
         All runs with their numbers, and the current runs by number.
@@ -246,7 +250,7 @@ def numbered_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
             if run.trial.number != len(current):
                 run = replace(run, trial=replace(run.trial, number=len(current)))
             current.append(run)
-        elif run.rerun_of < len(current) and current[run.rerun_of].trial.state is State.INTERRUPTED:
+        elif run.rerun_of < len(current) and current[run.rerun_of].trial.state in RERUN_STATES:
             current[run.rerun_of] = run
         numbered.append(run)
     return numbered, current
