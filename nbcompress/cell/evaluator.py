@@ -52,13 +52,22 @@ class CellEvaluator:
         space: The space of its declarations.
         namespace: The notebook's namespace.
         keep: The variables of the body to keep with each trial.
+        measured: Variables of the body that are metrics beside those of the goal.
 
     Raises:
         SpaceSyntaxError: The body does not compile.
     """
 
-    def __init__(self, body: CellBody, space: Space, namespace: dict[str, Any], keep: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        body: CellBody,
+        space: Space,
+        namespace: dict[str, Any],
+        keep: Collection[str] = (),
+        measured: Collection[str] = (),
+    ) -> None:
         self._body, self._space, self._keep = body, space, tuple(keep)
+        self._measured = tuple(measured)
         self._code = body.code()
         self._names = reached_names(self._code, namespace)
         self._functions = plain_functions(namespace)
@@ -69,7 +78,7 @@ class CellEvaluator:
     def __call__(self, assignment: Assignment) -> Outcome:
         names = trial_globals(self._namespace, self._names, self._functions)
         names.update({name: public(name) for name in self._library})
-        for name in self._body.metrics_to_hide:
+        for name in self._body.metrics_to_hide | (set(self._measured) & self._body.assigned_before_read):
             names.pop(name, None)
 
         def body(trial: RunningTrial) -> Mapping[str, Any]:
@@ -82,7 +91,7 @@ class CellEvaluator:
         return _with_remarks(outcome, changed)
 
     def _run(self, names: dict[str, Any], trial: RunningTrial) -> Mapping[str, Any]:
-        before = {metric: names.get(metric, _MISSING) for metric in self._body.goal.metrics}
+        before = {metric: names.get(metric, _MISSING) for metric in (*self._body.goal.metrics, *self._measured)}
 
         def metrics() -> dict[str, Any]:
             found = {metric: names.get(metric, _MISSING) for metric in before}
@@ -124,7 +133,7 @@ class CellEvaluator:
         """Return a function that makes an evaluator of the same cell; it holds only what the body reaches."""
         names = {name: self._namespace[name] for name in self._names if name in self._namespace}
         names |= {"__name__": "__main__", "__builtins__": __builtins__}
-        return partial(CellEvaluator, self._body, self._space, names, self._keep)
+        return partial(CellEvaluator, self._body, self._space, names, self._keep, self._measured)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: the body, and one pickle of the values that it reaches.
@@ -134,11 +143,12 @@ class CellEvaluator:
         """
         values = {name: self._namespace[name] for name in sorted(self._names)}
         packed = pack((values, self._functions & self._names))
-        return {"body": self._body.source, "space": self._space, "keep": self._keep, "packed": packed}
+        plain = {"body": self._body.source, "space": self._space, "keep": self._keep, "measured": self._measured}
+        return {**plain, "packed": packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._body = CellBody(state["body"])
-        self._space, self._keep = state["space"], state["keep"]
+        self._space, self._keep, self._measured = state["space"], state["keep"], state["measured"]
         self._code = self._body.code()
         self._namespace, self._functions = cloudpickle.loads(state["packed"])
         self._names = frozenset(self._namespace)

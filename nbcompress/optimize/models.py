@@ -100,7 +100,7 @@ class FittedModels:
         # conditional space either: the first values of a branch are bad, and only their differences are known of it.
         is_single = history.losses.shape[1] == 1
         log_tail = is_single and not embedding.encoder.space.has_conditions
-        width = LENGTHSCALE_PRIOR_WIDTH if is_single else LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
+        width = prior_width(history.losses.shape[1])
         # Effects of choices and stepped numbers tend to add up; among continuous parameters a trend gained nothing.
         spec = replace(spec, has_trend=not embedding.encoder.is_continuous.all())
 
@@ -209,6 +209,11 @@ def _fit_replaced(
     return model, conditioned
 
 
+def prior_width(n_objectives: int) -> float:
+    """Return the width of the prior on lengthscales."""
+    return LENGTHSCALE_PRIOR_WIDTH if n_objectives == 1 else LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
+
+
 def compiled(
     definition: Definition, embedding: Embedding, *, n_objectives: int, seed: int, n: int
 ) -> ModelSpec | ModelFitter:
@@ -229,7 +234,7 @@ def compiled(
         return replace(definition.closed_form, has_trend=has_trend)
     from nbcompress.optimize.surrogates.botorch import TorchFactory, compile_definition
 
-    width = LENGTHSCALE_PRIOR_WIDTH if n_objectives == 1 else LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
+    width = prior_width(n_objectives)
     factory = TorchFactory(definition, embedding.owner, embedding.is_choice, embedding.is_plain, width, has_trend, seed)
     return compile_definition(definition, factory, embedding.labels(), n) or factory
 

@@ -20,12 +20,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nbcompress.errors import GoalError, first_line, option
+from nbcompress.errors import GoalError, first_line, option, shown
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.outcome_transform import OutcomeTransform
 from nbcompress.optimize.surrogates import definition as modules
 from nbcompress.optimize.surrogates.closed_form import VARIANCE_FLOOR, GaussianProcess, ModelSpec, known_or
-from nbcompress.optimize.surrogates.protocol import Definition, ModelFactory, NamedModel, SurrogateSpec, name_of
+from nbcompress.optimize.surrogates.fit import LENGTHSCALE_PRIOR_WIDTH
+from nbcompress.optimize.surrogates.protocol import (
+    Definition,
+    ModelFactory,
+    NamedModel,
+    Surrogate,
+    SurrogateSpec,
+    name_of,
+)
 from nbcompress.optimize.surrogates.recognise import recognise
 
 with warnings.catch_warnings():
@@ -96,7 +104,7 @@ def as_botorch(model: GaussianProcess, sign: float = 1.0, affine: tuple[float, f
         affine: Shift and scale: the model is then of `shift + scale * sign * y`.
     """
     spec, hyper = model.spec, model.hyper
-    kernel, mean, likelihood = modules.default_modules(spec, model.owner, modules.priors.LENGTHSCALE_PRIOR_WIDTH)
+    kernel, mean, likelihood = modules.default_modules(spec, model.owner, LENGTHSCALE_PRIOR_WIDTH)
     scaled = kernel.kernels[0] if spec.has_trend else kernel
     _set_(scaled, "outputscale", hyper.signal)
     base = scaled.base_kernel
@@ -154,7 +162,7 @@ def affine_transform(shift: float, scale: float) -> Standardize:
     return transform.eval()
 
 
-class AffineModel(Model, FantasizeMixin):  # type: ignore[misc]  # BoTorch comes without types for these
+class AffineModel(Model, FantasizeMixin):
     """A model of `shift + scale * f`, where f is the output of another model."""
 
     def __init__(self, model: Model, shift: float, scale: float) -> None:
@@ -173,14 +181,14 @@ class AffineModel(Model, FantasizeMixin):  # type: ignore[misc]  # BoTorch comes
     def likelihood(self) -> Any:
         return getattr(self.model, "likelihood", None)
 
-    def posterior(
+    def posterior(  # type: ignore[override]  # the two classes of BoTorch declare it in different ways
         self,
         X: torch.Tensor,
         output_indices: list[int] | None = None,
         observation_noise: bool | torch.Tensor = False,
         posterior_transform: Any = None,
     ) -> Any:
-        inner = self.model.posterior(X, output_indices=output_indices, observation_noise=observation_noise)
+        inner: Any = self.model.posterior(X, output_indices=output_indices, observation_noise=observation_noise)
         mvn = inner.distribution
         covariance = mvn.covariance_matrix * self.scale**2
         changed = type(inner)(MultivariateNormal(self.shift + self.scale * mvn.mean, covariance))
@@ -233,7 +241,7 @@ class BotorchSurrogate:
 
     def _moments(self, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return means of y and variances, each `(m,)`. A mixture counts with its own mean and variance."""
-        posterior = self.model.posterior(X)
+        posterior: Any = self.model.posterior(X)
         is_mixture = hasattr(posterior, "mixture_mean")
         mean = posterior.mixture_mean if is_mixture else posterior.mean
         variance = posterior.mixture_variance if is_mixture else posterior.variance
@@ -264,7 +272,7 @@ class BotorchSurrogate:
 
     def joint(self, features: Array, *, observation_noise: bool = True) -> tuple[Array, Array]:
         with exact_algebra(), torch.no_grad():
-            posterior = self.model.posterior(tensor(features), observation_noise=observation_noise)
+            posterior: Any = self.model.posterior(tensor(features), observation_noise=observation_noise)
             if hasattr(posterior, "mixture_mean"):
                 return -posterior.mixture_mean[:, 0].numpy(), posterior.mixture_covariance_matrix.numpy()
             return -posterior.mean[:, 0].numpy(), posterior.distribution.covariance_matrix.numpy()
@@ -288,7 +296,7 @@ class BotorchSurrogate:
         Raises:
             NotImplementedError: The model is no exact Gaussian process of one output.
         """
-        model = self.model
+        model: Any = self.model
         if not isinstance(model, SingleTaskGP) or len(model.batch_shape) or self.n != model.train_targets.shape[-1]:
             raise NotImplementedError(f"{type(model).__name__} has no leave-one-out in closed form")
         with exact_algebra(), torch.no_grad():
@@ -301,15 +309,12 @@ class BotorchSurrogate:
             inverse = torch.linalg.inv(K)
             precision = inverse.diagonal().numpy()
             a = (inverse @ rest).numpy()
-        scale = float(model.outcome_transform.stdvs) if hasattr(model, "outcome_transform") else 1.0
+        transform: Any = getattr(model, "outcome_transform", None)
+        scale = 1.0 if transform is None else float(transform.stdvs)
         return self.y + scale * a / precision, scale / np.sqrt(precision)
 
     def untransform(self, mean: Array, std: Array) -> tuple[Array, Array]:
         return self.outcome_transform.untransform(mean, std)
-
-    def to_botorch(self) -> Model:
-        """Return the model of `-y`."""
-        return self.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,8 +413,8 @@ def checked_model(made: Any, function: Callable[..., Any]) -> Model:
     """
     if not isinstance(made, Model):
         raise GoalError(
-            f"{option('surrogate')} as a function (X, Y) returns a botorch Model, but {name_of(function)} returned a "
-            f"{type(made).__name__}."
+            f"{option('surrogate')} as a function (X, Y) returns a botorch Model, but {name_of(function)} returned "
+            f"{shown(made)}."
         )
     if made.num_outputs != 1:
         raise GoalError(
@@ -478,11 +483,11 @@ def _check_mean(mean: Any, n_features: int) -> None:
             shape = tuple(mean(X).shape)
     except Exception as error:
         raise GoalError(
-            f"{option('mean')} {name_of(mean)} cannot be evaluated at {n_features} encoded parameters: it raised "
+            f"The mean {name_of(mean)} cannot be evaluated at {n_features} encoded parameters: it raised "
             f"{first_line(error)}"
         ) from error
     if shape != (3,):
-        raise GoalError(f"{option('mean')} {name_of(mean)} returns 3 means for 3 points, but returned {shape}.")
+        raise GoalError(f"The mean {name_of(mean)} returns 3 values for 3 points, but returned the shape {shape}.")
 
 
 def _try_out(definition: ModelFactory, factory: TorchFactory, n: int) -> None:
@@ -511,6 +516,9 @@ def _try_out(definition: ModelFactory, factory: TorchFactory, n: int) -> None:
         ) from error
 
 
-def as_model(surrogate: GaussianProcess | BotorchSurrogate) -> Model:
+def as_model(surrogate: Surrogate) -> Any:
     """Return a BoTorch model of the standardized values with the sign that makes larger better."""
-    return as_botorch(surrogate, -1.0) if isinstance(surrogate, GaussianProcess) else surrogate.to_botorch()
+    if isinstance(surrogate, GaussianProcess):
+        return as_botorch(surrogate, -1.0)
+    assert isinstance(surrogate, BotorchSurrogate)
+    return surrogate.model

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from nbcompress.errors import GoalError, first_line, option
+from nbcompress.errors import GoalError, first_line, option, shown
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogates.botorch import (
-    BotorchSurrogate,
     as_botorch,
     as_model,
     exact_algebra,
@@ -28,13 +27,13 @@ from nbcompress.optimize.surrogates.botorch import (
     tensor,
 )
 from nbcompress.optimize.surrogates.closed_form import VARIANCE_FLOOR, GaussianProcess, Hyperparameters, ModelSpec
-from nbcompress.optimize.surrogates.protocol import name_of
+from nbcompress.optimize.surrogates.protocol import Surrogate, name_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # see `definition.py`
     import torch
-    from botorch.acquisition import AcquisitionFunction as BotorchAcquisition
-    from botorch.acquisition import qLogExpectedImprovement, qLogNoisyExpectedImprovement
+    from botorch.acquisition.acquisition import AcquisitionFunction as BotorchAcquisition
+    from botorch.acquisition.logei import qLogExpectedImprovement, qLogNoisyExpectedImprovement
     from botorch.acquisition.multi_objective import logei as botorch_logei
     from botorch.models.model import Model
     from botorch.models.model_list_gp_regression import ModelListGP
@@ -115,7 +114,7 @@ def acquisition_by_factory(
     if not isinstance(made, BotorchAcquisition):
         raise GoalError(
             f"{option('acquisition')} as a function returns a botorch AcquisitionFunction, but {name_of(factory)} "
-            f"returned a {type(made).__name__}."
+            f"returned {shown(made)}."
         )
     return TorchAcquisition(made, is_log=bool(getattr(made, "_log", False)))
 
@@ -193,12 +192,14 @@ class DiscreteKnowledgeGradient:
 
     def __call__(self, X: torch.Tensor) -> torch.Tensor:
         every = torch.cat([X, tensor(self.points).expand(len(X), -1, -1)], dim=-2)
-        distribution = self.model.posterior(every).distribution
+        posterior: Any = self.model.posterior(every)
+        distribution = posterior.distribution
         mean, to_new = distribution.mean, distribution.covariance_matrix[..., 0]
         noise = getattr(getattr(self.model, "likelihood", None), "noise", torch.zeros(1, dtype=X.dtype)).mean()
         slopes = to_new / (to_new[..., :1].clamp_min(VARIANCE_FLOOR) + noise).sqrt()
         outcomes = mean[..., None] + slopes[..., None] * self._z
-        return outcomes.amax(-2).mean(-1) - mean.amax(-1)
+        gain: torch.Tensor = outcomes.amax(-2).mean(-1) - mean.amax(-1)
+        return gain
 
 
 @contextmanager
@@ -229,9 +230,7 @@ class QLogNoisyExpectedHypervolumeImprovement:
         seed: Of the quasi-random samples.
     """
 
-    def __init__(
-        self, models: Sequence[GaussianProcess | BotorchSurrogate], X_baseline: Array, reference: Array, seed: int
-    ) -> None:
+    def __init__(self, models: Sequence[Surrogate], X_baseline: Array, reference: Array, seed: int) -> None:
         with exact_algebra(), _without_compiler():
             self._function = botorch_logei.qLogNoisyExpectedHypervolumeImprovement(
                 model=ModelListGP(*[as_model(model) for model in models]),

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nbcompress.errors import GoalError, first_line, option
+from nbcompress.errors import GoalError, first_line, option, shown
 from nbcompress.optimize.surrogates import fit as priors
 from nbcompress.optimize.surrogates.closed_form import MEAN_PRIOR_STD, ModelSpec
 from nbcompress.optimize.surrogates.protocol import SurrogateSpec, name_of
@@ -92,7 +92,8 @@ class SharedLengthscaleKernel(Kernel):  # type: ignore[misc]  # GPyTorch comes w
     @property
     def lengthscales(self) -> torch.Tensor:
         """The lengthscales of the parameters, shape `(1, d)`."""
-        return self.raw_lengthscales_constraint.transform(self.raw_lengthscales)
+        found: torch.Tensor = self.raw_lengthscales_constraint.transform(self.raw_lengthscales)
+        return found
 
     @lengthscales.setter
     def lengthscales(self, value: Any) -> None:
@@ -101,7 +102,8 @@ class SharedLengthscaleKernel(Kernel):  # type: ignore[misc]  # GPyTorch comes w
 
     def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **parameters: Any) -> torch.Tensor:
         scales = self.lengthscales[..., self.owner]
-        return self.base_kernel.forward(x1 / scales, x2 / scales, diag=diag, **parameters)
+        found: torch.Tensor = self.base_kernel.forward(x1 / scales, x2 / scales, diag=diag, **parameters)
+        return found
 
 
 def _lengthscales(kernel: SharedLengthscaleKernel) -> torch.Tensor:
@@ -125,7 +127,8 @@ class TrendKernel(Kernel):  # type: ignore[misc]
 
     @property
     def variance(self) -> torch.Tensor:
-        return self.raw_variance_constraint.transform(self.raw_variance)
+        found: torch.Tensor = self.raw_variance_constraint.transform(self.raw_variance)
+        return found
 
     @variance.setter
     def variance(self, value: Any) -> None:
@@ -177,7 +180,8 @@ class AdditiveKernel(Kernel):  # type: ignore[misc]
     def value(self, name: str) -> torch.Tensor:
         """Return `lengthscales` or `variances`, shape `(1, d)`."""
         constraint: Interval = getattr(self, f"raw_{name}_constraint")
-        return constraint.transform(getattr(self, f"raw_{name}"))
+        found: torch.Tensor = constraint.transform(getattr(self, f"raw_{name}"))
+        return found
 
     def set_value(self, name: str, value: Any) -> None:
         """Set `lengthscales` or `variances`."""
@@ -321,7 +325,7 @@ def parts_of(
     return kernel, mean, likelihood
 
 
-def _made(keyword: str, given: Any, kind: type, n: int | None, *, needs_dimensions: bool = False) -> Any:
+def _made(keyword: str, given: Any, kind: Any, n: int | None, *, needs_dimensions: bool = False) -> Any:
     """Return a copy of an object, or what a factory returns, as doubles."""
     if isinstance(given, kind):
         return deepcopy(given).double()
@@ -334,13 +338,13 @@ def _made(keyword: str, given: Any, kind: type, n: int | None, *, needs_dimensio
     except Exception as error:
         call = "()" if takes_none else f"({n})"
         raise GoalError(
-            f"{option(keyword)} as a function returns a gpytorch {kind.__name__}, but {name_of(given)}{call} raised "
+            f"A {keyword} as a function returns a gpytorch {kind.__name__}, but {name_of(given)}{call} raised "
             f"{first_line(error)}"
         ) from error
     if not isinstance(made, kind):
         raise GoalError(
-            f"{option(keyword)} as a function returns a gpytorch {kind.__name__}, but {name_of(given)} returned a "
-            f"{type(made).__name__}."
+            f"A {keyword} as a function returns a gpytorch {kind.__name__}, but {name_of(given)} returned "
+            f"{shown(made)}."
         )
     return deepcopy(made).double()
 
@@ -367,21 +371,21 @@ def check_kernel(kernel: Kernel, owner: Owner, labels: list[str]) -> None:
         dims = getattr(part, "active_dims", None)
         if dims is not None and len(dims) and int(dims.max()) >= n:
             raise GoalError(
-                f"{option('kernel')} {name_of(kernel)} reads dimension {int(dims.max())}, but {fitting}, which are "
+                f"The kernel {name_of(kernel)} reads dimension {int(dims.max())}, but {fitting}, which are "
                 "counted from 0."
             )
         if wrong is not None and wrong != (n if dims is None else len(dims)) and part is kernel:
-            raise GoalError(f"{option('kernel')} {name_of(kernel)} is for {wrong} dimensions, but {fitting}.")
+            raise GoalError(f"The kernel {name_of(kernel)} is for {wrong} dimensions, but {fitting}.")
     try:
         with torch.no_grad():
             shape = tuple(kernel(X).to_dense().shape)
     except Exception as error:
         raise GoalError(
-            f"{option('kernel')} {name_of(kernel)} cannot be evaluated: {fitting}, and it raised {first_line(error)}"
+            f"The kernel {name_of(kernel)} cannot be evaluated: {fitting}, and it raised {first_line(error)}"
         ) from error
     if shape != (3, 3):
         raise GoalError(
-            f"{option('kernel')} {name_of(kernel)} returns one covariance matrix, but for 3 points it returned the "
+            f"The kernel {name_of(kernel)} returns one covariance matrix, but for 3 points it returned the "
             f"shape {shape}. Leave out batch_shape and last_dim_is_batch."
         )
 
