@@ -158,7 +158,8 @@ def test_units_of_a_model() -> None:
     x = tensor(np.random.default_rng(1).random((3, 2)))
     for outcome in (None, "default"):
         options = {"outcome_transform": None} if outcome is None else {}
-        model = SingleTaskGP(tensor(X), tensor(3 + X[:, :1]), **options).eval()
+        values = (X[:, :1] - X[:, :1].mean()) / X[:, :1].std(ddof=1)
+        model = SingleTaskGP(tensor(X), tensor(values + 0.001), **options).eval()
         before = model.posterior(x)
         for scale in (2.0, -0.5):
             changed = in_units(model, 10.0, scale)
@@ -234,9 +235,9 @@ def test_the_noise_of_a_spec(noise: Any) -> None:
 def test_kernel_beside_surrogate() -> None:
     with pytest.raises(GoalError, match="surrogate holds kernel and mean already, but kernel is given too"):
         definition_of("rbf", kernel="matern32")
-    with pytest.raises(GoalError, match="The kernel is one of matern52, .* but got 'spline'"):
+    with pytest.raises(GoalError, match=r"The kernel is one of matern52, .* but got 'spline'"):
         SurrogateSpec(kernel="spline")
-    with pytest.raises(GoalError, match="mean is a name .* but got 4"):
+    with pytest.raises(GoalError, match=r"mean is a name .* but got 4"):
         SurrogateSpec(mean=4)
 
 
