@@ -247,7 +247,8 @@ class Embedding:
         rows[:, self._plain] = features[:, self._plain_columns]
         for i in self._arcs:
             sine, cosine = features[:, self._columns[i]].T
-            rows[:, i] = np.arctan2(sine.clip(0.0), cosine.clip(0.0)) / ARC_ANGLE
+            angle = np.arctan2(sine.clip(0.0), cosine.clip(0.0))
+            rows[:, i] = (angle / ARC_ANGLE).round(KEY_DECIMALS + 2)  # so that a point comes back as it was
         for i in self._choices:
             own = features[:, self._columns[i]]
             chosen = (own @ self._codes[i].T.astype(np.float64) if i in self._codes else own).argmax(1)
