@@ -20,7 +20,7 @@ from nbcompress.optimize.multi_objective import (
     scalarize,
     scalarized_acquisition,
 )
-from nbcompress.optimize.surrogates import botorch as botorch_model
+from nbcompress.optimize.surrogates import botorch_acquisition as botorch_model
 from nbcompress.optimize.surrogates.botorch import as_botorch, tensor
 from nbcompress.optimize.surrogates.botorch_acquisition import (
     QLogNoisyExpectedHypervolumeImprovement,
