@@ -33,8 +33,10 @@ def stored_study(name: str, storage: str, scope: Scope) -> Study:
     """
     from nbcompress.run.kept import attach_artifact_store
     from nbcompress.study import read_study
+    from nbcompress.study.registration import register_study
 
     study = read_study(name, storage)
+    register_study(study.storage, study.name)
     attach_artifact_store(study, lambda: notebook_modules(scope.namespace))
     return study
 

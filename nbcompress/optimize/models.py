@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nbcompress.errors import first_line
 from nbcompress.optimize.encoding import Embedding
 from nbcompress.optimize.history import Array, History
 from nbcompress.optimize.outcome_transform import OutcomeTransform, without_penalties
+from nbcompress.optimize.subset import learned_from
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH,
@@ -56,6 +58,7 @@ class FittedModels:
         X_pending: Shape `(p, D)`; features of the pending points.
         note: What `Proposal.note` stores: `hyperparameters`, and `trouble` (the error) where a fit failed.
         unconditioned: The models of `objectives`, not conditioned on pending points.
+        is_used: Shape `(n,)`; the points that the models learned from.
         failures: Of the replaced models, by name: why the default took their place.
     """
 
@@ -69,6 +72,7 @@ class FittedModels:
     X_pending: Array
     note: Mapping[str, Any] = field(default_factory=dict)
     unconditioned: Mapping[int, Surrogate] = field(default_factory=dict)
+    is_used: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
     failures: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -91,10 +95,15 @@ class FittedModels:
         """
         rows = embedding.encoder.rows(history.points)
         features = embedding.features(rows)
-        told, failed = history.has_status("told"), history.has_status("failed")
+        is_used = learned_from(history)
+        told, failed = history.has_status("told") & is_used, history.has_status("failed") & is_used
         X_pending = features[history.has_status("pending")]
         hyper: dict[str, Any] = {}
         errors: dict[str, str] = {}
+
+        # Hyperparameters are fitted again as the study grows, also while the number of points in use stays the same.
+        is_ended = ~history.has_status("pending")
+        growth = is_ended.sum() / max((is_used & is_ended).sum(), 1)
 
         # No log tail with several objectives: the hypervolume is measured on the linear scale. No log tail in a
         # conditional space either: the first values of a branch are bad, and only their differences are known of it.
@@ -120,6 +129,7 @@ class FittedModels:
                 earlier,
                 log_tail=log_tail,
                 width=width,
+                growth=growth,
                 known_stds=stds,
             )
             hyper[name] = fitted.model.hyper.to_json()
@@ -155,7 +165,7 @@ class FittedModels:
                 )
         constraints: dict[str, Surrogate] = {}
         for j, column in enumerate(history.slacks.T):
-            known = np.isfinite(column)
+            known = np.isfinite(column) & is_used
             if known.any():
                 stds = history.noise_of(n_losses + j)
                 _, constraints[f"slack {j}"] = fit_model(
@@ -179,6 +189,7 @@ class FittedModels:
             X_pending,
             note,
             unconditioned,
+            is_used,
             failures,
         )
 

@@ -211,7 +211,7 @@ class ArtifactWriter:
         wanted = wanted_values(kept, self._names)
         if self._store is None or not wanted or trial.state is not State.COMPLETE:
             return
-        others = [other for other in self._study.all_trials if other.number != trial.number]
+        others = [other for other in self._study.front if other.number != trial.number]
         if all(best.number != trial.number for best in front([*others, trial], self._study.goal)):
             return
         self._numbers.add(trial.number)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import SearchFailed, SpaceExhausted, StudyError, TrialConflict
 from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
 from nbcompress.run.capture import trial_seed
-from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
+from nbcompress.run.early_stopping import PruningRules, unused_pruner_warning
 from nbcompress.run.engines.base import Engine, EngineError
+from nbcompress.run.held_out import HeldOutTest
 from nbcompress.run.history import (
     HistoryCache,
     all_failed,
@@ -55,6 +56,8 @@ def trials_text(numbers: Sequence[int]) -> str:
 _POLL_SECONDS = 0.1
 # It reads the study this often while it waits for a sign of life of another machine.
 _REFRESH_SECONDS = 1.0
+# A search that ends in one of these ways has come to its end.
+_WHOLE = ("done", "until", "exhausted")
 TAKEN_OVER = (
     "Trial {number} was taken over by another process, which heard no sign of life of this one for too long; "
     "its result here is not recorded."
@@ -91,6 +94,7 @@ class Search:
         engine: Where trials run.
         options: All options; start points are checked.
         take_snapshot: Returns the values that the search reads, as they are now; None if the study is not stored.
+        test: Measures the models of the front at the end, or None.
         histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
         variable: What the study is called in the notebook.
         notebook_names: The names of the notebook's variables at the start.
@@ -102,6 +106,7 @@ class Search:
     engine: Engine
     options: SearchOptions = field(default_factory=SearchOptions)
     take_snapshot: Callable[[], Snapshot] | None = None
+    test: HeldOutTest | None = None
     histories: HistoryCache = field(default_factory=HistoryCache)
     variable: str = "study"
     notebook_names: frozenset[str] = frozenset()
@@ -140,6 +145,8 @@ class SearchLoop:
         self._timeout = search.options.timeout_seconds
         self._noise = noise_names(search.options.noise, search.study.goal)
         self._until, self._pruner = search.options.stop_rule, search.options.pruning
+        self._pruning_rules = PruningRules(self._pruner, search.study.goal)
+        self._start_points = _StartPoints(search.options.start)
         self._remarks: list[str] = []
         # What trials leave for the user: text without its numbers -> the first such text, numbers of the trials.
         self._trial_remarks: dict[str, tuple[str, list[int]]] = {}
@@ -198,7 +205,7 @@ class SearchLoop:
             ending = self._main_loop()
             seconds = self._elapsed()
         self._writer.remove_stale()
-        if self._reevaluation is not None and ending.kind in ("done", "until", "exhausted"):
+        if self._reevaluation is not None and ending.kind in _WHOLE:
             summary = self._reevaluation.summary(self._study.all_trials)
             ending = replace(ending, reason=f"{ending.reason} {summary}".strip())
         if self._n_ended:
@@ -209,6 +216,7 @@ class SearchLoop:
             ending,
             warnings=self._warnings(older),
             kept=kept,
+            test=self._search.test.run(self._study) if self._search.test and ending.kind in _WHOLE else "",
             n_ended=self._n_ended,
             seconds=seconds if self._n_begun else None,
         )
@@ -314,11 +322,13 @@ class SearchLoop:
         return Ending(kind, f"{what} at {counted} of {wanted} trials; run it again to go on.")
 
     def _counted(self) -> int:
-        return sum(self._counts(trial) for trial in self._study.all_trials)
+        return self._study.n_counted - len(self._failed_in_another_body())
 
-    def _counts(self, trial: Trial) -> bool:
-        """Return whether a trial counts and is not to be run again."""
-        return trial.state.counts and not failed_in_another_body(trial, self._study.changed_body)
+    def _failed_in_another_body(self) -> list[int]:
+        """Return the trials that do not count, since they are to be run again."""
+        trials, body = self._study.all_trials, self._study.changed_body
+        failed = self._study.numbers(State.FAILED)
+        return [number for number in failed if failed_in_another_body(trials[number], body)]
 
     # What runs next -------------------------------------------------------------------------------------------------
 
@@ -326,8 +336,8 @@ class SearchLoop:
         """Start trials until `jobs` of them run; return why no more will start, or None."""
         while len(self._running) < self._options.jobs and not self._controls.is_paused:
             trials = self._study.all_trials
-            counted = sum(self._counts(trial) for trial in trials)
-            elsewhere = sum(trial.state is State.RUNNING and trial.number not in self._running for trial in trials)
+            counted = self._counted()
+            elsewhere = sum(number not in self._running for number in self._study.numbers(State.RUNNING))
             if counted >= self._options.trials:
                 return self._done(counted)
             if counted + len(self._running) + elsewhere >= self._options.trials:
@@ -367,15 +377,16 @@ class SearchLoop:
     def _next_point(self, trials: Sequence[Trial]) -> _NextPoint | Ending:
         # Also trials of processes that have died since this search began.
         # A trial that another machine has given up still runs here, and must not be started twice.
-        waiting = [trial for trial in trials if self._is_to_run_again(trial)]
-        if waiting:
-            first = min(waiting, key=lambda trial: (trial.state is not State.INTERRUPTED, trial.number))
-            return _NextPoint(first.point, first.number, first.note, first.reason)
+        for number in (*self._study.numbers(State.INTERRUPTED), *self._failed_in_another_body()):
+            # Another thread may have read the study since.
+            if number < len(trials) and number not in self._running:
+                again = trials[number]
+                return _NextPoint(again.point, number, again.note, again.reason)
         if isinstance(self._until, NoGain):
             reason = self._until.verdict([trial for trial in trials if not is_reevaluation(trial)], self._study.goal)
             if reason:
                 return self._next_reevaluation(trials, is_over=True) or Ending("until", reason)
-        point = _first_missing(self._options.start, trials)
+        point = self._start_points.next(trials)
         if point is not None:
             return _NextPoint(point, reason="A start point.")
         queued = self._study.take_queued()
@@ -397,10 +408,6 @@ class SearchLoop:
         search = {"search_seed": self._options.seed, "sampler": self._options.sampler}
         return _NextPoint(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
 
-    def _is_to_run_again(self, trial: Trial) -> bool:
-        has_ended_badly = trial.state is State.INTERRUPTED or failed_in_another_body(trial, self._study.changed_body)
-        return has_ended_badly and trial.number not in self._running
-
     def _next_reevaluation(self, trials: Sequence[Trial], *, is_over: bool = False) -> _NextPoint | None:
         """Return a point to run again if this is one of the last trials, which are reserved for that.
 
@@ -411,7 +418,7 @@ class SearchLoop:
         if self._reevaluation is None:
             return None
         n_run = n_reevaluations(trials)
-        n_taken = sum(trial.state.counts or trial.state is State.RUNNING for trial in trials)
+        n_taken = self._counted() + len(self._study.numbers(State.RUNNING))
         is_due = is_over or n_run > 0 or n_taken >= self._options.trials - self._options.finalists
         if n_run >= self._options.finalists or not is_due:
             return None
@@ -454,8 +461,8 @@ class SearchLoop:
     def _submit(self, trial: Trial, repeat: int) -> None:
         seed = trial.seed if repeat == 0 else trial_seed(self._options.seed, trial.number, repeat)
         # A re-evaluation is measured to its end.
-        pruner = Pruner() if is_reevaluation(trial) else self._pruner
-        pruning_rule = pruner.pruning_rule(trial.number, self._study.all_trials, self._study.goal)
+        trials = self._study.all_trials
+        pruning_rule = None if is_reevaluation(trial) else self._pruning_rules.pruning_rule(trial.number, trials)
         try:
             self._engine.submit(
                 Assignment(trial.number, trial.point, seed, repeat, pruning_rule), self._options.trial_timeout_seconds
@@ -574,11 +581,18 @@ class SearchLoop:
             self._engine.terminate(number, Termination(State.INTERRUPTED))
 
 
-def _first_missing(start: Sequence[Point], trials: Sequence[Trial]) -> Point | None:
-    """Return the first start point that no trial has run; a point that is listed twice gets two trials."""
-    remaining = [trial.point for trial in trials]
-    for point in start:
-        if point not in remaining:
-            return point
-        remaining.remove(point)
-    return None
+class _StartPoints:
+    """The start points that no trial has run yet; a point that is listed twice gets two trials."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._missing = list(points)
+        self._n_seen = 0
+
+    def next(self, trials: Sequence[Trial]) -> Point | None:
+        """Return the first one, or None. The trials are those of the last call and newer ones."""
+        for trial in trials[self._n_seen :] if self._missing else ():
+            point = trial.point
+            if point in self._missing:
+                self._missing.remove(point)
+        self._n_seen = len(trials)
+        return self._missing[0] if self._missing else None

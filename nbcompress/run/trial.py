@@ -67,6 +67,7 @@ class RunningTrial:
         self.reports: dict[str, dict[int, float]] = {}
         self.kept: dict[str, Any] = {}
         self.remarks: list[str] = []
+        self._extremes: dict[str, tuple[float, float]] = {}  # metric -> smallest and largest reported value
         # Objectives that were not known at the latest report, so that the pruning rule could not decide.
         self._awaited: tuple[str, ...] = ()
         if goal is not None:
@@ -120,7 +121,7 @@ class RunningTrial:
         step = step_of(step)
         numbers = {name: self._number(name, value) for name, value in metrics.items()}
         for name, number in numbers.items():
-            self.reports.setdefault(name, {})[step] = number
+            self._enter_report(name, step, number)
         if self.listener is not None and numbers:
             # An exception in the middle of a panel's message or of a file would leave half of it.
             with self.terminator.deferred() if self.terminator else nullcontext():
@@ -129,9 +130,19 @@ class RunningTrial:
         if pruning_rule is None:
             return
         self._awaited = pruning_rule.missing_objectives(self.reports, self.values)
-        verdict = pruning_rule.verdict(self.reports, step, self.values)
+        verdict = pruning_rule.verdict(self.reports, step, self.values, self._extremes)
         if verdict:
             raise TrialEnded(State.STOPPED, verdict)
+
+    def _enter_report(self, metric: str, step: int, number: float) -> None:
+        steps = self.reports.setdefault(metric, {})
+        is_replaced = step in steps
+        steps[step] = number
+        if is_replaced:
+            self._extremes[metric] = min(steps.values()), max(steps.values())
+        else:
+            low, high = self._extremes.get(metric, (number, number))
+            self._extremes[metric] = min(low, number), max(high, number)
 
     def keep(self, **values: Any) -> None:
         """Keep values of the trial; names that may not be kept are ignored."""

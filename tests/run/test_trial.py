@@ -335,6 +335,17 @@ def test_values_cross_a_border(dump: Callable[[object], bytes]) -> None:
     assert pickle.loads(dump(outcome)) == outcome
 
 
+def test_a_report_of_the_same_step_replaces_the_best_value_too() -> None:
+    rivals = [LearningCurves.of(aspects_of(GOAL), {"accuracy": dict.fromkeys(range(4), 0.6)}, {"size": 5.0})] * 3
+    trial = running_trial(pruning_rule=PruningRule("asha", GOAL, rivals, 3))
+    trial.report(size=9.0)
+    trial.report(accuracy=0.9, step=0)
+    trial.report(accuracy=0.1, step=0)  # measured again: .9 was wrong
+    trial.report(accuracy=0.2, step=1)
+    with pytest.raises(TrialEnded, match="Behind earlier trials at step 2"):
+        trial.report(accuracy=0.1, step=2)
+
+
 def stops_itself(trial: RunningTrial) -> dict[str, float]:
     report(accuracy=0.5)
     with contextlib.suppress(Exception):  # a body's own handler must not swallow it

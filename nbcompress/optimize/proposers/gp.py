@@ -239,7 +239,7 @@ class GaussianProcessProposer:
         self, models: FittedModels, history: History, number: int, acquisition: str | Callable[..., Any]
     ) -> AcquisitionFunction:
         """Return this acquisition without constraints; needs a feasible point."""
-        feasible = models.features[history.is_feasible]
+        feasible = models.features[history.is_feasible & models.is_used]
         if self.n_objectives == 1 and acquisition == "qlogei" and len(models.X_pending) > 0:
             model = models.unconditioned[0]
             best = float(model.predict_mean(feasible).min())
