@@ -160,4 +160,4 @@ def test_what_the_record_says_of_the_options() -> None:
     assert set(SearchOptions().steering) == set(STEERING)
     assert set(STEERING) - left_out < set(facts["search"])
     assert not left_out & set(facts["search"])
-    assert {*PROPOSER_OPTIONS, "pruner"} == set(STEERING)
+    assert {*PROPOSER_OPTIONS, "pruner", "noise"} == set(STEERING)
