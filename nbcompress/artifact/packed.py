@@ -190,6 +190,23 @@ def pack(model: nn.Module) -> PackedModel:
     return PackedModel(tuple(parts), by_tensor, broken)
 
 
+def written_bytes(slots: list[Slot], records: Mapping[int, TensorRecord]) -> dict[str, int]:
+    """Return what each tensor takes in a file, by name.
+
+    Args:
+        slots: As of `slots_of`; one that is tied to an earlier one takes nothing and is left out.
+        records: The constraint of a tensor, by the index of its slot.
+    """
+    encoder = EntropyEncoder()
+    by_tensor: dict[str, int] = {}
+    for index, slot in enumerate(slots):
+        if slot.first == index:
+            n_before = encoder.n_bytes
+            _write_tensor(encoder, slot.tensor, *_valid_encoding(slot, records.get(index), {}))
+            by_tensor[slot.name] = encoder.n_bytes - n_before
+    return by_tensor
+
+
 def _records_by_index(slots: list[Slot], record: Record) -> dict[int, TensorRecord]:
     """The record of each tensor, by the index of the first slot of that tensor."""
     return {slot.first: record.tensors[slot.name] for slot in slots if slot.name in record.tensors}
@@ -296,4 +313,13 @@ def read_tensors(undecoded: UndecodedModel) -> tuple[list[Tensor | None], dict[i
     return tensors, records
 
 
-__all__ = ["PackedModel", "Slot", "UndecodedModel", "pack", "parse_contents", "read_tensors", "slots_of"]
+__all__ = [
+    "PackedModel",
+    "Slot",
+    "UndecodedModel",
+    "pack",
+    "parse_contents",
+    "read_tensors",
+    "slots_of",
+    "written_bytes",
+]

@@ -270,6 +270,40 @@ class Surgery:
 
 
 @dataclass(frozen=True)
+class TrainingLog:
+    """The losses of one training.
+
+    Attributes:
+        optimizer: Its name.
+        step_losses: The loss before each step.
+        epoch_losses: The mean loss of the batches of each epoch.
+        epoch_ends: How many steps were made until the end of each epoch.
+        valid_losses: The loss on validation data after each epoch; empty without such data.
+    """
+
+    optimizer: str
+    step_losses: tuple[float, ...] = ()
+    epoch_losses: tuple[float, ...] = ()
+    epoch_ends: tuple[int, ...] = ()
+    valid_losses: tuple[float, ...] = ()
+
+    def with_epoch(self, step_losses: Sequence[float], epoch_loss: float) -> TrainingLog:
+        """Return the log with one more epoch."""
+        steps = (*self.step_losses, *step_losses)
+        return TrainingLog(
+            self.optimizer,
+            steps,
+            (*self.epoch_losses, epoch_loss),
+            (*self.epoch_ends, len(steps)),
+            self.valid_losses,
+        )
+
+    def with_valid(self, loss: float) -> TrainingLog:
+        """Return the log with the loss on validation data after the last epoch."""
+        return replace(self, valid_losses=(*self.valid_losses, loss))
+
+
+@dataclass(frozen=True)
 class Record:
     """Everything that was done to a model.
 
@@ -281,6 +315,7 @@ class Record:
         activations: How integer kernels read the input of a layer whose weight has a grid, by dotted module name.
         scores: The lowest and the highest score of each layer in the last pruning, by dotted module name. A file does
             not hold them.
+        training: The losses of every training, in order. A file does not hold them.
     """
 
     tensors: Mapping[str, TensorRecord] = field(default_factory=dict)
@@ -289,6 +324,7 @@ class Record:
     left_out: Mapping[str, str] = field(default_factory=dict)
     activations: Activations = field(default_factory=dict)
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict, compare=False)
+    training: tuple[TrainingLog, ...] = field(default=(), compare=False)
 
     @property
     def kept_indices(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ the result is returned all the same.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -164,6 +164,7 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
         comparison,
         scores={name: {**before[name], **after[name]} for name in before},
         left_out=record_of(small).left_out,
+        training=record_of(small).training[len(record_of(model).training) :],
         removed=removed_rows(model, small, (comparison.before, comparison.after)),
         remarks=[
             *mask_remarks(model),
@@ -182,14 +183,16 @@ def mask_remarks(model: Any) -> list[str]:
     return [f"masks of torch.nn.utils.prune were taken over: {n_zeros:,} zeros of {listed}"] if masks else []
 
 
-def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any]) -> Bundle:
+def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any], trained: Collection[str]) -> Bundle:
     """Return the card that compares several models.
 
     Args:
         card: The inputs.
         before: The scores of some of the models.
         models: The models by label, the original first.
+        trained: The labels of those that were trained.
     """
+    from nbcompress.compressors import record_of
     from nbcompress.compressors.losses import LossSpec
     from nbcompress.measure import accuracy_change, footprint, language_note, scores_on
     from nbcompress.panels.cards import footprint_card
@@ -212,6 +215,7 @@ def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any]) ->
     return footprint_card(
         footprints,
         title=card.title,
+        training={label: record_of(model).training[-1:] for label, model in models.items() if label in trained},
         scores={name: {**before[name], **values} for name, values in scores.items()},
         measured=measured,
         remarks=remarks,

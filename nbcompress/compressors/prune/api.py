@@ -10,6 +10,7 @@ from torch import nn
 from nbcompress.compressors.layers import Patterns, check_choice, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.prune.schedules import Schedule, gradual_share, own_shares
 from nbcompress.compressors.prune.structure import StructureOptions, prune_structure
@@ -62,6 +63,11 @@ def prune(
     seed: int = 0,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    optimizer: OptimizerChoice = "adam",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    weight_decay: float = 0.0,
 ) -> nn.Module:
     """Return a copy of `model` without its least important weights, channels or layers.
 
@@ -105,10 +111,16 @@ def prune(
             criteria except `magnitude` and `random`. With `channel` and `layer`, the statistics of batch norms are
             measured on it again.
         finetune: Number of epochs of training afterwards; zeros stay zero.
-        lr: Learning rate of fine-tuning (Adam).
+        lr: Step size of that training.
         seed: Seed of `random`, of the order of the data and of fine-tuning.
         loss: Loss function for fine-tuning and `gradient`: from the output of the model and the target to a scalar.
         output: Index or key of the prediction, if the model returns several tensors.
+        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
+            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
+        momentum: See `optimizer`.
+        betas: See `optimizer`.
+        eps: See `optimizer`.
+        weight_decay: See `optimizer`.
 
     Returns:
         A copy of the model, with a record of what was done. With `granularity="weight"`, exactly `round(amount * n)` of
@@ -170,6 +182,9 @@ def prune(
     if amount is not None:
         amount = check_number("amount", amount, 0, 1)
     threshold = _checked_threshold(threshold, criterion, scope)
+    fine_tune = FineTuneOptions(
+        data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
+    )
     if criterion in _WITH_DATA and data is None:
         raise DataError(
             f"{option('criterion', criterion)} needs data: pass {option('data=')}, such as (inputs, labels)"
