@@ -183,6 +183,21 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return data if isinstance(data, dict) and type(data.get("op_code")) is int else None
 
 
+def checked_operation(line: bytes, where: str) -> dict[str, Any] | None:
+    """Return the operation that `line` holds, or None if it is not an operation.
+
+    Raises:
+        StudyError: It is an operation that the installed Optuna does not know. The message begins with `where`.
+    """
+    log = _parsed(line)
+    if log is not None and log["op_code"] not in _OPERATIONS:
+        raise StudyError(
+            f"{where} is an operation {log['op_code']}, which the installed Optuna does not know: a later one has "
+            f"written it. Update Optuna, or use another {option('storage')}."
+        )
+    return log
+
+
 class JournalFile(BaseJournalBackend):
     """A journal at a path, as the backend of `optuna.storages.JournalStorage`.
 
@@ -227,17 +242,11 @@ class JournalFile(BaseJournalBackend):
             self._check_is_journal((lines or [rest])[0], is_alone=len(lines) + bool(rest) <= 1)
         logs = []
         for index, line in enumerate(lines):
-            log = _parsed(line)
+            log = checked_operation(line, f"Line {number + 1} of the journal {self.path}")
             if log is None:
                 if index == len(lines) - 1 and not rest:
                     break  # incomplete; the next writer removes it
                 raise self._damaged(number, "is not an operation")
-            if log["op_code"] not in _OPERATIONS:
-                raise StudyError(
-                    f"Line {number + 1} of the journal {self.path} is an operation {log['op_code']}, which the "
-                    "installed Optuna does not know: a later one has written it. Update Optuna, or use another "
-                    f"{option('storage')}."
-                )
             stated = log.pop(_LINE_KEY, number + 1)
             if stated != number + 1:
                 raise self._damaged(number, f"was written as line {stated}, so a line is missing, doubled or moved")
