@@ -17,6 +17,7 @@ from nbcompress.compressors import quantize as quantize_by_bits
 from nbcompress.compressors.layers import Patterns, Target, check_model, check_patterns, select
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.quantize import BitCost, BitCosts, allocate_bits, bit_increases, error_weights
 from nbcompress.compressors.session import FineTuneOptions
@@ -47,6 +48,11 @@ def quantize(
     seed: int = 0,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    optimizer: OptimizerChoice = "adam",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    weight_decay: float = 0.0,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids of a few bits.
 
@@ -75,10 +81,16 @@ def quantize(
         data: For `finetune`, `static` activations and `auto`: a `DataLoader`, a data set, or a pair of tensors (inputs,
             targets).
         finetune: Epochs of quantization-aware training, starting from the weights before rounding; 0 for none.
-        lr: Learning rate of that training (Adam).
+        lr: Step size of that training.
         seed: Of the training, and of the order of the data.
         loss: Training loss, from the output and the target to a scalar; chosen by the targets if None.
         output: Index or key of the prediction, where the model returns several tensors.
+        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
+            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
+        momentum: See `optimizer`.
+        betas: See `optimizer`.
+        eps: See `optimizer`.
+        weight_decay: See `optimizer`.
 
     Returns:
         A quantized copy. `nc.finetune` keeps its weights on their grids. Pruned zeros stay zero; of a clustered weight,
@@ -107,7 +119,8 @@ def quantize(
     patterns = check_patterns(layers)
     grids = {"scheme": scheme, "granularity": granularity, "scale": scale, "rest": rest, "layers": patterns}
     training = {"activations": activations, "data": data, "finetune": finetune, "lr": lr, "seed": seed}
-    training |= {"loss": loss, "output": output}
+    training |= {"loss": loss, "output": output, "optimizer": optimizer, "momentum": momentum, "betas": betas}
+    training |= {"eps": eps, "weight_decay": weight_decay}
     if bits != "auto":
         if budget is not None:
             raise CompressionError(
@@ -119,7 +132,9 @@ def quantize(
             f"{option('bits', 'auto')} needs {option('budget=')}, the length of the file, such as '60kB'"
         )
     n_bytes = parse_budget(budget)
-    FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
+    FineTuneOptions(
+        data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
+    )
     # The most bits first: this checks every other option, and if the file fits there is nothing to choose.
     widest = quantize_by_bits(model, 8, **grids)  # type: ignore[arg-type]
     search = _BitSearch(model, n_bytes, grids, training)

@@ -19,6 +19,7 @@ from nbcompress.artifact import quantize
 from nbcompress.artifact.budget import Limits, parse_limits
 from nbcompress.artifact.file import size_bytes
 from nbcompress.cell.source import names_read
+from nbcompress.choices import TRIES
 from nbcompress.compressors import cluster, factorize, prune
 from nbcompress.compressors.data import tensors_in
 from nbcompress.compressors.factorize import why_not_factorizable
@@ -159,8 +160,6 @@ def _steps(names: CellNames, data: object, example: object) -> tuple[Step, ...]:
 
 _BITS = (2, 3, 4, 6, 8)
 _CLUSTERS = (2, 64)
-TRIES = ("blocks", "channels", "rank", "weights", "bits", "codebooks", "training")
-"""What a cell can try."""
 _ASSIGNED = frozenset(
     {KEPT, ACCURACY, KILOBYTES, MILLISECONDS, "blocks", "channels", "rank", "amount", "method", "bits", "clusters"}
     | {"lr", "epochs"}
@@ -184,6 +183,8 @@ class CompressCell:
         tries: What is tried: some of `TRIES`.
         start: The first trials.
         limits: The budget.
+        constraints: The constraints of the magic line.
+        baseline: The expression of the original's metrics.
         left_out: What is not tried, and why, by word.
     """
 
@@ -192,6 +193,8 @@ class CompressCell:
     tries: tuple[str, ...]
     start: tuple[Point, ...]
     limits: Limits
+    constraints: tuple[str, ...]
+    baseline: str
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -284,7 +287,9 @@ class _Writer:
             raise SearchError(f"{option('keep_accuracy')} is a number from 0 on, but got {self.keep_accuracy!r}.")
         for word in self.wanted or ():
             if word not in TRIES:
-                raise SearchError(f"{option('tries')} takes {', '.join(TRIES)}, but got {word!r}.{_near(word)}")
+                raise SearchError(
+                    f"{option('tries')} takes {', '.join(TRIES)}, but got {word!r}.{did_you_mean(word, TRIES)}"
+                )
 
     @cached_property
     def names(self) -> CellNames:
@@ -358,18 +363,21 @@ class _Writer:
     def written(self) -> CompressCell:
         select(self.model)
         start = self._start()
-        goal = [
-            f'--subject-to "{metric} <= {limit:.10g}"'
+        constraints = [
+            f"{metric} <= {limit:.10g}"
             for metric, limit in ((KILOBYTES, self.limits.kilobytes), (MILLISECONDS, self.limits.milliseconds))
             if limit is not None
         ]
         if self.keep_accuracy is not None:
-            goal.append(f'--subject-to "{ACCURACY} >= baseline - {self.keep_accuracy:.10g}"')
-        options = [f"--trials {self.trials}", f"--maximize {ACCURACY}", *goal]
+            constraints.append(f"{ACCURACY} >= baseline - {self.keep_accuracy:.10g}")
+        bounds = [f'--subject-to "{constraint}"' for constraint in constraints]
+        options = [f"--trials {self.trials}", f"--maximize {ACCURACY}", *bounds]
         if self.study is not None:
             options.append("--study " + (self.study if self.study.isidentifier() else f'"{self.study}"'))
-        options += [f"--keep {KEPT}", f"--start {_literal(start)}", f"--baseline {self._baseline()}"]
-        return CompressCell(self._body(), tuple(options), self.tries, start, self.limits, self.reasons)
+        baseline = self._baseline()
+        options += [f"--keep {KEPT}", f"--start {_literal(start)}", f"--baseline {baseline}"]
+        given = (self.tries, start, self.limits, tuple(constraints), baseline, self.reasons)
+        return CompressCell(self._body(), tuple(options), *given)
 
     # The text --------------------------------------------------------------------------------------------------------
 
@@ -548,10 +556,6 @@ class _Writer:
 
 _BITS_LINE = f"bits = Choice({', '.join(map(str, _BITS))})"
 _CLUSTERS_LINE = f"clusters = Int({_CLUSTERS[0]}, {_CLUSTERS[1]}, log=True)"
-
-
-def _near(word: object) -> str:
-    return did_you_mean(word, TRIES)
 
 
 def _number(value: float) -> str:

@@ -9,15 +9,13 @@ from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
 
-import cloudpickle
-
 from nbcompress.cell.body import CHECK_NAME, CellBody, written_into
 from nbcompress.cell.isolation import plain_functions, trial_globals
 from nbcompress.cell.parser import POINT_NAME
 from nbcompress.cell.watch import ModuleWatch
 from nbcompress.public import HOMES, public
 from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, current_trial, run_trial
-from nbcompress.run.outcome import number_of, pack
+from nbcompress.run.outcome import number_of
 from nbcompress.run.reads import is_a, missing_names, reached_names
 from nbcompress.space import Space
 
@@ -127,20 +125,22 @@ class CellEvaluator:
         return partial(CellEvaluator, self._body, self._space, names, self._keep)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs: the body, and one pickle of the values that it reaches.
-
-        Raises:
-            TransportError: A value cannot be pickled; the message names it.
-        """
+        """Return what another process needs: the body, and the values that it reaches."""
         values = {name: self._namespace[name] for name in sorted(self._names)}
-        packed = pack((values, self._functions & self._names))
-        return {"body": self._body.source, "space": self._space, "keep": self._keep, "packed": packed}
+        functions = self._functions & self._names
+        return {
+            "body": self._body.source,
+            "space": self._space,
+            "keep": self._keep,
+            "values": values,
+            "functions": functions,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._body = CellBody(state["body"])
         self._space, self._keep = state["space"], state["keep"]
         self._code = self._body.code()
-        self._namespace, self._functions = cloudpickle.loads(state["packed"])
+        self._namespace, self._functions = state["values"], state["functions"]
         self._names = frozenset(self._namespace)
         self._namespace["__name__"] = "__main__"
         self._namespace["__builtins__"] = __builtins__

@@ -29,6 +29,7 @@ LINE_MAGICS = {
     "cluster": "compressors",
     "factorize": "compressors",
     "distill": "compressors",
+    "compress": "compress",
     "footprint": "measures",
     "sensitivity": "measures",
     "bo_study": "study",

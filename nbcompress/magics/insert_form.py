@@ -135,7 +135,8 @@ def _needs_keyword(parameters: list[Parameter]) -> bool:
 
 def _latest_first(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the variable called `model` first, then the others from the newest on."""
-    return sorted(found[::-1], key=lambda item: item["name"] != "model")
+    latest = found[::-1]
+    return sorted(latest, key=lambda item: item["name"] != "model")
 
 
 def _usual_first(found: list[dict[str, Any]], usual: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from IPython import get_ipython
 from IPython.core.error import UsageError
 
 from nbcompress.cell import CellBody, CellEvaluator, CellSource
-from nbcompress.choices import ENGINES
+from nbcompress.choices import ENGINES, is_engine
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import HelpRequested
 from nbcompress.magics.base import Output, Scope, one_line_errors
@@ -181,6 +181,8 @@ def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope, baseli
     evaluated = {
         "engine": _engine(arguments, body, scope),
         "start": scope.value(arguments.start),
+        "original": scope.value(arguments.original),
+        "test": scope.value(arguments.test),
         "baseline": baseline,
     }
     options = SearchOptions.from_arguments({**vars(arguments), **evaluated})
@@ -225,16 +227,18 @@ def _made_name(body: CellBody, space: Space) -> str:
 def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Any:
     """Return the word for an engine, or the executor of that name in the notebook."""
     choice: str = arguments.engine
-    if choice not in (*ENGINES, *scope.namespace):
+    is_word = is_engine(choice)
+    if not is_word and choice not in scope.namespace:
         near = did_you_mean(choice, ENGINES)
         raise UsageError(
-            f"--engine is inline, process or the name of an executor in this notebook, but got {choice!r}.{near}"
+            "--engine is inline, process, ray, dask, an address or the name of an executor in this notebook, but got "
+            f"{choice!r}.{near}"
         )
     if choice != "inline" and body.magics:
         raise UsageError(
             f"the body uses {body.magics[0]}, which works under --engine inline only. Call the function instead."
         )
-    return choice if choice in ENGINES else scope.namespace[choice]
+    return choice if is_word else scope.namespace[choice]
 
 
 def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
@@ -245,6 +249,7 @@ def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
     history = search.histories.history_of((), study.goal)
     point = start[0] if start else search.proposer.propose(0, history).point
     outcome = search.evaluate(Assignment(0, point, trial_seed(arguments.seed, 0)))
+    search.engine.close()  # it may have connected to a cluster
     return "\n".join([*_space_lines(search), *_trial_lines(point, outcome), _estimate(search, outcome)])
 
 

@@ -15,6 +15,7 @@ from nbcompress.panels.figures import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY,
 from nbcompress.panels.text import format_value, shorten
 
 if TYPE_CHECKING:
+    from nbcompress.compressors import TrainingLog
     from nbcompress.measure import AccuracyChange, WeightHistogram
 
 # Patterns and markers as well as colours, so that a print in black and white can be read: colour and hatch of a series.
@@ -27,6 +28,10 @@ MAX_CLASSES = 20
 MAX_TICK_LETTERS = 80
 WIDTH, HEIGHT = 7.2, 2.5
 
+# The most points of a curve of losses.
+MAX_STEPS = 1000
+
+TrainingSeries = Sequence[tuple[str, "TrainingLog"]]
 SeriesValues = Sequence[tuple[str, Sequence[float | None]]]
 
 
@@ -35,9 +40,10 @@ def compression_figure(
     sizes: SeriesValues,
     weights: WeightHistogram | None = None,
     accuracy: AccuracyChange | None = None,
+    training: TrainingSeries = (),
 ) -> Figure:
-    """Return weights and accuracy side by side, as far as they are known, above the bytes of each layer."""
-    n_above = (weights is not None) + (accuracy is not None)
+    """Return weights, accuracy and training side by side, as far as they are known, above the bytes of each layer."""
+    n_above = (weights is not None) + (accuracy is not None) + bool(training)
     if not n_above:
         return bars_figure(labels, sizes, "kB in the file")
     below = _bars_height(len(_largest(labels, sizes)), len(sizes))
@@ -48,6 +54,8 @@ def compression_figure(
         draw_weights(axes.pop(0), weights)
     if accuracy is not None:
         draw_accuracy(axes.pop(0), accuracy)
+    if training:
+        draw_training(axes.pop(0), training)
     draw_bars(rest.subplots(), labels, sizes, "kB in the file")
     return figure
 
@@ -153,6 +161,21 @@ def draw_accuracy(ax: Axes, change: AccuracyChange) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     _finish(ax, "class" if classes else "", "accuracy", "y")
+
+
+def draw_training(ax: Axes, training: TrainingSeries) -> None:
+    """Draw the loss of each step as a line, the mean of each epoch as markers, and that on validation data dashed."""
+    for i, (name, log) in enumerate(training):
+        color, marker = SERIES_STYLES[i % len(SERIES_STYLES)][0], MARKERS[i % len(MARKERS)]
+        stride = max(1, len(log.step_losses) // MAX_STEPS)
+        steps = np.arange(1, len(log.step_losses) + 1)[::stride]
+        ax.plot(steps, log.step_losses[::stride], color=color, linewidth=0.7, alpha=0.45)
+        ax.plot(log.epoch_ends, log.epoch_losses, color=color, marker=marker, markersize=4, label=shorten(name, 30))
+        if log.valid_losses:
+            ends = log.epoch_ends[: len(log.valid_losses)]
+            ax.plot(ends, log.valid_losses, color=color, linestyle="--", label=shorten(f"{name}, valid", 30))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    _finish(ax, "step", "loss", "y")
 
 
 def _largest(labels: Sequence[str], series: SeriesValues) -> list[int]:

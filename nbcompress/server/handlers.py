@@ -43,7 +43,7 @@ _N_THREADS = 4
 REPORT_CODE = (
     "import sys; from nbcompress.server.studies import write_page; sys.stdout.write(write_page(*sys.argv[1:]))"
 )
-MODEL_CODE = "import sys; from nbcompress.panels.file_card import file_json; sys.stdout.write(file_json(sys.argv[1]))"
+MODEL_CODE = "import sys; from nbcompress.artifact.contents import file_json; sys.stdout.write(file_json(sys.argv[1]))"
 
 
 class NbcompressServer(Configurable):
