@@ -166,7 +166,7 @@ def data(name: str, megabytes: int) -> None:
             if what == "a part changed":
                 small = torch.randn(25_000)
             with PeakMemory() as memory:
-                wall, _ = timed(lambda: search(engine, lambda x: x + float(large[3] + small[3]), 5))
+                wall, _ = timed(lambda part=small: search(engine, lambda x: x + float(large[3] + part[3]), 5))
             told = f"{sum(n_sent) / 1e6:8.2f} MB sent" if sent else "files of the kernel are mapped"
             print(f"{name:8} {what:15} {told}, kernel +{memory.megabytes:.0f} MB, 5 trials {wall:.2f} s", flush=True)
 
