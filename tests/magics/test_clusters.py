@@ -57,7 +57,7 @@ def a_ray_cluster() -> Iterator[Cluster]:
     options = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False, "log_to_driver": False}
     try:
         ray.init(address="local", **options)
-    except Exception:  # Ray waits 30 s for its processes, which a busy machine may need at the first start
+    except Exception:  # noqa: BLE001 - it waits 30 s for its processes, and a busy machine may need longer once
         ray.shutdown()
         ray.init(address="local", **options)
 
