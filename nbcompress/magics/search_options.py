@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from nbcompress.choices import ACQUISITIONS, ENGINES, KERNELS, MEANS, PRUNERS, SAMPLERS, is_engine
+from nbcompress.choices import ACQUISITIONS, ENGINES, INTERRUPTS, KERNELS, MEANS, PRUNERS, SAMPLERS, is_engine
 from nbcompress.errors import GoalError
 from nbcompress.magics.arguments import MagicParser, OneOf, Suggests, WholeNumber, expression, name
 from nbcompress.study.goal import Constraint, Direction, Goal, Objective
@@ -99,6 +99,9 @@ def _storing(add: Add) -> None:
     add("--accept-changes", action="store_true", help=accepts)
     add("--storage", metavar="PATH or URL", help="any Optuna storage (a journal file)")
     add("--start", type=expression, metavar="POINTS", help="an expression: a list of dicts to run first")
+    add("--original", type=expression, metavar="MODEL", help="an expression: the model before, for --test")
+    help_ = "an expression: a function from a model to a number; measures the front once on data that no trial saw"
+    add("--test", type=expression, metavar="FN", help=help_)
     add("--baseline", type=expression, metavar="METRICS", help="an expression: a dict of the original's metrics")
 
 
@@ -128,6 +131,8 @@ def _running(add: Add) -> None:
     add("--trial-memory", metavar="4GB", help=help_)
     add("--jobs", type=WholeNumber(1), metavar="K", help="trials at a time, not under inline (%(default)s)")
     add("--repeats", type=WholeNumber(1), metavar="K", help="runs per point with different seeds (%(default)s)")
+    help_ = "at the first interrupt: end the cell so that later cells run, or raise, which stops Run All (%(default)s)"
+    add("--on-interrupt", type=OneOf(INTERRUPTS), help=help_)
     add("--keep", action="append", type=name, metavar="NAME", help="keep this of the front's trials")
     add("--seed", type=WholeNumber(), metavar="N", help="equal seeds give equal points (%(default)s)")
     help_ = (

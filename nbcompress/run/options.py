@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
+from nbcompress.choices import INTERRUPTS
 from nbcompress.errors import GoalError, SearchError, check_integer, option, shown
 from nbcompress.run.early_stopping import Pruner
 from nbcompress.run.memory import bytes_of
@@ -183,6 +184,10 @@ class SearchOptions:
         retries: How often a trial whose worker was lost is run again.
         trial_memory: The memory that one trial may use: `"4GB"`, bytes, or None.
         keep: Names of kept values to store; empty stores all that trials keep.
+        original: The model before, for `test`, or None.
+        test: Measures the original and the kept models of the front at the end, on data that no trial saw; or None.
+        on_interrupt: What the search does after the first interrupt, when its trials are recorded: `return`, or
+            `raise` a `KeyboardInterrupt`.
 
     Raises:
         SearchError, GoalError: An option has a value that it cannot have.
@@ -212,6 +217,9 @@ class SearchOptions:
     retries: int = 1
     trial_memory: str | int | None = field(default=None, metadata=_OPTIONAL)
     keep: tuple[str, ...] = ()
+    original: Any = None
+    test: Any = None
+    on_interrupt: str = "return"
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {name: check_integer(name, getattr(self, name), 1) for name in _AT_LEAST_ONE}
@@ -226,6 +234,10 @@ class SearchOptions:
         checked["keep"] = names_of("keep", self.keep)
         checked["start"] = _points(self.start)
         checked["baseline"] = _metrics(self.baseline)
+        if self.on_interrupt not in INTERRUPTS:
+            raise SearchError(
+                f"{option('on_interrupt')} is {' or '.join(INTERRUPTS)}, but got {shown(self.on_interrupt)}."
+            )
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if self.finalists > self.trials / 2:

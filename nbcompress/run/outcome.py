@@ -122,6 +122,9 @@ class Evaluator(Protocol):
     def written(self) -> frozenset[tuple[str, ...]]:
         """Return the places of these values that trials write into."""
 
+    def reusable(self) -> Callable[[], Evaluate]:
+        """Return a function that makes an equal evaluator after the search; it holds no more than trials read."""
+
 
 def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the runs of a point, in order, as one outcome.

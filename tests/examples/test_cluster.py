@@ -24,6 +24,5 @@ def test_it_runs(tmp_path: Path) -> None:
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error"] == []
     for name in ("on-dask", "on-ray"):
-        study = read_study(name, tmp_path / "nbcompress.journal")
-        assert len(study.all_trials) == 3
-        assert "small" in study.best.kept
+        assert len(read_study(name, tmp_path / "nbcompress.journal").all_trials) == 3
+    assert "Linear(" in "".join(output.text for output in outputs if output.output_type == "stream")
