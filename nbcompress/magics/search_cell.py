@@ -267,8 +267,8 @@ def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Any:
     if not is_word and choice not in scope.namespace:
         near = did_you_mean(choice, ENGINES)
         raise UsageError(
-            "--engine is inline, process, ray, dask, an address or the name of an executor in this notebook, but got "
-            f"{choice!r}.{near}"
+            "--engine is inline, process or the name of an executor in this notebook, or ray, dask or the address of a "
+            f"cluster, but got {choice!r}.{near}"
         )
     if choice != "inline" and body.magics:
         raise UsageError(
