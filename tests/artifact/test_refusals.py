@@ -126,7 +126,7 @@ def _numpy(path: Path) -> None:
 
 
 def _newer(path: Path) -> None:
-    path.write_bytes(save(tiny(), path).read_bytes().replace(b'"nbcompress":"3"', b'"nbcompress":"4"'))
+    path.write_bytes(save(tiny(), path).read_bytes().replace(b'"nbcompress":"4"', b'"nbcompress":"5"'))
 
 
 FOREIGN = {
@@ -160,7 +160,7 @@ FOREIGN = {
         ("nothing", "is empty"),
         ("zeros", "not a file of nbcompress"),
         ("deep", "is damaged: its header cannot be read"),
-        ("newer", "has version 4, and this nbcompress reads up to version 3: update nbcompress"),
+        ("newer", "has version 5, and this nbcompress reads up to version 4: update nbcompress"),
         ("value", r"must hold a model, but it holds value: read kept values with load_value"),
     ],
 )
