@@ -427,9 +427,9 @@ def test_a_checksum_covers_the_text_too(tmp_path: Path) -> None:
     path = save(tiny(), tmp_path / "model.nbz")
     whole = path.read_bytes()
     text = whole[8 : 8 + int.from_bytes(whole[:8], "little")]
-    assert json.loads(text)["__metadata__"] == {"nbcompress": "3"}
+    assert json.loads(text)["__metadata__"] == {"nbcompress": "4"}
     # An older version is readable, so nothing but the checksum can tell.
-    path.write_bytes(whole.replace(b'"nbcompress":"3"', b'"nbcompress":"1"'))
+    path.write_bytes(whole.replace(b'"nbcompress":"4"', b'"nbcompress":"1"'))
     with pytest.raises(ArtifactError, match="checksum does not agree"):
         load(path, Tiny())
     assert blake2b(whole[:-8], digest_size=8).digest() == whole[-8:]
