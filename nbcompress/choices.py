@@ -11,5 +11,7 @@ KERNELS = ("matern52", "rbf")
 MEANS = ("constant", "linear", "zero")
 PRUNERS = ("none", "median", "asha", "hyperband")
 ENGINES = ("inline", "process")
+# Of quantize; beside these a number.
+SCALES = ("error", "absmax", "pow2")
 # Of everything that trains.
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "gd")

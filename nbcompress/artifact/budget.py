@@ -38,7 +38,8 @@ def quantize(
     budget: str | float | None = None,
     scheme: Literal["symmetric", "affine"] = "symmetric",
     granularity: str = "channel",
-    scale: Literal["error", "absmax"] = "error",
+    scale: Literal["error", "absmax", "pow2"] | float = "error",
+    share: float = 1.0,
     activations: Literal["none", "dynamic", "static"] = "none",
     rest: Literal["float16", "float32"] = "float16",
     layers: Patterns = None,
@@ -71,8 +72,11 @@ def quantize(
             represent zero exactly.
         granularity: What shares a scale: `channel` (along axis 0), `tensor`, or `group:N` (N consecutive weights of a
             channel).
-        scale: `error` searches the scale of least squared error, which may clip outliers; `absmax` covers the largest
-            weight.
+        scale: `error` searches the scale of least squared error, which may clip outliers. `absmax` ends at the largest
+            weights. `pow2` is the power of two of least error. A number Q is a factor of one's own: a weight becomes
+            `round(w * Q) / Q`. Training keeps powers of two and factors as they are.
+        share: Share of the weights of each tensor that lie on the grid, above 0 to 1, ranked by magnitude. The largest
+            of the others stay in half precision, also in the file.
         activations: How an exported model takes the inputs of linear layers and convolutions: `none` (floating point),
             `dynamic` (8 bits, range found at every run) or `static` (8 bits, range measured on `data`). The copy itself
             computes activations in floating point.
@@ -118,6 +122,7 @@ def quantize(
     """
     patterns = check_patterns(layers)
     grids = {"scheme": scheme, "granularity": granularity, "scale": scale, "rest": rest, "layers": patterns}
+    grids |= {"share": share}
     training = {"activations": activations, "data": data, "finetune": finetune, "lr": lr, "seed": seed}
     training |= {"loss": loss, "output": output, "optimizer": optimizer, "momentum": momentum, "betas": betas}
     training |= {"eps": eps, "weight_decay": weight_decay}

@@ -73,7 +73,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     packed = pack(model)
     warn_of_broken(packed)
     check_packed(packed, model)
-    return write_atomically(Path(path), file_parts(MODEL_KEY, packed.parts))
+    return write_atomically(Path(path), file_parts(MODEL_KEY, packed.parts, packed.version))
 
 
 def load(path: str | os.PathLike[str], model: Module) -> Module:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from nbcompress.artifact.container import Part
+from nbcompress.artifact.container import BASE_VERSION, VERSION, Part
 from nbcompress.artifact.entropy import EntropyDecoder, EntropyEncoder
 from nbcompress.artifact.header import (
     DTYPES,
@@ -36,9 +36,11 @@ from nbcompress.artifact.tensors import (
     n_codes,
     read_codes,
     read_encoding,
+    read_half_,
     read_values,
     write_codes,
     write_encoding,
+    write_half,
     write_values,
 )
 from nbcompress.compressors.buffers import cut_buffers
@@ -54,11 +56,13 @@ class PackedModel:
         parts: The contents, to write one after the other.
         by_tensor: Bytes of each tensor by its first name, in the order of the state dict. Small tensors share words of
             4 bytes, so a tensor can have 0.
+        version: The version of the format that a reader needs.
         broken: By name of a tensor, why it no longer has its grid, codebook or zeros. Such a tensor is stored in full.
     """
 
     parts: tuple[Part, ...]
     by_tensor: Mapping[str, int]
+    version: int
     broken: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -142,14 +146,18 @@ def pack(model: nn.Module) -> PackedModel:
     entries: list[TensorEntry] = []
     by_tensor: dict[str, int] = {}
     broken: dict[str, str] = {}
+    # The first tensor with each codebook, by its identity.
+    owners: dict[int, tuple[int, Codebook]] = {}
     for index, slot in enumerate(slots):
         if slot.first != index:
             entries.append(TensorEntry(hash_of_name(slot.name), tied_to=slot.first))
             continue
         n_before = encoder.n_bytes
         tensor_record, codes = _valid_encoding(slot, records.get(index), broken)
-        entries.append(_entry(slot, tensor_record))
-        _write_tensor(encoder, slot.tensor, tensor_record, codes)
+        codebook = None if tensor_record is None else tensor_record.codebook
+        owner = index if codebook is None else owners.setdefault(id(codebook), (index, codebook))[0]
+        entries.append(_entry(slot, tensor_record, None if owner == index else owner))
+        _write_tensor(encoder, slot.tensor, tensor_record, codes, is_owner=owner == index)
         by_tensor[slot.name] = encoder.n_bytes - n_before
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     broken.update({name: "the model has no such parameter" for name in record.tensors if name not in known})
@@ -168,7 +176,8 @@ def pack(model: nn.Module) -> PackedModel:
     start.number(len(coded))
     parts: list[Part] = [bytes(start.data), coded]
     parts += [np.ascontiguousarray(part).data for part in encoder.raw_parts]
-    return PackedModel(tuple(parts), by_tensor, broken)
+    version = VERSION if any(entry.is_new for entry in entries) else BASE_VERSION
+    return PackedModel(tuple(parts), by_tensor, version, broken)
 
 
 def _records_by_index(slots: list[Slot], record: Record) -> dict[int, TensorRecord]:
@@ -201,9 +210,9 @@ def _valid_encoding(
     return record, narrow.cpu().contiguous().reshape(-1).numpy()
 
 
-def _entry(slot: Slot, record: TensorRecord | None) -> TensorEntry:
+def _entry(slot: Slot, record: TensorRecord | None, codebook_of: int | None) -> TensorEntry:
     record = record or TensorRecord()
-    codebook = record.codebook
+    codebook = None if codebook_of is not None else record.codebook
     grid = record.grid if codebook is None else codebook.grid
     return TensorEntry(
         hash_of_name(slot.name),
@@ -213,15 +222,21 @@ def _entry(slot: Slot, record: TensorRecord | None) -> TensorEntry:
         record.is_pruned,
         None if grid is None else grid_header(grid),
         0 if codebook is None else len(codebook.values),
+        codebook_of,
     )
 
 
-def _write_tensor(encoder: EntropyEncoder, tensor: Tensor, record: TensorRecord | None, codes: Codes | None) -> None:
+def _write_tensor(
+    encoder: EntropyEncoder, tensor: Tensor, record: TensorRecord | None, codes: Codes | None, *, is_owner: bool
+) -> None:
     if record is None or codes is None:
         write_values(encoder, tensor)
         return
-    write_encoding(encoder, record, tensor.dtype)
+    if is_owner:
+        write_encoding(encoder, record, tensor.dtype, tensor.numel())
     write_codes(encoder, codes, tuple(tensor.shape), record)
+    if record.grid is not None and record.grid.in_half is not None:
+        write_half(encoder, tensor, record.grid.in_half)
 
 
 # ---- Reading ----
@@ -265,6 +280,12 @@ def read_tensors(undecoded: UndecodedModel) -> tuple[list[Tensor | None], dict[i
     for index, entry in enumerate(undecoded.header.entries):
         if entry.tied_to is not None:
             tensors.append(None)
+        elif entry.codebook_of is not None:
+            owner = records.get(entry.codebook_of, TensorRecord())
+            if owner.codebook is None:
+                raise ArtifactError(f"the file is damaged: its tensor {index} has a codebook of a tensor without one")
+            records[index] = TensorRecord(entry.is_pruned, None, owner.codebook)
+            tensors.append(read_codes(decoder, entry.shape, entry.dtype, records[index]))
         elif entry.grid is None and not entry.n_values:
             tensors.append(read_values(decoder, entry.shape, entry.dtype))
             if entry.is_pruned:
@@ -272,7 +293,11 @@ def read_tensors(undecoded: UndecodedModel) -> tuple[list[Tensor | None], dict[i
         else:
             records[index] = read_encoding(decoder, entry)
             is_balanced = entry.grid is not None and entry.grid.is_balanced and not entry.n_values
-            tensors.append(read_codes(decoder, entry.shape, entry.dtype, records[index], is_balanced=is_balanced))
+            tensor = read_codes(decoder, entry.shape, entry.dtype, records[index], is_balanced=is_balanced)
+            grid = records[index].grid
+            if grid is not None and grid.in_half is not None:
+                read_half_(decoder, tensor, grid.in_half)
+            tensors.append(tensor)
     decoder.check_end()
     return tensors, records
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.container import Part, checked_contents, file_parts
+from nbcompress.artifact.container import BASE_VERSION, Part, checked_contents, file_parts
 from nbcompress.artifact.file import (
     bytes_text,
     check_packed,
@@ -82,7 +82,7 @@ def save_value(value: object, path: str | os.PathLike[str]) -> Path:
     node = builder.node(value, "the value", 0)
     start = ByteWriter()
     start.text(json.dumps(node, separators=(",", ":")))
-    return write_atomically(Path(path), file_parts(VALUE_KEY, [bytes(start.data), *builder.blobs]))
+    return write_atomically(Path(path), file_parts(VALUE_KEY, [bytes(start.data), *builder.blobs], builder.version))
 
 
 @outside_inference
@@ -121,6 +121,8 @@ class _NodeBuilder:
 
     def __init__(self) -> None:
         self.blobs: list[Part] = []
+        # Of the format, that a reader needs.
+        self.version = BASE_VERSION
 
     def node(self, value: object, where: str, depth: int) -> Node:
         if depth > _MAX_DEPTH:
@@ -154,6 +156,7 @@ class _NodeBuilder:
         warn_of_broken(packed)
         check_packed(packed, module)
         self.blobs += packed.parts
+        self.version = max(self.version, packed.version)
         return ["module", packed.n_contents]
 
     def _tensor(self, tensor: Tensor, where: str) -> Node:

@@ -50,8 +50,12 @@ class Grid:
         scheme: `symmetric` (the value zero has a middle code) or `affine`.
         group: `tensor`, `channel` (along axis 0), or a number of consecutive weights within a channel; the last
             group of a channel may be shorter. Groups are counted channel by channel.
-        scale: Shape `(groups,)`, float32, positive; representable in float16 if within its normal range.
+        scale: Shape `(groups,)`, float32, positive; representable in float16 if it was found by error and is within the
+            normal range.
         zero: Shape `(groups,)`, int32, the code of the value zero.
+        is_fixed: Training keeps the scales, which somebody chose: powers of two, or one of the user's own.
+        in_half: Shape `(k,)`, int64: ascending positions in the flattened tensor of weights that are in half precision
+            instead of on the grid; None if all weights are on it. Their code is that of zero.
 
     Raises:
         CompressionError: There is no such grid.
@@ -62,6 +66,8 @@ class Grid:
     group: Literal["tensor", "channel"] | int
     scale: Tensor
     zero: Tensor
+    is_fixed: bool = False
+    in_half: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8 or self.scheme not in ("symmetric", "affine"):
@@ -79,12 +85,19 @@ class Grid:
         low, high = ((n - 1) // 2, n // 2) if self.scheme == "symmetric" else (0, n - 1)
         if not bool(((zero >= low) & (zero <= high)).all()):
             raise CompressionError(f"zero must be one of the grid's {n} codes (a middle one if it is symmetric)")
+        rest = self.in_half
+        if rest is not None and (rest.ndim != 1 or rest.dtype != torch.int64 or not bool((rest.diff() > 0).all())):
+            raise CompressionError("the weights in half precision are given by ascending int64 positions in one row")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid):
             return NotImplemented
-        same = (self.bits, self.scheme, self.group) == (other.bits, other.scheme, other.group)
-        return same and torch.equal(self.scale, other.scale) and torch.equal(self.zero, other.zero)
+        kind = (self.bits, self.scheme, self.group, self.is_fixed, self.in_half is None)
+        if kind != (other.bits, other.scheme, other.group, other.is_fixed, other.in_half is None):
+            return False
+        if self.in_half is not None and other.in_half is not None and not torch.equal(self.in_half, other.in_half):
+            return False
+        return torch.equal(self.scale, other.scale) and torch.equal(self.zero, other.zero)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -123,14 +136,14 @@ class Grid:
         return by_group.reshape(shape[0], -1).repeat_interleave(int(self.group), dim=1)[:, :row].reshape(shape)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Decode integer codes of any shape, on any device, to float32 values of that shape."""
+        """Decode integer codes of any shape, on any device, to float32 values of that shape; zero for `in_half`."""
         scale, zero = self.spread(tuple(codes.shape), codes.device)
         return (codes.to(torch.int32) - zero).to(torch.float32) * scale
 
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """The values that all weights of one tensor share.
+    """The values that all weights of one tensor share, or of several, whose records then hold this very object.
 
     Attributes:
         values: Shape `(k,)`, float32, ascending, each representable in the tensor's dtype (and in float16 if the
@@ -438,13 +451,17 @@ def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
         name: The parameter's name, for the text of an error.
 
     Returns:
-        int32 codes of the shape and on the device of `tensor`; `values_of` gives `tensor` back, bit for bit.
-        In bfloat16 two codes of a wide grid can have the same value; then either of them is returned.
+        int32 codes of the shape and on the device of `tensor`; `values_of` gives `tensor` back, bit for bit, except for
+        weights in half precision, whose code is that of zero. In bfloat16 two codes of a wide grid can have the same
+        value; then either of them is returned.
 
     Raises:
         CompressionError: A value left its grid or codebook, or there is neither.
     """
     tensor = tensor.detach()
+    if record.grid is not None and record.grid.in_half is not None:
+        _check_half(tensor, record.grid.in_half, name)
+        tensor = without(tensor, record.grid.in_half)
     if record.grid is not None:
         codes, kind = _grid_codes(tensor, record.grid), "grid"
     elif record.codebook is not None:
@@ -459,6 +476,26 @@ def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
             f"is {tensor[wrong][0].item():.6g}: change weights with finetune(), which keeps it, or compress again"
         )
     return codes
+
+
+def without(tensor: Tensor, positions: Tensor | None) -> Tensor:
+    """Return `tensor` with zeros at flat `positions`: a copy, or itself if there are none."""
+    if positions is None:
+        return tensor
+    copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+    copy.view(-1)[positions.to(copy.device)] = 0
+    return copy
+
+
+def _check_half(tensor: Tensor, positions: Tensor, name: str) -> None:
+    values = tensor.reshape(-1)[positions.to(tensor.device)]
+    if values.dtype in (torch.float32, torch.float64):
+        n_wrong = int((values.to(torch.float16).to(values.dtype) != values).sum())
+        if n_wrong:
+            raise CompressionError(
+                f"{_called(name)} must keep {len(values)} weights in half precision, but {n_wrong} of them have more "
+                "digits now: change weights with finetune(), which keeps it, or compress again"
+            )
 
 
 def values_of(codes: Tensor, record: TensorRecord, dtype: torch.dtype) -> Tensor:

@@ -201,7 +201,9 @@ def refit(tensor: Tensor, constraint: TensorRecord, *, is_half: bool) -> tuple[T
     """
     grid, codebook, is_pruned = constraint.grid, constraint.codebook, constraint.is_pruned
     if grid is not None:
-        grid = fit_grid(tensor, GridSpec(grid.bits, grid.scheme, grid.group), is_pruned=is_pruned)
+        if not grid.is_fixed:
+            share = 1.0 if grid.in_half is None else 1 - len(grid.in_half) / tensor.numel()
+            grid = fit_grid(tensor, GridSpec(grid.bits, grid.scheme, grid.group, share=share), is_pruned=is_pruned)
         return replace(constraint, grid=grid), round_to_grid(tensor, grid, is_pruned=is_pruned)
     if codebook is None:
         return constraint, tensor.detach()
@@ -210,7 +212,9 @@ def refit(tensor: Tensor, constraint: TensorRecord, *, is_half: bool) -> tuple[T
     values = round_to_codebook(tensor, fitted, is_pruned)
     refitted = replace(constraint, codebook=fitted)
     if codebook.grid is not None:
+        fixed = codebook.grid.scale
         spec = GridSpec(codebook.grid.bits, codebook.grid.scheme, "tensor")
+        spec = replace(spec, scale=1 / float(fixed[0])) if codebook.grid.is_fixed else spec
         on_grid, values = quantize_codebook(values, refitted, spec)
         refitted = replace(refitted, codebook=on_grid)
     return refitted, values

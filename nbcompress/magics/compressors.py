@@ -13,7 +13,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from nbcompress.choices import OPTIMIZERS
+from nbcompress.choices import OPTIMIZERS, SCALES
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import (
     LAYERS,
@@ -262,6 +262,13 @@ QUANTIZE = compressor(
             metavar="G",
             help="a scale per channel, tensor, or group:N of weights (channel)",
         ),
+        argument(
+            "--scale",
+            type=Suggests(lambda text: text if text in SCALES else number_or_expression(text), SCALES),
+            metavar="S",
+            help=f"step of the grid: {', '.join(SCALES)}, or a factor Q for round(w * Q) / Q (error)",
+        ),
+        number("--share", "A", "share of the weights on the grid; the largest stay in half precision (1)"),
         one_of("--activations", ("none", "dynamic", "static"), "8-bit inputs in an exported model: {words} (none)"),
         REST,
     ],
@@ -274,7 +281,11 @@ CLUSTER = compressor(
     """\
   small = %cluster model --clusters 16
   small = %cluster pruned --clusters 8 --data train --finetune 5 --evaluate accuracy""",
-    [number("--clusters", "K", "values a layer may hold (16)"), REST],
+    [
+        number("--clusters", "K", "values a layer may hold (16)"),
+        one_of("--codebook", ("layer", "model"), "{words} (layer); model: the same values for all layers"),
+        REST,
+    ],
 )
 
 FACTORIZE = compressor(

@@ -99,6 +99,24 @@ def even_and_cut() -> nn.Module:
     return nc.prune(even(Perceptron()), 0.5, granularity="channel", example=torch.zeros(1, 24))
 
 
+def in_half(model: nn.Module) -> nn.Module:
+    """Some weights in half precision, beside grids of scales that somebody chose."""
+    return nc.quantize(model, 4, scale="pow2", share=0.9)
+
+
+def one_codebook(model: nn.Module) -> nn.Module:
+    return nc.cluster(nc.prune(model, 0.5), 5, codebook="model")
+
+
+def test_only_what_needs_a_newer_version_has_it(tmp_path: Path) -> None:
+    models = {"3": nc.quantize(Perceptron(), 4), "4": nc.quantize(Perceptron(), 4, share=0.9)}
+    models["4 "] = one_codebook(Perceptron())
+    models["4  "] = nc.quantize(Perceptron(), 8, scale="pow2")
+    for version, model in models.items():
+        with safe_open(save(model, tmp_path / "model.nbz"), "pt") as file:
+            assert file.metadata() == {"nbcompress": version.strip()}
+
+
 def test_files_of_older_versions_stay_readable() -> None:
     """Symmetric grids of versions 1 and 2 had one code fewer."""
     check_against(GOLDEN / "version-1.safetensors", even(Perceptron()))
@@ -107,7 +125,13 @@ def test_files_of_older_versions_stay_readable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "make"), [("version-3", even_and_cut), ("version-3-sides", lambda: sided(Perceptron()))]
+    ("name", "make"),
+    [
+        ("version-3", even_and_cut),
+        ("version-3-sides", lambda: sided(Perceptron())),
+        ("version-4", lambda: in_half(even(Perceptron()))),
+        ("version-4-shared", lambda: one_codebook(even(Perceptron()))),
+    ],
 )
 def test_files_of_this_version_do_not_change(name: str, make: Callable[[], nn.Module], tmp_path: Path) -> None:
     kept, expected = GOLDEN / f"{name}.safetensors", make()

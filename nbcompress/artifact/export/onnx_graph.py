@@ -111,7 +111,8 @@ def integer_weights(model: nn.Module) -> dict[str, IntegerWeight]:
         grid = record.grid
         if grid is None and record.codebook is not None:
             grid = record.codebook.grid
-        if grid is None or parameter.ndim < 2:
+        # Weights of which some are in half precision are no tensor of integers.
+        if grid is None or grid.in_half is not None or parameter.ndim < 2:
             continue
         try:
             weight = _on_grid(names[0], parameter, grid)
