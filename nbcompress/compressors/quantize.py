@@ -23,6 +23,7 @@ from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import ActivationRange, Codebook, Grid, TensorRecord, satisfies, without
+from nbcompress.compressors.rounding import call_order, rounded_by_data
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions, refit
 from nbcompress.compressors.training import check_gradients, each_gradient
 from nbcompress.errors import CompressionError, DataError, check_integer, did_you_mean, option, warn
@@ -203,6 +204,7 @@ def quantize(
     granularity: str = "channel",
     scale: Literal["error", "absmax", "pow2"] | float = "error",
     share: float = 1.0,
+    rounding: Literal["nearest", "gptq"] = "nearest",
     activations: Literal["none", "dynamic", "static"] = "none",
     rest: Literal["float16", "float32"] = "float16",
     layers: Patterns = None,
@@ -235,6 +237,10 @@ def quantize(
             warning says which weights the codes do not reach. Training keeps powers of two and factors as they are.
         share: Share of the weights of each tensor that lie on the grid, above 0 to 1, ranked by magnitude. The largest
             of the others stay in half precision, also in the file.
+        rounding: `nearest`, or `gptq`: such that the outputs of each layer on the data change least. Linear layers,
+            convolutions and recurrent layers are rounded so, one after the other, which takes a pass of the data for
+            each; the inputs of a few hundred examples are enough. For an embedding the nearest values are the best.
+            Layers whose inputs are not known are rounded to the nearest values, and the record names them.
         activations: How integer kernels of an exported model read the inputs of linear layers and convolutions, in 8
             bits: `static` by ranges of least squared error on the data, `dynamic` by a range that is found at every
             run. The record of the copy says it and `export` reads it. The copy itself computes activations in floating
@@ -280,20 +286,26 @@ def quantize(
         Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
         Inference", sections 2.1 and 3 (grid, straight-through training).
         Rastegari et al. (2016), "XNOR-Net", equation 6 (one bit).
+        Frantar et al. (2023), "GPTQ", algorithm 1 (`rounding="gptq"`).
     """
     check_choice("activations", activations, ("none", "dynamic", "static"))
     check_choice("rest", rest, ("float16", "float32"))
     share = check_number("share", share, 0, 1, is_open_low=True)
     if share < 1 and activations != "none":
         raise CompressionError(
-            f"{option('share', share)} keeps weights in floating point, with which integer kernels cannot compute: leave "
-            f"out {option('activations=')}"
+            f"{option('share', share)} keeps weights in floating point, with which integer kernels cannot compute: "
+            f"leave out {option('activations=')}"
         )
     first_bits = next(iter(bits.values()), 8) if isinstance(bits, Mapping) else bits
     default = _grid_spec(first_bits, scheme, granularity, scale, share)
     fine_tune = FineTuneOptions(
         data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
     )
+    check_choice("rounding", rounding, ("nearest", "gptq"))
+    if rounding == "gptq" and data is None:
+        raise DataError(
+            f"{option('rounding', 'gptq')} needs the inputs of each layer: pass {option('data=')}, such as inputs alone"
+        )
     if activations == "static" and data is None:
         raise DataError(
             f"{option('activations', 'static')} measures ranges on data: pass {option('data=')}, "
@@ -306,9 +318,12 @@ def quantize(
         specs = {name: _grid_spec(bits[name], scheme, granularity, scale, share) for name in specs}
     is_half = rest == "float16" or session.record.rest == "float16"
     done = _quantize_shared_(session, specs)
-    for target in session.targets:
+    targets: Sequence[Target] = session.targets
+    if rounding == "gptq":
+        targets = call_order(session.model, targets, data, fine_tune.seed)
+    for target in targets:
         if target.name not in done:
-            _quantize_target_(session, target, specs[target.name], is_half)
+            _quantize_target_(session, target, specs[target.name], is_half, by_data=rounding == "gptq")
     _set_activations(session, activations)
     session.set_rest(rest)
     return session.finish()
@@ -342,7 +357,9 @@ def _quantize_shared_(session: CompressionSession, specs: Mapping[str, GridSpec]
     return done
 
 
-def _quantize_target_(session: CompressionSession, target: Target, spec: GridSpec, is_half: bool) -> None:
+def _quantize_target_(
+    session: CompressionSession, target: Target, spec: GridSpec, is_half: bool, *, by_data: bool
+) -> None:
     """Put one tensor onto a grid, or the shared values of a clustered one, unless they lie on such a grid already."""
     before, values = session.constraint_of(target), target.parameter.detach()
     is_satisfied, is_pruned, codebook = satisfies(values, before), before.is_pruned, before.codebook
@@ -351,8 +368,14 @@ def _quantize_target_(session: CompressionSession, target: Target, spec: GridSpe
             return
         grid = fit_grid(values, spec, is_pruned=is_pruned)
         _warn_of_clipping(target.name, values, grid, spec)
-        values = round_to_grid(values, grid, is_pruned=is_pruned)
-        session.apply(target, TensorRecord(is_pruned, grid=grid), values)
+        rounded: Tensor | str = ""
+        if by_data:
+            tuning = session.fine_tune
+            rounded = rounded_by_data(session.model, target, grid, tuning.data, tuning.seed, is_pruned=is_pruned)
+        nearest = rounded if isinstance(rounded, Tensor) else round_to_grid(values, grid, is_pruned=is_pruned)
+        session.apply(target, TensorRecord(is_pruned, grid=grid), nearest, starts_at_values=isinstance(rounded, Tensor))
+        if isinstance(rounded, str) and rounded:
+            session.leave_out({target.name: f"rounded to the nearest values: {rounded}"})
         return
     if spec.share < 1:
         raise CompressionError(

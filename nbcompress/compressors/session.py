@@ -110,12 +110,14 @@ class CompressionSession:
         known = (self.record.tensors[name] for name in target.names if name in self.record.tensors)
         return next(known, TensorRecord())
 
-    def apply(self, target: Target, constraint: TensorRecord, values: Tensor) -> None:
+    def apply(
+        self, target: Target, constraint: TensorRecord, values: Tensor, *, starts_at_values: bool = False
+    ) -> None:
         """Write `values` into `target` and record the constraint that they satisfy.
 
-        Under a grid, fine-tuning starts at the values of `target` before.
+        Under a grid, fine-tuning starts at the values of `target` before, or at `values` if `starts_at_values`.
         """
-        if self.fine_tune.finetune and constraint.grid is not None:
+        if self.fine_tune.finetune and constraint.grid is not None and not starts_at_values:
             self._latents[target.name] = target.parameter.detach().clone()
         fill_(target.parameter, values)
         tensors = {name: tensor for name, tensor in self.record.tensors.items() if name not in target.names}

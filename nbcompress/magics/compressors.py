@@ -268,6 +268,7 @@ QUANTIZE = compressor(
             metavar="S",
             help=f"step of the grid: {', '.join(SCALES)}, or a factor Q for round(w * Q) / Q (error)",
         ),
+        one_of("--rounding", ("nearest", "gptq"), "{words} (nearest); gptq: by the inputs of each layer on --data"),
         number("--share", "A", "share of the weights on the grid; the largest stay in half precision (1)"),
         one_of("--activations", ("none", "dynamic", "static"), "8-bit inputs in an exported model: {words} (none)"),
         REST,

@@ -50,9 +50,10 @@ def export(
 
     Without activations, ONNX Runtime may still round the input of a matrix product with decoded integers to 8 bits. Its
     session option `session.qdq_matmulnbits_accuracy_level` set to `1` avoids it (`add_session_config_entry`).
-    Embeddings read single rows of integers. Weights that are pruned, clustered without a grid, or partly in half precision (`share`), are in float32. A
-    warning names each layer that asked for integers and cannot compute in them. Processors without 8-bit dot products
-    (x86 before AVX-512 VNNI or AVX-VNNI) may saturate in integer kernels of ONNX Runtime: check the accuracy there.
+    Embeddings read single rows of integers. Weights that are pruned, clustered without a grid, or partly in half
+    precision (`share`), are in float32. A warning names each layer that asked for integers and cannot compute in them.
+    Processors without 8-bit dot products (x86 before AVX-512 VNNI or AVX-VNNI) may saturate in integer kernels of ONNX
+    Runtime: check the accuracy there.
 
     Args:
         model: Any module that `torch.export` can trace; it stays unchanged.
