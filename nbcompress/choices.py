@@ -10,8 +10,17 @@ ACQUISITIONS = ("logei", "ucb", "pi", "qlogei")
 KERNELS = ("matern52", "rbf")
 MEANS = ("constant", "linear", "zero")
 PRUNERS = ("none", "median", "asha", "hyperband")
-ENGINES = ("inline", "process")
+ENGINES = ("inline", "process", "ray", "dask")
+INTERRUPTS = ("return", "raise")
+
+# What `%compress` can try.
+TRIES = ("blocks", "channels", "rank", "weights", "bits", "codebooks", "training")
 # Of quantize; beside these a number.
 SCALES = ("error", "absmax", "pow2")
 # Of everything that trains.
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "gd")
+
+
+def is_engine(word: str) -> bool:
+    """Return whether a word chooses an engine: a fixed word, `ray://HOST:PORT` or `dask:ADDRESS`."""
+    return word in ENGINES or word.startswith(("ray://", "dask:"))

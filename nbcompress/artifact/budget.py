@@ -172,6 +172,47 @@ def parse_budget(budget: object) -> int:
     return int(number)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What the budget allows.
+
+    Attributes:
+        kilobytes: The most kilobytes (1,000 bytes) of the file, or None.
+        milliseconds: The most milliseconds of one call, or None.
+    """
+
+    kilobytes: float | None = None
+    milliseconds: float | None = None
+
+
+def parse_limits(budget: object) -> Limits:
+    """Return the limits that a budget means.
+
+    Args:
+        budget: Such as `"60kB"`, `"1.5MB"`, `"5ms"` or a number of bytes; or a list with one of each kind.
+
+    Raises:
+        CompressionError: It reads otherwise, or names one kind twice.
+
+    Example:
+        >>> parse_limits(["60kB", "5ms"])
+        Limits(kilobytes=60.0, milliseconds=5.0)
+    """
+    parts = list(budget) if isinstance(budget, (list, tuple)) else [budget]
+    found: dict[str, float] = {}
+    for part in parts:
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*ms\s*", part, re.IGNORECASE) if isinstance(part, str) else None
+        kind = "milliseconds" if match else "kilobytes"
+        if kind in found:
+            raise CompressionError(f"{option('budget')} may have one limit in bytes and one in ms, got {budget!r}")
+        found[kind] = float(match[1]) if match else parse_budget(part) / 1000
+        if not found[kind] > 0 or not isfinite(found[kind]):
+            raise CompressionError(f"{option('budget')} must be above zero, got {budget!r}")
+    if not found:
+        raise CompressionError(f"{option('budget')} must be a length such as '60kB' or a time such as '5ms'")
+    return Limits(**found)
+
+
 @dataclass
 class _BitSearch:
     """A search for the bits of each tensor.
@@ -276,4 +317,4 @@ def _error(target: Target, small: nn.Module, weight: torch.Tensor) -> float:
     return float((moved.to("cpu", torch.float64).square() * weight).sum())
 
 
-__all__ = ["parse_budget", "quantize"]
+__all__ = ["Limits", "parse_budget", "parse_limits", "quantize"]

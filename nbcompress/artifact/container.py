@@ -1,7 +1,7 @@
 """The outer format of a file: `safetensors` with one byte tensor, a version, and a checksum over everything.
 
     8 bytes   length of the JSON header that follows
-    header    {"__metadata__": {"nbcompress": "3"}, "model": {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}}
+    header    {"__metadata__": {"nbcompress": "4"}, "model": {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}}
     n bytes   contents; the last 8 of them are the BLAKE2b hash of every byte of the file before them
 
 Every reader of safetensors can list the file, and a change of any byte is detected, also in the header. The checksum
@@ -18,10 +18,10 @@ from pathlib import Path
 from nbcompress.errors import ArtifactError
 
 # 2: the header may be compressed with a preset dictionary. 3: symmetric grids of 2 to 7 bits have 2^bits codes.
-# 4: grids of fixed scales, weights in half precision beside a grid, codebooks of several tensors. Files of older
-# versions stay readable. A file that needs none of version 4 is written as version 3, which older readers read.
+# 4: steps of surgery name the units that were kept, and blocks can be removed; grids of fixed scales, weights in half
+# precision beside a grid, codebooks of several tensors.
+# Files of older versions stay readable.
 VERSION = 4
-BASE_VERSION = 3
 _KEY = "nbcompress"
 _CHECKSUM_BYTES = 8
 # Our JSON headers are shorter than this; those of other safetensors files may be longer.
@@ -41,19 +41,17 @@ _FOREIGN_MAGIC = (
 
 def file_length(key: str, n_contents: int) -> int:
     """Return the length in bytes of the file with contents of `n_contents` bytes."""
-    # The number of the version has one digit in all of them.
     return len(_safetensors_header(key, n_contents)) + n_contents + _CHECKSUM_BYTES
 
 
-def file_parts(key: str, contents: Sequence[Part], version: int = BASE_VERSION) -> list[Part]:
+def file_parts(key: str, contents: Sequence[Part]) -> list[Part]:
     """Return the whole file, header and checksum included, as parts to write one after the other.
 
     Args:
         key: Name of the byte tensor: `model` or `value`.
         contents: The contents in parts.
-        version: The version of the format that a reader needs.
     """
-    parts = [_safetensors_header(key, sum(len(part) for part in contents), version), *contents]
+    parts = [_safetensors_header(key, sum(len(part) for part in contents)), *contents]
     checksum = blake2b(digest_size=_CHECKSUM_BYTES)
     for part in parts:
         checksum.update(part)
@@ -89,11 +87,11 @@ def checked_contents(data: bytes | memoryview, key: str, path: Path) -> memoryvi
     return whole[start:-_CHECKSUM_BYTES]
 
 
-def _safetensors_header(key: str, n_contents: int, version: int = BASE_VERSION) -> bytes:
+def _safetensors_header(key: str, n_contents: int) -> bytes:
     """Length and JSON header for contents of `n_contents` bytes; the checksum is counted on top of them."""
     n = n_contents + _CHECKSUM_BYTES
     text = json.dumps(
-        {"__metadata__": {_KEY: str(version)}, key: {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}},
+        {"__metadata__": {_KEY: str(VERSION)}, key: {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}},
         separators=(",", ":"),
     ).encode()
     text += b" " * (-len(text) % 8)  # safetensors aligns the tensor to 8 bytes
@@ -148,4 +146,4 @@ def _read_metadata(whole: memoryview, path: Path) -> dict[str, object]:
     return checked
 
 
-__all__ = ["BASE_VERSION", "VERSION", "Part", "checked_contents", "file_length", "file_parts"]
+__all__ = ["VERSION", "Part", "checked_contents", "file_length", "file_parts"]

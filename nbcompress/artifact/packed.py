@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from nbcompress.artifact.container import BASE_VERSION, VERSION, Part
+from nbcompress.artifact.container import Part
 from nbcompress.artifact.entropy import EntropyDecoder, EntropyEncoder
 from nbcompress.artifact.header import (
     DTYPES,
@@ -45,6 +46,7 @@ from nbcompress.artifact.tensors import (
 )
 from nbcompress.compressors.buffers import cut_buffers
 from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, codes_of, record_of, zeros_lost
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, CompressionError
 
 
@@ -56,13 +58,11 @@ class PackedModel:
         parts: The contents, to write one after the other.
         by_tensor: Bytes of each tensor by its first name, in the order of the state dict. Small tensors share words of
             4 bytes, so a tensor can have 0.
-        version: The version of the format that a reader needs.
         broken: By name of a tensor, why it no longer has its grid, codebook or zeros. Such a tensor is stored in full.
     """
 
     parts: tuple[Part, ...]
     by_tensor: Mapping[str, int]
-    version: int
     broken: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -98,7 +98,7 @@ def slots_of(model: nn.Module, surgery: Iterable[Surgery] | None = None) -> list
     """
     if not isinstance(model, nn.Module):
         raise ArtifactError(f"only a torch.nn.Module can be saved or filled, got {type(model).__name__}")
-    state = model.state_dict(keep_vars=True)
+    state = _in_class_order(model, model.state_dict(keep_vars=True))
     steps = record_of(model).surgery if surgery is None else surgery
     state = {**state, **{name: buffer for name, buffer in cut_buffers(model, steps).items() if name not in state}}
     slots: list[Slot] = []
@@ -109,6 +109,22 @@ def slots_of(model: nn.Module, surgery: Iterable[Surgery] | None = None) -> list
         key: object = memory if tensor.numel() and tensor.data_ptr() else id(tensor)
         slots.append(Slot(name, tensor, seen.setdefault(key, len(slots))))
     return slots
+
+
+def _in_class_order(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict with the weight of each layer before its bias, as classes of torch register them.
+
+    `torch.nn.utils.prune.remove` registers the weight again, after the bias. A fresh instance has another order.
+    """
+    names = list(state)
+    for path, module in model.named_modules():
+        own = [name for name in module._parameters if name in ("weight", "bias")]
+        if own == ["bias", "weight"] and type(module).__module__.startswith("torch.nn."):
+            bias, weight = (f"{path}.{name}".removeprefix(".") for name in own)
+            if bias in state and weight in state:
+                i, j = names.index(bias), names.index(weight)
+                names[i], names[j] = weight, bias
+    return {name: state[name] for name in names}
 
 
 def _check_storable(name: str, tensor: object, model_name: str) -> None:
@@ -132,6 +148,9 @@ def _check_storable(name: str, tensor: object, model_name: str) -> None:
 
 # ---- Writing ----
 
+# By the identity of each codebook: the index of the first tensor that has it, and the codebook, which stays alive.
+Owners = dict[int, tuple[int, Codebook]]
+
 
 @torch.no_grad()
 def pack(model: nn.Module) -> PackedModel:
@@ -140,24 +159,21 @@ def pack(model: nn.Module) -> PackedModel:
     Raises:
         ArtifactError: The state dict holds what a file cannot.
     """
+    if isinstance(model, nn.Module):
+        model = without_torch_masks(model)
     slots, record = slots_of(model), record_of(model)
     records = _records_by_index(slots, record)
     encoder = EntropyEncoder()
     entries: list[TensorEntry] = []
     by_tensor: dict[str, int] = {}
     broken: dict[str, str] = {}
-    # The first tensor with each codebook, by its identity.
-    owners: dict[int, tuple[int, Codebook]] = {}
+    owners: Owners = {}
     for index, slot in enumerate(slots):
         if slot.first != index:
             entries.append(TensorEntry(hash_of_name(slot.name), tied_to=slot.first))
             continue
         n_before = encoder.n_bytes
-        tensor_record, codes = _valid_encoding(slot, records.get(index), broken)
-        codebook = None if tensor_record is None else tensor_record.codebook
-        owner = index if codebook is None else owners.setdefault(id(codebook), (index, codebook))[0]
-        entries.append(_entry(slot, tensor_record, None if owner == index else owner))
-        _write_tensor(encoder, slot.tensor, tensor_record, codes, is_owner=owner == index)
+        entries.append(_write_slot(encoder, slots, index, records.get(index), owners, broken))
         by_tensor[slot.name] = encoder.n_bytes - n_before
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     broken.update({name: "the model has no such parameter" for name in record.tensors if name not in known})
@@ -176,8 +192,42 @@ def pack(model: nn.Module) -> PackedModel:
     start.number(len(coded))
     parts: list[Part] = [bytes(start.data), coded]
     parts += [np.ascontiguousarray(part).data for part in encoder.raw_parts]
-    version = VERSION if any(entry.is_new for entry in entries) else BASE_VERSION
-    return PackedModel(tuple(parts), by_tensor, version, broken)
+    return PackedModel(tuple(parts), by_tensor, broken)
+
+
+def written_bytes(slots: list[Slot], records: Mapping[int, TensorRecord]) -> dict[str, int]:
+    """Return what each tensor takes in a file, by name.
+
+    Args:
+        slots: As of `slots_of`; one that is tied to an earlier one takes nothing and is left out.
+        records: The constraint of a tensor, by the index of its slot.
+    """
+    encoder = EntropyEncoder()
+    by_tensor: dict[str, int] = {}
+    owners: Owners = {}
+    for index, slot in enumerate(slots):
+        if slot.first == index:
+            n_before = encoder.n_bytes
+            _write_slot(encoder, slots, index, records.get(index), owners, {})
+            by_tensor[slot.name] = encoder.n_bytes - n_before
+    return by_tensor
+
+
+def _write_slot(
+    encoder: EntropyEncoder,
+    slots: list[Slot],
+    index: int,
+    record: TensorRecord | None,
+    owners: Owners,
+    broken: dict[str, str],
+) -> TensorEntry:
+    """Write the tensor of a slot, and return its entry in the header. The first tensor with a codebook owns it."""
+    slot = slots[index]
+    record, codes = _valid_encoding(slot, record, broken)
+    codebook = None if record is None else record.codebook
+    owner = index if codebook is None else owners.setdefault(id(codebook), (index, codebook))[0]
+    _write_tensor(encoder, slot.tensor, record, codes, is_owner=owner == index)
+    return _entry(slot, record, None if owner == index else owner)
 
 
 def _records_by_index(slots: list[Slot], record: Record) -> dict[int, TensorRecord]:
@@ -302,4 +352,13 @@ def read_tensors(undecoded: UndecodedModel) -> tuple[list[Tensor | None], dict[i
     return tensors, records
 
 
-__all__ = ["PackedModel", "Slot", "UndecodedModel", "pack", "parse_contents", "read_tensors", "slots_of"]
+__all__ = [
+    "PackedModel",
+    "Slot",
+    "UndecodedModel",
+    "pack",
+    "parse_contents",
+    "read_tensors",
+    "slots_of",
+    "written_bytes",
+]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbcompress.artifact.container import BASE_VERSION, Part, checked_contents, file_parts
+from nbcompress.artifact.container import Part, checked_contents, file_parts
 from nbcompress.artifact.file import (
     bytes_text,
     check_packed,
@@ -31,6 +31,7 @@ from nbcompress.artifact.file import (
 from nbcompress.artifact.header import DTYPES, ByteReader, ByteWriter, bytes_of, dtype_name, tensor_of
 from nbcompress.artifact.packed import pack, parse_contents
 from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, option
 
 VALUE_KEY = "value"
@@ -82,7 +83,7 @@ def save_value(value: object, path: str | os.PathLike[str]) -> Path:
     node = builder.node(value, "the value", 0)
     start = ByteWriter()
     start.text(json.dumps(node, separators=(",", ":")))
-    return write_atomically(Path(path), file_parts(VALUE_KEY, [bytes(start.data), *builder.blobs], builder.version))
+    return write_atomically(Path(path), file_parts(VALUE_KEY, [bytes(start.data), *builder.blobs]))
 
 
 @outside_inference
@@ -121,8 +122,6 @@ class _NodeBuilder:
 
     def __init__(self) -> None:
         self.blobs: list[Part] = []
-        # Of the format, that a reader needs.
-        self.version = BASE_VERSION
 
     def node(self, value: object, where: str, depth: int) -> Node:
         if depth > _MAX_DEPTH:
@@ -152,11 +151,11 @@ class _NodeBuilder:
         return [self.node(key, where, depth + 1), self.node(value, f"{where}[{key!r}]", depth + 1)]
 
     def _module(self, module: nn.Module) -> Node:
+        module = without_torch_masks(module)
         packed = pack(module)
         warn_of_broken(packed)
         check_packed(packed, module)
         self.blobs += packed.parts
-        self.version = max(self.version, packed.version)
         return ["module", packed.n_contents]
 
     def _tensor(self, tensor: Tensor, where: str) -> Node:

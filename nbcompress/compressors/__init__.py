@@ -4,6 +4,7 @@
 # the function of that name.
 from nbcompress.compressors.cluster import cluster
 from nbcompress.compressors.distill import Distillation, distill
+from nbcompress.compressors.enforce import Enforcement, enforce
 from nbcompress.compressors.factorize import LowRank, factorize
 from nbcompress.compressors.finetune import finetune
 from nbcompress.compressors.prune import prune
@@ -27,6 +28,7 @@ __all__ = [
     "ActivationRange",
     "Codebook",
     "Distillation",
+    "Enforcement",
     "Grid",
     "LowRank",
     "Record",
@@ -37,6 +39,7 @@ __all__ = [
     "cluster",
     "codes_of",
     "distill",
+    "enforce",
     "factorize",
     "finetune",
     "prune",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nbcompress.compressors.buffers import cut_buffers, non_persistent_buffers
 from nbcompress.compressors.grids import refit_scale, round_to_grid
 from nbcompress.compressors.layers import fill_, unique_parameters
-from nbcompress.compressors.record import Codebook, Record, TensorRecord, codes_of
+from nbcompress.compressors.record import Codebook, Record, TensorRecord, attach_, codes_of, record_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Half precision
@@ -105,6 +105,17 @@ class ConstrainedParameter(Protocol):
     def constraint(self) -> TensorRecord | None:
         """The constraint that the parameter satisfies now; None if there is none."""
 
+    # For an optimizer that holds the model's parameter in place of the latent one.
+
+    def lend(self) -> None:
+        """Give the model's parameter the latent values, for a step of the optimizer."""
+
+    def constrain_gradient(self, *, is_mean: bool) -> None:
+        """Make the gradient of the model's parameter one that respects the constraint."""
+
+    def take_back(self) -> None:
+        """Read the latent values from the model's parameter after a step."""
+
 
 class FreeParameter:
     """A parameter without a constraint is its own latent parameter."""
@@ -120,6 +131,15 @@ class FreeParameter:
 
     def constraint(self) -> None:
         return None
+
+    def lend(self) -> None:
+        """Do nothing: the parameter is the latent one."""
+
+    def constrain_gradient(self, *, is_mean: bool) -> None:
+        """Do nothing: there is no constraint."""
+
+    def take_back(self) -> None:
+        """Do nothing: the parameter is the latent one."""
 
 
 class LatentParameter:
@@ -177,6 +197,16 @@ class LatentParameter:
     def constraint(self) -> TensorRecord | None:
         return self._record if self._record != TensorRecord() else None
 
+    def lend(self) -> None:
+        fill_(self.parameter, self.latent.detach().to(self.parameter.dtype))
+
+    def constrain_gradient(self, *, is_mean: bool) -> None:  # noqa: ARG002  as `SharedParameter`
+        if self.parameter.grad is not None and self._mask is not None:
+            self.parameter.grad = self.parameter.grad * self._mask
+
+    def take_back(self) -> None:
+        fill_(self.latent, self.parameter.detach().to(self.latent.dtype))
+
     def _set_mask(self, values: Tensor) -> None:
         """From now on, the zeros of `values` stay zeros if the tensor is pruned."""
         self._mask = values.detach() != 0 if self._record.is_pruned else None
@@ -216,7 +246,9 @@ class SharedParameter:
         self._codes = codes_of(parameter.detach(), record).long()
         self._grid = record.codebook.grid
         self._counts = torch.bincount(self._codes.flatten(), minlength=len(record.codebook.values))
-        self._is_mean = is_mean
+        self._is_mean, self._is_used = is_mean, self._counts > 0
+        # A place of each code among the weights, found when it is needed.
+        self._first: Tensor | None = None
         if owner is not None:
             owner.join(self)
             return
@@ -235,13 +267,17 @@ class SharedParameter:
         if self.owner is not None:
             # The owner adds the gradients of all.
             return
-        totals = [total for member in (self, *self._others) if (total := member._gradient()) is not None]
-        if not totals:
+        total = self._total_gradient()
+        if total is None:
             self.latent.grad = None
             return
-        total = sum((item.to(totals[0].device) for item in totals[1:]), totals[0])
         divisor = self._counts.clamp(min=1) if self._is_mean else torch.ones_like(self._counts)
         self.latent.grad = torch.where(self._mask, total / divisor, 0.0)
+
+    def _total_gradient(self) -> Tensor | None:
+        """The sum over all tensors that have the codebook; None if none of them has a gradient."""
+        totals = [total for member in (self, *self._others) if (total := member._gradient()) is not None]
+        return sum((item.to(totals[0].device) for item in totals[1:]), totals[0]) if totals else None
 
     def _gradient(self) -> Tensor | None:
         """The sum of the gradients of the weights that have each value."""
@@ -278,6 +314,42 @@ class SharedParameter:
             self._codebook = Codebook(torch.unique(self._values.to(torch.float32)).cpu(), self._grid)
         return self._codebook
 
+    def lend(self) -> None:
+        # The owner lends the values of all.
+        for member in () if self.owner is not None else (self, *self._others):
+            values = self.latent.detach().to(member.parameter.device, member.parameter.dtype)
+            fill_(member.parameter, values[member._codes])
+
+    def constrain_gradient(self, *, is_mean: bool) -> None:
+        total = None if self.owner is not None else self._total_gradient()
+        if total is None:
+            return
+        shared = torch.where(self._mask, total / self._counts.clamp(min=1) if is_mean else total, 0.0)
+        # Weights of one value get one gradient, so that the optimizer moves them together.
+        for member in (self, *self._others):
+            gradient = shared.to(member.parameter.device, member.parameter.dtype)
+            member.parameter.grad = gradient[member._codes]
+
+    def take_back(self) -> None:
+        if self.owner is not None:
+            return
+        values = self.latent.detach()
+        # Weights of one value were moved by equal gradients, so each of them tells the value.
+        for member in (self, *self._others):
+            own = member.parameter.detach().flatten()[member._first_places()]
+            values = torch.where(member._is_used.to(values.device), own.to(values.device, values.dtype), values)
+        fill_(self.latent, values)
+
+    def _first_places(self) -> Tensor:
+        """A place of each code among the weights."""
+        if self._first is None:
+            flat = self._codes.flatten()
+            places = torch.arange(len(flat), device=flat.device)
+            # The last one written is the first place of each code.
+            self._first = torch.zeros(len(self._is_used), dtype=torch.int64, device=flat.device)
+            self._first[flat.flip(0)] = places.flip(0)
+        return self._first
+
 
 def _sum_by_code(values: Tensor, codes: Tensor, n: int) -> Tensor:
     """The sum of `values` for each code, added in a fixed order, so that equal seeds give equal results."""
@@ -286,6 +358,20 @@ def _sum_by_code(values: Tensor, codes: Tensor, n: int) -> Tensor:
         return total.index_add_(0, codes, values)
     # On a GPU, `index_add_` adds in an order that changes from run to run, while accumulating puts sort first.
     return total.index_put_((codes,), values, accumulate=True)
+
+
+def record_constraints_(model: nn.Module, constrained: Iterable[ConstrainedParameter]) -> Record:
+    """Write the constraints of parameters of `model` into its record, and return the record."""
+    record = record_of(model)
+    tensors = dict(record.tensors)
+    items = {id(item.parameter): item for item in constrained}
+    for names, parameter in unique_parameters(model):
+        constraint = items[id(parameter)].constraint() if id(parameter) in items else None
+        if constraint is not None:
+            tensors[next((name for name in names if name in tensors), names[0])] = constraint
+    record = replace(record, tensors=tensors)
+    attach_(model, record)
+    return record
 
 
 def constrain(

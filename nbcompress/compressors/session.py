@@ -31,6 +31,7 @@ from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.modes import evaluating
 from nbcompress.compressors.optimizers import OptimizerSpec
 from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of, satisfies
+from nbcompress.compressors.torch_masks import torch_masks
 from nbcompress.compressors.training import BeforeEpoch, TrainingOptions, train_
 from nbcompress.errors import CompressionError, DataError, check_integer, option
 
@@ -96,7 +97,9 @@ class CompressionSession:
 
     def __init__(self, model: nn.Module, layers: Patterns, fine_tune: FineTuneOptions) -> None:
         # Checked before the copy is made, which can be large.
-        select(check_model(model), layers)
+        check_model(model)
+        if not torch_masks(model):
+            select(model, layers)
         self.model = copied(model)
         self.fine_tune = fine_tune
         selection = select(self.model, layers)

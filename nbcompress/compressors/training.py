@@ -21,6 +21,7 @@ from nbcompress.compressors.constraints import (
     LatentParameter,
     SharedParameter,
     constrain,
+    record_constraints_,
     rest_tensors,
     round_to_half_,
 )
@@ -39,6 +40,7 @@ from nbcompress.compressors.modes import (
 )
 from nbcompress.compressors.optimizers import DEFAULT_LR, OptimizerSpec
 from nbcompress.compressors.record import TensorRecord, TrainingLog, attach_, record_of
+from nbcompress.compressors.torch_masks import refresh_masked_, warn_of_free_zeros
 from nbcompress.errors import CompressionError, DataError, check_integer, option
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -344,15 +346,7 @@ class Trainer:
 
     def update_record(self) -> None:
         """Write the constraints into the model's record. Round stored buffers to half precision if the rest is."""
-        record = record_of(self.model)
-        tensors = dict(record.tensors)
-        for name, constrained in self._parameters.items():
-            constraint = constrained.constraint()
-            if constraint is not None:
-                key = next((other for other in _names(self.model, constrained.parameter) if other in tensors), name)
-                tensors[key] = constraint
-        record = replace(record, tensors=tensors)
-        attach_(self.model, record)
+        record = record_constraints_(self.model, self._parameters.values())
         if self._is_half:
             rest = rest_tensors(self.model, record)
             round_to_half_((name, tensor) for name, tensor in rest if not isinstance(tensor, nn.Parameter))
@@ -411,6 +405,7 @@ def train_(
     if not options.epochs:
         reporter.end()
         return
+    warn_of_free_zeros(model)
     with seeded(options.seed, *batches.generators), torch.enable_grad(), _consistent_at_end(trainer):
         loss_of, weight_of = batch_loss, batch_weight
         if loss_of is None:
@@ -441,6 +436,7 @@ def train_(
             trainer.keep_log()
         # Other weights give other activations.
         attach_(model, with_activation_ranges(model, record_of(model), data, options.seed))
+    refresh_masked_(model)
     reporter.end()
 
 
@@ -575,7 +571,3 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 def _total(values: Tensor) -> float:
     """The sum of all numbers; of complex ones, of both parts."""
     return float((torch.view_as_real(values) if values.is_complex() else values).sum())
-
-
-def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:
-    return next(names for names, candidate in unique_parameters(model) if candidate is parameter)

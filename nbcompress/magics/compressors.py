@@ -197,6 +197,13 @@ def _bits(text: str) -> float | str:
     return text if text == "auto" else number_or_expression(text)
 
 
+SCHEDULE_WORDS = ("one-shot", "gradual")
+
+
+def _schedule(text: str) -> str:
+    return text if text in SCHEDULE_WORDS else expression(text)
+
+
 def _size(text: str) -> str:
     """Accept a size such as 60kB, or an expression for one."""
     return text if text[:1].isdigit() or text[:1] == "." else expression(text)
@@ -208,24 +215,40 @@ REST = one_of("--rest", ("float16", "float32"), "biases, norms and other layers:
 
 PRUNE = compressor(
     "prune",
-    "Remove the share A of the weights, or of whole neurons and channels, physically. Returns a new model. "
+    "Remove the share A of the weights, or of whole neurons, channels and layers, physically. Returns a new model. "
     "(Not %prun, which profiles a statement.)",
     """\
   small = %prune model --amount 0.8
   small = %prune model --amount 0.9 --data train --finetune 5 --evaluate accuracy
   small = %prune model --amount 0.8 --criterion hessian --data train
-  small = %prune model --amount 0.5 --granularity channel --example images[:1]""",
+  small = %prune model --amount 0.5 --granularity channel --example images[:1]
+  small = %prune model --amount 0.25 --granularity layer --data train --finetune 3""",
     [
         number("--amount", "A", "share to remove, 0 to 1; or --threshold"),
         number("--threshold", "T", "remove weights of smaller magnitude"),
-        one_of("--granularity", ("weight", "2:4", "channel"), "{words} (weight)"),
+        one_of("--granularity", ("weight", "2:4", "channel", "layer"), "{words} (weight)"),
         one_of(
             "--criterion",
-            ("magnitude", "random", "gradient", "activation", "mutual-information", "hessian"),
+            (
+                "magnitude",
+                "random",
+                "gradient",
+                "activation",
+                "energy",
+                "winner",
+                "mutual-information",
+                "redundancy",
+                "hessian",
+            ),
             "{words} (magnitude); all but magnitude and random need --data",
         ),
         one_of("--scope", ("global", "layer", "lamp"), "{words} (global; channels: layer)"),
-        one_of("--schedule", ("one-shot", "gradual"), "{words} (one-shot)"),
+        argument(
+            "--schedule",
+            type=Suggests(_schedule, SCHEDULE_WORDS),
+            metavar="S",
+            help="one-shot, gradual, or an expression: a list of shares, or a function of the step (one-shot)",
+        ),
         one_of(
             "--norms",
             ("keep", "cut"),

@@ -164,8 +164,21 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
         scores={name: {**before[name], **after[name]} for name in before},
         left_out=record_of(small).left_out,
         training=record_of(small).training[len(record_of(model).training) :],
-        remarks=card.remarks(comparison.language is not None) if is_scored else [],
+        remarks=[
+            *mask_remarks(model),
+            *(card.remarks(comparison.language is not None) if is_scored else []),
+        ],
     )
+
+
+def mask_remarks(model: Any) -> list[str]:
+    """Return a remark if `model` has masks of `torch.nn.utils.prune`, which were taken over."""
+    from nbcompress.compressors.torch_masks import torch_masks
+
+    masks = torch_masks(model)
+    n_zeros = sum(int((mask == 0).sum()) for mask in masks.values())
+    listed = ", ".join(list(masks)[:3]) + (f" and {len(masks) - 3} more" if len(masks) > 3 else "")
+    return [f"masks of torch.nn.utils.prune were taken over: {n_zeros:,} zeros of {listed}"] if masks else []
 
 
 def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any], trained: Collection[str]) -> Bundle:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from nbcompress.panels.figures import BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILION
+from nbcompress.panels.figures import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, VERMILION
 from nbcompress.panels.text import format_value, shorten
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ MAX_CLASSES = 20
 # If the labels along an axis have more letters than this together, they are rotated.
 MAX_TICK_LETTERS = 80
 WIDTH, HEIGHT = 7.2, 2.5
-TEXT_COLOR = "#222222"
 
 # The most points of a curve of losses.
 MAX_STEPS = 1000
@@ -48,7 +47,7 @@ def compression_figure(
     if not n_above:
         return bars_figure(labels, sizes, "kB in the file")
     below = _bars_height(len(_largest(labels, sizes)), len(sizes))
-    figure = Figure(figsize=(WIDTH, HEIGHT + below), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, HEIGHT + below), layout="constrained")
     above, rest = figure.subfigures(2, 1, height_ratios=[HEIGHT, below], hspace=0.03, squeeze=False)[:, 0]
     axes = list(above.subplots(1, n_above, squeeze=False)[0])
     if weights is not None:
@@ -64,7 +63,7 @@ def compression_figure(
 def bars_figure(labels: Sequence[str], series: SeriesValues, unit: str) -> Figure:
     """Return horizontal bars: for each label a bar of each series, the first label at the top."""
     height = _bars_height(len(_largest(labels, series)), len(series))
-    figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     draw_bars(figure.subplots(), labels, series, unit)
     return figure
 
@@ -72,7 +71,7 @@ def bars_figure(labels: Sequence[str], series: SeriesValues, unit: str) -> Figur
 def dots_figure(labels: Sequence[str], series: SeriesValues, unit: str) -> Figure:
     """Return dots above the labels, in a style for each series. At most the first `MAX_LAYERS` labels are shown."""
     shown = list(range(min(len(labels), MAX_LAYERS)))
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     ax = figure.subplots()
     for i, (name, values) in enumerate(series):
         known = np.array([np.nan if values[j] is None else values[j] for j in shown], dtype=float)
@@ -98,12 +97,10 @@ def draw_bars(ax: Axes, labels: Sequence[str], series: SeriesValues, unit: str) 
         color, hatch = SERIES_STYLES[i % len(SERIES_STYLES)]
         at = place + (i - (len(series) - 1) / 2) * height
         lengths = [values[j] or 0.0 for j in shown]
-        ax.barh(
-            at, lengths, height, color=color, hatch=hatch, edgecolor="white", linewidth=0.4, label=shorten(name, 30)
-        )
+        ax.barh(at, lengths, height, color=color, hatch=hatch, edgecolor=INK, linewidth=0.4, label=shorten(name, 30))
         for y, j, length in zip(at, shown, lengths, strict=True):
             text = "none" if values[j] is None else format_value(float(f"{length:.3g}"))
-            ax.text(length, y, f" {text}", va="center", fontsize=7, color=TEXT_COLOR)
+            ax.text(length, y, f" {text}", va="center", fontsize=7, color=INK)
     ax.set_yticks(place, [shorten(labels[j], 40) for j in shown], parse_math=False, fontsize=8)
     ax.invert_yaxis()
     ax.margins(x=0.12)
@@ -151,7 +148,7 @@ def draw_accuracy(ax: Axes, change: AccuracyChange) -> None:
             yerr=np.maximum(0, np.stack([low, high])),
             fmt=MARKERS[i],
             color=color,
-            markerfacecolor=color if not i else "white",
+            markerfacecolor=color if not i else "none",
             markersize=4.5,
             elinewidth=1,
             label=name,
@@ -196,7 +193,7 @@ def _finish(ax: Axes, x: str, y: str, grid: str) -> None:
     ax.set_xlabel(x, parse_math=False, fontsize=9)
     ax.set_ylabel(y, parse_math=False, fontsize=9)
     ax.tick_params(axis="both", labelsize=8)
-    ax.grid(visible=True, axis="x" if grid == "x" else "y", color="#e4e4e4", linewidth=0.6)
+    ax.grid(visible=True, axis="x" if grid == "x" else "y", linewidth=0.6)
     ax.set_axisbelow(True)
     sns.despine(ax=ax)
     legend = ax.legend(

@@ -21,6 +21,7 @@ from nbcompress.panels.html import Markup, Picture, details, join, table, tag, u
 from nbcompress.panels.text import format_value, shorten
 
 if TYPE_CHECKING:
+    from nbcompress.artifact.contents import ModelContents
     from nbcompress.compressors import TrainingLog
     from nbcompress.measure import AccuracyChange, Comparison, Footprint, Sensitivity
     from nbcompress.measure.accuracy import EvaluationScores
@@ -336,6 +337,16 @@ def footprint_card(
     notes = (*remarks, *_training_notes(series), *footprint_notes(list(models)))
     folded = (*_layers(models), *_epoch_tables(series))
     return Card(title, ("", *names), tuple(rows), notes, folded, drawing).bundle()
+
+
+def contents_card(contents: ModelContents, *, title: str = "%footprint") -> dict[str, Any]:
+    """Return the card of what a file of a model holds."""
+    tensors = FoldedTable("Tensors", contents.columns, contents.rows)
+    own = [tensor for tensor in contents.tensors if tensor.n_bytes]
+    labels = [f"{tensor.index}: {' x '.join(map(str, tensor.shape))}" for tensor in own]
+    sizes = [(contents.name, [tensor.n_bytes / 1000 for tensor in own])]
+    drawing = Drawing(lambda: compression_figure(labels, sizes), "Bytes of each tensor") if labels else None
+    return Card(title, ("", contents.name), contents.facts, contents.notes, (tensors,), drawing).bundle()
 
 
 def _layers(models: FootprintTable) -> tuple[FoldedTable, ...]:

@@ -20,6 +20,7 @@ from nbcompress.panels.surrogate_data import NO_INSIGHT, SurrogateInsight, insig
 from nbcompress.panels.text import LIVE_LIMITS, ViewLimits, finite, scalar, shorten, shorten_middle
 from nbcompress.study.front import hypervolume
 from nbcompress.study.goal import Goal, State, Trial
+from nbcompress.study.table import metric_names
 
 # With more objectives the hypervolume takes too long, and the progress of the first objective is shown.
 MAX_HYPERVOLUME_OBJECTIVES = 4
@@ -276,11 +277,6 @@ def cut_sentence(shown: int, total: int) -> str | None:
     if shown == total:
         return None
     return f"Shows {shown} of {total} trials: the front and the latest. The study holds all of them."
-
-
-def metric_names(goal: Goal, trials: Sequence[Trial]) -> list[str]:
-    """Return the metrics of the goal, then all others that the trials have, in order of appearance."""
-    return list(dict.fromkeys([*goal.metrics, *(key for trial in trials for key in trial.values)]))
 
 
 def goal_data(goal: Goal, name: ShortNames) -> dict[str, JSON]:

@@ -321,7 +321,7 @@ class TestProcess:
         engine.close()
 
     def test_as_it_starts_on_other_systems(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("nbcompress.run.engines.process.START_METHOD", "spawn")
+        monkeypatch.setattr("nbcompress.run.engines.trial_process.START_METHOD", "spawn")
         engine = ProcessEngine()
         assert run_one(engine, lambda x: {"loss": x}).values == {"loss": 2.0}
         engine.close()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nbcompress.compressors.layers import Target, fill_
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import InputStatistics, input_statistics
+from nbcompress.compressors.prune.schedules import gradual_share
 from nbcompress.compressors.prune.weight_scores import (
     keep_masks,
     keep_masks_by_row,
@@ -23,9 +24,6 @@ from nbcompress.compressors.record import Codebook, TensorRecord
 from nbcompress.compressors.session import CompressionSession
 from nbcompress.compressors.training import Trainer
 from nbcompress.errors import CompressionError, option
-
-# A heuristic: the last quarter of the epochs trains at the final amount, so that the kept weights can adapt.
-_PRUNING_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,16 @@ class PruneOptions:
             targets: The tensors to prune.
             statistics: Input statistics by name of the target, for `activation`; measured if None.
         """
-        scores = scores_of(model, targets, self.criterion, self.data, self.seed, statistics, self.spec)
+        return self.masks_of(self.scores(model, targets, statistics), targets)
+
+    def scores(
+        self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
+    ) -> list[Tensor]:
+        """Return the scores of the weights of each target; the lowest are removed first."""
+        return scores_of(model, targets, self.criterion, self.data, self.seed, statistics, self.spec)
+
+    def masks_of(self, scores: list[Tensor], targets: Sequence[Target]) -> list[Tensor]:
+        """Return the masks that follow from scores."""
         if self.threshold is not None:
             masks = [_above(score, self.threshold) for score in scores]
         elif self.scope == "2:4":
@@ -80,8 +87,20 @@ def prune_once(session: CompressionSession, options: PruneOptions) -> nn.Module:
     else:
         statistics = leave_out_unsupported(session, options)
         session.refit_(session.targets)
-        _apply(session, options.masks(session.model, session.targets, statistics))
+        _prune(session, options, statistics)
     return session.finish()
+
+
+def _prune(
+    session: CompressionSession, options: PruneOptions, statistics: Mapping[str, InputStatistics] | None = None
+) -> None:
+    scores = options.scores(session.model, session.targets, statistics)
+    ranges = {
+        target.name.removesuffix(".weight"): (float(score.min()), float(score.max()))
+        for target, score in zip(session.targets, scores, strict=True)
+    }
+    session.record = replace(session.record, scores=ranges)
+    _apply(session, options.masks_of(scores, session.targets))
 
 
 def leave_out_unsupported(
@@ -133,26 +152,40 @@ def _prune_by_hessian(session: CompressionSession, options: PruneOptions) -> Non
         session.apply(target, TensorRecord(is_pruned=True), values)
 
 
-def prune_gradually(session: CompressionSession, options: PruneOptions) -> nn.Module:
-    """Prune a little before each epoch, most of it in the first epochs.
+def prune_gradually(
+    session: CompressionSession, options: PruneOptions, shares: Sequence[float] | None = None
+) -> nn.Module:
+    """Prune in steps: by the cubic schedule of `gradual_share`, or by shares of the user's own.
 
-    The share of zeros is `end + (start - end) * (1 - t)^3` with t from 0 to 1 over the first three quarters of
-    the epochs (Zhu and Gupta 2017, "To Prune, or Not to Prune", equation 1).
+    Args:
+        session: The session.
+        options: The options; without `shares`, the amount is the final share.
+        shares: The share of zeros after each step. A step is carried out before each epoch of fine-tuning; without
+            fine-tuning, one after the other.
     """
-    end = options.amount
+    end = options.amount if shares is None else shares[-1]
     if end is None:
         raise CompressionError(
             f"{option('schedule', 'gradual')} needs {option('amount=')}, the final share, not a threshold"
         )
     leave_out_unsupported(session, options)
+    n_epochs = session.fine_tune.finetune
+    if shares is not None and not n_epochs:
+        session.refit_(session.targets)
+        for amount in shares:
+            _prune(session, replace(options, amount=amount))
+        return session.finish()
     n_zeros = sum(int((target.parameter == 0).sum()) for target in session.targets)
     start = min(n_zeros / sum(target.parameter.numel() for target in session.targets), end)
-    n_epochs = session.fine_tune.finetune
-    n_steps = max(1, round(_PRUNING_SHARE * n_epochs))
+
+    def share_of(epoch: int) -> float | None:
+        if shares is None:
+            return gradual_share(start, end, epoch, n_epochs)
+        return shares[epoch - 1] if epoch <= len(shares) else None
 
     def before_epoch(epoch: int, trainer: Trainer) -> None:
-        share = end + (start - end) * (1 - min(epoch / n_steps, 1.0)) ** 3
-        if epoch > n_steps:
+        share = share_of(epoch)
+        if share is None:
             return
         # Scoring does not change the mode of the model; the trainer sets it.
         for target, mask in zip(

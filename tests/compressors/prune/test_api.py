@@ -324,10 +324,11 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
         ({"amount": 0.5, "schedule": "gradual"}, "schedule='gradual' prunes between epochs: pass finetune=EPOCHS"),
         ({"threshold": 1.0, "schedule": "gradual", "data": DATA, "finetune": 1}, "'gradual' needs amount="),
         ({"amount": 0.5, "granularity": "channel"}, "runs the model once: pass example="),
-        ({"amount": 0.5, "granularity": "channel", "schedule": "gradual"}, "cuts a share at once"),
+        ({"amount": 0.5, "granularity": "channel", "schedule": "gradual"}, "'gradual' prunes between epochs: pass"),
+        ({"threshold": 0.5, "granularity": "channel"}, "granularity='channel' removes a share: pass amount="),
         (
             {"amount": 0.5, "granularity": "channel", "criterion": "hessian", "data": DATA},
-            "prunes single weights: granularity='channel' takes magnitude, random, gradient, activation or mutual",
+            "prunes single weights: granularity='channel' takes magnitude, random, gradient, activation, energy",
         ),
         ({"amount": 0.5, "granularity": "channel", "scope": "lamp"}, "takes scope layer or global, got scope='lamp'"),
         ({"amount": 0.5, "finetune": -1}, "finetune is an integer of at least 0, but got -1"),
