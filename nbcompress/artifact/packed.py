@@ -159,8 +159,7 @@ def pack(model: nn.Module) -> PackedModel:
     Raises:
         ArtifactError: The state dict holds what a file cannot.
     """
-    if isinstance(model, nn.Module):
-        model = without_torch_masks(model)
+    model = without_torch_masks(model)
     slots, record = slots_of(model), record_of(model)
     records = _records_by_index(slots, record)
     encoder = EntropyEncoder()

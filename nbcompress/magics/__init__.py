@@ -32,6 +32,7 @@ LINE_MAGICS = {
     "compress": "compress",
     "footprint": "measures",
     "sensitivity": "measures",
+    "weights": "measures",
     "bo_study": "study",
     "bo_report": "study",
 }

@@ -17,6 +17,7 @@ from nbcompress.measure.accuracy import (
 )
 from nbcompress.measure.comparison import Comparison, compare, compare_footprints
 from nbcompress.measure.costs import Footprint, LayerFootprint
+from nbcompress.measure.distribution import LayerWeights, WeightTable, weights
 from nbcompress.measure.footprint import FootprintTable, check_runs, footprint
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
 from nbcompress.measure.latency import Latency, latencies, latency_ms
@@ -36,10 +37,12 @@ __all__ = [
     "LanguageLoss",
     "Latency",
     "LayerFootprint",
+    "LayerWeights",
     "PeakMemory",
     "Sensitivity",
     "SensitivityRow",
     "WeightHistogram",
+    "WeightTable",
     "accuracies",
     "accuracy",
     "accuracy_change",
@@ -56,4 +59,5 @@ __all__ = [
     "scores_on",
     "sensitivity",
     "weight_histogram",
+    "weights",
 ]
