@@ -1,6 +1,6 @@
 // Several studies beside each other: their fronts in one chart, the best so far over trials in another, and a table.
 
-import { axes, canvas, HEIGHT, leftOf, MARGIN, replaceChart, showMessage, stepPath } from "./chart";
+import { axes, canvas, HEIGHT, leftOf, linePath, MARGIN, replaceChart, showMessage, stepPath } from "./chart";
 import { choice, el, svg, userText } from "./dom";
 import type { Study } from "./data";
 import { formatDuration, formatMetric, goalText, shorten } from "./format";
@@ -28,11 +28,13 @@ export class Comparison {
   private readonly selects = el("div", { class: "nbc-tools" });
   private readonly fronts = el("div", { class: "nbc-place" });
   private readonly progress = el("div", { class: "nbc-place" });
+  private readonly progressSelect = el("div", { class: "nbc-tools" });
   private readonly table = el("div", { class: "nbc-scroll" });
   private readonly legend = el("ul", { class: "nbc-legend" });
   private studies: Compared[] = [];
   private x: string | null = null;
   private y: string | null = null;
+  private best: string | null = null;
   private colors: "colorblind" | "gray" = "colorblind";
   private readonly sized: ResizeObserver | null;
 
@@ -43,7 +45,7 @@ export class Comparison {
       "div",
       { class: "nbc-charts" },
       part(trans.__("Fronts"), this.selects, this.fronts),
-      part(trans.__("Best so far"), el("div", { class: "nbc-level" }), this.progress),
+      part(trans.__("Best so far"), this.progressSelect, this.progress),
     );
     this.element.append(el("h2", { class: "nbc-title" }, trans.__("Comparison")), this.legend, charts, part(trans.__("Studies"), this.table));
     this.sized = typeof ResizeObserver === "undefined" ? null : new ResizeObserver(() => this.drawCharts());
@@ -131,22 +133,37 @@ export class Comparison {
     this.drawCurves(this.fronts, curves, { x: across, y: up }, this.trans.__("Fronts of %1 studies", curves.length), false);
   }
 
+  // The best value so far of one objective. Hypervolumes have a reference point of each study's own, so they cannot be
+  // compared.
   private drawProgress(): void {
     const known = this.known();
-    const labels = new Set(known.map(({ study }) => study.progress?.label ?? ""));
-    const [label] = labels;
-    if (labels.size > 1 || !label) {
-      showMessage(this.progress, this.trans.__("These studies measure their progress differently."));
+    const shared = this.objectives();
+    const metric = shared.find((name) => name === this.best) ?? shared[0];
+    // Without a select, the chart stands at the level of the one beside it.
+    this.progressSelect.classList.toggle("nbc-level", shared.length < 2);
+    this.progressSelect.replaceChildren(
+      ...(shared.length > 1 && metric !== undefined
+        ? [
+            choice(this.trans.__("of"), shared, metric, (name) => {
+              this.best = name;
+              this.drawProgress();
+            }),
+          ]
+        : []),
+    );
+    if (metric === undefined) {
+      showMessage(this.progress, this.trans.__("These studies have no objective in common."));
       return;
     }
-    const curves = known.map(({ label: name, study, index }) => {
-      const points = study.trials.flatMap((trial, i) => {
-        const value = study.progress?.values[i];
-        return typeof value === "number" ? [[trial.number + 1, value] as const] : [];
-      });
-      return { label: name, index, points };
-    });
-    this.drawCurves(this.progress, curves, { x: this.trans.__("trials"), y: label }, this.trans.__("%1 after each trial", label), true);
+    const curves = known.map(({ label, study, index }) => ({ label, index, points: bestSoFar(study, metric) }));
+    this.drawCurves(this.progress, curves, { x: this.trans.__("trials"), y: this.trans.__("best %1", metric) }, this.trans.__("Best %1 after each trial", metric), true);
+  }
+
+  // The objectives that every study has, in the same direction.
+  private objectives(): string[] {
+    const known = this.known();
+    const has = (study: Study, name: string, direction: string): boolean => study.goal.objectives.some((objective) => objective.metric === name && objective.direction === direction);
+    return (known[0]?.study.goal.objectives ?? []).filter(({ metric, direction }) => known.every(({ study }) => has(study, metric, direction))).map(({ metric }) => metric);
   }
 
   private drawCurves(place: HTMLElement, curves: readonly Curve[], names: { x: string; y: string }, label: string, isSteps: boolean): void {
@@ -166,7 +183,7 @@ export class Comparison {
     axes(root, box, x, y, names);
     for (const { index, points: own, label: name } of curves) {
       const path = own.map(([a, b]) => [x(a), y(b)] as const);
-      const line = svg("path", { d: stepPath(path), fill: "none", "stroke-width": 2, "stroke-dasharray": this.dash(index) }, svg("title", {}, name));
+      const line = svg("path", { d: isSteps ? stepPath(path) : linePath(path), fill: "none", "stroke-width": 2, "stroke-dasharray": this.dash(index) }, svg("title", {}, name));
       line.style.stroke = this.color(index);
       root.append(line);
       for (const [cx, cy] of isSteps ? [] : path) {
@@ -193,7 +210,26 @@ export class Comparison {
         ...values.map((value) => el("td", {}, value)),
       );
     });
-    const head = el("tr", {}, ...heads.map((text) => el("th", { scope: "col" }, userText(text))));
-    this.table.replaceChildren(el("table", { class: "nbc-table" }, el("thead", {}, head), el("tbody", {}, ...rows)));
+    const head = el("tr", {}, ...heads.map((text, i) => el("th", { scope: "col", class: i < 2 ? "nbc-text" : "" }, userText(text))));
+    this.table.replaceChildren(el("table", { class: "nbc-table nbc-plain" }, el("thead", {}, head), el("tbody", {}, ...rows)));
   }
+}
+
+// Returns the best value of an objective so far, for each trial that has improved it, and the last trial.
+export function bestSoFar(study: Study, metric: string): [number, number][] {
+  const sign = study.goal.objectives.find((objective) => objective.metric === metric)?.direction === "maximize" ? 1 : -1;
+  const points: [number, number][] = [];
+  let best: number | null = null;
+  for (const trial of study.trials) {
+    const value = trial.metrics[metric];
+    if (trial.state === "complete" && typeof value === "number" && (best === null || sign * value > sign * best)) {
+      best = value;
+      points.push([trial.number + 1, value]);
+    }
+  }
+  const last = study.trials.at(-1);
+  if (best !== null && last && points.at(-1)?.[0] !== last.number + 1) {
+    points.push([last.number + 1, best]);
+  }
+  return points;
 }

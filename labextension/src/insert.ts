@@ -102,8 +102,13 @@ export class SearchForm {
       el("legend", {}, t.__("What to try")),
       ...this.boxes.map((box) => el("label", {}, box, " ", words[box.value] ?? box.value)),
     );
-    const row = (label: string, ...inputs: HTMLElement[]): HTMLElement => el("div", { class: "nbc-form-row" }, el("label", {}, el("span", {}, label), ...inputs));
-    const budget = el("div", { class: "nbc-form-row" }, el("label", {}, el("span", {}, t.__("Budget")), this.budget), el("label", { class: "nbc-form-second" }, el("span", { class: "nbc-hidden" }, t.__("Unit")), this.unit));
+    const budget = el(
+      "div",
+      { class: "nbc-form-row" },
+      el("label", {}, el("span", {}, t.__("Budget")), this.budget),
+      el("label", { class: "nbc-form-second" }, el("span", { class: "nbc-hidden" }, t.__("Unit of the budget")), this.unit),
+      el("label", { class: "nbc-form-second" }, el("span", {}, t.__("Trials")), this.trials),
+    );
     this.element.append(
       this.model.element,
       this.data.element,
@@ -111,7 +116,6 @@ export class SearchForm {
       this.example.element,
       tries,
       budget,
-      row(t.__("Trials"), this.trials),
       this.problem,
     );
     this.element.addEventListener("submit", (event) => event.preventDefault());

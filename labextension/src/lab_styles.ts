@@ -27,20 +27,29 @@ export const LAB_STYLES = `
 .nbc-side-button:disabled { color: var(--jp-ui-font-color3); cursor: default; }
 .nbc-side button:focus-visible, .nbc-side input:focus-visible, .nbc-form :focus-visible { outline: 2px solid var(--jp-brand-color1); outline-offset: 1px; }
 .nbc-tabpage { padding: 10px; }
-.nbc-tabpage > .nbc, .nbc-compare { margin: 0 auto; }
-.nbc-compare { margin: 10px auto; }
+.nbc-tabpage > .nbc, .nbc-tabpage > div > .nbc { margin: 0 auto; }
 .nbc-tab-chooser { margin-bottom: 8px; }
+.nbc .nbc-plain thead th { padding: 4px 9px; font-weight: 600; }
+.nbc .nbc-plain tbody tr { cursor: default; }
 .nbc-tall { max-height: none; }
 .nbc .nbc-legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 6px 0; padding: 0; }
 .nbc .nbc-legend svg { vertical-align: middle; }
-.nbc-running { max-height: 62vh; overflow: auto; background: var(--jp-layout-color1); border-bottom: 1px solid var(--jp-border-color1); }
+.nbc-running { min-height: 45vh; max-height: 62vh; overflow: auto; background: var(--jp-layout-color1); border-bottom: 1px solid var(--jp-border-color1); }
 .nbc-running-head.nbc { display: flex; gap: 8px; align-items: center; border: 0; border-radius: 0; max-width: none; position: sticky; top: 0; z-index: 2; }
 .nbc-running-head p { flex: 1; }
 .nbc-form { width: min(560px, 80vw); padding: 2px; }
+/* The dialog of JupyterLab wraps every select in an element of its own. */
+.nbc-form .jp-select-wrapper { flex: 1; margin: 0; min-width: 0; }
+.nbc-form .nbc-form-second .jp-select-wrapper { flex: none; }
+.nbc-form select, .nbc-form select.jp-mod-styled { width: 100%; height: 30px; padding: 0 26px 0 8px; line-height: 28px; text-overflow: ellipsis; }
+.nbc-form input[type=number].jp-mod-styled, .nbc-form input[type=text].jp-mod-styled { height: 30px; }
+.nbc-form input[type=checkbox] { height: auto; margin: 0 4px 0 0; vertical-align: middle; }
+.nbc-dialog { overflow: auto; min-height: min(25em, 60vh); }
 .nbc-form-row { display: flex; gap: 8px; margin: 6px 0; align-items: center; flex-wrap: wrap; }
 .nbc-form-row > label { display: flex; gap: 8px; align-items: center; flex: 1; min-width: 0; }
 .nbc-form-row > label > span:first-child { flex: 0 0 9em; }
 .nbc-form-row > .nbc-form-second { flex: 0 0 auto; }
+.nbc-form-row > .nbc-form-second input { width: 6em; flex: none; }
 .nbc-form-row > .nbc-form-second > span:first-child { flex: none; }
 .nbc-form select, .nbc-form input[type=number], .nbc-form input[type=text] { font: inherit; color: var(--jp-ui-font-color1); background: var(--jp-layout-color1); border: 1px solid var(--jp-border-color1); border-radius: 3px; padding: 4px 6px; min-width: 0; }
 .nbc-form-select, .nbc-form-number, .nbc-form-typed { flex: 1; }

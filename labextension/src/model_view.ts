@@ -19,14 +19,19 @@ export function modelView(data: unknown, trans: Translation): HTMLElement {
   }
   const file = data as ModelFile;
   const facts = file.facts.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, userText(name)), el("td", {}, userText(value))));
-  const head = el("tr", {}, ...file.columns.map((name) => el("th", { scope: "col" }, name)));
-  const rows = file.rows.map((row) => el("tr", {}, ...row.map((value, i) => el("td", { class: i ? "" : "nbc-text" }, userText(value)))));
+  const head = el("tr", {}, ...file.columns.map((name, i) => el("th", { scope: "col", class: textClass(i) }, name)));
+  const rows = file.rows.map((row) => el("tr", {}, ...row.map((value, i) => el("td", { class: textClass(i) }, userText(value)))));
   return el(
     "article",
     { class: "nbc", dir: "ltr", "aria-label": trans.__("Model file") },
     el("h2", { class: "nbc-title" }, userText(file.title)),
     el("table", { class: "nbc-entries" }, el("tbody", {}, ...facts)),
     ...file.notes.map((note) => el("p", { class: "nbc-caption" }, userText(note))),
-    el("div", { class: "nbc-scroll nbc-tall" }, el("table", { class: "nbc-table" }, el("thead", {}, head), el("tbody", {}, ...rows))),
+    el("div", { class: "nbc-scroll nbc-tall" }, el("table", { class: "nbc-table nbc-plain" }, el("thead", {}, head), el("tbody", {}, ...rows))),
   );
+}
+
+// Number, shape and encoding are texts; zeros, bytes and bits are numbers.
+function textClass(column: number): string {
+  return column < 3 ? "nbc-text" : "";
 }

@@ -25,7 +25,7 @@ const INSERT = "nbcompress:insert-search";
 // Dots on a falling line: a study.
 const ICON =
   '<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24 24"><g class="jp-icon3" fill="#616161"><path d="M3 3h2v16h16v2H3z"/><circle cx="8" cy="7" r="2"/><circle cx="11" cy="12" r="2"/><circle cx="15" cy="14.5" r="2"/><circle cx="19.500" cy="16" r="2"/><circle cx="15" cy="7" r="1.300" opacity=".6"/><circle cx="19" cy="10" r="1.300" opacity=".6"/></g></svg>';
-const NO_MODEL_FILE = ".nbz";
+const MODEL_FILE = ".nbz";
 
 interface Restorer {
   add(widget: Widget, name: string): void;
@@ -146,7 +146,7 @@ function studiesPlugin(shared: Shared): Plugin {
 
       const compare = (lines: Line[]): void => {
         const view = new Comparison(trans);
-        const content = widgetOf(shared, view.element);
+        const content = widgetOf(shared, el("div", { class: "nbc-tabpage" }, view.element));
         const asker = `compare ${Date.now()}`;
         const known = new Map<string, Compared>();
         const look = async (): Promise<void> => {
@@ -261,16 +261,9 @@ function textOf(error: unknown, trans: Translation): string {
 
 // A study tab as a widget, which looks at the study only while it is shown.
 function studyWidget(shared: Shared, server: StudyServer, source: Source, trans: Translation): Widget {
-  let widget: Widget | null = null;
-  const named = (name: string): void => {
-    const title = widget?.parent?.title;
-    if (title && title.label !== name) {
-      title.label = name;
-    }
-  };
-  const tab = new StudyTab(server, source, shared.settings, trans, named);
-  widget = widgetOf(shared, tab.element);
-  const shown = setInterval(() => tab.setShown((widget?.isVisible ?? false) && !document.hidden), 500);
+  const tab = new StudyTab(server, source, shared.settings, trans);
+  const widget = widgetOf(shared, tab.element);
+  const shown = setInterval(() => tab.setShown(widget.isVisible && !document.hidden), 500);
   widget.disposed.connect(() => {
     clearInterval(shown);
     tab.dispose();
@@ -297,7 +290,7 @@ function filesPlugin(shared: Shared): Plugin {
       const types = [
         { name: "nbcompress-journal", displayName: trans.__("Studies (journal)"), extensions: [".journal"] },
         { name: "nbcompress-database", displayName: trans.__("Studies (SQLite)"), extensions: [".db", ".sqlite", ".sqlite3"] },
-        { name: "nbcompress-model", displayName: trans.__("Compressed model"), extensions: [NO_MODEL_FILE] },
+        { name: "nbcompress-model", displayName: trans.__("Compressed model"), extensions: [MODEL_FILE] },
       ];
       types.forEach((type) => app.docRegistry.addFileType({ ...type, contentType: "file", fileFormat: "base64", icon: shared.icon, mimeTypes: [] }));
       const text = app.docRegistry.getModelFactory("text");
@@ -309,7 +302,7 @@ function filesPlugin(shared: Shared): Plugin {
       app.docRegistry.addModelFactory(Object.create(text, { name: { value: modelName }, fileFormat: { value: null } }) as object);
       const content = (context: FileContext): Widget => {
         const path = app.serviceManager.contents.localPath(context.path);
-        if (!path.endsWith(NO_MODEL_FILE)) {
+        if (!path.endsWith(MODEL_FILE)) {
           return studyWidget(shared, server, { path, kernel: null, study: null }, trans);
         }
         const place = el("div", { class: "nbc-tabpage" }, el("p", {}, trans.__("The server reads the file ...")));
@@ -429,11 +422,13 @@ async function insertSearch(shared: Shared, panel: NotebookPanel, trans: Transla
   }
   const form = new SearchForm(await choicesOf(kernel), trans, shared.settings.values);
   for (;;) {
+    const body = widgetOf(shared, form.element);
+    body.addClass("nbc-dialog");
     const insert = apputils.Dialog.okButton({ label: trans.__("Insert") });
     const run = apputils.Dialog.okButton({ label: trans.__("Insert and run") });
     const answer = await apputils.showDialog({
       title: trans.__("Insert a search"),
-      body: widgetOf(shared, form.element),
+      body,
       buttons: [apputils.Dialog.cancelButton(), insert, run],
       defaultButton: 1,
     });

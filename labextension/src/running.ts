@@ -12,6 +12,8 @@ export class RunningPanel {
   private widget: Widget | null = null;
   private tab: StudyTab | null = null;
   private shown: string | null = null;
+  private stop: HTMLButtonElement | null = null;
+  private readonly words = el("p", { role: "status" });
   private timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -54,6 +56,10 @@ export class RunningPanel {
     } catch {
       line = undefined; // a server without our part: the panel comes back when the cell ends, as before
     }
+    if (!line && this.shown !== null) {
+      this.end();
+      return;
+    }
     if (line && this.shown !== `${line.path} ${line.name}`) {
       this.show(line);
     }
@@ -68,14 +74,20 @@ export class RunningPanel {
     this.close();
     this.shown = `${line.path} ${line.name}`;
     this.tab = new StudyTab(this.server, { path: line.path, kernel: line.kernel, study: line.name }, this.settings, this.trans);
-    const stop = button(this.trans.__("Stop"), { class: "nbc-button nbc-stop", title: this.trans.__("Interrupt the kernel, which ends the search") }, () => void this.kernel?.interrupt());
+    this.stop = button(this.trans.__("Stop"), { class: "nbc-button nbc-stop", title: this.trans.__("Interrupt the kernel, which ends the search") }, () => void this.kernel?.interrupt());
     const hide = button(this.trans.__("Hide"), { class: "nbc-button" }, () => this.close());
-    const words = el("p", {}, this.trans.__("This notebook runs a search since before the page was loaded: "), userText(line.label));
+    this.words.replaceChildren(this.trans.__("This notebook has run a search since before the page was loaded: "), userText(line.label));
     const widget = new this.modules.widgets.Widget();
     widget.addClass("nbc-running");
-    widget.node.append(el("div", { class: "nbc-running-head nbc" }, words, stop, hide), this.tab.element);
+    widget.node.append(el("div", { class: "nbc-running-head nbc" }, this.words, this.stop, hide), this.tab.element);
     this.widget = widget;
     this.panel.contentHeader.addWidget(widget);
+  }
+
+  // The view stays with the last state, since the cell's output may not show it.
+  private end(): void {
+    this.stop?.remove();
+    this.words.textContent = this.trans.__("The search that ran before the page was loaded has ended.");
   }
 
   private close(): void {

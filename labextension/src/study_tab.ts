@@ -27,8 +27,6 @@ export class StudyTab {
     private source: Source,
     private readonly settings: Settings,
     private readonly trans: Translation,
-    private readonly named: (name: string) => void = () => undefined,
-    private readonly changed: (study: Study) => void = () => undefined,
   ) {
     this.element.append(this.chooser, this.place);
     void this.start();
@@ -122,8 +120,6 @@ export class StudyTab {
     }
     this.study = study;
     this.view.update(study);
-    this.named(study.name);
-    this.changed(study);
   }
 
   private refuse(sentence: string): void {

@@ -13,7 +13,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from nbcompress.study.storage import StorageHandle, folder_beside
 from nbcompress.study.study import Study
 
 JSON = dict[str, Any]
+
+FOLLOWING = "This view follows the search. Its buttons are in the notebook that runs it."
 AnyStudy = Study | ForeignStudy
 
 # Open files, each with its trials in memory.
@@ -102,7 +104,10 @@ class StudyReader:
             StudyError: The file cannot be read, or has no such study.
         """
         study = self.study(path, name)
-        return study_view(study, baseline=_baseline(study), limits=LIVE_LIMITS)
+        status = stored_status(study.record, study.all_trials)
+        # How far a search has come is not what a view says that looks again and again.
+        following = replace(status, ending=FOLLOWING) if status.running else None
+        return study_view(study, baseline=_baseline(study), status=following, limits=LIVE_LIMITS)
 
     def study(self, path: str | os.PathLike[str], name: str | None) -> AnyStudy:
         """Return one study; arguments and errors as of `view`."""

@@ -50,8 +50,8 @@ def test_bytes_and_zeros_are_those_of_the_model(kind: str, tmp_path: Path) -> No
 
 def test_words_for_how_a_tensor_is_stored(tmp_path: Path) -> None:
     pruned = read_contents(nc.save(MODELS["bits"](), tmp_path / "a.nbz"))
-    assert pruned.tensors[0].encoding == "4 bits, symmetric, by channel, pruned"
-    assert read_contents(nc.save(MODELS["codebook"](), tmp_path / "b.nbz")).tensors[0].encoding == "codebook of 5"
+    assert pruned.tensors[1].encoding == "4 bits, symmetric, by channel, pruned"
+    assert read_contents(nc.save(MODELS["codebook"](), tmp_path / "b.nbz")).tensors[1].encoding == "codebook of 5"
     cut = read_contents(nc.save(MODELS["cut"](), tmp_path / "c.nbz"))
     assert any(change.startswith("0: cut to weight (4, 1, 3, 3)") for change in cut.changes)
     assert dict(pruned.facts)["class"] == "Sequential"
