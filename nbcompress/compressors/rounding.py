@@ -147,25 +147,25 @@ RowsOf = Callable[[tuple[Any, ...], Mapping[str, Any]], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _InputReader:
     """A module and how its call gives the rows that a weight is multiplied with."""
 
     module: nn.Module
     rows: RowsOf
 
 
-def readers_of(model: nn.Module, target: Target) -> list[_Reader] | str:
+def readers_of(model: nn.Module, target: Target) -> list[_InputReader] | str:
     """Return the modules that multiply by `target`, or the reason why its inputs are not known."""
     if target.parameter[0].numel() > MAX_COLUMNS:
         return f"its {target.parameter[0].numel()} inputs are too many for products of inputs"
-    readers = [_Reader(layer, _plain_rows(layer)) for layer in layers_of(model, target).values()]
+    readers = [_InputReader(layer, _plain_rows(layer)) for layer in layers_of(model, target).values()]
     for name in target.names:
         path, _, last = name.rpartition(".")
         module = model.get_submodule(path)
         if isinstance(module, nn.RNNBase) and last.startswith(("weight_ih_l", "weight_hh_l")):
-            readers.append(_Reader(module, _recurrent_rows(module, last)))
+            readers.append(_InputReader(module, _recurrent_rows(module, last)))
         if type(module) in (nn.LSTMCell, nn.GRUCell, nn.RNNCell) and last in ("weight_ih", "weight_hh"):
-            readers.append(_Reader(module, _cell_rows(module, last)))
+            readers.append(_InputReader(module, _cell_rows(module, last)))
     return readers or why_no_layer(model, target)
 
 
@@ -268,7 +268,7 @@ def _run_layer(module: nn.RNNBase, x: Tensor, first: tuple[Tensor, ...], depth: 
 
 @torch.no_grad()
 def moments_of(
-    model: nn.Module, target: Target, readers: Sequence[_Reader], data: object, seed: int
+    model: nn.Module, target: Target, readers: Sequence[_InputReader], data: object, seed: int
 ) -> InputStatistics | None:
     """Sum the products of the inputs of `target` over one pass of `data`; None if the model does not read it.
 
@@ -278,7 +278,7 @@ def moments_of(
     batches = Batches(data)
     found: list[InputStatistics] = []
 
-    def hook_for(reader: _Reader) -> Callable[..., None]:
+    def hook_for(reader: _InputReader) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
             for rows in reader.rows(args, kwargs):
                 if not found:
