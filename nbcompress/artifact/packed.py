@@ -45,7 +45,8 @@ from nbcompress.artifact.tensors import (
     write_values,
 )
 from nbcompress.compressors.buffers import cut_buffers
-from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, codes_of, record_of, zeros_lost
+from nbcompress.compressors.codes import codes_of
+from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, record_of, zeros_lost
 from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, CompressionError
 

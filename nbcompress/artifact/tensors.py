@@ -29,7 +29,8 @@ from nbcompress.artifact.entropy import (
     code_values,
 )
 from nbcompress.artifact.header import GridHeader, TensorEntry, bytes_of, tensor_of
-from nbcompress.compressors.record import Codebook, Grid, TensorRecord, codes_of, values_of
+from nbcompress.compressors.codes import codes_of, values_of
+from nbcompress.compressors.record import Codebook, Grid, TensorRecord
 from nbcompress.errors import ArtifactError, CompressionError
 
 Codes = NDArray[Any]

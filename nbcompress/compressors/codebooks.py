@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nbcompress.compressors.codes import codes_of
 from nbcompress.compressors.constraints import round_to_half
 from nbcompress.compressors.grids import GridSpec, fit_grid, round_to_grid
-from nbcompress.compressors.record import Codebook, TensorRecord, codes_of
+from nbcompress.compressors.record import Codebook, TensorRecord
 from nbcompress.errors import CompressionError
 
 Floats = NDArray[np.float64]

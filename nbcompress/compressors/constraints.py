@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.buffers import cut_buffers, non_persistent_buffers
+from nbcompress.compressors.codes import codes_of
 from nbcompress.compressors.grids import refit_scale, round_to_grid
 from nbcompress.compressors.layers import fill_, unique_parameters
-from nbcompress.compressors.record import Codebook, Record, TensorRecord, attach_, codes_of, record_of
+from nbcompress.compressors.record import Codebook, Record, TensorRecord, attach_, record_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Half precision

@@ -28,7 +28,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nbcompress.compressors.record import Grid, n_codes_of, without
+from nbcompress.compressors.codes import without
+from nbcompress.compressors.record import Grid, n_codes_of
 from nbcompress.errors import CompressionError, option
 
 Group = Literal["tensor", "channel"] | int

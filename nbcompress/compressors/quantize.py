@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from nbcompress.choices import SCALES
 from nbcompress.compressors.calibration import layers_of, why_no_layer
 from nbcompress.compressors.codebooks import quantize_codebook
+from nbcompress.compressors.codes import satisfies, without
 from nbcompress.compressors.grids import GridSpec, fit_grid, parse_granularity, round_to_grid
 from nbcompress.compressors.layers import Patterns, Target, check_choice, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
-from nbcompress.compressors.record import ActivationRange, Codebook, Grid, TensorRecord, satisfies, without
+from nbcompress.compressors.record import ActivationRange, Codebook, Grid, TensorRecord
 from nbcompress.compressors.rounding import call_order, rounded_by_data
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions, refit
 from nbcompress.compressors.training import check_gradients, each_gradient

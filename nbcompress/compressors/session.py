@@ -15,6 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from nbcompress.compressors.calibration import with_activation_ranges
 from nbcompress.compressors.codebooks import fit_codebook, quantize_codebook, round_to_codebook
+from nbcompress.compressors.codes import satisfies
 from nbcompress.compressors.constraints import rest_tensors, round_to_half_
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.grids import GridSpec, fit_grid, round_to_grid
@@ -30,7 +31,7 @@ from nbcompress.compressors.layers import (
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.modes import evaluating
 from nbcompress.compressors.optimizers import OptimizerSpec
-from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of, satisfies
+from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of
 from nbcompress.compressors.torch_masks import torch_masks
 from nbcompress.compressors.training import BeforeEpoch, TrainingOptions, train_
 from nbcompress.errors import CompressionError, DataError, check_integer, option

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nbcompress.artifact.export.agreement import failure_text
+from nbcompress.compressors.codes import codes_of
 from nbcompress.compressors.layers import unique_parameters
-from nbcompress.compressors.record import ActivationRange, Grid, TensorRecord, codes_of, record_of
+from nbcompress.compressors.record import ActivationRange, Grid, TensorRecord, record_of
 from nbcompress.errors import ArtifactError, CompressionError, MissingPart, warn
 
 Floats = NDArray[np.float32]
