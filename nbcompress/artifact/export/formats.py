@@ -61,10 +61,10 @@ def export(
     layers are slower than in float32 (small ones can be). In the same way, LSTM layers with 8-bit weights and a scale
     per channel or tensor become `DynamicQuantizeLSTM`.
 
-    Embeddings read single rows of integers, and share them with a head of the same weight. Weights that are pruned, or
-    clustered without a grid, are in float32. A warning names each layer that asked for integers and cannot compute in
-    them. Processors without 8-bit dot products (x86 before AVX-512 VNNI or AVX-VNNI) may saturate in integer kernels of
-    ONNX Runtime: check the accuracy there.
+    Embeddings read single rows of integers, and share them with a head of the same weight. Weights that are pruned,
+    clustered without a grid, or partly in half precision (`share`), are in float32. A warning names each layer that
+    asked for integers and cannot compute in them. Processors without 8-bit dot products (x86 before AVX-512 VNNI or
+    AVX-VNNI) may saturate in integer kernels of ONNX Runtime: check the accuracy there.
 
     An ONNX file holds up to 2 GB. Where the weights take more, they are written to a second file beside it, whose name
     ends in `.onnx.data`.

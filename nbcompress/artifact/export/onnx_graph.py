@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nbcompress.artifact.export.agreement import failure_text
+from nbcompress.compressors.codes import codes_of
 from nbcompress.compressors.layers import unique_parameters
-from nbcompress.compressors.record import ActivationRange, Grid, TensorRecord, codes_of, record_of
+from nbcompress.compressors.record import ActivationRange, Grid, TensorRecord, record_of
 from nbcompress.errors import ArtifactError, CompressionError, MissingPart, warn
 
 Floats = NDArray[np.float32]
@@ -112,7 +113,8 @@ def integer_weights(model: nn.Module) -> dict[str, IntegerWeight]:
         grid = record.grid
         if grid is None and record.codebook is not None:
             grid = record.codebook.grid
-        if grid is None or parameter.ndim < 2:
+        # Weights of which some are in half precision are no tensor of integers.
+        if grid is None or grid.in_half is not None or parameter.ndim < 2:
             continue
         try:
             weight = _on_grid(names[0], parameter, grid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import cast
 
 import torch
@@ -219,7 +220,7 @@ def cut_record(
     dropped: dict[str, str] = {}
     for name, before in record.tensors.items():
         removed = {dim: indices for (parameter, dim), indices in plan.removed.items() if parameter == name}
-        after = replace(before, grid=_cut_grid(before.grid, removed, len(parameters[name])))
+        after = replace(before, grid=_cut_grid(before.grid, removed, tuple(parameters[name].shape)))
         if before.grid is not None and after.grid is None:
             dropped[name] = "its groups of weights no longer fit after the cut, so its grid was dropped"
         if after != TensorRecord():
@@ -228,8 +229,20 @@ def cut_record(
     return replace(record, tensors=tensors, surgery=surgery, left_out={**record.left_out, **left_out, **dropped})
 
 
-def _cut_grid(grid: Grid | None, removed: Mapping[int, frozenset[int]], n_channels: int) -> Grid | None:
-    if grid is None or not removed or grid.group == "tensor":
+def _cut_grid(grid: Grid | None, removed: Mapping[int, frozenset[int]], shape: tuple[int, ...]) -> Grid | None:
+    if grid is None or not removed:
+        return grid
+    n_channels = shape[0]
+    if grid.in_half is not None:
+        marked = torch.zeros(prod(shape), dtype=torch.bool, device="cpu")
+        marked[grid.in_half] = True
+        marked = marked.reshape(shape)
+        for axis, indices in removed.items():
+            left = [index for index in range(shape[axis]) if index not in indices]
+            marked = marked.index_select(axis, torch.tensor(left, device="cpu"))
+        left_in_half = torch.nonzero(marked.flatten()).flatten()
+        grid = replace(grid, in_half=left_in_half if len(left_in_half) else None)
+    if grid.group == "tensor":
         return grid
     if grid.group != "channel" and set(removed) != {0}:
         return None
