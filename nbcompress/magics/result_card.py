@@ -153,6 +153,7 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
     """
     from nbcompress.compressors import record_of
     from nbcompress.measure import compare
+    from nbcompress.measure.removed import removed_rows
     from nbcompress.panels.cards import comparison_card
 
     after = card.scores({"after": small})
@@ -164,6 +165,7 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
         scores={name: {**before[name], **after[name]} for name in before},
         left_out=record_of(small).left_out,
         training=record_of(small).training[len(record_of(model).training) :],
+        removed=removed_rows(model, small, (comparison.before, comparison.after)),
         remarks=[
             *mask_remarks(model),
             *(card.remarks(comparison.language is not None) if is_scored else []),

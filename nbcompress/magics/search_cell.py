@@ -181,6 +181,8 @@ def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope, baseli
     evaluated = {
         "engine": _engine(arguments, body, scope),
         "start": scope.value(arguments.start),
+        "original": scope.value(arguments.original),
+        "test": scope.value(arguments.test),
         "baseline": baseline,
     }
     options = SearchOptions.from_arguments({**vars(arguments), **evaluated})
@@ -247,6 +249,7 @@ def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
     history = search.histories.history_of((), study.goal)
     point = start[0] if start else search.proposer.propose(0, history).point
     outcome = search.evaluate(Assignment(0, point, trial_seed(arguments.seed, 0)))
+    search.engine.close()  # it may have connected to a cluster
     return "\n".join([*_space_lines(search), *_trial_lines(point, outcome), _estimate(search, outcome)])
 
 

@@ -99,6 +99,9 @@ def _storing(add: Add) -> None:
     add("--accept-changes", action="store_true", help=accepts)
     add("--storage", metavar="PATH or URL", help="any Optuna storage (a journal file)")
     add("--start", type=expression, metavar="POINTS", help="an expression: a list of dicts to run first")
+    add("--original", type=expression, metavar="MODEL", help="an expression: the model before, for --test")
+    help_ = "an expression: a function from a model to a number; measures the front once on data that no trial saw"
+    add("--test", type=expression, metavar="FN", help=help_)
     add("--baseline", type=expression, metavar="METRICS", help="an expression: a dict of the original's metrics")
 
 

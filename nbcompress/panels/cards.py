@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from nbcompress.measure.costs import LAYER_HEADER, ROOT_NAME, footprint_notes
 from nbcompress.measure.footprint import FootprintTable, align_layers, layer_table
+from nbcompress.measure.removed import REMOVED_HEADER
 from nbcompress.measure.text import share_text, size_text, text_table
 from nbcompress.panels.card_figures import compression_figure, dots_figure
 from nbcompress.panels.figures import render
@@ -186,6 +187,7 @@ def comparison_card(
     scores: FunctionScores | None = None,
     left_out: Mapping[str, str] | None = None,
     training: Sequence[TrainingLog] = (),
+    removed: Sequence[tuple[str, ...]] = (),
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the card of a compressor: before and after, where the bytes went, and which examples flipped.
@@ -196,6 +198,7 @@ def comparison_card(
         scores: Results of the user's functions for `before` and `after`.
         left_out: Why tensors were not compressed, by name.
         training: The losses of each training in between.
+        removed: What pruning removed from each layer, see `removed_rows`.
         remarks: Further sentences below the table.
     """
     rows = [tuple(row) for row in comparison.rows() if set(row[1:3]) != {"-"}]
@@ -203,7 +206,8 @@ def comparison_card(
         values = (scores or {})[row[0]]
         rows.append((*row, f"{values['after'] - values['before']:+.4g}"))
     notes = [*remarks, *comparison.notes()]
-    folded = [FoldedTable("Layers", *_frozen(*comparison.layer_table()))]
+    folded = [FoldedTable("Removed", REMOVED_HEADER, tuple(removed))] if removed else []
+    folded.append(FoldedTable("Layers", *_frozen(*comparison.layer_table())))
     classes = comparison.class_table()
     if classes is not None and comparison.accuracy is not None:
         folded.append(FoldedTable("Accuracy of each class", *_frozen(*classes)))

@@ -92,6 +92,8 @@ def search(
     keep: str | Iterable[str] = (),
     seed: int = 0,
     finalists: int = 0,
+    original: Any = None,
+    test: Callable[[Any], Any] | None = None,
     on_interrupt: str = "return",
     observers: Sequence[Observer] = (),
     controls: Controls | None = None,
@@ -136,6 +138,10 @@ def search(
         seed: Equal seeds, versions and numbers of threads give equal points.
         finalists: This many trials at the end, at most half of `trials`, run the best points again with other seeds, as
             long as their values differ; then see `nc.finalists(study)`. For one objective.
+        original: The model before, for `test`.
+        test: A function from a kept model to a number, to a dict of numbers, or to what `nc.accuracy` returns. When all
+            trials are done it measures the original and each model of the front once. It reads data that no trial
+            reads. The first name of `keep` says which value is the model. See `study.record["test"]`.
         on_interrupt: `return` ends the search at the first interrupt and returns the study; `raise` raises the
             `KeyboardInterrupt` when all finished trials are recorded. The second interrupt always raises.
         observers: Objects that are told what happens.

@@ -14,6 +14,7 @@ from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observe
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.early_stopping import PruningRules, unused_pruner_warning
 from nbcompress.run.engines.base import Engine, EngineError
+from nbcompress.run.held_out import HeldOutTest
 from nbcompress.run.history import (
     HistoryCache,
     all_failed,
@@ -55,6 +56,8 @@ def trials_text(numbers: Sequence[int]) -> str:
 _POLL_SECONDS = 0.1
 # It reads the study this often while it waits for a sign of life of another machine.
 _REFRESH_SECONDS = 1.0
+# A search that ends in one of these ways has come to its end.
+_WHOLE = ("done", "until", "exhausted")
 TAKEN_OVER = (
     "Trial {number} was taken over by another process, which heard no sign of life of this one for too long; "
     "its result here is not recorded."
@@ -91,6 +94,7 @@ class Search:
         engine: Where trials run.
         options: All options; start points are checked.
         take_snapshot: Returns the values that the search reads, as they are now; None if the study is not stored.
+        test: Measures the models of the front at the end, or None.
         histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
         variable: What the study is called in the notebook.
         notebook_names: The names of the notebook's variables at the start.
@@ -102,6 +106,7 @@ class Search:
     engine: Engine
     options: SearchOptions = field(default_factory=SearchOptions)
     take_snapshot: Callable[[], Snapshot] | None = None
+    test: HeldOutTest | None = None
     histories: HistoryCache = field(default_factory=HistoryCache)
     variable: str = "study"
     notebook_names: frozenset[str] = frozenset()
@@ -199,7 +204,7 @@ class SearchLoop:
             ending = self._main_loop()
             seconds = self._elapsed()
         self._writer.remove_stale()
-        if self._reevaluation is not None and ending.kind in ("done", "until", "exhausted"):
+        if self._reevaluation is not None and ending.kind in _WHOLE:
             summary = self._reevaluation.summary(self._study.all_trials)
             ending = replace(ending, reason=f"{ending.reason} {summary}".strip())
         if self._n_ended:
@@ -210,6 +215,7 @@ class SearchLoop:
             ending,
             warnings=self._warnings(older),
             kept=kept,
+            test=self._search.test.run(self._study) if self._search.test and ending.kind in _WHOLE else "",
             n_ended=self._n_ended,
             seconds=seconds if self._n_begun else None,
         )

@@ -184,6 +184,8 @@ class SearchOptions:
         retries: How often a trial whose worker was lost is run again.
         trial_memory: The memory that one trial may use: `"4GB"`, bytes, or None.
         keep: Names of kept values to store; empty stores all that trials keep.
+        original: The model before, for `test`, or None.
+        test: Measures the original and the kept models of the front at the end, on data that no trial saw; or None.
         on_interrupt: What the search does after the first interrupt, when its trials are recorded: `return`, or
             `raise` a `KeyboardInterrupt`.
 
@@ -215,6 +217,8 @@ class SearchOptions:
     retries: int = 1
     trial_memory: str | int | None = field(default=None, metadata=_OPTIONAL)
     keep: tuple[str, ...] = ()
+    original: Any = None
+    test: Any = None
     on_interrupt: str = "return"
 
     def __post_init__(self) -> None:

@@ -67,8 +67,10 @@ class Rerunner:
 
     def _outcome(self, trial: Trial) -> Outcome:
         engine = self.make_engine()
-        engine.start(self.make_evaluate(), jobs=1, listener=None)
+        evaluate = self.make_evaluate()
         try:
+            engine.prepare(evaluate, 1)
+            engine.start(evaluate, jobs=1, listener=None)
             engine.submit(Assignment(trial.number, trial.point, trial.seed), self.limit)
             ended = None
             while ended is None:

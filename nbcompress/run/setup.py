@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchError, option
 from nbcompress.run.engines import engine_of
-from nbcompress.run.engines.data import check_sendable
+from nbcompress.run.held_out import held_out_test
 from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import Search
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
@@ -153,38 +153,42 @@ def prepare_search(
     engine = engine_of(options.engine, engine_name, **options.engine_arguments)
     proposer = proposer_of(options, space, goal)
     options = check_search(options, space, goal, proposer, engine)
-    if engine.sends:
-        check_sendable(evaluator)
-    reads = evaluator.reads()
-    data = data_facts(reads)
-    is_stored = location.storage is not None
-    study = open_study(
-        location.name,
-        space,
-        goal,
-        storage=location.storage,
-        fresh=options.fresh,
-        identity={"body": digest, **data.identity, **fingerprints(reads), **options.steering},
-        snapshot=take_snapshot() if is_stored else None,
-        is_generated_name=location.is_made,
-        accept_changes=options.accept_changes,
-    )
-    study.check_not_searched()
-    register_study(study.storage, study.name)
-    attach_artifact_store(study, modules)
-    if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
-        how = _with_earlier(study, options.facts(engine.name))
-        note(study, **(facts or {}), **how, **data.to_json(), **provenance())
-    if options.baseline is not None:
-        note(study, baseline=dict(options.baseline))
-    study.rerunner = Rerunner(
-        evaluator.reusable(),
-        lambda: engine_of(options.engine, engine_name),
-        options.trial_timeout_seconds,
-        options.keep,
-        options.repeats,
-    )
-    return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None)
+    test = held_out_test(options, evaluator.reads())
+    engine.prepare(evaluator, options.jobs)
+    try:
+        reads = evaluator.reads()
+        data = data_facts(reads)
+        is_stored = location.storage is not None
+        study = open_study(
+            location.name,
+            space,
+            goal,
+            storage=location.storage,
+            fresh=options.fresh,
+            identity={"body": digest, **data.identity, **fingerprints(reads), **options.steering},
+            snapshot=take_snapshot() if is_stored else None,
+            is_generated_name=location.is_made,
+            accept_changes=options.accept_changes,
+        )
+        study.check_not_searched()
+        register_study(study.storage, study.name)
+        attach_artifact_store(study, modules)
+        if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
+            how = _with_earlier(study, options.facts(engine.name))
+            note(study, **(facts or {}), **how, **data.to_json(), **provenance())
+        if options.baseline is not None:
+            note(study, baseline=dict(options.baseline))
+        study.rerunner = Rerunner(
+            evaluator.reusable(),
+            lambda: engine_of(options.engine, engine_name, **options.engine_arguments),
+            options.trial_timeout_seconds,
+            options.keep,
+            options.repeats,
+        )
+        return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None, test)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def prepare_function_search(

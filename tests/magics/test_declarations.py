@@ -66,8 +66,8 @@ def test_defaults_in_help_are_those_of_the_function(name: str, declared: Argumen
 
 @pytest.mark.parametrize(("name", "declared"), OPTIONS)
 def test_options_are_keywords_of_the_function(name: str, declared: Argument) -> None:
-    """Options of the card alone, and the positional models, are the exceptions."""
-    of_the_card = {"example", "data", "evaluate", "out", "model", "models"}
+    """Options of the card alone, positional models, and what `%compress` does with its cell are the exceptions."""
+    of_the_card = {"example", "data", "evaluate", "out", "model", "models", "run"}
     assert declared.keyword in {*parameters_of(name), *of_the_card}
 
 

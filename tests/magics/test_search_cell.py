@@ -220,7 +220,11 @@ def test_out_names_the_variable(notebook: Notebook) -> None:
         ("--minimize loss --sampler gpp", BODY, "A sampler is one of gp, sobol"),
         ("--minimize loss --acquisition ei", BODY, "'ei' is not one of logei, ucb, pi, qlogei."),
         ("--minimize loss --pruner mediam", BODY, "Did you mean 'median'?"),
-        ("--minimize loss --engine pool", BODY, "--engine is inline, process or the name of an executor"),
+        (
+            "--minimize loss --engine pool",
+            BODY,
+            "--engine is inline, process, ray, dask, an address or the name of an executor",
+        ),
         ("--minimize loss --jobs 2", BODY, "--jobs 2 needs another engine"),
         (
             "--minimize loss --engine process",
@@ -398,3 +402,15 @@ def test_a_study_shows_its_saved_view_and_only_text_in_a_terminal(notebook: Note
     assert {"text/html", "image/png", "text/plain", "application/vnd.nbcompress.study.v1+json"} <= set(shown)
     notebook.must("%unload_ext nbcompress")
     assert set(display.format(study)[0]) == {"text/plain"}
+
+
+def test_a_cell_measures_its_winner_on_unseen_data(notebook: Notebook) -> None:
+    notebook.must("def unseen(model):\n    return model['x'] / 2\n")
+    body = "x = Float(0, 1)\nmodel = {'x': x}\naccuracy = x\n"
+    line = "--trials 4 --maximize accuracy --keep model --sampler sobol"
+    notebook.must(cell(f"{line} --test unseen --original {{'x':1.0}}", body))
+    models = notebook.names["study"].record["test"]["models"]
+    assert models["original"]["values"]["accuracy"][0] == 0.5
+    assert "--test measures the models that trials keep: name them with --keep" in notebook.refused(
+        cell("--trials 4 --maximize accuracy --test unseen", body)
+    )

@@ -171,7 +171,7 @@ def cut_channels(
     if patterns is not None:
         select(model, layers)
     check = equivalence_check(model, inputs)
-    traced_model = copied(check.originals[0])
+    traced_model = copied(check.original)
     convert_all_attention_(traced_model)
     traced = trace(traced_model, check.inputs[0])
     dependencies = find_dependencies(traced_model, traced, cut_norms=norms == "cut")
@@ -199,6 +199,8 @@ def cut_channels(
         raise CompressionError(_nothing_to_cut(left_out))
     if any(removal.group.averages for removal in removals):
         check = check.with_averages(traced_model, (traced, dependencies.averages))
+    # The trace needs as much memory as the model in double precision.
+    del traced_model, traced
     plan, refused = largest_valid_plan(model, check, removals)
     left_out |= refused
     if not plan.removed:

@@ -406,8 +406,8 @@ def cut_blocks(
         CompressionError: The model has no blocks, the amount rounds to none, or none can be removed.
     """
     check = equivalence_check(model, example)
-    check = replace(check, originals=tuple(_unpacked(original) for original in check.originals))
-    blocks = find_blocks(check.originals[0], check.inputs[0])
+    _unpacked(check.original)
+    blocks = find_blocks(check.original, check.inputs[0])
     patterns = check_patterns(layers)
     candidates = [block for block in blocks.found if any(is_chosen(path, patterns) for path in block.paths)]
     left_out = {path: why for path, why in blocks.reasons.items() if is_chosen(path, patterns)}
@@ -499,7 +499,7 @@ def _removable(
     """The blocks to remove: those of the lowest scores that are valid together. Also why others cannot go."""
     refused: dict[str, str] = {}
     usable = list(candidates)
-    model = check.originals[0]
+    model = check.original
     sizes = {
         name: len(model.get_submodule(name)._modules) for block in candidates if (name := block.container) is not None
     }
@@ -538,29 +538,27 @@ def _would_empty(block: Block, chosen: Sequence[Block], sizes: Mapping[str, int]
 
 def _objection(check: EquivalenceCheck, blocks: Blocks, removed: Sequence[Block]) -> str | None:
     """Why a model without `removed` is not the model whose blocks return their inputs; None if it is."""
-    for original, tolerance in zip(check.originals, check.tolerances, strict=True):
+    for original, tolerance, indices in check.variants():
         cut = copied(original)
         try:
             remove_(cut, removed)
         except CompressionError as err:
             return str(err)
-        # Perturbed weights find mistakes in structure, for which the larger input is enough.
-        used = check.inputs if original is check.originals[0] else check.inputs[-1:]
-        for inputs in used:
+        for index in indices:
             try:
-                actual = run(cut, inputs)
+                actual = run(cut, check.inputs[index])
             except Exception as err:  # noqa: BLE001 - the user's code may raise anything
                 return f"the model fails without it: {first_line(err)}"
             with bypassed(original, removed, blocks.calls):
                 try:
-                    expected = run(original, inputs)
+                    expected = run(original, check.inputs[index])
                 except Exception as err:  # noqa: BLE001 - as above
                     return f"the model fails when it returns its input: {first_line(err)}"
             problem = difference(expected, actual, tolerance)
             if problem:
                 return problem.replace("masked model", "model in which it returns its input")
     if check.can_train:
-        cut = copied(check.originals[0])
+        cut = copied(check.original)
         remove_(cut, removed)
         try:
             run(cut.train(), check.inputs[0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nbcompress.compressors.calibration import with_activation_ranges
 from nbcompress.compressors.constraints import rest_tensors, round_to_half_
@@ -125,7 +126,14 @@ def _without_share(
                 f"{option('granularity', options.granularity)} runs the model once: pass {option('example=')}, an "
                 f"input, or {option('data=')}"
             )
-        small = _cut(model, share, inputs, options, fine_tune, original)
+        few = _few_rows(inputs) if options.example is None else inputs
+        try:
+            small = _cut(model, share, few, options, fine_tune, original)
+        except DataError:
+            if few is inputs:
+                raise
+            # The model needs a whole batch.
+            small = _cut(model, share, inputs, options, fine_tune, original)
         if fine_tune.data is not None:
             # A cut shifts the activations; new statistics bring back most of the accuracy.
             recompute_batchnorm_(small, fine_tune.data)
@@ -133,6 +141,20 @@ def _without_share(
     if record.rest == "float16":
         attach_(small, replace(record, left_out={**record.left_out, **round_to_half_(rest_tensors(small, record))}))
     return small
+
+
+# The checks run the model on so many rows of the data. A batch norm in training mode needs two.
+_N_ROWS = 2
+
+
+def _few_rows(inputs: Inputs) -> Inputs:
+    """The first rows of a batch; the inputs themselves if their tensors do not all have the same number of rows."""
+    leaves, spec = tree_flatten((inputs.args, dict(inputs.kwargs)))
+    lengths = {len(leaf) if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, Tensor)}
+    if len(lengths) != 1 or max(lengths) <= _N_ROWS:
+        return inputs
+    args, kwargs = tree_unflatten([leaf[:_N_ROWS] if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+    return Inputs(args, kwargs)
 
 
 def _cut(

@@ -14,13 +14,14 @@ from nbcompress.compressors.prune.activation_scores import InputStatistics, inpu
 from nbcompress.compressors.prune.schedules import gradual_share
 from nbcompress.compressors.prune.weight_scores import (
     keep_masks,
+    keep_masks_by_magnitude,
     keep_masks_by_row,
     keep_two_of_four,
     lamp_scores,
     prune_by_hessian,
     scores_of,
 )
-from nbcompress.compressors.record import Codebook, TensorRecord
+from nbcompress.compressors.record import Codebook, TensorRecord, attach_, record_of
 from nbcompress.compressors.session import CompressionSession
 from nbcompress.compressors.training import Trainer
 from nbcompress.errors import CompressionError, option
@@ -58,7 +59,21 @@ class PruneOptions:
             targets: The tensors to prune.
             statistics: Input statistics by name of the target, for `activation`; measured if None.
         """
-        return self.masks_of(self.scores(model, targets, statistics), targets)
+        return self.masks_and_ranges(model, targets, statistics)[0]
+
+    def masks_and_ranges(
+        self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
+    ) -> tuple[list[Tensor], dict[str, tuple[float, float]]]:
+        """Return the masks, and the lowest and the highest score of each layer."""
+        weights = [target.parameter for target in targets]
+        is_short = all(weight.dtype in (torch.float32, torch.bfloat16, torch.float16) for weight in weights)
+        if self.criterion == "magnitude" and self.threshold is None and self.scope in ("global", "layer") and is_short:
+            masks = keep_masks_by_magnitude(weights, self.amount or 0.0, is_global=self.scope == "global")
+            return masks, {_layer_of(target): _magnitude_range(target.parameter) for target in targets}
+        scores = self.scores(model, targets, statistics)
+        pairs = zip(targets, scores, strict=True)
+        ranges = {_layer_of(target): (float(score.min()), float(score.max())) for target, score in pairs}
+        return self.masks_of(scores, targets), ranges
 
     def scores(
         self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
@@ -94,13 +109,18 @@ def prune_once(session: CompressionSession, options: PruneOptions) -> nn.Module:
 def _prune(
     session: CompressionSession, options: PruneOptions, statistics: Mapping[str, InputStatistics] | None = None
 ) -> None:
-    scores = options.scores(session.model, session.targets, statistics)
-    ranges = {
-        target.name.removesuffix(".weight"): (float(score.min()), float(score.max()))
-        for target, score in zip(session.targets, scores, strict=True)
-    }
+    masks, ranges = options.masks_and_ranges(session.model, session.targets, statistics)
     session.record = replace(session.record, scores=ranges)
-    _apply(session, options.masks_of(scores, session.targets))
+    _apply(session, masks)
+
+
+def _layer_of(target: Target) -> str:
+    return target.name.removesuffix(".weight")
+
+
+def _magnitude_range(weight: Tensor) -> tuple[float, float]:
+    low, high = torch.aminmax(weight.detach().abs())
+    return float(low), float(high)
 
 
 def leave_out_unsupported(
@@ -183,20 +203,24 @@ def prune_gradually(
             return gradual_share(start, end, epoch, n_epochs)
         return shares[epoch - 1] if epoch <= len(shares) else None
 
+    ranges: dict[str, tuple[float, float]] = {}
+
     def before_epoch(epoch: int, trainer: Trainer) -> None:
         share = share_of(epoch)
         if share is None:
             return
         # Scoring does not change the mode of the model; the trainer sets it.
-        for target, mask in zip(
-            session.targets, replace(options, amount=share).masks(trainer.model, session.targets), strict=True
-        ):
+        masks, found = replace(options, amount=share).masks_and_ranges(trainer.model, session.targets)
+        ranges.update(found)
+        for target, mask in zip(session.targets, masks, strict=True):
             fill_(target.parameter, torch.where(mask, target.parameter.detach(), 0.0))
             trainer.set_constraint(target.name, session.constraint_of(target))
 
     # Before the first epoch no weight is removed, but zeros stay zero from now on.
     _apply(session, [torch.ones_like(target.parameter, dtype=torch.bool) for target in session.targets])
-    return session.finish(before_epoch)
+    small = session.finish(before_epoch)
+    attach_(small, replace(record_of(small), scores=ranges))
+    return small
 
 
 def _apply(session: CompressionSession, masks: Sequence[Tensor]) -> None:

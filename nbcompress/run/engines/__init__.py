@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -11,8 +12,9 @@ from nbcompress.errors import SearchError, did_you_mean, option, shown
 from nbcompress.run.engines.base import Engine, EngineError
 from nbcompress.run.engines.cluster import ClusterEngine
 from nbcompress.run.engines.dask import DaskBackend, distributed_package
-from nbcompress.run.engines.executor import ExecutorEngine
+from nbcompress.run.engines.executor import ThreadsEngine
 from nbcompress.run.engines.inline import InlineEngine
+from nbcompress.run.engines.pool import PoolBackend
 from nbcompress.run.engines.process import ProcessEngine
 from nbcompress.run.engines.ray import RayBackend, ray_package
 
@@ -57,15 +59,18 @@ def engine_of(
         raise SearchError(f"{option('resources')} needs the engine ray or dask, or a client of Dask.")
     if word == "process":
         return ProcessEngine(memory)
-    if memory is not None:
+    if memory is not None and (word == "inline" or isinstance(choice, ThreadPoolExecutor)):
         raise SearchError(
-            f"{option('trial_memory')} needs the engine process, ray or dask: elsewhere trials share a process."
+            f"{option('trial_memory')} needs the engine process, ray or dask: here trials share the kernel's process."
         )
     if word == "inline":
         return InlineEngine()
     if isinstance(choice, str) or not callable(getattr(choice, "submit", None)):
         raise SearchError(_refusal(choice))
-    return ExecutorEngine(choice, name or type(choice).__name__)
+    name = name or type(choice).__name__
+    if isinstance(choice, ThreadPoolExecutor):
+        return ThreadsEngine(choice, name)
+    return ClusterEngine(PoolBackend(choice, name), name, retries, memory)
 
 
 def _cluster_engine(
@@ -114,4 +119,4 @@ def _refusal(choice: Any) -> str:
     )
 
 
-__all__ = ["ENGINES", "Engine", "EngineError", "ExecutorEngine", "InlineEngine", "ProcessEngine", "engine_of"]
+__all__ = ["ENGINES", "Engine", "EngineError", "InlineEngine", "ProcessEngine", "ThreadsEngine", "engine_of"]

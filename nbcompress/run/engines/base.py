@@ -46,6 +46,14 @@ class Engine(Protocol):
     def warnings(self) -> Sequence[str]:
         """Sentences for the user, such as that trials share random generators."""
 
+    def prepare(self, evaluate: Evaluate, jobs: int) -> None:
+        """Check before a study is opened that trials can run, and connect. `close` ends this, too.
+
+        Raises:
+            TransportError: `evaluate` cannot be sent to where trials run.
+            EngineError: There is no such cluster, or it cannot run the trials.
+        """
+
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
         """Get ready for up to `jobs` trials at a time. `listener` is called from `next`, or inside the trial.
 

@@ -104,24 +104,32 @@ class ClusterEngine:
         self._lock = threading.Lock()
         # The data goes again if a part of it was lost with a worker; a file of it takes no memory of the kernel.
         self._files = BlobFiles()
-        self._is_closed = False
+        self._is_prepared = self._is_closed = False
 
     @property
     def warnings(self) -> list[str]:
         return [*self._own_warnings, *self._backend.warnings]
 
-    def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
-        self._listener = listener
+    def prepare(self, evaluate: Evaluate, jobs: int) -> None:
         parts = pack_parts(evaluate)
         self._files.add(parts.blobs)
+        self._skeleton, self._digests = parts.skeleton, tuple(parts.blobs)
         try:
-            threads = self._backend.connect(jobs, parts.n_bytes)
+            self._site = Site.here(self._backend.connect(jobs, parts.n_bytes))
+        except BaseException:
+            self.close()
+            raise
+        self._is_prepared = True
+
+    def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
+        self._listener = listener
+        if not self._is_prepared:
+            self.prepare(evaluate, jobs)
+        try:
             self._backend.share(self._files.contents())
         except BaseException:
             self.close()
             raise
-        self._skeleton, self._digests = parts.skeleton, tuple(parts.blobs)
-        self._site = Site.here(threads)
 
     def submit(self, assignment: Assignment, limit: float | None) -> None:
         refusal = "it is closed" if self._is_closed else self._backend.refusal()
@@ -213,6 +221,7 @@ class ClusterEngine:
                 attempts.limit,
                 self._memory,
                 self._site,
+                self._files.paths(self._digests),
             )
             try:
                 outcome: Outcome = pickle.loads(self._backend.run(request, listen))  # noqa: S301 - sent by our own worker

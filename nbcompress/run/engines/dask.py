@@ -100,7 +100,7 @@ class DaskBackend:
             threads_per_worker=jobs,
             processes=False,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address=":0",
             silence_logs=logging.CRITICAL,
             resources={name: amount * jobs for name, amount in self._resources.items()},
         )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nbcompress.run.engines.base import ResultQueue
-from nbcompress.run.engines.data import BlobFiles, pack_parts
+from nbcompress.run.engines.data import BlobFiles, check_sendable, pack_parts
 from nbcompress.run.engines.trial_process import TrialProcesses, TrialTask, environment_of_kernel
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, pack
 from nbcompress.run.termination import Termination
@@ -46,6 +46,9 @@ class ProcessEngine:
         self._children: dict[int, _Child] = {}
         self._processes: TrialProcesses | None = None
         self._files: BlobFiles | None = None
+
+    def prepare(self, evaluate: Evaluate, jobs: int) -> None:  # noqa: ARG002
+        check_sendable(evaluate)
 
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
         parts = pack_parts(evaluate)

@@ -22,8 +22,12 @@ from nbcompress.run.engines.worker import TrialHost, TrialRequest, place
 _STORE_BYTES = 256 * 10**6
 # How long a worker waits for something to tell before it answers with nothing.
 _MESSAGE_SECONDS = 5.0
-# Of a local session: no statistics are sent, no warning about the future appears in the notebook.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+# Of a local session: no statistics are sent, no warning about the future appears, and a busy machine has time to start.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_raylet_start_wait_time_s": "120",
+}
 # Data of the last search of the session: hash -> the reference. The next search puts only what differs.
 _shared: dict[str, Any] = {}
 _shared_in: list[str] = []

@@ -70,6 +70,7 @@ class TrialRequest:
         limit: Seconds that the trial may run, or None.
         memory: Bytes that it may use, or None.
         site: Where the notebook runs.
+        paths: Hash -> path of the blob in the notebook's own files; for workers on its machine.
     """
 
     key: str
@@ -80,6 +81,7 @@ class TrialRequest:
     limit: float | None
     memory: int | None
     site: Site
+    paths: Mapping[str, str]
 
 
 class TrialHost:
@@ -99,6 +101,7 @@ class TrialHost:
         fetch: Callable[[Sequence[str]], Mapping[str, Any]],
         listen: Listen,
         is_cut: Callable[[], bool] | None = None,
+        on_ready: Callable[[], None] | None = None,
     ) -> bytes:
         """Run a trial to its end and return its pickled `Outcome`.
 
@@ -107,17 +110,20 @@ class TrialHost:
             fetch: Returns blobs by hash; called for those that are not here yet.
             listen: Told of reports.
             is_cut: Asked now and then; True ends the trial as interrupted.
+            on_ready: Called once when the data is there, before the process starts. With it, a worker on the machine
+                of the notebook maps the files of the notebook and fetches nothing.
         """
+        maps_notebook = on_ready is not None and request.site.is_here and _are_readable(request.paths)
         with self._lock:
             self._used[request.key] = request.digests
             self._files.retain({digest for used in self._used.values() for digest in used})
-            if missing := self._files.missing(request.digests):
+            if not maps_notebook and (missing := self._files.missing(request.digests)):
                 self._files.add(fetch(missing))
             if self._processes is None:
                 self._processes = TrialProcesses()
             task = TrialTask(
                 request.skeleton,
-                self._files.paths(request.digests),
+                request.paths if maps_notebook else self._files.paths(request.digests),
                 request.assignment,
                 request.number,
                 request.limit,
@@ -127,6 +133,8 @@ class TrialHost:
             self._tasks[request.key] = task
             if request.key in self._cut:
                 task.terminate(Termination(State.INTERRUPTED))
+        if on_ready is not None:
+            on_ready()
         try:
             return self._processes.run(task, request.site.environment_on_worker(), listen)
         finally:
@@ -147,6 +155,10 @@ class TrialHost:
         if self._processes is not None:
             self._processes.close()
         self._files.close()
+
+
+def _are_readable(paths: Mapping[str, str]) -> bool:
+    return all(os.access(path, os.R_OK) for path in paths.values())
 
 
 _host_lock = threading.Lock()

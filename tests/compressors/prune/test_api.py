@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from nbcompress.compressors import cluster, prune, quantize, record_of
 from nbcompress.compressors.layers import select
 from nbcompress.compressors.losses import LossSpec
-from nbcompress.compressors.prune.weight_scores import keep_masks, lamp_scores, lowest, scores_of
+from nbcompress.compressors.prune.weight_scores import (
+    keep_masks,
+    keep_masks_by_magnitude,
+    lamp_scores,
+    lowest,
+    scores_of,
+)
 from nbcompress.errors import CompressionError, DataError
 
 
@@ -388,3 +394,25 @@ def test_no_channels() -> None:
     copy = prune(animal.model, 0, granularity="channel", example=animal.example)
     assert copy is not animal.model
     assert record_of(copy).surgery == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 0.5, -0.5, 1.0, 1.5, -2.0, 3e38]), min_size=1, max_size=9),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([0.0, 0.2, 0.34, 0.5, 0.8, 0.99, 1.0]),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_magnitude_layer_by_layer_is_magnitude(
+    values: list[list[float]], amount: float, is_global: bool, dtype: torch.dtype
+) -> None:
+    """Equal numbers, zeros of both signs and the smallest numbers rank as they do in double precision."""
+    weights = [torch.tensor(row).clamp(-6e4, 6e4).to(dtype) for row in values]
+    scores = [weight.double().abs() for weight in weights]
+    expected = keep_masks(scores, amount, is_global=is_global)
+    actual = keep_masks_by_magnitude(weights, amount, is_global=is_global)
+    assert all(torch.equal(a, b) for a, b in zip(expected, actual, strict=True))
