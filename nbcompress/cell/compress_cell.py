@@ -8,162 +8,53 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from nbcompress.artifact import quantize
 from nbcompress.artifact.budget import Limits, parse_limits
 from nbcompress.artifact.file import size_bytes
-from nbcompress.cell.source import names_read
+from nbcompress.cell.compress_steps import (
+    ACCURACY,
+    KEPT,
+    KILOBYTES,
+    MILLISECONDS,
+    CellNames,
+    Step,
+    first_input,
+    steps_of,
+)
 from nbcompress.choices import TRIES
-from nbcompress.compressors import cluster, factorize, prune
-from nbcompress.compressors.data import tensors_in
+from nbcompress.compressors import cluster
+from nbcompress.compressors.data import Batches
 from nbcompress.compressors.factorize import why_not_factorizable
+from nbcompress.compressors.inputs import inputs_of
 from nbcompress.compressors.layers import check_model, select, unique_parameters
+from nbcompress.compressors.prune.layers import count_blocks
 from nbcompress.errors import CompressionError, SearchError, check_integer, did_you_mean, first_line, option
 from nbcompress.measure import latency_ms
 from nbcompress.public import public
 
 Point = Mapping[str, Any]
 
-# The names that the cell assigns and that are promised: the kept model and its metrics.
-KEPT, ACCURACY, KILOBYTES, MILLISECONDS = "small", "accuracy", "kilobytes", "milliseconds"
-
 # Training moves values to other codes, so the file of a trained model can be longer: the first trials leave this room.
 _ROOM = 0.95
 # Samples of a latency while the first trials are chosen, and how many settings those are at most.
 _LATENCY_SAMPLES = 10
 _MOST_STARTS = 6
+_MAX_HALVINGS = 4
 # Matrices of a smaller full rank save next to nothing as two factors.
 _LEAST_FULL_RANK = 16
 # Above this many weights a setting takes seconds to build, and fewer are tried before the search begins.
 _MANY_WEIGHTS = 5_000_000
 
 
-@dataclass(frozen=True)
-class CellNames:
-    """The expressions of the notebook that stand in the cell.
-
-    Attributes:
-        model: The model.
-        evaluate: A function from a model to a number; None takes the accuracy on the data.
-        data: The data to train on; None leaves training out.
-        example: An input of the model; None takes one of the data.
-
-    Raises:
-        SearchError: One of them is no expression of Python, or the cell assigns a name that it reads.
-    """
-
-    model: str = "model"
-    evaluate: str | None = "evaluate"
-    data: str | None = "train"
-    example: str | None = None
-
-    def __post_init__(self) -> None:
-        for keyword in ("model", "evaluate", "data", "example"):
-            text = getattr(self, keyword)
-            if text is None:
-                continue
-            try:
-                read = {node.id for node in names_read(ast.parse(text.strip(), mode="eval").body)}
-            except (SyntaxError, ValueError):
-                raise SearchError(f"{option(keyword)} is an expression of the notebook, but got {text!r}.") from None
-            own = _ASSIGNED - ({KEPT} if keyword == "model" else {ACCURACY} if keyword == "evaluate" else set())
-            taken = sorted(own & read)
-            if taken:
-                raise SearchError(
-                    f"The cell assigns {taken[0]!r}, so {option(keyword)} cannot read a variable of that name: give "
-                    "your variable another name."
-                )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing that is tried.
-
-    Attributes:
-        name: The word for it in `tries`.
-        declared: The declaration of its parameter.
-        function: The function of ours that a trial calls.
-        arguments: The arguments of that call after the model, as text.
-        none: The values with which it changes nothing, by parameter.
-        apply: The same in this process.
-        saves: Whether it makes calls faster in torch; all of them make the file smaller.
-    """
-
-    name: str
-    declared: str
-    function: str
-    arguments: str
-    none: Point
-    apply: Callable[[nn.Module, Point], nn.Module]
-    saves: bool
-
-
-def _steps(names: CellNames, data: object, example: object) -> tuple[Step, ...]:
-    """Return everything that can be tried, in the order in which a trial does it.
-
-    Channels and blocks go first, since the others then work on a smaller model. A factorized layer gives up its zeros,
-    so weights are pruned after it. Bits and codebooks come last: they keep zeros, and pruning before them sees the
-    magnitudes.
-    """
-    given = f"data={names.data}" if names.data is not None else f"example={names.example}"
-    inputs: dict[str, Any] = {"data": data} if names.data is not None else {"example": example}
-
-    def cut(granularity: str, name: str) -> Callable[[nn.Module, Point], nn.Module]:
-        options: dict[str, Any] = {"granularity": granularity, **inputs}
-        return lambda model, point: prune(model, amount=point[name], **options)
-
-    return (
-        Step(
-            "blocks",
-            "blocks = Float(0, 0.75)  # share of the blocks that are removed",
-            "prune",
-            f'amount=blocks, granularity="layer", {given}',
-            {"blocks": 0.0},
-            cut("layer", "blocks"),
-            True,
-        ),
-        Step(
-            "channels",
-            "channels = Float(0, 0.9)  # share of the channels and heads that are removed",
-            "prune",
-            f'amount=channels, granularity="channel", {given}',
-            {"channels": 0.0},
-            cut("channel", "channels"),
-            True,
-        ),
-        Step(
-            "rank",
-            "rank = Float(0.05, 1)  # share of the rank that a layer keeps; 1 leaves it whole",
-            "factorize",
-            "rank=rank",
-            {"rank": 1.0},
-            lambda model, point: factorize(model, rank=point["rank"]),
-            True,
-        ),
-        Step(
-            "weights",
-            "amount = Float(0, 0.98)  # share of the weights that become zero",
-            "prune",
-            "amount=amount",
-            {"amount": 0.0},
-            lambda model, point: prune(model, amount=point["amount"]),
-            False,
-        ),
-    )
-
-
 _BITS = (2, 3, 4, 6, 8)
 _CLUSTERS = (2, 64)
-_ASSIGNED = frozenset(
-    {KEPT, ACCURACY, KILOBYTES, MILLISECONDS, "blocks", "channels", "rank", "amount", "method", "bits", "clusters"}
-    | {"lr", "epochs"}
-)
 
 
 def _shrunk(model: nn.Module, point: Point) -> nn.Module:
@@ -292,26 +183,41 @@ class _Writer:
                 )
 
     @cached_property
-    def names(self) -> CellNames:
-        """The expressions, with the example read from the data where it is needed and not given."""
+    def _input(self) -> tuple[str | None, object]:
+        """One input of the model as an expression and as a value; of the data where it is needed and not given."""
         names = self.given_names
         if names.example is not None or self.limits.milliseconds is None:
-            return names
-        text = None if names.data is None else _first_input(names.data, self.data)
-        if text is None:
+            return names.example, self.given_example
+        found = None if names.data is None else first_input(names.data, self.data)
+        if found is None:
             raise SearchError(f"A budget in ms needs an input of the model: give {option('example')}.")
-        return CellNames(names.model, names.evaluate, names.data, text)
+        return found
 
-    @cached_property
+    @property
+    def names(self) -> CellNames:
+        """The expressions, with that of the input."""
+        return replace(self.given_names, example=self._input[0])
+
+    @property
     def example(self) -> object:
-        """One input of the model, for latencies; None if the budget has no milliseconds."""
-        if self.given_example is not None or self.limits.milliseconds is None:
-            return self.given_example
-        return _value_of_first_input(self.data)
+        """One input of the model, or None."""
+        return self._input[1]
 
     @cached_property
     def all_steps(self) -> tuple[Step, ...]:
-        return _steps(self.names, self.data, self.example)
+        return steps_of(self.names, self.data, self.example, self._n_blocks)
+
+    @cached_property
+    def _n_blocks(self) -> int:
+        """How many blocks can be removed or stay, 0 if that cannot be known."""
+        if self.names.data is None and self.names.example is None:
+            return 0
+        try:
+            batches = None if self.data is None else Batches(self.data)
+            inputs = inputs_of(self.model, self.example, batches)
+            return 0 if inputs is None else count_blocks(self.model, inputs, None)
+        except Exception:  # noqa: BLE001 - a model of the user may raise anything; removing channels says why
+            return 0
 
     @cached_property
     def reasons(self) -> dict[str, str]:
@@ -336,12 +242,14 @@ class _Writer:
             return "zeros make a call of torch no faster"
         if step.name in ("blocks", "channels") and self.names.data is None and self.names.example is None:
             return "it needs data or an example"
+        if len(step.values) < 2:
+            return "the model has no blocks that can be removed"
         if step.name == "rank" and not any(map(_has_large_matrix, self.model.modules())):
             return f"no layer has a full rank of {_LEAST_FULL_RANK} or more"
         if step.name == "weights":
             return ""
         try:
-            smaller = step.apply(self.model, dict.fromkeys(step.none, 0.5))
+            smaller = step.apply(self.model, step.values[len(step.values) // 2])
         except Exception as err:  # noqa: BLE001 - a model of the user may raise anything
             return first_line(err)
         if _n_numbers(smaller) >= _n_numbers(self.model):
@@ -440,9 +348,13 @@ class _Writer:
         if self.limits.kilobytes is not None:
             told = f"{self._call('report')}({KILOBYTES}={self._measured(KILOBYTES, KEPT)})"
             lines.append(f"{told}  # too big already? the trial ends here")
+        metrics = {metric: f"{metric} = {self._measured(metric, KEPT)}" for metric in self._metrics}
+        if MILLISECONDS in metrics:
+            # Training does not change how long a call takes, so a trial that is too slow ends before it.
+            lines.append(metrics.pop(MILLISECONDS))
         if "training" in self.tries:
             lines.append(f"{self._call('finetune')}({KEPT}, {self.names.data}, lr=lr, epochs=epochs)")
-        lines += [f"{metric} = {self._measured(metric, KEPT)}" for metric in self._metrics]
+        lines += metrics.values()
         if self.names.evaluate is None and "training" in self.tries:
             lines[-1] += "  # on the training data: a metric on other data says more"
         return "\n".join(lines) + "\n"
@@ -499,7 +411,7 @@ class _Writer:
 
     def _bases(self) -> list[Point]:
         """Return settings of everything but the amounts, from the gentlest on."""
-        none = {name: value for step in self.steps for name, value in step.none.items()}
+        none: Point = {step.parameter: step.values[0] for step in self.steps}
         training = {"lr": 0.001, "epochs": 4} if "training" in self.tries else {}
         both = {"bits", "codebooks"} <= set(self.tries)
         bits = [{"method": "grid"} | {"bits": n} if both else {"bits": n} for n in (8, 4, 2)]
@@ -515,34 +427,39 @@ class _Writer:
         return [{**none, **kind, **training} for kind in kinds or [{}]]
 
     def _gentlest(self, base: Point, step: Step | None) -> tuple[Point | None, str]:
-        """Return the least of an amount with which `base` meets the budget, and the cost of the most.
+        """Return the gentlest value of a step with which `base` meets the budget, and the cost of the strongest.
 
-        The amount is found by halving its range, on a grid of hundredths.
+        It is found by halving the range of the values a few times.
         """
         if step is None:
-            cost = self._cost(base)
-            return (base if cost[0] else None), cost[1]
-        (name,) = step.none
-        most, least = {"blocks": (75, 0), "channels": (90, 0), "rank": (5, 100), "amount": (98, 0)}[name]
-        meets, shown = self._cost({**base, name: most / 100})
+            meets, shown = self._cost(base)
+            return (base if meets else None), shown
+        gentle, strong = 0, len(step.values) - 1
+
+        def point(index: int) -> Point:
+            return {**base, step.parameter: step.values[index]}
+
+        meets, shown = self._cost(point(strong))
         if not meets:
             return None, shown
-        if self._cost({**base, name: least / 100})[0]:
-            return {**base, name: least / 100}, shown
-        for _ in range(4):
-            middle = (most + least) // 2
-            if self._cost({**base, name: middle / 100})[0]:
-                most = middle
+        if self._cost(point(gentle))[0]:
+            return point(gentle), shown
+        for _ in range(_MAX_HALVINGS):
+            middle = (gentle + strong) // 2
+            if middle == gentle:
+                break
+            if self._cost(point(middle))[0]:
+                strong = middle
             else:
-                least = middle
-        return {**base, name: most / 100}, shown
+                gentle = middle
+        return point(strong), shown
 
     def _cost(self, point: Point) -> tuple[bool, str]:
         """Return whether a setting meets the budget with some room, before training; and its cost in words."""
         small = self.model
         for step in self.steps:
-            if any(point[name] != value for name, value in step.none.items()):
-                small = step.apply(small, point)
+            if point[step.parameter] != step.values[0]:
+                small = step.apply(small, point[step.parameter])
         small = _shrunk(small, point)
         meets, told = True, ""
         if self.limits.kilobytes is not None:
@@ -579,22 +496,4 @@ def _has_large_matrix(module: nn.Module) -> bool:
     return full_rank >= _LEAST_FULL_RANK
 
 
-def _first_input(text: str, data: object) -> str | None:
-    """Return an expression of one input of the data, or None if only the user can write it."""
-    if tensors_in(data) is not None and isinstance(data, tuple):
-        return f"{text}[0][:1]" if len(data) == 2 else f"tuple(part[:1] for part in {text}[:-1])"
-    if isinstance(data, Tensor):
-        return f"{text}[:1]"
-    first = next(iter(data), None) if isinstance(data, Iterable) else None
-    if isinstance(first, (tuple, list)) and first and isinstance(first[0], Tensor) and hasattr(data, "batch_size"):
-        return f"next(iter({text}))[0][:1]"
-    return None
-
-
-def _value_of_first_input(data: Any) -> object:
-    if isinstance(data, tuple):
-        return data[0][:1] if len(data) == 2 else tuple(part[:1] for part in data[:-1])
-    return data[:1] if isinstance(data, Tensor) else next(iter(data))[0][:1]
-
-
-__all__ = ["TRIES", "CellNames", "CompressCell", "compress_cell"]
+__all__ = ["ACCURACY", "KEPT", "TRIES", "CellNames", "CompressCell", "compress_cell"]
