@@ -21,7 +21,7 @@ import { WhatIf } from "./whatif";
 
 // What the user should know before reloading the page.
 const RELOADING = [
-  "After a reload of this page, the panel of a search with --background comes back at once, any other when its cell ends. Until then, ",
+  "After a reload of this page, the panel of a search with --background comes back at once. Any other search is shown above the notebook if the Jupyter server has its part of nbcompress. Otherwise ",
   " in another notebook follows the search.",
 ] as const;
 
