@@ -20,8 +20,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 import numpy as np
+import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 import pandas as pd
 from layer_problems import LAYER_PROBLEMS
 from problems import PROBLEMS, Problem
@@ -33,9 +33,7 @@ from search_tables import OURS, duel, scored, wide_of
 from nbcompress.space import Choice, Point
 
 RESULTS = Path(__file__).parent / "results"
-WITHOUT_BUDGET = tuple(
-    problem for problem in (*PROBLEMS, PRUNED_LAYERS) if problem.name in ("layers30", "pruned layers")
-)
+WITHOUT_BUDGET = tuple(p for p in (*PROBLEMS, PRUNED_LAYERS) if p.name in ("layers30", "pruned layers"))
 ALL = (*LAYER_PROBLEMS, *WITHOUT_BUDGET)
 COMPARED = (OURS, "uniform", "optuna-gp", "optuna-tpe", "random")
 FINE = 500

@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from nbcompress.choices import ACQUISITIONS
-from nbcompress.errors import GoalError, did_you_mean
+from nbcompress.errors import GoalError, SpaceExhausted, did_you_mean
 from nbcompress.optimize.acquisition import (
     AcquisitionFunction,
     AnalyticAcquisition,
@@ -40,9 +40,12 @@ from nbcompress.optimize.multi_objective import (
     scalarized_acquisition,
 )
 from nbcompress.optimize.proposers.baselines import SobolProposer
+from nbcompress.optimize.proposers.families import SHARED_EVERY, Families, are_better, member_maps, region, region_length
 from nbcompress.optimize.protocol import Stream, random_generator
 from nbcompress.optimize.surrogates.closed_form import ModelSpec
+from nbcompress.optimize.surrogates.members import MemberFit
 from nbcompress.space import Space
+MEMBERS = True
 from nbcompress.study.front import is_non_dominated
 
 MAX_OBJECTIVES = 4
@@ -106,6 +109,18 @@ class GaussianProcessProposer:
         self._sobol = SobolProposer(space, seed)
         # A space is compared by its text, which is slow to make.
         self._models_key = (FittedModels, repr(space), self.spec)
+        self.families = Families.of(space)
+        self._shared: GaussianProcessProposer | None = None
+        if self.families is not None:
+            shared_space = self.families.shared_space
+            self._shared = GaussianProcessProposer(
+                shared_space, n_objectives, n_constraints, seed, acquisition, kernel, mean
+            )
+            shared = self._shared.embedding
+            maps = member_maps(self.families, self.embedding, shared)
+            self._members = MemberFit(
+                maps, shared.owner, shared.encoder.d, not bool(shared.encoder.is_continuous.all())
+            )
 
     def propose(self, number: int, history: History) -> Proposal:
         with single_threaded_blas():
@@ -137,17 +152,55 @@ class GaussianProcessProposer:
         return self._improvement(models, history, number, self.acquisition), feasibility
 
     def _propose_among(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
+        if self.families is not None and not isinstance(untried, UntriedPointsWithin):
+            return self._propose_with_families(self.families, number, history, untried)
         n_initial = n_initial_points(self.encoder.d)
         has_results = (history.has_status("told") | history.has_status("failed")).any()
         if len(history) < n_initial or not has_results:
             proposal = self._initial_point(number, history, untried)
             what = f"one of the first {n_initial} points" if len(history) < n_initial else "no result is known yet"
             return Proposal(proposal.point, reason=f"{what}: {proposal.reason}")
+        return self._propose_by_models(number, history, untried)
+
+    def _propose_with_families(
+        self, families: Families, number: int, history: History, untried: UntriedPoints
+    ) -> Proposal:
+        shared_history = families.shared_history(history)
+        n_shared, n_first = len(shared_history), families.n_shared_first
+        is_early = n_shared < n_first or (not history.is_feasible.any() and n_shared < 2 * n_first)
+        if is_early or number % SHARED_EVERY == 0:
+            try:
+                proposal = self._shared.propose(number, shared_history)
+                return Proposal(families.spread(proposal.point), proposal.note, f"all alike: {proposal.reason}")
+            except SpaceExhausted:
+                pass
+        models = self._member_models(history)
+        best = self._best_known_rows(models, history)
+        center = best[number % len(best)] if self.n_objectives > 1 else best[0]
+        length = region_length(are_better(history, history.notes, "region"))
+        within = UntriedPointsWithin(self.encoder, history, region(self.encoder, center, length))
+        try:
+            proposal = self._propose_by_models(number, history, within, models)
+        except SpaceExhausted:
+            proposal = self._propose_by_models(number, history, untried, models)
+        return Proposal(proposal.point, {**proposal.note, "region": length}, proposal.reason + f"; within {length:.2g}")
+
+    def _member_models(self, history: History) -> FittedModels:
+        if not MEMBERS:
+            return self.fit_models(history)
+        return history.cached(
+            (MemberFit, *self._models_key[1:]),
+            lambda: FittedModels.fit(history, self.embedding, self.spec, self._members),
+        )
+
+    def _propose_by_models(
+        self, number: int, history: History, untried: UntriedPoints, models: FittedModels | None = None
+    ) -> Proposal:
         if is_random_on_plateau(number, history):
             reason = f"drawn at random, since {n_repeats(history)} of the latest trials only repeat the best value"
             rng = random_generator(self.seed, number, Stream.RANDOM_AMONG_UNTRIED)
             return Proposal(untried.draw(rng), reason=reason)
-        models = self.fit_models(history)
+        models = models or self.fit_models(history)
         gain, feasibility = self.acquisition_terms(models, history, number)
         if gain is None and not feasibility:
             return self._initial_point(number, history, untried)

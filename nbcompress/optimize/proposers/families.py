@@ -1,0 +1,164 @@
+"""Searches over many parameters of one declaration (`each=`): first all members share a value, then each moves a bit.
+
+A family is a declaration with `each=`, such as bits for each of 30 layers. A random point of such a space is nearly
+the same as any other one: sums over the members hardly vary, so a hard budget of size is met nowhere. Settings that
+all members share differ the most, they are few parameters, and a person would sweep them by hand. So
+
+1. the first trials, and every `SHARED_EVERY`-th later one, search the *shared space*, with one parameter for each
+   family;
+2. all others search a trust region around the best known point. It grows after a better point and shrinks after
+   several that are not.
+
+References:
+    Eriksson, Pearce, Gardner, Turner, Poloczek (2019), "Scalable Global Optimization via Local Bayesian Optimization"
+        (TuRBO: the trust region).
+    Eriksson, Poloczek (2021), "Scalable Constrained Bayesian Optimization" (SCBO).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nbcompress.optimize.candidates import Ranges
+from nbcompress.optimize.encoding import Embedding, SpaceEncoder
+from nbcompress.optimize.history import Array, History
+from nbcompress.optimize.surrogates.members import MemberMaps
+from nbcompress.space import Choice, Point, Space, Value
+
+# A declaration with at least so many members makes a search one over families. Heuristic.
+MIN_MEMBERS = 5
+# So many trials search the shared space first: some, and some for each of its parameters. Heuristic, see
+# benchmarks.md#many-parameters.
+SHARED_FIRST, SHARED_FIRST_PER_PARAMETER = 4, 4
+# Later, one trial in so many searches the shared space.
+SHARED_EVERY = 6
+# Half the width of the trust region, as a share of an axis: at first, its limits, and its change after a better point
+# and after several others. Heuristics, see benchmarks.md#many-parameters.
+FIRST_LENGTH, MIN_LENGTH, MAX_LENGTH = 0.2, 0.02, 0.5
+GROWTH, SHRINKAGE, MAX_FAILURES = 1.5, 0.7, 3
+
+
+class Families:
+    """The families of a space, and the space where the members of each share a value.
+
+    Attributes:
+        space: All parameters.
+        shared_space: One parameter for each family, and the rest.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.shared_space = Space(
+            {name: parameter.replaced(None, parameter.when) for name, parameter in space.declared().items()}
+        )
+        self._family = {member: name for name, members in space.groups.items() for member in members}
+
+    @classmethod
+    def of(cls, space: Space) -> Families | None:
+        """Return the families of a space; None if it has none with enough members, or if a member is a parent."""
+        parents = {parent for name in space.names for parent in space.parents(name)}
+        members = [member for names in space.groups.values() for member in names]
+        is_large = any(len(names) >= MIN_MEMBERS for names in space.groups.values())
+        return cls(space) if is_large and not parents.intersection(members) else None
+
+    @property
+    def n_shared_first(self) -> int:
+        """How many trials search the shared space first."""
+        return SHARED_FIRST + SHARED_FIRST_PER_PARAMETER * len(self.shared_space)
+
+    def spread(self, shared: Point) -> Point:
+        """Return the point of `space` where the members of each family have the value of a point of `shared_space`."""
+        sources = {name: self._family.get(name, name) for name in self.space.names}
+        return {name: shared[source] for name, source in sources.items() if source in shared}
+
+    def shared(self, point: Point) -> Point | None:
+        """Return the point of `shared_space` for a point whose members are equal within each family; None for others."""
+        found: dict[str, Value] = {}
+        for name, value in point.items():
+            if found.setdefault(self._family.get(name, name), value) != value:
+                return None
+        return found
+
+    def shared_history(self, history: History) -> History:
+        """Return the trials of a history that lie in the shared space, as points of it."""
+        points = [self.shared(point) for point in history.points]
+        chosen = [i for i, point in enumerate(points) if point is not None]
+        return History(
+            tuple(point for point in points if point is not None),
+            history.losses[chosen],
+            history.slacks[chosen],
+            tuple(history.status[i] for i in chosen),
+            tuple(history.notes[i] for i in chosen),
+        )
+
+
+def member_maps(families: Families, embedding: Embedding, shared: Embedding) -> MemberMaps:
+    """Return the maps from all features to those of the shared parameters, one for each name of a member.
+
+    A family without a member of that name gives the mean of its members.
+    """
+    space = families.space
+    of_group = {
+        group: {name[len(group) + 1 : -1]: embedding.encoder.names.index(name) for name in names}
+        for group, names in space.groups.items()
+    }
+    labels = list(dict.fromkeys(label for members in of_group.values() for label in members))
+    maps = np.zeros((len(labels), embedding.n_features, shared.n_features))
+    for u, label in enumerate(labels):
+        for j, name in enumerate(shared.encoder.names):
+            columns = np.flatnonzero(shared.owner == j)
+            members = of_group.get(name)
+            if members is None:
+                sources = [embedding.encoder.names.index(name)]
+            else:
+                sources = [members[label]] if label in members else list(members.values())
+            for i in sources:
+                maps[u, np.flatnonzero(embedding.owner == i), columns] += 1.0 / len(sources)
+    return MemberMaps(maps)
+
+
+def region(encoder: SpaceEncoder, center: Array, length: float) -> Ranges:
+    """Return the ranges of a trust region: within `length` of a full row, and at least one step to either side.
+
+    Unordered choices and inactive parameters stay free.
+    """
+    found: dict[str, Sequence[Value]] = {}
+    active = encoder.is_active(center[None])[0]
+    for i in np.flatnonzero(encoder.is_ordered & active):
+        name, u, levels = encoder.names[i], float(center[i]), encoder.levels[i]
+        parameter = encoder.space[name]
+        if levels is None:
+            low, high = max(0.0, u - length), min(1.0, u + length)
+            found[name] = [parameter.from_unit(low), parameter.from_unit(high)]
+            continue
+        here = int(np.abs(levels - u).argmin())
+        near = (np.abs(levels - u) <= length) | (np.abs(np.arange(len(levels)) - here) <= 1)
+        values = [parameter.from_unit(level) for level in levels[near].tolist()]
+        found[name] = values if isinstance(parameter, Choice) else [values[0], values[-1]]
+    return found
+
+
+def region_length(outcomes: Sequence[bool]) -> float:
+    """Return half the width of the trust region after trials within it, each of which was better than all before or not."""
+    length, failures = FIRST_LENGTH, 0
+    for is_better in outcomes:
+        failures = 0 if is_better else failures + 1
+        if is_better:
+            length = min(MAX_LENGTH, length * GROWTH)
+        elif failures == MAX_FAILURES:
+            length, failures = max(MIN_LENGTH, length * SHRINKAGE), 0
+    return length
+
+
+def are_better(history: History, notes: Sequence[Mapping[str, object]], key: str) -> list[bool]:
+    """Return for each ended trial with `key` in its note whether it was not covered by a feasible one before it."""
+    feasible = history.is_feasible
+    ended = ~history.has_status("pending")
+    found = []
+    for i, note in enumerate(notes):
+        if key in note and ended[i]:
+            earlier = history.losses[:i][feasible[:i]]
+            found.append(bool(feasible[i]) and not bool((earlier <= history.losses[i]).all(1).any()))
+    return found
