@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.special import ndtr
@@ -13,17 +13,16 @@ from nbcompress.optimize.encoding import Embedding
 from nbcompress.optimize.history import Array, History
 from nbcompress.optimize.outcome_transform import without_penalties
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
-from nbcompress.optimize.surrogates.members import MemberFit
 from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH,
     LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE,
     fit,
 )
+from nbcompress.optimize.surrogates.members import MemberFit
 from nbcompress.study.front import is_non_dominated
 
 # How many earlier sets of hyperparameters are tried after a failed fit.
 MAX_EARLIER = 3
-TREND = False
 # Labels of a failed and of a successful trial: like a constraint, at most 0 is good.
 FAILED, SUCCEEDED = 1.0, -1.0
 # Hyperparameters of the failure model. They are not fitted: a step function has no lengthscale, and the best fit would
@@ -88,12 +87,14 @@ class FittedModels:
         log_tail = is_single and not embedding.encoder.space.has_conditions
         width = LENGTHSCALE_PRIOR_WIDTH if is_single else LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
         # Effects of choices and stepped numbers tend to add up; among continuous parameters a trend gained nothing.
-        spec = replace(spec, has_trend=TREND or not embedding.encoder.is_continuous.all())
+        spec = replace(spec, has_trend=not embedding.encoder.is_continuous.all())
 
         def fit_model(name: str, known: Array, values: Array, log_tail: bool = False) -> GaussianProcess:
             earlier = _earlier_hyperparameters(history, name)
-            if members is not None:
-                return members.fit(spec, known, values, earlier, log_tail=log_tail, width=width)
+            if members is not None and members.is_enough(known):
+                # It has all methods of a process that `logei`, `ucb` and `pi` need.
+                process = members.fit(spec, known, values, earlier, log_tail=log_tail, width=width)
+                return cast(GaussianProcess, process)
             fitted = fit(
                 spec, embedding.owner, embedding.encoder.d, known, values, earlier, log_tail=log_tail, width=width
             )

@@ -17,26 +17,30 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from nbcompress.optimize.candidates import Ranges
 from nbcompress.optimize.encoding import Embedding, SpaceEncoder
 from nbcompress.optimize.history import Array, History
-from nbcompress.optimize.surrogates.members import MemberMaps
+from nbcompress.optimize.surrogates.members import MemberFit, MemberMaps
 from nbcompress.space import Choice, Point, Space, Value
 
 # A declaration with at least so many members makes a search one over families. Heuristic.
 MIN_MEMBERS = 5
 # So many trials search the shared space first: some, and some for each of its parameters. Heuristic, see
 # benchmarks.md#many-parameters.
-SHARED_FIRST, SHARED_FIRST_PER_PARAMETER = 4, 4
+SHARED_FIRST, SHARED_FIRST_PER_PARAMETER = 4, 3
 # Later, one trial in so many searches the shared space.
 SHARED_EVERY = 6
+# The key of the trust region's length in a proposal's note.
+REGION = "region"
+# More numbers than this in the maps of members would take too much memory.
+MAX_MAPS = 10_000_000
 # Half the width of the trust region, as a share of an axis: at first, its limits, and its change after a better point
 # and after several others. Heuristics, see benchmarks.md#many-parameters.
-FIRST_LENGTH, MIN_LENGTH, MAX_LENGTH = 0.2, 0.02, 0.5
+FIRST_LENGTH, MIN_LENGTH, MAX_LENGTH = 0.15, 0.02, 0.5
 GROWTH, SHRINKAGE, MAX_FAILURES = 1.5, 0.7, 3
 
 
@@ -68,6 +72,25 @@ class Families:
         """How many trials search the shared space first."""
         return SHARED_FIRST + SHARED_FIRST_PER_PARAMETER * len(self.shared_space)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the declarations with `each=`."""
+        return tuple(self.space.groups)
+
+    def member_fit(self, embedding: Embedding, shared: Embedding) -> MemberFit | None:
+        """Return how models learn from shared values; None if there are too many members.
+
+        Args:
+            embedding: Of `space`.
+            shared: Of `shared_space`.
+        """
+        n_members = len({name.partition("[")[2] for name in self._family})
+        if n_members * embedding.n_features * shared.n_features > MAX_MAPS:
+            return None
+        has_trend = not bool(shared.encoder.is_continuous.all())
+        maps = _member_maps(self.space, embedding, shared)
+        return MemberFit(maps, shared.owner, shared.encoder.d, has_trend)
+
     def spread(self, shared: Point) -> Point:
         """Return the point of `space` where the members of each family have the value of a point of `shared_space`."""
         sources = {name: self._family.get(name, name) for name in self.space.names}
@@ -80,6 +103,10 @@ class Families:
             if found.setdefault(self._family.get(name, name), value) != value:
                 return None
         return found
+
+    def are_shared(self, points: Sequence[Point]) -> bool:
+        """Say whether each of these points shares its values."""
+        return all(self.shared(point) is not None for point in points)
 
     def shared_history(self, history: History) -> History:
         """Return the trials of a history that lie in the shared space, as points of it."""
@@ -94,28 +121,24 @@ class Families:
         )
 
 
-def member_maps(families: Families, embedding: Embedding, shared: Embedding) -> MemberMaps:
+def _member_maps(space: Space, embedding: Embedding, shared: Embedding) -> MemberMaps:
     """Return the maps from all features to those of the shared parameters, one for each name of a member.
 
-    A family without a member of that name gives the mean of its members.
+    A family without a member of that name gives the mean of its members, and a parameter of its own gives itself.
     """
-    space = families.space
-    of_group = {
-        group: {name[len(group) + 1 : -1]: embedding.encoder.names.index(name) for name in names}
-        for group, names in space.groups.items()
+    names = embedding.encoder.names
+    families = {
+        family: {name[len(family) + 1 : -1]: names.index(name) for name in members}
+        for family, members in space.groups.items()
     }
-    labels = list(dict.fromkeys(label for members in of_group.values() for label in members))
+    labels = list(dict.fromkeys(label for members in families.values() for label in members))
     maps = np.zeros((len(labels), embedding.n_features, shared.n_features))
     for u, label in enumerate(labels):
         for j, name in enumerate(shared.encoder.names):
-            columns = np.flatnonzero(shared.owner == j)
-            members = of_group.get(name)
-            if members is None:
-                sources = [embedding.encoder.names.index(name)]
-            else:
-                sources = [members[label]] if label in members else list(members.values())
+            members = families[name] if name in families else {label: names.index(name)}
+            sources = [members[label]] if label in members else list(members.values())
             for i in sources:
-                maps[u, np.flatnonzero(embedding.owner == i), columns] += 1.0 / len(sources)
+                maps[u, np.flatnonzero(embedding.owner == i), np.flatnonzero(shared.owner == j)] += 1 / len(sources)
     return MemberMaps(maps)
 
 
@@ -140,25 +163,19 @@ def region(encoder: SpaceEncoder, center: Array, length: float) -> Ranges:
     return found
 
 
-def region_length(outcomes: Sequence[bool]) -> float:
-    """Return half the width of the trust region after trials within it, each of which was better than all before or not."""
+def region_length(history: History) -> float:
+    """Return half the width of the next trust region.
+
+    It follows from the ended trials within earlier ones: is a trial feasible, and no earlier feasible one as good?
+    """
     length, failures = FIRST_LENGTH, 0
-    for is_better in outcomes:
+    feasible, is_pending = history.is_feasible, history.has_status("pending")
+    for i in (i for i, note in enumerate(history.notes) if REGION in note and not is_pending[i]):
+        earlier = history.losses[:i][feasible[:i]]
+        is_better = bool(feasible[i]) and not bool((earlier <= history.losses[i]).all(1).any())
         failures = 0 if is_better else failures + 1
         if is_better:
             length = min(MAX_LENGTH, length * GROWTH)
         elif failures == MAX_FAILURES:
             length, failures = max(MIN_LENGTH, length * SHRINKAGE), 0
     return length
-
-
-def are_better(history: History, notes: Sequence[Mapping[str, object]], key: str) -> list[bool]:
-    """Return for each ended trial with `key` in its note whether it was not covered by a feasible one before it."""
-    feasible = history.is_feasible
-    ended = ~history.has_status("pending")
-    found = []
-    for i, note in enumerate(notes):
-        if key in note and ended[i]:
-            earlier = history.losses[:i][feasible[:i]]
-            found.append(bool(feasible[i]) and not bool((earlier <= history.losses[i]).all(1).any()))
-    return found

@@ -1,7 +1,8 @@
 """The sampler `gp`: Bayesian optimization with Gaussian processes.
 
 The first points are the middle of every range and a Sobol sequence. Then the point with the largest acquisition value
-is proposed. If the search has reached a plateau, every other point is random.
+is proposed. If the search has reached a plateau, every other point is random. A search over families of parameters
+(`each=`) with a constraint begins with values that all members share, see `families.py`.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ from nbcompress.optimize.multi_objective import (
     draw_weights,
     reference_point,
     scalarized_acquisition,
+    useful_limits,
 )
 from nbcompress.optimize.proposers.baselines import SobolProposer
-from nbcompress.optimize.proposers.families import SHARED_EVERY, Families, are_better, member_maps, region, region_length
+from nbcompress.optimize.proposers.families import REGION, SHARED_EVERY, Families, region, region_length
 from nbcompress.optimize.protocol import Stream, random_generator
 from nbcompress.optimize.surrogates.closed_form import ModelSpec
 from nbcompress.optimize.surrogates.members import MemberFit
-from nbcompress.space import Space
-MEMBERS = True
+from nbcompress.space import Point, Space
 from nbcompress.study.front import is_non_dominated
 
 MAX_OBJECTIVES = 4
@@ -76,6 +77,8 @@ class GaussianProcessProposer:
         acquisition: `logei`, `ucb`, `pi` or `qlogei`.
         kernel: `matern52` or `rbf`.
         mean: `constant`, `linear` or `zero`.
+        limits_reference: Whether the hypervolume of several objectives is limited to a useful range, see
+            `useful_limits`. It always is in a search over families with a constraint.
 
     Raises:
         GoalError: An unknown acquisition, kernel or mean; or too many objectives.
@@ -90,6 +93,8 @@ class GaussianProcessProposer:
         acquisition: str = "logei",
         kernel: str = "matern52",
         mean: str = "constant",
+        *,
+        limits_reference: bool = False,
     ) -> None:
         if acquisition not in ACQUISITIONS:
             known = ", ".join(ACQUISITIONS)
@@ -109,18 +114,15 @@ class GaussianProcessProposer:
         self._sobol = SobolProposer(space, seed)
         # A space is compared by its text, which is slow to make.
         self._models_key = (FittedModels, repr(space), self.spec)
-        self.families = Families.of(space)
-        self._shared: GaussianProcessProposer | None = None
+        # Without a constraint a search of the whole space is better, see benchmarks.md#many-parameters.
+        self.families = Families.of(space) if n_constraints > 0 else None
+        self.limits_reference = limits_reference or self.families is not None
         if self.families is not None:
-            shared_space = self.families.shared_space
             self._shared = GaussianProcessProposer(
-                shared_space, n_objectives, n_constraints, seed, acquisition, kernel, mean
-            )
-            shared = self._shared.embedding
-            maps = member_maps(self.families, self.embedding, shared)
-            self._members = MemberFit(
-                maps, shared.owner, shared.encoder.d, not bool(shared.encoder.is_continuous.all())
-            )
+                self.families.shared_space, n_objectives, n_constraints, seed, acquisition, kernel, mean,
+                limits_reference=True,
+            )  # fmt: skip
+            self._member_fit = self.families.member_fit(self.embedding, self._shared.embedding)
 
     def propose(self, number: int, history: History) -> Proposal:
         with single_threaded_blas():
@@ -165,42 +167,60 @@ class GaussianProcessProposer:
     def _propose_with_families(
         self, families: Families, number: int, history: History, untried: UntriedPoints
     ) -> Proposal:
+        """Propose a point whose members share values, or one in a trust region around the best known point."""
         shared_history = families.shared_history(history)
-        n_shared, n_first = len(shared_history), families.n_shared_first
-        is_early = n_shared < n_first or (not history.is_feasible.any() and n_shared < 2 * n_first)
-        if is_early or number % SHARED_EVERY == 0:
+        n_first = families.n_shared_first
+        # Without a feasible trial the shared space is searched for longer, since it reaches the smallest values.
+        is_first = len(shared_history) < n_first + (0 if history.is_feasible.any() else n_first)
+        if is_first or (number % SHARED_EVERY == 0 and families.are_shared(self._best_points(history))):
             try:
                 proposal = self._shared.propose(number, shared_history)
-                return Proposal(families.spread(proposal.point), proposal.note, f"all alike: {proposal.reason}")
             except SpaceExhausted:
                 pass
-        models = self._member_models(history)
+            else:
+                reason = f"{proposal.reason}; with one value for each of {', '.join(families.names)}"
+                return Proposal(families.spread(proposal.point), proposal.note, reason)
+        models = self._fit_member_models(history)
         best = self._best_known_rows(models, history)
-        center = best[number % len(best)] if self.n_objectives > 1 else best[0]
-        length = region_length(are_better(history, history.notes, "region"))
-        within = UntriedPointsWithin(self.encoder, history, region(self.encoder, center, length))
+        if len(best) == 0:
+            return self._initial_point(number, history, untried)
+        length = region_length(history)
+        ranges = region(self.encoder, best[number % len(best) if self.n_objectives > 1 else 0], length)
         try:
-            proposal = self._propose_by_models(number, history, within, models)
+            proposal = self._propose_by_models(
+                number, history, UntriedPointsWithin(self.encoder, history, ranges), models
+            )
         except SpaceExhausted:
             proposal = self._propose_by_models(number, history, untried, models)
-        return Proposal(proposal.point, {**proposal.note, "region": length}, proposal.reason + f"; within {length:.2g}")
+        note = {**proposal.note, REGION: length}
+        return Proposal(proposal.point, note, f"{proposal.reason}; within {length:.2g} of a best known point")
 
-    def _member_models(self, history: History) -> FittedModels:
-        if not MEMBERS:
+    def _best_points(self, history: History) -> list[Point]:
+        """Return the feasible points that no other one covers; with one objective the best one."""
+        feasible = np.flatnonzero(history.is_feasible)
+        losses = history.losses[feasible]
+        best = feasible[is_non_dominated(losses)] if self.n_objectives > 1 else feasible[losses[:, 0].argsort()[:1]]
+        return [history.points[i] for i in best]
+
+    def _fit_member_models(self, history: History) -> FittedModels:
+        """Return the models for families. `qlogei` needs joint predictions, which they do not have."""
+        if self._member_fit is None or self.acquisition == "qlogei":
             return self.fit_models(history)
-        return history.cached(
-            (MemberFit, *self._models_key[1:]),
-            lambda: FittedModels.fit(history, self.embedding, self.spec, self._members),
-        )
+
+        def fit() -> FittedModels:
+            return FittedModels.fit(history, self.embedding, self.spec, self._member_fit)
+
+        return history.cached((MemberFit, *self._models_key), fit)
 
     def _propose_by_models(
         self, number: int, history: History, untried: UntriedPoints, models: FittedModels | None = None
     ) -> Proposal:
+        """Propose the point with the largest acquisition value; on a plateau, every other one is random."""
         if is_random_on_plateau(number, history):
             reason = f"drawn at random, since {n_repeats(history)} of the latest trials only repeat the best value"
             rng = random_generator(self.seed, number, Stream.RANDOM_AMONG_UNTRIED)
             return Proposal(untried.draw(rng), reason=reason)
-        models = models or self.fit_models(history)
+        models = models if models is not None else self.fit_models(history)
         gain, feasibility = self.acquisition_terms(models, history, number)
         if gain is None and not feasibility:
             return self._initial_point(number, history, untried)
@@ -241,7 +261,7 @@ class GaussianProcessProposer:
         losses = models.mean_losses(np.vstack([feasible, models.X_pending]))
         if self.n_objectives == 1:
             return analytic_acquisition(acquisition, models.objectives[0], float(losses.min()))
-        reference = reference_point(losses)
+        reference = self._reference(models, history, losses)
         objectives = [models.objectives[j] for j in range(self.n_objectives)]
         if acquisition in ("ucb", "pi"):
             rng = random_generator(self.seed, number, Stream.SCALARIZATION_WEIGHTS)
@@ -257,6 +277,20 @@ class GaussianProcessProposer:
         X_baseline = np.vstack([front, models.X_pending])
         return QLogNoisyExpectedHypervolumeImprovement(unconditioned, X_baseline, reference, seed)
 
+    def _reference(self, models: FittedModels, history: History, losses: Array) -> Array:
+        """Return the reference point of the hypervolume, standardized; shape `(m,)`."""
+        reference = reference_point(losses)
+        if not self.limits_reference:
+            return reference
+        limits = useful_limits(history)
+        transforms = [models.objectives[j].outcome_transform for j in range(self.n_objectives)]
+        return np.array(
+            [
+                transform.transform(limit) if np.isfinite(limit) else usual
+                for transform, limit, usual in zip(transforms, limits.tolist(), reference.tolist(), strict=True)
+            ]
+        )
+
     def _best_known_rows(self, models: FittedModels, history: History) -> Array:
         """Return full rows of the best known points, shape `(b, d)`; without a feasible one the least infeasible."""
         feasible = history.is_feasible
@@ -266,6 +300,9 @@ class GaussianProcessProposer:
                 order = np.argsort(losses[:, 0], kind="stable")
             else:
                 order = np.flatnonzero(is_non_dominated(losses))
+                if self.limits_reference:
+                    is_useful = (losses[order] <= useful_limits(history)).all(1)
+                    order = order[is_useful] if is_useful.any() else order
                 # Evenly spread along the front, including its ends.
                 order = order[np.argsort(losses[order, 0], kind="stable")]
                 order = order[np.unique(np.linspace(0, len(order) - 1, N_BEST_KNOWN).round().astype(int))]

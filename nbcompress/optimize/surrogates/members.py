@@ -32,21 +32,24 @@ from nbcompress.optimize.surrogates.closed_form import (
     GaussianProcess,
     Hyperparameters,
     ModelSpec,
+    _sum_by_feature,
     inverse_cholesky,
     squared_distances,
     trend_basis,
-    _sum_by_feature,
 )
 from nbcompress.optimize.surrogates.fit import fit
 
+# Features of equal values differ by no more than this.
 ROUNDING = 1e-9
+# f is fitted to at least so many points.
+MIN_SHARED = 3
 # Priors of t_1, t_2, t_3 and v: normal in the logarithm, (median, width). Heuristics, see
 # benchmarks.md#many-parameters.
 PRIORS = ((1.0, 1.0), (0.03, 1.5), (0.03, 1.5), (1e-4, 3.0))
 BOUNDS = ((1e-2, 1e2), (1e-4, 1e1), (1e-4, 1e1), (NOISE_FLOOR, 1.0))
 # The lengthscale of M, times the root of the number of features. Heuristic.
 LENGTHSCALE = 0.5
-MAX_EVALUATIONS = 40
+MAX_EVALUATIONS, LARGE_N, LARGE_N_EVALUATIONS = 40, 200, 8
 FIRST_STEP, GRADIENT_TOLERANCE, VALUE_TOLERANCE = 0.5, 1e-2, 1e-3
 
 
@@ -227,7 +230,7 @@ def fit_members(
         center[None],
         low,
         high,
-        evaluations=MAX_EVALUATIONS,
+        evaluations=MAX_EVALUATIONS if len(y) <= LARGE_N else LARGE_N_EVALUATIONS,
         first_step=FIRST_STEP,
         gradient_tolerance=GRADIENT_TOLERANCE,
         value_tolerance=VALUE_TOLERANCE,
@@ -252,6 +255,15 @@ class MemberFit:
     d: int
     has_trend: bool
 
+    def is_shared(self, features: Array) -> NDArray[np.bool_]:
+        """Say which points `(n, D)` share the values of all members; shape `(n,)`."""
+        members = self.maps.members(features)
+        return np.asarray((np.abs(members - members[:, :1]) <= ROUNDING).all((1, 2)))
+
+    def is_enough(self, features: Array) -> bool:
+        """Say whether enough known points share their values for f to be fitted."""
+        return int(self.is_shared(features).sum()) >= MIN_SHARED
+
     def fit(
         self,
         spec: ModelSpec,
@@ -262,11 +274,19 @@ class MemberFit:
         log_tail: bool,
         width: float,
     ) -> MemberProcess:
-        members = self.maps.members(features)
-        is_shared = (np.abs(members - members[:, :1]) <= ROUNDING).all((1, 2))
+        """Fit f to the points that share values, and the variances to all.
+
+        Args:
+            spec: Kernel and mean of f.
+            features: Shape `(n, D)`.
+            values: Shape `(n,)`; in any units, finite.
+            earlier: Hyperparameters of earlier fits of f, newest first.
+            log_tail, width: See `fit`.
+        """
+        is_shared = self.is_shared(features)
+        shared = self.maps.members(features[is_shared])[:, 0]
         spec = replace(spec, has_trend=self.has_trend)
-        fitted = fit(spec, self.owner, self.d, members[is_shared, 0], values[is_shared], earlier,
-                     log_tail=log_tail, width=width)
+        fitted = fit(spec, self.owner, self.d, shared, values[is_shared], earlier, log_tail=log_tail, width=width)
         transform = fitted.model.outcome_transform
         y = np.array([transform.transform(value) for value in values.tolist()])
         return fit_members(self.maps, fitted.model, features, y, transform)
