@@ -106,7 +106,7 @@ def useful_limits(history: History) -> Array:
     if np.isinf(limits).all():
         return limits
     feasible = history.losses[history.is_feasible]
-    for j in np.flatnonzero(np.isinf(limits)):
+    for j in np.flatnonzero(np.isinf(limits)).tolist():
         values = without_penalties(losses[:, j])
         best, extent = values.min(), np.ptp(values)
         # While no feasible value is that good, each better one is a gain.

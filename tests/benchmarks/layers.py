@@ -6,7 +6,7 @@
     python tests/benchmarks/layers.py --report                    tables from the runs so far
 
 `uniform` is what a person would do by hand: all layers share bits and amount, on a grid of as many points as there are
-trials. `uniform, fine` is the same grid with 500 amounts and no limit of trials. The problems are in
+trials. `uniform, fine` is the same grid with 200 amounts and no limit of trials. The problems are in
 `layer_problems.py`; `layers30` and `pruned layers`, without a budget, are those of `search.py`, and their peers are
 taken from its kept runs. Every run is one line of `results/layers.jsonl`; a run that is there is not repeated, and
 `--again ours` removes those of a peer. Scores are errors above the best (formulas), errors (networks) or the missing
@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 WITHOUT_BUDGET = tuple(p for p in (*PROBLEMS, PRUNED_LAYERS) if p.name in ("layers30", "pruned layers"))
 ALL = (*LAYER_PROBLEMS, *WITHOUT_BUDGET)
 COMPARED = (OURS, "uniform", "optuna-gp", "optuna-tpe", "random")
-FINE = 500
+FINE = 200
 
 
 class Uniform:

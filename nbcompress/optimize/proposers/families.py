@@ -4,8 +4,8 @@ A family is a declaration with `each=`, such as bits for each of 30 layers. A ra
 the same as any other one: sums over the members hardly vary, so a hard budget of size is met nowhere. Settings that
 all members share differ the most, they are few parameters, and a person would sweep them by hand. So
 
-1. the first trials, and every `SHARED_EVERY`-th later one, search the *shared space*, with one parameter for each
-   family;
+1. the first trials search the *shared space*, with one parameter for each family; later ones only now and then, as long
+   as nothing better is known;
 2. all others search a trust region around the best known point. It grows after a better point and shrinks after
    several that are not.
 
@@ -29,10 +29,10 @@ from nbcompress.space import Choice, Point, Space, Value
 
 # A declaration with at least so many members makes a search one over families. Heuristic.
 MIN_MEMBERS = 5
-# So many trials search the shared space first: some, and some for each of its parameters. Heuristic, see
+# So many trials search the shared space first: some, and some for each of its parameters, up to a limit. Heuristic, see
 # benchmarks.md#many-parameters.
-SHARED_FIRST, SHARED_FIRST_PER_PARAMETER = 4, 3
-# Later, one trial in so many searches the shared space.
+SHARED_FIRST, SHARED_FIRST_PER_PARAMETER, MAX_SHARED_FIRST = 4, 3, 16
+# Later, one trial in so many searches the shared space, as long as nothing better than shared values is known.
 SHARED_EVERY = 6
 # The key of the trust region's length in a proposal's note.
 REGION = "region"
@@ -54,8 +54,10 @@ class Families:
 
     def __init__(self, space: Space) -> None:
         self.space = space
+        conditions = space.conditions
+        first = {name: space.groups.get(name, (name,))[0] for name in space.declared()}
         self.shared_space = Space(
-            {name: parameter.replaced(None, parameter.when) for name, parameter in space.declared().items()}
+            {name: space[member].replaced(None, conditions.get(member)) for name, member in first.items()}
         )
         self._family = {member: name for name, members in space.groups.items() for member in members}
 
@@ -70,7 +72,7 @@ class Families:
     @property
     def n_shared_first(self) -> int:
         """How many trials search the shared space first."""
-        return SHARED_FIRST + SHARED_FIRST_PER_PARAMETER * len(self.shared_space)
+        return min(SHARED_FIRST + SHARED_FIRST_PER_PARAMETER * len(self.shared_space), MAX_SHARED_FIRST)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ class Families:
         return {name: shared[source] for name, source in sources.items() if source in shared}
 
     def shared(self, point: Point) -> Point | None:
-        """Return the point of `shared_space` for a point whose members are equal within each family; None for others."""
+        """Return a point whose members are equal within each family as one of `shared_space`; None for any other."""
         found: dict[str, Value] = {}
         for name, value in point.items():
             if found.setdefault(self._family.get(name, name), value) != value:

@@ -174,12 +174,9 @@ class GaussianProcessProposer:
         is_first = len(shared_history) < n_first + (0 if history.is_feasible.any() else n_first)
         if is_first or (number % SHARED_EVERY == 0 and families.are_shared(self._best_points(history))):
             try:
-                proposal = self._shared.propose(number, shared_history)
+                return self._propose_shared(families, number, shared_history)
             except SpaceExhausted:
                 pass
-            else:
-                reason = f"{proposal.reason}; with one value for each of {', '.join(families.names)}"
-                return Proposal(families.spread(proposal.point), proposal.note, reason)
         models = self._fit_member_models(history)
         best = self._best_known_rows(models, history)
         if len(best) == 0:
@@ -194,6 +191,13 @@ class GaussianProcessProposer:
             proposal = self._propose_by_models(number, history, untried, models)
         note = {**proposal.note, REGION: length}
         return Proposal(proposal.point, note, f"{proposal.reason}; within {length:.2g} of a best known point")
+
+    def _propose_shared(self, families: Families, number: int, shared_history: History) -> Proposal:
+        """Propose a point whose members share values, from the trials that do."""
+        untried = UntriedPoints(self._shared.encoder, shared_history)
+        proposal = self._shared._propose_among(number, shared_history, untried)
+        reason = f"{proposal.reason}; with one value for each of {', '.join(families.names)}"
+        return Proposal(families.spread(proposal.point), proposal.note, reason)
 
     def _best_points(self, history: History) -> list[Point]:
         """Return the feasible points that no other one covers; with one objective the best one."""

@@ -65,11 +65,11 @@ class MemberMaps:
 
     def members(self, features: Array) -> Array:
         """Return the shared features that each member would give all others: `(n, D)` gives `(n, U, S)`."""
-        return np.einsum("nd,uds->nus", features, self.maps, optimize=True)
+        return np.asarray(np.einsum("nd,uds->nus", features, self.maps, optimize=True))
 
     def pull_back(self, gradients: Array) -> Array:
         """Turn gradients by the members' features `(n, U, S)` into gradients by all features `(n, D)`."""
-        return np.einsum("nus,uds->nd", gradients, self.maps, optimize=True)
+        return np.asarray(np.einsum("nus,uds->nd", gradients, self.maps, optimize=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ class MemberProcess:
 
     def _prior_variances(self, H: Array, P: Array) -> Array:
         t1, t2, t3, _ = self.variances
-        return t1 * (H * H).sum(1) + t2 * (P * P).sum(1) + t3
+        return np.asarray(t1 * (H * H).sum(1) + t2 * (P * P).sum(1) + t3)
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation `(m,)` of the noise-free values at features `(m, D)`, standardized."""
@@ -191,7 +191,7 @@ def centered(values: Array) -> Array:
 def basis(maps: MemberMaps, shared: GaussianProcess, features: Array) -> tuple[Array, Array, Array]:
     """Return the mean of f over members `(n,)`, H / U `(n, U)` and P `(n, 2D)`."""
     members = maps.members(features)
-    h = shared.predict_mean(members.reshape(-1, members.shape[2])).reshape(members.shape[:2])
+    h = shared.predict_mean(members.reshape(-1, members.shape[-1])).reshape(len(features), -1)
     return h.mean(1), centered(h) / h.shape[1], trend_basis(features)[0]
 
 
