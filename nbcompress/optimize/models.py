@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -18,7 +18,6 @@ from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE,
     fit,
 )
-from nbcompress.optimize.surrogates.members import MemberFit
 from nbcompress.study.front import is_non_dominated
 
 # How many earlier sets of hyperparameters are tried after a failed fit.
@@ -65,12 +64,8 @@ class FittedModels:
     unconditioned: Mapping[int, GaussianProcess] = field(default_factory=dict)
 
     @classmethod
-    def fit(
-        cls, history: History, embedding: Embedding, spec: ModelSpec, members: MemberFit | None = None
-    ) -> FittedModels:
+    def fit(cls, history: History, embedding: Embedding, spec: ModelSpec) -> FittedModels:
         """Fit every model to the part of the history where its value is known.
-
-        With `members` the models of losses and slacks are `MemberProcess`es.
 
         Hyperparameters in the history's notes serve as starts, so a fit depends on nothing but its arguments.
         """
@@ -91,10 +86,6 @@ class FittedModels:
 
         def fit_model(name: str, known: Array, values: Array, log_tail: bool = False) -> GaussianProcess:
             earlier = _earlier_hyperparameters(history, name)
-            if members is not None and members.is_enough(known):
-                # It has all methods of a process that `logei`, `ucb` and `pi` need.
-                process = members.fit(spec, known, values, earlier, log_tail=log_tail, width=width)
-                return cast(GaussianProcess, process)
             fitted = fit(
                 spec, embedding.owner, embedding.encoder.d, known, values, earlier, log_tail=log_tail, width=width
             )

@@ -42,7 +42,14 @@ from nbcompress.optimize.multi_objective import (
     useful_limits,
 )
 from nbcompress.optimize.proposers.baselines import SobolProposer
-from nbcompress.optimize.proposers.families import REGION, SHARED_EVERY, Families, region, region_length
+from nbcompress.optimize.proposers.families import (
+    REGION,
+    SHARED_EVERY,
+    Families,
+    fit_member_models,
+    region,
+    region_length,
+)
 from nbcompress.optimize.protocol import Stream, random_generator
 from nbcompress.optimize.surrogates.closed_form import ModelSpec
 from nbcompress.optimize.surrogates.members import MemberFit
@@ -177,7 +184,7 @@ class GaussianProcessProposer:
                 return self._propose_shared(families, number, shared_history)
             except SpaceExhausted:
                 pass
-        models = self._fit_member_models(history)
+        models = self._fit_member_models(families, history)
         best = self._best_known_rows(models, history)
         if len(best) == 0:
             return self._initial_point(number, history, untried)
@@ -206,15 +213,13 @@ class GaussianProcessProposer:
         best = feasible[is_non_dominated(losses)] if self.n_objectives > 1 else feasible[losses[:, 0].argsort()[:1]]
         return [history.points[i] for i in best]
 
-    def _fit_member_models(self, history: History) -> FittedModels:
-        """Return the models for families. `qlogei` needs joint predictions, which they do not have."""
-        if self._member_fit is None or self.acquisition == "qlogei":
-            return self.fit_models(history)
-
-        def fit() -> FittedModels:
-            return FittedModels.fit(history, self.embedding, self.spec, self._member_fit)
-
-        return history.cached((MemberFit, *self._models_key), fit)
+    def _fit_member_models(self, families: Families, history: History) -> FittedModels:
+        """Return the models that learn from shared values; the usual ones for `qlogei`, which conditions them."""
+        usual, members = self.fit_models(history), self._member_fit
+        if members is None or self.acquisition == "qlogei":
+            return usual
+        key = (MemberFit, *self._models_key)
+        return history.cached(key, lambda: fit_member_models(usual, history, families, members))
 
     def _propose_by_models(
         self, number: int, history: History, untried: UntriedPoints, models: FittedModels | None = None

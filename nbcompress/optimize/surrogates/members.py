@@ -91,7 +91,7 @@ class MemberProcess:
     features: Array
     y: Array
     outcome_transform: OutcomeTransform
-    _parts: tuple[Array, Array, Array] = field(init=False, repr=False)
+    _parts: tuple[Array, Array] = field(init=False, repr=False)
     _L_inverse: Array = field(init=False, repr=False)
     _a: Array = field(init=False, repr=False)
 
@@ -101,7 +101,7 @@ class MemberProcess:
         K[np.diag_indices_from(K)] += self.variances[3]
         L_inverse, _ = inverse_cholesky(K)
         a = L_inverse.T @ (L_inverse @ (self.y - f))
-        for name, value in (("_parts", (H, P, f)), ("_L_inverse", L_inverse), ("_a", a)):
+        for name, value in (("_parts", (H, P)), ("_L_inverse", L_inverse), ("_a", a)):
             object.__setattr__(self, name, value)
 
     @property
@@ -137,7 +137,7 @@ class MemberProcess:
         t1, t2, _, _ = self.variances
         f, H, P = basis(self.maps, self.shared, features)
         P_slope = trend_basis(features)[1]
-        H_known, P_known, _ = self._parts
+        H_known, P_known = self._parts
         k, slope = self._cross(H, P, features)
         half = k @ self._L_inverse.T
         variance = self._prior_variances(H, P) - (half * half).sum(1)
@@ -171,6 +171,28 @@ class MemberProcess:
 
     def _pulled(self, slopes: Array, weights: Array) -> Array:
         return self.maps.pull_back(slopes * weights[:, :, None])
+
+    @property
+    def n(self) -> int:
+        return len(self.y)
+
+    def joint(self, features: Array, *, observation_noise: bool = True) -> tuple[Array, Array]:
+        """Return the joint mean `(m,)` and covariance `(m, m)` of values at features `(m, D)`."""
+        f, H, P = basis(self.maps, self.shared, features)
+        k, _ = self._cross(H, P, features)
+        half = k @ self._L_inverse.T
+        prior = np.tensordot(self.variances[:3], covariances(H, P, features), 1)
+        noise = self.variances[3] if observation_noise else 0.0
+        return f + k @ self._a, prior - half @ half.T + noise * np.eye(len(features))
+
+    def untransform(self, mean: Array, std: Array) -> tuple[Array, Array]:
+        """Return standardized predictions in the units of the values."""
+        return self.outcome_transform.untransform(mean, std)
+
+    def leave_one_out(self) -> tuple[Array, Array]:
+        """Return mean and standard deviation of each known value given all others; f stays as it is."""
+        precision = np.einsum("ij,ij->j", self._L_inverse, self._L_inverse)
+        return self.y - self._a / precision, 1.0 / np.sqrt(precision)
 
     def condition_on_mean(self, X_pending: Array) -> MemberProcess:
         """Return the process conditioned on its own mean at pending points `(m, D)`; see `GaussianProcess`."""
