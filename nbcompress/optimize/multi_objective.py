@@ -110,7 +110,7 @@ def useful_limits(history: History) -> Array:
         values = without_penalties(losses[:, j])
         best, extent = values.min(), np.ptp(values)
         # While no feasible value is that good, each better one is a gain.
-        least = feasible[:, j].min(initial=best) + REFERENCE_MARGIN * extent
+        least = feasible[:, j].min() + REFERENCE_MARGIN * extent if len(feasible) > 0 else best
         limits[j] = max(best + USEFUL_SHARE * extent, least)
     return limits
 
