@@ -11,7 +11,7 @@ PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c 
 # One thread per process: the search and the tests start several processes, and more threads than cores are slow.
 ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
-FRONT_SOURCES := $(shell find labextension/src -name "*.ts") labextension/package.json labextension/package-lock.json labextension/build.mjs
+FRONT_SOURCES := $(shell find labextension/src labextension/schema -type f) labextension/package.json labextension/package-lock.json labextension/build.mjs
 
 .PHONY: demo test bench lab lint types python-tests front-tests browser-tests chromium clean
 

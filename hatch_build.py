@@ -72,3 +72,4 @@ def sources(folder: Path) -> Iterator[Path]:
         folder / name for name in ("package.json", "package-lock.json", "build.mjs") if (folder / name).is_file()
     )
     yield from sorted((folder / "src").rglob("*.ts"))
+    yield from sorted((folder / "schema").rglob("*.json"))

@@ -1,7 +1,7 @@
 // Bundles the study view three times: for the live panel, for JupyterLab's viewer, and for the page of a report.
 // With --tests, bundles the tests instead, so that any Node can run them.
 import { createHash } from "node:crypto";
-import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as esbuild from "esbuild";
@@ -46,8 +46,10 @@ async function buildExtension() {
   await rm(folder, { recursive: true, force: true });
   await mkdir(join(folder, "static"), { recursive: true });
   await writeFile(join(folder, load), entry);
+  // JupyterLab's server looks for the schema of a setting under the name of the extension.
+  await cp(join(here, description.jupyterlab.schemaDir), join(folder, "schemas", description.name), { recursive: true });
   const { name, version, description: text, license } = description;
-  const jupyterlab = { ...description.jupyterlab, _build: { load, mimeExtension: "./mimeExtension" } };
+  const jupyterlab = { ...description.jupyterlab, _build: { load, extension: "./extension", mimeExtension: "./mimeExtension" } };
   const shipped = { name, version, description: text, license, jupyterlab };
   await writeFile(join(folder, "package.json"), JSON.stringify(shipped, null, 2) + "\n");
 }

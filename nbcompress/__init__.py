@@ -43,6 +43,11 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     unregister(shell)
 
 
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    """Where Jupyter Server finds its extension. It reads this from the package that its configuration names."""
+    return [{"module": "nbcompress.server"}]
+
+
 def _jupyter_labextension_paths() -> list[dict[str, str]]:
     return [{"src": "labextension", "dest": "nbcompress"}]
 

@@ -1,4 +1,4 @@
-"""The fixed words that options of a search take. The first of each is the default.
+"""The fixed words that options of a search and of training take. The first of each is the default.
 
 They are listed apart from the code that they choose, so that help and Tab completion need not import it.
 """
@@ -10,4 +10,15 @@ ACQUISITIONS = ("logei", "ucb", "pi", "qlogei")
 KERNELS = ("matern52", "rbf")
 MEANS = ("constant", "linear", "zero")
 PRUNERS = ("none", "median", "asha", "hyperband")
-ENGINES = ("inline", "process")
+ENGINES = ("inline", "process", "ray", "dask")
+INTERRUPTS = ("return", "raise")
+
+# What `%compress` can try.
+TRIES = ("blocks", "channels", "rank", "weights", "bits", "codebooks", "training")
+# Of everything that trains.
+OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "gd")
+
+
+def is_engine(word: str) -> bool:
+    """Return whether a word chooses an engine: a fixed word, `ray://HOST:PORT` or `dask:ADDRESS`."""
+    return word in ENGINES or word.startswith(("ray://", "dask:"))

@@ -16,8 +16,10 @@ HOMES = {
     "Trial": "study",
     "accuracy": "measure",
     "cluster": "compressors",
+    "compress": "cell.compress",
     "compare": "measure",
     "distill": "compressors",
+    "enforce": "compressors",
     "export": "artifact",
     "factorize": "compressors",
     "finalists": "run",
@@ -35,6 +37,7 @@ HOMES = {
     "search": "run",
     "sensitivity": "measure",
     "size_bytes": "artifact",
+    "stop_trial": "run",
 }
 
 # Modules that are reached as attributes, such as `nc.optuna.Sampler`. A star import does not bring them: the names of

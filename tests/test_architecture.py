@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nbcompress"
 
 # The folders from the lowest floor to the highest. A module imports from lower floors and from its own folder.
-# `server` is reserved for the part that answers JupyterLab while a kernel is busy; the folder does not exist yet.
 FLOORS = [
     "space",
     "study",

@@ -1,12 +1,13 @@
 // The entry point for JupyterLab: a container in the protocol of module federation. It is written by hand because the
-// extension has one module and needs one class of JupyterLab. `init` receives the shared modules, `get` returns ours.
+// extension has few modules. `init` receives the shared modules of the page, `get` returns ours.
 
+import { MODULES, type LabModules } from "./lab";
 import { mimeExtension } from "./mime";
+import { plugins } from "./plugins";
 
 type Factory = () => unknown;
 type SharedScope = Record<string, Record<string, { get: () => Factory | Promise<Factory> }>>;
 
-const WIDGETS = "@lumino/widgets";
 let shared: SharedScope = {};
 
 async function sharedModule(name: string): Promise<Record<string, unknown>> {
@@ -17,17 +18,30 @@ async function sharedModule(name: string): Promise<Record<string, unknown>> {
   return (await version.get())() as Record<string, unknown>;
 }
 
+async function labModules(): Promise<LabModules> {
+  const entries = Object.entries(MODULES).map(async ([key, name]) => [key, await sharedModule(name)] as const);
+  return Object.fromEntries(await Promise.all(entries)) as unknown as LabModules;
+}
+
+const EXPORTS: Record<string, () => Promise<unknown>> = {
+  "./extension": async () => plugins(await labModules()),
+  "./mimeExtension": async () => {
+    const widgets = await sharedModule(MODULES.widgets);
+    return mimeExtension(widgets["Widget"] as Parameters<typeof mimeExtension>[0]);
+  },
+};
+
 const container = {
   init(scope: SharedScope): void {
     shared = scope;
   },
   async get(name: string): Promise<Factory> {
-    if (name !== "./mimeExtension") {
+    const made = EXPORTS[name];
+    if (!made) {
       throw new Error(`nbcompress has no module ${name}.`);
     }
-    const widgets = await sharedModule(WIDGETS);
-    const plugin = mimeExtension(widgets["Widget"] as Parameters<typeof mimeExtension>[0]);
-    return () => ({ __esModule: true, default: plugin });
+    const value = await made();
+    return () => ({ __esModule: true, default: value });
   },
 };
 

@@ -59,6 +59,13 @@ export interface Study {
   best: number | null;
   progress: null | Progress;
   baseline: null | Numbers;
+  /**
+   * What was measured once on data that no trial saw, as texts: the original first, then the front.
+   */
+  test?: {
+    columns: string[];
+    rows: string[][];
+  };
   slices: Slice[];
   importance: null | Numbers;
   calibration?: null | Calibration;
@@ -387,6 +394,10 @@ export const STUDY_FIELDS = {
   best: isEither(isInteger, isNull),
   progress: isEither(isNull, isProgress),
   baseline: isEither(isNull, isNumbers),
+  test: isOptional(hasFields({
+  columns: isListOf(isString),
+  rows: isListOf(isListOf(isString)),
+})),
   slices: isListOf(isSlice),
   importance: isEither(isNull, isNumbers),
   calibration: isOptional(isEither(isNull, isCalibration)),

@@ -16,6 +16,7 @@ import { STYLES } from "./styles";
 import { Tabs } from "./tabs";
 import { Tradeoff } from "./tradeoff";
 import { Trials } from "./trials";
+import { UnseenData } from "./unseen";
 import { WhatIf } from "./whatif";
 
 // What the user should know before reloading the page.
@@ -66,9 +67,10 @@ export class StudyView {
     this.tabs = tabs;
     const tradeoff = new Tradeoff(this.selection);
     const record = new RecordView();
-    this.parts = [this.header, tradeoff, tabs, this.trials, record];
+    const unseen = new UnseenData();
+    this.parts = [this.header, tradeoff, tabs, unseen, this.trials, record];
     const charts = el("div", { class: "nbc-charts" }, tradeoff.element, tabs.element);
-    this.element.append(el("style", {}, STYLES), this.header.element, charts, this.detail, this.trials.element, record.element, this.foot);
+    this.element.append(el("style", {}, STYLES), this.header.element, charts, this.detail, unseen.element, this.trials.element, record.element, this.foot);
     this.cleanups.push(
       this.selection.listen(() => {
         this.redraw();

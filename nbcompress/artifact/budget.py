@@ -17,6 +17,7 @@ from nbcompress.compressors import quantize as quantize_by_bits
 from nbcompress.compressors.layers import Patterns, Target, check_model, check_patterns, select
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.quantize import BitCost, BitCosts, allocate_bits, bit_increases, error_weights
 from nbcompress.compressors.session import FineTuneOptions
@@ -47,6 +48,11 @@ def quantize(
     seed: int = 0,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    optimizer: OptimizerChoice = "adam",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    weight_decay: float = 0.0,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids of a few bits.
 
@@ -75,10 +81,16 @@ def quantize(
         data: For `finetune`, `static` activations and `auto`: a `DataLoader`, a data set, or a pair of tensors (inputs,
             targets).
         finetune: Epochs of quantization-aware training, starting from the weights before rounding; 0 for none.
-        lr: Learning rate of that training (Adam).
+        lr: Step size of that training.
         seed: Of the training, and of the order of the data.
         loss: Training loss, from the output and the target to a scalar; chosen by the targets if None.
         output: Index or key of the prediction, where the model returns several tensors.
+        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
+            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
+        momentum: See `optimizer`.
+        betas: See `optimizer`.
+        eps: See `optimizer`.
+        weight_decay: See `optimizer`.
 
     Returns:
         A quantized copy. `nc.finetune` keeps its weights on their grids. Pruned zeros stay zero; of a clustered weight,
@@ -107,7 +119,8 @@ def quantize(
     patterns = check_patterns(layers)
     grids = {"scheme": scheme, "granularity": granularity, "scale": scale, "rest": rest, "layers": patterns}
     training = {"activations": activations, "data": data, "finetune": finetune, "lr": lr, "seed": seed}
-    training |= {"loss": loss, "output": output}
+    training |= {"loss": loss, "output": output, "optimizer": optimizer, "momentum": momentum, "betas": betas}
+    training |= {"eps": eps, "weight_decay": weight_decay}
     if bits != "auto":
         if budget is not None:
             raise CompressionError(
@@ -119,7 +132,9 @@ def quantize(
             f"{option('bits', 'auto')} needs {option('budget=')}, the length of the file, such as '60kB'"
         )
     n_bytes = parse_budget(budget)
-    FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
+    FineTuneOptions(
+        data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
+    )
     # The most bits first: this checks every other option, and if the file fits there is nothing to choose.
     widest = quantize_by_bits(model, 8, **grids)  # type: ignore[arg-type]
     search = _BitSearch(model, n_bytes, grids, training)
@@ -146,6 +161,47 @@ def parse_budget(budget: object) -> int:
             f"{option('budget')} must be a length such as '60kB', '60KiB', '1.5MB' or 60000, got {budget!r}"
         )
     return int(number)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the budget allows.
+
+    Attributes:
+        kilobytes: The most kilobytes (1,000 bytes) of the file, or None.
+        milliseconds: The most milliseconds of one call, or None.
+    """
+
+    kilobytes: float | None = None
+    milliseconds: float | None = None
+
+
+def parse_limits(budget: object) -> Limits:
+    """Return the limits that a budget means.
+
+    Args:
+        budget: Such as `"60kB"`, `"1.5MB"`, `"5ms"` or a number of bytes; or a list with one of each kind.
+
+    Raises:
+        CompressionError: It reads otherwise, or names one kind twice.
+
+    Example:
+        >>> parse_limits(["60kB", "5ms"])
+        Limits(kilobytes=60.0, milliseconds=5.0)
+    """
+    parts = list(budget) if isinstance(budget, (list, tuple)) else [budget]
+    found: dict[str, float] = {}
+    for part in parts:
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*ms\s*", part, re.IGNORECASE) if isinstance(part, str) else None
+        kind = "milliseconds" if match else "kilobytes"
+        if kind in found:
+            raise CompressionError(f"{option('budget')} may have one limit in bytes and one in ms, got {budget!r}")
+        found[kind] = float(match[1]) if match else parse_budget(part) / 1000
+        if not found[kind] > 0 or not isfinite(found[kind]):
+            raise CompressionError(f"{option('budget')} must be above zero, got {budget!r}")
+    if not found:
+        raise CompressionError(f"{option('budget')} must be a length such as '60kB' or a time such as '5ms'")
+    return Limits(**found)
 
 
 @dataclass
@@ -252,4 +308,4 @@ def _error(target: Target, small: nn.Module, weight: torch.Tensor) -> float:
     return float((moved.to("cpu", torch.float64).square() * weight).sum())
 
 
-__all__ = ["parse_budget", "quantize"]
+__all__ = ["Limits", "parse_budget", "parse_limits", "quantize"]

@@ -1,7 +1,7 @@
 """The outer format of a file: `safetensors` with one byte tensor, a version, and a checksum over everything.
 
     8 bytes   length of the JSON header that follows
-    header    {"__metadata__": {"nbcompress": "3"}, "model": {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}}
+    header    {"__metadata__": {"nbcompress": "4"}, "model": {"dtype": "U8", "shape": [n], "data_offsets": [0, n]}}
     n bytes   contents; the last 8 of them are the BLAKE2b hash of every byte of the file before them
 
 Every reader of safetensors can list the file, and a change of any byte is detected, also in the header. The checksum
@@ -18,8 +18,9 @@ from pathlib import Path
 from nbcompress.errors import ArtifactError
 
 # 2: the header may be compressed with a preset dictionary. 3: symmetric grids of 2 to 7 bits have 2^bits codes.
+# 4: steps of surgery name the units that were kept, and blocks can be removed.
 # Files of older versions stay readable.
-VERSION = 3
+VERSION = 4
 _KEY = "nbcompress"
 _CHECKSUM_BYTES = 8
 # Our JSON headers are shorter than this; those of other safetensors files may be longer.

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from secrets import token_hex
+from shutil import rmtree
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +27,7 @@ from nbcompress.compressors.keras import recompute_shapes_
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, CompressionError, warn
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -70,6 +73,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         True
         >>> folder.cleanup()
     """
+    model = without_torch_masks(model)
     packed = pack(model)
     warn_of_broken(packed)
     check_packed(packed, model)
@@ -382,6 +386,36 @@ def write_atomically(path: Path, parts: Iterable[Part]) -> Path:
     except OSError as err:
         raise ArtifactError(f"{path} cannot be written: {err.strerror or err}") from err
     return path
+
+
+@contextmanager
+def written_together(path: Path) -> Iterator[Path]:
+    """Let a block write a file, and others beside it, that appear only when the block ends without an error.
+
+    A symbolic link keeps its target, and the target is replaced.
+
+    Yields:
+        The path to write to: of the same name, in a folder for the time being beside the file.
+
+    Raises:
+        ArtifactError: The files cannot be written; says why.
+    """
+    check_writable(path)
+    target = path.resolve()
+    folder = target.with_name(f".{token_hex(8)}.part")
+    try:
+        folder.mkdir()
+        try:
+            yield folder / target.name
+            # The file itself comes last: those beside it are there when it appears.
+            for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+                with open(file, "rb+") as opened:
+                    os.fsync(opened.fileno())
+                os.replace(file, target.with_name(file.name))
+        finally:
+            rmtree(folder, ignore_errors=True)
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be written: {err.strerror or err}") from err
 
 
 def check_writable(path: Path) -> None:

@@ -275,7 +275,7 @@ def write_header(header: Header) -> bytes:
     for entry in header.entries:
         _write_entry(writer, entry)
     if header.surgery or header.left_out or header.activations:
-        surgery = [[cut.kind, cut.module, dict(cut.shapes), dict(cut.attributes)] for cut in header.surgery]
+        surgery = [_written_surgery(step) for step in header.surgery]
         extras: list[Any] = [surgery, dict(header.left_out)]
         if header.activations:
             ranges = {
@@ -423,15 +423,30 @@ def _activation(value: Any) -> ActivationRange | Literal["dynamic"]:
     return ActivationRange(low, high)
 
 
-def _surgery(kind: Any, module: Any, shapes: Any, attributes: Any) -> Surgery:
-    if kind not in ("cut", "factorize") or not isinstance(module, str):
+_STEPS = ("cut", "factorize", "remove", "bypass")
+
+
+def _written_surgery(step: Surgery) -> list[Any]:
+    fields: list[Any] = [step.kind, step.module, dict(step.shapes), dict(step.attributes)]
+    if step.kept:
+        fields.append({name: kept if isinstance(kept, int) else kept.hex() for name, kept in step.kept.items()})
+    return fields
+
+
+def _read_indices(written: Any) -> int | bytes:
+    return bytes.fromhex(written) if isinstance(written, str) else _size(written)
+
+
+def _surgery(kind: Any, module: Any, shapes: Any, attributes: Any, kept: Any = None) -> Surgery:
+    if kind not in _STEPS or not isinstance(module, str):
         raise ValueError(f"unknown step {kind!r} on {module!r}")
+    indices = {str(name): _read_indices(written) for name, written in (kept or {}).items()}
     new_shapes = {str(name): _sizes(shape) for name, shape in shapes.items()}
     new_attributes = {
         str(name): _sizes(attribute) if isinstance(attribute, list) else _size(attribute)
         for name, attribute in attributes.items()
     }
-    return Surgery(kind, module, new_shapes, new_attributes)
+    return Surgery(kind, module, new_shapes, new_attributes, indices)
 
 
 def _sizes(numbers: Any) -> tuple[int, ...]:

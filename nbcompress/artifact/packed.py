@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ from nbcompress.artifact.tensors import (
 )
 from nbcompress.compressors.buffers import cut_buffers
 from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, codes_of, record_of, zeros_lost
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, CompressionError
 
 
@@ -94,7 +96,7 @@ def slots_of(model: nn.Module, surgery: Iterable[Surgery] | None = None) -> list
     """
     if not isinstance(model, nn.Module):
         raise ArtifactError(f"only a torch.nn.Module can be saved or filled, got {type(model).__name__}")
-    state = model.state_dict(keep_vars=True)
+    state = _in_class_order(model, model.state_dict(keep_vars=True))
     steps = record_of(model).surgery if surgery is None else surgery
     state = {**state, **{name: buffer for name, buffer in cut_buffers(model, steps).items() if name not in state}}
     slots: list[Slot] = []
@@ -105,6 +107,22 @@ def slots_of(model: nn.Module, surgery: Iterable[Surgery] | None = None) -> list
         key: object = memory if tensor.numel() and tensor.data_ptr() else id(tensor)
         slots.append(Slot(name, tensor, seen.setdefault(key, len(slots))))
     return slots
+
+
+def _in_class_order(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict with the weight of each layer before its bias, as classes of torch register them.
+
+    `torch.nn.utils.prune.remove` registers the weight again, after the bias. A fresh instance has another order.
+    """
+    names = list(state)
+    for path, module in model.named_modules():
+        own = [name for name in module._parameters if name in ("weight", "bias")]
+        if own == ["bias", "weight"] and type(module).__module__.startswith("torch.nn."):
+            bias, weight = (f"{path}.{name}".removeprefix(".") for name in own)
+            if bias in state and weight in state:
+                i, j = names.index(bias), names.index(weight)
+                names[i], names[j] = weight, bias
+    return {name: state[name] for name in names}
 
 
 def _check_storable(name: str, tensor: object, model_name: str) -> None:
@@ -136,6 +154,7 @@ def pack(model: nn.Module) -> PackedModel:
     Raises:
         ArtifactError: The state dict holds what a file cannot.
     """
+    model = without_torch_masks(model)
     slots, record = slots_of(model), record_of(model)
     records = _records_by_index(slots, record)
     encoder = EntropyEncoder()
@@ -169,6 +188,23 @@ def pack(model: nn.Module) -> PackedModel:
     parts: list[Part] = [bytes(start.data), coded]
     parts += [np.ascontiguousarray(part).data for part in encoder.raw_parts]
     return PackedModel(tuple(parts), by_tensor, broken)
+
+
+def written_bytes(slots: list[Slot], records: Mapping[int, TensorRecord]) -> dict[str, int]:
+    """Return what each tensor takes in a file, by name.
+
+    Args:
+        slots: As of `slots_of`; one that is tied to an earlier one takes nothing and is left out.
+        records: The constraint of a tensor, by the index of its slot.
+    """
+    encoder = EntropyEncoder()
+    by_tensor: dict[str, int] = {}
+    for index, slot in enumerate(slots):
+        if slot.first == index:
+            n_before = encoder.n_bytes
+            _write_tensor(encoder, slot.tensor, *_valid_encoding(slot, records.get(index), {}))
+            by_tensor[slot.name] = encoder.n_bytes - n_before
+    return by_tensor
 
 
 def _records_by_index(slots: list[Slot], record: Record) -> dict[int, TensorRecord]:
@@ -277,4 +313,13 @@ def read_tensors(undecoded: UndecodedModel) -> tuple[list[Tensor | None], dict[i
     return tensors, records
 
 
-__all__ = ["PackedModel", "Slot", "UndecodedModel", "pack", "parse_contents", "read_tensors", "slots_of"]
+__all__ = [
+    "PackedModel",
+    "Slot",
+    "UndecodedModel",
+    "pack",
+    "parse_contents",
+    "read_tensors",
+    "slots_of",
+    "written_bytes",
+]

@@ -31,6 +31,7 @@ from nbcompress.artifact.file import (
 from nbcompress.artifact.header import DTYPES, ByteReader, ByteWriter, bytes_of, dtype_name, tensor_of
 from nbcompress.artifact.packed import pack, parse_contents
 from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, option
 
 VALUE_KEY = "value"
@@ -150,6 +151,7 @@ class _NodeBuilder:
         return [self.node(key, where, depth + 1), self.node(value, f"{where}[{key!r}]", depth + 1)]
 
     def _module(self, module: nn.Module) -> Node:
+        module = without_torch_masks(module)
         packed = pack(module)
         warn_of_broken(packed)
         check_packed(packed, module)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from types import FunctionType, ModuleType
 from typing import Any
-
-import cloudpickle
 
 from nbcompress.cell.body import CHECK_NAME, CellBody, written_into
 from nbcompress.cell.isolation import plain_functions, trial_globals
@@ -15,8 +15,8 @@ from nbcompress.cell.parser import POINT_NAME
 from nbcompress.cell.watch import ModuleWatch
 from nbcompress.public import HOMES, public
 from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, current_trial, run_trial
-from nbcompress.run.outcome import number_of, pack
-from nbcompress.run.reads import missing_names, reached_names
+from nbcompress.run.outcome import number_of
+from nbcompress.run.reads import is_a, missing_names, reached_names
 from nbcompress.space import Space
 
 
@@ -110,25 +110,37 @@ class CellEvaluator:
             if name in self._namespace
         }
 
+    def shadowing(self) -> tuple[str, ...]:
+        """Return the names of nbcompress that the body reads and that the notebook uses for something of its own."""
+        return tuple(sorted(name for name, value in self.reads().items() if name in HOMES and not _is_ours(value)))
+
     def written(self) -> frozenset[tuple[str, ...]]:
         """Return the places of the notebook's values that the body's own statements write into."""
         return written_into(self._body.declarations.tree)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs: the body, and one pickle of the values that it reaches.
+    def reusable(self) -> Callable[[], CellEvaluator]:
+        """Return a function that makes an evaluator of the same cell; it holds only what the body reaches."""
+        names = {name: self._namespace[name] for name in self._names if name in self._namespace}
+        names |= {"__name__": "__main__", "__builtins__": __builtins__}
+        return partial(CellEvaluator, self._body, self._space, names, self._keep)
 
-        Raises:
-            TransportError: A value cannot be pickled; the message names it.
-        """
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: the body, and the values that it reaches."""
         values = {name: self._namespace[name] for name in sorted(self._names)}
-        packed = pack((values, self._functions & self._names))
-        return {"body": self._body.source, "space": self._space, "keep": self._keep, "packed": packed}
+        functions = self._functions & self._names
+        return {
+            "body": self._body.source,
+            "space": self._space,
+            "keep": self._keep,
+            "values": values,
+            "functions": functions,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._body = CellBody(state["body"])
         self._space, self._keep = state["space"], state["keep"]
         self._code = self._body.code()
-        self._namespace, self._functions = cloudpickle.loads(state["packed"])
+        self._namespace, self._functions = state["values"], state["functions"]
         self._names = frozenset(self._namespace)
         self._namespace["__name__"] = "__main__"
         self._namespace["__builtins__"] = __builtins__
@@ -139,6 +151,13 @@ class CellEvaluator:
 def _library_names(code: Any, namespace: Mapping[str, Any]) -> frozenset[str]:
     """Return the public names of nbcompress that the body reads and the notebook does not define."""
     return missing_names(code, namespace) & frozenset(HOMES)
+
+
+def _is_ours(value: object) -> bool:
+    """Return whether a value is a function or class of nbcompress; a plain value such as a metric shadows nothing."""
+    if not callable(value) and not is_a(value, ModuleType):
+        return True
+    return is_a(value, FunctionType, type) and str(value.__module__).startswith("nbcompress.")
 
 
 def _record_metrics(trial: RunningTrial, metrics: Mapping[str, Any]) -> None:

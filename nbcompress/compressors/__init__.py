@@ -4,6 +4,7 @@
 # the function of that name.
 from nbcompress.compressors.cluster import cluster
 from nbcompress.compressors.distill import Distillation, distill
+from nbcompress.compressors.enforce import Enforcement, enforce
 from nbcompress.compressors.factorize import LowRank, factorize
 from nbcompress.compressors.finetune import finetune
 from nbcompress.compressors.prune import prune
@@ -15,6 +16,7 @@ from nbcompress.compressors.record import (
     Record,
     Surgery,
     TensorRecord,
+    TrainingLog,
     attach_,
     codes_of,
     record_of,
@@ -26,15 +28,18 @@ __all__ = [
     "ActivationRange",
     "Codebook",
     "Distillation",
+    "Enforcement",
     "Grid",
     "LowRank",
     "Record",
     "Surgery",
     "TensorRecord",
+    "TrainingLog",
     "attach_",
     "cluster",
     "codes_of",
     "distill",
+    "enforce",
     "factorize",
     "finetune",
     "prune",

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.record import Surgery
+from nbcompress.compressors.record import Surgery, name_after_removal
 
 
 def non_persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -31,7 +31,12 @@ def non_persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
 def cut_buffers(model: nn.Module, surgery: Iterable[Surgery]) -> dict[str, Tensor]:
     """Return the non-persistent buffers that `surgery` cut, in its order: a file must hold their values."""
     buffers = non_persistent_buffers(model)
-    names = (f"{step.module}.{name}" if step.module else name for step in surgery for name in step.shapes)
+    names: list[str] = []
+    for step in surgery:
+        if step.kind == "remove":
+            new_names = (name_after_removal(name, step.module, step.positions) for name in names)
+            names = [name for name in new_names if name is not None]
+        names += [f"{step.module}.{name}" if step.module else name for name in step.shapes]
     return {name: buffers[name] for name in names if name in buffers}
 
 

@@ -10,6 +10,7 @@ from nbcompress.compressors.codebooks import STARTS, Start, fit_codebook, round_
 from nbcompress.compressors.layers import Patterns, check_choice
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import TensorRecord
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
@@ -30,6 +31,11 @@ def cluster(
     seed: int = 0,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    optimizer: OptimizerChoice = "adam",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    weight_decay: float = 0.0,
 ) -> nn.Module:
     """Return a copy of `model` in which the weights of each tensor share a few values (a codebook), by k-means.
 
@@ -44,10 +50,16 @@ def cluster(
         data: Data for fine-tuning: a `DataLoader`, a data set, or a pair of tensors (inputs, targets).
         finetune: Epochs of training afterwards. The shared values are trained; which weight has which value does not
             change.
-        lr: Step size of Adam in fine-tuning.
+        lr: Step size of that training.
         seed: Seed of `start="random"` and of fine-tuning.
         loss: A function from what the model returns and the target to a scalar; see `finetune`.
         output: Index or key of the prediction, where the model returns several tensors.
+        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
+            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
+        momentum: See `optimizer`.
+        betas: See `optimizer`.
+        eps: See `optimizer`.
+        weight_decay: See `optimizer`.
 
     Returns:
         The copy. Later steps and `finetune` keep every chosen tensor in its codebook. A tensor gives up the grid that
@@ -71,7 +83,18 @@ def cluster(
     n_clusters = check_integer("clusters", clusters, 1, 65536, error=CompressionError)
     check_choice("start", start, STARTS)
     check_choice("rest", rest, ("float16", "float32"))
-    session = CompressionSession(model, layers, FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output)))
+    session = CompressionSession(
+        model,
+        layers,
+        FineTuneOptions(
+            data,
+            finetune,
+            lr,
+            seed,
+            LossSpec(loss, output),
+            OptimizerSpec(optimizer, momentum, betas, eps, weight_decay),
+        ),
+    )
     is_half = rest == "float16" or session.record.rest == "float16"
     for target in session.targets:
         is_pruned = session.constraint_of(target).is_pruned

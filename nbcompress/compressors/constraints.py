@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nbcompress.compressors.buffers import cut_buffers, non_persistent_buffers
 from nbcompress.compressors.grids import refit_scale, round_to_grid
 from nbcompress.compressors.layers import fill_, unique_parameters
-from nbcompress.compressors.record import Codebook, Record, TensorRecord, codes_of
+from nbcompress.compressors.record import Codebook, Record, TensorRecord, attach_, codes_of, record_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Half precision
@@ -105,6 +105,17 @@ class ConstrainedParameter(Protocol):
     def constraint(self) -> TensorRecord | None:
         """The constraint that the parameter satisfies now; None if there is none."""
 
+    # For an optimizer that holds the model's parameter in place of the latent one.
+
+    def lend(self) -> None:
+        """Give the model's parameter the latent values, for a step of the optimizer."""
+
+    def constrain_gradient(self, *, is_mean: bool) -> None:
+        """Make the gradient of the model's parameter one that respects the constraint."""
+
+    def take_back(self) -> None:
+        """Read the latent values from the model's parameter after a step."""
+
 
 class FreeParameter:
     """A parameter without a constraint is its own latent parameter."""
@@ -120,6 +131,15 @@ class FreeParameter:
 
     def constraint(self) -> None:
         return None
+
+    def lend(self) -> None:
+        """Do nothing: the parameter is the latent one."""
+
+    def constrain_gradient(self, *, is_mean: bool) -> None:
+        """Do nothing: there is no constraint."""
+
+    def take_back(self) -> None:
+        """Do nothing: the parameter is the latent one."""
 
 
 class LatentParameter:
@@ -177,6 +197,16 @@ class LatentParameter:
     def constraint(self) -> TensorRecord | None:
         return self._record if self._record != TensorRecord() else None
 
+    def lend(self) -> None:
+        fill_(self.parameter, self.latent.detach().to(self.parameter.dtype))
+
+    def constrain_gradient(self, *, is_mean: bool) -> None:  # noqa: ARG002  as `SharedParameter`
+        if self.parameter.grad is not None and self._mask is not None:
+            self.parameter.grad = self.parameter.grad * self._mask
+
+    def take_back(self) -> None:
+        fill_(self.latent, self.parameter.detach().to(self.latent.dtype))
+
     def _set_mask(self, values: Tensor) -> None:
         """From now on, the zeros of `values` stay zeros if the tensor is pruned."""
         self._mask = values.detach() != 0 if self._record.is_pruned else None
@@ -204,8 +234,11 @@ class SharedParameter:
         self._codes = codes_of(parameter.detach(), record).long()
         self._grid = record.codebook.grid
         self.latent = nn.Parameter(record.codebook.values.to(parameter.device, copy=True))
-        n_weights = torch.bincount(self._codes.flatten(), minlength=len(self.latent)).clamp(min=1)
-        self._divisor = n_weights if is_mean else torch.ones_like(n_weights)
+        n_weights = torch.bincount(self._codes.flatten(), minlength=len(self.latent))
+        self._n_weights, self._is_used = n_weights.clamp(min=1), n_weights > 0
+        # A place of each code among the weights, found when it is needed.
+        self._first: Tensor | None = None
+        self._divisor = self._n_weights if is_mean else torch.ones_like(n_weights)
         self._mask = self.latent.detach() != 0 if record.is_pruned else torch.ones_like(self.latent, dtype=torch.bool)
         self._values = self.latent.detach().clone()
 
@@ -235,6 +268,28 @@ class SharedParameter:
         values = torch.unique(self._values.to(torch.float32)).cpu()
         return replace(self._record, codebook=Codebook(values, self._grid))
 
+    def lend(self) -> None:
+        fill_(self.parameter, self.latent.detach().to(self.parameter.dtype)[self._codes])
+
+    def constrain_gradient(self, *, is_mean: bool) -> None:
+        if self.parameter.grad is None:
+            return
+        total = _sum_by_code(self.parameter.grad.float().flatten(), self._codes.flatten(), len(self.latent))
+        shared = torch.where(self._mask, total / self._n_weights if is_mean else total, 0.0)
+        # Weights of one value get one gradient, so that the optimizer moves them together.
+        self.parameter.grad = shared.to(self.parameter.dtype)[self._codes]
+
+    def take_back(self) -> None:
+        if self._first is None:
+            flat = self._codes.flatten()
+            places = torch.arange(len(flat), device=flat.device)
+            # The last one written is the first place of each code.
+            self._first = torch.zeros(len(self.latent), dtype=torch.int64, device=flat.device)
+            self._first[flat.flip(0)] = places.flip(0)
+        # Weights of one value were moved by equal gradients, so each of them tells the value.
+        values = self.parameter.detach().flatten()[self._first].to(self.latent.dtype)
+        fill_(self.latent, torch.where(self._is_used, values, self.latent.detach()))
+
 
 def _sum_by_code(values: Tensor, codes: Tensor, n: int) -> Tensor:
     """The sum of `values` for each code, added in a fixed order, so that equal seeds give equal results."""
@@ -243,6 +298,20 @@ def _sum_by_code(values: Tensor, codes: Tensor, n: int) -> Tensor:
         return total.index_add_(0, codes, values)
     # On a GPU, `index_add_` adds in an order that changes from run to run, while accumulating puts sort first.
     return total.index_put_((codes,), values, accumulate=True)
+
+
+def record_constraints_(model: nn.Module, constrained: Iterable[ConstrainedParameter]) -> Record:
+    """Write the constraints of parameters of `model` into its record, and return the record."""
+    record = record_of(model)
+    tensors = dict(record.tensors)
+    items = {id(item.parameter): item for item in constrained}
+    for names, parameter in unique_parameters(model):
+        constraint = items[id(parameter)].constraint() if id(parameter) in items else None
+        if constraint is not None:
+            tensors[next((name for name in names if name in tensors), names[0])] = constraint
+    record = replace(record, tensors=tensors)
+    attach_(model, record)
+    return record
 
 
 def constrain(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nbcompress.compressors.layers import Patterns, Target, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import Surgery
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
@@ -131,6 +132,11 @@ def factorize(
     seed: int = 0,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    optimizer: OptimizerChoice = "adam",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    weight_decay: float = 0.0,
 ) -> nn.Module:
     """Return a copy of `model` in which linear layers and convolutions are products of two thinner ones.
 
@@ -142,10 +148,16 @@ def factorize(
         layers: A shell pattern on dotted module names, or several; None for all layers.
         data: Data for fine-tuning: a `DataLoader`, a data set, or a pair of tensors (inputs, targets).
         finetune: Epochs of training afterwards.
-        lr: Step size of Adam in fine-tuning.
+        lr: Step size of that training.
         seed: Seed of fine-tuning.
         loss: A function from what the model returns and the target to a scalar; see `finetune`.
         output: Index or key of the prediction, where the model returns several tensors.
+        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
+            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
+        momentum: See `optimizer`.
+        betas: See `optimizer`.
+        eps: See `optimizer`.
+        weight_decay: See `optimizer`.
 
     Returns:
         The copy. `LowRank` pairs replace layers, by the truncated singular value decomposition of their weights: a
@@ -181,7 +193,18 @@ def factorize(
         check_number("rank", 0.25 if rank is None else rank, 0, 1, is_open_low=True),
         None if energy is None else check_number("energy", energy, 0, 1, is_open_low=True),
     )
-    session = CompressionSession(model, layers, FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output)))
+    session = CompressionSession(
+        model,
+        layers,
+        FineTuneOptions(
+            data,
+            finetune,
+            lr,
+            seed,
+            LossSpec(loss, output),
+            OptimizerSpec(optimizer, momentum, betas, eps, weight_decay),
+        ),
+    )
     for target in session.targets:
         reason = _factorize_layer_(session, target, rule)
         if reason is not None:

@@ -12,6 +12,7 @@ from nbcompress.compressors.data import Batches
 from nbcompress.compressors.layers import check_model
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.training import OnEpoch, TrainingOptions, train_
 from nbcompress.errors import CompressionError, option
@@ -23,7 +24,7 @@ def finetune(
     data: object,
     epochs: int = 3,
     lr: float = 1e-3,
-    optimizer: str = "adam",
+    optimizer: OptimizerChoice = "adam",
     batch_size: int = 64,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
@@ -31,6 +32,8 @@ def finetune(
     seed: int = 0,
     *,
     momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
     weight_decay: float = 0.0,
     schedule: Literal["constant", "cosine"] = "constant",
     valid: object = None,
@@ -45,7 +48,9 @@ def finetune(
         data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets).
         epochs: Passes over the data; 0 changes nothing.
         lr: Step size.
-        optimizer: `adam`, `adamw` or `sgd`.
+        optimizer: `adam`, `adamw`, `sgd` (without momentum), `momentum` (SGD with momentum), `gd` (one step for each
+            epoch, with the gradient of all of the data), or a function from the list of parameters to a
+            `torch.optim.Optimizer`, which sets its own step size.
         batch_size: Examples in a batch, for data that is not in batches yet.
         loss: A function from what the model returns (the output that `output` names, if it is given) and the target to
             a scalar. The default is: the model's own `.loss` of a batch with labels; binary cross-entropy for one logit
@@ -58,7 +63,9 @@ def finetune(
             and is in the mode it came in, so it can be measured: the place for `report(..., step=epoch)`.
         seed: Seed of the order of the data and of the model's own randomness. Equal seeds give equal results. Global
             random state is restored afterwards.
-        momentum: Momentum of `sgd`; the default is 0.9.
+        momentum: Of `momentum` (default 0.9), `sgd` and `gd` (default 0).
+        betas: Decay rates of the averages of `adam` and `adamw`; the default is (0.9, 0.999).
+        eps: Added to the denominator of `adam` and `adamw`; the default is 1e-8.
         weight_decay: Weight decay of the optimizer.
         schedule: `constant`, or `cosine`: the step size falls from `lr` towards zero, epoch by epoch.
         valid: Data on which the loss is measured before training and after every epoch. The model ends in the state
@@ -69,7 +76,8 @@ def finetune(
 
     Returns:
         `model`. Scales of grids and shared values are trained too, and its record holds the new ones. Weights of a
-        pruned tensor that were rounded to zero on a grid count as pruned.
+        pruned tensor that were rounded to zero on a grid count as pruned. `nc.record_of(model).training[-1]` has the
+        losses of every step and epoch.
 
     Raises:
         CompressionError: An option makes no sense, or the loss becomes NaN or infinite; names the epoch. The model is
@@ -89,7 +97,8 @@ def finetune(
         Bengio, Léonard and Courville (2013), "Estimating or Propagating Gradients Through Stochastic Neurons for
         Conditional Computation" (training of weights on a grid).
     """
-    options = TrainingOptions(epochs, lr, optimizer, batch_size, seed, momentum, weight_decay, schedule, patience)
+    spec = OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
+    options = TrainingOptions(epochs, lr, spec, batch_size, seed, schedule, patience)
     if (valid is None) != (patience is None):
         given, missing = ("patience", "valid") if valid is None else ("valid", "patience")
         raise CompressionError(
@@ -101,9 +110,9 @@ def finetune(
         raise CompressionError(
             f"{option('progress')} must be a function of the share that is done, got {type(progress).__name__}"
         )
-    spec = LossSpec(loss, output)
+    loss_spec = LossSpec(loss, output)
     check_model(model)
-    train_(model, data, options, spec=spec, on_epoch=_with_two_arguments(on_epoch), valid=valid, progress=progress)
+    train_(model, data, options, spec=loss_spec, on_epoch=_with_two_arguments(on_epoch), valid=valid, progress=progress)
     return model
 
 

@@ -16,10 +16,10 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils.prune import BasePruningMethod
 
 from nbcompress.compressors.buffers import is_expanded, materialize_buffers_
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
+from nbcompress.compressors.torch_masks import take_over_masks_
 from nbcompress.errors import CompressionError, LayerNotFound, check_integer, did_you_mean, option
 
 
@@ -203,17 +203,11 @@ def is_chosen(name: str, patterns: list[str] | None) -> bool:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of `model`, with its record.
+    """Return a deep copy of `model`, with its record. Masks of `torch.nn.utils.prune` are taken over into the record.
 
     Raises:
-        CompressionError: The model cannot be copied, has no shapes yet, or has masks of `torch.nn.utils.prune`.
+        CompressionError: The model cannot be copied, or has no shapes yet.
     """
-    for path, module in model.named_modules():
-        if any(isinstance(hook, BasePruningMethod) for hook in module._forward_pre_hooks.values()):
-            raise CompressionError(
-                f"weights must be plain, but {path or 'the model'!r} has masks of torch.nn.utils.prune: call "
-                "torch.nn.utils.prune.remove first"
-            )
     missing = without_shape(model)
     if missing:
         raise CompressionError(missing)
@@ -221,6 +215,7 @@ def copied(model: nn.Module) -> nn.Module:
         new = deep_copy(model)
     except Exception as err:  # a class may raise anything
         raise CompressionError(f"the model must allow copy.deepcopy, but {why_uncopied(model, err)}") from err
+    take_over_masks_(new)
     materialize_buffers_(new)
     return new
 

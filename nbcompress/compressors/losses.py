@@ -107,6 +107,15 @@ class ResolvedLoss:
         counted = target[:, 1:] if self.is_next_token else target
         return bool((counted != self.ignored).any())
 
+    def n_counted(self, batch: Batch) -> int:
+        """Return how many labels of the batch count, over which its loss is a mean; without labels, its examples."""
+        target = batch.target
+        has_given = self.given is not None and _ignored_by(self.given) is None
+        if has_given or not isinstance(target, Tensor) or target.is_floating_point():
+            return batch.n_examples or 1
+        counted = target[:, 1:] if self.is_next_token else target
+        return int((counted != self.ignored).sum())
+
     def run(self, model: nn.Module, batch: Batch) -> Any:
         """Return what the model returns, which gets the labels if it computes its loss itself."""
         return _with_labels(model, batch)(model) if self.is_model_loss else batch(model)
@@ -120,7 +129,7 @@ class ResolvedLoss:
         """
         if self.given is not None:
             output = result if self.output is None else prediction_of(result, self.output)
-            return _as_scalar(self.given(output, batch.target))
+            return as_scalar(self.given(output, batch.target))
         if self.unclear:
             raise DataError(self.unclear)
         if self.is_model_loss:
@@ -494,7 +503,7 @@ def binary_cross_entropy(predicted: Tensor, labels: Tensor, kind: OutputKind) ->
     return functional.binary_cross_entropy(predicted.float(), labels.float())
 
 
-def _as_scalar(loss: Any) -> Tensor:
+def as_scalar(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise CompressionError(f"the loss must be a tensor with one number, got {kind}")

@@ -95,6 +95,19 @@ def set_number_(model: nn.Module, module: nn.Module, path: str, number: int) -> 
             setattr(owner, name, after)
 
 
+def set_list_(model: nn.Module, module: nn.Module, name: str, field: str, items: list[object]) -> None:
+    """Set the list `field` of the object that `module` holds under `name`, in place.
+
+    As with `set_number_`, the object itself does not change: all modules that hold it get a changed copy.
+    """
+    before = vars(module)[name]
+    after = _shallow(before)
+    vars(after)[field] = items
+    for owner in model.modules():
+        for attribute in [attribute for attribute, value in vars(owner).items() if value is before]:
+            setattr(owner, attribute, after)
+
+
 def _changed(value: object, steps: list[int | str], number: int) -> object:
     """A copy of `value` with `number` at the end of `steps`."""
     if not steps:
@@ -162,4 +175,4 @@ def _parsed(path: str) -> list[int | str]:
     return steps
 
 
-__all__ = ["is_integer", "number_at", "numbers_of", "set_number_"]
+__all__ = ["is_integer", "number_at", "numbers_of", "set_list_", "set_number_"]

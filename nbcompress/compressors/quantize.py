@@ -17,6 +17,7 @@ from nbcompress.compressors.grids import GridSpec, fit_grid, parse_granularity, 
 from nbcompress.compressors.layers import Patterns, Target, check_choice
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import ActivationRange, Codebook, TensorRecord, satisfies
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions, refit
@@ -207,6 +208,11 @@ def quantize(
     seed: int = 0,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    optimizer: OptimizerChoice = "adam",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    weight_decay: float = 0.0,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids: `weight = (code - zero) * scale`.
 
@@ -232,10 +238,16 @@ def quantize(
             data set, or a pair of tensors (inputs, targets).
         finetune: Epochs of quantization-aware training, which starts at the weights before rounding. Gradients pass
             straight through the rounding, and every few steps the scales are fitted to the weights again.
-        lr: Step size of Adam in fine-tuning.
+        lr: Step size of that training.
         seed: Seed of fine-tuning, and of the order of the data.
         loss: A function from what the model returns and the target to a scalar; see `finetune`.
         output: Index or key of the prediction, where the model returns several tensors.
+        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
+            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
+        momentum: See `optimizer`.
+        betas: See `optimizer`.
+        eps: See `optimizer`.
+        weight_decay: See `optimizer`.
 
     Returns:
         The copy. Later steps and `finetune` keep every chosen tensor on its grid, and zeros of a pruned tensor stay
@@ -265,7 +277,9 @@ def quantize(
     check_choice("rest", rest, ("float16", "float32"))
     first_bits = next(iter(bits.values()), 8) if isinstance(bits, Mapping) else bits
     default = _grid_spec(first_bits, scheme, granularity, scale)
-    fine_tune = FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
+    fine_tune = FineTuneOptions(
+        data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
+    )
     if activations == "static" and data is None:
         raise DataError(
             f"{option('activations', 'static')} measures ranges on data: pass {option('data=')}, "

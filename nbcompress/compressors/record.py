@@ -8,11 +8,12 @@ fine-tuning can keep it and a file can store the tensor in few bits. Tensors of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -225,21 +226,81 @@ class ActivationRange:
 Activations = Mapping[str, ActivationRange | Literal["dynamic"]]
 
 
+def packed_indices(indices: Sequence[int]) -> int | bytes:
+    """Return ascending indices in few bytes: the first n as the number n, others as a bit for each up to the last."""
+    if not indices or indices[-1] == len(indices) - 1:
+        return len(indices)
+    bits = np.zeros(indices[-1] + 1, dtype=np.uint8)
+    bits[list(indices)] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+def unpacked_indices(packed: int | bytes) -> tuple[int, ...]:
+    """Return the indices that `packed_indices` packed."""
+    if isinstance(packed, int):
+        return tuple(range(packed))
+    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), bitorder="little")
+    return tuple(np.flatnonzero(bits).tolist())
+
+
 @dataclass(frozen=True)
 class Surgery:
     """One structural change of a model. A file replays it on a fresh instance before it fills in the weights.
 
     Attributes:
-        kind: `cut` (attributes and shapes of one module) or `factorize` (a layer becomes two).
+        kind: `cut` (attributes and shapes of one module), `factorize` (a layer becomes two), `remove` (a container
+            loses some of its modules, see `blocks`), or `bypass` (a module becomes `nn.Identity`).
         module: Dotted name of the module; the empty name is the model itself.
         shapes: The new shape of each parameter or buffer, by its name within the module after the change.
         attributes: New numbers of the module, such as `out_channels`; for a factorized layer its `rank`.
+        kept: The units that were kept (see `packed_indices`). For `cut`, by the name of a weight within the module:
+            along its output axis (see `unit_axis`). For `remove`, under the empty name: the positions that stay.
     """
 
-    kind: Literal["cut", "factorize"]
+    kind: Literal["cut", "factorize", "remove", "bypass"]
     module: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     attributes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    kept: Mapping[str, int | bytes] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """For `remove`: the positions in the container that stay."""
+        return unpacked_indices(self.kept.get("", 0))
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """The losses of one training.
+
+    Attributes:
+        optimizer: Its name.
+        step_losses: The loss before each step.
+        epoch_losses: The mean loss of the batches of each epoch.
+        epoch_ends: How many steps were made until the end of each epoch.
+        valid_losses: The loss on validation data after each epoch; empty without such data.
+    """
+
+    optimizer: str
+    step_losses: tuple[float, ...] = ()
+    epoch_losses: tuple[float, ...] = ()
+    epoch_ends: tuple[int, ...] = ()
+    valid_losses: tuple[float, ...] = ()
+
+    def with_epoch(self, step_losses: Sequence[float], epoch_loss: float) -> TrainingLog:
+        """Return the log with one more epoch."""
+        steps = (*self.step_losses, *step_losses)
+        return TrainingLog(
+            self.optimizer,
+            steps,
+            (*self.epoch_losses, epoch_loss),
+            (*self.epoch_ends, len(steps)),
+            self.valid_losses,
+        )
+
+    def with_valid(self, loss: float) -> TrainingLog:
+        """Return the log with the loss on validation data after the last epoch."""
+        return replace(self, valid_losses=(*self.valid_losses, loss))
 
 
 @dataclass(frozen=True)
@@ -252,6 +313,9 @@ class Record:
         rest: `float16` if everything else was rounded to half precision.
         left_out: Reasons why tensors were not compressed, by name.
         activations: How integer kernels read the input of a layer whose weight has a grid, by dotted module name.
+        scores: The lowest and the highest score of each layer in the last pruning, by dotted module name. A file does
+            not hold them.
+        training: The losses of every training, in order. A file does not hold them.
     """
 
     tensors: Mapping[str, TensorRecord] = field(default_factory=dict)
@@ -259,6 +323,79 @@ class Record:
     rest: Literal["float16", "float32"] = "float32"
     left_out: Mapping[str, str] = field(default_factory=dict)
     activations: Activations = field(default_factory=dict)
+    scores: Mapping[str, tuple[float, float]] = field(default_factory=dict, compare=False)
+    training: tuple[TrainingLog, ...] = field(default=(), compare=False)
+
+    @property
+    def kept_indices(self) -> dict[str, Tensor]:
+        """The units that were kept, as ascending indices of the original model (int64), by name.
+
+        The name is that of a layer, and its indices S are along the output axis of its weight: `W[S]` of the original
+        is the weight after the cut, `W[:, S]` for embeddings and transposed convolutions. A layer that reads these
+        units has `W[:, S]`. A layer of which only inputs were cut has all indices. A weight that is not called
+        `weight`, such as `attention.in_proj_weight`, has its own name. A container that lost whole blocks is listed
+        with the positions of the blocks that stayed. After blocks were removed, names count the blocks that are left.
+        """
+        kept: dict[str, Tensor] = {}
+        for step in self.surgery:
+            if step.kind == "remove":
+                positions = step.positions
+                kept = {
+                    new: indices
+                    for name, indices in kept.items()
+                    if (new := name_after_removal(name, step.module, positions)) is not None
+                }
+            elif step.kind == "bypass":
+                start = f"{step.module}."
+                kept = {name: item for name, item in kept.items() if name != step.module and not name.startswith(start)}
+            for name, indices in step.kept.items():
+                key = _layer_name(step.module, name)
+                now = torch.tensor(unpacked_indices(indices), dtype=torch.int64, device="cpu")
+                kept[key] = kept[key][now] if key in kept else now
+        return kept
+
+
+def _layer_name(module: str, weight: str) -> str:
+    """The name under which `Record.kept_indices` lists a weight of `module`."""
+    if weight in ("weight", ""):
+        return module
+    if module.endswith(".parametrizations.weight"):
+        return module.removesuffix(".parametrizations.weight")
+    if module == "parametrizations.weight":
+        return ""
+    return module if weight == "weight_v" else f"{module}.{weight}".removeprefix(".")
+
+
+def unit_axis(module: nn.Module) -> int:
+    """Return the axis of the weight of a layer along which its output units lie."""
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return 1 if isinstance(module, (*transposed, nn.Embedding, nn.EmbeddingBag)) else 0
+
+
+def name_after_removal(name: str, container: str, positions: tuple[int, ...]) -> str | None:
+    """Return the name that a module or tensor has after `container` lost all items except those at `positions`.
+
+    Returns:
+        None if the module was removed.
+    """
+    start = f"{container}." if container else ""
+    if not name.startswith(start):
+        return name
+    item, dot, rest = name.removeprefix(start).partition(".")
+    if not item.isdigit():
+        return name
+    if int(item) not in positions:
+        return None
+    return f"{start}{positions.index(int(item))}{dot}{rest}"
+
+
+def name_before_removal(name: str, container: str, positions: tuple[int, ...]) -> str:
+    """Return the name that a module had before the removal; see `name_after_removal`."""
+    start = f"{container}." if container else ""
+    item, dot, rest = name.removeprefix(start).partition(".")
+    if not name.startswith(start) or not item.isdigit() or int(item) >= len(positions):
+        return name
+    return f"{start}{positions[int(item)]}{dot}{rest}"
 
 
 @dataclass(frozen=True)
@@ -295,7 +432,7 @@ def record_of(model: nn.Module) -> Record:
     """
     whole = _own_record(model) or Record()
     tensors, surgery, left_out = dict(whole.tensors), list(whole.surgery), dict(whole.left_out)
-    activations = dict(whole.activations)
+    activations, scores = dict(whole.activations), dict(whole.scores)
     n_parts = 0
     # Records of which a module holds a part are not read again from the modules inside of it.
     known = {prefix: [_origin(module)] for prefix, module in model.named_modules() if not prefix}
@@ -313,9 +450,12 @@ def record_of(model: nn.Module) -> Record:
         left_out = {**{f"{prefix}.{name}": why for name, why in part.left_out.items()}, **left_out}
         inner = {f"{prefix}.{name}" if name else prefix: activation for name, activation in part.activations.items()}
         activations = {**inner, **activations}
+        scores = {**{f"{prefix}.{name}" if name else prefix: ends for name, ends in part.scores.items()}, **scores}
     if not n_parts:
         return whole
-    return replace(whole, tensors=tensors, surgery=tuple(surgery), left_out=left_out, activations=activations)
+    return replace(
+        whole, tensors=tensors, surgery=tuple(surgery), left_out=left_out, activations=activations, scores=scores
+    )
 
 
 def attach_(model: nn.Module, record: Record) -> None:
@@ -378,11 +518,7 @@ def _own_record(module: nn.Module) -> Record | None:
     start = f"{path}."
     return Record(
         {name.removeprefix(start): item for name, item in record.tensors.items() if name.startswith(start)},
-        tuple(
-            replace(step, module=step.module.removeprefix(path).removeprefix("."))
-            for step in record.surgery
-            if step.module == path or step.module.startswith(start)
-        ),
+        _surgery_of_part(record.surgery, path),
         record.rest,
         {name.removeprefix(start): why for name, why in record.left_out.items() if name.startswith(start)},
         {
@@ -391,6 +527,17 @@ def _own_record(module: nn.Module) -> Record | None:
             if name == path or name.startswith(start)
         },
     )
+
+
+def _surgery_of_part(surgery: tuple[Surgery, ...], path: str) -> tuple[Surgery, ...]:
+    """The steps that changed the module now called `path`, under names within it. Removed blocks changed its name."""
+    steps: list[Surgery] = []
+    for step in reversed(surgery):
+        if step.kind == "remove" and path != step.module:
+            path = name_before_removal(path, step.module, step.positions)
+        if step.module == path or step.module.startswith(f"{path}."):
+            steps.append(replace(step, module=step.module.removeprefix(path).removeprefix(".")))
+    return tuple(reversed(steps))
 
 
 def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:

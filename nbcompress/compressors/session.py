@@ -22,7 +22,6 @@ from nbcompress.compressors.layers import (
     Patterns,
     Target,
     check_model,
-    check_number,
     check_seed,
     copied,
     fill_,
@@ -30,7 +29,9 @@ from nbcompress.compressors.layers import (
 )
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.modes import evaluating
+from nbcompress.compressors.optimizers import OptimizerSpec
 from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of, satisfies
+from nbcompress.compressors.torch_masks import torch_masks
 from nbcompress.compressors.training import BeforeEpoch, TrainingOptions, train_
 from nbcompress.errors import CompressionError, DataError, check_integer, option
 
@@ -42,9 +43,10 @@ class FineTuneOptions:
     Attributes:
         data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets).
         finetune: Epochs; 0 for no training.
-        lr: Step size of Adam.
+        lr: Step size.
         seed: Seed of the order of the data and of the model's own randomness.
         spec: The loss and the output that the user chose.
+        optimizer: Which optimizer trains.
 
     Raises:
         CompressionError: A number is out of range.
@@ -56,10 +58,11 @@ class FineTuneOptions:
     lr: float
     seed: int
     spec: LossSpec = field(default_factory=LossSpec)
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
 
     def __post_init__(self) -> None:
         check_integer("finetune", self.finetune, 0, error=CompressionError)
-        check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
+        self.optimizer.check_lr(self.lr)
         check_seed(self.seed)
         if self.finetune and self.data is None:
             raise DataError(
@@ -70,7 +73,7 @@ class FineTuneOptions:
             Batches(self.data)
 
     def training_options(self) -> TrainingOptions:
-        return TrainingOptions(epochs=self.finetune, lr=self.lr, seed=self.seed)
+        return TrainingOptions(self.finetune, self.lr, self.optimizer, seed=self.seed)
 
 
 class CompressionSession:
@@ -94,7 +97,9 @@ class CompressionSession:
 
     def __init__(self, model: nn.Module, layers: Patterns, fine_tune: FineTuneOptions) -> None:
         # Checked before the copy is made, which can be large.
-        select(check_model(model), layers)
+        check_model(model)
+        if not torch_masks(model):
+            select(model, layers)
         self.model = copied(model)
         self.fine_tune = fine_tune
         selection = select(self.model, layers)

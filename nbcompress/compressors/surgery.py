@@ -1,4 +1,7 @@
-"""Replay recorded structural changes (cut tensors, factorized layers) on a fresh instance, as when a file is loaded."""
+"""Replay recorded structural changes on a fresh instance, as when a file is loaded.
+
+Changes are cut tensors, factorized layers and removed blocks.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.attention import convert_attention_
+from nbcompress.compressors.blocks import bypass_, remove_items_
 from nbcompress.compressors.factorize import LowRank, low_rank_like
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import is_integer, number_at, set_number_
-from nbcompress.compressors.record import Surgery
+from nbcompress.compressors.record import Surgery, unit_axis, unpacked_indices
 from nbcompress.errors import CompressionError
 
 
@@ -28,8 +32,12 @@ def replay_surgery_(model: nn.Module, surgery: Surgery) -> None:
         _factorize_(model, surgery)
     elif surgery.kind == "cut":
         _cut_(model, surgery)
+    elif surgery.kind == "remove":
+        remove_items_(model, surgery.module, surgery.positions)
+    elif surgery.kind == "bypass":
+        bypass_(model, surgery.module)
     else:
-        raise CompressionError(f"a surgery is cut or factorize, got {surgery.kind!r}")
+        raise CompressionError(f"a surgery is cut, factorize, remove or bypass, got {surgery.kind!r}")
 
 
 def _module(model: nn.Module, surgery: Surgery) -> nn.Module:
@@ -61,6 +69,8 @@ def _cut_(model: nn.Module, surgery: Surgery) -> None:
     if surgery.shapes:
         convert_attention_(module)
     tensors = {name: _tensor(module, surgery.module, name, shape) for name, shape in surgery.shapes.items()}
+    for name, kept in surgery.kept.items():
+        _check_kept(module, surgery, name, tensors.get(name), kept)
     for name, shape in surgery.shapes.items():
         old = tensors[name]
         # The tensor stays the same object, because other modules and layers of Keras may hold it too.
@@ -93,6 +103,16 @@ def _tensor(module: nn.Module, where: str, name: str, shape: tuple[int, ...]) ->
             f"{name!r} of module {where!r} can only be cut, from {tuple(tensor.shape)}, but the record says {shape}"
         )
     return tensor
+
+
+def _check_kept(module: nn.Module, surgery: Surgery, name: str, tensor: Tensor | None, kept: int | bytes) -> None:
+    """Refuse kept units that the weight does not have, or of another number than its new shape has."""
+    shape, axis = surgery.shapes.get(name, ()), unit_axis(module)
+    n_bits = kept if isinstance(kept, int) else 8 * len(kept)
+    is_valid = tensor is not None and axis < len(shape) and n_bits < tensor.shape[axis] + 8
+    indices = unpacked_indices(kept) if is_valid else ()
+    if tensor is None or len(indices) != shape[axis] or (indices and indices[-1] >= tensor.shape[axis]):
+        raise CompressionError(f"the kept units of {name!r} in module {surgery.module!r} do not fit its shape")
 
 
 def _check_attribute(module: nn.Module, where: str, path: str, value: object) -> None:

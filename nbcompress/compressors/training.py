@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import cos, isfinite, pi
 
 import torch
@@ -21,11 +21,12 @@ from nbcompress.compressors.constraints import (
     LatentParameter,
     SharedParameter,
     constrain,
+    record_constraints_,
     rest_tensors,
     round_to_half_,
 )
-from nbcompress.compressors.data import Batches
-from nbcompress.compressors.layers import check_choice, check_number, check_seed, fill_, unique_parameters
+from nbcompress.compressors.data import Batch, Batches
+from nbcompress.compressors.layers import check_choice, check_seed, fill_, unique_parameters
 from nbcompress.compressors.losses import NO_LABELS_LEFT, BatchLoss, LossSpec
 from nbcompress.compressors.modes import (
     TrainingFlags,
@@ -37,7 +38,9 @@ from nbcompress.compressors.modes import (
     training_flags,
     training_flags_restored,
 )
-from nbcompress.compressors.record import TensorRecord, attach_, record_of
+from nbcompress.compressors.optimizers import DEFAULT_LR, OptimizerSpec
+from nbcompress.compressors.record import TensorRecord, TrainingLog, attach_, record_of
+from nbcompress.compressors.torch_masks import refresh_masked_, warn_of_free_zeros
 from nbcompress.errors import CompressionError, DataError, check_integer, option
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -114,6 +117,9 @@ class EarlyStopping:
         patience: Epochs without a lower loss after which training stops.
         seed: Seed of the order of the data and of the model's own randomness.
 
+    Attributes:
+        loss: The last loss.
+
     Raises:
         DataError: The loss is NaN or infinite before training.
     """
@@ -122,14 +128,14 @@ class EarlyStopping:
         self._model, self._batches, self._loss_of = model, batches, loss_of
         self._patience, self._seed = patience, seed
         self._n_waited = 0
-        self._lowest = self._loss()
+        self._lowest = self.loss = self._loss()
         if not isfinite(self._lowest):
             raise DataError(f"the loss on {option('valid=')} must be finite before training, got {self._lowest}")
         self._save()
 
     def should_stop(self) -> bool:
         """Measure the loss after an epoch, and return whether training should stop."""
-        loss = self._loss()
+        loss = self.loss = self._loss()
         if loss < self._lowest:
             self._lowest, self._n_waited = loss, 0
             self._save()
@@ -160,7 +166,6 @@ class EarlyStopping:
 # ---------------------------------------------------------------------------------------------------------------------
 # Options
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
 
 
@@ -171,62 +176,40 @@ class TrainingOptions:
     Attributes:
         epochs: Passes over the data, from 0.
         lr: Step size.
-        optimizer: `adam`, `adamw`, or `sgd` (with momentum).
+        optimizer: Which optimizer.
         batch_size: Examples in a batch, for data that is not in batches yet.
         seed: Seed of the order of the data and of the model's own randomness.
-        momentum: Momentum of `sgd`; None stands for 0.9.
-        weight_decay: Share of a weight that decay removes per unit of step size.
-        schedule: `constant`, or `cosine`: the step size falls from `lr` towards zero, epoch by epoch.
+        schedule: `constant`, or `cosine`: the step size falls from its start towards zero, epoch by epoch.
         patience: With validation data, epochs without a lower loss on it after which training stops.
 
     Raises:
-        CompressionError: An option is out of range, or momentum is given without `sgd`.
+        CompressionError: An option is out of range.
     """
 
     epochs: int
-    lr: float = 1e-3
-    optimizer: str = "adam"
+    lr: float = DEFAULT_LR
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     batch_size: int = 64
     seed: int = 0
-    momentum: float | None = None
-    weight_decay: float = 0.0
     schedule: str = "constant"
     patience: int | None = None
 
     def __post_init__(self) -> None:
         # Integers of NumPy become those of Python, since some functions of torch refuse them.
         object.__setattr__(self, "epochs", check_integer("epochs", self.epochs, 0, error=CompressionError))
-        check_number("lr", self.lr, 0, float("inf"), is_open_low=True)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        self.optimizer.check_lr(self.lr)
         object.__setattr__(self, "batch_size", check_integer("batch_size", self.batch_size, 1, error=CompressionError))
         object.__setattr__(self, "seed", check_seed(self.seed))
-        check_number("weight_decay", self.weight_decay, 0, float("inf"))
         check_choice("schedule", self.schedule, SCHEDULES)
         if self.patience is not None:
             check_integer("patience", self.patience, 1, error=CompressionError)
-        if self.momentum is not None:
-            check_number("momentum", self.momentum, 0, 1)
-            if self.optimizer != "sgd":
-                belongs = f"{option('momentum')} belongs to {option('optimizer', 'sgd')}"
-                raise CompressionError(f"{belongs}, got momentum with {self.optimizer!r}")
 
-    def lr_of(self, epoch: int) -> float:
-        """Return the step size in an epoch, counted from 1."""
+    def share_of_lr(self, epoch: int) -> float:
+        """Return the share of the first step size that an epoch has, counted from 1."""
         if self.schedule == "constant":
-            return self.lr
+            return 1.0
         # Loshchilov and Hutter (2017), "SGDR", equation 5, without restarts and down to zero.
-        return self.lr * 0.5 * (1 + cos(pi * (epoch - 1) / self.epochs))
-
-    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        # A fused step is one pass over the parameters instead of a dozen. torch has it for real numbers on these
-        # devices.
-        fused = all(item.is_floating_point() and item.device.type in ("cpu", "cuda") for item in parameters) or None
-        if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
-        if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
-        momentum = 0.9 if self.momentum is None else self.momentum
-        return torch.optim.SGD(parameters, lr=self.lr, momentum=momentum, weight_decay=self.weight_decay, fused=fused)
+        return 0.5 * (1 + cos(pi * (epoch - 1) / self.epochs))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -266,12 +249,17 @@ class Trainer:
                 parameter,
                 constraint,
                 is_half=self._is_half,
-                is_mean=options.optimizer == "sgd",
+                is_mean=not options.optimizer.is_scale_free,
                 start=latents.get(names[0]),
             )
         if not self._parameters:
             raise CompressionError("nothing can be trained: no parameter of the model requires a gradient")
-        self._optimizer = options.make_optimizer([*(item.latent for item in self._parameters.values()), *learned_along])
+        self.is_full_batch = options.optimizer.is_full_batch
+        moved = [*(item.latent for item in self._parameters.values()), *learned_along]
+        self._optimizer = options.optimizer.make(moved, options.lr)
+        # The step sizes that the user's function set can differ from group to group.
+        self._first_lrs = [group["lr"] for group in self._optimizer.param_groups]
+        self._logs_before, self._log = record.training, TrainingLog(options.optimizer.name)
 
     def step(self, loss: Tensor) -> None:
         """Make one step down the gradient of `loss`, then project the parameters onto their constraints.
@@ -279,10 +267,30 @@ class Trainer:
         Raises:
             CompressionError: A weight became NaN or infinite.
         """
+        self.clear()
+        self.add(loss)
+        self.advance()
+
+    def clear(self) -> None:
+        """Forget the gradients."""
         self.model.zero_grad(set_to_none=True)
         for parameter in self._learned_along:
             parameter.grad = None
+
+    def add(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to those that were added before."""
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def advance(self, weight: float | None = None) -> None:
+        """Make one step down the gradients that were added, divided by `weight` if it is given, and project.
+
+        Raises:
+            CompressionError: A weight became NaN or infinite.
+        """
+        if weight is not None:
+            for parameter in (*self.model.parameters(), *self._learned_along):
+                if parameter.grad is not None:
+                    parameter.grad.div_(weight)
         for constrained in self._parameters.values():
             constrained.pass_gradient()
         with default_device_cpu():
@@ -292,10 +300,26 @@ class Trainer:
             raise CompressionError(f"training diverged: a weight became NaN or infinite; use a smaller {option('lr')}")
         self.project()
 
-    def set_lr(self, lr: float) -> None:
-        """Set the step size to `lr`."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+    def scale_lr(self, share: float) -> None:
+        """Set the step size to a share of the first one."""
+        for group, lr in zip(self._optimizer.param_groups, self._first_lrs, strict=True):
+            group["lr"] = lr * share
+
+    def log_epoch(self, step_losses: Sequence[float], epoch_loss: float) -> None:
+        """Add the losses of an epoch to the log in the model's record."""
+        self._set_log(self._log.with_epoch(step_losses, epoch_loss))
+
+    def log_valid(self, loss: float) -> None:
+        """Add the loss on validation data after an epoch to the log in the model's record."""
+        self._set_log(self._log.with_valid(loss))
+
+    def keep_log(self) -> None:
+        """Put the log into the model's record again, after an earlier record was restored."""
+        self._set_log(self._log)
+
+    def _set_log(self, log: TrainingLog) -> None:
+        self._log = log
+        attach_(self.model, replace(record_of(self.model), training=(*self._logs_before, log)))
 
     def project(self) -> None:
         """Set the model's parameters to the latent ones, projected onto their constraints."""
@@ -316,20 +340,14 @@ class Trainer:
 
     def update_record(self) -> None:
         """Write the constraints into the model's record. Round stored buffers to half precision if the rest is."""
-        record = record_of(self.model)
-        tensors = dict(record.tensors)
-        for name, constrained in self._parameters.items():
-            constraint = constrained.constraint()
-            if constraint is not None:
-                key = next((other for other in _names(self.model, constrained.parameter) if other in tensors), name)
-                tensors[key] = constraint
-        record = replace(record, tensors=tensors)
-        attach_(self.model, record)
+        record = record_constraints_(self.model, self._parameters.values())
         if self._is_half:
             rest = rest_tensors(self.model, record)
             round_to_half_((name, tensor) for name, tensor in rest if not isinstance(tensor, nn.Parameter))
 
 
+# How much the loss of a batch counts in the mean over all of the data.
+BatchWeight = Callable[[Batch], float]
 BeforeEpoch = Callable[[int, Trainer], None]
 OnEpoch = Callable[[int, float], object]
 Progress = Callable[[float], object]
@@ -342,6 +360,7 @@ def train_(
     *,
     spec: LossSpec | None = None,
     batch_loss: BatchLoss | None = None,
+    batch_weight: BatchWeight | None = None,
     latents: Mapping[str, Tensor] | None = None,
     learned_along: Sequence[nn.Parameter] = (),
     before_epoch: BeforeEpoch | None = None,
@@ -357,6 +376,7 @@ def train_(
         options: How to train.
         spec: The loss and the output that the user chose.
         batch_loss: Replaces `spec`: a function from the model and a batch to the loss; None if no label counts.
+        batch_weight: Beside `batch_loss`: how many labels that count a batch has; its examples if None.
         latents: Values before rounding, by parameter name, at which training starts.
         learned_along: Parameters outside the model that the loss depends on.
         before_epoch: Called with the epoch, counted from 1, and the trainer.
@@ -379,28 +399,38 @@ def train_(
     if not options.epochs:
         reporter.end()
         return
+    warn_of_free_zeros(model)
     with seeded(options.seed, *batches.generators), torch.enable_grad(), _consistent_at_end(trainer):
-        loss_of = batch_loss or (spec or LossSpec()).resolve(model, batches, options.seed)
+        loss_of, weight_of = batch_loss, batch_weight
+        if loss_of is None:
+            loss_of = (spec or LossSpec()).resolve(model, batches, options.seed)
+            weight_of = loss_of.n_counted
         early_stopping = None
         if options.patience is not None:
             valid_batches = Batches(valid, options.batch_size)
             early_stopping = EarlyStopping(model, valid_batches, loss_of, options.patience, options.seed)
         for epoch in range(1, options.epochs + 1):
-            trainer.set_lr(options.lr_of(epoch))
+            trainer.scale_lr(options.share_of_lr(epoch))
             if before_epoch is not None:
                 before_epoch(epoch, trainer)
             _train_mode_(model, flags)
-            loss = _run_epoch(trainer, batches, loss_of, epoch, reporter)
+            step_losses, loss = _run_epoch(trainer, batches, loss_of, weight_of, epoch, reporter)
             set_training_flags_(flags)
             trainer.update_record()
+            trainer.log_epoch(step_losses, loss)
             if on_epoch is not None:
                 on_epoch(epoch, loss)
-            if early_stopping is not None and early_stopping.should_stop():
-                break
+            if early_stopping is not None:
+                should_stop = early_stopping.should_stop()
+                trainer.log_valid(early_stopping.loss)
+                if should_stop:
+                    break
         if early_stopping is not None:
             early_stopping.restore_()
+            trainer.keep_log()
         # Other weights give other activations.
         attach_(model, with_activation_ranges(model, record_of(model), data, options.seed))
+    refresh_masked_(model)
     reporter.end()
 
 
@@ -428,10 +458,19 @@ class _ProgressReporter:
 
 
 def _run_epoch(
-    trainer: Trainer, batches: Batches, loss_of: BatchLoss, epoch: int, reporter: _ProgressReporter
-) -> float:
-    """Train for one epoch and return the mean loss of its batches."""
-    total, n_batches = 0.0, 0
+    trainer: Trainer,
+    batches: Batches,
+    loss_of: BatchLoss,
+    weight_of: BatchWeight | None,
+    epoch: int,
+    reporter: _ProgressReporter,
+) -> tuple[list[float], float]:
+    """Train for one epoch and return the losses of its steps and their mean."""
+    losses: list[float] = []
+    # Of the only step, if it uses all of the data.
+    total, total_weight = 0.0, 0.0
+    trainer.clear()
+    n_batches = 0
     for batch in batches.for_model(trainer.model):
         loss = loss_of(trainer.model, batch)
         if loss is None:
@@ -441,13 +480,22 @@ def _run_epoch(
             raise CompressionError(
                 f"training diverged: the loss is {value} in epoch {epoch}; use a smaller {option('lr')}"
             )
-        trainer.step(loss)
-        total, n_batches = total + value, n_batches + 1
+        if trainer.is_full_batch:
+            weight = float(batch.n_examples or 1) if weight_of is None else float(weight_of(batch))
+            trainer.add(loss * weight)
+            total, total_weight = total + weight * value, total_weight + weight
+        else:
+            trainer.step(loss)
+            losses.append(value)
+        n_batches += 1
         reporter.batch(epoch, n_batches)
     if not n_batches:
         raise DataError(NO_LABELS_LEFT)
+    if trainer.is_full_batch:
+        trainer.advance(total_weight)
+        losses.append(total / total_weight)
     reporter.epoch(epoch)
-    return total / n_batches
+    return losses, sum(losses, 0.0) / len(losses)
 
 
 def _train_mode_(model: nn.Module, flags: TrainingFlags) -> None:
@@ -517,7 +565,3 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 def _total(values: Tensor) -> float:
     """The sum of all numbers; of complex ones, of both parts."""
     return float((torch.view_as_real(values) if values.is_complex() else values).sum())
-
-
-def _names(model: nn.Module, parameter: nn.Parameter) -> tuple[str, ...]:
-    return next(names for names, candidate in unique_parameters(model) if candidate is parameter)

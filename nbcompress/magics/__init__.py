@@ -7,15 +7,18 @@ help or completion is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
+    from IPython.core.formatters import DisplayFormatter
     from IPython.core.interactiveshell import InteractiveShell
 
     from nbcompress.magics.arguments import MagicParser
     from nbcompress.magics.base import LineMagic
+    from nbcompress.study import Study
 
     Matcher = Callable[[CompletionContext], SimpleMatcherResult]
 
@@ -26,6 +29,7 @@ LINE_MAGICS = {
     "cluster": "compressors",
     "factorize": "compressors",
     "distill": "compressors",
+    "compress": "compress",
     "footprint": "measures",
     "sensitivity": "measures",
     "bo_study": "study",
@@ -35,34 +39,67 @@ CELL_MAGIC = "bo_search"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# The completion matcher that was added to each shell, for `unregister`.
-_matchers: dict[int, Matcher] = {}
+# What removes from each shell what was added to it, for `unregister`.
+_added: dict[int, ExitStack] = {}
 
 
 def register(shell: InteractiveShell) -> None:
-    """Register the magics and their completion in `shell`. It may be called again."""
+    """Register in `shell` the magics, their completion, and how a study is displayed. It may be called again."""
     unregister(shell)
+    _added[id(shell)] = stack = ExitStack()
     add: Any = shell.register_magic_function
+    magics: Any = shell.magics_manager.magics
     add(_cell_function(shell), "cell", CELL_MAGIC)
-    add(_line_function(shell, CELL_MAGIC), "line", CELL_MAGIC)
-    for name in LINE_MAGICS:
+    stack.callback(magics["cell"].pop, CELL_MAGIC, None)
+    for name in (CELL_MAGIC, *LINE_MAGICS):
         add(_line_function(shell, name), "line", name)
-    matcher = _matcher(shell)
-    _matchers[id(shell)] = matcher
+        stack.callback(magics["line"].pop, name, None)
     if shell.Completer is not None:
-        shell.Completer.custom_matchers.append(matcher)
+        _add_to(shell.Completer.custom_matchers, _matcher(shell), stack)
+    _add_to(shell.input_transformers_cleanup, _with_body, stack)
+    if shell.display_formatter is not None:
+        formatter: Any = shell.display_formatter.mimebundle_formatter
+        formatter.for_type_by_name(*_STUDY, _study_view(shell.display_formatter))
+        stack.callback(formatter.pop, ".".join(_STUDY), None)
 
 
 def unregister(shell: InteractiveShell) -> None:
-    """Remove the magics and their completion from `shell`."""
-    matcher = _matchers.pop(id(shell), None)
-    if matcher is None:
-        return
-    if shell.Completer is not None and matcher in shell.Completer.custom_matchers:
-        shell.Completer.custom_matchers.remove(matcher)
-    shell.magics_manager.magics["cell"].pop(CELL_MAGIC, None)
-    for name in (CELL_MAGIC, *LINE_MAGICS):
-        shell.magics_manager.magics["line"].pop(name, None)
+    """Remove from `shell` what `register` has added."""
+    added = _added.pop(id(shell), None)
+    if added is not None:
+        added.close()
+
+
+def _add_to(items: list[Any], item: Any, stack: ExitStack) -> None:
+    def remove() -> None:
+        if item in items:
+            items.remove(item)
+
+    items.append(item)
+    stack.callback(remove)
+
+
+def _with_body(lines: list[str]) -> list[str]:
+    """Give a search cell without a body an empty line; IPython refuses a cell magic without one, also with `-h`."""
+    is_alone = bool(lines) and lines[0].split()[:1] == [f"%%{CELL_MAGIC}"] and not any(map(str.strip, lines[1:]))
+    return [lines[0].rstrip("\n") + "\n", "\n"] if is_alone else lines
+
+
+# The class whose objects are displayed as the finished panel, by name, so that it need not be imported.
+_STUDY = ("nbcompress.study.study", "Study")
+
+
+def _study_view(display: DisplayFormatter) -> Callable[[Study], Any]:
+    """Return the function that displays a study: its saved view, or only its text in a terminal."""
+
+    def view(study: Study) -> Any:
+        if display.active_types == ["text/plain"]:
+            return None
+        from nbcompress.magics.study import study_view
+
+        return study_view(study)
+
+    return view
 
 
 def line_magic(name: str) -> LineMagic:

@@ -260,7 +260,7 @@ class MagicParser(argparse.ArgumentParser):
         return found
 
     def _value_of(self, action: argparse.Action | None, text: str, evaluate: Evaluate) -> str:
-        if action is None or action.type in (expression, verbatim):
+        if action is None or action.type in (expression, model_or_file, verbatim):
             return text
         try:
             text = expanded(text, evaluate)
@@ -331,6 +331,11 @@ def expression(text: str) -> Expression:
     except SyntaxError as err:
         raise argparse.ArgumentTypeError(f"{text!r} is not a Python expression: {err.msg}.") from err
     return Expression(text.strip())
+
+
+def model_or_file(text: str) -> Expression:
+    """Accept a Python expression, or the path of a model's file, whose quotes the line has lost."""
+    return Expression(repr(text)) if text.endswith(".nbz") else expression(text)
 
 
 def expression_or_error(text: str) -> Expression:

@@ -7,11 +7,14 @@ that are not given keep the function's defaults.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import ast
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from IPython.core.error import UsageError
 
+from nbcompress.choices import OPTIMIZERS
+from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import (
     LAYERS,
     MODEL,
@@ -35,7 +38,8 @@ from nbcompress.public import public
 # The options of every compressor --------------------------------------------------------------------------------------
 
 # These go to the function. The others are for the card alone.
-COMMON = ("layers", "data", "finetune", "lr", "seed", "loss", "output")
+OF_TRAINING = ("lr", "optimizer", "momentum", "betas", "eps", "weight_decay")
+COMMON = ("layers", "data", "finetune", *OF_TRAINING, "seed", "loss", "output")
 
 
 def common_options(
@@ -52,6 +56,17 @@ def common_options(
         argument("--evaluate", type=expression, metavar="FN", help="a function from model to a number, for the card"),
         number("--finetune", "EPOCHS", finetune),
         number("--lr", "LR", lr),
+        argument(
+            "--optimizer",
+            # A fixed word wins over a variable of that name.
+            type=Suggests(lambda text: text if text in OPTIMIZERS else expression(text), OPTIMIZERS),
+            metavar="NAME",
+            help=f"{', '.join(OPTIMIZERS)}, or a variable: a function from parameters to an optimizer (adam)",
+        ),
+        number("--momentum", "M", "of the optimizers momentum (0.9), sgd and gd (0)"),
+        argument("--betas", type=expression, metavar="PAIR", help="of adam and adamw: an expression, (0.9, 0.999)"),
+        number("--eps", "E", "of adam and adamw: 1e-8"),
+        number("--weight-decay", "W", "weight decay of the optimizer (0)"),
         argument(
             "--loss",
             type=expression,
@@ -83,6 +98,70 @@ def model_of(text: Expression, scope: Scope) -> Any:
     return model
 
 
+def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
+    """Evaluate expressions of models and label each model by its expression; equal labels get a number.
+
+    Raises:
+        UsageError: There is no model, or a value is not a model.
+    """
+    from torch import nn
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        value = scope.evaluate(text)
+        for label, model in _labelled(text, value):
+            if not isinstance(model, nn.Module):
+                kind = with_article(type(model).__name__)
+                raise UsageError(f"MODEL must be a torch.nn.Module, but {label} is {kind}.")
+            key, count = label, 2
+            while key in found:
+                key, count = f"{label} ({count})", count + 1
+            found[key] = model
+    if not found:
+        raise UsageError("there is no model in an empty list.")
+    return found
+
+
+def _labelled(text: Expression, value: Any) -> list[tuple[str, Any]]:
+    """Return pairs of label and model: for a list display the text of each part, for other lists the position."""
+    if isinstance(value, dict):
+        return [(str(key), model) for key, model in value.items()]
+    if not isinstance(value, (list, tuple)):
+        return [(str(text), value)]
+    node = ast.parse(text, mode="eval").body
+    if isinstance(node, (ast.List, ast.Tuple)) and len(node.elts) == len(value):
+        return [(ast.unparse(part), model) for part, model in zip(node.elts, value, strict=True)]
+    return [(f"{text}[{index}]", model) for index, model in enumerate(value)]
+
+
+def keywords_of(arguments: argparse.Namespace, passed: Sequence[str], scope: Scope) -> dict[str, Any]:
+    """Return the options among `passed` that are given, with every expression evaluated.
+
+    Raises:
+        UsageError: An expression cannot be evaluated.
+    """
+    keywords = as_keywords(arguments, passed)
+    optimizer = keywords.get("optimizer")
+    try:
+        return scope.values(keywords)
+    except UsageError as err:
+        hint = did_you_mean(optimizer, OPTIMIZERS) if optimizer in str(err).split("'") else ""
+        raise UsageError(f"{err}{hint}") from None
+
+
+def check_training(keywords: Mapping[str, Any]) -> None:
+    """Refuse options of a training that does not take place.
+
+    Raises:
+        UsageError: There is one.
+    """
+    unused = [key for key in OF_TRAINING if key in keywords]
+    if unused and not keywords.get("finetune"):
+        what = "the learning rate" if unused[0] == "lr" else "an option"
+        name = unused[0].replace("_", "-")
+        raise UsageError(f"--{name} is {what} of --finetune EPOCHS, and has no effect without it.")
+
+
 # Magics of one model --------------------------------------------------------------------------------------------------
 
 
@@ -102,9 +181,8 @@ def compressor(
 
     def call(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
         model = model_of(arguments.model, scope)
-        keywords = scope.values(as_keywords(arguments, passed))
-        if "lr" in keywords and not keywords.get("finetune"):
-            raise UsageError("--lr is the learning rate of --finetune EPOCHS, and has no effect without it.")
+        keywords = keywords_of(arguments, passed, scope)
+        check_training(keywords)
         if scope.in_trial:
             return MagicResult(public(name)(model, **keywords))
         card = CardInputs.of(arguments, scope, keywords, is_trained=bool(keywords.get("finetune")))
@@ -119,6 +197,13 @@ def _bits(text: str) -> float | str:
     return text if text == "auto" else number_or_expression(text)
 
 
+SCHEDULE_WORDS = ("one-shot", "gradual")
+
+
+def _schedule(text: str) -> str:
+    return text if text in SCHEDULE_WORDS else expression(text)
+
+
 def _size(text: str) -> str:
     """Accept a size such as 60kB, or an expression for one."""
     return text if text[:1].isdigit() or text[:1] == "." else expression(text)
@@ -130,24 +215,40 @@ REST = one_of("--rest", ("float16", "float32"), "biases, norms and other layers:
 
 PRUNE = compressor(
     "prune",
-    "Remove the share A of the weights, or of whole neurons and channels, physically. Returns a new model. "
+    "Remove the share A of the weights, or of whole neurons, channels and layers, physically. Returns a new model. "
     "(Not %prun, which profiles a statement.)",
     """\
   small = %prune model --amount 0.8
   small = %prune model --amount 0.9 --data train --finetune 5 --evaluate accuracy
   small = %prune model --amount 0.8 --criterion hessian --data train
-  small = %prune model --amount 0.5 --granularity channel --example images[:1]""",
+  small = %prune model --amount 0.5 --granularity channel --example images[:1]
+  small = %prune model --amount 0.25 --granularity layer --data train --finetune 3""",
     [
         number("--amount", "A", "share to remove, 0 to 1; or --threshold"),
         number("--threshold", "T", "remove weights of smaller magnitude"),
-        one_of("--granularity", ("weight", "2:4", "channel"), "{words} (weight)"),
+        one_of("--granularity", ("weight", "2:4", "channel", "layer"), "{words} (weight)"),
         one_of(
             "--criterion",
-            ("magnitude", "random", "gradient", "activation", "mutual-information", "hessian"),
+            (
+                "magnitude",
+                "random",
+                "gradient",
+                "activation",
+                "energy",
+                "winner",
+                "mutual-information",
+                "redundancy",
+                "hessian",
+            ),
             "{words} (magnitude); all but magnitude and random need --data",
         ),
         one_of("--scope", ("global", "layer", "lamp"), "{words} (global; channels: layer)"),
-        one_of("--schedule", ("one-shot", "gradual"), "{words} (one-shot)"),
+        argument(
+            "--schedule",
+            type=Suggests(_schedule, SCHEDULE_WORDS),
+            metavar="S",
+            help="one-shot, gradual, or an expression: a list of shares, or a function of the step (one-shot)",
+        ),
         one_of(
             "--norms",
             ("keep", "cut"),
@@ -218,6 +319,14 @@ _DISTILL_OPTIONS = [
     number("--epochs", "N", "passes over the data (10)"),
     number("--temperature", "T", "softens the outputs (4)"),
     number("--alpha", "A", "weight of the teacher, 0 to 1 (0.9)"),
+    one_of("--targets", ("soft", "hard"), "{words} (soft); hard: the class that the teacher predicts, as the label"),
+    argument(
+        "--through",
+        action="append",
+        type=expression,
+        metavar="ASSISTANT",
+        help="a model between teacher and student, a copy of which is trained first; repeatable",
+    ),
     argument(
         "--match",
         action="append",
@@ -233,24 +342,26 @@ def _distill(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
 
     from nbcompress.compressors import distill
 
-    teacher, student = model_of(arguments.teacher, scope), model_of(arguments.student, scope)
+    teachers, student = named_models([arguments.teacher], scope), model_of(arguments.student, scope)
+    teacher = list(teachers.values())
     if arguments.data is None:
         raise UsageError("--data is needed: a DataLoader, a data set, or a pair of tensors.")
     passed = [*(option.keyword for option in _DISTILL_OPTIONS), *COMMON]
-    keywords = scope.values(as_keywords(arguments, passed))
+    keywords = keywords_of(arguments, passed, scope)
+    if arguments.through:
+        keywords["through"] = list(named_models(arguments.through, scope).values())
     if scope.in_trial:
         return MagicResult(distill(teacher, student, **keywords))
     card = CardInputs.of(arguments, scope, keywords, is_trained=True)
-    teacher_name = str(arguments.teacher)
-    before = card.scores_before({teacher_name: teacher})
+    before = card.scores_before(teachers)
     result = distill(teacher, student, control=arguments.control, **keywords)
     if isinstance(result, nn.Module):
         trained = result
-        models = {teacher_name: teacher, "distilled": trained}
+        models = {**teachers, "distilled": trained}
     else:
         trained = result.student
-        models = {teacher_name: teacher, "distilled": trained, "without teacher": result.control}
-    return MagicResult(trained, card.or_error(lambda: side_by_side(card, before, models)))
+        models = {**teachers, "distilled": trained, "without teacher": result.control}
+    return MagicResult(trained, card.or_error(lambda: side_by_side(card, before, models, models.keys() - teachers)))
 
 
 DISTILL = LineMagic(
@@ -259,9 +370,16 @@ DISTILL = LineMagic(
     "(1 - alpha) * loss on the labels. Returns the trained copy.",
     """\
   small = %distill model student --data train --epochs 10 --evaluate accuracy
-  small = %distill model student --data train --temperature 2 --alpha 0.5 --control --evaluate accuracy""",
+  small = %distill model student --data train --temperature 2 --alpha 0.5 --control --evaluate accuracy
+  small = %distill model student --data images --targets hard
+  small = %distill [first, second] student --through assistant --data train""",
     (
-        argument("teacher", type=expression, metavar="TEACHER", help="an expression: the model to learn from"),
+        argument(
+            "teacher",
+            type=expression,
+            metavar="TEACHER",
+            help="an expression: the model to learn from, or a list of several",
+        ),
         argument("student", type=expression, metavar="STUDENT", help="an expression: the model to train a copy of"),
         *_DISTILL_OPTIONS,
         argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-from collections.abc import Sequence
+import os
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -17,17 +17,21 @@ from nbcompress.magics.arguments import (
     argument,
     as_keywords,
     expression,
+    model_or_file,
     number,
     one_of,
 )
 from nbcompress.magics.base import LineMagic, MagicResult, Scope
-from nbcompress.magics.compressors import model_of
-from nbcompress.magics.result_card import checked_evaluate, with_article
+from nbcompress.magics.compressors import model_of, named_models
+from nbcompress.magics.result_card import checked_evaluate
 
 
 def _footprint(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     from nbcompress.measure import footprint
 
+    file = _model_file(arguments, scope)
+    if file is not None:
+        return _footprint_of_file(file, arguments, scope)
     models = named_models(arguments.models, scope)
     keywords = scope.values(as_keywords(arguments, ("example", "data", "threads", "runtime")))
     measured = footprint(models, **keywords)
@@ -39,40 +43,30 @@ def _footprint(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     return MagicResult(result, footprint_card(result, title=arguments.typed))
 
 
-def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
-    """Evaluate expressions of models and label each model by its expression; equal labels get a number.
-
-    Raises:
-        UsageError: There is no model, or a value is not a model.
-    """
-    from torch import nn
-
-    found: dict[str, Any] = {}
-    for text in texts:
-        value = scope.evaluate(text)
-        for label, model in _labelled(text, value):
-            if not isinstance(model, nn.Module):
-                kind = with_article(type(model).__name__)
-                raise UsageError(f"MODEL must be a torch.nn.Module, but {label} is {kind}.")
-            key, count = label, 2
-            while key in found:
-                key, count = f"{label} ({count})", count + 1
-            found[key] = model
-    if not found:
-        raise UsageError("there is no model in an empty list.")
-    return found
+# What may stand for a path: a text, or a variable.
+_PATH_NODES = (ast.Constant, ast.Name, ast.Attribute)
 
 
-def _labelled(text: Expression, value: Any) -> list[tuple[str, Any]]:
-    """Return pairs of label and model: for a list display the text of each part, for other lists the position."""
-    if isinstance(value, dict):
-        return [(str(key), model) for key, model in value.items()]
-    if not isinstance(value, (list, tuple)):
-        return [(str(text), value)]
-    node = ast.parse(text, mode="eval").body
-    if isinstance(node, (ast.List, ast.Tuple)) and len(node.elts) == len(value):
-        return [(ast.unparse(part), model) for part, model in zip(node.elts, value, strict=True)]
-    return [(f"{text}[{index}]", model) for index, model in enumerate(value)]
+def _model_file(arguments: argparse.Namespace, scope: Scope) -> str | None:
+    """Return the path if the line names one file of a compressed model in place of models."""
+    if len(arguments.models) != 1 or not isinstance(ast.parse(arguments.models[0], mode="eval").body, _PATH_NODES):
+        return None  # an expression that makes a model is evaluated once
+    value = scope.evaluate(arguments.models[0])
+    is_path = isinstance(value, (str, os.PathLike)) and str(value).endswith(".nbz")
+    return os.fspath(value) if is_path else None
+
+
+def _footprint_of_file(path: str, arguments: argparse.Namespace, scope: Scope) -> MagicResult:
+    from nbcompress.artifact.contents import read_contents
+
+    if arguments.example is not None or arguments.data is not None:
+        raise UsageError(f"{path!r} holds weights and no code, so nothing is run: leave --example and --data out.")
+    contents = read_contents(path)
+    if scope.in_trial:
+        return MagicResult(contents)
+    from nbcompress.panels.cards import contents_card
+
+    return MagicResult(contents, contents_card(contents, title=arguments.typed))
 
 
 FOOTPRINT = LineMagic(
@@ -82,9 +76,16 @@ FOOTPRINT = LineMagic(
     """\
   %footprint model --example images[:1]
   %footprint model small
-  costs = %footprint [model, small] --example images[:1]""",
+  costs = %footprint [model, small] --example images[:1]
+  %footprint "small.nbz\"""",
     (
-        argument("models", nargs="+", type=expression, metavar="MODEL", help="expressions: models, or lists of models"),
+        argument(
+            "models",
+            nargs="+",
+            type=model_or_file,
+            metavar="MODEL",
+            help="expressions: models, lists of models, or the path of one .nbz file",
+        ),
         argument("--example", type=expression, metavar="X", help="an input of the model; without it nothing is run"),
         argument("--data", type=expression, metavar="D", help="data whose first batch serves as the example"),
         one_of("--runtime", ("torch", "onnx"), "where latency is measured: {words} (torch)"),

@@ -7,7 +7,7 @@ the result is returned all the same.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -153,6 +153,7 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
     """
     from nbcompress.compressors import record_of
     from nbcompress.measure import compare
+    from nbcompress.measure.removed import removed_rows
     from nbcompress.panels.cards import comparison_card
 
     after = card.scores({"after": small})
@@ -163,18 +164,35 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
         comparison,
         scores={name: {**before[name], **after[name]} for name in before},
         left_out=record_of(small).left_out,
-        remarks=card.remarks(comparison.language is not None) if is_scored else [],
+        training=record_of(small).training[len(record_of(model).training) :],
+        removed=removed_rows(model, small, (comparison.before, comparison.after)),
+        remarks=[
+            *mask_remarks(model),
+            *(card.remarks(comparison.language is not None) if is_scored else []),
+        ],
     )
 
 
-def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any]) -> Bundle:
+def mask_remarks(model: Any) -> list[str]:
+    """Return a remark if `model` has masks of `torch.nn.utils.prune`, which were taken over."""
+    from nbcompress.compressors.torch_masks import torch_masks
+
+    masks = torch_masks(model)
+    n_zeros = sum(int((mask == 0).sum()) for mask in masks.values())
+    listed = ", ".join(list(masks)[:3]) + (f" and {len(masks) - 3} more" if len(masks) > 3 else "")
+    return [f"masks of torch.nn.utils.prune were taken over: {n_zeros:,} zeros of {listed}"] if masks else []
+
+
+def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any], trained: Collection[str]) -> Bundle:
     """Return the card that compares several models.
 
     Args:
         card: The inputs.
         before: The scores of some of the models.
         models: The models by label, the original first.
+        trained: The labels of those that were trained.
     """
+    from nbcompress.compressors import record_of
     from nbcompress.compressors.losses import LossSpec
     from nbcompress.measure import accuracy_change, footprint, language_note, scores_on
     from nbcompress.panels.cards import footprint_card
@@ -197,6 +215,7 @@ def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any]) ->
     return footprint_card(
         footprints,
         title=card.title,
+        training={label: record_of(model).training[-1:] for label, model in models.items() if label in trained},
         scores={name: {**before[name], **values} for name, values in scores.items()},
         measured=measured,
         remarks=remarks,

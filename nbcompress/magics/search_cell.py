@@ -20,7 +20,7 @@ from IPython import get_ipython
 from IPython.core.error import UsageError
 
 from nbcompress.cell import CellBody, CellEvaluator, CellSource
-from nbcompress.choices import ENGINES
+from nbcompress.choices import ENGINES, is_engine
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import HelpRequested
 from nbcompress.magics.base import Output, Scope, one_line_errors
@@ -155,9 +155,10 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory
     body, space = read_cell(arguments, cell, scope, baseline)
     options = _options(arguments, body, scope, baseline)
     location = StudyLocation.of_cell(options, _made_name(body, space))
+    evaluator = CellEvaluator(body, space, scope.namespace, options.keep)
     search = prepare_search(
         options,
-        CellEvaluator(body, space, scope.namespace, options.keep),
+        evaluator,
         space,
         body.goal,
         replace(location, storage=None) if in_memory else location,
@@ -165,6 +166,10 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory
         modules=lambda: notebook_modules(scope.namespace),
         engine_name=arguments.engine,
         facts={"cell": cell},
+    )
+    search.study.warnings += tuple(
+        f"In this cell {name!r} is the notebook's own, not the one of nbcompress; delete it or write nbcompress.{name}."
+        for name in evaluator.shadowing()
     )
     return replace(search, variable=arguments.out, notebook_names=frozenset(scope.namespace))
 
@@ -176,6 +181,8 @@ def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope, baseli
     evaluated = {
         "engine": _engine(arguments, body, scope),
         "start": scope.value(arguments.start),
+        "original": scope.value(arguments.original),
+        "test": scope.value(arguments.test),
         "baseline": baseline,
     }
     options = SearchOptions.from_arguments({**vars(arguments), **evaluated})
@@ -220,16 +227,18 @@ def _made_name(body: CellBody, space: Space) -> str:
 def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Any:
     """Return the word for an engine, or the executor of that name in the notebook."""
     choice: str = arguments.engine
-    if choice not in (*ENGINES, *scope.namespace):
+    is_word = is_engine(choice)
+    if not is_word and choice not in scope.namespace:
         near = did_you_mean(choice, ENGINES)
         raise UsageError(
-            f"--engine is inline, process or the name of an executor in this notebook, but got {choice!r}.{near}"
+            "--engine is inline, process, ray, dask, an address or the name of an executor in this notebook, but got "
+            f"{choice!r}.{near}"
         )
     if choice != "inline" and body.magics:
         raise UsageError(
             f"the body uses {body.magics[0]}, which works under --engine inline only. Call the function instead."
         )
-    return choice if choice in ENGINES else scope.namespace[choice]
+    return choice if is_word else scope.namespace[choice]
 
 
 def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
@@ -240,6 +249,7 @@ def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
     history = search.histories.history_of((), study.goal)
     point = start[0] if start else search.proposer.propose(0, history).point
     outcome = search.evaluate(Assignment(0, point, trial_seed(arguments.seed, 0)))
+    search.engine.close()  # it may have connected to a cluster
     return "\n".join([*_space_lines(search), *_trial_lines(point, outcome), _estimate(search, outcome)])
 
 
@@ -310,12 +320,29 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
     except KeyboardInterrupt:
         print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
         return
+    _warn_before_overwriting(search, scope.namespace)
     scope.namespace[arguments.out] = search.study
     cell_search = _CellSearch(search, arguments, scope, search_parser().options())
     if arguments.background and cell_search.can_run_in_background:
         cell_search.start()
     else:
         cell_search.run()
+
+
+def _warn_before_overwriting(search: Search, namespace: Mapping[str, Any]) -> None:
+    """Add a warning if the study replaces a value of the notebook that is no study."""
+    before = namespace.get(search.variable)
+    if before is not None and not is_a(before, type(search.study)):
+        search.study.warnings += (
+            f"The notebook's {search.variable!r}, a {type(before).__name__}, is replaced by the study of this search; "
+            "--out NAME chooses another variable.",
+        )
+
+
+_CELLS_RUN_ON = (
+    "%%bo_search: the search was interrupted, and the cells below run on. To stop Run All, interrupt once more, or "
+    "write --on-interrupt raise."
+)
 
 
 class _CellSearch:
@@ -351,13 +378,17 @@ class _CellSearch:
 
         Raises:
             UsageError: The search could not go on: the first trials failed alike, or the engine broke.
-            KeyboardInterrupt: The second interrupt.
+            KeyboardInterrupt: The second interrupt; with `--on-interrupt raise`, the first one.
         """
         ending = run_watched(self._search, self._panel, self._controls)
         if ending.kind in ("same failure", "broken"):
             if ending.traceback:
                 self._output.print(ending.traceback.rstrip())
             raise UsageError(ending.reason)
+        if ending.kind == "interrupted":
+            if self._search.options.on_interrupt == "raise":
+                raise KeyboardInterrupt
+            self._output.print(_CELLS_RUN_ON)
 
     def _in_background(self) -> None:
         from nbcompress.run.capture import shared_with_cells

@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from nbcompress.choices import ACQUISITIONS, ENGINES, KERNELS, MEANS, PRUNERS, SAMPLERS
+from nbcompress.choices import ACQUISITIONS, ENGINES, INTERRUPTS, KERNELS, MEANS, PRUNERS, SAMPLERS, is_engine
 from nbcompress.errors import GoalError
 from nbcompress.magics.arguments import MagicParser, OneOf, Suggests, WholeNumber, expression, name
 from nbcompress.study.goal import Constraint, Direction, Goal, Objective
@@ -45,6 +45,10 @@ def _metric(text: str) -> str:
         return Objective(text, "maximize").metric
     except GoalError as err:
         raise argparse.ArgumentTypeError(str(err)) from None
+
+
+def _engine_word(text: str) -> str:
+    return text if is_engine(text) else name(text)
 
 
 @cache
@@ -95,6 +99,9 @@ def _storing(add: Add) -> None:
     add("--accept-changes", action="store_true", help=accepts)
     add("--storage", metavar="PATH or URL", help="any Optuna storage (a journal file)")
     add("--start", type=expression, metavar="POINTS", help="an expression: a list of dicts to run first")
+    add("--original", type=expression, metavar="MODEL", help="an expression: the model before, for --test")
+    help_ = "an expression: a function from a model to a number; measures the front once on data that no trial saw"
+    add("--test", type=expression, metavar="FN", help=help_)
     add("--baseline", type=expression, metavar="METRICS", help="an expression: a dict of the original's metrics")
 
 
@@ -112,10 +119,20 @@ def _proposing(add: Add) -> None:
 
 def _running(add: Add) -> None:
     """Where trials run, how often, and what of them is kept."""
-    help_ = f"{', '.join(ENGINES)}, or the name of an executor (%(default)s)"
-    add("--engine", type=Suggests(name, ENGINES), metavar="NAME", help=help_)
+    help_ = (
+        f"{', '.join(ENGINES)}, ray://HOST:PORT, dask:tcp://HOST:PORT, or the name of an executor or a Dask client "
+        "(%(default)s)"
+    )
+    add("--engine", type=Suggests(_engine_word, ENGINES), metavar="NAME", help=help_)
+    add("--resources", metavar='"cpus=2, gpus=1"', help="what a trial takes of a cluster (one CPU)")
+    help_ = "run a trial again whose worker was lost, on clusters and executors (%(default)s)"
+    add("--retries", type=WholeNumber(0), metavar="N", help=help_)
+    help_ = "hard limit for one trial, under process and on clusters (none)"
+    add("--trial-memory", metavar="4GB", help=help_)
     add("--jobs", type=WholeNumber(1), metavar="K", help="trials at a time, not under inline (%(default)s)")
     add("--repeats", type=WholeNumber(1), metavar="K", help="runs per point with different seeds (%(default)s)")
+    help_ = "at the first interrupt: end the cell so that later cells run, or raise, which stops Run All (%(default)s)"
+    add("--on-interrupt", type=OneOf(INTERRUPTS), help=help_)
     add("--keep", action="append", type=name, metavar="NAME", help="keep this of the front's trials")
     add("--seed", type=WholeNumber(), metavar="N", help="equal seeds give equal points (%(default)s)")
     help_ = (

@@ -32,8 +32,10 @@ def stored_study(name: str, storage: str, scope: Scope) -> Study:
     """
     from nbcompress.run.kept import attach_artifact_store
     from nbcompress.study import read_study
+    from nbcompress.study.registration import register_study
 
     study = read_study(name, storage)
+    register_study(study.storage, study.name)
     attach_artifact_store(study, lambda: notebook_modules(scope.namespace))
     return study
 
@@ -43,6 +45,13 @@ def view_options(study: Study) -> dict[str, Any]:
     from nbcompress.panels.surrogate_data import insight_of
 
     return {"baseline": study.record.get("baseline"), "insight": insight_of(proposer_of(study), study)}
+
+
+def study_view(study: Study) -> Bundle:
+    """Return the finished output of a study, as a saved notebook holds it."""
+    from nbcompress.panels.bundle import study_bundle
+
+    return study_bundle(study, **view_options(study))
 
 
 def proposer_of(study: Study) -> Proposer | None:
@@ -78,9 +87,7 @@ def _study(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     study = stored_study(arguments.name, arguments.storage, scope)
     output = Output(scope.shell)
     if output.best_kind != "live" or not output.can_replace or scope.in_trial:
-        from nbcompress.panels.bundle import study_bundle
-
-        return MagicResult(study, study_bundle(study, **view_options(study)))
+        return MagicResult(study, study_view(study))
     _show_live(study, output)
     return MagicResult(study)
 
@@ -94,9 +101,7 @@ def _show_live(study: Study, output: Output) -> None:
     if follow(study, output, baseline, lambda: proposer_of(study)) is None:
         # The whole view takes seconds: it loads the plotting libraries and fits the surrogate. The data come first.
         output.show(first_bundle(study, baseline))
-        from nbcompress.panels.bundle import study_bundle
-
-        output.show(study_bundle(study, **view_options(study)))
+        output.show(study_view(study))
 
 
 def _table(studies: tuple[StudySummary, ...]) -> Bundle:

@@ -10,6 +10,7 @@ from torch import nn
 
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.outputs import OutputKey
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import DataError
 from nbcompress.measure.accuracy import AccuracyChange, LanguageChange, accuracy_change, scores_on
 from nbcompress.measure.costs import Footprint, footprint_notes, latency_text
@@ -189,7 +190,7 @@ def compare(
         McNemar (1947), "Note on the sampling error of the difference between correlated proportions or percentages".
     """
     spec = LossSpec(loss, output)
-    models = {"before": before, "after": after}
+    models = {"before": without_torch_masks(before), "after": without_torch_masks(after)}
     footprints = footprint(models, example, data=data, threads=threads, repeats=repeats, runtime=runtime)
     comparison = replace(compare_footprints(*footprints), weights=weight_histogram(models))
     if data is None:

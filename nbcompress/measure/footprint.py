@@ -14,6 +14,7 @@ from torch import nn
 
 from nbcompress.artifact import size_by_tensor
 from nbcompress.compressors.layers import unique_parameters
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import MeasureError, option
 from nbcompress.measure.costs import ROOT_NAME, Footprint, LayerFootprint, footprint_notes, latency_text
 from nbcompress.measure.inputs import ModelInputs, evaluation_copy, model_inputs, preserved_random_state
@@ -243,6 +244,7 @@ def _memory(copy: nn.Module, inputs: ModelInputs | None) -> PeakMemory | None:
 
 @torch.no_grad()
 def _footprint(name: str, model: nn.Module, inputs: ModelInputs | None, count: MacCount | None) -> Footprint:
+    model = without_torch_masks(model)
     sizes = size_by_tensor(model)
     overhead = sizes.pop("")
     weights = {names[0]: weight for names, weight in unique_parameters(model)}

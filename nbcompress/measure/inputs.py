@@ -20,6 +20,7 @@ from nbcompress.artifact.export.agreement import call_arguments
 from nbcompress.compressors.copying import deep_copy, why_uncopied, without_shape
 from nbcompress.compressors.data import Batches, tensors_in
 from nbcompress.compressors.inputs import Inputs
+from nbcompress.compressors.torch_masks import take_over_masks_
 from nbcompress.errors import MeasureError, check_integer, first_line
 
 # ---- Nothing is left changed ----
@@ -37,7 +38,9 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     if missing:
         raise MeasureError(missing)
     try:
-        return deep_copy(model).eval()
+        copy = deep_copy(model).eval()
+        take_over_masks_(copy)
+        return copy
     except Exception as err:  # a class may refuse with any error
         raise MeasureError(
             f"{type(model).__name__} must allow copy.deepcopy to be measured, because its forward may change it, "

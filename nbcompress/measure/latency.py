@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Literal
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.artifact.export.agreement import ExampleInputs, agreement, on_cpu
-from nbcompress.artifact.export.onnx_file import onnx_bytes
+from nbcompress.artifact.export.onnx_file import write_onnx
 from nbcompress.artifact.export.onnx_graph import OnnxSession, tensors_of
 from nbcompress.errors import MeasureError, check_integer, option
 from nbcompress.measure.inputs import ModelInputs, evaluation_copy, model_inputs, pinned_threads
@@ -162,10 +163,12 @@ def onnx_model(model: nn.Module, inputs: ModelInputs, threads: int) -> tuple[Onn
     """
     inputs = _for_onnx(inputs)
     example = ExampleInputs(inputs.args, inputs.kwargs)
-    exported = onnx_bytes(model, evaluation_copy(model).cpu().float(), [example])
-    exact, usual = (OnnxSession(exported, threads, is_exact=is_exact) for is_exact in (True, False))
-    difference = agreement(tensors_of(exact(example.tensors)), tensors_of(usual(example.tensors)))
-    return OnnxModel(exported, threads), inputs, difference.error
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(model, evaluation_copy(model).cpu().float(), [example], path)
+        exact, usual = (OnnxSession(str(path), threads, is_exact=is_exact) for is_exact in (True, False))
+        difference = agreement(tensors_of(exact(example.tensors)), tensors_of(usual(example.tensors)))
+        return OnnxModel(str(path), threads), inputs, difference.error
 
 
 def latencies(

@@ -17,6 +17,7 @@ from nbcompress.compressors.factorize import factorize
 from nbcompress.compressors.layers import Patterns, Target, check_model, select
 from nbcompress.compressors.prune import prune
 from nbcompress.compressors.quantize import quantize
+from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import MeasureError, NbcompressError, did_you_mean, first_line, option
 from nbcompress.measure.inputs import preserved_random_state
 from nbcompress.measure.text import count_text, text_table
@@ -148,7 +149,8 @@ def sensitivity(
     tried = tuple(chosen) if isinstance(chosen, Iterable) else ()
     if not tried or not all(isinstance(level, (int, float)) and isfinite(level) for level in tried):
         raise MeasureError(f"{option('levels')} must be a list of numbers, got {levels!r}")
-    selection = select(check_model(model), layers)
+    model = without_torch_masks(check_model(model))
+    selection = select(model, layers)
     try:
         baseline = _Baseline(_evaluate(evaluate, deep_copy(model)), size_bytes(model))
     except Exception as err:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import numpy as np
 
 from nbcompress.errors import PointError, SpaceExhausted
 from nbcompress.optimize.encoding import KEY_DECIMALS, SpaceEncoder
-from nbcompress.optimize.history import Array, History, Proposal
+from nbcompress.optimize.history import Array, History, Proposal, n_shared
 from nbcompress.space import Choice, Point, Space, Value
 
 # After this many random draws of known points, the remaining points of a finite space are listed.
@@ -42,7 +43,7 @@ class UntriedPoints:
         self.encoder = encoder
         self.low, self.high = np.zeros(encoder.d), np.ones(encoder.d)
         self._known_rows = encoder.rows(history.points)
-        self._known_keys = set(encoder.keys(self._known_rows))
+        self._known_keys = encoder.known_points(history.points, self._known_rows)
         n_points = encoder.n_points
         if n_points is not None and len(self._known_keys) >= n_points:
             raise SpaceExhausted(
@@ -134,6 +135,8 @@ class Narrowing:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._requested: dict[str, list[Value]] | None = None
+        # The notes that were read last, the latest ranges among them, and whether any were not empty.
+        self._latest: tuple[tuple[Mapping[str, Any], ...], dict[str, list[Value]], bool] = ((), {}, False)
 
     def narrow_to(self, ranges: Ranges) -> None:
         """Search within these ranges from the next proposal on; empty ranges search the whole space again.
@@ -152,7 +155,20 @@ class Narrowing:
         """Return the ranges of the next proposal: the requested ones, or else the latest in the history's notes."""
         if self._requested is not None:
             return self._requested
-        return next((dict(note[NOTE]) for note in reversed(history.notes) if NOTE in note), {})
+        return self._read(history)[0]
+
+    def _read(self, history: History) -> tuple[dict[str, list[Value]], bool]:
+        """Return the latest ranges in the history's notes, and whether the search was ever narrowed."""
+        known, ranges, was_narrowed = self._latest
+        n = n_shared(known, history.notes)
+        if n < len(known):
+            n, ranges, was_narrowed = 0, {}, False
+        for note in history.notes[n:]:
+            if NOTE in note:
+                ranges = dict(note[NOTE])
+                was_narrowed = was_narrowed or bool(ranges)
+        self._latest = history.notes, ranges, was_narrowed
+        return dict(ranges), was_narrowed
 
     def proposal(
         self, encoder: SpaceEncoder, history: History, propose: Callable[[UntriedPoints], Proposal]
@@ -177,8 +193,7 @@ class Narrowing:
                 self.narrow_to({})
                 reason = f"; every point within {where} was tried"
         found = propose(UntriedPoints(encoder, history))
-        was_narrowed = any(note.get(NOTE) for note in history.notes)
-        note = {**found.note, NOTE: {}} if was_narrowed else found.note
+        note = {**found.note, NOTE: {}} if self._read(history)[1] else found.note
         return replace(found, note=note, reason=f"{found.reason}{reason}")
 
 

@@ -25,15 +25,20 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nbcompress.optimize.history import Array
+from nbcompress.optimize.history import Array, n_shared
 from nbcompress.space import Point, Space, Value
 
 Flags = NDArray[np.bool_]
+
+# Guards what encoders keep of the latest history. Not one lock each, since proposers can be pickled and copied.
+_known_lock = threading.Lock()
 
 # A discrete parameter with more values than this is rounded by arithmetic; a list of its values would cost more.
 MAX_LEVELS = 1000
@@ -47,6 +52,27 @@ CENTER = 0.5
 # The part of a circle that a conditional number is mapped to. On a quarter circle the chord is within 10 % of the arc,
 # so lengthscales mean the same as for plain numbers. Heuristic.
 ARC_ANGLE = np.pi / 2
+
+
+@dataclass(frozen=True, eq=False)
+class KnownPoints:
+    """The keys of the first points of a sequence; a longer sequence shares the dict.
+
+    Attributes:
+        first: The index of the first point of each key.
+        n: The number of points.
+        n_distinct: The number of different keys among them.
+    """
+
+    first: Mapping[bytes, int]
+    n: int
+    n_distinct: int
+
+    def __contains__(self, key: object) -> bool:
+        return self.first.get(key, self.n) < self.n  # type: ignore[call-overload,no-any-return]
+
+    def __len__(self) -> int:
+        return self.n_distinct
 
 
 class SpaceEncoder:
@@ -78,6 +104,8 @@ class SpaceEncoder:
         self._parents = [i for i, name in enumerate(self.names) if any(name in space.parents(n) for n in self.names)]
         self._active: dict[tuple[float, ...], Flags] = {}
         self._rows: dict[tuple[tuple[str, Value], ...], Array] = {}
+        self._latest_rows: tuple[tuple[Point, ...], Array] = ((), np.empty((0, self.d)))
+        self._latest_known: tuple[tuple[Point, ...], dict[bytes, int], list[int]] = ((), {}, [])
 
     @property
     def d(self) -> int:
@@ -130,8 +158,16 @@ class SpaceEncoder:
 
     def rows(self, points: Sequence[Point]) -> Array:
         """Return points as full rows, shape `(n, d)`; inactive columns hold the middle."""
-        # Every proposal encodes the whole history again, so rows are cached by the items of the point. That is safe:
-        # a choice refuses options that compare equal in Python.
+        # Every proposal encodes the whole history again, so its rows are kept for the next one.
+        known, known_rows = self._latest_rows
+        n = n_shared(known, points)
+        rows = np.concatenate([known_rows[:n], self._encoded(points[n:])])
+        if n == len(known) or len(points) >= len(known):
+            self._latest_rows = tuple(points), rows.copy()
+        return rows
+
+    def _encoded(self, points: Sequence[Point]) -> Array:
+        # Points are also known by their items. That is safe: a choice refuses options that compare equal in Python.
         items = [tuple(point.items()) for point in points]
         new = {item: point for item, point in zip(items, points, strict=True) if item not in self._rows}
         if new:
@@ -144,6 +180,19 @@ class SpaceEncoder:
         """Return one key per full row. Rows of the same point have equal keys: inactive columns do not count."""
         marked = np.where(self.is_active(rows), rows.round(KEY_DECIMALS) + 0.0, -1.0)
         return [row.tobytes() for row in marked]
+
+    def known_points(self, points: Sequence[Point], rows: Array) -> KnownPoints:
+        """Return the points, whose full rows are `rows`, as a set of keys."""
+        with _known_lock:
+            known, first, n_distinct = self._latest_known
+            n = n_shared(known, points)
+            if n < len(known):
+                n, first, n_distinct = 0, {}, []
+            for index, key in enumerate(self.keys(rows[n:]), n):
+                first.setdefault(key, index)
+                n_distinct.append(len(first))
+            self._latest_known = tuple(points), first, n_distinct
+        return KnownPoints(first, len(points), n_distinct[len(points) - 1] if len(points) > 0 else 0)
 
     def point(self, row: Array) -> Point:
         """Return the point of one full row; inactive columns are ignored."""
@@ -166,7 +215,7 @@ class SpaceEncoder:
         """Return the full rows of every point of a finite space."""
         return self.rows(list(self.space.points()))
 
-    def untried_points(self, seen: set[bytes]) -> Iterator[Point]:
+    def untried_points(self, seen: Container[bytes]) -> Iterator[Point]:
         """Yield the points of a finite space whose keys are not in `seen`, in the order of the space."""
         for point in self.space.points():
             if self.keys(self.rows([point]))[0] not in seen:

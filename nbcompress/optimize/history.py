@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -19,6 +21,15 @@ Status = Literal["told", "failed", "pending"]
 VERSION = 1
 
 T = TypeVar("T")
+
+
+def n_shared(left: Sequence[object], right: Sequence[object]) -> int:
+    """Return how many items at the beginning of both are the same objects.
+
+    What was computed from the items of a long history is kept, and extended by those that came since.
+    """
+    shortest = min(len(left), len(right))
+    return next(compress(range(shortest), map(operator.is_not, left, right)), shortest)
 
 
 def _frozen_rows(rows: ArrayLike, n: int, what: str) -> Array:
@@ -72,9 +83,8 @@ class History:
         for name in ("status", "notes"):
             if len(getattr(self, name)) != n:
                 raise SearchError(f"A history of {n} points needs {n} {name}, but got {len(getattr(self, name))}.")
-        for status in self.status:
-            if status not in ("told", "failed", "pending"):
-                raise SearchError(f"A status is 'told', 'failed' or 'pending', but got {status!r}.")
+        for status in set(self.status) - {"told", "failed", "pending"}:
+            raise SearchError(f"A status is 'told', 'failed' or 'pending', but got {status!r}.")
 
     @classmethod
     def empty(cls, n_objectives: int, n_constraints: int = 0) -> History:
@@ -104,7 +114,7 @@ class History:
 
     def has_status(self, status: Status) -> NDArray[np.bool_]:
         """Return for each point whether it has this status; shape `(n,)`."""
-        return np.array([known == status for known in self.status], dtype=bool)
+        return np.asarray(self.cached("status", lambda: np.array(self.status, dtype="<U7")) == status)
 
     @property
     def is_feasible(self) -> NDArray[np.bool_]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nbcompress.optimize.encoding import Embedding
 from nbcompress.optimize.history import Array, History
 from nbcompress.optimize.outcome_transform import without_penalties
+from nbcompress.optimize.subset import learned_from
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH,
@@ -50,6 +52,7 @@ class FittedModels:
         X_pending: Shape `(p, D)`; features of the pending points.
         note: What `Proposal.note` stores: `hyperparameters`, and `trouble` (the error) where a fit failed.
         unconditioned: The models of `objectives`, not conditioned on pending points.
+        is_used: Shape `(n,)`; the points that the models learned from.
     """
 
     embedding: Embedding
@@ -62,6 +65,7 @@ class FittedModels:
     X_pending: Array
     note: Mapping[str, Any] = field(default_factory=dict)
     unconditioned: Mapping[int, GaussianProcess] = field(default_factory=dict)
+    is_used: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
 
     @classmethod
     def fit(cls, history: History, embedding: Embedding, spec: ModelSpec) -> FittedModels:
@@ -71,10 +75,15 @@ class FittedModels:
         """
         rows = embedding.encoder.rows(history.points)
         features = embedding.features(rows)
-        told, failed = history.has_status("told"), history.has_status("failed")
+        is_used = learned_from(history)
+        told, failed = history.has_status("told") & is_used, history.has_status("failed") & is_used
         X_pending = features[history.has_status("pending")]
         hyper: dict[str, Any] = {}
         errors: dict[str, str] = {}
+
+        # Hyperparameters are fitted again as the study grows, also while the number of points in use stays the same.
+        is_ended = ~history.has_status("pending")
+        growth = is_ended.sum() / max((is_used & is_ended).sum(), 1)
 
         # No log tail with several objectives: the hypervolume is measured on the linear scale. No log tail in a
         # conditional space either: the first values of a branch are bad, and only their differences are known of it.
@@ -87,7 +96,15 @@ class FittedModels:
         def fit_model(name: str, known: Array, values: Array, log_tail: bool = False) -> GaussianProcess:
             earlier = _earlier_hyperparameters(history, name)
             fitted = fit(
-                spec, embedding.owner, embedding.encoder.d, known, values, earlier, log_tail=log_tail, width=width
+                spec,
+                embedding.owner,
+                embedding.encoder.d,
+                known,
+                values,
+                earlier,
+                log_tail=log_tail,
+                width=width,
+                growth=growth,
             )
             hyper[name] = fitted.model.hyper.to_json()
             if fitted.error:
@@ -103,7 +120,7 @@ class FittedModels:
                 unconditioned[j] = fit_model(f"loss {j}", features[known], values, log_tail)
         constraints: dict[str, GaussianProcess] = {}
         for j, column in enumerate(history.slacks.T):
-            known = np.isfinite(column)
+            known = np.isfinite(column) & is_used
             if known.any():
                 model = fit_model(f"slack {j}", features[known], column[known])
                 constraints[f"slack {j}"] = model.condition_on_mean(X_pending)
@@ -126,6 +143,7 @@ class FittedModels:
             X_pending,
             note,
             unconditioned,
+            is_used,
         )
 
     @property

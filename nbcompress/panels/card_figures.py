@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from nbcompress.panels.figures import BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILION
+from nbcompress.panels.figures import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, VERMILION
 from nbcompress.panels.text import format_value, shorten
 
 if TYPE_CHECKING:
+    from nbcompress.compressors import TrainingLog
     from nbcompress.measure import AccuracyChange, WeightHistogram
 
 # Patterns and markers as well as colours, so that a print in black and white can be read: colour and hatch of a series.
@@ -26,8 +27,11 @@ MAX_CLASSES = 20
 # If the labels along an axis have more letters than this together, they are rotated.
 MAX_TICK_LETTERS = 80
 WIDTH, HEIGHT = 7.2, 2.5
-TEXT_COLOR = "#222222"
 
+# The most points of a curve of losses.
+MAX_STEPS = 1000
+
+TrainingSeries = Sequence[tuple[str, "TrainingLog"]]
 SeriesValues = Sequence[tuple[str, Sequence[float | None]]]
 
 
@@ -36,19 +40,22 @@ def compression_figure(
     sizes: SeriesValues,
     weights: WeightHistogram | None = None,
     accuracy: AccuracyChange | None = None,
+    training: TrainingSeries = (),
 ) -> Figure:
-    """Return weights and accuracy side by side, as far as they are known, above the bytes of each layer."""
-    n_above = (weights is not None) + (accuracy is not None)
+    """Return weights, accuracy and training side by side, as far as they are known, above the bytes of each layer."""
+    n_above = (weights is not None) + (accuracy is not None) + bool(training)
     if not n_above:
         return bars_figure(labels, sizes, "kB in the file")
     below = _bars_height(len(_largest(labels, sizes)), len(sizes))
-    figure = Figure(figsize=(WIDTH, HEIGHT + below), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, HEIGHT + below), layout="constrained")
     above, rest = figure.subfigures(2, 1, height_ratios=[HEIGHT, below], hspace=0.03, squeeze=False)[:, 0]
     axes = list(above.subplots(1, n_above, squeeze=False)[0])
     if weights is not None:
         draw_weights(axes.pop(0), weights)
     if accuracy is not None:
         draw_accuracy(axes.pop(0), accuracy)
+    if training:
+        draw_training(axes.pop(0), training)
     draw_bars(rest.subplots(), labels, sizes, "kB in the file")
     return figure
 
@@ -56,7 +63,7 @@ def compression_figure(
 def bars_figure(labels: Sequence[str], series: SeriesValues, unit: str) -> Figure:
     """Return horizontal bars: for each label a bar of each series, the first label at the top."""
     height = _bars_height(len(_largest(labels, series)), len(series))
-    figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     draw_bars(figure.subplots(), labels, series, unit)
     return figure
 
@@ -64,7 +71,7 @@ def bars_figure(labels: Sequence[str], series: SeriesValues, unit: str) -> Figur
 def dots_figure(labels: Sequence[str], series: SeriesValues, unit: str) -> Figure:
     """Return dots above the labels, in a style for each series. At most the first `MAX_LAYERS` labels are shown."""
     shown = list(range(min(len(labels), MAX_LAYERS)))
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     ax = figure.subplots()
     for i, (name, values) in enumerate(series):
         known = np.array([np.nan if values[j] is None else values[j] for j in shown], dtype=float)
@@ -90,12 +97,10 @@ def draw_bars(ax: Axes, labels: Sequence[str], series: SeriesValues, unit: str) 
         color, hatch = SERIES_STYLES[i % len(SERIES_STYLES)]
         at = place + (i - (len(series) - 1) / 2) * height
         lengths = [values[j] or 0.0 for j in shown]
-        ax.barh(
-            at, lengths, height, color=color, hatch=hatch, edgecolor="white", linewidth=0.4, label=shorten(name, 30)
-        )
+        ax.barh(at, lengths, height, color=color, hatch=hatch, edgecolor=INK, linewidth=0.4, label=shorten(name, 30))
         for y, j, length in zip(at, shown, lengths, strict=True):
             text = "none" if values[j] is None else format_value(float(f"{length:.3g}"))
-            ax.text(length, y, f" {text}", va="center", fontsize=7, color=TEXT_COLOR)
+            ax.text(length, y, f" {text}", va="center", fontsize=7, color=INK)
     ax.set_yticks(place, [shorten(labels[j], 40) for j in shown], parse_math=False, fontsize=8)
     ax.invert_yaxis()
     ax.margins(x=0.12)
@@ -143,7 +148,7 @@ def draw_accuracy(ax: Axes, change: AccuracyChange) -> None:
             yerr=np.maximum(0, np.stack([low, high])),
             fmt=MARKERS[i],
             color=color,
-            markerfacecolor=color if not i else "white",
+            markerfacecolor=color if not i else "none",
             markersize=4.5,
             elinewidth=1,
             label=name,
@@ -156,6 +161,21 @@ def draw_accuracy(ax: Axes, change: AccuracyChange) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     _finish(ax, "class" if classes else "", "accuracy", "y")
+
+
+def draw_training(ax: Axes, training: TrainingSeries) -> None:
+    """Draw the loss of each step as a line, the mean of each epoch as markers, and that on validation data dashed."""
+    for i, (name, log) in enumerate(training):
+        color, marker = SERIES_STYLES[i % len(SERIES_STYLES)][0], MARKERS[i % len(MARKERS)]
+        stride = max(1, len(log.step_losses) // MAX_STEPS)
+        steps = np.arange(1, len(log.step_losses) + 1)[::stride]
+        ax.plot(steps, log.step_losses[::stride], color=color, linewidth=0.7, alpha=0.45)
+        ax.plot(log.epoch_ends, log.epoch_losses, color=color, marker=marker, markersize=4, label=shorten(name, 30))
+        if log.valid_losses:
+            ends = log.epoch_ends[: len(log.valid_losses)]
+            ax.plot(ends, log.valid_losses, color=color, linestyle="--", label=shorten(f"{name}, valid", 30))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    _finish(ax, "step", "loss", "y")
 
 
 def _largest(labels: Sequence[str], series: SeriesValues) -> list[int]:
@@ -173,7 +193,7 @@ def _finish(ax: Axes, x: str, y: str, grid: str) -> None:
     ax.set_xlabel(x, parse_math=False, fontsize=9)
     ax.set_ylabel(y, parse_math=False, fontsize=9)
     ax.tick_params(axis="both", labelsize=8)
-    ax.grid(visible=True, axis="x" if grid == "x" else "y", color="#e4e4e4", linewidth=0.6)
+    ax.grid(visible=True, axis="x" if grid == "x" else "y", linewidth=0.6)
     ax.set_axisbelow(True)
     sns.despine(ax=ax)
     legend = ax.legend(

@@ -14,13 +14,16 @@ from matplotlib.figure import Figure
 
 from nbcompress.measure.costs import LAYER_HEADER, ROOT_NAME, footprint_notes
 from nbcompress.measure.footprint import FootprintTable, align_layers, layer_table
+from nbcompress.measure.removed import REMOVED_HEADER
 from nbcompress.measure.text import share_text, size_text, text_table
-from nbcompress.panels.card_figures import bars_figure, compression_figure, dots_figure
+from nbcompress.panels.card_figures import compression_figure, dots_figure
 from nbcompress.panels.figures import render
 from nbcompress.panels.html import Markup, Picture, details, join, table, tag, user_text
 from nbcompress.panels.text import format_value, shorten
 
 if TYPE_CHECKING:
+    from nbcompress.artifact.contents import ModelContents
+    from nbcompress.compressors import TrainingLog
     from nbcompress.measure import AccuracyChange, Comparison, Footprint, Sensitivity
     from nbcompress.measure.accuracy import EvaluationScores
 
@@ -183,6 +186,8 @@ def comparison_card(
     *,
     scores: FunctionScores | None = None,
     left_out: Mapping[str, str] | None = None,
+    training: Sequence[TrainingLog] = (),
+    removed: Sequence[tuple[str, ...]] = (),
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the card of a compressor: before and after, where the bytes went, and which examples flipped.
@@ -192,6 +197,8 @@ def comparison_card(
         comparison: Both models, measured in turn.
         scores: Results of the user's functions for `before` and `after`.
         left_out: Why tensors were not compressed, by name.
+        training: The losses of each training in between.
+        removed: What pruning removed from each layer, see `removed_rows`.
         remarks: Further sentences below the table.
     """
     rows = [tuple(row) for row in comparison.rows() if set(row[1:3]) != {"-"}]
@@ -199,21 +206,67 @@ def comparison_card(
         values = (scores or {})[row[0]]
         rows.append((*row, f"{values['after'] - values['before']:+.4g}"))
     notes = [*remarks, *comparison.notes()]
-    folded = [FoldedTable("Layers", *_frozen(*comparison.layer_table()))]
+    folded = [FoldedTable("Removed", REMOVED_HEADER, tuple(removed))] if removed else []
+    folded.append(FoldedTable("Layers", *_frozen(*comparison.layer_table())))
     classes = comparison.class_table()
     if classes is not None and comparison.accuracy is not None:
         folded.append(FoldedTable("Accuracy of each class", *_frozen(*classes)))
         folded += _flips(comparison.accuracy)
+    series = _training_series({"training": training})
+    notes += _training_notes(series)
+    folded += _epoch_tables(series)
     reasons = tuple((left_out or {}).items())
     if len(reasons) > _MAX_LISTED_REASONS:
         folded.append(FoldedTable(f"Left out ({len(reasons)})", ("parameter", "because"), reasons))
     else:
         notes += [f"left out: {name}, {why}" for name, why in reasons]
-    card = Card(title, ("", "before", "after", "gain"), tuple(rows), tuple(notes), tuple(folded), _drawing(comparison))
+    card = Card(
+        title, ("", "before", "after", "gain"), tuple(rows), tuple(notes), tuple(folded), _drawing(comparison, series)
+    )
     return card.bundle()
 
 
-def _drawing(comparison: Comparison) -> Drawing | None:
+def _training_series(training: Mapping[str, Sequence[TrainingLog]] | None) -> list[tuple[str, TrainingLog]]:
+    """Return a name for each training that has losses; several of one model are numbered."""
+    found = []
+    for label, logs in (training or {}).items():
+        logs = [log for log in logs if log.epoch_losses]
+        found += [(f"{label} {i + 1}" if len(logs) > 1 else label, log) for i, log in enumerate(logs)]
+    return found
+
+
+def _training_notes(series: Sequence[tuple[str, TrainingLog]]) -> list[str]:
+    notes = []
+    for label, log in series:
+        first, last = log.epoch_losses[0], log.epoch_losses[-1]
+        epochs = f"{len(log.epoch_losses)} epoch{'s' * (len(log.epoch_losses) > 1)} of {log.optimizer}"
+        notes.append(f"{label}: loss {first:.4g} to {last:.4g} in {epochs} ({len(log.step_losses):,} steps)")
+    return notes
+
+
+def _epoch_tables(series: Sequence[tuple[str, TrainingLog]]) -> list[FoldedTable]:
+    """Return a table of the loss of each epoch for each training."""
+    tables = []
+    for label, log in series:
+        columns: list[Sequence[object]] = [
+            range(1, len(log.epoch_losses) + 1),
+            log.epoch_ends,
+            [f"{loss:.5g}" for loss in log.epoch_losses],
+        ]
+        head: tuple[str, ...] = ("epoch", "steps", "loss")
+        if log.valid_losses:
+            columns.append([f"{loss:.5g}" for loss in log.valid_losses])
+            head = (*head, "loss on validation data")
+        rows = tuple(tuple(map(str, row)) for row in zip(*columns, strict=False))
+        tables.append(FoldedTable(f"Loss by epoch, {label}", head, rows, is_text=False))
+    return tables
+
+
+def _training_alt(series: Sequence[tuple[str, TrainingLog]]) -> list[str]:
+    return [f"Lines: {note}." for note in _training_notes(series)]
+
+
+def _drawing(comparison: Comparison, training: Sequence[tuple[str, TrainingLog]]) -> Drawing | None:
     models = [("before", comparison.before), ("after", comparison.after)]
     labels, sizes = layer_sizes(models)
     if not labels:
@@ -228,8 +281,8 @@ def _drawing(comparison: Comparison) -> Drawing | None:
     if accuracy is not None:
         before, after = float(accuracy.before), float(accuracy.after)
         alt.append(f"Dots: accuracy by class with 95 % intervals, in all {before:.1%} before and {after:.1%} after.")
-    alt.append(sizes_alt(models))
-    return Drawing(lambda: compression_figure(labels, sizes, weights, accuracy), " ".join(alt))
+    alt += [*_training_alt(training), sizes_alt(models)]
+    return Drawing(lambda: compression_figure(labels, sizes, weights, accuracy, training), " ".join(alt))
 
 
 def _flips(change: AccuracyChange) -> list[FoldedTable]:
@@ -256,6 +309,7 @@ def footprint_card(
     title: str = "%footprint",
     scores: FunctionScores | None = None,
     measured: EvaluationScores | None = None,
+    training: Mapping[str, Sequence[TrainingLog]] | None = None,
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the card of the costs of one or several models, with their layers.
@@ -265,6 +319,7 @@ def footprint_card(
         title: Its first line.
         scores: Results of the user's functions, by the names of the models.
         measured: Accuracy, or loss and perplexity of language models, on the same data.
+        training: The losses of trainings, by the names of the models.
         remarks: Further sentences below the table.
     """
     models = footprints if isinstance(footprints, FootprintTable) else FootprintTable((footprints,))
@@ -280,9 +335,22 @@ def footprint_card(
     rows += score_rows(scores, names)
     pairs = [(shorten(model.name, MAX_NAME), model) for model in models]
     labels, sizes = layer_sizes(pairs)
-    drawing = Drawing(lambda: bars_figure(labels, sizes, "kB in the file"), sizes_alt(pairs)) if labels else None
-    notes = (*remarks, *footprint_notes(list(models)))
-    return Card(title, ("", *names), tuple(rows), notes, _layers(models), drawing).bundle()
+    series = _training_series(training)
+    alt = " ".join([*_training_alt(series), sizes_alt(pairs)])
+    drawing = Drawing(lambda: compression_figure(labels, sizes, training=series), alt) if labels else None
+    notes = (*remarks, *_training_notes(series), *footprint_notes(list(models)))
+    folded = (*_layers(models), *_epoch_tables(series))
+    return Card(title, ("", *names), tuple(rows), notes, folded, drawing).bundle()
+
+
+def contents_card(contents: ModelContents, *, title: str = "%footprint") -> dict[str, Any]:
+    """Return the card of what a file of a model holds."""
+    tensors = FoldedTable("Tensors", contents.columns, contents.rows)
+    own = [tensor for tensor in contents.tensors if tensor.n_bytes]
+    labels = [f"{tensor.index}: {' x '.join(map(str, tensor.shape))}" for tensor in own]
+    sizes = [(contents.name, [tensor.n_bytes / 1000 for tensor in own])]
+    drawing = Drawing(lambda: compression_figure(labels, sizes), "Bytes of each tensor") if labels else None
+    return Card(title, ("", contents.name), contents.facts, contents.notes, (tensors,), drawing).bundle()
 
 
 def _layers(models: FootprintTable) -> tuple[FoldedTable, ...]:

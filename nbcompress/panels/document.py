@@ -156,6 +156,7 @@ def study_html(view: View, pictures: StudyPictures, alt: str, *, level: int = 2)
         header(view, level),
         pictures.overview.html(alt, 960) if pictures.overview else None,
         top_trials(view, level + 1),
+        unseen_data(view, level + 1),
         importance(view, pictures.calibration, level + 1),
         details("Predictions of the surrogate", slices, level=level + 1) if slices else None,
         all_trials(view, level + 1),
@@ -236,6 +237,16 @@ def top_trials(view: View, level: int) -> Markup | None:
             table(columns(view), [row(view, trial) for trial in front], text_columns=text_columns(view)),
         ]
     )
+
+
+def unseen_data(view: View, level: int) -> Markup | None:
+    """Return the table of what was measured once on data that no trial saw."""
+    test = view.get("test")
+    if not test:
+        return None
+    rows = [[user_text(text) for text in texts] for texts in test["rows"]]
+    title = heading(level, "On data that no trial saw", style="font-size:1em;margin:8px 0 0")
+    return join([title, table(test["columns"], rows, text_columns=frozenset(range(len(test["columns"]))))])
 
 
 def all_trials(view: View, level: int) -> Markup:

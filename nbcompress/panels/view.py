@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbcompress.panels.surrogate_data import NO_INSIGHT, SurrogateInsight, insight_data
-from nbcompress.panels.text import LIVE_LIMITS, ViewLimits, finite, scalar, shorten, shorten_middle
+from nbcompress.panels.text import LIVE_LIMITS, ViewLimits, finite, format_value, scalar, shorten, shorten_middle
+from nbcompress.run.held_out import held_out_rows
 from nbcompress.study.front import hypervolume
 from nbcompress.study.goal import Goal, State, Trial
+from nbcompress.study.table import metric_names
 
 # With more objectives the hypervolume takes too long, and the progress of the first objective is shown.
 MAX_HYPERVOLUME_OBJECTIVES = 4
@@ -220,7 +222,8 @@ def study_view(
         "best": best.number if best is not None else None,
         "progress": {"label": shorten(progress.label, limits.name + 20), "values": [finite(value) for value in values]},
         "baseline": {name(key): finite(value) for key, value in baseline.items()} if baseline else None,
-        "record": bounded_json(study.record, limits),
+        **held_out_data(study, limits),
+        "record": bounded_json({key: fact for key, fact in study.record.items() if key != "test"}, limits),
         "warnings": [shorten(line, limits.message) for line in lines],
         "cut": cut_sentence(len(trials), len(everything)),
         **insight_data(insight, name, limits),
@@ -237,6 +240,8 @@ def stored_status(record: Mapping[str, Any], trials: Sequence[Trial]) -> SearchS
         return SearchStatus(True, text, wanted if isinstance(wanted, int) else None)
     ending = record.get("ending")
     parts = [ending.get(key) for key in ("reason", "kept")] if isinstance(ending, Mapping) else []
+    test = record.get("test")
+    parts += [test.get("sentence")] if isinstance(test, Mapping) else []
     return SearchStatus(ending=" ".join(part for part in parts if isinstance(part, str)) or None)
 
 
@@ -278,9 +283,30 @@ def cut_sentence(shown: int, total: int) -> str | None:
     return f"Shows {shown} of {total} trials: the front and the latest. The study holds all of them."
 
 
-def metric_names(goal: Goal, trials: Sequence[Trial]) -> list[str]:
-    """Return the metrics of the goal, then all others that the trials have, in order of appearance."""
-    return list(dict.fromkeys([*goal.metrics, *(key for trial in trials for key in trial.values)]))
+def held_out_data(study: StudyLike, limits: ViewLimits) -> dict[str, JSON]:
+    """Return the table of what was measured on data that no trial saw, or nothing."""
+    rows = held_out_rows(study.front, study.record)
+    if not rows:
+        return {}
+    metrics = list(dict.fromkeys(name for row in rows for name in row["values"]))
+    columns = ["model", *(f"{name} {where}" for name in metrics for where in ("on unseen data", "in the search")), ""]
+    texts = [
+        [row["label"], *(text for name in metrics for text in _held_out_texts(row, name)), row["note"]] for row in rows
+    ]
+    return {
+        "test": {
+            "columns": [shorten(column, limits.name + 20) for column in columns],
+            "rows": [[shorten(text, limits.message) for text in row] for row in texts],
+        }
+    }
+
+
+def _held_out_texts(row: Mapping[str, Any], name: str) -> tuple[str, str]:
+    value, own = row["values"].get(name), row["search"].get(name)
+    shown = "" if value is None else format_value(value[0])
+    if value is not None and value[1] is not None:
+        shown += f" ({format_value(value[1])} to {format_value(value[2])})"
+    return shown, "" if own is None else format_value(own)
 
 
 def goal_data(goal: Goal, name: ShortNames) -> dict[str, JSON]:

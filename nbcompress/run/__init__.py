@@ -12,7 +12,7 @@ from nbcompress.run.options import SearchOptions, parse_until, seconds_of
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
 from nbcompress.run.reevaluation import finalists
 from nbcompress.run.termination import Termination, Terminator
-from nbcompress.run.trial import RunningTrial, current_trial, keep, report
+from nbcompress.run.trial import RunningTrial, current_trial, keep, report, stop_trial
 
 __all__ = [
     "Assignment",
@@ -40,4 +40,5 @@ __all__ = [
     "run_trial",
     "search",
     "seconds_of",
+    "stop_trial",
 ]

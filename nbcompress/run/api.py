@@ -49,6 +49,9 @@ class FunctionEvaluator:
         """Return nothing: writes of a function are found by comparing the values before and after the search."""
         return frozenset()
 
+    def reusable(self) -> Callable[[], FunctionEvaluator]:
+        return lambda: self
+
     def _body(self, trial: RunningTrial) -> Mapping[str, Any]:
         returned = self.function(**self.space.grouped(trial.assignment.point))
         if not isinstance(returned, Mapping):
@@ -81,11 +84,17 @@ def search(
     pruner: str = "none",
     until: str | Until | None = None,
     engine: Any = "inline",
+    resources: str | Mapping[str, float] | None = None,
+    retries: int = 1,
+    trial_memory: str | int | None = None,
     jobs: int = 1,
     repeats: int = 1,
     keep: str | Iterable[str] = (),
     seed: int = 0,
     finalists: int = 0,
+    original: Any = None,
+    test: Callable[[Any], Any] | None = None,
+    on_interrupt: str = "return",
     observers: Sequence[Observer] = (),
     controls: Controls | None = None,
 ) -> Study:
@@ -117,13 +126,24 @@ def search(
         mean: For `gp`: `constant`, `linear` or `zero`.
         pruner: The rule of early stopping: `none`, `median`, `asha` or `hyperband`.
         until: A stop rule: `"no gain 15"` or `"gain < 0.001"`.
-        engine: `inline`, `process` (each trial in a process of its own), or a `concurrent.futures.Executor`.
+        engine: `inline`; `process` (each trial in a process of its own); `ray` or `dask` (on the cluster of the
+            notebook or a local one), `ray://HOST:PORT` or `dask:tcp://HOST:PORT`; a `distributed.Client`; or a
+            `concurrent.futures.Executor`.
+        resources: What a trial takes of a cluster: `"cpus=2, gpus=1"` or a dict; one CPU if None.
+        retries: How often a trial whose worker was lost is run again under its number, on clusters and executors.
+        trial_memory: Hard limit for one trial, such as `"4GB"` or a number of bytes; under `process` and on clusters.
         jobs: The number of trials that run at the same time.
         repeats: Runs per point, with different seeds; metrics are means over the runs.
         keep: Names of the values that trials may keep; all if empty.
         seed: Equal seeds, versions and numbers of threads give equal points.
         finalists: This many trials at the end, at most half of `trials`, run the best points again with other seeds, as
             long as their values differ; then see `nc.finalists(study)`. For one objective.
+        original: The model before, for `test`.
+        test: A function from a kept model to a number, to a dict of numbers, or to what `nc.accuracy` returns. When all
+            trials are done it measures the original and each model of the front once. It reads data that no trial
+            reads. The first name of `keep` says which value is the model. See `study.record["test"]`.
+        on_interrupt: `return` ends the search at the first interrupt and returns the study; `raise` raises the
+            `KeyboardInterrupt` when all finished trials are recorded. The second interrupt always raises.
         observers: Objects that are told what happens.
         controls: Stops or pauses the search from another thread.
 
@@ -137,6 +157,7 @@ def search(
         StudyChanged: The stored study has other parameters, objectives or constraints, or was begun with other values.
         SearchFailed: The first three trials failed with the same error, the engine broke, or the storage failed. Its
             `study` has the trials.
+        KeyboardInterrupt: See `on_interrupt`.
 
     Example:
         >>> import nbcompress as nc
@@ -179,6 +200,7 @@ def finished_study(search: Search, ending: Ending) -> Study:
 
     Raises:
         SearchFailed: The search could not go on. The error has the study.
+        KeyboardInterrupt: The search was interrupted, and its options say `on_interrupt="raise"`.
     """
     if ending.kind in _EARLY_ENDINGS or (ending.kind in ("done", "until") and not ending.n_ended):
         _log.warning(ending.reason)
@@ -186,6 +208,8 @@ def finished_study(search: Search, ending: Ending) -> Study:
         _log.warning(warning)
     if ending.kind in ("same failure", "broken"):
         raise search_failed(ending, search.study)
+    if ending.kind == "interrupted" and search.options.on_interrupt == "raise":
+        raise KeyboardInterrupt
     return search.study
 
 

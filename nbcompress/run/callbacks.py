@@ -88,6 +88,7 @@ class Ending:
         reason: In a sentence, for the person.
         warnings: What else the person should know, a sentence each.
         kept: Where the kept values are, such as `best: study.kept["small"]`, or empty.
+        test: What the best model has on data that no trial saw, or empty.
         n_ended: How many trials ended in this search.
         seconds: How long the search took, without pauses; None if no trial was begun.
         traceback: The traceback of the failure that ended the search, with the lines of the body; else empty.
@@ -97,12 +98,13 @@ class Ending:
     reason: str
     warnings: tuple[str, ...] = ()
     kept: str = ""
+    test: str = ""
     n_ended: int = 0
     seconds: float | None = None
     traceback: str = ""
 
     def __str__(self) -> str:
-        return f"{self.reason} {self.kept}".strip()
+        return " ".join(text for text in (self.reason, self.kept, self.test) if text)
 
 
 class Observer(Protocol):

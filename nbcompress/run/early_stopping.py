@@ -18,10 +18,14 @@ References:
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nbcompress.choices import PRUNERS
 from nbcompress.errors import SearchError, did_you_mean
@@ -30,6 +34,8 @@ from nbcompress.study.goal import Constraint, Goal, Objective, State, Trial
 
 Reports = Mapping[str, Mapping[int, float]]
 Curve = tuple[float, ...]
+Extremes = Mapping[str, tuple[float, float]]
+Numbers = NDArray[np.float64]
 
 
 Aspect = Objective | Constraint
@@ -63,39 +69,21 @@ class LearningCurves:
     def n_reports(self) -> int:
         return max((len(curve) for curve in self.curves), default=0)
 
-    def aligned_with(self, others: Sequence[LearningCurves]) -> tuple[list[float], list[list[float]]]:
-        """Return the values of this trial and of the others after the same number of reports.
 
-        Aspects that this trial has not reported are left out, and so are trials that lack one of the others.
-        """
-        reported = [i for i, curve in enumerate(self.curves) if curve or self.known[i] is not None]
-        values, *rows = ([curves._value_at(self, i) for i in reported] for curves in (self, *others))
-        return _numbers(values), [_numbers(row) for row in rows if None not in row]
-
-    def _value_at(self, reference: LearningCurves, i: int) -> float | None:
-        """Return the value of an aspect after as many reports as the reference has."""
-        n = len(reference.curves[i])
-        if n == 0:
-            return self.known[i]
-        return self.curves[i][n - 1] if len(self.curves[i]) >= n else None
-
-
-def count_better(values: Sequence[float], others: Sequence[Sequence[float]]) -> int:
+def count_better(values: Sequence[float], others: ArrayLike) -> int:
     """Return how many of the others are in a better layer: the Pareto front, the front without that one, and so on.
 
     With one number this is how many are smaller.
     """
-    rows = np.array([values, *others], dtype=np.float64)
+    rows = np.vstack([np.array([values], dtype=np.float64), np.asarray(others).reshape(-1, len(values))])
+    if len(values) == 1:
+        return int((rows[:, 0] < values[0]).sum())
     remaining = np.arange(len(rows))
     while True:
         is_front = is_non_dominated(rows[remaining])
         if is_front[0]:
             return len(rows) - len(remaining)
         remaining = remaining[~is_front]
-
-
-def _numbers(row: Sequence[float | None]) -> list[float]:
-    return [cell for cell in row if cell is not None]
 
 
 def _cost(aspect: Aspect, value: float) -> float:
@@ -118,8 +106,104 @@ _REDUCTION = 3
 # badly in one objective may still reach the front. Heuristics, see `tests/benchmarks/early_stopping.py`.
 _FIRST_RUNG, _FIRST_RUNG_OF_SEVERAL = 1, 2
 _FIRST_REDUCTION_OF_SEVERAL = 2
+# Far more rungs than a trial can reach.
+_MAX_RUNGS = 30
 # The median rule waits for this many trials, which is the default of the reference implementations.
 _ENOUGH_TRIALS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class EarlierCurves:
+    """The learning curves of earlier trials, in arrays: rules look at many of them at every report.
+
+    Attributes:
+        curves: For each aspect, shape `(t, c)`: the best value so far after so many reports as `n_reports` says; NaN
+            where a trial has fewer.
+        known: Shape `(t, a)`; for each aspect the final value, or NaN.
+        n_reports: Shape `(c,)`; the number of reports of each column, rising.
+        longest: The largest number of reports of one of these trials.
+    """
+
+    curves: tuple[Numbers, ...]
+    known: Numbers
+    n_reports: NDArray[np.intp]
+    longest: int = 0
+
+    @classmethod
+    def of(cls, trials: Sequence[LearningCurves], n_aspects: int) -> EarlierCurves:
+        """Return the curves of these trials, with a column for each number of reports."""
+        table = _CurveTable(n_aspects)
+        for number, trial in enumerate(trials):
+            table.add(number, trial)
+        return table.select(slice(len(trials)))
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EarlierCurves) or len(self.curves) != len(other.curves):
+            return NotImplemented
+        pairs = zip(
+            (*self.curves, self.known, self.n_reports), (*other.curves, other.known, other.n_reports), strict=True
+        )
+        return self.longest == other.longest and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def after(self, aspect: int, n: int) -> Numbers:
+        """Return the values of an aspect after `n` reports; after none of them the final values. Shape `(t,)`."""
+        if n == 0:
+            return self.known[:, aspect]
+        column = int(np.searchsorted(self.n_reports, n))
+        if column < len(self.n_reports) and self.n_reports[column] == n:
+            return self.curves[aspect][:, column]
+        return np.full(len(self), math.nan)
+
+
+class _CurveTable:
+    """Collects learning curves; a row for each trial, with room for more rows and more reports."""
+
+    def __init__(self, n_aspects: int) -> None:
+        self.n = 0
+        self._numbers = np.empty(0, dtype=np.intp)
+        self._lengths = np.empty(0, dtype=np.intp)
+        self._known = np.empty((0, n_aspects))
+        self._curves = np.empty((n_aspects, 0, 0))
+
+    def add(self, number: int, trial: LearningCurves) -> None:
+        """Enter the curves of trial `number`."""
+        n, n_reports = self._curves.shape[1:]
+        if self.n == n or trial.n_reports > n_reports:
+            n = max(2 * n, 8) if self.n == n else n
+            n_reports = max(2 * n_reports, trial.n_reports) if trial.n_reports > n_reports else n_reports
+            self._numbers, self._lengths = (_enlarged(array, (n,)) for array in (self._numbers, self._lengths))
+            self._known = _enlarged(self._known, (n, self._known.shape[1]))
+            self._curves = _enlarged(self._curves, (len(self._curves), n, n_reports))
+        self._numbers[self.n], self._lengths[self.n] = number, trial.n_reports
+        self._known[self.n] = [math.nan if value is None else value for value in trial.known]
+        for curve, rows in zip(trial.curves, self._curves, strict=True):
+            rows[self.n, : len(curve)] = curve
+        self.n += 1
+
+    def in_bracket(self, bracket: int, n_brackets: int) -> NDArray[np.bool_]:
+        """Return for each row whether its trial belongs to a bracket of hyperband."""
+        return np.asarray(self._numbers[: self.n] % n_brackets == bracket)
+
+    def select(self, rows: slice | NDArray[np.bool_], n_reports: Sequence[int] | None = None) -> EarlierCurves:
+        """Return some rows, with the columns after `n_reports` reports or with all."""
+        lengths = self._lengths[: self.n][rows]
+        longest = int(lengths.max(initial=0))
+        chosen = np.array(range(1, longest + 1) if n_reports is None else n_reports, dtype=np.intp)
+        chosen = chosen[chosen <= longest]
+        columns = slice(longest) if n_reports is None else chosen - 1
+        curves = tuple(aspect[: self.n][rows][:, columns] for aspect in self._curves)
+        return EarlierCurves(curves, self._known[: self.n][rows], chosen, longest)
+
+
+def _enlarged(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    larger = np.full(shape, math.nan if array.dtype.kind == "f" else 0, dtype=array.dtype)
+    larger[tuple(map(slice, array.shape))] = array
+    return larger
 
 
 @dataclass(frozen=True)
@@ -129,14 +213,19 @@ class PruningRule:
     Attributes:
         rule: `median`, `asha` or `hyperband`.
         goal: Objectives and constraints that trials are compared by.
-        earlier: Learning curves of earlier trials.
+        earlier: Learning curves of earlier trials; it may be constructed with a sequence of them.
         first_rung: The number of reports before the first decision (asha, hyperband).
     """
 
     rule: str
     goal: Goal
-    earlier: tuple[LearningCurves, ...] = ()
+    earlier: EarlierCurves | Sequence[LearningCurves] = ()
     first_rung: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.earlier, EarlierCurves):
+            earlier = EarlierCurves.of(self.earlier, len(aspects_of(self.goal)))
+            object.__setattr__(self, "earlier", earlier)
 
     def missing_objectives(self, reports: Reports, values: Mapping[str, float]) -> tuple[str, ...]:
         """Return the objectives of several that are neither reported nor known. Nothing is pruned without them."""
@@ -145,34 +234,53 @@ class PruningRule:
             metric for metric in metrics if len(metrics) > 1 and metric not in reports and metric not in values
         )
 
-    def verdict(self, reports: Reports, step: int, values: Mapping[str, float]) -> str:
+    def verdict(
+        self, reports: Reports, step: int, values: Mapping[str, float], extremes: Extremes | None = None
+    ) -> str:
         """Return why the trial should be pruned now, or an empty string.
 
         Args:
             reports: All that it has reported up to `step`.
             step: The latest step.
             values: Its final metrics so far.
+            extremes: The smallest and the largest value that it has reported of each metric; by default they are
+                looked up in `reports`, which takes longer the more there are.
         """
+        assert isinstance(self.earlier, EarlierCurves)
         aspects = aspects_of(self.goal)
-        curves = LearningCurves.of(aspects, reports, values)
-        n, longest = curves.n_reports, max((trial.n_reports for trial in self.earlier), default=0)
+        n_reports = [len(reports.get(aspect.metric, ())) for aspect in aspects]
+        n = max(n_reports, default=0)
         # Do not prune a trial that has already reported as many steps as the longest one.
-        if self.missing_objectives(reports, values) or not 0 < n < longest:
+        if self.missing_objectives(reports, values) or not 0 < n < self.earlier.longest:
             return ""
-        if not self._is_behind(n, *curves.aligned_with(self.earlier)):
+        if self.rule != "median" and not _is_rung(n, self.first_rung):
+            return ""
+        own, others = [], []
+        for i, aspect in enumerate(aspects):
+            if n_reports[i] > 0:
+                steps = reports[aspect.metric].values()
+                ends = (min(steps), max(steps)) if extremes is None else extremes[aspect.metric]
+                own.append(min(_cost(aspect, end) for end in ends))
+            elif aspect.metric in values:
+                own.append(_cost(aspect, values[aspect.metric]))
+            else:
+                continue
+            others.append(self.earlier.after(i, n_reports[i]))
+        rows = np.stack(others, axis=1)
+        if not self._is_behind(n, own, rows[~np.isnan(rows).any(1)]):
             return ""
         metrics = dict.fromkeys(
             aspect.metric for aspect in aspects if aspect.metric in reports or aspect.metric in values
         )
         return f"Behind earlier trials at step {step} in {' and '.join(metrics)} ({self.rule})."
 
-    def _is_behind(self, n: int, values: list[float], others: list[list[float]]) -> bool:
+    def _is_behind(self, n: int, values: Sequence[float], others: Numbers) -> bool:
         if self.rule == "median":
             return len(others) >= _ENOUGH_TRIALS and count_better(values, others) > len(others) / 2
         is_lenient = n == self.first_rung and len(self.goal.objectives) > 1
         reduction = _FIRST_REDUCTION_OF_SEVERAL if is_lenient else _REDUCTION
         n_promoted = max(1, (len(others) + 1) // reduction)
-        return _is_rung(n, self.first_rung) and count_better(values, others) >= n_promoted
+        return count_better(values, others) >= n_promoted
 
 
 @dataclass(frozen=True)
@@ -192,27 +300,60 @@ class Pruner:
 
     def pruning_rule(self, number: int, trials: Iterable[Trial], goal: Goal) -> PruningRule | None:
         """Return the rule for trial `number`, given the trials that have ended; None never prunes it."""
-        if self.rule == "none":
+        return PruningRules(self, goal).pruning_rule(number, tuple(trials))
+
+
+class PruningRules:
+    """Makes the rules of a search, one for each trial, and keeps what it has read of the earlier ones."""
+
+    def __init__(self, pruner: Pruner, goal: Goal) -> None:
+        self._rule, self._goal, self._aspects = pruner.rule, goal, aspects_of(goal)
+        self._states = (State.COMPLETE,) if self._rule == "median" else (State.COMPLETE, State.STOPPED)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._trials: tuple[Trial, ...] = ()
+        self._table = _CurveTable(len(self._aspects))
+        self._n_reports_of_complete = 0
+
+    def pruning_rule(self, number: int, trials: tuple[Trial, ...]) -> PruningRule | None:
+        """Return the rule for trial `number`; None never prunes it.
+
+        Args:
+            number: Of the trial.
+            trials: Of the study, in the order of their numbers.
+        """
+        if self._rule == "none":
             return None
-        states = (State.COMPLETE,) if self.rule == "median" else (State.COMPLETE, State.STOPPED)
-        ended = [trial for trial in trials if trial.state in states and trial.reports]
-        first_rung = _FIRST_RUNG if len(goal.objectives) == 1 else _FIRST_RUNG_OF_SEVERAL
-        if self.rule == "hyperband":
-            lengths = [
-                len(steps) for trial in ended if trial.state is State.COMPLETE for steps in trial.reports.values()
-            ]
-            if not lengths:
+        self._read(trials)
+        first_rung = _FIRST_RUNG if len(self._goal.objectives) == 1 else _FIRST_RUNG_OF_SEVERAL
+        rows: slice | NDArray[np.bool_] = slice(self._table.n)
+        if self._rule == "hyperband":
+            if self._n_reports_of_complete == 0:
                 return None  # the number of reports of a complete trial is not known yet
-            n_brackets = int(math.log(max(lengths), _REDUCTION) + 1e-9) + 1
+            n_brackets = int(math.log(self._n_reports_of_complete, _REDUCTION) + 1e-9) + 1
             first_rung = int(_REDUCTION ** (number % n_brackets))
-            ended = [trial for trial in ended if trial.number % n_brackets == number % n_brackets]
-        aspects = aspects_of(goal)
-        return PruningRule(
-            self.rule,
-            goal,
-            tuple(LearningCurves.of(aspects, trial.reports, trial.values) for trial in ended),
-            first_rung,
-        )
+            rows = self._table.in_bracket(number % n_brackets, n_brackets)
+        # With one aspect a decision reads the values at a rung only, so no others are sent to the trial.
+        is_at_rungs = self._rule != "median" and len(self._aspects) == 1
+        n_reports = [first_rung * _REDUCTION**i for i in range(_MAX_RUNGS)] if is_at_rungs else None
+        return PruningRule(self._rule, self._goal, self._table.select(rows, n_reports), first_rung)
+
+    def _read(self, trials: tuple[Trial, ...]) -> None:
+        """Enter the trials that have ended since the last call."""
+        known = self._trials
+        changed = [i for i in compress(range(len(known)), map(operator.is_not, known, trials)) if known[i] != trials[i]]
+        if len(trials) < len(known) or any(known[i].state in self._states for i in changed):
+            self._restart()  # a trial that had ended was run again elsewhere
+            changed, known = [], ()
+        self._trials = trials
+        for i in (*changed, *range(len(known), len(trials))):
+            trial = trials[i]
+            if trial.state in self._states and trial.reports:
+                self._table.add(trial.number, LearningCurves.of(self._aspects, trial.reports, trial.values))
+            if trial.state is State.COMPLETE:
+                lengths = (len(steps) for steps in trial.reports.values())
+                self._n_reports_of_complete = max(self._n_reports_of_complete, *lengths, 0)
 
 
 def unused_pruner_warning(rule: str, trials: Iterable[Trial], goal: Goal) -> str:

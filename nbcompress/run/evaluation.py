@@ -76,9 +76,18 @@ def _ending(body: Body, trial: RunningTrial) -> tuple[State, Failure | None]:
         # Whether a person interrupted, or the body raised it by itself and has failed, is known to the loop.
         return State.INTERRUPTED, failure_of(error)
     except BaseException as error:  # noqa: BLE001 - whatever a body raises, SystemExit too, is this trial's failure
+        if is_trial_pruned(error):
+            return State.STOPPED, Failure("TrialPruned", str(error)) if str(error) else None
         return State.FAILED, failure_of(error)
     else:
         return State.COMPLETE, None
+
+
+def is_trial_pruned(error: BaseException) -> bool:
+    """Return whether this is Optuna's `TrialPruned`, by name, since Optuna is not imported for that."""
+    return any(
+        base.__name__ == "TrialPruned" and base.__module__.partition(".")[0] == "optuna" for base in type(error).__mro__
+    )
 
 
 def failure_of(error: BaseException, *, hide_own: bool = True) -> Failure:

@@ -9,18 +9,23 @@ Also: failures that are alike at the beginning of a search, which mean a mistake
 from __future__ import annotations
 
 import math
+import operator
 import re
+import threading
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import compress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nbcompress.study.goal import Failure, Goal, State, Trial
+from nbcompress.study.goal import Failure, Goal, Objective, State, Trial
 
 if TYPE_CHECKING:
     from nbcompress.optimize.history import History, Status
+    from nbcompress.space import Point
 
 
 # A final value is extrapolated from this many complete trials. A heuristic.
@@ -57,12 +62,23 @@ class CompletedCurves:
         if not curve:
             return math.nan
         n, latest = len(curve), curve[-1]
-        values = self.curves[:, n - 1] if n <= self.curves.shape[1] else np.empty(0)
-        reported = np.flatnonzero(np.isfinite(values))
-        nearest = reported[np.argsort(np.abs(values[reported] - latest), kind="stable")[:_N_NEAREST]]
+        nearest = self._nearest(curve)
         if len(nearest) < _N_NEAREST:
             return latest
-        return latest + float((self.final_values[nearest] - values[nearest]).mean())
+        return latest + float((self.final_values[nearest] - self.curves[nearest, n - 1]).mean())
+
+    def radius(self, curve: Sequence[float]) -> float:
+        """Return how far the most distant of the similar trials is; a more distant one changes nothing."""
+        nearest = self._nearest(curve) if curve else np.empty(0, dtype=np.intp)
+        if len(nearest) < _N_NEAREST:
+            return math.inf
+        return float(abs(self.curves[nearest[-1], len(curve) - 1] - curve[-1]))
+
+    def _nearest(self, curve: Sequence[float]) -> NDArray[np.intp]:
+        n = len(curve)
+        values = self.curves[:, n - 1] if n <= self.curves.shape[1] else np.empty(0)
+        reported = np.flatnonzero(np.isfinite(values))
+        return reported[np.argsort(np.abs(values[reported] - curve[-1]), kind="stable")[:_N_NEAREST]]
 
 
 def curve_of(trial: Trial, metric: str) -> list[float]:
@@ -88,8 +104,12 @@ def n_alike_initial_failures(trials: Sequence[Trial]) -> int:
 
     Such failures come from a mistake in the body that was repaired since, not from a bad region of the space.
     """
+    return _n_alike(sorted(trials, key=lambda trial: trial.number))
+
+
+def _n_alike(ordered: Sequence[Trial]) -> int:
     n, first = 0, None
-    for trial in sorted(trials, key=lambda trial: trial.number):
+    for trial in ordered:
         if trial.state is not State.FAILED or trial.failure is None:
             break
         signature = _signature(trial.failure)
@@ -97,6 +117,16 @@ def n_alike_initial_failures(trials: Sequence[Trial]) -> int:
             break
         n, first = n + 1, signature
     return n if n >= N_ALIKE else 0
+
+
+def failed_in_another_body(trial: Trial, changed_body: str | None) -> bool:
+    """Return whether a trial failed in a body that has been changed since; such a trial is run again.
+
+    Args:
+        trial: Of the study.
+        changed_body: The hash of the present body; None for the body that the study was begun with.
+    """
+    return trial.state is State.FAILED and trial.note.get("body") != changed_body
 
 
 def same_failure(trials: Sequence[Trial], n_ended: int) -> Failure | None:
@@ -109,8 +139,10 @@ def same_failure(trials: Sequence[Trial], n_ended: int) -> Failure | None:
     Args:
         n_ended: How many trials this run of the search has ended.
     """
+    if not 1 <= n_ended <= N_ALIKE:
+        return None
     ended = sorted((trial for trial in trials if trial.state.counts), key=lambda trial: trial.number)
-    if not 1 <= n_ended <= N_ALIKE or len(ended) < N_ALIKE:
+    if len(ended) < N_ALIKE:
         return None
     if any(trial.state is not State.FAILED for trial in ended):
         return None
@@ -156,27 +188,38 @@ _STATUS: dict[State, Status] = {
 
 
 class HistoryCache:
-    """Keeps the latest history that was made.
+    """Keeps the latest history that was made, and makes the next one from it.
 
     A search and its panel share one: the panel asks about the trials that the loop has just asked about, and gets the
     same `History`, so that the models that were fitted to it are fitted once.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._latest: tuple[tuple[Trial, ...], Goal, History] | None = None
+        self._rows: _Rows | None = None
 
     def history_of(self, trials: Sequence[Trial], goal: Goal) -> History:
-        """Return `history_of(trials, goal)`; for the very same trials it is the same object as the last time."""
+        """Return `history_of(trials, goal)`; for the very same trials it is the same object as the last time.
+
+        Args:
+            trials: In the order of their numbers.
+            goal: Objectives and constraints.
+        """
         trials = tuple(trials)
-        if self._latest is not None and self._latest[1] == goal and _are_same(self._latest[0], trials):
-            return self._latest[2]
-        history = history_of(trials, goal)
-        self._latest = (trials, goal, history)
-        return history
+        with self._lock:
+            if self._latest is not None and self._latest[1] == goal and _are_same(self._latest[0], trials):
+                return self._latest[2]
+            if self._rows is None or self._rows.goal != goal or not self._rows.update(trials):
+                self._rows = _Rows(goal)
+                self._rows.update(trials)
+            history = self._rows.history()
+            self._latest = (trials, goal, history)
+            return history
 
 
 def _are_same(left: Sequence[Trial], right: Sequence[Trial]) -> bool:
-    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
+    return len(left) == len(right) and all(map(operator.is_, left, right))
 
 
 def history_of(trials: Sequence[Trial], goal: Goal) -> History:
@@ -187,30 +230,143 @@ def history_of(trials: Sequence[Trial], goal: Goal) -> History:
 
     If the first trials of the study all failed alike, they are left out: their points may be proposed again.
     """
-    from nbcompress.optimize import History
-
-    ordered = sorted(trials, key=lambda trial: trial.number)[n_alike_initial_failures(trials) :]
-    has_stopped = any(trial.state is State.STOPPED for trial in ordered)
-    complete = [trial for trial in ordered if trial.state is State.COMPLETE] if has_stopped else []
-    completed = {objective.metric: CompletedCurves.of(complete, objective.metric) for objective in goal.objectives}
-    losses = [
-        [objective.loss(_final_value(trial, objective.metric, completed)) for objective in goal.objectives]
-        for trial in ordered
-    ]
-    slacks = [
-        [constraint.slack(trial.values.get(constraint.metric, math.nan)) for constraint in goal.constraints]
-        for trial in ordered
-    ]
-    return History(
-        tuple(trial.point for trial in ordered),
-        np.array(losses, dtype=np.float64).reshape(len(ordered), len(goal.objectives)),
-        np.array(slacks, dtype=np.float64).reshape(len(ordered), len(goal.constraints)),
-        tuple(_STATUS[trial.state] for trial in ordered),
-        tuple(trial.note for trial in ordered),
-    )
+    return HistoryCache().history_of(sorted(trials, key=lambda trial: trial.number), goal)
 
 
-def _final_value(trial: Trial, metric: str, completed: Mapping[str, CompletedCurves]) -> float:
-    if metric not in trial.values and trial.state is State.STOPPED:
-        return completed[metric].extrapolate_final_value(curve_of(trial, metric))
-    return trial.values.get(metric, math.nan)
+class _Rows:
+    """The rows of a history, which are updated for the trials that changed: a study may hold many thousands."""
+
+    def __init__(self, goal: Goal) -> None:
+        self.goal = goal
+        self._trials: tuple[Trial, ...] = ()
+        self._n_left_out = 0
+        self._points: list[Point] = []
+        self._status: list[Status] = []
+        self._notes: list[Mapping[str, Any]] = []
+        self._losses = np.empty((0, len(goal.objectives)))
+        self._slacks = np.empty((0, len(goal.constraints)))
+        self._extrapolated = [_ExtrapolatedLosses(objective) for objective in goal.objectives]
+
+    def update(self, trials: tuple[Trial, ...]) -> bool:
+        """Enter the trials, in the order of their numbers; return False if the rows must be made anew."""
+        known, n_left_out = self._trials, _n_alike(trials)
+        changed = list(compress(range(len(known)), map(operator.is_not, known, trials)))
+        changed = [i for i in changed if known[i] != trials[i]]
+        has_begun = bool(known)
+        if has_begun and (
+            len(trials) < len(known)
+            or n_left_out != self._n_left_out
+            or any(known[i].number != trials[i].number or known[i].state in _LEARNED for i in changed)
+        ):
+            return False
+        self._trials, self._n_left_out = trials, n_left_out
+        new = range(max(len(known), n_left_out), len(trials))
+        self._losses, self._slacks = (_with_room(array, len(trials)) for array in (self._losses, self._slacks))
+        for i in new:
+            self._points.append(trials[i].point)
+            self._status.append(_STATUS[trials[i].state])
+            self._notes.append(trials[i].note)
+        for i in (*changed, *new):
+            if i >= n_left_out:
+                self._enter(i - n_left_out, trials[i])
+        return True
+
+    def history(self) -> History:
+        """Return the history of the trials."""
+        from nbcompress.optimize import History
+
+        n = len(self._points)
+        losses = self._losses[:n].copy()
+        for column, extrapolated in zip(losses.T, self._extrapolated, strict=True):
+            extrapolated.write_(column)
+        return History(tuple(self._points), losses, self._slacks[:n], tuple(self._status), tuple(self._notes))
+
+    def _enter(self, row: int, trial: Trial) -> None:
+        self._status[row], self._notes[row] = _STATUS[trial.state], trial.note
+        values = trial.values
+        self._losses[row] = [
+            objective.loss(values.get(objective.metric, math.nan)) for objective in self.goal.objectives
+        ]
+        self._slacks[row] = [
+            constraint.slack(values.get(constraint.metric, math.nan)) for constraint in self.goal.constraints
+        ]
+        for extrapolated in self._extrapolated:
+            if trial.state is State.COMPLETE and extrapolated.objective.metric in values:
+                extrapolated.add_complete(row, trial)
+            elif trial.state is State.STOPPED and extrapolated.objective.metric not in values:
+                extrapolated.add_stopped(row, trial)
+
+
+# Trials in these states tell how others would have ended.
+_LEARNED = (State.COMPLETE, State.STOPPED)
+
+
+def _with_room(array: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """Return an array with at least `n` rows that begins with the rows of `array`."""
+    if len(array) >= n:
+        return array
+    larger = np.full((max(n, 2 * len(array)), array.shape[1]), math.nan)
+    larger[: len(array)] = array
+    return larger
+
+
+class _ExtrapolatedLosses:
+    """The losses of stopped trials in one objective, with final values as `CompletedCurves` extrapolates them.
+
+    When a trial completes, only the values of stopped trials to which it is among the nearest are computed again.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        # Of complete trials, in the order of their rows.
+        self._complete_rows: list[int] = []
+        self._curves, self._final_values = np.empty((0, 0)), np.empty((0, 1))
+        # Of stopped trials: their curves; and row in the history, number of reports, latest value, distance of the
+        # most distant one among the nearest complete trials, loss.
+        self._stopped: list[list[float]] = []
+        self._table = np.empty((0, 5))
+        self._outdated: set[int] = set()
+
+    def add_complete(self, row: int, trial: Trial) -> None:
+        """Enter a complete trial that has the metric."""
+        metric = self.objective.metric
+        curve = np.array(curve_of(trial, metric), dtype=np.float64)
+        if len(curve) == 0:
+            return
+        place = bisect(self._complete_rows, row)
+        n_known, n_reports = len(self._complete_rows), max(len(curve), self._curves.shape[1])
+        if n_reports > self._curves.shape[1]:
+            room = np.full((len(self._curves), n_reports - self._curves.shape[1]), math.nan)
+            self._curves = np.hstack([self._curves, room])
+        self._curves, self._final_values = (
+            _with_room(array, n_known + 1) for array in (self._curves, self._final_values)
+        )
+        for array in (self._curves, self._final_values):
+            array[place + 1 : n_known + 1] = array[place:n_known].copy()
+        self._complete_rows.insert(place, row)
+        self._curves[place] = math.nan
+        self._curves[place, : len(curve)] = curve
+        self._final_values[place] = trial.values[metric]
+        _, n, latest, radius, _ = self._table[: len(self._stopped)].T
+        index = np.clip(n.astype(np.intp), 1, len(curve)) - 1
+        is_near = (n >= 1) & (n <= len(curve)) & (np.abs(curve[index] - latest) <= radius)
+        self._outdated |= set(np.flatnonzero(is_near).tolist())
+
+    def add_stopped(self, row: int, trial: Trial) -> None:
+        """Enter a stopped trial that does not have the metric."""
+        curve, i = curve_of(trial, self.objective.metric), len(self._stopped)
+        self._table = _with_room(self._table, i + 1)
+        self._table[i] = row, len(curve), curve[-1] if curve else math.nan, math.inf, math.nan
+        self._stopped.append(curve)
+        self._outdated.add(i)
+
+    def write_(self, losses: NDArray[np.float64]) -> None:
+        """Write the losses of the stopped trials into a column of the history, in place."""
+        n = len(self._complete_rows)
+        completed = CompletedCurves(self._curves[:n], self._final_values[:n, 0])
+        for i in self._outdated:
+            curve = self._stopped[i]
+            self._table[i, 3:] = completed.radius(curve), self.objective.loss(completed.extrapolate_final_value(curve))
+        self._outdated.clear()
+        table = self._table[: len(self._stopped)]
+        losses[table[:, 0].astype(np.intp)] = table[:, 4]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 VERSION = 1
 # A note holds the names of a few modules.
 _MAX_NOTE_BYTES = 1 << 20
+# An empty file of this name marks a trial whose values stay although it is not on the front.
+_PIN = "pinned"
 # The name of the folder of a trial. Other folders are not ours.
 _IS_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
@@ -39,6 +41,7 @@ class MemoryArtifactStore:
 
     def __init__(self) -> None:
         self._kept: dict[int, dict[str, Any]] = {}
+        self._pinned: set[int] = set()
 
     def put(self, number: int, name: str, value: Any) -> None:
         self._kept.setdefault(number, {})[name] = value
@@ -51,6 +54,13 @@ class MemoryArtifactStore:
 
     def drop(self, number: int) -> None:
         self._kept.pop(number, None)
+        self._pinned.discard(number)
+
+    def pin(self, number: int) -> None:
+        self._pinned.add(number)
+
+    def pinned(self) -> frozenset[int]:
+        return frozenset(self._pinned)
 
 
 class FolderArtifactStore:
@@ -117,6 +127,17 @@ class FolderArtifactStore:
         for key in [key for key in self._held if key[0] == number]:
             del self._held[key]
 
+    def pin(self, number: int) -> None:
+        folder = self._folder / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _PIN).touch()
+
+    def pinned(self) -> frozenset[int]:
+        if not self._folder.is_dir():
+            return frozenset()
+        folders = [path.parent.name for path in self._folder.glob(f"*/{_PIN}")]
+        return frozenset(int(name) for name in folders if _IS_NUMBER.fullmatch(name))
+
     def remove_orphans(self, complete: Collection[int], running: Collection[int]) -> None:
         """Remove what killed processes left. The caller excludes other writers.
 
@@ -159,6 +180,11 @@ class FolderArtifactStore:
         return handle
 
 
+def wanted_values(kept: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return the values whose names are wanted; without names, all."""
+    return {name: value for name, value in kept.items() if not names or name in names}
+
+
 class ArtifactWriter:
     """Writes the kept values of trials on the front, and removes those of trials that have left it."""
 
@@ -182,10 +208,10 @@ class ArtifactWriter:
 
     def put(self, trial: Trial, kept: Mapping[str, Any]) -> None:
         """Store what a trial keeps if it will be on the front. Called before the end of the trial is recorded."""
-        wanted = {name: value for name, value in kept.items() if not self._names or name in self._names}
+        wanted = wanted_values(kept, self._names)
         if self._store is None or not wanted or trial.state is not State.COMPLETE:
             return
-        others = [other for other in self._study.all_trials if other.number != trial.number]
+        others = [other for other in self._study.front if other.number != trial.number]
         if all(best.number != trial.number for best in front([*others, trial], self._study.goal)):
             return
         self._numbers.add(trial.number)
@@ -196,11 +222,12 @@ class ArtifactWriter:
                 self._rejected.setdefault((name, str(error)), []).append(trial.number)
 
     def remove_stale(self) -> None:
-        """Remove the kept values of trials that are not on the front."""
+        """Remove the kept values of trials that are neither on the front nor pinned."""
         if self._store is None or not self._numbers:
             return
         on_front = {trial.number for trial in self._study.front}
-        for number in sorted(self._numbers - on_front):
+        stale = self._numbers - on_front
+        for number in sorted(stale - self._store.pinned() if stale else ()):
             self._store.drop(number)
         self._numbers &= on_front
 
@@ -248,7 +275,7 @@ def attach_artifact_store(study: Study, modules: Modules = dict) -> None:
         study.refresh()
         running = {trial.number for trial in study.all_trials if trial.state is State.RUNNING}
         with suppress(OSError):  # what cannot be removed now does no harm, and may be removed the next time
-            store.remove_orphans({trial.number for trial in study.front}, running)
+            store.remove_orphans({trial.number for trial in study.front} | store.pinned(), running)
 
 
 def _note_path(path: Path) -> Path:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchFailed, SpaceExhausted, StudyError, TrialConflict
 from nbcompress.run.callbacks import Command, Controls, Ending, EndKind, Observer, Observers
 from nbcompress.run.capture import trial_seed
-from nbcompress.run.early_stopping import Pruner, unused_pruner_warning
+from nbcompress.run.early_stopping import PruningRules, unused_pruner_warning
 from nbcompress.run.engines.base import Engine, EngineError
-from nbcompress.run.history import HistoryCache, all_failed, one_line, same_failure, without_numbers
+from nbcompress.run.held_out import HeldOutTest
+from nbcompress.run.history import (
+    HistoryCache,
+    all_failed,
+    failed_in_another_body,
+    one_line,
+    same_failure,
+    without_numbers,
+)
 from nbcompress.run.kept import ArtifactWriter, where_kept
 from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, mean_outcome
 from nbcompress.run.record import note
 from nbcompress.run.reevaluation import REPEAT_OF, Reevaluation, is_reevaluation, n_reevaluations
-from nbcompress.run.termination import Termination
-from nbcompress.run.trial import current_trial
+from nbcompress.run.termination import Interrupts, Termination
+from nbcompress.run.trial import current_terminator
 from nbcompress.study.goal import State, Trial
 from nbcompress.study.snapshot import Snapshot, changed_paths
 
@@ -50,6 +56,8 @@ def trials_text(numbers: Sequence[int]) -> str:
 _POLL_SECONDS = 0.1
 # It reads the study this often while it waits for a sign of life of another machine.
 _REFRESH_SECONDS = 1.0
+# A search that ends in one of these ways has come to its end.
+_WHOLE = ("done", "until", "exhausted")
 TAKEN_OVER = (
     "Trial {number} was taken over by another process, which heard no sign of life of this one for too long; "
     "its result here is not recorded."
@@ -75,45 +83,6 @@ class _NextPoint:
     reason: str = ""
 
 
-class Interrupts:
-    """A `with` block in which the first interrupt is counted and the second one raises.
-
-    The first one raises `KeyboardInterrupt` only inside a trial's body; anywhere else it is noted, so that what is
-    being recorded is recorded whole, and the loop reads `count`. Outside the main thread no signals arrive, and this
-    does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._previous: object = None
-        self._installed = False
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            previous = signal.getsignal(signal.SIGINT)
-            # Someone who ignores interrupts, or handles them outside of Python, means it.
-            if callable(previous):
-                self._previous = previous
-                signal.signal(signal.SIGINT, self._interrupted)
-                self._installed = True
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
-
-    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        trial = current_trial()
-        terminator = trial.terminator if trial is not None else None
-        if self.count > 1 or (terminator is not None and terminator.is_armed):
-            raise KeyboardInterrupt
-        if terminator is not None:
-            terminator.terminate(Termination(State.INTERRUPTED))
-
-
 @dataclass(frozen=True)
 class Search:
     """A search that can start.
@@ -125,6 +94,7 @@ class Search:
         engine: Where trials run.
         options: All options; start points are checked.
         take_snapshot: Returns the values that the search reads, as they are now; None if the study is not stored.
+        test: Measures the models of the front at the end, or None.
         histories: Makes what the proposer learns from; a panel that gets it uses the same fitted models.
         variable: What the study is called in the notebook.
         notebook_names: The names of the notebook's variables at the start.
@@ -136,6 +106,7 @@ class Search:
     engine: Engine
     options: SearchOptions = field(default_factory=SearchOptions)
     take_snapshot: Callable[[], Snapshot] | None = None
+    test: HeldOutTest | None = None
     histories: HistoryCache = field(default_factory=HistoryCache)
     variable: str = "study"
     notebook_names: frozenset[str] = frozenset()
@@ -143,9 +114,10 @@ class Search:
     def run(self, observers: Sequence[Observer] = (), controls: Controls | None = None) -> Ending:
         """Run trials until the study has as many as wanted, or something else ends the search.
 
-        Interrupted trials come first, under their own numbers; then the start points that the study has not run; then
-        points that were queued; then what the proposer proposes. Whatever ends a trial is recorded before anything
-        else happens. Stop and the first interrupt abandon what runs (*interrupted*) and return.
+        Interrupted trials come first, under their own numbers; then trials that failed in a body that has been changed
+        since; then the start points that the study has not run; then points that were queued; then what the proposer
+        proposes. Whatever ends a trial is recorded before anything else happens. Stop and the first interrupt abandon
+        what runs (*interrupted*) and return.
 
         Args:
             observers: Told what happens, such as a panel.
@@ -172,6 +144,8 @@ class SearchLoop:
         self._reevaluation = Reevaluation(search.study.space, search.study.goal) if search.options.finalists else None
         self._timeout = search.options.timeout_seconds
         self._until, self._pruner = search.options.stop_rule, search.options.pruning
+        self._pruning_rules = PruningRules(self._pruner, search.study.goal)
+        self._start_points = _StartPoints(search.options.start)
         self._remarks: list[str] = []
         # What trials leave for the user: text without its numbers -> the first such text, numbers of the trials.
         self._trial_remarks: dict[str, tuple[str, list[int]]] = {}
@@ -219,7 +193,7 @@ class SearchLoop:
             stack.enter_context(self._study.search_lock())
             self._has_begun = True
             self._engine.start(self._search.evaluate, jobs=self._options.jobs, listener=self._on_report)
-            self._interrupts = stack.enter_context(Interrupts())
+            self._interrupts = stack.enter_context(Interrupts(current_terminator))
             stack.callback(self._study.abandon)
             stack.callback(self._engine.close)
             stack.enter_context(self._controls.listening(self._on_command))
@@ -230,7 +204,7 @@ class SearchLoop:
             ending = self._main_loop()
             seconds = self._elapsed()
         self._writer.remove_stale()
-        if self._reevaluation is not None and ending.kind in ("done", "until", "exhausted"):
+        if self._reevaluation is not None and ending.kind in _WHOLE:
             summary = self._reevaluation.summary(self._study.all_trials)
             ending = replace(ending, reason=f"{ending.reason} {summary}".strip())
         if self._n_ended:
@@ -241,6 +215,7 @@ class SearchLoop:
             ending,
             warnings=self._warnings(older),
             kept=kept,
+            test=self._search.test.run(self._study) if self._search.test and ending.kind in _WHOLE else "",
             n_ended=self._n_ended,
             seconds=seconds if self._n_begun else None,
         )
@@ -346,7 +321,13 @@ class SearchLoop:
         return Ending(kind, f"{what} at {counted} of {wanted} trials; run it again to go on.")
 
     def _counted(self) -> int:
-        return sum(trial.state.counts for trial in self._study.all_trials)
+        return self._study.n_counted - len(self._failed_in_another_body())
+
+    def _failed_in_another_body(self) -> list[int]:
+        """Return the trials that do not count, since they are to be run again."""
+        trials, body = self._study.all_trials, self._study.changed_body
+        failed = self._study.numbers(State.FAILED)
+        return [number for number in failed if failed_in_another_body(trials[number], body)]
 
     # What runs next -------------------------------------------------------------------------------------------------
 
@@ -354,8 +335,8 @@ class SearchLoop:
         """Start trials until `jobs` of them run; return why no more will start, or None."""
         while len(self._running) < self._options.jobs and not self._controls.is_paused:
             trials = self._study.all_trials
-            counted = sum(trial.state.counts for trial in trials)
-            elsewhere = sum(trial.state is State.RUNNING and trial.number not in self._running for trial in trials)
+            counted = self._counted()
+            elsewhere = sum(number not in self._running for number in self._study.numbers(State.RUNNING))
             if counted >= self._options.trials:
                 return self._done(counted)
             if counted + len(self._running) + elsewhere >= self._options.trials:
@@ -387,21 +368,24 @@ class SearchLoop:
         if self._n_ended:
             return Ending("done", f"All {counted} trials are done.{all_failed(self._study.all_trials)}")
         name = self._study.name
-        return Ending("done", f"The study {name!r} has its {counted} trials already; none was run again.")
+        text = f"The study {name!r} has its {counted} trials already; none was run again."
+        if self._study.changed_body is not None:
+            text += " They were run with another body; the option fresh begins anew."
+        return Ending("done", text)
 
     def _next_point(self, trials: Sequence[Trial]) -> _NextPoint | Ending:
         # Also trials of processes that have died since this search began.
         # A trial that another machine has given up still runs here, and must not be started twice.
-        interrupted = next(
-            (trial for trial in trials if trial.state is State.INTERRUPTED and trial.number not in self._running), None
-        )
-        if interrupted is not None:
-            return _NextPoint(interrupted.point, interrupted.number, interrupted.note, interrupted.reason)
+        for number in (*self._study.numbers(State.INTERRUPTED), *self._failed_in_another_body()):
+            # Another thread may have read the study since.
+            if number < len(trials) and number not in self._running:
+                again = trials[number]
+                return _NextPoint(again.point, number, again.note, again.reason)
         if isinstance(self._until, NoGain):
             reason = self._until.verdict([trial for trial in trials if not is_reevaluation(trial)], self._study.goal)
             if reason:
                 return self._next_reevaluation(trials, is_over=True) or Ending("until", reason)
-        point = _first_missing(self._options.start, trials)
+        point = self._start_points.next(trials)
         if point is not None:
             return _NextPoint(point, reason="A start point.")
         queued = self._study.take_queued()
@@ -431,7 +415,7 @@ class SearchLoop:
         if self._reevaluation is None:
             return None
         n_run = n_reevaluations(trials)
-        n_taken = sum(trial.state.counts or trial.state is State.RUNNING for trial in trials)
+        n_taken = self._counted() + len(self._study.numbers(State.RUNNING))
         is_due = is_over or n_run > 0 or n_taken >= self._options.trials - self._options.finalists
         if n_run >= self._options.finalists or not is_due:
             return None
@@ -466,15 +450,16 @@ class SearchLoop:
             self._engine.terminate(trial.number, Termination(State.INTERRUPTED))
 
     def _note_of(self, note: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the note of a trial, with the values that it reads if the study was begun with other ones."""
-        found = {name: value for name, value in note.items() if name != "values"}
-        return found | ({"values": self._study.accepted} if self._study.accepted else {})
+        """Return the note of a trial, with the values and the body if the study was begun with other ones."""
+        changed = {"values": self._study.accepted, "body": self._study.changed_body}
+        found = {name: value for name, value in note.items() if name not in changed}
+        return found | {name: value for name, value in changed.items() if value}
 
     def _submit(self, trial: Trial, repeat: int) -> None:
         seed = trial.seed if repeat == 0 else trial_seed(self._options.seed, trial.number, repeat)
         # A re-evaluation is measured to its end.
-        pruner = Pruner() if is_reevaluation(trial) else self._pruner
-        pruning_rule = pruner.pruning_rule(trial.number, self._study.all_trials, self._study.goal)
+        trials = self._study.all_trials
+        pruning_rule = None if is_reevaluation(trial) else self._pruning_rules.pruning_rule(trial.number, trials)
         try:
             self._engine.submit(
                 Assignment(trial.number, trial.point, seed, repeat, pruning_rule), self._options.trial_timeout_seconds
@@ -579,11 +564,18 @@ class SearchLoop:
             self._engine.terminate(number, Termination(State.INTERRUPTED))
 
 
-def _first_missing(start: Sequence[Point], trials: Sequence[Trial]) -> Point | None:
-    """Return the first start point that no trial has run; a point that is listed twice gets two trials."""
-    remaining = [trial.point for trial in trials]
-    for point in start:
-        if point not in remaining:
-            return point
-        remaining.remove(point)
-    return None
+class _StartPoints:
+    """The start points that no trial has run yet; a point that is listed twice gets two trials."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._missing = list(points)
+        self._n_seen = 0
+
+    def next(self, trials: Sequence[Trial]) -> Point | None:
+        """Return the first one, or None. The trials are those of the last call and newer ones."""
+        for trial in trials[self._n_seen :] if self._missing else ():
+            point = trial.point
+            if point in self._missing:
+                self._missing.remove(point)
+        self._n_seen = len(trials)
+        return self._missing[0] if self._missing else None

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
+from nbcompress.choices import INTERRUPTS
 from nbcompress.errors import GoalError, SearchError, check_integer, option, shown
 from nbcompress.run.early_stopping import Pruner
+from nbcompress.run.memory import bytes_of
 from nbcompress.space import Point
 from nbcompress.study.goal import Goal, State, Trial
 
@@ -146,8 +148,9 @@ def _is_no_worse(left: Sequence[float], right: Sequence[float]) -> bool:
 
 # What the fields of `SearchOptions` say in their metadata: the part of a study's record that holds the option; whether
 # it decides which points are proposed or which trials end early, so that a study warns when it is continued with
-# another value; whether it is an argument of the proposer.
+# another value; whether it is an argument of the proposer; whether the record leaves it out where it is None.
 _BUDGET = {"record": "budget"}
+_OPTIONAL = {**_BUDGET, "optional": True}
 _SEARCH = {"record": "search"}
 _STEERING = {**_SEARCH, "steers": True}
 _PROPOSING = {**_STEERING, "proposes": True}
@@ -176,8 +179,15 @@ class SearchOptions:
         seed: Of the search; the seed of every run is made from it.
         finalists: How many of the trials, at the end, run the best points again.
         until: A stop rule as text or object, or None.
-        engine: `inline`, `process`, or an executor.
+        engine: `inline`, `process`, `ray`, `dask`, the address of a cluster, a Dask client, or an executor.
+        resources: What a trial takes of a cluster: `"cpus=2, gpus=1"`, a dict, or None.
+        retries: How often a trial whose worker was lost is run again.
+        trial_memory: The memory that one trial may use: `"4GB"`, bytes, or None.
         keep: Names of kept values to store; empty stores all that trials keep.
+        original: The model before, for `test`, or None.
+        test: Measures the original and the kept models of the front at the end, on data that no trial saw; or None.
+        on_interrupt: What the search does after the first interrupt, when its trials are recorded: `return`, or
+            `raise` a `KeyboardInterrupt`.
 
     Raises:
         SearchError, GoalError: An option has a value that it cannot have.
@@ -203,12 +213,19 @@ class SearchOptions:
     finalists: int = field(default=0, metadata=_SEARCH)
     until: str | Until | None = field(default=None, metadata=_SEARCH)
     engine: Any = field(default="inline", metadata=_SEARCH)
+    resources: str | Mapping[str, float] | None = field(default=None, metadata=_OPTIONAL)
+    retries: int = 1
+    trial_memory: str | int | None = field(default=None, metadata=_OPTIONAL)
     keep: tuple[str, ...] = ()
+    original: Any = None
+    test: Any = None
+    on_interrupt: str = "return"
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {name: check_integer(name, getattr(self, name), 1) for name in _AT_LEAST_ONE}
         checked["seed"] = check_integer("seed", self.seed)
         checked["finalists"] = check_integer("finalists", self.finalists, 0)
+        checked["retries"] = check_integer("retries", self.retries, 0)
         checked["study"] = _study_name(self.study)
         for name in ("timeout", "trial_timeout"):
             value = getattr(self, name)
@@ -217,6 +234,10 @@ class SearchOptions:
         checked["keep"] = names_of("keep", self.keep)
         checked["start"] = _points(self.start)
         checked["baseline"] = _metrics(self.baseline)
+        if self.on_interrupt not in INTERRUPTS:
+            raise SearchError(
+                f"{option('on_interrupt')} is {' or '.join(INTERRUPTS)}, but got {shown(self.on_interrupt)}."
+            )
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if self.finalists > self.trials / 2:
@@ -226,6 +247,7 @@ class SearchOptions:
             )
         # These raise for a text that they cannot read.
         _ = self.timeout_seconds, self.trial_timeout_seconds, self.stop_rule, self.pruning
+        _ = self.engine_arguments
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> SearchOptions:
@@ -251,6 +273,13 @@ class SearchOptions:
         return Pruner(self.pruner)
 
     @property
+    def engine_arguments(self) -> dict[str, Any]:
+        """What `engine_of` takes besides the engine."""
+        memory = None if self.trial_memory is None else bytes_of(self.trial_memory)
+        resources = None if self.resources is None else resources_of(self.resources)
+        return {"resources": resources, "retries": self.retries, "memory": memory}
+
+    @property
     def proposer_arguments(self) -> dict[str, Any]:
         """The options that `nbcompress.optimize.proposer` takes."""
         return self._having("proposes")
@@ -269,7 +298,7 @@ class SearchOptions:
         found: dict[str, dict[str, Any]] = {"search": {}, "budget": {}}
         for declared in fields(self):
             part = declared.metadata.get("record")
-            if part is not None:
+            if part is not None and not (declared.metadata.get("optional") and getattr(self, declared.name) is None):
                 found[part][declared.name.replace("_", " ")] = getattr(self, declared.name)
         found["search"]["until"] = None if self.until is None else str(self.until)
         found["search"]["engine"] = engine
@@ -299,6 +328,30 @@ def names_of(keyword: str, given: Any) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise GoalError(f"{option(keyword)} is a name or a list of names, but got {shown(given)}.")
     return names
+
+
+def resources_of(given: Any) -> dict[str, float]:
+    """Return what a trial takes of a cluster, by name.
+
+    Args:
+        given: `"cpus=2, gpus=1"`, or a dict from names to numbers.
+
+    Raises:
+        SearchError: It is neither, or an amount is not above 0.
+    """
+    found: dict[str, float] = {}
+    try:
+        items = given.items() if isinstance(given, Mapping) else (part.split("=") for part in given.split(","))
+        for name, amount in items:
+            if not str(name).strip() or isinstance(amount, bool) or not 0 < float(amount) < math.inf:
+                raise ValueError
+            found[str(name).strip()] = float(amount)
+    except (AttributeError, TypeError, ValueError):
+        example = "cpus=2, gpus=1"
+        raise SearchError(
+            f"{option('resources')} gives a number above 0 for each name, as in {example!r}, but got {shown(given)}."
+        ) from None
+    return found
 
 
 def _study_name(name: Any) -> str | None:

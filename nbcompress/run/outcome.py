@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import cloudpickle
 
@@ -122,6 +122,9 @@ class Evaluator(Protocol):
     def written(self) -> frozenset[tuple[str, ...]]:
         """Return the places of these values that trials write into."""
 
+    def reusable(self) -> Callable[[], Evaluate]:
+        """Return a function that makes an equal evaluator after the search; it holds no more than trials read."""
+
 
 def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the runs of a point, in order, as one outcome.
@@ -222,6 +225,8 @@ def step_of(step: Any) -> int:
 
 # --- To another process ---
 
+T = TypeVar("T")
+
 # How deep the search for the culprit goes: a function, its globals, an object there, its attributes, ...
 _DEPTH = 6
 
@@ -232,8 +237,17 @@ def pack(value: Any) -> bytes:
     Raises:
         TransportError: Something in it cannot be sent; the text names it.
     """
+    return packed_by(lambda given: bytes(cloudpickle.dumps(given)), value)
+
+
+def packed_by(dumps: Callable[[Any], T], value: Any) -> T:
+    """Return `dumps(value)`, for something that pickles as cloudpickle does.
+
+    Raises:
+        TransportError: Something in it cannot be sent; the text names it.
+    """
     try:
-        return bytes(cloudpickle.dumps(value))
+        return dumps(value)
     except TransportError:  # it has said by itself what it is
         raise
     except Exception as error:
@@ -282,6 +296,10 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif is_a(value, list, tuple, set, frozenset):
         yield from ((f"[{i}]", part) for i, part in enumerate(items_of(value)))
     elif not is_a(value, type, ModuleType):
+        state = vars(type(value)).get("__getstate__")
+        if state is not None and is_a(sent := state(value), dict):
+            yield from dict.items(sent)  # what is sent in the place of its attributes
+            return
         if type(value) in (MethodType, BuiltinMethodType) and value.__self__ is not None:
             yield type(value.__self__).__name__, value.__self__
         yield from own_attributes(value).items()

@@ -115,6 +115,32 @@ def data_parts(value: Any) -> list[Any]:
         return []
 
 
+def data_in(value: Any) -> list[Any]:
+    """Return the tensors and arrays in a value: data itself, or a list or a dict that holds some."""
+    try:
+        return [part for part in _parts(value) if _is_array(part)]
+    except Exception:  # noqa: BLE001 - an object of the person's that cannot be read
+        return []
+
+
+def share_memory(left: Any, right: Any) -> bool:
+    """Return whether two tensors, arrays or frames hold the same numbers in memory, at least some of them."""
+    import numpy as np
+
+    if left is right:
+        return True
+    arrays = [part.detach() if _is_a(part, "torch", "Tensor") else part for part in (left, right)]
+    if any(_is_a(part, "torch", "Tensor") and part.device.type != "cpu" for part in arrays):
+        pointers = [part.data_ptr() if _is_a(part, "torch", "Tensor") else None for part in arrays]
+        return pointers[0] is not None and pointers[0] == pointers[1]
+    try:
+        first, second = (np.asarray(part) for part in arrays)
+        exact: Any = np.shares_memory  # its stub knows no bound of the work
+        return bool(exact(first, second, max_work=10_000))
+    except Exception:  # noqa: BLE001 - a type that NumPy lacks, or a layout that takes long to compare
+        return False
+
+
 def digest_of(parts: list[Any]) -> str:
     """Return a hash of tensors, arrays or frames, or an empty text if there is none, or one that cannot be read."""
     return _digest(parts)[0] if parts else ""

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchError, option
 from nbcompress.run.engines import engine_of
+from nbcompress.run.held_out import held_out_test
 from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import Search
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions
-from nbcompress.run.outcome import pack
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Reevaluation
+from nbcompress.run.rerun import Rerunner
 from nbcompress.run.snapshot import snapshot_values
 from nbcompress.study.snapshot import Snapshot
 from nbcompress.study.storage import DEFAULT_STORAGE
@@ -56,12 +57,17 @@ class StudyLocation:
         cls, options: SearchOptions, function: Callable[..., Any], space: Space, goal: Goal
     ) -> StudyLocation:
         """Return where the study of a function is: in memory unless a name or a storage is given."""
-        if options.study is not None:
-            return cls(options.study, DEFAULT_STORAGE if options.storage is None else options.storage)
         data = repr((str(space), goal, code_digits(function))).encode()
         name = getattr(function, "__name__", type(function).__name__)
         name = name if name.isidentifier() else "search"
-        return cls(f"{name}-{hashlib.blake2b(data, digest_size=4).hexdigest()}", options.storage, is_made=True)
+        return cls.of_call(options, f"{name}-{hashlib.blake2b(data, digest_size=4).hexdigest()}")
+
+    @classmethod
+    def of_call(cls, options: SearchOptions, made_name: str) -> StudyLocation:
+        """Return where the study of a call is: in memory unless a name or a storage is given."""
+        if options.study is not None:
+            return cls(options.study, DEFAULT_STORAGE if options.storage is None else options.storage)
+        return cls(made_name, options.storage, is_made=True)
 
 
 def proposer_of(options: SearchOptions, space: Space, goal: Goal) -> Proposer:
@@ -139,37 +145,50 @@ def prepare_search(
         StudyError: It cannot be opened, or is being searched in this process.
     """
     from nbcompress.study import open_study
+    from nbcompress.study.registration import register_study
 
     def take_snapshot() -> Snapshot:
         return snapshot_values(evaluator.reads(), function, evaluator.written())
 
-    engine = engine_of(options.engine, engine_name)
+    engine = engine_of(options.engine, engine_name, **options.engine_arguments)
     proposer = proposer_of(options, space, goal)
     options = check_search(options, space, goal, proposer, engine)
-    if engine.sends:
-        pack(evaluator)
-    reads = evaluator.reads()
-    data = data_facts(reads)
-    is_stored = location.storage is not None
-    study = open_study(
-        location.name,
-        space,
-        goal,
-        storage=location.storage,
-        fresh=options.fresh,
-        identity={"body": digest, **data.identity, **fingerprints(reads), **options.steering},
-        snapshot=take_snapshot() if is_stored else None,
-        is_generated_name=location.is_made,
-        accept_changes=options.accept_changes,
-    )
-    study.check_not_searched()
-    attach_artifact_store(study, modules)
-    if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
-        how = _with_earlier(study, options.facts(engine.name))
-        note(study, **(facts or {}), **how, **data.to_json(), **provenance())
-    if options.baseline is not None:
-        note(study, baseline=dict(options.baseline))
-    return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None)
+    test = held_out_test(options, evaluator.reads())
+    engine.prepare(evaluator, options.jobs)
+    try:
+        reads = evaluator.reads()
+        data = data_facts(reads)
+        is_stored = location.storage is not None
+        study = open_study(
+            location.name,
+            space,
+            goal,
+            storage=location.storage,
+            fresh=options.fresh,
+            identity={"body": digest, **data.identity, **fingerprints(reads), **options.steering},
+            snapshot=take_snapshot() if is_stored else None,
+            is_generated_name=location.is_made,
+            accept_changes=options.accept_changes,
+        )
+        study.check_not_searched()
+        register_study(study.storage, study.name)
+        attach_artifact_store(study, modules)
+        if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
+            how = _with_earlier(study, options.facts(engine.name))
+            note(study, **(facts or {}), **how, **data.to_json(), **provenance())
+        if options.baseline is not None:
+            note(study, baseline=dict(options.baseline))
+        study.rerunner = Rerunner(
+            evaluator.reusable(),
+            lambda: engine_of(options.engine, engine_name, **options.engine_arguments),
+            options.trial_timeout_seconds,
+            options.keep,
+            options.repeats,
+        )
+        return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None, test)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def prepare_function_search(

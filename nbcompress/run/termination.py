@@ -48,6 +48,48 @@ def uninterrupted(handler: Handler = _drop) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+class Interrupts:
+    """A `with` block in which the first interrupt is counted and the second one raises.
+
+    The first one raises `KeyboardInterrupt` only inside a trial's body; anywhere else it is noted, so that what is
+    being recorded is recorded whole, and the loop reads `count`. Outside the main thread no signals arrive, and this
+    does nothing.
+
+    Args:
+        running: Returns the terminator of the trial that runs in this context, or None.
+    """
+
+    def __init__(self, running: Callable[[], Terminator | None]) -> None:
+        self.count = 0
+        self._running = running
+        self._previous: object = None
+        self._installed = False
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            previous = signal.getsignal(signal.SIGINT)
+            # Someone who ignores interrupts, or handles them outside of Python, means it.
+            if callable(previous):
+                self._previous = previous
+                signal.signal(signal.SIGINT, self._interrupted)
+                self._installed = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
+
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        terminator = self._running()
+        if self.count > 1 or (terminator is not None and terminator.is_armed):
+            raise KeyboardInterrupt
+        if terminator is not None:
+            terminator.terminate(Termination(State.INTERRUPTED))
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

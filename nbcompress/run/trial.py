@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import did_you_mean
+from nbcompress.errors import SearchError, did_you_mean
 from nbcompress.run.outcome import Assignment, PrintedText, TrialEnded, number_of, step_of, trial_failure
-from nbcompress.study.goal import Goal, State
+from nbcompress.study.goal import Failure, Goal, State
 
 if TYPE_CHECKING:
     from nbcompress.run.termination import Terminator
@@ -67,6 +67,7 @@ class RunningTrial:
         self.reports: dict[str, dict[int, float]] = {}
         self.kept: dict[str, Any] = {}
         self.remarks: list[str] = []
+        self._extremes: dict[str, tuple[float, float]] = {}  # metric -> smallest and largest reported value
         # Objectives that were not known at the latest report, so that the pruning rule could not decide.
         self._awaited: tuple[str, ...] = ()
         if goal is not None:
@@ -120,7 +121,7 @@ class RunningTrial:
         step = step_of(step)
         numbers = {name: self._number(name, value) for name, value in metrics.items()}
         for name, number in numbers.items():
-            self.reports.setdefault(name, {})[step] = number
+            self._enter_report(name, step, number)
         if self.listener is not None and numbers:
             # An exception in the middle of a panel's message or of a file would leave half of it.
             with self.terminator.deferred() if self.terminator else nullcontext():
@@ -129,9 +130,19 @@ class RunningTrial:
         if pruning_rule is None:
             return
         self._awaited = pruning_rule.missing_objectives(self.reports, self.values)
-        verdict = pruning_rule.verdict(self.reports, step, self.values)
+        verdict = pruning_rule.verdict(self.reports, step, self.values, self._extremes)
         if verdict:
             raise TrialEnded(State.STOPPED, verdict)
+
+    def _enter_report(self, metric: str, step: int, number: float) -> None:
+        steps = self.reports.setdefault(metric, {})
+        is_replaced = step in steps
+        steps[step] = number
+        if is_replaced:
+            self._extremes[metric] = min(steps.values()), max(steps.values())
+        else:
+            low, high = self._extremes.get(metric, (number, number))
+            self._extremes[metric] = min(low, number), max(high, number)
 
     def keep(self, **values: Any) -> None:
         """Keep values of the trial; names that may not be kept are ignored."""
@@ -179,6 +190,12 @@ class RunningTrial:
 def current_trial() -> RunningTrial | None:
     """Return the trial that runs in this context, or None outside of one."""
     return _running.get()
+
+
+def current_terminator() -> Terminator | None:
+    """Return what can end the trial that runs in this context, or None."""
+    trial = _running.get()
+    return None if trial is None else trial.terminator
 
 
 def report(step: int | None = None, **metrics: Any) -> None:
@@ -230,3 +247,33 @@ def keep(**values: Any) -> None:
     trial = _running.get()
     if trial is not None and trial.has_begun:
         trial.keep(**values)
+
+
+def stop_trial(reason: str = "") -> None:
+    """End the running trial as *stopped*, for a reason of your own. Outside a trial this does nothing.
+
+    A stopped trial counts as a trial and keeps the metrics that it has reported. In a cell or a function written for
+    Optuna, `raise optuna.TrialPruned("why")` does the same.
+
+    Args:
+        reason: One sentence; it is shown with the trial.
+
+    Raises:
+        SearchError: The reason is no text.
+        TrialEnded: The trial ends here. It is no `Exception`, so that `except Exception` does not catch it.
+
+    Example:
+        >>> import nbcompress as nc
+        >>> def train(x):
+        ...     if x > 0.5:
+        ...         nc.stop_trial("x is too large to be useful")
+        ...     return {"loss": x}
+        >>> study = nc.search(train, {"x": nc.Float(0, 1)}, minimize="loss", trials=4, sampler="sobol")
+        >>> sorted({trial.state.value for trial in study.all_trials})
+        ['complete', 'stopped']
+    """
+    if not isinstance(reason, str):
+        raise SearchError(f"The reason to stop a trial is a text, but got {reason!r}.")
+    trial = _running.get()
+    if trial is not None and trial.has_begun:
+        raise TrialEnded(State.STOPPED, reason, Failure("Stopped", reason) if reason else None)

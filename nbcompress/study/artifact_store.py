@@ -29,6 +29,12 @@ class ArtifactStore(Protocol):
     def drop(self, number: int) -> None:
         """Remove all values of a trial, if there are any."""
 
+    def pin(self, number: int) -> None:
+        """Let the values of a trial stay when it is not on the front: a person asked for them."""
+
+    def pinned(self) -> frozenset[int]:
+        """Return the numbers of the trials that were pinned."""
+
 
 @dataclass
 class ArtifactStoreSlot:

@@ -38,12 +38,15 @@ def is_non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
         Shape `(n,)`.
     """
     rows = np.asarray(losses, dtype=np.float64)
+    if rows.ndim == 2 and rows.shape[1] == 1 and not np.isnan(rows).any():
+        return np.asarray(rows[:, 0] == rows[:, 0].min(initial=np.inf))
     is_left = np.ones(len(rows), dtype=np.bool_)
     # Small sums first: they dominate most rows, so few rows are left to compare.
-    for index in np.argsort(rows.sum(axis=1)):
-        if is_left[index]:
-            row = rows[index]
-            is_left &= ~(np.all(rows >= row, axis=1) & np.any(rows > row, axis=1))
+    waiting = np.argsort(rows.sum(axis=1))
+    while len(waiting) > 0:
+        row, waiting = rows[waiting[0]], waiting[1:]
+        is_left &= ~(np.all(rows >= row, axis=1) & np.any(rows > row, axis=1))
+        waiting = waiting[is_left[waiting]]
     return is_left
 
 

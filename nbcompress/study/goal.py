@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,7 +68,7 @@ class Trial:
         values: The metrics, by name; incomplete if the trial ended early.
         seed: The seed of its random generators.
         seconds: Wall-clock time in seconds, or None while it runs.
-        failure: Why it failed, for failed trials.
+        failure: Why it failed, for failed trials; why it was stopped, for a trial that stopped itself with a reason.
         printed: What it printed, shortened.
         reports: Intermediate values: metric -> step -> value.
         note: What the proposer stored with the trial (JSON), such as hyperparameters.
@@ -328,6 +328,23 @@ class Goal:
                         f"No value satisfies both '{lower}' and '{upper}', so every trial would be infeasible. "
                         f"Leave out one of them in {option('subject_to')}."
                     )
+
+    def checked(self, trial: Trial) -> Trial:
+        """Return a trial with plain floats as values; a complete one with the state that its values allow."""
+        trial = replace(trial, values={name: float(value) for name, value in trial.values.items()})
+        if trial.state is not State.COMPLETE:
+            return trial
+        if self.is_broken(trial.values):
+            return replace(trial, state=State.INFEASIBLE)
+        missing = self.missing_metrics(trial.values)
+        if not missing:
+            return trial
+        name = missing[0]
+        if name in trial.values:
+            failure = Failure("NotFinite", f"the metric {name!r} is {trial.values[name]}")
+        else:
+            failure = Failure("NotAssigned", f"the metric {name!r} was not assigned")
+        return replace(trial, state=State.FAILED, failure=failure)
 
     def missing_metrics(self, values: Mapping[str, float]) -> tuple[str, ...]:
         """Return the metrics of the goal that `values` lacks, or that are not finite there."""

@@ -93,7 +93,7 @@ def _generations(base: str, stored: Iterable[str]) -> list[int]:
 
 # The version of all records that are stored with a study. A reader refuses a higher one.
 FORMAT = 1
-_HEADER_KEY = "nbcompress:study"
+HEADER_KEY = "nbcompress:study"
 # Begins the keys of `StudyHeader.identity` under which earlier versions stored the hash of a plain value.
 _VALUE_PREFIX = "value of "
 
@@ -246,6 +246,7 @@ def open_study(
             artifact_store=artifact_store,
             warnings=tuple(dict.fromkeys(warnings)),
             accepted={found.name: found.value for found in changed},
+            changed_body=_changed_body(header, given),
         )
 
 
@@ -294,7 +295,7 @@ def list_studies(
     with handle.translate_errors():
         for name, study_id in _study_ids(handle).items():
             attributes = handle.storage.get_study_user_attrs(study_id)
-            if read_attribute(attributes, _HEADER_KEY) is None:
+            if read_attribute(attributes, HEADER_KEY) is None:
                 continue
             header = _read_header(handle, study_id, name)
             store = TrialStore(handle, study_id, header.goal, is_read_only=True, heartbeats=heartbeats)
@@ -377,7 +378,7 @@ def _create_or_read(handle: StorageHandle, name: str, given: StudyHeader) -> tup
             study_id = storage.create_new_study(directions, name)
         except DuplicatedStudyError:  # another process has begun it since
             study_id = storage.get_study_id_from_name(name)
-    if read_attribute(storage.get_study_user_attrs(study_id), _HEADER_KEY) is None:
+    if read_attribute(storage.get_study_user_attrs(study_id), HEADER_KEY) is None:
         if storage.get_all_trials(study_id, deepcopy=False) or storage.get_study_directions(study_id) != directions:
             raise StudyError(
                 f"Study {name!r} in {handle.location} was not begun by nbcompress. "
@@ -386,7 +387,7 @@ def _create_or_read(handle: StorageHandle, name: str, given: StudyHeader) -> tup
         # The study is new, or its process was killed between creating it and writing the header.
         write_attribute(
             lambda key, value: storage.set_study_user_attr(study_id, key, value),
-            _HEADER_KEY,
+            HEADER_KEY,
             given.to_json(),
             "the study",
         )
@@ -394,7 +395,7 @@ def _create_or_read(handle: StorageHandle, name: str, given: StudyHeader) -> tup
 
 
 def _read_header(handle: StorageHandle, study_id: int, name: str) -> StudyHeader:
-    data = read_attribute(handle.storage.get_study_user_attrs(study_id), _HEADER_KEY)
+    data = read_attribute(handle.storage.get_study_user_attrs(study_id), HEADER_KEY)
     if data is None:
         raise StudyError(f"Study {name!r} in {handle.location} was not begun by nbcompress.")
     if data["version"] > FORMAT:
@@ -418,7 +419,7 @@ def _matching_generation(
     base = split_name(name)[0]
     warnings: list[str] = []
     for full in (join_name(base, generation) for generation in sorted(_generations(base, stored), reverse=True)):
-        if read_attribute(handle.storage.get_study_user_attrs(stored[full]), _HEADER_KEY) is None:
+        if read_attribute(handle.storage.get_study_user_attrs(stored[full]), HEADER_KEY) is None:
             return full, []  # killed while it began, or written by another tool: `_create_or_read` decides
         header = _read_header(handle, stored[full], full)
         differing = [found for found in _differences(handle, stored[full], header, snapshot) if not found.is_close]
@@ -447,6 +448,12 @@ def _changed_hash(header: StudyHeader, given: StudyHeader) -> str:
     keys = [key for key in given.identity if key.startswith(_VALUE_PREFIX)]
     changed = [key for key in keys if header.identity.get(key, given.identity[key]) != given.identity[key]]
     return f"another {changed[0]}" if changed else ""
+
+
+def _changed_body(stored: StudyHeader, given: StudyHeader) -> str | None:
+    """Return the hash of the given body if the study was begun with another one."""
+    before, now = stored.identity.get("body"), given.identity.get("body")
+    return None if before is None or now is None or before == now else str(now)
 
 
 def _identity_warnings(name: str, stored: StudyHeader, given: StudyHeader) -> list[str]:

@@ -109,7 +109,7 @@ def _open_journal(path: str | os.PathLike[str], *, create: bool) -> StorageHandl
     storage = JournalStorage(journal)  # reads the file; one that is refused is not repaired
     if create:
         journal.repair()
-    kept_folder = _folder_beside(Path(journal.path))
+    kept_folder = folder_beside(Path(journal.path))
     return StorageHandle(storage, journal.path, journal.lock, kept_folder, without_sync=journal.without_sync)
 
 
@@ -143,7 +143,7 @@ def _open_database(url: str, *, create: bool) -> StorageHandle:
         parsed = parsed.set(database=str(file))
         # No pool: an open connection would hold the file, and warn when it is garbage collected.
         options = {"poolclass": NullPool, "connect_args": {"timeout": _SQLITE_WAIT_SECONDS}}
-        kept_folder = _folder_beside(file)
+        kept_folder = folder_beside(file)
         # SQLite's own locks cover one operation, and ours several. It is beside the file, since a process that closes
         # the file once more loses SQLite's locks.
         lock = lock_for(f"{file}.lock", is_temporary=True)
@@ -192,7 +192,7 @@ def _without_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
-def _folder_beside(file: Path) -> Path:
+def folder_beside(file: Path) -> Path:
     """Return `x.kept` for `x.journal`, and `x.db.kept` for `x.db`: two files never share a folder."""
     return file.with_name((file.stem if file.suffix == ".journal" else file.name) + ".kept")
 

@@ -1,69 +1,30 @@
-"""The study: all trials of one search, in a storage of Optuna, and the table of them."""
+"""The study: all trials of one search, in a storage of Optuna."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import GoalError, StudyError, TrialConflict, did_you_mean
-from nbcompress.space import Choice, Float, Int, Space
+from nbcompress.space import Space
 from nbcompress.study.artifact_store import ArtifactStore, ArtifactStoreSlot, KeptValues
-from nbcompress.study.front import feasible, front, hypervolume, losses_of
-from nbcompress.study.goal import Constraint, Failure, Goal, State, Trial
+from nbcompress.study.front import feasible, hypervolume, losses_of
+from nbcompress.study.goal import Constraint, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
 from nbcompress.study.processes import check_not_searched, search_lock
-from nbcompress.study.trial_store import TrialStore
+from nbcompress.study.table import trials_table
+from nbcompress.study.trial_list import TrialList
+from nbcompress.study.trial_store import RERUN_STATES, TrialStore
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
     from nbcompress.space import Point
-
-
-def metric_names(trials: Iterable[Trial], goal: Goal) -> tuple[str, ...]:
-    """Return the goal's metrics, then all others in the order in which trials first have them."""
-    others = (name for trial in trials for name in trial.values)
-    return tuple(dict.fromkeys((*goal.metrics, *others)))
-
-
-def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFrame:
-    """Return the trials as a DataFrame, one row per trial.
-
-    Columns: `number`, `state`, one per parameter, one per metric, `seconds`. An inactive parameter and a missing metric
-    are NaN in a column of numbers and None in any other.
-    """
-    import pandas as pd
-
-    columns: dict[str, Any] = {
-        "number": pd.Series([trial.number for trial in trials], dtype="int64"),
-        "state": pd.Series([trial.state.value for trial in trials], dtype="object"),
-    }
-    for name in space.names:
-        columns[name] = _parameter_column(space[name], [trial.params.get(name) for trial in trials])
-    for name in metric_names(trials, goal):
-        columns[name] = pd.Series([trial.values.get(name) for trial in trials], dtype="float64")
-    columns["seconds"] = pd.Series([trial.seconds for trial in trials], dtype="float64")
-    return pd.DataFrame(columns)
-
-
-def _parameter_column(parameter: Float | Int | Choice, values: Sequence[Any]) -> pd.Series[Any]:
-    """Return the values, None where the parameter is inactive, with the dtype that the parameter implies."""
-    import pandas as pd
-
-    kinds: set[type] = {int} if isinstance(parameter, Int) else {float}
-    if isinstance(parameter, Choice):
-        kinds = {type(option) for option in parameter.options}
-    is_always_active = None not in values
-    if kinds == {bool} and is_always_active:
-        return pd.Series(values, dtype="bool")
-    if kinds - {int, float}:
-        return pd.Series(values, dtype="object")
-    return pd.Series(values, dtype="int64" if kinds == {int} and is_always_active else "float64")
 
 
 class Study:
@@ -80,7 +41,9 @@ class Study:
         warnings: Differences to the search that began this study, and what the latest search warned of, one sentence
             each.
         accepted: The present values, by name, that differ from those that the study was begun with.
+        changed_body: The hash of the present body, if it is not the one that the study was begun with.
         is_read_only: Whether the study was opened by `read_study`.
+        rerunner: What `rerun` calls; the search of this session sets it.
 
     Example:
         >>> import nbcompress as nc
@@ -101,11 +64,13 @@ class Study:
         artifact_store: ArtifactStore | None = None,
         warnings: Sequence[str] = (),
         accepted: Mapping[str, Any] | None = None,
+        changed_body: str | None = None,
         is_read_only: bool = False,
     ) -> None:
         self.name, self.space, self.goal = name, space, store.goal
         self.warnings, self.is_read_only = tuple(warnings), is_read_only
-        self.accepted = dict(accepted or {})
+        self.accepted, self.changed_body = dict(accepted or {}), changed_body
+        self.rerunner: Callable[[Study, int], Trial] | None = None
         self._slot = ArtifactStoreSlot(artifact_store)
         self._store = store
         self._distributions = distributions_of(space)
@@ -113,14 +78,13 @@ class Study:
         self._discarded: set[int] = set()
         self._running: dict[int, int] = {}  # trials that this object runs: number -> Optuna's id
         self._reports: dict[int, dict[str, dict[int, float]]] = {}
-        self._shown_trials: dict[int, tuple[Trial, Trial]] = {}  # number -> as stored, as shown
         self._unrecorded: dict[int, Trial] = {}  # ends that the storage did not take, by number
-        self._trials: tuple[Trial, ...] | None = None  # None: to be built again
+        self._trials = TrialList(self.goal)  # as shown
         if is_read_only:
             self.refresh()
         else:
             with store.exclusive():
-                self._finalize_stale_runs()
+                self._store.finalize_stale_runs()
 
     # Running trials ---------------------------------------------------------------------------------------------------
 
@@ -139,7 +103,7 @@ class Study:
 
         Args:
             point: The point to run.
-            number: None for a new trial; the number of an interrupted trial to run that again.
+            number: None for a new trial; the number of an interrupted or failed trial to run that again.
             seed: Seed of the trial's random generators.
             note: JSON of the proposer, stored with the trial.
             reason: One sentence on why this point is run.
@@ -150,8 +114,8 @@ class Study:
         Raises:
             PointError: The point is not in the space.
             TrialConflict: Another process has begun a trial of the same point since, or the last trial.
-            StudyError: The trial to run again is not interrupted (another process may have taken it) or has another
-                point; the note is not JSON; the study is read only.
+            StudyError: The trial to run again is neither interrupted nor failed (another process may have taken it) or
+                has another point; the note is not JSON; the study is read only.
         """
         self._check_writable()
         checked = self.space.check(point)
@@ -161,15 +125,15 @@ class Study:
         with self._store.exclusive():
             if number is not None:
                 # The earlier run gets its final state in the storage, so that every reader takes the new run.
-                self._finalize_stale_runs()
+                self._store.finalize_stale_runs()
                 self._check_repeatable(number, checked)
             elif n_known is not None or limit is not None:
-                self._refresh()
+                self._store.refresh()
                 self._check_no_conflict(checked, n_known, limit)
             queue_key = next((key for key, waiting in self._handed_out.items() if waiting == checked), "")
             trial_id = self._store.begin(trial, queue_key, self._distributions, number)
             self._handed_out.pop(queue_key, None)
-            self._refresh()
+            self._store.refresh()
             begun = next((run for run in reversed(self._store.current_runs) if run.trial_id == trial_id), None)
             if begun is None:
                 # Only in a storage without our lock: another process has begun to run the trial again meanwhile.
@@ -177,7 +141,7 @@ class Study:
                 raise TrialConflict(f"Trial {number} of study {self.name!r} is run again by another process already.")
             self._running[begun.trial.number] = trial_id
             self._reports.pop(begun.trial.number, None)  # of an earlier run that another tool ended
-            return self._as_shown(begun.trial)
+            return self._listed().trials[begun.trial.number]
 
     def report(self, number: int, metric: str, step: int, value: float) -> None:
         """Record an intermediate value of a trial that this object runs. It is stored when the trial ends.
@@ -188,7 +152,7 @@ class Study:
         with self._store.locked():
             self._trial_id_of(number)
             self._reports.setdefault(number, {}).setdefault(metric, {})[int(step)] = float(value)
-            self._trials = None
+            self._store.changed.add(number)
 
     def finish(self, trial: Trial) -> Trial:
         """Record how a trial ended, and return it as recorded.
@@ -211,14 +175,14 @@ class Study:
         if trial.state is State.RUNNING:
             raise StudyError(f"Trial {trial.number} is finished with one of the end states, but got 'running'.")
         reports = {**self._reports.get(trial.number, {}), **trial.reports}
-        ended = replace(self._with_checked_state(trial), reports=reports)
+        ended = replace(self.goal.checked(trial), reports=reports)
         try:
             return self._record_end(ended)
         except StudyError:
             with self._store.locked():
                 if trial.number in self._running:
                     self._unrecorded[trial.number] = ended
-                    self._trials = None
+                    self._store.changed.add(trial.number)
             raise
 
     def _record_end(self, ended: Trial) -> Trial:
@@ -230,15 +194,16 @@ class Study:
             del self._running[ended.number]
             for by_number in (self._reports, self._unrecorded):
                 by_number.pop(ended.number, None)
-            self._refresh()
-            return self._as_shown(self._store.current_runs[ended.number].trial)
+            self._store.changed.add(ended.number)
+            self._store.refresh()
+            return self._listed().trials[ended.number]
 
     def abandon(self) -> None:
         """Record every trial that this object runs as interrupted. A search calls it at its end, however it ends."""
         if self.is_read_only:
             return
         with self._store.exclusive():
-            self._refresh()
+            self._store.refresh()
             # From the storage: an interrupt may have come after a trial was written and before it was noted here.
             self._running = self._store.running_here()
             unrecorded = dict(self._unrecorded)
@@ -250,7 +215,7 @@ class Study:
         """Return whether another process has given up a trial that runs here, and has begun to run it again."""
         with self._store.locked():
             trial_id = self._trial_id_of(number)
-            self._refresh()
+            self._store.refresh()
             run = self._store.current_runs[number]
             return run.trial_id != trial_id and run.trial.state is not State.INTERRUPTED
 
@@ -281,7 +246,7 @@ class Study:
         self._check_writable()
         checked = self.space.check(point)
         with self._store.exclusive():
-            self._refresh()
+            self._store.refresh()
             known = [*self._store.queued_points().values(), *(run.trial.params for run in self._store.current_runs)]
             if checked in known:
                 return False
@@ -291,7 +256,7 @@ class Study:
     def take_queued(self) -> Point | None:
         """Return the next queued point, or None. It leaves the queue when a trial of it begins."""
         with self._store.locked():
-            self._refresh()
+            self._store.refresh()
             for key, point in self._store.queued_points().items():
                 if key not in self._store.taken_keys and key not in self._handed_out:
                     self._handed_out[key] = point
@@ -353,9 +318,18 @@ class Study:
     def all_trials(self) -> tuple[Trial, ...]:
         """Every trial, in the order of their numbers."""
         with self._store.locked():
-            if self._trials is None:
-                self._trials = tuple(self._as_shown(run.trial) for run in self._store.current_runs)
-            return self._trials
+            return self._listed().trials
+
+    @property
+    def n_counted(self) -> int:
+        """How many trials count as one of the `--trials`: all but those that run or were interrupted."""
+        with self._store.locked():
+            return self._listed().n_counted
+
+    def numbers(self, state: State) -> tuple[int, ...]:
+        """Return the numbers of the trials in a state, in order."""
+        with self._store.locked():
+            return self._listed().numbers(state)
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -365,7 +339,8 @@ class Study:
     @property
     def front(self) -> list[Trial]:
         """The Pareto front: the feasible trials that no other dominates, best in the first objective first."""
-        return front(self.all_trials, self.goal)
+        with self._store.locked():
+            return self._listed().front
 
     @property
     def best(self) -> Trial | None:
@@ -481,10 +456,44 @@ class Study:
             raise StudyError(f"A reference names every objective, but {missing[0]!r} is missing.")
         return hypervolume(losses, [objective.loss(reference[objective.metric]) for objective in self.goal.objectives])
 
+    def rerun(self, number: int) -> Trial:
+        """Run the body of a trial again with its seed, and store what it keeps.
+
+        The trials stay as they are. What the trial keeps is then in its `kept`, also when it is not on the front.
+
+        Args:
+            number: Of a trial that has ended.
+
+        Returns:
+            The trial as it ended this time. There is a warning if its metrics have changed.
+
+        Raises:
+            StudyError: There is no such trial, it runs now, or this session has not run the cell or function of this
+                search.
+            ArtifactError: What it keeps cannot be stored.
+            KeyboardInterrupt: The run was interrupted.
+
+        Example:
+            >>> import nbcompress as nc
+            >>> def train(x):
+            ...     nc.keep(weights=[x])
+            ...     return {"loss": x}
+            >>> study = nc.search(train, {"x": nc.Float(0, 1)}, minimize="loss", trials=3, sampler="sobol")
+            >>> worst = max(study.all_trials, key=lambda trial: trial.values["loss"])
+            >>> len(worst.kept), study.rerun(worst.number).kept["weights"] == [worst.params["x"]]
+            (0, True)
+        """
+        if self.rerunner is None:
+            raise StudyError(
+                f"study.rerun({number!r}) needs the cell or the function of the search, and this session has not run "
+                f"it with study {self.name!r}. Run that cell first: it repeats no trial."
+            )
+        return self.rerunner(self, number)
+
     def refresh(self) -> None:
         """Read what other processes have written since."""
         with self._store.locked():
-            self._refresh()
+            self._store.refresh()
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Return a context manager in which no other thread, and no other process on this machine, writes the study.
@@ -526,22 +535,24 @@ class Study:
         if not 0 <= number < len(trials):
             raise StudyError(f"Study {self.name!r} has {len(trials)} trials, so there is no trial {number}.")
         trial = trials[number].trial
-        if trial.state is not State.INTERRUPTED:
-            raise TrialConflict(f"Only an interrupted trial is run again, but trial {number} is {trial.state.value}.")
+        if trial.state not in RERUN_STATES:
+            raise TrialConflict(
+                f"Only an interrupted or failed trial is run again, but trial {number} is {trial.state.value}."
+            )
         if trial.params != point:
             raise StudyError(f"Trial {number} is run again at its own point {dict(trial.params)}, but got {point}.")
 
     def _check_no_conflict(self, point: Point, n_known: int | None, limit: int | None) -> None:
         """Raise an error if a new trial of `point` must not begin after all; see `begin`."""
-        trials = [run.trial for run in self._store.current_runs]
-        same = [] if n_known is None else [trial.number for trial in trials[n_known:] if trial.params == point]
-        is_full = limit is not None and len(trials) >= limit
+        runs = self._store.current_runs
+        same = [] if n_known is None else [run.trial.number for run in runs[n_known:] if run.trial.params == point]
+        is_full = limit is not None and len(runs) >= limit
         if not same and not is_full:
             return
         for key in [key for key, waiting in self._handed_out.items() if waiting == point]:
             del self._handed_out[key]  # still in the queue, unless the other process took it from there
         if is_full:
-            raise TrialConflict(f"Study {self.name!r} has {len(trials)} of {limit} trials already.")
+            raise TrialConflict(f"Study {self.name!r} has {len(runs)} of {limit} trials already.")
         raise TrialConflict(f"The point {dict(point)} is run by another process already, in trial {same[0]}.")
 
     def _trial_id_of(self, number: int) -> int:
@@ -551,34 +562,16 @@ class Study:
             )
         return self._running[number]
 
-    def _with_checked_state(self, trial: Trial) -> Trial:
-        """Return the trial with plain floats as values; a complete one with the state that its values allow."""
-        trial = replace(trial, values={name: float(value) for name, value in trial.values.items()})
-        if trial.state is not State.COMPLETE:
-            return trial
-        if self.goal.is_broken(trial.values):
-            return replace(trial, state=State.INFEASIBLE)
-        missing = self.goal.missing_metrics(trial.values)
-        if not missing:
-            return trial
-        name = missing[0]
-        if name in trial.values:
-            failure = Failure("NotFinite", f"the metric {name!r} is {trial.values[name]}")
-        else:
-            failure = Failure("NotAssigned", f"the metric {name!r} was not assigned")
-        return replace(trial, state=State.FAILED, failure=failure)
-
-    def _refresh(self) -> None:
-        self._store.refresh()
-        self._trials = None
-
-    def _finalize_stale_runs(self) -> None:
-        self._store.finalize_stale_runs()
-        self._trials = None
+    def _listed(self) -> TrialList:
+        """Return the trials as shown, up to date. The caller holds the lock."""
+        for number in sorted(self._store.changed):
+            self._trials.put(self._as_shown(self._store.current_runs[number].trial))
+        self._store.changed.clear()
+        return self._trials
 
     def _record_as_rerun(self, ended: Trial) -> None:
         """Record the result of a trial that was given up as a new run, unless another process runs it already."""
-        self._refresh()
+        self._store.refresh()
         if self._store.current_runs[ended.number].trial.state is not State.INTERRUPTED:
             self._discarded.add(ended.number)
         elif ended.state is not State.INTERRUPTED:
@@ -592,8 +585,4 @@ class Study:
         if trial.number in self._running:
             reports = {metric: dict(steps) for metric, steps in self._reports.get(trial.number, {}).items()}
             return replace(trial, kept=KeptValues(self._slot, trial.number), reports=reports)
-        stored, shown = self._shown_trials.get(trial.number, (None, trial))
-        if stored is not trial:
-            shown = replace(trial, kept=KeptValues(self._slot, trial.number))
-            self._shown_trials[trial.number] = (trial, shown)
-        return shown
+        return replace(trial, kept=KeptValues(self._slot, trial.number))

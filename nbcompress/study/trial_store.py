@@ -230,26 +230,13 @@ def optuna_state(state: State) -> TrialState:
     }[state]
 
 
-def numbered_runs(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Number the runs, and choose the current run of each trial.
+# Trials in these states may be run again under their numbers.
+RERUN_STATES = (State.INTERRUPTED, State.FAILED)
 
-    Trials are numbered by their first runs, in the order of the storage, so numbers have no gaps even if several
-    processes write. The current run of a trial is its first that was not interrupted, else its last.
 
-    Returns:
-        All runs with their numbers, and the current runs by number.
-    """
-    numbered: list[Run] = []
-    current: list[Run] = []
-    for run in runs:
-        if run.rerun_of is None:
-            if run.trial.number != len(current):
-                run = replace(run, trial=replace(run.trial, number=len(current)))
-            current.append(run)
-        elif run.rerun_of < len(current) and current[run.rerun_of].trial.state is State.INTERRUPTED:
-            current[run.rerun_of] = run
-        numbered.append(run)
-    return numbered, current
+def current_run(runs: Sequence[Run]) -> Run:
+    """Return the run of a trial that counts: the first that neither was interrupted nor failed, else the last."""
+    return next((run for run in runs if run.trial.state not in RERUN_STATES), runs[-1])
 
 
 def shorten(text: str, length: int) -> str:
@@ -268,6 +255,9 @@ _QUEUE_PREFIX = "nbcompress:queue:"
 # Paths that the cell's body or the function writes into, among what it reads; lists of names and keys.
 WRITTEN_KEY = "nbcompress:written"
 
+# So many new trials are read one by one.
+_MAX_SINGLE_READS = 20
+
 # The stores of this process that may run trials. A running trial of this process whose store is not among them was
 # abandoned: its study object is deleted, and nobody will record its end.
 _open_stores: WeakSet[TrialStore] = WeakSet()
@@ -279,6 +269,7 @@ class TrialStore:
     Attributes:
         handle: The storage.
         current_runs: The current run of each trial by number, as of the last `refresh`.
+        changed: The numbers of trials whose current runs have changed; a reader clears it.
         taken_keys: Keys of the queued points that were run.
         record: Facts about the search by name, as of the last `refresh` or `add_to_record`.
         unconfirmed: Trials of processes that cannot be checked from here and that wrote no heartbeat since they were
@@ -298,12 +289,15 @@ class TrialStore:
         self.unconfirmed: dict[int, float] = {}
         self._heartbeats = heartbeats
         self.current_runs: list[Run] = []
+        self.changed: set[int] = set()
         self.taken_keys: set[str] = set()
         self.record: dict[str, Any] = {}
         self._study_id = study_id
         self._session = uuid.uuid4().hex
         self._lock = threading.RLock()
-        self._final_runs: dict[int, Run] = {}  # runs that no longer change, by Optuna's id
+        self._runs: list[list[Run]] = []  # the runs of each trial, by number
+        self._open_runs: dict[int, tuple[int, int]] = {}  # runs that may change: Optuna's id -> place in `_runs`
+        self._n_read = 0  # trials of Optuna's
         self._heartbeat_writer: HeartbeatWriter | None = None
         if not is_read_only:
             _open_stores.add(self)
@@ -324,16 +318,20 @@ class TrialStore:
             yield
 
     def refresh(self) -> None:
-        """Read what this and other processes have written since."""
+        """Read what this and other processes have written since.
+
+        Trials are numbered by their first runs, in the order of the storage, so numbers have no gaps even if several
+        processes write. Only what may have changed is read, so that the cost does not grow with the study.
+        """
         attributes = self._attributes()
         asked = self._heartbeats.clock()
         with self._study_exists():
-            stored = self.handle.storage.get_all_trials(self._study_id, deepcopy=False)
+            stored = self._read_changes()
         answered = self._heartbeats.clock()
-        runs = []
         unconfirmed: dict[int, float] = {}
+        changed: set[int] = set()
         for frozen in stored:
-            run = self._final_runs.get(frozen._trial_id) or read_run(frozen)
+            run = read_run(frozen)
             if run is None:
                 continue
             if not run.has_ended:
@@ -342,16 +340,61 @@ class TrialStore:
                     run = replace(run, trial=replace(run.trial, state=State.INTERRUPTED))
                 elif seconds < math.inf and not self._heartbeats.monitor.has_changed(self._monitor_key(run)):
                     unconfirmed[run.trial_id] = seconds
-            elif run.trial_id not in self._final_runs:
+            else:
                 self._heartbeats.monitor.forget(self._monitor_key(run))
-            runs.append(run)
-        numbered, self.current_runs = numbered_runs(runs)
+            number = self._put(run)
+            if number is not None:
+                changed.add(number)
+        for number in sorted(changed):
+            run = current_run(self._runs[number])
+            self.current_runs[number : number + 1] = [run]
         self.unconfirmed = {
-            run.trial.number: unconfirmed[run.trial_id] for run in self.current_runs if run.trial_id in unconfirmed
+            run.trial.number: unconfirmed[run.trial_id]
+            for run in self._open_current_runs()
+            if run.trial_id in unconfirmed
         }
-        self._final_runs = {run.trial_id: run for run in numbered if run.is_final}
-        self.taken_keys = {run.queue_key for run in runs if run.queue_key}
         self.record = _record_of(attributes)
+        self.changed |= changed
+
+    def _read_changes(self) -> list[FrozenTrial]:
+        """Return the stored runs that are new or were not final when they were read, in the order of the storage."""
+        storage = self.handle.storage
+        stored: list[FrozenTrial] = []
+        if self._n_read > 0:
+            stored = [storage.get_trial(trial_id) for trial_id in sorted(self._open_runs)]
+            for _ in range(_MAX_SINGLE_READS):
+                try:
+                    trial_id = storage.get_trial_id_from_study_id_trial_number(self._study_id, self._n_read)
+                except KeyError:  # no such trial yet
+                    return stored
+                stored.append(storage.get_trial(trial_id))
+                self._n_read += 1
+        # The first time, or many are new: all at once.
+        every = storage.get_all_trials(self._study_id, deepcopy=False)
+        stored += every[self._n_read :]
+        self._n_read = len(every)
+        return stored
+
+    def _put(self, run: Run) -> int | None:
+        """Enter a run that is new or was not final; return the number of its trial if that may have changed."""
+        if run.trial_id not in self._open_runs:
+            number = len(self._runs) if run.rerun_of is None else run.rerun_of
+            if run.rerun_of is None:
+                self._runs.append([])
+            elif number >= len(self._runs):
+                return None  # only in a damaged storage
+            self._open_runs[run.trial_id] = number, len(self._runs[number])
+            if run.queue_key:
+                self.taken_keys.add(run.queue_key)
+        number, index = self._open_runs[run.trial_id]
+        runs = self._runs[number]
+        run = replace(run, trial=replace(run.trial, number=number))
+        if run.is_final:
+            del self._open_runs[run.trial_id]
+        if runs[index : index + 1] == [run]:
+            return None
+        runs[index : index + 1] = [run]
+        return number
 
     def begin(self, template: Trial, queue_key: str, distributions: Mapping[str, Any], rerun_of: int | None) -> int:
         """Write the begin record of a run and return Optuna's id of it."""
@@ -390,7 +433,7 @@ class TrialStore:
         """Return Optuna's ids of the trials that this object runs, by number."""
         return {
             run.trial.number: run.trial_id
-            for run in self.current_runs
+            for run in self._open_current_runs()
             if run.trial.state is State.RUNNING and run.worker.session == self._session
         }
 
@@ -399,7 +442,7 @@ class TrialStore:
         from optuna.exceptions import UpdateFinishedTrialError
 
         self.refresh()
-        stale = [run for run in self.current_runs if not run.is_final and run.trial.state is not State.RUNNING]
+        stale = [run for run in self._open_current_runs() if run.trial.state is not State.RUNNING]
         for run in stale:
             # In a database another process may write the same at the same time; either may win. No end record is
             # written here: if the process lives after all, it writes its own.
@@ -407,6 +450,11 @@ class TrialStore:
                 self._write_state(run.trial_id, run.trial)
         if stale:
             self.refresh()
+
+    def _open_current_runs(self) -> list[Run]:
+        """Return the current runs whose state in the storage is not final, by number."""
+        numbers = sorted({number for number, _ in self._open_runs.values()})
+        return [run for run in (self.current_runs[number] for number in numbers) if not run.is_final]
 
     def queued_points(self) -> dict[str, dict[str, Any]]:
         """Return all points that were ever queued, by key, in order."""

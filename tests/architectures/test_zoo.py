@@ -70,6 +70,39 @@ def test_refused_by_name(name: str) -> None:
         nc.prune(model, 0.5, granularity="channel", example=architecture.example())
 
 
+# What stops these is in the error, of which this is a part.
+NO_LAYERS = {
+    "ALBERT": r"albert_layer_groups.0: it is called 2 times",
+    "T5": r"encoder.block.0: it is the only item of its list",
+    "BART": r"model.encoder.layers.0: it is the only BartEncoderLayer",
+    "SegFormer": r"segformer.stages.0.blocks.0: it is the only item of its list",
+    "EfficientNet": r"there is only 'efficientnet.encoder.blocks.0' to remove",
+    "PoolFormer": r"finds no block that can go",
+}
+# The others are like one of these; `tests/benchmarks/layer_removal.py zoo` runs all.
+LAYERED = [
+    *("ALBERT", "DistilBERT", "GPT-J", "BLOOM", "Mamba", "T5", "BART"),
+    *("Swin", "SegFormer", "ResNet", "MobileNetV2", "EfficientNet", "PoolFormer", "Wav2Vec2"),
+]
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_layers_removed_saved_and_loaded(name: str, tmp_path: Path) -> None:
+    architecture = ZOO[name]
+    model, example = built(architecture), architecture.example()
+    if name in NO_LAYERS:
+        with pytest.raises(CompressionError, match=NO_LAYERS[name]):
+            nc.prune(model, 0.3, granularity="layer", example=example)
+        return
+    small = nc.prune(model, 0.3, granularity="layer", example=example)
+    assert n_parameters(small) < n_parameters(model)
+    assert [a.shape for a in outputs(small, example)] == [b.shape for b in outputs(model, example)]
+    loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), architecture.build())
+    agree(outputs(loaded, example), outputs(small, example), 1e-5)
+    kept = {name: item.tolist() for name, item in record_of(small).kept_indices.items()}
+    assert {name: item.tolist() for name, item in record_of(loaded).kept_indices.items()} == kept
+
+
 @pytest.mark.parametrize("name", KERAS)
 def test_single_weights_of_what_keras_makes(name: str, tmp_path: Path) -> None:
     architecture = ZOO[name]

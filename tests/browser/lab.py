@@ -19,6 +19,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 SHOTS = Path(__file__).parent / "shots"
+ROOT = Path(__file__).parents[2]
 
 # Chromium looks things up at its start and fetches components; none of that belongs in a test.
 QUIET = [
@@ -70,6 +71,16 @@ def _write_settings(folder: Path, theme: str, saves_widgets: bool) -> None:
         path.write_text(json.dumps(values))
 
 
+def _extensions_of_this_checkout(home: Path) -> dict[str, str]:
+    """Return the variables with which Jupyter finds the two extensions of this checkout before installed ones."""
+    share, config = home / "share", home / "etc"
+    for folder in (share / "labextensions", config / "jupyter_server_config.d"):
+        folder.mkdir(parents=True)
+    (share / "labextensions" / "nbcompress").symlink_to(ROOT / "nbcompress" / "labextension")
+    shutil.copy(ROOT / "jupyter-config" / "nbcompress.json", config / "jupyter_server_config.d")
+    return {"JUPYTER_PATH": str(share), "JUPYTER_CONFIG_PATH": str(config)}
+
+
 @contextmanager
 def server(
     folder: Path, application: str = "lab", theme: str = "JupyterLab Light", saves_widgets: bool = False
@@ -82,7 +93,8 @@ def server(
         *["--IdentityProvider.token=test", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"],
     ]
     folders = {"RUNTIME": "JUPYTER_RUNTIME_DIR", "config": "JUPYTER_CONFIG_DIR", "settings": "JUPYTERLAB_SETTINGS_DIR"}
-    env = {**os.environ, **{variable: str(home / name.lower()) for name, variable in folders.items()}}
+    env = {**os.environ, **_extensions_of_this_checkout(home)}
+    env |= {variable: str(home / name.lower()) for name, variable in folders.items()}
     log = (home / "log").open("w")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -15,6 +15,7 @@ from torch import nn
 from nbcompress.cell import CellBody, CellEvaluator, CellSource
 from nbcompress.errors import TransportError
 from nbcompress.run import Assignment, Outcome
+from nbcompress.run.outcome import pack
 from nbcompress.study.goal import Goal, State
 
 GOAL = Goal.of(maximize=["accuracy"], subject_to=["kilobytes <= 60"])
@@ -169,7 +170,7 @@ def test_what_is_sent_to_another_process_gives_the_same_outcome() -> None:
         "model.layer.weight.data.fill_(x)\naccuracy = evaluate(model)"
     )
     here = evaluator(source, setup=SETUP, unrelated=threading.Lock())
-    there = pickle.loads(pickle.dumps(here))
+    there = pickle.loads(pack(here))
     assignment = Assignment(0, {"x": 0.25}, seed=3)
     assert there(assignment).values == here(assignment).values
 
@@ -177,7 +178,7 @@ def test_what_is_sent_to_another_process_gives_the_same_outcome() -> None:
 def test_what_cannot_be_sent_is_named() -> None:
     evaluate = evaluator("x = Float(0, 1)\nkilobytes = accuracy = lock.locked()", lock=threading.Lock())
     with pytest.raises(TransportError, match=r"'lock' \(a lock\) cannot be sent to another process: .*engine inline"):
-        pickle.dumps(evaluate)
+        pack(evaluate)
 
 
 def test_a_magic_sees_the_trials_names() -> None:

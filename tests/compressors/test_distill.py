@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -342,3 +344,119 @@ def test_layers_that_are_not_trained_keep_their_statistics() -> None:
     found = distill(teacher, student, (x, torch.arange(40) % 3), epochs=2, layers="1", finetune=1)
     assert torch.equal(found.eval()[0](x), student.eval()[0](x))
     assert not torch.equal(found[1][0].running_mean, student[1][0].running_mean)
+
+
+def test_hard_targets_are_the_classes_that_the_teacher_predicts() -> None:
+    """Without labels: as training on the predicted classes, whatever alpha and temperature are."""
+    animal = ZOO["perceptron"]()
+    x, y = animal.data
+    student = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        predicted = animal.model.eval()(x).argmax(1)
+    expected = finetune(copy.deepcopy(student), [(x, predicted)], epochs=3)
+    for options in ({"alpha": 1.0}, {}, {"alpha": 0.3, "temperature": 9.0}):
+        found = distill(animal.model, student, [x], epochs=3, targets="hard", **options)  # type: ignore[call-overload]
+        assert same(state(found), state(expected))
+    found = distill(animal.model, student, [(x, y)], epochs=3, targets="hard", alpha=1.0)
+    assert same(state(found), state(expected))
+    # With labels both count: equal parts of predicted classes and labels that say the same.
+    found = distill(animal.model, student, [(x, predicted)], epochs=3, targets="hard", alpha=0.5)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(state(found), state(expected), strict=True))
+    # A loss of one's own gets the classes.
+    calls = []
+
+    def loss(said: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        calls.append(wanted)
+        return nn.functional.cross_entropy(said, wanted)
+
+    found = distill(animal.model, student, [x], epochs=3, targets="hard", loss=loss)
+    assert same(state(found), state(expected))
+    assert torch.equal(calls[0], predicted)
+
+
+def test_hard_targets_of_labels_and_of_numbers() -> None:
+    torch.manual_seed(3)
+    x = torch.randn(20, 6)
+    teacher, student = nn.Sequential(nn.Linear(6, 2), nn.Sigmoid()), nn.Linear(6, 2)
+    with torch.no_grad():
+        predicted = (teacher(x) > 0.5).float()
+    bce = nn.functional.binary_cross_entropy_with_logits
+    expected = finetune(copy.deepcopy(student), [(x, predicted)], epochs=2, loss=bce)
+    found = distill(teacher, student, [x], epochs=2, targets="hard")
+    assert same(state(found), state(expected))
+    with pytest.raises(DataError, match="targets='hard' learns predicted classes, but the teacher returns numbers"):
+        distill(nn.Linear(6, 1), nn.Linear(6, 1), [x], targets="hard")
+
+
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_several_teachers_teach_their_mean(kind: str) -> None:
+    """A teacher of the mean of the probabilities, or of the numbers, gives the same gradients; three are one."""
+    torch.manual_seed(5)
+    n = 3 if kind == "classes" else 1
+    teachers = [nn.Linear(6, n) for _ in range(3)]
+    student, x = nn.Linear(6, n), torch.randn(30, 6)
+
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(teachers)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            outputs = torch.stack([part(x) for part in self.parts])
+            return outputs.mean(0) if n == 1 else outputs.softmax(2).mean(0).log()
+
+    options = {"epochs": 4, "alpha": 1.0, "temperature": 1.0, "optimizer": "sgd", "lr": 0.1}
+    found = distill(teachers, student, [x], **options)  # type: ignore[call-overload]
+    expected = distill(Mean(), student, [x], **options)  # type: ignore[call-overload]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state(found), state(expected), strict=True))
+    assert not same(state(found), state(distill(teachers[0], student, [x], **options)))  # type: ignore[call-overload]
+    if n == 3:
+        found = distill(teachers, student, [x], epochs=2, targets="hard")
+        expected = distill(Mean(), student, [x], epochs=2, targets="hard")
+        assert same(state(found), state(expected))
+
+
+def test_an_assistant_learns_first_and_then_teaches() -> None:
+    animal = ZOO["perceptron"]()
+    assistant = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    student = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    before = state(assistant)
+    learned = distill(animal.model, assistant, animal.data, epochs=2)
+    expected = distill(learned, student, animal.data, epochs=2, match="0:0")
+    found = distill(animal.model, student, animal.data, epochs=2, through=[assistant], match="0:0")
+    assert same(state(found), state(expected))
+    assert same(state(assistant), before)
+    again = distill(animal.model, student, animal.data, epochs=2, through=(assistant, assistant))
+    second = distill(learned, assistant, animal.data, epochs=2)
+    assert same(state(again), state(distill(second, student, animal.data, epochs=2)))
+
+
+def test_teachers_and_targets_that_make_no_sense() -> None:
+    animal = ZOO["perceptron"]()
+    x, y = animal.data
+    for teacher, options, text in (
+        ([], {}, "there must be a teacher, got an empty list"),
+        ([animal.model, 3], {}, "the model must be a torch.nn.Module, got int"),
+        (3, {}, "teacher must be a torch.nn.Module or a list of them, got int"),
+        (animal.model, {"through": 3}, "through must be a torch.nn.Module or a list of them, got int"),
+        (animal.model, {"targets": "hart"}, "targets must be one of soft, hard, got 'hart'. Did you mean 'hard'"),
+        ([animal.model] * 2, {"match": "0:0"}, "match= compares layers of one teacher, got 2 teachers"),
+    ):
+        with pytest.raises(CompressionError, match=text):
+            distill(teacher, small(), (x, y), **options)  # type: ignore[call-overload]
+    with pytest.raises(DataError, match="without any, alpha=1 or targets='hard' learns from the teacher alone"):
+        distill(animal.model, small(), [x], alpha=0.5)
+    for options in ({"control": True}, {"finetune": 1}):
+        with pytest.raises(DataError, match="targets are needed here"):
+            distill(animal.model, small(), [x], targets="hard", **options)  # type: ignore[call-overload]
+
+
+def test_at_alpha_one_a_loss_of_ones_own_compares_with_the_teacher() -> None:
+    animal = ZOO["perceptron"]()
+    x, y = animal.data
+    with torch.no_grad():
+        wanted = animal.model.eval()(x)
+    student = nn.Linear(6, 3)
+    expected = finetune(copy.deepcopy(student), [(x, wanted)], epochs=2, loss=nn.functional.l1_loss)
+    found = distill(animal.model, student, [(x, y)], epochs=2, alpha=1.0, loss=nn.functional.l1_loss)
+    assert same(state(found), state(expected))

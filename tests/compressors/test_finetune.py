@@ -40,7 +40,7 @@ def test_a_step_by_hand() -> None:
     assert float(model.weight.detach()) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "momentum", "gd"])
 def test_optimizers_by_name(optimizer: str) -> None:
     model, data = line()
     losses: list[float] = []
@@ -277,8 +277,14 @@ def test_divergence_names_the_epoch_and_undoes() -> None:
         ({"epochs": -1}, "epochs is an integer of at least 0, but got -1"),
         ({"lr": 0}, "lr must be a number above 0, got 0"),
         ({"lr": float("nan")}, "lr must be a number above 0, got nan"),
-        ({"optimizer": "adamm"}, "optimizer must be one of adam, adamw, sgd, got 'adamm'. Did you mean 'adam'"),
-        ({"momentum": 0.9}, "momentum belongs to optimizer='sgd', got momentum with 'adam'"),
+        (
+            {"optimizer": "adamm"},
+            "optimizer must be one of adam, adamw, sgd, momentum, gd, got 'adamm'. Did you mean 'adam'",
+        ),
+        (
+            {"momentum": 0.9},
+            "momentum belongs to optimizer='momentum', optimizer='sgd' or optimizer='gd', got momentum with 'adam'",
+        ),
         ({"optimizer": "sgd", "momentum": 2}, "momentum must be a number from 0 to 1, got 2"),
         ({"batch_size": 0}, "batch_size is an integer of at least 1, but got 0"),
         ({"seed": -1}, "seed is an integer from 0 to 9223372036854775807, but got -1"),

@@ -13,7 +13,6 @@ import pytest
 import torch
 from compress_zoo import ZOO
 from torch import nn
-from torch.nn.utils import prune as masks
 
 import nbcompress as nc
 from nbcompress.compressors import prune, quantize, record_of
@@ -131,16 +130,6 @@ def test_models_refused(model: object, text: str) -> None:
 def test_scripted_models_are_refused() -> None:
     with pytest.raises(CompressionError, match="a scripted model cannot be compressed"):
         check_model(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)))
-
-
-def test_masks_of_torch_are_refused() -> None:
-    model = nn.Sequential(nn.Linear(4, 4))
-    masks.l1_unstructured(model[0], "weight", 0.5)
-    model(torch.ones(1, 4)).sum()
-    with pytest.raises(CompressionError, match=r"'0' has masks .* call torch.nn.utils.prune.remove first"):
-        copied(model)
-    masks.remove(model[0], "weight")
-    assert torch.equal(copied(model)[0].weight, model[0].weight)  # type: ignore[index]
 
 
 def test_what_cannot_be_copied_is_named() -> None:

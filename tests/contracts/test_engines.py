@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from run_searches import evaluating
 
 from nbcompress.errors import SearchError, TransportError
 from nbcompress.run import Assignment, Outcome, keep, report
-from nbcompress.run.engines import Engine, EngineError, ExecutorEngine, InlineEngine, ProcessEngine, engine_of
+from nbcompress.run.engines import Engine, EngineError, InlineEngine, ProcessEngine, ThreadsEngine, engine_of
+from nbcompress.run.engines.cluster import ClusterEngine
 from nbcompress.run.termination import Termination
 from nbcompress.study import Failure, State
 
@@ -187,7 +189,7 @@ def test_several_at_a_time(name: str, executors: dict[str, Any]) -> None:
     assert found == {number: {"loss": number * 10.0} for number in range(5)}
 
 
-@pytest.mark.parametrize("name", ["inline", "process", "threads"])
+@pytest.mark.parametrize("name", ALL)
 def test_reports_are_heard_while_it_runs(name: str, executors: dict[str, Any]) -> None:
     engine, heard = engine_of(executors.get(name, name), name), []
 
@@ -321,7 +323,7 @@ class TestProcess:
         engine.close()
 
     def test_as_it_starts_on_other_systems(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("nbcompress.run.engines.process.START_METHOD", "spawn")
+        monkeypatch.setattr("nbcompress.run.engines.trial_process.START_METHOD", "spawn")
         engine = ProcessEngine()
         assert run_one(engine, lambda x: {"loss": x}).values == {"loss": 2.0}
         engine.close()
@@ -360,16 +362,64 @@ class TestExecutor:
             engine_of(pool).close()
             assert pool.submit(int, "3").result() == 3
 
-    def test_a_worker_that_dies_is_a_failed_trial_and_then_nothing_more_can_run(self) -> None:
-        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        engine = engine_of(pool, "pool")
-        outcome = run_one(engine, lambda x: os._exit(1))
-        assert outcome.state is State.FAILED
-        assert outcome.failure is not None
-        assert outcome.failure.kind == "Crash"
-        with pytest.raises(EngineError, match="The executor pool takes no more trials: BrokenProcessPool"):
-            engine.submit(Assignment(4, {"x": 1.0}, 5), None)
-        pool.shutdown()
+    def test_a_pool_whose_worker_is_killed_is_replaced_and_the_trial_runs_again(self, tmp_path: Path) -> None:
+        marker = str(tmp_path / "begun")
+
+        def body(x: float) -> dict[str, float]:
+            if not os.path.exists(marker):
+                open(marker, "w").close()
+                report(loss=x, step=0)
+                time.sleep(1000)
+            return {"loss": x}
+
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            engine = engine_of(pool, "pool")
+
+            def kill(*_: object) -> None:
+                for process in pool._processes.values():
+                    process.kill()
+
+            engine.start(evaluating(body), jobs=1, listener=kill)
+            engine.submit(Assignment(3, {"x": 2.0}, 5), None)
+            assert awaited(engine)[1].values == {"loss": 2.0}
+            assert engine.warnings == ["A worker of pool died; the search went on with a new pool like it."]
+            engine.close()
+
+    def test_workers_that_cannot_connect_do_without_reports_while_they_run(
+        self, executors: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = engine_of(executors["processes"], "pool")
+        big = torch.ones(100_000)
+        engine.prepare(evaluating(lambda x: report(loss=x, step=0) or {"loss": float(big.sum())}), 1)
+        monkeypatch.setattr(engine._backend, "_addresses", [("127.0.0.1", 9)])
+        engine.start(evaluating(lambda x: {}), jobs=1, listener=None)
+        engine.submit(Assignment(3, {"x": 2.0}, 5), None)
+        outcome = awaited(engine)[1]
+        engine.close()
+        assert outcome.values == {"loss": 100_000.0}
+        assert outcome.reports == {"loss": {0: 2.0}}
+        assert engine.warnings[0].startswith("The workers of pool cannot connect to the notebook (")
+
+    def test_a_worker_elsewhere_gets_the_data_once(
+        self, executors: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = engine_of(executors["bare"], "pool")  # its threads read this process, so that it can look elsewhere
+        monkeypatch.setattr("nbcompress.run.engines.worker.Site.is_here", False)
+        big, asked = torch.ones(100_000), []
+        engine.start(evaluating(lambda x: {"loss": float(big.sum())}), jobs=1, listener=None)
+        blobs = dict(engine._backend._blobs)
+
+        class Counting(dict[str, Any]):
+            def __getitem__(self, digest: str) -> Any:
+                asked.append(digest)
+                return blobs[digest]
+
+        engine._backend.share(Counting(blobs))
+        for number in range(3):
+            engine.submit(Assignment(number, {"x": 2.0}, 5), None)
+            assert awaited(engine)[1].values == {"loss": 100_000.0}
+        engine.close()
+        assert sorted(asked) == sorted(blobs)
 
     def test_one_that_was_shut_down(self) -> None:
         pool = ThreadPoolExecutor(1)
@@ -384,15 +434,6 @@ class TestExecutor:
             engine = engine_of(pool)
             engine.start(evaluating(lambda x: {"loss": x}), jobs=2, listener=None)
             assert "share its random generators" in engine.warnings[0]
-
-    def test_so_does_any_executor_in_this_process(self) -> None:
-        bare = BareExecutor()
-        engine = engine_of(bare)
-        engine.start(evaluating(lambda x: {"loss": x}), jobs=2, listener=None)
-        engine.submit(Assignment(0, {"x": 1.0}, 5), None)
-        awaited(engine)
-        assert "share its random generators" in engine.warnings[0]
-        bare._pool.shutdown()
 
     def test_a_thread_is_free_again_after_its_trial_was_given_up(self) -> None:
         def body(x: float) -> dict[str, float]:
@@ -410,8 +451,9 @@ class TestExecutor:
 def test_names() -> None:
     assert isinstance(engine_of("inline"), InlineEngine)
     assert isinstance(engine_of("process"), ProcessEngine)
-    assert isinstance(engine_of(Executor()), ExecutorEngine)
-    with pytest.raises(SearchError, match=r"An engine is inline, process or .* Did you mean 'process'\?"):
+    assert isinstance(engine_of(ThreadPoolExecutor(1)), ThreadsEngine)
+    assert isinstance(engine_of(Executor()), ClusterEngine)
+    with pytest.raises(SearchError, match=r"An engine is inline, process, ray, .* Did you mean 'process'\?"):
         engine_of("proces")
     with pytest.raises(SearchError, match="but got 3"):
         engine_of(3)

@@ -131,3 +131,53 @@ def test_values_of_the_notebook_reach_the_options(work: Any) -> None:
     body = "x = Float(0.5, 0.9)\nsmall = %prune model --amount {x}\nloss = (small[0].weight == 0).float().mean()\n"
     work.must(f"%%bo_search --panel off --sampler sobol --trials 2 --minimize loss\n{body}")
     assert len(set(work.names["study"].trials.loss)) == 2
+
+
+def test_optimizers(work: Any) -> None:
+    work.must("import torch\ndef mine(parameters): return torch.optim.RMSprop(parameters, lr=0.01)\nname = 'gd'")
+    for typed, expected in (("momentum", "momentum"), ("mine", "mine"), ("name", "gd"), ("{name}", "gd")):
+        card = work.must(f"g = %quantize model --bits 4 --data train --finetune 2 --optimizer {typed}")
+        assert nc.record_of(work.names["g"]).training[0].optimizer == expected
+        assert f"in 2 epochs of {expected} (" in card.shown[-1]["text/plain"]
+        assert "Loss by epoch, training" in card.shown[-1]["text/html"]
+    line = "--optimizer adamw --betas (0.8, 0.9) --eps 1e-6 --weight-decay 0.1"
+    work.must(f"g = %cluster model --data train --finetune 1 {line}")
+    names = work.names
+    expected = nc.cluster(
+        names["model"], data=names["train"], finetune=1, optimizer="adamw", betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1
+    )
+    assert torch.equal(names["g"][0].weight, expected[0].weight)
+    body = (
+        "optimizer = Choice('adam', 'sgd', 'momentum', 'gd')\nsmall = %prune model --amount 0.5 --data train "
+        "--finetune 1 --optimizer optimizer\nkind = record_of(small).training[-1].optimizer\nassert kind == optimizer\n"
+        "loss = evaluate_loss(small)\n"
+    )
+    names.update(evaluate_loss=lambda model: float(model[0].weight.detach().abs().sum()))
+    work.must(f"%%bo_search --panel off --sampler grid --trials 4 --minimize loss\n{body}")
+    assert list(names["study"].trials.state) == ["complete"] * 4
+    assert "Did you mean 'adam'?" in work.refused(
+        "%prune model --amount 0.5 --data train --finetune 1 --optimizer adan"
+    )
+    line = work.refused("%prune model --amount 0.5 --optimizer sgd")
+    assert "--optimizer is an option of --finetune EPOCHS" in line
+
+
+def test_distill_with_several_teachers_and_assistants(work: Any) -> None:
+    torch.manual_seed(1)
+    names = work.names
+    names.update(other=nn.Linear(16, 4), assistant=nn.Linear(16, 4), images=names["train"][0])
+    card = work.must("h = %distill [model, other] student --data images --targets hard --through assistant --epochs 2")
+    expected = nc.distill(
+        [names["model"], names["other"]],
+        names["student"],
+        names["images"],
+        2,
+        targets="hard",
+        through=[names["assistant"]],
+    )
+    assert torch.equal(names["h"][0].weight, expected[0].weight)
+    text = card.shown[-1]["text/plain"]
+    assert text.splitlines()[2].split() == ["model", "other", "distilled"]
+    line = work.refused("%distill model student --data images")
+    assert "--alpha 1 or --targets hard learns from the teacher alone" in line
+    assert "there is no variable 'asistant'" in work.refused("%distill model student --data train --through asistant")

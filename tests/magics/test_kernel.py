@@ -98,7 +98,24 @@ def test_an_interrupt_ends_the_cell_without_an_error(tmp_path: Path) -> None:
         reply = notebook.finish(message, 20)
         assert reply.status == "ok"
         assert "Interrupted" in reply.bundles[-1]["text/plain"]
+        assert "To stop Run All, interrupt once more, or write --on-interrupt raise" in reply.text
         assert "interrupted" in notebook.must("print(*study.trials.state)").text
+
+
+def test_an_interrupt_stops_run_all_if_the_cell_says_so(tmp_path: Path) -> None:
+    with kernel(tmp_path) as notebook:
+        notebook.must(SETUP)
+        message = notebook.start(search(50, 0.3).replace("\n", " --on-interrupt raise\n", 1))
+        while counted(tmp_path) < 2:
+            time.sleep(0.05)
+        notebook.manager.interrupt_kernel()
+        reply = notebook.finish(message, 20)
+        assert reply.status == "error"
+        assert reply.error.startswith("KeyboardInterrupt")
+        assert "Interrupted" in reply.bundles[-1]["text/plain"]
+        states = notebook.must("print(*study.trials.state)").text.split()
+        assert states.count("complete") >= 2
+        assert states.count("interrupted") == 1
 
 
 def test_a_killed_kernel_loses_nothing_and_changes_nothing(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_out_names_the_variable(notebook: Notebook) -> None:
         ("--minimize los", BODY, "The cell never assigns 'los'. Did you mean 'loss'?"),
         ("--minimize x", BODY, "No name is both a parameter and a metric, but 'x' is; rename one of them."),
         ("--minimize loss", "loss = 1\n", "The cell declares no parameter."),
-        ("--minimize loss", "", "the cell body is empty"),
+        ("--minimize loss", "", "the cell has no body"),
         (
             "--minimize loss",
             "x = Float(0, 1\nloss = x\n",
@@ -220,7 +220,11 @@ def test_out_names_the_variable(notebook: Notebook) -> None:
         ("--minimize loss --sampler gpp", BODY, "A sampler is one of gp, sobol"),
         ("--minimize loss --acquisition ei", BODY, "'ei' is not one of logei, ucb, pi, qlogei."),
         ("--minimize loss --pruner mediam", BODY, "Did you mean 'median'?"),
-        ("--minimize loss --engine pool", BODY, "--engine is inline, process or the name of an executor"),
+        (
+            "--minimize loss --engine pool",
+            BODY,
+            "--engine is inline, process, ray, dask, an address or the name of an executor",
+        ),
         ("--minimize loss --jobs 2", BODY, "--jobs 2 needs another engine"),
         (
             "--minimize loss --engine process",
@@ -347,3 +351,66 @@ def test_an_interrupt_that_a_body_raises_itself_fails_that_trial(notebook: Noteb
     trials = notebook.names["study"].trials
     assert list(trials.state[trials.x == 2]) == ["failed"]
     assert set(trials.state[trials.x != 2]) == {"complete"}
+
+
+def test_a_trial_of_a_cell_can_be_run_again_with_what_the_body_reaches(notebook: Notebook) -> None:
+    notebook.must("offset = 2\nbig = list(range(10))\ndef moved(x):\n    return x + offset\n")
+    body = "x = Int(0, 5)\nmodel = [moved(x)]\nloss = model[0]\n"
+    notebook.must(cell("--trials 6 --minimize loss --keep model", body))
+    study = notebook.names["study"]
+    notebook.must("again = study.rerun(int(study.trials.number[study.trials.x == 4].iloc[0]))")
+    assert notebook.names["again"].kept["model"] == [6]
+    assert "big" not in study.rerunner.make_evaluate.args[2]  # what the body does not read is not kept alive
+
+
+def test_a_name_of_ours_that_the_notebook_uses_is_named(notebook: Notebook) -> None:
+    notebook.must(
+        "import torch.nn.utils.prune as prune\nfrom nbcompress import quantize\naccuracy = 0.5\n"
+        "def save(x):\n    return x\n"
+    )
+    body = "x = Float(0, 1)\nprune, quantize, report(other=1)\naccuracy = save(x)\n"
+    notebook.must(cell("--trials 2 --maximize accuracy", body))
+    warnings = [text for text in notebook.names["study"].warnings if "the notebook's own" in text]
+    assert [text.split("'")[1] for text in warnings] == ["prune", "save"]
+    assert "delete it or write nbcompress.prune" in warnings[0]
+
+
+def test_help_of_a_search_cell_by_itself(notebook: Notebook) -> None:
+    for alone in ("%%bo_search -h", "%%bo_search --help\n", "%%bo_search -h\n\n"):
+        assert "--maximize NAME" in notebook.must(alone).printed
+    assert "the cell has no body" in notebook.refused("%%bo_search --minimize loss")
+    assert "cell magic" in str(notebook.run("%%capture").error)  # those of others stay as they are
+
+
+def test_a_value_that_is_no_study_is_not_replaced_without_a_word(notebook: Notebook) -> None:
+    notebook.must("study = [1, 2]")
+    notebook.must(cell("--trials 1 --minimize loss"))
+    (warning,) = notebook.names["study"].warnings
+    assert warning.startswith("The notebook's 'study', a list, is replaced by the study of this search")
+    notebook.must(cell("--trials 1 --minimize loss --fresh"))
+    assert notebook.names["study"].warnings == ()
+
+
+def test_a_study_shows_its_saved_view_and_only_text_in_a_terminal(notebook: Notebook) -> None:
+    notebook.must(cell("--trials 2 --minimize loss"))
+    display = notebook.shell.display_formatter
+    study = notebook.names["study"]
+    display.active_types = ["text/plain"]
+    assert set(display.format(study)[0]) == {"text/plain"}
+    display.active_types = display.format_types
+    shown = display.format(study)[0]
+    assert {"text/html", "image/png", "text/plain", "application/vnd.nbcompress.study.v1+json"} <= set(shown)
+    notebook.must("%unload_ext nbcompress")
+    assert set(display.format(study)[0]) == {"text/plain"}
+
+
+def test_a_cell_measures_its_winner_on_unseen_data(notebook: Notebook) -> None:
+    notebook.must("def unseen(model):\n    return model['x'] / 2\n")
+    body = "x = Float(0, 1)\nmodel = {'x': x}\naccuracy = x\n"
+    line = "--trials 4 --maximize accuracy --keep model --sampler sobol"
+    notebook.must(cell(f"{line} --test unseen --original {{'x':1.0}}", body))
+    models = notebook.names["study"].record["test"]["models"]
+    assert models["original"]["values"]["accuracy"][0] == 0.5
+    assert "--test measures the models that trials keep: name them with --keep" in notebook.refused(
+        cell("--trials 4 --maximize accuracy --test unseen", body)
+    )

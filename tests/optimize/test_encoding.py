@@ -125,3 +125,18 @@ def test_features_do_not_grow_with_the_options(when: dict[str, str] | None) -> N
         inactive = embedding.features(encoder.rows([{"kind": "a", "x": 0.5}]))[:, embedding.owner == 1]
         active = features[:, embedding.owner == 1]
         np.testing.assert_allclose(np.linalg.norm(active - inactive, axis=1), np.sqrt(0.5))
+
+
+def test_known_points_of_a_longer_history_share_their_keys_and_keep_apart() -> None:
+    space = Space({"kind": Choice("a", "b"), "n": Int(0, 9)})
+    encoder = SpaceEncoder(space)
+    points = [{"kind": "a", "n": 1}, {"kind": "b", "n": 1}, {"kind": "a", "n": 1}, {"kind": "a", "n": 2}]
+    keys = encoder.keys(encoder.rows(points))
+    short = encoder.known_points(points[:2], encoder.rows(points[:2]))
+    whole = encoder.known_points(points, encoder.rows(points))
+    assert (len(short), len(whole)) == (2, 3)
+    assert [key in short for key in keys] == [True, True, True, False]
+    assert all(key in whole for key in keys)
+    other = encoder.known_points(points[3:], encoder.rows(points[3:]))
+    assert (len(other), keys[0] in other, keys[3] in other) == (1, False, True)
+    assert len(encoder.known_points([], encoder.rows([]))) == 0

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+from base64 import b64decode
 from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.style import library as styles
 from panel_studies import choices, digits_study, single_study
+from PIL import Image
 
 from nbcompress.panels.bundle import study_bundle
 from nbcompress.panels.card_figures import bars_figure
 from nbcompress.panels.cards import Card, Drawing
 from nbcompress.panels.figures import (
+    INK,
     MAX_DRAWN,
     clipped,
     default_style,
@@ -167,3 +172,15 @@ def test_the_largest_numbers_do_not_empty_the_pictures(value: float) -> None:
     assert pictures.summary.png
     assert clipped(view)["trials"][0]["metrics"][metric] == math.copysign(MAX_DRAWN, value)
     assert clipped(study_view(study)) == study_view(study)
+
+
+def test_the_page_shows_through_and_the_text_can_be_read_on_white_and_on_black() -> None:
+    picture = render(bars)
+    assert picture is not None
+    assert picture.png is not None
+    image = np.asarray(Image.open(io.BytesIO(b64decode(picture.png))).convert("RGBA"))
+    assert (image[..., 3] == 0).mean() > 0.3
+    red, green, blue = (int(INK[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    assert 1.05 / (luminance + 0.05) > 4.4  # the contrast of WCAG 2, to white and to black
+    assert (luminance + 0.05) / 0.05 > 4.4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import time
@@ -305,3 +306,29 @@ def test_the_traceback_of_the_body_stands_below_the_error() -> None:
     (note,) = caught.value.__notes__
     assert "in failing" in note
     assert "raise KeyError(x)" in note
+
+
+def test_an_interrupt_raises_if_the_options_say_so_and_keeps_the_study(tmp_path: Path) -> None:
+    calls = []
+
+    def g(x: float) -> dict[str, float]:
+        calls.append(x)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return {"loss": x}
+
+    space = {"x": nc.Float(0, 1)}
+    options: dict[str, Any] = {
+        "minimize": "loss",
+        "trials": 5,
+        "study": "s",
+        "storage": tmp_path / "j",
+        "sampler": "sobol",
+    }
+    with pytest.raises(KeyboardInterrupt):
+        nc.search(g, space, on_interrupt="raise", **options)
+    study = nc.search(g, space, **options)
+    assert [trial.state.value for trial in study.all_trials] == ["complete"] * 5
+    assert len(calls) == 6
+    with pytest.raises(SearchError, match="on_interrupt is return or raise, but got 'stop'"):
+        nc.search(g, space, on_interrupt="stop", **options)

@@ -11,6 +11,7 @@ import pytest
 
 import nbcompress as nc
 from nbcompress.errors import StudyChanged
+from nbcompress.study import State
 
 SPACE = {"x": nc.Float(0.0, 1.0)}
 calls: list[str] = []
@@ -116,3 +117,57 @@ def test_a_named_study_of_another_partial_function_is_a_warning(
     assert "'s' was begun with another body" in caplog.text
     with pytest.raises(StudyChanged, match="data = 1 before and 2 now"):
         found(partial(left, data=2), tmp_path, study="s")
+
+
+def mended(x: float) -> float:
+    calls.append("mended")
+    return x
+
+
+def failing(x: float) -> float:
+    calls.append("failing")
+    if x < 0.5:
+        raise ValueError("no such layer")
+    return x
+
+
+def test_trials_that_failed_in_another_body_are_run_again_under_their_own_numbers(tmp_path: Path) -> None:
+    first = found(failing, tmp_path, 6, study="s")
+    failed = [trial.number for trial in first.all_trials if trial.state is State.FAILED]
+    assert 0 < len(failed) < 6
+    again = found(failing, tmp_path, 6, study="s")
+    assert [trial.state for trial in again.all_trials] == [trial.state for trial in first.all_trials]
+    calls.clear()
+    now = found(mended, tmp_path, 6, study="s")
+    assert calls == ["mended"] * len(failed)
+    assert [trial.state for trial in now.all_trials] == [State.COMPLETE] * 6
+    assert [trial.params for trial in now.all_trials] == [trial.params for trial in first.all_trials]
+    calls.clear()
+    more = found(mended, tmp_path, 7, study="s")
+    assert calls == ["mended"]
+    assert len(more.trials) == 7
+    # With the first body again, its own failures were run by now, and those of the other body are none.
+    assert len(found(failing, tmp_path, 7, study="s").trials) == 7
+
+
+def test_a_trial_that_fails_again_in_the_changed_body_is_not_run_a_third_time(tmp_path: Path) -> None:
+    def other(x: float) -> float:
+        calls.append("other")
+        return failing(x)
+
+    first = found(failing, tmp_path, 6, study="s")
+    calls.clear()
+    states = [trial.state for trial in found(other, tmp_path, 6, study="s").all_trials]
+    assert states == [trial.state for trial in first.all_trials]
+    assert calls.count("other") == states.count(State.FAILED)
+    calls.clear()
+    found(other, tmp_path, 6, study="s")
+    assert calls == []
+
+
+def test_a_complete_study_of_another_body_says_how_to_begin_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found(mended, tmp_path, 3, study="s")
+    found(partial(left, data=1), tmp_path, 3, study="s")
+    assert "They were run with another body; the option fresh begins anew." in caplog.text

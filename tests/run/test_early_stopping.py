@@ -15,6 +15,7 @@ from nbcompress.run.early_stopping import (
     LearningCurves,
     Pruner,
     PruningRule,
+    PruningRules,
     aspects_of,
     count_better,
     unused_pruner_warning,
@@ -223,12 +224,60 @@ def test_curves_hold_the_best_so_far_and_constraints_count_when_broken() -> None
     assert showing.n_reports == 3
 
 
-def test_only_trials_with_as_many_reports_of_the_same_metrics_are_compared() -> None:
-    own = LearningCurves.of(ASPECTS, {"accuracy": {0: 0.5, 1: 0.6}}, {"size": 4.0})
-    short = LearningCurves.of(ASPECTS, {"accuracy": {0: 0.9}}, {"size": 1.0})
-    unsized = LearningCurves.of(ASPECTS, {"accuracy": {0: 0.9, 1: 0.9}}, {})
-    whole = LearningCurves.of(ASPECTS, {"accuracy": {0: 0.1, 1: 0.2, 2: 0.9}}, {"size": 8.0, "seconds_each": 1.0})
-    assert own.aligned_with([short, unsized, whole]) == ([-0.6, 4.0], [[-0.2, 8.0]])
+def reference_verdict(rule: PruningRule, earlier: list[LearningCurves], own: LearningCurves) -> bool:
+    """Decide as the rules are defined, one list after the other."""
+    n, longest = own.n_reports, max((trial.n_reports for trial in earlier), default=0)
+    if not 0 < n < longest:
+        return False
+    reported = [i for i, curve in enumerate(own.curves) if curve or own.known[i] is not None]
+
+    def at(trial: LearningCurves, i: int) -> float | None:
+        length = len(own.curves[i])
+        if length == 0:
+            return trial.known[i]
+        return trial.curves[i][length - 1] if len(trial.curves[i]) >= length else None
+
+    values = [at(own, i) for i in reported]
+    rows = [row for row in ([at(trial, i) for i in reported] for trial in earlier) if None not in row]
+    better = count_better(values, rows)  # type: ignore[arg-type]
+    if rule.rule == "median":
+        return len(rows) >= 5 and better > len(rows) / 2
+    if n not in [rule.first_rung * 3**i for i in range(5)]:
+        return False
+    reduction = 2 if n == rule.first_rung and len(rule.goal.objectives) > 1 else 3
+    return better >= max(1, (len(rows) + 1) // reduction)
+
+
+@pytest.mark.parametrize("goal", [ONE, GOAL, Goal.of(minimize=["loss"], subject_to=["size <= 5"])], ids=str)
+@pytest.mark.parametrize("name", ["median", "asha", "hyperband"])
+def test_rules_that_read_arrays_decide_as_they_are_defined(name: str, goal: Goal) -> None:
+    rng = np.random.default_rng(3)
+    rules, trials, aspects, verdicts = PruningRules(Pruner(name), goal), list[Trial](), aspects_of(goal), []
+    for number in range(60):
+        metrics = [metric for metric in goal.metrics if metric == goal.metrics[0] or rng.random() < 0.8]
+        reports = {metric: {s: float(rng.integers(8)) for s in range(rng.integers(1, 12))} for metric in metrics}
+        values = {metric: float(rng.integers(8)) for metric in goal.metrics if metric not in reports}
+        rule = rules.pruning_rule(number, tuple(trials))
+        if rule is not None:
+            assert rule == Pruner(name).pruning_rule(number, trials, goal)
+            states = (State.COMPLETE,) if name == "median" else (State.COMPLETE, State.STOPPED)
+            ended = [trial for trial in trials if trial.state in states]
+            if name == "hyperband":
+                lengths = [len(s) for t in trials if t.state is State.COMPLETE for s in t.reports.values()]
+                n_brackets = int(np.log(max(lengths)) / np.log(3) + 1e-9) + 1
+                ended = [trial for trial in ended if trial.number % n_brackets == number % n_brackets]
+            earlier = [LearningCurves.of(aspects, trial.reports, trial.values) for trial in ended]
+            own = LearningCurves.of(aspects, reports, values)
+            found = rule.verdict(reports, 0, values)
+            assert bool(found) == reference_verdict(rule, earlier, own)
+            extremes = {metric: (min(steps.values()), max(steps.values())) for metric, steps in reports.items()}
+            assert rule.verdict(reports, 0, values, extremes) == found
+            assert pickle.loads(pickle.dumps(rule)) == rule
+            verdicts.append(bool(found))
+        state = State.COMPLETE if rng.random() < 0.6 else State.STOPPED
+        trials.append(Trial(number, state, {"x": number}, values, reports=reports))
+    assert True in verdicts
+    assert False in verdicts
 
 
 numbers = st.integers(0, 4).map(float)

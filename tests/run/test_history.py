@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from nbcompress.optimize.history import n_shared
 from nbcompress.run.history import (
     CompletedCurves,
     HistoryCache,
@@ -203,3 +205,41 @@ def test_a_cache_returns_the_same_history_for_the_same_trials() -> None:
     assert cache.history_of(tuple(trials), GOAL) is history
     assert cache.history_of([replace(trial) for trial in trials], GOAL) is not history
     assert HistoryCache().history_of(trials, GOAL) is not history
+
+
+def curved(rng: np.random.Generator, number: int) -> Trial:
+    """Return a trial with a learning curve of a few coarse values, so that distances are often equal."""
+    state = rng.choice(np.array([State.COMPLETE, State.STOPPED, State.FAILED, State.RUNNING, State.INFEASIBLE]))
+    n = int(rng.integers(1, 6)) if state != State.COMPLETE else 6
+    reports = {"accuracy": {step: float(rng.integers(6)) for step in range(n)}}
+    values = {"size": float(rng.integers(80))}
+    if state == State.COMPLETE:
+        values["accuracy"] = float(rng.integers(6))
+    return Trial(number, State(state), {"x": number}, values, reports=reports, note={"n": number})
+
+
+def test_a_history_made_from_the_last_one_equals_a_new_one() -> None:
+    rng, cache, trials = np.random.default_rng(1), HistoryCache(), list[Trial]()
+    for _ in range(200):
+        running = [trial.number for trial in trials if trial.state is State.RUNNING]
+        if running and rng.random() < 0.6:  # trials that run side by side end in any order
+            number = int(rng.choice(running))
+            trials[number] = replace(curved(rng, number), params=trials[number].params)
+        else:
+            trials.append(curved(rng, len(trials)))
+        if rng.random() < 0.02:  # another process has run a trial again
+            number = int(rng.integers(len(trials)))
+            trials[number] = curved(rng, number)
+        if rng.random() < 0.5:
+            found, expected = cache.history_of(trials, GOAL), history_of(trials, GOAL)
+            assert found.to_json() == expected.to_json()
+            # Each point is one object in all histories: what was computed from it is found again.
+            assert all(map(operator.is_, found.points, cache.history_of(list(trials), GOAL).points))
+
+
+def test_a_history_keeps_the_points_of_the_last_one() -> None:
+    cache = HistoryCache()
+    first = cache.history_of(COMPLETE, GOAL)
+    second = cache.history_of([*COMPLETE, Trial(4, State.RUNNING, {"x": 4})], GOAL)
+    assert second.points[0] is first.points[0]
+    assert n_shared(first.points, second.points) == 4

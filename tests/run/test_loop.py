@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from nbcompress.errors import NbcompressWarning, PointError, SearchError, SpaceE
 from nbcompress.panels.view import study_view
 from nbcompress.run import Controls, attach_artifact_store, keep, report
 from nbcompress.run.capture import trial_seed
-from nbcompress.run.engines import ExecutorEngine, InlineEngine, ProcessEngine
+from nbcompress.run.engines import InlineEngine, ProcessEngine, engine_of
 from nbcompress.run.loop import MAX_TRIAL_REMARKS, TAKEN_OVER, Search, SearchLoop, _NextPoint
 from nbcompress.run.options import GainBelow, NoGain
 from nbcompress.run.outcome import Outcome, mean_outcome
@@ -151,7 +153,7 @@ class TestBudget:
             return {"accuracy": float("nan") if act == "nan" else x, "size": 1.0 if act == "large" else 0.5}
 
         with ThreadPoolExecutor(jobs) as pool:
-            searched(body, study, trials=trials, jobs=jobs, engine=ExecutorEngine(pool))
+            searched(body, study, trials=trials, jobs=jobs, engine=engine_of(pool))
         assert counted(study) == len(study.all_trials) == trials
 
     def test_a_trial_of_another_process_takes_a_place(self, tmp_path: Path) -> None:
@@ -299,18 +301,27 @@ class TestEveryEnding:
     def test_a_broken_executor_ends_it_with_a_sentence(self) -> None:
         pool = ThreadPoolExecutor(1)
         pool.shutdown()
-        study, ending = searched(square, engine=ExecutorEngine(pool, "pool"))
+        study, ending = searched(square, engine=engine_of(pool, "pool"))
         assert states(study) == ["interrupted"]
         assert ending.kind == "broken"
         assert ending.reason.startswith("The executor pool takes no more trials: RuntimeError")
 
-    def test_a_worker_that_dies(self) -> None:
-        import os
+    def test_a_pool_that_is_broken_and_cannot_be_replaced(self) -> None:
+        class Own(ProcessPoolExecutor): ...
 
-        with ProcessPoolExecutor(1) as pool:
-            study, ending = searched(lambda x: os._exit(1), engine=ExecutorEngine(pool, "pool"))
-        assert states(study) == ["failed", "interrupted"]
+        with Own(1, get_context("spawn")) as pool:
+            pool.submit(os._exit, 1).exception()
+            study, ending = searched(square, engine=engine_of(pool, "pool"))
+        assert states(study) == ["failed"]
+        assert study.all_trials[0].failure.kind == "WorkerLost"
         assert ending.kind == "broken"
+        assert ending.reason.startswith("The engine pool takes no more trials: BrokenProcessPool")
+
+    def test_a_trial_that_ends_its_process_does_not_end_the_worker(self) -> None:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            study, _ = searched(lambda x: os._exit(1) if x > 0.6 else square(x), trials=2, engine=engine_of(pool))
+            assert states(study) == ["failed", "complete"]
+            assert pool.submit(int, "3").result() == 3
 
 
 class TestOrder:
@@ -369,7 +380,7 @@ class TestOrder:
             return square(x)
 
         with ThreadPoolExecutor(2) as pool:
-            study, _ = searched(body, trials=4, jobs=2, proposer=walker, engine=ExecutorEngine(pool))
+            study, _ = searched(body, trials=4, jobs=2, proposer=walker, engine=engine_of(pool))
         assert walker.seen[1][1].status == ("pending",)
         assert counted(study) == 4
 
@@ -756,10 +767,10 @@ def test_a_trial_that_runs_here_is_not_started_again_when_another_machine_gives_
     trial = study.begin({"x": 0.5})
     search = Search(study, Walk(), evaluating(lambda x: {"loss": x}), InlineEngine())
     loop = SearchLoop(search)
-    given_up = (replace(trial, state=State.INTERRUPTED),)
+    study.finish(replace(trial, state=State.INTERRUPTED))  # as another machine does
 
     def next_number() -> int | None:
-        planned = loop._next_point(given_up)
+        planned = loop._next_point(study.all_trials)
         assert isinstance(planned, _NextPoint)
         return planned.number
 

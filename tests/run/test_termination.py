@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nbcompress.run import Assignment, RunningTrial
-from nbcompress.run.loop import Interrupts
 from nbcompress.run.outcome import TrialEnded
-from nbcompress.run.termination import Termination, Terminator, uninterrupted
+from nbcompress.run.termination import Interrupts, Termination, Terminator, uninterrupted
+from nbcompress.run.trial import current_terminator
 from nbcompress.study import Failure, State
 
 STOP = Termination(State.STOPPED)
@@ -162,7 +162,7 @@ def test_nothing_arrives_after_the_body(offset: float) -> None:
 
 def test_the_first_one_is_noted_and_the_second_one_raises() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with Interrupts() as interrupts:
+    with Interrupts(current_terminator) as interrupts:
         signal.raise_signal(signal.SIGINT)
         assert interrupts.count == 1
         with pytest.raises(KeyboardInterrupt):
@@ -172,7 +172,10 @@ def test_the_first_one_is_noted_and_the_second_one_raises() -> None:
 
 def test_inside_a_body_it_raises_at_once() -> None:
     terminator = Terminator()
-    with Interrupts() as interrupts, RunningTrial(Assignment(0, {}, 0), terminator=terminator).entered():
+    with (
+        Interrupts(current_terminator) as interrupts,
+        RunningTrial(Assignment(0, {}, 0), terminator=terminator).entered(),
+    ):
         with pytest.raises(KeyboardInterrupt):
             terminator.call(signal.raise_signal, signal.SIGINT)
         assert interrupts.count == 1
@@ -180,7 +183,7 @@ def test_inside_a_body_it_raises_at_once() -> None:
 
 def test_between_set_up_and_body_the_body_does_not_start() -> None:
     terminator = Terminator()
-    with Interrupts(), RunningTrial(Assignment(0, {}, 0), terminator=terminator).entered():
+    with Interrupts(current_terminator), RunningTrial(Assignment(0, {}, 0), terminator=terminator).entered():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(TrialEnded):
             terminator.call(pytest.fail, "started")
@@ -196,7 +199,11 @@ def test_in_a_shield_it_waits() -> None:
             steps.append("whole")
         steps.append("after")
 
-    with Interrupts(), RunningTrial(Assignment(0, {}, 0), terminator=terminator).entered(), pytest.raises(TrialEnded):
+    with (
+        Interrupts(current_terminator),
+        RunningTrial(Assignment(0, {}, 0), terminator=terminator).entered(),
+        pytest.raises(TrialEnded),
+    ):
         terminator.call(body)
     assert steps == ["whole"]
 
@@ -205,7 +212,7 @@ def test_other_threads_get_none() -> None:
     before = signal.getsignal(signal.SIGINT)
 
     def work() -> None:
-        with Interrupts():
+        with Interrupts(current_terminator):
             assert signal.getsignal(signal.SIGINT) is before
 
     thread = threading.Thread(target=work)
@@ -216,7 +223,7 @@ def test_other_threads_get_none() -> None:
 def test_one_who_ignores_interrupts_is_left_alone() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Interrupts() as interrupts:
+        with Interrupts(current_terminator) as interrupts:
             signal.raise_signal(signal.SIGINT)
             assert interrupts.count == 0
     finally:

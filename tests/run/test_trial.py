@@ -18,10 +18,22 @@ import numpy as np
 import pytest
 import torch
 
-from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, current_trial, keep, report, run_trial
+from nbcompress.errors import SearchError
+from nbcompress.run import (
+    Assignment,
+    Outcome,
+    RunningTrial,
+    TrialEnded,
+    current_trial,
+    keep,
+    report,
+    run_trial,
+    stop_trial,
+)
 from nbcompress.run.early_stopping import LearningCurves, PruningRule, aspects_of
 from nbcompress.run.termination import Terminator
 from nbcompress.study import Goal, State
+from nbcompress.study.goal import Failure
 
 GOAL = Goal.of(maximize=["accuracy"], minimize=["size"], subject_to=["size <= 60"])
 
@@ -321,3 +333,54 @@ def test_values_cross_a_border(dump: Callable[[object], bytes]) -> None:
     assert pickle.loads(dump(assignment)) == assignment
     outcome = ran(raising(ValueError("no")))
     assert pickle.loads(dump(outcome)) == outcome
+
+
+def test_a_report_of_the_same_step_replaces_the_best_value_too() -> None:
+    rivals = [LearningCurves.of(aspects_of(GOAL), {"accuracy": dict.fromkeys(range(4), 0.6)}, {"size": 5.0})] * 3
+    trial = running_trial(pruning_rule=PruningRule("asha", GOAL, rivals, 3))
+    trial.report(size=9.0)
+    trial.report(accuracy=0.9, step=0)
+    trial.report(accuracy=0.1, step=0)  # measured again: .9 was wrong
+    trial.report(accuracy=0.2, step=1)
+    with pytest.raises(TrialEnded, match="Behind earlier trials at step 2"):
+        trial.report(accuracy=0.1, step=2)
+
+
+def stops_itself(trial: RunningTrial) -> dict[str, float]:
+    report(accuracy=0.5)
+    with contextlib.suppress(Exception):  # a body's own handler must not swallow it
+        stop_trial("it diverges")
+    return {"size": 1.0}
+
+
+def pruned_as_in_optuna(trial: RunningTrial) -> dict[str, float]:
+    import optuna
+
+    class Diverged(optuna.TrialPruned):
+        pass
+
+    report(accuracy=0.5)
+    raise Diverged("it diverges")
+
+
+@pytest.mark.parametrize(("body", "kind"), [(stops_itself, "Stopped"), (pruned_as_in_optuna, "TrialPruned")])
+def test_a_trial_can_stop_itself_with_a_reason(body: Callable[[RunningTrial], dict[str, float]], kind: str) -> None:
+    outcome = run_trial(body, Assignment(0, {"x": 1}, 0), goal=GOAL)
+    assert (outcome.state, outcome.values) == (State.STOPPED, {"accuracy": 0.5})
+    assert outcome.failure == Failure(kind, "it diverges")
+
+
+def test_a_class_of_another_library_called_trial_pruned_is_a_failure() -> None:
+    class TrialPruned(Exception):
+        pass
+
+    def body(trial: RunningTrial) -> dict[str, float]:
+        raise TrialPruned
+
+    assert run_trial(body, Assignment(0, {"x": 1}, 0), goal=GOAL).state is State.FAILED
+
+
+def test_stop_trial_outside_of_a_trial_does_nothing_and_takes_a_text_only() -> None:
+    stop_trial("nothing runs")
+    with pytest.raises(SearchError, match="The reason to stop a trial is a text, but got 3"):
+        stop_trial(3)  # type: ignore[arg-type]

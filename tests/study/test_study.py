@@ -153,7 +153,7 @@ def test_a_trial_may_be_interrupted_several_times(place: Place) -> None:
 @pytest.mark.parametrize(
     ("number", "point", "text"),
     [
-        (0, PLAIN, "Only an interrupted trial is run again, but trial 0 is complete."),
+        (0, PLAIN, "Only an interrupted or failed trial is run again, but trial 0 is complete."),
         (5, PLAIN, "Study 'digits' has 2 trials, so there is no trial 5."),
         (-1, PLAIN, "Study 'digits' has 2 trials, so there is no trial -1."),
         (1, PLAIN, f"Trial 1 is run again at its own point {CLUSTER}, but got {PLAIN}."),
@@ -173,7 +173,7 @@ def test_a_repeat_has_one_winner(place: Place) -> None:
     study.begin(CLUSTER, number=0)
     with pytest.raises(StudyError) as caught:
         other.begin(CLUSTER, number=0)
-    assert str(caught.value) == "Only an interrupted trial is run again, but trial 0 is running."
+    assert str(caught.value) == "Only an interrupted or failed trial is run again, but trial 0 is running."
 
 
 def test_a_repeat_that_lost_the_race_ends_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,8 @@ class ExampleInputs(Inputs):
                 returned = self(model)
         except Exception as err:
             raise ArtifactError(
-                f"{type(model).__name__} must run on {examples_text(self.batch_size)} like the given ones to be "
-                f"exported with a free first dimension, but {failure_text(err)}"
+                f"{type(model).__name__} must run on {examples_text(self.batch_size)} like the given ones ({self}) "
+                f"to be exported with free dimensions, but {failure_text(err)}"
             ) from err
         leaves = pytree.tree_leaves(plain_structure(returned))
         tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
@@ -176,6 +176,12 @@ FLOAT_TOLERANCE = 1e-3
 # Largest error of outputs with 8-bit activations: a cosine of .955. Heuristic, see
 # benchmarks.md#constants-of-the-export.
 INTEGER_TOLERANCE = 0.3
+# Largest error for which a matrix product may round its input to 8 bits without being asked to, and the largest share
+# of predictions that may change clearly. Heuristics, see benchmarks.md#matrix-products-in-few-bits.
+ROUNDING_TOLERANCE = 0.05
+CHANGED_TOLERANCE = 0.01
+# Two scores of a row are a near tie if they differ by less than this share of the standard deviation of the row.
+_NEAR_TIE = 0.05
 
 
 @dataclass(frozen=True)
@@ -204,6 +210,26 @@ def agreement(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Agreement
     for expected_output, actual_output in zip(expected, actual, strict=True):
         worst = worst.worse(_agreement(expected_output, actual_output))
     return worst
+
+
+def changed_predictions(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
+    """Return the share of rows whose largest value moved to another place, in the output where it is largest.
+
+    A row is what lies along the last axis of a floating-point output. A near tie does not count: the two places must
+    differ, in the expected output, by 5 % of the standard deviation of the row.
+    """
+    shares = [0.0]
+    for first, second in zip(expected, actual, strict=True):
+        if not first.is_floating_point() or first.ndim < 2 or first.shape[-1] < 2 or first.shape != second.shape:
+            continue
+        scores = first.reshape(-1, first.shape[-1])
+        if not scores.numel():
+            continue
+        best = scores.max(dim=1).values
+        chosen = scores.gather(1, second.reshape(scores.shape).argmax(1, keepdim=True)).squeeze(1)
+        is_clear = best - chosen > _NEAR_TIE * scores.std(dim=1)
+        shares.append(float(is_clear.double().mean()))
+    return max(shares)
 
 
 def check_agreement(name: str, what: str, measured: Agreement, tolerance: float) -> None:

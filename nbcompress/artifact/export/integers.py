@@ -2,8 +2,9 @@
 
 Steps on a traced graph, each in place:
 
-1. `insert_integer_weights_`: every weight on a grid becomes integers that the graph decodes. The graph still computes
-   in floating point: the file gets smaller, not faster.
+1. `insert_integer_weights_`: every weight on a grid becomes integers. Matrix products and embeddings read them in
+   packed blocks (see `blocks`), recurrent layers in 8 bits (see `recurrent`). Other layers decode the weight first and
+   compute in floating point: the file gets smaller there, not faster.
 2. `integer_products`: the nodes that multiply by such a weight, and which of them can compute in integers.
 3. `quantize_static_`: products whose activation ranges are known. QuantizeLinear and DequantizeLinear are put around
    each operator, and ONNX Runtime makes integer kernels of what is between such pairs. Sums, and outputs of
@@ -19,12 +20,13 @@ Steps on a traced graph, each in place:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from nbcompress.artifact.export.blocks import BlockProduct, block_placer
 from nbcompress.artifact.export.onnx_graph import (
     Floats,
     GraphEditor,
@@ -40,11 +42,25 @@ from nbcompress.compressors.record import ActivationRange
 # ---- 1. Integer weights ----
 
 
-def insert_integer_weights_(editor: GraphEditor, weights: Mapping[str, IntegerWeight]) -> dict[ir.Value, IntegerWeight]:
+def insert_integer_weights_(
+    editor: GraphEditor,
+    weights: Mapping[str, IntegerWeight],
+    in_integers: Collection[str],
+    level: int,
+    placed: list[BlockProduct],
+) -> dict[ir.Value, IntegerWeight]:
     """Replace the graph inputs that are named like weights by integers.
 
     A batch norm after a convolution is folded into the scales, so the integers stay the same. An embedding gathers rows
-    of integers, so that a call does not decode the whole table. Any other node reads the decoded weight.
+    of integers, so that a call does not decode the whole table. Matrix products read packed blocks where a kernel for
+    them is fast. Any other node reads the decoded weight.
+
+    Args:
+        editor: Of the graph.
+        weights: By the name of the graph input.
+        in_integers: Names of the weights whose products will compute in integers; these are not put in blocks.
+        level: `accuracy_level` of products in blocks.
+        placed: Products in blocks are added to it.
 
     Returns:
         By value of the graph: the weight that is decoded into it.
@@ -56,17 +72,28 @@ def insert_integer_weights_(editor: GraphEditor, weights: Mapping[str, IntegerWe
         editor.graph.inputs.remove(value)
         if n_inputs[weight.name] == 1:
             weight = _fold_batch_norm(editor, value, weight)
+        if weight.name not in in_integers and (place := block_placer(editor, weight, level, placed)) is not None:
+            for node, position, is_transposed in list(_weight_readers(value)):
+                place(node, position, is_transposed)
         for node, position in list(value.uses()):
             is_rows = node.op_type == "Gather" and position == 0 and node.attributes.get_int("axis", 0) == 0
             rows = node.inputs[1] if is_rows else None
             if rows is not None and not weight.block:
                 editor.replace(node.outputs[0], _gather_rows(editor, weight, rows))
                 editor.graph.remove(node, safe=True)
-        if value.uses() or value.is_graph_output():
-            values = _decode(editor, weight)
+        if _is_read(value):
+            values = decoded_value(editor, weight)
             editor.replace(value, values)
             decoded[values] = weight
     return decoded
+
+
+def _is_read(value: ir.Value) -> bool:
+    """Whether the graph returns a value, or a node reads it whose result is read: a transposition may be left over."""
+    if value.is_graph_output():
+        return True
+    nodes = readers(value)
+    return any(node.op_type != "Transpose" or node.domain or _is_read(node.outputs[0]) for node in nodes)
 
 
 def _codes(editor: GraphEditor, weight: IntegerWeight) -> ir.Value:
@@ -90,7 +117,7 @@ def _zero_point(editor: GraphEditor, weight: IntegerWeight) -> ir.Value | None:
     return editor.constant(f"{weight.name}.zero", weight.zero if weight.zero.size > 1 else weight.zero.reshape(()))
 
 
-def _decode(editor: GraphEditor, weight: IntegerWeight) -> ir.Value:
+def decoded_value(editor: GraphEditor, weight: IntegerWeight) -> ir.Value:
     """The weight in floating point."""
     shape = weight.codes.shape
     codes = _codes(editor, weight)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,13 +13,18 @@ from torch import nn
 
 from nbcompress._version import __version__
 from nbcompress.artifact.export.agreement import (
+    CHANGED_TOLERANCE,
     FLOAT_TOLERANCE,
     INTEGER_TOLERANCE,
+    Agreement,
     ExampleInputs,
     agreement,
+    changed_predictions,
     check_agreement,
     examples_text,
 )
+from nbcompress.artifact.export.blocks import EXACT_LEVEL, INTEGER_LEVEL, BlockProduct
+from nbcompress.artifact.export.dynamic import FreeAxes
 from nbcompress.artifact.export.onnx_graph import (
     IntegerWeight,
     OnnxSession,
@@ -26,6 +34,8 @@ from nbcompress.artifact.export.onnx_graph import (
     union_of,
 )
 from nbcompress.artifact.export.program import copy_to_trace, onnx_graph, trace_program
+from nbcompress.artifact.export.report import ExportReport, rounding_limit, rounding_text
+from nbcompress.artifact.file import written_together
 from nbcompress.compressors.layers import parameters_by_name
 from nbcompress.compressors.record import ActivationRange, record_of
 from nbcompress.errors import ArtifactError, warn
@@ -33,48 +43,186 @@ from nbcompress.errors import ArtifactError, warn
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# An ONNX file is one protocol buffer, which holds up to this many bytes.
-_MAX_BYTES = 2**31 - 1
+# An ONNX file is one protocol buffer of up to 2 GB. If the weights take more than this, they go into a file beside it.
+_MAX_WEIGHT_BYTES = 2**31 - 2**25
+# Weights shorter than this stay in the buffer.
+_MIN_EXTERNAL_BYTES = 1024
 # Examples in the largest batch that is checked where a model branches on the batch size.
 _MAX_CHECKED = 1024
 
 
-def onnx_bytes(
-    model: nn.Module, copy: nn.Module, examples: Sequence[ExampleInputs], tolerance: float | None = None
-) -> bytes:
-    """Return the ONNX file of `model`, after running it in ONNX Runtime and checking its outputs.
+@dataclass(frozen=True)
+class _Way:
+    """How products with weights in few bits compute if the user did not ask for 8-bit activations.
+
+    Attributes:
+        level: `accuracy_level` of matrix products.
+        has_integer_lstm: Whether LSTM layers with 8-bit weights compute in integers.
+    """
+
+    level: int
+    has_integer_lstm: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Inserted:
+    """What became of the integer weights.
+
+    Attributes:
+        graph: The graph.
+        is_asked: Whether products round their inputs to 8 bits because the user asked for it.
+        products: Matrix products with packed weights.
+        recurrent: Names of the weights of LSTM layers in integers.
+        decoded: Names of the weights that are decoded to floating point.
+        left_out: Reasons why a product does not compute in integers although the user asked, by name of the weight.
+    """
+
+    graph: ir.Model
+    is_asked: bool
+    products: tuple[BlockProduct, ...]
+    recurrent: tuple[str, ...]
+    decoded: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+    @property
+    def rounds_unasked(self) -> bool:
+        """Whether inputs are rounded to 8 bits though nobody asked for it."""
+        has_level = any(product.level == INTEGER_LEVEL for product in self.products)
+        return not self.is_asked and (has_level or bool(self.recurrent))
+
+
+def write_onnx(
+    model: nn.Module,
+    copy: nn.Module,
+    examples: Sequence[ExampleInputs],
+    path: Path,
+    tolerance: float | None = None,
+    axes: FreeAxes | None = None,
+) -> ExportReport:
+    """Write the ONNX file of `model`, after running it in ONNX Runtime and checking its outputs.
+
+    If the weights take more than 2 GB, they are in a second file beside it, with the suffix `.data`.
 
     Args:
         model: The model with its record.
         copy: A copy of it in evaluation mode, in float32 on the CPU, which is exported. It is changed.
         examples: The first is traced. All are checked, and calibrate values whose range is not recorded.
+        path: Of the file. It appears whole or not at all.
         tolerance: The largest error of an output, see `Agreement`; if None, the one for floats or for integers.
+        axes: Axes beside the first whose lengths are free.
 
     Raises:
-        ArtifactError: The model cannot be traced, has no counterpart in ONNX, does not fit into one file, or computes
-            something else there.
+        ArtifactError: The model cannot be traced, has no counterpart in ONNX, or computes something else there.
         MissingPart: The packages for ONNX are not installed.
     """
     check_onnx_installed()
+    axes = FreeAxes({}) if axes is None else axes
     weights = integer_weights(model)
     _restore_grid_values(copy, weights)
     to_trace = copy_to_trace(copy)
     expected = [example.outputs(copy) for example in examples]
-    program, limits = trace_program(to_trace, examples[0])
-    graph = onnx_graph(program, weights)
-    has_integers = _insert_integers(graph, weights, record_of(model).activations, examples)
-    written = _serialized(graph)
-    name = type(model).__name__
-    if not has_integers:
+    program, limits = trace_program(to_trace, examples[0], axes)
+    del to_trace
+    activations = record_of(model).activations
+    tried: dict[object, str] = {}
+    with written_together(path) as temporary:
+        for way in (_Way(INTEGER_LEVEL, True), _Way(INTEGER_LEVEL, False), _Way(EXACT_LEVEL, True), _EXACT):
+            inserted = _insert_integers(onnx_graph(program, weights, axes), weights, activations, examples, way)
+            kind = (bool(inserted.products) and way.level, bool(inserted.recurrent))
+            if kind in tried:
+                continue
+            for earlier in temporary.parent.iterdir():
+                earlier.unlink()
+            files = write_graph(inserted.graph, temporary)
+            outcome = _check_file(copy, temporary, inserted, examples, expected, limits["batch"], tolerance)
+            tried[kind] = outcome.text
+            if outcome.is_kept:
+                break
+    _warn_of_float_layers(inserted.left_out)
+    report = ExportReport(
+        "onnx", tuple(path.with_name(file.name) for file in files), outcome.agreement, outcome.changed
+    )
+    return _with_ways(report, inserted, tried)
+
+
+_EXACT = _Way(EXACT_LEVEL, False)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How a file agrees with the model.
+
+    Attributes:
+        agreement: The worst over all examples.
+        changed: The largest share of predictions that changed clearly.
+        is_kept: Whether the file is good enough.
+        text: Both with what is allowed.
+    """
+
+    agreement: Agreement
+    changed: float
+    is_kept: bool
+    text: str
+
+
+def _check_file(
+    copy: nn.Module,
+    path: Path,
+    inserted: _Inserted,
+    examples: Sequence[ExampleInputs],
+    expected: Sequence[Sequence[torch.Tensor]],
+    limits: Mapping[str, int],
+    tolerance: float | None,
+) -> _Outcome:
+    """Run a file in ONNX Runtime, exactly and with the settings that whoever opens it will use.
+
+    Raises:
+        ArtifactError: It computes something else than the model, so that another way to compute would not help.
+    """
+    name = type(copy).__name__
+    if not inserted.is_asked and not inserted.recurrent:
         allowed = FLOAT_TOLERANCE if tolerance is None else tolerance
-        _check(name, OnnxSession(written, is_exact=True), examples, expected, allowed)
-    # And with the settings that whoever opens the file will use.
-    allowed = INTEGER_TOLERANCE if weights else FLOAT_TOLERANCE
+        _check(name, OnnxSession(str(path), is_exact=True), examples, expected, allowed)
+    session = OnnxSession(str(path))
+    worst, changed, n_examples = Agreement(0.0, 1.0), 0.0, examples[0].batch_size
+    for example, outputs in zip(examples, expected, strict=True):
+        found = tensors_of(session(_session_inputs(session, example)))
+        measured = agreement(outputs, found)
+        if not measured.error <= worst.error:
+            worst, n_examples = measured, example.batch_size
+        changed = max(changed, changed_predictions(outputs, found))
+    limit = rounding_limit(tolerance)
+    text = rounding_text(worst, changed, limit)
+    if inserted.rounds_unasked and not (worst.error <= limit and changed <= CHANGED_TOLERANCE):
+        return _Outcome(worst, changed, False, text)
+    allowed = INTEGER_TOLERANCE if inserted.is_asked or inserted.decoded or inserted.products else FLOAT_TOLERANCE
     allowed = allowed if tolerance is None else tolerance
-    session = OnnxSession(written)
-    _check(name, session, examples, expected, allowed)
+    check_agreement(name, f"ONNX Runtime on {examples_text(n_examples)}", worst, allowed)
     _check_beyond(copy, session, examples[0], limits, allowed)
-    return written
+    return _Outcome(worst, changed, True, text)
+
+
+def _with_ways(report: ExportReport, inserted: _Inserted, tried: Mapping[object, str]) -> ExportReport:
+    """The report with what was chosen, and why."""
+    refused = list(tried.values())[:-1]
+    level = inserted.products[0].level if inserted.products else None
+    why = ""
+    if inserted.is_asked and level is not None:
+        why = f"accuracy_level {level}: inputs in 8 bits, as quantize(activations=...) asked"
+    elif inserted.rounds_unasked:
+        what = f"accuracy_level {level}" if level is not None else "LSTM layers in 8 bits"
+        why = f"{what}: inputs in 8 bits agree, {list(tried.values())[-1]}"
+    elif refused:
+        what = f"accuracy_level {level}" if level is not None else "weights are decoded"
+        why = f"{what}: products compute in floating point, because inputs in 8 bits give {refused[0]}"
+    return replace(
+        report,
+        level=level,
+        why=why,
+        products=inserted.products,
+        recurrent=inserted.recurrent,
+        decoded=inserted.decoded,
+    )
 
 
 def _check(
@@ -120,21 +268,32 @@ def _insert_integers(
     weights: Mapping[str, IntegerWeight],
     activations: Mapping[str, ActivationRange | str],
     examples: Sequence[ExampleInputs],
-) -> bool:
-    """Put integers into the graph, in place, and return whether products compute in integers."""
+    way: _Way,
+) -> _Inserted:
+    """Put integers into the graph, in place."""
     from nbcompress.artifact.export.integers import (
+        decoded_value,
         insert_integer_weights_,
         integer_products,
         quantize_dynamic_,
         quantize_static_,
     )
     from nbcompress.artifact.export.onnx_graph import GraphEditor
+    from nbcompress.artifact.export.recurrent import place_recurrent_
 
     editor = GraphEditor(graph)
-    decoded = insert_integer_weights_(editor, weights)
+    recurrent, decoded_recurrent = place_recurrent_(editor, weights, decoded_value, is_integer=way.has_integer_lstm)
+    if weights:
+        editor.drop_unused()
     wanted = _activations_by_weight(weights, activations)
+    # Integer kernels of layers take one scale for a channel. Scales by group have kernels of their own.
+    in_integers = {
+        name for name in wanted if not any(weight.block for weight in weights.values() if weight.name == name)
+    }
+    placed: list[BlockProduct] = []
+    decoded = insert_integer_weights_(editor, weights, in_integers, way.level, placed)
     products, left_out = integer_products(decoded, set(wanted))
-    _warn_of_float_layers(left_out)
+    left_out |= dict.fromkeys(set(decoded_recurrent) & set(wanted), _NO_INTEGER_RECURRENT)
     ranges = {name: mode for name, mode in wanted.items() if isinstance(mode, ActivationRange)}
     static = [product for product in products if product.name in ranges]
     if static:
@@ -145,7 +304,17 @@ def _insert_integers(
         quantize_static_(editor, static, ranges, calibrate)
     quantize_dynamic_(editor, [product for product in products if product.name not in ranges])
     editor.finish()
-    return bool(products)
+    computed = {product.name.removesuffix(".signed") for product in products}
+    left = [weight.name for weight in decoded.values() if weight.name not in computed]
+    in_few_bits = {product.name for product in placed} | set(recurrent)
+    is_asked = bool(products) or bool(in_few_bits & set(wanted))
+    names = tuple(dict.fromkeys([*left, *decoded_recurrent]))
+    return _Inserted(graph, is_asked, tuple(placed), tuple(recurrent), names, left_out)
+
+
+_NO_INTEGER_RECURRENT = (
+    "recurrent layers compute in integers if they are LSTM layers with 8 bits and a scale per channel"
+)
 
 
 def _activations_by_weight(
@@ -164,13 +333,14 @@ def _activations_by_weight(
 
 def _calibrate(graph: ir.Model, values: Sequence[ir.Value], examples: Sequence[ExampleInputs]) -> list[ActivationRange]:
     """Return the range of each value over the examples."""
-    import onnx_ir as ir
-
     n_outputs = len(graph.graph.outputs)
     graph.graph.sort()
     graph.graph.outputs.extend(value for value in values if not value.is_graph_output())
     try:
-        session = OnnxSession(ir.to_proto(graph).SerializeToString())
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "calibration.onnx"
+            write_graph(graph, path)
+            session = OnnxSession(str(path))
         names = [output.name for output in graph.graph.outputs]
         lows, highs = [0.0] * len(values), [0.0] * len(values)
         for example in examples:
@@ -202,22 +372,32 @@ def _warn_of_float_layers(left_out: Mapping[str, str]) -> None:
         warn(f"these weights are stored in integers, but computed with in floating point: {listed}{more}")
 
 
-def _serialized(graph: ir.Model) -> bytes:
+def write_graph(graph: ir.Model, path: Path) -> list[Path]:
+    """Write a graph to one file, or its weights to a second one beside it if they take more than 2 GB.
+
+    Returns:
+        The files.
+    """
+    import onnx
     import onnx_ir as ir
 
-    n_weights = sum(
+    n_bytes = sum(
         initializer.const_value.nbytes
         for initializer in graph.graph.initializers.values()
         if initializer.const_value is not None
     )
-    if n_weights > _MAX_BYTES:
-        raise ArtifactError(f"one ONNX file holds up to 2 GB, but the model's weights take {n_weights / 1e9:.1f} GB")
     graph.producer_name, graph.producer_version = "nbcompress", __version__
-    proto = ir.to_proto(graph)
+    files = [path]
+    if n_bytes > _MAX_WEIGHT_BYTES:
+        files.append(path.with_name(f"{path.name}.data"))
+        ir.save(graph, path, external_data=files[1].name, size_threshold_bytes=_MIN_EXTERNAL_BYTES)
+        proto = onnx.load(path, load_external_data=False)
+    else:
+        proto = ir.to_proto(graph)
     # Other tools that change the graph fail on outdated shapes here, and each constant has its own shape.
     del proto.graph.value_info[:]
-    written: bytes = proto.SerializeToString()
-    return written
+    path.write_bytes(proto.SerializeToString())
+    return files
 
 
-__all__ = ["onnx_bytes"]
+__all__ = ["write_graph", "write_onnx"]

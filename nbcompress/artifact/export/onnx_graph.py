@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -53,8 +54,8 @@ class IntegerWeight:
     @property
     def values(self) -> Floats:
         """The weight in floating point."""
-        zero = 0 if self.zero is None else self._spread(self.zero).astype(np.int32)
-        values: Floats = (self.codes.astype(np.int32) - zero).astype(np.float32) * self._spread(self.scale)
+        zero = 0 if self.zero is None else self.spread(self.zero).astype(np.int32)
+        values: Floats = (self.codes.astype(np.int32) - zero).astype(np.float32) * self.spread(self.scale)
         return values
 
     @property
@@ -62,7 +63,7 @@ class IntegerWeight:
         """The same weight with zero points 0; None if its codes then need more than 8 bits."""
         if self.zero is None:
             return self
-        codes = self.codes.astype(np.int32) - self._spread(self.zero).astype(np.int32)
+        codes = self.codes.astype(np.int32) - self.spread(self.zero).astype(np.int32)
         if codes.size and not (codes.min() >= -128 and codes.max() <= 127):
             return None
         return replace(self, name=f"{self.name}.signed", codes=codes.astype(np.int8), zero=None)
@@ -90,7 +91,7 @@ class IntegerWeight:
         sign = np.sign(factor).astype(np.int8).reshape(-1, *(1,) * (self.codes.ndim - 1))
         return replace(signed, codes=signed.codes * sign, scale=scale)
 
-    def _spread(self, numbers: Integers | Floats) -> Integers | Floats:
+    def spread(self, numbers: Integers | Floats) -> Integers | Floats:
         """`scale` or `zero` in a shape that broadcasts to that of the codes."""
         shape = self.codes.shape
         if self.block:
@@ -180,16 +181,25 @@ class GraphEditor:
         return value
 
     def add_node(
-        self, kind: str, inputs: Sequence[ir.Value | None], n_outputs: int = 1, **attributes: int | Sequence[int]
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        n_outputs: int = 1,
+        domain: str = "",
+        **attributes: int | str | Sequence[int],
     ) -> list[ir.Value]:
-        """Add a node and return its outputs."""
-        node = ir.node(kind, inputs, attributes, num_outputs=n_outputs)
+        """Add a node and return its outputs. A domain other than that of ONNX has its first version."""
+        node = ir.node(kind, inputs, attributes, domain=domain, num_outputs=n_outputs)
+        if domain:
+            self.graph.opset_imports.setdefault(domain, 1)
         self.graph.append(node)
         return list(node.outputs)
 
-    def op(self, kind: str, inputs: Sequence[ir.Value | None], **attributes: int | Sequence[int]) -> ir.Value:
+    def op(
+        self, kind: str, inputs: Sequence[ir.Value | None], domain: str = "", **attributes: int | str | Sequence[int]
+    ) -> ir.Value:
         """Add a node with one output and return that output."""
-        return self.add_node(kind, inputs, 1, **attributes)[0]
+        return self.add_node(kind, inputs, 1, domain, **attributes)[0]
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Replace `old` by `new` in all readers and graph outputs; an output keeps its name."""
@@ -198,12 +208,18 @@ class GraphEditor:
             new.type, new.shape = old.type, old.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
 
-    def finish(self) -> ir.Model:
-        """Drop unused nodes, sort the nodes, and forget the shapes of inner values, which may have changed."""
-        from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+    def drop_unused(self) -> None:
+        """Sort the nodes, and drop those whose results nothing reads."""
+        from onnx_ir.passes.common import RemoveUnusedNodesPass
 
         self.graph.sort()
         RemoveUnusedNodesPass()(self.model)
+
+    def finish(self) -> ir.Model:
+        """Drop unused nodes, sort the nodes, and forget the shapes of inner values, which may have changed."""
+        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+        self.drop_unused()
         # The exporter records which line of the user's files each node comes from.
         ClearMetadataAndDocStringPass()(self.model)
         for node in self.graph.all_nodes():
@@ -238,6 +254,8 @@ def only_reader(value: ir.Value, kinds: Iterable[str]) -> ir.Node | None:
 
 # The option of a session that keeps activations in floating point beside decoded integers.
 EXACT_OPTION = "session.qdq_matmulnbits_accuracy_level"
+# The option of a session that says where the other files of a model lie, if the model is given as bytes.
+_FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
 _PACKAGES = ("ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 
 
@@ -256,8 +274,8 @@ class OnnxSession:
     Args:
         model: Bytes of the model, or the path of its file.
         threads: Threads of an operator; 0 leaves them to ONNX Runtime.
-        is_exact: Whether to compute exactly what the model says. Without it, ONNX Runtime may round activations to 8
-            bits before a matrix product with decoded integers.
+        is_exact: Whether matrix products with weights in few bits compute in floating point. Without it, ONNX Runtime
+            may round activations to 8 bits before them, as the file or its own settings say.
 
     Raises:
         ArtifactError: ONNX Runtime cannot read or run it.
@@ -275,6 +293,9 @@ class OnnxSession:
         options.log_severity_level = 3
         if is_exact:
             options.add_session_config_entry(EXACT_OPTION, "1")
+            if isinstance(model, str):
+                options.add_session_config_entry(_FOLDER_OPTION, str(Path(model).resolve().parent))
+            model = _with_exact_products(model)
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as err:
@@ -289,6 +310,26 @@ class OnnxSession:
         except Exception as err:
             raise ArtifactError(f"ONNX Runtime must be able to run the model, but {failure_text(err)}") from err
         return [np.asarray(output) for output in outputs]
+
+
+def _with_exact_products(model: bytes | str) -> bytes:
+    """The model with `accuracy_level` 1 in each `MatMulNBits`: products of floats."""
+    import onnx
+
+    try:
+        proto = (
+            onnx.load_model_from_string(model)
+            if isinstance(model, bytes)
+            else onnx.load(model, load_external_data=False)
+        )
+    except Exception as err:
+        raise ArtifactError(f"ONNX must be able to read the model, but {failure_text(err)}") from err
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
+                attribute.i = 1
+    written: bytes = proto.SerializeToString()
+    return written
 
 
 def tensors_of(arrays: Sequence[NDArray[Any]]) -> list[Tensor]:

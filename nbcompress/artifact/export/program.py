@@ -23,8 +23,9 @@ from nbcompress.artifact.export.agreement import (
     failure_text,
     plain_structure,
 )
+from nbcompress.artifact.export.dynamic import FreeAxes
 from nbcompress.compressors.copying import deep_copy, without_shape
-from nbcompress.errors import ArtifactError, NbcompressWarning
+from nbcompress.errors import ArtifactError, NbcompressWarning, option
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -54,39 +55,65 @@ def copy_to_trace(model: nn.Module) -> nn.Module:
     return new
 
 
-def trace_program(model: nn.Module, example: ExampleInputs) -> tuple[ExportedProgram, dict[str, int]]:
+def trace_program(
+    model: nn.Module, example: ExampleInputs, axes: FreeAxes
+) -> tuple[ExportedProgram, dict[str, dict[str, int]]]:
     """Trace `model`, a `copy_to_trace` in evaluation mode, with a free first dimension.
 
+    Args:
+        model: The copy.
+        example: The inputs.
+        axes: Further axes whose lengths are free.
+
     Returns:
-        The program, and the batch sizes that it takes if the model branches on them: `min`, `max`, both or none.
+        The program, and by name of a free axis (`batch` for the first) the lengths that it takes if the model branches
+        on them: `min`, `max`, both or none.
 
     Raises:
-        ArtifactError: It cannot be traced, or works with one batch size only.
+        ArtifactError: It cannot be traced, or works with one length only.
     """
     # The tracer would take a batch size of 1 for a constant.
     example = example.resized(max(2, example.batch_size))
-    limits: dict[str, int] = {}
+    names = ["batch", *axes.lengths(example)]
+    limits: dict[str, dict[str, int]] = {name: {} for name in names}
+    name = type(model).__name__
     for is_last in (False, True):
         try:
-            program = _traced(model, example, limits)
+            program = _traced(model, example, axes, limits)
             break
         except Exception as err:
-            name = type(model).__name__
-            fixed = re.search(r"^\s*batch = (\d+)\s*$", str(err), re.MULTILINE)
-            if fixed:
+            _check_free(name, names, err)
+            # What the exporter suggests where the model branches on a length.
+            found = {free: _limits_in(free, str(err)) for free in names}
+            if is_last or not any(found.values()):
+                what = "first dimension" if len(names) == 1 else f"first dimension and {', '.join(names[1:])}"
                 raise ArtifactError(
-                    f"the first dimension of the inputs must be free, but {name} works with {fixed[1]} only. It must "
-                    "count the examples: wrap a model that takes the steps of a sequence first in a module that "
-                    "transposes its inputs, and set to None what the model kept of the shape of an earlier input"
+                    f"torch.export must be able to trace {name} with a free {what}, but {failure_text(err)}"
                 ) from err
-            # What the exporter suggests where the model branches on the batch size.
-            found = re.search(r"^\s*batch = Dim\('batch', (.*)\)\s*$", str(err), re.MULTILINE)
-            limits = {key: int(value) for key, value in re.findall(r"(min|max)=(\d+)", found[1])} if found else {}
-            if is_last or not limits:
-                raise ArtifactError(
-                    f"torch.export must be able to trace {name} with a free first dimension, but {failure_text(err)}"
-                ) from err
+            limits = found
     return program, limits
+
+
+def _check_free(name: str, names: Sequence[str], err: Exception) -> None:
+    """Raise an ArtifactError if the exporter found that a free axis has one length only."""
+    for free in names:
+        fixed = re.search(rf"^\s*{free} = (\d+)\s*$", str(err), re.MULTILINE)
+        if fixed and free == "batch":
+            raise ArtifactError(
+                f"the first dimension of the inputs must be free, but {name} works with {fixed[1]} only. It must "
+                "count the examples: wrap a model that takes the steps of a sequence first in a module that "
+                "transposes its inputs, and set to None what the model kept of the shape of an earlier input"
+            ) from err
+        if fixed:
+            raise ArtifactError(
+                f"an axis of {option('dynamic')} must be free, but {name} works with {fixed[1]} steps along {free!r} "
+                "only: leave it out, or compute what depends on it from the shape of the input"
+            ) from err
+
+
+def _limits_in(free: str, text: str) -> dict[str, int]:
+    found = re.search(rf"^\s*{free} = Dim\('{free}', (.*)\)\s*$", text, re.MULTILINE)
+    return {key: int(value) for key, value in re.findall(r"(min|max)=(\d+)", found[1])} if found else {}
 
 
 def _warn_of_limits(model: nn.Module, limits: Mapping[str, int]) -> None:
@@ -100,20 +127,28 @@ def _warn_of_limits(model: nn.Module, limits: Mapping[str, int]) -> None:
         )
 
 
-def _traced(model: nn.Module, example: ExampleInputs, limits: Mapping[str, int]) -> ExportedProgram:
+def _traced(
+    model: nn.Module, example: ExampleInputs, axes: FreeAxes, limits: Mapping[str, Mapping[str, int]]
+) -> ExportedProgram:
     shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    for tensor in example.batched:
-        shapes[tensor] = {0: torch.export.Dim("batch", **limits)}
+    free = {name: torch.export.Dim(name, **bounds) for name, bounds in limits.items()}
+    batched = {id(tensor) for tensor in example.batched}
+    for index, tensor in enumerate(example.tensors):
+        of_tensor = {0: free["batch"]} if id(tensor) in batched else {}
+        of_tensor |= {axis: free[name] for axis, name in axes.names.get(index, {}).items()}
+        if of_tensor:
+            shapes[tensor] = of_tensor
     with _quiet_exporter(), torch.random.fork_rng(devices=[]):
         return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=shapes)
 
 
-def onnx_graph(program: ExportedProgram, inputs: Collection[str]) -> ir.Model:
+def onnx_graph(program: ExportedProgram, inputs: Collection[str], axes: FreeAxes) -> ir.Model:
     """Convert `program` to an ONNX model, fold its constants, and drop what it does not use.
 
     Args:
         program: The traced model.
         inputs: Names of weights that become inputs after those of the model, so that they are not folded or merged.
+        axes: The free axes beside the first.
 
     Raises:
         ArtifactError: An operator has no counterpart in ONNX.
@@ -133,27 +168,31 @@ def onnx_graph(program: ExportedProgram, inputs: Collection[str]) -> ir.Model:
         raise ArtifactError(
             f"every operator of the model must have a counterpart in ONNX, but {failure_text(err)}"
         ) from err
-    _name_batch_dimension(converted.model)
+    _name_free_dimensions(converted.model, axes)
     return converted.model
 
 
-def _name_batch_dimension(model: ir.Model) -> None:
-    """Call the free dimension `batch` in the shapes of inputs and outputs."""
+def _name_free_dimensions(model: ir.Model, axes: FreeAxes) -> None:
+    """Give the free dimensions their names in the shapes of inputs and outputs: `batch` unless they have another."""
     import onnx_ir as ir
 
     inputs, outputs = model.graph.inputs, model.graph.outputs
-    free = {str(dim.value) for value in inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
+    free = {str(dim.value): "batch" for value in inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
+    for index, by_axis in axes.names.items():
+        for axis, name in by_axis.items():
+            shape = inputs[index].shape if index < len(inputs) else None
+            dim = None if shape is None else shape[axis]
+            if isinstance(dim, ir.SymbolicDim):
+                free[str(dim.value)] = name
     for value in (*inputs, *outputs):
         dims = [dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape or ()]
         if value.shape is not None:
-            value.shape = ir.Shape([_as_batch(dim, free) if isinstance(dim, str) else dim for dim in dims])
+            value.shape = ir.Shape([_renamed(dim, free) if isinstance(dim, str) else dim for dim in dims])
 
 
-def _as_batch(dim: str, free: Collection[str]) -> str:
-    """`dim`, which can be a formula such as `2*s0`, with the free dimensions named `batch`."""
-    for symbol in free:
-        dim = re.sub(rf"\b{re.escape(symbol)}\b", "batch", dim)
-    return dim
+def _renamed(dim: str, names: Mapping[str, str]) -> str:
+    """`dim`, which can be a formula such as `2*s0`, with the names of the free dimensions."""
+    return re.sub(r"\b\w+\b", lambda found: names.get(found[0], found[0]), dim)
 
 
 @contextmanager
@@ -172,12 +211,15 @@ def _quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def program_bytes(copy: nn.Module, examples: Sequence[ExampleInputs], tolerance: float | None = None) -> bytes:
+def program_bytes(
+    copy: nn.Module, examples: Sequence[ExampleInputs], axes: FreeAxes, tolerance: float | None = None
+) -> bytes:
     """Return what `torch.export.save` writes for `copy`, after loading it and checking its outputs.
 
     Args:
         copy: The model in evaluation mode, in float32 on the CPU.
         examples: The first is traced; all are checked.
+        axes: Further axes whose lengths are free.
         tolerance: The largest error of an output, see `Agreement`; `FLOAT_TOLERANCE` if None.
 
     Raises:
@@ -185,7 +227,8 @@ def program_bytes(copy: nn.Module, examples: Sequence[ExampleInputs], tolerance:
     """
     to_trace = copy_to_trace(copy)
     expected = [example.outputs(copy) for example in examples]
-    program, limits = trace_program(to_trace, examples[0])
+    program, all_limits = trace_program(to_trace, examples[0], axes)
+    limits = all_limits["batch"]
     _warn_of_limits(copy, limits)
     file = io.BytesIO()
     with warnings.catch_warnings():

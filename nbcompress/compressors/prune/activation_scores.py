@@ -33,7 +33,13 @@ class _ActivationSource:
 
 
 def unit_activations(
-    model: nn.Module, groups: Sequence[ChannelGroup], data: object, seed: int, *, of: Callable[[Tensor], Tensor]
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    data: object,
+    seed: int,
+    *,
+    of: Callable[[Tensor], Tensor],
+    among: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[list[Tensor | None], list[object]]:
     """Return the activations of every unit over one pass of `data`.
 
@@ -47,6 +53,7 @@ def unit_activations(
         data: See `Batches`.
         seed: Seed of the order of the data.
         of: Applied to activations before they are averaged, such as `torch.abs`.
+        among: Applied to the values of all units, of shape `(positions, units)`, before positions are averaged.
 
     Returns:
         For each group a tensor of shape `(rows, units)`, float64 on the CPU, with one row for each example if the layer
@@ -68,8 +75,14 @@ def unit_activations(
 
     def collect(name: str, inputs: Tensor, outputs: Tensor) -> None:
         for number, source, units in wanted[name]:
-            features = _mean_per_example(layers[name], inputs if source.is_input else outputs, of)
-            rows = _mean_per_unit(features, units, len(groups[number].units))
+            values = inputs if source.is_input else outputs
+            n_units = len(groups[number].units)
+            if among is None:
+                rows = _mean_per_unit(_mean_per_example(layers[name], values, of), units, n_units)
+            else:
+                features = _by_position(layers[name], values, of)
+                by_unit = among(_mean_per_unit(features.flatten(0, 1), units, n_units))
+                rows = by_unit.reshape(*features.shape[:2], n_units).mean(1)
             seen.setdefault((number, source), []).append(rows)
 
     def after_batch(batch: Batch) -> None:
@@ -115,6 +128,11 @@ def _units_of_features(group: ChannelGroup, axis: TensorAxis, model: nn.Module) 
 
 def _mean_per_example(layer: nn.Module, x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
     """Features of shape `(examples, features)`: the mean over all dimensions between."""
+    return _by_position(layer, x, of).mean(1)
+
+
+def _by_position(layer: nn.Module, x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Features of shape `(examples, positions, features)`."""
     if isinstance(layer, nn.Linear):
         features = of(x.double())
         features = features if x.ndim > 1 else features[None]
@@ -122,7 +140,7 @@ def _mean_per_example(layer: nn.Module, x: Tensor, of: Callable[[Tensor], Tensor
         n_axes = len(layer.kernel_size)  # type: ignore[arg-type]
         batch = x if x.ndim == n_axes + 2 else x[None]
         features = of(batch.double()).movedim(1, -1)
-    return features.reshape(features.shape[0], -1, features.shape[-1]).mean(1)
+    return features.reshape(features.shape[0], -1, features.shape[-1])
 
 
 def _mean_per_unit(features: Tensor, units: Tensor, n_units: int) -> Tensor:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import nn
 
-from nbcompress.compressors.calibration import with_activation_ranges
-from nbcompress.compressors.constraints import rest_tensors, round_to_half_
-from nbcompress.compressors.data import Batches
-from nbcompress.compressors.inputs import inputs_of
-from nbcompress.compressors.layers import Patterns, check_choice, check_model, check_number, copied, select
+from nbcompress.compressors.layers import Patterns, check_choice, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.modes import outside_inference, seeded
+from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
+from nbcompress.compressors.prune.schedules import Schedule, gradual_share, own_shares
+from nbcompress.compressors.prune.structure import StructureOptions, prune_structure
 from nbcompress.compressors.prune.weights import PruneOptions, prune_gradually, prune_once
-from nbcompress.compressors.record import attach_, record_of
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
-from nbcompress.compressors.training import train_
 from nbcompress.errors import CompressionError, DataError, option
 
-_CRITERIA = ("magnitude", "random", "gradient", "activation", "mutual-information", "hessian")
-_WITH_DATA = ("gradient", "activation", "mutual-information", "hessian")
+_CRITERIA = (
+    "magnitude",
+    "random",
+    "gradient",
+    "activation",
+    "energy",
+    "winner",
+    "mutual-information",
+    "redundancy",
+    "hessian",
+)
+# Scores of the activations of whole units.
+_OF_UNITS = ("energy", "winner", "mutual-information", "redundancy")
+_WITH_DATA = ("gradient", "activation", *_OF_UNITS, "hessian")
 
 
 @outside_inference
@@ -31,10 +40,20 @@ def prune(
     amount: float | None = None,
     *,
     threshold: float | None = None,
-    granularity: Literal["weight", "2:4", "channel"] = "weight",
-    criterion: Literal["magnitude", "random", "gradient", "activation", "mutual-information", "hessian"] = "magnitude",
+    granularity: Literal["weight", "2:4", "channel", "layer"] = "weight",
+    criterion: Literal[
+        "magnitude",
+        "random",
+        "gradient",
+        "activation",
+        "energy",
+        "winner",
+        "mutual-information",
+        "redundancy",
+        "hessian",
+    ] = "magnitude",
     scope: Literal["global", "layer", "lamp"] | None = None,
-    schedule: Literal["one-shot", "gradual"] = "one-shot",
+    schedule: Literal["one-shot", "gradual"] | Sequence[float] | Callable[[int], float] = "one-shot",
     norms: Literal["keep", "cut"] = "keep",
     layers: Patterns = None,
     example: object = None,
@@ -44,8 +63,13 @@ def prune(
     seed: int = 0,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    optimizer: OptimizerChoice = "adam",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    weight_decay: float = 0.0,
 ) -> nn.Module:
-    """Return a copy of `model` with the least important weights set to zero, or with whole channels removed.
+    """Return a copy of `model` without its least important weights, channels or layers.
 
     Args:
         model: Any module; it does not change.
@@ -54,35 +78,49 @@ def prune(
         threshold: Instead of `amount`: remove the weights of smaller magnitude.
         granularity: `weight` sets single weights to zero. `2:4` sets two of every four consecutive inputs of an output
             to zero (along the flattened inputs of a convolution) and needs no amount. `channel` removes neurons,
-            channels and heads, so that the tensors become smaller.
-        criterion: What is removed first. `magnitude`: weights, or channels, of small norm. `random`. `gradient`: weight
-            times gradient over the data, first-order Taylor (Molchanov et al. 2019). `activation`: the magnitude of a
-            weight times the norm of its input (Wanda, Sun et al. 2024); for channels, the mean absolute activation.
-            `mutual-information`, for channels only: mutual information of activation and label, with the bias
-            correction of Miller (1955). `hessian`, for weights only: the weights whose removal changes the outputs of
-            their layer least, with an update of the kept weights (Hassibi and Stork 1993; SparseGPT, Frantar and
-            Alistarh 2023). `activation` and `hessian` prune the single weights of linear layers and convolutions;
-            other layers are listed as left out.
+            channels and heads, so that the tensors become smaller. `layer` removes whole blocks whose output has the
+            shape of their input: transformer layers, residual blocks, layers of equal shape in a row.
+        criterion: What is removed first. `magnitude`: weights, or channels, of small norm; for `layer`, the block whose
+            removal changes the outputs on the data least, one after the other, or without data the block that changes
+            its own input least. `random`. `gradient`: weight times gradient over the data, first-order Taylor
+            (Molchanov et al. 2019). `activation`: the magnitude of a weight times the norm of its input (Wanda, Sun et
+            al. 2024); for channels, the mean absolute activation. For channels only, with the activation `a_u` of unit
+            u: `energy`, the sum of `a_u^2` over examples; `winner`, the same where the unit is the largest of its
+            layer; `mutual-information` of activation and label, with the bias correction of Miller (1955);
+            `redundancy`, one minus the largest share of the unit's information that another unit of the layer gives,
+            too (`max over v of I(u; v) / H(u)`, Battiti 1994), computed again after each unit: of two equal units
+            exactly one goes. `hessian`, for weights only: the weights whose removal changes the outputs of their layer
+            least, with an update of the kept weights (Hassibi and Stork 1993; SparseGPT, Frantar and Alistarh 2023).
+            `activation` and `hessian` prune the single weights of linear layers and convolutions; other layers are
+            listed as left out.
         scope: `global` ranks the weights of all layers together, `layer` removes the share from each layer, and `lamp`
             ranks globally by LAMP scores (Lee et al. 2021). The default is `layer` for channels, and `global` for
             weights; with `activation`, the default removes the share from each output of a layer. With `hessian`, the
             scope divides the share among layers by magnitude, and the criterion chooses the weights within each layer.
         schedule: `one-shot`, or `gradual`: a little before every epoch of `finetune`, by the cubic schedule of Zhu and
-            Gupta (2017).
+            Gupta (2017). Or one's own: a list of shares, such as `[0.3, 0.6, 0.8]`, or a function of the step (from 0)
+            that returns a share. A step comes before each epoch of `finetune`; a list also works without training,
+            step after step. Shares are of the original model and must not fall; the last one is the amount.
         norms: For `channel`: what happens to a width that layer norms average over, such as the width of the residual
             stream of a transformer. `keep` leaves it whole. `cut` cuts it too: the cut model then equals the original
             without these channels only if its norms average over the kept channels.
         layers: Shell patterns on dotted module names, such as `"conv*"`; None chooses all layers.
-        example: Input of the model, for `channel`: a tensor, a tuple of positional or a dict of keyword inputs. Without
-            it, the first batch of the data is used.
+        example: Input of the model, for `channel` and `layer`: a tensor, a tuple of positional or a dict of keyword
+            inputs. Without it, the first batch of the data is used.
         data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets). Needed for fine-tuning and for all
-            criteria except `magnitude` and `random`. With `channel`, the statistics of batch norms are measured on it
-            again.
+            criteria except `magnitude` and `random`. With `channel` and `layer`, the statistics of batch norms are
+            measured on it again.
         finetune: Number of epochs of training afterwards; zeros stay zero.
-        lr: Learning rate of fine-tuning (Adam).
+        lr: Step size of that training.
         seed: Seed of `random`, of the order of the data and of fine-tuning.
         loss: Loss function for fine-tuning and `gradient`: from the output of the model and the target to a scalar.
         output: Index or key of the prediction, if the model returns several tensors.
+        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
+            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
+        momentum: See `optimizer`.
+        betas: See `optimizer`.
+        eps: See `optimizer`.
+        weight_decay: See `optimizer`.
 
     Returns:
         A copy of the model, with a record of what was done. With `granularity="weight"`, exactly `round(amount * n)` of
@@ -92,7 +130,9 @@ def prune(
         fitted again where values left them; `hessian` refuses them, because it changes the kept weights. With `2:4`,
         tensors whose rows do not divide by 4 are left out. With `channel`, at least one channel of each layer stays, no
         output of the model changes its shape, and the cut model is checked against the original with the removed
-        channels at zero; an amount of 0 gives a plain copy.
+        channels at zero; `nc.record_of(copy).kept_indices` names the kept ones. With `layer`, at least one block
+        stays, and the copy is checked against the original whose removed blocks return their inputs. For both, an
+        amount of 0 gives a plain copy.
 
     Raises:
         CompressionError: An option or a weight has a value that is not allowed, the options contradict each other,
@@ -115,20 +155,25 @@ def prune(
     References:
         Molchanov et al. (2019), "Importance Estimation for Neural Network Pruning".
         Sun et al. (2024), "A Simple and Effective Pruning Approach for Large Language Models".
+        Battiti (1994), "Using Mutual Information for Selecting Features in Supervised Neural Net Learning".
         Miller (1955), "Note on the Bias of Information Estimates".
         Hassibi and Stork (1993), "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon".
         Frantar and Alistarh (2023), "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot".
         Lee et al. (2021), "Layer-adaptive Sparsity for the Magnitude-based Pruning".
         Zhu and Gupta (2017), "To Prune, or Not to Prune".
     """
-    check_choice("granularity", granularity, ("weight", "2:4", "channel"))
+    check_choice("granularity", granularity, ("weight", "2:4", "channel", "layer"))
     check_choice("criterion", criterion, _CRITERIA)
-    check_choice("schedule", schedule, ("one-shot", "gradual"))
+    fine_tune = FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
+    shares = own_shares(schedule, amount, finetune)
+    is_one_shot = schedule == "one-shot"
+    if shares is not None:
+        amount = shares[-1] if granularity != "2:4" else amount
     check_choice("norms", norms, ("keep", "cut"))
     if scope is not None:
         check_choice("scope", scope, ("global", "layer", "lamp"))
     if granularity == "2:4":
-        _check_two_of_four(amount, threshold, scope, schedule)
+        _check_two_of_four(amount, threshold, scope, is_one_shot=is_one_shot)
     elif (amount is None) == (threshold is None):
         raise CompressionError(
             f"prune needs {option('amount=')}, a share from 0 to 1, or {option('threshold=')}, a magnitude, "
@@ -136,38 +181,62 @@ def prune(
         )
     if amount is not None:
         amount = check_number("amount", amount, 0, 1)
-    if threshold is not None:
-        threshold = check_number("threshold", threshold, 0, float("inf"))
-        if criterion != "magnitude" or scope is not None:
-            raise CompressionError(
-                f"{option('threshold=')} is a magnitude for every weight: leave out {option('criterion=')} and "
-                f"{option('scope=')}"
-            )
-    fine_tune = FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
+    threshold = _checked_threshold(threshold, criterion, scope)
+    fine_tune = FineTuneOptions(
+        data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
+    )
     if criterion in _WITH_DATA and data is None:
         raise DataError(
             f"{option('criterion', criterion)} needs data: pass {option('data=')}, such as (inputs, labels)"
         )
-    if granularity == "channel":
-        if schedule == "gradual" or amount is None:
-            raise CompressionError(
-                f"{option('granularity', 'channel')} cuts a share at once: pass {option('amount=')} and "
-                f"{option('schedule', 'one-shot')}"
-            )
-        return _prune_channels(model, amount, criterion, scope or "layer", norms, layers, example, fine_tune)
-    if norms != "keep":
+    if norms != "keep" and granularity != "channel":
         raise CompressionError(
             f"{option('norms', norms)} concerns the width of channels: pass {option('granularity', 'channel')}"
         )
-    _check_criterion(criterion, schedule)
+    if granularity in ("channel", "layer"):
+        if amount is None:
+            raise CompressionError(
+                f"{option('granularity', granularity)} removes a share: pass {option('amount=')} instead of "
+                f"{option('threshold=')}"
+            )
+        steps = shares or _steps(amount, schedule, finetune)
+        structure = StructureOptions(granularity, criterion, scope, norms, layers, example)
+        return prune_structure(model, steps, structure, fine_tune)
+    _check_criterion(criterion, is_one_shot=is_one_shot)
     ranked_by = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
     options = PruneOptions(amount, threshold, criterion, ranked_by, data, seed, fine_tune.spec)
-    if schedule == "gradual":
-        return _prune_gradually(model, layers, fine_tune, options)
+    if not is_one_shot:
+        return _prune_gradually(model, layers, fine_tune, options, shares)
     return prune_once(CompressionSession(model, layers, fine_tune), options)
 
 
-def _check_two_of_four(amount: object, threshold: object, scope: str | None, schedule: str) -> None:
+def _checked_threshold(threshold: float | None, criterion: str, scope: str | None) -> float | None:
+    if threshold is None:
+        return None
+    if criterion != "magnitude" or scope is not None:
+        raise CompressionError(
+            f"{option('threshold=')} is a magnitude for every weight: leave out {option('criterion=')} and "
+            f"{option('scope=')}"
+        )
+    return check_number("threshold", threshold, 0, float("inf"))
+
+
+def _steps(amount: float, schedule: Schedule, n_epochs: int) -> tuple[float, ...]:
+    """The shares of a schedule that is called by its name, for channels and layers."""
+    if schedule == "one-shot":
+        return (amount,)
+    if not n_epochs:
+        raise CompressionError(_NEEDS_EPOCHS)
+    shares = (gradual_share(0.0, amount, epoch, n_epochs) for epoch in range(1, n_epochs + 1))
+    return tuple(share for share in shares if share is not None)
+
+
+_NEEDS_EPOCHS = (
+    f"{option('schedule', 'gradual')} prunes between epochs: pass {option('finetune=EPOCHS')} and {option('data=')}"
+)
+
+
+def _check_two_of_four(amount: object, threshold: object, scope: str | None, *, is_one_shot: bool) -> None:
     if threshold is not None or amount not in (None, 0.5):
         got = option("threshold", threshold) if threshold is not None else option("amount", amount)
         raise CompressionError(
@@ -179,33 +248,34 @@ def _check_two_of_four(amount: object, threshold: object, scope: str | None, sch
             f"{option('granularity', '2:4')} ranks within every four weights: leave out {option('scope=')}, "
             f"got {scope!r}"
         )
-    if schedule == "gradual":
+    if not is_one_shot:
         raise CompressionError(
             f"{option('granularity', '2:4')} has no smaller share to start with: use {option('schedule', 'one-shot')}"
         )
 
 
-def _check_criterion(criterion: str, schedule: str) -> None:
+def _check_criterion(criterion: str, *, is_one_shot: bool) -> None:
     """Refuse criteria that single weights do not have."""
-    if criterion == "mutual-information":
+    if criterion in _OF_UNITS:
         raise CompressionError(
-            f"{option('criterion', 'mutual-information')} scores the activations of channels and neurons: pass "
+            f"{option('criterion', criterion)} scores the activations of channels and neurons: pass "
             f"{option('granularity', 'channel')}, or another criterion"
         )
-    if criterion == "hessian" and schedule == "gradual":
+    if criterion == "hessian" and not is_one_shot:
         raise CompressionError(
             f"{option('criterion', 'hessian')} updates the other weights at once: use {option('schedule', 'one-shot')}"
         )
 
 
 def _prune_gradually(
-    model: nn.Module, layers: Patterns, fine_tune: FineTuneOptions, options: PruneOptions
+    model: nn.Module,
+    layers: Patterns,
+    fine_tune: FineTuneOptions,
+    options: PruneOptions,
+    shares: tuple[float, ...] | None,
 ) -> nn.Module:
-    if not fine_tune.finetune:
-        raise CompressionError(
-            f"{option('schedule', 'gradual')} prunes between epochs: pass {option('finetune=EPOCHS')} and "
-            f"{option('data=')}"
-        )
+    if not fine_tune.finetune and shares is None:
+        raise CompressionError(_NEEDS_EPOCHS)
     session = CompressionSession(model, layers, fine_tune)
     for target in session.targets:
         before = session.constraint_of(target)
@@ -214,69 +284,11 @@ def _prune_gradually(
                 f"{option('schedule', 'gradual')} comes before quantizing and clustering, but {target.name!r} has "
                 f"{'a grid' if before.grid is not None else 'a codebook'}: use {option('schedule', 'one-shot')}"
             )
-        if not target.parameter.requires_grad:
+        if fine_tune.finetune and not target.parameter.requires_grad:
             raise CompressionError(
                 f"{option('schedule', 'gradual')} retrains, but {target.name!r} does not require a gradient"
             )
-    return prune_gradually(session, options)
-
-
-def _prune_channels(
-    model: nn.Module,
-    amount: float,
-    criterion: str,
-    scope: str,
-    norms: str,
-    layers: Patterns,
-    example: object,
-    fine_tune: FineTuneOptions,
-) -> nn.Module:
-    # Imported here because loading the tracer takes long, and only channels need it.
-    from nbcompress.compressors.prune.channels import cut_channels, recompute_batchnorm_
-
-    if criterion == "hessian":
-        raise CompressionError(
-            f"{option('criterion', 'hessian')} prunes single weights: {option('granularity', 'channel')} takes "
-            "magnitude, random, gradient, activation or mutual-information"
-        )
-    if scope == "lamp":
-        raise CompressionError(
-            f"{option('granularity', 'channel')} takes scope layer or global, got {option('scope', 'lamp')}"
-        )
-    select(check_model(model), layers)
-    if amount == 0:
-        return copied(model)
-    batches = None if fine_tune.data is None else Batches(fine_tune.data)
-    with seeded(fine_tune.seed, *(batches.generators if batches else ())):
-        inputs = inputs_of(model, example, batches)
-        if inputs is None:
-            raise DataError(
-                f"{option('granularity', 'channel')} runs the model once: pass {option('example=')}, an input, or "
-                f"{option('data=')}"
-            )
-        small: nn.Module = cut_channels(
-            model,
-            amount,
-            criterion=criterion,
-            scope=scope,
-            norms=norms,
-            layers=layers,
-            example=inputs,
-            data=fine_tune.data,
-            seed=fine_tune.seed,
-            spec=fine_tune.spec,
-        )
-        if fine_tune.data is not None:
-            # A cut shifts the activations; new statistics bring back most of the accuracy.
-            recompute_batchnorm_(small, fine_tune.data)
-    record = record_of(small)
-    if record.rest == "float16":
-        attach_(small, replace(record, left_out={**record.left_out, **round_to_half_(rest_tensors(small, record))}))
-    if fine_tune.finetune:
-        train_(small, fine_tune.data, fine_tune.training_options(), spec=fine_tune.spec)
-    else:
-        attach_(small, with_activation_ranges(small, record_of(small), fine_tune.data, fine_tune.seed))
-    return small
+    return prune_gradually(session, options, shares)
 
 
 __all__ = ["prune"]

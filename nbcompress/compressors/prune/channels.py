@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nbcompress.compressors.attention import convert_all_attention_
-from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, trace
+from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, named_tensors, trace
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.keras import inference_arguments, recompute_shapes_
@@ -31,12 +31,15 @@ from nbcompress.compressors.prune.channel_scores import (
     CRITERIA,
     ChannelScores,
     activation_scores,
+    energy_scores,
     lowest_globally,
     lowest_per_group,
     magnitude_scores,
     mutual_information_scores,
     random_scores,
+    redundancy_scores,
     taylor_scores,
+    winner_scores,
 )
 from nbcompress.compressors.prune.cutting import RemovalPlan, cut_, cut_record
 from nbcompress.compressors.prune.equivalence import equivalence_check
@@ -111,6 +114,7 @@ def cut_channels(
     data: object = None,
     seed: int = 0,
     spec: LossSpec | None = None,
+    original: nn.Module | None = None,
 ) -> nn.Module:
     """Return a copy of `model` without its least important channels.
 
@@ -123,8 +127,8 @@ def cut_channels(
         model: Any module; it does not change.
         amount: Share of the channels to remove, above 0 and below 1. At least one channel of each group stays.
         criterion: `magnitude` (L2 norm of all weights that are removed with a channel), `random`, `gradient` (see
-            `taylor_scores`), `activation` (mean absolute activation) or `mutual-information` (of the activation and the
-            label).
+            `taylor_scores`), or a score of activations: `activation`, `energy`, `winner`, `mutual-information`,
+            `redundancy` (see the functions of these names in `channel_scores`).
         scope: `layer` removes the share from each coupled group; `global` ranks the channels of all groups together,
             by the score divided by the mean score of the group.
         norms: `keep` leaves a width whole if a layer norm, an RMS norm or another mean or variance is computed over it,
@@ -133,9 +137,11 @@ def cut_channels(
             of such a channel is over all its weights: in embeddings, norms, and both sides of every projection.
         layers: Shell patterns on dotted module names. A group is cut if the outputs of a chosen layer belong to it.
         example: A tensor, a tuple of positional or a dict of keyword inputs.
-        data: Data for `gradient`, `activation` and `mutual-information`.
+        data: Data for all criteria but `magnitude` and `random`.
         seed: Seed of `random` and of the order of the data.
         spec: The user's loss, for `gradient`.
+        original: The model before earlier steps of a schedule. The share counts what these steps removed, and a step
+            that removes nothing more returns a plain copy.
 
     Returns:
         A smaller copy, with its record.
@@ -165,7 +171,7 @@ def cut_channels(
     if patterns is not None:
         select(model, layers)
     check = equivalence_check(model, inputs)
-    traced_model = copied(check.originals[0])
+    traced_model = copied(check.original)
     convert_all_attention_(traced_model)
     traced = trace(traced_model, check.inputs[0])
     dependencies = find_dependencies(traced_model, traced, cut_norms=norms == "cut")
@@ -180,8 +186,11 @@ def cut_channels(
         if patterns is None or any(is_chosen(name, patterns) for name in group.producers)
     ]
     groups, scores, unscored = _score_groups(model, groups, criterion, data, seed, spec)
-    removals, untouched = _choose_units(groups, scores, amount, scope)
+    n_gone = [_n_gone(group, model, original) for group in groups]
+    removals, untouched = _choose_units(groups, scores, amount, scope, n_gone)
     left_out = {name: why for name, why in (left_out | unscored | untouched).items() if is_chosen(name, patterns)}
+    if not removals and original is not None:
+        return copied(model)
     if not removals:
         raise CompressionError(_amount_too_small(amount, groups, scope) or _nothing_to_cut(left_out))
     removals, recomputed = exclude_recomputed_buffers(model, check, removals)
@@ -190,11 +199,36 @@ def cut_channels(
         raise CompressionError(_nothing_to_cut(left_out))
     if any(removal.group.averages for removal in removals):
         check = check.with_averages(traced_model, (traced, dependencies.averages))
+    # The trace needs as much memory as the model in double precision.
+    del traced_model, traced
     plan, refused = largest_valid_plan(model, check, removals)
     left_out |= refused
     if not plan.removed:
         raise CompressionError(_nothing_to_cut(left_out))
-    return _cut_copy(model, plan, left_out)
+    ranges = {
+        name.removesuffix(".weight"): (float(score.min()), float(score.max()))
+        for group, score in zip(groups, scores, strict=True)
+        for name in group.producers
+    }
+    return _cut_copy(model, plan, left_out, ranges)
+
+
+def _n_gone(group: ChannelGroup, model: nn.Module, original: nn.Module | None) -> int:
+    """How many units of a group earlier steps of a schedule removed."""
+    if original is None:
+        return 0
+    name, dim = group.tensor_axes[0]
+    after, before = named_tensors(model)[name].shape[dim], named_tensors(original)[name].shape[dim]
+    return len(group.units) * (before - after) // after
+
+
+_BY_ACTIVATION = {
+    "activation": activation_scores,
+    "energy": energy_scores,
+    "winner": winner_scores,
+    "mutual-information": mutual_information_scores,
+    "redundancy": redundancy_scores,
+}
 
 
 def _score_groups(
@@ -208,10 +242,8 @@ def _score_groups(
         found = random_scores(groups, seed)
     elif criterion == "gradient":
         found = taylor_scores(model, groups, data, seed, spec)
-    elif criterion == "activation":
-        found = activation_scores(model, groups, data, seed)
     else:
-        found = mutual_information_scores(model, groups, data, seed)
+        found = _BY_ACTIVATION[criterion](model, groups, data, seed)
     pairs = list(zip(groups, found, strict=True))
     reasons: dict[str, str] = {}
     for group, score in pairs:
@@ -222,18 +254,23 @@ def _score_groups(
 
 
 def _choose_units(
-    groups: Sequence[ChannelGroup], scores: Sequence[ChannelScores], amount: float, scope: str
+    groups: Sequence[ChannelGroup],
+    scores: Sequence[ChannelScores],
+    amount: float,
+    scope: str,
+    n_gone: Sequence[int],
 ) -> tuple[list[GroupRemoval], dict[str, str]]:
     """The units to remove from each group, and the reasons why some groups lose none."""
     min_kept = [group.min_kept for group in groups]
-    lowest = (
-        lowest_per_group(scores, amount, min_kept) if scope == "layer" else lowest_globally(scores, amount, min_kept)
-    )
+    choose = lowest_per_group if scope == "layer" else lowest_globally
+    lowest = choose(scores, amount, min_kept, n_gone)
     removals: list[GroupRemoval] = []
     untouched: dict[str, str] = {}
-    for group, units in zip(groups, lowest, strict=True):
+    for group, units, n_before in zip(groups, lowest, n_gone, strict=True):
         if units:
             removals.append(GroupRemoval(group, tuple(units)))
+        elif n_before:
+            continue  # earlier steps removed enough
         elif len(group.units) == 1:
             untouched |= reasons_for(group, "all its channels can only be removed together, and at least one must stay")
         elif len(group.units) == group.min_kept:
@@ -245,11 +282,13 @@ def _choose_units(
     return removals, untouched
 
 
-def _cut_copy(model: nn.Module, plan: RemovalPlan, left_out: Mapping[str, str]) -> nn.Module:
+def _cut_copy(
+    model: nn.Module, plan: RemovalPlan, left_out: Mapping[str, str], scores: Mapping[str, tuple[float, float]]
+) -> nn.Module:
     small = copied(model)
     surgeries = cut_(small, plan)
     recompute_shapes_(small)
-    attach_(small, cut_record(model, plan, surgeries, left_out))
+    attach_(small, replace(cut_record(model, plan, surgeries, left_out), scores=scores))
     return small
 
 

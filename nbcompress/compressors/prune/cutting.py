@@ -18,7 +18,7 @@ from nbcompress.compressors.attention import convert_attention_
 from nbcompress.compressors.coupling import AveragingCall, TensorAxis, Unit, canonical_names, named_tensors
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import number_at, set_number_
-from nbcompress.compressors.record import Grid, Record, Surgery, TensorRecord, record_of
+from nbcompress.compressors.record import Grid, Record, Surgery, TensorRecord, packed_indices, record_of, unit_axis
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,24 @@ def cut_(model: nn.Module, plan: RemovalPlan) -> tuple[Surgery, ...]:
                 attributes[attribute] = value
         shapes = {name.rpartition(".")[2]: tuple(tensors[name].shape) for name in names if first[name] == name}
         if shapes or attributes:
-            surgeries.append(Surgery("cut", path, shapes, attributes))
+            weights = {name for name in shapes if isinstance(tensors[f"{path}.{name}".lstrip(".")], nn.Parameter)}
+            kept_units = {
+                name: _kept_units(module, name, path, before, plan)
+                for name in shapes
+                if name in weights and len(shapes[name]) > 1
+            }
+            surgeries.append(Surgery("cut", path, shapes, attributes, kept_units))
     update_layers_(model)
     return tuple(surgeries)
+
+
+def _kept_units(
+    module: nn.Module, name: str, path: str, before: Mapping[str, tuple[int, ...]], plan: RemovalPlan
+) -> int | bytes:
+    """The indices that a weight keeps along its output axis, packed."""
+    full, axis = f"{path}.{name}".removeprefix("."), unit_axis(module)
+    removed = plan.removed.get((full, axis), frozenset())
+    return packed_indices([index for index in range(before[full][axis]) if index not in removed])
 
 
 def _computes_weight(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
@@ -146,14 +146,15 @@ class EquivalenceCheck:
     """Compares the cut model of a plan with the masked model.
 
     Attributes:
-        originals: The model with its own weights and with perturbed weights, in evaluation mode.
+        original: The model, in evaluation mode.
         inputs: The inputs that the models run on.
-        tolerances: For each original, the relative tolerance of an output and of the median output.
+        tolerances: The relative tolerance of an output and of the median output: with the weights of the model, and
+            with perturbed weights if it runs with them.
         can_train: The model runs on the first input in training mode, so the cut model must as well.
         graphs: For each input, the model's graph and its averages, if averages may lose channels; else empty.
     """
 
-    originals: tuple[nn.Module, ...]
+    original: nn.Module
     inputs: tuple[Inputs, ...]
     tolerances: tuple[float, ...]
     can_train: bool
@@ -161,29 +162,32 @@ class EquivalenceCheck:
 
     def objection(self, plan: RemovalPlan) -> str | None:
         """Return why `plan` is not valid; None if it is."""
-        for original, tolerance in zip(self.originals, self.tolerances, strict=True):
+        # Indices of the inputs and the graphs go together.
+        for original, tolerance, indices in self.variants():
             cut = copied(original)
             cut_(cut, plan)
             try:
                 recompute_shapes_(cut)
             except CompressionError as err:
                 return str(err)
-            masked = copied(original)
-            mask_(masked, plan)
-            # Perturbed weights find mistakes in structure, for which the larger input is enough.
-            indices = range(len(self.inputs))
-            for index in indices if original is self.originals[0] else indices[-1:]:
-                inputs = self.inputs[index]
+            outputs: list[Any] = []
+            for index in indices:
                 try:
-                    actual = run(cut, inputs)
+                    outputs.append(run(cut, self.inputs[index]))
                 except Exception as err:  # noqa: BLE001 - the user's code may raise anything on new shapes
                     return f"the cut model fails: {first_line(err)}"
+            # One copy at a time is held.
+            del cut
+            masked = copied(original) if original is self.original else original
+            mask_(masked, plan)
+            for index, actual in zip(indices, outputs, strict=True):
                 reference = MaskedReference(masked, *self.graphs[index], plan) if plan.averages else masked
-                problem = difference(run(reference, inputs), actual, tolerance)
+                problem = difference(run(reference, self.inputs[index]), actual, tolerance)
                 if problem:
                     return problem
+            del masked
         if self.can_train:
-            cut = copied(self.originals[0])
+            cut = copied(self.original)
             cut_(cut, plan)
             recompute_shapes_(cut)
             try:
@@ -192,11 +196,22 @@ class EquivalenceCheck:
                 return f"the cut model fails in training mode: {first_line(err)}"
         return None
 
+    def variants(self) -> Iterator[tuple[nn.Module, float, Sequence[int]]]:
+        """Yield the model, then a copy with perturbed weights, each with its tolerance and the inputs to compare on.
+
+        The copy belongs to the caller. Perturbed weights find mistakes in structure, for which the larger input is
+        enough.
+        """
+        indices = range(len(self.inputs))
+        yield self.original, self.tolerances[0], indices
+        if len(self.tolerances) > 1:
+            yield _perturbed(self.original), self.tolerances[1], indices[-1:]
+
     def with_averages(self, model: nn.Module, first: tuple[Trace, tuple[AveragingCall, ...]]) -> EquivalenceCheck:
         """Return a check that also accepts plans that remove channels which the model averages over.
 
         Args:
-            model: The first of the originals, with attention that can lose heads.
+            model: The original, with attention that can lose heads.
             first: Its graph on the first input, and the averages of this graph.
 
         Raises:
@@ -206,15 +221,15 @@ class EquivalenceCheck:
         for inputs in self.inputs[1:]:
             traced = trace(model, inputs)
             graphs.append((traced, find_dependencies(model, traced, cut_norms=True).averages))
-        originals = tuple(_without_nested_tensors(original) for original in self.originals)
+        original = _without_nested_tensors(self.original)
         for graph, inputs in zip(graphs, self.inputs, strict=True):
-            unmasked = MaskedReference(originals[0], *graph, RemovalPlan({}))
-            if difference(run(originals[0], inputs), run(unmasked, inputs), self.tolerances[0]):
+            unmasked = MaskedReference(original, *graph, RemovalPlan({}))
+            if difference(run(original, inputs), run(unmasked, inputs), self.tolerances[0]):
                 raise CompressionError(
                     f"{option('norms', 'cut')} is checked along the graph of the model, but this graph does not "
                     f"compute what the model computes: use {option('norms', 'keep')}"
                 )
-        return replace(self, originals=originals, graphs=tuple(graphs))
+        return replace(self, original=original, graphs=tuple(graphs))
 
 
 def equivalence_check(model: nn.Module, inputs: Inputs) -> EquivalenceCheck:
@@ -225,37 +240,49 @@ def equivalence_check(model: nn.Module, inputs: Inputs) -> EquivalenceCheck:
     """
     original, first = _in_double_precision(model, inputs)
     try:
-        run(original, first)
+        result = run(original, first)
     except Exception:  # noqa: BLE001 - code that needs a precision or a device may raise anything
         original, first = copied(model).eval(), inputs
         try:
-            run(original, first)
+            result = run(original, first)
         except Exception as err:
             raise DataError(f"the model does not run on the example: {first_line(err)}") from err
     floats = [parameter.dtype for parameter in original.parameters() if parameter.is_floating_point()]
     smallest = max((TOLERANCES.get(dtype, 1e-3) for dtype in floats), default=1e-5)
+    tolerances = [_tolerance(original, first, result, smallest)]
+    del result
     perturbed = _perturbed(original)
-    originals = tuple(
-        candidate
-        for candidate in (original, perturbed)
-        if candidate is original or _runs(candidate, first, finite=True)
-    )
+    try:
+        result = run(perturbed, first)
+    except Exception:  # noqa: BLE001 - the user's code may refuse the weights
+        result = None
+    if result is not None and _is_finite(result):
+        tolerances.append(_tolerance(perturbed, first, result, smallest))
+    del perturbed, result
     second = (inputs for inputs in _second_inputs(first) if _runs(original, inputs))
     can_train = _runs(copied(original).train(), first)
-    tolerances = tuple(max(smallest, min(1e-3, 10 * _rounding_error(original, first))) for original in originals)
-    return EquivalenceCheck(originals, (first, *islice(second, 1)), tolerances, can_train)
+    return EquivalenceCheck(original, (first, *islice(second, 1)), tuple(tolerances), can_train)
 
 
 @torch.no_grad()
-def _rounding_error(model: nn.Module, inputs: Inputs) -> float:
-    """The relative change of the outputs of a model in double precision when its weights are rounded to single."""
+def _tolerance(model: nn.Module, inputs: Inputs, result: Any, smallest: float) -> float:
+    """Ten times the relative change of the outputs of a model when its weights are rounded to single precision.
+
+    It is at least `smallest`.
+
+    Args:
+        model: In double precision.
+        inputs: The inputs of the model.
+        result: Its outputs on them.
+        smallest: The tolerance of the precision that the model computes in.
+    """
     rounded = copied(model)
     for parameter in rounded.parameters():
         if parameter.is_floating_point():
             parameter.copy_(parameter.float())
-    pairs = zip(tensors_of(run(model, inputs)), tensors_of(run(rounded, inputs)), strict=True)
+    pairs = zip(tensors_of(result), tensors_of(run(rounded, inputs)), strict=True)
     changes = [_relative_difference(a, b) for a, b in pairs if a.is_floating_point() and a.shape == b.shape]
-    return max(changes, default=0.0)
+    return max(smallest, min(1e-3, 10 * max(changes, default=0.0)))
 
 
 @torch.no_grad()
@@ -269,14 +296,16 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
         return inputs(model)
 
 
-def _runs(model: nn.Module, inputs: Inputs, *, finite: bool = False) -> bool:
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
     try:
-        result = run(model, inputs)
+        run(model, inputs)
     except Exception:  # noqa: BLE001 - the model does not run, whatever was raised
         return False
-    return not finite or all(
-        bool(torch.isfinite(tensor).all()) for tensor in tensors_of(result) if tensor.is_floating_point()
-    )
+    return True
+
+
+def _is_finite(result: Any) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors_of(result) if tensor.is_floating_point())
 
 
 def difference(expected: Any, actual: Any, tolerance: float) -> str | None:

@@ -249,7 +249,7 @@ def exclude_recomputed_buffers(
         check: Holds a copy of the model that has run.
         removals: The intended removals.
     """
-    buffers = non_persistent_buffers(check.originals[0])
+    buffers = non_persistent_buffers(check.original)
     cut_names = {name for removal in removals for name, _ in removal.group.tensor_axes if name in buffers}
     recomputed = {name for name in sorted(cut_names) if _is_recomputed(model, check, name, buffers[name])}
     kept: list[GroupRemoval] = []
@@ -270,7 +270,7 @@ def _is_recomputed(model: nn.Module, check: EquivalenceCheck, name: str, buffer:
     if before is None or before.shape != buffer.shape:
         return True
     for start in (None, buffer.new_zeros((1,) * buffer.ndim)):
-        tried = copied(check.originals[0])
+        tried = copied(check.original)
         aliases = [alias for alias, tensor in non_persistent_buffers(tried).items() if tensor is tried.get_buffer(name)]
         for path, _, last in (alias.rpartition(".") for alias in aliases):
             tried.get_submodule(path)._buffers[last] = start

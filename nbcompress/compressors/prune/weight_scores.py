@@ -215,6 +215,68 @@ def _lowest_but_last(layers: list[Tensor], amount: float) -> Tensor:
     return lowest(joined, count)
 
 
+# Magnitudes of floats that have at most 32 bits rank like their bits, read as integers.
+_HALF_BITS = 16
+
+
+def keep_masks_by_magnitude(weights: Sequence[Tensor], amount: float, *, is_global: bool) -> list[Tensor]:
+    """Return the masks of `keep_masks` for the magnitude of `weights`, layer after layer.
+
+    Beside the masks, it needs memory for the largest layer only. The edge between removed and kept weights is found in
+    two passes, which count the first and the second half of the bits of every weight.
+
+    Args:
+        weights: Finite, of at most 32 bits for each number.
+        amount: See `keep_masks`.
+        is_global: See `keep_masks`.
+    """
+    if not is_global:
+        return [keep_masks_by_magnitude([weight], amount, is_global=True)[0] for weight in weights]
+    n = sum(weight.numel() for weight in weights)
+    count = round(amount * n)
+    # The best weight of each layer stays, unless all go. In a layer of zeros, none is the best.
+    best = [None if amount == 1 else _best(weight) for weight in weights]
+    if amount < 1:
+        count = min(count, n - sum(index is not None for index in best))
+    if count <= 0:
+        return [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
+
+    def bits_of(layer: int) -> Tensor:
+        bits = weights[layer].detach().flatten().to("cpu", torch.float32).abs().view(torch.int32)
+        if best[layer] is not None:
+            bits[best[layer]] = torch.iinfo(torch.int32).max
+        return bits
+
+    layers = range(len(weights))
+    totals = torch.zeros(1 << _HALF_BITS, dtype=torch.int64)
+    for layer in layers:
+        totals += torch.bincount(bits_of(layer) >> _HALF_BITS, minlength=len(totals))
+    high = int(torch.searchsorted(totals.cumsum(0), count))
+    n_below = int(totals[:high].sum())
+    totals.zero_()
+    for layer in layers:
+        bits = bits_of(layer)
+        low_bits = bits[(bits >> _HALF_BITS) == high] & ((1 << _HALF_BITS) - 1)
+        totals += torch.bincount(low_bits, minlength=len(totals))
+    low = int(torch.searchsorted(totals.cumsum(0), count - n_below))
+    n_below += int(totals[:low].sum())
+    edge, n_ties, masks = (high << _HALF_BITS) + low, count - n_below, []
+    for layer in layers:
+        bits = bits_of(layer)
+        keep = bits >= edge
+        ties = torch.nonzero(bits == edge).flatten()[:n_ties]
+        n_ties -= len(ties)
+        keep[ties] = False
+        masks.append(keep.reshape(weights[layer].shape).to(weights[layer].device))
+    return masks
+
+
+def _best(weight: Tensor) -> int | None:
+    magnitudes = weight.detach().flatten().to("cpu", torch.float32).abs()
+    index = int(magnitudes.argmax())
+    return index if magnitudes[index] > 0 else None
+
+
 # Second-order pruning
 
 # Share of the mean diagonal that is added to the diagonal, so that H is invertible if inputs depend on each other.

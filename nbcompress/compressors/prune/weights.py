@@ -11,21 +11,20 @@ from torch import Tensor, nn
 from nbcompress.compressors.layers import Target, fill_
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import InputStatistics, input_statistics
+from nbcompress.compressors.prune.schedules import gradual_share
 from nbcompress.compressors.prune.weight_scores import (
     keep_masks,
+    keep_masks_by_magnitude,
     keep_masks_by_row,
     keep_two_of_four,
     lamp_scores,
     prune_by_hessian,
     scores_of,
 )
-from nbcompress.compressors.record import Codebook, TensorRecord
+from nbcompress.compressors.record import Codebook, TensorRecord, attach_, record_of
 from nbcompress.compressors.session import CompressionSession
 from nbcompress.compressors.training import Trainer
 from nbcompress.errors import CompressionError, option
-
-# A heuristic: the last quarter of the epochs trains at the final amount, so that the kept weights can adapt.
-_PRUNING_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,30 @@ class PruneOptions:
             targets: The tensors to prune.
             statistics: Input statistics by name of the target, for `activation`; measured if None.
         """
-        scores = scores_of(model, targets, self.criterion, self.data, self.seed, statistics, self.spec)
+        return self.masks_and_ranges(model, targets, statistics)[0]
+
+    def masks_and_ranges(
+        self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
+    ) -> tuple[list[Tensor], dict[str, tuple[float, float]]]:
+        """Return the masks, and the lowest and the highest score of each layer."""
+        weights = [target.parameter for target in targets]
+        is_short = all(weight.dtype in (torch.float32, torch.bfloat16, torch.float16) for weight in weights)
+        if self.criterion == "magnitude" and self.threshold is None and self.scope in ("global", "layer") and is_short:
+            masks = keep_masks_by_magnitude(weights, self.amount or 0.0, is_global=self.scope == "global")
+            return masks, {_layer_of(target): _magnitude_range(target.parameter) for target in targets}
+        scores = self.scores(model, targets, statistics)
+        pairs = zip(targets, scores, strict=True)
+        ranges = {_layer_of(target): (float(score.min()), float(score.max())) for target, score in pairs}
+        return self.masks_of(scores, targets), ranges
+
+    def scores(
+        self, model: nn.Module, targets: Sequence[Target], statistics: Mapping[str, InputStatistics] | None = None
+    ) -> list[Tensor]:
+        """Return the scores of the weights of each target; the lowest are removed first."""
+        return scores_of(model, targets, self.criterion, self.data, self.seed, statistics, self.spec)
+
+    def masks_of(self, scores: list[Tensor], targets: Sequence[Target]) -> list[Tensor]:
+        """Return the masks that follow from scores."""
         if self.threshold is not None:
             masks = [_above(score, self.threshold) for score in scores]
         elif self.scope == "2:4":
@@ -80,8 +102,25 @@ def prune_once(session: CompressionSession, options: PruneOptions) -> nn.Module:
     else:
         statistics = leave_out_unsupported(session, options)
         session.refit_(session.targets)
-        _apply(session, options.masks(session.model, session.targets, statistics))
+        _prune(session, options, statistics)
     return session.finish()
+
+
+def _prune(
+    session: CompressionSession, options: PruneOptions, statistics: Mapping[str, InputStatistics] | None = None
+) -> None:
+    masks, ranges = options.masks_and_ranges(session.model, session.targets, statistics)
+    session.record = replace(session.record, scores=ranges)
+    _apply(session, masks)
+
+
+def _layer_of(target: Target) -> str:
+    return target.name.removesuffix(".weight")
+
+
+def _magnitude_range(weight: Tensor) -> tuple[float, float]:
+    low, high = torch.aminmax(weight.detach().abs())
+    return float(low), float(high)
 
 
 def leave_out_unsupported(
@@ -133,37 +172,55 @@ def _prune_by_hessian(session: CompressionSession, options: PruneOptions) -> Non
         session.apply(target, TensorRecord(is_pruned=True), values)
 
 
-def prune_gradually(session: CompressionSession, options: PruneOptions) -> nn.Module:
-    """Prune a little before each epoch, most of it in the first epochs.
+def prune_gradually(
+    session: CompressionSession, options: PruneOptions, shares: Sequence[float] | None = None
+) -> nn.Module:
+    """Prune in steps: by the cubic schedule of `gradual_share`, or by shares of the user's own.
 
-    The share of zeros is `end + (start - end) * (1 - t)^3` with t from 0 to 1 over the first three quarters of
-    the epochs (Zhu and Gupta 2017, "To Prune, or Not to Prune", equation 1).
+    Args:
+        session: The session.
+        options: The options; without `shares`, the amount is the final share.
+        shares: The share of zeros after each step. A step is carried out before each epoch of fine-tuning; without
+            fine-tuning, one after the other.
     """
-    end = options.amount
+    end = options.amount if shares is None else shares[-1]
     if end is None:
         raise CompressionError(
             f"{option('schedule', 'gradual')} needs {option('amount=')}, the final share, not a threshold"
         )
     leave_out_unsupported(session, options)
+    n_epochs = session.fine_tune.finetune
+    if shares is not None and not n_epochs:
+        session.refit_(session.targets)
+        for amount in shares:
+            _prune(session, replace(options, amount=amount))
+        return session.finish()
     n_zeros = sum(int((target.parameter == 0).sum()) for target in session.targets)
     start = min(n_zeros / sum(target.parameter.numel() for target in session.targets), end)
-    n_epochs = session.fine_tune.finetune
-    n_steps = max(1, round(_PRUNING_SHARE * n_epochs))
+
+    def share_of(epoch: int) -> float | None:
+        if shares is None:
+            return gradual_share(start, end, epoch, n_epochs)
+        return shares[epoch - 1] if epoch <= len(shares) else None
+
+    ranges: dict[str, tuple[float, float]] = {}
 
     def before_epoch(epoch: int, trainer: Trainer) -> None:
-        share = end + (start - end) * (1 - min(epoch / n_steps, 1.0)) ** 3
-        if epoch > n_steps:
+        share = share_of(epoch)
+        if share is None:
             return
         # Scoring does not change the mode of the model; the trainer sets it.
-        for target, mask in zip(
-            session.targets, replace(options, amount=share).masks(trainer.model, session.targets), strict=True
-        ):
+        masks, found = replace(options, amount=share).masks_and_ranges(trainer.model, session.targets)
+        ranges.update(found)
+        for target, mask in zip(session.targets, masks, strict=True):
             fill_(target.parameter, torch.where(mask, target.parameter.detach(), 0.0))
             trainer.set_constraint(target.name, session.constraint_of(target))
 
     # Before the first epoch no weight is removed, but zeros stay zero from now on.
     _apply(session, [torch.ones_like(target.parameter, dtype=torch.bool) for target in session.targets])
-    return session.finish(before_epoch)
+    small = session.finish(before_epoch)
+    attach_(small, replace(record_of(small), scores=ranges))
+    return small
 
 
 def _apply(session: CompressionSession, masks: Sequence[Tensor]) -> None:

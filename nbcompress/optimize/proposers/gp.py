@@ -261,7 +261,7 @@ class GaussianProcessProposer:
         self, models: FittedModels, history: History, number: int, acquisition: str
     ) -> AcquisitionFunction:
         """Return the acquisition of this name without constraints; needs a feasible point."""
-        feasible = models.features[history.is_feasible]
+        feasible = models.features[history.is_feasible & models.is_used]
         if self.n_objectives == 1 and acquisition == "qlogei" and len(models.X_pending) > 0:
             best = float(models.unconditioned[0].predict_mean(feasible).min())
             rng = random_generator(self.seed, number, Stream.PENDING_OUTCOMES)

@@ -15,7 +15,7 @@ which needs no array of shape n x n x D. The coefficients b are optimal for each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,6 +216,7 @@ def fit(
     *,
     log_tail: bool = False,
     width: float = LENGTHSCALE_PRIOR_WIDTH,
+    growth: float = 1.0,
 ) -> Fit:
     """Fit a Gaussian process to values at features.
 
@@ -229,6 +230,7 @@ def fit(
             that gives a valid covariance is used.
         log_tail: Whether values worse than the median count by their logarithm; see `OutcomeTransform`.
         width: Of the prior on lengthscales, in the logarithm.
+        growth: How many times more points are known than these.
 
     Returns:
         The fitted model; its `error` is set if the fit failed.
@@ -238,11 +240,12 @@ def fit(
     y, outcome_transform = OutcomeTransform.fit(values, log_tail=log_tail)
     loss = NegativeLogPosterior(spec, owner, d, features, y, width)
     error, candidates = "", []
-    if len(y) > REUSE_FROM and earlier and _is_reusable(earlier[0], len(y), d):
+    if len(y) > REUSE_FROM and earlier and _is_reusable(earlier[0], round(growth * len(y)), d):
         candidates = [earlier[0]]
     else:
         try:
-            candidates = _best_hyperparameters(loss, earlier)
+            found = _best_hyperparameters(loss, earlier)
+            candidates = [replace(hyper, n_fitted=round(growth * len(y))) for hyper in found]
         except (ValueError, FloatingPointError, np.linalg.LinAlgError) as err:
             error = str(err)
     for hyper in [*candidates, *earlier, loss.hyperparameters(loss.center)]:

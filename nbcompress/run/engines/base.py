@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from nbcompress.errors import SearchError
 from nbcompress.run.evaluation import failure_of
+from nbcompress.run.memory import size_text
 from nbcompress.run.options import described
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, TrialEnded
 from nbcompress.run.termination import Termination
 from nbcompress.run.trial import Listener
 from nbcompress.study.goal import Failure, State
+
+# The kind of the failure of a trial that runs over `--trial-memory`.
+MEMORY = "Memory"
 
 
 class EngineError(SearchError):
@@ -31,13 +36,23 @@ class Engine(Protocol):
         name: As the user wrote it.
         is_serial: It runs one trial at a time, in this thread.
         sends: It pickles the evaluator for other processes.
-        warnings: Sentences for the user, such as that trials share random generators.
     """
 
     name: str
     is_serial: bool
     sends: bool
-    warnings: list[str]
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Sentences for the user, such as that trials share random generators."""
+
+    def prepare(self, evaluate: Evaluate, jobs: int) -> None:
+        """Check before a study is opened that trials can run, and connect. `close` ends this, too.
+
+        Raises:
+            TransportError: `evaluate` cannot be sent to where trials run.
+            EngineError: There is no such cluster, or it cannot run the trials.
+        """
 
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:
         """Get ready for up to `jobs` trials at a time. `listener` is called from `next`, or inside the trial.
@@ -110,3 +125,18 @@ def terminated(outcome: Outcome, termination: Termination) -> Outcome:
 def over_limit(limit: float) -> Termination:
     """Return how a trial ends that ran longer than `limit` seconds."""
     return Termination(State.FAILED, Failure("Timeout", f"The trial ran over its limit of {described(limit)}."))
+
+
+def over_memory(limit: int, used: int) -> Termination:
+    """Return how a trial ends that used more than `limit` bytes of memory."""
+    text = f"The trial used {size_text(used)} of memory, over its limit of {size_text(limit)}."
+    return Termination(State.FAILED, Failure(MEMORY, text))
+
+
+def with_memory_limit(outcome: Outcome, limit: int) -> Outcome:
+    """Return `outcome`, with the limit named if the trial failed because it asked for more memory than that."""
+    failure = outcome.failure
+    if failure is None or not (failure.kind == "MemoryError" or "allocate memory" in failure.message):
+        return outcome
+    text = f"The trial asked for more memory than its limit of {size_text(limit)} allows. {failure}".strip()
+    return replace(outcome, failure=Failure(MEMORY, text, failure.traceback))

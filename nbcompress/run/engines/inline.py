@@ -29,6 +29,9 @@ class InlineEngine:
         self._waiting: tuple[Assignment, Terminator] | None = None
         self._limit = math.inf
 
+    def prepare(self, evaluate: Evaluate, jobs: int) -> None:
+        pass
+
     def start(self, evaluate: Evaluate, *, jobs: int, listener: Listener | None) -> None:  # noqa: ARG002
         self._evaluate, self._listener = evaluate, listener
 

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from nbcompress.compressors import cluster, prune, quantize, record_of
 from nbcompress.compressors.layers import select
 from nbcompress.compressors.losses import LossSpec
-from nbcompress.compressors.prune.weight_scores import keep_masks, lamp_scores, lowest, scores_of
+from nbcompress.compressors.prune.weight_scores import (
+    keep_masks,
+    keep_masks_by_magnitude,
+    lamp_scores,
+    lowest,
+    scores_of,
+)
 from nbcompress.errors import CompressionError, DataError
 
 
@@ -324,10 +330,11 @@ DATA = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
         ({"amount": 0.5, "schedule": "gradual"}, "schedule='gradual' prunes between epochs: pass finetune=EPOCHS"),
         ({"threshold": 1.0, "schedule": "gradual", "data": DATA, "finetune": 1}, "'gradual' needs amount="),
         ({"amount": 0.5, "granularity": "channel"}, "runs the model once: pass example="),
-        ({"amount": 0.5, "granularity": "channel", "schedule": "gradual"}, "cuts a share at once"),
+        ({"amount": 0.5, "granularity": "channel", "schedule": "gradual"}, "'gradual' prunes between epochs: pass"),
+        ({"threshold": 0.5, "granularity": "channel"}, "granularity='channel' removes a share: pass amount="),
         (
             {"amount": 0.5, "granularity": "channel", "criterion": "hessian", "data": DATA},
-            "prunes single weights: granularity='channel' takes magnitude, random, gradient, activation or mutual",
+            "prunes single weights: granularity='channel' takes magnitude, random, gradient, activation, energy",
         ),
         ({"amount": 0.5, "granularity": "channel", "scope": "lamp"}, "takes scope layer or global, got scope='lamp'"),
         ({"amount": 0.5, "finetune": -1}, "finetune is an integer of at least 0, but got -1"),
@@ -387,3 +394,25 @@ def test_no_channels() -> None:
     copy = prune(animal.model, 0, granularity="channel", example=animal.example)
     assert copy is not animal.model
     assert record_of(copy).surgery == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 0.5, -0.5, 1.0, 1.5, -2.0, 3e38]), min_size=1, max_size=9),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([0.0, 0.2, 0.34, 0.5, 0.8, 0.99, 1.0]),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_magnitude_layer_by_layer_is_magnitude(
+    values: list[list[float]], amount: float, is_global: bool, dtype: torch.dtype
+) -> None:
+    """Equal numbers, zeros of both signs and the smallest numbers rank as they do in double precision."""
+    weights = [torch.tensor(row).clamp(-6e4, 6e4).to(dtype) for row in values]
+    scores = [weight.double().abs() for weight in weights]
+    expected = keep_masks(scores, amount, is_global=is_global)
+    actual = keep_masks_by_magnitude(weights, amount, is_global=is_global)
+    assert all(torch.equal(a, b) for a, b in zip(expected, actual, strict=True))

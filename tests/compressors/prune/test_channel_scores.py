@@ -15,11 +15,14 @@ from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.prune.activation_scores import unit_activations
 from nbcompress.compressors.prune.channel_scores import (
     activation_scores,
+    energy_scores,
     equal_frequency_bins,
     magnitude_scores,
     mutual_information,
     mutual_information_scores,
+    removal_redundancy,
     taylor_scores,
+    winner_scores,
 )
 from nbcompress.errors import DataError
 
@@ -193,3 +196,87 @@ def test_activations_must_be_finite() -> None:
     loader = [(animal.data[0], animal.data[1]), (x, animal.data[1])]
     with pytest.raises(DataError, match=r"activations must be finite, but those around '0.weight' hold NaN"):
         prune(animal.model, 0.5, granularity="channel", criterion="activation", data=loader)
+
+
+def three_units() -> nn.Sequential:
+    """Units relu(x1), relu(x2) and relu(x3), read with weight 1."""
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(3))
+        model[2].weight.copy_(torch.ones(1, 3))
+    return model
+
+
+def test_energy_and_winner_by_hand() -> None:
+    """Activations 3 0 0, 1 2 2 and 1 2 0: squares sum to 11, 8 and 4.
+
+    The first wins once with 9. In the second example the others are equal, and both count: 4 + 4 and 4.
+    """
+    x = torch.tensor([[3.0, -1.0, 0.0], [1.0, 2.0, 2.0], [1.0, 2.0, -5.0]])
+    model, data = three_units(), [(x, torch.zeros(3))]
+    groups = groups_of(model, x)
+    assert list(energy_scores(model, groups, data, 0)[0]) == [11.0, 8.0, 4.0]
+    assert list(winner_scores(model, groups, data, 0)[0]) == [9.0, 8.0, 4.0]
+    # The mean absolute activation ranks the first unit above the second, too, but by less: 5, 4 and 2 thirds.
+    assert list(activation_scores(model, groups, data, 0)[0]) == pytest.approx([5 / 3, 4 / 3, 2 / 3])
+
+
+def test_winner_looks_at_every_position() -> None:
+    """Two channels on an image of two pixels: 2 and 0 against 1 and 1. Averaged first, neither would be larger."""
+    model = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2)[:, :, None, None])
+    x = torch.tensor([[[[2.0, 0.0]], [[1.0, 1.0]]]])
+    groups = groups_of(model, x)
+    # The first has 4 at one of two positions, the second 1 at the other.
+    assert list(winner_scores(model, groups, [(x, torch.zeros(1))], 0)[0]) == [2.0, 0.5]
+    assert list(energy_scores(model, groups, [(x, torch.zeros(1))], 0)[0]) == [2.0, 1.0]
+
+
+def test_of_two_equal_units_exactly_one_is_redundant() -> None:
+    """Two bins of a fair coin: log 2 + 1/8. Units 0 and 1 are equal, 2 is independent, 3 is constant."""
+    values = np.array([[0.0, 0.0, 0.0, 7.0], [0.0, 0.0, 1.0, 7.0], [1.0, 1.0, 0.0, 7.0], [1.0, 1.0, 1.0, 7.0]])
+    entropy = np.log(2) + 1 / 8
+    # Of the independent pair: four cells, log 4 + 3/8, so that the estimate is below zero.
+    independent = (2 * entropy - (np.log(4) + 3 / 8)) / entropy
+    redundancy = removal_redundancy(values)
+    assert redundancy == pytest.approx([1.0, independent, 0.0, 1.0]) or redundancy == pytest.approx(
+        [1.0, 0.0, independent, 1.0]
+    )
+
+
+def test_redundancy_is_computed_again_after_each_removal() -> None:
+    """Three equal units and a pair: two of the three go, and one of the pair, before anything else."""
+    generator = np.random.default_rng(0)
+    a, b, c = generator.random((3, 400))
+    redundancy = removal_redundancy(np.stack([a, b, a, c, b, a], 1))
+    assert sorted(np.flatnonzero(redundancy > 0.99).tolist()) == [0, 1, 2]
+    assert max(redundancy[3:]) < 0.2
+
+
+def test_a_coarse_copy_is_redundant_and_its_original_is_not() -> None:
+    """A sign says nothing that the number does not say, but the number says more than its sign."""
+    values = np.random.default_rng(1).normal(size=2000)
+    redundancy = removal_redundancy(np.stack([values, np.sign(values)], 1))
+    assert redundancy[1] > 0.95
+    assert redundancy[0] == 0.0
+
+
+def test_equal_channels_are_cut_by_redundancy() -> None:
+    """Unit 1 copies unit 0 and has the largest weights, so magnitude would keep both."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 2 * model[0].weight[0], 2 * model[0].bias[0]
+        model[2].weight[:, :2] *= 5
+    x = torch.randn(500, 6)
+    small = prune(model, 0.2, granularity="channel", criterion="redundancy", data=(x, torch.zeros(500)))
+    kept = record_of(small).kept_indices["0"].tolist()
+    assert kept in ([1, 2, 3, 4], [0, 2, 3, 4])
+    by_size = prune(model, 0.2, granularity="channel", example=x[:1])
+    assert {0, 1} <= set(record_of(by_size).kept_indices["0"].tolist())
+
+
+def test_redundancy_needs_two_examples() -> None:
+    with pytest.raises(DataError, match=r"'redundancy' compares examples, so it needs at least 2, got 1"):
+        prune(three_units(), 0.4, granularity="channel", criterion="redundancy", data=[(X[:1, :1].repeat(1, 3), X[:1])])

@@ -1,0 +1,235 @@
+// Several studies beside each other: their fronts in one chart, the best so far over trials in another, and a table.
+
+import { axes, canvas, HEIGHT, leftOf, linePath, MARGIN, replaceChart, showMessage, stepPath } from "./chart";
+import { choice, el, svg, userText } from "./dom";
+import type { Study } from "./data";
+import { formatDuration, formatMetric, goalText, shorten } from "./format";
+import type { Translation } from "./lab";
+import { linearScale, valueScale, type Scale } from "./scales";
+
+// Okabe and Ito's colours, which people with colour blindness can tell apart; lines differ by their dashes, too.
+const COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+const DASHES = ["", "6 3", "2 3", "8 3 2 3", "12 4", "4 2"];
+
+export interface Compared {
+  label: string;
+  study: Study | null;
+  problem: string | null;
+}
+
+interface Curve {
+  label: string;
+  index: number;
+  points: (readonly [number, number])[];
+}
+
+export class Comparison {
+  readonly element = el("article", { class: "nbc nbc-compare", dir: "ltr" });
+  private readonly selects = el("div", { class: "nbc-tools" });
+  private readonly fronts = el("div", { class: "nbc-place" });
+  private readonly progress = el("div", { class: "nbc-place" });
+  private readonly progressSelect = el("div", { class: "nbc-tools" });
+  private readonly table = el("div", { class: "nbc-scroll" });
+  private readonly legend = el("ul", { class: "nbc-legend" });
+  private studies: Compared[] = [];
+  private x: string | null = null;
+  private y: string | null = null;
+  private best: string | null = null;
+  private colors: "colorblind" | "gray" = "colorblind";
+  private readonly sized: ResizeObserver | null;
+
+  constructor(private readonly trans: Translation) {
+    this.element.setAttribute("aria-label", trans.__("Comparison of studies"));
+    const part = (title: string, ...children: Node[]): HTMLElement => el("section", { class: "nbc-part" }, el("h3", {}, title), ...children);
+    const charts = el(
+      "div",
+      { class: "nbc-charts" },
+      part(trans.__("Fronts"), this.selects, this.fronts),
+      part(trans.__("Best so far"), this.progressSelect, this.progress),
+    );
+    this.element.append(el("h2", { class: "nbc-title" }, trans.__("Comparison")), this.legend, charts, part(trans.__("Studies"), this.table));
+    this.sized = typeof ResizeObserver === "undefined" ? null : new ResizeObserver(() => this.drawCharts());
+    this.sized?.observe(this.element);
+  }
+
+  update(studies: Compared[], colors: "colorblind" | "gray"): void {
+    this.studies = studies;
+    this.colors = colors;
+    const metrics = this.metrics();
+    this.x = this.x !== null && metrics.includes(this.x) ? this.x : (metrics[1] ?? metrics[0] ?? null);
+    this.y = this.y !== null && metrics.includes(this.y) ? this.y : (metrics[0] ?? null);
+    this.drawLegend();
+    this.drawSelects(metrics);
+    this.drawCharts();
+    this.drawTable(metrics);
+  }
+
+  dispose(): void {
+    this.sized?.disconnect();
+  }
+
+  // The metrics that every study has; those of the goals come first in the data.
+  private metrics(): string[] {
+    const known = this.known();
+    return (known[0]?.study.metrics ?? []).filter((name) => known.every(({ study }) => study.metrics.includes(name)));
+  }
+
+  private known(): { label: string; study: Study; index: number }[] {
+    return this.studies.flatMap(({ label, study }, index) => (study ? [{ label, study, index }] : []));
+  }
+
+  private color(index: number): string {
+    return this.colors === "gray" ? "var(--nbc-text)" : (COLORS[index % COLORS.length] ?? "#888");
+  }
+
+  private dash(index: number): string {
+    return DASHES[index % DASHES.length] ?? "";
+  }
+
+  private drawLegend(): void {
+    this.legend.replaceChildren(
+      ...this.studies.map(({ label, problem }, index) => {
+        const line = svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, "stroke-width": 2.5, "stroke-dasharray": this.dash(index) });
+        line.style.stroke = this.color(index);
+        const mark = svg("svg", { width: 26, height: 12, "aria-hidden": "true" }, line);
+        return el("li", {}, mark, " ", userText(label), problem ? ` (${problem})` : "");
+      }),
+    );
+  }
+
+  private drawSelects(metrics: readonly string[]): void {
+    const { trans } = this;
+    this.selects.replaceChildren(
+      choice(trans.__("across"), metrics, this.x ?? "", (name) => {
+        this.x = name;
+        this.drawCharts();
+      }),
+      choice(trans.__("up"), metrics, this.y ?? "", (name) => {
+        this.y = name;
+        this.drawCharts();
+      }),
+    );
+  }
+
+  private drawCharts(): void {
+    this.drawFronts();
+    this.drawProgress();
+  }
+
+  private drawFronts(): void {
+    const { x: across, y: up } = this;
+    if (across === null || up === null) {
+      showMessage(this.fronts, this.trans.__("These studies have no metric in common."));
+      return;
+    }
+    const curves = this.known().map(({ label, study, index }) => {
+      const points = study.front.flatMap((number) => {
+        const trial = study.trials.find((known) => known.number === number);
+        const [x, y] = [trial?.metrics[across], trial?.metrics[up]];
+        return typeof x === "number" && typeof y === "number" ? [[x, y] as const] : [];
+      });
+      return { label, index, points: points.sort((a, b) => a[0] - b[0]) };
+    });
+    this.drawCurves(this.fronts, curves, { x: across, y: up }, this.trans.__("Fronts of %1 studies", curves.length), false);
+  }
+
+  // The best value so far of one objective. Hypervolumes have a reference point of each study's own, so they cannot be
+  // compared.
+  private drawProgress(): void {
+    const known = this.known();
+    const shared = this.objectives();
+    const metric = shared.find((name) => name === this.best) ?? shared[0];
+    // Without a select, the chart stands at the level of the one beside it.
+    this.progressSelect.classList.toggle("nbc-level", shared.length < 2);
+    this.progressSelect.replaceChildren(
+      ...(shared.length > 1 && metric !== undefined
+        ? [
+            choice(this.trans.__("of"), shared, metric, (name) => {
+              this.best = name;
+              this.drawProgress();
+            }),
+          ]
+        : []),
+    );
+    if (metric === undefined) {
+      showMessage(this.progress, this.trans.__("These studies have no objective in common."));
+      return;
+    }
+    const curves = known.map(({ label, study, index }) => ({ label, index, points: bestSoFar(study, metric) }));
+    this.drawCurves(this.progress, curves, { x: this.trans.__("trials"), y: this.trans.__("best %1", metric) }, this.trans.__("Best %1 after each trial", metric), true);
+  }
+
+  // The objectives that every study has, in the same direction.
+  private objectives(): string[] {
+    const known = this.known();
+    const has = (study: Study, name: string, direction: string): boolean => study.goal.objectives.some((objective) => objective.metric === name && objective.direction === direction);
+    return (known[0]?.study.goal.objectives ?? []).filter(({ metric, direction }) => known.every(({ study }) => has(study, metric, direction))).map(({ metric }) => metric);
+  }
+
+  private drawCurves(place: HTMLElement, curves: readonly Curve[], names: { x: string; y: string }, label: string, isSteps: boolean): void {
+    const points = curves.flatMap((curve) => curve.points);
+    if (!points.length) {
+      showMessage(place, this.trans.__("No feasible trial yet."));
+      return;
+    }
+    const { root, width } = canvas(place, HEIGHT, shorten(label, 300));
+    const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
+    const y = valueScale(points.map((point) => point[1]), [bottom, top], false);
+    const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
+    const ends: [number, number] = [box.left, box.right];
+    const x: Scale = isSteps
+      ? linearScale([0, Math.max(...points.map((point) => point[0]))], ends, { count: Math.max(3, width / 90), whole: true, padded: false })
+      : valueScale(points.map((point) => point[0]), ends, false, Math.max(3, width / 90));
+    axes(root, box, x, y, names);
+    for (const { index, points: own, label: name } of curves) {
+      const path = own.map(([a, b]) => [x(a), y(b)] as const);
+      const line = svg("path", { d: isSteps ? stepPath(path) : linePath(path), fill: "none", "stroke-width": 2, "stroke-dasharray": this.dash(index) }, svg("title", {}, name));
+      line.style.stroke = this.color(index);
+      root.append(line);
+      for (const [cx, cy] of isSteps ? [] : path) {
+        const dot = svg("circle", { cx, cy, r: 3.2 }, svg("title", {}, name));
+        dot.style.fill = this.color(index);
+        root.append(dot);
+      }
+    }
+    replaceChart(place, root);
+  }
+
+  private drawTable(metrics: readonly string[]): void {
+    const { trans } = this;
+    const heads = [trans.__("study"), trans.__("goal"), trans.__("trials"), ...metrics.map((name) => trans.__("best %1", name)), trans.__("time")];
+    const rows = this.known().map(({ label, study }) => {
+      const best = study.trials.find((trial) => trial.number === study.best);
+      const count = Object.values(study.counts ?? {}).reduce((sum, n) => sum + n, 0) || study.trials.length;
+      const values = [String(count), ...metrics.map((name) => formatMetric(best?.metrics[name])), study.elapsed === null ? "" : formatDuration(study.elapsed)];
+      return el(
+        "tr",
+        {},
+        el("td", { class: "nbc-text" }, userText(label)),
+        el("td", { class: "nbc-text" }, userText(goalText(study.goal))),
+        ...values.map((value) => el("td", {}, value)),
+      );
+    });
+    const head = el("tr", {}, ...heads.map((text, i) => el("th", { scope: "col", class: i < 2 ? "nbc-text" : "" }, userText(text))));
+    this.table.replaceChildren(el("table", { class: "nbc-table nbc-plain" }, el("thead", {}, head), el("tbody", {}, ...rows)));
+  }
+}
+
+// Returns the best value of an objective so far, for each trial that has improved it, and the last trial.
+export function bestSoFar(study: Study, metric: string): [number, number][] {
+  const sign = study.goal.objectives.find((objective) => objective.metric === metric)?.direction === "maximize" ? 1 : -1;
+  const points: [number, number][] = [];
+  let best: number | null = null;
+  for (const trial of study.trials) {
+    const value = trial.metrics[metric];
+    if (trial.state === "complete" && typeof value === "number" && (best === null || sign * value > sign * best)) {
+      best = value;
+      points.push([trial.number + 1, value]);
+    }
+  }
+  const last = study.trials.at(-1);
+  if (best !== null && last && points.at(-1)?.[0] !== last.number + 1) {
+    points.push([last.number + 1, best]);
+  }
+  return points;
+}

@@ -1,0 +1,600 @@
+"""Write the search cell that compresses a model: `%compress` and the form in JupyterLab show its text.
+
+What the model consists of decides what is tried. The first trials are uniform settings that meet the budget: all layers
+share them, so the search does not end below the best of them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from nbcompress.artifact import quantize
+from nbcompress.artifact.budget import Limits, parse_limits
+from nbcompress.artifact.file import size_bytes
+from nbcompress.cell.source import names_read
+from nbcompress.choices import TRIES
+from nbcompress.compressors import cluster, factorize, prune
+from nbcompress.compressors.data import tensors_in
+from nbcompress.compressors.factorize import why_not_factorizable
+from nbcompress.compressors.layers import check_model, select, unique_parameters
+from nbcompress.errors import CompressionError, SearchError, check_integer, did_you_mean, first_line, option
+from nbcompress.measure import latency_ms
+from nbcompress.public import public
+
+Point = Mapping[str, Any]
+
+# The names that the cell assigns and that are promised: the kept model and its metrics.
+KEPT, ACCURACY, KILOBYTES, MILLISECONDS = "small", "accuracy", "kilobytes", "milliseconds"
+
+# Training moves values to other codes, so the file of a trained model can be longer: the first trials leave this room.
+_ROOM = 0.95
+# Samples of a latency while the first trials are chosen, and how many settings those are at most.
+_LATENCY_SAMPLES = 10
+_MOST_STARTS = 6
+# Matrices of a smaller full rank save next to nothing as two factors.
+_LEAST_FULL_RANK = 16
+# Above this many weights a setting takes seconds to build, and fewer are tried before the search begins.
+_MANY_WEIGHTS = 5_000_000
+
+
+@dataclass(frozen=True)
+class CellNames:
+    """The expressions of the notebook that stand in the cell.
+
+    Attributes:
+        model: The model.
+        evaluate: A function from a model to a number; None takes the accuracy on the data.
+        data: The data to train on; None leaves training out.
+        example: An input of the model; None takes one of the data.
+
+    Raises:
+        SearchError: One of them is no expression of Python, or the cell assigns a name that it reads.
+    """
+
+    model: str = "model"
+    evaluate: str | None = "evaluate"
+    data: str | None = "train"
+    example: str | None = None
+
+    def __post_init__(self) -> None:
+        for keyword in ("model", "evaluate", "data", "example"):
+            text = getattr(self, keyword)
+            if text is None:
+                continue
+            try:
+                read = {node.id for node in names_read(ast.parse(text.strip(), mode="eval").body)}
+            except (SyntaxError, ValueError):
+                raise SearchError(f"{option(keyword)} is an expression of the notebook, but got {text!r}.") from None
+            own = _ASSIGNED - ({KEPT} if keyword == "model" else {ACCURACY} if keyword == "evaluate" else set())
+            taken = sorted(own & read)
+            if taken:
+                raise SearchError(
+                    f"The cell assigns {taken[0]!r}, so {option(keyword)} cannot read a variable of that name: give "
+                    "your variable another name."
+                )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that is tried.
+
+    Attributes:
+        name: The word for it in `tries`.
+        declared: The declaration of its parameter.
+        function: The function of ours that a trial calls.
+        arguments: The arguments of that call after the model, as text.
+        none: The values with which it changes nothing, by parameter.
+        apply: The same in this process.
+        saves: Whether it makes calls faster in torch; all of them make the file smaller.
+    """
+
+    name: str
+    declared: str
+    function: str
+    arguments: str
+    none: Point
+    apply: Callable[[nn.Module, Point], nn.Module]
+    saves: bool
+
+
+def _steps(names: CellNames, data: object, example: object) -> tuple[Step, ...]:
+    """Return everything that can be tried, in the order in which a trial does it.
+
+    Channels and blocks go first, since the others then work on a smaller model. A factorized layer gives up its zeros,
+    so weights are pruned after it. Bits and codebooks come last: they keep zeros, and pruning before them sees the
+    magnitudes.
+    """
+    given = f"data={names.data}" if names.data is not None else f"example={names.example}"
+    inputs: dict[str, Any] = {"data": data} if names.data is not None else {"example": example}
+
+    def cut(granularity: str, name: str) -> Callable[[nn.Module, Point], nn.Module]:
+        options: dict[str, Any] = {"granularity": granularity, **inputs}
+        return lambda model, point: prune(model, amount=point[name], **options)
+
+    return (
+        Step(
+            "blocks",
+            "blocks = Float(0, 0.75)  # share of the blocks that are removed",
+            "prune",
+            f'amount=blocks, granularity="layer", {given}',
+            {"blocks": 0.0},
+            cut("layer", "blocks"),
+            True,
+        ),
+        Step(
+            "channels",
+            "channels = Float(0, 0.9)  # share of the channels and heads that are removed",
+            "prune",
+            f'amount=channels, granularity="channel", {given}',
+            {"channels": 0.0},
+            cut("channel", "channels"),
+            True,
+        ),
+        Step(
+            "rank",
+            "rank = Float(0.05, 1)  # share of the rank that a layer keeps; 1 leaves it whole",
+            "factorize",
+            "rank=rank",
+            {"rank": 1.0},
+            lambda model, point: factorize(model, rank=point["rank"]),
+            True,
+        ),
+        Step(
+            "weights",
+            "amount = Float(0, 0.98)  # share of the weights that become zero",
+            "prune",
+            "amount=amount",
+            {"amount": 0.0},
+            lambda model, point: prune(model, amount=point["amount"]),
+            False,
+        ),
+    )
+
+
+_BITS = (2, 3, 4, 6, 8)
+_CLUSTERS = (2, 64)
+_ASSIGNED = frozenset(
+    {KEPT, ACCURACY, KILOBYTES, MILLISECONDS, "blocks", "channels", "rank", "amount", "method", "bits", "clusters"}
+    | {"lr", "epochs"}
+)
+
+
+def _shrunk(model: nn.Module, point: Point) -> nn.Module:
+    """Return the model with the bits or the codebooks of a point, if it has them."""
+    if "clusters" in point:
+        return cluster(model, clusters=point["clusters"])
+    return quantize(model, bits=point["bits"]) if "bits" in point else model
+
+
+@dataclass(frozen=True)
+class CompressCell:
+    """A search cell as text, and what it was made of.
+
+    Attributes:
+        body: The cell without its magic line.
+        options: The words of the magic line as typed.
+        tries: What is tried: some of `TRIES`.
+        start: The first trials.
+        limits: The budget.
+        constraints: The constraints of the magic line.
+        baseline: The expression of the original's metrics.
+        left_out: What is not tried, and why, by word.
+    """
+
+    body: str
+    options: tuple[str, ...]
+    tries: tuple[str, ...]
+    start: tuple[Point, ...]
+    limits: Limits
+    constraints: tuple[str, ...]
+    baseline: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The whole cell."""
+        return f"{' '.join(['%%bo_search', *self.options])}\n{self.body}"
+
+
+def compress_cell(
+    model: nn.Module,
+    budget: object,
+    *,
+    names: CellNames | None = None,
+    data: object = None,
+    example: object = None,
+    tries: Iterable[str] | None = None,
+    trials: int = 30,
+    keep_accuracy: float | None = None,
+    study: str | None = None,
+    namespace: Mapping[str, Any] | None = None,
+) -> CompressCell:
+    """Write the cell that searches the best compression of a model within a budget.
+
+    The objective is the accuracy (whatever number `evaluate` returns; more is better). The budget is a constraint.
+
+    Args:
+        model: A trained model. It does not change.
+        budget: As in `parse_limits`.
+        names: The expressions that stand for model, data, metric and example in the cell.
+        data: The value of `names.data`.
+        example: The value of `names.example`.
+        tries: Some of `TRIES`; None chooses those that make this model cheaper in what the budget limits.
+        trials: How many trials the cell runs.
+        keep_accuracy: How much less than the original's accuracy is allowed; None allows any.
+        study: The name of the study; None lets the cell make one.
+        namespace: The notebook's variables. Where one has the name of a function of ours, the cell says `nc.`.
+
+    Returns:
+        The cell.
+
+    Raises:
+        CompressionError: The model cannot be compressed, or no setting that is tried meets the budget.
+        SearchError: An option cannot be used.
+        DataError: The data does not fit the model.
+        MeasureError: The model does not run on the example.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+        >>> cell = compress_cell(model, "3kB", names=CellNames(data=None), tries=["weights", "bits"], trials=9)
+        >>> print(cell.body.splitlines()[-3])
+        report(kilobytes=size_bytes(small) / 1000)  # too big already? the trial ends here
+    """
+    return _Writer(
+        check_model(model),
+        parse_limits(budget),
+        names or CellNames(),
+        data,
+        example,
+        tries if tries is None else tuple(tries),
+        check_integer("trials", trials, 1),
+        keep_accuracy,
+        study,
+        dict(namespace or {}),
+    ).written()
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes one cell; the fields are the arguments of `compress_cell`."""
+
+    model: nn.Module
+    limits: Limits
+    given_names: CellNames
+    data: object
+    given_example: object
+    wanted: tuple[str, ...] | None
+    trials: int
+    keep_accuracy: float | None
+    study: str | None
+    namespace: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        names = self.given_names
+        if (names.data is None) != (self.data is None):
+            raise SearchError(f"{option('data')} needs the data and its name in the notebook.")
+        if names.evaluate is None and names.data is None:
+            raise SearchError(f"The cell needs a metric: give {option('evaluate')} or {option('data')}.")
+        if self.keep_accuracy is not None and not 0 <= self.keep_accuracy < float("inf"):
+            raise SearchError(f"{option('keep_accuracy')} is a number from 0 on, but got {self.keep_accuracy!r}.")
+        for word in self.wanted or ():
+            if word not in TRIES:
+                raise SearchError(
+                    f"{option('tries')} takes {', '.join(TRIES)}, but got {word!r}.{did_you_mean(word, TRIES)}"
+                )
+
+    @cached_property
+    def names(self) -> CellNames:
+        """The expressions, with the example read from the data where it is needed and not given."""
+        names = self.given_names
+        if names.example is not None or self.limits.milliseconds is None:
+            return names
+        text = None if names.data is None else _first_input(names.data, self.data)
+        if text is None:
+            raise SearchError(f"A budget in ms needs an input of the model: give {option('example')}.")
+        return CellNames(names.model, names.evaluate, names.data, text)
+
+    @cached_property
+    def example(self) -> object:
+        """One input of the model, for latencies; None if the budget has no milliseconds."""
+        if self.given_example is not None or self.limits.milliseconds is None:
+            return self.given_example
+        return _value_of_first_input(self.data)
+
+    @cached_property
+    def all_steps(self) -> tuple[Step, ...]:
+        return _steps(self.names, self.data, self.example)
+
+    @cached_property
+    def reasons(self) -> dict[str, str]:
+        """Why something is not tried, by word; what is not in it is tried."""
+        reasons = {step.name: why for step in self.all_steps if (why := self._why_not(step))}
+        if self.limits.kilobytes is None and self.wanted is None:
+            reasons |= dict.fromkeys(("bits", "codebooks"), "fewer bits make a call of torch no faster")
+        if self.names.data is None:
+            reasons["training"] = "there is no data"
+        if self.wanted is not None:
+            refused = [word for word in self.wanted if word in reasons]
+            if refused:
+                raise CompressionError(f"{option('tries')}: {refused[0]!r} cannot be tried: {reasons[refused[0]]}.")
+            reasons = {word: reasons.get(word, "it was not asked for") for word in TRIES if word not in self.wanted}
+        return reasons
+
+    def _why_not(self, step: Step) -> str:
+        """Return why a step is not tried, or an empty string. What can be done is found out by doing it."""
+        if self.wanted is not None and step.name not in self.wanted:
+            return "it was not asked for"
+        if self.limits.kilobytes is None and not step.saves and self.wanted is None:
+            return "zeros make a call of torch no faster"
+        if step.name in ("blocks", "channels") and self.names.data is None and self.names.example is None:
+            return "it needs data or an example"
+        if step.name == "rank" and not any(map(_has_large_matrix, self.model.modules())):
+            return f"no layer has a full rank of {_LEAST_FULL_RANK} or more"
+        if step.name == "weights":
+            return ""
+        try:
+            smaller = step.apply(self.model, dict.fromkeys(step.none, 0.5))
+        except Exception as err:  # noqa: BLE001 - a model of the user may raise anything
+            return first_line(err)
+        if _n_numbers(smaller) >= _n_numbers(self.model):
+            return "it removes nothing of this model"
+        return ""
+
+    @cached_property
+    def tries(self) -> tuple[str, ...]:
+        tried = tuple(word for word in TRIES if word not in self.reasons)
+        if not set(tried) - {"training"}:
+            told = "; ".join(f"{word}: {why}" for word, why in self.reasons.items())
+            raise CompressionError(f"Nothing can be tried on this model: {told}.")
+        return tried
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.all_steps if step.name in self.tries)
+
+    def written(self) -> CompressCell:
+        select(self.model)
+        start = self._start()
+        constraints = [
+            f"{metric} <= {limit:.10g}"
+            for metric, limit in ((KILOBYTES, self.limits.kilobytes), (MILLISECONDS, self.limits.milliseconds))
+            if limit is not None
+        ]
+        if self.keep_accuracy is not None:
+            constraints.append(f"{ACCURACY} >= baseline - {self.keep_accuracy:.10g}")
+        bounds = [f'--subject-to "{constraint}"' for constraint in constraints]
+        options = [f"--trials {self.trials}", f"--maximize {ACCURACY}", *bounds]
+        if self.study is not None:
+            options.append("--study " + (self.study if self.study.isidentifier() else f'"{self.study}"'))
+        baseline = self._baseline()
+        options += [f"--keep {KEPT}", f"--start {_literal(start)}", f"--baseline {baseline}"]
+        given = (self.tries, start, self.limits, tuple(constraints), baseline, self.reasons)
+        return CompressCell(self._body(), tuple(options), *given)
+
+    # The text --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _prefix(self) -> str:
+        """`nc.` if a variable of the notebook hides a function of ours that the cell calls, else nothing."""
+        used = ["prune", "factorize", "quantize", "cluster", "report", "finetune", "size_bytes", "latency_ms"]
+        used += [ACCURACY] if self.names.evaluate is None else []
+        hidden = (name for name in used if name in self.namespace and self.namespace[name] is not public(name))
+        return "nc." if any(hidden) else ""
+
+    def _call(self, function: str) -> str:
+        return f"{self._prefix}{function}"
+
+    def _measured(self, metric: str, model: str) -> str:
+        """Return the expression of a metric of a model."""
+        if metric == KILOBYTES:
+            return f"{self._call('size_bytes')}({model}) / 1000"
+        if metric == MILLISECONDS:
+            return f"{self._call('latency_ms')}({model}, {self.names.example})"
+        if self.names.evaluate is None:
+            return f"float({self._call('accuracy')}({model}, {self.names.data}))"
+        node = ast.parse(self.names.evaluate.strip(), mode="eval").body
+        is_plain = isinstance(node, (ast.Name, ast.Attribute, ast.Subscript, ast.Call))
+        function = self.names.evaluate.strip() if is_plain else f"({self.names.evaluate.strip()})"
+        return f"{function}({model})"
+
+    @property
+    def _metrics(self) -> list[str]:
+        limited = [(KILOBYTES, True), (MILLISECONDS, self.limits.milliseconds is not None)]
+        return [name for name, is_wanted in limited if is_wanted] + [ACCURACY]
+
+    def _baseline(self) -> str:
+        # `nc` need not be a variable of the notebook, and the library's names are known on the line only where no
+        # variable has them: then the size of the original is left out.
+        metrics = [m for m in reversed(self._metrics) if not self._prefix or (m == ACCURACY and self.names.evaluate)]
+        items = (f'"{metric}": {self._measured(metric, self.names.model)}' for metric in metrics)
+        return "{" + ", ".join(items) + "}"
+
+    def _body(self) -> str:
+        lines = [f"# {self._summary()}"]
+        if self._prefix:
+            lines.append("import nbcompress as nc")
+        lines += [step.declared for step in self.steps]
+        both = {"bits", "codebooks"} <= set(self.tries)
+        if both:
+            lines.append('method = Choice("grid", "codebook")')
+        elif "bits" in self.tries:
+            lines.append(_BITS_LINE)
+        elif "codebooks" in self.tries:
+            lines.append(_CLUSTERS_LINE)
+        if "training" in self.tries:
+            lines += ["lr = Float(1e-4, 1e-2, log=True)", "epochs = Int(1, 8)"]
+        lines.append("")
+        source = self.names.model
+        for step in self.steps:
+            lines.append(f"{KEPT} = {self._call(step.function)}({source}, {step.arguments})")
+            source = KEPT
+        lines += self._last_lines(source, both)
+        if self.limits.kilobytes is not None:
+            told = f"{self._call('report')}({KILOBYTES}={self._measured(KILOBYTES, KEPT)})"
+            lines.append(f"{told}  # too big already? the trial ends here")
+        if "training" in self.tries:
+            lines.append(f"{self._call('finetune')}({KEPT}, {self.names.data}, lr=lr, epochs=epochs)")
+        lines += [f"{metric} = {self._measured(metric, KEPT)}" for metric in self._metrics]
+        if self.names.evaluate is None and "training" in self.tries:
+            lines[-1] += "  # on the training data: a metric on other data says more"
+        return "\n".join(lines) + "\n"
+
+    def _last_lines(self, source: str, both: bool) -> list[str]:
+        quantized = f"{KEPT} = {self._call('quantize')}({source}, bits=bits)"
+        clustered = f"{KEPT} = {self._call('cluster')}({source}, clusters=clusters)"
+        if not both:
+            return [quantized] * ("bits" in self.tries) + [clustered] * ("codebooks" in self.tries)
+        return [
+            'if method == "codebook":',
+            f"    {_CLUSTERS_LINE}",
+            f"    {clustered}",
+            "else:",
+            f"    {_BITS_LINE}",
+            f"    {quantized}",
+        ]
+
+    def _summary(self) -> str:
+        kinds = Counter(
+            type(module).__name__
+            for module in self.model.modules()
+            if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+        )
+        layers = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+        return f"{layers}: {_n_numbers(self.model):,} parameters, {_number(size_bytes(self.model) / 1000)} kB as it is"
+
+    # The first trials ------------------------------------------------------------------------------------------------
+
+    def _start(self) -> tuple[Point, ...]:
+        """Return uniform settings that meet the budget, the gentlest of each kind.
+
+        Raises:
+            CompressionError: No setting meets it.
+        """
+        knobs = [step for step in reversed(self.steps) if self.limits.milliseconds is None or step.saves]
+        found: list[Point] = []
+        costs: list[str] = []
+        for base in self._bases():
+            for step in (*knobs[:2], None)[: 2 if knobs else 1]:
+                point, cost = self._gentlest(base, step)
+                if point is not None and point not in found:
+                    found.append(point)
+                costs.append(cost)
+                if len(found) == min(_MOST_STARTS, max(1, self.trials // 3)):
+                    return tuple(found)
+        if not found:
+            least = min(costs, key=lambda cost: float(cost.split()[0]))
+            raise CompressionError(
+                f"{option('budget')} cannot be met: the smallest uniform setting of {', '.join(self.tries)} still has "
+                f"{least}. Allow more."
+            )
+        return tuple(found)
+
+    def _bases(self) -> list[Point]:
+        """Return settings of everything but the amounts, from the gentlest on."""
+        none = {name: value for step in self.steps for name, value in step.none.items()}
+        training = {"lr": 0.001, "epochs": 4} if "training" in self.tries else {}
+        both = {"bits", "codebooks"} <= set(self.tries)
+        bits = [{"method": "grid"} | {"bits": n} if both else {"bits": n} for n in (8, 4, 2)]
+        books = [{"method": "codebook"} | {"clusters": n} if both else {"clusters": n} for n in (16, 4)]
+        kinds: list[Point] = []
+        if "bits" in self.tries:
+            kinds += bits
+        if "codebooks" in self.tries:
+            kinds[1:1] = books[:1]
+            kinds += books[1:]
+        if _n_numbers(self.model) > _MANY_WEIGHTS:
+            kinds = kinds[1:3]
+        return [{**none, **kind, **training} for kind in kinds or [{}]]
+
+    def _gentlest(self, base: Point, step: Step | None) -> tuple[Point | None, str]:
+        """Return the least of an amount with which `base` meets the budget, and the cost of the most.
+
+        The amount is found by halving its range, on a grid of hundredths.
+        """
+        if step is None:
+            cost = self._cost(base)
+            return (base if cost[0] else None), cost[1]
+        (name,) = step.none
+        most, least = {"blocks": (75, 0), "channels": (90, 0), "rank": (5, 100), "amount": (98, 0)}[name]
+        meets, shown = self._cost({**base, name: most / 100})
+        if not meets:
+            return None, shown
+        if self._cost({**base, name: least / 100})[0]:
+            return {**base, name: least / 100}, shown
+        for _ in range(4):
+            middle = (most + least) // 2
+            if self._cost({**base, name: middle / 100})[0]:
+                most = middle
+            else:
+                least = middle
+        return {**base, name: most / 100}, shown
+
+    def _cost(self, point: Point) -> tuple[bool, str]:
+        """Return whether a setting meets the budget with some room, before training; and its cost in words."""
+        small = self.model
+        for step in self.steps:
+            if any(point[name] != value for name, value in step.none.items()):
+                small = step.apply(small, point)
+        small = _shrunk(small, point)
+        meets, told = True, ""
+        if self.limits.kilobytes is not None:
+            kilobytes = size_bytes(small) / 1000
+            meets, told = kilobytes <= self.limits.kilobytes * _ROOM, f"{_number(kilobytes)} kB"
+        if self.limits.milliseconds is not None and meets:
+            milliseconds = latency_ms(small, self.example, repeats=_LATENCY_SAMPLES)
+            meets, told = milliseconds <= self.limits.milliseconds * _ROOM, f"{_number(milliseconds)} ms"
+        return meets, told
+
+
+_BITS_LINE = f"bits = Choice({', '.join(map(str, _BITS))})"
+_CLUSTERS_LINE = f"clusters = Int({_CLUSTERS[0]}, {_CLUSTERS[1]}, log=True)"
+
+
+def _number(value: float) -> str:
+    """Return a number as one types it, without needless digits."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _literal(points: Iterable[Point]) -> str:
+    return "[" + ", ".join(repr(dict(point)).replace("'", '"') for point in points) + "]"
+
+
+def _n_numbers(model: nn.Module) -> int:
+    return sum(parameter.numel() for _, parameter in unique_parameters(model))
+
+
+def _has_large_matrix(module: nn.Module) -> bool:
+    if why_not_factorizable(module) is not None:
+        return False
+    weight: Any = module.weight
+    full_rank: int = min(weight.shape[0], weight[0].numel())
+    return full_rank >= _LEAST_FULL_RANK
+
+
+def _first_input(text: str, data: object) -> str | None:
+    """Return an expression of one input of the data, or None if only the user can write it."""
+    if tensors_in(data) is not None and isinstance(data, tuple):
+        return f"{text}[0][:1]" if len(data) == 2 else f"tuple(part[:1] for part in {text}[:-1])"
+    if isinstance(data, Tensor):
+        return f"{text}[:1]"
+    first = next(iter(data), None) if isinstance(data, Iterable) else None
+    if isinstance(first, (tuple, list)) and first and isinstance(first[0], Tensor) and hasattr(data, "batch_size"):
+        return f"next(iter({text}))[0][:1]"
+    return None
+
+
+def _value_of_first_input(data: Any) -> object:
+    if isinstance(data, tuple):
+        return data[0][:1] if len(data) == 2 else tuple(part[:1] for part in data[:-1])
+    return data[:1] if isinstance(data, Tensor) else next(iter(data))[0][:1]
+
+
+__all__ = ["TRIES", "CellNames", "CompressCell", "compress_cell"]

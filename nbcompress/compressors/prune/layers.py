@@ -1,0 +1,646 @@
+"""Remove whole blocks of a model: transformer layers, residual blocks, layers of equal shape in a row.
+
+A block is a part of the model whose output has the shape of its input, so that the input can stand for the output. It
+is found by running the model on the example. A model without some of its blocks must compute what the original
+computes when these blocks return their inputs (see `bypassed`); a removal for which this is not so is not made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nbcompress.compressors.blocks import bypass_, is_container, remove_items_
+from nbcompress.compressors.coupling import tensors_of
+from nbcompress.compressors.data import Batches
+from nbcompress.compressors.inputs import Inputs
+from nbcompress.compressors.layers import Patterns, check_patterns, copied, is_chosen
+from nbcompress.compressors.modes import evaluating, seeded
+from nbcompress.compressors.prune.equivalence import EquivalenceCheck, difference, equivalence_check, run
+from nbcompress.compressors.record import (
+    Record,
+    Surgery,
+    attach_,
+    name_after_removal,
+    packed_indices,
+    record_of,
+)
+from nbcompress.errors import CompressionError, first_line, option
+
+# Heuristic, see benchmarks.md#layer-removal: the change of the outputs is measured on so many examples.
+_MAX_EXAMPLES = 256
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """What the calls of a module on the example were like.
+
+    Attributes:
+        n: How many there were.
+        source: The argument that a block returns when it is bypassed: a position or a keyword; None without a tensor.
+        extras: For each further result, the argument that it is; None if it is none of them. Then no layer needs it.
+        is_sequence: The result is a tuple or a list.
+        is_replaceable: Its call is that of `nn.Identity`: one tensor in, one tensor out.
+        problem: Why the module cannot be bypassed; empty if it can.
+        shapes: Of the input and of the output.
+        result: Identifies the output tensor.
+    """
+
+    n: int
+    source: int | str | None
+    extras: tuple[int | str | None, ...]
+    is_sequence: bool
+    is_replaceable: bool
+    problem: str
+    shapes: tuple[tuple[int, ...], ...]
+    result: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a model that can be removed.
+
+    Attributes:
+        container: Name of the list that holds it; None for a module that is replaced by `nn.Identity`.
+        paths: Names of its modules: one, or a layer with the norm and the activation after it.
+    """
+
+    container: str | None
+    paths: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its first module."""
+        return self.paths[0]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The positions in the container."""
+        return tuple(int(path.rpartition(".")[2]) for path in self.paths)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a model, how they are bypassed, and why other modules of their kinds are none, by name."""
+
+    found: tuple[Block, ...]
+    calls: Mapping[str, _Calls]
+    reasons: Mapping[str, str]
+
+
+def find_blocks(model: nn.Module, inputs: Inputs) -> Blocks:
+    """Find the blocks of `model`, which must run on `inputs` and is in evaluation mode."""
+    calls = _observed(model, inputs)
+    names = {path: module for path, module in model.named_modules() if path in calls}
+    n_of_kind = Counter(type(module) for module in names.values())
+    found: list[Block] = []
+    reasons: dict[str, str] = {}
+    # Inside of blocks nothing is searched, and inside of items of lists only other lists.
+    closed: list[str] = []
+    items: list[str] = []
+    for path, module in model.named_modules():
+        if _is_inside(path, closed):
+            continue
+        if is_container(module):
+            own = _blocks_of(path, module, calls, n_of_kind, reasons)
+            found += own
+            closed += [name for block in own for name in block.paths]
+            closed += [name for name, why in reasons.items() if not why.startswith(_CHANGES_SHAPE)]
+            items += [f"{path}.{name}".removeprefix(".") for name in module._modules]
+        elif path in calls and not _is_inside(path, items) and _is_single(path, module, calls[path], n_of_kind):
+            found.append(Block(None, (path,)))
+            closed.append(path)
+    kinds = {type(model.get_submodule(block.name)) for block in found}
+    reasons = {path: why for path, why in reasons.items() if not found or type(model.get_submodule(path)) in kinds}
+    return Blocks(tuple(found), calls, reasons)
+
+
+def _is_inside(path: str, others: Sequence[str]) -> bool:
+    """Whether `path` is one of `others`, or a module inside of one."""
+    return any(f"{path}.".startswith(f"{other}.") for other in others)
+
+
+def _blocks_of(
+    path: str, container: nn.Module, calls: Mapping[str, _Calls], n_of_kind: Mapping[type, int], reasons: dict[str, str]
+) -> list[Block]:
+    """The blocks among the items of a container."""
+    items = {f"{path}.{name}".removeprefix("."): item for name, item in container._modules.items() if item is not None}
+    blocks: list[Block] = []
+    for name, item in items.items():
+        if _is_plain_layer(item) or not _has_matrix(item) or (name in calls and _is_stage(name, item, calls)):
+            continue
+        problem = calls[name].problem if name in calls else "the model does not call it on the example"
+        is_alone = n_of_kind.get(type(item), 0) < 2
+        if is_alone and (isinstance(container, nn.Sequential) or problem.startswith(_CHANGES_SHAPE)):
+            continue  # a head or a stem, and not a layer of a stack
+        if is_alone:
+            problem = problem or f"it is the only {type(item).__name__}"
+        if not problem and len(items) == 1:
+            if calls[name].is_replaceable:
+                blocks.append(Block(None, (name,)))
+                continue
+            problem = "it is the only item of its list"
+        if problem:
+            reasons[name] = problem
+        else:
+            blocks.append(Block(path, (name,)))
+    if isinstance(container, nn.Sequential):
+        blocks += _rows_of_layers(path, items, calls)
+    return blocks
+
+
+def _is_stage(path: str, module: nn.Module, calls: Mapping[str, _Calls]) -> bool:
+    """Whether a module only calls the blocks of a list in it, so that these are the blocks."""
+    for inner, candidate in module.named_modules(prefix=path):
+        if not is_container(candidate) or len(candidate._modules) < 2:
+            continue
+        kinds = Counter(type(item) for item in candidate._modules.values() if item is not None and item._modules)
+        last = calls.get(f"{inner}.{len(candidate._modules) - 1}")
+        if max(kinds.values(), default=0) > 1 and last is not None and last.result == calls[path].result:
+            return True
+    return False
+
+
+def _rows_of_layers(path: str, items: Mapping[str, nn.Module], calls: Mapping[str, _Calls]) -> list[Block]:
+    """Layers of torch of equal shape in a row, each with the norm and the activation that follow it."""
+    runs: list[list[str]] = []
+    for name, item in items.items():
+        if _is_plain_layer(item):
+            runs.append([name])
+        elif runs and (not item._modules and (not _has_weights(item) or _is_norm(item))):
+            runs[-1].append(name)
+        else:
+            runs.append([])
+    by_kind: dict[object, list[Block]] = {}
+    for run_ in runs:
+        kept: list[str] = []
+        for name in run_:
+            if name not in calls or calls[name].problem:
+                break
+            kept.append(name)
+        if kept:
+            key = type(items[kept[0]]), calls[kept[0]].shapes
+            by_kind.setdefault(key, []).append(Block(path, tuple(kept)))
+    return [block for blocks in by_kind.values() if len(blocks) > 1 for block in blocks]
+
+
+def _is_single(path: str, module: nn.Module, call: _Calls, n_of_kind: Mapping[type, int]) -> bool:
+    """Whether a module that is an attribute of the user's own module is a block, such as a residual block."""
+    if not path or _is_of_library(module) or not module._modules or not _has_matrix(module):
+        return False
+    return not call.problem and call.is_replaceable and n_of_kind.get(type(module), 0) > 1
+
+
+def _is_of_library(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(("torch.", "keras."))
+
+
+def _is_plain_layer(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and not module._modules
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU))
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    """Whether a module has more than the gains of norms."""
+    return any(parameter.ndim > 1 for parameter in module.parameters())
+
+
+def _observed(model: nn.Module, inputs: Inputs) -> dict[str, _Calls]:
+    """Run the model and note how its modules were called."""
+    seen: dict[str, _Calls] = {}
+    paths: dict[int, str] = {}
+    for path, module in model.named_modules():
+        paths.setdefault(id(module), path)
+    # Further results of modules, and the tensors themselves, so that no other tensor gets the same identity.
+    extras: dict[int, str] = {}
+    alive: list[Any] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for value in (*args, *kwargs.values()):
+            owner = extras.get(id(value))
+            # The parts of a module and the modules around it may use its results; other layers must not need them.
+            if owner is not None and owner in seen and not _is_inside(paths[id(module)], [owner]):
+                seen[owner] = replace(seen[owner], problem="it returns more than its output, which a later layer needs")
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        path = paths[id(module)]
+        alive.append(result)
+        call = _described(args, kwargs, result)
+        if isinstance(result, (tuple, list)):
+            new = [item for item, known in zip(result[1:], call.extras, strict=True) if known is None]
+            extras.update((id(item), path) for item in new if isinstance(item, (Tensor, tuple, list)))
+        if path in seen:
+            n = seen[path].n + 1
+            call = replace(call, n=n, problem=f"it is called {n} times")
+        seen[path] = call
+
+    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in model.modules()]
+    handles += [module.register_forward_hook(note, with_kwargs=True) for module in model.modules()]
+    try:
+        run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+_CHANGES_SHAPE = "it changes the shape"
+
+
+def _described(args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> _Calls:
+    given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+    tensors = {key: value for key, value in given.items() if isinstance(value, Tensor)}
+    source = next(iter(tensors), None)
+    is_sequence = type(result) in (tuple, list)
+    results = list(result) if is_sequence else [result]
+    extras = tuple(next((key for key, value in given.items() if value is extra), None) for extra in results[1:])
+    problem = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    if source is None or not results or not isinstance(results[0], Tensor):
+        problem = "it does not turn a tensor into a tensor"
+    else:
+        x, y = tensors[source], results[0]
+        shapes = tuple(() if tensor.is_nested else tuple(tensor.shape) for tensor in (x, y))
+        if shapes[0] != shapes[1]:
+            problem = f"{_CHANGES_SHAPE}, from {shapes[0]} to {shapes[1]}"
+        elif x.dtype != y.dtype or not y.is_floating_point():
+            problem = "it changes the kind of numbers"
+    is_replaceable = not is_sequence and source == 0 and len(given) == 1
+    return _Calls(1, source, extras, is_sequence, is_replaceable, problem, shapes, id(results[0]) if results else 0)
+
+
+# ---- Models whose blocks return their inputs ----
+
+
+def _returns_input(call: _Calls, *args: Any, **kwargs: Any) -> Any:
+    given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+    x = given[call.source]
+    if not call.is_sequence:
+        return x
+    return (x, *(None if extra is None else given.get(extra) for extra in call.extras))
+
+
+@contextmanager
+def bypassed(model: nn.Module, blocks: Iterable[Block], calls: Mapping[str, _Calls]) -> Iterator[nn.Module]:
+    """Let blocks return their inputs inside the `with` block. The model is put back at the end."""
+    changed: list[nn.Module] = []
+    try:
+        for block in blocks:
+            for path in block.paths:
+                module = model.get_submodule(path)
+                if "forward" in vars(module):
+                    raise CompressionError(f"{path!r} has a forward of its own, so it cannot be bypassed")
+                vars(module)["forward"] = partial(_returns_input, calls[path])
+                changed.append(module)
+        yield model
+    finally:
+        for module in changed:
+            del vars(module)["forward"]
+
+
+# ---- Scores ----
+
+
+def change_of_outputs(
+    model: nn.Module,
+    removed: Sequence[Block],
+    candidates: Sequence[Block],
+    calls: Mapping[str, _Calls],
+    batches: Batches,
+) -> list[float]:
+    """Return for each candidate how much the outputs change if it is removed besides `removed`.
+
+    The change is the sum of squared differences of all floating outputs, relative to the sum of their squares, over the
+    first batches of the data up to 256 examples.
+    """
+    totals, size, n_examples = np.zeros(len(candidates)), 0.0, 0
+    with torch.no_grad(), evaluating(model):
+        for batch in batches.for_model(model):
+            expected = [tensor.double() for tensor in tensors_of(batch(model)) if tensor.is_floating_point()]
+            size += sum(float(tensor.square().sum()) for tensor in expected)
+            for index, candidate in enumerate(candidates):
+                with bypassed(model, [*removed, candidate], calls):
+                    actual = [tensor for tensor in tensors_of(batch(model)) if tensor.is_floating_point()]
+                pairs = zip(expected, actual, strict=True)
+                totals[index] += sum(float((a - b.double()).square().sum()) for a, b in pairs)
+            n_examples += max((len(tensor) for tensor in expected if tensor.ndim), default=1)
+            if n_examples >= _MAX_EXAMPLES:
+                break
+    scores: list[float] = (totals / (size or 1.0)).tolist()
+    return scores
+
+
+def own_change(model: nn.Module, blocks: Sequence[Block], inputs: Inputs) -> list[float]:
+    """Return for each block how much it changes its input on the example: `|f(x) - x|^2 / |x|^2`."""
+    values: dict[str, Tensor] = {}
+    scores: dict[str, float] = {}
+
+    def begin(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values[name] = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)).detach().double()
+
+    def end(name: str, _: nn.Module, __: Any, result: Any) -> None:
+        y = (result[0] if isinstance(result, (tuple, list)) else result).detach().double()
+        x = values.pop(name)
+        scores[name] = float((y - x).square().sum()) / (float(x.square().sum()) or 1.0)
+
+    handles = []
+    for block in blocks:
+        first, last = model.get_submodule(block.paths[0]), model.get_submodule(block.paths[-1])
+        handles.append(first.register_forward_pre_hook(partial(begin, block.name), with_kwargs=True))
+        handles.append(last.register_forward_hook(partial(end, block.name)))
+    try:
+        with evaluating(model):
+            run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [scores[block.name] for block in blocks]
+
+
+# ---- The cut ----
+
+
+def cut_blocks(
+    model: nn.Module,
+    amount: float,
+    *,
+    criterion: str = "magnitude",
+    layers: Patterns = None,
+    example: Inputs,
+    data: object = None,
+    seed: int = 0,
+    n_original: int | None = None,
+) -> nn.Module:
+    """Return a copy of `model` without its least important blocks.
+
+    Args:
+        model: Any module; it does not change.
+        amount: Share of the blocks to remove, above 0 and below 1. At least one block stays.
+        criterion: `magnitude`: with data, the change of the outputs when a block is removed (see `change_of_outputs`),
+            one block after the other; without data, the change that a block makes to its input (see `own_change`).
+            `random`: any blocks.
+        layers: Shell patterns on dotted module names of blocks.
+        example: Inputs that the model runs on.
+        data: See `Batches`.
+        seed: Seed of `random` and of the order of the data.
+        n_original: How many blocks the amount is a share of, if some were removed before.
+
+    Raises:
+        CompressionError: The model has no blocks, the amount rounds to none, or none can be removed.
+    """
+    check = equivalence_check(model, example)
+    _unpacked(check.original)
+    blocks = find_blocks(check.original, check.inputs[0])
+    patterns = check_patterns(layers)
+    candidates = [block for block in blocks.found if any(is_chosen(path, patterns) for path in block.paths)]
+    left_out = {path: why for path, why in blocks.reasons.items() if is_chosen(path, patterns)}
+    if len(candidates) < 2:
+        raise CompressionError(_no_blocks(candidates, left_out))
+    n_all = n_original or len(candidates)
+    n_removed = int(amount * n_all + 0.5 + 1e-9) - (n_all - len(candidates))
+    n_removed = min(n_removed, len(candidates) - 1)
+    if n_removed < 1:
+        if n_original:
+            return copied(model)
+        raise CompressionError(
+            f"{option(f'amount={amount:g}')} rounds to none of {len(candidates)} blocks, so pass at least "
+            f"{ceil(500 / len(candidates)) / 1000:g}"
+        )
+    score = _Scorer(model, blocks.calls, criterion, example, data, seed)
+    chosen, refused = _removable(check, blocks, candidates, score, n_removed)
+    left_out |= refused
+    if not chosen:
+        raise CompressionError(_no_blocks([], left_out))
+    return _without_blocks(model, chosen, left_out, score.ranges(candidates))
+
+
+def count_blocks(model: nn.Module, example: Inputs, layers: Patterns) -> int:
+    """Return how many blocks of `model` the patterns choose."""
+    blocks = find_blocks(_unpacked(copied(model).eval()), example)
+    patterns = check_patterns(layers)
+    return sum(any(is_chosen(path, patterns) for path in block.paths) for block in blocks.found)
+
+
+def _unpacked(model: nn.Module) -> nn.Module:
+    """The model, in which torch's encoder does not pack sequences of several lengths into nested tensors."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+    return model
+
+
+class _Scorer:
+    """Scores blocks; the lowest go first."""
+
+    def __init__(
+        self, model: nn.Module, calls: Mapping[str, _Calls], criterion: str, example: Inputs, data: object, seed: int
+    ) -> None:
+        self._model, self._calls, self._criterion = _unpacked(copied(model)), calls, criterion
+        self._example, self._seed = example, seed
+        self._batches = None if data is None else Batches(data)
+        self._random = np.random.default_rng(seed)
+        self._fixed: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
+
+    def __call__(self, removed: Sequence[Block], candidates: Sequence[Block]) -> list[float]:
+        """Return the scores of `candidates` when `removed` are gone."""
+        if self._criterion == "magnitude" and self._batches is not None:
+            with seeded(self._seed, *self._batches.generators):
+                found = change_of_outputs(self._model, removed, candidates, self._calls, self._batches)
+        else:
+            found = [self._score_alone(candidates)[block.name] for block in candidates]
+        for block, score in zip(candidates, found, strict=True):
+            self._seen.setdefault(block.name, score)
+        return found
+
+    def ranges(self, blocks: Sequence[Block]) -> dict[str, tuple[float, float]]:
+        """Return the lowest and the highest score by container, when no block was removed."""
+        ranges: dict[str, tuple[float, float]] = {}
+        for block in blocks:
+            if block.name not in self._seen:
+                continue  # it must stay, so it was not scored
+            score = self._seen[block.name]
+            name = block.name if block.container is None else block.container
+            low, high = ranges.get(name, (score, score))
+            ranges[name] = min(low, score), max(high, score)
+        return ranges
+
+    def _score_alone(self, candidates: Sequence[Block]) -> dict[str, float]:
+        new = [block for block in candidates if block.name not in self._fixed]
+        if new:
+            is_random = self._criterion == "random"
+            scores = (
+                self._random.random(len(new)).tolist() if is_random else own_change(self._model, new, self._example)
+            )
+            self._fixed |= {block.name: score for block, score in zip(new, scores, strict=True)}
+        return self._fixed
+
+
+def _removable(
+    check: EquivalenceCheck, blocks: Blocks, candidates: Sequence[Block], score: _Scorer, n_removed: int
+) -> tuple[list[Block], dict[str, str]]:
+    """The blocks to remove: those of the lowest scores that are valid together. Also why others cannot go."""
+    refused: dict[str, str] = {}
+    usable = list(candidates)
+    model = check.original
+    sizes = {
+        name: len(model.get_submodule(name)._modules) for block in candidates if (name := block.container) is not None
+    }
+    while True:
+        chosen = _lowest(usable, score, min(n_removed, len(usable) - 1), sizes)
+        objection = _objection(check, blocks, chosen) if chosen else None
+        if objection is None:
+            return chosen, refused
+        guilty = {block: why for block in chosen if (why := _objection(check, blocks, [block]))}
+        if not guilty:
+            # Each can go alone. The last one to be chosen is the one that matters most, so it stays.
+            guilty = {chosen[-1]: f"together with other blocks, {objection}"}
+        refused |= {block.name: why for block, why in guilty.items()}
+        usable = [block for block in usable if block not in guilty]
+
+
+def _lowest(blocks: Sequence[Block], score: _Scorer, n_removed: int, sizes: Mapping[str, int]) -> list[Block]:
+    chosen: list[Block] = []
+    while len(chosen) < n_removed:
+        rest = [block for block in blocks if block not in chosen and not _would_empty(block, chosen, sizes)]
+        if not rest:
+            break
+        scores = score(chosen, rest)
+        # NaN, as from a model that overflows without a block, is the worst score.
+        chosen.append(rest[int(np.argmin(np.nan_to_num(scores, nan=np.inf)))])
+    return chosen
+
+
+def _would_empty(block: Block, chosen: Sequence[Block], sizes: Mapping[str, int]) -> bool:
+    """Whether the list that holds `block` would lose its last item."""
+    if block.container is None:
+        return False
+    gone = {path for other in (*chosen, block) if other.container == block.container for path in other.paths}
+    return len(gone) >= sizes[block.container]
+
+
+def _objection(check: EquivalenceCheck, blocks: Blocks, removed: Sequence[Block]) -> str | None:
+    """Why a model without `removed` is not the model whose blocks return their inputs; None if it is."""
+    for original, tolerance, indices in check.variants():
+        cut = copied(original)
+        try:
+            remove_(cut, removed)
+        except CompressionError as err:
+            return str(err)
+        for index in indices:
+            try:
+                actual = run(cut, check.inputs[index])
+            except Exception as err:  # noqa: BLE001 - the user's code may raise anything
+                return f"the model fails without it: {first_line(err)}"
+            with bypassed(original, removed, blocks.calls):
+                try:
+                    expected = run(original, check.inputs[index])
+                except Exception as err:  # noqa: BLE001 - as above
+                    return f"the model fails when it returns its input: {first_line(err)}"
+            problem = difference(expected, actual, tolerance)
+            if problem:
+                return problem.replace("masked model", "model in which it returns its input")
+    if check.can_train:
+        cut = copied(check.original)
+        remove_(cut, removed)
+        try:
+            run(cut.train(), check.inputs[0])
+        except Exception as err:  # noqa: BLE001 - as above
+            return f"the model fails in training mode without it: {first_line(err)}"
+    return None
+
+
+def remove_(model: nn.Module, removed: Sequence[Block]) -> tuple[Surgery, ...]:
+    """Remove blocks from `model`, in place, and return the changes."""
+    steps: list[Surgery] = []
+    gone: dict[str, set[int]] = {}
+    for block in removed:
+        if block.container is None:
+            steps.append(Surgery("bypass", block.name))
+        else:
+            gone.setdefault(block.container, set()).update(block.positions)
+    for container, positions in gone.items():
+        kept = [index for index in range(len(model.get_submodule(container)._modules)) if index not in positions]
+        steps.append(Surgery("remove", container, kept={"": packed_indices(kept)}))
+    # A list in a list goes first, because the outer one gives its items new names.
+    steps.sort(key=lambda step: -len(step.module.split(".")) if step.module else 0)
+    for step in steps:
+        if step.kind == "bypass":
+            bypass_(model, step.module)
+        else:
+            remove_items_(model, step.module, step.positions)
+    return tuple(steps)
+
+
+def _without_blocks(
+    model: nn.Module, removed: Sequence[Block], left_out: Mapping[str, str], scores: Mapping[str, tuple[float, float]]
+) -> nn.Module:
+    small = copied(model)
+    record = replace(record_of(small), scores={})
+    record = replace(record, left_out={**record.left_out, **left_out})
+    steps = remove_(small, removed)
+    for step in steps:
+        record = _after(record, step)
+    attach_(small, replace(record, surgery=(*record.surgery, *steps), scores=dict(scores)))
+    return small
+
+
+def _after(record: Record, step: Surgery) -> Record:
+    """The record with the names that things have after `step`, without what was removed."""
+
+    def renamed(names: Mapping[str, Any]) -> dict[str, Any]:
+        if step.kind == "bypass":
+            return {name: item for name, item in names.items() if not f"{name}.".startswith(f"{step.module}.")}
+        pairs = ((name_after_removal(name, step.module, step.positions), item) for name, item in names.items())
+        return {name: item for name, item in pairs if name is not None}
+
+    return replace(
+        record,
+        tensors=renamed(record.tensors),
+        left_out=renamed(record.left_out),
+        activations=renamed(record.activations),
+    )
+
+
+def _no_blocks(candidates: Sequence[Block], left_out: Mapping[str, str]) -> str:
+    listed = "; ".join(f"{name}: {why}" for name, why in islice(left_out.items(), 4))
+    more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+    because = f" ({listed}{more})" if listed else ""
+    if candidates:
+        return (
+            f"{option('granularity', 'layer')} keeps at least one block, but there is only {candidates[0].name!r} to "
+            f"remove{because}: choose more blocks, or another {option('granularity=')}"
+        )
+    return (
+        f"{option('granularity', 'layer')} finds no block that can go{because}: a block is one of several modules of "
+        "one class whose output has the shape of its input"
+    )
+
+
+__all__ = [
+    "Block",
+    "Blocks",
+    "bypassed",
+    "change_of_outputs",
+    "count_blocks",
+    "cut_blocks",
+    "find_blocks",
+    "own_change",
+]

@@ -1,0 +1,71 @@
+"""The trials of a study in memory: in order, by state, and their front.
+
+A study with many trials changes by one or two of them at a time. So what is read after every trial is updated, and not
+computed again from all trials.
+"""
+
+from __future__ import annotations
+
+from nbcompress.study.front import front
+from nbcompress.study.goal import Goal, State, Trial
+
+
+class TrialList:
+    """Trials by number, without gaps.
+
+    Args:
+        goal: Objectives and constraints, for the front.
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
+        self._trials: list[Trial] = []
+        self._by_state: dict[State, set[int]] = {state: set() for state in State}
+        self._tuple: tuple[Trial, ...] | None = ()
+        self._front: list[Trial] = []
+        self._completed: list[Trial] = []  # since the front was computed
+        self._is_front_lost = False
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def put(self, trial: Trial) -> None:
+        """Add the next trial, or replace the one of that number."""
+        if trial.number == len(self._trials):
+            self._trials.append(trial)
+        else:
+            earlier = self._trials[trial.number]
+            self._by_state[earlier.state].discard(trial.number)
+            # A complete trial changes only if it could not be stored and another process runs it again.
+            self._is_front_lost = self._is_front_lost or earlier.state is State.COMPLETE
+            self._trials[trial.number] = trial
+        self._by_state[trial.state].add(trial.number)
+        self._tuple = None
+        if trial.state is State.COMPLETE:
+            self._completed.append(trial)
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials in the order of their numbers."""
+        if self._tuple is None:
+            self._tuple = tuple(self._trials)
+        return self._tuple
+
+    @property
+    def n_counted(self) -> int:
+        """How many trials have ended and count as one of the `--trials`."""
+        return sum(len(numbers) for state, numbers in self._by_state.items() if state.counts)
+
+    def numbers(self, state: State) -> tuple[int, ...]:
+        """Return the numbers of the trials in a state, in order."""
+        return tuple(sorted(self._by_state[state]))
+
+    @property
+    def front(self) -> list[Trial]:
+        """The Pareto front; see `nbcompress.study.front.front`."""
+        if self._is_front_lost:
+            self._front, self._completed, self._is_front_lost = [], [*self._trials], False
+        if self._completed:
+            # What an earlier trial dominates stays dominated.
+            self._front, self._completed = front([*self._front, *self._completed], self._goal), []
+        return list(self._front)

@@ -1,0 +1,271 @@
+"""The server part, asked by friends and by others, in a real server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request
+
+import optuna
+import pytest
+
+import nbcompress as nc
+
+sys.path[:0] = [str(Path(__file__).parent)]
+
+from jsonschema import Draft202012Validator  # noqa: E402
+from jupyter import JupyterServer, jupyter_server  # noqa: E402
+
+from nbcompress.panels.view import schema  # noqa: E402
+
+SECRET = "a secret outside of the root"
+
+
+def search(path: Path, name: str, trials: int = 3) -> None:
+    nc.search(
+        lambda x: {"loss": x * x},
+        {"x": nc.Float(0, 1)},
+        minimize="loss",
+        trials=trials,
+        sampler="sobol",
+        storage=str(path),
+        study=name,
+    )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
+    home = tmp_path_factory.mktemp("served")
+    root = home / "root"
+    (root / "sub").mkdir(parents=True)
+    search(root / "nbcompress.journal", "digits")
+    search(root / "nbcompress.journal", "<script>alert(1)</script>", 2)
+    search(root / "sub" / "deep.journal", "deep", 2)
+    (root / "broken.journal").write_text('{"op_code": 0, "nonsense": true}\n')
+    (root / "text.journal").write_text("just text\n")
+    (root / "long.journal").write_text("x" * 3_000_000)
+    (home / "outside.journal").write_text(SECRET)
+    (root / "link.journal").symlink_to(home / "outside.journal")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    foreign = optuna.create_study(storage=f"sqlite:///{root / 'mine.db'}", study_name="theirs")
+    foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    (root / "other.db").write_bytes(b"SQLite format 3\0" + bytes(100))
+    with jupyter_server(root, "--NbcompressServer.max_megabytes=2") as started:
+        yield started
+
+
+def state_of(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return a hash and the time of change of every file."""
+    return {
+        str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def lines_of(server: JupyterServer, **arguments: str) -> dict[str, dict[str, Any]]:
+    return {line["name"]: line for line in server.get("nbcompress/studies", **arguments).json["studies"]}
+
+
+def test_the_list_has_every_study_below_the_root(server: JupyterServer) -> None:
+    before = state_of(server.root.parent)
+    answer = server.get("nbcompress/studies")
+    assert answer.status == 200
+    assert answer.json["complete"] is True
+    lines = {line["name"]: line for line in answer.json["studies"]}
+    assert list(lines) == ["theirs", "digits", "<script>alert(1)</script>", "deep"]
+    digits = lines["digits"]
+    assert (digits["path"], digits["state"], digits["trials"], digits["done"], digits["wanted"]) == (
+        "nbcompress.journal",
+        "ended",
+        3,
+        3,
+        3,
+    )
+    assert digits["best"]["values"].keys() == {"loss"}
+    assert digits["ours"] is True
+    assert lines["theirs"]["ours"] is False
+    assert lines["deep"]["path"] == "sub/deep.journal"
+    assert {problem["path"] for problem in answer.json["problems"]} >= {"broken.journal", "text.journal"}
+    assert state_of(server.root.parent) == before, "reading changed a file"
+    assert list(lines_of(server, folder="sub")) == ["deep"]
+    assert list(lines_of(server, file="mine.db")) == ["theirs"]
+
+
+@pytest.mark.parametrize(
+    ("path", "study", "n_trials"),
+    [("nbcompress.journal", "digits", 3), ("nbcompress.journal", None, 2), ("mine.db", None, 3)],
+)
+def test_a_file_is_the_data_of_the_study_view(
+    server: JupyterServer, path: str, study: str | None, n_trials: int
+) -> None:
+    answer = server.get("nbcompress/studies", path=path, **({} if study is None else {"study": study}))
+    assert answer.status == 200
+    Draft202012Validator(schema()).validate(answer.json)
+    assert len(answer.json["trials"]) == n_trials
+    again = server.get(
+        "nbcompress/studies",
+        {"If-None-Match": answer.headers["Etag"]},
+        path=path,
+        **({} if study is None else {"study": study}),
+    )
+    assert again.status == 304
+
+
+def test_the_code_opens_the_study(server: JupyterServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(server.root)
+    for path, study, attribute in [("nbcompress.journal", "digits", "trials"), ("mine.db", "theirs", "trials")]:
+        code = server.get("nbcompress/studies", path=path, study=study, code="1").json["code"]
+        names: dict[str, Any] = {}
+        exec(code, names)
+        assert len(getattr(names["study"], attribute)) == 3
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../outside.journal",
+        "sub/../../outside.journal",
+        "/etc/passwd",
+        "link.journal",
+        "long.journal",
+        "broken.journal",
+        "text.journal",
+        "other.db",
+        "missing.journal",
+        ".hidden.journal",
+        "a\0b.journal",
+        "%2e%2e/outside.journal",
+    ],
+)
+def test_what_may_not_be_read_is_not_there(server: JupyterServer, path: str) -> None:
+    before = state_of(server.root.parent)
+    for arguments in ({"path": path}, {"file": path}):
+        answer = server.get("nbcompress/studies", **arguments)
+        assert answer.status == 404
+        assert answer.json["message"] == "There is no study here that can be read. The log of the server says more."
+        for leak in (SECRET, str(server.root), "Traceback"):
+            assert leak not in answer.text
+    assert "refused" in server.log
+    assert state_of(server.root.parent) == before
+
+
+@pytest.mark.parametrize(
+    "path", ["nbcompress/studies", "nbcompress/report?path=nbcompress.journal", "nbcompress/model"]
+)
+def test_nobody_without_the_token(server: JupyterServer, path: str) -> None:
+    answer = server.ask(Request(server.address + path))
+    assert answer.status == 403
+    assert "digits" not in answer.text
+    wrong = server.ask(Request(server.address + path, headers={"Authorization": "token wrong"}))
+    assert wrong.status == 403
+
+
+def test_a_page_of_another_origin_gets_nothing(server: JupyterServer) -> None:
+    # With the cookie of a user who is logged in, but from another page, and without the XSRF token.
+    login = server.ask(Request(f"{server.address}api/status?token=test"))
+    cookie = login.headers.get("Set-Cookie", "").split(";")[0]
+    assert cookie
+    asked = {"Cookie": cookie, "Origin": "https://evil.example", "Content-Type": "application/json"}
+    body = json.dumps({"path": "nbcompress.journal", "study": "digits"}).encode()
+    deletion = server.ask(Request(f"{server.address}nbcompress/delete", data=body, headers=asked, method="POST"))
+    assert deletion.status in (403, 404)
+    assert "token" not in deletion.text.replace("_xsrf", "")
+    same_origin = {"Cookie": cookie, "Content-Type": "application/json"}
+    forged = server.ask(Request(f"{server.address}nbcompress/delete", data=body, headers=same_origin, method="POST"))
+    assert forged.status == 403
+    listing = server.ask(Request(f"{server.address}nbcompress/studies", headers=asked))
+    assert listing.status == 404
+    assert "digits" in lines_of(server)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"not json", 400),
+        (b"[" * 10_000, 400),
+        (b"x" * 20_000, 400),
+        ([], 400),
+        ({"path": "nbcompress.journal"}, 400),
+        ({"path": "nbcompress.journal", "study": "digits", "token": 1}, 400),
+        ({"path": "../outside.journal", "study": "digits"}, 404),
+        ({"path": "nbcompress.journal", "study": "nothing"}, 404),
+        ({"path": "nbcompress.journal", "study": "digits", "token": "0" * 64}, 409),
+        ({"path": "mine.db", "study": "theirs", "token": "0" * 64}, 409),
+    ],
+)
+def test_requests_that_delete_nothing(server: JupyterServer, body: object, status: int) -> None:
+    before = state_of(server.root)
+    answer = server.post("nbcompress/delete", body)
+    assert answer.status == status, answer.text
+    assert state_of(server.root) == before
+
+
+def test_a_study_is_deleted_with_its_token_only_as_it_was_when_asked(server: JupyterServer) -> None:
+    path = server.root / "temporary.journal"
+    search(path, "going")
+    request = {"path": "temporary.journal", "study": "going"}
+    asked = server.post("nbcompress/delete", request).json
+    assert (asked["deleted"], asked["trials"]) == (False, 3)
+    search(path, "going", 4)
+    late = server.post("nbcompress/delete", {**request, "token": asked["token"]})
+    assert late.status == 409
+    assert "has changed since you were asked" in late.json["message"]
+    token = server.post("nbcompress/delete", request).json["token"]
+    assert server.post("nbcompress/delete", {**request, "token": token}).json == {"deleted": True}
+    assert lines_of(server, file="temporary.journal") == {}
+    os.unlink(path)
+
+
+def test_a_journal_is_read_as_it_grows(server: JupyterServer) -> None:
+    path = server.root / "growing.journal"
+    search(path, "growing", 2)
+    assert lines_of(server, file="growing.journal")["growing"]["trials"] == 2
+    search(path, "growing", 5)
+    search(path, "second", 1)
+    lines = lines_of(server, file="growing.journal")
+    assert (lines["growing"]["trials"], lines["second"]["trials"]) == (5, 1)
+    path.unlink()
+    search(path, "another", 1)
+    assert list(lines_of(server, file="growing.journal")) == ["another"]
+    path.unlink()
+
+
+def test_a_kernel_shows_the_studies_that_it_registered_and_no_password(server: JupyterServer) -> None:
+    outside = server.root.parent / "elsewhere.journal"
+    search(outside, "elsewhere", 2)
+    kernel = server.post("api/kernels", {"name": "python3"}).json["id"]
+    file = server.home / "runtime" / f"nbcompress-{kernel}.json"
+    studies = [
+        {"storage": str(outside), "study": "elsewhere"},
+        {"storage": "postgresql://me:***@host/db", "study": "in a database"},
+    ]
+    file.write_text(json.dumps({"version": 1, "studies": studies}))
+    lines = lines_of(server)
+    assert (lines["elsewhere"]["kernel"], lines["elsewhere"]["trials"]) == (kernel, 2)
+    assert lines["in a database"]["state"] == "unknown"
+    view = server.get("nbcompress/studies", path=str(outside), kernel=kernel)
+    assert view.json["name"] == "elsewhere"
+    # Not another file, not by a kernel that does not run, and not for deletion.
+    for arguments in [
+        {"path": str(outside)},
+        {"path": "/etc/passwd", "kernel": kernel},
+        {"path": str(outside), "kernel": "../../etc"},
+        {"path": str(outside), "kernel": "0" * 8},
+    ]:
+        assert server.get("nbcompress/studies", **arguments).status == 404
+    assert server.post("nbcompress/delete", {"path": str(outside), "study": "elsewhere"}).status == 404
+    server.ask(Request(f"{server.address}api/kernels/{kernel}", headers=server.authorization, method="DELETE"))
+    assert "elsewhere" not in lines_of(server)
+
+
+def test_a_report_is_saved_and_not_shown(server: JupyterServer) -> None:
+    answer = server.get("nbcompress/report", path="nbcompress.journal", study="digits")
+    assert answer.status == 200
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert "Study digits" in answer.text
