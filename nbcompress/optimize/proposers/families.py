@@ -161,7 +161,7 @@ def fit_member_models(base: FittedModels, history: History, families: Families, 
         families: Of the space.
         members: How the processes are fitted.
     """
-    told, n_objectives = history.has_status("told"), history.losses.shape[1]
+    told, n_objectives = history.has_status("told") & base.is_used, history.losses.shape[1]
     log_tail = n_objectives == 1 and not families.space.has_conditions
     width = LENGTHSCALE_PRIOR_WIDTH if n_objectives == 1 else LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
     notes = families.shared_history(history).notes
@@ -183,7 +183,7 @@ def fit_member_models(base: FittedModels, history: History, families: Families, 
         if (process := fitted(f"loss {j}", known, values, log_tail=log_tail)) is not None:
             unconditioned[j] = cast(GaussianProcess, process)
     for j, column in enumerate(history.slacks.T):
-        known = np.isfinite(column)
+        known = np.isfinite(column) & base.is_used
         if (process := fitted(f"slack {j}", known, column[known])) is not None:
             constraints[f"slack {j}"] = cast(GaussianProcess, process.condition_on_mean(base.X_pending))
     objectives = {j: model.condition_on_mean(base.X_pending) for j, model in unconditioned.items()}
