@@ -48,7 +48,7 @@ REGION = "region"
 MAX_MAPS = 10_000_000
 # Half the width of the trust region, as a share of an axis: at first, its limits, and its change after a better point
 # and after several others. Heuristics, see benchmarks.md#many-parameters.
-FIRST_LENGTH, MIN_LENGTH, MAX_LENGTH = 0.15, 0.02, 0.5
+FIRST_LENGTH, MIN_LENGTH, MAX_LENGTH = 0.2, 0.02, 0.5
 GROWTH, SHRINKAGE, MAX_FAILURES = 1.5, 0.7, 3
 
 
