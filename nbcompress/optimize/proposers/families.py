@@ -40,6 +40,8 @@ MIN_MEMBERS = 5
 # So many trials search the shared space first: some, and some for each of its parameters, up to a limit. Heuristic, see
 # benchmarks.md#many-parameters.
 SHARED_FIRST, SHARED_FIRST_PER_PARAMETER, MAX_SHARED_FIRST = 4, 3, 16
+# The losses of at least this share of them should be known. Heuristic.
+KNOWN_SHARE = 0.8
 # Later, one trial in so many searches the shared space, as long as nothing better than shared values is known.
 SHARED_EVERY = 6
 # The key of the trust region's length in a proposal's note.
@@ -81,6 +83,18 @@ class Families:
     def n_shared_first(self) -> int:
         """How many trials search the shared space first."""
         return min(SHARED_FIRST + SHARED_FIRST_PER_PARAMETER * len(self.shared_space), MAX_SHARED_FIRST)
+
+    def is_first(self, shared_history: History) -> bool:
+        """Say whether the next trial is one of the first, which search the shared space.
+
+        They are up to twice as many if none is feasible, since the shared space reaches the smallest values, or if the
+        losses of most are unknown: a trial that breaks a constraint is often stopped before it has all metrics.
+        """
+        n, n_first = len(shared_history), self.n_shared_first
+        if n < n_first or n >= 2 * n_first:
+            return n < n_first
+        n_known = int(np.isfinite(shared_history.losses).all(1).sum())
+        return not shared_history.is_feasible.any() or n_known < KNOWN_SHARE * n_first
 
     @property
     def names(self) -> tuple[str, ...]:

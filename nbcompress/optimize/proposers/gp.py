@@ -176,10 +176,9 @@ class GaussianProcessProposer:
     ) -> Proposal:
         """Propose a point whose members share values, or one in a trust region around the best known point."""
         shared_history = families.shared_history(history)
-        n_first = families.n_shared_first
-        # Without a feasible trial the shared space is searched for longer, since it reaches the smallest values.
-        is_first = len(shared_history) < n_first + (0 if history.is_feasible.any() else n_first)
-        if is_first or (number % SHARED_EVERY == 0 and families.are_shared(self._best_points(history))):
+        if families.is_first(shared_history) or (
+            number % SHARED_EVERY == 0 and families.are_shared(self._best_points(history))
+        ):
             try:
                 return self._propose_shared(families, number, shared_history)
             except SpaceExhausted:

@@ -40,13 +40,16 @@ def error_and_size(point: Point) -> tuple[float, float]:
     return 0.9 - 0.88 / (1 + harm**2), float((SIZES * (1 - amounts) * bits / 32).sum()) / BUDGET
 
 
-def searched(seed: int, n: int, *, n_objectives: int = 1, acquisition: str = "logei") -> History:
+def searched(
+    seed: int, n: int, *, n_objectives: int = 1, acquisition: str = "logei", is_stopped: bool = False
+) -> History:
+    """Search; with `is_stopped` a trial that breaks the budget ends before its error is known."""
     gp = proposer("gp", SPACE, n_objectives=n_objectives, n_constraints=1, seed=seed, acquisition=acquisition)
     history = History.empty(n_objectives, 1)
     for number in range(n):
         proposal = gp.propose(number, history)
         error, size = error_and_size(proposal.point)
-        losses = (error, size, size - error)[:n_objectives]
+        losses = (math.nan if is_stopped and size > 1.0 else error, size, size - error)[:n_objectives]
         history = history.with_point(proposal.point, "told", losses, [size - 1.0], proposal.note)
     return history
 
@@ -61,9 +64,9 @@ def best_uniform(n_amounts: int = 400) -> float:
     return min(found)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_search_ends_above_every_uniform_setting(seed: int) -> None:
-    history = searched(seed, 28)
+@pytest.mark.parametrize(("seed", "is_stopped"), [(0, False), (1, False), (0, True)])
+def test_a_search_ends_above_every_uniform_setting(seed: int, is_stopped: bool) -> None:
+    history = searched(seed, 28, is_stopped=is_stopped)
     best = history.losses[history.is_feasible].min()
     uniform = best_uniform()
     assert uniform > 0.15  # no setting of all layers is good
