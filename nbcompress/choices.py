@@ -6,8 +6,14 @@ They are listed apart from the code that they choose, so that help and Tab compl
 from __future__ import annotations
 
 SAMPLERS = ("gp", "sobol", "random", "grid", "tpe", "nsga2", "optuna-gp")
-ACQUISITIONS = ("logei", "ucb", "pi", "qlogei")
-KERNELS = ("matern52", "rbf")
+ACQUISITIONS = ("logei", "ucb", "pi", "qlogei", "ei", "noisy-ei", "kg", "mes", "thompson")
+# Those that take several objectives, too.
+MULTI_OBJECTIVE_ACQUISITIONS = ("logei", "ucb", "pi", "qlogei", "ei", "noisy-ei", "thompson")
+KERNELS = ("matern52", "rbf", "matern32", "matern12")
+# Kernels of a `SurrogateSpec` that have no closed form, and surrogates that are more than a kernel and a mean.
+FURTHER_KERNELS = ("linear", "additive", "mixed")
+SURROGATES = (*KERNELS, *FURTHER_KERNELS, "warped", "saas")
+LIKELIHOODS = ("gaussian",)
 MEANS = ("constant", "linear", "zero")
 PRUNERS = ("none", "median", "asha", "hyperband")
 ENGINES = ("inline", "process", "ray", "dask")

@@ -13,6 +13,7 @@ HOMES = {
     "Optimizer": "optimize",
     "Space": "space",
     "Study": "study",
+    "SurrogateSpec": "optimize",
     "Trial": "study",
     "accuracy": "measure",
     "cluster": "compressors",
@@ -43,6 +44,17 @@ HOMES = {
 # Modules that are reached as attributes, such as `nc.optuna.Sampler`. A star import does not bring them: the names of
 # the libraries that they stand in for are in use already.
 MODULES = ("compat", "optuna")
+
+
+# What a `Study` does by a higher floor if nothing of this session has set it: the module and the function that makes it
+# for a study. It is loaded at the first use, so that a stored study needs no torch.
+SLOTS = {"predictor": ("run.predictor", "predictor_of")}
+
+
+def slot(name: str) -> Any:
+    """Load and return the function that makes a part of a study, such as `predictor`."""
+    module, function = SLOTS[name]
+    return getattr(import_module(f"nbcompress.{module}"), function)
 
 
 def public(name: str) -> Any:

@@ -17,6 +17,7 @@ const ALONE = "(alone)";
 const MAX_MARKS = 12;
 const MARK_OFFSET = 14;
 const NOTHING = "This study was saved without slices of the surrogate.";
+const BY_PYTHON = "This surrogate has no closed form on this page: the slices were computed in Python. ";
 
 export class Acquisition implements Part {
   readonly element = el("div");
@@ -87,7 +88,8 @@ export class Acquisition implements Part {
     // The best point may have changed since Python computed its slices.
     const passes = through && through.params[slice.parameter] === slice.at ? ` through trial ${through.number}${through.number === study.best ? " (the best)" : ""}` : "";
     const where = slice.next === null ? "" : `On this line${passes}, the acquisition is largest at ${slice.parameter} = ${formatValue(slice.next)}. `;
-    this.caption.replaceChildren(userText(where + reasonText(study)));
+    const source = study.surrogate ? "" : BY_PYTHON;
+    this.caption.replaceChildren(userText(source + where + reasonText(study)));
   }
 
   private drawMaps(study: Study, surrogate: Surrogate, through: Trial, names: [string, string], metric: string): void {

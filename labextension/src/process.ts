@@ -78,6 +78,13 @@ export class Process {
     if (this.kernel === "rbf") {
       return Math.exp(-0.5 * r2);
     }
+    if (this.kernel === "matern12") {
+      return Math.exp(-Math.sqrt(r2));
+    }
+    if (this.kernel === "matern32") {
+      const r = Math.sqrt(3 * r2);
+      return (1 + r) * Math.exp(-r);
+    }
     const r = SQRT5 * Math.sqrt(r2);
     return (1 + r + (5 / 3) * r2) * Math.exp(-r);
   }

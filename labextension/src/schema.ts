@@ -13,7 +13,7 @@ export type Series = (number | null)[];
  * (measured - predicted) / standard deviation.
  */
 export type Series1 = (number | null)[];
-export type Kernel = "matern52" | "rbf";
+export type Kernel = "matern52" | "rbf" | "matern32" | "matern12";
 /**
  * The formula that a page may use; null if the acquisition is computed in Python only.
  */
@@ -323,7 +323,7 @@ export const isTrial = hasFields({
   reports: isOptional(isMapOf(isListOf(isSeries))),
 });
 
-export const KERNELS = ["matern52","rbf"] as const;
+export const KERNELS = ["matern52","rbf","matern32","matern12"] as const;
 export const isKernel = isOneOf(KERNELS);
 
 export const ACQUISITIONS = ["logei","ucb","pi","hypervolume",null] as const;

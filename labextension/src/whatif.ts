@@ -14,6 +14,7 @@ import { Surrogate, type Prediction } from "./surrogate";
 
 const WAITING = "Predictions are shown here once the surrogate has enough trials.";
 const NOTHING = "This study was saved without its surrogate, so there are no predictions.";
+const BY_PYTHON = "This surrogate has no closed form on this page, so it cannot predict a new point here. The Acquisition tab shows slices that were computed in Python; study.predict([...]) answers for any point.";
 const FINE = 1000;
 const STRIP = { width: 220, height: 22 };
 
@@ -53,7 +54,8 @@ export class WhatIf implements Part {
   draw(study: Study): void {
     this.study = study;
     const surrogate = Surrogate.of(study);
-    this.empty.textContent = surrogate ? "" : study.state === "running" ? WAITING : NOTHING;
+    const missing = study.slices.length && !study.surrogate ? BY_PYTHON : study.state === "running" ? WAITING : NOTHING;
+    this.empty.textContent = surrogate ? "" : missing;
     this.empty.hidden = Boolean(surrogate);
     [this.sliders, this.results, this.tools, this.narrow.element].forEach((element) => (element.hidden = !surrogate));
     if (surrogate) {

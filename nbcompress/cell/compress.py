@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nbcompress.cell.body import CellBody, CellSource
 from nbcompress.cell.compress_cell import ACCURACY, KEPT, CellNames, CompressCell, compress_cell
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from nbcompress.study import Study
 
+Tried = Literal["blocks", "channels", "rank", "weights", "bits", "codebooks", "training"]
 # The options of a search that `compress` decides itself.
 _OWN = frozenset({"start", "baseline", "keep"})
 
@@ -34,7 +35,8 @@ def compress(
     trials: int = 30,
     keep_accuracy: float | None = None,
     example: Any = None,
-    tries: str | Iterable[str] | None = None,
+    tries: Tried | Iterable[Tried] | None = None,
+    study: str | None = None,
     **options: Any,
 ) -> Study:
     """Search the best compression of a model within a budget, and return the study.
@@ -55,7 +57,8 @@ def compress(
         example: An input of the model, for milliseconds; None takes one of `data`.
         tries: Some of `blocks`, `channels`, `rank`, `weights`, `bits`, `codebooks` and `training`; None chooses those
             that make this model cheaper in what the budget limits.
-        options: All other options of `nc.search`, such as `study`, `timeout` or `engine`.
+        study: The name of a stored study. Without a name and a storage nothing is stored.
+        options: All other options of `nc.search`, such as `storage`, `timeout` or `engine`.
 
     Returns:
         The study. The best model is `study.kept["small"]`, its metrics are `accuracy`, `kilobytes` and, with a budget
@@ -94,9 +97,8 @@ def compress(
         trials=trials,
         keep_accuracy=keep_accuracy,
     )
-    return _run(
-        cell, namespace, SearchOptions(trials=trials, start=tuple(map(dict, cell.start)), keep=(KEPT,), **options)
-    )
+    own: dict[str, Any] = {"trials": trials, "start": tuple(map(dict, cell.start)), "keep": (KEPT,), "study": study}
+    return _run(cell, namespace, SearchOptions(**own, **options))
 
 
 def _run(cell: CompressCell, namespace: dict[str, Any], options: SearchOptions) -> Study:

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
-from nbcompress.artifact import quantize
 from nbcompress.artifact.budget import Limits, parse_limits
 from nbcompress.artifact.file import size_bytes
+from nbcompress.cell.compress_steps import Point, Step, moved, shrunk, steps_of
 from nbcompress.cell.source import names_read
 from nbcompress.choices import TRIES
-from nbcompress.compressors import cluster, factorize, prune
 from nbcompress.compressors.data import tensors_in
 from nbcompress.compressors.factorize import why_not_factorizable
 from nbcompress.compressors.layers import check_model, select, unique_parameters
 from nbcompress.errors import CompressionError, SearchError, check_integer, did_you_mean, first_line, option
 from nbcompress.measure import latency_ms
 from nbcompress.public import public
-
-Point = Mapping[str, Any]
 
 # The names that the cell assigns and that are promised: the kept model and its metrics.
 KEPT, ACCURACY, KILOBYTES, MILLISECONDS = "small", "accuracy", "kilobytes", "milliseconds"
@@ -81,96 +78,12 @@ class CellNames:
                 )
 
 
-@dataclass(frozen=True)
-class Step:
-    """One thing that is tried.
-
-    Attributes:
-        name: The word for it in `tries`.
-        declared: The declaration of its parameter.
-        function: The function of ours that a trial calls.
-        arguments: The arguments of that call after the model, as text.
-        none: The values with which it changes nothing, by parameter.
-        apply: The same in this process.
-        saves: Whether it makes calls faster in torch; all of them make the file smaller.
-    """
-
-    name: str
-    declared: str
-    function: str
-    arguments: str
-    none: Point
-    apply: Callable[[nn.Module, Point], nn.Module]
-    saves: bool
-
-
-def _steps(names: CellNames, data: object, example: object) -> tuple[Step, ...]:
-    """Return everything that can be tried, in the order in which a trial does it.
-
-    Channels and blocks go first, since the others then work on a smaller model. A factorized layer gives up its zeros,
-    so weights are pruned after it. Bits and codebooks come last: they keep zeros, and pruning before them sees the
-    magnitudes.
-    """
-    given = f"data={names.data}" if names.data is not None else f"example={names.example}"
-    inputs: dict[str, Any] = {"data": data} if names.data is not None else {"example": example}
-
-    def cut(granularity: str, name: str) -> Callable[[nn.Module, Point], nn.Module]:
-        options: dict[str, Any] = {"granularity": granularity, **inputs}
-        return lambda model, point: prune(model, amount=point[name], **options)
-
-    return (
-        Step(
-            "blocks",
-            "blocks = Float(0, 0.75)  # share of the blocks that are removed",
-            "prune",
-            f'amount=blocks, granularity="layer", {given}',
-            {"blocks": 0.0},
-            cut("layer", "blocks"),
-            True,
-        ),
-        Step(
-            "channels",
-            "channels = Float(0, 0.9)  # share of the channels and heads that are removed",
-            "prune",
-            f'amount=channels, granularity="channel", {given}',
-            {"channels": 0.0},
-            cut("channel", "channels"),
-            True,
-        ),
-        Step(
-            "rank",
-            "rank = Float(0.05, 1)  # share of the rank that a layer keeps; 1 leaves it whole",
-            "factorize",
-            "rank=rank",
-            {"rank": 1.0},
-            lambda model, point: factorize(model, rank=point["rank"]),
-            True,
-        ),
-        Step(
-            "weights",
-            "amount = Float(0, 0.98)  # share of the weights that become zero",
-            "prune",
-            "amount=amount",
-            {"amount": 0.0},
-            lambda model, point: prune(model, amount=point["amount"]),
-            False,
-        ),
-    )
-
-
 _BITS = (2, 3, 4, 6, 8)
 _CLUSTERS = (2, 64)
 _ASSIGNED = frozenset(
     {KEPT, ACCURACY, KILOBYTES, MILLISECONDS, "blocks", "channels", "rank", "amount", "method", "bits", "clusters"}
     | {"lr", "epochs"}
 )
-
-
-def _shrunk(model: nn.Module, point: Point) -> nn.Module:
-    """Return the model with the bits or the codebooks of a point, if it has them."""
-    if "clusters" in point:
-        return cluster(model, clusters=point["clusters"])
-    return quantize(model, bits=point["bits"]) if "bits" in point else model
 
 
 @dataclass(frozen=True)
@@ -311,7 +224,7 @@ class _Writer:
 
     @cached_property
     def all_steps(self) -> tuple[Step, ...]:
-        return _steps(self.names, self.data, self.example)
+        return steps_of(self.names, self.data, self.example)
 
     @cached_property
     def reasons(self) -> dict[str, str]:
@@ -473,69 +386,73 @@ class _Writer:
     # The first trials ------------------------------------------------------------------------------------------------
 
     def _start(self) -> tuple[Point, ...]:
-        """Return uniform settings that meet the budget, the gentlest of each kind.
+        """Return uniform settings that meet the budget, the gentlest of each kind, those that change least first.
 
         Raises:
             CompressionError: No setting meets it.
         """
-        knobs = [step for step in reversed(self.steps) if self.limits.milliseconds is None or step.saves]
-        found: list[Point] = []
+        found: list[tuple[float, Point]] = []
         costs: list[str] = []
-        for base in self._bases():
-            for step in (*knobs[:2], None)[: 2 if knobs else 1]:
-                point, cost = self._gentlest(base, step)
-                if point is not None and point not in found:
-                    found.append(point)
+        for harshness, base in self._bases():
+            for steps in self._knobs():
+                share, cost = self._gentlest(base, steps)
                 costs.append(cost)
-                if len(found) == min(_MOST_STARTS, max(1, self.trials // 3)):
-                    return tuple(found)
+                if share is not None:
+                    found.append((harshness + share, moved(base, steps, share)))
         if not found:
             least = min(costs, key=lambda cost: float(cost.split()[0]))
             raise CompressionError(
                 f"{option('budget')} cannot be met: the smallest uniform setting of {', '.join(self.tries)} still has "
                 f"{least}. Allow more."
             )
-        return tuple(found)
+        found.sort(key=lambda item: item[0])
+        points = [point for i, (_, point) in enumerate(found) if point not in [known for _, known in found[:i]]]
+        return tuple(points[: min(_MOST_STARTS, max(1, self.trials // 3))])
 
-    def _bases(self) -> list[Point]:
-        """Return settings of everything but the amounts, from the gentlest on."""
+    def _knobs(self) -> list[tuple[Step, ...]]:
+        """Return the steps whose amounts are raised together until the budget is met."""
+        by_name = {step.name: step for step in self.steps}
+        if self.limits.milliseconds is not None:
+            return [(step,) for step in self.steps if step.saves] or [()]
+        wanted = (("weights",), ("channels", "weights"), ("rank",) if "weights" not in by_name else ())
+        return [
+            tuple(by_name[name] for name in names) for names in wanted if names and by_name.keys() >= set(names)
+        ] or [()]
+
+    def _bases(self) -> list[tuple[float, Point]]:
+        """Return settings of everything but the amounts, and how much accuracy each is likely to cost."""
         none = {name: value for step in self.steps for name, value in step.none.items()}
-        training = {"lr": 0.001, "epochs": 4} if "training" in self.tries else {}
+        training = {"lr": 0.003, "epochs": 8} if "training" in self.tries else {}
         both = {"bits", "codebooks"} <= set(self.tries)
-        bits = [{"method": "grid"} | {"bits": n} if both else {"bits": n} for n in (8, 4, 2)]
-        books = [{"method": "codebook"} | {"clusters": n} if both else {"clusters": n} for n in (16, 4)]
-        kinds: list[Point] = []
+        bits = {n: {"method": "grid"} | {"bits": n} if both else {"bits": n} for n in (8, 4, 2)}
+        books = {n: {"method": "codebook"} | {"clusters": n} if both else {"clusters": n} for n in (16, 4)}
+        kinds: list[tuple[float, Point]] = []
         if "bits" in self.tries:
-            kinds += bits
+            kinds += [(0.0, bits[8]), (0.05, bits[4]), (0.4, bits[2])]
         if "codebooks" in self.tries:
-            kinds[1:1] = books[:1]
-            kinds += books[1:]
+            kinds += [(0.05, books[16]), (0.4, books[4])]
         if _n_numbers(self.model) > _MANY_WEIGHTS:
-            kinds = kinds[1:3]
-        return [{**none, **kind, **training} for kind in kinds or [{}]]
+            kinds = [kind for kind in kinds if kind[0] == 0.05]
+        return [(harshness, {**none, **kind, **training}) for harshness, kind in kinds or [(0.0, {})]]
 
-    def _gentlest(self, base: Point, step: Step | None) -> tuple[Point | None, str]:
-        """Return the least of an amount with which `base` meets the budget, and the cost of the most.
+    def _gentlest(self, base: Point, steps: tuple[Step, ...]) -> tuple[float | None, str]:
+        """Return the least share of the ranges of amounts with which `base` meets the budget, and the cost of the most.
 
-        The amount is found by halving its range, on a grid of hundredths.
+        It is found by halving, on a grid of hundredths.
         """
-        if step is None:
-            cost = self._cost(base)
-            return (base if cost[0] else None), cost[1]
-        (name,) = step.none
-        most, least = {"blocks": (75, 0), "channels": (90, 0), "rank": (5, 100), "amount": (98, 0)}[name]
-        meets, shown = self._cost({**base, name: most / 100})
+        meets, shown = self._cost(moved(base, steps, 1.0))
         if not meets:
             return None, shown
-        if self._cost({**base, name: least / 100})[0]:
-            return {**base, name: least / 100}, shown
-        for _ in range(4):
+        if not steps or self._cost(base)[0]:
+            return 0.0, shown
+        least, most = 0, 100
+        for _ in range(5):
             middle = (most + least) // 2
-            if self._cost({**base, name: middle / 100})[0]:
+            if self._cost(moved(base, steps, middle / 100))[0]:
                 most = middle
             else:
                 least = middle
-        return {**base, name: most / 100}, shown
+        return most / 100, shown
 
     def _cost(self, point: Point) -> tuple[bool, str]:
         """Return whether a setting meets the budget with some room, before training; and its cost in words."""
@@ -543,7 +460,7 @@ class _Writer:
         for step in self.steps:
             if any(point[name] != value for name, value in step.none.items()):
                 small = step.apply(small, point)
-        small = _shrunk(small, point)
+        small = shrunk(small, point)
         meets, told = True, ""
         if self.limits.kilobytes is not None:
             kilobytes = size_bytes(small) / 1000

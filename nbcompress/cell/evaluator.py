@@ -50,13 +50,22 @@ class CellEvaluator:
         space: The space of its declarations.
         namespace: The notebook's namespace.
         keep: The variables of the body to keep with each trial.
+        measured: Variables of the body that are metrics beside those of the goal.
 
     Raises:
         SpaceSyntaxError: The body does not compile.
     """
 
-    def __init__(self, body: CellBody, space: Space, namespace: dict[str, Any], keep: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        body: CellBody,
+        space: Space,
+        namespace: dict[str, Any],
+        keep: Collection[str] = (),
+        measured: Collection[str] = (),
+    ) -> None:
         self._body, self._space, self._keep = body, space, tuple(keep)
+        self._measured = tuple(measured)
         self._code = body.code()
         self._names = reached_names(self._code, namespace)
         self._functions = plain_functions(namespace)
@@ -67,7 +76,7 @@ class CellEvaluator:
     def __call__(self, assignment: Assignment) -> Outcome:
         names = trial_globals(self._namespace, self._names, self._functions)
         names.update({name: public(name) for name in self._library})
-        for name in self._body.metrics_to_hide:
+        for name in self._body.metrics_to_hide | (set(self._measured) & self._body.assigned_before_read):
             names.pop(name, None)
 
         def body(trial: RunningTrial) -> Mapping[str, Any]:
@@ -80,7 +89,7 @@ class CellEvaluator:
         return _with_remarks(outcome, changed)
 
     def _run(self, names: dict[str, Any], trial: RunningTrial) -> Mapping[str, Any]:
-        before = {metric: names.get(metric, _MISSING) for metric in self._body.goal.metrics}
+        before = {metric: names.get(metric, _MISSING) for metric in (*self._body.goal.metrics, *self._measured)}
 
         def metrics() -> dict[str, Any]:
             found = {metric: names.get(metric, _MISSING) for metric in before}
@@ -122,7 +131,7 @@ class CellEvaluator:
         """Return a function that makes an evaluator of the same cell; it holds only what the body reaches."""
         names = {name: self._namespace[name] for name in self._names if name in self._namespace}
         names |= {"__name__": "__main__", "__builtins__": __builtins__}
-        return partial(CellEvaluator, self._body, self._space, names, self._keep)
+        return partial(CellEvaluator, self._body, self._space, names, self._keep, self._measured)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: the body, and the values that it reaches."""
@@ -132,13 +141,14 @@ class CellEvaluator:
             "body": self._body.source,
             "space": self._space,
             "keep": self._keep,
+            "measured": self._measured,
             "values": values,
             "functions": functions,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._body = CellBody(state["body"])
-        self._space, self._keep = state["space"], state["keep"]
+        self._space, self._keep, self._measured = state["space"], state["keep"], state["measured"]
         self._code = self._body.code()
         self._namespace, self._functions = state["values"], state["functions"]
         self._names = frozenset(self._namespace)

@@ -9,8 +9,9 @@ needs to say which items stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 from torch import nn
 
 from nbcompress.compressors.numbers import numbers_of, set_list_, set_number_
@@ -20,6 +21,49 @@ from nbcompress.errors import CompressionError
 _COUNT = re.compile(r"^(n|num|number_of)_(\w+_)?(layers?|blocks?)$|^\w*layers$|^depth$")
 _INDEX = re.compile(r"^(layer|block)_?(idx|id|index|number|num)$")
 _SIDES = ("encoder", "decoder")
+
+
+def packed_indices(indices: Sequence[int]) -> int | bytes:
+    """Return ascending indices in few bytes: the first n as the number n, others as a bit for each up to the last."""
+    if not indices or indices[-1] == len(indices) - 1:
+        return len(indices)
+    bits = np.zeros(indices[-1] + 1, dtype=np.uint8)
+    bits[list(indices)] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+def unpacked_indices(packed: int | bytes) -> tuple[int, ...]:
+    """Return the indices that `packed_indices` packed."""
+    if isinstance(packed, int):
+        return tuple(range(packed))
+    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), bitorder="little")
+    return tuple(np.flatnonzero(bits).tolist())
+
+
+def name_after_removal(name: str, container: str, positions: tuple[int, ...]) -> str | None:
+    """Return the name that a module or tensor has after `container` lost all items except those at `positions`.
+
+    Returns:
+        None if the module was removed.
+    """
+    start = f"{container}." if container else ""
+    if not name.startswith(start):
+        return name
+    item, dot, rest = name.removeprefix(start).partition(".")
+    if not item.isdigit():
+        return name
+    if int(item) not in positions:
+        return None
+    return f"{start}{positions.index(int(item))}{dot}{rest}"
+
+
+def name_before_removal(name: str, container: str, positions: tuple[int, ...]) -> str:
+    """Return the name that a module had before the removal; see `name_after_removal`."""
+    start = f"{container}." if container else ""
+    item, dot, rest = name.removeprefix(start).partition(".")
+    if not name.startswith(start) or not item.isdigit() or int(item) >= len(positions):
+        return name
+    return f"{start}{positions[int(item)]}{dot}{rest}"
 
 
 def is_container(module: nn.Module) -> bool:
@@ -127,4 +171,12 @@ def _renumber_(model: nn.Module, item: nn.Module, old: int, new: int) -> None:
                 set_number_(model, module, name, value - old + new)
 
 
-__all__ = ["bypass_", "is_container", "remove_items_"]
+__all__ = [
+    "bypass_",
+    "is_container",
+    "name_after_removal",
+    "name_before_removal",
+    "packed_indices",
+    "remove_items_",
+    "unpacked_indices",
+]

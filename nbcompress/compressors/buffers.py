@@ -14,7 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from nbcompress.compressors.record import Surgery, name_after_removal
+from nbcompress.compressors.blocks import name_after_removal
+from nbcompress.compressors.record import Surgery
 
 
 def non_persistent_buffers(model: nn.Module) -> dict[str, Tensor]:

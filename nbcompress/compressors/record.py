@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nbcompress.compressors.blocks import name_after_removal, name_before_removal, unpacked_indices
 from nbcompress.errors import CompressionError
 
 _ATTRIBUTE = "_nbcompress_record"
@@ -226,23 +226,6 @@ class ActivationRange:
 Activations = Mapping[str, ActivationRange | Literal["dynamic"]]
 
 
-def packed_indices(indices: Sequence[int]) -> int | bytes:
-    """Return ascending indices in few bytes: the first n as the number n, others as a bit for each up to the last."""
-    if not indices or indices[-1] == len(indices) - 1:
-        return len(indices)
-    bits = np.zeros(indices[-1] + 1, dtype=np.uint8)
-    bits[list(indices)] = 1
-    return np.packbits(bits, bitorder="little").tobytes()
-
-
-def unpacked_indices(packed: int | bytes) -> tuple[int, ...]:
-    """Return the indices that `packed_indices` packed."""
-    if isinstance(packed, int):
-        return tuple(range(packed))
-    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), bitorder="little")
-    return tuple(np.flatnonzero(bits).tolist())
-
-
 @dataclass(frozen=True)
 class Surgery:
     """One structural change of a model. A file replays it on a fresh instance before it fills in the weights.
@@ -370,32 +353,6 @@ def unit_axis(module: nn.Module) -> int:
     """Return the axis of the weight of a layer along which its output units lie."""
     transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     return 1 if isinstance(module, (*transposed, nn.Embedding, nn.EmbeddingBag)) else 0
-
-
-def name_after_removal(name: str, container: str, positions: tuple[int, ...]) -> str | None:
-    """Return the name that a module or tensor has after `container` lost all items except those at `positions`.
-
-    Returns:
-        None if the module was removed.
-    """
-    start = f"{container}." if container else ""
-    if not name.startswith(start):
-        return name
-    item, dot, rest = name.removeprefix(start).partition(".")
-    if not item.isdigit():
-        return name
-    if int(item) not in positions:
-        return None
-    return f"{start}{positions.index(int(item))}{dot}{rest}"
-
-
-def name_before_removal(name: str, container: str, positions: tuple[int, ...]) -> str:
-    """Return the name that a module had before the removal; see `name_after_removal`."""
-    start = f"{container}." if container else ""
-    item, dot, rest = name.removeprefix(start).partition(".")
-    if not name.startswith(start) or not item.isdigit() or int(item) >= len(positions):
-        return name
-    return f"{start}{positions[int(item)]}{dot}{rest}"
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.attention import convert_attention_
-from nbcompress.compressors.blocks import bypass_, remove_items_
+from nbcompress.compressors.blocks import bypass_, remove_items_, unpacked_indices
 from nbcompress.compressors.factorize import LowRank, low_rank_like
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import is_integer, number_at, set_number_
-from nbcompress.compressors.record import Surgery, unit_axis, unpacked_indices
+from nbcompress.compressors.record import Surgery, unit_axis
 from nbcompress.errors import CompressionError
 
 

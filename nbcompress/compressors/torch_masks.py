@@ -37,7 +37,8 @@ def torch_masks(model: nn.Module) -> dict[str, Tensor]:
 
 def without_torch_masks(model: nn.Module) -> nn.Module:
     """Return `model` itself if it has no masks of `torch.nn.utils.prune`, else a copy with plain weights."""
-    if not any(True for module in model.modules() for _ in _hooks(module)):
+    # Something else than a module is refused by its reader, in its own words.
+    if not isinstance(model, nn.Module) or not any(True for module in model.modules() for _ in _hooks(module)):
         return model
     new = deep_copy(model)
     take_over_masks_(new)

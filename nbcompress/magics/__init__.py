@@ -32,6 +32,8 @@ LINE_MAGICS = {
     "compress": "compress",
     "footprint": "measures",
     "sensitivity": "measures",
+    "compare": "files",
+    "export": "files",
     "bo_study": "study",
     "bo_report": "study",
 }

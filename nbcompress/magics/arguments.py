@@ -237,7 +237,8 @@ class MagicParser(argparse.ArgumentParser):
 
     def _expanded(self, words: Iterable[str], evaluate: Evaluate) -> list[str]:
         """Return the words with the values of the notebook in them."""
-        positional = next((action for action in self._actions if not action.option_strings), None)
+        positionals = [action for action in self._actions if not action.option_strings]
+        n_positional = 0
         found: list[str] = []
         action: argparse.Action | None = None  # of the option that takes the next word
         for word in words:
@@ -249,7 +250,12 @@ class MagicParser(argparse.ArgumentParser):
                     action = None if action.nargs == 0 else action
                     continue
             elif action is None:
-                found.append(word if word.startswith("-") else self._value_of(positional, word, evaluate))
+                if not word.startswith("-"):
+                    # The last one may take several words.
+                    place = min(n_positional, len(positionals) - 1)
+                    word = self._value_of(positionals[place] if positionals else None, word, evaluate)
+                    n_positional += 1
+                found.append(word)
                 continue
             else:
                 option, text = found.pop(), word
@@ -260,7 +266,8 @@ class MagicParser(argparse.ArgumentParser):
         return found
 
     def _value_of(self, action: argparse.Action | None, text: str, evaluate: Evaluate) -> str:
-        if action is None or action.type in (expression, model_or_file, verbatim):
+        is_code = action is not None and action.type is expression_or_file and not is_file_name(text)
+        if action is None or action.type in (expression, verbatim) or is_code:
             return text
         try:
             text = expanded(text, evaluate)
@@ -333,9 +340,18 @@ def expression(text: str) -> Expression:
     return Expression(text.strip())
 
 
-def model_or_file(text: str) -> Expression:
-    """Accept a Python expression, or the path of a model's file, whose quotes the line has lost."""
-    return Expression(repr(text)) if text.endswith(".nbz") else expression(text)
+class FileName(str):
+    """The name of a file of a model."""
+
+
+def is_file_name(text: str) -> bool:
+    """Return whether a word is the name of a file of a model, not an expression."""
+    return text.endswith((".onnx", ".nbz"))
+
+
+def expression_or_file(text: str) -> Expression | FileName:
+    """Accept a Python expression, or the name of a file that ends in .onnx or .nbz, with or without quotes."""
+    return FileName(text) if is_file_name(text) else expression(text)
 
 
 def expression_or_error(text: str) -> Expression:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -21,6 +23,7 @@ from nbcompress.magics.arguments import (
     OUT,
     Argument,
     Expression,
+    FileName,
     Suggests,
     argument,
     as_keywords,
@@ -98,8 +101,13 @@ def model_of(text: Expression, scope: Scope) -> Any:
     return model
 
 
-def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
+def named_models(texts: Sequence[Expression | FileName], scope: Scope, *, or_files: bool = False) -> dict[str, Any]:
     """Evaluate expressions of models and label each model by its expression; equal labels get a number.
+
+    Args:
+        texts: The expressions.
+        scope: Where they are evaluated.
+        or_files: Whether names of files may stand for models. They are labelled by their names.
 
     Raises:
         UsageError: There is no model, or a value is not a model.
@@ -108,11 +116,15 @@ def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for text in texts:
-        value = scope.evaluate(text)
-        for label, model in _labelled(text, value):
-            if not isinstance(model, nn.Module):
+        value = str(text) if isinstance(text, FileName) else scope.evaluate(text)
+        for typed, model in _labelled(text, value):
+            label = typed
+            if or_files and isinstance(model, (str, os.PathLike)):
+                label = Path(model).name
+            elif not isinstance(model, nn.Module):
                 kind = with_article(type(model).__name__)
-                raise UsageError(f"MODEL must be a torch.nn.Module, but {label} is {kind}.")
+                files = " Names of files end in .onnx or .nbz." if or_files else ""
+                raise UsageError(f"MODEL must be a torch.nn.Module, but {label} is {kind}.{files}")
             key, count = label, 2
             while key in found:
                 key, count = f"{label} ({count})", count + 1
@@ -122,7 +134,7 @@ def named_models(texts: Sequence[Expression], scope: Scope) -> dict[str, Any]:
     return found
 
 
-def _labelled(text: Expression, value: Any) -> list[tuple[str, Any]]:
+def _labelled(text: str, value: Any) -> list[tuple[str, Any]]:
     """Return pairs of label and model: for a list display the text of each part, for other lists the position."""
     if isinstance(value, dict):
         return [(str(key), model) for key, model in value.items()]

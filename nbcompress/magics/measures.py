@@ -14,10 +14,11 @@ from nbcompress.magics.arguments import (
     MODEL,
     OUT,
     Expression,
+    FileName,
     argument,
     as_keywords,
     expression,
-    model_or_file,
+    expression_or_file,
     number,
     one_of,
 )
@@ -32,8 +33,8 @@ def _footprint(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     file = _model_file(arguments, scope)
     if file is not None:
         return _footprint_of_file(file, arguments, scope)
-    models = named_models(arguments.models, scope)
-    keywords = scope.values(as_keywords(arguments, ("example", "data", "threads", "runtime")))
+    models = named_models(arguments.models, scope, or_files=True)
+    keywords = scope.values(as_keywords(arguments, ("example", "data", "threads", "runtime", "into")))
     measured = footprint(models, **keywords)
     result: Any = measured[0] if len(models) == 1 else measured
     if scope.in_trial:
@@ -49,9 +50,12 @@ _PATH_NODES = (ast.Constant, ast.Name, ast.Attribute)
 
 def _model_file(arguments: argparse.Namespace, scope: Scope) -> str | None:
     """Return the path if the line names one file of a compressed model in place of models."""
-    if len(arguments.models) != 1 or not isinstance(ast.parse(arguments.models[0], mode="eval").body, _PATH_NODES):
+    if len(arguments.models) != 1 or arguments.into is not None:
+        return None
+    (text,) = arguments.models
+    if not isinstance(text, FileName) and not isinstance(ast.parse(text, mode="eval").body, _PATH_NODES):
         return None  # an expression that makes a model is evaluated once
-    value = scope.evaluate(arguments.models[0])
+    value = str(text) if isinstance(text, FileName) else scope.evaluate(text)
     is_path = isinstance(value, (str, os.PathLike)) and str(value).endswith(".nbz")
     return os.fspath(value) if is_path else None
 
@@ -60,7 +64,9 @@ def _footprint_of_file(path: str, arguments: argparse.Namespace, scope: Scope) -
     from nbcompress.artifact.contents import read_contents
 
     if arguments.example is not None or arguments.data is not None:
-        raise UsageError(f"{path!r} holds weights and no code, so nothing is run: leave --example and --data out.")
+        raise UsageError(
+            f"{path!r} holds weights and no code, so nothing is run: leave --example and --data out, or pass --into."
+        )
     contents = read_contents(path)
     if scope.in_trial:
         return MagicResult(contents)
@@ -82,14 +88,17 @@ FOOTPRINT = LineMagic(
         argument(
             "models",
             nargs="+",
-            type=model_or_file,
+            type=expression_or_file,
             metavar="MODEL",
-            help="expressions: models, lists of models, or the path of one .nbz file",
+            help="expressions: models, or lists of models; or names of files (.onnx, .nbz); one .nbz alone is listed",
         ),
         argument("--example", type=expression, metavar="X", help="an input of the model; without it nothing is run"),
         argument("--data", type=expression, metavar="D", help="data whose first batch serves as the example"),
         one_of("--runtime", ("torch", "onnx"), "where latency is measured: {words} (torch)"),
         number("--threads", "N", "threads while latency is measured (1)"),
+        argument(
+            "--into", type=expression, metavar="MODEL", help="an instance of the class of the model in a .nbz file"
+        ),
         OUT,
     ),
     _footprint,

@@ -192,19 +192,46 @@ def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any], tr
         models: The models by label, the original first.
         trained: The labels of those that were trained.
     """
+    scored = {label for values in before.values() for label in values}
+    scores = card.scores({label: model for label, model in models.items() if label not in scored})
+    found = {name: {**before[name], **values} for name, values in scores.items()}
+    return _side_by_side(card, found, models, {}, trained)[1]
+
+
+def many_models(card: CardInputs, models: Mapping[str, Any], keywords: Mapping[str, Any]) -> tuple[Any, Bundle]:
+    """Return the costs of several models or files, and the card that compares them.
+
+    Args:
+        card: The inputs.
+        models: The models, or paths of files, by label.
+        keywords: `threads` and `into`, if they are given.
+    """
+    from nbcompress.measure import as_modules
+
+    threads = keywords.get("threads", 1)
+    modules = as_modules(models, keywords.get("into"), threads)
+    return _side_by_side(card, card.scores(modules), modules, {"threads": threads})
+
+
+def _side_by_side(
+    card: CardInputs,
+    scores: Scores,
+    models: Mapping[str, Any],
+    keywords: Mapping[str, Any],
+    trained: Collection[str] = (),
+) -> tuple[Any, Bundle]:
     from nbcompress.compressors import record_of
     from nbcompress.compressors.losses import LossSpec
     from nbcompress.measure import accuracy_change, footprint, language_note, scores_on
     from nbcompress.panels.cards import footprint_card
 
-    scored = {label for values in before.values() for label in values}
-    scores = card.scores({label: model for label, model in models.items() if label not in scored})
-    footprints = footprint(dict(models), card.example, data=card.data)
+    footprints = footprint(dict(models), card.example, data=card.data, **keywords)
     remarks, measured = [], None
-    try:
-        measured = scores_on(models, card.data, LossSpec(**card.loss_keywords), seconds=CARD_SECONDS)
-    except DataError as err:
-        remarks = [f"no accuracy: {err}"]
+    if card.data is not None:
+        try:
+            measured = scores_on(models, card.data, LossSpec(**card.loss_keywords), seconds=CARD_SECONDS)
+        except DataError as err:
+            remarks = [f"no accuracy: {err}"]
     if measured is not None:
         remarks += card.remarks(bool(measured.language))
         remarks += [language_note(score) for score in list(measured.language.values())[:1]]
@@ -212,11 +239,12 @@ def side_by_side(card: CardInputs, before: Scores, models: Mapping[str, Any], tr
         for index, other in enumerate(others):
             n_examples, flips, *_ = accuracy_change(measured.accuracy[first], measured.accuracy[other]).notes()
             remarks += [n_examples] * (index == 0) + [f"{first} to {other}: {flips}"]
-    return footprint_card(
+    bundle = footprint_card(
         footprints,
         title=card.title,
         training={label: record_of(model).training[-1:] for label, model in models.items() if label in trained},
-        scores={name: {**before[name], **values} for name, values in scores.items()},
+        scores=scores,
         measured=measured,
         remarks=remarks,
     )
+    return footprints, bundle

@@ -23,8 +23,8 @@ from nbcompress.cell import CellBody, CellEvaluator, CellSource
 from nbcompress.choices import ENGINES, is_engine
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import HelpRequested
-from nbcompress.magics.base import Output, Scope, one_line_errors
-from nbcompress.magics.search_options import goal_of, search_parser
+from nbcompress.magics.base import Output, Scope, one_line_errors, variables
+from nbcompress.magics.search_options import PARTS, goal_of, search_parser
 from nbcompress.run import Assignment, Outcome
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.reads import is_a
@@ -155,7 +155,8 @@ def prepare(arguments: argparse.Namespace, cell: str, scope: Scope, *, in_memory
     body, space = read_cell(arguments, cell, scope, baseline)
     options = _options(arguments, body, scope, baseline)
     location = StudyLocation.of_cell(options, _made_name(body, space))
-    evaluator = CellEvaluator(body, space, scope.namespace, options.keep)
+    measured = _noise_names(options, body)
+    evaluator = CellEvaluator(body, space, scope.namespace, options.keep, measured)
     search = prepare_search(
         options,
         evaluator,
@@ -184,6 +185,7 @@ def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope, baseli
         "original": scope.value(arguments.original),
         "test": scope.value(arguments.test),
         "baseline": baseline,
+        **_surrogate_parts(arguments, scope),
     }
     options = SearchOptions.from_arguments({**vars(arguments), **evaluated})
     for name in options.baseline or ():
@@ -192,6 +194,40 @@ def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope, baseli
         if name not in body.assigned and near:
             raise UsageError(f"--baseline: the cell never assigns {name!r}.{near}")
     return options
+
+
+def _surrogate_parts(arguments: argparse.Namespace, scope: Scope) -> dict[str, Any]:
+    """Return acquisition, kernel, mean and surrogate: a fixed word, or the variable of that name."""
+    typed = getattr(arguments, "typed", ())
+    beside = [option for option in ("--kernel", "--mean") if option in typed]
+    if "--surrogate" in typed and beside:
+        raise UsageError(
+            f"--surrogate holds kernel and mean already, but {' and '.join(beside)} is given too. Leave one out, or "
+            "pass a variable that holds nbcompress.SurrogateSpec(kernel=..., mean=...)."
+        )
+    found = {}
+    for option, words in PARTS.items():
+        name: str | None = getattr(arguments, option.removeprefix("--"))
+        if name is None or name in words:
+            continue
+        if name not in scope.namespace:
+            near = did_you_mean(name, [*words, *variables(scope.namespace)])
+            raise UsageError(
+                f"{option} is {', '.join(words)} or the name of a variable in this notebook, but got {name!r}.{near}"
+            )
+        found[option.removeprefix("--")] = scope.namespace[name]
+    return found
+
+
+def _noise_names(options: SearchOptions, body: CellBody) -> tuple[str, ...]:
+    """Return the metrics that hold standard deviations; the body assigns each."""
+    for _, name in options.noise:
+        if name not in body.assigned:
+            near = did_you_mean(name, body.assigned)
+            raise UsageError(
+                f"--noise: the cell never assigns {name!r}.{near} A standard deviation is a variable of the body."
+            )
+    return tuple(name for _, name in options.noise)
 
 
 def notebook_modules(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,8 +267,8 @@ def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Any:
     if not is_word and choice not in scope.namespace:
         near = did_you_mean(choice, ENGINES)
         raise UsageError(
-            "--engine is inline, process, ray, dask, an address or the name of an executor in this notebook, but got "
-            f"{choice!r}.{near}"
+            "--engine is inline, process or the name of an executor in this notebook, or ray, dask or the address of a "
+            f"cluster, but got {choice!r}.{near}"
         )
     if choice != "inline" and body.magics:
         raise UsageError(

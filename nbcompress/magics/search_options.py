@@ -8,7 +8,17 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from nbcompress.choices import ACQUISITIONS, ENGINES, INTERRUPTS, KERNELS, MEANS, PRUNERS, SAMPLERS, is_engine
+from nbcompress.choices import (
+    ACQUISITIONS,
+    ENGINES,
+    INTERRUPTS,
+    KERNELS,
+    MEANS,
+    PRUNERS,
+    SAMPLERS,
+    SURROGATES,
+    is_engine,
+)
 from nbcompress.errors import GoalError
 from nbcompress.magics.arguments import MagicParser, OneOf, Suggests, WholeNumber, expression, name
 from nbcompress.study.goal import Constraint, Direction, Goal, Objective
@@ -30,6 +40,18 @@ SUMMARY = (
     "what is known early, report(accuracy=..., step=epoch) how training goes. {expression} and $name on the line are "
     "replaced by values of the notebook."
 )
+
+
+# The parts of the surrogate: each is one of these words, or a variable of the notebook.
+PARTS = {"--acquisition": ACQUISITIONS, "--kernel": KERNELS, "--mean": MEANS, "--surrogate": SURROGATES}
+
+
+class _Typed(argparse.Action):
+    """Stores a value, and in `typed` that the option stands on the line."""
+
+    def __call__(self, _: object, namespace: Any, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.typed = (*getattr(namespace, "typed", ()), option_string)
 
 
 class _AddObjective(argparse.Action):
@@ -110,8 +132,11 @@ def _proposing(add: Add) -> None:
     some = ", ".join(SAMPLERS[:5])
     help_ = f"what proposes points: {some}, ... (%(default)s)"
     add("--sampler", type=Suggests(str, SAMPLERS), metavar="NAME", help=help_)
-    for option, words in (("--acquisition", ACQUISITIONS), ("--kernel", KERNELS), ("--mean", MEANS)):
-        add(option, type=OneOf(words), help=f"{', '.join(words)} (%(default)s)")
+    for option, words in PARTS.items():
+        help_ = f"{', '.join(words)}, or a variable (%(default)s)"
+        add(option, type=Suggests(str, words), action=_Typed, metavar="NAME", help=help_)
+    help_ = "the metric that holds the standard deviation of METRIC; repeatable; a bare NAME with one objective"
+    add("--noise", action="append", metavar="METRIC=NAME", help=help_)
     help_ = f"early stopping by what report(..., step=...) tells: {', '.join(PRUNERS)} (%(default)s)"
     add("--pruner", type=Suggests(str, PRUNERS), metavar="NAME", help=help_)
     add("--until", metavar="RULE", help='a stop rule: "no gain 15" or "gain < 0.001"')

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
+from nbcompress.errors import GoalError
 from nbcompress.magics.arguments import OUT, argument
 from nbcompress.magics.base import Bundle, LineMagic, MagicResult, Output, Scope
 from nbcompress.magics.search_cell import notebook_modules
@@ -42,9 +43,22 @@ def stored_study(name: str, storage: str, scope: Scope) -> Study:
 
 def view_options(study: Study) -> dict[str, Any]:
     """Return what a view of a stored study shows beside its trials: the baseline, and predictions of its surrogate."""
-    from nbcompress.panels.surrogate_data import insight_of
+    from nbcompress.panels.surrogate_data import SurrogateInsight, insight_of
+    from nbcompress.run.history import HistoryCache
 
-    return {"baseline": study.record.get("baseline"), "insight": insight_of(proposer_of(study), study)}
+    baseline = study.record.get("baseline")
+    try:
+        proposer, noise = proposer_of(study), noise_of(study)
+    except GoalError as error:  # an object of an earlier session, which was not stored
+        return {"baseline": baseline, "insight": SurrogateInsight(warning=str(error))}
+    return {"baseline": baseline, "insight": insight_of(proposer, study, histories=HistoryCache(noise))}
+
+
+def noise_of(study: Study) -> dict[str, str]:
+    """Return by metric the name of the metric that holds its standard deviation, as the study records it."""
+    from nbcompress.run.options import noise_names
+
+    return noise_names(study.record.get("search", {}).get("noise", ()), study.goal)
 
 
 def study_view(study: Study) -> Bundle:
@@ -55,16 +69,20 @@ def study_view(study: Study) -> Bundle:
 
 
 def proposer_of(study: Study) -> Proposer | None:
-    """Return the proposer that searched a study, or None if the study does not record it."""
-    from nbcompress.optimize import proposer
-    from nbcompress.run.options import PROPOSER_OPTIONS
+    """Return the proposer that searched a study, or None if the study does not record it.
 
-    record = study.record
-    chosen = {key: record.get("search", {}).get(key) for key in PROPOSER_OPTIONS}
-    if None in chosen.values():
+    Raises:
+        GoalError: The surrogate or the acquisition was an object of an earlier session, which was not stored.
+    """
+    from nbcompress.optimize.surrogates.protocol import from_record
+    from nbcompress.run.options import PROPOSER_OPTIONS, SearchOptions
+    from nbcompress.run.setup import proposer_of as proposer_of_search
+
+    record = study.record.get("search", {})
+    if any(key not in record for key in PROPOSER_OPTIONS if key != "surrogate"):
         return None
-    n_objectives, n_constraints = len(study.goal.objectives), len(study.goal.constraints)
-    return proposer(space=study.space, n_objectives=n_objectives, n_constraints=n_constraints, **chosen)
+    chosen = {key: from_record(record[key]) for key in PROPOSER_OPTIONS if key in record}
+    return proposer_of_search(SearchOptions(**chosen), study.space, study.goal)
 
 
 def _as_bundle(text: str) -> Bundle:

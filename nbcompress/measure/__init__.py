@@ -17,6 +17,7 @@ from nbcompress.measure.accuracy import (
 )
 from nbcompress.measure.comparison import Comparison, compare, compare_footprints
 from nbcompress.measure.costs import Footprint, LayerFootprint
+from nbcompress.measure.files import OnnxModel, as_modules
 from nbcompress.measure.footprint import FootprintTable, check_runs, footprint
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
 from nbcompress.measure.latency import Latency, latencies, latency_ms
@@ -36,6 +37,7 @@ __all__ = [
     "LanguageLoss",
     "Latency",
     "LayerFootprint",
+    "OnnxModel",
     "PeakMemory",
     "Sensitivity",
     "SensitivityRow",
@@ -43,6 +45,7 @@ __all__ = [
     "accuracies",
     "accuracy",
     "accuracy_change",
+    "as_modules",
     "check_runs",
     "compare",
     "compare_footprints",

@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import exp, inf, log, sqrt
 from sys import float_info
@@ -26,6 +26,7 @@ from nbcompress.compressors.losses import IGNORED, LossFunction, LossSpec, Outpu
 from nbcompress.compressors.modes import seeded
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.errors import DataError, MeasureError, option
+from nbcompress.measure.files import ModelOrFile, OnnxModel, as_module
 from nbcompress.measure.inputs import ModelInputs, evaluation_copy, ordered_batches
 from nbcompress.measure.interval import Interval, proportion_interval, z_score
 from nbcompress.measure.text import points_text, share_text, text_table
@@ -190,12 +191,13 @@ class AccuracyChange:
 
 
 def accuracy(
-    model: nn.Module,
+    model: ModelOrFile,
     data: object,
     *,
     batch_size: int = _BATCH_SIZE,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    into: nn.Module | None = None,
 ) -> Accuracy:
     """Measure the share of examples that a model classifies correctly, with its 95 % interval, and per class.
 
@@ -203,13 +205,15 @@ def accuracy(
 
     Args:
         model: From inputs to scores of shape `(n, classes)`, as in training with cross-entropy; or, for targets of 0
-            and 1, to logits (or probabilities, if it ends in a sigmoid) of the shape of the targets.
+            and 1, to logits (or probabilities, if it ends in a sigmoid) of the shape of the targets. Or the name of a
+            file: an ONNX file runs in ONNX Runtime, and a file of `nc.save` fills a copy of `into`.
         data: A `DataLoader`, a data set, or a pair of tensors (inputs, labels). For a causal language model whose
             labels are its inputs, or that shifts labels itself, every token after the first counts.
         batch_size: Of data that is not in batches yet.
         loss: Loss that the model was trained with. A loss of torch tells logits from probabilities, and which label
             does not count (`ignore_index`).
         output: Index or key of the prediction, where the model returns several tensors.
+        into: An instance of the class of the model in a file of `nc.save`.
 
     Returns:
         Labels and predictions, with `n`, `interval` (a share from 0 to 1 with Wilson's 95 % interval) and `per_class`.
@@ -231,7 +235,9 @@ def accuracy(
     References:
         Wilson (1927), "Probable inference, the law of succession, and statistical inference".
     """
-    return accuracies({"model": model}, data, batch_size=batch_size, spec=LossSpec(loss, output))["model"]
+    return accuracies({"model": as_module(model, into)}, data, batch_size=batch_size, spec=LossSpec(loss, output))[
+        "model"
+    ]
 
 
 def accuracies(
@@ -316,7 +322,19 @@ def score_readings(
         MeasureError: A model fails on the data.
     """
     batches = Batches(data, batch_size)
-    return {name: _score_reading(model, batches, spec) for name, model in models.items()}
+    modules = {name: model for name, model in models.items() if not isinstance(model, OnnxModel)}
+    readings = {name: _score_reading(model, batches, spec) for name, model in modules.items()}
+    # A file returns what a module beside it returns, and cannot compute a loss of its own.
+    beside = next(iter(readings.values()), None)
+    for name, model in models.items():
+        if name not in modules:
+            is_alone = beside is None or isinstance(beside.output, str)
+            readings[name] = (
+                _score_reading(model, batches, spec)
+                if is_alone or beside is None
+                else replace(beside, is_model_loss=False)
+            )
+    return {name: readings[name] for name in models}
 
 
 def _score_reading(model: nn.Module, batches: Batches, spec: LossSpec) -> ResolvedLoss:

@@ -13,10 +13,10 @@ from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import DataError
 from nbcompress.measure.accuracy import AccuracyChange, LanguageChange, accuracy_change, scores_on
-from nbcompress.measure.costs import Footprint, footprint_notes, latency_text
+from nbcompress.measure.costs import Footprint, footprint_notes, latency_text, runtime_text
+from nbcompress.measure.files import ModelOrFile, as_modules
 from nbcompress.measure.footprint import Runtime, footprint, layer_table
 from nbcompress.measure.interval import Interval, median_interval
-from nbcompress.measure.latency import Latency
 from nbcompress.measure.text import (
     WeightHistogram,
     count_text,
@@ -28,6 +28,8 @@ from nbcompress.measure.text import (
     text_table,
     weight_histogram,
 )
+
+_NAMES = ("before", "after")
 
 
 @dataclass(frozen=True)
@@ -102,21 +104,23 @@ class Comparison:
         if self.remark:
             notes.append(self.remark)
         if self.before.latency is not None:
-            how = f"medians of {_how(self.before.latency)}, in turn, with 95 % intervals"
+            threads = f"{self.before.latency.threads} thread" + "s" * (self.before.latency.threads != 1)
+            where = runtime_text([self.before, self.after]).rstrip(",")
+            how = f"medians of {self.before.latency.repeats} on {threads}{where}, in turn, with 95 % intervals"
             notes.append(f"one call on {self.before.inputs}; ms a call: {how}")
         return [*notes, *(note for note in footprint_notes([self.before, self.after]) if not _is_repeated(note))]
 
-    def layer_table(self) -> tuple[list[str], list[list[str]]]:
+    def layer_table(self, names: tuple[str, str] = _NAMES) -> tuple[list[str], list[list[str]]]:
         """Return header and rows of a table of layers, before and after."""
-        return layer_table([replace(self.before, name="before"), replace(self.after, name="after")])
+        return layer_table([replace(self.before, name=names[0]), replace(self.after, name=names[1])])
 
-    def class_table(self) -> tuple[list[str], list[list[str]]] | None:
+    def class_table(self, names: tuple[str, str] = _NAMES) -> tuple[list[str], list[list[str]]] | None:
         """Return header and rows of the accuracy of each class; None if it was not measured."""
         if self.accuracy is None:
             return None
         pairs = zip(self.accuracy.before.per_class, self.accuracy.after.per_class, strict=True)
         rows = [[str(a.label), f"{a.n:,}", share_text(a.interval), share_text(b.interval)] for a, b in pairs]
-        return ["class", "examples", "before", "after"], rows
+        return ["class", "examples", *names], rows
 
     def __str__(self) -> str:
         tables = [text_table(["", "before", "after", "gain"], self.rows()), text_table(*self.layer_table())]
@@ -135,8 +139,8 @@ class Comparison:
 
 
 def compare(
-    before: nn.Module,
-    after: nn.Module,
+    before: ModelOrFile,
+    after: ModelOrFile,
     example: object = None,
     *,
     data: object = None,
@@ -146,6 +150,7 @@ def compare(
     seconds: float | None = None,
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
+    into: nn.Module | None = None,
 ) -> Comparison:
     """Compare two models: size, costs of a call, and accuracy if there is data with labels.
 
@@ -153,8 +158,9 @@ def compare(
     accuracies would need. For language models, loss and perplexity are measured instead of accuracy.
 
     Args:
-        before: A module, such as the original.
-        after: Another module, such as a compressed copy.
+        before: A module, such as the original, or the name of a file.
+        after: Another module, such as a compressed copy, or the name of a file. An ONNX file runs in ONNX Runtime, and
+            a file of `nc.save` fills a copy of `into`.
         example: A tensor, a tuple of positional or a dict of keyword inputs, on the device of the models.
         data: A `DataLoader`, a data set, or a pair of tensors (inputs, labels). Its first batch is the example if none
             is given.
@@ -164,6 +170,7 @@ def compare(
         seconds: Time limit for accuracy; the examples that were read by then count. All examples if None.
         loss: Loss that the models were trained with; chosen by the targets if None. See `nc.accuracy`.
         output: Index or key of the prediction, where a model returns several tensors.
+        into: An instance of the class of the model in a file of `nc.save`; the other model if None.
 
     Returns:
         The footprints of both models and what changed. `print` shows tables.
@@ -190,7 +197,8 @@ def compare(
         McNemar (1947), "Note on the sampling error of the difference between correlated proportions or percentages".
     """
     spec = LossSpec(loss, output)
-    models = {"before": without_torch_masks(before), "after": without_torch_masks(after)}
+    found = as_modules({"before": before, "after": after}, into, threads)
+    models = {name: without_torch_masks(model) for name, model in found.items()}
     footprints = footprint(models, example, data=data, threads=threads, repeats=repeats, runtime=runtime)
     comparison = replace(compare_footprints(*footprints), weights=weight_histogram(models))
     if data is None:
@@ -215,11 +223,6 @@ def compare_footprints(before: Footprint, after: Footprint) -> Comparison:
 
 def _row(name: str, before: int | None, after: int | None, text: Callable[[int | None], str]) -> list[str]:
     return [name, text(before), text(after), reduction_text(before, after)]
-
-
-def _how(latency: Latency) -> str:
-    where = " in ONNX Runtime" if latency.runtime == "onnx" else ""
-    return f"{latency.repeats} on {latency.threads} thread" + "s" * (latency.threads != 1) + where
 
 
 def _is_repeated(note: str) -> bool:

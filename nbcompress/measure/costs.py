@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nbcompress.artifact.export.onnx_graph import EXACT_OPTION
 from nbcompress.measure.latency import Latency
 from nbcompress.measure.memory import METHOD_TEXT, PeakMemory
 from nbcompress.measure.text import count_text, milliseconds_text, size_text, text_table
@@ -45,9 +44,9 @@ class Footprint:
 
     Attributes:
         name: Class of the model, or the name it was given.
-        parameters: Number of weights, shared ones once.
-        nonzeros: How many of them are not zero.
-        size_bytes: Length of the file that `nc.save` writes.
+        parameters: Number of weights, shared ones once; None for an ONNX file.
+        nonzeros: How many of them are not zero; None for an ONNX file.
+        size_bytes: Length of the file that `nc.save` writes, or of the file that was measured.
         macs: Multiply-accumulates of one call, None without an example.
         uncounted: Operators of that call that were not counted, by name.
         latency: Of that call in milliseconds, None without an example.
@@ -58,8 +57,8 @@ class Footprint:
     """
 
     name: str
-    parameters: int
-    nonzeros: int
+    parameters: int | None
+    nonzeros: int | None
     size_bytes: int
     macs: int | None = None
     uncounted: tuple[str, ...] = ()
@@ -102,7 +101,8 @@ class Footprint:
         return "\n".join([text_table(LAYER_HEADER, rows), *footprint_notes([self])])
 
     def __repr__(self) -> str:
-        return f"<Footprint of {self.name}: {count_text(self.parameters)} parameters, {size_text(self.size_bytes)}>"
+        parameters = "" if self.parameters is None else f"{count_text(self.parameters)} parameters, "
+        return f"<Footprint of {self.name}: {parameters}{size_text(self.size_bytes)}>"
 
 
 def latency_text(latency: Latency | None) -> str:
@@ -111,6 +111,16 @@ def latency_text(latency: Latency | None) -> str:
         return "-"
     ends = f"{milliseconds_text(latency.low_ms)} to {milliseconds_text(latency.high_ms)}"
     return f"{milliseconds_text(latency.median_ms)} ({ends})"
+
+
+def runtime_text(models: Sequence[Footprint]) -> str:
+    """Where calls were timed: empty for torch, ` in ONNX Runtime`, or which model where."""
+    timed = [(model.name, model.latency.runtime) for model in models if model.latency is not None]
+    runtimes = {runtime for _, runtime in timed}
+    if len(runtimes) < 2:
+        return " in ONNX Runtime" if "onnx" in runtimes else ""
+    in_onnx = ", ".join(name for name, runtime in timed if runtime == "onnx")
+    return f", {in_onnx} in ONNX Runtime and the others in torch,"
 
 
 def footprint_notes(models: Sequence[Footprint]) -> list[str]:
@@ -125,16 +135,15 @@ def footprint_notes(models: Sequence[Footprint]) -> list[str]:
     if latency is not None:
         threads = f"{latency.threads} thread" + "s" * (latency.threads != 1)
         figure = f"{latency_text(latency)} ms, the" if len(models) == 1 else "ms a call:"
-        where = " in ONNX Runtime" if latency.runtime == "onnx" else ""
-        notes.append(f"{figure} median of {latency.repeats} on {threads}{where} with its 95 % interval")
+        notes.append(f"{figure} median of {latency.repeats} on {threads}{runtime_text(models)} with its 95 % interval")
     if first.memory is not None:
         figure = f"{size_text(first.memory_bytes)} peak memory" if len(models) == 1 else "peak memory"
         notes.append(f"{figure}: weights, and {METHOD_TEXT[first.memory.method]}")
     # Less is the order of summation.
     rounding = [(model.name, model.latency.rounding) for model in models if model.latency is not None]
     notes += [
-        f"ONNX Runtime rounds activations of {name} to 8 bits beside decoded integers, which changes its outputs by "
-        f"{error:.1%}; its session option {EXACT_OPTION}=1 avoids it"
+        f"ONNX Runtime rounds activations of {name} to 8 bits before products with weights in few bits, which changes "
+        f"its outputs by {error:.1%}"
         for name, error in rounding
         if error > 1e-4
     ]
@@ -142,4 +151,12 @@ def footprint_notes(models: Sequence[Footprint]) -> list[str]:
     return [*notes, *uncounted]
 
 
-__all__ = ["LAYER_HEADER", "ROOT_NAME", "Footprint", "LayerFootprint", "footprint_notes", "latency_text"]
+__all__ = [
+    "LAYER_HEADER",
+    "ROOT_NAME",
+    "Footprint",
+    "LayerFootprint",
+    "footprint_notes",
+    "latency_text",
+    "runtime_text",
+]

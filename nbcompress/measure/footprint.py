@@ -5,6 +5,7 @@ Several models are measured in turn and shown side by side, as a whole and layer
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, overload
@@ -17,6 +18,7 @@ from nbcompress.compressors.layers import unique_parameters
 from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import MeasureError, option
 from nbcompress.measure.costs import ROOT_NAME, Footprint, LayerFootprint, footprint_notes, latency_text
+from nbcompress.measure.files import ModelOrFile, OnnxModel, as_modules, for_onnx, name_of, onnx_sizes
 from nbcompress.measure.inputs import ModelInputs, evaluation_copy, model_inputs, preserved_random_state
 from nbcompress.measure.latency import Latency, measure_latency, onnx_model
 from nbcompress.measure.macs import MacCount, count_macs
@@ -110,33 +112,36 @@ Runtime = Literal["torch", "onnx"]
 
 
 @overload
-def footprint(
-    model: nn.Module,
+def footprint(  # type: ignore[overload-overlap]  # a str is a sequence of str, and the name of a file
+    model: ModelOrFile,
     example: object = None,
     *,
     data: object = None,
     threads: int = 1,
     repeats: int = 30,
     runtime: Runtime = "torch",
+    into: nn.Module | None = None,
 ) -> Footprint: ...
 @overload
 def footprint(
-    model: Sequence[nn.Module] | Mapping[str, nn.Module],
+    model: Sequence[ModelOrFile] | Mapping[str, ModelOrFile],
     example: object = None,
     *,
     data: object = None,
     threads: int = 1,
     repeats: int = 30,
     runtime: Runtime = "torch",
+    into: nn.Module | None = None,
 ) -> FootprintTable: ...
 def footprint(
-    model: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module],
+    model: ModelOrFile | Sequence[ModelOrFile] | Mapping[str, ModelOrFile],
     example: object = None,
     *,
     data: object = None,
     threads: int = 1,
     repeats: int = 30,
     runtime: Runtime = "torch",
+    into: nn.Module | None = None,
 ) -> Footprint | FootprintTable:
     """Measure the costs of a model, or of several models side by side.
 
@@ -144,12 +149,14 @@ def footprint(
     on a copy in evaluation mode, and random states are restored, so nothing is changed.
 
     Args:
-        model: A module, a list of modules, or a dict of modules by the name to show.
+        model: A module, a list of modules, or a dict of modules by the name to show. The name of a file can stand for a
+            module: an ONNX file is timed in ONNX Runtime, and a file of `nc.save` fills a copy of `into`.
         example: A tensor, a tuple of positional or a dict of keyword inputs, on the device of the model.
         data: A `DataLoader`, a data set, or a pair of tensors.
         threads: Threads of the runtime while a call is timed.
         repeats: Samples of each model; they alternate between models. 0 switches timing off.
-        runtime: Where calls are timed: in `torch`, or in ONNX Runtime (`onnx`) after an export in memory.
+        runtime: Where calls of modules are timed: in `torch`, or in ONNX Runtime (`onnx`) after an export.
+        into: An instance of the class of the model in a file of `nc.save`; the first module if None.
 
     Returns:
         For a single module a `Footprint`, else a sequence of them. Sizes are in bytes, latency is in milliseconds with
@@ -173,10 +180,10 @@ def footprint(
     """
     if runtime not in get_args(Runtime):
         raise MeasureError(f"{option('runtime')} must be torch or onnx, got {runtime!r}")
-    named = _named(model)
+    named = as_modules(_named(model), into, threads)
     with preserved_random_state():
         copies = [evaluation_copy(model) for model in named.values()]
-        inputs = [model_inputs(copy, example, data) for copy in copies]
+        inputs = [_inputs(copy, example, data) for copy in copies]
         counts = [_count(copy, model_input) for copy, model_input in zip(copies, inputs, strict=True)]
         memories = [_memory(copy, model_input) for copy, model_input in zip(copies, inputs, strict=True)]
         latencies: list[Latency | None] = [None] * len(copies)
@@ -189,7 +196,13 @@ def footprint(
             named.items(), inputs, counts, latencies, memories, strict=True
         )
     ]
-    return footprints[0] if isinstance(model, nn.Module) else FootprintTable(tuple(footprints))
+    is_alone = isinstance(model, (nn.Module, str, os.PathLike))
+    return footprints[0] if is_alone else FootprintTable(tuple(footprints))
+
+
+def _inputs(copy: nn.Module, example: object, data: object) -> ModelInputs | None:
+    inputs = model_inputs(copy, example, data)
+    return for_onnx(inputs) if inputs is not None and isinstance(copy, OnnxModel) else inputs
 
 
 def check_runs(model: nn.Module, example: object = None, data: object = None) -> None:
@@ -209,22 +222,27 @@ def check_runs(model: nn.Module, example: object = None, data: object = None) ->
 def _latencies(
     copies: list[nn.Module], inputs: list[ModelInputs], threads: int, repeats: int, runtime: Runtime
 ) -> list[Latency]:
-    if runtime == "torch":
-        return measure_latency(copies, inputs, threads=threads, repeats=repeats)
-    exported = [onnx_model(copy, model_input, threads) for copy, model_input in zip(copies, inputs, strict=True)]
-    models, onnx_inputs, rounding = zip(*exported, strict=True)
-    measured = measure_latency(models, onnx_inputs, threads=threads, repeats=repeats)
+    # A file runs in ONNX Runtime in any case.
+    found = [
+        (copy, model_input, 0.0)
+        if runtime == "torch" or isinstance(copy, OnnxModel)
+        else onnx_model(copy, model_input, threads)
+        for copy, model_input in zip(copies, inputs, strict=True)
+    ]
+    timed = [model for model, _, _ in found]
+    measured = measure_latency(timed, [model_input for _, model_input, _ in found], threads=threads, repeats=repeats)
     return [
-        replace(latency, runtime=runtime, rounding=error) for latency, error in zip(measured, rounding, strict=True)
+        replace(latency, runtime="onnx" if isinstance(model, OnnxModel) else "torch", rounding=error)
+        for latency, model, (_, _, error) in zip(measured, timed, found, strict=True)
     ]
 
 
-def _named(model: object) -> dict[str, nn.Module]:
+def _named(model: object) -> dict[str, object]:
     if isinstance(model, Mapping):
         named = {str(name): module for name, module in model.items()}
     else:
-        models = [model] if isinstance(model, nn.Module) or not isinstance(model, (list, tuple)) else list(model)
-        kinds = [type(model).__name__ for model in models]
+        models = list(model) if isinstance(model, (list, tuple)) else [model]
+        kinds = [name_of(model) for model in models]
         # Models of the same class are numbered.
         names = [f"{kind} {number}" if kinds.count(kind) > 1 else kind for number, kind in enumerate(kinds, 1)]
         named = dict(zip(names, models, strict=True))
@@ -235,15 +253,24 @@ def _named(model: object) -> dict[str, nn.Module]:
 
 def _count(copy: nn.Module, inputs: ModelInputs | None) -> MacCount | None:
     # Counted on another copy: the call may change it, and counting registers hooks on it.
-    return None if inputs is None else count_macs(evaluation_copy(copy), inputs)
+    is_file = isinstance(copy, OnnxModel)
+    return None if inputs is None or is_file else count_macs(evaluation_copy(copy), inputs)
 
 
 def _memory(copy: nn.Module, inputs: ModelInputs | None) -> PeakMemory | None:
-    return None if inputs is None else measure_memory(evaluation_copy(copy), inputs)
+    is_file = isinstance(copy, OnnxModel)
+    return None if inputs is None or is_file else measure_memory(evaluation_copy(copy), inputs)
 
 
 @torch.no_grad()
 def _footprint(name: str, model: nn.Module, inputs: ModelInputs | None, count: MacCount | None) -> Footprint:
+    if isinstance(model, OnnxModel) and model.path is not None:
+        total, by_layer = onnx_sizes(model.path)
+        files = tuple(LayerFootprint(layer, "", 0, 0, size) for layer, size in by_layer.items())
+        text = "" if inputs is None else str(inputs)
+        return Footprint(
+            name, None, None, total, inputs=text, layers=files, overhead_bytes=total - sum(by_layer.values())
+        )
     model = without_torch_masks(model)
     sizes = size_by_tensor(model)
     overhead = sizes.pop("")

@@ -16,12 +16,13 @@ from time import perf_counter
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nbcompress.artifact.export.agreement import ExampleInputs, agreement, on_cpu
+from nbcompress.artifact.export.agreement import ExampleInputs, agreement
 from nbcompress.artifact.export.onnx_file import write_onnx
 from nbcompress.artifact.export.onnx_graph import OnnxSession, tensors_of
 from nbcompress.errors import MeasureError, check_integer, option
+from nbcompress.measure.files import OnnxModel, for_onnx
 from nbcompress.measure.inputs import ModelInputs, evaluation_copy, model_inputs, pinned_threads
 from nbcompress.measure.interval import Interval, median_interval
 
@@ -132,28 +133,6 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-class OnnxModel(nn.Module):
-    """An ONNX model in ONNX Runtime, called like the module that it was exported from.
-
-    Args:
-        model: Bytes of the model, or the path of its file.
-        threads: Threads of ONNX Runtime.
-
-    Raises:
-        ArtifactError: ONNX Runtime cannot load it.
-        MissingPart: ONNX Runtime is not installed.
-    """
-
-    def __init__(self, model: bytes | str, threads: int = 1) -> None:
-        super().__init__()
-        self._session = OnnxSession(model, threads)
-
-    def forward(self, *args: object, **kwargs: object) -> list[Tensor]:
-        """Return the outputs; tensors among the arguments are the inputs, both in the order of the model."""
-        tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
-        return tensors_of(self._session(tensors))
-
-
 def onnx_model(model: nn.Module, inputs: ModelInputs, threads: int) -> tuple[OnnxModel, ModelInputs, float]:
     """Export `model` to ONNX in memory, and return the exported model, the inputs for it, and `Latency.rounding`.
 
@@ -161,7 +140,7 @@ def onnx_model(model: nn.Module, inputs: ModelInputs, threads: int) -> tuple[Onn
         ArtifactError: It cannot be exported, or its outputs differ.
         MissingPart: The packages for ONNX are not installed.
     """
-    inputs = _for_onnx(inputs)
+    inputs = for_onnx(inputs)
     example = ExampleInputs(inputs.args, inputs.kwargs)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -201,7 +180,7 @@ def latencies(
         model_input = model_inputs(timed[-1], example, None)
         if model_input is None:
             raise MeasureError(f"to time a model, give an input that it runs on: {option('example=x')}")
-        inputs.append(model_input if in_torch else _for_onnx(model_input))
+        inputs.append(model_input if in_torch else for_onnx(model_input))
     measured = measure_latency(timed, inputs, threads=threads, repeats=repeats)
     return {
         name: replace(latency, runtime="onnx" if isinstance(model, OnnxModel) else "torch")
@@ -256,8 +235,3 @@ def latency_ms(
         exported, for_exported, _ = onnx_model(copy, inputs, threads)
         return measure_latency([exported], [for_exported], threads=threads, repeats=repeats)[0].median_ms
     return latencies({"model": model}, example, threads=threads, repeats=repeats)["model"].median_ms
-
-
-def _for_onnx(inputs: ModelInputs) -> ModelInputs:
-    example = on_cpu(inputs.args, inputs.kwargs)
-    return ModelInputs(example.args, example.kwargs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nbcompress.compressors.blocks import is_container
-from nbcompress.compressors.record import Record, name_before_removal, record_of, unit_axis
+from nbcompress.compressors.blocks import is_container, name_before_removal
+from nbcompress.compressors.record import Record, record_of, unit_axis
 from nbcompress.measure.costs import Footprint
 from nbcompress.measure.text import size_text
 

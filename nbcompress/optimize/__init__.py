@@ -7,6 +7,7 @@ from nbcompress.optimize.history import History, Proposal
 from nbcompress.optimize.insight import Calibration, Slice, importance, leave_one_out, slice_of
 from nbcompress.optimize.proposers import proposer, samplers
 from nbcompress.optimize.protocol import NarrowableProposer, Proposer, SurrogateProposer
+from nbcompress.optimize.surrogates.protocol import SurrogateSpec
 
 __all__ = [
     "Calibration",
@@ -17,6 +18,7 @@ __all__ = [
     "Proposer",
     "Slice",
     "SurrogateProposer",
+    "SurrogateSpec",
     "importance",
     "leave_one_out",
     "proposer",

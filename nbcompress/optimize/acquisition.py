@@ -26,6 +26,7 @@ from scipy.stats import qmc
 
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess
+from nbcompress.optimize.surrogates.protocol import Surrogate
 
 # The first is the default. `qlogei` integrates over pending trials (`QLogExpectedImprovement`) and, with several
 # objectives, over the front (`QLogNoisyExpectedHypervolumeImprovement`); the others use predicted means there.
@@ -108,7 +109,7 @@ class AcquisitionFunction(Protocol):
 class AnalyticAcquisition:
     """A formula of the prediction of one model."""
 
-    model: GaussianProcess
+    model: Surrogate
     formula: Formula
 
     def score(self, features: Array) -> Array:
@@ -140,11 +141,11 @@ class SumAcquisition:
         return total, gradient
 
 
-def analytic_acquisition(name: str, model: GaussianProcess, best: float) -> AnalyticAcquisition:
+def analytic_acquisition(name: str, model: Surrogate, best: float) -> AnalyticAcquisition:
     """Return `logei`, `ucb` or `pi` of one objective.
 
     Args:
-        name: The acquisition; `qlogei` without pending trials is `logei`.
+        name: The acquisition; `ei` is maximized in its logarithm, and `qlogei` without pending trials is `logei`.
         model: Of the loss.
         best: The best standardized loss.
     """
@@ -155,10 +156,68 @@ def analytic_acquisition(name: str, model: GaussianProcess, best: float) -> Anal
     return AnalyticAcquisition(model, lambda mean, std: log_expected_improvement(mean, std, best))
 
 
-def log_feasibility(model: GaussianProcess) -> AnalyticAcquisition:
+def log_feasibility(model: Surrogate) -> AnalyticAcquisition:
     """Return the log probability that the value of a constraint is at most 0."""
     target = model.outcome_transform.transform(0.0)
     return AnalyticAcquisition(model, lambda mean, std: log_probability_below(mean, std, target))
+
+
+# Points at which a function is sampled, and samples of its minimum. Powers of two, for the Sobol sequence.
+N_SAMPLED_POINTS, N_MINIMA = 256, 16
+# Added to a covariance without noise before it is factorized.
+_JITTER = 1e-8
+
+
+def draw_functions(model: Surrogate, features: Array, rng: np.random.Generator, n: int) -> Array:
+    """Return `n` samples of the noise-free values at features `(m, D)`, drawn jointly: shape `(n, m)`."""
+    mean, covariance = model.joint(features, observation_noise=False)
+    jitter = _JITTER * float(np.diag(covariance).max(initial=1.0))
+    factor = np.linalg.cholesky(covariance + jitter * np.eye(len(mean)))
+    return np.asarray(mean + rng.standard_normal((n, len(mean))) @ factor.T)
+
+
+def entropy_search(model: Surrogate, features: Array, best: float, rng: np.random.Generator) -> AnalyticAcquisition:
+    """Return max-value entropy search, `mes`: the log of the information on the smallest loss.
+
+    With samples y* of the smallest loss and g = (mu - y*) / s it is the mean of `g phi(g) / (2 Phi(g)) - log Phi(g)`,
+    equation 6 of the reference.
+
+    Args:
+        model: Of the loss.
+        features: Shape `(m, D)`; where the loss is sampled.
+        best: The best standardized loss; a sampled minimum is not above it.
+        rng: For the samples.
+
+    References:
+        Wang, Jegelka (2017), "Max-value Entropy Search for Efficient Bayesian Optimization".
+    """
+    minima = np.minimum(draw_functions(model, features, rng, N_MINIMA).min(1), best)
+
+    def formula(mean: Array, std: Array) -> tuple[Array, Array, Array]:
+        g = (mean[:, None] - minima) / std[:, None]
+        log_below = log_ndtr(g)
+        hazard = np.exp(log_density(g) - log_below)
+        value = (0.5 * g * hazard - log_below).mean(1)
+        by_g = (-0.5 * hazard - 0.5 * g * hazard * (g + hazard)) / (np.maximum(value, 1e-300) * len(minima))[:, None]
+        return np.log(np.maximum(value, 1e-300)), by_g.sum(1) / std, -(by_g * g).sum(1) / std
+
+    return AnalyticAcquisition(model, formula)
+
+
+def negated_mean(mean: Array, std: Array) -> tuple[Array, Array, Array]:
+    """Return `-mean` and its derivatives: the formula of a sampled function, see `sampled_function`."""
+    return -mean, np.full_like(mean, -1.0), np.zeros_like(std)
+
+
+def sampled_function(model: Surrogate, features: Array, rng: np.random.Generator) -> Surrogate:
+    """Return a model whose mean is a sample of the model's functions: `thompson` minimizes it.
+
+    The function is sampled at the features `(m, D)`, and in between it is the mean given these values.
+
+    References:
+        Thompson (1933), "On the likelihood that one unknown probability exceeds another".
+    """
+    return model.condition_on_values(features, draw_functions(model, features, rng, 1)[0])
 
 
 @dataclass(frozen=True, eq=False)

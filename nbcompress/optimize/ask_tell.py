@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nbcompress.errors import GoalError, SearchError, SpaceExhausted, check_integer, shown
+from nbcompress.errors import GoalError, SearchError, SpaceExhausted, check_integer, shown, warn
 from nbcompress.optimize.encoding import SpaceEncoder
 from nbcompress.optimize.history import History, Status
 from nbcompress.optimize.proposers import proposer
@@ -27,9 +27,8 @@ class Optimizer:
         directions: `"minimize"` or `"maximize"` for each objective.
         seed: Equal seeds and equal calls give equal points.
         sampler: `gp`, `sobol`, `random`, `grid`, `tpe`, `nsga2` or `optuna-gp`.
-        acquisition: For `gp`: `logei`, `ucb`, `pi` or `qlogei`.
-        kernel: For `gp`: `matern52` or `rbf`.
-        mean: For `gp`: `constant`, `linear` or `zero`.
+        acquisition, kernel, mean: For `gp`; see `nc.search`.
+        surrogate: For `gp`; see `nc.search`. One for all directions.
 
     Raises:
         GoalError: A direction, the acquisition, the kernel or the mean is unknown; or there are too many objectives.
@@ -53,15 +52,21 @@ class Optimizer:
         seed: int = 0,
         sampler: str = "gp",
         *,
-        acquisition: str = "logei",
-        kernel: str = "matern52",
-        mean: str = "constant",
+        acquisition: Any = "logei",
+        kernel: Any = "matern52",
+        mean: Any = "constant",
+        surrogate: Any = None,
     ) -> None:
         self.space = space if isinstance(space, Space) else Space(space)
         self.directions = (directions,) if isinstance(directions, str) else tuple(directions)
         for direction in self.directions:
             if direction not in ("minimize", "maximize"):
                 raise GoalError(f"A direction is 'minimize' or 'maximize', but got {direction!r}.")
+        if isinstance(surrogate, Mapping):
+            raise GoalError(
+                "surrogate as a dict is by metric, and an Optimizer has only directions. Pass one for all, or use "
+                "nc.search."
+            )
         self._proposer = proposer(
             sampler,
             self.space,
@@ -70,7 +75,10 @@ class Optimizer:
             acquisition=acquisition,
             kernel=kernel,
             mean=mean,
+            surrogate=surrogate,
+            labels={f"loss {j}": f"value {j}" for j in range(len(self.directions))},
         )
+        self._warned: set[str] = set()
         self._axes = SpaceEncoder(self.space)
         self._history = History.empty(len(self.directions))
         self._lock = threading.RLock()
@@ -113,6 +121,10 @@ class Optimizer:
                         raise
                     break
                 self._history = self._history.with_point(proposal.point, note=proposal.note)
+            for text in proposal.warnings:
+                if text not in self._warned:
+                    self._warned.add(text)
+                    warn(text)
             points.append(dict(proposal.point))
         return points
 

@@ -286,6 +286,45 @@ class Embedding:
             features[np.arange(len(rows)), self._columns[i].start + chosen] = np.where(active[:, i], np.sqrt(0.5), 0.0)
         return features
 
+    def points(self, features: Array) -> list[Point]:
+        """Return the points nearest to features `(n, D)`, which need not be those of any point.
+
+        A number takes the nearest value, a conditional one by its angle, a choice the option of the largest feature.
+        """
+        encoder = self.encoder
+        rows = np.full((len(features), encoder.d), CENTER)
+        rows[:, self._plain] = features[:, self._plain_columns]
+        for i in self._arcs:
+            sine, cosine = features[:, self._columns[i]].T
+            angle = np.arctan2(sine.clip(0.0), cosine.clip(0.0))
+            rows[:, i] = (angle / ARC_ANGLE).round(KEY_DECIMALS + 2)  # so that a point comes back as it was
+        for i in self._choices:
+            own = features[:, self._columns[i]]
+            chosen = (own @ self._codes[i].T.astype(np.float64) if i in self._codes else own).argmax(1)
+            rows[:, i] = chosen / max((encoder.n_values[i] or 1) - 1, 1)
+        return [encoder.point(row) for row in encoder.snap(rows)]
+
+    def labels(self) -> list[str]:
+        """Return what each feature is called: the parameter, and its part if there are several."""
+        names = [self.encoder.names[i] for i in self.owner]
+        counts = {name: names.count(name) for name in names}
+        seen: dict[str, int] = {}
+        labels = []
+        for name in names:
+            seen[name] = seen.get(name, -1) + 1
+            labels.append(f"{name}[{seen[name]}]" if counts[name] > 1 else name)
+        return labels
+
+    @property
+    def is_choice(self) -> Flags:
+        """Whether each feature is of an unordered choice, shape `(D,)`."""
+        return np.isin(self.owner, self._choices)
+
+    @property
+    def is_plain(self) -> Flags:
+        """Whether each feature is a number itself, shape `(D,)`."""
+        return np.isin(self.owner, self._plain)
+
     def pull_back(self, rows: Array, active: Flags, gradients: Array) -> Array:
         """Turn gradients by features `(n, D)` into gradients by the coordinates of full rows `(n, d)` (chain rule).
 

@@ -59,6 +59,8 @@ class History:
         status: `told` (the trial ended; some values may be unknown), `failed` (it raised, crashed or returned a value
             that is not finite), or `pending` (it has not ended).
         notes: The `Proposal.note` of each point; empty for points that no proposer returned.
+        noise: Shape `(n, m + k)`; the known standard deviation of the noise of each loss and each slack, in their
+            units; NaN where unknown. `(0, 0)` if none is known.
 
     Raises:
         SearchError: The parts differ in length, a number is infinite or a status is unknown.
@@ -69,6 +71,7 @@ class History:
     slacks: Array = field(default_factory=lambda: np.empty((0, 0)))
     status: tuple[Status, ...] = ()
     notes: tuple[Mapping[str, Any], ...] = ()
+    noise: Array = field(default_factory=lambda: np.empty((0, 0)))
     _cache: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +86,10 @@ class History:
         for name in ("status", "notes"):
             if len(getattr(self, name)) != n:
                 raise SearchError(f"A history of {n} points needs {n} {name}, but got {len(getattr(self, name))}.")
+        if np.size(self.noise):
+            object.__setattr__(self, "noise", _frozen_rows(self.noise, n, "Noise"))
+            if (self.noise < 0).any():
+                raise SearchError(f"A standard deviation is at least 0, but got {float(np.nanmin(self.noise))}.")
         for status in set(self.status) - {"told", "failed", "pending"}:
             raise SearchError(f"A status is 'told', 'failed' or 'pending', but got {status!r}.")
 
@@ -110,7 +117,12 @@ class History:
             np.vstack([self.slacks, [math.nan] * k if slacks is None else slacks]),
             (*self.status, status),
             (*self.notes, note or {}),
+            np.vstack([self.noise, np.full(m + k, math.nan)]) if self.noise.size else self.noise,
         )
+
+    def noise_of(self, column: int) -> Array | None:
+        """Return the known standard deviations of a loss, or of a slack (counted after the losses); None if none is."""
+        return self.noise[:, column] if self.noise.size and np.isfinite(self.noise[:, column]).any() else None
 
     def has_status(self, status: Status) -> NDArray[np.bool_]:
         """Return for each point whether it has this status; shape `(n,)`."""
@@ -145,6 +157,7 @@ class History:
             "shape": [self.losses.shape[1], self.slacks.shape[1]],
             "status": list(self.status),
             "notes": [dict(note) for note in self.notes],
+            **({"noise": rows(self.noise)} if self.noise.size else {}),
         }
 
     @classmethod
@@ -170,6 +183,7 @@ class History:
             array(data["slacks"], k),
             tuple(data["status"]),
             tuple(data["notes"]),
+            array(data["noise"], m + k) if "noise" in data else np.empty((0, 0)),
         )
 
 
@@ -182,11 +196,13 @@ class Proposal:
         note: JSON data that is stored with the trial: what later proposals need (hyperparameters), and under `gain` the
             expected gain if there is one.
         reason: Why this point, in one sentence.
+        warnings: What failed and what took its place, one sentence each.
     """
 
     point: Point
     note: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def expected_gain(self) -> float | None:

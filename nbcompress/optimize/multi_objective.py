@@ -43,6 +43,7 @@ from scipy.special import logsumexp
 from nbcompress.optimize.acquisition import (
     AcquisitionFunction,
     AnalyticAcquisition,
+    Formula,
     SumAcquisition,
     confidence_bound,
     log_expected_improvement,
@@ -50,7 +51,7 @@ from nbcompress.optimize.acquisition import (
 )
 from nbcompress.optimize.history import Array, History
 from nbcompress.optimize.outcome_transform import without_penalties
-from nbcompress.optimize.surrogates.closed_form import GaussianProcess
+from nbcompress.optimize.surrogates.protocol import Surrogate
 from nbcompress.study.front import is_non_dominated
 
 # Distance of the reference beyond the worst known losses, as a share of their extent. Heuristic.
@@ -163,7 +164,7 @@ class LogExpectedHypervolumeImprovement:
         reference: Shape `(m,)`, standardized.
     """
 
-    models: Sequence[GaussianProcess]
+    models: Sequence[Surrogate]
     front: Array
     reference: Array
     _sides: list[BoxSides] = field(init=False, repr=False)
@@ -174,7 +175,7 @@ class LogExpectedHypervolumeImprovement:
         if len(self.reference) == 2:
             low, high = box_decomposition_2d(front, self.reference)
         else:
-            from nbcompress.optimize.surrogates.botorch import box_decomposition
+            from nbcompress.optimize.surrogates.botorch_acquisition import box_decomposition
 
             low, high = box_decomposition(front, self.reference)
         extent = np.maximum(1.0, np.abs(high).max(0))
@@ -230,7 +231,7 @@ def scalarize(losses: Array, reference: Array, weights: Array) -> Array:
 
 
 def scalarized_acquisition(
-    name: str, models: Sequence[GaussianProcess], losses: Array, reference: Array, weights: Array
+    name: str, models: Sequence[Surrogate], losses: Array, reference: Array, weights: Array
 ) -> AcquisitionFunction:
     """Return `ucb` or `pi` of scalarized losses.
 
@@ -249,20 +250,24 @@ def scalarized_acquisition(
     )
 
 
-def _below(model: GaussianProcess, target: float) -> AnalyticAcquisition:
+def _below(model: Surrogate, target: float) -> AnalyticAcquisition:
     return AnalyticAcquisition(model, lambda mean, std: log_probability_below(mean, std, target))
 
 
 @dataclass(frozen=True, eq=False)
 class ScalarizedConfidenceBound:
-    """The scalarized value of the lower confidence bounds of all losses, with a smooth minimum."""
+    """The scalarized value of the lower confidence bounds of all losses, with a smooth minimum.
 
-    models: Sequence[GaussianProcess]
+    With `formula=negated_mean` it is that of the means.
+    """
+
+    models: Sequence[Surrogate]
     reference: Array
     weights: Array
+    formula: Formula = confidence_bound
 
     def _bounds(self) -> list[AnalyticAcquisition]:
-        return [AnalyticAcquisition(model, confidence_bound) for model in self.models]
+        return [AnalyticAcquisition(model, self.formula) for model in self.models]
 
     def score(self, features: Array) -> Array:
         bounds = np.stack([term.score(features) for term in self._bounds()], axis=1)

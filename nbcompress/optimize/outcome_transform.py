@@ -100,6 +100,12 @@ class OutcomeTransform:
         w = np.array((value - self.knee) / self.unit)
         return (float(_compress(w) if self.has_log_tail else w) - self.shift) / self.scale
 
+    def slopes(self, values: Array) -> Array:
+        """Return the derivative of the standardized values by the values, at values `(n,)`."""
+        w = (values - self.knee) / self.unit
+        inner = 1.0 / (1.0 + np.maximum(w, 0.0) / LOG_TAIL_SCALE) if self.has_log_tail else np.ones_like(w)
+        return np.asarray(inner / self.linear_scale)
+
     def untransform(self, mean: Array, std: Array) -> tuple[Array, Array]:
         """Return standardized means and standard deviations in the units of the values.
 

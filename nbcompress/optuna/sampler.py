@@ -127,9 +127,7 @@ class Sampler(BaseSampler):
 
     Args:
         seed: Equal seeds and equal trials give equal points; None draws a seed.
-        acquisition: `logei`, `ucb`, `pi` or `qlogei`.
-        kernel: `matern52` or `rbf`.
-        mean: `constant`, `linear` or `zero`.
+        acquisition, kernel, mean, surrogate: See `nc.search`; one surrogate for all objectives and constraints.
         constraints_func: Returns the constraint values of an ended trial; at most 0 is feasible. Optuna 5 prefers
             `trial.set_constraint` and warns about this argument for its own samplers; this sampler takes both.
 
@@ -151,15 +149,22 @@ class Sampler(BaseSampler):
         self,
         seed: int | None = None,
         *,
-        acquisition: str = "logei",
-        kernel: str = "matern52",
-        mean: str = "constant",
+        acquisition: Any = "logei",
+        kernel: Any = "matern52",
+        mean: Any = "constant",
+        surrogate: Any = None,
         constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
     ) -> None:
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise SearchError(f"A seed is a whole number or None, but got {seed!r}.")
         self._seed = secrets.randbits(31) if seed is None else seed
-        self._options: dict[str, Any] = {"acquisition": acquisition, "kernel": kernel, "mean": mean}
+        self._options: dict[str, Any] = {
+            "acquisition": acquisition,
+            "kernel": kernel,
+            "mean": mean,
+            "surrogate": surrogate,
+        }
+        self._failed: set[str] = set()
         self._constraints_func = constraints_func
         self._latest: tuple[Any, SearchSpace, Proposer] | None = None
         self._changed: set[str] = set()
@@ -222,6 +227,10 @@ class Sampler(BaseSampler):
                     name: self.sample_independent(study, trial, name, distribution)
                     for name, distribution in supported.items()
                 }
+            for text in proposal.warnings:
+                if text not in self._failed:
+                    self._failed.add(text)
+                    warnings.warn(text, NbcompressWarning, stacklevel=2)
             values = space.values(proposal.point)
             stored = {"point": values, "note": dict(proposal.note), "reason": proposal.reason}
 

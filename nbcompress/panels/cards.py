@@ -189,26 +189,28 @@ def comparison_card(
     training: Sequence[TrainingLog] = (),
     removed: Sequence[tuple[str, ...]] = (),
     remarks: Sequence[str] = (),
+    names: tuple[str, str] = ("before", "after"),
 ) -> dict[str, Any]:
     """Return the card of a compressor: before and after, where the bytes went, and which examples flipped.
 
     Args:
         title: Such as `%prune model --amount 0.8`.
         comparison: Both models, measured in turn.
-        scores: Results of the user's functions for `before` and `after`.
+        scores: Results of the user's functions, by `names`.
         left_out: Why tensors were not compressed, by name.
         training: The losses of each training in between.
         removed: What pruning removed from each layer, see `removed_rows`.
         remarks: Further sentences below the table.
+        names: Of the two models.
     """
     rows = [tuple(row) for row in comparison.rows() if set(row[1:3]) != {"-"}]
-    for row in score_rows(scores, ("before", "after")):
+    for row in score_rows(scores, names):
         values = (scores or {})[row[0]]
-        rows.append((*row, f"{values['after'] - values['before']:+.4g}"))
+        rows.append((*row, f"{values[names[1]] - values[names[0]]:+.4g}"))
     notes = [*remarks, *comparison.notes()]
     folded = [FoldedTable("Removed", REMOVED_HEADER, tuple(removed))] if removed else []
-    folded.append(FoldedTable("Layers", *_frozen(*comparison.layer_table())))
-    classes = comparison.class_table()
+    folded.append(FoldedTable("Layers", *_frozen(*comparison.layer_table(names))))
+    classes = comparison.class_table(names)
     if classes is not None and comparison.accuracy is not None:
         folded.append(FoldedTable("Accuracy of each class", *_frozen(*classes)))
         folded += _flips(comparison.accuracy)
@@ -220,9 +222,7 @@ def comparison_card(
         folded.append(FoldedTable(f"Left out ({len(reasons)})", ("parameter", "because"), reasons))
     else:
         notes += [f"left out: {name}, {why}" for name, why in reasons]
-    card = Card(
-        title, ("", "before", "after", "gain"), tuple(rows), tuple(notes), tuple(folded), _drawing(comparison, series)
-    )
+    card = Card(title, ("", *names, "gain"), tuple(rows), tuple(notes), tuple(folded), _drawing(comparison, series))
     return card.bundle()
 
 

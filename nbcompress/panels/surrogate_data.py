@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from nbcompress.optimize import History, Proposer, SurrogateProposer
     from nbcompress.optimize.models import FittedModels
-    from nbcompress.optimize.surrogates.closed_form import GaussianProcess
+    from nbcompress.optimize.surrogates.protocol import Surrogate
     from nbcompress.run.history import HistoryCache
 
 
@@ -143,7 +143,11 @@ def _ask(
     surrogate = surrogate_data(proposer, study.all_trials, study.goal, histories)
     calibration = None
     if should_continue():
-        calibration = calibration_data(leave_one_out(proposer, history).residuals, study.goal.objectives[0].metric)
+        try:
+            residuals = leave_one_out(proposer, history).residuals
+            calibration = calibration_data(residuals, study.goal.objectives[0].metric)
+        except NotImplementedError:  # a model of a person may have no leave-one-out
+            pass
     slices: list[dict[str, Any]] = []
     for name in sorted(best.params, key=lambda name: -shares[name])[:max_slices]:
         if time.monotonic() > end or not should_continue():
@@ -295,6 +299,8 @@ def _binomial_cdf(inside: int, n: int) -> float:
 
 # --- The fitted processes ---
 
+# The acquisitions of one objective that a page evaluates.
+PAGE_ACQUISITIONS = ("logei", "ucb", "pi")
 # A page factorizes a matrix of this size for each process; a larger one would keep its reader waiting.
 MAX_TRIALS = 600
 
@@ -325,7 +331,7 @@ def surrogate_data(
     history = (histories or HistoryCache()).history_of(trials, goal)
     models = proposer.fit_models(history)
     # A page computes distances of options itself; it does not know the codes of very many options.
-    if not models.has_all_objectives or models.embedding.has_codes:
+    if not models.has_all_objectives or models.embedding.has_codes or not _has_closed_form(models):
         return None
     return {
         "kernel": models.spec.kernel,
@@ -342,10 +348,21 @@ def _acquisition(proposer: SurrogateProposer, n_objectives: int) -> str | None:
     For `qlogei`, which samples the outcomes of pending trials, the page uses their predicted means. Hypervolumes of
     three objectives and more, and random scalarizations, are computed in Python only.
     """
-    name = proposer.acquisition.removeprefix("q")
+    name = {"qlogei": "logei", "ei": "logei"}.get(proposer.acquisition, proposer.acquisition)
     if n_objectives == 1:
-        return name
+        return name if name in PAGE_ACQUISITIONS else None
     return "hypervolume" if n_objectives == 2 and name == "logei" else None
+
+
+def _has_closed_form(models: FittedModels) -> bool:
+    """Return whether a page can evaluate all models: closed forms with one kernel, without known noise or priors."""
+    from nbcompress.optimize.surrogates.closed_form import GaussianProcess
+
+    every = [*models.objectives.values(), *models.constraints.values()]
+    return all(
+        isinstance(model, GaussianProcess) and model.known_noise is None and model.spec.kernel == models.spec.kernel
+        for model in every
+    )
 
 
 def _processes(
@@ -369,9 +386,12 @@ def _processes(
 
 
 def _process(
-    process: GaussianProcess, numbers: NDArray[np.int_], known: NDArray[np.bool_], pending: NDArray[np.bool_]
+    process: Surrogate, numbers: NDArray[np.int_], known: NDArray[np.bool_], pending: NDArray[np.bool_]
 ) -> dict[str, Any]:
     """Return one process. Pending trials come last, with the values that the process was conditioned on."""
+    from nbcompress.optimize.surrogates.closed_form import GaussianProcess
+
+    assert isinstance(process, GaussianProcess)
     transform = process.outcome_transform
     return {
         "trials": [*numbers[known].tolist(), *numbers[pending].tolist()],

@@ -87,6 +87,8 @@ class SurrogateRefresh:
         self._proposer, self._now = proposer, now
         self._histories = histories or HistoryCache()
         self._surrogate_throttle, self._insight_throttle = _Throttle(now), _Throttle(now)
+        # Whether the page can compute predictions and acquisition by itself, so that no slices are computed here.
+        self._page_evaluates = True
 
     def refresh(
         self, study: StudyTrials, should_continue: Callable[[], bool], started: int | None = None
@@ -114,7 +116,7 @@ class SurrogateRefresh:
                 snapshot,
                 TIME_LIMIT,
                 should_continue=should_continue,
-                max_slices=_max_slices(study),
+                max_slices=0 if self._page_evaluates else MAX_LIVE_SLICES,
                 histories=self._histories,
             )
             found = replace(insight, surrogate=insight.surrogate or found.surrogate)
@@ -125,16 +127,13 @@ class SurrogateRefresh:
 
     def _surrogate(self, trials: Sequence[Trial], goal: Goal) -> SurrogateInsight:
         try:
-            return SurrogateInsight(surrogate=surrogate_data(self._proposer, trials, goal, self._histories))
+            data = surrogate_data(self._proposer, trials, goal, self._histories)
+            self._page_evaluates = data is not None and data["acquisition"] is not None
+            return SurrogateInsight(surrogate=data)
         except Exception as error:
             # The search goes on; if the surrogate is at fault, the search reports that when it proposes.
             logging.getLogger(__name__).debug("the surrogate could not be asked", exc_info=True)
             return failed_insight(error)
-
-
-def _max_slices(study: StudyTrials) -> int:
-    """Return how many slices are computed here: none for one or two objectives, whose acquisition the page computes."""
-    return MAX_LIVE_SLICES if len(study.goal.objectives) > 2 else 0
 
 
 def _first_cost_estimate(n: int) -> float:

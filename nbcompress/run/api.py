@@ -78,9 +78,11 @@ def search(
     start: Sequence[Mapping[str, Any]] = (),
     baseline: Mapping[str, float] | None = None,
     sampler: str = "gp",
-    acquisition: str = "logei",
-    kernel: str = "matern52",
-    mean: str = "constant",
+    acquisition: str | Callable[..., Any] = "logei",
+    kernel: Any = "matern52",
+    mean: Any = "constant",
+    surrogate: Any = None,
+    noise: str | Iterable[str] | Mapping[str, str] = (),
     pruner: str = "none",
     until: str | Until | None = None,
     engine: Any = "inline",
@@ -121,9 +123,21 @@ def search(
         start: Points to run first: dicts of the active parameters.
         baseline: Metrics of the original model, `{name: number}`; stored with the study and shown.
         sampler: What proposes points: `gp`, `sobol`, `random`, `grid`, `tpe`, `nsga2` or `optuna-gp`.
-        acquisition: For `gp`: `logei`, `ucb`, `pi` or `qlogei`.
-        kernel: For `gp`: `matern52` or `rbf`.
-        mean: For `gp`: `constant`, `linear` or `zero`.
+        acquisition: For `gp`: `logei`, `qlogei`, `ucb`, `pi`, `ei`, `thompson`, `noisy-ei`; with one objective also
+            `kg`, `mes`, or a function `(model, X_baseline, X_pending, best_f)` that returns an `AcquisitionFunction` of
+            BoTorch for one point (`q=1`). The model predicts standardized values, larger is better; `X_pending` is None
+            if nothing is pending.
+        kernel: For `gp`: `matern52`, `rbf`, `matern32` or `matern12`; a GPyTorch kernel over the encoded parameters; or
+            a function of the number of dimensions that returns one.
+        mean: For `gp`: `constant`, `linear` or `zero`, a GPyTorch mean, or a function that returns one.
+        surrogate: For `gp`, in the place of kernel and mean: `matern52`, `matern32`, `matern12`, `rbf`, `linear`,
+            `additive` (many parameters that do not interact), `mixed` (numbers and unordered choices), `warped` (an
+            effect that changes fast at one end of a range), `saas` (many parameters of which few matter); a kernel or a
+            function of the number of dimensions; an `nc.SurrogateSpec`; a function `(X, Y)` that returns a BoTorch
+            model of X `(n, D)` in the unit cube and Y `(n, 1)`, standardized, larger is better; or a dict of these by
+            metric. A model in training mode is fitted.
+        noise: The metric that holds the standard deviation of the objective, or `"METRIC=NAME"`, or a list or dict of
+            these. With `repeats` the spread of the runs is used where nothing is named.
         pruner: The rule of early stopping: `none`, `median`, `asha` or `hyperband`.
         until: A stop rule: `"no gain 15"` or `"gain < 0.001"`.
         engine: `inline`; `process` (each trial in a process of its own); `ray` or `dask` (on the cluster of the

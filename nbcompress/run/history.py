@@ -14,7 +14,7 @@ import re
 import threading
 from bisect import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
@@ -192,9 +192,13 @@ class HistoryCache:
 
     A search and its panel share one: the panel asks about the trials that the loop has just asked about, and gets the
     same `History`, so that the models that were fitted to it are fitted once.
+
+    Args:
+        noise: By metric, the name of the metric that holds its standard deviation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noise: Mapping[str, str] | None = None) -> None:
+        self._noise = dict(noise or {})
         self._lock = threading.Lock()
         self._latest: tuple[tuple[Trial, ...], Goal, History] | None = None
         self._rows: _Rows | None = None
@@ -214,6 +218,8 @@ class HistoryCache:
                 self._rows = _Rows(goal)
                 self._rows.update(trials)
             history = self._rows.history()
+            noise = _noise_of(trials[_n_alike(trials) :], goal, self._noise)
+            history = replace(history, noise=noise) if noise.size else history
             self._latest = (trials, goal, history)
             return history
 
@@ -222,15 +228,58 @@ def _are_same(left: Sequence[Trial], right: Sequence[Trial]) -> bool:
     return len(left) == len(right) and all(map(operator.is_, left, right))
 
 
-def history_of(trials: Sequence[Trial], goal: Goal) -> History:
+def history_of(trials: Sequence[Trial], goal: Goal, noise: Mapping[str, str] | None = None) -> History:
     """Return the trials in the order of their numbers; what a trial did not measure is NaN.
 
     An objective of a trial that was stopped early is extrapolated; see `CompletedCurves`. Whether the trial would have
     met a constraint is not known.
 
     If the first trials of the study all failed alike, they are left out: their points may be proposed again.
+
+    Args:
+        trials: Of a study.
+        goal: Of the study.
+        noise: By metric, the name of the metric that holds its standard deviation.
     """
-    return HistoryCache().history_of(sorted(trials, key=lambda trial: trial.number), goal)
+    return HistoryCache(noise).history_of(sorted(trials, key=lambda trial: trial.number), goal)
+
+
+# The standard deviation of a few runs is itself uncertain: it counts as much as so many runs more with the deviation
+# that is common to all trials. A heuristic.
+_PRIOR_RUNS = 4
+
+
+def noise_stds(trials: Sequence[Trial], metric: str, name: str | None) -> NDArray[np.float64]:
+    """Return the known standard deviations of a metric in trials, NaN where unknown.
+
+    Args:
+        trials: Any trials.
+        metric: The metric.
+        name: The metric that holds its standard deviation. None takes the spread of the runs of each point, drawn
+            towards the mean of all trials.
+    """
+    if name is not None:
+        stds = np.array([trial.values.get(name, math.nan) for trial in trials], dtype=np.float64)
+        return np.where(stds >= 0, stds, math.nan)
+    runs = np.array([trial.n_runs for trial in trials])
+    spreads = np.array([trial.spreads.get(metric, math.nan) for trial in trials], dtype=np.float64)
+    known = (runs > 1) & np.isfinite(spreads)
+    common = float(np.mean(spreads[known] ** 2)) if known.any() else 0.0
+    if common == 0.0:  # no runs differ: nothing is known of the noise
+        return np.full(len(trials), math.nan)
+    free = runs - 1
+    variances = (_PRIOR_RUNS * common + free * spreads**2) / (_PRIOR_RUNS + free) / np.maximum(runs, 1)
+    return np.where(known, np.sqrt(variances), math.nan)
+
+
+def _noise_of(trials: Sequence[Trial], goal: Goal, noise: Mapping[str, str]) -> NDArray[np.float64]:
+    """Return the known noise of losses and slacks, shape `(n, m + k)`; `(0, 0)` if nothing is known."""
+    if not noise and all(trial.n_runs == 1 for trial in trials):
+        return np.empty((0, 0))
+    metrics = [objective.metric for objective in goal.objectives]
+    metrics += [constraint.metric for constraint in goal.constraints]
+    table = np.stack([noise_stds(trials, metric, noise.get(metric)) for metric in metrics], axis=1)
+    return table if np.isfinite(table).any() else np.empty((0, 0))
 
 
 class _Rows:

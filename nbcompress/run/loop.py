@@ -24,7 +24,7 @@ from nbcompress.run.history import (
     without_numbers,
 )
 from nbcompress.run.kept import ArtifactWriter, where_kept
-from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described
+from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described, noise_names
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, mean_outcome
 from nbcompress.run.record import note
 from nbcompress.run.reevaluation import REPEAT_OF, Reevaluation, is_reevaluation, n_reevaluations
@@ -143,6 +143,7 @@ class SearchLoop:
         self._refreshed = time.monotonic()
         self._reevaluation = Reevaluation(search.study.space, search.study.goal) if search.options.finalists else None
         self._timeout = search.options.timeout_seconds
+        self._noise = noise_names(search.options.noise, search.study.goal)
         self._until, self._pruner = search.options.stop_rule, search.options.pruning
         self._pruning_rules = PruningRules(self._pruner, search.study.goal)
         self._start_points = _StartPoints(search.options.start)
@@ -402,6 +403,8 @@ class SearchLoop:
             reason = self._until.verdict(proposal.expected_gain)
             if reason:
                 return self._next_reevaluation(trials, is_over=True) or Ending("until", reason)
+        for warning in proposal.warnings:
+            self._add_trial_remark(warning, len(trials))
         search = {"search_seed": self._options.seed, "sampler": self._options.sampler}
         return _NextPoint(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
 
@@ -503,6 +506,8 @@ class SearchLoop:
             failure=outcome.failure,
             printed=outcome.printed,
             reports=outcome.reports,
+            spreads=outcome.spreads,
+            n_runs=outcome.n_runs,
         )
         # Do not overwrite what another process keeps of the same trial.
         if outcome.kept and not self._study.is_taken_over(number):
@@ -512,13 +517,25 @@ class SearchLoop:
             self._remarks.append(TAKEN_OVER.format(number=number))
         del self._running[number]
         self._n_ended += trial.state.counts
-        for remark in outcome.remarks:
-            _, numbers = self._trial_remarks.setdefault(without_numbers(remark), (remark, []))
-            if number not in numbers:
-                numbers.append(number)
+        for remark in (*outcome.remarks, *self._noise_remarks(outcome)):
+            self._add_trial_remark(remark, number)
         self._writer.remove_stale()
         self._warnings()
         self._observers.trial_ended(trial)
+
+    def _noise_remarks(self, outcome: Outcome) -> list[str]:
+        """Return a sentence for each standard deviation that is negative."""
+        negative = [(metric, name) for metric, name in self._noise.items() if outcome.values.get(name, 0.0) < 0]
+        return [
+            f"{name!r} is {outcome.values[name]:g}, but a standard deviation is at least 0: the noise of {metric!r} "
+            "counts as unknown."
+            for metric, name in negative
+        ]
+
+    def _add_trial_remark(self, remark: str, number: int) -> None:
+        _, numbers = self._trial_remarks.setdefault(without_numbers(remark), (remark, []))
+        if number not in numbers:
+            numbers.append(number)
 
     # From other threads ---------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from numbers import Real
 from typing import Any
 
 from nbcompress.choices import INTERRUPTS
-from nbcompress.errors import GoalError, SearchError, check_integer, option, shown
+from nbcompress.errors import GoalError, SearchError, check_integer, did_you_mean, option, shown
 from nbcompress.run.early_stopping import Pruner
 from nbcompress.run.memory import bytes_of
 from nbcompress.space import Point
@@ -172,7 +172,8 @@ class SearchOptions:
         accept_changes: Continue a study although values that it reads have changed.
         start: Points to run first.
         baseline: Metrics of the original model, or None.
-        sampler, acquisition, kernel, mean: What proposes points; see `nbcompress.choices`.
+        sampler, acquisition, kernel, mean, surrogate: What proposes points; see `nbcompress.choices` and `nc.search`.
+        noise: Pairs of a metric and of the metric that holds its standard deviation; no metric means the objective.
         pruner: The rule of early stopping.
         jobs: Trials at a time.
         repeats: Runs per point.
@@ -203,9 +204,11 @@ class SearchOptions:
     start: tuple[Point, ...] = ()
     baseline: Mapping[str, float] | None = None
     sampler: str = field(default="gp", metadata=_PROPOSING)
-    acquisition: str = field(default="logei", metadata=_PROPOSING)
-    kernel: str = field(default="matern52", metadata=_PROPOSING)
-    mean: str = field(default="constant", metadata=_PROPOSING)
+    acquisition: Any = field(default="logei", metadata=_PROPOSING)
+    kernel: Any = field(default="matern52", metadata=_PROPOSING)
+    mean: Any = field(default="constant", metadata=_PROPOSING)
+    surrogate: Any = field(default=None, metadata=_PROPOSING)
+    noise: tuple[tuple[str, str], ...] = field(default=(), metadata=_STEERING)
     pruner: str = field(default="none", metadata=_STEERING)
     jobs: int = field(default=1, metadata=_SEARCH)
     repeats: int = field(default=1, metadata=_SEARCH)
@@ -232,6 +235,7 @@ class SearchOptions:
             if not isinstance(value, (str, bool, int, float)) and isinstance(value, Real):
                 checked[name] = float(value)  # a number of NumPy, which JSON does not have
         checked["keep"] = names_of("keep", self.keep)
+        checked["noise"] = _noise(self.noise)
         checked["start"] = _points(self.start)
         checked["baseline"] = _metrics(self.baseline)
         if self.on_interrupt not in INTERRUPTS:
@@ -286,8 +290,8 @@ class SearchOptions:
 
     @property
     def steering(self) -> dict[str, Any]:
-        """The options that decide which points are proposed and which trials end early."""
-        return self._having("steers")
+        """The options that decide which points are proposed and which trials end early, as JSON."""
+        return {name: _as_json(value) for name, value in self._having("steers").items()}
 
     def facts(self, engine: str) -> dict[str, Any]:
         """Return what a study's record says about the options, as JSON.
@@ -299,7 +303,10 @@ class SearchOptions:
         for declared in fields(self):
             part = declared.metadata.get("record")
             if part is not None and not (declared.metadata.get("optional") and getattr(self, declared.name) is None):
-                found[part][declared.name.replace("_", " ")] = getattr(self, declared.name)
+                found[part][declared.name.replace("_", " ")] = _as_json(getattr(self, declared.name))
+        for name in ("surrogate", "noise"):
+            if not found["search"][name]:
+                del found["search"][name]
         found["search"]["until"] = None if self.until is None else str(self.until)
         found["search"]["engine"] = engine
         return found
@@ -328,6 +335,76 @@ def names_of(keyword: str, given: Any) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise GoalError(f"{option(keyword)} is a name or a list of names, but got {shown(given)}.")
     return names
+
+
+def _as_json(value: Any) -> Any:
+    """Return an option for a record; an object of GPyTorch or a factory by its name."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, tuple):
+        return [list(pair) if isinstance(pair, tuple) else pair for pair in value]
+    from nbcompress.optimize.surrogates.protocol import record_of
+
+    return record_of(value)
+
+
+def _noise(given: Any) -> tuple[tuple[str, str], ...]:
+    """Return the option `noise` as pairs of a metric (or an empty text) and a name.
+
+    Raises:
+        GoalError: It is no name, no `METRIC=NAME`, no list of these and no dict.
+    """
+    if isinstance(given, Mapping):
+        pairs = [(metric, name) for metric, name in given.items()]
+    else:
+        texts = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+        pairs = []
+        for text in texts:
+            if isinstance(text, tuple) and len(text) == 2:
+                pairs.append(text)
+            elif isinstance(text, str):
+                metric, equals, name = text.partition("=")
+                pairs.append((metric.strip(), name.strip()) if equals else ("", text.strip()))
+            else:
+                pairs.append(("", text))
+    for metric, name in pairs:
+        is_name = isinstance(name, str) and name.isidentifier()
+        if not is_name or not isinstance(metric, str) or not (metric == "" or metric.isidentifier()):
+            example = option("noise", "accuracy=accuracy_std")
+            raise GoalError(
+                f"{option('noise')} names the metric that holds a standard deviation, such as {example}, but got "
+                f"{shown(given)}."
+            )
+    metrics = [metric for metric, _ in pairs]
+    if len(set(metrics)) < len(metrics):
+        raise GoalError(f"{option('noise')} names each metric once, but got {shown(given)}.")
+    return tuple(pairs)
+
+
+def noise_names(noise: Iterable[Sequence[str]], goal: Goal) -> dict[str, str]:
+    """Return by metric of the goal the name of the metric that holds its standard deviation.
+
+    Raises:
+        GoalError: There is no such metric, or a bare name with several objectives.
+    """
+    found: dict[str, str] = {}
+    for metric, name in noise:
+        if not metric and len(goal.objectives) > 1:
+            names = [objective.metric for objective in goal.objectives]
+            raise GoalError(
+                f"{option('noise', name)} is for one objective, but there are {len(names)}. Write for example "
+                f"{option('noise', f'{names[0]}={name}')}."
+            )
+        metric = metric or goal.objectives[0].metric
+        if metric not in goal.metrics:
+            raise GoalError(
+                f"{option('noise')} is of a metric of the search ({', '.join(goal.metrics)}), but got {metric!r}."
+                f"{did_you_mean(metric, goal.metrics)}"
+            )
+        if name in goal.metrics:
+            raise GoalError(f"The noise of {metric!r} is a metric of its own, but {name!r} is searched itself.")
+        found[metric] = name
+    return found
 
 
 def resources_of(given: Any) -> dict[str, float]:

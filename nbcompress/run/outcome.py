@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import math
+import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,8 @@ class Outcome:
         printed: What it wrote to stdout and stderr, cut to a bounded length.
         seconds: Wall-clock time of the body.
         kept: What it asked to keep, by name.
+        spreads: The standard deviations of the metrics between the runs of the point, if there were several.
+        n_runs: How many runs the metrics are means of.
         remarks: Sentences that the person should see once, such as a change of the notebook that was undone.
     """
 
@@ -69,6 +72,8 @@ class Outcome:
     seconds: float = 0.0
     kept: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    spreads: Mapping[str, float] = field(default_factory=dict)
+    n_runs: int = 1
 
 
 HEAD = 2_000
@@ -141,7 +146,11 @@ def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
         return replace(last, seconds=seconds, printed=printed, remarks=remarks)
     shared = [name for name in outcomes[0].values if all(name in outcome.values for outcome in outcomes)]
     means = {name: math.fsum(outcome.values[name] for outcome in outcomes) / len(outcomes) for name in shared}
-    return replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks)
+    outcome = replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks)
+    if len(outcomes) == 1:
+        return outcome
+    spreads = {name: statistics.stdev(outcome.values[name] for outcome in outcomes) for name in shared}
+    return replace(outcome, spreads=spreads, n_runs=len(outcomes))
 
 
 class TrialEnded(BaseException):

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.errors import SearchError, option
+from nbcompress.errors import GoalError, SearchError, option
 from nbcompress.run.engines import engine_of
 from nbcompress.run.held_out import held_out_test
+from nbcompress.run.history import HistoryCache
 from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import Search
-from nbcompress.run.options import STEERING, GainBelow, SearchOptions
+from nbcompress.run.options import STEERING, GainBelow, SearchOptions, noise_names
+from nbcompress.run.predictor import SearchPredictor
 from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Reevaluation
 from nbcompress.run.rerun import Rerunner
@@ -78,9 +80,14 @@ def proposer_of(options: SearchOptions, space: Space, goal: Goal) -> Proposer:
         GoalError: It cannot steer by that many objectives, or the surrogate has no such part.
     """
     from nbcompress.optimize import proposer
+    from nbcompress.run.predictor import by_role
 
+    arguments = {**options.proposer_arguments, "surrogate": by_role(options.surrogate, goal)}
+    labels = {f"loss {j}": part.metric for j, part in enumerate(goal.objectives)} | {
+        f"slack {j}": part.metric for j, part in enumerate(goal.constraints)
+    }
     n_objectives, n_constraints = len(goal.objectives), len(goal.constraints)
-    return proposer(space=space, n_objectives=n_objectives, n_constraints=n_constraints, **options.proposer_arguments)
+    return proposer(space=space, n_objectives=n_objectives, n_constraints=n_constraints, labels=labels, **arguments)
 
 
 def check_search(options: SearchOptions, space: Space, goal: Goal, proposer: Proposer, engine: Engine) -> SearchOptions:
@@ -151,6 +158,10 @@ def prepare_search(
         return snapshot_values(evaluator.reads(), function, evaluator.written())
 
     engine = engine_of(options.engine, engine_name, **options.engine_arguments)
+    noise = noise_names(options.noise, goal)
+    for name in noise.values():
+        if name in space.names:
+            raise GoalError(f"No name is both a parameter and a metric, but {option('noise')} names {name!r}.")
     proposer = proposer_of(options, space, goal)
     options = check_search(options, space, goal, proposer, engine)
     test = held_out_test(options, evaluator.reads())
@@ -185,7 +196,9 @@ def prepare_search(
             options.keep,
             options.repeats,
         )
-        return Search(study, proposer, evaluator, engine, options, take_snapshot if is_stored else None, test)
+        study.predictor = SearchPredictor(options.surrogate, options.kernel, options.mean, noise)
+        take, histories = take_snapshot if is_stored else None, HistoryCache(noise)
+        return Search(study, proposer, evaluator, engine, options, take, test, histories=histories)
     except BaseException:
         engine.close()
         raise
@@ -203,7 +216,7 @@ def _with_earlier(study: Study, facts: dict[str, Any]) -> dict[str, Any]:
     """Return the facts about this search, with the steering options of earlier trials where they were different."""
     earlier, now = study.record.get("search", {}), facts["search"]
     before = [earlier["before"]] if "before" in earlier else []
-    changed = [f"{name} {earlier[name]}" for name in STEERING if name in earlier and earlier[name] != now[name]]
+    changed = [f"{name} {earlier[name]}" for name in STEERING if name in earlier and earlier[name] != now.get(name)]
     if changed and study.all_trials:
         before.append(f"up to trial {len(study.all_trials) - 1}: {', '.join(changed)}")
     return {**facts, "search": {**now, **({"before": "; ".join(before)} if before else {})}}

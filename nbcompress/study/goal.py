@@ -73,6 +73,8 @@ class Trial:
         reports: Intermediate values: metric -> step -> value.
         note: What the proposer stored with the trial (JSON), such as hyperparameters.
         reason: One sentence on why this point was proposed.
+        spreads: The standard deviations of the metrics between the runs of the point, where it was run several times.
+        n_runs: How many runs the metrics are means of.
         kept: The values that `--keep` or `nc.keep` kept, each loaded at access. Not compared by `==`.
 
     Example:
@@ -95,6 +97,8 @@ class Trial:
     reports: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     note: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    spreads: Mapping[str, float] = field(default_factory=dict)
+    n_runs: int = 1
     kept: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __repr__(self) -> str:

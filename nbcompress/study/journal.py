@@ -42,6 +42,14 @@ if sys.platform == "win32":
             else:
                 return
 
+    def _try_lock(descriptor: int) -> bool:
+        os.lseek(descriptor, _FAR_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+
     def _unlock(descriptor: int) -> None:
         os.lseek(descriptor, _FAR_BYTE, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
@@ -53,8 +61,19 @@ else:
         # flock and not lockf: a lock by lockf is lost as soon as the process closes any other handle of this file.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+# A process that has waited so long for a lock says so: its holder may be suspended.
+_LONG_WAIT_SECONDS = 10.0
 
 
 class FileLock:
@@ -127,7 +146,9 @@ class FileLock:
             what = "lock file" if self._is_temporary else "journal"
             raise StudyError(f"The {what} {self._path} cannot be opened for writing: {error.strerror}.") from error
         try:
-            _lock(descriptor)
+            if not _try_lock(descriptor):
+                with self._saying_that_it_waits():
+                    _lock(descriptor)
         except OSError as error:
             os.close(descriptor)
             raise StudyError(
@@ -138,6 +159,25 @@ class FileLock:
             os.close(descriptor)
             raise
         return descriptor
+
+    @contextmanager
+    def _saying_that_it_waits(self) -> Iterator[None]:
+        timer = threading.Timer(_LONG_WAIT_SECONDS, self._say_that_it_waits)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _say_that_it_waits(self) -> None:
+        # On a thread of its own, where a warning that is turned into an error would be lost.
+        print(
+            f"nbcompress waits for the lock of {self._path}: another process has held it for "
+            f"{_LONG_WAIT_SECONDS:.0f} s. If that process is suspended, let it go on or end it.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _is_file_at(descriptor: int, path: str) -> bool:
@@ -181,6 +221,21 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):  # not JSON, not text, or nested too deeply
         return None
     return data if isinstance(data, dict) and type(data.get("op_code")) is int else None
+
+
+def checked_operation(line: bytes, where: str) -> dict[str, Any] | None:
+    """Return the operation that `line` holds, or None if it is not an operation.
+
+    Raises:
+        StudyError: It is an operation that the installed Optuna does not know. The message begins with `where`.
+    """
+    log = _parsed(line)
+    if log is not None and log["op_code"] not in _OPERATIONS:
+        raise StudyError(
+            f"{where} is an operation {log['op_code']}, which the installed Optuna does not know: a later one has "
+            f"written it. Update Optuna, or use another {option('storage')}."
+        )
+    return log
 
 
 class JournalFile(BaseJournalBackend):
@@ -227,17 +282,16 @@ class JournalFile(BaseJournalBackend):
             self._check_is_journal((lines or [rest])[0], is_alone=len(lines) + bool(rest) <= 1)
         logs = []
         for index, line in enumerate(lines):
-            log = _parsed(line)
+            is_last = index == len(lines) - 1 and not rest
+            if not line.strip() and not is_last:  # a blank line, such as an editor adds, holds nothing
+                if number == len(self._starts) - 1:
+                    self._starts[number] += len(line) + 1
+                continue
+            log = checked_operation(line, f"Line {number + 1} of the journal {self.path}")
             if log is None:
-                if index == len(lines) - 1 and not rest:
+                if is_last:
                     break  # incomplete; the next writer removes it
                 raise self._damaged(number, "is not an operation")
-            if log["op_code"] not in _OPERATIONS:
-                raise StudyError(
-                    f"Line {number + 1} of the journal {self.path} is an operation {log['op_code']}, which the "
-                    "installed Optuna does not know: a later one has written it. Update Optuna, or use another "
-                    f"{option('storage')}."
-                )
             stated = log.pop(_LINE_KEY, number + 1)
             if stated != number + 1:
                 raise self._damaged(number, f"was written as line {stated}, so a line is missing, doubled or moved")
@@ -285,9 +339,10 @@ class JournalFile(BaseJournalBackend):
                 raise StudyError(f"The journal {self.path} cannot be written: {error.strerror}.") from error
 
     def _n_lines(self, file: IO[bytes], end: int) -> int:
-        """Return the number of lines of a file of that length without an incomplete one."""
+        """Return the number of operations in a file of that length without an incomplete one."""
         file.seek(self._starts[-1])
-        return len(self._starts) - 1 + file.read(end - self._starts[-1]).count(b"\n")
+        lines = file.read(end - self._starts[-1]).split(b"\n")
+        return len(self._starts) - 1 + sum(bool(line.strip()) for line in lines)
 
     def repair(self) -> None:
         """Remove an incomplete last line."""

@@ -13,17 +13,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
+from weakref import finalize
 
 from nbcompress.errors import MissingPart, StorageMissing, StudyError
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from optuna.storages import BaseStorage, RDBStorage
+
+T = TypeVar("T")
 
 DEFAULT_STORAGE = "nbcompress.journal"
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*://")
+_REDIS_SCHEMES = ("redis", "rediss")
 _SQLITE_WAIT_SECONDS = 60
 # Tables of a database are created in a few steps, and another process may be ahead in each of them.
 _N_CREATION_ATTEMPTS = 4
@@ -36,8 +40,8 @@ class StorageHandle:
     Attributes:
         storage: Optuna's storage object.
         location: Path, URL or class name, for messages. It holds no password.
-        lock: Context manager in which this process is the only writer of a journal or an SQLite file. A database with a
-            server has only its transactions.
+        lock: Context manager in which this process is the only writer of a journal, of an SQLite file, or in PostgreSQL
+            or Redis. Another database has only its transactions.
         kept_folder: Folder beside the storage for the values that trials keep; None for a storage in memory.
         error_types: What the storage raises when it cannot be reached or written.
         is_private: Whether no other process can read the storage.
@@ -85,7 +89,9 @@ def open_storage(where: str | os.PathLike[str] | BaseStorage | None, *, create: 
 
         return StorageHandle(InMemoryStorage(), "memory", nullcontext(), None, is_private=True)
     if isinstance(where, str) and _URL.match(where):
-        return _open_database(where, create=create)
+        return (
+            _open_redis(where) if where.partition("://")[0] in _REDIS_SCHEMES else _open_database(where, create=create)
+        )
     if isinstance(where, str | os.PathLike):
         return _open_journal(where, create=create)
     from optuna.storages import BaseStorage, InMemoryStorage
@@ -125,11 +131,11 @@ def _open_database(url: str, *, create: bool) -> StorageHandle:
     try:
         parsed = make_url(url)
         backend = parsed.get_dialect().name
-    except ArgumentError as error:
+    except (ArgumentError, ValueError):  # their texts may hold parts of the URL
         raise StudyError(
             f"The storage {_without_password(url)!r} is neither a path nor the URL of a database that is known here. "
             "Write for example 'sqlite:///studies.db'."
-        ) from error
+        ) from None
     except ImportError as error:
         raise MissingPart(f"The storage {_without_password(url)!r} needs a driver: {error}.") from error
     options: dict[str, Any] = {}
@@ -149,19 +155,54 @@ def _open_database(url: str, *, create: bool) -> StorageHandle:
         lock = lock_for(f"{file}.lock", is_temporary=True)
         # Two processes may create the tables at the same time. Nothing is created in a folder for reading.
         creation_lock = lock if os.access(file.parent, os.W_OK) else creation_lock
-    location = parsed.render_as_string(hide_password=True)
+    location = _without_password(parsed.render_as_string(hide_password=True))
+    if backend == "postgresql":
+        from nbcompress.study.server_storage import postgresql_lock
+
+        lock = creation_lock = _or_missing_part(lambda: postgresql_lock(parsed), location)
     error_types = (StorageInternalError, SQLAlchemyError)
     try:
         with translate_errors(location, error_types), creation_lock:
-            storage = _with_tables(
-                lambda: get_storage(RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options))
+            complete = parsed.render_as_string(hide_password=False)
+            storage = _or_missing_part(
+                lambda: _with_tables(lambda: _closing(RDBStorage(complete, engine_kwargs=options))), location
             )
-    except ImportError as error:
-        raise MissingPart(f"The storage {location!r} needs a driver that is not installed: {error}") from error
+            storage = get_storage(storage)
     except RuntimeError as error:
         # The tables were made by another version of Optuna; its message says how to upgrade them.
         raise StudyError(f"The storage {location} cannot be used: {error}") from error
     return StorageHandle(storage, location, lock, kept_folder, error_types, is_private=is_private)
+
+
+def _open_redis(url: str) -> StorageHandle:
+    from optuna.storages import JournalStorage
+
+    from nbcompress.study.server_storage import RedisJournal
+
+    location = _without_password(url)
+    try:
+        journal = _or_missing_part(lambda: RedisJournal(url, location), location)
+    except ValueError:  # its text may hold parts of the URL
+        raise StudyError(
+            f"The storage {location!r} is not the URL of a Redis server. Write for example 'redis://localhost:6379/0'."
+        ) from None
+    with translate_errors(location, journal.error_types):
+        storage = JournalStorage(journal)
+    return StorageHandle(storage, location, journal.lock, Path.cwd() / "nbcompress.kept", journal.error_types)
+
+
+def _or_missing_part(make: Callable[[], T], location: str) -> T:
+    """Return what `make` returns; a driver that cannot be imported is an error that names it."""
+    try:
+        return make()
+    except ImportError as error:
+        raise MissingPart(f"The storage {location!r} needs a driver that is not installed: {error}") from error
+
+
+def _closing(storage: RDBStorage) -> BaseStorage:
+    """Return a storage that closes its connections when it is garbage collected; Python warns of open ones."""
+    finalize(storage, storage.engine.dispose)
+    return storage
 
 
 def _with_tables(open_tables: Callable[[], BaseStorage]) -> BaseStorage:
@@ -189,7 +230,9 @@ def _prepare_file(file: Path, *, create: bool) -> None:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    """Return a URL without what may be a password: in it a `/` or `@` need not be quoted."""
+    hidden = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"(?i)([?&](?:password|passwd|sslpassword)=)[^&#]*", r"\1***", hidden)
 
 
 def folder_beside(file: Path) -> Path:
@@ -204,7 +247,7 @@ def translate_errors(location: str, error_types: tuple[type[Exception], ...]) ->
         with _optuna_is_quiet():
             yield
     except error_types as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         raise StudyError(f"The storage {location} failed: {reason}") from error
 
 

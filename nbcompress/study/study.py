@@ -15,6 +15,7 @@ from nbcompress.study.artifact_store import ArtifactStore, ArtifactStoreSlot, Ke
 from nbcompress.study.front import feasible, hypervolume, losses_of
 from nbcompress.study.goal import Constraint, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
+from nbcompress.study.predictions import PredictingStudy
 from nbcompress.study.processes import check_not_searched, search_lock
 from nbcompress.study.table import trials_table
 from nbcompress.study.trial_list import TrialList
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nbcompress.space import Point
 
 
-class Study:
+class Study(PredictingStudy):
     """All trials of one search, kept in a storage.
 
     `nc.search`, `%%bo_search`, `open_study` and `read_study` return one; it is not constructed directly. Threads may

@@ -167,6 +167,8 @@ def end_attributes(trial: Trial) -> list[tuple[str, Any]]:
             metric: [[int(step), pack_number(value)] for step, value in steps.items()]
             for metric, steps in trial.reports.items()
         },
+        "spreads": {name: pack_number(value) for name, value in trial.spreads.items()},
+        "runs": trial.n_runs if trial.n_runs > 1 else None,
         "failure": failure
         and [failure.kind, shorten(failure.message, _MAX_MESSAGE), shorten(failure.traceback, MAX_TEXT)],
     }
@@ -196,6 +198,8 @@ def read_run(frozen: FrozenTrial) -> Run | None:
             seconds=end.get("seconds"),
             failure=Failure(*end["failure"]) if "failure" in end else None,
             printed=end.get("printed", ""),
+            spreads={name: float(value) for name, value in end.get("spreads", {}).items()},
+            n_runs=int(end.get("runs", 1)),
             reports={
                 metric: {int(step): float(value) for step, value in steps}
                 for metric, steps in end.get("reports", {}).items()

@@ -79,7 +79,7 @@ NO_LAYERS = {
     "EfficientNet": r"there is only 'efficientnet.encoder.blocks.0' to remove",
     "PoolFormer": r"finds no block that can go",
 }
-# The others are like one of these; `tests/benchmarks/layer_removal.py zoo` runs all.
+# The others of the zoo are like one of these.
 LAYERED = [
     *("ALBERT", "DistilBERT", "GPT-J", "BLOOM", "Mamba", "T5", "BART"),
     *("Swin", "SegFormer", "ResNet", "MobileNetV2", "EfficientNet", "PoolFormer", "Wav2Vec2"),

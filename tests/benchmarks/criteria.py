@@ -6,7 +6,7 @@ shows the mean accuracy over seeds, right after pruning and after training. Each
 `activation` takes the share from each output, the others from all layers together. Channels are cut by half and by
 three quarters, since no network works with 5 % of its neurons.
 
-    python tests/benchmarks/criteria.py [--seeds 5] [--smoke]
+    python tests/benchmarks/criteria.py [--seeds 5] [--only channels] [--smoke]
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from torch import nn
 import nbcompress as nc
 
 CRITERIA = ("magnitude", "random", "gradient", "activation", "hessian")
-CHANNEL_CRITERIA = ("magnitude", "random", "gradient", "activation", "mutual-information")
+CHANNEL_CRITERIA = (
+    "magnitude",
+    "random",
+    "gradient",
+    "activation",
+    "energy",
+    "winner",
+    "mutual-information",
+    "redundancy",
+)
 
 
 def recipes() -> dict[str, tuple[partial[nn.Module], partial[nn.Module]]]:
@@ -44,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="one seed, two epochs")
+    parser.add_argument("--only", default="", help="only the rows whose name begins with this")
     options = parser.parse_args()
     seeds, epochs, tuning = (range(1), 2, 1) if options.smoke else (range(options.seeds), 30, 5)
     print(f"{conditions()}; {len(seeds)} seeds")
@@ -54,6 +64,8 @@ def main() -> None:
         model = nc.finetune(perceptron(seed), train, epochs=epochs, seed=seed)
         dense.append(accuracy(model, test))
         for name, prunes in recipes().items():
+            if not name.startswith(options.only):
+                continue
             row = []
             for prune in prunes:
                 small = prune(model, data=train, seed=seed)

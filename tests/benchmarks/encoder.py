@@ -27,7 +27,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import nbcompress as nc
 from nbcompress.measure import proportion_interval
-from nbcompress.measure.latency import OnnxModel
+from nbcompress.measure.files import OnnxModel
 
 LR = 2e-4
 

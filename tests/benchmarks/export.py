@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import nbcompress as nc
 from nbcompress.measure import proportion_interval
-from nbcompress.measure.latency import OnnxModel
+from nbcompress.measure.files import OnnxModel
 
 SIDE = 32
 N_CALIBRATION = 200

@@ -84,8 +84,8 @@ def suggest(sizes: list[int], n_pending: int = 0) -> None:
             refit = process_time() - start
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(
-                f"{name} n = {n}, {n_pending} pending: first {costs[0]:.2f} s, median {median(costs[1:]):.2f} s, a "
-                f"refit {refit:.2f} s, largest memory so far {memory:.0f} MB",
+                f"{name} n = {n}, {n_pending} pending: first {costs[0]:.2f} s, median {median(costs[1:]):.2f} s, "
+                f"with a refit {refit:.2f} s, largest memory so far {memory:.0f} MB",
                 flush=True,
             )
 

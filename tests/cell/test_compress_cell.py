@@ -76,8 +76,8 @@ def test_the_least_change_that_meets_the_budget_comes_first() -> None:
         "amount": 0.0,
         "method": "grid",
         "bits": 8,
-        "lr": 0.001,
-        "epochs": 4,
+        "lr": 0.003,
+        "epochs": 8,
     }
 
 

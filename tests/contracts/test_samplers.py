@@ -251,8 +251,12 @@ def test_many_points_at_once_before_anything_is_known(name: str) -> None:
         (lambda: make("gp", SMALL, 5), GoalError, "at most 4 objectives, but got 5"),
         (lambda: make("gp", SMALL, 0), GoalError, "at least one objective, but got 0"),
         (lambda: make("grid", MIXED), SearchError, r"lr = Float\(0.0001, 0.1, log=True\) takes any value"),
-        (lambda: proposer("gp", SMALL, n_objectives=1, acquisition="ei"), GoalError, "one of logei, ucb, pi"),
-        (lambda: proposer("gp", SMALL, n_objectives=1, kernel="cubic"), GoalError, "one of matern52, rbf"),
+        (lambda: proposer("gp", SMALL, n_objectives=1, acquisition="eii"), GoalError, "one of logei, ucb, pi"),
+        (
+            lambda: proposer("gp", SMALL, n_objectives=1, kernel="cubic"),
+            GoalError,
+            "one of matern52, rbf, matern32, matern12",
+        ),
     ],
 )
 def test_what_is_refused(build: Callable[[], Proposer], error: type[Exception], text: str) -> None:
@@ -271,6 +275,6 @@ def test_only_gp_has_a_surrogate_and_can_be_narrowed(name: str) -> None:
 @pytest.mark.parametrize("function", [proposer, GaussianProcessProposer, Optimizer, Sampler])
 def test_every_signature_has_the_same_defaults(function: Callable[..., object]) -> None:
     parameters = inspect.signature(function).parameters
-    defaults = {name: parameters[name].default for name in ("acquisition", "kernel", "mean")}
-    assert defaults == {"acquisition": ACQUISITIONS[0], "kernel": KERNELS[0], "mean": MEANS[0]}
+    defaults = {name: parameters[name].default for name in ("acquisition", "kernel", "mean", "surrogate")}
+    assert defaults == {"acquisition": ACQUISITIONS[0], "kernel": KERNELS[0], "mean": MEANS[0], "surrogate": None}
     assert (ModelSpec().kernel, ModelSpec().mean) == (KERNELS[0], MEANS[0])

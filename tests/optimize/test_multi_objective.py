@@ -22,12 +22,11 @@ from nbcompress.optimize.multi_objective import (
     scalarized_acquisition,
     useful_limits,
 )
-from nbcompress.optimize.surrogates import botorch as botorch_model
-from nbcompress.optimize.surrogates.botorch import (
+from nbcompress.optimize.surrogates import botorch_acquisition as botorch_model
+from nbcompress.optimize.surrogates.botorch import as_botorch, tensor
+from nbcompress.optimize.surrogates.botorch_acquisition import (
     QLogNoisyExpectedHypervolumeImprovement,
-    as_botorch,
     box_decomposition,
-    tensor,
 )
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.study.front import is_non_dominated

@@ -312,7 +312,7 @@ class TestEveryEnding:
         with Own(1, get_context("spawn")) as pool:
             pool.submit(os._exit, 1).exception()
             study, ending = searched(square, engine=engine_of(pool, "pool"))
-        assert states(study) == ["failed"]
+        assert states(study) == ["failed", "interrupted"]
         assert study.all_trials[0].failure.kind == "WorkerLost"
         assert ending.kind == "broken"
         assert ending.reason.startswith("The engine pool takes no more trials: BrokenProcessPool")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import servers
 from run_searches import ONE, SPACE, Walk, evaluating, walk
 
-from nbcompress.errors import TrialConflict
+from nbcompress.errors import StudyError, TrialConflict
 from nbcompress.optimize import History, Proposal
 from nbcompress.run.engines import InlineEngine
 from nbcompress.run.loop import Search
@@ -21,7 +25,7 @@ SEARCHER = """
 import sys
 import nbcompress as nc
 
-storage, sampler = sys.argv[1:]
+storage, sampler, study = sys.argv[1:]
 
 def loss(x, k):
     return {"loss": (x - 0.3) ** 2 + k}
@@ -29,7 +33,7 @@ def loss(x, k):
 space = {"x": nc.Float(0, 1), "k": nc.Int(0, 5)}
 input()
 start = [{"x": 0.5, "k": 1}]
-nc.search(loss, space, minimize="loss", trials=24, storage=storage, study="s", sampler=sampler, start=start)
+nc.search(loss, space, minimize="loss", trials=24, storage=storage, study=study, sampler=sampler, start=start)
 """
 
 
@@ -38,9 +42,31 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "a.journal") if request.param == "journal" else f"sqlite:///{tmp_path / 'a.db'}"
 
 
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    with servers.postgresql() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[str]:
+    with servers.redis() as url:
+        yield url
+
+
 @pytest.mark.parametrize("sampler", ["gp", "sobol"])
 def test_three_processes_share_the_trials(storage: str, sampler: str) -> None:
-    arguments = [sys.executable, "-c", SEARCHER, storage, sampler]
+    share_the_trials(storage, sampler)
+
+
+@pytest.mark.parametrize("server", ["postgresql", "redis"])
+def test_three_processes_share_the_trials_on_a_server(server: str, request: pytest.FixtureRequest) -> None:
+    share_the_trials(request.getfixturevalue(server), "gp")
+
+
+def share_the_trials(storage: str, sampler: str) -> None:
+    """Check that three searches, which begin at the same time, run each point once and no more than asked for."""
+    arguments = [sys.executable, "-c", SEARCHER, storage, sampler, "s"]
     searchers = [
         subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
@@ -57,6 +83,52 @@ def test_three_processes_share_the_trials(storage: str, sampler: str) -> None:
     trials = read_study("s", storage).all_trials
     assert [trial.state for trial in trials] == [State.COMPLETE] * 24
     assert len({tuple(trial.params.items()) for trial in trials}) == 24
+
+
+@pytest.mark.parametrize("server", ["postgresql", "redis"])
+def test_a_trial_of_a_dead_process_is_run_again_at_once(server: str, request: pytest.FixtureRequest) -> None:
+    storage = request.getfixturevalue(server)
+
+    def begin_and_die() -> None:
+        open_study("killed", SPACE, ONE, storage=storage).begin({"x": 0.25})
+        os._exit(9)
+
+    process = multiprocessing.get_context("fork").Process(target=begin_and_die)
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert [trial.state for trial in read_study("killed", storage).all_trials] == [State.INTERRUPTED]
+    search = Search(
+        open_study("killed", SPACE, ONE, storage=storage),
+        Walk(),
+        evaluating(lambda x: {"loss": x}),
+        InlineEngine(),
+        SearchOptions(trials=2),
+    )
+    search.run()
+    trials = read_study("killed", storage).all_trials
+    assert [(trial.number, trial.state) for trial in trials] == [(0, State.COMPLETE), (1, State.COMPLETE)]
+    assert trials[0].params == {"x": 0.25}
+
+
+@pytest.mark.parametrize("server", ["postgresql", "redis"])
+def test_a_password_is_never_shown(
+    server: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = request.getfixturevalue(server)
+    study = open_study("shown", SPACE, ONE, storage=url)
+    shown = [study.storage, repr(study), *study.record.values()]
+    port = url.rpartition(":")[2].partition("/")[0]
+    wrong = [url.replace(servers.PASSWORD, f"x{servers.PASSWORD}"), url.replace(port, "1"), url.replace(port, "1x")]
+    for text in (*wrong, url.replace(servers.PASSWORD, f"{servers.PASSWORD}/@:x")):
+        with pytest.raises(StudyError) as caught:
+            open_study("shown", SPACE, ONE, storage=text)
+        error: BaseException | None = caught.value
+        while error is not None:
+            shown.append(str(error))
+            error = error.__cause__
+        assert "***" in str(caught.value)
+    assert servers.PASSWORD not in " ".join(map(str, shown)) + caplog.text
 
 
 def opened(storage: str) -> Study:

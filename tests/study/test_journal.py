@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbcompress.errors import StudyError
-from nbcompress.study.journal import JournalFile, lock_for
+from nbcompress.study import journal as journal_module
+from nbcompress.study.journal import FileLock, JournalFile, lock_for
 from nbcompress.study.storage import open_storage
 
 FIRST = {"op_code": 0, "worker_id": "w", "study_name": "größe\nzwei", "directions": [1]}
@@ -368,3 +369,43 @@ def test_a_journal_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("builtins.open", refused)
     with pytest.raises(StudyError, match=r"cannot be written: Permission denied\.$"):
         JournalFile(path)
+
+
+def test_blank_lines_hold_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    journal = JournalFile(path)
+    logs = [{"op_code": 0, "worker_id": "w", "n": n} for n in range(4)]
+    journal.append_logs(logs[:2])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\n  \n" + lines[1] + b"\n")
+    again = JournalFile(path)
+    assert again.read_logs(0) == logs[:2]
+    again.append_logs(logs[2:3])
+    assert again.read_logs(1) == logs[1:3]
+    assert JournalFile(path).read_logs(0) == logs[:3]
+    again.append_logs(logs[3:])
+    assert JournalFile(path).read_logs(2) == logs[2:]
+
+
+def test_a_process_that_waits_long_for_a_lock_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(journal_module, "_LONG_WAIT_SECONDS", 0.0)
+    path = str(tmp_path / "a.journal")
+    JournalFile(path)
+    holder, waiter = FileLock(path), FileLock(path)
+    said = threading.Event()
+    say = waiter._say_that_it_waits
+
+    def say_and_tell() -> None:
+        say()
+        said.set()
+
+    monkeypatch.setattr(waiter, "_say_that_it_waits", say_and_tell)
+    holder.__enter__()
+    thread = threading.Thread(target=lambda: waiter.__enter__().__exit__(None, None, None))
+    thread.start()
+    assert said.wait(60)
+    holder.__exit__(None, None, None)
+    thread.join()
+    assert f"nbcompress waits for the lock of {path}" in capsys.readouterr().err

@@ -2,5 +2,6 @@
 
 # The function has the same name as its folder, as the compressors have.
 from nbcompress.artifact.export.formats import export
+from nbcompress.artifact.export.report import ExportedFile, ExportReport
 
-__all__ = ["export"]
+__all__ = ["ExportReport", "ExportedFile", "export"]

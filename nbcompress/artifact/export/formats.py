@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from math import isfinite
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -28,7 +29,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     example: object = None,
-    format: str | None = None,
+    format: Literal["onnx", "pt2", "safetensors", "pt"] | None = None,
     tolerance: float | None = None,
     data: object = None,
     dynamic: object = None,

@@ -164,7 +164,9 @@ def prune(
     """
     check_choice("granularity", granularity, ("weight", "2:4", "channel", "layer"))
     check_choice("criterion", criterion, _CRITERIA)
-    fine_tune = FineTuneOptions(data, finetune, lr, seed, LossSpec(loss, output))
+    fine_tune = FineTuneOptions(
+        data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
+    )
     shares = own_shares(schedule, amount, finetune)
     is_one_shot = schedule == "one-shot"
     if shares is not None:
@@ -182,9 +184,6 @@ def prune(
     if amount is not None:
         amount = check_number("amount", amount, 0, 1)
     threshold = _checked_threshold(threshold, criterion, scope)
-    fine_tune = FineTuneOptions(
-        data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
-    )
     if criterion in _WITH_DATA and data is None:
         raise DataError(
             f"{option('criterion', criterion)} needs data: pass {option('data=')}, such as (inputs, labels)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -199,8 +200,9 @@ def cut_channels(
         raise CompressionError(_nothing_to_cut(left_out))
     if any(removal.group.averages for removal in removals):
         check = check.with_averages(traced_model, (traced, dependencies.averages))
-    # The trace needs as much memory as the model in double precision.
-    del traced_model, traced
+    # The trace holds the traced model, in cycles of references that only the collector frees.
+    del traced_model, traced, dependencies
+    gc.collect()
     plan, refused = largest_valid_plan(model, check, removals)
     left_out |= refused
     if not plan.removed:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from nbcompress.compressors.attention import convert_attention_
+from nbcompress.compressors.blocks import packed_indices
 from nbcompress.compressors.coupling import AveragingCall, TensorAxis, Unit, canonical_names, named_tensors
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import number_at, set_number_
-from nbcompress.compressors.record import Grid, Record, Surgery, TensorRecord, packed_indices, record_of, unit_axis
+from nbcompress.compressors.record import Grid, Record, Surgery, TensorRecord, record_of, unit_axis
 
 
 @dataclass(frozen=True)

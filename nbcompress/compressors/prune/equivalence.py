@@ -162,30 +162,16 @@ class EquivalenceCheck:
 
     def objection(self, plan: RemovalPlan) -> str | None:
         """Return why `plan` is not valid; None if it is."""
-        # Indices of the inputs and the graphs go together.
-        for original, tolerance, indices in self.variants():
-            cut = copied(original)
-            cut_(cut, plan)
-            try:
-                recompute_shapes_(cut)
-            except CompressionError as err:
-                return str(err)
-            outputs: list[Any] = []
-            for index in indices:
-                try:
-                    outputs.append(run(cut, self.inputs[index]))
-                except Exception as err:  # noqa: BLE001 - the user's code may raise anything on new shapes
-                    return f"the cut model fails: {first_line(err)}"
-            # One copy at a time is held.
-            del cut
-            masked = copied(original) if original is self.original else original
-            mask_(masked, plan)
-            for index, actual in zip(indices, outputs, strict=True):
-                reference = MaskedReference(masked, *self.graphs[index], plan) if plan.averages else masked
-                problem = difference(run(reference, self.inputs[index]), actual, tolerance)
+        for variant, tolerance, indices in self.variants():
+            if variant is self.original:
+                problem = self._problem(variant, tolerance, indices, plan)
+            else:
+                problem = self._problem_in_place(variant, tolerance, indices, plan)
                 if problem:
-                    return problem
-            del masked
+                    # What the masked model kept of its call may have been in the way.
+                    problem = self._problem(_perturbed(self.original), tolerance, indices, plan)
+            if problem:
+                return problem
         if self.can_train:
             cut = copied(self.original)
             cut_(cut, plan)
@@ -195,6 +181,47 @@ class EquivalenceCheck:
             except Exception as err:  # noqa: BLE001 - as above
                 return f"the cut model fails in training mode: {first_line(err)}"
         return None
+
+    def _problem(self, model: nn.Module, tolerance: float, indices: Sequence[int], plan: RemovalPlan) -> str | None:
+        """Compare a cut copy of `model` with a masked one; one copy at a time is held."""
+        cut = copied(model)
+        cut_(cut, plan)
+        try:
+            recompute_shapes_(cut)
+            outputs = [run(cut, self.inputs[index]) for index in indices]
+        except CompressionError as err:
+            return str(err)
+        except Exception as err:  # noqa: BLE001 - the user's code may raise anything on new shapes
+            return f"the cut model fails: {first_line(err)}"
+        del cut
+        masked = copied(model)
+        mask_(masked, plan)
+        for index, actual in zip(indices, outputs, strict=True):
+            problem = difference(self._run_masked(masked, index, plan), actual, tolerance)
+            if problem:
+                return problem
+        return None
+
+    def _problem_in_place(
+        self, model: nn.Module, tolerance: float, indices: Sequence[int], plan: RemovalPlan
+    ) -> str | None:
+        """Mask `model`, run it, cut it, and run it again. No copy is made."""
+        mask_(model, plan)
+        expected = [self._run_masked(model, index, plan) for index in indices]
+        cut_(model, plan)
+        try:
+            recompute_shapes_(model)
+            problems = [
+                difference(before, run(model, self.inputs[index]), tolerance)
+                for index, before in zip(indices, expected, strict=True)
+            ]
+        except Exception as err:  # noqa: BLE001 - as above
+            return f"the cut model fails: {first_line(err)}"
+        return next(filter(None, problems), None)
+
+    def _run_masked(self, masked: nn.Module, index: int, plan: RemovalPlan) -> Any:
+        reference = MaskedReference(masked, *self.graphs[index], plan) if plan.averages else masked
+        return run(reference, self.inputs[index])
 
     def variants(self) -> Iterator[tuple[nn.Module, float, Sequence[int]]]:
         """Yield the model, then a copy with perturbed weights, each with its tolerance and the inputs to compare on.
@@ -249,7 +276,7 @@ def equivalence_check(model: nn.Module, inputs: Inputs) -> EquivalenceCheck:
             raise DataError(f"the model does not run on the example: {first_line(err)}") from err
     floats = [parameter.dtype for parameter in original.parameters() if parameter.is_floating_point()]
     smallest = max((TOLERANCES.get(dtype, 1e-3) for dtype in floats), default=1e-5)
-    tolerances = [_tolerance(original, first, result, smallest)]
+    tolerances = [_tolerance_(copied(original), first, result, smallest)]
     del result
     perturbed = _perturbed(original)
     try:
@@ -257,7 +284,7 @@ def equivalence_check(model: nn.Module, inputs: Inputs) -> EquivalenceCheck:
     except Exception:  # noqa: BLE001 - the user's code may refuse the weights
         result = None
     if result is not None and _is_finite(result):
-        tolerances.append(_tolerance(perturbed, first, result, smallest))
+        tolerances.append(_tolerance_(perturbed, first, result, smallest))
     del perturbed, result
     second = (inputs for inputs in _second_inputs(first) if _runs(original, inputs))
     can_train = _runs(copied(original).train(), first)
@@ -265,10 +292,10 @@ def equivalence_check(model: nn.Module, inputs: Inputs) -> EquivalenceCheck:
 
 
 @torch.no_grad()
-def _tolerance(model: nn.Module, inputs: Inputs, result: Any, smallest: float) -> float:
-    """Ten times the relative change of the outputs of a model when its weights are rounded to single precision.
+def _tolerance_(model: nn.Module, inputs: Inputs, result: Any, smallest: float) -> float:
+    """Round the weights of a model to single precision, in place, and return ten times the change of its outputs.
 
-    It is at least `smallest`.
+    The change is relative, and at least `smallest` is returned.
 
     Args:
         model: In double precision.
@@ -276,11 +303,10 @@ def _tolerance(model: nn.Module, inputs: Inputs, result: Any, smallest: float) -
         result: Its outputs on them.
         smallest: The tolerance of the precision that the model computes in.
     """
-    rounded = copied(model)
-    for parameter in rounded.parameters():
+    for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.copy_(parameter.float())
-    pairs = zip(tensors_of(result), tensors_of(run(rounded, inputs)), strict=True)
+    pairs = zip(tensors_of(result), tensors_of(run(model, inputs)), strict=True)
     changes = [_relative_difference(a, b) for a, b in pairs if a.is_floating_point() and a.shape == b.shape]
     return max(smallest, min(1e-3, 10 * max(changes, default=0.0)))
 

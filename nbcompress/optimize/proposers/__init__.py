@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from nbcompress.choices import ACQUISITIONS, KERNELS, MEANS, SAMPLERS
 from nbcompress.errors import GoalError, SearchError, did_you_mean, option
 from nbcompress.optimize.proposers.baselines import GridProposer, RandomProposer, SobolProposer
@@ -10,7 +13,7 @@ from nbcompress.optimize.protocol import Proposer
 from nbcompress.space import Space
 
 # Options that only `gp` has, with their defaults.
-GP_DEFAULTS = {"acquisition": ACQUISITIONS[0], "kernel": KERNELS[0], "mean": MEANS[0]}
+GP_DEFAULTS = {"acquisition": ACQUISITIONS[0], "kernel": KERNELS[0], "mean": MEANS[0], "surrogate": None}
 
 
 def samplers() -> tuple[str, ...]:
@@ -25,9 +28,11 @@ def proposer(
     n_objectives: int,
     n_constraints: int = 0,
     seed: int = 0,
-    acquisition: str = GP_DEFAULTS["acquisition"],
-    kernel: str = GP_DEFAULTS["kernel"],
-    mean: str = GP_DEFAULTS["mean"],
+    acquisition: Any = GP_DEFAULTS["acquisition"],
+    kernel: Any = GP_DEFAULTS["kernel"],
+    mean: Any = GP_DEFAULTS["mean"],
+    surrogate: Any = GP_DEFAULTS["surrogate"],
+    labels: Mapping[str, str] | None = None,
 ) -> Proposer:
     """Return a new proposer.
 
@@ -37,9 +42,9 @@ def proposer(
         n_objectives: At least 1; `gp` takes at most 4.
         n_constraints: The number of constraints.
         seed: Equal seeds and histories give equal points.
-        acquisition: For `gp`: `logei`, `ucb`, `pi` or `qlogei`.
-        kernel: For `gp`: `matern52` or `rbf`.
-        mean: For `gp`: `constant`, `linear` or `zero`.
+        acquisition, kernel, mean, surrogate: For `gp`; see `nc.search`. A dict of surrogates is by `loss j` and
+            `slack j`.
+        labels: What `loss j` and `slack j` are called in a warning.
 
     Raises:
         SearchError: Unknown sampler, or it cannot search this space, or an option of `gp` is given to another one.
@@ -51,9 +56,11 @@ def proposer(
         # Imported here, because the surrogate is slower to import than the other samplers.
         from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 
-        return GaussianProcessProposer(space, n_objectives, n_constraints, seed, acquisition, kernel, mean)
+        return GaussianProcessProposer(
+            space, n_objectives, n_constraints, seed, acquisition, kernel, mean, surrogate, labels
+        )
     if sampler in SAMPLERS:
-        _refuse_gp_options(sampler, acquisition=acquisition, kernel=kernel, mean=mean)
+        _refuse_gp_options(sampler, acquisition=acquisition, kernel=kernel, mean=mean, surrogate=surrogate)
     if sampler == "sobol":
         return SobolProposer(space, seed)
     if sampler == "random":
@@ -66,10 +73,16 @@ def proposer(
     raise SearchError(f"A sampler is one of {known}, but got {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")
 
 
-def _refuse_gp_options(sampler: str, **options: str) -> None:
-    given = {name: value for name, value in options.items() if value != GP_DEFAULTS[name]}
+def _refuse_gp_options(sampler: str, **options: Any) -> None:
+    given = {
+        name: value for name, value in options.items() if value is not GP_DEFAULTS[name] and value != GP_DEFAULTS[name]
+    }
     if given:
         raise SearchError(
             f"Only {option('sampler', 'gp')} takes {' and '.join(option(*item) for item in given.items())}, "
             f"but got {option('sampler', sampler)}. Leave out {' and '.join(map(option, given))}."
         )
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (isinstance(value, str) and value == default)

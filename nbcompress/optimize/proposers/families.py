@@ -29,9 +29,10 @@ from nbcompress.optimize.encoding import Embedding, SpaceEncoder
 from nbcompress.optimize.history import Array, History
 from nbcompress.optimize.models import MAX_EARLIER, FittedModels
 from nbcompress.optimize.outcome_transform import without_penalties
-from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters
+from nbcompress.optimize.surrogates.closed_form import Hyperparameters
 from nbcompress.optimize.surrogates.fit import LENGTHSCALE_PRIOR_WIDTH, LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
 from nbcompress.optimize.surrogates.members import MemberFit, MemberMaps, MemberProcess
+from nbcompress.optimize.surrogates.protocol import Surrogate
 from nbcompress.space import Choice, Point, Space, Value
 from nbcompress.study.front import is_non_dominated
 
@@ -142,6 +143,7 @@ class Families:
             history.slacks[chosen],
             tuple(history.status[i] for i in chosen),
             tuple(history.notes[i] for i in chosen),
+            noise=history.noise[chosen] if history.noise.size else history.noise,
         )
 
 
@@ -195,11 +197,11 @@ def fit_member_models(base: FittedModels, history: History, families: Families, 
         known = told & np.isfinite(column)
         values = without_penalties(column[known], worst_on_front[j])
         if (process := fitted(f"loss {j}", known, values, log_tail=log_tail)) is not None:
-            unconditioned[j] = cast(GaussianProcess, process)
+            unconditioned[j] = cast(Surrogate, process)
     for j, column in enumerate(history.slacks.T):
         known = np.isfinite(column) & base.is_used
         if (process := fitted(f"slack {j}", known, column[known])) is not None:
-            constraints[f"slack {j}"] = cast(GaussianProcess, process.condition_on_mean(base.X_pending))
+            constraints[f"slack {j}"] = cast(Surrogate, process.condition_on_mean(base.X_pending))
     objectives = {j: model.condition_on_mean(base.X_pending) for j, model in unconditioned.items()}
     return replace(base, unconditioned=unconditioned, objectives=objectives, constraints=constraints)
 

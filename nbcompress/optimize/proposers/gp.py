@@ -7,16 +7,17 @@ is proposed. If the search has reached a plateau, every other point is random. A
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from nbcompress.choices import ACQUISITIONS
-from nbcompress.errors import GoalError, SpaceExhausted, did_you_mean
+from nbcompress.choices import ACQUISITIONS, MULTI_OBJECTIVE_ACQUISITIONS
+from nbcompress.errors import GoalError, SpaceExhausted, did_you_mean, first_line, option, shown
 from nbcompress.optimize.acquisition import (
     AcquisitionFunction,
     AnalyticAcquisition,
@@ -32,8 +33,9 @@ from nbcompress.optimize.acquisition_optimizer import (
 )
 from nbcompress.optimize.candidates import Narrowing, UntriedPoints, UntriedPointsWithin
 from nbcompress.optimize.encoding import Embedding, SpaceEncoder
+from nbcompress.optimize.further_acquisitions import further_acquisition
 from nbcompress.optimize.history import Array, History, Proposal
-from nbcompress.optimize.models import FittedModels
+from nbcompress.optimize.models import FittedModels, compiled
 from nbcompress.optimize.multi_objective import (
     LogExpectedHypervolumeImprovement,
     draw_weights,
@@ -51,12 +53,15 @@ from nbcompress.optimize.proposers.families import (
     region_length,
 )
 from nbcompress.optimize.protocol import Stream, random_generator
-from nbcompress.optimize.surrogates.closed_form import ModelSpec
+from nbcompress.optimize.surrogates.closed_form import GaussianProcess, ModelSpec
 from nbcompress.optimize.surrogates.members import MemberFit
+from nbcompress.optimize.surrogates.protocol import ModelFitter, Surrogate, definition_of, name_of
 from nbcompress.space import Point, Space
 from nbcompress.study.front import is_non_dominated
 
 MAX_OBJECTIVES = 4
+# With these, a search with a constraint uses families of parameters.
+FAMILY_ACQUISITIONS = ("logei", "ei", "ucb", "pi", "qlogei")
 # The acquisition optimizer starts near this many of the best known points.
 N_BEST_KNOWN = 6
 # A gain below this, in standardized units, is shown in words: its digits mean nothing to a reader.
@@ -81,14 +86,15 @@ class GaussianProcessProposer:
         n_objectives: From 1 to 4.
         n_constraints: The number of constraints.
         seed: Equal seeds and histories give equal points.
-        acquisition: `logei`, `ucb`, `pi` or `qlogei`.
-        kernel: `matern52` or `rbf`.
-        mean: `constant`, `linear` or `zero`.
+        acquisition: One of `choices.ACQUISITIONS`, or a factory; see `nc.search`.
+        kernel, mean: Names, or parts of GPyTorch.
+        surrogate: What takes the place of kernel and mean, or a dict of that by `loss j` and `slack j`.
+        labels: What `loss j` and `slack j` are called in a warning.
         limits_reference: Whether the hypervolume of several objectives is limited to a useful range, see
             `useful_limits`. It always is in a search over families with a constraint.
 
     Raises:
-        GoalError: An unknown acquisition, kernel or mean; or too many objectives.
+        GoalError: The acquisition or the surrogate cannot be used; or there are too many objectives.
     """
 
     def __init__(
@@ -97,52 +103,108 @@ class GaussianProcessProposer:
         n_objectives: int,
         n_constraints: int = 0,
         seed: int = 0,
-        acquisition: str = "logei",
-        kernel: str = "matern52",
-        mean: str = "constant",
+        acquisition: str | Callable[..., Any] = "logei",
+        kernel: Any = "matern52",
+        mean: Any = "constant",
+        surrogate: Any = None,
+        labels: Mapping[str, str] | None = None,
         *,
         limits_reference: bool = False,
     ) -> None:
-        if acquisition not in ACQUISITIONS:
-            known = ", ".join(ACQUISITIONS)
-            hint = did_you_mean(acquisition, ACQUISITIONS)
-            raise GoalError(f"The acquisition is one of {known}, but got {acquisition!r}.{hint}")
+        _check_acquisition(acquisition, n_objectives)
         if n_objectives > MAX_OBJECTIVES:
             raise GoalError(
                 f"The sampler 'gp' supports at most {MAX_OBJECTIVES} objectives, but got {n_objectives}. "
                 "Turn some into constraints, or use the sampler 'nsga2'."
             )
-        self.spec = ModelSpec(kernel, mean)
         self.encoder = SpaceEncoder(space)
         self.embedding = Embedding(self.encoder)
         self.n_objectives, self.n_constraints = n_objectives, n_constraints
-        self.seed, self.acquisition = seed, acquisition
+        self.seed, self.acquisition = seed, acquisition if isinstance(acquisition, str) else name_of(acquisition)
+        self._chosen, self._labels = acquisition, dict(labels or {})
+        self._set_surrogate(surrogate, kernel, mean)
+        if not isinstance(acquisition, str):
+            from nbcompress.optimize.surrogates.botorch_acquisition import check_acquisition_factory
+
+            check_acquisition_factory(acquisition, self.embedding.n_features)
+        # What a person passed may fail in mid search; the default then takes its place.
+        needs_torch = acquisition in ("noisy-ei", "kg") or not isinstance(acquisition, str)
+        self._fallback: GaussianProcessProposer | None = None
+        if self.replaced or needs_torch:
+            self._fallback = GaussianProcessProposer(space, n_objectives, n_constraints, seed)
         self.narrowing = Narrowing(space)
         self._sobol = SobolProposer(space, seed)
         # A space is compared by its text, which is slow to make.
-        self._models_key = (FittedModels, repr(space), self.spec)
+        kinds = tuple((name, self.replaced[name]) for name in sorted(self.replaced))
+        self._models_key = (FittedModels, repr(space), self.spec, kinds)
         # Without a constraint a search of the whole space is better, see benchmarks.md#many-parameters.
-        self.families = Families.of(space) if n_constraints > 0 else None
+        uses_families = n_constraints > 0 and not self.replaced and self.acquisition in FAMILY_ACQUISITIONS
+        self.families = Families.of(space) if uses_families else None
         self.limits_reference = limits_reference or self.families is not None
         if self.families is not None:
             self._shared = GaussianProcessProposer(
-                self.families.shared_space, n_objectives, n_constraints, seed, acquisition, kernel, mean,
-                limits_reference=True,
+                self.families.shared_space, n_objectives, n_constraints, seed, acquisition, self.spec.kernel,
+                self.spec.mean, limits_reference=True,
             )  # fmt: skip
             self._member_fit = self.families.member_fit(self.embedding, self._shared.embedding)
+
+    def _set_surrogate(self, surrogate: Any, kernel: Any, mean: Any) -> None:
+        """Set `spec`, of every model, and `replaced`, what takes its place for some."""
+        roles = [f"loss {j}" for j in range(self.n_objectives)] + [f"slack {j}" for j in range(self.n_constraints)]
+        by_role = dict(surrogate) if isinstance(surrogate, Mapping) else dict.fromkeys(roles, surrogate)
+        made: dict[int, ModelSpec | ModelFitter] = {}
+        self.spec = ModelSpec()
+        self.replaced: dict[str, ModelSpec | ModelFitter] = {}
+        for role, given in by_role.items():
+            if id(given) not in made:
+                made[id(given)] = compiled(
+                    definition_of(given, kernel, mean),
+                    self.embedding,
+                    n_objectives=self.n_objectives,
+                    seed=self.seed,
+                    n=n_initial_points(self.encoder.d),
+                )
+            self.replaced[role] = made[id(given)]
+        first = next(iter(made.values()), None)
+        if len(made) == 1 and isinstance(first, ModelSpec) and set(by_role) == set(roles):
+            is_named = first == replace(ModelSpec(first.kernel, first.mean), has_trend=first.has_trend)
+            if is_named:
+                self.spec, self.replaced = replace(first, has_trend=False), {}
 
     def propose(self, number: int, history: History) -> Proposal:
         with single_threaded_blas():
             return self.narrowing.proposal(
-                self.encoder, history, lambda untried: self._propose_among(number, history, untried)
+                self.encoder, history, lambda untried: self._propose_or_fall_back(number, history, untried)
             )
+
+    def _propose_or_fall_back(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
+        """Propose; if the acquisition or the surrogate of a person raises, the default proposes, with a warning."""
+        if self._fallback is None:
+            return self._propose_among(number, history, untried)
+        try:
+            return self._propose_among(number, history, untried)
+        except SpaceExhausted:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the parts of a person raise
+            proposal = self._fallback._propose_among(number, history, untried)
+            parts = [f"acquisition {self.acquisition!r}"] if self.acquisition != "logei" else []
+            what = " with the ".join([*(["surrogate"] if self.replaced else []), *parts])
+            cause = f"The {what} failed ({first_line(error)}); the default proposed the point."
+            return replace(proposal, warnings=(cause,))
+
+    def _failure_texts(self, models: FittedModels) -> tuple[str, ...]:
+        """Return a sentence for each surrogate of a person that could not be fitted."""
+        return tuple(
+            f"The surrogate of {self._labels.get(role, role)!r} failed ({why}); the default took its place."
+            for role, why in models.failures.items()
+        )
 
     def fit_models(self, history: History) -> FittedModels:
         """Return the models fitted to a history. They are kept with the history, because panels ask many times."""
 
         def fit() -> FittedModels:
             with single_threaded_blas():
-                return FittedModels.fit(history, self.embedding, self.spec)
+                return FittedModels.fit(history, self.embedding, self.spec, self.replaced)
 
         return history.cached(self._models_key, fit)
 
@@ -158,7 +220,7 @@ class GaussianProcessProposer:
         feasibility = [log_feasibility(model) for model in models.constraints.values()]
         if not history.is_feasible.any():
             return None, feasibility
-        return self._improvement(models, history, number, self.acquisition), feasibility
+        return self._improvement(models, history, number, self._chosen), feasibility
 
     def _propose_among(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
         if self.families is not None and not isinstance(untried, UntriedPointsWithin):
@@ -234,13 +296,14 @@ class GaussianProcessProposer:
             return self._initial_point(number, history, untried)
         acquisition = SumAcquisition([*([gain] if gain else []), *feasibility])
         rng = random_generator(self.seed, number, Stream.ACQUISITION_OPTIMIZER)
-        is_sampled = self.n_objectives > 1 and self.acquisition == "qlogei"
+        is_costly = self.acquisition in ("noisy-ei", "kg") or not isinstance(self._chosen, str)
+        is_sampled = is_costly or (self.n_objectives > 1 and self.acquisition == "qlogei")
         options = SAMPLED_ACQUISITION_OPTIONS if is_sampled else DEFAULT_OPTIONS
         best_known = self._best_known_rows(models, history)
         row, _ = optimize_acquisition(self.embedding, acquisition, untried, rng, best_known, options)
         expected_gain, reason = self._explain(models, history, number, gain, feasibility, row)
         note: dict[str, Any] = {**models.note, **({} if expected_gain is None else {"gain": expected_gain})}
-        return Proposal(self.encoder.point(row), note, reason)
+        return Proposal(self.encoder.point(row), note, reason, self._failure_texts(models))
 
     def _initial_point(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
         """Return the middle of the space, and then points of a Sobol sequence; a random point within ranges.
@@ -257,16 +320,29 @@ class GaussianProcessProposer:
         return self._sobol.propose(number, history)
 
     def _improvement(
-        self, models: FittedModels, history: History, number: int, acquisition: str
+        self, models: FittedModels, history: History, number: int, acquisition: str | Callable[..., Any]
     ) -> AcquisitionFunction:
-        """Return the acquisition of this name without constraints; needs a feasible point."""
+        """Return this acquisition without constraints; needs a feasible point."""
         feasible = models.features[history.is_feasible & models.is_used]
         if self.n_objectives == 1 and acquisition == "qlogei" and len(models.X_pending) > 0:
-            best = float(models.unconditioned[0].predict_mean(feasible).min())
+            model = models.unconditioned[0]
+            best = float(model.predict_mean(feasible).min())
             rng = random_generator(self.seed, number, Stream.PENDING_OUTCOMES)
-            return QLogExpectedImprovement(models.unconditioned[0], models.X_pending, best, rng)
+            return _improvement_while_pending(model, models.X_pending, best, rng)
         # Pending points count with their predicted losses: what they are about to find is no further improvement.
         losses = models.mean_losses(np.vstack([feasible, models.X_pending]))
+        if acquisition == "noisy-ei" and self.n_objectives > 1:
+            acquisition = "qlogei"
+        if not isinstance(acquisition, str) or acquisition in ("noisy-ei", "kg", "mes", "thompson"):
+            return further_acquisition(
+                acquisition,
+                models,
+                feasible,
+                losses,
+                seed=self.seed,
+                number=number,
+                has_constraints=bool(models.constraints),
+            )
         if self.n_objectives == 1:
             return analytic_acquisition(acquisition, models.objectives[0], float(losses.min()))
         reference = self._reference(models, history, losses)
@@ -275,9 +351,9 @@ class GaussianProcessProposer:
             rng = random_generator(self.seed, number, Stream.SCALARIZATION_WEIGHTS)
             weights = draw_weights(rng, self.n_objectives)
             return scalarized_acquisition(acquisition, objectives, losses, reference, weights)
-        if acquisition == "logei":
+        if acquisition in ("logei", "ei"):
             return LogExpectedHypervolumeImprovement(objectives, losses, reference)
-        from nbcompress.optimize.surrogates.botorch import QLogNoisyExpectedHypervolumeImprovement
+        from nbcompress.optimize.surrogates.botorch_acquisition import QLogNoisyExpectedHypervolumeImprovement
 
         seed = int(random_generator(self.seed, number, Stream.SAMPLED_FRONT).integers(2**31))
         front = feasible[is_non_dominated(losses[: len(feasible)])]
@@ -337,13 +413,45 @@ class GaussianProcessProposer:
         probability = float(np.exp(SumAcquisition(feasibility).score(feature)[0]))
         if gain is None:
             return None, f"no point is feasible yet; this one is with probability {probability:.0%}"
-        if self.acquisition in ("ucb", "pi"):
+        if self.acquisition not in ("logei", "qlogei", "ei"):
             gain = self._improvement(models, history, number, "logei")
         scale = float(np.prod([model.outcome_transform.linear_scale for model in models.objectives.values()]))
         expected_gain = float(np.exp(gain.score(feature)[0])) * probability * scale
         what = "expected gain" if self.n_objectives == 1 else "expected gain in hypervolume"
         reason = f"{what} {gain_text(expected_gain, scale)}"
         return expected_gain, reason + (f", feasible with probability {probability:.0%}" if feasibility else "")
+
+
+def _check_acquisition(acquisition: Any, n_objectives: int) -> None:
+    """Raise `GoalError` if an acquisition is unknown, or is not for so many objectives."""
+    known = ", ".join(ACQUISITIONS)
+    if isinstance(acquisition, str):
+        if acquisition not in ACQUISITIONS:
+            hint = did_you_mean(acquisition, ACQUISITIONS)
+            raise GoalError(f"The acquisition is one of {known}, but got {acquisition!r}.{hint}")
+    elif not callable(acquisition):
+        raise GoalError(
+            f"The acquisition is one of {known}, or a function (model, X_baseline, X_pending, best_f) that returns a "
+            f"botorch AcquisitionFunction, but got {shown(acquisition)}."
+        )
+    if n_objectives > 1 and acquisition not in MULTI_OBJECTIVE_ACQUISITIONS:
+        name = acquisition if isinstance(acquisition, str) else name_of(acquisition)
+        raise GoalError(
+            f"{option('acquisition', name)} is for one objective, but there are {n_objectives}. With several take one "
+            f"of {', '.join(MULTI_OBJECTIVE_ACQUISITIONS)}."
+        )
+
+
+def _improvement_while_pending(
+    model: Surrogate, X_pending: Array, best: float, rng: np.random.Generator
+) -> AcquisitionFunction:
+    """Return qLogEI of one new point while others are pending."""
+    if isinstance(model, GaussianProcess):
+        return QLogExpectedImprovement(model, X_pending, best, rng)
+    from nbcompress.optimize.surrogates.botorch import as_model
+    from nbcompress.optimize.surrogates.botorch_acquisition import sampled_expected_improvement
+
+    return sampled_expected_improvement(as_model(model), X_pending, -best, int(rng.integers(2**31)))
 
 
 def gain_text(gain: float, scale: float) -> str:

@@ -28,7 +28,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,9 @@ def _sum_by_feature(by_column: Array) -> Array:
 
 # --- Hyperparameters, kernel and mean ---
 
-_SQRT5 = np.sqrt(5.0)
+_SQRT3, _SQRT5 = np.sqrt(3.0), np.sqrt(5.0)
+# Distances below this count as this in the slope of `matern12`, which is infinite at 0.
+_MIN_DISTANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +125,12 @@ class ModelSpec:
     """The kernel and the mean of a surrogate.
 
     Attributes:
-        kernel: `matern52` or `rbf`.
+        kernel: `matern52`, `rbf`, `matern32` or `matern12`.
         mean: `constant`, `linear` or `zero`.
         has_trend: Whether an additive trend is fitted beside the kernel.
+        flat: What has no prior: some of `lengthscale`, `signal`, `noise` and `mean` (of a constant mean).
+        bounds: Bounds other than those of `fit.py`, by the same names (not for the mean).
+        noise: A fixed noise variance of standardized values; None fits it.
 
     Raises:
         GoalError: Unknown kernel or mean.
@@ -134,6 +139,9 @@ class ModelSpec:
     kernel: str = "matern52"
     mean: str = "constant"
     has_trend: bool = False
+    flat: frozenset[str] = frozenset()
+    bounds: tuple[tuple[str, float, float], ...] = ()
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         for what, name, known in (("kernel", self.kernel, KERNELS), ("mean", self.mean, MEANS)):
@@ -146,10 +154,23 @@ class ModelSpec:
         if self.kernel == "rbf":
             k = np.exp(-0.5 * r2)
             return k, -0.5 * k
+        if self.kernel == "matern12":
+            r = np.sqrt(r2)
+            k = np.exp(-r)
+            return k, -0.5 * k / np.maximum(r, _MIN_DISTANCE)
+        if self.kernel == "matern32":
+            r = _SQRT3 * np.sqrt(r2)
+            decay = np.exp(-r)
+            return (1.0 + r) * decay, -1.5 * decay
         r = _SQRT5 * np.sqrt(r2)
         decay = np.exp(-r)
         slope = (1.0 + r) * decay
         return slope + r2 * decay * (5.0 / 3.0), slope * (-5.0 / 6.0)
+
+    @property
+    def mean_precision(self) -> float:
+        """The inverse variance of the prior of the coefficients of the mean."""
+        return 0.0 if "mean" in self.flat else 1.0 / MEAN_PRIOR_STD**2
 
     def mean_basis(self, features: Array) -> Array:
         """Return H for features `(n, D)`: shape `(n, p)`."""
@@ -167,6 +188,11 @@ def squared_distances(left: Array, right: Array) -> Array:
     return np.asarray(np.maximum(r2, 0.0, out=r2))
 
 
+def known_or(known: Array, noise: float) -> Array:
+    """Return known noise variances, not below the floor, and `noise` where they are NaN."""
+    return np.where(np.isnan(known), noise, np.maximum(known, NOISE_FLOOR))
+
+
 def inverse_cholesky(K: Array) -> tuple[Array, float]:
     """Return L^-1 (lower) and log |K|.
 
@@ -180,12 +206,12 @@ def inverse_cholesky(K: Array) -> tuple[Array, float]:
     return inverse, 2.0 * float(np.log(np.diag(L)).sum())
 
 
-def mean_coefficients(H: Array, y: Array, L_inverse: Array) -> Array:
-    """Return the posterior mode of b, given K."""
+def mean_coefficients(H: Array, y: Array, L_inverse: Array, precision: float = 1.0 / MEAN_PRIOR_STD**2) -> Array:
+    """Return the posterior mode of b, given K and the inverse variance of its prior."""
     if H.shape[1] == 0:
         return np.empty(0)
     A = L_inverse @ H
-    return np.asarray(np.linalg.solve(A.T @ A + np.eye(H.shape[1]) / MEAN_PRIOR_STD**2, A.T @ (L_inverse @ y)))
+    return np.asarray(np.linalg.solve(A.T @ A + np.eye(H.shape[1]) * precision, A.T @ (L_inverse @ y)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +225,7 @@ class GaussianProcess:
         features: F, shape `(n, D)`.
         y: Standardized values, shape `(n,)`.
         outcome_transform: Between y and the original values.
+        known_noise: Shape `(n,)`; known noise variances of y, which replace v; NaN where unknown. None if none is.
 
     Raises:
         np.linalg.LinAlgError: K is not positive definite in double precision.
@@ -210,6 +237,7 @@ class GaussianProcess:
     features: Array
     y: Array
     outcome_transform: OutcomeTransform = IDENTITY
+    known_noise: Array | None = None
     b: Array = field(init=False)
     _Z: Array = field(init=False, repr=False)
     _L_inverse: Array = field(init=False, repr=False)
@@ -219,13 +247,13 @@ class GaussianProcess:
     def __post_init__(self) -> None:
         Z = self.features / self.hyper.lengthscales[self.owner]
         K = self.hyper.signal * self.spec.correlation(squared_distances(Z, Z))[0]
-        K[np.diag_indices_from(K)] = self.hyper.signal + self.hyper.noise
+        K[np.diag_indices_from(K)] = self.hyper.signal + self.noise_variances
         P = trend_basis(self.features)[0]
         if self.hyper.trend > 0:
             K += self.hyper.trend * (P @ P.T)
         L_inverse, _ = inverse_cholesky(K)
         H = self.spec.mean_basis(self.features)
-        b = mean_coefficients(H, self.y, L_inverse)
+        b = mean_coefficients(H, self.y, L_inverse, self.spec.mean_precision)
         a = L_inverse.T @ (L_inverse @ (self.y - H @ b))
         for name, value in (("b", b), ("_Z", Z), ("_L_inverse", L_inverse), ("_a", a), ("_P", P)):
             object.__setattr__(self, name, value)
@@ -233,6 +261,16 @@ class GaussianProcess:
     @property
     def n(self) -> int:
         return len(self.y)
+
+    @property
+    def noise_variances(self) -> Array | float:
+        """The noise variances of the known points: v, or shape `(n,)`."""
+        return self.hyper.noise if self.known_noise is None else known_or(self.known_noise, self.hyper.noise)
+
+    @property
+    def new_noise(self) -> float:
+        """The noise variance of a new value: v, or the mean of the known ones."""
+        return self.hyper.noise if self.known_noise is None else float(np.mean(self.noise_variances))
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation `(m,)` of the noise-free values at features `(m, D)`, standardized."""
@@ -242,7 +280,7 @@ class GaussianProcess:
         variance = self._prior_variances(features) - np.einsum("ij,ij->i", half, half)
         return mean, np.sqrt(np.maximum(variance, VARIANCE_FLOOR))
 
-    def joint(self, features: Array) -> tuple[Array, Array]:
+    def joint(self, features: Array, *, observation_noise: bool = True) -> tuple[Array, Array]:
         """Return the joint mean `(m,)` and covariance `(m, m)` of values at features `(m, D)`, noise included."""
         z = features / self.hyper.lengthscales[self.owner]
         k = self.cross_covariances(features)
@@ -251,7 +289,7 @@ class GaussianProcess:
         if self.hyper.trend > 0:
             P = trend_basis(features)[0]
             prior += self.hyper.trend * (P @ P.T)
-        covariance = prior - half @ half.T + self.hyper.noise * np.eye(len(z))
+        covariance = prior - half @ half.T + (self.new_noise if observation_noise else 0.0) * np.eye(len(z))
         return self.spec.mean_basis(features) @ self.b + k @ self._a, covariance
 
     def cross_covariances(self, features: Array) -> Array:
@@ -343,8 +381,19 @@ class GaussianProcess:
         if len(X_pending) == 0:
             return self
         y = np.concatenate([self.y, self.predict(X_pending)[0]])
-        features = np.vstack([self.features, X_pending])
-        return GaussianProcess(self.spec, self.hyper, self.owner, features, y, self.outcome_transform)
+        return self._with_points(X_pending, y, self.new_noise)
+
+    def condition_on_values(self, features: Array, values: Array) -> GaussianProcess:
+        """Return the model conditioned on noise-free values `(m,)`, standardized, at features `(m, D)`."""
+        return self._with_points(features, np.concatenate([self.y, values]), NOISE_FLOOR)
+
+    def _with_points(self, features: Array, y: Array, noise: float) -> GaussianProcess:
+        """Return the model with more points, whose noise variance is `noise`."""
+        known = self.known_noise
+        if known is not None or noise != self.hyper.noise:
+            before = np.full(self.n, np.nan) if known is None else known
+            known = np.concatenate([before, np.full(len(features), noise)])
+        return replace(self, features=np.vstack([self.features, features]), y=y, known_noise=known)
 
     def leave_one_out(self) -> tuple[Array, Array]:
         """Return mean and standard deviation (noise included) of each known value given all others: shapes `(n,)`.

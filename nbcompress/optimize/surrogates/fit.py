@@ -25,11 +25,11 @@ from nbcompress.optimize.batched_bfgs import batched_minimize
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.outcome_transform import OutcomeTransform
 from nbcompress.optimize.surrogates.closed_form import (
-    MEAN_PRIOR_STD,
     NOISE_FLOOR,
     GaussianProcess,
     Hyperparameters,
     ModelSpec,
+    known_or,
     squared_distances,
     trend_basis,
 )
@@ -86,8 +86,10 @@ class NegativeLogPosterior:
         features: Array,
         y: Array,
         width: float = LENGTHSCALE_PRIOR_WIDTH,
+        known_noise: Array | None = None,
     ) -> None:
         self.spec, self.owner, self.d, self.F, self.y = spec, owner, d, features, y
+        self.known_noise = known_noise
         self.H = spec.mean_basis(features)
         median = LENGTHSCALE_PRIOR_MEDIAN * np.sqrt(max(d, 1))
         self.n_theta = d + 2 + spec.has_trend
@@ -96,7 +98,13 @@ class NegativeLogPosterior:
         self.width = np.array(
             ([width] * d + [SIGNAL_PRIOR_WIDTH, NOISE_PRIOR_WIDTH, TREND_PRIOR_WIDTH])[: self.n_theta]
         )
-        bounds = [LENGTHSCALE_BOUNDS] * d + [SIGNAL_BOUNDS, NOISE_BOUNDS, TREND_BOUNDS]
+        names = ["lengthscale"] * d + ["signal", "noise", "trend"]
+        if spec.flat:
+            self.width[[name in spec.flat for name in names[: self.n_theta]]] = np.inf
+        known = {"lengthscale": LENGTHSCALE_BOUNDS, "signal": SIGNAL_BOUNDS, "noise": NOISE_BOUNDS} | {
+            name: (low, high) for name, low, high in spec.bounds
+        }
+        bounds = [known.get(name, TREND_BOUNDS) for name in names]
         low, high = np.array(bounds[: self.n_theta]).T
         self.low, self.high = np.log(low), np.log(high)
         self._diagonal = np.arange(len(y))
@@ -118,21 +126,34 @@ class NegativeLogPosterior:
         Z = self.F / lengthscales[:, self.owner][:, None, :]
         K, slope = self.spec.correlation(squared_distances(Z, Z))
         K *= signal[:, None, None]
-        K[:, self._diagonal, self._diagonal] = (signal + noise)[:, None]  # exact, without rounding errors
+        # Exact, without rounding errors.
+        variances = noise[:, None] if self.known_noise is None else self._noise_variances(noise)
+        K[:, self._diagonal, self._diagonal] = signal[:, None] + variances
         for variance in t2:
             K += variance[:, None, None] * self._PP
         inverse, log_determinant = self._invert_(K)
         b, a, fit_term = self._coefficients(inverse)
-        value = 0.5 * (fit_term + log_determinant + (b * b).sum(1) / MEAN_PRIOR_STD**2)
-        trace = 0.5 * (inverse[:, self._diagonal, self._diagonal].sum(1) - (a * a).sum(1))
+        value = 0.5 * (fit_term + log_determinant + (b * b).sum(1) * self.spec.mean_precision)
+        by_variances: Array | float
+        if self.known_noise is None:
+            trace = 0.5 * (inverse[:, self._diagonal, self._diagonal].sum(1) - (a * a).sum(1))
+            by_noise = by_variances = noise * trace
+        else:  # the known variances do not change with v
+            each = 0.5 * variances * (inverse[:, self._diagonal, self._diagonal] - a * a)
+            by_noise, by_variances = each[:, np.isnan(self.known_noise)].sum(1), each.sum(1)
         by_trend = [0.5 * variance * ((inverse * self._PP).sum((1, 2)) - (a @ self._PP * a).sum(1)) for variance in t2]
         Z1 = np.concatenate([Z, np.ones((*Z.shape[:2], 1))], axis=2)
         inverse *= slope
         WZ1 = inverse @ Z1 - a[:, :, None] * (slope @ (a[:, :, None] * Z1))
         by_feature = ((Z * Z) * WZ1[:, :, -1:] - Z * WZ1[:, :, :-1]).sum(1) @ self._owned
-        by_signal = 0.5 * (len(self.y) - fit_term) - noise * trace - sum(by_trend)
+        by_signal = 0.5 * (len(self.y) - fit_term) - by_variances - sum(by_trend)
         by_lengthscale = (-2.0 * signal)[:, None] * by_feature
-        return value, np.hstack([by_lengthscale, np.stack([by_signal, noise * trace, *by_trend], axis=1)])
+        return value, np.hstack([by_lengthscale, np.stack([by_signal, by_noise, *by_trend], axis=1)])
+
+    def _noise_variances(self, noise: Array) -> Array:
+        """Return the noise variance of every point for each v `(S,)`: shape `(S, n)`."""
+        assert self.known_noise is not None
+        return np.stack([known_or(self.known_noise, v) for v in noise.tolist()])
 
     def _invert_(self, K: Array) -> tuple[Array, Array]:
         """Turn a stack `(S, n, n)` into its inverses, in place, and return them with log |K| `(S,)`."""
@@ -156,7 +177,7 @@ class NegativeLogPosterior:
             return np.empty((len(inverse), 0)), a, a @ self.y
         A = inverse @ self.H
         right = (A.swapaxes(1, 2) @ self.y)[:, :, None]
-        b = np.linalg.solve(self.H.T @ A + np.eye(p) / MEAN_PRIOR_STD**2, right)[:, :, 0]
+        b = np.linalg.solve(self.H.T @ A + np.eye(p) * self.spec.mean_precision, right)[:, :, 0]
         e = self.y - b @ self.H.T
         a = (inverse @ e[:, :, None])[:, :, 0]
         return np.asarray(b), a, np.asarray((e * a).sum(1))
@@ -216,6 +237,7 @@ def fit(
     *,
     log_tail: bool = False,
     width: float = LENGTHSCALE_PRIOR_WIDTH,
+    known_stds: Array | None = None,
     growth: float = 1.0,
 ) -> Fit:
     """Fit a Gaussian process to values at features.
@@ -230,6 +252,7 @@ def fit(
             that gives a valid covariance is used.
         log_tail: Whether values worse than the median count by their logarithm; see `OutcomeTransform`.
         width: Of the prior on lengthscales, in the logarithm.
+        known_stds: Shape `(n,)`; known standard deviations of the values, in their units; NaN where unknown.
         growth: How many times more points are known than these.
 
     Returns:
@@ -238,7 +261,8 @@ def fit(
     # Those of another model, such as one of fewer parameters, are no use here.
     earlier = [hyper for hyper in earlier if len(hyper.lengthscales) == d]
     y, outcome_transform = OutcomeTransform.fit(values, log_tail=log_tail)
-    loss = NegativeLogPosterior(spec, owner, d, features, y, width)
+    known_noise = known_noise_of(spec, values, outcome_transform, known_stds)
+    loss = NegativeLogPosterior(spec, owner, d, features, y, width, known_noise)
     error, candidates = "", []
     if len(y) > REUSE_FROM and earlier and _is_reusable(earlier[0], round(growth * len(y)), d):
         candidates = [earlier[0]]
@@ -250,7 +274,7 @@ def fit(
             error = str(err)
     for hyper in [*candidates, *earlier, loss.hyperparameters(loss.center)]:
         try:
-            model = GaussianProcess(spec, hyper, owner, features, y, outcome_transform)
+            model = GaussianProcess(spec, hyper, owner, features, y, outcome_transform, known_noise)
         except (ValueError, np.linalg.LinAlgError) as err:
             error = str(err)
             continue
@@ -258,6 +282,16 @@ def fit(
         return Fit(model, f"the fit failed ({error}); fell back to earlier hyperparameters" if failed else "")
     # Only values that are not finite lead here: the noise floor makes every K positive definite.
     raise np.linalg.LinAlgError(error)
+
+
+def known_noise_of(
+    spec: ModelSpec, values: Array, outcome_transform: OutcomeTransform, known_stds: Array | None
+) -> Array | None:
+    """Return the known noise variances of standardized values, NaN where unknown; None if none is known."""
+    if known_stds is None or not np.isfinite(known_stds).any():
+        return None if spec.noise is None else np.full(len(values), spec.noise)
+    variances = np.square(known_stds * outcome_transform.slopes(values))
+    return variances if spec.noise is None else np.where(np.isnan(variances), spec.noise, variances)
 
 
 def _is_reusable(hyper: Hyperparameters, n: int, d: int) -> bool:

@@ -114,8 +114,8 @@ def _refusal(choice: Any) -> str:
             return text.format(ray=option("engine", "ray"), own=option("engine", "process"))
     hint = did_you_mean(choice, ENGINES) if isinstance(choice, str) else ""
     return (
-        "An engine is inline, process, ray, dask, ray://HOST:PORT, dask:tcp://HOST:PORT, a Dask client or a "
-        f"concurrent.futures.Executor, but got {shown(choice)}.{hint}"
+        "An engine is inline, process or a concurrent.futures.Executor, or ray, dask, ray://HOST:PORT, "
+        f"dask:tcp://HOST:PORT or a Dask client, but got {shown(choice)}.{hint}"
     )
 
 

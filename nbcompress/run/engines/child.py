@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import pickle
@@ -64,6 +65,8 @@ def run_child(connection: Connection, lifeline: Connection, environment: ChildEn
         lifeline: Carries no data. Its other end closes when the kernel dies, and then this process ends, too.
         environment: Settings of the kernel.
     """
+    # Collecting garbage would otherwise visit all modules that the fork server has imported, and copy their pages.
+    gc.freeze()
     _die_with_the_kernel(lifeline)
     environment.apply()
     lock = threading.Lock()

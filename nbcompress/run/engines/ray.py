@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import queue
 import threading
@@ -22,7 +23,7 @@ from nbcompress.run.engines.worker import TrialHost, TrialRequest, place
 _STORE_BYTES = 256 * 10**6
 # How long a worker waits for something to tell before it answers with nothing.
 _MESSAGE_SECONDS = 5.0
-# Of a local session: no statistics are sent, no warning about the future appears, and a busy machine has time to start.
+# Of a local session: no statistics are sent, no warning about the future appears in the notebook.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -166,25 +167,27 @@ class RayBackend:
         self._is_own = True
 
     def _start_session(self, jobs: int, n_bytes: int) -> None:
-        cpus = max(jobs * self._resources.get("cpus", 1.0), 1.0)
-        others = {name: n * jobs for name, n in self._resources.items() if name not in ("cpus", "gpus")}
-        with _quiet():
-            self._ray.init(
-                # A cluster that the variable of Ray names is meant; otherwise no other one is looked for.
-                address=None if "RAY_ADDRESS" in os.environ else "local",
-                **(
-                    {}
-                    if "RAY_ADDRESS" in os.environ
-                    else {
-                        "num_cpus": -int(-cpus // 1),
-                        "resources": others,
-                        "object_store_memory": _STORE_BYTES + 2 * n_bytes,
-                        "include_dashboard": False,
-                    }
-                ),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        options: dict[str, Any] = {}
+        # A cluster that the variable of Ray names is meant; otherwise no other one is looked for.
+        if "RAY_ADDRESS" not in os.environ:
+            others = {name: n * jobs for name, n in self._resources.items() if name not in ("cpus", "gpus")}
+            options = {
+                "address": "local",
+                "num_cpus": math.ceil(jobs * self._resources.get("cpus", 1.0)),
+                "resources": others,
+                "object_store_memory": _STORE_BYTES + 2 * n_bytes,
+                "include_dashboard": False,
+            }
+        for is_last in (False, True):
+            try:
+                with _quiet():
+                    self._ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+                break
+            except Exception as error:
+                self._ray.shutdown()
+                if is_last:
+                    raise EngineError(f"Ray could not be started or reached: {first_line(error)}") from error
+                # Ray waits 30 s for its own processes, which a busy machine may need only at the first start.
         self._is_own = True
 
     def _check_resources(self) -> None:

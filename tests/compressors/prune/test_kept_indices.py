@@ -10,15 +10,8 @@ from channel_zoo import ZOO as CASES
 from torch import nn
 
 import nbcompress as nc
-from nbcompress.compressors.record import (
-    Record,
-    Surgery,
-    name_after_removal,
-    name_before_removal,
-    packed_indices,
-    unit_axis,
-    unpacked_indices,
-)
+from nbcompress.compressors.blocks import name_after_removal, name_before_removal, packed_indices, unpacked_indices
+from nbcompress.compressors.record import Record, Surgery, unit_axis
 from nbcompress.errors import ArtifactError
 
 

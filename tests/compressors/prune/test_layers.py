@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import nbcompress as nc
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import inputs_from_example
-from nbcompress.compressors.prune.layers import bypassed, change_of_outputs, find_blocks, own_change
+from nbcompress.compressors.prune.block_search import bypassed, find_blocks
+from nbcompress.compressors.prune.layers import change_of_outputs, own_change
 from nbcompress.errors import ArtifactError, CompressionError, DataError
 
 

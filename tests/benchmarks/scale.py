@@ -1,0 +1,188 @@
+"""What engines cost: seconds a trial beside the same loop by hand, bytes sent, memory of the kernel.
+
+    python tests/benchmarks/scale.py [--trials 20] [--engines process pool dask ray] [--megabytes 200]
+
+For each engine, at 1 and 2 jobs: wall-clock seconds for each of the trials of a search whose body does nothing (random
+points, no storage), after a first search has started the workers; the same number of calls by hand on the same workers
+(a fork of a prepared process, `submit`, a Ray task), without a process for each call on pools and clusters; and the CPU
+seconds of the kernel. Then a search whose body reads a tensor of `--megabytes`: bytes that go to the cluster in the
+first search, in the second one with equal data, in a third one with a small part changed; and how far the memory of the
+kernel grows. Run it on a quiet machine; the load is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
+from typing import Any
+from unittest import mock
+
+import psutil
+import torch
+
+import nbcompress as nc
+
+SPACE = {"x": nc.Float(0, 1)}
+
+
+def nothing(x: float) -> float:
+    return x
+
+
+@contextmanager
+def on_process() -> Iterator[tuple[Any, Callable[[int, int], None], Any]]:
+    context = get_context("forkserver")
+
+    def by_hand(trials: int, jobs: int) -> None:
+        for first in range(0, trials, jobs):
+            children: list[Any] = [context.Process(target=nothing, args=(0.5,)) for _ in range(first, first + jobs)]
+            for child in children:
+                child.start()
+            for child in children:
+                child.join()
+
+    yield "process", by_hand, None
+
+
+@contextmanager
+def on_pool() -> Iterator[tuple[Any, Callable[[int, int], None], Any]]:
+    with ProcessPoolExecutor(2, get_context("forkserver")) as pool:
+
+        def by_hand(trials: int, jobs: int) -> None:
+            for first in range(0, trials, jobs):
+                wait([pool.submit(nothing, 0.5) for _ in range(first, first + jobs)])
+
+        yield pool, by_hand, None
+
+
+@contextmanager
+def on_dask() -> Iterator[tuple[Any, Callable[[int, int], None], Any]]:
+    import distributed
+
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0", memory_limit=0) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+
+        def by_hand(trials: int, jobs: int) -> None:
+            for first in range(0, trials, jobs):
+                client.gather([client.submit(nothing, 0.5, pure=False) for _ in range(first, first + jobs)])
+
+        yield client, by_hand, (distributed.Client, "scatter")
+
+
+@contextmanager
+def on_ray() -> Iterator[tuple[Any, Callable[[int, int], None], Any]]:
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=10**9)
+    task = ray.remote(nothing)
+
+    def by_hand(trials: int, jobs: int) -> None:
+        for first in range(0, trials, jobs):
+            ray.get([task.remote(0.5) for _ in range(first, first + jobs)])
+
+    yield "ray", by_hand, (ray, "put")
+    ray.shutdown()
+
+
+ENGINES = {"process": on_process, "pool": on_pool, "dask": on_dask, "ray": on_ray}
+
+
+def search(engine: Any, body: Any, trials: int, jobs: int = 1) -> Any:
+    return nc.maximize(body, SPACE, trials=trials, jobs=jobs, engine=engine, sampler="random")
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def overhead(name: str, trials: int) -> None:
+    with ENGINES[name]() as (engine, by_hand, _):
+        for jobs in (1, 2):
+            search(engine, nothing, jobs, jobs)
+            by_hand(jobs, jobs)
+            startup, _ = timed(lambda j=jobs: search(engine, nothing, j, j))
+            wall, cpu = timed(lambda j=jobs: search(engine, nothing, trials + j, j))
+            hand, _ = timed(lambda j=jobs: by_hand(trials, j))
+            a_trial, by_hand_a_trial = (wall - startup) / trials, hand / trials
+            print(
+                f"{name:8} jobs {jobs}: {1000 * a_trial:7.1f} ms a trial, by hand {1000 * by_hand_a_trial:7.1f} ms, "
+                f"kernel {1000 * cpu / trials:5.1f} CPU ms, a search of {jobs} trials {startup:.2f} s",
+                flush=True,
+            )
+
+
+class PeakMemory:
+    """The largest memory of this process inside a `with` block, in MB above that at its begin."""
+
+    def __enter__(self) -> PeakMemory:
+        self._process, self._is_over = psutil.Process(), threading.Event()
+        self._before = self.megabytes = self._private()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self.megabytes -= self._before
+
+    def _private(self) -> float:
+        return (self._process.memory_info().rss - self._process.memory_info().shared) / 1e6
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(0.005):
+            self.megabytes = max(self.megabytes, self._private())
+
+
+def data(name: str, megabytes: int) -> None:
+    large, small = torch.randn(megabytes * 250_000), torch.randn(25_000)
+
+    with ENGINES[name]() as (engine, _, sent), ExitStack() as stack:
+        n_sent: list[int] = []
+        if sent is not None:
+            owner, method = sent
+            original = getattr(owner, method)
+
+            def counted(*arguments: Any, **options: Any) -> Any:
+                n_sent.append(arguments[-1].nbytes)
+                return original(*arguments, **options)
+
+            stack.enter_context(mock.patch.object(owner, method, counted))
+        search(engine, nothing, 1)
+        for what in ("first", "equal data", "a part changed"):
+            n_sent.clear()
+            if what == "a part changed":
+                small = torch.randn(25_000)
+            with PeakMemory() as memory:
+                wall, _ = timed(lambda part=small: search(engine, lambda x: x + float(large[3] + part[3]), 5))
+            told = f"{sum(n_sent) / 1e6:8.2f} MB sent" if sent else "files of the kernel are mapped"
+            print(f"{name:8} {what:15} {told}, kernel +{memory.megabytes:.0f} MB, 5 trials {wall:.2f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
+    parser.add_argument("--megabytes", type=int, default=200)
+    options = parser.parse_args()
+    print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs, torch {torch.__version__}")
+    for name in options.engines:
+        overhead(name, options.trials)
+        data(name, options.megabytes)
+    print(f"load {os.getloadavg()[0]:.1f}, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
