@@ -20,6 +20,7 @@ from nbcompress.optimize.acquisition import SumAcquisition
 from nbcompress.optimize.models import FittedModels
 from nbcompress.optimize.outcome_transform import OutcomeTransform
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+from nbcompress.optimize.surrogates.classifier import Classifier
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.panels.surrogate_data import SurrogateInsight, surrogate_data
 from nbcompress.panels.view import study_view
@@ -74,6 +75,7 @@ def rebuilt(data: dict[str, Any], study: HandMadeStudy, gp: GaussianProcessPropo
 
     objectives: dict[int, GaussianProcess] = {}
     constraints: dict[str, GaussianProcess] = {}
+    failure: Classifier | None = None
     for stored in data["processes"]:
         hyper = Hyperparameters(
             np.array(stored["lengthscales"]), stored["signal"], stored["noise"], trend=stored["trend"]
@@ -81,14 +83,18 @@ def rebuilt(data: dict[str, Any], study: HandMadeStudy, gp: GaussianProcessPropo
         transform = OutcomeTransform(*(stored["units"][key] for key in ("shift", "scale", "knee", "unit", "damped")))
         mean = {0: "zero", 1: "constant"}.get(len(stored["b"]), "linear")
         spec, y = ModelSpec(data["kernel"], mean), np.array(stored["y"])
-        model = GaussianProcess(spec, hyper, gp.embedding.owner, features(stored["trials"]), y, transform)
-        if stored["role"] == "objective":
+        noises = np.array(stored["noises"]) if "noises" in stored else None
+        model = GaussianProcess(spec, hyper, gp.embedding.owner, features(stored["trials"]), y, transform, noises)
+        if "chance" in stored:
+            failure = Classifier(model, stored["chance"], hyper)
+        elif stored["role"] == "objective":
             objectives[len(objectives)] = model
         else:
             constraints[f"{stored['role']} {len(constraints)}"] = model
     rows = gp.encoder.rows(history.points)
     X, X_pending = gp.embedding.features(rows), features(data["pending"])
-    return FittedModels(gp.embedding, gp.spec, len(objectives), rows, X, objectives, constraints, X_pending)
+    models = FittedModels(gp.embedding, gp.spec, len(objectives), rows, X, objectives, constraints, X_pending)
+    return replace(models, failure=failure)
 
 
 def expected_at(

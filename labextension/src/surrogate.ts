@@ -111,6 +111,9 @@ export class Surrogate {
 }
 
 function logProbability([mean, std]: Posterior, data: ProcessData): number {
+  if (data.chance !== undefined) {
+    return Math.log1p(-data.chance) + logCdf(-mean);
+  }
   return logCdf((standardize(0, data.units) - mean) / std);
 }
 
