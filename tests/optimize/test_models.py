@@ -67,7 +67,7 @@ def test_failures_by_chance_do_not_lead(fails: Callable[[float, int], bool]) -> 
 def test_a_success_at_the_same_point_says_chance() -> None:
     failure = with_failures(lambda _x, i: i % 2 == 0, [x for x in (0.1, 0.4, 0.6, 0.9) for _ in range(2)]).failure
     assert failure is not None
-    assert np.ptp(failure.probability(np.linspace(0, 1, 50)[:, None])) < 0.05
+    assert np.ptp(failure.probability(np.linspace(0, 1, 50)[:, None])) < 0.1
 
 
 def test_without_a_failure_there_is_no_classifier() -> None:

@@ -58,6 +58,9 @@ FAILED, SUCCEEDED = 1.0, -1.0
 LENGTHSCALE_MEDIAN, LENGTHSCALE_WIDTH = 0.5, 0.8
 SIGNAL_MEDIAN, SIGNAL_WIDTH, SIGNAL_BOUNDS = 100.0, 1.0, (1e-2, 1e4)
 CHANCE_MEDIAN, CHANCE_WIDTH, CHANCE_BOUNDS = 0.05, 2.0, (1e-6, 0.999)
+# The acquisition multiplies the mean of f by this: an edge of a region is sharper than f is known. Heuristic, see
+# benchmarks.md#failures-by-chance.
+SHARPNESS = 3.0
 # Expectation propagation ends when no label's log probability changes more than this, in nats. All values and precisions
 # move at once, by a share of the way: by the second one where the first leads round in circles.
 TOLERANCE, MAX_ITERATIONS = 1e-5, 60
@@ -231,14 +234,14 @@ class Classifier:
         return cls(latent, hyper.noise, hyper)
 
     def log_success(self, mean: Array, std: Array) -> tuple[Array, Array, Array]:
-        """Return the log probability that a trial succeeds where f is its mean, and its derivatives by mean and std.
+        """Return log P(success), (1 - c) Phi(-3 f) with f at its mean, and its derivatives by mean and std of f.
 
-        The acquisition uses this one. Averaged over f, the probability falls only like one over the number of failures
+        The acquisition uses this one; `probability` is the average. Averaged over f, the probability falls only like one over the number of failures
         nearby. Since failures teach the models of the losses nothing, the search then returns to a failing region
         whenever little is to be gained elsewhere. See benchmarks.md#failures-by-chance.
         """
-        value, by_z = log_probability(-mean, 0.0, self.chance)
-        return value, -by_z, np.zeros_like(std)
+        value, by_z = log_probability(-SHARPNESS * mean, 0.0, self.chance)
+        return value, -SHARPNESS * by_z, np.zeros_like(std)
 
     def probability(self, features: Array) -> Array:
         """Return the probability that a trial fails at features `(m, D)`, averaged over f: shape `(m,)`."""
