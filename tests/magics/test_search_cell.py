@@ -218,7 +218,7 @@ def test_out_names_the_variable(notebook: Notebook) -> None:
         ("--minimize loss", "x = Float(0, hihg)\nloss = x\n", "hihg"),
         ("--minimize loss --subject-to 'loss < 1'", BODY, "A constraint reads 'NAME <= NUMBER'"),
         ("--minimize loss --sampler gpp", BODY, "A sampler is one of gp, sobol"),
-        ("--minimize loss --acquisition ei", BODY, "'ei' is not one of logei, ucb, pi, qlogei."),
+        ("--minimize loss --acquisition eii", BODY, "got 'eii'. Did you mean 'ei'?"),
         ("--minimize loss --pruner mediam", BODY, "Did you mean 'median'?"),
         (
             "--minimize loss --engine pool",
