@@ -223,7 +223,7 @@ def test_out_names_the_variable(notebook: Notebook) -> None:
         (
             "--minimize loss --engine pool",
             BODY,
-            "--engine is inline, process, ray, dask, an address or the name of an executor",
+            "--engine is inline, process or the name of an executor in this notebook, or ray, dask or the address",
         ),
         ("--minimize loss --jobs 2", BODY, "--jobs 2 needs another engine"),
         (
