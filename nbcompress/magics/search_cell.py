@@ -427,7 +427,7 @@ class _CellSearch:
             self._output.print(_CELLS_RUN_ON)
 
     def _in_background(self) -> None:
-        from nbcompress.run.capture import shared_with_cells
+        from nbcompress.run.settings import shared_with_cells
 
         self._output.follow()
         try:
