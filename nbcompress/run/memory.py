@@ -68,13 +68,20 @@ def process_tree(pid: int) -> list[int]:
     """Return a process and those that it started, and so on, by their ids."""
     found = [pid]
     for current in found:  # it grows
-        found.extend(_children(current))
+        found.extend(children_of(current))
     return found
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int, thread: int | None = None) -> list[int]:
+    """Return the processes that a process has started and that still are its children.
+
+    Args:
+        pid: The id of the process.
+        thread: The system's id of a thread: only what this thread has started, where the system tells it apart, which
+            takes less time.
+    """
     try:
-        lists = list(Path(f"/proc/{pid}/task").glob("*/children"))
+        lists = list(Path(f"/proc/{pid}/task").glob(f"{thread or '*'}/children"))
         children = [int(child) for path in lists for child in path.read_text(encoding="ascii").split()]
     except OSError:  # it is gone
         return []

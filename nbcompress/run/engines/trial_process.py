@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -194,8 +194,13 @@ class TrialProcesses:
         arguments = (child_connection, self._lifeline[0], output, environment)
         process = self._context.Process(target=run_child, args=arguments, name=f"trial-{task.number}")
         with connection:
-            with _starting, _without_main(), _allowed_to_start(), child_connection, output or nullcontext():
-                process.start()
+            with _starting, _without_main(), _allowed_to_start(), _known_start_method():
+                try:
+                    process.start()
+                finally:
+                    for end in (child_connection, output):
+                        if end is not None:
+                            end.close()
             task.process = process
             try:
                 if task.termination is not None:  # requested while it started
@@ -283,7 +288,30 @@ def threads_each(jobs: int) -> int | None:
 
 def environment_of_kernel(jobs: int) -> ChildEnvironment:
     """Return the settings of this process for the trials that run beside it."""
-    return ChildEnvironment(dict(os.environ), threads_each(jobs), multiprocessing.get_start_method(allow_none=True))
+    return ChildEnvironment(dict(os.environ), threads_each(jobs), start_method_here())
+
+
+def start_method_here() -> str | None:
+    """Return how `multiprocessing` starts processes; None for its default, and for a method that a library has added.
+
+    Loky adds one and makes it the default of its workers. Other processes do not know it.
+    """
+    method = multiprocessing.get_start_method(allow_none=True)
+    return method if method in multiprocessing.get_all_start_methods() else None
+
+
+@contextmanager
+def _known_start_method() -> Iterator[None]:
+    """Let the default be a method that the new process knows: `multiprocessing` sends it the name."""
+    method = multiprocessing.get_start_method(allow_none=True)
+    if method is None or start_method_here() is not None:
+        yield
+        return
+    multiprocessing.set_start_method(START_METHOD, force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(method, force=True)
 
 
 def _start_server() -> None:
