@@ -26,6 +26,7 @@ from nbcompress.run.outcome import PrintedText
 from nbcompress.run.settings import SETTINGS_OF, PutBack, is_shared_with_cells
 from nbcompress.run.trial import RunningTrial, current_trial
 
+
 def _printed() -> PrintedText | None:
     """Return what takes the text that is printed in this context, or None if it goes to the notebook."""
     trial = current_trial()

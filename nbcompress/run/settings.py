@@ -174,13 +174,15 @@ def _process_settings() -> PutBack:
 _SIGNALS = [number for number in signal.Signals if number.name not in ("SIGKILL", "SIGSTOP")]
 
 
+# An alarm that differs by more from when it is due was set by the trial.
+_ALARM_SECONDS = 0.5
+
+
 def _signals() -> PutBack:
     """Return what puts back the handlers of signals and the alarm; only the main thread can change and set handlers."""
     restore: PutBack = []
     if hasattr(signal, "setitimer"):
-        # A timer that runs before the trial changes by itself.
-        is_set = signal.getitimer(signal.ITIMER_REAL)[0] > 0
-        restore.append(lambda: None if is_set else signal.setitimer(signal.ITIMER_REAL, 0))
+        restore.append(_kept_alarm())
     if threading.current_thread() is not threading.main_thread():
         return restore
     before = [(number, signal.getsignal(number)) for number in _SIGNALS]
@@ -193,6 +195,20 @@ def _signals() -> PutBack:
                 signal.signal(number, handler)
 
     return [*restore, put_back]
+
+
+def _kept_alarm() -> Callable[[], None]:
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
+    due = time.monotonic() + left
+
+    def put_back() -> None:
+        now = signal.getitimer(signal.ITIMER_REAL)[0]
+        expected = max(0.0, due - time.monotonic()) if left else 0.0
+        # One that is not touched goes on by itself, or has rung.
+        if abs(now - expected) > _ALARM_SECONDS:
+            signal.setitimer(signal.ITIMER_REAL, expected, interval)
+
+    return put_back
 
 
 def _limits() -> PutBack:

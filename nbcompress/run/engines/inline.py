@@ -26,7 +26,7 @@ LATE = (
 )
 LEFT = (
     "A trial left a {kind} running: {names}. Inline it goes on beside later trials and the notebook. End it in the "
-    "trial, or use the engine process, which ends all that a trial leaves."
+    "trial, or use the engine process, which ends everything that a trial leaves."
 )
 
 
@@ -44,7 +44,9 @@ class Leftovers:
     def remarks(self) -> list[str]:
         """Return a sentence for the threads and one for the processes that are new and still run."""
         threads = sorted({_name(thread) for thread in threading.enumerate() if self._is_left(thread)})
-        processes = sorted({name for pid in _child_processes() if pid not in self._processes and (name := _program(pid))})
+        processes = sorted(
+            {name for pid in _child_processes() if pid not in self._processes and (name := _program(pid))}
+        )
         return [
             LEFT.format(kind=kind, names=", ".join(names))
             for kind, names in (("thread", threads), ("process", processes))
@@ -79,7 +81,7 @@ def _child_processes() -> list[int]:
 
 
 def _program(pid: int) -> str:
-    """Return the name of the program of a process that runs; empty if it has ended, or serves `multiprocessing`."""
+    """Return the name of the program of a process; empty if it has ended, or serves `multiprocessing`."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -87,12 +89,15 @@ def _program(pid: int) -> str:
         words = process.cmdline()
     except psutil.Error:
         return ""
-    is_server = any("multiprocessing" in word and "tracker" in word or "forkserver" in word for word in words)
+    is_server = any("resource_tracker" in word or "forkserver" in word for word in words)
     return "" if is_server or not words else Path(words[0]).name
 
 
 class InlineEngine:
-    """Runs each trial when `next` is called. What a trial leaves running stays, and is named. A body is ended at its next Python instruction."""
+    """Runs each trial when `next` is called. A body is ended at its next Python instruction.
+
+    What a trial leaves running stays, and is named.
+    """
 
     name = "inline"
     is_serial = True

@@ -41,12 +41,14 @@ _PRELOADED = [
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 # How long to wait for the end of a killed process. Only a process that is stuck in a system call takes longer.
 _DEATH_SECONDS = 5.0
+# How long a process may take to end after it has closed its connection.
+_CLOSING_SECONDS = 1.0
 # What a pipe holds at most. A trial that writes more waits until it is read.
 _PIPE_BYTES = 65_536
 # What Python writes when it crashes begins and ends like this; the end is a list of modules written in C.
 _FATAL, _END_OF_DUMP = "Fatal Python error: ", "\n\nExtension modules: "
-# Frames of these folders only call the body; those of Python start the process.
-_OWN_FRAMES = (*(f"{os.sep}nbcompress{os.sep}{name}{os.sep}" for name in ("run", "cell")), f"{os.sep}multiprocessing{os.sep}")
+# Frames of these folders only call the body.
+_OWN_FRAMES = tuple(os.sep + os.path.join(*path, "") for path in (("nbcompress", "run"), ("nbcompress", "cell")))
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 # How often the memory of a trial is measured if it is limited, and how often `is_cut` is asked.
 _MEMORY_SECONDS, _CUT_SECONDS = 0.05, 0.2
@@ -149,9 +151,8 @@ class SystemOutput:
     def crash(self) -> tuple[str, str]:
         """Return the text before a crash, and where the trial was in its code, the most recent call first."""
         printed, mark, dump = str(self).partition(_FATAL)
-        lines = dump.partition(_END_OF_DUMP)[0].splitlines()
-        shown = [line for line in lines if not any(folder in line for folder in _OWN_FRAMES)]
-        return printed, "\n".join([mark + line for line in shown[:1]] + shown[1:]).strip()
+        lines = (mark + dump.partition(_END_OF_DUMP)[0]).splitlines()
+        return printed, "\n".join(line for line in lines if not any(folder in line for folder in _OWN_FRAMES)).strip()
 
 
 class TrialProcesses:
@@ -193,6 +194,7 @@ class TrialProcesses:
         task.output.reader, output = self._context.Pipe(duplex=False) if os.name == "posix" else (None, None)
         arguments = (child_connection, self._lifeline[0], output, environment)
         process = self._context.Process(target=run_child, args=arguments, name=f"trial-{task.number}")
+        has_closed = False
         with connection:
             with _starting, _without_main(), _allowed_to_start(), _known_start_method():
                 try:
@@ -206,6 +208,9 @@ class TrialProcesses:
                 if task.termination is not None:  # requested while it started
                     task.kill()
                 packed = self._talk(task, connection, listen)
+                if packed is None and task.termination is None:
+                    process.join(_CLOSING_SECONDS)
+                    has_closed = process.is_alive()
             finally:
                 task.kill()
                 process.join(_DEATH_SECONDS)
@@ -214,7 +219,7 @@ class TrialProcesses:
         if packed is None:
             seconds = time.perf_counter() - started
             printed, traceback = task.output.crash()
-            crash = _crash(process.exitcode, traceback)
+            crash = _crash(None if has_closed else process.exitcode, traceback)
             packed = pack(Outcome(State.FAILED, {}, task.reports, crash, printed, seconds))
         elif text := str(task.output):
             outcome = pickle.loads(packed)  # noqa: S301 - sent by our own child process
@@ -321,7 +326,14 @@ def _start_server() -> None:
     traceback in the cell. A program that is started while interrupts are ignored goes on ignoring them.
     """
     with uninterrupted(signal.SIG_IGN):
-        forkserver.ensure_running()
+        try:
+            forkserver.ensure_running()
+        except ChildProcessError:
+            # This process was forked from one that has a server, such as a worker of a pool: it needs one of its own.
+            server = forkserver._forkserver
+            os.close(server._forkserver_alive_fd)
+            server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+            forkserver.ensure_running()
 
 
 def _crash(code: int | None, traceback: str = "") -> Failure:
