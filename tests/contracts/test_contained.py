@@ -260,6 +260,10 @@ def test_no_process_of_a_trial_survives_it(run: Callable[..., Outcome], ending: 
 
     outcome = run(body, cut_at=tmp_path / "pids" if ending == "is cut" else None)
     assert outcome.state is {"returns": State.COMPLETE, "crashes": State.FAILED, "is cut": State.STOPPED}[ending]
+    end = time.monotonic() + PATIENCE
+    while ending == "is cut" and any(is_alive(pid) for pid in left(tmp_path)):
+        assert time.monotonic() < end  # the worker of a pool ends them after the search has its outcome
+        time.sleep(0.02)
     assert not any(is_alive(pid) for pid in left(tmp_path))
 
 

@@ -57,7 +57,7 @@ class Leftovers:
         if thread in self._threads or thread.name.startswith(_OWN_NAME):
             return False
         # A thread that C code has started, such as one of autograd, is a stand-in without a life of its own.
-        is_foreign = isinstance(thread, threading._DummyThread)  # type: ignore[attr-defined]
+        is_foreign = isinstance(thread, threading._DummyThread)
         return not is_foreign and type(thread).__module__.partition(".")[0] not in _STAYING_MODULES
 
 

@@ -330,7 +330,7 @@ def _start_server() -> None:
             forkserver.ensure_running()
         except ChildProcessError:
             # This process was forked from one that has a server, such as a worker of a pool: it needs one of its own.
-            server = forkserver._forkserver
+            server: Any = forkserver._forkserver
             os.close(server._forkserver_alive_fd)
             server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
             forkserver.ensure_running()
