@@ -465,7 +465,7 @@ class _CellSearch:
             display(bundle, raw=True)
 
     def _in_background(self) -> None:
-        from nbcompress.run.capture import shared_with_cells
+        from nbcompress.run.settings import shared_with_cells
 
         self._output.follow()
         try:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nbcompress.errors import warnings_to
-from nbcompress.run.capture import captured_output, free_memory, seeded, settings_kept
+from nbcompress.run.capture import captured_output, free_memory, seeded
 from nbcompress.run.outcome import Assignment, Outcome, TrialEnded
+from nbcompress.run.settings import settings_kept
 from nbcompress.run.trial import RunningTrial, current_trial
 from nbcompress.study.goal import Failure, Goal, State
 

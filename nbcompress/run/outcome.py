@@ -98,6 +98,9 @@ class PrintedText:
             text = text[room:]
         if not text:
             return
+        surplus = max(0, len(text) - TAIL)  # of a long text only the end is copied
+        self._left_out += surplus
+        text = text[surplus:]
         self._tail.append(text)
         self._tail_length += len(text)
         while self._tail_length > TAIL:
