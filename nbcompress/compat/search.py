@@ -1,20 +1,22 @@
-"""What `gp_minimize` and `BayesianOptimization` share: a search that runs in parts, and unsupported options."""
+"""What the modules of this folder share: a search that runs in parts, unsupported options, names of parameters."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import secrets
 import sys
+import unicodedata
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceExhausted
+from nbcompress.errors import NbcompressWarning, SearchError, SearchFailed, SpaceError, SpaceExhausted, shown
 from nbcompress.optimize import History, NarrowableProposer, proposer
 from nbcompress.optimize.proposers.gp import n_initial_points
 from nbcompress.run.api import FunctionEvaluator, SingleMetric, search_failed
@@ -22,7 +24,7 @@ from nbcompress.run.callbacks import Controls
 from nbcompress.run.history import one_line
 from nbcompress.run.options import SearchOptions
 from nbcompress.run.setup import prepare_function_search, proposer_of
-from nbcompress.space import Choice, Float, Int, Value
+from nbcompress.space import Choice, Float, Int, Value, check_name
 from nbcompress.study import State, Trial
 
 if TYPE_CHECKING:
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
     from nbcompress.run.loop import Search
     from nbcompress.space import Point, Space
     from nbcompress.study import Goal, Study
+
+
+class CallError(SearchError, TypeError, ValueError):
+    """A call that cannot be honoured: an option that is not supported, or an argument of the wrong kind.
+
+    It is a TypeError and a ValueError, too, since the other packages raise those.
+    """
 
 
 def reject_options(call: str, options: Mapping[str, Any], hints: Mapping[str, str]) -> None:
@@ -41,12 +50,12 @@ def reject_options(call: str, options: Mapping[str, Any], hints: Mapping[str, st
         hints: What to do instead, by option.
 
     Raises:
-        SearchError: An option is set.
+        CallError: An option is set.
     """
     for name, value in options.items():
         if value is not None:
             hint = hints.get(name, "")
-            raise SearchError(f"{call} here has no option {name}, but got {value!r:.80}. {hint}".rstrip())
+            raise CallError(f"{call} here has no option {name}, but got {value!r:.80}. {hint}".rstrip())
 
 
 def ignore_options(call: str, options: dict[str, Any], instead: Mapping[str, str]) -> None:
@@ -65,6 +74,44 @@ def ignore_options(call: str, options: dict[str, Any], instead: Mapping[str, str
         warnings.warn(f"{call} here ignores {', '.join(parts)}.", NbcompressWarning, stacklevel=3)
 
 
+def study_names(given: Iterable[Any], taken: Iterable[str] = ()) -> dict[str, str]:
+    """Return what parameters are called in the study: their own names where a parameter can have them.
+
+    Other characters become `_`, and a name that is taken gets `_` at its end: `learning-rate` is `learning_rate`.
+
+    Args:
+        given: The names in the other package, any texts.
+        taken: Names of metrics.
+
+    Raises:
+        SpaceError: A name is no text.
+    """
+    found: dict[str, str] = {}
+    names = list(given)
+    used = {*taken, *(name for name in names if isinstance(name, str) and _can_be_named(name))}
+    for name in names:
+        if not isinstance(name, str):
+            raise SpaceError(f"A parameter is named by a text, but got {shown(name)}.")
+        if _can_be_named(name) and name not in taken:
+            found[name] = name
+            continue
+        word = re.sub(r"\W", "_", unicodedata.normalize("NFKC", name)) or "_"
+        word = f"_{word}" if word[0].isdigit() else word
+        while word in used or not _can_be_named(word):
+            word += "_"
+        used.add(word)
+        found[name] = word
+    return found
+
+
+def _can_be_named(name: str) -> bool:
+    try:
+        check_name(name)
+    except SpaceError:
+        return False
+    return True
+
+
 class CompatSearch:
     """A search that runs in parts.
 
@@ -74,7 +121,7 @@ class CompatSearch:
         space: The parameters.
         goal: One objective.
         random_state: None, an integer, or NumPy's `RandomState`, of which an integer is drawn.
-        acquisition: As in `nc.search`.
+        acquisition, sampler: As in `nc.search`.
         study, storage: As in `nc.search`: nothing is stored unless one of them is given.
         panel: Whether a notebook shows the panel.
         fresh, accept_changes: As in `nc.search`.
@@ -88,7 +135,8 @@ class CompatSearch:
         goal: Goal,
         *,
         random_state: Any,
-        acquisition: str,
+        acquisition: str = "logei",
+        sampler: str = "gp",
         study: str | None,
         storage: str | os.PathLike[str] | None,
         panel: bool,
@@ -98,6 +146,7 @@ class CompatSearch:
         options = SearchOptions(
             seed=seed_of(random_state),
             acquisition=acquisition,
+            sampler=sampler,
             study=study,
             storage=storage,
             fresh=fresh,
@@ -158,9 +207,10 @@ class CompatSearch:
                 history = history.with_point(draws.propose(number, history).point)
         return list(history.points)
 
-    def set_acquisition(self, acquisition: str) -> None:
-        """Use another acquisition from now on."""
-        options = replace(self._search.options, acquisition=acquisition)
+    def steer_by(self, acquisition: str, seed: int | None = None) -> None:
+        """Use another acquisition from now on, and another seed if one is given."""
+        steering = {"acquisition": acquisition} if seed is None else {"acquisition": acquisition, "seed": seed}
+        options = replace(self._search.options, **steering)  # type: ignore[arg-type]  # mypy takes one type for all
         chosen = proposer_of(options, self.study.space, self.study.goal)
         self._search = replace(self._search, options=options, proposer=chosen)
         self.narrow_to(self._bounds)
@@ -178,18 +228,27 @@ class CompatSearch:
         history = self._search.histories.history_of(trials, self.study.goal)
         return dict(self._search.proposer.propose(len(trials), history).point)
 
-    def run(self, trials: int, start: Sequence[Mapping[str, Any]], after: Callable[[Trial], object]) -> None:
+    def run(
+        self,
+        trials: int,
+        start: Sequence[Mapping[str, Any]],
+        after: Callable[[Trial], object],
+        *,
+        timeout: float | None = None,
+    ) -> None:
         """Run until the study has so many trials, the start points first.
 
         Args:
             after: Called with every trial that has a value. A true result ends the search; an exception is raised then.
+            timeout: The limit in seconds, if there is one.
 
         Raises:
             SearchFailed: The first three calls failed alike.
             PointError: A start point is not in the space.
         """
         points = tuple(self.study.space.check(point) for point in start)
-        search = replace(self._search, options=replace(self._search.options, trials=trials, start=points))
+        options = replace(self._search.options, trials=trials, start=points, timeout=timeout)
+        search = replace(self._search, options=options)
         controls = Controls()
         listener = _StoppingObserver(after, controls)
         ending = self._run(search, listener, controls)
@@ -241,8 +300,8 @@ class _StoppingObserver:
             self._controls.stop()
 
 
-def seed_of(random_state: Any) -> int:
-    """Return a seed: the integer itself, an integer drawn from NumPy's generator, or a random one for None.
+def seed_of(random_state: Any, option: str = "random_state") -> int:
+    """Return a seed: the integer itself, an integer drawn from a generator of NumPy, or a random one for None.
 
     Raises:
         SearchError: It is none of these.
@@ -251,9 +310,11 @@ def seed_of(random_state: Any) -> int:
         return secrets.randbits(31)
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31))
     if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
         return int(random_state)
-    raise SearchError(f"random_state is None, an integer or NumPy's RandomState, but got {random_state!r}.")
+    raise SearchError(f"{option} is None, an integer or NumPy's RandomState or Generator, but got {random_state!r}.")
 
 
 def limits_of(parameter: Float | Int | Choice) -> tuple[Value, ...]:
