@@ -22,8 +22,12 @@ _OURS = {
 }
 
 
+class AcquisitionFunction:
+    """What the acquisition functions of this module have in common, for `isinstance`."""
+
+
 @dataclass(frozen=True)
-class UpperConfidenceBound:
+class UpperConfidenceBound(AcquisitionFunction):
     """The mean plus some standard deviations."""
 
     kappa: float | None = None
@@ -33,7 +37,7 @@ class UpperConfidenceBound:
 
 
 @dataclass(frozen=True)
-class ExpectedImprovement:
+class ExpectedImprovement(AcquisitionFunction):
     """The expected improvement. The default here."""
 
     xi: float | None = None
@@ -43,7 +47,7 @@ class ExpectedImprovement:
 
 
 @dataclass(frozen=True)
-class ProbabilityOfImprovement:
+class ProbabilityOfImprovement(AcquisitionFunction):
     """The probability of improvement."""
 
     xi: float | None = None
@@ -53,7 +57,7 @@ class ProbabilityOfImprovement:
 
 
 @dataclass(frozen=True)
-class UtilityFunction:
+class UtilityFunction(AcquisitionFunction):
     """An acquisition function by name, as in bayes_opt before version 2.
 
     Args:

@@ -9,32 +9,33 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.compat.search import CallError, CompatSearch, ignore_options, reject_options, seed_of, study_names
-from nbcompress.errors import (
-    NbcompressWarning,
-    ParameterError,
-    PointError,
-    SearchError,
-    SpaceError,
-    check_integer,
-    did_you_mean,
-    shown,
+from nbcompress.compat.search import (
+    Calculated,
+    CallError,
+    CompatSearch,
+    Draw,
+    Expression,
+    NestedSpace,
+    Pick,
+    ignore_options,
+    reject_options,
+    seed_of,
+    space_eval,
+    titles_of,
 )
+from nbcompress.errors import NbcompressWarning, SearchError, SpaceError, check_integer, did_you_mean, shown
 from nbcompress.run.history import SAID_FAILED
 from nbcompress.run.outcome import trial_failure
 from nbcompress.run.trial import current_trial
-from nbcompress.space import Choice, Condition, Float, Int, Space, Value, is_number
-from nbcompress.space.conditions import parents_first
-from nbcompress.space.values import is_same
+from nbcompress.space import Float, Int, Value, is_number
 from nbcompress.study import Goal, State
 
 if TYPE_CHECKING:
@@ -60,13 +61,6 @@ _IGNORED = {
 # --- Spaces -----------------------------------------------------------------------------------------------------------
 
 
-class Expression:
-    """A part of a space that depends on draws; calculations with it give further ones."""
-
-    def __bool__(self) -> bool:
-        raise SpaceError("A draw has a value only within a call of the function, so no `if` can read it in the space.")
-
-
 def _lifted(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that takes draws among its arguments, and is called for each point."""
 
@@ -74,65 +68,6 @@ def _lifted(function: Callable[..., Any]) -> Callable[..., Any]:
         return Calculated(function, arguments)
 
     return lifted
-
-
-@dataclass(frozen=True, eq=False)
-class Calculated(Expression):
-    """A function of other parts of the space."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-
-
-def _add_operators() -> None:
-    """Let expressions be calculated with, as numbers are."""
-
-    def method(function: Callable[..., Any], is_reflected: bool) -> Callable[..., Any]:
-        def calculated(*arguments: Any) -> Calculated:
-            return Calculated(function, arguments[::-1] if is_reflected else arguments)
-
-        return calculated
-
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-        setattr(Expression, f"__{name}__", method(getattr(operator, name), False))
-        setattr(Expression, f"__r{name}__", method(getattr(operator, name), True))
-    for name in ("neg", "pos", "abs"):
-        setattr(Expression, f"__{name}__", method(getattr(operator, name), False))
-
-
-_add_operators()
-
-
-@dataclass(frozen=True)
-class Draw(Expression):
-    """A number of the space.
-
-    Attributes:
-        label: Its name.
-        parameter: Its range.
-    """
-
-    label: str
-    parameter: Float | Int
-
-
-@dataclass(frozen=True, eq=False)
-class Pick(Expression):
-    """One of several options, which may hold further draws.
-
-    Attributes:
-        label: Its name.
-        options: The options.
-        titles: What stands for each option in the study.
-    """
-
-    label: str
-    options: tuple[Any, ...]
-    titles: tuple[Value, ...]
-
-    @property
-    def parameter(self) -> Choice:
-        return Choice(*self.titles)
 
 
 def _label(call: str, label: Any) -> str:
@@ -191,8 +126,7 @@ def _uniformint(label: str, low: float, high: float, q: float = 1) -> Draw:
 
 def _randint(label: str, low: int, high: int | None = None) -> Draw:
     """Draw an integer of `range(low)` or of `range(low, high)`."""
-    start, stop = (0, low) if high is None else (low, high)
-    start, stop = _numbers("randint", label, low=start, high=stop)
+    start, stop = _numbers("randint", label, low=0 if high is None else low, high=low if high is None else high)
     if start != int(start) or stop != int(stop) or start >= stop:
         raise SpaceError(f"hp.randint({label!r}, low, high) draws from low to high - 1, but got {start!r}, {stop!r}.")
     return Draw(label, Int(int(start), int(stop) - 1))
@@ -224,7 +158,7 @@ def _choice(label: str, options: Sequence[Any]) -> Pick:
         raise SpaceError(f"hp.choice({label!r}, ...) takes a list of options, but got {shown(options)}.")
     # Arrays and ranges have their items, which are converted to plain values where they are NumPy's.
     listed = [item.item() if getattr(item, "shape", None) == () else item for item in options]
-    return Pick(label, tuple(listed), _titles(listed))
+    return Pick(label, tuple(listed), titles_of(listed))
 
 
 def _pchoice(label: str, p_options: Sequence[tuple[float, Any]]) -> Pick:
@@ -236,30 +170,6 @@ def _pchoice(label: str, p_options: Sequence[tuple[float, Any]]) -> Pick:
         what = f"hp.pchoice({label!r}, ...) here ignores its probabilities: all options are as likely at first."
         warnings.warn(what, NbcompressWarning, stacklevel=2)
     return _choice(label, [option for _, option in pairs])
-
-
-def _titles(options: Sequence[Any]) -> tuple[Value, ...]:
-    """Return what stands for each option in the study: the option itself, or a text of it."""
-    try:
-        return Choice(*options).options
-    except ParameterError:
-        titles = [_title(option) for option in options]
-    if None in titles or len(set(titles)) < len(titles):
-        return tuple(f"option {index}" for index in range(len(options)))
-    return tuple(titles)
-
-
-def _title(option: Any) -> str | None:
-    """Return a text for an option: the first text in it, or the name of a function; None if it has neither."""
-    if isinstance(option, str):
-        return option
-    if option is None or isinstance(option, (bool, int, float)):
-        return str(option)
-    if isinstance(option, Mapping):
-        return next((value for value in option.values() if isinstance(value, str)), None)
-    if isinstance(option, (tuple, list)):
-        return next((value for value in option if isinstance(value, str)), None)
-    return getattr(option, "__name__", None)
 
 
 def _unbounded(call: str, is_log: bool) -> Callable[..., Any]:
@@ -298,151 +208,6 @@ scope = SimpleNamespace(
 )
 
 
-@dataclass(frozen=True)
-class SearchSpace:
-    """A space of Hyperopt, read.
-
-    Attributes:
-        tree: As it was given.
-        parts: The draws and picks by label, those that decide before those that depend on them.
-        names: What the parameters are called in the study, by label.
-        space: The parameters of the study.
-    """
-
-    tree: Any
-    parts: Mapping[str, Draw | Pick]
-    names: Mapping[str, str]
-    space: Space
-
-    @classmethod
-    def of(cls, tree: Any) -> SearchSpace:
-        """Read a space.
-
-        Raises:
-            SpaceError: A label stands for two different draws, there is none, or it was made by Hyperopt itself.
-        """
-        found: dict[str, Draw | Pick] = {}
-        cases: dict[str, list[dict[str, Value]]] = {}
-        for part, case in _parts(tree, {}):
-            known = found.setdefault(part.label, part)
-            if known is not part and (isinstance(part, Pick) or known != part):
-                raise SpaceError(f"Every label stands for one draw, but {part.label!r} is there twice. Rename one.")
-            cases.setdefault(part.label, []).append(case)
-        if not found:
-            raise SpaceError(f"A space has at least one draw, such as hp.uniform('x', -1, 1), but got {shown(tree)}.")
-        names = study_names(found, taken=[_METRIC])
-        conditions = {
-            label: Condition.of([{names[parent]: title for parent, title in case.items()} for case in listed])
-            for label, listed in cases.items()
-            if all(listed)
-        }
-        # `conditions` has the names of the study, so the order is found for these.
-        labels = {name: label for label, name in names.items()}
-        order = [
-            labels[name] for name in parents_first(labels, {names[label]: when for label, when in conditions.items()})
-        ]
-        parameters = {names[label]: _with(found[label].parameter, conditions.get(label)) for label in order}
-        return cls(tree, {label: found[label] for label in order}, names, Space(parameters))
-
-    def raw(self, point: Mapping[str, Value]) -> dict[str, Any]:
-        """Return a point of the study as Hyperopt has it: by label, with the number of the option for a choice."""
-        labels = {name: label for label, name in self.names.items()}
-        raw: dict[str, Any] = {}
-        for name, value in point.items():
-            part = self.parts[labels[name]]
-            raw[part.label] = _index(part, value) if isinstance(part, Pick) else value
-        return raw
-
-    def point(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the point of the study; the opposite of `raw`.
-
-        Raises:
-            PointError: There is no such label or option, or the point is not in the space.
-        """
-        point: dict[str, Any] = {}
-        for label, value in raw.items():
-            if label not in self.parts:
-                raise PointError(f"The space has no label {label!r}.{did_you_mean(label, self.parts)}")
-            part = self.parts[label]
-            point[self.names[label]] = part.titles[_option(part, value)] if isinstance(part, Pick) else value
-        return self.space.check(point)
-
-    def argument(self, point: Mapping[str, Value]) -> Any:
-        """Return what the function is called with at a point of the study."""
-        return space_eval(self.tree, self.raw(point))
-
-
-def _with(parameter: Float | Int | Choice, when: Condition | None) -> Float | Int | Choice:
-    if when is None:
-        return parameter
-    if isinstance(parameter, Choice):
-        return Choice(*parameter.options, when=when)
-    return replace(parameter, when=when)
-
-
-def _index(part: Pick, title: Value) -> int:
-    return next(i for i, known in enumerate(part.titles) if is_same(known, title))
-
-
-def _option(part: Pick, index: Any) -> int:
-    number = index.item() if getattr(index, "shape", None) == () else index
-    if isinstance(number, bool) or number not in range(len(part.options)):
-        last = len(part.options) - 1
-        raise PointError(f"{part.label!r} is the number of an option, 0 to {last}, but got {shown(index)}.")
-    return int(number)
-
-
-def _children(tree: Any) -> list[Any]:
-    if isinstance(tree, Calculated):
-        return list(tree.arguments)
-    if isinstance(tree, Mapping):
-        return list(tree.values())
-    return list(tree) if isinstance(tree, (list, tuple)) else []
-
-
-def _parts(tree: Any, case: dict[str, Value]) -> Iterator[tuple[Draw | Pick, dict[str, Value]]]:
-    """Yield each draw and pick of a space, with the options that make it active."""
-    if type(tree).__module__.startswith("hyperopt."):
-        raise SpaceError("The space was made by Hyperopt. Write: from nbcompress.compat.hyperopt import hp")
-    if isinstance(tree, (Draw, Pick)):
-        yield tree, case
-    if isinstance(tree, Pick):
-        for option, title in zip(tree.options, tree.titles, strict=True):
-            yield from _parts(option, {**case, tree.label: title})
-    for child in _children(tree):
-        yield from _parts(child, case)
-
-
-def space_eval(space: Any, hp_assignment: Mapping[str, Any]) -> Any:
-    """Return the value of a space at a point.
-
-    Args:
-        space: As `fmin` takes it.
-        hp_assignment: The values by label, as `fmin` returns them; for a choice the number of the option.
-
-    Raises:
-        PointError: A value is missing, or there is no such option.
-
-    Example:
-        >>> space_eval({"a": hp.choice("a", ["x", "y"]), "n": 2 * hp.randint("n", 5)}, {"a": 1, "n": 3})
-        {'a': 'y', 'n': 6}
-    """
-    if isinstance(space, (Draw, Pick)) and space.label not in hp_assignment:
-        raise PointError(f"The point lacks {space.label!r}; it has {', '.join(hp_assignment) or 'nothing'}.")
-    if isinstance(space, Draw):
-        return hp_assignment[space.label]
-    if isinstance(space, Pick):
-        return space_eval(space.options[_option(space, hp_assignment[space.label])], hp_assignment)
-    values = [space_eval(child, hp_assignment) for child in _children(space)]
-    if isinstance(space, Calculated):
-        return space.function(*values)
-    if isinstance(space, Mapping):
-        return dict(zip(space, values, strict=True))
-    if isinstance(space, tuple):
-        return type(space)(*values) if hasattr(space, "_fields") else tuple(values)
-    return values if isinstance(space, list) else space
-
-
 # --- The search -------------------------------------------------------------------------------------------------------
 
 
@@ -465,7 +230,7 @@ _SAMPLERS = {"tpe": "tpe", "rand": "random", "random": "random", "gp": "gp"}
 
 
 def _sampler(algo: Any) -> str:
-    """Return our sampler for `algo`: a function named `suggest` of a module here or of Hyperopt, its module, or a name."""
+    """Return our sampler for `algo`: `suggest` of a module here or of Hyperopt, such a module, or a name."""
     tuning = algo.keywords if isinstance(algo, partial) else {}
     ignore_options("algo", dict(tuning), dict.fromkeys(tuning, "the sampler has its own settings"))
     given = algo.func if isinstance(algo, partial) else getattr(algo, "suggest", algo)
@@ -583,7 +348,7 @@ class Trials:
 class _Recorder:
     """Calls the function, and adds to a `Trials` what it returns."""
 
-    def __init__(self, fn: Callable[..., Any], space: SearchSpace, trials: Trials) -> None:
+    def __init__(self, fn: Callable[..., Any], space: NestedSpace, trials: Trials) -> None:
         self._fn, self._space, self._trials = fn, space, trials
         self._returned: dict[int, Any] = {}
         self._known: set[int] = set()
@@ -663,8 +428,8 @@ def fmin(
     Args:
         fn: Called with a value of the space; returns a loss, or a dict with `status`, `loss` and anything else.
         space: Dicts, lists and tuples with draws in them, or `"annotated"`: the arguments of `fn` are annotated.
-        algo: `tpe.suggest` or `rand.suggest`; also `partial`s, whose settings are ignored with a warning. Without it our
-            Gaussian process is used.
+        algo: `tpe.suggest` or `rand.suggest`; also `partial`s, whose settings are ignored with a warning. Without it
+            our Gaussian process is used.
         max_evals: Calls in all, those that `trials` has included. None is allowed if something else ends the search.
         timeout: Seconds after which the search ends.
         loss_threshold: A loss of at most this ends the search.
@@ -672,7 +437,7 @@ def fmin(
         rstate: None, an integer, or NumPy's `Generator` or `RandomState`.
         points_to_evaluate: Points to begin with, by label, for a choice the number of the option. They come in addition
             to `max_evals`.
-        early_stop_fn: Called as `early_stop_fn(trials, *state)` after each call; returns whether to stop, and the state.
+        early_stop_fn: Called as `early_stop_fn(trials, *state)` after a call; returns whether to stop, and the state.
         return_argmin: Whether to return the best values by label, else the best value of the space.
         verbose, show_progressbar: Whether to print a line for each new least loss. A notebook shows the panel instead.
         study, storage: Ours: a name, and a path or a URL. A study that exists is continued, so a script that runs again
@@ -706,7 +471,7 @@ def fmin(
         space, called = _annotated(fn), lambda drawn: fn(**drawn)
     else:
         called = fn
-    read = SearchSpace.of(space)
+    read = NestedSpace.of(space, taken=[_METRIC])
     trials = Trials() if trials is None else trials
     if not isinstance(trials, Trials):
         raise CallError(f"trials is a Trials of nbcompress.compat.hyperopt, but got {shown(trials)}.")
@@ -757,14 +522,12 @@ def _annotated(fn: Callable[..., Any]) -> dict[str, Any]:
     found.pop("return", None)
     for name, annotation in found.items():
         if not isinstance(annotation, Expression):
-            text = f"as in {name}: hp.uniform({name!r}, 0, 1)"
-            raise SpaceError(
-                f"With space='annotated' each argument is annotated with a draw, {text}, but {name!r} is not."
-            )
+            example = f"{name}: hp.uniform({name!r}, 0, 1)"
+            raise SpaceError(f"With space='annotated' arguments are annotated with draws, but {name!r} not: {example}.")
     return found
 
 
-def _tell_known(search: CompatSearch, space: SearchSpace, trials: Trials) -> None:
+def _tell_known(search: CompatSearch, space: NestedSpace, trials: Trials) -> None:
     """Let the search know the trials of earlier calls of `fmin`."""
     told: list[Any] = []
     for trial in trials:
@@ -786,7 +549,7 @@ class _After:
         is_shown: bool,
     ) -> None:
         self._recorder, self._trials, self._threshold = recorder, trials, loss_threshold
-        self._early_stop, self._state, self._is_shown = early_stop_fn, [], is_shown
+        self._early_stop, self._state, self._is_shown = early_stop_fn, list[Any](), is_shown
 
     def __call__(self, trial: Trial) -> bool:
         assert self._trials.study is not None

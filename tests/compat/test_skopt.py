@@ -118,7 +118,7 @@ def test_random_states() -> None:
 
     assert ran(np.random.RandomState(3)) == ran(np.random.RandomState(3)) != ran(np.random.RandomState(4))
     assert ran(None) != ran(None)
-    with pytest.raises(SearchError, match="random_state is None, an integer or NumPy's RandomState, but got 'a'"):
+    with pytest.raises(SearchError, match="random_state is None, an integer or NumPy's RandomState or Generator, but got 'a'"):
         ran("a")
 
 
