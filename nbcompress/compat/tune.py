@@ -147,8 +147,8 @@ class Search(_SEARCHER or object):  # type: ignore[misc]  # the base is there on
     def _ready(self) -> Optimizer:
         if self._optimizer is None:
             raise SearchError(
-                "Search has no space or no mode yet. Write Search(space, metric='loss', mode='min'), or give param_space "
-                "to Tuner, and metric and mode to TuneConfig."
+                "Search has no space or no mode yet. Write Search(space, metric='loss', mode='min'), or give "
+                "param_space to Tuner and metric and mode to TuneConfig."
             )
         return self._optimizer
 
@@ -210,11 +210,9 @@ class Search(_SEARCHER or object):  # type: ignore[misc]  # the base is there on
             history = optimizer.history
             signs = [-1.0 if direction == "maximize" else 1.0 for direction in optimizer.directions]
             for point, status, losses in zip(history.points, history.status, history.losses.tolist(), strict=True):
+                values = [sign * loss for sign, loss in zip(signs, losses, strict=True)]
                 if status != "pending":
-                    values = (
-                        [sign * loss for sign, loss in zip(signs, losses, strict=True)] if status == "told" else None
-                    )
-                    trials.append({"point": dict(point), "values": values})
+                    trials.append({"point": dict(point), "values": values if status == "told" else None})
         state = {
             "format": _STATE,
             "version": _STATE_VERSION,
