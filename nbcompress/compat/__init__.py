@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from nbcompress.compat import acquisition
 from nbcompress.compat.acquisition import UtilityFunction
-from nbcompress.compat.bayes_opt import BayesianOptimization, NotUniqueError, TargetSpace
-from nbcompress.compat.dimensions import Categorical, Integer, Real
+from nbcompress.compat.bayes_opt import BayesianOptimization, TargetSpace
+from nbcompress.compat.dimensions import Categorical, Integer, NotUniqueError, Real
 from nbcompress.compat.skopt import gp_minimize, use_named_args
 
 __all__ = [

@@ -22,12 +22,15 @@ _OURS = {
 }
 
 
-class AcquisitionFunction:
+class NamedAcquisition:
     """What the acquisition functions of this module have in common, for `isinstance`."""
 
 
+AcquisitionFunction = NamedAcquisition  # as bayes_opt calls it
+
+
 @dataclass(frozen=True)
-class UpperConfidenceBound(AcquisitionFunction):
+class UpperConfidenceBound(NamedAcquisition):
     """The mean plus some standard deviations."""
 
     kappa: float | None = None
@@ -37,7 +40,7 @@ class UpperConfidenceBound(AcquisitionFunction):
 
 
 @dataclass(frozen=True)
-class ExpectedImprovement(AcquisitionFunction):
+class ExpectedImprovement(NamedAcquisition):
     """The expected improvement. The default here."""
 
     xi: float | None = None
@@ -47,7 +50,7 @@ class ExpectedImprovement(AcquisitionFunction):
 
 
 @dataclass(frozen=True)
-class ProbabilityOfImprovement(AcquisitionFunction):
+class ProbabilityOfImprovement(NamedAcquisition):
     """The probability of improvement."""
 
     xi: float | None = None
@@ -57,7 +60,7 @@ class ProbabilityOfImprovement(AcquisitionFunction):
 
 
 @dataclass(frozen=True)
-class UtilityFunction(AcquisitionFunction):
+class UtilityFunction(NamedAcquisition):
     """An acquisition function by name, as in bayes_opt before version 2.
 
     Args:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nbcompress.compat.acquisition import AcquisitionFunction, ExpectedImprovement, UtilityFunction, acquisition_of
+from nbcompress.compat.acquisition import ExpectedImprovement, NamedAcquisition, UtilityFunction, acquisition_of
 from nbcompress.compat.dimensions import (
     ArraySpace,
+    NothingKnownError,
+    NotUniqueError,
     check_bounds,
     is_row,
     listed_points,
@@ -59,14 +61,6 @@ _METRIC = "target"
 _STATE, _STATE_VERSION = "nbcompress bayes_opt state", 1
 # The names of our acquisitions there, as a saved state has them.
 _KINDS = {"ucb": "ucb", "logei": "ei", "pi": "poi"}
-
-
-class NotUniqueError(SearchError):
-    """A point is registered a second time, and `allow_duplicate_points` is not set."""
-
-
-class NothingKnownError(SearchError, RuntimeError):
-    """A prediction is asked for before there is a target."""
 
 
 class BayesianOptimization:
@@ -185,7 +179,7 @@ class BayesianOptimization:
         return TargetSpace(self)
 
     @property
-    def acquisition_function(self) -> AcquisitionFunction:
+    def acquisition_function(self) -> NamedAcquisition:
         """The acquisition function."""
         given = self._given_acquisition
         if isinstance(given, str):
@@ -526,7 +520,13 @@ class BayesianOptimization:
 
 
 class TargetSpace(ArraySpace):
-    """The bounds of an optimizer and what it knows, as arrays: `optimizer.space`."""
+    """The bounds of an optimizer and what it knows, as arrays: `optimizer.space`.
+
+    Example:
+        >>> space = TargetSpace(BayesianOptimization(None, {"x": (0, 1), "kind": ["a", "b"]}))
+        >>> space.keys, space.bounds.tolist(), len(space)
+        (['x', 'kind'], [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]], 0)
+    """
 
     def __init__(self, optimizer: BayesianOptimization) -> None:
         self._optimizer = optimizer

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbcompress.compat.search import CallError, limits_of
-from nbcompress.errors import NbcompressWarning, PointError, SpaceError, shown
+from nbcompress.errors import NbcompressWarning, PointError, SearchError, SpaceError, shown
 from nbcompress.space import Choice, Float, Int, Parameter, Space, Value
 
 Number = TypeVar("Number", int, float)
@@ -298,6 +298,24 @@ def _check(dimension: object, **allowed: tuple[str | None, ...]) -> None:
 
 
 # --- bayes_opt --------------------------------------------------------------------------------------------------------
+
+
+class NotUniqueError(SearchError):
+    """A point is registered a second time, and `allow_duplicate_points` is not set.
+
+    Example:
+        >>> optimizer = BayesianOptimization(None, {"x": (0, 1)}, random_state=0)
+        >>> optimizer.register({"x": 0.5}, 1.0)
+        >>> try:
+        ...     optimizer.register({"x": 0.5}, 2.0)
+        ... except NotUniqueError:
+        ...     print("known")
+        known
+    """
+
+
+class NothingKnownError(SearchError, RuntimeError):
+    """A prediction is asked for before there is a target."""
 
 
 class ArraySpace(ABC):

@@ -22,9 +22,9 @@ from nbcompress.compat.search import (
     CallError,
     CompatSearch,
     Draw,
-    Expression,
     NestedSpace,
     Pick,
+    SpacePart,
     ignore_options,
     reject_options,
     seed_of,
@@ -154,7 +154,7 @@ def _exp(label: str, exponent: float) -> float:
 def _choice(label: str, options: Sequence[Any]) -> Pick:
     """Pick one of the options."""
     _label("choice", label)
-    if isinstance(options, (str, bytes, Expression)) or not isinstance(options, Iterable) or not list(options):
+    if isinstance(options, (str, bytes, SpacePart)) or not isinstance(options, Iterable) or not list(options):
         raise SpaceError(f"hp.choice({label!r}, ...) takes a list of options, but got {shown(options)}.")
     # Arrays and ranges have their items, which are converted to plain values where they are NumPy's.
     listed = [item.item() if getattr(item, "shape", None) == () else item for item in options]
@@ -521,7 +521,7 @@ def _annotated(fn: Callable[..., Any]) -> dict[str, Any]:
     found = inspect.get_annotations(fn, eval_str=True)
     found.pop("return", None)
     for name, annotation in found.items():
-        if not isinstance(annotation, Expression):
+        if not isinstance(annotation, SpacePart):
             example = f"{name}: hp.uniform({name!r}, 0, 1)"
             raise SpaceError(f"With space='annotated' arguments are annotated with draws, but {name!r} not: {example}.")
     return found

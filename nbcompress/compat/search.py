@@ -351,7 +351,7 @@ def notebook_shell() -> Any:
 # --- Nested spaces ----------------------------------------------------------------------------------------------------
 
 
-class Expression:
+class SpacePart:
     """A part of a space that depends on draws; calculations with it give further ones."""
 
     def __bool__(self) -> bool:
@@ -359,7 +359,7 @@ class Expression:
 
 
 @dataclass(frozen=True, eq=False)
-class Calculated(Expression):
+class Calculated(SpacePart):
     """A function of other parts of the space."""
 
     function: Callable[..., Any]
@@ -376,17 +376,17 @@ def _add_operators() -> None:
         return calculated
 
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-        setattr(Expression, f"__{name}__", method(getattr(operator, name), False))
-        setattr(Expression, f"__r{name}__", method(getattr(operator, name), True))
+        setattr(SpacePart, f"__{name}__", method(getattr(operator, name), False))
+        setattr(SpacePart, f"__r{name}__", method(getattr(operator, name), True))
     for name in ("neg", "pos", "abs"):
-        setattr(Expression, f"__{name}__", method(getattr(operator, name), False))
+        setattr(SpacePart, f"__{name}__", method(getattr(operator, name), False))
 
 
 _add_operators()
 
 
 @dataclass(frozen=True)
-class Draw(Expression):
+class Draw(SpacePart):
     """A number of the space.
 
     Attributes:
@@ -399,7 +399,7 @@ class Draw(Expression):
 
 
 @dataclass(frozen=True, eq=False)
-class Pick(Expression):
+class Pick(SpacePart):
     """One of several options, which may hold further draws.
 
     Attributes:

@@ -34,7 +34,7 @@ _DIRECTIONS = {"min": "minimize", "max": "maximize"}
 _ANONYMOUS = "_metric"
 
 
-class Search(_SEARCHER or object):  # type: ignore[misc]  # the base is there only with Ray
+class TuneSearch(_SEARCHER or object):  # type: ignore[misc]  # the base is there only with Ray
     """Proposes the configurations of Ray Tune by a Gaussian process.
 
     Trials that a scheduler stops early count with their last value, and those that fail are kept away from.
@@ -277,6 +277,7 @@ class Search(_SEARCHER or object):  # type: ignore[misc]  # the base is there on
         return self._nested.point(raw)
 
 
+Search = TuneSearch
 _ABSENT = object()
 
 
