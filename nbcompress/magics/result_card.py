@@ -142,6 +142,26 @@ def checked_evaluate(function: Any) -> Callable[[Any], float]:
     return evaluate
 
 
+def result_view(value: Any) -> Bundle:
+    """Return what is shown for a result at the end of a cell: the panel of a study, the card of anything else."""
+    from nbcompress.measure import Comparison, Explanation, Sensitivity
+    from nbcompress.panels.cards import comparison_card, footprint_card, sensitivity_card
+    from nbcompress.panels.explanation_card import explanation_card
+    from nbcompress.study import Study
+
+    if isinstance(value, Study):
+        from nbcompress.magics.study import study_view
+
+        return study_view(value)
+    if isinstance(value, Comparison):
+        return comparison_card("compare", value)
+    if isinstance(value, Sensitivity):
+        return sensitivity_card(value, title="sensitivity")
+    if isinstance(value, Explanation):
+        return explanation_card(value)
+    return footprint_card(value, title="footprint")
+
+
 def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -> Bundle:
     """Return the card that compares a model with the compressed one.
 

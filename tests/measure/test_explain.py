@@ -111,7 +111,7 @@ def test_attributions_of_tokens_add_up_and_padding_has_none() -> None:
 
 
 def test_the_agreement_is_spearmans_with_ties() -> None:
-    model, x = net(), inputs().round()
+    model, x = net(), (2 * inputs()).round()
     found = nc.explain(model, nc.quantize(model, bits=4), x)
     for before, after, agreement in zip(found.before, found.after, found.agreement, strict=True):
         assert float(agreement) == pytest.approx(spearmanr(before.numpy(), after.numpy())[0], abs=1e-6)
