@@ -83,8 +83,14 @@ class Batch:
 
     @property
     def n_examples(self) -> int | None:
-        """The length of the target or of the first input that is a tensor; None if there is none."""
-        for value in (self.target, *self.args, *self.kwargs.values()):
+        """The length of the target or of the first input that is a tensor; None if there is none.
+
+        Targets of several tensors, such as labels and their lengths, come last: all labels may lie in one row.
+        """
+        parts = [self.target] if isinstance(self.target, Tensor) else []
+        inputs = [part for arg in self.args for part in (arg if isinstance(arg, (tuple, list)) else [arg])]
+        beside = self.target if isinstance(self.target, (tuple, list)) else []
+        for value in (*parts, *inputs, *self.kwargs.values(), *beside):
             if isinstance(value, Tensor) and value.ndim:
                 return len(value)
         return None
