@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from inspect import Parameter, signature
 from typing import Any
 
@@ -80,6 +80,20 @@ class Batch:
             return args, dict(self.kwargs)
         taken = {name for name, parameter in parameters.items() if parameter.kind in _BY_NAME}
         return args, {name: value for name, value in self.kwargs.items() if name in taken}
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the inputs, without those within tuples."""
+        return [item for item in (*self.args, *self.kwargs.values()) if isinstance(item, Tensor)]
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with each of `tensors` changed, in their order."""
+
+        def changed(item: Any) -> Any:
+            return change(item) if isinstance(item, Tensor) else item
+
+        args = tuple(changed(item) for item in self.args)
+        return replace(self, args=args, kwargs={name: changed(item) for name, item in self.kwargs.items()})
 
     @property
     def n_examples(self) -> int | None:

@@ -545,8 +545,8 @@ def _takes_inputs(loss: Callable[..., Any]) -> bool:
                 "target[1])"
             )
         raise CompressionError(
-            f"{option('loss')} must be a function of (output, target), or of (output, target, inputs), but it also needs "
-            f"{', '.join(extra)}: write a function that calls it{hint}"
+            f"{option('loss')} must be a function of (output, target), or of (output, target, inputs), but it also "
+            f"needs {', '.join(extra)}: write a function that calls it{hint}"
         )
     return takes_inputs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,7 @@ class Explanation:
             its output, as a share of the largest change.
         is_tokens: Whether the inputs are tokens, so that attributions are those of their embeddings.
         names: Texts of tokens, or names of the inputs of an example, by number.
+        numbers: The numbers of the examples in some data; empty if they are 0, 1, 2 and so on.
     """
 
     inputs: Tensor
@@ -62,6 +63,7 @@ class Explanation:
     gaps: tuple[float, float]
     is_tokens: bool = False
     names: Mapping[int, str] = field(default_factory=dict)
+    numbers: tuple[int, ...] = ()
 
     @cached_property
     def mean_agreement(self) -> Interval | None:
@@ -100,7 +102,8 @@ class Explanation:
         targets = [""] * len(self.inputs) if self.targets is None else [str(int(item)) for item in self.targets]
         columns = [targets, *([_value_text(value) for value in values.tolist()] for values in self.predicted)]
         columns.append([_correlation_text(value) for value in self.agreement.tolist()])
-        return [[str(i), *(column[i] for column in columns)] for i in range(len(self.inputs))]
+        numbers = self.numbers or range(len(self.inputs))
+        return [[str(number), *(column[i] for column in columns)] for i, number in enumerate(numbers)]
 
     def notes(self) -> list[str]:
         """Notes under the table: the mean agreement, and how exactly the attributions add up."""
@@ -210,13 +213,14 @@ def explain(
     predicted = [item.argmax(1) if item.ndim == 2 else item for item in outputs]
     return Explanation(
         inputs.detach().cpu(),
-        *values,
+        values[0],
+        values[1],
         _rank_correlations(*values),
         targets,
         (predicted[0], predicted[1]),
         (parts[0][1], parts[1][1]),
-        not inputs.is_floating_point(),
-        texts,
+        is_tokens=not inputs.is_floating_point(),
+        names=texts,
     )
 
 
@@ -236,27 +240,17 @@ def _as_batch(x: object) -> Batch:
 
 def _inputs_of(batch: Batch) -> Tensor:
     """The input that is explained: the first tensor."""
-    found = next((item for item in (*batch.args, *batch.kwargs.values()) if isinstance(item, Tensor)), None)
+    found = next(iter(batch.tensors), None)
     if found is None:
         raise MeasureError(f"{option('x')} must be a tensor, or a tuple or dict of tensors")
     return found
-
-
-def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    """The batch with every tensor among its inputs changed."""
-
-    def changed(item: Any) -> Any:
-        return change(item) if isinstance(item, Tensor) else item
-
-    kwargs = {name: changed(item) for name, item in batch.kwargs.items()}
-    return replace(batch, args=tuple(changed(item) for item in batch.args), kwargs=kwargs)
 
 
 def _parts(batch: Batch, n: int, size: int) -> Iterator[tuple[slice, Batch]]:
     """Parts of at most `size` of `n` examples. Tensors of another length go with every part."""
     for start in range(0, n, size):
         part = slice(start, min(start + size, n))
-        yield part, _mapped(batch, lambda item, at=part: item[at] if item.ndim and len(item) == n else item)  # type: ignore[misc]
+        yield part, batch.mapped(lambda item, at=part: item[at] if item.ndim and len(item) == n else item)  # type: ignore[misc]
 
 
 def _baseline(given: object, inputs: Tensor) -> Tensor | None:
@@ -264,13 +258,13 @@ def _baseline(given: object, inputs: Tensor) -> Tensor | None:
     if given is None:
         return torch.zeros_like(inputs) if inputs.is_floating_point() else None
     try:
-        baseline = torch.as_tensor(given)  # type: ignore[call-overload]
+        baseline = torch.as_tensor(given)
         found = torch.broadcast_to(baseline.to(inputs.device), inputs.shape)
     except (RuntimeError, TypeError, ValueError):
         shape = tuple(given.shape) if isinstance(given, Tensor) else repr(given)
         raise MeasureError(
-            f"{option('baseline')} must be a number, or a tensor of the shape of an example, {tuple(inputs.shape[1:])}, "
-            f"got {shape}"
+            f"{option('baseline')} must be a number, or a tensor of the shape of an example, "
+            f"{tuple(inputs.shape[1:])}, got {shape}"
         ) from None
     if not inputs.is_floating_point() and (baseline.is_floating_point() or baseline.dtype == torch.bool):
         raise MeasureError(f"{option('baseline')} of tokens must be a token, an integer, got {given!r}")
@@ -281,7 +275,7 @@ def _named(names: Names | None, inputs: Tensor) -> dict[int, str]:
     """The texts of the tokens that occur, or the names of the inputs of an example."""
     if names is None:
         return {}
-    numbers = range(inputs[0].numel()) if inputs.is_floating_point() else inputs.unique().tolist()
+    numbers = range(inputs[0].numel()) if inputs.is_floating_point() else torch.unique(inputs).tolist()
     if not callable(names) and (isinstance(names, str) or not isinstance(names, Sequence)):
         kind = type(names).__name__
         raise MeasureError(f"{option('names')} must be a list of texts or a function of a number, got {kind}")
@@ -386,8 +380,8 @@ class _Explained:
         largest = float(change.abs().max())
         if not any(bool(item.any()) for item in found) and largest:
             raise MeasureError(
-                f"no gradient of the output of {type(self.model).__name__} reaches its input: all are zero although the "
-                "output changes, so it cannot be explained by gradients"
+                f"no gradient of the output of {type(self.model).__name__} reaches its input: all are zero although "
+                "the output changes, so it cannot be explained by gradients"
             )
         return torch.cat(found), float((total - change).abs().max()) / largest if largest else 0.0
 
@@ -408,8 +402,8 @@ class _Explained:
         if said.ndim != 2 or len(said) != n:
             raise MeasureError(
                 f"which output is explained is not clear where {type(self.model).__name__} returns "
-                f"{tuple(said.shape)} for {n} examples: pass {option('target=')}, a function from what it returns to one "
-                "number for each example, such as lambda said: said[:, -1, 0]"
+                f"{tuple(said.shape)} for {n} examples: pass {option('target=')}, a function from what it returns to "
+                "one number for each example, such as lambda said: said[:, -1, 0]"
             )
         return said
 
@@ -432,7 +426,8 @@ class _Explained:
 
         def value(share: float) -> tuple[Tensor, Tensor]:
             point = (variable.start + share * (variable.end - variable.start)).detach().requires_grad_(True)
-            said = self._said(variable.at(point), target)
+            # A copy, which a model may change in place.
+            said = self._said(variable.at(point.clone()), target)
             rows = said if classes is None else said.gather(1, classes.to(said.device)[:, None])[:, 0]
             return point, rows
 
@@ -445,7 +440,7 @@ class _Explained:
                 point, rows = value((step + 0.5) / steps)
                 gradient = None
                 if rows.requires_grad:
-                    (gradient,) = torch.autograd.grad(rows.sum(), point, allow_unused=True)
+                    gradient = self._gradient(rows, point)
                 if gradient is None:
                     raise MeasureError(
                         f"no gradient of the output of {type(self.model).__name__} reaches its input, so it cannot be "
@@ -456,6 +451,15 @@ class _Explained:
             change = value(1.0)[1] - value(0.0)[1]
             found = (variable.end - variable.start) * total / steps
         return (found.sum(-1) if variable.is_embedding else found), change
+
+    def _gradient(self, rows: Tensor, point: Tensor) -> Tensor | None:
+        try:
+            return torch.autograd.grad(rows.sum(), point, allow_unused=True)[0]
+        except RuntimeError as err:
+            raise MeasureError(
+                f"{type(self.model).__name__} cannot be explained by gradients, because its backward raised "
+                f"{first_line(err)}"
+            ) from err
 
     @contextmanager
     def _as_variable(self, batch: Batch, baseline: Tensor | None) -> Iterator[_Variable]:
@@ -530,7 +534,7 @@ def _reads(args: tuple[Any, ...], tokens: Tensor) -> bool:
 
 
 def _with_inputs(batch: Batch, inputs: Tensor, point: Tensor) -> Batch:
-    return _mapped(batch, lambda item: point if item is inputs else item)
+    return batch.mapped(lambda item: point if item is inputs else item)
 
 
 def _rank_correlations(before: Tensor, after: Tensor) -> Tensor:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor, nn
 
-from nbcompress.measure.explain import ROW_HEADER
+from nbcompress.compressors.data import Batch, Batches
+from nbcompress.compressors.outputs import OutputKey
+from nbcompress.errors import NbcompressError
+from nbcompress.measure.explain import ROW_HEADER, explain
+from nbcompress.measure.inputs import ordered_batches
 from nbcompress.panels.card_figures import SERIES_STYLES, WIDTH
-from nbcompress.panels.cards import Card, Drawing
+from nbcompress.panels.cards import Card, Drawing, FoldedTable
 from nbcompress.panels.figures import BLUE, GREY, INK, VERMILION
 from nbcompress.panels.text import shorten
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from nbcompress.measure import Explanation
+    from nbcompress.measure import AccuracyChange, Explanation
 
 # The most examples of a picture, and of the table.
 MAX_EXAMPLES = 4
@@ -32,6 +40,12 @@ MAX_TOKENS = 60
 # Letters in a line of tokens, and of one token.
 LINE_LETTERS = 84
 MAX_TOKEN_LETTERS = 14
+
+# The most flipped examples that a card explains, and the points on their line.
+_MAX_FLIPS = 4
+_FLIP_STEPS = 16
+# Examples that are read at a time in search of them.
+_READ_SIZE = 64
 
 # From against the explained output to for it.
 _SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", VERMILION])
@@ -60,6 +74,81 @@ def explanation_card(explanation: Explanation, *, title: str = "explain") -> dic
     return Card(title, tuple(ROW_HEADER[i] for i in used), table, tuple(notes), (), drawing).bundle()
 
 
+def explain_flips(
+    before: nn.Module,
+    after: nn.Module,
+    data: object,
+    change: AccuracyChange,
+    *,
+    output: OutputKey | None = None,
+    seconds: float = 5.0,
+) -> Explanation | None:
+    """Explain some examples whose prediction became wrong or right.
+
+    Args:
+        before: The original model.
+        after: The compressed model.
+        data: What their accuracies were measured on.
+        change: Their accuracies.
+        output: Index or key of the prediction, where a model returns several tensors.
+        seconds: The most time that it may take, about.
+
+    Returns:
+        The explanation, with the numbers of the examples in the data. None if no example flipped, if examples are not
+        one label each, if they cannot be explained by gradients, or if it would take too long.
+    """
+    numbers = tuple(sorted((*change.broken, *change.mended)[:_MAX_FLIPS]))
+    start = perf_counter()
+    try:
+        found = _examples(data, numbers) if numbers else None
+        if found is None:
+            return None
+        x: object = dict(found.kwargs) if found.kwargs else found.args
+        explain(before, after, x, steps=1, output=output)
+        if (perf_counter() - start) * _FLIP_STEPS > seconds:
+            return None
+        explanation = explain(before, after, x, steps=_FLIP_STEPS, output=output)
+    except NbcompressError:
+        return None
+    measured = [item.predictions[list(numbers)] for item in (change.before, change.after)]
+    # They differ where a number is not that of an example, as in a data set that draws its examples anew.
+    are_same = all(torch.equal(*pair) for pair in zip(explanation.predicted, measured, strict=True))
+    return replace(explanation, numbers=numbers) if are_same else None
+
+
+def _examples(data: object, numbers: Sequence[int]) -> Batch | None:
+    """The inputs of some examples of the data as one batch; None if they do not fit into one."""
+    parts: list[Batch] = []
+    n_seen = 0
+    with ordered_batches(data, _READ_SIZE) as batches:
+        for raw in batches:
+            batch = Batches([raw]).first(nn.Identity())
+            n = batch.n_examples
+            if n is None or not isinstance(batch.target, Tensor) or batch.target.numel() != n:
+                return None
+            rows = [number - n_seen for number in numbers if n_seen <= number < n_seen + n]
+            if any(not item.ndim or len(item) != n for item in batch.tensors):
+                return None
+            parts += [batch.mapped(lambda item, at=row: item[at : at + 1]) for row in rows]  # type: ignore[misc]
+            n_seen += n
+            if n_seen > max(numbers):
+                break
+    shapes = {tuple(item.shape for item in part.tensors) for part in parts}
+    if len(parts) != len(numbers) or len(shapes) != 1:
+        return None
+    columns = iter([torch.cat(column) for column in zip(*(part.tensors for part in parts), strict=True)])
+    return parts[0].mapped(lambda _: next(columns))
+
+
+def flips_table(explanation: Explanation) -> FoldedTable:
+    """Return the part of another card that explains examples whose prediction flipped."""
+    used = [i for i in range(len(ROW_HEADER)) if i != 1]
+    cells = tuple(tuple(row[i] for i in used) for row in explanation.rows())
+    shown = range(len(cells))
+    drawing = Drawing(lambda: explanation_figure(explanation, shown), _alt(explanation, shown))
+    return FoldedTable("Which inputs decided", tuple(ROW_HEADER[i] for i in used), cells, drawing=drawing)
+
+
 def shown_examples(explanation: Explanation) -> list[int]:
     """Return the examples of the picture: first those whose prediction flipped, then the first ones."""
     flipped = explanation.flipped
@@ -85,7 +174,14 @@ def _titles(explanation: Explanation, i: int) -> tuple[str, str, str]:
     """What stands above the example and the attributions of each model."""
     said = [values[i].item() for values in explanation.predicted]
     texts = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in said]
-    return (f"example {i}", *(f"{name}: {text}" for name, text in zip(_NAMES, texts, strict=True)))  # type: ignore[return-value]
+    return (
+        f"example {_number(explanation, i)}",
+        *(f"{name}: {text}" for name, text in zip(_NAMES, texts, strict=True)),
+    )  # type: ignore[return-value]
+
+
+def _number(explanation: Explanation, i: int) -> int:
+    return explanation.numbers[i] if explanation.numbers else i
 
 
 # Images ---------------------------------------------------------------------------------------------------------------
@@ -236,11 +332,11 @@ def _alt(explanation: Explanation, shown: Sequence[int]) -> str:
     what = f"{kind}: which inputs decide, before and after, each model on its own scale"
     parts = []
     for i in shown:
-        _, before, after = _titles(explanation, i)
+        name, before, after = _titles(explanation, i)
         correlation = float(explanation.agreement[i])
         agreement = "" if correlation != correlation else f", rank correlation {correlation:.2f}"
-        parts.append(f"example {i} ({before}, {after}{agreement})")
+        parts.append(f"{name} ({before}, {after}{agreement})")
     return f"{what}; red counts for the output, blue against it: {'; '.join(parts)}."
 
 
-__all__ = ["explanation_card", "explanation_figure", "shown_examples"]
+__all__ = ["explain_flips", "explanation_card", "explanation_figure", "flips_table", "shown_examples"]

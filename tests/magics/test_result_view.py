@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import nbcompress as nc
+from nbcompress.panels.html import Picture
 
 if TYPE_CHECKING:
     from conftest import Notebook
@@ -17,7 +18,9 @@ CARD = {"text/plain", "text/html", "image/png"}
 
 
 @pytest.fixture
-def ready(notebook: Notebook) -> Notebook:
+def ready(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    # The pictures have tests of their own, and take most of the time.
+    monkeypatch.setattr("nbcompress.panels.cards.render", lambda *_args, **_keywords: Picture("AAAA"))
     torch.manual_seed(0)
     formatter = notebook.shell.display_formatter
     assert formatter is not None
@@ -72,3 +75,16 @@ def test_a_terminal_and_a_notebook_without_us_show_the_text(ready: Notebook) -> 
     ready.must("%unload_ext nbcompress")
     assert at_end(ready, "nc.explain(model, small, x)")[0] == {"text/plain"}
     ready.must("%load_ext nbcompress")
+
+
+def test_the_card_of_a_compressor_explains_what_flipped(ready: Notebook) -> None:
+    ready.names["labels"] = ready.names["model"](ready.names["x"]).argmax(1)
+    (card,) = ready.must("other = %prune model --amount 0.7 --data (x, labels)").shown
+    text = card["text/plain"].split("Which inputs decided\n")[1]
+    assert text.split("\n")[0].split("  ")[0] == "example"
+    flipped = (
+        torch.nonzero(ready.names["other"](ready.names["x"]).argmax(1) != ready.names["labels"]).flatten().tolist()
+    )
+    shown = [int(line.split()[0]) for line in text.split("\n\n")[0].splitlines()[2:]]
+    assert shown == flipped[:4] != []
+    assert card["text/html"].count("<img") == 2
