@@ -67,9 +67,6 @@ class Comparison:
         """How many times smaller the file became."""
         return self.before.size_bytes / self.after.size_bytes
 
-    def __repr__(self) -> str:
-        return f"<Comparison of {self.before!r} and {self.after!r}>"
-
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""
         return {
@@ -131,6 +128,11 @@ class Comparison:
         if classes is not None:
             tables.append(text_table(*classes))
         return "\n\n".join([*tables, "\n".join(self.notes())])
+
+    def __repr__(self) -> str:
+        before, after = (size_text(model.size_bytes) for model in (self.before, self.after))
+        shares = "" if self.accuracy is None else f", accuracy {points_text(self.accuracy.change)}"
+        return f"<Comparison: {before} to {after}{shares}>"
 
     def _speed(self) -> str:
         if self.speedup is None:
