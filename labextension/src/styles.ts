@@ -44,7 +44,7 @@ export const STYLES = `
 .nbc-part { min-width: 0; }
 .nbc-charts .nbc-part { display: flex; flex-direction: column; }
 .nbc-charts .nbc-part > h3, .nbc-tabs { min-height: 27px; display: flex; align-items: center; border-bottom: 1px solid var(--nbc-edge); }
-.nbc-tabs { gap: 2px; }
+.nbc-tabs { gap: 2px; flex-wrap: wrap; }
 /* Changing tabs does not move the table below; where nothing is drawn yet, there is nothing to keep room for. */
 .nbc-charts:has(.nbc-chart) .nbc-tabs + div { min-height: 360px; }
 .nbc-tab { font: inherit; color: var(--nbc-quiet); background: none; border: 0; border-bottom: 2px solid transparent; padding: 3px 10px; cursor: pointer; margin-bottom: -1px; }
@@ -73,6 +73,24 @@ export const STYLES = `
 .nbc-star { fill: var(--nbc-green); stroke: var(--nbc-text); stroke-width: .8; }
 .nbc-line { fill: none; stroke: color-mix(in srgb, var(--nbc-blue) 80%, var(--nbc-text)); stroke-width: 2; stroke-linejoin: round; }
 .nbc-gain-dot { fill: color-mix(in srgb, var(--nbc-blue) 80%, var(--nbc-text)); }
+.nbc .nbc-out { opacity: .14; }
+.nbc-plot { position: relative; }
+.nbc-plot > .nbc-chart { user-select: none; -webkit-user-select: none; }
+.nbc-tip { position: absolute; z-index: 3; max-width: min(46%, 320px); padding: 4px 8px; pointer-events: none; white-space: pre-line; color: var(--nbc-text); background: var(--nbc-paper); border: 1px solid var(--nbc-quiet); border-radius: 4px; font-size: .92em; }
+.nbc-unzoom { position: absolute; top: 2px; right: 2px; padding: 0 8px; }
+.nbc-brush { fill: var(--nbc-sky); fill-opacity: .4; stroke: var(--nbc-quiet); pointer-events: none; }
+.nbc-hit { fill: transparent; cursor: ns-resize; touch-action: none; }
+.nbc-upright { stroke: var(--nbc-quiet); }
+.nbc-sideways { overflow-x: auto; }
+.nbc-sideways .nbc-chart { max-width: none; overflow: hidden; }
+.nbc-thread { fill: none; stroke: var(--nbc-blue); stroke-opacity: .6; stroke-linejoin: round; }
+.nbc .nbc-thread.nbc-out { stroke: var(--nbc-grey); stroke-opacity: 1; opacity: .25; }
+.nbc-thread.nbc-best { stroke: var(--nbc-red); stroke-opacity: .9; stroke-width: 1.6; }
+.nbc-thread.nbc-picked { stroke: var(--nbc-text); stroke-opacity: 1; stroke-width: 2.6; }
+.nbc-end { fill: var(--nbc-blue); }
+.nbc-end.nbc-picked { fill: var(--nbc-text); }
+.nbc .nbc-line-tip { min-height: 1.45em; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.nbc-number-field { width: 8em; }
 .nbc-chart .nbc-note { paint-order: stroke; stroke: var(--nbc-paper); stroke-width: 3px; stroke-linejoin: round; }
 .nbc-rug { stroke: var(--nbc-edge); stroke-width: 1; }
 .nbc-faint { fill: var(--nbc-grey); opacity: .7; }
@@ -119,6 +137,18 @@ export const STYLES = `
 .nbc .nbc-table th:first-child, .nbc .nbc-table td:first-child { width: 1%; }
 .nbc .nbc-table .nbc-text { text-align: left; }
 .nbc .nbc-table thead th { position: sticky; top: 0; background: var(--nbc-shade); z-index: 1; padding: 0; }
+.nbc .nbc-table .nbc-pinned { position: sticky; z-index: 1; background: var(--nbc-paper); }
+.nbc .nbc-table thead .nbc-pinned { z-index: 2; background: var(--nbc-shade); }
+.nbc .nbc-table tr:hover .nbc-pinned { background: var(--nbc-shade); }
+.nbc .nbc-table tr[aria-current] .nbc-pinned { background: color-mix(in srgb, var(--nbc-sky) 30%, var(--nbc-paper)); }
+.nbc .nbc-table .nbc-dim td { color: color-mix(in srgb, var(--nbc-text) 45%, var(--nbc-paper)); }
+.nbc-filters { align-items: center; }
+.nbc-columns { position: relative; }
+.nbc-columns > summary { list-style: none; }
+.nbc-columns > summary::after { content: " ▾"; }
+.nbc .nbc-column-list { position: absolute; z-index: 4; margin: 2px 0 0; padding: 6px 10px; list-style: none; max-height: 280px; min-width: 200px; overflow: auto; background: var(--nbc-paper); border: 1px solid var(--nbc-quiet); border-radius: 4px; }
+.nbc-column-list li { display: flex; gap: 14px; justify-content: space-between; align-items: center; padding: 1px 0; }
+.nbc-column-list .nbc-button { padding: 0 8px; }
 .nbc-sort { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 4px 9px; cursor: pointer; max-width: 240px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .nbc-arrow { font-size: .7em; margin-left: 3px; display: inline-block; min-width: 1em; }
 .nbc .nbc-table tbody tr { background: none; cursor: pointer; }

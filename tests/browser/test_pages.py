@@ -13,7 +13,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent)]
 
 from lab import browser  # noqa: E402
-from many_trials import FILL, PLACE  # noqa: E402
+from many_trials import FILL, IMPORT, PLACE  # noqa: E402
 from panel_studies import digits_study  # noqa: E402
 from playwright.sync_api import Browser, Page  # noqa: E402
 
@@ -43,10 +43,10 @@ def shown(page: Page, n_metrics: int, start: int) -> None:
         replace(trial, number=trial.number + start, values={**trial.values, **more} if trial.values else {})
         for trial in study.all_trials
     )
-    script = asset("page.js")
+    script = asset("panel.js")
     assert script is not None, "the front end is not built"
     page.evaluate(FILL, json.dumps(study_view(replace(study, all_trials=trials))))
-    page.evaluate("script => (0, eval)(script)", script)
+    page.evaluate(IMPORT, script)
 
 
 @pytest.mark.parametrize("start", [0, 170, 99_000])
