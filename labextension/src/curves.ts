@@ -5,7 +5,7 @@ import { choice, el, svg } from "./dom";
 import type { Study, Trial } from "./data";
 import { formatValue, shorten } from "./format";
 import type { Part } from "./part";
-import { KEYS, Plot, type Place } from "./plot";
+import { KEYS, Plot, trialPlace } from "./plot";
 import { extent, linearScale, valueScale } from "./scales";
 import type { Selection } from "./selection";
 
@@ -54,8 +54,11 @@ export class LearningCurves implements Part {
       const [step, value] = curve.points.at(-1) ?? [0, 0];
       layer.append(svg("circle", { class: `nbc-end ${kind}`, cx: x(step), cy: y(value), r: 2.2 }));
     }
-    const places = curves.flatMap(({ trial, points: own }): Place[] => {
-      return own.map(([step, value]) => ({ trial, x: x(step), y: y(value), text: `Trial ${trial.number}, ${trial.state}\nstep ${formatValue(step)}: ${shorten(metric, 40)} ${formatValue(value)}` }));
+    const places = curves.flatMap(({ trial, points: own }) => {
+      return own.map(([step, value]) => {
+        const words = () => `Trial ${trial.number}, ${trial.state}\nstep ${formatValue(step)}: ${shorten(metric, 40)} ${formatValue(value)}`;
+        return trialPlace(trial, x(step), y(value), words);
+      });
     });
     this.plot.show(root, box, x, y, places);
   }

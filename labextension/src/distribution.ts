@@ -5,7 +5,7 @@ import { choice, el, svg } from "./dom";
 import type { Study, Trial } from "./data";
 import { formatValue, shorten } from "./format";
 import type { Part } from "./part";
-import { KEYS, Plot, trialText } from "./plot";
+import { KEYS, Plot, trialPlace, trialText } from "./plot";
 import { linearScale, valueScale } from "./scales";
 import type { Selection } from "./selection";
 
@@ -79,9 +79,9 @@ export class Distribution implements Part {
       }
     }
     const places = inside.map(({ trial, value, share }) => {
-      return { trial, x: x(value), y: y(share), text: `${trialText(trial)}\n${Math.round(100 * share)} % of the trials are not above ${formatValue(value)}` };
+      return trialPlace(trial, x(value), y(share), () => `${trialText(trial)}\n${Math.round(100 * share)} % of the trials are not above ${formatValue(value)}`);
     });
-    const chosen = places.find(({ trial }) => trial.number === this.selection.number);
+    const chosen = places.find(({ number }) => number === this.selection.number);
     if (chosen) {
       layer.append(svg("circle", { class: "nbc-chosen", cx: chosen.x, cy: chosen.y, r: 6 }));
     }

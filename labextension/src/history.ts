@@ -5,7 +5,7 @@ import { el, svg, userText } from "./dom";
 import { STATES, type Study, type Trial } from "./data";
 import { shorten, formatMetric, formatValue } from "./format";
 import type { Part } from "./part";
-import { KEYS, Plot, trialText } from "./plot";
+import { KEYS, Plot, trialPlace, trialText } from "./plot";
 import { linearScale, valueScale } from "./scales";
 import type { Selection } from "./selection";
 import { outline } from "./states";
@@ -52,7 +52,7 @@ export class History implements Part {
     const x = this.plot.zoomed("x", linearScale([from, Math.max(until, from + 1)], [box.left, box.right], { count, whole: true }));
     axes(root, box, x, y, { x: "trial", y: name, yNote: isBest ? axisNote(study, objective, y) : "higher is better" });
     const layer = this.plot.layer(root, box);
-    const at = (trial: Trial, value: number) => ({ trial, x: x(trial.number), y: y(value) });
+    const at = (trial: Trial, value: number) => trialPlace(trial, x(trial.number), y(value));
     const marks = dots.map((trial) => at(trial, trial.metrics[objective] as number));
     // A failed or infeasible trial may lie beyond the line although it does not count; its shape shows the state.
     for (const state of STATES) {
@@ -67,14 +67,16 @@ export class History implements Part {
     const path = points.map((point) => [x(point.trial.number), y(point.value)] as const);
     layer.append(svg("path", { class: "nbc-line", d: stepPath([...path, [x(until), y(last.value)]]) }));
     // Marks the trials that improved the value, which also makes a line of one point visible.
-    const gains = points.filter((point, i) => point.value !== points[i - 1]?.value).map((point) => ({ ...at(point.trial, point.value), value: point.value }));
+    const gains = points.filter((point, i) => point.value !== points[i - 1]?.value).map(({ trial, value }) => ({
+      ...at(trial, value),
+      text: () => `${trialText(trial)}\n${name} ${formatValue(value)}`,
+    }));
     gains.forEach((gain) => layer.append(svg("circle", { class: "nbc-gain-dot", cx: gain.x, cy: gain.y, r: 3.2 })));
     const chosen = this.selection.number;
     if (chosen !== null) {
       layer.append(svg("line", { class: "nbc-cursor", x1: x(chosen), x2: x(chosen), y1: box.top, y2: box.bottom }));
     }
-    const told = gains.map(({ value, ...place }) => ({ ...place, text: `${trialText(place.trial)}\n${name} ${formatValue(value)}` }));
-    this.plot.show(root, box, x, y, [...told, ...marks]);
+    this.plot.show(root, box, x, y, [...gains, ...marks]);
   }
 
   // A hypervolume means nothing without the point from which it is measured.

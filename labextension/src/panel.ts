@@ -94,6 +94,9 @@ function lastKnown(study: Study, reason: string): Study {
   return study.state === "running" ? { ...study, state: "ended", left: null, ending: sentence } : study;
 }
 
-startPage();
+// Tests have no page yet when they load this file.
+if (typeof document !== "undefined") {
+  startPage();
+}
 
 export default { initialize, render };

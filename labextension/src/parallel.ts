@@ -11,7 +11,7 @@ import { extent, parameterScale, placeOf, valueScale, type Scale } from "./scale
 import { metricKey, paramKey, valueOf, type Limit, type Selection } from "./selection";
 import { optionsOf } from "./space";
 
-const HEIGHT = 300;
+const HEIGHT = 304;
 const TOP = 44;
 const BOTTOM = 268;
 // Where trials stand that lack the value.
@@ -61,6 +61,10 @@ export class Parallel implements Part {
     const lines = study.trials.map((trial) => ({ trial, points: axes.map((axis) => [axis.x, axis.place(trial) ?? MISSING] as const) }));
     this.drawLines(root, study, lines);
     axes.forEach((axis) => this.drawAxis(root, axis));
+    const gap = axes.find((axis) => study.trials.some((trial) => axis.place(trial) === null));
+    if (gap) {
+      root.append(svg("text", { class: "nbc-note", x: gap.x + 5, y: MISSING + 12 }, "no value"));
+    }
     this.listen(root, lines);
     const before = this.place.scrollLeft;
     replaceChart(this.place, root);
@@ -99,12 +103,13 @@ export class Parallel implements Part {
         words.append(svg("text", { class: "nbc-note", x: x + 5, y: scale(value) + 3.5 }, shorten(label, 11)));
       }
     });
-    root.append(svg("line", { class: "nbc-upright", x1: x, x2: x, y1: TOP, y2: BOTTOM }), words);
+    root.append(svg("line", { class: "nbc-upright", x1: x, x2: x, y1: TOP, y2: BOTTOM }));
     const limit = this.selection.limits.get(axis.key);
     if (limit) {
       const [from, to] = ends(axis, limit);
       root.append(svg("rect", { class: "nbc-brush", x: x - 7, y: from, width: 14, height: Math.max(3, to - from) }));
     }
+    root.append(words);
     const hit = svg("rect", { class: "nbc-hit", x: x - HIT / 2, y: TOP - 6, width: HIT, height: BOTTOM - TOP + 12 });
     hit.addEventListener("pointerdown", (event) => this.brush(root, axis, event));
     root.append(hit);

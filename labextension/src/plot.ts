@@ -19,12 +19,20 @@ const SIZE = 4.2;
 // With more marks than this there is one element for each state instead of one for each trial.
 const MANY = 1500;
 
-// A mark in pixels, the trial that it stands for, and what the tooltip says if not the values of the trial.
+// What a pointer finds: a position in pixels, the number that is chosen there, and what the tooltip says.
 export interface Place {
   x: number;
   y: number;
+  number: number;
+  text: () => string;
+}
+
+export interface TrialPlace extends Place {
   trial: Trial;
-  text?: string;
+}
+
+export function trialPlace(trial: Trial, x: number, y: number, text: () => string = () => trialText(trial)): TrialPlace {
+  return { trial, x, y, number: trial.number, text };
 }
 
 type Ends = [number, number];
@@ -104,7 +112,7 @@ export class Plot {
       this.element.append(this.tip, this.reset);
     }
     this.reset.hidden = !this.zoom;
-    this.tell(this.places.find((place) => place.trial.number === this.tipped));
+    this.tell(this.places.find((place) => place.number === this.tipped));
   }
 
   private setZoom(zoom: Plot["zoom"]): void {
@@ -119,17 +127,17 @@ export class Plot {
   }
 
   private chosen(): Place | undefined {
-    return this.places.find((place) => place.trial.number === this.selection.number);
+    return this.places.find((place) => place.number === this.selection.number);
   }
 
   private tell(place: Place | undefined): void {
     this.tip.hidden = !place;
-    this.tipped = place?.trial.number ?? null;
+    this.tipped = place?.number ?? null;
     if (place) {
       const chart = this.element.querySelector<SVGSVGElement>(":scope > .nbc-chart");
       const width = chart?.clientWidth ?? 0;
       const isRight = place.x > width / 2;
-      this.tip.textContent = place.text ?? trialText(place.trial);
+      this.tip.textContent = place.text();
       this.tip.style.left = isRight ? "auto" : `${place.x + 14}px`;
       this.tip.style.right = isRight ? `${Math.max(0, this.element.clientWidth - place.x + 14)}px` : "auto";
       this.tip.style.top = `${Math.max(0, place.y - 10)}px`;
@@ -158,10 +166,10 @@ export class Plot {
     }
     const number = (event.target as Element | null)?.closest("[data-trial]")?.getAttribute("data-trial");
     const isTouch = (event as PointerEvent).pointerType === "touch";
-    const place = number ? this.places.find((known) => known.trial.number === Number(number)) : this.near(root, event, isTouch ? TOUCH_REACH : REACH);
+    const place = number ? this.places.find((known) => known.number === Number(number)) : this.near(root, event, isTouch ? TOUCH_REACH : REACH);
     if (place) {
       this.tell(place);
-      this.selection.choose(place.trial.number);
+      this.selection.choose(place.number);
     }
   }
 
@@ -219,7 +227,7 @@ export class Plot {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const factor = { "+": 0.5, "=": 0.5, "-": 2 }[event.key];
     if (step && this.places.length) {
-      const order = [...new Set([...this.places].sort((a, b) => a.x - b.x || a.y - b.y).map((place) => place.trial.number))];
+      const order = [...new Set([...this.places].sort((a, b) => a.x - b.x || a.y - b.y).map((place) => place.number))];
       const at = order.indexOf(this.selection.number ?? NaN);
       this.tipped = order[at < 0 ? 0 : (at + step + order.length) % order.length] ?? null;
       this.selection.choose(this.tipped);
@@ -248,7 +256,7 @@ export class Plot {
 }
 
 // Draws trials as marks with the shape of their state; those outside of the limits are faded.
-export function drawMarks(layer: SVGSVGElement, places: readonly Place[], selection: Selection): void {
+export function drawMarks(layer: SVGSVGElement, places: readonly TrialPlace[], selection: Selection): void {
   const [inner, outer] = [places.filter(({ trial }) => selection.has(trial)), places.filter(({ trial }) => !selection.has(trial))];
   for (const [group, more] of [[outer, " nbc-out"], [inner, ""]] as const) {
     if (group.length > MANY) {

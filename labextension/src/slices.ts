@@ -5,7 +5,7 @@ import { choice, el } from "./dom";
 import type { Study } from "./data";
 import { shorten } from "./format";
 import type { Part } from "./part";
-import { drawMarks, KEYS, Plot } from "./plot";
+import { drawMarks, KEYS, Plot, trialPlace } from "./plot";
 import { parameterScale, placeOf, valueScale } from "./scales";
 import type { Selection } from "./selection";
 
@@ -51,7 +51,7 @@ export class Slices implements Part {
     axes(root, box, x, y, { x: parameter.name, y: metric, xNote: axisNote(study, null, x), yNote: axisNote(study, metric, y) });
     const places = trials.flatMap((trial) => {
       const at = placeOf(parameter, x, trial.params[parameter.name]);
-      return at === null ? [] : [{ trial, x: at, y: y(trial.metrics[metric] as number) }];
+      return at === null ? [] : [trialPlace(trial, at, y(trial.metrics[metric] as number))];
     });
     drawMarks(this.plot.layer(root, box), places, this.selection);
     this.plot.show(root, box, isChoice ? null : x, y, places);

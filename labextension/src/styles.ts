@@ -32,7 +32,7 @@ export const STYLES = `
 .nbc-button:hover { border-color: var(--nbc-quiet); }
 .nbc-button[aria-pressed="true"] { background: var(--nbc-text); color: var(--nbc-paper); }
 .nbc-stop { border-color: var(--nbc-red); }
-.nbc button:focus-visible, .nbc select:focus-visible, .nbc svg:focus-visible, .nbc input:focus-visible, .nbc summary:focus-visible, .nbc-scroll:focus-visible { outline: 2px solid var(--nbc-focus); outline-offset: 1px; }
+.nbc button:focus-visible, .nbc select:focus-visible, .nbc svg:focus-visible, .nbc input:focus-visible, .nbc summary:focus-visible, .nbc [tabindex]:focus-visible { outline: 2px solid var(--nbc-focus); outline-offset: 1px; }
 .nbc-progress { height: 6px; border-radius: 3px; background: var(--nbc-shade); margin: 8px 0 4px; overflow: hidden; border: 1px solid var(--nbc-edge); }
 .nbc-progress > div { height: 100%; background: var(--nbc-blue); transition: width .2s; }
 .nbc-counts { display: flex; flex-wrap: wrap; gap: 2px 14px; color: var(--nbc-quiet); font-variant-numeric: tabular-nums; margin: 2px 0 !important; }
@@ -83,11 +83,11 @@ export const STYLES = `
 .nbc-upright { stroke: var(--nbc-quiet); }
 .nbc-sideways { overflow-x: auto; }
 .nbc-sideways .nbc-chart { max-width: none; overflow: hidden; }
-.nbc-thread { fill: none; stroke: var(--nbc-blue); stroke-opacity: .6; stroke-linejoin: round; }
+.nbc-thread { fill: none; stroke: color-mix(in srgb, var(--nbc-blue) 75%, var(--nbc-text)); stroke-opacity: .6; stroke-linejoin: round; }
 .nbc .nbc-thread.nbc-out { stroke: var(--nbc-grey); stroke-opacity: 1; opacity: .25; }
 .nbc-thread.nbc-best { stroke: var(--nbc-red); stroke-opacity: .9; stroke-width: 1.6; }
 .nbc-thread.nbc-picked { stroke: var(--nbc-text); stroke-opacity: 1; stroke-width: 2.6; }
-.nbc-end { fill: var(--nbc-blue); }
+.nbc-end { fill: color-mix(in srgb, var(--nbc-blue) 75%, var(--nbc-text)); }
 .nbc-end.nbc-picked { fill: var(--nbc-text); }
 .nbc .nbc-line-tip { min-height: 1.45em; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .nbc-number-field { width: 8em; }
@@ -141,7 +141,7 @@ export const STYLES = `
 .nbc .nbc-table thead .nbc-pinned { z-index: 2; background: var(--nbc-shade); }
 .nbc .nbc-table tr:hover .nbc-pinned { background: var(--nbc-shade); }
 .nbc .nbc-table tr[aria-current] .nbc-pinned { background: color-mix(in srgb, var(--nbc-sky) 30%, var(--nbc-paper)); }
-.nbc .nbc-table .nbc-dim td { color: color-mix(in srgb, var(--nbc-text) 45%, var(--nbc-paper)); }
+.nbc .nbc-table .nbc-dim td { color: color-mix(in srgb, var(--nbc-text) 62%, var(--nbc-paper)); }
 .nbc-filters { align-items: center; }
 .nbc-columns { position: relative; }
 .nbc-columns > summary { list-style: none; }
@@ -171,6 +171,7 @@ export const STYLES = `
 .nbc .nbc-bars th, .nbc .nbc-bars td, .nbc .nbc-entries th, .nbc .nbc-entries td { text-align: left; padding: 3px 8px; font-weight: 400; background: none; border: 0; color: inherit; vertical-align: top; white-space: normal; max-width: none; }
 .nbc .nbc-entries th { color: var(--nbc-quiet); overflow-wrap: normal; min-width: 6em; }
 .nbc .nbc-track { width: 60%; }
+.nbc-bars caption { text-align: left; padding: 0 8px 4px; color: var(--nbc-text); }
 .nbc-bar { height: 11px; background: var(--nbc-blue); border-radius: 2px; min-width: 2px; margin-top: 4px; }
 .nbc-column { fill: var(--nbc-blue); }
 .nbc .nbc-trust { margin: 10px 8px 2px; }
@@ -180,5 +181,17 @@ export const STYLES = `
 .nbc .nbc-foot code { background: none; color: inherit; padding: 0; font-size: 1em; }
 .nbc-refusal { font-weight: 600; margin-bottom: 6px !important; }
 .nbc img { max-width: 100%; background: #fff; }
+@media (prefers-contrast: more) {
+  .nbc { --nbc-quiet: var(--nbc-text); --nbc-edge: var(--nbc-text); }
+}
+/* A system theme of high contrast replaces colours of text and background, but not those of pictures. */
+@media (forced-colors: active) {
+  .nbc { --nbc-text: CanvasText; --nbc-quiet: CanvasText; --nbc-paper: Canvas; --nbc-shade: Canvas; --nbc-edge: GrayText; --nbc-focus: Highlight; --nbc-blue: LinkText; }
+  .nbc-progress > div, .nbc-bar { forced-color-adjust: none; }
+  .nbc-tab { border-bottom-color: Canvas; }
+  .nbc-tab[aria-selected="true"] { border-bottom-color: Highlight; }
+  .nbc .nbc-table tbody tr[aria-current] { outline: 2px solid Highlight; outline-offset: -2px; }
+  .nbc-button[aria-pressed="true"] { border-color: Highlight; }
+}
 @media (prefers-reduced-motion: reduce) { .nbc-progress > div { transition: none; } }
 `;

@@ -5,7 +5,7 @@ import { choice, el, svg } from "./dom";
 import type { Study, Trial } from "./data";
 import { boundText, shorten, formatValue } from "./format";
 import type { Part } from "./part";
-import { drawMarks, KEYS, Plot, type Place } from "./plot";
+import { drawMarks, KEYS, Plot, trialPlace, type TrialPlace } from "./plot";
 import { extent, linearScale, valueScale, type Scale } from "./scales";
 import type { Selection } from "./selection";
 
@@ -20,7 +20,7 @@ interface Dot {
   y: number | null;
 }
 
-interface Spot extends Place {
+interface Spot extends TrialPlace {
   isFull: boolean;
 }
 
@@ -69,9 +69,7 @@ export class Tradeoff implements Part {
     this.drawRugs(root, box, lacksX, lacksY);
     this.drawBounds(layer, box, bounds, x, y);
     const places = dots.map((dot) => ({
-      trial: dot.trial,
-      x: dot.x === null ? box.left + RUG / 2 : x(dot.x),
-      y: dot.y === null ? box.bottom - RUG / 2 : y(dot.y),
+      ...trialPlace(dot.trial, dot.x === null ? box.left + RUG / 2 : x(dot.x), dot.y === null ? box.bottom - RUG / 2 : y(dot.y)),
       isFull: dot.x !== null && dot.y !== null,
     }));
     this.drawFront(layer, study, places);
