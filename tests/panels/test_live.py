@@ -30,8 +30,9 @@ def page_after(study: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
     trials = {trial["number"]: trial for trial in [*study["trials"], *delta["trials"]]}
     after = {**study, **delta["set"], "trials": [trials[number] for number in sorted(trials)]}
     if delta["progress"]:
-        head = study["progress"]["values"][: delta["progress"]["from"]]
-        after["progress"] = {"label": delta["progress"]["label"], "values": head + delta["progress"]["values"]}
+        head = {key: value for key, value in delta["progress"].items() if key != "from"}
+        same = study["progress"]["values"][: delta["progress"]["from"]]
+        after["progress"] = {**head, "values": same + delta["progress"]["values"]}
     return after
 
 
