@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -63,28 +64,55 @@ class Resize:
         return {"dims": (self.n_dims, self.end + 1), "old": self.old, "new": self.new}
 
     def sizes_for(self, sizes: Sequence[int], n_elements: int) -> tuple[int, ...] | None:
-        """Return the sizes that a call gets that asks for `sizes`; None if the rule does not apply to it."""
+        """Return the sizes that a call gets that asks for `sizes`; None if the rule does not apply to it.
+
+        Args:
+            sizes: The sizes of the result. One of them may be -1, and an exporter may pass symbols.
+            n_elements: How many numbers the tensor has.
+        """
         if len(sizes) != self.n_dims:
             return None
-        stop = self.n_dims - self.end
-        start = stop - len(self.old)
-        run = tuple(sizes[start:stop])
-        if -1 in sizes and -1 not in run:
+        start, stop = self.n_dims - self.end - len(self.old), self.n_dims - self.end
+        run, before, after = tuple(sizes[start:stop]), tuple(sizes[:start]), tuple(sizes[stop:])
+        if -1 in (*before, *after):
             # The size that is left open would take up what was cut.
-            return (*sizes[:start], *self.new, *sizes[stop:]) if run == self.old else None
-        rest = prod(sizes[:start]) * prod(sizes[stop:])
+            return (*before, *self.new, *after) if self._is_old(run) else None
+        rest = prod(before) * prod(after)
         if -1 not in run and rest * prod(run) != n_elements:
-            # The call would fail. Sizes that hold a part of the batch, too, shrink by the same share.
-            if any(size * after % before for size, before, after in zip(run, self.old, self.new, strict=True)):
-                return None
-            run = tuple(size * after // before for size, before, after in zip(run, self.old, self.new, strict=True))
-            return (*sizes[:start], *run, *sizes[stop:]) if rest * prod(run) == n_elements else None
-        asks_for_old = any(
-            size == before != after for size, before, after in zip(run, self.old, self.new, strict=True)
-        )
-        if not asks_for_old or rest * prod(self.new) != n_elements:
+            # The call would fail.
+            changed = tuple(map(_changed, run, self.old, self.new))
+            return (*before, *changed, *after) if self._is_old(run) and rest * prod(changed) == n_elements else None
+        asks_for_old = any(_is(size, old) and old != new for size, old, new in zip(run, self.old, self.new, strict=True))
+        return (*before, *self.new, *after) if asks_for_old and rest * prod(self.new) == n_elements else None
+
+    def _is_old(self, run: Sequence[int]) -> bool:
+        pairs = zip(run, self.old, self.new, strict=True)
+        return all(_is(size, old) or (old == new and not isinstance(size, int)) for size, old, new in pairs)
+
+    def scaled_sizes_for(self, sizes: Sequence[int], n_elements: int) -> tuple[int, ...] | None:
+        """Return the sizes for a call whose run also counts the examples of a batch, and shrinks by the same share.
+
+        None is returned if the rule does not apply. The arguments are those of `sizes_for`.
+        """
+        if len(sizes) != self.n_dims or -1 in sizes or prod(sizes) == n_elements:
             return None
-        return (*sizes[:start], *self.new, *sizes[stop:])
+        if prod(sizes) * prod(self.new) != n_elements * prod(self.old):
+            return None
+        start, stop = self.n_dims - self.end - len(self.old), self.n_dims - self.end
+        triples = list(zip(sizes[start:stop], self.old, self.new, strict=True))
+        if any(old != new and size * new % old for size, old, new in triples):
+            return None
+        scaled = (size if old == new else size * new // old for size, old, new in triples)
+        return (*sizes[:start], *scaled, *sizes[stop:])
+
+
+def _is(size: int, number: int) -> bool:
+    """Whether a size is `number`. A symbol of an exporter is none: it would be fixed by the comparison."""
+    return isinstance(size, int) and size == number
+
+
+def _changed(size: int, old: int, new: int) -> int:
+    return size if old == new else new
 
 
 _RESHAPES: frozenset[Callable[..., Any]] = frozenset({Tensor.reshape, Tensor.view, torch.reshape})
@@ -103,10 +131,12 @@ class _ResizeMode(TorchFunctionMode):
     ) -> Any:
         asked = _asked_sizes(func, args, kwargs or {})
         if asked is not None:
-            for rule in self.rules:
-                sizes = rule.sizes_for(asked, args[0].numel())
-                if sizes is not None:
-                    return func(args[0], sizes) if func in _RESHAPES else args[0].reshape(sizes)
+            n_elements = args[0].numel()
+            exact = (rule.sizes_for(asked, n_elements) for rule in self.rules)
+            scaled = (rule.scaled_sizes_for(asked, n_elements) for rule in self.rules)
+            sizes = next((sizes for sizes in chain(exact, scaled) if sizes is not None), None)
+            if sizes is not None:
+                return func(args[0], sizes) if func in _RESHAPES else args[0].reshape(sizes)
         return func(*args, **(kwargs or {}))
 
 
@@ -130,7 +160,7 @@ class _Enter:
     def __init__(self, mode: _ResizeMode) -> None:
         self.mode = mode
 
-    def __call__(self, module: nn.Module, args: object) -> None:
+    def __call__(self, _module: nn.Module, _args: object) -> None:
         self.mode.__enter__()
 
 
@@ -140,7 +170,7 @@ class _Leave:
     def __init__(self, mode: _ResizeMode) -> None:
         self.mode = mode
 
-    def __call__(self, module: nn.Module, args: object, result: object) -> None:
+    def __call__(self, _module: nn.Module, _args: object, _result: object) -> None:
         self.mode.__exit__(None, None, None)
 
 
