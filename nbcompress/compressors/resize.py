@@ -82,7 +82,9 @@ class Resize:
             # The call would fail.
             changed = tuple(map(_changed, run, self.old, self.new))
             return (*before, *changed, *after) if self._is_old(run) and rest * prod(changed) == n_elements else None
-        asks_for_old = any(_is(size, old) and old != new for size, old, new in zip(run, self.old, self.new, strict=True))
+        asks_for_old = any(
+            _is(size, old) and old != new for size, old, new in zip(run, self.old, self.new, strict=True)
+        )
         return (*before, *self.new, *after) if asks_for_old and rest * prod(self.new) == n_elements else None
 
     def _is_old(self, run: Sequence[int]) -> bool:

@@ -29,7 +29,7 @@ from nbcompress.compressors.coupling.channel_ids import (
     module_of,
     size_of,
 )
-from nbcompress.compressors.coupling.rules_elements import ELEMENT_RULES, PRODUCT_RULES, pointwise
+from nbcompress.compressors.coupling.rules_elements import ELEMENT_RULES, PRODUCT_RULES, einsum_terms, pointwise
 from nbcompress.compressors.coupling.rules_layers import LAYER_RULES, PART_RULES
 from nbcompress.compressors.coupling.rules_shape import RESHAPES, SHAPE_RULES, common_factors, no_ids, unknown_operator
 from nbcompress.compressors.coupling.trace import Trace, named_tensors
@@ -122,10 +122,11 @@ def _is_right_operand(user: fx.Node, node: fx.Node) -> bool:
 
 def _einsum_output_origins(user: fx.Node, source: fx.Node, origins: Origins) -> frozenset[int]:
     """The dimensions that only this operand brings into the result."""
-    equation, operands = user.args[0], user.args[1]
-    terms, _, result = str(equation).replace(" ", "").partition("->")
-    letters = terms.split(",")[list(operands).index(source)]  # type: ignore[arg-type]
-    alone = [place for place, letter in enumerate(letters) if letter in result and terms.count(letter) == 1]
+    equation, operands = str(user.args[0]), list(user.args[1])  # type: ignore[arg-type]
+    terms, result = einsum_terms(equation, [len(_shape(operand)) for operand in operands])  # type: ignore[arg-type]
+    letters = terms[operands.index(source)]
+    everywhere = "".join(terms)
+    alone = [place for place, letter in enumerate(letters) if letter in result and everywhere.count(letter) == 1]
     return frozenset[int]().union(*(origins[place] for place in alone))
 
 
