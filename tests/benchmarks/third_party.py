@@ -2,6 +2,7 @@
 
     python tests/benchmarks/third_party.py                    all of them
     python tests/benchmarks/third_party.py --only xcit,convit those whose names hold one of these
+    python tests/benchmarks/third_party.py --no-export        leaves the export out, which takes half of the time
     python tests/benchmarks/third_party.py --file table.md    also writes the table
 
 Each class runs in a process of its own, so that its extra memory is the peak of that process over what it held before
@@ -35,7 +36,7 @@ nf_resnet26 resnetv2_50x1_bit seresnet18 skresnet18 resnest14d res2net50_14w_8s 
 mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_small efficientnet_lite0 tf_efficientnetv2_b0 mnasnet_small
 fbnetc_100 ghostnet_050 hrnet_w18_small dla34 densenet121 vgg11 darknet53 cspresnet50 dpn48b rexnet_100 repvgg_a0
 inception_v3 halonet26t lambda_resnet26t vovnet39a focalnet_tiny_srf nest_tiny inception_next_atto tiny_vit_5m_224
-""".split()
+""".split()  # noqa: SIM905 - a list literal would take 70 lines
 TORCHVISION = ["googlenet", "squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5", "alexnet"]
 
 
@@ -100,7 +101,7 @@ LIBRARIES: dict[str, tuple[Callable[[str], tuple[Any, Any]], list[str]]] = {
 }
 
 
-def measured(library: str, name: str) -> str:
+def measured(library: str, name: str, *, exports: bool) -> str:
     """One class as a row of the table."""
     import torch
 
@@ -119,7 +120,8 @@ def measured(library: str, name: str) -> str:
     try:
         small = nc.prune(model, 0.5, granularity="channel", example=x)
     except NbcompressError as err:
-        return f"| {library} | {name} | {n_before:,} | refused | | | {time.process_time() - start:.1f} | | {str(err)[:300]} |"
+        seconds = time.process_time() - start
+        return f"| {library} | {name} | {n_before:,} | refused | | | {seconds:.1f} | | {str(err)[:300]} |"
     seconds = time.process_time() - start
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) * 1024 / (4 * n_before)
     left = 1 - sum(parameter.numel() for parameter in small.parameters()) / n_before
@@ -128,12 +130,20 @@ def measured(library: str, name: str) -> str:
         loaded = nc.load(nc.save(small, Path(folder) / "small.nbz"), build(name)[0]).eval()
         pairs = zip(tensors_of(small.eval()(x)), tensors_of(loaded(x)), strict=True)
         difference = max(float((a - b).abs().max()) for a, b in pairs)
-        try:
-            nc.export(small, Path(folder) / "small.onnx", example=x)
-            exported = "yes"
-        except NbcompressError as err:
-            exported = str(err)[:160]
+        exported = _exported(small, x, Path(folder) / "small.onnx") if exports else ""
     return f"| {library} | {name} | {n_before:,} | {left:.0%} | {difference:.1g} | {exported} | {seconds:.1f} | {extra:.1f} | |"
+
+
+def _exported(small: Any, x: Any, path: Path) -> str:
+    """Whether a cut model can be exported, or why not."""
+    import nbcompress as nc
+    from nbcompress.errors import NbcompressError
+
+    try:
+        nc.export(small, path, example=x)
+    except NbcompressError as err:
+        return str(err)[:160]
+    return "yes"
 
 
 def load_tracer() -> None:
@@ -147,21 +157,20 @@ def load_tracer() -> None:
     nc.prune(model, 0.5, granularity="channel", example=torch.zeros(2, 4))
 
 
-def _send(connection: Any, library: str, name: str) -> None:
+def _send(connection: Any, library: str, name: str, exports: bool) -> None:  # noqa: FBT001 - for another process
     try:
-        connection.send(measured(library, name).replace("\n", " "))
+        connection.send(measured(library, name, exports=exports).replace("\n", " "))
     except BaseException as err:  # noqa: BLE001 - a crash is a row of the table
-        connection.send(
-            f"| {library} | {name} | | crash | | | | | {type(err).__name__}: {str(err)[:300]} |".replace("\n", " ")
-        )
+        row = f"| {library} | {name} | | crash | | | | | {type(err).__name__}: {str(err)[:300]} |"
+        connection.send(row.replace("\n", " "))
 
 
-def row(library: str, name: str, limit: float) -> str:
+def row(library: str, name: str, limit: float, *, exports: bool) -> str:
     """The row of a class, measured in a process of its own."""
     # A fork of a process that has loaded the libraries starts at once.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(theirs, library, name))
+    process = context.Process(target=_send, args=(theirs, library, name, exports))
     process.start()
     theirs.close()
     try:
@@ -178,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="")
     parser.add_argument("--file")
+    parser.add_argument("--no-export", action="store_true")
     parser.add_argument("--limit", type=float, default=300)
     options = parser.parse_args()
     wanted = options.only.split(",")
@@ -192,7 +202,7 @@ def main() -> None:
         importlib.import_module(library)
         for name in names:
             if any(part in name for part in wanted):
-                rows.append(row(library, name, options.limit))
+                rows.append(row(library, name, options.limit, exports=not options.no_export))
                 print(rows[-1], flush=True)
     if options.file:
         Path(options.file).write_text("\n".join(rows) + "\n")
