@@ -32,7 +32,7 @@ from nbcompress.measure.text import (
 _NAMES = ("before", "after")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Two models, measured in turn.
 
@@ -66,6 +66,9 @@ class Comparison:
     def size_ratio(self) -> float:
         """How many times smaller the file became."""
         return self.before.size_bytes / self.after.size_bytes
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.before!r} and {self.after!r}>"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from panel_studies import SAMPLES, digits_study, empty_study, hostile_study, samples, single_study
 
-from nbcompress.panels.text import SAVED_LIMITS, ViewLimits
+from nbcompress.panels.text import SAVED_LIMITS, ViewLimits, format_value
 from nbcompress.panels.view import ShortNames, bounded_json, choose_trials, schema, study_view
 from nbcompress.study.goal import Goal, State, Trial
 
@@ -111,3 +111,25 @@ def test_plain_bounds_what_it_does_not_know() -> None:
         len(json.dumps(bounded_json({"deep": deep, "odd": object(), "set": {1}, "nan": math.nan}, ViewLimits())))
         < 3_000
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "None"),
+        (True, "True"),
+        (8, "8"),
+        ("plain", "plain"),
+        ("a b", "a b"),
+        ("v8", "v8"),
+        ("", '""'),
+        ("None", '"None"'),
+        ("True", '"True"'),
+        ("8", '"8"'),
+        ("-1.5e3", '"-1.5e3"'),
+        (" a", '" a"'),
+    ],
+)
+def test_a_string_that_looks_like_another_value_is_in_quotes(value: Any, text: str) -> None:
+    """`labextension/tests/format.test.ts` has the same values."""
+    assert format_value(value) == text
