@@ -53,7 +53,7 @@ class LayerWeights:
     is_sampled: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WeightTable:
     """The weights of a model.
 
@@ -103,6 +103,9 @@ class WeightTable:
         """Plain data: dicts, lists, texts and numbers."""
         plain = asdict(self)
         return {**plain, "layers": list(plain["layers"]), "left_out": dict(self.left_out)}
+
+    def __repr__(self) -> str:
+        return f"<WeightTable of {len(self.layers)} layers>"
 
     def __str__(self) -> str:
         return "\n".join([text_table(self.header, self.rows()), *self.notes()])
