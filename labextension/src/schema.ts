@@ -246,7 +246,7 @@ export interface ProcessData {
    */
   noises?: number[];
   /**
-   * Of the process of failure: a trial succeeds with probability (1 - chance) * Phi(-3 mean). Older data lack it, where a trial succeeds if the process is at most 0.
+   * Of the process of failure: a trial succeeds with probability (1 - chance) * Phi(-(1 + 2 (1 - chance)^4) mean). Older data lack it, where a trial succeeds if the process is at most 0.
    */
   chance?: number;
   /**

@@ -10,7 +10,7 @@ import { completePoint, countValues, fromUnit, gridOf, toUnit, type Point } from
 const ARC_ANGLE = Math.PI / 2;
 const MAX_GRID = 41;
 // Of the classifier of failures; see nbcompress/optimize/surrogates/classifier.py.
-const SHARPNESS = 3;
+const SHARPER = 2;
 
 // The prediction of one metric: mean and ends of the 95 % interval.
 export interface Prediction {
@@ -114,7 +114,7 @@ export class Surrogate {
 
 function logProbability([mean, std]: Posterior, data: ProcessData): number {
   if (data.chance !== undefined) {
-    return Math.log1p(-data.chance) + logCdf(-SHARPNESS * mean);
+    return Math.log1p(-data.chance) + logCdf(-(1 + SHARPER * (1 - data.chance) ** 4) * mean);
   }
   return logCdf((standardize(0, data.units) - mean) / std);
 }

@@ -58,11 +58,11 @@ FAILED, SUCCEEDED = 1.0, -1.0
 LENGTHSCALE_MEDIAN, LENGTHSCALE_WIDTH = 0.5, 0.8
 SIGNAL_MEDIAN, SIGNAL_WIDTH, SIGNAL_BOUNDS = 100.0, 1.0, (1e-2, 1e4)
 CHANCE_MEDIAN, CHANCE_WIDTH, CHANCE_BOUNDS = 0.05, 2.0, (1e-6, 0.999)
-# The acquisition multiplies the mean of f by this: an edge of a region is sharper than f is known. Heuristic, see
-# benchmarks.md#failures-by-chance.
-SHARPNESS = 3.0
-# Expectation propagation ends when no label's log probability changes more than this, in nats. All values and precisions
-# move at once, by a share of the way: by the second one where the first leads round in circles.
+# The acquisition multiplies the mean of f by `1 + SHARPER (1 - c)^4`: where the point decides, an edge is sharper than
+# f is known; where chance does, nothing is. Heuristic, see benchmarks.md#failures-by-chance.
+SHARPER = 2.0
+# Expectation propagation ends when no label's log probability changes more than this, in nats. All values and
+# precisions move at once, by a share of the way: by the second one where the first leads round in circles.
 TOLERANCE, MAX_ITERATIONS = 1e-5, 60
 STEPS, LONG_STEPS = (0.9, 0.5), 15
 # A hundredth of a nat changes no decision; where the last fit ended, few evaluations are left to do.
@@ -153,14 +153,10 @@ class Posterior:
 class NegativeLogEvidence:
     """The negative log evidence (Laplace) of labels plus the negative log prior of `theta = log(l.., s2), logit(c)`."""
 
-    def __init__(
-        self, spec: ModelSpec, owner: NDArray[np.intp], d: int, features: Array, labels: Array
-    ) -> None:
+    def __init__(self, spec: ModelSpec, owner: NDArray[np.intp], d: int, features: Array, labels: Array) -> None:
         self.spec, self.owner, self.d, self.F, self.labels = spec, owner, d, features, labels
         median = LENGTHSCALE_MEDIAN * np.sqrt(max(d, 1))
-        self.center = np.array(
-            [np.log(median)] * d + [np.log(SIGNAL_MEDIAN), logit(CHANCE_MEDIAN)]
-        )
+        self.center = np.array([np.log(median)] * d + [np.log(SIGNAL_MEDIAN), logit(CHANCE_MEDIAN)])
         self.width = np.array([LENGTHSCALE_WIDTH] * d + [SIGNAL_WIDTH, CHANCE_WIDTH])
         bounds = np.log([priors.LENGTHSCALE_BOUNDS] * d + [SIGNAL_BOUNDS])
         self.low = np.append(bounds[:, 0], logit(CHANCE_BOUNDS[0]))
@@ -234,14 +230,15 @@ class Classifier:
         return cls(latent, hyper.noise, hyper)
 
     def log_success(self, mean: Array, std: Array) -> tuple[Array, Array, Array]:
-        """Return log P(success), (1 - c) Phi(-3 f) with f at its mean, and its derivatives by mean and std of f.
+        """Return log P(success), (1 - c) Phi(-h f) with f at its mean, and its derivatives by mean and std of f.
 
         The acquisition uses this one; `probability` is the average. Averaged over f, the probability falls only like one over the number of failures
         nearby. Since failures teach the models of the losses nothing, the search then returns to a failing region
         whenever little is to be gained elsewhere. See benchmarks.md#failures-by-chance.
         """
-        value, by_z = log_probability(-SHARPNESS * mean, 0.0, self.chance)
-        return value, -SHARPNESS * by_z, np.zeros_like(std)
+        sharpness = 1.0 + SHARPER * (1.0 - self.chance) ** 4
+        value, by_z = log_probability(-sharpness * mean, 0.0, self.chance)
+        return value, -sharpness * by_z, np.zeros_like(std)
 
     def probability(self, features: Array) -> Array:
         """Return the probability that a trial fails at features `(m, D)`, averaged over f: shape `(m,)`."""

@@ -34,7 +34,7 @@ class FailureLikelihood(_OneDimensionalLikelihood):  # type: ignore[misc]  # GPy
         super().__init__()
         self.chance = chance
 
-    def forward(self, function_samples: torch.Tensor, *args: Any, **kwargs: Any) -> torch.distributions.Bernoulli:
+    def forward(self, function_samples: torch.Tensor, *_: Any, **__: Any) -> torch.distributions.Bernoulli:
         share = torch.special.ndtr(function_samples)
         return torch.distributions.Bernoulli(probs=(self.chance + (1.0 - self.chance) * share).clamp(1e-12, 1 - 1e-12))
 

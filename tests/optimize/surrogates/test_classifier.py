@@ -1,4 +1,4 @@
-"""The classifier of failures: exact probabilities of few labels, gradients, learned chance, and GPyTorch's posterior."""
+"""The classifier of failures: exact probabilities of few labels, gradients, learned chance; GPyTorch's posterior."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_region_is_learned_beside_chance() -> None:
     labels = np.where((X[:, 0] > 0.6) | (np.arange(40) % 4 == 2), FAILED, SUCCEEDED)
     fitted = fit_classifier(ModelSpec(), np.array([0]), 1, X, labels)
     low, high = fitted.probability(np.array([[0.3], [0.9]]))
-    assert low < 0.4 and high > 0.9
+    assert low < 0.4 < 0.9 < high
     assert 0.1 < fitted.chance < 0.4
 
 
