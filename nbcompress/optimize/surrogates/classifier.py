@@ -11,8 +11,9 @@ where there is too little memory.
 
 Expectation propagation replaces the label of each point by a value of f with noise, such that mean and variance of f
 there are right given all other points. The posterior of f is then that of a regression on these values: a
-`GaussianProcess`, whose predictions and gradients serve here. Laplace's approximation, which takes the mode of f for its
-mean, was measured too: it said .77 where all of a dozen neighbours failed, see benchmarks.md#failures-by-chance.
+`GaussianProcess`, whose predictions and gradients serve here. Laplace's approximation, which takes the mode of f for
+its mean, was measured too: it said .77 where all of a dozen neighbours failed, see
+benchmarks.md#failures-by-chance.
 
 Notation beside that of `closed_form.py`:
 
@@ -232,9 +233,10 @@ class Classifier:
     def log_success(self, mean: Array, std: Array) -> tuple[Array, Array, Array]:
         """Return log P(success), (1 - c) Phi(-h f) with f at its mean, and its derivatives by mean and std of f.
 
-        The acquisition uses this one; `probability` is the average. Averaged over f, the probability falls only like one over the number of failures
-        nearby. Since failures teach the models of the losses nothing, the search then returns to a failing region
-        whenever little is to be gained elsewhere. See benchmarks.md#failures-by-chance.
+        Here h = 1 + SHARPER (1 - c)^4. The acquisition uses this one; `probability` is the average. Averaged over f,
+        the probability falls only like one over the number of failures nearby. Since failures teach the models of the
+        losses nothing, the search then returns to a failing region whenever little is to be gained elsewhere. See
+        benchmarks.md#failures-by-chance.
         """
         sharpness = 1.0 + SHARPER * (1.0 - self.chance) ** 4
         value, by_z = log_probability(-sharpness * mean, 0.0, self.chance)
