@@ -242,14 +242,6 @@ export interface ProcessData {
   signal: number;
   noise: number;
   /**
-   * Noise variances of the values, in the place of one noise. Older data lack it.
-   */
-  noises?: number[];
-  /**
-   * Of the process of failure: a trial succeeds with probability (1 - chance) * Phi(-(1 + 2 (1 - chance)^4) mean). Older data lack it, where a trial succeeds if the process is at most 0.
-   */
-  chance?: number;
-  /**
    * Variance of lines and parabolas along single features, 0 without them. Older data lack it.
    */
   trend?: number;
@@ -364,8 +356,6 @@ export const isProcessData = hasFields({
   lengthscales: isListOf(isNumber),
   signal: isNumber,
   noise: isNumber,
-  noises: isOptional(isListOf(isNumber)),
-  chance: isOptional(isNumber),
   trend: isOptional(isNumber),
   units: isOutcomeTransform,
 });
