@@ -60,6 +60,7 @@ def run_trial(body: Body, assignment: Assignment, *, goal: Goal, keep: Collectio
         str(printed),
         seconds,
         trial.kept if state is State.COMPLETE else {},
+        trial.displayed.bundles(),
         tuple(trial.remarks),
     )
 

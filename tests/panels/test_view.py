@@ -79,10 +79,13 @@ def test_hypervolume_by_hand() -> None:
     study.goal = Goal.of(["a"], ["b"])
     values = [{"a": 1.0, "b": 2.0}, {"a": 2.0, "b": 4.0}, {"a": 1.5, "b": 1.0}]
     study.all_trials = tuple(Trial(i, State.COMPLETE, {"x": i / 3}, metrics) for i, metrics in enumerate(values))
-    first, second, third = study_view(study)["progress"]["values"]
+    progress = study_view(study)["progress"]
+    first, second, third = progress["values"]
     assert first == pytest.approx(0.1 * 2.3)
     assert second == pytest.approx(0.1 * 2.3 + 1.0 * 0.3)
     assert third == pytest.approx(0.6 * 3.3 + 0.5 * 0.3)
+    assert progress["reference"] == pytest.approx({"a": 0.9, "b": 4.3}), "in the units of the objectives"
+    assert "reference" not in study_view(single_study())["progress"]
 
 
 def test_names_stay_different_when_cut() -> None:
