@@ -21,6 +21,7 @@ HOMES = {
     "compare": "measure",
     "distill": "compressors",
     "enforce": "compressors",
+    "explain": "measure",
     "export": "artifact",
     "factorize": "compressors",
     "finalists": "run",
@@ -39,6 +40,7 @@ HOMES = {
     "sensitivity": "measure",
     "size_bytes": "artifact",
     "stop_trial": "run",
+    "weights": "measure",
 }
 
 # Modules that are reached as attributes, such as `nc.optuna.Sampler`. A star import does not bring them: the names of

@@ -32,7 +32,7 @@ from nbcompress.measure.text import (
 _NAMES = ("before", "after")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Two models, measured in turn.
 
@@ -128,6 +128,11 @@ class Comparison:
         if classes is not None:
             tables.append(text_table(*classes))
         return "\n\n".join([*tables, "\n".join(self.notes())])
+
+    def __repr__(self) -> str:
+        before, after = (size_text(model.size_bytes) for model in (self.before, self.after))
+        shares = "" if self.accuracy is None else f", accuracy {points_text(self.accuracy.change)}"
+        return f"<Comparison: {before} to {after}{shares}>"
 
     def _speed(self) -> str:
         if self.speedup is None:

@@ -16,7 +16,7 @@ from nbcompress.measure.costs import LAYER_HEADER, ROOT_NAME, footprint_notes
 from nbcompress.measure.footprint import FootprintTable, align_layers, layer_table
 from nbcompress.measure.removed import REMOVED_HEADER
 from nbcompress.measure.text import share_text, size_text, text_table
-from nbcompress.panels.card_figures import compression_figure, dots_figure
+from nbcompress.panels.card_figures import compression_figure, dots_figure, weights_figure
 from nbcompress.panels.figures import render
 from nbcompress.panels.html import Markup, Picture, details, join, table, tag, user_text
 from nbcompress.panels.text import format_value, shorten
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nbcompress.compressors import TrainingLog
     from nbcompress.measure import AccuracyChange, Comparison, Footprint, Sensitivity
     from nbcompress.measure.accuracy import EvaluationScores
+    from nbcompress.measure.distribution import WeightTable
 
 
 # The most characters of a name, and of a sentence.
@@ -46,12 +47,14 @@ class FoldedTable:
         head: Its columns; the first holds names.
         rows: Its rows.
         is_text: Whether the text form, where nothing can be folded, has it too.
+        drawing: A picture below the table, or None.
     """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     is_text: bool = True
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
 def _folded(section: FoldedTable) -> Markup:
     more = len(section.rows) - MAX_ROWS
     rest = tag("div", f"and {more} more, which are in the result") if more > 0 else None
-    return details(shorten(section.title, MAX_NAME), _table(section.head, section.rows[:MAX_ROWS]), rest)
+    below = None
+    if section.drawing is not None and (picture := render(section.drawing.draw, dpi=110)) is not None:
+        below = picture.html(shorten(section.drawing.alt, 600), PICTURE_WIDTH)
+    return details(shorten(section.title, MAX_NAME), _table(section.head, section.rows[:MAX_ROWS]), rest, below)
 
 
 Sizes = tuple[tuple[str, tuple[float | None, ...]], ...]
@@ -188,6 +194,7 @@ def comparison_card(
     left_out: Mapping[str, str] | None = None,
     training: Sequence[TrainingLog] = (),
     removed: Sequence[tuple[str, ...]] = (),
+    explained: Sequence[FoldedTable] = (),
     remarks: Sequence[str] = (),
     names: tuple[str, str] = ("before", "after"),
 ) -> dict[str, Any]:
@@ -200,6 +207,7 @@ def comparison_card(
         left_out: Why tensors were not compressed, by name.
         training: The losses of each training in between.
         removed: What pruning removed from each layer, see `removed_rows`.
+        explained: Which inputs decided for examples that flipped.
         remarks: Further sentences below the table.
         names: Of the two models.
     """
@@ -213,7 +221,7 @@ def comparison_card(
     classes = comparison.class_table(names)
     if classes is not None and comparison.accuracy is not None:
         folded.append(FoldedTable("Accuracy of each class", *_frozen(*classes)))
-        folded += _flips(comparison.accuracy)
+        folded += [*_flips(comparison.accuracy), *explained]
     series = _training_series({"training": training})
     notes += _training_notes(series)
     folded += _epoch_tables(series)
@@ -389,6 +397,19 @@ def sensitivity_card(sensitivity: Sensitivity, *, title: str = "%sensitivity") -
         Drawing(lambda: dots_figure(labels, series, "change of the evaluation"), _alt(sensitivity)) if labels else None
     )
     return Card(title, ("layer", "weights", *levels), tuple(rows), tuple(notes), (), drawing).bundle()
+
+
+def weights_card(weights: WeightTable, *, title: str = "%weights") -> dict[str, Any]:
+    """Return the card of the weights of each layer: their distribution, and the errors of grids and codebooks."""
+    notes = [*weights.notes(), *(f"left out: {name}, {why}" for name, why in weights.left_out.items())]
+    largest = max(weights.layers, key=lambda layer: layer.errors[4])
+    alt = (
+        "Histograms: weights of the layers, above the values of grids of 2 to 8 bits and of 16 shared values. With 4 "
+        f"bits {shorten(largest.name, MAX_NAME)} changes most, by {largest.errors[4]:.1%}."
+    )
+    drawing = Drawing(lambda: weights_figure(weights.layers), alt)
+    rows = tuple(tuple(row) for row in weights.rows())
+    return Card(title, weights.header, rows, tuple(notes), (), drawing).bundle()
 
 
 def _alt(sensitivity: Sensitivity) -> str:
