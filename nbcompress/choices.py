@@ -21,6 +21,8 @@ INTERRUPTS = ("return", "raise")
 
 # What `%compress` can try.
 TRIES = ("blocks", "channels", "rank", "weights", "bits", "codebooks", "training")
+# Of quantize; beside these a number.
+SCALES = ("error", "absmax", "pow2")
 # Of everything that trains.
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "gd")
 

@@ -40,6 +40,7 @@ HOMES = {
     "sensitivity": "measure",
     "size_bytes": "artifact",
     "stop_trial": "run",
+    "weights": "measure",
 }
 
 # Modules that are reached as attributes, such as `nc.optuna.Sampler`. A star import does not bring them: the names of

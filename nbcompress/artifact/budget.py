@@ -38,7 +38,9 @@ def quantize(
     budget: str | float | None = None,
     scheme: Literal["symmetric", "affine"] = "symmetric",
     granularity: str = "channel",
-    scale: Literal["error", "absmax"] = "error",
+    scale: Literal["error", "absmax", "pow2"] | float = "error",
+    share: float = 1.0,
+    rounding: Literal["nearest", "gptq"] = "nearest",
     activations: Literal["none", "dynamic", "static"] = "none",
     rest: Literal["float16", "float32"] = "float16",
     layers: Patterns = None,
@@ -71,8 +73,13 @@ def quantize(
             represent zero exactly.
         granularity: What shares a scale: `channel` (along axis 0), `tensor`, or `group:N` (N consecutive weights of a
             channel).
-        scale: `error` searches the scale of least squared error, which may clip outliers; `absmax` covers the largest
-            weight.
+        scale: `error` searches the scale of least squared error, which may clip outliers. `absmax` ends at the largest
+            weights. `pow2` is the power of two of least error. A number Q is a factor of one's own: a weight becomes
+            `round(w * Q) / Q`. Training keeps powers of two and factors as they are.
+        share: Share of the weights of each tensor that lie on the grid, above 0 to 1, ranked by magnitude. The largest
+            of the others stay in half precision, also in the file.
+        rounding: `nearest`, or `gptq`: such that the outputs of each layer on `data` change least (labels are not
+            needed). Layers whose inputs are not known are rounded to the nearest values, and named.
         activations: How an exported model takes the inputs of linear layers and convolutions: `none` (floating point),
             `dynamic` (8 bits, range found at every run) or `static` (8 bits, range measured on `data`). The copy itself
             computes activations in floating point.
@@ -115,12 +122,14 @@ def quantize(
     References:
         Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
         Inference".
+        Frantar et al. (2023), "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers".
     """
     patterns = check_patterns(layers)
     grids = {"scheme": scheme, "granularity": granularity, "scale": scale, "rest": rest, "layers": patterns}
+    grids |= {"share": share}
     training = {"activations": activations, "data": data, "finetune": finetune, "lr": lr, "seed": seed}
     training |= {"loss": loss, "output": output, "optimizer": optimizer, "momentum": momentum, "betas": betas}
-    training |= {"eps": eps, "weight_decay": weight_decay}
+    training |= {"rounding": rounding, "eps": eps, "weight_decay": weight_decay}
     if bits != "auto":
         if budget is not None:
             raise CompressionError(
@@ -138,7 +147,7 @@ def quantize(
     # The most bits first: this checks every other option, and if the file fits there is nothing to choose.
     widest = quantize_by_bits(model, 8, **grids)  # type: ignore[arg-type]
     search = _BitSearch(model, n_bytes, grids, training)
-    if not finetune and size_bytes(widest) <= n_bytes:
+    if not finetune and rounding == "nearest" and size_bytes(widest) <= n_bytes:
         return search.quantized(dict.fromkeys(search.names, 8))
     return search.within_budget()
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from nbcompress.errors import ArtifactError
 
 # 2: the header may be compressed with a preset dictionary. 3: symmetric grids of 2 to 7 bits have 2^bits codes.
-# 4: steps of surgery name the units that were kept, and blocks can be removed.
+# 4: steps of surgery name the units that were kept, and blocks can be removed; grids of fixed scales, weights in half
+# precision beside a grid, codebooks of several tensors.
 # Files of older versions stay readable.
 VERSION = 4
 _KEY = "nbcompress"

@@ -132,7 +132,7 @@ def read_contents(path: str | os.PathLike[str]) -> ModelContents:
         >>> folder = tempfile.TemporaryDirectory()
         >>> path = nc.save(nc.quantize(torch.nn.Linear(8, 4), bits=4), f"{folder.name}/model.nbz")
         >>> [tensor.encoding for tensor in read_contents(path).tensors]
-        ['4 bits, symmetric, by channel', 'float16 values']
+        ['4 bits, symmetric, by channel', 'float32 values']
         >>> folder.cleanup()
     """
     where = Path(path)

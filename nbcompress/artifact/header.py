@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -173,7 +174,7 @@ _TIED = 31
 _IS_PRUNED, _HAS_GRID, _HAS_CODEBOOK = 32, 64, 128
 _GROUP_KINDS = ("tensor", "channel")
 # Flags of a grid.
-_IS_AFFINE, _HAS_SIDES = 8, 64
+_IS_AFFINE, _HAS_SIDES, _IS_FIXED, _HAS_HALF = 8, 64, 128, 256
 
 Group = Literal["tensor", "channel"] | int
 Scheme = Literal["symmetric", "affine"]
@@ -189,12 +190,16 @@ class GridHeader:
         group: See `Grid`.
         is_balanced: Whether this is a symmetric grid of 2 to 7 bits from a file of version 1 or 2. Such a grid has as
             many codes below zero as above: the last code and the zeros are not in the coded part.
+        is_fixed: See `Grid`.
+        n_in_half: How many weights are in half precision.
     """
 
     bits: int
     scheme: Scheme
     group: Group
     is_balanced: bool = False
+    is_fixed: bool = False
+    n_in_half: int = 0
 
     @property
     def has_sides(self) -> bool:
@@ -219,6 +224,7 @@ class TensorEntry:
         is_pruned: Whether its zeros must stay zero.
         grid: Grid of its values, or of the values of its codebook if it has one; None without a grid.
         n_values: Size of its codebook, 0 without a codebook.
+        codebook_of: Index of the earlier entry whose codebook it shares, or None.
     """
 
     name_hash: int
@@ -228,6 +234,7 @@ class TensorEntry:
     is_pruned: bool = False
     grid: GridHeader | None = None
     n_values: int = 0
+    codebook_of: int | None = None
 
 
 @dataclass(frozen=True)
@@ -350,21 +357,29 @@ def _write_entry(writer: ByteWriter, entry: TensorEntry) -> None:
         writer.data += bytes([_TIED, entry.name_hash])
         writer.number(entry.tied_to)
         return
-    kind = DTYPES.index(entry.dtype)
-    kind |= entry.is_pruned * _IS_PRUNED | (entry.grid is not None) * _HAS_GRID | (entry.n_values > 0) * _HAS_CODEBOOK
+    kind, has_codebook = DTYPES.index(entry.dtype), entry.n_values > 0 or entry.codebook_of is not None
+    kind |= entry.is_pruned * _IS_PRUNED | (entry.grid is not None) * _HAS_GRID | has_codebook * _HAS_CODEBOOK
     writer.data += bytes([kind, entry.name_hash])
     writer.number(len(entry.shape))
     for length in entry.shape:
         writer.number(length)
+    if entry.codebook_of is not None:
+        # No codebook has 0 values: this one is that of an earlier tensor.
+        writer.number(0)
+        writer.number(entry.codebook_of)
+        return
     if entry.n_values:
         writer.number(entry.n_values)
     if entry.grid is not None:
         group = entry.grid.group
         group_kind = _GROUP_KINDS.index(group) if isinstance(group, str) else 2
         flags = (entry.grid.scheme == "affine") * _IS_AFFINE | entry.grid.has_sides * _HAS_SIDES
+        flags |= entry.grid.is_fixed * _IS_FIXED | (entry.grid.n_in_half > 0) * _HAS_HALF
         writer.number(entry.grid.bits - 1 | flags | group_kind << 4)
         if isinstance(group, int):
             writer.number(group)
+        if entry.grid.n_in_half:
+            writer.number(entry.grid.n_in_half)
 
 
 def _read_entry(reader: ByteReader, index: int) -> TensorEntry:
@@ -381,9 +396,16 @@ def _read_entry(reader: ByteReader, index: int) -> TensorEntry:
         raise ArtifactError(f"the file is damaged: its tensor {index} has {n_axes} axes")
     shape = tuple(reader.number() for _ in range(n_axes))
     n_values = reader.number() if kind & _HAS_CODEBOOK else 0
-    if n_values > 65536 or (kind & _HAS_CODEBOOK and not n_values):
+    if kind & _HAS_CODEBOOK and not n_values:
+        codebook_of = reader.number()
+        if codebook_of >= index:
+            raise ArtifactError(f"the file is damaged: its tensor {index} has the codebook of a later one")
+        return TensorEntry(name_hash, None, shape, DTYPES[kind % 32], bool(kind & _IS_PRUNED), codebook_of=codebook_of)
+    if n_values > 65536:
         raise ArtifactError(f"the file is damaged: its tensor {index} has {n_values} shared values")
     grid = _read_grid(reader, index) if kind & _HAS_GRID else None
+    if grid is not None and grid.n_in_half > (0 if n_values else prod(shape)):
+        raise ArtifactError(f"the file is damaged: its tensor {index} has {grid.n_in_half} weights in half precision")
     return TensorEntry(name_hash, None, shape, DTYPES[kind % 32], bool(kind & _IS_PRUNED), grid, n_values)
 
 
@@ -392,12 +414,14 @@ def _read_grid(reader: ByteReader, index: int) -> GridHeader:
     bits, group_kind = (packed & 7) + 1, packed >> 4 & 3
     scheme: Scheme = "affine" if packed & _IS_AFFINE else "symmetric"
     can_have_sides = scheme == "symmetric" and n_codes_of(bits, scheme) % 2 == 0
-    if packed >= 2 * _HAS_SIDES or group_kind > 2 or (packed & _HAS_SIDES and not can_have_sides):
+    if packed >= 2 * _HAS_HALF or group_kind > 2 or (packed & _HAS_SIDES and not can_have_sides):
         raise ArtifactError(f"the file is damaged: its tensor {index} has an unknown grid, {packed}")
     group: Group = reader.number() if group_kind == 2 else ("channel" if group_kind else "tensor")
     if group == 0:
         raise ArtifactError(f"the file is damaged: its tensor {index} has a grid of empty groups")
-    return GridHeader(bits, scheme, group, can_have_sides and not packed & _HAS_SIDES)
+    n_in_half = reader.number() if packed & _HAS_HALF else 0
+    is_balanced = can_have_sides and not packed & _HAS_SIDES
+    return GridHeader(bits, scheme, group, is_balanced, bool(packed & _IS_FIXED), n_in_half)
 
 
 def _read_extras(text: str) -> tuple[tuple[Surgery, ...], dict[str, str], Activations]:
@@ -423,7 +447,7 @@ def _activation(value: Any) -> ActivationRange | Literal["dynamic"]:
     return ActivationRange(low, high)
 
 
-_STEPS = ("cut", "factorize", "remove", "bypass")
+_STEPS = ("cut", "factorize", "remove", "bypass", "resize")
 
 
 def _written_surgery(step: Surgery) -> list[Any]:

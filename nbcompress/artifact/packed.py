@@ -37,13 +37,16 @@ from nbcompress.artifact.tensors import (
     n_codes,
     read_codes,
     read_encoding,
+    read_half_,
     read_values,
     write_codes,
     write_encoding,
+    write_half,
     write_values,
 )
 from nbcompress.compressors.buffers import cut_buffers
-from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, codes_of, record_of, zeros_lost
+from nbcompress.compressors.codes import codes_of
+from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, record_of, zeros_lost
 from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, CompressionError
 
@@ -146,6 +149,9 @@ def _check_storable(name: str, tensor: object, model_name: str) -> None:
 
 # ---- Writing ----
 
+# By the identity of each codebook: the index of the first tensor that has it, and the codebook, which stays alive.
+Owners = dict[int, tuple[int, Codebook]]
+
 
 @torch.no_grad()
 def pack(model: nn.Module) -> PackedModel:
@@ -161,14 +167,13 @@ def pack(model: nn.Module) -> PackedModel:
     entries: list[TensorEntry] = []
     by_tensor: dict[str, int] = {}
     broken: dict[str, str] = {}
+    owners: Owners = {}
     for index, slot in enumerate(slots):
         if slot.first != index:
             entries.append(TensorEntry(hash_of_name(slot.name), tied_to=slot.first))
             continue
         n_before = encoder.n_bytes
-        tensor_record, codes = _valid_encoding(slot, records.get(index), broken)
-        entries.append(_entry(slot, tensor_record))
-        _write_tensor(encoder, slot.tensor, tensor_record, codes)
+        entries.append(_write_slot(encoder, slots, index, records.get(index), owners, broken))
         by_tensor[slot.name] = encoder.n_bytes - n_before
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     broken.update({name: "the model has no such parameter" for name in record.tensors if name not in known})
@@ -199,12 +204,30 @@ def written_bytes(slots: list[Slot], records: Mapping[int, TensorRecord]) -> dic
     """
     encoder = EntropyEncoder()
     by_tensor: dict[str, int] = {}
+    owners: Owners = {}
     for index, slot in enumerate(slots):
         if slot.first == index:
             n_before = encoder.n_bytes
-            _write_tensor(encoder, slot.tensor, *_valid_encoding(slot, records.get(index), {}))
+            _write_slot(encoder, slots, index, records.get(index), owners, {})
             by_tensor[slot.name] = encoder.n_bytes - n_before
     return by_tensor
+
+
+def _write_slot(
+    encoder: EntropyEncoder,
+    slots: list[Slot],
+    index: int,
+    record: TensorRecord | None,
+    owners: Owners,
+    broken: dict[str, str],
+) -> TensorEntry:
+    """Write the tensor of a slot, and return its entry in the header. The first tensor with a codebook owns it."""
+    slot = slots[index]
+    record, codes = _valid_encoding(slot, record, broken)
+    codebook = None if record is None else record.codebook
+    owner = index if codebook is None else owners.setdefault(id(codebook), (index, codebook))[0]
+    _write_tensor(encoder, slot.tensor, record, codes, is_owner=owner == index)
+    return _entry(slot, record, None if owner == index else owner)
 
 
 def _records_by_index(slots: list[Slot], record: Record) -> dict[int, TensorRecord]:
@@ -237,9 +260,9 @@ def _valid_encoding(
     return record, narrow.cpu().contiguous().reshape(-1).numpy()
 
 
-def _entry(slot: Slot, record: TensorRecord | None) -> TensorEntry:
+def _entry(slot: Slot, record: TensorRecord | None, codebook_of: int | None) -> TensorEntry:
     record = record or TensorRecord()
-    codebook = record.codebook
+    codebook = None if codebook_of is not None else record.codebook
     grid = record.grid if codebook is None else codebook.grid
     return TensorEntry(
         hash_of_name(slot.name),
@@ -249,15 +272,21 @@ def _entry(slot: Slot, record: TensorRecord | None) -> TensorEntry:
         record.is_pruned,
         None if grid is None else grid_header(grid),
         0 if codebook is None else len(codebook.values),
+        codebook_of,
     )
 
 
-def _write_tensor(encoder: EntropyEncoder, tensor: Tensor, record: TensorRecord | None, codes: Codes | None) -> None:
+def _write_tensor(
+    encoder: EntropyEncoder, tensor: Tensor, record: TensorRecord | None, codes: Codes | None, *, is_owner: bool
+) -> None:
     if record is None or codes is None:
         write_values(encoder, tensor)
         return
-    write_encoding(encoder, record, tensor.dtype)
+    if is_owner:
+        write_encoding(encoder, record, tensor.dtype, tensor.numel())
     write_codes(encoder, codes, tuple(tensor.shape), record)
+    if record.grid is not None and record.grid.in_half is not None:
+        write_half(encoder, tensor, record.grid.in_half)
 
 
 # ---- Reading ----
@@ -301,6 +330,12 @@ def read_tensors(undecoded: UndecodedModel) -> tuple[list[Tensor | None], dict[i
     for index, entry in enumerate(undecoded.header.entries):
         if entry.tied_to is not None:
             tensors.append(None)
+        elif entry.codebook_of is not None:
+            owner = records.get(entry.codebook_of, TensorRecord())
+            if owner.codebook is None:
+                raise ArtifactError(f"the file is damaged: its tensor {index} has a codebook of a tensor without one")
+            records[index] = TensorRecord(entry.is_pruned, None, owner.codebook)
+            tensors.append(read_codes(decoder, entry.shape, entry.dtype, records[index]))
         elif entry.grid is None and not entry.n_values:
             tensors.append(read_values(decoder, entry.shape, entry.dtype))
             if entry.is_pruned:
@@ -308,7 +343,11 @@ def read_tensors(undecoded: UndecodedModel) -> tuple[list[Tensor | None], dict[i
         else:
             records[index] = read_encoding(decoder, entry)
             is_balanced = entry.grid is not None and entry.grid.is_balanced and not entry.n_values
-            tensors.append(read_codes(decoder, entry.shape, entry.dtype, records[index], is_balanced=is_balanced))
+            tensor = read_codes(decoder, entry.shape, entry.dtype, records[index], is_balanced=is_balanced)
+            grid = records[index].grid
+            if grid is not None and grid.in_half is not None:
+                read_half_(decoder, tensor, grid.in_half)
+            tensors.append(tensor)
     decoder.check_end()
     return tensors, records
 

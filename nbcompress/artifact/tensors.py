@@ -29,7 +29,8 @@ from nbcompress.artifact.entropy import (
     code_values,
 )
 from nbcompress.artifact.header import GridHeader, TensorEntry, bytes_of, tensor_of
-from nbcompress.compressors.record import Codebook, Grid, TensorRecord, codes_of, values_of
+from nbcompress.compressors.codes import codes_of, values_of
+from nbcompress.compressors.record import Codebook, Grid, TensorRecord
 from nbcompress.errors import ArtifactError, CompressionError
 
 Codes = NDArray[Any]
@@ -40,13 +41,17 @@ Zero = int | NDArray[np.int32] | None
 # ---- The encoding: scales, zeros and shared values ----
 
 
-def write_encoding(encoder: EntropyEncoder, record: TensorRecord, dtype: torch.dtype) -> None:
-    """Write what the header does not say about the grid or codebook of a tensor of `dtype`."""
+def write_encoding(encoder: EntropyEncoder, record: TensorRecord, dtype: torch.dtype, n_weights: int) -> None:
+    """Write what the header does not say about the grid or codebook of a tensor of `n_weights` of `dtype`."""
     codebook = record.codebook
     grid = record.grid if codebook is None else codebook.grid
     if grid is not None:
         _code_floats(encoder, grid.scale, len(grid.scale))
         _code_zeros(encoder, grid.zero, len(grid.zero), grid_header(grid))
+        if grid.in_half is not None:
+            marked = np.zeros(n_weights, dtype=np.uint8)
+            marked[grid.in_half.numpy()] = 1
+            code_symbols(encoder, marked, n_weights, 2)
     if codebook is not None and grid is None:
         _code_floats(encoder, codebook.values, len(codebook.values))
     elif codebook is not None:
@@ -81,7 +86,8 @@ def read_encoding(decoder: EntropyDecoder, entry: TensorEntry) -> TensorRecord:
 
 def grid_header(grid: Grid) -> GridHeader:
     """Return what the header says about a grid."""
-    return GridHeader(grid.bits, grid.scheme, grid.group)
+    n_in_half = 0 if grid.in_half is None else len(grid.in_half)
+    return GridHeader(grid.bits, grid.scheme, grid.group, is_fixed=grid.is_fixed, n_in_half=n_in_half)
 
 
 def _read_grid(decoder: EntropyDecoder, header: GridHeader, shape: tuple[int, ...]) -> Grid:
@@ -94,7 +100,25 @@ def _read_grid(decoder: EntropyDecoder, header: GridHeader, shape: tuple[int, ..
     n_groups = template.n_groups(shape)
     scale = _code_floats(decoder, None, n_groups)
     zero = _code_zeros(decoder, None, n_groups, header)
-    return Grid(header.bits, header.scheme, header.group, scale, zero)
+    in_half = None
+    if header.n_in_half:
+        marked = code_symbols(decoder, None, prod(shape), 2)
+        in_half = torch.from_numpy(np.flatnonzero(marked).astype(np.int64))
+        if len(in_half) != header.n_in_half:
+            raise ArtifactError("the file is damaged: weights in half precision are not as many as its header says")
+    return Grid(header.bits, header.scheme, header.group, scale, zero, header.is_fixed, in_half)
+
+
+def write_half(encoder: EntropyEncoder, tensor: Tensor, positions: Tensor) -> None:
+    """Write the values of the weights of `tensor` that are in half precision, at flat `positions`."""
+    values = tensor.detach().reshape(-1)[positions.to(tensor.device)]
+    code_values(encoder, bytes_of(values), len(values), values.dtype)
+
+
+def read_half_(decoder: EntropyDecoder, tensor: Tensor, positions: Tensor) -> None:
+    """Read what `write_half` wrote into `tensor`, in place."""
+    values = tensor_of(code_values(decoder, None, len(positions), tensor.dtype), (len(positions),), tensor.dtype)
+    tensor.view(-1)[positions] = values
 
 
 def _middle(header: GridHeader) -> int:

@@ -9,81 +9,59 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from nbcompress.artifact import quantize
 from nbcompress.artifact.budget import Limits, parse_limits
 from nbcompress.artifact.file import size_bytes
-from nbcompress.cell.compress_steps import Point, Step, moved, shrunk, steps_of
-from nbcompress.cell.source import names_read
+from nbcompress.cell.compress_steps import (
+    ACCURACY,
+    KEPT,
+    KILOBYTES,
+    MILLISECONDS,
+    CellNames,
+    Step,
+    first_input,
+    steps_of,
+)
 from nbcompress.choices import TRIES
-from nbcompress.compressors.data import tensors_in
+from nbcompress.compressors import cluster
+from nbcompress.compressors.data import Batches
 from nbcompress.compressors.factorize import why_not_factorizable
+from nbcompress.compressors.inputs import inputs_of
 from nbcompress.compressors.layers import check_model, select, unique_parameters
+from nbcompress.compressors.prune.layers import count_blocks
 from nbcompress.errors import CompressionError, SearchError, check_integer, did_you_mean, first_line, option
 from nbcompress.measure import latency_ms
 from nbcompress.public import public
 
-# The names that the cell assigns and that are promised: the kept model and its metrics.
-KEPT, ACCURACY, KILOBYTES, MILLISECONDS = "small", "accuracy", "kilobytes", "milliseconds"
+Point = Mapping[str, Any]
 
 # Training moves values to other codes, so the file of a trained model can be longer: the first trials leave this room.
 _ROOM = 0.95
 # Samples of a latency while the first trials are chosen, and how many settings those are at most.
 _LATENCY_SAMPLES = 10
 _MOST_STARTS = 6
+_MAX_HALVINGS = 4
 # Matrices of a smaller full rank save next to nothing as two factors.
 _LEAST_FULL_RANK = 16
 # Above this many weights a setting takes seconds to build, and fewer are tried before the search begins.
 _MANY_WEIGHTS = 5_000_000
 
 
-@dataclass(frozen=True)
-class CellNames:
-    """The expressions of the notebook that stand in the cell.
-
-    Attributes:
-        model: The model.
-        evaluate: A function from a model to a number; None takes the accuracy on the data.
-        data: The data to train on; None leaves training out.
-        example: An input of the model; None takes one of the data.
-
-    Raises:
-        SearchError: One of them is no expression of Python, or the cell assigns a name that it reads.
-    """
-
-    model: str = "model"
-    evaluate: str | None = "evaluate"
-    data: str | None = "train"
-    example: str | None = None
-
-    def __post_init__(self) -> None:
-        for keyword in ("model", "evaluate", "data", "example"):
-            text = getattr(self, keyword)
-            if text is None:
-                continue
-            try:
-                read = {node.id for node in names_read(ast.parse(text.strip(), mode="eval").body)}
-            except (SyntaxError, ValueError):
-                raise SearchError(f"{option(keyword)} is an expression of the notebook, but got {text!r}.") from None
-            own = _ASSIGNED - ({KEPT} if keyword == "model" else {ACCURACY} if keyword == "evaluate" else set())
-            taken = sorted(own & read)
-            if taken:
-                raise SearchError(
-                    f"The cell assigns {taken[0]!r}, so {option(keyword)} cannot read a variable of that name: give "
-                    "your variable another name."
-                )
-
-
 _BITS = (2, 3, 4, 6, 8)
 _CLUSTERS = (2, 64)
-_ASSIGNED = frozenset(
-    {KEPT, ACCURACY, KILOBYTES, MILLISECONDS, "blocks", "channels", "rank", "amount", "method", "bits", "clusters"}
-    | {"lr", "epochs"}
-)
+
+
+def _shrunk(model: nn.Module, point: Point) -> nn.Module:
+    """Return the model with the bits or the codebooks of a point, if it has them."""
+    if "clusters" in point:
+        return cluster(model, clusters=point["clusters"])
+    return quantize(model, bits=point["bits"]) if "bits" in point else model
 
 
 @dataclass(frozen=True)
@@ -205,26 +183,41 @@ class _Writer:
                 )
 
     @cached_property
-    def names(self) -> CellNames:
-        """The expressions, with the example read from the data where it is needed and not given."""
+    def _input(self) -> tuple[str | None, object]:
+        """One input of the model as an expression and as a value; of the data where it is needed and not given."""
         names = self.given_names
         if names.example is not None or self.limits.milliseconds is None:
-            return names
-        text = None if names.data is None else _first_input(names.data, self.data)
-        if text is None:
+            return names.example, self.given_example
+        found = None if names.data is None else first_input(names.data, self.data)
+        if found is None:
             raise SearchError(f"A budget in ms needs an input of the model: give {option('example')}.")
-        return CellNames(names.model, names.evaluate, names.data, text)
+        return found
 
-    @cached_property
+    @property
+    def names(self) -> CellNames:
+        """The expressions, with that of the input."""
+        return replace(self.given_names, example=self._input[0])
+
+    @property
     def example(self) -> object:
-        """One input of the model, for latencies; None if the budget has no milliseconds."""
-        if self.given_example is not None or self.limits.milliseconds is None:
-            return self.given_example
-        return _value_of_first_input(self.data)
+        """One input of the model, or None."""
+        return self._input[1]
 
     @cached_property
     def all_steps(self) -> tuple[Step, ...]:
-        return steps_of(self.names, self.data, self.example)
+        return steps_of(self.names, self.data, self.example, self._n_blocks)
+
+    @cached_property
+    def _n_blocks(self) -> int:
+        """How many blocks can be removed or stay, 0 if that cannot be known."""
+        if self.names.data is None and self.names.example is None:
+            return 0
+        try:
+            batches = None if self.data is None else Batches(self.data)
+            inputs = inputs_of(self.model, self.example, batches)
+            return 0 if inputs is None else count_blocks(self.model, inputs, None)
+        except Exception:  # noqa: BLE001 - a model of the user may raise anything; removing channels says why
+            return 0
 
     @cached_property
     def reasons(self) -> dict[str, str]:
@@ -249,12 +242,14 @@ class _Writer:
             return "zeros make a call of torch no faster"
         if step.name in ("blocks", "channels") and self.names.data is None and self.names.example is None:
             return "it needs data or an example"
+        if len(step.values) < 2:
+            return "the model has no blocks that can be removed"
         if step.name == "rank" and not any(map(_has_large_matrix, self.model.modules())):
             return f"no layer has a full rank of {_LEAST_FULL_RANK} or more"
         if step.name == "weights":
             return ""
         try:
-            smaller = step.apply(self.model, dict.fromkeys(step.none, 0.5))
+            smaller = step.apply(self.model, step.values[len(step.values) // 2])
         except Exception as err:  # noqa: BLE001 - a model of the user may raise anything
             return first_line(err)
         if _n_numbers(smaller) >= _n_numbers(self.model):
@@ -353,9 +348,13 @@ class _Writer:
         if self.limits.kilobytes is not None:
             told = f"{self._call('report')}({KILOBYTES}={self._measured(KILOBYTES, KEPT)})"
             lines.append(f"{told}  # too big already? the trial ends here")
+        metrics = {metric: f"{metric} = {self._measured(metric, KEPT)}" for metric in self._metrics}
+        if MILLISECONDS in metrics:
+            # Training does not change how long a call takes, so a trial that is too slow ends before it.
+            lines.append(metrics.pop(MILLISECONDS))
         if "training" in self.tries:
             lines.append(f"{self._call('finetune')}({KEPT}, {self.names.data}, lr=lr, epochs=epochs)")
-        lines += [f"{metric} = {self._measured(metric, KEPT)}" for metric in self._metrics]
+        lines += metrics.values()
         if self.names.evaluate is None and "training" in self.tries:
             lines[-1] += "  # on the training data: a metric on other data says more"
         return "\n".join(lines) + "\n"
@@ -394,11 +393,11 @@ class _Writer:
         found: list[tuple[float, Point]] = []
         costs: list[str] = []
         for harshness, base in self._bases():
-            for steps in self._knobs():
-                share, cost = self._gentlest(base, steps)
+            for steps in self._raised_together():
+                share, cost = self._least_share(base, steps)
                 costs.append(cost)
                 if share is not None:
-                    found.append((harshness + share, moved(base, steps, share)))
+                    found.append((harshness + share, _moved(base, steps, share)))
         if not found:
             least = min(costs, key=lambda cost: float(cost.split()[0]))
             raise CompressionError(
@@ -406,22 +405,26 @@ class _Writer:
                 f"{least}. Allow more."
             )
         found.sort(key=lambda item: item[0])
-        points = [point for i, (_, point) in enumerate(found) if point not in [known for _, known in found[:i]]]
+        points: list[Point] = []
+        for _, point in found:
+            if point not in points:
+                points.append(point)
         return tuple(points[: min(_MOST_STARTS, max(1, self.trials // 3))])
 
-    def _knobs(self) -> list[tuple[Step, ...]]:
+    def _raised_together(self) -> list[tuple[Step, ...]]:
         """Return the steps whose amounts are raised together until the budget is met."""
         by_name = {step.name: step for step in self.steps}
         if self.limits.milliseconds is not None:
             return [(step,) for step in self.steps if step.saves] or [()]
-        wanted = (("weights",), ("channels", "weights"), ("rank",) if "weights" not in by_name else ())
-        return [
-            tuple(by_name[name] for name in names) for names in wanted if names and by_name.keys() >= set(names)
-        ] or [()]
+        wanted: list[tuple[str, ...]] = [("weights",), ("channels", "weights")]
+        if not by_name.keys() & {"weights"}:
+            wanted = [("rank",), ("channels",)]
+        chosen = [tuple(by_name[name] for name in names) for names in wanted if by_name.keys() >= set(names)]
+        return chosen or [()]
 
     def _bases(self) -> list[tuple[float, Point]]:
-        """Return settings of everything but the amounts, and how much accuracy each is likely to cost."""
-        none = {name: value for step in self.steps for name, value in step.none.items()}
+        """Return settings of everything but the amounts, and a guess of how much accuracy each costs (0 is nothing)."""
+        none: Point = {step.parameter: step.values[0] for step in self.steps}
         training = {"lr": 0.003, "epochs": 8} if "training" in self.tries else {}
         both = {"bits", "codebooks"} <= set(self.tries)
         bits = {n: {"method": "grid"} | {"bits": n} if both else {"bits": n} for n in (8, 4, 2)}
@@ -435,32 +438,32 @@ class _Writer:
             kinds = [kind for kind in kinds if kind[0] == 0.05]
         return [(harshness, {**none, **kind, **training}) for harshness, kind in kinds or [(0.0, {})]]
 
-    def _gentlest(self, base: Point, steps: tuple[Step, ...]) -> tuple[float | None, str]:
-        """Return the least share of the ranges of amounts with which `base` meets the budget, and the cost of the most.
+    def _least_share(self, base: Point, steps: tuple[Step, ...]) -> tuple[float | None, str]:
+        """Return the least share of the values of `steps` with which `base` meets the budget, and the cost of the most.
 
-        It is found by halving, on a grid of hundredths.
+        It is found by halving the range a few times; None if even the most does not meet it.
         """
-        meets, shown = self._cost(moved(base, steps, 1.0))
+        meets, shown = self._cost(_moved(base, steps, 1.0))
         if not meets:
             return None, shown
         if not steps or self._cost(base)[0]:
             return 0.0, shown
-        least, most = 0, 100
-        for _ in range(5):
-            middle = (most + least) // 2
-            if self._cost(moved(base, steps, middle / 100))[0]:
+        least, most = 0.0, 1.0
+        for _ in range(_MAX_HALVINGS):
+            middle = (least + most) / 2
+            if self._cost(_moved(base, steps, middle))[0]:
                 most = middle
             else:
                 least = middle
-        return most / 100, shown
+        return most, shown
 
     def _cost(self, point: Point) -> tuple[bool, str]:
         """Return whether a setting meets the budget with some room, before training; and its cost in words."""
         small = self.model
         for step in self.steps:
-            if any(point[name] != value for name, value in step.none.items()):
-                small = step.apply(small, point)
-        small = shrunk(small, point)
+            if point[step.parameter] != step.values[0]:
+                small = step.apply(small, point[step.parameter])
+        small = _shrunk(small, point)
         meets, told = True, ""
         if self.limits.kilobytes is not None:
             kilobytes = size_bytes(small) / 1000
@@ -469,6 +472,11 @@ class _Writer:
             milliseconds = latency_ms(small, self.example, repeats=_LATENCY_SAMPLES)
             meets, told = milliseconds <= self.limits.milliseconds * _ROOM, f"{_number(milliseconds)} ms"
         return meets, told
+
+
+def _moved(base: Point, steps: tuple[Step, ...], share: float) -> Point:
+    """Return `base` with the values of `steps` at this share of the way to the strongest."""
+    return {**base, **{step.parameter: step.values[round(share * (len(step.values) - 1))] for step in steps}}
 
 
 _BITS_LINE = f"bits = Choice({', '.join(map(str, _BITS))})"
@@ -496,22 +504,4 @@ def _has_large_matrix(module: nn.Module) -> bool:
     return full_rank >= _LEAST_FULL_RANK
 
 
-def _first_input(text: str, data: object) -> str | None:
-    """Return an expression of one input of the data, or None if only the user can write it."""
-    if tensors_in(data) is not None and isinstance(data, tuple):
-        return f"{text}[0][:1]" if len(data) == 2 else f"tuple(part[:1] for part in {text}[:-1])"
-    if isinstance(data, Tensor):
-        return f"{text}[:1]"
-    first = next(iter(data), None) if isinstance(data, Iterable) else None
-    if isinstance(first, (tuple, list)) and first and isinstance(first[0], Tensor) and hasattr(data, "batch_size"):
-        return f"next(iter({text}))[0][:1]"
-    return None
-
-
-def _value_of_first_input(data: Any) -> object:
-    if isinstance(data, tuple):
-        return data[0][:1] if len(data) == 2 else tuple(part[:1] for part in data[:-1])
-    return data[:1] if isinstance(data, Tensor) else next(iter(data))[0][:1]
-
-
-__all__ = ["TRIES", "CellNames", "CompressCell", "compress_cell"]
+__all__ = ["ACCURACY", "KEPT", "TRIES", "CellNames", "CompressCell", "compress_cell"]

@@ -3,6 +3,7 @@
 # The functions have the names of their modules. Importing a module binds its name here; the same statement then binds
 # the function of that name.
 from nbcompress.compressors.cluster import cluster
+from nbcompress.compressors.codes import codes_of, values_of
 from nbcompress.compressors.distill import Distillation, distill
 from nbcompress.compressors.enforce import Enforcement, enforce
 from nbcompress.compressors.factorize import LowRank, factorize
@@ -18,9 +19,7 @@ from nbcompress.compressors.record import (
     TensorRecord,
     TrainingLog,
     attach_,
-    codes_of,
     record_of,
-    values_of,
 )
 from nbcompress.compressors.surgery import replay_surgery_
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import nn
 
 from nbcompress.compressors.codebooks import STARTS, Start, fit_codebook, round_to_codebook
@@ -14,7 +15,7 @@ from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import TensorRecord
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
-from nbcompress.errors import CompressionError, check_integer
+from nbcompress.errors import CompressionError, check_integer, option
 
 
 @outside_inference
@@ -22,6 +23,7 @@ def cluster(
     model: nn.Module,
     clusters: int = 16,
     *,
+    codebook: Literal["layer", "model"] = "layer",
     start: Start = "best",
     rest: Literal["float16", "float32"] = "float16",
     layers: Patterns = None,
@@ -43,6 +45,8 @@ def cluster(
         model: Any module; it stays as it is.
         clusters: The number of distinct values that a tensor may have, 1 to 65536. Zero counts as one of them in a
             pruned tensor, which always has at least one other value.
+        codebook: `layer` fits the values of each tensor, `model` the same values for all of them. A file then holds
+            them once, and training moves them together.
         start: Where k-means starts: `density` (at quantiles), `linear` (evenly over the range), `random` (at values
             drawn from the weights), or `best` (the better of the first two).
         rest: `float16` rounds everything else, and the shared values, to half precision; `float32` does not.
@@ -81,6 +85,7 @@ def cluster(
         Quantization and Huffman Coding", section 3.
     """
     n_clusters = check_integer("clusters", clusters, 1, 65536, error=CompressionError)
+    check_choice("codebook", codebook, ("layer", "model"))
     check_choice("start", start, STARTS)
     check_choice("rest", rest, ("float16", "float32"))
     session = CompressionSession(
@@ -96,10 +101,32 @@ def cluster(
         ),
     )
     is_half = rest == "float16" or session.record.rest == "float16"
-    for target in session.targets:
+    if codebook == "model":
+        _share_one_codebook(session, n_clusters, is_half=is_half, start=start, seed=seed)
+    for target in session.targets if codebook == "layer" else ():
         is_pruned = session.constraint_of(target).is_pruned
-        codebook = fit_codebook(target.parameter, n_clusters, is_pruned, is_half=is_half, start=start, seed=seed)
-        values = round_to_codebook(target.parameter, codebook, is_pruned)
-        session.apply(target, TensorRecord(is_pruned, codebook=codebook), values)
+        fitted = fit_codebook(target.parameter, n_clusters, is_pruned, is_half=is_half, start=start, seed=seed)
+        values = round_to_codebook(target.parameter, fitted, is_pruned)
+        session.apply(target, TensorRecord(is_pruned, codebook=fitted), values)
     session.set_rest(rest)
     return session.finish()
+
+
+def _share_one_codebook(session: CompressionSession, k: int, *, is_half: bool, start: Start, seed: int) -> None:
+    """Give all chosen tensors the same values.
+
+    Raises:
+        CompressionError: They have several dtypes.
+    """
+    kinds = {target.parameter.dtype for target in session.targets}
+    if len(kinds) > 1:
+        listed = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        raise CompressionError(
+            f"{option('codebook', 'model')} needs weights of one dtype, got {listed}: use {option('layers=')} too"
+        )
+    pruned = {target.name: session.constraint_of(target).is_pruned for target in session.targets}
+    joined = torch.cat([target.parameter.detach().flatten().cpu() for target in session.targets])
+    fitted = fit_codebook(joined, k, any(pruned.values()), is_half=is_half, start=start, seed=seed)
+    for target in session.targets:
+        values = round_to_codebook(target.parameter, fitted, pruned[target.name])
+        session.apply(target, TensorRecord(pruned[target.name], codebook=fitted), values)

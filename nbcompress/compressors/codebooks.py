@@ -7,16 +7,17 @@ Then a step of Lloyd's algorithm costs `k` binary searches, however many million
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nbcompress.compressors.codes import codes_of
 from nbcompress.compressors.constraints import round_to_half
 from nbcompress.compressors.grids import GridSpec, fit_grid, round_to_grid
-from nbcompress.compressors.record import Codebook, TensorRecord, codes_of
+from nbcompress.compressors.record import Codebook, TensorRecord
 from nbcompress.errors import CompressionError
 
 Floats = NDArray[np.float64]
@@ -68,12 +69,17 @@ def kmeans(values: NDArray[np.float32], k: int, start: Start = "best", seed: int
     References:
         Han, Mao and Dally (2016), "Deep Compression", section 3.1 (density, linear and random starts).
     """
-    distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
+    # Sorted in float32, which takes half of the memory and gives the same order.
+    narrow, counts = np.unique(values, return_counts=True)
+    distinct = narrow.astype(np.float64)
+    del narrow
     if len(distinct) <= k:
         return distinct
     # Centred, because differences of large running sums of squares would lose digits.
     middle = float(np.average(distinct, weights=counts))
-    line = _line(distinct - middle, counts)
+    distinct -= middle
+    line = _line(distinct, counts)
+    del distinct, counts
     starts = ("density", "linear") if start == "best" else (start,)
     results = [_lloyd(line, _first_edges(line, k, name, seed), k) for name in starts]
     edges = min(results, key=lambda result: float(line.error(result).sum()))
@@ -82,8 +88,14 @@ def kmeans(values: NDArray[np.float32], k: int, start: Start = "best", seed: int
 
 
 def _line(values: Floats, counts: NDArray[np.intp]) -> _Line:
-    sums = [np.concatenate([[0.0], np.cumsum(column)]) for column in (counts, counts * values, counts * values**2)]
-    return _Line(values, *sums)
+    return _Line(values, _running(counts), _running(counts * values), _running(counts * values**2))
+
+
+def _running(column: NDArray[Any]) -> Floats:
+    """Running sums, from 0."""
+    sums = np.zeros(len(column) + 1)
+    np.cumsum(column, out=sums[1:])
+    return sums
 
 
 def _first_edges(line: _Line, k: int, start: str, seed: int) -> NDArray[np.intp]:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.buffers import cut_buffers, non_persistent_buffers
+from nbcompress.compressors.codes import codes_of
 from nbcompress.compressors.grids import refit_scale, round_to_grid
 from nbcompress.compressors.layers import fill_, unique_parameters
-from nbcompress.compressors.record import Codebook, Record, TensorRecord, attach_, codes_of, record_of
+from nbcompress.compressors.record import Codebook, Record, TensorRecord, attach_, record_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Half precision
@@ -224,33 +225,72 @@ class SharedParameter:
         record: The constraint; with a codebook.
         is_half: Shared values without a grid are rounded to half precision.
         is_mean: Divide each gradient by the number of weights that share the value.
+        owner: Another tensor that has the same codebook. Then its latent parameter is used.
     """
 
-    def __init__(self, parameter: nn.Parameter, record: TensorRecord, *, is_half: bool, is_mean: bool) -> None:
+    def __init__(
+        self,
+        parameter: nn.Parameter,
+        record: TensorRecord,
+        *,
+        is_half: bool,
+        is_mean: bool,
+        owner: SharedParameter | None = None,
+    ) -> None:
         if record.codebook is None:
             raise TypeError("shared values need a codebook")
-        self.parameter = parameter
+        self.parameter, self.owner = parameter, owner
+        # Those that use this latent parameter, too.
+        self._others: list[SharedParameter] = []
+        self._codebook: Codebook | None = None
         self._record, self._is_half = record, is_half
         self._codes = codes_of(parameter.detach(), record).long()
         self._grid = record.codebook.grid
-        self.latent = nn.Parameter(record.codebook.values.to(parameter.device, copy=True))
-        n_weights = torch.bincount(self._codes.flatten(), minlength=len(self.latent))
-        self._n_weights, self._is_used = n_weights.clamp(min=1), n_weights > 0
+        self._counts = torch.bincount(self._codes.flatten(), minlength=len(record.codebook.values))
+        self._is_mean, self._is_used = is_mean, self._counts > 0
         # A place of each code among the weights, found when it is needed.
         self._first: Tensor | None = None
-        self._divisor = self._n_weights if is_mean else torch.ones_like(n_weights)
+        if owner is not None:
+            owner.join(self)
+            return
+        self.latent = nn.Parameter(record.codebook.values.to(parameter.device, copy=True))
         self._mask = self.latent.detach() != 0 if record.is_pruned else torch.ones_like(self.latent, dtype=torch.bool)
         self._values = self.latent.detach().clone()
 
+    def join(self, other: SharedParameter) -> None:
+        """Share the latent parameter with another tensor that has the same codebook."""
+        self._others.append(other)
+        self._counts = self._counts + other._counts.to(self._counts.device)
+        if other._record.is_pruned:
+            self._mask = self._mask & (self.latent.detach() != 0)
+
     def pass_gradient(self) -> None:
-        gradient = self.parameter.grad
-        if gradient is None:
+        if self.owner is not None:
+            # The owner adds the gradients of all.
+            return
+        total = self._total_gradient()
+        if total is None:
             self.latent.grad = None
             return
-        total = _sum_by_code(gradient.to(torch.float32).flatten(), self._codes.flatten(), len(self.latent))
-        self.latent.grad = torch.where(self._mask, total / self._divisor, 0.0)
+        divisor = self._counts.clamp(min=1) if self._is_mean else torch.ones_like(self._counts)
+        self.latent.grad = torch.where(self._mask, total / divisor, 0.0)
+
+    def _total_gradient(self) -> Tensor | None:
+        """The sum over all tensors that have the codebook; None if none of them has a gradient."""
+        totals = [total for member in (self, *self._others) if (total := member._gradient()) is not None]
+        return sum((item.to(totals[0].device) for item in totals[1:]), totals[0]) if totals else None
+
+    def _gradient(self) -> Tensor | None:
+        """The sum of the gradients of the weights that have each value."""
+        gradient = self.parameter.grad
+        if gradient is None:
+            return None
+        return _sum_by_code(gradient.to(torch.float32).flatten(), self._codes.flatten(), len(self._counts))
 
     def project(self) -> None:
+        if self.owner is not None:
+            # The owner writes the values of all.
+            return
         fill_(self.latent, torch.where(self._mask, self.latent.detach(), 0.0))
         values = self.latent.detach()
         if self._grid is not None:
@@ -261,34 +301,55 @@ class SharedParameter:
             half = round_to_half(values)
             values = values if half is None else half
         self._values = values.to(self.parameter.dtype)
-        fill_(self.parameter, self._values[self._codes])
+        for member in (self, *self._others):
+            fill_(member.parameter, self._values.to(member.parameter.device)[member._codes])
+        self._codebook = None
 
     def constraint(self) -> TensorRecord:
-        # Training may have changed the order of values, or made two of them equal.
-        values = torch.unique(self._values.to(torch.float32)).cpu()
-        return replace(self._record, codebook=Codebook(values, self._grid))
+        return replace(self._record, codebook=(self.owner or self)._trained_codebook())
+
+    def _trained_codebook(self) -> Codebook:
+        """The codebook now: one object for all tensors that have it."""
+        if self._codebook is None:
+            # Training may have changed the order of values, or made two of them equal.
+            self._codebook = Codebook(torch.unique(self._values.to(torch.float32)).cpu(), self._grid)
+        return self._codebook
 
     def lend(self) -> None:
-        fill_(self.parameter, self.latent.detach().to(self.parameter.dtype)[self._codes])
+        # The owner lends the values of all.
+        for member in () if self.owner is not None else (self, *self._others):
+            values = self.latent.detach().to(member.parameter.device, member.parameter.dtype)
+            fill_(member.parameter, values[member._codes])
 
     def constrain_gradient(self, *, is_mean: bool) -> None:
-        if self.parameter.grad is None:
+        total = None if self.owner is not None else self._total_gradient()
+        if total is None:
             return
-        total = _sum_by_code(self.parameter.grad.float().flatten(), self._codes.flatten(), len(self.latent))
-        shared = torch.where(self._mask, total / self._n_weights if is_mean else total, 0.0)
+        shared = torch.where(self._mask, total / self._counts.clamp(min=1) if is_mean else total, 0.0)
         # Weights of one value get one gradient, so that the optimizer moves them together.
-        self.parameter.grad = shared.to(self.parameter.dtype)[self._codes]
+        for member in (self, *self._others):
+            gradient = shared.to(member.parameter.device, member.parameter.dtype)
+            member.parameter.grad = gradient[member._codes]
 
     def take_back(self) -> None:
+        if self.owner is not None:
+            return
+        values = self.latent.detach()
+        # Weights of one value were moved by equal gradients, so each of them tells the value.
+        for member in (self, *self._others):
+            own = member.parameter.detach().flatten()[member._first_places()]
+            values = torch.where(member._is_used.to(values.device), own.to(values.device, values.dtype), values)
+        fill_(self.latent, values)
+
+    def _first_places(self) -> Tensor:
+        """A place of each code among the weights."""
         if self._first is None:
             flat = self._codes.flatten()
             places = torch.arange(len(flat), device=flat.device)
             # The last one written is the first place of each code.
-            self._first = torch.zeros(len(self.latent), dtype=torch.int64, device=flat.device)
+            self._first = torch.zeros(len(self._is_used), dtype=torch.int64, device=flat.device)
             self._first[flat.flip(0)] = places.flip(0)
-        # Weights of one value were moved by equal gradients, so each of them tells the value.
-        values = self.parameter.detach().flatten()[self._first].to(self.latent.dtype)
-        fill_(self.latent, torch.where(self._is_used, values, self.latent.detach()))
+        return self._first
 
 
 def _sum_by_code(values: Tensor, codes: Tensor, n: int) -> Tensor:
@@ -315,7 +376,13 @@ def record_constraints_(model: nn.Module, constrained: Iterable[ConstrainedParam
 
 
 def constrain(
-    parameter: nn.Parameter, record: TensorRecord, *, is_half: bool, is_mean: bool, start: Tensor | None
+    parameter: nn.Parameter,
+    record: TensorRecord,
+    *,
+    is_half: bool,
+    is_mean: bool,
+    start: Tensor | None,
+    owner: SharedParameter | None = None,
 ) -> FreeParameter | LatentParameter | SharedParameter:
     """Prepare `parameter` for training under the constraint `record`.
 
@@ -325,9 +392,10 @@ def constrain(
         is_half: See `LatentParameter`.
         is_mean: See `SharedParameter`.
         start: See `LatentParameter`.
+        owner: See `SharedParameter`.
     """
     if record.codebook is not None:
-        return SharedParameter(parameter, record, is_half=is_half, is_mean=is_mean)
+        return SharedParameter(parameter, record, is_half=is_half, is_mean=is_mean, owner=owner)
     is_free = record == TensorRecord() and not is_half and parameter.dtype in _WIDE
     # Complex numbers stay in full precision.
     is_free = is_free or parameter.is_complex()

@@ -196,13 +196,19 @@ class Enforcement:
         if not any(id(parameter) in held for _, parameter in names_of):
             return {}
         record = record_of(self._model)
-        found = {}
+        found: dict[int, FreeParameter | LatentParameter | SharedParameter] = {}
+        # By identity of the codebook: the first tensor that has it, of those that this optimizer moves together.
+        owners: dict[int, SharedParameter] = {}
         for names, parameter in names_of:
             constraint = next((record.tensors[name] for name in names if name in record.tensors), TensorRecord())
             if parameter.requires_grad:
-                found[id(parameter)] = constrain(
-                    parameter, constraint, is_half=record.rest == "float16", is_mean=False, start=None
+                key = id(constraint.codebook)
+                owner = owners.get(key) if id(parameter) in held else None
+                constrained = found[id(parameter)] = constrain(
+                    parameter, constraint, is_half=record.rest == "float16", is_mean=False, start=None, owner=owner
                 )
+                if isinstance(constrained, SharedParameter) and id(parameter) in held:
+                    owners.setdefault(key, constrained)
         return found
 
     def _pass_gradients(

@@ -21,13 +21,14 @@ term, a symmetric grid of two bits does worse with four codes than with three.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from nbcompress.compressors.codes import without
 from nbcompress.compressors.record import Grid, n_codes_of
 from nbcompress.errors import CompressionError, option
 
@@ -98,16 +99,20 @@ class GridSpec:
         bits: 1 to 8.
         scheme: See `Grid`.
         group: See `Grid`.
-        scale: `error` searches for the scale of least error; `absmax` spans the largest weight. With `absmax`, a
-            symmetric grid of 2 to 7 bits has the smallest scale at which no weight is more than half a step off, and
-            other grids end at the largest weights. With one bit both take the mean magnitude, which has the least
-            squared error.
+        scale: `error` searches for the scale of least error. `absmax` ends at the largest weights: symmetric grids have
+            `max |w| / (2^(bits-1) - 1)`, affine ones `(max - min) / (2^bits - 1)`, in float32. `pow2` is the power of
+            two of least error. A number Q is a factor of the user's own: the scale is `1 / Q`, so that a weight becomes
+            `round(w Q) / Q`. With one bit all take the mean magnitude, which has the least squared error, or the power
+            of two near it.
+        share: Share of the weights that are on the grid, above 0 to 1. The largest of the others stay in half
+            precision, and the grid need not reach them.
     """
 
     bits: int
     scheme: Literal["symmetric", "affine"] = "symmetric"
     group: Group = "channel"
-    scale: Literal["error", "absmax"] = "error"
+    scale: Literal["error", "absmax", "pow2"] | float = "error"
+    share: float = 1.0
 
     @property
     def n_codes(self) -> int:
@@ -118,9 +123,25 @@ class GridSpec:
         """The weight b of the squared sum of an output's errors beside the sum of their squares; see above."""
         return _RECTIFIED if self.n_codes % 2 == 0 else 0.0
 
-    def matches(self, grid: Grid) -> bool:
-        """Whether `grid` has these bits, this scheme and these groups."""
-        return (self.bits, self.scheme, self.group) == (grid.bits, grid.scheme, grid.group)
+    @property
+    def is_fixed(self) -> bool:
+        """Whether training keeps the scales."""
+        return self.scale not in ("error", "absmax")
+
+    def n_in_half(self, n_weights: int) -> int:
+        """Return how many of the weights of a tensor stay in half precision."""
+        return n_weights - round(self.share * n_weights)
+
+    def matches(self, grid: Grid, n_weights: int) -> bool:
+        """Whether `grid`, of a tensor of `n_weights`, has these bits, this scheme, these groups and such scales."""
+        n_in_half = 0 if grid.in_half is None else len(grid.in_half)
+        if (self.bits, self.scheme, self.group) != (grid.bits, grid.scheme, grid.group):
+            return False
+        if n_in_half != self.n_in_half(n_weights) or self.is_fixed != grid.is_fixed:
+            return False
+        if self.scale == "pow2":
+            return bool((torch.frexp(grid.scale).mantissa == 0.5).all())
+        return isinstance(self.scale, str) or bool((grid.scale == _step_of(self.scale)).all())
 
 
 def fit_grid(tensor: Tensor, spec: GridSpec, *, is_pruned: bool = False) -> Grid:
@@ -133,36 +154,128 @@ def fit_grid(tensor: Tensor, spec: GridSpec, *, is_pruned: bool = False) -> Grid
 
     Returns:
         The grid. In each group, rounding `tensor` to it (`round_to_grid`) has no larger error (see `shift_weight`) than
-        the absmax scale has. With `scale="absmax"`, the error of one weight is at most half of its scale (for the
-        largest weights 1/16 of a scale more, 1/8 if affine, because scales are rounded to float16 and zero is a code).
+        the scale that spans them all has. With `scale="absmax"`, the error of one weight is at most half of its scale.
+
+    Raises:
+        CompressionError: A weight that stays in half precision overflows it.
     """
+    in_half = largest(tensor, spec.n_in_half(tensor.numel()))
+    if in_half is not None:
+        _half_values(tensor, in_half)
+        # Zeros leave the scales of the others as they are.
+        tensor, is_pruned = without(tensor, in_half), True
     w, v = _groups_of(tensor, spec.group)
     if spec.bits == 1:
         s, z = _fit_signs(w, v, is_pruned)
-    elif spec.scale == "absmax":
-        s, z = next(_candidates(w, spec))
-    else:
+    elif spec.scale == "error":
         s, z = _fit_error(w, v, spec, tensor.dtype)
-    s = _storable(s, z, spec, tensor.dtype)
-    return Grid(spec.bits, spec.scheme, spec.group, s.flatten().cpu(), z.flatten().to(torch.int32).cpu())
+    else:
+        s, z = _plain_scale(w, spec)
+    if spec.scale == "pow2":
+        s, z = _power_of_two(w, v, s, spec)
+    if spec.scale == "error" or tensor.dtype == torch.float16:
+        s = _storable(s, z, spec, tensor.dtype)
+    zero = z.flatten().to(torch.int32).cpu()
+    return Grid(spec.bits, spec.scheme, spec.group, s.flatten().cpu(), zero, spec.is_fixed, in_half)
+
+
+def largest(tensor: Tensor, count: int) -> Tensor | None:
+    """Return the flat positions of the `count` weights of largest magnitude, ascending; of equal ones the first."""
+    if not count:
+        return None
+    magnitudes = tensor.detach().to("cpu", torch.float32).abs().flatten()
+    edge = torch.kthvalue(magnitudes, len(magnitudes) - count + 1).values
+    marked = magnitudes > edge
+    ties = torch.nonzero(magnitudes == edge).flatten()
+    marked[ties[: count - int(marked.sum())]] = True
+    return torch.nonzero(marked).flatten()
+
+
+def _half_values(tensor: Tensor, positions: Tensor) -> Tensor:
+    """The weights at flat `positions`, rounded to half precision in their own dtype."""
+    values = tensor.detach().reshape(-1)[positions.to(tensor.device)]
+    if values.dtype not in (torch.float32, torch.float64):
+        return values
+    half = values.to(torch.float16)
+    if not bool(torch.isfinite(half).all()):
+        raise CompressionError(
+            f"{option('share=')} keeps the largest weights in half precision, but one is beyond 65504: leave it out"
+        )
+    return half.to(values.dtype)
+
+
+def _step_of(factor: float) -> float:
+    """The scale `1 / factor` as a float32 number."""
+    return float(torch.tensor(1 / factor, dtype=torch.float32, device="cpu"))
+
+
+def _plain_scale(w: Tensor, spec: GridSpec) -> tuple[Tensor, Tensor]:
+    """Scales that end at the largest weights, or the one of the user's own, and the codes of zero."""
+    low = w.amin(dim=(1, 2), keepdim=True).clamp(max=0)
+    high = w.amax(dim=(1, 2), keepdim=True).clamp(min=0)
+    most = spec.n_codes - 1
+    if not isinstance(spec.scale, str):
+        s = torch.full_like(low, _step_of(spec.scale))
+    elif spec.scheme == "symmetric":
+        s = _positive(torch.maximum(-low, high) / ((1 << (spec.bits - 1)) - 1))
+    else:
+        s = _positive(high / most - low / most)
+    if spec.scheme == "affine":
+        return s, torch.round(-low / s).clamp(0, most)
+    return s, torch.full_like(low, spec.n_codes // 2)
+
+
+# A power of two below the one that spans all weights clips them. This many are tried (a heuristic).
+_N_POWERS = 4
+
+
+def _power_of_two(w: Tensor, v: Tensor | None, s: Tensor, spec: GridSpec) -> tuple[Tensor, Tensor]:
+    """The power of two of least squared error, from the first one that is not below `s` downwards."""
+    if spec.bits == 1:
+        # The error is a parabola around `s`, so the nearer of the two neighbours is better.
+        above = torch.exp2(torch.ceil(torch.log2(s)))
+        return torch.where(above - s <= s - above / 2, above, above / 2), torch.ones_like(s)
+    above = torch.exp2(torch.ceil(torch.log2(s)))
+    low = w.amin(dim=(1, 2), keepdim=True).clamp(max=0)
+    best_s, best_z, lowest = w.new_empty(0), w.new_empty(0), w.new_empty(0)
+    for power in range(_N_POWERS):
+        tried = above * 2.0**-power
+        z = torch.full_like(s, spec.n_codes // 2)
+        if spec.scheme == "affine":
+            z = torch.round(-low / tried).clamp(0, spec.n_codes - 1)
+        error = _error(w, v, tried, z, spec.n_codes, spec.shift_weight)
+        better = torch.ones_like(error, dtype=torch.bool) if not power else error < lowest
+        best_s, best_z = (
+            (tried, z) if not power else (torch.where(better, tried, best_s), torch.where(better, z, best_z))
+        )
+        lowest = error if not power else torch.where(better, error, lowest)
+    return best_s, best_z
 
 
 def round_to_grid(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Tensor:
     """Round `tensor` to the nearest values of `grid`, in its own dtype and on its device.
 
     Zeros of a pruned tensor stay zero, and so do groups in which all weights are zero. With one bit, every other weight
-    becomes plus or minus the scale.
+    becomes plus or minus the scale. Weights in half precision are rounded to it.
     """
     scale, _ = grid.spread(tuple(tensor.shape), tensor.device)
     # Adding zero turns -0.0 into 0.0, as decoding does.
-    return (_nearest_steps(tensor, grid, is_pruned).mul_(scale) + 0.0).to(tensor.dtype)
+    values = (_nearest_steps(tensor, grid, is_pruned).mul_(scale) + 0.0).to(tensor.dtype)
+    if grid.in_half is not None:
+        values = values.contiguous()
+        values.view(-1)[grid.in_half.to(values.device)] = _half_values(tensor, grid.in_half)
+    return values
 
 
 def refit_scale(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Grid:
     """Return `grid` with the scales of least error for the codes that `tensor` has on it now; its zeros stay.
 
-    A group keeps its scale if the new one would not lower the error, and if all its weights round to zero.
+    A group keeps its scale if the new one would not lower the error, and if all its weights round to zero. Scales that
+    somebody chose stay.
     """
+    if grid.is_fixed:
+        return grid
+    tensor = without(tensor, grid.in_half)
     spec = GridSpec(grid.bits, grid.scheme, grid.group)
     w, _ = _groups_of(tensor, grid.group)
     q, _ = _groups_of(_nearest_steps(tensor, grid, is_pruned), grid.group)
@@ -172,7 +285,7 @@ def refit_scale(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Grid:
     if spec.bits > 1:
         error, error_before = (_error(w, None, scale, z, spec.n_codes, spec.shift_weight) for scale in (best, s))
         best = torch.where(error < error_before, best, s)
-    return Grid(grid.bits, grid.scheme, grid.group, best.flatten().cpu(), grid.zero)
+    return replace(grid, scale=best.flatten().cpu())
 
 
 def _groups_of(tensor: Tensor, group: Group) -> tuple[Tensor, Tensor | None]:

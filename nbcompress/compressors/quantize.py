@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
+from numbers import Real
 from typing import Literal, cast
 
 import numpy as np
@@ -11,18 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nbcompress.choices import SCALES
 from nbcompress.compressors.calibration import layers_of, why_no_layer
 from nbcompress.compressors.codebooks import quantize_codebook
+from nbcompress.compressors.codes import satisfies, without
 from nbcompress.compressors.grids import GridSpec, fit_grid, parse_granularity, round_to_grid
-from nbcompress.compressors.layers import Patterns, Target, check_choice
+from nbcompress.compressors.layers import Patterns, Target, check_choice, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
-from nbcompress.compressors.record import ActivationRange, Codebook, TensorRecord, satisfies
+from nbcompress.compressors.record import ActivationRange, Codebook, Grid, TensorRecord
+from nbcompress.compressors.rounding import call_order, rounded_by_data
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions, refit
 from nbcompress.compressors.training import check_gradients, each_gradient
-from nbcompress.errors import CompressionError, DataError, check_integer, did_you_mean, option
+from nbcompress.errors import CompressionError, DataError, check_integer, did_you_mean, option, warn
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Bits for each tensor under a budget of bytes
@@ -198,7 +203,9 @@ def quantize(
     *,
     scheme: Literal["symmetric", "affine"] = "symmetric",
     granularity: str = "channel",
-    scale: Literal["error", "absmax"] = "error",
+    scale: Literal["error", "absmax", "pow2"] | float = "error",
+    share: float = 1.0,
+    rounding: Literal["nearest", "gptq"] = "nearest",
     activations: Literal["none", "dynamic", "static"] = "none",
     rest: Literal["float16", "float32"] = "float16",
     layers: Patterns = None,
@@ -225,8 +232,16 @@ def quantize(
             the values where the weights are. Zero is a value of both.
         granularity: Which weights share a scale: `channel` (along axis 0), `tensor`, or `group:N` consecutive weights
             of a channel.
-        scale: `error` searches for the scale of least error, which clips outliers if that pays; `absmax` spans the
-            largest weight to within half a step.
+        scale: `error` searches for the scale of least error, which clips outliers if that pays. `absmax` ends at the
+            largest weights: `max |w| / (2^(bits-1) - 1)`, or `(max - min) / (2^bits - 1)` if affine. `pow2` is the
+            power of two of least error. A number Q is a factor of one's own: a weight becomes `round(w * Q) / Q`, and a
+            warning says which weights the codes do not reach. Training keeps powers of two and factors as they are.
+        share: Share of the weights of each tensor that lie on the grid, above 0 to 1, ranked by magnitude. The largest
+            of the others stay in half precision, also in the file.
+        rounding: `nearest`, or `gptq`: such that the outputs of each layer on the data change least. Linear layers,
+            convolutions and recurrent layers are rounded so, one after the other, which takes a pass of the data for
+            each; the inputs of a few hundred examples are enough. For an embedding the nearest values are the best.
+            Layers whose inputs are not known are rounded to the nearest values, and the record names them.
         activations: How integer kernels of an exported model read the inputs of linear layers and convolutions, in 8
             bits: `static` by ranges of least squared error on the data, `dynamic` by a range that is found at every
             run. The record of the copy says it and `export` reads it. The copy itself computes activations in floating
@@ -272,14 +287,26 @@ def quantize(
         Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
         Inference", sections 2.1 and 3 (grid, straight-through training).
         Rastegari et al. (2016), "XNOR-Net", equation 6 (one bit).
+        Frantar et al. (2023), "GPTQ", algorithm 1 (`rounding="gptq"`).
     """
     check_choice("activations", activations, ("none", "dynamic", "static"))
     check_choice("rest", rest, ("float16", "float32"))
+    share = check_number("share", share, 0, 1, is_open_low=True)
+    if share < 1 and activations != "none":
+        raise CompressionError(
+            f"{option('share', share)} keeps weights in floating point, with which integer kernels cannot compute: "
+            f"leave out {option('activations=')}"
+        )
     first_bits = next(iter(bits.values()), 8) if isinstance(bits, Mapping) else bits
-    default = _grid_spec(first_bits, scheme, granularity, scale)
+    default = _grid_spec(first_bits, scheme, granularity, scale, share)
     fine_tune = FineTuneOptions(
         data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
     )
+    check_choice("rounding", rounding, ("nearest", "gptq"))
+    if rounding == "gptq" and data is None:
+        raise DataError(
+            f"{option('rounding', 'gptq')} needs the inputs of each layer: pass {option('data=')}, such as inputs alone"
+        )
     if activations == "static" and data is None:
         raise DataError(
             f"{option('activations', 'static')} measures ranges on data: pass {option('data=')}, "
@@ -289,34 +316,96 @@ def quantize(
     specs = dict.fromkeys((target.name for target in session.targets), default)
     if isinstance(bits, Mapping):
         _check_names(bits, specs)
-        specs = {name: _grid_spec(bits[name], scheme, granularity, scale) for name in specs}
+        specs = {name: _grid_spec(bits[name], scheme, granularity, scale, share) for name in specs}
     is_half = rest == "float16" or session.record.rest == "float16"
-    for target in session.targets:
-        _quantize_target_(session, target, specs[target.name], is_half)
+    done = _quantize_shared_(session, specs)
+    targets: Sequence[Target] = session.targets
+    if rounding == "gptq":
+        targets = call_order(session.model, targets, data, fine_tune.seed)
+    for target in targets:
+        if target.name not in done:
+            _quantize_target_(session, target, specs[target.name], is_half, by_data=rounding == "gptq")
     _set_activations(session, activations)
     session.set_rest(rest)
     return session.finish()
 
 
-def _quantize_target_(session: CompressionSession, target: Target, spec: GridSpec, is_half: bool) -> None:
+def _quantize_shared_(session: CompressionSession, specs: Mapping[str, GridSpec]) -> set[str]:
+    """Round codebooks that several of the chosen tensors have, and return the names of those tensors."""
+    members: dict[tuple[int, GridSpec], list[Target]] = {}
+    for target in session.targets:
+        constraint, spec = session.constraint_of(target), specs[target.name]
+        if constraint.codebook is not None and spec.share == 1 and satisfies(target.parameter, constraint):
+            members.setdefault((id(constraint.codebook), replace(spec, group="tensor")), []).append(target)
+    done: set[str] = set()
+    for (_, spec), targets in members.items():
+        codebook = session.constraint_of(targets[0]).codebook
+        if len(targets) < 2 or codebook is None:
+            continue
+        done.update(target.name for target in targets)
+        if codebook.grid is not None and spec.matches(codebook.grid, len(codebook.values)):
+            continue
+        pruned = {target.name: session.constraint_of(target).is_pruned for target in targets}
+        joined = torch.cat([target.parameter.detach().flatten().cpu() for target in targets])
+        before = TensorRecord(any(pruned.values()), codebook=codebook)
+        after, values = quantize_codebook(joined, before, spec)
+        for target, part in zip(
+            targets, torch.split(values, [target.parameter.numel() for target in targets]), strict=True
+        ):
+            session.apply(
+                target, TensorRecord(pruned[target.name], codebook=after), part.reshape(target.parameter.shape)
+            )
+    return done
+
+
+def _quantize_target_(
+    session: CompressionSession, target: Target, spec: GridSpec, is_half: bool, *, by_data: bool
+) -> None:
     """Put one tensor onto a grid, or the shared values of a clustered one, unless they lie on such a grid already."""
     before, values = session.constraint_of(target), target.parameter.detach()
     is_satisfied, is_pruned, codebook = satisfies(values, before), before.is_pruned, before.codebook
     if codebook is None:
-        if is_satisfied and before.grid is not None and spec.matches(before.grid):
+        if is_satisfied and before.grid is not None and spec.matches(before.grid, values.numel()):
             return
         grid = fit_grid(values, spec, is_pruned=is_pruned)
-        values = round_to_grid(values, grid, is_pruned=is_pruned)
-        session.apply(target, TensorRecord(is_pruned, grid=grid), values)
+        _warn_of_clipping(target.name, values, grid, spec)
+        rounded: Tensor | str = ""
+        if by_data:
+            tuning = session.fine_tune
+            rounded = rounded_by_data(session.model, target, grid, tuning.data, tuning.seed, is_pruned=is_pruned)
+        nearest = rounded if isinstance(rounded, Tensor) else round_to_grid(values, grid, is_pruned=is_pruned)
+        session.apply(target, TensorRecord(is_pruned, grid=grid), nearest, starts_at_values=isinstance(rounded, Tensor))
+        if isinstance(rounded, str) and rounded:
+            session.leave_out({target.name: f"rounded to the nearest values: {rounded}"})
         return
+    if spec.share < 1:
+        raise CompressionError(
+            f"{option('share', spec.share)} keeps single weights in half precision, but {target.name!r} shares its "
+            f"values: quantize without {option('share=')}, or before clustering"
+        )
     spec = replace(spec, group="tensor")
-    if is_satisfied and codebook.grid is not None and spec.matches(codebook.grid):
+    if is_satisfied and codebook.grid is not None and spec.matches(codebook.grid, values.numel()):
         return
     if not is_satisfied:
         without_grid = TensorRecord(is_pruned, codebook=Codebook(codebook.values))
         before, values = refit(values, without_grid, is_half=is_half)
     codebook, values = quantize_codebook(values, before, spec)
     session.apply(target, TensorRecord(is_pruned, codebook=codebook), values)
+
+
+def _warn_of_clipping(name: str, values: Tensor, grid: Grid, spec: GridSpec) -> None:
+    """Warn of weights beyond the codes of a factor of the user's own."""
+    if isinstance(spec.scale, str):
+        return
+    scale, zero = grid.spread(tuple(values.shape), values.device)
+    steps = torch.round(without(values, grid.in_half).to(torch.float32) / scale)
+    n_beyond = int(((steps < -zero) | (steps > grid.n_codes - 1 - zero)).sum())
+    if n_beyond:
+        warn(
+            f"scale={spec.scale:g} with {spec.bits} bits clips {n_beyond} of {values.numel()} weights of {name!r}: "
+            "take a smaller factor or more bits",
+            stacklevel=5,
+        )
 
 
 def _set_activations(session: CompressionSession, activations: str) -> None:
@@ -351,21 +440,31 @@ def _check_names(bits: Mapping[str, int], chosen: Collection[str]) -> None:
         )
 
 
-def _grid_spec(bits: object, scheme: str, granularity: str, scale: str) -> GridSpec:
+def _grid_spec(bits: object, scheme: str, granularity: str, scale: object, share: float) -> GridSpec:
     if bits == "auto":
         raise CompressionError(
             f"{option('bits', 'auto')} needs the length of the file: call nbcompress.quantize with {option('budget=')}"
         )
     check_choice("scheme", scheme, ("symmetric", "affine"))
-    check_choice("scale", scale, ("error", "absmax"))
+    if isinstance(scale, str):
+        check_choice("scale", scale, SCALES)
+    elif isinstance(scale, bool) or not isinstance(scale, Real) or not isfinite(scale) or scale <= 0:
+        raise CompressionError(
+            f"{option('scale')} must be one of {', '.join(SCALES)}, or a factor above 0, got {scale!r}"
+        )
     n_bits = check_integer("bits", bits, 1, 8, error=CompressionError)
     if n_bits == 1 and scheme == "affine":
         raise CompressionError(
             f"one bit is sign * scale: {option('bits', 1)} needs {option('scheme', 'symmetric')}, got 'affine'"
         )
+    if n_bits == 1 and not isinstance(scale, str):
+        raise CompressionError(
+            f"one bit is sign * scale: a factor needs {option('bits', 2)} or more, got {option('scale', scale)}"
+        )
     return GridSpec(
         n_bits,
         cast(Literal["symmetric", "affine"], scheme),
         parse_granularity(granularity),
-        cast(Literal["error", "absmax"], scale),
+        cast(Literal["error", "absmax", "pow2"], scale) if isinstance(scale, str) else float(cast(float, scale)),
+        share,
     )

@@ -51,8 +51,12 @@ class Grid:
         scheme: `symmetric` (the value zero has a middle code) or `affine`.
         group: `tensor`, `channel` (along axis 0), or a number of consecutive weights within a channel; the last
             group of a channel may be shorter. Groups are counted channel by channel.
-        scale: Shape `(groups,)`, float32, positive; representable in float16 if within its normal range.
+        scale: Shape `(groups,)`, float32, positive; representable in float16 if it was found by error and is within the
+            normal range.
         zero: Shape `(groups,)`, int32, the code of the value zero.
+        is_fixed: Training keeps the scales, which somebody chose: powers of two, or one of the user's own.
+        in_half: Shape `(k,)`, int64: ascending positions in the flattened tensor of weights that are in half precision
+            instead of on the grid; None if all weights are on it. Their code is that of zero.
 
     Raises:
         CompressionError: There is no such grid.
@@ -63,6 +67,8 @@ class Grid:
     group: Literal["tensor", "channel"] | int
     scale: Tensor
     zero: Tensor
+    is_fixed: bool = False
+    in_half: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8 or self.scheme not in ("symmetric", "affine"):
@@ -80,12 +86,19 @@ class Grid:
         low, high = ((n - 1) // 2, n // 2) if self.scheme == "symmetric" else (0, n - 1)
         if not bool(((zero >= low) & (zero <= high)).all()):
             raise CompressionError(f"zero must be one of the grid's {n} codes (a middle one if it is symmetric)")
+        rest = self.in_half
+        if rest is not None and (rest.ndim != 1 or rest.dtype != torch.int64 or not bool((rest.diff() > 0).all())):
+            raise CompressionError("the weights in half precision are given by ascending int64 positions in one row")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid):
             return NotImplemented
-        same = (self.bits, self.scheme, self.group) == (other.bits, other.scheme, other.group)
-        return same and torch.equal(self.scale, other.scale) and torch.equal(self.zero, other.zero)
+        kind = (self.bits, self.scheme, self.group, self.is_fixed, self.in_half is None)
+        if kind != (other.bits, other.scheme, other.group, other.is_fixed, other.in_half is None):
+            return False
+        if self.in_half is not None and other.in_half is not None and not torch.equal(self.in_half, other.in_half):
+            return False
+        return torch.equal(self.scale, other.scale) and torch.equal(self.zero, other.zero)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -124,14 +137,14 @@ class Grid:
         return by_group.reshape(shape[0], -1).repeat_interleave(int(self.group), dim=1)[:, :row].reshape(shape)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Decode integer codes of any shape, on any device, to float32 values of that shape."""
+        """Decode integer codes of any shape, on any device, to float32 values of that shape; zero for `in_half`."""
         scale, zero = self.spread(tuple(codes.shape), codes.device)
         return (codes.to(torch.int32) - zero).to(torch.float32) * scale
 
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """The values that all weights of one tensor share.
+    """The values that all weights of one tensor share, or of several, whose records then hold this very object.
 
     Attributes:
         values: Shape `(k,)`, float32, ascending, each representable in the tensor's dtype (and in float16 if the
@@ -232,15 +245,17 @@ class Surgery:
 
     Attributes:
         kind: `cut` (attributes and shapes of one module), `factorize` (a layer becomes two), `remove` (a container
-            loses some of its modules, see `blocks`), or `bypass` (a module becomes `nn.Identity`).
+            loses some of its modules, see `blocks`), `bypass` (a module becomes `nn.Identity`), or `resize` (the code
+            of a module asks for sizes that no longer fit, see `resize`).
         module: Dotted name of the module; the empty name is the model itself.
         shapes: The new shape of each parameter or buffer, by its name within the module after the change.
-        attributes: New numbers of the module, such as `out_channels`; for a factorized layer its `rank`.
+        attributes: New numbers of the module, such as `out_channels`; for a factorized layer its `rank`; for `resize`
+            the numbers of the rule.
         kept: The units that were kept (see `packed_indices`). For `cut`, by the name of a weight within the module:
             along its output axis (see `unit_axis`). For `remove`, under the empty name: the positions that stay.
     """
 
-    kind: Literal["cut", "factorize", "remove", "bypass"]
+    kind: Literal["cut", "factorize", "remove", "bypass", "resize"]
     module: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     attributes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
@@ -445,7 +460,7 @@ def zeros_lost(tensor: Tensor, constraint: TensorRecord, name: str) -> str:
     if n_lost <= 0:
         return ""
     return (
-        f"{_called(name)} must keep its zeros, but {n_lost} of {constraint.n_zeros} are other numbers now: change "
+        f"{called(name)} must keep its zeros, but {n_lost} of {constraint.n_zeros} are other numbers now: change "
         "weights with finetune(), which keeps them, or prune again"
     )
 
@@ -497,88 +512,6 @@ def _surgery_of_part(surgery: tuple[Surgery, ...], path: str) -> tuple[Surgery, 
     return tuple(reversed(steps))
 
 
-def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
-    """Encode the values of a tensor that satisfies its constraint.
-
-    Args:
-        tensor: Values on the grid or in the codebook of `record`.
-        record: A constraint with a grid (codes in `range(grid.n_codes)`) or a codebook (codes are positions in it).
-        name: The parameter's name, for the text of an error.
-
-    Returns:
-        int32 codes of the shape and on the device of `tensor`; `values_of` gives `tensor` back, bit for bit.
-        In bfloat16 two codes of a wide grid can have the same value; then either of them is returned.
-
-    Raises:
-        CompressionError: A value left its grid or codebook, or there is neither.
-    """
-    tensor = tensor.detach()
-    if record.grid is not None:
-        codes, kind = _grid_codes(tensor, record.grid), "grid"
-    elif record.codebook is not None:
-        codes, kind = _codebook_codes(tensor, record.codebook), "codebook"
-    else:
-        raise CompressionError(f"{_called(name)} has neither a grid nor a codebook, so it has no codes")
-    wrong = values_of(codes, record, tensor.dtype) != tensor
-    n_wrong = int(wrong.sum())
-    if n_wrong:
-        raise CompressionError(
-            f"{_called(name)} must keep to its {kind}, but {n_wrong} of {tensor.numel()} values left it, the first "
-            f"is {tensor[wrong][0].item():.6g}: change weights with finetune(), which keeps it, or compress again"
-        )
-    return codes
-
-
-def values_of(codes: Tensor, record: TensorRecord, dtype: torch.dtype) -> Tensor:
-    """Decode `codes` (any integer dtype) by the grid or the codebook of `record` into values of `dtype`.
-
-    Raises:
-        CompressionError: There is neither a grid nor a codebook.
-    """
-    if record.grid is not None:
-        return record.grid.values(codes).to(dtype)
-    if record.codebook is None:
-        raise CompressionError("a tensor without grid and codebook has no codes")
-    values: Tensor = record.codebook.values.to(codes.device)[codes.long()]
-    return values.to(dtype)
-
-
-def satisfies(tensor: Tensor, constraint: TensorRecord) -> bool:
-    """Whether the values of `tensor` lie on the grid or in the codebook of `constraint`, if it has any."""
-    codebook = constraint.codebook
-    try:
-        if constraint.grid is not None or codebook is not None:
-            codes_of(tensor, constraint)
-        if codebook is not None and codebook.grid is not None:
-            codes_of(codebook.values.to(tensor.dtype), TensorRecord(grid=codebook.grid))
-    except CompressionError:
-        return False
-    return True
-
-
-def _called(name: str) -> str:
+def called(name: str) -> str:
+    """Return how the text of an error calls a tensor."""
     return f"parameter {name!r}" if name else "the tensor"
-
-
-def _grid_codes(tensor: Tensor, grid: Grid) -> Tensor:
-    scale, zero = grid.spread(tuple(tensor.shape), tensor.device)
-    # NaN has no integer. It gets the code of zero here, and the caller sees that the value differs.
-    steps = torch.round(tensor.to(torch.float32).nan_to_num(0.0) / scale).to(torch.int32)
-    codes = (steps + zero).clamp_(0, grid.n_codes - 1)
-    if tensor.dtype in (torch.float32, torch.float64):
-        return codes
-    # In 16 bits a value can be half a step away from its code, so the neighbours are tried too.
-    for shift in (-1, 1):
-        wrong = grid.values(codes).to(tensor.dtype) != tensor
-        if not bool(wrong.any()):
-            break
-        other = (steps + zero + shift).clamp_(0, grid.n_codes - 1)
-        better = wrong & (grid.values(other).to(tensor.dtype) == tensor)
-        codes = torch.where(better, other, codes)
-    return codes
-
-
-def _codebook_codes(tensor: Tensor, codebook: Codebook) -> Tensor:
-    values = codebook.values.to(tensor.device)
-    found = torch.searchsorted(values, tensor.to(torch.float32).contiguous(), out_int32=True)
-    return found.clamp_(max=len(values) - 1)

@@ -15,6 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from nbcompress.compressors.calibration import with_activation_ranges
 from nbcompress.compressors.codebooks import fit_codebook, quantize_codebook, round_to_codebook
+from nbcompress.compressors.codes import satisfies
 from nbcompress.compressors.constraints import rest_tensors, round_to_half_
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.grids import GridSpec, fit_grid, round_to_grid
@@ -30,7 +31,7 @@ from nbcompress.compressors.layers import (
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.modes import evaluating
 from nbcompress.compressors.optimizers import OptimizerSpec
-from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of, satisfies
+from nbcompress.compressors.record import Activations, Surgery, TensorRecord, attach_, record_of
 from nbcompress.compressors.torch_masks import torch_masks
 from nbcompress.compressors.training import BeforeEpoch, TrainingOptions, train_
 from nbcompress.errors import CompressionError, DataError, check_integer, option
@@ -113,12 +114,14 @@ class CompressionSession:
         known = (self.record.tensors[name] for name in target.names if name in self.record.tensors)
         return next(known, TensorRecord())
 
-    def apply(self, target: Target, constraint: TensorRecord, values: Tensor) -> None:
+    def apply(
+        self, target: Target, constraint: TensorRecord, values: Tensor, *, starts_at_values: bool = False
+    ) -> None:
         """Write `values` into `target` and record the constraint that they satisfy.
 
-        Under a grid, fine-tuning starts at the values of `target` before.
+        Under a grid, fine-tuning starts at the values of `target` before, or at `values` if `starts_at_values`.
         """
-        if self.fine_tune.finetune and constraint.grid is not None:
+        if self.fine_tune.finetune and constraint.grid is not None and not starts_at_values:
             self._latents[target.name] = target.parameter.detach().clone()
         fill_(target.parameter, values)
         tensors = {name: tensor for name, tensor in self.record.tensors.items() if name not in target.names}
@@ -204,7 +207,9 @@ def refit(tensor: Tensor, constraint: TensorRecord, *, is_half: bool) -> tuple[T
     """
     grid, codebook, is_pruned = constraint.grid, constraint.codebook, constraint.is_pruned
     if grid is not None:
-        grid = fit_grid(tensor, GridSpec(grid.bits, grid.scheme, grid.group), is_pruned=is_pruned)
+        if not grid.is_fixed:
+            share = 1.0 if grid.in_half is None else 1 - len(grid.in_half) / tensor.numel()
+            grid = fit_grid(tensor, GridSpec(grid.bits, grid.scheme, grid.group, share=share), is_pruned=is_pruned)
         return replace(constraint, grid=grid), round_to_grid(tensor, grid, is_pruned=is_pruned)
     if codebook is None:
         return constraint, tensor.detach()
@@ -213,7 +218,9 @@ def refit(tensor: Tensor, constraint: TensorRecord, *, is_half: bool) -> tuple[T
     values = round_to_codebook(tensor, fitted, is_pruned)
     refitted = replace(constraint, codebook=fitted)
     if codebook.grid is not None:
+        fixed = codebook.grid.scale
         spec = GridSpec(codebook.grid.bits, codebook.grid.scheme, "tensor")
+        spec = replace(spec, scale=1 / float(fixed[0])) if codebook.grid.is_fixed else spec
         on_grid, values = quantize_codebook(values, refitted, spec)
         refitted = replace(refitted, codebook=on_grid)
     return refitted, values

@@ -241,21 +241,27 @@ class Trainer:
         record = record_of(model)
         self._is_half = record.rest == "float16"
         self._parameters: dict[str, FreeParameter | LatentParameter | SharedParameter] = {}
+        # By identity of the codebook: the first tensor that has it.
+        owners: dict[int, SharedParameter] = {}
         for names, parameter in unique_parameters(model):
             if not parameter.requires_grad:
                 continue
             constraint = next((record.tensors[name] for name in names if name in record.tensors), TensorRecord())
-            self._parameters[names[0]] = constrain(
+            constrained = self._parameters[names[0]] = constrain(
                 parameter,
                 constraint,
                 is_half=self._is_half,
                 is_mean=not options.optimizer.is_scale_free,
                 start=latents.get(names[0]),
+                owner=owners.get(id(constraint.codebook)),
             )
+            if isinstance(constrained, SharedParameter) and constrained.owner is None:
+                owners[id(constraint.codebook)] = constrained
         if not self._parameters:
             raise CompressionError("nothing can be trained: no parameter of the model requires a gradient")
         self.is_full_batch = options.optimizer.is_full_batch
-        moved = [*(item.latent for item in self._parameters.values()), *learned_along]
+        self._own = [item for item in self._parameters.values() if getattr(item, "owner", None) is None]
+        moved = [*(item.latent for item in self._own), *learned_along]
         self._optimizer = options.optimizer.make(moved, options.lr)
         # The step sizes that the user's function set can differ from group to group.
         self._first_lrs = [group["lr"] for group in self._optimizer.param_groups]
@@ -296,7 +302,7 @@ class Trainer:
         with default_device_cpu():
             self._optimizer.step()
         # A sum is NaN or infinite if one of its numbers is.
-        if not isfinite(sum(_total(constrained.latent.detach()) for constrained in self._parameters.values())):
+        if not isfinite(sum(_total(constrained.latent.detach()) for constrained in self._own)):
             raise CompressionError(f"training diverged: a weight became NaN or infinite; use a smaller {option('lr')}")
         self.project()
 

@@ -33,6 +33,7 @@ LINE_MAGICS = {
     "sensitivity": "measures",
     "compare": "files",
     "export": "files",
+    "weights": "measures",
     "bo_study": "study",
     "bo_report": "study",
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from nbcompress.choices import OPTIMIZERS
+from nbcompress.choices import OPTIMIZERS, SCALES
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import (
     LAYERS,
@@ -153,12 +153,15 @@ def keywords_of(arguments: argparse.Namespace, passed: Sequence[str], scope: Sco
         UsageError: An expression cannot be evaluated.
     """
     keywords = as_keywords(arguments, passed)
-    optimizer = keywords.get("optimizer")
     try:
         return scope.values(keywords)
     except UsageError as err:
-        hint = did_you_mean(optimizer, OPTIMIZERS) if optimizer in str(err).split("'") else ""
-        raise UsageError(f"{err}{hint}") from None
+        # A name that is no variable may be a fixed word that is misspelt.
+        for key, words in (("optimizer", OPTIMIZERS), ("scale", SCALES)):
+            if keywords.get(key) in str(err).split("'"):
+                hint = did_you_mean(keywords[key], words)
+                raise UsageError(f"{err}{hint} Fixed words: {', '.join(words)}.") from None
+        raise
 
 
 def check_training(keywords: Mapping[str, Any]) -> None:
@@ -225,6 +228,14 @@ def _size(text: str) -> str:
 # functions loads torch, which help and Tab completion do not need.
 REST = one_of("--rest", ("float16", "float32"), "biases, norms and other layers: {words} (float16)")
 
+GRANULARITY = argument(
+    "--granularity",
+    # Groups of any size are allowed.
+    type=Suggests(str, ("channel", "tensor", "group:16", "group:32", "group:64", "group:128")),
+    metavar="G",
+    help="a scale per channel, tensor, or group:N of weights (channel)",
+)
+
 PRUNE = compressor(
     "prune",
     "Remove the share A of the weights, or of whole neurons, channels and layers, physically. Returns a new model. "
@@ -290,13 +301,15 @@ QUANTIZE = compressor(
             "--budget", type=_size, metavar="SIZE", help="length of the file for --bits auto, such as 60kB or 1.5MB"
         ),
         one_of("--scheme", ("symmetric", "affine"), "{words} (symmetric)"),
+        GRANULARITY,
         argument(
-            "--granularity",
-            # Groups of any size are allowed.
-            type=Suggests(str, ("channel", "tensor", "group:16", "group:32", "group:64", "group:128")),
-            metavar="G",
-            help="a scale per channel, tensor, or group:N of weights (channel)",
+            "--scale",
+            type=Suggests(lambda text: text if text in SCALES else number_or_expression(text), SCALES),
+            metavar="S",
+            help=f"step of the grid: {', '.join(SCALES)}, or a factor Q for round(w * Q) / Q (error)",
         ),
+        one_of("--rounding", ("nearest", "gptq"), "{words} (nearest); gptq: by the inputs of each layer on --data"),
+        number("--share", "A", "share of the weights on the grid; the largest stay in half precision (1)"),
         one_of("--activations", ("none", "dynamic", "static"), "8-bit inputs in an exported model: {words} (none)"),
         REST,
     ],
@@ -309,7 +322,11 @@ CLUSTER = compressor(
     """\
   small = %cluster model --clusters 16
   small = %cluster pruned --clusters 8 --data train --finetune 5 --evaluate accuracy""",
-    [number("--clusters", "K", "values a layer may hold (16)"), REST],
+    [
+        number("--clusters", "K", "values a layer may hold (16)"),
+        one_of("--codebook", ("layer", "model"), "{words} (layer); model: the same values for all layers"),
+        REST,
+    ],
 )
 
 FACTORIZE = compressor(

@@ -1,4 +1,4 @@
-"""`%footprint` and `%sensitivity`."""
+"""`%footprint`, `%sensitivity` and `%weights`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nbcompress.magics.arguments import (
     one_of,
 )
 from nbcompress.magics.base import LineMagic, MagicResult, Scope
-from nbcompress.magics.compressors import model_of, named_models
+from nbcompress.magics.compressors import GRANULARITY, model_of, named_models
 from nbcompress.magics.result_card import checked_evaluate
 
 
@@ -140,4 +140,34 @@ SENSITIVITY = LineMagic(
         OUT,
     ),
     _sensitivity,
+)
+
+
+def _weights(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
+    from nbcompress.measure import weights
+
+    keywords = scope.values(as_keywords(arguments, ("layers", "scheme", "granularity")))
+    result = weights(model_of(arguments.model, scope), **keywords)
+    if scope.in_trial:
+        return MagicResult(result)
+    from nbcompress.panels.cards import weights_card
+
+    return MagicResult(result, weights_card(result, title=arguments.typed))
+
+
+WEIGHTS = LineMagic(
+    "weights",
+    "The distribution of the weights of each layer, with the grids of 8 to 2 bits and codebooks over it, and their "
+    "errors, before anything is chosen.",
+    """\
+  %weights model
+  %weights model --layers conv* --granularity group:32""",
+    (
+        MODEL,
+        LAYERS,
+        one_of("--scheme", ("symmetric", "affine"), "{words} (symmetric)"),
+        GRANULARITY,
+        OUT,
+    ),
+    _weights,
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from nbcompress.errors import GoalError
+from nbcompress.errors import GoalError, StudyError
 from nbcompress.magics.arguments import OUT, argument
 from nbcompress.magics.base import Bundle, LineMagic, MagicResult, Output, Scope
 from nbcompress.magics.search_cell import notebook_modules
@@ -18,6 +19,7 @@ from nbcompress.study.storage import DEFAULT_STORAGE
 if TYPE_CHECKING:
     from nbcompress.optimize import Proposer
     from nbcompress.study import Study, StudySummary
+    from nbcompress.study.reading import ForeignStudy
 
 
 STORAGE = argument(
@@ -39,6 +41,23 @@ def stored_study(name: str, storage: str, scope: Scope) -> Study:
     register_study(study.storage, study.name)
     attach_artifact_store(study, lambda: notebook_modules(scope.namespace))
     return study
+
+
+def any_stored_study(name: str, storage: str, scope: Scope) -> Study | ForeignStudy:
+    """Open a stored study for reading, of ours or of any other program that uses Optuna.
+
+    Raises:
+        StudyError: There is no such study. The message names the study with the nearest name.
+    """
+    from nbcompress.study.reading import read_foreign_study
+
+    try:
+        return stored_study(name, storage, scope)
+    except StudyError:
+        foreign = read_foreign_study(name, storage)
+        if foreign is None:
+            raise
+        return foreign
 
 
 def view_options(study: Study) -> dict[str, Any]:
@@ -93,16 +112,22 @@ def _as_bundle(text: str) -> Bundle:
 
 
 def _study(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
+    from nbcompress.panels.bundle import study_bundle
     from nbcompress.study import delete_study, list_studies
+    from nbcompress.study.reading import ForeignStudy, foreign_studies, storage_of
 
+    storage = storage_of(arguments.storage)
     if arguments.delete:
         if arguments.name is None:
             raise UsageError("--delete needs the name of a study.")
-        delete_study(arguments.name, arguments.storage)
+        delete_study(arguments.name, storage)
         return MagicResult(None, _as_bundle(f"Deleted the study {arguments.name!r}."))
     if arguments.name is None:
-        return MagicResult(None, _table(list_studies(arguments.storage)))
-    study = stored_study(arguments.name, arguments.storage, scope)
+        rows = _rows(list_studies(storage), foreign_studies(storage))
+        return MagicResult(None, _table(rows))
+    study = any_stored_study(arguments.name, storage, scope)
+    if isinstance(study, ForeignStudy):
+        return MagicResult(study, study_bundle(study))
     output = Output(scope.shell)
     if output.best_kind != "live" or not output.can_replace or scope.in_trial:
         return MagicResult(study, study_view(study))
@@ -122,13 +147,26 @@ def _show_live(study: Study, output: Output) -> None:
         output.show(study_view(study))
 
 
-def _table(studies: tuple[StudySummary, ...]) -> Bundle:
+def _rows(ours: tuple[StudySummary, ...], theirs: Mapping[str, ForeignStudy]) -> list[tuple[str, str, str, str]]:
+    """Return a row for each study: ours in the order in which they began, then those of other programs."""
+    from nbcompress.panels.view import count_trials
+
+    def counts_text(counts: Mapping[Any, int]) -> str:
+        return ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
+
+    return [
+        *((each.name, counts_text(each.counts), str(each.goal), f"{each.created:%Y-%m-%d %H:%M}") for each in ours),
+        *(
+            (each.name, counts_text(count_trials(each.all_trials)), str(each.goal), "by another program")
+            for each in theirs.values()
+        ),
+    ]
+
+
+def _table(studies: Sequence[tuple[str, str, str, str]]) -> Bundle:
     if not studies:
         return _as_bundle("No study is stored here yet.")
-    rows = [("study", "trials", "goal", "begun")]
-    for study in studies:
-        counts = ", ".join(f"{count} {state.value}" for state, count in study.counts.items())
-        rows.append((study.name, counts or "none", str(study.goal), f"{study.created:%Y-%m-%d %H:%M}"))
+    rows = [("study", "trials", "goal", "begun"), *studies]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     cells = ["".join(f"<td style='text-align:left'>{escape(text)}</td>" for text in row) for row in rows]
@@ -160,18 +198,19 @@ BO_STUDY = LineMagic(
 def _report(arguments: argparse.Namespace, scope: Scope) -> MagicResult:
     from nbcompress.panels.page import study_page
     from nbcompress.study import list_studies
+    from nbcompress.study.reading import ForeignStudy, storage_of
 
-    study_name = arguments.name
+    storage, study_name = storage_of(arguments.storage), arguments.name
     if study_name is None:
-        studies = list_studies(arguments.storage)
+        studies = list_studies(storage)
         if not studies:
             raise UsageError("no study is stored here yet.")
         study_name = max(studies, key=lambda study: study.created).name
-    study = stored_study(study_name, arguments.storage, scope)
+    study = any_stored_study(study_name, storage, scope)
     path = Path(arguments.html)
     if not path.parent.is_dir():
         raise UsageError(f"--html: there is no folder {str(path.parent)!r}.")
-    page = study_page(study, **view_options(study))
+    page = study_page(study, **({} if isinstance(study, ForeignStudy) else view_options(study)))
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as err:

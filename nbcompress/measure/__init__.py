@@ -17,6 +17,7 @@ from nbcompress.measure.accuracy import (
 )
 from nbcompress.measure.comparison import Comparison, compare, compare_footprints
 from nbcompress.measure.costs import Footprint, LayerFootprint
+from nbcompress.measure.distribution import LayerWeights, WeightTable, weights
 from nbcompress.measure.explain import Explanation, explain
 from nbcompress.measure.files import OnnxModel, as_modules
 from nbcompress.measure.footprint import FootprintTable, check_runs, footprint
@@ -39,11 +40,13 @@ __all__ = [
     "LanguageLoss",
     "Latency",
     "LayerFootprint",
+    "LayerWeights",
     "OnnxModel",
     "PeakMemory",
     "Sensitivity",
     "SensitivityRow",
     "WeightHistogram",
+    "WeightTable",
     "accuracies",
     "accuracy",
     "accuracy_change",
@@ -62,4 +65,5 @@ __all__ = [
     "scores_on",
     "sensitivity",
     "weight_histogram",
+    "weights",
 ]

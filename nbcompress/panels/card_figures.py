@@ -17,6 +17,7 @@ from nbcompress.panels.text import format_value, shorten
 if TYPE_CHECKING:
     from nbcompress.compressors import TrainingLog
     from nbcompress.measure import AccuracyChange, WeightHistogram
+    from nbcompress.measure.distribution import LayerWeights
 
 # Patterns and markers as well as colours, so that a print in black and white can be read: colour and hatch of a series.
 SERIES_STYLES = ((BLUE, ""), (ORANGE, "///"), (GREEN, "..."), (PINK, "xxx"), (SKY, "\\\\\\"), (VERMILION, "ooo"))
@@ -85,6 +86,37 @@ def dots_figure(labels: Sequence[str], series: SeriesValues, unit: str) -> Figur
     ax.set_xticks(shown, names, parse_math=False, fontsize=8, **turned)
     more = len(labels) - len(shown)
     _finish(ax, f"the first {len(shown)} of {len(labels)} layers" if more else "", unit, "y")
+    return figure
+
+
+# The layers with the most weights that are drawn, and the grids below each.
+MAX_HISTOGRAMS = 6
+DRAWN_BITS = (8, 4, 3, 2)
+
+
+def weights_figure(layers: Sequence[LayerWeights]) -> Figure:
+    """Return a histogram for each of the largest layers, above the values of grids and of a codebook."""
+    largest = sorted(range(len(layers)), key=lambda index: -layers[index].n_weights)[:MAX_HISTOGRAMS]
+    shown = [layers[index] for index in sorted(largest)]
+    n_columns = min(3, len(shown))
+    n_rows = -(-len(shown) // n_columns)
+    figure = Figure(figsize=(WIDTH, HEIGHT * n_rows), layout="constrained")
+    parts = figure.subfigures(n_rows, n_columns, squeeze=False).flatten()
+    for part, layer in zip(parts, shown, strict=False):
+        above, below = part.subplots(2, 1, sharex=True, height_ratios=[2, 1.3])
+        above.stairs(layer.counts, layer.edges, fill=True, color=BLUE, alpha=0.35)
+        above.set_title(shorten(layer.name, 26), fontsize=9, parse_math=False)
+        above.set_yticks([])
+        rows = [(f"{bits} bits", layer.grids[bits]) for bits in DRAWN_BITS if bits in layer.grids]
+        rows += [(f"{k} values", values) for k, values in list(layer.codebooks.items())[:1]]
+        for place, (_, values) in enumerate(rows):
+            below.plot(values, [-place] * len(values), linestyle="none", marker="|", markersize=6, color=VERMILION)
+        below.set_yticks([-place for place in range(len(rows))], [name for name, _ in rows], fontsize=7)
+        below.set_ylim(-len(rows) + 0.4, 0.6)
+        below.tick_params(axis="x", labelsize=7)
+        below.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        sns.despine(ax=above, left=True)
+        sns.despine(ax=below)
     return figure
 
 

@@ -16,7 +16,7 @@ from nbcompress.measure.costs import LAYER_HEADER, ROOT_NAME, footprint_notes
 from nbcompress.measure.footprint import FootprintTable, align_layers, layer_table
 from nbcompress.measure.removed import REMOVED_HEADER
 from nbcompress.measure.text import share_text, size_text, text_table
-from nbcompress.panels.card_figures import compression_figure, dots_figure
+from nbcompress.panels.card_figures import compression_figure, dots_figure, weights_figure
 from nbcompress.panels.figures import render
 from nbcompress.panels.html import Markup, Picture, details, join, table, tag, user_text
 from nbcompress.panels.text import format_value, shorten
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nbcompress.compressors import TrainingLog
     from nbcompress.measure import AccuracyChange, Comparison, Footprint, Sensitivity
     from nbcompress.measure.accuracy import EvaluationScores
+    from nbcompress.measure.distribution import WeightTable
 
 
 # The most characters of a name, and of a sentence.
@@ -396,6 +397,19 @@ def sensitivity_card(sensitivity: Sensitivity, *, title: str = "%sensitivity") -
         Drawing(lambda: dots_figure(labels, series, "change of the evaluation"), _alt(sensitivity)) if labels else None
     )
     return Card(title, ("layer", "weights", *levels), tuple(rows), tuple(notes), (), drawing).bundle()
+
+
+def weights_card(weights: WeightTable, *, title: str = "%weights") -> dict[str, Any]:
+    """Return the card of the weights of each layer: their distribution, and the errors of grids and codebooks."""
+    notes = [*weights.notes(), *(f"left out: {name}, {why}" for name, why in weights.left_out.items())]
+    largest = max(weights.layers, key=lambda layer: layer.errors[4])
+    alt = (
+        "Histograms: weights of the layers, above the values of grids of 2 to 8 bits and of 16 shared values. With 4 "
+        f"bits {shorten(largest.name, MAX_NAME)} changes most, by {largest.errors[4]:.1%}."
+    )
+    drawing = Drawing(lambda: weights_figure(weights.layers), alt)
+    rows = tuple(tuple(row) for row in weights.rows())
+    return Card(title, weights.header, rows, tuple(notes), (), drawing).bundle()
 
 
 def _alt(sensitivity: Sensitivity) -> str:

@@ -155,7 +155,7 @@ class StudiesHandler(StudyHandler):
             shown = self.get_query_argument("shown", self.get_query_argument("path"))
             self.finish_json({"code": code_of(study, shown)})
             return
-        text = await self.in_thread(lambda: json.dumps(self.services.reader.view(path, name), allow_nan=False))
+        text = await self.in_thread(self.services.reader.view_text, path, name)
         self.set_header(
             "Cache-Control", "no-cache"
         )  # the browser asks again with the hash, and gets 304 if it is equal

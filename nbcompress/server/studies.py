@@ -33,6 +33,8 @@ AnyStudy = Study | ForeignStudy
 
 # Open files, each with its trials in memory.
 MAX_OPEN = 24
+# Views of studies that do not run, as text.
+MAX_TEXTS = 8
 # Studies of one file that a listing shows.
 MAX_STUDIES = 500
 
@@ -76,6 +78,7 @@ class StudyReader:
 
     def __init__(self) -> None:
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._texts: OrderedDict[tuple[str, str], tuple[tuple[int, ...], str]] = OrderedDict()
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._secret = secrets.token_bytes(32)
@@ -108,6 +111,29 @@ class StudyReader:
         # How far a search has come is not what a view says that looks again and again.
         following = replace(status, ending=FOLLOWING) if status.running else None
         return study_view(study, baseline=_baseline(study), status=following, limits=LIVE_LIMITS)
+
+    def view_text(self, path: str | os.PathLike[str], name: str | None) -> str:
+        """Return `view` as text; that of a study that does not run is kept until its file changes."""
+        where = os.path.realpath(path)
+        study = self.study(where, name)
+        identity = self._identity_read(where)
+        with self._lock:
+            known = self._texts.get((where, study.name))
+        if known is not None and known[0] == identity:
+            return known[1]
+        text = json.dumps(self.view(where, study.name), allow_nan=False)
+        if not _is_running(study) and identity is not None:
+            with self._lock:
+                self._texts[where, study.name] = (identity, text)
+                while len(self._texts) > MAX_TEXTS:
+                    self._texts.popitem(last=False)
+        return text
+
+    def _identity_read(self, where: str) -> tuple[int, ...] | None:
+        """Return which state of a file is in memory."""
+        with self._lock:
+            known = self._files.get(where)
+            return None if known is None else known.identity
 
     def study(self, path: str | os.PathLike[str], name: str | None) -> AnyStudy:
         """Return one study; arguments and errors as of `view`."""

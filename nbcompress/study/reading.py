@@ -15,18 +15,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from nbcompress.errors import GoalError, StudyError
+from nbcompress.errors import GoalError, StorageMissing, StudyError
 from nbcompress.space import Choice, Float, Int, Parameter
 from nbcompress.space.conditions import Condition
 from nbcompress.study.front import front
 from nbcompress.study.goal import Failure, Goal, Objective, State, Trial
 from nbcompress.study.opening import HEADER_KEY, join_name, read_study, split_name
 from nbcompress.study.optuna_distributions import parameter_of
-from nbcompress.study.storage import StorageHandle
+from nbcompress.study.storage import StorageHandle, open_storage
 from nbcompress.study.study import Study
+from nbcompress.study.table import trials_table
 from nbcompress.study.trial_store import read_attribute
 
 if TYPE_CHECKING:
+    import pandas as pd
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.study import StudySummary as OptunaSummary
@@ -40,6 +42,13 @@ def is_sqlite(path: str | os.PathLike[str]) -> bool:
     """Return whether a file begins as SQLite files do."""
     with open(path, "rb") as file:
         return file.read(len(_SQLITE_START)) == _SQLITE_START
+
+
+def storage_of(text: str) -> str:
+    """Return a storage as it is opened: the path of an SQLite file becomes its URL, anything else stays."""
+    path = os.path.expanduser(text)
+    is_database = "://" not in text and os.path.isfile(path) and is_sqlite(path)
+    return f"sqlite:///{path}" if is_database else text
 
 
 def open_for_reading(path: str | os.PathLike[str]) -> StorageHandle:
@@ -107,6 +116,47 @@ def studies_of(handle: StorageHandle) -> dict[str, Study | ForeignStudy]:
     return found
 
 
+def read_foreign_study(name: str, storage: str | os.PathLike[str]) -> ForeignStudy | None:
+    """Return a study that another program stored with Optuna; None if there is none of that name.
+
+    Args:
+        name: Its name.
+        storage: Path of a journal or an SQLite file, or a database URL.
+
+    Raises:
+        StudyError: The storage cannot be read.
+    """
+    return foreign_studies(storage).get(name)
+
+
+def foreign_studies(storage: str | os.PathLike[str]) -> dict[str, ForeignStudy]:
+    """Return the studies of a storage that nbcompress did not write, by name; none if it does not exist.
+
+    Raises:
+        StudyError: The storage cannot be read.
+    """
+    try:
+        handle = _handle_for_reading(storage)
+        with handle.translate_errors():
+            return {
+                summary.study_name: foreign_study(handle, summary)
+                for summary in handle.storage.get_all_studies()
+                if read_attribute(handle.storage.get_study_user_attrs(summary._study_id), HEADER_KEY) is None
+            }
+    except StorageMissing:
+        return {}
+
+
+def _handle_for_reading(storage: str | os.PathLike[str]) -> StorageHandle:
+    text = os.fspath(storage)
+    path = text.removeprefix("sqlite:///") if text.startswith("sqlite:///") else text
+    if "://" in path:
+        return open_storage(path, create=False)
+    if not os.path.isfile(os.path.expanduser(path)):
+        raise StorageMissing(f"There is no file {path}.")
+    return open_for_reading(os.path.expanduser(path))
+
+
 # Studies of other programs --------------------------------------------------------------------------------------------
 
 
@@ -164,6 +214,17 @@ class ForeignStudy:
     def best(self) -> Trial | None:
         """As of a `Study`."""
         return next(iter(self.front), None)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """As of a `Study`."""
+        space: Any = self.space
+        return trials_table(self.all_trials, space, self.goal)
+
+    def __repr__(self) -> str:
+        n = len(self.all_trials)
+        best = "" if self.best is None else f"\nbest: {self.best}"
+        return f"Study {self.name!r} of a program that uses Optuna: {n} trial{'s' * (n != 1)}, read only{best}"
 
 
 def foreign_study(handle: StorageHandle, summary: OptunaSummary | Any) -> ForeignStudy:
@@ -247,4 +308,14 @@ def _trial_of(frozen: FrozenTrial, number: int, goal: Goal) -> Trial:
     )
 
 
-__all__ = ["ForeignStudy", "ObservedSpace", "foreign_study", "is_sqlite", "open_for_reading", "studies_of"]
+__all__ = [
+    "ForeignStudy",
+    "ObservedSpace",
+    "foreign_studies",
+    "foreign_study",
+    "is_sqlite",
+    "open_for_reading",
+    "read_foreign_study",
+    "storage_of",
+    "studies_of",
+]

@@ -103,6 +103,15 @@ def even_and_cut() -> nn.Module:
     return nc.prune(even(Perceptron()), 0.5, granularity="channel", example=torch.zeros(1, 24))
 
 
+def in_half(model: nn.Module) -> nn.Module:
+    """Some weights in half precision, beside grids of scales that somebody chose."""
+    return nc.quantize(model, 4, scale="pow2", share=0.9)
+
+
+def one_codebook(model: nn.Module) -> nn.Module:
+    return nc.cluster(nc.prune(model, 0.5), 5, codebook="model")
+
+
 def test_files_of_older_versions_stay_readable() -> None:
     """Symmetric grids of versions 1 and 2 had one code fewer. Before version 4 no file names the kept units."""
     check_against(GOLDEN / "version-1.safetensors", even(Perceptron()))
@@ -113,7 +122,13 @@ def test_files_of_older_versions_stay_readable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "make"), [("version-4", even_and_cut), ("version-4-sides", lambda: sided(Perceptron()))]
+    ("name", "make"),
+    [
+        ("version-4", even_and_cut),
+        ("version-4-sides", lambda: sided(Perceptron())),
+        ("version-4-half", lambda: in_half(even(Perceptron()))),
+        ("version-4-codebook", lambda: one_codebook(even(Perceptron()))),
+    ],
 )
 def test_files_of_this_version_do_not_change(name: str, make: Callable[[], nn.Module], tmp_path: Path) -> None:
     kept, expected = GOLDEN / f"{name}.safetensors", make()

@@ -126,7 +126,7 @@ def _numpy(path: Path) -> None:
 
 
 def _newer(path: Path) -> None:
-    path.write_bytes(save(tiny(), path).read_bytes().replace(b'"nbcompress":"3"', b'"nbcompress":"4"'))
+    path.write_bytes(save(tiny(), path).read_bytes().replace(b'"nbcompress":"4"', b'"nbcompress":"5"'))
 
 
 FOREIGN = {
@@ -160,7 +160,7 @@ FOREIGN = {
         ("nothing", "is empty"),
         ("zeros", "not a file of nbcompress"),
         ("deep", "is damaged: its header cannot be read"),
-        ("newer", "has version 4, and this nbcompress reads up to version 3: update nbcompress"),
+        ("newer", "has version 5, and this nbcompress reads up to version 4: update nbcompress"),
         ("value", r"must hold a model, but it holds value: read kept values with load_value"),
     ],
 )
@@ -427,9 +427,9 @@ def test_a_checksum_covers_the_text_too(tmp_path: Path) -> None:
     path = save(tiny(), tmp_path / "model.nbz")
     whole = path.read_bytes()
     text = whole[8 : 8 + int.from_bytes(whole[:8], "little")]
-    assert json.loads(text)["__metadata__"] == {"nbcompress": "3"}
+    assert json.loads(text)["__metadata__"] == {"nbcompress": "4"}
     # An older version is readable, so nothing but the checksum can tell.
-    path.write_bytes(whole.replace(b'"nbcompress":"3"', b'"nbcompress":"1"'))
+    path.write_bytes(whole.replace(b'"nbcompress":"4"', b'"nbcompress":"1"'))
     with pytest.raises(ArtifactError, match="checksum does not agree"):
         load(path, Tiny())
     assert blake2b(whole[:-8], digest_size=8).digest() == whole[-8:]

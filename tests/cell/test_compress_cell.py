@@ -99,6 +99,22 @@ def test_only_what_makes_calls_faster_is_tried_for_a_time() -> None:
     assert '--subject-to "milliseconds <= 1000"' in cell.options
 
 
+def test_blocks_are_counted() -> None:
+    torch.manual_seed(0)
+    layers = [nn.TransformerEncoderLayer(16, 2, 16, dropout=0.0, batch_first=True) for _ in range(3)]
+    data = (torch.randn(8, 5, 16), torch.randn(8, 5, 16))
+    cell = compress_cell(nn.Sequential(*layers), "1MB", data=data, tries=["blocks", "bits"])
+    assert "blocks = Int(0, 2)  # how many of the 3 blocks are removed\n" in cell.body
+    assert 'small = prune(model, amount=blocks / 3, granularity="layer", data=train)\n' in cell.body
+    assert cell.start[0] == {"blocks": 0, "bits": 8}
+    assert "blocks" not in compress_cell(network(), "1MB", data=images()).tries
+
+
+def test_a_trial_that_is_too_slow_ends_before_the_training() -> None:
+    body = compress_cell(network(), "1000ms", data=images()).body
+    assert body.index("milliseconds = ") < body.index("finetune(") < body.index("accuracy = ")
+
+
 def test_one_kind_alone() -> None:
     cell = compress_cell(network(), "20kB", names=CellNames(data=None), tries=["bits"])
     assert set(space_of(cell).names) == {"bits"}

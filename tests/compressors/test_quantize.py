@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nbcompress.artifact import load, save
-from nbcompress.compressors import quantize, record_of
+from nbcompress.artifact import load, save, size_bytes
+from nbcompress.compressors import cluster, codes_of, finetune, prune, quantize, record_of
 from nbcompress.compressors.constraints import round_to_half
 from nbcompress.compressors.layers import select
 from nbcompress.compressors.losses import LossSpec
@@ -129,7 +129,7 @@ def test_bits_refused(bits: object) -> None:
         ({"bits": 1, "scheme": "affine"}, "one bit is sign . scale: bits=1 needs scheme='symmetric', got 'affine'"),
         ({"scheme": "symetric"}, "scheme must be one of symmetric, affine, got 'symetric'. Did you mean 'symmetric'"),
         ({"granularity": "group:1"}, "granularity must be channel, tensor, or group:N with N from 2"),
-        ({"scale": "mse"}, "scale must be one of error, absmax, got 'mse'"),
+        ({"scale": "mse"}, "scale must be one of error, absmax, pow2, got 'mse'"),
         ({"rest": "bfloat16"}, "rest must be one of float16, float32, got 'bfloat16'. Did you mean 'float16'"),
     ],
 )
@@ -260,3 +260,110 @@ def test_importances_leave_the_model() -> None:
     assert all(parameter.grad is None for parameter in animal.model.parameters())
     assert animal.model.training
     assert pytest.approx(0) != float(found[0].sum())
+
+
+def line(*weights: float) -> nn.Linear:
+    model = nn.Linear(len(weights), 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([weights]))
+    return model
+
+
+def values(model: nn.Module) -> list[float]:
+    return model.get_parameter("weight").detach().flatten().tolist()  # type: ignore[no-any-return]
+
+
+def test_scales_by_hand() -> None:
+    model = line(0.7, -0.3, 0.11, 0.04)
+    assert values(quantize(model, 4, scale="absmax")) == pytest.approx([0.7, -0.3, 0.1, 0.0], abs=1e-6)
+    assert values(quantize(model, 8, scale=20)) == pytest.approx([0.7, -0.3, 0.1, 0.05], abs=1e-6)
+    assert values(quantize(model, 4, scale="pow2")) == [0.75, -0.25, 0.125, 0.0]
+    affine = quantize(line(0.0, 1.0, 2.0, 3.1), 2, scheme="affine", scale="absmax")
+    assert values(affine) == pytest.approx([0.0, 3.1 / 3, 2 * 3.1 / 3, 3.1])
+    # What cannot be reached is said.
+    with pytest.warns(UserWarning, match=r"scale=20 with 4 bits clips 1 of 4 weights of 'weight'"):
+        assert values(quantize(model, 4, scale=20))[0] == pytest.approx(0.35)
+    # Again the same, and another one where another is asked for.
+    once = quantize(model, 8, scale=20)
+    assert values(quantize(once, 8, scale=20)) == values(once)
+    assert record_of(quantize(once, 8, scale=10)).tensors["weight"].grid.scale.tolist() == [pytest.approx(0.1)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "options", [{"scale": "pow2"}, {"scale": 64, "bits": 8}, {"share": 0.75}, {"share": 0.5, "bits": 1}]
+)
+def test_training_and_files_keep_what_was_chosen(options: dict[str, object], tmp_path: Path) -> None:
+    animal = ZOO["convolutional"]()
+    small = quantize(animal.model, **{"bits": 4, "data": animal.data, "finetune": 2, **options})  # type: ignore[arg-type]
+    plain = quantize(animal.model, 4, data=animal.data, finetune=2)
+    assert not torch.equal(plain.get_parameter("0.weight"), small.get_parameter("0.weight"))
+    path = save(small, tmp_path / "small.nbz")
+    loaded = load(path, copy.deepcopy(animal.model))
+    for model in (small, loaded, copy.deepcopy(small)):
+        finetune(model, animal.data, epochs=1)
+    assert all(map(torch.equal, small.state_dict().values(), loaded.state_dict().values()))
+    assert record_of(loaded).tensors == record_of(small).tensors
+    for name, constraint in record_of(small).tensors.items():
+        grid, weight = constraint.grid, small.get_parameter(name).detach().flatten()
+        assert grid is not None
+        if options.get("scale") == "pow2":
+            assert bool((torch.frexp(grid.scale).mantissa == 0.5).all())
+        elif "scale" in options:
+            assert torch.equal((weight * 64).round() / 64, weight)
+        else:
+            share = options["share"]
+            assert grid.in_half is not None
+            assert len(grid.in_half) == weight.numel() - round(share * weight.numel())  # type: ignore[operator]
+            rest = weight.clone()
+            rest[grid.in_half] = 0
+            assert rest.unique().numel() <= len(grid.scale) * 2**grid.bits + 1
+            assert torch.equal(weight.half().float()[grid.in_half], weight[grid.in_half])
+
+
+def test_a_share_in_half_precision_lowers_the_error_and_costs_bytes() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(64, 64)
+    nn.init.normal_(model.weight)
+    with torch.no_grad():
+        model.weight[torch.rand(64, 64) < 0.02] *= 12
+    errors, sizes = [], []
+    for share in (1.0, 0.95, 0.5):
+        small = quantize(model, 3, share=share)
+        errors.append(float((small.get_parameter("weight") - model.weight).detach().square().sum()))
+        sizes.append(size_bytes(small))
+    assert errors[0] > 4 * errors[1]
+    assert errors[1] > errors[2]
+    assert sizes == sorted(sizes)
+    assert values(quantize(model, 3, share=1.0)) == values(quantize(model, 3))
+
+
+def test_a_cut_keeps_weights_in_half_precision() -> None:
+    animal = ZOO["convolutional"]()
+    small = quantize(animal.model, 4, share=0.75)
+    cut = prune(small, 0.5, granularity="channel", example=animal.example)
+    assert cut.get_parameter("0.weight").shape[0] == 4
+    for name, constraint in record_of(cut).tensors.items():
+        codes_of(cut.get_parameter(name), constraint, name)
+    assert any(item.grid is not None and item.grid.in_half is not None for item in record_of(cut).tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"scale": 0}, "scale must be one of error, absmax, pow2, or a factor above 0, got 0"),
+        ({"scale": True}, "scale must be one of error, absmax, pow2, or a factor above 0, got True"),
+        ({"scale": 8, "bits": 1}, "one bit is sign \\* scale: a factor needs bits=2 or more, got scale=8"),
+        ({"share": 0}, "share must be a number above 0 to 1, got 0"),
+        ({"share": 0.9, "activations": "dynamic"}, "share=0.9 keeps weights in floating point, with which integer"),
+        ({"share": 1.5}, "share must be a number above 0 to 1, got 1.5"),
+    ],
+)
+def test_scales_and_shares_refused(options: dict[str, object], text: str) -> None:
+    with pytest.raises(CompressionError, match=text):
+        quantize(nn.Linear(4, 4), **options)  # type: ignore[arg-type]
+    if "share" not in options:
+        return
+    with pytest.raises(
+        CompressionError, match=r"share=0\.5 keeps single weights in half precision, but 'weight' shares"
+    ):
+        quantize(cluster(nn.Linear(4, 4), 3), 4, share=0.5)

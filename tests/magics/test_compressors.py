@@ -181,3 +181,23 @@ def test_distill_with_several_teachers_and_assistants(work: Any) -> None:
     line = work.refused("%distill model student --data images")
     assert "--alpha 1 or --targets hard learns from the teacher alone" in line
     assert "there is no variable 'asistant'" in work.refused("%distill model student --data train --through asistant")
+
+
+def test_scales_shares_rounding_and_codebooks(work: Any) -> None:
+    names = work.names
+    for typed, options in (
+        ("--bits 8 --scale 20", {"bits": 8, "scale": 20}),
+        ("--bits 3 --scale pow2 --share 0.75", {"bits": 3, "scale": "pow2", "share": 0.75}),
+        ("--bits 2 --rounding gptq --data train", {"bits": 2, "rounding": "gptq", "data": names["train"]}),
+    ):
+        work.must(f"i = %quantize model {typed}")
+        assert torch.equal(names["i"][2].weight, nc.quantize(names["model"], **options)[2].weight)
+    work.must("i = %cluster model --clusters 6 --codebook model")
+    first, second = record_of(names["i"]).tensors.values()
+    assert first.codebook is second.codebook
+    assert "Fixed words: error, absmax, pow2" in work.refused("%quantize model --scale mse")
+    assert "--rounding gptq needs the inputs of each layer: pass --data" in work.refused(
+        "%quantize model --rounding gptq"
+    )
+    work.must("j = %weights model --layers 0")
+    assert [layer.name for layer in names["j"].layers] == ["0.weight"]

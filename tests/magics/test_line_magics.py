@@ -161,3 +161,23 @@ def test_public_functions_need_no_import_in_expressions(ready: Notebook) -> None
     (card,) = ready.must("a = %prune model --amount 0.5 --evaluate (lambda net: accuracy(net, train))").shown
     assert "(lambda net: accuracy(net, train))" in card["text/plain"]
     assert "accuracy" not in ready.names
+
+
+@pytest.mark.parametrize("as_url", [False, True])
+def test_any_study_of_optuna_is_shown_and_reported(notebook: Notebook, as_url: bool) -> None:
+    notebook.must(
+        "import optuna\noptuna.logging.set_verbosity(optuna.logging.ERROR)\n"
+        "theirs = optuna.create_study(storage='sqlite:///mine.db', study_name='their study')\n"
+        "theirs.optimize(lambda trial: trial.suggest_float('x', 0, 1), n_trials=3)"
+    )
+    storage = "sqlite:///mine.db" if as_url else "mine.db"
+    assert "by another program" in notebook.must(f"%bo_study --storage {storage}").shown[0]["text/plain"]
+    ran = notebook.must(f"read = %bo_study 'their study' --storage {storage}")
+    assert "their study" in ran.shown[0]["text/plain"]
+    assert len(notebook.names["read"].trials) == 3
+    assert notebook.names["read"].best.values["value"] == notebook.names["theirs"].best_value
+    notebook.must(f"%bo_report 'their study' --html r.html --storage {storage}")
+    assert "their study" in Path("r.html").read_text()
+    assert "was not begun by nbcompress" in notebook.refused(
+        "%bo_study 'their study' --storage sqlite:///mine.db --delete"
+    )

@@ -226,7 +226,10 @@ def test_a_journal_is_read_as_it_grows(server: JupyterServer) -> None:
     path = server.root / "growing.journal"
     search(path, "growing", 2)
     assert lines_of(server, file="growing.journal")["growing"]["trials"] == 2
+    view = {"path": "growing.journal", "study": "growing"}
+    assert [len(server.get("nbcompress/studies", **view).json["trials"]) for _ in range(2)] == [2, 2]
     search(path, "growing", 5)
+    assert len(server.get("nbcompress/studies", **view).json["trials"]) == 5
     search(path, "second", 1)
     lines = lines_of(server, file="growing.journal")
     assert (lines["growing"]["trials"], lines["second"]["trials"]) == (5, 1)

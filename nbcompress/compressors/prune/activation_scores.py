@@ -152,7 +152,7 @@ def _mean_per_unit(features: Tensor, units: Tensor, n_units: int) -> Tensor:
 
 
 # The second moments of more inputs than this take more than 2 GiB in double precision.
-_MAX_COLUMNS = 16384
+MAX_COLUMNS = 16384
 
 
 @dataclass
@@ -206,7 +206,7 @@ def input_statistics(
         found = layers_of(model, target)
         if not found:
             reasons[target.name] = why_no_layer(model, target)
-        elif with_products and target.parameter[0].numel() > _MAX_COLUMNS:
+        elif with_products and target.parameter[0].numel() > MAX_COLUMNS:
             reasons[target.name] = f"its {target.parameter[0].numel()} inputs are too many for products of inputs"
         else:
             layers |= found

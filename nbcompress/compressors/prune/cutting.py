@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import cast
 
 import torch
@@ -16,10 +17,11 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nbcompress.compressors.attention import convert_attention_
 from nbcompress.compressors.blocks import packed_indices
-from nbcompress.compressors.coupling import AveragingCall, TensorAxis, Unit, canonical_names, named_tensors
+from nbcompress.compressors.coupling import AveragingCall, ReshapeCall, TensorAxis, Unit, canonical_names, named_tensors
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import number_at, set_number_
 from nbcompress.compressors.record import Grid, Record, Surgery, TensorRecord, record_of, unit_axis
+from nbcompress.compressors.resize import Resize, resize_
 
 
 @dataclass(frozen=True)
@@ -31,25 +33,42 @@ class RemovalPlan:
         attributes: New values for numbers of modules, by name of the module and path of the number. The sizes of
             torch's own layers are not listed.
         averages: Calls that average over removed channels.
+        resizes: Sizes in the code of modules, by name of the module.
     """
 
     removed: Mapping[TensorAxis, frozenset[int]]
     attributes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     averages: tuple[AveragingCall, ...] = ()
+    resizes: tuple[tuple[str, Resize], ...] = ()
 
 
 def plan_of_units(
     units: Iterable[Unit],
     attributes: Mapping[tuple[str, str], int] | None = None,
     averages: Iterable[AveragingCall] = (),
+    reshapes: Iterable[ReshapeCall] = (),
 ) -> RemovalPlan:
-    """Return the plan that removes `units`; `averages` are the calls that average over them."""
+    """Return the plan that removes `units`.
+
+    Args:
+        units: What is removed.
+        attributes: See `RemovalPlan`.
+        averages: The calls that average over the units.
+        reshapes: The calls that ask for sizes as before the cut and need others.
+    """
     removed: dict[TensorAxis, set[int]] = {}
     for unit in units:
         for axis, indices in unit.items():
             removed.setdefault(axis, set()).update(indices)
     frozen_sets = {axis: frozenset(indices) for axis, indices in removed.items()}
-    return RemovalPlan(frozen_sets, attributes or {}, tuple(dict.fromkeys(averages)))
+    rules = {(call.module, rule): None for call in reshapes for rule in _rules_of(call, frozen_sets)}
+    return RemovalPlan(frozen_sets, attributes or {}, tuple(dict.fromkeys(averages)), tuple(rules))
+
+
+def _rules_of(call: ReshapeCall, removed: Mapping[TensorAxis, frozenset[int]]) -> list[Resize]:
+    """The rule for the sizes of a call after `removed` was removed; none if they stay."""
+    new = call.sizes_after(removed)
+    return [Resize(call.n_dims, call.end, call.sizes, new)] if new != call.sizes and 0 not in new else []
 
 
 @torch.no_grad()
@@ -119,6 +138,9 @@ def cut_(model: nn.Module, plan: RemovalPlan) -> tuple[Surgery, ...]:
                 if name in weights and len(shapes[name]) > 1
             }
             surgeries.append(Surgery("cut", path, shapes, attributes, kept_units))
+    for path, rule in plan.resizes:
+        resize_(model.get_submodule(path), rule)
+        surgeries.append(Surgery("resize", path, attributes=rule.numbers))
     update_layers_(model)
     return tuple(surgeries)
 
@@ -219,7 +241,7 @@ def cut_record(
     dropped: dict[str, str] = {}
     for name, before in record.tensors.items():
         removed = {dim: indices for (parameter, dim), indices in plan.removed.items() if parameter == name}
-        after = replace(before, grid=_cut_grid(before.grid, removed, len(parameters[name])))
+        after = replace(before, grid=_cut_grid(before.grid, removed, tuple(parameters[name].shape)))
         if before.grid is not None and after.grid is None:
             dropped[name] = "its groups of weights no longer fit after the cut, so its grid was dropped"
         if after != TensorRecord():
@@ -228,8 +250,20 @@ def cut_record(
     return replace(record, tensors=tensors, surgery=surgery, left_out={**record.left_out, **left_out, **dropped})
 
 
-def _cut_grid(grid: Grid | None, removed: Mapping[int, frozenset[int]], n_channels: int) -> Grid | None:
-    if grid is None or not removed or grid.group == "tensor":
+def _cut_grid(grid: Grid | None, removed: Mapping[int, frozenset[int]], shape: tuple[int, ...]) -> Grid | None:
+    if grid is None or not removed:
+        return grid
+    n_channels = shape[0]
+    if grid.in_half is not None:
+        marked = torch.zeros(prod(shape), dtype=torch.bool, device="cpu")
+        marked[grid.in_half] = True
+        marked = marked.reshape(shape)
+        for axis, indices in removed.items():
+            left = [index for index in range(shape[axis]) if index not in indices]
+            marked = marked.index_select(axis, torch.tensor(left, device="cpu"))
+        left_in_half = torch.nonzero(marked.flatten()).flatten()
+        grid = replace(grid, in_half=left_in_half if len(left_in_half) else None)
+    if grid.group == "tensor":
         return grid
     if grid.group != "channel" and set(removed) != {0}:
         return None

@@ -306,7 +306,7 @@ def prune_by_hessian(weight: Tensor, statistics: InputStatistics, count: int | N
         raise TypeError("pruning by Hessian needs the products of inputs")
     n = statistics.products.shape[-1]
     w = weight.detach().to(statistics.products.device, torch.float64).reshape(statistics.n_groups, -1, n)
-    hessians = torch.stack([_damped(product) for product in statistics.products])
+    hessians = torch.stack([damped(product) for product in statistics.products])
     swept = _sweep(w, hessians, count)
     by_magnitude = torch.where(_magnitude_mask(w, count), w, 0.0)
     attempts = [_refined(w, hessians, start) for start in (swept, by_magnitude)]
@@ -319,7 +319,8 @@ def prune_by_hessian(weight: Tensor, statistics: InputStatistics, count: int | N
     return values
 
 
-def _damped(products: Tensor) -> Tensor:
+def damped(products: Tensor) -> Tensor:
+    """Add a share of the mean of the diagonal to the diagonal of a matrix of second moments."""
     mean = products.diagonal().mean()
     damping = _DAMPING * mean if mean > 0 else torch.ones_like(mean)
     return products + damping * torch.eye(len(products), dtype=products.dtype, device=products.device)
@@ -327,14 +328,15 @@ def _damped(products: Tensor) -> Tensor:
 
 def _sweep(w: Tensor, hessians: Tensor, count: int | None) -> Tensor:
     """SparseGPT for each group of the layer."""
-    factors = torch.stack([_factor(hessian) for hessian in hessians])
+    factors = torch.stack([inverse_factor(hessian) for hessian in hessians])
     # By how much the error grows if one weight is removed and the others compensate: w^2 / [H^-1].
     saliency = w.square() / factors.square().sum(1)[:, None]
     counts = None if count is None else _counts_per_block(saliency, count)
     return torch.stack([_sweep_columns(w[k], factors[k], None if counts is None else counts[k]) for k in range(len(w))])
 
 
-def _factor(hessian: Tensor) -> Tensor:
+def inverse_factor(hessian: Tensor) -> Tensor:
+    """Return the upper Cholesky factor of the inverse of a positive definite matrix."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return upper

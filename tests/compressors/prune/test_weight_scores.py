@@ -128,7 +128,7 @@ def test_weights_beyond_the_range_are_refused() -> None:
 def test_too_many_inputs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from nbcompress.compressors.prune import activation_scores
 
-    monkeypatch.setattr(activation_scores, "_MAX_COLUMNS", 10)
+    monkeypatch.setattr(activation_scores, "MAX_COLUMNS", 10)
     animal = ZOO["perceptron"]()
     targets = select(animal.model).targets
     found, reasons = input_statistics(animal.model, targets, animal.data, 0, with_products=True)

@@ -1,0 +1,116 @@
+"""The codes of weights on a grid or in a codebook, and the values that codes stand for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nbcompress.compressors.record import Codebook, Grid, TensorRecord, called
+from nbcompress.errors import CompressionError
+
+
+def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
+    """Encode the values of a tensor that satisfies its constraint.
+
+    Args:
+        tensor: Values on the grid or in the codebook of `record`.
+        record: A constraint with a grid (codes in `range(grid.n_codes)`) or a codebook (codes are positions in it).
+        name: The parameter's name, for the text of an error.
+
+    Returns:
+        int32 codes of the shape and on the device of `tensor`; `values_of` gives `tensor` back, bit for bit, except for
+        weights in half precision, whose code is that of zero. In bfloat16 two codes of a wide grid can have the same
+        value; then either of them is returned.
+
+    Raises:
+        CompressionError: A value left its grid or codebook, or there is neither.
+    """
+    tensor = tensor.detach()
+    if record.grid is not None and record.grid.in_half is not None:
+        _check_half(tensor, record.grid.in_half, name)
+        tensor = without(tensor, record.grid.in_half)
+    if record.grid is not None:
+        codes, kind = _grid_codes(tensor, record.grid), "grid"
+    elif record.codebook is not None:
+        codes, kind = _codebook_codes(tensor, record.codebook), "codebook"
+    else:
+        raise CompressionError(f"{called(name)} has neither a grid nor a codebook, so it has no codes")
+    wrong = values_of(codes, record, tensor.dtype) != tensor
+    n_wrong = int(wrong.sum())
+    if n_wrong:
+        raise CompressionError(
+            f"{called(name)} must keep to its {kind}, but {n_wrong} of {tensor.numel()} values left it, the first "
+            f"is {tensor[wrong][0].item():.6g}: change weights with finetune(), which keeps it, or compress again"
+        )
+    return codes
+
+
+def without(tensor: Tensor, positions: Tensor | None) -> Tensor:
+    """Return `tensor` with zeros at flat `positions`: a copy, or itself if there are none."""
+    if positions is None:
+        return tensor
+    copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+    copy.view(-1)[positions.to(copy.device)] = 0
+    return copy
+
+
+def _check_half(tensor: Tensor, positions: Tensor, name: str) -> None:
+    values = tensor.reshape(-1)[positions.to(tensor.device)]
+    if values.dtype in (torch.float32, torch.float64):
+        n_wrong = int((values.to(torch.float16).to(values.dtype) != values).sum())
+        if n_wrong:
+            raise CompressionError(
+                f"{called(name)} must keep {len(values)} weights in half precision, but {n_wrong} of them have more "
+                "digits now: change weights with finetune(), which keeps it, or compress again"
+            )
+
+
+def values_of(codes: Tensor, record: TensorRecord, dtype: torch.dtype) -> Tensor:
+    """Decode `codes` (any integer dtype) by the grid or the codebook of `record` into values of `dtype`.
+
+    Raises:
+        CompressionError: There is neither a grid nor a codebook.
+    """
+    if record.grid is not None:
+        return record.grid.values(codes).to(dtype)
+    if record.codebook is None:
+        raise CompressionError("a tensor without grid and codebook has no codes")
+    values: Tensor = record.codebook.values.to(codes.device)[codes.long()]
+    return values.to(dtype)
+
+
+def satisfies(tensor: Tensor, constraint: TensorRecord) -> bool:
+    """Whether the values of `tensor` lie on the grid or in the codebook of `constraint`, if it has any."""
+    codebook = constraint.codebook
+    try:
+        if constraint.grid is not None or codebook is not None:
+            codes_of(tensor, constraint)
+        if codebook is not None and codebook.grid is not None:
+            codes_of(codebook.values.to(tensor.dtype), TensorRecord(grid=codebook.grid))
+    except CompressionError:
+        return False
+    return True
+
+
+def _grid_codes(tensor: Tensor, grid: Grid) -> Tensor:
+    scale, zero = grid.spread(tuple(tensor.shape), tensor.device)
+    # NaN has no integer. It gets the code of zero here, and the caller sees that the value differs.
+    steps = torch.round(tensor.to(torch.float32).nan_to_num(0.0) / scale).to(torch.int32)
+    codes = (steps + zero).clamp_(0, grid.n_codes - 1)
+    if tensor.dtype in (torch.float32, torch.float64):
+        return codes
+    # In 16 bits a value can be half a step away from its code, so the neighbours are tried too.
+    for shift in (-1, 1):
+        wrong = grid.values(codes).to(tensor.dtype) != tensor
+        if not bool(wrong.any()):
+            break
+        other = (steps + zero + shift).clamp_(0, grid.n_codes - 1)
+        better = wrong & (grid.values(other).to(tensor.dtype) == tensor)
+        codes = torch.where(better, other, codes)
+    return codes
+
+
+def _codebook_codes(tensor: Tensor, codebook: Codebook) -> Tensor:
+    values = codebook.values.to(tensor.device)
+    found = torch.searchsorted(values, tensor.to(torch.float32).contiguous(), out_int32=True)
+    return found.clamp_(max=len(values) - 1)

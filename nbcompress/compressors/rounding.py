@@ -1,0 +1,361 @@
+"""Data-aware rounding (GPTQ): each weight of a layer is rounded such that the outputs of the layer change least.
+
+Notation:
+    W   weights of one layer, or of one group of a convolution, `(out, n)`
+    H   second moments of its inputs, damped, `(n, n)`: half the Hessian of the squared error of the outputs
+    U   upper Cholesky factor of the inverse of H: row k is all that the columns after k need to know of column k
+
+Columns are rounded one after the other, those of the largest inputs first. The error of a column is carried on to the
+columns that are not rounded yet, so that they make up for it. Scales and zeros are found before and stay. One layer is
+rounded after the other, on inputs that the rounded layers before it give; so only one H is in memory.
+
+References:
+    Frantar et al. (2023), "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
+    algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from nbcompress.compressors.calibration import NOT_CALLED, input_rows, layers_of, why_no_layer
+from nbcompress.compressors.data import Batches
+from nbcompress.compressors.grids import group_rows, round_to_grid
+from nbcompress.compressors.layers import Target
+from nbcompress.compressors.modes import evaluating, seeded
+from nbcompress.compressors.prune.activation_scores import MAX_COLUMNS, InputStatistics
+from nbcompress.compressors.prune.weight_scores import damped, inverse_factor
+from nbcompress.compressors.record import Grid
+from nbcompress.errors import CompressionError, DataError, option
+
+# Columns that are rounded before the rest of the layer is updated at once.
+_BLOCK = 128
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One layer
+
+
+def round_by_inputs(weight: Tensor, grid: Grid, moments: Tensor, *, is_pruned: bool = False) -> Tensor:
+    """Round `weight` to values of `grid` such that the outputs of its layer change little.
+
+    Args:
+        weight: Shape `(out, ...)`, finite.
+        grid: Its grid; see `Grid`.
+        moments: Shape `(groups, n, n)`, float64: sums of products of the inputs that the flattened weight is multiplied
+            with.
+        is_pruned: Zeros stay zeros.
+
+    Returns:
+        Values of the shape, dtype and device of `weight`. The squared error of the outputs is never larger than that of
+        rounding to the nearest values.
+    """
+    n_groups, n = moments.shape[0], moments.shape[-1]
+    rounder = _Rounder.of(weight, grid, n_groups, n, is_pruned=is_pruned)
+    w = weight.detach().to(moments.device, torch.float64).reshape(n_groups, -1, n)
+    carried = torch.stack([_round_columns(w[k], damped(moments[k]), rounder.group(k)) for k in range(n_groups)])
+    nearest = round_to_grid(weight, grid, is_pruned=is_pruned)
+    near = nearest.to(moments.device, torch.float64).reshape(n_groups, -1, n)
+    # Each output by itself: whichever changes it less.
+    errors = [(((w - tried) @ moments) * (w - tried)).sum(2, keepdim=True) for tried in (carried, near)]
+    best = torch.where(errors[0] < errors[1], carried, near)
+    return best.reshape(weight.shape).to(weight.device, weight.dtype)
+
+
+def _round_columns(w: Tensor, hessian: Tensor, rounder: _Rounder) -> Tensor:
+    """Algorithm 1 of GPTQ, with columns in order of activation. Shapes `(out, n)` and `(n, n)`."""
+    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    upper = inverse_factor(hessian[order][:, order])
+    w = w[:, order].clone()
+    for start in range(0, w.shape[1], _BLOCK):
+        end = min(start + _BLOCK, w.shape[1])
+        block, factor = w[:, start:end].clone(), upper[start:end, start:end]
+        errors = torch.zeros_like(block)
+        for k in range(end - start):
+            rounded = rounder.column(block[:, k], int(order[start + k]))
+            errors[:, k] = (block[:, k] - rounded) / factor[k, k]
+            block[:, k + 1 :] -= errors[:, k : k + 1] * factor[k, k + 1 :]
+            block[:, k] = rounded
+        w[:, start:end] = block
+        w[:, end:] -= errors @ upper[start:end, end:]
+    return w[:, torch.argsort(order)]
+
+
+@dataclass(frozen=True)
+class _Rounder:
+    """Rounds single columns to a grid.
+
+    Attributes:
+        grid: The grid.
+        dtype: Of the weight.
+        scale: Of each weight, `(groups, out, n)`, float32.
+        zero: Its code of zero, float32.
+        fixed: Values that are not rounded here, such as pruned zeros; NaN where there are none.
+    """
+
+    grid: Grid
+    dtype: torch.dtype
+    scale: Tensor
+    zero: Tensor
+    fixed: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, grid: Grid, n_groups: int, n: int, *, is_pruned: bool) -> _Rounder:
+        """Return the rounder of all groups of a layer."""
+        shape = tuple(weight.shape)
+        scale, zero = (item.expand(shape).reshape(n_groups, -1, n) for item in grid.spread(shape, weight.device))
+        fixed = torch.full(shape, torch.nan, dtype=torch.float64, device=weight.device)
+        values = weight.detach()
+        if is_pruned:
+            fixed[values == 0] = 0.0
+        if grid.bits == 1:
+            has_weights = group_rows(values, grid.group)[0].any(dim=1)
+            fixed[~grid.spread_groups(has_weights, shape).expand(shape)] = 0.0
+        if grid.in_half is not None:
+            places = grid.in_half.to(weight.device)
+            fixed.view(-1)[places] = round_to_grid(values, grid, is_pruned=is_pruned).double().view(-1)[places]
+        return cls(grid, weight.dtype, scale, zero.to(torch.float32), fixed.reshape(n_groups, -1, n))
+
+    def group(self, index: int) -> _Rounder:
+        """Return the rounder of one group, with shapes `(out, n)`."""
+        return _Rounder(self.grid, self.dtype, self.scale[index], self.zero[index], self.fixed[index])
+
+    def column(self, values: Tensor, index: int) -> Tensor:
+        """Round the weights of column `index`, float64, exactly to values that the file gives back."""
+        scale, zero = self.scale[:, index], self.zero[:, index]
+        narrow = values.to(torch.float32)
+        if self.grid.bits == 1:
+            steps = torch.where(narrow >= 0, 1.0, -1.0)
+        else:
+            steps = torch.minimum(torch.maximum((narrow / scale).round(), -zero), self.grid.n_codes - 1 - zero)
+        on_grid = (steps * scale + 0.0).to(self.dtype).double()
+        fixed = self.fixed[:, index]
+        return torch.where(fixed.isnan(), on_grid, fixed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The inputs of layers
+
+# Input rows of one weight: `(groups, rows, columns)`.
+RowsOf = Callable[[tuple[Any, ...], Mapping[str, Any]], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class _InputReader:
+    """A module and how its call gives the rows that a weight is multiplied with."""
+
+    module: nn.Module
+    rows: RowsOf
+
+
+def readers_of(model: nn.Module, target: Target) -> list[_InputReader] | str:
+    """Return the modules that multiply by `target`, or the reason why its inputs are not known."""
+    if target.parameter[0].numel() > MAX_COLUMNS:
+        return f"its {target.parameter[0].numel()} inputs are too many for products of inputs"
+    readers = [_InputReader(layer, _plain_rows(layer)) for layer in layers_of(model, target).values()]
+    for name in target.names:
+        path, _, last = name.rpartition(".")
+        module = model.get_submodule(path)
+        if isinstance(module, nn.RNNBase) and last.startswith(("weight_ih_l", "weight_hh_l")):
+            readers.append(_InputReader(module, _recurrent_rows(module, last)))
+        if type(module) in (nn.LSTMCell, nn.GRUCell, nn.RNNCell) and last in ("weight_ih", "weight_hh"):
+            readers.append(_InputReader(module, _cell_rows(module, last)))
+    return readers or why_no_layer(model, target)
+
+
+def _plain_rows(layer: nn.Module) -> RowsOf:
+    def rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+        x = args[0] if args else kwargs.get("input")
+        if isinstance(x, Tensor):
+            yield from input_rows(layer, x.detach())
+
+    return rows
+
+
+def _cell_rows(cell: nn.Module, name: str) -> RowsOf:
+    def rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+        x = args[0] if args else kwargs["input"]
+        state = args[1] if len(args) > 1 else kwargs.get("hx")
+        if name == "weight_hh":
+            hidden = state[0] if isinstance(state, (tuple, list)) else state
+            x = x.new_zeros((*x.shape[:-1], cell.hidden_size)) if hidden is None else hidden
+        yield x.detach().float().reshape(1, -1, x.shape[-1])
+
+    return rows
+
+
+def _recurrent_rows(module: nn.RNNBase, name: str) -> RowsOf:
+    """Inputs of one weight of a recurrent layer: those of a layer in the stack, or its states one step before."""
+    is_reverse, is_hidden = name.endswith("_reverse"), name.startswith("weight_hh")
+    depth = int(name.removesuffix("_reverse").rpartition("_l")[2])
+
+    def rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+        x = args[0] if args else kwargs["input"]
+        state = args[1] if len(args) > 1 else kwargs.get("hx")
+        # The states before the first step: of an LSTM two tensors, else one.
+        first = tuple(state) if isinstance(state, (tuple, list)) else () if state is None else (state,)
+        if isinstance(x, PackedSequence):
+            # Sorted by length, as the state is after the packing.
+            order, lengths = x.sorted_indices, pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))[1]
+            x = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))[0]
+            first = first if order is None else tuple(item.index_select(1, order) for item in first)
+        else:
+            if x.ndim == 2:
+                x, first = x[:, None], tuple(item[:, None] for item in first)
+            elif module.batch_first:
+                x = x.transpose(0, 1)
+            lengths = torch.full((x.shape[1],), x.shape[0], dtype=torch.int64)
+        inner = _layer_input(module, x, first, depth, lengths)
+        if is_hidden:
+            n_ways = 2 if module.bidirectional else 1
+            out = _run_layer(module, inner, first, depth, lengths)
+            width = out.shape[-1] // n_ways
+            way = int(is_reverse)
+            inner = out[..., way * width : (way + 1) * width]
+            start = first[0][depth * n_ways + way] if first else inner.new_zeros(inner.shape[1:])
+            inner = _one_step_before(inner, start, lengths, is_reverse=is_reverse)
+        counts = torch.arange(len(inner), device=inner.device)[:, None] < lengths.to(inner.device)
+        yield inner[counts].float().reshape(1, -1, inner.shape[-1])
+
+    return rows
+
+
+def _one_step_before(out: Tensor, start: Tensor, lengths: Tensor, *, is_reverse: bool) -> Tensor:
+    """The state that each step reads, `(steps, batch, features)`."""
+    if not is_reverse:
+        return torch.cat([start[None], out[:-1]])
+    before = torch.cat([out[1:], start[None]])
+    for column, length in enumerate(lengths.tolist()):
+        before[length - 1, column] = start[column]
+    return before
+
+
+def _layer_input(module: nn.RNNBase, x: Tensor, first: tuple[Tensor, ...], depth: int, lengths: Tensor) -> Tensor:
+    """What the layer at `depth` of the stack reads, `(steps, batch, features)`; dropout is off."""
+    for below in range(depth):
+        x = _run_layer(module, x, first, below, lengths)
+    return x
+
+
+def _run_layer(module: nn.RNNBase, x: Tensor, first: tuple[Tensor, ...], depth: int, lengths: Tensor) -> Tensor:
+    """Run one layer of the stack on `(steps, batch, features)`, with weights of the module as they are now."""
+    ways = ("", "_reverse") if module.bidirectional else ("",)
+    kind: Any = type(module)
+    extra: dict[str, Any] = {"proj_size": module.proj_size} if isinstance(module, nn.LSTM) else {}
+    if isinstance(module, nn.RNN):
+        extra["nonlinearity"] = module.nonlinearity
+    extra |= {"bias": module.bias, "bidirectional": module.bidirectional, "device": x.device, "dtype": x.dtype}
+    # The random start of the new module leaves the random state of the notebook as it is.
+    with seeded(0):
+        single = kind(x.shape[-1], module.hidden_size, **extra)
+    for way in ways:
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"):
+            source = getattr(module, f"{name}_l{depth}{way}", None)
+            if isinstance(source, Tensor):
+                setattr(single, f"{name}_l0{way}", nn.Parameter(source.detach(), requires_grad=False))
+    states = tuple(item[depth * len(ways) : (depth + 1) * len(ways)].contiguous() for item in first)
+    start: Any = states if len(states) > 1 else states[0] if states else None
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+    output: Tensor = pad_packed_sequence(single.eval()(packed, start)[0], total_length=len(x))[0]
+    return output
+
+
+@torch.no_grad()
+def moments_of(
+    model: nn.Module, target: Target, readers: Sequence[_InputReader], data: object, seed: int
+) -> InputStatistics | None:
+    """Sum the products of the inputs of `target` over one pass of `data`; None if the model does not read it.
+
+    Raises:
+        DataError: An input is NaN or infinite, or `data` does not fit.
+    """
+    batches = Batches(data)
+    found: list[InputStatistics] = []
+
+    def hook_for(reader: _InputReader) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
+            for rows in reader.rows(args, kwargs):
+                if not found:
+                    n_groups, _rows, n = rows.shape
+                    empty = rows.new_zeros((n_groups, n, n), dtype=torch.float64)
+                    found.append(InputStatistics(n_groups, rows.new_zeros((n_groups, n), dtype=torch.float64), empty))
+                found[0].add(rows)
+
+        return hook
+
+    handles = [reader.module.register_forward_hook(hook_for(reader), with_kwargs=True) for reader in readers]
+    try:
+        with evaluating(model), seeded(seed, *batches.generators):
+            for batch in batches.for_model(model):
+                batch(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        return None
+    if not bool(torch.isfinite(found[0].squares).all()):
+        raise DataError(f"inputs must be finite, but those of {target.name!r} hold NaN or infinity on the data")
+    return found[0]
+
+
+@torch.no_grad()
+def call_order(model: nn.Module, targets: Sequence[Target], data: object, seed: int) -> list[Target]:
+    """Return `targets` in the order in which the model reads them on the first batch; those that it does not, last."""
+    seen: dict[nn.Module, int] = {}
+    owners = {
+        target.name: [model.get_submodule(name.rpartition(".")[0]) for name in target.names] for target in targets
+    }
+
+    def note(module: nn.Module, *_: object) -> None:
+        seen.setdefault(module, len(seen))
+
+    modules = {module for found in owners.values() for module in found}
+    handles = [module.register_forward_hook(note) for module in modules]
+    batches = Batches(data)
+    try:
+        with evaluating(model), seeded(seed, *batches.generators):
+            batches.first(model)(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = len(seen)
+    return sorted(targets, key=lambda target: min(seen.get(module, last) for module in owners[target.name]))
+
+
+def rounded_by_data(
+    model: nn.Module, target: Target, grid: Grid, data: object, seed: int, *, is_pruned: bool
+) -> Tensor | str:
+    """Return the values of `target` on `grid` by GPTQ, or the reason why its inputs are not known.
+
+    Raises:
+        CompressionError: The products of its inputs overflow.
+        DataError: The data does not fit.
+    """
+    owner = model.get_submodule(target.name.rpartition(".")[0])
+    if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) and len(target.names) == 1:
+        # Each row is read alone, so no error of one row can make up for another: the nearest value is the best one.
+        return round_to_grid(target.parameter, grid, is_pruned=is_pruned)
+    readers = readers_of(model, target)
+    if isinstance(readers, str):
+        return readers
+    statistics = moments_of(model, target, readers, data, seed)
+    if statistics is None or statistics.products is None:
+        return NOT_CALLED
+    if prod(target.parameter.shape[1:]) != statistics.products.shape[-1]:
+        return "its inputs have another width"
+    try:
+        return round_by_inputs(target.parameter, grid, statistics.products, is_pruned=is_pruned)
+    except RuntimeError as err:  # of torch.linalg, whose own class is not public in all versions
+        raise CompressionError(
+            f"{option('rounding', 'gptq')} cannot invert the products of inputs of {target.name!r}: use more data, or "
+            f"{option('rounding', 'nearest')}"
+        ) from err
+
+
+__all__ = ["call_order", "moments_of", "readers_of", "round_by_inputs", "rounded_by_data"]
