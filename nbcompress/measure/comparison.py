@@ -32,7 +32,7 @@ from nbcompress.measure.text import (
 _NAMES = ("before", "after")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Two models, measured in turn.
 
@@ -136,6 +136,10 @@ class Comparison:
             return "no difference"
         ends = f"{ratio_text(self.speedup.low)} to {ratio_text(self.speedup.high)}"
         return f"{ratio_text(self.speedup.value)} ({ends})"
+
+    def __repr__(self) -> str:
+        names = f"{self.before.name} and {self.after.name}"
+        return f"<Comparison of {names}: {size_text(self.before.size_bytes)}, {size_text(self.after.size_bytes)}>"
 
 
 def compare(

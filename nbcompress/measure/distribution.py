@@ -53,7 +53,7 @@ class LayerWeights:
     is_sampled: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WeightTable:
     """The weights of a model.
 
@@ -106,6 +106,9 @@ class WeightTable:
 
     def __str__(self) -> str:
         return "\n".join([text_table(self.header, self.rows()), *self.notes()])
+
+    def __repr__(self) -> str:
+        return f"<WeightTable of {count_text(len(self.layers))} layers>"
 
 
 @outside_inference
