@@ -1,4 +1,4 @@
-"""Every example as it is stored: a title, code that compiles, no outputs, real data, and a result that is checked."""
+"""Every example as it is stored: a title, code that compiles, no outputs, no download, and a result that is checked."""
 
 from __future__ import annotations
 
