@@ -13,7 +13,7 @@ ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
 FRONT_SOURCES := $(shell find labextension/src labextension/schema -type f) labextension/package.json labextension/package-lock.json labextension/build.mjs
 
-.PHONY: demo reports test bench lab lint types python-tests front-tests browser-tests chromium clean
+.PHONY: demo reports test nightly bench lab lint types python-tests front-tests browser-tests chromium clean
 
 demo: $(VENV)/installed
 	$(ENV) $(BIN)/python examples/run.py examples/quickstart.ipynb --output output
@@ -32,6 +32,12 @@ lab: $(VENV)/installed
 	$(ENV) $(BIN)/jupyter lab $(firstword $(wildcard output/quickstart.ipynb) examples/quickstart.ipynb)
 
 test: lint types python-tests front-tests browser-tests
+
+# Long campaigns of faults: kills and cut journals, 200 of each. `make nightly FAULTS=1000` runs more.
+FAULTS   ?= 200
+nightly: $(VENV)/installed-test
+	@echo "== faults"
+	$(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
 
 # Takes some hours. `make bench BENCH=--smoke` takes a minute and shows that everything runs.
 BENCH    ?=

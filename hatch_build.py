@@ -15,7 +15,6 @@ EXTENSION = "share/jupyter/labextensions/nbcompress"
 STAMP = "nbcompress/panels/static/sources.sha256"
 BUILT = (
     "nbcompress/panels/static/panel.js",
-    "nbcompress/panels/static/page.js",
     "nbcompress/labextension/package.json",
 )
 WITHOUT = "nbcompress: the front end was not built ({}); panels will show plain HTML and text."

@@ -1,4 +1,4 @@
-// Bundles the study view three times: for the live panel, for JupyterLab's viewer, and for the page of a report.
+// Bundles the study view twice: for the live panel and the page of a report, and for JupyterLab.
 // With --tests, bundles the tests instead, so that any Node can run them.
 import { createHash } from "node:crypto";
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -9,8 +9,21 @@ import * as esbuild from "esbuild";
 const here = fileURLToPath(new URL(".", import.meta.url));
 const common = { absWorkingDir: here, bundle: true, target: "es2022", charset: "utf8", legalComments: "none", logLevel: "warning" };
 
+// esbuild leaves the text of template strings as it is, so style sheets are made small here.
+const styleSheets = {
+  name: "style sheets",
+  setup(build) {
+    build.onLoad({ filter: /styles\.ts$/ }, async ({ path }) => {
+      const source = await readFile(path, "utf8");
+      const [, name, text] = /export const (\w+) = `\n([^`]*)`;/.exec(source);
+      const { code } = await esbuild.transform(text, { loader: "css", minify: true, target: "chrome123" });
+      return { contents: `export const ${name} = ${JSON.stringify(code)};`, loader: "ts" };
+    });
+  },
+};
+
 async function bundled(entry, format) {
-  const result = await esbuild.build({ ...common, entryPoints: [entry], format, minify: true, write: false });
+  const result = await esbuild.build({ ...common, entryPoints: [entry], format, minify: true, write: false, plugins: [styleSheets] });
   return result.outputFiles[0].text;
 }
 
@@ -34,7 +47,6 @@ async function buildPanel() {
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, "panel.js"), await bundled("src/panel.ts", "esm"));
-  await writeFile(join(folder, "page.js"), await bundled("src/page.ts", "iife"));
 }
 
 async function buildExtension() {

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
+from importlib import import_module
 from numbers import Integral
 
 # These characters mark an option in a text: `_OPEN` Python's form `_BAR` the magic's form `_CLOSE`. Unicode reserves
@@ -230,6 +231,25 @@ def warn(text: str, stacklevel: int = 2) -> None:
 
 class MissingPart(NbcompressError, ImportError):
     """An optional package is needed; the text says what to install."""
+
+
+# The packages of each optional part, as in pyproject.toml.
+EXTRAS = {"onnx": ("ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "onnxscript")}
+
+
+def check_installed(extra: str) -> None:
+    """Raise an error that names a package of an optional part that is not installed.
+
+    Call it before importing a module of ours that imports such a package.
+
+    Raises:
+        MissingPart: A package is missing.
+    """
+    for name in EXTRAS[extra]:
+        try:
+            import_module(name)
+        except ImportError as err:
+            raise MissingPart(f'{extra.upper()} needs the package {name}: pip install "nbcompress[{extra}]"') from err
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:

@@ -21,6 +21,7 @@ HOMES = {
     "compare": "measure",
     "distill": "compressors",
     "enforce": "compressors",
+    "explain": "measure",
     "export": "artifact",
     "factorize": "compressors",
     "finalists": "run",

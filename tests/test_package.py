@@ -46,3 +46,63 @@ def test_nothing_but_the_server_part_imports_jupyter_server() -> None:
     code = f"import sys, {modules}; print('jupyter_server' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+WITHOUT_EXTRAS = """
+import sys
+MISSING = {missing!r}
+
+
+class Without:
+    # A finder that does not find some packages.
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in MISSING else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+import torch
+from torch import nn
+import nbcompress as nc
+from nbcompress.errors import MissingPart
+
+model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+x = torch.randn(16, 8)
+small = nc.quantize(nc.prune(model, amount=0.5, granularity="channel", example=x), bits=4)
+nc.finetune(small, (x, torch.arange(16) % 2), epochs=1)
+nc.save(small, "small.nbz")
+assert torch.equal(nc.load("small.nbz", nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)))(x), small.eval()(x))
+nc.footprint(small, x)
+nc.export(small, "small.pt2", example=x)
+study = nc.search(lambda x: {{"loss": x}}, {{"x": nc.Float(0, 1)}}, minimize="loss", trials=4, study="s", keep="y")
+assert len(study.trials) == 4
+for refused in (
+    lambda: nc.export(small, "small.onnx", example=x),
+    lambda: nc.latency_ms(small, x, runtime="onnx"),
+    lambda: nc.search(lambda x: {{"loss": x}}, {{"x": nc.Float(0, 1)}}, minimize="loss", trials=4, engine="ray"),
+    lambda: nc.search(lambda x: {{"loss": x}}, {{"x": nc.Float(0, 1)}}, minimize="loss", trials=4, engine="dask"),
+):
+    try:
+        refused()
+    except MissingPart as error:
+        print(error)
+"""
+
+
+def test_everything_else_works_without_the_optional_packages(tmp_path: Path) -> None:
+    """What a plain `pip install nbcompress` lacks: each part that needs it says which extra to install."""
+    missing = {
+        *("ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "ray", "dask", "distributed"),
+        *("jupyter_server", "jupyterlab", "keras", "transformers", "redis", "psycopg", "psycopg2", "sklearn"),
+    }
+    code = WITHOUT_EXTRAS.format(missing=missing)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    extras = [line.partition("nbcompress[")[2].partition("]")[0] for line in done.stdout.splitlines()]
+    assert extras == ["onnx", "onnx", "ray", "dask"]

@@ -220,7 +220,7 @@ function reasonText(study: Study): string {
 
 // The acquisition has no unit, so its axis has no numbers.
 function withoutTicks(y: Scale): Scale {
-  return Object.assign((value: number) => y(value), { ticks: [] });
+  return Object.assign((value: number) => y(value), { ...y, ticks: [] });
 }
 
 function positions(places: readonly number[], values: readonly Maybe[], y: Scale): [number, number][] {

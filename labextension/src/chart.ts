@@ -1,6 +1,7 @@
 // The frame of a chart: axes, grid, labels, and a width that follows the element around it.
 
 import { el, svg } from "./dom";
+import type { Study } from "./data";
 import { shorten } from "./format";
 import type { Scale } from "./scales";
 
@@ -30,8 +31,27 @@ export function leftOf(...scales: readonly Scale[]): number {
   return Math.round(NAME_ROOM + LETTER * Math.max(3, longest) + 8);
 }
 
+// Names of the axes, and in brackets what a reader should know of them, which is never cut off.
+export interface Names {
+  x: string | null;
+  y: string;
+  xNote?: string;
+  yNote?: string;
+}
+
+// Returns which way a metric is better and whether its axis is logarithmic.
+export function axisNote(study: Study, metric: string | null, scale: Scale): string {
+  const direction = study.goal.objectives.find((objective) => objective.metric === metric)?.direction;
+  const better = direction && `${direction === "maximize" ? "higher" : "lower"} is better`;
+  return [better, scale.isLog ? "log scale" : ""].filter(Boolean).join(", ");
+}
+
+function named(name: string, note: string | undefined, limit: number): string {
+  return note ? `${shorten(name, Math.max(8, limit - note.length - 3))} (${note})` : shorten(name, limit);
+}
+
 // Appends grid, ticks and names; without a name the x axis has no labels, for a chart above another one.
-export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: { x: string | null; y: string }): void {
+export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: Names): void {
   const grid = svg("g", { class: "nbc-grid", "aria-hidden": "true" });
   const words = svg("g", { class: "nbc-ticks", "aria-hidden": "true" });
   for (const { value, label } of y.ticks) {
@@ -49,11 +69,11 @@ export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: {
   }
   root.append(grid, words);
   if (names.x !== null) {
-    root.append(svg("text", { class: "nbc-axis", x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, shorten(names.x, 40)));
+    root.append(svg("text", { class: "nbc-axis", x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, named(names.x, names.xNote, Math.max(40, (box.right - box.left) / 7))));
   }
   const middle = (box.top + box.bottom) / 2;
   const turned = { class: "nbc-axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${middle}) rotate(-90)` };
-  root.append(svg("text", turned, shorten(names.y, Math.max(12, (box.bottom - box.top) / 7))));
+  root.append(svg("text", turned, named(names.y, names.yNote, Math.max(12, (box.bottom - box.top) / 6.4))));
 }
 
 // Replaces the picture in `place` and keeps the keyboard focus on it.

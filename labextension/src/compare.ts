@@ -1,11 +1,15 @@
-// Several studies beside each other: their fronts in one chart, the best so far over trials in another, and a table.
+// Several studies beside each other: charts of their fronts, of the best so far over trials and of the distribution of a
+// metric, and a table.
 
-import { axes, canvas, HEIGHT, leftOf, linePath, MARGIN, replaceChart, showMessage, stepPath } from "./chart";
+import { axes, axisNote, canvas, HEIGHT, leftOf, linePath, MARGIN, stepPath } from "./chart";
+import { shareSteps, sharesOf } from "./distribution";
 import { choice, el, svg, userText } from "./dom";
 import type { Study } from "./data";
 import { formatDuration, formatMetric, goalText, shorten } from "./format";
 import type { Translation } from "./lab";
+import { Plot, type Place } from "./plot";
 import { linearScale, valueScale, type Scale } from "./scales";
+import { Selection } from "./selection";
 
 // Okabe and Ito's colours, which people with colour blindness can tell apart; lines differ by their dashes, too.
 const COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
@@ -17,6 +21,9 @@ export interface Compared {
   problem: string | null;
 }
 
+// What the curves of a chart are, which says how points are joined and where the axes begin.
+type Kind = "front" | "best" | "shares";
+
 interface Curve {
   label: string;
   index: number;
@@ -26,15 +33,20 @@ interface Curve {
 export class Comparison {
   readonly element = el("article", { class: "nbc nbc-compare", dir: "ltr" });
   private readonly selects = el("div", { class: "nbc-tools" });
-  private readonly fronts = el("div", { class: "nbc-place" });
-  private readonly progress = el("div", { class: "nbc-place" });
+  // The chosen study, whose curves stand out.
+  private readonly selection = new Selection();
+  private readonly fronts = new Plot(this.selection, () => this.drawFronts());
+  private readonly progress = new Plot(this.selection, () => this.drawProgress());
+  private readonly shares = new Plot(this.selection, () => this.drawShares());
   private readonly progressSelect = el("div", { class: "nbc-tools" });
+  private readonly sharesSelect = el("div", { class: "nbc-tools" });
   private readonly table = el("div", { class: "nbc-scroll" });
   private readonly legend = el("ul", { class: "nbc-legend" });
   private studies: Compared[] = [];
   private x: string | null = null;
   private y: string | null = null;
   private best: string | null = null;
+  private shared: string | null = null;
   private colors: "colorblind" | "gray" = "colorblind";
   private readonly sized: ResizeObserver | null;
 
@@ -44,10 +56,12 @@ export class Comparison {
     const charts = el(
       "div",
       { class: "nbc-charts" },
-      part(trans.__("Fronts"), this.selects, this.fronts),
-      part(trans.__("Best so far"), this.progressSelect, this.progress),
+      part(trans.__("Fronts"), this.selects, this.fronts.element),
+      part(trans.__("Best so far"), this.progressSelect, this.progress.element),
+      part(trans.__("Distribution"), this.sharesSelect, this.shares.element),
     );
     this.element.append(el("h2", { class: "nbc-title" }, trans.__("Comparison")), this.legend, charts, part(trans.__("Studies"), this.table));
+    this.selection.listen(() => this.drawCharts());
     this.sized = typeof ResizeObserver === "undefined" ? null : new ResizeObserver(() => this.drawCharts());
     this.sized?.observe(this.element);
   }
@@ -58,6 +72,7 @@ export class Comparison {
     const metrics = this.metrics();
     this.x = this.x !== null && metrics.includes(this.x) ? this.x : (metrics[1] ?? metrics[0] ?? null);
     this.y = this.y !== null && metrics.includes(this.y) ? this.y : (metrics[0] ?? null);
+    this.shared = this.shared !== null && metrics.includes(this.shared) ? this.shared : (metrics[0] ?? null);
     this.drawLegend();
     this.drawSelects(metrics);
     this.drawCharts();
@@ -102,11 +117,20 @@ export class Comparison {
     this.selects.replaceChildren(
       choice(trans.__("across"), metrics, this.x ?? "", (name) => {
         this.x = name;
-        this.drawCharts();
+        this.fronts.unzoom();
+        this.drawFronts();
       }),
       choice(trans.__("up"), metrics, this.y ?? "", (name) => {
         this.y = name;
-        this.drawCharts();
+        this.fronts.unzoom();
+        this.drawFronts();
+      }),
+    );
+    this.sharesSelect.replaceChildren(
+      choice(trans.__("of"), metrics, this.shared ?? "", (name) => {
+        this.shared = name;
+        this.shares.unzoom();
+        this.drawShares();
       }),
     );
   }
@@ -114,12 +138,13 @@ export class Comparison {
   private drawCharts(): void {
     this.drawFronts();
     this.drawProgress();
+    this.drawShares();
   }
 
   private drawFronts(): void {
     const { x: across, y: up } = this;
     if (across === null || up === null) {
-      showMessage(this.fronts, this.trans.__("These studies have no metric in common."));
+      this.fronts.message(this.trans.__("These studies have no metric in common."));
       return;
     }
     const curves = this.known().map(({ label, study, index }) => {
@@ -130,7 +155,19 @@ export class Comparison {
       });
       return { label, index, points: points.sort((a, b) => a[0] - b[0]) };
     });
-    this.drawCurves(this.fronts, curves, { x: across, y: up }, this.trans.__("Fronts of %1 studies", curves.length), false);
+    this.drawCurves(this.fronts, curves, { x: across, y: up }, this.trans.__("Fronts of %1 studies", curves.length), "front");
+  }
+
+  // The share of the complete trials up to each value.
+  private drawShares(): void {
+    const { shared: metric, trans } = this;
+    if (metric === null) {
+      this.shares.message(trans.__("These studies have no metric in common."));
+      return;
+    }
+    const curves = this.known().map(({ label, study, index }) => ({ label, index, points: shareSteps(sharesOf(study.trials, metric)) }));
+    const label = trans.__("Share of the complete trials up to each %1", metric);
+    this.drawCurves(this.shares, curves, { x: metric, y: trans.__("share of trials up to the value") }, label, "shares");
   }
 
   // The best value so far of one objective. Hypervolumes have a reference point of each study's own, so they cannot be
@@ -146,17 +183,18 @@ export class Comparison {
         ? [
             choice(this.trans.__("of"), shared, metric, (name) => {
               this.best = name;
+              this.progress.unzoom();
               this.drawProgress();
             }),
           ]
         : []),
     );
     if (metric === undefined) {
-      showMessage(this.progress, this.trans.__("These studies have no objective in common."));
+      this.progress.message(this.trans.__("These studies have no objective in common."));
       return;
     }
     const curves = known.map(({ label, study, index }) => ({ label, index, points: bestSoFar(study, metric) }));
-    this.drawCurves(this.progress, curves, { x: this.trans.__("trials"), y: this.trans.__("best %1", metric) }, this.trans.__("Best %1 after each trial", metric), true);
+    this.drawCurves(this.progress, curves, { x: this.trans.__("trials"), y: this.trans.__("best %1", metric) }, this.trans.__("Best %1 after each trial", metric), "best", metric);
   }
 
   // The objectives that every study has, in the same direction.
@@ -166,33 +204,44 @@ export class Comparison {
     return (known[0]?.study.goal.objectives ?? []).filter(({ metric, direction }) => known.every(({ study }) => has(study, metric, direction))).map(({ metric }) => metric);
   }
 
-  private drawCurves(place: HTMLElement, curves: readonly Curve[], names: { x: string; y: string }, label: string, isSteps: boolean): void {
+  private drawCurves(plot: Plot, curves: readonly Curve[], names: { x: string; y: string }, label: string, kind: Kind, up = names.y): void {
     const points = curves.flatMap((curve) => curve.points);
-    if (!points.length) {
-      showMessage(place, this.trans.__("No feasible trial yet."));
+    const [study] = this.known();
+    if (!points.length || !study) {
+      plot.message(this.trans.__("No feasible trial yet."));
       return;
     }
-    const { root, width } = canvas(place, HEIGHT, shorten(label, 300));
+    const { root, width } = canvas(plot.element, HEIGHT, shorten(label, 300));
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
-    const y = valueScale(points.map((point) => point[1]), [bottom, top], false);
+    const [xs, ys] = [points.map((point) => point[0]), points.map((point) => point[1])];
+    const y = plot.zoomed("y", kind === "shares" ? linearScale([0, 1], [bottom, top], { padded: false }) : valueScale(ys, [bottom, top], false));
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
     const ends: [number, number] = [box.left, box.right];
-    const x: Scale = isSteps
-      ? linearScale([0, Math.max(...points.map((point) => point[0]))], ends, { count: Math.max(3, width / 90), whole: true, padded: false })
-      : valueScale(points.map((point) => point[0]), ends, false, Math.max(3, width / 90));
-    axes(root, box, x, y, names);
+    const count = Math.max(3, width / 90);
+    const x: Scale = plot.zoomed(
+      "x",
+      kind === "best" ? linearScale([0, Math.max(...xs)], ends, { count, whole: true, padded: false }) : valueScale(xs, ends, false, count),
+    );
+    axes(root, box, x, y, { ...names, xNote: axisNote(study.study, names.x, x), yNote: axisNote(study.study, up, y) });
+    const layer = plot.layer(root, box);
+    const places: Place[] = [];
     for (const { index, points: own, label: name } of curves) {
       const path = own.map(([a, b]) => [x(a), y(b)] as const);
-      const line = svg("path", { d: isSteps ? stepPath(path) : linePath(path), fill: "none", "stroke-width": 2, "stroke-dasharray": this.dash(index) }, svg("title", {}, name));
+      const isChosen = index === this.selection.number;
+      const line = svg("path", { d: (kind === "front" ? linePath : stepPath)(path), fill: "none", "stroke-width": isChosen ? 4 : 2, "stroke-dasharray": this.dash(index) });
       line.style.stroke = this.color(index);
-      root.append(line);
-      for (const [cx, cy] of isSteps ? [] : path) {
-        const dot = svg("circle", { cx, cy, r: 3.2 }, svg("title", {}, name));
-        dot.style.fill = this.color(index);
-        root.append(dot);
-      }
+      layer.append(line);
+      own.forEach(([a, b], i) => {
+        const [cx, cy] = path[i] ?? [0, 0];
+        places.push({ x: cx, y: cy, number: index, text: () => `${name}\n${names.y} ${formatMetric(b)}\n${names.x} ${formatMetric(a)}` });
+        if (kind === "front") {
+          const dot = svg("circle", { cx, cy, r: isChosen ? 4.5 : 3.2 });
+          dot.style.fill = this.color(index);
+          layer.append(dot);
+        }
+      });
     }
-    replaceChart(place, root);
+    plot.show(root, box, x, y, places);
   }
 
   private drawTable(metrics: readonly string[]): void {

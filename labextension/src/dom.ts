@@ -49,3 +49,10 @@ export function choice(label: string, options: readonly string[], chosen: string
   select.addEventListener("change", () => change(options[Number(select.value)] ?? chosen, Number(select.value)));
   return el("label", { class: "nbc-choice" }, userText(label), " ", select);
 }
+
+// Saves a text as a file of the reader, made in the page.
+export function download(name: string, text: string, type: string): void {
+  const address = URL.createObjectURL(new Blob([text], { type }));
+  el("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+}

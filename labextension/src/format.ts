@@ -2,6 +2,10 @@
 
 import type { Constraint, Maybe, Scalar, Study, Trial } from "./data";
 
+// The same as in nbcompress/panels/text.py.
+const LOOKS_LIKE_ANOTHER = /^(\s.*|.*\s||None|True|False|\?|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)$/s;
+
+// A string is in quotes if it would look like another value: "" like an empty cell, "None" like None, "8" like 8.
 export function formatValue(value: Scalar | undefined): string {
   if (value === undefined) {
     return "";
@@ -13,7 +17,7 @@ export function formatValue(value: Scalar | undefined): string {
     return value ? "True" : "False";
   }
   if (typeof value === "string") {
-    return value;
+    return LOOKS_LIKE_ANOTHER.test(value) ? `"${value}"` : value;
   }
   if (Number.isInteger(value) && Math.abs(value) < 1e6) {
     return String(value);

@@ -59,8 +59,10 @@ export class Header implements Part {
     this.drawProgress(study);
     this.drawCounts(study);
     const best = study.trials.find((trial) => trial.number === study.best);
+    const [first, second] = study.goal.objectives;
+    const where = first && second ? [" in ", userText(first.metric)] : [];
     this.best.replaceChildren(
-      el("strong", {}, best ? `Best: trial ${best.number}` : "No feasible trial yet"),
+      best ? el("strong", {}, "Best", ...where, `: trial ${best.number}`) : el("strong", {}, "No feasible trial yet"),
       best ? userText(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "",
     );
     const limits = study.state === "running" ? limitsText(study.narrowed) : "";

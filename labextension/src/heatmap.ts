@@ -72,7 +72,7 @@ export function drawMaps(place: HTMLElement, study: Study, maps: Maps, through: 
     const start = left + i * (room + GAP);
     const box = { left: start, right: start + room, top: HEAD, bottom: HEIGHT - MARGIN.bottom };
     const [x, y] = [axisScale(maps.across, [box.left, box.right]), axisScale(maps.up, [box.bottom, box.top])];
-    axes(root, box, x, i ? Object.assign((value: number) => y(value), { ticks: [] }) : y, { x: a, y: i ? "" : b });
+    axes(root, box, x, i ? Object.assign((value: number) => y(value), { ...y, ticks: [] }) : y, { x: a, y: i ? "" : b });
     drawCells(root, box, field);
     drawScale(root, box, field);
     drawMarks(root, box, study, maps, through);

@@ -31,7 +31,9 @@ export class Importance implements Part {
       bar.style.width = `${percent}%`;
       return el("tr", {}, el("th", { scope: "row" }, userText(name)), el("td", {}, `${percent} %`), el("td", { class: "nbc-track" }, bar));
     });
-    this.element.replaceChildren(el("table", { class: "nbc-bars" }, el("tbody", {}, ...rows)));
+    const metric = study.goal.objectives[0]?.metric ?? "";
+    const caption = el("caption", {}, "Importance for ", userText(metric), ": the share of each parameter in its variance");
+    this.element.replaceChildren(el("table", { class: "nbc-bars" }, caption, el("tbody", {}, ...rows)));
     if (study.calibration) {
       this.drawCalibration(study.calibration);
     }

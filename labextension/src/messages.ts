@@ -16,7 +16,7 @@ export interface Delta {
   kind: "delta";
   seq: number;
   trials: Trial[];
-  progress: { label: string; from: number; values: Maybe[] } | null;
+  progress: { label: string; reference?: Record<string, Maybe>; from: number; values: Maybe[] } | null;
   set: Partial<Study>;
 }
 
@@ -85,9 +85,9 @@ export function applyDelta(state: PanelState, delta: Delta): PanelState {
   // What did not change stays the same object, so that a view knows what it need not draw again.
   const study: Study = { ...state.study, ...delta.set, trials: mergeTrials(state.study.trials, delta.trials) };
   if (delta.progress) {
-    const { label, from, values } = delta.progress;
+    const { from, values, ...head } = delta.progress;
     const before = Array.from({ length: from }, (_, i) => state.study.progress?.values[i] ?? null);
-    study.progress = { label, values: [...before, ...values] };
+    study.progress = { ...head, values: [...before, ...values] };
   }
   return { ...state, seq: delta.seq, study };
 }

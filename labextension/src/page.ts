@@ -1,9 +1,9 @@
-// The script of a report: draws the study that the page holds.
+// A report: draws the study that the page holds, if the script stands in one.
 
 import { readStudy } from "./data";
 import { refusal, StudyView } from "./view";
 
-function start(): void {
+export function startPage(): void {
   const place = document.getElementById("nbcompress-view");
   const source = document.getElementById("nbcompress-study");
   if (!place || !source) {
@@ -35,5 +35,3 @@ function start(): void {
     folded.clear();
   });
 }
-
-start();

@@ -1,10 +1,12 @@
-// The live panel as an anywidget module: one state for the model, and a view for each output that shows it.
+// The live panel as an anywidget module: one state for the model, and a view for each output that shows it. The same
+// script draws a report, so that the view is built once.
 
 import { readStudy, type Study } from "./data";
 import { Connection } from "./connection";
 import { applyDelta, isAck, isDelta, isGap, isPanelState, isFullState, type PanelState } from "./messages";
 import type { Controls } from "./header";
 import { CommandSender, type Manager } from "./commands";
+import { startPage } from "./page";
 import { refusal, StudyView } from "./view";
 
 interface Model {
@@ -90,6 +92,11 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
 function lastKnown(study: Study, reason: string): Study {
   const sentence = `${reason} This is its last known state; %bo_study ${study.name} shows the current one.`;
   return study.state === "running" ? { ...study, state: "ended", left: null, ending: sentence } : study;
+}
+
+// Tests have no page yet when they load this file.
+if (typeof document !== "undefined") {
+  startPage();
 }
 
 export default { initialize, render };

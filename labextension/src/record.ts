@@ -36,5 +36,8 @@ export function entryText(value: unknown): string {
       .map(([key, item]) => `${key} ${entryText(item)}`)
       .join(", ");
   }
-  return typeof value === "string" || typeof value === "number" || typeof value === "boolean" || value === null ? formatValue(value) : "";
+  if (typeof value === "string") {
+    return value;
+  }
+  return typeof value === "number" || typeof value === "boolean" || value === null ? formatValue(value) : "";
 }

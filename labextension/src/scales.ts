@@ -1,8 +1,16 @@
 // Scales map values to positions, with readable ticks.
 
+import type { Parameter, Scalar } from "./data";
+import { formatValue } from "./format";
+import { optionsOf } from "./space";
+
 export interface Scale {
   (value: number): number;
   ticks: { value: number; label: string }[];
+  range: [number, number];
+  isLog: boolean;
+  // Returns the value at a position.
+  invert: (position: number) => number;
 }
 
 const PADDING = 0.06;
@@ -57,7 +65,8 @@ export function linearScale(domain: [number, number], range: [number, number], {
       ticks.push({ value, label: tickLabel(value, step * unit) });
     }
   }
-  return Object.assign(place, { ticks });
+  const invert = (at: number) => (low + ((at - range[0]) / (range[1] - range[0])) * (high - low)) * unit;
+  return Object.assign(place, { ticks, range, invert, isLog: false });
 }
 
 export function logScale(domain: [number, number], range: [number, number], { count = 6, padded = false }: Ticking = {}): Scale {
@@ -67,7 +76,8 @@ export function logScale(domain: [number, number], range: [number, number], { co
   const span = high - low || 1;
   const place = (value: number) => range[0] + ((Math.log10(value) - low) / span) * (range[1] - range[0]);
   const ticks = logTicks(low, high, count).map((value) => ({ value, label: logLabel(value) }));
-  return Object.assign(place, { ticks });
+  const invert = (at: number) => 10 ** (low + ((at - range[0]) / (range[1] - range[0])) * span);
+  return Object.assign(place, { ticks, range, invert, isLog: true });
 }
 
 // The densest of 1 2 5 10, 1 3 10, 1 10, 1 100, ... that has at most `count` ticks.
@@ -108,5 +118,32 @@ export function valueScale(values: readonly number[], range: [number, number], s
 export function bandScale(labels: readonly string[], range: [number, number]): Scale {
   const width = (range[1] - range[0]) / Math.max(1, labels.length);
   const place = (index: number) => range[0] + (index + 0.5) * width;
-  return Object.assign(place, { ticks: labels.map((label, value) => ({ value, label })) });
+  const invert = (at: number) => (at - range[0]) / width - 0.5;
+  return Object.assign(place, { ticks: labels.map((label, value) => ({ value, label })), range, invert, isLog: false });
+}
+
+// Returns a scale of the same kind that shows the values between two ends only.
+export function zoomedScale(scale: Scale, ends: [number, number]): Scale {
+  const count = Math.max(3, Math.abs(scale.range[1] - scale.range[0]) / 70);
+  return (scale.isLog ? logScale : linearScale)(ends, scale.range, { count, padded: false });
+}
+
+// The scale of a parameter: its options as bands, or its range. A number outside of the range, of an older version of
+// the study, has a place, too.
+export function parameterScale(parameter: Parameter, values: Iterable<number>, range: [number, number], count = 5): Scale {
+  if (parameter.kind === "choice") {
+    return bandScale(optionsOf(parameter).map(formatValue), range);
+  }
+  const ends = extent([...[parameter.low, parameter.high].filter((end) => end !== undefined), ...values]) ?? [0, 1];
+  const isLog = parameter.log === true && ends[0] > 0;
+  return isLog ? logScale(ends, range, { count, padded: true }) : linearScale(ends, range, { count, whole: parameter.kind === "int" });
+}
+
+// Returns where a value of a parameter stands on its scale, or null if it has no place.
+export function placeOf(parameter: Parameter, scale: Scale, value: Scalar | undefined): number | null {
+  if (parameter.kind === "choice") {
+    const at = value === undefined ? -1 : optionsOf(parameter).indexOf(value);
+    return at < 0 ? null : scale(at);
+  }
+  return typeof value === "number" ? scale(value) : null;
 }

@@ -153,6 +153,13 @@ export interface Failure {
 export interface Progress {
   label: string;
   values: Series;
+  reference?: Numbers1;
+}
+/**
+ * The point from which the hypervolume is measured. Absent for a best value, and in older data.
+ */
+export interface Numbers1 {
+  [k: string]: number | null;
 }
 /**
  * Predictions and acquisition along one parameter through a point.
@@ -284,6 +291,7 @@ export const isBudget = hasFields({
 export const isProgress = hasFields({
   label: isString,
   values: isSeries,
+  reference: isOptional(isNumbers),
 });
 
 export const isCalibration = hasFields({

@@ -32,7 +32,7 @@ export const STYLES = `
 .nbc-button:hover { border-color: var(--nbc-quiet); }
 .nbc-button[aria-pressed="true"] { background: var(--nbc-text); color: var(--nbc-paper); }
 .nbc-stop { border-color: var(--nbc-red); }
-.nbc button:focus-visible, .nbc select:focus-visible, .nbc svg:focus-visible, .nbc input:focus-visible, .nbc summary:focus-visible, .nbc-scroll:focus-visible { outline: 2px solid var(--nbc-focus); outline-offset: 1px; }
+.nbc button:focus-visible, .nbc select:focus-visible, .nbc svg:focus-visible, .nbc input:focus-visible, .nbc summary:focus-visible, .nbc [tabindex]:focus-visible { outline: 2px solid var(--nbc-focus); outline-offset: 1px; }
 .nbc-progress { height: 6px; border-radius: 3px; background: var(--nbc-shade); margin: 8px 0 4px; overflow: hidden; border: 1px solid var(--nbc-edge); }
 .nbc-progress > div { height: 100%; background: var(--nbc-blue); transition: width .2s; }
 .nbc-counts { display: flex; flex-wrap: wrap; gap: 2px 14px; color: var(--nbc-quiet); font-variant-numeric: tabular-nums; margin: 2px 0 !important; }
@@ -44,7 +44,7 @@ export const STYLES = `
 .nbc-part { min-width: 0; }
 .nbc-charts .nbc-part { display: flex; flex-direction: column; }
 .nbc-charts .nbc-part > h3, .nbc-tabs { min-height: 27px; display: flex; align-items: center; border-bottom: 1px solid var(--nbc-edge); }
-.nbc-tabs { gap: 2px; }
+.nbc-tabs { gap: 2px; flex-wrap: wrap; }
 /* Changing tabs does not move the table below; where nothing is drawn yet, there is nothing to keep room for. */
 .nbc-charts:has(.nbc-chart) .nbc-tabs + div { min-height: 360px; }
 .nbc-tab { font: inherit; color: var(--nbc-quiet); background: none; border: 0; border-bottom: 2px solid transparent; padding: 3px 10px; cursor: pointer; margin-bottom: -1px; }
@@ -73,6 +73,24 @@ export const STYLES = `
 .nbc-star { fill: var(--nbc-green); stroke: var(--nbc-text); stroke-width: .8; }
 .nbc-line { fill: none; stroke: color-mix(in srgb, var(--nbc-blue) 80%, var(--nbc-text)); stroke-width: 2; stroke-linejoin: round; }
 .nbc-gain-dot { fill: color-mix(in srgb, var(--nbc-blue) 80%, var(--nbc-text)); }
+.nbc .nbc-out { opacity: .14; }
+.nbc-plot { position: relative; }
+.nbc-plot > .nbc-chart { user-select: none; -webkit-user-select: none; }
+.nbc-tip { position: absolute; z-index: 3; max-width: min(46%, 320px); padding: 4px 8px; pointer-events: none; white-space: pre-line; color: var(--nbc-text); background: var(--nbc-paper); border: 1px solid var(--nbc-quiet); border-radius: 4px; font-size: .92em; }
+.nbc-unzoom { position: absolute; top: 2px; right: 2px; padding: 0 8px; }
+.nbc-brush { fill: var(--nbc-sky); fill-opacity: .4; stroke: var(--nbc-quiet); pointer-events: none; }
+.nbc-hit { fill: transparent; cursor: ns-resize; touch-action: none; }
+.nbc-upright { stroke: var(--nbc-quiet); }
+.nbc-sideways { overflow-x: auto; }
+.nbc-sideways .nbc-chart { max-width: none; overflow: hidden; }
+.nbc-thread { fill: none; stroke: color-mix(in srgb, var(--nbc-blue) 75%, var(--nbc-text)); stroke-opacity: .6; stroke-linejoin: round; }
+.nbc .nbc-thread.nbc-out { stroke: var(--nbc-grey); stroke-opacity: 1; opacity: .25; }
+.nbc-thread.nbc-best { stroke: var(--nbc-red); stroke-opacity: .9; stroke-width: 1.6; }
+.nbc-thread.nbc-picked { stroke: var(--nbc-text); stroke-opacity: 1; stroke-width: 2.6; }
+.nbc-end { fill: color-mix(in srgb, var(--nbc-blue) 75%, var(--nbc-text)); }
+.nbc-end.nbc-picked { fill: var(--nbc-text); }
+.nbc .nbc-line-tip { min-height: 1.45em; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.nbc-number-field { width: 8em; }
 .nbc-chart .nbc-note { paint-order: stroke; stroke: var(--nbc-paper); stroke-width: 3px; stroke-linejoin: round; }
 .nbc-rug { stroke: var(--nbc-edge); stroke-width: 1; }
 .nbc-faint { fill: var(--nbc-grey); opacity: .7; }
@@ -119,6 +137,18 @@ export const STYLES = `
 .nbc .nbc-table th:first-child, .nbc .nbc-table td:first-child { width: 1%; }
 .nbc .nbc-table .nbc-text { text-align: left; }
 .nbc .nbc-table thead th { position: sticky; top: 0; background: var(--nbc-shade); z-index: 1; padding: 0; }
+.nbc .nbc-table .nbc-pinned { position: sticky; z-index: 1; background: var(--nbc-paper); }
+.nbc .nbc-table thead .nbc-pinned { z-index: 2; background: var(--nbc-shade); }
+.nbc .nbc-table tr:hover .nbc-pinned { background: var(--nbc-shade); }
+.nbc .nbc-table tr[aria-current] .nbc-pinned { background: color-mix(in srgb, var(--nbc-sky) 30%, var(--nbc-paper)); }
+.nbc .nbc-table .nbc-dim td { color: color-mix(in srgb, var(--nbc-text) 62%, var(--nbc-paper)); }
+.nbc-filters { align-items: center; }
+.nbc-columns { position: relative; }
+.nbc-columns > summary { list-style: none; }
+.nbc-columns > summary::after { content: " ▾"; }
+.nbc .nbc-column-list { position: absolute; z-index: 4; margin: 2px 0 0; padding: 6px 10px; list-style: none; max-height: 280px; min-width: 200px; overflow: auto; background: var(--nbc-paper); border: 1px solid var(--nbc-quiet); border-radius: 4px; }
+.nbc-column-list li { display: flex; gap: 14px; justify-content: space-between; align-items: center; padding: 1px 0; }
+.nbc-column-list .nbc-button { padding: 0 8px; }
 .nbc-sort { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 4px 9px; cursor: pointer; max-width: 240px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .nbc-arrow { font-size: .7em; margin-left: 3px; display: inline-block; min-width: 1em; }
 .nbc .nbc-table tbody tr { background: none; cursor: pointer; }
@@ -141,6 +171,7 @@ export const STYLES = `
 .nbc .nbc-bars th, .nbc .nbc-bars td, .nbc .nbc-entries th, .nbc .nbc-entries td { text-align: left; padding: 3px 8px; font-weight: 400; background: none; border: 0; color: inherit; vertical-align: top; white-space: normal; max-width: none; }
 .nbc .nbc-entries th { color: var(--nbc-quiet); overflow-wrap: normal; min-width: 6em; }
 .nbc .nbc-track { width: 60%; }
+.nbc-bars caption { text-align: left; padding: 0 8px 4px; color: var(--nbc-text); }
 .nbc-bar { height: 11px; background: var(--nbc-blue); border-radius: 2px; min-width: 2px; margin-top: 4px; }
 .nbc-column { fill: var(--nbc-blue); }
 .nbc .nbc-trust { margin: 10px 8px 2px; }
@@ -150,5 +181,17 @@ export const STYLES = `
 .nbc .nbc-foot code { background: none; color: inherit; padding: 0; font-size: 1em; }
 .nbc-refusal { font-weight: 600; margin-bottom: 6px !important; }
 .nbc img { max-width: 100%; background: #fff; }
+@media (prefers-contrast: more) {
+  .nbc { --nbc-quiet: var(--nbc-text); --nbc-edge: var(--nbc-text); }
+}
+/* A system theme of high contrast replaces colours of text and background, but not those of pictures. */
+@media (forced-colors: active) {
+  .nbc { --nbc-text: CanvasText; --nbc-quiet: CanvasText; --nbc-paper: Canvas; --nbc-shade: Canvas; --nbc-edge: GrayText; --nbc-focus: Highlight; --nbc-blue: LinkText; }
+  .nbc-progress > div, .nbc-bar { forced-color-adjust: none; }
+  .nbc-tab { border-bottom-color: Canvas; }
+  .nbc-tab[aria-selected="true"] { border-bottom-color: Highlight; }
+  .nbc .nbc-table tbody tr[aria-current] { outline: 2px solid Highlight; outline-offset: -2px; }
+  .nbc-button[aria-pressed="true"] { border-color: Highlight; }
+}
 @media (prefers-reduced-motion: reduce) { .nbc-progress > div { transition: none; } }
 `;

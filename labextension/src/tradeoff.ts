@@ -1,22 +1,17 @@
 // The trade-off chart: trials as dots in any two metrics, or one metric against the trial number.
 
-import { axes, canvas, showMessage, HEIGHT, leftOf, linePath, MARGIN, replaceChart, type Box } from "./chart";
+import { axes, axisNote, canvas, HEIGHT, leftOf, linePath, MARGIN, type Box } from "./chart";
 import { choice, el, svg } from "./dom";
-import { STATES, type Study, type Trial } from "./data";
-import { boundText, shorten, metricsText, formatValue } from "./format";
+import type { Study, Trial } from "./data";
+import { boundText, shorten, formatValue } from "./format";
 import type { Part } from "./part";
+import { drawMarks, KEYS, Plot, trialPlace, type TrialPlace } from "./plot";
 import { extent, linearScale, valueScale, type Scale } from "./scales";
 import type { Selection } from "./selection";
-import { outline, shape } from "./states";
 
 const BY_NUMBER = "(trial)";
 // Width of the strip along an axis for trials that lack the other metric.
 const RUG = 18;
-// Radius of a mark, and the distance within which a click selects it.
-const SIZE = 4.2;
-const REACH = 10;
-// With more marks than this there is one element for each state instead of one for each trial.
-const MANY = 1500;
 
 // A trial in the chart; null where it lacks the metric, which puts it into the strip at the edge.
 interface Dot {
@@ -25,24 +20,22 @@ interface Dot {
   y: number | null;
 }
 
-interface Place {
-  trial: Trial;
-  x: number;
-  y: number;
+interface Spot extends TrialPlace {
   isFull: boolean;
 }
 
 export class Tradeoff implements Part {
   readonly element = el("section", { class: "nbc-part", "aria-label": "Trade-off" });
   private readonly tools = el("div", { class: "nbc-tools" });
-  private readonly place = el("div", { class: "nbc-place" });
+  private readonly plot: Plot;
   private across: string | null = null;
   private up: string | null = null;
   private drawn = "";
   private study: Study | null = null;
 
   constructor(private readonly selection: Selection) {
-    this.element.append(el("h3", {}, "Trade-off"), this.tools, this.place);
+    this.plot = new Plot(selection, () => this.study && this.draw(this.study));
+    this.element.append(el("h3", {}, "Trade-off"), this.tools, this.plot.element);
   }
 
   draw(study: Study): void {
@@ -53,38 +46,38 @@ export class Tradeoff implements Part {
     this.drawTools(study);
     const dots = this.dots(study);
     if (!dots.some((dot) => dot.x !== null && dot.y !== null)) {
-      showMessage(this.place, "No trial has these metrics yet.");
+      this.plot.message("No trial has these metrics yet.");
       return;
     }
-    const { root, width } = canvas(this.place, HEIGHT, this.describe(study, dots));
+    const { root, width } = canvas(this.plot.element, HEIGHT, this.describe(study, dots));
     const base = this.baseline(study);
     const bounds = this.bounds(study);
     const xs = [...known(dots.map((dot) => dot.x)), ...(base ? [base.x] : []), ...bounds.x.map(({ bound }) => bound)];
     const ys = [...known(dots.map((dot) => dot.y)), ...(base ? [base.y] : []), ...bounds.y.map(({ bound }) => bound)];
     const [lacksX, lacksY] = [dots.some((dot) => dot.x === null), dots.some((dot) => dot.y === null)];
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
-    const y = valueScale(ys, [bottom - (lacksY ? RUG : 0), top], this.isMaximized(study, this.up));
+    const y = this.plot.zoomed("y", valueScale(ys, [bottom - (lacksY ? RUG : 0), top], this.isMaximized(study, this.up)));
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
     const range: [number, number] = [box.left + (lacksX ? RUG : 0), box.right];
     const count = Math.max(3, width / 90);
-    const x =
+    const whole =
       this.across === BY_NUMBER ? linearScale(extent(xs) ?? [0, 1], range, { count, whole: true }) : valueScale(xs, range, this.isMaximized(study, this.across), count);
-    axes(root, box, x, y, { x: this.across === BY_NUMBER ? "trial" : this.across, y: this.up });
+    const x = this.plot.zoomed("x", whole);
+    const notes = { xNote: axisNote(study, this.across, x), yNote: axisNote(study, this.up, y) };
+    axes(root, box, x, y, { x: this.across === BY_NUMBER ? "trial" : this.across, y: this.up, ...notes });
+    const layer = this.plot.layer(root, box);
     this.drawRugs(root, box, lacksX, lacksY);
-    this.drawBounds(root, box, bounds, x, y);
+    this.drawBounds(layer, box, bounds, x, y);
     const places = dots.map((dot) => ({
-      trial: dot.trial,
-      x: dot.x === null ? box.left + RUG / 2 : x(dot.x),
-      y: dot.y === null ? box.bottom - RUG / 2 : y(dot.y),
+      ...trialPlace(dot.trial, dot.x === null ? box.left + RUG / 2 : x(dot.x), dot.y === null ? box.bottom - RUG / 2 : y(dot.y)),
       isFull: dot.x !== null && dot.y !== null,
     }));
-    this.drawFront(root, study, places);
+    this.drawFront(layer, study, places);
     if (base) {
-      root.append(this.star(x(base.x), y(base.y), box));
+      layer.append(this.star(x(base.x), y(base.y), box));
     }
-    this.drawDots(root, places);
-    this.listen(root, places);
-    replaceChart(this.place, root);
+    drawMarks(layer, places, this.selection);
+    this.plot.show(root, box, x, y, places);
   }
 
   // A metric to maximize has its best values close together at the top, where a logarithmic axis would squeeze them.
@@ -98,7 +91,12 @@ export class Tradeoff implements Part {
       return;
     }
     this.drawn = key;
-    const redraw = () => this.study && this.draw(this.study);
+    const redraw = () => {
+      this.plot.unzoom();
+      if (this.study) {
+        this.draw(this.study);
+      }
+    };
     const up = choice("Up", study.metrics, this.up ?? "", (value) => ((this.up = value), redraw()));
     const across = choice("Across", [BY_NUMBER, ...study.metrics], this.across ?? "", (value) => ((this.across = value), redraw()));
     this.tools.replaceChildren(up, across);
@@ -160,7 +158,7 @@ export class Tradeoff implements Part {
     }
   }
 
-  private drawFront(root: SVGSVGElement, study: Study, places: readonly Place[]): void {
+  private drawFront(root: SVGSVGElement, study: Study, places: readonly Spot[]): void {
     const members = new Set(study.front);
     const front = places.filter((place) => place.isFull && members.has(place.trial.number));
     const objectives = study.goal.objectives.map((objective) => objective.metric);
@@ -188,66 +186,12 @@ export class Tradeoff implements Part {
     );
   }
 
-  private drawDots(root: SVGSVGElement, places: readonly Place[]): void {
-    if (places.length > MANY) {
-      // An element for each trial would be slow; a click still finds the nearest trial.
-      for (const state of STATES) {
-        const d = places.filter((place) => place.trial.state === state).map((place) => outline(state, place.x, place.y, SIZE));
-        root.append(svg("path", { class: `nbc-mark nbc-${state}`, d: d.join("") }));
-      }
-    } else {
-      for (const { trial, x, y } of places) {
-        const mark = shape(trial.state, x, y, SIZE);
-        mark.append(svg("title", {}, `Trial ${trial.number}, ${trial.state}: ${shorten(metricsText(trial, Object.keys(trial.metrics)), 200)}`));
-        mark.setAttribute("data-trial", String(trial.number));
-        root.append(mark);
-      }
-    }
-    const chosen = places.find((place) => place.trial.number === this.selection.number);
-    if (chosen) {
-      root.append(svg("circle", { class: "nbc-chosen", cx: chosen.x, cy: chosen.y, r: 10 }));
-    }
-  }
-
-  private listen(root: SVGSVGElement, places: readonly Place[]): void {
-    root.setAttribute("tabindex", "0");
-    root.addEventListener("click", (event) => {
-      const mark = (event.target as Element | null)?.closest("[data-trial]");
-      const box = root.getBoundingClientRect();
-      const number = mark ? Number(mark.getAttribute("data-trial")) : nearest(places, event.clientX - box.left, event.clientY - box.top)?.trial.number;
-      if (number !== undefined) {
-        this.selection.choose(number);
-      }
-    });
-    const order = [...places].sort((a, b) => a.x - b.x || a.y - b.y).map((place) => place.trial.number);
-    root.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (step) {
-        event.preventDefault();
-        const at = order.indexOf(this.selection.number ?? NaN);
-        this.selection.choose(order[at < 0 ? 0 : (at + step + order.length) % order.length] ?? null);
-      }
-    });
-  }
-
   private describe(study: Study, dots: readonly Dot[]): string {
     const [xs, ys] = [extent(known(dots.map((dot) => dot.x))), extent(known(dots.map((dot) => dot.y)))];
     const range = (name: string | null, ends: [number, number] | null) => (ends ? `${name} from ${formatValue(ends[0])} to ${formatValue(ends[1])}` : name);
     const where = `${range(this.up, ys)} against ${this.across === BY_NUMBER ? "the trials" : range(this.across, xs)}`;
-    return shorten(`${dots.length} trials: ${where}; ${study.front.length} on the front. Arrow keys choose a trial.`, 400);
+    return shorten(`${dots.length} trials: ${where}; ${study.front.length} on the front. ${KEYS}`, 400);
   }
-}
-
-// Returns the trial nearest to a click, if it is near enough.
-function nearest(places: readonly Place[], x: number, y: number): Place | null {
-  let [found, least]: [Place | null, number] = [null, REACH];
-  for (const place of places) {
-    const distance = Math.hypot(place.x - x, place.y - y);
-    if (distance <= least) {
-      [found, least] = [place, distance];
-    }
-  }
-  return found;
 }
 
 function known(values: readonly (number | null)[]): number[] {

@@ -1,29 +1,33 @@
-// The sortable table of trials; failures and printed texts are folded below their rows.
+// The table of trials, which sorts, searches and filters; failures and printed texts are folded below their rows.
 
-import { button, el, userText } from "./dom";
+import { ColumnChoice, columnsOf, csvText, type Column } from "./columns";
+import { button, choice, download, el, userText } from "./dom";
 import { copyText, startOption } from "./code";
-import type { Scalar, Study, Trial } from "./data";
-import { formatDuration, formatValue, formatMetric } from "./format";
+import { STATES, type Scalar, type Study, type Trial } from "./data";
+import { metricsText, paramsText } from "./format";
 import type { Part } from "./part";
 import type { Selection } from "./selection";
-import { icon } from "./states";
 
 const PAGE = 200;
 const SHOW_COPIED_FOR = 2000;
 
-interface Column {
-  key: string;
-  title: string;
-  isText: boolean;
-  value: (trial: Trial) => Scalar | undefined;
-  cell: (trial: Trial) => Node;
-}
+const ALL = "all states";
+const FRONT = "the front";
 
 export class Trials implements Part {
   readonly element = el("section", { class: "nbc-part nbc-wide", "aria-label": "Trials" });
   private readonly head = el("thead");
   private readonly body = el("tbody");
   private readonly more = el("div", { class: "nbc-more" });
+  private readonly search = el("input", { class: "nbc-select", type: "search", placeholder: "Search", "aria-label": "Search the trials" });
+  private readonly states = el("span");
+  private readonly within = el("input", { type: "checkbox" });
+  private readonly withinLabel = el("label", { class: "nbc-choice", hidden: true }, this.within, " only within the ranges");
+  private readonly count = el("span", { class: "nbc-answer", role: "status" });
+  private readonly columns = new ColumnChoice(() => this.redraw());
+  private readonly texts = new WeakMap<Trial, string>();
+  private state = ALL;
+  private drawnStates = "";
   private sortedBy = "number";
   private isDown = false;
   private shown = PAGE;
@@ -34,16 +38,31 @@ export class Trials implements Part {
   constructor(private readonly selection: Selection) {
     const scroll = el("div", { class: "nbc-scroll", tabindex: 0, role: "region", "aria-label": "Table of trials" });
     scroll.append(el("table", { class: "nbc-table" }, this.head, this.body), this.more);
-    this.element.append(el("h3", {}, "Trials"), scroll);
+    const first = (): void => {
+      this.shown = PAGE;
+      this.redraw();
+    };
+    this.search.addEventListener("input", first);
+    this.within.addEventListener("change", first);
+    const title = "Save the rows and columns that are shown, with all digits";
+    const save = button("Download CSV", { class: "nbc-button", title }, () => this.save());
+    const tools = el("div", { class: "nbc-tools nbc-filters", role: "group", "aria-label": "Rows and columns" });
+    tools.append(this.search, this.states, this.withinLabel, this.columns.element, save, this.count);
+    this.element.append(el("h3", {}, "Trials"), tools, scroll);
   }
 
   draw(study: Study): void {
     this.study = study;
-    const columns = columnsOf(study);
+    const all = columnsOf(study);
+    const columns = this.columns.arrange(all);
     const focus = this.focused();
+    this.columns.draw(all);
+    this.drawStates(study);
+    this.withinLabel.hidden = !this.selection.limits.size;
     this.drawHead(columns);
     const front = new Set(study.front);
-    const sorted = this.sorted(study.trials, columns);
+    const sorted = this.sorted(this.filtered(study), all);
+    this.count.textContent = sorted.length < study.trials.length ? `${sorted.length} of ${study.trials.length} trials` : "";
     const page = sorted.slice(0, this.shown);
     const chosen = sorted.find((trial) => trial.number === this.selection.number);
     if (chosen && !page.includes(chosen)) {
@@ -51,9 +70,75 @@ export class Trials implements Part {
     }
     this.body.replaceChildren(...page.flatMap((trial) => this.rows(trial, columns, front.has(trial.number))));
     this.drawMore(sorted.length);
+    this.pin(columns);
     if (focus) {
       this.element.querySelector<HTMLElement>(`[data-focus="${focus}"]`)?.focus({ preventScroll: true });
     }
+  }
+
+  private filtered(study: Study): readonly Trial[] {
+    const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const front = new Set(this.state === FRONT ? study.front : []);
+    const isWithin = this.within.checked && this.selection.limits.size > 0;
+    return study.trials.filter(
+      (trial) =>
+        (this.state === ALL || (this.state === FRONT ? front.has(trial.number) : trial.state === this.state)) &&
+        (!isWithin || this.selection.has(trial)) &&
+        words.every((word) => this.text(trial).includes(word)),
+    );
+  }
+
+  private text(trial: Trial): string {
+    let text = this.texts.get(trial);
+    if (text === undefined) {
+      const { number, state, failure, reason, printed, metrics } = trial;
+      const parts = [number, state, paramsText(trial), metricsText(trial, Object.keys(metrics)), failure?.kind, failure?.message, reason, printed];
+      text = parts.filter((part) => part !== undefined).join("\n").toLowerCase();
+      this.texts.set(trial, text);
+    }
+    return text;
+  }
+
+  private drawStates(study: Study): void {
+    const known = new Set<string>(study.trials.map((trial) => trial.state));
+    const options = [ALL, FRONT, ...STATES.filter((state) => known.has(state) || state === this.state)];
+    const key = JSON.stringify(options);
+    if (key !== this.drawnStates) {
+      this.drawnStates = key;
+      const hadFocus = this.states.contains(document.activeElement);
+      const change = (value: string): void => {
+        this.state = value;
+        this.shown = PAGE;
+        this.redraw();
+      };
+      this.states.replaceChildren(choice("Show", options, this.state, change));
+      if (hadFocus) {
+        this.states.querySelector("select")?.focus();
+      }
+    }
+  }
+
+  private save(): void {
+    const { study } = this;
+    if (study) {
+      const all = columnsOf(study);
+      const name = study.name.replace(/[^\p{L}\p{N}._-]+/gu, "_").slice(0, 60);
+      download(`${name || "study"}.csv`, csvText(this.columns.arrange(all), this.sorted(this.filtered(study), all)), "text/csv;charset=utf-8");
+    }
+  }
+
+  // Gives each pinned cell its place beside the pinned cells before it.
+  private pin(columns: readonly Column[]): void {
+    const heads = [...(this.head.firstElementChild?.children ?? [])] as HTMLElement[];
+    let left = 0;
+    columns.filter(({ key }) => this.columns.isPinned(key)).forEach((_, i) => {
+      const cells = [heads[i], ...[...this.body.children].filter((row) => !row.classList.contains("nbc-fold")).map((row) => row.children[i] as HTMLElement | undefined)];
+      cells.forEach((cell) => {
+        cell?.classList.add("nbc-pinned");
+        cell?.style.setProperty("left", `${left}px`);
+      });
+      left += heads[i]?.offsetWidth ?? 0;
+    });
   }
 
   // Scrolls the table, but not the page, to the selected row.
@@ -108,7 +193,8 @@ export class Trials implements Part {
 
   private rows(trial: Trial, columns: readonly Column[], isFront: boolean): HTMLTableRowElement[] {
     const isChosen = trial.number === this.selection.number;
-    const row = el("tr", { "aria-current": isChosen ? "true" : null, class: isFront ? "nbc-is-front" : null });
+    const kinds = [isFront ? "nbc-is-front" : "", this.selection.has(trial) ? "" : "nbc-dim"].filter(Boolean).join(" ");
+    const row = el("tr", { "aria-current": isChosen ? "true" : null, class: kinds || null });
     row.addEventListener("click", () => this.selection.choose(trial.number));
     const code = startOption(trial);
     const hasMore = Boolean(trial.failure ?? trial.printed ?? trial.reason ?? code);
@@ -166,33 +252,6 @@ export class Trials implements Part {
       this.more.append(button(label, { class: "nbc-button", "data-focus": "more" }, () => ((this.shown += PAGE), this.redraw())));
     }
   }
-}
-
-function columnsOf(study: Study): Column[] {
-  const plain = (text: string): Node => document.createTextNode(text);
-  const number: Column = { key: "number", title: "trial", isText: false, value: (trial) => trial.number, cell: (trial) => plain(String(trial.number)) };
-  const state: Column = {
-    key: "state",
-    title: "state",
-    isText: true,
-    value: (trial) => trial.state,
-    cell: (trial) => el("span", { class: "nbc-state" }, icon(trial.state), ` ${trial.state}`),
-  };
-  const metrics = study.metrics.map((name): Column => {
-    return { key: `m:${name}`, title: name, isText: false, value: (trial) => trial.metrics[name] ?? undefined, cell: (trial) => plain(formatMetric(trial.metrics[name])) };
-  });
-  const params = study.parameters.map(({ name, kind }): Column => {
-    const isText = kind === "choice";
-    return { key: `p:${name}`, title: name, isText, value: (trial) => trial.params[name], cell: (trial) => userText(formatValue(trial.params[name])) };
-  });
-  const seconds: Column = {
-    key: "seconds",
-    title: "time",
-    isText: false,
-    value: (trial) => trial.seconds ?? undefined,
-    cell: (trial) => plain(trial.seconds === null ? "" : formatDuration(trial.seconds)),
-  };
-  return [number, state, ...metrics, ...params, seconds];
 }
 
 // Sorts numbers before texts; missing values come last in both directions.

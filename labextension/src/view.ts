@@ -1,6 +1,8 @@
 // The study view: header, trade-off, tabs, trials and record around one selection.
 
 import { Acquisition } from "./acquisition";
+import { LearningCurves } from "./curves";
+import { Distribution } from "./distribution";
 import { el, userText } from "./dom";
 import type { Study } from "./data";
 import { metricsText, paramsText } from "./format";
@@ -8,9 +10,11 @@ import { Header, type Controls } from "./header";
 import { History } from "./history";
 import { Importance } from "./importance";
 import { keepKeys } from "./keys";
+import { Parallel } from "./parallel";
 import type { Part } from "./part";
 import { RecordView } from "./record";
-import { Selection } from "./selection";
+import { Selection, type Limit } from "./selection";
+import { Slices } from "./slices";
 import { icon } from "./states";
 import { STYLES } from "./styles";
 import { Tabs } from "./tabs";
@@ -29,7 +33,9 @@ const RELOADING = [
 // takes it over; the two share nothing but the page.
 interface Choice {
   tab: number;
+  view: number;
   trial: number | null;
+  limits: ReadonlyMap<string, Limit>;
 }
 
 function choices(): Map<string, Choice> {
@@ -47,6 +53,7 @@ export class StudyView {
   private readonly foot = el("p", { class: "nbc-caption nbc-foot", hidden: true });
   private readonly parts: Part[];
   private readonly tabs: Tabs;
+  private readonly views: Tabs;
   private readonly cleanups: (() => void)[] = [];
   private study: Study | null = null;
   private isVisible = true;
@@ -65,12 +72,21 @@ export class StudyView {
     ];
     const tabs = new Tabs("Surrogate and history", titled, () => this.keepChoice());
     this.tabs = tabs;
+    const wide = [
+      { title: "Parallel coordinates", part: new Parallel(this.selection) },
+      { title: "Slices", part: new Slices(this.selection) },
+      { title: "Learning curves", part: new LearningCurves(this.selection) },
+      { title: "Distribution", part: new Distribution(this.selection) },
+    ];
+    this.views = new Tabs("Views of all trials", wide, () => this.keepChoice());
+    this.views.element.classList.add("nbc-wide");
     const tradeoff = new Tradeoff(this.selection);
     const record = new RecordView();
     const unseen = new UnseenData();
-    this.parts = [this.header, tradeoff, tabs, unseen, this.trials, record];
+    this.parts = [this.header, tradeoff, tabs, this.views, unseen, this.trials, record];
     const charts = el("div", { class: "nbc-charts" }, tradeoff.element, tabs.element);
-    this.element.append(el("style", {}, STYLES), this.header.element, charts, this.detail, unseen.element, this.trials.element, record.element, this.foot);
+    const style = el("style", {}, STYLES);
+    this.element.append(style, this.header.element, charts, this.detail, this.views.element, unseen.element, this.trials.element, record.element, this.foot);
     this.cleanups.push(
       this.selection.listen(() => {
         this.redraw();
@@ -110,7 +126,7 @@ export class StudyView {
 
   private keepChoice(): void {
     if (this.study?.state === "running") {
-      choices().set(this.study.name, { tab: this.tabs.index, trial: this.selection.number });
+      choices().set(this.study.name, { tab: this.tabs.index, view: this.views.index, trial: this.selection.number, limits: this.selection.limits });
     }
   }
 
@@ -119,6 +135,8 @@ export class StudyView {
     if (choice && study.state === "ended") {
       choices().delete(study.name);
       this.tabs.choose(choice.tab);
+      this.views.choose(choice.view);
+      this.selection.setLimits(choice.limits);
       this.selection.choose(choice.trial);
     }
   }

@@ -8,6 +8,7 @@ import { sample } from "./samples";
 test("numbers and choices are formatted as in Python", () => {
   const table: [Parameters<typeof formatValue>[0], string][] = [
     [0.123456, "0.1235"], [12, "12"], [true, "True"], [null, "None"], ["plain", "plain"], [undefined, ""], [1e-5, "0.00001"],
+    ["", '""'], ["None", '"None"'], ["True", '"True"'], ["8", '"8"'], ["-1.5e3", '"-1.5e3"'], [" a", '" a"'], ["a b", "a b"], ["v8", "v8"],
   ];
   for (const [value, text] of table) {
     assert.equal(formatValue(value), text);

@@ -8,7 +8,7 @@ import { relativePath } from "../src/plugins";
 import { RequestFailed, StudyServer, type Line } from "../src/server";
 import { Settings } from "../src/settings";
 import { StudyList } from "../src/studies";
-import { byText, click, openPage } from "./page";
+import { byText, click, openPage, press } from "./page";
 import { sample } from "./samples";
 
 beforeEach(openPage);
@@ -131,7 +131,9 @@ test("a comparison draws a line for each study", () => {
   assert.equal(view.element.querySelectorAll(".nbc-legend li").length, 3);
   assert.equal(view.element.querySelectorAll("tbody tr").length, 2);
   assert.equal(view.element.querySelector("b"), null);
-  assert.ok(view.element.querySelectorAll("svg path[stroke-width]").length >= 2);
+  assert.equal(view.element.querySelectorAll(".nbc-plot path[stroke-width]").length, 6, "fronts, best so far and distribution");
+  press(view.element.querySelector(".nbc-plot svg"), "ArrowRight");
+  assert.equal(view.element.querySelectorAll(".nbc-plot path[stroke-width='4']").length, 3, "the chosen study stands out in every chart");
 });
 
 test("a model file is text, and anything else is refused", () => {

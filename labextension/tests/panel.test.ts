@@ -47,12 +47,12 @@ test("a delta reaches every view, also one that opens later", () => {
   const first = document.createElement("div");
   const close = panel.render({ model, el: first });
   model.emit("msg:custom", delta);
-  assert.match(first.textContent ?? "", /Best: trial 14/);
+  assert.match(first.textContent ?? "", /Best in accuracy: trial 14/);
   const second = document.createElement("div");
   panel.render({ model, el: second })();
   const third = document.createElement("div");
   const closeThird = panel.render({ model, el: third });
-  assert.match(third.textContent ?? "", /Best: trial 14/);
+  assert.match(third.textContent ?? "", /Best in accuracy: trial 14/);
   close();
   closeThird();
   forget();

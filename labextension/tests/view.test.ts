@@ -56,7 +56,8 @@ test("dots show the state as shape and as text", () => {
   const marks = [...root.querySelectorAll("[aria-label='Trade-off'] [data-trial]")];
   const measured = sample("digits").trials.filter((trial) => "kilobytes" in trial.metrics || "accuracy" in trial.metrics);
   assert.deepEqual(marks.map((mark) => Number(mark.getAttribute("data-trial"))), measured.map((trial) => trial.number));
-  assert.match(marks[1]?.querySelector("title")?.textContent ?? "", /^Trial \d+, (complete|stopped|infeasible): /);
+  click(marks[1]);
+  assert.match(root.querySelector("[aria-label='Trade-off'] [role=tooltip]:not([hidden])")?.textContent ?? "", /^Trial \d+, (complete|stopped|infeasible)\n/);
   assert.equal(root.querySelectorAll(".nbc-star").length, 1);
   assert.ok(byText(root, "[aria-label='Trade-off'] .nbc-note", "baseline"), "what the star is can be read without a pointer");
   assert.equal(root.querySelectorAll(".nbc-bound").length, 1);

@@ -447,7 +447,7 @@ def _activation(value: Any) -> ActivationRange | Literal["dynamic"]:
     return ActivationRange(low, high)
 
 
-_STEPS = ("cut", "factorize", "remove", "bypass")
+_STEPS = ("cut", "factorize", "remove", "bypass", "resize")
 
 
 def _written_surgery(step: Surgery) -> list[Any]:

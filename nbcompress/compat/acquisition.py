@@ -22,8 +22,15 @@ _OURS = {
 }
 
 
+class NamedAcquisition:
+    """What the acquisition functions of this module have in common, for `isinstance`."""
+
+
+AcquisitionFunction = NamedAcquisition  # as bayes_opt calls it
+
+
 @dataclass(frozen=True)
-class UpperConfidenceBound:
+class UpperConfidenceBound(NamedAcquisition):
     """The mean plus some standard deviations."""
 
     kappa: float | None = None
@@ -33,7 +40,7 @@ class UpperConfidenceBound:
 
 
 @dataclass(frozen=True)
-class ExpectedImprovement:
+class ExpectedImprovement(NamedAcquisition):
     """The expected improvement. The default here."""
 
     xi: float | None = None
@@ -43,7 +50,7 @@ class ExpectedImprovement:
 
 
 @dataclass(frozen=True)
-class ProbabilityOfImprovement:
+class ProbabilityOfImprovement(NamedAcquisition):
     """The probability of improvement."""
 
     xi: float | None = None
@@ -53,7 +60,7 @@ class ProbabilityOfImprovement:
 
 
 @dataclass(frozen=True)
-class UtilityFunction:
+class UtilityFunction(NamedAcquisition):
     """An acquisition function by name, as in bayes_opt before version 2.
 
     Args:

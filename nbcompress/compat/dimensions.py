@@ -1,17 +1,21 @@
-"""The dimensions of scikit-optimize, as parameters."""
+"""Spaces of scikit-optimize and bayes_opt, as parameters."""
 
 from __future__ import annotations
 
+import math
 import numbers
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nbcompress.errors import NbcompressWarning, SpaceError
-from nbcompress.space import Choice, Float, Int, Space, Value
+from nbcompress.compat.search import CallError, limits_of
+from nbcompress.errors import NbcompressWarning, PointError, SearchError, SpaceError, shown
+from nbcompress.space import Choice, Float, Int, Parameter, Space, Value
 
 Number = TypeVar("Number", int, float)
 
@@ -291,3 +295,139 @@ def _check(dimension: object, **allowed: tuple[str | None, ...]) -> None:
         if not any(value is known or (isinstance(value, str) and value == known) for known in values):
             known = " or ".join(map(repr, values))
             raise SpaceError(f"{option} of a {type(dimension).__name__} is {known} here, but got {value!r}.")
+
+
+# --- bayes_opt --------------------------------------------------------------------------------------------------------
+
+
+class NotUniqueError(SearchError):
+    """A point is registered a second time, and `allow_duplicate_points` is not set.
+
+    Example:
+        >>> optimizer = BayesianOptimization(None, {"x": (0, 1)}, random_state=0)
+        >>> optimizer.register({"x": 0.5}, 1.0)
+        >>> try:
+        ...     optimizer.register({"x": 0.5}, 2.0)
+        ... except NotUniqueError:
+        ...     print("known")
+        known
+    """
+
+
+class NothingKnownError(SearchError, RuntimeError):
+    """A prediction is asked for before there is a target."""
+
+
+class ArraySpace(ABC):
+    """Points as arrays: one number for each number, and for categories one for each, 1 at the one that is meant."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> Mapping[str, Float | Int | Choice]:
+        """The parameters by name."""
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.parameters)
+
+    @property
+    def dim(self) -> int:
+        """The length of the array of a point."""
+        return len(self.bounds)
+
+    @property
+    def bounds(self) -> NDArray[np.float64]:
+        """The bounds now, of the shape `(dim, 2)`."""
+        rows: list[tuple[float, float]] = []
+        for parameter in self.parameters.values():
+            if isinstance(parameter, Choice):
+                rows += [(0.0, 1.0)] * len(parameter.options)
+            else:
+                rows.append((parameter.low, parameter.high))
+        return np.array(rows, dtype=np.float64)
+
+    def params_to_array(self, params: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return values by name as an array.
+
+        Raises:
+            PointError: The names are others.
+        """
+        if set(params) != set(self.keys):
+            raise PointError(f"A point has the parameters {', '.join(self.keys)}, but got {shown(params)}.")
+        columns: list[float] = []
+        for key, parameter in self.parameters.items():
+            if isinstance(parameter, Choice):
+                columns += [float(params[key] == option) for option in parameter.options]
+            else:
+                columns.append(float(params[key]))
+        return np.array(columns, dtype=np.float64)
+
+    def array_to_params(self, x: Any) -> dict[str, Any]:
+        """Return an array as values by name, with the nearest whole number where that is needed.
+
+        Raises:
+            PointError: It has another length.
+        """
+        row = np.asarray(x, dtype=np.float64).ravel()
+        if len(row) != self.dim:
+            raise PointError(f"The array of a point has {self.dim} numbers, but got {len(row)}.")
+        params: dict[str, Any] = {}
+        position = 0
+        for key, parameter in self.parameters.items():
+            n = len(parameter.options) if isinstance(parameter, Choice) else 1
+            part = row[position : position + n]
+            position += n
+            if isinstance(parameter, Choice):
+                params[key] = parameter.options[int(part.argmax())]
+            elif isinstance(parameter, Int) and math.isfinite(part[0]):
+                params[key] = round(part[0])
+            else:
+                params[key] = float(part[0])
+        return params
+
+
+def union_of(left: Float | Int | Choice, right: Float | Int | Choice) -> Parameter:
+    """Return a parameter that covers both, which are of the same kind."""
+    if isinstance(left, Choice) or isinstance(right, Choice):
+        return Choice(*dict.fromkeys((*limits_of(left), *limits_of(right))))
+    if isinstance(left, Int) and isinstance(right, Int):
+        return Int(min(left.low, right.low), max(left.high, right.high))
+    return Float(min(left.low, right.low), max(left.high, right.high))
+
+
+def parameter_of_limits(kind: str, *limits: Any) -> Float | Int | Choice:
+    """Return a parameter of a saved state."""
+    if kind == "Choice":
+        return Choice(*limits)
+    return Int(*limits) if kind == "Int" else Float(*limits)
+
+
+def parameter_of_bounds(name: str, bounds: Any) -> Float | Int | Choice:
+    values = [] if isinstance(bounds, str) or not isinstance(bounds, Iterable) else list(bounds)
+    if len(values) == 3 and values[2] in (int, float):
+        return Int(*values[:2]) if values[2] is int else Float(*values[:2])
+    if len(values) == 2 and not any(isinstance(value, (str, bool, type(None))) for value in values):
+        return Float(*values)
+    if not values or any(isinstance(value, type) for value in values):
+        raise SpaceError(
+            f"The bounds of {name!r} are (low, high), (low, high, int) or a list of categories, but got "
+            f"{shown(bounds)}."
+        )
+    return Choice(*values)
+
+
+def is_row(params: Any) -> bool:
+    """Say whether a point is given as numbers only, as an array of a `TargetSpace` is."""
+    return isinstance(params, np.ndarray) and params.dtype != object and params.dtype.kind in "biuf"
+
+
+def check_bounds(pbounds: object) -> None:
+    if not isinstance(pbounds, Mapping):
+        example = "{'x': (2, 4), 'y': (-3, 3)}"
+        raise CallError(f"pbounds is a dict of bounds by name, such as {example}, but got {shown(pbounds)}.")
+
+
+def listed_points(params: Any) -> Iterable[Any]:
+    if isinstance(params, str) or not isinstance(params, Iterable):
+        raise CallError(f"params must be a dict or iterable of dicts, but got {shown(params)}.")
+    return [params] if isinstance(params, Mapping) else params

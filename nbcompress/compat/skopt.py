@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from nbcompress.compat.dimensions import Dimension, Dimensions
-from nbcompress.compat.search import CompatSearch, ignore_options, reject_options
-from nbcompress.errors import SearchError, did_you_mean
+from nbcompress.compat.search import CallError, CompatSearch, ignore_options, reject_options
+from nbcompress.errors import SearchError, did_you_mean, shown
 from nbcompress.study import Goal
 
 if TYPE_CHECKING:
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 _ACQUISITIONS = {"EI": "logei", "LCB": "ucb", "PI": "pi", "gp_hedge": "logei"}
 # Initial designs of scikit-optimize, and the sampler that is used here.
 _DESIGNS = {"random": "random", **dict.fromkeys(("sobol", "lhs", "halton", "hammersly", "grid"), "sobol")}
-_HINTS = {"space_constraint": "A metric with a bound is an option of nc.search: subject_to."}
+_DIMENSIONS = "Write the space second, as in gp_minimize(func, [(-1.0, 1.0), (1, 8)], n_calls=50)."
+# Options of other functions that minimize, and of scikit-optimize, and what to write instead.
+_HINTS = {
+    "space_constraint": "A metric with a bound is an option of nc.search: subject_to.",
+    **dict.fromkeys(("bounds", "pbounds", "space", "search_space"), _DIMENSIONS),
+    **dict.fromkeys(("n_iter", "max_evals", "n_trials", "maxiter", "trials"), "Write n_calls=50, calls in all."),
+    **dict.fromkeys(("init_points", "n_init"), "Write n_initial_points=10."),
+    **dict.fromkeys(("seed", "rstate", "random_seed"), "Write random_state=0."),
+    **dict.fromkeys(("f", "fun", "fn", "objective"), "Write the function first, as in gp_minimize(func, dimensions)."),
+}
 _IGNORED = {
     "base_estimator": "the surrogate is our own; its parts are options of nc.search",
     "xi": "EI has no margin, and that of PI is fixed",
@@ -40,8 +49,8 @@ Callback = Callable[["Result"], Any]
 
 
 def gp_minimize(
-    func: Callable[[list[Any]], Any],
-    dimensions: Sequence[Any],
+    func: Callable[[list[Any]], Any] | None = None,
+    dimensions: Sequence[Any] | None = None,
     *,
     n_calls: int = 100,
     n_initial_points: int = 10,
@@ -104,13 +113,14 @@ def gp_minimize(
     arguments = {name: value for name, value in locals().items() if name != "others"} | others
     ignore_options("gp_minimize", _tuning(others, acq_func, noise, initial_point_generator), _IGNORED)
     reject_options("gp_minimize", {name: other for name, other in others.items() if name not in _IGNORED}, _HINTS)
+    function = _checked_function(func, dimensions)
     _check("acq_func", acq_func, tuple(_ACQUISITIONS))
     _check("initial_point_generator", initial_point_generator, tuple(_DESIGNS))
     space = Dimensions.of(dimensions)
     metric = next(name for name in ("fun", "value", "loss") if name not in space.names)
     search = CompatSearch(
-        func,
-        lambda **point: func(space.values(point)),
+        function,
+        lambda **point: function(space.values(point)),
         space.space(),
         Goal.of(minimize=[metric]),
         random_state=random_state,
@@ -218,6 +228,22 @@ def _result(search: CompatSearch, space: Dimensions, specs: dict[str, Any]) -> R
         specs=specs,
         study=search.study,
     )
+
+
+def _checked_function(func: Any, dimensions: Any) -> Callable[[list[Any]], Any]:
+    """Return the function, if function and space have come in this order."""
+    if not callable(func):
+        raise CallError(f"gp_minimize takes the function first and then the dimensions, but got {shown(func)} first.")
+    if isinstance(dimensions, Mapping):
+        example = "[Real(2, 4, name='x'), Integer(1, 8, name='n')]"
+        raise CallError(
+            f"dimensions is a list, but got {shown(dimensions)}. Write {example}, with use_named_args for a function "
+            "of keywords, or take BayesianOptimization, which maximizes."
+        )
+    if dimensions is None or isinstance(dimensions, (str, int, float)):
+        raise CallError(f"gp_minimize takes a list of dimensions, but got {shown(dimensions)}. {_DIMENSIONS}")
+    found: Callable[[list[Any]], Any] = func
+    return found
 
 
 def _check(option: str, value: Any, known: tuple[Any, ...]) -> None:

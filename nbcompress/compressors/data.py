@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from inspect import Parameter, signature
 from typing import Any
 
@@ -82,9 +82,29 @@ class Batch:
         return args, {name: value for name, value in self.kwargs.items() if name in taken}
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the inputs, without those within tuples."""
+        return [item for item in (*self.args, *self.kwargs.values()) if isinstance(item, Tensor)]
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with each of `tensors` changed, in their order."""
+
+        def changed(item: Any) -> Any:
+            return change(item) if isinstance(item, Tensor) else item
+
+        args = tuple(changed(item) for item in self.args)
+        return replace(self, args=args, kwargs={name: changed(item) for name, item in self.kwargs.items()})
+
+    @property
     def n_examples(self) -> int | None:
-        """The length of the target or of the first input that is a tensor; None if there is none."""
-        for value in (self.target, *self.args, *self.kwargs.values()):
+        """The length of the target or of the first input that is a tensor; None if there is none.
+
+        Targets of several tensors, such as labels and their lengths, come last: all labels may lie in one row.
+        """
+        parts = [self.target] if isinstance(self.target, Tensor) else []
+        inputs = [part for arg in self.args for part in (arg if isinstance(arg, (tuple, list)) else [arg])]
+        beside = self.target if isinstance(self.target, (tuple, list)) else []
+        for value in (*parts, *inputs, *self.kwargs.values(), *beside):
             if isinstance(value, Tensor) and value.ndim:
                 return len(value)
         return None

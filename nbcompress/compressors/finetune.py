@@ -53,10 +53,12 @@ def finetune(
             `torch.optim.Optimizer`, which sets its own step size.
         batch_size: Examples in a batch, for data that is not in batches yet.
         loss: A function from what the model returns (the output that `output` names, if it is given) and the target to
-            a scalar. The default is: the model's own `.loss` of a batch with labels; binary cross-entropy for one logit
-            or several and targets of 0 and 1, of probabilities if the model ends in a sigmoid; cross-entropy for
-            integer targets, of the next token if they are the inputs of a causal model; squared error for other
-            numbers. If it is not clear which of these is meant, an error asks for `loss`.
+            a scalar. If its third argument is called `inputs`, it also gets the inputs of the batch, such as the
+            lengths of sequences. The target may be a tuple, such as labels and their lengths. The default is: the
+            model's own `.loss` of a batch with labels; binary cross-entropy for one logit or several and targets of 0
+            and 1, of probabilities if the model ends in a sigmoid; cross-entropy for integer targets, of the next token
+            if they are the inputs of a causal model; squared error for other numbers. If it is not clear which of these
+            is meant, an error asks for `loss`.
         output: Index or key of the prediction, where the model returns several tensors.
         on_epoch: Called after every epoch with the epoch, counted from 1, or with the epoch and its mean loss if it
             takes two arguments (a second one with a default must be called `loss`). The model satisfies its constraints

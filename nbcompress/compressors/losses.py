@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from inspect import Parameter
+from inspect import Parameter, signature
 from itertools import islice
 from typing import Any, Literal
 
@@ -40,7 +40,8 @@ from nbcompress.compressors.outputs import (
 )
 from nbcompress.errors import CompressionError, DataError, option
 
-LossFunction = Callable[[Any, Any], Tensor]
+# From (output, target), or (output, target, inputs), to a scalar.
+LossFunction = Callable[..., Tensor]
 # Returns None if the batch has no label that counts.
 BatchLoss = Callable[[nn.Module, Batch], Tensor | None]
 
@@ -129,7 +130,7 @@ class ResolvedLoss:
         """
         if self.given is not None:
             output = result if self.output is None else prediction_of(result, self.output)
-            return as_scalar(self.given(output, batch.target))
+            return call_loss(self.given, output, batch.target, batch)
         if self.unclear:
             raise DataError(self.unclear)
         if self.is_model_loss:
@@ -195,7 +196,8 @@ class LossSpec:
 
     Attributes:
         loss: A function from what the model returns (the output that `output` names, if it is given) and the target to
-            a scalar; None to decide by model and data.
+            a scalar, and from the inputs of the batch if its third argument is called `inputs`; None to decide by model
+            and data.
         output: Index or key of the output that is the prediction; None if the model returns one.
 
     Raises:
@@ -211,6 +213,8 @@ class LossSpec:
                 f"{option('loss')} must be a function of what the model returns and the target to a scalar, "
                 f"got {type(self.loss).__name__}"
             )
+        if self.loss is not None:
+            _takes_inputs(self.loss)
         if isinstance(self.output, bool) or not isinstance(self.output, (int, str, type(None))):
             raise CompressionError(
                 f"{option('output')} must be the index or the key of one of the model's outputs, got {self.output!r}"
@@ -242,6 +246,14 @@ class LossSpec:
             return self._decide(model, data, seed, IGNORED)
         if (kind := _kind_of(self.loss)) in (OutputKind.LOGITS, OutputKind.PROBABILITIES):
             return ResolvedLoss(kind, self.output, self.loss)
+        batches = data if isinstance(data, Batches) else Batches(data)
+        with seeded(seed, *batches.generators):
+            target = batches.first(model).target
+        if target is not None and not isinstance(target, Tensor):
+            raise DataError(
+                f"accuracy needs targets that are one tensor, got {type(target).__name__}: measure such a model by a "
+                "function of your own"
+            )
         ignored = _ignored_by(self.loss)
         resolved = self._decide(model, data, seed, IGNORED if ignored is None else ignored)
         return replace(resolved, given=self.loss, is_model_loss=False, unclear="")
@@ -503,6 +515,42 @@ def binary_cross_entropy(predicted: Tensor, labels: Tensor, kind: OutputKind) ->
     return functional.binary_cross_entropy(predicted.float(), labels.float())
 
 
+def call_loss(loss: LossFunction, output: Any, target: Any, batch: Batch) -> Tensor:
+    """Call a loss of the user's own, with the inputs of the batch if it takes them, and return a scalar."""
+    if not _takes_inputs(loss):
+        return as_scalar(loss(output, target))
+    inputs = dict(batch.kwargs) if batch.kwargs else batch.args[0] if len(batch.args) == 1 else batch.args
+    return as_scalar(loss(output, target, inputs=inputs))
+
+
+def _takes_inputs(loss: Callable[..., Any]) -> bool:
+    """Whether a loss takes output, target and inputs; else it takes output and target.
+
+    Raises:
+        CompressionError: It needs other arguments.
+    """
+    try:
+        parameters = signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
+    except (TypeError, ValueError):
+        return False  # some functions written in C do not declare their arguments
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    takes_inputs = "inputs" in list(parameters)[2:]
+    needed = [name for name, item in parameters.items() if item.kind in kinds and item.default is Parameter.empty]
+    extra = [name for name in needed[2:] if name != "inputs"]
+    if extra:
+        hint = ""
+        if {"input_lengths", "target_lengths"} <= set(extra):
+            hint = (
+                ", such as lambda output, target, inputs: ctc_loss(output.transpose(0, 1), target[0], inputs[1], "
+                "target[1])"
+            )
+        raise CompressionError(
+            f"{option('loss')} must be a function of (output, target), or of (output, target, inputs), but it also "
+            f"needs {', '.join(extra)}: write a function that calls it{hint}"
+        )
+    return takes_inputs
+
+
 def as_scalar(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -535,4 +583,5 @@ __all__ = [
     "OutputKind",
     "ResolvedLoss",
     "binary_cross_entropy",
+    "call_loss",
 ]

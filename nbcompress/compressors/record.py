@@ -245,15 +245,17 @@ class Surgery:
 
     Attributes:
         kind: `cut` (attributes and shapes of one module), `factorize` (a layer becomes two), `remove` (a container
-            loses some of its modules, see `blocks`), or `bypass` (a module becomes `nn.Identity`).
+            loses some of its modules, see `blocks`), `bypass` (a module becomes `nn.Identity`), or `resize` (the code
+            of a module asks for sizes that no longer fit, see `resize`).
         module: Dotted name of the module; the empty name is the model itself.
         shapes: The new shape of each parameter or buffer, by its name within the module after the change.
-        attributes: New numbers of the module, such as `out_channels`; for a factorized layer its `rank`.
+        attributes: New numbers of the module, such as `out_channels`; for a factorized layer its `rank`; for `resize`
+            the numbers of the rule.
         kept: The units that were kept (see `packed_indices`). For `cut`, by the name of a weight within the module:
             along its output axis (see `unit_axis`). For `remove`, under the empty name: the positions that stay.
     """
 
-    kind: Literal["cut", "factorize", "remove", "bypass"]
+    kind: Literal["cut", "factorize", "remove", "bypass", "resize"]
     module: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     attributes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)

@@ -20,8 +20,8 @@ from nbcompress.compressors.losses import (
     LossSpec,
     OutputKind,
     ResolvedLoss,
-    as_scalar,
     binary_cross_entropy,
+    call_loss,
 )
 from nbcompress.compressors.modes import evaluating, seeded
 from nbcompress.compressors.outputs import (
@@ -159,7 +159,9 @@ class DistillationLoss:
                 # Raises the error that says what is missing.
                 prediction_of(results[0] if not of_teacher else results[1], None, batch.n_examples)
             main = _main_output(results[0], of_teacher, batch, spec)
-            resolved = _resolve_teacher(teacher, batches, spec, seed) if has_targets and main is not None else None
+            # Targets of sequences, such as labels and their lengths, do not say what the output is.
+            are_read = has_targets and main is not None and (isinstance(batch.target, Tensor) or not is_alone)
+            resolved = _resolve_teacher(teacher, batches, spec, seed) if are_read else None
             pairs = []
             for teacher_key, student_key in zip(of_teacher, of_student, strict=True):
                 wanted, output = of_teacher[teacher_key], of_student[student_key]
@@ -187,7 +189,7 @@ class DistillationLoss:
         if self.given is not None:
             if self.output is not None:
                 result, wanted = prediction_of(result, self.output), prediction_of(wanted, self.output)
-            return as_scalar(self.given(result, wanted))
+            return call_loss(self.given, result, wanted, batch)
         total: Tensor | None = None
         for pair in self.pairs:
             part = soft_loss(
@@ -254,7 +256,7 @@ class TeacherLoss:
                 target = batch.target if pair.resolved is first.resolved else None
                 losses.append(pair.hard_loss(output, probabilities, target))
             else:
-                losses.append(as_scalar(first.given(output, pair.predicted(probabilities))))
+                losses.append(call_loss(first.given, output, pair.predicted(probabilities), batch))
         return sum(losses[1:], losses[0])
 
 

@@ -1,6 +1,6 @@
 """Replay recorded structural changes on a fresh instance, as when a file is loaded.
 
-Changes are cut tensors, factorized layers and removed blocks.
+Changes are cut tensors, sizes in the code, factorized layers and removed blocks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from nbcompress.compressors.factorize import LowRank, low_rank_like
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import is_integer, number_at, set_number_
 from nbcompress.compressors.record import Surgery, unit_axis
+from nbcompress.compressors.resize import Resize, resize_
 from nbcompress.errors import CompressionError
 
 
@@ -36,8 +37,10 @@ def replay_surgery_(model: nn.Module, surgery: Surgery) -> None:
         remove_items_(model, surgery.module, surgery.positions)
     elif surgery.kind == "bypass":
         bypass_(model, surgery.module)
+    elif surgery.kind == "resize":
+        resize_(_module(model, surgery), Resize.from_numbers(surgery.attributes))
     else:
-        raise CompressionError(f"a surgery is cut, factorize, remove or bypass, got {surgery.kind!r}")
+        raise CompressionError(f"a surgery is cut, resize, factorize, remove or bypass, got {surgery.kind!r}")
 
 
 def _module(model: nn.Module, surgery: Surgery) -> nn.Module:

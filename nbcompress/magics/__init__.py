@@ -6,7 +6,7 @@ help or completion is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from nbcompress.magics.arguments import MagicParser
     from nbcompress.magics.base import LineMagic
-    from nbcompress.study import Study
 
     Matcher = Callable[[CompletionContext], SimpleMatcherResult]
 
@@ -47,23 +46,33 @@ _added: dict[int, ExitStack] = {}
 
 
 def register(shell: InteractiveShell) -> None:
-    """Register in `shell` the magics, their completion, and how a study is displayed. It may be called again."""
+    """Register in `shell` the magics, their completion, and how results are displayed. It may be called again."""
     unregister(shell)
+    # What magics returned in the cell that runs. They have shown it, so the end of the cell does not show it again.
+    returned: list[Any] = []
     _added[id(shell)] = stack = ExitStack()
     add: Any = shell.register_magic_function
     magics: Any = shell.magics_manager.magics
     add(_cell_function(shell), "cell", CELL_MAGIC)
     stack.callback(magics["cell"].pop, CELL_MAGIC, None)
     for name in (CELL_MAGIC, *LINE_MAGICS):
-        add(_line_function(shell, name), "line", name)
+        add(_line_function(shell, name, returned), "line", name)
         stack.callback(magics["line"].pop, name, None)
     if shell.Completer is not None:
         _add_to(shell.Completer.custom_matchers, _matcher(shell), stack)
     _add_to(shell.input_transformers_cleanup, _with_body, stack)
     if shell.display_formatter is not None:
         formatter: Any = shell.display_formatter.mimebundle_formatter
-        formatter.for_type_by_name(*_STUDY, _study_view(shell.display_formatter))
-        stack.callback(formatter.pop, ".".join(_STUDY), None)
+        for shown in _SHOWN:
+            formatter.for_type_by_name(*shown, _view(shell.display_formatter, returned))
+            stack.callback(formatter.pop, ".".join(shown), None)
+        events: Any = shell.events
+
+        def begin_cell(_info: object) -> None:
+            returned.clear()
+
+        events.register("pre_run_cell", begin_cell)
+        stack.callback(events.unregister, "pre_run_cell", begin_cell)
 
 
 def unregister(shell: InteractiveShell) -> None:
@@ -88,19 +97,26 @@ def _with_body(lines: list[str]) -> list[str]:
     return [lines[0].rstrip("\n") + "\n", "\n"] if is_alone else lines
 
 
-# The class whose objects are displayed as the finished panel, by name, so that it need not be imported.
-_STUDY = ("nbcompress.study.study", "Study")
+# The classes whose objects are displayed as a card or a panel, by name, so that they need not be imported.
+_SHOWN = (
+    ("nbcompress.study.study", "Study"),
+    ("nbcompress.measure.costs", "Footprint"),
+    ("nbcompress.measure.footprint", "FootprintTable"),
+    ("nbcompress.measure.comparison", "Comparison"),
+    ("nbcompress.measure.sensitivity", "Sensitivity"),
+    ("nbcompress.measure.explain", "Explanation"),
+)
 
 
-def _study_view(display: DisplayFormatter) -> Callable[[Study], Any]:
-    """Return the function that displays a study: its saved view, or only its text in a terminal."""
+def _view(display: DisplayFormatter, returned: Sequence[Any]) -> Callable[[Any], Any]:
+    """Return the function that displays a result at the end of a cell: its card, or only its text in a terminal."""
 
-    def view(study: Study) -> Any:
-        if display.active_types == ["text/plain"]:
+    def view(value: Any) -> Any:
+        if display.active_types == ["text/plain"] or any(value is item for item in returned):
             return None
-        from nbcompress.magics.study import study_view
+        from nbcompress.magics.result_card import result_view
 
-        return study_view(study)
+        return result_view(value)
 
     return view
 
@@ -120,15 +136,16 @@ def parser_of(name: str) -> MagicParser:
     return search_parser()
 
 
-def _line_function(shell: InteractiveShell, name: str) -> Callable[[str], Any]:
-    """Return the function that IPython registers for a line magic."""
+def _line_function(shell: InteractiveShell, name: str, returned: list[Any]) -> Callable[[str], Any]:
+    """Return the function that IPython registers for a line magic. It adds its result to `returned`."""
     from IPython.core.magic import no_var_expand, output_can_be_silenced
 
     @no_var_expand
     @output_can_be_silenced
     def magic(line: str) -> Any:
         if name != CELL_MAGIC:
-            return line_magic(name).run(line, shell)
+            returned.append(line_magic(name).run(line, shell))
+            return returned[-1]
         from nbcompress.magics.search_cell import run_line
 
         run_line(line, shell)

@@ -142,6 +142,26 @@ def checked_evaluate(function: Any) -> Callable[[Any], float]:
     return evaluate
 
 
+def result_view(value: Any) -> Bundle:
+    """Return what is shown for a result at the end of a cell: the panel of a study, the card of anything else."""
+    from nbcompress.measure import Comparison, Explanation, Sensitivity
+    from nbcompress.panels.cards import comparison_card, footprint_card, sensitivity_card
+    from nbcompress.panels.explanation_card import explanation_card
+    from nbcompress.study import Study
+
+    if isinstance(value, Study):
+        from nbcompress.magics.study import study_view
+
+        return study_view(value)
+    if isinstance(value, Comparison):
+        return comparison_card("compare", value)
+    if isinstance(value, Sensitivity):
+        return sensitivity_card(value, title="sensitivity")
+    if isinstance(value, Explanation):
+        return explanation_card(value)
+    return footprint_card(value, title="footprint")
+
+
 def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -> Bundle:
     """Return the card that compares a model with the compressed one.
 
@@ -155,9 +175,14 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
     from nbcompress.measure import compare
     from nbcompress.measure.removed import removed_rows
     from nbcompress.panels.cards import comparison_card
+    from nbcompress.panels.explanation_card import explain_flips, flips_table
 
     after = card.scores({"after": small})
     comparison = compare(model, small, card.example, data=card.data, seconds=CARD_SECONDS, **card.loss_keywords)
+    explained = None
+    if comparison.accuracy is not None:
+        output = card.loss_keywords.get("output")
+        explained = explain_flips(model, small, card.data, comparison.accuracy, output=output)
     is_scored = comparison.accuracy or comparison.language
     return comparison_card(
         card.title,
@@ -166,6 +191,7 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
         left_out=record_of(small).left_out,
         training=record_of(small).training[len(record_of(model).training) :],
         removed=removed_rows(model, small, (comparison.before, comparison.after)),
+        explained=[] if explained is None else [flips_table(explained)],
         remarks=[
             *mask_remarks(model),
             *(card.remarks(comparison.language is not None) if is_scored else []),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from IPython import get_ipython
 from IPython.core.error import UsageError
+from IPython.display import display
 
 from nbcompress.cell import CellBody, CellEvaluator, CellSource
 from nbcompress.choices import ENGINES, is_engine
@@ -25,7 +26,7 @@ from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import HelpRequested
 from nbcompress.magics.base import Output, Scope, one_line_errors, variables
 from nbcompress.magics.search_options import PARTS, goal_of, search_parser
-from nbcompress.run import Assignment, Outcome
+from nbcompress.run import Assignment, Outcome, current_trial
 from nbcompress.run.capture import trial_seed
 from nbcompress.run.reads import is_a
 from nbcompress.study.goal import State
@@ -76,6 +77,33 @@ def figures_stay_open(shell: InteractiveShell | None) -> Iterator[None]:
         events.trigger = before
 
 
+@contextmanager
+def displayed_to_trials(shell: InteractiveShell | None) -> Iterator[None]:
+    """A `with` block in which what a trial displays in this thread goes to the trial, not to the cell.
+
+    A search of 40 trials would else leave 40 figures and progress bars below its panel.
+    """
+    publisher: Any = getattr(shell, "display_pub", None)
+    register = getattr(publisher, "register_hook", None)  # of ipykernel; its hooks belong to a thread
+    if register is None:
+        yield
+        return
+
+    def pass_on(message: dict[str, Any]) -> dict[str, Any] | None:
+        trial = current_trial()
+        if trial is None or not trial.has_begun:
+            return message
+        if message.get("msg_type") == "display_data":
+            trial.displayed.add(message["content"]["data"])
+        return None
+
+    register(pass_on)
+    try:
+        yield
+    finally:
+        publisher.unregister_hook(pass_on)
+
+
 def _closes_figures(callback: Callable[..., object]) -> bool:
     name, module = getattr(callback, "__name__", ""), getattr(callback, "__module__", "") or ""
     return name == "flush_figures" and module.endswith("backend_inline")
@@ -109,7 +137,7 @@ def run_watched(search: Search, panel: Panel, controls: Controls, observers: Seq
     ending: Ending | None = None
     panel.show()
     try:
-        with figures_stay_open(get_ipython()):
+        with figures_stay_open(get_ipython()), displayed_to_trials(get_ipython()):
             ending = search.run([*observers, panel], controls)
     finally:
         with uninterrupted():
@@ -391,6 +419,7 @@ class _CellSearch:
         self._search = search
         self._controls = Controls()
         self._output = Output(scope.shell)
+        self._shows_outputs = arguments.panel != "off"
         self._panel = panel_of(arguments.panel, search, self._controls, self._output)
 
     @property
@@ -417,6 +446,8 @@ class _CellSearch:
             KeyboardInterrupt: The second interrupt; with `--on-interrupt raise`, the first one.
         """
         ending = run_watched(self._search, self._panel, self._controls)
+        if self._shows_outputs:
+            self._show_outputs_of_best()
         if ending.kind in ("same failure", "broken"):
             if ending.traceback:
                 self._output.print(ending.traceback.rstrip())
@@ -426,8 +457,15 @@ class _CellSearch:
                 raise KeyboardInterrupt
             self._output.print(_CELLS_RUN_ON)
 
+    def _show_outputs_of_best(self) -> None:
+        """Show what the best trial displayed: figures, HTML, progress bars; those of other trials are not shown."""
+        from nbcompress.run.kept import displayed_outputs
+
+        for bundle in displayed_outputs(self._search.study):
+            display(bundle, raw=True)
+
     def _in_background(self) -> None:
-        from nbcompress.run.capture import shared_with_cells
+        from nbcompress.run.settings import shared_with_cells
 
         self._output.follow()
         try:

@@ -18,6 +18,7 @@ from nbcompress.measure.accuracy import (
 from nbcompress.measure.comparison import Comparison, compare, compare_footprints
 from nbcompress.measure.costs import Footprint, LayerFootprint
 from nbcompress.measure.distribution import LayerWeights, WeightTable, weights
+from nbcompress.measure.explain import Explanation, explain
 from nbcompress.measure.files import OnnxModel, as_modules
 from nbcompress.measure.footprint import FootprintTable, check_runs, footprint
 from nbcompress.measure.interval import Interval, median_interval, proportion_interval
@@ -31,6 +32,7 @@ __all__ = [
     "AccuracyChange",
     "ClassAccuracy",
     "Comparison",
+    "Explanation",
     "Footprint",
     "FootprintTable",
     "Interval",
@@ -52,6 +54,7 @@ __all__ = [
     "check_runs",
     "compare",
     "compare_footprints",
+    "explain",
     "footprint",
     "language_note",
     "latencies",

@@ -129,6 +129,11 @@ class Comparison:
             tables.append(text_table(*classes))
         return "\n\n".join([*tables, "\n".join(self.notes())])
 
+    def __repr__(self) -> str:
+        before, after = (size_text(model.size_bytes) for model in (self.before, self.after))
+        shares = "" if self.accuracy is None else f", accuracy {points_text(self.accuracy.change)}"
+        return f"<Comparison: {before} to {after}{shares}>"
+
     def _speed(self) -> str:
         if self.speedup is None:
             return "-"
@@ -136,10 +141,6 @@ class Comparison:
             return "no difference"
         ends = f"{ratio_text(self.speedup.low)} to {ratio_text(self.speedup.high)}"
         return f"{ratio_text(self.speedup.value)} ({ends})"
-
-    def __repr__(self) -> str:
-        names = f"{self.before.name} and {self.after.name}"
-        return f"<Comparison of {names}: {size_text(self.before.size_bytes)}, {size_text(self.after.size_bytes)}>"
 
 
 def compare(

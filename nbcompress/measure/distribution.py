@@ -104,11 +104,11 @@ class WeightTable:
         plain = asdict(self)
         return {**plain, "layers": list(plain["layers"]), "left_out": dict(self.left_out)}
 
+    def __repr__(self) -> str:
+        return f"<WeightTable of {len(self.layers)} layers>"
+
     def __str__(self) -> str:
         return "\n".join([text_table(self.header, self.rows()), *self.notes()])
-
-    def __repr__(self) -> str:
-        return f"<WeightTable of {count_text(len(self.layers))} layers>"
 
 
 @outside_inference

@@ -11,10 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from nbcompress.artifact.export.agreement import on_cpu
-from nbcompress.artifact.export.onnx_graph import OnnxSession, tensors_of
 from nbcompress.artifact.file import load
 from nbcompress.compressors.copying import deep_copy
-from nbcompress.errors import MeasureError, option
+from nbcompress.errors import MeasureError, check_installed, option
 from nbcompress.measure.inputs import ModelInputs
 
 ModelOrFile = nn.Module | str | os.PathLike[str]
@@ -37,6 +36,9 @@ class OnnxModel(nn.Module):
     def __init__(self, model: bytes | str, threads: int = 1) -> None:
         super().__init__()
         self.path = Path(model) if isinstance(model, str) else None
+        check_installed("onnx")
+        from nbcompress.artifact.export.onnx_graph import OnnxSession
+
         self._session = OnnxSession(model, threads)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxModel:
@@ -57,6 +59,8 @@ class OnnxModel(nn.Module):
             tensors = [*given, *(by_name[name] for name in names[len(given) :])]
         else:
             tensors = [*given, *by_name.values()]
+        from nbcompress.artifact.export.onnx_graph import tensors_of
+
         outputs = tensors_of(self._session(tensors))
         return outputs[0] if len(outputs) == 1 else outputs
 

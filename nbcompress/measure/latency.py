@@ -19,9 +19,7 @@ import torch
 from torch import nn
 
 from nbcompress.artifact.export.agreement import ExampleInputs, agreement
-from nbcompress.artifact.export.onnx_file import write_onnx
-from nbcompress.artifact.export.onnx_graph import OnnxSession, tensors_of
-from nbcompress.errors import MeasureError, check_integer, option
+from nbcompress.errors import MeasureError, check_installed, check_integer, option
 from nbcompress.measure.files import OnnxModel, for_onnx
 from nbcompress.measure.inputs import ModelInputs, evaluation_copy, model_inputs, pinned_threads
 from nbcompress.measure.interval import Interval, median_interval
@@ -140,6 +138,10 @@ def onnx_model(model: nn.Module, inputs: ModelInputs, threads: int) -> tuple[Onn
         ArtifactError: It cannot be exported, or its outputs differ.
         MissingPart: The packages for ONNX are not installed.
     """
+    check_installed("onnx")
+    from nbcompress.artifact.export.onnx_file import write_onnx
+    from nbcompress.artifact.export.onnx_graph import OnnxSession, tensors_of
+
     inputs = for_onnx(inputs)
     example = ExampleInputs(inputs.args, inputs.kwargs)
     with TemporaryDirectory() as folder:

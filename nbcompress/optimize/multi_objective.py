@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +49,17 @@ from nbcompress.optimize.acquisition import (
     log_expected_improvement,
     log_probability_below,
 )
-from nbcompress.optimize.history import Array
+from nbcompress.optimize.history import Array, History
+from nbcompress.optimize.outcome_transform import without_penalties
 from nbcompress.optimize.surrogates.protocol import Surrogate
 from nbcompress.study.front import is_non_dominated
 
 # Distance of the reference beyond the worst known losses, as a share of their extent. Heuristic.
 REFERENCE_MARGIN = 0.1
+# Losses without a bound are of use up to this share of their extent, if another loss has a bound. Heuristic.
+USEFUL_SHARE = 0.5
+# A constraint is one on a loss if they differ by a constant, up to this share of the extent of the loss.
+SAME_BOUND = 1e-9
 # Boxes thinner than this share of the extent are dropped: their hypervolume is negligible.
 MIN_BOX_WIDTH = 1e-12
 # Bounds memory: rows are scored in chunks, so that rows times boxes stays below this.
@@ -78,6 +84,36 @@ def reference_point(losses: Array) -> Array:
     """
     worst, extent = losses.max(0), np.ptp(losses, axis=0)
     return np.asarray(worst + REFERENCE_MARGIN * np.where(extent > 0, extent, 1.0))
+
+
+def useful_limits(history: History) -> Array:
+    """Return the largest value of each loss that is still of use, shape `(m,)`; infinite where that is not known.
+
+    It is known if a constraint bounds one of the losses, such as a size. Then that loss is of use up to its bound, and
+    every other one, such as an error, up to the middle of its known values. Otherwise most hypervolume would lie where
+    a model is small and knows nothing.
+    """
+    limits = np.full(history.losses.shape[1], np.inf)
+    known = history.has_status("told") & np.isfinite(history.losses).all(1)
+    losses, slacks = history.losses[known], history.slacks[known]
+    if len(losses) < 2:
+        return limits
+    extents = np.ptp(losses, axis=0)
+    for j, i in product(range(losses.shape[1]), range(slacks.shape[1])):
+        distances = losses[:, j] - slacks[:, i]
+        # All are equal to the bound where the constraint is one on this loss.
+        if np.ptp(distances) <= SAME_BOUND * extents[j]:
+            limits[j] = min(limits[j], distances[0] + REFERENCE_MARGIN * max(0.0, distances[0] - losses[:, j].min()))
+    if np.isinf(limits).all():
+        return limits
+    feasible = history.losses[history.is_feasible]
+    for j in np.flatnonzero(np.isinf(limits)).tolist():
+        values = without_penalties(losses[:, j])
+        best, extent = values.min(), np.ptp(values)
+        # While no feasible value is that good, each better one is a gain.
+        least = feasible[:, j].min() + REFERENCE_MARGIN * extent if len(feasible) > 0 else best
+        limits[j] = max(best + USEFUL_SHARE * extent, least)
+    return limits
 
 
 @dataclass(frozen=True, eq=False)

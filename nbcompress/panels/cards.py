@@ -47,12 +47,14 @@ class FoldedTable:
         head: Its columns; the first holds names.
         rows: Its rows.
         is_text: Whether the text form, where nothing can be folded, has it too.
+        drawing: A picture below the table, or None.
     """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     is_text: bool = True
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
 def _folded(section: FoldedTable) -> Markup:
     more = len(section.rows) - MAX_ROWS
     rest = tag("div", f"and {more} more, which are in the result") if more > 0 else None
-    return details(shorten(section.title, MAX_NAME), _table(section.head, section.rows[:MAX_ROWS]), rest)
+    below = None
+    if section.drawing is not None and (picture := render(section.drawing.draw, dpi=110)) is not None:
+        below = picture.html(shorten(section.drawing.alt, 600), PICTURE_WIDTH)
+    return details(shorten(section.title, MAX_NAME), _table(section.head, section.rows[:MAX_ROWS]), rest, below)
 
 
 Sizes = tuple[tuple[str, tuple[float | None, ...]], ...]
@@ -189,6 +194,7 @@ def comparison_card(
     left_out: Mapping[str, str] | None = None,
     training: Sequence[TrainingLog] = (),
     removed: Sequence[tuple[str, ...]] = (),
+    explained: Sequence[FoldedTable] = (),
     remarks: Sequence[str] = (),
     names: tuple[str, str] = ("before", "after"),
 ) -> dict[str, Any]:
@@ -201,6 +207,7 @@ def comparison_card(
         left_out: Why tensors were not compressed, by name.
         training: The losses of each training in between.
         removed: What pruning removed from each layer, see `removed_rows`.
+        explained: Which inputs decided for examples that flipped.
         remarks: Further sentences below the table.
         names: Of the two models.
     """
@@ -214,7 +221,7 @@ def comparison_card(
     classes = comparison.class_table(names)
     if classes is not None and comparison.accuracy is not None:
         folded.append(FoldedTable("Accuracy of each class", *_frozen(*classes)))
-        folded += _flips(comparison.accuracy)
+        folded += [*_flips(comparison.accuracy), *explained]
     series = _training_series({"training": training})
     notes += _training_notes(series)
     folded += _epoch_tables(series)

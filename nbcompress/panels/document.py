@@ -70,7 +70,9 @@ def best_text(view: View) -> str:
     best = by_number(view).get(view["best"]) if view["best"] is not None else None
     if best is None:
         return "no feasible trial yet" if view["state"] == "running" else "no feasible trial"
-    return f"best: #{best['number']}  {values_text(best, view['metrics'])}  ({params_text(best['params'])})"
+    objectives = view["goal"]["objectives"]
+    where = f" in {objectives[0]['metric']}" if len(objectives) > 1 else ""
+    return f"best{where}: #{best['number']}  {values_text(best, view['metrics'])}  ({params_text(best['params'])})"
 
 
 def summary_line(view: View) -> str:
@@ -285,12 +287,13 @@ def importance(view: View, picture: Picture | None, level: int) -> Markup | None
         style = f"background:#0072B2;height:.8em;width:{max(1, round(160 * max(0.0, min(1.0, share))))}px"
         rows.append([user_text(key), tag("span", f"{100 * share:.0f} %"), tag("div", style=style)])
     bars = table(["parameter", "share", ""], rows, text_columns=frozenset({0, 2}))
+    title = f"Importance of the parameters for {view['goal']['objectives'][0]['metric']}"
     calibration = view.get("calibration")
     if not calibration:
-        return details("Importance of the parameters", bars, level=level)
+        return details(title, bars, level=level)
     sentence = tag("div", user_text(calibration["sentence"]))
     shown = picture.html(calibration_alt(calibration), 420) if picture else None
-    return details("Importance of the parameters", bars, sentence, tag("div", shown), level=level)
+    return details(title, bars, sentence, tag("div", shown), level=level)
 
 
 def calibration_alt(calibration: Mapping[str, Any]) -> str:

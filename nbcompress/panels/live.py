@@ -120,8 +120,9 @@ class DeltaBuilder:
         fields = {key: value for key, value in fields.items() if view.get(key) != value}
         after = {**view, **fields, "trials": [known[number] for number in sorted(known)]}
         if progress is not None:
-            head = view["progress"]["values"][: progress["from"]]
-            after["progress"] = {"label": progress["label"], "values": head + progress["values"]}
+            head = {key: value for key, value in progress.items() if key != "from"}
+            same = view["progress"]["values"][: progress["from"]]
+            after["progress"] = {**head, "values": same + progress["values"]}
         seq = self.state["seq"] + 1
         self.state = {**self.state, "seq": seq, "study": after}
         return {"kind": "delta", "seq": seq, "trials": list(rows.values()), "progress": progress, "set": fields}
@@ -145,7 +146,7 @@ class DeltaBuilder:
         n_same = 0
         while n_same < min(len(values), len(before)) and values[n_same] == before[n_same]:
             n_same += 1
-        return {"label": progress.label, "from": n_same, "values": values[n_same:]}
+        return {**progress.head(self._names, LIVE_LIMITS), "from": n_same, "values": values[n_same:]}
 
 
 # The script of a closed widget.

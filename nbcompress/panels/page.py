@@ -51,7 +51,7 @@ def study_page(
 
     view = study_view(study, insight=insight, baseline=baseline, warnings=warnings, status=status, limits=LIVE_LIMITS)
     plain = study_html(view, draw_pictures(view), overview_alt(view), level=1)
-    script = asset("page.js")
+    script = asset("panel.js")
     return (
         "<!doctype html>\n"
         + tag(
@@ -66,7 +66,7 @@ def study_page(
                 "body",
                 tag("main", tag("div", id="nbcompress-view"), tag("div", plain, id="nbcompress-plain")),
                 tag("script", Markup(script_json(view)), type="application/json", id="nbcompress-study"),
-                tag("script", Markup(script_safe(script))) if script else None,
+                tag("script", Markup(script_safe(script)), type="module") if script else None,
             ),
             lang="en",
         )

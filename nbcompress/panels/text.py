@@ -101,11 +101,23 @@ def scalar(value: Any, limit: int) -> Any:
     return finite(value)
 
 
+# The same as in `labextension/src/format.ts`.
+_LOOKS_LIKE_ANOTHER = re.compile(
+    r"\s.*|.*\s||None|True|False|\?|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII | re.DOTALL
+)
+
+
 def format_value(value: Any) -> str:
-    """Return a number, a choice or a missing value as a short text."""
+    """Return a number, a choice or a missing value as a short text.
+
+    A string is in quotes if it would look like another value: `""` like an empty cell, `"None"` like None, and `"8"`
+    like 8.
+    """
     if value is None:
         return "None"
-    if isinstance(value, bool | str):
+    if isinstance(value, str):
+        return f'"{value}"' if _LOOKS_LIKE_ANOTHER.fullmatch(value) else value
+    if isinstance(value, bool):
         return str(value)
     number = finite(value)
     if number is None:

@@ -34,10 +34,19 @@ class ProgressCurve:
     Attributes:
         label: What the values are, such as `best accuracy`.
         values: A value for each trial; None before the first feasible one.
+        reference: The point from which a hypervolume is measured, in the units of the objectives.
     """
 
     label: str
     values: tuple[float | None, ...]
+    reference: Mapping[str, float] | None = None
+
+    def head(self, name: ShortNames, limits: ViewLimits) -> dict[str, JSON]:
+        """Return the curve as data, without its values."""
+        label = {"label": shorten(self.label, limits.name + 20)}
+        if self.reference is None:
+            return label
+        return {**label, "reference": {name(key): finite(value) for key, value in self.reference.items()}}
 
 
 def progress_of(goal: Goal, trials: Sequence[Trial]) -> ProgressCurve:
@@ -62,7 +71,11 @@ def progress_of(goal: Goal, trials: Sequence[Trial]) -> ProgressCurve:
             front = np.vstack([front[~(front >= loss).all(axis=1)], loss])
             volume = float(hypervolume(front, reference))
         values.append(volume)
-    return ProgressCurve("hypervolume", tuple(values))
+    point = {
+        objective.metric: objective.loss(float(loss))
+        for objective, loss in zip(goal.objectives, reference, strict=True)
+    }
+    return ProgressCurve("hypervolume", tuple(values), point)
 
 
 def losses_of(goal: Goal, trial: Trial) -> NDArray[np.float64] | None:
@@ -220,7 +233,7 @@ def study_view(
         "trials": [trial_data(trial, name, limits) for trial in trials],
         "front": [number for number in front if number in shown],
         "best": best.number if best is not None else None,
-        "progress": {"label": shorten(progress.label, limits.name + 20), "values": [finite(value) for value in values]},
+        "progress": {**progress.head(name, limits), "values": [finite(value) for value in values]},
         "baseline": {name(key): finite(value) for key, value in baseline.items()} if baseline else None,
         **held_out_data(study, limits),
         "record": bounded_json({key: fact for key, fact in study.record.items() if key != "test"}, limits),

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nbcompress.errors import warnings_to
-from nbcompress.run.capture import captured_output, free_memory, seeded, settings_kept
+from nbcompress.run.capture import captured_output, free_memory, seeded
 from nbcompress.run.outcome import Assignment, Outcome, TrialEnded
+from nbcompress.run.settings import settings_kept
 from nbcompress.run.trial import RunningTrial, current_trial
 from nbcompress.study.goal import Failure, Goal, State
 
@@ -59,6 +60,7 @@ def run_trial(body: Body, assignment: Assignment, *, goal: Goal, keep: Collectio
         str(printed),
         seconds,
         trial.kept if state is State.COMPLETE else {},
+        trial.displayed.bundles(),
         tuple(trial.remarks),
     )
 

@@ -95,8 +95,10 @@ _MAX_LENGTH = 200
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?(e[+-]?\d+)?|True|False")
 # The same outside of quotes, since the numbers in a name say which layer it is.
 _VARYING_UNQUOTED = re.compile(rf"('[^']*')|-?(?:{_VARYING.pattern})")
+# The kind of the failure of a function that says itself that a point has failed; its message names the point.
+SAID_FAILED = "StatusFail"
 # How much memory a trial needs depends on the point, so the numbers in these messages count.
-_MEMORY = ("MemoryError", "OutOfMemoryError")
+_BY_POINT = ("MemoryError", "OutOfMemoryError", SAID_FAILED)
 
 
 def n_alike_initial_failures(trials: Sequence[Trial]) -> int:
@@ -154,7 +156,7 @@ def same_failure(trials: Sequence[Trial], n_ended: int) -> Failure | None:
 def _signature(failure: Failure) -> tuple[str, str]:
     """Return the class of a failure and its message without the parts that depend on the point."""
     message = failure.message
-    return failure.kind, message if failure.kind in _MEMORY else _VARYING.sub("#", message)
+    return failure.kind, message if failure.kind in _BY_POINT else _VARYING.sub("#", message)
 
 
 def without_numbers(text: str) -> str:

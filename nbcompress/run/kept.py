@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from nbcompress.errors import ArtifactError
-from nbcompress.study.artifact_store import ArtifactStore
+from nbcompress.study.artifact_store import OUTPUTS, ArtifactStore
 from nbcompress.study.front import front
 from nbcompress.study.goal import Constraint, State, Trial
 
@@ -206,9 +206,12 @@ class ArtifactWriter:
             warnings.append(f"{name!r} of trial {numbers[0]}{more} could not be kept: {reason}")
         return tuple(warnings)
 
-    def put(self, trial: Trial, kept: Mapping[str, Any]) -> None:
-        """Store what a trial keeps if it will be on the front. Called before the end of the trial is recorded."""
-        wanted = wanted_values(kept, self._names)
+    def put(self, trial: Trial, kept: Mapping[str, Any], displayed: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Store what a trial keeps and has displayed if it will be on the front.
+
+        Called before the end of the trial is recorded.
+        """
+        wanted = wanted_values(kept, self._names) | ({OUTPUTS: list(map(dict, displayed))} if displayed else {})
         if self._store is None or not wanted or trial.state is not State.COMPLETE:
             return
         others = [other for other in self._study.front if other.number != trial.number]
@@ -258,6 +261,17 @@ def where_kept(study: Study, variable: str = "study") -> str:
         f"{text} is the best in {first.metric}; any other of the front: {variable}.front[i].kept{names[0]}, or by a "
         f'condition: {variable}.pick("{bound}", "{last.metric}").kept{names[0]}'
     )
+
+
+def displayed_outputs(study: Study) -> list[dict[str, Any]]:
+    """Return the mime bundles that the best trial has displayed; empty if there are none."""
+    best, store = next(iter(study.front), None), study.artifact_store
+    if best is None or store is None or OUTPUTS not in store.names(best.number):
+        return []
+    try:
+        return list(store.get(best.number, OUTPUTS))
+    except (ArtifactError, KeyError, OSError):  # a damaged file takes nothing else with it
+        return []
 
 
 def attach_artifact_store(study: Study, modules: Modules = dict) -> None:

@@ -510,8 +510,8 @@ class SearchLoop:
             n_runs=outcome.n_runs,
         )
         # Do not overwrite what another process keeps of the same trial.
-        if outcome.kept and not self._study.is_taken_over(number):
-            self._writer.put(trial, outcome.kept)
+        if (outcome.kept or outcome.displayed) and not self._study.is_taken_over(number):
+            self._writer.put(trial, outcome.kept, outcome.displayed)
         trial = self._study.finish(trial)
         if number in self._study.discarded:
             self._remarks.append(TAKEN_OVER.format(number=number))

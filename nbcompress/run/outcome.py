@@ -61,6 +61,7 @@ class Outcome:
         kept: What it asked to keep, by name.
         spreads: The standard deviations of the metrics between the runs of the point, if there were several.
         n_runs: How many runs the metrics are means of.
+        displayed: Mime bundles that it displayed: figures, HTML, progress bars; bounded.
         remarks: Sentences that the person should see once, such as a change of the notebook that was undone.
     """
 
@@ -71,6 +72,7 @@ class Outcome:
     printed: str = ""
     seconds: float = 0.0
     kept: Mapping[str, Any] = field(default_factory=dict)
+    displayed: tuple[Mapping[str, Any], ...] = ()
     remarks: tuple[str, ...] = ()
     spreads: Mapping[str, float] = field(default_factory=dict)
     n_runs: int = 1
@@ -96,6 +98,9 @@ class PrintedText:
             text = text[room:]
         if not text:
             return
+        surplus = max(0, len(text) - TAIL)  # of a long text only the end is copied
+        self._left_out += surplus
+        text = text[surplus:]
         self._tail.append(text)
         self._tail_length += len(text)
         while self._tail_length > TAIL:
@@ -110,6 +115,35 @@ class PrintedText:
     def __str__(self) -> str:
         gap = f"\n... {self._left_out} characters left out ...\n" if self._left_out else ""
         return self._head + gap + "".join(self._tail)
+
+
+# The most that is kept of what one trial displays.
+MAX_DISPLAYED, MAX_DISPLAYED_CHARACTERS = 20, 500_000
+
+
+class DisplayedOutputs:
+    """The mime bundles that a trial displays, the first ones up to a bounded size."""
+
+    def __init__(self) -> None:
+        self._bundles: list[Mapping[str, Any]] = []
+        self._n_characters = 0
+        self._n_left_out = 0
+
+    def add(self, bundle: Mapping[str, Any]) -> None:
+        """Keep a bundle. Widgets are kept as text, since they cannot be drawn without the kernel."""
+        kept = {kind: data for kind, data in bundle.items() if "widget" not in kind and isinstance(data, str)}
+        n = sum(map(len, kept.values()))
+        if not kept or len(self._bundles) == MAX_DISPLAYED or self._n_characters + n > MAX_DISPLAYED_CHARACTERS:
+            self._n_left_out += bool(kept)
+            return
+        self._bundles.append(kept)
+        self._n_characters += n
+
+    def bundles(self) -> tuple[Mapping[str, Any], ...]:
+        """Return what is kept, and a sentence on what is left out."""
+        n = self._n_left_out
+        more = f"{n} more output{'s' * (n > 1)} of this trial {'are' if n > 1 else 'is'} left out."
+        return (*self._bundles, *([{"text/plain": more}] if n else []))
 
 
 Evaluate = Callable[[Assignment], Outcome]

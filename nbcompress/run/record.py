@@ -242,6 +242,27 @@ def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def code_and_models(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return what the record says of models and functions of the notebook that a search reads; empty without any.
+
+    A model is named by its class, its number of parameters and a hash of its weights, a function by a hash of its
+    source.
+    """
+    models, functions = {}, {}
+    for name, value in values.items():
+        if _is_module(value):
+            try:
+                n = f"{sum(int(parameter.numel()) for parameter in value.parameters()):,}"
+            except Exception:  # noqa: BLE001 - a lazy module, or one of the person's that cannot be read
+                n = "an unknown number of"
+            digits = _module_digits(value)
+            models[name] = f"{type(value).__name__}, {n} parameters" + (f", sha256 {digits}" if digits else "")
+        elif type(value) is FunctionType and value.__module__ == "__main__":
+            functions[name] = f"sha256 of its source {code_digits(value)}"
+    found = {"models": models, "functions": functions}
+    return {kind: dict(sorted(items.items())) for kind, items in found.items() if items}
+
+
 def code_digits(function: Callable[..., Any]) -> str:
     """Return a hash of a function's source."""
     inner = unwrapped(function)

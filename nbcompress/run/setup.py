@@ -19,7 +19,7 @@ from nbcompress.run.kept import Modules, attach_artifact_store
 from nbcompress.run.loop import Search
 from nbcompress.run.options import STEERING, GainBelow, SearchOptions, noise_names
 from nbcompress.run.predictor import SearchPredictor
-from nbcompress.run.record import code_digits, data_facts, fingerprints, note, provenance
+from nbcompress.run.record import code_and_models, code_digits, data_facts, fingerprints, note, provenance
 from nbcompress.run.reevaluation import Reevaluation
 from nbcompress.run.rerun import Rerunner
 from nbcompress.run.snapshot import snapshot_values
@@ -186,7 +186,7 @@ def prepare_search(
         attach_artifact_store(study, modules)
         if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
             how = _with_earlier(study, options.facts(engine.name))
-            note(study, **(facts or {}), **how, **data.to_json(), **provenance())
+            note(study, **(facts or {}), **how, **data.to_json(), **code_and_models(reads), **provenance())
         if options.baseline is not None:
             note(study, baseline=dict(options.baseline))
         study.rerunner = Rerunner(

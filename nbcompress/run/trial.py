@@ -8,7 +8,15 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import SearchError, did_you_mean
-from nbcompress.run.outcome import Assignment, PrintedText, TrialEnded, number_of, step_of, trial_failure
+from nbcompress.run.outcome import (
+    Assignment,
+    DisplayedOutputs,
+    PrintedText,
+    TrialEnded,
+    number_of,
+    step_of,
+    trial_failure,
+)
 from nbcompress.study.goal import Failure, Goal, State
 
 if TYPE_CHECKING:
@@ -37,6 +45,7 @@ class RunningTrial:
         remarks: Sentences for the user, added by whoever runs the body.
         terminator: Ends the body from outside, if its engine can.
         listener: Called with intermediate values, or None.
+        displayed: Takes what is displayed, such as figures, where a notebook passes it on.
         printed: Takes what is printed; None while it goes to the notebook.
         globals: The global names of a cell's body; magics inside look names up there.
 
@@ -66,6 +75,7 @@ class RunningTrial:
         self.values: dict[str, float] = {}
         self.reports: dict[str, dict[int, float]] = {}
         self.kept: dict[str, Any] = {}
+        self.displayed = DisplayedOutputs()
         self.remarks: list[str] = []
         self._extremes: dict[str, tuple[float, float]] = {}  # metric -> smallest and largest reported value
         # Objectives that were not known at the latest report, so that the pruning rule could not decide.

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+# The name under which an artifact store holds what a trial displayed. It is no name that a trial can keep.
+OUTPUTS = "displayed outputs"
+
 
 class ArtifactStore(Protocol):
     """Stores the values that trials keep, by number of the trial and name of the value."""
@@ -69,4 +72,5 @@ class KeptValues(Mapping[str, Any]):
         return f"KeptValues({', '.join(self)})"
 
     def _names(self) -> tuple[str, ...]:
-        return self._slot.store.names(self._number) if self._slot.store is not None else ()
+        names = self._slot.store.names(self._number) if self._slot.store is not None else ()
+        return tuple(name for name in names if name != OUTPUTS)

@@ -121,6 +121,67 @@ class Options(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
+class LiteralHeads(nn.Module):
+    """Attention that computes the sizes of heads from the width of the model, which stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm = nn.Linear(6, 32), nn.LayerNorm(32)
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def split(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        return self.qkv(x).reshape(b, n, 3, 4, c // 4).permute(2, 0, 3, 1, 4)
+
+    def join(self, x: Tensor, like: Tensor) -> Tensor:
+        return x.transpose(1, 2).reshape(like.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.enter(x))
+        q, k, v = self.split(x)
+        scores = (q @ k.transpose(-2, -1) * 8**-0.5).softmax(-1)
+        return x + self.out(self.join(scores @ v, x))
+
+
+class OpenWidth(LiteralHeads):
+    """The number of heads is a literal, and their width is left open: a cut would change the width without an error."""
+
+    def split(self, x: Tensor) -> Tensor:
+        return self.qkv(x).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+
+    def join(self, x: Tensor, like: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)
+
+
+class HeadsInBatch(LiteralHeads):
+    """The heads are merged with the batch; sizes are literals."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.enter(x))
+        b, n, _ = x.shape
+        q, k, v = (part.view(b, n, 4, 8).transpose(1, 2).reshape(b * 4, n, 8) for part in self.qkv(x).chunk(3, -1))
+        scores = (q @ k.transpose(-2, -1) * 8**-0.5).softmax(-1)
+        return x + self.out((scores @ v).view(b, 4, n, 8).transpose(1, 2).reshape(b, n, 32))
+
+
+class MultiQuery(LiteralHeads):
+    """Four heads of queries and one of keys and values; the products are einsums with an ellipsis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.qkv
+        self.q, self.kv = nn.Linear(32, 32), nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.enter(x))
+        b, n, _ = x.shape
+        q = self.q(x).view(b, n, 4, 8).transpose(1, 2)
+        k, v = self.kv(x).chunk(2, dim=-1)
+        scores = (torch.einsum("...hid,...jd->...hij", q, k) * 8**-0.5).softmax(-1)
+        heads = torch.einsum("...hij,...jd->...hid", scores, v)
+        return x + self.out(heads.transpose(1, 2).reshape(b, n, 32))
+
+
 def _masked(n: int) -> Tensor:
     mask = torch.zeros(2, n, dtype=torch.bool)
     mask[0, -2:] = True
@@ -149,6 +210,10 @@ AWKWARD = {
     "TransformerEncoderLayer": Architecture(WithMultihead, lambda: numbers(2, 5, 6)),
     "TransformerEncoder, tied": Architecture(Encoder, lambda: (tokens(2, 7), _masked(7))),
     "pieces of fixed lengths": Architecture(Fixed, lambda: numbers(3, 6), refused="the cut model fails"),
+    "heads as literals": Architecture(LiteralHeads, lambda: numbers(2, 5, 6)),
+    "heads as literals, width left open": Architecture(OpenWidth, lambda: numbers(2, 5, 6)),
+    "heads merged with the batch": Architecture(HeadsInBatch, lambda: numbers(2, 5, 6)),
+    "multi-query attention by einsum": Architecture(MultiQuery, lambda: numbers(2, 5, 6), share=0.25),
     "heads in a dictionary": Architecture(Options, lambda: numbers(2, 5, 6)),
 }
 

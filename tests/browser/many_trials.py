@@ -14,14 +14,16 @@ from nbcompress.panels.view import SearchStatus, study_view
 N_TRIALS = 10_000
 PLACE = '<div id="nbcompress-view"></div><script type="application/json" id="nbcompress-study"></script>'
 FILL = "text => { document.getElementById('nbcompress-study').textContent = text }"
+# Runs a script as a module, as a report does.
+IMPORT = "script => import(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })))"
 # Runs something, and waits until its consequences are on screen.
-TIMED = """([what, given]) => new Promise(done => {
+TIMED = """([what, given]) => new Promise(async done => {
     const start = performance.now();
-    if (what === 'open') (0, eval)(given);
+    if (what === 'open') await (@IMPORT@)(given);
     else if (what === 'choose') document.querySelectorAll('.nbc-number')[5].click();
     else [...document.querySelectorAll('.nbc-sort')].find(button => button.innerText.trim().startsWith(given)).click();
     requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
-})"""
+})""".replace("@IMPORT@", IMPORT)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Took:
 def timed(running: Browser) -> dict[str, Took]:
     """Open the study, sort it by three columns, and choose a trial."""
     view = study_view(digits_study(N_TRIALS), status=SearchStatus(ending="Ended.", trials=N_TRIALS))
-    script = asset("page.js")
+    script = asset("panel.js")
     assert script is not None, "the front end is not built"
     page = running.new_page()
     try:

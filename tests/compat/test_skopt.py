@@ -118,7 +118,9 @@ def test_random_states() -> None:
 
     assert ran(np.random.RandomState(3)) == ran(np.random.RandomState(3)) != ran(np.random.RandomState(4))
     assert ran(None) != ran(None)
-    with pytest.raises(SearchError, match="random_state is None, an integer or NumPy's RandomState, but got 'a'"):
+    with pytest.raises(
+        SearchError, match="random_state is None, an integer or NumPy's RandomState or Generator, but got 'a'"
+    ):
         ran("a")
 
 
@@ -339,3 +341,24 @@ def test_two_functions_without_a_name_are_two_studies_and_it_is_said(tmp_path: P
     with pytest.warns(NbcompressWarning, match="is continued with another value"):
         found("one", 0.8, study="s", accept_changes=True)
     assert found("one", 0.8, study="s", fresh=True).study.name == "s~2"
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda f: gp_minimize(f, bounds=[(0.0, 1.0)]),
+            r"no option bounds.* Write the space second, as in gp_minimize",
+        ),
+        (lambda f: gp_minimize(f), r"takes a list of dimensions, but got None. Write the space second"),
+        (lambda f: gp_minimize([(0.0, 1.0)], f), "takes the function first and then the dimensions"),
+        (lambda f: gp_minimize(f, {"x": (0, 1)}), r"dimensions is a list, but got \{'x': \(0, 1\)\}. Write \[Real"),
+        (lambda f: gp_minimize(f, [(0.0, 1.0)], n_iter=5), "no option n_iter, but got 5. Write n_calls=50"),
+        (lambda f: gp_minimize(f, [(0.0, 1.0)], init_points=5), "Write n_initial_points=10"),
+        (lambda f: gp_minimize(f, [(0.0, 1.0)], seed=0), "Write random_state=0"),
+        (lambda f: gp_minimize(fun=f, dimensions=[(0.0, 1.0)]), "Write the function first"),
+    ],
+)
+def test_calls_of_other_functions_are_told_what_to_write(call: Any, text: str) -> None:
+    with pytest.raises(SearchError, match=text):
+        call(lambda x: x[0] ** 2)

@@ -252,3 +252,28 @@ def test_under_a_program_that_runs_notebooks_background_runs_in_the_cell(tmp_pat
         assert "runs in this cell and not in the background" in reply.text
         assert counted(tmp_path) == 3
         assert MIME in reply.bundles[-1]
+
+
+DISPLAYING = """
+%%bo_search --trials 6 --minimize loss --study shown --sampler sobol
+from IPython.display import HTML, display
+import matplotlib.pyplot as plt
+x = Float(0, 1)
+display(HTML(f"<b>x is {x:.6f}</b>"))
+plt.plot([1, x])
+plt.show()
+loss = x
+"""
+
+
+def test_the_outputs_of_trials_are_those_of_the_best_one(tmp_path: Path) -> None:
+    with kernel(tmp_path) as notebook:
+        notebook.must("%load_ext nbcompress")
+        others = [bundle for bundle in notebook.must(DISPLAYING.strip()).bundles if MIME not in bundle]
+        best = notebook.must("print('%.6f' % study.best.params['x'], *study.best.kept)").text.strip()
+        html = [bundle["text/html"] for bundle in others if "x is" in bundle.get("text/html", "")]
+        assert html == [f"<b>x is {best}</b>"]
+        assert sum("image/png" in bundle for bundle in others) == 1
+        # They are stored, so the cell shows them again when nothing is run.
+        again = [bundle for bundle in notebook.must(DISPLAYING.strip()).bundles if MIME not in bundle]
+        assert [bundle["text/html"] for bundle in again if "x is" in bundle.get("text/html", "")] == html

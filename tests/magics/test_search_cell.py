@@ -218,12 +218,12 @@ def test_out_names_the_variable(notebook: Notebook) -> None:
         ("--minimize loss", "x = Float(0, hihg)\nloss = x\n", "hihg"),
         ("--minimize loss --subject-to 'loss < 1'", BODY, "A constraint reads 'NAME <= NUMBER'"),
         ("--minimize loss --sampler gpp", BODY, "A sampler is one of gp, sobol"),
-        ("--minimize loss --acquisition ei", BODY, "'ei' is not one of logei, ucb, pi, qlogei."),
+        ("--minimize loss --acquisition eii", BODY, "got 'eii'. Did you mean 'ei'?"),
         ("--minimize loss --pruner mediam", BODY, "Did you mean 'median'?"),
         (
             "--minimize loss --engine pool",
             BODY,
-            "--engine is inline, process, ray, dask, an address or the name of an executor",
+            "--engine is inline, process or the name of an executor in this notebook, or ray, dask or the address",
         ),
         ("--minimize loss --jobs 2", BODY, "--jobs 2 needs another engine"),
         (

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nbcompress.optimize import multi_objective as hypervolume
 from nbcompress.optimize.acquisition import log_expected_improvement
+from nbcompress.optimize.history import History
 from nbcompress.optimize.multi_objective import (
     SCALARIZED_PI_MARGIN,
     SMOOTHING,
@@ -19,6 +20,7 @@ from nbcompress.optimize.multi_objective import (
     reference_point,
     scalarize,
     scalarized_acquisition,
+    useful_limits,
 )
 from nbcompress.optimize.surrogates import botorch_acquisition as botorch_model
 from nbcompress.optimize.surrogates.botorch import as_botorch, tensor
@@ -37,6 +39,31 @@ def models_of(m: int, n: int = 10) -> list[GaussianProcess]:
     rng = np.random.default_rng(m)
     features = rng.random((n, 2))
     return [GaussianProcess(ModelSpec(), HYPER, OWNER, features, rng.standard_normal(n)) for _ in range(m)]
+
+
+def known(*rows: tuple[float, float], bound: float | None = None, slack: float = 0.0) -> History:
+    """A history of errors and sizes, with a bound on the size; or with a constraint on something else."""
+    history = History.empty(2, 1)
+    for i, (error, size) in enumerate(rows):
+        value = size - bound if bound is not None else slack + i
+        history = history.with_point({"x": float(i)}, "told", [error, size], [value])
+    return history
+
+
+def test_useful_limits_by_hand() -> None:
+    """Errors from .1 to .9 are of use up to .5, and sizes up to a tenth of their extent beyond the bound."""
+    rows = [(0.1, 30.0), (0.4, 9.0), (0.9, 1.0)]
+    np.testing.assert_allclose(useful_limits(known(*rows, bound=10.0)), [0.5, 10.9])
+    # While no feasible error is that good, a tenth of the extent beyond the best one.
+    np.testing.assert_allclose(useful_limits(known((0.1, 30.0), (0.8, 9.0), (0.9, 1.0), bound=10.0)), [0.88, 10.9])
+    # A penalty is no extent.
+    np.testing.assert_allclose(useful_limits(known(*rows, (1e9, 2.0), bound=10.0))[0], 0.1 + (0.8 * 2) / 2)
+
+
+def test_without_a_bound_on_an_objective_there_are_no_limits() -> None:
+    assert np.isinf(useful_limits(known((0.1, 30.0), (0.9, 1.0), (0.5, 3.0), slack=-5.0))).all()
+    assert np.isinf(useful_limits(known((0.1, 30.0), bound=1.0))).all()
+    assert np.isinf(useful_limits(History.empty(2, 1))).all()
 
 
 def test_scalarize_by_hand() -> None:

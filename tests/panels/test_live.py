@@ -30,8 +30,9 @@ def page_after(study: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
     trials = {trial["number"]: trial for trial in [*study["trials"], *delta["trials"]]}
     after = {**study, **delta["set"], "trials": [trials[number] for number in sorted(trials)]}
     if delta["progress"]:
-        head = study["progress"]["values"][: delta["progress"]["from"]]
-        after["progress"] = {"label": delta["progress"]["label"], "values": head + delta["progress"]["values"]}
+        head = {key: value for key, value in delta["progress"].items() if key != "from"}
+        same = study["progress"]["values"][: delta["progress"]["from"]]
+        after["progress"] = {**head, "values": same + delta["progress"]["values"]}
     return after
 
 
@@ -186,7 +187,7 @@ def test_off_says_one_line_at_the_end() -> None:
     watching.finish(replace(DONE, warnings=()))
     assert page.shown == []
     assert len(page.lines) == 1
-    assert page.lines[0].startswith("Study digits: 24 trials: 16 complete, 2 stopped, 4 infeasible, 2 failed; best: #8")
+    assert page.lines[0].startswith("Study digits: 24 trials: 16 complete, 2 stopped, 4 infeasible, 2 failed; best in accuracy: #8")
     assert page.lines[0].endswith("Ended after 24 trials.")
 
 

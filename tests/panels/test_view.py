@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from panel_studies import SAMPLES, digits_study, empty_study, hostile_study, samples, single_study
 
-from nbcompress.panels.text import SAVED_LIMITS, ViewLimits
+from nbcompress.panels.text import SAVED_LIMITS, ViewLimits, format_value
 from nbcompress.panels.view import ShortNames, bounded_json, choose_trials, schema, study_view
 from nbcompress.study.goal import Goal, State, Trial
 
@@ -79,10 +79,13 @@ def test_hypervolume_by_hand() -> None:
     study.goal = Goal.of(["a"], ["b"])
     values = [{"a": 1.0, "b": 2.0}, {"a": 2.0, "b": 4.0}, {"a": 1.5, "b": 1.0}]
     study.all_trials = tuple(Trial(i, State.COMPLETE, {"x": i / 3}, metrics) for i, metrics in enumerate(values))
-    first, second, third = study_view(study)["progress"]["values"]
+    progress = study_view(study)["progress"]
+    first, second, third = progress["values"]
     assert first == pytest.approx(0.1 * 2.3)
     assert second == pytest.approx(0.1 * 2.3 + 1.0 * 0.3)
     assert third == pytest.approx(0.6 * 3.3 + 0.5 * 0.3)
+    assert progress["reference"] == pytest.approx({"a": 0.9, "b": 4.3}), "in the units of the objectives"
+    assert "reference" not in study_view(single_study())["progress"]
 
 
 def test_names_stay_different_when_cut() -> None:
@@ -111,3 +114,25 @@ def test_plain_bounds_what_it_does_not_know() -> None:
         len(json.dumps(bounded_json({"deep": deep, "odd": object(), "set": {1}, "nan": math.nan}, ViewLimits())))
         < 3_000
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "None"),
+        (True, "True"),
+        (8, "8"),
+        ("plain", "plain"),
+        ("a b", "a b"),
+        ("v8", "v8"),
+        ("", '""'),
+        ("None", '"None"'),
+        ("True", '"True"'),
+        ("8", '"8"'),
+        ("-1.5e3", '"-1.5e3"'),
+        (" a", '" a"'),
+    ],
+)
+def test_a_string_that_looks_like_another_value_is_in_quotes(value: Any, text: str) -> None:
+    """`labextension/tests/format.test.ts` has the same values."""
+    assert format_value(value) == text

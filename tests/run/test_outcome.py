@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbcompress.run import TrialEnded
-from nbcompress.run.outcome import number_of, step_of
+from nbcompress.run.outcome import MAX_DISPLAYED, DisplayedOutputs, number_of, step_of
 from nbcompress.study import State
 
 
@@ -97,3 +97,18 @@ def test_steps() -> None:
 def test_a_report_without_names_says_how_to_give_them() -> None:
     with pytest.raises(TrialEnded, match=r"Metrics are given by name: report\(accuracy=0.9\)"):
         step_of("accuracy")
+
+
+def test_what_a_trial_displays_is_bounded_and_has_no_widgets() -> None:
+    displayed = DisplayedOutputs()
+    displayed.add({"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "0%|  |"})
+    displayed.add({"image/png": "p" * 400_000})
+    displayed.add({"image/png": "p" * 200_000})
+    for i in range(MAX_DISPLAYED):
+        displayed.add({"text/plain": str(i)})
+    first, picture, *others, last = displayed.bundles()
+    assert first == {"text/plain": "0%|  |"}
+    assert len(picture["image/png"]) == 400_000
+    assert len(others) == MAX_DISPLAYED - 2
+    assert last == {"text/plain": "3 more outputs of this trial are left out."}
+    assert DisplayedOutputs().bundles() == ()

@@ -13,6 +13,7 @@ import math
 import os
 import re
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 import nbcompress as nc
-from nbcompress.run.record import HASHED_BYTES, code_digits, data_facts, fingerprints, provenance
+from nbcompress.run.record import HASHED_BYTES, code_and_models, code_digits, data_facts, fingerprints, provenance
 
 X, Y = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 0, 1])
 
@@ -168,3 +169,32 @@ def test_it_is_json_and_names_no_person() -> None:
     assert found["versions"]["python"].count(".") == 2
     assert found["machine"]["cores"] == os.cpu_count()
     assert os.path.expanduser("~") not in text
+
+
+def test_the_record_names_models_and_functions_of_the_notebook() -> None:
+    net = torch.nn.Linear(3, 2)
+    here = FunctionType((lambda model: 1.0).__code__, {"__name__": "__main__"}, "evaluate")
+    found = code_and_models({"net": net, "evaluate": here, "lr": 0.1, "x": X, "print": print})
+    assert set(found) == {"models", "functions"}
+    assert re.fullmatch(r"Linear, 8 parameters, sha256 [0-9a-f]{16}", found["models"]["net"])
+    assert re.fullmatch(r"sha256 of its source [0-9a-f]{16}", found["functions"]["evaluate"])
+    with torch.no_grad():
+        net.weight += 1
+    assert code_and_models({"net": net})["models"] != {"net": found["models"]["net"]}
+    assert code_and_models({"lr": 0.1}) == {}
+
+
+class Unreadable(torch.nn.Module):
+    def parameters(self, recurse: bool = True) -> Any:
+        raise RuntimeError("not yet")
+
+
+def test_a_model_that_cannot_be_read_is_named_all_the_same() -> None:
+    found = code_and_models({"net": Unreadable()})["models"]["net"]
+    assert found.startswith("Unreadable, an unknown number of parameters")
+
+
+def test_a_search_stores_them() -> None:
+    net = torch.nn.Linear(3, 2)
+    study = nc.search(lambda x: {"loss": x + net.weight.numel()}, {"x": nc.Float(0, 1)}, minimize="loss", trials=1)
+    assert study.record["models"]["net"].startswith("Linear, 8 parameters")

@@ -11,13 +11,12 @@ from torch import nn
 
 from nbcompress.artifact.export.agreement import ExampleInputs, batch_inputs, example_inputs
 from nbcompress.artifact.export.dynamic import free_axes
-from nbcompress.artifact.export.onnx_file import write_onnx
 from nbcompress.artifact.export.program import pickled_state_bytes, program_bytes, state_bytes
 from nbcompress.artifact.export.report import ExportedFile, ExportReport
 from nbcompress.artifact.file import check_writable, write_atomically
 from nbcompress.compressors.layers import copied
 from nbcompress.compressors.torch_masks import without_torch_masks
-from nbcompress.errors import ArtifactError, did_you_mean, option
+from nbcompress.errors import ArtifactError, check_installed, did_you_mean, option
 
 _FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors", ".pt": "pt", ".pth": "pt"}
 # Batches of the data that are checked.
@@ -113,6 +112,8 @@ def export(
     check_writable(where)
     if dynamic is not None and name in ("safetensors", "pt"):
         raise ArtifactError(f"{option('dynamic=')} belongs to programs (onnx, pt2): a state dict has no inputs")
+    if name == "onnx":
+        check_installed("onnx")
     model = without_torch_masks(model)
     if name in ("safetensors", "pt"):
         write_atomically(where, [state_bytes(model) if name == "safetensors" else pickled_state_bytes(model)])
@@ -125,6 +126,8 @@ def export(
     if name == "pt2":
         write_atomically(where, [program_bytes(copy, examples, axes, tolerance)])
         return ExportedFile.of(where, ExportReport(name, (where,)))
+    from nbcompress.artifact.export.onnx_file import write_onnx
+
     return ExportedFile.of(where, write_onnx(model, copy, examples, where, tolerance, axes))
 
 

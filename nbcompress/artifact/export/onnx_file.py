@@ -28,7 +28,6 @@ from nbcompress.artifact.export.dynamic import FreeAxes
 from nbcompress.artifact.export.onnx_graph import (
     IntegerWeight,
     OnnxSession,
-    check_onnx_installed,
     integer_weights,
     tensors_of,
     union_of,
@@ -115,7 +114,6 @@ def write_onnx(
         ArtifactError: The model cannot be traced, has no counterpart in ONNX, or computes something else there.
         MissingPart: The packages for ONNX are not installed.
     """
-    check_onnx_installed()
     axes = FreeAxes({}) if axes is None else axes
     weights = integer_weights(model)
     _restore_grid_values(copy, weights)

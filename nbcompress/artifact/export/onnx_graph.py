@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from nbcompress.artifact.export.agreement import failure_text
 from nbcompress.compressors.codes import codes_of
 from nbcompress.compressors.layers import unique_parameters
 from nbcompress.compressors.record import ActivationRange, Grid, TensorRecord, record_of
-from nbcompress.errors import ArtifactError, CompressionError, MissingPart, warn
+from nbcompress.errors import ArtifactError, CompressionError, check_installed, warn
 
 Floats = NDArray[np.float32]
 Integers = NDArray[Any]
@@ -258,16 +257,6 @@ def only_reader(value: ir.Value, kinds: Iterable[str]) -> ir.Node | None:
 EXACT_OPTION = "session.qdq_matmulnbits_accuracy_level"
 # The option of a session that says where the other files of a model lie, if the model is given as bytes.
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
-_PACKAGES = ("ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
-
-
-def check_onnx_installed() -> None:
-    """Raise a MissingPart error that names a package for ONNX if it is not installed."""
-    for name in _PACKAGES:
-        try:
-            import_module(name)
-        except ImportError as err:
-            raise MissingPart(f'ONNX needs the package {name}: pip install "nbcompress[onnx]"') from err
 
 
 class OnnxSession:
@@ -285,7 +274,7 @@ class OnnxSession:
     """
 
     def __init__(self, model: bytes | str, threads: int = 0, *, is_exact: bool = False) -> None:
-        check_onnx_installed()
+        check_installed("onnx")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

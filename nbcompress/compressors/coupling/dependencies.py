@@ -29,9 +29,9 @@ from nbcompress.compressors.coupling.channel_ids import (
     module_of,
     size_of,
 )
-from nbcompress.compressors.coupling.rules_elements import ELEMENT_RULES, PRODUCT_RULES, pointwise
+from nbcompress.compressors.coupling.rules_elements import ELEMENT_RULES, PRODUCT_RULES, einsum_terms, pointwise
 from nbcompress.compressors.coupling.rules_layers import LAYER_RULES, PART_RULES
-from nbcompress.compressors.coupling.rules_shape import SHAPE_RULES, no_ids, unknown_operator
+from nbcompress.compressors.coupling.rules_shape import RESHAPES, SHAPE_RULES, common_factors, no_ids, unknown_operator
 from nbcompress.compressors.coupling.trace import Trace, named_tensors
 
 # For each dimension of a permuted or reshaped weight, the dimensions of the weight that it comes from.
@@ -122,10 +122,11 @@ def _is_right_operand(user: fx.Node, node: fx.Node) -> bool:
 
 def _einsum_output_origins(user: fx.Node, source: fx.Node, origins: Origins) -> frozenset[int]:
     """The dimensions that only this operand brings into the result."""
-    equation, operands = user.args[0], user.args[1]
-    terms, _, result = str(equation).replace(" ", "").partition("->")
-    letters = terms.split(",")[list(operands).index(source)]  # type: ignore[arg-type]
-    alone = [place for place, letter in enumerate(letters) if letter in result and terms.count(letter) == 1]
+    equation, operands = str(user.args[0]), list(user.args[1])  # type: ignore[arg-type]
+    terms, result = einsum_terms(equation, [len(_shape(operand)) for operand in operands])  # type: ignore[arg-type]
+    letters = terms[operands.index(source)]
+    everywhere = "".join(terms)
+    alone = [place for place, letter in enumerate(letters) if letter in result and everywhere.count(letter) == 1]
     return frozenset[int]().union(*(origins[place] for place in alone))
 
 
@@ -149,6 +150,7 @@ class DependencyAnalysis:
         cut_norms: Whether channels that are averaged over may be cut.
         splits: Filled with every split, and the result of its call.
         averages: Filled with every average, if averages may lose channels: the call, the dimension and its ids.
+        reshapes: Filled with every reshape, and the axes of its result.
     """
 
     channel_ids: ChannelIds
@@ -156,6 +158,7 @@ class DependencyAnalysis:
     cut_norms: bool = False
     splits: list[tuple[ReshapeSplit, ResultIds]] = field(default_factory=list)
     averages: list[tuple[fx.Node, int, NDArray[np.int64]]] = field(default_factory=list)
+    reshapes: list[tuple[fx.Node, TensorIds]] = field(default_factory=list)
 
     def run(self, graph: fx.Graph, inputs: Mapping[fx.Node, ResultIds]) -> list[ResultIds]:
         """Go through `graph` and return the ids of its outputs.
@@ -197,6 +200,8 @@ class DependencyAnalysis:
             result = unknown_operator(call)
         self.splits.extend((split, result) for split in call.splits)
         self.averages.extend((node, dim, axis) for dim, axis in call.averages or ())
+        if call.name in RESHAPES and isinstance(result, tuple):
+            self.reshapes.append((node, result))
         return result
 
     def _run_wrapper(self, node: fx.Node, known: Mapping[fx.Node, ResultIds]) -> ResultIds:
@@ -278,6 +283,33 @@ class AveragingCall:
 
 
 @dataclass(frozen=True)
+class ReshapeCall:
+    """A reshape whose result holds channels that may be removed.
+
+    Attributes:
+        module: Dotted name of the module that makes the call.
+        n_dims: How many dimensions the result has.
+        end: How many of them follow the last one in `sizes`.
+        sizes: The sizes of adjacent dimensions: those that hold channels, and those that one dimension was split into
+            together with them.
+        sources: For each of them, as in `AveragingCall`; empty if it holds no channels.
+    """
+
+    module: str
+    n_dims: int
+    end: int
+    sizes: tuple[int, ...]
+    sources: tuple[tuple[tuple[TensorAxis, int] | None, ...], ...]
+
+    def sizes_after(self, removed: Mapping[TensorAxis, Collection[int]]) -> tuple[int, ...]:
+        """Return the sizes when `removed` is removed from parameters."""
+        return tuple(
+            size - sum(source is not None and source[1] in removed.get(source[0], ()) for source in sources)
+            for size, sources in zip(self.sizes, self.sources, strict=True)
+        )
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Units with indices in the same tensor axes: the channels of one layer and of all layers coupled with it.
 
@@ -287,6 +319,7 @@ class ChannelGroup:
         splits: Reshapes that split a dimension of this group.
         producers: Weights whose outputs these channels are.
         averages: Calls that average over these channels.
+        reshapes: Reshapes whose result holds these channels.
     """
 
     tensor_axes: tuple[TensorAxis, ...]
@@ -294,6 +327,7 @@ class ChannelGroup:
     splits: tuple[ReshapeSplit, ...] = ()
     producers: tuple[str, ...] = ()
     averages: tuple[AveragingCall, ...] = ()
+    reshapes: tuple[ReshapeCall, ...] = ()
 
     @property
     def min_kept(self) -> int:
@@ -375,8 +409,10 @@ def _analyze(
     splits = [(split, _roots_in(result, channel_ids)) for split, result in analysis.splits]
     weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     frozen_splits = [split for split, roots in splits if len(split.varying) > 1 and roots <= {NO_CHANNEL}]
-    averages = _collect_averages(analysis, tensor_ids, channel_ids)
-    return _collect_groups(tensor_ids, channel_ids, outputs, splits, averages, weights), frozen_splits
+    sources = _sources(tensor_ids, channel_ids)
+    averages = _collect_averages(analysis, sources, channel_ids)
+    reshapes = _collect_reshapes(analysis, sources, channel_ids)
+    return _collect_groups(tensor_ids, channel_ids, outputs, splits, averages, reshapes, weights), frozen_splits
 
 
 def _freeze_custom_attention(model: nn.Module, tensor_ids: Mapping[str, TensorIds], channel_ids: ChannelIds) -> None:
@@ -397,6 +433,7 @@ def _collect_groups(
     outputs: Mapping[str, set[int]],
     splits: list[tuple[ReshapeSplit, set[int]]],
     averages: list[tuple[AveragingCall, set[int]]],
+    reshapes: list[tuple[ReshapeCall, set[int]]],
     weights: set[str],
 ) -> ChannelDependencies:
     """Make a unit of each set of tied ids, and a group of the units with the same tensor axes."""
@@ -420,32 +457,77 @@ def _collect_groups(
         members = tuple({axis: tuple(indices) for axis, indices in units[root].items()} for root in roots)
         group_splits = tuple(split for split, split_roots in splits if split_roots & set(roots))
         group_averages = tuple(average for average, average_roots in averages if average_roots & set(roots))
+        group_reshapes = tuple(dict.fromkeys(call for call, call_roots in reshapes if call_roots & set(roots)))
         producers = [name for name, dim in tensor_axes if dim in outputs[name]]
         matrices = [name for name in producers if len(tensor_ids[name]) > 1]
-        groups.append(ChannelGroup(tensor_axes, members, group_splits, tuple(matrices or producers), group_averages))
+        found = tuple(matrices or producers)
+        groups.append(ChannelGroup(tensor_axes, members, group_splits, found, group_averages, group_reshapes))
     return ChannelDependencies(tuple(groups), frozen, tuple(average for average, _ in averages))
 
 
-def _collect_averages(
-    analysis: DependencyAnalysis, tensor_ids: Mapping[str, TensorIds], channel_ids: ChannelIds
-) -> list[tuple[AveragingCall, set[int]]]:
-    """The averages of the analysis, each with the roots of the channels that it is over."""
+# For the root of a set of tied ids, an axis of a parameter that holds the channel, and the index there.
+Sources = Mapping[int, tuple[TensorAxis, int]]
+
+
+def _sources(tensor_ids: Mapping[str, TensorIds], channel_ids: ChannelIds) -> Sources:
     sources: dict[int, tuple[TensorAxis, int]] = {}
-    for name, axes in tensor_ids.items() if analysis.averages else ():
+    for name, axes in tensor_ids.items():
         for dim, axis in enumerate(axes):
             for index, channel_id in enumerate(() if axis is None else axis.tolist()):
                 sources.setdefault(channel_ids.find(channel_id), ((name, dim), index))
+    return sources
 
-    def source_of(channel_id: int) -> tuple[TensorAxis, int] | None:
-        return None if channel_id < 0 else sources.get(channel_ids.find(channel_id))
 
+def _sources_of(
+    axis: NDArray[np.int64], sources: Sources, channel_ids: ChannelIds
+) -> tuple[tuple[TensorAxis, int] | None, ...]:
+    """The source of each id of an axis; None if no parameter holds it."""
+    ids = axis.tolist()
+    return tuple(None if channel_id < 0 else sources.get(channel_ids.find(channel_id)) for channel_id in ids)
+
+
+def _collect_averages(
+    analysis: DependencyAnalysis, sources: Sources, channel_ids: ChannelIds
+) -> list[tuple[AveragingCall, set[int]]]:
+    """The averages of the analysis, each with the roots of the channels that it is over."""
     return [
         (
-            AveragingCall(node, dim, tuple(map(source_of, axis.tolist()))),
+            AveragingCall(node, dim, _sources_of(axis, sources, channel_ids)),
             set(channel_ids.roots(axis).tolist()) - {NO_CHANNEL},
         )
         for node, dim, axis in analysis.averages
     ]
+
+
+def _collect_reshapes(
+    analysis: DependencyAnalysis, sources: Sources, channel_ids: ChannelIds
+) -> list[tuple[ReshapeCall, set[int]]]:
+    """The reshapes of the analysis whose results hold channels, each with their roots."""
+    found = []
+    for node, axes in analysis.reshapes:
+        roots = [set(channel_ids.roots(axis).tolist()) - {NO_CHANNEL} for axis in axes]
+        cut = [dim for dim, of_dim in enumerate(roots) if of_dim]
+        if not cut:
+            continue
+        old, new = _shape(node.all_input_nodes[0]), _shape(node)
+        start, stop = _run_around(cut, old, new)
+        of_dims = tuple(
+            _sources_of(axis, sources, channel_ids) if axis is not None and roots[dim] else ()
+            for dim, axis in enumerate(axes)
+        )
+        call = ReshapeCall(module_of(node), len(new), len(new) - stop, new[start:stop], of_dims[start:stop])
+        found.append((call, set().union(*roots)))
+    return found
+
+
+def _run_around(cut: list[int], old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, int]:
+    """The first of the dimensions of `new` that were split together with those in `cut`, and the end of the last."""
+    olds = [index for index, size in enumerate(old) if size != 1]
+    news = [index for index, size in enumerate(new) if size != 1]
+    factors = common_factors([old[index] for index in olds], [new[index] for index in news]) or []
+    split = {i for i, j, _ in factors if news[j] in cut}
+    together = [*cut, *(news[j] for i, j, _ in factors if i in split)]
+    return min(together), max(together) + 1
 
 
 def _roots_in(ids: ResultIds, channel_ids: ChannelIds) -> set[int]:

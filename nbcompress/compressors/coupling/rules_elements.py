@@ -244,19 +244,36 @@ def grouped_mm(call: OperatorCall) -> ResultIds:
 
 def einsum(call: OperatorCall) -> ResultIds:
     """`einsum`: dimensions with the same letter are tied."""
-    equation = str(call["equation"]).replace(" ", "")
     operands = call["tensors"]
-    if "." in equation:
-        return unknown_operator(call)
-    left, _, right = equation.partition("->")
-    if "->" not in equation:
-        right = "".join(sorted(letter for letter in ascii_letters if left.count(letter) == 1))
+    terms, right = einsum_terms(str(call["equation"]), [len(call.shape(node)) for node in operands])
     known: dict[str, AxisIds] = {}
-    for letters, node in zip(left.split(","), operands, strict=True):
+    for letters, node in zip(terms, operands, strict=True):
         for letter, axis, size in zip(letters, call.axes(node), call.shape(node), strict=True):
             if size != 1:
                 known[letter] = call.tie(known[letter], axis) if letter in known else axis
     return tuple(known.get(letter) for letter in right)
+
+
+def einsum_terms(equation: str, n_dims: list[int]) -> tuple[list[str], str]:
+    """Return the letters of each operand and of the result, with letters of their own for what `...` stands for.
+
+    Example:
+        >>> einsum_terms("...ij,jk", [3, 2])
+        (['Zij', 'jk'], 'Zik')
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    spare = [letter for letter in reversed(ascii_letters) if letter not in equation]
+    terms = left.split(",")
+    n_hidden = [n - len(term.replace("...", "")) for term, n in zip(terms, n_dims, strict=True) if "..." in term]
+    hidden = "".join(spare[: max(n_hidden, default=0)][::-1])
+    found = [
+        term.replace("...", hidden[len(hidden) - (n - len(term.replace("...", ""))) :])
+        for term, n in zip(terms, n_dims, strict=True)
+    ]
+    if not arrow:
+        alone = sorted(letter for letter in set("".join(terms)) - {"."} if left.count(letter) == 1)
+        right = ("..." if "..." in left else "") + "".join(alone)
+    return found, right.replace("...", hidden)
 
 
 PRODUCT_RULES: dict[str, Rule] = {

@@ -279,6 +279,7 @@ SHAPE_RULES: dict[str, Rule] = {
 }
 
 __all__ = [
+    "RESHAPES",
     "SHAPE_RULES",
     "common_factors",
     "merge_axes",

@@ -17,10 +17,11 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nbcompress.compressors.attention import convert_attention_
 from nbcompress.compressors.blocks import packed_indices
-from nbcompress.compressors.coupling import AveragingCall, TensorAxis, Unit, canonical_names, named_tensors
+from nbcompress.compressors.coupling import AveragingCall, ReshapeCall, TensorAxis, Unit, canonical_names, named_tensors
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import number_at, set_number_
 from nbcompress.compressors.record import Grid, Record, Surgery, TensorRecord, record_of, unit_axis
+from nbcompress.compressors.resize import Resize, resize_
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,42 @@ class RemovalPlan:
         attributes: New values for numbers of modules, by name of the module and path of the number. The sizes of
             torch's own layers are not listed.
         averages: Calls that average over removed channels.
+        resizes: Sizes in the code of modules, by name of the module.
     """
 
     removed: Mapping[TensorAxis, frozenset[int]]
     attributes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     averages: tuple[AveragingCall, ...] = ()
+    resizes: tuple[tuple[str, Resize], ...] = ()
 
 
 def plan_of_units(
     units: Iterable[Unit],
     attributes: Mapping[tuple[str, str], int] | None = None,
     averages: Iterable[AveragingCall] = (),
+    reshapes: Iterable[ReshapeCall] = (),
 ) -> RemovalPlan:
-    """Return the plan that removes `units`; `averages` are the calls that average over them."""
+    """Return the plan that removes `units`.
+
+    Args:
+        units: What is removed.
+        attributes: See `RemovalPlan`.
+        averages: The calls that average over the units.
+        reshapes: The calls that ask for sizes as before the cut and need others.
+    """
     removed: dict[TensorAxis, set[int]] = {}
     for unit in units:
         for axis, indices in unit.items():
             removed.setdefault(axis, set()).update(indices)
     frozen_sets = {axis: frozenset(indices) for axis, indices in removed.items()}
-    return RemovalPlan(frozen_sets, attributes or {}, tuple(dict.fromkeys(averages)))
+    rules = {(call.module, rule): None for call in reshapes for rule in _rules_of(call, frozen_sets)}
+    return RemovalPlan(frozen_sets, attributes or {}, tuple(dict.fromkeys(averages)), tuple(rules))
+
+
+def _rules_of(call: ReshapeCall, removed: Mapping[TensorAxis, frozenset[int]]) -> list[Resize]:
+    """The rule for the sizes of a call after `removed` was removed; none if they stay."""
+    new = call.sizes_after(removed)
+    return [Resize(call.n_dims, call.end, call.sizes, new)] if new != call.sizes and 0 not in new else []
 
 
 @torch.no_grad()
@@ -120,6 +138,9 @@ def cut_(model: nn.Module, plan: RemovalPlan) -> tuple[Surgery, ...]:
                 if name in weights and len(shapes[name]) > 1
             }
             surgeries.append(Surgery("cut", path, shapes, attributes, kept_units))
+    for path, rule in plan.resizes:
+        resize_(model.get_submodule(path), rule)
+        surgeries.append(Surgery("resize", path, attributes=rule.numbers))
     update_layers_(model)
     return tuple(surgeries)
 

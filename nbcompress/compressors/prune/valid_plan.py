@@ -9,6 +9,9 @@ constant, so it is not known which attribute it is. The modules around the cut l
 hold, are searched for integers that equal a size that changes; some sets of them are tried, and the equivalence check
 decides. Layers of one kind are tried together, because they may share a configuration.
 
+Sizes in the code. Where no likely set of numbers helps, the code may hold the sizes as literals, or compute them from a
+width that stays. Then the calls of `reshape` themselves get other sizes, see `resize`.
+
 Recomputed buffers. Some forward passes compute a buffer again if it does not fit the inputs, which would undo a cut.
 Groups with such buffers are left out.
 """
@@ -36,15 +39,18 @@ Attributes = Mapping[tuple[str, str], int]
 _MAX_TRIES = 24
 # All removals together are tried with this many sets of numbers, before layers of one kind are tried.
 _MAX_TRIES_TOGETHER = 2
+# Sizes in the code are changed after so many sets of numbers did not help.
+_N_LIKELY = 3
 
 
 @dataclass(frozen=True)
 class GroupRemoval:
-    """The units to remove from one group, and the numbers of modules that change with them."""
+    """The units to remove from one group, the numbers of modules that change with them, and whether sizes do."""
 
     group: ChannelGroup
     units: tuple[int, ...]
     attributes: Attributes = field(default_factory=dict)
+    resizes: bool = False
 
 
 def plan_of_removals(removals: Sequence[GroupRemoval]) -> RemovalPlan:
@@ -53,7 +59,9 @@ def plan_of_removals(removals: Sequence[GroupRemoval]) -> RemovalPlan:
     for removal in removals:
         attributes |= removal.attributes
     units = (removal.group.units[unit] for removal in removals for unit in removal.units)
-    return plan_of_units(units, attributes, (average for removal in removals for average in removal.group.averages))
+    averages = (average for removal in removals for average in removal.group.averages)
+    reshapes = (call for removal in removals if removal.resizes for call in removal.group.reshapes)
+    return plan_of_units(units, attributes, averages, reshapes)
 
 
 def reasons_for(group: ChannelGroup, reason: str) -> dict[str, str]:
@@ -131,11 +139,11 @@ def _with_changed_numbers(
 ) -> list[GroupRemoval] | None:
     """The removals with numbers of modules that make them valid; None if none are found."""
     groups = [removal.group for removal in kind]
-    for attributes in islice(_candidate_numbers(model, groups, plan_of_removals(kind)), max_tries):
-        attempt = [GroupRemoval(removal.group, removal.units, attributes) for removal in kind]
-        if check.objection(plan_of_removals(attempt)) is None:
-            return attempt
-    return None
+    numbers = islice(_candidate_numbers(model, groups, plan_of_removals(kind)), max_tries)
+    attempts = [[GroupRemoval(removal.group, removal.units, attributes) for removal in kind] for attributes in numbers]
+    if any(group.reshapes for group in groups):
+        attempts.insert(_N_LIKELY, [GroupRemoval(removal.group, removal.units, resizes=True) for removal in kind])
+    return next((attempt for attempt in attempts if check.objection(plan_of_removals(attempt)) is None), None)
 
 
 # Numbers of the user's own modules

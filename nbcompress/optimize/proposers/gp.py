@@ -1,7 +1,8 @@
 """The sampler `gp`: Bayesian optimization with Gaussian processes.
 
 The first points are the middle of every range and a Sobol sequence. Then the point with the largest acquisition value
-is proposed. If the search has reached a plateau, every other point is random.
+is proposed. If the search has reached a plateau, every other point is random. A search over families of parameters
+(`each=`) with a constraint begins with values that all members share, see `families.py`.
 """
 
 from __future__ import annotations
@@ -40,15 +41,27 @@ from nbcompress.optimize.multi_objective import (
     draw_weights,
     reference_point,
     scalarized_acquisition,
+    useful_limits,
 )
 from nbcompress.optimize.proposers.baselines import SobolProposer
+from nbcompress.optimize.proposers.families import (
+    REGION,
+    SHARED_EVERY,
+    Families,
+    fit_member_models,
+    region,
+    region_length,
+)
 from nbcompress.optimize.protocol import Stream, random_generator
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, ModelSpec
+from nbcompress.optimize.surrogates.members import MemberFit
 from nbcompress.optimize.surrogates.protocol import ModelFitter, Surrogate, definition_of, name_of
-from nbcompress.space import Space
+from nbcompress.space import Point, Space
 from nbcompress.study.front import is_non_dominated
 
 MAX_OBJECTIVES = 4
+# With these, a search with a constraint uses families of parameters.
+FAMILY_ACQUISITIONS = ("logei", "ei", "ucb", "pi", "qlogei")
 # The acquisition optimizer starts near this many of the best known points.
 N_BEST_KNOWN = 6
 # A gain below this, in standardized units, is shown in words: its digits mean nothing to a reader.
@@ -77,6 +90,8 @@ class GaussianProcessProposer:
         kernel, mean: Names, or parts of GPyTorch.
         surrogate: What takes the place of kernel and mean, or a dict of that by `loss j` and `slack j`.
         labels: What `loss j` and `slack j` are called in a warning.
+        limits_reference: Whether the hypervolume of several objectives is limited to a useful range, see
+            `useful_limits`. It always is in a search over families with a constraint.
 
     Raises:
         GoalError: The acquisition or the surrogate cannot be used; or there are too many objectives.
@@ -93,6 +108,8 @@ class GaussianProcessProposer:
         mean: Any = "constant",
         surrogate: Any = None,
         labels: Mapping[str, str] | None = None,
+        *,
+        limits_reference: bool = False,
     ) -> None:
         _check_acquisition(acquisition, n_objectives)
         if n_objectives > MAX_OBJECTIVES:
@@ -120,6 +137,16 @@ class GaussianProcessProposer:
         # A space is compared by its text, which is slow to make.
         kinds = tuple((name, self.replaced[name]) for name in sorted(self.replaced))
         self._models_key = (FittedModels, repr(space), self.spec, kinds)
+        # Without a constraint a search of the whole space is better, see benchmarks.md#many-parameters.
+        uses_families = n_constraints > 0 and not self.replaced and self.acquisition in FAMILY_ACQUISITIONS
+        self.families = Families.of(space) if uses_families else None
+        self.limits_reference = limits_reference or self.families is not None
+        if self.families is not None:
+            self._shared = GaussianProcessProposer(
+                self.families.shared_space, n_objectives, n_constraints, seed, acquisition, self.spec.kernel,
+                self.spec.mean, limits_reference=True,
+            )  # fmt: skip
+            self._member_fit = self.families.member_fit(self.embedding, self._shared.embedding)
 
     def _set_surrogate(self, surrogate: Any, kernel: Any, mean: Any) -> None:
         """Set `spec`, of every model, and `replaced`, what takes its place for some."""
@@ -196,17 +223,74 @@ class GaussianProcessProposer:
         return self._improvement(models, history, number, self._chosen), feasibility
 
     def _propose_among(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
+        if self.families is not None and not isinstance(untried, UntriedPointsWithin):
+            return self._propose_with_families(self.families, number, history, untried)
         n_initial = n_initial_points(self.encoder.d)
         has_results = (history.has_status("told") | history.has_status("failed")).any()
         if len(history) < n_initial or not has_results:
             proposal = self._initial_point(number, history, untried)
             what = f"one of the first {n_initial} points" if len(history) < n_initial else "no result is known yet"
             return Proposal(proposal.point, reason=f"{what}: {proposal.reason}")
+        return self._propose_by_models(number, history, untried)
+
+    def _propose_with_families(
+        self, families: Families, number: int, history: History, untried: UntriedPoints
+    ) -> Proposal:
+        """Propose a point whose members share values, or one in a trust region around the best known point."""
+        shared_history = families.shared_history(history)
+        if families.is_first(shared_history) or (
+            number % SHARED_EVERY == 0 and families.are_shared(self._best_points(history))
+        ):
+            try:
+                return self._propose_shared(families, number, shared_history)
+            except SpaceExhausted:
+                pass
+        models = self._fit_member_models(families, history)
+        best = self._best_known_rows(models, history)
+        if len(best) == 0:
+            return self._initial_point(number, history, untried)
+        length = region_length(history)
+        ranges = region(self.encoder, best[number % len(best) if self.n_objectives > 1 else 0], length)
+        try:
+            proposal = self._propose_by_models(
+                number, history, UntriedPointsWithin(self.encoder, history, ranges), models
+            )
+        except SpaceExhausted:
+            proposal = self._propose_by_models(number, history, untried, models)
+        note = {**proposal.note, REGION: length}
+        return Proposal(proposal.point, note, f"{proposal.reason}; within {length:.2g} of a best known point")
+
+    def _propose_shared(self, families: Families, number: int, shared_history: History) -> Proposal:
+        """Propose a point whose members share values, from the trials that do."""
+        untried = UntriedPoints(self._shared.encoder, shared_history)
+        proposal = self._shared._propose_among(number, shared_history, untried)
+        reason = f"{proposal.reason}; with one value for each of {', '.join(families.names)}"
+        return Proposal(families.spread(proposal.point), proposal.note, reason)
+
+    def _best_points(self, history: History) -> list[Point]:
+        """Return the feasible points that no other one covers; with one objective the best one."""
+        feasible = np.flatnonzero(history.is_feasible)
+        losses = history.losses[feasible]
+        best = feasible[is_non_dominated(losses)] if self.n_objectives > 1 else feasible[losses[:, 0].argsort()[:1]]
+        return [history.points[i] for i in best]
+
+    def _fit_member_models(self, families: Families, history: History) -> FittedModels:
+        """Return the models that learn from shared values; the usual ones for `qlogei`, which conditions them."""
+        usual, members = self.fit_models(history), self._member_fit
+        if members is None or self.acquisition == "qlogei":
+            return usual
+        key = (MemberFit, *self._models_key)
+        return history.cached(key, lambda: fit_member_models(usual, history, families, members))
+
+    def _propose_by_models(
+        self, number: int, history: History, untried: UntriedPoints, models: FittedModels | None = None
+    ) -> Proposal:
+        """Propose the point with the largest acquisition value; on a plateau, every other one is random."""
         if is_random_on_plateau(number, history):
             reason = f"drawn at random, since {n_repeats(history)} of the latest trials only repeat the best value"
             rng = random_generator(self.seed, number, Stream.RANDOM_AMONG_UNTRIED)
             return Proposal(untried.draw(rng), reason=reason)
-        models = self.fit_models(history)
+        models = models if models is not None else self.fit_models(history)
         gain, feasibility = self.acquisition_terms(models, history, number)
         if gain is None and not feasibility:
             return self._initial_point(number, history, untried)
@@ -261,7 +345,7 @@ class GaussianProcessProposer:
             )
         if self.n_objectives == 1:
             return analytic_acquisition(acquisition, models.objectives[0], float(losses.min()))
-        reference = reference_point(losses)
+        reference = self._reference(models, history, losses)
         objectives = [models.objectives[j] for j in range(self.n_objectives)]
         if acquisition in ("ucb", "pi"):
             rng = random_generator(self.seed, number, Stream.SCALARIZATION_WEIGHTS)
@@ -277,6 +361,20 @@ class GaussianProcessProposer:
         X_baseline = np.vstack([front, models.X_pending])
         return QLogNoisyExpectedHypervolumeImprovement(unconditioned, X_baseline, reference, seed)
 
+    def _reference(self, models: FittedModels, history: History, losses: Array) -> Array:
+        """Return the reference point of the hypervolume, standardized; shape `(m,)`."""
+        reference = reference_point(losses)
+        if not self.limits_reference:
+            return reference
+        limits = useful_limits(history)
+        transforms = [models.objectives[j].outcome_transform for j in range(self.n_objectives)]
+        return np.array(
+            [
+                transform.transform(limit) if np.isfinite(limit) else usual
+                for transform, limit, usual in zip(transforms, limits.tolist(), reference.tolist(), strict=True)
+            ]
+        )
+
     def _best_known_rows(self, models: FittedModels, history: History) -> Array:
         """Return full rows of the best known points, shape `(b, d)`; without a feasible one the least infeasible."""
         feasible = history.is_feasible
@@ -286,6 +384,9 @@ class GaussianProcessProposer:
                 order = np.argsort(losses[:, 0], kind="stable")
             else:
                 order = np.flatnonzero(is_non_dominated(losses))
+                if self.limits_reference:
+                    is_useful = (losses[order] <= useful_limits(history)).all(1)
+                    order = order[is_useful] if is_useful.any() else order
                 # Evenly spread along the front, including its ends.
                 order = order[np.argsort(losses[order, 0], kind="stable")]
                 order = order[np.unique(np.linspace(0, len(order) - 1, N_BEST_KNOWN).round().astype(int))]

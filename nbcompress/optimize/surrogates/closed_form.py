@@ -325,6 +325,11 @@ class GaussianProcess:
         """Return only the mean of `predict`, shape `(m,)`; it costs less."""
         return np.asarray(self.spec.mean_basis(features) @ self.b + self.cross_covariances(features) @ self._a)
 
+    def mean_gradients(self, features: Array) -> Array:
+        """Return the gradients of `predict_mean` at features `(m, D)`: shape `(m, D)`."""
+        by_mean = self.cross_covariance_gradients(features, np.broadcast_to(self._a, (len(features), self.n)))
+        return by_mean + self.b[1:] if len(self.b) > 1 else by_mean
+
     def predict_with_gradients(self, features: Array) -> tuple[Array, Array, Array, Array]:
         """Return mean and standard deviation `(m,)` and their gradients `(m, D)` at features `(m, D)`.
 

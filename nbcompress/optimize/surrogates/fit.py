@@ -258,6 +258,8 @@ def fit(
     Returns:
         The fitted model; its `error` is set if the fit failed.
     """
+    # Those of another model, such as one of fewer parameters, are no use here.
+    earlier = [hyper for hyper in earlier if len(hyper.lengthscales) == d]
     y, outcome_transform = OutcomeTransform.fit(values, log_tail=log_tail)
     known_noise = known_noise_of(spec, values, outcome_transform, known_stds)
     loss = NegativeLogPosterior(spec, owner, d, features, y, width, known_noise)

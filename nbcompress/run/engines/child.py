@@ -1,9 +1,15 @@
-"""The child process of the process engine: it runs one trial and ends."""
+"""The child process of the process engine: it runs one trial and ends, and nothing that the trial started survives it.
+
+On Linux these are two processes: one runs the trial, and the other one watches it. The system gives a process whose
+parent has ended to the watcher, also if it has left its session, so the watcher knows all that a trial has started.
+When the trial ends, is cut, or the kernel dies, the watcher ends them, and then itself in the way that the trial ended.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -11,20 +17,23 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from typing import NoReturn
 
 import cloudpickle
 
 from nbcompress.run.engines.base import evaluated, with_memory_limit
 from nbcompress.run.engines.data import load_parts
-from nbcompress.run.memory import limit_own_memory
+from nbcompress.run.memory import limit_own_memory, process_tree
 from nbcompress.run.outcome import Outcome
 from nbcompress.run.trial import RunningTrial
 from nbcompress.study.goal import Failure, State
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+# Whether a trial has a process that watches it. The id of the trial's process is then that of the watcher.
+IS_WATCHED = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
@@ -56,18 +65,32 @@ class ChildEnvironment:
         multiprocessing.set_start_method(self.start_method, force=True)
 
 
-def run_child(connection: Connection, lifeline: Connection, environment: ChildEnvironment) -> None:
+def run_child(
+    connection: Connection, lifeline: Connection, output: Connection | None, environment: ChildEnvironment
+) -> None:
     """Receive an evaluator and an assignment, run it, and send its reports and its outcome.
 
     Args:
         connection: Receives one request: hash of the evaluator, paths of blobs, pickled assignment, limit of memory.
             Sends the kind of a message and, for a report and an outcome, its pickled content.
         lifeline: Carries no data. Its other end closes when the kernel dies, and then this process ends, too.
+        output: Takes what is written to the descriptors 1 and 2, by C code or programs that the trial starts, and
+            where the trial was in its code if it crashes. None leaves the descriptors as they are.
         environment: Settings of the kernel.
     """
     # Collecting garbage would otherwise visit all modules that the fork server has imported, and copy their pages.
     gc.freeze()
-    _die_with_the_kernel(lifeline)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are left to the kernel
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    if IS_WATCHED:
+        _fork_with_watcher(lifeline, [connection, output])
+    else:
+        _die_with_the_kernel(lifeline)
+    if output is not None:
+        for descriptor in (1, 2):
+            os.dup2(output.fileno(), descriptor)
+        faulthandler.enable(output.fileno())
     environment.apply()
     lock = threading.Lock()
 
@@ -77,12 +100,12 @@ def run_child(connection: Connection, lifeline: Connection, environment: ChildEn
             if content is not None:
                 connection.send_bytes(content)
 
-    outcome = _outcome(connection, send, environment.threads)
-    send(b"outcome", packed_outcome(outcome))
-    connection.close()
+    outcome = packed_outcome(_outcome(connection, send, environment.threads))
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        with contextlib.suppress(Exception):  # there may be none, or the trial has closed it
             stream.flush()
+    send(b"outcome", outcome)
+    connection.close()
     # Do not wait for threads and processes that the body left behind.
     os._exit(0)
 
@@ -120,14 +143,80 @@ def _outcome(connection: Connection, send: Callable[..., None], threads: int | N
     return outcome if memory is None else with_memory_limit(outcome, memory)
 
 
-def _die_with_the_kernel(lifeline: Connection) -> None:
-    """End this process, and the group of those it starts, when the kernel is gone; leave interrupts to the kernel."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
+def _fork_with_watcher(lifeline: Connection, closed: Sequence[Connection | None]) -> None:
+    """Fork; the new process returns and runs the trial, and this one watches it and never returns.
+
+    Args:
+        lifeline: See `run_child`.
+        closed: Connections that the watcher has no use for.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    is_cut = threading.Event()
+    waking, waked = os.pipe()
+    os.set_blocking(waked, False)
+    signal.set_wakeup_fd(waked, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: is_cut.set())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    watcher = os.getpid()
+    trial = os.fork()
+    if trial == 0:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(waking)
+        os.close(waked)
         os.setpgrp()
-    if sys.platform == "linux":
-        # The thread below cannot run while a C extension holds the GIL; the signal of the system always works.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != watcher:
+            os._exit(1)
+        return
+    try:
+        for connection in closed:
+            if connection is not None:
+                connection.close()
+        _end_like(_watched(trial, is_cut, waking, lifeline))
+    finally:
+        os._exit(1)
+
+
+def _watched(trial: int, is_cut: threading.Event, waking: int, lifeline: Connection) -> int | None:
+    """Wait for the end of the trial, of the kernel, or for `is_cut`; end what is left; return the trial's status."""
+    status = None
+    while status is None and not is_cut.is_set():
+        ready = wait([waking, lifeline])
+        if lifeline in ready:
+            break
+        os.read(waking, 4096)
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                status = ended[1] if ended[0] == trial else status
+    while True:
+        for process in process_tree(os.getpid())[1:]:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
+        try:
+            ended = os.waitpid(-1, 0)
+        except ChildProcessError:  # there are none any more
+            return status
+        status = ended[1] if ended[0] == trial else status
+
+
+def _end_like(status: int | None) -> NoReturn:
+    """End this process with the exit code or by the signal of another one."""
+    code = 1 if status is None else os.waitstatus_to_exitcode(status)
+    if code < 0:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the other one has written the memory that is of interest
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(abs(code))
+
+
+def _die_with_the_kernel(lifeline: Connection) -> None:
+    """End this process, and the group of those it starts, when the kernel is gone."""
 
     def watch() -> None:
         with contextlib.suppress(EOFError, OSError):

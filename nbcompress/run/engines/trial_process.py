@@ -7,6 +7,7 @@ crashes and memory are treated alike everywhere, and no trial sees what another 
 from __future__ import annotations
 
 import atexit
+import codecs
 import multiprocessing
 import os
 import pickle
@@ -16,16 +17,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
 
 from nbcompress.run.engines.base import over_limit, over_memory, terminated
-from nbcompress.run.engines.child import ChildEnvironment, run_child
-from nbcompress.run.memory import used_bytes
-from nbcompress.run.outcome import Outcome, pack
+from nbcompress.run.engines.child import IS_WATCHED, ChildEnvironment, run_child
+from nbcompress.run.memory import process_tree, used_bytes
+from nbcompress.run.outcome import Outcome, PrintedText, pack
 from nbcompress.run.termination import Termination, uninterrupted
 from nbcompress.study.goal import Failure, State
 
@@ -40,6 +41,15 @@ _PRELOADED = [
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 # How long to wait for the end of a killed process. Only a process that is stuck in a system call takes longer.
 _DEATH_SECONDS = 5.0
+# How long a process may take to end after it has closed its connection.
+_CLOSING_SECONDS = 1.0
+# What a pipe holds at most. A trial that writes more waits until it is read.
+_PIPE_BYTES = 65_536
+# What Python writes when it crashes begins and ends like this; the end is a list of modules written in C.
+_FATAL, _END_OF_DUMP = "Fatal Python error: ", "\n\nExtension modules: "
+# Frames of these folders only call the body.
+_OWN_FRAMES = tuple(os.sep + os.path.join(*path, "") for path in (("nbcompress", "run"), ("nbcompress", "cell")))
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 # How often the memory of a trial is measured if it is limited, and how often `is_cut` is asked.
 _MEMORY_SECONDS, _CUT_SECONDS = 0.05, 0.2
 
@@ -73,6 +83,7 @@ class TrialTask:
     termination: Termination | None = None
     process: Any = None
     reports: dict[str, dict[int, float]] = field(default_factory=dict)
+    output: SystemOutput = field(default_factory=lambda: SystemOutput())
 
     def terminate(self, termination: Termination) -> None:
         """End the trial now; the first call decides how."""
@@ -81,14 +92,67 @@ class TrialTask:
             self.kill()
 
     def kill(self) -> None:
-        """End the process and those it started."""
+        """End the process and those it started. Where it is watched, its watcher does it."""
         if self.process is None or self.process.pid is None:
             return
-        if hasattr(os, "killpg"):
-            # It may have ended, or have no group of its own yet.
+        if IS_WATCHED:
+            self.process.terminate()
+        else:
+            self.kill_tree()
+
+    def kill_tree(self) -> None:
+        """End the process and those it started, without its help; what has left the tree stays."""
+        if not self.process.is_alive():
+            return
+        for process in process_tree(self.process.pid)[1:]:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+                os.kill(process, _KILL)
         self.process.kill()
+
+
+class SystemOutput:
+    """What a trial writes past `sys.stdout`: C code, programs that it starts, and Python when it crashes.
+
+    Attributes:
+        reader: The end of the pipe where it arrives; None once all who could write have ended.
+    """
+
+    def __init__(self) -> None:
+        self.reader: Connection | None = None
+        self._text = PrintedText()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def read(self) -> None:
+        """Take what is there, and wait if there is nothing."""
+        assert self.reader is not None
+        try:
+            data = os.read(self.reader.fileno(), _PIPE_BYTES)
+        except OSError:
+            data = b""
+        if data:
+            self._text.write(self._decoder.decode(data))
+        else:
+            self.close()
+
+    def read_all(self) -> None:
+        """Take what is there and close the pipe. The trial has ended, so this is at most what a pipe holds."""
+        while self.reader is not None and self.reader.poll():
+            self.read()
+        self.close()
+
+    def close(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+    def __str__(self) -> str:
+        return str(self._text)
+
+    def crash(self) -> tuple[str, str]:
+        """Return the text before a crash, and where the trial was in its code, the most recent call first."""
+        printed, mark, dump = str(self).partition(_FATAL)
+        lines = (mark + dump.partition(_END_OF_DUMP)[0]).splitlines()
+        return printed, "\n".join(line for line in lines if not any(folder in line for folder in _OWN_FRAMES)).strip()
 
 
 class TrialProcesses:
@@ -127,23 +191,39 @@ class TrialProcesses:
         connection, child_connection = self._context.Pipe()
         if self._lifeline is None:
             raise RuntimeError("the engine is closed")
-        arguments = (child_connection, self._lifeline[0], environment)
+        task.output.reader, output = self._context.Pipe(duplex=False) if os.name == "posix" else (None, None)
+        arguments = (child_connection, self._lifeline[0], output, environment)
         process = self._context.Process(target=run_child, args=arguments, name=f"trial-{task.number}")
+        has_closed = False
         with connection:
-            with _starting, _without_main(), _allowed_to_start(), child_connection:
-                process.start()
+            with _starting, _without_main(), _allowed_to_start(), _known_start_method():
+                try:
+                    process.start()
+                finally:
+                    for end in (child_connection, output):
+                        if end is not None:
+                            end.close()
             task.process = process
             try:
                 if task.termination is not None:  # requested while it started
                     task.kill()
                 packed = self._talk(task, connection, listen)
+                if packed is None and task.termination is None:
+                    process.join(_CLOSING_SECONDS)
+                    has_closed = process.is_alive()
             finally:
                 task.kill()
                 process.join(_DEATH_SECONDS)
+                task.kill_tree()
+                task.output.read_all()
         if packed is None:
             seconds = time.perf_counter() - started
-            crash = _crash(process.exitcode)
-            packed = pack(Outcome(State.FAILED, {}, task.reports, crash, seconds=seconds))
+            printed, traceback = task.output.crash()
+            crash = _crash(None if has_closed else process.exitcode, traceback)
+            packed = pack(Outcome(State.FAILED, {}, task.reports, crash, printed, seconds))
+        elif text := str(task.output):
+            outcome = pickle.loads(packed)  # noqa: S301 - sent by our own child process
+            packed = pack(replace(outcome, printed=outcome.printed + text))
         return packed
 
     def _talk(self, task: TrialTask, connection: Connection, listen: Listen) -> bytes | None:
@@ -154,8 +234,11 @@ class TrialProcesses:
             connection.send_bytes(pickle.dumps(request))
             while True:
                 # Its death shows by itself: a process that it has forked may hold the connection open.
-                ready = wait([connection, task.process.sentinel], _seconds_to_wait(task, deadline))
-                if not ready:
+                sources = [connection, task.process.sentinel, task.output.reader]
+                ready = wait([source for source in sources if source is not None], _seconds_to_wait(task, deadline))
+                if task.output.reader in ready:
+                    task.output.read()
+                if connection not in ready and task.process.sentinel not in ready:
                     task.termination = task.termination or _due_termination(task, deadline)
                     if task.termination is not None:
                         return None
@@ -192,9 +275,14 @@ def _due_termination(task: TrialTask, deadline: float | None) -> Termination | N
         return over_limit(task.limit)
     if task.is_cut is not None and task.is_cut():
         return Termination(State.INTERRUPTED)
-    if task.memory is not None and (used := used_bytes(task.process.pid)) > task.memory:
+    if task.memory is not None and (used := _used(task)) > task.memory:
         return over_memory(task.memory, used)
     return None
+
+
+def _used(task: TrialTask) -> int:
+    # Most memory of the process that watches is shared with the trial and would count twice.
+    return used_bytes(task.process.pid, with_own=not IS_WATCHED)
 
 
 def threads_each(jobs: int) -> int | None:
@@ -205,7 +293,30 @@ def threads_each(jobs: int) -> int | None:
 
 def environment_of_kernel(jobs: int) -> ChildEnvironment:
     """Return the settings of this process for the trials that run beside it."""
-    return ChildEnvironment(dict(os.environ), threads_each(jobs), multiprocessing.get_start_method(allow_none=True))
+    return ChildEnvironment(dict(os.environ), threads_each(jobs), start_method_here())
+
+
+def start_method_here() -> str | None:
+    """Return how `multiprocessing` starts processes; None for its default, and for a method that a library has added.
+
+    Loky adds one and makes it the default of its workers. Other processes do not know it.
+    """
+    method = multiprocessing.get_start_method(allow_none=True)
+    return method if method in multiprocessing.get_all_start_methods() else None
+
+
+@contextmanager
+def _known_start_method() -> Iterator[None]:
+    """Let the default be a method that the new process knows: `multiprocessing` sends it the name."""
+    method = multiprocessing.get_start_method(allow_none=True)
+    if method is None or start_method_here() is not None:
+        yield
+        return
+    multiprocessing.set_start_method(START_METHOD, force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(method, force=True)
 
 
 def _start_server() -> None:
@@ -215,20 +326,27 @@ def _start_server() -> None:
     traceback in the cell. A program that is started while interrupts are ignored goes on ignoring them.
     """
     with uninterrupted(signal.SIG_IGN):
-        forkserver.ensure_running()
+        try:
+            forkserver.ensure_running()
+        except ChildProcessError:
+            # This process was forked from one that has a server, such as a worker of a pool: it needs one of its own.
+            server: Any = forkserver._forkserver
+            os.close(server._forkserver_alive_fd)
+            server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+            forkserver.ensure_running()
 
 
-def _crash(code: int | None) -> Failure:
+def _crash(code: int | None, traceback: str = "") -> Failure:
     if code is None:
         return Failure("Crash", "The process of the trial closed its connection and did not end.")
     if code >= 0:
-        return Failure("Crash", f"The process of the trial ended by itself with exit code {code}.")
+        return Failure("Crash", f"The process of the trial ended by itself with exit code {code}.", traceback)
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = str(-code)
     hint = " (out of memory, often)" if name == "SIGKILL" else ""
-    return Failure("Crash", f"The process of the trial was ended by the signal {name}{hint}.")
+    return Failure("Crash", f"The process of the trial was ended by the signal {name}{hint}.", traceback)
 
 
 @contextmanager

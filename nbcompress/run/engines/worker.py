@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 from nbcompress.run.engines.child import ChildEnvironment
 from nbcompress.run.engines.data import BlobFiles
-from nbcompress.run.engines.trial_process import Listen, TrialProcesses, TrialTask
+from nbcompress.run.engines.trial_process import Listen, TrialProcesses, TrialTask, start_method_here
 from nbcompress.run.termination import Termination
 from nbcompress.study.goal import State
 from nbcompress.study.processes import this_worker
@@ -36,8 +35,7 @@ class Site:
 
     @classmethod
     def here(cls, threads: int | None) -> Site:
-        start_method = multiprocessing.get_start_method(allow_none=True)
-        environment = ChildEnvironment(dict(os.environ), threads, start_method, os.getcwd(), tuple(sys.path))
+        environment = ChildEnvironment(dict(os.environ), threads, start_method_here(), os.getcwd(), tuple(sys.path))
         return cls(_this_machine(), environment)
 
     @property

@@ -1,0 +1,110 @@
+// The empirical distribution of a metric: the share of the complete trials up to each value.
+
+import { axes, axisNote, canvas, HEIGHT, leftOf, MARGIN, stepPath } from "./chart";
+import { choice, el, svg } from "./dom";
+import type { Study, Trial } from "./data";
+import { formatValue, shorten } from "./format";
+import type { Part } from "./part";
+import { KEYS, Plot, trialPlace, trialText } from "./plot";
+import { linearScale, valueScale } from "./scales";
+import type { Selection } from "./selection";
+
+export interface Share {
+  trial: Trial;
+  value: number;
+  share: number;
+}
+
+// Returns the complete trials by their value, each with the share of values that are not larger.
+export function sharesOf(trials: readonly Trial[], metric: string): Share[] {
+  const known = trials.flatMap((trial) => {
+    const value = trial.metrics[metric];
+    return trial.state === "complete" && typeof value === "number" ? [{ trial, value }] : [];
+  });
+  known.sort((a, b) => a.value - b.value);
+  const shares = known.map((row, i) => ({ ...row, share: (i + 1) / known.length }));
+  // Equal values have the share of the last of them.
+  for (let i = shares.length - 2; i >= 0; i--) {
+    const [row, next] = [shares[i], shares[i + 1]];
+    if (row && next && row.value === next.value) {
+      row.share = next.share;
+    }
+  }
+  return shares;
+}
+
+// Returns the corners of the steps, from 0 at the lowest value.
+export function shareSteps(shares: readonly Share[]): [number, number][] {
+  const [first] = shares;
+  return first ? [[first.value, 0], ...shares.map(({ value, share }): [number, number] => [value, share])] : [];
+}
+
+export class Distribution implements Part {
+  readonly element = el("div");
+  private readonly tools = el("div", { class: "nbc-tools" });
+  private readonly plot: Plot;
+  private metric: string | null = null;
+  private drawn = "";
+  private study: Study | null = null;
+
+  constructor(private readonly selection: Selection) {
+    this.plot = new Plot(selection, () => this.redraw());
+    this.element.append(this.tools, this.plot.element);
+  }
+
+  draw(study: Study): void {
+    this.study = study;
+    const metric = study.metrics.find((name) => name === this.metric) ?? study.metrics[0] ?? "";
+    this.drawTools(study.metrics, metric);
+    const all = sharesOf(study.trials, metric);
+    if (!all.length) {
+      this.plot.message("No complete trial has this metric yet.");
+      return;
+    }
+    const label = `Share of ${all.length} complete trials up to each ${metric}, from ${formatValue(all[0]?.value)} to ${formatValue(all.at(-1)?.value)}. ${KEYS}`;
+    const { root, width } = canvas(this.plot.element, HEIGHT, shorten(label, 300));
+    const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
+    const y = this.plot.zoomed("y", linearScale([0, 1], [bottom, top], { padded: false }));
+    const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
+    const isMaximized = study.goal.objectives.some((objective) => objective.metric === metric && objective.direction === "maximize");
+    const values = all.map(({ value }) => value);
+    const x = this.plot.zoomed("x", valueScale(values, [box.left, box.right], isMaximized, Math.max(3, width / 90)));
+    axes(root, box, x, y, { x: metric, y: "share of trials up to the value", xNote: axisNote(study, metric, x) });
+    const layer = this.plot.layer(root, box);
+    const hasLimits = this.selection.limits.size > 0;
+    const inside = hasLimits ? sharesOf(study.trials.filter((trial) => this.selection.has(trial)), metric) : all;
+    for (const [shares, kind] of [[all, hasLimits ? "nbc-thread nbc-out" : ""], [inside, "nbc-line"]] as const) {
+      if (kind) {
+        layer.append(svg("path", { class: kind, d: stepPath(shareSteps(shares).map(([value, share]) => [x(value), y(share)] as const)) }));
+      }
+    }
+    const places = inside.map(({ trial, value, share }) => {
+      return trialPlace(trial, x(value), y(share), () => `${trialText(trial)}\n${Math.round(100 * share)} % of the trials are not above ${formatValue(value)}`);
+    });
+    const chosen = places.find(({ number }) => number === this.selection.number);
+    if (chosen) {
+      layer.append(svg("circle", { class: "nbc-chosen", cx: chosen.x, cy: chosen.y, r: 6 }));
+    }
+    this.plot.show(root, box, x, y, places);
+  }
+
+  private redraw(): void {
+    if (this.study) {
+      this.draw(this.study);
+    }
+  }
+
+  private drawTools(metrics: readonly string[], metric: string): void {
+    const key = JSON.stringify([metrics, metric]);
+    if (key === this.drawn) {
+      return;
+    }
+    this.drawn = key;
+    const change = (value: string): void => {
+      this.metric = value;
+      this.plot.unzoom();
+      this.redraw();
+    };
+    this.tools.replaceChildren(choice("Metric", metrics, metric, change));
+  }
+}
