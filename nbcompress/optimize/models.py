@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from nbcompress.errors import first_line
 from nbcompress.optimize.encoding import Embedding
 from nbcompress.optimize.history import Array, History
 from nbcompress.optimize.outcome_transform import OutcomeTransform, without_penalties
 from nbcompress.optimize.subset import learned_from
+from nbcompress.optimize.surrogates.classifier import FAILED, SUCCEEDED, Classifier, fit_classifier
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH,
@@ -30,16 +30,6 @@ from nbcompress.study.front import is_non_dominated
 
 # How many earlier sets of hyperparameters are tried after a failed fit.
 MAX_EARLIER = 3
-# Labels of a failed and of a successful trial: like a constraint, at most 0 is good.
-FAILED, SUCCEEDED = 1.0, -1.0
-# Hyperparameters of the failure model. They are not fitted: a step function has no lengthscale, and the best fit would
-# forget failures at a short distance. The lengthscale is multiplied by the root of the dimension. Heuristics, see
-# benchmarks.md#surrogate-priors.
-FAILURE_LENGTHSCALE, FAILURE_SIGNAL, FAILURE_NOISE = 0.5, 1.0, 0.01
-# How much of the variance of the labels may depend on the point, besides all of it and nothing. Predicted probabilities
-# are cut off, so that a failure at the edge of a failing region is no proof of chance. Heuristics, see
-# benchmarks.md#failures-by-chance.
-FAILURE_SHARES, FAILURE_CERTAINTY = (0.5, 0.2), 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +43,14 @@ class FittedModels:
         rows: Shape `(n, d)`; the history's points as full rows.
         features: Shape `(n, D)`.
         objectives: By index, the model of each objective with a known loss; conditioned on its mean at pending points.
-        constraints: Models of values that should be at most 0: `slack j` of the history, and `failure`; also
-            conditioned on their means at pending points.
+        constraints: Models of values that should be at most 0: `slack j` of the history; also conditioned on their
+            means at pending points.
         X_pending: Shape `(p, D)`; features of the pending points.
         note: What `Proposal.note` stores: `hyperparameters`, and `trouble` (the error) where a fit failed.
         unconditioned: The models of `objectives`, not conditioned on pending points.
         is_used: Shape `(n,)`; the points that the models learned from.
         failures: Of the replaced models, by name: why the default took their place.
+        failure: The classifier of failed trials; None if no trial has failed. A pending point has no label yet.
     """
 
     embedding: Embedding
@@ -74,6 +65,7 @@ class FittedModels:
     unconditioned: Mapping[int, Surrogate] = field(default_factory=dict)
     is_used: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
     failures: Mapping[str, str] = field(default_factory=dict)
+    failure: Classifier | None = None
 
     @classmethod
     def fit(
@@ -164,6 +156,7 @@ class FittedModels:
                     f"loss {j}", features[known], values, log_tail, None if stds is None else stds[known]
                 )
         constraints: dict[str, Surrogate] = {}
+        failure: Classifier | None = None
         for j, column in enumerate(history.slacks.T):
             known = np.isfinite(column) & is_used
             if known.any():
@@ -174,9 +167,15 @@ class FittedModels:
         if failed.any():
             ended = told | failed
             labels = np.where(failed, FAILED, SUCCEEDED)[ended]
-            failure = _failure_model(embedding, spec, features[ended], labels)
-            if failure is not None:
-                constraints["failure"] = failure.condition_on_mean(X_pending)
+            failure = fit_classifier(
+                ModelSpec(spec.kernel),
+                embedding.owner,
+                embedding.encoder.d,
+                features[ended],
+                labels,
+                _earlier_hyperparameters(history, "failure"),
+            )
+            hyper["failure"] = failure.hyper.to_json()
         note = {"hyperparameters": hyper, **({"trouble": errors} if errors else {})}
         return cls(
             embedding,
@@ -191,6 +190,7 @@ class FittedModels:
             unconditioned,
             is_used,
             failures,
+            failure,
         )
 
     @property
@@ -254,36 +254,6 @@ def _worst_on_front(history: History) -> Array:
     """Return the largest of each loss, shape `(m,)`, among the non-dominated feasible points."""
     feasible = history.losses[history.is_feasible]
     return np.asarray(feasible[is_non_dominated(feasible)].max(0, initial=-np.inf))
-
-
-def _failure_model(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> GaussianProcess | None:
-    """Return the model of failure, or None if failures seem to come by chance, wherever the point lies.
-
-    Failures may depend on the point (too little memory) or not (a flaky machine), or some of each. The share of the
-    labels' variance that depends on the point is the one with which labels are predicted best from those of the other
-    points: successes near failures speak for chance.
-    """
-    lengthscales = np.full(embedding.encoder.d, FAILURE_LENGTHSCALE * np.sqrt(embedding.encoder.d))
-    best: GaussianProcess | None = None
-    highest = -np.inf
-    for share in (1.0, *FAILURE_SHARES):
-        hyper = Hyperparameters(lengthscales, share * FAILURE_SIGNAL, (1.0 - share) * FAILURE_SIGNAL + FAILURE_NOISE)
-        model = GaussianProcess(ModelSpec(spec.kernel), hyper, embedding.owner, features, labels)
-        mean, std = model.leave_one_out()
-        score = _log_score(ndtr(-mean / std), labels)
-        if best is None or score > highest:
-            best, highest = model, score
-    # By chance: the share of successes among the others, with one more of each.
-    succeeded = labels == SUCCEEDED
-    others = succeeded.sum() - succeeded
-    by_chance = _log_score((others + 1.0) / (len(labels) + 1.0), labels)
-    return None if by_chance > highest else best
-
-
-def _log_score(probabilities: Array, labels: Array) -> float:
-    """Return the log probability of the labels, given the probability that each trial succeeds."""
-    chances = np.where(labels == SUCCEEDED, probabilities, 1.0 - probabilities)
-    return float(np.log(chances.clip(FAILURE_CERTAINTY, 1.0)).sum())
 
 
 def _earlier_hyperparameters(history: History, name: str) -> list[Hyperparameters]:

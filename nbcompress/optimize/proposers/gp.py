@@ -218,6 +218,8 @@ class GaussianProcessProposer:
     ) -> tuple[AcquisitionFunction | None, list[AnalyticAcquisition]]:
         """Return the improvement (None while no point is feasible), and the log probability of each constraint."""
         feasibility = [log_feasibility(model) for model in models.constraints.values()]
+        if models.failure is not None:
+            feasibility.append(AnalyticAcquisition(models.failure.latent, models.failure.log_success))
         if not history.is_feasible.any():
             return None, feasibility
         return self._improvement(models, history, number, self._chosen), feasibility
@@ -341,7 +343,7 @@ class GaussianProcessProposer:
                 losses,
                 seed=self.seed,
                 number=number,
-                has_constraints=bool(models.constraints),
+                has_constraints=bool(models.constraints) or models.failure is not None,
             )
         if self.n_objectives == 1:
             return analytic_acquisition(acquisition, models.objectives[0], float(losses.min()))
