@@ -13,10 +13,19 @@ ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
 FRONT_SOURCES := $(shell find labextension/src labextension/schema -type f) labextension/package.json labextension/package-lock.json labextension/build.mjs
 
-.PHONY: demo test nightly bench lab lint types python-tests front-tests browser-tests chromium clean
+.PHONY: demo reports test nightly bench lab lint types python-tests front-tests browser-tests chromium clean
 
 demo: $(VENV)/installed
 	$(ENV) $(BIN)/python examples/run.py examples/quickstart.ipynb --output output
+
+# Runs every example and writes it to `output`, executed and as an HTML page; some ten minutes on two cores.
+# Clusters and papermill come from the group `test`. If one notebook fails, the others still run.
+EXAMPLES := $(wildcard examples/*.ipynb)
+reports: $(VENV)/installed-test
+	@failed=; for notebook in $(EXAMPLES); do \
+	  echo "== $$notebook"; \
+	  $(ENV) $(BIN)/python examples/run.py $$notebook --output output --html || failed="$$failed $$notebook"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 # Opens the notebook that `make demo` has run, with its trials. Before `make demo` it opens the one to run.
 lab: $(VENV)/installed

@@ -84,17 +84,30 @@ def execute(source: Path, output: Path, *, short: bool = False) -> Path:
     return target
 
 
+def write_html(executed: Path) -> Path:
+    """Write an executed notebook as one HTML page beside it, and return the page."""
+    from nbconvert import HTMLExporter  # slow to import, and only needed here
+
+    page, _ = HTMLExporter().from_filename(str(executed))
+    target = executed.with_suffix(".html")
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--output", type=Path, default=Path("output"))
     parser.add_argument("--short", action="store_true", help="a quick check with few trials and epochs")
+    parser.add_argument("--html", action="store_true", help="also write the executed notebook as an HTML page")
     arguments = parser.parse_args()
     began = time.monotonic()
     target = execute(arguments.notebook, arguments.output, short=arguments.short)
     nbformat.validate(json.loads(target.read_text(encoding="utf-8")))
     print(f"\nDone in {time.monotonic() - began:.0f} s.")
     print(f"  executed notebook  {target}")
+    if arguments.html:
+        print(f"  as a page          {write_html(target)}")
     for report in sorted(arguments.output.glob("*report*.html")):
         print(f"  report             {report}")
     print("  open it live       make lab")

@@ -457,12 +457,21 @@ class _Writer:
                 least = middle
         return most, shown
 
+    @cached_property
+    def _built(self) -> dict[tuple[tuple[str, Any], ...], nn.Module]:
+        """The models of the settings so far, by what was done to them: several settings begin with the same cut."""
+        return {}
+
     def _cost(self, point: Point) -> tuple[bool, str]:
         """Return whether a setting meets the budget with some room, before training; and its cost in words."""
         small = self.model
+        done: tuple[tuple[str, Any], ...] = ()
         for step in self.steps:
             if point[step.parameter] != step.values[0]:
-                small = step.apply(small, point[step.parameter])
+                done += ((step.parameter, point[step.parameter]),)
+                if done not in self._built:
+                    self._built[done] = step.apply(small, point[step.parameter])
+                small = self._built[done]
         small = _shrunk(small, point)
         meets, told = True, ""
         if self.limits.kilobytes is not None:

@@ -97,20 +97,20 @@ class TuneSearch(_SEARCHER or object):  # type: ignore[misc]  # the base is ther
         return self._optimizer
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Mapping[str, Any], **_: Any) -> bool:
-        """Take what `Tuner` was given. Tune calls it; a space or a metric that is known already stays.
+        """Take what `Tuner` was given. Tune calls it; a space of one's own stays.
 
         Returns:
-            Whether it was taken.
+            Whether the space was taken.
         """
-        if self._optimizer is not None or (self._space is not None and config):
+        if self._optimizer is not None:
             return False
-        if metric is not None or mode is not None:
-            _check_modes(metric, mode)
-            self._metric, self._mode = metric or self._metric, mode or self._mode
-        if self._space is None:
+        _check_modes(metric, mode)
+        self._metric, self._mode = metric or self._metric, mode or self._mode
+        is_taken = self._space is None
+        if is_taken:
             self._read(config)
         self._begin()
-        return True
+        return is_taken
 
     def _read(self, space: Any) -> None:
         if isinstance(space, Space):

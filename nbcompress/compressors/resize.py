@@ -56,7 +56,7 @@ class Resize:
         dims, old, new = (numbers.get(name) for name in ("dims", "old", "new"))
         if not all(isinstance(value, tuple) for value in (dims, old, new)) or len(dims) != 2:  # type: ignore[arg-type]
             raise CompressionError(f"a rule for sizes has dims, old and new, got {dict(numbers)}")
-        return cls(dims[0], dims[1] - 1, old, new)  # type: ignore[index, operator, arg-type]
+        return cls(dims[0], dims[1] - 1, old, new)  # type: ignore[index, arg-type]
 
     @property
     def numbers(self) -> dict[str, int | tuple[int, ...]]:
@@ -163,7 +163,7 @@ class _Enter:
         self.mode = mode
 
     def __call__(self, _module: nn.Module, _args: object) -> None:
-        self.mode.__enter__()
+        self.mode.__enter__()  # type: ignore[no-untyped-call]
 
 
 class _Leave:
@@ -173,7 +173,7 @@ class _Leave:
         self.mode = mode
 
     def __call__(self, _module: nn.Module, _args: object, _result: object) -> None:
-        self.mode.__exit__(None, None, None)
+        self.mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def resize_(module: nn.Module, rule: Resize) -> None:

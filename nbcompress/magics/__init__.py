@@ -104,6 +104,7 @@ _SHOWN = (
     ("nbcompress.measure.footprint", "FootprintTable"),
     ("nbcompress.measure.comparison", "Comparison"),
     ("nbcompress.measure.sensitivity", "Sensitivity"),
+    ("nbcompress.measure.distribution", "WeightTable"),
     ("nbcompress.measure.explain", "Explanation"),
 )
 

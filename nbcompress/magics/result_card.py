@@ -144,8 +144,8 @@ def checked_evaluate(function: Any) -> Callable[[Any], float]:
 
 def result_view(value: Any) -> Bundle:
     """Return what is shown for a result at the end of a cell: the panel of a study, the card of anything else."""
-    from nbcompress.measure import Comparison, Explanation, Sensitivity
-    from nbcompress.panels.cards import comparison_card, footprint_card, sensitivity_card
+    from nbcompress.measure import Comparison, Explanation, Sensitivity, WeightTable
+    from nbcompress.panels.cards import comparison_card, footprint_card, sensitivity_card, weights_card
     from nbcompress.panels.explanation_card import explanation_card
     from nbcompress.study import Study
 
@@ -157,6 +157,8 @@ def result_view(value: Any) -> Bundle:
         return comparison_card("compare", value)
     if isinstance(value, Sensitivity):
         return sensitivity_card(value, title="sensitivity")
+    if isinstance(value, WeightTable):
+        return weights_card(value, title="weights")
     if isinstance(value, Explanation):
         return explanation_card(value)
     return footprint_card(value, title="footprint")

@@ -207,7 +207,7 @@ def explain(
             shapes = " and ".join(str(tuple(item.shape)) for item in outputs)
             raise MeasureError(f"both models must return outputs of the same shape, got {shapes}")
         targets = _classes(outputs[0], target)
-        line = _Line(_baseline(baseline, inputs), steps, batch_size)
+        line = _StraightLine(_baseline(baseline, inputs), steps, batch_size)
         parts = [model.attributions(batch, line, targets, target) for model in (before, after)]
     values = [part[0] for part in parts]
     predicted = [item.argmax(1) if item.ndim == 2 else item for item in outputs]
@@ -314,7 +314,7 @@ def _classes(outputs: Tensor, target: Target | None) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _StraightLine:
     """The points at which gradients are taken.
 
     Attributes:
@@ -363,7 +363,7 @@ class _Explained:
         )
 
     def attributions(
-        self, batch: Batch, line: _Line, classes: Tensor | None, target: Target | None
+        self, batch: Batch, line: _StraightLine, classes: Tensor | None, target: Target | None
     ) -> tuple[Tensor, float]:
         """Return the attributions of all examples on the CPU, and the largest error of their sums."""
         n = len(_inputs_of(batch))

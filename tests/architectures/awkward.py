@@ -182,6 +182,33 @@ class MultiQuery(LiteralHeads):
         return x + self.out(heads.transpose(1, 2).reshape(b, n, 32))
 
 
+class StandardConv(nn.Conv2d):
+    """Weight standardization: the weights of each output have mean 0 and variance 1 over inputs and kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
+def _standardized() -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), StandardConv(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(8, 3))
+
+
+class ResponseNorm(nn.Module):
+    """Global response normalization, as in ConvNeXt V2: the size of a channel relative to the mean of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.out = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).relu()
+        size = x.norm(dim=1, keepdim=True)
+        return self.out(x * (size / (size.mean(dim=-1, keepdim=True) + 1e-6)))
+
+
 def _masked(n: int) -> Tensor:
     mask = torch.zeros(2, n, dtype=torch.bool)
     mask[0, -2:] = True
@@ -214,6 +241,8 @@ AWKWARD = {
     "heads as literals, width left open": Architecture(OpenWidth, lambda: numbers(2, 5, 6)),
     "heads merged with the batch": Architecture(HeadsInBatch, lambda: numbers(2, 5, 6)),
     "multi-query attention by einsum": Architecture(MultiQuery, lambda: numbers(2, 5, 6), share=0.25),
+    "weight standardization": Architecture(_standardized, lambda: numbers(2, 3, 8, 8), share=0.1),
+    "response normalization": Architecture(ResponseNorm, lambda: numbers(2, 5, 6), refused="norms='cut' also cuts"),
     "heads in a dictionary": Architecture(Options, lambda: numbers(2, 5, 6)),
 }
 

@@ -129,9 +129,19 @@ def measured(library: str, name: str, *, exports: bool) -> str:
         torch.manual_seed(0)
         loaded = nc.load(nc.save(small, Path(folder) / "small.nbz"), build(name)[0]).eval()
         pairs = zip(tensors_of(small.eval()(x)), tensors_of(loaded(x)), strict=True)
-        difference = max(float((a - b).abs().max()) for a, b in pairs)
+        distance = max(float((a - b).abs().max()) for a, b in pairs)
         exported = _exported(small, x, Path(folder) / "small.onnx") if exports else ""
-    return f"| {library} | {name} | {n_before:,} | {left:.0%} | {difference:.1g} | {exported} | {seconds:.1f} | {extra:.1f} | |"
+    found = [
+        library,
+        name,
+        f"{n_before:,}",
+        f"{left:.0%}",
+        f"{distance:.1g}",
+        exported,
+        f"{seconds:.1f}",
+        f"{extra:.1f}",
+    ]
+    return "| " + " | ".join([*found, "|"])
 
 
 def _exported(small: Any, x: Any, path: Path) -> str:
@@ -157,7 +167,7 @@ def load_tracer() -> None:
     nc.prune(model, 0.5, granularity="channel", example=torch.zeros(2, 4))
 
 
-def _send(connection: Any, library: str, name: str, exports: bool) -> None:  # noqa: FBT001 - for another process
+def _send(connection: Any, library: str, name: str, exports: bool) -> None:
     try:
         connection.send(measured(library, name, exports=exports).replace("\n", " "))
     except BaseException as err:  # noqa: BLE001 - a crash is a row of the table

@@ -27,3 +27,11 @@ def test_a_notebook_shows_the_study(tmp_path: Path) -> None:
         )
         assert off.bundles == []
         assert off.text.count("call ") == 4
+        drawn = one.must(
+            "from nbcompress.compat.hyperopt import Trials, fmin, hp, tpe\n"
+            "space = hp.choice('kind', [('line', hp.uniform('a', 0, 1)), ('flat', 2)])\n"
+            "best = fmin(lambda drawn: drawn[1], space, algo=tpe.suggest, max_evals=6, rstate=0)"
+        )
+        assert drawn.bundles[-1][MIME]["ending"].startswith("All 6 trials are done.")
+        assert "flat" in drawn.bundles[-1]["text/html"]
+        assert "call 1" not in drawn.text

@@ -100,6 +100,9 @@ def test_a_space_of_ours_and_the_greatest_value(search: Any) -> None:
         searcher.on_trial_complete(str(number), {"score": score})
         assert -searcher.optimizer.history.losses[-1, 0] == score
     assert not searcher.set_search_properties("score", "max", {"x": 3})
+    later = search(space)  # TuneConfig has metric and mode, and param_space what is fixed
+    assert not later.set_search_properties("score", "max", {"epochs": 3})
+    assert later.optimizer.directions == ("maximize",)
 
 
 @pytest.mark.parametrize(

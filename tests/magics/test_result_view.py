@@ -45,6 +45,7 @@ def at_end(notebook: Notebook, cell: str) -> tuple[set[str], str]:
     [
         ("nc.explain(model, small, x)", "explain", "<Explanation of 8 examples: rank correlation "),
         ("nc.compare(model, small, data=(x, y), repeats=0)", "compare", "<Comparison: 882 B to "),
+        ("nc.weights(model)", "weights", "<Weight"),
         ("nc.footprint(model)", "footprint", "<Footprint of Sequential: "),
         ("nc.footprint([model, small])", "footprint", "<Footprints of "),
         ("nc.sensitivity(model, lambda net: 1.0, levels=[0.5])", "sensitivity", "<Sensitivity of 2 layers to prune>"),

@@ -187,7 +187,9 @@ def test_off_says_one_line_at_the_end() -> None:
     watching.finish(replace(DONE, warnings=()))
     assert page.shown == []
     assert len(page.lines) == 1
-    assert page.lines[0].startswith("Study digits: 24 trials: 16 complete, 2 stopped, 4 infeasible, 2 failed; best in accuracy: #8")
+    assert page.lines[0].startswith(
+        "Study digits: 24 trials: 16 complete, 2 stopped, 4 infeasible, 2 failed; best in accuracy: #8"
+    )
     assert page.lines[0].endswith("Ended after 24 trials.")
 
 

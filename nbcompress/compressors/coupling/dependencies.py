@@ -123,7 +123,7 @@ def _is_right_operand(user: fx.Node, node: fx.Node) -> bool:
 def _einsum_output_origins(user: fx.Node, source: fx.Node, origins: Origins) -> frozenset[int]:
     """The dimensions that only this operand brings into the result."""
     equation, operands = str(user.args[0]), list(user.args[1])  # type: ignore[arg-type]
-    terms, result = einsum_terms(equation, [len(_shape(operand)) for operand in operands])  # type: ignore[arg-type]
+    terms, result = einsum_terms(equation, [len(_shape(operand)) for operand in operands])
     letters = terms[operands.index(source)]
     everywhere = "".join(terms)
     alone = [place for place, letter in enumerate(letters) if letter in result and everywhere.count(letter) == 1]

@@ -97,8 +97,16 @@ def weight_norm(call: OperatorCall) -> ResultIds:
 
 
 def batch_norm(call: OperatorCall) -> ResultIds:
-    """input (n, c, *); weight, bias, mean and variance (c)."""
+    """input (n, c, *); weight, bias, mean and variance (c).
+
+    Without running statistics the mean is over the other dimensions of the input. Weight standardization calls a batch
+    norm on the weights of a convolution: there these dimensions hold the inputs of the layer.
+    """
     axes = list(call.axes(call["input"]))
+    over_examples = call.name == "batch_norm" and call["training"]
+    if over_examples or (call.name == "instance_norm" and call["use_input_stats"]):
+        for axis in (*(axes[:1] if over_examples else ()), *axes[2:]):
+            call.freeze(axis, "computes a mean over it")
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call[name] is not None:
             axes[1] = call.tie(axes[1], call.axes(call[name])[0])

@@ -193,11 +193,11 @@ def cut_channels(
     if not removals and original is not None:
         return copied(model)
     if not removals:
-        raise CompressionError(_amount_too_small(amount, groups, scope) or _nothing_to_cut(left_out))
+        raise CompressionError(_amount_too_small(amount, groups, scope) or _nothing_to_cut(left_out, norms))
     removals, recomputed = exclude_recomputed_buffers(model, check, removals)
     left_out |= recomputed
     if not removals:
-        raise CompressionError(_nothing_to_cut(left_out))
+        raise CompressionError(_nothing_to_cut(left_out, norms))
     if any(removal.group.averages for removal in removals):
         check = check.with_averages(traced_model, (traced, dependencies.averages))
     # The trace holds the traced model, in cycles of references that only the collector frees.
@@ -206,7 +206,7 @@ def cut_channels(
     plan, refused = largest_valid_plan(model, check, removals)
     left_out |= refused
     if not plan.removed:
-        raise CompressionError(_nothing_to_cut(left_out))
+        raise CompressionError(_nothing_to_cut(left_out, norms))
     ranges = {
         name.removesuffix(".weight"): (float(score.min()), float(score.max()))
         for group, score in zip(groups, scores, strict=True)
@@ -305,7 +305,14 @@ def _amount_too_small(amount: float, groups: Sequence[ChannelGroup], scope: str)
     return f"{given} rounds to no channel {of_what}, so pass at least {ceil(500 / n_units) / 1000:g}"
 
 
-def _nothing_to_cut(left_out: Mapping[str, str]) -> str:
+def _nothing_to_cut(left_out: Mapping[str, str], norms: str) -> str:
     reasons = "; ".join(f"{name}: {why}" for name, why in islice(left_out.items(), 4))
     more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
-    return f"no channel of the model can be cut ({reasons or 'it has no layer with channels'}{more})"
+    is_average = any(why.endswith(_AVERAGED) for why in left_out.values())
+    hint = f"; {option('norms', 'cut')} also cuts widths that a norm averages over" if is_average else ""
+    hint = hint if norms == "keep" else ""
+    return f"no channel of the model can be cut ({reasons or 'it has no layer with channels'}{more}){hint}"
+
+
+# How the rules of averages say why a width is left whole.
+_AVERAGED = ("computes a mean over it", "reduces it to one number")

@@ -47,6 +47,7 @@ _CLOSING_SECONDS = 1.0
 _PIPE_BYTES = 65_536
 # What Python writes when it crashes begins and ends like this; the end is a list of modules written in C.
 _FATAL, _END_OF_DUMP = "Fatal Python error: ", "\n\nExtension modules: "
+_TITLE_LINES = 3
 # Frames of these folders only call the body.
 _OWN_FRAMES = tuple(os.sep + os.path.join(*path, "") for path in (("nbcompress", "run"), ("nbcompress", "cell")))
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -152,7 +153,10 @@ class SystemOutput:
         """Return the text before a crash, and where the trial was in its code, the most recent call first."""
         printed, mark, dump = str(self).partition(_FATAL)
         lines = (mark + dump.partition(_END_OF_DUMP)[0]).splitlines()
-        return printed, "\n".join(line for line in lines if not any(folder in line for folder in _OWN_FRAMES)).strip()
+        own = [any(folder in line for folder in _OWN_FRAMES) for line in lines]
+        # The first lines are a title; what has called the body comes below it.
+        end = next((i for i in range(_TITLE_LINES + 1, len(lines)) if own[i]), len(lines))
+        return printed, "\n".join(lines[:end]).strip()
 
 
 class TrialProcesses:
