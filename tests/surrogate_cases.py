@@ -88,7 +88,8 @@ def rebuilt(data: dict[str, Any], study: HandMadeStudy, gp: GaussianProcessPropo
             constraints[f"{stored['role']} {len(constraints)}"] = model
     rows = gp.encoder.rows(history.points)
     X, X_pending = gp.embedding.features(rows), features(data["pending"])
-    return FittedModels(gp.embedding, gp.spec, len(objectives), rows, X, objectives, constraints, X_pending)
+    models = FittedModels(gp.embedding, gp.spec, len(objectives), rows, X, objectives, constraints, X_pending)
+    return replace(models, is_used=np.ones(len(history), dtype=bool))
 
 
 def expected_at(
