@@ -744,10 +744,22 @@ def test_kept_values_of_the_front() -> None:
 
 
 def test_metrics_are_means() -> None:
-    first = Outcome(State.COMPLETE, {"a": 1.0, "b": 5.0}, {"a": {0: 1.0}}, None, "one ", 2.0, {"k": 1}, ("careful",))
-    second = Outcome(State.COMPLETE, {"a": 2.0}, {"a": {0: 9.0}}, None, "two", 3.0, {"k": 2}, ("careful",))
-    assert mean_outcome([first, second]) == Outcome(
-        State.COMPLETE, {"a": 1.5}, {"a": {0: 1.0}}, None, "one two", 5.0, {"k": 1}, ("careful",)
+    first = Outcome(
+        State.COMPLETE, {"a": 1.0, "b": 5.0}, {"a": {0: 1.0}}, None, "one ", 2.0, {"k": 1}, remarks=("careful",)
+    )
+    second = Outcome(State.COMPLETE, {"a": 2.0}, {"a": {0: 9.0}}, None, "two", 3.0, {"k": 2}, remarks=("careful",))
+    mean = mean_outcome([first, second])
+    assert mean.spreads == {"a": pytest.approx(math.sqrt(0.5))}  # of 1 and 2, with n - 1 below
+    assert replace(mean, spreads={}) == Outcome(
+        State.COMPLETE,
+        {"a": 1.5},
+        {"a": {0: 1.0}},
+        None,
+        "one two",
+        5.0,
+        {"k": 1},
+        remarks=("careful",),
+        n_runs=2,
     )
 
 
