@@ -254,7 +254,7 @@ def stored_status(record: Mapping[str, Any], trials: Sequence[Trial]) -> SearchS
     ending = record.get("ending")
     parts = [ending.get(key) for key in ("reason", "kept")] if isinstance(ending, Mapping) else []
     test = record.get("test")
-    parts += [test.get("sentence")] if isinstance(test, Mapping) else []
+    parts[1:1] = [test.get("sentence")] if isinstance(test, Mapping) else []
     return SearchStatus(ending=" ".join(part for part in parts if isinstance(part, str)) or None)
 
 

@@ -104,7 +104,7 @@ class Ending:
     traceback: str = ""
 
     def __str__(self) -> str:
-        return " ".join(text for text in (self.reason, self.kept, self.test) if text)
+        return " ".join(text for text in (self.reason, self.test, self.kept) if text)
 
 
 class Observer(Protocol):
