@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -83,8 +84,13 @@ def _running(arguments: list[str], port: int, user: str | None, folder: Path) ->
                 time.sleep(0.05)
             yield
         finally:
-            server.terminate()
-            server.wait()
+            # PostgreSQL ends at once on an interrupt; after SIGTERM it waits for its clients to leave.
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def test_cut_parameters_of_the_model_itself_and_tuples() -> None:
         (Surgery("factorize", "0"), "factorizing '0' needs its rank, got None"),
         (Surgery("factorize", "0", attributes={"rank": 4}), "rank is an integer from 1 to 3, but got 4"),
         (Surgery("factorize", "1", attributes={"rank": 1}), r"can be factorized; this is no plain linear layer .*ReLU"),
-        (Surgery("melt", "0"), "a surgery is cut, factorize, remove or bypass, got 'melt'"),  # type: ignore[arg-type]
+        (Surgery("melt", "0"), "a surgery is cut, resize, factorize, remove or bypass, got 'melt'"),  # type: ignore[arg-type]
     ],
 )
 def test_refused_before_anything_changes(surgery: Surgery, text: str) -> None:

@@ -248,7 +248,7 @@ def keep_masks_by_magnitude(weights: Sequence[Tensor], amount: float, *, is_glob
         return bits
 
     layers = range(len(weights))
-    totals = torch.zeros(1 << _HALF_BITS, dtype=torch.int64)
+    totals = torch.zeros(1 << _HALF_BITS, dtype=torch.int64, device="cpu")
     for layer in layers:
         totals += torch.bincount(bits_of(layer) >> _HALF_BITS, minlength=len(totals))
     high = int(torch.searchsorted(totals.cumsum(0), count))

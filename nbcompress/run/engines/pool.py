@@ -31,6 +31,10 @@ UNREACHABLE = (
 )
 
 
+# How long the end of a connection is waited for after the outcome of its trial has come another way.
+_SECONDS_TO_READ = 10.0
+
+
 class PoolBackend:
     """Runs trials by `executor.submit`. The executor belongs to the user and is never shut down.
 
@@ -51,6 +55,7 @@ class PoolBackend:
         self._listeners: dict[str, Listen] = {}
         self._connections: dict[str, Connection] = {}
         self._futures: dict[str, Any] = {}
+        self._heard: dict[str, threading.Event] = {}  # set when the connection of a trial has been read to its end
         self._cut: set[str] = set()
         self._lock = threading.Lock()
 
@@ -74,6 +79,7 @@ class PoolBackend:
         key = request.key
         with self._lock:
             self._listeners[key] = listen
+            self._heard[key] = threading.Event()
             is_cut = key in self._cut
         try:
             if is_cut:
@@ -83,13 +89,16 @@ class PoolBackend:
                 self._is_unreachable = True
                 self.warnings.append(UNREACHABLE.format(name=self._name, why=answer))
                 answer = None
+            elif answer is not None:
+                # The outcome may come before the last reports have been read.
+                self._heard[key].wait(_SECONDS_TO_READ)
             if answer is None:
                 answer = self._result(request, {digest: bytes(blob) for digest, blob in self._blobs.items()})
             packed: bytes = answer
             return packed
         finally:
             with self._lock:
-                del self._listeners[key]
+                del self._listeners[key], self._heard[key]
                 self._futures.pop(key, None)
                 self._cut.discard(key)
 
@@ -190,6 +199,10 @@ class PoolBackend:
                         listen(*message)
         except (EOFError, OSError, pickle.UnpicklingError):
             self._connections.pop(key, None)
+        finally:
+            heard = self._heard.get(key)
+            if heard is not None:
+                heard.set()
 
 
 def _is_loky(executor: Any) -> bool:
