@@ -14,6 +14,7 @@ export class RunningPanel {
   private shown: string | null = null;
   private stop: HTMLButtonElement | null = null;
   private readonly words = el("p", { role: "status" });
+  private looks = 0;
   private timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -38,14 +39,18 @@ export class RunningPanel {
     return this.panel.sessionContext.session?.kernel ?? null;
   }
 
+  // Whether the live panel has its buttons again.
+  private get isBack(): boolean {
+    return this.panel.node.querySelector(".jp-OutputArea .nbc-buttons button") !== null;
+  }
+
   private async look(): Promise<void> {
     const { kernel } = this;
     if (this.panel.isDisposed || !kernel) {
       return;
     }
     // The live panel is back, or the cell has ended.
-    const isBack = this.panel.node.querySelector(".jp-OutputArea .nbc-buttons button") !== null;
-    if (isBack || (kernel.status === "idle" && this.shown !== null)) {
+    if (this.isBack || (kernel.status === "idle" && this.shown !== null)) {
       this.close();
       return;
     }
@@ -60,10 +65,13 @@ export class RunningPanel {
       this.end();
       return;
     }
-    if (line && this.shown !== `${line.path} ${line.name}`) {
+    // Just after a reload the state of a kernel is not known. One that answers nothing is still unknown at the second
+    // look, and one that searches in the background is idle by then.
+    const isBusy = kernel.status !== "idle" && this.looks++ > 0;
+    if (line && isBusy && !this.isBack && this.shown !== `${line.path} ${line.name}`) {
       this.show(line);
     }
-    if (kernel.status === "idle" && !line) {
+    if (kernel.status === "idle" && (!line || this.shown === null)) {
       this.close();
       return;
     }

@@ -11,7 +11,7 @@ export interface Line {
   path: string;
   // The kernel by whose permission a file outside of the root is read.
   kernel: string | null;
-  // The kernels that have opened the study.
+  // The kernels that search the study.
   kernels: string[];
   state: "running" | "ended" | "unknown";
   trials: number;

@@ -182,7 +182,7 @@ def prepare_search(
             accept_changes=options.accept_changes,
         )
         study.check_not_searched()
-        register_study(study.storage, study.name)
+        register_study(study.storage, study.name, is_searched=True)
         attach_artifact_store(study, modules)
         if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
             how = _with_earlier(study, options.facts(engine.name))

@@ -71,7 +71,7 @@ class Services:
     runtime_folder: str
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_N_THREADS, "nbcompress"))
 
-    def registered_files(self, kernel: str) -> list[dict[str, str]]:
+    def registered_files(self, kernel: str) -> list[dict[str, Any]]:
         """Return what a kernel of this server has registered; nothing for other kernels."""
         return registered(self.runtime_folder, kernel) if kernel in self.kernel_ids() else []
 
@@ -168,7 +168,7 @@ class StudiesHandler(StudyHandler):
     def _all(self, folder: str) -> dict[str, Any]:
         """Return the studies below a folder, then those of kernels elsewhere.
 
-        `kernel` is the kernel that the file is read by the permission of; `kernels` are all that have opened the study.
+        `kernel` is the kernel that the file is read by the permission of; `kernels` are all that search the study.
         """
         found = self.services.files.find(folder)
         users = self._kernels_by_file()
@@ -190,29 +190,30 @@ class StudiesHandler(StudyHandler):
         studies += self._of_kernels(seen, users)
         return {"studies": studies, "problems": problems, "complete": found.is_complete}
 
-    def _registered(self) -> Iterator[tuple[str, str, str]]:
-        """Yield kernel, storage and study of everything that kernels have registered."""
+    def _registered(self) -> Iterator[tuple[str, str, str, bool]]:
+        """Yield kernel, storage, study, and whether it is searched there, of all that kernels have registered."""
         for kernel in self.services.kernel_ids():
             for entry in self.services.registered_files(kernel):
-                yield kernel, entry["storage"], entry["study"]
+                yield kernel, entry["storage"], entry["study"], entry["is_searched"]
 
     def _kernels_by_file(self) -> dict[tuple[str, str], list[str]]:
-        """Return the kernels that have opened a study, by real path and name."""
+        """Return the kernels that search a study, by real path and name."""
         users: dict[tuple[str, str], list[str]] = {}
-        for kernel, storage, study in self._registered():
+        for kernel, storage, study, is_searched in self._registered():
             file = _file_of_storage(storage)
-            if file is not None:
+            if file is not None and is_searched:
                 users.setdefault((os.path.realpath(file), study), []).append(kernel)
         return users
 
     def _of_kernels(self, seen: set[str], users: Mapping[tuple[str, str], list[str]]) -> list[dict[str, Any]]:
         """Return the studies that kernels have registered and that are in none of the files `seen`."""
         studies: list[dict[str, Any]] = []
-        for kernel, storage, study in self._registered():
+        for kernel, storage, study, is_searched in self._registered():
             file = _file_of_storage(storage)
             if file is None:
                 # A database with a server needs its password, which stays in the kernel.
-                line = {"name": study, "path": storage, "kernel": kernel, "kernels": [kernel], "state": "unknown"}
+                kernels = [kernel] if is_searched else []
+                line = {"name": study, "path": storage, "kernel": kernel, "kernels": kernels, "state": "unknown"}
                 studies.append(line)
                 continue
             real = os.path.realpath(file)

@@ -34,34 +34,39 @@ def registration_file(connection_file: str) -> Path | None:
     return path.with_name(f"{_PREFIX}{path.stem.removeprefix(_CONNECTION_PREFIX)}.json")
 
 
-def registered(folder: str | os.PathLike[str], kernel_id: str) -> list[dict[str, str]]:
-    """Return what a kernel has registered: pairs of `storage` (a path or a URL without password) and `study`."""
+def registered(folder: str | os.PathLike[str], kernel_id: str) -> list[dict[str, Any]]:
+    """Return what a kernel has registered: `storage` (a path or a URL without password), `study`, `is_searched`.
+
+    A study that the kernel has only opened for reading is not searched there.
+    """
     try:
         data = json.loads((Path(folder) / f"{_PREFIX}{kernel_id}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     entries = data.get("studies") if isinstance(data, dict) else None
     return [
-        {"storage": entry["storage"], "study": entry["study"]}
+        {"storage": entry["storage"], "study": entry["study"], "is_searched": entry.get("is_searched") is True}
         for entry in (entries if isinstance(entries, list) else [])[:MAX_STORAGES]
         if isinstance(entry, dict) and isinstance(entry.get("storage"), str) and isinstance(entry.get("study"), str)
     ]
 
 
-def register_study(storage: str, study: str) -> None:
+def register_study(storage: str, study: str, *, is_searched: bool = False) -> None:
     """List a study of this kernel for the Jupyter server. Outside a Jupyter kernel this does nothing.
 
     Args:
         storage: The location of its storage, as `Study.storage` has it: without a password.
         study: Its name.
+        is_searched: Whether this kernel searches it, and does not only read it.
     """
     path = _own_file()
     if path is None or not (os.path.isabs(storage) or "://" in storage):
         return
-    entry = {"storage": storage, "study": study}
+    entry = {"storage": storage, "study": study, "is_searched": is_searched}
     known = registered(path.parent, path.stem.removeprefix(_PREFIX))
-    if entry in known:
+    if entry in known or {**entry, "is_searched": True} in known:
         return
+    known = [other for other in known if (other["storage"], other["study"]) != (storage, study)]
     if not path.exists():
         atexit.register(_remove, path, os.getpid())
     text = json.dumps({"version": 1, "studies": [entry, *known][:MAX_STORAGES]})

@@ -251,6 +251,7 @@ def test_a_kernel_shows_the_studies_that_it_registered_and_no_password(server: J
     file.write_text(json.dumps({"version": 1, "studies": studies}))
     lines = lines_of(server)
     assert (lines["elsewhere"]["kernel"], lines["elsewhere"]["trials"]) == (kernel, 2)
+    assert lines["elsewhere"]["kernels"] == []  # opened, not searched: a page must not offer to stop it there
     assert lines["in a database"]["state"] == "unknown"
     view = server.get("nbcompress/studies", path=str(outside), kernel=kernel)
     assert view.json["name"] == "elsewhere"

@@ -29,10 +29,18 @@ def test_a_search_in_a_kernel_registers_its_storage(kernel: Path) -> None:
             lambda x: {"loss": x}, {"x": nc.Float(0, 1)}, minimize="loss", trials=1, storage=str(storage), study=name
         )
     entries = registered(kernel, "1-2")
-    assert entries == [{"storage": str(storage), "study": "t"}, {"storage": str(storage), "study": "s"}]
+    assert entries == [{"storage": str(storage), "study": name, "is_searched": True} for name in ("t", "s")]
     file = kernel / "nbcompress-1-2.json"
     assert file.stat().st_mode & 0o077 == 0
     assert [path.name for path in kernel.glob("*.tmp")] == []
+
+
+def test_a_study_that_is_only_read_is_not_searched_here(kernel: Path) -> None:
+    register_study("/a.journal", "s")
+    assert [entry["is_searched"] for entry in registered(kernel, "1-2")] == [False]
+    register_study("/a.journal", "s", is_searched=True)
+    register_study("/a.journal", "s")
+    assert registered(kernel, "1-2") == [{"storage": "/a.journal", "study": "s", "is_searched": True}]
 
 
 def test_a_password_never_leaves_the_kernel(kernel: Path) -> None:
