@@ -114,8 +114,9 @@ def test_an_interrupt_stops_run_all_if_the_cell_says_so(tmp_path: Path) -> None:
         assert reply.error.startswith("KeyboardInterrupt")
         assert "Interrupted" in reply.bundles[-1]["text/plain"]
         states = notebook.must("print(*study.trials.state)").text.split()
+        # The interrupt comes in a trial or between two of them.
         assert states.count("complete") >= 2
-        assert states.count("interrupted") == 1
+        assert states.count("complete") + states.count("interrupted") == len(states) < 50
 
 
 def test_a_killed_kernel_loses_nothing_and_changes_nothing(tmp_path: Path) -> None:
