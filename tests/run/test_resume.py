@@ -120,7 +120,8 @@ def test_a_storage_that_is_removed_in_mid_search_loses_no_result(kind: str, jobs
     study = caught.value.study
     assert isinstance(study, nc.Study)
     ended = [trial for trial in study.all_trials if trial.state is State.COMPLETE]
-    assert len(ended) >= 3 + (jobs == 1)
+    # The fourth trial removes the file. With two at once, the third may still run then.
+    assert len(ended) >= (4 if jobs == 1 else 2)
     assert all(trial.values["loss"] == (trial.params["x"] - 0.3) ** 2 for trial in ended)
     assert study.best is not None
     assert len(study.trials) >= len(ended)
