@@ -120,17 +120,17 @@ class GaussianProcessProposer:
         self.encoder = SpaceEncoder(space)
         self.embedding = Embedding(self.encoder)
         self.n_objectives, self.n_constraints = n_objectives, n_constraints
-        self.seed, self.acquisition = seed, acquisition if isinstance(acquisition, str) else name_of(acquisition)
-        self._chosen, self._labels = acquisition, dict(labels or {})
+        # A factory is not known by its name: it may have that of an acquisition of ours.
+        self.seed, self.acquisition, self._labels = seed, acquisition, dict(labels or {})
         self._set_surrogate(surrogate, kernel, mean)
         if not isinstance(acquisition, str):
             from nbcompress.optimize.surrogates.botorch_acquisition import check_acquisition_factory
 
             check_acquisition_factory(acquisition, self.embedding.n_features)
         # What a person passed may fail in mid search; the default then takes its place.
-        needs_torch = acquisition in ("noisy-ei", "kg") or not isinstance(acquisition, str)
+        self._uses_torch = acquisition in ("noisy-ei", "kg") or not isinstance(acquisition, str)
         self._fallback: GaussianProcessProposer | None = None
-        if self.replaced or needs_torch:
+        if self.replaced or self._uses_torch:
             self._fallback = GaussianProcessProposer(space, n_objectives, n_constraints, seed)
         self.narrowing = Narrowing(space)
         self._sobol = SobolProposer(space, seed)
@@ -187,7 +187,7 @@ class GaussianProcessProposer:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the parts of a person raise
             proposal = self._fallback._propose_among(number, history, untried)
-            parts = [f"acquisition {self.acquisition!r}"] if self.acquisition != "logei" else []
+            parts = [f"acquisition {_acquisition_name(self.acquisition)!r}"] if self.acquisition != "logei" else []
             what = " with the ".join([*(["surrogate"] if self.replaced else []), *parts])
             cause = f"The {what} failed ({first_line(error)}); the default proposed the point."
             return replace(proposal, warnings=(cause,))
@@ -220,7 +220,7 @@ class GaussianProcessProposer:
         feasibility = [log_feasibility(model) for model in models.constraints.values()]
         if not history.is_feasible.any():
             return None, feasibility
-        return self._improvement(models, history, number, self._chosen), feasibility
+        return self._improvement(models, history, number, self.acquisition), feasibility
 
     def _propose_among(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
         if self.families is not None and not isinstance(untried, UntriedPointsWithin):
@@ -296,8 +296,7 @@ class GaussianProcessProposer:
             return self._initial_point(number, history, untried)
         acquisition = SumAcquisition([*([gain] if gain else []), *feasibility])
         rng = random_generator(self.seed, number, Stream.ACQUISITION_OPTIMIZER)
-        is_costly = self.acquisition in ("noisy-ei", "kg") or not isinstance(self._chosen, str)
-        is_sampled = is_costly or (self.n_objectives > 1 and self.acquisition == "qlogei")
+        is_sampled = self._uses_torch or (self.n_objectives > 1 and self.acquisition == "qlogei")
         options = SAMPLED_ACQUISITION_OPTIONS if is_sampled else DEFAULT_OPTIONS
         best_known = self._best_known_rows(models, history)
         row, _ = optimize_acquisition(self.embedding, acquisition, untried, rng, best_known, options)
@@ -422,6 +421,10 @@ class GaussianProcessProposer:
         return expected_gain, reason + (f", feasible with probability {probability:.0%}" if feasibility else "")
 
 
+def _acquisition_name(acquisition: str | Callable[..., Any]) -> str:
+    return acquisition if isinstance(acquisition, str) else name_of(acquisition)
+
+
 def _check_acquisition(acquisition: Any, n_objectives: int) -> None:
     """Raise `GoalError` if an acquisition is unknown, or is not for so many objectives."""
     known = ", ".join(ACQUISITIONS)
@@ -435,9 +438,8 @@ def _check_acquisition(acquisition: Any, n_objectives: int) -> None:
             f"botorch AcquisitionFunction, but got {shown(acquisition)}."
         )
     if n_objectives > 1 and acquisition not in MULTI_OBJECTIVE_ACQUISITIONS:
-        name = acquisition if isinstance(acquisition, str) else name_of(acquisition)
         raise GoalError(
-            f"{option('acquisition', name)} is for one objective, but there are {n_objectives}. With several take one "
+            f"{option('acquisition', _acquisition_name(acquisition))} is for one objective, but there are {n_objectives}. With several take one "
             f"of {', '.join(MULTI_OBJECTIVE_ACQUISITIONS)}."
         )
 
