@@ -439,8 +439,8 @@ def _check_acquisition(acquisition: Any, n_objectives: int) -> None:
         )
     if n_objectives > 1 and acquisition not in MULTI_OBJECTIVE_ACQUISITIONS:
         raise GoalError(
-            f"{option('acquisition', _acquisition_name(acquisition))} is for one objective, but there are {n_objectives}. With several take one "
-            f"of {', '.join(MULTI_OBJECTIVE_ACQUISITIONS)}."
+            f"{option('acquisition', _acquisition_name(acquisition))} is for one objective, but there are "
+            f"{n_objectives}. With several take one of {', '.join(MULTI_OBJECTIVE_ACQUISITIONS)}."
         )
 
 
