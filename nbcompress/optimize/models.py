@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
+from scipy.stats import rankdata
 
 from nbcompress.errors import first_line
 from nbcompress.optimize.encoding import Embedding
-from nbcompress.optimize.history import Array, History
+from nbcompress.optimize.history import Array, History, violations
 from nbcompress.optimize.outcome_transform import OutcomeTransform, without_penalties
-from nbcompress.optimize.subset import learned_from
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH,
@@ -41,6 +41,11 @@ FAILURE_LENGTHSCALE, FAILURE_SIGNAL, FAILURE_NOISE = 0.5, 1.0, 0.01
 # are cut off, so that a failure at the edge of a failing region is no proof of chance. Heuristics, see
 # benchmarks.md#failures-by-chance.
 FAILURE_SHARES, FAILURE_CERTAINTY = (0.5, 0.2), 0.05
+# Of more ended points than this a surrogate learns from so many, of which this share are the best ones. Its cost grows
+# with the cube of its points. Heuristic, see benchmarks.md#many-trials.
+MAX_POINTS, BEST_SHARE = 800, 0.5
+# The others are taken evenly from the order of trials: the golden ratio leaves no period.
+_STRIDE = 0.5 * (5**0.5 - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +262,54 @@ def _fit_replaced(
     if not np.isfinite(conditioned.predict(features)).all():
         raise ValueError("its predictions are not finite")
     return model, conditioned
+
+
+def learned_from(history: History) -> NDArray[np.bool_]:
+    """Return for each point whether surrogates learn from it, shape `(n,)`; pending points are always among them.
+
+    Of many points these are the best ones, near which the search goes on, and a share of all others, which says where
+    nothing is to be found. The choice depends on the history alone, so a resumed search makes the same proposals.
+    """
+    chosen = history.has_status("pending")
+    ended = np.flatnonzero(~chosen)
+    if len(ended) <= MAX_POINTS:
+        return np.ones(len(history), dtype=bool)
+    order = ended[np.argsort(_badness(history)[ended], kind="stable")]
+    n_best = int(BEST_SHARE * MAX_POINTS)
+    chosen[order[:n_best]] = True
+    others = np.sort(order[n_best:])
+    # A point keeps its place when others come, so the choice changes little from trial to trial.
+    place = (others * _STRIDE) % 1.0
+    chosen[others[np.argsort(place, kind="stable")[: MAX_POINTS - n_best]]] = True
+    return chosen
+
+
+def _badness(history: History) -> Array:
+    """Return a number for each point; smaller is better. Shape `(n,)`.
+
+    Feasible points come first, by their ranks in the objectives; with several objectives a point counts by the
+    weighting of ranks that favours it most. Then points that violate constraints, by how much; failed ones are last.
+    """
+    n, m = history.losses.shape
+    badness = np.full(n, np.inf)
+    feasible = history.is_feasible
+    if feasible.any():
+        ranks = rankdata(history.losses[feasible], axis=0) / n
+        by_weight = [np.max(ranks * weights, axis=1) for weights in _weights(m)]
+        badness[feasible] = np.min([rankdata(scores) for scores in by_weight], axis=0)
+    told = history.has_status("told") & ~feasible
+    if told.any() and history.slacks.shape[1] > 0:
+        badness[told] = n + rankdata(violations(history.slacks[told]))
+    return badness
+
+
+def _weights(m: int) -> Array:
+    """Return weightings of `m` objectives, one per row: each alone, and mixtures of all."""
+    if m == 1:
+        return np.ones((1, 1))
+    steps = np.linspace(0.0, 1.0, 5)
+    grid = np.stack(np.meshgrid(*[steps] * m), axis=-1).reshape(-1, m)
+    return np.asarray(grid[np.isclose(grid.sum(1), 1.0)] + 1e-3)
 
 
 def prior_width(n_objectives: int) -> float:

@@ -34,7 +34,7 @@ from nbcompress.optimize.acquisition_optimizer import (
 from nbcompress.optimize.candidates import Narrowing, UntriedPoints, UntriedPointsWithin
 from nbcompress.optimize.encoding import Embedding, SpaceEncoder
 from nbcompress.optimize.further_acquisitions import further_acquisition
-from nbcompress.optimize.history import Array, History, Proposal
+from nbcompress.optimize.history import Array, History, Proposal, violations
 from nbcompress.optimize.models import FittedModels, compiled
 from nbcompress.optimize.multi_objective import (
     LogExpectedHypervolumeImprovement,
@@ -393,10 +393,8 @@ class GaussianProcessProposer:
         told = history.has_status("told")
         if not told.any():
             return np.empty((0, self.encoder.d))
-        slacks = np.nan_to_num(history.slacks[told], nan=0.0).clip(0.0)
-        largest = slacks.max(0, initial=0.0)
-        violation = (slacks / np.where(largest > 0, largest, 1.0)).sum(1)
-        return models.rows[told][np.argsort(violation, kind="stable")[:N_BEST_KNOWN]]
+        order = np.argsort(violations(history.slacks[told]), kind="stable")
+        return models.rows[told][order[:N_BEST_KNOWN]]
 
     def _explain(
         self,

@@ -113,7 +113,7 @@ def test_a_factory_with_the_name_of_an_acquisition_is_not_taken_for_it(name: str
     factory.__qualname__ = name
     again = proposer("gp", space, n_objectives=1, n_constraints=1, seed=1, acquisition=factory)
     assert not any(texts)
-    assert gp.families is None and again.families is None
+    assert (gp.families, again.families) == (None, None)
     ours, theirs = gp.propose(9, history), again.propose(9, history)
     assert (ours.point, ours.reason, ours.note["gain"]) == (theirs.point, theirs.reason, theirs.note["gain"])
 
