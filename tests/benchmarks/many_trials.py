@@ -161,6 +161,8 @@ def main() -> None:
         compare_subsets()
     elif what == "workers":
         compare_workers()
+    else:
+        raise SystemExit(__doc__)
 
 
 if __name__ == "__main__":
