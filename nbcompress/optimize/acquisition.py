@@ -28,14 +28,16 @@ from nbcompress.optimize.history import Array
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess
 from nbcompress.optimize.surrogates.protocol import Surrogate
 
-# The first is the default. `qlogei` integrates over pending trials (`QLogExpectedImprovement`) and, with several
-# objectives, over the front (`QLogNoisyExpectedHypervolumeImprovement`); the others use predicted means there.
 # Width of the confidence bound in standard deviations; the square root of BoTorch's `beta`.
 UCB_WIDTH = 2.0
 # The target of `pi` lies this far below the best loss, in standardized units: with 0 it never leaves the best point.
 PI_MARGIN = 0.01
 # Samples of qLogEI: a power of two, for the Sobol sequence.
 N_SAMPLES = 64
+# Points at which a function is sampled, and samples of its minimum. Powers of two, for the Sobol sequence.
+N_SAMPLED_POINTS, N_MINIMA = 256, 16
+# Added to a covariance without noise before it is factorized.
+_JITTER = 1e-8
 
 _LOG_SQRT_2PI = 0.5 * np.log(2 * np.pi)
 _SQRT_HALF = np.sqrt(0.5)
@@ -160,12 +162,6 @@ def log_feasibility(model: Surrogate) -> AnalyticAcquisition:
     """Return the log probability that the value of a constraint is at most 0."""
     target = model.outcome_transform.transform(0.0)
     return AnalyticAcquisition(model, lambda mean, std: log_probability_below(mean, std, target))
-
-
-# Points at which a function is sampled, and samples of its minimum. Powers of two, for the Sobol sequence.
-N_SAMPLED_POINTS, N_MINIMA = 256, 16
-# Added to a covariance without noise before it is factorized.
-_JITTER = 1e-8
 
 
 def draw_functions(model: Surrogate, features: Array, rng: np.random.Generator, n: int) -> Array:

@@ -162,7 +162,7 @@ class SpaceEncoder:
         known, known_rows = self._latest_rows
         n = n_shared(known, points)
         rows = np.concatenate([known_rows[:n], self._encoded(points[n:])])
-        if n == len(known) or len(points) >= len(known):
+        if len(points) >= len(known):
             self._latest_rows = tuple(points), rows.copy()
         return rows
 

@@ -187,6 +187,17 @@ class History:
         )
 
 
+def violations(slacks: Array) -> Array:
+    """Return how far points violate constraints, shape `(n,)`: a sum of shares of the largest violation of each.
+
+    Args:
+        slacks: Shape `(n, k)`; at most 0 is feasible, and unknown ones count as feasible.
+    """
+    above = np.nan_to_num(slacks, nan=0.0).clip(0.0)
+    largest = above.max(0, initial=0.0)
+    return np.asarray((above / np.where(largest > 0, largest, 1.0)).sum(1))
+
+
 @dataclass(frozen=True)
 class Proposal:
     """The next point.

@@ -5,19 +5,19 @@ Each is a Gaussian process in closed form, or what a person put in its place (`c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
+from scipy.stats import rankdata
 
 from nbcompress.errors import first_line
 from nbcompress.optimize.encoding import Embedding
-from nbcompress.optimize.history import Array, History
+from nbcompress.optimize.history import Array, History, violations
 from nbcompress.optimize.outcome_transform import OutcomeTransform, without_penalties
-from nbcompress.optimize.subset import learned_from
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH,
@@ -26,6 +26,7 @@ from nbcompress.optimize.surrogates.fit import (
     known_noise_of,
 )
 from nbcompress.optimize.surrogates.protocol import Definition, ModelFitter, Surrogate, SurrogateSpec
+from nbcompress.space import Space
 from nbcompress.study.front import is_non_dominated
 
 # How many earlier sets of hyperparameters are tried after a failed fit.
@@ -40,6 +41,11 @@ FAILURE_LENGTHSCALE, FAILURE_SIGNAL, FAILURE_NOISE = 0.5, 1.0, 0.01
 # are cut off, so that a failure at the edge of a failing region is no proof of chance. Heuristics, see
 # benchmarks.md#failures-by-chance.
 FAILURE_SHARES, FAILURE_CERTAINTY = (0.5, 0.2), 0.05
+# Of more ended points than this a surrogate learns from so many, of which this share are the best ones. Its cost grows
+# with the cube of its points. Heuristic, see benchmarks.md#many-trials.
+MAX_POINTS, BEST_SHARE = 800, 0.5
+# The others are taken evenly from the order of trials: the golden ratio leaves no period.
+_STRIDE = 0.5 * (5**0.5 - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,104 +99,32 @@ class FittedModels:
             spec: Of every model that is not replaced.
             replaced: By `loss j` and `slack j`, what takes the place of `spec`. If it fails, the default is fitted.
         """
-        rows = embedding.encoder.rows(history.points)
-        features = embedding.features(rows)
-        is_used = learned_from(history)
-        told, failed = history.has_status("told") & is_used, history.has_status("failed") & is_used
-        X_pending = features[history.has_status("pending")]
-        hyper: dict[str, Any] = {}
-        errors: dict[str, str] = {}
-
-        # Hyperparameters are fitted again as the study grows, also while the number of points in use stays the same.
-        is_ended = ~history.has_status("pending")
-        growth = is_ended.sum() / max((is_used & is_ended).sum(), 1)
-
-        # No log tail with several objectives: the hypervolume is measured on the linear scale. No log tail in a
-        # conditional space either: the first values of a branch are bad, and only their differences are known of it.
-        is_single = history.losses.shape[1] == 1
-        log_tail = is_single and not embedding.encoder.space.has_conditions
-        width = prior_width(history.losses.shape[1])
-        # Effects of choices and stepped numbers tend to add up; among continuous parameters a trend gained nothing.
-        spec = replace(spec, has_trend=not embedding.encoder.is_continuous.all())
-
-        replaced = replaced or {}
-        failures: dict[str, str] = {}
-
-        def fit_closed_form(
-            chosen: ModelSpec, name: str, known: Array, values: Array, log_tail: bool, stds: Array | None
-        ) -> GaussianProcess:
-            earlier = _earlier_hyperparameters(history, name)
-            fitted = fit(
-                chosen,
-                embedding.owner,
-                embedding.encoder.d,
-                known,
-                values,
-                earlier,
-                log_tail=log_tail,
-                width=width,
-                growth=growth,
-                known_stds=stds,
-            )
-            hyper[name] = fitted.model.hyper.to_json()
-            if fitted.error:
-                errors[name] = fitted.error
-            return fitted.model
-
-        def fit_model(
-            name: str, known: Array, values: Array, log_tail: bool = False, stds: Array | None = None
-        ) -> tuple[Surrogate, Surrogate]:
-            """Return the model of some values, and the same conditioned on the pending points."""
-            chosen = replaced.get(name, spec)
-            if not isinstance(chosen, ModelSpec):
-                try:
-                    return _fit_replaced(chosen, known, values, log_tail, stds, X_pending)
-                except Exception as error:  # noqa: BLE001 - whatever the parts of a person raise
-                    failures[name] = first_line(error)
-                    chosen = replace(ModelSpec(), has_trend=spec.has_trend)
-            model = fit_closed_form(chosen, name, known, values, log_tail, stds)
-            return model, model.condition_on_mean(X_pending)
-
-        n_losses = history.losses.shape[1]
+        fits = _ModelFits(history, embedding, spec, replaced or {})
         unconditioned: dict[int, Surrogate] = {}
         objectives: dict[int, Surrogate] = {}
-        worst_on_front = _worst_on_front(history)
-        for j, column in enumerate(history.losses.T):
-            known = told & np.isfinite(column)
-            if known.any():
-                values = without_penalties(column[known], worst_on_front[j])
-                stds = history.noise_of(j)
-                unconditioned[j], objectives[j] = fit_model(
-                    f"loss {j}", features[known], values, log_tail, None if stds is None else stds[known]
-                )
         constraints: dict[str, Surrogate] = {}
-        for j, column in enumerate(history.slacks.T):
-            known = np.isfinite(column) & is_used
-            if known.any():
-                stds = history.noise_of(n_losses + j)
-                _, constraints[f"slack {j}"] = fit_model(
-                    f"slack {j}", features[known], column[known], stds=None if stds is None else stds[known]
-                )
-        if failed.any():
-            ended = told | failed
-            labels = np.where(failed, FAILED, SUCCEEDED)[ended]
-            failure = _failure_model(embedding, spec, features[ended], labels)
-            if failure is not None:
-                constraints["failure"] = failure.condition_on_mean(X_pending)
-        note = {"hyperparameters": hyper, **({"trouble": errors} if errors else {})}
+        for known in known_values(history, fits.is_used):
+            model, conditioned = fits.fit(known)
+            if known.is_loss:
+                unconditioned[known.index], objectives[known.index] = model, conditioned
+            else:
+                constraints[known.name] = conditioned
+        failure = fits.failure_model()
+        if failure is not None:
+            constraints["failure"] = failure.condition_on_mean(fits.X_pending)
         return cls(
             embedding,
-            spec,
+            fits.spec,
             history.losses.shape[1],
-            rows,
-            features,
+            fits.rows,
+            fits.features,
             objectives,
             constraints,
-            X_pending,
-            note,
+            fits.X_pending,
+            {"hyperparameters": fits.hyperparameters, **({"trouble": fits.errors} if fits.errors else {})},
             unconditioned,
-            is_used,
-            failures,
+            fits.is_used,
+            fits.failures,
         )
 
     @property
@@ -201,6 +135,116 @@ class FittedModels:
     def mean_losses(self, features: Array) -> Array:
         """Return the predicted mean losses at features `(k, D)`, standardized: shape `(k, m)`."""
         return np.stack([self.objectives[j].predict_mean(features) for j in sorted(self.objectives)], axis=1)
+
+
+class _ModelFits:
+    """Fits the models of a history one by one, and collects what a proposal notes of them.
+
+    Attributes:
+        spec: Of every model that is not replaced.
+        rows, features, X_pending, is_used: As of `FittedModels`.
+        hyperparameters: By model, as JSON.
+        errors: By model: why a fit of the closed form fell back to earlier hyperparameters.
+        failures: By model: why the default took the place of a replaced one.
+    """
+
+    def __init__(
+        self, history: History, embedding: Embedding, spec: ModelSpec, replaced: Mapping[str, ModelSpec | ModelFitter]
+    ) -> None:
+        self._history, self._embedding, self._replaced = history, embedding, replaced
+        # Effects of choices and stepped numbers tend to add up; among continuous parameters a trend gained nothing.
+        self.spec = replace(spec, has_trend=not embedding.encoder.is_continuous.all())
+        self.rows = embedding.encoder.rows(history.points)
+        self.features = embedding.features(self.rows)
+        self.is_used = learned_from(history)
+        is_pending = history.has_status("pending")
+        self.X_pending = self.features[is_pending]
+        # Hyperparameters are fitted again as the study grows, also while the number of points in use stays the same.
+        self._growth = (~is_pending).sum() / max((self.is_used & ~is_pending).sum(), 1)
+        self._has_log_tail = uses_log_tail(history, embedding.encoder.space)
+        self.hyperparameters: dict[str, Any] = {}
+        self.errors: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
+
+    def fit(self, known: KnownValues) -> tuple[Surrogate, Surrogate]:
+        """Return the model of some values, and the same conditioned on the pending points."""
+        log_tail = known.is_loss and self._has_log_tail
+        features = self.features[known.is_known]
+        chosen = self._replaced.get(known.name, self.spec)
+        if not isinstance(chosen, ModelSpec):
+            try:
+                return _fit_replaced(chosen, features, known.values, log_tail, known.stds, self.X_pending)
+            except Exception as error:  # noqa: BLE001 - whatever the parts of a person raise
+                self.failures[known.name] = first_line(error)
+                chosen = replace(ModelSpec(), has_trend=self.spec.has_trend)
+        fitted = fit(
+            chosen,
+            self._embedding.owner,
+            self._embedding.encoder.d,
+            features,
+            known.values,
+            earlier_hyperparameters(self._history, known.name),
+            log_tail=log_tail,
+            width=prior_width(self._history.losses.shape[1]),
+            growth=self._growth,
+            known_stds=known.stds,
+        )
+        self.hyperparameters[known.name] = fitted.model.hyper.to_json()
+        if fitted.error:
+            self.errors[known.name] = fitted.error
+        return fitted.model, fitted.model.condition_on_mean(self.X_pending)
+
+    def failure_model(self) -> GaussianProcess | None:
+        """Return the model of failure; None if no trial failed, or if failures seem to come by chance."""
+        failed = self._history.has_status("failed") & self.is_used
+        if not failed.any():
+            return None
+        ended = failed | (self._history.has_status("told") & self.is_used)
+        labels = np.where(failed, FAILED, SUCCEEDED)[ended]
+        return _failure_model(self._embedding, self.spec, self.features[ended], labels)
+
+
+@dataclass(frozen=True, eq=False)
+class KnownValues:
+    """What is known of a loss or of a slack, at least at one point.
+
+    Attributes:
+        index: Its column in the history.
+        is_loss: Whether it is a loss.
+        is_known: Shape `(n,)`; the points where it is known.
+        values: Shape `(k,)`, in its own units; losses without penalties.
+        stds: Shape `(k,)`; known standard deviations of their noise, NaN where unknown; None if none is known.
+    """
+
+    index: int
+    is_loss: bool
+    is_known: NDArray[np.bool_]
+    values: Array
+    stds: Array | None
+
+    @property
+    def name(self) -> str:
+        """`loss j` or `slack j`."""
+        return f"{'loss' if self.is_loss else 'slack'} {self.index}"
+
+
+def known_values(history: History, is_used: NDArray[np.bool_]) -> Iterator[KnownValues]:
+    """Yield what is known of each loss and then of each slack, at the points in use; `is_used` has the shape `(n,)`."""
+    told = history.has_status("told") & is_used
+    feasible = history.losses[history.is_feasible]
+    worst_on_front = feasible[is_non_dominated(feasible)].max(0, initial=-np.inf)
+    n_losses = history.losses.shape[1]
+    for j, column in enumerate(history.losses.T):
+        is_known = told & np.isfinite(column)
+        if is_known.any():
+            stds = history.noise_of(j)
+            values = without_penalties(column[is_known], worst_on_front[j])
+            yield KnownValues(j, True, is_known, values, None if stds is None else stds[is_known])
+    for j, column in enumerate(history.slacks.T):
+        is_known = np.isfinite(column) & is_used
+        if is_known.any():
+            stds = history.noise_of(n_losses + j)
+            yield KnownValues(j, False, is_known, column[is_known], None if stds is None else stds[is_known])
 
 
 def _fit_replaced(
@@ -220,9 +264,66 @@ def _fit_replaced(
     return model, conditioned
 
 
+def learned_from(history: History) -> NDArray[np.bool_]:
+    """Return for each point whether surrogates learn from it, shape `(n,)`; pending points are always among them.
+
+    Of many points these are the best ones, near which the search goes on, and a share of all others, which says where
+    nothing is to be found. The choice depends on the history alone, so a resumed search makes the same proposals.
+    """
+    chosen = history.has_status("pending")
+    ended = np.flatnonzero(~chosen)
+    if len(ended) <= MAX_POINTS:
+        return np.ones(len(history), dtype=bool)
+    order = ended[np.argsort(_badness(history)[ended], kind="stable")]
+    n_best = int(BEST_SHARE * MAX_POINTS)
+    chosen[order[:n_best]] = True
+    others = np.sort(order[n_best:])
+    # A point keeps its place when others come, so the choice changes little from trial to trial.
+    place = (others * _STRIDE) % 1.0
+    chosen[others[np.argsort(place, kind="stable")[: MAX_POINTS - n_best]]] = True
+    return chosen
+
+
+def _badness(history: History) -> Array:
+    """Return a number for each point; smaller is better. Shape `(n,)`.
+
+    Feasible points come first, by their ranks in the objectives; with several objectives a point counts by the
+    weighting of ranks that favours it most. Then points that violate constraints, by how much; failed ones are last.
+    """
+    n, m = history.losses.shape
+    badness = np.full(n, np.inf)
+    feasible = history.is_feasible
+    if feasible.any():
+        ranks = rankdata(history.losses[feasible], axis=0) / n
+        by_weight = [np.max(ranks * weights, axis=1) for weights in _weights(m)]
+        badness[feasible] = np.min([rankdata(scores) for scores in by_weight], axis=0)
+    told = history.has_status("told") & ~feasible
+    if told.any() and history.slacks.shape[1] > 0:
+        badness[told] = n + rankdata(violations(history.slacks[told]))
+    return badness
+
+
+def _weights(m: int) -> Array:
+    """Return weightings of `m` objectives, one per row: each alone, and mixtures of all."""
+    if m == 1:
+        return np.ones((1, 1))
+    steps = np.linspace(0.0, 1.0, 5)
+    grid = np.stack(np.meshgrid(*[steps] * m), axis=-1).reshape(-1, m)
+    return np.asarray(grid[np.isclose(grid.sum(1), 1.0)] + 1e-3)
+
+
 def prior_width(n_objectives: int) -> float:
     """Return the width of the prior on lengthscales."""
     return LENGTHSCALE_PRIOR_WIDTH if n_objectives == 1 else LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
+
+
+def uses_log_tail(history: History, space: Space) -> bool:
+    """Return whether losses that are worse than the median count by their logarithm.
+
+    Not with several objectives: the hypervolume is measured on the linear scale. Not in a conditional space either: the
+    first values of a branch are bad, and only their differences are known of it.
+    """
+    return history.losses.shape[1] == 1 and not space.has_conditions
 
 
 def compiled(
@@ -248,12 +349,6 @@ def compiled(
     width = prior_width(n_objectives)
     factory = TorchFactory(definition, embedding.owner, embedding.is_choice, embedding.is_plain, width, has_trend, seed)
     return compile_definition(definition, factory, embedding.labels(), n) or factory
-
-
-def _worst_on_front(history: History) -> Array:
-    """Return the largest of each loss, shape `(m,)`, among the non-dominated feasible points."""
-    feasible = history.losses[history.is_feasible]
-    return np.asarray(feasible[is_non_dominated(feasible)].max(0, initial=-np.inf))
 
 
 def _failure_model(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> GaussianProcess | None:
@@ -286,7 +381,7 @@ def _log_score(probabilities: Array, labels: Array) -> float:
     return float(np.log(chances.clip(FAILURE_CERTAINTY, 1.0)).sum())
 
 
-def _earlier_hyperparameters(history: History, name: str) -> list[Hyperparameters]:
+def earlier_hyperparameters(history: History, name: str) -> list[Hyperparameters]:
     """Return the latest hyperparameters of a model that the history's notes hold, newest first."""
     found: list[Hyperparameters] = []
     for note in reversed(history.notes):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,11 +38,11 @@ class SurrogateProposer(Proposer, Protocol):
     """A proposer with a surrogate model: it can predict losses and expects a gain from its proposals.
 
     Attributes:
-        acquisition: The name of its acquisition function.
+        acquisition: The name of its acquisition function, or the factory of a person.
         seed: Seed of its random numbers.
     """
 
-    acquisition: str
+    acquisition: str | Callable[..., Any]
     seed: int
 
     def fit_models(self, history: History) -> FittedModels:

@@ -346,9 +346,12 @@ def _acquisition(proposer: SurrogateProposer, n_objectives: int) -> str | None:
     """Return the name of the formula that the page may use.
 
     For `qlogei`, which samples the outcomes of pending trials, the page uses their predicted means. Hypervolumes of
-    three objectives and more, and random scalarizations, are computed in Python only.
+    three objectives and more, random scalarizations, and what a function of a person makes are computed in Python only.
     """
-    name = {"qlogei": "logei", "ei": "logei"}.get(proposer.acquisition, proposer.acquisition)
+    name = proposer.acquisition
+    if not isinstance(name, str):
+        return None
+    name = {"qlogei": "logei", "ei": "logei"}.get(name, name)
     if n_objectives == 1:
         return name if name in PAGE_ACQUISITIONS else None
     return "hypervolume" if n_objectives == 2 and name == "logei" else None

@@ -21,7 +21,7 @@ from nbcompress.panels.text import LIVE_LIMITS, ViewLimits, finite, format_value
 from nbcompress.run.held_out import held_out_rows
 from nbcompress.study.front import hypervolume
 from nbcompress.study.goal import Goal, State, Trial
-from nbcompress.study.table import metric_names
+from nbcompress.study.trial_list import metric_names
 
 # With more objectives the hypervolume takes too long, and the progress of the first objective is shown.
 MAX_HYPERVOLUME_OBJECTIVES = 4

@@ -13,10 +13,11 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 from weakref import WeakValueDictionary
 
 from optuna.storages.journal import BaseJournalBackend
@@ -76,31 +77,26 @@ else:
 _LONG_WAIT_SECONDS = 10.0
 
 
-class FileLock:
-    """An exclusive lock on a file, between processes and between threads; get one with `lock_for`.
+class ReentrantLock(ABC):
+    """A lock between processes and between threads; re-entrant within a thread."""
 
-    It is re-entrant within a thread. The lock of a killed process is released.
-
-    Args:
-        path: Of the file.
-        is_temporary: The file exists only while it is locked; after a kill it may stay, and does no harm. By default it
-            exists, and the lock leaves no file behind.
-
-    Raises:
-        StudyError: On entering: the file cannot be opened for writing, or its file system cannot lock files.
-    """
-
-    def __init__(self, path: str, *, is_temporary: bool = False) -> None:
-        self._path, self._is_temporary = path, is_temporary
+    def __init__(self) -> None:
         self._thread = threading.RLock()
         self._depth = 0
-        self._descriptor = -1
 
-    def __enter__(self) -> FileLock:
+    @abstractmethod
+    def _take(self) -> None:
+        """Wait until this process holds the lock."""
+
+    @abstractmethod
+    def _give_back(self) -> None:
+        """Release the lock of this process."""
+
+    def __enter__(self) -> Self:
         self._thread.acquire()
         try:
             if self._depth == 0:
-                self._descriptor = self._open_locked()
+                self._take()
             self._depth += 1
         except BaseException:
             # Also at an interrupt while waiting: other threads would wait for this one for ever.
@@ -114,17 +110,41 @@ class FileLock:
         self._depth -= 1
         try:
             if self._depth == 0:
-                descriptor, self._descriptor = self._descriptor, -1
-                try:
-                    if self._is_temporary:
-                        with suppress(OSError):  # on Windows another process that waits for the lock has it open
-                            os.unlink(self._path)
-                    # Closing the file is not enough: a child forked in between would keep the lock.
-                    _unlock(descriptor)
-                finally:
-                    os.close(descriptor)
+                self._give_back()
         finally:
             self._thread.release()
+
+
+class FileLock(ReentrantLock):
+    """An exclusive lock on a file; get one with `lock_for`. The lock of a killed process is released.
+
+    Args:
+        path: Of the file.
+        is_temporary: The file exists only while it is locked; after a kill it may stay, and does no harm. By default it
+            exists, and the lock leaves no file behind.
+
+    Raises:
+        StudyError: On entering: the file cannot be opened for writing, or its file system cannot lock files.
+    """
+
+    def __init__(self, path: str, *, is_temporary: bool = False) -> None:
+        super().__init__()
+        self._path, self._is_temporary = path, is_temporary
+        self._descriptor = -1
+
+    def _take(self) -> None:
+        self._descriptor = self._open_locked()
+
+    def _give_back(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        try:
+            if self._is_temporary:
+                with suppress(OSError):  # on Windows another process that waits for the lock has it open
+                    os.unlink(self._path)
+            # Closing the file is not enough: a child forked in between would keep the lock.
+            _unlock(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _open_locked(self) -> int:
         while True:

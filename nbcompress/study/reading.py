@@ -24,7 +24,7 @@ from nbcompress.study.opening import HEADER_KEY, join_name, read_study, split_na
 from nbcompress.study.optuna_distributions import parameter_of
 from nbcompress.study.storage import StorageHandle, open_storage
 from nbcompress.study.study import Study
-from nbcompress.study.table import trials_table
+from nbcompress.study.trial_list import trials_table
 from nbcompress.study.trial_store import read_attribute
 
 if TYPE_CHECKING:

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from optuna.storages.journal import BaseJournalBackend
 
 from nbcompress.errors import StudyError
-from nbcompress.study.journal import checked_operation
+from nbcompress.study.journal import ReentrantLock, checked_operation
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -40,42 +38,26 @@ _REDIS_LOCK = "nbcompress:lock"
 _BATCH = 1000
 
 
-class ServerLock:
-    """A lock on a server; re-entrant within a thread.
+class ServerLock(ReentrantLock):
+    """A lock on a server.
 
     Args:
         hold: Returns a context manager in which this process holds the lock.
     """
 
     def __init__(self, hold: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__()
         self._hold = hold
-        self._thread = threading.RLock()
-        self._depth = 0
-        self._held: AbstractContextManager[None] | None = None
+        self._held: AbstractContextManager[None] = nullcontext()
 
-    def __enter__(self) -> ServerLock:
-        self._thread.acquire()
-        try:
-            if self._depth == 0:
-                held = self._hold()
-                held.__enter__()
-                self._held = held
-            self._depth += 1
-        except BaseException:
-            self._thread.release()
-            raise
-        return self
+    def _take(self) -> None:
+        held = self._hold()
+        held.__enter__()
+        self._held = held
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._depth -= 1
-        try:
-            if self._depth == 0 and self._held is not None:
-                held, self._held = self._held, None
-                held.__exit__(None, None, None)
-        finally:
-            self._thread.release()
+    def _give_back(self) -> None:
+        held, self._held = self._held, nullcontext()
+        held.__exit__(None, None, None)
 
 
 def postgresql_lock(url: URL) -> ServerLock:

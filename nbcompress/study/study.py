@@ -17,8 +17,7 @@ from nbcompress.study.goal import Constraint, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
 from nbcompress.study.predictions import PredictingStudy
 from nbcompress.study.processes import check_not_searched, search_lock
-from nbcompress.study.table import trials_table
-from nbcompress.study.trial_list import TrialList
+from nbcompress.study.trial_list import TrialList, trials_table
 from nbcompress.study.trial_store import RERUN_STATES, TrialStore
 
 if TYPE_CHECKING:

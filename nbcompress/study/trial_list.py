@@ -1,4 +1,4 @@
-"""The trials of a study in memory: in order, by state, and their front.
+"""The trials of a study in memory: in order, by state, their front, and as a table.
 
 A study with many trials changes by one or two of them at a time. So what is read after every trial is updated, and not
 computed again from all trials.
@@ -6,8 +6,15 @@ computed again from all trials.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbcompress.space import Choice, Float, Int, Space
 from nbcompress.study.front import front
 from nbcompress.study.goal import Goal, State, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class TrialList:
@@ -69,3 +76,44 @@ class TrialList:
             # What an earlier trial dominates stays dominated.
             self._front, self._completed = front([*self._front, *self._completed], self._goal), []
         return list(self._front)
+
+
+def metric_names(goal: Goal, trials: Iterable[Trial]) -> tuple[str, ...]:
+    """Return the goal's metrics, then all others in the order in which trials first have them."""
+    others = (name for trial in trials for name in trial.values)
+    return tuple(dict.fromkeys((*goal.metrics, *others)))
+
+
+def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFrame:
+    """Return the trials as a DataFrame, one row per trial.
+
+    Columns: `number`, `state`, one per parameter, one per metric, `seconds`. An inactive parameter and a missing metric
+    are NaN in a column of numbers and None in any other.
+    """
+    import pandas as pd
+
+    columns: dict[str, Any] = {
+        "number": pd.Series([trial.number for trial in trials], dtype="int64"),
+        "state": pd.Series([trial.state.value for trial in trials], dtype="object"),
+    }
+    for name in space.names:
+        columns[name] = _parameter_column(space[name], [trial.params.get(name) for trial in trials])
+    for name in metric_names(goal, trials):
+        columns[name] = pd.Series([trial.values.get(name) for trial in trials], dtype="float64")
+    columns["seconds"] = pd.Series([trial.seconds for trial in trials], dtype="float64")
+    return pd.DataFrame(columns)
+
+
+def _parameter_column(parameter: Float | Int | Choice, values: Sequence[Any]) -> pd.Series[Any]:
+    """Return the values, None where the parameter is inactive, with the dtype that the parameter implies."""
+    import pandas as pd
+
+    kinds: set[type] = {int} if isinstance(parameter, Int) else {float}
+    if isinstance(parameter, Choice):
+        kinds = {type(option) for option in parameter.options}
+    is_always_active = None not in values
+    if kinds == {bool} and is_always_active:
+        return pd.Series(values, dtype="bool")
+    if kinds - {int, float}:
+        return pd.Series(values, dtype="object")
+    return pd.Series(values, dtype="int64" if kinds == {int} and is_always_active else "float64")

@@ -6,8 +6,8 @@
     python tests/benchmarks/layers.py --report                    tables from the runs so far
 
 `uniform` is what a person would do by hand: all layers share bits and amount, on a grid of as many points as there are
-trials. `uniform, fine` is the same grid with 200 amounts and no limit of trials. The problems are in
-`layer_problems.py`; `layers30` and `pruned layers`, without a budget, are those of `search.py`, and their peers are
+trials. `uniform, fine` is the same grid with 1,000 points, which are 200 amounts for each number of bits. The problems
+are in `layer_problems.py`; `layers30` and `pruned layers`, without a budget, are those of `search.py`, and their peers are
 taken from its kept runs. Every run is one line of `results/layers.jsonl`; a run that is there is not repeated, and
 `--again ours` removes those of a peer. Scores are errors above the best (formulas), errors (networks) or the missing
 share of the hypervolume (fronts): less is better. One thread.
@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 WITHOUT_BUDGET = tuple(p for p in (*PROBLEMS, PRUNED_LAYERS) if p.name in ("layers30", "pruned layers"))
 ALL = (*LAYER_PROBLEMS, *WITHOUT_BUDGET)
 COMPARED = (OURS, "uniform", "optuna-gp", "optuna-tpe", "random")
-FINE = 200
+FINE = 1000
 
 
 class Uniform:
@@ -76,7 +76,7 @@ def uniform_points(problem: Problem, n: int, shift: float) -> list[Point]:
 
 def best_uniform(problem: Problem) -> float:
     """Return the score of a fine grid of shared settings."""
-    points = uniform_points(problem, FINE * 5, 0.5)
+    points = uniform_points(problem, FINE, 0.5)
     feasible = [point for point in points if all(slack <= 0 for slack in problem.slacks(point))]
     return problem.scores([problem.losses(point) for point in feasible], [()] * len(feasible))[-1]
 

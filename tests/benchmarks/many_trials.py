@@ -22,7 +22,7 @@ import numpy as np
 from problems import PROBLEMS, Problem
 
 import nbcompress as nc
-from nbcompress.optimize import subset
+from nbcompress.optimize import models
 from nbcompress.optimize.encoding import SpaceEncoder
 from nbcompress.optimize.history import History, Proposal
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
@@ -134,8 +134,8 @@ def compare_subsets() -> None:
         problem = next(problem for problem in PROBLEMS if problem.name == name)
         found = {}
         for share in (None, 0.0, 0.5, 0.75, 1.0):
-            subset.MAX_POINTS = 10**9 if share is None else SUBSET_POINTS
-            subset.BEST_SHARE = share or 0.0
+            models.MAX_POINTS = 10**9 if share is None else SUBSET_POINTS
+            models.BEST_SHARE = share or 0.0
             found[share] = median(run(problem, SUBSET_TRIALS, seed) for seed in range(SUBSET_SEEDS))
         print(name, {"all" if share is None else share: f"{score:.3g}" for share, score in found.items()}, flush=True)
 
@@ -161,6 +161,8 @@ def main() -> None:
         compare_subsets()
     elif what == "workers":
         compare_workers()
+    else:
+        raise SystemExit(__doc__)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from nbcompress.optimize.multi_objective import (
 from nbcompress.optimize.surrogates import botorch_acquisition as botorch_model
 from nbcompress.optimize.surrogates.botorch import as_botorch, tensor
 from nbcompress.optimize.surrogates.botorch_acquisition import (
-    QLogNoisyExpectedHypervolumeImprovement,
     box_decomposition,
+    noisy_hypervolume_improvement,
 )
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.study.front import is_non_dominated
@@ -222,24 +222,18 @@ def test_sampled_hypervolume(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = losses_of(found)
     reference = reference_point(losses)
     before = torch.random.get_rng_state()
-    gain = QLogNoisyExpectedHypervolumeImprovement(
-        found, found[0].features[is_non_dominated(losses)], reference, seed=0
-    )
+    gain = noisy_hypervolume_improvement(found, found[0].features[is_non_dominated(losses)], reference, seed=0)
     x = np.random.default_rng(1).random((3, 2))
     scores = gain.score(x)
     value, gradient = gain.score_with_gradients(x)
     assert torch.equal(before, torch.random.get_rng_state())
     assert value == pytest.approx(scores, abs=1e-6)
     assert np.isfinite(gradient).all()
-    again = QLogNoisyExpectedHypervolumeImprovement(
-        found, found[0].features[is_non_dominated(losses)], reference, seed=0
-    )
+    again = noisy_hypervolume_improvement(found, found[0].features[is_non_dominated(losses)], reference, seed=0)
     assert again.score(x).tolist() == scores.tolist()
     # With more and more samples it comes to the closed form, for here the known losses are all but certain.
     monkeypatch.setattr(botorch_model, "N_SAMPLES", 2048)
-    sampled = QLogNoisyExpectedHypervolumeImprovement(
-        found, found[0].features[is_non_dominated(losses)], reference, seed=0
-    )
+    sampled = noisy_hypervolume_improvement(found, found[0].features[is_non_dominated(losses)], reference, seed=0)
     exact = LogExpectedHypervolumeImprovement(found, losses, reference)
     np.testing.assert_allclose(np.exp(sampled.score(x)), np.exp(exact.score(x)), rtol=0.03, atol=1e-6)
 

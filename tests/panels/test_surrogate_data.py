@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -195,6 +196,21 @@ def test_three_objectives_keep_their_acquisition_in_python() -> None:
     study = digits_study(24)
     three = type(study.goal).of(["accuracy"], ["kilobytes", "amount"])
     assert surrogate._acquisition(proposer_of(type(study)("t", three, study.space, ()), {}), 3) is None
+
+
+def test_a_function_called_as_an_acquisition_of_ours_stays_in_python() -> None:
+    """A page would draw our `ucb` in the place of that of the person."""
+
+    def ucb(model: Any, X_baseline: Any, X_pending: Any, best_f: Any) -> Any:
+        from botorch.acquisition import UpperConfidenceBound
+
+        return UpperConfidenceBound(model, 4.0)
+
+    ucb.__qualname__ = "ucb"
+    ours = proposer("gp", digits_study(3).space, n_objectives=1, acquisition="ucb")
+    of_person = proposer("gp", digits_study(3).space, n_objectives=1, acquisition=ucb)
+    assert surrogate._acquisition(ours, 1) == "ucb"  # type: ignore[arg-type]
+    assert surrogate._acquisition(of_person, 1) is None  # type: ignore[arg-type]
 
 
 def test_what_a_page_could_not_evaluate_is_left_out() -> None:

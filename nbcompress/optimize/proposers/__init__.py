@@ -82,7 +82,3 @@ def _refuse_gp_options(sampler: str, **options: Any) -> None:
             f"Only {option('sampler', 'gp')} takes {' and '.join(option(*item) for item in given.items())}, "
             f"but got {option('sampler', sampler)}. Leave out {' and '.join(map(option, given))}."
         )
-
-
-def _is_default(value: Any, default: Any) -> bool:
-    return value is default or (isinstance(value, str) and value == default)

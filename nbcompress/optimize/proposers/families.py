@@ -22,19 +22,20 @@ from dataclasses import replace
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nbcompress.optimize.candidates import Ranges
 from nbcompress.optimize.encoding import Embedding, SpaceEncoder
 from nbcompress.optimize.history import Array, History
-from nbcompress.optimize.models import MAX_EARLIER, FittedModels
-from nbcompress.optimize.outcome_transform import without_penalties
-from nbcompress.optimize.surrogates.closed_form import Hyperparameters
-from nbcompress.optimize.surrogates.fit import LENGTHSCALE_PRIOR_WIDTH, LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
-from nbcompress.optimize.surrogates.members import MemberFit, MemberMaps, MemberProcess
+from nbcompress.optimize.models import (
+    FittedModels,
+    earlier_hyperparameters,
+    known_values,
+    prior_width,
+    uses_log_tail,
+)
+from nbcompress.optimize.surrogates.members import MemberFit, MemberMaps
 from nbcompress.optimize.surrogates.protocol import Surrogate
 from nbcompress.space import Choice, Point, Space, Value
-from nbcompress.study.front import is_non_dominated
 
 # A declaration with at least so many members makes a search one over families. Heuristic.
 MIN_MEMBERS = 5
@@ -177,31 +178,20 @@ def fit_member_models(base: FittedModels, history: History, families: Families, 
         families: Of the space.
         members: How the processes are fitted.
     """
-    told, n_objectives = history.has_status("told") & base.is_used, history.losses.shape[1]
-    log_tail = n_objectives == 1 and not families.space.has_conditions
-    width = LENGTHSCALE_PRIOR_WIDTH if n_objectives == 1 else LENGTHSCALE_PRIOR_WIDTH_MULTI_OBJECTIVE
-    notes = families.shared_history(history).notes
-    feasible = history.losses[history.is_feasible]
-    worst_on_front = feasible[is_non_dominated(feasible)].max(0, initial=-np.inf)
-
-    def fitted(name: str, known: NDArray[np.bool_], values: Array, *, log_tail: bool = False) -> MemberProcess | None:
-        features = base.features[known]
-        if not members.is_enough(features):
-            return None
-        stored = [note["hyperparameters"][name] for note in notes if name in note.get("hyperparameters", {})]
-        earlier = [Hyperparameters.from_json(hyper) for hyper in stored[: -MAX_EARLIER - 1 : -1]]
-        return members.fit(base.spec, features, values, earlier, log_tail=log_tail, width=width)
-
+    log_tail, width = uses_log_tail(history, families.space), prior_width(history.losses.shape[1])
+    shared_history = families.shared_history(history)
     unconditioned, constraints = dict(base.unconditioned), dict(base.constraints)
-    for j, column in enumerate(history.losses.T):
-        known = told & np.isfinite(column)
-        values = without_penalties(column[known], worst_on_front[j])
-        if (process := fitted(f"loss {j}", known, values, log_tail=log_tail)) is not None:
-            unconditioned[j] = cast(Surrogate, process)
-    for j, column in enumerate(history.slacks.T):
-        known = np.isfinite(column) & base.is_used
-        if (process := fitted(f"slack {j}", known, column[known])) is not None:
-            constraints[f"slack {j}"] = cast(Surrogate, process.condition_on_mean(base.X_pending))
+    for known in known_values(history, base.is_used):
+        features = base.features[known.is_known]
+        if not members.is_enough(features):
+            continue
+        earlier = earlier_hyperparameters(shared_history, known.name)
+        has_log_tail = known.is_loss and log_tail
+        process = members.fit(base.spec, features, known.values, earlier, log_tail=has_log_tail, width=width)
+        if known.is_loss:
+            unconditioned[known.index] = cast(Surrogate, process)
+        else:
+            constraints[known.name] = cast(Surrogate, process.condition_on_mean(base.X_pending))
     objectives = {j: model.condition_on_mean(base.X_pending) for j, model in unconditioned.items()}
     return replace(base, unconditioned=unconditioned, objectives=objectives, constraints=constraints)
 

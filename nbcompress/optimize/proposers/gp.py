@@ -19,12 +19,16 @@ from threadpoolctl import ThreadpoolController
 from nbcompress.choices import ACQUISITIONS, MULTI_OBJECTIVE_ACQUISITIONS
 from nbcompress.errors import GoalError, SpaceExhausted, did_you_mean, first_line, option, shown
 from nbcompress.optimize.acquisition import (
+    N_SAMPLED_POINTS,
     AcquisitionFunction,
     AnalyticAcquisition,
     QLogExpectedImprovement,
     SumAcquisition,
     analytic_acquisition,
+    entropy_search,
     log_feasibility,
+    negated_mean,
+    sampled_function,
 )
 from nbcompress.optimize.acquisition_optimizer import (
     DEFAULT_OPTIONS,
@@ -33,17 +37,17 @@ from nbcompress.optimize.acquisition_optimizer import (
 )
 from nbcompress.optimize.candidates import Narrowing, UntriedPoints, UntriedPointsWithin
 from nbcompress.optimize.encoding import Embedding, SpaceEncoder
-from nbcompress.optimize.further_acquisitions import further_acquisition
-from nbcompress.optimize.history import Array, History, Proposal
+from nbcompress.optimize.history import Array, History, Proposal, violations
 from nbcompress.optimize.models import FittedModels, compiled
 from nbcompress.optimize.multi_objective import (
     LogExpectedHypervolumeImprovement,
+    ScalarizedConfidenceBound,
     draw_weights,
     reference_point,
     scalarized_acquisition,
     useful_limits,
 )
-from nbcompress.optimize.proposers.baselines import SobolProposer
+from nbcompress.optimize.proposers.baselines import SobolProposer, sobol_rows
 from nbcompress.optimize.proposers.families import (
     REGION,
     SHARED_EVERY,
@@ -64,6 +68,8 @@ MAX_OBJECTIVES = 4
 FAMILY_ACQUISITIONS = ("logei", "ei", "ucb", "pi", "qlogei")
 # The acquisition optimizer starts near this many of the best known points.
 N_BEST_KNOWN = 6
+# `kg`, `mes` and `thompson` look at so many of the best known points; `kg` also at so many quasi-random ones.
+N_KG_BEST, N_KG_POINTS = 32, 32
 # A gain below this, in standardized units, is shown in words: its digits mean nothing to a reader.
 NEGLIGIBLE_GAIN = 1e-9
 # The search is on a plateau if this many of the latest trials only repeat the best values. Heuristic, see
@@ -120,17 +126,17 @@ class GaussianProcessProposer:
         self.encoder = SpaceEncoder(space)
         self.embedding = Embedding(self.encoder)
         self.n_objectives, self.n_constraints = n_objectives, n_constraints
-        self.seed, self.acquisition = seed, acquisition if isinstance(acquisition, str) else name_of(acquisition)
-        self._chosen, self._labels = acquisition, dict(labels or {})
+        # A factory is not known by its name: it may have that of an acquisition of ours.
+        self.seed, self.acquisition, self._labels = seed, acquisition, dict(labels or {})
         self._set_surrogate(surrogate, kernel, mean)
         if not isinstance(acquisition, str):
             from nbcompress.optimize.surrogates.botorch_acquisition import check_acquisition_factory
 
             check_acquisition_factory(acquisition, self.embedding.n_features)
         # What a person passed may fail in mid search; the default then takes its place.
-        needs_torch = acquisition in ("noisy-ei", "kg") or not isinstance(acquisition, str)
+        self._uses_torch = acquisition in ("noisy-ei", "kg") or not isinstance(acquisition, str)
         self._fallback: GaussianProcessProposer | None = None
-        if self.replaced or needs_torch:
+        if self.replaced or self._uses_torch:
             self._fallback = GaussianProcessProposer(space, n_objectives, n_constraints, seed)
         self.narrowing = Narrowing(space)
         self._sobol = SobolProposer(space, seed)
@@ -187,7 +193,7 @@ class GaussianProcessProposer:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the parts of a person raise
             proposal = self._fallback._propose_among(number, history, untried)
-            parts = [f"acquisition {self.acquisition!r}"] if self.acquisition != "logei" else []
+            parts = [f"acquisition {_acquisition_name(self.acquisition)!r}"] if self.acquisition != "logei" else []
             what = " with the ".join([*(["surrogate"] if self.replaced else []), *parts])
             cause = f"The {what} failed ({first_line(error)}); the default proposed the point."
             return replace(proposal, warnings=(cause,))
@@ -220,7 +226,7 @@ class GaussianProcessProposer:
         feasibility = [log_feasibility(model) for model in models.constraints.values()]
         if not history.is_feasible.any():
             return None, feasibility
-        return self._improvement(models, history, number, self._chosen), feasibility
+        return self._improvement(models, history, number, self.acquisition), feasibility
 
     def _propose_among(self, number: int, history: History, untried: UntriedPoints) -> Proposal:
         if self.families is not None and not isinstance(untried, UntriedPointsWithin):
@@ -296,8 +302,7 @@ class GaussianProcessProposer:
             return self._initial_point(number, history, untried)
         acquisition = SumAcquisition([*([gain] if gain else []), *feasibility])
         rng = random_generator(self.seed, number, Stream.ACQUISITION_OPTIMIZER)
-        is_costly = self.acquisition in ("noisy-ei", "kg") or not isinstance(self._chosen, str)
-        is_sampled = is_costly or (self.n_objectives > 1 and self.acquisition == "qlogei")
+        is_sampled = self._uses_torch or (self.n_objectives > 1 and self.acquisition == "qlogei")
         options = SAMPLED_ACQUISITION_OPTIONS if is_sampled else DEFAULT_OPTIONS
         best_known = self._best_known_rows(models, history)
         row, _ = optimize_acquisition(self.embedding, acquisition, untried, rng, best_known, options)
@@ -333,16 +338,10 @@ class GaussianProcessProposer:
         losses = models.mean_losses(np.vstack([feasible, models.X_pending]))
         if acquisition == "noisy-ei" and self.n_objectives > 1:
             acquisition = "qlogei"
-        if not isinstance(acquisition, str) or acquisition in ("noisy-ei", "kg", "mes", "thompson"):
-            return further_acquisition(
-                acquisition,
-                models,
-                feasible,
-                losses,
-                seed=self.seed,
-                number=number,
-                has_constraints=bool(models.constraints),
-            )
+        if acquisition in ("mes", "thompson"):
+            return _sampled_acquisition(acquisition, models, feasible, losses, seed=self.seed, number=number)
+        if not isinstance(acquisition, str) or acquisition in ("noisy-ei", "kg"):
+            return _torch_acquisition(acquisition, models, feasible, losses, seed=self.seed, number=number)
         if self.n_objectives == 1:
             return analytic_acquisition(acquisition, models.objectives[0], float(losses.min()))
         reference = self._reference(models, history, losses)
@@ -353,13 +352,13 @@ class GaussianProcessProposer:
             return scalarized_acquisition(acquisition, objectives, losses, reference, weights)
         if acquisition in ("logei", "ei"):
             return LogExpectedHypervolumeImprovement(objectives, losses, reference)
-        from nbcompress.optimize.surrogates.botorch_acquisition import QLogNoisyExpectedHypervolumeImprovement
+        from nbcompress.optimize.surrogates.botorch_acquisition import noisy_hypervolume_improvement
 
         seed = int(random_generator(self.seed, number, Stream.SAMPLED_FRONT).integers(2**31))
         front = feasible[is_non_dominated(losses[: len(feasible)])]
         unconditioned = [models.unconditioned[j] for j in range(self.n_objectives)]
         X_baseline = np.vstack([front, models.X_pending])
-        return QLogNoisyExpectedHypervolumeImprovement(unconditioned, X_baseline, reference, seed)
+        return noisy_hypervolume_improvement(unconditioned, X_baseline, reference, seed)
 
     def _reference(self, models: FittedModels, history: History, losses: Array) -> Array:
         """Return the reference point of the hypervolume, standardized; shape `(m,)`."""
@@ -394,10 +393,8 @@ class GaussianProcessProposer:
         told = history.has_status("told")
         if not told.any():
             return np.empty((0, self.encoder.d))
-        slacks = np.nan_to_num(history.slacks[told], nan=0.0).clip(0.0)
-        largest = slacks.max(0, initial=0.0)
-        violation = (slacks / np.where(largest > 0, largest, 1.0)).sum(1)
-        return models.rows[told][np.argsort(violation, kind="stable")[:N_BEST_KNOWN]]
+        order = np.argsort(violations(history.slacks[told]), kind="stable")
+        return models.rows[told][order[:N_BEST_KNOWN]]
 
     def _explain(
         self,
@@ -422,6 +419,10 @@ class GaussianProcessProposer:
         return expected_gain, reason + (f", feasible with probability {probability:.0%}" if feasibility else "")
 
 
+def _acquisition_name(acquisition: str | Callable[..., Any]) -> str:
+    return acquisition if isinstance(acquisition, str) else name_of(acquisition)
+
+
 def _check_acquisition(acquisition: Any, n_objectives: int) -> None:
     """Raise `GoalError` if an acquisition is unknown, or is not for so many objectives."""
     known = ", ".join(ACQUISITIONS)
@@ -435,10 +436,9 @@ def _check_acquisition(acquisition: Any, n_objectives: int) -> None:
             f"botorch AcquisitionFunction, but got {shown(acquisition)}."
         )
     if n_objectives > 1 and acquisition not in MULTI_OBJECTIVE_ACQUISITIONS:
-        name = acquisition if isinstance(acquisition, str) else name_of(acquisition)
         raise GoalError(
-            f"{option('acquisition', name)} is for one objective, but there are {n_objectives}. With several take one "
-            f"of {', '.join(MULTI_OBJECTIVE_ACQUISITIONS)}."
+            f"{option('acquisition', _acquisition_name(acquisition))} is for one objective, but there are "
+            f"{n_objectives}. With several take one of {', '.join(MULTI_OBJECTIVE_ACQUISITIONS)}."
         )
 
 
@@ -452,6 +452,81 @@ def _improvement_while_pending(
     from nbcompress.optimize.surrogates.botorch_acquisition import sampled_expected_improvement
 
     return sampled_expected_improvement(as_model(model), X_pending, -best, int(rng.integers(2**31)))
+
+
+def _sampled_acquisition(
+    acquisition: str, models: FittedModels, feasible: Array, losses: Array, *, seed: int, number: int
+) -> AcquisitionFunction:
+    """Return `mes` or `thompson` without constraints.
+
+    `mes`, max-value entropy search, is what the trial tells about the smallest loss. `thompson` minimizes a sampled
+    function: for many trials at a time, which then differ.
+
+    Args:
+        acquisition: The name.
+        models: With a model of every objective.
+        feasible: Shape `(n, D)`; features of the feasible known points, at least one.
+        losses: Shape `(n + p, m)`; predicted losses of them and of the pending points.
+        seed, number: Of the search and of the trial.
+    """
+    rng = random_generator(seed, number, Stream.SAMPLED_FRONT)
+    spread = models.embedding.features(sobol_rows(models.embedding.encoder, rng, N_SAMPLED_POINTS))
+    points = _best_and_spread(feasible, losses, spread)
+    if acquisition == "mes":
+        return entropy_search(models.objectives[0], points, float(losses[:, 0].min()), rng)
+    samples = [sampled_function(models.objectives[j], points, rng) for j in range(models.n_objectives)]
+    if len(samples) == 1:
+        return AnalyticAcquisition(samples[0], negated_mean)
+    weights = draw_weights(random_generator(seed, number, Stream.SCALARIZATION_WEIGHTS), len(samples))
+    return ScalarizedConfidenceBound(samples, reference_point(losses), weights, negated_mean)
+
+
+def _torch_acquisition(
+    acquisition: str | Callable[..., Any],
+    models: FittedModels,
+    feasible: Array,
+    losses: Array,
+    *,
+    seed: int,
+    number: int,
+) -> AcquisitionFunction:
+    """Return `noisy-ei`, `kg` or what a factory makes, without constraints; the arguments of `_sampled_acquisition`.
+
+    For noisy objectives: `noisy-ei` is the expected improvement over the known points, whose noise-free losses are
+    sampled. `kg`, the knowledge gradient, is how much better the best mean is expected to be after the trial; the best
+    point need not be one that was tried.
+
+    Raises:
+        Exception: Whatever a factory of a person raises.
+    """
+    from nbcompress.optimize.surrogates.botorch import as_model
+    from nbcompress.optimize.surrogates.botorch_acquisition import (
+        DiscreteKnowledgeGradient,
+        TorchAcquisition,
+        acquisition_by_factory,
+        noisy_expected_improvement,
+    )
+
+    rng = random_generator(seed, number, Stream.SAMPLED_FRONT)
+    if acquisition == "noisy-ei":
+        model = as_model(models.unconditioned[0])
+        return noisy_expected_improvement(model, feasible, models.X_pending, int(rng.integers(2**31)))
+    spread = models.embedding.features(sobol_rows(models.embedding.encoder, rng, N_KG_POINTS))
+    if acquisition == "kg":
+        points = _best_and_spread(feasible, losses, spread)
+        gradient = DiscreteKnowledgeGradient(as_model(models.objectives[0]), points)
+        return TorchAcquisition(gradient, is_log=False, reference=0.0)
+    assert callable(acquisition)
+    made = acquisition_by_factory(
+        acquisition, as_model(models.unconditioned[0]), feasible, models.X_pending, -float(losses[:, 0].min())
+    )
+    return made.counted_from_lowest(np.vstack([feasible, spread])) if models.constraints else made
+
+
+def _best_and_spread(feasible: Array, losses: Array, spread: Array) -> Array:
+    """Return the features of the best known points in the first objective, and `spread`, without duplicates."""
+    best = feasible[np.argsort(losses[: len(feasible), 0], kind="stable")[:N_KG_BEST]]
+    return np.unique(np.vstack([best, spread]), axis=0)
 
 
 def gain_text(gain: float, scale: float) -> str:

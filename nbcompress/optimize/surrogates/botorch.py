@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -465,15 +465,11 @@ def compile_definition(definition: Definition, factory: TorchFactory, labels: li
     kernel, mean, likelihood = modules.parts_of(
         definition, factory.owner, factory.is_choice, factory.width, factory.has_trend
     )
-    if isinstance(definition.kernel, str):
-        spec = recognise(kernel, mean, likelihood, factory.owner, factory.width)
-    else:
+    if not isinstance(definition.kernel, str):
         modules.check_kernel(kernel, factory.owner, labels)
-        spec = recognise(kernel, mean, likelihood, factory.owner, factory.width)
     _check_mean(mean, len(factory.owner))
-    if spec is None or definition.noise is None:
-        return spec
-    return ModelSpec(spec.kernel, spec.mean, spec.has_trend, spec.flat, spec.bounds, definition.noise)
+    spec = recognise(kernel, mean, likelihood, factory.owner, factory.width)
+    return spec and replace(spec, noise=definition.noise)
 
 
 def _check_mean(mean: Any, n_features: int) -> None:

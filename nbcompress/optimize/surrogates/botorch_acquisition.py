@@ -220,8 +220,10 @@ def box_decomposition(front: Array, reference: Array) -> tuple[Array, Array]:
     return np.asarray(low), np.asarray(high)
 
 
-class QLogNoisyExpectedHypervolumeImprovement:
-    """qLogNEHVI of two to four losses at one point: the losses of known and pending points are sampled.
+def noisy_hypervolume_improvement(
+    models: Sequence[Surrogate], X_baseline: Array, reference: Array, seed: int
+) -> TorchAcquisition:
+    """Return BoTorch's qLogNEHVI of two to four losses at one point: those of known and pending points are sampled.
 
     Args:
         models: One for each loss, not conditioned on pending points.
@@ -229,25 +231,12 @@ class QLogNoisyExpectedHypervolumeImprovement:
         reference: Shape `(m,)`, standardized losses.
         seed: Of the quasi-random samples.
     """
-
-    def __init__(self, models: Sequence[Surrogate], X_baseline: Array, reference: Array, seed: int) -> None:
-        with exact_algebra(), _without_compiler():
-            self._function = botorch_logei.qLogNoisyExpectedHypervolumeImprovement(
-                model=ModelListGP(*[as_model(model) for model in models]),
-                ref_point=tensor(-reference),
-                X_baseline=tensor(X_baseline),
-                sampler=SobolQMCNormalSampler(torch.Size([N_SAMPLES]), seed=seed),
-                prune_baseline=False,
-            )
-
-    def score(self, features: Array) -> Array:
-        with exact_algebra(), torch.no_grad():
-            parts = [self._function(part[:, None]) for part in torch.split(tensor(features), CHUNK)]
-        return np.asarray(torch.cat(parts).numpy() if parts else np.empty(0))
-
-    def score_with_gradients(self, features: Array) -> tuple[Array, Array]:
-        x = tensor(features).requires_grad_(True)
-        with exact_algebra(), torch.enable_grad():
-            value = self._function(x[:, None])
-            (gradient,) = torch.autograd.grad(value.sum(), x)
-        return np.asarray(value.detach().numpy()), np.asarray(gradient.numpy())
+    with exact_algebra(), _without_compiler():
+        function = botorch_logei.qLogNoisyExpectedHypervolumeImprovement(
+            model=ModelListGP(*[as_model(model) for model in models]),
+            ref_point=tensor(-reference),
+            X_baseline=tensor(X_baseline),
+            sampler=SobolQMCNormalSampler(torch.Size([N_SAMPLES]), seed=seed),
+            prune_baseline=False,
+        )
+    return TorchAcquisition(function)

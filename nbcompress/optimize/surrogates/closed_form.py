@@ -74,7 +74,7 @@ def trend_basis(features: Array) -> tuple[Array, Array]:
     return share * columns, share * slopes
 
 
-def _sum_by_feature(by_column: Array) -> Array:
+def sum_by_feature(by_column: Array) -> Array:
     """Add up the line and the parabola of each feature: from `(n, 2D)` to `(n, D)`."""
     lines, parabolas = np.hsplit(by_column, 2)
     return np.asarray(lines + parabolas)
@@ -314,7 +314,7 @@ class GaussianProcess:
         slope = (2.0 * self.hyper.signal) * self.spec.correlation(squared_distances(z, self._Z))[1]
         gradients = self._by_feature(slope * weights, z) / scales
         if self.hyper.trend > 0:
-            gradients += self.hyper.trend * _sum_by_feature((weights @ self._P) * trend_basis(features)[1])
+            gradients += self.hyper.trend * sum_by_feature((weights @ self._P) * trend_basis(features)[1])
         return gradients
 
     def solve(self, values: Array) -> Array:
@@ -354,8 +354,8 @@ class GaussianProcess:
         weights = half @ self._L_inverse
         by_std = self._by_feature(slope * weights, z) / (-std[:, None] * scales)
         if t2 > 0:
-            by_mean += t2 * _sum_by_feature((self._P.T @ self._a) * P_slope)
-            by_std += t2 * _sum_by_feature((P - weights @ self._P) * P_slope) / std[:, None]
+            by_mean += t2 * sum_by_feature((self._P.T @ self._a) * P_slope)
+            by_std += t2 * sum_by_feature((P - weights @ self._P) * P_slope) / std[:, None]
         by_std[is_known] = 0.0
         return mean, std, by_mean, by_std
 

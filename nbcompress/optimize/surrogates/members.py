@@ -32,9 +32,9 @@ from nbcompress.optimize.surrogates.closed_form import (
     GaussianProcess,
     Hyperparameters,
     ModelSpec,
-    _sum_by_feature,
     inverse_cholesky,
     squared_distances,
+    sum_by_feature,
     trend_basis,
 )
 from nbcompress.optimize.surrogates.fit import fit
@@ -157,9 +157,9 @@ class MemberProcess:
         ones = np.full((len(features), n_members), 1.0 / n_members)
         by_mean = self._pulled(slopes, ones + centered(np.broadcast_to(by_H_mean, H.shape)) / n_members)
         by_std = self._pulled(slopes, centered(by_H_std) / n_members)
-        by_mean += stationary(slope * self._a) + t2 * _sum_by_feature((self._a @ P_known) * P_slope)
+        by_mean += stationary(slope * self._a) + t2 * sum_by_feature((self._a @ P_known) * P_slope)
         by_std -= stationary(slope * weights) / std[:, None]
-        by_std += t2 * _sum_by_feature((P - weights @ P_known) * P_slope) / std[:, None]
+        by_std += t2 * sum_by_feature((P - weights @ P_known) * P_slope) / std[:, None]
         by_std[is_known] = 0.0
         return f + k @ self._a, std, by_mean, by_std
 

@@ -100,6 +100,24 @@ def test_values_that_are_no_logarithms_are_weighed_by_probability() -> None:
     np.testing.assert_allclose(total, gain.score(x) + sum(term.score(x) for term in feasibility))
 
 
+@pytest.mark.parametrize("name", ["logei", "ei", "qlogei", "ucb"])
+def test_a_factory_with_the_name_of_an_acquisition_is_not_taken_for_it(name: str) -> None:
+    """The gain is that of LogEI, and there are no families, as for a factory of any other name."""
+
+    def factory(model: Any, X_baseline: Any, X_pending: Any, best_f: Any) -> Any:
+        return botorch.acquisition.UpperConfidenceBound(model, 4.0)
+
+    space = Space({"x": Float(0, 1), "share": Float(0, 1, each=[f"l{i}" for i in range(5)])})
+    factory.__qualname__ = "mine"
+    gp, history, texts = searched(9, space, k=1, acquisition=factory)
+    factory.__qualname__ = name
+    again = proposer("gp", space, n_objectives=1, n_constraints=1, seed=1, acquisition=factory)
+    assert not any(texts)
+    assert (gp.families, again.families) == (None, None)
+    ours, theirs = gp.propose(9, history), again.propose(9, history)
+    assert (ours.point, ours.reason, ours.note["gain"]) == (theirs.point, theirs.reason, theirs.note["gain"])
+
+
 def test_what_a_factory_gets() -> None:
     seen: list[Any] = []
 
