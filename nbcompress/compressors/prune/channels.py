@@ -11,6 +11,7 @@ from math import ceil
 import torch
 from torch import nn
 
+from nbcompress.choices import CHANNEL_CRITERIA
 from nbcompress.compressors.attention import convert_all_attention_
 from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, named_tensors, trace
 from nbcompress.compressors.data import Batches
@@ -29,7 +30,6 @@ from nbcompress.compressors.layers import (
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.modes import set_training_flags_, training_flags
 from nbcompress.compressors.prune.channel_scores import (
-    CRITERIA,
     ChannelScores,
     activation_scores,
     energy_scores,
@@ -153,7 +153,7 @@ def cut_channels(
         DataError: The example is missing, or the model does not run on it.
     """
     check_model(model)
-    check_choice("criterion", criterion, CRITERIA)
+    check_choice("criterion", criterion, CHANNEL_CRITERIA)
     check_choice("scope", scope, ("layer", "global"))
     check_choice("norms", norms, ("keep", "cut"))
     amount = check_number("amount", amount, 0, 1, is_open_low=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from nbcompress.choices import CHANNEL_CRITERIA
 from nbcompress.compressors.calibration import with_activation_ranges
 from nbcompress.compressors.constraints import rest_tensors, round_to_half_
 from nbcompress.compressors.data import Batches
@@ -57,10 +58,10 @@ class StructureOptions:
                     f"{self.scope!r}"
                 )
             return
-        if self.criterion == "hessian":
+        if self.criterion not in CHANNEL_CRITERIA:
             raise CompressionError(
-                f"{option('criterion', 'hessian')} prunes single weights: {option('granularity', 'channel')} takes "
-                "magnitude, random, gradient, activation, energy, winner, mutual-information or redundancy"
+                f"{option('criterion', self.criterion)} prunes single weights: {option('granularity', 'channel')} "
+                f"takes {', '.join(CHANNEL_CRITERIA[:-1])} or {CHANNEL_CRITERIA[-1]}"
             )
         if self.scope == "lamp":
             raise CompressionError(
