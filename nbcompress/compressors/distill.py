@@ -163,12 +163,7 @@ def distill(
             cross-entropy in place of the soft part; where the data has no targets, nothing else counts.
         through: An assistant of a size between teacher and student, or several. A copy of each is trained on the model
             before it: the teacher teaches the first assistant, and the last assistant teaches the student.
-        optimizer: Of all training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
-            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
-        momentum: See `optimizer`.
-        betas: See `optimizer`.
-        eps: See `optimizer`.
-        weight_decay: See `optimizer`.
+        optimizer, momentum, betas, eps, weight_decay: The optimizer of all training and its options; see `finetune`.
 
     Returns:
         The trained copy; with `control`, a `Distillation` that holds both copies.

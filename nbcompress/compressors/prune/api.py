@@ -91,12 +91,7 @@ def prune(
         seed: Seed of `random`, of the order of the data and of fine-tuning.
         loss: Loss function for fine-tuning and `gradient`: from the output of the model and the target to a scalar.
         output: Index or key of the prediction, if the model returns several tensors.
-        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
-            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
-        momentum: See `optimizer`.
-        betas: See `optimizer`.
-        eps: See `optimizer`.
-        weight_decay: See `optimizer`.
+        optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
 
     Returns:
         A copy of the model, with a record of what was done. With `granularity="weight"`, exactly `round(amount * n)` of
