@@ -1,9 +1,11 @@
-"""The fixed words that options of a search and of training take. The first of each is the default.
+"""The fixed words that options of a search, of training and of compressors take. The first of each is the default.
 
 They are listed apart from the code that they choose, so that help and Tab completion need not import it.
 """
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 SAMPLERS = ("gp", "sobol", "random", "grid", "tpe", "nsga2", "optuna-gp")
 ACQUISITIONS = ("logei", "ucb", "pi", "qlogei", "ei", "noisy-ei", "kg", "mes", "thompson")
@@ -21,6 +23,21 @@ INTERRUPTS = ("return", "raise")
 
 # What `%compress` can try.
 TRIES = ("blocks", "channels", "rank", "weights", "bits", "codebooks", "training")
+# Of prune: what is removed first.
+Criterion = Literal[
+    "magnitude",
+    "random",
+    "gradient",
+    "activation",
+    "energy",
+    "winner",
+    "mutual-information",
+    "redundancy",
+    "hessian",
+]
+CRITERIA: tuple[str, ...] = get_args(Criterion)
+CHANNEL_CRITERIA = tuple(word for word in CRITERIA if word != "hessian")
+WEIGHT_CRITERIA = ("magnitude", "random", "gradient", "activation", "hessian")
 # Of quantize; beside these a number.
 SCALES = ("error", "absmax", "pow2")
 # Of everything that trains.

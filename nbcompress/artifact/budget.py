@@ -92,12 +92,7 @@ def quantize(
         seed: Of the training, and of the order of the data.
         loss: Training loss, from the output and the target to a scalar; chosen by the targets if None.
         output: Index or key of the prediction, where the model returns several tensors.
-        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
-            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
-        momentum: See `optimizer`.
-        betas: See `optimizer`.
-        eps: See `optimizer`.
-        weight_decay: See `optimizer`.
+        optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
 
     Returns:
         A quantized copy. `nc.finetune` keeps its weights on their grids. Pruned zeros stay zero; of a clustered weight,

@@ -9,8 +9,8 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +18,7 @@ from nbcompress.artifact.container import checked_contents
 from nbcompress.artifact.file import MODEL_KEY, bytes_text, read_file
 from nbcompress.artifact.header import Header, TensorEntry, dtype_name
 from nbcompress.artifact.packed import Slot, parse_contents, read_tensors, written_bytes
+from nbcompress.compressors.record import Surgery
 from nbcompress.errors import ArtifactError
 
 # Without an instance to compare with, only the length of the file bounds what its shapes may ask for. No model that
@@ -51,7 +52,7 @@ class StoredTensor:
     @property
     def n_numbers(self) -> int:
         """How many numbers it has."""
-        return _product(self.shape)
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def read_contents(path: str | os.PathLike[str]) -> ModelContents:
     data = read_file(where)
     undecoded = parse_contents(checked_contents(data, MODEL_KEY, where))
     header = undecoded.header
-    n_numbers = sum(_product(entry.shape) for entry in header.entries if entry.tied_to is None)
+    n_numbers = sum(prod(entry.shape) for entry in header.entries if entry.tied_to is None)
     limit = max(MIN_NUMBERS, MAX_NUMBERS_PER_BYTE * len(data))
     if n_numbers > limit:
         raise ArtifactError(
@@ -189,13 +190,6 @@ def file_json(path: str | os.PathLike[str]) -> str:
     return json.dumps(data)
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
-
-
 def _first(entries: tuple[TensorEntry, ...], index: int) -> int:
     tied_to = entries[index].tied_to
     return index if tied_to is None else tied_to
@@ -223,7 +217,7 @@ def _encoding(header: Header, index: int) -> str:
     return f"{grid or dtype_name(entry.dtype) + ' values'}{pruned}"
 
 
-def _change(step: Any) -> str:
+def _change(step: Surgery) -> str:
     sizes = ", ".join(f"{name} {tuple(shape)}" for name, shape in step.shapes.items())
     numbers = ", ".join(f"{name} {value}" for name, value in step.attributes.items())
     module = step.module or "the model"

@@ -6,7 +6,7 @@ to find the range of the inputs of each layer for a grid of 256 codes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,7 +53,6 @@ def why_no_layer(model: nn.Module, target: Target) -> str:
 OnCall = Callable[[str, Tensor, Tensor], None]
 
 
-@torch.no_grad()
 def observe(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
@@ -75,7 +74,6 @@ def observe(
     Raises:
         DataError: `data` is empty or has another form.
     """
-    batches = Batches(data)
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -85,7 +83,32 @@ def observe(
 
         return hook
 
-    handles = [module.register_forward_hook(hook_for(name), with_kwargs=True) for name, module in layers.items()]
+    run_with_hooks(model, [(module, hook_for(name)) for name, module in layers.items()], data, seed, after_batch)
+
+
+@torch.no_grad()
+def run_with_hooks(
+    model: nn.Module,
+    hooks: Sequence[tuple[nn.Module, Callable[..., None]]],
+    data: object,
+    seed: int,
+    after_batch: Callable[[Batch], None] | None = None,
+) -> None:
+    """Run `model` over one pass of `data` in evaluation mode, with hooks.
+
+    Args:
+        model: Comes back as it was, without hooks.
+        hooks: Modules of the model, and what is called with the module, its arguments, its keyword arguments and its
+            result each time that it runs.
+        data: See `Batches`.
+        seed: Seed of the order of the data and of the model's own randomness.
+        after_batch: Called with every batch after it ran.
+
+    Raises:
+        DataError: `data` is empty or has another form.
+    """
+    batches = Batches(data)
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
     try:
         with evaluating(model), seeded(seed, *batches.generators):
             for batch in batches.for_model(model):

@@ -58,12 +58,7 @@ def cluster(
         seed: Seed of `start="random"` and of fine-tuning.
         loss: A function from what the model returns and the target to a scalar; see `finetune`.
         output: Index or key of the prediction, where the model returns several tensors.
-        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
-            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
-        momentum: See `optimizer`.
-        betas: See `optimizer`.
-        eps: See `optimizer`.
-        weight_decay: See `optimizer`.
+        optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
 
     Returns:
         The copy. Later steps and `finetune` keep every chosen tensor in its codebook. A tensor gives up the grid that

@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from nbcompress.compressors.buffers import materialize_buffers_
 from nbcompress.compressors.constraints import (
-    FreeParameter,
+    ConstrainedParameter,
     LatentParameter,
     SharedParameter,
     constrain,
@@ -90,7 +90,7 @@ class Enforcement:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         self._model = model
         materialize_buffers_(model)
-        self._constrained: dict[int, FreeParameter | LatentParameter | SharedParameter] = {}
+        self._constrained: dict[int, ConstrainedParameter] = {}
         # The optimizer whose step is running.
         self._stepping: object = None
         if optimizer is None:
@@ -154,9 +154,7 @@ class Enforcement:
         self._pass_gradients(own, optimizer)
         return None
 
-    def _closure(
-        self, own: list[FreeParameter | LatentParameter | SharedParameter], closure: Callable[[], Any]
-    ) -> Callable[[], Any]:
+    def _closure(self, own: list[ConstrainedParameter], closure: Callable[[], Any]) -> Callable[[], Any]:
         """A closure that runs the model with projected parameters, inside of a step that moves the latent ones."""
 
         def projected() -> Any:
@@ -180,23 +178,21 @@ class Enforcement:
             constrained.take_back()
         self._project(own)
 
-    def _of(self, optimizer: torch.optim.Optimizer) -> list[FreeParameter | LatentParameter | SharedParameter]:
+    def _of(self, optimizer: torch.optim.Optimizer) -> list[ConstrainedParameter]:
         """The parameters of the model that an optimizer holds."""
         if not self._constrained:
             self._constrained = self._constrain(optimizer)
         held = (self._constrained.get(id(parameter)) for parameter in _parameters_of(optimizer))
         return [constrained for constrained in held if constrained is not None]
 
-    def _constrain(
-        self, optimizer: torch.optim.Optimizer
-    ) -> dict[int, FreeParameter | LatentParameter | SharedParameter]:
+    def _constrain(self, optimizer: torch.optim.Optimizer) -> dict[int, ConstrainedParameter]:
         # At the first step: a library may move the model to its device before.
         held = {id(parameter) for parameter in _parameters_of(optimizer)}
         names_of = list(unique_parameters(self._model))
         if not any(id(parameter) in held for _, parameter in names_of):
             return {}
         record = record_of(self._model)
-        found: dict[int, FreeParameter | LatentParameter | SharedParameter] = {}
+        found: dict[int, ConstrainedParameter] = {}
         # By identity of the codebook: the first tensor that has it, of those that this optimizer moves together.
         owners: dict[int, SharedParameter] = {}
         for names, parameter in names_of:
@@ -211,15 +207,13 @@ class Enforcement:
                     owners.setdefault(key, constrained)
         return found
 
-    def _pass_gradients(
-        self, own: Iterable[FreeParameter | LatentParameter | SharedParameter], optimizer: object
-    ) -> None:
+    def _pass_gradients(self, own: Iterable[ConstrainedParameter], optimizer: object) -> None:
         # Plain descent would step too far with the sum over all weights of a shared value; see `SharedParameter`.
         is_mean = isinstance(optimizer, torch.optim.SGD)
         for constrained in own:
             constrained.constrain_gradient(is_mean=is_mean)
 
-    def _project(self, own: Iterable[FreeParameter | LatentParameter | SharedParameter]) -> None:
+    def _project(self, own: Iterable[ConstrainedParameter]) -> None:
         before = [constrained.constraint() for constrained in own if isinstance(constrained, LatentParameter)]
         for constrained in own:
             constrained.project()

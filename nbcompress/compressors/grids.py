@@ -231,24 +231,33 @@ _N_POWERS = 4
 
 def _power_of_two(w: Tensor, v: Tensor | None, s: Tensor, spec: GridSpec) -> tuple[Tensor, Tensor]:
     """The power of two of least squared error, from the first one that is not below `s` downwards."""
+    above = torch.exp2(torch.ceil(torch.log2(s)))
     if spec.bits == 1:
         # The error is a parabola around `s`, so the nearer of the two neighbours is better.
-        above = torch.exp2(torch.ceil(torch.log2(s)))
         return torch.where(above - s <= s - above / 2, above, above / 2), torch.ones_like(s)
-    above = torch.exp2(torch.ceil(torch.log2(s)))
     low = w.amin(dim=(1, 2), keepdim=True).clamp(max=0)
-    best_s, best_z, lowest = w.new_empty(0), w.new_empty(0), w.new_empty(0)
-    for power in range(_N_POWERS):
-        tried = above * 2.0**-power
-        z = torch.full_like(s, spec.n_codes // 2)
-        if spec.scheme == "affine":
-            z = torch.round(-low / tried).clamp(0, spec.n_codes - 1)
-        error = _error(w, v, tried, z, spec.n_codes, spec.shift_weight)
-        better = torch.ones_like(error, dtype=torch.bool) if not power else error < lowest
-        best_s, best_z = (
-            (tried, z) if not power else (torch.where(better, tried, best_s), torch.where(better, z, best_z))
-        )
-        lowest = error if not power else torch.where(better, error, lowest)
+
+    def candidates() -> Iterator[tuple[Tensor, Tensor]]:
+        for power in range(_N_POWERS):
+            tried = above * 2.0**-power
+            is_affine = spec.scheme == "affine"
+            middle = torch.full_like(s, spec.n_codes // 2)
+            yield tried, torch.round(-low / tried).clamp(0, spec.n_codes - 1) if is_affine else middle
+
+    return _least(candidates(), w, v, spec)
+
+
+def _least(
+    candidates: Iterator[tuple[Tensor, Tensor]], w: Tensor, v: Tensor | None, spec: GridSpec
+) -> tuple[Tensor, Tensor]:
+    """The scale and the zero of least error for each group; of equal ones the first."""
+    best_s, best_z = next(candidates)
+    lowest = _error(w, v, best_s, best_z, spec.n_codes, spec.shift_weight)
+    for s, z in candidates:
+        error = _error(w, v, s, z, spec.n_codes, spec.shift_weight)
+        better = error < lowest
+        best_s, best_z = torch.where(better, s, best_s), torch.where(better, z, best_z)
+        lowest = torch.where(better, error, lowest)
     return best_s, best_z
 
 
@@ -320,15 +329,7 @@ def _fit_signs(w: Tensor, v: Tensor | None, is_pruned: bool) -> tuple[Tensor, Te
 def _fit_error(w: Tensor, v: Tensor | None, spec: GridSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     step, shift = max(1, w.shape[2] // _N_SAMPLED), spec.shift_weight
     few, few_v = w[:, :, ::step], None if v is None else v[:, :, ::step]
-    best_s, best_z, lowest = w.new_empty(0), w.new_empty(0), w.new_empty(0)
-    for s, z in _candidates(w, spec):
-        error = _error(few, few_v, s, z, spec.n_codes, shift)
-        if not len(lowest):
-            best_s, best_z, lowest = s, z, error
-            continue
-        better = error < lowest
-        best_s, best_z = torch.where(better, s, best_s), torch.where(better, z, best_z)
-        lowest = torch.where(better, error, lowest)
+    best_s, best_z = _least(_candidates(w, spec), few, few_v, spec)
     for _ in range(_N_IMPROVEMENTS):
         q = _steps(w, best_s, best_z, spec.n_codes)
         better_s = _closed_form(w.double(), q.double(), v, best_s, shift)

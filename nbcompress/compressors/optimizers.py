@@ -71,7 +71,7 @@ class OptimizerSpec:
             check_number("eps", self.eps, 0, float("inf"), is_open_low=True)
         check_number("weight_decay", self.weight_decay, 0, float("inf"))
         for name, owners in _OPTIONS.items():
-            if getattr(self, name) not in (None, 0.0) or (name == "momentum" and self.momentum is not None):
+            if getattr(self, name) != getattr(OptimizerSpec, name):
                 self._check_owner(name, owners)
 
     def _check_owner(self, name: str, owners: tuple[str, ...]) -> None:

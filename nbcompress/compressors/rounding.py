@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from nbcompress.compressors.calibration import NOT_CALLED, input_rows, layers_of, why_no_layer
+from nbcompress.compressors.calibration import NOT_CALLED, input_rows, layers_of, run_with_hooks, why_no_layer
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.grids import group_rows, round_to_grid
 from nbcompress.compressors.layers import Target
@@ -266,7 +266,6 @@ def _run_layer(module: nn.RNNBase, x: Tensor, first: tuple[Tensor, ...], depth: 
     return output
 
 
-@torch.no_grad()
 def moments_of(
     model: nn.Module, target: Target, readers: Sequence[_InputReader], data: object, seed: int
 ) -> InputStatistics | None:
@@ -275,28 +274,18 @@ def moments_of(
     Raises:
         DataError: An input is NaN or infinite, or `data` does not fit.
     """
-    batches = Batches(data)
     found: list[InputStatistics] = []
 
     def hook_for(reader: _InputReader) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
             for rows in reader.rows(args, kwargs):
                 if not found:
-                    n_groups, _rows, n = rows.shape
-                    empty = rows.new_zeros((n_groups, n, n), dtype=torch.float64)
-                    found.append(InputStatistics(n_groups, rows.new_zeros((n_groups, n), dtype=torch.float64), empty))
+                    found.append(InputStatistics.for_rows(rows, with_products=True))
                 found[0].add(rows)
 
         return hook
 
-    handles = [reader.module.register_forward_hook(hook_for(reader), with_kwargs=True) for reader in readers]
-    try:
-        with evaluating(model), seeded(seed, *batches.generators):
-            for batch in batches.for_model(model):
-                batch(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_with_hooks(model, [(reader.module, hook_for(reader)) for reader in readers], data, seed)
     if not found:
         return None
     if not bool(torch.isfinite(found[0].squares).all()):

@@ -15,7 +15,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from nbcompress.choices import OPTIMIZERS, SCALES
+from nbcompress.choices import CRITERIA, OPTIMIZERS, SCALES
 from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import (
     LAYERS,
@@ -250,21 +250,7 @@ PRUNE = compressor(
         number("--amount", "A", "share to remove, 0 to 1; or --threshold"),
         number("--threshold", "T", "remove weights of smaller magnitude"),
         one_of("--granularity", ("weight", "2:4", "channel", "layer"), "{words} (weight)"),
-        one_of(
-            "--criterion",
-            (
-                "magnitude",
-                "random",
-                "gradient",
-                "activation",
-                "energy",
-                "winner",
-                "mutual-information",
-                "redundancy",
-                "hessian",
-            ),
-            "{words} (magnitude); all but magnitude and random need --data",
-        ),
+        one_of("--criterion", CRITERIA, "{words} (magnitude); all but magnitude and random need --data"),
         one_of("--scope", ("global", "layer", "lamp"), "{words} (global; channels: layer)"),
         argument(
             "--schedule",

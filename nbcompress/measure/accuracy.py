@@ -235,9 +235,8 @@ def accuracy(
     References:
         Wilson (1927), "Probable inference, the law of succession, and statistical inference".
     """
-    return accuracies({"model": as_module(model, into)}, data, batch_size=batch_size, spec=LossSpec(loss, output))[
-        "model"
-    ]
+    models = {"model": as_module(model, into)}
+    return accuracies(models, data, batch_size=batch_size, spec=LossSpec(loss, output))["model"]
 
 
 def accuracies(
@@ -328,12 +327,10 @@ def score_readings(
     beside = next(iter(readings.values()), None)
     for name, model in models.items():
         if name not in modules:
-            is_alone = beside is None or isinstance(beside.output, str)
-            readings[name] = (
-                _score_reading(model, batches, spec)
-                if is_alone or beside is None
-                else replace(beside, is_model_loss=False)
-            )
+            if beside is None or isinstance(beside.output, str):
+                readings[name] = _score_reading(model, batches, spec)
+            else:
+                readings[name] = replace(beside, is_model_loss=False)
     return {name: readings[name] for name in models}
 
 

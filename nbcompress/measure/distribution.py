@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -161,7 +161,7 @@ def _layer(name: str, tensor: Tensor, spec: GridSpec) -> LayerWeights:
     counts = torch.histc(part.float(), _N_BINS, -limit, limit) if limit else torch.zeros(_N_BINS)
     errors, grids, cluster_errors, codebooks = {}, {}, {}, {}
     for bits in BITS:
-        errors[bits] = _error(part, round_to_grid(part, fit_grid(part, _with(spec, bits))))
+        errors[bits] = _error(part, round_to_grid(part, fit_grid(part, replace(spec, bits=bits))))
         whole = fit_grid(part, GridSpec(bits, spec.scheme, "tensor"))
         steps = torch.arange(whole.n_codes, dtype=torch.int32).reshape(-1, *(1,) * (part.ndim - 1))
         grids[bits] = tuple(whole.values(steps).flatten().tolist())
@@ -183,10 +183,6 @@ def _layer(name: str, tensor: Tensor, spec: GridSpec) -> LayerWeights:
         codebooks,
         len(part) < len(tensor),
     )
-
-
-def _with(spec: GridSpec, bits: int) -> GridSpec:
-    return GridSpec(bits, spec.scheme, spec.group)
 
 
 def _error(before: Tensor, after: Tensor) -> float:

@@ -21,24 +21,13 @@ from records import conditions
 from torch import nn
 
 import nbcompress as nc
-
-CRITERIA = ("magnitude", "random", "gradient", "activation", "hessian")
-CHANNEL_CRITERIA = (
-    "magnitude",
-    "random",
-    "gradient",
-    "activation",
-    "energy",
-    "winner",
-    "mutual-information",
-    "redundancy",
-)
+from nbcompress.choices import CHANNEL_CRITERIA, WEIGHT_CRITERIA
 
 
 def recipes() -> dict[str, tuple[partial[nn.Module], partial[nn.Module]]]:
     """Two amounts of each way to prune, by name."""
     found = {}
-    for criterion in CRITERIA:
+    for criterion in WEIGHT_CRITERIA:
         found[criterion] = tuple(partial(nc.prune, amount=amount, criterion=criterion) for amount in (0.9, 0.95))
     for criterion in ("magnitude", "hessian"):
         options = {"criterion": criterion, "scope": "lamp"}

@@ -9,9 +9,10 @@ from compress_zoo import ZOO, assert_constraints, perceptron
 from torch import nn
 
 from nbcompress.compressors import Distillation, distill, finetune, prune, quantize
-from nbcompress.compressors.distill import FeatureMatch, soft_loss
+from nbcompress.compressors.distill import FeatureMatch
 from nbcompress.compressors.losses import OutputKind, ResolvedLoss
 from nbcompress.compressors.outputs import FinalOperation
+from nbcompress.compressors.soft_targets import soft_loss
 from nbcompress.errors import CompressionError, DataError, LayerNotFound
 
 

@@ -163,17 +163,21 @@ class InputStatistics:
         n_groups: Groups of a convolution, 1 for a linear layer.
         squares: Shape `(groups, columns)`: sums of squares, float64.
         products: Shape `(groups, columns, columns)`: sums of products, float64; None if they are not needed.
-        n_rows: Number of rows.
     """
 
     n_groups: int
     squares: Tensor
     products: Tensor | None
-    n_rows: int = 0
+
+    @classmethod
+    def for_rows(cls, rows: Tensor, *, with_products: bool) -> InputStatistics:
+        """Return sums of nothing, for input rows of the shape of `rows`."""
+        n_groups, _, n = rows.shape
+        products = rows.new_zeros((n_groups, n, n), dtype=torch.float64) if with_products else None
+        return cls(n_groups, rows.new_zeros((n_groups, n), dtype=torch.float64), products)
 
     def add(self, rows: Tensor) -> None:
         """Add input rows of shape `(groups, rows, columns)`."""
-        self.n_rows += rows.shape[1]
         if self.products is None:
             self.squares += rows.square().sum(1, dtype=torch.float64)
             return
@@ -217,7 +221,7 @@ def input_statistics(
         target = owners[name]
         for rows in input_rows(layers[name], x):
             if target.name not in statistics:
-                statistics[target.name] = _empty(rows, with_products)
+                statistics[target.name] = InputStatistics.for_rows(rows, with_products=with_products)
             statistics[target.name].add(rows)
 
     observe(model, layers, data, seed, collect)
@@ -226,12 +230,6 @@ def input_statistics(
             raise DataError(f"inputs must be finite, but those of {name!r} hold NaN or infinity on the data")
     missing = [owner.name for owner in owners.values() if owner.name not in statistics]
     return statistics, {**reasons, **dict.fromkeys(missing, NOT_CALLED)}
-
-
-def _empty(rows: Tensor, with_products: bool) -> InputStatistics:
-    n_groups, _, n = rows.shape
-    products = rows.new_zeros((n_groups, n, n), dtype=torch.float64) if with_products else None
-    return InputStatistics(n_groups, rows.new_zeros((n_groups, n), dtype=torch.float64), products)
 
 
 def wanda_scores(target: Target, statistics: InputStatistics) -> Tensor:

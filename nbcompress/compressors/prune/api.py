@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import nn
 
+from nbcompress.choices import CRITERIA, WEIGHT_CRITERIA, Criterion
 from nbcompress.compressors.layers import Patterns, check_choice, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference
@@ -18,21 +19,6 @@ from nbcompress.compressors.prune.weights import PruneOptions, prune_gradually, 
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
 from nbcompress.errors import CompressionError, DataError, option
 
-_CRITERIA = (
-    "magnitude",
-    "random",
-    "gradient",
-    "activation",
-    "energy",
-    "winner",
-    "mutual-information",
-    "redundancy",
-    "hessian",
-)
-# Scores of the activations of whole units.
-_OF_UNITS = ("energy", "winner", "mutual-information", "redundancy")
-_WITH_DATA = ("gradient", "activation", *_OF_UNITS, "hessian")
-
 
 @outside_inference
 def prune(
@@ -41,17 +27,7 @@ def prune(
     *,
     threshold: float | None = None,
     granularity: Literal["weight", "2:4", "channel", "layer"] = "weight",
-    criterion: Literal[
-        "magnitude",
-        "random",
-        "gradient",
-        "activation",
-        "energy",
-        "winner",
-        "mutual-information",
-        "redundancy",
-        "hessian",
-    ] = "magnitude",
+    criterion: Criterion = "magnitude",
     scope: Literal["global", "layer", "lamp"] | None = None,
     schedule: Literal["one-shot", "gradual"] | Sequence[float] | Callable[[int], float] = "one-shot",
     norms: Literal["keep", "cut"] = "keep",
@@ -115,12 +91,7 @@ def prune(
         seed: Seed of `random`, of the order of the data and of fine-tuning.
         loss: Loss function for fine-tuning and `gradient`: from the output of the model and the target to a scalar.
         output: Index or key of the prediction, if the model returns several tensors.
-        optimizer: Of that training: `adam`, `adamw`, `sgd`, `momentum`, `gd`, or a function from the list of parameters
-            to a `torch.optim.Optimizer`; see `finetune`, also for `momentum`, `betas`, `eps` and `weight_decay`.
-        momentum: See `optimizer`.
-        betas: See `optimizer`.
-        eps: See `optimizer`.
-        weight_decay: See `optimizer`.
+        optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
 
     Returns:
         A copy of the model, with a record of what was done. With `granularity="weight"`, exactly `round(amount * n)` of
@@ -163,7 +134,7 @@ def prune(
         Zhu and Gupta (2017), "To Prune, or Not to Prune".
     """
     check_choice("granularity", granularity, ("weight", "2:4", "channel", "layer"))
-    check_choice("criterion", criterion, _CRITERIA)
+    check_choice("criterion", criterion, CRITERIA)
     fine_tune = FineTuneOptions(
         data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
     )
@@ -184,7 +155,7 @@ def prune(
     if amount is not None:
         amount = check_number("amount", amount, 0, 1)
     threshold = _checked_threshold(threshold, criterion, scope)
-    if criterion in _WITH_DATA and data is None:
+    if criterion not in ("magnitude", "random") and data is None:
         raise DataError(
             f"{option('criterion', criterion)} needs data: pass {option('data=')}, such as (inputs, labels)"
         )
@@ -255,7 +226,7 @@ def _check_two_of_four(amount: object, threshold: object, scope: str | None, *, 
 
 def _check_criterion(criterion: str, *, is_one_shot: bool) -> None:
     """Refuse criteria that single weights do not have."""
-    if criterion in _OF_UNITS:
+    if criterion not in WEIGHT_CRITERIA:
         raise CompressionError(
             f"{option('criterion', criterion)} scores the activations of channels and neurons: pass "
             f"{option('granularity', 'channel')}, or another criterion"

@@ -363,15 +363,3 @@ def _n_removed(n_units: int, amount: float, n_kept: int, n_gone: int) -> int:
 
 def _lowest(scores: ChannelScores, n_removed: int) -> list[int]:
     return sorted(np.argsort(scores, kind="stable")[:n_removed].tolist())
-
-
-CRITERIA = (
-    "magnitude",
-    "random",
-    "gradient",
-    "activation",
-    "energy",
-    "winner",
-    "mutual-information",
-    "redundancy",
-)

@@ -11,10 +11,11 @@ from math import ceil
 import torch
 from torch import nn
 
+from nbcompress.choices import CHANNEL_CRITERIA
 from nbcompress.compressors.attention import convert_all_attention_
 from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, named_tensors, trace
 from nbcompress.compressors.data import Batches
-from nbcompress.compressors.inputs import inputs_from_example
+from nbcompress.compressors.inputs import Inputs, inputs_from_example
 from nbcompress.compressors.keras import inference_arguments, recompute_shapes_
 from nbcompress.compressors.layers import (
     Patterns,
@@ -29,7 +30,6 @@ from nbcompress.compressors.layers import (
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.modes import set_training_flags_, training_flags
 from nbcompress.compressors.prune.channel_scores import (
-    CRITERIA,
     ChannelScores,
     activation_scores,
     energy_scores,
@@ -153,21 +153,10 @@ def cut_channels(
         DataError: The example is missing, or the model does not run on it.
     """
     check_model(model)
-    check_choice("criterion", criterion, CRITERIA)
+    check_choice("criterion", criterion, CHANNEL_CRITERIA)
     check_choice("scope", scope, ("layer", "global"))
     check_choice("norms", norms, ("keep", "cut"))
-    amount = check_number("amount", amount, 0, 1, is_open_low=True)
-    if amount == 1:
-        raise CompressionError(
-            f"{option('amount')} must leave channels, so it is below 1, got 1: a layer is never cut to nothing"
-        )
-    if example is None:
-        raise DataError(
-            "channels are found by running the model, so an example is needed: "
-            f"pass {option('example=')}, or {option('data=')}"
-        )
-    inputs = inputs_from_example(example)
-    inputs = replace(inputs, kwargs={**inference_arguments(model), **inputs.kwargs})
+    amount, inputs = _checked_amount(amount), _checked_inputs(model, example)
     patterns = check_patterns(layers)
     if patterns is not None:
         select(model, layers)
@@ -207,12 +196,26 @@ def cut_channels(
     left_out |= refused
     if not plan.removed:
         raise CompressionError(_nothing_to_cut(left_out, norms))
-    ranges = {
-        name.removesuffix(".weight"): (float(score.min()), float(score.max()))
-        for group, score in zip(groups, scores, strict=True)
-        for name in group.producers
-    }
-    return _cut_copy(model, plan, left_out, ranges)
+    return _cut_copy(model, plan, left_out, _score_ranges(groups, scores))
+
+
+def _checked_amount(amount: float) -> float:
+    amount = check_number("amount", amount, 0, 1, is_open_low=True)
+    if amount == 1:
+        raise CompressionError(
+            f"{option('amount')} must leave channels, so it is below 1, got 1: a layer is never cut to nothing"
+        )
+    return amount
+
+
+def _checked_inputs(model: nn.Module, example: object) -> Inputs:
+    if example is None:
+        raise DataError(
+            "channels are found by running the model, so an example is needed: "
+            f"pass {option('example=')}, or {option('data=')}"
+        )
+    inputs = inputs_from_example(example)
+    return replace(inputs, kwargs={**inference_arguments(model), **inputs.kwargs})
 
 
 def _n_gone(group: ChannelGroup, model: nn.Module, original: nn.Module | None) -> int:
@@ -282,6 +285,15 @@ def _choose_units(
         else:
             untouched |= reasons_for(group, "all its channels rank above the removed ones")
     return removals, untouched
+
+
+def _score_ranges(groups: Sequence[ChannelGroup], scores: Sequence[ChannelScores]) -> dict[str, tuple[float, float]]:
+    """The lowest and the highest score of each layer."""
+    return {
+        name.removesuffix(".weight"): (float(score.min()), float(score.max()))
+        for group, score in zip(groups, scores, strict=True)
+        for name in group.producers
+    }
 
 
 def _cut_copy(

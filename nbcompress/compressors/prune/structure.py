@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from nbcompress.choices import CHANNEL_CRITERIA
 from nbcompress.compressors.calibration import with_activation_ranges
 from nbcompress.compressors.constraints import rest_tensors, round_to_half_
 from nbcompress.compressors.data import Batches
@@ -57,10 +58,10 @@ class StructureOptions:
                     f"{self.scope!r}"
                 )
             return
-        if self.criterion == "hessian":
+        if self.criterion not in CHANNEL_CRITERIA:
             raise CompressionError(
-                f"{option('criterion', 'hessian')} prunes single weights: {option('granularity', 'channel')} takes "
-                "magnitude, random, gradient, activation, energy, winner, mutual-information or redundancy"
+                f"{option('criterion', self.criterion)} prunes single weights: {option('granularity', 'channel')} "
+                f"takes {', '.join(CHANNEL_CRITERIA[:-1])} or {CHANNEL_CRITERIA[-1]}"
             )
         if self.scope == "lamp":
             raise CompressionError(
@@ -79,18 +80,27 @@ def prune_structure(
             fine-tuning; the last one is followed by the other epochs.
         options: What is removed.
         fine_tune: Data and epochs.
+
+    Raises:
+        CompressionError: Nothing can be removed, or the last share rounds to nothing.
+        DataError: The example is missing, or the model does not run on it.
+        LayerNotFound: The patterns match nothing.
     """
     model = without_torch_masks(check_model(model))
     if options.granularity == "channel":
         select(model, options.layers)
     _check_last(shares[-1], options)
     small, reasons = model, record_of(model).left_out
+    first = next((step for step, share in enumerate(shares) if share), None)
     for step, share in enumerate(shares):
         if share:
             # The reasons of the step before say less than those of this one.
             if small is not model:
                 attach_(small, replace(record_of(small), left_out=reasons))
             small = _without_share(small, share, options, fine_tune, original=model if len(shares) > 1 else None)
+            if step == first and len(record_of(small).surgery) == len(record_of(model).surgery):
+                # The first share rounds to nothing. If the last one does so too, this is the error, before training.
+                _without_share(model, shares[-1], options, fine_tune, original=None)
         elif small is model:
             small = copied(model)
         if not fine_tune.finetune:

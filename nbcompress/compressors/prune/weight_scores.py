@@ -37,9 +37,6 @@ from nbcompress.errors import CompressionError, option
 
 # Scores
 
-# Criteria of single weights. `hessian` has no scores: see `prune_by_hessian`.
-CRITERIA = ("magnitude", "random", "gradient", "activation", "hessian")
-
 
 def scores_of(
     model: nn.Module,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import nbcompress as nc
 from nbcompress.compressors.prune.schedules import gradual_share, own_shares
@@ -110,6 +110,26 @@ def falling(step: int) -> float:
 def test_refused(granularity: str, keywords: dict[str, Any], text: str) -> None:
     with pytest.raises(CompressionError, match=text):
         nc.prune(model(), granularity=granularity, **keywords)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("granularity", ["channel", "layer"])
+@pytest.mark.parametrize("keywords", [{"schedule": [0.01, 0.02]}, {"amount": 0.02, "schedule": "gradual"}])
+def test_a_schedule_that_removes_nothing_is_refused_like_one_shot(granularity: str, keywords: dict[str, Any]) -> None:
+    """2 % of 20 channels, or of 4 blocks, round to none. No step of training is made before the error."""
+
+    def loss(_output: Tensor, _target: Tensor) -> Tensor:
+        raise AssertionError("nothing is trained")
+
+    stack = nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)) for _ in range(4)))
+    net = model() if granularity == "channel" else stack
+    for epochs in (0, 2) if "amount" not in keywords else (2,):
+        with pytest.raises(CompressionError, match=r"amount=0.02 rounds to no"):
+            nc.prune(net, granularity=granularity, data=DATA, finetune=epochs, loss=loss, **keywords)
+
+
+def test_a_first_step_may_remove_nothing() -> None:
+    small = nc.prune(model(), granularity="channel", data=DATA, schedule=[0.0, 0.01, 0.5])
+    assert [len(layer.weight) for layer in small if isinstance(layer, nn.Linear)] == [10, 5, 3]
 
 
 def test_amount_may_repeat_the_last_share() -> None:
