@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from nbcompress.artifact import size_bytes
 from nbcompress.cell.body import CellBody, CellSource
-from nbcompress.cell.compress_cell import ACCURACY, KEPT, CellNames, CompressCell, compress_cell
+from nbcompress.cell.compress_cell import CompressCell, compress_cell
+from nbcompress.cell.compress_steps import ACCURACY, KEPT, KILOBYTES, MILLISECONDS, CellNames
 from nbcompress.cell.evaluator import CellEvaluator
 from nbcompress.errors import SearchError, did_you_mean, option
-from nbcompress.public import HOMES, public
+from nbcompress.measure import accuracy, latency_ms
 from nbcompress.run.api import finished_study
 from nbcompress.run.options import OPTION_NAMES, SearchOptions
 from nbcompress.run.setup import StudyLocation, prepare_search
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from nbcompress.study import Study
 
 Tried = Literal["blocks", "channels", "rank", "weights", "bits", "codebooks", "training"]
-# The options of a search that `compress` decides itself.
-_OWN = frozenset({"start", "baseline", "keep"})
+# The options of a search that `compress` decides itself. No trial of it measures a standard deviation.
+_OWN = frozenset({"start", "baseline", "keep", "noise"})
 
 
 def compress(
@@ -85,6 +88,8 @@ def compress(
             f"nc.compress takes the options of nc.search but {', '.join(sorted(_OWN))} and the objectives, and got "
             f"{option(unknown[0])}.{did_you_mean(unknown[0], known)}"
         )
+    # Made before the cell is written, which takes long: a wrong option is refused at once.
+    asked = SearchOptions(trials=trials, study=study, keep=(KEPT,), **options)
     given = {"model": model, "data": data, "evaluate": evaluate, "example": example}
     namespace = {name: value for name, value in given.items() if value is not None}
     cell = compress_cell(
@@ -97,14 +102,15 @@ def compress(
         trials=trials,
         keep_accuracy=keep_accuracy,
     )
-    own: dict[str, Any] = {"trials": trials, "start": tuple(map(dict, cell.start)), "keep": (KEPT,), "study": study}
-    return _run(cell, namespace, SearchOptions(**own, **options))
+    baseline = {ACCURACY: float(accuracy(model, data)) if evaluate is None else evaluate(model)}
+    if cell.limits.milliseconds is not None:
+        baseline[MILLISECONDS] = latency_ms(model, cell.example)
+    baseline[KILOBYTES] = size_bytes(model) / 1000
+    return _run(cell, namespace, replace(asked, start=tuple(map(dict, cell.start)), baseline=baseline))
 
 
 def _run(cell: CompressCell, namespace: dict[str, Any], options: SearchOptions) -> Study:
     """Run the search of a written cell whose names have these values."""
-    baseline = _value(cell.baseline, namespace)
-    options = SearchOptions(**{name: getattr(options, name) for name in OPTION_NAMES} | {"baseline": baseline})
     goal = Goal.of([ACCURACY], [], cell.constraints, options.baseline)
     body = CellBody(CellSource(cell.body, goal, filename="<nc.compress>"))
     space = body.space(ast.literal_eval)
@@ -119,10 +125,3 @@ def _run(cell: CompressCell, namespace: dict[str, Any], options: SearchOptions) 
         facts={"cell": cell.text},
     )
     return finished_study(prepared, prepared.run())
-
-
-def _value(expression: str, namespace: dict[str, Any]) -> Any:
-    """Return the value of an expression that we wrote, with the public functions of nbcompress as names."""
-    read = {node.id for node in ast.walk(ast.parse(expression, mode="eval")) if isinstance(node, ast.Name)}
-    names = {name: public(name) for name in read & set(HOMES)} | namespace
-    return eval(expression, names)  # noqa: S307 - the text is ours, and its names are the arguments

@@ -75,7 +75,7 @@ class CompressCell:
         start: The first trials.
         limits: The budget.
         constraints: The constraints of the magic line.
-        baseline: The expression of the original's metrics.
+        example: An input of the model as a value: the given one, or one of the data for a budget in ms; else None.
         left_out: What is not tried, and why, by word.
     """
 
@@ -85,7 +85,7 @@ class CompressCell:
     start: tuple[Point, ...]
     limits: Limits
     constraints: tuple[str, ...]
-    baseline: str
+    example: object
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -282,9 +282,8 @@ class _Writer:
         options = [f"--trials {self.trials}", f"--maximize {ACCURACY}", *bounds]
         if self.study is not None:
             options.append("--study " + (self.study if self.study.isidentifier() else f'"{self.study}"'))
-        baseline = self._baseline()
-        options += [f"--keep {KEPT}", f"--start {_literal(start)}", f"--baseline {baseline}"]
-        given = (self.tries, start, self.limits, tuple(constraints), baseline, self.reasons)
+        options += [f"--keep {KEPT}", f"--start {_literal(start)}", f"--baseline {self._baseline()}"]
+        given = (self.tries, start, self.limits, tuple(constraints), self.example, self.reasons)
         return CompressCell(self._body(), tuple(options), *given)
 
     # The text --------------------------------------------------------------------------------------------------------
@@ -513,4 +512,4 @@ def _has_large_matrix(module: nn.Module) -> bool:
     return full_rank >= _LEAST_FULL_RANK
 
 
-__all__ = ["ACCURACY", "KEPT", "TRIES", "CellNames", "CompressCell", "compress_cell"]
+__all__ = ["KEPT", "TRIES", "CellNames", "CompressCell", "compress_cell"]

@@ -23,6 +23,7 @@ from nbcompress.compat.dimensions import (
     parameter_of_bounds,
     parameter_of_limits,
     union_of,
+    values_by_name,
 )
 from nbcompress.compat.search import (
     CallError,
@@ -500,9 +501,7 @@ class BayesianOptimization:
         """Return a point of the study: of values by name, of a list of them, or of an array as in `space.params`."""
         space = self.study.space
         if not isinstance(params, Mapping):
-            params = (
-                self.space.array_to_params(params) if is_row(params) else dict(zip(self._names, params, strict=True))
-            )
+            params = self.space.array_to_params(params) if is_row(params) else values_by_name(params, self._names)
         point: dict[str, Any] = {}
         for key, value in params.items():
             if key not in self._names:

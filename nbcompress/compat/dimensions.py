@@ -6,7 +6,7 @@ import math
 import numbers
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -419,6 +419,18 @@ def parameter_of_bounds(name: str, bounds: Any) -> Float | Int | Choice:
 def is_row(params: Any) -> bool:
     """Say whether a point is given as numbers only, as an array of a `TargetSpace` is."""
     return isinstance(params, np.ndarray) and params.dtype != object and params.dtype.kind in "biuf"
+
+
+def values_by_name(values: Any, names: Collection[str]) -> dict[str, Any]:
+    """Return a point that is given as a list of values.
+
+    Raises:
+        PointError: It is no list with a value for each name.
+    """
+    found = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    if len(found) != len(names):
+        raise PointError(f"A point has a value for each of {', '.join(names)}, but got {shown(values)}.")
+    return dict(zip(names, found, strict=True))
 
 
 def check_bounds(pbounds: object) -> None:

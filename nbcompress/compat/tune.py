@@ -135,14 +135,15 @@ class TuneSearch(_SEARCHER or object):  # type: ignore[misc]  # the base is ther
             self._metric = _ANONYMOUS
         directions = [_DIRECTIONS[mode] for mode in _listed(self._mode)]
         self._optimizer = Optimizer(self._space, directions, **self._options)
+        if self._state is not None:
+            self._take(self._state)  # it has the points to begin with, too
+            return
         starts = [self._point(config) for config in self._starts]
         if self._rewards is None:
             self._waiting = starts
         else:
             for point, reward in zip(starts, self._rewards, strict=True):
                 self._optimizer.tell(point, reward)
-        if self._state is not None:
-            self._take(self._state)
 
     def _ready(self) -> Optimizer:
         if self._optimizer is None:

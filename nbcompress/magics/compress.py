@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
@@ -63,8 +63,9 @@ def _run(cell: CompressCell, scope: Scope) -> MagicResult:
     from nbcompress.magics.search_cell import run_cell
 
     print(cell.text.rstrip("\n"))
-    run_cell(" ".join(cell.options), cell.body, scope.shell)
-    study: Any = scope.namespace["study"]
+    study = run_cell(" ".join(cell.options), cell.body, scope.shell)
+    if study is None:
+        raise UsageError("the search was interrupted before its first trial, so there is no model.")
     if study.best is None:
         raise UsageError("no trial met the budget yet; the variable study has the trials.")
     return MagicResult(study.kept[KEPT])

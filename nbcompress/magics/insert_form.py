@@ -14,6 +14,7 @@ from typing import Any
 
 from IPython import get_ipython
 
+from nbcompress.choices import TRIES
 from nbcompress.errors import NbcompressError
 from nbcompress.magics.base import variables
 
@@ -80,8 +81,6 @@ def form_cell(request: str) -> JsonAnswer:
 
 def choices_of(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Return the models, data and metric functions of a namespace, and what a search can try."""
-    from nbcompress.cell.compress_cell import TRIES
-
     names = variables(namespace)
     # A module that is not imported yet has no instances, so nothing is imported here.
     torch = sys.modules.get("torch")

@@ -12,7 +12,7 @@ import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nbcompress.run.loop import Search
     from nbcompress.run.options import SearchOptions
     from nbcompress.space import Space
+    from nbcompress.study import Study
 
 
 @contextmanager
@@ -308,12 +309,11 @@ def _engine(arguments: argparse.Namespace, body: CellBody, scope: Scope) -> Any:
 def dry_run(arguments: argparse.Namespace, cell: str, scope: Scope) -> str:
     """Run one trial in the kernel and describe what a search would do; nothing is stored."""
     search = prepare(arguments, cell, scope, in_memory=True)
-    study = search.study
     start = search.options.start
-    history = search.histories.history_of((), study.goal)
-    point = start[0] if start else search.proposer.propose(0, history).point
-    outcome = search.evaluate(Assignment(0, point, trial_seed(arguments.seed, 0)))
-    search.engine.close()  # it may have connected to a cluster
+    with closing(search.engine):  # it may have connected to a cluster
+        history = search.histories.history_of((), search.study.goal)
+        point = start[0] if start else search.proposer.propose(0, history).point
+        outcome = search.evaluate(Assignment(0, point, trial_seed(arguments.seed, 0)))
     return "\n".join([*_space_lines(search), *_trial_lines(point, outcome), _estimate(search, outcome)])
 
 
@@ -357,8 +357,8 @@ def run_line(line: str, _shell: InteractiveShell) -> None:
         print(search_parser().format_help())
 
 
-def run_cell(line: str, cell: str, shell: InteractiveShell) -> None:
-    """Run a `%%bo_search` cell.
+def run_cell(line: str, cell: str, shell: InteractiveShell) -> Study | None:
+    """Run a `%%bo_search` cell, and return its study, or None if no search began.
 
     Raises:
         UsageError: The line or the cell cannot be used, or the search could not go on.
@@ -369,21 +369,21 @@ def run_cell(line: str, cell: str, shell: InteractiveShell) -> None:
             arguments = search_parser().read(line, scope.evaluate)
         except HelpRequested as wanted:
             print(wanted)
-            return
-        _run(arguments, cell, scope)
+            return None
+        return _run(arguments, cell, scope)
 
 
-def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
+def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> Study | None:
     if scope.in_trial:
         raise UsageError("a search cannot run inside a trial of another one.")
     if arguments.dry_run:
         print(dry_run(arguments, cell, scope))
-        return
+        return None
     try:
         search = prepare(arguments, cell, scope)
     except KeyboardInterrupt:
         print("%%bo_search: interrupted before its first trial; run the cell again to begin.")
-        return
+        return None
     _warn_before_overwriting(search, scope.namespace)
     scope.namespace[arguments.out] = search.study
     cell_search = _CellSearch(search, arguments, scope, search_parser().options())
@@ -391,6 +391,7 @@ def _run(arguments: argparse.Namespace, cell: str, scope: Scope) -> None:
         cell_search.start()
     else:
         cell_search.run()
+    return search.study
 
 
 def _warn_before_overwriting(search: Search, namespace: Mapping[str, Any]) -> None:

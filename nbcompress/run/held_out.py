@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from nbcompress.errors import SearchError, first_line, option, shown
 from nbcompress.run.outcome import TrialEnded, number_of
 from nbcompress.run.reads import values_read
-from nbcompress.run.record import code_digits, data_in, note, share_memory
+from nbcompress.run.record import code_digits, content_digits, data_facts, data_in, fingerprints, note, share_memory
 from nbcompress.study.goal import Goal, Trial
 
 if TYPE_CHECKING:
     from nbcompress.measure.accuracy import Accuracy
+    from nbcompress.run.options import SearchOptions
     from nbcompress.study import Study
 
+# The record of a study holds under `test`, for each measured model, its metrics as (value, low, high), where an
+# interval that is not known is None, and a sentence on the examples that flipped. This is the key of the original.
 ORIGINAL = "original"
-# What the record of a study holds under `test`: for each measured model its metrics as (value, low, high), where an
-# interval that is not known is None, and a sentence on the examples that flipped.
-Measured = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,23 @@ class HeldOutTest:
         return sentence
 
     def _facts(self, study: Study) -> dict[str, Any]:
-        """Return what is measured already by the same function; only the front's trials and the original count."""
-        stored, code = study.record.get("test"), code_digits(self.function)
-        known = stored["models"] if isinstance(stored, Mapping) and stored.get("code") == code else {}
+        """Return what is measured already by the same function with the same data and original.
+
+        Only trials of the front and the original count. A model whose test failed is measured again.
+        """
+        stored = study.record.get("test")
+        facts: dict[str, Any] = {"kept": self.kept, "code": code_digits(self.function), "reads": self._reads()}
+        if not isinstance(stored, Mapping) or any(stored.get(key) != fact for key, fact in facts.items()):
+            return {**facts, "models": {}, "results": {}}
         wanted = {ORIGINAL, *(str(trial.number) for trial in study.front)}
-        models = {label: dict(facts) for label, facts in known.items() if label in wanted}
-        return {"kept": self.kept, "code": code, "models": models, "results": {}}
+        known = stored["models"].items()
+        models = {label: dict(found) for label, found in known if label in wanted and "problem" not in found}
+        return {**facts, "models": models, "results": {}}
+
+    def _reads(self) -> dict[str, str]:
+        """Return hashes of what the function reads, and of the original."""
+        values = values_read(self.function)
+        return {**data_facts(values).identity, **fingerprints(values), ORIGINAL: content_digits(self.original)}
 
     def _models(self, study: Study, facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         front = [trial for trial in study.front if str(trial.number) not in facts["models"]]
@@ -74,11 +85,12 @@ class HeldOutTest:
     def _loaded(self, trial: Trial) -> Any:
         """Return the kept model; one whose class only the original has is loaded into a copy of that."""
         model = trial.kept[self.kept]
-        if self.original is None or not callable(getattr(model, "load", None)) or callable(model):
+        if self.original is None:
             return model
+        from nbcompress.artifact import Handle
         from nbcompress.compressors.copying import deep_copy
 
-        return model.load(into=deep_copy(self.original))
+        return model.load(into=deep_copy(self.original)) if isinstance(model, Handle) else model
 
     def _measure(self, goal: Goal, facts: dict[str, Any], label: str, model: Any) -> None:
         try:
@@ -122,11 +134,11 @@ def _is_accuracy(value: Any) -> TypeGuard[Accuracy]:
     return measuring is not None and isinstance(value, measuring.Accuracy)
 
 
-def held_out_test(options: Any, reads: Mapping[str, Any]) -> HeldOutTest | None:
+def held_out_test(options: SearchOptions, reads: Mapping[str, Any]) -> HeldOutTest | None:
     """Return the test that the options of a search ask for, or None.
 
     Args:
-        options: `SearchOptions`.
+        options: Of the search.
         reads: What the trials read, by name.
 
     Raises:
@@ -197,7 +209,7 @@ def held_out_rows(front: Sequence[Trial], record: Mapping[str, Any]) -> list[dic
 
 
 def _sentence(study: Study, facts: Mapping[str, Any]) -> str:
-    """Return what the test says of the best trial, and by how much the search's own value flatters it."""
+    """Return what the test says of the best trial, and how far the search's own value is from that."""
     rows = {row["number"]: row for row in held_out_rows(study.front, {"test": facts})}
     best = next((rows[trial.number] for trial in study.front if trial.number in rows), None)
     if best is None:
@@ -214,11 +226,12 @@ def _sentence(study: Study, facts: Mapping[str, Any]) -> str:
         metric = objective.metric
         if metric in best["values"] and metric in best["search"]:
             gap = objective.loss(best["values"][metric][0]) - objective.loss(best["search"][metric])
-            text += f" The search measured {metric} {best['search'][metric]:.4g}: {_flattery(gap)}."
+            text += f" The search measured {metric} {best['search'][metric]:.4g}: {_gap_text(gap)}."
     return text
 
 
-def _flattery(gap: float) -> str:
+def _gap_text(gap: float) -> str:
+    """Return how much better the search's own value is, given how much larger the loss on unseen data is."""
     if math.isclose(gap, 0.0, abs_tol=1e-12):
         return "the same as on unseen data"
     return f"{abs(gap):.2g} {'better' if gap > 0 else 'worse'} than on unseen data"

@@ -27,7 +27,7 @@ from nbcompress.run.kept import ArtifactWriter, where_kept
 from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described, noise_names
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, mean_outcome
 from nbcompress.run.record import note
-from nbcompress.run.reevaluation import REPEAT_OF, Reevaluation, is_reevaluation, n_reevaluations
+from nbcompress.run.reevaluation import REPEAT_OF, is_reevaluation, n_reevaluations, reevaluation_of
 from nbcompress.run.termination import Interrupts, Termination
 from nbcompress.run.trial import current_terminator
 from nbcompress.study.goal import State, Trial
@@ -141,7 +141,7 @@ class SearchLoop:
         self._observers, self._controls = Observers(observers), controls or Controls()
         self._running: dict[int, _Running] = {}
         self._refreshed = time.monotonic()
-        self._reevaluation = Reevaluation(search.study.space, search.study.goal) if search.options.finalists else None
+        self._reevaluation = reevaluation_of(search.study) if search.options.finalists else None
         self._timeout = search.options.timeout_seconds
         self._noise = noise_names(search.options.noise, search.study.goal)
         self._until, self._pruner = search.options.stop_rule, search.options.pruning

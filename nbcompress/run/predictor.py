@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from nbcompress.space import Point
     from nbcompress.study import Study
 
-# Half the width of a 95 % interval of a normal distribution, in standard deviations.
-WIDTH_95 = 1.959964
-
 
 def by_role(surrogate: Any, goal: Goal) -> Any:
     """Return the option `surrogate` as a proposer takes it: a dict by metric becomes one by `loss j` and `slack j`.
@@ -72,7 +69,7 @@ class SearchPredictor:
         mean: Any = MEANS[0],
         noise: Mapping[str, str] | None = None,
     ) -> None:
-        self._surrogate, self._kernel, self._mean, self._noise = surrogate, kernel, mean, dict(noise or {})
+        self._surrogate, self._kernel, self._mean, self.noise = surrogate, kernel, mean, dict(noise or {})
         self._embedding: Embedding | None = None
         # The latest fit of each metric, with the trials that it was fitted to.
         self._fits: dict[str, tuple[tuple[Trial, ...], Any, float]] = {}
@@ -89,6 +86,10 @@ class SearchPredictor:
         search = study.record.get("search", {})
         parts = {name: from_record(search[name]) for name in ("surrogate", "kernel", "mean") if name in search}
         return cls(**parts, noise=noise_names(search.get("noise", ()), study.goal))
+
+    def definition(self, goal: Goal) -> dict[str, Any]:
+        """Return surrogate, kernel and mean as a proposer takes them."""
+        return {"surrogate": by_role(self._surrogate, goal), "kernel": self._kernel, "mean": self._mean}
 
     def surrogate(self, study: Study, metric: str) -> Any:
         """Return a BoTorch model of a metric, in its units and with its sign."""
@@ -125,6 +126,8 @@ class SearchPredictor:
     def predict(self, study: Study, points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         """Return mean and 95 % interval of every metric at points."""
         import pandas as pd
+
+        from nbcompress.optimize.insight import WIDTH_95
 
         features = self._features(study, points)
         columns: dict[str, NDArray[np.float64]] = {}
@@ -192,7 +195,7 @@ class SearchPredictor:
         chosen = compiled(definition, embedding, n_objectives=n_objectives, seed=0, n=n)
         features = self._features(study, [trial.point for trial in trials])
         values = np.array([trial.values[metric] for trial in trials])
-        stds = noise_stds(trials, metric, self._noise.get(metric))
+        stds = noise_stds(trials, metric, self.noise.get(metric))
         with single_threaded_blas():
             if isinstance(chosen, ModelSpec):
                 d, width = embedding.encoder.d, prior_width(n_objectives)

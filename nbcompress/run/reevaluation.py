@@ -9,13 +9,14 @@ Re-evaluation costs trials, so it is done only on request; heuristic, see benchm
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nbcompress.errors import SearchError
 from nbcompress.run.history import history_of
+from nbcompress.run.predictor import SearchPredictor
 from nbcompress.study.goal import State, Trial
 
 if TYPE_CHECKING:
@@ -57,20 +58,25 @@ class Finalist:
 class Reevaluation:
     """Ranks the points of a search with one objective, and says which one to run again.
 
+    Args:
+        space, goal: Of the search.
+        predictor: Has the surrogate of the search, and the metrics that hold known noise.
+
     Raises:
         SearchError: There are several objectives.
     """
 
-    def __init__(self, space: Space, goal: Goal, spec: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, space: Space, goal: Goal, predictor: SearchPredictor) -> None:
         from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 
         if len(goal.objectives) > 1:
             raise SearchError(
                 f"Finalists are for one objective, but there are {len(goal.objectives)}: a front has no best trial."
             )
-        self._goal = goal
-        n_constraints = len(goal.constraints)
-        self._surrogate: GaussianProcessProposer = GaussianProcessProposer(space, 1, n_constraints, **(spec or {}))
+        self._goal, self._noise = goal, predictor.noise
+        self._surrogate: GaussianProcessProposer = GaussianProcessProposer(
+            space, 1, len(goal.constraints), **predictor.definition(goal)
+        )
 
     def ranking(self, trials: Sequence[Trial]) -> list[Finalist]:
         """Return the feasible points by posterior mean, best first."""
@@ -82,7 +88,7 @@ class Reevaluation:
         if not known:
             return []
         ended = [trial for trial in trials if trial.state.counts]
-        models = self._surrogate.fit_models(history_of(ended, self._goal))
+        models = self._surrogate.fit_models(history_of(ended, self._goal, self._noise))
         model = models.objectives[0]
         rows = models.embedding.encoder.rows([repeats[0].point for repeats in known])
         mean, std = model.untransform(*model.predict(models.embedding.features(rows)))
@@ -126,6 +132,18 @@ class Reevaluation:
         return trial.state is State.COMPLETE and self._goal.is_feasible(trial.values)
 
 
+def reevaluation_of(study: Study) -> Reevaluation:
+    """Return what ranks the points of a study, by the surrogate of its search.
+
+    Raises:
+        SearchError: The study has several objectives.
+        GoalError: Its surrogate was an object of an earlier session.
+    """
+    known = study.predictor
+    predictor = known if isinstance(known, SearchPredictor) else SearchPredictor.of_record(study)
+    return Reevaluation(study.space, study.goal, predictor)
+
+
 def n_reevaluations(trials: Sequence[Trial]) -> int:
     """Return how many trials at the end of a study are re-evaluations."""
     latest_first = sorted(trials, key=lambda trial: trial.number, reverse=True)
@@ -154,6 +172,7 @@ def finalists(study: Study, k: int = N_FINALISTS) -> pd.DataFrame:
 
     Raises:
         SearchError: The study has several objectives.
+        GoalError: The surrogate of the study was an object of an earlier session.
 
     Example:
         >>> import nbcompress as nc
@@ -163,9 +182,7 @@ def finalists(study: Study, k: int = N_FINALISTS) -> pd.DataFrame:
     """
     import pandas as pd
 
-    chosen = study.record.get("search", {})
-    spec = {name: chosen[name] for name in ("kernel", "mean") if name in chosen}
-    found = Reevaluation(study.space, study.goal, spec).ranking(study.all_trials)
+    found = reevaluation_of(study).ranking(study.all_trials)
     names = study.space.names
     rows = [
         {

@@ -99,7 +99,7 @@ def check_search(options: SearchOptions, space: Space, goal: Goal, proposer: Pro
             finalists of several objectives.
     """
     if options.finalists:
-        Reevaluation(space, goal)
+        Reevaluation(space, goal, _predictor_of(options, goal))
     start = tuple(space.check(point) for point in options.start)
     if engine.is_serial and options.jobs > 1:
         jobs = option("jobs", options.jobs)
@@ -107,6 +107,10 @@ def check_search(options: SearchOptions, space: Space, goal: Goal, proposer: Pro
     if isinstance(options.stop_rule, GainBelow):
         _check_gain(proposer, options.stop_rule)
     return replace(options, start=start)
+
+
+def _predictor_of(options: SearchOptions, goal: Goal) -> SearchPredictor:
+    return SearchPredictor(options.surrogate, options.kernel, options.mean, noise_names(options.noise, goal))
 
 
 def _check_gain(proposer: Proposer, rule: GainBelow) -> None:
@@ -196,7 +200,7 @@ def prepare_search(
             options.keep,
             options.repeats,
         )
-        study.predictor = SearchPredictor(options.surrogate, options.kernel, options.mean, noise)
+        study.predictor = _predictor_of(options, goal)
         take, histories = take_snapshot if is_stored else None, HistoryCache(noise)
         return Search(study, proposer, evaluator, engine, options, take, test, histories=histories)
     except BaseException:

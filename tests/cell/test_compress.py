@@ -75,5 +75,9 @@ def test_what_cannot_be_is_said_before_the_first_trial() -> None:
         nc.compress(model, data, budget="1kB", start=[])
     with pytest.raises(SearchError, match=r"and got jbos. Did you mean 'jobs'"):
         nc.compress(model, data, budget="1kB", jbos=2)
+    with pytest.raises(SearchError, match="but baseline, keep, noise, start and the objectives, and got noise"):
+        nc.compress(model, data, budget="1kB", noise="accuracy_std")
+    with pytest.raises(SearchError, match="A time limit is above 0"):  # before the budget, which takes long
+        nc.compress(model, data, budget="10B", timeout="soon")
     with pytest.raises(SearchError, match="The cell needs a metric"):
         nc.compress(model, budget="1kB")

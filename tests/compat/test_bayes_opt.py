@@ -328,6 +328,13 @@ def test_points_as_arrays() -> None:
         optimizer.register([4, "none", 0.25], 1.0)
 
 
+@pytest.mark.parametrize("params", [[0.5], [0.5, 1, 2], 0.5, "ab"])
+def test_a_list_has_a_value_for_each_parameter(params: Any) -> None:
+    optimizer = quiet(None, {"x": (0, 1), "y": (0, 1)})
+    with pytest.raises(PointError, match="A point has a value for each of x, y, but got"):
+        optimizer.register(params, 1.0)
+
+
 def test_points_may_repeat_where_that_is_allowed() -> None:
     calls: list[float] = []
     optimizer = quiet(lambda x: calls.append(x) or x, {"x": (0, 9)}, allow_duplicate_points=True)

@@ -105,6 +105,14 @@ def test_a_space_of_ours_and_the_greatest_value(search: Any) -> None:
     assert later.optimizer.directions == ("maximize",)
 
 
+def test_known_values_are_told_once(search: Any, tmp_path: Path) -> None:
+    known: dict[str, Any] = {"points_to_evaluate": [{"x": 0.25}], "evaluated_rewards": [1.0]}
+    search({"x": nc.Float(0, 1)}, "loss", "min", **known).save(tmp_path / "state")
+    again = search({"x": nc.Float(0, 1)}, "loss", "min", **known)
+    again.restore(tmp_path / "state")
+    assert again.optimizer.history.losses.tolist() == [[1.0]]
+
+
 @pytest.mark.parametrize(
     ("write", "parameter"),
     [

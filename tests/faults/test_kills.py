@@ -38,7 +38,7 @@ def search(storage: Path) -> nc.Study:
 
 
 def search_and_tell(storage: Path, begun: Path) -> None:
-    """Search in another process; a byte is appbegun to `begun` at the begin of each trial."""
+    """Search in another process; a byte is appended to `begun` when a trial begins."""
     os.environ[BEGUN] = str(begun)
     search(storage)
 

@@ -54,6 +54,21 @@ def test_run_returns_the_winner(notebook: Notebook) -> None:
     assert notebook.names["net"][0].weight.shape == (24, 32)
 
 
+def test_run_that_is_interrupted_before_its_search_returns_no_older_model(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    notebook.must(SETUP)
+    notebook.must("%compress net --data part --evaluate score --budget 2kB --trials 1 --tries bits --run")
+    monkeypatch.setattr("nbcompress.magics.search_cell.prepare", interrupted)
+    ran = notebook.run(f"small = {LINE} --run")
+    assert type(ran.error).__name__ == "UsageError"
+    assert "interrupted before its first trial, so there is no model" in ran.printed
+    assert "small" not in notebook.names
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [

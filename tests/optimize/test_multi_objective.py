@@ -216,9 +216,10 @@ def test_gradient_and_far_away(m: int) -> None:
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("m", [2, 3, 4])
-def test_sampled_hypervolume(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = models_with_shared_draws(m)
+# Each sample has a front of its own, whose boxes become many with objectives and points.
+@pytest.mark.parametrize(("m", "n", "n_samples"), [(2, 10, 2048), (3, 7, 512), (4, 3, 512)])
+def test_sampled_hypervolume(m: int, n: int, n_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = models_with_shared_draws(m, n)
     losses = losses_of(found)
     reference = reference_point(losses)
     before = torch.random.get_rng_state()
@@ -232,7 +233,7 @@ def test_sampled_hypervolume(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     again = noisy_hypervolume_improvement(found, found[0].features[is_non_dominated(losses)], reference, seed=0)
     assert again.score(x).tolist() == scores.tolist()
     # With more and more samples it comes to the closed form, for here the known losses are all but certain.
-    monkeypatch.setattr(botorch_model, "N_SAMPLES", 2048)
+    monkeypatch.setattr(botorch_model, "N_SAMPLES", n_samples)
     sampled = noisy_hypervolume_improvement(found, found[0].features[is_non_dominated(losses)], reference, seed=0)
     exact = LogExpectedHypervolumeImprovement(found, losses, reference)
     np.testing.assert_allclose(np.exp(sampled.score(x)), np.exp(exact.score(x)), rtol=0.03, atol=1e-6)

@@ -68,6 +68,45 @@ def test_a_search_that_goes_on_measures_what_is_new(tmp_path: Any) -> None:
     assert len(measured) == 2 * n  # another function measures anew
 
 
+def test_other_data_or_another_original_is_measured_anew(tmp_path: Any) -> None:
+    where = {"study": "s", "storage": tmp_path / "j"}
+    inputs, calls = torch.linspace(0, 1, 11), []
+
+    def test(model: Offset) -> float:
+        calls.append(model)
+        return float(model(inputs).argmax(1).float().mean())
+
+    def share_of_original() -> float:
+        return nc.search(train, SPACE, test=test, original=original, **where, **OPTIONS).record["test"]["models"][
+            "original"
+        ]["values"]["accuracy"][0]
+
+    original = Offset(0.45)
+    assert share_of_original() == pytest.approx(6 / 11)
+    n = len(calls)
+    inputs = torch.linspace(0.5, 1, 11)
+    assert share_of_original() == 1.0
+    original = Offset(2.0)
+    assert share_of_original() == 0.0
+    assert len(calls) == 3 * n
+
+
+def test_a_test_that_failed_is_run_again(tmp_path: Any) -> None:
+    where = {"study": "s", "storage": tmp_path / "j"}
+    is_broken = [True]
+
+    def flaky(model: Offset) -> float:
+        if is_broken[0]:
+            raise OSError("the disk is not there")
+        return 1.0
+
+    first = nc.search(train, SPACE, test=flaky, **where, **OPTIONS).record["test"]
+    assert "failed: OSError" in first["sentence"]
+    is_broken[0] = False
+    second = nc.search(train, SPACE, test=flaky, **where, **OPTIONS).record["test"]
+    assert "has accuracy 1." in second["sentence"]
+
+
 def test_predictions_give_an_interval_and_flips() -> None:
     x = torch.linspace(0, 1, 101)
     data = (x, (x > 0.5).long())

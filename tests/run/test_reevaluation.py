@@ -11,6 +11,7 @@ import pytest
 import nbcompress as nc
 from nbcompress.errors import SearchError
 from nbcompress.run import Controls
+from nbcompress.study import read_study
 
 SPACE = {"x": nc.Float(0, 1), "y": nc.Float(0, 1)}
 
@@ -161,6 +162,35 @@ def test_wrong_uses_are_told_before_the_start() -> None:
         sought(finalists=-1)
     with pytest.raises(SearchError, match=r"finalists is at most half of trials, so 5 here, but got 6: the other"):
         sought(trials=10)
+
+
+def test_known_noise_decides_with_the_values(tmp_path: Path) -> None:
+    def body(x: float) -> dict[str, float]:
+        is_outlier = 0.7 < x < 0.8
+        return {"loss": (x - 0.3) ** 2 - 2.0 * is_outlier, "std": 3.0 if is_outlier else 0.01}
+
+    where = {"study": "s", "storage": tmp_path / "journal"}
+    space = {"x": nc.Float(0, 1)}
+    study = nc.search(body, space, minimize="loss", trials=14, sampler="sobol", noise="loss=std", **where)
+    assert study.best is not None
+    assert 0.7 < study.best.params["x"] < 0.8
+    for known in (study, read_study("s", tmp_path / "journal")):
+        assert nc.finalists(known).x[0] == pytest.approx(0.3, abs=0.05)
+
+
+def test_they_are_ranked_by_the_surrogate_of_the_search() -> None:
+    from gpytorch.kernels import RBFKernel
+
+    made: list[int] = []
+
+    def kernel(d: int) -> RBFKernel:
+        made.append(d)
+        return RBFKernel(ard_num_dims=d)
+
+    study = nc.search(noisy, SPACE, minimize="loss", trials=10, kernel=kernel, sampler="gp")
+    made.clear()
+    assert nc.finalists(study).expected.is_monotonic_increasing
+    assert made
 
 
 def test_nothing_feasible_has_no_finalists() -> None:

@@ -377,17 +377,11 @@ def _allowed_to_start() -> Iterator[None]:
     `multiprocessing` forbids it because they would outlive a daemon. Ours end with it: they watch a pipe of its.
     """
     config: dict[str, Any] = getattr(multiprocessing.current_process(), "_config", {})
-    is_daemon, method = config.get("daemon"), multiprocessing.get_start_method(allow_none=True)
-    # The child is told the default method; that of loky is known in workers of loky only.
-    is_foreign = method not in (None, "fork", "spawn", "forkserver")
+    is_daemon = config.get("daemon")
     if is_daemon:
         config["daemon"] = False
-    if is_foreign:
-        multiprocessing.set_start_method(START_METHOD, force=True)
     try:
         yield
     finally:
         if is_daemon:
             config["daemon"] = is_daemon
-        if is_foreign:
-            multiprocessing.set_start_method(method, force=True)
