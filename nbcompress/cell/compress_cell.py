@@ -379,7 +379,10 @@ class _Writer:
             if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
         )
         layers = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-        return f"{layers}: {_n_numbers(self.model):,} parameters, {_number(size_bytes(self.model) / 1000)} kB as it is"
+        kilobytes = size_bytes(self.model) / 1000
+        fits = self.limits.kilobytes is not None and kilobytes <= self.limits.kilobytes
+        size = f"{_number(kilobytes)} kB as it is{', which meets the budget' if fits else ''}"
+        return f"{layers}: {_n_numbers(self.model):,} parameters, {size}"
 
     # The first trials ------------------------------------------------------------------------------------------------
 
@@ -399,9 +402,11 @@ class _Writer:
                     found.append((harshness + share, _moved(base, steps, share)))
         if not found:
             least = min(costs, key=lambda cost: float(cost.split()[0]))
+            limits = ((self.limits.kilobytes, "kB"), (self.limits.milliseconds, "ms"))
+            allowed = " and ".join(f"{_number(limit)} {unit}" for limit, unit in limits if limit is not None)
             raise CompressionError(
                 f"{option('budget')} cannot be met: the smallest uniform setting of {', '.join(self.tries)} still has "
-                f"{least}. Allow more."
+                f"{least}, but the budget is {allowed}. Allow more."
             )
         found.sort(key=lambda item: item[0])
         points: list[Point] = []

@@ -54,7 +54,7 @@ def compression_figure(
     if weights is not None:
         draw_weights(axes.pop(0), weights)
     if accuracy is not None:
-        draw_accuracy(axes.pop(0), accuracy)
+        draw_accuracy(axes.pop(0), accuracy, (sizes[0][0], sizes[1][0]))
     if training:
         draw_training(axes.pop(0), training)
     draw_bars(rest.subplots(), labels, sizes, "kB in the file")
@@ -162,11 +162,11 @@ def draw_weights(ax: Axes, weights: WeightHistogram) -> None:
     _finish(ax, "value of a weight", "weights", "y")
 
 
-def draw_accuracy(ax: Axes, change: AccuracyChange) -> None:
-    """Draw accuracy before and after with its 95 % interval, class by class and for all."""
+def draw_accuracy(ax: Axes, change: AccuracyChange, names: tuple[str, str]) -> None:
+    """Draw the accuracy of both models with its 95 % interval, class by class and for all."""
     classes = change.before.per_class if 1 < len(change.before.per_class) <= MAX_CLASSES else ()
-    names = [str(class_.label) for class_ in classes] + ["all"]
-    for i, (name, accuracy) in enumerate((("before", change.before), ("after", change.after))):
+    labels = [str(class_.label) for class_ in classes] + ["all"]
+    for i, (name, accuracy) in enumerate(zip(names, (change.before, change.after), strict=True)):
         per_class = [class_.interval for class_ in accuracy.per_class] if classes else []
         intervals = [*per_class, accuracy.interval]
         value = np.array([interval.value for interval in intervals]) * 100
@@ -183,10 +183,10 @@ def draw_accuracy(ax: Axes, change: AccuracyChange) -> None:
             markerfacecolor=color if not i else "none",
             markersize=4.5,
             elinewidth=1,
-            label=name,
+            label=shorten(name, 30),
         )
-    ax.set_xticks(range(len(names)), names, parse_math=False, fontsize=8)
-    ax.set_xlim(-0.7, len(names) - 0.3)
+    ax.set_xticks(range(len(labels)), labels, parse_math=False, fontsize=8)
+    ax.set_xlim(-0.7, len(labels) - 0.3)
     ax.margins(y=0.08)
     if classes:
         ax.axvline(len(classes) - 0.5, color=GREY, linewidth=0.6)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
@@ -230,7 +230,9 @@ def comparison_card(
         folded.append(FoldedTable(f"Left out ({len(reasons)})", ("parameter", "because"), reasons))
     else:
         notes += [f"left out: {name}, {why}" for name, why in reasons]
-    card = Card(title, ("", *names, "gain"), tuple(rows), tuple(notes), tuple(folded), _drawing(comparison, series))
+    card = Card(
+        title, ("", *names, "gain"), tuple(rows), tuple(notes), tuple(folded), _drawing(comparison, series, names)
+    )
     return card.bundle()
 
 
@@ -274,21 +276,34 @@ def _training_alt(series: Sequence[tuple[str, TrainingLog]]) -> list[str]:
     return [f"Lines: {note}." for note in _training_notes(series)]
 
 
-def _drawing(comparison: Comparison, training: Sequence[tuple[str, TrainingLog]]) -> Drawing | None:
-    models = [("before", comparison.before), ("after", comparison.after)]
+def _drawing(
+    comparison: Comparison, training: Sequence[tuple[str, TrainingLog]], names: tuple[str, str]
+) -> Drawing | None:
+    first, second = (shorten(name, MAX_NAME) for name in names)
+    models = [(first, comparison.before), (second, comparison.after)]
     labels, sizes = layer_sizes(models)
     if not labels:
         return None
     alt = []
     weights, accuracy = comparison.weights, comparison.accuracy
     if weights is not None:
-        zeros = ", ".join(
-            f"{weights.zeros[name]:,} of {sum(counts):,} {name}" for name, counts in weights.counts.items()
+        # A file of another program shows no weights.
+        known = {
+            name: (counts, weights.zeros[key])
+            for name, (key, counts) in zip((first, second), weights.counts.items(), strict=True)
+            if any(counts)
+        }
+        weights = replace(
+            weights,
+            counts={name: counts for name, (counts, _) in known.items()},
+            zeros={name: zeros for name, (_, zeros) in known.items()},
         )
+        zeros = ", ".join(f"{n:,} of {sum(counts):,} {name}" for name, (counts, n) in known.items())
         alt.append(f"Histogram: values of the weights, zero are {zeros}.")
     if accuracy is not None:
         before, after = float(accuracy.before), float(accuracy.after)
-        alt.append(f"Dots: accuracy by class with 95 % intervals, in all {before:.1%} before and {after:.1%} after.")
+        shares = f"{before:.1%} {first} and {after:.1%} {second}"
+        alt.append(f"Dots: accuracy by class with 95 % intervals, in all {shares}.")
     alt += [*_training_alt(training), sizes_alt(models)]
     return Drawing(lambda: compression_figure(labels, sizes, weights, accuracy, training), " ".join(alt))
 

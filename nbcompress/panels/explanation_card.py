@@ -158,16 +158,16 @@ def shown_examples(explanation: Explanation) -> list[int]:
 
 def explanation_figure(explanation: Explanation, shown: Sequence[int]) -> Figure:
     """Return the attributions of some examples: images, tokens, or bars, by the shape of the inputs."""
-    if explanation.is_tokens and explanation.inputs.ndim == 2:
-        return _token_figure(explanation, shown)
-    if _are_images(explanation):
-        return _image_figure(explanation, shown)
-    return _bar_figure(explanation, shown)
+    figures = {"Coloured tokens": _token_figure, "Maps": _image_figure, "Bars": _bar_figure}
+    return figures[_kind(explanation)](explanation, shown)
 
 
-def _are_images(explanation: Explanation) -> bool:
+def _kind(explanation: Explanation) -> str:
+    """What the picture consists of."""
     shape = explanation.inputs.shape[1:]
-    return not explanation.is_tokens and len(shape) in (2, 3) and min(shape[-2:]) > 1
+    if explanation.is_tokens:
+        return "Coloured tokens" if len(shape) == 1 else "Bars"
+    return "Maps" if len(shape) in (2, 3) and min(shape[-2:]) > 1 else "Bars"
 
 
 def _titles(explanation: Explanation, i: int) -> tuple[str, str, str]:
@@ -328,15 +328,18 @@ def _place_text(place: int, shape: Sequence[int]) -> str:
 
 
 def _alt(explanation: Explanation, shown: Sequence[int]) -> str:
-    kind = "Coloured tokens" if explanation.is_tokens else "Maps" if _are_images(explanation) else "Bars"
-    what = f"{kind}: which inputs decide, before and after, each model on its own scale"
+    kind = _kind(explanation)
+    # The bars of both models share an axis.
+    scales = "" if kind == "Bars" else ", each model on its own scale"
+    what = f"{kind}: which inputs decide, before and after{scales}"
     parts = []
     for i in shown:
         name, before, after = _titles(explanation, i)
         correlation = float(explanation.agreement[i])
         agreement = "" if correlation != correlation else f", rank correlation {correlation:.2f}"
         parts.append(f"{name} ({before}, {after}{agreement})")
-    return f"{what}; red counts for the output, blue against it: {'; '.join(parts)}."
+    sides = "to the right counts for the output, to the left" if kind == "Bars" else "red counts for the output, blue"
+    return f"{what}; {sides} against it: {'; '.join(parts)}."
 
 
 __all__ = ["explain_flips", "explanation_card", "explanation_figure", "flips_table", "shown_examples"]

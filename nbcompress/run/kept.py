@@ -8,15 +8,14 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from nbcompress.errors import ArtifactError
 from nbcompress.study.artifact_store import OUTPUTS, ArtifactStore
-from nbcompress.study.front import front
-from nbcompress.study.goal import Constraint, State, Trial
+from nbcompress.study.front import example_pick, front
+from nbcompress.study.goal import State, Trial
 
 if TYPE_CHECKING:
     from torch import nn
@@ -241,6 +240,8 @@ _MAX_NAMES = 3
 def where_kept(study: Study, variable: str = "study") -> str:
     """Return where the kept values are, such as `best: study.kept["small"]`; empty if the best trial keeps nothing.
 
+    With several objectives it is the best in the first one, and a choice by a condition.
+
     Args:
         study: The study.
         variable: What the study is called in the notebook.
@@ -249,18 +250,18 @@ def where_kept(study: Study, variable: str = "study") -> str:
     names = [f'["{name}"]' for name in (on_front[0].kept if on_front else ())][:_MAX_NAMES]
     if not names:
         return ""
-    text = "best: " + ", ".join(f"{variable}.kept{name}" for name in names)
+    best = best_kept(study, variable)
+    text = "best: " + ", ".join(f"{best}{name}" for name in names)
     objectives = study.goal.objectives
     if len(objectives) == 1:
         return text
-    first, last = objectives[0], objectives[-1]
-    value = on_front[len(on_front) // 2].values[first.metric]
-    bound = Constraint(first.metric, ">=" if first.direction == "maximize" else "<=", float(f"{value:.2g}"))
-    bound = bound if bound.holds(value) else replace(bound, bound=value)
-    return (
-        f"{text} is the best in {first.metric}; any other of the front: {variable}.front[i].kept{names[0]}, or by a "
-        f'condition: {variable}.pick("{bound}", "{last.metric}").kept{names[0]}'
-    )
+    pick = example_pick(on_front, study.goal)
+    return f"{text} in {objectives[0].metric}; or by a condition: {variable}.{pick}.kept{names[0]}"
+
+
+def best_kept(study: Study, variable: str) -> str:
+    """Return the expression of what the best trial keeps; with several objectives, the best in the first one."""
+    return f"{variable}.kept" if len(study.goal.objectives) == 1 else f"{variable}.front[0].kept"
 
 
 def displayed_outputs(study: Study) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from nbcompress.run.history import (
     same_failure,
     without_numbers,
 )
-from nbcompress.run.kept import ArtifactWriter, where_kept
+from nbcompress.run.kept import ArtifactWriter, best_kept, where_kept
 from nbcompress.run.options import GainBelow, NoGain, SearchOptions, described, noise_names
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome, mean_outcome
 from nbcompress.run.record import note
@@ -241,7 +241,7 @@ class SearchLoop:
         variable, best = self._search.variable, self._study.best
         return [
             f"The notebook's own {name!r} is as it was before the search; "
-            f'the best trial\'s is {variable}.kept["{name}"].'
+            f'the best trial\'s is {best_kept(self._study, variable)}["{name}"].'
             for name in (best.kept if best is not None else ())
             if name in self._search.notebook_names
         ]

@@ -11,13 +11,14 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nbcompress.errors import StudyError
-from nbcompress.study.goal import Goal, State, Trial
+from nbcompress.study.goal import Constraint, Goal, State, Trial
 
 Losses = NDArray[np.float64]
 
@@ -64,6 +65,19 @@ def front(trials: Iterable[Trial], goal: Goal) -> list[Trial]:
     losses = losses_of(candidates, goal)
     chosen = np.flatnonzero(is_non_dominated(losses))
     return [candidates[i] for i in sorted(chosen, key=lambda i: (*losses[i], candidates[i].number))]
+
+
+def example_pick(on_front: Sequence[Trial], goal: Goal) -> str:
+    """Return a call of `Study.pick` that a trial of this front answers, such as `pick("accuracy >= 0.93", "size")`.
+
+    The bound is the value of the middle trial, rounded so that this trial meets it.
+    """
+    first, last = goal.objectives[0], goal.objectives[-1]
+    value = on_front[len(on_front) // 2].values[first.metric]
+    relation: Literal["<=", ">="] = ">=" if first.direction == "maximize" else "<="
+    # All digits of 17 give the number itself.
+    bounds = (Constraint(first.metric, relation, float(f"{value:.{digits}g}")) for digits in range(2, 18))
+    return f'pick("{next(bound for bound in bounds if bound.holds(value))}", "{last.metric}")'
 
 
 def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbcompress.errors import GoalError, StudyError, TrialConflict, did_you_mean
 from nbcompress.space import Space
 from nbcompress.study.artifact_store import ArtifactStore, ArtifactStoreSlot, KeptValues
-from nbcompress.study.front import feasible, hypervolume, losses_of
+from nbcompress.study.front import example_pick, feasible, hypervolume, losses_of
 from nbcompress.study.goal import Constraint, State, Trial
 from nbcompress.study.optuna_distributions import distributions_of
 from nbcompress.study.predictions import PredictingStudy
@@ -355,15 +355,15 @@ class Study(PredictingStudy):
             StudyError: There are several objectives, or no trial is feasible.
         """
         if len(self.goal.objectives) > 1:
-            names = ", ".join(objective.metric for objective in self.goal.objectives)
-            raise StudyError(
-                f"Study {self.name!r} has several objectives ({names}), so no single trial is the best. Take one of "
-                f"study.front, or choose with study.pick."
-            )
+            raise StudyError(f"{self._no_best()} Take one of study.front, or choose with study.pick.")
         best = self.best
         if best is None:
             raise StudyError(f"No trial of study {self.name!r} is complete and feasible: study.front is empty.")
         return best
+
+    def _no_best(self) -> str:
+        names = ", ".join(objective.metric for objective in self.goal.objectives)
+        return f"Study {self.name!r} has several objectives ({names}), so no single trial is the best."
 
     @property
     def best_params(self) -> Point:
@@ -412,9 +412,17 @@ class Study(PredictingStudy):
 
     @property
     def kept(self) -> Mapping[str, Any]:
-        """The values that the best trial keeps, by name; empty if there is no best trial."""
-        best = self.best
-        return best.kept if best else {}
+        """The values that the best trial keeps, by name; empty if no trial is feasible.
+
+        Raises:
+            StudyError: Trials are feasible, and there are several objectives.
+        """
+        on_front = self.front
+        if on_front and len(self.goal.objectives) > 1:
+            kept = f'kept["{next(iter(on_front[0].kept), "NAME")}"]'
+            pick = example_pick(on_front, self.goal)
+            raise StudyError(f"{self._no_best()} Write study.front[0].{kept} or study.{pick}.{kept}.")
+        return on_front[0].kept if on_front else {}
 
     @property
     def artifact_store(self) -> ArtifactStore | None:

@@ -129,6 +129,15 @@ def test_a_function_of_the_notebook_that_hides_ours_is_not_called() -> None:
     assert "small = prune(model, amount=amount)\n" in ours.body
 
 
+def test_a_model_that_meets_the_budget_already() -> None:
+    options: dict[str, Any] = {"names": CellNames(data=None), "tries": ["bits"]}
+    size = nc.size_bytes(network())
+    assert (
+        compress_cell(network(), size, **options).body.splitlines()[0].endswith(" kB as it is, which meets the budget")
+    )
+    assert compress_cell(network(), size - 1, **options).body.splitlines()[0].endswith(" kB as it is")
+
+
 def test_the_allowed_loss_is_a_constraint() -> None:
     cell = compress_cell(network(), "20kB", names=CellNames(data=None), tries=["bits"], keep_accuracy=0.01)
     assert '--subject-to "accuracy >= baseline - 0.01"' in cell.options
@@ -137,7 +146,10 @@ def test_the_allowed_loss_is_a_constraint() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"budget": "0.1kB"}, "cannot be met: the smallest uniform setting .* still has .* kB"),
+        (
+            {"budget": 100},
+            r"cannot be met: the smallest uniform setting .* still has .* kB, but the budget is 0\.1 kB\.",
+        ),
         ({"tries": ["bitss"]}, "Did you mean 'bits'"),
         ({"tries": ["training"]}, "there is no data"),
         ({"names": CellNames(data=None, evaluate=None)}, "needs a metric"),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 import nbcompress as nc
 from nbcompress.measure import compare, footprint, sensitivity
 from nbcompress.measure.accuracy import EvaluationScores
+from nbcompress.panels import cards
 from nbcompress.panels.card_figures import bars_figure, dots_figure
 from nbcompress.panels.cards import Card, Drawing, FoldedTable, comparison_card, footprint_card, sensitivity_card
 
@@ -73,6 +76,19 @@ def test_with_data_accuracy_and_flips_are_told_in_every_form(model: nn.Module) -
         "Histogram: values of the weights, zero are 0 of 640 before, 576 of 640 after. Dots: accuracy"
     )
     assert "Bars: kilobytes of each layer in the file; before" in alt[1]
+
+
+def test_two_models_under_their_own_names(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compare(model, nc.prune(model, amount=0.9), data=data(), repeats=8)
+    assert found.weights is not None
+    drawn: list[Figure] = []
+    monkeypatch.setattr(cards, "render", lambda draw, dpi: drawn.append(draw()))
+    for weights in (found.weights, replace(found.weights, counts={**found.weights.counts, "after": (0,) * 99})):
+        comparison_card("%compare", replace(found, weights=weights), names=("model", "small.onnx"))
+    legends = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in drawn[0].get_axes()]
+    assert legends == [["model", "small.onnx"]] * 3
+    # A file of another program shows no weights, so its name is not beside a line that is not there.
+    assert [text.get_text() for text in drawn[1].get_axes()[0].get_legend().get_texts()] == ["model"]
 
 
 def test_many_reasons_fold_away(model: nn.Module) -> None:

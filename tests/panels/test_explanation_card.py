@@ -56,6 +56,8 @@ def test_every_form_says_how_far_the_models_agree(make: object, kind: str) -> No
     alt = re.search(r'alt="([^"]+)"', card["text/html"])
     assert alt is not None
     assert alt[1].startswith(f"{kind}: which inputs decide, before and after")
+    # The bars of both models share an axis and have no colour for a sign.
+    assert ("on its own scale" in alt[1], "red counts" in alt[1]) == (kind != "Bars",) * 2
 
 
 def test_flipped_examples_come_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_a_search() -> None:
     assert len(frame) == 6
     assert study.best is not None
     assert set(study.best.kept) == {"which"}
-    assert study.kept["which"] == study.best.params["x"]
+    assert study.best.kept["which"] == study.best.params["x"]
     assert study.record["search"]["sampler"] == "sobol"
     assert study.record["ending"]["reason"] == "All 6 trials are done."
 

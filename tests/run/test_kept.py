@@ -131,7 +131,7 @@ def test_only_the_front_is_kept(tmp_path: Path) -> None:
     study = study_with((5, 5), (6, 6), (4, 6), (3, 3), storage=tmp_path / "journal")
     assert study.artifact_store is not None
     assert [study.artifact_store.names(number) for number in range(4)] == [(), (), (), ("v",)]
-    assert dict(study.kept) == {"v": 3.0}
+    assert dict(study.front[0].kept) == {"v": 3.0}
     assert study.kept_folder is not None
     assert sorted(path.name for path in study.kept_folder.iterdir()) == ["3"]
 
@@ -227,4 +227,4 @@ def test_what_a_killed_process_left_is_removed_at_the_next_opening(tmp_path: Pat
     study.abandon()
     other = study_with(storage=tmp_path / "journal")
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "mine"]
-    assert dict(other.kept) == {"v": 4.0}
+    assert dict(other.front[0].kept) == {"v": 4.0}

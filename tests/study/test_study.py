@@ -665,17 +665,44 @@ def test_kept_values_are_read_when_asked_for(journal: Place) -> None:
     artifact_store.put(1, "note", 3)
     assert list(study.best.kept) == ["note", "small"]
     assert artifact_store.asked == []
-    assert study.kept["small"] == "the model"
+    assert study.best.kept["small"] == "the model"
     assert artifact_store.asked == [(1, "small")]
-    assert "big" not in study.kept
+    assert "big" not in study.best.kept
     with pytest.raises(KeyError, match=r"trial 1 keeps no 'big', but note, small"):
-        study.kept["big"]
+        study.best.kept["big"]
     assert dict(study.all_trials[0].kept) == {}
-    assert dict(journal.read().kept) == {}
+    assert dict(journal.read().best.kept) == {}
     later = journal.read()
     later.artifact_store = artifact_store
-    assert later.kept["note"] == 3
-    assert repr(later.kept) == "KeptValues(note, small)"
+    assert later.best.kept["note"] == 3
+    assert repr(later.best.kept) == "KeptValues(note, small)"
+
+
+def test_kept_values_of_the_best_trial() -> None:
+    artifact_store = DictArtifactStore()
+    goal = Goal.of(["accuracy"], [], ["kilobytes <= 60"])
+    study = open_study("digits", SPACE, goal, storage=None, artifact_store=artifact_store)
+    assert dict(study.kept) == {}
+    run(study, values={"accuracy": 0.95, "kilobytes": 1.0})
+    artifact_store.put(0, "small", "the model")
+    assert study.kept["small"] == "the model"
+
+
+def test_with_several_objectives_the_kept_values_are_of_a_trial_that_is_chosen() -> None:
+    artifact_store = DictArtifactStore()
+    study = open_study("digits", SPACE, GOAL, storage=None, artifact_store=artifact_store)
+    assert dict(study.kept) == {}
+    run(study, values={"accuracy": 0.95, "kilobytes": 30.0})
+    run(study, values={"accuracy": 0.9357142857142857, "kilobytes": 1.0})
+    artifact_store.put(0, "small", "the large model")
+    artifact_store.put(1, "small", "the small model")
+    with pytest.raises(StudyError, match=r"several objectives \(accuracy, kilobytes\), so no single trial") as caught:
+        _ = study.kept
+    # 0.94 and 0.936 would leave out the trial that the bound is made of.
+    choices = ('study.front[0].kept["small"]', 'study.pick("accuracy >= 0.9357", "kilobytes").kept["small"]')
+    for choice, model in zip(choices, ("the large model", "the small model"), strict=True):
+        assert choice in str(caught.value)
+        assert eval(choice, {"study": study}) == model
 
 
 def test_kept_folders_lie_beside_the_storage(tmp_path: Path) -> None:
