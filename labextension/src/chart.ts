@@ -46,6 +46,11 @@ export function axisNote(study: Study, metric: string | null, scale: Scale): str
   return [better, scale.isLog ? "log scale" : ""].filter(Boolean).join(", ");
 }
 
+// A metric to maximize has its best values close together at the top, where a logarithmic axis would squeeze them.
+export function isMaximized(study: Study, metric: string | null): boolean {
+  return study.goal.objectives.some((objective) => objective.metric === metric && objective.direction === "maximize");
+}
+
 function named(name: string, note: string | undefined, limit: number): string {
   return note ? `${shorten(name, Math.max(8, limit - note.length - 3))} (${note})` : shorten(name, limit);
 }

@@ -246,7 +246,7 @@ export class Comparison {
 
   private drawTable(metrics: readonly string[]): void {
     const { trans } = this;
-    const heads = [trans.__("study"), trans.__("goal"), trans.__("trials"), ...metrics.map((name) => trans.__("best %1", name)), trans.__("time")];
+    const heads = [trans.__("study"), trans.__("goal"), trans.__("trials"), ...metrics.map((name) => trans.__("%1 of the best trial", name)), trans.__("time")];
     const rows = this.known().map(({ label, study }) => {
       const best = study.trials.find((trial) => trial.number === study.best);
       const count = Object.values(study.counts ?? {}).reduce((sum, n) => sum + n, 0) || study.trials.length;

@@ -1,13 +1,12 @@
 // The empirical distribution of a metric: the share of the complete trials up to each value.
 
-import { axes, axisNote, canvas, HEIGHT, leftOf, MARGIN, stepPath } from "./chart";
-import { choice, el, svg } from "./dom";
+import { axes, axisNote, canvas, HEIGHT, isMaximized, leftOf, MARGIN, stepPath } from "./chart";
+import { svg } from "./dom";
 import type { Study, Trial } from "./data";
 import { formatValue, shorten } from "./format";
-import type { Part } from "./part";
-import { KEYS, Plot, trialPlace, trialText } from "./plot";
+import { ChartPart } from "./part";
+import { KEYS, trialPlace, trialText } from "./plot";
 import { linearScale, valueScale } from "./scales";
-import type { Selection } from "./selection";
 
 export interface Share {
   trial: Trial;
@@ -39,23 +38,12 @@ export function shareSteps(shares: readonly Share[]): [number, number][] {
   return first ? [[first.value, 0], ...shares.map(({ value, share }): [number, number] => [value, share])] : [];
 }
 
-export class Distribution implements Part {
-  readonly element = el("div");
-  private readonly tools = el("div", { class: "nbc-tools" });
-  private readonly plot: Plot;
+export class Distribution extends ChartPart {
   private metric: string | null = null;
-  private drawn = "";
-  private study: Study | null = null;
 
-  constructor(private readonly selection: Selection) {
-    this.plot = new Plot(selection, () => this.redraw());
-    this.element.append(this.tools, this.plot.element);
-  }
-
-  draw(study: Study): void {
-    this.study = study;
+  protected drawChart(study: Study): void {
     const metric = study.metrics.find((name) => name === this.metric) ?? study.metrics[0] ?? "";
-    this.drawTools(study.metrics, metric);
+    this.drawSelects({ label: "Metric", options: study.metrics, chosen: metric, change: (value) => (this.metric = value) });
     const all = sharesOf(study.trials, metric);
     if (!all.length) {
       this.plot.message("No complete trial has this metric yet.");
@@ -66,9 +54,8 @@ export class Distribution implements Part {
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
     const y = this.plot.zoomed("y", linearScale([0, 1], [bottom, top], { padded: false }));
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
-    const isMaximized = study.goal.objectives.some((objective) => objective.metric === metric && objective.direction === "maximize");
     const values = all.map(({ value }) => value);
-    const x = this.plot.zoomed("x", valueScale(values, [box.left, box.right], isMaximized, Math.max(3, width / 90)));
+    const x = this.plot.zoomed("x", valueScale(values, [box.left, box.right], isMaximized(study, metric), Math.max(3, width / 90)));
     axes(root, box, x, y, { x: metric, y: "share of trials up to the value", xNote: axisNote(study, metric, x) });
     const layer = this.plot.layer(root, box);
     const hasLimits = this.selection.limits.size > 0;
@@ -86,25 +73,5 @@ export class Distribution implements Part {
       layer.append(svg("circle", { class: "nbc-chosen", cx: chosen.x, cy: chosen.y, r: 6 }));
     }
     this.plot.show(root, box, x, y, places);
-  }
-
-  private redraw(): void {
-    if (this.study) {
-      this.draw(this.study);
-    }
-  }
-
-  private drawTools(metrics: readonly string[], metric: string): void {
-    const key = JSON.stringify([metrics, metric]);
-    if (key === this.drawn) {
-      return;
-    }
-    this.drawn = key;
-    const change = (value: string): void => {
-      this.metric = value;
-      this.plot.unzoom();
-      this.redraw();
-    };
-    this.tools.replaceChildren(choice("Metric", metrics, metric, change));
   }
 }

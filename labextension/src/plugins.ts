@@ -188,8 +188,7 @@ function studiesPlugin(shared: Shared): Plugin {
       };
 
       const report = async (line: Line): Promise<void> => {
-        const note = apputils.Notification.info(trans.__("The server writes the report of %1. This takes some seconds.", line.label), { autoClose: 8000 });
-        void note;
+        apputils.Notification.info(trans.__("The server writes the report of %1. This takes some seconds.", line.label), { autoClose: 8000 });
         const url = URL.createObjectURL(await server.report(sourceOf(line)));
         const link = el("a", { href: url, download: `${line.name.replace(/[^\p{L}\p{N}._~-]+/gu, "-") || "study"}.html` });
         link.click();
@@ -376,7 +375,7 @@ class Slots<T> {
 }
 
 function insertPlugin(shared: Shared): Plugin {
-  const { modules, settings } = shared;
+  const { modules } = shared;
   const { apputils, notebook } = modules;
   return {
     id: "nbcompress:insert",
@@ -406,7 +405,6 @@ function insertPlugin(shared: Shared): Plugin {
       });
       notebooks.currentChanged.connect(() => app.commands.notifyCommandChanged(INSERT));
       (palette as Palette | null)?.addItem({ command: INSERT, category: CATEGORY });
-      void settings;
     },
   };
 }

@@ -1,11 +1,11 @@
 // The trade-off chart: trials as dots in any two metrics, or one metric against the trial number.
 
-import { axes, axisNote, canvas, HEIGHT, leftOf, linePath, MARGIN, type Box } from "./chart";
-import { choice, el, svg } from "./dom";
+import { axes, axisNote, canvas, HEIGHT, isMaximized, leftOf, linePath, MARGIN, type Box } from "./chart";
+import { el, svg } from "./dom";
 import type { Study, Trial } from "./data";
 import { boundText, shorten, formatValue } from "./format";
-import type { Part } from "./part";
-import { drawMarks, KEYS, Plot, trialPlace, type TrialPlace } from "./plot";
+import { ChartPart } from "./part";
+import { drawMarks, KEYS, trialPlace, type TrialPlace } from "./plot";
 import { extent, linearScale, valueScale, type Scale } from "./scales";
 import type { Selection } from "./selection";
 
@@ -24,26 +24,22 @@ interface Spot extends TrialPlace {
   isFull: boolean;
 }
 
-export class Tradeoff implements Part {
-  readonly element = el("section", { class: "nbc-part", "aria-label": "Trade-off" });
-  private readonly tools = el("div", { class: "nbc-tools" });
-  private readonly plot: Plot;
+export class Tradeoff extends ChartPart {
   private across: string | null = null;
   private up: string | null = null;
-  private drawn = "";
-  private study: Study | null = null;
 
-  constructor(private readonly selection: Selection) {
-    this.plot = new Plot(selection, () => this.study && this.draw(this.study));
-    this.element.append(el("h3", {}, "Trade-off"), this.tools, this.plot.element);
+  constructor(selection: Selection) {
+    super(selection, el("section", { class: "nbc-part", "aria-label": "Trade-off" }, el("h3", {}, "Trade-off")));
   }
 
-  draw(study: Study): void {
-    this.study = study;
+  protected drawChart(study: Study): void {
     const objectives = study.goal.objectives.map((objective) => objective.metric);
     this.up ??= objectives[0] ?? BY_NUMBER;
     this.across ??= objectives[1] ?? BY_NUMBER;
-    this.drawTools(study);
+    this.drawSelects(
+      { label: "Up", options: study.metrics, chosen: this.up, change: (value) => (this.up = value) },
+      { label: "Across", options: [BY_NUMBER, ...study.metrics], chosen: this.across, change: (value) => (this.across = value) },
+    );
     const dots = this.dots(study);
     if (!dots.some((dot) => dot.x !== null && dot.y !== null)) {
       this.plot.message("No trial has these metrics yet.");
@@ -56,12 +52,12 @@ export class Tradeoff implements Part {
     const ys = [...known(dots.map((dot) => dot.y)), ...(base ? [base.y] : []), ...bounds.y.map(({ bound }) => bound)];
     const [lacksX, lacksY] = [dots.some((dot) => dot.x === null), dots.some((dot) => dot.y === null)];
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
-    const y = this.plot.zoomed("y", valueScale(ys, [bottom - (lacksY ? RUG : 0), top], this.isMaximized(study, this.up)));
+    const y = this.plot.zoomed("y", valueScale(ys, [bottom - (lacksY ? RUG : 0), top], isMaximized(study, this.up)));
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
     const range: [number, number] = [box.left + (lacksX ? RUG : 0), box.right];
     const count = Math.max(3, width / 90);
     const whole =
-      this.across === BY_NUMBER ? linearScale(extent(xs) ?? [0, 1], range, { count, whole: true }) : valueScale(xs, range, this.isMaximized(study, this.across), count);
+      this.across === BY_NUMBER ? linearScale(extent(xs) ?? [0, 1], range, { count, whole: true }) : valueScale(xs, range, isMaximized(study, this.across), count);
     const x = this.plot.zoomed("x", whole);
     const notes = { xNote: axisNote(study, this.across, x), yNote: axisNote(study, this.up, y) };
     axes(root, box, x, y, { x: this.across === BY_NUMBER ? "trial" : this.across, y: this.up, ...notes });
@@ -78,28 +74,6 @@ export class Tradeoff implements Part {
     }
     drawMarks(layer, places, this.selection);
     this.plot.show(root, box, x, y, places);
-  }
-
-  // A metric to maximize has its best values close together at the top, where a logarithmic axis would squeeze them.
-  private isMaximized(study: Study, metric: string | null): boolean {
-    return study.goal.objectives.some((objective) => objective.metric === metric && objective.direction === "maximize");
-  }
-
-  private drawTools(study: Study): void {
-    const key = JSON.stringify([study.metrics, this.across, this.up]);
-    if (key === this.drawn) {
-      return;
-    }
-    this.drawn = key;
-    const redraw = () => {
-      this.plot.unzoom();
-      if (this.study) {
-        this.draw(this.study);
-      }
-    };
-    const up = choice("Up", study.metrics, this.up ?? "", (value) => ((this.up = value), redraw()));
-    const across = choice("Across", [BY_NUMBER, ...study.metrics], this.across ?? "", (value) => ((this.across = value), redraw()));
-    this.tools.replaceChildren(up, across);
   }
 
   private position(numberOf: number, metrics: Trial["metrics"]): { x: number; y: number } | null {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from nbcompress.errors import StudyError
 from nbcompress.magics import CELL_MAGIC, LINE_MAGICS, parser_of
 from nbcompress.magics.arguments import MagicParser, split_line
 from nbcompress.magics.base import variables
+from nbcompress.run.reads import is_of_loaded
 from nbcompress.space import is_number
 from nbcompress.study.storage import DEFAULT_STORAGE
 
@@ -73,15 +73,15 @@ def _values(parser: MagicParser, option: str, words: Iterable[str], namespace: M
 
 
 def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, type) and not _is_of("torch.nn", ("Module",), value)
+    return callable(value) and not isinstance(value, type) and not is_of_loaded(value, "torch.nn", "Module")
 
 
 def _is_data(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) or _is_of("torch.utils.data", ("DataLoader", "Dataset"), value)
+    return isinstance(value, (tuple, list)) or is_of_loaded(value, "torch.utils.data", "DataLoader", "Dataset")
 
 
 def _is_input(value: Any) -> bool:
-    return isinstance(value, (tuple, dict)) or _is_of("torch", ("Tensor",), value)
+    return isinstance(value, (tuple, dict)) or is_of_loaded(value, "torch", "Tensor")
 
 
 _VALUE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
@@ -91,14 +91,8 @@ _VALUE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def _is_of(module: str, kinds: Iterable[str], value: Any) -> bool:
-    """Return whether `value` is an instance of a class of `module`. The module is not imported for that."""
-    loaded = sys.modules.get(module)
-    return loaded is not None and isinstance(value, tuple(getattr(loaded, kind) for kind in kinds))
-
-
 def _models(namespace: Mapping[str, Any]) -> list[str]:
-    return [name for name in sorted(variables(namespace)) if _is_of("torch.nn", ("Module",), namespace[name])]
+    return [name for name in sorted(variables(namespace)) if is_of_loaded(namespace[name], "torch.nn", "Module")]
 
 
 def _layer_names(words: Iterable[str], namespace: Mapping[str, Any], suffix: str) -> list[str]:

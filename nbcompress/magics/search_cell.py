@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -28,7 +27,7 @@ from nbcompress.magics.base import Output, Scope, one_line_errors, variables
 from nbcompress.magics.search_options import PARTS, goal_of, search_parser
 from nbcompress.run import Assignment, Outcome, current_trial
 from nbcompress.run.capture import trial_seed
-from nbcompress.run.reads import is_a
+from nbcompress.run.reads import is_a, is_of_loaded
 from nbcompress.study.goal import State
 
 if TYPE_CHECKING:
@@ -261,11 +260,10 @@ def _noise_names(options: SearchOptions, body: CellBody) -> tuple[str, ...]:
 
 def notebook_modules(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Return the modules of the notebook by name, without private names."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return {}
     found = dict(namespace)
-    return {key: item for key, item in found.items() if is_a(item, torch.nn.Module) and not key.startswith("_")}
+    return {
+        key: item for key, item in found.items() if is_of_loaded(item, "torch.nn", "Module") and not key.startswith("_")
+    }
 
 
 def _as_python(cell: str, scope: Scope) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from nbcompress.errors import SearchError, first_line, option, shown
 from nbcompress.run.outcome import TrialEnded, number_of
-from nbcompress.run.reads import values_read
+from nbcompress.run.reads import is_of_loaded, values_read
 from nbcompress.run.record import code_digits, content_digits, data_facts, data_in, fingerprints, note, share_memory
 from nbcompress.study.goal import Goal, Trial
 
@@ -130,8 +129,7 @@ def _flips(original: Any, result: Any, label: str) -> dict[str, str]:
 
 
 def _is_accuracy(value: Any) -> TypeGuard[Accuracy]:
-    measuring = sys.modules.get("nbcompress.measure.accuracy")
-    return measuring is not None and isinstance(value, measuring.Accuracy)
+    return is_of_loaded(value, "nbcompress.measure.accuracy", "Accuracy")
 
 
 def held_out_test(options: SearchOptions, reads: Mapping[str, Any]) -> HeldOutTest | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dis
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
@@ -21,6 +22,12 @@ _NOTHING = object()
 def is_a(value: Any, *kinds: type[Any]) -> bool:
     """Return whether the type of `value` is one of `kinds` or derived from one, whatever its `__class__` says."""
     return issubclass(type(value), kinds)
+
+
+def is_of_loaded(value: Any, module: str, *names: str) -> bool:
+    """Return whether `value` is an instance of a class of a module that is loaded. Nothing is imported for that."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and is_a(value, *(getattr(loaded, name) for name in names))
 
 
 def is_declared(value: Any, name: str) -> bool:

@@ -23,7 +23,7 @@ from importlib import metadata
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.run.reads import is_a, is_declared, items_of, own_attributes, unwrapped
+from nbcompress.run.reads import is_a, is_declared, is_of_loaded, items_of, own_attributes, unwrapped
 
 if TYPE_CHECKING:
     from nbcompress.study import Study
@@ -99,16 +99,16 @@ def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
             yield held if is_a(value, list) else tuple(held)
         for item in held if len(held) < _LONG else ():
             yield from _parts(item, depth - 1)
-    elif depth and _is_a(value, "torch.utils.data", "DataLoader"):
+    elif depth and is_of_loaded(value, "torch.utils.data", "DataLoader"):
         yield from _parts(value.dataset, depth - 1)
-    elif depth and _is_a(value, "torch.utils.data", "Dataset"):
+    elif depth and is_of_loaded(value, "torch.utils.data", "Dataset"):
         for attribute in own_attributes(value).values():
             yield from _parts(attribute, depth - 1)
 
 
 def data_parts(value: Any) -> list[Any]:
     """Return the tensors, arrays and frames of something that is data itself, not of a list or a dict that holds it."""
-    is_data = _is_array(value) or _is_a(value, "torch.utils.data", "DataLoader", "Dataset")
+    is_data = _is_array(value) or is_of_loaded(value, "torch.utils.data", "DataLoader", "Dataset")
     try:
         return list(_parts(value)) if is_data else []
     except Exception:  # noqa: BLE001 - a loader of the person's that cannot be read
@@ -129,9 +129,9 @@ def share_memory(left: Any, right: Any) -> bool:
 
     if left is right:
         return True
-    arrays = [part.detach() if _is_a(part, "torch", "Tensor") else part for part in (left, right)]
-    if any(_is_a(part, "torch", "Tensor") and part.device.type != "cpu" for part in arrays):
-        pointers = [part.data_ptr() if _is_a(part, "torch", "Tensor") else None for part in arrays]
+    arrays = [part.detach() if is_of_loaded(part, "torch", "Tensor") else part for part in (left, right)]
+    if any(is_of_loaded(part, "torch", "Tensor") and part.device.type != "cpu" for part in arrays):
+        pointers = [part.data_ptr() if is_of_loaded(part, "torch", "Tensor") else None for part in arrays]
         return pointers[0] is not None and pointers[0] == pointers[1]
     try:
         first, second = (np.asarray(part) for part in arrays)
@@ -168,14 +168,14 @@ def _content(data: Any, limit: int) -> tuple[bytes, bool]:
     if is_a(data, list, tuple):
         text = repr(data[:limit]).encode()
         return text[:limit], len(text) <= limit and len(data) <= limit
-    if _is_a(data, "pandas", "DataFrame", "Series"):
+    if is_of_loaded(data, "pandas", "DataFrame", "Series"):
         data = data.to_numpy()
     n_bytes = int(getattr(data, "nbytes", 0))
     is_whole = n_bytes <= limit or not data.shape or data.shape[0] < 2
     if not is_whole:
         n_rows = max(1, int(data.shape[0] * limit / n_bytes))
         data = data[:: max(1, -(-data.shape[0] // n_rows))]
-    if _is_a(data, "torch", "Tensor"):
+    if is_of_loaded(data, "torch", "Tensor"):
         import torch
 
         data = data.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -196,33 +196,23 @@ def _form(value: Any) -> str:
     """Say in parentheses what the value is, unless its shape says so."""
     if _is_array(value) or is_a(value, list, tuple, dict):
         return ""
-    inside = f" of {type(value.dataset).__name__}" if _is_a(value, "torch.utils.data", "DataLoader") else ""
+    inside = f" of {type(value.dataset).__name__}" if is_of_loaded(value, "torch.utils.data", "DataLoader") else ""
     return f" ({type(value).__name__}{inside})"
 
 
 def _is_array(value: Any) -> bool:
-    if _is_a(value, "torch", "Tensor"):
+    if is_of_loaded(value, "torch", "Tensor"):
         return str(value.layout) == "torch.strided" and not value.is_meta and not value.is_quantized
-    return _is_a(value, "numpy", "ndarray") or _is_a(value, "pandas", "DataFrame", "Series")
+    return is_of_loaded(value, "numpy", "ndarray") or is_of_loaded(value, "pandas", "DataFrame", "Series")
 
 
 def _may_hold_data(value: Any) -> bool:
     """Return whether a value that is no known kind of data may still be data, or lead to it."""
-    if _is_a(value, "torch.utils.data", "DataLoader", "Dataset") or _is_a(value, "torch", "Tensor"):
+    if is_of_loaded(value, "torch.utils.data", "DataLoader", "Dataset") or is_of_loaded(value, "torch", "Tensor"):
         return True
     if callable(value) or is_a(value, ModuleType, list, tuple, dict):
         return False
     return is_a(value, Iterator) or is_declared(value, "read") or type(value).__module__.startswith("datasets.")
-
-
-def _is_a(value: Any, module: str, *names: str) -> bool:
-    """Return whether `value` is an instance of a class of a loaded package. Nothing is imported for that."""
-    loaded = sys.modules.get(module)
-    kinds = tuple(getattr(loaded, name) for name in names) if loaded is not None else ()
-    return is_a(value, *kinds)
-
-
-_SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 
 def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
@@ -234,7 +224,7 @@ def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in values.items():
         if _is_plain(value):
-            found[f"value of {name}"] = _digits(repr(value))
+            found[f"value of {name}"] = text_digits(repr(value))
         elif type(value) is FunctionType and value.__module__ == "__main__":
             found[f"version of {name}"] = code_digits(value)
         elif _is_module(value) and (digits := _module_digits(value)):
@@ -273,7 +263,7 @@ def code_digits(function: Callable[..., Any]) -> str:
         text = ""
     if not text:  # that, or built in, or an object with `__call__`
         text = inner.__qualname__ if is_written or is_a(inner, BuiltinFunctionType) else type(inner).__qualname__
-    return _digits(text)
+    return text_digits(text)
 
 
 def content_digits(value: Any) -> str:
@@ -288,19 +278,19 @@ def _module_digits(module: Any) -> str:
         return ""
 
 
-def _digits(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+def text_digits(text: str) -> str:
+    """Return a hash of a text."""
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def _is_plain(value: Any) -> bool:
     if type(value) is tuple:
         return all(_is_plain(item) for item in value)
-    return type(value) in _SCALARS
+    return type(value) in _PLAIN
 
 
 def _is_module(value: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and is_a(value, torch.nn.Module)
+    return is_of_loaded(value, "torch.nn", "Module")
 
 
 # Packages whose versions may change the proposed points or the measured values.

@@ -22,8 +22,8 @@ from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
-from nbcompress.run.reads import is_a, is_declared, items_of, own_attributes, wrapped_in
-from nbcompress.run.record import content_digits
+from nbcompress.run.reads import is_a, is_declared, is_of_loaded, items_of, own_attributes, wrapped_in
+from nbcompress.run.record import content_digits, text_digits
 from nbcompress.study.snapshot import KeyPath, Snapshot
 
 # The depth of nested values, how many values are read, and the length from which a list is stored as a hash.
@@ -129,7 +129,7 @@ class _Reader:
             return value
         if is_a(value, int):
             number = int.__int__(value)
-            return number if number.bit_length() < _LONG_NUMBER else {"digest": _digits(hex(number))}
+            return number if number.bit_length() < _LONG_NUMBER else {"digest": text_digits(hex(number))}
         if is_a(value, float):
             real = float.__float__(value)
             return real if math.isfinite(real) else {"float": float.__repr__(real)}
@@ -138,7 +138,7 @@ class _Reader:
         if is_a(value, str):
             text = str.__str__(value)
             is_hidden = len(text) > _LONG_TEXT or any(_SECRET.search(name) for name in self._names)
-            return {"digest": _digits(text)} if is_hidden else text
+            return {"digest": text_digits(text)} if is_hidden else text
         if is_a(value, bytes):
             return {"bytes": hashlib.blake2b(value, digest_size=8).hexdigest()}
         return f"{type(value).__name__}({value})"
@@ -147,7 +147,7 @@ class _Reader:
         keys = {_key(key): item for key, item in dict.items(value)}
         if len(keys) <= _LONG:
             return {"items": self._by_name(keys)}
-        return {"digest": _digits(json.dumps(sorted(keys)) + json.dumps(self._sequence(list(keys.values()))))}
+        return {"digest": text_digits(json.dumps(sorted(keys)) + json.dumps(self._sequence(list(keys.values()))))}
 
     def _sequence(self, held: list[Any], *, in_order: bool = True) -> Any:
         if len(held) <= _LONG or not in_order:
@@ -157,7 +157,7 @@ class _Reader:
         scalars = [
             self._scalar(parameter) if is_a(parameter, *_SCALARS) else self.tree(parameter) for parameter in held
         ]
-        return {"digest": _digits(json.dumps(scalars))}
+        return {"digest": text_digits(json.dumps(scalars))}
 
     def _by_name(self, held: Mapping[str, Any]) -> dict[str, Any]:
         found = {}
@@ -190,7 +190,7 @@ class _FunctionReader(_Reader):
             return {"fields": self._by_name({"function": value.__func__, "self": value.__self__})}
         if is_a(value, BuiltinFunctionType, type, ModuleType):
             name = f"{getattr(value, '__module__', '')}.{value.__name__}"
-            return {"code": _class_digits(value) if is_a(value, type) else _digits(name)}
+            return {"code": _class_digits(value) if is_a(value, type) else text_digits(name)}
         if is_a(value, dict, list, tuple, set, frozenset):
             return super()._tree_of(value)
         if _top(type(value)) in sys.stdlib_module_names and not is_a(value, SimpleNamespace, Namespace):
@@ -247,7 +247,7 @@ def _only_holds(kind: type) -> bool:
 
 def _code_digits(function: FunctionType) -> str:
     text = _source_of(function.__code__)
-    return _digits(repr(tuple(_parts_of(function.__code__))) if text is None else text)
+    return text_digits(repr(tuple(_parts_of(function.__code__))) if text is None else text)
 
 
 def _source_of(code: CodeType) -> str | None:
@@ -280,7 +280,7 @@ def _class_digits(kind: type) -> str:
             inner = inner.fget if type(inner) is property else inner
             if type(inner) is FunctionType:
                 found.append(f"{name} {_code_digits(inner)}")
-    return _digits("\n".join(found))
+    return text_digits("\n".join(found))
 
 
 def _top(kind: type) -> str:
@@ -299,9 +299,4 @@ def _key(key: Any) -> str:
 
 
 def _is_numpy_number(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and is_a(value, numpy.number, numpy.bool_)
-
-
-def _digits(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
+    return is_of_loaded(value, "numpy", "number", "bool_")

@@ -141,13 +141,13 @@ class StudiesHandler(StudyHandler):
     @authorized
     async def get(self) -> None:
         if self.get_query_argument("path", None) is not None:
-            await self._one()
+            await self._study()
         elif self.get_query_argument("file", None) is not None:
             self.finish_json(await self.in_thread(self._of_file, self.get_query_argument("file", "")))
         else:
             self.finish_json(await self.in_thread(self._all, self.get_query_argument("folder", "")))
 
-    async def _one(self) -> None:
+    async def _study(self) -> None:
         name = self.get_query_argument("study", None)
         path = await self.in_thread(self.locate)
         if self.get_query_argument("code", None) is not None:

@@ -7,8 +7,8 @@
 
 `uniform` is what a person would do by hand: all layers share bits and amount, on a grid of as many points as there are
 trials. `uniform, fine` is the same grid with 1,000 points, which are 200 amounts for each number of bits. The problems
-are in `layer_problems.py`; `layers30` and `pruned layers`, without a budget, are those of `search.py`, and their peers are
-taken from its kept runs. Every run is one line of `results/layers.jsonl`; a run that is there is not repeated, and
+are in `layer_problems.py`; `layers30` and `pruned layers`, without a budget, are those of `search.py`, and their peers
+are taken from its kept runs. Every run is one line of `results/layers.jsonl`; a run that is there is not repeated, and
 `--again ours` removes those of a peer. Scores are errors above the best (formulas), errors (networks) or the missing
 share of the hypervolume (fronts): less is better. One thread.
 """

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import warnings
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,32 +87,22 @@ class SharedLengthscaleKernel(Kernel):  # type: ignore[misc]  # GPyTorch comes w
         self.register_parameter("raw_lengthscales", torch.nn.Parameter(torch.zeros(1, d, dtype=torch.float64)))
         self.register_constraint("raw_lengthscales", constraint or Interval(*priors.LENGTHSCALE_BOUNDS))
         if prior is not None:
-            self.register_prior("lengthscales_prior", prior, _lengthscales, _set_lengthscales)
+            _register_prior_(self, "lengthscales", prior)
         self.lengthscales = priors.LENGTHSCALE_PRIOR_MEDIAN * math.sqrt(max(d, 1))
 
     @property
     def lengthscales(self) -> torch.Tensor:
         """The lengthscales of the parameters, shape `(1, d)`."""
-        found: torch.Tensor = self.raw_lengthscales_constraint.transform(self.raw_lengthscales)
-        return found
+        return _value(self, "lengthscales")
 
     @lengthscales.setter
     def lengthscales(self, value: Any) -> None:
-        value = torch.as_tensor(value, dtype=self.raw_lengthscales.dtype).expand_as(self.raw_lengthscales)
-        self.initialize(raw_lengthscales=self.raw_lengthscales_constraint.inverse_transform(value))
+        _set_value_(self, value, "lengthscales")
 
     def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **parameters: Any) -> torch.Tensor:
         scales = self.lengthscales[..., self.owner]
         found: torch.Tensor = self.base_kernel.forward(x1 / scales, x2 / scales, diag=diag, **parameters)
         return found
-
-
-def _lengthscales(kernel: SharedLengthscaleKernel) -> torch.Tensor:
-    return kernel.lengthscales
-
-
-def _set_lengthscales(kernel: SharedLengthscaleKernel, value: torch.Tensor) -> None:
-    kernel.lengthscales = value
 
 
 class TrendKernel(Kernel):  # type: ignore[misc]
@@ -122,18 +113,17 @@ class TrendKernel(Kernel):  # type: ignore[misc]
         self.register_parameter("raw_variance", torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)))
         self.register_constraint("raw_variance", Interval(*priors.TREND_BOUNDS))
         prior = log_normal_prior(priors.TREND_PRIOR_MEDIAN, priors.TREND_PRIOR_WIDTH)
-        self.register_prior("variance_prior", prior, _variance, _set_variance)
+        _register_prior_(self, "variance", prior)
         self.variance = variance
 
     @property
     def variance(self) -> torch.Tensor:
-        found: torch.Tensor = self.raw_variance_constraint.transform(self.raw_variance)
-        return found
+        """The mean variance of the trend, shape `(1,)`."""
+        return _value(self, "variance")
 
     @variance.setter
     def variance(self, value: Any) -> None:
-        value = torch.as_tensor(value, dtype=self.raw_variance.dtype).expand_as(self.raw_variance)
-        self.initialize(raw_variance=self.raw_variance_constraint.inverse_transform(value))
+        _set_value_(self, value, "variance")
 
     def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **_: object) -> torch.Tensor:
         left, right = self._basis(x1), self._basis(x2)
@@ -147,14 +137,6 @@ class TrendKernel(Kernel):  # type: ignore[misc]
         columns = torch.cat([centred * 12**0.5, (centred * centred - 1 / 12) * 180**0.5], dim=-1)
         share: float = (0.5 / x.shape[-1]) ** 0.5
         return columns * share
-
-
-def _variance(kernel: TrendKernel) -> torch.Tensor:
-    return kernel.variance
-
-
-def _set_variance(kernel: TrendKernel, value: torch.Tensor) -> None:
-    kernel.variance = value
 
 
 class AdditiveKernel(Kernel):  # type: ignore[misc]
@@ -171,34 +153,35 @@ class AdditiveKernel(Kernel):  # type: ignore[misc]
         self.register_constraint("raw_variances", Interval(1e-6, priors.SIGNAL_BOUNDS[1]))
         # One-dimensional: the median does not grow with d. The variances add up to about 1.
         prior = log_normal_prior(2 * priors.LENGTHSCALE_PRIOR_MEDIAN, width)
-        self.register_prior("lengthscales_prior", prior, lambda m: m.value("lengthscales"), _set_raw("lengthscales"))
+        _register_prior_(self, "lengthscales", prior)
         prior = log_normal_prior(1.0 / max(d, 1), priors.TREND_PRIOR_WIDTH)
-        self.register_prior("variances_prior", prior, lambda m: m.value("variances"), _set_raw("variances"))
-        self.set_value("lengthscales", 2 * priors.LENGTHSCALE_PRIOR_MEDIAN)
-        self.set_value("variances", 1.0 / max(d, 1))
-
-    def value(self, name: str) -> torch.Tensor:
-        """Return `lengthscales` or `variances`, shape `(1, d)`."""
-        constraint: Interval = getattr(self, f"raw_{name}_constraint")
-        found: torch.Tensor = constraint.transform(getattr(self, f"raw_{name}"))
-        return found
-
-    def set_value(self, name: str, value: Any) -> None:
-        """Set `lengthscales` or `variances`."""
-        raw = getattr(self, f"raw_{name}")
-        value = torch.as_tensor(value, dtype=raw.dtype).expand_as(raw)
-        self.initialize(**{f"raw_{name}": getattr(self, f"raw_{name}_constraint").inverse_transform(value)})
+        _register_prior_(self, "variances", prior)
+        _set_value_(self, 2 * priors.LENGTHSCALE_PRIOR_MEDIAN, "lengthscales")
+        _set_value_(self, 1.0 / max(d, 1), "variances")
 
     def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **_: object) -> torch.Tensor:
         difference = x1 - x2 if diag else x1.unsqueeze(-2) - x2.unsqueeze(-3)
-        r2 = (difference * difference) @ self.sums / self.value("lengthscales")[0].square()
+        r2 = (difference * difference) @ self.sums / _value(self, "lengthscales")[0].square()
         # The derivative of the root at 0 is infinite, and that of the kernel is 0.
         r = torch.sqrt(5.0 * r2 + 1e-20)
-        return ((1.0 + r + r * r / 3.0) * torch.exp(-r)) @ self.value("variances")[0]
+        return ((1.0 + r + r * r / 3.0) * torch.exp(-r)) @ _value(self, "variances")[0]
 
 
-def _set_raw(name: str) -> Any:
-    return lambda kernel, value: kernel.set_value(name, value)
+def _value(kernel: Kernel, name: str) -> torch.Tensor:
+    """Return a hyperparameter that GPyTorch holds as `raw_{name}` with a constraint."""
+    found: torch.Tensor = getattr(kernel, f"raw_{name}_constraint").transform(getattr(kernel, f"raw_{name}"))
+    return found
+
+
+def _set_value_(kernel: Kernel, value: Any, name: str) -> None:
+    raw = getattr(kernel, f"raw_{name}")
+    value = torch.as_tensor(value, dtype=raw.dtype).expand_as(raw)
+    kernel.initialize(**{f"raw_{name}": getattr(kernel, f"raw_{name}_constraint").inverse_transform(value)})
+
+
+def _register_prior_(kernel: Kernel, name: str, prior: Prior) -> None:
+    # Partial functions and not lambdas, so that a model can be pickled.
+    kernel.register_prior(f"{name}_prior", prior, partial(_value, name=name), partial(_set_value_, name=name))
 
 
 # --- The parts by name ---
