@@ -390,6 +390,11 @@ def trial_data(trial: Trial, name: ShortNames, limits: ViewLimits) -> dict[str, 
         "metrics": {name(key): finite(value) for key, value in trial.values.items()},
         "seconds": finite(trial.seconds),
     }
+    for key, moment in (("started", trial.started), ("ended", trial.ended)):
+        if moment is not None:
+            data[key] = round(moment, 3)
+    if trial.worker:
+        data["worker"] = shorten(trial.worker, limits.name)
     if trial.failure is not None:
         data["failure"] = {
             "kind": shorten(trial.failure.kind, limits.name),

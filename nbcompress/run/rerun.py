@@ -55,15 +55,7 @@ class Rerunner:
         changed = _changed_metrics(trial, outcome) if self.repeats == 1 else ""
         if changed:
             warn(f"Trial {number} gave other values when it was run again: {changed}. What it reads has changed since.")
-        return replace(
-            trial,
-            state=outcome.state,
-            values=outcome.values,
-            seconds=outcome.seconds,
-            failure=outcome.failure,
-            printed=outcome.printed,
-            reports=outcome.reports,
-        )
+        return replace(outcome.recorded(trial), started=None)
 
     def _outcome(self, trial: Trial) -> Outcome:
         engine = self.make_engine()

@@ -28,6 +28,8 @@ from nbcompress.study.trial_list import trials_table
 from nbcompress.study.trial_store import read_attribute
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pandas as pd
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
@@ -303,9 +305,16 @@ def _trial_of(frozen: FrozenTrial, number: int, goal: Goal) -> Trial:
         dict(frozen.params),
         named,
         seconds=None if duration is None else duration.total_seconds(),
+        started=_seconds_of(frozen.datetime_start),
+        ended=_seconds_of(frozen.datetime_complete),
         failure=failure,
         reports={first: steps} if steps else {},
     )
+
+
+def _seconds_of(moment: datetime | None) -> float | None:
+    """Return a time of Optuna's, which is local, in seconds since 1970."""
+    return None if moment is None else moment.timestamp()
 
 
 __all__ = [

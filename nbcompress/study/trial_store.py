@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -137,6 +138,7 @@ def begin_trial(
         "note": dict(trial.note),
         "reason": trial.reason,
         "worker": worker.to_json(),
+        **({} if trial.started is None else {"started": round(trial.started, 3)}),
         **({} if rerun_of is None else {"repeats": rerun_of}),
         **({"queued": queue_key} if queue_key else {}),
     }
@@ -169,6 +171,10 @@ def end_attributes(trial: Trial) -> list[tuple[str, Any]]:
         },
         "spreads": {name: pack_number(value) for name, value in trial.spreads.items()},
         "runs": trial.n_runs if trial.n_runs > 1 else None,
+        "time": None
+        if trial.started is None or trial.ended is None
+        else [round(trial.started, 3), round(trial.ended, 3)],
+        "worker": trial.worker,
         "failure": failure
         and [failure.kind, shorten(failure.message, _MAX_MESSAGE), shorten(failure.traceback, MAX_TEXT)],
     }
@@ -188,11 +194,16 @@ def read_run(frozen: FrozenTrial) -> Run | None:
         seed=int(begin["seed"]),
         note=begin["note"],
         reason=begin["reason"],
+        started=begin.get("started"),
     )
     end = read_attribute(frozen.user_attrs, END_KEY)
     if end is not None:
+        started, ended = end.get("time", (trial.started, None))
         trial = replace(
             trial,
+            started=started,
+            ended=ended,
+            worker=end.get("worker", ""),
             state=State(end["state"]),
             values={name: float(value) for name, value in end.get("values", {}).items()},
             seconds=end.get("seconds"),
@@ -301,6 +312,7 @@ class TrialStore:
         self._lock = threading.RLock()
         self._runs: list[list[Run]] = []  # the runs of each trial, by number
         self._open_runs: dict[int, tuple[int, int]] = {}  # runs that may change: Optuna's id -> place in `_runs`
+        self._begun: dict[int, float] = {}  # when a run of this object began: Optuna's id -> monotonic clock
         self._n_read = 0  # trials of Optuna's
         self._heartbeat_writer: HeartbeatWriter | None = None
         if not is_read_only:
@@ -402,9 +414,11 @@ class TrialStore:
 
     def begin(self, template: Trial, queue_key: str, distributions: Mapping[str, Any], rerun_of: int | None) -> int:
         """Write the begin record of a run and return Optuna's id of it."""
+        template = replace(template, started=time.time() if template.started is None else template.started)
         frozen = begin_trial(template, this_worker(self._session), rerun_of, queue_key, distributions)
         with self._study_exists(), self.handle.without_sync():  # the end record waits for the disk, and covers this one
             trial_id = self.handle.storage.create_new_trial(self._study_id, frozen)
+        self._begun[trial_id] = time.monotonic()
         if self._heartbeat_writer is not None:
             self._heartbeat_writer.begin(trial_id)
         return trial_id
@@ -419,11 +433,15 @@ class TrialStore:
 
         if self._heartbeat_writer is not None:
             self._heartbeat_writer.end(trial_id)
+        begun = self._begun.get(trial_id)
+        if trial.ended is None and trial.started is not None and begun is not None:
+            trial = replace(trial, ended=trial.started + time.monotonic() - begun)
         try:
             with self._study_exists():
                 self._write_end(trial_id, trial)
         except UpdateFinishedTrialError:
             return False
+        self._begun.pop(trial_id, None)
         with suppress(UpdateFinishedTrialError):  # given up a moment ago; our end record counts all the same
             self._write_state(trial_id, trial)
         return True
