@@ -391,8 +391,8 @@ def trial_data(trial: Trial, name: ShortNames, limits: ViewLimits) -> dict[str, 
         "seconds": finite(trial.seconds),
     }
     for key, moment in (("started", trial.started), ("ended", trial.ended)):
-        if moment is not None:
-            data[key] = round(moment, 3)
+        if finite(moment) is not None:
+            data[key] = finite(moment)
     if trial.worker:
         data["worker"] = shorten(trial.worker, limits.name)
     if trial.failure is not None:

@@ -194,16 +194,16 @@ def read_run(frozen: FrozenTrial) -> Run | None:
         seed=int(begin["seed"]),
         note=begin["note"],
         reason=begin["reason"],
-        started=begin.get("started"),
+        started=None if "started" not in begin else float(begin["started"]),
     )
     end = read_attribute(frozen.user_attrs, END_KEY)
     if end is not None:
-        started, ended = end.get("time", (trial.started, None))
+        started, ended = map(float, end["time"]) if "time" in end else (trial.started, None)
         trial = replace(
             trial,
             started=started,
             ended=ended,
-            worker=end.get("worker", ""),
+            worker=str(end.get("worker", "")),
             state=State(end["state"]),
             values={name: float(value) for name, value in end.get("values", {}).items()},
             seconds=end.get("seconds"),

@@ -49,6 +49,15 @@ def test_what_is_not_a_number_is_null() -> None:
     assert data["seconds"] is None
 
 
+def test_a_trial_says_when_and_where_it_ran() -> None:
+    study = empty_study()
+    ran = Trial(0, State.COMPLETE, {"x": 0.5}, {"score": 1.0}, started=1.5, ended=2.25, worker="node7:4711")
+    study.all_trials = (ran, Trial(1, State.RUNNING, {"x": 0.25}, started=math.nan))
+    first, second = check(study_view(study))["trials"]
+    assert (first["started"], first["ended"], first["worker"]) == (1.5, 2.25, "node7:4711")
+    assert not {"started", "ended", "worker"} & second.keys()
+
+
 def test_a_study_that_another_process_runs_is_shown_as_running() -> None:
     study = single_study()
     study.all_trials = (*study.all_trials, Trial(12, State.RUNNING, {"x": 0.5}))
