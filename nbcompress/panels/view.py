@@ -392,7 +392,9 @@ def trial_data(trial: Trial, name: ShortNames, limits: ViewLimits) -> dict[str, 
     }
     for key, moment in (("started", trial.started), ("ended", trial.ended)):
         if finite(moment) is not None:
-            data[key] = finite(moment)
+            data[key] = round(
+                float(moment or 0.0), 3
+            )  # seconds since 1970 have more digits than a metric is shown with
     if trial.worker:
         data["worker"] = shorten(trial.worker, limits.name)
     if trial.failure is not None:

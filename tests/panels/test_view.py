@@ -51,10 +51,18 @@ def test_what_is_not_a_number_is_null() -> None:
 
 def test_a_trial_says_when_and_where_it_ran() -> None:
     study = empty_study()
-    ran = Trial(0, State.COMPLETE, {"x": 0.5}, {"score": 1.0}, started=1.5, ended=2.25, worker="node7:4711")
+    ran = Trial(
+        0,
+        State.COMPLETE,
+        {"x": 0.5},
+        {"score": 1.0},
+        started=1_790_000_001.5,
+        ended=1_790_000_002.2504,
+        worker="node7:4711",
+    )
     study.all_trials = (ran, Trial(1, State.RUNNING, {"x": 0.25}, started=math.nan))
     first, second = check(study_view(study))["trials"]
-    assert (first["started"], first["ended"], first["worker"]) == (1.5, 2.25, "node7:4711")
+    assert (first["started"], first["ended"], first["worker"]) == (1_790_000_001.5, 1_790_000_002.25, "node7:4711")
     assert not {"started", "ended", "worker"} & second.keys()
 
 
