@@ -391,10 +391,8 @@ def trial_data(trial: Trial, name: ShortNames, limits: ViewLimits) -> dict[str, 
         "seconds": finite(trial.seconds),
     }
     for key, moment in (("started", trial.started), ("ended", trial.ended)):
-        if finite(moment) is not None:
-            data[key] = round(
-                float(moment or 0.0), 3
-            )  # seconds since 1970 have more digits than a metric is shown with
+        if moment is not None and finite(moment) is not None:
+            data[key] = round(moment, 3)  # `finite` would drop the seconds of a number since 1970
     if trial.worker:
         data["worker"] = shorten(trial.worker, limits.name)
     if trial.failure is not None:

@@ -53,9 +53,8 @@ def test_a_trial_says_when_and_where_it_ran() -> None:
     study = empty_study()
     ran = Trial(
         0,
-        State.COMPLETE,
+        State.FAILED,
         {"x": 0.5},
-        {"score": 1.0},
         started=1_790_000_001.5,
         ended=1_790_000_002.2504,
         worker="node7:4711",
