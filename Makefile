@@ -33,11 +33,15 @@ lab: $(VENV)/installed
 
 test: lint types python-tests front-tests browser-tests
 
-# Long campaigns of faults: kills and cut journals, 200 of each. `make nightly FAULTS=1000` runs more.
+# Long campaigns of faults, 200 of each kind, one file after the other: if one fails, the others still run.
+# `make nightly FAULTS=1000` runs more, `make nightly PIECES=tests/faults/test_kills.py` runs one file.
 FAULTS   ?= 200
+PIECES   ?= $(wildcard tests/faults/test_*.py)
 nightly: $(VENV)/installed-test
-	@echo "== faults"
-	$(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
+	@failed=; for piece in $(PIECES); do \
+	  echo "== $$piece"; \
+	  $(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest $$piece || failed="$$failed $$piece"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 # Takes some hours. `make bench BENCH=--smoke` takes a minute and shows that everything runs.
 BENCH    ?=

@@ -4,7 +4,7 @@
 
 For each engine, at 1, 2 and 4 jobs: wall-clock milliseconds for each of the trials of a search whose body does nothing
 (random points, no storage), from the begin of the first to the end of the last; the same number of calls by hand on the
-same workers (a fork of a prepared process, `submit`, a Ray task), on pools and clusters without a process for each call;
+same workers (a fork of a prepared process, `submit`, a Ray task), on pools and clusters without a process each;
 the CPU time of the kernel; what the begin and the end of the search take besides; and with a body that sleeps for half
 a second how many times faster it is than one trial after the other without any engine. Then a search whose body reads a
 tensor of `--megabytes` (0 leaves this out): bytes that go to the cluster in the first search, in the second one with
@@ -139,7 +139,7 @@ def overhead(name: str, trials: int) -> None:
             slow = span(search(engine, nap, trials, jobs))
             nap_by_hand, _ = timed(lambda j=jobs: by_hand(nap, trials, j))
             print(
-                f"{name:8} jobs {jobs}: {1000 * quick / trials:6.1f} ms a trial, by hand {1000 * hand / trials:6.1f} ms, "
+                f"{name:8} jobs {jobs}: {1000 * quick / trials:6.1f} ms a trial, by hand {1000 * hand / trials:6.1f}, "
                 f"kernel {1000 * cpu / trials:5.1f} CPU ms, begin and end of a search {whole - quick:.2f} s, "
                 f"speed-up {NAP * trials / slow:.2f}, by hand {NAP * trials / nap_by_hand:.2f}",
                 flush=True,
