@@ -23,7 +23,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Metho
 from typing import Any
 
 from nbcompress.run.reads import held_values, is_a, is_declared, is_of_loaded, items_of, own_attributes, wrapped_in
-from nbcompress.run.record import content_digits, text_digits
+from nbcompress.run.record import content_digits, lambda_source, text_digits
 from nbcompress.study.snapshot import KeyPath, Snapshot
 
 # The depth of nested values, how many values are read, and the length from which a list is stored as a hash.
@@ -247,11 +247,12 @@ def _code_digits(function: FunctionType) -> str:
 
 def _source_of(code: CodeType) -> str | None:
     """Return the source of a function; None if there is none, or if it may belong to another function, too."""
+    if code.co_name == "<lambda>":
+        return lambda_source(code)
     try:
-        text = inspect.getsource(code)
+        return inspect.getsource(code)
     except (OSError, TypeError, SyntaxError):
         return None
-    return None if code.co_name == "<lambda>" and text.count("lambda") > 1 else text
 
 
 def _parts_of(code: CodeType) -> Iterable[str]:
