@@ -19,7 +19,15 @@ from enum import Enum
 from fractions import Fraction
 from functools import partial
 from pathlib import PurePath
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, MethodWrapperType, ModuleType, SimpleNamespace
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 from nbcompress.run.reads import held_values, is_a, is_declared, is_of_loaded, items_of, own_attributes, wrapped_in
@@ -187,7 +195,9 @@ class _FunctionReader(_Reader):
             return {"fields": self._by_name({callee: value.func, **arguments})}
         if type(value) is MethodType:
             return {"fields": self._by_name({"function": value.__func__, "self": value.__self__})}
-        if is_a(value, BuiltinFunctionType, MethodWrapperType) and not is_a(value.__self__, ModuleType, type, type(None)):
+        if is_a(value, BuiltinFunctionType, MethodWrapperType) and not is_a(
+            value.__self__, ModuleType, type, type(None)
+        ):
             name = {"code": text_digits(value.__qualname__)}
             return {"fields": {"function": name, **self._by_name({"self": value.__self__})}}
         if is_a(value, BuiltinFunctionType, type, ModuleType):

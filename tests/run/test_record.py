@@ -24,7 +24,15 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 import nbcompress as nc
-from nbcompress.run.record import HASHED_BYTES, code_and_models, code_digits, data_facts, fingerprints, lambda_source, provenance
+from nbcompress.run.record import (
+    HASHED_BYTES,
+    code_and_models,
+    code_digits,
+    data_facts,
+    fingerprints,
+    lambda_source,
+    provenance,
+)
 
 X, Y = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 0, 1])
 
