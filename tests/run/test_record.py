@@ -168,7 +168,7 @@ def test_functions_of_the_notebook() -> None:
 # fmt: off
 LAMBDAS = [
     (lambda x: x, lambda x: -x), lambda: 1, lambda: 1.0, lambda x: (lambda y: y + x),
-    lambda é="ö": é, lambda z: z if z else
+    lambda é="ö": é, lambda z: z if z > 1 else
     (z, 2), lambda a=lambda: 3: a(),
 ]
 # fmt: on
@@ -179,7 +179,7 @@ def test_a_lambda_is_its_own_source_and_not_the_line_around_it() -> None:
     found = [lambda_source(function.__code__) for function in (same, negative, *others, others[2](1))]
     assert found == [
         "lambda x: x", "lambda x: -x", "lambda: 1", "lambda: 1.0", "lambda x: lambda y: y + x", "lambda é='ö': é",
-        "lambda z: z if z else (z, 2)", "lambda a=lambda: 3: a()", "lambda y: y + x",
+        "lambda z: z if 0 else (z, 2)", "lambda a=lambda: 3: a()", "lambda y: y + x",
     ]  # fmt: skip
     assert code_digits(same) == code_digits(lambda x: x)
     assert lambda_source(eval("lambda: 1").__code__) is None
