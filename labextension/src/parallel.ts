@@ -8,7 +8,7 @@ import { formatValue, shorten } from "./format";
 import type { Part } from "./part";
 import { position, trialText } from "./plot";
 import { extent, parameterScale, placeOf, valueScale, type Scale } from "./scales";
-import { metricKey, paramKey, valueOf, type Limit, type Selection } from "./selection";
+import { metricKey, paramKey, type Limit, type Selection } from "./selection";
 import { optionsOf } from "./space";
 
 const HEIGHT = 304;
@@ -61,7 +61,7 @@ export class Parallel implements Part {
     const lines = study.trials.map((trial) => ({ trial, points: axes.map((axis) => [axis.x, axis.place(trial) ?? MISSING] as const) }));
     this.drawLines(root, study, lines);
     axes.forEach((axis) => this.drawAxis(root, axis));
-    const gap = axes.find((axis) => study.trials.some((trial) => axis.place(trial) === null));
+    const gap = axes.find((_, i) => lines.some(({ points }) => points[i]?.[1] === MISSING));
     if (gap) {
       root.append(svg("text", { class: "nbc-note", x: gap.x + 5, y: MISSING + 12 }, "no value"));
     }
@@ -240,21 +240,22 @@ function axesOf(study: Study, room: number): Axis[] {
   const count = study.parameters.length + study.metrics.length;
   const step = Math.max(LEAST_ROOM, (room - 2 * SIDE) / Math.max(1, count - 1));
   const range: [number, number] = [BOTTOM, TOP];
-  const numbers = (key: string) => study.trials.map((trial) => valueOf(trial, key)).filter((value): value is number => typeof value === "number");
+  const numbers = (value: (trial: Trial) => unknown) => study.trials.map(value).filter((known): known is number => typeof known === "number");
   const parameters = study.parameters.map((parameter: Parameter) => {
     const key = paramKey(parameter.name);
-    const scale = parameterScale(parameter, numbers(key), range, 4);
+    const value = (trial: Trial) => trial.params[parameter.name];
+    const scale = parameterScale(parameter, numbers(value), range, 4);
     const options = parameter.kind === "choice" ? optionsOf(parameter) : null;
-    return { key, name: parameter.name, note: scale.isLog ? "log scale" : "", options, scale, place: (trial: Trial) => placeOf(parameter, scale, valueOf(trial, key)) };
+    return { key, name: parameter.name, note: scale.isLog ? "log scale" : "", options, scale, place: (trial: Trial) => placeOf(parameter, scale, value(trial)) };
   });
   const metrics = study.metrics.map((name) => {
     const key = metricKey(name);
     const direction = study.goal.objectives.find((objective) => objective.metric === name)?.direction;
-    const values = numbers(key);
+    const values = numbers((trial) => trial.metrics[name]);
     const scale = valueScale(extent(values) ? values : [0, 1], range, direction === "maximize", 4);
     const note = [direction ?? "", scale.isLog ? "log" : ""].filter(Boolean).join(", ");
     const place = (trial: Trial) => {
-      const value = valueOf(trial, key);
+      const value = trial.metrics[name];
       return typeof value === "number" ? scale(value) : null;
     };
     return { key, name, note, options: null, scale, place };

@@ -23,6 +23,8 @@ const MANY = 1500;
 export interface Place {
   x: number;
   y: number;
+  // Where a bar begins, which ends at `x`.
+  from?: number;
   number: number;
   text: () => string;
 }
@@ -90,7 +92,7 @@ export class Plot {
   // Shows a picture whose marks are at `places`; an axis that cannot be zoomed is null.
   show(root: SVGSVGElement, box: Box, x: Scale | null, y: Scale | null, places: readonly Place[]): void {
     Object.assign(this, { box, x, y });
-    this.places = this.zoom ? places.filter((place) => place.x >= box.left && place.x <= box.right && place.y >= box.top && place.y <= box.bottom) : places;
+    this.places = this.zoom ? places.filter((place) => place.x >= box.left && (place.from ?? place.x) <= box.right && place.y >= box.top && place.y <= box.bottom) : places;
     root.setAttribute("tabindex", "0");
     root.addEventListener("pointermove", (event) => this.follow(root, event));
     root.addEventListener("pointerleave", () => this.hide());
@@ -290,7 +292,7 @@ export function trialText(trial: Trial): string {
 export function nearest(places: readonly Place[], x: number, y: number, reach: number): Place | undefined {
   let [found, least]: [Place | undefined, number] = [undefined, reach];
   for (const place of places) {
-    const distance = Math.hypot(place.x - x, place.y - y);
+    const distance = Math.hypot(Math.max((place.from ?? place.x) - x, 0, x - place.x), place.y - y);
     if (distance <= least) {
       [found, least] = [place, distance];
     }

@@ -132,6 +132,9 @@ export interface Trial {
   };
   metrics: Numbers;
   seconds: number | null;
+  started?: number;
+  ended?: number;
+  worker?: string;
   failure?: Failure;
   printed?: string;
   reason?: string;
@@ -325,6 +328,9 @@ export const isTrial = hasFields({
   params: isMapOf(isScalar),
   metrics: isNumbers,
   seconds: isEither(isNumber, isNull),
+  started: isOptional(isNumber),
+  ended: isOptional(isNumber),
+  worker: isOptional(isString),
   failure: isOptional(isFailure),
   printed: isOptional(isString),
   reason: isOptional(isString),

@@ -18,6 +18,7 @@ import { Slices } from "./slices";
 import { icon } from "./states";
 import { STYLES } from "./styles";
 import { Tabs } from "./tabs";
+import { Timeline } from "./timeline";
 import { Tradeoff } from "./tradeoff";
 import { Trials } from "./trials";
 import { UnseenData } from "./unseen";
@@ -61,6 +62,7 @@ export class StudyView {
   private isPressed = false;
   private isLive = false;
   private frame = 0;
+  private width = 0;
 
   constructor() {
     const history = new History(this.selection);
@@ -77,6 +79,7 @@ export class StudyView {
       { title: "Slices", part: new Slices(this.selection) },
       { title: "Learning curves", part: new LearningCurves(this.selection) },
       { title: "Distribution", part: new Distribution(this.selection) },
+      { title: "Timeline", part: new Timeline(this.selection) },
     ];
     this.views = new Tabs("Views of all trials", wide, () => this.keepChoice());
     this.views.element.classList.add("nbc-wide");
@@ -149,6 +152,7 @@ export class StudyView {
     const study = this.study;
     if (study) {
       this.isStale = false;
+      this.width = this.element.clientWidth;
       this.parts.forEach((part) => part.draw(study));
       this.drawDetail(study);
       this.foot.hidden = !this.isLive || study.state !== "running";
@@ -189,10 +193,9 @@ export class StudyView {
       this.cleanups.push(() => seen.disconnect());
     }
     if (typeof ResizeObserver !== "undefined") {
-      let width = 0;
       const sized = new ResizeObserver(() => {
-        if (Math.abs(this.element.clientWidth - width) > 1) {
-          width = this.element.clientWidth;
+        // It also fires once for the width in which the view was drawn.
+        if (Math.abs(this.element.clientWidth - this.width) > 1) {
           cancelAnimationFrame(this.frame);
           this.frame = requestAnimationFrame(() => this.redraw());
         }
