@@ -9,15 +9,12 @@ import type { Part } from "./part";
 import { bandScale, extent, linearScale, logScale, type Scale } from "./scales";
 import type { Selection } from "./selection";
 import { Surrogate } from "./surrogate";
+import { trans } from "./words";
 
 const SHARE = 0.64;
-const WAITING = "The surrogate is shown here once it has enough trials.";
-const ALONE = "(alone)";
 // With at most this many values each one is drawn as a mark with a whisker; vertical lines are drawn beside the marks.
 const MAX_MARKS = 12;
 const MARK_OFFSET = 14;
-const NOTHING = "This study was saved without slices of the surrogate.";
-const BY_PYTHON = "This surrogate has no closed form on this page: the slices were computed in Python. ";
 
 export class Acquisition implements Part {
   readonly element = el("div");
@@ -47,7 +44,7 @@ export class Acquisition implements Part {
       this.tools.replaceChildren();
       this.caption.textContent = "";
       this.drawn = "";
-      showMessage(this.place, study.state === "running" ? WAITING : NOTHING);
+      showMessage(this.place, study.state === "running" ? trans.__("The surrogate is shown here once it has enough trials.") : trans.__("This study was saved without slices of the surrogate."));
       return;
     }
     // A parameter that is shown stays, even if another one becomes more important.
@@ -70,7 +67,7 @@ export class Acquisition implements Part {
   }
 
   private drawSlice(study: Study, slice: Slice, metric: SliceMetric, through: Trial | null): void {
-    const label = `Predicted ${metric.metric} along ${slice.parameter} with its 95 percent band, and the acquisition below`;
+    const label = trans.__("Predicted %1 along %2 with its 95 percent band, and the acquisition below", metric.metric, slice.parameter);
     const { root, width } = canvas(this.place, HEIGHT, shorten(label, 300));
     const hasGain = slice.acquisition.some((value) => value !== null);
     const split = MARGIN.top + (HEIGHT - MARGIN.top - MARGIN.bottom) * (hasGain ? SHARE : 1);
@@ -86,10 +83,13 @@ export class Acquisition implements Part {
     this.drawRunning(root, above, below, x, study, slice);
     replaceChart(this.place, root);
     // The best point may have changed since Python computed its slices.
-    const passes = through && through.params[slice.parameter] === slice.at ? ` through trial ${through.number}${through.number === study.best ? " (the best)" : ""}` : "";
-    const where = slice.next === null ? "" : `On this line${passes}, the acquisition is largest at ${slice.parameter} = ${formatValue(slice.next)}. `;
-    const source = study.surrogate ? "" : BY_PYTHON;
-    this.caption.replaceChildren(userText(source + where + reasonText(study)));
+    const passes = through && through.params[slice.parameter] === slice.at ? through : null;
+    const next = formatValue(slice.next);
+    const where = passes
+      ? trans.__("On this line through %1, the acquisition is largest at %2 = %3.", trialName(study, passes), slice.parameter, next)
+      : trans.__("On this line, the acquisition is largest at %1 = %2.", slice.parameter, next);
+    const source = study.surrogate ? "" : trans.__("This surrogate has no closed form on this page: the slices were computed in Python.");
+    this.caption.replaceChildren(userText([source, slice.next === null ? "" : where, reasonText(study)].filter(Boolean).join(" ")));
   }
 
   private drawMaps(study: Study, surrogate: Surrogate, through: Trial, names: [string, string], metric: string): void {
@@ -99,10 +99,12 @@ export class Acquisition implements Part {
     }
     const { maps } = this.maps;
     replaceChart(this.place, drawMaps(this.place, study, maps, through));
-    const running = study.trials.some((trial) => trial.state === "running") ? ", the cross is the running trial" : "";
-    const marks = `Dots are trials, the ring is trial ${through.number}${through.number === study.best ? " (the best)" : ""}${running}. `;
-    const most = maps.most ? `The diamond marks the largest acquisition: ${names[0]} = ${formatValue(maps.most.across)}, ${names[1]} = ${formatValue(maps.most.up)}. ` : "";
-    this.caption.replaceChildren(userText(marks + most + reasonText(study)));
+    const ring = trialName(study, through);
+    const isRunning = study.trials.some((trial) => trial.state === "running");
+    const marks = isRunning ? trans.__("Dots are trials, the ring is %1, the cross is the running trial.", ring) : trans.__("Dots are trials, the ring is %1.", ring);
+    const at = maps.most && [names[0], formatValue(maps.most.across), names[1], formatValue(maps.most.up)];
+    const most = at ? trans.__("The diamond marks the largest acquisition: %1 = %2, %3 = %4.", ...at) : "";
+    this.caption.replaceChildren(userText([marks, most, reasonText(study)].filter(Boolean).join(" ")));
   }
 
   private drawTools(names: readonly string[], others: readonly string[], slice: Slice, second: string | null, metric: SliceMetric): void {
@@ -113,11 +115,12 @@ export class Acquisition implements Part {
     }
     this.drawn = key;
     const redraw = () => this.study && this.draw(this.study);
-    const pick = (value: string) => (value === ALONE ? null : value);
+    const alone = trans.__("(alone)");
+    const pick = (value: string) => (value === alone ? null : value);
     this.tools.replaceChildren(
-      choice("Along", names, slice.parameter, (value) => ((this.parameter = value), redraw())),
-      ...(others.length ? [choice("and", [ALONE, ...others], second ?? ALONE, (value) => ((this.second = pick(value)), redraw()))] : []),
-      ...(metrics.length > 1 ? [choice("Metric", metrics, metric.metric, (value) => ((this.metric = value), redraw()))] : []),
+      choice(trans.__("Along"), names, slice.parameter, (value) => ((this.parameter = value), redraw())),
+      ...(others.length ? [choice(trans.__("and"), [alone, ...others], second ?? alone, (value) => ((this.second = pick(value)), redraw()))] : []),
+      ...(metrics.length > 1 ? [choice(trans.__("Metric"), metrics, metric.metric, (value) => ((this.metric = value), redraw()))] : []),
     );
   }
 
@@ -154,7 +157,7 @@ export class Acquisition implements Part {
   private drawAcquisition(root: SVGSVGElement, box: Box, x: Scale, places: readonly number[], slice: Slice): void {
     const known = slice.acquisition.filter((value): value is number => value !== null);
     const y = linearScale(extent(known) ?? [0, 1], [box.bottom, box.top], { count: 2 });
-    axes(root, box, x, withoutTicks(y), { x: slice.parameter, y: "acquisition" });
+    axes(root, box, x, withoutTicks(y), { x: slice.parameter, y: trans.__("acquisition") });
     const points = positions(places, slice.acquisition, y);
     if (places.length > MAX_MARKS) {
       const [first, last] = [points[0], points.at(-1)];
@@ -179,7 +182,7 @@ export class Acquisition implements Part {
       if (place >= above.left && place <= above.right) {
         const isRight = place > (above.left + above.right) / 2;
         const words = { class: "nbc-note", x: place + (isRight ? -5 : 5), y: above.bottom - 5, "text-anchor": isRight ? "end" : "start" };
-        root.append(svg("line", { class: "nbc-now", x1: place, x2: place, y1: above.top, y2: below.bottom }), svg("text", words, `trial ${trial.number} runs here`));
+        root.append(svg("line", { class: "nbc-now", x1: place, x2: place, y1: above.top, y2: below.bottom }), svg("text", words, trans.__("trial %1 runs here", trial.number)));
       }
     }
   }
@@ -192,7 +195,7 @@ export class Acquisition implements Part {
     const at = place - (slice.values.length > MAX_MARKS ? 0 : MARK_OFFSET);
     const isRight = at > (above.left + above.right) / 2;
     root.append(svg("line", { class: "nbc-next", x1: at, x2: at, y1: above.top, y2: below.bottom }));
-    root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top - 1, "text-anchor": isRight ? "end" : "start" }, "largest acquisition"));
+    root.append(svg("text", { class: "nbc-note", x: at + (isRight ? -5 : 5), y: above.top - 1, "text-anchor": isRight ? "end" : "start" }, trans.__("largest acquisition")));
   }
 }
 
@@ -212,10 +215,18 @@ function sortByImportance(study: Study, names: readonly string[]): string[] {
   return [...names].sort((a, b) => share(b) - share(a));
 }
 
+function trialName(study: Study, { number }: Trial): string {
+  return number === study.best ? trans.__("trial %1 (the best)", number) : trans.__("trial %1", number);
+}
+
 // Returns the reason for the latest point.
 function reasonText(study: Study): string {
   const latest = study.trials.findLast((trial) => trial.state === "running") ?? study.trials.at(-1);
-  return latest?.reason ? `Why trial ${latest.number} ${latest.state === "running" ? "runs" : "ran"}: ${latest.reason}` : "";
+  if (!latest?.reason) {
+    return "";
+  }
+  const { number, reason } = latest;
+  return latest.state === "running" ? trans.__("Why trial %1 runs: %2", number, reason) : trans.__("Why trial %1 ran: %2", number, reason);
 }
 
 // The acquisition has no unit, so its axis has no numbers.

@@ -4,6 +4,7 @@ import { el, svg } from "./dom";
 import type { Study } from "./data";
 import { shorten } from "./format";
 import type { Scale } from "./scales";
+import { trans } from "./words";
 
 export const HEIGHT = 280;
 export const MARGIN = { top: 10, right: 14, bottom: 40 };
@@ -42,8 +43,8 @@ export interface Names {
 // Returns which way a metric is better and whether its axis is logarithmic.
 export function axisNote(study: Study, metric: string | null, scale: Scale): string {
   const direction = study.goal.objectives.find((objective) => objective.metric === metric)?.direction;
-  const better = direction && `${direction === "maximize" ? "higher" : "lower"} is better`;
-  return [better, scale.isLog ? "log scale" : ""].filter(Boolean).join(", ");
+  const better = direction && (direction === "maximize" ? trans.__("higher is better") : trans.__("lower is better"));
+  return [better, scale.isLog ? trans.__("log scale") : ""].filter(Boolean).join(", ");
 }
 
 // A metric to maximize has its best values close together at the top, where a logarithmic axis would squeeze them.

@@ -4,7 +4,8 @@ import { button, el, userText } from "./dom";
 import type { Scalar, Study, Trial } from "./data";
 import { formatDuration, formatMetric, formatValue } from "./format";
 import { metricKey, paramKey } from "./selection";
-import { icon } from "./states";
+import { icon, stateName } from "./states";
+import { trans } from "./words";
 
 export interface Column {
   key: string;
@@ -19,13 +20,13 @@ export const NUMBER = "number";
 
 export function columnsOf(study: Study): Column[] {
   const plain = (text: string): Node => document.createTextNode(text);
-  const number: Column = { key: NUMBER, title: "trial", isText: false, value: (trial) => trial.number, cell: (trial) => plain(String(trial.number)) };
+  const number: Column = { key: NUMBER, title: trans.__("trial"), isText: false, value: (trial) => trial.number, cell: (trial) => plain(String(trial.number)) };
   const state: Column = {
     key: "state",
-    title: "state",
+    title: trans.__("state"),
     isText: true,
     value: (trial) => trial.state,
-    cell: (trial) => el("span", { class: "nbc-state" }, icon(trial.state), ` ${trial.state}`),
+    cell: (trial) => el("span", { class: "nbc-state" }, icon(trial.state), ` ${stateName(trial.state)}`),
   };
   const metrics = study.metrics.map((name): Column => {
     return { key: metricKey(name), title: name, isText: false, value: (trial) => trial.metrics[name] ?? undefined, cell: (trial) => plain(formatMetric(trial.metrics[name])) };
@@ -36,7 +37,7 @@ export function columnsOf(study: Study): Column[] {
   });
   const seconds: Column = {
     key: "seconds",
-    title: "time",
+    title: trans.__("time"),
     isText: false,
     value: (trial) => trial.seconds ?? undefined,
     cell: (trial) => plain(trial.seconds === null ? "" : formatDuration(trial.seconds)),
@@ -53,7 +54,7 @@ export class ColumnChoice {
   private drawn = "";
 
   constructor(private readonly changed: () => void) {
-    this.element.append(el("summary", { class: "nbc-button" }, "Columns"), this.list);
+    this.element.append(el("summary", { class: "nbc-button" }, trans.__("Columns")), this.list);
     this.element.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.element.open) {
         this.element.open = false;
@@ -89,8 +90,8 @@ export class ColumnChoice {
     const box = el("input", { type: "checkbox", checked: !this.hidden.has(key), "data-focus": `show${i}` });
     box.addEventListener("change", () => this.toggle(this.hidden, key));
     const isPinned = this.pinned.has(key);
-    const label = { "aria-label": `Pin ${title} at the left`, "aria-pressed": String(isPinned), "data-focus": `pin${i}` };
-    const pin = button("Pin", { class: "nbc-button", ...label }, () => this.toggle(this.pinned, key));
+    const label = { "aria-label": trans.__("Pin %1 at the left", title), "aria-pressed": String(isPinned), "data-focus": `pin${i}` };
+    const pin = button(trans.__("Pin"), { class: "nbc-button", ...label }, () => this.toggle(this.pinned, key));
     return el("li", {}, el("label", {}, box, " ", userText(title)), pin);
   }
 

@@ -3,6 +3,7 @@
 
 import type { Controls } from "./header";
 import type { Ack, Control, PanelState, Command } from "./messages";
+import { trans } from "./words";
 
 const ANSWER_TIMEOUT = 300;
 // A front end may need a moment to open its channel to a subshell; messages before that go to the busy main shell.
@@ -10,7 +11,15 @@ const HELLO_RETRY_AFTER = [250, 500, 1000, 2000, 4000, 8000];
 const ATTEMPTS_BEFORE_NOTE = 3;
 // Milliseconds for which the note of Skip is shown.
 const SHOW_SKIPPED_FOR = 2000;
-const NAMES: Record<Control, string> = { stop: "Stop", pause: "Pause", resume: "Pause", skip: "Skip", next: "Run this next", narrow: "the limits" };
+const lateNote = (control: Control): string =>
+  ({
+    stop: trans.__("The kernel has not answered Stop yet."),
+    pause: trans.__("The kernel has not answered Pause yet."),
+    resume: trans.__("The kernel has not answered Pause yet."),
+    skip: trans.__("The kernel has not answered Skip yet."),
+    next: trans.__("The kernel has not answered Run this next yet."),
+    narrow: trans.__("The kernel has not answered the limits yet."),
+  })[control];
 
 // Identifies this page, to tell it from the one after a reload.
 const PAGE = Math.random().toString(36).slice(2);
@@ -65,8 +74,8 @@ export class CommandSender {
     this.isAnswering = true;
     this.isPaused = ack.paused;
     this.answer = ack.note ?? "";
-    const standing = ack.paused ? "Paused: the running trial ends, then the search waits." : "";
-    this.note = ack.control === "stop" ? "Stopping." : ack.control === "skip" ? "Skipped: that trial ends as stopped." : standing;
+    const standing = ack.paused ? trans.__("Paused: the running trial ends, then the search waits.") : "";
+    this.note = ack.control === "stop" ? trans.__("Stopping.") : ack.control === "skip" ? trans.__("Skipped: that trial ends as stopped.") : standing;
     this.offer();
     clearTimeout(this.noteTimer);
     if (ack.control === "skip") {
@@ -89,10 +98,10 @@ export class CommandSender {
     void this.send("hello", within, () => {
       if (attempt === ATTEMPTS_BEFORE_NOTE) {
         this.note = this.canInterrupt()
-          ? "Stop interrupts the kernel. Pause and Skip do not reach a busy kernel from here; they work with --background."
+          ? trans.__("Stop interrupts the kernel. Pause and Skip do not reach a busy kernel from here; they work with --background.")
           : this.interrupts
-            ? "The buttons do not reach a busy kernel from here. Interrupt the kernel to stop, or search with --background."
-            : "The kernel is busy with another cell. The buttons appear when it answers.";
+            ? trans.__("The buttons do not reach a busy kernel from here. Interrupt the kernel to stop, or search with --background.")
+            : trans.__("The kernel is busy with another cell. The buttons appear when it answers.");
         this.offer();
       }
       this.hello(attempt + 1);
@@ -142,10 +151,10 @@ export class CommandSender {
     // Once the search has ended, an interrupt would hit the next cell. The status of the kernel does not help: after a
     // subshell has answered, the kernel looks idle although the cell still runs.
     if (control === "stop" && state?.study.state === "running" && this.canInterrupt() && kernel?.interrupt) {
-      this.note = "Stopping with an interrupt of the kernel.";
+      this.note = trans.__("Stopping with an interrupt of the kernel.");
       void kernel.interrupt();
     } else {
-      const onLate = `The kernel has not answered ${NAMES[control]} yet.`;
+      const onLate = lateNote(control);
       const isAboutPoint = control === "next" || control === "narrow";
       this.answer = isAboutPoint ? onLate : this.answer;
       this.note = isAboutPoint ? this.note : onLate;

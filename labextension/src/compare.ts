@@ -6,7 +6,7 @@ import { shareSteps, sharesOf } from "./distribution";
 import { choice, el, svg, userText } from "./dom";
 import type { Study } from "./data";
 import { formatDuration, formatMetric, goalText, shorten } from "./format";
-import type { Translation } from "./lab";
+import type { Translation } from "./words";
 import { Plot, type Place } from "./plot";
 import { linearScale, valueScale, type Scale } from "./scales";
 import { Selection } from "./selection";

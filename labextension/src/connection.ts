@@ -3,16 +3,14 @@
 // would hit whatever runs in that kernel now.
 
 import type { Manager } from "./commands";
+import { trans } from "./words";
 
 // Milliseconds without a message. A search sends the time once a second, and every three seconds at the slowest.
 const SILENCE_TIMEOUT = 10_000;
 // After one of these statuses the kernel is another process.
 const OVER = ["starting", "restarting", "autorestarting", "terminating", "dead"];
 
-const SAVED = "This panel has no search: it was saved while one ran, or its kernel has ended since.";
-const GONE = "The kernel that ran this search has ended, and the search with it.";
-const LEFT = "This notebook is no longer connected to the kernel that runs this search.";
-const SILENT = "This search has sent no message for a while.";
+const saved = (): string => trans.__("This panel has no search: it was saved while one ran, or its kernel has ended since.");
 
 export class Connection {
   private reason: string | null = null;
@@ -63,7 +61,7 @@ export class Connection {
       // The model is neither in the kernel nor in the saved state.
     }
     if (isLive === false && !this.hasReceived) {
-      this.setLost(SAVED);
+      this.setLost(saved());
     }
   }
 
@@ -87,11 +85,11 @@ export class Connection {
 
   private readonly onStatus = (_kernel: unknown, status: string): void => {
     if (OVER.includes(status)) {
-      this.end(GONE);
+      this.end(trans.__("The kernel that ran this search has ended, and the search with it."));
     }
   };
 
-  private readonly onDisposed = (): void => this.end(LEFT);
+  private readonly onDisposed = (): void => this.end(trans.__("This notebook is no longer connected to the kernel that runs this search."));
 
   private end(reason: string): void {
     if (!this.isOver) {
@@ -102,7 +100,7 @@ export class Connection {
 
   private wait(): void {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.setLost(this.hasReceived ? SILENT : SAVED), SILENCE_TIMEOUT);
+    this.timer = setTimeout(() => this.setLost(this.hasReceived ? trans.__("This search has sent no message for a while.") : saved()), SILENCE_TIMEOUT);
   }
 
   private setLost(reason: string): void {

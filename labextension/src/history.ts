@@ -5,10 +5,11 @@ import { el, svg, userText } from "./dom";
 import { STATES, type Study, type Trial } from "./data";
 import { shorten, formatMetric, formatValue } from "./format";
 import type { Part } from "./part";
-import { KEYS, Plot, trialPlace, trialText } from "./plot";
+import { keyHelp, Plot, trialPlace, trialText } from "./plot";
 import { linearScale, valueScale } from "./scales";
 import type { Selection } from "./selection";
 import { outline } from "./states";
+import { around, HERE, trans } from "./words";
 
 export class History implements Part {
   readonly element = el("div");
@@ -32,15 +33,16 @@ export class History implements Part {
     const [first, last] = [points[0], points.at(-1)];
     this.drawCaption(first ? study : null);
     if (!first || !last || !study.progress) {
-      this.plot.message("No feasible trial yet.");
+      this.plot.message(trans.__("No feasible trial yet."));
       return;
     }
-    const name = study.progress.label;
-    const label = `${name} after each trial, from ${formatValue(first.value)} to ${formatValue(last.value)}. ${KEYS}`;
-    const { root, width } = canvas(this.plot.element, HEIGHT, shorten(label, 300));
     const { metric: objective, direction } = study.goal.objectives[0] ?? { metric: "", direction: "maximize" };
+    const known = study.progress.label;
     // Single trials are shown only if they have the unit of the line.
-    const isBest = name === `best ${objective}`;
+    const isBest = known === `best ${objective}`;
+    const name = isBest ? trans.__("best %1", objective) : known === "hypervolume" ? trans.__("hypervolume") : known;
+    const label = `${trans.__("%1 after each trial, from %2 to %3.", name, formatValue(first.value), formatValue(last.value))} ${keyHelp()}`;
+    const { root, width } = canvas(this.plot.element, HEIGHT, shorten(label, 300));
     const dots = isBest ? study.trials.filter((trial) => typeof trial.metrics[objective] === "number") : [];
     const heights = [...points.map((point) => point.value), ...dots.map((trial) => trial.metrics[objective] as number)];
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
@@ -50,7 +52,7 @@ export class History implements Part {
     const until = study.trials.at(-1)?.number ?? last.trial.number;
     const count = Math.max(3, width / 90);
     const x = this.plot.zoomed("x", linearScale([from, Math.max(until, from + 1)], [box.left, box.right], { count, whole: true }));
-    axes(root, box, x, y, { x: "trial", y: name, yNote: isBest ? axisNote(study, objective, y) : "higher is better" });
+    axes(root, box, x, y, { x: trans.__("trial"), y: name, yNote: isBest ? axisNote(study, objective, y) : trans.__("higher is better") });
     const layer = this.plot.layer(root, box);
     const at = (trial: Trial, value: number) => trialPlace(trial, x(trial.number), y(value));
     const marks = dots.map((trial) => at(trial, trial.metrics[objective] as number));
@@ -84,6 +86,6 @@ export class History implements Part {
     const reference = Object.entries(study?.progress?.reference ?? {});
     this.caption.hidden = !reference.length;
     const point = reference.map(([name, value]) => `${shorten(name, 40)} ${formatMetric(value)}`).join(", ");
-    this.caption.replaceChildren("Reference point of the hypervolume: ", userText(point), ".");
+    this.caption.replaceChildren(...around(trans.__("Reference point of the hypervolume: %1.", HERE), userText(point)));
   }
 }

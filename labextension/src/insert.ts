@@ -2,7 +2,8 @@
 
 import { el, userText } from "./dom";
 import { isObject } from "./guard";
-import type { Kernel, Translation } from "./lab";
+import type { Kernel } from "./lab";
+import type { Translation } from "./words";
 import type { Values } from "./settings";
 
 interface Offered {

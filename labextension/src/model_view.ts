@@ -2,7 +2,7 @@
 
 import { el, userText } from "./dom";
 import { hasFields, isListOf, isString } from "./guard";
-import type { Translation } from "./lab";
+import type { Translation } from "./words";
 import type { ModelFile } from "./server";
 
 const isModelFile = hasFields({

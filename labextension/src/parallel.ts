@@ -4,12 +4,13 @@
 import { canvas, replaceChart, showMessage } from "./chart";
 import { button, choice, el, svg } from "./dom";
 import type { Parameter, Scalar, Study, Trial } from "./data";
-import { formatValue, shorten } from "./format";
+import { formatValue, orList, shorten } from "./format";
 import type { Part } from "./part";
 import { position, trialText } from "./plot";
 import { extent, parameterScale, placeOf, valueScale, type Scale } from "./scales";
 import { metricKey, paramKey, type Limit, type Selection } from "./selection";
 import { optionsOf } from "./space";
+import { trans } from "./words";
 
 const HEIGHT = 304;
 const TOP = 44;
@@ -21,7 +22,6 @@ const LEAST_ROOM = 96;
 const HIT = 24;
 const REACH = 8;
 const CLICK = 4;
-const ANY = "any";
 
 interface Axis {
   key: string;
@@ -35,8 +35,8 @@ interface Axis {
 
 export class Parallel implements Part {
   readonly element = el("div", { class: "nbc-parallel" });
-  private readonly place = el("div", { class: "nbc-place nbc-sideways", tabindex: 0, role: "region", "aria-label": "Parallel coordinates" });
-  private readonly tools = el("div", { class: "nbc-tools", role: "group", "aria-label": "Range of an axis" });
+  private readonly place = el("div", { class: "nbc-place nbc-sideways", tabindex: 0, role: "region", "aria-label": trans.__("Parallel coordinates") });
+  private readonly tools = el("div", { class: "nbc-tools", role: "group", "aria-label": trans.__("Range of an axis") });
   private readonly chips = el("div", { class: "nbc-tools" });
   private readonly tip = el("p", { class: "nbc-caption nbc-line-tip" });
   private axis: string | null = null;
@@ -52,18 +52,18 @@ export class Parallel implements Part {
     if (!study.trials.length || axes.length < 2) {
       this.tools.replaceChildren();
       this.drawn = "";
-      showMessage(this.place, "Lines are drawn here once there are trials.");
+      showMessage(this.place, trans.__("Lines are drawn here once there are trials."));
       return;
     }
     const width = Math.max(room, 2 * SIDE + (axes.length - 1) * LEAST_ROOM);
-    const label = `${study.trials.length} trials over ${axes.length} axes: ${axes.map(({ name }) => name).join(", ")}. Drag along an axis, or use the fields above, to choose a range.`;
+    const label = trans.__("%1 trials over %2 axes: %3. Drag along an axis, or use the fields above, to choose a range.", study.trials.length, axes.length, axes.map(({ name }) => name).join(", "));
     const root = svg("svg", { class: "nbc-chart", width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": shorten(label, 400) });
     const lines = study.trials.map((trial) => ({ trial, points: axes.map((axis) => [axis.x, axis.place(trial) ?? MISSING] as const) }));
     this.drawLines(root, study, lines);
     axes.forEach((axis) => this.drawAxis(root, axis));
     const gap = axes.find((_, i) => lines.some(({ points }) => points[i]?.[1] === MISSING));
     if (gap) {
-      root.append(svg("text", { class: "nbc-note", x: gap.x + 5, y: MISSING + 12 }, "no value"));
+      root.append(svg("text", { class: "nbc-note", x: gap.x + 5, y: MISSING + 12 }, trans.__("no value")));
     }
     this.listen(root, lines);
     const before = this.place.scrollLeft;
@@ -180,7 +180,7 @@ export class Parallel implements Part {
     this.drawn = key;
     const focus = this.tools.contains(document.activeElement) ? [...this.tools.querySelectorAll("input, select")].indexOf(document.activeElement as Element) : -1;
     const names = axes.map(({ name }) => name);
-    const pick = choice("Axis", names, axis.name, (_, i) => {
+    const pick = choice(trans.__("Axis"), names, axis.name, (_, i) => {
       this.axis = axes[i]?.key ?? null;
       this.drawTools(axes);
     });
@@ -194,24 +194,24 @@ export class Parallel implements Part {
   }
 
   private optionField(axis: Axis, options: readonly Scalar[], limit: Limit | null): HTMLElement {
-    const labels = [ANY, ...options.map(formatValue)];
+    const labels = [trans.__("any"), ...options.map(formatValue)];
     const only = limit && "options" in limit ? options.indexOf(limit.options[0] ?? null) + 1 : 0;
-    return choice("is", labels, labels[only] ?? ANY, (_, i) => this.selection.limit(axis.key, i ? { options: [options[i - 1] ?? null] } : null));
+    return choice(trans.__("is"), labels, labels[only] ?? "", (_, i) => this.selection.limit(axis.key, i ? { options: [options[i - 1] ?? null] } : null));
   }
 
   private rangeFields(axis: Axis, limit: Limit | null): HTMLElement[] {
     const now = limit && "low" in limit ? limit : null;
     const field = (label: string, value: number | undefined): HTMLInputElement => {
       const shown = value === undefined || !Number.isFinite(value) ? "" : Number(value.toPrecision(6));
-      return el("input", { class: "nbc-select nbc-number-field", type: "number", step: "any", value: shown, "aria-label": `${label} ${axis.name}` });
+      return el("input", { class: "nbc-select nbc-number-field", type: "number", step: "any", value: shown, "aria-label": label });
     };
-    const [low, high] = [field("Lowest", now?.low), field("Highest", now?.high)];
+    const [low, high] = [field(trans.__("Lowest %1", axis.name), now?.low), field(trans.__("Highest %1", axis.name), now?.high)];
     const set = (): void => {
       const [from, to] = [low.value === "" ? -Infinity : Number(low.value), high.value === "" ? Infinity : Number(high.value)];
       this.selection.limit(axis.key, low.value === "" && high.value === "" ? null : { low: from, high: to });
     };
     [low, high].forEach((input) => input.addEventListener("change", set));
-    return [el("label", { class: "nbc-choice" }, "from ", low), el("label", { class: "nbc-choice" }, "to ", high)];
+    return [el("label", { class: "nbc-choice" }, trans.__("from"), " ", low), el("label", { class: "nbc-choice" }, trans.__("to"), " ", high)];
   }
 
   private drawChips(study: Study): void {
@@ -219,11 +219,11 @@ export class Parallel implements Part {
     const hadFocus = this.chips.contains(document.activeElement);
     const chips = [...limits].map(([key, limit]) => {
       const text = limitWords(key.slice(2), limit);
-      return button(`${text} ✕`, { class: "nbc-button nbc-chip", "aria-label": `End the range ${text}` }, () => this.selection.limit(key, null));
+      return button(`${text} ✕`, { class: "nbc-button nbc-chip", "aria-label": trans.__("End the range %1", text) }, () => this.selection.limit(key, null));
     });
-    const all = limits.size > 1 ? [button("End all ranges", { class: "nbc-button" }, () => this.selection.setLimits(new Map()))] : [];
+    const all = limits.size > 1 ? [button(trans.__("End all ranges"), { class: "nbc-button" }, () => this.selection.setLimits(new Map()))] : [];
     const inside = study.trials.filter((trial) => this.selection.has(trial)).length;
-    const words = limits.size ? `${inside} of ${study.trials.length} trials are within.` : "Drag along an axis to choose a range.";
+    const words = limits.size ? trans.__("%1 of %2 trials are within.", inside, study.trials.length) : trans.__("Drag along an axis to choose a range.");
     this.chips.replaceChildren(...chips, ...all, el("span", { class: "nbc-answer", role: "status" }, words));
     if (hadFocus) {
       (this.chips.querySelector("button") ?? this.tools.querySelector("select"))?.focus();
@@ -246,14 +246,15 @@ function axesOf(study: Study, room: number): Axis[] {
     const value = (trial: Trial) => trial.params[parameter.name];
     const scale = parameterScale(parameter, numbers(value), range, 4);
     const options = parameter.kind === "choice" ? optionsOf(parameter) : null;
-    return { key, name: parameter.name, note: scale.isLog ? "log scale" : "", options, scale, place: (trial: Trial) => placeOf(parameter, scale, value(trial)) };
+    return { key, name: parameter.name, note: scale.isLog ? trans.__("log scale") : "", options, scale, place: (trial: Trial) => placeOf(parameter, scale, value(trial)) };
   });
   const metrics = study.metrics.map((name) => {
     const key = metricKey(name);
     const direction = study.goal.objectives.find((objective) => objective.metric === name)?.direction;
     const values = numbers((trial) => trial.metrics[name]);
     const scale = valueScale(extent(values) ? values : [0, 1], range, direction === "maximize", 4);
-    const note = [direction ?? "", scale.isLog ? "log" : ""].filter(Boolean).join(", ");
+    const aim = direction && (direction === "maximize" ? trans.__("maximize") : trans.__("minimize"));
+    const note = [aim, scale.isLog ? trans.__("log") : ""].filter(Boolean).join(", ");
     const place = (trial: Trial) => {
       const value = trial.metrics[name];
       return typeof value === "number" ? scale(value) : null;
@@ -288,10 +289,13 @@ function ends({ options, scale }: Axis, limit: Limit): [number, number] {
 export function limitWords(name: string, limit: Limit): string {
   const words = (value: Scalar) => shorten(formatValue(value), 30);
   if ("options" in limit) {
-    return `${shorten(name, 40)} ${limit.options.map(words).join(" or ")}`;
+    return `${shorten(name, 40)} ${orList(limit.options.map(words))}`;
   }
-  const from = Number.isFinite(limit.low) ? ` from ${words(limit.low)}` : "";
-  return `${shorten(name, 40)}${from}${Number.isFinite(limit.high) ? ` to ${words(limit.high)}` : ""}`;
+  const [short, low, high] = [shorten(name, 40), words(limit.low), words(limit.high)];
+  if (Number.isFinite(limit.low)) {
+    return Number.isFinite(limit.high) ? trans.__("%1 from %2 to %3", short, low, high) : trans.__("%1 from %2", short, low);
+  }
+  return Number.isFinite(limit.high) ? trans.__("%1 to %2", short, high) : short;
 }
 
 function path(points: readonly (readonly [number, number])[]): string {

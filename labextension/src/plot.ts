@@ -7,9 +7,10 @@ import { STATES, type Trial } from "./data";
 import { shorten, metricsText, paramsText } from "./format";
 import { zoomedScale, type Scale } from "./scales";
 import type { Selection } from "./selection";
-import { outline, shape } from "./states";
+import { outline, shape, stateName } from "./states";
+import { trans } from "./words";
 
-export const KEYS = "Arrow keys choose a trial; +, - and 0 zoom.";
+export const keyHelp = (): string => trans.__("Arrow keys choose a trial; +, - and 0 zoom.");
 // The distance within which a pointer finds a mark; a finger is wider.
 const REACH = 10;
 const TOUCH_REACH = 22;
@@ -42,7 +43,7 @@ type Ends = [number, number];
 export class Plot {
   readonly element: HTMLDivElement;
   private readonly tip = el("div", { class: "nbc-tip", role: "tooltip", dir: "auto", hidden: true });
-  private readonly reset = button("Show all", { class: "nbc-button nbc-unzoom", title: "Undo the zoom (or double click, or press 0)" }, () => this.setZoom(null));
+  private readonly reset = button(trans.__("Show all"), { class: "nbc-button nbc-unzoom", title: trans.__("Undo the zoom (or double click, or press 0)") }, () => this.setZoom(null));
   private zoom: { x: Ends | null; y: Ends | null } | null = null;
   private x: Scale | null = null;
   private y: Scale | null = null;
@@ -282,9 +283,13 @@ export function drawMarks(layer: SVGSVGElement, places: readonly TrialPlace[], s
   }
 }
 
+export function trialName({ number, state }: Trial): string {
+  return trans.__("Trial %1, %2", number, stateName(state));
+}
+
 // Returns the values of a trial in a few lines.
 export function trialText(trial: Trial): string {
-  const lines = [`Trial ${trial.number}, ${trial.state}`, metricsText(trial, Object.keys(trial.metrics)), paramsText(trial)];
+  const lines = [trialName(trial), metricsText(trial, Object.keys(trial.metrics)), paramsText(trial)];
   return lines.filter(Boolean).map((line) => shorten(line, 200)).join("\n");
 }
 

@@ -8,7 +8,8 @@ import { el, userText } from "./dom";
 import { cellOf, choicesOf, SearchForm } from "./insert";
 import { keepKeys } from "./keys";
 import { LAB_STYLES } from "./lab_styles";
-import type { LabModules, NotebookPanel, NotebookTracker, Plugin, SettingsStore, Translation } from "./lab";
+import type { LabModules, NotebookPanel, NotebookTracker, Plugin, SettingsStore } from "./lab";
+import { useTranslation, type Translation } from "./words";
 import { modelView } from "./model_view";
 import { RunningPanel } from "./running";
 import { RequestFailed, StudyServer, type Line, type Source } from "./server";
@@ -50,7 +51,9 @@ export function plugins(modules: LabModules): Plugin[] {
 
 function translation(shared: Shared, translator: unknown): Translation {
   const given = translator as { load(domain: string): Translation } | null;
-  return (given ?? shared.modules.translation.nullTranslator).load("nbcompress");
+  const loaded = (given ?? shared.modules.translation.nullTranslator).load("nbcompress");
+  useTranslation(loaded);
+  return loaded;
 }
 
 // A Lumino widget around an element of ours.

@@ -3,7 +3,8 @@
 
 import type { Widget } from "@lumino/widgets";
 import { button, el, userText } from "./dom";
-import type { LabModules, NotebookPanel, Translation } from "./lab";
+import type { LabModules, NotebookPanel } from "./lab";
+import type { Translation } from "./words";
 import type { Line, StudyServer } from "./server";
 import type { Settings } from "./settings";
 import { StudyTab } from "./study_tab";

@@ -2,6 +2,7 @@
 
 import { svg } from "./dom";
 import type { State } from "./data";
+import { trans } from "./words";
 
 // Returns the outline of a state's shape as a path.
 export function outline(state: State, x: number, y: number, size: number): string {
@@ -19,6 +20,23 @@ export function outline(state: State, x: number, y: number, size: number): strin
       return `M${at(-1, -1)}L${at(1, 1)}M${at(-1, 1)}L${at(1, -1)}`;
     case "interrupted":
       return `M${at(0, -1.2)}L${at(1.2, 0)}L${at(0, 1.2)}L${at(-1.2, 0)}Z`;
+  }
+}
+
+export function stateName(state: State): string {
+  switch (state) {
+    case "complete":
+      return trans.__("complete");
+    case "running":
+      return trans.__("running");
+    case "stopped":
+      return trans.__("stopped");
+    case "infeasible":
+      return trans.__("infeasible");
+    case "failed":
+      return trans.__("failed");
+    case "interrupted":
+      return trans.__("interrupted");
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { button, el, userText } from "./dom";
 import { formatMetric } from "./format";
-import type { Translation } from "./lab";
+import type { Translation } from "./words";
 import type { Line, Listing } from "./server";
 
 export interface Actions {

@@ -2,7 +2,7 @@
 
 import { el } from "./dom";
 import type { Study } from "./data";
-import type { Translation } from "./lab";
+import type { Translation } from "./words";
 import { RequestFailed, type Line, type Source, type StudyServer } from "./server";
 import type { Settings } from "./settings";
 import { refusal, StudyView } from "./view";

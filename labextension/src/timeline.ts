@@ -6,9 +6,10 @@ import { svg } from "./dom";
 import { STATES, type Study, type Trial } from "./data";
 import { formatDuration, shorten } from "./format";
 import { ChartPart } from "./part";
-import { KEYS, trialText, type TrialPlace } from "./plot";
+import { keyHelp, trialText, type TrialPlace } from "./plot";
 import { bandScale, linearScale } from "./scales";
 import { outline } from "./states";
+import { trans } from "./words";
 
 const ROW = 22;
 const LEAST_ROW = 9;
@@ -73,14 +74,14 @@ export class Timeline extends ChartPart {
   protected drawChart(study: Study): void {
     const spans = spansOf(study.trials);
     if (!spans.length) {
-      this.plot.message("This study does not hold when its trials ran.");
+      this.plot.message(trans.__("This study does not hold when its trials ran."));
       return;
     }
     const lanes = lanesOf(spans);
     const length = spans.reduce((most, { end }) => Math.max(most, end), 0);
     const unit = UNITS.find(({ from }) => length >= from) ?? UNITS[2];
     const workers = new Set(lanes.map(({ worker }) => worker)).size;
-    const label = `${spans.length} trials over ${formatDuration(length)} in ${workers} workers. ${KEYS}`;
+    const label = `${trans.__("Trials: %1; time: %2; workers: %3.", spans.length, formatDuration(length), workers)} ${keyHelp()}`;
     const row = Math.max(LEAST_ROW, Math.min(ROW, TALL / lanes.length));
     const bottom = MARGIN.top + Math.max(2 * ROW, row * lanes.length);
     const { root, width } = canvas(this.plot.element, bottom + MARGIN.bottom, label);
@@ -88,7 +89,7 @@ export class Timeline extends ChartPart {
     const y = bandScale(names, [MARGIN.top, bottom]);
     const box = { left: leftOf(y), right: width - MARGIN.right, top: MARGIN.top, bottom };
     const x = this.plot.zoomed("x", linearScale([0, length / unit.seconds || 1], [box.left, box.right], { count: Math.max(3, width / 90), padded: false }));
-    axes(root, box, x, y, { x: "time since the first trial began", y: "worker", xNote: unit.name });
+    axes(root, box, x, y, { x: trans.__("time since the first trial began"), y: trans.__("worker"), xNote: unit.name });
     const places = lanes.flatMap((lane, i) => {
       return lane.spans.map((span) => barPlace(span, x(span.start / unit.seconds), x(span.end / unit.seconds), y(i)));
     });
@@ -122,7 +123,7 @@ interface BarPlace extends TrialPlace {
 
 function barPlace(span: Span, from: number, x: number, y: number): BarPlace {
   const { trial, start, end } = span;
-  const text = () => [trialText(trial), `${formatDuration(start)} to ${formatDuration(end)}`, trial.worker].filter(Boolean).join("\n");
+  const text = () => [trialText(trial), trans.__("%1 to %2", formatDuration(start), formatDuration(end)), trial.worker].filter(Boolean).join("\n");
   return { trial, from, x, y, number: trial.number, text };
 }
 
@@ -133,7 +134,7 @@ function rectangle({ from, x, y }: BarPlace, height: number, more = 0): string {
 
 function nameOf(worker: string): string {
   if (worker.length <= NAME_LENGTH) {
-    return worker || "not known";
+    return worker || trans.__("not known");
   }
   const half = NAME_LENGTH / 2;
   return `${shorten(worker, half)}${worker.slice(1 - half)}`;

@@ -5,11 +5,13 @@ import { el, svg } from "./dom";
 import type { Study, Trial } from "./data";
 import { boundText, shorten, formatValue } from "./format";
 import { ChartPart } from "./part";
-import { drawMarks, KEYS, trialPlace, type TrialPlace } from "./plot";
+import { drawMarks, keyHelp, trialPlace, type TrialPlace } from "./plot";
 import { extent, linearScale, valueScale, type Scale } from "./scales";
 import type { Selection } from "./selection";
+import { trans } from "./words";
 
-const BY_NUMBER = "(trial)";
+// No name of a metric.
+const BY_NUMBER = "\0";
 // Width of the strip along an axis for trials that lack the other metric.
 const RUG = 18;
 
@@ -29,20 +31,26 @@ export class Tradeoff extends ChartPart {
   private up: string | null = null;
 
   constructor(selection: Selection) {
-    super(selection, el("section", { class: "nbc-part", "aria-label": "Trade-off" }, el("h3", {}, "Trade-off")));
+    super(selection, el("section", { class: "nbc-part", "aria-label": trans.__("Trade-off") }, el("h3", {}, trans.__("Trade-off"))));
   }
 
   protected drawChart(study: Study): void {
     const objectives = study.goal.objectives.map((objective) => objective.metric);
     this.up ??= objectives[0] ?? BY_NUMBER;
     this.across ??= objectives[1] ?? BY_NUMBER;
+    const byNumber = trans.__("(trial)");
     this.drawSelects(
-      { label: "Up", options: study.metrics, chosen: this.up, change: (value) => (this.up = value) },
-      { label: "Across", options: [BY_NUMBER, ...study.metrics], chosen: this.across, change: (value) => (this.across = value) },
+      { label: trans.__("Up"), options: study.metrics, chosen: this.up, change: (value) => (this.up = value) },
+      {
+        label: trans.__("Across"),
+        options: [byNumber, ...study.metrics],
+        chosen: this.across === BY_NUMBER ? byNumber : this.across,
+        change: (value) => (this.across = value === byNumber ? BY_NUMBER : value),
+      },
     );
     const dots = this.dots(study);
     if (!dots.some((dot) => dot.x !== null && dot.y !== null)) {
-      this.plot.message("No trial has these metrics yet.");
+      this.plot.message(trans.__("No trial has these metrics yet."));
       return;
     }
     const { root, width } = canvas(this.plot.element, HEIGHT, this.describe(study, dots));
@@ -60,7 +68,7 @@ export class Tradeoff extends ChartPart {
       this.across === BY_NUMBER ? linearScale(extent(xs) ?? [0, 1], range, { count, whole: true }) : valueScale(xs, range, isMaximized(study, this.across), count);
     const x = this.plot.zoomed("x", whole);
     const notes = { xNote: axisNote(study, this.across, x), yNote: axisNote(study, this.up, y) };
-    axes(root, box, x, y, { x: this.across === BY_NUMBER ? "trial" : this.across, y: this.up, ...notes });
+    axes(root, box, x, y, { x: this.across === BY_NUMBER ? trans.__("trial") : this.across, y: this.up, ...notes });
     const layer = this.plot.layer(root, box);
     this.drawRugs(root, box, lacksX, lacksY);
     this.drawBounds(layer, box, bounds, x, y);
@@ -100,7 +108,7 @@ export class Tradeoff extends ChartPart {
   private bounds(study: Study) {
     const flat = this.across === BY_NUMBER ? study.baseline?.[this.up ?? ""] : null;
     const lines = study.goal.constraints.map((constraint) => ({ ...constraint, label: boundText(constraint), kind: "nbc-bound" }));
-    const baseline = typeof flat === "number" ? [{ metric: this.up ?? "", bound: flat, label: "baseline", kind: "nbc-base" }] : [];
+    const baseline = typeof flat === "number" ? [{ metric: this.up ?? "", bound: flat, label: trans.__("baseline"), kind: "nbc-base" }] : [];
     return { x: lines.filter((bound) => bound.metric === this.across), y: [...lines.filter((bound) => bound.metric === this.up), ...baseline] };
   }
 
@@ -123,12 +131,12 @@ export class Tradeoff extends ChartPart {
     if (lacksX) {
       const [at, middle] = [box.left + RUG, (box.top + box.bottom) / 2];
       const turned = { class: "nbc-note", "text-anchor": "middle", transform: `translate(${at + 11} ${middle}) rotate(-90)` };
-      root.append(svg("line", { class: "nbc-rug", x1: at, x2: at, y1: box.top, y2: box.bottom }), svg("text", turned, `without ${shorten(this.across ?? "", 24)}`));
+      root.append(svg("line", { class: "nbc-rug", x1: at, x2: at, y1: box.top, y2: box.bottom }), svg("text", turned, trans.__("without %1", shorten(this.across ?? "", 24))));
     }
     if (lacksY) {
       const at = box.bottom - RUG;
       const words = { class: "nbc-note", x: box.right - 2, y: at - 4, "text-anchor": "end" };
-      root.append(svg("line", { class: "nbc-rug", x1: box.left, x2: box.right, y1: at, y2: at }), svg("text", words, `without ${shorten(this.up ?? "", 24)}`));
+      root.append(svg("line", { class: "nbc-rug", x1: box.left, x2: box.right, y1: at, y2: at }), svg("text", words, trans.__("without %1", shorten(this.up ?? "", 24))));
     }
   }
 
@@ -155,16 +163,18 @@ export class Tradeoff extends ChartPart {
     return svg(
       "g",
       {},
-      svg("text", { class: "nbc-note", x: x + (isRight ? 8 : -8), y: y + (isLow ? -13 : 20), "text-anchor": isRight ? "end" : "start" }, "baseline"),
-      svg("polygon", { class: "nbc-star", points: points.join(" ") }, svg("title", {}, "The original model (baseline)")),
+      svg("text", { class: "nbc-note", x: x + (isRight ? 8 : -8), y: y + (isLow ? -13 : 20), "text-anchor": isRight ? "end" : "start" }, trans.__("baseline")),
+      svg("polygon", { class: "nbc-star", points: points.join(" ") }, svg("title", {}, trans.__("The original model (baseline)"))),
     );
   }
 
   private describe(study: Study, dots: readonly Dot[]): string {
     const [xs, ys] = [extent(known(dots.map((dot) => dot.x))), extent(known(dots.map((dot) => dot.y)))];
-    const range = (name: string | null, ends: [number, number] | null) => (ends ? `${name} from ${formatValue(ends[0])} to ${formatValue(ends[1])}` : name);
-    const where = `${range(this.up, ys)} against ${this.across === BY_NUMBER ? "the trials" : range(this.across, xs)}`;
-    return shorten(`${dots.length} trials: ${where}; ${study.front.length} on the front. ${KEYS}`, 400);
+    const range = (name: string | null, ends: [number, number] | null) => {
+      return ends ? trans.__("%1 from %2 to %3", name ?? "", formatValue(ends[0]), formatValue(ends[1])) : name ?? "";
+    };
+    const across = this.across === BY_NUMBER ? trans.__("the trials") : range(this.across, xs);
+    return shorten(`${trans.__("%1 trials: %2 against %3; %4 on the front.", dots.length, range(this.up, ys), across, study.front.length)} ${keyHelp()}`, 400);
   }
 }
 

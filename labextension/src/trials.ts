@@ -3,30 +3,34 @@
 import { ColumnChoice, columnsOf, csvText, type Column } from "./columns";
 import { button, choice, download, el, userText } from "./dom";
 import { copyText, startOption } from "./code";
-import { STATES, type Scalar, type Study, type Trial } from "./data";
+import { STATES, type Scalar, type State, type Study, type Trial } from "./data";
 import { metricsText, paramsText } from "./format";
 import type { Part } from "./part";
 import type { Selection } from "./selection";
+import { stateName } from "./states";
+import { around, HERE, trans } from "./words";
 
 const PAGE = 200;
 const SHOW_COPIED_FOR = 2000;
 
-const ALL = "all states";
-const FRONT = "the front";
+// What the table shows beside the trials of one state.
+const ALL = "all";
+const FRONT = "front";
+type Shown = State | typeof ALL | typeof FRONT;
 
 export class Trials implements Part {
-  readonly element = el("section", { class: "nbc-part nbc-wide", "aria-label": "Trials" });
+  readonly element = el("section", { class: "nbc-part nbc-wide", "aria-label": trans.__("Trials") });
   private readonly head = el("thead");
   private readonly body = el("tbody");
   private readonly more = el("div", { class: "nbc-more" });
-  private readonly search = el("input", { class: "nbc-select", type: "search", placeholder: "Search", "aria-label": "Search the trials" });
+  private readonly search = el("input", { class: "nbc-select", type: "search", placeholder: trans.__("Search"), "aria-label": trans.__("Search the trials") });
   private readonly states = el("span");
   private readonly within = el("input", { type: "checkbox" });
-  private readonly withinLabel = el("label", { class: "nbc-choice", hidden: true }, this.within, " only within the ranges");
+  private readonly withinLabel = el("label", { class: "nbc-choice", hidden: true }, this.within, " ", trans.__("only within the ranges"));
   private readonly count = el("span", { class: "nbc-answer", role: "status" });
   private readonly columns = new ColumnChoice(() => this.redraw());
   private readonly texts = new WeakMap<Trial, string>();
-  private state = ALL;
+  private state: Shown = ALL;
   private drawnStates = "";
   private sortedBy = "number";
   private isDown = false;
@@ -36,7 +40,7 @@ export class Trials implements Part {
   private study: Study | null = null;
 
   constructor(private readonly selection: Selection) {
-    const scroll = el("div", { class: "nbc-scroll", tabindex: 0, role: "region", "aria-label": "Table of trials" });
+    const scroll = el("div", { class: "nbc-scroll", tabindex: 0, role: "region", "aria-label": trans.__("Table of trials") });
     scroll.append(el("table", { class: "nbc-table" }, this.head, this.body), this.more);
     const first = (): void => {
       this.shown = PAGE;
@@ -44,11 +48,11 @@ export class Trials implements Part {
     };
     this.search.addEventListener("input", first);
     this.within.addEventListener("change", first);
-    const title = "Save the rows and columns that are shown, with all digits";
-    const save = button("Download CSV", { class: "nbc-button", title }, () => this.save());
-    const tools = el("div", { class: "nbc-tools nbc-filters", role: "group", "aria-label": "Rows and columns" });
+    const title = trans.__("Save the rows and columns that are shown, with all digits");
+    const save = button(trans.__("Download CSV"), { class: "nbc-button", title }, () => this.save());
+    const tools = el("div", { class: "nbc-tools nbc-filters", role: "group", "aria-label": trans.__("Rows and columns") });
     tools.append(this.search, this.states, this.withinLabel, this.columns.element, save, this.count);
-    this.element.append(el("h3", {}, "Trials"), tools, scroll);
+    this.element.append(el("h3", {}, trans.__("Trials")), tools, scroll);
   }
 
   draw(study: Study): void {
@@ -62,7 +66,7 @@ export class Trials implements Part {
     this.drawHead(columns);
     const front = new Set(study.front);
     const sorted = this.sorted(this.filtered(study), all);
-    this.count.textContent = sorted.length < study.trials.length ? `${sorted.length} of ${study.trials.length} trials` : "";
+    this.count.textContent = sorted.length < study.trials.length ? trans.__("%1 of %2 trials", sorted.length, study.trials.length) : "";
     const page = sorted.slice(0, this.shown);
     const chosen = sorted.find((trial) => trial.number === this.selection.number);
     if (chosen && !page.includes(chosen)) {
@@ -92,7 +96,7 @@ export class Trials implements Part {
     let text = this.texts.get(trial);
     if (text === undefined) {
       const { number, state, failure, reason, printed, metrics } = trial;
-      const parts = [number, state, paramsText(trial), metricsText(trial, Object.keys(metrics)), failure?.kind, failure?.message, reason, printed];
+      const parts = [number, stateName(state), paramsText(trial), metricsText(trial, Object.keys(metrics)), failure?.kind, failure?.message, reason, printed];
       text = parts.filter((part) => part !== undefined).join("\n").toLowerCase();
       this.texts.set(trial, text);
     }
@@ -101,17 +105,18 @@ export class Trials implements Part {
 
   private drawStates(study: Study): void {
     const known = new Set<string>(study.trials.map((trial) => trial.state));
-    const options = [ALL, FRONT, ...STATES.filter((state) => known.has(state) || state === this.state)];
+    const options: Shown[] = [ALL, FRONT, ...STATES.filter((state) => known.has(state) || state === this.state)];
     const key = JSON.stringify(options);
     if (key !== this.drawnStates) {
       this.drawnStates = key;
       const hadFocus = this.states.contains(document.activeElement);
-      const change = (value: string): void => {
-        this.state = value;
+      const name = (shown: Shown) => (shown === ALL ? trans.__("all states") : shown === FRONT ? trans.__("the front") : stateName(shown));
+      const change = (_: string, i: number): void => {
+        this.state = options[i] ?? ALL;
         this.shown = PAGE;
         this.redraw();
       };
-      this.states.replaceChildren(choice("Show", options, this.state, change));
+      this.states.replaceChildren(choice(trans.__("Show"), options.map(name), name(this.state), change));
       if (hadFocus) {
         this.states.querySelector("select")?.focus();
       }
@@ -215,12 +220,12 @@ export class Trials implements Part {
   private codeOf(trial: Trial, code: string): HTMLElement {
     const { number } = trial;
     const press = async (): Promise<void> => {
-      this.copyText = { number, note: (await copyText(code)) ? "Copied." : "The clipboard is not available: select the text." };
+      this.copyText = { number, note: (await copyText(code)) ? trans.__("Copied.") : trans.__("The clipboard is not available: select the text.") };
       this.redraw();
       setTimeout(() => ((this.copyText = null), this.redraw()), SHOW_COPIED_FOR);
     };
-    const title = "Copy the option of %%bo_search that runs this point first";
-    const copy = button("Copy as code", { class: "nbc-button", title, "data-focus": `copy${number}` }, () => void press());
+    const title = trans.__("Copy the option of %1 that runs this point first", "%%bo_search");
+    const copy = button(trans.__("Copy as code"), { class: "nbc-button", title, "data-focus": `copy${number}` }, () => void press());
     const note = el("span", { role: "status" }, this.copyText?.number === number ? this.copyText.note : "");
     return el("div", { class: "nbc-code" }, copy, el("code", { dir: "ltr" }, code), note);
   }
@@ -231,11 +236,11 @@ export class Trials implements Part {
     const choose = button(number, { class: "nbc-number", "aria-pressed": String(isChosen), "data-focus": `row${number}` }, () => {
       this.selection.choose(trial.number);
     });
-    choose.setAttribute("aria-label", `Trial ${number}`);
+    choose.setAttribute("aria-label", trans.__("Trial %1", number));
     if (!hasMore) {
       return [el("span", { class: "nbc-handles" }, choose)];
     }
-    const label = { "aria-label": `Details of trial ${number}`, "aria-expanded": String(isOpen), "data-focus": `fold${number}` };
+    const label = { "aria-label": trans.__("Details of trial %1", number), "aria-expanded": String(isOpen), "data-focus": `fold${number}` };
     const fold = button(isOpen ? "▾" : "▸", { class: "nbc-toggle", ...label }, (event) => {
       event.stopPropagation();
       this.unfolded[isOpen ? "delete" : "add"](trial.number);
@@ -248,7 +253,7 @@ export class Trials implements Part {
     const left = total - this.shown;
     this.more.replaceChildren();
     if (left > 0) {
-      const label = `Show ${Math.min(PAGE, left)} more of ${total}`;
+      const label = trans.__("Show %1 more of %2", Math.min(PAGE, left), total);
       this.more.append(button(label, { class: "nbc-button", "data-focus": "more" }, () => ((this.shown += PAGE), this.redraw())));
     }
   }
@@ -272,7 +277,7 @@ export function compare(a: Scalar | undefined, b: Scalar | undefined, sign: numb
 function detailsOf(trial: Trial): Node[] {
   const parts: Node[] = [];
   if (trial.reason) {
-    parts.push(el("p", { class: "nbc-reason" }, "Why this point: ", userText(trial.reason)));
+    parts.push(el("p", { class: "nbc-reason" }, ...around(trans.__("Why this point: %1", HERE), userText(trial.reason))));
   }
   if (trial.failure) {
     const { kind, message, traceback } = trial.failure;
@@ -282,7 +287,7 @@ function detailsOf(trial: Trial): Node[] {
     }
   }
   if (trial.printed) {
-    parts.push(el("p", { class: "nbc-reason" }, "Printed:"), el("pre", { dir: "auto" }, trial.printed));
+    parts.push(el("p", { class: "nbc-reason" }, trans.__("Printed:")), el("pre", { dir: "auto" }, trial.printed));
   }
   return parts;
 }

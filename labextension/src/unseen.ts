@@ -3,6 +3,7 @@
 import { el, userText } from "./dom";
 import type { Study } from "./data";
 import type { Part } from "./part";
+import { trans } from "./words";
 
 export class UnseenData implements Part {
   readonly element = el("div", { class: "nbc-unseen" });
@@ -23,7 +24,7 @@ export class UnseenData implements Part {
     const head = el("tr", {}, ...columns.map((column) => el(column ? "th" : "td", column ? { scope: "col" } : {}, userText(column))));
     const body = rows.map((row) => el("tr", {}, ...row.map((text, i) => el(i ? "td" : "th", i ? {} : { scope: "row" }, userText(text)))));
     this.element.replaceChildren(
-      el("div", { class: "nbc-failure" }, "On data that no trial saw"),
+      el("div", { class: "nbc-failure" }, trans.__("On data that no trial saw")),
       el("table", { class: "nbc-entries" }, el("thead", {}, head), el("tbody", {}, ...body)),
     );
   }

@@ -23,12 +23,7 @@ import { Tradeoff } from "./tradeoff";
 import { Trials } from "./trials";
 import { UnseenData } from "./unseen";
 import { WhatIf } from "./whatif";
-
-// What the user should know before reloading the page.
-const RELOADING = [
-  "After a reload of this page, the panel of a search with --background comes back at once. Any other search is shown above the notebook if the Jupyter server has its part of nbcompress. Otherwise ",
-  " in another notebook follows the search.",
-] as const;
+import { around, HERE, trans } from "./words";
 
 // What the user has chosen in the live panel of a study. The finished panel is another view, of another script, which
 // takes it over; the two share nothing but the page.
@@ -45,7 +40,7 @@ function choices(): Map<string, Choice> {
 }
 
 export class StudyView {
-  readonly element = el("article", { class: "nbc", dir: "ltr", "aria-label": "Study" });
+  readonly element = el("article", { class: "nbc", dir: "ltr", "aria-label": trans.__("Study") });
   private readonly selection = new Selection();
   private readonly header = new Header();
   private readonly trials = new Trials(this.selection);
@@ -67,21 +62,21 @@ export class StudyView {
   constructor() {
     const history = new History(this.selection);
     const titled = [
-      { title: "History", part: history },
-      { title: "Acquisition", part: new Acquisition(this.selection) },
-      { title: "What if", part: this.whatIf },
-      { title: "Importance", part: new Importance() },
+      { title: trans.__("History"), part: history },
+      { title: trans.__("Acquisition"), part: new Acquisition(this.selection) },
+      { title: trans.__("What if"), part: this.whatIf },
+      { title: trans.__("Importance"), part: new Importance() },
     ];
-    const tabs = new Tabs("Surrogate and history", titled, () => this.keepChoice());
+    const tabs = new Tabs(trans.__("Surrogate and history"), titled, () => this.keepChoice());
     this.tabs = tabs;
     const wide = [
-      { title: "Parallel coordinates", part: new Parallel(this.selection) },
-      { title: "Slices", part: new Slices(this.selection) },
-      { title: "Learning curves", part: new LearningCurves(this.selection) },
-      { title: "Distribution", part: new Distribution(this.selection) },
-      { title: "Timeline", part: new Timeline(this.selection) },
+      { title: trans.__("Parallel coordinates"), part: new Parallel(this.selection) },
+      { title: trans.__("Slices"), part: new Slices(this.selection) },
+      { title: trans.__("Learning curves"), part: new LearningCurves(this.selection) },
+      { title: trans.__("Distribution"), part: new Distribution(this.selection) },
+      { title: trans.__("Timeline"), part: new Timeline(this.selection) },
     ];
-    this.views = new Tabs("Views of all trials", wide, () => this.keepChoice());
+    this.views = new Tabs(trans.__("Views of all trials"), wide, () => this.keepChoice());
     this.views.element.classList.add("nbc-wide");
     const tradeoff = new Tradeoff(this.selection);
     const record = new RecordView();
@@ -156,7 +151,9 @@ export class StudyView {
       this.parts.forEach((part) => part.draw(study));
       this.drawDetail(study);
       this.foot.hidden = !this.isLive || study.state !== "running";
-      this.foot.replaceChildren(RELOADING[0], el("code", {}, "%bo_study ", userText(study.name)), RELOADING[1]);
+      // What the user should know before reloading the page.
+      const advice = trans.__("After a reload of this page, the panel of a search with --background comes back at once. Any other search is shown above the notebook if the Jupyter server has its part of nbcompress. Otherwise %1 in another notebook follows the search.", HERE);
+      this.foot.replaceChildren(...around(advice, el("code", {}, "%bo_study ", userText(study.name))));
     }
   }
 
@@ -216,7 +213,7 @@ function isSameButTime(before: Study, after: Study): boolean {
 export function refusal(sentence: string, text: string | null, image: string | null): HTMLElement {
   const parts: Node[] = [el("style", {}, STYLES), el("p", { class: "nbc-refusal", role: "alert" }, sentence)];
   if (image && /^[A-Za-z0-9+/=\s]+$/.test(image)) {
-    parts.push(el("img", { src: `data:image/png;base64,${image.replace(/\s/g, "")}`, alt: "Picture of the study" }));
+    parts.push(el("img", { src: `data:image/png;base64,${image.replace(/\s/g, "")}`, alt: trans.__("Picture of the study") }));
   }
   if (text) {
     parts.push(el("pre", { dir: "auto" }, text));

@@ -11,10 +11,8 @@ import { extent, linearScale } from "./scales";
 import type { Selection } from "./selection";
 import { completePoint, countValues, fromUnit, isActive, optionsOf, toUnit, type Point } from "./space";
 import { Surrogate, type Prediction } from "./surrogate";
+import { trans } from "./words";
 
-const WAITING = "Predictions are shown here once the surrogate has enough trials.";
-const NOTHING = "This study was saved without its surrogate, so there are no predictions.";
-const BY_PYTHON = "This surrogate has no closed form on this page, so it cannot predict a new point here. The Acquisition tab shows slices that were computed in Python; study.predict([...]) answers for any point.";
 const FINE = 1000;
 const STRIP = { width: 220, height: 22 };
 
@@ -27,7 +25,7 @@ interface Row {
 export class WhatIf implements Part {
   readonly element = el("div", { class: "nbc-whatif" });
   private readonly empty = el("p", { class: "nbc-empty" });
-  private readonly sliders = el("div", { class: "nbc-sliders", role: "group", "aria-label": "The point" });
+  private readonly sliders = el("div", { class: "nbc-sliders", role: "group", "aria-label": trans.__("The point") });
   private readonly results = el("div", { class: "nbc-results", "aria-live": "polite" });
   private readonly tools = el("div", { class: "nbc-tools" });
   private readonly run: HTMLButtonElement;
@@ -43,10 +41,10 @@ export class WhatIf implements Part {
   private controls: Controls | null = null;
 
   constructor(private readonly selection: Selection) {
-    const title = "Let the search run this point after the trial that runs now";
-    this.run = button("Run this next", { class: "nbc-button nbc-run", title, hidden: true }, () => this.queue());
-    const best = button("Best", { class: "nbc-button", title: "Go to the best trial's point" }, () => this.goTo(this.best()));
-    const copy = button("Copy as code", { class: "nbc-button", title: "Copy the option of %%bo_search that runs this point first" }, () => void this.copy());
+    const title = trans.__("Let the search run this point after the trial that runs now");
+    this.run = button(trans.__("Run this next"), { class: "nbc-button nbc-run", title, hidden: true }, () => this.queue());
+    const best = button(trans.__("Best"), { class: "nbc-button", title: trans.__("Go to the best trial's point") }, () => this.goTo(this.best()));
+    const copy = button(trans.__("Copy as code"), { class: "nbc-button", title: trans.__("Copy the option of %1 that runs this point first", "%%bo_search") }, () => void this.copy());
     this.tools.append(this.run, best, copy, this.note);
     this.element.append(this.empty, this.sliders, this.results, this.tools, this.narrow.element);
   }
@@ -54,8 +52,7 @@ export class WhatIf implements Part {
   draw(study: Study): void {
     this.study = study;
     const surrogate = Surrogate.of(study);
-    const missing = study.slices.length && !study.surrogate ? BY_PYTHON : study.state === "running" ? WAITING : NOTHING;
-    this.empty.textContent = surrogate ? "" : missing;
+    this.empty.textContent = surrogate ? "" : missingText(study);
     this.empty.hidden = Boolean(surrogate);
     [this.sliders, this.results, this.tools, this.narrow.element].forEach((element) => (element.hidden = !surrogate));
     if (surrogate) {
@@ -132,10 +129,10 @@ export class WhatIf implements Part {
 
   private drawResults(study: Study, predicted: readonly Prediction[], feasibility: number | null): void {
     const lines = predicted.map((prediction) => resultRow(study, prediction));
-    const head = el("tr", {}, ...["metric", "predicted", "95 % interval", "among the trials"].map((title) => el("th", { scope: "col" }, title)));
+    const head = el("tr", {}, ...[trans.__("metric"), trans.__("predicted"), trans.__("95 %% interval"), trans.__("among the trials")].map((title) => el("th", { scope: "col" }, title)));
     this.results.replaceChildren(el("table", { class: "nbc-predicted" }, el("thead", {}, head), el("tbody", {}, ...lines)));
     if (feasibility !== null) {
-      this.results.append(el("p", { class: "nbc-caption nbc-chance" }, `Probability of meeting every constraint without failing: ${percent(feasibility)}.`));
+      this.results.append(el("p", { class: "nbc-caption nbc-chance" }, trans.__("Probability of meeting every constraint without failing: %1.", percent(feasibility))));
     }
   }
 
@@ -167,7 +164,7 @@ export class WhatIf implements Part {
   private async copy(): Promise<void> {
     const code = this.point && startOption({ params: this.point });
     if (code) {
-      this.note.textContent = (await copyText(code)) ? "Copied." : code;
+      this.note.textContent = (await copyText(code)) ? trans.__("Copied.") : code;
     }
   }
 }
@@ -181,8 +178,18 @@ function encoded(parameter: Parameter, point: Point): number | null {
   return parameter.kind === "choice" ? (parameter.options ?? []).indexOf(value) : Number(value);
 }
 
+// Returns why there are no predictions.
+function missingText(study: Study): string {
+  if (study.slices.length && !study.surrogate) {
+    return trans.__("This surrogate has no closed form on this page, so it cannot predict a new point here. The Acquisition tab shows slices that were computed in Python; study.predict([...]) answers for any point.");
+  }
+  return study.state === "running"
+    ? trans.__("Predictions are shown here once the surrogate has enough trials.")
+    : trans.__("This study was saved without its surrogate, so there are no predictions.");
+}
+
 function percent(feasibility: number): string {
-  return feasibility > 0.995 ? "over 99 %" : feasibility < 0.005 ? "under 1 %" : `${Math.round(100 * feasibility)} %`;
+  return feasibility > 0.995 ? trans.__("over 99 %%") : feasibility < 0.005 ? trans.__("under 1 %%") : `${Math.round(100 * feasibility)} %`;
 }
 
 function makeRow(parameter: Parameter, change: (value: Point[string]) => void): Row {
@@ -219,7 +226,7 @@ function resultRow(study: Study, { metric, mean, low, high }: Prediction): HTMLT
     {},
     el("th", { scope: "row" }, userText(shorten(metric, 40))),
     el("td", {}, round(mean)),
-    el("td", {}, `${round(low)} to ${round(high)}`),
+    el("td", {}, trans.__("%1 to %2", round(low), round(high))),
     el("td", {}, strip(study, metric, mean, low, high)),
   );
 }
@@ -230,7 +237,8 @@ function strip(study: Study, metric: string, mean: number, low: number, high: nu
   const known = study.trials.flatMap((trial) => trial.metrics[metric] ?? []);
   const bounds = study.goal.constraints.filter((constraint) => constraint.metric === metric);
   const x = linearScale(extent([...known, mean, low, high, ...bounds.map((bound) => bound.bound)]) ?? [0, 1], [3, width - 3]);
-  const label = `Among the trials, which range ${range(known)}`;
+  const ends = extent(known);
+  const label = ends ? trans.__("Among the trials, which range from %1 to %2", formatValue(ends[0]), formatValue(ends[1])) : trans.__("No trial has a value yet");
   const root = svg("svg", { class: "nbc-strip", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   known.slice(-400).forEach((value) => root.append(svg("line", { class: "nbc-rug", x1: x(value), x2: x(value), y1: height - 7, y2: height - 1 })));
   bounds.forEach((bound) => {
@@ -241,9 +249,4 @@ function strip(study: Study, metric: string, mean: number, low: number, high: nu
     svg("circle", { class: "nbc-mark nbc-complete", cx: x(mean), cy: 7, r: 4.5 }),
   );
   return root;
-}
-
-function range(known: readonly number[]): string {
-  const ends = extent(known);
-  return ends ? `from ${formatValue(ends[0])} to ${formatValue(ends[1])}` : "nowhere yet";
 }
