@@ -1,7 +1,7 @@
 // The Importance tab: the importance of parameters as bars, and whether the surrogate can be trusted.
 
 import { axes, canvas, showMessage, leftOf, MARGIN } from "./chart";
-import { el, svg, userText } from "./dom";
+import { choice, el, svg, userText } from "./dom";
 import type { Calibration, Study } from "./data";
 import { shorten } from "./format";
 import { WIDTH_95 } from "./normal";
@@ -16,12 +16,21 @@ const FAR = 5;
 const COLUMN = 0.5;
 
 export class Importance implements Part {
-  readonly element = el("div", { class: "nbc-place" });
+  private readonly tools = el("div", { class: "nbc-tools" });
+  private readonly place = el("div", { class: "nbc-place" });
+  readonly element = el("div", {}, this.tools, this.place);
+  private study: Study | null = null;
+  private offered = "";
+  private metric: string | null = null;
 
   draw(study: Study): void {
-    const shares = Object.entries(study.importance ?? {}).filter((entry): entry is [string, number] => entry[1] !== null);
-    if (!shares.length) {
-      showMessage(this.element, study.state === "running" ? WAITING : NOTHING);
+    this.study = study;
+    const first = study.goal.objectives[0]?.metric ?? "";
+    const insights = study.insights?.length ? study.insights : [{ metric: first, importance: study.importance ?? {}, calibration: study.calibration ?? null }];
+    const insight = insights.find(({ metric }) => metric === this.metric) ?? insights[0];
+    const shares = Object.entries(insight?.importance ?? {}).filter((entry): entry is [string, number] => entry[1] !== null);
+    if (!insight || !shares.length) {
+      showMessage(this.place, study.state === "running" ? WAITING : NOTHING);
       return;
     }
     shares.sort((a, b) => b[1] - a[1]);
@@ -31,12 +40,28 @@ export class Importance implements Part {
       bar.style.width = `${percent}%`;
       return el("tr", {}, el("th", { scope: "row" }, userText(name)), el("td", {}, `${percent} %`), el("td", { class: "nbc-track" }, bar));
     });
-    const metric = study.goal.objectives[0]?.metric ?? "";
-    const caption = el("caption", {}, "Importance for ", userText(metric), ": the share of each parameter in its variance");
-    this.element.replaceChildren(el("table", { class: "nbc-bars" }, caption, el("tbody", {}, ...rows)));
-    if (study.calibration) {
-      this.drawCalibration(study.calibration);
+    const caption = el("caption", {}, "Importance for ", userText(insight.metric), ": the share of each parameter in its variance");
+    this.drawSelect(insights.map(({ metric }) => metric), insight.metric);
+    this.place.replaceChildren(el("table", { class: "nbc-bars" }, caption, el("tbody", {}, ...rows)));
+    if (insight.calibration) {
+      this.drawCalibration(insight.calibration);
     }
+  }
+
+  // A select that offers the same as before stays, so that an open one does not close while the search runs.
+  private drawSelect(metrics: readonly string[], chosen: string): void {
+    const key = JSON.stringify(metrics);
+    if (key === this.offered) {
+      return;
+    }
+    this.offered = key;
+    const change = (metric: string): void => {
+      this.metric = metric;
+      if (this.study) {
+        this.draw(this.study);
+      }
+    };
+    this.tools.replaceChildren(...(metrics.length > 1 ? [choice("Objective", metrics, chosen, change)] : []));
   }
 
   // A histogram of the residuals; 19 of 20 should lie in the band.
@@ -47,7 +72,7 @@ export class Importance implements Part {
       const i = Math.min(columns.length - 1, Math.max(0, Math.floor((residual + FAR) / COLUMN)));
       columns[i] = (columns[i] ?? 0) + 1;
     }
-    const { root, width } = canvas(this.element, HEIGHT, shorten(`Calibration: ${calibration.sentence}`, 300));
+    const { root, width } = canvas(this.place, HEIGHT, shorten(`Calibration: ${calibration.sentence}`, 300));
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
     const y = linearScale([0, Math.max(1, ...columns)], [bottom, top], { count: 2, padded: false, whole: true });
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
@@ -59,6 +84,6 @@ export class Importance implements Part {
       const isFar = Math.abs((i + 0.5) * COLUMN - FAR) > WIDTH_95;
       root.append(svg("rect", { class: isFar ? "nbc-gain" : "nbc-column", x: from + 1, y: y(n), width: Math.max(1, to - from - 2), height: bottom - y(n) }));
     });
-    this.element.append(el("p", { class: "nbc-trust" }, userText(calibration.sentence)), root);
+    this.place.append(el("p", { class: "nbc-trust" }, userText(calibration.sentence)), root);
   }
 }

@@ -69,6 +69,10 @@ export interface Study {
   slices: Slice[];
   importance: null | Numbers;
   calibration?: null | Calibration;
+  /**
+   * With several objectives: importance and calibration for each. Absent with one objective, and in older data; `importance` and `calibration` are those of the first objective.
+   */
+  insights?: Insight[];
   surrogate?: null | SurrogateData;
   /**
    * The limits within which the search goes on, by parameter: the lowest and the highest value, or the remaining options. Absent if the search cannot be narrowed.
@@ -199,6 +203,17 @@ export interface Calibration {
   inside: number;
   sentence: string;
 }
+export interface Insight {
+  metric: string;
+  importance: Numbers2;
+  calibration: null | Calibration;
+}
+/**
+ * The share of each parameter in the variance of this objective.
+ */
+export interface Numbers2 {
+  [k: string]: number | null;
+}
 /**
  * The fitted processes, with which a page predicts by itself. Older data lack it.
  */
@@ -302,6 +317,12 @@ export const isCalibration = hasFields({
   residuals: isSeries,
   inside: isNumber,
   sentence: isString,
+});
+
+export const isInsight = hasFields({
+  metric: isString,
+  importance: isNumbers,
+  calibration: isEither(isNull, isCalibration),
 });
 
 export const isParameter = hasFields({
@@ -415,6 +436,7 @@ export const STUDY_FIELDS = {
   slices: isListOf(isSlice),
   importance: isEither(isNull, isNumbers),
   calibration: isOptional(isEither(isNull, isCalibration)),
+  insights: isOptional(isListOf(isInsight)),
   surrogate: isOptional(isEither(isNull, isSurrogateData)),
   narrowed: isOptional(isMapOf(isListOf(isScalar))),
   record: isObject,

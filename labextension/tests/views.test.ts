@@ -283,6 +283,28 @@ test("axes, hypervolume, importance and the best trial say of what they are", ()
   assert.match(drawn("single").root.querySelector(".nbc-best")?.textContent ?? "", /^Best: trial/);
 });
 
+test("importance is shown for each objective, which a select chooses", () => {
+  const study = sample("digits");
+  const insights = [
+    { metric: "accuracy", importance: { lr: 0.9, bits: 0.1 }, calibration: null },
+    { metric: "kilobytes", importance: { lr: 0.2, bits: 0.8 }, calibration: { ...study.calibration!, metric: "kilobytes", sentence: "Of kilobytes." } },
+  ];
+  const { root, view } = drawn({ ...study, insights });
+  tab(root, "Importance");
+  const rows = () => all(root, ".nbc-bars tr").map((row) => row.textContent);
+  const select = () => root.querySelector("[role=tabpanel]:not([hidden]) .nbc-tools select");
+  assert.deepEqual(rows(), ["lr90 %", "bits10 %"]);
+  enter(select(), "1", "change");
+  assert.match(root.querySelector("caption")?.textContent ?? "", /^Importance for kilobytes/);
+  assert.deepEqual(rows(), ["bits80 %", "lr20 %"]);
+  assert.equal(root.querySelector(".nbc-trust")?.textContent, "Of kilobytes.");
+  const before = select();
+  view.update({ ...study, insights: insights.map((insight) => ({ ...insight, importance: { lr: 0.5, bits: 0.5 } })) });
+  assert.equal(select(), before, "an open select stays");
+  assert.deepEqual(rows(), ["lr50 %", "bits50 %"]);
+  assert.match(root.querySelector("caption")?.textContent ?? "", /^Importance for kilobytes/);
+});
+
 test("the finished panel keeps the ranges and the view of the live one", async () => {
   const { root } = drawn("running");
   const study = sample("running");
