@@ -7,10 +7,9 @@ import { shorten } from "./format";
 import { WIDTH_95 } from "./normal";
 import type { Part } from "./part";
 import { linearScale } from "./scales";
+import { around, HERE, trans } from "./words";
 
 const HEIGHT = 130;
-const WAITING = "The importance of the parameters is shown here once the surrogate has enough trials.";
-const NOTHING = "The importance of the parameters was not computed for this study.";
 // Residuals of more standard deviations are drawn in the last column; a column is half a standard deviation wide.
 const FAR = 5;
 const COLUMN = 0.5;
@@ -30,7 +29,9 @@ export class Importance implements Part {
     const insight = insights.find(({ metric }) => metric === this.metric) ?? insights[0];
     const shares = Object.entries(insight?.importance ?? {}).filter((entry): entry is [string, number] => entry[1] !== null);
     if (!insight || !shares.length) {
-      showMessage(this.place, study.state === "running" ? WAITING : NOTHING);
+      const isRunning = study.state === "running";
+      const waiting = () => trans.__("The importance of the parameters is shown here once the surrogate has enough trials.");
+      showMessage(this.place, isRunning ? waiting() : trans.__("The importance of the parameters was not computed for this study."));
       return;
     }
     shares.sort((a, b) => b[1] - a[1]);
@@ -40,7 +41,7 @@ export class Importance implements Part {
       bar.style.width = `${percent}%`;
       return el("tr", {}, el("th", { scope: "row" }, userText(name)), el("td", {}, `${percent} %`), el("td", { class: "nbc-track" }, bar));
     });
-    const caption = el("caption", {}, "Importance for ", userText(insight.metric), ": the share of each parameter in its variance");
+    const caption = el("caption", {}, ...around(trans.__("Importance for %1: the share of each parameter in its variance", HERE), userText(insight.metric)));
     this.drawSelect(insights.map(({ metric }) => metric), insight.metric);
     this.place.replaceChildren(el("table", { class: "nbc-bars" }, caption, el("tbody", {}, ...rows)));
     if (insight.calibration) {
@@ -61,7 +62,7 @@ export class Importance implements Part {
         this.draw(this.study);
       }
     };
-    this.tools.replaceChildren(...(metrics.length > 1 ? [choice("Objective", metrics, chosen, change)] : []));
+    this.tools.replaceChildren(...(metrics.length > 1 ? [choice(trans.__("Objective"), metrics, chosen, change)] : []));
   }
 
   // A histogram of the residuals; 19 of 20 should lie in the band.
@@ -72,13 +73,13 @@ export class Importance implements Part {
       const i = Math.min(columns.length - 1, Math.max(0, Math.floor((residual + FAR) / COLUMN)));
       columns[i] = (columns[i] ?? 0) + 1;
     }
-    const { root, width } = canvas(this.place, HEIGHT, shorten(`Calibration: ${calibration.sentence}`, 300));
+    const { root, width } = canvas(this.place, HEIGHT, shorten(trans.__("Calibration: %1", calibration.sentence), 300));
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
     const y = linearScale([0, Math.max(1, ...columns)], [bottom, top], { count: 2, padded: false, whole: true });
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
     const x = linearScale([-FAR, FAR], [box.left, box.right], { count: 10, padded: false });
     root.append(svg("rect", { class: "nbc-band", x: x(-WIDTH_95), y: top, width: x(WIDTH_95) - x(-WIDTH_95), height: bottom - top }));
-    axes(root, box, x, y, { x: `${shorten(calibration.metric, 24)}: residual / standard deviation`, y: "trials" });
+    axes(root, box, x, y, { x: trans.__("%1: residual / standard deviation", shorten(calibration.metric, 24)), y: trans.__("trials") });
     columns.forEach((n, i) => {
       const [from, to] = [x(i * COLUMN - FAR), x((i + 1) * COLUMN - FAR)];
       const isFar = Math.abs((i + 0.5) * COLUMN - FAR) > WIDTH_95;

@@ -3,7 +3,7 @@
 import { el, userText } from "./dom";
 import { isObject } from "./guard";
 import type { Kernel } from "./lab";
-import type { Translation } from "./words";
+import { trans, type Translation } from "./words";
 import type { Values } from "./settings";
 
 interface Offered {
@@ -35,7 +35,7 @@ async function ask(kernel: Kernel, expression: string): Promise<unknown> {
   const expressions = reply.content["user_expressions"];
   const answer = isObject(expressions) ? expressions["answer"] : null;
   if (!isObject(answer)) {
-    throw new Error("The kernel does not answer as a Python kernel does.");
+    throw new Error(trans.__("The kernel does not answer as a Python kernel does."));
   }
   if (answer["status"] !== "ok") {
     throw new Error(`${String(answer["ename"])}: ${String(answer["evalue"])}`);
@@ -46,7 +46,7 @@ async function ask(kernel: Kernel, expression: string): Promise<unknown> {
 export async function choicesOf(kernel: Kernel): Promise<Choices> {
   const data = await ask(kernel, `${MODULE}.form_choices()`);
   if (!isObject(data) || !Array.isArray(data["models"])) {
-    throw new Error("The kernel's answer holds no models.");
+    throw new Error(trans.__("The kernel's answer holds no models."));
   }
   return data as unknown as Choices;
 }
@@ -59,7 +59,7 @@ export async function cellOf(kernel: Kernel, request: object): Promise<WrittenCe
   if (isObject(data) && typeof data["cell"] === "string") {
     return { cell: data["cell"], before: typeof data["before"] === "string" ? data["before"] : "" };
   }
-  throw new Error("The kernel's answer holds no cell.");
+  throw new Error(trans.__("The kernel's answer holds no cell."));
 }
 
 // A text as a literal of Python: every escape of JSON is one of Python's.

@@ -3,6 +3,7 @@
 import { hasFields, isListOf, isObject, isString } from "./guard";
 import type { Application, LabModules } from "./lab";
 import { readStudy, type Reading } from "./data";
+import { trans } from "./words";
 
 // One study in a list.
 export interface Line {
@@ -68,7 +69,7 @@ export class StudyServer {
   async list(file: string | null = null): Promise<Listing> {
     const data = await this.json("studies", file === null ? {} : { file });
     if (!isListing(data)) {
-      throw new RequestFailed(0, "The server answered with something else than a list of studies.");
+      throw new RequestFailed(0, trans.__("The server answered with something else than a list of studies."));
     }
     const { studies, problems, complete } = data as Listing;
     return { studies: studies.map(completeLine), problems: problems ?? [], complete: complete !== false };

@@ -2,10 +2,10 @@
 
 import { Acquisition } from "./acquisition";
 import { LearningCurves } from "./curves";
+import { Detail } from "./detail";
 import { Distribution } from "./distribution";
 import { el, userText } from "./dom";
 import type { Study } from "./data";
-import { metricsText, paramsText } from "./format";
 import { Header, type Controls } from "./header";
 import { History } from "./history";
 import { Importance } from "./importance";
@@ -15,7 +15,6 @@ import type { Part } from "./part";
 import { RecordView } from "./record";
 import { Selection, type Limit } from "./selection";
 import { Slices } from "./slices";
-import { icon } from "./states";
 import { STYLES } from "./styles";
 import { Tabs } from "./tabs";
 import { Timeline } from "./timeline";
@@ -45,7 +44,7 @@ export class StudyView {
   private readonly header = new Header();
   private readonly trials = new Trials(this.selection);
   private readonly whatIf = new WhatIf(this.selection);
-  private readonly detail = el("p", { class: "nbc-detail", "aria-live": "polite" });
+  private readonly detail = new Detail();
   private readonly foot = el("p", { class: "nbc-caption nbc-foot", hidden: true });
   private readonly parts: Part[];
   private readonly tabs: Tabs;
@@ -84,7 +83,7 @@ export class StudyView {
     this.parts = [this.header, tradeoff, tabs, this.views, unseen, this.trials, record];
     const charts = el("div", { class: "nbc-charts" }, tradeoff.element, tabs.element);
     const style = el("style", {}, STYLES);
-    this.element.append(style, this.header.element, charts, this.detail, this.views.element, unseen.element, this.trials.element, record.element, this.foot);
+    this.element.append(style, this.header.element, charts, this.detail.element, this.views.element, unseen.element, this.trials.element, record.element, this.foot);
     this.cleanups.push(
       this.selection.listen(() => {
         this.redraw();
@@ -149,21 +148,11 @@ export class StudyView {
       this.isStale = false;
       this.width = this.element.clientWidth;
       this.parts.forEach((part) => part.draw(study));
-      this.drawDetail(study);
+      this.detail.draw(study, this.selection.number);
       this.foot.hidden = !this.isLive || study.state !== "running";
       // What the user should know before reloading the page.
       const advice = trans.__("After a reload of this page, the panel of a search with --background comes back at once. Any other search is shown above the notebook if the Jupyter server has its part of nbcompress. Otherwise %1 in another notebook follows the search.", HERE);
       this.foot.replaceChildren(...around(advice, el("code", {}, "%bo_study ", userText(study.name))));
-    }
-  }
-
-  private drawDetail(study: Study): void {
-    const trial = study.trials.find((known) => known.number === this.selection.number);
-    this.detail.hidden = !trial;
-    if (trial) {
-      const values = [metricsText(trial, study.metrics), paramsText(trial)].filter(Boolean).join("; ");
-      const why = trial.reason ? [". Why this point: ", userText(trial.reason)] : [];
-      this.detail.replaceChildren(icon(trial.state), el("strong", {}, ` Trial ${trial.number}, ${trial.state}: `), userText(values), ...why);
     }
   }
 

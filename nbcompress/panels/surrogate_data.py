@@ -170,9 +170,7 @@ def _ask(
     return SurrogateInsight(slices, shares, calibration, surrogate, objectives=objectives)
 
 
-def objective_data(
-    metric: str, shares: Mapping[str, float], calibration: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def objective_data(metric: str, shares: Mapping[str, float], calibration: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what the surrogate has learned of one objective, as data against the schema.
 
     Args:
