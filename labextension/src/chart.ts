@@ -22,7 +22,7 @@ export interface Box {
 
 export function canvas(place: HTMLElement, height: number, label: string): { root: SVGSVGElement; width: number } {
   const width = Math.max(240, place.clientWidth || FALLBACK_WIDTH);
-  const root = svg("svg", { class: "nbc-chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const root = svg("svg.nbc-chart", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   return { root, width };
 }
 
@@ -58,8 +58,8 @@ function named(name: string, note: string | undefined, limit: number): string {
 
 // Appends grid, ticks and names; without a name the x axis has no labels, for a chart above another one.
 export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: Names): void {
-  const grid = svg("g", { class: "nbc-grid", "aria-hidden": "true" });
-  const words = svg("g", { class: "nbc-ticks", "aria-hidden": "true" });
+  const grid = svg("g.nbc-grid", { "aria-hidden": "true" });
+  const words = svg("g.nbc-ticks", { "aria-hidden": "true" });
   for (const { value, label } of y.ticks) {
     const at = y(value);
     grid.append(svg("line", { x1: box.left, x2: box.right, y1: at, y2: at }));
@@ -75,7 +75,7 @@ export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: N
   }
   root.append(grid, words);
   if (names.x !== null) {
-    root.append(svg("text", { class: "nbc-axis", x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, named(names.x, names.xNote, Math.max(40, (box.right - box.left) / 7))));
+    root.append(svg("text.nbc-axis", { x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, named(names.x, names.xNote, Math.max(40, (box.right - box.left) / 7))));
   }
   const middle = (box.top + box.bottom) / 2;
   const turned = { class: "nbc-axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${middle}) rotate(-90)` };
@@ -92,7 +92,7 @@ export function replaceChart(place: HTMLElement, root: SVGSVGElement): void {
 }
 
 export function showMessage(place: HTMLElement, sentence: string): void {
-  place.replaceChildren(el("p", { class: "nbc-empty" }, sentence));
+  place.replaceChildren(el("p.nbc-empty", {}, sentence));
 }
 
 export function linePath(points: readonly (readonly [number, number])[]): string {

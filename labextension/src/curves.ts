@@ -15,12 +15,12 @@ interface Curve {
 }
 
 export class LearningCurves extends ChartPart {
-  private metric: string | null = null;
+  #metric: string | null = null;
 
   protected drawChart(study: Study): void {
     const names = [...new Set(study.trials.flatMap((trial) => Object.keys(trial.reports ?? {})))];
-    const metric = names.find((name) => name === this.metric) ?? names[0];
-    const select = { label: trans.__("Metric"), options: names, chosen: metric ?? "", change: (value: string) => (this.metric = value) };
+    const metric = names.find((name) => name === this.#metric) ?? names[0];
+    const select = { label: trans.__("Metric"), options: names, chosen: metric ?? "", change: (value: string) => (this.#metric = value) };
     this.drawSelects(...(names.length > 1 ? [select] : []));
     const curves = metric === undefined ? [] : curvesOf(study, metric);
     if (metric === undefined || !curves.length) {

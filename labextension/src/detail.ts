@@ -8,16 +8,16 @@ import { icon } from "./states";
 import { around, HERE, trans } from "./words";
 
 export class Detail {
-  readonly element = el("div", { class: "nbc-detail", hidden: true });
-  private readonly values = el("p", { "aria-live": "polite" });
-  private readonly facts = el("p", { class: "nbc-reason" });
+  readonly element = el("div.nbc-detail", { hidden: true });
+  readonly #values = el("p", { "aria-live": "polite" });
+  readonly #facts = el("p.nbc-reason", {});
   // It stays open from trial to trial.
-  private readonly printed = el("details", {}, el("summary", {}, trans.__("What it printed")));
-  private readonly text = el("pre", { dir: "auto" });
+  readonly #printed = el("details", {}, el("summary", {}, trans.__("What it printed")));
+  readonly #text = el("pre", { dir: "auto" });
 
   constructor() {
-    this.printed.append(this.text);
-    this.element.append(this.values, this.facts, this.printed);
+    this.#printed.append(this.#text);
+    this.element.append(this.#values, this.#facts, this.#printed);
   }
 
   draw(study: Study, number: number | null): void {
@@ -28,13 +28,13 @@ export class Detail {
     }
     const values = [metricsText(trial, study.metrics), paramsText(trial)].filter(Boolean).join("; ");
     const why = trial.reason ? [". ", ...around(trans.__("Why this point: %1", HERE), userText(trial.reason))] : [];
-    this.values.replaceChildren(icon(trial.state), el("strong", {}, ` ${trialName(trial)}: `), userText(values), ...why);
+    this.#values.replaceChildren(icon(trial.state), el("strong", {}, ` ${trialName(trial)}: `), userText(values), ...why);
     const facts = factsOf(study, trial);
-    this.facts.hidden = !facts.length;
-    this.facts.replaceChildren(...facts.flatMap((fact, i) => (i ? [" ", ...fact] : fact)));
-    this.printed.hidden = !trial.printed;
-    if (this.text.textContent !== (trial.printed ?? "")) {
-      this.text.textContent = trial.printed ?? "";
+    this.#facts.hidden = !facts.length;
+    this.#facts.replaceChildren(...facts.flatMap((fact, i) => (i ? [" ", ...fact] : fact)));
+    this.#printed.hidden = !trial.printed;
+    if (this.#text.textContent !== (trial.printed ?? "")) {
+      this.#text.textContent = trial.printed ?? "";
     }
   }
 }

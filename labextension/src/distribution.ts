@@ -40,11 +40,11 @@ export function shareSteps(shares: readonly Share[]): [number, number][] {
 }
 
 export class Distribution extends ChartPart {
-  private metric: string | null = null;
+  #metric: string | null = null;
 
   protected drawChart(study: Study): void {
-    const metric = study.metrics.find((name) => name === this.metric) ?? study.metrics[0] ?? "";
-    this.drawSelects({ label: trans.__("Metric"), options: study.metrics, chosen: metric, change: (value) => (this.metric = value) });
+    const metric = study.metrics.find((name) => name === this.#metric) ?? study.metrics[0] ?? "";
+    this.drawSelects({ label: trans.__("Metric"), options: study.metrics, chosen: metric, change: (value) => (this.#metric = value) });
     const all = sharesOf(study.trials, metric);
     if (!all.length) {
       this.plot.message(trans.__("No complete trial has this metric yet."));
@@ -72,7 +72,7 @@ export class Distribution extends ChartPart {
     });
     const chosen = places.find(({ number }) => number === this.selection.number);
     if (chosen) {
-      layer.append(svg("circle", { class: "nbc-chosen", cx: chosen.x, cy: chosen.y, r: 6 }));
+      layer.append(svg("circle.nbc-chosen", { cx: chosen.x, cy: chosen.y, r: 6 }));
     }
     this.plot.show(root, box, x, y, places);
   }

@@ -102,7 +102,7 @@ function domainOf(field: Field): [number, number] {
 
 function drawScale(root: SVGSVGElement, box: Box, field: Field): void {
   const [low, high] = domainOf(field).map((end) => (field.isBare ? "" : formatValue(Number(end.toPrecision(3))))) as [string, string];
-  root.append(svg("text", { class: "nbc-axis", x: box.left, y: 12 }, shorten(field.title, Math.max(10, (box.right - box.left) / 7))));
+  root.append(svg("text.nbc-axis", { x: box.left, y: 12 }, shorten(field.title, Math.max(10, (box.right - box.left) / 7))));
   const from = box.left + (field.isBare ? LETTER * 5 : LETTER * low.length + 5);
   const to = Math.max(from + 30, box.right - (field.isBare ? LETTER * 5 : LETTER * high.length + 5));
   const n = 24;
@@ -122,13 +122,13 @@ function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, thro
     const found = at(point);
     if (found) {
       const d = path(...found);
-      root.append(svg("path", { class: "nbc-mark-edge", d }), svg("path", { class: kind, d }, svg("title", {}, title)));
+      root.append(svg("path.nbc-mark-edge", { d }), svg("path", { class: kind, d }, svg("title", {}, title)));
     }
   };
   for (const trial of study.trials.slice(-400)) {
     const found = trial.state === "running" ? null : at(trial.params);
     if (found) {
-      root.append(svg("circle", { class: "nbc-sample", cx: found[0], cy: found[1], r: 2.2 }));
+      root.append(svg("circle.nbc-sample", { cx: found[0], cy: found[1], r: 2.2 }));
     }
   }
   if (maps.most) {

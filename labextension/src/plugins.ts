@@ -149,7 +149,7 @@ function studiesPlugin(shared: Shared): Plugin {
 
       const compare = (lines: Line[]): void => {
         const view = new Comparison(trans);
-        const content = widgetOf(shared, el("div", { class: "nbc-tabpage" }, view.element));
+        const content = widgetOf(shared, el("div.nbc-tabpage", {}, view.element));
         const asker = `compare ${Date.now()}`;
         const known = new Map<string, Compared>();
         const look = async (): Promise<void> => {
@@ -307,7 +307,7 @@ function filesPlugin(shared: Shared): Plugin {
         if (!path.endsWith(MODEL_FILE)) {
           return studyWidget(shared, server, { path, kernel: null, study: null }, trans);
         }
-        const place = el("div", { class: "nbc-tabpage" }, el("p", {}, trans.__("The server reads the file ...")));
+        const place = el("div.nbc-tabpage", {}, el("p", {}, trans.__("The server reads the file ...")));
         const show = (element: HTMLElement): void => place.replaceChildren(element);
         server.model(path).then(
           (data) => show(modelView(data, trans)),
@@ -361,10 +361,10 @@ class TabFactory {
 
 // A signal in the form that the document manager connects to.
 class Slots<T> {
-  private readonly slots: ((sender: unknown, value: T) => void)[] = [];
+  readonly #slots: ((sender: unknown, value: T) => void)[] = [];
 
   connect(slot: (sender: unknown, value: T) => void, self?: unknown): boolean {
-    this.slots.push(slot.bind(self));
+    this.#slots.push(slot.bind(self));
     return true;
   }
 
@@ -373,7 +373,7 @@ class Slots<T> {
   }
 
   emit(sender: unknown, value: T): void {
-    this.slots.forEach((slot) => slot(sender, value));
+    this.#slots.forEach((slot) => slot(sender, value));
   }
 }
 

@@ -9,19 +9,19 @@ import { parameterScale, placeOf, valueScale } from "./scales";
 import { trans } from "./words";
 
 export class Slices extends ChartPart {
-  private parameter: string | null = null;
-  private metric: string | null = null;
+  #parameter: string | null = null;
+  #metric: string | null = null;
 
   protected drawChart(study: Study): void {
-    const parameter = study.parameters.find(({ name }) => name === this.parameter) ?? study.parameters[0];
-    const metric = study.metrics.find((name) => name === this.metric) ?? study.metrics[0];
+    const parameter = study.parameters.find(({ name }) => name === this.#parameter) ?? study.parameters[0];
+    const metric = study.metrics.find((name) => name === this.#metric) ?? study.metrics[0];
     if (!parameter || metric === undefined) {
       this.plot.message(trans.__("Slices are drawn here once trials have metrics."));
       return;
     }
     this.drawSelects(
-      { label: trans.__("Parameter"), options: study.parameters.map(({ name }) => name), chosen: parameter.name, change: (value) => (this.parameter = value) },
-      { label: trans.__("Metric"), options: study.metrics, chosen: metric, change: (value) => (this.metric = value) },
+      { label: trans.__("Parameter"), options: study.parameters.map(({ name }) => name), chosen: parameter.name, change: (value) => (this.#parameter = value) },
+      { label: trans.__("Metric"), options: study.metrics, chosen: metric, change: (value) => (this.#metric = value) },
     );
     const trials = study.trials.filter((trial) => typeof trial.metrics[metric] === "number" && trial.params[parameter.name] !== undefined);
     if (!trials.length) {

@@ -49,5 +49,5 @@ function round(value: number): number {
 }
 
 export function icon(state: State): SVGSVGElement {
-  return svg("svg", { class: "nbc-icon", width: 12, height: 12, viewBox: "0 0 12 12", "aria-hidden": "true" }, shape(state, 6, 6, 4));
+  return svg("svg.nbc-icon", { width: 12, height: 12, viewBox: "0 0 12 12", "aria-hidden": "true" }, shape(state, 6, 6, 4));
 }

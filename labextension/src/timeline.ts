@@ -93,12 +93,12 @@ export class Timeline extends ChartPart {
     const places = lanes.flatMap((lane, i) => {
       return lane.spans.map((span) => barPlace(span, x(span.start / unit.seconds), x(span.end / unit.seconds), y(i)));
     });
-    this.drawBars(this.plot.layer(root, box), places, Math.min(row * 0.7, 14));
+    this.#drawBars(this.plot.layer(root, box), places, Math.min(row * 0.7, 14));
     this.plot.show(root, box, x, null, places);
   }
 
   // One path for each state: an element for each trial would be slow. A click finds the nearest bar.
-  private drawBars(layer: SVGSVGElement, places: readonly BarPlace[], height: number): void {
+  #drawBars(layer: SVGSVGElement, places: readonly BarPlace[], height: number): void {
     for (const isIn of [false, true]) {
       for (const state of STATES) {
         const bars = places.filter(({ trial }) => trial.state === state && this.selection.has(trial) === isIn);
@@ -111,7 +111,7 @@ export class Timeline extends ChartPart {
     }
     const chosen = places.find(({ number }) => number === this.selection.number);
     if (chosen) {
-      layer.append(svg("path", { class: "nbc-chosen", d: rectangle(chosen, height + 5, 4) }));
+      layer.append(svg("path.nbc-chosen", { d: rectangle(chosen, height + 5, 4) }));
     }
   }
 }
