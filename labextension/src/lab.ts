@@ -1,15 +1,11 @@
 // What this extension uses of JupyterLab, as types. The modules themselves come from the page when it loads us.
 
 import type { Widget } from "@lumino/widgets";
+import type { Translation } from "./words";
 
 export interface Signal<T> {
   connect(slot: (sender: unknown, value: T) => void): boolean;
   disconnect(slot: (sender: unknown, value: T) => void): boolean;
-}
-
-export interface Translation {
-  __(text: string, ...values: (string | number)[]): string;
-  _n(one: string, many: string, count: number, ...values: (string | number)[]): string;
 }
 
 export interface CommandOptions {

@@ -8,7 +8,8 @@ import { el, userText } from "./dom";
 import { cellOf, choicesOf, SearchForm } from "./insert";
 import { keepKeys } from "./keys";
 import { LAB_STYLES } from "./lab_styles";
-import type { LabModules, NotebookPanel, NotebookTracker, Plugin, SettingsStore, Translation } from "./lab";
+import type { LabModules, NotebookPanel, NotebookTracker, Plugin, SettingsStore } from "./lab";
+import { useTranslation, type Translation } from "./words";
 import { modelView } from "./model_view";
 import { RunningPanel } from "./running";
 import { RequestFailed, StudyServer, type Line, type Source } from "./server";
@@ -50,7 +51,9 @@ export function plugins(modules: LabModules): Plugin[] {
 
 function translation(shared: Shared, translator: unknown): Translation {
   const given = translator as { load(domain: string): Translation } | null;
-  return (given ?? shared.modules.translation.nullTranslator).load("nbcompress");
+  const loaded = (given ?? shared.modules.translation.nullTranslator).load("nbcompress");
+  useTranslation(loaded);
+  return loaded;
 }
 
 // A Lumino widget around an element of ours.
@@ -146,7 +149,7 @@ function studiesPlugin(shared: Shared): Plugin {
 
       const compare = (lines: Line[]): void => {
         const view = new Comparison(trans);
-        const content = widgetOf(shared, el("div", { class: "nbc-tabpage" }, view.element));
+        const content = widgetOf(shared, el("div.nbc-tabpage", {}, view.element));
         const asker = `compare ${Date.now()}`;
         const known = new Map<string, Compared>();
         const look = async (): Promise<void> => {
@@ -304,7 +307,7 @@ function filesPlugin(shared: Shared): Plugin {
         if (!path.endsWith(MODEL_FILE)) {
           return studyWidget(shared, server, { path, kernel: null, study: null }, trans);
         }
-        const place = el("div", { class: "nbc-tabpage" }, el("p", {}, trans.__("The server reads the file ...")));
+        const place = el("div.nbc-tabpage", {}, el("p", {}, trans.__("The server reads the file ...")));
         const show = (element: HTMLElement): void => place.replaceChildren(element);
         server.model(path).then(
           (data) => show(modelView(data, trans)),
@@ -358,10 +361,10 @@ class TabFactory {
 
 // A signal in the form that the document manager connects to.
 class Slots<T> {
-  private readonly slots: ((sender: unknown, value: T) => void)[] = [];
+  readonly #slots: ((sender: unknown, value: T) => void)[] = [];
 
   connect(slot: (sender: unknown, value: T) => void, self?: unknown): boolean {
-    this.slots.push(slot.bind(self));
+    this.#slots.push(slot.bind(self));
     return true;
   }
 
@@ -370,7 +373,7 @@ class Slots<T> {
   }
 
   emit(sender: unknown, value: T): void {
-    this.slots.forEach((slot) => slot(sender, value));
+    this.#slots.forEach((slot) => slot(sender, value));
   }
 }
 

@@ -53,6 +53,12 @@ export interface Study {
   };
   trials: Trial[];
   /**
+   * Names of the values that trials keep, by number. Older data lack it.
+   */
+  kept?: {
+    [k: string]: string[];
+  };
+  /**
    * Numbers of the Pareto-optimal trials, the best one in the first objective first.
    */
   front: number[];
@@ -425,6 +431,7 @@ export const STUDY_FIELDS = {
   left: isEither(isNumber, isNull),
   counts: isOptional(isMapOf(isAtLeast(0, isInteger))),
   trials: isListOf(isTrial),
+  kept: isOptional(isMapOf(isListOf(isString))),
   front: isListOf(isInteger),
   best: isEither(isInteger, isNull),
   progress: isEither(isNull, isProgress),

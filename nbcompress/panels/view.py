@@ -231,6 +231,7 @@ def study_view(
         "left": finite(status.left),
         "counts": count_trials(everything),
         "trials": [trial_data(trial, name, limits) for trial in trials],
+        "kept": kept_data(trials, limits),
         "front": [number for number in front if number in shown],
         "best": best.number if best is not None else None,
         "progress": {**progress.head(name, limits), "values": [finite(value) for value in values]},
@@ -411,6 +412,12 @@ def trial_data(trial: Trial, name: ShortNames, limits: ViewLimits) -> dict[str, 
             for metric, steps in trial.reports.items()
         }
     return data
+
+
+def kept_data(trials: Iterable[Trial], limits: ViewLimits) -> dict[str, JSON]:
+    """Return the names of what trials keep, by number; only complete trials keep anything."""
+    kept = {str(trial.number): list(trial.kept) for trial in trials if trial.state is State.COMPLETE}
+    return {number: [shorten(key, limits.name) for key in keys[:20]] for number, keys in kept.items() if keys}
 
 
 def bounded_json(value: Any, limits: ViewLimits, depth: int = 5) -> JSON:
