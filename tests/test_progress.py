@@ -69,9 +69,13 @@ def test_a_bar_shows_its_text_and_how_far_it_is_and_leaves_an_empty_line(termina
 
 
 def test_a_bar_is_closed_by_an_error(terminal: Terminal) -> None:
-    with pytest.raises(ValueError, match="stop"), progress_bar("work", 4) as advance:
-        advance(1)
-        raise ValueError("stop")
+    def fail() -> None:
+        with progress_bar("work", 4) as advance:
+            advance(1)
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     assert terminal.getvalue().rpartition("\r")[0].rpartition("\r")[2].strip() == ""
     with progress_bar("next", 4) as advance:
         advance(1)

@@ -259,8 +259,9 @@ def _valid_encoding(
         except CompressionError as err:
             broken[slot.name] = str(err)
             record = replace(record, codebook=Codebook(codebook.values))
-    narrow = codes.to(torch.uint8) if n_codes(record) <= 256 else codes
-    return record, narrow.cpu().contiguous().reshape(-1).numpy()
+    if n_codes(record) <= 256:
+        codes = codes.to(torch.uint8)
+    return record, codes.cpu().contiguous().reshape(-1).numpy()
 
 
 def _entry(slot: Slot, record: TensorRecord | None, codebook_of: int | None) -> TensorEntry:
