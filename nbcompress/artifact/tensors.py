@@ -224,7 +224,7 @@ def read_codes(
     n_kinds, zero = n_codes(record) - is_balanced, zero_code(record, shape)
     if is_balanced:
         zero = n_kinds // 2
-    codes = _code_codes(decoder, None, None, layout, shape, n_kinds, zero).astype(np.int32)
+    codes = _code_codes(decoder, None, None, layout, shape, n_kinds, zero)
     if not is_balanced:
         codes = _mirrored(codes, record, shape)
     return values_of(torch.from_numpy(codes).reshape(shape), record, dtype)

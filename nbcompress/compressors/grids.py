@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nbcompress.compressors.codes import without
+from nbcompress.compressors.codes import grid_parts, row_parts, without
 from nbcompress.compressors.record import Grid, n_codes_of
 from nbcompress.errors import CompressionError, option
 
@@ -164,6 +164,13 @@ def fit_grid(tensor: Tensor, spec: GridSpec, *, is_pruned: bool = False) -> Grid
         _half_values(tensor, in_half)
         # Zeros leave the scales of the others as they are.
         tensor, is_pruned = without(tensor, in_half), True
+    fitted = [_scales_and_zeros(part, spec, is_pruned) for part in row_parts(tensor, spec.group)]
+    scale, zero = (torch.cat(numbers).cpu() for numbers in zip(*fitted, strict=True))
+    return Grid(spec.bits, spec.scheme, spec.group, scale, zero.to(torch.int32), spec.is_fixed, in_half)
+
+
+def _scales_and_zeros(tensor: Tensor, spec: GridSpec, is_pruned: bool) -> tuple[Tensor, Tensor]:
+    """A scale for each group, and its code of zero."""
     w, v = _groups_of(tensor, spec.group)
     if spec.bits == 1:
         s, z = _fit_signs(w, v, is_pruned)
@@ -175,8 +182,7 @@ def fit_grid(tensor: Tensor, spec: GridSpec, *, is_pruned: bool = False) -> Grid
         s, z = _power_of_two(w, v, s, spec)
     if spec.scale == "error" or tensor.dtype == torch.float16:
         s = _storable(s, z, spec, tensor.dtype)
-    zero = z.flatten().to(torch.int32).cpu()
-    return Grid(spec.bits, spec.scheme, spec.group, s.flatten().cpu(), zero, spec.is_fixed, in_half)
+    return s.flatten(), z.flatten()
 
 
 def largest(tensor: Tensor, count: int) -> Tensor | None:
@@ -267,11 +273,13 @@ def round_to_grid(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Ten
     Zeros of a pruned tensor stay zero, and so do groups in which all weights are zero. With one bit, every other weight
     becomes plus or minus the scale. Weights in half precision are rounded to it.
     """
-    scale, _ = grid.spread(tuple(tensor.shape), tensor.device)
-    # Adding zero turns -0.0 into 0.0, as decoding does.
-    values = (_nearest_steps(tensor, grid, is_pruned).mul_(scale) + 0.0).to(tensor.dtype)
+    values = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    parts = row_parts(tensor.detach(), grid.group)
+    for part, rounded, its_grid in zip(parts, row_parts(values, grid.group), grid_parts(grid, parts), strict=True):
+        scale, _ = its_grid.spread(tuple(part.shape), part.device)
+        # Adding zero turns -0.0 into 0.0, as decoding does.
+        rounded.copy_(_nearest_steps(part, its_grid, is_pruned).mul_(scale) + 0.0)
     if grid.in_half is not None:
-        values = values.contiguous()
         values.view(-1)[grid.in_half.to(values.device)] = _half_values(tensor, grid.in_half)
     return values
 

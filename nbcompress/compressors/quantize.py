@@ -20,7 +20,7 @@ from nbcompress.compressors.codes import satisfies, without
 from nbcompress.compressors.grids import GridSpec, fit_grid, parse_granularity, round_to_grid
 from nbcompress.compressors.layers import Patterns, Target, check_choice, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.modes import outside_inference, with_progress
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import ActivationRange, Codebook, Grid, TensorRecord
@@ -28,6 +28,7 @@ from nbcompress.compressors.rounding import call_order, rounded_by_data
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions, refit
 from nbcompress.compressors.training import check_gradients, each_gradient
 from nbcompress.errors import CompressionError, DataError, check_integer, did_you_mean, option, warn
+from nbcompress.progress import progress_bar
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Bits for each tensor under a budget of bytes
@@ -220,6 +221,7 @@ def quantize(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    progress: bool = True,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids: `weight = (code - zero) * scale`.
 
@@ -258,6 +260,7 @@ def quantize(
         loss: A function from what the model returns and the target to a scalar; see `finetune`.
         output: Index or key of the prediction, where the model returns several tensors.
         optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         The copy. Later steps and `finetune` keep every chosen tensor on its grid, and zeros of a pruned tensor stay
@@ -313,16 +316,26 @@ def quantize(
         _check_names(bits, specs)
         specs = {name: _grid_spec(bits[name], scheme, granularity, scale, share) for name in specs}
     is_half = rest == "float16" or session.record.rest == "float16"
+    with with_progress(progress):
+        _quantize_targets_(session, specs, is_half, by_data=rounding == "gptq")
+        _set_activations(session, activations)
+        session.set_rest(rest)
+        return session.finish()
+
+
+def _quantize_targets_(
+    session: CompressionSession, specs: Mapping[str, GridSpec], is_half: bool, *, by_data: bool
+) -> None:
+    """Put every chosen tensor onto its grid: by data one layer after the other, in the order in which they run."""
     done = _quantize_shared_(session, specs)
     targets: Sequence[Target] = session.targets
-    if rounding == "gptq":
-        targets = call_order(session.model, targets, data, fine_tune.seed)
-    for target in targets:
-        if target.name not in done:
-            _quantize_target_(session, target, specs[target.name], is_half, by_data=rounding == "gptq")
-    _set_activations(session, activations)
-    session.set_rest(rest)
-    return session.finish()
+    if by_data:
+        targets = call_order(session.model, targets, session.fine_tune.data, session.fine_tune.seed)
+    with progress_bar("quantize", len(targets), "tensor") as advance:
+        for target in targets:
+            if target.name not in done:
+                _quantize_target_(session, target, specs[target.name], is_half, by_data=by_data)
+            advance(1)
 
 
 def _quantize_shared_(session: CompressionSession, specs: Mapping[str, GridSpec]) -> set[str]:
