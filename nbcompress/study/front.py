@@ -106,7 +106,8 @@ def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
     if np.isnan(corner).any() or np.isnan(rows).any():
         raise StudyError("A hypervolume needs numbers, but got NaN.")
     rows = rows[np.all(rows < corner, axis=1)]
-    return _volume(rows, corner)
+    with np.errstate(over="ignore"):  # the volume is infinite then
+        return _volume(rows, corner)
 
 
 def _volume(rows: Losses, corner: Losses) -> float:
