@@ -43,7 +43,8 @@ def is_non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
         return np.asarray(rows[:, 0] == rows[:, 0].min(initial=np.inf))
     is_left = np.ones(len(rows), dtype=np.bool_)
     # Small sums first: they dominate most rows, so few rows are left to compare.
-    waiting = np.argsort(rows.sum(axis=1))
+    with np.errstate(over="ignore"):  # only the order depends on the sums
+        waiting = np.argsort(rows.sum(axis=1))
     while len(waiting) > 0:
         row, waiting = rows[waiting[0]], waiting[1:]
         is_left &= ~(np.all(rows >= row, axis=1) & np.any(rows > row, axis=1))
