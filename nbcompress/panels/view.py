@@ -25,6 +25,8 @@ from nbcompress.study.trial_list import metric_names
 
 # With more objectives the hypervolume takes too long, and the progress of the first objective is shown.
 MAX_HYPERVOLUME_OBJECTIVES = 4
+# For the hypervolume, losses beyond this one count as this one: a product of four must stay within a float.
+MAX_HYPERVOLUME_LOSS = 1e70
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ def progress_of(goal: Goal, trials: Sequence[Trial]) -> ProgressCurve:
     """
     if not 2 <= len(goal.objectives) <= MAX_HYPERVOLUME_OBJECTIVES:
         return _best_so_far(goal, trials)
-    losses = [losses_of(goal, trial) for trial in trials]
+    measured = [losses_of(goal, trial) for trial in trials]
+    limit = MAX_HYPERVOLUME_LOSS
+    losses = [None if loss is None else np.clip(loss, -limit, limit) for loss in measured]
     known = np.array([loss for loss in losses if loss is not None])
     if not len(known):
         return ProgressCurve("hypervolume", tuple(None for _ in trials))

@@ -104,6 +104,16 @@ def test_hypervolume_by_hand() -> None:
     assert "reference" not in study_view(single_study())["progress"]
 
 
+@pytest.mark.parametrize("metrics", [("a", "b"), ("a", "b", "c", "d")])
+def test_the_largest_numbers_leave_a_hypervolume(metrics: tuple[str, ...]) -> None:
+    study = empty_study()
+    study.goal = Goal.of(minimize=metrics)
+    values = [dict.fromkeys(metrics, value) for value in (1.7e308, 3.0, -1.7e308)]
+    study.all_trials = tuple(Trial(i, State.COMPLETE, {"x": i / 3}, metrics) for i, metrics in enumerate(values))
+    first, second, third = check(study_view(study))["progress"]["values"]
+    assert 0 < first < second < third
+
+
 def test_names_stay_different_when_cut() -> None:
     name = ShortNames(10)
     assert name("a" * 20) != name("a" * 21)
