@@ -296,7 +296,7 @@ def list_studies(
     except StorageMissing:
         return ()
     found = []
-    with handle.translate_errors():
+    with handle.reading():
         for name, study_id in _study_ids(handle).items():
             attributes = handle.storage.get_study_user_attrs(study_id)
             if read_attribute(attributes, HEADER_KEY) is None:
@@ -350,7 +350,8 @@ def delete_study(
 
 def _study_ids(handle: StorageHandle) -> dict[str, int]:
     """Return Optuna's id of every study in a storage, by name."""
-    return {study.study_name: study._study_id for study in handle.storage.get_all_studies()}
+    with handle.reading():
+        return {study.study_name: study._study_id for study in handle.storage.get_all_studies()}
 
 
 def _find(handle: StorageHandle, name: str) -> int:
@@ -399,17 +400,18 @@ def _create_or_read(handle: StorageHandle, name: str, given: StudyHeader) -> tup
 
 
 def _read_header(handle: StorageHandle, study_id: int, name: str) -> StudyHeader:
-    data = read_attribute(handle.storage.get_study_user_attrs(study_id), HEADER_KEY)
-    if data is None:
-        raise StudyError(f"Study {name!r} in {handle.location} was not begun by nbcompress.")
-    if data["version"] > FORMAT:
-        raise StudyError(
-            f"Study {name!r} in {handle.location} has format {data['version']}, from a newer nbcompress; "
-            f"this one reads up to {FORMAT}. Update nbcompress."
-        )
-    created = datetime.fromisoformat(data["created"])
-    space, goal = Space.from_json(data["space"]), Goal.from_json(data["goal"])
-    return StudyHeader(space, goal, data["identity"], created, data.get("values"))
+    with handle.reading():
+        data = read_attribute(handle.storage.get_study_user_attrs(study_id), HEADER_KEY)
+        if data is None:
+            raise StudyError(f"Study {name!r} in {handle.location} was not begun by nbcompress.")
+        if data["version"] > FORMAT:
+            raise StudyError(
+                f"Study {name!r} in {handle.location} has format {data['version']}, from a newer nbcompress; "
+                f"this one reads up to {FORMAT}. Update nbcompress."
+            )
+        created = datetime.fromisoformat(data["created"])
+        space, goal = Space.from_json(data["space"]), Goal.from_json(data["goal"])
+        return StudyHeader(space, goal, dict(data["identity"]), created, data.get("values"))
 
 
 def _matching_generation(

@@ -29,7 +29,7 @@ from weakref import WeakSet, finalize, ref
 from nbcompress.errors import StudyError
 from nbcompress.study.goal import Failure, Goal, State, Trial
 from nbcompress.study.processes import DEFAULT_HEARTBEATS, HeartbeatSettings, HeartbeatWriter, Worker, this_worker
-from nbcompress.study.storage import StorageHandle
+from nbcompress.study.storage import StorageHandle, undamaged
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -190,10 +190,10 @@ def read_run(frozen: FrozenTrial) -> Run | None:
     trial = Trial(
         number=int(begin.get("repeats", -1)),
         state=State.RUNNING,
-        params=begin["point"],
+        params=dict(begin["point"]),
         seed=int(begin["seed"]),
-        note=begin["note"],
-        reason=begin["reason"],
+        note=dict(begin["note"]),
+        reason=str(begin["reason"]),
         started=None if "started" not in begin else float(begin["started"]),
     )
     end = read_attribute(frozen.user_attrs, END_KEY)
@@ -206,9 +206,9 @@ def read_run(frozen: FrozenTrial) -> Run | None:
             worker=str(end.get("worker", "")),
             state=State(end["state"]),
             values={name: float(value) for name, value in end.get("values", {}).items()},
-            seconds=end.get("seconds"),
-            failure=Failure(*end["failure"]) if "failure" in end else None,
-            printed=end.get("printed", ""),
+            seconds=None if "seconds" not in end else float(end["seconds"]),
+            failure=Failure(*map(str, end["failure"])) if "failure" in end else None,
+            printed=str(end.get("printed", "")),
             spreads={name: float(value) for name, value in end.get("spreads", {}).items()},
             n_runs=int(end.get("runs", 1)),
             reports={
@@ -339,6 +339,10 @@ class TrialStore:
         Trials are numbered by their first runs, in the order of the storage, so numbers have no gaps even if several
         processes write. Only what may have changed is read, so that the cost does not grow with the study.
         """
+        with undamaged(self.handle.location):
+            self._refresh()
+
+    def _refresh(self) -> None:
         attributes = self._attributes()
         asked = self._heartbeats.clock()
         with self._study_exists():
@@ -350,6 +354,8 @@ class TrialStore:
             run = read_run(frozen)
             if run is None:
                 continue
+            if run.trial.state is State.COMPLETE and (missing := self.goal.missing_metrics(run.trial.values)):
+                raise ValueError(f"a complete trial without the metric {missing[0]!r}")
             if not run.has_ended:
                 seconds = self._seconds_left(run, asked, answered)
                 if seconds <= 0:
@@ -561,7 +567,16 @@ class TrialStore:
         try:
             yield
         except KeyError as error:
+            if self._is_stored():
+                raise
             raise StudyError(f"The study was deleted from {self.handle.location} while it was in use.") from error
+
+    def _is_stored(self) -> bool:
+        try:
+            self.handle.storage.get_study_name_from_id(self._study_id)
+        except KeyError:
+            return False
+        return True
 
 
 def _heartbeat_function(store: ref[TrialStore]) -> Callable[[int, int], bool]:
