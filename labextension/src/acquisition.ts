@@ -44,7 +44,12 @@ export class Acquisition implements Part {
       this.#tools.replaceChildren();
       this.#caption.textContent = "";
       this.#drawn = "";
-      showMessage(this.#place, study.state === "running" ? trans.__("The surrogate is shown here once it has enough trials.") : trans.__("This study was saved without slices of the surrogate."));
+      showMessage(
+        this.#place,
+        study.state === "running"
+          ? trans.__("The surrogate is shown here once it has enough trials.")
+          : trans.__("This study was saved without slices of the surrogate."),
+      );
       return;
     }
     // A parameter that is shown stays, even if another one becomes more important.
@@ -101,7 +106,9 @@ export class Acquisition implements Part {
     replaceChart(this.#place, drawMaps(this.#place, study, maps, through));
     const ring = trialName(study, through);
     const isRunning = study.trials.some((trial) => trial.state === "running");
-    const marks = isRunning ? trans.__("Dots are trials, the ring is %1, the cross is the running trial.", ring) : trans.__("Dots are trials, the ring is %1.", ring);
+    const marks = isRunning
+      ? trans.__("Dots are trials, the ring is %1, the cross is the running trial.", ring)
+      : trans.__("Dots are trials, the ring is %1.", ring);
     const at = maps.most && [names[0], formatValue(maps.most.across), names[1], formatValue(maps.most.up)];
     const most = at ? trans.__("The diamond marks the largest acquisition: %1 = %2, %3 = %4.", ...at) : "";
     this.#caption.replaceChildren(userText([marks, most, reasonText(study)].filter(Boolean).join(" ")));
@@ -182,7 +189,10 @@ export class Acquisition implements Part {
       if (place >= above.left && place <= above.right) {
         const isRight = place > (above.left + above.right) / 2;
         const words = { class: "nbc-note", x: place + (isRight ? -5 : 5), y: above.bottom - 5, "text-anchor": isRight ? "end" : "start" };
-        root.append(svg("line.nbc-now", { x1: place, x2: place, y1: above.top, y2: below.bottom }), svg("text", words, trans.__("trial %1 runs here", trial.number)));
+        root.append(
+          svg("line.nbc-now", { x1: place, x2: place, y1: above.top, y2: below.bottom }),
+          svg("text", words, trans.__("trial %1 runs here", trial.number)),
+        );
       }
     }
   }
@@ -195,7 +205,9 @@ export class Acquisition implements Part {
     const at = place - (slice.values.length > MAX_MARKS ? 0 : MARK_OFFSET);
     const isRight = at > (above.left + above.right) / 2;
     root.append(svg("line.nbc-next", { x1: at, x2: at, y1: above.top, y2: below.bottom }));
-    root.append(svg("text.nbc-note", { x: at + (isRight ? -5 : 5), y: above.top - 1, "text-anchor": isRight ? "end" : "start" }, trans.__("largest acquisition")));
+    root.append(
+      svg("text.nbc-note", { x: at + (isRight ? -5 : 5), y: above.top - 1, "text-anchor": isRight ? "end" : "start" }, trans.__("largest acquisition")),
+    );
   }
 }
 

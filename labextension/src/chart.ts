@@ -75,7 +75,13 @@ export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: N
   }
   root.append(grid, words);
   if (names.x !== null) {
-    root.append(svg("text.nbc-axis", { x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, named(names.x, names.xNote, Math.max(40, (box.right - box.left) / 7))));
+    root.append(
+      svg(
+        "text.nbc-axis",
+        { x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" },
+        named(names.x, names.xNote, Math.max(40, (box.right - box.left) / 7)),
+      ),
+    );
   }
   const middle = (box.top + box.bottom) / 2;
   const turned = { class: "nbc-axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${middle}) rotate(-90)` };

@@ -29,7 +29,13 @@ export function columnsOf(study: Study): Column[] {
     cell: (trial) => el("span.nbc-state", {}, icon(trial.state), ` ${stateName(trial.state)}`),
   };
   const metrics = study.metrics.map((name): Column => {
-    return { key: metricKey(name), title: name, isText: false, value: (trial) => trial.metrics[name] ?? undefined, cell: (trial) => plain(formatMetric(trial.metrics[name])) };
+    return {
+      key: metricKey(name),
+      title: name,
+      isText: false,
+      value: (trial) => trial.metrics[name] ?? undefined,
+      cell: (trial) => plain(formatMetric(trial.metrics[name])),
+    };
   });
   const params = study.parameters.map(({ name, kind }): Column => {
     const isText = kind === "choice";

@@ -116,7 +116,9 @@ export class CommandSender {
       skip: this.#isAnswering ? press("skip") : null,
       run: this.#isAnswering ? (values) => void this.#send("next", ANSWER_TIMEOUT, () => this.#onTimeout("next"), { values }) : null,
       narrow:
-        this.#isAnswering && this.state()?.study.narrowed ? (limits) => void this.#send("narrow", ANSWER_TIMEOUT, () => this.#onTimeout("narrow"), { limits }) : null,
+        this.#isAnswering && this.state()?.study.narrowed
+          ? (limits) => void this.#send("narrow", ANSWER_TIMEOUT, () => this.#onTimeout("narrow"), { limits })
+          : null,
       answer: this.#answer,
       isPaused: this.#isPaused,
       note: this.#note,

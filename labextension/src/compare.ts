@@ -194,14 +194,24 @@ export class Comparison {
       return;
     }
     const curves = known.map(({ label, study, index }) => ({ label, index, points: bestSoFar(study, metric) }));
-    this.#drawCurves(this.#progress, curves, { x: this.trans.__("trials"), y: this.trans.__("best %1", metric) }, this.trans.__("Best %1 after each trial", metric), "best", metric);
+    this.#drawCurves(
+      this.#progress,
+      curves,
+      { x: this.trans.__("trials"), y: this.trans.__("best %1", metric) },
+      this.trans.__("Best %1 after each trial", metric),
+      "best",
+      metric,
+    );
   }
 
   // The objectives that every study has, in the same direction.
   #objectives(): string[] {
     const known = this.#known();
-    const has = (study: Study, name: string, direction: string): boolean => study.goal.objectives.some((objective) => objective.metric === name && objective.direction === direction);
-    return (known[0]?.study.goal.objectives ?? []).filter(({ metric, direction }) => known.every(({ study }) => has(study, metric, direction))).map(({ metric }) => metric);
+    const has = (study: Study, name: string, direction: string): boolean =>
+      study.goal.objectives.some((objective) => objective.metric === name && objective.direction === direction);
+    return (known[0]?.study.goal.objectives ?? [])
+      .filter(({ metric, direction }) => known.every(({ study }) => has(study, metric, direction)))
+      .map(({ metric }) => metric);
   }
 
   #drawCurves(plot: Plot, curves: readonly Curve[], names: { x: string; y: string }, label: string, kind: Kind, up = names.y): void {
@@ -228,7 +238,12 @@ export class Comparison {
     for (const { index, points: own, label: name } of curves) {
       const path = own.map(([a, b]) => [x(a), y(b)] as const);
       const isChosen = index === this.#selection.number;
-      const line = svg("path", { d: (kind === "front" ? linePath : stepPath)(path), fill: "none", "stroke-width": isChosen ? 4 : 2, "stroke-dasharray": this.#dash(index) });
+      const line = svg("path", {
+        d: (kind === "front" ? linePath : stepPath)(path),
+        fill: "none",
+        "stroke-width": isChosen ? 4 : 2,
+        "stroke-dasharray": this.#dash(index),
+      });
       line.style.stroke = this.#color(index);
       layer.append(line);
       own.forEach(([a, b], i) => {

@@ -27,10 +27,21 @@ export class LearningCurves extends ChartPart {
       this.plot.message(trans.__("No trial has reported a metric at several steps (trial.report)."));
       return;
     }
-    const { root, width } = canvas(this.plot.element, HEIGHT, shorten(`${trans._n("%1 of %2 trial after each step.", "%1 of %2 trials after each step.", curves.length, metric, curves.length)} ${keyHelp()}`, 300));
+    const { root, width } = canvas(
+      this.plot.element,
+      HEIGHT,
+      shorten(`${trans._n("%1 of %2 trial after each step.", "%1 of %2 trials after each step.", curves.length, metric, curves.length)} ${keyHelp()}`, 300),
+    );
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
     const points = curves.flatMap((curve) => curve.points);
-    const y = this.plot.zoomed("y", valueScale(points.map(([, value]) => value), [bottom, top], isMaximized(study, metric)));
+    const y = this.plot.zoomed(
+      "y",
+      valueScale(
+        points.map(([, value]) => value),
+        [bottom, top],
+        isMaximized(study, metric),
+      ),
+    );
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
     const steps = extent(points.map(([step]) => step)) ?? [0, 1];
     const x = this.plot.zoomed("x", linearScale(steps, [box.left, box.right], { count: Math.max(3, width / 90), whole: true, padded: steps[0] === steps[1] }));

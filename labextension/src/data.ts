@@ -5,7 +5,20 @@ import { STUDY_FIELDS, type State, type Study } from "./schema";
 import { trans } from "./words";
 
 export { isTrial, STATES } from "./schema";
-export type { Calibration, Constraint, OutcomeTransform, Parameter, ProcessData, Scalar, Slice, SliceMetric, State, Study, SurrogateData, Trial } from "./schema";
+export type {
+  Calibration,
+  Constraint,
+  OutcomeTransform,
+  Parameter,
+  ProcessData,
+  Scalar,
+  Slice,
+  SliceMetric,
+  State,
+  Study,
+  SurrogateData,
+  Trial,
+} from "./schema";
 export { isObject };
 
 export type Maybe = number | null;

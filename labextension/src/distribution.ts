@@ -61,14 +61,27 @@ export class Distribution extends ChartPart {
     axes(root, box, x, y, { x: metric, y: trans.__("share of trials up to the value"), xNote: axisNote(study, metric, x) });
     const layer = this.plot.layer(root, box);
     const hasLimits = this.selection.limits.size > 0;
-    const inside = hasLimits ? sharesOf(study.trials.filter((trial) => this.selection.has(trial)), metric) : all;
-    for (const [shares, kind] of [[all, hasLimits ? "nbc-thread nbc-out" : ""], [inside, "nbc-line"]] as const) {
+    const inside = hasLimits
+      ? sharesOf(
+          study.trials.filter((trial) => this.selection.has(trial)),
+          metric,
+        )
+      : all;
+    for (const [shares, kind] of [
+      [all, hasLimits ? "nbc-thread nbc-out" : ""],
+      [inside, "nbc-line"],
+    ] as const) {
       if (kind) {
         layer.append(svg("path", { class: kind, d: stepPath(shareSteps(shares).map(([value, share]) => [x(value), y(share)] as const)) }));
       }
     }
     const places = inside.map(({ trial, value, share }) => {
-      return trialPlace(trial, x(value), y(share), () => `${trialText(trial)}\n${trans.__("%1 %% of the trials are not above %2", Math.round(100 * share), formatValue(value))}`);
+      return trialPlace(
+        trial,
+        x(value),
+        y(share),
+        () => `${trialText(trial)}\n${trans.__("%1 %% of the trials are not above %2", Math.round(100 * share), formatValue(value))}`,
+      );
     });
     const chosen = places.find(({ number }) => number === this.selection.number);
     if (chosen) {

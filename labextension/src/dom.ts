@@ -21,22 +21,14 @@ function fill<T extends Element>(element: T, kind: string | undefined, attribute
   return element;
 }
 
-export function el<K extends keyof HTMLElementTagNameMap>(
-  name: Name<K>,
-  attributes: Attributes = {},
-  ...children: Child[]
-): HTMLElementTagNameMap[K] {
+export function el<K extends keyof HTMLElementTagNameMap>(name: Name<K>, attributes: Attributes = {}, ...children: Child[]): HTMLElementTagNameMap[K] {
   const [tag, kind] = name.split(".") as [K, string?];
   return fill(document.createElement(tag), kind, attributes, children);
 }
 
-export function svg<K extends keyof SVGElementTagNameMap>(
-  name: Name<K>,
-  attributes: Attributes = {},
-  ...children: Child[]
-): SVGElementTagNameMap[K] {
+export function svg<K extends keyof SVGElementTagNameMap>(name: Name<K>, attributes: Attributes = {}, ...children: Child[]): SVGElementTagNameMap[K] {
   const [tag, kind] = name.split(".") as [K, string?];
-  return fill(document.createElementNS(SVG, tag) as SVGElementTagNameMap[K], kind, attributes, children);
+  return fill(document.createElementNS(SVG, tag), kind, attributes, children);
 }
 
 // A user's string, isolated from the text direction around it.

@@ -42,9 +42,7 @@ export function formatDuration(seconds: Maybe): string {
   if (whole < 60) {
     return `${whole} s`;
   }
-  return whole < 3600
-    ? `${Math.floor(whole / 60)} min ${whole % 60} s`
-    : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return whole < 3600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
 export function shorten(text: string, limit: number): string {
@@ -56,9 +54,12 @@ export function boundText(constraint: Constraint): string {
 }
 
 export function goalText(goal: Study["goal"]): string {
-  const aim = ({ direction, metric }: Study["goal"]["objectives"][number]) => (direction === "maximize" ? trans.__("maximize %1", metric) : trans.__("minimize %1", metric));
+  const aim = ({ direction, metric }: Study["goal"]["objectives"][number]) =>
+    direction === "maximize" ? trans.__("maximize %1", metric) : trans.__("minimize %1", metric);
   const parts = goal.objectives.map(aim).join(", ");
-  const bounds = goal.constraints.map((constraint) => `${constraint.metric} ${constraint.operator} ${formatValue(constraint.bound)}`).join(` ${trans.__("and")} `);
+  const bounds = goal.constraints
+    .map((constraint) => `${constraint.metric} ${constraint.operator} ${formatValue(constraint.bound)}`)
+    .join(` ${trans.__("and")} `);
   return bounds ? trans.__("%1, subject to %2", parts, bounds) : parts;
 }
 

@@ -74,7 +74,5 @@ function strips(losses: readonly Pair[]): { low: number; high: number; c: number
   const a = [-Infinity, ...front.map((pair) => pair[0]), reference[0]];
   const c = [reference[1], ...front.map((pair) => pair[1])];
   const extent = Math.max(1, ...a.slice(1).map(Math.abs));
-  return c
-    .map((height, k) => ({ low: a[k] ?? NaN, high: a[k + 1] ?? NaN, c: height }))
-    .filter(({ low, high }) => high - low > THIN * extent);
+  return c.map((height, k) => ({ low: a[k] ?? NaN, high: a[k + 1] ?? NaN, c: height })).filter(({ low, high }) => high - low > THIN * extent);
 }

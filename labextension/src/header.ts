@@ -66,12 +66,15 @@ export class Header implements Part {
       : first && second
         ? around(trans.__("Best in %1: trial %2", HERE, best.number), userText(first.metric))
         : [trans.__("Best: trial %1", best.number)];
-    this.#best.replaceChildren(
-      el("strong", {}, ...title),
-      best ? userText(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "",
-    );
+    this.#best.replaceChildren(el("strong", {}, ...title), best ? userText(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "");
     const limits = study.state === "running" ? limitsText(study.narrowed) : "";
-    const notes = [limits && trans.__("The search is narrowed to %1 (see What if).", limits), study.ending, ...study.warnings.map((warning) => `⚠ ${warning}`), study.cut, this.#controls?.note || null];
+    const notes = [
+      limits && trans.__("The search is narrowed to %1 (see What if).", limits),
+      study.ending,
+      ...study.warnings.map((warning) => `⚠ ${warning}`),
+      study.cut,
+      this.#controls?.note || null,
+    ];
     const texts = notes.filter((text): text is string => Boolean(text));
     // If an unchanged sentence were replaced, a screen reader would read it again.
     if (this.#notes.dataset["texts"] !== JSON.stringify(texts)) {
@@ -96,7 +99,9 @@ export class Header implements Part {
   #drawCounts(study: Study): void {
     const done = countDone(study);
     const all = study.budget.trials;
-    const parts: (Node | string)[] = [el("span.nbc-done", {}, all === null ? trans._n("%1 trial", "%1 trials", done, done) : trans.__("%1 of %2 trials", done, all))];
+    const parts: (Node | string)[] = [
+      el("span.nbc-done", {}, all === null ? trans._n("%1 trial", "%1 trials", done, done) : trans.__("%1 of %2 trials", done, all)),
+    ];
     for (const state of STATES) {
       const n = countTrials(study, state);
       if (n) {
@@ -125,7 +130,8 @@ export class Header implements Part {
       return;
     }
     const made = [
-      controls.stop && button(trans.__("Stop"), { class: "nbc-button nbc-stop", title: trans.__("End the search; the running trial is abandoned") }, controls.stop),
+      controls.stop &&
+        button(trans.__("Stop"), { class: "nbc-button nbc-stop", title: trans.__("End the search; the running trial is abandoned") }, controls.stop),
       controls.pause &&
         (controls.isPaused
           ? button(trans.__("Resume"), { class: "nbc-button", title: trans.__("Go on with the search") }, controls.pause)

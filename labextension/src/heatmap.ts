@@ -52,7 +52,9 @@ export function makeMaps(study: Study, surrogate: Surrogate, through: Point, nam
     return { parameter, values: gridOf(parameter, CELLS).map((u) => fromUnit(parameter, u)) };
   }) as [Axis, Axis];
   const points = up.values.map((y) => across.values.map((x) => completePoint(study.parameters, { ...through, [names[0]]: x, [names[1]]: y })));
-  const fields: Field[] = [{ title: trans.__("predicted %1", metric), cells: points.map((row) => row.map((point) => surrogate.mean(metric, point))), isBare: false }];
+  const fields: Field[] = [
+    { title: trans.__("predicted %1", metric), cells: points.map((row) => row.map((point) => surrogate.mean(metric, point))), isBare: false },
+  ];
   let most: Maps["most"] = null;
   if (surrogate.hasAcquisition) {
     const cells = points.map((row) => row.map((point) => surrogate.acquisition(point)));
@@ -95,7 +97,10 @@ function drawCells(root: SVGSVGElement, box: Box, field: Field): void {
 
 // A logarithm far below the others would give all others the same colour.
 function domainOf(field: Field): [number, number] {
-  const sorted = field.cells.flat().filter(Number.isFinite).sort((a, b) => a - b);
+  const sorted = field.cells
+    .flat()
+    .filter(Number.isFinite)
+    .sort((a, b) => a - b);
   const low = field.isBare ? sorted[Math.floor(sorted.length * 0.2)] : sorted[0];
   return [low ?? 0, sorted.at(-1) ?? 1];
 }
@@ -110,7 +115,10 @@ function drawScale(root: SVGSVGElement, box: Box, field: Field): void {
     const w = (to - from) / n;
     root.append(svg("rect", { x: from + i * w, y: 20, width: w + 0.5, height: 9, fill: colour(i / (n - 1)), "shape-rendering": "crispEdges" }));
   }
-  root.append(svg("text", { x: from - 4, y: 28, "text-anchor": "end" }, field.isBare ? "low" : low), svg("text", { x: to + 4, y: 28 }, field.isBare ? "high" : high));
+  root.append(
+    svg("text", { x: from - 4, y: 28, "text-anchor": "end" }, field.isBare ? "low" : low),
+    svg("text", { x: to + 4, y: 28 }, field.isBare ? "high" : high),
+  );
 }
 
 function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, through: Trial | null): void {
@@ -133,13 +141,29 @@ function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, thro
   }
   if (maps.most) {
     const point = { [maps.across.parameter.name]: maps.most.across, [maps.up.parameter.name]: maps.most.up };
-    mark(point, (x, y) => `${linePath([[x, y - 7], [x + 7, y], [x, y + 7], [x - 7, y]])}Z`, trans.__("Largest acquisition"), "nbc-mark-most");
+    mark(
+      point,
+      (x, y) =>
+        `${linePath([
+          [x, y - 7],
+          [x + 7, y],
+          [x, y + 7],
+          [x - 7, y],
+        ])}Z`,
+      trans.__("Largest acquisition"),
+      "nbc-mark-most",
+    );
   }
   if (through) {
     mark(through.params, (x, y) => `M${x - 6} ${y}a6 6 0 1 0 12 0a6 6 0 1 0 -12 0`, trans.__("Trial %1", through.number), "nbc-mark-through");
   }
   for (const trial of study.trials.filter((known) => known.state === "running")) {
-    mark(trial.params, (x, y) => `M${x - 6} ${y - 6}L${x + 6} ${y + 6}M${x - 6} ${y + 6}L${x + 6} ${y - 6}`, trans.__("Trial %1 runs here", trial.number), "nbc-mark-now");
+    mark(
+      trial.params,
+      (x, y) => `M${x - 6} ${y - 6}L${x + 6} ${y + 6}M${x - 6} ${y + 6}L${x + 6} ${y - 6}`,
+      trans.__("Trial %1 runs here", trial.number),
+      "nbc-mark-now",
+    );
   }
 }
 
@@ -158,7 +182,10 @@ function axisScale({ parameter, values }: Axis, range: [number, number]): Scale 
   const domain = extent(numbers);
   const cell = (range[1] - range[0]) / values.length;
   if (parameter.kind === "choice" || values.length <= MAX_MARKS || !domain) {
-    return bandScale(values.map((value) => shorten(formatValue(value), 9)), range);
+    return bandScale(
+      values.map((value) => shorten(formatValue(value), 9)),
+      range,
+    );
   }
   const inner: [number, number] = [range[0] + cell / 2, range[1] - cell / 2];
   return parameter.log ? logScale(domain, inner, { count: 4 }) : linearScale(domain, inner, { padded: false, count: 4 });

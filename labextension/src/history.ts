@@ -59,7 +59,9 @@ export class History implements Part {
     // A failed or infeasible trial may lie beyond the line although it does not count; its shape shows the state.
     for (const state of STATES) {
       for (const isIn of [false, true]) {
-        const faint = marks.filter(({ trial }) => trial.state === state && this.selection.has(trial) === isIn).map((mark) => outline(state, mark.x, mark.y, 2.6));
+        const faint = marks
+          .filter(({ trial }) => trial.state === state && this.selection.has(trial) === isIn)
+          .map((mark) => outline(state, mark.x, mark.y, 2.6));
         if (!faint.length) {
           continue;
         }
@@ -69,10 +71,12 @@ export class History implements Part {
     const path = points.map((point) => [x(point.trial.number), y(point.value)] as const);
     layer.append(svg("path.nbc-line", { d: stepPath([...path, [x(until), y(last.value)]]) }));
     // Marks the trials that improved the value, which also makes a line of one point visible.
-    const gains = points.filter((point, i) => point.value !== points[i - 1]?.value).map(({ trial, value }) => ({
-      ...at(trial, value),
-      text: () => `${trialText(trial)}\n${name} ${formatValue(value)}`,
-    }));
+    const gains = points
+      .filter((point, i) => point.value !== points[i - 1]?.value)
+      .map(({ trial, value }) => ({
+        ...at(trial, value),
+        text: () => `${trialText(trial)}\n${name} ${formatValue(value)}`,
+      }));
     gains.forEach((gain) => layer.append(svg("circle.nbc-gain-dot", { cx: gain.x, cy: gain.y, r: 3.2 })));
     const chosen = this.selection.number;
     if (chosen !== null) {

@@ -42,7 +42,10 @@ export class Importance implements Part {
       return el("tr", {}, el("th", { scope: "row" }, userText(name)), el("td", {}, `${percent} %`), el("td.nbc-track", {}, bar));
     });
     const caption = el("caption", {}, ...around(trans.__("Importance for %1: the share of each parameter in its variance", HERE), userText(insight.metric)));
-    this.#drawSelect(insights.map(({ metric }) => metric), insight.metric);
+    this.#drawSelect(
+      insights.map(({ metric }) => metric),
+      insight.metric,
+    );
     this.#place.replaceChildren(el("table.nbc-bars", {}, caption, el("tbody", {}, ...rows)));
     if (insight.calibration) {
       this.#drawCalibration(insight.calibration);

@@ -110,15 +110,7 @@ export class SearchForm {
       el("label.nbc-form-second", {}, el("span.nbc-hidden", {}, t.__("Unit of the budget")), this.#unit),
       el("label.nbc-form-second", {}, el("span", {}, t.__("Trials")), this.#trials),
     );
-    this.element.append(
-      this.#model.element,
-      this.#data.element,
-      this.#metric.element,
-      this.#example.element,
-      tries,
-      budget,
-      this.#problem,
-    );
+    this.element.append(this.#model.element, this.#data.element, this.#metric.element, this.#example.element, tries, budget, this.#problem);
     this.element.addEventListener("submit", (event) => event.preventDefault());
     this.#suggest();
     if (!choices.models.length) {
@@ -177,7 +169,13 @@ class Field {
   readonly #typed: HTMLInputElement;
 
   constructor(label: string, offered: readonly Offered[], trans: Translation, none: string | null, changed: () => void = () => undefined) {
-    this.#typed = el("input", { type: "text", class: "nbc-form-typed", hidden: true, "aria-label": trans.__("%1: an expression of Python", label), spellcheck: "false" });
+    this.#typed = el("input", {
+      type: "text",
+      class: "nbc-form-typed",
+      hidden: true,
+      "aria-label": trans.__("%1: an expression of Python", label),
+      spellcheck: "false",
+    });
     this.#select.append(...offered.map(({ name, kind }) => el("option", { value: name }, `${name} (${kind})`)));
     if (none !== null) {
       this.#select.append(el("option", { value: NONE }, none));

@@ -89,7 +89,11 @@ export interface LabModules {
     };
     Dialog: { cancelButton(options?: object): object; okButton(options?: object): object; warnButton(options?: object): object };
     showDialog(options: object): Promise<{ button: { accept: boolean; label: string }; value: unknown }>;
-    Notification: { success(text: string, options?: object): string; error(text: string, options?: object): string; info(text: string, options?: object): string };
+    Notification: {
+      success(text: string, options?: object): string;
+      error(text: string, options?: object): string;
+      info(text: string, options?: object): string;
+    };
   };
   services: {
     ServerConnection: {

@@ -44,15 +44,27 @@ export class Narrow {
     const left = limits[name] ?? optionsOf(parameter);
     const buttons =
       parameter.kind === "choice"
-        ? [made(trans.__("only"), [value]), made(trans.__("not"), left.filter((option) => option !== value))]
-        : [made(trans.__("at least"), [value, larger(high, value)]), made(trans.__("at most"), [smaller(low, value), value]), made(trans.__("only"), [value, value])];
+        ? [
+            made(trans.__("only"), [value]),
+            made(
+              trans.__("not"),
+              left.filter((option) => option !== value),
+            ),
+          ]
+        : [
+            made(trans.__("at least"), [value, larger(high, value)]),
+            made(trans.__("at most"), [smaller(low, value), value]),
+            made(trans.__("only"), [value, value]),
+          ];
     return [el("span.nbc-choice", {}, ...around(trans.__("From now on, search with %1", HERE), userText(shorten(name, 40)))), ...buttons];
   }
 
   #chip(limits: Limits, name: string, values: Scalar[]): HTMLButtonElement {
     const { [name]: _, ...rest } = limits;
     const text = limitText(name, values);
-    return button(`${text} ✕`, { class: "nbc-button nbc-chip", "aria-label": trans.__("Search all of %1 again, not only %2", shorten(name, 40), text) }, () => this.ask(rest));
+    return button(`${text} ✕`, { class: "nbc-button nbc-chip", "aria-label": trans.__("Search all of %1 again, not only %2", shorten(name, 40), text) }, () =>
+      this.ask(rest),
+    );
   }
 }
 

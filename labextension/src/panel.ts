@@ -65,7 +65,14 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   if (typeof id === "string" && id) {
     const interrupts = model.get("interrupts") === true;
     const show = (controls: Controls) => view.setControls(connection.lostReason ? null : controls);
-    sender = new CommandSender(model.widget_manager, id, interrupts, () => connection.isConfirmed, () => stateOf(model), show);
+    sender = new CommandSender(
+      model.widget_manager,
+      id,
+      interrupts,
+      () => connection.isConfirmed,
+      () => stateOf(model),
+      show,
+    );
     void connection.checkControls(id);
   }
   const onMessage = (message: unknown) => {

@@ -56,7 +56,12 @@ export class Parallel implements Part {
       return;
     }
     const width = Math.max(room, 2 * SIDE + (axes.length - 1) * LEAST_ROOM);
-    const label = trans.__("%1 trials over %2 axes: %3. Drag along an axis, or use the fields above, to choose a range.", study.trials.length, axes.length, axes.map(({ name }) => name).join(", "));
+    const label = trans.__(
+      "%1 trials over %2 axes: %3. Drag along an axis, or use the fields above, to choose a range.",
+      study.trials.length,
+      axes.length,
+      axes.map(({ name }) => name).join(", "),
+    );
     const root = svg("svg.nbc-chart", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": shorten(label, 400) });
     const lines = study.trials.map((trial) => ({ trial, points: axes.map((axis) => [axis.x, axis.place(trial) ?? MISSING] as const) }));
     this.#drawLines(root, study, lines);
@@ -150,7 +155,12 @@ export class Parallel implements Part {
     // Lines within the limits are found before those outside.
     const find = (event: MouseEvent) => {
       const at = position(root, event);
-      return nearestLine(lines.filter(({ trial }) => this.selection.has(trial)), at) ?? nearestLine(lines, at);
+      return (
+        nearestLine(
+          lines.filter(({ trial }) => this.selection.has(trial)),
+          at,
+        ) ?? nearestLine(lines, at)
+      );
     };
     root.addEventListener("pointermove", (event) => {
       const line = event.buttons ? undefined : find(event);
@@ -178,7 +188,9 @@ export class Parallel implements Part {
       return;
     }
     this.#drawn = key;
-    const focus = this.#tools.contains(document.activeElement) ? [...this.#tools.querySelectorAll("input, select")].indexOf(document.activeElement as Element) : -1;
+    const focus = this.#tools.contains(document.activeElement)
+      ? [...this.#tools.querySelectorAll("input, select")].indexOf(document.activeElement as Element)
+      : -1;
     const names = axes.map(({ name }) => name);
     const pick = choice(trans.__("Axis"), names, axis.name, (_, i) => {
       this.#axis = axes[i]?.key ?? null;
@@ -246,7 +258,14 @@ function axesOf(study: Study, room: number): Axis[] {
     const value = (trial: Trial) => trial.params[parameter.name];
     const scale = parameterScale(parameter, numbers(value), range, 4);
     const options = parameter.kind === "choice" ? optionsOf(parameter) : null;
-    return { key, name: parameter.name, note: scale.isLog ? trans.__("log scale") : "", options, scale, place: (trial: Trial) => placeOf(parameter, scale, value(trial)) };
+    return {
+      key,
+      name: parameter.name,
+      note: scale.isLog ? trans.__("log scale") : "",
+      options,
+      scale,
+      place: (trial: Trial) => placeOf(parameter, scale, value(trial)),
+    };
   });
   const metrics = study.metrics.map((name) => {
     const key = metricKey(name);

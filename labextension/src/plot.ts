@@ -48,7 +48,9 @@ interface Zoom {
 export class Plot {
   readonly element: HTMLDivElement;
   readonly #tip = el("div.nbc-tip", { role: "tooltip", dir: "auto", hidden: true });
-  readonly #reset = button(trans.__("Show all"), { class: "nbc-button nbc-unzoom", title: trans.__("Undo the zoom (or double click, or press 0)") }, () => this.#setZoom(null));
+  readonly #reset = button(trans.__("Show all"), { class: "nbc-button nbc-unzoom", title: trans.__("Undo the zoom (or double click, or press 0)") }, () =>
+    this.#setZoom(null),
+  );
   #zoom: Zoom | null = null;
   #x: Scale | null = null;
   #y: Scale | null = null;
@@ -98,7 +100,9 @@ export class Plot {
   // Shows a picture whose marks are at `places`; an axis that cannot be zoomed is null.
   show(root: SVGSVGElement, box: Box, x: Scale | null, y: Scale | null, places: readonly Place[]): void {
     [this.#box, this.#x, this.#y] = [box, x, y];
-    this.#places = this.#zoom ? places.filter((place) => place.x >= box.left && (place.from ?? place.x) <= box.right && place.y >= box.top && place.y <= box.bottom) : places;
+    this.#places = this.#zoom
+      ? places.filter((place) => place.x >= box.left && (place.from ?? place.x) <= box.right && place.y >= box.top && place.y <= box.bottom)
+      : places;
     root.setAttribute("tabindex", "0");
     root.addEventListener("pointermove", (event) => this.#follow(root, event));
     root.addEventListener("pointerleave", () => this.#hide());
@@ -227,7 +231,10 @@ export class Plot {
       return ends && Number.isFinite(ends[0]) && Number.isFinite(ends[1]) && ends[0] < ends[1] ? ends : null;
     };
     const isWide = (ends: Ends) => ends[1] - ends[0] >= 2 * DRAG;
-    const zoom = { x: isWide(part.x) ? values(this.#x, part.x) : this.#zoom?.x ?? null, y: isWide(part.y) ? values(this.#y, part.y) : this.#zoom?.y ?? null };
+    const zoom = {
+      x: isWide(part.x) ? values(this.#x, part.x) : (this.#zoom?.x ?? null),
+      y: isWide(part.y) ? values(this.#y, part.y) : (this.#zoom?.y ?? null),
+    };
     this.#setZoom(zoom.x || zoom.y ? zoom : null);
   }
 
@@ -266,7 +273,10 @@ export class Plot {
 // Draws trials as marks with the shape of their state; those outside of the limits are faded.
 export function drawMarks(layer: SVGSVGElement, places: readonly TrialPlace[], selection: Selection): void {
   const [inner, outer] = [places.filter(({ trial }) => selection.has(trial)), places.filter(({ trial }) => !selection.has(trial))];
-  for (const [group, more] of [[outer, " nbc-out"], [inner, ""]] as const) {
+  for (const [group, more] of [
+    [outer, " nbc-out"],
+    [inner, ""],
+  ] as const) {
     if (group.length > MANY) {
       // An element for each trial would be slow; a click still finds the nearest trial.
       for (const state of STATES) {
@@ -295,7 +305,10 @@ export function trialName({ number, state }: Trial): string {
 // Returns the values of a trial in a few lines.
 export function trialText(trial: Trial): string {
   const lines = [trialName(trial), metricsText(trial, Object.keys(trial.metrics)), paramsText(trial)];
-  return lines.filter(Boolean).map((line) => shorten(line, 200)).join("\n");
+  return lines
+    .filter(Boolean)
+    .map((line) => shorten(line, 200))
+    .join("\n");
 }
 
 // Returns the mark nearest to a position, if it is near enough.

@@ -167,7 +167,10 @@ function studiesPlugin(shared: Shared): Plugin {
               }
             }),
           );
-          view.update(lines.map((line) => known.get(keyOf(line)) ?? { label: line.label, study: null, problem: null }), settings.values.colors);
+          view.update(
+            lines.map((line) => known.get(keyOf(line)) ?? { label: line.label, study: null, problem: null }),
+            settings.values.colors,
+          );
         };
         const end = repeat(settings, () => content.isVisible || !known.size, look);
         content.disposed.connect(() => {
@@ -186,7 +189,11 @@ function studiesPlugin(shared: Shared): Plugin {
         if (await copyText(code)) {
           apputils.Notification.success(trans.__("Copied the lines that open %1.", line.label), { autoClose: 3000 });
         } else {
-          await apputils.showDialog({ title: trans.__("Code of %1", line.label), body: widgetOf(shared, el("pre", {}, code)), buttons: [apputils.Dialog.okButton()] });
+          await apputils.showDialog({
+            title: trans.__("Code of %1", line.label),
+            body: widgetOf(shared, el("pre", {}, code)),
+            buttons: [apputils.Dialog.okButton()],
+          });
         }
       };
 
@@ -200,7 +207,14 @@ function studiesPlugin(shared: Shared): Plugin {
 
       const remove = async (line: Line): Promise<void> => {
         const { token, trials } = await server.deletionToken(sourceOf(line));
-        const body = el("p", {}, trans._n("This deletes %1 trial of the study ", "This deletes %1 trials of the study ", trials, trials), userText(line.label), ". ", trans.__("It cannot be undone."));
+        const body = el(
+          "p",
+          {},
+          trans._n("This deletes %1 trial of the study ", "This deletes %1 trials of the study ", trials, trials),
+          userText(line.label),
+          ". ",
+          trans.__("It cannot be undone."),
+        );
         const answer = await apputils.showDialog({
           title: trans.__("Delete the study?"),
           body: widgetOf(shared, body),
@@ -216,7 +230,13 @@ function studiesPlugin(shared: Shared): Plugin {
         (act: (line: Line) => Promise<void> | void) =>
         (line: Line): void =>
           void Promise.resolve(act(line)).catch((error: unknown) => apputils.Notification.error(textOf(error, trans)));
-      const list = new StudyList(trans, { open: (line) => openStudy(sourceOf(line)), compare, copy: guarded(copy), report: guarded(report), remove: guarded(remove) });
+      const list = new StudyList(trans, {
+        open: (line) => openStudy(sourceOf(line)),
+        compare,
+        copy: guarded(copy),
+        report: guarded(report),
+        remove: guarded(remove),
+      });
       const sidebar = widgetOf(shared, list.element);
       Object.assign(sidebar, { id: SIDEBAR_ID });
       Object.assign(sidebar.title, { icon: shared.icon, caption: trans.__("Studies") });
@@ -315,7 +335,15 @@ function filesPlugin(shared: Shared): Plugin {
         );
         return widgetOf(shared, place);
       };
-      app.docRegistry.addWidgetFactory(new TabFactory(shared, trans.__("Study"), modelName, types.map(({ name }) => name), content));
+      app.docRegistry.addWidgetFactory(
+        new TabFactory(
+          shared,
+          trans.__("Study"),
+          modelName,
+          types.map(({ name }) => name),
+          content,
+        ),
+      );
     },
   };
 }
@@ -477,4 +505,3 @@ function runningPlugin(shared: Shared): Plugin {
     },
   };
 }
-

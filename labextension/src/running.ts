@@ -83,7 +83,11 @@ export class RunningPanel {
     this.#close();
     this.#shown = `${line.path} ${line.name}`;
     this.#tab = new StudyTab(this.server, { path: line.path, kernel: line.kernel, study: line.name }, this.settings, this.trans);
-    this.#stop = button(this.trans.__("Stop"), { class: "nbc-button nbc-stop", title: this.trans.__("Interrupt the kernel, which ends the search") }, () => void this.#kernel?.interrupt());
+    this.#stop = button(
+      this.trans.__("Stop"),
+      { class: "nbc-button nbc-stop", title: this.trans.__("Interrupt the kernel, which ends the search") },
+      () => void this.#kernel?.interrupt(),
+    );
     const hide = button(this.trans.__("Hide"), { class: "nbc-button" }, () => this.#close());
     this.#words.replaceChildren(this.trans.__("This notebook has run a search since before the page was loaded: "), userText(line.label));
     const widget = new this.modules.widgets.Widget();

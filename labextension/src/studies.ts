@@ -6,11 +6,11 @@ import type { Translation } from "./words";
 import type { Line, Listing } from "./server";
 
 export interface Actions {
-  open(line: Line): void;
-  compare(lines: Line[]): void;
-  copy(line: Line): void;
-  report(line: Line): void;
-  remove(line: Line): void;
+  open: (line: Line) => void;
+  compare: (lines: Line[]) => void;
+  copy: (line: Line) => void;
+  report: (line: Line) => void;
+  remove: (line: Line) => void;
 }
 
 const MOST_VALUES = 3;
@@ -33,7 +33,12 @@ export class StudyList {
     private readonly trans: Translation,
     private readonly actions: Actions,
   ) {
-    this.#search = el("input", { type: "search", class: "nbc-side-search", placeholder: trans.__("Filter"), "aria-label": trans.__("Filter studies by name or file") });
+    this.#search = el("input", {
+      type: "search",
+      class: "nbc-side-search",
+      placeholder: trans.__("Filter"),
+      "aria-label": trans.__("Filter studies by name or file"),
+    });
     this.#search.addEventListener("input", () => this.#draw());
     this.#compare = button(trans.__("Compare"), { class: "nbc-side-button", disabled: true, title: trans.__("Compare the selected studies") }, () => {
       this.actions.compare(this.#listing.studies.filter((line) => this.#chosen.has(keyOf(line))));
@@ -118,7 +123,11 @@ export class StudyList {
       return [head, el("p.nbc-side-path", {}, where)];
     }
     const share = line.wanted ? Math.min(1, line.done / line.wanted) : 1;
-    const bar = el("div.nbc-side-bar", { role: "progressbar", "aria-label": trans.__("Trials done"), "aria-valuenow": line.done, "aria-valuemin": 0, "aria-valuemax": line.wanted ?? line.done }, el("div"));
+    const bar = el(
+      "div.nbc-side-bar",
+      { role: "progressbar", "aria-label": trans.__("Trials done"), "aria-valuenow": line.done, "aria-valuemin": 0, "aria-valuemax": line.wanted ?? line.done },
+      el("div"),
+    );
     (bar.firstElementChild as HTMLElement).style.width = `${share * 100}%`;
     const values = Object.entries(line.best?.values ?? {}).slice(0, MOST_VALUES);
     const best = values.map(([metric, value]) => el("span.nbc-side-value", {}, userText(metric), ` ${formatMetric(value)}`));

@@ -133,4 +133,3 @@ export class StudyTab {
 export function shortName(source: Source): string {
   return source.study ?? source.path.split("/").at(-1) ?? source.path;
 }
-

@@ -94,7 +94,12 @@ export class Surrogate {
     const points = values.map((value) => completePoint(this.parameters, { ...through, [name]: value }));
     const metrics = this.metrics.map((metric): SliceMetric => {
       const surrogate = points.map((point) => this.predictMetric(metric, this.#features(point)));
-      return { metric, mean: surrogate.map((prediction) => prediction.mean), low: surrogate.map((prediction) => prediction.low), high: surrogate.map((prediction) => prediction.high) };
+      return {
+        metric,
+        mean: surrogate.map((prediction) => prediction.mean),
+        low: surrogate.map((prediction) => prediction.low),
+        high: surrogate.map((prediction) => prediction.high),
+      };
     });
     const acquisition = this.hasAcquisition ? points.map((point) => this.acquisition(point)) : [];
     const best = acquisition.reduce((at, value, i) => (value > (acquisition[at] ?? -Infinity) ? i : at), 0);

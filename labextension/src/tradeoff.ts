@@ -77,7 +77,9 @@ export class Tradeoff extends ChartPart {
     const range: [number, number] = [box.left + (lacksX ? RUG : 0), box.right];
     const count = Math.max(3, width / 90);
     const whole =
-      this.#across === BY_NUMBER ? linearScale(extent(xs) ?? [0, 1], range, { count, whole: true }) : valueScale(xs, range, isMaximized(study, this.#across), count);
+      this.#across === BY_NUMBER
+        ? linearScale(extent(xs) ?? [0, 1], range, { count, whole: true })
+        : valueScale(xs, range, isMaximized(study, this.#across), count);
     const x = this.plot.zoomed("x", whole);
     const notes = { xNote: axisNote(study, this.#across, x), yNote: axisNote(study, this.#up, y) };
     axes(root, box, x, y, { x: this.#across === BY_NUMBER ? trans.__("trial") : this.#across, y: this.#up, ...notes });
@@ -103,7 +105,7 @@ export class Tradeoff extends ChartPart {
   }
 
   #dots(study: Study): Dot[] {
-    const value = (trial: Trial, name: string | null) => (name === null ? null : trial.metrics[name] ?? null);
+    const value = (trial: Trial, name: string | null) => (name === null ? null : (trial.metrics[name] ?? null));
     return study.trials.flatMap((trial) => {
       const x = this.#across === BY_NUMBER ? trial.number : value(trial, this.#across);
       const y = value(trial, this.#up);
@@ -143,12 +145,18 @@ export class Tradeoff extends ChartPart {
     if (lacksX) {
       const [at, middle] = [box.left + RUG, (box.top + box.bottom) / 2];
       const turned = { class: "nbc-note", "text-anchor": "middle", transform: `translate(${at + 11} ${middle}) rotate(-90)` };
-      root.append(svg("line.nbc-rug", { x1: at, x2: at, y1: box.top, y2: box.bottom }), svg("text", turned, trans.__("without %1", shorten(this.#across ?? "", 24))));
+      root.append(
+        svg("line.nbc-rug", { x1: at, x2: at, y1: box.top, y2: box.bottom }),
+        svg("text", turned, trans.__("without %1", shorten(this.#across ?? "", 24))),
+      );
     }
     if (lacksY) {
       const at = box.bottom - RUG;
       const words = { class: "nbc-note", x: box.right - 2, y: at - 4, "text-anchor": "end" };
-      root.append(svg("line.nbc-rug", { x1: box.left, x2: box.right, y1: at, y2: at }), svg("text", words, trans.__("without %1", shorten(this.#up ?? "", 24))));
+      root.append(
+        svg("line.nbc-rug", { x1: box.left, x2: box.right, y1: at, y2: at }),
+        svg("text", words, trans.__("without %1", shorten(this.#up ?? "", 24))),
+      );
     }
   }
 
@@ -183,7 +191,7 @@ export class Tradeoff extends ChartPart {
   #describe(study: Study, dots: readonly Dot[]): string {
     const [xs, ys] = [extent(known(dots.map((dot) => dot.x))), extent(known(dots.map((dot) => dot.y)))];
     const range = (name: string | null, ends: [number, number] | null) => {
-      return ends ? trans.__("%1 from %2 to %3", name ?? "", formatValue(ends[0]), formatValue(ends[1])) : name ?? "";
+      return ends ? trans.__("%1 from %2 to %3", name ?? "", formatValue(ends[0]), formatValue(ends[1])) : (name ?? "");
     };
     const across = this.#across === BY_NUMBER ? trans.__("the trials") : range(this.#across, xs);
     return shorten(`${trans.__("%1 trials: %2 against %3; %4 on the front.", dots.length, range(this.#up, ys), across, study.front.length)} ${keyHelp()}`, 400);

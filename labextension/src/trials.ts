@@ -97,7 +97,10 @@ export class Trials implements Part {
     if (text === undefined) {
       const { number, state, failure, reason, printed, metrics } = trial;
       const parts = [number, stateName(state), paramsText(trial), metricsText(trial, Object.keys(metrics)), failure?.kind, failure?.message, reason, printed];
-      text = parts.filter((part) => part !== undefined).join("\n").toLowerCase();
+      text = parts
+        .filter((part) => part !== undefined)
+        .join("\n")
+        .toLowerCase();
       this.#texts.set(trial, text);
     }
     return text;
@@ -136,14 +139,19 @@ export class Trials implements Part {
   #pin(columns: readonly Column[]): void {
     const heads = [...(this.#head.firstElementChild?.children ?? [])] as HTMLElement[];
     let left = 0;
-    columns.filter(({ key }) => this.#columns.isPinned(key)).forEach((_, i) => {
-      const cells = [heads[i], ...[...this.#body.children].filter((row) => !row.classList.contains("nbc-fold")).map((row) => row.children[i] as HTMLElement | undefined)];
-      cells.forEach((cell) => {
-        cell?.classList.add("nbc-pinned");
-        cell?.style.setProperty("left", `${left}px`);
+    columns
+      .filter(({ key }) => this.#columns.isPinned(key))
+      .forEach((_, i) => {
+        const cells = [
+          heads[i],
+          ...[...this.#body.children].filter((row) => !row.classList.contains("nbc-fold")).map((row) => row.children[i] as HTMLElement | undefined),
+        ];
+        cells.forEach((cell) => {
+          cell?.classList.add("nbc-pinned");
+          cell?.style.setProperty("left", `${left}px`);
+        });
+        left += heads[i]?.offsetWidth ?? 0;
       });
-      left += heads[i]?.offsetWidth ?? 0;
-    });
   }
 
   // Scrolls the table, but not the page, to the selected row.

@@ -83,7 +83,17 @@ export class StudyView {
     this.#parts = [this.#header, tradeoff, tabs, this.#views, unseen, this.#trials, record];
     const charts = el("div.nbc-charts", {}, tradeoff.element, tabs.element);
     const style = el("style", {}, STYLES);
-    this.element.append(style, this.#header.element, charts, this.#detail.element, this.#views.element, unseen.element, this.#trials.element, record.element, this.#foot);
+    this.element.append(
+      style,
+      this.#header.element,
+      charts,
+      this.#detail.element,
+      this.#views.element,
+      unseen.element,
+      this.#trials.element,
+      record.element,
+      this.#foot,
+    );
     this.#cleanups.push(
       this.#selection.listen(() => {
         this.#redraw();
@@ -151,7 +161,10 @@ export class StudyView {
       this.#detail.draw(study, this.#selection.number);
       this.#foot.hidden = !this.#isLive || study.state !== "running";
       // What the user should know before reloading the page.
-      const advice = trans.__("After a reload of this page, the panel of a search with --background comes back at once. Any other search is shown above the notebook if the Jupyter server has its part of nbcompress. Otherwise %1 in another notebook follows the search.", HERE);
+      const advice = trans.__(
+        "After a reload of this page, the panel of a search with --background comes back at once. Any other search is shown above the notebook if the Jupyter server has its part of nbcompress. Otherwise %1 in another notebook follows the search.",
+        HERE,
+      );
       this.#foot.replaceChildren(...around(advice, el("code", {}, "%bo_study ", userText(study.name))));
     }
   }

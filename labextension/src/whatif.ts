@@ -44,7 +44,11 @@ export class WhatIf implements Part {
     const title = trans.__("Let the search run this point after the trial that runs now");
     this.#run = button(trans.__("Run this next"), { class: "nbc-button nbc-run", title, hidden: true }, () => this.#queue());
     const best = button(trans.__("Best"), { class: "nbc-button", title: trans.__("Go to the best trial's point") }, () => this.#goTo(this.#best()));
-    const copy = button(trans.__("Copy as code"), { class: "nbc-button", title: trans.__("Copy the option of %1 that runs this point first", "%%bo_search") }, () => void this.#copy());
+    const copy = button(
+      trans.__("Copy as code"),
+      { class: "nbc-button", title: trans.__("Copy the option of %1 that runs this point first", "%%bo_search") },
+      () => void this.#copy(),
+    );
     this.#tools.append(this.#run, best, copy, this.#note);
     this.element.append(this.#empty, this.#sliders, this.#results, this.#tools, this.#narrow.element);
   }
@@ -129,10 +133,18 @@ export class WhatIf implements Part {
 
   #drawResults(study: Study, predicted: readonly Prediction[], feasibility: number | null): void {
     const lines = predicted.map((prediction) => resultRow(study, prediction));
-    const head = el("tr", {}, ...[trans.__("metric"), trans.__("predicted"), trans.__("95 %% interval"), trans.__("among the trials")].map((title) => el("th", { scope: "col" }, title)));
+    const head = el(
+      "tr",
+      {},
+      ...[trans.__("metric"), trans.__("predicted"), trans.__("95 %% interval"), trans.__("among the trials")].map((title) =>
+        el("th", { scope: "col" }, title),
+      ),
+    );
     this.#results.replaceChildren(el("table.nbc-predicted", {}, el("thead", {}, head), el("tbody", {}, ...lines)));
     if (feasibility !== null) {
-      this.#results.append(el("p", { class: "nbc-caption nbc-chance" }, trans.__("Probability of meeting every constraint without failing: %1.", percent(feasibility))));
+      this.#results.append(
+        el("p", { class: "nbc-caption nbc-chance" }, trans.__("Probability of meeting every constraint without failing: %1.", percent(feasibility))),
+      );
     }
   }
 
@@ -157,7 +169,9 @@ export class WhatIf implements Part {
 
   #limit(limits: Record<string, Scalar[]>): void {
     this.#note.textContent = "…";
-    const entries = (this.#study?.parameters ?? []).map((parameter) => limits[parameter.name]?.map((value) => encoded(parameter, { [parameter.name]: value }) ?? 0) ?? null);
+    const entries = (this.#study?.parameters ?? []).map(
+      (parameter) => limits[parameter.name]?.map((value) => encoded(parameter, { [parameter.name]: value }) ?? 0) ?? null,
+    );
     this.#controls?.narrow?.(entries);
   }
 
@@ -181,7 +195,9 @@ function encoded(parameter: Parameter, point: Point): number | null {
 // Returns why there are no predictions.
 function missingText(study: Study): string {
   if (study.slices.length && !study.surrogate) {
-    return trans.__("This surrogate has no closed form on this page, so it cannot predict a new point here. The Acquisition tab shows slices that were computed in Python; study.predict([...]) answers for any point.");
+    return trans.__(
+      "This surrogate has no closed form on this page, so it cannot predict a new point here. The Acquisition tab shows slices that were computed in Python; study.predict([...]) answers for any point.",
+    );
   }
   return study.state === "running"
     ? trans.__("Predictions are shown here once the surrogate has enough trials.")
@@ -238,7 +254,9 @@ function strip(study: Study, metric: string, mean: number, low: number, high: nu
   const bounds = study.goal.constraints.filter((constraint) => constraint.metric === metric);
   const x = linearScale(extent([...known, mean, low, high, ...bounds.map((bound) => bound.bound)]) ?? [0, 1], [3, width - 3]);
   const ends = extent(known);
-  const label = ends ? trans.__("Among the trials, which range from %1 to %2", formatValue(ends[0]), formatValue(ends[1])) : trans.__("No trial has a value yet");
+  const label = ends
+    ? trans.__("Among the trials, which range from %1 to %2", formatValue(ends[0]), formatValue(ends[1]))
+    : trans.__("No trial has a value yet");
   const root = svg("svg.nbc-strip", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   known.slice(-400).forEach((value) => root.append(svg("line.nbc-rug", { x1: x(value), x2: x(value), y1: height - 7, y2: height - 1 })));
   bounds.forEach((bound) => {

@@ -10,7 +10,8 @@ export interface Translation {
 export const HERE = "\u0001";
 
 // Fills %1, %2, ... as JupyterLab does.
-const filled = (text: string, values: readonly (string | number)[]): string => text.replace(/%(%|\d+)/g, (_, at: string) => (at === "%" ? at : String(values[Number(at) - 1])));
+const filled = (text: string, values: readonly (string | number)[]): string =>
+  text.replace(/%(%|\d+)/g, (_, at: string) => (at === "%" ? at : String(values[Number(at) - 1])));
 
 const UNTRANSLATED: Translation = {
   __: (text, ...values) => filled(text, values),
