@@ -178,7 +178,7 @@ def by_peer(
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear):
             small.get_submodule(name).weight.data.copy_(layer.weight.data)
-    for name, layer in small.named_modules():
+    for layer in small.modules():
         if not isinstance(layer, nn.Linear):
             continue
         products = torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64)
