@@ -52,6 +52,8 @@ def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
     if record.grid is not None and record.grid.in_half is not None:
         _check_half(tensor, record.grid.in_half, name)
         tensor = without(tensor, record.grid.in_half)
+    if record.grid is not None and record.grid.is_turned:
+        return codes_of(tensor.T, replace(record, grid=record.grid.of_transposed), name).T.contiguous()
     kind = "grid" if record.grid is not None else "codebook"
     group = "channel" if record.grid is None else record.grid.group
     parts = row_parts(tensor, group)
@@ -109,6 +111,8 @@ def values_of(codes: Tensor, record: TensorRecord, dtype: torch.dtype) -> Tensor
     """
     if record.grid is None and record.codebook is None:
         raise CompressionError("a tensor without grid and codebook has no codes")
+    if record.grid is not None and record.grid.is_turned:
+        return values_of(codes.T, replace(record, grid=record.grid.of_transposed), dtype).T.contiguous()
     group = "channel" if record.grid is None else record.grid.group
     parts, values = row_parts(codes, group), torch.empty(codes.shape, dtype=dtype, device=codes.device)
     if record.grid is not None:

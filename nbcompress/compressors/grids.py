@@ -106,6 +106,7 @@ class GridSpec:
             of two near it.
         share: Share of the weights that are on the grid, above 0 to 1. The largest of the others stay in half
             precision, and the grid need not reach them.
+        is_turned: See `Grid`.
     """
 
     bits: int
@@ -113,6 +114,7 @@ class GridSpec:
     group: Group = "channel"
     scale: Literal["error", "absmax", "pow2"] | float = "error"
     share: float = 1.0
+    is_turned: bool = False
 
     @property
     def n_codes(self) -> int:
@@ -135,7 +137,12 @@ class GridSpec:
     def matches(self, grid: Grid, n_weights: int) -> bool:
         """Whether `grid`, of a tensor of `n_weights`, has these bits, this scheme, these groups and such scales."""
         n_in_half = 0 if grid.in_half is None else len(grid.in_half)
-        if (self.bits, self.scheme, self.group) != (grid.bits, grid.scheme, grid.group):
+        if (self.bits, self.scheme, self.group, self.is_turned) != (
+            grid.bits,
+            grid.scheme,
+            grid.group,
+            grid.is_turned,
+        ):
             return False
         if n_in_half != self.n_in_half(n_weights) or self.is_fixed != grid.is_fixed:
             return False
@@ -159,6 +166,8 @@ def fit_grid(tensor: Tensor, spec: GridSpec, *, is_pruned: bool = False) -> Grid
     Raises:
         CompressionError: A weight that stays in half precision overflows it.
     """
+    if spec.is_turned:
+        return fit_grid(tensor.T, replace(spec, is_turned=False), is_pruned=is_pruned).of_transposed
     in_half = largest(tensor, spec.n_in_half(tensor.numel()))
     if in_half is not None:
         _half_values(tensor, in_half)
@@ -273,6 +282,8 @@ def round_to_grid(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Ten
     Zeros of a pruned tensor stay zero, and so do groups in which all weights are zero. With one bit, every other weight
     becomes plus or minus the scale. Weights in half precision are rounded to it.
     """
+    if grid.is_turned:
+        return round_to_grid(tensor.T, grid.of_transposed, is_pruned=is_pruned).T.contiguous()
     values = torch.empty_like(tensor, memory_format=torch.contiguous_format)
     parts = row_parts(tensor.detach(), grid.group)
     for part, rounded, its_grid in zip(parts, row_parts(values, grid.group), grid_parts(grid, parts), strict=True):
@@ -292,6 +303,8 @@ def refit_scale(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Grid:
     """
     if grid.is_fixed:
         return grid
+    if grid.is_turned:
+        return refit_scale(tensor.T, grid.of_transposed, is_pruned=is_pruned).of_transposed
     tensor = without(tensor, grid.in_half)
     spec = GridSpec(grid.bits, grid.scheme, grid.group)
     w, _ = _groups_of(tensor, grid.group)

@@ -18,7 +18,7 @@ from nbcompress.compressors.calibration import layers_of, why_no_layer
 from nbcompress.compressors.codebooks import quantize_codebook
 from nbcompress.compressors.codes import satisfies, without
 from nbcompress.compressors.grids import GridSpec, fit_grid, parse_granularity, round_to_grid
-from nbcompress.compressors.layers import Patterns, Target, check_choice, check_number
+from nbcompress.compressors.layers import Patterns, Target, check_choice, check_number, is_turned
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference, with_progress
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
@@ -232,8 +232,8 @@ def quantize(
         scheme: `symmetric` has zero in the middle of its `2^bits` values. One side has one value more: with 2 or 3 bits
             the one that fits better, with 4 to 7 the negative one; with 8 bits this value is left out. `affine` places
             the values where the weights are. Zero is a value of both.
-        granularity: Which weights share a scale: `channel` (along axis 0), `tensor`, or `group:N` consecutive weights
-            of a channel.
+        granularity: Which weights share a scale: `channel` (along axis 0; along axis 1 in layers of Hugging Face that
+            hold their weight transposed, as those of GPT-2), `tensor`, or `group:N` consecutive weights of a channel.
         scale: `error` searches for the scale of least error, which clips outliers if that pays. `absmax` ends at the
             largest weights: `max |w| / (2^(bits-1) - 1)`, or `(max - min) / (2^bits - 1)` if affine. `pow2` is the
             power of two of least error. A number Q is a factor of one's own: a weight becomes `round(w * Q) / Q`, and a
@@ -327,6 +327,10 @@ def _quantize_targets_(
     session: CompressionSession, specs: Mapping[str, GridSpec], is_half: bool, *, by_data: bool
 ) -> None:
     """Put every chosen tensor onto its grid: by data one layer after the other, in the order in which they run."""
+    for target in session.targets:
+        spec = specs[target.name]
+        if spec.share == 1 and spec.group != "tensor" and is_turned(session.model, target):
+            specs = {**specs, target.name: replace(spec, is_turned=True)}
     done = _quantize_shared_(session, specs)
     targets: Sequence[Target] = session.targets
     if by_data:
@@ -344,7 +348,9 @@ def _quantize_shared_(session: CompressionSession, specs: Mapping[str, GridSpec]
     for target in session.targets:
         constraint, spec = session.constraint_of(target), specs[target.name]
         if constraint.codebook is not None and spec.share == 1 and satisfies(target.parameter, constraint):
-            members.setdefault((id(constraint.codebook), replace(spec, group="tensor")), []).append(target)
+            members.setdefault((id(constraint.codebook), replace(spec, group="tensor", is_turned=False)), []).append(
+                target
+            )
     done: set[str] = set()
     for (_, spec), targets in members.items():
         codebook = session.constraint_of(targets[0]).codebook
@@ -391,7 +397,7 @@ def _quantize_target_(
             f"{option('share', spec.share)} keeps single weights in half precision, but {target.name!r} shares its "
             f"values: quantize without {option('share=')}, or before clustering"
         )
-    spec = replace(spec, group="tensor")
+    spec = replace(spec, group="tensor", is_turned=False)
     if is_satisfied and codebook.grid is not None and spec.matches(codebook.grid, values.numel()):
         return
     if not is_satisfied:

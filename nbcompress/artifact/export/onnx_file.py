@@ -264,7 +264,8 @@ def _restore_grid_values(copy: nn.Module, weights: Mapping[str, IntegerWeight]) 
     """Put back the float32 values of grids, which half precision has rounded."""
     parameters = parameters_by_name(copy)
     for name, weight in weights.items():
-        parameters[name].copy_(torch.from_numpy(weight.values))
+        values = torch.from_numpy(weight.values)
+        parameters[name].copy_(values.T if weight.is_turned else values)
 
 
 def _insert_integers(
