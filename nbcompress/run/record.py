@@ -88,7 +88,7 @@ def data_facts(values: Mapping[str, Any]) -> DataFacts:
 
 def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
     """Yield the tensors, arrays and frames in `value`, in an order that does not change."""
-    if _is_array(value):
+    if is_array(value):
         yield value
     elif depth and is_a(value, Mapping):
         items = dict.items(value) if is_a(value, dict) else value.items()
@@ -109,18 +109,10 @@ def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
 
 def data_parts(value: Any) -> list[Any]:
     """Return the tensors, arrays and frames of something that is data itself, not of a list or a dict that holds it."""
-    is_data = _is_array(value) or is_of_loaded(value, "torch.utils.data", "DataLoader", "Dataset")
+    is_data = is_array(value) or is_of_loaded(value, "torch.utils.data", "DataLoader", "Dataset")
     try:
         return list(_parts(value)) if is_data else []
     except Exception:  # noqa: BLE001 - a loader of the person's that cannot be read
-        return []
-
-
-def data_in(value: Any) -> list[Any]:
-    """Return the tensors and arrays in a value: data itself, or a list or a dict that holds some."""
-    try:
-        return [part for part in _parts(value) if _is_array(part)]
-    except Exception:  # noqa: BLE001 - an object of the person's that cannot be read
         return []
 
 
@@ -195,13 +187,14 @@ def _shape(array: Any) -> str:
 
 def _form(value: Any) -> str:
     """Say in parentheses what the value is, unless its shape says so."""
-    if _is_array(value) or is_a(value, list, tuple, dict):
+    if is_array(value) or is_a(value, list, tuple, dict):
         return ""
     inside = f" of {type(value.dataset).__name__}" if is_of_loaded(value, "torch.utils.data", "DataLoader") else ""
     return f" ({type(value).__name__}{inside})"
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Return whether a value is a tensor, an array or a frame whose numbers can be read."""
     if is_of_loaded(value, "torch", "Tensor"):
         return str(value.layout) == "torch.strided" and not value.is_meta and not value.is_quantized
     return is_of_loaded(value, "numpy", "ndarray") or is_of_loaded(value, "pandas", "DataFrame", "Series")
