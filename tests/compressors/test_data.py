@@ -178,6 +178,20 @@ class TakesPair(Pair):
         return super().forward(*pair)
 
 
+class Unclear(Pair):
+    """Takes two inputs, which its signature does not say."""
+
+    def forward(self, a, b=None):  # type: ignore[no-untyped-def]
+        return super().forward(a, b)
+
+
+class TakesPairAndScale(Pair):
+    """Takes two inputs as one tuple, and another input that may be left out."""
+
+    def forward(self, pair, scale=1.0):  # type: ignore[no-untyped-def]
+        return super().forward(*pair) * scale
+
+
 @pytest.mark.parametrize(
     "wrap",
     [lambda model: model, lambda model: torch.compile(model, backend="eager"), nn.DataParallel],
@@ -198,12 +212,115 @@ def test_models_with_extra_keys_train_and_are_measured() -> None:
     assert nc.accuracy(small, data).n == 7
 
 
-@pytest.mark.parametrize("model", [Pair(), TakesPair()], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(
+    "model", [Pair(), TakesPair(), Unclear(), TakesPairAndScale()], ids=lambda model: type(model).__name__
+)
 def test_inputs_in_a_tuple_of_their_own(model: nn.Module) -> None:
     data = [((X, X), Y), [[X.numpy(), X], Y]]
     torch.manual_seed(0)
     outputs = [batch(model) for batch in Batches(data).for_model(model)]
-    assert torch.equal(outputs[0], model(X, X) if type(model) is Pair else model((X, X)))
+    assert torch.equal(outputs[0], model.layer(X + X))  # type: ignore[operator]
+    assert torch.equal(outputs[0], outputs[1])
+    before = model.layer.weight.clone()  # type: ignore[union-attr]
+    finetune(model, data)
+    assert not torch.equal(model.layer.weight, before)  # type: ignore[union-attr]
+
+
+def test_a_tuple_that_the_model_cannot_read() -> None:
+    with pytest.raises(DataError, match=r"one by one are written \(input, input, target\)"):
+        Batches([((X, X), Y)]).first(nn.Linear(2, 7))(nn.Linear(2, 7))
+    model = Unclear().train()
+    with pytest.raises(DataError, match=r"Unclear must run on the data, .* but raised RuntimeError: mat1 and mat2"):
+        Batches([((X[:, :1], X[:, :1]), Y)]).first(model)(model)
+    assert model.training
+
+
+@pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=UNLABELED_NAMES)
+def test_inputs_alone_serve_where_targets_are_not_needed(data: object) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 7))
+    labeled = DataLoader(TensorDataset(X, Y), 4) if isinstance(data, DataLoader) else [(X, Y)]
+    uses: list[Callable[[object], nn.Module]] = [
+        lambda data: prune(model, amount=0.5, criterion="activation", data=data),
+        lambda data: prune(model, amount=0.5, criterion="hessian", data=data),
+        lambda data: prune(model, amount=0.5, granularity="channel", criterion="activation", data=data),
+        lambda data: quantize(model, activations="static", data=data),
+    ]
+    for compress in uses:
+        unlabeled_model, other = compress(data), compress(labeled)
+        assert record_of(unlabeled_model).activations == record_of(other).activations
+        for got, wanted in zip(unlabeled_model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(got, wanted)
+
+
+def test_batches_in_a_list_are_all_inputs() -> None:
+    ranges = [
+        record_of(quantize(nn.Linear(2, 2), activations="static", data=data)).activations
+        for data in (X, [X[:3], X[3:5], X[5:]], [(X[:3],), (X[3:],)], (X, Y))
+    ]
+    assert ranges.count(ranges[0]) == len(ranges)
+
+
+class Pair(nn.Module):
+    """Takes two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 7)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+        return self.layer(a if b is None else a + b)
+
+
+class TakesPair(Pair):
+    """Takes two inputs as one tuple."""
+
+    def forward(self, pair):  # type: ignore[no-untyped-def]
+        return super().forward(*pair)
+
+
+class Unclear(Pair):
+    """Takes two inputs, which its signature does not say."""
+
+    def forward(self, a, b=None):  # type: ignore[no-untyped-def]
+        return super().forward(a, b)
+
+
+class TakesPairAndScale(Pair):
+    """Takes two inputs as one tuple, and another input that may be left out."""
+
+    def forward(self, pair, scale=1.0):  # type: ignore[no-untyped-def]
+        return super().forward(*pair) * scale
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda model: model, lambda model: torch.compile(model, backend="eager"), nn.DataParallel],
+    ids=["as is", "compiled", "parallel"],
+)
+def test_names_that_forward_does_not_take_are_left_out(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = wrap(Pair())
+    batch = Batches([{"a": X, "b": X, "index": Y, "labels": Y}]).first(model)
+    assert batch.arguments_for(model)[1].keys() == {"a", "b"}
+    # Each model takes its own: the inputs of a teacher are not those of its student.
+    assert batch.arguments_for(nn.Linear(2, 2))[1] == {}
+
+
+def test_models_with_extra_keys_train_and_are_measured() -> None:
+    data = [{"a": X, "b": X, "index": Y, "labels": Y}]
+    small = quantize(prune(Pair(), 0.5, criterion="gradient", data=data), activations="static", data=data, finetune=1)
+    assert record_of(small).activations
+    assert nc.accuracy(small, data).n == 7
+
+
+@pytest.mark.parametrize(
+    "model", [Pair(), TakesPair(), Unclear(), TakesPairAndScale()], ids=lambda model: type(model).__name__
+)
+def test_inputs_in_a_tuple_of_their_own(model: nn.Module) -> None:
+    data = [((X, X), Y), [[X.numpy(), X], Y]]
+    torch.manual_seed(0)
+    outputs = [batch(model) for batch in Batches(data).for_model(model)]
+    assert torch.equal(outputs[0], model.layer(X + X))  # type: ignore[operator]
     assert torch.equal(outputs[0], outputs[1])
     before = model.layer.weight.clone()  # type: ignore[union-attr]
     finetune(model, data)
