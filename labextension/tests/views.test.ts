@@ -428,6 +428,15 @@ test("the timeline has a row for each worker, and more rows for trials that ran 
     ["a:1", false, [2]],
     ["b:2", true, [1, 3, 4]],
   ]);
+  const processes = spansOf([ran(0, "h:1", 0, 2), ran(1, "h:2", 1, 3), ran(2, "h:3", 2, 4)]);
+  assert.deepEqual(
+    lanesOf(processes).map(({ worker, spans: own }) => [worker, own.map(({ trial }) => trial.number)]),
+    [
+      ["h", [0, 2]],
+      ["h", [1]],
+    ],
+    "where each trial has a process of its own, rows are places of the host",
+  );
   // Older data say how long a trial took, but not when it ended.
   assert.equal(spansOf([{ ...trials[0]!, started: 7, seconds: 2 }])[0]?.end, 2);
 
@@ -508,4 +517,18 @@ test("every text of the view goes through the translator", () => {
   } finally {
     useTranslation(undefined);
   }
+});
+
+test("between the cells of a notebook the views of all trials are folded until one is chosen", () => {
+  const view = new StudyView(true);
+  document.body.append(view.element);
+  view.update(sample("digits"));
+  const views = view.element.querySelector<HTMLElement>("[aria-label='Views of all trials']")!;
+  const panel = views.querySelector<HTMLElement>("[role=tabpanel]")!;
+  const first = byText(views, "[role=tab]", "Parallel coordinates");
+  assert.deepEqual([panel.hidden, first?.getAttribute("aria-expanded"), first?.tabIndex], [true, "false", 0]);
+  click(first);
+  assert.deepEqual([panel.hidden, first?.getAttribute("aria-expanded"), views.querySelectorAll(".nbc-parallel").length], [false, "true", 1]);
+  click(first);
+  assert.equal(panel.hidden, true);
 });
