@@ -58,10 +58,11 @@ bench: $(VENV)-bench/installed $(VENV)-bench-compress/installed
 	$(ENV) $(VENV)-bench/bin/python tests/benchmarks/search.py $(BENCH)
 	$(ENV) $(VENV)-bench-compress/bin/python tests/benchmarks/compress_peers $(BENCH)
 
-lint: $(VENV)/installed-test
+lint: $(VENV)/installed-test labextension/node_modules/.package-lock.json
 	@echo "== lint"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd labextension && $(ENV) npm run --silent lint
 
 types: $(VENV)/installed-test
 	@echo "== types"

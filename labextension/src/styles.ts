@@ -65,6 +65,7 @@ export const STYLES = `
 .nbc .nbc-failed { fill: none; stroke: var(--nbc-pink); stroke-width: 2.4; }
 .nbc-interrupted { fill: var(--nbc-grey); stroke: var(--nbc-grey); }
 .nbc .nbc-running { fill: none; stroke: var(--nbc-text); stroke-width: 1.6; stroke-dasharray: 3 2; }
+.nbc .nbc-run { fill-opacity: .45; stroke-width: 1; cursor: pointer; }
 .nbc-front { fill: none; stroke: var(--nbc-red); stroke-width: 1.6; }
 .nbc-ring { fill: none; stroke: var(--nbc-red); stroke-width: 1.6; pointer-events: none; }
 .nbc-chosen { fill: none; stroke: var(--nbc-text); stroke-width: 2; pointer-events: none; }

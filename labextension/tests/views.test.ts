@@ -64,8 +64,15 @@ test("a scale gives back the value of a position", () => {
 });
 
 test("a trial is within a limit if it has the value", () => {
-  assert.ok(meets(2, { low: 2, high: 3 }) && meets(3, { low: -Infinity, high: 3 }) && meets("a", { options: ["a", null] }) && meets(null, { options: ["a", null] }));
-  assert.ok(!meets(1.9, { low: 2, high: 3 }) && !meets(undefined, { low: -Infinity, high: Infinity }) && !meets("b", { options: ["a"] }) && !meets("2", { low: 0, high: 9 }));
+  assert.ok(
+    meets(2, { low: 2, high: 3 }) && meets(3, { low: -Infinity, high: 3 }) && meets("a", { options: ["a", null] }) && meets(null, { options: ["a", null] }),
+  );
+  assert.ok(
+    !meets(1.9, { low: 2, high: 3 }) &&
+      !meets(undefined, { low: -Infinity, high: Infinity }) &&
+      !meets("b", { options: ["a"] }) &&
+      !meets("2", { low: 0, high: 9 }),
+  );
   const selection = new Selection();
   let told = 0;
   selection.listen(() => told++);
@@ -73,7 +80,10 @@ test("a trial is within a limit if it has the value", () => {
   selection.limit(paramKey("bits"), { options: [4] });
   const { trials } = sample("digits");
   const within = trials.filter((trial) => (trial.metrics["accuracy"] ?? 0) >= 0.95 && trial.params["bits"] === 4);
-  assert.deepEqual(trials.filter((trial) => selection.has(trial)), within);
+  assert.deepEqual(
+    trials.filter((trial) => selection.has(trial)),
+    within,
+  );
   assert.ok(within.length > 0 && within.length < trials.length);
   selection.setLimits(new Map());
   assert.deepEqual([told, trials.every((trial) => selection.has(trial))], [3, true]);
@@ -120,7 +130,10 @@ test("the same ranges without a pointer: by fields", () => {
   assert.equal(all(root, "tr.nbc-dim").length, study.trials.filter((trial) => Number(trial.params["lr"]) < 0.01).length);
   enter(axis(), String(study.parameters.findIndex(({ name }) => name === "method")), "change");
   const options = all(views, "[aria-label='Range of an axis'] select")[1];
-  assert.deepEqual([...options!.children].map((option) => option.textContent), ["any", "plain", "cluster"]);
+  assert.deepEqual(
+    [...options!.children].map((option) => option.textContent),
+    ["any", "plain", "cluster"],
+  );
   enter(options, "2", "change");
   const left = study.trials.filter((trial) => Number(trial.params["lr"]) >= 0.01 && trial.params["method"] === "cluster");
   assert.equal(all(root, "tr.nbc-dim").length, 24 - left.length);
@@ -181,7 +194,10 @@ test("slices show each parameter against each metric", () => {
   enter(views.querySelectorAll("select")[1], "1", "change");
   assert.match(label(), /kilobytes against clusters/);
   const both = sample("digits").trials.filter((trial) => "clusters" in trial.params && typeof trial.metrics["kilobytes"] === "number");
-  assert.deepEqual(marks(), both.map((trial) => trial.number));
+  assert.deepEqual(
+    marks(),
+    both.map((trial) => trial.number),
+  );
 });
 
 test("learning curves show what trials reported", () => {
@@ -202,7 +218,15 @@ test("the distribution is the share of complete trials up to a value", () => {
   const of = (values: number[]) => values.map((value, number) => ({ ...trials[0]!, number, state: "complete" as const, metrics: { loss: value } }));
   const failed = { ...trials[0]!, state: "failed" as const, metrics: { loss: 0 } };
   const shares = sharesOf([...of([3, 1, 1, 2]), failed], "loss");
-  assert.deepEqual(shares.map(({ value, share }) => [value, share]), [[1, 0.5], [1, 0.5], [2, 0.75], [3, 1]]);
+  assert.deepEqual(
+    shares.map(({ value, share }) => [value, share]),
+    [
+      [1, 0.5],
+      [1, 0.5],
+      [2, 0.75],
+      [3, 1],
+    ],
+  );
   assert.deepEqual(shareSteps(shares)[0], [1, 0]);
   assert.deepEqual(shareSteps([]), []);
 });
@@ -221,9 +245,15 @@ test("the table searches, filters by state, hides and pins columns", () => {
   const states = root.querySelector<HTMLSelectElement>(".nbc-filters select");
   const index = [...states!.options].findIndex((option) => option.textContent === "infeasible");
   enter(states, String(index), "change");
-  assert.deepEqual(rows(root), study.trials.filter((trial) => trial.state === "infeasible").map((trial) => trial.number));
+  assert.deepEqual(
+    rows(root),
+    study.trials.filter((trial) => trial.state === "infeasible").map((trial) => trial.number),
+  );
   enter(states, "1", "change");
-  assert.deepEqual(rows(root), [...study.front].sort((a, b) => a - b));
+  assert.deepEqual(
+    rows(root),
+    [...study.front].sort((a, b) => a - b),
+  );
   const heads = () => all(root, ".nbc-sort bdi").map((head) => head.textContent);
   const box = byText(root, ".nbc-column-list label", "amount")?.querySelector("input");
   box?.dispatchEvent(new Event("change"));
@@ -237,13 +267,26 @@ test("the table searches, filters by state, hides and pins columns", () => {
 test("CSV has all digits, and quotes what needs it", () => {
   const study = sample("digits");
   const [first] = study.trials;
-  const parameters = [{ name: 'a "b", c', kind: "choice" as const, options: [null, true, "x\ny"] }, { name: "n", kind: "float" as const, low: 0, high: 1 }];
-  const trial = (number: number, params: Record<string, string | number | boolean | null>, loss: number | null) => ({ ...first!, number, state: "complete" as const, params, metrics: { loss }, seconds: 0.125 });
+  const parameters = [
+    { name: 'a "b", c', kind: "choice" as const, options: [null, true, "x\ny"] },
+    { name: "n", kind: "float" as const, low: 0, high: 1 },
+  ];
+  const trial = (number: number, params: Record<string, string | number | boolean | null>, loss: number | null) => ({
+    ...first!,
+    number,
+    state: "complete" as const,
+    params,
+    metrics: { loss },
+    seconds: 0.125,
+  });
   const trials = [trial(0, { 'a "b", c': null, n: 0.12345678901234 }, 1e-9), trial(1, { 'a "b", c': "x\ny" }, null), trial(2, { 'a "b", c': true, n: 3 }, -2)];
   const text = csvText(columnsOf({ ...study, parameters, metrics: ["loss"] }), trials);
   assert.equal(
     text,
-    'trial,state,loss,"a ""b"", c",n,time\r\n' + "0,complete,1e-9,None,0.12345678901234,0.125\r\n" + '1,complete,,"x\ny",,0.125\r\n' + "2,complete,-2,True,3,0.125\r\n",
+    'trial,state,loss,"a ""b"", c",n,time\r\n' +
+      "0,complete,1e-9,None,0.12345678901234,0.125\r\n" +
+      '1,complete,,"x\ny",,0.125\r\n' +
+      "2,complete,-2,True,3,0.125\r\n",
   );
 });
 
@@ -272,7 +315,10 @@ test("axes, hypervolume, importance and the best trial say of what they are", ()
   const study = sample("digits");
   const { root } = drawn({ ...study, progress: { ...study.progress!, reference: { accuracy: 0.3125, kilobytes: 70 } } });
   const texts = all(root, ".nbc-axis").map((axis) => axis.textContent);
-  assert.ok(texts.includes("accuracy (higher is better)") && texts.includes("kilobytes (lower is better)") && texts.includes("hypervolume (higher is better)"), String(texts));
+  assert.ok(
+    texts.includes("accuracy (higher is better)") && texts.includes("kilobytes (lower is better)") && texts.includes("hypervolume (higher is better)"),
+    String(texts),
+  );
   assert.match(root.querySelector("[role=tabpanel]")?.textContent ?? "", /Reference point of the hypervolume: accuracy 0\.3125, kilobytes 70\./);
   assert.match(root.querySelector(".nbc-best")?.textContent ?? "", /^Best in accuracy: trial 8/);
   tab(root, "Importance");
@@ -281,6 +327,28 @@ test("axes, hypervolume, importance and the best trial say of what they are", ()
   enter(root.querySelector("[aria-label='Views of all trials'] select"), "2", "change");
   assert.ok(all(root, ".nbc-axis").some((axis) => axis.textContent === "lr (log scale)"));
   assert.match(drawn("single").root.querySelector(".nbc-best")?.textContent ?? "", /^Best: trial/);
+});
+
+test("importance is shown for each objective, which a select chooses", () => {
+  const study = sample("digits");
+  const insights = [
+    { metric: "accuracy", importance: { lr: 0.9, bits: 0.1 }, calibration: null },
+    { metric: "kilobytes", importance: { lr: 0.2, bits: 0.8 }, calibration: { ...study.calibration!, metric: "kilobytes", sentence: "Of kilobytes." } },
+  ];
+  const { root, view } = drawn({ ...study, insights });
+  tab(root, "Importance");
+  const rows = () => all(root, ".nbc-bars tr").map((row) => row.textContent);
+  const select = () => root.querySelector("[role=tabpanel]:not([hidden]) .nbc-tools select");
+  assert.deepEqual(rows(), ["lr90 %", "bits10 %"]);
+  enter(select(), "1", "change");
+  assert.match(root.querySelector("caption")?.textContent ?? "", /^Importance for kilobytes/);
+  assert.deepEqual(rows(), ["bits80 %", "lr20 %"]);
+  assert.equal(root.querySelector(".nbc-trust")?.textContent, "Of kilobytes.");
+  const before = select();
+  view.update({ ...study, insights: insights.map((insight) => ({ ...insight, importance: { lr: 0.5, bits: 0.5 } })) });
+  assert.equal(select(), before, "an open select stays");
+  assert.deepEqual(rows(), ["lr50 %", "bits50 %"]);
+  assert.match(root.querySelector("caption")?.textContent ?? "", /^Importance for kilobytes/);
 });
 
 test("the finished panel keeps the ranges and the view of the live one", async () => {
@@ -303,7 +371,8 @@ test("the finished panel keeps the ranges and the view of the live one", async (
 function nameOf(element: Element): string {
   const labelled = element.getAttribute("aria-labelledby");
   const label = element.closest("label");
-  const words = element.getAttribute("aria-label") ?? (labelled ? document.getElementById(labelled)?.textContent : null) ?? label?.textContent ?? element.textContent;
+  const words =
+    element.getAttribute("aria-label") ?? (labelled ? document.getElementById(labelled)?.textContent : null) ?? label?.textContent ?? element.textContent;
   return (words ?? "").trim();
 }
 
@@ -311,7 +380,10 @@ test("every control has a name and can be reached with the keyboard", () => {
   const { root } = drawn("digits");
   for (const title of [...VIEWS, "History", "Acquisition", "What if", "Importance"]) {
     tab(root, title);
-    for (const element of all(root, "button, input, select, summary, svg[role=img], [role=region], [role=group], [role=tablist], [role=tab], [role=progressbar], section, article")) {
+    for (const element of all(
+      root,
+      "button, input, select, summary, svg[role=img], [role=region], [role=group], [role=tablist], [role=tab], [role=progressbar], section, article",
+    )) {
       const isNamed = nameOf(element) !== "" || element.getAttribute("role") === "tablist";
       assert.ok(isNamed, `${title}: ${element.outerHTML.slice(0, 120)}`);
     }

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbcompress.cell.body import CHECK_NAME, CellBody, written_into
 from nbcompress.cell.isolation import plain_functions, trial_globals
@@ -18,6 +18,9 @@ from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, curren
 from nbcompress.run.outcome import number_of
 from nbcompress.run.reads import is_a, missing_names, reached_names
 from nbcompress.space import Space
+
+if TYPE_CHECKING:
+    from nbcompress.run.data_read import Code
 
 
 def current_globals() -> dict[str, Any] | None:
@@ -118,6 +121,12 @@ class CellEvaluator:
             for name in self._names - self._body.assigned_before_read
             if name in self._namespace
         }
+
+    def code(self) -> Code:
+        """Return the body with these values."""
+        from nbcompress.run.data_read import Code
+
+        return Code(self._body.declarations.tree, self.reads())
 
     def shadowing(self) -> tuple[str, ...]:
         """Return the names of nbcompress that the body reads and that the notebook uses for something of its own."""

@@ -48,6 +48,21 @@ def own_attributes(value: Any) -> dict[str, Any]:
     return found if is_a(found, dict) else {}
 
 
+def held_values(value: Any) -> dict[str, Any]:
+    """Return the values in the `__slots__` and the instance dict of `value`, by name."""
+    found: dict[str, Any] = {}
+    for kind in reversed(_MRO.__get__(type(value))):
+        if "__slots__" not in kind.__dict__:
+            continue
+        for name, slot in kind.__dict__.items():
+            if type(slot) is MemberDescriptorType:
+                try:
+                    found[name] = slot.__get__(value, kind)
+                except AttributeError:  # not filled
+                    continue
+    return {**found, **own_attributes(value)}
+
+
 def wrapped_in(value: Any) -> Any:
     """Return what `value` states as its `__wrapped__`, or None."""
     if is_a(value, type):

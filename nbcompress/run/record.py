@@ -12,6 +12,7 @@ Versions and machine: `provenance`.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import os
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.run.reads import is_a, is_declared, is_of_loaded, items_of, own_attributes, unwrapped
@@ -87,7 +88,7 @@ def data_facts(values: Mapping[str, Any]) -> DataFacts:
 
 def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
     """Yield the tensors, arrays and frames in `value`, in an order that does not change."""
-    if _is_array(value):
+    if is_array(value):
         yield value
     elif depth and is_a(value, Mapping):
         items = dict.items(value) if is_a(value, dict) else value.items()
@@ -108,18 +109,10 @@ def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
 
 def data_parts(value: Any) -> list[Any]:
     """Return the tensors, arrays and frames of something that is data itself, not of a list or a dict that holds it."""
-    is_data = _is_array(value) or is_of_loaded(value, "torch.utils.data", "DataLoader", "Dataset")
+    is_data = is_array(value) or is_of_loaded(value, "torch.utils.data", "DataLoader", "Dataset")
     try:
         return list(_parts(value)) if is_data else []
     except Exception:  # noqa: BLE001 - a loader of the person's that cannot be read
-        return []
-
-
-def data_in(value: Any) -> list[Any]:
-    """Return the tensors and arrays in a value: data itself, or a list or a dict that holds some."""
-    try:
-        return [part for part in _parts(value) if _is_array(part)]
-    except Exception:  # noqa: BLE001 - an object of the person's that cannot be read
         return []
 
 
@@ -194,13 +187,14 @@ def _shape(array: Any) -> str:
 
 def _form(value: Any) -> str:
     """Say in parentheses what the value is, unless its shape says so."""
-    if _is_array(value) or is_a(value, list, tuple, dict):
+    if is_array(value) or is_a(value, list, tuple, dict):
         return ""
     inside = f" of {type(value.dataset).__name__}" if is_of_loaded(value, "torch.utils.data", "DataLoader") else ""
     return f" ({type(value).__name__}{inside})"
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Return whether a value is a tensor, an array or a frame whose numbers can be read."""
     if is_of_loaded(value, "torch", "Tensor"):
         return str(value.layout) == "torch.strided" and not value.is_meta and not value.is_quantized
     return is_of_loaded(value, "numpy", "ndarray") or is_of_loaded(value, "pandas", "DataFrame", "Series")
@@ -257,13 +251,36 @@ def code_digits(function: Callable[..., Any]) -> str:
     """Return a hash of a function's source."""
     inner = unwrapped(function)
     is_written = type(inner) in (FunctionType, MethodType) or is_a(inner, type)
-    try:
-        text = inspect.getsource(inner) if is_written else ""
-    except (OSError, TypeError):  # typed at a prompt
-        text = ""
+    if type(inner) in (FunctionType, MethodType) and inner.__name__ == "<lambda>":
+        text = lambda_source(inner.__code__) or ""
+    else:
+        try:
+            text = inspect.getsource(inner) if is_written else ""
+        except (OSError, TypeError):  # typed at a prompt
+            text = ""
     if not text:  # that, or built in, or an object with `__call__`
         text = inner.__qualname__ if is_written or is_a(inner, BuiltinFunctionType) else type(inner).__qualname__
     return text_digits(text)
+
+
+def lambda_source(code: CodeType) -> str | None:
+    """Return the source of a lambda without the line around it, or None if it cannot be told."""
+    try:
+        tree = ast.parse("".join(inspect.findsource(code)[0]))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return None
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno]
+    if len(found) > 1:
+        # The instructions tell lambdas of one line apart. Of nested ones the innermost that holds all of them is it.
+        places = [place for place in code.co_positions() if None not in place and place[0::2] != place[1::2]]
+        starts, ends = [(line, at) for line, _, at, _ in places], [(line, at) for _, line, _, at in places]
+        holding = [node for node in found if places and _holds(node.body, min(starts), max(ends))]
+        found = sorted(holding, key=lambda node: node.col_offset)[-1:]
+    return ast.unparse(found[0]) if found else None
+
+
+def _holds(node: ast.expr, start: tuple[Any, Any], end: tuple[Any, Any]) -> bool:
+    return (node.lineno, node.col_offset) <= start and end <= (node.end_lineno, node.end_col_offset)
 
 
 def content_digits(value: Any) -> str:

@@ -24,7 +24,15 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 import nbcompress as nc
-from nbcompress.run.record import HASHED_BYTES, code_and_models, code_digits, data_facts, fingerprints, provenance
+from nbcompress.run.record import (
+    HASHED_BYTES,
+    code_and_models,
+    code_digits,
+    data_facts,
+    fingerprints,
+    lambda_source,
+    provenance,
+)
 
 X, Y = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 0, 1])
 
@@ -155,6 +163,26 @@ def test_models_by_their_parameters_and_buffers() -> None:
 def test_functions_of_the_notebook() -> None:
     assert set(fingerprints({"score": function_of("def score(x): return x")})) == {"version of score"}
     assert code_digits(test_functions_of_the_notebook) != code_digits(function_of)
+
+
+# fmt: off
+LAMBDAS = [
+    (lambda x: x, lambda x: -x), lambda: 1, lambda: 1.0, lambda x: (lambda y: y + x),
+    lambda é="ö": é, lambda z: z if z > 1 else
+    (z, 2), lambda a=lambda: 3: a(),
+]
+# fmt: on
+
+
+def test_a_lambda_is_its_own_source_and_not_the_line_around_it() -> None:
+    (same, negative), *others = LAMBDAS
+    found = [lambda_source(function.__code__) for function in (same, negative, *others, others[2](1))]
+    assert found == [
+        "lambda x: x", "lambda x: -x", "lambda: 1", "lambda: 1.0", "lambda x: lambda y: y + x", "lambda é='ö': é",
+        "lambda z: z if 0 else (z, 2)", "lambda a=lambda: 3: a()", "lambda y: y + x",
+    ]  # fmt: skip
+    assert code_digits(same) == code_digits(lambda x: x)
+    assert lambda_source(eval("lambda: 1").__code__) is None
 
 
 def test_what_is_not_the_notebook_s_or_may_grow_has_none() -> None:

@@ -38,6 +38,7 @@ from nbcompress.artifact.file import written_together
 from nbcompress.compressors.layers import parameters_by_name
 from nbcompress.compressors.record import ActivationRange, record_of
 from nbcompress.errors import ArtifactError, warn
+from nbcompress.progress import progress_bar
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -119,20 +120,25 @@ def write_onnx(
     _restore_grid_values(copy, weights)
     to_trace = copy_to_trace(copy)
     expected = [example.outputs(copy) for example in examples]
-    program, limits = trace_program(to_trace, examples[0], axes)
-    del to_trace
     activations = record_of(model).activations
     tried: dict[object, str] = {}
-    with written_together(path) as temporary:
+    # The steps are: trace, convert, write, and run the file; the last three again for each further way to compute.
+    with progress_bar("export", 4) as advance, written_together(path) as temporary:
+        program, limits = trace_program(to_trace, examples[0], axes)
+        del to_trace
+        advance(1)
         for way in (_Way(INTEGER_LEVEL, True), _Way(INTEGER_LEVEL, False), _Way(EXACT_LEVEL, True), _EXACT):
             inserted = _insert_integers(onnx_graph(program, weights, axes), weights, activations, examples, way)
+            advance(1)
             kind = (bool(inserted.products) and way.level, bool(inserted.recurrent))
             if kind in tried:
                 continue
             for earlier in temporary.parent.iterdir():
                 earlier.unlink()
             files = write_graph(inserted.graph, temporary)
+            advance(1)
             outcome = _check_file(copy, temporary, inserted, examples, expected, limits["batch"], tolerance)
+            advance(1)
             tried[kind] = outcome.text
             if outcome.is_kept:
                 break
@@ -258,7 +264,8 @@ def _restore_grid_values(copy: nn.Module, weights: Mapping[str, IntegerWeight]) 
     """Put back the float32 values of grids, which half precision has rounded."""
     parameters = parameters_by_name(copy)
     for name, weight in weights.items():
-        parameters[name].copy_(torch.from_numpy(weight.values))
+        values = torch.from_numpy(weight.values)
+        parameters[name].copy_(values.T if weight.is_turned else values)
 
 
 def _insert_integers(
