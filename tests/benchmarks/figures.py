@@ -86,9 +86,11 @@ def cost_figure(path: Path) -> None:
 def size_figure(path: Path) -> None:
     """Draw the length of the file against the change of accuracy: a point for each seed."""
     rows = known_rows(HERE / "size_runs.csv")
-    figure, axes = plt.subplots(1, len(SIZE_NETWORKS), figsize=(8.5, 3), sharey=True, layout="constrained")
+    networks = [network for network in SIZE_NETWORKS if any(row["network"] == network for row in rows)]
+    figure, axes = plt.subplots(1, len(networks), figsize=(1 + 4 * len(networks), 3), sharey=True, layout="constrained")
+    axes = np.atleast_1d(axes)
     colours = {"ours": "tab:red", "Deep Compression": "tab:blue", "the same in our file": "tab:cyan"}
-    for axis, network in zip(axes, SIZE_NETWORKS, strict=True):
+    for axis, network in zip(axes, networks, strict=True):
         own = [row for row in rows if row["network"] == network]
         for recipe, colour in colours.items():
             some = [row for row in own if row["recipe"] == recipe]
@@ -151,10 +153,10 @@ def take() -> None:
     """Copy the rows of the last runs from `results/`, so that they are stored with the project."""
     rows = []
     for network in SIZE_NETWORKS:
-        path = RESULTS / f"size-{network}.csv"
-        if path.exists():
-            when = date.fromtimestamp(path.stat().st_mtime).isoformat()
-            rows += [{"network": network, **row, "date": when, "machine": processor()} for row in known_rows(path)]
+        for path in sorted(RESULTS.glob(f"size-{network}*.csv")):
+            if path.stem == f"size-{network}" or path.stem.removeprefix(f"size-{network}-").isdigit():
+                when = date.fromtimestamp(path.stat().st_mtime).isoformat()
+                rows += [{"network": network, **row, "date": when, "machine": processor()} for row in known_rows(path)]
     for name, found in (("size_runs.csv", rows), ("headline_runs.csv", known_rows(RESULTS / "headline.csv"))):
         if found:
             with (HERE / name).open("w", newline="", encoding="utf-8") as file:
