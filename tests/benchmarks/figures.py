@@ -2,7 +2,7 @@
 
     python tests/benchmarks/figures.py
 
-`search_runs.jsonl.gz` was kept by `search.py --keep`. `size_runs.csv` and `headline_runs.csv` hold rows of `size.py` and
+`search_runs.jsonl.gz` was kept by `search.py --keep`; `size_runs.csv` and `headline_runs.csv` are rows of `size.py` and
 `headline.py`; `--take` copies them from `results/`, with the date and the machine of the run.
 """
 
@@ -34,7 +34,10 @@ FIGURES = HERE.parents[1] / "docs" / "figures"
 SIZE_NETWORKS = ("300-100", "LeNet-5-like")
 # Problems that show what differs: smooth ones, one with noise of kinds, a real network, and two objectives.
 SHOWN = ("branin", "hartmann6", "levy4", "rosenbrock4", "mixed", "conditional", "pruned layers", "zdt1")
-NAMES = {"ours": "nbcompress", "optuna-gp": "Optuna GP", "optuna-tpe": "Optuna TPE", "skopt": "scikit-optimize"}
+NAMES = {
+    **{"ours": "nbcompress", "optuna-gp": "Optuna GP", "optuna-tpe": "Optuna TPE", "skopt": "scikit-optimize"},
+    **{"botorch": "BoTorch", "ax": "Ax", "smac": "SMAC"},
+}
 LETTERING = {"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -48,7 +51,7 @@ def search_figure(path: Path) -> None:
     for axis, (problem, runs) in zip(axes.flat, table.groupby("problem", sort=False), strict=True):
         for peer in reversed([peer for peer in COLOURS if peer in set(runs.peer)]):
             scores = np.stack(runs[runs.peer == peer].scores.to_list()).clip(FLOOR)
-            low, middle, high = np.quantile(scores, (0.25, 0.5, 0.75), axis=0, method="inverted_cdf")
+            low, middle, high = np.quantile(scores, (0.25, 0.5, 0.75), axis=0)
             trials, is_ours = range(1, scores.shape[1] + 1), peer == "ours"
             axis.plot(trials, middle, color=COLOURS[peer], linewidth=2 if is_ours else 1)
             if peer in ("ours", "optuna-gp", "random"):
@@ -70,7 +73,9 @@ def cost_figure(path: Path) -> None:
     figure, axis = plt.subplots(figsize=(5.2, 2.8), layout="constrained")
     for place, (peer, seconds) in enumerate(found.items()):
         low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75))
-        axis.barh(place, middle, color=COLOURS[peer], xerr=[[middle - low], [high - middle]], error_kw={"linewidth": 0.8})
+        axis.barh(
+            place, middle, color=COLOURS[peer], xerr=[[middle - low], [high - middle]], error_kw={"linewidth": 0.8}
+        )
         axis.text(high * 1.25, place, f"{middle:.2g} s", va="center", fontsize=8)
     axis.set_yticks(range(len(found)), [NAMES.get(peer, peer) for peer in found])
     axis.set(xscale="log", xlabel="CPU seconds a suggestion (quartiles)")
@@ -81,9 +86,11 @@ def cost_figure(path: Path) -> None:
 def size_figure(path: Path) -> None:
     """Draw the length of the file against the change of accuracy: a point for each seed."""
     rows = known_rows(HERE / "size_runs.csv")
-    figure, axes = plt.subplots(1, len(SIZE_NETWORKS), figsize=(8.5, 3), sharey=True, layout="constrained")
+    networks = [network for network in SIZE_NETWORKS if any(row["network"] == network for row in rows)]
+    figure, axes = plt.subplots(1, len(networks), figsize=(1 + 4 * len(networks), 3), sharey=True, layout="constrained")
+    axes = np.atleast_1d(axes)
     colours = {"ours": "tab:red", "Deep Compression": "tab:blue", "the same in our file": "tab:cyan"}
-    for axis, network in zip(axes, SIZE_NETWORKS, strict=True):
+    for axis, network in zip(axes, networks, strict=True):
         own = [row for row in rows if row["network"] == network]
         for recipe, colour in colours.items():
             some = [row for row in own if row["recipe"] == recipe]
@@ -125,7 +132,9 @@ def headline_figure(path: Path) -> None:
     axes[0].set_ylim(len(models) - 0.5, -0.5)
     shown = [contestant for contestant in CONTESTANTS if any(row["contestant"] == contestant for row in rows)]
     handles = [
-        plt.Line2D([], [], marker="o", linestyle="", color=colours[name], label=name if name == OURS else f"with {name}")
+        plt.Line2D(
+            [], [], marker="o", linestyle="", color=colours[name], label=name if name == OURS else f"with {name}"
+        )
         for name in shown
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
@@ -144,10 +153,10 @@ def take() -> None:
     """Copy the rows of the last runs from `results/`, so that they are stored with the project."""
     rows = []
     for network in SIZE_NETWORKS:
-        path = RESULTS / f"size-{network}.csv"
-        if path.exists():
-            when = date.fromtimestamp(path.stat().st_mtime).isoformat()
-            rows += [{"network": network, **row, "date": when, "machine": processor()} for row in known_rows(path)]
+        for path in sorted(RESULTS.glob(f"size-{network}*.csv")):
+            if path.stem == f"size-{network}" or path.stem.removeprefix(f"size-{network}-").isdigit():
+                when = date.fromtimestamp(path.stat().st_mtime).isoformat()
+                rows += [{"network": network, **row, "date": when, "machine": processor()} for row in known_rows(path)]
     for name, found in (("size_runs.csv", rows), ("headline_runs.csv", known_rows(RESULTS / "headline.csv"))):
         if found:
             with (HERE / name).open("w", newline="", encoding="utf-8") as file:
