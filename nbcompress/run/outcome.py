@@ -25,6 +25,7 @@ from nbcompress.space import RESERVED
 from nbcompress.study.goal import Failure, State, Trial
 
 if TYPE_CHECKING:
+    from nbcompress.run.data_read import Code
     from nbcompress.run.early_stopping import PruningRule
     from nbcompress.space import Point
 
@@ -191,6 +192,9 @@ class Evaluator(Protocol):
 
     def reads(self) -> dict[str, Any]:
         """Return the values that trials read from outside, by name."""
+
+    def code(self) -> Code | None:
+        """Return the code of a trial with these values, or None if its source is not known."""
 
     def written(self) -> frozenset[tuple[str, ...]]:
         """Return the places of these values that trials write into."""

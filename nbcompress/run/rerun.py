@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nbcompress.errors import StudyError, warn
+from nbcompress.errors import StudyError, check_integer, warn
 from nbcompress.run.engines.base import Engine
 from nbcompress.run.kept import wanted_values
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
@@ -73,6 +73,8 @@ class Rerunner:
 
 
 def _trial_of(study: Study, number: int) -> Trial:
+    # True and 1.0 are equal to 1, and are no numbers of trials.
+    number = check_integer("number", number, error=StudyError)
     trial = next((trial for trial in study.all_trials if trial.number == number), None)
     if trial is None:
         raise StudyError(f"The study {study.name!r} has no trial {number!r}; it has {len(study.all_trials)} trials.")
