@@ -6,6 +6,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -112,3 +113,20 @@ def test_what_a_trial_displays_is_bounded_and_has_no_widgets() -> None:
     assert len(others) == MAX_DISPLAYED - 2
     assert last == {"text/plain": "3 more outputs of this trial are left out."}
     assert DisplayedOutputs().bundles() == ()
+
+
+def test_a_progress_bar_is_kept_as_it_is_at_the_end() -> None:
+    bar = ipywidgets.FloatProgress(value=0, max=3)
+    left, right = ipywidgets.HTML("ep:   0%"), ipywidgets.HTML(" 0/3 [00:00&lt;?, ?it/s]")
+    displayed = DisplayedOutputs()
+    for widget, text in (
+        (ipywidgets.HBox([left, bar, right]), "ep:   0%| 0/3"),
+        (ipywidgets.HTML("<b>x</b>"), "HTML()"),
+    ):
+        view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+        displayed.add({"application/vnd.jupyter.widget-view+json": view, "text/plain": text})
+    bar.value, left.value, right.value = 3, "ep: 100%", " 3/3 [00:00&lt;00:00, 9.5it/s]"
+    assert displayed.bundles() == (
+        {"text/plain": "ep: 100% 3/3 [00:00<00:00, 9.5it/s]"},
+        {"text/plain": "HTML()"},
+    )
