@@ -139,7 +139,7 @@ class DisplayedOutputs:
         if not kept or len(self._bundles) == MAX_DISPLAYED or self._n_characters + n > MAX_DISPLAYED_CHARACTERS:
             self._n_left_out += bool(kept)
             return
-        view = bundle.get("application/vnd.jupyter.widget-view+json")
+        view: Any = bundle.get("application/vnd.jupyter.widget-view+json")
         if is_a(view, dict):
             self._progress[len(self._bundles)] = view.get("model_id")
         self._bundles.append(kept)
