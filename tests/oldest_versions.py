@@ -1,4 +1,4 @@
-"""Prints the oldest versions that `pyproject.toml` allows, as requirements for pip; `make oldest-tests` installs them."""
+"""Prints the oldest versions that `pyproject.toml` allows, for pip; `make oldest-tests` installs them."""
 
 from __future__ import annotations
 
