@@ -10,11 +10,10 @@ import type { Part } from "./part";
 import { extent, linearScale } from "./scales";
 import type { Selection } from "./selection";
 import { completePoint, countValues, fromUnit, isActive, optionsOf, toUnit, type Point } from "./space";
-import { Surrogate, type Prediction } from "./surrogate";
+import { SlicedPredictions, Surrogate, type Prediction } from "./surrogate";
 
 const WAITING = "Predictions are shown here once the surrogate has enough trials.";
 const NOTHING = "This study was saved without its surrogate, so there are no predictions.";
-const BY_PYTHON = "This surrogate has no closed form on this page, so it cannot predict a new point here. The Acquisition tab shows slices that were computed in Python; study.predict([...]) answers for any point.";
 const FINE = 1000;
 const STRIP = { width: 220, height: 22 };
 
@@ -27,6 +26,7 @@ interface Row {
 export class WhatIf implements Part {
   readonly element = el("div", { class: "nbc-whatif" });
   private readonly empty = el("p", { class: "nbc-empty" });
+  private readonly source = el("p", { class: "nbc-caption", hidden: true });
   private readonly sliders = el("div", { class: "nbc-sliders", role: "group", "aria-label": "The point" });
   private readonly results = el("div", { class: "nbc-results", "aria-live": "polite" });
   private readonly tools = el("div", { class: "nbc-tools" });
@@ -40,6 +40,7 @@ export class WhatIf implements Part {
   private point: Point | null = null;
   private followed: number | null = null;
   private study: Study | null = null;
+  private sliced: SlicedPredictions | null = null;
   private controls: Controls | null = null;
 
   constructor(private readonly selection: Selection) {
@@ -48,17 +49,20 @@ export class WhatIf implements Part {
     const best = button("Best", { class: "nbc-button", title: "Go to the best trial's point" }, () => this.goTo(this.best()));
     const copy = button("Copy as code", { class: "nbc-button", title: "Copy the option of %%bo_search that runs this point first" }, () => void this.copy());
     this.tools.append(this.run, best, copy, this.note);
-    this.element.append(this.empty, this.sliders, this.results, this.tools, this.narrow.element);
+    this.element.append(this.empty, this.source, this.sliders, this.results, this.tools, this.narrow.element);
   }
 
   draw(study: Study): void {
     this.study = study;
     const surrogate = Surrogate.of(study);
-    const missing = study.slices.length && !study.surrogate ? BY_PYTHON : study.state === "running" ? WAITING : NOTHING;
-    this.empty.textContent = surrogate ? "" : missing;
-    this.empty.hidden = Boolean(surrogate);
-    [this.sliders, this.results, this.tools, this.narrow.element].forEach((element) => (element.hidden = !surrogate));
-    if (surrogate) {
+    this.sliced = study.surrogate ? null : SlicedPredictions.of(study);
+    const answers = Boolean(surrogate ?? this.sliced);
+    this.empty.textContent = answers ? "" : study.state === "running" ? WAITING : NOTHING;
+    this.empty.hidden = answers;
+    this.source.textContent = this.sliced ? byPython(this.sliced.through.number) : "";
+    this.source.hidden = !this.sliced;
+    [this.sliders, this.results, this.tools, this.narrow.element].forEach((element) => (element.hidden = !answers));
+    if (answers) {
       this.drawSliders(study);
       this.follow(study);
       this.answer();
@@ -81,8 +85,12 @@ export class WhatIf implements Part {
     }
   }
 
-  // Goes to the point of a newly selected trial; at the start to the best point.
+  // Goes to the point of a newly selected trial; at the start to the best point. Slices stay at their own trial.
   private follow(study: Study): void {
+    if (this.sliced) {
+      this.point = this.sliced.point(this.touched, this.point?.[this.touched ?? ""]);
+      return;
+    }
     const { number } = this.selection;
     const chosen = number === this.followed ? undefined : study.trials.find((trial) => trial.number === number);
     this.followed = number;
@@ -96,12 +104,13 @@ export class WhatIf implements Part {
   }
 
   private goTo(trial: Trial | undefined): void {
+    this.touched = this.sliced ? null : this.touched;
     this.setPoint(trial?.params ?? {});
   }
 
   private move(parameter: Parameter, value: Point[string]): void {
     this.touched = parameter.name;
-    this.setPoint({ ...this.point, [parameter.name]: value });
+    this.setPoint(this.sliced?.point(parameter.name, value) ?? { ...this.point, [parameter.name]: value });
   }
 
   private setPoint(point: Point): void {
@@ -111,22 +120,22 @@ export class WhatIf implements Part {
   }
 
   private answer(): void {
-    const { study, point } = this;
+    const { study, point, sliced } = this;
     const surrogate = study && Surrogate.of(study);
-    if (!study || !surrogate || !point) {
+    const predicted = point && (surrogate?.predict(point) ?? sliced?.predict(point, this.touched));
+    if (!study || !point || !predicted) {
       return;
     }
     for (const row of this.rows) {
-      row.element.hidden = !isActive(row.parameter, point);
+      row.element.hidden = !isActive(row.parameter, point) || (sliced !== null && !sliced.has(row.parameter.name));
       row.update(point);
     }
     this.mark();
-    const predicted = surrogate.predict(point);
     const key = JSON.stringify([predicted, study.trials.length, point]);
     // If an unchanged prediction were replaced, a screen reader would read it again.
     if (key !== this.answered) {
       this.answered = key;
-      this.drawResults(study, predicted, surrogate.feasibility(point));
+      this.drawResults(study, predicted, surrogate?.feasibility(point) ?? null);
     }
   }
 
@@ -170,6 +179,10 @@ export class WhatIf implements Part {
       this.note.textContent = (await copyText(code)) ? "Copied." : code;
     }
   }
+}
+
+function byPython(number: number): string {
+  return `This surrogate has no closed form on this page: the predictions are from slices that were computed in Python. One parameter moves at a time, and the others stay as in trial ${number}. study.predict([...]) answers for any point.`;
 }
 
 // Returns the index of an option, or a number as it is; null if the parameter is not active.
