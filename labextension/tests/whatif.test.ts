@@ -45,7 +45,15 @@ test("the point is queued by indices, only if Python can be reached", () => {
   click(byText(root, "button", "Run this next"));
   const best = study().trials.find((trial) => trial.number === study().best);
   assert.ok(best);
-  assert.deepEqual(asked, [[best.params["amount"], [2, 4, 8].indexOf(Number(best.params["bits"])), best.params["lr"], ["plain", "cluster"].indexOf(String(best.params["method"])), best.params["clusters"] ?? null]]);
+  assert.deepEqual(asked, [
+    [
+      best.params["amount"],
+      [2, 4, 8].indexOf(Number(best.params["bits"])),
+      best.params["lr"],
+      ["plain", "cluster"].indexOf(String(best.params["method"])),
+      best.params["clusters"] ?? null,
+    ],
+  ]);
   const hidden = (data: Study, controls: Partial<Controls>) => byText(shown(data, controls).root, "button", "Run this next")?.hidden;
   assert.equal(hidden(study(), {}), true);
   assert.equal(hidden(study({ state: "ended" }), { run: () => undefined }), true);
@@ -99,13 +107,23 @@ test("without a closed form slices of Python answer: one parameter moves, the ot
   const best = study().trials.find((trial) => trial.number === study().best);
   assert.ok(best);
   const metric = (mean: number[]) => ({ metric: "accuracy", mean, low: mean.map((value) => value - 1), high: mean.map((value) => value + 1) });
-  const slice = (parameter: string, values: number[], mean: number[]) => ({ parameter, values, metrics: [metric(mean)], acquisition: values.map(() => null), at: best.params[parameter] ?? null, next: null });
+  const slice = (parameter: string, values: number[], mean: number[]) => ({
+    parameter,
+    values,
+    metrics: [metric(mean)],
+    acquisition: values.map(() => null),
+    at: best.params[parameter] ?? null,
+    next: null,
+  });
   const slices = [slice("amount", [0.2, 0.6, 0.98], [10, 20, 30]), slice("bits", [2, 4, 8], [40, 50, 60])];
   const asked: (number | null)[][] = [];
-  const { root, view } = shown(study({ surrogate: undefined, slices }), { run: (values) => void asked.push(values) });
+  const { root, view } = shown(study({ surrogate: null, slices }), { run: (values) => void asked.push(values) });
   const source = root.querySelector(".nbc-whatif > .nbc-caption");
   assert.match(source?.textContent ?? "", new RegExp(`computed in Python. One parameter moves at a time, and the others stay as in trial ${best.number}\\.`));
-  assert.deepEqual([...root.querySelectorAll<HTMLElement>(".nbc-slider")].map((row) => row.hidden), [false, false, true, true, true]);
+  assert.deepEqual(
+    [...root.querySelectorAll<HTMLElement>(".nbc-slider")].map((row) => row.hidden),
+    [false, false, true, true, true],
+  );
   slide(root, 0, "1000");
   assert.equal(expected(root), "30");
   assert.equal(root.querySelector(".nbc-predicted td:nth-child(3)")?.textContent, "29 to 31");
@@ -120,6 +138,6 @@ test("without a closed form slices of Python answer: one parameter moves, the ot
   click(byText(root, "button", "Run this next"));
   assert.deepEqual(asked[1]?.slice(0, 2), [best.params["amount"], 0]);
   // The slices of a new best trial move the point, and the parameter that was moved stays.
-  view.update(study({ surrogate: undefined, slices: slices.map((known) => ({ ...known, metrics: [metric([1, 2, 3])] })) }));
+  view.update(study({ surrogate: null, slices: slices.map((known) => ({ ...known, metrics: [metric([1, 2, 3])] })) }));
   assert.equal(expected(root), "1");
 });
