@@ -390,8 +390,8 @@ def check_likelihood(likelihood: Likelihood) -> None:
     """
     if isinstance(likelihood, FixedNoiseGaussianLikelihood):
         raise GoalError(
-            f"The likelihood of a surrogate is for any number of points, but a {name_of(likelihood)} holds the noise of "
-            f"given ones. Write {option('noise=')} of a SurrogateSpec, or {option('noise', 'accuracy=accuracy_std')}."
+            f"The likelihood of a surrogate is for any number of points, but a {name_of(likelihood)} holds the noise "
+            f"of given ones. Write {option('noise=')} of a SurrogateSpec or {option('noise', 'accuracy=accuracy_std')}."
         )
     if not isinstance(likelihood, _GaussianLikelihoodBase):
         raise GoalError(

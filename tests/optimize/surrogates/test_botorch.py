@@ -228,7 +228,7 @@ class NanKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
         ),
         (
             SurrogateSpec(likelihood=gpytorch.likelihoods.FixedNoiseGaussianLikelihood(torch.ones(3))),
-            r"holds the noise of given ones. Write noise= of a SurrogateSpec, or noise='accuracy=accuracy_std'",
+            r"holds the noise of given ones. Write noise= of a SurrogateSpec or noise='accuracy=accuracy_std'",
         ),
     ],
 )
