@@ -13,7 +13,7 @@ ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
 FRONT_SOURCES := $(shell find labextension/src labextension/schema -type f) labextension/package.json labextension/package-lock.json labextension/build.mjs
 
-.PHONY: demo reports docs test nightly bench lab lint types python-tests front-tests browser-tests chromium clean
+.PHONY: demo reports docs test nightly oldest-tests bench lab lint types python-tests front-tests browser-tests chromium clean
 
 demo: $(VENV)/installed
 	$(ENV) $(BIN)/python examples/run.py examples/quickstart.ipynb --output output
@@ -42,9 +42,9 @@ lab: $(VENV)/installed
 
 test: lint types python-tests front-tests browser-tests
 
-# Notebooks that are too long for every test run, and long campaigns of faults, 200 of each kind, one file after the
-# other: if one fails, the others still run. `make nightly FAULTS=1000` runs more faults, and
-# `make nightly PIECES=tests/faults/test_kills.py` one file of them.
+# Notebooks that are too long for every test run, long campaigns of faults, 200 of each kind, one file after the other, and
+# the tests of the search and of the compressors with the oldest versions that pyproject.toml allows. If one fails, the
+# others still run. `make nightly FAULTS=1000` runs more faults, `PIECES=tests/faults/test_kills.py` one file of them.
 FAULTS   ?= 200
 PIECES   ?= $(wildcard tests/faults/test_*.py)
 nightly: $(VENV)/installed-test
@@ -56,7 +56,25 @@ nightly: $(VENV)/installed-test
 	for piece in $(PIECES); do \
 	  echo "== $$piece"; \
 	  $(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest $$piece || failed="$$failed $$piece"; \
-	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+	done; \
+	$(MAKE) oldest-tests || failed="$$failed oldest-tests"; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+# These versions have an environment of their own, without the extras; one file of tests needs ONNX Runtime.
+OLDEST_TESTS ?= tests/space tests/study tests/optimize tests/cell tests/compressors \
+  --ignore tests/compressors/prune/test_equivalence.py
+oldest-tests: $(VENV)-oldest/installed
+	@echo "== oldest versions"
+	$(ENV) PATH="$(CURDIR)/$(VENV)-oldest/bin:$$PATH" PYTHONPATH="$(CURDIR)" \
+	  $(VENV)-oldest/bin/python -m pytest $(OLDEST_TESTS) -n 2 --dist worksteal
+
+$(VENV)-oldest/installed: pyproject.toml tests/oldest_versions.py
+	@echo "== installing the oldest versions"
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python tests/oldest_versions.py > $(@D)/oldest.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r $(@D)/oldest.txt \
+	  hypothesis jsonschema nbclient nbconvert nbformat pytest pytest-timeout pytest-xdist scikit-learn
+	@touch $@
 
 # Takes some hours. `make bench BENCH=--smoke` takes a minute and shows that everything runs.
 BENCH    ?=
@@ -149,4 +167,4 @@ $(VENV)-docs/installed: $(VENV)/installed-test
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-compress $(VENV)-docs output nbcompress/labextension nbcompress/panels/static labextension/lib labextension/node_modules
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-bench $(VENV)-bench-compress $(VENV)-docs output nbcompress/labextension nbcompress/panels/static labextension/lib labextension/node_modules
