@@ -57,7 +57,7 @@ nightly: $(VENV)/installed-test
 	  echo "== $$piece"; \
 	  $(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest $$piece || failed="$$failed $$piece"; \
 	done; \
-	$(MAKE) oldest-tests || failed="$$failed oldest-tests"; \
+	make oldest-tests || failed="$$failed oldest-tests"; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 # These versions have an environment of their own, without the extras; one file of tests needs ONNX Runtime.
