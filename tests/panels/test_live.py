@@ -381,7 +381,7 @@ def test_finish_replaces_the_widget_and_closes_it(whole: HandMadeStudy, monkeypa
     wire = Wire(whole, monkeypatch)
     widget, buttons = wire.panel._widget, wire.panel._controls_widget
     wire.panel.finish(None)
-    assert set(wire.page.shown[-1]) == {MIME, "text/html", "image/png", "text/plain"}
+    assert set(wire.page.shown[-1]) == {MIME, "text/html", "text/latex", "image/png", "text/plain"}
     assert wire.page.shown[-1][MIME]["ending"] == "The search ended with an exception."
     assert wire.page.shown[-1][MIME]["baseline"] == {"accuracy": 0.98}
     assert widget is not None
