@@ -50,7 +50,7 @@ nightly: $(VENV)/installed-test
 	for notebook in keras transformer; do \
 	  $(ENV) $(BIN)/python examples/run.py examples/$$notebook.ipynb --output output/short --short || exit 1; done
 	@echo "== faults"
-	$(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
+	$(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults tests/test_package.py
 
 # Takes some hours. `make bench BENCH=--smoke` takes a minute and shows that everything runs.
 BENCH    ?=
