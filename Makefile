@@ -47,7 +47,7 @@ test: lint types python-tests front-tests browser-tests
 # `make nightly PIECES=tests/faults/test_kills.py` one file of them.
 # If none failed, the search and the compressors are tested with the oldest versions that pyproject.toml allows.
 FAULTS   ?= 200
-PIECES   ?= $(wildcard tests/faults/test_*.py)
+PIECES   ?= $(wildcard tests/faults/test_*.py) tests/test_package.py
 nightly: $(VENV)/installed-test
 	@failed=; echo "== notebooks, each in its short mode"; \
 	for notebook in keras transformer; do \
