@@ -61,7 +61,7 @@ def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
     codes = torch.empty(tensor.shape, dtype=torch.int32, device=tensor.device)
     n_wrong, first = 0, 0.0
     for part, its_codes, grid in zip(parts, row_parts(codes, group), grids, strict=True):
-        its_record = record if grid is None else replace(record, grid=replace(grid, in_half=None))
+        its_record = record if grid is None or grid is record.grid else replace(record, grid=grid)
         its_codes.copy_(_codes_of_part(part, its_record, name))
         wrong = values_of(its_codes, its_record, tensor.dtype) != part
         if bool(wrong.any()):
