@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbcompress.cell.body import CHECK_NAME, CellBody, written_into
 from nbcompress.cell.isolation import plain_functions, trial_globals
@@ -16,8 +16,11 @@ from nbcompress.cell.watch import ModuleWatch
 from nbcompress.public import HOMES, public
 from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, current_trial, run_trial
 from nbcompress.run.outcome import number_of
-from nbcompress.run.reads import is_a, missing_names, reached_names
+from nbcompress.run.reads import imported_modules, is_a, missing_names, reached_names
 from nbcompress.space import Space
+
+if TYPE_CHECKING:
+    from nbcompress.run.data_read import Code
 
 
 def current_globals() -> dict[str, Any] | None:
@@ -112,12 +115,18 @@ class CellEvaluator:
         return metrics()
 
     def reads(self) -> dict[str, Any]:
-        """Return the values that the body reads from the notebook, by name."""
-        return {
+        """Return the values that the body reads from the notebook, and the modules that it imports itself, by name."""
+        return imported_modules(self._code) | {
             name: self._namespace[name]
             for name in self._names - self._body.assigned_before_read
             if name in self._namespace
         }
+
+    def code(self) -> Code:
+        """Return the body with these values."""
+        from nbcompress.run.data_read import Code
+
+        return Code(self._body.declarations.tree, self.reads())
 
     def shadowing(self) -> tuple[str, ...]:
         """Return the names of nbcompress that the body reads and that the notebook uses for something of its own."""

@@ -39,6 +39,7 @@ class CardInputs:
         evaluate: The user's function from model to a number, or None.
         evaluate_text: The expression of that function.
         is_trained: Whether the model is trained on the data.
+        evaluate_reads: What that function calls the data that the model is trained on; empty if it reads other data.
     """
 
     title: str
@@ -50,17 +51,21 @@ class CardInputs:
     evaluate: Callable[[Any], float] | None
     evaluate_text: str
     is_trained: bool
+    evaluate_reads: str = ""
 
     @classmethod
     def of(
         cls, arguments: argparse.Namespace, scope: Scope, keywords: Mapping[str, Any], *, is_trained: bool
     ) -> CardInputs:
         """Return the inputs. An expression whose value is in `keywords` is not evaluated again."""
+        from nbcompress.run.data_read import training_data_read
+
         given = {
             key: keywords[key] if key in keywords else scope.value(getattr(arguments, key))
             for key in ("example", "data")
         }
-        evaluate = None if arguments.evaluate is None else checked_evaluate(scope.evaluate(arguments.evaluate))
+        function = scope.value(arguments.evaluate)
+        evaluate = None if arguments.evaluate is None else checked_evaluate(function)
         return cls(
             arguments.typed,
             arguments.options,
@@ -71,6 +76,7 @@ class CardInputs:
             evaluate,
             str(arguments.evaluate),
             is_trained,
+            training_data_read(function, given["data"], str(arguments.data)) if is_trained else "",
         )
 
     def scores_before(self, models: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -92,10 +98,18 @@ class CardInputs:
             return {}
         return {self.evaluate_text: {label: evaluate(model) for label, model in models.items()}}
 
-    def remarks(self, is_language: bool = False) -> list[str]:
-        """Return a remark if accuracy, or loss, was measured on data that the model was trained on."""
+    def remarks(self, is_language: bool = False, *, is_scored: bool = True) -> list[str]:
+        """Return remarks if accuracy, loss or `--evaluate` was measured on data that the model was trained on.
+
+        Args:
+            is_language: Whether the loss was measured, and not accuracy.
+            is_scored: Whether one of the two was.
+        """
         worse = "loss may be higher" if is_language else "accuracy may be lower"
-        return [f"{self.data_text} was trained on: on other data {worse}"] if self.is_trained else []
+        found = [f"{self.data_text} was trained on: on other data {worse}"] if self.is_trained and is_scored else []
+        if self.evaluate_reads:
+            found.append(f"{self.evaluate_text} reads {self.evaluate_reads}, which was trained on: take other data")
+        return found
 
     def or_error(self, show: Callable[[], Bundle]) -> Bundle:
         """Return the card, or a line that says why there is none. An error would lose a result that took hours."""
@@ -185,7 +199,7 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
     if comparison.accuracy is not None:
         output = card.loss_keywords.get("output")
         explained = explain_flips(model, small, card.data, comparison.accuracy, output=output)
-    is_scored = comparison.accuracy or comparison.language
+    is_scored = bool(comparison.accuracy or comparison.language)
     return comparison_card(
         card.title,
         comparison,
@@ -196,7 +210,7 @@ def before_and_after(card: CardInputs, before: Scores, model: Any, small: Any) -
         explained=[] if explained is None else [flips_table(explained)],
         remarks=[
             *mask_remarks(model),
-            *(card.remarks(comparison.language is not None) if is_scored else []),
+            *card.remarks(comparison.language is not None, is_scored=is_scored),
         ],
     )
 

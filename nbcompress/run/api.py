@@ -21,6 +21,7 @@ from nbcompress.space import Parameter, Space
 from nbcompress.study.goal import Goal
 
 if TYPE_CHECKING:
+    from nbcompress.run.data_read import Code
     from nbcompress.study import Study
 
 _log = logging.getLogger("nbcompress")
@@ -44,6 +45,12 @@ class FunctionEvaluator:
     def reads(self) -> dict[str, Any]:
         """Return the values that the function reads from outside, by name."""
         return values_read(_function_of(self.function))
+
+    def code(self) -> Code | None:
+        """Return the code of the function, or None if its source is not known."""
+        from nbcompress.run.data_read import Code
+
+        return Code.of(_function_of(self.function))
 
     def written(self) -> frozenset[tuple[str, ...]]:
         """Return nothing: writes of a function are found by comparing the values before and after the search."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from nbcompress.errors import SearchError, first_line, option, shown
 from nbcompress.run.outcome import TrialEnded, number_of
 from nbcompress.run.reads import is_of_loaded, values_read
-from nbcompress.run.record import code_digits, content_digits, data_facts, data_in, fingerprints, note, share_memory
+from nbcompress.run.record import code_digits, content_digits, data_facts, fingerprints, note
 from nbcompress.study.goal import Goal, Trial
 
 if TYPE_CHECKING:
     from nbcompress.measure.accuracy import Accuracy
+    from nbcompress.run.data_read import Code
     from nbcompress.run.options import SearchOptions
     from nbcompress.study import Study
 
@@ -132,12 +133,13 @@ def _is_accuracy(value: Any) -> TypeGuard[Accuracy]:
     return is_of_loaded(value, "nbcompress.measure.accuracy", "Accuracy")
 
 
-def held_out_test(options: SearchOptions, reads: Mapping[str, Any]) -> HeldOutTest | None:
+def held_out_test(options: SearchOptions, code: Code | None, reads: Mapping[str, Any]) -> HeldOutTest | None:
     """Return the test that the options of a search ask for, or None.
 
     Args:
         options: Of the search.
-        reads: What the trials read, by name.
+        code: Of a trial; None if its source is not known.
+        reads: The values that a trial reads, by name.
 
     Raises:
         SearchError: The test is no function, nothing is kept for it, or it reads data that the trials read.
@@ -150,7 +152,7 @@ def held_out_test(options: SearchOptions, reads: Mapping[str, Any]) -> HeldOutTe
         raise SearchError(f"{option('test')} is a function from a model to a number, but got {shown(options.test)}.")
     if not options.keep:
         raise SearchError(f"{option('test')} measures the models that trials keep: name them with {option('keep')}.")
-    shared = _shared_data(values_read(options.test), reads)
+    shared = _shared_data(options.test, code, reads)
     if shared:
         mine, theirs = shared
         raise SearchError(
@@ -160,15 +162,16 @@ def held_out_test(options: SearchOptions, reads: Mapping[str, Any]) -> HeldOutTe
     return HeldOutTest(options.test, options.original, options.keep[0])
 
 
-def _shared_data(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the names of two values that hold the same data, or None."""
-    theirs = [(name, part) for name, value in right.items() for part in data_in(value)]
-    for name, value in left.items():
-        for part in data_in(value):
-            found = next((other for other, known in theirs if share_memory(part, known)), None)
-            if found is not None:
-                return name, found
-    return None
+def _shared_data(test: Callable[[Any], Any], code: Code | None, reads: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the names of examples that the test and the trials have in common, or None."""
+    from nbcompress.run.data_read import Read, reads_of, rows_of, shared
+
+    if code is not None:
+        of_trials = list(code.reads())
+    else:
+        of_trials = [Read(name, rows) for name, value in reads.items() for rows in rows_of(value)]
+    pair = shared(list(reads_of(test)), of_trials)
+    return None if pair is None else (pair[0].name, pair[1].name)
 
 
 def held_out_rows(front: Sequence[Trial], record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nbcompress.errors import GoalError, SearchError, option
+from nbcompress.run.data_read import measured_in_training
 from nbcompress.run.engines import engine_of
 from nbcompress.run.held_out import held_out_test
 from nbcompress.run.history import HistoryCache
@@ -168,7 +169,8 @@ def prepare_search(
             raise GoalError(f"No name is both a parameter and a metric, but {option('noise')} names {name!r}.")
     proposer = proposer_of(options, space, goal)
     options = check_search(options, space, goal, proposer, engine)
-    test = held_out_test(options, evaluator.reads())
+    code = evaluator.code()
+    test = held_out_test(options, code, evaluator.reads())
     engine.prepare(evaluator, options.jobs)
     try:
         reads = evaluator.reads()
@@ -188,6 +190,8 @@ def prepare_search(
         study.check_not_searched()
         register_study(study.storage, study.name, is_searched=True)
         attach_artifact_store(study, modules)
+        told = "" if code is None else measured_in_training(code, goal.metrics)
+        study.warnings += (told,) if told else ()
         if sum(trial.state.counts for trial in study.all_trials) < options.trials or "search" not in study.record:
             how = _with_earlier(study, options.facts(engine.name))
             note(study, **(facts or {}), **how, **data.to_json(), **code_and_models(reads), **provenance())

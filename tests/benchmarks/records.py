@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
+from scipy.stats import t as student
 from torch import nn
 
 import nbcompress as nc
@@ -38,6 +42,42 @@ class Rows:
             raise ValueError(f"a row of {self.path.name} has {self._n_columns} values, got {len(values)}")
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(values)
+
+
+class Runs:
+    """Results by key in a file of `results/`, a line for each; one that is there is not computed again.
+
+    Args:
+        name: Of the file, without its ending.
+        is_fresh: Forget what is there.
+    """
+
+    def __init__(self, name: str, *, is_fresh: bool = False) -> None:
+        self.path = RESULTS / f"{name}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if is_fresh:
+            self.path.unlink(missing_ok=True)
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        lines = [json.loads(line) for line in text.splitlines()]
+        self.found: dict[str, Any] = {line["key"]: line["value"] for line in lines}
+
+    def get(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return the stored value of `key`, or compute it now and store it."""
+        if key not in self.found:
+            self.found[key] = compute()
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": key, "value": self.found[key]}) + "\n")
+            print(f"{key}: {self.found[key]}", flush=True)
+        return self.found[key]
+
+
+def interval_text(values: Sequence[float], digits: int = 1) -> str:
+    """The mean of the values of several seeds with its 95 % interval by Student's t."""
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}"
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    middle = mean(values)
+    return f"{middle:.{digits}f} ({middle - half:.{digits}f} to {middle + half:.{digits}f})"
 
 
 def kept(

@@ -139,6 +139,10 @@ def test_a_card_shows_accuracy_and_flips_where_there_are_labels(ready: Notebook)
         assert card["text/plain"].startswith(f"{line} --data train\n")
     (card,) = ready.must("a = %quantize model --data train --finetune 1").shown
     assert "train was trained on: on other data accuracy may be lower" in card["text/plain"]
+    assert "was trained on: take other data" not in card["text/plain"]
+    of_train = "(lambda net: net(train[0]).sum().item())"
+    (card,) = ready.must(f"a = %quantize model --data train --finetune 1 --evaluate {of_train}").shown
+    assert f"{of_train} reads train, which was trained on: take other data" in card["text/plain"]
     (card,) = ready.must("a = %distill model model --data train --epochs 1 --control --finetune 1 --layers 0").shown
     assert "without teacher" in card["text/plain"]
     assert "model to distilled: " in card["text/plain"]

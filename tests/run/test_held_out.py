@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset, random_split
 
 import nbcompress as nc
 from nbcompress.errors import SearchError
@@ -158,6 +159,23 @@ def test_data_that_the_trials_read_is_refused_before_the_first_trial() -> None:
         nc.search(trained, SPACE, test=lambda model: model + X.sum(), **OPTIONS)
     study = nc.search(trained, SPACE, test=lambda model: model + HELD_OUT.sum(), **OPTIONS)
     assert study.record["test"]["models"]
+
+
+BOTH = TensorDataset(torch.zeros(20, 2), torch.zeros(20))
+PARTS = random_split(BOTH, [15, 5], torch.Generator().manual_seed(0))
+FITTED, OTHER = (DataLoader(part, 5) for part in PARTS)
+
+
+def fitted(x: float) -> dict[str, float]:
+    nc.keep(model=x)
+    return {"accuracy": x + sum(float(batch.sum()) for batch, _ in FITTED)}
+
+
+def test_parts_of_one_data_set_are_no_data_that_the_trials_read() -> None:
+    study = nc.search(fitted, SPACE, test=lambda model: sum(float(batch.sum()) for batch, _ in OTHER), **OPTIONS)
+    assert "problem" not in study.record["test"]["models"][str(study.best.number)]
+    with pytest.raises(SearchError, match=r"it reads 'BOTH.tensors\[0\]', which overlaps 'FITTED' of the trials"):
+        nc.search(fitted, SPACE, test=lambda model: float(BOTH.tensors[0].sum()), **OPTIONS)
 
 
 @pytest.mark.parametrize(
