@@ -22,6 +22,7 @@ from nbcompress.compressors.blocks import bypass_, name_after_removal, packed_in
 from nbcompress.compressors.coupling import tensors_of
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import Inputs
+from nbcompress.compressors.keras import has_keras_layers
 from nbcompress.compressors.layers import Patterns, check_patterns, copied, is_chosen
 from nbcompress.compressors.modes import evaluating, seeded
 from nbcompress.compressors.prune.block_search import Block, Blocks, Calls, bypassed, find_blocks
@@ -130,7 +131,7 @@ def cut_blocks(
     candidates = [block for block in blocks.found if any(is_chosen(path, patterns) for path in block.paths)]
     left_out = {path: why for path, why in blocks.reasons.items() if is_chosen(path, patterns)}
     if len(candidates) < 2:
-        raise CompressionError(_no_blocks(candidates, left_out))
+        raise CompressionError(_no_blocks(candidates, left_out, model))
     n_all = n_original or len(candidates)
     n_removed = int(amount * n_all + 0.5 + 1e-9) - (n_all - len(candidates))
     n_removed = min(n_removed, len(candidates) - 1)
@@ -145,7 +146,7 @@ def cut_blocks(
     chosen, refused = _removable(check, blocks, candidates, score, n_removed)
     left_out |= refused
     if not chosen:
-        raise CompressionError(_no_blocks([], left_out))
+        raise CompressionError(_no_blocks([], left_out, model))
     return _without_blocks(model, chosen, left_out, score.ranges(candidates))
 
 
@@ -337,7 +338,13 @@ def _after(record: Record, step: Surgery) -> Record:
     )
 
 
-def _no_blocks(candidates: Sequence[Block], left_out: Mapping[str, str]) -> str:
+def _no_blocks(candidates: Sequence[Block], left_out: Mapping[str, str], model: nn.Module) -> str:
+    if has_keras_layers(model):
+        return (
+            f"{option('granularity', 'layer')} removes no layers of Keras, which calls, counts and saves the layers "
+            f"of a model by a graph of its own: cut channels with {option('granularity', 'channel')}, or build the model "
+            "with fewer layers and distill into it"
+        )
     listed = "; ".join(f"{name}: {why}" for name, why in islice(left_out.items(), 4))
     more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
     because = f" ({listed}{more})" if listed else ""
