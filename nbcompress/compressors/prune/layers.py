@@ -341,9 +341,9 @@ def _after(record: Record, step: Surgery) -> Record:
 def _no_blocks(candidates: Sequence[Block], left_out: Mapping[str, str], model: nn.Module) -> str:
     if has_keras_layers(model):
         return (
-            f"{option('granularity', 'layer')} removes no layers of Keras, which calls, counts and saves the layers "
-            f"of a model by a graph of its own: cut channels with {option('granularity', 'channel')}, or build the model "
-            "with fewer layers and distill into it"
+            f"{option('granularity', 'layer')} removes no layers of Keras, which calls, counts and saves the layers of "
+            "a model by a graph of its own: cut channels with "
+            f"{option('granularity', 'channel')}, or build the model with fewer layers and distill into it"
         )
     listed = "; ".join(f"{name}: {why}" for name, why in islice(left_out.items(), 4))
     more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
