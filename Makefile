@@ -13,7 +13,7 @@ ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
 FRONT_SOURCES := $(shell find labextension/src labextension/schema -type f) labextension/package.json labextension/package-lock.json labextension/build.mjs
 
-.PHONY: demo reports test nightly bench lab lint types python-tests front-tests browser-tests chromium clean
+.PHONY: demo reports docs test nightly bench lab lint types python-tests front-tests browser-tests chromium clean
 
 demo: $(VENV)/installed
 	$(ENV) $(BIN)/python examples/run.py examples/quickstart.ipynb --output output
@@ -27,15 +27,28 @@ reports: $(VENV)/installed-test
 	  $(ENV) $(BIN)/python examples/run.py $$notebook --output output --html || failed="$$failed $$notebook"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
+# Builds the site in `output/site`: gallery, reference and benchmarks, for use without a network. Notebooks that
+# `make reports` or an earlier `make docs` has run are taken from `output`, if they have not changed since.
+EXECUTED := $(EXAMPLES:examples/%=output/%)
+docs: $(VENV)-docs/installed $(EXECUTED)
+	$(ENV) $(VENV)-docs/bin/python docs/build.py
+
+output/%.ipynb: examples/%.ipynb | $(VENV)/installed-test
+	$(ENV) $(BIN)/python examples/run.py $< --output output
+
 # Opens the notebook that `make demo` has run, with its trials. Before `make demo` it opens the one to run.
 lab: $(VENV)/installed
 	$(ENV) $(BIN)/jupyter lab $(firstword $(wildcard output/quickstart.ipynb) examples/quickstart.ipynb)
 
 test: lint types python-tests front-tests browser-tests
 
-# Long campaigns of faults: kills and cut journals, 200 of each. `make nightly FAULTS=1000` runs more.
+# Notebooks that are too long for every test run, and long campaigns of faults: kills and cut journals, 200 of each.
+# `make nightly FAULTS=1000` runs more.
 FAULTS   ?= 200
 nightly: $(VENV)/installed-test
+	@echo "== notebooks, each in its short mode"
+	for notebook in keras transformer; do \
+	  $(ENV) $(BIN)/python examples/run.py examples/$$notebook.ipynb --output output/short --short || exit 1; done
 	@echo "== faults"
 	$(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
 
@@ -45,10 +58,11 @@ bench: $(VENV)-bench/installed $(VENV)-bench-compress/installed
 	$(ENV) $(VENV)-bench/bin/python tests/benchmarks/search.py $(BENCH)
 	$(ENV) $(VENV)-bench-compress/bin/python tests/benchmarks/compress_peers $(BENCH)
 
-lint: $(VENV)/installed-test
+lint: $(VENV)/installed-test labextension/node_modules/.package-lock.json
 	@echo "== lint"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd labextension && $(ENV) npm run --silent lint
 
 types: $(VENV)/installed-test
 	@echo "== types"
@@ -119,5 +133,14 @@ $(VENV)-bench/installed $(VENV)-bench-compress/installed:
 	  $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$peer" || true; done
 	@touch $@
 
+# Sphinx and what it needs, in an environment that also sees ours.
+$(VENV)-docs/installed: $(VENV)/installed-test
+	@echo "== installing what builds the site"
+	$(BIN)/python -m venv $(@D)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --disable-pip-version-check -c constraints.txt --group docs
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-compress output nbcompress/labextension nbcompress/panels/static labextension/lib labextension/node_modules
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-compress $(VENV)-docs output nbcompress/labextension nbcompress/panels/static labextension/lib labextension/node_modules

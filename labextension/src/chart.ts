@@ -4,6 +4,7 @@ import { el, svg } from "./dom";
 import type { Study } from "./data";
 import { shorten } from "./format";
 import type { Scale } from "./scales";
+import { trans } from "./words";
 
 export const HEIGHT = 280;
 export const MARGIN = { top: 10, right: 14, bottom: 40 };
@@ -21,7 +22,7 @@ export interface Box {
 
 export function canvas(place: HTMLElement, height: number, label: string): { root: SVGSVGElement; width: number } {
   const width = Math.max(240, place.clientWidth || FALLBACK_WIDTH);
-  const root = svg("svg", { class: "nbc-chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const root = svg("svg.nbc-chart", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   return { root, width };
 }
 
@@ -42,8 +43,8 @@ export interface Names {
 // Returns which way a metric is better and whether its axis is logarithmic.
 export function axisNote(study: Study, metric: string | null, scale: Scale): string {
   const direction = study.goal.objectives.find((objective) => objective.metric === metric)?.direction;
-  const better = direction && `${direction === "maximize" ? "higher" : "lower"} is better`;
-  return [better, scale.isLog ? "log scale" : ""].filter(Boolean).join(", ");
+  const better = direction && (direction === "maximize" ? trans.__("higher is better") : trans.__("lower is better"));
+  return [better, scale.isLog ? trans.__("log scale") : ""].filter(Boolean).join(", ");
 }
 
 // A metric to maximize has its best values close together at the top, where a logarithmic axis would squeeze them.
@@ -57,8 +58,8 @@ function named(name: string, note: string | undefined, limit: number): string {
 
 // Appends grid, ticks and names; without a name the x axis has no labels, for a chart above another one.
 export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: Names): void {
-  const grid = svg("g", { class: "nbc-grid", "aria-hidden": "true" });
-  const words = svg("g", { class: "nbc-ticks", "aria-hidden": "true" });
+  const grid = svg("g.nbc-grid", { "aria-hidden": "true" });
+  const words = svg("g.nbc-ticks", { "aria-hidden": "true" });
   for (const { value, label } of y.ticks) {
     const at = y(value);
     grid.append(svg("line", { x1: box.left, x2: box.right, y1: at, y2: at }));
@@ -74,7 +75,13 @@ export function axes(root: SVGSVGElement, box: Box, x: Scale, y: Scale, names: N
   }
   root.append(grid, words);
   if (names.x !== null) {
-    root.append(svg("text", { class: "nbc-axis", x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" }, named(names.x, names.xNote, Math.max(40, (box.right - box.left) / 7))));
+    root.append(
+      svg(
+        "text.nbc-axis",
+        { x: (box.left + box.right) / 2, y: box.bottom + 33, "text-anchor": "middle" },
+        named(names.x, names.xNote, Math.max(40, (box.right - box.left) / 7)),
+      ),
+    );
   }
   const middle = (box.top + box.bottom) / 2;
   const turned = { class: "nbc-axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${middle}) rotate(-90)` };
@@ -91,7 +98,7 @@ export function replaceChart(place: HTMLElement, root: SVGSVGElement): void {
 }
 
 export function showMessage(place: HTMLElement, sentence: string): void {
-  place.replaceChildren(el("p", { class: "nbc-empty" }, sentence));
+  place.replaceChildren(el("p.nbc-empty", {}, sentence));
 }
 
 export function linePath(points: readonly (readonly [number, number])[]): string {

@@ -3,52 +3,50 @@
 // would hit whatever runs in that kernel now.
 
 import type { Manager } from "./commands";
+import { trans } from "./words";
 
 // Milliseconds without a message. A search sends the time once a second, and every three seconds at the slowest.
 const SILENCE_TIMEOUT = 10_000;
 // After one of these statuses the kernel is another process.
 const OVER = ["starting", "restarting", "autorestarting", "terminating", "dead"];
 
-const SAVED = "This panel has no search: it was saved while one ran, or its kernel has ended since.";
-const GONE = "The kernel that ran this search has ended, and the search with it.";
-const LEFT = "This notebook is no longer connected to the kernel that runs this search.";
-const SILENT = "This search has sent no message for a while.";
+const saved = (): string => trans.__("This panel has no search: it was saved while one ran, or its kernel has ended since.");
 
 export class Connection {
-  private reason: string | null = null;
-  private hasReceived = false;
-  private timer: ReturnType<typeof setTimeout> | undefined;
-  private isOver = false;
-  private kernel: Manager["kernel"];
+  #reason: string | null = null;
+  #hasReceived = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isOver = false;
+  #kernel: Manager["kernel"];
 
   constructor(
     private readonly manager: Manager,
     private readonly changed: () => void,
   ) {
-    this.watch();
-    this.wait();
+    this.#watch();
+    this.#wait();
   }
 
   // Why the search is not there, as far as the page knows; null while it is there.
   get lostReason(): string | null {
-    return this.reason;
+    return this.#reason;
   }
 
   // Whether the search is known to run in the kernel that an interrupt would reach.
   get isConfirmed(): boolean {
-    return this.hasReceived && !this.reason && this.manager.kernel?.id === this.kernel?.id;
+    return this.#hasReceived && !this.#reason && this.manager.kernel?.id === this.#kernel?.id;
   }
 
   // Handles any message of the search. A message that was under way when the kernel ended does not count.
   receive(): void {
-    if (this.isOver) {
+    if (this.#isOver) {
       return;
     }
     const wasCertain = this.isConfirmed;
-    this.watch();
-    this.hasReceived = true;
-    this.reason = null;
-    this.wait();
+    this.#watch();
+    this.#hasReceived = true;
+    this.#reason = null;
+    this.#wait();
     if (!wasCertain) {
       this.changed();
     }
@@ -62,52 +60,52 @@ export class Connection {
     } catch {
       // The model is neither in the kernel nor in the saved state.
     }
-    if (isLive === false && !this.hasReceived) {
-      this.setLost(SAVED);
+    if (isLive === false && !this.#hasReceived) {
+      this.#setLost(saved());
     }
   }
 
   dispose(): void {
-    clearTimeout(this.timer);
-    this.kernel?.statusChanged?.disconnect(this.onStatus);
-    this.kernel?.disposed?.disconnect(this.onDisposed);
+    clearTimeout(this.#timer);
+    this.#kernel?.statusChanged?.disconnect(this.#onStatus);
+    this.#kernel?.disposed?.disconnect(this.#onDisposed);
   }
 
   // Listens to the kernel that the messages come from.
-  private watch(): void {
+  #watch(): void {
     const { kernel } = this.manager;
-    if (kernel && kernel !== this.kernel) {
-      this.kernel?.statusChanged?.disconnect(this.onStatus);
-      this.kernel?.disposed?.disconnect(this.onDisposed);
-      this.kernel = kernel;
-      kernel.statusChanged?.connect(this.onStatus);
-      kernel.disposed?.connect(this.onDisposed);
+    if (kernel && kernel !== this.#kernel) {
+      this.#kernel?.statusChanged?.disconnect(this.#onStatus);
+      this.#kernel?.disposed?.disconnect(this.#onDisposed);
+      this.#kernel = kernel;
+      kernel.statusChanged?.connect(this.#onStatus);
+      kernel.disposed?.connect(this.#onDisposed);
     }
   }
 
-  private readonly onStatus = (_kernel: unknown, status: string): void => {
+  readonly #onStatus = (_kernel: unknown, status: string): void => {
     if (OVER.includes(status)) {
-      this.end(GONE);
+      this.#end(trans.__("The kernel that ran this search has ended, and the search with it."));
     }
   };
 
-  private readonly onDisposed = (): void => this.end(LEFT);
+  readonly #onDisposed = (): void => this.#end(trans.__("This notebook is no longer connected to the kernel that runs this search."));
 
-  private end(reason: string): void {
-    if (!this.isOver) {
-      this.isOver = true;
-      this.setLost(reason);
+  #end(reason: string): void {
+    if (!this.#isOver) {
+      this.#isOver = true;
+      this.#setLost(reason);
     }
   }
 
-  private wait(): void {
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.setLost(this.hasReceived ? SILENT : SAVED), SILENCE_TIMEOUT);
+  #wait(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#setLost(this.#hasReceived ? trans.__("This search has sent no message for a while.") : saved()), SILENCE_TIMEOUT);
   }
 
-  private setLost(reason: string): void {
-    clearTimeout(this.timer);
-    this.reason = reason;
+  #setLost(reason: string): void {
+    clearTimeout(this.#timer);
+    this.#reason = reason;
     this.changed();
   }
 }

@@ -2,9 +2,23 @@
 
 import { isObject, type Guard } from "./guard";
 import { STUDY_FIELDS, type State, type Study } from "./schema";
+import { trans } from "./words";
 
 export { isTrial, STATES } from "./schema";
-export type { Calibration, Constraint, OutcomeTransform, Parameter, ProcessData, Scalar, Slice, SliceMetric, State, Study, SurrogateData, Trial } from "./schema";
+export type {
+  Calibration,
+  Constraint,
+  OutcomeTransform,
+  Parameter,
+  ProcessData,
+  Scalar,
+  Slice,
+  SliceMetric,
+  State,
+  Study,
+  SurrogateData,
+  Trial,
+} from "./schema";
 export { isObject };
 
 export type Maybe = number | null;
@@ -29,18 +43,18 @@ export type Reading = { study: Study } | { refusal: string };
 // Returns the study that the data hold, or one sentence on why it cannot be drawn.
 export function readStudy(data: unknown): Reading {
   if (!isObject(data)) {
-    return { refusal: "This output holds no study that can be drawn." };
+    return { refusal: trans.__("This output holds no study that can be drawn.") };
   }
   const version = data["version"];
   if (typeof version === "number" && version > VERSION) {
-    return { refusal: `This study was saved by a newer nbcompress (data version ${version}; this viewer reads ${VERSION}).` };
+    return { refusal: trans.__("This study was saved by a newer nbcompress (data version %1; this viewer reads %2).", version, VERSION) };
   }
   if (version !== VERSION) {
-    return { refusal: "This output holds a study of an unknown version." };
+    return { refusal: trans.__("This output holds a study of an unknown version.") };
   }
   const damaged = FIELDS.find(([name, isValid]) => !isValid(data[name]));
   if (damaged) {
-    return { refusal: `This study cannot be drawn: its field "${damaged[0]}" is damaged.` };
+    return { refusal: trans.__('This study cannot be drawn: its field "%1" is damaged.', damaged[0]) };
   }
   return { study: data as unknown as Study };
 }

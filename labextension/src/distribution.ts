@@ -5,8 +5,9 @@ import { svg } from "./dom";
 import type { Study, Trial } from "./data";
 import { formatValue, shorten } from "./format";
 import { ChartPart } from "./part";
-import { KEYS, trialPlace, trialText } from "./plot";
+import { keyHelp, trialPlace, trialText } from "./plot";
 import { linearScale, valueScale } from "./scales";
+import { trans } from "./words";
 
 export interface Share {
   trial: Trial;
@@ -39,38 +40,52 @@ export function shareSteps(shares: readonly Share[]): [number, number][] {
 }
 
 export class Distribution extends ChartPart {
-  private metric: string | null = null;
+  #metric: string | null = null;
 
   protected drawChart(study: Study): void {
-    const metric = study.metrics.find((name) => name === this.metric) ?? study.metrics[0] ?? "";
-    this.drawSelects({ label: "Metric", options: study.metrics, chosen: metric, change: (value) => (this.metric = value) });
+    const metric = study.metrics.find((name) => name === this.#metric) ?? study.metrics[0] ?? "";
+    this.drawSelects({ label: trans.__("Metric"), options: study.metrics, chosen: metric, change: (value) => (this.#metric = value) });
     const all = sharesOf(study.trials, metric);
     if (!all.length) {
-      this.plot.message("No complete trial has this metric yet.");
+      this.plot.message(trans.__("No complete trial has this metric yet."));
       return;
     }
-    const label = `Share of ${all.length} complete trials up to each ${metric}, from ${formatValue(all[0]?.value)} to ${formatValue(all.at(-1)?.value)}. ${KEYS}`;
+    const ends = [formatValue(all[0]?.value), formatValue(all.at(-1)?.value)];
+    const label = `${trans.__("Share of %1 complete trials up to each %2, from %3 to %4.", all.length, metric, ...ends)} ${keyHelp()}`;
     const { root, width } = canvas(this.plot.element, HEIGHT, shorten(label, 300));
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
     const y = this.plot.zoomed("y", linearScale([0, 1], [bottom, top], { padded: false }));
     const box = { left: leftOf(y), right: width - MARGIN.right, top, bottom };
     const values = all.map(({ value }) => value);
     const x = this.plot.zoomed("x", valueScale(values, [box.left, box.right], isMaximized(study, metric), Math.max(3, width / 90)));
-    axes(root, box, x, y, { x: metric, y: "share of trials up to the value", xNote: axisNote(study, metric, x) });
+    axes(root, box, x, y, { x: metric, y: trans.__("share of trials up to the value"), xNote: axisNote(study, metric, x) });
     const layer = this.plot.layer(root, box);
     const hasLimits = this.selection.limits.size > 0;
-    const inside = hasLimits ? sharesOf(study.trials.filter((trial) => this.selection.has(trial)), metric) : all;
-    for (const [shares, kind] of [[all, hasLimits ? "nbc-thread nbc-out" : ""], [inside, "nbc-line"]] as const) {
+    const inside = hasLimits
+      ? sharesOf(
+          study.trials.filter((trial) => this.selection.has(trial)),
+          metric,
+        )
+      : all;
+    for (const [shares, kind] of [
+      [all, hasLimits ? "nbc-thread nbc-out" : ""],
+      [inside, "nbc-line"],
+    ] as const) {
       if (kind) {
         layer.append(svg("path", { class: kind, d: stepPath(shareSteps(shares).map(([value, share]) => [x(value), y(share)] as const)) }));
       }
     }
     const places = inside.map(({ trial, value, share }) => {
-      return trialPlace(trial, x(value), y(share), () => `${trialText(trial)}\n${Math.round(100 * share)} % of the trials are not above ${formatValue(value)}`);
+      return trialPlace(
+        trial,
+        x(value),
+        y(share),
+        () => `${trialText(trial)}\n${trans.__("%1 %% of the trials are not above %2", Math.round(100 * share), formatValue(value))}`,
+      );
     });
     const chosen = places.find(({ number }) => number === this.selection.number);
     if (chosen) {
-      layer.append(svg("circle", { class: "nbc-chosen", cx: chosen.x, cy: chosen.y, r: 6 }));
+      layer.append(svg("circle.nbc-chosen", { cx: chosen.x, cy: chosen.y, r: 6 }));
     }
     this.plot.show(root, box, x, y, places);
   }

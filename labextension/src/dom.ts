@@ -5,7 +5,13 @@ type Child = Node | string | null;
 
 const SVG = "http://www.w3.org/2000/svg";
 
-function fill<T extends Element>(element: T, attributes: Attributes, children: readonly Child[]): T {
+// The name of an element, or with the name of its class after a dot.
+type Name<K extends string> = K | `${K}.${string}`;
+
+function fill<T extends Element>(element: T, kind: string | undefined, attributes: Attributes, children: readonly Child[]): T {
+  if (kind) {
+    element.setAttribute("class", kind);
+  }
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== null && value !== false) {
       element.setAttribute(name, value === true ? "" : String(value));
@@ -15,20 +21,14 @@ function fill<T extends Element>(element: T, attributes: Attributes, children: r
   return element;
 }
 
-export function el<K extends keyof HTMLElementTagNameMap>(
-  name: K,
-  attributes: Attributes = {},
-  ...children: Child[]
-): HTMLElementTagNameMap[K] {
-  return fill(document.createElement(name), attributes, children);
+export function el<K extends keyof HTMLElementTagNameMap>(name: Name<K>, attributes: Attributes = {}, ...children: Child[]): HTMLElementTagNameMap[K] {
+  const [tag, kind] = name.split(".") as [K, string?];
+  return fill(document.createElement(tag), kind, attributes, children);
 }
 
-export function svg<K extends keyof SVGElementTagNameMap>(
-  name: K,
-  attributes: Attributes = {},
-  ...children: Child[]
-): SVGElementTagNameMap[K] {
-  return fill(document.createElementNS(SVG, name) as SVGElementTagNameMap[K], attributes, children);
+export function svg<K extends keyof SVGElementTagNameMap>(name: Name<K>, attributes: Attributes = {}, ...children: Child[]): SVGElementTagNameMap[K] {
+  const [tag, kind] = name.split(".") as [K, string?];
+  return fill(document.createElementNS(SVG, tag), kind, attributes, children);
 }
 
 // A user's string, isolated from the text direction around it.
@@ -44,10 +44,10 @@ export function button(label: string, attributes: Attributes, press: (event: Mou
 
 // A <select> whose options are the user's own names.
 export function choice(label: string, options: readonly string[], chosen: string, change: (value: string, index: number) => void): HTMLLabelElement {
-  const select = el("select", { class: "nbc-select" });
+  const select = el("select.nbc-select", {});
   options.forEach((text, index) => select.append(el("option", { value: index, selected: text === chosen }, text)));
   select.addEventListener("change", () => change(options[Number(select.value)] ?? chosen, Number(select.value)));
-  return el("label", { class: "nbc-choice" }, userText(label), " ", select);
+  return el("label.nbc-choice", {}, userText(label), " ", select);
 }
 
 // Saves a text as a file of the reader, made in the page.

@@ -1,6 +1,7 @@
 // Formats numbers and texts by the rules of nbcompress/panels/text.py.
 
 import type { Constraint, Maybe, Scalar, Study, Trial } from "./data";
+import { trans } from "./words";
 
 // The same as in nbcompress/panels/text.py.
 const LOOKS_LIKE_ANOTHER = /^(\s.*|.*\s||None|True|False|\?|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)$/s;
@@ -41,9 +42,7 @@ export function formatDuration(seconds: Maybe): string {
   if (whole < 60) {
     return `${whole} s`;
   }
-  return whole < 3600
-    ? `${Math.floor(whole / 60)} min ${whole % 60} s`
-    : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return whole < 3600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
 export function shorten(text: string, limit: number): string {
@@ -55,9 +54,13 @@ export function boundText(constraint: Constraint): string {
 }
 
 export function goalText(goal: Study["goal"]): string {
-  const parts = goal.objectives.map((objective) => `${objective.direction} ${objective.metric}`).join(", ");
-  const bounds = goal.constraints.map((constraint) => `${constraint.metric} ${constraint.operator} ${formatValue(constraint.bound)}`).join(" and ");
-  return bounds ? `${parts}, subject to ${bounds}` : parts;
+  const aim = ({ direction, metric }: Study["goal"]["objectives"][number]) =>
+    direction === "maximize" ? trans.__("maximize %1", metric) : trans.__("minimize %1", metric);
+  const parts = goal.objectives.map(aim).join(", ");
+  const bounds = goal.constraints
+    .map((constraint) => `${constraint.metric} ${constraint.operator} ${formatValue(constraint.bound)}`)
+    .join(` ${trans.__("and")} `);
+  return bounds ? trans.__("%1, subject to %2", parts, bounds) : parts;
 }
 
 export function metricsText(trial: Trial, metrics: readonly string[]): string {
@@ -75,7 +78,12 @@ export function paramsText(trial: Trial): string {
 export function limitText(name: string, values: readonly Scalar[]): string {
   const isRange = values.length === 2 && values.every((value) => typeof value === "number") && values[0] !== values[1];
   const shown = [...new Set(values.map((value) => shorten(formatValue(value), 30)))];
-  return `${shorten(name, 40)} ${isRange ? `from ${shown[0]} to ${shown[1]}` : shown.join(" or ")}`;
+  return isRange ? trans.__("%1 from %2 to %3", shorten(name, 40), shown[0] ?? "", shown[1] ?? "") : `${shorten(name, 40)} ${orList(shown)}`;
+}
+
+// Returns texts with "or" between them.
+export function orList(texts: readonly string[]): string {
+  return texts.join(` ${trans.__("or")} `);
 }
 
 export function limitsText(limits: Study["narrowed"]): string {

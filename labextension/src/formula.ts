@@ -13,8 +13,8 @@ const THIN = 1e-12;
 type Pair = readonly [number, number];
 
 export class AcquisitionFormula {
-  private readonly strips: { low: number; high: number; c: number }[] = [];
-  private best = Infinity;
+  readonly #strips: { low: number; high: number; c: number }[] = [];
+  #best = Infinity;
 
   // Returns null if there is no point to improve on, or if only Python can compute the acquisition.
   static of(name: SurrogateData["acquisition"], processes: readonly Process[], known: readonly Float64Array[]): AcquisitionFormula | null {
@@ -29,9 +29,9 @@ export class AcquisitionFormula {
   ) {
     const losses = known.map((features) => processes.map((process) => process.mean(features)));
     if (name === "hypervolume") {
-      this.strips = strips(losses.map(([first = NaN, second = NaN]) => [first, second] as const));
+      this.#strips = strips(losses.map(([first = NaN, second = NaN]) => [first, second] as const));
     } else {
-      this.best = Math.min(...losses.map((loss) => loss[0] ?? Infinity));
+      this.#best = Math.min(...losses.map((loss) => loss[0] ?? Infinity));
     }
   }
 
@@ -39,19 +39,19 @@ export class AcquisitionFormula {
     const [[mean, std] = [NaN, NaN], second] = this.processes.map((process) => process.predict(features));
     switch (this.name) {
       case "logei":
-        return logExpectedImprovement(mean, std, this.best);
+        return logExpectedImprovement(mean, std, this.#best);
       case "pi":
-        return logCdf((this.best - PI_MARGIN - mean) / std);
+        return logCdf((this.#best - PI_MARGIN - mean) / std);
       case "ucb":
         return BOUND_WIDTH * std - mean;
       case "hypervolume":
-        return this.volume(mean, std, ...(second ?? [NaN, NaN]));
+        return this.#volume(mean, std, ...(second ?? [NaN, NaN]));
     }
   }
 
   // log of the sum over strips (low, high) x (-inf, c) of (psi(high) - psi(low)) psi(c).
-  private volume(mean: number, std: number, otherMean: number, otherStd: number): number {
-    const parts = this.strips.map(({ low, high, c }) => {
+  #volume(mean: number, std: number, otherMean: number, otherStd: number): number {
+    const parts = this.#strips.map(({ low, high, c }) => {
       const upper = logExpectedImprovement(mean, std, high);
       const share = low === -Infinity ? 0 : Math.exp(Math.min(logExpectedImprovement(mean, std, low) - upper, -1e-15));
       return upper + Math.log1p(-share) + logExpectedImprovement(otherMean, otherStd, c);
@@ -74,7 +74,5 @@ function strips(losses: readonly Pair[]): { low: number; high: number; c: number
   const a = [-Infinity, ...front.map((pair) => pair[0]), reference[0]];
   const c = [reference[1], ...front.map((pair) => pair[1])];
   const extent = Math.max(1, ...a.slice(1).map(Math.abs));
-  return c
-    .map((height, k) => ({ low: a[k] ?? NaN, high: a[k + 1] ?? NaN, c: height }))
-    .filter(({ low, high }) => high - low > THIN * extent);
+  return c.map((height, k) => ({ low: a[k] ?? NaN, high: a[k + 1] ?? NaN, c: height })).filter(({ low, high }) => high - low > THIN * extent);
 }

@@ -4,7 +4,8 @@ import { button, el, userText } from "./dom";
 import { STATES, countTrials, type Study } from "./data";
 import { formatDuration, goalText, limitsText, metricsText, paramsText } from "./format";
 import type { Part } from "./part";
-import { icon } from "./states";
+import { icon, stateName } from "./states";
+import { around, HERE, trans } from "./words";
 
 // The commands of a live panel; null where a command does not work here, so that no button is shown for it.
 export interface Controls {
@@ -24,112 +25,122 @@ export interface Controls {
 const COUNTED_STATES = ["complete", "stopped", "infeasible", "failed"] as const;
 
 export class Header implements Part {
-  readonly element = el("header", { class: "nbc-header" });
-  private readonly title = el("h2", { class: "nbc-title" });
-  private readonly goal = el("p", { class: "nbc-goal" });
-  private readonly buttons = el("div", { class: "nbc-buttons", role: "group", "aria-label": "Controls of the search" });
-  private readonly bar = el("div", { class: "nbc-progress", role: "progressbar", "aria-label": "Trials done" }, el("div"));
-  private readonly counts = el("p", { class: "nbc-counts" });
-  private readonly best = el("p", { class: "nbc-best" });
-  private readonly notes = el("div", { class: "nbc-notes", role: "status" });
-  private controls: Controls | null = null;
-  private study: Study | null = null;
+  readonly element = el("header.nbc-header", {});
+  readonly #title = el("h2.nbc-title", {});
+  readonly #goal = el("p.nbc-goal", {});
+  readonly #buttons = el("div.nbc-buttons", { role: "group", "aria-label": trans.__("Controls of the search") });
+  readonly #bar = el("div.nbc-progress", { role: "progressbar", "aria-label": trans.__("Trials done") }, el("div"));
+  readonly #counts = el("p.nbc-counts", {});
+  readonly #best = el("p.nbc-best", {});
+  readonly #notes = el("div.nbc-notes", { role: "status" });
+  #controls: Controls | null = null;
+  #study: Study | null = null;
 
   constructor() {
-    const words = el("div", { class: "nbc-words" }, this.title, this.goal);
-    this.element.append(el("div", { class: "nbc-top" }, words, this.buttons), this.bar, this.counts, this.best, this.notes);
+    const words = el("div.nbc-words", {}, this.#title, this.#goal);
+    this.element.append(el("div.nbc-top", {}, words, this.#buttons), this.#bar, this.#counts, this.#best, this.#notes);
   }
 
   setControls(controls: Controls | null): void {
-    this.controls = controls;
-    this.drawButtons();
-    if (this.study) {
-      this.draw(this.study);
+    this.#controls = controls;
+    this.#drawButtons();
+    if (this.#study) {
+      this.draw(this.#study);
     }
   }
 
   draw(study: Study): void {
-    const wasRunning = this.study?.state;
-    this.study = study;
+    const wasRunning = this.#study?.state;
+    this.#study = study;
     if (wasRunning !== study.state) {
-      this.drawButtons();
+      this.#drawButtons();
     }
-    this.title.replaceChildren("Study ", userText(study.name));
-    this.goal.textContent = goalText(study.goal);
-    this.drawProgress(study);
-    this.drawCounts(study);
+    this.#title.replaceChildren(...around(trans.__("Study %1", HERE), userText(study.name)));
+    this.#goal.textContent = goalText(study.goal);
+    this.#drawProgress(study);
+    this.#drawCounts(study);
     const best = study.trials.find((trial) => trial.number === study.best);
     const [first, second] = study.goal.objectives;
-    const where = first && second ? [" in ", userText(first.metric)] : [];
-    this.best.replaceChildren(
-      best ? el("strong", {}, "Best", ...where, `: trial ${best.number}`) : el("strong", {}, "No feasible trial yet"),
-      best ? userText(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "",
-    );
+    const title = !best
+      ? [trans.__("No feasible trial yet")]
+      : first && second
+        ? around(trans.__("Best in %1: trial %2", HERE, best.number), userText(first.metric))
+        : [trans.__("Best: trial %1", best.number)];
+    this.#best.replaceChildren(el("strong", {}, ...title), best ? userText(`  ${metricsText(best, study.metrics)}  (${paramsText(best)})`) : "");
     const limits = study.state === "running" ? limitsText(study.narrowed) : "";
-    const notes = [limits && `The search is narrowed to ${limits} (see What if).`, study.ending, ...study.warnings.map((warning) => `⚠ ${warning}`), study.cut, this.controls?.note || null];
+    const notes = [
+      limits && trans.__("The search is narrowed to %1 (see What if).", limits),
+      study.ending,
+      ...study.warnings.map((warning) => `⚠ ${warning}`),
+      study.cut,
+      this.#controls?.note || null,
+    ];
     const texts = notes.filter((text): text is string => Boolean(text));
     // If an unchanged sentence were replaced, a screen reader would read it again.
-    if (this.notes.dataset["texts"] !== JSON.stringify(texts)) {
-      this.notes.dataset["texts"] = JSON.stringify(texts);
-      this.notes.replaceChildren(...texts.map((text) => el("p", {}, userText(text))));
+    if (this.#notes.dataset["texts"] !== JSON.stringify(texts)) {
+      this.#notes.dataset["texts"] = JSON.stringify(texts);
+      this.#notes.replaceChildren(...texts.map((text) => el("p", {}, userText(text))));
     }
   }
 
-  private drawProgress(study: Study): void {
+  #drawProgress(study: Study): void {
     const done = countDone(study);
     const all = study.budget.trials;
-    this.bar.hidden = all === null || study.state === "ended";
+    this.#bar.hidden = all === null || study.state === "ended";
     if (all !== null) {
-      const inner = this.bar.firstElementChild as HTMLElement;
+      const inner = this.#bar.firstElementChild as HTMLElement;
       inner.style.width = `${Math.min(100, (100 * done) / Math.max(1, all))}%`;
       for (const [name, value] of Object.entries({ valuemin: 0, valuemax: all, valuenow: Math.min(done, all) })) {
-        this.bar.setAttribute(`aria-${name}`, String(value));
+        this.#bar.setAttribute(`aria-${name}`, String(value));
       }
     }
   }
 
-  private drawCounts(study: Study): void {
+  #drawCounts(study: Study): void {
     const done = countDone(study);
     const all = study.budget.trials;
-    const parts: (Node | string)[] = [el("span", { class: "nbc-done" }, all === null ? `${done} trials` : `${done} of ${all} trials`)];
+    const parts: (Node | string)[] = [
+      el("span.nbc-done", {}, all === null ? trans._n("%1 trial", "%1 trials", done, done) : trans.__("%1 of %2 trials", done, all)),
+    ];
     for (const state of STATES) {
       const n = countTrials(study, state);
       if (n) {
-        parts.push(el("span", { class: "nbc-count" }, icon(state), ` ${n} ${state}`));
+        parts.push(el("span.nbc-count", {}, icon(state), ` ${n} ${stateName(state)}`));
       }
     }
     const total = STATES.reduce((sum, state) => sum + countTrials(study, state), 0);
     if (study.trials.length < total) {
-      parts.push(el("span", {}, `${study.trials.length} shown`));
+      parts.push(el("span", {}, trans.__("%1 shown", study.trials.length)));
     }
     if (study.elapsed !== null) {
       parts.push(el("span", {}, formatDuration(study.elapsed)));
     }
     if (study.state === "running" && study.left !== null) {
-      parts.push(el("span", {}, `about ${formatDuration(study.left)} left`));
+      parts.push(el("span", {}, trans.__("about %1 left", formatDuration(study.left))));
     }
-    this.counts.replaceChildren(...parts);
+    this.#counts.replaceChildren(...parts);
   }
 
-  private drawButtons(): void {
-    const controls = this.controls;
-    const isRunning = this.study?.state === "running";
-    this.buttons.hidden = !controls || !isRunning;
+  #drawButtons(): void {
+    const controls = this.#controls;
+    const isRunning = this.#study?.state === "running";
+    this.#buttons.hidden = !controls || !isRunning;
     if (!controls || !isRunning) {
-      this.buttons.replaceChildren();
+      this.#buttons.replaceChildren();
       return;
     }
     const made = [
-      controls.stop && button("Stop", { class: "nbc-button nbc-stop", title: "End the search; the running trial is abandoned" }, controls.stop),
+      controls.stop &&
+        button(trans.__("Stop"), { class: "nbc-button nbc-stop", title: trans.__("End the search; the running trial is abandoned") }, controls.stop),
       controls.pause &&
         (controls.isPaused
-          ? button("Resume", { class: "nbc-button", title: "Go on with the search" }, controls.pause)
-          : button("Pause", { class: "nbc-button", title: "Let the running trial end, then wait" }, controls.pause)),
-      controls.skip && button("Skip", { class: "nbc-button", title: "End the running trial as stopped and continue" }, controls.skip),
+          ? button(trans.__("Resume"), { class: "nbc-button", title: trans.__("Go on with the search") }, controls.pause)
+          : button(trans.__("Pause"), { class: "nbc-button", title: trans.__("Let the running trial end, then wait") }, controls.pause)),
+      controls.skip && button(trans.__("Skip"), { class: "nbc-button", title: trans.__("End the running trial as stopped and continue") }, controls.skip),
     ].filter((made): made is HTMLButtonElement => Boolean(made));
     // Pause and Resume have the same place.
-    const focused = [...this.buttons.children].indexOf(document.activeElement as Element);
-    this.buttons.replaceChildren(...made);
+    const focused = [...this.#buttons.children].indexOf(document.activeElement as Element);
+    this.#buttons.replaceChildren(...made);
     made[focused]?.focus();
   }
 }

@@ -7,6 +7,7 @@ import { shorten, formatValue } from "./format";
 import { bandScale, extent, linearScale, logScale, type Scale } from "./scales";
 import { completePoint, fromUnit, gridOf, toUnit, type Point } from "./space";
 import type { Surrogate } from "./surrogate";
+import { trans } from "./words";
 
 const HEIGHT = 270;
 const CELLS = 21;
@@ -51,11 +52,13 @@ export function makeMaps(study: Study, surrogate: Surrogate, through: Point, nam
     return { parameter, values: gridOf(parameter, CELLS).map((u) => fromUnit(parameter, u)) };
   }) as [Axis, Axis];
   const points = up.values.map((y) => across.values.map((x) => completePoint(study.parameters, { ...through, [names[0]]: x, [names[1]]: y })));
-  const fields: Field[] = [{ title: `predicted ${metric}`, cells: points.map((row) => row.map((point) => surrogate.mean(metric, point))), isBare: false }];
+  const fields: Field[] = [
+    { title: trans.__("predicted %1", metric), cells: points.map((row) => row.map((point) => surrogate.mean(metric, point))), isBare: false },
+  ];
   let most: Maps["most"] = null;
   if (surrogate.hasAcquisition) {
     const cells = points.map((row) => row.map((point) => surrogate.acquisition(point)));
-    fields.push({ title: "acquisition", cells, isBare: true });
+    fields.push({ title: trans.__("acquisition"), cells, isBare: true });
     const largest = Math.max(...cells.flat());
     const row = cells.findIndex((cellsOfRow) => cellsOfRow.includes(largest));
     most = row < 0 ? null : { across: across.values[cells[row]!.indexOf(largest)] ?? null, up: up.values[row] ?? null };
@@ -65,7 +68,7 @@ export function makeMaps(study: Study, surrogate: Surrogate, through: Point, nam
 
 export function drawMaps(place: HTMLElement, study: Study, maps: Maps, through: Trial | null): SVGSVGElement {
   const [a, b] = [maps.across.parameter.name, maps.up.parameter.name];
-  const { root, width } = canvas(place, HEIGHT, shorten(`Predicted and acquisition over ${a} and ${b}, as maps`, 300));
+  const { root, width } = canvas(place, HEIGHT, shorten(trans.__("Predicted and acquisition over %1 and %2, as maps", a, b), 300));
   const left = 24 + LETTER * Math.max(4, ...axisScale(maps.up, [0, HEIGHT]).ticks.map(({ label }) => Math.min(label.length, 9)));
   const room = (width - left - MARGIN.right - GAP * (maps.fields.length - 1)) / maps.fields.length;
   maps.fields.forEach((field, i) => {
@@ -94,14 +97,17 @@ function drawCells(root: SVGSVGElement, box: Box, field: Field): void {
 
 // A logarithm far below the others would give all others the same colour.
 function domainOf(field: Field): [number, number] {
-  const sorted = field.cells.flat().filter(Number.isFinite).sort((a, b) => a - b);
+  const sorted = field.cells
+    .flat()
+    .filter(Number.isFinite)
+    .sort((a, b) => a - b);
   const low = field.isBare ? sorted[Math.floor(sorted.length * 0.2)] : sorted[0];
   return [low ?? 0, sorted.at(-1) ?? 1];
 }
 
 function drawScale(root: SVGSVGElement, box: Box, field: Field): void {
   const [low, high] = domainOf(field).map((end) => (field.isBare ? "" : formatValue(Number(end.toPrecision(3))))) as [string, string];
-  root.append(svg("text", { class: "nbc-axis", x: box.left, y: 12 }, shorten(field.title, Math.max(10, (box.right - box.left) / 7))));
+  root.append(svg("text.nbc-axis", { x: box.left, y: 12 }, shorten(field.title, Math.max(10, (box.right - box.left) / 7))));
   const from = box.left + (field.isBare ? LETTER * 5 : LETTER * low.length + 5);
   const to = Math.max(from + 30, box.right - (field.isBare ? LETTER * 5 : LETTER * high.length + 5));
   const n = 24;
@@ -109,7 +115,10 @@ function drawScale(root: SVGSVGElement, box: Box, field: Field): void {
     const w = (to - from) / n;
     root.append(svg("rect", { x: from + i * w, y: 20, width: w + 0.5, height: 9, fill: colour(i / (n - 1)), "shape-rendering": "crispEdges" }));
   }
-  root.append(svg("text", { x: from - 4, y: 28, "text-anchor": "end" }, field.isBare ? "low" : low), svg("text", { x: to + 4, y: 28 }, field.isBare ? "high" : high));
+  root.append(
+    svg("text", { x: from - 4, y: 28, "text-anchor": "end" }, field.isBare ? "low" : low),
+    svg("text", { x: to + 4, y: 28 }, field.isBare ? "high" : high),
+  );
 }
 
 function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, through: Trial | null): void {
@@ -121,24 +130,40 @@ function drawMarks(root: SVGSVGElement, box: Box, study: Study, maps: Maps, thro
     const found = at(point);
     if (found) {
       const d = path(...found);
-      root.append(svg("path", { class: "nbc-mark-edge", d }), svg("path", { class: kind, d }, svg("title", {}, title)));
+      root.append(svg("path.nbc-mark-edge", { d }), svg("path", { class: kind, d }, svg("title", {}, title)));
     }
   };
   for (const trial of study.trials.slice(-400)) {
     const found = trial.state === "running" ? null : at(trial.params);
     if (found) {
-      root.append(svg("circle", { class: "nbc-sample", cx: found[0], cy: found[1], r: 2.2 }));
+      root.append(svg("circle.nbc-sample", { cx: found[0], cy: found[1], r: 2.2 }));
     }
   }
   if (maps.most) {
     const point = { [maps.across.parameter.name]: maps.most.across, [maps.up.parameter.name]: maps.most.up };
-    mark(point, (x, y) => `${linePath([[x, y - 7], [x + 7, y], [x, y + 7], [x - 7, y]])}Z`, "Largest acquisition", "nbc-mark-most");
+    mark(
+      point,
+      (x, y) =>
+        `${linePath([
+          [x, y - 7],
+          [x + 7, y],
+          [x, y + 7],
+          [x - 7, y],
+        ])}Z`,
+      trans.__("Largest acquisition"),
+      "nbc-mark-most",
+    );
   }
   if (through) {
-    mark(through.params, (x, y) => `M${x - 6} ${y}a6 6 0 1 0 12 0a6 6 0 1 0 -12 0`, `Trial ${through.number}`, "nbc-mark-through");
+    mark(through.params, (x, y) => `M${x - 6} ${y}a6 6 0 1 0 12 0a6 6 0 1 0 -12 0`, trans.__("Trial %1", through.number), "nbc-mark-through");
   }
   for (const trial of study.trials.filter((known) => known.state === "running")) {
-    mark(trial.params, (x, y) => `M${x - 6} ${y - 6}L${x + 6} ${y + 6}M${x - 6} ${y + 6}L${x + 6} ${y - 6}`, `Trial ${trial.number} runs here`, "nbc-mark-now");
+    mark(
+      trial.params,
+      (x, y) => `M${x - 6} ${y - 6}L${x + 6} ${y + 6}M${x - 6} ${y + 6}L${x + 6} ${y - 6}`,
+      trans.__("Trial %1 runs here", trial.number),
+      "nbc-mark-now",
+    );
   }
 }
 
@@ -157,7 +182,10 @@ function axisScale({ parameter, values }: Axis, range: [number, number]): Scale 
   const domain = extent(numbers);
   const cell = (range[1] - range[0]) / values.length;
   if (parameter.kind === "choice" || values.length <= MAX_MARKS || !domain) {
-    return bandScale(values.map((value) => shorten(formatValue(value), 9)), range);
+    return bandScale(
+      values.map((value) => shorten(formatValue(value), 9)),
+      range,
+    );
   }
   const inner: [number, number] = [range[0] + cell / 2, range[1] - cell / 2];
   return parameter.log ? logScale(domain, inner, { count: 4 }) : linearScale(domain, inner, { padded: false, count: 4 });

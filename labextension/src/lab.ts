@@ -1,15 +1,11 @@
 // What this extension uses of JupyterLab, as types. The modules themselves come from the page when it loads us.
 
 import type { Widget } from "@lumino/widgets";
+import type { Translation } from "./words";
 
 export interface Signal<T> {
   connect(slot: (sender: unknown, value: T) => void): boolean;
   disconnect(slot: (sender: unknown, value: T) => void): boolean;
-}
-
-export interface Translation {
-  __(text: string, ...values: (string | number)[]): string;
-  _n(one: string, many: string, count: number, ...values: (string | number)[]): string;
 }
 
 export interface CommandOptions {
@@ -93,7 +89,11 @@ export interface LabModules {
     };
     Dialog: { cancelButton(options?: object): object; okButton(options?: object): object; warnButton(options?: object): object };
     showDialog(options: object): Promise<{ button: { accept: boolean; label: string }; value: unknown }>;
-    Notification: { success(text: string, options?: object): string; error(text: string, options?: object): string; info(text: string, options?: object): string };
+    Notification: {
+      success(text: string, options?: object): string;
+      error(text: string, options?: object): string;
+      info(text: string, options?: object): string;
+    };
   };
   services: {
     ServerConnection: {

@@ -2,7 +2,7 @@
 
 import { el, userText } from "./dom";
 import { hasFields, isListOf, isString } from "./guard";
-import type { Translation } from "./lab";
+import type { Translation } from "./words";
 import type { ModelFile } from "./server";
 
 const isModelFile = hasFields({
@@ -15,7 +15,7 @@ const isModelFile = hasFields({
 
 export function modelView(data: unknown, trans: Translation): HTMLElement {
   if (!isModelFile(data)) {
-    return el("article", { class: "nbc" }, el("p", { class: "nbc-refusal", role: "alert" }, trans.__("This file holds no model that can be read.")));
+    return el("article.nbc", {}, el("p.nbc-refusal", { role: "alert" }, trans.__("This file holds no model that can be read.")));
   }
   const file = data as ModelFile;
   const facts = file.facts.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, userText(name)), el("td", {}, userText(value))));
@@ -24,9 +24,9 @@ export function modelView(data: unknown, trans: Translation): HTMLElement {
   return el(
     "article",
     { class: "nbc", dir: "ltr", "aria-label": trans.__("Model file") },
-    el("h2", { class: "nbc-title" }, userText(file.title)),
-    el("table", { class: "nbc-entries" }, el("tbody", {}, ...facts)),
-    ...file.notes.map((note) => el("p", { class: "nbc-caption" }, userText(note))),
+    el("h2.nbc-title", {}, userText(file.title)),
+    el("table.nbc-entries", {}, el("tbody", {}, ...facts)),
+    ...file.notes.map((note) => el("p.nbc-caption", {}, userText(note))),
     el("div", { class: "nbc-scroll nbc-tall" }, el("table", { class: "nbc-table nbc-plain" }, el("thead", {}, head), el("tbody", {}, ...rows))),
   );
 }

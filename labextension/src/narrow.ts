@@ -4,12 +4,13 @@ import type { Parameter, Scalar, Study } from "./data";
 import { button, el, userText } from "./dom";
 import { shorten, limitText, formatValue } from "./format";
 import { optionsOf, type Point } from "./space";
+import { around, HERE, trans } from "./words";
 
 type Limits = Record<string, Scalar[]>;
 
 export class Narrow {
-  readonly element = el("div", { class: "nbc-narrow", role: "group", "aria-label": "Narrow the search" });
-  private drawn = "";
+  readonly element = el("div.nbc-narrow", { role: "group", "aria-label": trans.__("Narrow the search") });
+  #drawn = "";
 
   constructor(private readonly ask: (limits: Limits) => void) {}
 
@@ -18,40 +19,52 @@ export class Narrow {
     const value = parameter && point[parameter.name];
     const limits = study.narrowed ?? {};
     const key = JSON.stringify([parameter?.name, value, limits]);
-    if (key === this.drawn) {
+    if (key === this.#drawn) {
       return;
     }
-    this.drawn = key;
+    this.#drawn = key;
     const focus = document.activeElement?.getAttribute("data-focus");
     const hadFocus = this.element.contains(document.activeElement);
-    const chips = Object.entries(limits).map(([name, values]) => this.chip(limits, name, values));
-    const row = parameter && value !== undefined ? this.choices(limits, parameter, value) : [];
-    this.element.replaceChildren(el("div", { class: "nbc-tools" }, ...row), el("div", { class: "nbc-tools" }, ...chips));
+    const chips = Object.entries(limits).map(([name, values]) => this.#chip(limits, name, values));
+    const row = parameter && value !== undefined ? this.#choices(limits, parameter, value) : [];
+    this.element.replaceChildren(el("div.nbc-tools", {}, ...row), el("div.nbc-tools", {}, ...chips));
     if (hadFocus && focus) {
       this.element.querySelector<HTMLElement>(`[data-focus="${focus}"]`)?.focus();
     }
   }
 
-  private choices(limits: Limits, parameter: Parameter, value: Scalar): Node[] {
+  #choices(limits: Limits, parameter: Parameter, value: Scalar): Node[] {
     const { name } = parameter;
     const made = (word: string, values: Scalar[]): HTMLButtonElement => {
       const label = `${word} ${shorten(formatValue(value), 20)}`;
-      const more = { class: "nbc-button", "data-focus": word, "aria-label": `Search with ${shorten(name, 40)} ${label}`, disabled: !values.length };
+      const more = { class: "nbc-button", "data-focus": word, "aria-label": trans.__("Search with %1 %2", shorten(name, 40), label), disabled: !values.length };
       return button(label, more, () => this.ask(without(parameter, { ...limits, [name]: values })));
     };
     const [low, high] = [limits[name]?.[0] ?? parameter.low ?? null, limits[name]?.at(-1) ?? parameter.high ?? null];
     const left = limits[name] ?? optionsOf(parameter);
     const buttons =
       parameter.kind === "choice"
-        ? [made("only", [value]), made("not", left.filter((option) => option !== value))]
-        : [made("at least", [value, larger(high, value)]), made("at most", [smaller(low, value), value]), made("only", [value, value])];
-    return [el("span", { class: "nbc-choice" }, "From now on, search with ", userText(shorten(name, 40))), ...buttons];
+        ? [
+            made(trans.__("only"), [value]),
+            made(
+              trans.__("not"),
+              left.filter((option) => option !== value),
+            ),
+          ]
+        : [
+            made(trans.__("at least"), [value, larger(high, value)]),
+            made(trans.__("at most"), [smaller(low, value), value]),
+            made(trans.__("only"), [value, value]),
+          ];
+    return [el("span.nbc-choice", {}, ...around(trans.__("From now on, search with %1", HERE), userText(shorten(name, 40)))), ...buttons];
   }
 
-  private chip(limits: Limits, name: string, values: Scalar[]): HTMLButtonElement {
+  #chip(limits: Limits, name: string, values: Scalar[]): HTMLButtonElement {
     const { [name]: _, ...rest } = limits;
     const text = limitText(name, values);
-    return button(`${text} ✕`, { class: "nbc-button nbc-chip", "aria-label": `Search all of ${shorten(name, 40)} again, not only ${text}` }, () => this.ask(rest));
+    return button(`${text} ✕`, { class: "nbc-button nbc-chip", "aria-label": trans.__("Search all of %1 again, not only %2", shorten(name, 40), text) }, () =>
+      this.ask(rest),
+    );
   }
 }
 

@@ -8,6 +8,7 @@ import type { Controls } from "./header";
 import { CommandSender, type Manager } from "./commands";
 import { startPage } from "./page";
 import { refusal, StudyView } from "./view";
+import { trans } from "./words";
 
 interface Model {
   get(name: string): unknown;
@@ -47,7 +48,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
     el.replaceChildren(refusal(reading.refusal, null, null));
     return () => el.replaceChildren();
   }
-  const view = new StudyView();
+  const view = new StudyView(true);
   el.replaceChildren(view.element);
   let sender: CommandSender | null = null;
   const redraw = () => {
@@ -64,7 +65,14 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   if (typeof id === "string" && id) {
     const interrupts = model.get("interrupts") === true;
     const show = (controls: Controls) => view.setControls(connection.lostReason ? null : controls);
-    sender = new CommandSender(model.widget_manager, id, interrupts, () => connection.isConfirmed, () => stateOf(model), show);
+    sender = new CommandSender(
+      model.widget_manager,
+      id,
+      interrupts,
+      () => connection.isConfirmed,
+      () => stateOf(model),
+      show,
+    );
     void connection.checkControls(id);
   }
   const onMessage = (message: unknown) => {
@@ -90,7 +98,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
 
 // Returns the study as it was at the last message. The page does not know whether the search still runs somewhere.
 function lastKnown(study: Study, reason: string): Study {
-  const sentence = `${reason} This is its last known state; %bo_study ${study.name} shows the current one.`;
+  const sentence = `${reason} ${trans.__("This is its last known state; %1 shows the current one.", `%bo_study ${study.name}`)}`;
   return study.state === "running" ? { ...study, state: "ended", left: null, ending: sentence } : study;
 }
 

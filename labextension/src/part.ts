@@ -20,20 +20,20 @@ export interface Select {
 // A part with one chart that zooms, below selects that say what it shows.
 export abstract class ChartPart implements Part {
   protected readonly plot: Plot;
-  private readonly tools = el("div", { class: "nbc-tools" });
-  private shown = "";
-  private study: Study | null = null;
+  readonly #tools = el("div.nbc-tools", {});
+  #shown = "";
+  #study: Study | null = null;
 
   constructor(
     protected readonly selection: Selection,
     readonly element: HTMLElement = el("div"),
   ) {
-    this.plot = new Plot(selection, () => this.redraw());
-    this.element.append(this.tools, this.plot.element);
+    this.plot = new Plot(selection, () => this.#redraw());
+    this.element.append(this.#tools, this.plot.element);
   }
 
   draw(study: Study): void {
-    this.study = study;
+    this.#study = study;
     this.drawChart(study);
   }
 
@@ -42,21 +42,21 @@ export abstract class ChartPart implements Part {
   // Selects that offer the same as before stay, so that an open one does not close while the search runs.
   protected drawSelects(...selects: readonly Select[]): void {
     const key = JSON.stringify(selects);
-    if (key === this.shown) {
+    if (key === this.#shown) {
       return;
     }
-    this.shown = key;
+    this.#shown = key;
     const changed = (select: Select, value: string): void => {
       select.change(value);
       this.plot.unzoom();
-      this.redraw();
+      this.#redraw();
     };
-    this.tools.replaceChildren(...selects.map((select) => choice(select.label, select.options, select.chosen, (value) => changed(select, value))));
+    this.#tools.replaceChildren(...selects.map((select) => choice(select.label, select.options, select.chosen, (value) => changed(select, value))));
   }
 
-  private redraw(): void {
-    if (this.study) {
-      this.draw(this.study);
+  #redraw(): void {
+    if (this.#study) {
+      this.draw(this.#study);
     }
   }
 }

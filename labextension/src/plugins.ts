@@ -8,7 +8,8 @@ import { el, userText } from "./dom";
 import { cellOf, choicesOf, SearchForm } from "./insert";
 import { keepKeys } from "./keys";
 import { LAB_STYLES } from "./lab_styles";
-import type { LabModules, NotebookPanel, NotebookTracker, Plugin, SettingsStore, Translation } from "./lab";
+import type { LabModules, NotebookPanel, NotebookTracker, Plugin, SettingsStore } from "./lab";
+import { useTranslation, type Translation } from "./words";
 import { modelView } from "./model_view";
 import { RunningPanel } from "./running";
 import { RequestFailed, StudyServer, type Line, type Source } from "./server";
@@ -50,7 +51,9 @@ export function plugins(modules: LabModules): Plugin[] {
 
 function translation(shared: Shared, translator: unknown): Translation {
   const given = translator as { load(domain: string): Translation } | null;
-  return (given ?? shared.modules.translation.nullTranslator).load("nbcompress");
+  const loaded = (given ?? shared.modules.translation.nullTranslator).load("nbcompress");
+  useTranslation(loaded);
+  return loaded;
 }
 
 // A Lumino widget around an element of ours.
@@ -146,7 +149,7 @@ function studiesPlugin(shared: Shared): Plugin {
 
       const compare = (lines: Line[]): void => {
         const view = new Comparison(trans);
-        const content = widgetOf(shared, el("div", { class: "nbc-tabpage" }, view.element));
+        const content = widgetOf(shared, el("div.nbc-tabpage", {}, view.element));
         const asker = `compare ${Date.now()}`;
         const known = new Map<string, Compared>();
         const look = async (): Promise<void> => {
@@ -164,7 +167,10 @@ function studiesPlugin(shared: Shared): Plugin {
               }
             }),
           );
-          view.update(lines.map((line) => known.get(keyOf(line)) ?? { label: line.label, study: null, problem: null }), settings.values.colors);
+          view.update(
+            lines.map((line) => known.get(keyOf(line)) ?? { label: line.label, study: null, problem: null }),
+            settings.values.colors,
+          );
         };
         const end = repeat(settings, () => content.isVisible || !known.size, look);
         content.disposed.connect(() => {
@@ -183,7 +189,11 @@ function studiesPlugin(shared: Shared): Plugin {
         if (await copyText(code)) {
           apputils.Notification.success(trans.__("Copied the lines that open %1.", line.label), { autoClose: 3000 });
         } else {
-          await apputils.showDialog({ title: trans.__("Code of %1", line.label), body: widgetOf(shared, el("pre", {}, code)), buttons: [apputils.Dialog.okButton()] });
+          await apputils.showDialog({
+            title: trans.__("Code of %1", line.label),
+            body: widgetOf(shared, el("pre", {}, code)),
+            buttons: [apputils.Dialog.okButton()],
+          });
         }
       };
 
@@ -197,7 +207,14 @@ function studiesPlugin(shared: Shared): Plugin {
 
       const remove = async (line: Line): Promise<void> => {
         const { token, trials } = await server.deletionToken(sourceOf(line));
-        const body = el("p", {}, trans._n("This deletes %1 trial of the study ", "This deletes %1 trials of the study ", trials, trials), userText(line.label), ". ", trans.__("It cannot be undone."));
+        const body = el(
+          "p",
+          {},
+          trans._n("This deletes %1 trial of the study ", "This deletes %1 trials of the study ", trials, trials),
+          userText(line.label),
+          ". ",
+          trans.__("It cannot be undone."),
+        );
         const answer = await apputils.showDialog({
           title: trans.__("Delete the study?"),
           body: widgetOf(shared, body),
@@ -213,7 +230,13 @@ function studiesPlugin(shared: Shared): Plugin {
         (act: (line: Line) => Promise<void> | void) =>
         (line: Line): void =>
           void Promise.resolve(act(line)).catch((error: unknown) => apputils.Notification.error(textOf(error, trans)));
-      const list = new StudyList(trans, { open: (line) => openStudy(sourceOf(line)), compare, copy: guarded(copy), report: guarded(report), remove: guarded(remove) });
+      const list = new StudyList(trans, {
+        open: (line) => openStudy(sourceOf(line)),
+        compare,
+        copy: guarded(copy),
+        report: guarded(report),
+        remove: guarded(remove),
+      });
       const sidebar = widgetOf(shared, list.element);
       Object.assign(sidebar, { id: SIDEBAR_ID });
       Object.assign(sidebar.title, { icon: shared.icon, caption: trans.__("Studies") });
@@ -304,7 +327,7 @@ function filesPlugin(shared: Shared): Plugin {
         if (!path.endsWith(MODEL_FILE)) {
           return studyWidget(shared, server, { path, kernel: null, study: null }, trans);
         }
-        const place = el("div", { class: "nbc-tabpage" }, el("p", {}, trans.__("The server reads the file ...")));
+        const place = el("div.nbc-tabpage", {}, el("p", {}, trans.__("The server reads the file ...")));
         const show = (element: HTMLElement): void => place.replaceChildren(element);
         server.model(path).then(
           (data) => show(modelView(data, trans)),
@@ -312,7 +335,15 @@ function filesPlugin(shared: Shared): Plugin {
         );
         return widgetOf(shared, place);
       };
-      app.docRegistry.addWidgetFactory(new TabFactory(shared, trans.__("Study"), modelName, types.map(({ name }) => name), content));
+      app.docRegistry.addWidgetFactory(
+        new TabFactory(
+          shared,
+          trans.__("Study"),
+          modelName,
+          types.map(({ name }) => name),
+          content,
+        ),
+      );
     },
   };
 }
@@ -358,10 +389,10 @@ class TabFactory {
 
 // A signal in the form that the document manager connects to.
 class Slots<T> {
-  private readonly slots: ((sender: unknown, value: T) => void)[] = [];
+  readonly #slots: ((sender: unknown, value: T) => void)[] = [];
 
   connect(slot: (sender: unknown, value: T) => void, self?: unknown): boolean {
-    this.slots.push(slot.bind(self));
+    this.#slots.push(slot.bind(self));
     return true;
   }
 
@@ -370,7 +401,7 @@ class Slots<T> {
   }
 
   emit(sender: unknown, value: T): void {
-    this.slots.forEach((slot) => slot(sender, value));
+    this.#slots.forEach((slot) => slot(sender, value));
   }
 }
 
@@ -474,4 +505,3 @@ function runningPlugin(shared: Shared): Plugin {
     },
   };
 }
-

@@ -12,14 +12,14 @@ const MAX_TAIL_EXPONENT = 300;
 export type Posterior = readonly [mean: number, std: number];
 
 export class Process {
-  private readonly n: number;
+  readonly #n: number;
   // The points, divided by the lengthscales; L of the covariance; and a = K^-1 (y - H b).
-  private readonly z: Float64Array[];
+  readonly #z: Float64Array[];
   // The rows of the trend's basis at these points, times the root of its variance.
-  private readonly rows: Float64Array[];
-  private readonly factor: Float64Array[];
-  private readonly a: Float64Array;
-  private readonly scales: Float64Array;
+  readonly #rows: Float64Array[];
+  readonly #factor: Float64Array[];
+  readonly #a: Float64Array;
+  readonly #scales: Float64Array;
 
   // `features`: those of the process' trials; `owner`: the index of the parameter of each feature.
   constructor(
@@ -28,44 +28,44 @@ export class Process {
     features: readonly Float64Array[],
     owner: readonly number[],
   ) {
-    this.n = features.length;
-    this.scales = Float64Array.from(owner, (i) => data.lengthscales[i] ?? NaN);
-    this.z = features.map((point) => this.scaled(point));
-    this.rows = features.map((point) => this.trend(point));
-    this.factor = this.factorize();
-    const rest = Float64Array.from(features, (point, i) => (data.y[i] ?? NaN) - this.basis(point));
-    this.a = this.backward(this.forward(rest));
+    this.#n = features.length;
+    this.#scales = Float64Array.from(owner, (i) => data.lengthscales[i] ?? NaN);
+    this.#z = features.map((point) => this.#scaled(point));
+    this.#rows = features.map((point) => this.#trend(point));
+    this.#factor = this.#factorize();
+    const rest = Float64Array.from(features, (point, i) => (data.y[i] ?? NaN) - this.#basis(point));
+    this.#a = this.#backward(this.#forward(rest));
   }
 
   predict(features: Float64Array): Posterior {
-    const k = this.covariances(features);
-    const half = this.forward(k);
-    const row = this.trend(features);
+    const k = this.#covariances(features);
+    const half = this.#forward(k);
+    const row = this.#trend(features);
     const variance = this.data.signal + dot(row, row) - dot(half, half);
-    return [this.basis(features) + dot(k, this.a), Math.sqrt(Math.max(VARIANCE_FLOOR, variance))];
+    return [this.#basis(features) + dot(k, this.#a), Math.sqrt(Math.max(VARIANCE_FLOOR, variance))];
   }
 
   mean(features: Float64Array): number {
-    return this.basis(features) + dot(this.covariances(features), this.a);
+    return this.#basis(features) + dot(this.#covariances(features), this.#a);
   }
 
-  private scaled(features: Float64Array): Float64Array {
-    return features.map((feature, i) => feature / (this.scales[i] ?? NaN));
+  #scaled(features: Float64Array): Float64Array {
+    return features.map((feature, i) => feature / (this.#scales[i] ?? NaN));
   }
 
-  private basis(features: Float64Array): number {
+  #basis(features: Float64Array): number {
     const { b } = this.data;
     return features.reduce((sum, feature, i) => sum + feature * (b[i + 1] ?? 0), b[0] ?? 0);
   }
 
-  private covariances(features: Float64Array): Float64Array {
-    const z = this.scaled(features);
-    const row = this.trend(features);
-    return Float64Array.from(this.z, (point, i) => this.data.signal * this.correlation(distance(z, point)) + dot(row, this.rows[i]!));
+  #covariances(features: Float64Array): Float64Array {
+    const z = this.#scaled(features);
+    const row = this.#trend(features);
+    return Float64Array.from(this.#z, (point, i) => this.data.signal * this.#correlation(distance(z, point)) + dot(row, this.#rows[i]!));
   }
 
   // Lines and parabolas along the features, with mean 0 over a uniform distribution; see closed_form.py.
-  private trend(features: Float64Array): Float64Array {
+  #trend(features: Float64Array): Float64Array {
     const variance = this.data.trend ?? 0;
     const share = Math.sqrt((0.5 * variance) / Math.max(features.length, 1));
     return Float64Array.from({ length: variance > 0 ? 2 * features.length : 0 }, (_, i) => {
@@ -74,7 +74,7 @@ export class Process {
     });
   }
 
-  private correlation(r2: number): number {
+  #correlation(r2: number): number {
     if (this.kernel === "rbf") {
       return Math.exp(-0.5 * r2);
     }
@@ -90,15 +90,15 @@ export class Process {
   }
 
   // Rows of L with L L' = K.
-  private factorize(): Float64Array[] {
+  #factorize(): Float64Array[] {
     const { signal, noise, noises } = this.data;
     const rows: Float64Array[] = [];
-    for (let i = 0; i < this.n; i++) {
+    for (let i = 0; i < this.#n; i++) {
       const row = new Float64Array(i + 1);
       for (let j = 0; j <= i; j++) {
         const other = rows[j] ?? row;
-        let sum = i === j ? signal + (noises?.[i] ?? noise) : signal * this.correlation(distance(this.z[i]!, this.z[j]!));
-        sum += dot(this.rows[i]!, this.rows[j]!);
+        let sum = i === j ? signal + (noises?.[i] ?? noise) : signal * this.#correlation(distance(this.#z[i]!, this.#z[j]!));
+        sum += dot(this.#rows[i]!, this.#rows[j]!);
         for (let k = 0; k < j; k++) {
           sum -= row[k]! * other[k]!;
         }
@@ -110,10 +110,10 @@ export class Process {
   }
 
   // L^-1 v
-  private forward(v: Float64Array): Float64Array {
-    const solution = new Float64Array(this.n);
-    for (let i = 0; i < this.n; i++) {
-      const row = this.factor[i]!;
+  #forward(v: Float64Array): Float64Array {
+    const solution = new Float64Array(this.#n);
+    for (let i = 0; i < this.#n; i++) {
+      const row = this.#factor[i]!;
       let sum = v[i]!;
       for (let j = 0; j < i; j++) {
         sum -= row[j]! * solution[j]!;
@@ -124,10 +124,10 @@ export class Process {
   }
 
   // L'^-1 v
-  private backward(v: Float64Array): Float64Array {
+  #backward(v: Float64Array): Float64Array {
     const solution = v.slice();
-    for (let i = this.n - 1; i >= 0; i--) {
-      const row = this.factor[i]!;
+    for (let i = this.#n - 1; i >= 0; i--) {
+      const row = this.#factor[i]!;
       const value = solution[i]! / row[i]!;
       solution[i] = value;
       for (let j = 0; j < i; j++) {

@@ -4,22 +4,23 @@ import { el, userText } from "./dom";
 import { isObject, type Study } from "./data";
 import { formatValue } from "./format";
 import type { Part } from "./part";
+import { trans } from "./words";
 
 export class RecordView implements Part {
-  readonly element = el("details", { class: "nbc-record" });
-  private drawn = "";
+  readonly element = el("details.nbc-record", {});
+  #drawn = "";
 
   draw(study: Study): void {
     const key = JSON.stringify([study.record, study.baseline]);
     this.element.hidden = key === "[{},null]";
-    if (key === this.drawn) {
+    if (key === this.#drawn) {
       return;
     }
-    this.drawn = key;
+    this.#drawn = key;
     const { cell: source, ...known } = study.record;
     const entries = Object.entries({ ...known, ...(study.baseline ? { baseline: study.baseline } : {}) });
     const rows = entries.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, userText(name)), el("td", {}, userText(entryText(value)))));
-    this.element.replaceChildren(el("summary", {}, "Record of the experiment"), el("table", { class: "nbc-entries" }, el("tbody", {}, ...rows)));
+    this.element.replaceChildren(el("summary", {}, trans.__("Record of the experiment")), el("table.nbc-entries", {}, el("tbody", {}, ...rows)));
     if (typeof source === "string") {
       this.element.append(el("pre", { dir: "auto" }, source));
     }

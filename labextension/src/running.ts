@@ -3,19 +3,20 @@
 
 import type { Widget } from "@lumino/widgets";
 import { button, el, userText } from "./dom";
-import type { LabModules, NotebookPanel, Translation } from "./lab";
+import type { LabModules, NotebookPanel } from "./lab";
+import type { Translation } from "./words";
 import type { Line, StudyServer } from "./server";
 import type { Settings } from "./settings";
 import { StudyTab } from "./study_tab";
 
 export class RunningPanel {
-  private widget: Widget | null = null;
-  private tab: StudyTab | null = null;
-  private shown: string | null = null;
-  private stop: HTMLButtonElement | null = null;
-  private readonly words = el("p", { role: "status" });
-  private looks = 0;
-  private timer: ReturnType<typeof setTimeout> | undefined;
+  #widget: Widget | null = null;
+  #tab: StudyTab | null = null;
+  #shown: string | null = null;
+  #stop: HTMLButtonElement | null = null;
+  readonly #words = el("p", { role: "status" });
+  #looks = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     private readonly panel: NotebookPanel,
@@ -24,34 +25,34 @@ export class RunningPanel {
     private readonly trans: Translation,
     private readonly modules: LabModules,
   ) {
-    panel.disposed.connect(() => this.close());
-    void panel.sessionContext.ready.then(() => this.start());
+    panel.disposed.connect(() => this.#close());
+    void panel.sessionContext.ready.then(() => this.#start());
   }
 
   // Only a kernel that was busy before this page was there runs a cell whose panel the page has missed.
-  private start(): void {
-    if (!this.panel.isDisposed && this.kernel?.status !== "idle") {
-      void this.look();
+  #start(): void {
+    if (!this.panel.isDisposed && this.#kernel?.status !== "idle") {
+      void this.#look();
     }
   }
 
-  private get kernel() {
+  get #kernel() {
     return this.panel.sessionContext.session?.kernel ?? null;
   }
 
   // Whether the live panel has its buttons again.
-  private get isBack(): boolean {
+  get #isBack(): boolean {
     return this.panel.node.querySelector(".jp-OutputArea .nbc-buttons button") !== null;
   }
 
-  private async look(): Promise<void> {
-    const { kernel } = this;
+  async #look(): Promise<void> {
+    const kernel = this.#kernel;
     if (this.panel.isDisposed || !kernel) {
       return;
     }
     // The live panel is back, or the cell has ended.
-    if (this.isBack || (kernel.status === "idle" && this.shown !== null)) {
-      this.close();
+    if (this.#isBack || (kernel.status === "idle" && this.#shown !== null)) {
+      this.#close();
       return;
     }
     let line: Line | undefined;
@@ -61,51 +62,55 @@ export class RunningPanel {
     } catch {
       line = undefined; // a server without our part: the panel comes back when the cell ends, as before
     }
-    if (!line && this.shown !== null) {
-      this.end();
+    if (!line && this.#shown !== null) {
+      this.#end();
       return;
     }
     // Just after a reload the state of a kernel is not known. One that answers nothing is still unknown at the second
     // look, and one that searches in the background is idle by then.
-    const isBusy = kernel.status !== "idle" && this.looks++ > 0;
-    if (line && isBusy && !this.isBack && this.shown !== `${line.path} ${line.name}`) {
-      this.show(line);
+    const isBusy = kernel.status !== "idle" && this.#looks++ > 0;
+    if (line && isBusy && !this.#isBack && this.#shown !== `${line.path} ${line.name}`) {
+      this.#show(line);
     }
-    if (kernel.status === "idle" && (!line || this.shown === null)) {
-      this.close();
+    if (kernel.status === "idle" && (!line || this.#shown === null)) {
+      this.#close();
       return;
     }
-    this.timer = setTimeout(() => void this.look(), this.settings.values.refresh * 1000);
+    this.#timer = setTimeout(() => void this.#look(), this.settings.values.refresh * 1000);
   }
 
-  private show(line: Line): void {
-    this.close();
-    this.shown = `${line.path} ${line.name}`;
-    this.tab = new StudyTab(this.server, { path: line.path, kernel: line.kernel, study: line.name }, this.settings, this.trans);
-    this.stop = button(this.trans.__("Stop"), { class: "nbc-button nbc-stop", title: this.trans.__("Interrupt the kernel, which ends the search") }, () => void this.kernel?.interrupt());
-    const hide = button(this.trans.__("Hide"), { class: "nbc-button" }, () => this.close());
-    this.words.replaceChildren(this.trans.__("This notebook has run a search since before the page was loaded: "), userText(line.label));
+  #show(line: Line): void {
+    this.#close();
+    this.#shown = `${line.path} ${line.name}`;
+    this.#tab = new StudyTab(this.server, { path: line.path, kernel: line.kernel, study: line.name }, this.settings, this.trans);
+    this.#stop = button(
+      this.trans.__("Stop"),
+      { class: "nbc-button nbc-stop", title: this.trans.__("Interrupt the kernel, which ends the search") },
+      () => void this.#kernel?.interrupt(),
+    );
+    const hide = button(this.trans.__("Hide"), { class: "nbc-button" }, () => this.#close());
+    this.#words.replaceChildren(this.trans.__("This notebook has run a search since before the page was loaded: "), userText(line.label));
     const widget = new this.modules.widgets.Widget();
     widget.addClass("nbc-running");
-    widget.node.append(el("div", { class: "nbc-running-head nbc" }, this.words, this.stop, hide), this.tab.element);
-    this.widget = widget;
+    widget.node.append(el("div", { class: "nbc-running-head nbc" }, this.#words, this.#stop, hide), this.#tab.element);
+    this.#widget = widget;
     this.panel.contentHeader.addWidget(widget);
   }
 
   // The view stays with the last state, since the cell's output may not show it.
-  private end(): void {
-    this.stop?.remove();
-    this.words.textContent = this.trans.__("The search that ran before the page was loaded has ended.");
+  #end(): void {
+    this.#stop?.remove();
+    this.#words.textContent = this.trans.__("The search that ran before the page was loaded has ended.");
   }
 
-  private close(): void {
-    clearTimeout(this.timer);
-    this.tab?.dispose();
-    this.tab = null;
-    if (this.widget && !this.widget.isDisposed) {
-      this.widget.dispose();
+  #close(): void {
+    clearTimeout(this.#timer);
+    this.#tab?.dispose();
+    this.#tab = null;
+    if (this.#widget && !this.#widget.isDisposed) {
+      this.#widget.dispose();
     }
-    this.widget = null;
-    this.shown = null;
+    this.#widget = null;
+    this.#shown = null;
   }
 }

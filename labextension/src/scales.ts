@@ -90,7 +90,9 @@ function logTicks(low: number, high: number, count: number): number[] {
     }
   }
   const by = Math.ceil((high - low) / count);
-  return powers(low, high, by).map((power) => Number(`1e${power}`)).filter((tick) => Math.log10(tick) >= low - 1e-9 && Math.log10(tick) <= high + 1e-9);
+  return powers(low, high, by)
+    .map((power) => Number(`1e${power}`))
+    .filter((tick) => Math.log10(tick) >= low - 1e-9 && Math.log10(tick) <= high + 1e-9);
 }
 
 function powers(low: number, high: number, by: number): number[] {

@@ -53,6 +53,12 @@ export interface Study {
   };
   trials: Trial[];
   /**
+   * Names of the values that trials keep, by number. Older data lack it.
+   */
+  kept?: {
+    [k: string]: string[];
+  };
+  /**
    * Numbers of the Pareto-optimal trials, the best one in the first objective first.
    */
   front: number[];
@@ -69,6 +75,10 @@ export interface Study {
   slices: Slice[];
   importance: null | Numbers;
   calibration?: null | Calibration;
+  /**
+   * With several objectives: importance and calibration for each. Absent with one objective, and in older data; `importance` and `calibration` are those of the first objective.
+   */
+  insights?: Insight[];
   surrogate?: null | SurrogateData;
   /**
    * The limits within which the search goes on, by parameter: the lowest and the highest value, or the remaining options. Absent if the search cannot be narrowed.
@@ -132,6 +142,9 @@ export interface Trial {
   };
   metrics: Numbers;
   seconds: number | null;
+  started?: number;
+  ended?: number;
+  worker?: string;
   failure?: Failure;
   printed?: string;
   reason?: string;
@@ -195,6 +208,17 @@ export interface Calibration {
    */
   inside: number;
   sentence: string;
+}
+export interface Insight {
+  metric: string;
+  importance: Numbers2;
+  calibration: null | Calibration;
+}
+/**
+ * The share of each parameter in the variance of this objective.
+ */
+export interface Numbers2 {
+  [k: string]: number | null;
 }
 /**
  * The fitted processes, with which a page predicts by itself. Older data lack it.
@@ -317,6 +341,12 @@ export const isCalibration = hasFields({
   sentence: isString,
 });
 
+export const isInsight = hasFields({
+  metric: isString,
+  importance: isNumbers,
+  calibration: isEither(isNull, isCalibration),
+});
+
 export const isParameter = hasFields({
   name: isString,
   kind: isOneOf(["float","int","choice"]),
@@ -341,6 +371,9 @@ export const isTrial = hasFields({
   params: isMapOf(isScalar),
   metrics: isNumbers,
   seconds: isEither(isNumber, isNull),
+  started: isOptional(isNumber),
+  ended: isOptional(isNumber),
+  worker: isOptional(isString),
   failure: isOptional(isFailure),
   printed: isOptional(isString),
   reason: isOptional(isString),
@@ -418,6 +451,7 @@ export const STUDY_FIELDS = {
   left: isEither(isNumber, isNull),
   counts: isOptional(isMapOf(isAtLeast(0, isInteger))),
   trials: isListOf(isTrial),
+  kept: isOptional(isMapOf(isListOf(isString))),
   front: isListOf(isInteger),
   best: isEither(isInteger, isNull),
   progress: isEither(isNull, isProgress),
@@ -429,6 +463,7 @@ export const STUDY_FIELDS = {
   slices: isListOf(isSlice),
   importance: isEither(isNull, isNumbers),
   calibration: isOptional(isEither(isNull, isCalibration)),
+  insights: isOptional(isListOf(isInsight)),
   surrogate: isOptional(isEither(isNull, isSurrogateData)),
   narrowed: isOptional(isMapOf(isListOf(isScalar))),
   record: isObject,

@@ -23,28 +23,28 @@ export function meets(value: Scalar | undefined, limit: Limit): boolean {
 }
 
 export class Selection {
-  private chosen: number | null = null;
-  private ranges: ReadonlyMap<string, Limit> = new Map();
-  private readonly listeners = new Set<() => void>();
+  #chosen: number | null = null;
+  #ranges: ReadonlyMap<string, Limit> = new Map();
+  readonly #listeners = new Set<() => void>();
 
   get number(): number | null {
-    return this.chosen;
+    return this.#chosen;
   }
 
   get limits(): ReadonlyMap<string, Limit> {
-    return this.ranges;
+    return this.#ranges;
   }
 
   choose(number: number | null): void {
-    if (number !== this.chosen) {
-      this.chosen = number;
-      this.notify();
+    if (number !== this.#chosen) {
+      this.#chosen = number;
+      this.#notify();
     }
   }
 
   // Sets the limit of one axis; null ends it.
   limit(key: string, limit: Limit | null): void {
-    const ranges = new Map(this.ranges);
+    const ranges = new Map(this.#ranges);
     ranges.delete(key);
     if (limit) {
       ranges.set(key, limit);
@@ -53,15 +53,15 @@ export class Selection {
   }
 
   setLimits(ranges: ReadonlyMap<string, Limit>): void {
-    if (ranges.size || this.ranges.size) {
-      this.ranges = ranges;
-      this.notify();
+    if (ranges.size || this.#ranges.size) {
+      this.#ranges = ranges;
+      this.#notify();
     }
   }
 
   // Returns whether a trial is within all limits.
   has(trial: Trial): boolean {
-    for (const [key, limit] of this.ranges) {
+    for (const [key, limit] of this.#ranges) {
       if (!meets(valueOf(trial, key), limit)) {
         return false;
       }
@@ -70,11 +70,11 @@ export class Selection {
   }
 
   listen(listener: () => void): () => void {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
-  private notify(): void {
-    this.listeners.forEach((listener) => listener());
+  #notify(): void {
+    this.#listeners.forEach((listener) => listener());
   }
 }

@@ -3,6 +3,7 @@
 import { hasFields, isListOf, isObject, isString } from "./guard";
 import type { Application, LabModules } from "./lab";
 import { readStudy, type Reading } from "./data";
+import { trans } from "./words";
 
 // One study in a list.
 export interface Line {
@@ -57,7 +58,7 @@ const isLine = hasFields({ name: isString, path: isString, state: isString });
 const isListing = hasFields({ studies: isListOf(isLine) });
 
 export class StudyServer {
-  private readonly hashes = new Map<string, string>();
+  readonly #hashes = new Map<string, string>();
 
   constructor(
     private readonly app: Application,
@@ -66,9 +67,9 @@ export class StudyServer {
 
   // All studies, or those of one file.
   async list(file: string | null = null): Promise<Listing> {
-    const data = await this.json("studies", file === null ? {} : { file });
+    const data = await this.#json("studies", file === null ? {} : { file });
     if (!isListing(data)) {
-      throw new RequestFailed(0, "The server answered with something else than a list of studies.");
+      throw new RequestFailed(0, trans.__("The server answered with something else than a list of studies."));
     }
     const { studies, problems, complete } = data as Listing;
     return { studies: studies.map(completeLine), problems: problems ?? [], complete: complete !== false };
@@ -77,54 +78,54 @@ export class StudyServer {
   // One study; null if it is as it was when the same view asked last.
   async study(source: Source, asker: string): Promise<Reading | null> {
     const key = `${asker} ${JSON.stringify(source)}`;
-    const hash = this.hashes.get(key);
-    const answer = await this.ask("studies", parameters(source), { headers: hash ? { "If-None-Match": hash } : {} });
+    const hash = this.#hashes.get(key);
+    const answer = await this.#ask("studies", parameters(source), { headers: hash ? { "If-None-Match": hash } : {} });
     if (answer.status === 304) {
       return null;
     }
     const tag = answer.headers.get("Etag");
     if (tag) {
-      this.hashes.set(key, tag);
+      this.#hashes.set(key, tag);
     }
     return readStudy(await answer.json());
   }
 
   // Forgets what a view has asked for, so that it is sent again.
   forget(asker: string): void {
-    [...this.hashes.keys()].filter((key) => key.startsWith(`${asker} `)).forEach((key) => this.hashes.delete(key));
+    [...this.#hashes.keys()].filter((key) => key.startsWith(`${asker} `)).forEach((key) => this.#hashes.delete(key));
   }
 
   async code(source: Source, shown: string): Promise<string> {
-    const data = await this.json("studies", { ...parameters(source), code: "1", shown });
+    const data = await this.#json("studies", { ...parameters(source), code: "1", shown });
     return isObject(data) && typeof data["code"] === "string" ? data["code"] : "";
   }
 
   async report(source: Source): Promise<Blob> {
-    return (await this.ask("report", parameters(source))).blob();
+    return (await this.#ask("report", parameters(source))).blob();
   }
 
   async model(path: string): Promise<ModelFile> {
-    return (await this.json("model", { path })) as ModelFile;
+    return (await this.#json("model", { path })) as ModelFile;
   }
 
   // Asks for the token with which a study can be deleted as it is now.
   async deletionToken(source: Source): Promise<{ token: string; trials: number }> {
-    return (await this.post("delete", { path: source.path, study: source.study })) as { token: string; trials: number };
+    return (await this.#post("delete", { path: source.path, study: source.study })) as { token: string; trials: number };
   }
 
   async delete(source: Source, token: string): Promise<void> {
-    await this.post("delete", { path: source.path, study: source.study, token });
+    await this.#post("delete", { path: source.path, study: source.study, token });
   }
 
-  private async post(name: string, body: object): Promise<unknown> {
-    return (await this.ask(name, {}, { method: "POST", body: JSON.stringify(body) })).json();
+  async #post(name: string, body: object): Promise<unknown> {
+    return (await this.#ask(name, {}, { method: "POST", body: JSON.stringify(body) })).json();
   }
 
-  private async json(name: string, query: Record<string, string>): Promise<unknown> {
-    return (await this.ask(name, query)).json();
+  async #json(name: string, query: Record<string, string>): Promise<unknown> {
+    return (await this.#ask(name, query)).json();
   }
 
-  private async ask(name: string, query: Record<string, string>, init: RequestInit = {}): Promise<Response> {
+  async #ask(name: string, query: Record<string, string>, init: RequestInit = {}): Promise<Response> {
     const settings = this.app.serviceManager.serverSettings;
     const words = new URLSearchParams(query).toString();
     const url = `${settings.baseUrl}nbcompress/${name}${words ? `?${words}` : ""}`;

@@ -17,17 +17,17 @@ export interface Values {
 const DEFAULTS: Values = { refresh: 2, trials: 30, budgetShare: 0.1, colors: "colorblind" };
 
 export class Settings {
-  private store: SettingsStore | null = null;
-  private readonly listeners = new Set<() => void>();
+  #store: SettingsStore | null = null;
+  readonly #listeners = new Set<() => void>();
 
   use(store: SettingsStore): void {
-    this.store = store;
-    store.changed.connect(() => this.tell());
-    this.tell();
+    this.#store = store;
+    store.changed.connect(() => this.#tell());
+    this.#tell();
   }
 
   get values(): Values {
-    const given = this.store?.composite ?? {};
+    const given = this.#store?.composite ?? {};
     const number = (name: "refresh" | "trials" | "budgetShare"): number => {
       const value = given[name];
       return typeof value === "number" && value > 0 ? value : DEFAULTS[name];
@@ -41,11 +41,11 @@ export class Settings {
   }
 
   listen(listener: () => void): () => void {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
-  private tell(): void {
-    this.listeners.forEach((listener) => listener());
+  #tell(): void {
+    this.#listeners.forEach((listener) => listener());
   }
 }

@@ -4,30 +4,31 @@ import { axes, axisNote, canvas, HEIGHT, isMaximized, leftOf, MARGIN } from "./c
 import type { Study } from "./data";
 import { shorten } from "./format";
 import { ChartPart } from "./part";
-import { drawMarks, KEYS, trialPlace } from "./plot";
+import { drawMarks, keyHelp, trialPlace } from "./plot";
 import { parameterScale, placeOf, valueScale } from "./scales";
+import { trans } from "./words";
 
 export class Slices extends ChartPart {
-  private parameter: string | null = null;
-  private metric: string | null = null;
+  #parameter: string | null = null;
+  #metric: string | null = null;
 
   protected drawChart(study: Study): void {
-    const parameter = study.parameters.find(({ name }) => name === this.parameter) ?? study.parameters[0];
-    const metric = study.metrics.find((name) => name === this.metric) ?? study.metrics[0];
+    const parameter = study.parameters.find(({ name }) => name === this.#parameter) ?? study.parameters[0];
+    const metric = study.metrics.find((name) => name === this.#metric) ?? study.metrics[0];
     if (!parameter || metric === undefined) {
-      this.plot.message("Slices are drawn here once trials have metrics.");
+      this.plot.message(trans.__("Slices are drawn here once trials have metrics."));
       return;
     }
     this.drawSelects(
-      { label: "Parameter", options: study.parameters.map(({ name }) => name), chosen: parameter.name, change: (value) => (this.parameter = value) },
-      { label: "Metric", options: study.metrics, chosen: metric, change: (value) => (this.metric = value) },
+      { label: trans.__("Parameter"), options: study.parameters.map(({ name }) => name), chosen: parameter.name, change: (value) => (this.#parameter = value) },
+      { label: trans.__("Metric"), options: study.metrics, chosen: metric, change: (value) => (this.#metric = value) },
     );
     const trials = study.trials.filter((trial) => typeof trial.metrics[metric] === "number" && trial.params[parameter.name] !== undefined);
     if (!trials.length) {
-      this.plot.message(`No trial has both ${shorten(parameter.name, 40)} and ${shorten(metric, 40)} yet.`);
+      this.plot.message(trans.__("No trial has both %1 and %2 yet.", shorten(parameter.name, 40), shorten(metric, 40)));
       return;
     }
-    const label = `${trials.length} trials: ${metric} against ${parameter.name}. ${KEYS}`;
+    const label = `${trans._n("%1 trial: %2 against %3.", "%1 trials: %2 against %3.", trials.length, trials.length, metric, parameter.name)} ${keyHelp()}`;
     const { root, width } = canvas(this.plot.element, HEIGHT, shorten(label, 300));
     const [top, bottom] = [MARGIN.top, HEIGHT - MARGIN.bottom];
     const values = trials.map((trial) => trial.metrics[metric] as number);

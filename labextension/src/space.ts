@@ -15,7 +15,10 @@ export function optionsOf(parameter: Parameter): Scalar[] {
 }
 
 export function isActive(parameter: Parameter, point: Point): boolean {
-  return !parameter.when || parameter.when.some((whenCase) => Object.entries(whenCase).every(([name, values]) => name in point && values.includes(point[name] ?? null)));
+  return (
+    !parameter.when ||
+    parameter.when.some((whenCase) => Object.entries(whenCase).every(([name, values]) => name in point && values.includes(point[name] ?? null)))
+  );
 }
 
 // Returns the number of values of a parameter, or null if it is infinite.

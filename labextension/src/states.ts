@@ -2,6 +2,7 @@
 
 import { svg } from "./dom";
 import type { State } from "./data";
+import { trans } from "./words";
 
 // Returns the outline of a state's shape as a path.
 export function outline(state: State, x: number, y: number, size: number): string {
@@ -22,6 +23,23 @@ export function outline(state: State, x: number, y: number, size: number): strin
   }
 }
 
+export function stateName(state: State): string {
+  switch (state) {
+    case "complete":
+      return trans.__("complete");
+    case "running":
+      return trans.__("running");
+    case "stopped":
+      return trans.__("stopped");
+    case "infeasible":
+      return trans.__("infeasible");
+    case "failed":
+      return trans.__("failed");
+    case "interrupted":
+      return trans.__("interrupted");
+  }
+}
+
 export function shape(state: State, x: number, y: number, size: number): SVGPathElement {
   return svg("path", { class: `nbc-mark nbc-${state}`, d: outline(state, x, y, size) });
 }
@@ -31,5 +49,5 @@ function round(value: number): number {
 }
 
 export function icon(state: State): SVGSVGElement {
-  return svg("svg", { class: "nbc-icon", width: 12, height: 12, viewBox: "0 0 12 12", "aria-hidden": "true" }, shape(state, 6, 6, 4));
+  return svg("svg.nbc-icon", { width: 12, height: 12, viewBox: "0 0 12 12", "aria-hidden": "true" }, shape(state, 6, 6, 4));
 }

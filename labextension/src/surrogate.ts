@@ -21,11 +21,11 @@ export interface Prediction {
 }
 
 export class Surrogate {
-  private static readonly known = new WeakMap<SurrogateData, Surrogate>();
+  static readonly #known = new WeakMap<SurrogateData, Surrogate>();
   readonly metrics: string[];
-  private readonly objectives: Process[];
-  private readonly limits: Process[];
-  private readonly gain: AcquisitionFormula | null;
+  readonly #objectives: Process[];
+  readonly #limits: Process[];
+  readonly #gain: AcquisitionFormula | null;
 
   // Returns the surrogate in the data of a study, or null. It is computed once for the same data.
   static of(study: Study): Surrogate | null {
@@ -34,8 +34,8 @@ export class Surrogate {
     if (!data || !data.processes.every((process) => process.trials.every((number) => trials.has(number)))) {
       return null;
     }
-    const surrogate = Surrogate.known.get(data) ?? new Surrogate(data, study.parameters, trials);
-    Surrogate.known.set(data, surrogate);
+    const surrogate = Surrogate.#known.get(data) ?? new Surrogate(data, study.parameters, trials);
+    Surrogate.#known.set(data, surrogate);
     return surrogate;
   }
 
@@ -44,24 +44,24 @@ export class Surrogate {
     private readonly parameters: readonly Parameter[],
     trials: ReadonlyMap<number, Point>,
   ) {
-    const features = new Map([...trials].map(([number, point]) => [number, this.features(point)]));
+    const features = new Map([...trials].map(([number, point]) => [number, this.#features(point)]));
     const of = (numbers: readonly number[]): Float64Array[] => numbers.map((number) => features.get(number)!);
     const owner = parameters.flatMap((parameter, i) => new Array<number>(countFeatures(parameter)).fill(i));
     const processes = data.processes.map((process) => new Process(process, data.kernel, of(process.trials), owner));
-    this.objectives = processes.filter((process) => process.data.role === "objective");
-    this.limits = processes.filter((process) => process.data.role !== "objective");
+    this.#objectives = processes.filter((process) => process.data.role === "objective");
+    this.#limits = processes.filter((process) => process.data.role !== "objective");
     this.metrics = [...new Set(processes.flatMap((process) => process.data.metric ?? []))];
-    this.gain = AcquisitionFormula.of(data.acquisition, this.objectives, of([...data.feasible, ...data.pending]));
+    this.#gain = AcquisitionFormula.of(data.acquisition, this.#objectives, of([...data.feasible, ...data.pending]));
   }
 
   // Predicts each metric. A metric that is both an objective and bounded is predicted by the objective's process.
   predict(point: Point): Prediction[] {
-    const features = this.features(point);
+    const features = this.#features(point);
     return this.metrics.map((metric) => this.predictMetric(metric, features));
   }
 
   predictMetric(metric: string, at: Float64Array): Prediction {
-    const process = [...this.objectives, ...this.limits].find((known) => known.data.metric === metric)!;
+    const process = [...this.#objectives, ...this.#limits].find((known) => known.data.metric === metric)!;
     const { sign, offset, units } = process.data;
     const [loss, std] = untransform(process.predict(at), units);
     const mean = offset + sign * loss;
@@ -69,14 +69,14 @@ export class Surrogate {
   }
 
   mean(metric: string, point: Point): number {
-    const process = [...this.objectives, ...this.limits].find((known) => known.data.metric === metric)!;
+    const process = [...this.#objectives, ...this.#limits].find((known) => known.data.metric === metric)!;
     const { sign, offset, units } = process.data;
-    return offset + sign * untransform([process.mean(this.features(point)), 0], units)[0];
+    return offset + sign * untransform([process.mean(this.#features(point)), 0], units)[0];
   }
 
   // Returns the probability that a trial meets every constraint and does not fail; null if there is nothing to meet.
   feasibility(point: Point): number | null {
-    return this.limits.length ? Math.exp(this.logFeasibility(this.features(point))) : null;
+    return this.#limits.length ? Math.exp(this.#logFeasibility(this.#features(point))) : null;
   }
 
   get hasAcquisition(): boolean {
@@ -85,8 +85,8 @@ export class Surrogate {
 
   // The acquisition; larger is better. It is a logarithm except for `ucb`; before any feasible trial, the feasibility.
   acquisition(point: Point): number {
-    const features = this.features(point);
-    return (this.gain?.at(features) ?? 0) + this.logFeasibility(features);
+    const features = this.#features(point);
+    return (this.#gain?.at(features) ?? 0) + this.#logFeasibility(features);
   }
 
   // Returns predictions and acquisition along one parameter through a point.
@@ -95,19 +95,24 @@ export class Surrogate {
     const values = gridOf(parameter, MAX_GRID).map((u) => fromUnit(parameter, u));
     const points = values.map((value) => completePoint(this.parameters, { ...through, [name]: value }));
     const metrics = this.metrics.map((metric): SliceMetric => {
-      const surrogate = points.map((point) => this.predictMetric(metric, this.features(point)));
-      return { metric, mean: surrogate.map((prediction) => prediction.mean), low: surrogate.map((prediction) => prediction.low), high: surrogate.map((prediction) => prediction.high) };
+      const surrogate = points.map((point) => this.predictMetric(metric, this.#features(point)));
+      return {
+        metric,
+        mean: surrogate.map((prediction) => prediction.mean),
+        low: surrogate.map((prediction) => prediction.low),
+        high: surrogate.map((prediction) => prediction.high),
+      };
     });
     const acquisition = this.hasAcquisition ? points.map((point) => this.acquisition(point)) : [];
     const best = acquisition.reduce((at, value, i) => (value > (acquisition[at] ?? -Infinity) ? i : at), 0);
     return { parameter: name, values, metrics, acquisition, at: through[name] ?? null, next: acquisition.length ? (values[best] ?? null) : null };
   }
 
-  private logFeasibility(features: Float64Array): number {
-    return this.limits.reduce((sum, process) => sum + logProbability(process.predict(features), process.data), 0);
+  #logFeasibility(features: Float64Array): number {
+    return this.#limits.reduce((sum, process) => sum + logProbability(process.predict(features), process.data), 0);
   }
 
-  private features(point: Point): Float64Array {
+  #features(point: Point): Float64Array {
     return Float64Array.from(this.parameters.flatMap((parameter) => featuresOf(parameter, point)));
   }
 }

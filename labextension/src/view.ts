@@ -2,10 +2,10 @@
 
 import { Acquisition } from "./acquisition";
 import { LearningCurves } from "./curves";
+import { Detail } from "./detail";
 import { Distribution } from "./distribution";
 import { el, userText } from "./dom";
 import type { Study } from "./data";
-import { metricsText, paramsText } from "./format";
 import { Header, type Controls } from "./header";
 import { History } from "./history";
 import { Importance } from "./importance";
@@ -15,19 +15,14 @@ import type { Part } from "./part";
 import { RecordView } from "./record";
 import { Selection, type Limit } from "./selection";
 import { Slices } from "./slices";
-import { icon } from "./states";
 import { STYLES } from "./styles";
-import { Tabs } from "./tabs";
+import { FOLDED, Tabs } from "./tabs";
+import { Timeline } from "./timeline";
 import { Tradeoff } from "./tradeoff";
 import { Trials } from "./trials";
 import { UnseenData } from "./unseen";
 import { WhatIf } from "./whatif";
-
-// What the user should know before reloading the page.
-const RELOADING = [
-  "After a reload of this page, the panel of a search with --background comes back at once. Any other search is shown above the notebook if the Jupyter server has its part of nbcompress. Otherwise ",
-  " in another notebook follows the search.",
-] as const;
+import { around, HERE, trans } from "./words";
 
 // What the user has chosen in the live panel of a study. The finished panel is another view, of another script, which
 // takes it over; the two share nothing but the page.
@@ -44,161 +39,172 @@ function choices(): Map<string, Choice> {
 }
 
 export class StudyView {
-  readonly element = el("article", { class: "nbc", dir: "ltr", "aria-label": "Study" });
-  private readonly selection = new Selection();
-  private readonly header = new Header();
-  private readonly trials = new Trials(this.selection);
-  private readonly whatIf = new WhatIf(this.selection);
-  private readonly detail = el("p", { class: "nbc-detail", "aria-live": "polite" });
-  private readonly foot = el("p", { class: "nbc-caption nbc-foot", hidden: true });
-  private readonly parts: Part[];
-  private readonly tabs: Tabs;
-  private readonly views: Tabs;
-  private readonly cleanups: (() => void)[] = [];
-  private study: Study | null = null;
-  private isVisible = true;
-  private isStale = false;
-  private isPressed = false;
-  private isLive = false;
-  private frame = 0;
+  readonly element = el("article.nbc", { dir: "ltr", "aria-label": trans.__("Study") });
+  readonly #selection = new Selection();
+  readonly #header = new Header();
+  readonly #trials = new Trials(this.#selection);
+  readonly #whatIf = new WhatIf(this.#selection);
+  readonly #detail = new Detail();
+  readonly #foot = el("p", { class: "nbc-caption nbc-foot", hidden: true });
+  readonly #parts: Part[];
+  readonly #tabs: Tabs;
+  readonly #views: Tabs;
+  readonly #cleanups: (() => void)[] = [];
+  #study: Study | null = null;
+  #isVisible = true;
+  #isStale = false;
+  #isPressed = false;
+  #isLive = false;
+  #frame = 0;
+  #width = 0;
 
-  constructor() {
-    const history = new History(this.selection);
+  // `isCompact`: whether the views of all trials are folded until one is chosen, as between the cells of a notebook.
+  constructor(isCompact = false) {
+    const history = new History(this.#selection);
     const titled = [
-      { title: "History", part: history },
-      { title: "Acquisition", part: new Acquisition(this.selection) },
-      { title: "What if", part: this.whatIf },
-      { title: "Importance", part: new Importance() },
+      { title: trans.__("History"), part: history },
+      { title: trans.__("Acquisition"), part: new Acquisition(this.#selection) },
+      { title: trans.__("What if"), part: this.#whatIf },
+      { title: trans.__("Importance"), part: new Importance() },
     ];
-    const tabs = new Tabs("Surrogate and history", titled, () => this.keepChoice());
-    this.tabs = tabs;
+    const tabs = new Tabs(trans.__("Surrogate and history"), titled, () => this.#keepChoice());
+    this.#tabs = tabs;
     const wide = [
-      { title: "Parallel coordinates", part: new Parallel(this.selection) },
-      { title: "Slices", part: new Slices(this.selection) },
-      { title: "Learning curves", part: new LearningCurves(this.selection) },
-      { title: "Distribution", part: new Distribution(this.selection) },
+      { title: trans.__("Parallel coordinates"), part: new Parallel(this.#selection) },
+      { title: trans.__("Slices"), part: new Slices(this.#selection) },
+      { title: trans.__("Learning curves"), part: new LearningCurves(this.#selection) },
+      { title: trans.__("Distribution"), part: new Distribution(this.#selection) },
+      { title: trans.__("Timeline"), part: new Timeline(this.#selection) },
     ];
-    this.views = new Tabs("Views of all trials", wide, () => this.keepChoice());
-    this.views.element.classList.add("nbc-wide");
-    const tradeoff = new Tradeoff(this.selection);
+    this.#views = new Tabs(trans.__("Views of all trials"), wide, () => this.#keepChoice(), true);
+    if (isCompact) {
+      this.#views.choose(FOLDED);
+    }
+    this.#views.element.classList.add("nbc-wide");
+    const tradeoff = new Tradeoff(this.#selection);
     const record = new RecordView();
     const unseen = new UnseenData();
-    this.parts = [this.header, tradeoff, tabs, this.views, unseen, this.trials, record];
-    const charts = el("div", { class: "nbc-charts" }, tradeoff.element, tabs.element);
+    this.#parts = [this.#header, tradeoff, tabs, this.#views, unseen, this.#trials, record];
+    const charts = el("div.nbc-charts", {}, tradeoff.element, tabs.element);
     const style = el("style", {}, STYLES);
-    this.element.append(style, this.header.element, charts, this.detail, this.views.element, unseen.element, this.trials.element, record.element, this.foot);
-    this.cleanups.push(
-      this.selection.listen(() => {
-        this.redraw();
-        this.trials.reveal();
-        this.keepChoice();
+    this.element.append(
+      style,
+      this.#header.element,
+      charts,
+      this.#detail.element,
+      this.#views.element,
+      unseen.element,
+      this.#trials.element,
+      record.element,
+      this.#foot,
+    );
+    this.#cleanups.push(
+      this.#selection.listen(() => {
+        this.#redraw();
+        this.#trials.reveal();
+        this.#keepChoice();
       }),
     );
-    this.cleanups.push(keepKeys(this.element));
-    this.watch();
+    this.#cleanups.push(keepKeys(this.element));
+    this.#watch();
   }
 
   // Draws a study at once if the view is on screen, else when it comes on screen.
   update(study: Study): void {
-    const before = this.study;
-    this.study = study;
+    const before = this.#study;
+    this.#study = study;
     if (!before) {
-      this.takeChoice(study);
+      this.#takeChoice(study);
     }
-    if (before && this.isVisible && !this.isStale && isSameButTime(before, study)) {
-      this.header.draw(study);
+    if (before && this.#isVisible && !this.#isStale && isSameButTime(before, study)) {
+      this.#header.draw(study);
     } else {
-      this.redraw();
+      this.#redraw();
     }
   }
 
   setControls(controls: Controls | null): void {
-    this.header.setControls(controls);
-    this.whatIf.setControls(controls);
-    this.isLive = controls !== null;
+    this.#header.setControls(controls);
+    this.#whatIf.setControls(controls);
+    this.#isLive = controls !== null;
   }
 
   dispose(): void {
-    cancelAnimationFrame(this.frame);
-    this.cleanups.forEach((cleanup) => cleanup());
+    cancelAnimationFrame(this.#frame);
+    this.#cleanups.forEach((cleanup) => cleanup());
     this.element.remove();
   }
 
-  private keepChoice(): void {
-    if (this.study?.state === "running") {
-      choices().set(this.study.name, { tab: this.tabs.index, view: this.views.index, trial: this.selection.number, limits: this.selection.limits });
+  #keepChoice(): void {
+    if (this.#study?.state === "running") {
+      choices().set(this.#study.name, { tab: this.#tabs.index, view: this.#views.index, trial: this.#selection.number, limits: this.#selection.limits });
     }
   }
 
-  private takeChoice(study: Study): void {
+  #takeChoice(study: Study): void {
     const choice = choices().get(study.name);
     if (choice && study.state === "ended") {
       choices().delete(study.name);
-      this.tabs.choose(choice.tab);
-      this.views.choose(choice.view);
-      this.selection.setLimits(choice.limits);
-      this.selection.choose(choice.trial);
+      this.#tabs.choose(choice.tab);
+      this.#views.choose(choice.view);
+      this.#selection.setLimits(choice.limits);
+      this.#selection.choose(choice.trial);
     }
   }
 
-  private redraw(): void {
-    if (!this.isVisible || this.isPressed) {
-      this.isStale = true;
+  #redraw(): void {
+    if (!this.#isVisible || this.#isPressed) {
+      this.#isStale = true;
       return;
     }
-    const study = this.study;
+    const study = this.#study;
     if (study) {
-      this.isStale = false;
-      this.parts.forEach((part) => part.draw(study));
-      this.drawDetail(study);
-      this.foot.hidden = !this.isLive || study.state !== "running";
-      this.foot.replaceChildren(RELOADING[0], el("code", {}, "%bo_study ", userText(study.name)), RELOADING[1]);
+      this.#isStale = false;
+      this.#width = this.element.clientWidth;
+      this.#parts.forEach((part) => part.draw(study));
+      this.#detail.draw(study, this.#selection.number);
+      this.#foot.hidden = !this.#isLive || study.state !== "running";
+      // What the user should know before reloading the page.
+      const advice = trans.__(
+        "After a reload of this page, the panel of a search with --background comes back at once. Any other search is shown above the notebook if the Jupyter server has its part of nbcompress. Otherwise %1 in another notebook follows the search.",
+        HERE,
+      );
+      this.#foot.replaceChildren(...around(advice, el("code", {}, "%bo_study ", userText(study.name))));
     }
   }
 
-  private drawDetail(study: Study): void {
-    const trial = study.trials.find((known) => known.number === this.selection.number);
-    this.detail.hidden = !trial;
-    if (trial) {
-      const values = [metricsText(trial, study.metrics), paramsText(trial)].filter(Boolean).join("; ");
-      const why = trial.reason ? [". Why this point: ", userText(trial.reason)] : [];
-      this.detail.replaceChildren(icon(trial.state), el("strong", {}, ` Trial ${trial.number}, ${trial.state}: `), userText(values), ...why);
-    }
-  }
-
-  private watch(): void {
+  #watch(): void {
     // A click needs the same element at press and release, so nothing is drawn in between.
-    const press = (): void => void (this.isPressed = true);
+    const press = (): void => void (this.#isPressed = true);
     const release = (): void => {
-      this.isPressed = false;
-      setTimeout(() => this.isStale && this.redraw());
+      this.#isPressed = false;
+      setTimeout(() => this.#isStale && this.#redraw());
     };
     this.element.addEventListener("pointerdown", press);
     for (const name of ["pointerup", "pointercancel", "dragend", "blur"]) {
       window.addEventListener(name, release);
-      this.cleanups.push(() => window.removeEventListener(name, release));
+      this.#cleanups.push(() => window.removeEventListener(name, release));
     }
     if (typeof IntersectionObserver !== "undefined") {
       const seen = new IntersectionObserver((entries) => {
-        this.isVisible = entries.at(-1)?.isIntersecting ?? true;
-        if (this.isVisible && this.isStale) {
-          this.redraw();
+        this.#isVisible = entries.at(-1)?.isIntersecting ?? true;
+        if (this.#isVisible && this.#isStale) {
+          this.#redraw();
         }
       });
       seen.observe(this.element);
-      this.cleanups.push(() => seen.disconnect());
+      this.#cleanups.push(() => seen.disconnect());
     }
     if (typeof ResizeObserver !== "undefined") {
-      let width = 0;
       const sized = new ResizeObserver(() => {
-        if (Math.abs(this.element.clientWidth - width) > 1) {
-          width = this.element.clientWidth;
-          cancelAnimationFrame(this.frame);
-          this.frame = requestAnimationFrame(() => this.redraw());
+        // It also fires once for the width in which the view was drawn.
+        if (Math.abs(this.element.clientWidth - this.#width) > 1) {
+          cancelAnimationFrame(this.#frame);
+          this.#frame = requestAnimationFrame(() => this.#redraw());
         }
       });
       sized.observe(this.element);
-      this.cleanups.push(() => sized.disconnect());
+      this.#cleanups.push(() => sized.disconnect());
     }
   }
 }
@@ -211,12 +217,12 @@ function isSameButTime(before: Study, after: Study): boolean {
 
 // Shows why data could not be drawn, with the text and the picture of the notebook.
 export function refusal(sentence: string, text: string | null, image: string | null): HTMLElement {
-  const parts: Node[] = [el("style", {}, STYLES), el("p", { class: "nbc-refusal", role: "alert" }, sentence)];
+  const parts: Node[] = [el("style", {}, STYLES), el("p.nbc-refusal", { role: "alert" }, sentence)];
   if (image && /^[A-Za-z0-9+/=\s]+$/.test(image)) {
-    parts.push(el("img", { src: `data:image/png;base64,${image.replace(/\s/g, "")}`, alt: "Picture of the study" }));
+    parts.push(el("img", { src: `data:image/png;base64,${image.replace(/\s/g, "")}`, alt: trans.__("Picture of the study") }));
   }
   if (text) {
     parts.push(el("pre", { dir: "auto" }, text));
   }
-  return el("article", { class: "nbc", dir: "ltr" }, ...parts);
+  return el("article.nbc", { dir: "ltr" }, ...parts);
 }

@@ -11,10 +11,8 @@ import { extent, linearScale } from "./scales";
 import type { Selection } from "./selection";
 import { completePoint, countValues, fromUnit, isActive, optionsOf, toUnit, type Point } from "./space";
 import { Surrogate, type Prediction } from "./surrogate";
+import { trans } from "./words";
 
-const WAITING = "Predictions are shown here once the surrogate has enough trials.";
-const NOTHING = "This study was saved without its surrogate, so there are no predictions.";
-const BY_PYTHON = "This surrogate has no closed form on this page, so it cannot predict a new point here. The Acquisition tab shows slices that were computed in Python; study.predict([...]) answers for any point.";
 const FINE = 1000;
 const STRIP = { width: 220, height: 22 };
 
@@ -25,149 +23,162 @@ interface Row {
 }
 
 export class WhatIf implements Part {
-  readonly element = el("div", { class: "nbc-whatif" });
-  private readonly empty = el("p", { class: "nbc-empty" });
-  private readonly sliders = el("div", { class: "nbc-sliders", role: "group", "aria-label": "The point" });
-  private readonly results = el("div", { class: "nbc-results", "aria-live": "polite" });
-  private readonly tools = el("div", { class: "nbc-tools" });
-  private readonly run: HTMLButtonElement;
-  private readonly note = el("span", { class: "nbc-answer", role: "status" });
-  private readonly narrow = new Narrow((limits) => this.limit(limits));
-  private rows: Row[] = [];
-  private touched: string | null = null;
-  private drawn = "";
-  private answered = "";
-  private point: Point | null = null;
-  private followed: number | null = null;
-  private study: Study | null = null;
-  private controls: Controls | null = null;
+  readonly element = el("div.nbc-whatif", {});
+  readonly #empty = el("p.nbc-empty", {});
+  readonly #sliders = el("div.nbc-sliders", { role: "group", "aria-label": trans.__("The point") });
+  readonly #results = el("div.nbc-results", { "aria-live": "polite" });
+  readonly #tools = el("div.nbc-tools", {});
+  readonly #run: HTMLButtonElement;
+  readonly #note = el("span.nbc-answer", { role: "status" });
+  readonly #narrow = new Narrow((limits) => this.#limit(limits));
+  #rows: Row[] = [];
+  #touched: string | null = null;
+  #drawn = "";
+  #answered = "";
+  #point: Point | null = null;
+  #followed: number | null = null;
+  #study: Study | null = null;
+  #controls: Controls | null = null;
 
   constructor(private readonly selection: Selection) {
-    const title = "Let the search run this point after the trial that runs now";
-    this.run = button("Run this next", { class: "nbc-button nbc-run", title, hidden: true }, () => this.queue());
-    const best = button("Best", { class: "nbc-button", title: "Go to the best trial's point" }, () => this.goTo(this.best()));
-    const copy = button("Copy as code", { class: "nbc-button", title: "Copy the option of %%bo_search that runs this point first" }, () => void this.copy());
-    this.tools.append(this.run, best, copy, this.note);
-    this.element.append(this.empty, this.sliders, this.results, this.tools, this.narrow.element);
+    const title = trans.__("Let the search run this point after the trial that runs now");
+    this.#run = button(trans.__("Run this next"), { class: "nbc-button nbc-run", title, hidden: true }, () => this.#queue());
+    const best = button(trans.__("Best"), { class: "nbc-button", title: trans.__("Go to the best trial's point") }, () => this.#goTo(this.#best()));
+    const copy = button(
+      trans.__("Copy as code"),
+      { class: "nbc-button", title: trans.__("Copy the option of %1 that runs this point first", "%%bo_search") },
+      () => void this.#copy(),
+    );
+    this.#tools.append(this.#run, best, copy, this.#note);
+    this.element.append(this.#empty, this.#sliders, this.#results, this.#tools, this.#narrow.element);
   }
 
   draw(study: Study): void {
-    this.study = study;
+    this.#study = study;
     const surrogate = Surrogate.of(study);
-    const missing = study.slices.length && !study.surrogate ? BY_PYTHON : study.state === "running" ? WAITING : NOTHING;
-    this.empty.textContent = surrogate ? "" : missing;
-    this.empty.hidden = Boolean(surrogate);
-    [this.sliders, this.results, this.tools, this.narrow.element].forEach((element) => (element.hidden = !surrogate));
+    this.#empty.textContent = surrogate ? "" : missingText(study);
+    this.#empty.hidden = Boolean(surrogate);
+    [this.#sliders, this.#results, this.#tools, this.#narrow.element].forEach((element) => (element.hidden = !surrogate));
     if (surrogate) {
-      this.drawSliders(study);
-      this.follow(study);
-      this.answer();
+      this.#drawSliders(study);
+      this.#follow(study);
+      this.#answer();
     }
   }
 
   // Sets the commands of a live panel; without them no point can be run.
   setControls(controls: Controls | null): void {
-    this.controls = controls;
-    this.note.textContent = controls?.answer ?? "";
-    this.mark();
+    this.#controls = controls;
+    this.#note.textContent = controls?.answer ?? "";
+    this.#mark();
   }
 
-  private drawSliders(study: Study): void {
+  #drawSliders(study: Study): void {
     const key = JSON.stringify(study.parameters);
-    if (key !== this.drawn) {
-      this.drawn = key;
-      this.rows = study.parameters.map((parameter) => makeRow(parameter, (value) => this.move(parameter, value)));
-      this.sliders.replaceChildren(...this.rows.map((row) => row.element));
+    if (key !== this.#drawn) {
+      this.#drawn = key;
+      this.#rows = study.parameters.map((parameter) => makeRow(parameter, (value) => this.#move(parameter, value)));
+      this.#sliders.replaceChildren(...this.#rows.map((row) => row.element));
     }
   }
 
   // Goes to the point of a newly selected trial; at the start to the best point.
-  private follow(study: Study): void {
+  #follow(study: Study): void {
     const { number } = this.selection;
-    const chosen = number === this.followed ? undefined : study.trials.find((trial) => trial.number === number);
-    this.followed = number;
-    if (chosen || !this.point) {
-      this.goTo(chosen ?? this.best());
+    const chosen = number === this.#followed ? undefined : study.trials.find((trial) => trial.number === number);
+    this.#followed = number;
+    if (chosen || !this.#point) {
+      this.#goTo(chosen ?? this.#best());
     }
   }
 
-  private best(): Trial | undefined {
-    return this.study?.trials.find((trial) => trial.number === this.study?.best);
+  #best(): Trial | undefined {
+    return this.#study?.trials.find((trial) => trial.number === this.#study?.best);
   }
 
-  private goTo(trial: Trial | undefined): void {
-    this.setPoint(trial?.params ?? {});
+  #goTo(trial: Trial | undefined): void {
+    this.#setPoint(trial?.params ?? {});
   }
 
-  private move(parameter: Parameter, value: Point[string]): void {
-    this.touched = parameter.name;
-    this.setPoint({ ...this.point, [parameter.name]: value });
+  #move(parameter: Parameter, value: Point[string]): void {
+    this.#touched = parameter.name;
+    this.#setPoint({ ...this.#point, [parameter.name]: value });
   }
 
-  private setPoint(point: Point): void {
-    this.point = completePoint(this.study?.parameters ?? [], point);
-    this.note.textContent = "";
-    this.answer();
+  #setPoint(point: Point): void {
+    this.#point = completePoint(this.#study?.parameters ?? [], point);
+    this.#note.textContent = "";
+    this.#answer();
   }
 
-  private answer(): void {
-    const { study, point } = this;
+  #answer(): void {
+    const [study, point] = [this.#study, this.#point];
     const surrogate = study && Surrogate.of(study);
     if (!study || !surrogate || !point) {
       return;
     }
-    for (const row of this.rows) {
+    for (const row of this.#rows) {
       row.element.hidden = !isActive(row.parameter, point);
       row.update(point);
     }
-    this.mark();
+    this.#mark();
     const predicted = surrogate.predict(point);
     const key = JSON.stringify([predicted, study.trials.length, point]);
     // If an unchanged prediction were replaced, a screen reader would read it again.
-    if (key !== this.answered) {
-      this.answered = key;
-      this.drawResults(study, predicted, surrogate.feasibility(point));
+    if (key !== this.#answered) {
+      this.#answered = key;
+      this.#drawResults(study, predicted, surrogate.feasibility(point));
     }
   }
 
-  private drawResults(study: Study, predicted: readonly Prediction[], feasibility: number | null): void {
+  #drawResults(study: Study, predicted: readonly Prediction[], feasibility: number | null): void {
     const lines = predicted.map((prediction) => resultRow(study, prediction));
-    const head = el("tr", {}, ...["metric", "predicted", "95 % interval", "among the trials"].map((title) => el("th", { scope: "col" }, title)));
-    this.results.replaceChildren(el("table", { class: "nbc-predicted" }, el("thead", {}, head), el("tbody", {}, ...lines)));
+    const head = el(
+      "tr",
+      {},
+      ...[trans.__("metric"), trans.__("predicted"), trans.__("95 %% interval"), trans.__("among the trials")].map((title) =>
+        el("th", { scope: "col" }, title),
+      ),
+    );
+    this.#results.replaceChildren(el("table.nbc-predicted", {}, el("thead", {}, head), el("tbody", {}, ...lines)));
     if (feasibility !== null) {
-      this.results.append(el("p", { class: "nbc-caption nbc-chance" }, `Probability of meeting every constraint without failing: ${percent(feasibility)}.`));
+      this.#results.append(
+        el("p", { class: "nbc-caption nbc-chance" }, trans.__("Probability of meeting every constraint without failing: %1.", percent(feasibility))),
+      );
     }
   }
 
-  private mark(): void {
-    const isOver = this.study?.state !== "running";
-    this.run.hidden = isOver || !this.controls?.run;
-    this.narrow.element.hidden = isOver || !this.controls?.narrow;
-    if (this.study && this.point) {
-      const { parameters } = this.study;
-      this.narrow.draw(this.study, parameters.find((known) => known.name === this.touched) ?? parameters[0], this.point);
+  #mark(): void {
+    const isOver = this.#study?.state !== "running";
+    this.#run.hidden = isOver || !this.#controls?.run;
+    this.#narrow.element.hidden = isOver || !this.#controls?.narrow;
+    if (this.#study && this.#point) {
+      const { parameters } = this.#study;
+      this.#narrow.draw(this.#study, parameters.find((known) => known.name === this.#touched) ?? parameters[0], this.#point);
     }
   }
 
-  private queue(): void {
-    const { study, point } = this;
+  #queue(): void {
+    const [study, point] = [this.#study, this.#point];
     if (study && point) {
-      this.note.textContent = "…";
+      this.#note.textContent = "…";
       // Indices are sent, not labels, because labels may be truncated in the page.
-      this.controls?.run?.(study.parameters.map((parameter) => encoded(parameter, point)));
+      this.#controls?.run?.(study.parameters.map((parameter) => encoded(parameter, point)));
     }
   }
 
-  private limit(limits: Record<string, Scalar[]>): void {
-    this.note.textContent = "…";
-    const entries = (this.study?.parameters ?? []).map((parameter) => limits[parameter.name]?.map((value) => encoded(parameter, { [parameter.name]: value }) ?? 0) ?? null);
-    this.controls?.narrow?.(entries);
+  #limit(limits: Record<string, Scalar[]>): void {
+    this.#note.textContent = "…";
+    const entries = (this.#study?.parameters ?? []).map(
+      (parameter) => limits[parameter.name]?.map((value) => encoded(parameter, { [parameter.name]: value }) ?? 0) ?? null,
+    );
+    this.#controls?.narrow?.(entries);
   }
 
-  private async copy(): Promise<void> {
-    const code = this.point && startOption({ params: this.point });
+  async #copy(): Promise<void> {
+    const code = this.#point && startOption({ params: this.#point });
     if (code) {
-      this.note.textContent = (await copyText(code)) ? "Copied." : code;
+      this.#note.textContent = (await copyText(code)) ? trans.__("Copied.") : code;
     }
   }
 }
@@ -181,8 +192,20 @@ function encoded(parameter: Parameter, point: Point): number | null {
   return parameter.kind === "choice" ? (parameter.options ?? []).indexOf(value) : Number(value);
 }
 
+// Returns why there are no predictions.
+function missingText(study: Study): string {
+  if (study.slices.length && !study.surrogate) {
+    return trans.__(
+      "This surrogate has no closed form on this page, so it cannot predict a new point here. The Acquisition tab shows slices that were computed in Python; study.predict([...]) answers for any point.",
+    );
+  }
+  return study.state === "running"
+    ? trans.__("Predictions are shown here once the surrogate has enough trials.")
+    : trans.__("This study was saved without its surrogate, so there are no predictions.");
+}
+
 function percent(feasibility: number): string {
-  return feasibility > 0.995 ? "over 99 %" : feasibility < 0.005 ? "under 1 %" : `${Math.round(100 * feasibility)} %`;
+  return feasibility > 0.995 ? trans.__("over 99 %%") : feasibility < 0.005 ? trans.__("under 1 %%") : `${Math.round(100 * feasibility)} %`;
 }
 
 function makeRow(parameter: Parameter, change: (value: Point[string]) => void): Row {
@@ -208,7 +231,7 @@ function makeRow(parameter: Parameter, change: (value: Point[string]) => void): 
       value.textContent = formatValue(now);
     }
   };
-  const element = el("label", { class: "nbc-slider" }, userText(shorten(parameter.name, 40)), slider, value);
+  const element = el("label.nbc-slider", {}, userText(shorten(parameter.name, 40)), slider, value);
   return { parameter, element, update };
 }
 
@@ -219,7 +242,7 @@ function resultRow(study: Study, { metric, mean, low, high }: Prediction): HTMLT
     {},
     el("th", { scope: "row" }, userText(shorten(metric, 40))),
     el("td", {}, round(mean)),
-    el("td", {}, `${round(low)} to ${round(high)}`),
+    el("td", {}, trans.__("%1 to %2", round(low), round(high))),
     el("td", {}, strip(study, metric, mean, low, high)),
   );
 }
@@ -230,20 +253,18 @@ function strip(study: Study, metric: string, mean: number, low: number, high: nu
   const known = study.trials.flatMap((trial) => trial.metrics[metric] ?? []);
   const bounds = study.goal.constraints.filter((constraint) => constraint.metric === metric);
   const x = linearScale(extent([...known, mean, low, high, ...bounds.map((bound) => bound.bound)]) ?? [0, 1], [3, width - 3]);
-  const label = `Among the trials, which range ${range(known)}`;
-  const root = svg("svg", { class: "nbc-strip", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  known.slice(-400).forEach((value) => root.append(svg("line", { class: "nbc-rug", x1: x(value), x2: x(value), y1: height - 7, y2: height - 1 })));
+  const ends = extent(known);
+  const label = ends
+    ? trans.__("Among the trials, which range from %1 to %2", formatValue(ends[0]), formatValue(ends[1]))
+    : trans.__("No trial has a value yet");
+  const root = svg("svg.nbc-strip", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  known.slice(-400).forEach((value) => root.append(svg("line.nbc-rug", { x1: x(value), x2: x(value), y1: height - 7, y2: height - 1 })));
   bounds.forEach((bound) => {
-    root.append(svg("line", { class: "nbc-bound", x1: x(bound.bound), x2: x(bound.bound), y1: 0, y2: height }, svg("title", {}, boundText(bound))));
+    root.append(svg("line.nbc-bound", { x1: x(bound.bound), x2: x(bound.bound), y1: 0, y2: height }, svg("title", {}, boundText(bound))));
   });
   root.append(
-    svg("line", { class: "nbc-whisker", x1: x(low), x2: x(high), y1: 7, y2: 7 }),
+    svg("line.nbc-whisker", { x1: x(low), x2: x(high), y1: 7, y2: 7 }),
     svg("circle", { class: "nbc-mark nbc-complete", cx: x(mean), cy: 7, r: 4.5 }),
   );
   return root;
-}
-
-function range(known: readonly number[]): string {
-  const ends = extent(known);
-  return ends ? `from ${formatValue(ends[0])} to ${formatValue(ends[1])}` : "nowhere yet";
 }

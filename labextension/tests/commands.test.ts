@@ -19,7 +19,14 @@ function prepared(kernel: Manager["kernel"], more: { interrupts?: boolean; isThe
     sent.push(rest);
   };
   const manager: Manager = { get_model: async () => ({ send }), kernel: kernel ?? null };
-  const sender = new CommandSender(manager, "id", more.interrupts ?? true, () => more.isThere ?? true, () => state, (now) => (controls = now));
+  const sender = new CommandSender(
+    manager,
+    "id",
+    more.interrupts ?? true,
+    () => more.isThere ?? true,
+    () => state,
+    (now) => (controls = now),
+  );
   return { sent, state, sender, controls: () => controls as unknown as Controls };
 }
 

@@ -30,7 +30,13 @@ test("fields that older data lack and newer data add are no damage", () => {
 });
 
 test("a damaged field is named", () => {
-  for (const [field, value] of [["trials", [{ number: 1 }]], ["goal", {}], ["front", "all"], ["slices", [{}]], ["progress", 3]] as const) {
+  for (const [field, value] of [
+    ["trials", [{ number: 1 }]],
+    ["goal", {}],
+    ["front", "all"],
+    ["slices", [{}]],
+    ["progress", 3],
+  ] as const) {
     assert.deepEqual(readStudy({ ...sample("digits"), [field]: value }), {
       refusal: `This study cannot be drawn: its field "${field}" is damaged.`,
     });

@@ -7,8 +7,21 @@ import { sample } from "./samples";
 
 test("numbers and choices are formatted as in Python", () => {
   const table: [Parameters<typeof formatValue>[0], string][] = [
-    [0.123456, "0.1235"], [12, "12"], [true, "True"], [null, "None"], ["plain", "plain"], [undefined, ""], [1e-5, "0.00001"],
-    ["", '""'], ["None", '"None"'], ["True", '"True"'], ["8", '"8"'], ["-1.5e3", '"-1.5e3"'], [" a", '" a"'], ["a b", "a b"], ["v8", "v8"],
+    [0.123456, "0.1235"],
+    [12, "12"],
+    [true, "True"],
+    [null, "None"],
+    ["plain", "plain"],
+    [undefined, ""],
+    [1e-5, "0.00001"],
+    ["", '""'],
+    ["None", '"None"'],
+    ["True", '"True"'],
+    ["8", '"8"'],
+    ["-1.5e3", '"-1.5e3"'],
+    [" a", '" a"'],
+    ["a b", "a b"],
+    ["v8", "v8"],
   ];
   for (const [value, text] of table) {
     assert.equal(formatValue(value), text);
@@ -34,11 +47,24 @@ test("the goal reads as a sentence", () => {
 
 test("a linear scale holds for every finite domain", () => {
   const largest = Number.MAX_VALUE;
-  for (const domain of [[0, 1e308], [-largest, largest], [largest, largest], [1, 1e308], [0, 5e-324], [1e-310, 2e-310]] as [number, number][]) {
+  for (const domain of [
+    [0, 1e308],
+    [-largest, largest],
+    [largest, largest],
+    [1, 1e308],
+    [0, 5e-324],
+    [1e-310, 2e-310],
+  ] as [number, number][]) {
     const scale = linearScale(domain, [0, 100]);
     const places = domain.map(scale);
-    assert.ok(places.every((place) => place >= 0 && place <= 100), `${domain}: ${places}`);
-    assert.ok(scale.ticks.every((tick) => Number.isFinite(scale(tick.value)) && !tick.label.includes("NaN")), String(domain));
+    assert.ok(
+      places.every((place) => place >= 0 && place <= 100),
+      `${domain}: ${places}`,
+    );
+    assert.ok(
+      scale.ticks.every((tick) => Number.isFinite(scale(tick.value)) && !tick.label.includes("NaN")),
+      String(domain),
+    );
     assert.ok(scale.ticks.length < 30);
   }
 });
@@ -46,10 +72,16 @@ test("a linear scale holds for every finite domain", () => {
 test("scales place the ends of a domain, ticks lie inside", () => {
   const scale = linearScale([0, 10], [0, 100], { padded: false });
   assert.deepEqual([scale(0), scale(5), scale(10)], [0, 50, 100]);
-  assert.deepEqual(scale.ticks.map((tick) => tick.label), ["0", "2", "4", "6", "8", "10"]);
+  assert.deepEqual(
+    scale.ticks.map((tick) => tick.label),
+    ["0", "2", "4", "6", "8", "10"],
+  );
   const logs = logScale([1e-4, 1e-1], [0, 300]);
   assert.ok(Math.abs(logs(1e-3) - 100) < 1e-9);
-  assert.deepEqual(logs.ticks.map((tick) => tick.label), ["1e-4", "0.001", "0.01", "0.1"]);
+  assert.deepEqual(
+    logs.ticks.map((tick) => tick.label),
+    ["1e-4", "0.001", "0.01", "0.1"],
+  );
   assert.equal(niceStep(1, 5), 0.2);
   assert.deepEqual(extent([3, 1, NaN, 2]), [1, 3]);
   assert.equal(extent([]), null);
@@ -68,7 +100,10 @@ test("values that are far apart get a logarithmic axis", () => {
 });
 
 test("trials are counted in whole numbers", () => {
-  assert.deepEqual(linearScale([0, 1], [0, 100], { whole: true }).ticks.map((tick) => tick.label), ["0", "1"]);
+  assert.deepEqual(
+    linearScale([0, 1], [0, 100], { whole: true }).ticks.map((tick) => tick.label),
+    ["0", "1"],
+  );
 });
 
 test("a single value has a scale too", () => {

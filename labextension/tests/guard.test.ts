@@ -12,7 +12,9 @@ const DELETED = Symbol("deleted");
 const WRONG = [DELETED, null, -1, 1.5, "text", true, [], {}, [1.5], ["text"], { a: 1.5 }, { a: [] }];
 
 // The schema without `additionalProperties: false`, since readers accept fields that they do not know.
-const schema = JSON.parse(readFileSync(SCHEMA, "utf8"), (key, value) => (key === "additionalProperties" && value === false ? undefined : value)) as { properties: object };
+const schema = JSON.parse(readFileSync(SCHEMA, "utf8"), (key, value) => (key === "additionalProperties" && value === false ? undefined : value)) as {
+  properties: object;
+};
 const isValid = new Ajv2020({ strict: false }).compile(schema);
 
 // Yields every place of the data, of lists the first items.

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 import { bestSoFar, Comparison } from "../src/compare";
 import { pythonText, SearchForm, type Choices } from "../src/insert";
-import type { Application, Translation } from "../src/lab";
+import type { Application } from "../src/lab";
+import type { Translation } from "../src/words";
 import { modelView } from "../src/model_view";
 import { relativePath } from "../src/plugins";
 import { RequestFailed, StudyServer, type Line } from "../src/server";
@@ -21,7 +22,22 @@ const trans: Translation = {
 
 function line(name: string, more: Partial<Line> = {}): Line {
   const best = { number: 1, values: { accuracy: 0.9 } };
-  return { name, label: name, path: "a.journal", kernel: null, kernels: [], state: "ended", trials: 3, done: 3, wanted: 3, counts: {}, best, ending: null, ours: true, ...more };
+  return {
+    name,
+    label: name,
+    path: "a.journal",
+    kernel: null,
+    kernels: [],
+    state: "ended",
+    trials: 3,
+    done: 3,
+    wanted: 3,
+    counts: {},
+    best,
+    ending: null,
+    ours: true,
+    ...more,
+  };
 }
 
 function listOf(...lines: Line[]): { list: StudyList; told: [string, unknown][] } {
@@ -43,7 +59,10 @@ test("names are shown as text", () => {
 test("only studies of ours that are below the root can be deleted", () => {
   const { list, told } = listOf(line("ours"), line("theirs", { ours: false }), line("elsewhere", { kernel: "k" }), line("remote", { state: "unknown" }));
   const items = [...list.element.querySelectorAll("li")];
-  assert.deepEqual(items.map((item) => item.querySelector('[data-role="delete"]') !== null), [true, false, false, false]);
+  assert.deepEqual(
+    items.map((item) => item.querySelector('[data-role="delete"]') !== null),
+    [true, false, false, false],
+  );
   click(items[0]?.querySelector('[data-role="delete"]'));
   assert.equal(told[0]?.[0], "remove");
   assert.match(items[3]?.textContent ?? "", /%bo_study remote/);
@@ -59,7 +78,10 @@ test("two or more studies are compared", () => {
   }
   assert.equal(compare.disabled, false);
   click(compare);
-  assert.deepEqual((told[0]?.[1] as Line[]).map(({ name }) => name), ["b", "c"]);
+  assert.deepEqual(
+    (told[0]?.[1] as Line[]).map(({ name }) => name),
+    ["b", "c"],
+  );
 });
 
 test("what has not changed is not drawn again, and the focus stays", () => {
@@ -81,7 +103,10 @@ test("files that cannot be read, and an empty list, are named", () => {
 });
 
 const choices: Choices = {
-  models: [{ name: "model", kind: "Net", kilobytes: 525.4 }, { name: "other", kind: "Net", kilobytes: 10 }],
+  models: [
+    { name: "model", kind: "Net", kilobytes: 525.4 },
+    { name: "other", kind: "Net", kilobytes: 10 },
+  ],
   data: [{ name: "train", kind: "tuple" }],
   metrics: [{ name: "evaluate", kind: "function" }],
   tries: ["weights", "bits"],
@@ -118,7 +143,10 @@ test("the best so far counts complete trials in the direction of the goal", () =
   const study = sample("digits");
   const { metric, direction } = study.goal.objectives[0] ?? { metric: "", direction: "maximize" };
   const points = bestSoFar(study, metric);
-  const values = study.trials.filter((trial) => trial.state === "complete").map((trial) => trial.metrics[metric]).filter((value) => typeof value === "number");
+  const values = study.trials
+    .filter((trial) => trial.state === "complete")
+    .map((trial) => trial.metrics[metric])
+    .filter((value) => typeof value === "number");
   const best = direction === "maximize" ? Math.max(...values) : Math.min(...values);
   assert.equal(points.at(-1)?.[1], best);
   assert.equal(points.at(-1)?.[0], (study.trials.at(-1)?.number ?? 0) + 1);

@@ -30,7 +30,10 @@ test("a delta replaces trials of its numbers and adds the others in order", () =
   const after = applyDelta(before, delta({ trials: [begun, ended], set: { best: 14 } }));
   assert.equal(after.seq, 5);
   assert.equal(after.study.best, 14);
-  assert.deepEqual(after.study.trials.map((trial) => trial.number), [...numbers, 15]);
+  assert.deepEqual(
+    after.study.trials.map((trial) => trial.number),
+    [...numbers, 15],
+  );
   assert.equal(after.study.trials.find((trial) => trial.number === 14)?.state, "complete");
   assert.equal(before.study.trials.length, numbers.length, "the state before is untouched");
 });

@@ -62,7 +62,11 @@ test("a delta reaches every view, also one that opens later", () => {
 test("a panel whose search is gone says so and shows no buttons", async () => {
   const model = new FakeModel({ state: { seq: 1, run: "r1", study: sample("running") }, controls_id: "c", interrupts: true });
   const interrupt = mock.fn(async () => undefined);
-  const statusChanged = { slots: [] as ((sender: unknown, value: string) => void)[], connect: (slot: never) => statusChanged.slots.push(slot), disconnect: () => undefined };
+  const statusChanged = {
+    slots: [] as ((sender: unknown, value: string) => void)[],
+    connect: (slot: never) => statusChanged.slots.push(slot),
+    disconnect: () => undefined,
+  };
   model.widget_manager = { get_model: async () => ({ send: () => undefined }), kernel: { id: "k", interrupt, statusChanged } } as never;
   panel.initialize({ model });
   const el = document.createElement("div");

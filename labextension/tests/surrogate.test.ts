@@ -9,7 +9,12 @@ import { sample } from "./samples";
 
 const FOLDER = new URL("../../../tests/samples/surrogate/", import.meta.url);
 
-const LOG_H = [[-50, -1258.74418287], [-3, -7.8696860596], [-1, -2.48512102571], [0.5, -0.359827683745]] as const;
+const LOG_H = [
+  [-50, -1258.74418287],
+  [-3, -7.8696860596],
+  [-1, -2.48512102571],
+  [0.5, -0.359827683745],
+] as const;
 
 interface Case {
   point: Point;
@@ -50,10 +55,21 @@ for (const file of readdirSync(FOLDER)) {
 
 test("the normal distribution in its tails", () => {
   // To ten digits: erfcx and log_ndtr of scipy.special, log_h of nbcompress.optimize.acquisition.
-  for (const [x, known] of [[0, 1], [0.5, 0.6156903442], [2, 0.2553956763], [2.1, 0.2451191233], [30, 0.01879588886]] as const) {
+  for (const [x, known] of [
+    [0, 1],
+    [0.5, 0.6156903442],
+    [2, 0.2553956763],
+    [2.1, 0.2451191233],
+    [30, 0.01879588886],
+  ] as const) {
     assert.ok(Math.abs(erfcx(x) / known - 1) < 1e-8, `erfcx(${x}) = ${erfcx(x)}`);
   }
-  for (const [z, known] of [[0, Math.log(0.5)], [3, -0.001350809965], [-10, -53.23128515], [-40, -804.6084420]] as const) {
+  for (const [z, known] of [
+    [0, Math.log(0.5)],
+    [3, -0.001350809965],
+    [-10, -53.23128515],
+    [-40, -804.608442],
+  ] as const) {
     assert.ok(Math.abs(logCdf(z) - known) < 1e-7, `log P(Z < ${z}) = ${logCdf(z)}`);
   }
   for (const [z, known] of LOG_H) {
@@ -74,7 +90,10 @@ test("values keep their grids", () => {
   assert.equal(gridOf(amount, 41).length, 41);
   assert.ok(!isActive(clusters, { method: "plain" }) && isActive(clusters, { method: "cluster" }));
   const stepped = { name: "a", kind: "float" as const, low: 0.1, high: 0.9, log: false, step: 0.1 };
-  assert.deepEqual(gridOf(stepped, 99).map((u) => fromUnit(stepped, u)), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]);
+  assert.deepEqual(
+    gridOf(stepped, 99).map((u) => fromUnit(stepped, u)),
+    [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+  );
 });
 
 test("a parameter that becomes active takes the middle of its range, an inactive one is left out", () => {

@@ -55,7 +55,10 @@ test("dots show the state as shape and as text", () => {
   const { root } = drawn("digits");
   const marks = [...root.querySelectorAll("[aria-label='Trade-off'] [data-trial]")];
   const measured = sample("digits").trials.filter((trial) => "kilobytes" in trial.metrics || "accuracy" in trial.metrics);
-  assert.deepEqual(marks.map((mark) => Number(mark.getAttribute("data-trial"))), measured.map((trial) => trial.number));
+  assert.deepEqual(
+    marks.map((mark) => Number(mark.getAttribute("data-trial"))),
+    measured.map((trial) => trial.number),
+  );
   click(marks[1]);
   assert.match(root.querySelector("[aria-label='Trade-off'] [role=tooltip]:not([hidden])")?.textContent ?? "", /^Trial \d+, (complete|stopped|infeasible)\n/);
   assert.equal(root.querySelectorAll(".nbc-star").length, 1);
@@ -76,7 +79,9 @@ test("a failed trial in the history has the shape of its state", () => {
 test("a trial that lacks a metric stands at the edge", () => {
   const { root } = drawn("digits");
   const heights = (state: string) =>
-    [...root.querySelectorAll(`[aria-label='Trade-off'] [data-trial].nbc-${state}`)].map((mark) => (mark.getAttribute("d") ?? mark.getAttribute("cy"))?.split("L")[0]?.split(" ")[1] ?? "");
+    [...root.querySelectorAll(`[aria-label='Trade-off'] [data-trial].nbc-${state}`)].map(
+      (mark) => (mark.getAttribute("d") ?? mark.getAttribute("cy"))?.split("L")[0]?.split(" ")[1] ?? "",
+    );
   const infeasible = heights("infeasible");
   assert.equal(infeasible.length, sample("digits").trials.filter((trial) => trial.state === "infeasible").length);
   assert.equal(new Set(infeasible).size, 1);
@@ -121,7 +126,10 @@ test("the table sorts both ways, what is missing last", () => {
   const value = (number: number) => study.trials.find((trial) => trial.number === number)?.metrics["accuracy"];
   const known = (numbers: number[]) => numbers.map(value).filter((value): value is number => typeof value === "number");
   const up = known(firstCells(root));
-  assert.deepEqual(up, [...up].sort((a, b) => a - b));
+  assert.deepEqual(
+    up,
+    [...up].sort((a, b) => a - b),
+  );
   assert.equal(value(firstCells(root).at(-1) ?? 0), undefined);
   click(accuracy());
   assert.equal(accuracy()?.closest("th")?.getAttribute("aria-sort"), "descending");
@@ -147,9 +155,21 @@ test("the buttons are shown while the search runs, with exactly their names", ()
   assert.equal(root.querySelectorAll(".nbc-buttons button").length, 0);
   const pressed: string[] = [];
   const control = (name: string) => () => void pressed.push(name);
-  view.setControls({ stop: control("stop"), pause: control("pause"), skip: control("skip"), run: null, narrow: null, answer: "", isPaused: true, note: "A note." });
+  view.setControls({
+    stop: control("stop"),
+    pause: control("pause"),
+    skip: control("skip"),
+    run: null,
+    narrow: null,
+    answer: "",
+    isPaused: true,
+    note: "A note.",
+  });
   const buttons = [...root.querySelectorAll<HTMLElement>(".nbc-buttons button")];
-  assert.deepEqual(buttons.map((button) => button.textContent), ["Stop", "Resume", "Skip"]);
+  assert.deepEqual(
+    buttons.map((button) => button.textContent),
+    ["Stop", "Resume", "Skip"],
+  );
   buttons.forEach(click);
   assert.deepEqual(pressed, ["stop", "pause", "skip"]);
   assert.match(root.querySelector(".nbc-notes")?.textContent ?? "", /A note\./);
@@ -216,7 +236,10 @@ test("the finished panel keeps the chosen tab and the selected trial of the live
   click(rows(root)[2] as Element);
   const number = firstCells(root)[2];
   view.update({ ...study, state: "ended" });
-  const chosen = (of: Element) => [of.querySelector("[role=tab][aria-selected=true]")?.textContent, of.querySelector(".nbc-detail strong")?.textContent?.match(/\d+/)?.[0]];
+  const chosen = (of: Element) => [
+    of.querySelector("[role=tab][aria-selected=true]")?.textContent,
+    of.querySelector(".nbc-detail strong")?.textContent?.match(/\d+/)?.[0],
+  ];
   const finished = new StudyView();
   finished.update({ ...study, state: "ended" });
   assert.deepEqual(chosen(finished.element), ["Importance", String(number)]);

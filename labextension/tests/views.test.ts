@@ -6,13 +6,15 @@ import { shareSteps, sharesOf } from "../src/distribution";
 import { limitWords } from "../src/parallel";
 import { bandScale, linearScale, logScale, zoomedScale } from "../src/scales";
 import { meets, metricKey, paramKey, Selection } from "../src/selection";
+import { lanesOf, spansOf } from "../src/timeline";
 import { StudyView } from "../src/view";
+import { useTranslation } from "../src/words";
 import { byText, click, openPage, press } from "./page";
 import { NAMES, sample } from "./samples";
 
 beforeEach(openPage);
 
-const VIEWS = ["Parallel coordinates", "Slices", "Learning curves", "Distribution"];
+const VIEWS = ["Parallel coordinates", "Slices", "Learning curves", "Distribution", "Timeline"];
 
 function drawn(study: Study | string): { view: StudyView; root: HTMLElement; views: HTMLElement } {
   const view = new StudyView();
@@ -64,8 +66,15 @@ test("a scale gives back the value of a position", () => {
 });
 
 test("a trial is within a limit if it has the value", () => {
-  assert.ok(meets(2, { low: 2, high: 3 }) && meets(3, { low: -Infinity, high: 3 }) && meets("a", { options: ["a", null] }) && meets(null, { options: ["a", null] }));
-  assert.ok(!meets(1.9, { low: 2, high: 3 }) && !meets(undefined, { low: -Infinity, high: Infinity }) && !meets("b", { options: ["a"] }) && !meets("2", { low: 0, high: 9 }));
+  assert.ok(
+    meets(2, { low: 2, high: 3 }) && meets(3, { low: -Infinity, high: 3 }) && meets("a", { options: ["a", null] }) && meets(null, { options: ["a", null] }),
+  );
+  assert.ok(
+    !meets(1.9, { low: 2, high: 3 }) &&
+      !meets(undefined, { low: -Infinity, high: Infinity }) &&
+      !meets("b", { options: ["a"] }) &&
+      !meets("2", { low: 0, high: 9 }),
+  );
   const selection = new Selection();
   let told = 0;
   selection.listen(() => told++);
@@ -73,7 +82,10 @@ test("a trial is within a limit if it has the value", () => {
   selection.limit(paramKey("bits"), { options: [4] });
   const { trials } = sample("digits");
   const within = trials.filter((trial) => (trial.metrics["accuracy"] ?? 0) >= 0.95 && trial.params["bits"] === 4);
-  assert.deepEqual(trials.filter((trial) => selection.has(trial)), within);
+  assert.deepEqual(
+    trials.filter((trial) => selection.has(trial)),
+    within,
+  );
   assert.ok(within.length > 0 && within.length < trials.length);
   selection.setLimits(new Map());
   assert.deepEqual([told, trials.every((trial) => selection.has(trial))], [3, true]);
@@ -120,7 +132,10 @@ test("the same ranges without a pointer: by fields", () => {
   assert.equal(all(root, "tr.nbc-dim").length, study.trials.filter((trial) => Number(trial.params["lr"]) < 0.01).length);
   enter(axis(), String(study.parameters.findIndex(({ name }) => name === "method")), "change");
   const options = all(views, "[aria-label='Range of an axis'] select")[1];
-  assert.deepEqual([...options!.children].map((option) => option.textContent), ["any", "plain", "cluster"]);
+  assert.deepEqual(
+    [...options!.children].map((option) => option.textContent),
+    ["any", "plain", "cluster"],
+  );
   enter(options, "2", "change");
   const left = study.trials.filter((trial) => Number(trial.params["lr"]) >= 0.01 && trial.params["method"] === "cluster");
   assert.equal(all(root, "tr.nbc-dim").length, 24 - left.length);
@@ -181,7 +196,10 @@ test("slices show each parameter against each metric", () => {
   enter(views.querySelectorAll("select")[1], "1", "change");
   assert.match(label(), /kilobytes against clusters/);
   const both = sample("digits").trials.filter((trial) => "clusters" in trial.params && typeof trial.metrics["kilobytes"] === "number");
-  assert.deepEqual(marks(), both.map((trial) => trial.number));
+  assert.deepEqual(
+    marks(),
+    both.map((trial) => trial.number),
+  );
 });
 
 test("learning curves show what trials reported", () => {
@@ -202,7 +220,15 @@ test("the distribution is the share of complete trials up to a value", () => {
   const of = (values: number[]) => values.map((value, number) => ({ ...trials[0]!, number, state: "complete" as const, metrics: { loss: value } }));
   const failed = { ...trials[0]!, state: "failed" as const, metrics: { loss: 0 } };
   const shares = sharesOf([...of([3, 1, 1, 2]), failed], "loss");
-  assert.deepEqual(shares.map(({ value, share }) => [value, share]), [[1, 0.5], [1, 0.5], [2, 0.75], [3, 1]]);
+  assert.deepEqual(
+    shares.map(({ value, share }) => [value, share]),
+    [
+      [1, 0.5],
+      [1, 0.5],
+      [2, 0.75],
+      [3, 1],
+    ],
+  );
   assert.deepEqual(shareSteps(shares)[0], [1, 0]);
   assert.deepEqual(shareSteps([]), []);
 });
@@ -221,9 +247,15 @@ test("the table searches, filters by state, hides and pins columns", () => {
   const states = root.querySelector<HTMLSelectElement>(".nbc-filters select");
   const index = [...states!.options].findIndex((option) => option.textContent === "infeasible");
   enter(states, String(index), "change");
-  assert.deepEqual(rows(root), study.trials.filter((trial) => trial.state === "infeasible").map((trial) => trial.number));
+  assert.deepEqual(
+    rows(root),
+    study.trials.filter((trial) => trial.state === "infeasible").map((trial) => trial.number),
+  );
   enter(states, "1", "change");
-  assert.deepEqual(rows(root), [...study.front].sort((a, b) => a - b));
+  assert.deepEqual(
+    rows(root),
+    [...study.front].sort((a, b) => a - b),
+  );
   const heads = () => all(root, ".nbc-sort bdi").map((head) => head.textContent);
   const box = byText(root, ".nbc-column-list label", "amount")?.querySelector("input");
   box?.dispatchEvent(new Event("change"));
@@ -237,13 +269,26 @@ test("the table searches, filters by state, hides and pins columns", () => {
 test("CSV has all digits, and quotes what needs it", () => {
   const study = sample("digits");
   const [first] = study.trials;
-  const parameters = [{ name: 'a "b", c', kind: "choice" as const, options: [null, true, "x\ny"] }, { name: "n", kind: "float" as const, low: 0, high: 1 }];
-  const trial = (number: number, params: Record<string, string | number | boolean | null>, loss: number | null) => ({ ...first!, number, state: "complete" as const, params, metrics: { loss }, seconds: 0.125 });
+  const parameters = [
+    { name: 'a "b", c', kind: "choice" as const, options: [null, true, "x\ny"] },
+    { name: "n", kind: "float" as const, low: 0, high: 1 },
+  ];
+  const trial = (number: number, params: Record<string, string | number | boolean | null>, loss: number | null) => ({
+    ...first!,
+    number,
+    state: "complete" as const,
+    params,
+    metrics: { loss },
+    seconds: 0.125,
+  });
   const trials = [trial(0, { 'a "b", c': null, n: 0.12345678901234 }, 1e-9), trial(1, { 'a "b", c': "x\ny" }, null), trial(2, { 'a "b", c': true, n: 3 }, -2)];
   const text = csvText(columnsOf({ ...study, parameters, metrics: ["loss"] }), trials);
   assert.equal(
     text,
-    'trial,state,loss,"a ""b"", c",n,time\r\n' + "0,complete,1e-9,None,0.12345678901234,0.125\r\n" + '1,complete,,"x\ny",,0.125\r\n' + "2,complete,-2,True,3,0.125\r\n",
+    'trial,state,loss,"a ""b"", c",n,time\r\n' +
+      "0,complete,1e-9,None,0.12345678901234,0.125\r\n" +
+      '1,complete,,"x\ny",,0.125\r\n' +
+      "2,complete,-2,True,3,0.125\r\n",
   );
 });
 
@@ -272,7 +317,10 @@ test("axes, hypervolume, importance and the best trial say of what they are", ()
   const study = sample("digits");
   const { root } = drawn({ ...study, progress: { ...study.progress!, reference: { accuracy: 0.3125, kilobytes: 70 } } });
   const texts = all(root, ".nbc-axis").map((axis) => axis.textContent);
-  assert.ok(texts.includes("accuracy (higher is better)") && texts.includes("kilobytes (lower is better)") && texts.includes("hypervolume (higher is better)"), String(texts));
+  assert.ok(
+    texts.includes("accuracy (higher is better)") && texts.includes("kilobytes (lower is better)") && texts.includes("hypervolume (higher is better)"),
+    String(texts),
+  );
   assert.match(root.querySelector("[role=tabpanel]")?.textContent ?? "", /Reference point of the hypervolume: accuracy 0\.3125, kilobytes 70\./);
   assert.match(root.querySelector(".nbc-best")?.textContent ?? "", /^Best in accuracy: trial 8/);
   tab(root, "Importance");
@@ -281,6 +329,28 @@ test("axes, hypervolume, importance and the best trial say of what they are", ()
   enter(root.querySelector("[aria-label='Views of all trials'] select"), "2", "change");
   assert.ok(all(root, ".nbc-axis").some((axis) => axis.textContent === "lr (log scale)"));
   assert.match(drawn("single").root.querySelector(".nbc-best")?.textContent ?? "", /^Best: trial/);
+});
+
+test("importance is shown for each objective, which a select chooses", () => {
+  const study = sample("digits");
+  const insights = [
+    { metric: "accuracy", importance: { lr: 0.9, bits: 0.1 }, calibration: null },
+    { metric: "kilobytes", importance: { lr: 0.2, bits: 0.8 }, calibration: { ...study.calibration!, metric: "kilobytes", sentence: "Of kilobytes." } },
+  ];
+  const { root, view } = drawn({ ...study, insights });
+  tab(root, "Importance");
+  const rows = () => all(root, ".nbc-bars tr").map((row) => row.textContent);
+  const select = () => root.querySelector("[role=tabpanel]:not([hidden]) .nbc-tools select");
+  assert.deepEqual(rows(), ["lr90 %", "bits10 %"]);
+  enter(select(), "1", "change");
+  assert.match(root.querySelector("caption")?.textContent ?? "", /^Importance for kilobytes/);
+  assert.deepEqual(rows(), ["bits80 %", "lr20 %"]);
+  assert.equal(root.querySelector(".nbc-trust")?.textContent, "Of kilobytes.");
+  const before = select();
+  view.update({ ...study, insights: insights.map((insight) => ({ ...insight, importance: { lr: 0.5, bits: 0.5 } })) });
+  assert.equal(select(), before, "an open select stays");
+  assert.deepEqual(rows(), ["lr50 %", "bits50 %"]);
+  assert.match(root.querySelector("caption")?.textContent ?? "", /^Importance for kilobytes/);
 });
 
 test("the finished panel keeps the ranges and the view of the live one", async () => {
@@ -303,7 +373,8 @@ test("the finished panel keeps the ranges and the view of the live one", async (
 function nameOf(element: Element): string {
   const labelled = element.getAttribute("aria-labelledby");
   const label = element.closest("label");
-  const words = element.getAttribute("aria-label") ?? (labelled ? document.getElementById(labelled)?.textContent : null) ?? label?.textContent ?? element.textContent;
+  const words =
+    element.getAttribute("aria-label") ?? (labelled ? document.getElementById(labelled)?.textContent : null) ?? label?.textContent ?? element.textContent;
   return (words ?? "").trim();
 }
 
@@ -311,7 +382,10 @@ test("every control has a name and can be reached with the keyboard", () => {
   const { root } = drawn("digits");
   for (const title of [...VIEWS, "History", "Acquisition", "What if", "Importance"]) {
     tab(root, title);
-    for (const element of all(root, "button, input, select, summary, svg[role=img], [role=region], [role=group], [role=tablist], [role=tab], [role=progressbar], section, article")) {
+    for (const element of all(
+      root,
+      "button, input, select, summary, svg[role=img], [role=region], [role=group], [role=tablist], [role=tab], [role=progressbar], section, article",
+    )) {
       const isNamed = nameOf(element) !== "" || element.getAttribute("role") === "tablist";
       assert.ok(isNamed, `${title}: ${element.outerHTML.slice(0, 120)}`);
     }
@@ -327,4 +401,134 @@ test("every control has a name and can be reached with the keyboard", () => {
       assert.ok(element.closest("svg[role=img], [aria-hidden=true]"), "a picture is named or hidden");
     }
   }
+});
+
+test("the timeline has a row for each worker, and more rows for trials that ran at once in one", () => {
+  const { trials } = sample("single");
+  const ran = (number: number, worker: string, started: number, ended?: number) => {
+    const { seconds: _, ...trial } = trials[number]!;
+    return { ...trial, seconds: null, worker, started, ...(ended === undefined ? { state: "running" as const } : { ended }) };
+  };
+  const timed = [ran(0, "a:1", 100, 104), ran(1, "b:2", 101, 103), ran(2, "a:1", 102, 106), ran(3, "b:2", 103, 105), ran(4, "b:2", 105)];
+  const spans = spansOf([...timed, trials[5]!]);
+  assert.deepEqual(
+    spans.map(({ trial, start, end }) => [trial.number, start, end]),
+    [
+      [0, 0, 4],
+      [1, 1, 3],
+      [2, 2, 6],
+      [3, 3, 5],
+      [4, 5, 6],
+    ],
+    "a running trial lasts until the latest known time; one without times is left out",
+  );
+  const lanes = lanesOf(spans).map(({ worker, isFirst, spans: own }) => [worker, isFirst, own.map(({ trial }) => trial.number)]);
+  assert.deepEqual(lanes, [
+    ["a:1", true, [0]],
+    ["a:1", false, [2]],
+    ["b:2", true, [1, 3, 4]],
+  ]);
+  const processes = spansOf([ran(0, "h:1", 0, 2), ran(1, "h:2", 1, 3), ran(2, "h:3", 2, 4)]);
+  assert.deepEqual(
+    lanesOf(processes).map(({ worker, spans: own }) => [worker, own.map(({ trial }) => trial.number)]),
+    [
+      ["h", [0, 2]],
+      ["h", [1]],
+    ],
+    "where each trial has a process of its own, rows are places of the host",
+  );
+  // Older data say how long a trial took, but not when it ended.
+  assert.equal(spansOf([{ ...trials[0]!, started: 7, seconds: 2 }])[0]?.end, 2);
+
+  const { root, views } = drawn({ ...sample("single"), trials: timed });
+  tab(root, "Timeline");
+  assert.deepEqual(
+    all(views, ".nbc-ticks text[text-anchor=end]").map((text) => text.textContent),
+    ["a:1", "", "b:2"],
+  );
+  assert.equal(all(views, ".nbc-run.nbc-running").length, 1);
+  const chart = () => views.querySelector(".nbc-plot > svg");
+  press(chart(), "ArrowRight");
+  const tip = views.querySelector("[role=tooltip]")?.textContent ?? "";
+  assert.match(tip, /^Trial 1, complete\n.*\n.*\n1 s to 3 s\nb:2$/);
+  assert.equal(root.querySelector("tr[aria-current] .nbc-number")?.textContent, "1");
+  assert.equal(all(views, ".nbc-chosen").length, 1);
+  // A click anywhere on a bar chooses its trial.
+  const bar = /^M([\d.]+) ([\d.]+)h([\d.]+)/.exec(views.querySelector(".nbc-run.nbc-running")?.getAttribute("d") ?? "") ?? [];
+  const [x, y, width] = bar.slice(1).map(Number);
+  chart()?.dispatchEvent(new MouseEvent("click", { clientX: (x ?? 0) + (width ?? 0) / 3, clientY: (y ?? 0) + 4, bubbles: true }));
+  assert.equal(root.querySelector("tr[aria-current] .nbc-number")?.textContent, "4");
+  const none = drawn("single");
+  tab(none.root, "Timeline");
+  assert.match(none.views.textContent ?? "", /does not hold when its trials ran/);
+});
+
+test("the selected trial says where it ran, what it keeps and what it printed", () => {
+  const study = sample("digits");
+  const trials = study.trials.map((trial) => (trial.number === 8 ? { ...trial, worker: "node7:4711", seconds: 2, printed: "epoch 1\n<b>x</b>" } : trial));
+  const { root } = drawn({ ...study, trials, kept: { 8: ["small"] } });
+  const detail = root.querySelector<HTMLElement>(".nbc-detail")!;
+  assert.equal(detail.hidden, true);
+  click(root.querySelector("[aria-label='Trial 8']"));
+  assert.equal(detail.hidden, false);
+  assert.match(detail.textContent ?? "", /It ran for 2 s in node7:4711\. It keeps study\.all_trials\[8\]\.kept\["small"\]\./);
+  assert.equal(detail.querySelector("pre")?.textContent, "epoch 1\n<b>x</b>");
+  click(root.querySelector("[aria-label='Trial 9']"));
+  assert.equal(detail.querySelector("details")?.hidden, true);
+  assert.doesNotMatch(detail.textContent ?? "", /It keeps/);
+});
+
+test("every text of the view goes through the translator", () => {
+  // Data of the study, Python's values, code, units, and signs.
+  const study = sample("running");
+  const ours = JSON.stringify(study).match(/[\p{L}_]+/gu) ?? [];
+  const known = new Set([...ours, "None", "True", "False", "s", "min", "h", "study", "model", "kept", "all_trials", "bo_study", "background"]);
+  const marked = (text: string, values: readonly (string | number)[]): string =>
+    `⟦${text.replace(/%(%|\d+)/g, (_, at: string) => (at === "%" ? "%" : `⟧${values[Number(at) - 1]}⟦`))}⟧`;
+  useTranslation({ __: (text, ...values) => marked(text, values), _n: (single, plural, count, ...values) => marked(count === 1 ? single : plural, values) });
+  try {
+    const trials = study.trials.map((trial, i) => ({ ...trial, started: i, ended: i + 1, worker: "a:1" }));
+    const narrowed = Object.fromEntries(study.parameters.map(({ name, low, high, options }) => [name, options ?? [low ?? 0, high ?? 1]]));
+    const { root, view } = drawn({ ...study, trials, narrowed, kept: { 1: ["model"] } });
+    const press = () => undefined;
+    view.setControls({ stop: press, pause: press, skip: press, run: press, narrow: press, answer: "", isPaused: false, note: "" });
+    const missed = new Set<string>();
+    const check = (text: string | null): void => {
+      for (const word of text?.replace(/⟦[^⟦⟧]*(⟧|$)/gu, " ").match(/[\p{L}_]{2,}/gu) ?? []) {
+        if (!known.has(word)) {
+          missed.add(word);
+        }
+      }
+    };
+    const checkAll = (): void => {
+      all(root, "*:not(style)").forEach((element) => {
+        [...element.childNodes].filter((node) => node.nodeType === 3).forEach((node) => check(node.textContent));
+        ["aria-label", "title", "placeholder", "alt", "aria-valuetext"].forEach((name) => check(element.getAttribute(name)));
+      });
+    };
+    click(root.querySelectorAll(".nbc-number")[1]);
+    const tabs = all(root, "[role=tab]");
+    assert.equal(tabs.length, 9);
+    tabs.forEach((_, i) => {
+      click(all(root, "[role=tab]")[i]);
+      checkAll();
+    });
+    assert.deepEqual([...missed], []);
+  } finally {
+    useTranslation(undefined);
+  }
+});
+
+test("between the cells of a notebook the views of all trials are folded until one is chosen", () => {
+  const view = new StudyView(true);
+  document.body.append(view.element);
+  view.update(sample("digits"));
+  const views = view.element.querySelector<HTMLElement>("[aria-label='Views of all trials']")!;
+  const panel = views.querySelector<HTMLElement>("[role=tabpanel]")!;
+  const first = byText(views, "[role=tab]", "Parallel coordinates");
+  assert.deepEqual([panel.hidden, first?.getAttribute("aria-expanded"), first?.tabIndex], [true, "false", 0]);
+  click(first);
+  assert.deepEqual([panel.hidden, first?.getAttribute("aria-expanded"), views.querySelectorAll(".nbc-parallel").length], [false, "true", 1]);
+  click(first);
+  assert.equal(panel.hidden, true);
 });

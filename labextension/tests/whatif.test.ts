@@ -45,7 +45,15 @@ test("the point is queued by indices, only if Python can be reached", () => {
   click(byText(root, "button", "Run this next"));
   const best = study().trials.find((trial) => trial.number === study().best);
   assert.ok(best);
-  assert.deepEqual(asked, [[best.params["amount"], [2, 4, 8].indexOf(Number(best.params["bits"])), best.params["lr"], ["plain", "cluster"].indexOf(String(best.params["method"])), best.params["clusters"] ?? null]]);
+  assert.deepEqual(asked, [
+    [
+      best.params["amount"],
+      [2, 4, 8].indexOf(Number(best.params["bits"])),
+      best.params["lr"],
+      ["plain", "cluster"].indexOf(String(best.params["method"])),
+      best.params["clusters"] ?? null,
+    ],
+  ]);
   const hidden = (data: Study, controls: Partial<Controls>) => byText(shown(data, controls).root, "button", "Run this next")?.hidden;
   assert.equal(hidden(study(), {}), true);
   assert.equal(hidden(study({ state: "ended" }), { run: () => undefined }), true);

@@ -16,12 +16,13 @@ from nbcompress.artifact.file import size_by_tensor, size_bytes
 from nbcompress.compressors import quantize as quantize_by_bits
 from nbcompress.compressors.layers import Patterns, Target, check_model, check_patterns, select
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.modes import outside_inference, with_progress
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.quantize import BitCost, BitCosts, allocate_bits, bit_increases, error_weights
 from nbcompress.compressors.session import FineTuneOptions
 from nbcompress.errors import CompressionError, option
+from nbcompress.progress import Advance, progress_bar
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 # Tensors share words of the file, so the bytes of a single tensor are known up to some words only.
@@ -55,6 +56,7 @@ def quantize(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    progress: bool = True,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids of a few bits.
 
@@ -93,6 +95,7 @@ def quantize(
         loss: Training loss, from the output and the target to a scalar; chosen by the targets if None.
         output: Index or key of the prediction, where the model returns several tensors.
         optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         A quantized copy. `nc.finetune` keeps its weights on their grids. Pruned zeros stay zero; of a clustered weight,
@@ -124,7 +127,7 @@ def quantize(
     grids |= {"share": share}
     training = {"activations": activations, "data": data, "finetune": finetune, "lr": lr, "seed": seed}
     training |= {"loss": loss, "output": output, "optimizer": optimizer, "momentum": momentum, "betas": betas}
-    training |= {"rounding": rounding, "eps": eps, "weight_decay": weight_decay}
+    training |= {"rounding": rounding, "eps": eps, "weight_decay": weight_decay, "progress": progress}
     if bits != "auto":
         if budget is not None:
             raise CompressionError(
@@ -139,12 +142,13 @@ def quantize(
     FineTuneOptions(
         data, finetune, lr, seed, LossSpec(loss, output), OptimizerSpec(optimizer, momentum, betas, eps, weight_decay)
     )
-    # The most bits first: this checks every other option, and if the file fits there is nothing to choose.
-    widest = quantize_by_bits(model, 8, **grids)  # type: ignore[arg-type]
-    search = _BitSearch(model, n_bytes, grids, training)
-    if not finetune and rounding == "nearest" and size_bytes(widest) <= n_bytes:
-        return search.quantized(dict.fromkeys(search.names, 8))
-    return search.within_budget()
+    with with_progress(progress), progress_bar("quantize", unit="try") as advance:
+        # The most bits first: this checks every other option, and if the file fits there is nothing to choose.
+        widest = quantize_by_bits(model, 8, **grids)  # type: ignore[arg-type]
+        search = _BitSearch(model, n_bytes, grids, training, advance)
+        if not finetune and rounding == "nearest" and size_bytes(widest) <= n_bytes:
+            return search.quantized(dict.fromkeys(search.names, 8))
+        return search.within_budget()
 
 
 def parse_budget(budget: object) -> int:
@@ -217,12 +221,14 @@ class _BitSearch:
         budget: Bytes that its file may have.
         grids: Options of `quantize` that say which grids, and where.
         training: The other options.
+        advance: Called after each try.
     """
 
     model: nn.Module
     budget: int
     grids: Mapping[str, Any]
     training: Mapping[str, Any]
+    advance: Advance
 
     def __post_init__(self) -> None:
         self.targets = select(check_model(self.model), self.grids["layers"]).targets
@@ -230,7 +236,9 @@ class _BitSearch:
 
     def quantized(self, bits: Mapping[str, int]) -> nn.Module:
         """Return the model with these bits and all other options."""
-        return quantize_by_bits(self.model, bits, **self.grids, **self.training)
+        small = quantize_by_bits(self.model, bits, **self.grids, **self.training)
+        self.advance(1)
+        return small
 
     def within_budget(self) -> nn.Module:
         """Return the model with the best bits within the budget.
@@ -266,6 +274,7 @@ class _BitSearch:
         for bits in range(2 if self.grids["scheme"] == "affine" else 1, 9):
             small = quantize_by_bits(self.model, bits, **self.grids)
             sizes = size_by_tensor(small)
+            self.advance(1)
             for target, weight in zip(self.targets, weights, strict=True):
                 costs[target.name][bits] = BitCost(_tensor_bytes(sizes, target), _error(target, small, weight))
             n_chosen = sum(cost[bits].n_bytes for cost in costs.values())
@@ -300,7 +309,9 @@ class _BitSearch:
                 refused.add((step.name, step.bits))
 
     def _file_bytes(self, bits: Mapping[str, int]) -> int:
-        return size_bytes(quantize_by_bits(self.model, bits, **self.grids))
+        n_bytes = size_bytes(quantize_by_bits(self.model, bits, **self.grids))
+        self.advance(1)
+        return n_bytes
 
 
 def _tensor_bytes(sizes: Mapping[str, int], target: Target) -> int:

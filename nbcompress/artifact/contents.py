@@ -210,6 +210,7 @@ def _encoding(header: Header, index: int) -> str:
     if entry.grid is not None:
         group = entry.grid.group
         by = f"groups of {group}" if isinstance(group, int) else f"by {group}"
+        by += " of the transposed matrix" * entry.grid.is_turned
         grid = f"{entry.grid.bits} bit{'s' * (entry.grid.bits > 1)}, {entry.grid.scheme}, {by}"
     pruned = ", pruned" if entry.is_pruned else ""
     if entry.n_values:

@@ -24,7 +24,8 @@ from nbcompress.artifact.packed import PackedModel, Slot, pack, parse_contents, 
 from nbcompress.compressors.buffers import cut_buffers, is_expanded, materialize_buffers_
 from nbcompress.compressors.copying import deep_copy
 from nbcompress.compressors.keras import recompute_shapes_
-from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.modes import outside_inference, with_progress
+from nbcompress.compressors.pretrained import guard_save_pretrained_
 from nbcompress.compressors.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
 from nbcompress.compressors.torch_masks import without_torch_masks
@@ -39,7 +40,7 @@ MODEL_KEY = "model"
 _MAX_GROWTH = 2
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+def save(model: nn.Module, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
     """Write `model` to a file, exactly and in as few bytes as possible.
 
     Weights that `quantize`, `cluster` or `prune` put on a grid, into a codebook or to zero are stored as codes. Every
@@ -49,6 +50,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Args:
         model: Any module, compressed or not. It does not change.
         path: Of the file. It appears whole or not at all; an existing file is replaced.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         The path.
@@ -74,13 +76,14 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         >>> folder.cleanup()
     """
     model = without_torch_masks(model)
-    packed = pack(model)
+    with with_progress(progress):
+        packed = pack(model)
     warn_of_broken(packed)
     check_packed(packed, model)
     return write_atomically(Path(path), file_parts(MODEL_KEY, packed.parts))
 
 
-def load(path: str | os.PathLike[str], model: Module) -> Module:
+def load(path: str | os.PathLike[str], model: Module, *, progress: bool = True) -> Module:
     """Fill a fresh instance from a file that `save` wrote.
 
     The structure of the instance is first cut or factorized as that of the saved model was. Grids, codebooks and
@@ -90,6 +93,7 @@ def load(path: str | os.PathLike[str], model: Module) -> Module:
         path: Of the file. It is parsed without trust: nothing in it is executed.
         model: A fresh instance of the class that was saved, with the same arguments, on any device. It is filled in
             place.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         The same instance.
@@ -111,15 +115,17 @@ def load(path: str | os.PathLike[str], model: Module) -> Module:
         >>> folder.cleanup()
     """
     where = Path(path)
-    load_contents(checked_contents(read_file(where), MODEL_KEY, where), model)
+    with with_progress(progress):
+        load_contents(checked_contents(read_file(where), MODEL_KEY, where), model)
     return model
 
 
-def size_bytes(model: nn.Module) -> int:
+def size_bytes(model: nn.Module, *, progress: bool = True) -> int:
     """Return the length of the file that `save` writes for `model`, without writing it.
 
     Args:
         model: Any module, compressed or not. It does not change.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         Bytes, everything in the file counted; tied tensors count once.
@@ -136,7 +142,8 @@ def size_bytes(model: nn.Module) -> int:
         >>> nc.size_bytes(nc.quantize(model, bits=4)) < nc.size_bytes(model) / 4
         True
     """
-    packed = pack(model)
+    with with_progress(progress):
+        packed = pack(model)
     warn_of_broken(packed)
     return file_length(MODEL_KEY, packed.n_contents)
 
@@ -219,6 +226,7 @@ def _load_contents(contents: memoryview, model: nn.Module) -> None:
     check_memory(slots, tensors, model)
     _fill(slots, tensors)
     attach_(model, _record(header, slots, records))
+    guard_save_pretrained_(model, header.surgery)
 
 
 def _replay_surgery(header: Header, model: nn.Module) -> None:

@@ -174,7 +174,7 @@ _TIED = 31
 _IS_PRUNED, _HAS_GRID, _HAS_CODEBOOK = 32, 64, 128
 _GROUP_KINDS = ("tensor", "channel")
 # Flags of a grid.
-_IS_AFFINE, _HAS_SIDES, _IS_FIXED, _HAS_HALF = 8, 64, 128, 256
+_IS_AFFINE, _HAS_SIDES, _IS_FIXED, _HAS_HALF, _IS_TURNED = 8, 64, 128, 256, 512
 
 Group = Literal["tensor", "channel"] | int
 Scheme = Literal["symmetric", "affine"]
@@ -192,6 +192,7 @@ class GridHeader:
             many codes below zero as above: the last code and the zeros are not in the coded part.
         is_fixed: See `Grid`.
         n_in_half: How many weights are in half precision.
+        is_turned: See `Grid`.
     """
 
     bits: int
@@ -200,6 +201,7 @@ class GridHeader:
     is_balanced: bool = False
     is_fixed: bool = False
     n_in_half: int = 0
+    is_turned: bool = False
 
     @property
     def has_sides(self) -> bool:
@@ -375,6 +377,7 @@ def _write_entry(writer: ByteWriter, entry: TensorEntry) -> None:
         group_kind = _GROUP_KINDS.index(group) if isinstance(group, str) else 2
         flags = (entry.grid.scheme == "affine") * _IS_AFFINE | entry.grid.has_sides * _HAS_SIDES
         flags |= entry.grid.is_fixed * _IS_FIXED | (entry.grid.n_in_half > 0) * _HAS_HALF
+        flags |= entry.grid.is_turned * _IS_TURNED
         writer.number(entry.grid.bits - 1 | flags | group_kind << 4)
         if isinstance(group, int):
             writer.number(group)
@@ -406,6 +409,8 @@ def _read_entry(reader: ByteReader, index: int) -> TensorEntry:
     grid = _read_grid(reader, index) if kind & _HAS_GRID else None
     if grid is not None and grid.n_in_half > (0 if n_values else prod(shape)):
         raise ArtifactError(f"the file is damaged: its tensor {index} has {grid.n_in_half} weights in half precision")
+    if grid is not None and grid.is_turned and (n_axes != 2 or n_values or grid.n_in_half):
+        raise ArtifactError(f"the file is damaged: its tensor {index} has the grid of a transposed matrix")
     return TensorEntry(name_hash, None, shape, DTYPES[kind % 32], bool(kind & _IS_PRUNED), grid, n_values)
 
 
@@ -414,14 +419,15 @@ def _read_grid(reader: ByteReader, index: int) -> GridHeader:
     bits, group_kind = (packed & 7) + 1, packed >> 4 & 3
     scheme: Scheme = "affine" if packed & _IS_AFFINE else "symmetric"
     can_have_sides = scheme == "symmetric" and n_codes_of(bits, scheme) % 2 == 0
-    if packed >= 2 * _HAS_HALF or group_kind > 2 or (packed & _HAS_SIDES and not can_have_sides):
+    if packed >= 2 * _IS_TURNED or group_kind > 2 or (packed & _HAS_SIDES and not can_have_sides):
         raise ArtifactError(f"the file is damaged: its tensor {index} has an unknown grid, {packed}")
     group: Group = reader.number() if group_kind == 2 else ("channel" if group_kind else "tensor")
     if group == 0:
         raise ArtifactError(f"the file is damaged: its tensor {index} has a grid of empty groups")
     n_in_half = reader.number() if packed & _HAS_HALF else 0
     is_balanced = can_have_sides and not packed & _HAS_SIDES
-    return GridHeader(bits, scheme, group, is_balanced, bool(packed & _IS_FIXED), n_in_half)
+    is_turned = bool(packed & _IS_TURNED)
+    return GridHeader(bits, scheme, group, is_balanced, bool(packed & _IS_FIXED), n_in_half, is_turned)
 
 
 def _read_extras(text: str) -> tuple[tuple[Surgery, ...], dict[str, str], Activations]:

@@ -49,6 +49,7 @@ from nbcompress.compressors.codes import codes_of
 from nbcompress.compressors.record import Codebook, Record, Surgery, TensorRecord, record_of, zeros_lost
 from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, CompressionError
+from nbcompress.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -168,13 +169,15 @@ def pack(model: nn.Module) -> PackedModel:
     by_tensor: dict[str, int] = {}
     broken: dict[str, str] = {}
     owners: Owners = {}
-    for index, slot in enumerate(slots):
-        if slot.first != index:
-            entries.append(TensorEntry(hash_of_name(slot.name), tied_to=slot.first))
-            continue
-        n_before = encoder.n_bytes
-        entries.append(_write_slot(encoder, slots, index, records.get(index), owners, broken))
-        by_tensor[slot.name] = encoder.n_bytes - n_before
+    with progress_bar("encode", len(slots), "tensor") as advance:
+        for index, slot in enumerate(slots):
+            if slot.first != index:
+                entries.append(TensorEntry(hash_of_name(slot.name), tied_to=slot.first))
+            else:
+                n_before = encoder.n_bytes
+                entries.append(_write_slot(encoder, slots, index, records.get(index), owners, broken))
+                by_tensor[slot.name] = encoder.n_bytes - n_before
+            advance(1)
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     broken.update({name: "the model has no such parameter" for name in record.tensors if name not in known})
     header = Header(
@@ -256,8 +259,9 @@ def _valid_encoding(
         except CompressionError as err:
             broken[slot.name] = str(err)
             record = replace(record, codebook=Codebook(codebook.values))
-    narrow = codes.to(torch.uint8) if n_codes(record) <= 256 else codes
-    return record, narrow.cpu().contiguous().reshape(-1).numpy()
+    if n_codes(record) <= 256:
+        codes = codes.to(torch.uint8)
+    return record, codes.cpu().contiguous().reshape(-1).numpy()
 
 
 def _entry(slot: Slot, record: TensorRecord | None, codebook_of: int | None) -> TensorEntry:
@@ -327,29 +331,37 @@ def read_tensors(undecoded: UndecodedModel) -> tuple[list[Tensor | None], dict[i
     decoder = EntropyDecoder(undecoded.coded, undecoded.raw)
     tensors: list[Tensor | None] = []
     records: dict[int, TensorRecord] = {}
-    for index, entry in enumerate(undecoded.header.entries):
-        if entry.tied_to is not None:
-            tensors.append(None)
-        elif entry.codebook_of is not None:
-            owner = records.get(entry.codebook_of, TensorRecord())
-            if owner.codebook is None:
-                raise ArtifactError(f"the file is damaged: its tensor {index} has a codebook of a tensor without one")
-            records[index] = TensorRecord(entry.is_pruned, None, owner.codebook)
-            tensors.append(read_codes(decoder, entry.shape, entry.dtype, records[index]))
-        elif entry.grid is None and not entry.n_values:
-            tensors.append(read_values(decoder, entry.shape, entry.dtype))
-            if entry.is_pruned:
-                records[index] = TensorRecord(is_pruned=True)
-        else:
-            records[index] = read_encoding(decoder, entry)
-            is_balanced = entry.grid is not None and entry.grid.is_balanced and not entry.n_values
-            tensor = read_codes(decoder, entry.shape, entry.dtype, records[index], is_balanced=is_balanced)
-            grid = records[index].grid
-            if grid is not None and grid.in_half is not None:
-                read_half_(decoder, tensor, grid.in_half)
-            tensors.append(tensor)
+    with progress_bar("decode", len(undecoded.header.entries), "tensor") as advance:
+        for index, entry in enumerate(undecoded.header.entries):
+            tensors.append(_read_tensor(decoder, index, entry, records))
+            advance(1)
     decoder.check_end()
     return tensors, records
+
+
+def _read_tensor(
+    decoder: EntropyDecoder, index: int, entry: TensorEntry, records: dict[int, TensorRecord]
+) -> Tensor | None:
+    """Read the tensor at `index` and add its record to `records`; None if it is tied to an earlier one."""
+    if entry.tied_to is not None:
+        return None
+    if entry.codebook_of is not None:
+        owner = records.get(entry.codebook_of, TensorRecord())
+        if owner.codebook is None:
+            raise ArtifactError(f"the file is damaged: its tensor {index} has a codebook of a tensor without one")
+        records[index] = TensorRecord(entry.is_pruned, None, owner.codebook)
+        return read_codes(decoder, entry.shape, entry.dtype, records[index])
+    if entry.grid is None and not entry.n_values:
+        if entry.is_pruned:
+            records[index] = TensorRecord(is_pruned=True)
+        return read_values(decoder, entry.shape, entry.dtype)
+    records[index] = read_encoding(decoder, entry)
+    is_balanced = entry.grid is not None and entry.grid.is_balanced and not entry.n_values
+    tensor = read_codes(decoder, entry.shape, entry.dtype, records[index], is_balanced=is_balanced)
+    grid = records[index].grid
+    if grid is not None and grid.in_half is not None:
+        read_half_(decoder, tensor, grid.in_half)
+    return tensor
 
 
 __all__ = [

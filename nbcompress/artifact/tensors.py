@@ -87,14 +87,16 @@ def read_encoding(decoder: EntropyDecoder, entry: TensorEntry) -> TensorRecord:
 def grid_header(grid: Grid) -> GridHeader:
     """Return what the header says about a grid."""
     n_in_half = 0 if grid.in_half is None else len(grid.in_half)
-    return GridHeader(grid.bits, grid.scheme, grid.group, is_fixed=grid.is_fixed, n_in_half=n_in_half)
+    return GridHeader(
+        grid.bits, grid.scheme, grid.group, is_fixed=grid.is_fixed, n_in_half=n_in_half, is_turned=grid.is_turned
+    )
 
 
 def _read_grid(decoder: EntropyDecoder, header: GridHeader, shape: tuple[int, ...]) -> Grid:
     # A grid of one group is made first, because it can tell the number of groups.
     scale = torch.from_numpy(np.ones(1, dtype=np.float32))
     zero = torch.from_numpy(np.full(1, _middle(header), dtype=np.int32))
-    template = Grid(header.bits, header.scheme, header.group, scale, zero)
+    template = Grid(header.bits, header.scheme, header.group, scale, zero, is_turned=header.is_turned)
     if header.group != "tensor" and not shape:
         raise ArtifactError("the file is damaged: a grid by channel of what has no channels")
     n_groups = template.n_groups(shape)
@@ -106,7 +108,7 @@ def _read_grid(decoder: EntropyDecoder, header: GridHeader, shape: tuple[int, ..
         in_half = torch.from_numpy(np.flatnonzero(marked).astype(np.int64))
         if len(in_half) != header.n_in_half:
             raise ArtifactError("the file is damaged: weights in half precision are not as many as its header says")
-    return Grid(header.bits, header.scheme, header.group, scale, zero, header.is_fixed, in_half)
+    return Grid(header.bits, header.scheme, header.group, scale, zero, header.is_fixed, in_half, header.is_turned)
 
 
 def write_half(encoder: EntropyEncoder, tensor: Tensor, positions: Tensor) -> None:
@@ -224,7 +226,7 @@ def read_codes(
     n_kinds, zero = n_codes(record) - is_balanced, zero_code(record, shape)
     if is_balanced:
         zero = n_kinds // 2
-    codes = _code_codes(decoder, None, None, layout, shape, n_kinds, zero).astype(np.int32)
+    codes = _code_codes(decoder, None, None, layout, shape, n_kinds, zero)
     if not is_balanced:
         codes = _mirrored(codes, record, shape)
     return values_of(torch.from_numpy(codes).reshape(shape), record, dtype)

@@ -21,6 +21,7 @@ from nbcompress.compressors.layers import Target
 from nbcompress.compressors.modes import evaluating, seeded
 from nbcompress.compressors.record import ActivationRange, Record
 from nbcompress.errors import DataError
+from nbcompress.progress import progress_bar
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Layers that are observed
@@ -110,11 +111,16 @@ def run_with_hooks(
     batches = Batches(data)
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
     try:
-        with evaluating(model), seeded(seed, *batches.generators):
+        with (
+            evaluating(model),
+            seeded(seed, *batches.generators),
+            progress_bar("inputs of layers", batches.n_batches, "batch") as advance,
+        ):
             for batch in batches.for_model(model):
                 batch(model)
                 if after_batch is not None:
                     after_batch(batch)
+                advance(1)
     finally:
         for handle in handles:
             handle.remove()

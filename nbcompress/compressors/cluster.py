@@ -10,12 +10,13 @@ from torch import nn
 from nbcompress.compressors.codebooks import STARTS, Start, fit_codebook, round_to_codebook
 from nbcompress.compressors.layers import Patterns, check_choice
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.modes import outside_inference, with_progress
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import TensorRecord
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
 from nbcompress.errors import CompressionError, check_integer, option
+from nbcompress.progress import progress_bar
 
 
 @outside_inference
@@ -38,6 +39,7 @@ def cluster(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    progress: bool = True,
 ) -> nn.Module:
     """Return a copy of `model` in which the weights of each tensor share a few values (a codebook), by k-means.
 
@@ -59,6 +61,7 @@ def cluster(
         loss: A function from what the model returns and the target to a scalar; see `finetune`.
         output: Index or key of the prediction, where the model returns several tensors.
         optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         The copy. Later steps and `finetune` keep every chosen tensor in its codebook. A tensor gives up the grid that
@@ -96,15 +99,24 @@ def cluster(
         ),
     )
     is_half = rest == "float16" or session.record.rest == "float16"
-    if codebook == "model":
-        _share_one_codebook(session, n_clusters, is_half=is_half, start=start, seed=seed)
-    for target in session.targets if codebook == "layer" else ():
-        is_pruned = session.constraint_of(target).is_pruned
-        fitted = fit_codebook(target.parameter, n_clusters, is_pruned, is_half=is_half, start=start, seed=seed)
-        values = round_to_codebook(target.parameter, fitted, is_pruned)
-        session.apply(target, TensorRecord(is_pruned, codebook=fitted), values)
-    session.set_rest(rest)
-    return session.finish()
+    with with_progress(progress):
+        if codebook == "model":
+            _share_one_codebook(session, n_clusters, is_half=is_half, start=start, seed=seed)
+        else:
+            _fit_each(session, n_clusters, is_half=is_half, start=start, seed=seed)
+        session.set_rest(rest)
+        return session.finish()
+
+
+def _fit_each(session: CompressionSession, k: int, *, is_half: bool, start: Start, seed: int) -> None:
+    """Give each chosen tensor values of its own."""
+    with progress_bar("cluster", len(session.targets), "tensor") as advance:
+        for target in session.targets:
+            is_pruned = session.constraint_of(target).is_pruned
+            fitted = fit_codebook(target.parameter, k, is_pruned, is_half=is_half, start=start, seed=seed)
+            values = round_to_codebook(target.parameter, fitted, is_pruned)
+            session.apply(target, TensorRecord(is_pruned, codebook=fitted), values)
+            advance(1)
 
 
 def _share_one_codebook(session: CompressionSession, k: int, *, is_half: bool, start: Start, seed: int) -> None:

@@ -1,13 +1,14 @@
 """Codebooks: the few values that all weights of a tensor share, fitted by k-means on a line.
 
 On a line, clusters are intervals of the sorted values. So the values are sorted once, with running sums beside them.
-Then a step of Lloyd's algorithm costs `k` binary searches, however many millions of weights there are.
+Then a step of Lloyd's algorithm costs `k` binary searches and `k` short sums, however many millions of weights there
+are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,31 +29,80 @@ STARTS: tuple[Start, ...] = ("best", "density", "linear", "random")
 _MOST_STEPS = 300
 
 
-@dataclass(frozen=True)
+# Running sums are kept at the beginning of each block of so many values at most, so that they take little memory. Sums
+# within a block are added up where they are asked for: about this many numbers for all centres together.
+_BLOCK, _MOST_ADDED = 256, 1 << 20
+# Numbers that are widened to double precision at a time.
+_PART = 1 << 20
+
+
 class _Line:
-    """Sorted distinct values and their running sums.
+    """Sorted values and their running sums.
+
+    Args:
+        values: Ascending, of shape `(n,)`.
+        k: About how many places are asked for at a time.
 
     Attributes:
-        values: Ascending, of shape `(n,)`.
-        count: How many values come before each, of shape `(n + 1,)`.
-        total: The sum of those values, of the same shape.
-        square: The sum of their squares, of the same shape.
+        values: As given.
+        middle: The mean. Sums are of differences from it, because large sums of squares would lose digits.
     """
 
-    values: Floats
-    count: Floats
-    total: Floats
-    square: Floats
+    def __init__(self, values: NDArray[np.float32], k: int) -> None:
+        self.values, self.middle = values, float(values.mean(dtype=np.float64))
+        self._block = max(1, min(_BLOCK, _MOST_ADDED // k))
+        n_blocks = -(-len(values) // self._block)
+        self._total, self._square = np.zeros(n_blocks + 1), np.zeros(n_blocks + 1)
+        step = max(_PART // self._block, 1)
+        for first in range(0, n_blocks, step):
+            part = values[first * self._block : (first + step) * self._block].astype(np.float64) - self.middle
+            starts = np.arange(0, len(part), self._block)
+            self._total[first + 1 : first + 1 + len(starts)] = np.add.reduceat(part, starts)
+            self._square[first + 1 : first + 1 + len(starts)] = np.add.reduceat(part * part, starts)
+        np.cumsum(self._total, out=self._total)
+        np.cumsum(self._square, out=self._square)
+
+    def first_from(self, places: Floats) -> NDArray[np.intp]:
+        """For each place on the line, the index of the first value that is not below it."""
+        narrow = places.astype(np.float32)
+        # Rounded up: the same values are below it, and the line needs no wide copy to be compared with.
+        narrow = np.where(narrow < places, np.nextafter(narrow, np.float32(np.inf)), narrow)
+        return np.searchsorted(self.values, narrow)
+
+    def means(self, edges: NDArray[np.intp]) -> Floats:
+        """Mean of each interval between `edges`."""
+        centres: Floats = np.diff(self._sums(edges)[0]) / np.diff(edges) + self.middle
+        return centres
 
     def error(self, edges: NDArray[np.intp]) -> Floats:
         """Sum of squared distances to the mean in each interval between `edges`."""
-        count, total, square = (np.diff(sums[edges]) for sums in (self.count, self.total, self.square))
-        mean = total / np.maximum(count, 1)
-        return np.maximum(square - total * mean, 0.0)
+        total, square = (np.diff(sums) for sums in self._sums(edges))
+        return np.maximum(square - total * total / np.diff(edges), 0.0)
+
+    def can_split(self, edges: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether an interval holds two different values."""
+        different: NDArray[np.bool_] = self.values[edges[:-1]] != self.values[edges[1:] - 1]
+        return different
+
+    def _sums(self, edges: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """Sums of the values, and of their squares, before each edge."""
+        block = edges // self._block
+        total, square = self._total[block], self._square[block]
+        for start in range(0, len(edges), _PART // self._block):
+            some = slice(start, start + _PART // self._block)
+            places = block[some, None] * self._block + np.arange(self._block)
+            is_before = places < edges[some, None]
+            rest = self.values[np.minimum(places, len(self.values) - 1)].astype(np.float64) - self.middle
+            rest[~is_before] = 0.0
+            total[some] += rest.sum(axis=1)
+            square[some] += (rest * rest).sum(axis=1)
+        return total, square
 
 
 def kmeans(values: NDArray[np.float32], k: int, start: Start = "best", seed: int = 0) -> Floats:
     """Cluster numbers by k-means.
+
+    Beside a sorted copy of the values, it needs little memory.
 
     Args:
         values: Finite numbers of shape `(n,)`, at least one.
@@ -69,61 +119,41 @@ def kmeans(values: NDArray[np.float32], k: int, start: Start = "best", seed: int
     References:
         Han, Mao and Dally (2016), "Deep Compression", section 3.1 (density, linear and random starts).
     """
-    # Sorted in float32, which takes half of the memory and gives the same order.
-    narrow, counts = np.unique(values, return_counts=True)
-    distinct = narrow.astype(np.float64)
-    del narrow
-    if len(distinct) <= k:
-        return distinct
-    # Centred, because differences of large running sums of squares would lose digits.
-    middle = float(np.average(distinct, weights=counts))
-    distinct -= middle
-    line = _line(distinct, counts)
-    del distinct, counts
+    ascending = np.sort(values)
+    is_first = np.append(True, ascending[1:] != ascending[:-1])
+    if np.count_nonzero(is_first) <= k:
+        return ascending[is_first].astype(np.float64)
+    del is_first
+    line = _Line(ascending, k)
     starts = ("density", "linear") if start == "best" else (start,)
     results = [_lloyd(line, _first_edges(line, k, name, seed), k) for name in starts]
-    edges = min(results, key=lambda result: float(line.error(result).sum()))
-    centres = np.diff(line.total[edges]) / np.diff(line.count[edges])
-    return np.unique(centres + middle)
-
-
-def _line(values: Floats, counts: NDArray[np.intp]) -> _Line:
-    return _Line(values, _running(counts), _running(counts * values), _running(counts * values**2))
-
-
-def _running(column: NDArray[Any]) -> Floats:
-    """Running sums, from 0."""
-    sums = np.zeros(len(column) + 1)
-    np.cumsum(column, out=sums[1:])
-    return sums
+    return np.unique(line.means(min(results, key=lambda result: float(line.error(result).sum()))))
 
 
 def _first_edges(line: _Line, k: int, start: str, seed: int) -> NDArray[np.intp]:
     values = line.values
     if start == "linear":
-        centres = np.linspace(values[0], values[-1], k)
-    elif start == "density":
-        ranks = (np.arange(k) + 0.5) / k * line.count[-1]
-        centres = np.unique(values[np.searchsorted(line.count[1:], ranks)])
+        return _edges_between(line, np.linspace(float(values[0]), float(values[-1]), k))
+    if start == "density":
+        ranks = (np.arange(k) + 0.5) / k * len(values)
     else:
-        ranks = np.random.default_rng(seed).uniform(0, line.count[-1], k)
-        centres = np.unique(values[np.searchsorted(line.count[1:], ranks)])
-    return _edges_between(line, centres)
+        ranks = np.random.default_rng(seed).uniform(0, len(values), k)
+    at = np.maximum(np.ceil(ranks).astype(np.intp) - 1, 0)
+    return _edges_between(line, np.unique(values[at]).astype(np.float64))
 
 
 def _edges_between(line: _Line, centres: Floats) -> NDArray[np.intp]:
     """Where the interval of the values nearest to each centre begins; empty intervals are dropped."""
-    inner = np.searchsorted(line.values, (centres[1:] + centres[:-1]) / 2)
+    inner = line.first_from((centres[1:] + centres[:-1]) / 2)
     return np.unique(np.concatenate([[0], inner, [len(line.values)]])).astype(np.intp)
 
 
 def _lloyd(line: _Line, edges: NDArray[np.intp], k: int) -> NDArray[np.intp]:
     """Lloyd's algorithm. Intervals that became empty are replaced by splitting those of largest error."""
     for _ in range(_MOST_STEPS):
-        if len(edges) - 1 < k:
+        while len(edges) - 1 < k and line.can_split(edges).any():
             edges = _split_worst(line, edges, k)
-        centres = np.diff(line.total[edges]) / np.diff(line.count[edges])
-        new = _edges_between(line, centres)
+        new = _edges_between(line, line.means(edges))
         if np.array_equal(new, edges):
             break
         edges = new
@@ -131,14 +161,14 @@ def _lloyd(line: _Line, edges: NDArray[np.intp], k: int) -> NDArray[np.intp]:
 
 
 def _split_worst(line: _Line, edges: NDArray[np.intp], k: int) -> NDArray[np.intp]:
-    """Split the intervals of largest error at their means until there are `k`, or none can be split."""
+    """Split the intervals of largest error at their means, each once at most, until there are `k`."""
     worst = np.argsort(-line.error(edges), kind="stable")
-    can_split = np.diff(edges)[worst] > 1
-    worst = worst[can_split][: k + 1 - len(edges)]
-    means = (np.diff(line.total[edges]) / np.diff(line.count[edges]))[worst]
-    # Strictly inside, even if the mean is rounded onto an end. `can_split` guarantees that there is such an edge.
-    inside = np.clip(np.searchsorted(line.values, means), edges[worst] + 1, edges[worst + 1] - 1)
-    return np.unique(np.concatenate([edges, inside]))
+    worst = worst[line.can_split(edges)[worst]][: k + 1 - len(edges)]
+    inside = line.first_from(line.means(edges)[worst])
+    # Strictly inside, even if the mean is rounded onto an end: the equal values at either end stay together.
+    first, last = line.values[edges[worst]], line.values[edges[worst + 1] - 1]
+    low, high = np.searchsorted(line.values, first, side="right"), np.searchsorted(line.values, last)
+    return np.unique(np.concatenate([edges, np.clip(inside, low, high)]))
 
 
 def fit_codebook(
@@ -178,9 +208,13 @@ def round_to_codebook(tensor: Tensor, codebook: Codebook, is_pruned: bool) -> Te
     if is_pruned and bool((values != 0).any()):
         values = values[values != 0]
     middles = (values[1:].double() + values[:-1].double()) / 2
-    codes = torch.bucketize(tensor.detach().double(), middles)
-    nearest = values[codes].to(tensor.dtype)
-    return torch.where(tensor == 0, tensor, nearest) if is_pruned else nearest
+    # Part by part, because numbers in double precision and their codes take four times the memory of the tensor.
+    flat, nearest = tensor.detach().reshape(-1), torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+    for part, rounded in zip(flat.split(_PART), nearest.split(_PART), strict=True):
+        rounded.copy_(values[torch.bucketize(part.double(), middles)])
+        if is_pruned:
+            rounded.masked_fill_(part == 0, 0.0)
+    return nearest.reshape(tensor.shape)
 
 
 def quantize_codebook(tensor: Tensor, record: TensorRecord, spec: GridSpec) -> tuple[Codebook, Tensor]:

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from nbcompress.compressors.record import Codebook, Grid, TensorRecord, called
 from nbcompress.errors import CompressionError
+
+# Numbers that are worked on at a time (a heuristic: intermediate results take several times as much memory, and fewer
+# of them fit into the caches of a processor better).
+_PART = 1 << 19
+
+
+def row_parts(tensor: Tensor, group: str | int) -> list[Tensor]:
+    """Cut a tensor along axis 0 into parts of limited size that no group of weights reaches across."""
+    if group == "tensor" or tensor.numel() <= _PART:
+        return [tensor]
+    return list(tensor.split(max(1, _PART // max(1, tensor[0].numel()))))
+
+
+def grid_parts(grid: Grid, parts: Sequence[Tensor]) -> list[Grid]:
+    """The grid of each of the parts that `row_parts` gives; weights in half precision are left to the whole."""
+    if len(parts) == 1:
+        return [grid]
+    counts = [grid.n_groups(tuple(part.shape)) for part in parts]
+    pairs = zip(grid.scale.split(counts), grid.zero.split(counts), strict=True)
+    return [replace(grid, scale=scale, zero=zero, in_half=None) for scale, zero in pairs]
 
 
 def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
@@ -29,20 +52,35 @@ def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
     if record.grid is not None and record.grid.in_half is not None:
         _check_half(tensor, record.grid.in_half, name)
         tensor = without(tensor, record.grid.in_half)
-    if record.grid is not None:
-        codes, kind = _grid_codes(tensor, record.grid), "grid"
-    elif record.codebook is not None:
-        codes, kind = _codebook_codes(tensor, record.codebook), "codebook"
-    else:
-        raise CompressionError(f"{called(name)} has neither a grid nor a codebook, so it has no codes")
-    wrong = values_of(codes, record, tensor.dtype) != tensor
-    n_wrong = int(wrong.sum())
+    if record.grid is not None and record.grid.is_turned:
+        return codes_of(tensor.T, replace(record, grid=record.grid.of_transposed), name).T.contiguous()
+    kind = "grid" if record.grid is not None else "codebook"
+    group = "channel" if record.grid is None else record.grid.group
+    parts = row_parts(tensor, group)
+    grids: Sequence[Grid | None] = [None] * len(parts) if record.grid is None else grid_parts(record.grid, parts)
+    codes = torch.empty(tensor.shape, dtype=torch.int32, device=tensor.device)
+    n_wrong, first = 0, 0.0
+    for part, its_codes, grid in zip(parts, row_parts(codes, group), grids, strict=True):
+        its_record = record if grid is None else replace(record, grid=replace(grid, in_half=None))
+        its_codes.copy_(_codes_of_part(part, its_record, name))
+        wrong = values_of(its_codes, its_record, tensor.dtype) != part
+        if bool(wrong.any()):
+            first = first if n_wrong else part[wrong][0].item()
+            n_wrong += int(wrong.sum())
     if n_wrong:
         raise CompressionError(
             f"{called(name)} must keep to its {kind}, but {n_wrong} of {tensor.numel()} values left it, the first "
-            f"is {tensor[wrong][0].item():.6g}: change weights with finetune(), which keeps it, or compress again"
+            f"is {first:.6g}: change weights with finetune(), which keeps it, or compress again"
         )
     return codes
+
+
+def _codes_of_part(tensor: Tensor, record: TensorRecord, name: str) -> Tensor:
+    if record.grid is not None:
+        return _grid_codes(tensor, record.grid)
+    if record.codebook is not None:
+        return _codebook_codes(tensor, record.codebook)
+    raise CompressionError(f"{called(name)} has neither a grid nor a codebook, so it has no codes")
 
 
 def without(tensor: Tensor, positions: Tensor | None) -> Tensor:
@@ -71,12 +109,20 @@ def values_of(codes: Tensor, record: TensorRecord, dtype: torch.dtype) -> Tensor
     Raises:
         CompressionError: There is neither a grid nor a codebook.
     """
-    if record.grid is not None:
-        return record.grid.values(codes).to(dtype)
-    if record.codebook is None:
+    if record.grid is None and record.codebook is None:
         raise CompressionError("a tensor without grid and codebook has no codes")
-    values: Tensor = record.codebook.values.to(codes.device)[codes.long()]
-    return values.to(dtype)
+    if record.grid is not None and record.grid.is_turned:
+        return values_of(codes.T, replace(record, grid=record.grid.of_transposed), dtype).T.contiguous()
+    group = "channel" if record.grid is None else record.grid.group
+    parts, values = row_parts(codes, group), torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    if record.grid is not None:
+        for part, decoded, grid in zip(parts, row_parts(values, group), grid_parts(record.grid, parts), strict=True):
+            decoded.copy_(grid.values(part))
+    elif record.codebook is not None:
+        shared = record.codebook.values.to(codes.device)
+        for part, decoded in zip(parts, row_parts(values, group), strict=True):
+            decoded.copy_(shared[part.long()])
+    return values
 
 
 def satisfies(tensor: Tensor, constraint: TensorRecord) -> bool:

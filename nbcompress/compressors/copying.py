@@ -11,6 +11,9 @@ activation that the last call stored, is copied without its graph.
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 from collections import OrderedDict
 from copy import deepcopy
 from operator import is_
@@ -64,6 +67,19 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
     if isinstance(new, nn.Module):
         repair_copy_(new)
     return new
+
+
+def release_memory(*, collect: bool) -> None:
+    """Give the memory of freed copies back to the system. The allocator of glibc would keep what lies between others.
+
+    Args:
+        collect: Run the collector before, which frees what is held in cycles of references, as a trace holds its model.
+    """
+    if collect:
+        gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def without_shape(model: nn.Module) -> str:
@@ -213,4 +229,4 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     return new
 
 
-__all__ = ["deep_copy", "why_uncopied", "without_shape"]
+__all__ = ["deep_copy", "release_memory", "why_uncopied", "without_shape"]

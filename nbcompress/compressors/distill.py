@@ -22,7 +22,7 @@ from nbcompress.compressors.layers import (
     unique_parameters,
 )
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.modes import evaluating, outside_inference, requiring_grad, seeded
+from nbcompress.compressors.modes import evaluating, outside_inference, requiring_grad, seeded, with_progress
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.soft_targets import DistillationLoss, TeacherLoss
@@ -68,6 +68,7 @@ def distill(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    progress: bool = True,
 ) -> nn.Module: ...
 
 
@@ -96,6 +97,7 @@ def distill(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    progress: bool = True,
 ) -> Distillation: ...
 
 
@@ -124,6 +126,7 @@ def distill(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    progress: bool = True,
 ) -> nn.Module | Distillation:
     """Return a copy of `student` that is trained to return what `teacher` returns.
 
@@ -163,6 +166,7 @@ def distill(
         through: An assistant of a size between teacher and student, or several. A copy of each is trained on the model
             before it: the teacher teaches the first assistant, and the last assistant teaches the student.
         optimizer, momentum, betas, eps, weight_decay: The optimizer of all training and its options; see `finetune`.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         The trained copy; with `control`, a `Distillation` that holds both copies.
@@ -203,20 +207,21 @@ def distill(
         )
     step = _Step(data, LossSpec(loss, output), options, temperature, alpha, targets == "hard")
     needs_targets = control or options_alone.epochs > 0
-    for assistant in assistants:
-        learned = copied(assistant)
-        step.run_(teachers, learned, None, None, needs_targets=needs_targets)
-        teachers = [learned]
-    trained = copied(student)
-    step.run_(teachers, trained, match, layers, needs_targets=needs_targets)
-    with _only_these_train(trained, layers):
-        train_(trained, data, options_alone, spec=step.spec)
-    if not control:
-        return trained
-    alone = copied(student)
-    with _only_these_train(alone, layers):
-        train_(alone, data, options, spec=step.spec)
-        train_(alone, data, options_alone, spec=step.spec)
+    with with_progress(progress):
+        for assistant in assistants:
+            learned = copied(assistant)
+            step.run_(teachers, learned, None, None, needs_targets=needs_targets)
+            teachers = [learned]
+        trained = copied(student)
+        step.run_(teachers, trained, match, layers, needs_targets=needs_targets)
+        with _only_these_train(trained, layers):
+            train_(trained, data, options_alone, spec=step.spec)
+        if not control:
+            return trained
+        alone = copied(student)
+        with _only_these_train(alone, layers):
+            train_(alone, data, options, spec=step.spec)
+            train_(alone, data, options_alone, spec=step.spec)
     return Distillation(trained, alone)
 
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from nbcompress.compressors.layers import Patterns, Target, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.modes import outside_inference, with_progress
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import Surgery
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions
 from nbcompress.errors import CompressionError, check_integer, option
+from nbcompress.progress import progress_bar
 
 # Not their subclasses, which may use the weight differently, as attention does with its output projection.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -137,6 +138,7 @@ def factorize(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    progress: bool = True,
 ) -> nn.Module:
     """Return a copy of `model` in which linear layers and convolutions are products of two thinner ones.
 
@@ -153,6 +155,7 @@ def factorize(
         loss: A function from what the model returns and the target to a scalar; see `finetune`.
         output: Index or key of the prediction, where the model returns several tensors.
         optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         The copy. `LowRank` pairs replace layers, by the truncated singular value decomposition of their weights: a
@@ -200,12 +203,15 @@ def factorize(
             OptimizerSpec(optimizer, momentum, betas, eps, weight_decay),
         ),
     )
-    for target in session.targets:
-        reason = _factorize_layer_(session, target, rule)
-        if reason is not None:
-            session.refit_([target])
-            session.leave_out({target.name: reason})
-    return session.finish()
+    with with_progress(progress):
+        with progress_bar("factorize", len(session.targets), "tensor") as advance:
+            for target in session.targets:
+                reason = _factorize_layer_(session, target, rule)
+                if reason is not None:
+                    session.refit_([target])
+                    session.leave_out({target.name: reason})
+                advance(1)
+        return session.finish()
 
 
 @dataclass(frozen=True)

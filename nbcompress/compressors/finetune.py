@@ -16,6 +16,7 @@ from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.training import OnEpoch, TrainingOptions, train_
 from nbcompress.errors import CompressionError, option
+from nbcompress.progress import bars_shown
 
 
 @outside_inference
@@ -38,7 +39,7 @@ def finetune(
     schedule: Literal["constant", "cosine"] = "constant",
     valid: object = None,
     patience: int | None = None,
-    progress: Callable[[float], object] | None = None,
+    progress: bool | Callable[[float], object] | None = True,
 ) -> nn.Module:
     """Train `model` in place. Pruned zeros, grids, codebooks and the half-precision rest are kept.
 
@@ -73,8 +74,9 @@ def finetune(
         valid: Data on which the loss is measured before training and after every epoch. The model ends in the state
             with the lowest loss, which may be the one before training.
         patience: Epochs without a lower loss on `valid` after which training stops.
-        progress: Called with the share of the training that is done, up to 1: after every batch if their number is
-            known, else after every epoch.
+        progress: Whether a bar shows how far it is, from two seconds on. Or a function in place of the bar: it is
+            called with the share of the training that is done, up to 1, after every batch if their number is known,
+            else after every epoch.
 
     Returns:
         `model`. Scales of grids and shared values are trained too, and its record holds the new ones. Weights of a
@@ -108,13 +110,16 @@ def finetune(
         )
     if valid is not None:
         Batches(valid)
-    if progress is not None and not callable(progress):
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise CompressionError(
-            f"{option('progress')} must be a function of the share that is done, got {type(progress).__name__}"
+            f"{option('progress')} must be a function of the share that is done, True or False, "
+            f"got {type(progress).__name__}"
         )
     loss_spec = LossSpec(loss, output)
     check_model(model)
-    train_(model, data, options, spec=loss_spec, on_epoch=_with_two_arguments(on_epoch), valid=valid, progress=progress)
+    call = progress if callable(progress) else None
+    with bars_shown(progress is not False and call is None):
+        train_(model, data, options, spec=loss_spec, on_epoch=_with_two_arguments(on_epoch), valid=valid, progress=call)
     return model
 
 

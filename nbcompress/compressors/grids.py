@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nbcompress.compressors.codes import without
+from nbcompress.compressors.codes import grid_parts, row_parts, without
 from nbcompress.compressors.record import Grid, n_codes_of
 from nbcompress.errors import CompressionError, option
 
@@ -106,6 +106,7 @@ class GridSpec:
             of two near it.
         share: Share of the weights that are on the grid, above 0 to 1. The largest of the others stay in half
             precision, and the grid need not reach them.
+        is_turned: See `Grid`.
     """
 
     bits: int
@@ -113,6 +114,7 @@ class GridSpec:
     group: Group = "channel"
     scale: Literal["error", "absmax", "pow2"] | float = "error"
     share: float = 1.0
+    is_turned: bool = False
 
     @property
     def n_codes(self) -> int:
@@ -135,7 +137,12 @@ class GridSpec:
     def matches(self, grid: Grid, n_weights: int) -> bool:
         """Whether `grid`, of a tensor of `n_weights`, has these bits, this scheme, these groups and such scales."""
         n_in_half = 0 if grid.in_half is None else len(grid.in_half)
-        if (self.bits, self.scheme, self.group) != (grid.bits, grid.scheme, grid.group):
+        if (self.bits, self.scheme, self.group, self.is_turned) != (
+            grid.bits,
+            grid.scheme,
+            grid.group,
+            grid.is_turned,
+        ):
             return False
         if n_in_half != self.n_in_half(n_weights) or self.is_fixed != grid.is_fixed:
             return False
@@ -159,11 +166,20 @@ def fit_grid(tensor: Tensor, spec: GridSpec, *, is_pruned: bool = False) -> Grid
     Raises:
         CompressionError: A weight that stays in half precision overflows it.
     """
+    if spec.is_turned:
+        return fit_grid(tensor.T, replace(spec, is_turned=False), is_pruned=is_pruned).of_transposed
     in_half = largest(tensor, spec.n_in_half(tensor.numel()))
     if in_half is not None:
         _half_values(tensor, in_half)
         # Zeros leave the scales of the others as they are.
         tensor, is_pruned = without(tensor, in_half), True
+    fitted = [_scales_and_zeros(part, spec, is_pruned) for part in row_parts(tensor, spec.group)]
+    scale, zero = (torch.cat(numbers).cpu() for numbers in zip(*fitted, strict=True))
+    return Grid(spec.bits, spec.scheme, spec.group, scale, zero.to(torch.int32), spec.is_fixed, in_half)
+
+
+def _scales_and_zeros(tensor: Tensor, spec: GridSpec, is_pruned: bool) -> tuple[Tensor, Tensor]:
+    """A scale for each group, and its code of zero."""
     w, v = _groups_of(tensor, spec.group)
     if spec.bits == 1:
         s, z = _fit_signs(w, v, is_pruned)
@@ -175,8 +191,7 @@ def fit_grid(tensor: Tensor, spec: GridSpec, *, is_pruned: bool = False) -> Grid
         s, z = _power_of_two(w, v, s, spec)
     if spec.scale == "error" or tensor.dtype == torch.float16:
         s = _storable(s, z, spec, tensor.dtype)
-    zero = z.flatten().to(torch.int32).cpu()
-    return Grid(spec.bits, spec.scheme, spec.group, s.flatten().cpu(), zero, spec.is_fixed, in_half)
+    return s.flatten(), z.flatten()
 
 
 def largest(tensor: Tensor, count: int) -> Tensor | None:
@@ -267,11 +282,15 @@ def round_to_grid(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Ten
     Zeros of a pruned tensor stay zero, and so do groups in which all weights are zero. With one bit, every other weight
     becomes plus or minus the scale. Weights in half precision are rounded to it.
     """
-    scale, _ = grid.spread(tuple(tensor.shape), tensor.device)
-    # Adding zero turns -0.0 into 0.0, as decoding does.
-    values = (_nearest_steps(tensor, grid, is_pruned).mul_(scale) + 0.0).to(tensor.dtype)
+    if grid.is_turned:
+        return round_to_grid(tensor.T, grid.of_transposed, is_pruned=is_pruned).T.contiguous()
+    values = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    parts = row_parts(tensor.detach(), grid.group)
+    for part, rounded, its_grid in zip(parts, row_parts(values, grid.group), grid_parts(grid, parts), strict=True):
+        scale, _ = its_grid.spread(tuple(part.shape), part.device)
+        # Adding zero turns -0.0 into 0.0, as decoding does.
+        rounded.copy_(_nearest_steps(part, its_grid, is_pruned).mul_(scale) + 0.0)
     if grid.in_half is not None:
-        values = values.contiguous()
         values.view(-1)[grid.in_half.to(values.device)] = _half_values(tensor, grid.in_half)
     return values
 
@@ -284,6 +303,8 @@ def refit_scale(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Grid:
     """
     if grid.is_fixed:
         return grid
+    if grid.is_turned:
+        return refit_scale(tensor.T, grid.of_transposed, is_pruned=is_pruned).of_transposed
     tensor = without(tensor, grid.in_half)
     spec = GridSpec(grid.bits, grid.scheme, grid.group)
     w, _ = _groups_of(tensor, grid.group)

@@ -101,6 +101,21 @@ class Selection:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
+def is_turned_layer(module: nn.Module) -> bool:
+    """Whether `module` is a layer of Hugging Face that multiplies by its weight, of shape `(inputs, outputs)`."""
+    return any(
+        base.__name__ == "Conv1D" and base.__module__ == "transformers.pytorch_utils" for base in type(module).__mro__
+    )
+
+
+def is_turned(model: nn.Module, target: Target) -> bool:
+    """Whether all layers of `target` hold it as `(inputs, outputs)`, and not as `(outputs, inputs)`."""
+    return all(
+        name.rpartition(".")[2] == "weight" and is_turned_layer(model.get_submodule(name.rpartition(".")[0]))
+        for name in target.names
+    )
+
+
 def unique_parameters(model: nn.Module) -> list[tuple[tuple[str, ...], nn.Parameter]]:
     """Return every parameter once, with all its names. Views of the same memory with one shape count as one."""
     unique: dict[object, tuple[list[str], nn.Parameter]] = {}

@@ -17,6 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nbcompress.errors import CompressionError, option
+from nbcompress.progress import bars_shown
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -38,6 +41,20 @@ def outside_inference(function: Callable[Arguments, Result]) -> Callable[Argumen
 def default_device_cpu() -> AbstractContextManager[object]:
     """Make the CPU the default device, for code of torch that counts steps or draws orders on the default device."""
     return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+
+
+def with_progress(progress: object) -> AbstractContextManager[None]:
+    """Return a context manager in which progress bars are shown, or not.
+
+    Args:
+        progress: The option that a user gave; False shows none.
+
+    Raises:
+        CompressionError: It is neither True nor False.
+    """
+    if not isinstance(progress, bool):
+        raise CompressionError(f"{option('progress')} must be True or False, got {progress!r}")
+    return bars_shown(progress)
 
 
 TrainingFlags = Mapping[nn.Module, bool]
@@ -122,4 +139,5 @@ __all__ = [
     "set_training_flags_",
     "training_flags",
     "training_flags_restored",
+    "with_progress",
 ]

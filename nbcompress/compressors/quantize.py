@@ -18,9 +18,9 @@ from nbcompress.compressors.calibration import layers_of, why_no_layer
 from nbcompress.compressors.codebooks import quantize_codebook
 from nbcompress.compressors.codes import satisfies, without
 from nbcompress.compressors.grids import GridSpec, fit_grid, parse_granularity, round_to_grid
-from nbcompress.compressors.layers import Patterns, Target, check_choice, check_number
+from nbcompress.compressors.layers import Patterns, Target, check_choice, check_number, is_turned
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.modes import outside_inference, with_progress
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.record import ActivationRange, Codebook, Grid, TensorRecord
@@ -28,6 +28,7 @@ from nbcompress.compressors.rounding import call_order, rounded_by_data
 from nbcompress.compressors.session import CompressionSession, FineTuneOptions, refit
 from nbcompress.compressors.training import check_gradients, each_gradient
 from nbcompress.errors import CompressionError, DataError, check_integer, did_you_mean, option, warn
+from nbcompress.progress import progress_bar
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Bits for each tensor under a budget of bytes
@@ -220,6 +221,7 @@ def quantize(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    progress: bool = True,
 ) -> nn.Module:
     """Return a copy of `model` whose weights lie on uniform grids: `weight = (code - zero) * scale`.
 
@@ -230,8 +232,8 @@ def quantize(
         scheme: `symmetric` has zero in the middle of its `2^bits` values. One side has one value more: with 2 or 3 bits
             the one that fits better, with 4 to 7 the negative one; with 8 bits this value is left out. `affine` places
             the values where the weights are. Zero is a value of both.
-        granularity: Which weights share a scale: `channel` (along axis 0), `tensor`, or `group:N` consecutive weights
-            of a channel.
+        granularity: Which weights share a scale: `channel` (along axis 0; along axis 1 in layers of Hugging Face that
+            hold their weight transposed, as those of GPT-2), `tensor`, or `group:N` consecutive weights of a channel.
         scale: `error` searches for the scale of least error, which clips outliers if that pays. `absmax` ends at the
             largest weights: `max |w| / (2^(bits-1) - 1)`, or `(max - min) / (2^bits - 1)` if affine. `pow2` is the
             power of two of least error. A number Q is a factor of one's own: a weight becomes `round(w * Q) / Q`, and a
@@ -258,6 +260,7 @@ def quantize(
         loss: A function from what the model returns and the target to a scalar; see `finetune`.
         output: Index or key of the prediction, where the model returns several tensors.
         optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         The copy. Later steps and `finetune` keep every chosen tensor on its grid, and zeros of a pruned tensor stay
@@ -313,16 +316,30 @@ def quantize(
         _check_names(bits, specs)
         specs = {name: _grid_spec(bits[name], scheme, granularity, scale, share) for name in specs}
     is_half = rest == "float16" or session.record.rest == "float16"
+    with with_progress(progress):
+        _quantize_targets_(session, specs, is_half, by_data=rounding == "gptq")
+        _set_activations(session, activations)
+        session.set_rest(rest)
+        return session.finish()
+
+
+def _quantize_targets_(
+    session: CompressionSession, specs: Mapping[str, GridSpec], is_half: bool, *, by_data: bool
+) -> None:
+    """Put every chosen tensor onto its grid: by data one layer after the other, in the order in which they run."""
+    for target in session.targets:
+        spec = specs[target.name]
+        if spec.share == 1 and spec.group != "tensor" and is_turned(session.model, target):
+            specs = {**specs, target.name: replace(spec, is_turned=True)}
     done = _quantize_shared_(session, specs)
     targets: Sequence[Target] = session.targets
-    if rounding == "gptq":
-        targets = call_order(session.model, targets, data, fine_tune.seed)
-    for target in targets:
-        if target.name not in done:
-            _quantize_target_(session, target, specs[target.name], is_half, by_data=rounding == "gptq")
-    _set_activations(session, activations)
-    session.set_rest(rest)
-    return session.finish()
+    if by_data:
+        targets = call_order(session.model, targets, session.fine_tune.data, session.fine_tune.seed)
+    with progress_bar("quantize", len(targets), "tensor") as advance:
+        for target in targets:
+            if target.name not in done:
+                _quantize_target_(session, target, specs[target.name], is_half, by_data=by_data)
+            advance(1)
 
 
 def _quantize_shared_(session: CompressionSession, specs: Mapping[str, GridSpec]) -> set[str]:
@@ -331,7 +348,9 @@ def _quantize_shared_(session: CompressionSession, specs: Mapping[str, GridSpec]
     for target in session.targets:
         constraint, spec = session.constraint_of(target), specs[target.name]
         if constraint.codebook is not None and spec.share == 1 and satisfies(target.parameter, constraint):
-            members.setdefault((id(constraint.codebook), replace(spec, group="tensor")), []).append(target)
+            members.setdefault((id(constraint.codebook), replace(spec, group="tensor", is_turned=False)), []).append(
+                target
+            )
     done: set[str] = set()
     for (_, spec), targets in members.items():
         codebook = session.constraint_of(targets[0]).codebook
@@ -378,7 +397,7 @@ def _quantize_target_(
             f"{option('share', spec.share)} keeps single weights in half precision, but {target.name!r} shares its "
             f"values: quantize without {option('share=')}, or before clustering"
         )
-    spec = replace(spec, group="tensor")
+    spec = replace(spec, group="tensor", is_turned=False)
     if is_satisfied and codebook.grid is not None and spec.matches(codebook.grid, values.numel()):
         return
     if not is_satisfied:

@@ -57,6 +57,8 @@ class Grid:
         is_fixed: Training keeps the scales, which somebody chose: powers of two, or one of the user's own.
         in_half: Shape `(k,)`, int64: ascending positions in the flattened tensor of weights that are in half precision
             instead of on the grid; None if all weights are on it. Their code is that of zero.
+        is_turned: The grid is that of the transposed tensor of two axes: channels lie along axis 1. So it is for layers
+            that multiply by `weight` where a linear layer multiplies by its transpose.
 
     Raises:
         CompressionError: There is no such grid.
@@ -69,8 +71,11 @@ class Grid:
     zero: Tensor
     is_fixed: bool = False
     in_half: Tensor | None = None
+    is_turned: bool = False
 
     def __post_init__(self) -> None:
+        if self.is_turned and self.in_half is not None:
+            raise CompressionError("a grid of the transposed tensor has no weights in half precision")
         if not 1 <= self.bits <= 8 or self.scheme not in ("symmetric", "affine"):
             raise CompressionError(f"a grid has 1 to 8 bits and is symmetric or affine, got {self.bits} {self.scheme}")
         if self.bits == 1 and self.scheme == "affine":
@@ -93,8 +98,11 @@ class Grid:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid):
             return NotImplemented
-        kind = (self.bits, self.scheme, self.group, self.is_fixed, self.in_half is None)
-        if kind != (other.bits, other.scheme, other.group, other.is_fixed, other.in_half is None):
+        kinds = [
+            (grid.bits, grid.scheme, grid.group, grid.is_fixed, grid.in_half is None, grid.is_turned)
+            for grid in (self, other)
+        ]
+        if kinds[0] != kinds[1]:
             return False
         if self.in_half is not None and other.in_half is not None and not torch.equal(self.in_half, other.in_half):
             return False
@@ -107,8 +115,14 @@ class Grid:
         """Size of the alphabet: every code is in `range(n_codes)`."""
         return n_codes_of(self.bits, self.scheme)
 
+    @property
+    def of_transposed(self) -> Grid:
+        """The same grid for the transposed tensor."""
+        return replace(self, is_turned=not self.is_turned)
+
     def n_groups(self, shape: tuple[int, ...]) -> int:
         """Return how many scales a tensor of `shape` has."""
+        shape = shape[::-1] if self.is_turned else shape
         if self.group == "tensor":
             return 1
         if self.group == "channel":
@@ -129,6 +143,8 @@ class Grid:
 
     def spread_groups(self, by_group: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return `by_group`, one number for each group, in a shape that broadcasts to `shape`."""
+        if self.is_turned:
+            return self.of_transposed.spread_groups(by_group, shape[::-1]).T
         if self.group == "tensor":
             return by_group.reshape((1,) * len(shape))
         if self.group == "channel":

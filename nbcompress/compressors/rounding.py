@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from nbcompress.compressors.calibration import NOT_CALLED, input_rows, layers_of, run_with_hooks, why_no_layer
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.grids import group_rows, round_to_grid
-from nbcompress.compressors.layers import Target
+from nbcompress.compressors.layers import Target, is_turned
 from nbcompress.compressors.modes import evaluating, seeded
 from nbcompress.compressors.prune.activation_scores import MAX_COLUMNS, InputStatistics
 from nbcompress.compressors.prune.weight_scores import damped, inverse_factor
@@ -156,9 +155,12 @@ class _InputReader:
 
 def readers_of(model: nn.Module, target: Target) -> list[_InputReader] | str:
     """Return the modules that multiply by `target`, or the reason why its inputs are not known."""
-    if target.parameter[0].numel() > MAX_COLUMNS:
-        return f"its {target.parameter[0].numel()} inputs are too many for products of inputs"
+    n_inputs = _n_inputs(model, target)
+    if n_inputs > MAX_COLUMNS:
+        return f"its {n_inputs} inputs are too many for products of inputs"
     readers = [_InputReader(layer, _plain_rows(layer)) for layer in layers_of(model, target).values()]
+    if is_turned(model, target):
+        readers += [_InputReader(model.get_submodule(name.rpartition(".")[0]), _last_axis) for name in target.names]
     for name in target.names:
         path, _, last = name.rpartition(".")
         module = model.get_submodule(path)
@@ -167,6 +169,16 @@ def readers_of(model: nn.Module, target: Target) -> list[_InputReader] | str:
         if type(module) in (nn.LSTMCell, nn.GRUCell, nn.RNNCell) and last in ("weight_ih", "weight_hh"):
             readers.append(_InputReader(module, _cell_rows(module, last)))
     return readers or why_no_layer(model, target)
+
+
+def _n_inputs(model: nn.Module, target: Target) -> int:
+    """How many numbers an output of the layer of `target` is made of."""
+    return len(target.parameter) if is_turned(model, target) else target.parameter[0].numel()
+
+
+def _last_axis(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    x = args[0] if args else kwargs["x"]
+    yield x.detach().float().reshape(1, -1, x.shape[-1])
 
 
 def _plain_rows(layer: nn.Module) -> RowsOf:
@@ -336,9 +348,13 @@ def rounded_by_data(
     statistics = moments_of(model, target, readers, data, seed)
     if statistics is None or statistics.products is None:
         return NOT_CALLED
-    if prod(target.parameter.shape[1:]) != statistics.products.shape[-1]:
+    if _n_inputs(model, target) != statistics.products.shape[-1]:
         return "its inputs have another width"
     try:
+        if is_turned(model, target):
+            # A grid of one scale is the same for the transposed tensor.
+            turned = grid if grid.group == "tensor" else grid.of_transposed
+            return round_by_inputs(target.parameter.T, turned, statistics.products, is_pruned=is_pruned).T
         return round_by_inputs(target.parameter, grid, statistics.products, is_pruned=is_pruned)
     except RuntimeError as err:  # of torch.linalg, whose own class is not public in all versions
         raise CompressionError(

@@ -209,7 +209,8 @@ def refit(tensor: Tensor, constraint: TensorRecord, *, is_half: bool) -> tuple[T
     if grid is not None:
         if not grid.is_fixed:
             share = 1.0 if grid.in_half is None else 1 - len(grid.in_half) / tensor.numel()
-            grid = fit_grid(tensor, GridSpec(grid.bits, grid.scheme, grid.group, share=share), is_pruned=is_pruned)
+            spec = GridSpec(grid.bits, grid.scheme, grid.group, share=share, is_turned=grid.is_turned)
+            grid = fit_grid(tensor, spec, is_pruned=is_pruned)
         return replace(constraint, grid=grid), round_to_grid(tensor, grid, is_pruned=is_pruned)
     if codebook is None:
         return constraint, tensor.detach()

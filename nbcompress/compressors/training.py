@@ -42,6 +42,7 @@ from nbcompress.compressors.optimizers import DEFAULT_LR, OptimizerSpec
 from nbcompress.compressors.record import TensorRecord, TrainingLog, attach_, record_of
 from nbcompress.compressors.torch_masks import refresh_masked_, warn_of_free_zeros
 from nbcompress.errors import CompressionError, DataError, check_integer, option
+from nbcompress.progress import Advance, progress_bar
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Gradients
@@ -78,6 +79,7 @@ def each_gradient(
     # cuDNN cannot run a recurrent layer backward in evaluation mode.
     without_cudnn = torch.backends.cudnn.flags(enabled=False)
     with (
+        progress_bar("gradients", batches.n_batches, "batch") as advance,
         requiring_grad(parameters, True),
         evaluating(model),
         seeded(seed, *batches.generators),
@@ -90,6 +92,7 @@ def each_gradient(
                 continue
             on_gradients(torch.autograd.grad(loss, list(parameters), allow_unused=True))
             n_batches += 1
+            advance(1)
     if not n_batches:
         raise DataError(NO_LABELS_LEFT)
     return n_batches
@@ -406,7 +409,12 @@ def train_(
         reporter.end()
         return
     warn_of_free_zeros(model)
-    with seeded(options.seed, *batches.generators), torch.enable_grad(), _consistent_at_end(trainer):
+    with (
+        seeded(options.seed, *batches.generators),
+        torch.enable_grad(),
+        _consistent_at_end(trainer),
+        progress_bar("train", reporter.n_steps, reporter.unit) as reporter.advance,
+    ):
         loss_of, weight_of = batch_loss, batch_weight
         if loss_of is None:
             loss_of = (spec or LossSpec()).resolve(model, batches, options.seed)
@@ -445,7 +453,10 @@ class _ProgressReporter:
 
     def __init__(self, progress: Progress | None, n_epochs: int, n_batches: int | None) -> None:
         self._progress, self._n_epochs, self._n_batches = progress, n_epochs, n_batches
-        self._last = 0.0
+        self._last, self._n_done = 0.0, 0
+        # Of the bar: batches if their number is known, else epochs.
+        self.n_steps, self.unit = n_epochs * (n_batches or 1), "batch" if n_batches else "epoch"
+        self.advance: Advance | None = None
 
     def batch(self, epoch: int, number: int) -> None:
         if self._n_batches:
@@ -458,9 +469,15 @@ class _ProgressReporter:
         self._report(1.0)
 
     def _report(self, share: float) -> None:
-        if self._progress is not None and share > self._last:
-            self._last = share
+        if share <= self._last:
+            return
+        self._last = share
+        if self._progress is not None:
             self._progress(share)
+        if self.advance is not None:
+            n_done = round(share * self.n_steps)
+            self.advance(n_done - self._n_done)
+            self._n_done = n_done
 
 
 def _run_epoch(

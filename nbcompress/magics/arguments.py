@@ -482,6 +482,7 @@ LAYERS = argument(
     help="only layers whose dotted name matches; repeatable",
 )
 OUT = argument("--out", type=name, metavar="NAME", help="a variable that receives the result, too")
+NO_PROGRESS = argument("--no-progress", action="store_true", help="show no progress bar")
 
 
 def as_keywords(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:

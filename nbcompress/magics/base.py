@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import os
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from IPython.display import display
 from nbcompress.cell.evaluator import current_globals
 from nbcompress.errors import NbcompressError, did_you_mean
 from nbcompress.magics.arguments import Argument, Expression, HelpRequested, MagicParser
+from nbcompress.progress import bars_shown, is_console, is_unattended
 from nbcompress.public import HOMES, public
 
 if TYPE_CHECKING:
@@ -97,25 +97,12 @@ def _can_replace(parent: Any) -> bool:
     header = parent.get("header") if isinstance(parent, Mapping) else None
     if not isinstance(header, Mapping):  # not in a kernel
         return True
-    if header.get("msg_type") != "execute_request" or _is_console(parent):
+    if header.get("msg_type") != "execute_request" or is_console(parent):
         return False
     # An `ipywidgets.Output` that captures holds the identifier of the message whose outputs it takes.
     widgets = getattr(sys.modules.get("ipywidgets.widgets.widget"), "_instances", {})
     message = header.get("msg_id")
     return all(getattr(widget, "msg_id", None) != message for widget in tuple(widgets.values()))
-
-
-def _is_console(parent: Any) -> bool:
-    """Return whether the code was typed in Jupyter console or qtconsole, which draw no widgets.
-
-    Nothing in a message says which program sent it. These two are built on jupyter_client, which sends the name of the
-    user. JupyterLab, Notebook and VS Code do not; programs that run notebooks are built on it, too, but take no input.
-    """
-    if not isinstance(parent, Mapping):
-        return False
-    header, content = parent.get("header") or {}, parent.get("content") or {}
-    is_code = header.get("msg_type") == "execute_request"
-    return bool(is_code and header.get("username") and content.get("allow_stdin") and not parent.get("metadata"))
 
 
 class Output:
@@ -138,7 +125,7 @@ class Output:
     @property
     def best_kind(self) -> PanelKind:
         """The best kind of panel: `live` in a kernel, whose front end may draw widgets; `text` in a terminal."""
-        return "live" if hasattr(self._shell, "kernel") and not _is_console(self._parent) else "text"
+        return "live" if hasattr(self._shell, "kernel") and not is_console(self._parent) else "text"
 
     @property
     def ends_with_last_cell(self) -> bool:
@@ -146,9 +133,7 @@ class Output:
 
         Such a program says that it takes no input. Voila does so, too, but it keeps the kernel.
         """
-        content = self._parent.get("content") if isinstance(self._parent, Mapping) else None
-        takes_input = not isinstance(content, Mapping) or content.get("allow_stdin", True)
-        return not takes_input and not os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+        return is_unattended(self._parent)
 
     def show(self, bundle: Mapping[str, Any]) -> None:
         """Show a mime bundle: in place of the one that was shown before, or below it if it cannot be replaced."""
@@ -230,7 +215,8 @@ class LineMagic:
             return None
         arguments.typed = f"%{self.name} {typed}".strip()
         arguments.options = tuple(self.parser.options())
-        result = self.call(arguments, scope)
+        with bars_shown(not getattr(arguments, "no_progress", False)):
+            result = self.call(arguments, scope)
         if result.bundle is not None and not scope.in_trial:
             display(dict(result.bundle), raw=True)
         if getattr(arguments, "out", None) is not None:

@@ -20,6 +20,7 @@ from nbcompress.errors import did_you_mean
 from nbcompress.magics.arguments import (
     LAYERS,
     MODEL,
+    NO_PROGRESS,
     OUT,
     Argument,
     Expression,
@@ -83,6 +84,7 @@ def common_options(
             help="index or key of the prediction, of a model that returns several tensors",
         ),
         number("--seed", "N", "equal seeds give equal results (0)"),
+        NO_PROGRESS,
         OUT,
     ]
 

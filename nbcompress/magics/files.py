@@ -11,6 +11,7 @@ from IPython.core.error import UsageError
 
 from nbcompress.magics.arguments import (
     MODEL,
+    NO_PROGRESS,
     OUT,
     Argument,
     argument,
@@ -39,6 +40,7 @@ _MEASURED: tuple[Argument, ...] = (
     number("--threads", "N", "threads while latency is measured (1)"),
     argument("--loss", type=expression, metavar="FN", help="the loss that the models were trained with"),
     argument("--output", type=index_or_key, metavar="KEY", help="index or key of the prediction among several tensors"),
+    NO_PROGRESS,
     OUT,
 )
 # These go to the functions that measure.

@@ -12,6 +12,7 @@ from IPython.core.error import UsageError
 from nbcompress.magics.arguments import (
     LAYERS,
     MODEL,
+    NO_PROGRESS,
     OUT,
     Expression,
     FileName,
@@ -137,6 +138,7 @@ SENSITIVITY = LineMagic(
         argument(
             "--levels", type=_levels, metavar="LIST", help="an expression: amounts, bits, clusters or ranks to try"
         ),
+        NO_PROGRESS,
         OUT,
     ),
     _sensitivity,

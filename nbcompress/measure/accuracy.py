@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from nbcompress.compressors.data import Batch, Batches
 from nbcompress.compressors.losses import IGNORED, LossFunction, LossSpec, OutputKind, ResolvedLoss
-from nbcompress.compressors.modes import seeded
+from nbcompress.compressors.modes import seeded, with_progress
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.errors import DataError, MeasureError, option
 from nbcompress.measure.files import ModelOrFile, OnnxModel, as_module
 from nbcompress.measure.inputs import ModelInputs, evaluation_copy, ordered_batches
 from nbcompress.measure.interval import Interval, proportion_interval, z_score
 from nbcompress.measure.text import points_text, share_text, text_table
+from nbcompress.progress import progress_bar
 
 # The prediction from an output that holds a NaN.
 _NO_CLASS = -1
@@ -198,6 +199,7 @@ def accuracy(
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
     into: nn.Module | None = None,
+    progress: bool = True,
 ) -> Accuracy:
     """Measure the share of examples that a model classifies correctly, with its 95 % interval, and per class.
 
@@ -214,6 +216,7 @@ def accuracy(
             does not count (`ignore_index`).
         output: Index or key of the prediction, where the model returns several tensors.
         into: An instance of the class of the model in a file of `nc.save`.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         Labels and predictions, with `n`, `interval` (a share from 0 to 1 with Wilson's 95 % interval) and `per_class`.
@@ -236,7 +239,8 @@ def accuracy(
         Wilson (1927), "Probable inference, the law of succession, and statistical inference".
     """
     models = {"model": as_module(model, into)}
-    return accuracies(models, data, batch_size=batch_size, spec=LossSpec(loss, output))["model"]
+    with with_progress(progress):
+        return accuracies(models, data, batch_size=batch_size, spec=LossSpec(loss, output))["model"]
 
 
 def accuracies(
@@ -268,7 +272,11 @@ def accuracies(
     labels: list[Tensor] = []
     predictions: dict[str, list[Tensor]] = {name: [] for name in copies}
     start, is_part = perf_counter(), False
-    with ordered_batches(data, batch_size) as batches, torch.inference_mode():
+    with (
+        ordered_batches(data, batch_size) as batches,
+        torch.inference_mode(),
+        progress_bar("accuracy", Batches(data, batch_size).n_batches, "batch") as advance,
+    ):
         for raw in batches:
             if is_part := seconds is not None and bool(labels) and perf_counter() - start > seconds:
                 break
@@ -277,6 +285,7 @@ def accuracies(
                 predictions[name].append(batch_predictions)
                 if not index:
                     labels.append(batch_labels)
+            advance(1)
     if not labels:
         raise DataError(f"{option('data')} must hold at least one batch, but it gave none")
     all_labels = torch.cat(labels)
@@ -462,7 +471,11 @@ def language_losses(
     copies = {name: evaluation_copy(model) for name, model in models.items()}
     totals = dict.fromkeys(copies, 0.0)
     n_tokens, start, is_part = 0, perf_counter(), False
-    with ordered_batches(data, batch_size) as batches, torch.inference_mode():
+    with (
+        ordered_batches(data, batch_size) as batches,
+        torch.inference_mode(),
+        progress_bar("loss", Batches(data, batch_size).n_batches, "batch") as advance,
+    ):
         for raw in batches:
             if is_part := seconds is not None and n_tokens > 0 and perf_counter() - start > seconds:
                 break
@@ -473,6 +486,7 @@ def language_losses(
                 n = 0 if loss is None else _n_counted(readings[name], batch)
                 totals[name] += n * float(0 if loss is None else loss)
             n_tokens += n
+            advance(1)
     if not n_tokens:
         raise DataError("loss and perplexity need at least one token that counts, but no label does")
     return {name: LanguageLoss(total / n_tokens, n_tokens, is_part) for name, total in totals.items()}

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from nbcompress.compressors.losses import LossFunction, LossSpec
+from nbcompress.compressors.modes import with_progress
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import DataError
@@ -156,6 +157,7 @@ def compare(
     loss: LossFunction | None = None,
     output: OutputKey | None = None,
     into: nn.Module | None = None,
+    progress: bool = True,
 ) -> Comparison:
     """Compare two models: size, costs of a call, and accuracy if there is data with labels.
 
@@ -176,6 +178,7 @@ def compare(
         loss: Loss that the models were trained with; chosen by the targets if None. See `nc.accuracy`.
         output: Index or key of the prediction, where a model returns several tensors.
         into: An instance of the class of the model in a file of `nc.save`; the other model if None.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         The footprints of both models and what changed. `print` shows tables.
@@ -204,14 +207,15 @@ def compare(
     spec = LossSpec(loss, output)
     found = as_modules({"before": before, "after": after}, into, threads)
     models = {name: without_torch_masks(model) for name, model in found.items()}
-    footprints = footprint(models, example, data=data, threads=threads, repeats=repeats, runtime=runtime)
-    comparison = replace(compare_footprints(*footprints), weights=weight_histogram(models))
-    if data is None:
-        return comparison
-    try:
-        scores = scores_on(models, data, spec, seconds=seconds)
-    except DataError as err:
-        return replace(comparison, remark=f"no accuracy: {err}")
+    with with_progress(progress):
+        footprints = footprint(models, example, data=data, threads=threads, repeats=repeats, runtime=runtime)
+        comparison = replace(compare_footprints(*footprints), weights=weight_histogram(models))
+        if data is None:
+            return comparison
+        try:
+            scores = scores_on(models, data, spec, seconds=seconds)
+        except DataError as err:
+            return replace(comparison, remark=f"no accuracy: {err}")
     if scores.language:
         return replace(comparison, language=LanguageChange(scores.language["before"], scores.language["after"]))
     return replace(comparison, accuracy=accuracy_change(scores.accuracy["before"], scores.accuracy["after"]))

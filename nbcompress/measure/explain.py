@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from nbcompress.compressors.data import Batch, Batches
 from nbcompress.compressors.inputs import inputs_from_example
-from nbcompress.compressors.modes import outside_inference, requiring_grad
+from nbcompress.compressors.modes import outside_inference, requiring_grad, with_progress
 from nbcompress.compressors.outputs import OutputKey, prediction_of
 from nbcompress.errors import MeasureError, check_integer, first_line, option
 from nbcompress.measure.inputs import evaluation_copy, preserved_random_state
 from nbcompress.measure.interval import Interval
 from nbcompress.measure.text import text_table
+from nbcompress.progress import progress_bar
 
 # Chosen outputs: a class for all examples, a class for each of them, or a function of what the model returns.
 Target = int | Tensor | Callable[[Any], Tensor]
@@ -148,6 +149,7 @@ def explain(
     batch_size: int = 64,
     output: OutputKey | None = None,
     names: Names | None = None,
+    progress: bool = True,
 ) -> Explanation:
     """Return which inputs decide the output of two models, and how far the two agree.
 
@@ -169,6 +171,7 @@ def explain(
         batch_size: Examples that run at a time.
         output: Index or key of the prediction, where a model returns several tensors.
         names: For the card: the text of each token or the name of each input, as a list or a function of its number.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         Attributions by both models, and their rank correlation for each example. At the end of a cell it shows a card.
@@ -201,7 +204,7 @@ def explain(
     if not inputs.is_floating_point():
         for model in (before, after):
             model.check_embeds()
-    with preserved_random_state():
+    with with_progress(progress), preserved_random_state():
         outputs = [model.outputs(batch, batch_size, target) for model in (before, after)]
         if outputs[0].shape != outputs[1].shape:
             shapes = " and ".join(str(tuple(item.shape)) for item in outputs)
@@ -368,14 +371,16 @@ class _Explained:
         """Return the attributions of all examples on the CPU, and the largest error of their sums."""
         n = len(_inputs_of(batch))
         found, sums, changes = [], [], []
-        for at, part in _parts(batch, n, line.batch_size):
-            baseline = None if line.baseline is None else line.baseline[at]
-            chosen = None if classes is None else classes[at]
-            with self._as_variable(self._placed(part), baseline) as variable:
-                values, change = self._integrate(variable, line.steps, chosen, target)
-            found.append(values.float().cpu())
-            sums.append(values.flatten(1).sum(1) if values.ndim > 1 else values)
-            changes.append(change)
+        with progress_bar("explain", n, "example") as advance:
+            for at, part in _parts(batch, n, line.batch_size):
+                baseline = None if line.baseline is None else line.baseline[at]
+                chosen = None if classes is None else classes[at]
+                with self._as_variable(self._placed(part), baseline) as variable:
+                    values, change = self._integrate(variable, line.steps, chosen, target)
+                found.append(values.float().cpu())
+                sums.append(values.flatten(1).sum(1) if values.ndim > 1 else values)
+                changes.append(change)
+                advance(len(values))
         total, change = torch.cat(sums).double().cpu(), torch.cat(changes).double().cpu()
         largest = float(change.abs().max())
         if not any(bool(item.any()) for item in found) and largest:

@@ -58,6 +58,10 @@ class Latency:
     runtime: Literal["torch", "onnx"] = "torch"
     rounding: float = 0.0
 
+    def __float__(self) -> float:
+        """Return the median in milliseconds, so that a trial can measure `ms = footprint(model, x).latency`."""
+        return self.median_ms
+
     @property
     def interval(self) -> Interval:
         return Interval(self.median_ms, self.low_ms, self.high_ms)

@@ -15,12 +15,14 @@ from nbcompress.compressors.cluster import cluster
 from nbcompress.compressors.copying import deep_copy
 from nbcompress.compressors.factorize import factorize
 from nbcompress.compressors.layers import Patterns, Target, check_model, select
+from nbcompress.compressors.modes import with_progress
 from nbcompress.compressors.prune import prune
 from nbcompress.compressors.quantize import quantize
 from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import MeasureError, NbcompressError, did_you_mean, first_line, option
 from nbcompress.measure.inputs import preserved_random_state
 from nbcompress.measure.text import count_text, text_table
+from nbcompress.progress import progress_bar
 
 Evaluate = Callable[[nn.Module], Any]
 # (model, level, layers) -> a copy with only these layers compressed
@@ -110,6 +112,7 @@ def sensitivity(
     layers: Patterns = None,
     compressor: str = "prune",
     levels: Sequence[float] | None = None,
+    progress: bool = True,
 ) -> Sensitivity:
     """Compress one layer at a time and measure how an evaluation changes.
 
@@ -121,6 +124,7 @@ def sensitivity(
         layers: Shell patterns on dotted module names; all layers if None.
         compressor: `prune`, `quantize`, `cluster` or `factorize`.
         levels: Shares to prune, bits, numbers of clusters, or ranks; three usual levels of the compressor if None.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         A row for each layer and level, with the change of the evaluation and the bytes saved. A row whose evaluation
@@ -151,19 +155,21 @@ def sensitivity(
         raise MeasureError(f"{option('levels')} must be a list of numbers, got {levels!r}")
     model = without_torch_masks(check_model(model))
     selection = select(model, layers)
-    try:
-        baseline = _Baseline(_evaluate(evaluate, deep_copy(model)), size_bytes(model))
-    except Exception as err:
-        raise MeasureError(
-            f"{option('evaluate')} must give a number for the model as it came, but {_failure_text(err)}"
-        ) from err
-    rows = []
-    for layer, targets in _by_layer(selection.targets).items():
-        patterns = _layer_patterns(layer, targets, selection.targets)
-        n_weights = sum(target.parameter.numel() for target in targets)
-        for level in tried:
-            empty = SensitivityRow(layer, n_weights, level)
-            rows.append(_row(empty, partial(operation, model, level, patterns), evaluate, baseline))
+    by_layer, rows = _by_layer(selection.targets), []
+    with with_progress(progress), progress_bar("sensitivity", len(by_layer) * len(tried), "try") as advance:
+        try:
+            baseline = _Baseline(_evaluate(evaluate, deep_copy(model)), size_bytes(model))
+        except Exception as err:
+            raise MeasureError(
+                f"{option('evaluate')} must give a number for the model as it came, but {_failure_text(err)}"
+            ) from err
+        for layer, targets in by_layer.items():
+            patterns = _layer_patterns(layer, targets, selection.targets)
+            n_weights = sum(target.parameter.numel() for target in targets)
+            for level in tried:
+                empty = SensitivityRow(layer, n_weights, level)
+                rows.append(_row(empty, partial(operation, model, level, patterns), evaluate, baseline))
+                advance(1)
     return Sensitivity(compressor, tried, baseline.value, tuple(rows), dict(selection.left_out))
 
 

@@ -6,7 +6,7 @@ libraries take seconds to import.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -278,22 +278,42 @@ def trial_details(trial: Mapping[str, Any]) -> list[Markup]:
 
 
 def importance(view: View, picture: Picture | None, level: int) -> Markup | None:
-    """Return the importance of the parameters as bars, and whether the surrogate can be trusted."""
-    shares = [(key, value or 0.0) for key, value in (view["importance"] or {}).items()]
-    if not shares:
+    """Return the importance of the parameters for each objective as bars, and whether the surrogate can be trusted.
+
+    Args:
+        view: The data of `study_view`.
+        picture: The calibration for the first objective.
+        level: Of the heading.
+    """
+    first = view["goal"]["objectives"][0]["metric"]
+    insights = view.get("insights") or [
+        {"metric": first, "importance": view["importance"] or {}, "calibration": view.get("calibration")}
+    ]
+    parts: list[Markup] = []
+    for insight in insights:
+        shares = [(key, value or 0.0) for key, value in insight["importance"].items()]
+        if not shares:
+            continue
+        if len(insights) > 1:
+            parts.append(tag("div", tag("b", "For ", user_text(insight["metric"]))))
+        parts.append(_importance_bars(shares))
+        calibration = insight["calibration"]
+        if calibration:
+            parts.append(tag("div", user_text(calibration["sentence"])))
+            if picture and insight["metric"] == first:
+                parts.append(tag("div", picture.html(calibration_alt(calibration), 420)))
+    if not parts:
         return None
+    title = f"Importance of the parameters for {', '.join(insight['metric'] for insight in insights)}"
+    return details(title, *parts, level=level)
+
+
+def _importance_bars(shares: Iterable[tuple[str, float]]) -> Markup:
     rows = []
     for key, share in sorted(shares, key=lambda share: -share[1]):
         style = f"background:#0072B2;height:.8em;width:{max(1, round(160 * max(0.0, min(1.0, share))))}px"
         rows.append([user_text(key), tag("span", f"{100 * share:.0f} %"), tag("div", style=style)])
-    bars = table(["parameter", "share", ""], rows, text_columns=frozenset({0, 2}))
-    title = f"Importance of the parameters for {view['goal']['objectives'][0]['metric']}"
-    calibration = view.get("calibration")
-    if not calibration:
-        return details(title, bars, level=level)
-    sentence = tag("div", user_text(calibration["sentence"]))
-    shown = picture.html(calibration_alt(calibration), 420) if picture else None
-    return details(title, bars, sentence, tag("div", shown), level=level)
+    return table(["parameter", "share", ""], rows, text_columns=frozenset({0, 2}))
 
 
 def calibration_alt(calibration: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ from nbcompress.panels.view import (
     count_trials,
     cut_sentence,
     is_evaluable,
+    kept_data,
     progress_of,
     study_view,
     trial_data,
@@ -137,7 +138,10 @@ class DeltaBuilder:
         for trial in changed.values():
             metrics += [name for name in map(self._names, trial.values) if name not in metrics]
         numbers = [trial.number for trial in best_first]
-        return {"front": numbers, "best": numbers[0] if numbers else None, "metrics": metrics}
+        # A trial that leaves the front loses what it keeps, unless a person asked for it.
+        known = {int(number) for number in self.state["study"]["kept"]}
+        kept = kept_data((self._trials[number] for number in sorted(known | set(numbers))), LIVE_LIMITS)
+        return {"front": numbers, "best": numbers[0] if numbers else None, "metrics": metrics, "kept": kept}
 
     def _progress(self, before: list[float | None]) -> dict[str, Any]:
         """Return the values from the first one that changed."""

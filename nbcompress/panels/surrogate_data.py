@@ -47,7 +47,9 @@ class SurrogateInsight:
     Attributes:
         slices: Through the best point, one for each parameter, as `slice_data` returns them.
         importance: The share of each parameter in the variance of the first objective.
-        calibration: How well each trial is predicted from the others, as `calibration_data` returns it.
+        calibration: How well each trial is predicted from the others, as `calibration_data` returns it, for the first
+            objective.
+        objectives: With several objectives, importance and calibration of each, as `objective_data` returns them.
         surrogate: The fitted processes, as `surrogate_data` returns them.
         warning: A sentence if the surrogate could not be asked, else an empty string.
     """
@@ -57,6 +59,7 @@ class SurrogateInsight:
     calibration: Mapping[str, Any] | None = None
     surrogate: Mapping[str, Any] | None = None
     warning: str = ""
+    objectives: Sequence[Mapping[str, Any]] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -141,20 +144,41 @@ def _ask(
     except SearchError:
         return SurrogateInsight()
     surrogate = surrogate_data(proposer, study.all_trials, study.goal, histories)
-    calibration = None
-    if should_continue():
+    metrics = [objective.metric for objective in study.goal.objectives]
+
+    def calibration_of(index: int) -> dict[str, Any] | None:
         try:
-            residuals = leave_one_out(proposer, history).residuals
-            calibration = calibration_data(residuals, study.goal.objectives[0].metric)
+            return calibration_data(leave_one_out(proposer, history, index).residuals, metrics[index])
         except NotImplementedError:  # a model of a person may have no leave-one-out
-            pass
+            return None
+
+    calibration = calibration_of(0) if should_continue() else None
+    objectives = [objective_data(metrics[0], shares, calibration)]
+    for index in range(1, len(metrics)):
+        # Without every objective the views show the first one alone.
+        if time.monotonic() > end or not should_continue():
+            break
+        objectives.append(objective_data(metrics[index], importance(proposer, history, index), calibration_of(index)))
+    if not 1 < len(objectives) == len(metrics):
+        objectives = []
     slices: list[dict[str, Any]] = []
     for name in sorted(best.params, key=lambda name: -shares[name])[:max_slices]:
         if time.monotonic() > end or not should_continue():
             break
         predicted = slice_of(proposer, history, best.point, name)
         slices.append(slice_data(name, predicted, study.goal, at=best.params[name]))
-    return SurrogateInsight(slices, shares, calibration, surrogate)
+    return SurrogateInsight(slices, shares, calibration, surrogate, objectives=objectives)
+
+
+def objective_data(metric: str, shares: Mapping[str, float], calibration: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the surrogate has learned of one objective, as data against the schema.
+
+    Args:
+        metric: The objective.
+        shares: The share of each parameter in its variance.
+        calibration: As `calibration_data` returns it.
+    """
+    return {"metric": metric, "importance": dict(shares), "calibration": calibration}
 
 
 def insight_data(insight: SurrogateInsight, name: Callable[[str], str], limits: ViewLimits) -> dict[str, Any]:
@@ -172,12 +196,23 @@ def insight_data(insight: SurrogateInsight, name: Callable[[str], str], limits: 
     }
     if calibration:
         data["calibration"] = {**calibration, "metric": name(calibration["metric"])}
+    if insight.objectives:
+        data["insights"] = [_shortened_objective(objective, name) for objective in insight.objectives]
     if surrogate:
         processes = [
             {**process, "metric": process["metric"] and name(process["metric"])} for process in surrogate["processes"]
         ]
         data["surrogate"] = {**surrogate, "processes": processes}
     return data
+
+
+def _shortened_objective(data: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+    calibration = data["calibration"]
+    return {
+        "metric": name(data["metric"]),
+        "importance": {name(key): finite(value) for key, value in data["importance"].items()},
+        "calibration": calibration and {**calibration, "metric": name(calibration["metric"])},
+    }
 
 
 def _shortened_slice(data: Mapping[str, Any], name: Callable[[str], str], limits: ViewLimits) -> dict[str, Any]:

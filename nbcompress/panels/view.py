@@ -25,6 +25,8 @@ from nbcompress.study.trial_list import metric_names
 
 # With more objectives the hypervolume takes too long, and the progress of the first objective is shown.
 MAX_HYPERVOLUME_OBJECTIVES = 4
+# For the hypervolume, losses beyond this one count as this one: a product of four must stay within a float.
+MAX_HYPERVOLUME_LOSS = 1e70
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ def progress_of(goal: Goal, trials: Sequence[Trial]) -> ProgressCurve:
     """
     if not 2 <= len(goal.objectives) <= MAX_HYPERVOLUME_OBJECTIVES:
         return _best_so_far(goal, trials)
-    losses = [losses_of(goal, trial) for trial in trials]
+    measured = [losses_of(goal, trial) for trial in trials]
+    limit = MAX_HYPERVOLUME_LOSS
+    losses = [None if loss is None else np.clip(loss, -limit, limit) for loss in measured]
     known = np.array([loss for loss in losses if loss is not None])
     if not len(known):
         return ProgressCurve("hypervolume", tuple(None for _ in trials))
@@ -231,6 +235,7 @@ def study_view(
         "left": finite(status.left),
         "counts": count_trials(everything),
         "trials": [trial_data(trial, name, limits) for trial in trials],
+        "kept": kept_data(trials, limits),
         "front": [number for number in front if number in shown],
         "best": best.number if best is not None else None,
         "progress": {**progress.head(name, limits), "values": [finite(value) for value in values]},
@@ -390,6 +395,11 @@ def trial_data(trial: Trial, name: ShortNames, limits: ViewLimits) -> dict[str, 
         "metrics": {name(key): finite(value) for key, value in trial.values.items()},
         "seconds": finite(trial.seconds),
     }
+    for key, moment in (("started", trial.started), ("ended", trial.ended)):
+        if moment is not None and finite(moment) is not None:
+            data[key] = round(moment, 3)  # `finite` would drop the seconds of a number since 1970
+    if trial.worker:
+        data["worker"] = shorten(trial.worker, limits.name)
     if trial.failure is not None:
         data["failure"] = {
             "kind": shorten(trial.failure.kind, limits.name),
@@ -406,6 +416,12 @@ def trial_data(trial: Trial, name: ShortNames, limits: ViewLimits) -> dict[str, 
             for metric, steps in trial.reports.items()
         }
     return data
+
+
+def kept_data(trials: Iterable[Trial], limits: ViewLimits) -> dict[str, JSON]:
+    """Return the names of what trials keep, by number; only complete trials keep anything."""
+    kept = {str(trial.number): list(trial.kept) for trial in trials if trial.state is State.COMPLETE}
+    return {number: [shorten(key, limits.name) for key in keys[:20]] for number, keys in kept.items() if keys}
 
 
 def bounded_json(value: Any, limits: ViewLimits, depth: int = 5) -> JSON:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcompress.errors import warnings_to
+from nbcompress.progress import bars_shown
 from nbcompress.run.capture import captured_output, free_memory, seeded
 from nbcompress.run.outcome import Assignment, Outcome, TrialEnded
 from nbcompress.run.settings import settings_kept
@@ -44,6 +45,7 @@ def run_trial(body: Body, assignment: Assignment, *, goal: Goal, keep: Collectio
     with (
         trial.entered(),
         settings_kept(trial),
+        bars_shown(False),
         warnings_to(trial.remarks.append),
         captured_output(trial) as printed,
         seeded(assignment.seed),

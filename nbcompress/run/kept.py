@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -116,8 +117,10 @@ class FolderArtifactStore:
         return _with_modules(load_value(path), lambda handle: self._rebuilt(handle, next(origins, None)))
 
     def names(self, number: int) -> tuple[str, ...]:
-        folder = self._folder / str(number)
-        return tuple(sorted(unquote(path.stem) for path in folder.glob("*.json"))) if folder.is_dir() else ()
+        # Most trials keep nothing, and a view asks for all of them.
+        if not os.path.isdir(f"{self._folder}/{number}"):
+            return ()
+        return tuple(sorted(unquote(path.stem) for path in (self._folder / str(number)).glob("*.json")))
 
     def drop(self, number: int) -> None:
         folder = self._folder / str(number)

@@ -498,17 +498,7 @@ class SearchLoop:
         return outcome
 
     def _finish_trial(self, number: int, outcome: Outcome) -> None:
-        trial = replace(
-            self._running[number].trial,
-            state=outcome.state,
-            values=outcome.values,
-            seconds=outcome.seconds,
-            failure=outcome.failure,
-            printed=outcome.printed,
-            reports=outcome.reports,
-            spreads=outcome.spreads,
-            n_runs=outcome.n_runs,
-        )
+        trial = outcome.recorded(self._running[number].trial, self._running[number].since)
         # Do not overwrite what another process keeps of the same trial.
         if (outcome.kept or outcome.displayed) and not self._study.is_taken_over(number):
             self._writer.put(trial, outcome.kept, outcome.displayed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import math
 import statistics
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ import cloudpickle
 from nbcompress.errors import TransportError
 from nbcompress.run.reads import is_a, items_of, own_attributes
 from nbcompress.space import RESERVED
-from nbcompress.study.goal import Failure, State
+from nbcompress.study.goal import Failure, State, Trial
 
 if TYPE_CHECKING:
     from nbcompress.run.data_read import Code
@@ -62,6 +63,9 @@ class Outcome:
         kept: What it asked to keep, by name.
         spreads: The standard deviations of the metrics between the runs of the point, if there were several.
         n_runs: How many runs the metrics are means of.
+        worker: The host and the process that ran it, such as `"node7:4711"`; empty if that is not known.
+        began: When the body began, by the monotonic clock of the notebook's process, whose engine sets it.
+        ended: When it ended, likewise.
         displayed: Mime bundles that it displayed: figures, HTML, progress bars; bounded.
         remarks: Sentences that the person should see once, such as a change of the notebook that was undone.
     """
@@ -77,6 +81,36 @@ class Outcome:
     remarks: tuple[str, ...] = ()
     spreads: Mapping[str, float] = field(default_factory=dict)
     n_runs: int = 1
+    worker: str = ""
+    began: float | None = None
+    ended: float | None = None
+
+    def timed(self) -> Outcome:
+        """Return the outcome of a body that has ended just now, in the notebook or elsewhere."""
+        now = time.monotonic()
+        return replace(self, began=now - self.seconds, ended=now)
+
+    def recorded(self, trial: Trial, begun: float | None = None) -> Trial:
+        """Return `trial` as it has ended. `begun` is when it was recorded as running, by the monotonic clock."""
+        started, ended = trial.started, None
+        if started is not None and begun is not None and self.began is not None and self.ended is not None:
+            # Only the start is a time of day. So a clock that is set while a trial runs does not change its length.
+            ended = started + self.ended - begun
+            started += max(0.0, self.began - begun)
+        return replace(
+            trial,
+            state=self.state,
+            values=self.values,
+            seconds=self.seconds,
+            failure=self.failure,
+            printed=self.printed,
+            reports=self.reports,
+            spreads=self.spreads,
+            n_runs=self.n_runs,
+            started=started,
+            ended=ended,
+            worker=self.worker,
+        )
 
 
 HEAD = 2_000
@@ -174,17 +208,17 @@ def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
 
     Metrics are means over the runs. A run that does not complete ends the trial, and only its own metrics count: a
     mean with earlier runs could satisfy a constraint that this run violates. Reports and kept values are those of the
-    first run; seconds are added up.
+    first run; seconds are added up, and the trial lasts from the begin of the first run to the end of the last one.
     """
     last = outcomes[-1]
     seconds = math.fsum(outcome.seconds for outcome in outcomes)
     printed = "".join(outcome.printed for outcome in outcomes)
     remarks = tuple(dict.fromkeys(remark for outcome in outcomes for remark in outcome.remarks))
     if last.state is not State.COMPLETE:
-        return replace(last, seconds=seconds, printed=printed, remarks=remarks)
+        return replace(last, seconds=seconds, printed=printed, remarks=remarks, began=outcomes[0].began)
     shared = [name for name in outcomes[0].values if all(name in outcome.values for outcome in outcomes)]
     means = {name: math.fsum(outcome.values[name] for outcome in outcomes) / len(outcomes) for name in shared}
-    outcome = replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks)
+    outcome = replace(outcomes[0], values=means, seconds=seconds, printed=printed, remarks=remarks, ended=last.ended)
     if len(outcomes) == 1:
         return outcome
     spreads = {name: statistics.stdev(outcome.values[name] for outcome in outcomes) for name in shared}

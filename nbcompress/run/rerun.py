@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nbcompress.errors import StudyError, warn
+from nbcompress.errors import StudyError, check_integer, warn
 from nbcompress.run.engines.base import Engine
 from nbcompress.run.kept import wanted_values
 from nbcompress.run.outcome import Assignment, Evaluate, Outcome
@@ -55,15 +55,7 @@ class Rerunner:
         changed = _changed_metrics(trial, outcome) if self.repeats == 1 else ""
         if changed:
             warn(f"Trial {number} gave other values when it was run again: {changed}. What it reads has changed since.")
-        return replace(
-            trial,
-            state=outcome.state,
-            values=outcome.values,
-            seconds=outcome.seconds,
-            failure=outcome.failure,
-            printed=outcome.printed,
-            reports=outcome.reports,
-        )
+        return replace(outcome.recorded(trial), started=None)
 
     def _outcome(self, trial: Trial) -> Outcome:
         engine = self.make_engine()
@@ -81,6 +73,8 @@ class Rerunner:
 
 
 def _trial_of(study: Study, number: int) -> Trial:
+    # True and 1.0 are equal to 1, and are no numbers of trials.
+    number = check_integer("number", number, error=StudyError)
     trial = next((trial for trial in study.all_trials if trial.number == number), None)
     if trial is None:
         raise StudyError(f"The study {study.name!r} has no trial {number!r}; it has {len(study.all_trials)} trials.")

@@ -13,17 +13,25 @@ import math
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
 from functools import partial
 from pathlib import PurePath
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
-from nbcompress.run.reads import is_a, is_declared, is_of_loaded, items_of, own_attributes, wrapped_in
-from nbcompress.run.record import content_digits, text_digits
+from nbcompress.run.reads import held_values, is_a, is_declared, is_of_loaded, items_of, own_attributes, wrapped_in
+from nbcompress.run.record import code_parts, content_digits, is_installed, lambda_source, text_digits
 from nbcompress.study.snapshot import KeyPath, Snapshot
 
 # The depth of nested values, how many values are read, and the length from which a list is stored as a hash.
@@ -109,16 +117,12 @@ class _Reader:
             return _held_by_function(value, with_defaults=value.__module__ == "__main__")
         if is_a(value, partial):
             return _arguments(value)
-        attributes = own_attributes(value)
         if is_a(value, type):
             if value.__module__ != "__main__":
                 return None
             return {name: var for name, var in vars(value).items() if name[:2] != "__" and is_a(var, *_SCALARS)}
-        if is_declared(value, "__dataclass_fields__"):
-            names = type(value).__dict__.get("__slots__", ())
-            slots = {} if isinstance(names, str) else {name: _slot(value, name) for name in names}
-            return {**slots, **attributes}
-        return attributes if is_a(value, SimpleNamespace, Namespace) or _only_holds(type(value)) else None
+        is_plain = is_declared(value, "__dataclass_fields__") or is_a(value, SimpleNamespace, Namespace)
+        return held_values(value) if is_plain or _only_holds(type(value)) else None
 
     def _scalar(self, value: Any) -> Any:
         if is_a(value, Enum):
@@ -185,9 +189,17 @@ class _FunctionReader(_Reader):
         if type(value) is FunctionType:
             return {"code": _code_digits(value), "fields": self._by_name(_held_by_function(value, with_defaults=True))}
         if is_a(value, partial):
-            return {"fields": self._by_name({"function": value.func, **_arguments(value)})}
+            arguments = _arguments(value)
+            # A keyword of that name must not hide the function.
+            callee = "function" if "function" not in arguments else "the function"
+            return {"fields": self._by_name({callee: value.func, **arguments})}
         if type(value) is MethodType:
             return {"fields": self._by_name({"function": value.__func__, "self": value.__self__})}
+        if is_a(value, BuiltinFunctionType, MethodWrapperType) and not is_a(
+            value.__self__, ModuleType, type, type(None)
+        ):
+            function = {"code": text_digits(value.__qualname__)}
+            return {"fields": {"function": function, **self._by_name({"self": value.__self__})}}
         if is_a(value, BuiltinFunctionType, type, ModuleType):
             name = f"{getattr(value, '__module__', '')}.{value.__name__}"
             return {"code": _class_digits(value) if is_a(value, type) else text_digits(name)}
@@ -196,11 +208,11 @@ class _FunctionReader(_Reader):
         if _top(type(value)) in sys.stdlib_module_names and not is_a(value, SimpleNamespace, Namespace):
             inner = wrapped_in(value)
             return self._other(value) if inner is None else {"fields": {"function": self.tree(inner)}}
-        attributes = dict(self._fields(value) or own_attributes(value))
+        attributes = dict(self._fields(value) or held_values(value))
         inner = wrapped_in(value)
         if inner is not None:
             attributes["__wrapped__"] = inner
-        if not attributes and not callable(value):
+        if not attributes and (not callable(value) or _is_compiled(type(value))):
             return self._other(value)
         return {"code": _class_digits(type(value)), "fields": self._by_name(attributes)}
 
@@ -231,13 +243,6 @@ def _arguments(given: partial[Any]) -> dict[str, Any]:
     return {**{f"argument {place}": arg for place, arg in enumerate(given.args, 1)}, **given.keywords}
 
 
-def _slot(value: Any, name: str) -> Any:
-    try:
-        return type(value).__dict__[name].__get__(value, type(value))
-    except AttributeError:  # not filled
-        return None
-
-
 def _only_holds(kind: type) -> bool:
     """Return whether a class of the notebook has no methods of its own, so that it only holds values."""
     if kind.__module__ != "__main__" or kind.__bases__ != (object,):
@@ -247,33 +252,24 @@ def _only_holds(kind: type) -> bool:
 
 def _code_digits(function: FunctionType) -> str:
     text = _source_of(function.__code__)
-    return text_digits(repr(tuple(_parts_of(function.__code__))) if text is None else text)
+    return text_digits(repr(tuple(code_parts(function.__code__))) if text is None else text)
 
 
 def _source_of(code: CodeType) -> str | None:
     """Return the source of a function; None if there is none, or if it may belong to another function, too."""
+    if code.co_name == "<lambda>":
+        return lambda_source(code)
     try:
-        text = inspect.getsource(code)
+        return inspect.getsource(code)
     except (OSError, TypeError, SyntaxError):
         return None
-    return None if code.co_name == "<lambda>" and text.count("lambda") > 1 else text
-
-
-def _parts_of(code: CodeType) -> Iterable[str]:
-    yield code.co_code.hex()
-    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars))
-    for constant in code.co_consts:
-        if type(constant) is CodeType:
-            yield from _parts_of(constant)
-        else:
-            yield repr(sorted(map(repr, constant)) if type(constant) is frozenset else constant)
 
 
 def _class_digits(kind: type) -> str:
     """Return a hash of the methods of a class and its bases; of installed packages only the name counts."""
     found = [f"{kind.__module__}.{kind.__qualname__}"]
     for base in kind.__mro__:
-        if _is_installed(base):
+        if is_installed(base.__module__):
             continue
         for name, var in vars(base).items():
             inner = var.__func__ if type(var) in (staticmethod, classmethod) else var
@@ -283,15 +279,13 @@ def _class_digits(kind: type) -> str:
     return text_digits("\n".join(found))
 
 
+def _is_compiled(kind: type) -> bool:
+    """Return whether no class of the value is written in Python, so that it may hold what cannot be read here."""
+    return not any(type(var) is FunctionType for base in kind.__mro__ for var in vars(base).values())
+
+
 def _top(kind: type) -> str:
     return kind.__module__.partition(".")[0]
-
-
-def _is_installed(kind: type) -> bool:
-    if _top(kind) in ("builtins", *sys.stdlib_module_names) and kind.__module__ != "__main__":
-        return True
-    file = getattr(sys.modules.get(_top(kind)), "__file__", None) or ""
-    return bool({"site-packages", "dist-packages"} & set(PurePath(file).parts))
 
 
 def _key(key: Any) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from nbcompress.errors import NbcompressError, StudyError
 from nbcompress.panels.text import LIVE_LIMITS, finite, shorten
 from nbcompress.panels.view import ShortNames, count_trials, goal_data, stored_status, study_view
+from nbcompress.run.kept import FolderArtifactStore
 from nbcompress.study.goal import Trial
 from nbcompress.study.opening import delete_study
 from nbcompress.study.reading import ForeignStudy, is_sqlite, open_for_reading, studies_of
@@ -208,7 +209,7 @@ class StudyReader:
                 self._files.move_to_end(where)
         if known is None or not known.can_continue(identity):
             handle = open_for_reading(where)
-            known = _OpenFile(handle, identity, studies_of(handle), not is_sqlite(where))
+            known = _OpenFile(handle, identity, _read_studies(handle), not is_sqlite(where))
             with self._lock:
                 self._files[where] = known
                 while len(self._files) > MAX_OPEN:
@@ -225,8 +226,21 @@ class StudyReader:
         for study in ours.values():
             study.refresh()
         if ours.keys() != stored:
-            known.studies = {name: ours.get(name, study) for name, study in studies_of(known.handle).items()}
+            known.studies = {name: ours.get(name, study) for name, study in _read_studies(known.handle).items()}
         known.identity = identity
+
+
+def _read_studies(handle: StorageHandle) -> dict[str, AnyStudy]:
+    """Return every study of a file; one of ours knows what its trials keep."""
+    file = Path(handle.location)
+    beside = replace(handle, kept_folder=folder_beside(file))
+    studies = studies_of(handle)
+    for study in studies.values():
+        folder = beside.kept_folder_of(study.name)
+        # What is behind a link may be outside of the root.
+        if isinstance(study, Study) and folder and not (folder.is_symlink() or folder.parent.is_symlink()):
+            study.artifact_store = FolderArtifactStore(folder)
+    return studies
 
 
 def _is_running(study: AnyStudy) -> bool:

@@ -43,7 +43,8 @@ def is_non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
         return np.asarray(rows[:, 0] == rows[:, 0].min(initial=np.inf))
     is_left = np.ones(len(rows), dtype=np.bool_)
     # Small sums first: they dominate most rows, so few rows are left to compare.
-    waiting = np.argsort(rows.sum(axis=1))
+    with np.errstate(over="ignore"):  # only the order depends on the sums
+        waiting = np.argsort(rows.sum(axis=1))
     while len(waiting) > 0:
         row, waiting = rows[waiting[0]], waiting[1:]
         is_left &= ~(np.all(rows >= row, axis=1) & np.any(rows > row, axis=1))
@@ -106,7 +107,8 @@ def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
     if np.isnan(corner).any() or np.isnan(rows).any():
         raise StudyError("A hypervolume needs numbers, but got NaN.")
     rows = rows[np.all(rows < corner, axis=1)]
-    return _volume(rows, corner)
+    with np.errstate(over="ignore"):  # the volume is infinite then
+        return _volume(rows, corner)
 
 
 def _volume(rows: Losses, corner: Losses) -> float:

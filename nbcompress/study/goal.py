@@ -75,6 +75,9 @@ class Trial:
         reason: One sentence on why this point was proposed.
         spreads: The standard deviations of the metrics between the runs of the point, where it was run several times.
         n_runs: How many runs the metrics are means of.
+        started: When it began to run, in seconds since 1970 by the clock of the notebook; None in older studies.
+        ended: When it ended, likewise. `started`, `ended` and `worker` are not compared by `==`.
+        worker: The host and the process that ran it, such as `"node7:4711"`; empty if that is not known.
         kept: The values that `--keep` or `nc.keep` kept, each loaded at access. Not compared by `==`.
 
     Example:
@@ -99,6 +102,9 @@ class Trial:
     reason: str = ""
     spreads: Mapping[str, float] = field(default_factory=dict)
     n_runs: int = 1
+    started: float | None = field(default=None, compare=False)
+    ended: float | None = field(default=None, compare=False)
+    worker: str = field(default="", compare=False)
     kept: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __repr__(self) -> str:

@@ -6,6 +6,8 @@ the stored study, or where the user asks for a fresh one.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -96,6 +98,8 @@ FORMAT = 1
 HEADER_KEY = "nbcompress:study"
 # Begins the keys of `StudyHeader.identity` under which earlier versions stored the hash of a plain value.
 _VALUE_PREFIX = "value of "
+# Begins the keys of `StudyHeader.identity` for the functions that a body reaches.
+_FUNCTION_PREFIX = "version of "
 
 
 @dataclass(frozen=True)
@@ -292,7 +296,7 @@ def list_studies(
     except StorageMissing:
         return ()
     found = []
-    with handle.translate_errors():
+    with handle.reading():
         for name, study_id in _study_ids(handle).items():
             attributes = handle.storage.get_study_user_attrs(study_id)
             if read_attribute(attributes, HEADER_KEY) is None:
@@ -346,7 +350,8 @@ def delete_study(
 
 def _study_ids(handle: StorageHandle) -> dict[str, int]:
     """Return Optuna's id of every study in a storage, by name."""
-    return {study.study_name: study._study_id for study in handle.storage.get_all_studies()}
+    with handle.reading():
+        return {study.study_name: study._study_id for study in handle.storage.get_all_studies()}
 
 
 def _find(handle: StorageHandle, name: str) -> int:
@@ -395,17 +400,18 @@ def _create_or_read(handle: StorageHandle, name: str, given: StudyHeader) -> tup
 
 
 def _read_header(handle: StorageHandle, study_id: int, name: str) -> StudyHeader:
-    data = read_attribute(handle.storage.get_study_user_attrs(study_id), HEADER_KEY)
-    if data is None:
-        raise StudyError(f"Study {name!r} in {handle.location} was not begun by nbcompress.")
-    if data["version"] > FORMAT:
-        raise StudyError(
-            f"Study {name!r} in {handle.location} has format {data['version']}, from a newer nbcompress; "
-            f"this one reads up to {FORMAT}. Update nbcompress."
-        )
-    created = datetime.fromisoformat(data["created"])
-    space, goal = Space.from_json(data["space"]), Goal.from_json(data["goal"])
-    return StudyHeader(space, goal, data["identity"], created, data.get("values"))
+    with handle.reading():
+        data = read_attribute(handle.storage.get_study_user_attrs(study_id), HEADER_KEY)
+        if data is None:
+            raise StudyError(f"Study {name!r} in {handle.location} was not begun by nbcompress.")
+        if data["version"] > FORMAT:
+            raise StudyError(
+                f"Study {name!r} in {handle.location} has format {data['version']}, from a newer nbcompress; "
+                f"this one reads up to {FORMAT}. Update nbcompress."
+            )
+        created = datetime.fromisoformat(data["created"])
+        space, goal = Space.from_json(data["space"]), Goal.from_json(data["goal"])
+        return StudyHeader(space, goal, dict(data["identity"]), created, data.get("values"))
 
 
 def _matching_generation(
@@ -451,16 +457,30 @@ def _changed_hash(header: StudyHeader, given: StudyHeader) -> str:
 
 
 def _changed_body(stored: StudyHeader, given: StudyHeader) -> str | None:
-    """Return the hash of the given body if the study was begun with another one."""
-    before, now = stored.identity.get("body"), given.identity.get("body")
-    return None if before is None or now is None or before == now else str(now)
+    """Return a hash of the given body if the study was begun with another one, or with other functions in it."""
+    keys = ["body", *sorted(key for key in given.identity if key.startswith(_FUNCTION_PREFIX))]
+    common = [key for key in keys if key in stored.identity and key in given.identity]
+    changed = [key for key in common if _is_another(stored.identity[key], given.identity[key])]
+    if not changed or "body" not in common:
+        return None
+    if changed == ["body"]:  # what earlier versions stored with a trial
+        return str(given.identity["body"])
+    text = json.dumps([given.identity[key] for key in keys])
+    return hashlib.sha256(text.encode()).hexdigest()[: len(str(given.identity["body"]))]
+
+
+def _is_another(stored: Any, given: Any) -> bool:
+    """Return whether two facts differ; compiled code of different versions of Python cannot be compared."""
+    if isinstance(stored, Mapping) and isinstance(given, Mapping) and stored.get("python") != given.get("python"):
+        return False
+    return bool(stored != given)
 
 
 def _identity_warnings(name: str, stored: StudyHeader, given: StudyHeader) -> list[str]:
     keys = [key for key in given.identity if key in stored.identity]
     if stored.snapshot is not None and given.snapshot is not None:
         keys = [key for key in keys if not key.startswith(_VALUE_PREFIX)]  # the snapshots are compared instead
-    changed = [key for key in keys if stored.identity[key] != given.identity[key]]
+    changed = [key for key in keys if _is_another(stored.identity[key], given.identity[key])]
     return [f"Study {name!r} was begun with another {key}; its earlier trials were run with that." for key in changed]
 
 

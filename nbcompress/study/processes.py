@@ -126,6 +126,11 @@ class Worker:
         except psutil.AccessDenied:
             return "unknown"
 
+    @property
+    def place(self) -> str:
+        """The host and the process, such as `"node7:4711"`."""
+        return f"{self.host}:{self.pid}"
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
@@ -148,6 +153,11 @@ def _this_process(pid: int) -> Worker:
 def this_worker(session: str) -> Worker:
     """Return this process as the worker of the study object `session`."""
     return replace(_this_process(os.getpid()), session=session)
+
+
+def place() -> str:
+    """Return the name of this machine and the id of this process, for the user."""
+    return _this_process(os.getpid()).place
 
 
 def _ticks(pid: int) -> int:

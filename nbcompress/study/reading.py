@@ -15,19 +15,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from nbcompress.errors import GoalError, StorageMissing, StudyError
+from nbcompress.errors import GoalError, StorageMissing, StudyError, first_line
 from nbcompress.space import Choice, Float, Int, Parameter
 from nbcompress.space.conditions import Condition
 from nbcompress.study.front import front
 from nbcompress.study.goal import Failure, Goal, Objective, State, Trial
 from nbcompress.study.opening import HEADER_KEY, join_name, read_study, split_name
 from nbcompress.study.optuna_distributions import parameter_of
-from nbcompress.study.storage import StorageHandle, open_storage
+from nbcompress.study.storage import StorageHandle, open_storage, translate_errors, undamaged
 from nbcompress.study.study import Study
 from nbcompress.study.trial_list import trials_table
 from nbcompress.study.trial_store import read_attribute
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pandas as pd
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
@@ -60,17 +62,22 @@ def open_for_reading(path: str | os.PathLike[str]) -> StorageHandle:
     Raises:
         StudyError: It is neither.
     """
+    from optuna.exceptions import StorageInternalError
     from optuna.storages import JournalStorage
+    from sqlalchemy.exc import SQLAlchemyError
 
     from nbcompress.study.journal import JournalFile
 
     where = os.path.realpath(path)
     try:
         if is_sqlite(where):
-            return StorageHandle(_sqlite_copy(where), where, nullcontext(), None)
+            error_types = (StorageInternalError, SQLAlchemyError)
+            with translate_errors(where, error_types), undamaged(where):
+                return StorageHandle(_sqlite_copy(where), where, nullcontext(), None, error_types)
     except (OSError, sqlite3.Error) as error:
-        raise StudyError(f"The database {where} cannot be read: {error}.") from error
-    return StorageHandle(JournalStorage(JournalFile(where, create=False)), where, nullcontext(), None)
+        raise StudyError(f"The database {where} cannot be read: {first_line(error)}.") from error
+    with undamaged(where):
+        return StorageHandle(JournalStorage(JournalFile(where, create=False)), where, nullcontext(), None)
 
 
 def _sqlite_copy(path: str) -> BaseStorage:
@@ -103,7 +110,7 @@ def studies_of(handle: StorageHandle) -> dict[str, Study | ForeignStudy]:
         StudyError: One of ours cannot be read.
     """
     found: dict[str, Study | ForeignStudy] = {}
-    with handle.translate_errors():
+    with handle.reading():
         for summary in handle.storage.get_all_studies():
             name = summary.study_name
             attributes = handle.storage.get_study_user_attrs(summary._study_id)
@@ -137,7 +144,7 @@ def foreign_studies(storage: str | os.PathLike[str]) -> dict[str, ForeignStudy]:
     """
     try:
         handle = _handle_for_reading(storage)
-        with handle.translate_errors():
+        with handle.reading():
             return {
                 summary.study_name: foreign_study(handle, summary)
                 for summary in handle.storage.get_all_studies()
@@ -303,9 +310,16 @@ def _trial_of(frozen: FrozenTrial, number: int, goal: Goal) -> Trial:
         dict(frozen.params),
         named,
         seconds=None if duration is None else duration.total_seconds(),
+        started=_seconds_of(frozen.datetime_start),
+        ended=_seconds_of(frozen.datetime_complete),
         failure=failure,
         reports={first: steps} if steps else {},
     )
+
+
+def _seconds_of(moment: datetime | None) -> float | None:
+    """Return a time of Optuna's, which is local, in seconds since 1970."""
+    return None if moment is None else moment.timestamp()
 
 
 __all__ = [

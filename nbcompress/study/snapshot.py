@@ -142,8 +142,8 @@ def differences_text(found: list[Difference]) -> str:
 
 
 def path_text(path: KeyPath) -> str:
-    """Return a path as Python code; the empty path is `the function`."""
-    if not path:
+    """Return a path as Python code; the empty path, and the function of a partial, is `the function`."""
+    if not path or set(path) == {"function"}:
         return "the function"
     first, *rest = path
     return first + "".join(f".{key}" if key.isidentifier() else f"[{key}]" for key in rest)

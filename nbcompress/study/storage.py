@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 from weakref import finalize
 
-from nbcompress.errors import MissingPart, StorageMissing, StudyError
+from nbcompress.errors import MissingPart, NbcompressError, StorageMissing, StudyError, first_line, option
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
@@ -31,6 +31,8 @@ _REDIS_SCHEMES = ("redis", "rediss")
 _SQLITE_WAIT_SECONDS = 60
 # Tables of a database are created in a few steps, and another process may be ahead in each of them.
 _N_CREATION_ATTEMPTS = 4
+# What parsing raises at data that is not what it should be: keys that are missing, other types, other texts.
+_DAMAGE = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class StorageHandle:
     def translate_errors(self) -> Iterator[None]:
         """Raise errors of the storage as `StudyError`, and hide Optuna's log messages meanwhile."""
         with translate_errors(self.location, self.error_types):
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """As `translate_errors`, and raise a `StudyError` if something is read that nobody writes; see `undamaged`."""
+        with self.translate_errors(), undamaged(self.location):
             yield
 
     def kept_folder_of(self, study: str) -> Path | None:
@@ -112,7 +120,8 @@ def _open_journal(path: str | os.PathLike[str], *, create: bool) -> StorageHandl
     if not os.fspath(path):
         raise StudyError(f"A storage needs a path, but got an empty text. Write for example {DEFAULT_STORAGE!r}.")
     journal = JournalFile(path, create=create)
-    storage = JournalStorage(journal)  # reads the file; one that is refused is not repaired
+    with undamaged(journal.path):
+        storage = JournalStorage(journal)  # reads the file; one that is refused is not repaired
     if create:
         journal.repair()
     kept_folder = folder_beside(Path(journal.path))
@@ -249,6 +258,24 @@ def translate_errors(location: str, error_types: tuple[type[Exception], ...]) ->
     except error_types as error:
         reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         raise StudyError(f"The storage {location} failed: {reason}") from error
+
+
+@contextmanager
+def undamaged(location: str) -> Iterator[None]:
+    """Raise a one-line `StudyError` if what is read inside is not what Optuna and nbcompress write.
+
+    A file may be damaged, or made by somebody else. Nothing checks all of its JSON before it is used, so whatever its
+    parsing raises says that it is wrong. Use it only around reading: a mistake of ours would look like a damaged file.
+    """
+    try:
+        yield
+    except NbcompressError:
+        raise
+    except _DAMAGE as error:
+        raise StudyError(
+            f"The storage {location} is damaged: it holds something that neither Optuna nor nbcompress writes "
+            f"({first_line(error)[:200]}). Use a copy of it, or another {option('storage')}."
+        ) from error
 
 
 class _HideInfo(logging.Filter):

@@ -6,6 +6,7 @@ computed again from all trials.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ from nbcompress.study.goal import Goal, State, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# A parameter that is not active in a trial; None may be an option.
+_INACTIVE = object()
 
 
 class TrialList:
@@ -88,7 +93,7 @@ def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFr
     """Return the trials as a DataFrame, one row per trial.
 
     Columns: `number`, `state`, one per parameter, one per metric, `seconds`. An inactive parameter and a missing metric
-    are NaN in a column of numbers and None in any other.
+    are NaN in a column of numbers and None in any other; NaN as well where None is an option of the parameter.
     """
     import pandas as pd
 
@@ -97,7 +102,7 @@ def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFr
         "state": pd.Series([trial.state.value for trial in trials], dtype="object"),
     }
     for name in space.names:
-        columns[name] = _parameter_column(space[name], [trial.params.get(name) for trial in trials])
+        columns[name] = _parameter_column(space[name], [trial.params.get(name, _INACTIVE) for trial in trials])
     for name in metric_names(goal, trials):
         columns[name] = pd.Series([trial.values.get(name) for trial in trials], dtype="float64")
     columns["seconds"] = pd.Series([trial.seconds for trial in trials], dtype="float64")
@@ -105,15 +110,17 @@ def trials_table(trials: Sequence[Trial], space: Space, goal: Goal) -> pd.DataFr
 
 
 def _parameter_column(parameter: Float | Int | Choice, values: Sequence[Any]) -> pd.Series[Any]:
-    """Return the values, None where the parameter is inactive, with the dtype that the parameter implies."""
+    """Return the values, `_INACTIVE` where the parameter is inactive, with the dtype that the parameter implies."""
     import pandas as pd
 
     kinds: set[type] = {int} if isinstance(parameter, Int) else {float}
     if isinstance(parameter, Choice):
         kinds = {type(option) for option in parameter.options}
-    is_always_active = None not in values
+    is_always_active = _INACTIVE not in values
+    missing = math.nan if type(None) in kinds else None
+    shown = [missing if value is _INACTIVE else value for value in values]
     if kinds == {bool} and is_always_active:
-        return pd.Series(values, dtype="bool")
+        return pd.Series(shown, dtype="bool")
     if kinds - {int, float}:
-        return pd.Series(values, dtype="object")
-    return pd.Series(values, dtype="int64" if kinds == {int} and is_always_active else "float64")
+        return pd.Series(shown, dtype="object")
+    return pd.Series(shown, dtype="int64" if kinds == {int} and is_always_active else "float64")

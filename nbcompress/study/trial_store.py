@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ from weakref import WeakSet, finalize, ref
 from nbcompress.errors import StudyError
 from nbcompress.study.goal import Failure, Goal, State, Trial
 from nbcompress.study.processes import DEFAULT_HEARTBEATS, HeartbeatSettings, HeartbeatWriter, Worker, this_worker
-from nbcompress.study.storage import StorageHandle
+from nbcompress.study.storage import StorageHandle, undamaged
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -137,6 +138,7 @@ def begin_trial(
         "note": dict(trial.note),
         "reason": trial.reason,
         "worker": worker.to_json(),
+        **({} if trial.started is None else {"started": round(trial.started, 3)}),
         **({} if rerun_of is None else {"repeats": rerun_of}),
         **({"queued": queue_key} if queue_key else {}),
     }
@@ -169,6 +171,10 @@ def end_attributes(trial: Trial) -> list[tuple[str, Any]]:
         },
         "spreads": {name: pack_number(value) for name, value in trial.spreads.items()},
         "runs": trial.n_runs if trial.n_runs > 1 else None,
+        "time": None
+        if trial.started is None or trial.ended is None
+        else [round(trial.started, 3), round(trial.ended, 3)],
+        "worker": trial.worker,
         "failure": failure
         and [failure.kind, shorten(failure.message, _MAX_MESSAGE), shorten(failure.traceback, MAX_TEXT)],
     }
@@ -184,20 +190,25 @@ def read_run(frozen: FrozenTrial) -> Run | None:
     trial = Trial(
         number=int(begin.get("repeats", -1)),
         state=State.RUNNING,
-        params=begin["point"],
+        params=dict(begin["point"]),
         seed=int(begin["seed"]),
-        note=begin["note"],
-        reason=begin["reason"],
+        note=dict(begin["note"]),
+        reason=str(begin["reason"]),
+        started=None if "started" not in begin else float(begin["started"]),
     )
     end = read_attribute(frozen.user_attrs, END_KEY)
     if end is not None:
+        started, ended = map(float, end["time"]) if "time" in end else (trial.started, None)
         trial = replace(
             trial,
+            started=started,
+            ended=ended,
+            worker=str(end.get("worker", "")),
             state=State(end["state"]),
             values={name: float(value) for name, value in end.get("values", {}).items()},
-            seconds=end.get("seconds"),
-            failure=Failure(*end["failure"]) if "failure" in end else None,
-            printed=end.get("printed", ""),
+            seconds=None if "seconds" not in end else float(end["seconds"]),
+            failure=Failure(*map(str, end["failure"])) if "failure" in end else None,
+            printed=str(end.get("printed", "")),
             spreads={name: float(value) for name, value in end.get("spreads", {}).items()},
             n_runs=int(end.get("runs", 1)),
             reports={
@@ -301,6 +312,7 @@ class TrialStore:
         self._lock = threading.RLock()
         self._runs: list[list[Run]] = []  # the runs of each trial, by number
         self._open_runs: dict[int, tuple[int, int]] = {}  # runs that may change: Optuna's id -> place in `_runs`
+        self._begun: dict[int, float] = {}  # when a run of this object began: Optuna's id -> monotonic clock
         self._n_read = 0  # trials of Optuna's
         self._heartbeat_writer: HeartbeatWriter | None = None
         if not is_read_only:
@@ -321,12 +333,28 @@ class TrialStore:
         with self.locked(), self.handle.lock:
             yield
 
+    @contextmanager
+    def let_go_at_errors(self) -> Iterator[None]:
+        """If the ends of its trials cannot be recorded inside, let the next search of this process run them again.
+
+        Otherwise they would count as running for as long as somebody holds this object, such as a notebook.
+        """
+        try:
+            yield
+        except BaseException:
+            _open_stores.discard(self)
+            raise
+
     def refresh(self) -> None:
         """Read what this and other processes have written since.
 
         Trials are numbered by their first runs, in the order of the storage, so numbers have no gaps even if several
         processes write. Only what may have changed is read, so that the cost does not grow with the study.
         """
+        with undamaged(self.handle.location):
+            self._refresh()
+
+    def _refresh(self) -> None:
         attributes = self._attributes()
         asked = self._heartbeats.clock()
         with self._study_exists():
@@ -338,6 +366,8 @@ class TrialStore:
             run = read_run(frozen)
             if run is None:
                 continue
+            if run.trial.state is State.COMPLETE and (missing := self.goal.missing_metrics(run.trial.values)):
+                raise ValueError(f"a complete trial without the metric {missing[0]!r}")
             if not run.has_ended:
                 seconds = self._seconds_left(run, asked, answered)
                 if seconds <= 0:
@@ -402,9 +432,11 @@ class TrialStore:
 
     def begin(self, template: Trial, queue_key: str, distributions: Mapping[str, Any], rerun_of: int | None) -> int:
         """Write the begin record of a run and return Optuna's id of it."""
+        template = replace(template, started=time.time() if template.started is None else template.started)
         frozen = begin_trial(template, this_worker(self._session), rerun_of, queue_key, distributions)
         with self._study_exists(), self.handle.without_sync():  # the end record waits for the disk, and covers this one
             trial_id = self.handle.storage.create_new_trial(self._study_id, frozen)
+        self._begun[trial_id] = time.monotonic()
         if self._heartbeat_writer is not None:
             self._heartbeat_writer.begin(trial_id)
         return trial_id
@@ -419,11 +451,15 @@ class TrialStore:
 
         if self._heartbeat_writer is not None:
             self._heartbeat_writer.end(trial_id)
+        begun = self._begun.get(trial_id)
+        if trial.ended is None and trial.started is not None and begun is not None:
+            trial = replace(trial, ended=trial.started + time.monotonic() - begun)
         try:
             with self._study_exists():
                 self._write_end(trial_id, trial)
         except UpdateFinishedTrialError:
             return False
+        self._begun.pop(trial_id, None)
         with suppress(UpdateFinishedTrialError):  # given up a moment ago; our end record counts all the same
             self._write_state(trial_id, trial)
         return True
@@ -543,6 +579,8 @@ class TrialStore:
         try:
             yield
         except KeyError as error:
+            if any(study._study_id == self._study_id for study in self.handle.storage.get_all_studies()):
+                raise
             raise StudyError(f"The study was deleted from {self.handle.location} while it was in use.") from error
 
 

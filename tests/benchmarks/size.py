@@ -9,7 +9,9 @@ dict. Accuracy is that on 500 test digits, and McNemar's exact test says whether
 Settings were chosen by `--choose`: other seeds, digits that are not among their test digits, and for either recipe the
 smallest file that lost at most `TOLERATED` points on average.
 
-    python tests/benchmarks/size.py [--choose] [--smoke] [--networks 300-100 LeNet-5-like]
+    python tests/benchmarks/size.py [--choose] [--smoke] [--networks 300-100 LeNet-5-like] [--seeds 0 1 2 3 4]
+
+With `--seeds`, each seed has a file of rows of its own, so that a long run can be done in parts.
 """
 
 from __future__ import annotations
@@ -209,6 +211,7 @@ def choose(name: str, network: Network) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these, each in a file of its own")
     parser.add_argument("--choose", action="store_true", help="try settings on a validation part, not on test digits")
     parser.add_argument("--smoke", action="store_true", help="one seed, two epochs of the dense network")
     options = parser.parse_args()
@@ -218,6 +221,9 @@ def main() -> None:
             choose(name, NETWORKS[name])
         elif options.smoke:
             measure(name, NETWORKS[name], range(10, 11), 2, f"size-{name}-smoke")
+        elif options.seeds:
+            for seed in options.seeds:
+                measure(name, NETWORKS[name], [seed], EPOCHS, f"size-{name}-{seed}")
         else:
             measure(name, NETWORKS[name], SEEDS, EPOCHS, f"size-{name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,11 +90,22 @@ def test_it_brings_back_what_the_trial_left(engine: Engine) -> None:
         print("hello")
         report(loss=1.5, step=0)
         keep(weights=torch.ones(3), answer=42)
-        return {"loss": x + 1, "other": 7}
+        return {"loss": x + 1, "other": os.getpid()}
 
+    before = time.monotonic()
     outcome = run_one(engine, body)
     assert outcome.state is State.COMPLETE
-    assert outcome.values == {"loss": 3.0, "other": 7.0}
+    assert outcome.values["loss"] == 3.0
+    # Where it ran and when, by the clock of this process.
+    host, _, process = outcome.worker.rpartition(":")
+    assert host == platform.node()
+    # On a pool it is the worker, which starts a process for the trial.
+    starts_another = isinstance(engine, ClusterEngine)
+    assert (int(process) != outcome.values["other"]) is starts_another
+    assert outcome.began is not None
+    assert outcome.ended is not None
+    assert before <= outcome.began < outcome.ended <= time.monotonic()
+    assert outcome.ended - outcome.began == pytest.approx(outcome.seconds)
     assert outcome.reports == {"loss": {0: 1.5}}
     assert outcome.printed == "hello\n"
     assert outcome.kept["answer"] == 42

@@ -201,3 +201,12 @@ def test_scales_shares_rounding_and_codebooks(work: Any) -> None:
     )
     work.must("j = %weights model --layers 0")
     assert [layer.name for layer in names["j"].layers] == ["0.weight"]
+
+
+def test_progress_bars_can_be_left_out(work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[float] = []
+    monkeypatch.setattr("nbcompress.progress._DelayedBar.advance", lambda _, n: steps.append(n))
+    work.must("a = %quantize model --bits 4 --no-progress")
+    assert steps == []
+    work.must("a = %quantize model --bits 4")
+    assert steps

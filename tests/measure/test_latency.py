@@ -217,6 +217,9 @@ def test_milliseconds_of_a_model_or_a_file(file: Path) -> None:
         found = nc.latency_ms(model, X_RUNTIMES, repeats=3, **options)
         assert type(found) is float
         assert 0 < found < 1000
+    latency = nc.footprint(perceptron(), X_RUNTIMES).latency
+    assert latency is not None
+    assert float(latency) == latency.median_ms, "a trial can measure it"
     for wrong, options, text in (
         (perceptron(), {"runtime": "tensorrt"}, "runtime must be torch or onnx, got 'tensorrt'"),
         (file, {"runtime": "torch"}, "runtime='torch' runs modules, and .* is a file"),

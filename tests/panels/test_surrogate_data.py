@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from panel_studies import digits_study, empty_study, hostile_study, single_study
+from panel_studies import HandMadeStudy, digits_study, empty_study, hostile_study, single_study
 from surrogate_cases import FOLDER, expected_at, points_of, proposer_of, rebuilt, studies
 
 from nbcompress.optimize import History, proposer
@@ -22,6 +22,8 @@ from nbcompress.panels.surrogate_data import SurrogateInsight, calibration_data,
 from nbcompress.panels.text import ViewLimits
 from nbcompress.panels.view import MIME, schema, study_view
 from nbcompress.run.history import history_of
+from nbcompress.space import Float, Space
+from nbcompress.study.goal import Goal, State, Trial
 
 
 def sentence(residuals: list[float]) -> str:
@@ -89,6 +91,30 @@ def test_a_maximised_metric_has_its_own_sign() -> None:
         assert max(kilobytes["mean"]) > 1
         assert all(low <= high for low, high in zip(accuracy["low"], accuracy["high"], strict=True))
     assert study_view(study, insight=found)["importance"]
+
+
+def test_importance_is_of_each_objective() -> None:
+    """The first objective depends on `a` alone, the second on `b` alone."""
+    points = [{"a": number * 5 % 16 / 15, "b": number * 3 % 16 / 15} for number in range(16)]
+    trials = tuple(
+        Trial(i, State.COMPLETE, at, {"error": (at["a"] - 0.3) ** 2, "cost": (at["b"] - 0.6) ** 2}, seconds=0.1)
+        for i, at in enumerate(points)
+    )
+    goal = Goal.of(minimize=["error", "cost"])
+    study = HandMadeStudy("two", goal, Space({"a": Float(0.0, 1.0), "b": Float(0.0, 1.0)}), trials)
+    found = insight_of(proposer("gp", study.space, n_objectives=2), study, time_limit=60)
+    shares = {insight["metric"]: insight["importance"] for insight in found.objectives}
+    assert shares["error"] == pytest.approx({"a": 1, "b": 0}, abs=0.02)
+    assert shares["cost"] == pytest.approx({"a": 0, "b": 1}, abs=0.02)
+    assert found.importance == shares["error"]
+    bundle = study_bundle(study, insight=found)
+    assert [insight["metric"] for insight in bundle[MIME]["insights"]] == ["error", "cost"]
+    assert [insight["calibration"]["metric"] for insight in bundle[MIME]["insights"]] == ["error", "cost"]
+    page = bundle["text/html"]
+    assert "Importance of the parameters for error, cost" in page
+    assert page.index("<b>For error</b>") < page.index("<b>For cost</b>")
+    alone = insight_of(proposer("gp", study.space, n_objectives=2), study, time_limit=-1.0)
+    assert (alone.objectives, alone.importance) == ([], found.importance)
 
 
 def test_nothing_to_tell() -> None:

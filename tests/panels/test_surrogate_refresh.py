@@ -145,7 +145,7 @@ def test_what_the_proposal_has_fitted_is_not_fitted_again(monkeypatch: pytest.Mo
     # The search has begun trial 23 since.
     found = watching.refresh(study, always, started=23)
     assert found.surrogate is not None
-    assert {"surrogate", "importance", "calibration"} == filled(found)
+    assert {"surrogate", "importance", "calibration", "objectives"} == filled(found)
 
 
 def test_what_is_not_wanted_any_more_is_left_out() -> None:

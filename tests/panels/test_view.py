@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -49,6 +50,22 @@ def test_what_is_not_a_number_is_null() -> None:
     assert data["seconds"] is None
 
 
+def test_a_trial_says_when_and_where_it_ran() -> None:
+    study = empty_study()
+    ran = Trial(
+        0,
+        State.FAILED,
+        {"x": 0.5},
+        started=1_790_000_001.5,
+        ended=1_790_000_002.2504,
+        worker="node7:4711",
+    )
+    study.all_trials = (ran, Trial(1, State.RUNNING, {"x": 0.25}, started=math.nan))
+    first, second = check(study_view(study))["trials"]
+    assert (first["started"], first["ended"], first["worker"]) == (1_790_000_001.5, 1_790_000_002.25, "node7:4711")
+    assert not {"started", "ended", "worker"} & second.keys()
+
+
 def test_a_study_that_another_process_runs_is_shown_as_running() -> None:
     study = single_study()
     study.all_trials = (*study.all_trials, Trial(12, State.RUNNING, {"x": 0.5}))
@@ -86,6 +103,16 @@ def test_hypervolume_by_hand() -> None:
     assert third == pytest.approx(0.6 * 3.3 + 0.5 * 0.3)
     assert progress["reference"] == pytest.approx({"a": 0.9, "b": 4.3}), "in the units of the objectives"
     assert "reference" not in study_view(single_study())["progress"]
+
+
+@pytest.mark.parametrize("metrics", [("a", "b"), ("a", "b", "c", "d")])
+def test_the_largest_numbers_leave_a_hypervolume(metrics: tuple[str, ...]) -> None:
+    study = empty_study()
+    study.goal = Goal.of(minimize=metrics)
+    values = [dict.fromkeys(metrics, value) for value in (1.7e308, 3.0, -1.7e308)]
+    study.all_trials = tuple(Trial(i, State.COMPLETE, {"x": i / 3}, metrics) for i, metrics in enumerate(values))
+    first, second, third = check(study_view(study))["progress"]["values"]
+    assert 0 < first < second < third
 
 
 def test_names_stay_different_when_cut() -> None:
@@ -136,3 +163,18 @@ def test_plain_bounds_what_it_does_not_know() -> None:
 def test_a_string_that_looks_like_another_value_is_in_quotes(value: Any, text: str) -> None:
     """`labextension/tests/format.test.ts` has the same values."""
     assert format_value(value) == text
+
+
+def test_names_of_kept_values_are_in_the_view() -> None:
+    """Of complete trials; the values themselves are not loaded."""
+
+    class Names(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            raise AssertionError(f"{name} was loaded")
+
+    study = single_study(4)
+    kept = Names(small=1, table=2)
+    trials = [replace(trial, kept=kept if trial.number == 2 else {}) for trial in study.all_trials]
+    trials[3] = replace(trials[3], state=State.FAILED, kept=kept)
+    view = check(study_view(replace(study, all_trials=tuple(trials))))
+    assert view["kept"] == {"2": ["small", "table"]}

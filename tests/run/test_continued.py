@@ -66,7 +66,6 @@ LAMBDAS = (lambda x: -((x - 0.2) ** 2), lambda x: -((x - 0.8) ** 2))
         (Around(0.2).value, Around(0.8).value),
         (Around(0.2), Around(0.8)),
         (around(0.2), around(0.8)),
-        LAMBDAS,
     ],
 )
 def test_two_functions_are_two_studies(one: Any, other: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -84,6 +83,19 @@ def test_two_functions_are_two_studies(one: Any, other: Any, tmp_path: Path, cap
     assert [record.getMessage() for record in caplog.records] == [
         f"The study {study.name!r} has its 3 trials already; none was run again." for study in (first, second)
     ]
+
+
+def test_two_lambdas_of_one_line_are_two_studies(tmp_path: Path) -> None:
+    first, second = (found(function, tmp_path) for function in LAMBDAS)
+    assert first.name != second.name
+    assert first.best_value != second.best_value
+
+
+def test_more_trials_of_a_lambda_continue_its_study(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = found(lambda x: x, tmp_path, 3)
+    more = found(lambda x: x, tmp_path, 4)
+    assert (more.name, len(more.trials)) == (first.name, 4)
+    assert caplog.text == ""
 
 
 def test_what_cannot_be_known_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

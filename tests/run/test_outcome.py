@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -13,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbcompress.run import TrialEnded
-from nbcompress.run.outcome import MAX_DISPLAYED, DisplayedOutputs, number_of, step_of
-from nbcompress.study import State
+from nbcompress.run.outcome import MAX_DISPLAYED, DisplayedOutputs, Outcome, mean_outcome, number_of, step_of
+from nbcompress.study import State, Trial
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**60), 2**60))
@@ -112,3 +113,16 @@ def test_what_a_trial_displays_is_bounded_and_has_no_widgets() -> None:
     assert len(others) == MAX_DISPLAYED - 2
     assert last == {"text/plain": "3 more outputs of this trial are left out."}
     assert DisplayedOutputs().bundles() == ()
+
+
+def test_a_trial_of_two_runs_lasts_from_the_begin_of_the_first_to_the_end_of_the_second() -> None:
+    # Recorded at 100 s of the monotonic clock and 5,000 s of the clock of the day; a worker was free 2 s later.
+    running = Trial(0, State.RUNNING, {}, started=5_000.0)
+    first = Outcome(State.COMPLETE, {"loss": 1.0}, seconds=3.0, worker="a:1", began=102.0, ended=105.0)
+    second = Outcome(State.COMPLETE, {"loss": 2.0}, seconds=4.0, worker="b:2", began=105.5, ended=109.5)
+    trial = mean_outcome([first, second]).recorded(running, 100.0)
+    assert (trial.started, trial.ended, trial.seconds, trial.worker) == (5_002.0, 5_009.5, 7.0, "a:1")
+    failed = mean_outcome([first, replace(second, state=State.FAILED)]).recorded(running, 100.0)
+    assert (failed.started, failed.ended, failed.worker) == (5_002.0, 5_009.5, "b:2")
+    # One that never came to a worker has no times of its own; the study sets the end.
+    assert Outcome(State.INTERRUPTED).recorded(running, 100.0).started == 5_000.0

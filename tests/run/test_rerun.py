@@ -85,6 +85,8 @@ def test_a_trial_is_not_run_again_where_it_cannot_be(tmp_path: Path) -> None:
     study = nc.search(train, SPACE, study="s", storage=tmp_path / "j", **OPTIONS)
     with pytest.raises(StudyError, match="The study 's' has no trial 7; it has 5 trials"):
         study.rerun(7)
+    with pytest.raises(StudyError, match="number is an integer, but got True"):
+        study.rerun(True)
     with pytest.raises(StudyError, match=r"study.rerun\(0\) needs the cell or the function of the search"):
         read_study("s", tmp_path / "j").rerun(0)
 

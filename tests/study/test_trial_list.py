@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from nbcompress.space import Choice, Space
 from nbcompress.study import Goal, State, Trial
 from nbcompress.study.front import front
-from nbcompress.study.trial_list import TrialList
+from nbcompress.study.trial_list import TrialList, trials_table
 
 GOAL = Goal.of(maximize=["accuracy"], minimize=["size"], subject_to=["size <= 8"])
 
@@ -41,3 +44,18 @@ def test_the_tuple_and_the_objects_stay_while_nothing_changes() -> None:
     assert listed.trials is before
     listed.put(Trial(1, State.RUNNING, {"x": 1}))
     assert listed.trials[0] is before[0]
+
+
+def test_an_option_none_is_not_shown_as_an_inactive_parameter() -> None:
+    space = Space({"method": Choice("a", "b"), "norm": Choice("", None, "batch", when={"method": "b"})})
+    points = [{"method": "a"}, {"method": "b", "norm": None}, {"method": "b", "norm": ""}]
+    goal = Goal.of(["score"])
+    trials = [Trial(number, State.COMPLETE, point, {"score": 0.5}) for number, point in enumerate(points)]
+    inactive, of_none, empty = trials_table(trials, space, goal)["norm"]
+    assert isinstance(inactive, float)
+    assert math.isnan(inactive)
+    assert (of_none, empty) == (None, "")
+    # Without the option None, an inactive choice of texts is None.
+    space = Space({"method": Choice("a", "b"), "norm": Choice("layer", "batch", when={"method": "b"})})
+    trials = [Trial(0, State.COMPLETE, {"method": "a"}), Trial(1, State.COMPLETE, {"method": "b", "norm": "batch"})]
+    assert trials_table(trials, space, goal)["norm"].tolist() == [None, "batch"]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nbcompress as nc
 from nbcompress.errors import StudyError
+from nbcompress.study import Goal, State, open_study, read_study, trial_store
 from nbcompress.study.trial_store import attribute_items, pack_number, read_attribute, write_attribute
 
 JSON = st.recursive(
@@ -55,3 +61,20 @@ def test_numbers_come_back(value: float) -> None:
     packed = pack_number(value)
     assert isinstance(packed, float) == math.isfinite(value)
     assert float(packed) == value or math.isnan(value)
+
+
+def test_start_and_end_of_a_trial_are_stored_and_a_clock_that_is_set_back_does_not_change_its_length(
+    tmp_path: Path,
+) -> None:
+    clocks = SimpleNamespace(time=lambda: 1_000_000.0, monotonic=lambda: 50.0)
+    space, goal, path = nc.Space({"x": nc.Float(0, 1)}), Goal.of(minimize=["loss"]), tmp_path / "a.journal"
+    with mock.patch.object(trial_store, "time", clocks):
+        study = open_study("s", space, goal, storage=path)
+        trial = study.begin({"x": 0.5})
+        assert (trial.started, trial.ended, trial.worker) == (1_000_000.0, None, "")
+        assert read_study("s", path).all_trials[0].started == 1_000_000.0
+        clocks.time, clocks.monotonic = lambda: 900_000.0, lambda: 54.5
+        study.finish(replace(trial, state=State.COMPLETE, values={"loss": 1.0}, worker="node7:4711"))
+        assert study.begin({"x": 0.25}).started == 900_000.0
+    stored = read_study("s", path).all_trials[0]
+    assert (stored.started, stored.ended, stored.worker) == (1_000_000.0, 1_000_004.5, "node7:4711")

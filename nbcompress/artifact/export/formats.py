@@ -15,6 +15,7 @@ from nbcompress.artifact.export.program import pickled_state_bytes, program_byte
 from nbcompress.artifact.export.report import ExportedFile, ExportReport
 from nbcompress.artifact.file import check_writable, write_atomically
 from nbcompress.compressors.layers import copied
+from nbcompress.compressors.modes import with_progress
 from nbcompress.compressors.torch_masks import without_torch_masks
 from nbcompress.errors import ArtifactError, check_installed, did_you_mean, option
 
@@ -32,6 +33,7 @@ def export(
     tolerance: float | None = None,
     data: object = None,
     dynamic: object = None,
+    progress: bool = True,
 ) -> ExportedFile:
     """Write `model` in a format that other programs can run or load, and check it before the file appears.
 
@@ -81,6 +83,7 @@ def export(
         dynamic: Axes beside the first whose lengths are free, such as that of a sequence: an axis or a tuple of axes of
             all inputs (`1`), or a dict from the name of an input to its axes (`{"tokens": 1}`), or to names of axes
             (`{"tokens": {1: "steps"}}`). Axes of one name have one length. The example has 2 steps or more there.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         The path. Its attribute `report` says how the file agrees with the model and how it computes; `print` shows it.
@@ -128,7 +131,8 @@ def export(
         return ExportedFile.of(where, ExportReport(name, (where,)))
     from nbcompress.artifact.export.onnx_file import write_onnx
 
-    return ExportedFile.of(where, write_onnx(model, copy, examples, where, tolerance, axes))
+    with with_progress(progress):
+        return ExportedFile.of(where, write_onnx(model, copy, examples, where, tolerance, axes))
 
 
 def _format_of(path: Path, format: str | None) -> str:

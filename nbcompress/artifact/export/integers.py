@@ -70,6 +70,8 @@ def insert_integer_weights_(
     n_inputs = Counter(weight.name for weight in inputs.values())
     for value, weight in inputs.items():
         editor.graph.inputs.remove(value)
+        if weight.is_turned:
+            value = _turned(editor, value)
         if n_inputs[weight.name] == 1:
             weight = _fold_batch_norm(editor, value, weight)
         if weight.name not in in_integers and (place := block_placer(editor, weight, level, placed)) is not None:
@@ -86,6 +88,13 @@ def insert_integer_weights_(
             editor.replace(value, values)
             decoded[values] = weight
     return decoded
+
+
+def _turned(editor: GraphEditor, value: ir.Value) -> ir.Value:
+    """Let what reads `value` read the transposed one of a new value, as readers of the weight of linear layers do."""
+    turned = ir.Value(name=f"{value.name}.turned")
+    editor.replace(value, editor.op("Transpose", [turned], perm=[1, 0]))
+    return turned
 
 
 def _is_read(value: ir.Value) -> bool:

@@ -37,6 +37,7 @@ class IntegerWeight:
         scale: Shape `(1,)`, `(channels,)`, or `(channels, blocks)` with `block` weights of a channel to each.
         zero: The zero point, uint8 of the shape of `scale`; None where it is 0 everywhere.
         block: Consecutive weights of a channel that share a scale; 0 without blocks.
+        is_turned: The parameter is the transposed one of this weight.
     """
 
     name: str
@@ -44,6 +45,7 @@ class IntegerWeight:
     scale: Floats
     zero: Integers | None
     block: int
+    is_turned: bool = False
 
     @property
     def fits_4_bits(self) -> bool:
@@ -116,7 +118,10 @@ def integer_weights(model: nn.Module) -> dict[str, IntegerWeight]:
         if grid is None or grid.in_half is not None or parameter.ndim < 2:
             continue
         try:
-            weight = _on_grid(names[0], parameter, grid)
+            if grid.is_turned:
+                weight = replace(_on_grid(names[0], parameter.T, grid.of_transposed), is_turned=True)
+            else:
+                weight = _on_grid(names[0], parameter, grid)
         except CompressionError as err:
             warn(f"{names[0]!r} is exported in float32. {err}")
             continue

@@ -41,6 +41,8 @@ _IDENTITIES = ("to", "_to_copy", "contiguous", "clone", "detach", "alias")
 # Operators that look up rows of a weight: its outputs are along the last dimension.
 _LOOKUPS = ("embedding", "embedding_bag", "index", "index_select")
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+# Norms that run on a weight for weight standardization, where its outputs take the place of channels.
+_CHANNELS_SECOND = ("batch_norm", "instance_norm")
 # Products: the argument that is the right operand. The outputs of a weight there are along its last dimension.
 _RIGHT_OPERANDS = {"addmm": 2, "baddbmm": 2, "mm": 1, "bmm": 1, "matmul": 1, "_grouped_mm": 1, "grouped_mm_fallback": 1}
 
@@ -108,7 +110,7 @@ def _output_origins(user: fx.Node, source: fx.Node, origins: Origins) -> frozens
         return _einsum_output_origins(user, source, origins)
     if name in _LOOKUPS or _is_right_operand(user, source):
         return origins[-1]
-    if name in _TRANSPOSED and len(origins) > 1:
+    if name in (*_TRANSPOSED, *_CHANNELS_SECOND) and len(origins) > 1:
         return origins[1]
     # A parameter that is added to activations, such as a class embedding, has a first dimension for the batch.
     return origins[-1 if _shape(source)[:1] == (1,) else 0]
@@ -355,7 +357,9 @@ class ChannelDependencies:
     averages: tuple[AveragingCall, ...] = ()
 
 
-def find_dependencies(model: nn.Module, traced: Trace, *, cut_norms: bool = False) -> ChannelDependencies:
+def find_dependencies(
+    model: nn.Module, traced: Trace, *, training: Trace | None = None, cut_norms: bool = False
+) -> ChannelDependencies:
     """Find the groups of channels of `model` that can only be removed together.
 
     Where a reshape splits a dimension and none of it can be cut, the other factors are tried as well. The analysis with
@@ -364,15 +368,17 @@ def find_dependencies(model: nn.Module, traced: Trace, *, cut_norms: bool = Fals
     Args:
         model: The model that was traced.
         traced: Its graph.
+        training: Its graph in training mode, if it differs: an auxiliary head may run in this mode only.
         cut_norms: Whether channels that a norm averages over may be cut.
     """
     choices: dict[str, int] = {}
-    best, frozen_splits = _analyze(model, traced, choices, cut_norms)
+    graphs = [traced, *([training] if training else [])]
+    best, frozen_splits = _analyze(model, graphs, choices, cut_norms)
     for _ in range(_MAX_RETRIES):
         choices |= {split.node: _next_factor(split) for split in frozen_splits}
         if not frozen_splits:
             break
-        other, frozen_splits = _analyze(model, traced, choices, cut_norms)
+        other, frozen_splits = _analyze(model, graphs, choices, cut_norms)
         if sum(len(group.units) for group in other.groups) > sum(len(group.units) for group in best.groups):
             best = other
     return best
@@ -387,25 +393,27 @@ def _next_factor(split: ReshapeSplit) -> int:
 
 
 def _analyze(
-    model: nn.Module, traced: Trace, choices: Mapping[str, int], cut_norms: bool
+    model: nn.Module, graphs: Sequence[Trace], choices: Mapping[str, int], cut_norms: bool
 ) -> tuple[ChannelDependencies, list[ReshapeSplit]]:
     """The dependencies under `choices`, and the splits with other choices that ended frozen."""
     channel_ids = ChannelIds()
-    names = set(traced.tensors.values())
+    names = {name for traced in graphs for name in traced.tensors.values()}
     tensor_ids = {
         name: tuple(channel_ids.new_axis(size) for size in tensor.shape)
         for name, tensor in named_tensors(model).items()
         if name in names
     }
     _freeze_custom_attention(model, tensor_ids, channel_ids)
+    _freeze_kernels(model, tensor_ids, channel_ids)
     analysis = DependencyAnalysis(channel_ids, choices, cut_norms)
-    for result in analysis.run(traced.graph, {node: tensor_ids[name] for node, name in traced.tensors.items()}):
-        for axes in _results_in(result):
-            channel_ids.freeze_all(axes, "it is an output of the model, and outputs keep their shape")
-    channel_ids.tie_slices()
     outputs: dict[str, set[int]] = {}
-    for node, name in traced.tensors.items():
-        outputs.setdefault(name, set()).update(output_dims(node))
+    for traced in graphs:
+        for result in analysis.run(traced.graph, {node: tensor_ids[name] for node, name in traced.tensors.items()}):
+            for axes in _results_in(result):
+                channel_ids.freeze_all(axes, "it is an output of the model, and outputs keep their shape")
+        for node, name in traced.tensors.items():
+            outputs.setdefault(name, set()).update(output_dims(node))
+    channel_ids.tie_slices()
     splits = [(split, _roots_in(result, channel_ids)) for split, result in analysis.splits]
     weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     frozen_splits = [split for split, roots in splits if len(split.varying) > 1 and roots <= {NO_CHANNEL}]
@@ -425,6 +433,18 @@ def _freeze_custom_attention(model: nn.Module, tensor_ids: Mapping[str, TensorId
             for name, axes in tensor_ids.items():
                 if id(tensors[name]) in inside:
                     channel_ids.freeze_all(axes, reason)
+
+
+def _freeze_kernels(model: nn.Module, tensor_ids: Mapping[str, TensorIds], channel_ids: ChannelIds) -> None:
+    """Freeze the positions of the kernels of convolutions before the graph is followed.
+
+    Code that computes on the weights, such as weight standardization, may merge them with the inputs of the layer.
+    """
+    kernels = {id(module.weight) for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd)}
+    tensors = named_tensors(model)
+    for name, axes in tensor_ids.items():
+        if id(tensors[name]) in kernels:
+            channel_ids.freeze_all(axes[2:], "a convolution treats it as positions")
 
 
 def _collect_groups(

@@ -105,8 +105,8 @@ def batch_norm(call: OperatorCall) -> ResultIds:
     axes = list(call.axes(call["input"]))
     over_examples = call.name == "batch_norm" and call["training"]
     if over_examples or (call.name == "instance_norm" and call["use_input_stats"]):
-        for axis in (*(axes[:1] if over_examples else ()), *axes[2:]):
-            call.freeze(axis, "computes a mean over it")
+        for dim in (*((0,) if over_examples else ()), *range(2, len(axes))):
+            call.average(tuple(axes), dim)
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call[name] is not None:
             axes[1] = call.tie(axes[1], call.axes(call[name])[0])

@@ -84,6 +84,11 @@ def split_axis(call: OperatorCall, axis: AxisIds, sizes: tuple[int, ...], *, is_
     table = axis.reshape(sizes)
     roots = call.channel_ids.roots(axis).reshape(sizes)
     varying = tuple(k for k in range(len(sizes)) if not (roots == np.take(roots, [0], axis=k)).all())
+    if (roots == NO_CHANNEL).all():
+        # A frozen axis is passed on where its ids are along one factor, so that its reason is known further on.
+        along = [k for k in range(len(sizes)) if not (table == np.take(table, [0], axis=k)).all()]
+        line = np.moveaxis(table, along[0], -1).reshape(-1, sizes[along[0]])[0] if len(along) == 1 else None
+        return [line if [k] == along else None for k in range(len(sizes))]
     if not varying:
         call.freeze(axis, "splits it, but its indices can only be removed together")
         return [None] * len(sizes)

@@ -10,7 +10,7 @@ from torch import nn
 from nbcompress.choices import CRITERIA, WEIGHT_CRITERIA, Criterion
 from nbcompress.compressors.layers import Patterns, check_choice, check_number
 from nbcompress.compressors.losses import LossFunction, LossSpec
-from nbcompress.compressors.modes import outside_inference
+from nbcompress.compressors.modes import outside_inference, with_progress
 from nbcompress.compressors.optimizers import OptimizerChoice, OptimizerSpec
 from nbcompress.compressors.outputs import OutputKey
 from nbcompress.compressors.prune.schedules import Schedule, gradual_share, own_shares
@@ -44,6 +44,7 @@ def prune(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    progress: bool = True,
 ) -> nn.Module:
     """Return a copy of `model` without its least important weights, channels or layers.
 
@@ -92,6 +93,7 @@ def prune(
         loss: Loss function for fine-tuning and `gradient`: from the output of the model and the target to a scalar.
         output: Index or key of the prediction, if the model returns several tensors.
         optimizer, momentum, betas, eps, weight_decay: The optimizer of that training and its options; see `finetune`.
+        progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
         A copy of the model, with a record of what was done. With `granularity="weight"`, exactly `round(amount * n)` of
@@ -171,13 +173,15 @@ def prune(
             )
         steps = shares or _steps(amount, schedule, finetune)
         structure = StructureOptions(granularity, criterion, scope, norms, layers, example)
-        return prune_structure(model, steps, structure, fine_tune)
+        with with_progress(progress):
+            return prune_structure(model, steps, structure, fine_tune)
     _check_criterion(criterion, is_one_shot=is_one_shot)
     ranked_by = "2:4" if granularity == "2:4" else scope or {"activation": "row"}.get(criterion, "global")
     options = PruneOptions(amount, threshold, criterion, ranked_by, data, seed, fine_tune.spec)
-    if not is_one_shot:
-        return _prune_gradually(model, layers, fine_tune, options, shares)
-    return prune_once(CompressionSession(model, layers, fine_tune), options)
+    with with_progress(progress):
+        if not is_one_shot:
+            return _prune_gradually(model, layers, fine_tune, options, shares)
+        return prune_once(CompressionSession(model, layers, fine_tune), options)
 
 
 def _checked_threshold(threshold: float | None, criterion: str, scope: str | None) -> float | None:

@@ -89,9 +89,15 @@ def magnitude_scores(model: nn.Module, groups: Sequence[ChannelGroup]) -> list[C
     return scores
 
 
+# Numbers that are converted to double precision at once.
+_N_AT_ONCE = 1 << 22
+
+
 def _squares(tensor: torch.Tensor, dim: int) -> ChannelScores:
-    rows = tensor.movedim(dim, 0).flatten(1) if tensor.ndim > 1 else tensor[:, None]
-    squares: ChannelScores = rows.to("cpu", torch.float64).square().sum(1).numpy()
+    rows = tensor.movedim(dim, 0) if tensor.ndim > 1 else tensor[:, None]
+    n_rows = max(1, _N_AT_ONCE * len(rows) // max(1, rows.numel()))
+    parts = [part.flatten(1).to("cpu", torch.float64).square().sum(1) for part in torch.split(rows, n_rows)]
+    squares: ChannelScores = torch.cat(parts).numpy()
     return squares
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -13,7 +12,16 @@ from torch import nn
 
 from nbcompress.choices import CHANNEL_CRITERIA
 from nbcompress.compressors.attention import convert_all_attention_
-from nbcompress.compressors.coupling import ChannelGroup, find_dependencies, named_tensors, trace
+from nbcompress.compressors.buffers import non_persistent_buffers
+from nbcompress.compressors.copying import release_memory
+from nbcompress.compressors.coupling import (
+    ChannelGroup,
+    Trace,
+    canonical_names,
+    find_dependencies,
+    named_tensors,
+    trace,
+)
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import Inputs, inputs_from_example
 from nbcompress.compressors.keras import inference_arguments, recompute_shapes_
@@ -29,6 +37,14 @@ from nbcompress.compressors.layers import (
 )
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.modes import set_training_flags_, training_flags
+from nbcompress.compressors.pretrained import (
+    configuration_numbers,
+    guard_save_pretrained_,
+    is_pretrained,
+    model_of_configuration,
+    shapes_of,
+    with_weights_of,
+)
 from nbcompress.compressors.prune.channel_scores import (
     ChannelScores,
     activation_scores,
@@ -43,14 +59,14 @@ from nbcompress.compressors.prune.channel_scores import (
     winner_scores,
 )
 from nbcompress.compressors.prune.cutting import RemovalPlan, cut_, cut_record
-from nbcompress.compressors.prune.equivalence import equivalence_check
+from nbcompress.compressors.prune.equivalence import EquivalenceCheck, difference, equivalence_check, run
 from nbcompress.compressors.prune.valid_plan import (
     GroupRemoval,
     exclude_recomputed_buffers,
     largest_valid_plan,
     reasons_for,
 )
-from nbcompress.compressors.record import attach_
+from nbcompress.compressors.record import attach_, record_of
 from nbcompress.errors import CompressionError, DataError, option
 
 
@@ -101,6 +117,7 @@ def recompute_batchnorm_(model: nn.Module, data: object) -> int:
 
 
 _UNUSED = "the model does not use it when it runs on the example"
+_IN_TRAINING = "the model uses it in training mode only, so its own channels stay"
 
 
 def cut_channels(
@@ -160,20 +177,26 @@ def cut_channels(
     patterns = check_patterns(layers)
     if patterns is not None:
         select(model, layers)
-    check = equivalence_check(model, inputs)
-    traced_model = copied(check.original)
-    convert_all_attention_(traced_model)
-    traced = trace(traced_model, check.inputs[0])
-    dependencies = find_dependencies(traced_model, traced, cut_norms=norms == "cut")
+    check, has_run = equivalence_check(model, inputs)
+    buffers = non_persistent_buffers(has_run)
+    convert_all_attention_(has_run)
+    traced = trace(has_run, check.inputs[0])
     # Reasons are given for weights only: biases and norms are cut with them.
     weights = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
     traced_names = set(traced.tensors.values())
+    training = None if traced_names.issuperset(weights) else _trace_in_training(has_run, check.inputs[0])
+    dependencies = find_dependencies(has_run, traced, training=training, cut_norms=norms == "cut")
+    in_training = set(training.tensors.values()) - traced_names if training else set()
+    del has_run, training
+    release_memory(collect=True)
     left_out = {name: dependencies.frozen[name] for name in weights if name in dependencies.frozen}
-    left_out |= {name: _UNUSED for name in weights if name not in traced_names}
+    left_out |= {name: _IN_TRAINING if name in in_training else _UNUSED for name in weights if name not in traced_names}
     groups = [
         group
         for group in dependencies.groups
-        if patterns is None or any(is_chosen(name, patterns) for name in group.producers)
+        # What runs in training mode only is not compared, so it stays.
+        if not in_training.issuperset(name for name, _ in group.tensor_axes)
+        and (patterns is None or any(is_chosen(name, patterns) for name in group.producers))
     ]
     groups, scores, unscored = _score_groups(model, groups, criterion, data, seed, spec)
     n_gone = [_n_gone(group, model, original) for group in groups]
@@ -183,20 +206,29 @@ def cut_channels(
         return copied(model)
     if not removals:
         raise CompressionError(_amount_too_small(amount, groups, scope) or _nothing_to_cut(left_out, norms))
-    removals, recomputed = exclude_recomputed_buffers(model, check, removals)
+    removals, recomputed = exclude_recomputed_buffers(model, check, buffers, removals)
     left_out |= recomputed
     if not removals:
         raise CompressionError(_nothing_to_cut(left_out, norms))
     if any(removal.group.averages for removal in removals):
-        check = check.with_averages(traced_model, (traced, dependencies.averages))
-    # The trace holds the traced model, in cycles of references that only the collector frees.
-    del traced_model, traced, dependencies
-    gc.collect()
+        check.follow_averages_(traced, dependencies.averages)
+    del traced, dependencies
     plan, refused = largest_valid_plan(model, check, removals)
     left_out |= refused
     if not plan.removed:
         raise CompressionError(_nothing_to_cut(left_out, norms))
+    plan = _with_configuration(model, check, plan)
     return _cut_copy(model, plan, left_out, _score_ranges(groups, scores))
+
+
+def _trace_in_training(model: nn.Module, inputs: Inputs) -> Trace | None:
+    """The graph in training mode, in which auxiliary heads may run; None if it cannot be traced."""
+    try:
+        return trace(model.train(), inputs)
+    except CompressionError:
+        return None
+    finally:
+        model.eval()
 
 
 def _checked_amount(amount: float) -> float:
@@ -296,13 +328,48 @@ def _score_ranges(groups: Sequence[ChannelGroup], scores: Sequence[ChannelScores
     }
 
 
+def _with_configuration(model: nn.Module, check: EquivalenceCheck, plan: RemovalPlan) -> RemovalPlan:
+    """The plan, with the numbers of a Hugging Face configuration that describe the cut model, if there are such."""
+    if not is_pretrained(model) or plan.resizes or any(step.kind != "remove" for step in record_of(model).surgery):
+        return plan
+    shapes = shapes_of(model)
+    for (name, dim), indices in plan.removed.items():
+        if name in shapes:
+            sizes = shapes[name]
+            shapes[name] = (*sizes[:dim], sizes[dim] - len(indices), *sizes[dim + 1 :])
+    for name, first in canonical_names(model).items():
+        if name in shapes and first in shapes:
+            shapes[name] = shapes[first]
+    for numbers in configuration_numbers(model, shapes):
+        described = replace(plan, attributes={**plan.attributes, **{("", path): n for path, n in numbers.items()}})
+        if check.objection(described) is None and _computes_the_same(model, check, described, numbers):
+            return described
+    return plan
+
+
+def _computes_the_same(
+    model: nn.Module, check: EquivalenceCheck, plan: RemovalPlan, numbers: Mapping[str, int]
+) -> bool:
+    """Whether the class of `model`, built from a configuration with `numbers`, computes what the cut model does."""
+    cut = check.fresh()
+    cut_(cut, plan)
+    try:
+        built = with_weights_of(model_of_configuration(model, numbers, "cpu"), cut)
+        return difference(run(cut, check.inputs[0]), run(built, check.inputs[0]), 1e-5) is None
+    except Exception:  # noqa: BLE001 - the class may raise anything
+        return False
+
+
 def _cut_copy(
     model: nn.Module, plan: RemovalPlan, left_out: Mapping[str, str], scores: Mapping[str, tuple[float, float]]
 ) -> nn.Module:
+    release_memory(collect=False)
     small = copied(model)
     surgeries = cut_(small, plan)
     recompute_shapes_(small)
-    attach_(small, replace(cut_record(model, plan, surgeries, left_out), scores=scores))
+    record = cut_record(model, plan, surgeries, left_out)
+    attach_(small, replace(record, scores=scores))
+    guard_save_pretrained_(small, record.surgery)
     return small
 
 

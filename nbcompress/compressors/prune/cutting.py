@@ -253,7 +253,9 @@ def cut_record(
 def _cut_grid(grid: Grid | None, removed: Mapping[int, frozenset[int]], shape: tuple[int, ...]) -> Grid | None:
     if grid is None or not removed:
         return grid
-    n_channels = shape[0]
+    # The axis of the channels that have scales.
+    outputs = int(grid.is_turned)
+    n_channels = shape[outputs]
     if grid.in_half is not None:
         marked = torch.zeros(prod(shape), dtype=torch.bool, device="cpu")
         marked[grid.in_half] = True
@@ -265,9 +267,9 @@ def _cut_grid(grid: Grid | None, removed: Mapping[int, frozenset[int]], shape: t
         grid = replace(grid, in_half=left_in_half if len(left_in_half) else None)
     if grid.group == "tensor":
         return grid
-    if grid.group != "channel" and set(removed) != {0}:
+    if grid.group != "channel" and set(removed) != {outputs}:
         return None
     # Scales are ordered by channel, so the scales of each channel are one row.
-    kept = [index for index in range(n_channels) if index not in removed.get(0, ())]
+    kept = [index for index in range(n_channels) if index not in removed.get(outputs, ())]
     scale, zero = (tensor.reshape(n_channels, -1)[kept].reshape(-1) for tensor in (grid.scale, grid.zero))
     return replace(grid, scale=scale, zero=zero)

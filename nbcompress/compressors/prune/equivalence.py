@@ -1,9 +1,9 @@
 """Check that a cut model computes what the original computes without the removed channels.
 
 `EquivalenceCheck` compares the cut model with the masked model: the original in which every slice of a parameter that
-belongs to a removed channel is zero. Both compute the same function by algebra, so their outputs must agree: on the
-example and on a second input (a larger batch if the first dimension is a batch, and other values), with the weights of
-the model and with perturbed weights. Weights that are zero, as in a residual branch at initialisation, could hide a
+belongs to a removed channel is zero. Both compute the same function by algebra, so their outputs must agree: with the
+weights of the model on a second input (a larger batch if the first dimension is a batch, and other values), and with
+perturbed weights on the example. Weights that are zero, as in a residual branch at initialisation, could hide a
 mistake, so no perturbed weight is zero.
 
 The comparison runs on CPU copies in double precision, so that the tolerance can be tight: an output may differ by 1e-5
@@ -21,16 +21,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from nbcompress.compressors.attention import convert_all_attention_
 from nbcompress.compressors.buffers import share_buffers_, shared_buffers
+from nbcompress.compressors.copying import release_memory
 from nbcompress.compressors.coupling import (
     AveragingCall,
     Trace,
@@ -102,7 +104,7 @@ class _ReferenceInterpreter(fx.Interpreter):
 
 
 # Operators that return a value for each channel; the other averages return one for all channels.
-_NORMS = ("layer_norm", "rms_norm", "group_norm")
+_NORMS = ("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm")
 
 
 def _call_on_kept(target: torch._ops.OpOverload, args: Any, kwargs: Any, kept: Kept) -> Any:
@@ -115,8 +117,9 @@ def _call_on_kept(target: torch._ops.OpOverload, args: Any, kwargs: Any, kept: K
     name = schema.name.split("::")[-1]
     if name not in _NORMS:
         return target(**given)
-    # Weights have the last dimensions of the input; those of a group norm have the channel dimension only.
-    along = {-1: next(iter(kept.values()))} if name == "group_norm" else kept
+    # Weights have the last dimensions of the input; those of a group norm have the channel dimension only. A batch norm
+    # averages over other dimensions than that of its weights.
+    along = {"group_norm": {-1: next(iter(kept.values()))}, "batch_norm": {}, "instance_norm": {}}.get(name, kept)
     given |= {name: _select_kept(given[name], along) for name in ("weight", "bias") if given.get(name) is not None}
     if "normalized_shape" in given:
         given["normalized_shape"] = list(given[names[0]].shape[-len(given["normalized_shape"]) :])
@@ -141,158 +144,224 @@ def _scatter_kept(part: Tensor, x: Tensor, kept: Kept) -> Tensor:
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 
-@dataclass(frozen=True)
 class EquivalenceCheck:
-    """Compares the cut model of a plan with the masked model.
+    """Compares changed copies of a model with reference models.
 
-    Attributes:
-        original: The model, in evaluation mode.
-        inputs: The inputs that the models run on.
-        tolerances: The relative tolerance of an output and of the median output: with the weights of the model, and
-            with perturbed weights if it runs with them.
-        can_train: The model runs on the first input in training mode, so the cut model must as well.
-        graphs: For each input, the model's graph and its averages, if averages may lose channels; else empty.
+    Copies are made when they are needed, and one is held at a time, because each takes twice the memory of a model in
+    single precision. The outputs of a reference are kept until the next plan removes something else.
+
+    Args:
+        model: The user's model, which does not change.
+        inputs: The inputs of the example, on the device and in the precision of the copies.
+        is_double: Copies are on the CPU in double precision; else they are as the model.
+        tolerance: The relative tolerance of the precision that the model computes in.
     """
 
-    original: nn.Module
-    inputs: tuple[Inputs, ...]
-    tolerances: tuple[float, ...]
-    can_train: bool
-    graphs: tuple[tuple[Trace, tuple[AveragingCall, ...]], ...] = ()
+    def __init__(self, model: nn.Module, inputs: Inputs, *, is_double: bool, tolerance: float) -> None:
+        self._model, self._is_double, self._tolerance = model, is_double, tolerance
+        self._is_unpacked = False
+        self._latest: weakref.ref[nn.Module] | None = None
+        # The first input, and the one that differs from it most and that the model runs on; None if not known yet.
+        self.inputs = [inputs, *_second_inputs(inputs)]
+        self._last: int | None = None
+        # For each input, the model's graph and its averages, if averages may lose channels.
+        self._graphs: dict[int, tuple[Trace, tuple[AveragingCall, ...]]] = {}
+        self._wide: dict[bool, float] = {}
+        self._can_perturb: bool | None = None
+        self._can_train: bool | None = None
+        self._references: tuple[object, dict[tuple[bool, int], Any]] = (None, {})
+
+    def fresh(self, *, perturbed: bool = False) -> nn.Module:
+        """Return a new copy of the model in evaluation mode, in the precision of the check."""
+        # A model that holds itself is freed by the collector only, which takes long.
+        release_memory(collect=self._latest is not None and self._latest() is not None)
+        model = _in_double_precision(self._model) if self._is_double else copied(self._model).eval()
+        self._latest = weakref.ref(model)
+        if self._is_unpacked:
+            _without_nested_tensors_(model)
+        if perturbed:
+            _perturb_(model)
+        return model
+
+    def without_nested_tensors_(self) -> None:
+        """Let torch's encoder compute values at padded positions in all further copies, as when it is traced.
+
+        Otherwise it packs sequences of several lengths into nested tensors, and returns zeros at padded positions.
+        """
+        self._is_unpacked = True
 
     def objection(self, plan: RemovalPlan) -> str | None:
         """Return why `plan` is not valid; None if it is."""
-        for variant, tolerance, indices in self.variants():
-            if variant is self.original:
-                problem = self._problem(variant, tolerance, indices, plan)
-            else:
-                problem = self._problem_in_place(variant, tolerance, indices, plan)
-                if problem:
-                    # What the masked model kept of its call may have been in the way.
-                    problem = self._problem(_perturbed(self.original), tolerance, indices, plan)
-            if problem:
-                return problem
-        if self.can_train:
-            cut = copied(self.original)
-            cut_(cut, plan)
-            recompute_shapes_(cut)
-            try:
-                run(cut.train(), self.inputs[0])
-            except Exception as err:  # noqa: BLE001 - as above
-                return f"the cut model fails in training mode: {first_line(err)}"
-        return None
 
-    def _problem(self, model: nn.Module, tolerance: float, indices: Sequence[int], plan: RemovalPlan) -> str | None:
-        """Compare a cut copy of `model` with a masked one; one copy at a time is held."""
-        cut = copied(model)
-        cut_(cut, plan)
+        def cut(model: nn.Module) -> None:
+            cut_(model, plan)
+            recompute_shapes_(model)
+
+        def masked(model: nn.Module, index: int) -> Any:
+            mask_(model, plan)
+            reference = MaskedReference(model, *self._graphs[index], plan) if plan.averages else model
+            return run(reference, self.inputs[index])
+
+        return self.compare(cut, masked, (plan.removed, plan.averages))
+
+    def compare(
+        self, change_: Callable[[nn.Module], object], reference: Callable[[nn.Module, int], Any], key: object
+    ) -> str | None:
+        """Return how a changed model differs from its reference; None if they agree.
+
+        Both run with the weights of the model on the last input, and with perturbed weights on the first one. The
+        changed model must also run in training mode if the model does.
+
+        Args:
+            change_: Changes a copy of the model, in place.
+            reference: Returns the outputs of the reference on an input, from a copy that it may change.
+            key: Equal keys stand for equal references.
+        """
+        if self._references[0] != key:
+            self._references = key, {}
+        cases = self._cases(reference)
+        return next(filter(None, (self._problem(change_, perturbed, index) for perturbed, index in cases)), None)
+
+    def _problem(self, change_: Callable[[nn.Module], object], perturbed: bool, index: int) -> str | None:
+        """How a changed copy differs from the reference, which has run."""
+        expected = self._references[1][perturbed, index]
+        if isinstance(expected, _Failure):
+            return f"the masked model fails: {expected.text}"
+        cut = self.fresh(perturbed=perturbed)
         try:
-            recompute_shapes_(cut)
-            outputs = [run(cut, self.inputs[index]) for index in indices]
+            change_(cut)
+            actual = run(cut, self.inputs[index])
         except CompressionError as err:
             return str(err)
         except Exception as err:  # noqa: BLE001 - the user's code may raise anything on new shapes
             return f"the cut model fails: {first_line(err)}"
+        problem = None if perturbed else self._training_problem(cut, change_)
+        # The tolerance may need a copy of its own.
         del cut
-        masked = copied(model)
-        mask_(masked, plan)
-        for index, actual in zip(indices, outputs, strict=True):
-            problem = difference(self._run_masked(masked, index, plan), actual, tolerance)
-            if problem:
-                return problem
+        return self._difference(expected, actual, perturbed=perturbed) or problem
+
+    def _cases(self, reference: Callable[[nn.Module, int], Any]) -> Iterator[tuple[bool, int]]:
+        """Yield the weights and the input of each comparison, when its reference has run."""
+        last = self._last_input(lambda index: not isinstance(self._reference(reference, False, index), _Failure))
+        self._reference(reference, False, last)
+        yield False, last
+        expected = self._reference(reference, True, 0)
+        if (isinstance(expected, _Failure) or not _is_finite(expected)) and not self._runs_perturbed():
+            # The user's code refuses other weights.
+            self._reference(reference, False, 0)
+            yield from [(False, 0)] if last else []
+        else:
+            yield True, 0
+
+    def _last_input(self, is_valid: Callable[[int], bool]) -> int:
+        if self._last is None:
+            self._last = next((index for index in range(1, len(self.inputs)) if is_valid(index)), 0)
+        return self._last
+
+    def _reference(self, reference: Callable[[nn.Module, int], Any], perturbed: bool, index: int) -> Any:
+        """The outputs of a reference, or its error."""
+        known = self._references[1]
+        if (perturbed, index) not in known:
+            try:
+                known[perturbed, index] = reference(self.fresh(perturbed=perturbed), index)
+            except Exception as err:  # noqa: BLE001 - as above
+                known[perturbed, index] = _Failure(first_line(err))
+        return known[perturbed, index]
+
+    def _runs_perturbed(self) -> bool:
+        """Whether the model gives finite numbers with other weights."""
+        if self._can_perturb is None:
+            try:
+                self._can_perturb = _is_finite(run(self.fresh(perturbed=True), self.inputs[0]))
+            except Exception:  # noqa: BLE001 - the user's code may refuse the weights
+                self._can_perturb = False
+        return self._can_perturb
+
+    def _difference(self, expected: Any, actual: Any, *, perturbed: bool) -> str | None:
+        """How two results differ. The tolerance is widened for code that computes in single precision."""
+        problem = difference(expected, actual, self._tolerance)
+        if problem is None or not self._is_double:
+            return problem
+        if perturbed not in self._wide:
+            self._wide[perturbed] = _tolerance_(self.fresh(perturbed=perturbed), self.inputs[0], self._tolerance)
+        return difference(expected, actual, self._wide[perturbed])
+
+    def _training_problem(self, cut: nn.Module, change_: Callable[[nn.Module], object]) -> str | None:
+        """Why a changed model, which has run, cannot be trained though the model can."""
+        if _runs(cut.train(), self.inputs[0]):
+            return None
+        if self._can_train is None:
+            self._can_train = _runs(self.fresh().train(), self.inputs[0])
+        if not self._can_train:
+            return None
+        # What the cut model kept of its first call may have been in the way.
+        cut = self.fresh().train()
+        try:
+            change_(cut)
+            run(cut, self.inputs[0])
+        except Exception as err:  # noqa: BLE001 - as above
+            return f"the cut model fails in training mode: {first_line(err)}"
         return None
 
-    def _problem_in_place(
-        self, model: nn.Module, tolerance: float, indices: Sequence[int], plan: RemovalPlan
-    ) -> str | None:
-        """Mask `model`, run it, cut it, and run it again. No copy is made."""
-        mask_(model, plan)
-        expected = [self._run_masked(model, index, plan) for index in indices]
-        cut_(model, plan)
-        try:
-            recompute_shapes_(model)
-            problems = [
-                difference(before, run(model, self.inputs[index]), tolerance)
-                for index, before in zip(indices, expected, strict=True)
-            ]
-        except Exception as err:  # noqa: BLE001 - as above
-            return f"the cut model fails: {first_line(err)}"
-        return next(filter(None, problems), None)
-
-    def _run_masked(self, masked: nn.Module, index: int, plan: RemovalPlan) -> Any:
-        reference = MaskedReference(masked, *self.graphs[index], plan) if plan.averages else masked
-        return run(reference, self.inputs[index])
-
-    def variants(self) -> Iterator[tuple[nn.Module, float, Sequence[int]]]:
-        """Yield the model, then a copy with perturbed weights, each with its tolerance and the inputs to compare on.
-
-        The copy belongs to the caller. Perturbed weights find mistakes in structure, for which the larger input is
-        enough.
-        """
-        indices = range(len(self.inputs))
-        yield self.original, self.tolerances[0], indices
-        if len(self.tolerances) > 1:
-            yield _perturbed(self.original), self.tolerances[1], indices[-1:]
-
-    def with_averages(self, model: nn.Module, first: tuple[Trace, tuple[AveragingCall, ...]]) -> EquivalenceCheck:
-        """Return a check that also accepts plans that remove channels which the model averages over.
+    def follow_averages_(self, first: Trace, averages: tuple[AveragingCall, ...]) -> None:
+        """From now on, accept plans that remove channels which the model averages over.
 
         Args:
-            model: The original, with attention that can lose heads.
-            first: Its graph on the first input, and the averages of this graph.
+            first: The graph of the model on the first input, with attention that can lose heads.
+            averages: The averages of this graph.
 
         Raises:
             CompressionError: A graph does not compute the outputs of the model.
         """
-        graphs = [first]
-        for inputs in self.inputs[1:]:
-            traced = trace(model, inputs)
-            graphs.append((traced, find_dependencies(model, traced, cut_norms=True).averages))
-        original = _without_nested_tensors(self.original)
-        for graph, inputs in zip(graphs, self.inputs, strict=True):
+        self.without_nested_tensors_()
+        last = self._last_input(lambda index: _runs(self.fresh(), self.inputs[index]))
+        self._graphs[0] = first, averages
+        if last:
+            model = self.fresh()
+            convert_all_attention_(model)
+            traced = trace(model, self.inputs[last])
+            self._graphs[last] = traced, find_dependencies(model, traced, cut_norms=True).averages
+        original = self.fresh()
+        for index, graph in self._graphs.items():
             unmasked = MaskedReference(original, *graph, RemovalPlan({}))
-            if difference(run(original, inputs), run(unmasked, inputs), self.tolerances[0]):
+            if difference(run(original, self.inputs[index]), run(unmasked, self.inputs[index]), self._tolerance):
                 raise CompressionError(
                     f"{option('norms', 'cut')} is checked along the graph of the model, but this graph does not "
                     f"compute what the model computes: use {option('norms', 'keep')}"
                 )
-        return replace(self, original=original, graphs=tuple(graphs))
 
 
-def equivalence_check(model: nn.Module, inputs: Inputs) -> EquivalenceCheck:
-    """Prepare the check of plans for `model`, which does not change.
+@dataclass(frozen=True)
+class _Failure:
+    """The error of a model that did not run."""
+
+    text: str
+
+
+def equivalence_check(model: nn.Module, inputs: Inputs) -> tuple[EquivalenceCheck, nn.Module]:
+    """Return the check of plans for `model`, which does not change, and a copy of it that has run on the example.
 
     Raises:
-        DataError: The model does not run on `inputs`.
+        DataError: The model does not run on `inputs`, or an output has no elements.
     """
-    original, first = _in_double_precision(model, inputs)
+    original, first, is_double = _in_double_precision(model), _map_tensors(inputs, _to_double_on_cpu), True
     try:
         result = run(original, first)
     except Exception:  # noqa: BLE001 - code that needs a precision or a device may raise anything
-        original, first = copied(model).eval(), inputs
+        original, first, is_double = copied(model).eval(), inputs, False
         try:
             result = run(original, first)
         except Exception as err:
             raise DataError(f"the model does not run on the example: {first_line(err)}") from err
+    if tensors_of(result) and not any(tensor.numel() for tensor in tensors_of(result)):
+        raise DataError("the outputs of the model on the example have no elements, so nothing can be compared")
     floats = [parameter.dtype for parameter in original.parameters() if parameter.is_floating_point()]
-    smallest = max((TOLERANCES.get(dtype, 1e-3) for dtype in floats), default=1e-5)
-    tolerances = [_tolerance_(copied(original), first, result, smallest)]
-    del result
-    perturbed = _perturbed(original)
-    try:
-        result = run(perturbed, first)
-    except Exception:  # noqa: BLE001 - the user's code may refuse the weights
-        result = None
-    if result is not None and _is_finite(result):
-        tolerances.append(_tolerance_(perturbed, first, result, smallest))
-    del perturbed, result
-    second = (inputs for inputs in _second_inputs(first) if _runs(original, inputs))
-    can_train = _runs(copied(original).train(), first)
-    return EquivalenceCheck(original, (first, *islice(second, 1)), tuple(tolerances), can_train)
+    tolerance = max((TOLERANCES.get(dtype, 1e-3) for dtype in floats), default=1e-5)
+    return EquivalenceCheck(model, first, is_double=is_double, tolerance=tolerance), original
 
 
 @torch.no_grad()
-def _tolerance_(model: nn.Module, inputs: Inputs, result: Any, smallest: float) -> float:
+def _tolerance_(model: nn.Module, inputs: Inputs, smallest: float) -> float:
     """Round the weights of a model to single precision, in place, and return ten times the change of its outputs.
 
     The change is relative, and at least `smallest` is returned.
@@ -300,9 +369,9 @@ def _tolerance_(model: nn.Module, inputs: Inputs, result: Any, smallest: float) 
     Args:
         model: In double precision.
         inputs: The inputs of the model.
-        result: Its outputs on them.
         smallest: The tolerance of the precision that the model computes in.
     """
+    result = run(model, inputs)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.copy_(parameter.float())
@@ -373,17 +442,13 @@ def _median_size(values: Tensor) -> float:
     return float(sizes.to(torch.float64).median()) if sizes.numel() else 1e-30
 
 
-def _in_double_precision(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
-    """Copies on the CPU in double precision; complex tensors become complex128."""
-
-    def converted(value: Any) -> Any:
-        return _to_double(value.detach().to("cpu")) if isinstance(value, Tensor) else value
-
+def _in_double_precision(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode on the CPU, in double precision; complex tensors become complex128."""
     double, shared = copied(model).eval(), shared_buffers(model)
     # `model.double()` would fail on complex tensors.
     double.to("cpu")._apply(_to_double)  # type: ignore[no-untyped-call]
     share_buffers_(double, shared)
-    return double, _map_tensors(inputs, converted)
+    return double
 
 
 def _to_double(tensor: Tensor) -> Tensor:
@@ -392,47 +457,58 @@ def _to_double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
+def _to_double_on_cpu(value: Any) -> Any:
+    return _to_double(value.detach().to("cpu")) if isinstance(value, Tensor) else value
+
+
 def _map_tensors(inputs: Inputs, change: Any) -> Inputs:
     args, kwargs = pytree.tree_map(change, (inputs.args, dict(inputs.kwargs)))
     return Inputs(args, kwargs)
 
 
+# A prime, so that the rows of a weight get different numbers.
+_N_NOISE = 65_537
+
+
 @torch.no_grad()
-def _perturbed(model: nn.Module) -> nn.Module:
-    """A copy with other weights, none of them zero, whose matrices keep the size of activations.
+def _perturb_(model: nn.Module) -> None:
+    """Change all weights in place so that none is zero, and matrices keep the size of activations.
 
     Very small initial weights, as in transformers, would make all attention scores equal, and then a wrong divisor of
     the scores would not show.
     """
-    perturbed = copied(model)
     generator = torch.Generator("cpu").manual_seed(0)
-    for parameter in perturbed.parameters():
+    for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.numel():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu").to(parameter)
-            size = float(parameter.float().square().mean().sqrt())
+            values = parameter.data.contiguous().view(-1)
+            wide = values if values.element_size() >= 4 else values.float()
+            size = float(torch.linalg.vector_norm(wide)) / math.sqrt(len(values))
             new_size = max(size, 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.0) or 0.3
-            is_positive = bool((parameter > 0).all())
-            parameter.mul_(new_size / size if size > 0 else 1.0).add_(0.3 * new_size * noise)
+            is_positive = bool(values.min() > 0)
+            values.mul_(new_size / size if size > 0 else 1.0)
+            # The noise repeats, so that no tensor as large as the weights is made.
+            n_noise = min(len(values), _N_NOISE)
+            noise = torch.randn(n_noise, generator=generator, dtype=torch.float32, device="cpu").to(values)
+            for part in torch.split(values, n_noise):
+                part.add_(noise[: len(part)], alpha=0.3 * new_size)
             if is_positive:
                 # Some parameters must stay positive, such as variances in Keras.
-                parameter.abs_()
-    return perturbed
+                values.abs_()
+            if not parameter.is_contiguous():
+                parameter.copy_(values.view(parameter.shape))
 
 
-def _without_nested_tensors(model: nn.Module) -> nn.Module:
-    """A copy in which torch's encoder computes values at padded positions, as it does when it is traced.
-
-    Otherwise it packs sequences of several lengths into nested tensors, and returns zeros at padded positions.
-    """
-    copy = copied(model)
-    for module in copy.modules():
+def _without_nested_tensors_(model: nn.Module) -> None:
+    for module in model.modules():
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
-    return copy
 
 
 def _second_inputs(inputs: Inputs) -> list[Inputs]:
-    """Second inputs to try: a larger batch with other values first, then other values only."""
+    """Second inputs to try, the first that the model runs on is taken: one row more, twice the rows, other values only.
+
+    The larger batches have other values, too.
+    """
     generator = torch.Generator("cpu").manual_seed(1)
 
     def changed(value: Any) -> Any:
@@ -451,9 +527,12 @@ def _second_inputs(inputs: Inputs) -> list[Inputs]:
     changed_leaves = pytree.tree_leaves(
         (other_values.args, dict(other_values.kwargs)), is_leaf=lambda value: value is None
     )
-    joined = [
-        torch.cat([a, b]) if isinstance(a, Tensor) and a.ndim else a
-        for a, b in zip(leaves, changed_leaves, strict=True)
-    ]
-    args, kwargs = pytree.tree_unflatten(joined, spec)
-    return [Inputs(args, kwargs), other_values]
+    batches = []
+    for n_first in (1, None):
+        joined = [
+            torch.cat([a[:n_first], b]) if isinstance(a, Tensor) and a.ndim else a
+            for a, b in zip(leaves, changed_leaves, strict=True)
+        ]
+        args, kwargs = pytree.tree_unflatten(joined, spec)
+        batches.append(Inputs(args, kwargs))
+    return [*(batches if lengths != {1} else batches[:1]), other_values]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from itertools import islice
 from math import ceil
 from typing import Any
@@ -27,9 +27,9 @@ from nbcompress.compressors.keras import has_keras_layers
 from nbcompress.compressors.layers import Patterns, check_patterns, copied, is_chosen
 from nbcompress.compressors.modes import evaluating, seeded
 from nbcompress.compressors.prune.block_search import Block, Blocks, Calls, as_branches, bypassed, find_blocks
-from nbcompress.compressors.prune.equivalence import EquivalenceCheck, difference, equivalence_check, run
+from nbcompress.compressors.prune.equivalence import EquivalenceCheck, equivalence_check, run
 from nbcompress.compressors.record import Record, Surgery, attach_, record_of
-from nbcompress.errors import CompressionError, first_line, option
+from nbcompress.errors import CompressionError, option
 
 # Heuristic, see benchmarks.md#layer-removal: the change of the outputs is measured on so many examples.
 _MAX_EXAMPLES = 256
@@ -132,9 +132,10 @@ def cut_blocks(
     Raises:
         CompressionError: The model has no blocks, the amount rounds to none, or none can be removed.
     """
-    check = equivalence_check(model, example)
-    _unpacked(check.original)
-    blocks = find_blocks(check.original, check.inputs[0])
+    check, has_run = equivalence_check(model, example)
+    check.without_nested_tensors_()
+    blocks = find_blocks(_unpacked(has_run), check.inputs[0])
+    del has_run
     patterns = check_patterns(layers)
     candidates = [block for block in blocks.found if any(is_chosen(path, patterns) for path in block.paths)]
     left_out = {path: why for path, why in blocks.reasons.items() if is_chosen(path, patterns)}
@@ -151,12 +152,12 @@ def cut_blocks(
             f"{ceil(500 / len(candidates)) / 1000:g}"
         )
     score = _Scorer(model, blocks.calls, criterion, example, data, seed)
-    chosen, refused = _removable(check, blocks, candidates, score, n_removed)
+    chosen, refused = _removable(model, check, blocks, candidates, score, n_removed)
     if not chosen:
-        branches = as_branches(check.original, blocks)
+        branches = as_branches(model, blocks)
         candidates = [block for block in branches.found if block in candidates]
         score = _Scorer(model, branches.calls, criterion, example, data, seed)
-        chosen, of_branches = _removable(check, branches, candidates, score, n_removed)
+        chosen, of_branches = _removable(model, check, branches, candidates, score, n_removed)
         refused = of_branches if chosen else refused
     left_out |= refused
     if not chosen:
@@ -229,12 +230,16 @@ class _Scorer:
 
 
 def _removable(
-    check: EquivalenceCheck, blocks: Blocks, candidates: Sequence[Block], score: _Scorer, n_removed: int
+    model: nn.Module,
+    check: EquivalenceCheck,
+    blocks: Blocks,
+    candidates: Sequence[Block],
+    score: _Scorer,
+    n_removed: int,
 ) -> tuple[list[Block], dict[str, str]]:
     """The blocks to remove: those of the lowest scores that are valid together. Also why others cannot go."""
     refused: dict[str, str] = {}
     usable = list(candidates)
-    model = check.original
     sizes = {
         name: len(model.get_submodule(name)._modules) for block in candidates if (name := block.container) is not None
     }
@@ -273,33 +278,22 @@ def _would_empty(block: Block, chosen: Sequence[Block], sizes: Mapping[str, int]
 
 def _objection(check: EquivalenceCheck, blocks: Blocks, removed: Sequence[Block]) -> str | None:
     """Why a model without `removed` is not the model whose blocks return their inputs; None if it is."""
-    for original, tolerance, indices in check.variants():
-        cut = copied(original)
-        try:
-            remove_(cut, removed)
-        except CompressionError as err:
-            return str(err)
-        for index in indices:
-            try:
-                actual = run(cut, check.inputs[index])
-            except Exception as err:  # noqa: BLE001 - the user's code may raise anything
-                return f"the model fails without it: {first_line(err)}"
-            with bypassed(original, removed, blocks.calls):
-                try:
-                    expected = run(original, check.inputs[index])
-                except Exception as err:  # noqa: BLE001 - as above
-                    return f"the model fails when it returns its input: {first_line(err)}"
-            problem = difference(expected, actual, tolerance)
-            if problem:
-                return problem.replace("masked model", "model in which it returns its input")
-    if check.can_train:
-        cut = copied(check.original)
-        remove_(cut, removed)
-        try:
-            run(cut.train(), check.inputs[0])
-        except Exception as err:  # noqa: BLE001 - as above
-            return f"the model fails in training mode without it: {first_line(err)}"
-    return None
+
+    def bypass(model: nn.Module, index: int) -> Any:
+        with bypassed(model, removed, blocks.calls):
+            return run(model, check.inputs[index])
+
+    problem = check.compare(lambda model: remove_(model, removed), bypass, tuple(removed))
+    return None if problem is None else reduce(lambda text, words: text.replace(*words), _WORDS, problem)
+
+
+# How the comparison speaks of the two models, and how it is said of blocks.
+_WORDS = (
+    ("the cut model fails in training mode", "the model fails in training mode without it"),
+    ("the cut model fails", "the model fails without it"),
+    ("the masked model fails", "the model fails when it returns its input"),
+    ("masked model", "model in which it returns its input"),
+)
 
 
 def remove_(model: nn.Module, removed: Sequence[Block]) -> tuple[Surgery, ...]:

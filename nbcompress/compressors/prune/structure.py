@@ -136,13 +136,13 @@ def _without_share(
                 f"{option('granularity', options.granularity)} runs the model once: pass {option('example=')}, an "
                 f"input, or {option('data=')}"
             )
-        few = _few_rows(inputs) if options.example is None else inputs
+        few = _few_rows(inputs)
         try:
             small = _cut(model, share, few, options, fine_tune, original)
         except DataError:
             if few is inputs:
                 raise
-            # The model needs a whole batch.
+            # The model needs all rows.
             small = _cut(model, share, inputs, options, fine_tune, original)
         if fine_tune.data is not None:
             # A cut shifts the activations; new statistics bring back most of the accuracy.
@@ -153,7 +153,7 @@ def _without_share(
     return small
 
 
-# The checks run the model on so many rows of the data. A batch norm in training mode needs two.
+# The checks run the model on so many rows of the example or the data. A batch norm in training mode needs two.
 _N_ROWS = 2
 
 

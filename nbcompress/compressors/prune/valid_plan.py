@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from nbcompress.compressors.buffers import non_persistent_buffers
 from nbcompress.compressors.coupling import ChannelGroup, named_tensors
-from nbcompress.compressors.layers import copied
 from nbcompress.compressors.numbers import numbers_of
 from nbcompress.compressors.prune.cutting import RemovalPlan, plan_of_units
 from nbcompress.compressors.prune.equivalence import EquivalenceCheck, run
@@ -248,16 +247,16 @@ def _modules_around(model: nn.Module, group: ChannelGroup) -> list[str]:
 
 
 def exclude_recomputed_buffers(
-    model: nn.Module, check: EquivalenceCheck, removals: Sequence[GroupRemoval]
+    model: nn.Module, check: EquivalenceCheck, buffers: Mapping[str, Tensor], removals: Sequence[GroupRemoval]
 ) -> tuple[list[GroupRemoval], dict[str, str]]:
     """Return the removals that cut no recomputed buffer, and why the others cannot be carried out.
 
     Args:
         model: The user's model, which may not have run yet.
-        check: Holds a copy of the model that has run.
+        check: Makes copies of the model.
+        buffers: The non-persistent buffers of a copy that has run.
         removals: The intended removals.
     """
-    buffers = non_persistent_buffers(check.original)
     cut_names = {name for removal in removals for name, _ in removal.group.tensor_axes if name in buffers}
     recomputed = {name for name in sorted(cut_names) if _is_recomputed(model, check, name, buffers[name])}
     kept: list[GroupRemoval] = []
@@ -278,7 +277,8 @@ def _is_recomputed(model: nn.Module, check: EquivalenceCheck, name: str, buffer:
     if before is None or before.shape != buffer.shape:
         return True
     for start in (None, buffer.new_zeros((1,) * buffer.ndim)):
-        tried = copied(check.original)
+        tried = check.fresh()
+        run(tried, check.inputs[0])
         aliases = [alias for alias, tensor in non_persistent_buffers(tried).items() if tensor is tried.get_buffer(name)]
         for path, _, last in (alias.rpartition(".") for alias in aliases):
             tried.get_submodule(path)._buffers[last] = start

@@ -25,6 +25,7 @@ from nbcompress.compressors.record import Codebook, TensorRecord, attach_, recor
 from nbcompress.compressors.session import CompressionSession
 from nbcompress.compressors.training import Trainer
 from nbcompress.errors import CompressionError, option
+from nbcompress.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -224,10 +225,12 @@ def prune_gradually(
 
 
 def _apply(session: CompressionSession, masks: Sequence[Tensor]) -> None:
-    for target, mask in zip(session.targets, masks, strict=True):
-        before = session.constraint_of(target)
-        values = torch.where(mask, target.parameter.detach(), 0.0)
-        session.apply(target, _pruned_constraint(before, bool((values == 0).any())), values)
+    with progress_bar("prune", len(session.targets), "tensor") as advance:
+        for target, mask in zip(session.targets, masks, strict=True):
+            before = session.constraint_of(target)
+            values = torch.where(mask, target.parameter.detach(), 0.0)
+            session.apply(target, _pruned_constraint(before, bool((values == 0).any())), values)
+            advance(1)
 
 
 def _pruned_constraint(before: TensorRecord, has_zeros: bool) -> TensorRecord:

@@ -86,7 +86,7 @@ class ResultQueue:
         self._items = queue.SimpleQueue()
 
     def post(self, assignment: Assignment, outcome: Outcome) -> None:
-        self._items.put((assignment, outcome))
+        self._items.put((assignment, outcome.timed()))
 
     def post_report(self, number: int, step: int, values: dict[str, float]) -> None:
         self._items.put((number, step, values))

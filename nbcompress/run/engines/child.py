@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn
 
@@ -30,6 +30,7 @@ from nbcompress.run.memory import limit_own_memory, process_tree
 from nbcompress.run.outcome import Outcome
 from nbcompress.run.trial import RunningTrial
 from nbcompress.study.goal import Failure, State
+from nbcompress.study.processes import place
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Whether a trial has a process that watches it. The id of the trial's process is then that of the watcher.
@@ -46,6 +47,7 @@ class ChildEnvironment:
         start_method: How `multiprocessing` starts processes, such as those of a `DataLoader`; None is its default.
         folder: The working directory; empty for the one that the process starts in.
         path: Where modules are looked for; empty for the places of the process itself.
+        worker: The host and the process of the worker that starts the trial; empty for the trial's own process.
     """
 
     variables: Mapping[str, str]
@@ -53,6 +55,7 @@ class ChildEnvironment:
     start_method: str | None
     folder: str = ""
     path: tuple[str, ...] = ()
+    worker: str = ""
 
     def apply(self) -> None:
         os.environ.clear()
@@ -100,7 +103,8 @@ def run_child(
             if content is not None:
                 connection.send_bytes(content)
 
-    outcome = packed_outcome(_outcome(connection, send, environment.threads))
+    worker = environment.worker or place()
+    outcome = packed_outcome(replace(_outcome(connection, send, environment.threads, worker), worker=worker))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # there may be none, or the trial has closed it
             stream.flush()
@@ -117,10 +121,11 @@ def packed_outcome(outcome: Outcome) -> bytes:
     except Exception as error:  # noqa: BLE001 - whatever a kept value raises
         text = f"What the trial keeps cannot be sent back to the notebook: {error}"
         failure = Failure("TransportError", text)
-        return bytes(cloudpickle.dumps(Outcome(State.FAILED, outcome.values, outcome.reports, failure)))
+        failed = Outcome(State.FAILED, outcome.values, outcome.reports, failure, worker=outcome.worker)
+        return bytes(cloudpickle.dumps(failed))
 
 
-def _outcome(connection: Connection, send: Callable[..., None], threads: int | None) -> Outcome:
+def _outcome(connection: Connection, send: Callable[..., None], threads: int | None, worker: str) -> Outcome:
     skeleton, paths, packed, memory = pickle.loads(connection.recv_bytes())  # noqa: S301 - sent by our own parent process
     try:
         evaluate = load_parts(skeleton, paths)
@@ -131,7 +136,7 @@ def _outcome(connection: Connection, send: Callable[..., None], threads: int | N
     torch = sys.modules.get("torch")
     if threads is not None and torch is not None:
         torch.set_num_threads(threads)
-    send(b"started")
+    send(b"started", worker.encode())
 
     def listen(_number: int, step: int, values: Mapping[str, float]) -> None:
         send(b"report", pickle.dumps((step, dict(values))))

@@ -62,6 +62,9 @@ class Backend(Protocol):
             WorkerLost: The worker was lost.
         """
 
+    def worker_of(self, key: str) -> str:
+        """Return the host and the process of the worker that runs an attempt; empty if it is not known."""
+
     def cut(self, key: str) -> None:
         """End an attempt and free its worker. One that has ended is no error."""
 
@@ -151,7 +154,8 @@ class ClusterEngine:
         # In a thread of its own, since a cluster that does not answer must not hold up an interrupt.
         self._start(threading.Thread(target=self._cut, args=(attempts.key,), daemon=True))
         seconds = time.monotonic() - attempts.started
-        outcome = Outcome(State.INTERRUPTED, reports=attempts.reports, seconds=seconds)
+        worker = self._backend.worker_of(attempts.key)
+        outcome = Outcome(State.INTERRUPTED, reports=attempts.reports, seconds=seconds, worker=worker)
         self._results.post(attempts.assignment, terminated(outcome, termination))
 
     def close(self) -> None:

@@ -15,7 +15,8 @@ from nbcompress.errors import MissingPart, first_line, option
 from nbcompress.run.engines.base import EngineError
 from nbcompress.run.engines.cluster import WorkerLost
 from nbcompress.run.engines.trial_process import Listen, threads_each
-from nbcompress.run.engines.worker import TrialRequest, close_host_of_this_process, host_of_this_process, place
+from nbcompress.run.engines.worker import TrialRequest, close_host_of_this_process, host_of_this_process
+from nbcompress.study.processes import place
 
 # How long to wait for a scheduler at an address, and for the end of a cluster that we started.
 _CONNECT_SECONDS, _CLOSE_SECONDS = 10.0, 5.0
@@ -190,6 +191,9 @@ class DaskBackend:
         starts.append(message["place"])
         if len(starts) > 1 + self._retries:
             self._release(key)
+
+    def worker_of(self, key: str) -> str:
+        return next(reversed(self._starts.get(key, [])), "")
 
     def cut(self, key: str) -> None:
         with self._lock:

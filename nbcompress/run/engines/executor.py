@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbcompress.run.engines.base import EngineError, ResultQueue, evaluated, over_limit, terminated
@@ -14,6 +14,7 @@ from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.termination import Termination, Terminator
 from nbcompress.run.trial import Listener, RunningTrial
 from nbcompress.study.goal import State
+from nbcompress.study.processes import place
 
 SHARED_SEEDS = (
     "The trials run on threads of one process and share its random generators: "
@@ -83,7 +84,7 @@ class ThreadsEngine:
         if submitted.terminator is not None:
             submitted.terminator.terminate(termination)
         seconds = time.monotonic() - submitted.started if submitted.started is not None else 0.0
-        outcome = Outcome(State.INTERRUPTED, reports=submitted.reports, seconds=seconds)
+        outcome = Outcome(State.INTERRUPTED, reports=submitted.reports, seconds=seconds, worker=place())
         self._results.post(submitted.assignment, terminated(outcome, termination))
 
     def close(self) -> None:
@@ -130,4 +131,4 @@ class ThreadsEngine:
                 self._results.post_report(number, step, dict(values))
 
         with RunningTrial(submitted.assignment, terminator=submitted.terminator, listener=listen).entered():
-            return evaluated(self._evaluate, submitted.assignment)
+            return replace(evaluated(self._evaluate, submitted.assignment), worker=place())

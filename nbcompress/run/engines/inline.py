@@ -17,6 +17,7 @@ from nbcompress.run.outcome import Assignment, Evaluate, Outcome
 from nbcompress.run.settings import is_shared_with_cells
 from nbcompress.run.termination import Termination, Terminator
 from nbcompress.run.trial import Listener, RunningTrial
+from nbcompress.study.processes import place
 
 # The user is warned if a trial takes more than this many times its limit.
 FAR_OVER = 2.0
@@ -133,6 +134,7 @@ class InlineEngine:
             outcome = replace(outcome, remarks=(*outcome.remarks, *left))
         if outcome.seconds > FAR_OVER * self._limit + 1.0:
             self.warnings.append(LATE)
+        outcome = replace(outcome.timed(), worker=place())
         return assignment, terminated(outcome, terminator.requested) if terminator.requested else outcome
 
     def terminate(self, number: int, termination: Termination) -> None:

@@ -22,6 +22,7 @@ from nbcompress.errors import first_line
 from nbcompress.run.engines.cluster import WorkerLost
 from nbcompress.run.engines.trial_process import Listen, threads_each
 from nbcompress.run.engines.worker import TrialRequest, host_of_this_process
+from nbcompress.study.processes import place
 
 Address = tuple[str, int]
 
@@ -55,6 +56,7 @@ class PoolBackend:
         self._listeners: dict[str, Listen] = {}
         self._connections: dict[str, Connection] = {}
         self._futures: dict[str, Any] = {}
+        self._workers: dict[str, str] = {}  # the host and the process that runs a trial
         self._heard: dict[str, threading.Event] = {}  # set when the connection of a trial has been read to its end
         self._cut: set[str] = set()
         self._lock = threading.Lock()
@@ -100,6 +102,7 @@ class PoolBackend:
             with self._lock:
                 del self._listeners[key], self._heard[key]
                 self._futures.pop(key, None)
+                self._workers.pop(key, None)
                 self._cut.discard(key)
 
     def _result(self, request: TrialRequest, blobs: Mapping[str, bytes]) -> Any:
@@ -142,6 +145,9 @@ class PoolBackend:
             self._executor = fresh
             self.warnings.append(f"A worker of {self._name} died; the search went on with a new pool like it.")
 
+    def worker_of(self, key: str) -> str:
+        return self._workers.get(key, "")
+
     def cut(self, key: str) -> None:
         with self._lock:
             connection, future = self._connections.get(key), self._futures.get(key)
@@ -179,7 +185,10 @@ class PoolBackend:
         key = ""
         try:
             with connection:
-                key = connection.recv()
+                key, worker = connection.recv()
+                with self._lock:
+                    if key in self._listeners:
+                        self._workers[key] = worker
                 while True:
                     message = connection.recv()
                     if message == "ready":
@@ -247,7 +256,7 @@ def run_in_pool(
 
 def _run_connected(connection: Connection, request: TrialRequest) -> bytes:
     host, sending = host_of_this_process(), threading.Lock()
-    connection.send(request.key)
+    connection.send((request.key, place()))
 
     def fetch(missing: Sequence[str]) -> dict[str, bytes]:
         connection.send(list(missing))

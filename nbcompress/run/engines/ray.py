@@ -17,7 +17,8 @@ from nbcompress.errors import MissingPart, first_line, option
 from nbcompress.run.engines.base import EngineError
 from nbcompress.run.engines.cluster import WorkerLost
 from nbcompress.run.engines.trial_process import Listen, threads_each
-from nbcompress.run.engines.worker import TrialHost, TrialRequest, place
+from nbcompress.run.engines.worker import TrialHost, TrialRequest
+from nbcompress.study.processes import place
 
 # A local object store holds the data of the search, what trials keep, and this much besides.
 _STORE_BYTES = 256 * 10**6
@@ -115,6 +116,7 @@ class _Actor:
         self.handle = handle
         self.started: Any = handle.place.remote()
         self.has_started = False
+        self.place = ""
 
 
 class RayBackend:
@@ -248,7 +250,7 @@ class RayBackend:
     def _run_on(self, actor: _Actor, request: TrialRequest, listen: Listen) -> bytes:
         ray = self._ray
         if not actor.has_started:
-            ray.get(actor.started)
+            actor.place = ray.get(actor.started)
             actor.has_started = True
         result = actor.handle.run.remote(request, {digest: [ref] for digest, ref in _shared.items()})
         messages = actor.handle.messages.remote()
@@ -289,6 +291,11 @@ class RayBackend:
                 self._n_actors -= 1
             with suppress(Exception):
                 self._ray.kill(actor.handle)
+
+    def worker_of(self, key: str) -> str:
+        with self._changed:
+            actor = self._running.get(key)
+            return "" if actor is None else actor.place
 
     def cut(self, key: str) -> None:
         with self._changed:

@@ -72,6 +72,7 @@ class TrialTask:
         limit: Seconds that it may run, or None.
         memory: Bytes that it may use, or None.
         is_cut: Asked now and then; when it returns True the trial ends as interrupted.
+        worker: The host and the process that runs it; empty before it has begun.
     """
 
     skeleton: str
@@ -83,6 +84,7 @@ class TrialTask:
     is_cut: Callable[[], bool] | None = None
     termination: Termination | None = None
     process: Any = None
+    worker: str = ""
     reports: dict[str, dict[int, float]] = field(default_factory=dict)
     output: SystemOutput = field(default_factory=lambda: SystemOutput())
 
@@ -224,7 +226,7 @@ class TrialProcesses:
             seconds = time.perf_counter() - started
             printed, traceback = task.output.crash()
             crash = _crash(None if has_closed else process.exitcode, traceback)
-            packed = pack(Outcome(State.FAILED, {}, task.reports, crash, printed, seconds))
+            packed = pack(Outcome(State.FAILED, {}, task.reports, crash, printed, seconds, worker=task.worker))
         elif text := str(task.output):
             outcome = pickle.loads(packed)  # noqa: S301 - sent by our own child process
             packed = pack(replace(outcome, printed=outcome.printed + text))
@@ -252,8 +254,9 @@ class TrialProcesses:
                 kind = connection.recv_bytes()
                 if kind == b"outcome":
                     return connection.recv_bytes()
-                if kind == b"started" and task.limit is not None:
-                    deadline = time.monotonic() + task.limit
+                if kind == b"started":
+                    task.worker = connection.recv_bytes().decode()
+                    deadline = None if task.limit is None else time.monotonic() + task.limit
                 if kind == b"report":
                     step, values = pickle.loads(connection.recv_bytes())  # noqa: S301 - sent by our own child process
                     for metric, number in values.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from nbcompress.run.engines.data import BlobFiles
 from nbcompress.run.engines.trial_process import Listen, TrialProcesses, TrialTask, start_method_here
 from nbcompress.run.termination import Termination
 from nbcompress.study.goal import State
-from nbcompress.study.processes import this_worker
+from nbcompress.study.processes import place, this_worker
 
 # Variables that a worker sets for the devices which it was given; those of the notebook must not replace them.
 _OF_THE_WORKER = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
@@ -45,9 +44,9 @@ class Site:
     def environment_on_worker(self) -> ChildEnvironment:
         """Return the settings for a trial in this process: those of the notebook if it is on this machine."""
         if not self.is_here:
-            return ChildEnvironment(dict(os.environ), self.environment.threads, None)
+            return ChildEnvironment(dict(os.environ), self.environment.threads, None, worker=place())
         own = {name: os.environ[name] for name in _OF_THE_WORKER if name in os.environ}
-        return replace(self.environment, variables={**self.environment.variables, **own})
+        return replace(self.environment, variables={**self.environment.variables, **own}, worker=place())
 
 
 def _this_machine() -> tuple[str, str]:
@@ -179,8 +178,3 @@ def close_host_of_this_process() -> None:
     with _host_lock:
         while _hosts:
             _hosts.pop().close()
-
-
-def place() -> str:
-    """Return the name of this machine and the id of this process, for the user."""
-    return f"{socket.gethostname()}:{os.getpid()}"

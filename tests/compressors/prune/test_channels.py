@@ -408,8 +408,36 @@ def test_a_cut_that_computes_something_else_is_rolled_back() -> None:
     assert "outputs differ from those of the masked model, by" in record_of(small).left_out["a.weight"]
 
 
-class TrainsDifferently(nn.Module):
-    """In training mode, other code requires the full width."""
+class Auxiliary(nn.Module):
+    """A further head in training mode, with channels of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.c, self.d = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = torch.relu(self.a(x))
+        return (self.b(x), self.d(torch.relu(self.c(x)))) if self.training else self.b(x)
+
+
+def test_a_head_of_training_mode_follows_the_cut() -> None:
+    model = Auxiliary()
+    kept = model.a.weight.square().sum(1) + model.a.bias.square() + model.b.weight.square().sum(0)
+    kept = (kept + model.c.weight.square().sum(0)).argsort().ge(0).nonzero().flatten()  # all of them, in order
+    small = cut_channels(model, 0.5, example=torch.ones(2, 4))
+    assert [small.a.out_features, small.b.in_features, small.c.in_features, small.c.out_features] == [4, 4, 4, 6]
+    # The same units go from the head of training mode.
+    indices = [
+        index for index in kept.tolist() if any(torch.equal(model.a.weight[index], row) for row in small.a.weight)
+    ]
+    torch.testing.assert_close(small.c.weight, model.c.weight[:, indices])
+    assert [tuple(out.shape) for out in small.train()(torch.ones(5, 4))] == [(5, 2), (5, 3)]
+    assert "in training mode only" in record_of(small).left_out["c.weight"]
+
+
+class BranchesInTraining(nn.Module):
+    """In training mode, code that cannot be traced requires the full width."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -417,13 +445,45 @@ class TrainsDifferently(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.a(x))
-        return self.b(x) + self.auxiliary(x) if self.training else self.b(x)
+        return self.b(x) + self.auxiliary(x) if self.training and x.sum() > 0 else self.b(x)
 
 
 def test_a_path_that_runs_in_training_only_is_not_broken() -> None:
+    model = BranchesInTraining()
+    nn.init.ones_(model.a.bias)
     with pytest.raises(CompressionError, match="fails in training mode") as caught:
-        cut_channels(TrainsDifferently(), 0.5, example=torch.ones(2, 4))
+        cut_channels(model, 0.5, example=torch.ones(2, 4))
     assert "auxiliary.weight: the model does not use it when it runs on the example" in str(caught.value)
+
+
+class Standardized(nn.Conv2d):
+    """Weight standardization: each filter has mean 0 and variance 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = torch.nn.functional.batch_norm(flat, None, None, training=True, momentum=0.0)
+        return self._conv_forward(x, weight.reshape_as(self.weight), self.bias)
+
+
+def test_weight_standardization_is_over_the_inputs_that_are_left() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Standardized(3, 8, 3), nn.ReLU(), Standardized(8, 6, 3), nn.Flatten(), nn.Linear(24, 2)
+    ).eval()
+    x = torch.randn(2, 3, 6, 6)
+    with pytest.raises(CompressionError, match=r"0.weight: batch_norm in 2 computes a mean over it.*norms='cut'"):
+        cut_channels(model, 0.5, layers="0", example=x)
+    small = cut_channels(model, 0.5, norms="cut", example=x)
+    assert [tuple(small[k].weight.shape) for k in (0, 2, 4)] == [(4, 3, 3, 3), (3, 4, 3, 3), (2, 12)]
+    kept = [index for index in range(8) if any(torch.equal(model[0].weight[index], row) for row in small[0].weight)]
+    filters = model[2].weight[:, kept]
+    flat = (filters - filters.mean((1, 2, 3), True)) / (
+        filters.var((1, 2, 3), unbiased=False, keepdim=True) + 1e-5
+    ).sqrt()
+    rows = [index for index in range(6) if any(torch.equal(filters[index], row) for row in small[2].weight)]
+    hidden = torch.relu(small[0](x))
+    expected = torch.nn.functional.conv2d(hidden, flat[rows], model[2].bias[rows])
+    torch.testing.assert_close(small[2](hidden), expected)
 
 
 def test_weights_at_zero_do_not_hide_a_mistake() -> None:
@@ -466,7 +526,7 @@ class Dividing(nn.Module):
 
 
 def test_a_masked_model_that_gives_nan_is_named() -> None:
-    with pytest.raises(CompressionError, match=r"a.weight: 6 of 6 outputs of the masked model are NaN or infinite"):
+    with pytest.raises(CompressionError, match=r"a.weight: 9 of 9 outputs of the masked model are NaN or infinite"):
         cut_channels(Dividing(), 0.5, example=torch.ones(2, 4))
 
 

@@ -189,13 +189,13 @@ def test_the_cut_model_is_the_narrower_network_with_the_weights_that_are_left(ke
 
 def widest(model: nn.Module, example: object) -> tuple[ChannelGroup, EquivalenceCheck]:
     """The group that norms average over, and a check that accepts plans for it."""
-    check = equivalence_check(model, inputs_from_example(example))
-    followed = copy.deepcopy(check.original)
+    check, followed = equivalence_check(model, inputs_from_example(example))
     convert_all_attention_(followed)
     traced = trace(followed, check.inputs[0])
     coupling = find_dependencies(followed, traced, cut_norms=True)
     (group,) = [group for group in coupling.groups if group.averages]
-    return group, check.with_averages(followed, (traced, coupling.averages))
+    check.follow_averages_(traced, coupling.averages)
+    return group, check
 
 
 def test_everything_follows_the_width() -> None:
