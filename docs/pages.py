@@ -82,6 +82,8 @@ def page_of(path: Path) -> str | None:
         return "index.md"
     if path.is_relative_to(ROOT / "docs") and path.suffix in (".md", ".png"):
         return str(path.relative_to(ROOT / "docs"))
+    if path.parent == ROOT / "examples" and path.suffix == ".ipynb":
+        return str(path.relative_to(ROOT))
     is_page = path.parent == ROOT and path.suffix == ".md" and path.name != "README.zh-CN.md"
     return path.name.lower() if is_page else None
 
