@@ -22,7 +22,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from headline import CONTESTANTS, OURS, SIZE, TIME, known_rows
+from headline import CONTESTANTS, OURS, SIZE, TIME, is_within, known_rows
 from problems import PROBLEMS
 from pruned_layers import PRUNED_LAYERS
 from records import RESULTS, processor
@@ -115,7 +115,7 @@ def headline_figure(path: Path) -> None:
     for at, model in enumerate(models):
         for place, contestant in enumerate(CONTESTANTS):
             own = [row for row in rows if (row["model"], row["contestant"]) == (model, contestant)]
-            good, y = [row for row in own if row["within"] == "1"], at + 0.16 * (place - 2)
+            good, y = [row for row in own if is_within(row)], at + 0.16 * (place - 2)
             if own and not good:
                 axes[0].text(0.02, y, "nothing within the budgets", color=colours[contestant], fontsize=7, va="center")
             for row in good:
