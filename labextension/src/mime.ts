@@ -20,7 +20,7 @@ export function mimeExtension(Base: WidgetClass): IRenderMime.IExtension {
         return Promise.resolve();
       }
       if (!this.view) {
-        this.view = new StudyView();
+        this.view = new StudyView(true);
         this.node.replaceChildren(this.view.element);
       }
       this.view.update(reading.study);

@@ -48,7 +48,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
     el.replaceChildren(refusal(reading.refusal, null, null));
     return () => el.replaceChildren();
   }
-  const view = new StudyView();
+  const view = new StudyView(true);
   el.replaceChildren(view.element);
   let sender: CommandSender | null = null;
   const redraw = () => {

@@ -50,6 +50,7 @@ export const STYLES = `
 .nbc-tab { font: inherit; color: var(--nbc-quiet); background: none; border: 0; border-bottom: 2px solid transparent; padding: 3px 10px; cursor: pointer; margin-bottom: -1px; }
 .nbc-tab[aria-selected="true"] { color: var(--nbc-text); font-weight: 600; border-bottom-color: var(--nbc-blue); }
 .nbc-tools { display: flex; flex-wrap: wrap; gap: 4px 14px; padding: 5px 0 2px; min-height: 32px; }
+.nbc-wide .nbc-tools:empty { display: none; }
 .nbc-choice { color: var(--nbc-quiet); min-width: 0; }
 .nbc-select { font: inherit; color: var(--nbc-text); background: var(--nbc-paper); border: 1px solid var(--nbc-edge); border-radius: 3px; max-width: 180px; padding: 1px 3px; }
 .nbc-place { min-height: 60px; }
@@ -130,7 +131,8 @@ export const STYLES = `
 .nbc-answer { align-self: center; min-height: 1.4em; }
 .nbc-caption, .nbc-reason, .nbc-empty { color: var(--nbc-quiet); }
 .nbc .nbc-empty { padding: 24px 8px; text-align: center; }
-.nbc .nbc-detail { margin-top: 8px; padding: 5px 9px; background: var(--nbc-shade); border-radius: 4px; max-height: 8em; overflow: auto; }
+.nbc .nbc-detail { margin-top: 8px; padding: 5px 9px; background: var(--nbc-shade); border-radius: 4px; max-height: 17em; overflow: auto; }
+.nbc-detail pre { max-height: 9em; }
 .nbc-wide { margin-top: 10px; }
 .nbc-scroll { max-height: 330px; overflow: auto; border: 1px solid var(--nbc-edge); border-radius: 4px; margin-top: 4px; position: relative; overflow-wrap: normal; }
 .nbc .nbc-table { border-collapse: separate; border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums; margin: 0; font-size: inherit; table-layout: auto; }

@@ -4,6 +4,8 @@ import { button, el } from "./dom";
 import type { Study } from "./data";
 import type { Part } from "./part";
 
+// Instead of the number of a tab: no part is shown.
+export const FOLDED = -1;
 let made = 0;
 
 export class Tabs implements Part {
@@ -18,11 +20,15 @@ export class Tabs implements Part {
     label: string,
     private readonly parts: readonly { title: string; part: Part }[],
     private readonly changed: () => void = () => undefined,
+    // Whether a click on the chosen tab folds the part away.
+    private readonly canFold = false,
   ) {
     const id = `nbc-tab-${++made}`;
     this.#panel = el("div", { role: "tabpanel", id: `${id}-panel` });
     this.#buttons = parts.map(({ title }, i) => {
-      return button(title, { role: "tab", id: `${id}-${i}`, class: "nbc-tab", "aria-controls": `${id}-panel` }, () => this.choose(i));
+      return button(title, { role: "tab", id: `${id}-${i}`, class: "nbc-tab", "aria-controls": `${id}-panel` }, () =>
+        this.choose(canFold && i === this.#chosen ? FOLDED : i),
+      );
     });
     this.#list.append(...this.#buttons);
     this.#list.addEventListener("keydown", (event) => this.#move(event));
@@ -51,20 +57,22 @@ export class Tabs implements Part {
   #mark(): void {
     this.#buttons.forEach((tab, i) => {
       tab.setAttribute("aria-selected", String(i === this.#chosen));
-      tab.tabIndex = i === this.#chosen ? 0 : -1;
+      tab.tabIndex = i === Math.max(0, this.#chosen) ? 0 : -1;
+      if (this.canFold) {
+        tab.setAttribute("aria-expanded", String(i === this.#chosen));
+      }
     });
     this.#panel.setAttribute("aria-labelledby", this.#buttons[this.#chosen]?.id ?? "");
     const part = this.parts[this.#chosen]?.part.element;
-    if (part) {
-      this.#panel.replaceChildren(part);
-    }
+    this.#panel.hidden = !part;
+    this.#panel.replaceChildren(...(part ? [part] : []));
   }
 
   #move(event: KeyboardEvent): void {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (step) {
       event.preventDefault();
-      this.choose((this.#chosen + step + this.parts.length) % this.parts.length);
+      this.choose((Math.max(0, this.#chosen) + step + this.parts.length) % this.parts.length);
       this.#buttons[this.#chosen]?.focus();
     }
   }

@@ -1,5 +1,6 @@
-// The timeline: which trial ran when and where. Each worker has a row; trials that ran at once in one worker, such as
-// those of threads, have rows of their own below each other.
+// The timeline: which trial ran when and where. Each worker has a row, and so has each place of a host on which every
+// trial ran in a process of its own. Trials that ran at once in one worker, such as those of threads, stand below each
+// other.
 
 import { axes, canvas, leftOf, MARGIN } from "./chart";
 import { svg } from "./dom";
@@ -55,9 +56,13 @@ function endOf(trial: Trial): number | null {
 
 // Returns the rows, workers in the order in which they began.
 export function lanesOf(spans: readonly Span[]): Lane[] {
+  const counts = new Map<string, number>();
+  spans.forEach(({ trial: { worker = "" } }) => counts.set(worker, (counts.get(worker) ?? 0) + 1));
   const workers = new Map<string, Lane[]>();
   for (const span of [...spans].sort((a, b) => a.start - b.start || a.trial.number - b.trial.number)) {
-    const worker = span.trial.worker ?? "";
+    const { worker: full = "" } = span.trial;
+    // A process for each trial would give each trial a row; they share those of their host.
+    const worker = counts.get(full) === 1 ? full.replace(/:\d+$/, "") : full;
     const lanes = workers.get(worker) ?? [];
     workers.set(worker, lanes);
     let lane = lanes.find((known) => (known.spans.at(-1)?.end ?? 0) <= span.start);

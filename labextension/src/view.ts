@@ -16,7 +16,7 @@ import { RecordView } from "./record";
 import { Selection, type Limit } from "./selection";
 import { Slices } from "./slices";
 import { STYLES } from "./styles";
-import { Tabs } from "./tabs";
+import { FOLDED, Tabs } from "./tabs";
 import { Timeline } from "./timeline";
 import { Tradeoff } from "./tradeoff";
 import { Trials } from "./trials";
@@ -58,7 +58,8 @@ export class StudyView {
   #frame = 0;
   #width = 0;
 
-  constructor() {
+  // `isCompact`: whether the views of all trials are folded until one is chosen, as between the cells of a notebook.
+  constructor(isCompact = false) {
     const history = new History(this.#selection);
     const titled = [
       { title: trans.__("History"), part: history },
@@ -75,7 +76,10 @@ export class StudyView {
       { title: trans.__("Distribution"), part: new Distribution(this.#selection) },
       { title: trans.__("Timeline"), part: new Timeline(this.#selection) },
     ];
-    this.#views = new Tabs(trans.__("Views of all trials"), wide, () => this.#keepChoice());
+    this.#views = new Tabs(trans.__("Views of all trials"), wide, () => this.#keepChoice(), true);
+    if (isCompact) {
+      this.#views.choose(FOLDED);
+    }
     this.#views.element.classList.add("nbc-wide");
     const tradeoff = new Tradeoff(this.#selection);
     const record = new RecordView();

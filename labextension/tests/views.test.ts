@@ -6,13 +6,15 @@ import { shareSteps, sharesOf } from "../src/distribution";
 import { limitWords } from "../src/parallel";
 import { bandScale, linearScale, logScale, zoomedScale } from "../src/scales";
 import { meets, metricKey, paramKey, Selection } from "../src/selection";
+import { lanesOf, spansOf } from "../src/timeline";
 import { StudyView } from "../src/view";
+import { useTranslation } from "../src/words";
 import { byText, click, openPage, press } from "./page";
 import { NAMES, sample } from "./samples";
 
 beforeEach(openPage);
 
-const VIEWS = ["Parallel coordinates", "Slices", "Learning curves", "Distribution"];
+const VIEWS = ["Parallel coordinates", "Slices", "Learning curves", "Distribution", "Timeline"];
 
 function drawn(study: Study | string): { view: StudyView; root: HTMLElement; views: HTMLElement } {
   const view = new StudyView();
@@ -399,4 +401,134 @@ test("every control has a name and can be reached with the keyboard", () => {
       assert.ok(element.closest("svg[role=img], [aria-hidden=true]"), "a picture is named or hidden");
     }
   }
+});
+
+test("the timeline has a row for each worker, and more rows for trials that ran at once in one", () => {
+  const { trials } = sample("single");
+  const ran = (number: number, worker: string, started: number, ended?: number) => {
+    const { seconds: _, ...trial } = trials[number]!;
+    return { ...trial, seconds: null, worker, started, ...(ended === undefined ? { state: "running" as const } : { ended }) };
+  };
+  const timed = [ran(0, "a:1", 100, 104), ran(1, "b:2", 101, 103), ran(2, "a:1", 102, 106), ran(3, "b:2", 103, 105), ran(4, "b:2", 105)];
+  const spans = spansOf([...timed, trials[5]!]);
+  assert.deepEqual(
+    spans.map(({ trial, start, end }) => [trial.number, start, end]),
+    [
+      [0, 0, 4],
+      [1, 1, 3],
+      [2, 2, 6],
+      [3, 3, 5],
+      [4, 5, 6],
+    ],
+    "a running trial lasts until the latest known time; one without times is left out",
+  );
+  const lanes = lanesOf(spans).map(({ worker, isFirst, spans: own }) => [worker, isFirst, own.map(({ trial }) => trial.number)]);
+  assert.deepEqual(lanes, [
+    ["a:1", true, [0]],
+    ["a:1", false, [2]],
+    ["b:2", true, [1, 3, 4]],
+  ]);
+  const processes = spansOf([ran(0, "h:1", 0, 2), ran(1, "h:2", 1, 3), ran(2, "h:3", 2, 4)]);
+  assert.deepEqual(
+    lanesOf(processes).map(({ worker, spans: own }) => [worker, own.map(({ trial }) => trial.number)]),
+    [
+      ["h", [0, 2]],
+      ["h", [1]],
+    ],
+    "where each trial has a process of its own, rows are places of the host",
+  );
+  // Older data say how long a trial took, but not when it ended.
+  assert.equal(spansOf([{ ...trials[0]!, started: 7, seconds: 2 }])[0]?.end, 2);
+
+  const { root, views } = drawn({ ...sample("single"), trials: timed });
+  tab(root, "Timeline");
+  assert.deepEqual(
+    all(views, ".nbc-ticks text[text-anchor=end]").map((text) => text.textContent),
+    ["a:1", "", "b:2"],
+  );
+  assert.equal(all(views, ".nbc-run.nbc-running").length, 1);
+  const chart = () => views.querySelector(".nbc-plot > svg");
+  press(chart(), "ArrowRight");
+  const tip = views.querySelector("[role=tooltip]")?.textContent ?? "";
+  assert.match(tip, /^Trial 1, complete\n.*\n.*\n1 s to 3 s\nb:2$/);
+  assert.equal(root.querySelector("tr[aria-current] .nbc-number")?.textContent, "1");
+  assert.equal(all(views, ".nbc-chosen").length, 1);
+  // A click anywhere on a bar chooses its trial.
+  const bar = /^M([\d.]+) ([\d.]+)h([\d.]+)/.exec(views.querySelector(".nbc-run.nbc-running")?.getAttribute("d") ?? "") ?? [];
+  const [x, y, width] = bar.slice(1).map(Number);
+  chart()?.dispatchEvent(new MouseEvent("click", { clientX: (x ?? 0) + (width ?? 0) / 3, clientY: (y ?? 0) + 4, bubbles: true }));
+  assert.equal(root.querySelector("tr[aria-current] .nbc-number")?.textContent, "4");
+  const none = drawn("single");
+  tab(none.root, "Timeline");
+  assert.match(none.views.textContent ?? "", /does not hold when its trials ran/);
+});
+
+test("the selected trial says where it ran, what it keeps and what it printed", () => {
+  const study = sample("digits");
+  const trials = study.trials.map((trial) => (trial.number === 8 ? { ...trial, worker: "node7:4711", seconds: 2, printed: "epoch 1\n<b>x</b>" } : trial));
+  const { root } = drawn({ ...study, trials, kept: { 8: ["small"] } });
+  const detail = root.querySelector<HTMLElement>(".nbc-detail")!;
+  assert.equal(detail.hidden, true);
+  click(root.querySelector("[aria-label='Trial 8']"));
+  assert.equal(detail.hidden, false);
+  assert.match(detail.textContent ?? "", /It ran for 2 s in node7:4711\. It keeps study\.all_trials\[8\]\.kept\["small"\]\./);
+  assert.equal(detail.querySelector("pre")?.textContent, "epoch 1\n<b>x</b>");
+  click(root.querySelector("[aria-label='Trial 9']"));
+  assert.equal(detail.querySelector("details")?.hidden, true);
+  assert.doesNotMatch(detail.textContent ?? "", /It keeps/);
+});
+
+test("every text of the view goes through the translator", () => {
+  // Data of the study, Python's values, code, units, and signs.
+  const study = sample("running");
+  const ours = JSON.stringify(study).match(/[\p{L}_]+/gu) ?? [];
+  const known = new Set([...ours, "None", "True", "False", "s", "min", "h", "study", "model", "kept", "all_trials", "bo_study", "background"]);
+  const marked = (text: string, values: readonly (string | number)[]): string =>
+    `⟦${text.replace(/%(%|\d+)/g, (_, at: string) => (at === "%" ? "%" : `⟧${values[Number(at) - 1]}⟦`))}⟧`;
+  useTranslation({ __: (text, ...values) => marked(text, values), _n: (single, plural, count, ...values) => marked(count === 1 ? single : plural, values) });
+  try {
+    const trials = study.trials.map((trial, i) => ({ ...trial, started: i, ended: i + 1, worker: "a:1" }));
+    const narrowed = Object.fromEntries(study.parameters.map(({ name, low, high, options }) => [name, options ?? [low ?? 0, high ?? 1]]));
+    const { root, view } = drawn({ ...study, trials, narrowed, kept: { 1: ["model"] } });
+    const press = () => undefined;
+    view.setControls({ stop: press, pause: press, skip: press, run: press, narrow: press, answer: "", isPaused: false, note: "" });
+    const missed = new Set<string>();
+    const check = (text: string | null): void => {
+      for (const word of text?.replace(/⟦[^⟦⟧]*(⟧|$)/gu, " ").match(/[\p{L}_]{2,}/gu) ?? []) {
+        if (!known.has(word)) {
+          missed.add(word);
+        }
+      }
+    };
+    const checkAll = (): void => {
+      all(root, "*:not(style)").forEach((element) => {
+        [...element.childNodes].filter((node) => node.nodeType === 3).forEach((node) => check(node.textContent));
+        ["aria-label", "title", "placeholder", "alt", "aria-valuetext"].forEach((name) => check(element.getAttribute(name)));
+      });
+    };
+    click(root.querySelectorAll(".nbc-number")[1]);
+    const tabs = all(root, "[role=tab]");
+    assert.equal(tabs.length, 9);
+    tabs.forEach((_, i) => {
+      click(all(root, "[role=tab]")[i]);
+      checkAll();
+    });
+    assert.deepEqual([...missed], []);
+  } finally {
+    useTranslation(undefined);
+  }
+});
+
+test("between the cells of a notebook the views of all trials are folded until one is chosen", () => {
+  const view = new StudyView(true);
+  document.body.append(view.element);
+  view.update(sample("digits"));
+  const views = view.element.querySelector<HTMLElement>("[aria-label='Views of all trials']")!;
+  const panel = views.querySelector<HTMLElement>("[role=tabpanel]")!;
+  const first = byText(views, "[role=tab]", "Parallel coordinates");
+  assert.deepEqual([panel.hidden, first?.getAttribute("aria-expanded"), first?.tabIndex], [true, "false", 0]);
+  click(first);
+  assert.deepEqual([panel.hidden, first?.getAttribute("aria-expanded"), views.querySelectorAll(".nbc-parallel").length], [false, "true", 1]);
+  click(first);
+  assert.equal(panel.hidden, true);
 });

@@ -25,6 +25,7 @@ from nbcompress.compressors.buffers import cut_buffers, is_expanded, materialize
 from nbcompress.compressors.copying import deep_copy
 from nbcompress.compressors.keras import recompute_shapes_
 from nbcompress.compressors.modes import outside_inference, with_progress
+from nbcompress.compressors.pretrained import guard_save_pretrained_
 from nbcompress.compressors.record import Record, TensorRecord, attach_, record_of
 from nbcompress.compressors.surgery import replay_surgery_
 from nbcompress.compressors.torch_masks import without_torch_masks
@@ -225,6 +226,7 @@ def _load_contents(contents: memoryview, model: nn.Module) -> None:
     check_memory(slots, tensors, model)
     _fill(slots, tensors)
     attach_(model, _record(header, slots, records))
+    guard_save_pretrained_(model, header.surgery)
 
 
 def _replay_surgery(header: Header, model: nn.Module) -> None:

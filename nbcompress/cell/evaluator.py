@@ -16,7 +16,7 @@ from nbcompress.cell.watch import ModuleWatch
 from nbcompress.public import HOMES, public
 from nbcompress.run import Assignment, Outcome, RunningTrial, TrialEnded, current_trial, run_trial
 from nbcompress.run.outcome import number_of
-from nbcompress.run.reads import is_a, missing_names, reached_names
+from nbcompress.run.reads import imported_modules, is_a, missing_names, reached_names
 from nbcompress.space import Space
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ class CellEvaluator:
         return metrics()
 
     def reads(self) -> dict[str, Any]:
-        """Return the values that the body reads from the notebook, by name."""
-        return {
+        """Return the values that the body reads from the notebook, and the modules that it imports itself, by name."""
+        return imported_modules(self._code) | {
             name: self._namespace[name]
             for name in self._names - self._body.assigned_before_read
             if name in self._namespace

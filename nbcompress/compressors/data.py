@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
-from nbcompress.compressors.modes import default_device_cpu
+from nbcompress.compressors.modes import default_device_cpu, evaluating
 from nbcompress.errors import DataError, NbcompressError, first_line, option
 
 # The keys under which a batch that is a dict may hold its target.
@@ -68,18 +68,25 @@ class Batch:
         """Return the arguments of a call of `model`.
 
         Inputs under names that its `forward` does not take are left out, such as an index of the example. A tuple of
-        inputs, as in `((ids, mask), label)`, is unpacked unless `forward` takes it as its one input.
+        inputs, as in `((ids, mask), label)`, is unpacked unless `forward` takes it as its one input. Where the
+        signature does not tell, the model is run on the tuple.
         """
         parameters = forward_parameters(model)
         if parameters is None:
             return self.args, dict(self.kwargs)
-        args = self.args
-        if len(args) == 1 and isinstance(args[0], (tuple, list)) and _are_several(parameters, len(args[0])):
-            args = tuple(args[0])
+        args, kwargs = self.args, self._kwargs_for(parameters)
+        if len(args) == 1 and isinstance(args[0], (tuple, list)):
+            several = _are_several(parameters, len(args[0]))
+            if several is None:
+                several = not _runs(model, args, kwargs)
+            args = tuple(args[0]) if several else args
+        return args, kwargs
+
+    def _kwargs_for(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
         if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
-            return args, dict(self.kwargs)
+            return dict(self.kwargs)
         taken = {name for name, parameter in parameters.items() if parameter.kind in _BY_NAME}
-        return args, {name: value for name, value in self.kwargs.items() if name in taken}
+        return {name: value for name, value in self.kwargs.items() if name in taken}
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -133,17 +140,31 @@ def forward_parameters(model: nn.Module) -> Mapping[str, Parameter] | None:
         model = inner
 
 
-def _are_several(parameters: Mapping[str, Parameter], n: int) -> bool:
-    """Whether a tuple of `n` inputs is to be passed as `n` arguments."""
+def _are_several(parameters: Mapping[str, Parameter], n: int) -> bool | None:
+    """Return whether a tuple of `n` inputs is to be passed as `n` arguments; None if the signature does not tell."""
     by_position = [item for item in parameters.values() if item.kind in _BY_POSITION]
     n_needed = sum(item.default is Parameter.empty for item in by_position)
     if any(item.kind is Parameter.VAR_POSITIONAL for item in parameters.values()):
         return n >= n_needed > 1
     if not by_position or not max(n_needed, 1) <= n <= len(by_position):
         return False
-    # One needed argument could be the tuple itself, unless it is declared as a tensor. A model whose arguments are all
-    # optional takes them one by one.
-    return n_needed != 1 or by_position[0].annotation in (Tensor, "Tensor", "torch.Tensor")
+    if n_needed != 1:  # a model whose arguments are all optional takes them one by one
+        return True
+    # One needed argument could be the tuple itself, unless it is declared as a tensor.
+    annotation = by_position[0].annotation
+    if annotation in (Tensor, "Tensor", "torch.Tensor"):
+        return True
+    return None if annotation is Parameter.empty and n > 1 else False
+
+
+def _runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a model runs on these arguments; one that does not take a tuple fails in its first operation."""
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception:  # noqa: BLE001 - the model may raise anything
+        return False
+    return True
 
 
 class Batches:

@@ -1,6 +1,6 @@
 """The saved output of a study as one mime bundle, which every viewer of notebooks can show.
 
-The bundle holds data for our own viewer, HTML without style sheets, scripts and SVG, a picture, and plain text.
+The bundle holds data for our own viewer, HTML without style sheets, scripts and SVG, LaTeX, a picture, and plain text.
 `first_bundle` returns what is known without drawing: importing the plotting libraries and drawing take seconds.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nbcompress.panels.document import StudyPictures, overview_alt, study_html, study_text
+from nbcompress.panels.latex import study_latex
 from nbcompress.panels.surrogate_data import NO_INSIGHT, SurrogateInsight
 from nbcompress.panels.text import SAVED_LIMITS, ViewLimits
 from nbcompress.panels.view import MIME, SearchStatus, StudyLike, study_view
@@ -73,6 +74,7 @@ def mime_bundle(data: Mapping[str, Any], pictures: StudyPictures) -> dict[str, A
     return {
         MIME: data,
         "text/html": str(study_html(data, pictures, overview_alt(data))),
+        "text/latex": study_latex(data),
         **({"image/png": png} if png else {}),
         "text/plain": study_text(data),
     }

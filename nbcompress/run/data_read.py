@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from operator import add, mul, sub
+from operator import add, floordiv, mul, sub
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -25,7 +25,10 @@ from nbcompress.run.record import is_array, share_memory
 # How deep a value is searched: a loader, its subset, the data set behind it, a list in that.
 _DEPTH = 5
 # Of numbers in an index.
-_SIGNS: dict[type[ast.operator], Callable[[int, int], int]] = {ast.Add: add, ast.Sub: sub, ast.Mult: mul}
+_SIGNS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    **{ast.Add: add, ast.Sub: sub},
+    **{ast.Mult: mul, ast.FloorDiv: floordiv},
+}
 # How deep calls of functions are followed.
 _MAX_CALLS = 6
 # Of our functions, those that train, with the place of their data; the others train if `finetune` is given.
@@ -384,7 +387,7 @@ class Code:
         if isinstance(node, ast.BinOp):
             left, right, sign = self._index(node.left), self._index(node.right), _SIGNS.get(type(node.op))
             is_known = type(left) is int and type(right) is int and sign is not None
-            return sign(left, right) if is_known and sign is not None else None
+            return sign(left, right) if is_known and sign is not None and (right or sign is not floordiv) else None
         if isinstance(node, ast.Name) and node.id in self._assigned:
             found = self._assigned[node.id]
             return self._index(found[0]) if len(found) == 1 and not isinstance(found[0], ast.Name) else None

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
-from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
+from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 _MRO = type.__dict__["__mro__"]
@@ -126,6 +126,14 @@ def global_names(code: CodeType) -> frozenset[str]:
     return frozenset(found)
 
 
+def imported_modules(code: CodeType) -> dict[str, ModuleType]:
+    """Return the loaded modules that `code`, or code nested in it, imports itself, by their full names."""
+    names = {
+        str(step.argval) for part in _codes(code) for step in dis.get_instructions(part) if step.opname == "IMPORT_NAME"
+    }
+    return {name: sys.modules[name] for name in sorted(names) if is_a(sys.modules.get(name), ModuleType)}
+
+
 def is_plain_function(value: Any, namespace: Mapping[str, Any]) -> bool:
     """Return whether `value`, without its decorators, is a function of `namespace` that has no closure."""
     inner = unwrapped(value)
@@ -177,7 +185,8 @@ def values_read(function: Any) -> dict[str, Any]:
         if type(called) is not FunctionType or id(called) in seen:
             continue
         seen.add(id(called))
-        here = {name: called.__globals__[name] for name in global_names(called.__code__) if name in called.__globals__}
+        here: dict[str, Any] = dict(imported_modules(called.__code__))
+        here |= {name: called.__globals__[name] for name in global_names(called.__code__) if name in called.__globals__}
         for name, cell in zip(called.__code__.co_freevars, called.__closure__ or (), strict=True):
             try:
                 here[name] = cell.cell_contents

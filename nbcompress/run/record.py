@@ -21,10 +21,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nbcompress.run.reads import is_a, is_declared, is_of_loaded, items_of, own_attributes, unwrapped
+from nbcompress.run.reads import global_names, is_a, is_declared, is_of_loaded, items_of, own_attributes, unwrapped
 
 if TYPE_CHECKING:
     from nbcompress.study import Study
@@ -209,21 +210,83 @@ def _may_hold_data(value: Any) -> bool:
     return is_a(value, Iterator) or is_declared(value, "read") or type(value).__module__.startswith("datasets.")
 
 
-def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
+def fingerprints(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return hashes of the values that are the notebook's own, under names for a sentence.
 
-    These are numbers, texts and tuples of them; functions that the notebook or script itself defines; and models, by
-    their parameters and buffers. Lists and dicts are left out, since they may be logs that grow.
+    These are numbers, texts and tuples of them; functions and classes of the notebook or script and of modules that
+    are not installed, and these modules; and models, by their parameters and buffers. Lists and dicts are left out,
+    since they may be logs that grow.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if _is_plain(value):
             found[f"value of {name}"] = text_digits(repr(value))
         elif type(value) is FunctionType and value.__module__ == "__main__":
             found[f"version of {name}"] = code_digits(value)
+        elif is_a(value, FunctionType, type, ModuleType):
+            if digits := loaded_code_digits(value):
+                found[f"version of {name}"] = {"python": f"{sys.version_info[0]}.{sys.version_info[1]}", "code": digits}
         elif _is_module(value) and (digits := _module_digits(value)):
             found[f"content of {name}"] = digits
     return found
+
+
+def loaded_code_digits(value: FunctionType | type | ModuleType) -> str:
+    """Return a hash of the code of a function, class or module of the person; an empty text for an installed one.
+
+    The hash is of the code that is loaded: a file may have been edited since, and not been loaded again. Functions and
+    classes that it reaches count too, unless they are installed. Another version of Python gives another hash.
+    """
+    found: dict[str, str] = {}
+    waiting: list[Any] = [value]
+    while waiting:
+        part = waiting.pop()
+        name = _own_name(part)
+        if not name or name in found:
+            continue
+        found[name] = ""
+        if is_a(part, FunctionType):
+            found[name] = repr(tuple(code_parts(part.__code__)))
+            waiting += [part.__globals__.get(word) for word in global_names(part.__code__)]
+        elif is_a(part, type):
+            held = [var.__func__ if type(var) in (staticmethod, classmethod) else var for var in vars(part).values()]
+            waiting += [*part.__bases__, *(var.fget if type(var) is property else var for var in held)]
+        else:
+            waiting += [var for var in own_attributes(part).values() if _own_name(var).startswith(f"{name}.")]
+    return text_digits(repr(sorted(found.items()))) if found else ""
+
+
+def _own_name(part: Any) -> str:
+    """Return the full name of a function, class or module of the person, or an empty text for anything else."""
+    if is_a(part, ModuleType):
+        name = str(own_attributes(part).get("__name__", ""))
+        return "" if is_installed(name) else name
+    if not is_a(part, FunctionType, type):
+        return ""
+    # A metaclass may answer for any attribute.
+    read = type.__getattribute__ if is_a(part, type) else object.__getattribute__
+    module = str(read(part, "__module__"))
+    return "" if is_installed(module) else f"{module}.{read(part, '__qualname__')}"
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module belongs to Python, to an installed package or to nbcompress, and is not the person's."""
+    top = module.partition(".")[0]
+    if top in ("builtins", "nbcompress", *sys.stdlib_module_names) and module != "__main__":
+        return True
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return bool({"site-packages", "dist-packages"} & set(PurePath(file).parts))
+
+
+def code_parts(code: CodeType) -> Iterator[str]:
+    """Yield texts that together are equal for equal code, wherever it stands."""
+    yield code.co_code.hex()
+    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars))
+    for constant in code.co_consts:
+        if type(constant) is CodeType:
+            yield from code_parts(constant)
+        else:
+            yield repr(sorted(map(repr, constant)) if type(constant) is frozenset else constant)
 
 
 def code_and_models(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:

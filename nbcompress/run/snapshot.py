@@ -13,7 +13,7 @@ import math
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
@@ -31,7 +31,7 @@ from types import (
 from typing import Any
 
 from nbcompress.run.reads import held_values, is_a, is_declared, is_of_loaded, items_of, own_attributes, wrapped_in
-from nbcompress.run.record import content_digits, lambda_source, text_digits
+from nbcompress.run.record import code_parts, content_digits, is_installed, lambda_source, text_digits
 from nbcompress.study.snapshot import KeyPath, Snapshot
 
 # The depth of nested values, how many values are read, and the length from which a list is stored as a hash.
@@ -198,8 +198,8 @@ class _FunctionReader(_Reader):
         if is_a(value, BuiltinFunctionType, MethodWrapperType) and not is_a(
             value.__self__, ModuleType, type, type(None)
         ):
-            name = {"code": text_digits(value.__qualname__)}
-            return {"fields": {"function": name, **self._by_name({"self": value.__self__})}}
+            function = {"code": text_digits(value.__qualname__)}
+            return {"fields": {"function": function, **self._by_name({"self": value.__self__})}}
         if is_a(value, BuiltinFunctionType, type, ModuleType):
             name = f"{getattr(value, '__module__', '')}.{value.__name__}"
             return {"code": _class_digits(value) if is_a(value, type) else text_digits(name)}
@@ -252,7 +252,7 @@ def _only_holds(kind: type) -> bool:
 
 def _code_digits(function: FunctionType) -> str:
     text = _source_of(function.__code__)
-    return text_digits(repr(tuple(_parts_of(function.__code__))) if text is None else text)
+    return text_digits(repr(tuple(code_parts(function.__code__))) if text is None else text)
 
 
 def _source_of(code: CodeType) -> str | None:
@@ -265,21 +265,11 @@ def _source_of(code: CodeType) -> str | None:
         return None
 
 
-def _parts_of(code: CodeType) -> Iterable[str]:
-    yield code.co_code.hex()
-    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars))
-    for constant in code.co_consts:
-        if type(constant) is CodeType:
-            yield from _parts_of(constant)
-        else:
-            yield repr(sorted(map(repr, constant)) if type(constant) is frozenset else constant)
-
-
 def _class_digits(kind: type) -> str:
     """Return a hash of the methods of a class and its bases; of installed packages only the name counts."""
     found = [f"{kind.__module__}.{kind.__qualname__}"]
     for base in kind.__mro__:
-        if _is_installed(base):
+        if is_installed(base.__module__):
             continue
         for name, var in vars(base).items():
             inner = var.__func__ if type(var) in (staticmethod, classmethod) else var
@@ -296,13 +286,6 @@ def _is_compiled(kind: type) -> bool:
 
 def _top(kind: type) -> str:
     return kind.__module__.partition(".")[0]
-
-
-def _is_installed(kind: type) -> bool:
-    if _top(kind) in ("builtins", *sys.stdlib_module_names) and kind.__module__ != "__main__":
-        return True
-    file = getattr(sys.modules.get(_top(kind)), "__file__", None) or ""
-    return bool({"site-packages", "dist-packages"} & set(PurePath(file).parts))
 
 
 def _key(key: Any) -> str:

@@ -460,7 +460,7 @@ def _changed_body(stored: StudyHeader, given: StudyHeader) -> str | None:
     """Return a hash of the given body if the study was begun with another one, or with other functions in it."""
     keys = ["body", *sorted(key for key in given.identity if key.startswith(_FUNCTION_PREFIX))]
     common = [key for key in keys if key in stored.identity and key in given.identity]
-    changed = [key for key in common if stored.identity[key] != given.identity[key]]
+    changed = [key for key in common if _is_another(stored.identity[key], given.identity[key])]
     if not changed or "body" not in common:
         return None
     if changed == ["body"]:  # what earlier versions stored with a trial
@@ -469,11 +469,18 @@ def _changed_body(stored: StudyHeader, given: StudyHeader) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[: len(str(given.identity["body"]))]
 
 
+def _is_another(stored: Any, given: Any) -> bool:
+    """Return whether two facts differ; compiled code of different versions of Python cannot be compared."""
+    if isinstance(stored, Mapping) and isinstance(given, Mapping) and stored.get("python") != given.get("python"):
+        return False
+    return bool(stored != given)
+
+
 def _identity_warnings(name: str, stored: StudyHeader, given: StudyHeader) -> list[str]:
     keys = [key for key in given.identity if key in stored.identity]
     if stored.snapshot is not None and given.snapshot is not None:
         keys = [key for key in keys if not key.startswith(_VALUE_PREFIX)]  # the snapshots are compared instead
-    changed = [key for key in keys if stored.identity[key] != given.identity[key]]
+    changed = [key for key in keys if _is_another(stored.identity[key], given.identity[key])]
     return [f"Study {name!r} was begun with another {key}; its earlier trials were run with that." for key in changed]
 
 

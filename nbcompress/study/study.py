@@ -202,7 +202,7 @@ class Study(PredictingStudy):
         """Record every trial that this object runs as interrupted. A search calls it at its end, however it ends."""
         if self.is_read_only:
             return
-        with self._store.exclusive():
+        with self._store.let_go_at_errors(), self._store.exclusive():
             self._store.refresh()
             # From the storage: an interrupt may have come after a trial was written and before it was noted here.
             self._running = self._store.running_here()

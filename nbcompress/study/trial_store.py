@@ -333,6 +333,18 @@ class TrialStore:
         with self.locked(), self.handle.lock:
             yield
 
+    @contextmanager
+    def let_go_at_errors(self) -> Iterator[None]:
+        """If the ends of its trials cannot be recorded inside, let the next search of this process run them again.
+
+        Otherwise they would count as running for as long as somebody holds this object, such as a notebook.
+        """
+        try:
+            yield
+        except BaseException:
+            _open_stores.discard(self)
+            raise
+
     def refresh(self) -> None:
         """Read what this and other processes have written since.
 
@@ -567,16 +579,9 @@ class TrialStore:
         try:
             yield
         except KeyError as error:
-            if self._is_stored():
+            if any(study._study_id == self._study_id for study in self.handle.storage.get_all_studies()):
                 raise
             raise StudyError(f"The study was deleted from {self.handle.location} while it was in use.") from error
-
-    def _is_stored(self) -> bool:
-        try:
-            self.handle.storage.get_study_name_from_id(self._study_id)
-        except KeyError:
-            return False
-        return True
 
 
 def _heartbeat_function(store: ref[TrialStore]) -> Callable[[int, int], bool]:

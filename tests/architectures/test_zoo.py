@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,3 +141,41 @@ def test_half_precision(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
 
 def as_dict(example: object) -> dict[str, Tensor]:
     return example if isinstance(example, dict) else {"x": example}
+
+
+# `save_pretrained` of the library itself
+
+
+def test_a_configuration_holds_a_cut_with_equal_layers(tmp_path: Path) -> None:
+    model, example = built(ZOO["Llama"]), ZOO["Llama"].example()
+    small: Any = nc.prune(model, 0.5, granularity="channel", example=example)
+    found = (small.config.num_attention_heads, small.config.num_key_value_heads, small.config.intermediate_size)
+    assert (*found, small.config.hidden_size, small.config.max_position_embeddings) == (2, 1, 32, 32, 32)
+    assert model.config.num_attention_heads == 4  # type: ignore[union-attr]
+    # A file of ours holds the configuration, too.
+    loaded: Any = nc.load(nc.save(small, tmp_path / "small.nbz"), built(ZOO["Llama"]))
+    loaded.save_pretrained(tmp_path / "pretrained")
+    again = type(small).from_pretrained(tmp_path / "pretrained").eval()
+    assert [torch.equal(a, b) for a, b in zip(outputs(again, example), outputs(small, example), strict=True)] == [True]
+
+
+def test_what_no_configuration_holds_is_refused_with_the_line_that_saves_it(tmp_path: Path) -> None:
+    model, example = built(ZOO["BERT"]), ZOO["BERT"].example()
+    # The width of a head follows from the number of heads, so that only the width between can be cut.
+    small: Any = nc.prune(model, 0.5, granularity="channel", example=example)
+    for refusing in (small, copy.deepcopy(small), nc.load(nc.save(small, tmp_path / "small.nbz"), built(ZOO["BERT"]))):
+        with pytest.raises(CompressionError, match=r'no configuration of BertFor.*nc\.save\(model, "model\.nbz"\)'):
+            refusing.save_pretrained(tmp_path / "pretrained")
+    assert not (tmp_path / "pretrained").exists()
+    small = nc.prune(model, 0.5, granularity="channel", layers="*intermediate*", example=example)
+    small.save_pretrained(tmp_path / "pretrained")
+    again = type(small).from_pretrained(tmp_path / "pretrained").eval()
+    assert again.config.intermediate_size == 32
+    assert all(torch.equal(a, b) for a, b in zip(outputs(again, example), outputs(small, example), strict=True))
+
+
+def test_a_class_that_computes_something_else_from_the_new_numbers_is_refused(tmp_path: Path) -> None:
+    """Gemma multiplies its embeddings by the root of the width, which is no weight."""
+    small: Any = nc.prune(built(ZOO["Gemma"]), 0.5, granularity="channel", norms="cut", example=ZOO["Gemma"].example())
+    with pytest.raises(CompressionError, match="no configuration of Gemma"):
+        small.save_pretrained(tmp_path / "pretrained")

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/scale.py [--trials 20] [--engines process pool dask ray] [--megabytes 200]
 
-For each engine, at 1 and 2 jobs: wall-clock seconds for each of the trials of a search whose body does nothing (random
+For each engine, at 1, 2 and 4 jobs: wall-clock seconds for each of the trials of a search whose body does nothing (random
 points, no storage), after a first search has started the workers; the same number of calls by hand on the same workers
 (a fork of a prepared process, `submit`, a Ray task), without a process for each call on pools and clusters; and the CPU
-seconds of the kernel. Then a search whose body reads a tensor of `--megabytes`: bytes that go to the cluster in the
+seconds of the kernel. Then the same with a body that sleeps for half a second, which shows how much of the costs runs
+beside the trials: how many times faster K jobs are than one trial after the other without any engine. Then a search whose body reads a tensor of `--megabytes`: bytes that go to the cluster in the
 first search, in the second one with equal data, in a third one with a small part changed; and how far the memory of the
 kernel grows. Run it on a quiet machine; the load is printed.
 """
@@ -32,17 +33,29 @@ import nbcompress as nc
 SPACE = {"x": nc.Float(0, 1)}
 
 
+# Runs a function so many times, so many at a time, on the workers of an engine.
+ByHand = Callable[[Callable[[float], float], int, int], None]
+JOBS = (1, 2, 4)
+# Seconds that a trial sleeps where speed-up is measured.
+NAP = 0.5
+
+
 def nothing(x: float) -> float:
     return x
 
 
+def nap(x: float) -> float:
+    time.sleep(NAP)
+    return x
+
+
 @contextmanager
-def on_process() -> Iterator[tuple[Any, Callable[[int, int], None], Any]]:
+def on_process() -> Iterator[tuple[Any, ByHand, Any]]:
     context = get_context("forkserver")
 
-    def by_hand(trials: int, jobs: int) -> None:
+    def by_hand(body: Callable[[float], float], trials: int, jobs: int) -> None:
         for first in range(0, trials, jobs):
-            children: list[Any] = [context.Process(target=nothing, args=(0.5,)) for _ in range(first, first + jobs)]
+            children: list[Any] = [context.Process(target=body, args=(0.5,)) for _ in range(first, first + jobs)]
             for child in children:
                 child.start()
             for child in children:
@@ -52,43 +65,43 @@ def on_process() -> Iterator[tuple[Any, Callable[[int, int], None], Any]]:
 
 
 @contextmanager
-def on_pool() -> Iterator[tuple[Any, Callable[[int, int], None], Any]]:
-    with ProcessPoolExecutor(2, get_context("forkserver")) as pool:
+def on_pool() -> Iterator[tuple[Any, ByHand, Any]]:
+    with ProcessPoolExecutor(4, get_context("forkserver")) as pool:
 
-        def by_hand(trials: int, jobs: int) -> None:
+        def by_hand(body: Callable[[float], float], trials: int, jobs: int) -> None:
             for first in range(0, trials, jobs):
-                wait([pool.submit(nothing, 0.5) for _ in range(first, first + jobs)])
+                wait([pool.submit(body, 0.5) for _ in range(first, first + jobs)])
 
         yield pool, by_hand, None
 
 
 @contextmanager
-def on_dask() -> Iterator[tuple[Any, Callable[[int, int], None], Any]]:
+def on_dask() -> Iterator[tuple[Any, ByHand, Any]]:
     import distributed
 
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0", memory_limit=0) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=":0", memory_limit=0) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
 
-        def by_hand(trials: int, jobs: int) -> None:
+        def by_hand(body: Callable[[float], float], trials: int, jobs: int) -> None:
             for first in range(0, trials, jobs):
-                client.gather([client.submit(nothing, 0.5, pure=False) for _ in range(first, first + jobs)])
+                client.gather([client.submit(body, 0.5, pure=False) for _ in range(first, first + jobs)])
 
         yield client, by_hand, (distributed.Client, "scatter")
 
 
 @contextmanager
-def on_ray() -> Iterator[tuple[Any, Callable[[int, int], None], Any]]:
+def on_ray() -> Iterator[tuple[Any, ByHand, Any]]:
     import ray
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=10**9)
-    task = ray.remote(nothing)
+    tasks = {body: ray.remote(body) for body in (nothing, nap)}
 
-    def by_hand(trials: int, jobs: int) -> None:
+    def by_hand(body: Callable[[float], float], trials: int, jobs: int) -> None:
         for first in range(0, trials, jobs):
-            ray.get([task.remote(0.5) for _ in range(first, first + jobs)])
+            ray.get([tasks[body].remote(0.5) for _ in range(first, first + jobs)])
 
     yield "ray", by_hand, (ray, "put")
     ray.shutdown()
@@ -109,18 +122,22 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
 
 def overhead(name: str, trials: int) -> None:
     with ENGINES[name]() as (engine, by_hand, _):
-        for jobs in (1, 2):
+        for jobs in JOBS:
             search(engine, nothing, jobs, jobs)
-            by_hand(jobs, jobs)
+            by_hand(nothing, jobs, jobs)
             startup, _ = timed(lambda j=jobs: search(engine, nothing, j, j))
             wall, cpu = timed(lambda j=jobs: search(engine, nothing, trials + j, j))
-            hand, _ = timed(lambda j=jobs: by_hand(trials, j))
+            hand, _ = timed(lambda j=jobs: by_hand(nothing, trials, j))
             a_trial, by_hand_a_trial = (wall - startup) / trials, hand / trials
             print(
                 f"{name:8} jobs {jobs}: {1000 * a_trial:7.1f} ms a trial, by hand {1000 * by_hand_a_trial:7.1f} ms, "
                 f"kernel {1000 * cpu / trials:5.1f} CPU ms, a search of {jobs} trials {startup:.2f} s",
                 flush=True,
             )
+            wall, _ = timed(lambda j=jobs: search(engine, nap, trials, j))
+            hand, _ = timed(lambda j=jobs: by_hand(nap, trials, j))
+            alone = NAP * trials
+            print(f"{name:8} jobs {jobs}: {alone / wall:.2f} times one after the other, by hand {alone / hand:.2f}")
 
 
 class PeakMemory:

@@ -178,6 +178,20 @@ class TakesPair(Pair):
         return super().forward(*pair)
 
 
+class Unclear(Pair):
+    """Takes two inputs, which its signature does not say."""
+
+    def forward(self, a, b=None):  # type: ignore[no-untyped-def]
+        return super().forward(a, b)
+
+
+class TakesPairAndScale(Pair):
+    """Takes two inputs as one tuple, and another input that may be left out."""
+
+    def forward(self, pair, scale=1.0):  # type: ignore[no-untyped-def]
+        return super().forward(*pair) * scale
+
+
 @pytest.mark.parametrize(
     "wrap",
     [lambda model: model, lambda model: torch.compile(model, backend="eager"), nn.DataParallel],
@@ -198,12 +212,14 @@ def test_models_with_extra_keys_train_and_are_measured() -> None:
     assert nc.accuracy(small, data).n == 7
 
 
-@pytest.mark.parametrize("model", [Pair(), TakesPair()], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(
+    "model", [Pair(), TakesPair(), Unclear(), TakesPairAndScale()], ids=lambda model: type(model).__name__
+)
 def test_inputs_in_a_tuple_of_their_own(model: nn.Module) -> None:
     data = [((X, X), Y), [[X.numpy(), X], Y]]
     torch.manual_seed(0)
     outputs = [batch(model) for batch in Batches(data).for_model(model)]
-    assert torch.equal(outputs[0], model(X, X) if type(model) is Pair else model((X, X)))
+    assert torch.equal(outputs[0], model.layer(X + X))  # type: ignore[operator]
     assert torch.equal(outputs[0], outputs[1])
     before = model.layer.weight.clone()  # type: ignore[union-attr]
     finetune(model, data)
@@ -211,12 +227,12 @@ def test_inputs_in_a_tuple_of_their_own(model: nn.Module) -> None:
 
 
 def test_a_tuple_that_the_model_cannot_read() -> None:
-    class Unclear(Pair):
-        def forward(self, a, b=None):  # type: ignore[no-untyped-def]
-            return super().forward(a, b)
-
     with pytest.raises(DataError, match=r"one by one are written \(input, input, target\)"):
-        Batches([((X, X), Y)]).first(Unclear())(Unclear())
+        Batches([((X, X), Y)]).first(nn.Linear(2, 7))(nn.Linear(2, 7))
+    model = Unclear().train()
+    with pytest.raises(DataError, match=r"Unclear must run on the data, .* but raised RuntimeError: mat1 and mat2"):
+        Batches([((X[:, :1], X[:, :1]), Y)]).first(model)(model)
+    assert model.training
 
 
 @pytest.mark.parametrize("data", WITHOUT_TARGETS, ids=UNLABELED_NAMES)

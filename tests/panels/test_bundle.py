@@ -65,7 +65,7 @@ def bundle(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_has_every_form(bundle: dict[str, Any]) -> None:
-    assert set(bundle) == {MIME, "text/html", "image/png", "text/plain"}
+    assert set(bundle) == {MIME, "text/html", "text/latex", "image/png", "text/plain"}
     assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).format == "PNG"
 
 

@@ -67,7 +67,7 @@ def check(path: Path) -> None:
     nbformat.validate(notebook)
     assert "widget-view" not in str([cell.outputs for cell in notebook.cells])
     (output,) = [output for output in notebook.cells[1].outputs if MIME in output.get("data", {})]
-    assert set(output.data) == {MIME, "text/html", "image/png", "text/plain"}
+    assert set(output.data) == {MIME, "text/html", "text/latex", "image/png", "text/plain"}
     assert output.data[MIME]["state"] == "ended"
     left = Sanitized(output.data["text/html"])
     for words in ("Study small", "The best trial", "All trials (6)", "Record of the experiment", "<b>bold</b>"):

@@ -56,6 +56,21 @@ def test_deltas_lead_to_the_same_data_as_a_fresh_view() -> None:
         assert page == json.loads(json.dumps(fresh))
 
 
+def test_what_trials_keep_is_told_while_the_search_runs() -> None:
+    """A trial that leaves the front may lose what it keeps."""
+    whole = single_study(12)
+    stored = {trial.number: {"small": 1} for trial in whole.all_trials}
+    trials = tuple(replace(trial, kept=stored[trial.number]) for trial in whole.all_trials)
+    changes = DeltaBuilder(replace(whole, all_trials=trials[:1]), "r", None, RUNNING)
+    page = changes.state["study"]
+    assert page["kept"] == {"0": ["small"]}
+    best = min(trials, key=lambda trial: trial.values["loss"])
+    stored[0].clear()
+    changes.add_trial(best)
+    page = page_after(page, changes.delta(RUNNING))
+    assert page["kept"] == {str(best.number): ["small"]}
+
+
 def test_several_events_make_one_delta_with_only_what_changed() -> None:
     whole = digits_study(40)
     changes = DeltaBuilder(replace(whole, all_trials=whole.all_trials[:38]), "r", None, RUNNING)
@@ -366,7 +381,7 @@ def test_finish_replaces_the_widget_and_closes_it(whole: HandMadeStudy, monkeypa
     wire = Wire(whole, monkeypatch)
     widget, buttons = wire.panel._widget, wire.panel._controls_widget
     wire.panel.finish(None)
-    assert set(wire.page.shown[-1]) == {MIME, "text/html", "image/png", "text/plain"}
+    assert set(wire.page.shown[-1]) == {MIME, "text/html", "text/latex", "image/png", "text/plain"}
     assert wire.page.shown[-1][MIME]["ending"] == "The search ended with an exception."
     assert wire.page.shown[-1][MIME]["baseline"] == {"accuracy": 0.98}
     assert widget is not None

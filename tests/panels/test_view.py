@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -162,3 +163,18 @@ def test_plain_bounds_what_it_does_not_know() -> None:
 def test_a_string_that_looks_like_another_value_is_in_quotes(value: Any, text: str) -> None:
     """`labextension/tests/format.test.ts` has the same values."""
     assert format_value(value) == text
+
+
+def test_names_of_kept_values_are_in_the_view() -> None:
+    """Of complete trials; the values themselves are not loaded."""
+
+    class Names(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            raise AssertionError(f"{name} was loaded")
+
+    study = single_study(4)
+    kept = Names(small=1, table=2)
+    trials = [replace(trial, kept=kept if trial.number == 2 else {}) for trial in study.all_trials]
+    trials[3] = replace(trials[3], state=State.FAILED, kept=kept)
+    view = check(study_view(replace(study, all_trials=tuple(trials))))
+    assert view["kept"] == {"2": ["small", "table"]}

@@ -12,8 +12,9 @@ import json
 import math
 import os
 import re
+import sys
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_functions_of_the_notebook() -> None:
 
 
 # fmt: off
-LAMBDAS = [
+LAMBDAS: list[Any] = [
     (lambda x: x, lambda x: -x), lambda: 1, lambda: 1.0, lambda x: (lambda y: y + x),
     lambda é="ö": é, lambda z: z if z > 1 else
     (z, 2), lambda a=lambda: 3: a(),
@@ -179,10 +180,65 @@ def test_a_lambda_is_its_own_source_and_not_the_line_around_it() -> None:
     found = [lambda_source(function.__code__) for function in (same, negative, *others, others[2](1))]
     assert found == [
         "lambda x: x", "lambda x: -x", "lambda: 1", "lambda: 1.0", "lambda x: lambda y: y + x", "lambda é='ö': é",
-        "lambda z: z if 0 else (z, 2)", "lambda a=lambda: 3: a()", "lambda y: y + x",
+        "lambda z: z if z > 1 else (z, 2)", "lambda a=lambda: 3: a()", "lambda y: y + x",
     ]  # fmt: skip
     assert code_digits(same) == code_digits(lambda x: x)
     assert lambda_source(eval("lambda: 1").__code__) is None
+
+
+MODULE = """
+import math
+LIMIT = 3
+def reached(x):
+    return x * {factor}
+def h(x):
+    return reached(x)
+def other(x):
+    return x + {term}
+class Net:
+    def forward(self, x):
+        return h(x)
+"""
+
+
+def module_of(name: str, **values: int) -> ModuleType:
+    module = ModuleType(name)
+    exec(MODULE.format(**{"factor": 2, "term": 1, **values}), module.__dict__)
+    return module
+
+
+def test_functions_and_classes_of_modules_that_are_not_installed() -> None:
+    def found(**values: int) -> list[Any]:
+        module = module_of("helper_of_a_person", **values)
+        return list(fingerprints({"helper": module, "h": module.h, "Net": module.Net}).items())
+
+    before = found()
+    assert [name for name, _ in before] == ["version of helper", "version of h", "version of Net"]
+    assert found() == before
+    # Another term changes the module alone; another factor also what reaches that function.
+    assert [a == b for a, b in zip(before, found(term=5), strict=True)] == [False, True, True]
+    assert [a == b for a, b in zip(before, found(factor=5), strict=True)] == [False, False, False]
+
+
+def test_an_imported_function_that_is_loaded_anew_is_noticed(tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
+    def search(trials: int) -> nc.Study:
+        def body(x: float) -> dict[str, float]:
+            import helper_of_a_person  # type: ignore[import-not-found]
+
+            return {"loss": helper_of_a_person.h(x)}
+
+        space = {"x": nc.Float(0, 1)}
+        return nc.search(
+            body, space, minimize="loss", trials=trials, sampler="random", study="s", storage=tmp_path / "j"
+        )
+
+    monkeypatch.setitem(sys.modules, "helper_of_a_person", module_of("helper_of_a_person"))
+    search(1)
+    search(2)
+    assert caplog.text == ""
+    monkeypatch.setitem(sys.modules, "helper_of_a_person", module_of("helper_of_a_person", factor=3))
+    search(3)
+    assert "Study 's' was begun with another version of helper_of_a_person; its earlier trials" in caplog.text
 
 
 def test_what_is_not_the_notebook_s_or_may_grow_has_none() -> None:

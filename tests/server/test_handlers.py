@@ -22,6 +22,7 @@ from jsonschema import Draft202012Validator  # noqa: E402
 from jupyter import JupyterServer, jupyter_server  # noqa: E402
 
 from nbcompress.panels.view import schema  # noqa: E402
+from nbcompress.server.studies import StudyReader  # noqa: E402
 
 SECRET = "a secret outside of the root"
 
@@ -115,6 +116,23 @@ def test_a_file_is_the_data_of_the_study_view(
         **({} if study is None else {"study": study}),
     )
     assert again.status == 304
+
+
+def test_a_file_says_what_its_trials_keep(tmp_path: Path) -> None:
+    def keeping(x: float) -> dict[str, float]:
+        nc.keep(small={"x": x})
+        return {"loss": x * x}
+
+    where = tmp_path / "kept.journal"
+    options: dict[str, Any] = {"minimize": "loss", "trials": 3, "sampler": "sobol", "storage": str(where)}
+    study = nc.search(keeping, {"x": nc.Float(0, 1)}, study="keeps", **options)
+    best = study.best
+    assert best is not None
+    assert StudyReader().view(where, "keeps")["kept"] == {str(best.number): ["small"]}
+    # What is behind a link may be elsewhere.
+    (tmp_path / "kept.kept").rename(tmp_path / "moved")
+    (tmp_path / "kept.kept").symlink_to(tmp_path / "moved")
+    assert StudyReader().view(where, "keeps")["kept"] == {}
 
 
 def test_the_code_opens_the_study(server: JupyterServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -497,6 +497,15 @@ def test_a_changed_body_is_one_line_of_warning(place: Place) -> None:
     )
 
 
+def test_compiled_code_of_two_versions_of_python_is_not_compared(place: Place) -> None:
+    def codes(python: str, code: str) -> dict[str, Any]:
+        return {"body": "a1", "version of h": {"python": python, "code": code}}
+
+    assert place.open(identity=codes("3.11", "1")).warnings == ()
+    assert place.open(identity=codes("3.12", "2")).warnings == ()
+    assert "another version of h" in place.open(identity=codes("3.11", "2")).warnings[0]
+
+
 def test_a_body_is_another_one_if_a_function_in_it_changed(place: Place) -> None:
     first = {"body": "a1", "version of f": "1", "content of model": "1"}
     assert place.open(identity=first).changed_body is None

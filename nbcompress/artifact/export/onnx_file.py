@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ from nbcompress.artifact.export.onnx_graph import (
 from nbcompress.artifact.export.program import copy_to_trace, onnx_graph, trace_program
 from nbcompress.artifact.export.report import ExportReport, rounding_limit, rounding_text
 from nbcompress.artifact.file import written_together
+from nbcompress.artifact.header import ByteWriter
 from nbcompress.compressors.layers import parameters_by_name
 from nbcompress.compressors.record import ActivationRange, record_of
 from nbcompress.errors import ArtifactError, warn
@@ -392,17 +393,63 @@ def write_graph(graph: ir.Model, path: Path) -> list[Path]:
         if initializer.const_value is not None
     )
     graph.producer_name, graph.producer_version = "nbcompress", __version__
-    files = [path]
-    if n_bytes > _MAX_WEIGHT_BYTES:
-        files.append(path.with_name(f"{path.name}.data"))
-        ir.save(graph, path, external_data=files[1].name, size_threshold_bytes=_MIN_EXTERNAL_BYTES)
-        proto = onnx.load(path, load_external_data=False)
-    else:
-        proto = ir.to_proto(graph)
+    if n_bytes <= _MAX_WEIGHT_BYTES:
+        _write_streamed(graph, path)
+        return [path]
+    data = path.with_name(f"{path.name}.data")
+    ir.save(graph, path, external_data=data.name, size_threshold_bytes=_MIN_EXTERNAL_BYTES)
+    proto = onnx.load(path, load_external_data=False)
     # Other tools that change the graph fail on outdated shapes here, and each constant has its own shape.
     del proto.graph.value_info[:]
     path.write_bytes(proto.SerializeToString())
-    return files
+    return [path, data]
+
+
+# Tags of fields in the encoding of protocol buffers: `ModelProto.graph` and `GraphProto.initializer`.
+_GRAPH_TAG, _INITIALIZER_TAG = b"\x3a", b"\x2a"
+
+
+def _write_streamed(graph: ir.Model, path: Path) -> None:
+    """Write a graph as one protocol buffer, one weight after the other: a whole buffer takes the weights twice more."""
+    import onnx_ir as ir
+
+    weights = list(graph.graph.initializers.values())
+    graph.graph.initializers.clear()
+    try:
+        proto = ir.to_proto(graph)
+    finally:
+        for weight in weights:
+            graph.graph.initializers.add(weight)
+    # See `write_graph`.
+    del proto.graph.value_info[:]
+    body = proto.graph.SerializeToString()
+    proto.ClearField("graph")
+    n_graph = len(body)
+    for weight in weights:
+        n = _weight_proto(weight).ByteSize()
+        n_graph += len(_INITIALIZER_TAG) + len(_varint(n)) + n
+    with path.open("wb") as file:
+        file.write(proto.SerializeToString() + _GRAPH_TAG + _varint(n_graph) + body)
+        for weight in weights:
+            data = _weight_proto(weight).SerializeToString()
+            file.write(_INITIALIZER_TAG + _varint(len(data)))
+            file.write(data)
+
+
+def _weight_proto(weight: ir.Value) -> Any:
+    import onnx_ir as ir
+
+    assert weight.const_value is not None  # an initializer has numbers
+    proto = ir.to_proto(weight.const_value)
+    proto.name = weight.name
+    return proto
+
+
+def _varint(number: int) -> bytes:
+    """A whole number as protocol buffers write it: 7 bits a byte, lowest first."""
+    writer = ByteWriter()
+    writer.number(number)
+    return bytes(writer.data)
 
 
 __all__ = ["write_graph", "write_onnx"]

@@ -14,7 +14,14 @@ from nbcompress.choices import CHANNEL_CRITERIA
 from nbcompress.compressors.attention import convert_all_attention_
 from nbcompress.compressors.buffers import non_persistent_buffers
 from nbcompress.compressors.copying import release_memory
-from nbcompress.compressors.coupling import ChannelGroup, Trace, find_dependencies, named_tensors, trace
+from nbcompress.compressors.coupling import (
+    ChannelGroup,
+    Trace,
+    canonical_names,
+    find_dependencies,
+    named_tensors,
+    trace,
+)
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import Inputs, inputs_from_example
 from nbcompress.compressors.keras import inference_arguments, recompute_shapes_
@@ -30,6 +37,14 @@ from nbcompress.compressors.layers import (
 )
 from nbcompress.compressors.losses import LossSpec
 from nbcompress.compressors.modes import set_training_flags_, training_flags
+from nbcompress.compressors.pretrained import (
+    configuration_numbers,
+    guard_save_pretrained_,
+    is_pretrained,
+    model_of_configuration,
+    shapes_of,
+    with_weights_of,
+)
 from nbcompress.compressors.prune.channel_scores import (
     ChannelScores,
     activation_scores,
@@ -44,14 +59,14 @@ from nbcompress.compressors.prune.channel_scores import (
     winner_scores,
 )
 from nbcompress.compressors.prune.cutting import RemovalPlan, cut_, cut_record
-from nbcompress.compressors.prune.equivalence import equivalence_check
+from nbcompress.compressors.prune.equivalence import EquivalenceCheck, difference, equivalence_check, run
 from nbcompress.compressors.prune.valid_plan import (
     GroupRemoval,
     exclude_recomputed_buffers,
     largest_valid_plan,
     reasons_for,
 )
-from nbcompress.compressors.record import attach_
+from nbcompress.compressors.record import attach_, record_of
 from nbcompress.errors import CompressionError, DataError, option
 
 
@@ -202,6 +217,7 @@ def cut_channels(
     left_out |= refused
     if not plan.removed:
         raise CompressionError(_nothing_to_cut(left_out, norms))
+    plan = _with_configuration(model, check, plan)
     return _cut_copy(model, plan, left_out, _score_ranges(groups, scores))
 
 
@@ -312,6 +328,38 @@ def _score_ranges(groups: Sequence[ChannelGroup], scores: Sequence[ChannelScores
     }
 
 
+def _with_configuration(model: nn.Module, check: EquivalenceCheck, plan: RemovalPlan) -> RemovalPlan:
+    """The plan, with the numbers of a Hugging Face configuration that describe the cut model, if there are such."""
+    if not is_pretrained(model) or plan.resizes or any(step.kind != "remove" for step in record_of(model).surgery):
+        return plan
+    shapes = shapes_of(model)
+    for (name, dim), indices in plan.removed.items():
+        if name in shapes:
+            sizes = shapes[name]
+            shapes[name] = (*sizes[:dim], sizes[dim] - len(indices), *sizes[dim + 1 :])
+    for name, first in canonical_names(model).items():
+        if name in shapes and first in shapes:
+            shapes[name] = shapes[first]
+    for numbers in configuration_numbers(model, shapes):
+        described = replace(plan, attributes={**plan.attributes, **{("", path): n for path, n in numbers.items()}})
+        if check.objection(described) is None and _computes_the_same(model, check, described, numbers):
+            return described
+    return plan
+
+
+def _computes_the_same(
+    model: nn.Module, check: EquivalenceCheck, plan: RemovalPlan, numbers: Mapping[str, int]
+) -> bool:
+    """Whether the class of `model`, built from a configuration with `numbers`, computes what the cut model does."""
+    cut = check.fresh()
+    cut_(cut, plan)
+    try:
+        built = with_weights_of(model_of_configuration(model, numbers, "cpu"), cut)
+        return difference(run(cut, check.inputs[0]), run(built, check.inputs[0]), 1e-5) is None
+    except Exception:  # noqa: BLE001 - the class may raise anything
+        return False
+
+
 def _cut_copy(
     model: nn.Module, plan: RemovalPlan, left_out: Mapping[str, str], scores: Mapping[str, tuple[float, float]]
 ) -> nn.Module:
@@ -319,7 +367,9 @@ def _cut_copy(
     small = copied(model)
     surgeries = cut_(small, plan)
     recompute_shapes_(small)
-    attach_(small, replace(cut_record(model, plan, surgeries, left_out), scores=scores))
+    record = cut_record(model, plan, surgeries, left_out)
+    attach_(small, replace(record, scores=scores))
+    guard_save_pretrained_(small, record.surgery)
     return small
 
 
