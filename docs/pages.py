@@ -176,6 +176,8 @@ def magics_page() -> str:
 
 def prose(text: str) -> str:
     """Return plain text as Markdown: nothing in it is markup, and options are set as code."""
+    # A parser breaks its lines, also behind a hyphen.
+    text = re.sub(r"(?<=\w)-\n(?=\w)", "-", text)
     text = re.sub(r"([\\`*_$|<\[\]{}])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", text)
 

@@ -109,7 +109,11 @@ def size_figure(path: Path) -> None:
 def headline_figure(path: Path) -> None:
     """Draw what each contestant delivered within the budgets: accuracy lost, size and time."""
     rows = known_rows(HERE / "headline_runs.csv")
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    # A model that not every contestant was run on compares nothing.
+    ran = {
+        model: {row["contestant"] for row in rows if row["model"] == model} for model in (row["model"] for row in rows)
+    }
+    models = [model for model, contestants in ran.items() if contestants == set(CONTESTANTS)]
     colours = dict(zip(CONTESTANTS, ("tab:red", "tab:blue", "tab:green", "tab:orange", "tab:purple"), strict=True))
     figure, axes = plt.subplots(1, 3, figsize=(11, 1.1 + 0.75 * len(models)), sharey=True, layout="constrained")
     for at, model in enumerate(models):
@@ -133,7 +137,12 @@ def headline_figure(path: Path) -> None:
     shown = [contestant for contestant in CONTESTANTS if any(row["contestant"] == contestant for row in rows)]
     handles = [
         plt.Line2D(
-            [], [], marker="o", linestyle="", color=colours[name], label=name if name == OURS else f"with {name}"
+            [],
+            [],
+            marker="o",
+            linestyle="",
+            color=colours[name],
+            label=name if name == OURS else f"Optuna, torch-pruning, {name}",
         )
         for name in shown
     ]

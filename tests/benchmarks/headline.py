@@ -173,7 +173,7 @@ TASKS = {
     "mlp": Task(rows_of_pixels, perceptron, (40, 4), 64),
     "lenet": Task(pictures, lenet, (25, 3), 64),
     "resnet": Task(pictures, resnet, (6, 2), 1),
-    "encoder": Task(passages, encoder, (6, 2), 1, "dynamic"),
+    "encoder": Task(passages, encoder, (15, 2), 1, "dynamic"),
     "causal LM": Task(characters, causal, (8, 1), 1, "dynamic"),
 }
 
