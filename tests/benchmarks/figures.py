@@ -115,7 +115,7 @@ def headline_figure(path: Path) -> None:
     }
     models = [model for model, contestants in ran.items() if contestants == set(CONTESTANTS)]
     colours = dict(zip(CONTESTANTS, ("tab:red", "tab:blue", "tab:green", "tab:orange", "tab:purple"), strict=True))
-    figure, axes = plt.subplots(1, 3, figsize=(11, 1.1 + 0.75 * len(models)), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(11, 1.5 + 0.75 * len(models)), sharey=True, layout="constrained")
     for at, model in enumerate(models):
         for place, contestant in enumerate(CONTESTANTS):
             own = [row for row in rows if (row["model"], row["contestant"]) == (model, contestant)]
@@ -146,7 +146,7 @@ def headline_figure(path: Path) -> None:
         )
         for name in shown
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     save(figure, path)
 
 
