@@ -1,16 +1,16 @@
-"""Sizes that the code of a module writes as numbers: calls of `reshape` get other sizes after a cut.
+"""Sizes that the code of a module writes as numbers: calls of `reshape` and `split` get other sizes after a cut.
 
 `qkv.reshape(B, N, 3, 4, C // 4)` holds the number of heads as a literal, or computes a size from the width of the
 model, which stays. No attribute can be changed so that the call fits the cut tensor. The module gets a pair of hooks
-that watch its calls of `reshape`, `view` and `unflatten`, and replace the sizes that a rule names. A call whose sizes
-already fit is not changed. The rules come from the traced graph; whether they are right is decided by the comparison
-of the cut model with the masked one.
+that watch its calls of `reshape`, `view`, `unflatten` and `split`, and replace the sizes that a rule names. A call
+whose sizes already fit is not changed. The rules come from the traced graph; whether they are right is decided by the
+comparison of the cut model with the masked one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from typing import Any
@@ -108,6 +108,62 @@ class Resize:
         return (*sizes[:start], *scaled, *sizes[stop:])
 
 
+@dataclass(frozen=True)
+class Resplit:
+    """The sizes of the pieces that a module splits a dimension into, and the sizes that it gets instead.
+
+    Attributes:
+        n_dims: How many dimensions the tensor has.
+        end: How many dimensions follow the one that is split.
+        old: The sizes before the cut.
+        new: The sizes after it.
+
+    Raises:
+        CompressionError: There is no such dimension, or the sizes do not get smaller.
+    """
+
+    n_dims: int
+    end: int
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        is_valid = 0 <= self.end < self.n_dims and 0 < len(self.old) == len(self.new)
+        if not is_valid or self.old == self.new or any(not 0 < b <= a for a, b in zip(self.old, self.new, strict=True)):
+            raise CompressionError(f"the sizes of pieces can only get smaller, got {self.old} and {self.new}")
+
+    @property
+    def numbers(self) -> dict[str, int | tuple[int, ...]]:
+        """The rule as numbers above zero; the third of `dims` tells it from a `Resize`."""
+        return {"dims": (self.n_dims, self.end + 1, 1), "old": self.old, "new": self.new}
+
+    def pieces_for(self, asked: int | Sequence[int], shape: Sequence[int], dim: int) -> tuple[int, ...] | None:
+        """Return the sizes of the pieces for a call that asks for `asked`; None if the rule does not apply to it."""
+        if len(shape) != self.n_dims or dim % len(shape) != self.n_dims - 1 - self.end:
+            return None
+        if not _is(shape[dim], sum(self.new)):
+            return None
+        if isinstance(asked, int):
+            total = sum(self.old)
+            asked = [min(asked, total - start) for start in range(0, total, asked)] if asked > 0 else []
+        return self.new if tuple(asked) == self.old else None
+
+
+Rule = Resize | Resplit
+
+
+def rule_from_numbers(numbers: Mapping[str, int | tuple[int, ...]]) -> Rule:
+    """Return the rule that `numbers` describes.
+
+    Raises:
+        CompressionError: They describe none.
+    """
+    dims, old, new = (numbers.get(name) for name in ("dims", "old", "new"))
+    if isinstance(dims, tuple) and len(dims) == 3 and isinstance(old, tuple) and isinstance(new, tuple):
+        return Resplit(dims[0], dims[1] - 1, old, new)
+    return Resize.from_numbers(numbers)
+
+
 def _is(size: int, number: int) -> bool:
     """Whether a size is `number`. A symbol of an exporter is none: it would be fixed by the comparison."""
     return isinstance(size, int) and size == number
@@ -119,27 +175,41 @@ def _changed(size: int, old: int, new: int) -> int:
 
 _RESHAPES: frozenset[Callable[..., Any]] = frozenset({Tensor.reshape, Tensor.view, torch.reshape})
 _UNFLATTENS: frozenset[Callable[..., Any]] = frozenset({Tensor.unflatten, torch.unflatten})
+_SPLITS: tuple[Any, ...] = (Tensor.split, torch.split, Tensor.split_with_sizes, torch.split_with_sizes)
 
 
 class _ResizeMode(TorchFunctionMode):
-    """Replaces sizes in the calls of `reshape`, `view` and `unflatten` while it is active."""
+    """Replaces sizes in the calls of `reshape`, `view`, `unflatten` and `split` while it is active."""
 
-    def __init__(self, rules: Iterable[Resize]) -> None:
+    def __init__(self, rules: Iterable[Rule]) -> None:
         super().__init__()
         self.rules = tuple(rules)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in _SPLITS:
+            return func(*self._with_new_pieces(args, kwargs or {}))
         asked = _asked_sizes(func, args, kwargs or {})
         if asked is not None:
             n_elements = args[0].numel()
-            exact = (rule.sizes_for(asked, n_elements) for rule in self.rules)
-            scaled = (rule.scaled_sizes_for(asked, n_elements) for rule in self.rules)
+            resizes = [rule for rule in self.rules if isinstance(rule, Resize)]
+            exact = (rule.sizes_for(asked, n_elements) for rule in resizes)
+            scaled = (rule.scaled_sizes_for(asked, n_elements) for rule in resizes)
             sizes = next((sizes for sizes in chain(exact, scaled) if sizes is not None), None)
             if sizes is not None:
                 return func(args[0], sizes) if func in _RESHAPES else args[0].reshape(sizes)
         return func(*args, **(kwargs or {}))
+
+    def _with_new_pieces(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The arguments of a call of `split`: the tensor, the sizes of the pieces, and the dimension."""
+        # The functions name their arguments differently, but have them in the same order.
+        dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+        tensor, asked = [*args, *(value for name, value in kwargs.items() if name != "dim")][:2]
+        rules = (rule for rule in self.rules if isinstance(rule, Resplit))
+        new = (rule.pieces_for(asked, tensor.shape, dim) for rule in rules)
+        pieces = next((sizes for sizes in new if sizes is not None), None)
+        return tensor, asked if pieces is None else list(pieces), dim
 
 
 def _asked_sizes(func: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[int] | None:
@@ -176,9 +246,10 @@ class _Leave:
         self.mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
-def resize_(module: nn.Module, rule: Resize) -> None:
-    """Let `module` call `reshape` with the sizes of `rule`, in place. A rule for sizes that an earlier rule made
-    replaces it.
+def resize_(module: nn.Module, rule: Rule) -> None:
+    """Let `module` call `reshape` or `split` with the sizes of `rule`, in place.
+
+    A rule for sizes that an earlier rule made replaces it.
     """
     mode = next((hook.mode for hook in module._forward_pre_hooks.values() if isinstance(hook, _Enter)), None)
     if mode is None:
@@ -187,12 +258,12 @@ def resize_(module: nn.Module, rule: Resize) -> None:
         module.register_forward_hook(_Leave(mode), always_call=True)
         return
     joined = [
-        Resize(before.n_dims, before.end, before.old, rule.new)
-        if (before.n_dims, before.end, before.new) == (rule.n_dims, rule.end, rule.old)
+        replace(before, new=rule.new)
+        if (type(before), before.n_dims, before.end, before.new) == (type(rule), rule.n_dims, rule.end, rule.old)
         else before
         for before in mode.rules
     ]
     mode.rules = tuple(dict.fromkeys([*joined, *([] if joined != list(mode.rules) else [rule])]))
 
 
-__all__ = ["Resize", "resize_"]
+__all__ = ["Resize", "Resplit", "Rule", "resize_", "rule_from_numbers"]

@@ -14,7 +14,7 @@ from nbcompress.compressors.factorize import LowRank, low_rank_like
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import is_integer, number_at, set_number_
 from nbcompress.compressors.record import Surgery, unit_axis
-from nbcompress.compressors.resize import Resize, resize_
+from nbcompress.compressors.resize import resize_, rule_from_numbers
 from nbcompress.errors import CompressionError
 
 
@@ -38,7 +38,7 @@ def replay_surgery_(model: nn.Module, surgery: Surgery) -> None:
     elif surgery.kind == "bypass":
         bypass_(model, surgery.module)
     elif surgery.kind == "resize":
-        resize_(_module(model, surgery), Resize.from_numbers(surgery.attributes))
+        resize_(_module(model, surgery), rule_from_numbers(surgery.attributes))
     else:
         raise CompressionError(f"a surgery is cut, resize, factorize, remove or bypass, got {surgery.kind!r}")
 

@@ -107,6 +107,14 @@ class Fixed(nn.Module):
         return self.left(left) + self.right(torch.relu(right))
 
 
+class Narrow(Fixed):
+    """The same pieces by `narrow`, whose numbers stay."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        return self.left(x.narrow(-1, 0, 5)) + self.right(torch.relu(x.narrow(-1, 5, 11)))
+
+
 class Options(nn.Module):
     """Attention that reads the number of heads from a dictionary."""
 
@@ -236,7 +244,8 @@ AWKWARD = {
     "MultiheadAttention": Architecture(Cross, lambda: (numbers(2, 7, 5), numbers(2, 4, 6), _masked(4))),
     "TransformerEncoderLayer": Architecture(WithMultihead, lambda: numbers(2, 5, 6)),
     "TransformerEncoder, tied": Architecture(Encoder, lambda: (tokens(2, 7), _masked(7))),
-    "pieces of fixed lengths": Architecture(Fixed, lambda: numbers(3, 6), refused="the cut model fails"),
+    "pieces of fixed lengths": Architecture(Fixed, lambda: numbers(3, 6), share=0.4),
+    "narrow of fixed lengths": Architecture(Narrow, lambda: numbers(3, 6), refused="the cut model fails"),
     "heads as literals": Architecture(LiteralHeads, lambda: numbers(2, 5, 6)),
     "heads as literals, width left open": Architecture(OpenWidth, lambda: numbers(2, 5, 6)),
     "heads merged with the batch": Architecture(HeadsInBatch, lambda: numbers(2, 5, 6)),

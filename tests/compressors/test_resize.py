@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import nbcompress as nc
 from nbcompress.compressors.coupling.rules_elements import einsum_terms
 from nbcompress.compressors.record import record_of
-from nbcompress.compressors.resize import Resize, resize_
+from nbcompress.compressors.resize import Resize, Resplit, resize_, rule_from_numbers
 from nbcompress.errors import CompressionError
 
 # Queries, keys and values, 4 heads of width 8, of which 2 stay.
@@ -63,8 +63,72 @@ def test_numbers_of_a_damaged_file_are_refused(numbers: dict[str, int | tuple[in
         Resize.from_numbers(numbers)
 
 
+# A last dimension of 5 and 11, of which 2 and 4 stay.
+PIECES = Resplit(2, 0, (5, 11), (2, 4))
+HALVES = Resplit(3, 1, (8, 8), (4, 4))
+
+
 def test_numbers_give_the_rule_back() -> None:
-    assert Resize.from_numbers(SPLIT.numbers) == SPLIT
+    assert [rule_from_numbers(rule.numbers) for rule in (SPLIT, PIECES, HALVES)] == [SPLIT, PIECES, HALVES]
+
+
+@pytest.mark.parametrize(
+    ("rule", "asked", "shape", "dim", "expected"),
+    [
+        (PIECES, [5, 11], (3, 6), -1, (2, 4)),
+        (PIECES, [5, 11], (3, 16), 1, None),  # a tensor that was not cut
+        (PIECES, [5, 11], (6, 3), 0, None),  # another dimension
+        (PIECES, [5, 11], (3, 2, 6), -1, None),
+        (PIECES, [2, 4], (3, 6), -1, None),  # computed from what is left
+        (HALVES, 8, (3, 8, 5), 1, (4, 4)),
+        (HALVES, [8, 8], (3, 8, 5), -2, (4, 4)),
+        (HALVES, 4, (3, 8, 5), 1, None),
+        (HALVES, 8, (3, 16, 5), 1, None),
+    ],
+)
+def test_pieces(
+    rule: Resplit, asked: int | list[int], shape: tuple[int, ...], dim: int, expected: tuple[int, ...] | None
+) -> None:
+    assert rule.pieces_for(asked, shape, dim) == expected
+
+
+@pytest.mark.parametrize(("old", "new"), [((8, 8), (8, 8)), ((8, 8), (9, 4)), ((8, 8), (4,)), ((8, 8), (0, 4))])
+def test_a_wrong_rule_for_pieces_is_refused(old: tuple[int, ...], new: tuple[int, ...]) -> None:
+    with pytest.raises(CompressionError, match="can only get smaller"):
+        Resplit(3, 1, old, new)
+
+
+class Pieces(nn.Module):
+    """A gate whose halves are taken in one of the ways to write a length as a number."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.a, self.b = nn.Linear(4, 16), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if self.how == "int":
+            value, gate = x.split(8, dim=-1)
+        elif self.how == "list":
+            value, gate = torch.split(x, [8, 8], -1)
+        else:
+            gate, value = x.split_with_sizes(split_sizes=[8, 8], dim=1)
+        return self.b(value * torch.sigmoid(gate))
+
+
+@pytest.mark.parametrize("how", ["int", "list", "sizes"])
+def test_pieces_as_literals_are_cut_twice_and_saved(how: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Pieces(how).eval(), torch.randn(2, 4)
+    half = nc.prune(model, 0.5, granularity="channel", example=x)
+    quarter = nc.prune(half, 0.5, granularity="channel", example=x)
+    assert [m.a.weight.shape[0] for m in (model, half, quarter)] == [16, 8, 4]
+    # Each unit goes from both halves.
+    first, second = record_of(half).kept_indices["a"].reshape(2, 4)
+    assert (second - first == 8).all()
+    loaded = nc.load(nc.save(quarter, tmp_path / "quarter.nbz"), Pieces(how)).eval()
+    torch.testing.assert_close(loaded(torch.ones(5, 4)), quarter(torch.ones(5, 4)))
 
 
 class Reshapes(nn.Module):

@@ -138,6 +138,8 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 RULES = {**SHAPE_RULES, **PART_RULES, **ELEMENT_RULES, **PRODUCT_RULES, **LAYER_RULES}
 
+_SPLITS = ("split", "split_with_sizes")
+
 # Operators of the tracer that run a subgraph, such as the code under `torch.no_grad()`.
 _WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
@@ -152,7 +154,7 @@ class DependencyAnalysis:
         cut_norms: Whether channels that are averaged over may be cut.
         splits: Filled with every split, and the result of its call.
         averages: Filled with every average, if averages may lose channels: the call, the dimension and its ids.
-        reshapes: Filled with every reshape, and the axes of its result.
+        reshapes: Filled with every reshape or split into pieces, and the axes of its result or of its pieces.
     """
 
     channel_ids: ChannelIds
@@ -160,7 +162,7 @@ class DependencyAnalysis:
     cut_norms: bool = False
     splits: list[tuple[ReshapeSplit, ResultIds]] = field(default_factory=list)
     averages: list[tuple[fx.Node, int, NDArray[np.int64]]] = field(default_factory=list)
-    reshapes: list[tuple[fx.Node, TensorIds]] = field(default_factory=list)
+    reshapes: list[tuple[fx.Node, ResultIds]] = field(default_factory=list)
 
     def run(self, graph: fx.Graph, inputs: Mapping[fx.Node, ResultIds]) -> list[ResultIds]:
         """Go through `graph` and return the ids of its outputs.
@@ -202,7 +204,7 @@ class DependencyAnalysis:
             result = unknown_operator(call)
         self.splits.extend((split, result) for split in call.splits)
         self.averages.extend((node, dim, axis) for dim, axis in call.averages or ())
-        if call.name in RESHAPES and isinstance(result, tuple):
+        if call.name in (_SPLITS if isinstance(result, list) else RESHAPES):
             self.reshapes.append((node, result))
         return result
 
@@ -286,14 +288,14 @@ class AveragingCall:
 
 @dataclass(frozen=True)
 class ReshapeCall:
-    """A reshape whose result holds channels that may be removed.
+    """A reshape, or a split into pieces, whose result holds channels that may be removed.
 
     Attributes:
         module: Dotted name of the module that makes the call.
         n_dims: How many dimensions the result has.
-        end: How many of them follow the last one in `sizes`.
+        end: How many of them follow the last one in `sizes`, or the one that is split.
         sizes: The sizes of adjacent dimensions: those that hold channels, and those that one dimension was split into
-            together with them.
+            together with them. For a split, the sizes of the pieces.
         sources: For each of them, as in `AveragingCall`; empty if it holds no channels.
     """
 
@@ -302,6 +304,7 @@ class ReshapeCall:
     end: int
     sizes: tuple[int, ...]
     sources: tuple[tuple[tuple[TensorAxis, int] | None, ...], ...]
+    is_split: bool = False
 
     def sizes_after(self, removed: Mapping[TensorAxis, Collection[int]]) -> tuple[int, ...]:
         """Return the sizes when `removed` is removed from parameters."""
@@ -523,8 +526,11 @@ def _collect_reshapes(
     analysis: DependencyAnalysis, sources: Sources, channel_ids: ChannelIds
 ) -> list[tuple[ReshapeCall, set[int]]]:
     """The reshapes of the analysis whose results hold channels, each with their roots."""
-    found = []
+    found: list[tuple[ReshapeCall, set[int]]] = []
     for node, axes in analysis.reshapes:
+        if isinstance(axes, list):
+            found += _collect_split(node, axes, sources, channel_ids)
+            continue
         roots = [set(channel_ids.roots(axis).tolist()) - {NO_CHANNEL} for axis in axes]
         cut = [dim for dim, of_dim in enumerate(roots) if of_dim]
         if not cut:
@@ -538,6 +544,21 @@ def _collect_reshapes(
         call = ReshapeCall(module_of(node), len(new), len(new) - stop, new[start:stop], of_dims[start:stop])
         found.append((call, set().union(*roots)))
     return found
+
+
+def _collect_split(
+    node: fx.Node, pieces: list[TensorIds], sources: Sources, channel_ids: ChannelIds
+) -> list[tuple[ReshapeCall, set[int]]]:
+    """A split of a dimension of channels; nothing if none of them can be cut."""
+    n_dims = len(pieces[0])
+    dim = OperatorCall(node, ChannelIds(), {})["dim"] % n_dims
+    axes = [piece[dim] for piece in pieces]
+    roots = {root for axis in axes for root in channel_ids.roots(axis).tolist()} - {NO_CHANNEL}
+    if not roots or any(axis is None for axis in axes):
+        return []
+    sizes = tuple(len(axis) for axis in axes if axis is not None)
+    of_pieces = tuple(_sources_of(axis, sources, channel_ids) for axis in axes if axis is not None)
+    return [(ReshapeCall(module_of(node), n_dims, n_dims - 1 - dim, sizes, of_pieces, is_split=True), roots)]
 
 
 def _run_around(cut: list[int], old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, int]:

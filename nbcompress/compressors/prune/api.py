@@ -83,7 +83,8 @@ def prune(
             without these channels only if its norms average over the kept channels.
         layers: Shell patterns on dotted module names, such as `"conv*"`; None chooses all layers.
         example: Input of the model, for `channel` and `layer`: a tensor, a tuple of positional or a dict of keyword
-            inputs. Without it, the first batch of the data is used.
+            inputs. Without it, the first batch of the data is used. Its first two rows serve where the model runs on
+            them.
         data: A `DataLoader`, a data set, or a pair of tensors (inputs, targets). Needed for fine-tuning and for all
             criteria except `magnitude` and `random`. With `channel` and `layer`, the statistics of batch norms are
             measured on it again.

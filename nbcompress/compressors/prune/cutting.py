@@ -21,7 +21,7 @@ from nbcompress.compressors.coupling import AveragingCall, ReshapeCall, TensorAx
 from nbcompress.compressors.keras import update_layers_
 from nbcompress.compressors.numbers import number_at, set_number_
 from nbcompress.compressors.record import Grid, Record, Surgery, TensorRecord, record_of, unit_axis
-from nbcompress.compressors.resize import Resize, resize_
+from nbcompress.compressors.resize import Resize, Resplit, Rule, resize_
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RemovalPlan:
     removed: Mapping[TensorAxis, frozenset[int]]
     attributes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     averages: tuple[AveragingCall, ...] = ()
-    resizes: tuple[tuple[str, Resize], ...] = ()
+    resizes: tuple[tuple[str, Rule], ...] = ()
 
 
 def plan_of_units(
@@ -54,7 +54,7 @@ def plan_of_units(
         units: What is removed.
         attributes: See `RemovalPlan`.
         averages: The calls that average over the units.
-        reshapes: The calls that ask for sizes as before the cut and need others.
+        reshapes: The reshapes and splits that ask for sizes as before the cut and need others.
     """
     removed: dict[TensorAxis, set[int]] = {}
     for unit in units:
@@ -65,10 +65,12 @@ def plan_of_units(
     return RemovalPlan(frozen_sets, attributes or {}, tuple(dict.fromkeys(averages)), tuple(rules))
 
 
-def _rules_of(call: ReshapeCall, removed: Mapping[TensorAxis, frozenset[int]]) -> list[Resize]:
+def _rules_of(call: ReshapeCall, removed: Mapping[TensorAxis, frozenset[int]]) -> list[Rule]:
     """The rule for the sizes of a call after `removed` was removed; none if they stay."""
     new = call.sizes_after(removed)
-    return [Resize(call.n_dims, call.end, call.sizes, new)] if new != call.sizes and 0 not in new else []
+    if new == call.sizes or 0 in new:
+        return []
+    return [(Resplit if call.is_split else Resize)(call.n_dims, call.end, call.sizes, new)]
 
 
 @torch.no_grad()

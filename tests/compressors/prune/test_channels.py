@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 from functools import cache
+from typing import Any
+from weakref import WeakSet
 
 import channel_zoo as zoo
 import pytest
@@ -523,6 +525,48 @@ class Dividing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(self.a(x).relu() / (self.a.weight.norm(dim=1) + self.a.bias.abs()))  # type: ignore[no-any-return]
+
+
+class Counting(nn.Module):
+    """Notes the rows of each call, and how many of the copies that have run are still there."""
+
+    def __init__(self, rows: list[int], seen: WeakSet[nn.Module], most: list[int]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.note = lambda model, x: (rows.append(len(x)), seen.add(model), most.append(len(seen)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.note(self, x)
+        return self.b(torch.relu(self.a(x)))  # type: ignore[no-any-return]
+
+
+def test_the_checks_run_on_few_rows_and_hold_one_copy() -> None:
+    rows: list[int] = []
+    most: list[int] = []
+    small = cut(Counting(rows, WeakSet(), most), example=torch.randn(64, 4))
+    assert small.a.out_features == 4
+    # The example, its trace, twice with other values and one row more, twice with other weights, and in training mode.
+    assert rows == [2, 2, 3, 3, 2, 2, 2]
+    assert max(most) == 1
+
+
+def cut(model: nn.Module, **options: Any) -> Any:
+    return prune(model, 0.5, granularity="channel", **options)
+
+
+class NeedsAllRows(nn.Module):
+    """The rows are no batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)).reshape(-1, 5, 8).mean(1))  # type: ignore[no-any-return]
+
+
+def test_all_rows_of_the_example_serve_where_two_do_not_run() -> None:
+    assert cut(NeedsAllRows(), example=torch.randn(5, 4)).a.out_features == 4
 
 
 def test_a_masked_model_that_gives_nan_is_named() -> None:
