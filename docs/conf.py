@@ -12,6 +12,7 @@ exclude_patterns = ["extra"]
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 templates_path: list[str] = []

@@ -82,6 +82,8 @@ def page_of(path: Path) -> str | None:
         return "index.md"
     if path.is_relative_to(ROOT / "docs") and path.suffix in (".md", ".png"):
         return str(path.relative_to(ROOT / "docs"))
+    if path.parent == ROOT / "examples" and path.suffix == ".ipynb":
+        return str(path.relative_to(ROOT))
     is_page = path.parent == ROOT and path.suffix == ".md" and path.name != "README.zh-CN.md"
     return path.name.lower() if is_page else None
 
@@ -174,6 +176,8 @@ def magics_page() -> str:
 
 def prose(text: str) -> str:
     """Return plain text as Markdown: nothing in it is markup, and options are set as code."""
+    # A parser breaks its lines, also behind a hyphen.
+    text = re.sub(r"(?<=\w)-\n(?=\w)", "-", text)
     text = re.sub(r"([\\`*_$|<\[\]{}])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", text)
 

@@ -22,7 +22,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from headline import CONTESTANTS, OURS, SIZE, TIME, known_rows
+from headline import CONTESTANTS, OURS, SIZE, TIME, is_within, known_rows
 from problems import PROBLEMS
 from pruned_layers import PRUNED_LAYERS
 from records import RESULTS, processor
@@ -109,13 +109,17 @@ def size_figure(path: Path) -> None:
 def headline_figure(path: Path) -> None:
     """Draw what each contestant delivered within the budgets: accuracy lost, size and time."""
     rows = known_rows(HERE / "headline_runs.csv")
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    # A model that not every contestant was run on compares nothing.
+    ran = {
+        model: {row["contestant"] for row in rows if row["model"] == model} for model in (row["model"] for row in rows)
+    }
+    models = [model for model, contestants in ran.items() if contestants == set(CONTESTANTS)]
     colours = dict(zip(CONTESTANTS, ("tab:red", "tab:blue", "tab:green", "tab:orange", "tab:purple"), strict=True))
-    figure, axes = plt.subplots(1, 3, figsize=(11, 1.1 + 0.75 * len(models)), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(11, 1.5 + 0.75 * len(models)), sharey=True, layout="constrained")
     for at, model in enumerate(models):
         for place, contestant in enumerate(CONTESTANTS):
             own = [row for row in rows if (row["model"], row["contestant"]) == (model, contestant)]
-            good, y = [row for row in own if row["within"] == "1"], at + 0.16 * (place - 2)
+            good, y = [row for row in own if is_within(row)], at + 0.16 * (place - 2)
             if own and not good:
                 axes[0].text(0.02, y, "nothing within the budgets", color=colours[contestant], fontsize=7, va="center")
             for row in good:
@@ -133,11 +137,16 @@ def headline_figure(path: Path) -> None:
     shown = [contestant for contestant in CONTESTANTS if any(row["contestant"] == contestant for row in rows)]
     handles = [
         plt.Line2D(
-            [], [], marker="o", linestyle="", color=colours[name], label=name if name == OURS else f"with {name}"
+            [],
+            [],
+            marker="o",
+            linestyle="",
+            color=colours[name],
+            label=name if name == OURS else f"Optuna, torch-pruning, {name}",
         )
         for name in shown
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     save(figure, path)
 
 

@@ -12,8 +12,9 @@ same loop for tuning, and the same 8 bits for weights and activations:
 
 A budget is a share of the dense network as a float32 file in ONNX Runtime: `SIZE` of its length and `TIME` of its
 median time, files timed in turn. Each contestant delivers what is best on validation data among what keeps both. What
-is delivered is measured again: length, time against the dense file in turn, accuracy on data that no trial saw. Rows
-are appended to `results/headline.csv`; a row that is there is not computed again.
+is delivered is measured again: length, time against the dense file in turn, accuracy on data that no trial saw. It
+counts only if it still keeps the budget of time. Rows are appended to `results/headline.csv`; a row that is there is
+not computed again.
 
     python tests/benchmarks/headline.py [--models mlp lenet] [--seeds 2] [--seconds 120] [--contestants ...] [--smoke]
 """
@@ -172,7 +173,7 @@ TASKS = {
     "mlp": Task(rows_of_pixels, perceptron, (40, 4), 64),
     "lenet": Task(pictures, lenet, (25, 3), 64),
     "resnet": Task(pictures, resnet, (6, 2), 1),
-    "encoder": Task(passages, encoder, (6, 2), 1, "dynamic"),
+    "encoder": Task(passages, encoder, (15, 2), 1, "dynamic"),
     "causal LM": Task(characters, causal, (8, 1), 1, "dynamic"),
 }
 
@@ -441,6 +442,14 @@ def row(model: str, seed: int, contestant: str, seconds: float, machine: str, fo
     return found
 
 
+def is_within(found: dict[str, str]) -> bool:
+    """Whether what was delivered keeps the budget of time when it is measured again.
+
+    Of many trials with noisy times one can look fast by chance. The size does not change.
+    """
+    return found["within"] == "1" and float(found["time"]) <= TIME
+
+
 def table(rows: list[dict[str, str]]) -> str:
     """A row for each model and contestant: means over seeds of what was delivered."""
     lines = ["| model | contestant | seeds within the budgets | trials | size | time | accuracy | dense |"]
@@ -450,14 +459,16 @@ def table(rows: list[dict[str, str]]) -> str:
             own = [found for found in rows if (found["model"], found["contestant"]) == (model, contestant)]
             if not own:
                 continue
-            good = [found for found in own if found["within"] == "1"]
+            good = [found for found in own if is_within(found)]
 
             def mean(name: str, among: list[dict[str, str]]) -> float:
                 return sum(float(found[name]) for found in among) / len(among)
 
             trials = f"{mean('trials', own):.0f}"
             dense = f"{100 * mean('dense_accuracy', own):.1f} %"
-            shown = ["", "", own[0]["note"] or "none within the budgets"]
+            slow = [float(found["time"]) for found in own if found["within"] == "1"]
+            why = f"time {slow[0]:.2f} when measured again" if slow else "none within the budgets"
+            shown = ["", "", own[0]["note"] or why]
             if good:
                 shown = [
                     f"{mean('size', good):.3f}",
