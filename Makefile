@@ -42,16 +42,23 @@ lab: $(VENV)/installed
 
 test: lint types python-tests front-tests browser-tests
 
-# Notebooks that are too long for every test run, and long campaigns of faults: kills and cut journals, 200 of each.
-# `make nightly FAULTS=1000` runs more. Then the tests of the search and of the compressors with the oldest versions that
-# pyproject.toml allows.
+# Notebooks that are too long for every test run, and long campaigns of faults, 200 of each kind, one file after the
+# other: if one fails, the others still run. `make nightly FAULTS=1000` runs more faults, and
+# `make nightly PIECES=tests/faults/test_kills.py` one file of them.
+# If none failed, the search and the compressors are tested with the oldest versions that pyproject.toml allows.
 FAULTS   ?= 200
+PIECES   ?= $(wildcard tests/faults/test_*.py) tests/test_package.py
 nightly: $(VENV)/installed-test
-	@echo "== notebooks, each in its short mode"
+	@failed=; echo "== notebooks, each in its short mode"; \
 	for notebook in keras transformer; do \
-	  $(ENV) $(BIN)/python examples/run.py examples/$$notebook.ipynb --output output/short --short || exit 1; done
-	@echo "== faults"
-	$(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
+	  $(ENV) $(BIN)/python examples/run.py examples/$$notebook.ipynb --output output/short --short \
+	    || failed="$$failed $$notebook"; \
+	done; \
+	for piece in $(PIECES); do \
+	  echo "== $$piece"; \
+	  $(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest $$piece || failed="$$failed $$piece"; \
+	done; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 	$(MAKE) oldest-tests
 
 # These versions have an environment of their own, without the extras; one file of tests needs ONNX Runtime.

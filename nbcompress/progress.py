@@ -66,7 +66,8 @@ def _ignore(n: float) -> None:
 class _DelayedBar:
     def __init__(self, text: str, total: float | None, unit: str) -> None:
         self._options: dict[str, Any] = {"desc": text, "total": total, "unit": unit}
-        self._started, self._n = time.monotonic(), 0
+        self._started = time.monotonic()
+        self._n: float = 0
         self._bar: Any = None
         # The output of a notebook that holds the bar.
         self._output: Any = None

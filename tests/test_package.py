@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 from importlib import import_module
 from pathlib import Path
 
+import pytest
 from hatchling.builders.wheel import WheelBuilder
 from oldest_versions import oldest_versions
 
@@ -49,6 +53,35 @@ def test_a_wheel_switches_on_the_part_for_jupyter_server() -> None:
     assert config == {"ServerApp": {"jpserver_extensions": {"nbcompress": True}}}
     (point,) = nbcompress._jupyter_server_extension_points()
     assert hasattr(import_module(point["module"]), "_load_jupyter_server_extension")
+
+
+@pytest.mark.skipif("NBCOMPRESS_FAULTS" not in os.environ, reason="takes minutes; run by `make nightly`")
+@pytest.mark.timeout(1200)
+def test_a_wheel_of_a_clean_environment_works_without_node(tmp_path: Path) -> None:
+    """Built from what is committed, in an environment of its own, and installed in another one."""
+
+    def run(*command: str | Path, path: str = "/usr/bin:/bin", cwd: Path = tmp_path) -> str:
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(command, env={**env, "PATH": path}, cwd=cwd, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run("git", "clone", "--quiet", ROOT, tmp_path / "source")
+    builder, user = ((tmp_path / name / "bin").absolute() for name in ("builder", "user"))
+    for place in (builder, user):
+        venv.create(place.parent, with_pip=True)
+    run(builder / "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, tmp_path / "source")
+    (wheel,) = tmp_path.glob("*.whl")
+    # The other packages are those of this environment.
+    packages = run(user / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    (Path(packages) / "others.pth").write_text(sysconfig.get_path("purelib"))
+    run(user / "python", "-m", "pip", "install", "--quiet", "--no-deps", wheel)
+    assert str(user.parent) in run(user / "python", "-c", "import nbcompress; print(nbcompress.__file__)")
+    for module in ("jupyterlab.labextensions", "jupyter_server.extension.serverextension"):
+        listed = run(user / "python", "-m", module, "list", path=str(user))
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", listed).partition(str(user.parent))[2]
+        assert re.search(r"nbcompress\b[^\n]*enabled", plain), listed
+        assert re.search(r"nbcompress v?0\.1\.0[^\n]* OK", plain), listed
 
 
 def test_nothing_but_the_server_part_imports_jupyter_server() -> None:

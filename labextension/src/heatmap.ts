@@ -1,4 +1,5 @@
-// Maps over two parameters: the predicted metric and the acquisition, side by side.
+// Maps over two parameters, side by side: the predicted metric, the acquisition, and the probability of meeting every
+// constraint without failing.
 
 import { axes, canvas, LETTER, linePath, MARGIN, type Box } from "./chart";
 import type { Parameter, Scalar, Study, Trial } from "./data";
@@ -62,6 +63,10 @@ export function makeMaps(study: Study, surrogate: Surrogate, through: Point, nam
     const largest = Math.max(...cells.flat());
     const row = cells.findIndex((cellsOfRow) => cellsOfRow.includes(largest));
     most = row < 0 ? null : { across: across.values[cells[row]!.indexOf(largest)] ?? null, up: up.values[row] ?? null };
+  }
+  if (surrogate.feasibility(points[0]?.[0] ?? {}) !== null) {
+    const cells = points.map((row) => row.map((point) => surrogate.feasibility(point) ?? 1));
+    fields.push({ title: trans.__("probability of success"), cells, isBare: false });
   }
   return { across, up, fields, most };
 }

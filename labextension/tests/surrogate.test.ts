@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { readStudy, type Study } from "../src/data";
+import { makeMaps } from "../src/heatmap";
 import { erfcx, logCdf, logH } from "../src/normal";
 import { completePoint, fromUnit, isActive, gridOf, toUnit, type Point } from "../src/space";
 import { Surrogate } from "../src/surrogate";
@@ -52,6 +53,20 @@ for (const file of readdirSync(FOLDER)) {
     }
   });
 }
+
+test("maps show the probability of success where trials can fail", () => {
+  const { study } = JSON.parse(readFileSync(new URL("failing.json", FOLDER), "utf8")) as { study: Study };
+  const surrogate = Surrogate.of(study)!;
+  const [first, second] = study.parameters.map(({ name }) => name) as [string, string];
+  const through = completePoint(study.parameters, {});
+  const maps = makeMaps(study, surrogate, through, [first, second], study.metrics[0]!);
+  assert.deepEqual(
+    maps.fields.map(({ title }) => title),
+    ["predicted score", "acquisition", "probability of success"],
+  );
+  const point = completePoint(study.parameters, { ...through, [first]: maps.across.values[0]!, [second]: maps.up.values[1]! });
+  assert.equal(maps.fields[2]!.cells[1]![0], surrogate.feasibility(point));
+});
 
 test("the normal distribution in its tails", () => {
   // To ten digits: erfcx and log_ndtr of scipy.special, log_h of nbcompress.optimize.acquisition.

@@ -37,6 +37,7 @@ from nbcompress.compressors.layers import check_model, select, unique_parameters
 from nbcompress.compressors.prune.layers import count_blocks
 from nbcompress.errors import CompressionError, SearchError, check_integer, did_you_mean, first_line, option
 from nbcompress.measure import latency_ms
+from nbcompress.progress import progress_bar
 from nbcompress.public import public
 
 Point = Mapping[str, Any]
@@ -394,12 +395,15 @@ class _Writer:
         """
         found: list[tuple[float, Point]] = []
         costs: list[str] = []
-        for harshness, base in self._bases():
-            for steps in self._raised_together():
-                share, cost = self._least_share(base, steps)
-                costs.append(cost)
-                if share is not None:
-                    found.append((harshness + share, _moved(base, steps, share)))
+        bases, ways = self._bases(), self._raised_together()
+        with progress_bar("first trials", len(bases) * len(ways), "setting") as advance:
+            for harshness, base in bases:
+                for steps in ways:
+                    share, cost = self._least_share(base, steps)
+                    costs.append(cost)
+                    if share is not None:
+                        found.append((harshness + share, _moved(base, steps, share)))
+                    advance(1)
         if not found:
             least = min(costs, key=lambda cost: float(cost.split()[0]))
             limits = ((self.limits.kilobytes, "kB"), (self.limits.milliseconds, "ms"))

@@ -122,7 +122,8 @@ def kmeans(values: NDArray[np.float32], k: int, start: Start = "best", seed: int
     ascending = np.sort(values)
     is_first = np.append(True, ascending[1:] != ascending[:-1])
     if np.count_nonzero(is_first) <= k:
-        return ascending[is_first].astype(np.float64)
+        distinct: Floats = ascending[is_first].astype(np.float64)
+        return distinct
     del is_first
     line = _Line(ascending, k)
     starts = ("density", "linear") if start == "best" else (start,)
@@ -210,7 +211,7 @@ def round_to_codebook(tensor: Tensor, codebook: Codebook, is_pruned: bool) -> Te
     middles = (values[1:].double() + values[:-1].double()) / 2
     # Part by part, because numbers in double precision and their codes take four times the memory of the tensor.
     flat, nearest = tensor.detach().reshape(-1), torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
-    for part, rounded in zip(flat.split(_PART), nearest.split(_PART), strict=True):
+    for part, rounded in zip(torch.split(flat, _PART), torch.split(nearest, _PART), strict=True):
         rounded.copy_(values[torch.bucketize(part.double(), middles)])
         if is_pruned:
             rounded.masked_fill_(part == 0, 0.0)

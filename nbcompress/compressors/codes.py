@@ -20,7 +20,7 @@ def row_parts(tensor: Tensor, group: str | int) -> list[Tensor]:
     """Cut a tensor along axis 0 into parts of limited size that no group of weights reaches across."""
     if group == "tensor" or tensor.numel() <= _PART:
         return [tensor]
-    return list(tensor.split(max(1, _PART // max(1, tensor[0].numel()))))
+    return list(torch.split(tensor, max(1, _PART // max(1, tensor[0].numel()))))
 
 
 def grid_parts(grid: Grid, parts: Sequence[Tensor]) -> list[Grid]:
@@ -28,7 +28,7 @@ def grid_parts(grid: Grid, parts: Sequence[Tensor]) -> list[Grid]:
     if len(parts) == 1:
         return [grid]
     counts = [grid.n_groups(tuple(part.shape)) for part in parts]
-    pairs = zip(grid.scale.split(counts), grid.zero.split(counts), strict=True)
+    pairs = zip(torch.split(grid.scale, counts), torch.split(grid.zero, counts), strict=True)
     return [replace(grid, scale=scale, zero=zero, in_half=None) for scale, zero in pairs]
 
 
@@ -61,7 +61,7 @@ def codes_of(tensor: Tensor, record: TensorRecord, name: str = "") -> Tensor:
     codes = torch.empty(tensor.shape, dtype=torch.int32, device=tensor.device)
     n_wrong, first = 0, 0.0
     for part, its_codes, grid in zip(parts, row_parts(codes, group), grids, strict=True):
-        its_record = record if grid is None else replace(record, grid=replace(grid, in_half=None))
+        its_record = record if grid is None or grid is record.grid else replace(record, grid=grid)
         its_codes.copy_(_codes_of_part(part, its_record, name))
         wrong = values_of(its_codes, its_record, tensor.dtype) != part
         if bool(wrong.any()):

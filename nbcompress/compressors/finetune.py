@@ -112,7 +112,7 @@ def finetune(
         Batches(valid)
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise CompressionError(
-            f"{option('progress')} must be a function of the share that is done, True or False, "
+            f"{option('progress')} must be True, False or a function of the share that is done, "
             f"got {type(progress).__name__}"
         )
     loss_spec = LossSpec(loss, output)

@@ -55,6 +55,11 @@ def update_layers_(model: nn.Module) -> None:
                 axes.update(dict.fromkeys(axes, n_in))
 
 
+def has_keras_layers(model: nn.Module) -> bool:
+    """Return whether a part of `model` is a layer of Keras."""
+    return next(iter(_layers_of(model)), None) is not None
+
+
 def recompute_shapes_(model: nn.Module) -> None:
     """Compute the shapes between the layers of Keras models again, in place. Keras checks and saves them.
 
@@ -361,4 +366,4 @@ _SIZES: dict[str, Callable[[Any], _Sizes]] = {
     "Embedding": _embedding,
 }
 
-__all__ = ["inference_arguments", "recompute_shapes_", "repair_copy_", "update_layers_"]
+__all__ = ["has_keras_layers", "inference_arguments", "recompute_shapes_", "repair_copy_", "update_layers_"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 from nbcompress.choices import TRIES
-from nbcompress.magics.arguments import MODEL, OUT, OneOf, WholeNumber, argument, expression
+from nbcompress.magics.arguments import MODEL, NO_PROGRESS, OUT, OneOf, WholeNumber, argument, expression
 from nbcompress.magics.base import Bundle, LineMagic, MagicResult, Output, Scope
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ COMPRESS = LineMagic(
         argument("--tries", action="append", type=OneOf(TRIES), help=f"try this only: {', '.join(TRIES)}; repeatable"),
         argument("--study", metavar="NAME", help="the name of the study (made from the cell)"),
         argument("--run", action="store_true", help="run the cell at once and return the best model"),
+        NO_PROGRESS,
         OUT,
     ),
     _compress,

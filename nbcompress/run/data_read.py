@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,10 +26,8 @@ from nbcompress.run.record import is_array, share_memory
 # How deep a value is searched: a loader, its subset, the data set behind it, a list in that.
 _DEPTH = 5
 # Of numbers in an index.
-_SIGNS: dict[type[ast.operator], Callable[[int, int], int]] = {
-    **{ast.Add: add, ast.Sub: sub},
-    **{ast.Mult: mul, ast.FloorDiv: floordiv},
-}
+_Operation = Callable[[int, int], int]
+_SIGNS: dict[type[ast.operator], _Operation] = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.FloorDiv: floordiv}
 # How deep calls of functions are followed.
 _MAX_CALLS = 6
 # Of our functions, those that train, with the place of their data; the others train if `finetune` is given.
@@ -478,8 +477,9 @@ def is_followed(value: Any) -> bool:
 
 def _is_of_person(function: FunctionType) -> bool:
     """Whether a function is of the notebook, or of a module that is not installed."""
-    file = function.__code__.co_filename
-    return "site-packages" not in file and not str(function.__module__).startswith(("nbcompress.", "torch."))
+    top = str(function.__module__).partition(".")[0]
+    is_installed = "site-packages" in function.__code__.co_filename or top in ("nbcompress", "torch")
+    return not is_installed and top not in sys.stdlib_module_names
 
 
 def _call_of(value: Any) -> FunctionType | None:

@@ -236,3 +236,10 @@ def test_layers_of_keras_in_a_model_of_torch(tmp_path: Path) -> None:
     small = nc.prune(model, 0.5, granularity="channel", example=x)
     assert small[1].units == 12
     assert torch.equal(nc.load(nc.save(small, tmp_path / "small.nbz"), build())(x), small(x))
+
+
+@pytest.mark.parametrize("name", ["Keras, residual", "Keras, transformer"])
+def test_layers_of_keras_are_not_removed(name: str) -> None:
+    model, x = built(name)
+    with pytest.raises(CompressionError, match="removes no layers of Keras, which calls, counts and saves the layers"):
+        nc.prune(model, 0.5, granularity="layer", example=x)

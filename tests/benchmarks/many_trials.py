@@ -4,13 +4,17 @@
     python tests/benchmarks/many_trials.py suggest [N ...]      CPU seconds of a suggestion of `gp`, and its memory
     python tests/benchmarks/many_trials.py pending [N ...]      the same while 64 trials run
     python tests/benchmarks/many_trials.py subset               scores with the best share of a subset varied
-    python tests/benchmarks/many_trials.py workers              scores of `gp` by the number of workers
+    python tests/benchmarks/many_trials.py workers [SEED ...]   scores by the number of workers, against Optuna
 
-Trials are simulated: a point is told as soon as a worker would be free.
+Trials are simulated: a point is told as soon as a worker would be free. `workers` appends each search to
+`results/workers.jsonl` and leaves out those that are there, so it can be stopped at any time; at the end it prints the
+medians.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import resource
 import sys
 import tempfile
@@ -19,6 +23,7 @@ from statistics import median
 from time import process_time
 
 import numpy as np
+import search_peers
 from problems import PROBLEMS, Problem
 
 import nbcompress as nc
@@ -32,7 +37,9 @@ WINDOW = 50
 # For `subset`: searches of so many trials, with as many points as the surrogate may learn from.
 SUBSET_TRIALS, SUBSET_POINTS, SUBSET_SEEDS = 300, 80, 3
 SUBSET_PROBLEMS = ("hartmann6", "ackley5", "mixed", "constrained", "zdt1")
-WORKER_TRIALS, WORKER_SEEDS = 100, 5
+WORKER_TRIALS, WORKERS, WORKER_SEEDS = 100, (1, 2, 4, 8, 16, 64), 10
+WORKER_PEERS = ("ours", "optuna tpe", "optuna gp", "random")
+WORKER_RUNS = Path(__file__).parent / "results" / "workers.jsonl"
 WORKER_PROBLEMS = ("branin", "hartmann6", "mixed")
 
 
@@ -140,15 +147,55 @@ def compare_subsets() -> None:
         print(name, {"all" if share is None else share: f"{score:.3g}" for share, score in found.items()}, flush=True)
 
 
-def compare_workers() -> None:
-    """Print the median score by the number of trials that run at a time."""
-    for name in WORKER_PROBLEMS:
-        problem = next(problem for problem in PROBLEMS if problem.name == name)
-        scores = {
-            workers: median(run(problem, WORKER_TRIALS, seed, workers) for seed in range(WORKER_SEEDS))
-            for workers in (1, 4, 16, 64)
-        }
-        print(name, {workers: f"{score:.3g}" for workers, score in scores.items()}, flush=True)
+def run_optuna(problem: Problem, n_trials: int, seed: int, workers: int, sampler: str) -> float:
+    """As `run`, by a sampler of Optuna; TPE takes running trials for bad ones (constant liar)."""
+    import optuna
+
+    peer = search_peers.Optuna(problem, seed, sampler)
+    if sampler == "tpe":
+        with search_peers.quiet():
+            peer.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    rng = np.random.default_rng(seed)
+    running: list[tuple[object, dict[str, object]]] = []
+    points: list[dict[str, object]] = []
+    for number in range(n_trials + workers):
+        if running and (len(running) == workers or number >= n_trials):
+            peer.trial, point = running.pop(int(rng.integers(len(running))))
+            peer.tell(point, problem.losses(point), problem.slacks(point))
+        if number < n_trials:
+            points.append(dict(peer.ask()))
+            running.append((peer.trial, points[-1]))
+    return problem.scores([problem.losses(point) for point in points], [problem.slacks(point) for point in points])[-1]
+
+
+def score(problem: Problem, peer: str, seed: int, workers: int) -> float:
+    if peer == "ours":
+        return run(problem, WORKER_TRIALS, seed, workers)
+    if peer.startswith("optuna"):
+        return run_optuna(problem, WORKER_TRIALS, seed, workers, peer.split()[1])
+    encoder, rng = SpaceEncoder(problem.space), np.random.default_rng(seed)
+    points = [encoder.point(row) for row in encoder.from_cube(rng.random((WORKER_TRIALS, encoder.d)))]
+    return problem.scores([problem.losses(point) for point in points], [problem.slacks(point) for point in points])[-1]
+
+
+def compare_workers(seeds: list[int]) -> None:
+    """Run what is missing, one seed of everything after the other, and print the median scores."""
+    WORKER_RUNS.parent.mkdir(exist_ok=True)
+    runs = [json.loads(line) for line in WORKER_RUNS.read_text().splitlines()] if WORKER_RUNS.exists() else []
+    found = {(line["problem"], line["peer"], line["workers"], line["seed"]): line["score"] for line in runs}
+    for seed in seeds:
+        for name, workers, peer in itertools.product(WORKER_PROBLEMS, WORKERS, WORKER_PEERS):
+            key = (name, peer, workers, seed)
+            if key not in found:
+                problem = next(problem for problem in PROBLEMS if problem.name == name)
+                found[key] = score(problem, peer, seed, workers)
+                line = {"problem": name, "peer": peer, "workers": workers, "seed": seed, "score": found[key]}
+                with WORKER_RUNS.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+    for name, peer in itertools.product(WORKER_PROBLEMS, WORKER_PEERS):
+        by_workers = {n: [s for (p, q, w, _), s in found.items() if (p, q, w) == (name, peer, n)] for n in WORKERS}
+        medians = ", ".join(f"{n}: {median(scores):.3g} ({len(scores)})" for n, scores in by_workers.items() if scores)
+        print(f"{name}, {peer}: {medians}", flush=True)
 
 
 def main() -> None:
@@ -160,7 +207,7 @@ def main() -> None:
     elif what == "subset":
         compare_subsets()
     elif what == "workers":
-        compare_workers()
+        compare_workers(sizes or list(range(WORKER_SEEDS)))
     else:
         raise SystemExit(__doc__)
 

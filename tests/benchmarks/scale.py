@@ -2,13 +2,14 @@
 
     python tests/benchmarks/scale.py [--trials 20] [--engines process pool dask ray] [--megabytes 200]
 
-For each engine, at 1, 2 and 4 jobs: wall-clock seconds for each of the trials of a search whose body does nothing (random
-points, no storage), after a first search has started the workers; the same number of calls by hand on the same workers
-(a fork of a prepared process, `submit`, a Ray task), without a process for each call on pools and clusters; and the CPU
-seconds of the kernel. Then the same with a body that sleeps for half a second, which shows how much of the costs runs
-beside the trials: how many times faster K jobs are than one trial after the other without any engine. Then a search whose body reads a tensor of `--megabytes`: bytes that go to the cluster in the
-first search, in the second one with equal data, in a third one with a small part changed; and how far the memory of the
-kernel grows. Run it on a quiet machine; the load is printed.
+For each engine, at 1, 2 and 4 jobs: wall-clock milliseconds for each of the trials of a search whose body does nothing
+(random points, no storage), from the begin of the first to the end of the last; the same number of calls by hand on the
+same workers (a fork of a prepared process, `submit`, a Ray task), on pools and clusters without a process each;
+the CPU time of the kernel; what the begin and the end of the search take besides; and with a body that sleeps for half
+a second how many times faster it is than one trial after the other without any engine. Then a search whose body reads a
+tensor of `--megabytes` (0 leaves this out): bytes that go to the cluster in the first search, in the second one with
+equal data, in a third one with a small part changed; and how far the memory of the kernel grows.
+Run it on a quiet machine; the load is printed.
 """
 
 from __future__ import annotations
@@ -120,24 +121,29 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def span(study: Any) -> float:
+    """Return the seconds from the begin of the first trial to the end of the last one."""
+    trials = study.all_trials
+    return float(max(trial.ended for trial in trials) - min(trial.started for trial in trials))
+
+
 def overhead(name: str, trials: int) -> None:
     with ENGINES[name]() as (engine, by_hand, _):
         for jobs in JOBS:
             search(engine, nothing, jobs, jobs)
             by_hand(nothing, jobs, jobs)
-            startup, _ = timed(lambda j=jobs: search(engine, nothing, j, j))
-            wall, cpu = timed(lambda j=jobs: search(engine, nothing, trials + j, j))
+            start, before = time.perf_counter(), time.process_time()
+            quick = span(search(engine, nothing, trials, jobs))
+            whole, cpu = time.perf_counter() - start, time.process_time() - before
             hand, _ = timed(lambda j=jobs: by_hand(nothing, trials, j))
-            a_trial, by_hand_a_trial = (wall - startup) / trials, hand / trials
+            slow = span(search(engine, nap, trials, jobs))
+            nap_by_hand, _ = timed(lambda j=jobs: by_hand(nap, trials, j))
             print(
-                f"{name:8} jobs {jobs}: {1000 * a_trial:7.1f} ms a trial, by hand {1000 * by_hand_a_trial:7.1f} ms, "
-                f"kernel {1000 * cpu / trials:5.1f} CPU ms, a search of {jobs} trials {startup:.2f} s",
+                f"{name:8} jobs {jobs}: {1000 * quick / trials:6.1f} ms a trial, by hand {1000 * hand / trials:6.1f}, "
+                f"kernel {1000 * cpu / trials:5.1f} CPU ms, begin and end of a search {whole - quick:.2f} s, "
+                f"speed-up {NAP * trials / slow:.2f}, by hand {NAP * trials / nap_by_hand:.2f}",
                 flush=True,
             )
-            wall, _ = timed(lambda j=jobs: search(engine, nap, trials, j))
-            hand, _ = timed(lambda j=jobs: by_hand(nap, trials, j))
-            alone = NAP * trials
-            print(f"{name:8} jobs {jobs}: {alone / wall:.2f} times one after the other, by hand {alone / hand:.2f}")
 
 
 class PeakMemory:
@@ -197,7 +203,8 @@ def main() -> None:
     print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs, torch {torch.__version__}")
     for name in options.engines:
         overhead(name, options.trials)
-        data(name, options.megabytes)
+        if options.megabytes:
+            data(name, options.megabytes)
     print(f"load {os.getloadavg()[0]:.1f}, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
 
 

@@ -4,6 +4,7 @@ The column `with norms` is for `norms="cut"`, which also cuts the width that nor
 
     python tests/benchmarks/zoo.py            prints it
     python tests/benchmarks/zoo.py FILE.md    and writes it
+    python tests/benchmarks/zoo.py --layers   what is left after a third of its layers are removed
 
 Takes about two minutes on one core. Nothing is downloaded: the models are small and have random weights, since
 the shares, and what is left out, depend only on the architecture.
@@ -15,6 +16,7 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
@@ -26,6 +28,8 @@ from architectures.entry import Architecture
 from architectures.zoo import KINDS
 
 import nbcompress as nc
+from nbcompress.compressors.coupling import tensors_of
+from nbcompress.compressors.inputs import inputs_from_example
 from nbcompress.compressors.record import record_of
 from nbcompress.errors import CompressionError
 
@@ -64,6 +68,27 @@ def halved(model: nn.Module, architecture: Architecture, norms: Literal["keep", 
         return str(err)
 
 
+def without_layers(name: str, architecture: Architecture) -> str:
+    """One architecture as a row: a third of its layers removed, saved and loaded, or why it is refused."""
+    torch.manual_seed(0)
+    model, example = architecture.build().eval(), architecture.example()
+    before = n_parameters(model)
+    try:
+        small = nc.prune(model, 0.34, granularity="layer", example=example)
+    except CompressionError as err:
+        return f"| {name} | {before:,} | refused | {str(err)[:240]} |"
+    with TemporaryDirectory() as folder, torch.no_grad():
+        loaded = nc.load(nc.save(small, Path(folder) / "small.nbz"), architecture.build()).eval()
+        inputs = inputs_from_example(example)
+        pairs = zip(tensors_of(inputs(small.eval())), tensors_of(inputs(loaded)), strict=True)
+        is_equal = all(torch.allclose(a, b, rtol=1e-5, atol=1e-5, equal_nan=True) for a, b in pairs)
+    gone = ", ".join(
+        f"{key or 'the model'} keeps {value.tolist()}" for key, value in record_of(small).kept_indices.items()
+    )
+    told = "loaded with equal outputs" if is_equal else "NOT EQUAL WHEN LOADED"
+    return f"| {name} | {before:,} | {1 - n_parameters(small) / before:.0%} | {told}; {gone[:120]} |"
+
+
 def n_parameters(model: nn.Module) -> int:
     """How many numbers are left."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -78,6 +103,11 @@ def main() -> None:
     """Print the table, or write it."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if "--layers" in sys.argv[1:]:
+        for kind in KINDS.values():
+            for name, architecture in kind.items():
+                print(without_layers(name, architecture), flush=True)
+        return
     rows = ["| architecture | parameters | after | cut | with norms | what was left whole, and why (weights) |"]
     rows.append("| --- | --- | --- | --- | --- | --- |")
     print(*rows, sep="\n", flush=True)

@@ -1,4 +1,4 @@
-"""A study of 10,000 trials on a page: how long it takes to open, to sort and to choose a trial."""
+"""A study of 10,000 trials on a page: how long it takes to open, to sort, to filter and to choose a trial."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ IMPORT = "script => import(URL.createObjectURL(new Blob([script], { type: 'text/
 TIMED = """([what, given]) => new Promise(async done => {
     const start = performance.now();
     if (what === 'open') await (@IMPORT@)(given);
-    else if (what === 'choose') document.querySelectorAll('.nbc-number')[5].click();
+    else if (what === 'search' || what === 'range') {
+      const field = document.querySelector(what === 'search' ? '.nbc-filters input' : 'input[aria-label^=Lowest]');
+      field.value = given;
+      field.dispatchEvent(new Event(what === 'search' ? 'input' : 'change', { bubbles: true }));
+    } else if (what === 'choose') document.querySelectorAll('.nbc-number')[5].click();
     else [...document.querySelectorAll('.nbc-sort')].find(button => button.innerText.trim().startsWith(given)).click();
     requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
 })""".replace("@IMPORT@", IMPORT)
@@ -35,7 +39,7 @@ class Took:
 
 
 def timed(running: Browser) -> dict[str, Took]:
-    """Open the study, sort it by three columns, and choose a trial."""
+    """Open the study, sort it by three columns, filter it, and choose a trial."""
     view = study_view(digits_study(N_TRIALS), status=SearchStatus(ending="Ended.", trials=N_TRIALS))
     script = asset("panel.js")
     assert script is not None, "the front end is not built"
@@ -48,6 +52,8 @@ def timed(running: Browser) -> dict[str, Took]:
         found = {"open": _one(page, meter, "open", script)}
         for column in ("accuracy", "lr", "time"):
             found[f"sort by {column}"] = _one(page, meter, "sort", column)
+        found["filter by words"] = _one(page, meter, "search", "cluster")
+        found["filter by a range"] = _one(page, meter, "range", "0.5")
         found["choose a trial"] = _one(page, meter, "choose", "")
         assert page.locator(".nbc-table tbody tr").count() >= 200
         return found

@@ -60,7 +60,7 @@ def places(page: Lab) -> dict[str, Locator]:
         "heading of a column": found.locator(".nbc-sort").first,
         "number of a trial": found.get_by_role("button", name="Trial 3", exact=True),
         "button": found.get_by_role("button", name="Best", exact=True),
-        "record": found.locator(".nbc summary").first,
+        "record": found.locator(".nbc-record summary"),
     }
 
 

@@ -166,7 +166,8 @@ def test_axe_finds_no_fault(running: Browser, theme: str) -> None:
         shown(page, 0, 0)
         page.evaluate(AXE.read_text(encoding="utf-8"))
         page.get_by_text("Columns", exact=True).click()
-        for names in (("History", "Parallel coordinates"), ("What if", "Slices"), ("Importance", "Distribution")):
+        page.get_by_role("button", name="Trial 8", exact=True).click()
+        for names in (("History", "Parallel coordinates"), ("What if", "Slices"), ("Importance", "Timeline")):
             for name in names:
                 page.get_by_role("tab", name=name).click()
             assert page.evaluate(FAULTS) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -89,3 +90,24 @@ def test_millions_in_seconds() -> None:
 def test_impossible_codebooks(values: list[float]) -> None:
     with pytest.raises(CompressionError, match="codebook"):
         Codebook(torch.tensor(values))
+
+
+def test_memory_is_little_more_than_that_of_a_sorted_copy() -> None:
+    values = np.random.default_rng(0).normal(size=1 << 21).astype(np.float32)
+    tracemalloc.start()
+    try:
+        kmeans(values, 16)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The copy, one part of it in double precision and its squares.
+    assert peak < 3.5 * values.nbytes
+
+
+def test_equal_values_stay_together_where_intervals_are_split() -> None:
+    """Two of three distinct values are one interval at first, and each split is between different values."""
+    values = np.repeat(np.array([0.0, 1.0, 100.0], dtype=np.float32), [50, 3, 4])
+    for start in STARTS:
+        assert kmeans(values, 3, start, seed=2).tolist() == [0.0, 1.0, 100.0]
+    six = np.array([0, 1, 1.5, 2, 3, 17], dtype=np.float32)
+    assert len(kmeans(six, 5, "linear")) == 5

@@ -293,7 +293,7 @@ def test_divergence_names_the_epoch_and_undoes() -> None:
         ({"patience": 2}, "patience= stops training early and needs valid= too: pass both, or neither"),
         ({"valid": [1]}, "valid= stops training early and needs patience= too: pass both, or neither"),
         ({"patience": 2, "valid": []}, "data must hold at least one batch, but it is empty"),
-        ({"progress": 3}, "progress must be a function of the share that is done, got int"),
+        ({"progress": 3}, "progress must be True, False or a function of the share that is done, got int"),
         ({"weight_decay": -1}, "weight_decay must be a number from 0, got -1"),
         ({"loss": lambda output, target: output}, r"the loss must be a tensor with one number, got shape \(40, 3\)"),
         ({"loss": lambda output, target: 1.0}, "the loss must be a tensor with one number, got float"),

@@ -62,7 +62,11 @@ ALL = ["inline", "process", "threads", "processes", "bare"]
 
 
 @pytest.fixture(params=ALL)
-def engine(request: pytest.FixtureRequest, executors: dict[str, Any]) -> Iterator[Engine]:
+def engine(
+    request: pytest.FixtureRequest, executors: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Engine]:
+    # The worker of a pool says when it has told everything: no trial waits for that in vain.
+    monkeypatch.setattr("nbcompress.run.engines.pool._SECONDS_TO_READ", 100 * PATIENCE)
     made = engine_of(executors.get(request.param, request.param), request.param)
     yield made
     made.close()

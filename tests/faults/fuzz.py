@@ -49,8 +49,8 @@ MAX_SECONDS, MAX_BYTES = 20.0, 1 << 30
 NUMBERS = [0, 1, 2, 127, 128, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, -1, 10**30]
 TEXTS = [
     "", "\0", "<script>x</script>", "__proto__", "\ud800", "\u202e", "../../etc/passwd", "a" * 1000, "NaN", "1e999",
-    "0x1p99999", "int", "tensor", "array", "module", "dict", "|O", "<M8[s]", "weight", "x", "loss", "complete", "running",
-    "nbcompress:end", "~", "%s", "{0}",
+    "0x1p99999", "int", "tensor", "array", "module", "dict", "|O", "<M8[s]", "weight", "x", "loss", "complete",
+    "running",     "nbcompress:end", "~", "%s", "{0}",
 ]  # fmt: skip
 
 
@@ -451,7 +451,7 @@ READERS: dict[str, type[Reader]] = {
 }
 
 
-# The campaign -----------------------------------------------------------------------------------------------------------
+# The campaign ---------------------------------------------------------------------------------------------------------
 
 _FORBIDDEN = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork",
               "socket.connect", "ctypes.dlopen", "import", "shutil.rmtree", "os.remove", "os.rename")  # fmt: skip
@@ -556,8 +556,14 @@ def batch(
             counts["findings"] += 1
             findings.setdefault(problem, data[:20_000].hex())
     return {
-        "kind": kind, "seed": seed, "n": n, **counts, "slowest": round(slowest, 4), "largest": largest, "found": findings,
-    }  # fmt: skip
+        "kind": kind,
+        "seed": seed,
+        "n": n,
+        **counts,
+        "slowest": round(slowest, 4),
+        "largest": largest,
+        "found": findings,
+    }
 
 
 def main() -> None:

@@ -326,3 +326,30 @@ def test_what_is_no_engine(notebook: Notebook) -> None:
     assert "--resources needs the engine ray or dask" in notebook.refused(f"{line}process --resources cpus=1{body}")
     assert "--trial-memory needs the engine process" in notebook.refused(f"{line}inline --trial-memory 1GB{body}")
     assert "--trial-memory is a size of at least 50MB" in notebook.refused(f"{line}process --trial-memory 4{body}")
+
+
+def test_a_ray_address_where_nothing_answers_or_a_token_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nbcompress.errors import MissingPart
+    from nbcompress.run.engines import EngineError
+    from nbcompress.run.engines.ray import RayBackend
+
+    def connecting(error: Exception) -> RayBackend:
+        def init(*_: Any, **__: Any) -> None:
+            raise error
+
+        package = mock.Mock(init=init, is_initialized=lambda: False)
+        monkeypatch.setattr("nbcompress.run.engines.ray.ray_package", lambda: package)
+        return RayBackend(f"ray://127.0.0.1:{port}")
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        # Nobody listens yet: this is said at once, and Ray is not asked.
+        with pytest.raises(EngineError, match=r"No Ray cluster answers at ray://127.0.0.1:\d+: ConnectionRefusedError"):
+            connecting(AssertionError("asked")).connect(1, 0)
+        listener.listen()
+        with pytest.raises(EngineError, match="RAY_AUTH_MODE=token"):
+            connecting(ConnectionError("ray client connection timeout")).connect(1, 0)
+        with pytest.raises(MissingPart, match=r'pip install "ray\[client\]"'):
+            connecting(ValueError("Ray Client requires pip package `ray[client]`.")).connect(1, 0)

@@ -440,7 +440,7 @@ def _weight_proto(weight: ir.Value) -> Any:
     import onnx_ir as ir
 
     assert weight.const_value is not None  # an initializer has numbers
-    proto = ir.to_proto(weight.const_value)
+    proto: Any = ir.to_proto(weight.const_value)
     proto.name = weight.name
     return proto
 

@@ -1,6 +1,7 @@
 """Find the blocks of a model by running it, and let blocks return their inputs.
 
-A block is a part of the model whose output has the shape of its input, so that the input can stand for the output.
+A block is a part of the model whose output has the shape of its input, so that the input can stand for the output, or
+zeros if the model adds the output to the input.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nbcompress.compressors.blocks import is_container
@@ -33,6 +35,7 @@ class Calls:
         problem: Why the module cannot be bypassed; empty if it can.
         shapes: Of the input and of the output.
         result: Identifies the output tensor.
+        is_branch: The model adds its output to something, so that a bypassed block returns zeros.
     """
 
     n: int
@@ -43,6 +46,7 @@ class Calls:
     problem: str
     shapes: tuple[tuple[int, ...], ...]
     result: int
+    is_branch: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,20 @@ def find_blocks(model: nn.Module, inputs: Inputs) -> Blocks:
     kinds = {type(model.get_submodule(block.name)) for block in found}
     reasons = {path: why for path, why in reasons.items() if not found or type(model.get_submodule(path)) in kinds}
     return Blocks(tuple(found), calls, reasons)
+
+
+def as_branches(model: nn.Module, blocks: Blocks) -> Blocks:
+    """Return the blocks of lists as residual branches: the model adds the output of each to its input.
+
+    An `nn.Sequential` adds nothing, so its items are no branches.
+    """
+    lists = [
+        block
+        for block in blocks.found
+        if block.container is not None and not isinstance(model.get_submodule(block.container), nn.Sequential)
+    ]
+    marked = {path: replace(blocks.calls[path], is_branch=True) for block in lists for path in block.paths}
+    return replace(blocks, found=tuple(lists), calls={**blocks.calls, **marked})
 
 
 def _is_inside(path: str, others: Sequence[str]) -> bool:
@@ -270,7 +288,7 @@ def _described(args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) ->
 
 def _returns_input(call: Calls, *args: Any, **kwargs: Any) -> Any:
     given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-    x = given[call.source]
+    x = torch.zeros_like(given[call.source]) if call.is_branch else given[call.source]
     if not call.is_sequence:
         return x
     return (x, *(None if extra is None else given.get(extra) for extra in call.extras))
@@ -294,4 +312,4 @@ def bypassed(model: nn.Module, blocks: Iterable[Block], calls: Mapping[str, Call
             del vars(module)["forward"]
 
 
-__all__ = ["Block", "Blocks", "Calls", "bypassed", "find_blocks"]
+__all__ = ["Block", "Blocks", "Calls", "as_branches", "bypassed", "find_blocks"]

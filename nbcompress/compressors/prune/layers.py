@@ -2,7 +2,8 @@
 
 A block is a part of the model whose output has the shape of its input, so that the input can stand for the output. It
 is found by running the model on the example. A model without some of its blocks must compute what the original
-computes when these blocks return their inputs (see `bypassed`); a removal for which this is not so is not made.
+computes when these blocks return their inputs, or zeros if they are residual branches (see `bypassed`); a removal for
+which this is not so is not made.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from nbcompress.compressors.blocks import bypass_, name_after_removal, packed_in
 from nbcompress.compressors.coupling import tensors_of
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import Inputs
+from nbcompress.compressors.keras import has_keras_layers
 from nbcompress.compressors.layers import Patterns, check_patterns, copied, is_chosen
 from nbcompress.compressors.modes import evaluating, seeded
-from nbcompress.compressors.prune.block_search import Block, Blocks, Calls, bypassed, find_blocks
+from nbcompress.compressors.prune.block_search import Block, Blocks, Calls, as_branches, bypassed, find_blocks
 from nbcompress.compressors.prune.equivalence import EquivalenceCheck, equivalence_check, run
 from nbcompress.compressors.record import Record, Surgery, attach_, record_of
 from nbcompress.errors import CompressionError, option
@@ -65,8 +67,14 @@ def change_of_outputs(
     return scores
 
 
-def own_change(model: nn.Module, blocks: Sequence[Block], inputs: Inputs) -> list[float]:
-    """Return for each block how much it changes its input on the example: `|f(x) - x|^2 / |x|^2`."""
+def own_change(
+    model: nn.Module, blocks: Sequence[Block], inputs: Inputs, calls: Mapping[str, Calls] | None = None
+) -> list[float]:
+    """Return for each block how much it changes its input on the example: `|f(x) - x|^2 / |x|^2`.
+
+    The change that a residual branch f of `calls` makes is `|f(x)|^2 / |x|^2`.
+    """
+    branches = {path for path, call in (calls or {}).items() if call.is_branch}
     values: dict[str, Tensor] = {}
     scores: dict[str, float] = {}
 
@@ -76,7 +84,8 @@ def own_change(model: nn.Module, blocks: Sequence[Block], inputs: Inputs) -> lis
     def end(name: str, _: nn.Module, __: Any, result: Any) -> None:
         y = (result[0] if isinstance(result, (tuple, list)) else result).detach().double()
         x = values.pop(name)
-        scores[name] = float((y - x).square().sum()) / (float(x.square().sum()) or 1.0)
+        change = y if name in branches else y - x
+        scores[name] = float(change.square().sum()) / (float(x.square().sum()) or 1.0)
 
     handles = []
     for block in blocks:
@@ -131,7 +140,7 @@ def cut_blocks(
     candidates = [block for block in blocks.found if any(is_chosen(path, patterns) for path in block.paths)]
     left_out = {path: why for path, why in blocks.reasons.items() if is_chosen(path, patterns)}
     if len(candidates) < 2:
-        raise CompressionError(_no_blocks(candidates, left_out))
+        raise CompressionError(_no_blocks(candidates, left_out, model))
     n_all = n_original or len(candidates)
     n_removed = int(amount * n_all + 0.5 + 1e-9) - (n_all - len(candidates))
     n_removed = min(n_removed, len(candidates) - 1)
@@ -144,9 +153,15 @@ def cut_blocks(
         )
     score = _Scorer(model, blocks.calls, criterion, example, data, seed)
     chosen, refused = _removable(model, check, blocks, candidates, score, n_removed)
+    if not chosen:
+        branches = as_branches(model, blocks)
+        candidates = [block for block in branches.found if block in candidates]
+        score = _Scorer(model, branches.calls, criterion, example, data, seed)
+        chosen, of_branches = _removable(model, check, branches, candidates, score, n_removed)
+        refused = of_branches if chosen else refused
     left_out |= refused
     if not chosen:
-        raise CompressionError(_no_blocks([], left_out))
+        raise CompressionError(_no_blocks([], left_out, model))
     return _without_blocks(model, chosen, left_out, score.ranges(candidates))
 
 
@@ -206,7 +221,9 @@ class _Scorer:
         if new:
             is_random = self._criterion == "random"
             scores = (
-                self._random.random(len(new)).tolist() if is_random else own_change(self._model, new, self._example)
+                self._random.random(len(new)).tolist()
+                if is_random
+                else own_change(self._model, new, self._example, self._calls)
             )
             self._fixed |= {block.name: score for block, score in zip(new, scores, strict=True)}
         return self._fixed
@@ -331,7 +348,13 @@ def _after(record: Record, step: Surgery) -> Record:
     )
 
 
-def _no_blocks(candidates: Sequence[Block], left_out: Mapping[str, str]) -> str:
+def _no_blocks(candidates: Sequence[Block], left_out: Mapping[str, str], model: nn.Module) -> str:
+    if has_keras_layers(model):
+        return (
+            f"{option('granularity', 'layer')} removes no layers of Keras, which calls, counts and saves the layers of "
+            "a model by a graph of its own: cut channels with "
+            f"{option('granularity', 'channel')}, or build the model with fewer layers and distill into it"
+        )
     listed = "; ".join(f"{name}: {why}" for name, why in islice(left_out.items(), 4))
     more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
     because = f" ({listed}{more})" if listed else ""
@@ -341,8 +364,9 @@ def _no_blocks(candidates: Sequence[Block], left_out: Mapping[str, str]) -> str:
             f"remove{because}: choose more blocks, or another {option('granularity=')}"
         )
     return (
-        f"{option('granularity', 'layer')} finds no block that can go{because}: a block is one of several modules of "
-        "one class whose output has the shape of its input"
+        f"{option('granularity', 'layer')} finds no block that can go{because}: blocks are items of a list "
+        "(nn.Sequential, nn.ModuleList), or several modules of one class of yours, whose outputs have the shape of "
+        "their inputs"
     )
 
 

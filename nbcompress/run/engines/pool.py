@@ -191,6 +191,8 @@ class PoolBackend:
                         self._workers[key] = worker
                 while True:
                     message = connection.recv()
+                    if message == "end":
+                        return
                     if message == "ready":
                         # Only now: a word to cut would be taken for data that the worker waits for.
                         with self._lock:
@@ -207,8 +209,9 @@ class PoolBackend:
                     if listen is not None:
                         listen(*message)
         except (EOFError, OSError, pickle.UnpicklingError):
-            self._connections.pop(key, None)
+            pass  # the worker has ended
         finally:
+            self._connections.pop(key, None)
             heard = self._heard.get(key)
             if heard is not None:
                 heard.set()
@@ -276,4 +279,9 @@ def _run_connected(connection: Connection, request: TrialRequest) -> bytes:
         connection.send("ready")
         threading.Thread(target=watch, daemon=True).start()
 
-    return host.run(request, fetch, listen, on_ready=begin)
+    try:
+        return host.run(request, fetch, listen, on_ready=begin)
+    finally:
+        # To close the connection says nothing while `watch` waits at it.
+        with sending, suppress(OSError):
+            connection.send("end")

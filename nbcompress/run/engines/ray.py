@@ -7,11 +7,13 @@ import logging
 import math
 import os
 import queue
+import socket
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from nbcompress.errors import MissingPart, first_line, option
 from nbcompress.run.engines.base import EngineError
@@ -24,6 +26,9 @@ from nbcompress.study.processes import place
 _STORE_BYTES = 256 * 10**6
 # How long a worker waits for something to tell before it answers with nothing.
 _MESSAGE_SECONDS = 5.0
+# How long to wait for a cluster at an address.
+_CONNECT_SECONDS = 10.0
+_TOKEN_HINT = ". If it asks for a token, set the environment variable RAY_AUTH_MODE=token before the kernel starts"
 # Of a local session: no statistics are sent, no warning about the future appears in the notebook.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -61,6 +66,13 @@ def _quiet() -> Iterator[None]:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise an `OSError` if nothing listens at `ray://host:port`; Ray itself would try for a minute."""
+    parts = urlsplit(address)
+    if parts.scheme == "ray" and parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), _CONNECT_SECONDS).close()
 
 
 class RayTrialHost:
@@ -162,10 +174,15 @@ class RayBackend:
                 f"Write {option('engine', 'ray')} for that session, or call ray.shutdown() first."
             )
         try:
+            _check_reachable(self._address)
             with _quiet():
                 self._ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
-            raise EngineError(f"No Ray cluster answers at {self._address}: {first_line(error)}") from error
+            if "ray[client]" in str(error):
+                raise MissingPart('An address ray:// needs the client of Ray: pip install "ray[client]"') from error
+            is_refused = isinstance(error, ConnectionError) and "RAY_AUTH_MODE" not in os.environ
+            hint = _TOKEN_HINT if is_refused and not isinstance(error, ConnectionRefusedError) else ""
+            raise EngineError(f"No Ray cluster answers at {self._address}: {first_line(error)}{hint}") from error
         self._is_own = True
 
     def _start_session(self, jobs: int, n_bytes: int) -> None:

@@ -305,6 +305,33 @@ def test_a_block_that_later_blocks_need_stays(tmp_path: Path) -> None:
     )
 
 
+class Added(nn.Module):
+    """Residual branches in a list: each adds its share of the input, so the model gives the product of 1 + share."""
+
+    def __init__(self, *shares: float) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([nn.Sequential(nn.Linear(2, 2, bias=False)) for _ in shares])
+        for branch, share in zip(self.branches, shares, strict=True):
+            branch[0].weight.data = share * torch.eye(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for branch in self.branches:
+            x = x + branch(x)
+        return x
+
+
+@pytest.mark.parametrize("data", [None, (X, X)])
+def test_residual_branches_in_a_list(data: Any, tmp_path: Path) -> None:
+    model = Added(1.0, 0.1, 2.0, 0.25)
+    small = nc.prune(model, 0.5, granularity="layer", data=data, example=X)
+    assert nc.record_of(small).kept_indices["branches"].tolist() == [0, 2]
+    torch.testing.assert_close(small(X), 6.0 * X)
+    if data is None:
+        # What a branch adds, as a share of its input.
+        assert nc.record_of(small).scores["branches"] == pytest.approx((0.01, 4.0), rel=1e-5)
+    assert torch.equal(nc.load(nc.save(small, tmp_path / "small.nbz"), Added(0, 0, 0, 0))(X), small(X))
+
+
 class Alternating(nn.Module):
     """Code that uses the position of a layer: without one the others are used in another way."""
 
