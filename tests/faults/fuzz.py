@@ -252,7 +252,7 @@ class ModelReader(Reader):
         if kind <= 8:
             start = body.find(b"[[")
             if start > 0 and rng.random() < 0.6:
-                with suppress(ValueError):
+                with suppress(ValueError, RecursionError):
                     text = json_bytes(changed_json(json.loads(body[start:]), rng))
                     body = self._with_text(body[:start], text)
             else:
@@ -389,7 +389,7 @@ class JournalReader(Reader):
             elif kind == 4:
                 lines.pop(i)
             else:
-                with suppress(ValueError):
+                with suppress(ValueError, RecursionError):
                     lines[i] = json_bytes(changed_json(json.loads(lines[i]), rng))
         return b"\n".join(lines) + b"\n"
 

@@ -739,7 +739,7 @@ def test_kept_values_of_the_front() -> None:
     searched(body, study, proposer=Counting(), trials=4, keep=("which",))
     assert study.artifact_store is not None
     assert [study.artifact_store.names(number) for number in range(4)] == [(), ("which",), (), ("which",)]
-    assert dict(study.kept) == {"which": 4}
+    assert dict(study.front[0].kept) == {"which": 4}
     assert dict(study.front[1].kept) == {"which": 2}
 
 
