@@ -13,7 +13,7 @@ ENV      := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
 FRONT_SOURCES := $(shell find labextension/src labextension/schema -type f) labextension/package.json labextension/package-lock.json labextension/build.mjs
 
-.PHONY: demo reports docs test nightly bench lab lint types python-tests front-tests browser-tests chromium clean
+.PHONY: demo reports docs test nightly oldest-tests bench lab lint types python-tests front-tests browser-tests chromium clean
 
 demo: $(VENV)/installed
 	$(ENV) $(BIN)/python examples/run.py examples/quickstart.ipynb --output output
@@ -43,7 +43,8 @@ lab: $(VENV)/installed
 test: lint types python-tests front-tests browser-tests
 
 # Notebooks that are too long for every test run, and long campaigns of faults: kills and cut journals, 200 of each.
-# `make nightly FAULTS=1000` runs more.
+# `make nightly FAULTS=1000` runs more. Then the tests of the search and of the compressors with the oldest versions that
+# pyproject.toml allows.
 FAULTS   ?= 200
 nightly: $(VENV)/installed-test
 	@echo "== notebooks, each in its short mode"
@@ -51,6 +52,23 @@ nightly: $(VENV)/installed-test
 	  $(ENV) $(BIN)/python examples/run.py examples/$$notebook.ipynb --output output/short --short || exit 1; done
 	@echo "== faults"
 	$(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
+	$(MAKE) oldest-tests
+
+# These versions have an environment of their own, without the extras; one file of tests needs ONNX Runtime.
+OLDEST_TESTS ?= tests/space tests/study tests/optimize tests/cell tests/compressors \
+  --ignore tests/compressors/prune/test_equivalence.py
+oldest-tests: $(VENV)-oldest/installed
+	@echo "== oldest versions"
+	$(ENV) PATH="$(CURDIR)/$(VENV)-oldest/bin:$$PATH" PYTHONPATH="$(CURDIR)" \
+	  $(VENV)-oldest/bin/python -m pytest $(OLDEST_TESTS) -n 2 --dist worksteal
+
+$(VENV)-oldest/installed: pyproject.toml tests/oldest_versions.py
+	@echo "== installing the oldest versions"
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python tests/oldest_versions.py > $(@D)/oldest.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r $(@D)/oldest.txt \
+	  hypothesis jsonschema nbclient nbconvert nbformat pytest pytest-timeout pytest-xdist scikit-learn
+	@touch $@
 
 # Takes some hours. `make bench BENCH=--smoke` takes a minute and shows that everything runs.
 BENCH    ?=
@@ -143,4 +161,4 @@ $(VENV)-docs/installed: $(VENV)/installed-test
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-compress $(VENV)-docs output nbcompress/labextension nbcompress/panels/static labextension/lib labextension/node_modules
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-bench $(VENV)-bench-compress $(VENV)-docs output nbcompress/labextension nbcompress/panels/static labextension/lib labextension/node_modules

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from hatchling.builders.wheel import WheelBuilder
+from oldest_versions import oldest_versions
 
 import nbcompress
 
@@ -29,6 +30,15 @@ def test_continuous_integration_runs_make_test_from_the_oldest_python_on() -> No
     assert project["requires-python"] == f">={versions[0]}"
     assert versions == [f"3.{minor}" for minor in range(11, 11 + len(versions))]
     assert "run: make test" in text
+
+
+def test_the_oldest_versions_that_are_tested_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = oldest_versions()
+    assert [line.replace("==", ">=") for line in found] == project["dependencies"]
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in found)
+    assert "run: make nightly" in (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
+    assert "$(MAKE) oldest-tests" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_a_wheel_switches_on_the_part_for_jupyter_server() -> None:

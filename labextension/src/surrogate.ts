@@ -1,6 +1,6 @@
 // The surrogate of a study, evaluated on the page: predictions, feasibility and acquisition at any point.
 
-import type { Parameter, ProcessData, Slice, SliceMetric, Study, SurrogateData } from "./data";
+import type { Parameter, ProcessData, Scalar, Slice, SliceMetric, Study, SurrogateData, Trial } from "./data";
 import { AcquisitionFormula } from "./formula";
 import { logCdf, WIDTH_95 } from "./normal";
 import { Process, untransform, standardize, type Posterior } from "./process";
@@ -18,6 +18,52 @@ export interface Prediction {
   mean: number;
   low: number;
   high: number;
+}
+
+// What slices that Python computed say: one parameter moves, and all others stay as in one trial.
+export class SlicedPredictions {
+  // Returns the predictions by the slices of a study; null without slices, or if their trial is not known.
+  static of(study: Study): SlicedPredictions | null {
+    const passes = (trial: Trial): boolean => study.slices.every((slice) => trial.params[slice.parameter] === slice.at);
+    const through = study.trials.find((trial) => trial.number === study.best && passes(trial)) ?? study.trials.find(passes);
+    return study.slices.length && through ? new SlicedPredictions(study, through) : null;
+  }
+
+  readonly #study: Study;
+  readonly through: Trial;
+
+  private constructor(study: Study, through: Trial) {
+    this.#study = study;
+    this.through = through;
+  }
+
+  has(name: string): boolean {
+    return this.#study.slices.some((slice) => slice.parameter === name);
+  }
+
+  // Returns the point with one parameter at the value of its slice that is nearest; null moves none.
+  point(name: string | null, value: Scalar | undefined): Point {
+    const slice = this.#study.slices.find((known) => known.parameter === name);
+    const moved = slice && value !== undefined ? { [slice.parameter]: slice.values[this.#nearest(slice, value)] ?? slice.at } : {};
+    return completePoint(this.#study.parameters, { ...this.through.params, ...moved });
+  }
+
+  // Predicts each objective at a point of the slice along `name`; null takes the first slice.
+  predict(point: Point, name: string | null): Prediction[] {
+    const slice = this.#study.slices.find((known) => known.parameter === name) ?? this.#study.slices[0];
+    const i = slice ? this.#nearest(slice, point[slice.parameter] ?? slice.at) : 0;
+    return (slice?.metrics ?? []).flatMap(({ metric, mean, low, high }) => {
+      const [center, from, to] = [mean[i], low[i], high[i]];
+      return typeof center === "number" && typeof from === "number" && typeof to === "number" ? [{ metric, mean: center, low: from, high: to }] : [];
+    });
+  }
+
+  #nearest(slice: Slice, value: Scalar): number {
+    const parameter = this.#study.parameters.find((known) => known.name === slice.parameter);
+    const u = parameter ? toUnit(parameter, value) : 0;
+    const distances = slice.values.map((known) => (parameter ? Math.abs(toUnit(parameter, known) - u) : 0));
+    return Math.max(0, distances.indexOf(Math.min(...distances)));
+  }
 }
 
 export class Surrogate {

@@ -10,7 +10,7 @@ import type { Part } from "./part";
 import { extent, linearScale } from "./scales";
 import type { Selection } from "./selection";
 import { completePoint, countValues, fromUnit, isActive, optionsOf, toUnit, type Point } from "./space";
-import { Surrogate, type Prediction } from "./surrogate";
+import { SlicedPredictions, Surrogate, type Prediction } from "./surrogate";
 import { trans } from "./words";
 
 const FINE = 1000;
@@ -25,6 +25,7 @@ interface Row {
 export class WhatIf implements Part {
   readonly element = el("div.nbc-whatif", {});
   readonly #empty = el("p.nbc-empty", {});
+  readonly #source = el("p.nbc-caption", { hidden: true });
   readonly #sliders = el("div.nbc-sliders", { role: "group", "aria-label": trans.__("The point") });
   readonly #results = el("div.nbc-results", { "aria-live": "polite" });
   readonly #tools = el("div.nbc-tools", {});
@@ -38,6 +39,7 @@ export class WhatIf implements Part {
   #point: Point | null = null;
   #followed: number | null = null;
   #study: Study | null = null;
+  #sliced: SlicedPredictions | null = null;
   #controls: Controls | null = null;
 
   constructor(private readonly selection: Selection) {
@@ -50,16 +52,20 @@ export class WhatIf implements Part {
       () => void this.#copy(),
     );
     this.#tools.append(this.#run, best, copy, this.#note);
-    this.element.append(this.#empty, this.#sliders, this.#results, this.#tools, this.#narrow.element);
+    this.element.append(this.#empty, this.#source, this.#sliders, this.#results, this.#tools, this.#narrow.element);
   }
 
   draw(study: Study): void {
     this.#study = study;
     const surrogate = Surrogate.of(study);
-    this.#empty.textContent = surrogate ? "" : missingText(study);
-    this.#empty.hidden = Boolean(surrogate);
-    [this.#sliders, this.#results, this.#tools, this.#narrow.element].forEach((element) => (element.hidden = !surrogate));
-    if (surrogate) {
+    this.#sliced = study.surrogate ? null : SlicedPredictions.of(study);
+    const answers = Boolean(surrogate ?? this.#sliced);
+    this.#empty.textContent = answers ? "" : missingText(study);
+    this.#empty.hidden = answers;
+    this.#source.textContent = this.#sliced ? byPython(this.#sliced.through.number) : "";
+    this.#source.hidden = !this.#sliced;
+    [this.#sliders, this.#results, this.#tools, this.#narrow.element].forEach((element) => (element.hidden = !answers));
+    if (answers) {
       this.#drawSliders(study);
       this.#follow(study);
       this.#answer();
@@ -82,8 +88,12 @@ export class WhatIf implements Part {
     }
   }
 
-  // Goes to the point of a newly selected trial; at the start to the best point.
+  // Goes to the point of a newly selected trial; at the start to the best point. Slices stay at their own trial.
   #follow(study: Study): void {
+    if (this.#sliced) {
+      this.#point = this.#sliced.point(this.#touched, this.#point?.[this.#touched ?? ""]);
+      return;
+    }
     const { number } = this.selection;
     const chosen = number === this.#followed ? undefined : study.trials.find((trial) => trial.number === number);
     this.#followed = number;
@@ -97,12 +107,13 @@ export class WhatIf implements Part {
   }
 
   #goTo(trial: Trial | undefined): void {
+    this.#touched = this.#sliced ? null : this.#touched;
     this.#setPoint(trial?.params ?? {});
   }
 
   #move(parameter: Parameter, value: Point[string]): void {
     this.#touched = parameter.name;
-    this.#setPoint({ ...this.#point, [parameter.name]: value });
+    this.#setPoint(this.#sliced?.point(parameter.name, value) ?? { ...this.#point, [parameter.name]: value });
   }
 
   #setPoint(point: Point): void {
@@ -112,22 +123,22 @@ export class WhatIf implements Part {
   }
 
   #answer(): void {
-    const [study, point] = [this.#study, this.#point];
+    const [study, point, sliced] = [this.#study, this.#point, this.#sliced];
     const surrogate = study && Surrogate.of(study);
-    if (!study || !surrogate || !point) {
+    const predicted = point && (surrogate?.predict(point) ?? sliced?.predict(point, this.#touched));
+    if (!study || !point || !predicted) {
       return;
     }
     for (const row of this.#rows) {
-      row.element.hidden = !isActive(row.parameter, point);
+      row.element.hidden = !isActive(row.parameter, point) || (sliced !== null && !sliced.has(row.parameter.name));
       row.update(point);
     }
     this.#mark();
-    const predicted = surrogate.predict(point);
     const key = JSON.stringify([predicted, study.trials.length, point]);
     // If an unchanged prediction were replaced, a screen reader would read it again.
     if (key !== this.#answered) {
       this.#answered = key;
-      this.#drawResults(study, predicted, surrogate.feasibility(point));
+      this.#drawResults(study, predicted, surrogate?.feasibility(point) ?? null);
     }
   }
 
@@ -190,6 +201,13 @@ function encoded(parameter: Parameter, point: Point): number | null {
     return null;
   }
   return parameter.kind === "choice" ? (parameter.options ?? []).indexOf(value) : Number(value);
+}
+
+function byPython(number: number): string {
+  return trans.__(
+    "This surrogate has no closed form on this page: the predictions are from slices that were computed in Python. One parameter moves at a time, and the others stay as in trial %1. study.predict([...]) answers for any point.",
+    number,
+  );
 }
 
 // Returns why there are no predictions.

@@ -102,3 +102,42 @@ test("a live panel says what a reload does, a saved view does not", () => {
   assert.match(root.querySelector(".nbc-foot")?.textContent ?? "", /%bo_study digits in another notebook follows the search/);
   assert.equal(foot(study({ state: "ended" }))?.hidden, true);
 });
+
+test("without a closed form slices of Python answer: one parameter moves, the others stay", () => {
+  const best = study().trials.find((trial) => trial.number === study().best);
+  assert.ok(best);
+  const metric = (mean: number[]) => ({ metric: "accuracy", mean, low: mean.map((value) => value - 1), high: mean.map((value) => value + 1) });
+  const slice = (parameter: string, values: number[], mean: number[]) => ({
+    parameter,
+    values,
+    metrics: [metric(mean)],
+    acquisition: values.map(() => null),
+    at: best.params[parameter] ?? null,
+    next: null,
+  });
+  const slices = [slice("amount", [0.2, 0.6, 0.98], [10, 20, 30]), slice("bits", [2, 4, 8], [40, 50, 60])];
+  const asked: (number | null)[][] = [];
+  const { root, view } = shown(study({ surrogate: null, slices }), { run: (values) => void asked.push(values) });
+  const source = root.querySelector(".nbc-whatif > .nbc-caption");
+  assert.match(source?.textContent ?? "", new RegExp(`computed in Python. One parameter moves at a time, and the others stay as in trial ${best.number}\\.`));
+  assert.deepEqual(
+    [...root.querySelectorAll<HTMLElement>(".nbc-slider")].map((row) => row.hidden),
+    [false, false, true, true, true],
+  );
+  slide(root, 0, "1000");
+  assert.equal(expected(root), "30");
+  assert.equal(root.querySelector(".nbc-predicted td:nth-child(3)")?.textContent, "29 to 31");
+  assert.equal(root.querySelector(".nbc-slider output")?.textContent, "0.98");
+  click(byText(root, "button", "Run this next"));
+  assert.equal(asked[0]?.[0], 0.98);
+  const select = root.querySelector<HTMLSelectElement>(".nbc-slider select");
+  assert.ok(select);
+  select.value = "0";
+  select.dispatchEvent(new Event("change", { bubbles: true }));
+  assert.equal(expected(root), "40");
+  click(byText(root, "button", "Run this next"));
+  assert.deepEqual(asked[1]?.slice(0, 2), [best.params["amount"], 0]);
+  // The slices of a new best trial move the point, and the parameter that was moved stays.
+  view.update(study({ surrogate: null, slices: slices.map((known) => ({ ...known, metrics: [metric([1, 2, 3])] })) }));
+  assert.equal(expected(root), "1");
+});

@@ -142,5 +142,5 @@ class Picture:
         """
         if not self.png:
             return tag("div", user_text(self.error))
-        style = f"width:{width}px;max-width:100%;height:auto;background:#fff"
+        style = f"width:{width}px;max-width:100%;height:auto"
         return tag("img", src=f"data:image/png;base64,{self.png}", alt=alt, style=style)

@@ -514,13 +514,16 @@ class SearchLoop:
         self._observers.trial_ended(trial)
 
     def _noise_remarks(self, outcome: Outcome) -> list[str]:
-        """Return a sentence for each standard deviation that is negative."""
-        negative = [(metric, name) for metric, name in self._noise.items() if outcome.values.get(name, 0.0) < 0]
-        return [
-            f"{name!r} is {outcome.values[name]:g}, but a standard deviation is at least 0: the noise of {metric!r} "
-            "counts as unknown."
-            for metric, name in negative
-        ]
+        """Return a sentence for each standard deviation that a complete trial lacks, or that is negative."""
+        found = []
+        for metric, name in self._noise.items():
+            std = outcome.values.get(name)
+            unknown = f"the noise of {metric!r} counts as unknown."
+            if std is not None and std < 0:
+                found.append(f"{name!r} is {std:g}, but a standard deviation is at least 0: {unknown}")
+            elif std is None and outcome.state is State.COMPLETE:
+                found.append(f"The trial left no {name!r}: {unknown}")
+        return found
 
     def _add_trial_remark(self, remark: str, number: int) -> None:
         _, numbers = self._trial_remarks.setdefault(without_numbers(remark), (remark, []))

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import builtins
+import html
 import math
 import statistics
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,6 +163,7 @@ class DisplayedOutputs:
 
     def __init__(self) -> None:
         self._bundles: list[Mapping[str, Any]] = []
+        self._progress: dict[int, Any] = {}  # model ids of widgets, by the index of the bundle
         self._n_characters = 0
         self._n_left_out = 0
 
@@ -171,6 +174,9 @@ class DisplayedOutputs:
         if not kept or len(self._bundles) == MAX_DISPLAYED or self._n_characters + n > MAX_DISPLAYED_CHARACTERS:
             self._n_left_out += bool(kept)
             return
+        view: Any = bundle.get("application/vnd.jupyter.widget-view+json")
+        if is_a(view, dict):
+            self._progress[len(self._bundles)] = view.get("model_id")
         self._bundles.append(kept)
         self._n_characters += n
 
@@ -178,7 +184,25 @@ class DisplayedOutputs:
         """Return what is kept, and a sentence on what is left out."""
         n = self._n_left_out
         more = f"{n} more output{'s' * (n > 1)} of this trial {'are' if n > 1 else 'is'} left out."
-        return (*self._bundles, *([{"text/plain": more}] if n else []))
+        now = [self._as_it_is_now(index, bundle) for index, bundle in enumerate(self._bundles)]
+        return (*now, *([{"text/plain": more}] if n else []))
+
+    def _as_it_is_now(self, index: int, bundle: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a bundle with the text of a progress bar as it is now; that of its beginning says `0%`."""
+        text = _progress_text(self._progress.get(index))
+        return bundle if not text else {**bundle, "text/plain": text}
+
+
+def _progress_text(model_id: Any) -> str:
+    """Return what stands beside the bar of a widget, as tqdm makes it; an empty text for any other widget."""
+    widgets = sys.modules.get("ipywidgets")
+    instances = getattr(sys.modules.get("ipywidgets.widgets.widget"), "_instances", {})
+    if widgets is None or model_id not in instances:
+        return ""
+    parts = getattr(instances[model_id], "children", ())
+    if not any(is_a(part, widgets.FloatProgress, widgets.IntProgress) for part in parts):
+        return ""
+    return " ".join(html.unescape(part.value).strip() for part in parts if is_a(part, widgets.HTML))
 
 
 Evaluate = Callable[[Assignment], Outcome]

@@ -180,6 +180,7 @@ def test_the_page_shows_through_and_the_text_can_be_read_on_white_and_on_black()
     assert picture.png is not None
     image = np.asarray(Image.open(io.BytesIO(b64decode(picture.png))).convert("RGBA"))
     assert (image[..., 3] == 0).mean() > 0.3
+    assert "background" not in picture.html("bars", 100), "the page behind it is seen in HTML, too"
     red, green, blue = (int(INK[i : i + 2], 16) / 255 for i in (1, 3, 5))
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
     assert 1.05 / (luminance + 0.05) > 4.4  # the contrast of WCAG 2, to white and to black

@@ -7,6 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -126,3 +127,20 @@ def test_a_trial_of_two_runs_lasts_from_the_begin_of_the_first_to_the_end_of_the
     assert (failed.started, failed.ended, failed.worker) == (5_002.0, 5_009.5, "b:2")
     # One that never came to a worker has no times of its own; the study sets the end.
     assert Outcome(State.INTERRUPTED).recorded(running, 100.0).started == 5_000.0
+
+
+def test_a_progress_bar_is_kept_as_it_is_at_the_end() -> None:
+    bar = ipywidgets.FloatProgress(value=0, max=3)
+    left, right = ipywidgets.HTML("ep:   0%"), ipywidgets.HTML(" 0/3 [00:00&lt;?, ?it/s]")
+    displayed = DisplayedOutputs()
+    for widget, text in (
+        (ipywidgets.HBox([left, bar, right]), "ep:   0%| 0/3"),
+        (ipywidgets.HTML("<b>x</b>"), "HTML()"),
+    ):
+        view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+        displayed.add({"application/vnd.jupyter.widget-view+json": view, "text/plain": text})
+    bar.value, left.value, right.value = 3, "ep: 100%", " 3/3 [00:00&lt;00:00, 9.5it/s]"
+    assert displayed.bundles() == (
+        {"text/plain": "ep: 100% 3/3 [00:00<00:00, 9.5it/s]"},
+        {"text/plain": "HTML()"},
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -178,6 +179,37 @@ def test_a_negative_standard_deviation_counts_as_unknown() -> None:
     assert "but a standard deviation is at least 0: the noise of 'loss' counts as unknown." in warning
     stds = noise_stds(study.all_trials, "loss", "std")
     assert [math.isnan(std) for std in stds] == [trial.values["std"] < 0 for trial in study.all_trials]
+
+
+def test_a_standard_deviation_that_a_trial_lacks_counts_as_unknown() -> None:
+    study = nc.search(
+        lambda x: {"loss": x} | ({"std": 0.1} if x > 0.5 else {}),
+        {"x": nc.Float(0, 1)}, minimize="loss", trials=4, noise="std",
+    )  # fmt: skip
+    (warning,) = [text for text in study.warnings if "std" in text]
+    assert warning.startswith("The trial left no 'std': the noise of 'loss' counts as unknown.")
+    known = [trial for trial in study.all_trials if "std" in trial.values]
+    assert 0 < len(known) < 4
+    stds = noise_stds(study.all_trials, "loss", "std")
+    assert [math.isnan(std) for std in stds] == ["std" not in trial.values for trial in study.all_trials]
+
+
+def folds(x: float, number: int) -> dict[str, float]:
+    """A cross-validation: the mean of the folds, and its standard error."""
+    scores = (x - 0.5) ** 2 + 0.02 * np.random.default_rng(number).standard_normal(5)
+    return {"loss": float(scores.mean()), "loss_std": float(scores.std(ddof=1) / 5**0.5)}
+
+
+def test_folds_of_a_cross_validation_give_noise() -> None:
+    """Their standard errors are the noise in the likelihood, in the units of the metric."""
+    count = itertools.count()
+    study = nc.search(
+        lambda x: folds(x, next(count)), {"x": nc.Float(0, 1)}, minimize="loss", trials=6, noise="loss_std"
+    )
+    model = study.surrogate("loss")
+    errors = [trial.values["loss_std"] for trial in study.all_trials]
+    scale = float(model.outcome_transform.stdvs)
+    assert model.likelihood.noise.numpy().ravel() * scale**2 == pytest.approx(np.square(errors), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -468,6 +468,7 @@ def compile_definition(definition: Definition, factory: TorchFactory, labels: li
     if not isinstance(definition.kernel, str):
         modules.check_kernel(kernel, factory.owner, labels)
     _check_mean(mean, len(factory.owner))
+    modules.check_likelihood(likelihood)
     spec = recognise(kernel, mean, likelihood, factory.owner, factory.width)
     return spec and replace(spec, noise=definition.noise)
 

@@ -40,7 +40,8 @@ with warnings.catch_warnings():
     import torch
     from gpytorch.constraints import Interval
     from gpytorch.kernels import Kernel, LinearKernel, MaternKernel, RBFKernel, ScaleKernel
-    from gpytorch.likelihoods import GaussianLikelihood, Likelihood
+    from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood, Likelihood
+    from gpytorch.likelihoods.gaussian_likelihood import _GaussianLikelihoodBase
     from gpytorch.means import ConstantMean, LinearMean, Mean, ZeroMean
     from gpytorch.priors import LogNormalPrior, NormalPrior, Prior
 
@@ -361,15 +362,41 @@ def check_kernel(kernel: Kernel, owner: Owner, labels: list[str]) -> None:
             raise GoalError(f"The kernel {name_of(kernel)} is for {wrong} dimensions, but {fitting}.")
     try:
         with torch.no_grad():
-            shape = tuple(kernel(X).to_dense().shape)
+            covariance = kernel(X).to_dense()
     except Exception as error:
         raise GoalError(
             f"The kernel {name_of(kernel)} cannot be evaluated: {fitting}, and it raised {first_line(error)}"
         ) from error
-    if shape != (3, 3):
+    if tuple(covariance.shape) != (3, 3):
         raise GoalError(
             f"The kernel {name_of(kernel)} returns one covariance matrix, but for 3 points it returned the "
-            f"shape {shape}. Leave out batch_shape and last_dim_is_batch."
+            f"shape {tuple(covariance.shape)}. Leave out batch_shape and last_dim_is_batch."
+        )
+    if not bool(torch.isfinite(covariance).all()):
+        raise GoalError(
+            f"The kernel {name_of(kernel)} returns finite covariances, but returned {_first_odd(covariance)}."
+        )
+
+
+def _first_odd(values: torch.Tensor) -> float:
+    return float(values[~torch.isfinite(values)][0])
+
+
+def check_likelihood(likelihood: Likelihood) -> None:
+    """Check that exact inference is possible with a likelihood, for any number of points.
+
+    Raises:
+        GoalError: It is not Gaussian, or it holds the noise of given points.
+    """
+    if isinstance(likelihood, FixedNoiseGaussianLikelihood):
+        raise GoalError(
+            f"The likelihood of a surrogate is for any number of points, but a {name_of(likelihood)} holds the noise "
+            f"of given ones. Write {option('noise=')} of a SurrogateSpec or {option('noise', 'accuracy=accuracy_std')}."
+        )
+    if not isinstance(likelihood, _GaussianLikelihoodBase):
+        raise GoalError(
+            f"The likelihood of a surrogate is Gaussian, for exact inference, but got a {name_of(likelihood)}. Write a "
+            f"function (X, Y) that returns a botorch Model for any other one."
         )
 
 

@@ -231,8 +231,13 @@ def definition_of(given: Any, kernel: Any = KERNELS[0], mean: Any = MEANS[0]) ->
             f"{option('surrogate')} is fitted anew after each trial, so a model is given by a function, but got a "
             f"{type(given).__name__}. Write surrogate=lambda X, Y: {type(given).__name__}(X, Y)."
         )
-    if not callable(given) or isinstance(given, Mapping):
-        raise GoalError(f"{option('surrogate')} is {WAYS}, but got {shown(given)}.")
+    # A module of another kind, such as a mean, can be called, but it is no function that makes a kernel.
+    if not callable(given) or isinstance(given, Mapping) or instance_of(given, "torch.nn", "Module"):
+        part = next(
+            (name for name in ("Mean", "Likelihood") if instance_of(given, f"gpytorch.{name.lower()}s", name)), ""
+        )
+        hint = f" Write surrogate=nc.SurrogateSpec({part.lower()}=...)." if part else ""
+        raise GoalError(f"{option('surrogate')} is {WAYS}, but got {shown(given)}.{hint}")
     return ModelFactory(given) if n_arguments(given) == 2 else SurrogateSpec(given)
 
 

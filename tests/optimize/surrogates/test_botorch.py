@@ -192,6 +192,11 @@ def wrong_dimensions(X: torch.Tensor, Y: torch.Tensor) -> Any:
     return SingleTaskGP(X[:, :1], Y).eval()
 
 
+class NanKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
+    def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **_: object) -> torch.Tensor:
+        return (x1 if diag else x1 @ x2.transpose(-1, -2)) * torch.nan
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
@@ -213,6 +218,18 @@ def wrong_dimensions(X: torch.Tensor, Y: torch.Tensor) -> Any:
         (wrong_dimensions, r"the model of wrong_dimensions does not predict points of 2 encoded parameters"),
         (SurrogateSpec(mean=gpytorch.means.LinearMean(7)), r"The mean LinearMean cannot be evaluated at 2"),
         (SurrogateSpec(likelihood=lambda: 4), r"A likelihood as a function returns a gpytorch Likelihood"),
+        (NanKernel(), r"NanKernel returns finite covariances, but returned nan"),
+        (gpytorch.means.ConstantMean(), r"but got ConstantMean\(\). Write surrogate=nc.SurrogateSpec\(mean=...\)"),
+        (gpytorch.likelihoods.GaussianLikelihood(), r"Write surrogate=nc.SurrogateSpec\(likelihood=...\)"),
+        (torch.nn.Linear(2, 1), r"surrogate is a name \(.*\), .*, but got Linear"),
+        (
+            SurrogateSpec(likelihood=gpytorch.likelihoods.StudentTLikelihood()),
+            r"is Gaussian, .* got a StudentTLikelihood",
+        ),
+        (
+            SurrogateSpec(likelihood=gpytorch.likelihoods.FixedNoiseGaussianLikelihood(torch.ones(3))),
+            r"holds the noise of given ones. Write noise= of a SurrogateSpec or noise='accuracy=accuracy_std'",
+        ),
     ],
 )
 def test_what_is_refused_before_the_first_trial(given: Any, text: str) -> None:

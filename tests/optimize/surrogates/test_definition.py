@@ -23,6 +23,7 @@ from nbcompress.optimize.surrogates.recognise import recognise
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of linear_operator, at its import
     import gpytorch
+    from botorch.models import SingleTaskGP
     from gpytorch.constraints import GreaterThan, Interval, Positive
     from gpytorch.kernels import MaternKernel, PeriodicKernel, RBFKernel, ScaleKernel
     from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
@@ -30,6 +31,7 @@ with warnings.catch_warnings():
     from gpytorch.mlls import ExactMarginalLogLikelihood
     from gpytorch.priors import GammaPrior, LogNormalPrior, NormalPrior
 
+NU = {"matern52": 2.5, "matern32": 1.5, "matern12": 0.5}
 PLAIN, SHARED = np.arange(3), np.array([0, 1, 2, 2])
 # GPyTorch computes a distance of 0 as about 1e-15 to 1e-8, which a kernel with a kink at 0 shows.
 TOLERANCE = {"matern52": 1e-8, "rbf": 1e-8, "matern32": 1e-8, "matern12": 1e-6}
@@ -76,9 +78,7 @@ def log_posterior(model: Any) -> torch.Tensor:
         )
 
 
-@settings(deadline=None, max_examples=25)
-@given(processes())
-def test_predictions(gp: GaussianProcess) -> None:
+def check_predictions(gp: GaussianProcess) -> None:
     """Posterior, joint and conditioning."""
     tolerance = TOLERANCE[gp.spec.kernel]
     x = np.random.default_rng(1).random((4, len(gp.owner)))
@@ -92,9 +92,7 @@ def test_predictions(gp: GaussianProcess) -> None:
         np.testing.assert_allclose(posterior.distribution.covariance_matrix.numpy(), joint, atol=tolerance * 10)
 
 
-@settings(deadline=None, max_examples=15)
-@given(processes())
-def test_leave_one_out(gp: GaussianProcess) -> None:
+def check_leave_one_out(gp: GaussianProcess) -> None:
     """Equal to models of GPyTorch without the value, with the coefficients of the mean of the whole."""
     model = as_botorch(gp)
     mean, std = gp.leave_one_out()
@@ -109,6 +107,10 @@ def test_leave_one_out(gp: GaussianProcess) -> None:
         tolerance = 100 * TOLERANCE[gp.spec.kernel]
         assert mean[i] == pytest.approx(float(posterior.mean), abs=tolerance)
         assert std[i] ** 2 == pytest.approx(float(posterior.variance) + noise[i], abs=tolerance)
+
+
+test_predictions = settings(deadline=None, max_examples=15)(given(processes())(check_predictions))
+test_leave_one_out = settings(deadline=None, max_examples=8)(given(processes())(check_leave_one_out))
 
 
 @settings(deadline=None, max_examples=20)
@@ -177,6 +179,39 @@ def seen(found: list[Any], owner: np.ndarray = PLAIN) -> ModelSpec | None:
 def test_every_form_is_recognised(kernel: str, mean: str, has_trend: bool, owner: np.ndarray) -> None:
     spec = ModelSpec(kernel, mean, has_trend)
     assert seen(parts(spec, owner), owner) == spec
+    rng = np.random.default_rng(0)
+    hyper = Hyperparameters(np.array([0.4, 0.9, 1.7]), 1.3, 0.04, trend=0.6 if has_trend else 0.0)
+    gp = GaussianProcess(spec, hyper, owner, rng.random((4, len(owner))), rng.standard_normal(4))
+    check_predictions(gp)
+    check_leave_one_out(gp)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_modules_without_priors_have_the_same_likelihood_and_posterior(kernel: str) -> None:
+    """Parts of GPyTorch as a person writes them; the closed form takes the constant at its mode."""
+    base = RBFKernel(ard_num_dims=3) if kernel == "rbf" else MaternKernel(NU[kernel], ard_num_dims=3)
+    modules = [ScaleKernel(base).double(), ConstantMean().double(), GaussianLikelihood().double()]
+    spec = seen(modules)
+    assert spec is not None
+    rng = np.random.default_rng(2)
+    X, y, x = rng.random((7, 3)), rng.standard_normal(7), rng.random((4, 3))
+    losses, found = [], []
+    for lengthscales, signal, noise in (([0.4, 0.9, 1.7], 1.3, 0.04), ([1.0, 0.5, 0.8], 0.7, 0.2)):
+        gp = GaussianProcess(spec, Hyperparameters(np.array(lengthscales), signal, noise), PLAIN, X, y)
+        modules[0].base_kernel.lengthscale, modules[0].outputscale = lengthscales, signal
+        modules[1].constant.data.fill_(float(gp.b[0]))
+        modules[2].noise = noise
+        model = SingleTaskGP(
+            tensor(X), tensor(y)[:, None], likelihood=modules[2], covar_module=modules[0], mean_module=modules[1],
+            outcome_transform=None,
+        )  # fmt: skip
+        found.append(log_posterior(model).item())
+        losses.append(loss_of(gp)(theta_of(gp)[None])[0][0])
+        with exact_algebra(), torch.no_grad():
+            posterior = model.eval().posterior(tensor(x))
+        mean, _ = gp.predict(x)
+        np.testing.assert_allclose(posterior.mean.numpy()[:, 0], mean, atol=10 * TOLERANCE[kernel])
+    assert losses[0] - losses[1] == pytest.approx(found[1] - found[0], abs=100 * TOLERANCE[kernel])
 
 
 def test_plain_modules_without_priors_are_recognised() -> None:
