@@ -42,10 +42,9 @@ lab: $(VENV)/installed
 
 test: lint types python-tests front-tests browser-tests
 
-# Notebooks that are too long for every test run, and long campaigns of faults, 200 of each kind, one file after the
-# other: if one fails, the others still run. `make nightly FAULTS=1000` runs more faults, and
-# `make nightly PIECES=tests/faults/test_kills.py` one file of them.
-# If none failed, the search and the compressors are tested with the oldest versions that pyproject.toml allows.
+# Notebooks that are too long for every test run, long campaigns of faults, 200 of each kind, one file after the other, and
+# the tests of the search and of the compressors with the oldest versions that pyproject.toml allows. If one fails, the
+# others still run. `make nightly FAULTS=1000` runs more faults, `PIECES=tests/faults/test_kills.py` one file of them.
 FAULTS   ?= 200
 PIECES   ?= $(wildcard tests/faults/test_*.py) tests/test_package.py
 nightly: $(VENV)/installed-test
@@ -58,8 +57,8 @@ nightly: $(VENV)/installed-test
 	  echo "== $$piece"; \
 	  $(ENV) NBCOMPRESS_FAULTS=$(FAULTS) $(BIN)/python -m pytest $$piece || failed="$$failed $$piece"; \
 	done; \
+	make oldest-tests || failed="$$failed oldest-tests"; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
-	$(MAKE) oldest-tests
 
 # These versions have an environment of their own, without the extras; one file of tests needs ONNX Runtime.
 OLDEST_TESTS ?= tests/space tests/study tests/optimize tests/cell tests/compressors \

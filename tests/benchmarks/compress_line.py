@@ -199,12 +199,13 @@ def main() -> None:
     print(conditions())
     started, known = time.monotonic(), done()
     before = Path.cwd()
-    with TemporaryDirectory() as folder:
-        os.chdir(folder)
-        for name in options.only:
-            if name not in known and time.monotonic() - started < options.seconds:
+    for name in options.only:
+        if name not in known and time.monotonic() - started < options.seconds:
+            # The cell by hand is the same for all: in one folder the second network would go on with the first study.
+            with TemporaryDirectory() as folder:
+                os.chdir(folder)
                 measure(name, options.trials)
-        os.chdir(before)
+                os.chdir(before)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ def cost_figure(path: Path) -> None:
 def size_figure(path: Path) -> None:
     """Draw the length of the file against the change of accuracy: a point for each seed."""
     rows = known_rows(HERE / "size_runs.csv")
-    networks = [network for network in SIZE_NETWORKS if any(row["network"] == network for row in rows)]
+    recipes = {network: {row["recipe"] for row in rows if row["network"] == network} for network in SIZE_NETWORKS}
+    networks = [network for network in SIZE_NETWORKS if len(recipes[network]) == 3]  # every recipe was run
     figure, axes = plt.subplots(1, len(networks), figsize=(1 + 4 * len(networks), 3), sharey=True, layout="constrained")
     axes = np.atleast_1d(axes)
     colours = {"ours": "tab:red", "Deep Compression": "tab:blue", "the same in our file": "tab:cyan"}
@@ -101,6 +102,7 @@ def size_figure(path: Path) -> None:
         seeds = len({row["seed"] for row in own})
         axis.set(xscale="log", title=f"{network}, {seeds} seeds", xlabel="times smaller than the float32 file")
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
     axes[0].set_ylabel("change of test accuracy, points")
     axes[0].legend(fontsize=8)
     save(figure, path)
