@@ -42,7 +42,7 @@ def test_the_oldest_versions_that_are_tested_are_those_of_the_project() -> None:
     assert [line.replace("==", ">=") for line in found] == project["dependencies"]
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in found)
     assert "run: make nightly" in (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
-    assert "$(MAKE) oldest-tests" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "make oldest-tests" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_a_wheel_switches_on_the_part_for_jupyter_server() -> None:

@@ -266,22 +266,6 @@ export interface ProcessData {
   signal: number;
   noise: number;
   /**
-   * Noise variances of the values, in the place of one noise. Older data lack it.
-   */
-  noises?: number[];
-  /**
-   * Of the process of failure: a trial succeeds with probability dependence (1 - chance) Phi(-3 mean) + (1 - dependence) successes. Older data lack them, where a trial succeeds if the process is at most 0.
-   */
-  chance?: number;
-  /**
-   * Of the process of failure; see chance.
-   */
-  dependence?: number;
-  /**
-   * Of the process of failure; see chance.
-   */
-  successes?: number;
-  /**
    * Variance of lines and parabolas along single features, 0 without them. Older data lack it.
    */
   trend?: number;
@@ -405,10 +389,6 @@ export const isProcessData = hasFields({
   lengthscales: isListOf(isNumber),
   signal: isNumber,
   noise: isNumber,
-  noises: isOptional(isListOf(isNumber)),
-  chance: isOptional(isNumber),
-  dependence: isOptional(isNumber),
-  successes: isOptional(isNumber),
   trend: isOptional(isNumber),
   units: isOutcomeTransform,
 });

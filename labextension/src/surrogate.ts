@@ -9,8 +9,6 @@ import { completePoint, countValues, fromUnit, gridOf, toUnit, type Point } from
 // A conditional number runs along an arc of this angle; see nbcompress/optimize/encoding.py.
 const ARC_ANGLE = Math.PI / 2;
 const MAX_GRID = 41;
-// Of the classifier of failures; see nbcompress/optimize/surrogates/classifier.py.
-const SHARPNESS = 3;
 
 // The prediction of one metric: mean and ends of the 95 % interval.
 export interface Prediction {
@@ -164,14 +162,6 @@ export class Surrogate {
 }
 
 function logProbability([mean, std]: Posterior, data: ProcessData): number {
-  if (data.chance !== undefined) {
-    const { chance, dependence = 1, successes = 1 } = data;
-    const byPoint = Math.log1p(-chance) + logCdf(-SHARPNESS * mean) + Math.log(dependence);
-    // Finite, since a dependence of 1 leaves only the first term.
-    const byChance = Math.log((1 - dependence) * successes);
-    const most = Math.max(byPoint, byChance);
-    return most + Math.log(Math.exp(byPoint - most) + Math.exp(byChance - most));
-  }
   return logCdf((standardize(0, data.units) - mean) / std);
 }
 

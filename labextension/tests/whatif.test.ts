@@ -91,7 +91,8 @@ test("a map is drawn over two parameters, through the selected trial", () => {
   select.value = "1";
   select.dispatchEvent(new Event("change", { bubbles: true }));
   assert.match(root.querySelector(".nbc-caption")?.textContent ?? "", /The diamond marks the largest acquisition: /);
-  assert.equal(root.querySelectorAll(".nbc-mark-most").length, 2);
+  // Prediction, acquisition and, because of the constraint, the probability of success.
+  assert.equal(root.querySelectorAll(".nbc-mark-most").length, 3);
 });
 
 test("a live panel says what a reload does, a saved view does not", () => {

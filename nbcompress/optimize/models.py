@@ -18,7 +18,6 @@ from nbcompress.errors import first_line
 from nbcompress.optimize.encoding import Embedding
 from nbcompress.optimize.history import Array, History, violations
 from nbcompress.optimize.outcome_transform import OutcomeTransform, without_penalties
-from nbcompress.optimize.surrogates.classifier import FAILED, SUCCEEDED, Classifier, fit_classifier
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH,
@@ -32,9 +31,11 @@ from nbcompress.study.front import is_non_dominated
 
 # How many earlier sets of hyperparameters are tried after a failed fit.
 MAX_EARLIER = 3
-# Hyperparameters of the regression that tells failures by chance from others. They are not fitted: a step function has
-# no lengthscale, and the best fit would forget failures at a short distance. The lengthscale is multiplied by the root
-# of the dimension. Heuristics, see benchmarks.md#surrogate-priors.
+# Labels of a failed and of a successful trial: like a constraint, at most 0 is good.
+FAILED, SUCCEEDED = 1.0, -1.0
+# Hyperparameters of the failure model. They are not fitted: a step function has no lengthscale, and the best fit would
+# forget failures at a short distance. The lengthscale is multiplied by the root of the dimension. Heuristics, see
+# benchmarks.md#surrogate-priors.
 FAILURE_LENGTHSCALE, FAILURE_SIGNAL, FAILURE_NOISE = 0.5, 1.0, 0.01
 # How much of the variance of the labels may depend on the point, besides all of it and nothing. Predicted probabilities
 # are cut off, so that a failure at the edge of a failing region is no proof of chance. Heuristics, see
@@ -58,14 +59,13 @@ class FittedModels:
         rows: Shape `(n, d)`; the history's points as full rows.
         features: Shape `(n, D)`.
         objectives: By index, the model of each objective with a known loss; conditioned on its mean at pending points.
-        constraints: Models of values that should be at most 0: `slack j` of the history; also conditioned on their
-            means at pending points.
+        constraints: Models of values that should be at most 0: `slack j` of the history, and `failure`; also
+            conditioned on their means at pending points.
         X_pending: Shape `(p, D)`; features of the pending points.
         note: What `Proposal.note` stores: `hyperparameters`, and `trouble` (the error) where a fit failed.
         unconditioned: The models of `objectives`, not conditioned on pending points.
         is_used: Shape `(n,)`; the points that the models learned from.
         failures: Of the replaced models, by name: why the default took their place.
-        failure: The classifier of failed trials; None if no trial has failed. A pending point has no label yet.
     """
 
     embedding: Embedding
@@ -80,7 +80,6 @@ class FittedModels:
     unconditioned: Mapping[int, Surrogate] = field(default_factory=dict)
     is_used: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
     failures: Mapping[str, str] = field(default_factory=dict)
-    failure: Classifier | None = None
 
     @classmethod
     def fit(
@@ -110,7 +109,9 @@ class FittedModels:
                 unconditioned[known.index], objectives[known.index] = model, conditioned
             else:
                 constraints[known.name] = conditioned
-        failure = fits.classifier()
+        failure = fits.failure_model()
+        if failure is not None:
+            constraints["failure"] = failure.condition_on_mean(fits.X_pending)
         return cls(
             embedding,
             fits.spec,
@@ -124,7 +125,6 @@ class FittedModels:
             unconditioned,
             fits.is_used,
             fits.failures,
-            failure,
         )
 
     @property
@@ -194,24 +194,14 @@ class _ModelFits:
             self.errors[known.name] = fitted.error
         return fitted.model, fitted.model.condition_on_mean(self.X_pending)
 
-    def classifier(self) -> Classifier | None:
-        """Return the classifier of failed trials; None if no trial has failed."""
+    def failure_model(self) -> GaussianProcess | None:
+        """Return the model of failure; None if no trial failed, or if failures seem to come by chance."""
         failed = self._history.has_status("failed") & self.is_used
         if not failed.any():
             return None
         ended = failed | (self._history.has_status("told") & self.is_used)
-        features, labels = self.features[ended], np.where(failed, FAILED, SUCCEEDED)[ended]
-        fitted = fit_classifier(
-            ModelSpec(self.spec.kernel),
-            self._embedding.owner,
-            self._embedding.encoder.d,
-            features,
-            labels,
-            earlier_hyperparameters(self._history, "failure"),
-            evidence_of_dependence(self._embedding, self.spec, features, labels),
-        )
-        self.hyperparameters["failure"] = fitted.hyper.to_json()
-        return fitted
+        labels = np.where(failed, FAILED, SUCCEEDED)[ended]
+        return _failure_model(self._embedding, self.spec, self.features[ended], labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,24 +351,28 @@ def compiled(
     return compile_definition(definition, factory, embedding.labels(), n) or factory
 
 
-def evidence_of_dependence(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> float:
-    """Return how much better labels of failure are predicted from nearby points than by chance, in nats.
+def _failure_model(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> GaussianProcess | None:
+    """Return the model of failure, or None if failures seem to come by chance, wherever the point lies.
 
-    Failures may depend on the point (too little memory) or not (a flaky machine), or some of each. Each label is
-    predicted from those of the other points, by a regression on labels with fixed lengthscales, for several shares of
-    the labels' variance that depend on the point; the best one counts. Successes near failures speak for chance.
+    Failures may depend on the point (too little memory) or not (a flaky machine), or some of each. The share of the
+    labels' variance that depends on the point is the one with which labels are predicted best from those of the other
+    points: successes near failures speak for chance.
     """
     lengthscales = np.full(embedding.encoder.d, FAILURE_LENGTHSCALE * np.sqrt(embedding.encoder.d))
-    scores = []
+    best: GaussianProcess | None = None
+    highest = -np.inf
     for share in (1.0, *FAILURE_SHARES):
         hyper = Hyperparameters(lengthscales, share * FAILURE_SIGNAL, (1.0 - share) * FAILURE_SIGNAL + FAILURE_NOISE)
         model = GaussianProcess(ModelSpec(spec.kernel), hyper, embedding.owner, features, labels)
         mean, std = model.leave_one_out()
-        scores.append(_log_score(ndtr(-mean / std), labels))
+        score = _log_score(ndtr(-mean / std), labels)
+        if best is None or score > highest:
+            best, highest = model, score
     # By chance: the share of successes among the others, with one more of each.
     succeeded = labels == SUCCEEDED
     others = succeeded.sum() - succeeded
-    return max(scores) - _log_score((others + 1.0) / (len(labels) + 1.0), labels)
+    by_chance = _log_score((others + 1.0) / (len(labels) + 1.0), labels)
+    return None if by_chance > highest else best
 
 
 def _log_score(probabilities: Array, labels: Array) -> float:

@@ -418,13 +418,9 @@ def _processes(
             sign = 1 if constraint.operator == "<=" else -1
             means = {"role": "constraint", "metric": constraint.metric, "sign": sign, "offset": float(constraint.bound)}
             yield means | _process(models.constraints[f"slack {j}"], numbers, known, pending)
-    if models.failure is not None:
-        latent, none = models.failure.latent, np.zeros_like(pending)
+    if "failure" in models.constraints:
         means = {"role": "failure", "metric": None, "sign": 1, "offset": 0.0}
-        noises = np.broadcast_to(latent.noise_variances, (latent.n,)).tolist()
-        learned = {"noises": noises, "chance": models.failure.chance, "dependence": models.failure.dependence}
-        learned["successes"] = models.failure.successes
-        yield means | _process(latent, numbers, told | failed, none) | learned
+        yield means | _process(models.constraints["failure"], numbers, told | failed, pending)
 
 
 def _process(

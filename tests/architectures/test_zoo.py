@@ -120,7 +120,7 @@ def test_single_weights_of_what_keras_makes(name: str, tmp_path: Path) -> None:
 def test_four_fifths_are_cut() -> None:
     assert len(ZOO) >= 30
     assert all(kind for kind in KINDS.values())
-    assert REFUSED == {"ConvNeXt V2", "branch on data", "pieces of fixed lengths", "response normalization"}  # noqa: SIM300
+    assert REFUSED == {"ConvNeXt V2", "branch on data", "narrow of fixed lengths", "response normalization"}  # noqa: SIM300
     assert len(REFUSED) <= 0.2 * len(ZOO)
 
 

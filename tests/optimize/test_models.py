@@ -60,40 +60,27 @@ EVENLY = [i / 20 for i in range(20)]
 )
 def test_failures_by_chance_do_not_lead(fails: Callable[[float, int], bool]) -> None:
     """Nearby successes say that the point does not decide."""
-    failure = with_failures(fails, EVENLY).failure
-    assert failure is not None
-    log_success = failure.log_success(*failure.latent.predict(np.linspace(0, 1, 50)[:, None]))[0]
-    assert np.ptp(log_success) < 0.5
+    assert "failure" not in with_failures(fails, EVENLY).constraints
 
 
 def test_a_success_at_the_same_point_says_chance() -> None:
-    failure = with_failures(lambda _x, i: i % 2 == 0, [x for x in (0.1, 0.4, 0.6, 0.9) for _ in range(2)]).failure
-    assert failure is not None
-    assert np.ptp(failure.probability(np.linspace(0, 1, 50)[:, None])) < 0.1
-
-
-def test_without_a_failure_there_is_no_classifier() -> None:
-    models = with_failures(lambda _x, _i: False, EVENLY)
-    assert models.failure is None
-    assert "failure" not in models.note["hyperparameters"]
+    models = with_failures(lambda _x, i: i % 2 == 0, [x for x in (0.1, 0.4, 0.6, 0.9) for _ in range(2)])
+    assert "failure" not in models.constraints
 
 
 @pytest.mark.parametrize("xs", [EVENLY, EVENLY[::4], [0.2, 0.9], [0.9]], ids=len)
 def test_a_failing_region_is_known(xs: Sequence[float]) -> None:
-    failure = with_failures(lambda x, _i: x > 0.5, xs).failure
-    assert failure is not None
-    low, high = failure.probability(np.array([[0.2], [0.9]]))
-    assert high > 0.6
-    assert len(xs) == 1 or low < 0.4
+    model = with_failures(lambda x, _i: x > 0.5, xs).constraints["failure"]
+    mean = model.predict_mean(np.array([[0.2], [0.9]]))
+    assert mean[1] > 0
+    assert len(xs) == 1 or mean[0] < 0
 
 
 def test_a_failing_region_is_known_beside_failures_by_chance() -> None:
-    models = with_failures(lambda x, i: x > 0.6 or i % 4 == 2, [i / 40 for i in range(40)])
-    assert models.failure is not None
-    low, high = models.failure.probability(np.array([[0.3], [0.9]]))
-    assert low < 0.4 < 0.9 < high
-    assert models.failure.chance > 0.1  # not all depends on the point
-    assert models.note["hyperparameters"]["failure"]["noise"] == models.failure.chance
+    model = with_failures(lambda x, i: x > 0.6 or i % 4 == 2, [i / 40 for i in range(40)]).constraints["failure"]
+    mean = model.predict_mean(np.array([[0.3], [0.9]]))
+    assert mean[0] < 0 < mean[1]
+    assert model.hyper.noise > 0.4  # not all depends on the point
 
 
 # Of many points ----------------------------------------------------------------------------------------------------

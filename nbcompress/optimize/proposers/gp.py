@@ -224,8 +224,6 @@ class GaussianProcessProposer:
     ) -> tuple[AcquisitionFunction | None, list[AnalyticAcquisition]]:
         """Return the improvement (None while no point is feasible), and the log probability of each constraint."""
         feasibility = [log_feasibility(model) for model in models.constraints.values()]
-        if models.failure is not None:
-            feasibility.append(AnalyticAcquisition(models.failure.latent, models.failure.log_success))
         if not history.is_feasible.any():
             return None, feasibility
         return self._improvement(models, history, number, self.acquisition), feasibility
@@ -522,11 +520,7 @@ def _torch_acquisition(
     made = acquisition_by_factory(
         acquisition, as_model(models.unconditioned[0]), feasible, models.X_pending, -float(losses[:, 0].min())
     )
-    return (
-        made.counted_from_lowest(np.vstack([feasible, spread]))
-        if models.constraints or models.failure is not None
-        else made
-    )
+    return made.counted_from_lowest(np.vstack([feasible, spread])) if models.constraints else made
 
 
 def _best_and_spread(feasible: Array, losses: Array, spread: Array) -> Array:

@@ -150,21 +150,20 @@ def test_failures_are_avoided() -> None:
     assert optimizer.history.has_status("told")[8:].mean() > 0.6
 
 
-def test_failures_by_chance_do_not_mislead() -> None:
-    """A coin decides which trials fail.
-
-    Where the point alone was taken to decide, the median of ten seeds was 0.004. A classifier that leaves no doubt
-    whether the point decides at all ended at 0.03 with seed 0 and at 0.2 with seed 6.
-    """
-    for seed in (0, 2, 6):
+@pytest.mark.parametrize("rate", [1 / 3, 1 / 2])
+def test_failures_by_chance_do_not_mislead(rate: float) -> None:
+    """A coin decides which trials fail. Where the point alone was taken to decide, the median at a half was 0.004."""
+    regrets = []
+    for seed in range(10):
         rng = np.random.default_rng(1000 + seed)
         best_x, best_y = rng.uniform(0.2, 0.8, 2)
         optimizer = Optimizer({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)}, seed=seed)
         for _ in range(40):
             point = optimizer.ask()[0]
             loss = (point["x"] - best_x) ** 2 + (point["y"] - best_y) ** 2
-            optimizer.tell(point, None if rng.random() < 0.5 else loss)
-        assert np.nanmin(optimizer.history.losses) < 1e-3
+            optimizer.tell(point, None if rng.random() < rate else loss)
+        regrets.append(np.nanmin(optimizer.history.losses))
+    assert np.median(regrets) < 1e-4
 
 
 def test_an_optimum_at_the_edge_of_failure() -> None:
