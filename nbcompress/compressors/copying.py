@@ -64,9 +64,26 @@ def deep_copy(value: Value, memo: dict[int, Any] | None = None) -> Value:
     for new_item, item in pairs:
         _fill_(new_item, item, memo)
     new = deepcopy(value, memo)
+    for item in reached:
+        if isinstance(item, nn.Module) and id(item) in memo:
+            _restore_hooks_(memo[id(item)], item, memo)
     if isinstance(new, nn.Module):
         repair_copy_(new)
     return new
+
+
+def _restore_hooks_(new: nn.Module, old: nn.Module, memo: dict[int, Any]) -> None:
+    """Give a copied module the hooks and the notes of ours that the state of its class leaves out.
+
+    Some classes build a copy anew from their options, as the layers of einops do. Sizes that follow a cut are hooks.
+    """
+    if new is old or type(old).__setstate__ is nn.Module.__setstate__:
+        return
+    state = _state(old)
+    for name, attribute in vars(old).items():
+        is_ours = "_hooks" in name or name.startswith("_nbcompress")
+        if is_ours and not (isinstance(state, dict) and name in state):
+            vars(new)[name] = deepcopy(attribute, memo)
 
 
 def release_memory(*, collect: bool) -> None:

@@ -1,4 +1,4 @@
-"""Classes of other libraries, in their smallest variants: cut, saved and loaded with equal outputs.
+"""Classes of other libraries, in their smallest variants: cut, saved, loaded and exported with equal outputs.
 
 `tests/benchmarks/third_party.py` runs the long list.
 """
@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -37,7 +39,8 @@ def of_timm(module: str, name: str, **options: Any) -> Callable[[], nn.Module]:
 
     def build() -> nn.Module:
         torch.manual_seed(0)
-        return getattr(library(f"timm.models.{module}"), name)(num_classes=5, **options).eval()
+        made: nn.Module = getattr(library(f"timm.models.{module}"), name)(num_classes=5, **options)
+        return made.eval()
 
     return build
 
@@ -49,9 +52,26 @@ def of_x_transformers(**options: Any) -> Callable[[], nn.Module]:
         torch.manual_seed(0)
         x = library("x_transformers")
         layers = x.Decoder(dim=32, depth=2, heads=4, attn_dim_head=8, **options)
-        return x.TransformerWrapper(num_tokens=60, max_seq_len=16, attn_layers=layers).eval()
+        made: nn.Module = x.TransformerWrapper(num_tokens=60, max_seq_len=16, attn_layers=layers)
+        return made.eval()
 
     return build
+
+
+def of_segmentation() -> nn.Module:
+    """A U-Net of segmentation-models-pytorch."""
+    torch.manual_seed(0)
+    made = library("segmentation_models_pytorch").Unet("resnet18", encoder_weights=None, classes=3)
+    return cast("nn.Module", made.eval())
+
+
+def of_monai() -> nn.Module:
+    """A residual U-Net of MONAI."""
+    torch.manual_seed(0)
+    made = library("monai.networks.nets").UNet(
+        spatial_dims=2, in_channels=3, out_channels=3, channels=(8, 16, 32), strides=(2, 2), num_res_units=2
+    )
+    return cast("nn.Module", made.eval())
 
 
 def image() -> Tensor:
@@ -93,6 +113,8 @@ CLASSES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], float]] 
         0.5,
     ),
     "timm ConvNeXt": (of_timm("convnext", "ConvNeXt", depths=(1, 1, 1, 1), dims=(8, 16, 32, 64)), image, 0.3),
+    "segmentation-models U-Net": (of_segmentation, image, 0.5),
+    "MONAI UNet": (of_monai, image, 0.3),
     "x-transformers Decoder": (of_x_transformers(), tokens, 0.3),
     "x-transformers multi-query": (of_x_transformers(attn_kv_heads=1), tokens, 0.2),
     "x-transformers rotary, gated": (of_x_transformers(rotary_pos_emb=True, ff_glu=True), tokens, 0.3),
@@ -109,12 +131,36 @@ def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_cut_saved_and_loaded(name: str, tmp_path: Path) -> None:
+def test_cut_saved_loaded_and_exported(name: str, tmp_path: Path) -> None:
     build, make_example, share = CLASSES[name]
     model, example = build(), make_example()
     small = nc.prune(model, 0.5, granularity="channel", example=example)
     assert 1 - n_parameters(small) / n_parameters(model) >= share
     assert [a.shape for a in outputs(small, example)] == [b.shape for b in outputs(model, example)]
-    loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), build())
+    file = nc.save(small, tmp_path / "small.nbz")
+    loaded = nc.load(file, build())
     for a, b in zip(outputs(loaded, example), outputs(small, example), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    torch.save(outputs(small, example), tmp_path / "outputs.pt")
+    checked = [sys.executable, "-W", "ignore", __file__, name, str(file), str(tmp_path / "outputs.pt")]
+    subprocess.run(checked, check=True, timeout=250)
+    # The export compares the outputs of the file with those of the model.
+    nc.export(small, tmp_path / "small.onnx", example=example)
+    first = outputs(small, example)[0]
+    runtime = importlib.import_module("onnxruntime").InferenceSession(tmp_path / "small.onnx")
+    written = runtime.run(None, {runtime.get_inputs()[0].name: example.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(written), first, rtol=1e-3, atol=1e-4)
+
+
+def check_in_a_clean_process(name: str, file: str, expected: str) -> None:
+    """Load the file where the default dtype is another one, and compare the outputs."""
+    build, make_example, _ = CLASSES[name]
+    example = make_example()
+    torch.set_default_dtype(torch.float64)
+    loaded = nc.load(file, build().float()).eval()
+    for a, b in zip(outputs(loaded, example), torch.load(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+if __name__ == "__main__":
+    check_in_a_clean_process(*sys.argv[1:])

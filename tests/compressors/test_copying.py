@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from nbcompress import prune, quantize
 from nbcompress.compressors.copying import deep_copy
 from nbcompress.compressors.layers import copied
 
@@ -165,3 +166,39 @@ def test_no_class_is_touched_while_threads_copy_at_once() -> None:
         copies = list(threads.map(copied, models * 4))
     assert all(map(equal_and_apart, models * 4, copies))
     assert seen == [False] * 32
+
+
+class Pieces(nn.Module):
+    """Splits features into pieces of 8. As layers of einops, it is built anew from its options when it is copied."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(x.shape[0], 4, 8).relu().reshape(x.shape[0], 32)
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"size": self.size}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def test_hooks_of_a_module_that_is_built_anew_are_copied() -> None:
+    model = nn.Sequential(nn.Linear(3, 32), Pieces(8))
+    model[1].register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    x = torch.randn(5, 3)
+    new = deep_copy(model)
+    assert torch.equal(new(x), model(x))
+    new[1]._forward_hooks.clear()
+    assert not torch.equal(new(x), model(x))
+
+
+def test_a_cut_model_with_such_a_module_is_copied() -> None:
+    model = nn.Sequential(nn.Linear(3, 32), Pieces(8), nn.Linear(32, 2)).eval()
+    x = torch.randn(5, 3)
+    small = prune(model, 0.5, granularity="channel", example=x)
+    assert small[0].weight.shape == (16, 3)
+    assert torch.equal(deep_copy(small)(x), small(x))
+    assert torch.isfinite(quantize(small, 8)(x)).all()
