@@ -12,6 +12,7 @@ from nbcompress.cell.body import CellBody, CellSource
 from nbcompress.cell.compress_cell import CompressCell, compress_cell
 from nbcompress.cell.compress_steps import ACCURACY, KEPT, KILOBYTES, MILLISECONDS, CellNames
 from nbcompress.cell.evaluator import CellEvaluator
+from nbcompress.compressors.modes import with_progress
 from nbcompress.errors import SearchError, did_you_mean, option
 from nbcompress.measure import accuracy, latency_ms
 from nbcompress.run.api import finished_study
@@ -40,6 +41,7 @@ def compress(
     example: Any = None,
     tries: Tried | Iterable[Tried] | None = None,
     study: str | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> Study:
     """Search the best compression of a model within a budget, and return the study.
@@ -61,6 +63,7 @@ def compress(
         tries: Some of `blocks`, `channels`, `rank`, `weights`, `bits`, `codebooks` and `training`; None chooses those
             that make this model cheaper in what the budget limits.
         study: The name of a stored study. Without a name and a storage nothing is stored.
+        progress: Whether a bar shows how far the first trials are found, from two seconds on.
         options: All other options of `nc.search`, such as `storage`, `timeout` or `engine`.
 
     Returns:
@@ -92,20 +95,23 @@ def compress(
     asked = SearchOptions(trials=trials, study=study, keep=(KEPT,), **options)
     given = {"model": model, "data": data, "evaluate": evaluate, "example": example}
     namespace = {name: value for name, value in given.items() if value is not None}
-    cell = compress_cell(
-        model,
-        budget,
-        names=CellNames("model", *(name if name in namespace else None for name in ("evaluate", "data", "example"))),
-        data=data,
-        example=example,
-        tries=[tries] if isinstance(tries, str) else tries,
-        trials=trials,
-        keep_accuracy=keep_accuracy,
-    )
-    baseline = {ACCURACY: float(accuracy(model, data)) if evaluate is None else evaluate(model)}
-    if cell.limits.milliseconds is not None:
-        baseline[MILLISECONDS] = latency_ms(model, cell.example)
-    baseline[KILOBYTES] = size_bytes(model) / 1000
+    with with_progress(progress):
+        cell = compress_cell(
+            model,
+            budget,
+            names=CellNames(
+                "model", *(name if name in namespace else None for name in ("evaluate", "data", "example"))
+            ),
+            data=data,
+            example=example,
+            tries=[tries] if isinstance(tries, str) else tries,
+            trials=trials,
+            keep_accuracy=keep_accuracy,
+        )
+        baseline = {ACCURACY: float(accuracy(model, data)) if evaluate is None else evaluate(model)}
+        if cell.limits.milliseconds is not None:
+            baseline[MILLISECONDS] = latency_ms(model, cell.example)
+        baseline[KILOBYTES] = size_bytes(model) / 1000
     return _run(cell, namespace, replace(asked, start=tuple(map(dict, cell.start)), baseline=baseline))
 
 
