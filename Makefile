@@ -45,6 +45,7 @@ test: lint types python-tests front-tests browser-tests
 # Notebooks that are too long for every test run, long campaigns of faults, 200 of each kind, one file after the other, and
 # the tests of the search and of the compressors with the oldest versions that pyproject.toml allows. If one fails, the
 # others still run. `make nightly FAULTS=1000` runs more faults, `PIECES=tests/faults/test_kills.py` one file of them.
+# (Plain `make` below, and not $(MAKE), with which `make -n nightly` would run all of it.)
 FAULTS   ?= 200
 PIECES   ?= $(wildcard tests/faults/test_*.py) tests/test_package.py
 nightly: $(VENV)/installed-test

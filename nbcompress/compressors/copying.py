@@ -80,10 +80,10 @@ def _restore_hooks_(new: nn.Module, old: nn.Module, memo: dict[int, Any]) -> Non
     if new is old or type(old).__setstate__ is nn.Module.__setstate__:
         return
     state = _state(old)
-    for name, attribute in vars(old).items():
-        is_ours = "_hooks" in name or name.startswith("_nbcompress")
-        if is_ours and not (isinstance(state, dict) and name in state):
-            vars(new)[name] = deepcopy(attribute, memo)
+    left_out = set(vars(old)).difference(state if isinstance(state, dict) else ())
+    for name in left_out:
+        if "_hooks" in name or name.startswith("_nbcompress"):
+            vars(new)[name] = deepcopy(vars(old)[name], memo)
 
 
 def release_memory(*, collect: bool) -> None:
