@@ -76,8 +76,9 @@ def _restore_hooks_(new: nn.Module, old: nn.Module, memo: dict[int, Any]) -> Non
     """Give a copied module the hooks and the notes of ours that the state of its class leaves out.
 
     Some classes build a copy anew from their options, as the layers of einops do. Sizes that follow a cut are hooks.
+    A class with `__deepcopy__` copies all it has, and may forbid to ask for its state, as parametrized modules do.
     """
-    if new is old or type(old).__setstate__ is nn.Module.__setstate__:
+    if new is old or hasattr(old, "__deepcopy__") or type(old).__setstate__ is nn.Module.__setstate__:
         return
     state = _state(old)
     left_out = set(vars(old)).difference(state if isinstance(state, dict) else ())

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from nbcompress import prune, quantize
 from nbcompress.compressors.copying import deep_copy
@@ -193,6 +194,13 @@ def test_hooks_of_a_module_that_is_built_anew_are_copied() -> None:
     assert torch.equal(new(x), model(x))
     new[1]._forward_hooks.clear()
     assert not torch.equal(new(x), model(x))
+
+
+def test_classes_that_refuse_to_hand_out_their_state_are_copied_by_their_own_way() -> None:
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4)), parametrizations.orthogonal(nn.Linear(4, 4)))
+    model[0].register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    x = torch.randn(5, 3)
+    assert torch.equal(deep_copy(model)(x), model(x))
 
 
 def test_a_cut_model_with_such_a_module_is_copied() -> None:
