@@ -70,7 +70,7 @@ class Kernel:
 
     def _status_of(self, message: str) -> str:
         while True:
-            answer = self.client.get_shell_msg(timeout=20)
+            answer = self.client.get_shell_msg(timeout=60)
             if answer["parent_header"].get("msg_id") == message:
                 return str(answer["content"]["status"])
 

@@ -153,7 +153,7 @@ def test_a_mistake_around_the_body_is_a_failed_trial(engine: Engine) -> None:
 def test_a_limit(engine: Engine) -> None:
     def body(x: float) -> dict[str, float]:
         report(loss=2.0, step=0)
-        end = time.monotonic() + 3
+        end = time.monotonic() + 100
         while time.monotonic() < end:
             time.sleep(0.01)
         return {"loss": x}
@@ -162,7 +162,7 @@ def test_a_limit(engine: Engine) -> None:
     outcome = run_one(engine, body, limit=0.3)
     assert outcome.state is State.FAILED
     assert outcome.failure == Failure("Timeout", "The trial ran over its limit of 0.3 s.")
-    assert time.monotonic() - started < 25  # a process may have to start first
+    assert time.monotonic() - started < 50  # a process may have to start first
 
 
 def test_a_limit_that_is_not_reached(engine: Engine) -> None:
@@ -172,7 +172,7 @@ def test_a_limit_that_is_not_reached(engine: Engine) -> None:
 @pytest.mark.parametrize("state", [State.STOPPED, State.INTERRUPTED])
 def test_termination_from_another_thread(engine: Engine, state: State) -> None:
     def body(x: float) -> dict[str, float]:
-        end = time.monotonic() + 3
+        end = time.monotonic() + 100
         while time.monotonic() < end:
             time.sleep(0.01)
         return {"loss": x}

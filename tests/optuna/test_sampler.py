@@ -125,7 +125,7 @@ def test_running_trials_count_as_pending() -> None:
 
 
 def test_threads_never_get_the_same_point() -> None:
-    barrier = threading.Barrier(2, timeout=30)
+    barrier = threading.Barrier(2, timeout=60)
 
     def objective(trial: Trial) -> float:
         barrier.wait()

@@ -49,7 +49,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     for follower in following._FOLLOWERS.values():
         follower.stop()
         if follower.thread is not None:
-            follower.thread.join(10)
+            follower.thread.join(60)
     following._FOLLOWERS.clear()
 
 
@@ -73,7 +73,7 @@ def run_one(study: Study, x: float) -> None:
     study.finish(replace(trial, state=State.COMPLETE, values={"score": x}, seconds=0.1))
 
 
-def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not happen in time"
@@ -110,7 +110,7 @@ def test_what_another_process_does_arrives_until_its_search_ends(writer: Study, 
     run_one(writer, 0.9)
     until(lambda: 2 in numbers(hurried))
     writer.annotate(ending={"kind": "stopped", "reason": "Stopped at 3 of 5 trials.", "warnings": []})
-    found.thread.join(30)
+    found.thread.join(60)
     assert not found.thread.is_alive()
     view = page.shown[-1][MIME]
     assert view["ending"] == "Stopped at 3 of 5 trials."
@@ -144,7 +144,7 @@ def test_a_search_whose_process_is_gone_is_over_after_a_while(writer: Study, mon
     assert found is not None
     assert found.thread is not None
     writer.finish(replace(running, state=State.INTERRUPTED))
-    found.thread.join(30)
+    found.thread.join(60)
     assert page.shown[-1][MIME]["ending"] == "The process that ran the search has ended."
 
 
@@ -168,7 +168,7 @@ def test_a_study_that_cannot_be_read_any_more_ends_the_view_with_a_sentence(
     assert found is not None
     assert found.thread is not None
     lose(writer.storage)
-    found.thread.join(30)
+    found.thread.join(60)
     view = page.shown[-1][MIME]
     assert view["state"] == "ended"
     assert view["ending"].startswith(
@@ -187,7 +187,7 @@ def test_a_study_that_is_deleted_ends_the_view_with_a_sentence(writer: Study) ->
     found.start(shown)
     delete_study("s", writer.storage)
     assert found.thread is not None
-    found.thread.join(30)
+    found.thread.join(60)
     assert page.shown[-1][MIME]["ending"] == (
         f"This view cannot follow the study any longer: The study was deleted from {writer.storage} "
         "while it was in use."
@@ -201,11 +201,11 @@ def test_a_second_follower_takes_over_and_a_closed_widget_ends_it(writer: Study)
     assert second is not None
     assert first.thread is not None
     assert second.thread is not None
-    first.thread.join(10)
+    first.thread.join(60)
     assert not first.thread.is_alive()
     assert second.thread.is_alive()
     second.stop()
-    second.thread.join(10)
+    second.thread.join(60)
     assert not second.thread.is_alive()
 
 

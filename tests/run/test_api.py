@@ -291,8 +291,8 @@ def test_states_of_a_mixed_search() -> None:
 
 def test_a_trial_limit_is_about_the_function_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cleaned up after a trial that has ended in time must not make it a failed one."""
-    monkeypatch.setattr("nbcompress.run.evaluation.free_memory", lambda: time.sleep(0.6))
-    study = nc.search(lambda x: {"loss": x}, {"x": nc.Float(0, 1)}, minimize=["loss"], trials=1, trial_timeout=0.3)
+    monkeypatch.setattr("nbcompress.run.evaluation.free_memory", lambda: time.sleep(1.2))
+    study = nc.search(lambda x: {"loss": x}, {"x": nc.Float(0, 1)}, minimize=["loss"], trials=1, trial_timeout=1.0)
     assert study.all_trials[0].state is State.COMPLETE
 
 

@@ -60,13 +60,13 @@ assert outcome(Terminator(), spin, 0.0) == "ended"
 traced_calls()
 """,
     "after a body that was terminated": """
-assert outcome(Terminator((0.05, STOP)), spin, 20.0) == "terminated"
+assert outcome(Terminator((0.05, STOP)), spin, 100.0) == "terminated"
 traced_calls()
 """,
     "after a body that caught the termination": """
 def body():
     try:
-        spin(20.0)
+        spin(100.0)
     except BaseException:
         return "caught"
 assert outcome(Terminator((0.05, STOP)), body) == "caught"
@@ -77,7 +77,8 @@ terminator = Terminator()
 def body():
     with terminator.deferred():
         threading.Thread(target=terminator.terminate, args=[STOP]).start()
-        spin(0.2)
+        while terminator.requested is None:
+            spin(0.01)
 assert outcome(terminator, body) == "terminated"
 traced_calls()
 """,
@@ -94,7 +95,7 @@ assert sys.gettrace() is tracer
     "in a body that is terminated": """
 def body():
     sys.settrace(tracer)
-    spin(20.0)
+    spin(100.0)
 assert outcome(Terminator((0.05, STOP)), body) == "terminated"
 sys.settrace(None)
 traced_calls()
@@ -102,7 +103,7 @@ traced_calls()
     "in bodies on threads": """
 threading.settrace(tracer)
 with ThreadPoolExecutor(3) as pool:
-    futures = [pool.submit(lambda: outcome(Terminator((0.05, STOP)), spin, 20.0)) for _ in range(6)]
+    futures = [pool.submit(lambda: outcome(Terminator((0.05, STOP)), spin, 100.0)) for _ in range(6)]
     futures += [pool.submit(lambda: outcome(Terminator(), spin, 0.0)) for _ in range(6)]
     assert [future.result() for future in futures] == ["terminated"] * 6 + ["ended"] * 6
 threading.settrace(None)

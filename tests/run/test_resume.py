@@ -34,7 +34,7 @@ def g(x, method, k=None):
         file.write(f"{os.getpid()}\\n")
     if count == int(os.environ["DIE_AT"]):
         os.kill(int(os.environ["KERNEL"]), signal.SIGKILL)
-        time.sleep(60)
+        time.sleep(100)
     return {"loss": (x - 0.3) ** 2 + (k or 0) / 100 + random.random() / 1000}
 
 space = {
@@ -85,7 +85,7 @@ def test_killed_in_mid_search(engine: str, tmp_path: Path) -> None:
 def wait_for_death(ran: Path) -> None:
     """Wait until the last trial's process has noticed that its kernel is gone."""
     last = int(ran.read_text().split()[-1])
-    end = time.monotonic() + 20
+    end = time.monotonic() + 55
     while time.monotonic() < end:
         try:
             os.kill(last, 0)

@@ -40,8 +40,8 @@ def test_it_ends_at_the_next_instruction() -> None:
     threading.Timer(0.05, terminator.terminate, [STOP]).start()
     started = time.monotonic()
     with pytest.raises(TrialEnded):
-        terminator.call(spin, 20.0)
-    assert time.monotonic() - started < 5
+        terminator.call(spin, 100.0)
+    assert time.monotonic() - started < 50
     assert terminator.requested == STOP
 
 
@@ -49,16 +49,16 @@ def test_a_limit_ends_the_body() -> None:
     terminator = Terminator((0.05, STOP))
     started = time.monotonic()
     with pytest.raises(TrialEnded):
-        terminator.call(spin, 20.0)
-    assert time.monotonic() - started < 5
+        terminator.call(spin, 100.0)
+    assert time.monotonic() - started < 50
     assert terminator.requested == STOP
 
 
 def test_a_limit_is_not_about_what_comes_before_and_after_the_body() -> None:
-    terminator = Terminator((0.2, STOP))
-    spin(0.3)
+    terminator = Terminator((1.0, STOP))
+    time.sleep(1.1)
     assert terminator.call(spin, 0.0) == "ended"
-    spin(0.3)
+    time.sleep(1.1)
     assert terminator.requested is None
 
 
@@ -66,7 +66,7 @@ def test_a_termination_before_the_start_ends_it_at_once() -> None:
     terminator = Terminator()
     terminator.terminate(STOP)
     with pytest.raises(TrialEnded):
-        terminator.call(spin, 20.0)
+        terminator.call(spin, 100.0)
 
 
 def test_the_first_termination_decides() -> None:
@@ -101,7 +101,7 @@ def test_it_works_in_other_threads() -> None:
         timer = threading.Timer(0.05, terminator.terminate, [STOP])
         timer.start()
         try:
-            return terminator.call(spin, 20.0)
+            return terminator.call(spin, 100.0)
         except TrialEnded:
             return "terminated"
 

@@ -100,7 +100,7 @@ def jupyter_server(root: Path, *options: str) -> Iterator[JupyterServer]:
             yield JupyterServer(_address(process, home), root, home)
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
             shutil.rmtree(home, ignore_errors=True)
 
 

@@ -330,7 +330,7 @@ def test_the_lock_of_a_killed_process_is_released(path: Path) -> None:
     waiting.join(0.3)
     assert waiting.is_alive()
     holder.kill()
-    waiting.join(5)
+    waiting.join(60)
     assert not waiting.is_alive()
     holder.wait()
     holder.stdout.close()

@@ -293,7 +293,7 @@ def test_a_thread_writes_heartbeats_and_ends() -> None:
     before = threading.active_count()
     writer = HeartbeatWriter(write, HeartbeatSettings(interval=0.001))
     writer.begin(7)
-    assert enough.wait(30)
+    assert enough.wait(60)
     assert written == [(7, 1), (7, 2), (7, 3)]
     end = time.monotonic() + 30
     while threading.active_count() > before:
