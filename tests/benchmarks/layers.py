@@ -26,7 +26,7 @@ import pandas as pd
 from layer_problems import LAYER_PROBLEMS
 from problems import PROBLEMS, Problem
 from pruned_layers import PRUNED_LAYERS
-from search import begin, forget, read, search_all, seeds_of
+from search import begin, forget, inabilities, read, search_all, seeds_of
 from search_peers import PEERS
 from search_tables import OURS, duel, scored, wide_of
 
@@ -35,7 +35,7 @@ from nbcompress.space import Choice, Point
 RESULTS = Path(__file__).parent / "results"
 WITHOUT_BUDGET = tuple(p for p in (*PROBLEMS, PRUNED_LAYERS) if p.name in ("layers30", "pruned layers"))
 ALL = (*LAYER_PROBLEMS, *WITHOUT_BUDGET)
-COMPARED = (OURS, "uniform", "optuna-gp", "optuna-tpe", "random")
+COMPARED = (OURS, "uniform", "optuna-gp", "optuna-tpe", "ax", "random")
 FINE = 1000
 
 
@@ -133,7 +133,7 @@ def main() -> None:
     if given.again:
         forget(path, given.again, [problem.name for problem in problems])
     if not given.report:
-        search_all(path, problems, given.peers, seeds, n, {})
+        search_all(path, problems, given.peers, seeds, n, inabilities(problems, given.peers))
     lines = [run for run in read(path) if run["n"] == n and run["seed"] in seeds and run["peer"] in COMPARED]
     for at in given.at:
         table = table_of(lines, problems, at)
