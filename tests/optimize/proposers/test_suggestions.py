@@ -57,7 +57,7 @@ def branches(point: Point) -> float:
 
 def harm(point: Point) -> tuple[list[float], list[float]]:
     amounts = np.array(list(point.values()))
-    return [float((amounts**3 * [3.0, 0.5, 1.0, 0.1]).sum())], [0.45 - float(amounts.mean())]
+    return [float((amounts**3 * [3.0, 0.5, 1.0, 0.1, 0.2, 2.0]).sum())], [0.45 - float(amounts.mean())]
 
 
 CUBE = {"x": Float(0, 1), "y": Float(0, 1), "z": Float(0, 1)}
@@ -105,7 +105,7 @@ CASES = {
     "penalties": Case(SQUARE, lambda p: ([1e5 if p["x"] > 0.75 else wave(p)], [])),
     "pending": Case(SQUARE, lambda p: ([wave(p)], []), n_pending=2),
     "layers within a budget": Case(
-        {"amount": Float(0, 0.95, each=["l0", "l1", "l2", "l3"])}, harm, n_constraints=1
+        {"amount": Float(0, 0.95, each=[f"l{i}" for i in range(6)])}, harm, n_constraints=1
     ),
     "ucb": Case(SQUARE, lambda p: ([wave(p)], []), {"acquisition": "ucb"}),
     "rbf, linear mean": Case(SQUARE, lambda p: ([wave(p)], []), {"kernel": "rbf", "mean": "linear"}),
