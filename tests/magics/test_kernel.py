@@ -95,7 +95,7 @@ def test_an_interrupt_ends_the_cell_without_an_error(tmp_path: Path) -> None:
         while counted(tmp_path) < 2:
             time.sleep(0.05)
         notebook.manager.interrupt_kernel()
-        reply = notebook.finish(message, 20)
+        reply = notebook.finish(message)
         assert reply.status == "ok"
         assert "Interrupted" in reply.bundles[-1]["text/plain"]
         assert "To stop Run All, interrupt once more, or write --on-interrupt raise" in reply.text
@@ -111,7 +111,7 @@ def test_an_interrupt_stops_run_all_if_the_cell_says_so(tmp_path: Path) -> None:
         while counted(tmp_path) < 2:
             time.sleep(0.05)
         notebook.manager.interrupt_kernel()
-        reply = notebook.finish(message, 20)
+        reply = notebook.finish(message)
         assert reply.status == "error"
         assert reply.error.startswith("KeyboardInterrupt")
         assert "Interrupted" in reply.bundles[-1]["text/plain"]
