@@ -13,7 +13,9 @@ from nbcompress.compressors import ActivationRange, LowRank, record_of
 
 
 @pytest.fixture
-def work(notebook: Any) -> Any:
+def work(notebook: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    # Nothing here looks at the pictures of cards, and to draw them takes most of the time of a line.
+    monkeypatch.setattr("nbcompress.panels.figures.png", lambda figure, dpi: "iVBORw0KGgo=")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     student = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
