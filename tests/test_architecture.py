@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,13 @@ def only_for_types(tree: ast.Module) -> set[ast.AST]:
     return found
 
 
-def imports_of(path: Path, *, with_types: bool = False) -> Iterator[str]:
-    """Yield the dotted names that a module imports, also inside functions."""
+@cache
+def imports_of(path: Path, *, with_types: bool = False) -> tuple[str, ...]:
+    """Return the dotted names that a module imports, also inside functions."""
+    return tuple(_imports_of(path, with_types))
+
+
+def _imports_of(path: Path, with_types: bool) -> Iterator[str]:
     tree = parsed(path)
     skipped = set() if with_types else only_for_types(tree)
     package = module_name(path).split(".")
