@@ -193,7 +193,7 @@ function studiesPlugin(shared: Shared): Plugin {
       const copy = async (line: Line): Promise<void> => {
         const notebook = (tracker as NotebookTracker | null)?.currentWidget;
         const folder = notebook ? app.serviceManager.contents.localPath(notebook.context.path).split("/").slice(0, -1).join("/") : "";
-        const shown = line.kernel === null ? relativePath(line.path, folder) : line.path.replace(/^sqlite:\/\/\//, "");
+        const shown = line.kernel === null && !line.path.includes("://") ? relativePath(line.path, folder) : line.path.replace(/^sqlite:\/\/\//, "");
         const code = await server.code(sourceOf(line), shown);
         if (await copyText(code)) {
           apputils.Notification.success(trans.__("Copied the lines that open %1.", line.label), { autoClose: 3000 });

@@ -60,6 +60,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def with_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
+    """A server that is configured to show two databases; nothing answers at the second one."""
+    home = tmp_path_factory.mktemp("configured")
+    (home / "root").mkdir()
+    url = f"sqlite:///{home / 'team.db'}"
+    optuna.create_study(storage=url, study_name="team").optimize(lambda trial: trial.suggest_int("n", 1, 9), n_trials=2)
+    missing = "postgresql+psycopg://me:s3cret@127.0.0.1:1/none"
+    options = (f"--NbcompressServer.databases={text}" for text in (url, missing))
+    with jupyter_server(home / "root", *options) as started:
+        yield started
+
+
 def state_of(folder: Path) -> dict[str, tuple[str, int]]:
     """Return a hash and the time of change of every file."""
     return {
@@ -116,6 +129,29 @@ def test_a_file_is_the_data_of_the_study_view(
         **({} if study is None else {"study": study}),
     )
     assert again.status == 304
+
+
+def test_a_configured_database_is_read_and_never_written(with_databases: JupyterServer) -> None:
+    server = with_databases
+    before = state_of(server.root.parent)
+    listing = server.get("nbcompress/studies").json
+    (line,) = listing["studies"]
+    assert (line["name"], line["ours"], line["kernel"], line["trials"]) == ("team", False, None, 2)
+    assert listing["problems"] == [
+        {"path": "postgresql+psycopg://me:***@127.0.0.1:1/none", "problem": "This database cannot be read."}
+    ]
+    where = {"path": line["path"], "study": "team"}
+    view = server.get("nbcompress/studies", **where).json
+    assert [trial["state"] for trial in view["trials"]] == ["complete", "complete"]
+    code = server.get("nbcompress/studies", code="1", shown=line["path"], **where).json["code"]
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert len(found["study"].trials) == 2
+    assert server.post("nbcompress/delete", where).status == 404
+    assert server.get("nbcompress/studies", path=f"{line['path']}x").status == 404
+    assert "Study team" in server.get("nbcompress/report", **where).text
+    assert "s3cret" not in server.log
+    assert state_of(server.root.parent) == before
 
 
 def test_a_file_says_what_its_trials_keep(tmp_path: Path) -> None:
