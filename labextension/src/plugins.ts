@@ -474,7 +474,7 @@ async function insertSearch(shared: Shared, panel: NotebookPanel, trans: Transla
       return;
     }
     const runs = answer.button.label === trans.__("Insert and run");
-    const progress = new Progress(shared, trans.__("The kernel writes the search ..."));
+    const progress = new Progress(shared, trans.__("The kernel looks at the model and writes the search. The first time this takes some seconds."));
     try {
       const written = await cellOf(kernel, form.request());
       if ("cell" in written) {

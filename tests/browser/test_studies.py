@@ -170,7 +170,7 @@ def test_a_search_is_inserted_without_typing_and_comes_back_after_a_reload(runni
         assert lab_page.faults(".nbc-form") == []
         page.get_by_role("button", name="Insert and run").click()
         # At once, while the kernel still writes the cell and loads what a search needs.
-        page.get_by_text(re.compile("The kernel writes the search|The search starts")).first.wait_for(timeout=5_000)
+        page.get_by_text(re.compile("The kernel looks at the model|The search starts")).first.wait_for(timeout=5_000)
         lab_page.shot(SHOTS / "insert-2-starting.png")
         page.locator(".jp-OutputArea .nbc-header").wait_for(timeout=120_000)
         page.get_by_text("The search starts").wait_for(state="detached", timeout=30_000)
