@@ -29,7 +29,7 @@ from traitlets.config import Configurable
 
 from nbcompress.errors import StudyError
 from nbcompress.server.files import JOURNAL, MODEL, FileRefused, ServedFiles
-from nbcompress.server.studies import URL_VARIABLE, DeletionRefused, StudyReader, code_of
+from nbcompress.server.studies import URL_VARIABLE, DeletionRefused, StudyReader, code_of, key_of
 from nbcompress.study.registration import registered
 from nbcompress.study.storage import without_password
 
@@ -268,7 +268,9 @@ class ReportHandler(StudyHandler):
         name = self.get_query_argument("study", None)
         study = await self.in_thread(self.services.reader.study, path, name)
         url = self.services.databases.get(str(path))
-        page = await _printed_by(REPORT_CODE, str(path), study.name, environment={URL_VARIABLE: url} if url else {})
+        page = await _printed_by(
+            REPORT_CODE, str(path), key_of(study.name), environment={URL_VARIABLE: url} if url else {}
+        )
         if page is None:
             raise self.not_there("the page of the report could not be written")
         self.set_header("Cache-Control", "no-store")

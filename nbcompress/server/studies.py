@@ -42,6 +42,8 @@ MAX_OPEN = 24
 MAX_TEXTS = 8
 # Studies of one file that a listing shows.
 MAX_STUDIES = 500
+# A longer name, which only another program writes, does not fit into an address: a hash stands for it.
+MAX_NAME = 500
 # A database with a server is read at most once in so many seconds, and one that fails is tried again after more.
 DATABASE_SECONDS = 5.0
 FAILED_DATABASE_SECONDS = 30.0
@@ -125,7 +127,8 @@ class StudyReader:
             StudyError: The file cannot be read.
         """
         studies = self._studies(os.fspath(path))
-        return [{**summary(study), **where} for study in list(studies.values())[-MAX_STUDIES:]]
+        lines = [summary(study) for study in list(studies.values())[-MAX_STUDIES:]]
+        return [{**line, "name": key_of(line["name"]), **where} for line in lines]
 
     def view(self, path: str | os.PathLike[str], name: str | None) -> JSON:
         """Return one study as the data of the study view.
@@ -176,9 +179,10 @@ class StudyReader:
         if not studies:
             raise StudyError("The file holds no study.")
         full = list(studies)[-1] if name is None else name
-        if full not in studies:
+        found = studies.get(full) or next((studies[other] for other in studies if key_of(other) == full), None)
+        if found is None:
             raise StudyError("The file has no study of this name.")
-        return studies[full]
+        return found
 
     def token(self, path: str | os.PathLike[str], name: str) -> str:
         """Return the token that confirms deleting a study as it is now.
@@ -206,11 +210,11 @@ class StudyReader:
         if not hmac.compare_digest(self.token(where, name), token):
             raise DeletionRefused("The study has changed since you were asked. Look at it again, then delete it.")
         kept = folder_beside(Path(where))
-        if kept.is_symlink() or (kept / name).is_symlink():
+        if kept.is_symlink() or (kept / study.name).is_symlink():
             raise DeletionRefused("What this study keeps is behind a link, so the server does not delete it.")
         storage = f"sqlite:///{where}" if is_sqlite(where) else where
         try:
-            delete_study(name, storage)
+            delete_study(study.name, storage)
         except StudyError as error:
             raise DeletionRefused(str(error).replace(where, os.path.basename(where))) from error
         with self._lock:
@@ -306,6 +310,12 @@ def _is_running(study: AnyStudy) -> bool:
 def _baseline(study: AnyStudy) -> Mapping[str, float] | None:
     baseline = study.record.get("baseline")
     return baseline if isinstance(baseline, Mapping) else None
+
+
+def key_of(name: str) -> str:
+    """Return the text by which a client asks for the study of a name: the name, or if that is long, its hash."""
+    is_long = len(name) > MAX_NAME
+    return f"sha256:{hashlib.sha256(name.encode(errors='replace')).hexdigest()}" if is_long else name
 
 
 def summary(study: AnyStudy) -> JSON:

@@ -25,6 +25,7 @@ from nbcompress.panels.view import schema  # noqa: E402
 from nbcompress.server.studies import StudyReader  # noqa: E402
 
 SECRET = "a secret outside of the root"
+HOSTILE_NAMES = ("x" * 100_000, "<img src=x onerror=alert(1)>" * 4_000, "\u202e\u05e2\u05d1\u05e8\u05d9\u05ea" * 15_000)
 
 
 def search(path: Path, name: str, trials: int = 3) -> None:
@@ -67,6 +68,9 @@ def with_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter
     (home / "root").mkdir()
     url = f"sqlite:///{home / 'team.db'}"
     optuna.create_study(storage=url, study_name="team").optimize(lambda trial: trial.suggest_int("n", 1, 9), n_trials=2)
+    journal = optuna.storages.journal.JournalFileBackend(str(home / "root" / "names.journal"))
+    for name in HOSTILE_NAMES:
+        optuna.create_study(storage=optuna.storages.JournalStorage(journal), study_name=name)
     missing = "postgresql+psycopg://me:s3cret@127.0.0.1:1/none"
     options = (f"--NbcompressServer.databases={text}" for text in (url, missing))
     with jupyter_server(home / "root", *options) as started:
@@ -135,7 +139,7 @@ def test_a_configured_database_is_read_and_never_written(with_databases: Jupyter
     server = with_databases
     before = state_of(server.root.parent)
     listing = server.get("nbcompress/studies").json
-    (line,) = listing["studies"]
+    (line,) = (line for line in listing["studies"] if "://" in line["path"])
     assert (line["name"], line["ours"], line["kernel"], line["trials"]) == ("team", False, None, 2)
     assert listing["problems"] == [
         {"path": "postgresql+psycopg://me:***@127.0.0.1:1/none", "problem": "This database cannot be read."}
@@ -152,6 +156,18 @@ def test_a_configured_database_is_read_and_never_written(with_databases: Jupyter
     assert "Study team" in server.get("nbcompress/report", **where).text
     assert "s3cret" not in server.log
     assert state_of(server.root.parent) == before
+
+
+def test_studies_with_names_of_100_kilobytes_are_listed_and_opened(with_databases: JupyterServer) -> None:
+    answer = with_databases.get("nbcompress/studies", file="names.journal")
+    assert len(answer.text) < 10_000
+    lines = answer.json["studies"]
+    assert len(lines) == len(HOSTILE_NAMES)
+    for line, name in zip(lines, HOSTILE_NAMES, strict=True):
+        where = {"path": "names.journal", "study": line["name"]}
+        assert with_databases.get("nbcompress/studies", **where).json["name"][:20] == name[:20]
+        code = with_databases.get("nbcompress/studies", code="1", **where).json["code"]
+        assert repr(name) in code
 
 
 def test_a_file_says_what_its_trials_keep(tmp_path: Path) -> None:
